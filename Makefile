@@ -1,0 +1,55 @@
+# Everything runs in ./.venv; nothing is installed anywhere else. `make help` lists the targets.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PY := $(BIN)/python
+NOTEBOOK := book/03_replay_sweep.ipynb
+EXECUTED := book/runs/quick.ipynb
+PAGE := book/_build/html/runs/quick.html
+
+.PHONY: help setup check test book reproduce bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | while IFS='	' read -r target what; do \
+		printf '%-10s %s\n' "$$target" "$$what"; done
+
+# .venv/installed holds what was installed last (a checksum) and where, so that an unchanged folder installs nothing
+# and a copied or moved one installs itself again.
+setup:  ## make .venv and install the pinned packages into it (skipped while nothing changed)
+	@stamp="$$(cat pyproject.toml constraints.txt | cksum) $$(pwd)"; \
+	if [ "$$(cat .venv/installed 2>/dev/null)" = "$$stamp" ]; then echo "setup: .venv is up to date"; exit 0; fi; \
+	if ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+		echo "setup: Python 3.11 is needed, and '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1 || echo missing)." \
+			"Install it, or say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
+	set -e; \
+	echo "setup: installing into .venv (a few minutes, about 2.5 GB)"; \
+	if [ ! -x $(PY) ]; then "$(PYTHON)" -m venv .venv; fi; \
+	$(PY) -m pip install --quiet --constraint constraints.txt setuptools; \
+	$(PY) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev]'; \
+	echo "$$stamp" > .venv/installed
+
+check: setup  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test: setup  ## the fast tests; SLOW=1 adds the slow and optional ones, and requires them
+	$(PY) -m pytest
+
+# -W: a notebook that fails is an error, not a warning.
+book: setup  ## build the report from what is there; trains nothing
+	$(BIN)/jupyter-book build book -W -n --keep-going
+
+reproduce: setup  ## fine-tune the replay sweep on this machine (at most 10 minutes on two cores), build the book
+	@echo "reproduce: $(NOTEBOOK) with preset quick fine-tunes the shipped base model at several replay fractions,"
+	@echo "reproduce: or reads the runs that are already in book/runs/store; then the book is built."
+	$(PY) -m papermill $(NOTEBOOK) $(EXECUTED) -p preset quick --log-output --no-progress-bar
+	$(BIN)/jupyter-book build book -W -n --keep-going
+	@found="$$($(PY) -m replaylab sweep --preset quick --headline)" && echo "open $(PAGE): $$found"
+
+bench: setup  ## measure speed on this machine
+	$(PY) tests/bench.py
+
+clean:  ## remove the built book and caches; keeps .venv and book/runs
+	rm -rf book/_build build .pytest_cache .mypy_cache .ruff_cache .hypothesis replaylab.egg-info
+	find replaylab tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,117 @@
+"""The same verbs for people without notebooks: `python -m replaylab --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from replaylab.spec import PRESETS, grid, worlds_of
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        options.verb(options)
+    except (ValueError, OSError) as error:  # bad input is a sentence, not a stack of frames
+        print(f"replaylab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("replaylab: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def worlds(options: argparse.Namespace) -> None:
+    from replaylab import sweep
+    from replaylab import worlds as room
+
+    home = sweep.store_of(options.preset, options.store) / "domains"
+    for spec in worlds_of(PRESETS[options.preset]).values():
+        domain = room.build(spec, home)
+        counts = domain.videos["split"].value_counts().to_dict()
+        print(f"{domain.folder}: {counts}, {len(domain.tracks)} agent-frames of truth")
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    from replaylab import pretrain as room
+
+    room.COMMANDS[options.part](Path(options.home))
+
+
+def train(options: argparse.Namespace) -> None:
+    from replaylab import sweep
+
+    sweep_of_one = sweep.run(options.preset, [options.replay_fraction], [options.seed], "inline", options.store)
+    _print(sweep_of_one)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from replaylab import runs, sweep
+
+    store = sweep.store_of(options.preset, options.store)
+    (spec,) = grid(options.preset, [options.replay_fraction], [options.seed])
+    rows = runs.evaluate_again(store / spec.run_id, store)
+    print(rows.pivot_table(index="domain", columns="measure", values="value").round(4).to_string())
+
+
+def sweep(options: argparse.Namespace) -> None:
+    from replaylab import figures
+    from replaylab import sweep as room
+
+    table = room.run(options.preset, options.replay_fractions, options.seeds, options.cluster, options.store)
+    if options.headline:
+        print(figures.headline(table.rows))
+    else:
+        _print(table)
+
+
+def _print(table: object) -> None:
+    from replaylab import figures
+    from replaylab.sweep import Table
+
+    assert isinstance(table, Table)
+    print(table.runs.to_string(index=False))
+    if len(table.rows):
+        print(figures.plain_table(table.rows))
+    if (table.runs["state"] != "done").any():
+        raise ValueError(f"{(table.runs['state'] != 'done').sum()} of {len(table.runs)} runs are not done")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="replaylab", description=__doc__, epilog="Each verb has its own --help.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(function: object, text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(function.__name__, help=text, description=text)  # type: ignore[attr-defined]
+        sub.set_defaults(verb=function)
+        return sub
+
+    def of_a_sweep(sub: argparse.ArgumentParser) -> None:
+        about = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values())
+        sub.add_argument("--preset", choices=PRESETS, default="quick", help=about)
+        sub.add_argument("--store", default="", help="folder of runs (default: book/runs/store; published: book/results)")
+
+    def of_a_run(sub: argparse.ArgumentParser) -> None:
+        of_a_sweep(sub)
+        sub.add_argument("--replay-fraction", type=float, required=True, help="share of each batch that is replayed, 0 to 1")
+        sub.add_argument("--seed", type=int, default=0)
+
+    of_a_sweep(verb(worlds, "render the domains of a preset"))
+    sub = verb(pretrain, "make the shipped weights again (hours; resumes where it was stopped)")
+    sub.add_argument("part", choices=("autoencoder", "detector", "base"))
+    sub.add_argument("--home", default=".cache", help="where domains, latents and checkpoints are kept (default: .cache)")
+    of_a_run(verb(train, "fine-tune and measure one run, or read it"))
+    of_a_run(verb(evaluate, "measure a finished run's weights again"))
+    sub = verb(sweep, "train what is missing of a grid of runs and show its measures")
+    of_a_sweep(sub)
+    sub.add_argument("--replay-fractions", type=float, nargs="+", default=[], help="default: the preset's own")
+    sub.add_argument("--seeds", type=int, nargs="+", default=[], help="default: the preset's own")
+    sub.add_argument("--cluster", choices=("inline", "local", "slurm"), default="inline", help="who trains missing runs")
+    sub.add_argument("--headline", action="store_true", help="print one line with the figures found")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

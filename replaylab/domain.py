@@ -1,0 +1,142 @@
+"""What is a folder of videos with known truth? Read it, write it, check it.
+
+A domain is a folder anyone could make from their own videos:
+
+    videos/*.mp4     H.264
+    domain.json      name, frame rate, size, licence, how it was made, and a list of the videos with split and checksum
+    tracks.parquet   one row a video, frame and agent (columns: TRACK_COLUMNS)
+    ego.parquet      one row a video and frame (columns: EGO_COLUMNS)
+
+Decision: `domain.json` is written last, so a folder that has one is whole. A split is a property of a video, and a
+video is a scene: splits are disjoint by scene. Refused: a domain whose files are missing or whose fields are wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SPLITS = ("train", "dev", "test")
+TRACK_COLUMNS = {
+    "video": "file name without its ending",
+    "frame": "from 0",
+    "agent": "number within the video, from 0",
+    "kind": "car, pedestrian, ball, ...",
+    "x0": "left edge of the full box, px (may lie outside the image)",
+    "y0": "top edge, px, downwards",
+    "x1": "right edge, px",
+    "y1": "bottom edge, px",
+    "x_m": "metres to the right of the ego camera",
+    "y_m": "metres ahead of it",
+    "heading_rad": "relative to the ego car's heading, positive to the left",
+    "visible": "share of the full box in the image and not covered by a nearer agent's box, 0 to 1",
+    "eligible": "whether the agent counts in this frame: tall enough and visible enough",
+}
+EGO_COLUMNS = {
+    "video": "file name without its ending",
+    "frame": "from 0",
+    "x_m": "metres to the right of where the video begins",
+    "y_m": "metres ahead of where the video begins",
+    "heading_rad": "positive to the left",
+    "field_of_view_deg": "horizontal and vertical",
+    "camera_height_m": "above the ground",
+    "camera_pitch_rad": "downwards",
+    "event": "what happens in the video",
+}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A checked domain folder. `videos`: file, split, scene, frames, sha256; one row a video, in a fixed order."""
+
+    folder: Path
+    name: str
+    frames_per_second: float
+    size_px: int
+    videos: pd.DataFrame
+    about: dict[str, Any]
+
+    def split(self, split: str) -> pd.DataFrame:
+        """The videos of a split; raises ValueError, with the folder, if there are none."""
+        chosen = self.videos[self.videos["split"] == split]
+        if chosen.empty:
+            counts = self.videos["split"].value_counts().to_dict()
+            raise ValueError(f"{self.folder}: no clips in split {split!r} of domain {self.name!r}; it has {counts}")
+        return chosen
+
+    @cached_property
+    def tracks(self) -> pd.DataFrame:
+        """Every agent's truth, columns TRACK_COLUMNS; raises FileNotFoundError where no truth is known."""
+        return _read_table(self.folder / "tracks.parquet", TRACK_COLUMNS)
+
+    @cached_property
+    def ego(self) -> pd.DataFrame:
+        """The ego car's and camera's truth, columns EGO_COLUMNS."""
+        return _read_table(self.folder / "ego.parquet", EGO_COLUMNS)
+
+
+def open_domain(folder: str | Path) -> Domain:
+    """Read and check a domain folder; errors name the file and the field."""
+    folder = Path(folder)
+    path = folder / "domain.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {folder} is no domain, or was not finished")
+    about = json.loads(path.read_text())
+    for field, kind in (("name", str), ("frames_per_second", (int, float)), ("size_px", int), ("videos", list)):
+        if not isinstance(about.get(field), kind):
+            raise ValueError(f"{path}: field {field!r} is missing or of the wrong type")
+    videos = pd.DataFrame(about.pop("videos"), columns=["file", "split", "scene", "frames", "sha256"])
+    wrong = sorted(set(videos["split"]) - set(SPLITS))
+    if wrong:
+        raise ValueError(f"{path}: unknown split {wrong[0]!r}; splits are {', '.join(SPLITS)}")
+    shared = videos.groupby("scene")["split"].nunique()
+    if (shared > 1).any():
+        raise ValueError(f"{path}: scene {shared.idxmax()!r} is in more than one split")
+    return Domain(folder, about["name"], float(about["frames_per_second"]), about["size_px"], videos, about)
+
+
+def write_domain(
+    folder: str | Path, about: dict[str, Any], videos: pd.DataFrame, tracks: pd.DataFrame, ego: pd.DataFrame
+) -> Domain:
+    """Finish a domain whose videos are already in `folder/videos`; `domain.json` comes last."""
+    folder = Path(folder)
+    write_atomically(folder / "tracks.parquet", lambda path: tracks[list(TRACK_COLUMNS)].to_parquet(path, index=False))
+    write_atomically(folder / "ego.parquet", lambda path: ego[list(EGO_COLUMNS)].to_parquet(path, index=False))
+    text = json.dumps({**about, "videos": videos.to_dict("records")}, indent=1)
+    write_atomically(folder / "domain.json", lambda path: path.write_text(text))
+    return open_domain(folder)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """`write(aside)` beside the target, fsync, rename: the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: this domain has no known truth")
+    table = pd.read_parquet(path)
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise ValueError(f"{path}: column {missing[0]!r} is missing ({columns[missing[0]]})")
+    return table

@@ -1,0 +1,591 @@
+"""What do the rows say? One function per figure, table or sentence of the book.
+
+The functions take the long table of measures (`rows`) and the table of runs (`runs`) as `sweep` returns them
+and give back a matplotlib figure, a pandas Styler or Markdown; none reads a file or imports torch. The one
+decision: a value is first the mean over a run's clips, then the mean over seeds, and the references (real,
+autoencoder, copy-last-frame, base) stand in everything by construction, so that no number is read without its
+floor. Direction words come from the numbers, never from what the paper expects.
+
+Refused: rows without references, rows of more than one split, runs of different lengths, and intervals from
+fewer than three seeds. A sweep that is not whole says so in every title.
+
+Figures are 5.2 inches wide with 10 pt text: readable on a phone, and as large as the page's own text on a
+desk. They stand on white, in light and dark pages alike.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import AbstractPathEffect, withStroke
+from pandas.io.formats.style import Styler
+from scipy import stats
+
+FINE_TUNED, NONE = "fine-tuned", "replay 0 %"
+FLOORS = {"real": "real", "autoencoder": "autoencoder", "copy-last-frame": "copy last frame"}
+DOMAINS = {
+    "driving": "ordinary driving",
+    "driving-eventful": "eventful driving",
+    "near": "other looks, free motion",
+}
+MEASURES = {
+    "effnet_kd": "EffNet-KD (no unit)",
+    "ade_px": "ADE (px)",
+    "recall": "recall (share)",
+    "fde_px": "FDE (px)",
+    "ade_matched_px": "ADE, matched (px)",
+    "false_positives": "false positives (per frame)",
+    "effnet_fd": "EffNet-FD (no unit)",
+    "psnr_db": "PSNR (dB)",
+}
+PANELS = [
+    ("effnet_kd", "driving"),
+    ("ade_px", "driving"),
+    ("ade_px", "driving-eventful"),
+    ("recall", "driving-eventful"),
+    ("ade_px", "near"),
+    ("recall", "near"),
+]
+SEEDS_FOR_AN_INTERVAL = 3
+EXPLORATORY = "**exploratory**: no verdict is drawn from it"
+FRAMES_PER_SECOND, CONTEXT_FRAMES = 4, 3
+
+WIDTH = 5.2
+INK, GREY = "#262626", "#767676"
+DASHES: dict[str, Any] = {"real": "solid", "autoencoder": (0, (6, 2)), "copy-last-frame": (0, (1, 1.5))}
+# The colour-blind safe palette: vermilion for no replay, blues for some, orange for what the detector found.
+BLUE, FOUND, _, NO_REPLAY = sns.color_palette("colorblind")[:4]
+OUTLINE: list[AbstractPathEffect] = [withStroke(linewidth=1.8, foreground=INK)]
+SEED_POINT = {"s": 12, "alpha": 0.8, "linewidth": 0, "legend": False, "zorder": 3}
+
+
+# Numbers: rows in, numbers out
+
+
+def per_run(rows: pd.DataFrame) -> pd.DataFrame:
+    """One value per run, step, domain and measure: the mean over its clips, for runs and references alike.
+
+    Adds the arm's name ("replay 25 %", "base", "copy last frame") and `clips`, how many had a value; `n` is
+    the sum of agent-frames or frames that went in. Raises ValueError where a reference is missing, where
+    splits are mixed, or where runs end at different steps.
+    """
+    _check(rows)
+    # Without replay the kind of replay means nothing: those runs are one arm.
+    named = rows.assign(replay=rows["replay"].where(~(rows["replay_fraction"] <= 0), ""))
+    name_the_kind = named.loc[named["replay_fraction"] > 0, "replay"].nunique() > 1
+    keys = ["run", "model", "replay", "replay_fraction", "seed", "step", "domain", "measure"]
+    grouped = named.dropna(subset=["value"]).groupby(keys, dropna=False, observed=True, as_index=False)
+    runs = grouped.agg(value=("value", "mean"), clips=("value", "size"), n=("n", "sum"))
+    return runs.assign(arm=[_arm_name(one, name_the_kind) for one in runs.itertuples()])
+
+
+def per_arm(rows: pd.DataFrame) -> pd.DataFrame:
+    """One value per arm, step, domain and measure: the mean over the seeds of `per_run`.
+
+    Adds `seeds`, and `low` and `high`, the 95 % t interval over seeds: NaN with fewer than three. `clips` and
+    `n` are those of one run.
+    """
+    keys = ["arm", "model", "replay", "replay_fraction", "step", "domain", "measure"]
+    grouped = per_run(rows).groupby(keys, dropna=False, observed=True, as_index=False)
+    arms = grouped.agg(
+        value=("value", "mean"),
+        spread=("value", "std"),
+        seeds=("value", "size"),
+        clips=("clips", "first"),
+        n=("n", "first"),
+    )
+    t = stats.t.ppf(0.975, arms["seeds"].clip(lower=2) - 1)
+    half = (t * arms["spread"] / np.sqrt(arms["seeds"])).where(arms["seeds"] >= SEEDS_FOR_AN_INTERVAL)
+    return arms.drop(columns="spread").assign(low=arms["value"] - half, high=arms["value"] + half)
+
+
+def last_step(values: pd.DataFrame) -> pd.DataFrame:
+    """Of `per_run` or `per_arm`: the references, and the fine-tuned models at their last step."""
+    tuned = values["model"] == FINE_TUNED
+    return values[~tuned | (values["step"] == values.loc[tuned, "step"].max())]
+
+
+def _check(rows: pd.DataFrame) -> None:
+    if rows.empty:
+        raise ValueError("no rows: the store holds neither a finished run nor the references; run the sweep")
+    splits = sorted(rows["split"].unique())
+    if len(splits) != 1:
+        raise ValueError(f"rows hold {len(splits)} splits ({', '.join(splits)}): give the rows of one split")
+    needed = {*FLOORS, "base"}
+    for (domain, measure), models in rows.groupby(["domain", "measure"], observed=True)["model"]:
+        # A real clip against itself has no finite PSNR.
+        missing = needed - set(models) - ({"real"} if measure == "psnr_db" else set())
+        if missing:
+            raise ValueError(
+                f"rows hold {measure} in domain {domain} without its references "
+                f"{', '.join(sorted(missing))}: evaluate them into the same store"
+            )
+    ends = rows[rows["model"] == FINE_TUNED].groupby("run", observed=True)["step"].max()
+    if ends.nunique() > 1:
+        raise ValueError(
+            f"runs end at different steps: {ends.to_dict()}; give the finished runs of one sweep"
+        )
+
+
+def _arm_name(one: Any, name_the_kind: bool) -> str:
+    if one.model != FINE_TUNED:
+        return FLOORS.get(one.model, one.model)
+    kind = f"{one.replay} " if name_the_kind and one.replay else ""
+    return f"{kind}replay {_percent(one.replay_fraction)}"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.3g} %"
+
+
+def _number(value: float) -> str:
+    """Three significant digits, without an exponent where a reader does not need one: 0.0123, 5.67, 1234."""
+    if np.isnan(value):
+        return "not measured"
+    if np.isinf(value):
+        return "∞"
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
+
+
+def _of(values: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
+    return values[(values["measure"] == measure) & (values["domain"] == domain)]
+
+
+def _value(values: pd.DataFrame, arm: str, measure: str, domain: str) -> float:
+    """An arm's value in a table of `per_arm` at one step; NaN where it was not measured."""
+    found = _of(values[values["arm"] == arm], measure, domain)["value"]
+    return float(found.iloc[0]) if len(found) else float("nan")
+
+
+def _tuned_arms(values: pd.DataFrame) -> list[str]:
+    """The names of the fine-tuned arms, from no replay upwards."""
+    tuned = values[values["model"] == FINE_TUNED].sort_values(["replay", "replay_fraction"])
+    return list(dict.fromkeys(tuned["arm"]))
+
+
+# Tables
+
+
+def status_table(runs: pd.DataFrame) -> Styler:
+    """Every run of the grid: finished, missing or failed and why; its cost, and the replay it really had."""
+    shown = pd.DataFrame(
+        {
+            "run": runs["run"].str[:8],
+            "replay": runs["replay"].replace("", "–"),
+            "replay asked": runs["replay_fraction"].map(_percent),
+            "replay realised": runs["realised_replay_fraction"].map(_percent, na_action="ignore"),
+            "seed": runs["seed"],
+            "state": runs["state"],
+            "trained": runs["trained_now"]
+            .map({True: "now", False: "earlier"})
+            .where(runs["state"] == "done"),
+            "time (s)": runs["seconds"].map("{:.0f}".format, na_action="ignore"),
+            "reason": runs["reason"],
+        }
+    )
+    return _styled(shown.fillna("–"), "runs").hide(axis="index")
+
+
+def measures_table(rows: pd.DataFrame) -> Styler:
+    """Measures at the last step, per domain: the floors first, then the base, then every replay fraction.
+
+    Columns are measures with their units, then how many seeds, clips, agent-frames (of the ADE) and frames
+    (of the EffNet distances) went into one value.
+    """
+    values = last_step(per_arm(rows))
+    order = [*FLOORS.values(), "base", *_tuned_arms(values)]
+    domains = [*DOMAINS, *sorted(set(values["domain"]) - set(DOMAINS))]
+    lines = pd.MultiIndex.from_product([domains, order], names=["domain", "model"])
+    table = values.pivot(index=["domain", "arm"], columns="measure", values="value").reindex(lines)
+    table = table[[measure for measure in MEASURES if measure in table]]
+    table.columns = [MEASURES[measure].removesuffix(" (no unit)") for measure in table]
+    by_line = values.set_index(["domain", "arm"])
+    table["seeds"] = by_line.groupby(level=[0, 1])["seeds"].max()
+    for name, count, measure in [
+        ("clips", "clips", "ade_px"),
+        ("agent-frames", "n", "ade_px"),
+        ("frames", "n", "effnet_kd"),
+    ]:
+        table[name] = by_line.loc[by_line["measure"] == measure, count]
+    table = table.dropna(how="all").rename(index=DOMAINS, level="domain")
+    counts = ["seeds", "clips", "agent-frames", "frames"]
+    # A line between the domains, above the first of their rows.
+    firsts = [f".row{place}" for place in np.flatnonzero(~table.index.get_level_values(0).duplicated())]
+    ruled = {"selector": ", ".join(firsts), "props": f"border-top: 1px solid {GREY}"}
+    styler = _styled(table, "measures").set_table_styles([ruled], overwrite=False).hide(names=True)
+    styler = styler.format(_number, na_rep="–", subset=[column for column in table if column not in counts])
+    return styler.format("{:.0f}", na_rep="–", subset=counts)
+
+
+def _styled(table: pd.DataFrame, name: str) -> Styler:
+    # The name is the table's id: one per page, and the same every time the page is made.
+    styler = table.style.set_uuid(name).set_table_attributes('class="dataframe"')
+    cells = "padding: 0.15em 0.6em; white-space: nowrap; vertical-align: top"
+    heads = "white-space: normal; vertical-align: bottom"
+    return styler.set_table_styles(
+        [
+            {"selector": "td, th", "props": cells},
+            {"selector": "th.col_heading", "props": heads},
+            {"selector": "th.row_heading.level0", "props": "white-space: normal"},
+        ]
+    )
+
+
+# Sentences
+
+
+def standing(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Markdown: what a page shows, how much of it is there, and how far it can be trusted."""
+    _check(rows)
+    done = runs[runs["state"] == "done"]
+    whole = "all of them finished"
+    if len(done) < len(runs):
+        whole = f"**{len(done)} of them finished, the others missing or failed** (the table above says why)"
+    seeds = int(done.groupby("replay_fraction")["seed"].nunique().min()) if len(done) else 0
+    split = rows["split"].iloc[0]
+    text = f"Preset **{preset}**, {len(runs)} runs, {whole}, measured on the **{split}** split. "
+    if split != "test":
+        text += f"That split is for pilots and tuning: what follows is {EXPLORATORY}."
+    elif seeds < SEEDS_FOR_AN_INTERVAL:
+        text += f"Not every replay fraction has {SEEDS_FOR_AN_INTERVAL} seeds: what follows is {EXPLORATORY}."
+    else:
+        text += f"Every arm has at least {seeds} seeds; intervals are 95 % t intervals over seeds."
+    return text
+
+
+def headline(rows: pd.DataFrame) -> str:
+    """One sentence: from the base to fine-tuning without replay and with the most replay below 100 %.
+
+    EffNet-KD on ordinary driving and ADE on eventful driving; the direction is read off the numbers.
+    """
+    values = last_step(per_arm(rows))
+    tuned = values[values["model"] == FINE_TUNED]
+    if tuned.empty:
+        return "No run of this sweep is finished: only the references were measured."
+    fractions = sorted(tuned["replay_fraction"].unique())
+    mixed = [fraction for fraction in fractions if 0 < fraction < 1] or [f for f in fractions if f > 0]
+    shown = fractions[: 1 if fractions[0] == 0 else 0] + mixed[-1:]
+    parts = []
+    for arm in _tuned_arms(tuned[tuned["replay_fraction"].isin(shown)]):
+        kind, share = arm.split("replay ")
+        how = "without replay" if arm == NONE else f"with {share} {kind}replay"
+        kd = _change(values, arm, "effnet_kd", "driving")
+        ade = _change(values, arm, "ade_px", "driving-eventful")
+        seeds = int(values.loc[values["arm"] == arm, "seeds"].max())
+        parts.append(f"{how} ({_of_seeds(seeds)}), {kd}, and {ade}")
+    return f"Fine-tuned on driving {'; '.join(parts)}."
+
+
+def found(rows: pd.DataFrame) -> str:
+    """Markdown: the headline, then for every domain of ADE where each arm stands between its floors."""
+    values = last_step(per_arm(rows))
+    lines = [headline(rows), ""]
+    for domain, name in DOMAINS.items():
+        if _of(values, "ade_px", domain).empty:
+            continue
+        real, copy, base = (
+            _value(values, arm, "ade_px", domain) for arm in ("real", "copy last frame", "base")
+        )
+        arms = [f"{arm} {_number(_value(values, arm, 'ade_px', domain))}" for arm in _tuned_arms(values)]
+        worse = [a for a in ["base", *_tuned_arms(values)] if _value(values, a, "ade_px", domain) >= copy]
+        lines.append(
+            f"- {_capital(name)}: ADE in px is {', '.join([f'base {_number(base)}', *arms])}; the detector "
+            f"itself has {_number(real)} on real frames, and copying the last frame {_number(copy)}. "
+            + (f"No better than copying: {', '.join(worse)}." if worse else "All are better than copying.")
+        )
+    return "\n".join(lines)
+
+
+def _change(values: pd.DataFrame, arm: str, measure: str, domain: str) -> str:
+    """Like "ADE on eventful driving rises from 5.72 to 7.21 px (worse)"; for measures better when lower."""
+    name, unit = MEASURES[measure].split(" (")[0], " px" if measure.endswith("_px") else ""
+    what = f"{name} on {DOMAINS[domain]}"
+    before, after = _value(values, "base", measure, domain), _value(values, arm, measure, domain)
+    if np.isnan(before) or np.isnan(after):
+        return f"{what} was not measured"
+    if _number(before) == _number(after):
+        return f"{what} stays at {_number(before)}{unit}"
+    verb, note = ("falls", "better") if after < before else ("rises", "worse")
+    line = _of(values[values["arm"] == arm], measure, domain).iloc[0]
+    if not np.isnan(line["low"]):
+        interval = f"95 % interval {_number(line['low'])} to {_number(line['high'])}"
+        is_apart = not line["low"] <= before <= line["high"]
+        note = f"{note}; {interval}" if is_apart else f"{interval} holds the base's value"
+    return f"{what} {verb} from {_number(before)} to {_number(after)}{unit} ({note})"
+
+
+def _of_seeds(seeds: int) -> str:
+    counted = f"{seeds} seed" + ("s" if seeds > 1 else "")
+    return counted if seeds >= SEEDS_FOR_AN_INTERVAL else f"{counted}: no interval"
+
+
+# Figures
+
+
+def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Fidelity against accuracy: EffNet-KD on ordinary driving (x) and agents' ADE in px (y), a panel per
+    domain.
+
+    Large points are means over seeds at the last step, small ones the seeds, bars the t interval (three seeds
+    or more); the arrow goes from the base to the least replay, the line on to more.
+    """
+    means, seeds = last_step(per_arm(rows)), last_step(per_run(rows))
+    colours = _colours(means)
+    with _style():
+        figure, panels = plt.subplots(len(DOMAINS), 1, figsize=(WIDTH, 9.0), sharex=True)
+        for axes, (domain, name) in zip(panels, DOMAINS.items(), strict=True):
+            at = _pairs(means, domain, ["arm"]).reindex([*FLOORS.values(), "base", *colours])
+            _floors_across(axes, means, "ade_px", domain)
+            for model, dashes in DASHES.items():
+                axes.axvline(at.loc[FLOORS[model], "x"], color=GREY, lw=0.9, ls=dashes, zorder=0)
+            for chain in _chains(means):
+                axes.plot(at.loc[chain, "x"], at.loc[chain, "y"], color=BLUE, lw=1, zorder=1)
+            _arrow(axes, at.loc[["base", *colours]])
+            single = _pairs(seeds[seeds["model"] == FINE_TUNED], domain, ["arm", "run"]).reset_index()
+            if len(single):
+                sns.scatterplot(single, x="x", y="y", hue="arm", palette=colours, ax=axes, **SEED_POINT)
+            for arm, colour in {"base": INK, **colours}.items():
+                _point(axes, at.loc[arm], colour, "D" if arm == "base" else "o")
+            axes.set(xlabel="", ylabel="ADE of agents (px)", title=_capital(name))
+            axes.set_ylim(bottom=0)
+        panels[-1].set_xlabel("EffNet-KD on ordinary driving (no unit)")
+        entries = [_entry(INK, "base", "D")] + [_entry(colour, arm, "o") for arm, colour in colours.items()]
+        _finish(figure, entries, "Fidelity and accuracy: lower and further left is better", runs)
+    return figure
+
+
+def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Each measure against the share of replay in a batch, at the last step; base and floors as level lines."""
+    everything = last_step(per_arm(rows))
+    means, seeds = (one[one["model"] == FINE_TUNED] for one in (everything, last_step(per_run(rows))))
+    percent = dict(zip(means["arm"], 100 * means["replay_fraction"], strict=True))
+    with _style():
+        figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
+        for axes, (measure, domain) in _six(panels):
+            _floors_across(axes, everything, measure, domain)
+            axes.axhline(_value(everything, "base", measure, domain), color=INK, lw=1.6, zorder=1)
+            here, single = (_of(one, measure, domain).set_index("arm") for one in (means, seeds))
+            axes.vlines(here.index.map(percent), here["low"], here["high"], color=BLUE, lw=1.6, zorder=2)
+            for chain in _chains(means):
+                y = here["value"].reindex(chain).to_numpy()
+                sns.lineplot(x=[percent[arm] for arm in chain], y=y, color=BLUE, marker="o", ms=7, ax=axes)
+            sns.scatterplot(x=single.index.map(percent), y=single["value"], color=BLUE, ax=axes, **SEED_POINT)
+            axes.set(xlabel="replay in a batch (%)", ylabel=MEASURES[measure])
+        entries = [_entry(BLUE, "fine-tuned", "o", line="-"), _entry(INK, "base", "", line="-")]
+        _finish(figure, entries, "Measures against the share of replay", runs)
+    return figure
+
+
+def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Each measure over fine-tuning, a line per replay fraction from the base at step 0; thin lines are
+    seeds.
+    """
+    means, seeds = per_arm(rows), per_run(rows)
+    colours = _colours(means)
+    with _style():
+        figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
+        for axes, (measure, domain) in _six(panels):
+            _floors_across(axes, means, measure, domain)
+            start = _value(means, "base", measure, domain)
+            for arm, colour in colours.items():
+                here = _of(means[means["arm"] == arm], measure, domain).sort_values("step")
+                steps, values = [0, *here["step"]], [start, *here["value"]]
+                sns.lineplot(x=steps, y=values, color=colour, lw=2, marker="o", ms=5, ax=axes, legend=False)
+                for _, one in _of(seeds[seeds["arm"] == arm], measure, domain).groupby("run", observed=True):
+                    axes.plot(one["step"], one["value"], color=colour, lw=0.6, alpha=0.7)
+            axes.plot(0, start, "D", ms=7, color=INK, zorder=5)
+            axes.set(xlabel="fine-tuning step", ylabel=MEASURES[measure])
+        entries = [_entry(INK, "base", "D")] + [_entry(c, arm, "o", line="-") for arm, c in colours.items()]
+        _finish(figure, entries, "Measures over fine-tuning", runs)
+    return figure
+
+
+def filmstrip(samples: Sequence[Mapping[str, Any]]) -> Figure:
+    """Clips and what each model made of them: one strip per sample, its frames from left to right.
+
+    `samples` are dicts of title (which clip; strips of one title stand together), name ("truth", "base",
+    ...), frames uint8 (8, 64, 64, 3), and true_boxes and found_boxes: for every frame rows of x0, y0, x1, y1
+    in px. The first three frames are given, the others predicted. Raises ValueError without samples.
+    """
+    if not samples:
+        raise ValueError(
+            "no samples to show: the store holds no sample clips; run the sweep's evaluation again"
+        )
+    titles = [sample["title"] for sample in samples]
+    heads = [title not in titles[:place] for place, title in enumerate(titles)]
+    # All in inches, from the top down: a strip keeps its frames square whatever the number of strips.
+    label, head, foot = 0.4, 0.52, 0.35
+    frames = samples[0]["frames"]
+    strip = (WIDTH - label) * frames.shape[1] / _canvas_width(frames)
+    height = len(samples) * (strip + 0.06) + sum(heads) * head + foot
+    with _style():
+        figure, top = plt.figure(figsize=(WIDTH, height)), height
+        for sample, is_first in zip(samples, heads, strict=True):
+            top -= strip + 0.06 + head * is_first
+            axes = figure.add_axes((label / WIDTH, top / height, 1 - label / WIDTH, strip / height))
+            _strip(axes, sample)
+            if is_first:
+                axes.set_title(sample["title"] + "\n", loc="left")
+                _times(axes, sample["frames"])
+        entries = [_entry("white", "true agents", "", line="-"), _entry(FOUND, "agents found", "", line="-")]
+        entries[0].set(lw=1.2, path_effects=OUTLINE)
+        figure.legend(handles=entries, loc="lower center", ncols=2)
+        plt.close(figure)
+    return figure
+
+
+def _lefts(frames: np.ndarray) -> list[int]:
+    """Where each frame begins in its strip, in px: a narrow gap between frames, a wide one before the future."""
+    return [place * (frames.shape[2] + 3) + 6 * (place >= CONTEXT_FRAMES) for place in range(len(frames))]
+
+
+def _canvas_width(frames: np.ndarray) -> int:
+    return _lefts(frames)[-1] + int(frames.shape[2])
+
+
+def _strip(axes: Axes, sample: Mapping[str, Any]) -> None:
+    frames = sample["frames"]
+    canvas = np.full((frames.shape[1], _canvas_width(frames), 3), 255, dtype=np.uint8)
+    for place, left in enumerate(_lefts(frames)):
+        canvas[:, left : left + frames.shape[2]] = frames[place]
+        _boxes(axes, sample["true_boxes"][place], left, {"ec": "white", "lw": 1.0, "path_effects": OUTLINE})
+        _boxes(axes, sample["found_boxes"][place], left, {"ec": FOUND, "lw": 0.9})
+    axes.imshow(canvas, interpolation="nearest", aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    axes.set_ylabel(sample["name"].replace(" ", "\n", 1), fontsize=9)
+    sns.despine(ax=axes, left=True, bottom=True)
+
+
+def _boxes(axes: Axes, boxes: Iterable[Sequence[float]], left: float, look: Mapping[str, Any]) -> None:
+    for x0, y0, x1, y1, *_ in boxes:
+        # A pixel's centre has whole coordinates in imshow, so its edge lies half a pixel before.
+        axes.add_patch(Rectangle((left + x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, **look))
+
+
+def _times(axes: Axes, frames: np.ndarray) -> None:
+    for place, left in enumerate(_lefts(frames)):
+        seconds = (place - CONTEXT_FRAMES + 1) / FRAMES_PER_SECOND
+        text = f"{seconds:+.2f} s".replace("-", "\N{MINUS SIGN}") if seconds else "0 s"
+        colour = GREY if place < CONTEXT_FRAMES else INK
+        axes.text(left + frames.shape[2] / 2, -4, text, ha="center", va="bottom", fontsize=8, color=colour)
+
+
+# Parts of figures
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    look = {
+        **sns.axes_style("ticks"),
+        "font.size": 10,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "axes.labelsize": 10,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "legend.fontsize": 10,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": GREY,
+        "figure.facecolor": "white",
+        "figure.dpi": 200,
+    }
+    with plt.rc_context(look):
+        yield
+
+
+def _finish(figure: Figure, entries: list[Line2D], title: str, runs: pd.DataFrame) -> None:
+    """Title with how much of the sweep is there, one legend below everything, and nothing left in pyplot."""
+    done = int((runs["state"] == "done").sum())
+    part = "" if done == len(runs) else f"\n{done} of {len(runs)} runs: not the whole sweep"
+    figure.suptitle(title + part, x=0.02, ha="left", fontsize=11, fontweight="bold")
+    floors = [
+        Line2D([], [], color=GREY, lw=1.2, ls=dashes, label=FLOORS[one]) for one, dashes in DASHES.items()
+    ]
+    height, line = figure.get_figheight(), 0.22
+    lines_of_arms = -(-len(entries) // 3)
+    figure.legend(handles=floors, loc="lower center", ncols=3)
+    figure.legend(handles=entries, loc="lower center", ncols=3, bbox_to_anchor=(0.5, (line + 0.04) / height))
+    figure.align_ylabels()
+    figure.tight_layout(rect=(0, ((lines_of_arms + 1) * line + 0.15) / height, 1, 1))
+    # Otherwise a notebook shows it twice: once as the cell's value and once as pyplot's open figure.
+    plt.close(figure)
+
+
+def _entry(colour: Any, label: str, marker: str, line: str = "") -> Line2D:
+    return Line2D([], [], color=colour, label=label, marker=marker, ms=7, ls=line, lw=2)
+
+
+def _chains(values: pd.DataFrame) -> list[list[str]]:
+    """The arms a line goes through, one chain per kind of replay: from no replay to the most."""
+    tuned = values[values["model"] == FINE_TUNED].sort_values("replay_fraction")
+    kinds = sorted(set(tuned["replay"]) - {""}) or [""]
+    return [list(dict.fromkeys(tuned.loc[tuned["replay"].isin(["", kind]), "arm"])) for kind in kinds]
+
+
+def _colours(values: pd.DataFrame) -> dict[str, Any]:
+    """A colour per fine-tuned arm: vermilion without replay, blues that darken as replay grows."""
+    some = [arm for arm in _tuned_arms(values) if arm != NONE]
+    blues = sns.blend_palette(["#8cc9ee", BLUE, "#0b2d4e"], len(some)) if len(some) > 1 else [BLUE]
+    colours = dict(zip(some, blues, strict=False))
+    return {arm: colours.get(arm, NO_REPLAY) for arm in _tuned_arms(values)}
+
+
+def _six(panels: np.ndarray) -> Iterator[tuple[Axes, tuple[str, str]]]:
+    for axes, (measure, domain) in zip(panels.flat, PANELS, strict=True):
+        yield axes, (measure, domain)
+        axes.set_title(_capital(DOMAINS[domain]))
+        if measure == "recall":
+            axes.set_ylim(0, 1.03)
+        elif measure != "effnet_kd":
+            # A kernel distance without bias may fall below zero; an error in pixels cannot.
+            axes.set_ylim(bottom=0)
+
+
+def _floors_across(axes: Axes, values: pd.DataFrame, measure: str, domain: str) -> None:
+    for model, dashes in DASHES.items():
+        axes.axhline(_value(values, FLOORS[model], measure, domain), color=GREY, lw=0.9, ls=dashes, zorder=0)
+
+
+def _pairs(values: pd.DataFrame, domain: str, by: list[str]) -> pd.DataFrame:
+    """EffNet-KD on ordinary driving and ADE in `domain` side by side: columns x and y with their intervals."""
+    columns = [column for column in ("value", "low", "high") if column in values]
+    x = (
+        _of(values, "effnet_kd", "driving")
+        .set_index(by)[columns]
+        .rename(columns={"value": "x", "low": "x_low", "high": "x_high"})
+    )
+    y = (
+        _of(values, "ade_px", domain)
+        .set_index(by)[columns]
+        .rename(columns={"value": "y", "low": "y_low", "high": "y_high"})
+    )
+    return x.join(y, how="outer")
+
+
+def _arrow(axes: Axes, at: pd.DataFrame) -> None:
+    """From the first line of `at` to the second, where both were measured."""
+    ends = at[["x", "y"]].to_numpy()[:2]
+    if len(ends) == 2 and not np.isnan(ends).any():
+        look = {"arrowstyle": "-|>", "color": INK, "lw": 1.2, "shrinkA": 5, "shrinkB": 6}
+        axes.annotate("", ends[1], ends[0], arrowprops=look, zorder=2)
+
+
+def _point(axes: Axes, one: "pd.Series[float]", colour: Any, marker: str) -> None:
+    if not np.isnan(one["x_low"]):
+        axes.plot([one["x_low"], one["x_high"]], [one["y"]] * 2, color=colour, lw=1.4, zorder=3)
+        axes.plot([one["x"]] * 2, [one["y_low"], one["y_high"]], color=colour, lw=1.4, zorder=3)
+    axes.plot(one["x"], one["y"], marker, ms=8, color=colour, mec="white", mew=0.8, zorder=4)

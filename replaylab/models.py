@@ -1,0 +1,182 @@
+"""What does a video generator do here? Four verbs: encode, condition, predict, decode.
+
+Decision: diffusers' own classes in a tiny configuration (`AutoencoderKL` frame by frame, `WanTransformer3DModel`,
+`FlowMatchEulerDiscreteScheduler`), saved in diffusers' own folder layout. The context enters as Wan's image-to-video
+does it, by extra channels beside the noisy latents, in the form that learns motion fastest at this size: the last
+context latent and its change from the one before, repeated in every frame, and a mask of the context frames.
+
+Shapes: B clips, T frames, K context frames, C latent channels, H x W pixels, h x w = H/8 x W/8 latent cells.
+Sigma is flow matching's noise level in 0..1 (Lipman et al. 2023): noisy = (1 - sigma) x + sigma noise, and the
+network predicts the velocity noise - x.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from replaylab.domain import write_atomically
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+
+CONTEXT_FRAMES, CLIP_FRAMES = 3, 8
+FOLD, LATENT_CHANNELS = 4, 16
+torch.set_flush_denormal(True)  # numbers under 1e-38 cost this CPU a hundred times a normal one
+TEXT_DIM = 8  # there is no text: one empty token, as Wan's blocks cross-attend to something
+FRAMES_AT_ONCE = 256  # encoded or decoded together
+
+
+class TinyWan:
+    """A tiny Wan: 3 context frames of 64x64 in, the next 5 out."""
+
+    def __init__(
+        self, vae: AutoencoderKL, transformer: WanTransformer3DModel, scheduler: FlowMatchEulerDiscreteScheduler
+    ) -> None:
+        self.vae, self.transformer, self.scheduler = vae, transformer, scheduler
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TinyWan:
+        """From a folder in diffusers' layout (vae/, transformer/, scheduler/); raises FileNotFoundError that names it."""
+        from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+
+        folder = Path(folder)
+        for part in ("transformer", "scheduler"):
+            if not (folder / part).is_dir():
+                raise FileNotFoundError(f"{folder / part} is missing: make it with `python -m replaylab pretrain base`")
+        return cls(
+            load_vae(folder),
+            WanTransformer3DModel.from_pretrained(folder / "transformer"),
+            FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """In diffusers' layout, safetensors; each file aside, then renamed."""
+        folder = Path(folder)
+        save_part(self.vae, folder / "vae")
+        save_part(self.transformer, folder / "transformer")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        index = {"_class_name": "TinyWan", "vae": ["diffusers", "AutoencoderKL"],
+                 "transformer": ["diffusers", "WanTransformer3DModel"],
+                 "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}  # fmt: skip
+        write_atomically(folder / "model_index.json", lambda path: path.write_text(json.dumps(index, indent=1)))
+
+    def encode(self, frames: np.ndarray) -> Tensor:
+        """uint8 (B, T, H, W, 3) to latents (B, C, T, h, w) of mean 0 and deviation 1 over the base's domains."""
+        return encode(self.vae, frames)
+
+    def condition(self, context: Tensor, frames: int = CLIP_FRAMES) -> Tensor:
+        """Context latents (B, C, K, h, w) to the extra channels (B, 2C + 1, T, h, w)."""
+        last, change = context[:, :, -1:], context[:, :, -1:] - context[:, :, -2:-1]
+        repeated = torch.cat([last, change], dim=1).expand(-1, -1, frames, -1, -1)
+        mask = torch.zeros_like(repeated[:, :1])
+        mask[:, :, : context.shape[2]] = 1
+        return torch.cat([repeated, mask], dim=1)
+
+    def predict(self, noisy: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        """The velocity (B, C, T, h, w) of noisy latents at noise levels `sigma` (B,)."""
+        text = noisy.new_zeros(len(noisy), 1, TEXT_DIM)
+        return self.transformer(
+            hidden_states=torch.cat([noisy, condition], dim=1),
+            timestep=sigma * self.scheduler.config["num_train_timesteps"],
+            encoder_hidden_states=text,
+            return_dict=False,
+        )[0]
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Latents (B, C, T, h, w) to uint8 (B, T, H, W, 3)."""
+        return decode(self.vae, latents)
+
+
+def new_vae() -> AutoencoderKL:
+    """A small autoencoder of frames whose pixels were folded 4x4 into channels: no convolution at full size."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        in_channels=3 * FOLD**2, out_channels=3 * FOLD**2, latent_channels=LATENT_CHANNELS,
+        block_out_channels=(64, 96), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, norm_num_groups=16,
+        mid_block_add_attention=False, scaling_factor=1.0, sample_size=64 // FOLD,
+    )  # fmt: skip
+
+
+def new_transformer() -> WanTransformer3DModel:
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=32, in_channels=3 * LATENT_CHANNELS + 1,
+        out_channels=LATENT_CHANNELS, text_dim=TEXT_DIM, freq_dim=128, ffn_dim=512, num_layers=6, rope_max_seq_len=64,
+    )  # fmt: skip
+
+
+def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+
+
+def load_vae(folder: str | Path) -> AutoencoderKL:
+    from diffusers import AutoencoderKL
+
+    path = Path(folder) / "vae"
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is missing: make it with `python -m replaylab pretrain autoencoder`")
+    return AutoencoderKL.from_pretrained(path)
+
+
+def save_part(part: Any, folder: Path) -> None:
+    """`save_pretrained` into a folder aside, then each file moved: weights are whole or not there."""
+    aside = folder.with_name(f".{folder.name}.aside")
+    part.save_pretrained(aside, safe_serialization=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(aside.iterdir()):
+        file.replace(folder / file.name)
+    aside.rmdir()
+
+
+def fold(frames: np.ndarray | Tensor) -> Tensor:
+    """uint8 (N, H, W, 3) to (N, 3 FOLD^2, H/FOLD, W/FOLD) in -1..1, channels last."""
+    pixels = torch.as_tensor(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return functional.pixel_unshuffle(pixels, FOLD).contiguous(memory_format=torch.channels_last)
+
+
+def pixels_of(folded: Tensor) -> Tensor:
+    """The inverse of `fold`, up to rounding: (N, 3, H, W) in -1..1."""
+    return functional.pixel_shuffle(folded, FOLD)
+
+
+def to_frames(pixels: Tensor) -> np.ndarray:
+    """(N, 3, H, W) in -1..1 to uint8 (N, H, W, 3)."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def _statistics(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
+    mean, deviation = vae.config["latents_mean"], vae.config["latents_std"]
+    if mean is None or deviation is None:
+        raise ValueError("this autoencoder's config has no latents_mean and latents_std: it was not pretrained here")
+    shape = (1, LATENT_CHANNELS, 1, 1)
+    return torch.tensor(mean).reshape(shape), torch.tensor(deviation).reshape(shape)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, frames: np.ndarray) -> Tensor:
+    """uint8 (B, T, H, W, 3) to normalised latents (B, C, T, h, w): the mode, no noise."""
+    mean, deviation = _statistics(vae)
+    flat = torch.as_tensor(np.ascontiguousarray(frames)).flatten(0, 1)
+    latents = torch.cat([vae.encode(fold(part)).latent_dist.mode() for part in flat.split(FRAMES_AT_ONCE)])
+    return ((latents - mean) / deviation).unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
+    """Normalised latents (B, C, T, h, w) to uint8 (B, T, H, W, 3)."""
+    mean, deviation = _statistics(vae)
+    flat = latents.transpose(1, 2).flatten(0, 1) * deviation + mean
+    frames = np.concatenate([to_frames(pixels_of(vae.decode(part).sample)) for part in flat.split(FRAMES_AT_ONCE)])
+    return frames.reshape(latents.shape[0], latents.shape[2], *frames.shape[1:])

@@ -1,0 +1,138 @@
+"""What did the reader ask this notebook for?
+
+papermill only warns about a parameter that no cell knows, and turns `-p seeds [0,1]` into a string. Both
+would show a page that is not the one asked for. So a notebook's second cell is `p =
+notebook.parameters(globals())`: whatever plain public value stands in the notebook by then is taken for a
+parameter, and an unknown name or a value of the wrong kind stops the notebook with a message that lists the
+valid ones. The valid ones are the fields of a dataclass, so another notebook brings its own.
+
+Refused: parameters that are not plain values, and guessing what a mistyped one meant.
+"""
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, TypeVar
+
+from replaylab.spec import PRESETS
+from replaylab.sweep import CLUSTERS
+
+PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
+OF_IPYTHON = {"In", "Out", "exit", "quit", "open"}
+EMPTY = "[] for the preset's own"
+
+
+def _holds(kind: str, note: str = "", choices: Iterable[str] = ()) -> dict[str, Any]:
+    """What a parameter may hold, as the metadata of its field: `kind` is "text", "fractions" or "seeds"."""
+    return {"kind": kind, "note": note, "choices": tuple(choices)}
+
+
+@dataclass(frozen=True)
+class SweepParameters:
+    """The parameters of the replay sweep's notebook; an empty list or text means the preset's own."""
+
+    preset: str = field(default="published", metadata=_holds("text", choices=PRESETS))
+    replay_fractions: list[float] = field(default_factory=list, metadata=_holds("fractions", EMPTY))
+    seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
+    cluster: str = field(default="inline", metadata=_holds("text", choices=CLUSTERS))
+    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
+
+
+Parameters = TypeVar("Parameters")
+
+
+def parameters(names: Mapping[str, object], kind: type[Parameters] = SweepParameters) -> Parameters:  # type: ignore[assignment]
+    """The notebook's parameters out of its `globals()`, as an instance of the dataclass `kind`.
+
+    Raises ValueError that names the parameter, what was got, what to write, and all valid parameters: for a
+    plain public value in `names` that is no field of `kind`, and for a field of the wrong type or out of
+    range.
+    """
+    valid = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
+    for name, value in names.items():
+        is_public = not name.startswith("_") and name not in OF_IPYTHON
+        if is_public and name not in valid and isinstance(value, PLAIN):
+            raise ValueError(f"unknown parameter {name!r}{_nearest(name, list(valid))}\n{_listed(valid)}")
+    given = {name: names[name] for name in valid if name in names}
+    for name, value in given.items():
+        problem = _problem(valid[name], value)
+        if problem:
+            raise ValueError(f"{problem}\n{_listed(valid)}")
+    return kind(**given)
+
+
+def _problem(one: "Field[Any]", value: object) -> str:
+    """What is wrong with `value` for this field and what to write instead; "" if nothing."""
+    name, kind, choices = one.name, one.metadata["kind"], one.metadata["choices"]
+    got = f"parameter {name!r} is {value!r} ({type(value).__name__})"
+    if kind == "text":
+        if not isinstance(value, str):
+            return (
+                f"{got}, but must be text. Write -r {name} TEXT: papermill leaves the value of -r as it is."
+            )
+        if choices and value not in choices:
+            return f"{got}, but must be one of {_quoted(choices)}{_nearest(value, list(choices))}"
+        return ""
+    one_of_them, is_fine = ("a replay fraction from 0 to 1", _is_fraction)
+    if kind == "seeds":
+        one_of_them, is_fine = ("a whole number from 0 up", _is_seed)
+    if not isinstance(value, list | tuple):
+        return f"{got}, but must be a list. Write {_as_yaml(name, kind, value)}"
+    for position, item in enumerate(value):
+        if not is_fine(item):
+            return (
+                f"{got}: item {position}, {item!r} ({type(item).__name__}), is not {one_of_them}. "
+                f"Write for example {_as_yaml(name, kind, None)}"
+            )
+    if len(set(value)) < len(value):
+        return f"{got}: every item may stand in it only once"
+    return ""
+
+
+def _is_fraction(item: object) -> bool:
+    is_number = isinstance(item, int | float) and not isinstance(item, bool)
+    return is_number and math.isfinite(item) and 0 <= item <= 1  # type: ignore[arg-type, operator]
+
+
+def _is_seed(item: object) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool) and item >= 0
+
+
+def _as_yaml(name: str, kind: str, value: object) -> str:
+    """The papermill option that passes the list the reader seems to have meant, else an example."""
+    text = str(value).strip().strip("[]()")
+    try:
+        meant = json.loads(f"[{text}]")
+    except json.JSONDecodeError:
+        meant = []
+    is_fine = _is_seed if kind == "seeds" else _is_fraction
+    if not meant or not all(is_fine(item) for item in meant):
+        meant = [0, 1, 2] if kind == "seeds" else [0, 0.5]
+    return f'-y "{name}: {json.dumps(meant)}"'
+
+
+def _listed(valid: Mapping[str, "Field[Any]"]) -> str:
+    return "Valid parameters:\n" + "\n".join(f"  {_described(one)}" for one in valid.values())
+
+
+def _described(one: "Field[Any]") -> str:
+    default = [] if one.default is MISSING else one.default
+    of_type = {
+        "text": "text",
+        "fractions": "list of numbers from 0 to 1",
+        "seeds": "list of whole numbers from 0",
+    }
+    notes = [f"one of {_quoted(one.metadata['choices'])}"] if one.metadata["choices"] else []
+    notes += [one.metadata["note"]] if one.metadata["note"] else []
+    return f"{one.name}: {of_type[one.metadata['kind']]}, default {json.dumps(default)} ({'; '.join(notes)})"
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    near = difflib.get_close_matches(name, valid, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return ", ".join(json.dumps(name) for name in names)

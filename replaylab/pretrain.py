@@ -1,0 +1,190 @@
+"""Where do the shipped weights come from? Autoencoder, detector and base, each made by one command.
+
+    python -m replaylab pretrain autoencoder | detector | base
+
+Decision: the base learns from diverse domains that leave out the target's narrow look: traffic in many looks that
+moves freely, and rigid bodies. The autoencoder and the detector are instruments, so they see the target's look too.
+Each step resumes where it was killed, and writes safetensors with a card beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from replaylab import checkpoint, clips, detector, latents, models, train, worlds
+from replaylab.domain import Domain, write_atomically
+from replaylab.mixture import Mixture
+from replaylab.progress import say, track
+from replaylab.spec import WEIGHTS, WorldSpec, generator, torch_seed, weights_digest
+
+DIVERSE_TRAFFIC = WorldSpec("diverse-traffic", "traffic", "diverse", "free", (2400, 128, 0), seed=100)
+PHYSICS = WorldSpec("physics", "physics", "any", "bodies", (800, 96, 0), seed=100)
+TARGET_LOOK = WorldSpec("target-look", "traffic", "target", "free", (480, 96, 0), seed=100)  # instruments only
+
+AUTOENCODER_STEPS, AUTOENCODER_BATCH, AUTOENCODER_RATE = 1500, 48, 2e-3
+BASE_STEPS, BASE_BATCH, BASE_RATE, PHYSICS_SHARE = 6000, 32, 1.5e-3, 0.2
+DETECTOR_STEPS = 2500
+SEED = 0
+
+
+def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOENCODER_STEPS) -> None:
+    """Train the autoencoder on single frames of all three domains; resumes from `home/autoencoder`."""
+    started = time.monotonic()
+    frames = np.concatenate([_all_frames(_domain(spec, home), "train") for spec in (DIVERSE_TRAFFIC, PHYSICS, TARGET_LOOK)])
+    torch.manual_seed(SEED)  # diffusers draws a new network's weights from the global stream
+    vae = models.new_vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = list(vae.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=AUTOENCODER_RATE, weight_decay=0.0, fused=True)
+    first = _resume_autoencoder(home / "autoencoder", vae, optimizer)
+    for step in track(range(first, steps), what="autoencoder", unit="steps"):
+        for group in optimizer.param_groups:
+            group["lr"] = AUTOENCODER_RATE * min(1.0, (step + 1) / 50) * (1 - step / steps)
+        chosen = generator(SEED, "autoencoder batch", step).integers(0, len(frames), AUTOENCODER_BATCH)
+        loss = _reconstruction_loss(vae, frames[np.sort(chosen)], step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        if (step + 1) % 250 == 0:
+            say(f"autoencoder: step {step + 1}, loss {loss.item():.4f}")
+            _save_autoencoder(home / "autoencoder", step + 1, vae, optimizer)
+    vae.eval()
+    mean, deviation = _latent_statistics(vae, frames)
+    vae.register_to_config(latents_mean=mean, latents_std=deviation)
+    models.save_part(vae, folder / "vae")
+    about = {"steps": steps, "batch_size": AUTOENCODER_BATCH, "seed": SEED, "frames": len(frames),
+             "seconds": round(time.monotonic() - started), "first_step_of_last_run": first}  # fmt: skip
+    _card(folder / "vae", "autoencoder", about, (DIVERSE_TRAFFIC, PHYSICS, TARGET_LOOK))
+
+
+def base(home: Path, folder: Path = WEIGHTS / "base", steps: int = BASE_STEPS) -> None:
+    """Train the transformer on the diverse domains' latents; resumes from `home/base`."""
+    started = time.monotonic()
+    torch.manual_seed(SEED)
+    model = models.TinyWan(models.load_vae(folder), models.new_transformer(), models.new_scheduler())
+    sources = []
+    for spec in (DIVERSE_TRAFFIC, PHYSICS):
+        domain = _domain(spec, home)
+        chosen = clips.clips_of(domain, "train", models.CLIP_FRAMES)
+        sources.append(latents.encoded(model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae")))
+    mixture = Mixture(PHYSICS_SHARE, BASE_BATCH, [len(source) for source in sources], SEED)
+    recipe = train.Recipe(steps, BASE_RATE, 0.998, SEED, decay=True)
+    (home / "base").mkdir(parents=True, exist_ok=True)
+    train.fit(model, sources, mixture, recipe, home / "base", "base")
+    model.save(folder)
+    about = {"steps": steps, "batch_size": BASE_BATCH, "seed": SEED, "learning_rate": BASE_RATE,
+             "clips": [len(source) for source in sources], "samples": mixture.counts(steps),
+             "seconds": round(time.monotonic() - started)}  # fmt: skip
+    _card(folder, "base", about, (DIVERSE_TRAFFIC, PHYSICS))
+
+
+def agent_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int = DETECTOR_STEPS) -> None:
+    """Train the detector on real and autoencoded frames of all looks."""
+    vae = models.load_vae(WEIGHTS / "base")
+    sets: dict[str, tuple[list[NDArray[np.uint8]], list[NDArray[np.float64]]]] = {"train": ([], []), "dev": ([], [])}
+    for spec in (DIVERSE_TRAFFIC, TARGET_LOOK):
+        domain = _domain(spec, home)
+        for split, (frames, boxes) in sets.items():
+            real = _all_frames(domain, split)
+            truth = _all_boxes(domain, split)
+            autoencoded = models.decode(vae, models.encode(vae, real[:, None]))[:, 0]
+            frames += [real, autoencoded]
+            boxes += [*truth, *truth]
+    detector.fit(
+        np.concatenate(sets["train"][0]), sets["train"][1], validation_frames=np.concatenate(sets["dev"][0]),
+        validation_boxes=sets["dev"][1], seed=SEED, steps=steps, folder=folder,
+        data="Real and autoencoded frames of rendered traffic: " + "; ".join(map(_in_words, (DIVERSE_TRAFFIC, TARGET_LOOK))),
+    )  # fmt: skip
+
+
+def _domain(spec: WorldSpec, home: Path) -> Domain:
+    return worlds.build(spec, home / "domains")
+
+
+def _all_frames(domain: Domain, split: str) -> NDArray[np.uint8]:
+    """Every frame of a split, uint8 (N, H, W, 3)."""
+    files = domain.split(split)["file"]
+    return np.concatenate([clips.decode(domain.folder / "videos" / file)
+                           for file in track(files, what=f"decoding {domain.name} {split}", unit="videos")])  # fmt: skip
+
+
+def _all_boxes(domain: Domain, split: str) -> list[NDArray[np.float64]]:
+    """For every frame of a split, (K, 6): x0 y0 x1 y1 visible is_pedestrian."""
+    table = domain.tracks.assign(pedestrian=domain.tracks["kind"] == "pedestrian")
+    columns = ["x0", "y0", "x1", "y1", "visible", "pedestrian"]
+    found = {key: rows[columns].to_numpy(float) for key, rows in table.groupby(["video", "frame"])}
+    return [
+        found.get((row.file.removesuffix(".mp4"), frame), np.zeros((0, 6)))  # type: ignore[union-attr]
+        for row in domain.split(split).itertuples()
+        for frame in range(int(row.frames))  # type: ignore[arg-type]
+    ]
+
+
+def _reconstruction_loss(vae: Any, frames: NDArray[np.uint8], step: int) -> Tensor:
+    """Absolute and squared error, the same of the image's gradients (edges are where agents are), and a little KL."""
+    folded = models.fold(frames)
+    posterior = vae.encode(folded).latent_dist
+    random = torch.Generator().manual_seed(torch_seed(SEED, "autoencoder noise", step))
+    made = models.pixels_of(vae.decode(posterior.sample(random)).sample)
+    wanted = models.pixels_of(folded)
+    loss = (made - wanted).abs().mean() + (made - wanted).square().mean()
+    for axis in (-1, -2):
+        loss = loss + (made.diff(dim=axis) - wanted.diff(dim=axis)).abs().mean()
+    return loss + 1e-6 * posterior.kl().mean()
+
+
+def _latent_statistics(vae: Any, frames: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    chosen = np.sort(generator(SEED, "latent statistics").choice(len(frames), min(4096, len(frames)), replace=False))
+    with torch.no_grad():
+        coded = torch.cat([vae.encode(models.fold(frames[part])).latent_dist.mode()
+                           for part in np.array_split(chosen, max(1, len(chosen) // 256))])  # fmt: skip
+    return coded.mean((0, 2, 3)).tolist(), coded.std((0, 2, 3)).tolist()
+
+
+def _save_autoencoder(folder: Path, step: int, vae: Any, optimizer: Any) -> None:
+    states = {kind: {} for kind in ("exp_avg", "exp_avg_sq", "step")}  # type: dict[str, dict[str, Tensor]]
+    for name, weight in vae.named_parameters():
+        for kind, group in states.items():
+            group[name] = optimizer.state[weight][kind]
+    checkpoint.save(folder, step, {"vae": vae.state_dict(), **states}, {})
+
+
+def _resume_autoencoder(folder: Path, vae: Any, optimizer: Any) -> int:
+    found = checkpoint.newest(folder)
+    if found is None:
+        return 0
+    tensors, state = found
+    vae.load_state_dict(tensors.pop("vae"))
+    for name, weight in vae.named_parameters():
+        optimizer.state[weight] = {kind: group[name] for kind, group in tensors.items()}
+    return int(state["step"])
+
+
+def _in_words(spec: WorldSpec) -> str:
+    return f"{spec.name} ({spec.videos[0]} videos of {spec.frames} frames, look {spec.look}, motion {spec.motion}, seed {spec.seed})"
+
+
+def _card(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...]) -> None:
+    """A card beside the weights: what they are, from which data, how to make them again."""
+    about = {**about, "threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
+    lines = [
+        f"# {what} of replaylab's tiny world", "",
+        f"Made again by `python -m replaylab pretrain {what}` (the same bits on the same kind of machine).", "",
+        "Trained on rendered video only (licence CC0-1.0):", *(f"- {_in_words(spec)}" for spec in data), "",
+        "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in about.items()), "",
+        "For studying forgetting in small; it generates nothing but toy traffic at 64x64 pixels.", "",
+    ]  # fmt: skip
+    write_atomically(folder / "README.md", lambda path: path.write_text("\n".join(lines)))
+    write_atomically(folder / "pretraining.json", lambda path: path.write_text(json.dumps(about, indent=1)))
+
+
+COMMANDS = {"autoencoder": autoencoder, "detector": agent_detector, "base": base}

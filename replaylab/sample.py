@@ -1,0 +1,48 @@
+"""Futures for context frames, with the same noise for every arm.
+
+Decision: Euler steps of flow matching through diffusers' scheduler, the context's latents set back clean before every
+step. Noise is asked for by (seed, clip number): it does not depend on batch size, arm or training step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from replaylab.models import CLIP_FRAMES, CONTEXT_FRAMES, TinyWan
+from replaylab.spec import torch_seed
+
+CLIPS_AT_ONCE = 32
+
+
+@torch.no_grad()
+def futures(model: TinyWan, context: Tensor, steps: int, noise_seed: int, first_clip: int = 0) -> Tensor:
+    """Context latents (B, C, K, h, w) to whole clips (B, C, T, h, w), the context itself in front."""
+    batches = [
+        _futures(model, part, steps, _noise(part, noise_seed, first_clip + number * CLIPS_AT_ONCE))
+        for number, part in enumerate(context.split(CLIPS_AT_ONCE))
+    ]
+    return torch.cat(batches)
+
+
+def _futures(model: TinyWan, context: Tensor, steps: int, noise: Tensor) -> Tensor:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    # a fresh scheduler each time: it counts its own steps
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(model.scheduler.config)
+    scheduler.set_timesteps(steps)
+    condition, latents = model.condition(context), noise
+    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+        latents[:, :, :CONTEXT_FRAMES] = context
+        velocity = model.predict(latents, sigma.expand(len(latents)), condition)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+    latents[:, :, :CONTEXT_FRAMES] = context
+    return latents
+
+
+def _noise(context: Tensor, seed: int, first_clip: int) -> Tensor:
+    shape = (context.shape[1], CLIP_FRAMES, *context.shape[3:])
+    return torch.stack([
+        torch.randn(shape, generator=torch.Generator().manual_seed(torch_seed(seed, "sampling noise", first_clip + clip)))
+        for clip in range(len(context))
+    ])  # fmt: skip

@@ -1,0 +1,158 @@
+"""Where do videos come from? `build` renders a described world into a domain folder.
+
+Decision: every video is a pure function of (description, split, number), so a build is cut into chunks that any
+process can make in any order, an interrupted build continues where it stopped, and the same description gives the
+same truth. Videos are written as H.264 and read back like anyone's: nothing downstream sees the renderer's arrays.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from replaylab.domain import SPLITS, Domain, open_domain, sha256, write_atomically, write_domain
+from replaylab.progress import say, track
+from replaylab.spec import WorldSpec, digest, generator
+
+VIDEOS_A_CHUNK = 24
+CRF = 10  # H.264 quality: visually lossless, so that what is lost is the model's doing
+
+
+def folder_of(spec: WorldSpec, home: str | Path) -> Path:
+    return Path(home) / f"{spec.name}-{digest(spec)}"
+
+
+def is_built(spec: WorldSpec, home: str | Path) -> bool:
+    return (folder_of(spec, home) / "domain.json").is_file()
+
+
+def processes() -> int:
+    """How many processes render at once: one a core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def build(spec: WorldSpec, home: str | Path) -> Domain:
+    """Render `spec` into `home/<name>-<digest>/` on all cores, or read what is there.
+
+    Raises PermissionError or OSError, with the path, if `home` cannot be written.
+    """
+    folder = folder_of(spec, home)
+    if is_built(spec, home):
+        return open_domain(folder)
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    (folder / "parts").mkdir(exist_ok=True)
+    jobs = [
+        (spec, folder, split, start, min(start + VIDEOS_A_CHUNK, count))
+        for split, count in zip(SPLITS, spec.videos, strict=True)
+        for start in range(0, count, VIDEOS_A_CHUNK)
+    ]
+    missing = [job for job in jobs if not (folder / "parts" / f"{_chunk_name(*job[2:])}-ego.parquet").is_file()]
+    if len(missing) < len(jobs):
+        say(f"{folder}: {len(jobs) - len(missing)} of {len(jobs)} chunks were already rendered")
+    # spawn: a forked renderer would share its parent's buffers; daemonic notebooks may not fork at all
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes(), mp_context=context) as pool:
+        done = as_completed([pool.submit(_render_chunk, *job) for job in missing])
+        for future in track(done, what=f"rendering {spec.name} ({VIDEOS_A_CHUNK} videos each)", total=len(missing), unit="chunks"):
+            future.result()
+    parts = {kind: [folder / "parts" / f"{_chunk_name(*job[2:])}-{kind}.parquet" for job in jobs]
+             for kind in ("videos", "tracks", "ego")}  # fmt: skip
+    videos, tracks, ego = (pd.concat(map(pd.read_parquet, parts[kind]), ignore_index=True) for kind in parts)
+    about = {
+        "name": spec.name,
+        "frames_per_second": spec.frames_per_second,
+        "size_px": spec.size_px,
+        "licence": "CC0-1.0",
+        "made_by": "replaylab.worlds",
+        "world": spec.as_dict(),
+    }
+    domain = write_domain(folder, about, videos, tracks, ego)
+    shutil.rmtree(folder / "parts")
+    return domain
+
+
+def _chunk_name(split: str, start: int, stop: int) -> str:
+    return f"{split}-{start:05d}-{stop:05d}"
+
+
+def _render_chunk(spec: WorldSpec, folder: Path, split: str, start: int, stop: int) -> None:
+    videos, tracks, ego = [], [], []
+    for number in range(start, stop):
+        name = f"{split}-{number:05d}"
+        frames, agent_rows, ego_rows = render_video(spec, split, number)
+        path = folder / "videos" / f"{name}.mp4"
+        write_atomically(path, lambda aside, frames=frames: write_video(aside, frames, spec.frames_per_second))
+        videos.append({"file": path.name, "split": split, "scene": f"{spec.name}/{name}", "frames": len(frames),
+                       "sha256": sha256(path)})  # fmt: skip
+        tracks += [{"video": name, **row} for row in agent_rows]
+        ego += [{"video": name, **row} for row in ego_rows]
+    for kind, rows in (("videos", videos), ("tracks", tracks), ("ego", ego)):  # ego last: its presence means done
+        path = folder / "parts" / f"{_chunk_name(split, start, stop)}-{kind}.parquet"
+        write_atomically(path, lambda aside, rows=rows: pd.DataFrame(rows).to_parquet(aside, index=False))
+
+
+def render_video(spec: WorldSpec, split: str, number: int) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Frames uint8 (T, H, W, 3), track rows and ego rows of one video."""
+    from replaylab.worlds import physics, traffic
+    from replaylab.worlds.stage import Stage
+
+    look_rng = generator(spec.seed, f"{spec.world} {spec.look} look {split}", number)
+    motion_rng = generator(spec.seed, f"{spec.world} {spec.motion} motion {split}", number)
+    times = np.arange(spec.frames) / spec.frames_per_second
+    if spec.world == "traffic":
+        scene = traffic.draw(spec.look, spec.motion, look_rng, motion_rng, times, spec.size_px)
+    elif spec.world == "physics":
+        scene = physics.draw(look_rng, motion_rng, times, spec.size_px)
+    else:
+        raise ValueError(f"world {spec.world!r} is none of traffic, physics")
+    return Stage.shared(spec.size_px).render(scene), _track_rows(scene, spec.size_px), _ego_rows(scene)
+
+
+def _track_rows(scene: Any, size_px: int) -> list[dict[str, Any]]:
+    from replaylab.worlds.stage import boxes_of, eligible, heading_of, placed, visible_shares
+
+    rows = []
+    for frame, (x, y, heading) in enumerate(scene.ego):
+        boxes, depths = boxes_of(scene, frame, size_px)
+        visible = visible_shares(boxes, depths, size_px)
+        counts = eligible(boxes, visible, size_px)
+        for agent in np.flatnonzero(visible > 0):
+            pose = scene.poses[agent, frame]
+            right, ahead, _ = placed((pose[:3, 3] - [x, y, 0])[None], np.zeros(3), -heading)[0]
+            rows.append({
+                "frame": frame, "agent": int(agent), "kind": scene.kinds[agent],
+                **dict(zip(("x0", "y0", "x1", "y1"), boxes[agent], strict=True)),
+                "x_m": right, "y_m": ahead, "heading_rad": heading_of(pose) - heading,
+                "visible": visible[agent], "eligible": bool(counts[agent]),
+            })  # fmt: skip
+    return rows
+
+
+def _ego_rows(scene: Any) -> list[dict[str, Any]]:
+    camera = scene.camera
+    return [
+        {"frame": frame, "x_m": x, "y_m": y, "heading_rad": heading, "field_of_view_deg": camera.field_of_view_deg,
+         "camera_height_m": camera.height_m, "camera_pitch_rad": camera.pitch_rad, "event": scene.event}
+        for frame, (x, y, heading) in enumerate(scene.ego)
+    ]  # fmt: skip
+
+
+def write_video(path: Path, frames: Any, frames_per_second: float) -> None:
+    """Write uint8 frames (T, H, W, 3) as H.264 mp4 (yuv420p, so that every browser plays it); H and W even."""
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream.options = {"crf": str(CRF), "preset": "veryfast", "threads": "1"}
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode())

@@ -1,0 +1,154 @@
+"""Rigid bodies that fall, bounce, collide and roll: panda3d's Bullet, seen by a camera that stands still.
+
+Decision: replay *far* from driving. Nothing here looks or moves like traffic, and because collisions branch, three
+context frames need not determine the future: this world is judged by fidelity only (and by how well it is kept).
+"""
+
+from __future__ import annotations
+
+import colorsys
+from typing import Any
+
+import numpy as np
+
+from replaylab.worlds.stage import (
+    GROUND,
+    SOLID,
+    Camera,
+    Floats,
+    Light,
+    Mesh,
+    Scene,
+    box,
+    join,
+    quads,
+    shows_its_agents,
+    strip,
+)
+
+STEP_S = 1 / 120
+SHAPES = ("box", "ball", "plank")
+
+
+def _paint(rng: np.random.Generator) -> Floats:
+    return np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.2, 1.0), rng.uniform(0.4, 1.0)))
+
+
+def ball(radius: float, colours: Floats, light: Light) -> Mesh:
+    """A sphere of 8 x 6 patches in two alternating colours (2, 3), so that one sees it roll."""
+    turns, rises = np.linspace(0, 2 * np.pi, 9), np.linspace(-np.pi / 2, np.pi / 2, 7)
+    place = np.stack(
+        [np.outer(np.cos(rises), np.cos(turns)), np.outer(np.cos(rises), np.sin(turns)), np.outer(np.sin(rises), np.ones(9))],
+        axis=-1,
+    )
+    corners = np.stack([place[:-1, :-1], place[:-1, 1:], place[1:, 1:], place[1:, :-1]], axis=2).reshape(-1, 4, 3)
+    paint = colours[np.add.outer(np.arange(6) // 2, np.arange(8) // 2).ravel() % 2]
+    return quads(radius * corners, paint[:, None] * light.shade(corners)[..., None])
+
+
+def _body(shape: str, size: float, rng: np.random.Generator, light: Light) -> tuple[Mesh, tuple[float, float, float]]:
+    """A mesh around its centre of mass and its half extents in m."""
+    if shape == "ball":
+        return ball(size, np.stack([_paint(rng), _paint(rng)]), light), (size, size, size)
+    sides = (size, size, size) if shape == "box" else (size * 1.7, size * 0.6, size * 0.6)
+    lower, upper = _paint(rng), _paint(rng)
+    width, length, height = (2 * side for side in sides)
+    halves = [
+        box((0, 0, -height / 2), (width, length, height / 2), lower, light),
+        box((0, 0, 0), (width, length, height / 2), upper, light),
+        box((0, 0, -height / 2), (width * 0.99, length * 0.99, 0.001), lower * 0.6, light),  # the underside
+    ]
+    return join(halves), sides
+
+
+def draw(look_rng: np.random.Generator, motion_rng: np.random.Generator, times: Floats, size_px: int) -> Scene:
+    """A scene at `times` (T,) in s; raises RuntimeError if none of a hundred shows its bodies."""
+    for _ in range(100):
+        scene = _draw_once(look_rng, motion_rng, times)
+        if shows_its_agents(scene, size_px):
+            return scene
+    raise RuntimeError("no physics scene in 100 shows its bodies")
+
+
+def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, times: Floats) -> Scene:
+    light = Light((look_rng.uniform(-1, 1), look_rng.uniform(-1, 0), 1.0), look_rng.uniform(0.4, 0.7), look_rng.uniform(0.3, 0.5))
+    distance = look_rng.uniform(5.5, 8.0)
+    camera = Camera(look_rng.uniform(40, 55), look_rng.uniform(1.6, 3.2), look_rng.uniform(0.15, 0.30))
+    floor, sky = _paint(look_rng) * 0.8, _paint(look_rng)
+    shapes = [str(look_rng.choice(SHAPES)) for _ in range(look_rng.integers(2, 5))]
+    bodies = [_body(shape, look_rng.uniform(0.35, 0.8), look_rng, light) for shape in shapes]
+    cuts = np.arange(-2.0, 40.0, 1.5)
+    tiles = [
+        strip(x, x + 1.5, cuts, np.clip(floor * (1 + look_rng.normal(0, 0.06, (len(cuts) - 1, 1))), 0, 1))
+        for x in np.arange(-21.0, 21.0, 1.5)
+    ]
+    layers: list[tuple[int, Mesh]] = [(GROUND, join(tiles))]
+    if look_rng.uniform() < 0.5:  # a wall to bounce off, behind
+        layers.append((SOLID, box((0, distance + 3.5, 0), (40, 0.5, look_rng.uniform(0.8, 3.0)), _paint(look_rng), light)))
+    shadows = [_round_shadow(max(sides), floor) for _, sides in bodies]
+    return Scene(
+        camera=camera, layers=layers, agents=[mesh for mesh, _ in bodies], shadows=shadows,
+        sky_horizon=np.clip(sky * 0.6 + 0.4, 0, 1), sky_top=sky, fog_m=None, kinds=tuple(shapes), event="bodies",
+        poses=_simulate(shapes, [sides for _, sides in bodies], motion_rng, times, distance, len(layers) > 1),
+        ego=np.zeros((len(times), 3)),
+    )  # fmt: skip
+
+
+def _round_shadow(radius: float, floor: Floats) -> Mesh:
+    turns = np.linspace(0, 2 * np.pi, 9)
+    rim = radius * np.stack([np.cos(turns), np.sin(turns), np.zeros(9)], axis=1)
+    centre = np.zeros((4, 3))
+    corners = np.stack([np.stack([centre[0], rim[i], rim[i + 1], rim[i + 2]]) for i in range(0, 8, 2)])
+    return quads(corners, np.repeat(floor[None] * 0.5, 4, axis=0))
+
+
+def _simulate(
+    shapes: list[str], sides: list[tuple[float, float, float]], rng: np.random.Generator, times: Floats,
+    distance: float, wall: bool,
+) -> Floats:  # fmt: skip
+    """Poses (A, T, 4, 4): thrown in from above and the sides, watched from some moment on."""
+    from panda3d import bullet
+    from panda3d import core as p3
+
+    world = bullet.BulletWorld()
+    world.set_gravity(p3.Vec3(0, 0, -9.81))
+    _still(world, bullet.BulletPlaneShape(p3.Vec3(0, 0, 1), 0), p3.TransformState.make_identity())
+    if wall:
+        _still(world, bullet.BulletBoxShape(p3.Vec3(20, 0.25, 1.5)), p3.TransformState.make_pos(p3.Point3(0, distance + 3.5, 1.5)))
+    nodes = []
+    for number, (shape, half) in enumerate(zip(shapes, sides, strict=True)):
+        node = bullet.BulletRigidBodyNode(f"body {number}")
+        node.add_shape(bullet.BulletSphereShape(half[0]) if shape == "ball" else bullet.BulletBoxShape(p3.Vec3(*half)))
+        node.set_mass(float(np.prod(half)) * 8)
+        node.set_restitution(float(rng.uniform(0.3, 0.9)))
+        node.set_friction(float(rng.uniform(0.3, 0.9)))
+        place = p3.Point3(float(rng.uniform(-2.2, 2.2)), float(distance + rng.uniform(-1.5, 2.0)), float(half[2] + rng.uniform(0.0, 2.2)))
+        turn = p3.Vec3(*map(float, rng.uniform(-180, 180, 3))) if rng.uniform() < 0.6 else p3.Vec3(float(rng.uniform(-180, 180)), 0, 0)
+        node.set_transform(p3.TransformState.make_pos_hpr(place, turn))
+        node.set_linear_velocity(p3.Vec3(*map(float, rng.normal(0, 1.6, 2)), float(rng.uniform(-1, 2))))
+        node.set_angular_velocity(p3.Vec3(*map(float, rng.normal(0, 2.0, 3))))
+        node.set_deactivation_enabled(False)
+        world.attach(node)
+        nodes.append(node)
+    poses = np.zeros((len(nodes), len(times), 4, 4))
+    clock = 0
+    for frame, time in enumerate(times):
+        while clock < round(float(time) / STEP_S):
+            world.do_physics(STEP_S, 0)
+            clock += 1
+        for agent, node in enumerate(nodes):
+            matrix: Any = node.get_transform().get_mat()
+            poses[agent, frame] = np.array([[matrix.get_cell(row, column) for row in range(4)] for column in range(4)])
+    return poses
+
+
+def _still(world: Any, shape: Any, transform: Any) -> None:
+    from panda3d import bullet
+
+    node = bullet.BulletRigidBodyNode("still")
+    node.add_shape(shape)
+    node.set_restitution(0.7)
+    node.set_transform(transform)
+    world.attach(node)
+
+

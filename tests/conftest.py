@@ -1,0 +1,82 @@
+"""What every test can ask for: slow tests on demand, optional parts, a fresh clone, a built book."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SLOW = os.environ.get("SLOW", "") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked slow, unless SLOW=1."""
+    if SLOW:
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow; SLOW=1 runs it"))
+
+
+def require_or_skip(there: bool, what: str) -> None:
+    """An optional part that is missing: skip and say which; with SLOW=1 everything is required, so fail."""
+    if there:
+        return
+    if SLOW:
+        pytest.fail(f"SLOW=1 requires everything optional, and this is missing: {what}")
+    pytest.skip(f"missing: {what}")
+
+
+def run(command: str | list[str], folder: Path, timeout_seconds: int = 300) -> str:
+    """What `command` wrote (both streams), run in `folder` with this Python's environment on the path.
+
+    A string goes through bash. Fails with the whole output if the exit status is not 0.
+    """
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)
+    if not (folder / ".venv").exists():
+        # The package of this folder, not the one that is installed beside this Python.
+        environment["PYTHONPATH"] = str(folder)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command] if isinstance(command, str) else command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout_seconds,
+    )
+    if done.returncode != 0:
+        pytest.fail(f"{command!r} in {folder} ended with {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+def tracked_files() -> list[Path]:
+    """The files of the repository, relative to its root: those in git and those that would be."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
+    return [Path(name) for name in names if name and os.path.lexists(ROOT / name)]
+
+
+def copy_of_the_tree(folder: Path) -> Path:
+    """What somebody who clones the repository would get, uncommitted work included, committed in `folder`."""
+    for name in tracked_files():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
+    for verb in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "clone"]):
+        subprocess.run([*git, *verb], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The HTML folder of the whole book, built strictly, with one executed copy (preset smoke) under Your runs."""
+    clone = copy_of_the_tree(tmp_path_factory.mktemp("book"))
+    run("papermill book/03_replay_sweep.ipynb book/runs/smoke.ipynb -p preset smoke", clone, 600)
+    run("jupyter-book build book -W -n --keep-going", clone, 600)
+    return clone / "book" / "_build" / "html"

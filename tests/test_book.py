@@ -1,0 +1,170 @@
+"""Is the book whole: what it is made of is in git and clean, and it builds without a warning?"""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from conftest import ROOT, run, tracked_files
+
+BOOK = ROOT / "book"
+
+
+def notebooks() -> list[Path]:
+    return [ROOT / name for name in tracked_files() if name.suffix == ".ipynb"]
+
+
+def toc_entries() -> list[dict[str, str]]:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    return [{"file": toc["root"]}, *(entry for part in toc["parts"] for entry in part["chapters"])]
+
+
+@pytest.mark.parametrize("name", ["_config.yml", "_toc.yml"])
+def test_the_book_reads_the_two_files_at_the_top(name: str) -> None:
+    link = BOOK / name
+    assert link.is_symlink()
+    assert str(link.readlink()) == f"../{name}"
+
+
+def test_every_page_in_the_contents_is_in_git() -> None:
+    pages = {name.relative_to("book").with_suffix("") for name in tracked_files() if name.parts[0] == "book"}
+    for entry in toc_entries():
+        if "glob" in entry:
+            assert any(page.match(entry["glob"]) for page in pages), f"nothing tracked fits {entry['glob']}"
+        else:
+            assert Path(entry["file"]) in pages, f"no page {entry['file']}"
+
+
+def test_only_the_page_that_explains_the_folder_is_tracked_in_runs() -> None:
+    assert [name for name in tracked_files() if name.is_relative_to("book/runs")] == [
+        Path("book/runs/README.md")
+    ]
+
+
+def test_there_is_a_notebook() -> None:
+    assert BOOK / "03_replay_sweep.ipynb" in notebooks()
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.name)
+def test_notebooks_in_git_carry_nothing_that_a_run_left(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert "papermill" not in notebook.metadata
+    for cell in notebook.cells:
+        assert not cell.get("outputs"), "outputs in git"
+        assert cell.get("execution_count") is None, "an execution count in git"
+        assert "papermill" not in cell.metadata
+        assert "execution" not in cell.metadata
+        assert "injected-parameters" not in cell.metadata.get("tags", []), "a cell that papermill injected"
+
+
+def test_the_index_names_every_claim_and_says_what_is_not_known() -> None:
+    index = (BOOK / "index.md").read_text()
+    for claim in range(1, 8):
+        assert f"| C{claim} |" in index
+    said = " ".join(index.split())
+    assert (
+        "All that this project holds of the paper is its abstract and the first lines of its introduction"
+        in said
+    )
+    assert "a claim that does not hold here is reported as not holding" in said
+
+
+def test_every_source_is_cited_and_every_citation_has_a_source() -> None:
+    sources = set(re.findall(r"^@\w+\{([^,]+),", (BOOK / "references.bib").read_text(), re.MULTILINE))
+    texts = [path.read_text() for path in [*BOOK.glob("*.md"), *notebooks()]]
+    cited = {
+        key
+        for text in texts
+        for keys in re.findall(r"\{cite:\w+\}`([^`]+)`", text)
+        for key in keys.split(",")
+    }
+    assert {key.strip() for key in cited} == sources
+
+
+class Page(HTMLParser):
+    """The addresses a page fetches, its images, its links, and the text a reader sees."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "img":
+            self.images.append(values)
+        if tag in ("img", "script", "iframe", "source", "video") and values.get("src"):
+            self.fetched.append(str(values["src"]))
+        if tag == "link" and values.get("rel") in ("stylesheet", "preload", "icon", "shortcut icon"):
+            self.fetched.append(str(values["href"]))
+        if tag == "a" and values.get("href"):
+            self.links.append(str(values["href"]))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def pages(html: Path) -> dict[str, Page]:
+    found = [path for path in html.rglob("*.html") if "_static" not in path.parts]
+    return {path.relative_to(html).as_posix(): Page(path) for path in found}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_book_builds_strictly_and_lists_every_page(built_book: Path) -> None:
+    built = pages(built_book)
+    assert {"index.html", "03_replay_sweep.html", "references.html", "runs/README.html"} <= set(built)
+    for name in ("03_replay_sweep.html", "runs/smoke.html", "references.html"):
+        assert name in built["index.html"].links, f"the sidebar does not list {name}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_run_that_is_new_is_listed_on_every_page_under_its_own_name(
+    built_book: Path, tmp_path: Path
+) -> None:
+    book = tmp_path / "book"
+    shutil.copytree(built_book.parents[1], book, symlinks=True)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy2(ROOT / name, tmp_path / name)
+    shutil.copy2(book / "runs" / "smoke.ipynb", book / "runs" / "another.ipynb")
+    run("jupyter-book build book -W -n --keep-going", tmp_path, 600)
+    for name, page in pages(book / "_build" / "html").items():
+        if name not in ("genindex.html", "search.html"):
+            assert "(another)" in page.text, f"{name} does not list the new run"
+            assert "(smoke)" in page.text, f"{name} does not list the old run"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_an_executed_copy_stands_under_your_runs_with_its_figures(built_book: Path) -> None:
+    page = pages(built_book)["runs/smoke.html"]
+    figures = [image for image in page.images if "_images" in str(image.get("src"))]
+    assert figures, "the executed copy shows no figure"
+    assert "Traceback" not in page.text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_pages_fetch_nothing_from_another_host_and_link_to_nothing_missing(built_book: Path) -> None:
+    for name, page in pages(built_book).items():
+        outside = [address for address in page.fetched if re.match(r"(https?:)?//", address)]
+        assert not outside, f"{name} fetches {outside}"
+        for link in page.links:
+            target = link.split("#")[0].split("?")[0]
+            if target and not re.match(r"[a-z]+:", target):
+                assert (built_book / name).parent.joinpath(target).exists(), f"{name} links to {link}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_progress_lines_stay_off_the_pages(built_book: Path) -> None:
+    for path in built_book.rglob("*.html"):
+        assert "output stderr" not in path.read_text(), path.name

@@ -1,0 +1,115 @@
+"""Does the built book work in a browser: every page, on a desk and on a phone, by day and by night?"""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import require_or_skip
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SIZES = {"desk": (1280, 900), "phone": (390, 844)}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    require_or_skip(importlib.util.find_spec("playwright") is not None, "the package playwright (make setup)")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    require_or_skip(chromium is not None, "chromium (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+def complaints(page: "Page") -> list[str]:
+    """A list that fills with whatever goes wrong in `page`: console errors, exceptions, requests that fail or leave."""
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    page.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith(("file:", "data:", "blob:"))
+            else wrong.append(f"outside: {request.url}")
+        ),
+    )
+    return wrong
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_every_page_opens_without_a_complaint(
+    built_book: Path, browser: "Browser", size: str, scheme: str
+) -> None:
+    width, height = SIZES[size]
+    pages = [path for path in sorted(built_book.rglob("*.html")) if "_static" not in path.parts]
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    wrong = complaints(page)
+    for path in pages:
+        page.goto(path.as_uri(), wait_until="load")
+        page.wait_for_timeout(200)
+        where = f"{path.relative_to(built_book)}, {size}, {scheme}"
+        assert not wrong, f"{where}: {wrong}"
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme, where
+        # Content wider than the window makes a phone scroll sideways.
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, (
+            f"{where}: wider than the window"
+        )
+        assert page.locator(".bd-header:visible").count() == 0, f"{where}: the second search bar"
+        for image in page.locator(".bd-article img").all():
+            alt = (image.get_attribute("alt") or "").strip()
+            # Without an alt of its own (a cell's metadata: mystnb, image, alt) a figure gets its file's name.
+            assert alt and "_images/" not in alt, f"{where}: no alt text: {image.get_attribute('src')}"
+            assert image.evaluate("image => image.naturalWidth") > 0, f"{where}: an image that does not load"
+    context.close()
+
+
+def test_figures_keep_their_colours_at_night(built_book: Path, browser: "Browser") -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto((built_book / "runs" / "smoke.html").as_uri(), wait_until="load")
+    figures = page.locator(".bd-article .cell_output img").all()
+    assert figures
+    for figure in figures:
+        style = figure.evaluate(
+            "image => [getComputedStyle(image).filter, getComputedStyle(image).backgroundColor]"
+        )
+        assert style == ["none", "rgb(255, 255, 255)"]
+    context.close()
+
+
+def test_a_phone_opens_the_sidebar_and_the_contents_of_the_page(built_book: Path, browser: "Browser") -> None:
+    width, height = SIZES["phone"]
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page = context.new_page()
+    for button, shown in (
+        (".primary-toggle", "The replay sweep"),
+        (".secondary-toggle", "How to read a result"),
+    ):
+        page.goto((built_book / "index.html").as_uri(), wait_until="load")
+        page.locator(f"{button}:visible").click()
+        page.locator("dialog[open]").get_by_text(shown, exact=True).first.wait_for(
+            state="visible", timeout=5000
+        )
+    context.close()

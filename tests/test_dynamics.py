@@ -1,0 +1,249 @@
+"""Properties of the agents' errors: what holds for any boxes, and a reference that tries every matching."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random as randomness
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replaylab import dynamics
+
+CAP = 10.0
+
+
+Scene = tuple[np.ndarray, np.ndarray, np.ndarray]
+Frames = list[np.ndarray]
+
+
+def grid_clip(
+    rng: np.random.Generator, n_frames: int = 5, n_agents: int = 3, apart: float = 40.0
+) -> tuple[Frames, Frames, Frames]:
+    """Agents on a line, `apart` px from each other, the same in every frame but for a jitter of 1 px."""
+    boxes = []
+    for _ in range(n_frames):
+        centre = np.stack([np.arange(n_agents) * apart, np.full(n_agents, 30.0)], 1)
+        centre += rng.uniform(-1, 1, (n_agents, 2))
+        half = rng.uniform(3, 8, (n_agents, 2))
+        boxes.append(np.concatenate([centre - half, centre + half], 1))
+    agents = [np.arange(n_agents) for _ in range(n_frames)]
+    eligible = [np.ones(n_agents, dtype=bool) for _ in range(n_frames)]
+    return boxes, agents, eligible
+
+
+def boxes_at(points: Any) -> np.ndarray:
+    centre = np.asarray(points, dtype=float).reshape(-1, 2)
+    return np.concatenate([centre - 4, centre + 4], 1)
+
+
+@st.composite
+def scenes(draw: Callable[..., Any], max_agents: int = 4, max_found: int = 4) -> Scene:
+    """One frame: centres of true agents, which of them count, centres of found boxes; close enough to
+    compete.
+    """
+    seed = draw(st.integers(0, 2**32 - 1))
+    n, k = draw(st.integers(0, max_agents)), draw(st.integers(0, max_found))
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0, 25, (n, 2)), rng.random(n) < 0.7, rng.uniform(0, 25, (k, 2))
+
+
+def measure(truth: Any, eligible: np.ndarray, found: Any) -> dynamics.ClipDynamics:
+    return dynamics.clip_dynamics(
+        [boxes_at(truth)], [np.arange(len(truth))], [eligible], [boxes_at(found)], miss_cap_px=CAP
+    )
+
+
+def lowest_cost(truth: np.ndarray, found: np.ndarray, cap: float) -> float:
+    """Every way to give each true agent a different found box or none; the lowest summed cost."""
+    best = math.inf
+    options: list[int | None] = [*range(len(found)), *[None] * len(truth)]
+    for choice in set(itertools.permutations(options, len(truth))):
+        cost = 0.0
+        for agent, box in enumerate(choice):
+            cost += cap if box is None else min(cap, float(np.linalg.norm(truth[agent] - found[box])))
+        best = min(best, cost)
+    return best
+
+
+def test_perfect_detections_have_no_error() -> None:
+    boxes, agents, eligible = grid_clip(np.random.default_rng(0))
+    result = dynamics.clip_dynamics(boxes, agents, eligible, boxes, miss_cap_px=CAP)
+    assert (result.ade_px, result.fde_px, result.ade_matched_px) == (0, 0, 0)
+    assert (result.recall, result.false_positives) == (1, 0)
+    assert (result.n, result.n_last, result.n_matched, result.n_frames) == (15, 3, 15, 5)
+
+
+@given(distance=st.floats(0, 9.9), angle=st.floats(0, 6.3), seed=st.integers(0, 1000))
+def test_shifting_every_box_by_d_gives_an_error_of_d(distance: float, angle: float, seed: int) -> None:
+    boxes, agents, eligible = grid_clip(np.random.default_rng(seed))
+    shift = distance * np.array([math.cos(angle), math.sin(angle)] * 2)
+    result = dynamics.clip_dynamics(boxes, agents, eligible, [b + shift for b in boxes], miss_cap_px=CAP)
+    assert result.ade_px == pytest.approx(distance, abs=1e-9)
+    assert result.fde_px == pytest.approx(distance, abs=1e-9)
+    assert result.ade_matched_px == pytest.approx(distance, abs=1e-9)
+    assert (result.recall, result.false_positives) == (1, 0)
+
+
+def test_the_last_frame_alone_makes_fde() -> None:
+    boxes, agents, eligible = grid_clip(np.random.default_rng(1))
+    found = [b + 2.0 * t for t, b in enumerate(boxes[:4])] + [boxes[4] + np.array([3, 4, 3, 4])]
+    result = dynamics.clip_dynamics(boxes, agents, eligible, found, miss_cap_px=100)
+    assert result.fde_px == pytest.approx(5)
+    assert result.ade_px == pytest.approx(
+        np.mean([0, 2 * math.sqrt(2), 4 * math.sqrt(2), 6 * math.sqrt(2), 5])
+    )
+
+
+@pytest.mark.parametrize("far", [CAP, CAP + 0.1, 1000.0])
+def test_a_box_at_the_cap_or_beyond_is_a_miss_and_a_false_positive(far: float) -> None:
+    result = measure([[0, 0]], np.array([True]), [[far, 0]])
+    assert (result.ade_px, result.recall, result.false_positives) == (CAP, 0, 1)
+    assert math.isnan(result.ade_matched_px) and result.n_matched == 0
+
+
+def test_an_agent_lost_in_all_frames_costs_the_cap_and_is_not_in_the_matched_error() -> None:
+    boxes, agents, eligible = grid_clip(np.random.default_rng(2))
+    result = dynamics.clip_dynamics(boxes, agents, eligible, [b[1:] for b in boxes], miss_cap_px=CAP)
+    assert result.ade_px == pytest.approx(CAP / 3)
+    assert result.ade_matched_px == 0
+    assert result.recall == pytest.approx(2 / 3)
+
+
+@given(scenes())
+@settings(max_examples=200, deadline=None)
+def test_agrees_with_trying_every_matching(scene: Scene) -> None:
+    truth, eligible, found = scene
+    result = measure(truth, eligible, found)
+    assert result.n == eligible.sum()
+    if result.n:
+        assert result.ade_px * result.n == pytest.approx(lowest_cost(truth[eligible], found, CAP))
+        parts = result.n_matched * (result.ade_matched_px if result.n_matched else 0) + CAP * (
+            result.n - result.n_matched
+        )
+        assert parts == pytest.approx(result.ade_px * result.n)
+        assert result.recall == pytest.approx(result.n_matched / result.n)
+
+
+@given(scenes())
+@settings(max_examples=200, deadline=None)
+def test_a_detection_taken_away_never_lowers_the_error(scene: Scene) -> None:
+    truth, eligible, found = scene
+    whole = measure(truth, eligible, found)
+    for i in range(len(found)):
+        less = measure(truth, eligible, np.delete(found, i, axis=0))
+        assert whole.n == less.n
+        if whole.n:
+            assert less.ade_px >= whole.ade_px - 1e-12
+
+
+@given(scenes(), st.randoms())
+@settings(max_examples=200, deadline=None)
+def test_the_order_of_agents_and_detections_does_not_matter(scene: Scene, random: randomness.Random) -> None:
+    truth, eligible, found = scene
+    order, rows = list(range(len(found))), list(range(len(truth)))
+    random.shuffle(order)
+    random.shuffle(rows)
+    a, b = measure(truth, eligible, found), measure(truth[rows], eligible[rows], found[order])
+    np.testing.assert_allclose(
+        [a.ade_px, a.fde_px, a.ade_matched_px, a.recall, a.false_positives],
+        [b.ade_px, b.fde_px, b.ade_matched_px, b.recall, b.false_positives],
+    )
+
+
+@given(scenes())
+@settings(max_examples=200, deadline=None)
+def test_every_detection_is_a_match_absorbed_or_a_false_positive(scene: Scene) -> None:
+    truth, eligible, found = scene
+    result = measure(truth, eligible, found)
+    left = len(found) - result.n_matched
+    assert 0 <= result.false_positives <= left
+    assert result.false_positives >= left - (~eligible).sum()
+
+
+def test_an_ignored_agent_absorbs_one_detection_without_reward_or_penalty() -> None:
+    truth, eligible = [[0, 0], [50, 0]], np.array([True, False])
+    without, one, two = (measure(truth, eligible, [[1, 0]] + [[50, 0]] * extra) for extra in (0, 1, 2))
+    assert without == one
+    assert (two.ade_px, two.recall, two.false_positives) == (1, 1, 1)
+
+
+def test_an_ignored_agent_cut_off_by_the_edge_absorbs_a_detection_of_its_visible_part() -> None:
+    bus, visible_part, elsewhere = [[-80.0, 0, 10, 60]], [[0.0, 5, 10, 55]], [[12.0, 5, 22, 55]]
+    assert dynamics.absorbed(bus, visible_part, CAP) == 1
+    assert dynamics.absorbed(bus, elsewhere, CAP) == 0
+    assert dynamics.absorbed(bus, visible_part + visible_part, CAP) == 1
+    assert dynamics.absorbed([], visible_part, CAP) == dynamics.absorbed(bus, [], CAP) == 0
+
+
+def test_two_ignored_agents_absorb_two_detections_even_where_the_nearer_choice_would_leave_one() -> None:
+    ignored = boxes_at([[0, 0], [9, 0]])
+    # Both agents could take the detection at 4.5, only the second the one at 18.5.
+    assert dynamics.absorbed(ignored, boxes_at([[4.5, 0], [18.5, 0]]), CAP) == 2
+
+
+def test_an_agent_counts_in_the_frames_where_it_is_eligible() -> None:
+    boxes, agents, _ = grid_clip(np.random.default_rng(3), n_frames=2, n_agents=2)
+    eligible = [np.array([True, False]), np.array([False, False])]
+    errors = dynamics.agent_errors(boxes, agents, eligible, [b + 1 for b in boxes], miss_cap_px=CAP)
+    assert (errors.frame.tolist(), errors.agent.tolist(), errors.matched.tolist()) == ([0], [0], [True])
+    result = dynamics.clip_dynamics(boxes, agents, eligible, boxes, miss_cap_px=CAP)
+    assert (result.ade_px, result.n, result.n_last) == (0, 1, 0)
+    assert math.isnan(result.fde_px)
+
+
+def test_a_clip_without_eligible_agents_has_no_error_rather_than_zero() -> None:
+    result = measure(np.zeros((0, 2)), np.zeros(0, dtype=bool), [[5, 5]])
+    assert all(math.isnan(v) for v in (result.ade_px, result.fde_px, result.ade_matched_px, result.recall))
+    assert (result.n, result.n_last, result.n_matched, result.false_positives) == (0, 0, 0, 1)
+
+
+def test_eligible_means_tall_and_visible_enough() -> None:
+    boxes: list[list[float]] = [[0, 0, 2, 6], [0, 0, 20, 5.9], [0, 0, 20, 20], [0, 0, 20, 20]]
+    assert dynamics.is_eligible(boxes, [1, 1, 0.5, 0.49]).tolist() == [True, False, True, False]
+    with pytest.raises(ValueError, match="visible"):
+        dynamics.is_eligible(boxes, [1, 1, 1, 1.2])
+    with pytest.raises(ValueError, match="visible"):
+        dynamics.is_eligible(boxes, [1, 1])
+
+
+BOX = np.array([[0.0, 0, 8, 8]])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"true_boxes": [BOX, BOX[:, :3]]}, ValueError, r"true_boxes\[1\]: shape \(1, 3\)"),
+        ({"true_boxes": [BOX, BOX * np.nan]}, ValueError, r"true_boxes\[1\]: holds NaN"),
+        ({"true_boxes": [BOX[:, [2, 1, 0, 3]], BOX]}, ValueError, r"true_boxes\[0\].*x1 < x0"),
+        ({"true_boxes": []}, ValueError, "true_boxes: no frames"),
+        ({"found": [BOX, np.full((1, 5), np.inf)]}, ValueError, r"found\[1\]: holds NaN"),
+        ({"found": [np.zeros(4), BOX]}, ValueError, r"found\[0\]: shape \(4,\)"),
+        ({"found": [BOX]}, ValueError, "found: 1 frames"),
+        ({"agents": [[0], [0, 1]]}, ValueError, r"agents\[1\]: shape"),
+        ({"agents": [[0], [0.5]]}, TypeError, r"agents\[1\].*integer"),
+        ({"eligible": [[True], [1]]}, TypeError, r"eligible\[1\].*True or False"),
+        ({"eligible": [[True], [True, False]]}, ValueError, r"eligible\[1\]: shape"),
+        ({"miss_cap_px": 0}, ValueError, "miss_cap_px"),
+        ({"miss_cap_px": float("nan")}, ValueError, "miss_cap_px"),
+    ],
+)
+def test_bad_arguments_are_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = {
+        "true_boxes": [BOX, BOX],
+        "agents": [[0], [0]],
+        "eligible": [[True], [True]],
+        "found": [BOX, BOX],
+    }
+    with pytest.raises(error, match=message):
+        dynamics.clip_dynamics(**({"miss_cap_px": CAP} | arguments | change))
+
+
+def test_an_agent_twice_in_a_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"agents\[0\].*twice"):
+        dynamics.clip_dynamics([np.concatenate([BOX, BOX])], [[3, 3]], [[True, True]], [BOX], miss_cap_px=CAP)

@@ -1,0 +1,423 @@
+"""Figures, tables and sentences show the numbers that plain pandas finds, and never without their floors."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from scipy import stats
+
+from replaylab import figures
+
+FRACTIONS, STEPS, CLIPS = (0.0, 0.25, 0.5), (50, 200), 5
+DOMAINS = ("driving", "driving-eventful", "near")
+PER_CLIP = ("ade_px", "fde_px", "ade_matched_px", "recall", "false_positives", "psnr_db")
+OF_A_SET = ("effnet_fd", "effnet_kd")
+FLOORS = ("real", "autoencoder", "copy-last-frame")
+
+
+def rows_of(
+    seeds: tuple[int, ...], replay: str = "near", fractions: tuple[float, ...] = FRACTIONS
+) -> pd.DataFrame:
+    """A sweep of random numbers in the shape the library gives: nothing in it favours any claim."""
+    random = np.random.default_rng(7)
+    models: list[tuple[str, str, str, float, int, int]] = [(m, m, "", np.nan, -1, -1) for m in FLOORS]
+    models.append(("base", "base", "", np.nan, -1, 0))
+    for fraction in fractions:
+        for seed in seeds:
+            kind = replay if fraction else ""
+            run = f"run{kind}{fraction}-{seed}"
+            models += [(run, "fine-tuned", kind, fraction, seed, step) for step in STEPS]
+    rows: list[tuple[Any, ...]] = []
+    for model in models:
+        for domain in DOMAINS:
+            for measure in PER_CLIP:
+                if (measure, model[1]) == ("psnr_db", "real"):
+                    continue
+                rows += [
+                    (*model, domain, "dev", f"v{clip}", 0, str(clip), measure, random.uniform(0.1, 0.9), 9)
+                    for clip in range(CLIPS)
+                ]
+            rows += [
+                (*model, domain, "dev", "", -1, "", m, random.uniform(0.01, 0.1), 5 * CLIPS) for m in OF_A_SET
+            ]
+    columns = "run model replay replay_fraction seed step domain split video start scene measure value n"
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def runs_of(rows: pd.DataFrame, missing: int = 0) -> pd.DataFrame:
+    """The status of the runs in `rows`, and of some that are not."""
+    done = rows[rows["model"] == "fine-tuned"].drop_duplicates("run")
+    done = done[["run", "replay", "replay_fraction", "seed"]].assign(
+        state="done",
+        trained_now=True,
+        seconds=12.3,
+        realised_replay_fraction=done["replay_fraction"],
+        reason="",
+    )
+    lost = pd.DataFrame(
+        {"run": f"lost{i}", "replay": "near", "replay_fraction": 0.1, "seed": i, "state": "failed",
+         "trained_now": False, "seconds": np.nan, "realised_replay_fraction": np.nan, "reason": "out of memory"}
+        for i in range(missing)
+    )  # fmt: skip
+    return pd.concat([done, lost], ignore_index=True) if missing else done.reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return rows_of((0, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def of_one_seed() -> pd.DataFrame:
+    return rows_of((0,))
+
+
+def plain(
+    rows: pd.DataFrame, model: str, fraction: float, step: int, measure: str, domain: str
+) -> list[float]:
+    """The value of every seed, the plain way: one filter, one mean over clips."""
+    one = rows[(rows["model"] == model) & (rows["step"] == step)]
+    one = one[(one["measure"] == measure) & (one["domain"] == domain)]
+    if model == "fine-tuned":
+        one = one[one["replay_fraction"] == fraction]
+    return [float(one.loc[one["run"] == run, "value"].mean()) for run in dict.fromkeys(one["run"])]
+
+
+# Numbers
+
+
+def test_an_arm_is_the_mean_over_seeds_of_the_mean_over_clips_with_a_t_interval(rows: pd.DataFrame) -> None:
+    arms = figures.per_arm(rows)
+    for fraction in FRACTIONS:
+        for measure in ("ade_px", "effnet_kd"):
+            values = plain(rows, "fine-tuned", fraction, 200, measure, "near")
+            low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+            here = arms[(arms["replay_fraction"] == fraction) & (arms["step"] == 200)]
+            here = here[(here["measure"] == measure) & (here["domain"] == "near")]
+            np.testing.assert_allclose(
+                here[["value", "low", "high"]].to_numpy(), [[np.mean(values), low, high]]
+            )
+            assert here["seeds"].tolist() == [3]
+
+
+def test_clips_count_alike_whatever_seed_has_more_of_them(rows: pd.DataFrame) -> None:
+    """A clip without agents has no ADE; the mean over seeds must not tilt to the seed with more clips."""
+    holes = rows.copy()
+    gone = (holes["run"] == "run0.0-0") & (holes["measure"] == "ade_px") & (holes["video"] != "v0")
+    holes.loc[gone, "value"] = np.nan
+    arms = figures.last_step(figures.per_arm(holes))
+    values = plain(holes, "fine-tuned", 0.0, 200, "ade_px", "driving")
+    assert figures._value(arms, "replay 0 %", "ade_px", "driving") == pytest.approx(np.mean(values))
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_fewer_than_three_seeds_have_no_interval(seeds: tuple[int, ...]) -> None:
+    assert figures.per_arm(rows_of(seeds))[["low", "high"]].isna().all(axis=None)
+
+
+def test_runs_without_replay_are_one_arm_whatever_is_not_replayed() -> None:
+    both = pd.concat([rows_of((0,), "near"), rows_of((1,), "far").query("model == 'fine-tuned'")])
+    both.loc[both["run"] == "run0.0-1", "replay"] = "far"
+    arms = figures._tuned_arms(figures.per_arm(both))
+    assert sorted(arms) == sorted(
+        ["replay 0 %", "near replay 25 %", "near replay 50 %", "far replay 25 %", "far replay 50 %"]
+    )
+    assert figures._chains(figures.last_step(figures.per_arm(both))) == [
+        ["replay 0 %", "far replay 25 %", "far replay 50 %"],
+        ["replay 0 %", "near replay 25 %", "near replay 50 %"],
+    ]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("missing", [*FLOORS, "base"])
+def test_rows_without_a_reference_are_refused(rows: pd.DataFrame, missing: str) -> None:
+    runs = runs_of(rows)
+    without = rows[~((rows["model"] == missing) & (rows["measure"] == "ade_px") & (rows["domain"] == "near"))]
+    for show in (figures.measures_table, figures.headline, figures.found):
+        with pytest.raises(ValueError, match=f"ade_px in domain near without its references {missing}"):
+            show(without)
+    for draw in (figures.tradeoff, figures.over_fractions, figures.over_steps):
+        with pytest.raises(ValueError, match="without its references"):
+            draw(without, runs)
+
+
+def test_rows_of_two_splits_are_refused(rows: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match=r"2 splits \(dev, test\)"):
+        figures.per_run(pd.concat([rows, rows.assign(split="test")]))
+
+
+def test_runs_of_different_lengths_are_refused(rows: pd.DataFrame) -> None:
+    cut = rows[~((rows["run"] == "runnear0.5-1") & (rows["step"] == 200))]
+    with pytest.raises(ValueError, match="different steps"):
+        figures.per_run(cut)
+
+
+def test_no_rows_at_all_say_so(rows: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="holds neither a finished run nor the references"):
+        figures.standing("quick", rows.iloc[:0], runs_of(rows).iloc[:0])
+
+
+# Tables
+
+
+def test_the_table_begins_with_the_floors_and_agrees_with_plain_pandas(rows: pd.DataFrame) -> None:
+    table = figures.measures_table(rows).data
+    arms = ["real", "autoencoder", "copy last frame", "base", "replay 0 %", "replay 25 %", "replay 50 %"]
+    names = ["ordinary driving", "eventful driving", "other looks, free motion"]
+    assert list(table.index) == [(domain, arm) for domain in names for arm in arms]
+    for domain, name in zip(DOMAINS, names, strict=True):
+        for model, arm, step in [
+            ("real", "real", -1),
+            ("base", "base", 0),
+            ("fine-tuned", "replay 25 %", 200),
+        ]:
+            for measure, column in [
+                ("ade_px", "ADE (px)"),
+                ("effnet_kd", "EffNet-KD"),
+                ("recall", "recall (share)"),
+            ]:
+                values = plain(rows, model, 0.25, step, measure, domain)
+                assert table.loc[(name, arm), column] == pytest.approx(np.mean(values))
+    counts = table[["seeds", "clips", "agent-frames", "frames"]]
+    assert counts.loc[("ordinary driving", "replay 0 %")].tolist() == [3, CLIPS, 9 * CLIPS, 5 * CLIPS]
+    assert counts.loc[("ordinary driving", "real")].tolist() == [1, CLIPS, 9 * CLIPS, 5 * CLIPS]
+
+
+def test_the_infinite_psnr_of_real_frames_is_shown_as_such(of_one_seed: pd.DataFrame) -> None:
+    real = of_one_seed[(of_one_seed["model"] == "autoencoder") & (of_one_seed["measure"] == "psnr_db")]
+    rows = pd.concat([of_one_seed, real.assign(run="real", model="real", value=np.inf)])
+    assert figures.measures_table(rows).to_html().count("∞") == len(DOMAINS)
+
+
+def test_the_same_table_makes_the_same_page(rows: pd.DataFrame) -> None:
+    assert figures.measures_table(rows).to_html() == figures.measures_table(rows).to_html()
+
+
+def test_runs_that_are_not_there_are_lines_with_their_reason(rows: pd.DataFrame) -> None:
+    page = figures.status_table(runs_of(rows, missing=2)).to_html()
+    assert page.count("out of memory") == 2 and page.count("done") == 9 and "nan" not in page.lower()
+
+
+# Sentences
+
+
+def with_values(rows: pd.DataFrame, base: float, none: float, most: float) -> pd.DataFrame:
+    """`rows` with one number for all measures of the base, of no replay and of the most replay."""
+    rows = rows.copy()
+    rows.loc[rows["model"] == "base", "value"] = base
+    rows.loc[rows["replay_fraction"] == 0, "value"] = none
+    rows.loc[rows["replay_fraction"] == 0.5, "value"] = most
+    return rows
+
+
+@settings(max_examples=20, deadline=None)
+@given(some.tuples(*3 * [some.integers(100, 999)]))
+def test_direction_words_follow_the_numbers(numbers: tuple[int, int, int]) -> None:
+    base, none, most = (number / 100 for number in numbers)
+    said = figures.headline(with_values(ONE_SEED, base, none, most))
+    first, second = said.split("; with 50 % replay")
+    for part, after in ((first, none), (second, most)):
+        words = {-1: "falls from {} to {}{} (better)", 0: "stays at {}{}", 1: "rises from {} to {}{} (worse)"}
+        for what, unit in (("EffNet-KD on ordinary driving", ""), ("ADE on eventful driving", " px")):
+            numbers_said = [f"{base:.2f}", f"{after:.2f}"] if base != after else [f"{base:.2f}"]
+            assert f"{what} {words[int(np.sign(after - base))].format(*numbers_said, unit)}" in part
+        assert "1 seed: no interval" in part
+
+
+ONE_SEED = rows_of((0,))
+
+
+def test_an_interval_that_holds_the_base_is_neither_better_nor_worse(rows: pd.DataFrame) -> None:
+    arms = figures.last_step(figures.per_arm(rows))
+    arm = arms[(arms["arm"] == "replay 0 %") & (arms["measure"] == "ade_px")]
+    low, high = arm.loc[arm["domain"] == "driving-eventful", ["low", "high"]].to_numpy()[0]
+    inside, outside = rows.copy(), rows.copy()
+    inside.loc[inside["model"] == "base", "value"] = low + 0.9 * (high - low)
+    outside.loc[outside["model"] == "base", "value"] = high + 1
+    for changed, words in ((inside, "holds the base's value"), (outside, "(better; 95 % interval")):
+        without_replay = figures.headline(changed).split("; with 50 %")[0]
+        assert words in without_replay.split(" and ADE on eventful driving ")[1]
+
+
+def test_an_arm_no_better_than_copying_is_named(of_one_seed: pd.DataFrame) -> None:
+    rows = with_values(of_one_seed, base=2.0, none=5.0, most=1.0)
+    rows.loc[rows["model"] == "copy-last-frame", "value"] = 5.0
+    for line in figures.found(rows).splitlines()[2:]:
+        assert line.endswith("No better than copying: replay 0 %.")
+
+
+def test_a_sweep_without_a_finished_run_claims_nothing(of_one_seed: pd.DataFrame) -> None:
+    references = of_one_seed[of_one_seed["model"] != "fine-tuned"]
+    assert "No run of this sweep is finished" in figures.headline(references)
+
+
+def test_standing_says_how_far_to_trust(rows: pd.DataFrame, of_one_seed: pd.DataFrame) -> None:
+    def said(rows: pd.DataFrame, missing: int = 0) -> str:
+        return figures.standing("quick", rows, runs_of(rows, missing))
+
+    assert "9 runs, all of them finished" in said(rows)
+    assert "exploratory" in said(rows) and "exploratory" in said(of_one_seed.assign(split="test"))
+    assert "exploratory" not in said(rows.assign(split="test"))
+    assert "11 runs, **9 of them finished" in said(rows, missing=2)
+
+
+# Figures
+
+DRAWINGS = (figures.tradeoff, figures.over_fractions, figures.over_steps)
+
+
+@pytest.fixture(scope="module")
+def drawn(of_one_seed: pd.DataFrame) -> dict[str, Figure]:
+    return {draw.__name__: draw(of_one_seed, runs_of(of_one_seed)) for draw in DRAWINGS}
+
+
+def lines_of(axes: Axes, marker: str) -> list[list[tuple[float, float]]]:
+    """The points of every line of a panel that is drawn with this marker ("None" for a plain one)."""
+    lines = [np.asarray(line.get_xydata()) for line in axes.lines if line.get_marker() == marker]
+    return [[(float(x), float(y)) for x, y in line] for line in lines]
+
+
+def single_points(axes: Axes) -> list[tuple[float, float]]:
+    """Where the large points of a panel stand."""
+    return sorted(line[0] for marker in "oD" for line in lines_of(axes, marker) if len(line) == 1)
+
+
+def test_the_tradeoff_stands_where_the_numbers_are(rows: pd.DataFrame) -> None:
+    for domain, axes in zip(DOMAINS, figures.tradeoff(rows, runs_of(rows)).axes, strict=True):
+        models = [("base", 0.0, 0), *(("fine-tuned", fraction, 200) for fraction in FRACTIONS)]
+        expected = [
+            (
+                np.mean(plain(rows, *model, "effnet_kd", "driving")),
+                np.mean(plain(rows, *model, "ade_px", domain)),
+            )
+            for model in models
+        ]
+        np.testing.assert_allclose(single_points(axes), sorted(expected))
+
+
+def test_floors_are_level_lines_in_every_panel(drawn: dict[str, Figure], of_one_seed: pd.DataFrame) -> None:
+    measured = [("ade_px", domain) for domain in DOMAINS]
+    for name, panels in (
+        ("tradeoff", measured), ("over_fractions", figures.PANELS), ("over_steps", figures.PANELS)
+    ):  # fmt: skip
+        for axes, (measure, domain) in zip(drawn[name].axes, panels, strict=True):
+            plain_lines = lines_of(axes, "None")
+            levels = [line[0][1] for line in plain_lines if [x for x, _ in line] == [0, 1]]
+            for floor in FLOORS:
+                value = plain(of_one_seed, floor, 0, -1, measure, domain)[0]
+                assert np.isclose(levels, value).any(), (floor, measure, domain)
+
+
+def test_lines_over_steps_start_at_the_base(drawn: dict[str, Figure], of_one_seed: pd.DataFrame) -> None:
+    for axes, (measure, domain) in zip(drawn["over_steps"].axes, figures.PANELS, strict=True):
+        lines = lines_of(axes, "o")
+        expected = [
+            [(0, plain(of_one_seed, "base", 0, 0, measure, domain)[0])]
+            + [(step, plain(of_one_seed, "fine-tuned", fraction, step, measure, domain)[0]) for step in STEPS]
+            for fraction in FRACTIONS
+        ]
+        assert np.allclose(lines, expected)
+
+
+def test_lines_over_fractions_go_from_none_to_most(
+    drawn: dict[str, Figure], of_one_seed: pd.DataFrame
+) -> None:
+    for axes, (measure, domain) in zip(drawn["over_fractions"].axes, figures.PANELS, strict=True):
+        (line,) = lines_of(axes, "o")
+        expected = [
+            (100 * fraction, plain(of_one_seed, "fine-tuned", fraction, 200, measure, domain)[0])
+            for fraction in FRACTIONS
+        ]
+        assert np.allclose(line, expected)
+
+
+def test_axes_have_a_name_and_a_unit(drawn: dict[str, Figure]) -> None:
+    for figure in drawn.values():
+        assert all(axes.get_ylabel().endswith(")") for axes in figure.axes)
+        assert (
+            figure.axes[-1].get_xlabel().endswith(")") or figure.axes[-1].get_xlabel() == "fine-tuning step"
+        )
+
+
+def test_no_figure_stays_open(drawn: dict[str, Figure]) -> None:
+    """A notebook would show it a second time."""
+    assert drawn and plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("draw", DRAWINGS)
+def test_a_partial_sweep_says_so_in_its_title_and_a_whole_one_does_not(
+    draw: Callable[..., Figure], drawn: dict[str, Figure], of_one_seed: pd.DataFrame
+) -> None:
+    assert "3 of 5 runs" in draw(of_one_seed, runs_of(of_one_seed, missing=2)).get_suptitle()
+    assert "runs" not in drawn[draw.__name__].get_suptitle()
+
+
+@pytest.mark.parametrize("draw", DRAWINGS)
+def test_without_a_finished_run_the_references_still_show(
+    draw: Callable[..., Figure], of_one_seed: pd.DataFrame
+) -> None:
+    references = of_one_seed[of_one_seed["model"] != "fine-tuned"]
+    lost = runs_of(of_one_seed, missing=2).tail(2)
+    assert "0 of 2 runs" in draw(references, lost).get_suptitle()
+    assert len(figures.measures_table(references).data) == 4 * len(DOMAINS)
+
+
+# Clips
+
+
+def strips() -> list[dict[str, Any]]:
+    random = np.random.default_rng(3)
+    return [
+        {
+            "title": title, "name": name,
+            "frames": random.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8),
+            "true_boxes": [np.array([[5.0, 6.0, 15.0, 20.0]])] * 8,
+            "found_boxes": [np.array([[6.0, 6.0, 15.0, 21.0, 0.9]])] * 7 + [np.zeros((0, 5))],
+        }
+        for title in ("5th percentile", "50th percentile") for name in ("truth", "base", "replay 0 %")
+    ]  # fmt: skip
+
+
+def test_a_strip_shows_its_frames_and_boxes_where_they_are() -> None:
+    samples = strips()
+    figure = figures.filmstrip(samples)
+    titles = [axes.get_title(loc="left").strip() for axes in figure.axes]
+    assert titles == ["5th percentile", "", "", "50th percentile", "", ""]
+    for axes, sample in zip(figure.axes, samples, strict=True):
+        canvas = np.asarray(axes.images[0].get_array())
+        for frame, left in zip(sample["frames"], figures._lefts(sample["frames"]), strict=True):
+            assert (canvas[:, left : left + 64] == frame).all()
+        assert len(axes.patches) == 8 + 7
+        last = figures._lefts(sample["frames"])[-1]
+        boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+        # The true box of the last frame, whose detection is missing: its edge is half a pixel before its first one.
+        assert [box.get_xy() for box in boxes][-1] == (last + 4.5, 5.5)
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="no sample clips"):
+        figures.filmstrip([])
+
+
+def test_importing_and_drawing_does_not_import_torch() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_figures as t;"
+        "from replaylab import figures as f, notebook;"
+        "rows = t.rows_of((0,)); f.tradeoff(rows, t.runs_of(rows)); f.measures_table(rows).to_html(); f.found(rows);"
+        "f.filmstrip(t.strips()); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,322 @@
+"""A notebook shows the page that was asked for, from whichever folder, or stops and says why."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from replaylab import notebook, sweep
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "book" / "03_replay_sweep.ipynb"
+OF_A_KERNEL: dict[str, object] = {
+    "In": [""],
+    "Out": {},
+    "_": "",
+    "_i1": "preset",
+    "__name__": "__main__",
+    "_dh": ["/"],
+    "exit": None,
+}
+
+
+def refusal(names: dict[str, object]) -> str:
+    with pytest.raises(ValueError) as error:
+        notebook.parameters(names)
+    return str(error.value)
+
+
+# Parameters
+
+
+def test_without_parameters_the_defaults_hold() -> None:
+    assert asdict(notebook.parameters(OF_A_KERNEL)) == {
+        "preset": "published", "replay_fractions": [], "seeds": [], "cluster": "inline", "store": "",
+    }  # fmt: skip
+
+
+@given(
+    some.lists(some.one_of(some.floats(0, 1), some.sampled_from([0, 1])), max_size=6, unique=True),
+    some.lists(some.integers(0, 10**6), max_size=6, unique=True),
+    some.sampled_from(["smoke", "quick", "published"]),
+    some.sampled_from(["inline", "local", "slurm"]),
+)
+def test_valid_values_come_back_as_given(
+    fractions: list[float], seeds: list[int], preset: str, cluster: str
+) -> None:
+    given_ = {
+        "replay_fractions": fractions,
+        "seeds": seeds,
+        "preset": preset,
+        "cluster": cluster,
+        "store": "here",
+    }
+    assert asdict(notebook.parameters(OF_A_KERNEL | given_)) == given_
+
+
+@given(
+    some.text("abcdefghijklmnopqrstuvwxyz_", min_size=1).filter(
+        lambda name: (
+            not name.startswith("_")
+            and name
+            not in {"preset", "replay_fractions", "seeds", "cluster", "store", "exit", "quit", "open"}
+        )
+    ),
+    some.sampled_from(["x", 1, 0.5, True, [0], {"a": 1}, (1,), None]),
+)
+def test_any_other_plain_public_name_is_refused(name: str, value: object) -> None:
+    message = refusal({name: value})
+    assert f"unknown parameter {name!r}" in message
+    for valid in ("preset", "replay_fractions", "seeds", "cluster", "store"):
+        assert f"\n  {valid}: " in message
+
+
+def test_a_misspelt_name_gets_the_nearest_one() -> None:
+    assert "did you mean 'replay_fractions'?" in refusal({"replay_fraction": 0.5})
+    assert "did you mean" not in refusal({"zzz": 0.5})
+
+
+def test_what_is_no_plain_value_is_no_parameter() -> None:
+    assert notebook.parameters({"figures": sys, "p": object(), "parameters": notebook.parameters}).seeds == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "to_write"),
+    [
+        ("replay_fractions", "[0,0.5]", '-y "replay_fractions: [0, 0.5]"'),
+        ("replay_fractions", 0.25, '-y "replay_fractions: [0.25]"'),
+        ("replay_fractions", "half", '-y "replay_fractions: [0, 0.5]"'),
+        ("replay_fractions", None, '-y "replay_fractions: [0, 0.5]"'),
+        ("seeds", "[0,1]", '-y "seeds: [0, 1]"'),
+        ("seeds", "0,1", '-y "seeds: [0, 1]"'),
+        ("seeds", 3, '-y "seeds: [3]"'),
+        ("store", 12, "-r store TEXT"),
+        ("preset", True, "-r preset TEXT"),
+    ],
+)
+def test_a_value_of_the_wrong_type_says_what_to_write(name: str, value: object, to_write: str) -> None:
+    message = refusal({name: value})
+    assert f"parameter {name!r} is {value!r} ({type(value).__name__})" in message
+    assert to_write in message
+
+
+@pytest.mark.parametrize("item", [-0.1, 1.1, float("nan"), float("inf"), True, "0.5", None, [0.5]])
+def test_replay_fractions_are_numbers_from_0_to_1(item: object) -> None:
+    assert f"item 1, {item!r}" in refusal({"replay_fractions": [0, item]})
+
+
+@pytest.mark.parametrize("item", [-1, 0.0, True, "0", None])
+def test_seeds_are_whole_numbers_from_0(item: object) -> None:
+    assert f"item 0, {item!r}" in refusal({"seeds": [item]})
+
+
+def test_nothing_is_asked_for_twice() -> None:
+    assert "only once" in refusal({"replay_fractions": [0, 0.5, 0.0]})
+
+
+def test_presets_and_clusters_are_listed() -> None:
+    assert "did you mean 'quick'?" in refusal({"preset": "quik"})
+    assert 'one of "inline", "local", "slurm"' in refusal({"cluster": "slum"})
+
+
+def test_another_notebook_brings_its_own_parameters() -> None:
+    @dataclass(frozen=True)
+    class Others:
+        clips: list[int] = notebook.field(default_factory=list, metadata=notebook._holds("seeds"))
+
+    assert notebook.parameters({"clips": [3]}, Others).clips == [3]
+    with pytest.raises(ValueError, match="unknown parameter 'seeds'"):
+        notebook.parameters({"seeds": [3]}, Others)
+
+
+# Folders
+
+
+def test_the_book_is_found_from_the_root_from_itself_and_from_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in (ROOT, ROOT / "book", ROOT / "book" / "runs"):
+        monkeypatch.chdir(folder)
+        assert sweep.book_folder().samefile(ROOT / "book")
+
+
+def test_outside_a_repository_the_error_says_where_it_looked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"in {tmp_path} or above"):
+        sweep.book_folder()
+
+
+def test_stores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT / "book")
+    assert sweep.store_of("published", "") == sweep.book_folder() / "results"
+    assert sweep.store_of("quick", "") == sweep.book_folder() / "runs" / "store"
+    monkeypatch.chdir(tmp_path)
+    assert sweep.store_of("quick", "mine") == tmp_path / "mine"
+    assert sweep.store_of("published", tmp_path) == tmp_path
+
+
+# The page itself
+
+
+@pytest.fixture(scope="module")
+def page() -> nbformat.NotebookNode:
+    page = nbformat.read(PAGE, as_version=4)
+    nbformat.validate(page)
+    return page
+
+
+def code_cells(page: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in page.cells if cell.cell_type == "code"]
+
+
+def page_tags(page: nbformat.NotebookNode, tag: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in page.cells if tag in cell.metadata.get("tags", [])]
+
+
+def test_cells_are_thin(page: nbformat.NotebookNode) -> None:
+    for cell in code_cells(page):
+        assert len(cell.source.splitlines()) <= 8
+        kinds = {type(node) for node in ast.walk(ast.parse(cell.source))}
+        assert not kinds & {ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.Try}
+        assert "chdir" not in cell.source and "warnings" not in cell.source
+
+
+def test_the_parameters_cell_has_the_defaults_and_nothing_else(page: nbformat.NotebookNode) -> None:
+    (cell,) = page_tags(page, "parameters")
+    names: dict[str, object] = {}
+    exec(cell.source, {}, names)
+    assert names == asdict(notebook.SweepParameters())
+
+
+def test_no_cell_leaves_a_plain_value_that_would_be_taken_for_a_parameter(
+    page: nbformat.NotebookNode,
+) -> None:
+    """Or the second cell would fail when a reader runs it again."""
+    assigned = [
+        (target.id, type(node.value))
+        for cell in code_cells(page)
+        if "parameters" not in cell.metadata.get("tags", [])
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
+    assert assigned == [("p", ast.Call), ("table", ast.Call)]
+
+
+def test_every_figure_is_described_in_words(page: nbformat.NotebookNode) -> None:
+    drawn = [cell for cell in code_cells(page) if "figures." in cell.source and "_table" not in cell.source]
+    drawn = [cell for cell in drawn if "Markdown" not in cell.source]
+    assert len(drawn) == 4
+    for cell in drawn:
+        assert len(cell.metadata.mystnb.image.alt) > 80
+        assert len(cell.metadata.mystnb.figure.caption) > 40
+        # An executed copy stands beside the page: a name would be there twice.
+        assert "name" not in cell.metadata.mystnb.figure
+
+
+# The page, executed
+
+
+def papermill(folder: Path, *words: str, fails: bool = False) -> str:
+    """What papermill wrote to stdout, run in `folder` without a terminal; with `fails`, to stderr."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "papermill", *words]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    assert (done.returncode != 0) == fails, done.stderr[-4000:]
+    return done.stderr if fails else done.stdout
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for this file's executions: the first trains (preset smoke), the others read."""
+    return tmp_path_factory.mktemp("store")
+
+
+def smoke(store: Path) -> list[str]:
+    return ["-p", "preset", "smoke", "-p", "store", str(store)]
+
+
+def shown(executed: nbformat.NotebookNode) -> dict[str, list[dict[str, str]]]:
+    """What the reader sees, by cell: the data of every output that is not a log."""
+    assert not [o for cell in code_cells(executed) for o in cell.outputs if o.output_type == "error"]
+    return {
+        cell.id: [o.data for o in cell.outputs if o.output_type in ("execute_result", "display_data")]
+        for cell in code_cells(executed)
+        if "injected-parameters" not in cell.metadata.get("tags", [])
+    }
+
+
+@pytest.fixture(scope="module")
+def from_root(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
+    out = tmp_path_factory.mktemp("out") / "smoke.ipynb"
+    papermill(ROOT, "book/03_replay_sweep.ipynb", str(out), *smoke(store))
+    return shown(nbformat.read(out, as_version=4))
+
+
+def test_it_shows_every_table_figure_and_sentence_once(from_root: dict[str, list[dict[str, str]]]) -> None:
+    kinds = {cell: [next(k for k in ("image/png", "text/markdown", "text/html") if k in data) for data in datas]
+             for cell, datas in from_root.items() if datas}  # fmt: skip
+    assert kinds == {
+        "status-table": ["text/html"],
+        "standing": ["text/markdown"],
+        "measures-table": ["text/html"],
+        "tradeoff-figure": ["image/png"],
+        "fractions-figure": ["image/png"],
+        "steps-figure": ["image/png"],
+        "filmstrip": ["image/png"],
+        "found-text": ["text/markdown"],
+    }
+
+
+def prose(executed: dict[str, list[dict[str, str]]]) -> list[str]:
+    return [executed[cell][0]["text/markdown"] for cell in ("standing", "found-text")]
+
+
+def test_from_the_book_folder_it_shows_the_same(
+    store: Path, from_root: dict[str, list[dict[str, str]]], tmp_path: Path
+) -> None:
+    papermill(ROOT / "book", "03_replay_sweep.ipynb", str(tmp_path / "out.ipynb"), *smoke(store))
+    executed = shown(nbformat.read(tmp_path / "out.ipynb", as_version=4))
+    assert prose(executed) == prose(from_root)
+
+
+def test_in_place_it_shows_the_same(
+    store: Path, from_root: dict[str, list[dict[str, str]]], tmp_path: Path
+) -> None:
+    book = tmp_path / "book"
+    book.mkdir()
+    shutil.copy(PAGE, book)
+    shutil.copy(ROOT / "_toc.yml", book)
+    same = "book/03_replay_sweep.ipynb"
+    papermill(tmp_path, same, same, *smoke(store))
+    assert prose(shown(nbformat.read(tmp_path / same, as_version=4))) == prose(from_root)
+
+
+def test_piped_it_prints_the_executed_notebook(
+    store: Path, from_root: dict[str, list[dict[str, str]]]
+) -> None:
+    printed = papermill(ROOT, "book/03_replay_sweep.ipynb", *smoke(store))
+    assert prose(shown(nbformat.reads(printed, as_version=4))) == prose(from_root)
+
+
+def test_an_unknown_parameter_stops_it_before_anything_runs(tmp_path: Path) -> None:
+    error = papermill(ROOT, str(PAGE), str(tmp_path / "out.ipynb"), "-p", "replay", "0.5", fails=True)
+    assert "unknown parameter 'replay'" in error and "Valid parameters:" in error
+    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    (swept,) = [cell for cell in code_cells(executed) if cell.source.startswith("table = sweep.run")]
+    assert swept.execution_count is None
+
+
+@pytest.mark.slow
+def test_a_list_passed_as_text_stops_it(tmp_path: Path) -> None:
+    words = [str(PAGE), str(tmp_path / "out.ipynb"), "-p", "replay_fractions", "[0,0.5]"]
+    assert '-y "replay_fractions: [0, 0.5]"' in papermill(ROOT, *words, fails=True)

@@ -1,0 +1,164 @@
+"""One place for pins, and nothing that disagrees with it."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, copy_of_the_tree, run, tracked_files
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+
+def pins() -> dict[str, Requirement]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    names = [canonicalize_name(requirement.name) for requirement in requirements]
+    assert len(set(names)) == len(names), "a package is pinned twice in constraints.txt"
+    return dict(zip(names, requirements, strict=True))
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def environment() -> dict:
+    return yaml.safe_load((ROOT / "environment.yml").read_text())
+
+
+def conda_pip_lines() -> list[str]:
+    return next(entry["pip"] for entry in environment()["dependencies"] if isinstance(entry, dict))
+
+
+def named(lines: list[str]) -> dict[str, Requirement]:
+    return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
+
+
+def test_every_pin_is_exact() -> None:
+    for requirement in pins().values():
+        assert [part.operator for part in requirement.specifier] == ["=="], str(requirement)
+        assert "*" not in str(requirement.specifier), str(requirement)
+
+
+def test_the_pins_are_the_direct_dependencies_of_pyproject_and_no_others() -> None:
+    declared = project()
+    direct = [*declared["build-system"]["requires"], *declared["project"]["dependencies"]]
+    for extra in declared["project"]["optional-dependencies"].values():
+        direct += extra
+    assert set(named(direct)) == set(pins())
+    assert len(named(direct)) == len(direct), "pyproject.toml names a package twice"
+    versioned = [line for line in direct if Requirement(line).specifier]
+    assert not versioned, "versions belong in constraints.txt"
+
+
+def test_environment_yml_installs_the_same_packages_at_the_same_pins() -> None:
+    options = [line for line in conda_pip_lines() if line.startswith("-")]
+    packages = [line for line in conda_pip_lines() if not line.startswith("-")]
+    assert options == ["--constraint constraints.txt", "--editable ."]
+    in_pyproject = named(project()["project"]["dependencies"])
+    in_conda = named(packages)
+    # The whole line, so that a condition on the platform (decord's) cannot differ, nor a version creep in.
+    assert {name: str(line) for name, line in in_conda.items()} == {
+        name: str(line) for name, line in in_pyproject.items()
+    }
+
+
+def test_conda_and_pyproject_want_the_same_python() -> None:
+    assert "python=3.11" in environment()["dependencies"]
+    assert project()["project"]["requires-python"] == ">=3.11,<3.12"
+
+
+@pytest.mark.parametrize("name", sorted(pins()))
+def test_what_is_installed_here_is_what_is_pinned(name: str) -> None:
+    wanted = next(iter(pins()[name].specifier)).version
+    declared = named(project()["project"]["dependencies"])
+    marker = declared[name].marker if name in declared else None
+    if marker is not None and not marker.evaluate():
+        pytest.skip(f"{name} has no wheel for this platform")
+    # "2.13.0+cpu" is 2.13.0: the local part names the build.
+    assert Version(importlib.metadata.version(name)).public == wanted
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "wanted"),
+    [
+        ("linux", "x86_64", True),
+        ("linux", "aarch64", False),
+        ("darwin", "arm64", False),
+        ("win32", "AMD64", True),
+    ],
+)
+def test_decord_is_asked_for_only_where_it_has_a_wheel(system: str, machine: str, wanted: bool) -> None:
+    marker = named(project()["project"]["dependencies"])["decord"].marker
+    assert marker is not None
+    assert marker.evaluate({"sys_platform": system, "platform_machine": machine}) is wanted
+
+
+def test_reading_the_package_does_not_import_torch() -> None:
+    seen = run([sys.executable, "-c", "import sys, replaylab; print('torch' in sys.modules)"], ROOT)
+    assert seen.strip() == "False"
+
+
+def test_the_top_level_holds_what_was_agreed_and_nothing_else() -> None:
+    agreed = {"book", "replaylab", "tests", "_config.yml", "_toc.yml", "environment.yml", "README.md"}
+    tools = {"pyproject.toml", "Makefile", "constraints.txt", "LICENSE", "CITATION.cff", ".gitignore", ".ci"}
+    assert {name.parts[0] for name in tracked_files()} == agreed | tools
+
+
+def test_no_single_file_is_too_large_for_git() -> None:
+    large = {str(name): (ROOT / name).stat().st_size for name in tracked_files()}
+    assert not {name: size for name, size in large.items() if size > 25_000_000}
+
+
+def test_a_wheel_carries_every_file_of_the_package(tmp_path: Path) -> None:
+    tree = copy_of_the_tree(tmp_path / "tree")
+    package = {path.relative_to(tree).as_posix() for path in tree.glob("replaylab/**/*") if path.is_file()}
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+    run([*pip, "--wheel-dir", "wheels", "."], tree)
+    (wheel,) = (tree / "wheels").iterdir()
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    assert package <= inside
+
+
+def test_setup_refuses_a_wrong_python_and_says_which_one_it_needs(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    old = tmp_path / "python3.9"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.1" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["make", "setup", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode != 0
+    assert "Python 3.11 is needed" in done.stderr
+    assert "Python 3.9.1" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_every_make_target_explains_itself() -> None:
+    shown = run(["make", "--no-print-directory", "help"], ROOT)
+    explained = {line.split()[0] for line in shown.splitlines()}
+    phony = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".PHONY:"))
+    assert explained == set(phony.split()[1:])
+
+
+def test_continuous_integration_runs_the_readme_commands_with_everything_on() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert "SLOW=1" in script
+    for command in ("make check", "make test"):
+        assert command in script
+        assert command in (ROOT / "README.md").read_text()
+
+
+def test_the_citation_names_the_software_and_the_paper() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["license"] == project()["project"]["license"] == "Apache-2.0"
+    assert cited["version"] == project()["project"]["version"]
+    assert "2508.16512" in cited["references"][0]["url"]

@@ -1,0 +1,121 @@
+"""Is every command of the README run by a test?
+
+Each command in a fenced bash block is claimed by exactly one of three: run here in seconds, run in a fresh
+clone in minutes (slow), or run by continuous integration, which is what calls these tests. A command that
+nobody claims fails.
+"""
+
+import re
+import shlex
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, copy_of_the_tree, run
+
+HELP = ["python -m replaylab --help", "python -m replaylab sweep --help"]
+IN_A_FRESH_CLONE = [
+    "make reproduce",
+    "make setup",
+    "source .venv/bin/activate",
+    "papermill book/03_replay_sweep.ipynb book/runs/quick.ipynb -p preset quick",
+    "jupyter-book build book",
+    'papermill book/03_replay_sweep.ipynb book/runs/two.ipynb -p preset quick -y "replay_fractions: [0, 0.5]"',
+]
+# A test that ran the tests would never end.
+BY_CONTINUOUS_INTEGRATION = ["make check", "make test", "SLOW=1 make test"]
+
+
+def commands(path: Path) -> list[str]:
+    """The commands in the fenced bash blocks of a Markdown file, in order."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_every_command_is_claimed_once_and_no_claim_is_stale() -> None:
+    claimed = [*HELP, *IN_A_FRESH_CLONE, *BY_CONTINUOUS_INTEGRATION]
+    assert len(set(claimed)) == len(claimed)
+    assert set(commands(ROOT / "README.md")) == set(claimed)
+
+
+@pytest.mark.parametrize("page", ["index.md", "runs/README.md"])
+def test_the_book_tells_readers_the_commands_of_the_readme(page: str) -> None:
+    assert set(commands(ROOT / "book" / page)) <= set(commands(ROOT / "README.md"))
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_help_answers(command: str) -> None:
+    shown = run(command, ROOT)
+    assert "usage" in shown.lower()
+
+
+def test_help_lists_the_verbs_that_the_readme_names() -> None:
+    shown = run("python -m replaylab --help", ROOT)
+    for verb in ("worlds", "pretrain", "train", "evaluate", "sweep"):
+        assert f"`{verb}`" in (ROOT / "README.md").read_text()
+        assert verb in shown
+
+
+@pytest.mark.parametrize("command", [line for line in IN_A_FRESH_CLONE if line.startswith("papermill")])
+def test_papermill_commands_run_with_the_smoke_preset(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command)
+    output = tmp_path / "out.ipynb"
+    words[2] = str(output)
+    words[words.index("quick")] = "smoke"
+    run([*words, "-p", "store", str(tmp_path / "store")], ROOT)
+    assert output.exists()
+    assert list((tmp_path / "store").iterdir()), "nothing was kept in the store"
+
+
+def borrow_packages(clone: Path) -> None:
+    """A .venv in which this Python's packages count as installed, so that `make setup` downloads nothing.
+
+    That a bare clone really installs is proven by .ci/run, which does it before it starts these tests.
+    """
+    run([sys.executable, "-m", "venv", "--without-pip", ".venv"], clone)
+    (packages,) = clone.glob(".venv/lib/python*/site-packages")
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for name in ("papermill", "jupyter-book"):
+        script = clone / ".venv" / "bin" / name
+        script.write_text(
+            f'#!/bin/sh\nexec "{clone}/.venv/bin/python" "{Path(sys.executable).parent / name}" "$@"\n'
+        )
+        script.chmod(0o755)
+
+
+def test_setup_installs_the_clone_it_is_called_in_and_only_once(tmp_path: Path) -> None:
+    clone = copy_of_the_tree(tmp_path / "a clone")
+    borrow_packages(clone)
+    run("make setup", clone)
+    where = run([".venv/bin/python", "-c", "import replaylab; print(replaylab.__file__)"], clone)
+    assert Path(where.strip()) == clone / "replaylab" / "__init__.py"
+    assert run("make setup", clone).strip().endswith(".venv is up to date")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2000)
+def test_the_readme_in_a_fresh_clone(tmp_path: Path) -> None:
+    clone = copy_of_the_tree(tmp_path / "clone with spaces")
+    borrow_packages(clone)
+    page = clone / "book" / "_build" / "html" / "runs" / "quick.html"
+
+    last = run("make reproduce", clone, 1500).splitlines()[-1]
+    assert last.startswith("open book/_build/html/runs/quick.html: ")
+    assert page.exists()
+
+    trained = sorted((clone / "book" / "runs" / "store").glob("*/summary.json"))
+    assert len(trained) >= 3
+    times = [path.stat().st_mtime_ns for path in trained]
+    shutil.rmtree(clone / "book" / "_build")
+
+    by_hand = [
+        line
+        for line in commands(clone / "README.md")
+        if line in IN_A_FRESH_CLONE and line != "make reproduce"
+    ]
+    run("\n".join(by_hand), clone, 1500)
+    assert page.exists()
+    assert [path.stat().st_mtime_ns for path in trained] == times, "what was there was trained again"
