@@ -6,8 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from replaylab.spec import PRESETS, grid, worlds_of
+
+if TYPE_CHECKING:
+    from replaylab.sweep import Table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +47,9 @@ def pretrain(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     from replaylab import sweep
 
-    sweep_of_one = sweep.run(options.preset, [options.replay_fraction], [options.seed], "inline", options.store)
+    sweep_of_one = sweep.run(
+        options.preset, [options.replay_fraction], [options.seed], "inline", options.store
+    )
     _print(sweep_of_one)
 
 
@@ -67,20 +73,22 @@ def sweep(options: argparse.Namespace) -> None:
         _print(table)
 
 
-def _print(table: object) -> None:
+def _print(table: Table) -> None:
     from replaylab import figures
-    from replaylab.sweep import Table
 
-    assert isinstance(table, Table)
     print(table.runs.to_string(index=False))
     if len(table.rows):
-        print(figures.plain_table(table.rows))
+        last = figures.last_step(figures.per_arm(table.rows))
+        shown = last[last["measure"].isin(["effnet_kd", "effnet_fd", "ade_px", "fde_px", "recall"])]
+        print(shown.pivot(index="arm", columns=["measure", "domain"], values="value").round(3).to_string())
     if (table.runs["state"] != "done").any():
         raise ValueError(f"{(table.runs['state'] != 'done').sum()} of {len(table.runs)} runs are not done")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="replaylab", description=__doc__, epilog="Each verb has its own --help.")
+    parser = argparse.ArgumentParser(
+        prog="replaylab", description=__doc__, epilog="Each verb has its own --help."
+    )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(function: object, text: str) -> argparse.ArgumentParser:
@@ -91,24 +99,37 @@ def _parser() -> argparse.ArgumentParser:
     def of_a_sweep(sub: argparse.ArgumentParser) -> None:
         about = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values())
         sub.add_argument("--preset", choices=PRESETS, default="quick", help=about)
-        sub.add_argument("--store", default="", help="folder of runs (default: book/runs/store; published: book/results)")
+        sub.add_argument(
+            "--store", default="", help="folder of runs (default: book/runs/store; published: book/results)"
+        )
 
     def of_a_run(sub: argparse.ArgumentParser) -> None:
         of_a_sweep(sub)
-        sub.add_argument("--replay-fraction", type=float, required=True, help="share of each batch that is replayed, 0 to 1")
+        sub.add_argument(
+            "--replay-fraction",
+            type=float,
+            required=True,
+            help="share of each batch that is replayed, 0 to 1",
+        )
         sub.add_argument("--seed", type=int, default=0)
 
     of_a_sweep(verb(worlds, "render the domains of a preset"))
     sub = verb(pretrain, "make the shipped weights again (hours; resumes where it was stopped)")
     sub.add_argument("part", choices=("autoencoder", "detector", "base"))
-    sub.add_argument("--home", default=".cache", help="where domains, latents and checkpoints are kept (default: .cache)")
+    sub.add_argument(
+        "--home", default=".cache", help="where domains, latents and checkpoints are kept (default: .cache)"
+    )
     of_a_run(verb(train, "fine-tune and measure one run, or read it"))
     of_a_run(verb(evaluate, "measure a finished run's weights again"))
     sub = verb(sweep, "train what is missing of a grid of runs and show its measures")
     of_a_sweep(sub)
-    sub.add_argument("--replay-fractions", type=float, nargs="+", default=[], help="default: the preset's own")
+    sub.add_argument(
+        "--replay-fractions", type=float, nargs="+", default=[], help="default: the preset's own"
+    )
     sub.add_argument("--seeds", type=int, nargs="+", default=[], help="default: the preset's own")
-    sub.add_argument("--cluster", choices=("inline", "local", "slurm"), default="inline", help="who trains missing runs")
+    sub.add_argument(
+        "--cluster", choices=("inline", "local", "slurm"), default="inline", help="who trains missing runs"
+    )
     sub.add_argument("--headline", action="store_true", help="print one line with the figures found")
     return parser
 

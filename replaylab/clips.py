@@ -40,7 +40,9 @@ def clips_of(domain: Domain, split: str, frames: int, stride: int = STRIDE) -> l
         for start in range(0, length - frames + 1, stride)
     ]
     if not clips:
-        raise ValueError(f"{domain.folder}: no clips in split {split!r}: every video has fewer than {frames} frames")
+        raise ValueError(
+            f"{domain.folder}: no clips in split {split!r}: every video has fewer than {frames} frames"
+        )
     return clips
 
 
@@ -73,7 +75,9 @@ def decode(path: Path) -> NDArray[np.uint8]:
     try:
         return decode_with_decord(path) if importlib.util.find_spec("decord") else decode_with_av(path)
     except Exception as error:
-        raise UndecodableVideo(f"{path} cannot be decoded ({type(error).__name__}): {_first_line(error)}") from error
+        raise UndecodableVideo(
+            f"{path} cannot be decoded ({type(error).__name__}): {_first_line(error)}"
+        ) from error
 
 
 def decode_with_decord(path: Path) -> NDArray[np.uint8]:
@@ -96,13 +100,13 @@ def truth_of(domain: Domain, clips: list[Clip], frames: int) -> list[list[pd.Dat
     nothing = domain.tracks.iloc[:0]
     found = []
     for clip in clips:
-        by_frame = {int(frame): rows for frame, rows in videos.get(clip.video, nothing).groupby("frame")}  # type: ignore[call-overload]
+        by_frame = {int(frame): rows for frame, rows in videos.get(clip.video, nothing).groupby("frame")}
         found.append([by_frame.get(frame, nothing) for frame in range(clip.start, clip.start + frames)])
     return found
 
 
 def _named(videos: pd.DataFrame) -> list[tuple[str, str, int]]:
-    return [(Path(row.file).stem, str(row.scene), int(row.frames)) for row in videos.itertuples()]  # type: ignore[arg-type]
+    return [(Path(row.file).stem, str(row.scene), int(row.frames)) for row in videos.itertuples()]
 
 
 def _first_line(error: Exception) -> str:

@@ -68,7 +68,9 @@ class Domain:
         chosen = self.videos[self.videos["split"] == split]
         if chosen.empty:
             counts = self.videos["split"].value_counts().to_dict()
-            raise ValueError(f"{self.folder}: no clips in split {split!r} of domain {self.name!r}; it has {counts}")
+            raise ValueError(
+                f"{self.folder}: no clips in split {split!r} of domain {self.name!r}; it has {counts}"
+            )
         return chosen
 
     @cached_property
@@ -89,7 +91,12 @@ def open_domain(folder: str | Path) -> Domain:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} is no domain, or was not finished")
     about = json.loads(path.read_text())
-    for field, kind in (("name", str), ("frames_per_second", (int, float)), ("size_px", int), ("videos", list)):
+    for field, kind in (
+        ("name", str),
+        ("frames_per_second", (int, float)),
+        ("size_px", int),
+        ("videos", list),
+    ):
         if not isinstance(about.get(field), kind):
             raise ValueError(f"{path}: field {field!r} is missing or of the wrong type")
     videos = pd.DataFrame(about.pop("videos"), columns=["file", "split", "scene", "frames", "sha256"])
@@ -107,8 +114,12 @@ def write_domain(
 ) -> Domain:
     """Finish a domain whose videos are already in `folder/videos`; `domain.json` comes last."""
     folder = Path(folder)
-    write_atomically(folder / "tracks.parquet", lambda path: tracks[list(TRACK_COLUMNS)].to_parquet(path, index=False))
-    write_atomically(folder / "ego.parquet", lambda path: ego[list(EGO_COLUMNS)].to_parquet(path, index=False))
+    write_atomically(
+        folder / "tracks.parquet", lambda path: tracks[list(TRACK_COLUMNS)].to_parquet(path, index=False)
+    )
+    write_atomically(
+        folder / "ego.parquet", lambda path: ego[list(EGO_COLUMNS)].to_parquet(path, index=False)
+    )
     text = json.dumps({**about, "videos": videos.to_dict("records")}, indent=1)
     write_atomically(folder / "domain.json", lambda path: path.write_text(text))
     return open_domain(folder)

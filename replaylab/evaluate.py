@@ -79,8 +79,10 @@ def _frames(domain: Domain, chosen: list[Clip]) -> Frames:
 
 
 def _context(domain: Domain, split: str, chosen: list[Clip], home: Path) -> torch.Tensor:
-    coded = latents.encoded(_base(), domain, split, chosen, home / "latents", weights_digest(WEIGHTS / "base" / "vae"))
-    return torch.from_numpy(np.array(coded[:, :, :CONTEXT_FRAMES]))
+    coded = latents.encoded(
+        _base(), domain, split, chosen, home / "latents", weights_digest(WEIGHTS / "base" / "vae")
+    )
+    return torch.from_numpy(np.stack([clip[:, :CONTEXT_FRAMES] for clip in coded]))
 
 
 @cache
@@ -111,12 +113,17 @@ def measure(ground: Ground, frames: Frames, miss_cap_px: float) -> Measured:
             [_boxes(table) for table in truth], [table["agent"].to_numpy() for table in truth],
             [table["eligible"].to_numpy() for table in truth], found[number], miss_cap_px=miss_cap_px,
         )  # fmt: skip
-        values = {name: getattr(result, name) for name in ("ade_px", "fde_px", "ade_matched_px", "recall", "false_positives")}
+        values = {
+            name: getattr(result, name)
+            for name in ("ade_px", "fde_px", "ade_matched_px", "recall", "false_positives")
+        }
         if frames is not ground.frames:  # a clip against itself has no finite PSNR
             values["psnr_db"] = fidelity.psnr_db(future[number], ground.frames[number, CONTEXT_FRAMES:])
         counts = _counts(result, length)
         where = {"video": clip.video, "start": clip.start, "scene": clip.scene}
-        rows += [{**where, "measure": name, "value": value, "n": counts[name]} for name, value in values.items()]
+        rows += [
+            {**where, "measure": name, "value": value, "n": counts[name]} for name, value in values.items()
+        ]
     for name, distance in (("effnet_fd", fidelity.frechet_distance), ("effnet_kd", fidelity.kernel_distance)):
         rows.append({"video": "", "start": -1, "scene": "", "measure": name, "value": distance(made, ground.reference),
                      "n": len(made)})  # fmt: skip
@@ -140,7 +147,9 @@ def _boxes(table: pd.DataFrame) -> NDArray[np.float64]:
     return table[["x0", "y0", "x1", "y1"]].to_numpy(float)
 
 
-def evaluate(model: TinyWan, spec: EvaluationSpec, home: Path, gallery: tuple[Path, Path] | None = None) -> pd.DataFrame:
+def evaluate(
+    model: TinyWan, spec: EvaluationSpec, home: Path, gallery: tuple[Path, Path] | None = None
+) -> pd.DataFrame:
     """Sample every clip's future with `model` and measure it; rows without the run's own columns.
 
     `gallery` is (the references' folder, which knows the clips to keep; the folder to keep them in).
@@ -211,7 +220,12 @@ def _keep(folder: Path, ground: Ground, frames: Frames, measured: Measured, chos
         boxes = {
             "video": ground.clips[clip].video,
             "true": [_boxes(table[table["eligible"]]).round(2).tolist() for table in ground.truth[clip]],
-            "found": [[]] * CONTEXT_FRAMES + [found[:, :4].astype(float).round(2).tolist() for found in measured.found[clip]],
+            "found": [[]] * CONTEXT_FRAMES
+            + [found[:, :4].astype(float).round(2).tolist() for found in measured.found[clip]],
         }
-        write_atomically(name.with_suffix(".mp4"), lambda aside, clip=clip: worlds.write_video(aside, frames[clip], 4))
-        write_atomically(name.with_suffix(".json"), lambda aside, boxes=boxes: aside.write_text(json.dumps(boxes)))
+        write_atomically(
+            name.with_suffix(".mp4"), lambda aside, clip=clip: worlds.write_video(aside, frames[clip], 4)
+        )
+        write_atomically(
+            name.with_suffix(".json"), lambda aside, boxes=boxes: aside.write_text(json.dumps(boxes))
+        )

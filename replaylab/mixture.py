@@ -39,7 +39,9 @@ class Mixture:
         check_fraction(self.replay_fraction)
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
-        needed = [0] * (self.replay_fraction < 1) + list(range(1, len(self.clips))) * (self.replay_fraction > 0)
+        needed = [0] * (self.replay_fraction < 1) + list(range(1, len(self.clips))) * (
+            self.replay_fraction > 0
+        )
         if self.replay_fraction > 0 and len(self.clips) < 2:
             raise ValueError(f"replay_fraction is {self.replay_fraction}, but there is no domain to replay")
         empty = [domain for domain in needed if self.clips[domain] < 1]

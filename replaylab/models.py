@@ -37,7 +37,10 @@ class TinyWan:
     """A tiny Wan: 3 context frames of 64x64 in, the next 5 out."""
 
     def __init__(
-        self, vae: AutoencoderKL, transformer: WanTransformer3DModel, scheduler: FlowMatchEulerDiscreteScheduler
+        self,
+        vae: AutoencoderKL,
+        transformer: WanTransformer3DModel,
+        scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
         self.vae, self.transformer, self.scheduler = vae, transformer, scheduler
 
@@ -49,7 +52,9 @@ class TinyWan:
         folder = Path(folder)
         for part in ("transformer", "scheduler"):
             if not (folder / part).is_dir():
-                raise FileNotFoundError(f"{folder / part} is missing: make it with `python -m replaylab pretrain base`")
+                raise FileNotFoundError(
+                    f"{folder / part} is missing: make it with `python -m replaylab pretrain base`"
+                )
         return cls(
             load_vae(folder),
             WanTransformer3DModel.from_pretrained(folder / "transformer"),
@@ -65,7 +70,9 @@ class TinyWan:
         index = {"_class_name": "TinyWan", "vae": ["diffusers", "AutoencoderKL"],
                  "transformer": ["diffusers", "WanTransformer3DModel"],
                  "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}  # fmt: skip
-        write_atomically(folder / "model_index.json", lambda path: path.write_text(json.dumps(index, indent=1)))
+        write_atomically(
+            folder / "model_index.json", lambda path: path.write_text(json.dumps(index, indent=1))
+        )
 
     def encode(self, frames: np.ndarray) -> Tensor:
         """uint8 (B, T, H, W, 3) to latents (B, C, T, h, w) of mean 0 and deviation 1 over the base's domains."""
@@ -159,7 +166,9 @@ def to_frames(pixels: Tensor) -> np.ndarray:
 def _statistics(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
     mean, deviation = vae.config["latents_mean"], vae.config["latents_std"]
     if mean is None or deviation is None:
-        raise ValueError("this autoencoder's config has no latents_mean and latents_std: it was not pretrained here")
+        raise ValueError(
+            "this autoencoder's config has no latents_mean and latents_std: it was not pretrained here"
+        )
     shape = (1, LATENT_CHANNELS, 1, 1)
     return torch.tensor(mean).reshape(shape), torch.tensor(deviation).reshape(shape)
 
@@ -178,5 +187,7 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
     """Normalised latents (B, C, T, h, w) to uint8 (B, T, H, W, 3)."""
     mean, deviation = _statistics(vae)
     flat = latents.transpose(1, 2).flatten(0, 1) * deviation + mean
-    frames = np.concatenate([to_frames(pixels_of(vae.decode(part).sample)) for part in flat.split(FRAMES_AT_ONCE)])
+    frames = np.concatenate(
+        [to_frames(pixels_of(vae.decode(part).sample)) for part in flat.split(FRAMES_AT_ONCE)]
+    )
     return frames.reshape(latents.shape[0], latents.shape[2], *frames.shape[1:])

@@ -28,20 +28,24 @@ from replaylab.spec import WEIGHTS, WorldSpec, generator, torch_seed, weights_di
 
 DIVERSE_TRAFFIC = WorldSpec("diverse-traffic", "traffic", "diverse", "free", (2400, 128, 0), seed=100)
 PHYSICS = WorldSpec("physics", "physics", "any", "bodies", (800, 96, 0), seed=100)
-TARGET_LOOK = WorldSpec("target-look", "traffic", "target", "free", (480, 96, 0), seed=100)  # instruments only
+TARGET_LOOK = WorldSpec(
+    "target-look", "traffic", "target", "free", (480, 96, 0), seed=100
+)  # instruments only
 
 AUTOENCODER_STEPS, AUTOENCODER_BATCH, AUTOENCODER_RATE = 1500, 48, 2e-3
-BASE_STEPS, BASE_BATCH, BASE_RATE, PHYSICS_SHARE = 6000, 32, 1.5e-3, 0.2
-DETECTOR_STEPS = 2500
+BASE_STEPS, BASE_BATCH, BASE_RATE, PHYSICS_SHARE = 2500, 32, 1.5e-3, 0.15
+DETECTOR_STEPS = 700
 SEED = 0
 
 
 def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOENCODER_STEPS) -> None:
     """Train the autoencoder on single frames of all three domains; resumes from `home/autoencoder`."""
     started = time.monotonic()
-    frames = np.concatenate([_all_frames(_domain(spec, home), "train") for spec in (DIVERSE_TRAFFIC, PHYSICS, TARGET_LOOK)])
+    frames = np.concatenate(
+        [_all_frames(_domain(spec, home), "train") for spec in (DIVERSE_TRAFFIC, PHYSICS, TARGET_LOOK)]
+    )
     torch.manual_seed(SEED)  # diffusers draws a new network's weights from the global stream
-    vae = models.new_vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vae = models.new_vae().to(memory_format=torch.channels_last)
     weights = list(vae.parameters())
     optimizer = torch.optim.AdamW(weights, lr=AUTOENCODER_RATE, weight_decay=0.0, fused=True)
     first = _resume_autoencoder(home / "autoencoder", vae, optimizer)
@@ -75,7 +79,9 @@ def base(home: Path, folder: Path = WEIGHTS / "base", steps: int = BASE_STEPS) -
     for spec in (DIVERSE_TRAFFIC, PHYSICS):
         domain = _domain(spec, home)
         chosen = clips.clips_of(domain, "train", models.CLIP_FRAMES)
-        sources.append(latents.encoded(model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae")))
+        sources.append(
+            latents.encoded(model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae"))
+        )
     mixture = Mixture(PHYSICS_SHARE, BASE_BATCH, [len(source) for source in sources], SEED)
     recipe = train.Recipe(steps, BASE_RATE, 0.998, SEED, decay=True)
     (home / "base").mkdir(parents=True, exist_ok=True)
@@ -90,7 +96,10 @@ def base(home: Path, folder: Path = WEIGHTS / "base", steps: int = BASE_STEPS) -
 def agent_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int = DETECTOR_STEPS) -> None:
     """Train the detector on real and autoencoded frames of all looks."""
     vae = models.load_vae(WEIGHTS / "base")
-    sets: dict[str, tuple[list[NDArray[np.uint8]], list[NDArray[np.float64]]]] = {"train": ([], []), "dev": ([], [])}
+    sets: dict[str, tuple[list[NDArray[np.uint8]], list[NDArray[np.float64]]]] = {
+        "train": ([], []),
+        "dev": ([], []),
+    }
     for spec in (DIVERSE_TRAFFIC, TARGET_LOOK):
         domain = _domain(spec, home)
         for split, (frames, boxes) in sets.items():
@@ -123,9 +132,9 @@ def _all_boxes(domain: Domain, split: str) -> list[NDArray[np.float64]]:
     columns = ["x0", "y0", "x1", "y1", "visible", "pedestrian"]
     found = {key: rows[columns].to_numpy(float) for key, rows in table.groupby(["video", "frame"])}
     return [
-        found.get((row.file.removesuffix(".mp4"), frame), np.zeros((0, 6)))  # type: ignore[union-attr]
+        found.get((row.file.removesuffix(".mp4"), frame), np.zeros((0, 6)))
         for row in domain.split(split).itertuples()
-        for frame in range(int(row.frames))  # type: ignore[arg-type]
+        for frame in range(int(row.frames))
     ]
 
 
@@ -143,7 +152,9 @@ def _reconstruction_loss(vae: Any, frames: NDArray[np.uint8], step: int) -> Tens
 
 
 def _latent_statistics(vae: Any, frames: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    chosen = np.sort(generator(SEED, "latent statistics").choice(len(frames), min(4096, len(frames)), replace=False))
+    chosen = np.sort(
+        generator(SEED, "latent statistics").choice(len(frames), min(4096, len(frames)), replace=False)
+    )
     with torch.no_grad():
         coded = torch.cat([vae.encode(models.fold(frames[part])).latent_dist.mode()
                            for part in np.array_split(chosen, max(1, len(chosen) // 256))])  # fmt: skip
@@ -170,15 +181,21 @@ def _resume_autoencoder(folder: Path, vae: Any, optimizer: Any) -> int:
 
 
 def _in_words(spec: WorldSpec) -> str:
-    return f"{spec.name} ({spec.videos[0]} videos of {spec.frames} frames, look {spec.look}, motion {spec.motion}, seed {spec.seed})"
+    size = f"{spec.videos[0]} videos of {spec.frames} frames"
+    return f"{spec.name} ({size}, look {spec.look}, motion {spec.motion}, seed {spec.seed})"
 
 
 def _card(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...]) -> None:
     """A card beside the weights: what they are, from which data, how to make them again."""
-    about = {**about, "threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
+    about = {
+        **about,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+    }
     lines = [
         f"# {what} of replaylab's tiny world", "",
-        f"Made again by `python -m replaylab pretrain {what}` (the same bits on the same kind of machine).", "",
+        f"Made again by `python -m replaylab pretrain {what}`.", "",
         "Trained on rendered video only (licence CC0-1.0):", *(f"- {_in_words(spec)}" for spec in data), "",
         "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in about.items()), "",
         "For studying forgetting in small; it generates nothing but toy traffic at 64x64 pixels.", "",

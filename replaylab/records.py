@@ -102,7 +102,9 @@ def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
-    narrow = rows.reindex(columns=COLUMNS).astype({"value": np.float32, "replay_fraction": np.float32, "n": np.int32})
+    narrow = rows.reindex(columns=COLUMNS).astype(
+        {"value": np.float32, "replay_fraction": np.float32, "n": np.int32}
+    )
     write_atomically(path, lambda aside: narrow.to_parquet(aside, index=False))
 
 
@@ -112,7 +114,9 @@ def read_rows(folder: Path) -> pd.DataFrame:
     if missing:
         raise ValueError(f"{folder / 'rows.parquet'}: column {missing[0]!r} is missing")
     # float32 on disk is small; 0.1 must be 0.1 again
-    return rows.astype({"value": float}).assign(replay_fraction=rows["replay_fraction"].astype(float).round(6))
+    return rows.astype({"value": float}).assign(
+        replay_fraction=rows["replay_fraction"].astype(float).round(6)
+    )
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -154,8 +158,12 @@ def _version(package: str) -> str | None:
 def _git_commit() -> str | None:
     here = Path(__file__).parent
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "--", "."], cwd=here, capture_output=True, text=True)
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--", "."], cwd=here, capture_output=True, text=True
+        )
         return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return None

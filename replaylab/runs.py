@@ -34,7 +34,9 @@ def train_one(plain_spec: dict[str, Any], store: Path) -> str:
     started = time.monotonic()
     references = evaluate.references(ReferenceSpec.of(spec), store)
     if weights_digest(WEIGHTS / "base") != spec.base:
-        raise ValueError(f"{WEIGHTS / 'base'} holds weights {weights_digest(WEIGHTS / 'base')}, but the run wants {spec.base}")
+        raise ValueError(
+            f"{WEIGHTS / 'base'} holds weights {weights_digest(WEIGHTS / 'base')}, but the run wants {spec.base}"
+        )
     model = TinyWan.load(WEIGHTS / "base")
     sources = [_latents(model, world, store) for world in (spec.target, *spec.replay)]
     mixture = Mixture(spec.replay_fraction, spec.batch_size, [len(source) for source in sources], spec.seed)
@@ -71,16 +73,26 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     model = TinyWan.load(WEIGHTS / "base")
     batch = torch.randn(spec.batch_size, models.LATENT_CHANNELS, CLIP_FRAMES, 8, 8)
     step = _timed(lambda: train.loss_of(model, batch, 0, 0).backward())
-    frames = np.zeros((evaluate.CLIPS_TO_TIME, CLIP_FRAMES, spec.target.size_px, spec.target.size_px, 3), np.uint8)
+    frames = np.zeros(
+        (evaluate.CLIPS_TO_TIME, CLIP_FRAMES, spec.target.size_px, spec.target.size_px, 3), np.uint8
+    )
     measured = _timed(lambda: evaluate.measure_frames(frames)) / len(frames)
-    sampled = step / 3 / spec.batch_size * evaluation.sampler_steps  # a step goes forwards once, backwards twice
+    sampled = (
+        step / 3 / spec.batch_size * evaluation.sampler_steps
+    )  # a step goes forwards once, backwards twice
     clips_measured = evaluation.clips * len(evaluation.domains)
     references = records.is_done(ReferenceSpec.of(spec), store)
     evaluations = len(missing) * len(spec.evaluate_at) + (0 if references else 4)
     worlds_needed = {*evaluation.domains, *(world for run in missing for world in (run.target, *run.replay))}
-    videos = sum(sum(world.videos) for world in worlds_needed if not worlds.is_built(world, store / "domains"))
+    videos = sum(
+        sum(world.videos) for world in worlds_needed if not worlds.is_built(world, store / "domains")
+    )
     video = _timed(lambda: worlds.render_video(spec.target, "dev", 0)) / worlds.processes() if videos else 0.0
-    return len(missing) * spec.steps * step + evaluations * clips_measured * (measured + sampled) + videos * video
+    return (
+        len(missing) * spec.steps * step
+        + evaluations * clips_measured * (measured + sampled)
+        + videos * video
+    )
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -96,7 +108,9 @@ def evaluate_again(folder: Path, store: Path) -> pd.DataFrame:
     from diffusers import WanTransformer3DModel
 
     if not (folder / "transformer").is_dir():
-        raise FileNotFoundError(f"{folder / 'transformer'} is missing: this run's weights were not kept, train it again")
+        raise FileNotFoundError(
+            f"{folder / 'transformer'} is missing: this run's weights were not kept, train it again"
+        )
     spec = RunSpec.from_dict(json.loads((folder / "spec.json").read_text()))
     model = TinyWan.load(WEIGHTS / "base")
     model.transformer = WanTransformer3DModel.from_pretrained(folder / "transformer")
@@ -117,5 +131,3 @@ def _latents(model: TinyWan, world: WorldSpec, store: Path) -> Any:
 
 def _title(spec: RunSpec) -> str:
     return f"replay {spec.replay_fraction:.0%}, seed {spec.seed}"
-
-

@@ -2,7 +2,7 @@
 
 Decision: a run's name is the hash of everything that determines its numbers, base weights included, so a finished
 run can be read instead of trained, anywhere, and a changed setting can never be mistaken for the old one.
-Randomness is asked for by (seed, purpose, numbers) and never kept as state. Refused: unknown or missing keys.
+Randomness is asked for by (seed, purpose, number) and never kept as state. Refused: unknown or missing keys.
 
 This room imports neither torch nor pandas: reading results must be quick.
 """
@@ -38,19 +38,15 @@ def digest(spec: Described) -> str:
     return hashlib.sha256(canonical_json(spec).encode()).hexdigest()[:12]
 
 
-def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+def generator(seed: int, purpose: str, number: int = 0) -> np.random.Generator:
     """The stream of random numbers for one purpose: the same for the same arguments, wherever it is asked for."""
-    return np.random.default_rng(_entropy(seed, purpose, *numbers))
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode()), number])
 
 
-def torch_seed(seed: int, purpose: str, *numbers: int) -> int:
+def torch_seed(seed: int, purpose: str, number: int = 0) -> int:
     """A 63-bit seed for `torch.Generator.manual_seed`."""
-    state = np.random.SeedSequence(_entropy(seed, purpose, *numbers)).generate_state(1, np.uint64)[0]
-    return int(state) >> 1
-
-
-def _entropy(seed: int, purpose: str, *numbers: int) -> list[int]:
-    return [seed, zlib.crc32(purpose.encode()), *numbers]
+    sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), number])
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,9 @@ class RunSpec(Described):
     def __post_init__(self) -> None:
         check_fraction(self.replay_fraction)
         if self.replay_fraction == 0 and self.replay:
-            raise ValueError("replay must be empty where replay_fraction is 0: it is the same run whatever is not replayed")
+            raise ValueError(
+                "replay must be empty where replay_fraction is 0: it is the same run whatever is not replayed"
+            )
         if self.replay_fraction > 0 and not self.replay:
             raise ValueError(f"replay_fraction is {self.replay_fraction}, but replay names no domain")
         if not self.evaluate_at or self.evaluate_at[-1] != self.steps:
@@ -141,13 +139,17 @@ def _build(cls: Any, plain: dict[str, Any]) -> Any:
     valid = {entry.name for entry in fields(cls)}
     unknown, missing = sorted(set(plain) - valid), sorted(valid - set(plain))
     if unknown or missing:
-        raise ValueError(f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}; valid keys are {sorted(valid)}")
+        raise ValueError(
+            f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}; valid keys are {sorted(valid)}"
+        )
     return cls(**plain)
 
 
 def check_fraction(fraction: float) -> None:
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
-        raise ValueError(f"replay_fraction is {fraction!r}; it must be a number from 0 (no replay) to 1 (replay only)")
+        raise ValueError(
+            f"replay_fraction is {fraction!r}; it must be a number from 0 (no replay) to 1 (replay only)"
+        )
 
 
 @cache
@@ -201,12 +203,14 @@ def worlds_of(preset: Preset) -> dict[str, WorldSpec]:
     unseen = (0, *preset.videos[1:])  # nobody trains on the eventful twin
     return {
         "driving": WorldSpec("driving", "traffic", "target", "ordinary", preset.videos),
-        "driving-eventful": WorldSpec("driving-eventful", "traffic", "target", "eventful", unseen),  # type: ignore[arg-type]
+        "driving-eventful": WorldSpec("driving-eventful", "traffic", "target", "eventful", unseen),
         "near": WorldSpec("near", "traffic", "diverse", "free", preset.videos),
     }
 
 
-def grid(preset_name: str, replay_fractions: list[float] | None = None, seeds: list[int] | None = None) -> list[RunSpec]:
+def grid(
+    preset_name: str, replay_fractions: list[float] | None = None, seeds: list[int] | None = None
+) -> list[RunSpec]:
     """The runs of a preset, or of other fractions and seeds with its settings; errors list what is valid."""
     if preset_name not in PRESETS:
         raise ValueError(f"preset {preset_name!r} is none of {', '.join(PRESETS)}")
@@ -222,7 +226,9 @@ def grid(preset_name: str, replay_fractions: list[float] | None = None, seeds: l
         ema_decay=preset.ema_decay, evaluate_at=preset.evaluate_at, evaluation=evaluation,
     )  # fmt: skip
     return [
-        replace(template, replay=(worlds["near"],) if fraction else (), replay_fraction=float(fraction), seed=seed)
+        replace(
+            template, replay=(worlds["near"],) if fraction else (), replay_fraction=float(fraction), seed=seed
+        )
         for seed in (seeds or preset.seeds)
         for fraction in map(_checked, replay_fractions or preset.replay_fractions)
     ]

@@ -75,10 +75,15 @@ def run(
     missing = [spec for spec in specs if not records.is_done(spec, home)]
     failed: dict[str, str] = {}
     if missing and only_reads:
-        say(f"{len(missing)} of {len(specs)} published runs are not in {home}; to train them, name a store of your own")
+        say(
+            f"{len(missing)} of {len(specs)} published runs are not in {home}; to train them, name a store of your own"
+        )
     elif missing:
         records.check_store(home)
-        say(f"{len(specs) - len(missing)} of {len(specs)} runs are in {home}; training {len(missing)}. {estimate(missing, home)}")
+        say(
+            f"{len(specs) - len(missing)} of {len(specs)} runs are in {home}; training {len(missing)}. "
+            + estimate(missing, home)
+        )
         failed = _inline(missing, home) if cluster == "inline" else _submitted(missing, home, cluster)
     else:
         say(f"all {len(specs)} runs are in {home}: trained nothing")
@@ -149,7 +154,9 @@ def _submitted(missing: list[RunSpec], store: Path, cluster: str) -> dict[str, s
     say(f"submitted {len(jobs)} jobs ({cluster}); their logs are in {store / 'jobs'}")
     failed = {}
     by_job = {id(job): spec for job, spec in zip(jobs, missing, strict=True)}
-    for job in track(submitit.helpers.as_completed(jobs, poll_frequency=1), what="runs", total=len(jobs), unit="runs"):
+    for job in track(
+        submitit.helpers.as_completed(jobs, poll_frequency=1), what="runs", total=len(jobs), unit="runs"
+    ):
         error = job.exception()
         if error is not None:
             reason = str(error).strip().splitlines()[-1]

@@ -57,14 +57,14 @@ def loss_of(model: TinyWan, latents: Tensor, seed: int, step: int) -> Tensor:
     return (velocity[:, :, future] - (noise - latents)[:, :, future]).square().mean()
 
 
-def batch_of(sources: Sequence[NDArray[np.float32]], mixture: Mixture, step: int) -> Tensor:
+def batch_of(sources: Sequence[Sequence[NDArray[np.float32]]], mixture: Mixture, step: int) -> Tensor:
     """The latents that the mixture names."""
     return torch.from_numpy(np.stack([sources[slot.domain][slot.clip] for slot in mixture.batch(step)]))
 
 
 def fit(
     model: TinyWan,
-    sources: Sequence[NDArray[np.float32]],
+    sources: Sequence[Sequence[NDArray[np.float32]]],
     mixture: Mixture,
     recipe: Recipe,
     folder: Path,
@@ -100,7 +100,10 @@ def fit(
         torch.nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT)
         optimizer.step()
         average.step(weights)
-        log.write(json.dumps({"step": step + 1, "loss": loss.item(), "seconds": round(time.monotonic() - since, 3)}) + "\n")
+        log.write(
+            json.dumps({"step": step + 1, "loss": loss.item(), "seconds": round(time.monotonic() - since, 3)})
+            + "\n"
+        )
         done = step + 1
         if done in evaluate_at:
             average.store(weights)
@@ -135,7 +138,10 @@ def _save(folder: Path, step: int, weights: list[Any], optimizer: Any, average: 
     tensors = {
         "weights": dict(enumerate(weight.detach() for weight in weights)),
         "average": dict(enumerate(average.shadow_params)),
-        **{kind: dict(enumerate(state[kind] for state in states)) for kind in ("exp_avg", "exp_avg_sq", "step")},
+        **{
+            kind: dict(enumerate(state[kind] for state in states))
+            for kind in ("exp_avg", "exp_avg_sq", "step")
+        },
     }
     named = {name: {f"{i:04d}": value for i, value in group.items()} for name, group in tensors.items()}
     checkpoint.save(folder / "checkpoints", step, named, {"average_steps": average.optimization_step})
@@ -151,6 +157,8 @@ def _resume(folder: Path, weights: list[Any], optimizer: Any, average: Any) -> i
         for i, weight in enumerate(weights):
             weight.copy_(tensors["weights"][f"{i:04d}"])
             average.shadow_params[i].copy_(tensors["average"][f"{i:04d}"])
-            optimizer.state[weight] = {kind: tensors[kind][f"{i:04d}"] for kind in ("exp_avg", "exp_avg_sq", "step")}
+            optimizer.state[weight] = {
+                kind: tensors[kind][f"{i:04d}"] for kind in ("exp_avg", "exp_avg_sq", "step")
+            }
     average.optimization_step = state["average_steps"]
     return int(state["step"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from fractions import Fraction
 from pathlib import Path
@@ -54,14 +55,21 @@ def build(spec: WorldSpec, home: str | Path) -> Domain:
         for split, count in zip(SPLITS, spec.videos, strict=True)
         for start in range(0, count, VIDEOS_A_CHUNK)
     ]
-    missing = [job for job in jobs if not (folder / "parts" / f"{_chunk_name(*job[2:])}-ego.parquet").is_file()]
+    missing = [
+        job for job in jobs if not (folder / "parts" / f"{_chunk_name(*job[2:])}-ego.parquet").is_file()
+    ]
     if len(missing) < len(jobs):
         say(f"{folder}: {len(jobs) - len(missing)} of {len(jobs)} chunks were already rendered")
     # spawn: a forked renderer would share its parent's buffers; daemonic notebooks may not fork at all
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes(), mp_context=context) as pool:
+    with ProcessPoolExecutor(processes(), mp_context=context, initializer=_end_with_parent) as pool:
         done = as_completed([pool.submit(_render_chunk, *job) for job in missing])
-        for future in track(done, what=f"rendering {spec.name} ({VIDEOS_A_CHUNK} videos each)", total=len(missing), unit="chunks"):
+        for future in track(
+            done,
+            what=f"rendering {spec.name} ({VIDEOS_A_CHUNK} videos each)",
+            total=len(missing),
+            unit="chunks",
+        ):
             future.result()
     parts = {kind: [folder / "parts" / f"{_chunk_name(*job[2:])}-{kind}.parquet" for job in jobs]
              for kind in ("videos", "tracks", "ego")}  # fmt: skip
@@ -79,6 +87,18 @@ def build(spec: WorldSpec, home: str | Path) -> Domain:
     return domain
 
 
+def _end_with_parent() -> None:
+    """In a worker: do not outlive a parent that was killed."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _chunk_name(split: str, start: int, stop: int) -> str:
     return f"{split}-{start:05d}-{stop:05d}"
 
@@ -89,17 +109,25 @@ def _render_chunk(spec: WorldSpec, folder: Path, split: str, start: int, stop: i
         name = f"{split}-{number:05d}"
         frames, agent_rows, ego_rows = render_video(spec, split, number)
         path = folder / "videos" / f"{name}.mp4"
-        write_atomically(path, lambda aside, frames=frames: write_video(aside, frames, spec.frames_per_second))
+        write_atomically(
+            path, lambda aside, frames=frames: write_video(aside, frames, spec.frames_per_second)
+        )
         videos.append({"file": path.name, "split": split, "scene": f"{spec.name}/{name}", "frames": len(frames),
                        "sha256": sha256(path)})  # fmt: skip
         tracks += [{"video": name, **row} for row in agent_rows]
         ego += [{"video": name, **row} for row in ego_rows]
-    for kind, rows in (("videos", videos), ("tracks", tracks), ("ego", ego)):  # ego last: its presence means done
+    for kind, rows in (
+        ("videos", videos),
+        ("tracks", tracks),
+        ("ego", ego),
+    ):  # ego last: its presence means done
         path = folder / "parts" / f"{_chunk_name(split, start, stop)}-{kind}.parquet"
         write_atomically(path, lambda aside, rows=rows: pd.DataFrame(rows).to_parquet(aside, index=False))
 
 
-def render_video(spec: WorldSpec, split: str, number: int) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
+def render_video(
+    spec: WorldSpec, split: str, number: int
+) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
     """Frames uint8 (T, H, W, 3), track rows and ego rows of one video."""
     from replaylab.worlds import physics, traffic
     from replaylab.worlds.stage import Stage
@@ -152,7 +180,11 @@ def write_video(path: Path, frames: Any, frames_per_second: float) -> None:
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        stream.options = {"crf": str(CRF), "preset": "veryfast", "threads": "1"}
+        # slower presets look ahead, over memory that x264 leaves unset in frames this small: other bytes each time
+        stream.options = {"crf": str(CRF), "preset": "superfast"}
+        stream.codec_context.thread_count = 1
         for picture in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
+            )
         container.mux(stream.encode())

@@ -38,15 +38,23 @@ def ball(radius: float, colours: Floats, light: Light) -> Mesh:
     """A sphere of 8 x 6 patches in two alternating colours (2, 3), so that one sees it roll."""
     turns, rises = np.linspace(0, 2 * np.pi, 9), np.linspace(-np.pi / 2, np.pi / 2, 7)
     place = np.stack(
-        [np.outer(np.cos(rises), np.cos(turns)), np.outer(np.cos(rises), np.sin(turns)), np.outer(np.sin(rises), np.ones(9))],
+        [
+            np.outer(np.cos(rises), np.cos(turns)),
+            np.outer(np.cos(rises), np.sin(turns)),
+            np.outer(np.sin(rises), np.ones(9)),
+        ],
         axis=-1,
     )
-    corners = np.stack([place[:-1, :-1], place[:-1, 1:], place[1:, 1:], place[1:, :-1]], axis=2).reshape(-1, 4, 3)
+    corners = np.stack([place[:-1, :-1], place[:-1, 1:], place[1:, 1:], place[1:, :-1]], axis=2).reshape(
+        -1, 4, 3
+    )
     paint = colours[np.add.outer(np.arange(6) // 2, np.arange(8) // 2).ravel() % 2]
     return quads(radius * corners, paint[:, None] * light.shade(corners)[..., None])
 
 
-def _body(shape: str, size: float, rng: np.random.Generator, light: Light) -> tuple[Mesh, tuple[float, float, float]]:
+def _body(
+    shape: str, size: float, rng: np.random.Generator, light: Light
+) -> tuple[Mesh, tuple[float, float, float]]:
     """A mesh around its centre of mass and its half extents in m."""
     if shape == "ball":
         return ball(size, np.stack([_paint(rng), _paint(rng)]), light), (size, size, size)
@@ -61,7 +69,9 @@ def _body(shape: str, size: float, rng: np.random.Generator, light: Light) -> tu
     return join(halves), sides
 
 
-def draw(look_rng: np.random.Generator, motion_rng: np.random.Generator, times: Floats, size_px: int) -> Scene:
+def draw(
+    look_rng: np.random.Generator, motion_rng: np.random.Generator, times: Floats, size_px: int
+) -> Scene:
     """A scene at `times` (T,) in s; raises RuntimeError if none of a hundred shows its bodies."""
     for _ in range(100):
         scene = _draw_once(look_rng, motion_rng, times)
@@ -71,7 +81,11 @@ def draw(look_rng: np.random.Generator, motion_rng: np.random.Generator, times: 
 
 
 def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, times: Floats) -> Scene:
-    light = Light((look_rng.uniform(-1, 1), look_rng.uniform(-1, 0), 1.0), look_rng.uniform(0.4, 0.7), look_rng.uniform(0.3, 0.5))
+    light = Light(
+        (look_rng.uniform(-1, 1), look_rng.uniform(-1, 0), 1.0),
+        look_rng.uniform(0.4, 0.7),
+        look_rng.uniform(0.3, 0.5),
+    )
     distance = look_rng.uniform(5.5, 8.0)
     camera = Camera(look_rng.uniform(40, 55), look_rng.uniform(1.6, 3.2), look_rng.uniform(0.15, 0.30))
     floor, sky = _paint(look_rng) * 0.8, _paint(look_rng)
@@ -84,7 +98,12 @@ def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, t
     ]
     layers: list[tuple[int, Mesh]] = [(GROUND, join(tiles))]
     if look_rng.uniform() < 0.5:  # a wall to bounce off, behind
-        layers.append((SOLID, box((0, distance + 3.5, 0), (40, 0.5, look_rng.uniform(0.8, 3.0)), _paint(look_rng), light)))
+        layers.append(
+            (
+                SOLID,
+                box((0, distance + 3.5, 0), (40, 0.5, look_rng.uniform(0.8, 3.0)), _paint(look_rng), light),
+            )
+        )
     shadows = [_round_shadow(max(sides), floor) for _, sides in bodies]
     return Scene(
         camera=camera, layers=layers, agents=[mesh for mesh, _ in bodies], shadows=shadows,
@@ -114,16 +133,30 @@ def _simulate(
     world.set_gravity(p3.Vec3(0, 0, -9.81))
     _still(world, bullet.BulletPlaneShape(p3.Vec3(0, 0, 1), 0), p3.TransformState.make_identity())
     if wall:
-        _still(world, bullet.BulletBoxShape(p3.Vec3(20, 0.25, 1.5)), p3.TransformState.make_pos(p3.Point3(0, distance + 3.5, 1.5)))
+        _still(
+            world,
+            bullet.BulletBoxShape(p3.Vec3(20, 0.25, 1.5)),
+            p3.TransformState.make_pos(p3.Point3(0, distance + 3.5, 1.5)),
+        )
     nodes = []
     for number, (shape, half) in enumerate(zip(shapes, sides, strict=True)):
         node = bullet.BulletRigidBodyNode(f"body {number}")
-        node.add_shape(bullet.BulletSphereShape(half[0]) if shape == "ball" else bullet.BulletBoxShape(p3.Vec3(*half)))
+        node.add_shape(
+            bullet.BulletSphereShape(half[0]) if shape == "ball" else bullet.BulletBoxShape(p3.Vec3(*half))
+        )
         node.set_mass(float(np.prod(half)) * 8)
         node.set_restitution(float(rng.uniform(0.3, 0.9)))
         node.set_friction(float(rng.uniform(0.3, 0.9)))
-        place = p3.Point3(float(rng.uniform(-2.2, 2.2)), float(distance + rng.uniform(-1.5, 2.0)), float(half[2] + rng.uniform(0.0, 2.2)))
-        turn = p3.Vec3(*map(float, rng.uniform(-180, 180, 3))) if rng.uniform() < 0.6 else p3.Vec3(float(rng.uniform(-180, 180)), 0, 0)
+        place = p3.Point3(
+            float(rng.uniform(-2.2, 2.2)),
+            float(distance + rng.uniform(-1.5, 2.0)),
+            float(half[2] + rng.uniform(0.0, 2.2)),
+        )
+        turn = (
+            p3.Vec3(*map(float, rng.uniform(-180, 180, 3)))
+            if rng.uniform() < 0.6
+            else p3.Vec3(float(rng.uniform(-180, 180)), 0, 0)
+        )
         node.set_transform(p3.TransformState.make_pos_hpr(place, turn))
         node.set_linear_velocity(p3.Vec3(*map(float, rng.normal(0, 1.6, 2)), float(rng.uniform(-1, 2))))
         node.set_angular_velocity(p3.Vec3(*map(float, rng.normal(0, 2.0, 3))))
@@ -138,7 +171,9 @@ def _simulate(
             clock += 1
         for agent, node in enumerate(nodes):
             matrix: Any = node.get_transform().get_mat()
-            poses[agent, frame] = np.array([[matrix.get_cell(row, column) for row in range(4)] for column in range(4)])
+            poses[agent, frame] = np.array(
+                [[matrix.get_cell(row, column) for row in range(4)] for column in range(4)]
+            )
     return poses
 
 
@@ -150,5 +185,3 @@ def _still(world: Any, shape: Any, transform: Any) -> None:
     node.set_restitution(0.7)
     node.set_transform(transform)
     world.attach(node)
-
-

@@ -76,10 +76,14 @@ _FACES = [  # corner indices, counter-clockwise from outside, and the normal
 ]
 _FACE_CORNERS = np.array([corners for corners, _ in _FACES]).ravel()
 _FACE_NORMALS = np.array([normal for _, normal in _FACES], dtype=float)
-_BOX_TRIANGLES = np.concatenate([4 * np.arange(5)[:, None] + [0, 1, 2], 4 * np.arange(5)[:, None] + [0, 2, 3]])
+_BOX_TRIANGLES = np.concatenate(
+    [4 * np.arange(5)[:, None] + [0, 1, 2], 4 * np.arange(5)[:, None] + [0, 2, 3]]
+)
 
 
-def box(centre: tuple[float, float, float], size: tuple[float, float, float], colour: Any, light: Light) -> Mesh:
+def box(
+    centre: tuple[float, float, float], size: tuple[float, float, float], colour: Any, light: Light
+) -> Mesh:
     """An upright box: `centre` is the middle of its floor, `size` (width, length, height) in m; no bottom face."""
     corners = _CORNERS * np.asarray(size) + np.asarray(centre)
     colours = np.minimum(light.box_shade * np.asarray(colour, dtype=float), 1.0)
@@ -93,7 +97,7 @@ def quads(corners: Floats, colours: Floats) -> Mesh:
     if colours.ndim == 2:
         colours = np.repeat(colours[:, None], 4, axis=1)
     first = np.arange(len(corners))[:, None] * 4
-    triangles = np.concatenate([first + [0, 1, 2], first + [0, 2, 3]])
+    triangles = np.concatenate([np.add(first, [0, 1, 2]), np.add(first, [0, 2, 3])])
     return Mesh(corners.reshape(-1, 3), np.clip(colours.reshape(-1, 3), 0, 1), triangles)
 
 
@@ -139,7 +143,9 @@ class Camera:
     def focal_px(self, size_px: int) -> float:
         return size_px / 2 / np.tan(np.deg2rad(self.field_of_view_deg) / 2)
 
-    def project(self, points: Floats, position: Floats, heading: float, size_px: int) -> tuple[Floats, Floats]:
+    def project(
+        self, points: Floats, position: Floats, heading: float, size_px: int
+    ) -> tuple[Floats, Floats]:
         """World points (N, 3) to pixels (N, 2), x right and y down, and depth (N,) in m (not positive: behind)."""
         ahead = placed(points - [*position[:2], self.height_m + position[2]], np.zeros(3), -heading)
         cos, sin = np.cos(self.pitch_rad), np.sin(self.pitch_rad)
@@ -213,7 +219,9 @@ def shows_its_agents(scene: Scene, size_px: int) -> bool:
     for frame in range(len(scene.ego)):
         boxes, depths = boxes_of(scene, frame, size_px)
         counts.append(eligible(boxes, visible_shares(boxes, depths, size_px), size_px))
-    return bool(np.mean([count[0] for count in counts]) >= 2 / 3 and np.all([count.any() for count in counts]))
+    return bool(
+        np.mean([count[0] for count in counts]) >= 2 / 3 and np.all([count.any() for count in counts])
+    )
 
 
 class Stage:
@@ -231,7 +239,9 @@ class Stage:
         self.engine = p3.GraphicsEngine.get_global_ptr()
         pipe = p3.GraphicsPipeSelection.get_global_ptr().make_module_pipe("p3tinydisplay")
         if pipe is None:
-            raise RuntimeError("panda3d has no p3tinydisplay: reinstall it with `pip install --force-reinstall panda3d`")
+            raise RuntimeError(
+                "panda3d has no p3tinydisplay: reinstall it with `pip install --force-reinstall panda3d`"
+            )
         properties = p3.FrameBufferProperties(p3.FrameBufferProperties.get_default())
         properties.set_rgb_color(True)
         properties.set_depth_bits(24)
@@ -240,7 +250,9 @@ class Stage:
             p3.GraphicsPipe.BF_refuse_window, None, None,
         )  # fmt: skip
         self.picture = p3.Texture()
-        self.buffer.add_render_texture(self.picture, p3.GraphicsOutput.RTM_copy_ram, p3.GraphicsOutput.RTP_color)
+        self.buffer.add_render_texture(
+            self.picture, p3.GraphicsOutput.RTM_copy_ram, p3.GraphicsOutput.RTP_color
+        )
         self.buffer.set_clear_color_active(True)
         self.lens = p3.PerspectiveLens()
         self.lens.set_near_far(NEAR_M, FAR_M)
@@ -272,7 +284,9 @@ class Stage:
         node.add_geom(geometry)
         path = p3.NodePath(node)
         path.set_two_sided(True)
-        if order != SOLID:  # the ground is painted in order, so that marks on the road never fight with it for depth
+        if (
+            order != SOLID
+        ):  # the ground is painted in order, so that marks on the road never fight with it for depth
             path.set_bin("background", order)
             path.set_depth_test(False)
             path.set_depth_write(False)
@@ -289,7 +303,9 @@ class Stage:
             fog.set_color(*map(float, scene.sky_horizon))
             fog.set_linear_range(*scene.fog_m)
             root.set_fog(fog)
-        camera = root.attach_new_node(p3.Camera("camera", self.lens))  # a camera used again gets slower with every scene
+        camera = root.attach_new_node(
+            p3.Camera("camera", self.lens)
+        )  # a camera used again gets slower with every scene
         sky = self._node(_sky(scene), BACKDROP)
         sky.reparent_to(camera)
         sky.set_fog_off()

@@ -2,7 +2,8 @@
 
 Decision: within a video every agent and the ego car move with constant acceleration and yaw rate, so that three
 context frames determine the future and an error is the model's, not chance's. A *look* fixes palette, light, fog and
-camera; a *motion* fixes who is where and how they move. The same motion can be shown in any look, and the reverse.
+camera; a *motion* fixes who is where and how they move. Any motion can be shown in any look. A scene whose camera does
+not show its agents is drawn again, motion only.
 
 Looks: `target` (dusk between lit houses: one narrow palette and camera), `diverse` (daylight, everything drawn
 broadly, the target's narrow palette left out).
@@ -105,7 +106,9 @@ def _diverse_look(rng: np.random.Generator) -> Look:
         return hsv(rng.uniform(), rng.uniform(*saturation), rng.uniform(*value))
 
     sky_value = rng.uniform(0.6, 1.0)
-    sky_top = hsv(rng.uniform(0.40, 0.66), rng.uniform(0.1, 0.7), sky_value)  # greens to blues: never the target's dusk
+    sky_top = hsv(
+        rng.uniform(0.40, 0.66), rng.uniform(0.1, 0.7), sky_value
+    )  # greens to blues: never the target's dusk
     sky_horizon = np.clip(sky_top + rng.uniform(0.05, 0.3), 0, 1)
     grey = rng.uniform(0.2, 0.65)
     fog_start = rng.uniform(10, 60)
@@ -217,7 +220,9 @@ def _crossing(rng: np.random.Generator, ego_speed: float, seconds: float) -> Mov
 
 def _event(event: str, rng: np.random.Generator, seconds: float) -> Motion:
     ego = Mover("ego", 0, 0, 0, rng.uniform(3.0, 9.5))
-    others = [_lane_keeper(rng, int(lane), ego.speed) for lane in rng.permutation(LANES)[: rng.integers(0, 3)]]
+    others = [
+        _lane_keeper(rng, int(lane), ego.speed) for lane in rng.permutation(LANES)[: rng.integers(0, 3)]
+    ]
     if event == "crossing":
         ego = Mover("ego", 0, 0, 0, rng.uniform(0.0, 3.0))
         others = []
@@ -228,20 +233,34 @@ def _event(event: str, rng: np.random.Generator, seconds: float) -> Motion:
         start = side * LANE_M if inwards else 0.0
         drift = (-side if inwards else side) * rng.uniform(1.0, 2.4)
         forward = max(ego.speed + rng.uniform(-1.5, 2.0), 1.0)
-        actors = [Mover(_vehicle(rng), start, rng.uniform(7, 14), -np.arctan2(drift, forward), np.hypot(drift, forward))]
+        actors = [
+            Mover(
+                _vehicle(rng),
+                start,
+                rng.uniform(7, 14),
+                -np.arctan2(drift, forward),
+                np.hypot(drift, forward),
+            )
+        ]
     elif event == "turning":  # the ego car turns, everything swings across the image
         rate = rng.choice([-1, 1]) * rng.uniform(0.05, 0.22)
         ego = Mover("ego", 0, 0, 0, rng.uniform(2, 7), 0.0, rate)
         actors = [_lane_keeper(rng, int(rng.choice(LANES)), ego.speed)]
     elif event == "braking":
         brake = rng.uniform(2.0, 4.5)
-        lane, start, speed = int(rng.choice(LANES)), rng.uniform(8, 15), ego.speed + rng.uniform(0.5, 1.3) * brake
+        lane, start, speed = (
+            int(rng.choice(LANES)),
+            rng.uniform(8, 15),
+            ego.speed + rng.uniform(0.5, 1.3) * brake,
+        )
         actors = [Mover(_vehicle(rng), lane * LANE_M, start, 0.0, speed, -brake)]
     elif event == "oncoming":
         ego = Mover("ego", 0, 0, 0, rng.uniform(1.0, 5.0))
         speed = rng.uniform(2.0, 6.0)
         reach = (ego.speed + speed) * seconds
-        actors = [Mover(_vehicle(rng), -LANE_M + rng.normal(0, 0.3), rng.uniform(4, 8) + reach * 0.85, np.pi, speed)]
+        actors = [
+            Mover(_vehicle(rng), -LANE_M + rng.normal(0, 0.3), rng.uniform(4, 8) + reach * 0.85, np.pi, speed)
+        ]
     elif event == "undercutting":  # passing us on the wrong side: in ordinary driving the right lane is slow
         ahead = rng.uniform(3, 7)
         relative = rng.uniform(2.5, 5.0)
@@ -254,7 +273,9 @@ def _event(event: str, rng: np.random.Generator, seconds: float) -> Motion:
 def _free(rng: np.random.Generator) -> Motion:
     """Everyone goes their own way."""
     rate = rng.normal(0, 0.08) if rng.uniform() < 0.4 else 0.0
-    ego = Mover("ego", 0, 0, 0, rng.uniform(0, 10), rng.uniform(-1.0, 1.0) if rng.uniform() < 0.3 else 0.0, rate)
+    ego = Mover(
+        "ego", 0, 0, 0, rng.uniform(0, 10), rng.uniform(-1.0, 1.0) if rng.uniform() < 0.3 else 0.0, rate
+    )
     agents = []
     for _ in range(rng.integers(1, 4)):
         kind = str(rng.choice(SMALL, p=SMALL_SHARES)) if rng.uniform() < 0.3 else _vehicle(rng)
@@ -296,7 +317,9 @@ def vehicle(kind: str, colour: Floats, light: Light, night: bool, rng: np.random
         return join([*legs, torso, box((0, 0, 1.5), (0.28, 0.28, 0.3), skin, light)])
     if kind in ("cyclist", "motorcycle"):
         thick = 0.12 if kind == "cyclist" else 0.3
-        parts = [box((0, y, 0), (thick, 0.6, 0.6), dark, light) for y in (-length / 2 + 0.3, length / 2 - 0.3)]
+        parts = [
+            box((0, y, 0), (thick, 0.6, 0.6), dark, light) for y in (-length / 2 + 0.3, length / 2 - 0.3)
+        ]
         frame_colour = colour if kind == "motorcycle" else np.array([0.5, 0.5, 0.5])
         parts.append(box((0, 0, 0.5), (thick, length * 0.7, 0.3), frame_colour, light))
         parts.append(box((0, -0.1, 0.75), (width, 0.45, height - 1.05), colour, light))
@@ -304,7 +327,12 @@ def vehicle(kind: str, colour: Floats, light: Light, night: bool, rng: np.random
         return join(parts)
     wheel = 0.32 if kind in ("car", "van") else 0.45
     parts = [
-        box((x * (width / 2 - 0.12), y * (length / 2 - length * 0.18), 0), (0.24, 2 * wheel, 2 * wheel), dark, light)
+        box(
+            (x * (width / 2 - 0.12), y * (length / 2 - length * 0.18), 0),
+            (0.24, 2 * wheel, 2 * wheel),
+            dark,
+            light,
+        )
         for x in (-1, 1)
         for y in (-1, 1)
     ]
@@ -314,16 +342,26 @@ def vehicle(kind: str, colour: Floats, light: Light, night: bool, rng: np.random
         parts.append(box((0, -0.2, 0.85), (width * 0.86, length * 0.5, height - 0.93), glass, light))
         parts.append(box((0, -0.2, height - 0.1), (width * 0.84, length * 0.46, 0.1), colour, light))
     elif kind == "truck":
-        parts.append(box((0, length * 0.37, floor), (width * 0.95, length * 0.26, height * 0.75 - floor), colour, light))
+        parts.append(
+            box(
+                (0, length * 0.37, floor), (width * 0.95, length * 0.26, height * 0.75 - floor), colour, light
+            )
+        )
         parts.append(box((0, length * 0.47, height * 0.42), (width * 0.9, length * 0.07, 0.7), glass, light))
         cargo = np.clip(0.6 * colour + 0.4 * rng.uniform(0.3, 1.0), 0, 1)
-        parts.append(box((0, -length * 0.13, floor + 0.3), (width, length * 0.74, height - floor - 0.3), cargo, light))
+        parts.append(
+            box((0, -length * 0.13, floor + 0.3), (width, length * 0.74, height - floor - 0.3), cargo, light)
+        )
     else:  # van, bus
         parts.append(box((0, 0, floor), (width, length, height - floor), colour, light))
         for end in (-1, 1):
-            parts.append(box((0, end * length / 2, height * 0.55), (width * 0.86, 0.06, height * 0.28), glass, light))
+            parts.append(
+                box((0, end * length / 2, height * 0.55), (width * 0.86, 0.06, height * 0.28), glass, light)
+            )
         for side in (-1, 1):
-            parts.append(box((side * width / 2, 0, height * 0.55), (0.04, length * 0.86, height * 0.25), glass, light))
+            parts.append(
+                box((side * width / 2, 0, height * 0.55), (0.04, length * 0.86, height * 0.25), glass, light)
+            )
     tail = np.array([1.0, 0.15, 0.1]) if night else np.array([0.75, 0.08, 0.08])
     head = np.array([1.0, 0.97, 0.8]) if night else np.array([0.92, 0.92, 0.85])
     flat = Light((0, 0, 1), 1.0, 0.0)  # lamps are not shaded
@@ -348,15 +386,22 @@ def _surroundings(look: Look, reach: tuple[float, float], rng: np.random.Generat
         return np.clip(colour * (1 + rng.normal(0, strength, (pieces, 1))), 0, 1)
 
     edge = LANE_M * 1.5 + 0.6
-    ground = [strip(x, x + 12.0, cuts, patches(look.verge, look.patchiness)) for x in np.arange(-78.0, 77.0, 12.0)]
-    road = [strip(x, x + LANE_M, cuts, patches(look.road, look.patchiness * 0.5)) for x in LANE_M * np.array([-1.5, -0.5, 0.5])]
+    ground = [
+        strip(x, x + 12.0, cuts, patches(look.verge, look.patchiness)) for x in np.arange(-78.0, 77.0, 12.0)
+    ]
+    road = [
+        strip(x, x + LANE_M, cuts, patches(look.road, look.patchiness * 0.5))
+        for x in LANE_M * np.array([-1.5, -0.5, 0.5])
+    ]
     kerbs = [strip(x, x + 0.6, cuts, patches(look.road * 0.8 + 0.1, 0.02)) for x in (-edge, edge - 0.6)]
     lines = []
     for x in (-LANE_M * 1.5, LANE_M * 1.5):
         lines.append(strip(x - 0.09, x + 0.09, cuts, np.repeat(look.marks[None], pieces, axis=0)))
     starts = np.arange(reach[0], reach[1], 8.0) + rng.uniform(0, 8)
     for x in (-LANE_M / 2, LANE_M / 2):
-        dashes = np.array([[[x - 0.1, y, 0], [x + 0.1, y, 0], [x + 0.1, y + 3.2, 0], [x - 0.1, y + 3.2, 0]] for y in starts])
+        dashes = np.array(
+            [[[x - 0.1, y, 0], [x + 0.1, y, 0], [x + 0.1, y + 3.2, 0], [x - 0.1, y + 3.2, 0]] for y in starts]
+        )
         lines.append(quads(dashes, np.repeat(look.marks[None], len(starts), axis=0)))
     solids: list[Mesh] = []
     for side in (-1, 1):
@@ -366,7 +411,11 @@ def _surroundings(look: Look, reach: tuple[float, float], rng: np.random.Generat
             elif rng.uniform() < look.trees:
                 solids.append(_tree(look, side * rng.uniform(8.5, 14), y + rng.uniform(-2, 2), rng))
     # a mesh a house: those beside and behind the camera are culled whole, and never reach the rasteriser's clipping
-    return [(GROUND, join([*ground, *road, *kerbs])), (MARKS, join(lines)), *((SOLID, solid) for solid in solids)]
+    return [
+        (GROUND, join([*ground, *road, *kerbs])),
+        (MARKS, join(lines)),
+        *((SOLID, solid) for solid in solids),
+    ]
 
 
 def _house(look: Look, x: float, y: float, rng: np.random.Generator) -> Mesh:
@@ -431,6 +480,10 @@ def draw(
             ego=motion.ego.path(times),
         )
         if shows_its_agents(scene, size_px):
-            scene.layers = _surroundings(look, (scene.ego[:, 1].min() - 20, scene.ego[:, 1].max() + 150), look_rng)
+            scene.layers = _surroundings(
+                look, (scene.ego[:, 1].min() - 20, scene.ego[:, 1].max() + 150), look_rng
+            )
             return scene
-    raise RuntimeError(f"no scene of look {look_name!r}, motion {motion_name!r}, event {event!r} in 1000 shows its agents")
+    raise RuntimeError(
+        f"no scene of look {look_name!r}, motion {motion_name!r}, event {event!r} in 1000 shows its agents"
+    )

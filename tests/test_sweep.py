@@ -1,0 +1,212 @@
+"""The whole path in small: a real sweep of the smoke preset, once, and what may go wrong with a store."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from replaylab import records, sweep
+from replaylab.records import ReferenceSpec
+from replaylab.spec import grid
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    return sweep.run("smoke", store=store)
+
+
+def test_every_run_is_done_with_the_replay_that_was_asked_for(swept):
+    assert (swept.runs["state"] == "done").all() and swept.runs["trained_now"].all()
+    assert (
+        swept.runs["realised_replay_fraction"].tolist()
+        == swept.runs["replay_fraction"].tolist()
+        == [0.0, 0.5]
+    )
+
+
+def test_floors_stand_beside_every_measure(swept):
+    for (domain, measure), rows in swept.rows.groupby(["domain", "measure"]):
+        wanted = {"real", "autoencoder", "copy-last-frame", "base", "fine-tuned"}
+        assert set(rows["model"]) == wanted - ({"real"} if measure == "psnr_db" else set()), (domain, measure)
+    assert set(swept.rows["domain"]) == {"driving", "driving-eventful", "near"}
+    assert set(swept.rows["split"]) == {"dev"}
+
+
+def test_rows_are_one_a_clip_measure_and_step(swept):
+    clips = swept.rows[swept.rows["video"] != ""]
+    assert not clips.duplicated(["run", "model", "step", "domain", "video", "start", "measure"]).any()
+    counts = clips.groupby(["run", "model", "step", "domain", "measure"]).size()
+    assert set(counts) == {8}
+    assert set(swept.rows.loc[swept.rows["model"] == "fine-tuned", "step"]) == {2, 4}
+
+
+def test_nothing_is_evaluated_on_a_scene_of_the_reference_set_or_of_training(swept):
+    from replaylab import clips, worlds
+
+    spec = swept.specs[0]
+    domain = worlds.build(spec.target, swept.store / "domains")
+    scenes = clips.one_a_scene(clips.clips_of(domain, "dev", 8))
+    evaluated = set(
+        swept.rows.loc[(swept.rows["domain"] == "driving") & (swept.rows["scene"] != ""), "scene"]
+    )
+    assert evaluated == {clip.scene for clip in scenes[: spec.evaluation.clips]}
+    assert not evaluated & set(domain.split("train")["scene"])
+
+
+def test_capped_errors_never_exceed_the_cap(swept):
+    errors = swept.rows.loc[swept.rows["measure"].isin(["ade_px", "fde_px"]), "value"].dropna()
+    assert errors.between(0, swept.specs[0].evaluation.miss_cap_px).all()
+
+
+def test_the_summary_says_where_the_numbers_came_from(swept):
+    summary = records.read_summary(swept.store / swept.specs[1].run_id)
+    assert summary["realised_samples"] == {"driving": 8, "near": 8}
+    assert {"git_commit", "packages", "machine", "seconds", "threads"} <= set(summary)
+
+
+def test_run_again_trains_nothing_and_says_so(swept, capsys, monkeypatch):
+    from replaylab import runs
+
+    monkeypatch.setattr(runs, "train_one", lambda *_: pytest.fail("trained again"))
+    again = sweep.run("smoke", store=swept.store)
+    assert "trained nothing" in capsys.readouterr().err
+    assert not again.runs["trained_now"].any()
+    pd.testing.assert_frame_equal(again.rows, swept.rows)
+
+
+def test_the_same_spec_gives_the_same_rows(swept, tmp_path):
+    again = sweep.run("smoke", [0.5], store=tmp_path)
+    key = ["model", "step", "domain", "video", "measure"]
+    one, other = (
+        table.rows[table.rows["run"] == swept.specs[1].run_id].sort_values(key) for table in (swept, again)
+    )
+    assert np.array_equal(one["value"].to_numpy(), other["value"].to_numpy(), equal_nan=True)
+
+
+def test_reading_imports_no_torch(swept):
+    code = (
+        "import sys; from replaylab import sweep, figures;"
+        f"table = sweep.run('smoke', store={str(swept.store)!r});"
+        "table.samples(); figures.headline(table.rows); print('torch' in sys.modules, len(table.rows))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"False {len(swept.rows)}\n"
+
+
+def test_samples_are_the_same_clips_for_every_arm(swept):
+    samples = swept.samples()
+    assert [one["name"] for one in samples[:4]] == ["truth", "base", "replay 0%", "replay 50%"]
+    assert len({one["title"] for one in samples}) == 3
+    for one in samples:
+        assert (
+            one["frames"].shape == (8, 64, 64, 3) and len(one["true_boxes"]) == len(one["found_boxes"]) == 8
+        )
+    assert np.abs(samples[0]["frames"][0].astype(int) - samples[2]["frames"][0]).mean() < 60
+
+
+def test_a_run_folder_with_another_spec_is_refused(swept, tmp_path):
+    spec = swept.specs[0]
+    folder = records.claim(spec, tmp_path)
+    path = folder / "spec.json"
+    path.write_text(json.dumps({**spec.as_dict(), "seed": 8}))
+    (folder / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"spec\.json is not the spec.*seed.*8 there, 0 wanted"):
+        sweep.run("smoke", store=tmp_path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"spec\.json cannot be read"):
+        sweep.run("smoke", store=tmp_path)
+
+
+def test_a_store_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError, match="file/store cannot be written"):
+        sweep.run("smoke", store=tmp_path / "file" / "store")
+
+
+def test_a_failed_run_is_a_row_with_its_reason_and_the_others_go_on(swept, tmp_path, monkeypatch):
+    from replaylab import runs
+
+    honest = runs.train_one
+
+    def failing(plain, store):
+        if plain["replay_fraction"] == 0:
+            raise FloatingPointError("the loss of step 3 is nan")
+        return honest(plain, swept.store)
+
+    monkeypatch.setattr(runs, "train_one", failing)
+    table = sweep.run("smoke", store=tmp_path)
+    assert table.runs["state"].tolist() == ["failed", "missing"]
+    assert table.runs["reason"][0] == "FloatingPointError: the loss of step 3 is nan"
+    assert "Traceback" in (tmp_path / table.runs["run"][0] / "failed.txt").read_text()
+
+
+def test_no_clips_in_a_split_is_one_clear_error(swept):
+    from replaylab import evaluate
+
+    evaluation = swept.specs[0].evaluation
+    with pytest.raises(ValueError, match=r"driving.*no clips in split 'test'"):
+        evaluate._ground(evaluation.domains[0], "test", 8, 8, swept.store)
+    with pytest.raises(ValueError, match=r"has 16 scenes, but 9 clips .* 8 reference clips"):
+        evaluate._ground(evaluation.domains[0], "dev", 9, 8, swept.store)
+
+
+def test_unknown_clusters_are_refused():
+    with pytest.raises(ValueError, match="inline, local, slurm"):
+        sweep.run("smoke", cluster="cloud")
+
+
+def test_the_published_store_is_only_read(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "_toc.yml").write_text("")
+    (tmp_path / "book" / sweep.LANDMARK).write_text("")
+    table = sweep.run("published")
+    assert (table.runs["state"] == "missing").all()
+    assert "name a store of your own" in capsys.readouterr().err
+    assert not (tmp_path / "book" / "results").exists()
+
+
+@pytest.mark.slow
+def test_submitit_trains_the_same_bits_in_other_processes(swept, tmp_path):
+    os.symlink(swept.store / "domains", tmp_path / "domains")
+    table = sweep.run("smoke", cluster="local", store=tmp_path)
+    assert (table.runs["state"] == "done").all(), table.runs["reason"].tolist()
+    mine, theirs = (t.rows[t.rows["model"] == "fine-tuned"].reset_index(drop=True) for t in (swept, table))
+    pd.testing.assert_frame_equal(mine, theirs)
+
+
+def test_references_are_shared_by_the_whole_grid():
+    assert len({ReferenceSpec.of(spec).run_id for spec in grid("quick")}) == 1
+
+
+def run_cli(*arguments):
+    return subprocess.run([sys.executable, "-m", "replaylab", *arguments], capture_output=True, text=True)
+
+
+def test_the_command_line_lists_its_verbs_and_shows_the_sweep(swept):
+    shown = run_cli("--help").stdout
+    assert all(verb in shown for verb in ("worlds", "pretrain", "train", "evaluate", "sweep"))
+    done = run_cli("sweep", "--preset", "smoke", "--store", str(swept.store))
+    assert done.returncode == 0 and "ade_px" in done.stdout and swept.specs[0].run_id in done.stdout
+    headline = run_cli("sweep", "--preset", "smoke", "--store", str(swept.store), "--headline")
+    assert headline.returncode == 0 and len(headline.stdout.strip().splitlines()) == 1
+
+
+def test_the_command_line_says_what_is_wrong_in_a_sentence(tmp_path):
+    done = run_cli("train", "--preset", "smoke", "--replay-fraction", "1.5", "--store", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("replaylab: replay_fraction is 1.5")
+
+
+def test_a_finished_run_is_measured_again_with_the_same_result(swept):
+    from replaylab import runs
+
+    spec = swept.specs[1]
+    again = runs.evaluate_again(swept.store / spec.run_id, swept.store)
+    rows = swept.rows[(swept.rows["run"] == spec.run_id) & (swept.rows["step"] == spec.steps)]
+    assert np.allclose(again["value"], rows["value"], rtol=1e-4, atol=1e-5, equal_nan=True)
