@@ -14,6 +14,7 @@ it, but must not.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from functools import cache
@@ -184,8 +185,6 @@ def _efficientnet() -> Any:
         raise ValueError(
             f"{path}: sha256 {digest}, expected {EXTRACTOR.weights_sha256}; install {EXTRACTOR.package} again"
         )
-    return (
-        EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(path))
-        .eval()
-        .requires_grad_(False)
-    )
+    with contextlib.redirect_stdout(None):  # it announces itself
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(path))
+    return network.eval().requires_grad_(False)

@@ -55,7 +55,7 @@ PANELS = [
     ("recall", "near"),
 ]
 SEEDS_FOR_AN_INTERVAL = 3
-EXPLORATORY = "**exploratory**: no verdict is drawn from it"
+EXPLORATORY = "**exploratory**, and no verdict is drawn from it"
 FRAMES_PER_SECOND, CONTEXT_FRAMES = 4, 3
 
 WIDTH = 5.2
@@ -460,16 +460,20 @@ def _strip(axes: Axes, sample: Mapping[str, Any]) -> None:
     canvas = np.full((frames.shape[1], _canvas_width(frames), 3), 255, dtype=np.uint8)
     for place, left in enumerate(_lefts(frames)):
         canvas[:, left : left + frames.shape[2]] = frames[place]
-        _boxes(axes, sample["true_boxes"][place], left, {"ec": "white", "lw": 1.0, "path_effects": OUTLINE})
-        _boxes(axes, sample["found_boxes"][place], left, {"ec": FOUND, "lw": 0.9})
+        outlined = {"ec": "white", "lw": 1.0, "path_effects": OUTLINE}
+        _boxes(axes, sample["true_boxes"][place], frames[place], left, **outlined)
+        _boxes(axes, sample["found_boxes"][place], frames[place], left, ec=FOUND, lw=0.9)
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
     axes.set(xticks=[], yticks=[])
     axes.set_ylabel(sample["name"].replace(" ", "\n", 1), fontsize=9)
     sns.despine(ax=axes, left=True, bottom=True)
 
 
-def _boxes(axes: Axes, boxes: Iterable[Sequence[float]], left: float, look: Mapping[str, Any]) -> None:
-    for x0, y0, x1, y1, *_ in boxes:
+def _boxes(axes: Axes, boxes: Iterable[Sequence[float]], frame: np.ndarray, left: float, **look: Any) -> None:
+    height, width, _ = frame.shape
+    for box in boxes:
+        # A box may reach out of its frame, into the next one of the strip.
+        x0, y0, x1, y1 = np.clip(box[:4], 0, [width, height, width, height])
         # A pixel's centre has whole coordinates in imshow, so its edge lies half a pixel before.
         axes.add_patch(Rectangle((left + x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, **look))
 

@@ -1,11 +1,11 @@
 """What does a video generator do here? Four verbs: encode, condition, predict, decode.
 
-Decision: diffusers' own classes in a tiny configuration (`AutoencoderKL` frame by frame, `WanTransformer3DModel`,
+Decision: diffusers' own classes in a tiny configuration (`AutoencoderTiny` frame by frame, `WanTransformer3DModel`,
 `FlowMatchEulerDiscreteScheduler`), saved in diffusers' own folder layout. The context enters as Wan's image-to-video
 does it, by extra channels beside the noisy latents, in the form that learns motion fastest at this size: the last
 context latent and its change from the one before, repeated in every frame, and a mask of the context frames.
 
-Shapes: B clips, T frames, K context frames, C latent channels, H x W pixels, h x w = H/8 x W/8 latent cells.
+Shapes: B clips, T frames, K context frames, C latent channels, H x W pixels, h x w = H/4 x W/4 latent cells.
 Sigma is flow matching's noise level in 0..1 (Lipman et al. 2023): noisy = (1 - sigma) x + sigma noise, and the
 network predicts the velocity noise - x.
 """
@@ -24,10 +24,10 @@ from torch.nn import functional
 from replaylab.domain import write_atomically
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+    from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
 CONTEXT_FRAMES, CLIP_FRAMES = 3, 8
-FOLD, LATENT_CHANNELS = 4, 16
+FOLD, LATENT_CHANNELS = 4, 8
 torch.set_flush_denormal(True)  # numbers under 1e-38 cost this CPU a hundred times a normal one
 TEXT_DIM = 8  # there is no text: one empty token, as Wan's blocks cross-attend to something
 FRAMES_AT_ONCE = 256  # encoded or decoded together
@@ -38,7 +38,7 @@ class TinyWan:
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: AutoencoderTiny,
         transformer: WanTransformer3DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
@@ -67,7 +67,7 @@ class TinyWan:
         save_part(self.vae, folder / "vae")
         save_part(self.transformer, folder / "transformer")
         self.scheduler.save_pretrained(folder / "scheduler")
-        index = {"_class_name": "TinyWan", "vae": ["diffusers", "AutoencoderKL"],
+        index = {"_class_name": "TinyWan", "vae": ["diffusers", "AutoencoderTiny"],
                  "transformer": ["diffusers", "WanTransformer3DModel"],
                  "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}  # fmt: skip
         write_atomically(
@@ -75,7 +75,7 @@ class TinyWan:
         )
 
     def encode(self, frames: np.ndarray) -> Tensor:
-        """uint8 (B, T, H, W, 3) to latents (B, C, T, h, w) of mean 0 and deviation 1 over the base's domains."""
+        """uint8 (B, T, H, W, 3) to latents (B, C, T, h, w)."""
         return encode(self.vae, frames)
 
     def condition(self, context: Tensor, frames: int = CLIP_FRAMES) -> Tensor:
@@ -101,15 +101,17 @@ class TinyWan:
         return decode(self.vae, latents)
 
 
-def new_vae() -> AutoencoderKL:
-    """A small autoencoder of frames whose pixels were folded 4x4 into channels: no convolution at full size."""
-    from diffusers import AutoencoderKL
+def new_vae() -> AutoencoderTiny:
+    """A small autoencoder of frames whose pixels were folded 4x4 into channels: no convolution at full size.
 
-    return AutoencoderKL(
+    No normalisation layers: with them (diffusers' AutoencoderKL, 1500 steps) frames stayed at 22 dB, too soft for agents.
+    """
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny(
         in_channels=3 * FOLD**2, out_channels=3 * FOLD**2, latent_channels=LATENT_CHANNELS,
-        block_out_channels=(64, 96), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, norm_num_groups=16,
-        mid_block_add_attention=False, scaling_factor=1.0, sample_size=64 // FOLD,
+        encoder_block_out_channels=(64,), decoder_block_out_channels=(64,), num_encoder_blocks=(2,),
+        num_decoder_blocks=(3,),
     )  # fmt: skip
 
 
@@ -117,8 +119,8 @@ def new_transformer() -> WanTransformer3DModel:
     from diffusers import WanTransformer3DModel
 
     return WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=32, in_channels=3 * LATENT_CHANNELS + 1,
-        out_channels=LATENT_CHANNELS, text_dim=TEXT_DIM, freq_dim=128, ffn_dim=512, num_layers=6, rope_max_seq_len=64,
+        patch_size=(1, 4, 4), num_attention_heads=6, attention_head_dim=32, in_channels=3 * LATENT_CHANNELS + 1,
+        out_channels=LATENT_CHANNELS, text_dim=TEXT_DIM, freq_dim=128, ffn_dim=768, num_layers=4, rope_max_seq_len=64,
     )  # fmt: skip
 
 
@@ -128,13 +130,13 @@ def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
 
 
-def load_vae(folder: str | Path) -> AutoencoderKL:
-    from diffusers import AutoencoderKL
+def load_vae(folder: str | Path) -> AutoencoderTiny:
+    from diffusers import AutoencoderTiny
 
     path = Path(folder) / "vae"
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is missing: make it with `python -m replaylab pretrain autoencoder`")
-    return AutoencoderKL.from_pretrained(path)
+    return AutoencoderTiny.from_pretrained(path).eval()
 
 
 def save_part(part: Any, folder: Path) -> None:
@@ -163,30 +165,20 @@ def to_frames(pixels: Tensor) -> np.ndarray:
     return ((pixels.clamp(-1, 1) + 1) * 127.5 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _statistics(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
-    mean, deviation = vae.config["latents_mean"], vae.config["latents_std"]
-    if mean is None or deviation is None:
-        raise ValueError(
-            "this autoencoder's config has no latents_mean and latents_std: it was not pretrained here"
-        )
-    shape = (1, LATENT_CHANNELS, 1, 1)
-    return torch.tensor(mean).reshape(shape), torch.tensor(deviation).reshape(shape)
-
-
 @torch.no_grad()
-def encode(vae: AutoencoderKL, frames: np.ndarray) -> Tensor:
-    """uint8 (B, T, H, W, 3) to normalised latents (B, C, T, h, w): the mode, no noise."""
-    mean, deviation = _statistics(vae)
+def encode(vae: AutoencoderTiny, frames: np.ndarray) -> Tensor:
+    """uint8 (B, T, H, W, 3) to latents (B, C, T, h, w), scaled to a mean square of 1 over the base's domains."""
     flat = torch.as_tensor(np.ascontiguousarray(frames)).flatten(0, 1)
-    latents = torch.cat([vae.encode(fold(part)).latent_dist.mode() for part in flat.split(FRAMES_AT_ONCE)])
-    return ((latents - mean) / deviation).unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
+    latents = torch.cat([vae.encode(fold(part)).latents for part in flat.split(FRAMES_AT_ONCE)])
+    return (
+        (latents * vae.config["scaling_factor"]).unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
+    )
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
-    """Normalised latents (B, C, T, h, w) to uint8 (B, T, H, W, 3)."""
-    mean, deviation = _statistics(vae)
-    flat = latents.transpose(1, 2).flatten(0, 1) * deviation + mean
+def decode(vae: AutoencoderTiny, latents: Tensor) -> np.ndarray:
+    """Scaled latents (B, C, T, h, w) to uint8 (B, T, H, W, 3)."""
+    flat = latents.transpose(1, 2).flatten(0, 1) / vae.config["scaling_factor"]
     frames = np.concatenate(
         [to_frames(pixels_of(vae.decode(part).sample)) for part in flat.split(FRAMES_AT_ONCE)]
     )

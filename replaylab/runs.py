@@ -71,7 +71,8 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     spec = missing[0]
     evaluation = spec.evaluation
     model = TinyWan.load(WEIGHTS / "base")
-    batch = torch.randn(spec.batch_size, models.LATENT_CHANNELS, CLIP_FRAMES, 8, 8)
+    cells = spec.target.size_px // models.FOLD
+    batch = torch.randn(spec.batch_size, models.LATENT_CHANNELS, CLIP_FRAMES, cells, cells)
     step = _timed(lambda: train.loss_of(model, batch, 0, 0).backward())
     frames = np.zeros(
         (evaluate.CLIPS_TO_TIME, CLIP_FRAMES, spec.target.size_px, spec.target.size_px, 3), np.uint8

@@ -40,12 +40,14 @@ class Table:
 
     def samples(self, domain: str = "driving-eventful") -> list[dict[str, Any]]:
         """Strips of the clips whose agents move least, as most and most: truth, base and every fraction of one seed."""
+        from replaylab.figures import DOMAINS
+
         references = self.store / ReferenceSpec.of(self.specs[0]).run_id
         strips = []
         for percentile in records.gallery_clips(references)[domain]:
             shown = [("truth", references / "samples" / "real"), ("base", references / "samples" / "base")]
             shown += [
-                (f"replay {spec.replay_fraction:.0%}", self.store / spec.run_id / "samples")
+                (f"replay {100 * spec.replay_fraction:g} %", self.store / spec.run_id / "samples")
                 for spec in self.specs
                 if spec.seed == self.specs[0].seed and records.is_done(spec, self.store)
             ]
@@ -53,7 +55,7 @@ class Table:
                 frames, boxes = records.read_samples(folder, domain, percentile)
                 strips.append({
                     "name": name, "frames": frames, "true_boxes": boxes["true"], "found_boxes": boxes["found"],
-                    "title": f"{domain}, {percentile}th percentile of agents' motion",
+                    "title": f"{DOMAINS[domain]}, {percentile}th percentile of the agents' motion",
                 })  # fmt: skip
         return strips
 

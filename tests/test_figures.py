@@ -407,6 +407,15 @@ def test_a_strip_shows_its_frames_and_boxes_where_they_are() -> None:
         assert [box.get_xy() for box in boxes][-1] == (last + 4.5, 5.5)
 
 
+def test_a_box_that_reaches_out_of_its_frame_ends_at_the_edge() -> None:
+    (sample,) = strips()[:1]
+    beyond = [np.array([[-9.0, 50.0, 80.0, 90.0]])] * 8
+    (axes,) = figures.filmstrip([{**sample, "true_boxes": beyond, "found_boxes": [[]] * 8}]).axes
+    for box, left in zip(axes.patches, figures._lefts(sample["frames"]), strict=True):
+        assert isinstance(box, Rectangle)
+        assert (box.get_xy(), box.get_width(), box.get_height()) == ((left - 0.5, 49.5), 64, 14)
+
+
 def test_no_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="no sample clips"):
         figures.filmstrip([])

@@ -100,7 +100,7 @@ def test_reading_imports_no_torch(swept):
 
 def test_samples_are_the_same_clips_for_every_arm(swept):
     samples = swept.samples()
-    assert [one["name"] for one in samples[:4]] == ["truth", "base", "replay 0%", "replay 50%"]
+    assert [one["name"] for one in samples[:4]] == ["truth", "base", "replay 0 %", "replay 50 %"]
     assert len({one["title"] for one in samples}) == 3
     for one in samples:
         assert (

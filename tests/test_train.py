@@ -10,13 +10,13 @@ import torch
 from replaylab import checkpoint, models, sample, train
 from replaylab.mixture import Mixture
 
-FRAMES, CHANNELS = models.CLIP_FRAMES, models.LATENT_CHANNELS
+FRAMES, CHANNELS, CELLS = models.CLIP_FRAMES, models.LATENT_CHANNELS, (16, 16)
 
 
 @pytest.fixture(scope="module")
 def latents():
     random = np.random.default_rng(0)
-    moving = random.normal(size=(12, CHANNELS, 1, 8, 8)) + 0.1 * np.arange(FRAMES)[:, None, None]
+    moving = random.normal(size=(12, CHANNELS, 1, 16, 16)) + 0.1 * np.arange(FRAMES)[:, None, None]
     return [moving.astype(np.float32), -moving.astype(np.float32)]
 
 
@@ -129,9 +129,9 @@ def test_old_checkpoints_are_pruned_and_half_written_ones_do_not_count(tmp_path)
 
 
 def test_condition_repeats_the_last_latent_its_change_and_a_mask():
-    context = torch.arange(3.0).reshape(1, 1, 3, 1, 1).expand(2, CHANNELS, 3, 8, 8) ** 2  # 0, 1, 4
+    context = torch.arange(3.0).reshape(1, 1, 3, 1, 1).expand(2, CHANNELS, 3, 16, 16) ** 2  # 0, 1, 4
     condition = model().condition(context)
-    assert condition.shape == (2, 2 * CHANNELS + 1, FRAMES, 8, 8)
+    assert condition.shape == (2, 2 * CHANNELS + 1, FRAMES, 16, 16)
     assert (condition[:, :CHANNELS] == 4).all() and (condition[:, CHANNELS:-1] == 3).all()
     assert condition[0, -1, :, 0, 0].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
 
@@ -139,7 +139,7 @@ def test_condition_repeats_the_last_latent_its_change_and_a_mask():
 def test_futures_keep_the_context_and_do_not_depend_on_the_batch(monkeypatch):
     made = model()
     made.transformer.eval()
-    context = torch.randn(5, CHANNELS, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    context = torch.randn(5, CHANNELS, 3, *CELLS, generator=torch.Generator().manual_seed(0))
     together = sample.futures(made, context, 2, noise_seed=0)
     monkeypatch.setattr(sample, "CLIPS_AT_ONCE", 2)
     apart = sample.futures(made, context, 2, noise_seed=0)
@@ -151,7 +151,7 @@ def test_futures_keep_the_context_and_do_not_depend_on_the_batch(monkeypatch):
 def test_euler_sampling_of_the_true_velocity_arrives_at_the_data():
     """With a network that knows the answer, any number of steps ends at the data (flow matching's straight paths)."""
     made = model()
-    data = torch.randn(2, CHANNELS, FRAMES, 8, 8, generator=torch.Generator().manual_seed(3))
+    data = torch.randn(2, CHANNELS, FRAMES, *CELLS, generator=torch.Generator().manual_seed(3))
 
     def oracle(noisy, sigma, condition):
         return (noisy - data) / sigma[:, None, None, None, None]
@@ -170,7 +170,7 @@ def test_a_model_survives_diffusers_folder_layout(tmp_path):
     again = models.TinyWan.load(tmp_path)
     frames = np.random.default_rng(0).integers(0, 255, (1, FRAMES, 64, 64, 3), dtype=np.uint8)
     assert torch.equal(made.encode(frames), again.encode(frames))
-    assert made.encode(frames).shape == (1, CHANNELS, FRAMES, 8, 8)
+    assert made.encode(frames).shape == (1, CHANNELS, FRAMES, 16, 16)
     assert again.decode(again.encode(frames)).shape == frames.shape
     assert not list(tmp_path.rglob("*.bin")) and (tmp_path / "model_index.json").is_file()
     with pytest.raises(FileNotFoundError, match="transformer is missing"):
