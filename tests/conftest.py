@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from replaylab import sweep
+from replaylab.sweep import Table
+
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = os.environ.get("SLOW", "") == "1"
 
@@ -71,6 +74,12 @@ def copy_of_the_tree(folder: Path) -> Path:
     for verb in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "clone"]):
         subprocess.run([*git, *verb], cwd=folder, check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """A real sweep of the smoke preset, trained once for all tests that look at what a sweep leaves."""
+    return sweep.run("smoke", store=tmp_path_factory.mktemp("smoke"))
 
 
 @pytest.fixture(scope="session")

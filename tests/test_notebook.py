@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from replaylab import notebook, sweep
+from replaylab.sweep import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "03_replay_sweep.ipynb"
@@ -236,9 +237,9 @@ def papermill(folder: Path, *words: str, fails: bool = False) -> str:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One store for this file's executions: the first trains (preset smoke), the others read."""
-    return tmp_path_factory.mktemp("store")
+def store(swept: Table) -> Path:
+    """One store for this file's executions: they read. (The README's commands, tested elsewhere, train.)"""
+    return swept.store
 
 
 def smoke(store: Path) -> list[str]:

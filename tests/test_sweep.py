@@ -14,12 +14,6 @@ from replaylab.records import ReferenceSpec
 from replaylab.spec import grid
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory):
-    store = tmp_path_factory.mktemp("store")
-    return sweep.run("smoke", store=store)
-
-
 def test_every_run_is_done_with_the_replay_that_was_asked_for(swept):
     assert (swept.runs["state"] == "done").all() and swept.runs["trained_now"].all()
     assert (
