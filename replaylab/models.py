@@ -13,6 +13,8 @@ network predicts the velocity noise - x.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +30,18 @@ if TYPE_CHECKING:
 
 CONTEXT_FRAMES, CLIP_FRAMES = 3, 8
 FOLD, LATENT_CHANNELS = 4, 8
-torch.set_flush_denormal(True)  # numbers under 1e-38 cost this CPU a hundred times a normal one
 TEXT_DIM = 8  # there is no text: one empty token, as Wan's blocks cross-attend to something
 FRAMES_AT_ONCE = 256  # encoded or decoded together
+
+
+@contextmanager
+def no_denormals() -> Iterator[None]:
+    """Numbers under 1e-38 are zero in here: each costs a CPU a hundred normal ones, and training breeds them."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 class TinyWan:

@@ -38,6 +38,7 @@ DETECTOR_STEPS = 600
 SEED = 0
 
 
+@models.no_denormals()
 def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOENCODER_STEPS) -> None:
     """Train the autoencoder on single frames of all three domains; resumes from `home/autoencoder`."""
     started = time.monotonic()
@@ -72,6 +73,7 @@ def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOEN
     _card(folder / "vae", "autoencoder", about, (DIVERSE_TRAFFIC, PHYSICS, TARGET_LOOK))
 
 
+@models.no_denormals()
 def base(home: Path, folder: Path = WEIGHTS / "base", steps: int = BASE_STEPS) -> None:
     """Train the transformer on the diverse domains' latents; resumes from `home/base`."""
     started = time.monotonic()

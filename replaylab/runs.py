@@ -25,6 +25,7 @@ from replaylab.records import ReferenceSpec
 from replaylab.spec import WEIGHTS, RunSpec, WorldSpec, weights_digest
 
 
+@models.no_denormals()
 def train_one(plain_spec: dict[str, Any], store: Path) -> str:
     """Train, evaluate and record one run; returns its id. Takes a spec as plain JSON: that is what travels."""
     spec = RunSpec.from_dict(plain_spec)
@@ -66,6 +67,7 @@ def train_one(plain_spec: dict[str, Any], store: Path) -> str:
     return spec.run_id
 
 
+@models.no_denormals()
 def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     """What the missing runs of one grid will take here, from a training step, a few measured frames and a video, timed."""
     spec = missing[0]

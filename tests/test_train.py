@@ -180,3 +180,10 @@ def test_a_model_survives_diffusers_folder_layout(tmp_path):
 def test_folding_is_undone_exactly():
     frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     assert np.array_equal(models.to_frames(models.pixels_of(models.fold(frames))), frames)
+
+
+def test_flushing_small_numbers_ends_with_training():
+    small = torch.tensor(1e-39)
+    with models.no_denormals():
+        assert (small * 1.0).item() == 0
+    assert (small * 1.0).item() > 0
