@@ -44,7 +44,13 @@ def run(command: str | list[str], folder: Path, timeout_seconds: int = 300) -> s
     A string goes through bash. Fails with the whole output if the exit status is not 0.
     """
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment.pop("PYTHONPATH", None)
+    for name in (
+        "PYTHONPATH",
+        "MAKELEVEL",
+        "MAKEFLAGS",
+        "MFLAGS",
+    ):  # of the make that may be running these tests
+        environment.pop(name, None)
     if not (folder / ".venv").exists():
         # The package of this folder, not the one that is installed beside this Python.
         environment["PYTHONPATH"] = str(folder)
