@@ -157,7 +157,7 @@ def _reconstruction_loss(vae: Any, frames: NDArray[np.uint8]) -> Tensor:
 def start_as_principal_components(vae: Any, folded: Tensor) -> None:
     """Set the weights so that the untrained network is a principal component analysis of `folded` (N, F, h, w).
 
-    What linear algebra knows at once (28 dB) takes gradient descent thousands of steps. Components keep the fourth root
+    Two cores have little time to learn what linear algebra knows at once. Components keep the fourth root
     of their variance, between equal shares (noise drowns the picture last) and their own (detail drowns first).
     """
     pixels = folded.permute(0, 2, 3, 1).reshape(-1, folded.shape[1])

@@ -180,7 +180,7 @@ def write_video(path: Path, frames: Any, frames_per_second: float) -> None:
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        # slower presets look ahead, over memory that x264 leaves unset in frames this small: other bytes each time
+        # slower presets gave other bytes each time for the same frames of this size, even with one thread
         stream.options = {"crf": str(CRF), "preset": "superfast"}
         stream.codec_context.thread_count = 1
         for picture in frames:
