@@ -1,21 +1,32 @@
-"""Who fills slot i of step s? Exact replay mixing as a pure function.
+"""Who fills slot i of step s? Exact, scheduled replay mixing as a pure function.
 
-Decision: slots are numbered through the whole run, slot n = step * batch_size + i. After n slots a fraction f has
-been replayed exactly floor(n f + 1/2) times, in exact rational arithmetic: never more than half a sample from its
-target, at any step, for any batch size. Clips of a domain are visited in epochs, each a fresh permutation: none
-repeats before the others were used. Nothing is remembered, so a resumed run cannot differ from one never killed.
+Decision: slots are numbered through the whole run, and at every slot each domain has a target: the share of all slots
+so far that its fraction, schedule and weight ask for, in exact rational arithmetic. Tijdeman's algorithm for the
+chairman assignment problem (R. Tijdeman, 1980, Discrete Mathematics 32, 323-330, section 2) fills the slots so that no
+domain is ever a whole sample away from its target, whatever the number of domains and however the targets vary. Clips
+of a domain are visited in epochs, each a fresh permutation: none repeats before the others were used. Who fills a slot
+depends on the mixture and the slot alone, so a resumed run cannot differ from one never killed, nor two ranks disagree.
+
+Refused: fractions outside 0 to 1, domains without clips, batches that ranks cannot share evenly, and steps beyond a
+scheduled run. This room needs numpy alone.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from math import ceil
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from replaylab.spec import check_fraction, generator
+
+SCHEDULES = ("constant", "periodic", "ramp", "anneal")
+BUFFERS = ("first", "random", "coverage")
 
 
 @dataclass(frozen=True)
@@ -28,58 +39,213 @@ class Slot:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The batches of a run. `clips` counts each domain's clips, the target's first."""
+    """The batches of a run. Whatever the schedule, `replay_fraction` of all its samples are replayed.
+
+    Schedules: `constant`, the same share in every batch; `periodic`, driving alone and then a burst of replay alone at
+    the end of every `period` steps; `ramp`, a share that grows linearly from 0 (from 2f - 1 if the fraction f is over
+    one half) to 2f (at most 1); `anneal`, the same falling.
+    """
 
     replay_fraction: float
-    batch_size: int
-    clips: Sequence[int]
+    batch_size: int  # of all ranks together
+    clips: Sequence[int]  # how many each domain has, the target's first
     seed: int
+    schedule: str = "constant"
+    steps: int = 0  # of the whole run; what is not constant needs to know
+    period: int = 0  # steps from one burst to the next
+    weights: Sequence[float] = ()  # of the replayed domains among themselves; () for equal ones
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "clips", tuple(self.clips))
+        object.__setattr__(self, "weights", tuple(self.weights))
         check_fraction(self.replay_fraction)
+        sources = len(self.clips) - 1
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
-        needed = [0] * (self.replay_fraction < 1) + list(range(1, len(self.clips))) * (
-            self.replay_fraction > 0
-        )
-        if self.replay_fraction > 0 and len(self.clips) < 2:
+        if self.replay_fraction > 0 and not sources:
             raise ValueError(f"replay_fraction is {self.replay_fraction}, but there is no domain to replay")
-        empty = [domain for domain in needed if self.clips[domain] < 1]
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        if self.schedule != "constant" and self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; schedule {self.schedule!r} must know the run's length")
+        if self.schedule == "periodic" and (self.period < 1 or self.steps % self.period):
+            raise ValueError(
+                f"period is {self.period}; the {self.steps} steps must be whole periods, at least one"
+            )
+        if self.weights and (
+            len(self.weights) != sources
+            or not all(np.isfinite(weight) and weight >= 0 for weight in self.weights)
+            or not sum(self.weights)
+        ):
+            raise ValueError(
+                f"weights is {self.weights}; give {sources} numbers from 0, one a replayed domain, not all 0"
+            )
+        empty = [domain for domain, share in enumerate(self._shares) if share and self.clips[domain] < 1]
         if empty:
             raise ValueError(f"domain {empty[0]} (0 is the target) has no clips to fill its slots with")
 
-    def replayed_before(self, slot: int) -> int:
-        """How many of the first `slot` slots are replayed."""
-        return int(slot * self._fraction + Fraction(1, 2))
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> list[Slot]:
+        """The slots of one step (from 0) that a rank fills: every `ranks`-th of the batch, from `rank` on."""
+        if self.batch_size % ranks:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be shared evenly by {ranks} ranks: make it a multiple"
+            )
+        filled = _filled(self)
+        visits = filled.before(step)
+        slots = []
+        for domain in filled.domains(step):
+            slots.append(Slot(domain, self._clip(domain, visits[domain])))
+            visits[domain] += 1
+        return slots[rank::ranks]
 
-    @property
-    def _fraction(self) -> Fraction:
-        return Fraction(str(self.replay_fraction))  # 0.1 means one tenth, not its binary neighbour
+    def counts(self, steps: int) -> list[int]:
+        """Samples of each domain in the first `steps` steps, realised."""
+        return _filled(self).before(steps)
 
-    def batch(self, step: int) -> list[Slot]:
-        """The slots of one step (from 0)."""
-        return [self._slot(step * self.batch_size + i) for i in range(self.batch_size)]
+    def targets(self, steps: int) -> list[Fraction]:
+        """Samples of each domain in the first `steps` steps, as asked for: not whole numbers, but exact."""
+        return [self.target(domain, steps) for domain in range(len(self.clips))]
 
-    def _slot(self, slot: int) -> Slot:
-        replayed = self.replayed_before(slot)
-        if self.replayed_before(slot + 1) == replayed:
-            return Slot(0, self._clip(0, slot - replayed))
-        sources = len(self.clips) - 1  # several sources take turns
-        domain, visit = 1 + replayed % sources, replayed // sources
-        return Slot(domain, self._clip(domain, visit))
+    def target(self, domain: int, step: int) -> Fraction:
+        replayed = self.batch_size * self._replayed_until(step)
+        return (
+            step * self.batch_size - replayed if domain == 0 else replayed * self._source_weights[domain - 1]
+        )
+
+    def first_slot(self, domain: int, amount: Fraction) -> int:
+        """The least number of slots after which the domain's target is at least `amount`."""
+        if self.schedule == "constant":
+            return ceil(amount / self._shares[domain])
+        step = bisect_left(self._targets_by_step[domain], amount) - 1  # reached within this step
+        if step >= self.steps:
+            return (self.steps + 1) * self.batch_size  # not within this run
+        before, after = self._targets_by_step[domain][step : step + 2]
+        return step * self.batch_size + ceil((amount - before) * self.batch_size / (after - before))
+
+    def _replayed_until(self, step: int) -> Fraction:
+        """The sum of the first `step` batches' replayed shares."""
+        fraction = Fraction(str(self.replay_fraction))  # 0.1 means one tenth, not its binary neighbour
+        if self.schedule == "constant":
+            return step * fraction
+        if step > self.steps:
+            raise ValueError(f"step {step} is beyond the run of {self.steps} steps that the schedule is for")
+        if self.schedule == "periodic":
+            bursts, rest = divmod(step, self.period)
+            return bursts * fraction * self.period + max(Fraction(0), rest - (1 - fraction) * self.period)
+        low, high = max(Fraction(0), 2 * fraction - 1), min(Fraction(1), 2 * fraction)
+        start, slope = (low, high - low) if self.schedule == "ramp" else (high, low - high)
+        return start * step + slope * step**2 / (2 * self.steps)
+
+    @cached_property
+    def _source_weights(self) -> list[Fraction]:
+        given = [Fraction(str(weight)) for weight in self.weights] or [Fraction(1)] * (len(self.clips) - 1)
+        return [weight / sum(given) for weight in given]
+
+    @cached_property
+    def _shares(self) -> list[Fraction]:
+        """Each domain's share of the run."""
+        fraction = Fraction(str(self.replay_fraction))
+        return [1 - fraction, *(fraction * weight for weight in self._source_weights)]
+
+    @cached_property
+    def _targets_by_step(self) -> list[list[Fraction]]:
+        return [
+            [self.target(domain, step) for step in range(self.steps + 1)] for domain in range(len(self.clips))
+        ]
 
     def _clip(self, domain: int, visit: int) -> int:
         epoch, place = divmod(visit, self.clips[domain])
         return int(_order(self.seed, domain, epoch, self.clips[domain])[place])
 
-    def counts(self, steps: int) -> list[int]:
-        """Realised samples of each domain after `steps` steps."""
-        slots = steps * self.batch_size
-        replayed = self.replayed_before(slots)
-        sources = len(self.clips) - 1
-        return [slots - replayed] + [replayed // sources + (i < replayed % sources) for i in range(sources)]
+
+class _Filled:
+    """The slots of a mixture, filled from the first on as far as anyone asked: a memory, not a state.
+
+    Of k domains, the m-th sample of one (m from 0) may be taken once its target has reached m + d, and must be before
+    it exceeds m + 1 - d, where d = 1 / (2k - 2); of those that may, the one that must soonest is taken.
+    """
+
+    def __init__(self, mixture: Mixture) -> None:
+        self.mixture = mixture
+        self.active = [domain for domain, share in enumerate(mixture._shares) if share]
+        self.margin = Fraction(1, max(2, 2 * len(self.active) - 2))
+        self.order = bytearray() if len(mixture.clips) < 256 else []  # type: bytearray | list[int]
+        self.counts = [[0] * len(mixture.clips)]  # before each step
+        self.windows = {domain: self._window(domain, 0) for domain in self.active}
+
+    def _window(self, domain: int, taken: int) -> tuple[int, int]:
+        first = self.mixture.first_slot(domain, taken + self.margin)
+        return first, self.mixture.first_slot(domain, taken + 1 - self.margin)
+
+    def _fill(self, steps: int) -> None:
+        size = self.mixture.batch_size
+        if self.mixture.schedule != "constant" and steps > self.mixture.steps:
+            self.mixture._replayed_until(steps)  # says what is wrong
+        while len(self.counts) <= steps:
+            taken = list(self.counts[-1])
+            for slot in range(len(self.order) + 1, len(self.order) + size + 1):
+                ready = [(last, domain) for domain, (first, last) in self.windows.items() if first <= slot]
+                _, domain = min(ready)
+                taken[domain] += 1
+                self.windows[domain] = self._window(domain, taken[domain])
+                self.order.append(domain)
+            self.counts.append(taken)
+
+    def before(self, step: int) -> list[int]:
+        self._fill(step)
+        return list(self.counts[step])
+
+    def domains(self, step: int) -> list[int]:
+        self._fill(step + 1)
+        size = self.mixture.batch_size
+        return list(self.order[step * size : (step + 1) * size])
+
+
+@lru_cache(maxsize=16)
+def _filled(mixture: Mixture) -> _Filled:
+    return _Filled(mixture)
 
 
 @lru_cache(maxsize=64)
 def _order(seed: int, domain: int, epoch: int, clips: int) -> np.ndarray:
     return generator(seed, f"order of domain {domain}", epoch).permutation(clips)
+
+
+def buffer(
+    clips: int, size: int, choose: str = "first", seed: int = 0, features: ArrayLike | None = None
+) -> list[int]:
+    """Which `size` of a domain's clips are kept for replay: ascending numbers.
+
+    `first`; `random`, from the seed; `coverage`, farthest-first in `features` (clips, D), so that every clip has a kept
+    one near it: at most twice as far as with the best choice (Gonzalez 1985, Theoretical Computer Science 38, 293-306;
+    as core-set in Sener and Savarese 2018, arXiv 1708.00489). Raises ValueError that names the argument.
+    """
+    if not 1 <= size <= clips:
+        raise ValueError(f"size is {size}; a buffer keeps from 1 to all of the {clips} clips")
+    if choose not in BUFFERS:
+        raise ValueError(f"choose is {choose!r}, none of {', '.join(BUFFERS)}")
+    if choose == "first":
+        return list(range(size))
+    if choose == "random":
+        return sorted(map(int, generator(seed, "buffer").choice(clips, size, replace=False)))
+    places = np.asarray(features, dtype=float)
+    if features is None or places.ndim != 2 or len(places) != clips or not np.isfinite(places).all():
+        raise ValueError(f"features: finite numbers ({clips}, D) are needed to choose for coverage")
+    kept = [int(np.linalg.norm(places - places.mean(0), axis=1).argmin())]
+    nearest = np.linalg.norm(places - places[kept[0]], axis=1)
+    while len(kept) < size:
+        nearest[kept] = -1.0  # twins of a kept clip come last, but come
+        kept.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, np.linalg.norm(places - places[kept[-1]], axis=1))
+    return sorted(kept)
+
+
+def steps_for(target_samples: int, replay_fraction: float, batch_size: int) -> int:
+    """Steps after which the target has filled at least `target_samples` slots: the budget of equal driving samples.
+
+    Raises ValueError where everything is replayed.
+    """
+    check_fraction(replay_fraction)
+    if replay_fraction == 1:
+        raise ValueError("replay_fraction is 1: no number of steps shows the target")
+    return ceil(target_samples / (batch_size * (1 - Fraction(str(replay_fraction)))))
