@@ -6,12 +6,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from replaylab.spec import PRESETS, grid, worlds_of
+from replaylab.spec import DOMAINS, PRESETS, domain_spec, grid, worlds_of
 
 if TYPE_CHECKING:
     from replaylab.sweep import Table
+
+
+CHANGES = (
+    "videos",
+    "size_px",
+    "seed",
+    "look",
+    "motion",
+    "eventful_share",
+)  # what can be said of a domain to build
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,12 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def worlds(options: argparse.Namespace) -> None:
+def worlds_list(options: argparse.Namespace) -> None:
+    for spec in DOMAINS.values():
+        print(f"{spec.name:20} {spec.world}, look {spec.look}, motion {spec.motion}, videos {spec.videos}")
+
+
+def worlds_build(options: argparse.Namespace) -> None:
     from replaylab import sweep
     from replaylab import worlds as room
 
-    home = sweep.store_of(options.preset, options.store) / "domains"
-    for spec in worlds_of(PRESETS[options.preset]).values():
+    if options.preset:
+        if options.names:
+            raise ValueError("name domains, or give --preset, not both")
+        specs = list(worlds_of(PRESETS[options.preset]).values())
+        home = Path(options.home) if options.home else sweep.store_of(options.preset, "") / "domains"
+    else:
+        given = {key: getattr(options, key) for key in CHANGES if getattr(options, key) is not None}
+        given = {key: tuple(value) if key == "videos" else value for key, value in given.items()}
+        specs = [domain_spec(name, **given) for name in options.names or DOMAINS]
+        home = Path(options.home or "domains")
+    for spec in specs:
+        room.check(spec)
+    for spec in specs:
         domain = room.build(spec, home)
         counts = domain.videos["split"].value_counts().to_dict()
         print(f"{domain.folder}: {counts}, {len(domain.tracks)} agent-frames of truth")
@@ -113,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--seed", type=int, default=0)
 
-    of_a_sweep(verb(worlds, "render the domains of a preset"))
+    _worlds_verbs(verbs)
     sub = verb(pretrain, "make the shipped weights again (hours; resumes where it was stopped)")
     sub.add_argument("part", choices=("autoencoder", "detector", "base"))
     sub.add_argument(
@@ -132,6 +158,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--headline", action="store_true", help="print one line with the figures found")
     return parser
+
+
+def _worlds_verbs(verbs: Any) -> None:
+    text = "render videos with known truth"
+    sub = verbs.add_parser("worlds", help=text, description=text).add_subparsers(
+        required=True, metavar="VERB"
+    )
+    text = "the domains that can be built by name"
+    sub.add_parser("list", help=text, description=text).set_defaults(verb=worlds_list)
+    text = "render domains on all cores; goes on where it was stopped"
+    build = sub.add_parser("build", help=text, description=text)
+    build.set_defaults(verb=worlds_build)
+    build.add_argument("names", nargs="*", metavar="NAME", help="see `worlds list` (default: all)")
+    build.add_argument(
+        "--preset", choices=PRESETS, help="the domains of a preset, in its size, into its store"
+    )
+    build.add_argument("--home", help="folder to make them in (default: domains; of a preset: in its store)")
+    build.add_argument("--videos", type=int, nargs=3, metavar=("TRAIN", "DEV", "TEST"))
+    build.add_argument("--size-px", type=int, help="width and height, even (default: 64)")
+    build.add_argument("--seed", type=int, help="other seeds give other scenes (default: 0)")
+    build.add_argument(
+        "--look", help="of a driving world: target, diverse, day, fog, rain, night, country, narrow N"
+    )
+    build.add_argument("--motion", help="what happens: ordinary, eventful, held-out, free, an event's name")
+    build.add_argument("--eventful-share", type=float, help="share of videos with an event, 0 to 1")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ TRACK_COLUMNS = {
     "x_m": "metres to the right of the ego camera",
     "y_m": "metres ahead of it",
     "heading_rad": "relative to the ego car's heading, positive to the left",
+    "road_m": "metres to the right of the middle of the road; NaN where there is no road",
     "visible": "share of the full box in the image and not covered by a nearer agent's box, 0 to 1",
     "eligible": "whether the agent counts in this frame: tall enough and visible enough",
 }

@@ -72,11 +72,11 @@ class ClipDynamics:
     """frames: behind false_positives."""
 
 
-def is_eligible(boxes: ArrayLike, visible: ArrayLike) -> BoolArray:
-    """Which agents count: at least 6 px tall and at least half visible.
+def is_eligible(boxes: ArrayLike, visible: ArrayLike, size_px: int = 64) -> BoolArray:
+    """Which agents count: at least 6 px tall in an image of 64 (in proportion in others) and at least half visible.
 
-    boxes (A, 4) as x0 y0 x1 y1 in pixels, visible (A,) in 0..1; returns (A,) bool. ValueError names a bad
-    argument.
+    boxes (A, 4) as x0 y0 x1 y1 in pixels, visible (A,) in 0..1, size_px the image's side; returns (A,) bool.
+    ValueError names a bad argument.
     """
     checked = _boxes(boxes, "boxes")
     share = np.asarray(visible, dtype=np.float64)
@@ -84,7 +84,7 @@ def is_eligible(boxes: ArrayLike, visible: ArrayLike) -> BoolArray:
         raise ValueError(f"visible: shape {share.shape}, expected ({len(checked)},), one value per box")
     if not np.all((share >= 0) & (share <= 1)):
         raise ValueError("visible: every value must be a number in 0..1")
-    return ((checked[:, 3] - checked[:, 1]) >= MIN_HEIGHT_PX) & (share >= MIN_VISIBLE)
+    return ((checked[:, 3] - checked[:, 1]) >= MIN_HEIGHT_PX * size_px / 64) & (share >= MIN_VISIBLE)
 
 
 def centres(boxes: ArrayLike) -> FloatArray:

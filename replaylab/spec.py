@@ -51,17 +51,23 @@ def torch_seed(seed: int, purpose: str, number: int = 0) -> int:
 
 @dataclass(frozen=True)
 class WorldSpec(Described):
-    """A domain to render: how many videos of (train, dev, test), of which world, look and motion."""
+    """A domain to render: how many videos of (train, dev, test), of which world, look and motion.
+
+    `worlds.LOOKS` and `worlds.MOTIONS` list what each world knows. In the driving worlds `motion` says what happens
+    in the eventful videos and `eventful_share` how many there are, exact in the long run; the others are ordinary.
+    """
 
     name: str
-    world: str  # traffic | physics
-    look: str  # traffic: target | diverse; physics: any
-    motion: str  # traffic: ordinary | eventful | held-out | free; physics: bodies
+    world: str  # traffic | country | physics | orbit | doom
+    look: str
+    motion: str
     videos: tuple[int, int, int]
     seed: int = 0
+    eventful_share: float = 1.0
     frames: int = 12
     frames_per_second: float = 4.0
     size_px: int = 64
+    edition: int = 2  # of the worlds: raised when the same description would give other videos
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,35 @@ def weights_digest(folder: Path) -> str:
     return whole.hexdigest()[:12]
 
 
+# ------------------------------------------------------------------------------------------------------------- domains
+_VIDEOS = (512, 128, 128)
+DOMAINS = {
+    spec.name: spec
+    for spec in (
+        WorldSpec("driving", "traffic", "target", "ordinary", _VIDEOS),
+        WorldSpec("driving-eventful", "traffic", "target", "eventful", _VIDEOS),
+        WorldSpec("driving-held-out", "traffic", "target", "held-out", _VIDEOS),
+        WorldSpec("driving-repetitive", "traffic", "target", "repetitive", _VIDEOS),
+        WorldSpec("diverse-driving", "traffic", "target", "free", _VIDEOS),
+        WorldSpec("near", "traffic", "diverse", "free", _VIDEOS),
+        WorldSpec("physics", "physics", "any", "bodies", _VIDEOS),
+        WorldSpec("orbit", "orbit", "any", "any", _VIDEOS),
+        WorldSpec("doom", "doom", "any", "walk", _VIDEOS),
+        WorldSpec("country", "country", "country", "ordinary", _VIDEOS),
+        WorldSpec("country-eventful", "country", "country", "eventful", _VIDEOS),
+        WorldSpec("country-held-out", "country", "country", "held-out", _VIDEOS),
+    )
+}
+"""The domains of the experiments, in a size that is easily changed: `dataclasses.replace(DOMAINS["near"], videos=...)`."""
+
+
+def domain_spec(name: str, /, **changes: Any) -> WorldSpec:
+    """One of DOMAINS with other fields; raises ValueError that lists the names."""
+    if name not in DOMAINS:
+        raise ValueError(f"domain {name!r} is none of {', '.join(DOMAINS)}")
+    return replace(DOMAINS[name], **changes)
+
+
 # ------------------------------------------------------------------------------------------------------------- presets
 @dataclass(frozen=True)
 class Preset(Described):
@@ -213,11 +248,8 @@ PRESETS = {
 def worlds_of(preset: Preset) -> dict[str, WorldSpec]:
     """The domains of a preset by name: the target, its eventful twin, and what is replayed."""
     unseen = (0, *preset.videos[1:])  # nobody trains on the eventful twin
-    return {
-        "driving": WorldSpec("driving", "traffic", "target", "ordinary", preset.videos),
-        "driving-eventful": WorldSpec("driving-eventful", "traffic", "target", "eventful", unseen),
-        "near": WorldSpec("near", "traffic", "diverse", "free", preset.videos),
-    }
+    videos = {"driving": preset.videos, "driving-eventful": unseen, "near": preset.videos}
+    return {name: domain_spec(name, videos=count) for name, count in videos.items()}
 
 
 def grid(

@@ -206,6 +206,13 @@ def test_a_clip_without_eligible_agents_has_no_error_rather_than_zero() -> None:
 def test_eligible_means_tall_and_visible_enough() -> None:
     boxes: list[list[float]] = [[0, 0, 2, 6], [0, 0, 20, 5.9], [0, 0, 20, 20], [0, 0, 20, 20]]
     assert dynamics.is_eligible(boxes, [1, 1, 0.5, 0.49]).tolist() == [True, False, True, False]
+    doubled = 2 * np.asarray(boxes)
+    assert dynamics.is_eligible(doubled, [1, 1, 0.5, 0.49], size_px=128).tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
     with pytest.raises(ValueError, match="visible"):
         dynamics.is_eligible(boxes, [1, 1, 1, 1.2])
     with pytest.raises(ValueError, match="visible"):

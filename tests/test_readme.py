@@ -16,6 +16,11 @@ import pytest
 from conftest import ROOT, copy_of_the_tree, run
 
 HELP = ["python -m replaylab --help", "python -m replaylab sweep --help"]
+HERE = [
+    "python -m replaylab worlds list",
+    "python -m replaylab worlds build driving country --videos 8 4 4",
+    "python -m replaylab worlds build diverse-driving --videos 8 4 4 --look night --eventful-share 0.25 --size-px 128",
+]
 IN_A_FRESH_CLONE = [
     "make reproduce",
     "make setup",
@@ -36,7 +41,7 @@ def commands(path: Path) -> list[str]:
 
 
 def test_every_command_is_claimed_once_and_no_claim_is_stale() -> None:
-    claimed = [*HELP, *IN_A_FRESH_CLONE, *BY_CONTINUOUS_INTEGRATION]
+    claimed = [*HELP, *HERE, *IN_A_FRESH_CLONE, *BY_CONTINUOUS_INTEGRATION]
     assert len(set(claimed)) == len(claimed)
     assert set(commands(ROOT / "README.md")) == set(claimed)
 
@@ -50,6 +55,14 @@ def test_the_book_tells_readers_the_commands_of_the_readme(page: str) -> None:
 def test_help_answers(command: str) -> None:
     shown = run(command, ROOT)
     assert "usage" in shown.lower()
+
+
+def test_domains_are_listed_and_built_where_they_are_asked_for(tmp_path: Path) -> None:
+    for command in HERE:
+        said = run(command if command.endswith("list") else f"{command} --home {tmp_path}", ROOT)
+    built = sorted(path.parent.name.rsplit("-", 1)[0] for path in tmp_path.glob("*/domain.json"))
+    assert built == ["country", "diverse-driving", "driving"]
+    assert "'train': 8, 'dev': 4, 'test': 4" in said
 
 
 def test_help_lists_the_verbs_that_the_readme_names() -> None:

@@ -13,7 +13,7 @@ import pytest
 from replaylab import worlds
 from replaylab.domain import open_domain
 from replaylab.spec import WorldSpec
-from replaylab.worlds import physics, stage, traffic
+from replaylab.worlds import bodies, looks, movers, stage, traffic
 
 TIMES = np.arange(12) / 4
 SMALL = WorldSpec("driving", "traffic", "target", "ordinary", (3, 2, 0))
@@ -24,36 +24,98 @@ def domain(tmp_path_factory):
     return worlds.build(SMALL, tmp_path_factory.mktemp("worlds"))
 
 
-def scene_of(look="target", motion="eventful", look_seed=1, motion_seed=2):
-    return traffic.draw(
-        look, motion, np.random.default_rng(look_seed), np.random.default_rng(motion_seed), TIMES, 64
-    )
+def scene_of(look="target", motion="eventful", look_seed=1, motion_seed=2, world="traffic"):
+    spec = WorldSpec("scene", world, look, motion, (1, 0, 0))
+    streams = np.random.default_rng(look_seed), np.random.default_rng(motion_seed)
+    return worlds.WORLDS[world].draw(spec, *streams, number=0)
 
 
 @pytest.mark.parametrize("motion", traffic.MOTIONS)
-def test_every_motion_shows_its_agents_in_both_looks(motion):
-    for look in traffic.LOOKS:
-        scene = scene_of(look, motion)
-        assert stage.shows_its_agents(scene, 64)
-        assert (
-            scene.event
-            in {
-                "ordinary": {"ordinary"},
-                "eventful": set(traffic.TRAINABLE_EVENTS),
-                "held-out": set(traffic.HELD_OUT_EVENTS),
-                "free": {"free", *traffic.TRAINABLE_EVENTS},
-            }[motion]
-        )
+def test_every_motion_shows_its_events_and_its_agents(motion):
+    for seed in range(6):
+        scene = scene_of(motion=motion, motion_seed=seed)
+        assert scene.event in traffic.MOTIONS[motion]
+        assert stage.shows_its_agents(scene)
 
 
-def test_trainable_and_held_out_events_are_disjoint():
+@pytest.mark.parametrize("look", ["target", *looks.WEATHERS, "narrow 0"])
+def test_every_look_can_be_rendered(look):
+    frames = stage.Stage.shared(64).render(scene_of(look))
+    assert frames.shape == (12, 64, 64, 3) and frames.std() > 10
+
+
+def test_nobody_trains_on_what_is_held_out():
     assert not set(traffic.TRAINABLE_EVENTS) & set(traffic.HELD_OUT_EVENTS)
+    rng = np.random.default_rng(0)
+    for event in traffic.HELD_OUT_EVENTS:
+        shown = [traffic.shows_what_is_held_out(traffic.draw_motion(event, rng, 2.75)) for _ in range(50)]
+        assert np.mean(shown) > 0.9
+    for seed in range(40):
+        scene = scene_of(motion="free", motion_seed=seed)
+        velocities = np.diff(scene.poses[:, :, 1, 3], axis=1) * 4
+        assert (velocities > -1).all()  # nobody comes towards us
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.5, 1.0])
+def test_the_share_of_eventful_videos_is_exact(share):
+    spec = dataclasses.replace(SMALL, motion="eventful", eventful_share=share)
+    rng = np.random.default_rng(0)
+    events = [movers.event_of(spec, number, rng, traffic.MOTIONS) for number in range(200)]
+    eventful = np.cumsum([event != "ordinary" for event in events])
+    assert (eventful == np.floor(np.arange(1, 201) * share + 1e-9)).all()
+
+
+def test_the_repetitive_event_is_one_event_on_one_path():
+    paths = [scene_of(motion="repetitive", motion_seed=seed).poses[0, :, :2, 3] for seed in range(20)]
+    assert np.std(paths, axis=0).max() < 0.5
+    assert np.ptp(np.mean(paths, axis=0)[:, 0]) > 6  # it crosses the road
+
+
+def test_the_same_seed_is_the_same_motion_in_every_look():
+    looked = (("target", 1), ("night", 2), ("narrow 3", 3), ("rain", 4))
+    scenes = [scene_of(look, "free", look_seed=seed, motion_seed=7) for look, seed in looked]
+    for scene in scenes[1:]:
+        assert np.array_equal(scene.poses, scenes[0].poses) and np.array_equal(scene.ego, scenes[0].ego)
+        assert scene.kinds == scenes[0].kinds
+
+
+def test_a_narrow_look_is_one_look_and_there_are_many():
+    skies = {(look, seed): tuple(looks.draw_look(look, np.random.default_rng(seed)).sky_top)
+             for look in ("narrow 0", "narrow 1", "narrow 17") for seed in (0, 1)}  # fmt: skip
+    assert len(set(skies.values())) == 3
+    assert all(skies[look, 0] == skies[look, 1] for look, _ in skies)
+
+
+def test_rain_falls_at_one_speed():
+    rain = stage.Rain(np.array([[0.4, 0.3]]), (0.0, 0.25), (0.0, -0.05), 1.0)
+    heights = [np.argwhere(rain.veil(frame, 64) > 0.2)[:, 0].mean() for frame in range(3)]
+    assert np.diff(heights) == pytest.approx([16, 16], abs=1)
+
+
+def test_larger_videos_show_the_same_truth_in_proportion():
+    small, large = (
+        worlds.render_video(dataclasses.replace(SMALL, size_px=size), "train", 2) for size in (64, 128)
+    )
+    assert large[0].shape == (12, 128, 128, 3)
+    for column in ("x0", "y0", "x1", "y1"):
+        assert [row[column] for row in large[1]] == pytest.approx([2 * row[column] for row in small[1]])
+    assert np.abs(large[0].reshape(12, 64, 2, 64, 2, 3).mean((2, 4)) - small[0]).mean() < 3
+
+
+def test_no_scene_is_in_two_splits(tmp_path):
+    """Every video's truth and file differ from every other's, even where motion is most repetitive."""
+    spec = dataclasses.replace(SMALL, motion="repetitive", videos=(12, 8, 8))
+    domain = worlds.build(spec, tmp_path)
+    assert domain.videos.groupby("scene")["split"].nunique().max() == 1
+    first = domain.tracks[(domain.tracks["frame"] == 0) & (domain.tracks["agent"] == 0)]
+    assert len(first) == 28 and not first[["x_m", "y_m", "x0"]].duplicated().any()
+    assert not domain.videos["sha256"].duplicated().any()
 
 
 @pytest.mark.parametrize("mover", [
-    traffic.Mover("car", 1, 2, 0.3, 6, -1.5, 0.2),
-    traffic.Mover("car", 0, 0, -1.0, 2, 1.0, 0.0),
-    traffic.Mover("car", 0, 5, 0.5, 3, -2.0, 0.0),
+    movers.Mover("car", 1, 2, 0.3, 6, -1.5, 0.2),
+    movers.Mover("car", 0, 0, -1.0, 2, 1.0, 0.0),
+    movers.Mover("car", 0, 5, 0.5, 3, -2.0, 0.0),
 ])  # fmt: skip
 def test_paths_have_constant_acceleration_and_yaw_rate(mover):
     fine = np.linspace(0, 2.5, 25001)
@@ -74,15 +136,15 @@ def test_ordinary_traffic_keeps_its_lane_and_its_rule():
         for agent in motion.agents:
             lane = round(agent.x / traffic.LANE_M)
             assert agent.acceleration == agent.yaw_rate == 0
-            assert np.sign(round((agent.speed - motion.ego.speed) / 3.2)) == -lane
+            assert np.sign(round((agent.speed - motion.ego.speed) / traffic.LANE_SPEED)) == -lane
 
 
-@pytest.mark.parametrize("kind", traffic.KINDS)
+@pytest.mark.parametrize("kind", bodies.KINDS)
 def test_drawn_agents_fill_their_stated_size(kind):
     light = stage.Light((0, 0, 1), 1, 0)
-    mesh = traffic.vehicle(kind, np.ones(3), light, False, np.random.default_rng(0))
+    mesh = bodies.vehicle(kind, np.ones(3), light, False, np.random.default_rng(0))
     extent = mesh.vertices.max(0) - mesh.vertices.min(0)
-    stated = np.array(traffic.KINDS[kind])
+    stated = np.array(bodies.KINDS[kind])
     assert (extent <= stated + 0.07).all()
     assert (extent >= stated * 0.75).all()
 
@@ -94,7 +156,7 @@ def test_the_true_box_is_where_the_renderer_painted_the_agent():
     for agent in range(len(flat)):
         bare = dataclasses.replace(
             scene, layers=[], agents=flat[agent : agent + 1], shadows=[stage.quads(np.zeros((1, 4, 3)), np.zeros((1, 3)))],
-            poses=scene.poses[agent : agent + 1], sky_horizon=np.zeros(3), sky_top=np.zeros(3), fog_m=None, vignette=0.0,
+            poses=scene.poses[agent : agent + 1], sky_horizon=np.zeros(3), sky_top=np.zeros(3), fog_m=None, lens=stage.Lens(),
         )  # fmt: skip
         frames = stage.Stage.shared(64).render(bare)
         for frame in range(0, 12, 3):
@@ -136,18 +198,21 @@ def test_look_and_motion_vary_apart():
         scene_of("diverse", "free", motion_seed=3),
         scene_of("diverse", "ordinary", look_seed=4),
     )
-    assert np.array_equal(first.sky_top, other_motion.sky_top) and first.camera == other_motion.camera
-    assert not np.array_equal(first.sky_top, other_look.sky_top) and first.camera != other_look.camera
+    assert np.array_equal(first.sky_top, other_motion.sky_top) and first.cameras == other_motion.cameras
+    assert not np.array_equal(first.sky_top, other_look.sky_top) and first.cameras != other_look.cameras
     assert other_look.event == first.event == "ordinary" != other_motion.event
 
 
-def test_the_targets_look_is_narrow_and_the_diverse_one_leaves_it_out():
-    skies = {look: np.array([traffic.draw_look(look, np.random.default_rng(seed)).sky_top for seed in range(200)])
-             for look in traffic.LOOKS}  # fmt: skip
-    spread = {look: sky.std(0).max() for look, sky in skies.items()}
-    assert spread["target"] < 0.02 < 0.1 < spread["diverse"]
-    nearest = np.linalg.norm(skies["diverse"][:, None] - skies["target"][None], axis=-1).min()
-    assert nearest > 0.1
+def test_the_targets_look_is_narrow_and_no_other_look_reaches_it():
+    def skies(look):
+        drawn = [looks.draw_look(look, np.random.default_rng(seed)) for seed in range(200)]
+        return np.array([np.concatenate([one.sky_top, one.sky_horizon]) for one in drawn])
+
+    target = skies("target")
+    assert target.std(0).max() < 0.02
+    assert skies("diverse").std(0).max() > 0.1
+    for look in ("diverse", *looks.WEATHERS):
+        assert np.linalg.norm(skies(look)[:, None] - target[None], axis=-1).min() > 0.25
 
 
 def test_a_build_is_whole_checked_and_disjoint_by_scene(domain):
@@ -175,13 +240,15 @@ def test_a_domain_that_was_not_finished_is_no_domain(tmp_path):
 
 
 def test_unknown_worlds_looks_and_motions_are_refused():
-    for field, value in (("world", "sea"), ("look", "noir"), ("motion", "still")):
-        with pytest.raises(ValueError, match=value):
+    wrong = [("world", "sea"), ("look", "noir"), ("look", "narrow x"), ("motion", "still"), ("eventful_share", 1.5),
+             ("size_px", 63)]  # fmt: skip
+    for field, value in wrong:
+        with pytest.raises(ValueError, match=str(value)):
             worlds.render_video(dataclasses.replace(SMALL, **{field: value}), "train", 0)
 
 
 def test_bodies_fall_and_stay_above_the_ground():
-    scene = physics.draw(np.random.default_rng(3), np.random.default_rng(4), TIMES, 64)
+    scene = scene_of("any", "bodies", 3, 4, world="physics")
     heights = scene.poses[:, :, 2, 3]
     assert heights.min() > 0
     assert (heights[:, -1] < heights[:, 0] + 0.1).any()

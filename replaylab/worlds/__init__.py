@@ -22,6 +22,16 @@ import pandas as pd
 from replaylab.domain import SPLITS, Domain, open_domain, sha256, write_atomically, write_domain
 from replaylab.progress import say, track
 from replaylab.spec import WorldSpec, digest, generator
+from replaylab.worlds import country, doom, looks, orbit, physics, traffic
+from replaylab.worlds.stage import Stage, boxes_of, eligible, heading_of, placed, visible_shares
+
+WORLDS: dict[str, Any] = {  # each with MOTIONS, LOOKS and draw(); doom, which nobody here drew, with render()
+    "traffic": traffic,
+    "country": country,
+    "physics": physics,
+    "orbit": orbit,
+    "doom": doom,
+}
 
 VIDEOS_A_CHUNK = 24
 CRF = 10  # H.264 quality: visually lossless, so that what is lost is the model's doing
@@ -78,7 +88,7 @@ def build(spec: WorldSpec, home: str | Path) -> Domain:
         "name": spec.name,
         "frames_per_second": spec.frames_per_second,
         "size_px": spec.size_px,
-        "licence": "CC0-1.0",
+        "licence": getattr(WORLDS[spec.world], "LICENCE", "CC0-1.0"),
         "made_by": "replaylab.worlds",
         "world": spec.as_dict(),
     }
@@ -125,28 +135,39 @@ def _render_chunk(spec: WorldSpec, folder: Path, split: str, start: int, stop: i
         write_atomically(path, lambda aside, rows=rows: pd.DataFrame(rows).to_parquet(aside, index=False))
 
 
+def check(spec: WorldSpec) -> None:
+    """Raises ValueError, with the valid ones, for a world, look or motion that does not exist."""
+    if spec.world not in WORLDS:
+        raise ValueError(f"world {spec.world!r} is none of {', '.join(WORLDS)}")
+    room = WORLDS[spec.world]
+    if spec.motion not in room.MOTIONS:
+        raise ValueError(
+            f"motion {spec.motion!r} is none of {', '.join(room.MOTIONS)} (world {spec.world!r})"
+        )
+    if spec.world in ("traffic", "country"):
+        looks.check_look(spec.look)
+    elif spec.look not in room.LOOKS:
+        raise ValueError(f"look {spec.look!r} is none of {', '.join(room.LOOKS)} (world {spec.world!r})")
+    if not 0 <= spec.eventful_share <= 1:
+        raise ValueError(f"eventful_share is {spec.eventful_share!r}; it must be a number from 0 to 1")
+    if spec.size_px % 2 or spec.size_px < 16:
+        raise ValueError(f"size_px is {spec.size_px}; it must be even, and at least 16")
+
+
 def render_video(
     spec: WorldSpec, split: str, number: int
 ) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
     """Frames uint8 (T, H, W, 3), track rows and ego rows of one video."""
-    from replaylab.worlds import physics, traffic
-    from replaylab.worlds.stage import Stage
-
+    check(spec)
     look_rng = generator(spec.seed, f"{spec.world} {spec.look} look {split}", number)
     motion_rng = generator(spec.seed, f"{spec.world} {spec.motion} motion {split}", number)
-    times = np.arange(spec.frames) / spec.frames_per_second
-    if spec.world == "traffic":
-        scene = traffic.draw(spec.look, spec.motion, look_rng, motion_rng, times, spec.size_px)
-    elif spec.world == "physics":
-        scene = physics.draw(look_rng, motion_rng, times, spec.size_px)
-    else:
-        raise ValueError(f"world {spec.world!r} is none of traffic, physics")
+    if spec.world == "doom":
+        return doom.render(spec, split, look_rng, motion_rng)
+    scene = WORLDS[spec.world].draw(spec, look_rng, motion_rng, number)
     return Stage.shared(spec.size_px).render(scene), _track_rows(scene, spec.size_px), _ego_rows(scene)
 
 
 def _track_rows(scene: Any, size_px: int) -> list[dict[str, Any]]:
-    from replaylab.worlds.stage import boxes_of, eligible, heading_of, placed, visible_shares
-
     rows = []
     for frame, (x, y, heading) in enumerate(scene.ego):
         boxes, depths = boxes_of(scene, frame, size_px)
@@ -159,17 +180,17 @@ def _track_rows(scene: Any, size_px: int) -> list[dict[str, Any]]:
                 "frame": frame, "agent": int(agent), "kind": scene.kinds[agent],
                 **dict(zip(("x0", "y0", "x1", "y1"), boxes[agent], strict=True)),
                 "x_m": right, "y_m": ahead, "heading_rad": heading_of(pose) - heading,
+                "road_m": np.nan if scene.road_m is None else scene.road_m[agent, frame],
                 "visible": visible[agent], "eligible": bool(counts[agent]),
             })  # fmt: skip
     return rows
 
 
 def _ego_rows(scene: Any) -> list[dict[str, Any]]:
-    camera = scene.camera
     return [
         {"frame": frame, "x_m": x, "y_m": y, "heading_rad": heading, "field_of_view_deg": camera.field_of_view_deg,
          "camera_height_m": camera.height_m, "camera_pitch_rad": camera.pitch_rad, "event": scene.event}
-        for frame, (x, y, heading) in enumerate(scene.ego)
+        for frame, ((x, y, heading), camera) in enumerate(zip(scene.ego, scene.cameras, strict=True))
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from replaylab.spec import WorldSpec
 from replaylab.worlds.stage import (
     GROUND,
     SOLID,
@@ -28,6 +29,7 @@ from replaylab.worlds.stage import (
 
 STEP_S = 1 / 120
 SHAPES = ("box", "ball", "plank")
+LOOKS, MOTIONS = ("any",), ("bodies",)
 
 
 def _paint(rng: np.random.Generator) -> Floats:
@@ -70,12 +72,13 @@ def _body(
 
 
 def draw(
-    look_rng: np.random.Generator, motion_rng: np.random.Generator, times: Floats, size_px: int
+    spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int
 ) -> Scene:
-    """A scene at `times` (T,) in s; raises RuntimeError if none of a hundred shows its bodies."""
+    """The scene of one video; raises RuntimeError if none of a hundred shows its bodies."""
+    times = np.arange(spec.frames) / spec.frames_per_second
     for _ in range(100):
         scene = _draw_once(look_rng, motion_rng, times)
-        if shows_its_agents(scene, size_px):
+        if shows_its_agents(scene):
             return scene
     raise RuntimeError("no physics scene in 100 shows its bodies")
 
@@ -106,8 +109,8 @@ def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, t
         )
     shadows = [_round_shadow(max(sides), floor) for _, sides in bodies]
     return Scene(
-        camera=camera, layers=layers, agents=[mesh for mesh, _ in bodies], shadows=shadows,
-        sky_horizon=np.clip(sky * 0.6 + 0.4, 0, 1), sky_top=sky, fog_m=None, kinds=tuple(shapes), event="bodies",
+        cameras=(camera,) * len(times), layers=layers, agents=[mesh for mesh, _ in bodies], shadows=shadows,
+        sky_horizon=np.clip(sky * 0.6 + 0.4, 0, 1), sky_top=sky, kinds=tuple(shapes), event="bodies",
         poses=_simulate(shapes, [sides for _, sides in bodies], motion_rng, times, distance, len(layers) > 1),
         ego=np.zeros((len(times), 3)),
     )  # fmt: skip

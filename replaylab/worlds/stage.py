@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from replaylab.dynamics import MIN_HEIGHT_PX, MIN_VISIBLE
+from replaylab.dynamics import is_eligible
 
 Floats = NDArray[np.floating[Any]]
 
@@ -157,39 +157,96 @@ class Camera:
         return pixels, depth
 
 
+@dataclass(frozen=True)
+class Rain:
+    """Streaks that fall at one speed, so that the past determines the future; all in shares of the image's side."""
+
+    starts: Floats  # (N, 2): x, y of each streak in the first frame
+    fall: tuple[float, float]  # from one frame to the next
+    streak: tuple[float, float]  # from its head to its tail
+    strength: float  # 0 to 1, how much a streak whitens what is behind it
+
+    def veil(self, frame: int, size_px: int) -> Floats:
+        """How much of each pixel (H, W) a streak covers, 0 to 1."""
+        large = size_px * SUPERSAMPLING
+        picture = Image.new("L", (large, large))
+        brush = ImageDraw.Draw(picture)
+        for x, y in (self.starts + frame * np.asarray(self.fall)) % 1.2 - 0.1:
+            tail = (x + self.streak[0], y + self.streak[1])
+            brush.line([(x * large, y * large), (tail[0] * large, tail[1] * large)], fill=255, width=2)
+        return np.asarray(picture.reduce(SUPERSAMPLING), dtype=float) * (self.strength / 255)
+
+
+@dataclass(frozen=True)
+class Lens:
+    """What stands between scene and image, fixed to the camera."""
+
+    vignette: float = 0.0  # how much the corners are darkened, 0 to 1
+    headlights: float = 0.0  # how much our own lamps brighten the road ahead
+    rain: Rain | None = None
+
+    def through(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Frames (T, H, W, 3) as seen through it."""
+        if not (self.vignette or self.headlights or self.rain):
+            return frames
+        size = frames.shape[1]
+        place = (np.arange(size) + 0.5) / size * 2 - 1
+        gain = 1 - self.vignette * (place[:, None] ** 2 + place[None, :] ** 2) / 2
+        below = np.clip(place[:, None] * 3, 0, 1)  # the horizon lies near the middle
+        gain += self.headlights * below * np.exp(-((place[None, :] / 0.55) ** 2))
+        seen = frames * gain[None, :, :, None]
+        if self.rain is not None:
+            veil = np.stack([self.rain.veil(frame, size) for frame in range(len(frames))])[..., None]
+            seen = seen * (1 - veil) + 225 * veil
+        return np.clip(seen + 0.5, 0, 255).astype(np.uint8)
+
+
 @dataclass
 class Scene:
     """One video: what is drawn (still layers, agents that move, a camera, sky, fog, lens) and what it is called."""
 
-    camera: Camera
+    cameras: tuple[Camera, ...]  # one a frame
+    ego: Floats  # where the camera stands, a row a frame: x, y, heading
+    poses: Floats  # (agent, frame, 4, 4): rigid motions
     layers: list[tuple[int, Mesh]]  # (paint order, mesh)
     agents: list[Mesh]  # each around its own origin
     shadows: list[Mesh]
+    kinds: tuple[str, ...]  # a name an agent
     sky_horizon: Floats
     sky_top: Floats
-    fog_m: tuple[float, float] | None
-    kinds: tuple[str, ...]  # a name an agent
+    fog_m: tuple[float, float] | None = None
     event: str = ""
-    vignette: float = 0.0  # how much the lens darkens the corners, 0 to 1
-    poses: Floats = field(default_factory=lambda: np.zeros((0, 0, 4, 4)))  # agent, frame: rigid motions
-    ego: Floats = field(default_factory=lambda: np.zeros((0, 3)))  # frame: x, y, heading
+    lens: Lens = field(default_factory=lambda: Lens())
+    road_m: Floats | None = None  # (agent, frame): to the right of the middle of the road; None: no road
 
 
 def boxes_of(scene: Scene, frame: int, size_px: int) -> tuple[Floats, Floats]:
-    """The truth of one frame: full boxes (A, 4) in px, unclipped, and depth (A,) of each agent's centre in m.
+    """The truth of one frame: full boxes (A, 4) in px, not cut at the image's edge, and depth (A,) of the centres in m.
 
-    An agent with any vertex nearer than the near plane has no box: NaN.
+    An agent partly behind the camera has the box of its part before the near plane; one wholly behind it none: NaN.
     """
     ego_position = np.array([*scene.ego[frame, :2], 0.0])
     boxes, depths = np.full((len(scene.agents), 4), np.nan), np.full(len(scene.agents), np.nan)
     for agent, mesh in enumerate(scene.agents):
         pose = scene.poses[agent, frame]
         vertices = mesh.vertices @ pose[:3, :3].T + pose[:3, 3]
-        pixels, depth = scene.camera.project(vertices, ego_position, scene.ego[frame, 2], size_px)
+        seen_from = ego_position, scene.ego[frame, 2], size_px
+        pixels, depth = scene.cameras[frame].project(vertices, *seen_from)
         depths[agent] = depth.mean()
-        if depth.min() > NEAR_M:
+        if depth.max() > NEAR_M:
+            if depth.min() <= NEAR_M:
+                pixels, _ = scene.cameras[frame].project(_in_front(mesh, vertices, depth), *seen_from)
             boxes[agent] = [*pixels.min(axis=0), *pixels.max(axis=0)]
     return boxes, depths
+
+
+def _in_front(mesh: Mesh, vertices: Floats, depth: Floats) -> Floats:
+    """The vertices before the near plane, and where edges pass through it: what of a mesh is drawn."""
+    ends = mesh.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
+    ends = ends[(depth[ends] > NEAR_M).sum(axis=1) == 1]
+    first, second = vertices[ends[:, 0]], vertices[ends[:, 1]]
+    share = (NEAR_M - depth[ends[:, 0]]) / (depth[ends[:, 1]] - depth[ends[:, 0]])
+    return np.concatenate([vertices[depth > NEAR_M], first + share[:, None] * (second - first)])
 
 
 def visible_shares(boxes: Floats, depths: Floats, size_px: int) -> Floats:
@@ -209,16 +266,17 @@ def visible_shares(boxes: Floats, depths: Floats, size_px: int) -> Floats:
 
 
 def eligible(boxes: Floats, visible: Floats, size_px: int) -> NDArray[np.bool_]:
-    """Which agents count: at least 6 px tall (at 64 px; in proportion at other sizes) and at most half hidden."""
-    return (boxes[..., 3] - boxes[..., 1] >= MIN_HEIGHT_PX * size_px / 64) & (visible >= MIN_VISIBLE)
+    """Which agents count (`dynamics.is_eligible`); one without a box does not."""
+    known = np.asarray(np.isfinite(boxes).all(axis=-1))
+    return known & is_eligible(np.where(known[:, None], boxes, 0.0), visible, size_px)
 
 
-def shows_its_agents(scene: Scene, size_px: int) -> bool:
+def shows_its_agents(scene: Scene) -> bool:
     """The first agent, who acts, counts in at least two thirds of the frames, and some agent in every one of them."""
     counts = []
     for frame in range(len(scene.ego)):
-        boxes, depths = boxes_of(scene, frame, size_px)
-        counts.append(eligible(boxes, visible_shares(boxes, depths, size_px), size_px))
+        boxes, depths = boxes_of(scene, frame, 64)
+        counts.append(eligible(boxes, visible_shares(boxes, depths, 64), 64))
     return bool(
         np.mean([count[0] for count in counts]) >= 2 / 3 and np.all([count.any() for count in counts])
     )
@@ -307,7 +365,7 @@ class Stage:
             p3.Camera("camera", self.lens)
         )  # a camera used again gets slower with every scene
         sky = self._node(_sky(scene), BACKDROP)
-        sky.reparent_to(camera)
+        sky.reparent_to(root)
         sky.set_fog_off()
         moving = []
         for mesh, shadow in zip(scene.agents, scene.shadows, strict=True):
@@ -316,18 +374,21 @@ class Stage:
             flat = self._node(shadow, MARKS)
             flat.reparent_to(root)
             moving.append((body, flat))
-        self.lens.set_fov(scene.camera.field_of_view_deg, scene.camera.field_of_view_deg)
         self.buffer.set_clear_color((*map(float, scene.sky_horizon), 1.0))
         self.region.set_camera(camera)
-        frames = np.stack([self._frame(scene, camera, moving, frame) for frame in range(len(scene.ego))])
+        frames = np.stack([self._frame(scene, camera, sky, moving, frame) for frame in range(len(scene.ego))])
         self.region.set_camera(p3.NodePath())
         root.remove_node()
-        return _through_lens(frames, scene.vignette)
+        return scene.lens.through(frames)
 
-    def _frame(self, scene: Scene, camera: Any, moving: list[Any], frame: int) -> NDArray[np.uint8]:
+    def _frame(self, scene: Scene, camera: Any, sky: Any, moving: list[Any], frame: int) -> NDArray[np.uint8]:
         x, y, heading = scene.ego[frame]
-        camera.set_pos(float(x), float(y), scene.camera.height_m)
-        camera.set_hpr(float(np.rad2deg(heading)), -float(np.rad2deg(scene.camera.pitch_rad)), 0)
+        pinhole = scene.cameras[frame]
+        self.lens.set_fov(pinhole.field_of_view_deg, pinhole.field_of_view_deg)
+        camera.set_pos(float(x), float(y), pinhole.height_m)
+        camera.set_hpr(float(np.rad2deg(heading)), -float(np.rad2deg(pinhole.pitch_rad)), 0)
+        sky.set_pos(float(x), float(y), pinhole.height_m)
+        sky.set_h(float(np.rad2deg(heading)))
         for (body, flat), pose in zip(moving, scene.poses[:, frame], strict=True):
             body.set_mat(self.p3.LMatrix4(*map(float, pose.T.ravel())))  # panda3d multiplies rows
             flat.set_pos(float(pose[0, 3]), float(pose[1, 3]), 0.0)
@@ -338,20 +399,11 @@ class Stage:
         return small[::-1, :, 2::-1]  # panda3d gives rows from the bottom, blue first
 
 
-def _through_lens(frames: NDArray[np.uint8], vignette: float) -> NDArray[np.uint8]:
-    if vignette == 0:
-        return frames
-    place = (np.arange(frames.shape[1]) + 0.5) / frames.shape[1] * 2 - 1
-    radius_squared = (place[:, None] ** 2 + place[None, :] ** 2) / 2
-    return (frames * (1 - vignette * radius_squared[None, :, :, None]) + 0.5).astype(np.uint8)
-
-
 def _sky(scene: Scene) -> Mesh:
-    """A graded wall far behind everything, fixed to the camera; horizon colour at and under the horizon."""
+    """A graded wall far behind everything, turned as the camera is; horizon colour at and under the horizon."""
     far = FAR_M * 0.9
-    half = far * np.tan(np.deg2rad(scene.camera.field_of_view_deg) / 2) * 1.3
-    horizon = far * np.tan(scene.camera.pitch_rad)
-    heights = np.array([-half, horizon, horizon + half * 0.5, horizon + half * 2])
+    half = far * np.tan(np.deg2rad(max(camera.field_of_view_deg for camera in scene.cameras)) / 2) * 1.3
+    heights = np.array([-half, 0.0, half * 0.5, half * 2])
     shades = np.stack([
         scene.sky_horizon, scene.sky_horizon, (scene.sky_horizon + scene.sky_top) / 2, scene.sky_top
     ])  # fmt: skip

@@ -1,0 +1,304 @@
+"""A two-way country road that bends, driven on the left and seen from a truck's cab: the second target's world.
+
+Decision: everything is described along the road (station and distance to the right of its centre line, in m) and only
+then laid on its arc, so that who keeps a lane keeps it exactly: an arc at constant speed is a constant yaw rate.
+Ordinary traffic is as regular as the first target's, by other rules: who drives ahead falls back slowly, a cyclist is
+caught up with, and a column comes towards us in the right-hand lane.
+
+Motions: `ordinary`; `eventful`, one of TRAINABLE_EVENTS; `held-out`, one of HELD_OUT_EVENTS; `free`, trainable events
+and agents that go their own ways; or any one event's name. The camera is the cab's in every look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from replaylab.spec import WorldSpec
+from replaylab.worlds.bodies import barn, hedge, pole, poplar, wall
+from replaylab.worlds.looks import Look, draw_look, truck_cab
+from replaylab.worlds.movers import (
+    SMALL,
+    Motion,
+    Mover,
+    accepted,
+    event_of,
+    someone_small,
+    staged,
+)
+from replaylab.worlds.stage import (
+    GROUND,
+    MARKS,
+    SOLID,
+    Camera,
+    Floats,
+    Mesh,
+    Scene,
+    join,
+    quads,
+    strip,
+)
+
+TRAINABLE_EVENTS = ("crossing", "cut_in", "turning")
+HELD_OUT_EVENTS = ("braking", "oncoming", "overtaking")
+MOTIONS = {  # which events the eventful videos of a motion show
+    "ordinary": ("ordinary",),
+    "eventful": TRAINABLE_EVENTS,
+    "held-out": HELD_OUT_EVENTS,
+    "free": ("free", "free", "free", *TRAINABLE_EVENTS),
+    **{event: (event,) for event in TRAINABLE_EVENTS + HELD_OUT_EVENTS},
+}
+
+LANE_M = 3.2
+OURS, THEIRS, EDGE = -LANE_M / 2, LANE_M / 2, -LANE_M + 0.35  # m to the right of the centre line
+RADII_M = (80.0, 120.0, 200.0)  # of the bends, to either side
+EGO_SPEED, ONCOMING_SPEED = 7.0, 4.0  # m/s
+LEADER_SLOWER, CYCLIST_SLOWER = 2.6, 3.0  # m/s than we are
+VEHICLES, VEHICLE_SHARES = ("car", "van", "truck", "bus", "motorcycle"), (0.38, 0.25, 0.22, 0.07, 0.08)
+JUDGE = Camera(field_of_view_deg=64.0, height_m=2.6, pitch_rad=0.1)
+REACH_M = (-16.0, 148.0)  # of what is drawn along the road
+
+
+@dataclass(frozen=True)
+class Road:
+    """An arc. We begin in the middle of the left lane, at station 0, heading along it."""
+
+    radius_m: float  # of its centre line; positive: it bends to the left
+
+    def at(self, station: Floats | float, right: Floats | float) -> Floats:
+        """Poses (..., 3): x, y, heading."""
+        turned = np.asarray(station) / self.radius_m
+        x = right * np.cos(turned) - self.radius_m * (1 - np.cos(turned)) - OURS
+        return np.stack(np.broadcast_arrays(x, (self.radius_m + right) * np.sin(turned), turned), axis=-1)
+
+    def right_of_centre(self, places: Floats) -> Floats:
+        """Signed distance (...) of places (..., 2 or more) from the centre line."""
+        from_pivot = np.hypot(places[..., 0] + OURS + self.radius_m, places[..., 1])
+        return np.sign(self.radius_m) * (from_pivot - abs(self.radius_m))
+
+    def heading(self, places: Floats) -> Floats:
+        """Where the road leads at places (..., 2 or more)."""
+        side = np.sign(self.radius_m)
+        return np.arctan2(side * places[..., 1], side * (places[..., 0] + OURS + self.radius_m))
+
+    def mover(self, kind: str, station: float, right: float, speed: float, drift: float = 0.0) -> Mover:
+        """Who follows the road, against our direction if `speed` is negative, `drift` m/s to its right."""
+        x, y, heading = self.at(station, right)
+        if speed < 0:
+            heading += np.pi
+        aside = -np.arctan2(drift, abs(speed)) * np.sign(speed or 1)
+        return Mover(
+            kind, x, y, heading + aside, np.hypot(speed, drift), 0.0, speed / (self.radius_m + right)
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------- motion
+def draw_motion(event: str, road: Road, rng: np.random.Generator, seconds: float) -> Motion:
+    """What happens; raises ValueError for an event that does not exist."""
+    if event == "ordinary":
+        ego = road.mover("ego", 0, OURS, EGO_SPEED + rng.normal(0, 0.3))
+        column = _column(road, rng, int(rng.integers(1, 4)))
+        return Motion(ego, (*_ahead(road, rng, ego.speed), *column), event)
+    if event == "free":
+        return _free(road, rng)
+    return _event(event, road, rng, seconds)
+
+
+def _some_vehicle(rng: np.random.Generator) -> str:
+    return str(rng.choice(VEHICLES, p=VEHICLE_SHARES))
+
+
+def _ahead(road: Road, rng: np.random.Generator, ego_speed: float) -> list[Mover]:
+    """The rule of our lane: a vehicle that falls back slowly, or a cyclist at the edge whom we catch up with."""
+    if rng.uniform() < 0.25:
+        speed = max(ego_speed - CYCLIST_SLOWER + rng.normal(0, 0.2), 0.5)
+        return [road.mover("cyclist", rng.uniform(12, 15), EDGE + rng.normal(0, 0.08), speed)]
+    kind, speed = _some_vehicle(rng), max(ego_speed - LEADER_SLOWER + rng.normal(0, 0.2), 0.5)
+    return [road.mover(kind, rng.uniform(14, 17), OURS + rng.normal(0, 0.1), speed)]
+
+
+def _column(road: Road, rng: np.random.Generator, vehicles: int) -> list[Mover]:
+    """The rule of the other lane."""
+    speed, station = ONCOMING_SPEED + rng.normal(0, 0.2), rng.uniform(11, 20)
+    column = []
+    for _ in range(vehicles):
+        column.append(road.mover(_some_vehicle(rng), station, THEIRS + rng.normal(0, 0.1), -speed))
+        station += rng.uniform(10, 13)
+    return column
+
+
+def _crossing(road: Road, rng: np.random.Generator, ego_speed: float, seconds: float) -> Mover:
+    """From one side of the road to the other, in front of us."""
+    kind = someone_small(rng) if rng.uniform() < 0.5 else _some_vehicle(rng)
+    speed = rng.uniform(1.2, 3.0) if kind in SMALL else rng.uniform(2.0, 5.0)
+    when = rng.uniform(0.2, 0.8) * seconds  # it is before our lane then, 8 to 16 m ahead of where we are
+    x, y, heading = road.at(ego_speed * when + rng.uniform(8, 16), OURS)
+    heading += rng.choice([-1.0, 1.0]) * np.pi / 2 + rng.normal(0, 0.25)
+    return Mover(kind, x + np.sin(heading) * speed * when, y - np.cos(heading) * speed * when, heading, speed)
+
+
+def _event(event: str, road: Road, rng: np.random.Generator, seconds: float) -> Motion:
+    ego = road.mover("ego", 0, OURS, rng.uniform(3.0, 8.0))
+    ahead, column = _ahead(road, rng, ego.speed), _column(road, rng, int(rng.integers(1, 3)))
+    others = [*ahead, *column] if rng.uniform() < 0.3 else ahead if rng.uniform() < 0.5 else column
+    if event == "crossing":
+        ego = road.mover("ego", 0, OURS, rng.uniform(0.0, 3.0))
+        actors = [_crossing(road, rng, ego.speed, seconds) for _ in range(rng.integers(1, 3))]
+        others = []
+    elif event == "cut_in":  # from the other lane back into ours before us, or out of ours
+        inwards = rng.uniform() < 0.7
+        drift = rng.uniform(1.0, 2.2) * (-1 if inwards else 1)
+        speed = max(ego.speed + rng.uniform(-1.5, 2.0), 1.0)
+        start = THEIRS if inwards else OURS
+        actors = [road.mover(_some_vehicle(rng), rng.uniform(8, 15), start, speed, drift)]
+    elif event == "turning":  # we leave the road, everything swings across the image
+        ego = replace(ego, yaw_rate=ego.yaw_rate + rng.choice([-1, 1]) * rng.uniform(0.08, 0.20))
+        kind, right = ("cyclist", EDGE) if rng.uniform() < 0.12 else (_some_vehicle(rng), OURS)
+        actors = [road.mover(kind, rng.uniform(7, 14), right, ego.speed + rng.uniform(-1.0, 1.0))]
+        others = column[:1]
+    elif event == "braking":
+        brake = rng.uniform(2.0, 4.5)
+        speed = ego.speed + rng.uniform(0.2, 0.8) * brake
+        mean_speed = max(speed - brake * seconds / 2, speed / 2)
+        leader = road.mover(_some_vehicle(rng), rng.uniform(11, 16), OURS, mean_speed)
+        actors, others = [replace(leader, speed=speed, acceleration=-brake)], column
+    elif event == "oncoming":  # in our lane
+        ego = road.mover("ego", 0, OURS, rng.uniform(1.0, 4.0))
+        speed = rng.uniform(1.5, 5.0)
+        station = rng.uniform(5, 9) + (ego.speed + speed) * seconds * 0.85
+        actors = [road.mover(_some_vehicle(rng), station, OURS + rng.normal(0, 0.25), -speed)]
+        others = column
+    elif event == "overtaking":  # forwards in the lane where everyone ordinary comes towards us
+        speed = ego.speed + rng.uniform(2.5, 5.0)
+        actors = [road.mover(_some_vehicle(rng), rng.uniform(3, 8), THEIRS + rng.normal(0, 0.15), speed)]
+        others = ahead
+    else:
+        raise ValueError(f"event {event!r} is none of {TRAINABLE_EVENTS + HELD_OUT_EVENTS}")
+    return Motion(ego, (*actors, *others), event)
+
+
+def _free(road: Road, rng: np.random.Generator) -> Motion:
+    """Everyone goes their own way, but nobody does what is held out."""
+    ego = road.mover("ego", 0, OURS, rng.uniform(0, 9))
+    if rng.uniform() < 0.4:
+        ego = replace(ego, yaw_rate=ego.yaw_rate + rng.normal(0, 0.08))
+    if rng.uniform() < 0.3:
+        ego = replace(ego, acceleration=rng.uniform(-1.0, 1.0))
+    agents = []
+    for _ in range(rng.integers(1, 4)):
+        kind = someone_small(rng) if rng.uniform() < 0.3 else _some_vehicle(rng)
+        along, across = max(0.0, ego.speed + rng.uniform(-4.5, 4.5)), rng.uniform(-3.0, 3.0)
+        acceleration = rng.uniform(-1.5, 1.5) if rng.uniform() < 0.4 else 0.0
+        wander = rng.normal(0, 0.3) if rng.uniform() < 0.3 else 0.0
+        agent = road.mover(kind, rng.uniform(7, 19), rng.uniform(-5, 4), along, across)
+        agents.append(replace(agent, acceleration=acceleration, yaw_rate=agent.yaw_rate + wander))
+    return Motion(ego, (*agents, *_column(road, rng, int(rng.uniform() < 0.4))), "free")
+
+
+def shows_what_is_held_out(motion: Motion, road: Road, times: Floats) -> bool:
+    """Whether anyone ever brakes hard, comes towards us on our side or passes us on the other: trained on by nobody."""
+    ego_speeds = motion.ego.speeds(times)
+    for agent in motion.agents:
+        path, speeds = agent.path(times), agent.speeds(times)
+        aside, right = path[:, 2] - road.heading(path), road.right_of_centre(path)
+        towards_us = (np.cos(aside) * speeds < -0.5) & (right < THEIRS / 2)
+        straight = np.abs(np.sin(aside) * speeds) < 0.6
+        passes = (np.cos(aside) * speeds - ego_speeds > 2.0) & (right > 0) & straight
+        if agent.acceleration <= -2.0 or towards_us.any() or passes.any():
+            return True
+    return False
+
+
+# --------------------------------------------------------------------------------------------------------------- scene
+def _band(road: Road, left: float, right: float, cuts: Floats, colours: Floats) -> Mesh:
+    """Ground between two distances from the centre line, cut at stations (N + 1): one colour (N, 3) a piece."""
+    edges = [road.at(cuts, side) * [1, 1, 0] for side in (left, right)]
+    return quads(np.stack([edges[0][:-1], edges[1][:-1], edges[1][1:], edges[0][1:]], axis=1), colours)
+
+
+def _ground(look: Look, road: Road, rng: np.random.Generator) -> Mesh:
+    """Fields to the horizon and, over them, grass and two lanes along the road."""
+    plain = np.arange(-160.0, 161.0, 20.0)
+    green = (look.foliage + look.verge) / 2
+    far = look.textured(look.verge * 0.7 + green * 0.3, (len(plain) - 1, len(plain) - 1), rng)
+    pieces = [strip(x, x + 20, plain, far[:, column]) for column, x in enumerate(plain[:-1])]
+    cuts = np.arange(REACH_M[0], REACH_M[1] + 1, 4.0)
+    for left, right in (
+        (-45.0, -26.0),
+        (-26.0, -14.0),
+        (-14.0, -6.0),
+        (6.0, 14.0),
+        (14.0, 26.0),
+        (26.0, 45.0),
+    ):
+        fields = np.repeat(rng.uniform(size=len(cuts) // 6 + 1) < 0.65, 6)[: len(cuts) - 1, None]
+        rape, grass = (look.textured(colour, (len(cuts) - 1, 1), rng)[:, 0] for colour in (look.verge, green))
+        pieces.append(_band(road, left, right, cuts, np.where(fields, rape, grass)))
+    for left, right, colour in (
+        (-6, -LANE_M, look.foliage * 1.25), (LANE_M, 6, look.foliage * 1.25),
+        (-LANE_M, 0, look.road), (0, LANE_M, look.road),
+    ):  # fmt: skip
+        worn = 1 + rng.normal(0, 0.04, (len(cuts) - 1, 1))
+        pieces.append(_band(road, left, right, cuts, np.clip(colour * worn, 0, 1)))
+    return join(pieces)
+
+
+def _marks(look: Look, road: Road, rng: np.random.Generator) -> Mesh:
+    """Edges of the road, and dashes between its lanes."""
+    cuts = np.arange(REACH_M[0], REACH_M[1] + 1, 4.0)
+    edges = [
+        _band(road, x - 0.08, x + 0.08, cuts, np.repeat(look.marks[None], len(cuts) - 1, axis=0))
+        for x in (-LANE_M + 0.15, LANE_M - 0.15)
+    ]
+    starts = np.arange(REACH_M[0], REACH_M[1], 6.0) + rng.uniform(0, 6)
+    dashes = [_band(road, -0.1, 0.1, np.array([start, start + 2.5]), look.marks[None]) for start in starts]
+    return join([*edges, *dashes])
+
+
+def _roadside(look: Look, road: Road, trodden: Floats, rng: np.random.Generator) -> list[Mesh]:
+    """A mesh a thing, so that those out of sight are culled whole; gates where somebody leaves the road."""
+    side = float(rng.choice([-1, 1]))  # of hedge and poles; wall and poplars stand on the other
+    things: list[tuple[float, float, Mesh]] = []
+    for station in np.arange(REACH_M[0], REACH_M[1], 6.0):
+        things.append((station, side * 6.6, hedge(look, 5.9, rng)))
+        things.append((station, -side * 6.6, wall(look, 5.9, rng)))
+        if rng.uniform() < look.houses:
+            things.append((station, rng.choice([-1, 1]) * rng.uniform(24, 32), barn(look, rng)))
+    for station in np.arange(REACH_M[0], REACH_M[1], 9.0):
+        if rng.uniform() < look.trees:
+            things.append((station, -side * rng.uniform(12, 14), poplar(look, rng)))
+    first = REACH_M[0] + rng.uniform(0, 20)
+    things += [(station, side * 8.2, pole(look)) for station in np.arange(first, REACH_M[1], 20.0)]
+    kept = []
+    for station, right, mesh in things:
+        x, y, heading = road.at(station, right)
+        if np.hypot(trodden[:, 0] - x, trodden[:, 1] - y).min() > 4.0:
+            kept.append(mesh.moved(x, y, heading))
+    return kept
+
+
+def draw(
+    spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int
+) -> Scene:
+    """The scene of one video; look and motion come from their own streams and do not touch each other's."""
+    times = np.arange(spec.frames) / spec.frames_per_second
+    event = event_of(spec, number, motion_rng, MOTIONS)
+    road = Road(float(motion_rng.choice(RADII_M) * motion_rng.choice([-1, 1])))
+
+    def one() -> Motion:
+        while True:
+            motion = draw_motion(event, road, motion_rng, float(times[-1]))
+            if event in HELD_OUT_EVENTS or not shows_what_is_held_out(motion, road, times):
+                return motion
+
+    motion = accepted(one, times, JUDGE)
+    look = replace(draw_look(spec.look, look_rng), camera=truck_cab(look_rng))
+    paths = motion.paths(times)
+    trodden = np.concatenate([motion.ego.path(times), *paths])
+    layers = [
+        (GROUND, _ground(look, road, look_rng)),
+        (MARKS, _marks(look, road, look_rng)),
+        *((SOLID, solid) for solid in _roadside(look, road, trodden, look_rng)),
+    ]
+    return staged(motion, times, look, layers, road.right_of_centre(paths), look_rng)
