@@ -64,6 +64,14 @@ def worlds_build(options: argparse.Namespace) -> None:
         print(f"{domain.folder}: {counts}, {len(domain.tracks)} agent-frames of truth")
 
 
+def worlds_survey(options: argparse.Namespace) -> None:
+    from replaylab import survey
+
+    made = survey.run(options.preset, options.names, options.store)
+    table = made.statistics.pivot(index="domain", columns="statistic", values="value")
+    print(table.loc[made.domains, list(survey.STATISTICS)].round(2).to_string())
+
+
 def pretrain(options: argparse.Namespace) -> None:
     from replaylab import pretrain as room
 
@@ -183,6 +191,14 @@ def _worlds_verbs(verbs: Any) -> None:
     )
     build.add_argument("--motion", help="what happens: ordinary, eventful, held-out, free, an event's name")
     build.add_argument("--eventful-share", type=float, help="share of videos with an event, 0 to 1")
+    text = "what moves in domains, and how regularly; made once, then read"
+    survey = sub.add_parser("survey", help=text, description=text)
+    survey.set_defaults(verb=worlds_survey)
+    survey.add_argument("names", nargs="*", metavar="NAME", help="see `worlds list` (default: all)")
+    survey.add_argument(
+        "--preset", choices=("smoke", "quick", "published"), default="quick", help="how many videos"
+    )
+    survey.add_argument("--store", default="", help="folder to keep it in (default: the preset's own)")
 
 
 if __name__ == "__main__":

@@ -139,18 +139,20 @@ def _arm_name(one: Any, name_the_kind: bool) -> str:
     if one.model != FINE_TUNED:
         return FLOORS.get(one.model, one.model)
     kind = f"{one.replay} " if name_the_kind and one.replay else ""
-    return f"{kind}replay {_percent(one.replay_fraction)}"
+    return f"{kind}replay {percent(one.replay_fraction)}"
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """With a capital first letter."""
     return text[0].upper() + text[1:]
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
+    """A share as a reader writes it: 0.25 is "25 %"."""
     return f"{100 * fraction:.3g} %"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three significant digits, without an exponent where a reader does not need one: 0.0123, 5.67, 1234."""
     if np.isnan(value):
         return "not measured"
@@ -184,8 +186,8 @@ def status_table(runs: pd.DataFrame) -> Styler:
         {
             "run": runs["run"].str[:8],
             "replay": runs["replay"].replace("", "–"),
-            "replay asked": runs["replay_fraction"].map(_percent),
-            "replay realised": runs["realised_replay_fraction"].map(_percent, na_action="ignore"),
+            "replay asked": runs["replay_fraction"].map(percent),
+            "replay realised": runs["realised_replay_fraction"].map(percent, na_action="ignore"),
             "seed": runs["seed"],
             "state": runs["state"],
             "trained": runs["trained_now"]
@@ -195,7 +197,7 @@ def status_table(runs: pd.DataFrame) -> Styler:
             "reason": runs["reason"],
         }
     )
-    return _styled(shown.fillna("–"), "runs").hide(axis="index")
+    return styled(shown.fillna("–"), "runs").hide(axis="index")
 
 
 def measures_table(rows: pd.DataFrame) -> Styler:
@@ -224,12 +226,13 @@ def measures_table(rows: pd.DataFrame) -> Styler:
     # A line between the domains, above the first of their rows.
     firsts = [f".row{place}" for place in np.flatnonzero(~table.index.get_level_values(0).duplicated())]
     ruled = {"selector": ", ".join(firsts), "props": f"border-top: 1px solid {GREY}"}
-    styler = _styled(table, "measures").set_table_styles([ruled], overwrite=False).hide(names=True)
-    styler = styler.format(_number, na_rep="–", subset=[column for column in table if column not in counts])
+    styler = styled(table, "measures").set_table_styles([ruled], overwrite=False).hide(names=True)
+    styler = styler.format(number, na_rep="–", subset=[column for column in table if column not in counts])
     return styler.format("{:.0f}", na_rep="–", subset=counts)
 
 
-def _styled(table: pd.DataFrame, name: str) -> Styler:
+def styled(table: pd.DataFrame, name: str) -> Styler:
+    """The look of every table of the book; `name` is its id on the page."""
     # The name is the table's id: one per page, and the same every time the page is made.
     styler = table.style.set_uuid(name).set_table_attributes('class="dataframe"')
     cells = "padding: 0.15em 0.6em; white-space: nowrap; vertical-align: top"
@@ -298,11 +301,11 @@ def found(rows: pd.DataFrame) -> str:
         real, copy, base = (
             _value(values, arm, "ade_px", domain) for arm in ("real", "copy last frame", "base")
         )
-        arms = [f"{arm} {_number(_value(values, arm, 'ade_px', domain))}" for arm in _tuned_arms(values)]
+        arms = [f"{arm} {number(_value(values, arm, 'ade_px', domain))}" for arm in _tuned_arms(values)]
         worse = [a for a in ["base", *_tuned_arms(values)] if _value(values, a, "ade_px", domain) >= copy]
         lines.append(
-            f"- {_capital(name)}: ADE in px is {', '.join([f'base {_number(base)}', *arms])}; the detector "
-            f"itself has {_number(real)} on real frames, and copying the last frame {_number(copy)}. "
+            f"- {capital(name)}: ADE in px is {', '.join([f'base {number(base)}', *arms])}; the detector "
+            f"itself has {number(real)} on real frames, and copying the last frame {number(copy)}. "
             + (f"No better than copying: {', '.join(worse)}." if worse else "All are better than copying.")
         )
     return "\n".join(lines)
@@ -315,15 +318,15 @@ def _change(values: pd.DataFrame, arm: str, measure: str, domain: str) -> str:
     before, after = _value(values, "base", measure, domain), _value(values, arm, measure, domain)
     if np.isnan(before) or np.isnan(after):
         return f"{what} was not measured"
-    if _number(before) == _number(after):
-        return f"{what} stays at {_number(before)}{unit}"
+    if number(before) == number(after):
+        return f"{what} stays at {number(before)}{unit}"
     verb, note = ("falls", "better") if after < before else ("rises", "worse")
     line = _of(values[values["arm"] == arm], measure, domain).iloc[0]
     if not np.isnan(line["low"]):
-        interval = f"95 % interval {_number(line['low'])} to {_number(line['high'])}"
+        interval = f"95 % interval {number(line['low'])} to {number(line['high'])}"
         is_apart = not line["low"] <= before <= line["high"]
         note = f"{note}; {interval}" if is_apart else f"{interval} holds the base's value"
-    return f"{what} {verb} from {_number(before)} to {_number(after)}{unit} ({note})"
+    return f"{what} {verb} from {number(before)} to {number(after)}{unit} ({note})"
 
 
 def _of_seeds(seeds: int) -> str:
@@ -343,7 +346,7 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """
     means, seeds = last_step(per_arm(rows)), last_step(per_run(rows))
     colours = _colours(means)
-    with _style():
+    with style():
         figure, panels = plt.subplots(len(DOMAINS), 1, figsize=(WIDTH, 9.0), sharex=True)
         for axes, (domain, name) in zip(panels, DOMAINS.items(), strict=True):
             at = _pairs(means, domain, ["arm"]).reindex([*FLOORS.values(), "base", *colours])
@@ -358,7 +361,7 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                 sns.scatterplot(single, x="x", y="y", hue="arm", palette=colours, ax=axes, **SEED_POINT)
             for arm, colour in {"base": INK, **colours}.items():
                 _point(axes, at.loc[arm], colour, "D" if arm == "base" else "o")
-            axes.set(xlabel="", ylabel="ADE of agents (px)", title=_capital(name))
+            axes.set(xlabel="", ylabel="ADE of agents (px)", title=capital(name))
             axes.set_ylim(bottom=0)
         panels[-1].set_xlabel("EffNet-KD on ordinary driving (no unit)")
         entries = [_entry(INK, "base", "D")] + [_entry(colour, arm, "o") for arm, colour in colours.items()]
@@ -370,18 +373,20 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Each measure against the share of replay in a batch, at the last step; base and floors as level lines."""
     everything = last_step(per_arm(rows))
     means, seeds = (one[one["model"] == FINE_TUNED] for one in (everything, last_step(per_run(rows))))
-    percent = dict(zip(means["arm"], 100 * means["replay_fraction"], strict=True))
-    with _style():
+    percents = dict(zip(means["arm"], 100 * means["replay_fraction"], strict=True))
+    with style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
         for axes, (measure, domain) in _six(panels):
             _floors_across(axes, everything, measure, domain)
             axes.axhline(_value(everything, "base", measure, domain), color=INK, lw=1.6, zorder=1)
             here, single = (_of(one, measure, domain).set_index("arm") for one in (means, seeds))
-            axes.vlines(here.index.map(percent), here["low"], here["high"], color=BLUE, lw=1.6, zorder=2)
+            axes.vlines(here.index.map(percents), here["low"], here["high"], color=BLUE, lw=1.6, zorder=2)
             for chain in _chains(means):
                 y = here["value"].reindex(chain).to_numpy()
-                sns.lineplot(x=[percent[arm] for arm in chain], y=y, color=BLUE, marker="o", ms=7, ax=axes)
-            sns.scatterplot(x=single.index.map(percent), y=single["value"], color=BLUE, ax=axes, **SEED_POINT)
+                sns.lineplot(x=[percents[arm] for arm in chain], y=y, color=BLUE, marker="o", ms=7, ax=axes)
+            sns.scatterplot(
+                x=single.index.map(percents), y=single["value"], color=BLUE, ax=axes, **SEED_POINT
+            )
             axes.set(xlabel="replay in a batch (%)", ylabel=MEASURES[measure])
         entries = [_entry(BLUE, "fine-tuned", "o", line="-"), _entry(INK, "base", "", line="-")]
         _finish(figure, entries, "Measures against the share of replay", runs)
@@ -394,7 +399,7 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """
     means, seeds = per_arm(rows), per_run(rows)
     colours = _colours(means)
-    with _style():
+    with style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
         for axes, (measure, domain) in _six(panels):
             _floors_across(axes, means, measure, domain)
@@ -430,7 +435,7 @@ def filmstrip(samples: Sequence[Mapping[str, Any]]) -> Figure:
     frames = samples[0]["frames"]
     strip = (WIDTH - label) * frames.shape[1] / _canvas_width(frames)
     height = len(samples) * (strip + 0.06) + sum(heads) * head + foot
-    with _style():
+    with style():
         figure, top = plt.figure(figsize=(WIDTH, height)), height
         for sample, is_first in zip(samples, heads, strict=True):
             top -= strip + 0.06 + head * is_first
@@ -490,7 +495,8 @@ def _times(axes: Axes, frames: np.ndarray) -> None:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """The look of every figure of the book, as a matplotlib context."""
     look = {
         **sns.axes_style("ticks"),
         "font.size": 10,
@@ -551,7 +557,7 @@ def _colours(values: pd.DataFrame) -> dict[str, Any]:
 def _six(panels: np.ndarray) -> Iterator[tuple[Axes, tuple[str, str]]]:
     for axes, (measure, domain) in zip(panels.flat, PANELS, strict=True):
         yield axes, (measure, domain)
-        axes.set_title(_capital(DOMAINS[domain]))
+        axes.set_title(capital(DOMAINS[domain]))
         if measure == "recall":
             axes.set_ylim(0, 1.03)
         elif measure != "effnet_kd":

@@ -3,11 +3,13 @@
 Decision: diffusers' own classes in a tiny configuration (`AutoencoderTiny` frame by frame, `WanTransformer3DModel`,
 `FlowMatchEulerDiscreteScheduler`), saved in diffusers' own folder layout. The context enters as Wan's image-to-video
 does it, by extra channels beside the noisy latents, in the form that learns motion fastest at this size: the last
-context latent and its change from the one before, repeated in every frame, and a mask of the context frames.
+context latent, its change and its change's change, repeated in every frame. What the network puts out is added to the
+last context latent to give the clean clip, so that it starts as a copy of the last frame and has to carry no noise
+through its narrow tokens (Li and He 2025, arXiv 2511.13720); the velocity follows from that.
 
 Shapes: B clips, T frames, K context frames, C latent channels, H x W pixels, h x w = H/4 x W/4 latent cells.
-Sigma is flow matching's noise level in 0..1 (Lipman et al. 2023): noisy = (1 - sigma) x + sigma noise, and the
-network predicts the velocity noise - x.
+Sigma is flow matching's noise level in 0..1 (Lipman et al. 2023): noisy = (1 - sigma) x + sigma noise, and the velocity
+is noise - x.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 CONTEXT_FRAMES, CLIP_FRAMES = 3, 8
 FOLD, LATENT_CHANNELS = 4, 8
 TEXT_DIM = 8  # there is no text: one empty token, as Wan's blocks cross-attend to something
+SHIFT = 3.0  # towards much noise, where it is decided what moves where (Esser et al. 2024, arXiv 2403.03206, eq. 23)
 FRAMES_AT_ONCE = 256  # encoded or decoded together
 
 
@@ -90,22 +93,28 @@ class TinyWan:
         return encode(self.vae, frames)
 
     def condition(self, context: Tensor, frames: int = CLIP_FRAMES) -> Tensor:
-        """Context latents (B, C, K, h, w) to the extra channels (B, 2C + 1, T, h, w)."""
-        last, change = context[:, :, -1:], context[:, :, -1:] - context[:, :, -2:-1]
-        repeated = torch.cat([last, change], dim=1).expand(-1, -1, frames, -1, -1)
-        mask = torch.zeros_like(repeated[:, :1])
-        mask[:, :, : context.shape[2]] = 1
-        return torch.cat([repeated, mask], dim=1)
+        """Context latents (B, C, K, h, w) to the extra channels (B, 3C, T, h, w)."""
+        first, second, last = context[:, :, -3:].split(1, dim=2)
+        parts = [last, last - second, last - 2 * second + first]
+        return torch.cat(parts, dim=1).expand(-1, -1, frames, -1, -1)
 
     def predict(self, noisy: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
-        """The velocity (B, C, T, h, w) of noisy latents at noise levels `sigma` (B,)."""
-        text = noisy.new_zeros(len(noisy), 1, TEXT_DIM)
-        return self.transformer(
-            hidden_states=torch.cat([noisy, condition], dim=1),
+        """The velocity (B, C, T, h, w) of noisy latents at noise levels `sigma` (B,).
+
+        Only future frames go through the network: all it is told of the context is in the condition. The context's
+        own velocity is 0.
+        """
+        future, channels = slice(CONTEXT_FRAMES, None), noisy.shape[1]
+        change = self.transformer(
+            hidden_states=torch.cat([noisy, condition], dim=1)[:, :, future],
             timestep=sigma * self.scheduler.config["num_train_timesteps"],
-            encoder_hidden_states=text,
+            encoder_hidden_states=noisy.new_zeros(len(noisy), 1, TEXT_DIM),
             return_dict=False,
         )[0]
+        clean = condition[:, :channels, future] + change
+        velocity = torch.zeros_like(noisy)
+        velocity[:, :, future] = (noisy[:, :, future] - clean) / sigma.view(-1, 1, 1, 1, 1).clamp(min=1e-3)
+        return velocity
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Latents (B, C, T, h, w) to uint8 (B, T, H, W, 3)."""
@@ -130,15 +139,15 @@ def new_transformer() -> WanTransformer3DModel:
     from diffusers import WanTransformer3DModel
 
     return WanTransformer3DModel(
-        patch_size=(1, 4, 4), num_attention_heads=6, attention_head_dim=32, in_channels=3 * LATENT_CHANNELS + 1,
-        out_channels=LATENT_CHANNELS, text_dim=TEXT_DIM, freq_dim=128, ffn_dim=512, num_layers=3, rope_max_seq_len=64,
+        patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=24, in_channels=4 * LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS, text_dim=TEXT_DIM, freq_dim=128, ffn_dim=384, num_layers=4, rope_max_seq_len=64,
     )  # fmt: skip
 
 
 def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT)
 
 
 def load_vae(folder: str | Path) -> AutoencoderTiny:

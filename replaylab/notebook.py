@@ -12,11 +12,12 @@ Refused: parameters that are not plain values, and guessing what a mistyped one 
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from replaylab.spec import PRESETS
+from replaylab import survey
+from replaylab.spec import DOMAINS, PRESETS
 from replaylab.sweep import CLUSTERS
 
 PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
@@ -24,8 +25,38 @@ OF_IPYTHON = {"In", "Out", "exit", "quit", "open"}
 EMPTY = "[] for the preset's own"
 
 
+def _is_fraction(item: object) -> bool:
+    is_number = isinstance(item, int | float) and not isinstance(item, bool)
+    return is_number and math.isfinite(item) and 0 <= item <= 1  # type: ignore[arg-type, operator]
+
+
+def _is_seed(item: object) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool) and item >= 0
+
+
+def _is_text(item: object) -> bool:
+    return isinstance(item, str)
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a list may hold."""
+
+    one: str
+    several: str
+    is_fine: Callable[[object], bool]
+    example: list[Any]
+
+
+LISTS = {
+    "fractions": Items("a replay fraction from 0 to 1", "numbers from 0 to 1", _is_fraction, [0, 0.5]),
+    "seeds": Items("a whole number from 0 up", "whole numbers from 0", _is_seed, [0, 1, 2]),
+    "names": Items("a name", "names", _is_text, []),  # an example is the first of the choices
+}
+
+
 def _holds(kind: str, note: str = "", choices: Iterable[str] = ()) -> dict[str, Any]:
-    """What a parameter may hold, as the metadata of its field: `kind` is "text", "fractions" or "seeds"."""
+    """What a parameter may hold, as the metadata of its field: `kind` is "text" or one of LISTS."""
     return {"kind": kind, "note": note, "choices": tuple(choices)}
 
 
@@ -37,6 +68,15 @@ class SweepParameters:
     replay_fractions: list[float] = field(default_factory=list, metadata=_holds("fractions", EMPTY))
     seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
     cluster: str = field(default="inline", metadata=_holds("text", choices=CLUSTERS))
+    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
+
+
+@dataclass(frozen=True)
+class WorldsParameters:
+    """The parameters of the worlds' notebook; an empty list means all domains, an empty text the preset's own."""
+
+    preset: str = field(default="published", metadata=_holds("text", choices=survey.PRESETS))
+    domains: list[str] = field(default_factory=list, metadata=_holds("names", "[] for all", DOMAINS))
     store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
 
 
@@ -75,42 +115,33 @@ def _problem(one: "Field[Any]", value: object) -> str:
         if choices and value not in choices:
             return f"{got}, but must be one of {_quoted(choices)}{_nearest(value, list(choices))}"
         return ""
-    one_of_them, is_fine = ("a replay fraction from 0 to 1", _is_fraction)
-    if kind == "seeds":
-        one_of_them, is_fine = ("a whole number from 0 up", _is_seed)
+    items = LISTS[kind]
     if not isinstance(value, list | tuple):
-        return f"{got}, but must be a list. Write {_as_yaml(name, kind, value)}"
+        return f"{got}, but must be a list. Write {_as_yaml(one, value)}"
     for position, item in enumerate(value):
-        if not is_fine(item):
-            return (
-                f"{got}: item {position}, {item!r} ({type(item).__name__}), is not {one_of_them}. "
-                f"Write for example {_as_yaml(name, kind, None)}"
-            )
+        wrong = f"{got}: item {position}, {item!r} ({type(item).__name__}), is"
+        if not items.is_fine(item):
+            return f"{wrong} not {items.one}. Write for example {_as_yaml(one, None)}"
+        if choices and item not in choices:
+            return f"{wrong} none of {_quoted(choices)}{_nearest(item, list(choices))}"
     if len(set(value)) < len(value):
         return f"{got}: every item may stand in it only once"
     return ""
 
 
-def _is_fraction(item: object) -> bool:
-    is_number = isinstance(item, int | float) and not isinstance(item, bool)
-    return is_number and math.isfinite(item) and 0 <= item <= 1  # type: ignore[arg-type, operator]
-
-
-def _is_seed(item: object) -> bool:
-    return isinstance(item, int) and not isinstance(item, bool) and item >= 0
-
-
-def _as_yaml(name: str, kind: str, value: object) -> str:
+def _as_yaml(one: "Field[Any]", value: object) -> str:
     """The papermill option that passes the list the reader seems to have meant, else an example."""
+    items, choices = LISTS[one.metadata["kind"]], one.metadata["choices"]
     text = str(value).strip().strip("[]()")
     try:
-        meant = json.loads(f"[{text}]")
+        meant = [name.strip(" \"'") for name in text.split(",")] if choices else json.loads(f"[{text}]")
     except json.JSONDecodeError:
         meant = []
-    is_fine = _is_seed if kind == "seeds" else _is_fraction
-    if not meant or not all(is_fine(item) for item in meant):
-        meant = [0, 1, 2] if kind == "seeds" else [0, 0.5]
-    return f'-y "{name}: {json.dumps(meant)}"'
+    if not meant or not all(items.is_fine(item) and (not choices or item in choices) for item in meant):
+        meant = items.example or list(choices[:2])
+    # Names go without quotes: the shell has the only ones.
+    listed = f"[{', '.join(meant)}]" if choices else json.dumps(meant)
+    return f'-y "{one.name}: {listed}"'
 
 
 def _listed(valid: Mapping[str, "Field[Any]"]) -> str:
@@ -119,14 +150,11 @@ def _listed(valid: Mapping[str, "Field[Any]"]) -> str:
 
 def _described(one: "Field[Any]") -> str:
     default = [] if one.default is MISSING else one.default
-    of_type = {
-        "text": "text",
-        "fractions": "list of numbers from 0 to 1",
-        "seeds": "list of whole numbers from 0",
-    }
-    notes = [f"one of {_quoted(one.metadata['choices'])}"] if one.metadata["choices"] else []
+    kind = one.metadata["kind"]
+    of_type, of_them = ("text", "one") if kind == "text" else (f"list of {LISTS[kind].several}", "any")
+    notes = [f"{of_them} of {_quoted(one.metadata['choices'])}"] if one.metadata["choices"] else []
     notes += [one.metadata["note"]] if one.metadata["note"] else []
-    return f"{one.name}: {of_type[one.metadata['kind']]}, default {json.dumps(default)} ({'; '.join(notes)})"
+    return f"{one.name}: {of_type}, default {json.dumps(default)} ({'; '.join(notes)})"
 
 
 def _nearest(name: str, valid: list[str]) -> str:

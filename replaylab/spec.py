@@ -227,8 +227,8 @@ _QUICK = Preset(
     videos=(192, 112, 0),
     evaluation_clips=40,
     reference_clips=72,
-    steps=200,
-    evaluate_at=(50, 200),
+    steps=120,
+    evaluate_at=(40, 120),
     batch_size=16,
     about="one seed on the dev split, at most ten minutes on two cores",
 )

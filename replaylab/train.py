@@ -45,16 +45,22 @@ class Recipe:
 
 
 def loss_of(model: TinyWan, latents: Tensor, seed: int, step: int) -> Tensor:
-    """Flow matching (Lipman et al. 2023, eq. 14) on the future frames, noise levels logit-normal (Esser et al. 2024)."""
+    """Flow matching (Lipman et al. 2023, eq. 14) on the future frames, weighted by sigma squared.
+
+    That is the squared error of the clean latents: unweighted, an error of a prediction x counts 1 / sigma^2 times,
+    and the last traces of noise drown the motion. Noise levels are logit-normal, shifted (Esser et al. 2024).
+    """
     random = torch.Generator().manual_seed(torch_seed(seed, "training noise", step))
     noise = torch.randn(latents.shape, generator=random)
     sigma = torch.randn(len(latents), generator=random).sigmoid()
+    shift = model.scheduler.config["shift"]
+    sigma = shift * sigma / (1 + (shift - 1) * sigma)
     level = sigma[:, None, None, None, None]
     noisy = (1 - level) * latents + level * noise
     noisy[:, :, :CONTEXT_FRAMES] = latents[:, :, :CONTEXT_FRAMES]  # the context is never noisy
     velocity = model.predict(noisy, sigma, model.condition(latents[:, :, :CONTEXT_FRAMES], latents.shape[2]))
     future = slice(CONTEXT_FRAMES, None)
-    return (velocity[:, :, future] - (noise - latents)[:, :, future]).square().mean()
+    return (level * (velocity - (noise - latents)))[:, :, future].square().mean()
 
 
 def batch_of(sources: Sequence[Sequence[NDArray[np.float32]]], mixture: Mixture, step: int) -> Tensor:

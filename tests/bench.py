@@ -1,6 +1,8 @@
 """What the parts cost on this machine: `make bench`. Measurements, not tests: nothing here can fail for being slow.
 
-Every ratio compares two ways of doing the same work, interleaved in this one process.
+Every ratio compares two ways of doing the same work, interleaved in this one process. The clip loader is compared with
+what people write with decord, PyAV and torchcodec, one clip after another and with one thread a core; torchcodec needs
+FFmpeg's libraries (Debian: `ffmpeg`), and where it cannot be imported this is said.
 """
 
 from __future__ import annotations
@@ -9,15 +11,25 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
+import av
+import decord
 import numpy as np
+import pandas as pd
 import torch
 
 from replaylab import clips, models, train, worlds
+from replaylab.clips import Clip
+from replaylab.domain import Domain
 from replaylab.spec import WorldSpec
 
 ROUNDS = 5
+FRAMES = models.CLIP_FRAMES
+Window = Callable[[str, int], np.ndarray]  # (file, first frame) to (T, H, W, 3)
 
 
 def main() -> None:
@@ -35,7 +47,111 @@ def main() -> None:
             "PyAV": lambda: [clips.decode_with_av(path) for path in paths],
             "decord": lambda: [clips.decode_with_decord(path) for path in paths],
         })  # fmt: skip
+        plain = plain_ways()
+        compare_loaders("videos of 12 frames, 64 px", domain, plain, count=64)
+        compare_loaders("videos of 300 frames, 256 px", long_videos(Path(home) / "long"), plain, count=32)
         compare_step(paths)
+
+
+def compare_loaders(what: str, domain: Domain, plain: dict[str, Window], count: int) -> None:
+    """Random windows, the same ones for everybody; first shows that everybody gives the same pixels."""
+    rng = np.random.default_rng(0)
+    videos = domain.videos.iloc[rng.integers(0, len(domain.videos), count)]
+    chosen = [
+        Clip(Path(video.file).stem, str(video.scene), int(rng.integers(0, int(video.frames) - FRAMES + 1)))
+        for video in videos.itertuples()
+    ]
+    windows = [(str(domain.folder / "videos" / f"{clip.video}.mp4"), clip.start) for clip in chosen]
+    ways: dict[str, Callable[[], object]] = {
+        "replaylab.clips.read": lambda: [None for _ in clips.read(domain, chosen, FRAMES)]
+    }
+    for name, window in plain.items():
+        for (file, start), expected in zip(windows[:8], clips.read(domain, chosen[:8], FRAMES), strict=True):
+            if not np.array_equal(window(file, start), expected):
+                print(f"{what}: {name} gives OTHER PIXELS for frames from {start} of {file}")
+        ways[f"{name}, one by one"] = partial(one_by_one, window, windows)
+        ways[f"{name}, {worlds.processes()} threads"] = partial(in_threads, window, windows)
+    compare(f"{count} random windows of {FRAMES} frames out of {what}", ways, count)
+
+
+def one_by_one(window: Window, windows: list[tuple[str, int]]) -> None:
+    for file, start in windows:
+        window(file, start)
+
+
+def in_threads(window: Window, windows: list[tuple[str, int]]) -> None:
+    with ThreadPoolExecutor(worlds.processes()) as pool:
+        for _ in pool.map(lambda each: window(*each), windows):
+            pass
+
+
+def plain_ways() -> dict[str, Window]:
+    """What people write: open the file, ask for the frames."""
+
+    def with_decord(threads: int) -> Window:
+        return lambda file, start: (
+            decord.VideoReader(file, num_threads=threads).get_batch(range(start, start + FRAMES)).asnumpy()
+        )
+
+    ways = {
+        "decord": with_decord(0),
+        "decord, num_threads=1": with_decord(1),
+        "PyAV": with_av,
+    }
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except Exception as error:  # it raises what its libraries raise
+        print(f"torchcodec: not here ({str(error).strip().splitlines()[0]})")
+        return ways
+
+    def with_torchcodec(mode: Literal["exact", "approximate"]) -> Window:
+        return lambda file, start: (
+            VideoDecoder(file, dimension_order="NHWC", seek_mode=mode)
+            .get_frames_in_range(start, start + FRAMES)
+            .data.numpy()
+        )
+
+    return ways | {
+        "torchcodec": with_torchcodec("exact"),
+        "torchcodec, seek_mode=approximate": with_torchcodec("approximate"),
+    }
+
+
+def with_av(file: str, start: int) -> np.ndarray:
+    with av.open(file) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate is not None and stream.time_base is not None
+        first = int(start / stream.average_rate / stream.time_base)
+        container.seek(first, stream=stream)
+        frames: list[np.ndarray] = []
+        for frame in container.decode(stream):
+            if frame.pts is not None and frame.pts >= first:
+                frames.append(frame.to_ndarray(format="rgb24"))
+            if len(frames) == FRAMES:
+                break
+    return np.stack(frames)
+
+
+def long_videos(folder: Path, videos: int = 6, frames: int = 300, size_px: int = 256) -> Domain:
+    """A drifting texture as H.264 with a key frame every 12 frames, and libx264's own settings otherwise."""
+    (folder / "videos").mkdir(parents=True)
+    for number in range(videos):
+        texture = (
+            np.random.default_rng(number).integers(0, 255, (80, 80, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        )
+        with av.open(str(folder / "videos" / f"{number}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.height, stream.width, stream.pix_fmt = size_px, size_px, "yuv420p"
+            stream.gop_size = 12
+            for at in range(frames):
+                picture = np.ascontiguousarray(texture[at : at + size_px, at // 3 : at // 3 + size_px])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+    listed = pd.DataFrame(
+        {"file": f"{number}.mp4", "split": "train", "scene": str(number), "frames": frames, "sha256": ""}
+        for number in range(videos)
+    )
+    return Domain(folder, "long", 10.0, size_px, listed, {})
 
 
 def compare_step(paths: list[Path]) -> None:
@@ -57,19 +173,29 @@ def frames_of(paths: list[Path]) -> np.ndarray:
     return np.stack([clips.decode(path)[: models.CLIP_FRAMES] for path in paths])
 
 
-def compare(what: str, ways: dict[str, Callable[[], object]]) -> None:
-    """Time each way ROUNDS times, in turn; print medians, and the ratio of each to the first."""
+def compare(what: str, ways: dict[str, Callable[[], object]], count: int = 0) -> None:
+    """Time each way ROUNDS times, in turn; print medians, and the ratio of each to the first.
+
+    Each way gets `count` clips, if given: then also what a clip costs in processor time, which says more than seconds
+    where other processes run.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    processor_seconds: dict[str, list[float]] = {name: [] for name in ways}
     for round_number in range(ROUNDS + 1):
         for name, work in ways.items():
-            started = time.perf_counter()
+            started, processor_started = time.perf_counter(), time.process_time()
             work()
             if round_number:  # the first round warms up
                 seconds[name].append(time.perf_counter() - started)
+                processor_seconds[name].append(time.process_time() - processor_started)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     first = next(iter(medians.values()))
     for name, median in medians.items():
-        print(f"{what}: {name}: {median:.3f} s, {first / median:.2f} x")
+        line = f"{what}: {name}: {median:.3f} s, {first / median:.2f} x"
+        if count:
+            processor_ms = statistics.median(processor_seconds[name]) / count * 1000
+            line += f", {count / median:.0f} clips/s, {processor_ms:.1f} ms of processor time a clip"
+        print(line)
 
 
 if __name__ == "__main__":

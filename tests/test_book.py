@@ -44,8 +44,8 @@ def test_only_the_page_that_explains_the_folder_is_tracked_in_runs() -> None:
     ]
 
 
-def test_there_is_a_notebook() -> None:
-    assert BOOK / "03_replay_sweep.ipynb" in notebooks()
+def test_the_notebooks_are_there() -> None:
+    assert {BOOK / "01_worlds.ipynb", BOOK / "03_replay_sweep.ipynb"} <= set(notebooks())
 
 
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.name)
@@ -121,7 +121,7 @@ def pages(html: Path) -> dict[str, Page]:
 def test_the_book_builds_strictly_and_lists_every_page(built_book: Path) -> None:
     built = pages(built_book)
     assert {"index.html", "03_replay_sweep.html", "references.html", "runs/README.html"} <= set(built)
-    for name in ("03_replay_sweep.html", "runs/smoke.html", "references.html"):
+    for name in ("01_worlds.html", "03_replay_sweep.html", "runs/smoke.html", "references.html"):
         assert name in built["index.html"].links, f"the sidebar does not list {name}"
 
 

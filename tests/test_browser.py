@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import require_or_skip
 
+from replaylab.spec import DOMAINS
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -96,6 +98,30 @@ def test_figures_keep_their_colours_at_night(built_book: Path, browser: "Browser
             "image => [getComputedStyle(image).filter, getComputedStyle(image).backgroundColor]"
         )
         assert style == ["none", "rgb(255, 255, 255)"]
+    context.close()
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_videos_play_where_they_are_seen_unless_the_reader_wants_less_motion(
+    built_book: Path, browser: "Browser", motion: str
+) -> None:
+    context = browser.new_context(color_scheme="dark", reduced_motion=motion)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto((built_book / "01_worlds.html").as_uri(), wait_until="load")
+    videos = page.locator(".worlds video").all()
+    assert len(videos) == len(DOMAINS)
+    for video in videos:
+        assert (video.get_attribute("aria-label") or "").strip()
+        video.scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        video.evaluate(
+            "video => video.readyState >= 2 || new Promise(done => video.oncanplay = () => done(true))"
+        )
+        assert video.evaluate("video => video.videoWidth") > 0
+        assert video.evaluate("video => video.paused") == (motion == "reduce")
+    # No white card behind videos in the dark.
+    card = page.locator(".text_html:has(.worlds)").first
+    assert card.evaluate("card => getComputedStyle(card).backgroundColor") == "rgba(0, 0, 0, 0)"
     context.close()
 
 

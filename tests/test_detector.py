@@ -237,3 +237,15 @@ def test_a_folder_without_a_detector_says_so(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ValueError, match="not a detector"):
         detector.load(tmp_path)
+
+
+def test_blurring_keeps_the_mean_and_spreads_a_point_by_its_sigma() -> None:
+    point = np.zeros((1, 64, 64, 3), np.uint8)
+    point[0, 28:36, 28:36] = 255
+    assert np.array_equal(detector.blurred(point, 0), point)
+    soft = detector.blurred(point, 2.0).astype(float)[0, :, :, 0]
+    place = np.arange(64)
+    variance = {name: (image.sum(0) * (place - 31.5) ** 2).sum() / image.sum()
+                for name, image in (("sharp", point[0, :, :, 0].astype(float)), ("soft", soft))}  # fmt: skip
+    assert soft.sum() == pytest.approx(point[0, :, :, 0].astype(float).sum(), rel=0.02)
+    assert variance["soft"] - variance["sharp"] == pytest.approx(4.0, rel=0.1)

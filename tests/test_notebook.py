@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from replaylab import notebook, sweep
+from replaylab.spec import DOMAINS
 from replaylab.sweep import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "03_replay_sweep.ipynb"
+WORLDS_PAGE = ROOT / "book" / "01_worlds.ipynb"
+KINDS = {PAGE: notebook.SweepParameters, WORLDS_PAGE: notebook.WorldsParameters}
 OF_A_KERNEL: dict[str, object] = {
     "In": [""],
     "Out": {},
@@ -128,6 +131,20 @@ def test_presets_and_clusters_are_listed() -> None:
     assert 'one of "inline", "local", "slurm"' in refusal({"cluster": "slum"})
 
 
+def test_names_are_of_those_there_are_and_go_through_the_shell() -> None:
+    def refused(value: object) -> str:
+        with pytest.raises(ValueError) as error:
+            notebook.parameters({"domains": value}, notebook.WorldsParameters)
+        return str(error.value)
+
+    assert notebook.parameters({"domains": ["near"]}, notebook.WorldsParameters).domains == ["near"]
+    assert "did you mean 'driving'?" in refused(["near", "drivin"]) and '"doom"' in refused(["drivin"])
+    for value in ("near, driving", "[near, driving]", '["near", "driving"]'):
+        assert '-y "domains: [near, driving]"' in refused(value)
+    assert '-y "domains: [driving, ' in refused(3)
+    assert "is not a name" in refused([3]) and "only once" in refused(["near", "near"])
+
+
 def test_another_notebook_brings_its_own_parameters() -> None:
     @dataclass(frozen=True)
     class Others:
@@ -164,12 +181,17 @@ def test_stores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert sweep.store_of("published", tmp_path) == tmp_path
 
 
-# The page itself
+# The pages themselves
+
+
+@pytest.fixture(scope="module", params=list(KINDS), ids=lambda path: path.name)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def page() -> nbformat.NotebookNode:
-    page = nbformat.read(PAGE, as_version=4)
+def page(path: Path) -> nbformat.NotebookNode:
+    page = nbformat.read(path, as_version=4)
     nbformat.validate(page)
     return page
 
@@ -190,11 +212,13 @@ def test_cells_are_thin(page: nbformat.NotebookNode) -> None:
         assert "chdir" not in cell.source and "warnings" not in cell.source
 
 
-def test_the_parameters_cell_has_the_defaults_and_nothing_else(page: nbformat.NotebookNode) -> None:
+def test_the_parameters_cell_has_the_defaults_and_nothing_else(
+    page: nbformat.NotebookNode, path: Path
+) -> None:
     (cell,) = page_tags(page, "parameters")
     names: dict[str, object] = {}
     exec(cell.source, {}, names)
-    assert names == asdict(notebook.SweepParameters())
+    assert names == asdict(KINDS[path]())
 
 
 def test_no_cell_leaves_a_plain_value_that_would_be_taken_for_a_parameter(
@@ -213,10 +237,11 @@ def test_no_cell_leaves_a_plain_value_that_would_be_taken_for_a_parameter(
     assert assigned == [("p", ast.Call), ("table", ast.Call)]
 
 
-def test_every_figure_is_described_in_words(page: nbformat.NotebookNode) -> None:
-    drawn = [cell for cell in code_cells(page) if "figures." in cell.source and "_table" not in cell.source]
-    drawn = [cell for cell in drawn if "Markdown" not in cell.source]
-    assert len(drawn) == 4
+def test_every_figure_is_described_in_words(page: nbformat.NotebookNode, path: Path) -> None:
+    others = ("_table", "Markdown", ".videos(")  # videos bring their own words
+    drawn = [cell for cell in code_cells(page) if "figures." in cell.source]
+    drawn = [cell for cell in drawn if not any(word in cell.source for word in others)]
+    assert len(drawn) == (4 if path == PAGE else 2)
     for cell in drawn:
         assert len(cell.metadata.mystnb.image.alt) > 80
         assert len(cell.metadata.mystnb.figure.caption) > 40
@@ -227,11 +252,13 @@ def test_every_figure_is_described_in_words(page: nbformat.NotebookNode) -> None
 # The page, executed
 
 
-def papermill(folder: Path, *words: str, fails: bool = False) -> str:
+def papermill(folder: Path, *words: str, fails: bool = False, seconds: int = 280) -> str:
     """What papermill wrote to stdout, run in `folder` without a terminal; with `fails`, to stderr."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "papermill", *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds
+    )
     assert (done.returncode != 0) == fails, done.stderr[-4000:]
     return done.stderr if fails else done.stdout
 
@@ -321,3 +348,54 @@ def test_an_unknown_parameter_stops_it_before_anything_runs(tmp_path: Path) -> N
 def test_a_list_passed_as_text_stops_it(tmp_path: Path) -> None:
     words = [str(PAGE), str(tmp_path / "out.ipynb"), "-p", "replay_fractions", "[0,0.5]"]
     assert '-y "replay_fractions: [0, 0.5]"' in papermill(ROOT, *words, fails=True)
+
+
+# The worlds' page, executed
+
+
+SHOWN_OF_WORLDS = {
+    "survey": "text/markdown",
+    "target-videos": "text/html",
+    "replay-videos": "text/html",
+    "second-videos": "text/html",
+    "statistics-table": "text/html",
+    "patterns-figure": "image/png",
+    "velocities-figure": "image/png",
+    "found-text": "text/markdown",
+}
+
+
+def worlds_shown(folder: Path, *words: str, seconds: int = 280) -> dict[str, list[dict[str, str]]]:
+    out = folder / "worlds.ipynb"
+    store = ["-p", "store", str(folder / "store")]
+    papermill(
+        ROOT, "book/01_worlds.ipynb", str(out), "-p", "preset", "smoke", *store, *words, seconds=seconds
+    )
+    executed = shown(nbformat.read(out, as_version=4))
+    assert {cell for cell, datas in executed.items() if datas} == set(SHOWN_OF_WORLDS)
+    for cell, kind in SHOWN_OF_WORLDS.items():
+        assert [kind in data for data in executed[cell]] == [True], cell
+    return executed
+
+
+def test_the_worlds_page_shows_the_domains_that_were_asked_for(tmp_path: Path) -> None:
+    executed = worlds_shown(tmp_path, "-y", "domains: [driving, diverse-driving]")
+    assert executed["target-videos"][0]["text/html"].count("<video ") == 2
+    assert "None of these domains" in executed["second-videos"][0]["text/html"]
+    assert "times as many" in executed["found-text"][0]["text/markdown"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_worlds_page_shows_every_domain(tmp_path: Path) -> None:
+    executed = worlds_shown(tmp_path, seconds=850)
+    videos = [
+        executed[f"{group}-videos"][0]["text/html"].count("<video ")
+        for group in ("target", "replay", "second")
+    ]
+    assert sum(videos) == len(DOMAINS) and min(videos) > 0
+
+
+def test_the_worlds_page_refuses_a_domain_that_does_not_exist(tmp_path: Path) -> None:
+    words = [str(WORLDS_PAGE), str(tmp_path / "out.ipynb"), "-y", "domains: [highway]"]
+    assert 'none of "driving", ' in papermill(ROOT, *words, fails=True)

@@ -13,9 +13,13 @@ from replaylab.spec import WEIGHTS
 
 @pytest.fixture
 def small(monkeypatch):
-    """Three videos a domain."""
-    for name in ("DIVERSE_TRAFFIC", "PHYSICS", "TARGET_LOOK"):
-        monkeypatch.setattr(pretrain, name, dataclasses.replace(getattr(pretrain, name), videos=(3, 2, 0)))
+    """Three videos a domain, and not all domains."""
+    for name in ("NEAR", "FAR", "TARGET_LOOKS"):
+        specs = getattr(pretrain, name)
+        few = tuple(
+            dataclasses.replace(spec, videos=(3, 4, 0)) for spec in (specs if name != "NEAR" else [specs])[:2]
+        )
+        monkeypatch.setattr(pretrain, name, few if name != "NEAR" else few[0])
 
 
 def test_every_shipped_part_has_a_card_and_all_are_small():
@@ -27,8 +31,9 @@ def test_every_shipped_part_has_a_card_and_all_are_small():
 
 
 def test_the_base_never_saw_the_targets_look():
-    assert {spec.look for spec in (pretrain.DIVERSE_TRAFFIC, pretrain.PHYSICS)} == {"diverse", "any"}
-    assert pretrain.TARGET_LOOK.name not in (WEIGHTS / "base" / "README.md").read_text()
+    assert {spec.look for spec in (pretrain.NEAR, *pretrain.FAR)} == {"diverse", "any"}
+    card = (WEIGHTS / "base" / "README.md").read_text()
+    assert not [spec.name for spec in pretrain.TARGET_LOOKS if spec.name in card]
 
 
 def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
@@ -48,6 +53,14 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
     assert all(torch.equal(vaes[0][name], vaes[1][name]) for name in vaes[0])
     frames = np.zeros((1, models.CLIP_FRAMES, 64, 64, 3), np.uint8)
     assert torch.equal(weights[0].encode(frames), weights[1].encode(frames))
+
+
+def test_the_detectors_card_tells_every_look_real_autoencoded_and_blurred(small, tmp_path):
+    pretrain.agent_detector(tmp_path / "home", tmp_path / "detector", steps=2)
+    card = (tmp_path / "detector" / "README.md").read_text()
+    for spec in (pretrain.NEAR, *pretrain.TARGET_LOOKS):
+        for how in ("real", "autoencoded", *(f"blurred by {blur:g} px" for blur in pretrain.BLURS_PX[1:])):
+            assert f"| {spec.name}, {how} |" in card
 
 
 def test_the_autoencoder_learns():

@@ -128,12 +128,31 @@ def test_old_checkpoints_are_pruned_and_half_written_ones_do_not_count(tmp_path)
     assert checkpoint.newest(tmp_path)[1]["step"] == 4
 
 
-def test_condition_repeats_the_last_latent_its_change_and_a_mask():
+def test_condition_repeats_the_last_latent_its_change_and_how_that_changes():
     context = torch.arange(3.0).reshape(1, 1, 3, 1, 1).expand(2, CHANNELS, 3, 16, 16) ** 2  # 0, 1, 4
     condition = model().condition(context)
-    assert condition.shape == (2, 2 * CHANNELS + 1, FRAMES, 16, 16)
-    assert (condition[:, :CHANNELS] == 4).all() and (condition[:, CHANNELS:-1] == 3).all()
-    assert condition[0, -1, :, 0, 0].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert condition.shape == (2, 3 * CHANNELS, FRAMES, 16, 16)
+    for part, value in zip(condition.split(CHANNELS, dim=1), (4, 3, 2), strict=True):
+        assert (part == value).all()
+
+
+def test_an_untrained_model_that_says_nothing_copies_the_last_frame():
+    made = model()
+    torch.nn.init.zeros_(made.transformer.proj_out.weight)
+    torch.nn.init.zeros_(made.transformer.proj_out.bias)
+    context = torch.randn(2, CHANNELS, 3, *CELLS, generator=torch.Generator().manual_seed(0))
+    copied = context[:, :, -1:].expand(-1, -1, FRAMES - 3, -1, -1)
+    assert torch.allclose(sample.futures(made, context, 3, 0)[:, :, 3:], copied, atol=1e-4)
+
+
+def test_the_loss_is_the_error_of_the_clean_latents(latents):
+    """With the copy of the last frame as prediction the loss is its squared error, whatever noise was drawn."""
+    made = model()
+    torch.nn.init.zeros_(made.transformer.proj_out.weight)
+    torch.nn.init.zeros_(made.transformer.proj_out.bias)
+    batch = torch.from_numpy(latents[0][:4])
+    error = (batch[:, :, 3:] - batch[:, :, 2:3]).square().mean().item()
+    assert train.loss_of(made, batch, 0, 0).item() == pytest.approx(error, rel=1e-4)
 
 
 def test_futures_keep_the_context_and_do_not_depend_on_the_batch(monkeypatch):

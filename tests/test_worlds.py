@@ -156,7 +156,8 @@ def test_the_true_box_is_where_the_renderer_painted_the_agent():
     for agent in range(len(flat)):
         bare = dataclasses.replace(
             scene, layers=[], agents=flat[agent : agent + 1], shadows=[stage.quads(np.zeros((1, 4, 3)), np.zeros((1, 3)))],
-            poses=scene.poses[agent : agent + 1], sky_horizon=np.zeros(3), sky_top=np.zeros(3), fog_m=None, lens=stage.Lens(),
+            poses=scene.poses[agent : agent + 1], sky_horizon=np.zeros(3), sky_top=np.zeros(3), fog_m=None,
+            lens=stage.Lens(),
         )  # fmt: skip
         frames = stage.Stage.shared(64).render(bare)
         for frame in range(0, 12, 3):
