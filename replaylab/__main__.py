@@ -14,14 +14,7 @@ if TYPE_CHECKING:
     from replaylab.sweep import Table
 
 
-CHANGES = (
-    "videos",
-    "size_px",
-    "seed",
-    "look",
-    "motion",
-    "eventful_share",
-)  # what can be said of a domain to build
+CHANGES = ("videos", "size_px", "seed", "look", "motion", "eventful_share")  # options that change a domain
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,15 +39,16 @@ def worlds_build(options: argparse.Namespace) -> None:
     from replaylab import sweep
     from replaylab import worlds as room
 
+    changes = {key: getattr(options, key) for key in CHANGES if getattr(options, key) is not None}
+    if "videos" in changes:
+        changes["videos"] = tuple(changes["videos"])
+    if options.preset and (options.names or changes):
+        raise ValueError("--preset says which domains and how: give it without names and without changes")
     if options.preset:
-        if options.names:
-            raise ValueError("name domains, or give --preset, not both")
         specs = list(worlds_of(PRESETS[options.preset]).values())
         home = Path(options.home) if options.home else sweep.store_of(options.preset, "") / "domains"
     else:
-        given = {key: getattr(options, key) for key in CHANGES if getattr(options, key) is not None}
-        given = {key: tuple(value) if key == "videos" else value for key, value in given.items()}
-        specs = [domain_spec(name, **given) for name in options.names or DOMAINS]
+        specs = [domain_spec(name, **changes) for name in options.names or DOMAINS]
         home = Path(options.home or "domains")
     for spec in specs:
         room.check(spec)
@@ -195,9 +189,7 @@ def _worlds_verbs(verbs: Any) -> None:
     survey = sub.add_parser("survey", help=text, description=text)
     survey.set_defaults(verb=worlds_survey)
     survey.add_argument("names", nargs="*", metavar="NAME", help="see `worlds list` (default: all)")
-    survey.add_argument(
-        "--preset", choices=("smoke", "quick", "published"), default="quick", help="how many videos"
-    )
+    survey.add_argument("--preset", choices=PRESETS, default="quick", help="how many videos")
     survey.add_argument("--store", default="", help="folder to keep it in (default: the preset's own)")
 
 

@@ -122,13 +122,16 @@ class Mixture:
         before, after = self._targets_by_step[domain][step : step + 2]
         return step * self.batch_size + ceil((amount - before) * self.batch_size / (after - before))
 
+    def check_step(self, step: int) -> None:
+        if self.schedule != "constant" and step > self.steps:
+            raise ValueError(f"step {step} is beyond the run of {self.steps} steps that the schedule is for")
+
     def _replayed_until(self, step: int) -> Fraction:
         """The sum of the first `step` batches' replayed shares."""
         fraction = Fraction(str(self.replay_fraction))  # 0.1 means one tenth, not its binary neighbour
         if self.schedule == "constant":
             return step * fraction
-        if step > self.steps:
-            raise ValueError(f"step {step} is beyond the run of {self.steps} steps that the schedule is for")
+        self.check_step(step)
         if self.schedule == "periodic":
             bursts, rest = divmod(step, self.period)
             return bursts * fraction * self.period + max(Fraction(0), rest - (1 - fraction) * self.period)
@@ -179,8 +182,7 @@ class _Filled:
 
     def _fill(self, steps: int) -> None:
         size = self.mixture.batch_size
-        if self.mixture.schedule != "constant" and steps > self.mixture.steps:
-            self.mixture._replayed_until(steps)  # says what is wrong
+        self.mixture.check_step(steps)
         while len(self.counts) <= steps:
             taken = list(self.counts[-1])
             for slot in range(len(self.order) + 1, len(self.order) + size + 1):

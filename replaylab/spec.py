@@ -53,7 +53,7 @@ def torch_seed(seed: int, purpose: str, number: int = 0) -> int:
 class WorldSpec(Described):
     """A domain to render: how many videos of (train, dev, test), of which world, look and motion.
 
-    `worlds.LOOKS` and `worlds.MOTIONS` list what each world knows. In the driving worlds `motion` says what happens
+    `worlds.check` lists what each world knows. In the driving worlds `motion` says what happens
     in the eventful videos and `eventful_share` how many there are, exact in the long run; the others are ordinary.
     """
 
@@ -190,7 +190,7 @@ DOMAINS = {
         WorldSpec("country-held-out", "country", "country", "held-out", _VIDEOS),
     )
 }
-"""The domains of the experiments, in a size that is easily changed: `dataclasses.replace(DOMAINS["near"], videos=...)`."""
+"""The domains of the experiments, in a size that is easily changed: `domain_spec("near", videos=...)`."""
 
 
 def domain_spec(name: str, /, **changes: Any) -> WorldSpec:

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, copy_of_the_tree, run
 
+from replaylab.__main__ import main
+
 HELP = ["python -m replaylab --help", "python -m replaylab sweep --help"]
 HERE = [
     "python -m replaylab worlds list",
@@ -63,6 +65,11 @@ def test_domains_are_listed_and_built_where_they_are_asked_for(tmp_path: Path) -
     built = sorted(path.parent.name.rsplit("-", 1)[0] for path in tmp_path.glob("*/domain.json"))
     assert built == ["country", "diverse-driving", "driving"]
     assert "'train': 8, 'dev': 4, 'test': 4" in said
+
+
+def test_a_preset_and_changes_are_not_silently_mixed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["worlds", "build", "--preset", "smoke", "--look", "night"]) == 2
+    assert "without changes" in capsys.readouterr().err
 
 
 def test_help_lists_the_verbs_that_the_readme_names() -> None:

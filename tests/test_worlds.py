@@ -136,7 +136,7 @@ def test_ordinary_traffic_keeps_its_lane_and_its_rule():
         for agent in motion.agents:
             lane = round(agent.x / traffic.LANE_M)
             assert agent.acceleration == agent.yaw_rate == 0
-            assert np.sign(round((agent.speed - motion.ego.speed) / traffic.LANE_SPEED)) == -lane
+            assert np.sign(round((agent.speed - motion.ego.speed) / traffic.LANE_SPEED_M_S)) == -lane
 
 
 @pytest.mark.parametrize("kind", bodies.KINDS)

@@ -25,7 +25,7 @@ from replaylab.spec import WorldSpec, digest, generator
 from replaylab.worlds import country, doom, looks, orbit, physics, traffic
 from replaylab.worlds.stage import Stage, boxes_of, eligible, heading_of, placed, visible_shares
 
-WORLDS: dict[str, Any] = {  # each with MOTIONS, LOOKS and draw(); doom, which nobody here drew, with render()
+WORLDS: dict[str, Any] = {  # each with MOTIONS and draw(); doom, which nobody here drew, with render()
     "traffic": traffic,
     "country": country,
     "physics": physics,

@@ -19,7 +19,10 @@ from replaylab.spec import WorldSpec
 from replaylab.worlds.bodies import barn, hedge, pole, poplar, wall
 from replaylab.worlds.looks import Look, draw_look, truck_cab
 from replaylab.worlds.movers import (
+    HELD_OUT_EVENTS,
+    MOTIONS,
     SMALL,
+    TRAINABLE_EVENTS,
     Motion,
     Mover,
     accepted,
@@ -40,21 +43,11 @@ from replaylab.worlds.stage import (
     strip,
 )
 
-TRAINABLE_EVENTS = ("crossing", "cut_in", "turning")
-HELD_OUT_EVENTS = ("braking", "oncoming", "overtaking")
-MOTIONS = {  # which events the eventful videos of a motion show
-    "ordinary": ("ordinary",),
-    "eventful": TRAINABLE_EVENTS,
-    "held-out": HELD_OUT_EVENTS,
-    "free": ("free", "free", "free", *TRAINABLE_EVENTS),
-    **{event: (event,) for event in TRAINABLE_EVENTS + HELD_OUT_EVENTS},
-}
-
 LANE_M = 3.2
 OURS, THEIRS, EDGE = -LANE_M / 2, LANE_M / 2, -LANE_M + 0.35  # m to the right of the centre line
 RADII_M = (80.0, 120.0, 200.0)  # of the bends, to either side
-EGO_SPEED, ONCOMING_SPEED = 7.0, 4.0  # m/s
-LEADER_SLOWER, CYCLIST_SLOWER = 2.6, 3.0  # m/s than we are
+EGO_SPEED_M_S, ONCOMING_SPEED_M_S = 7.0, 4.0
+LEADER_SLOWER_M_S, CYCLIST_SLOWER_M_S = 2.6, 3.0  # than we are
 VEHICLES, VEHICLE_SHARES = ("car", "van", "truck", "bus", "motorcycle"), (0.38, 0.25, 0.22, 0.07, 0.08)
 JUDGE = Camera(field_of_view_deg=64.0, height_m=2.6, pitch_rad=0.1)
 REACH_M = (-16.0, 148.0)  # of what is drawn along the road
@@ -97,7 +90,7 @@ class Road:
 def draw_motion(event: str, road: Road, rng: np.random.Generator, seconds: float) -> Motion:
     """What happens; raises ValueError for an event that does not exist."""
     if event == "ordinary":
-        ego = road.mover("ego", 0, OURS, EGO_SPEED + rng.normal(0, 0.3))
+        ego = road.mover("ego", 0, OURS, EGO_SPEED_M_S + rng.normal(0, 0.3))
         column = _column(road, rng, int(rng.integers(1, 4)))
         return Motion(ego, (*_ahead(road, rng, ego.speed), *column), event)
     if event == "free":
@@ -112,15 +105,15 @@ def _some_vehicle(rng: np.random.Generator) -> str:
 def _ahead(road: Road, rng: np.random.Generator, ego_speed: float) -> list[Mover]:
     """The rule of our lane: a vehicle that falls back slowly, or a cyclist at the edge whom we catch up with."""
     if rng.uniform() < 0.25:
-        speed = max(ego_speed - CYCLIST_SLOWER + rng.normal(0, 0.2), 0.5)
+        speed = max(ego_speed - CYCLIST_SLOWER_M_S + rng.normal(0, 0.2), 0.5)
         return [road.mover("cyclist", rng.uniform(12, 15), EDGE + rng.normal(0, 0.08), speed)]
-    kind, speed = _some_vehicle(rng), max(ego_speed - LEADER_SLOWER + rng.normal(0, 0.2), 0.5)
+    kind, speed = _some_vehicle(rng), max(ego_speed - LEADER_SLOWER_M_S + rng.normal(0, 0.2), 0.5)
     return [road.mover(kind, rng.uniform(14, 17), OURS + rng.normal(0, 0.1), speed)]
 
 
 def _column(road: Road, rng: np.random.Generator, vehicles: int) -> list[Mover]:
     """The rule of the other lane."""
-    speed, station = ONCOMING_SPEED + rng.normal(0, 0.2), rng.uniform(11, 20)
+    speed, station = ONCOMING_SPEED_M_S + rng.normal(0, 0.2), rng.uniform(11, 20)
     column = []
     for _ in range(vehicles):
         column.append(road.mover(_some_vehicle(rng), station, THEIRS + rng.normal(0, 0.1), -speed))

@@ -17,11 +17,32 @@ import numpy as np
 from replaylab.spec import WorldSpec
 from replaylab.worlds.bodies import KINDS, shadow, vehicle
 from replaylab.worlds.looks import Look
-from replaylab.worlds.stage import NEAR_M, Camera, Floats, Light, Mesh, Scene, eligible, rigid, visible_shares
+from replaylab.worlds.stage import (
+    NEAR_M,
+    Camera,
+    Floats,
+    Light,
+    Mesh,
+    Scene,
+    eligible,
+    rigid,
+    shown_throughout,
+    visible_shares,
+)
 
 VEHICLES, VEHICLE_SHARES = ("car", "van", "truck", "bus", "motorcycle"), (0.55, 0.17, 0.12, 0.06, 0.10)
 SMALL, SMALL_SHARES = ("pedestrian", "cyclist"), (0.6, 0.4)
 TRIES = 1000
+
+TRAINABLE_EVENTS = ("crossing", "cut_in", "turning")
+HELD_OUT_EVENTS = ("braking", "oncoming", "overtaking")
+MOTIONS = {  # which events the eventful videos of a motion show
+    "ordinary": ("ordinary",),
+    "eventful": TRAINABLE_EVENTS,
+    "held-out": HELD_OUT_EVENTS,
+    "free": ("free", "free", "free", *TRAINABLE_EVENTS),
+    **{event: (event,) for event in TRAINABLE_EVENTS + HELD_OUT_EVENTS},
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +127,7 @@ def _discs(kind: str, path: Floats) -> tuple[Floats, float]:
 
 
 def is_shown(motion: Motion, times: Floats, judge: Camera) -> bool:
-    """The first agent, who acts, counts in at least two thirds of the frames, and some agent in every one of them."""
+    """Whether `judge` sees the agents throughout (`stage.shown_throughout`), whatever they look like."""
     ego = motion.ego.path(times)
     paths = [agent.path(times) for agent in motion.agents]
     counts = np.zeros((len(times), len(paths)), dtype=bool)
@@ -119,7 +140,7 @@ def is_shown(motion: Motion, times: Floats, judge: Camera) -> bool:
             if depth.min() > NEAR_M:
                 boxes[agent] = [*pixels.min(axis=0), *pixels.max(axis=0)]
         counts[frame] = eligible(boxes, visible_shares(boxes, depths, 64), 64)
-    return bool(counts[:, 0].mean() >= 2 / 3 and counts.any(axis=1).all())
+    return shown_throughout(counts)
 
 
 @cache

@@ -271,15 +271,18 @@ def eligible(boxes: Floats, visible: Floats, size_px: int) -> NDArray[np.bool_]:
     return known & is_eligible(np.where(known[:, None], boxes, 0.0), visible, size_px)
 
 
+def shown_throughout(counts: NDArray[np.bool_]) -> bool:
+    """Of counts (frame, agent): the first agent, who acts, counts in two thirds of the frames, and some agent in all."""
+    return bool(counts[:, 0].mean() >= 2 / 3 and counts.any(axis=1).all())
+
+
 def shows_its_agents(scene: Scene) -> bool:
-    """The first agent, who acts, counts in at least two thirds of the frames, and some agent in every one of them."""
+    """Whether its own cameras see the agents throughout."""
     counts = []
     for frame in range(len(scene.ego)):
         boxes, depths = boxes_of(scene, frame, 64)
         counts.append(eligible(boxes, visible_shares(boxes, depths, 64), 64))
-    return bool(
-        np.mean([count[0] for count in counts]) >= 2 / 3 and np.all([count.any() for count in counts])
-    )
+    return shown_throughout(np.stack(counts))
 
 
 class Stage:

@@ -13,10 +13,13 @@ from __future__ import annotations
 import numpy as np
 
 from replaylab.spec import WorldSpec
+from replaylab.worlds import movers
 from replaylab.worlds.bodies import house, tree
 from replaylab.worlds.looks import Look, draw_look
 from replaylab.worlds.movers import (
+    HELD_OUT_EVENTS,
     SMALL,
+    TRAINABLE_EVENTS,
     Motion,
     Mover,
     accepted,
@@ -38,20 +41,11 @@ from replaylab.worlds.stage import (
     strip,
 )
 
-TRAINABLE_EVENTS = ("crossing", "cut_in", "turning")
-HELD_OUT_EVENTS = ("braking", "oncoming", "overtaking")
-MOTIONS = {  # which events the eventful videos of a motion show
-    "ordinary": ("ordinary",),
-    "eventful": TRAINABLE_EVENTS,
-    "held-out": HELD_OUT_EVENTS,
-    "free": ("free", "free", "free", *TRAINABLE_EVENTS),
-    "repetitive": ("repetitive",),
-    **{event: (event,) for event in TRAINABLE_EVENTS + HELD_OUT_EVENTS},
-}
+MOTIONS = {**movers.MOTIONS, "repetitive": ("repetitive",)}
 
 LANE_M = 3.3
 LANES = (-1, 0, 1)  # left, ours, right
-LANE_SPEED = 4.2  # m/s that the left lane is faster than ours, and the right lane slower
+LANE_SPEED_M_S = 4.2  # that the left lane is faster than ours, and the right lane slower
 JUDGE = Camera(field_of_view_deg=50.0, height_m=1.45, pitch_rad=0.03)
 
 
@@ -69,7 +63,7 @@ def draw_motion(event: str, rng: np.random.Generator, seconds: float) -> Motion:
 
 def _lane_keeper(rng: np.random.Generator, lane: int, ego_speed: float) -> Mover:
     """The rule of ordinary traffic."""
-    relative = -lane * LANE_SPEED + rng.normal(0, 0.25)
+    relative = -lane * LANE_SPEED_M_S + rng.normal(0, 0.25)
     ahead = {-1: rng.uniform(5, 10), 0: rng.uniform(9, 15), 1: rng.uniform(14, 21)}[lane]
     return Mover(some_vehicle(rng), lane * LANE_M + rng.normal(0, 0.1), ahead, 0.0, ego_speed + relative)
 
@@ -86,7 +80,7 @@ def _crossing(rng: np.random.Generator, ego_speed: float, seconds: float) -> Mov
     speed = rng.uniform(1.2, 3.0) if kind in SMALL else rng.uniform(2.0, 5.0)
     side = rng.choice([-1.0, 1.0])
     heading = side * np.pi / 2 + rng.normal(0, 0.25)
-    # crosses our axis somewhere within the clip, 7 to 16 m ahead of where we are then
+    # crosses our axis somewhere within the clip, 7 to 14 m ahead of where we are then
     when = rng.uniform(0.2, 0.8) * seconds
     ahead = ego_speed * when + rng.uniform(7, 14)
     start = -speed * when
