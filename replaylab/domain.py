@@ -13,15 +13,25 @@ video is a scene: splits are disjoint by scene. Refused: a domain whose files ar
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from uuid import uuid4
 
 import pandas as pd
+
+from replaylab.progress import say
+
+if sys.platform != "win32":
+    import fcntl
 
 SPLITS = ("train", "dev", "test")
 TRACK_COLUMNS = {
@@ -51,6 +61,7 @@ EGO_COLUMNS = {
     "camera_pitch_rad": "downwards",
     "event": "what happens in the video",
 }
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,7 @@ def sha256(path: Path) -> str:
 def write_atomically(path: Path, write: Any) -> None:
     """`write(aside)` beside the target, fsync, rename: the file is whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:12]}")  # processes of two hosts may have one number
     try:
         write(aside)
         with aside.open("rb") as file:
@@ -142,6 +153,64 @@ def write_atomically(path: Path, write: Any) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Inside, no other process is inside for the same `path`, which need not exist; its folder is made.
+
+    Another one is waited for, which is said once; with `wait=False` it is not, and False is what comes out, not True.
+    The lock is the kernel's, on a hidden file beside `path`, and ends with its owner, however that ends. Where there
+    are no locks nobody is kept out: work may be done twice, but what is written atomically is whole. Not to be entered
+    again from inside for the same path. Raises OSError, with the path, if the hidden file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield True
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    said = False
+    while True:
+        with lock.open("a") as file:
+            mine = _lock(file, lock, wait=False)
+            if not mine and wait:
+                if not said:
+                    say(f"waiting for another process that is making {path}")
+                    said = True
+                mine = _lock(file, lock, wait=True)
+            if mine and not _is_at(file, lock):
+                continue  # whoever had this file before has removed it: the next one has locked another
+            try:
+                yield mine
+            finally:
+                if mine:
+                    lock.unlink(missing_ok=True)  # before it is unlocked, or it could be the next one's
+            return
+
+
+def _lock(file: IO[str], lock: Path, wait: bool) -> bool:
+    """Whether the file is now locked by this process, or cannot be by any."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        _say_no_locks(lock.parent)
+    return True
+
+
+@cache  # once a folder
+def _say_no_locks(folder: Path) -> None:
+    say(f"{folder} is on a file system without locks: two processes may do the same work there")
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:

@@ -21,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from replaylab import clips as clips_room
-from replaylab import detector, dynamics, fidelity, latents, records, sample, worlds
+from replaylab import detector, dynamics, fidelity, latents, parallel, records, sample, worlds
 from replaylab.clips import Clip
-from replaylab.domain import Domain, write_atomically
+from replaylab.domain import Domain, alone, write_atomically
 from replaylab.models import CLIP_FRAMES, CONTEXT_FRAMES, TinyWan
+from replaylab.parallel import Place
 from replaylab.progress import track
 from replaylab.records import ReferenceSpec
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, weights_digest
@@ -87,7 +88,7 @@ def _context(domain: Domain, split: str, chosen: list[Clip], home: Path) -> torc
 
 @cache
 def _base() -> TinyWan:
-    return TinyWan.load(WEIGHTS / "base")
+    return TinyWan.load(WEIGHTS / "base").to(parallel.place().device)
 
 
 @cache
@@ -148,28 +149,45 @@ def _boxes(table: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def evaluate(
-    model: TinyWan, spec: EvaluationSpec, home: Path, gallery: tuple[Path, Path] | None = None
+    model: TinyWan,
+    spec: EvaluationSpec,
+    home: Path,
+    gallery: tuple[Path, Path] | None = None,
+    place: Place = Place(),
 ) -> pd.DataFrame:
     """Sample every clip's future with `model` and measure it; rows without the run's own columns.
 
-    `gallery` is (the references' folder, which knows the clips to keep; the folder to keep them in).
+    `gallery` is (the references' folder, which knows the clips to keep; the folder to keep them in). Several ranks share
+    the sampling; the leading one measures, and the others' rows are empty.
     """
     model.transformer.eval()
     parts = []
     for ground in prepare(spec, home):
-        made = model.decode(sample.futures(model, ground.context, spec.sampler_steps, spec.noise_seed))
+        drawn = sample.futures(model, ground.context, spec.sampler_steps, spec.noise_seed, place=place)
+        if not place.leads:
+            continue
+        made = model.decode(drawn)
         measured = measure(ground, made, spec.miss_cap_px)
         parts.append(measured.rows)
         if gallery is not None:
             _keep(gallery[1], ground, made, measured, records.gallery_clips(gallery[0])[ground.name])
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def references(spec: ReferenceSpec, store: Path) -> Path:
-    """Measure copy-last-frame, real, autoencoder and base, or find them done; returns their folder."""
+    """Measure copy-last-frame, real, autoencoder and base, or find them done; returns their folder.
+
+    If another process is measuring them, that one is waited for.
+    """
     folder = records.claim(spec, store)
-    if records.is_done(spec, store):
-        return folder
+    if not records.is_done(spec, store):
+        with alone(folder):
+            if not records.is_done(spec, store):  # by the one that was waited for
+                _measure_references(spec, store, folder)
+    return folder
+
+
+def _measure_references(spec: ReferenceSpec, store: Path, folder: Path) -> None:
     started = time.monotonic()
     evaluation = spec.evaluation
     grounds = prepare(evaluation, store)
@@ -194,7 +212,6 @@ def references(spec: ReferenceSpec, store: Path) -> Path:
     rows = pd.concat(parts, ignore_index=True)
     rows = rows.assign(run=spec.run_id, replay="", replay_fraction=np.nan, seed=-1)
     records.finish(folder, rows, seconds=round(time.monotonic() - started, 1))
-    return folder
 
 
 def copy_last_frame(frames: Frames) -> Frames:

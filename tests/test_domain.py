@@ -1,11 +1,18 @@
 """A domain folder is checked when it is opened, and every complaint names the file and the field."""
 
+import errno
 import json
+import multiprocessing
+import signal
+import threading
+import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from replaylab.domain import EGO_COLUMNS, TRACK_COLUMNS, open_domain, write_atomically, write_domain
+from replaylab import domain as domain_room
+from replaylab.domain import EGO_COLUMNS, TRACK_COLUMNS, alone, open_domain, write_atomically, write_domain
 
 ABOUT = {"name": "mine", "frames_per_second": 4.0, "size_px": 64}
 
@@ -69,3 +76,113 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_atomically(path, half)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_several_may_write_the_same_file_at_once(tmp_path):
+    path, both = tmp_path / "file.txt", threading.Barrier(2, timeout=60)
+
+    def write_slowly(aside):
+        aside.write_text("wh")
+        both.wait()
+        aside.write_text("whole")
+
+    threads = [threading.Thread(target=write_atomically, args=(path, write_slowly)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def holder(path: Path):
+    """A process that is inside for `path`, and stays there."""
+    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(path,))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def _hold(path: Path) -> None:
+    with alone(path):
+        path.touch()
+        time.sleep(1000)
+
+
+def test_whoever_comes_later_waits_says_so_once_and_goes_on_when_the_owner_is_killed(tmp_path, capsys):
+    path = tmp_path / "folder" / "what"
+    owner = holder(path)
+    try:
+        with alone(path, wait=False) as mine:
+            assert mine is False
+        with alone(path.with_name("other"), wait=False) as mine:
+            assert mine is True
+        assert not capsys.readouterr().err
+        killed = threading.Timer(0.5, owner.kill)
+        killed.start()
+        with alone(path) as mine:
+            assert mine is True
+            owner.join(60)
+            assert owner.exitcode == -signal.SIGKILL
+    finally:
+        owner.kill()
+    assert capsys.readouterr().err == f"waiting for another process that is making {path}\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_nobody_is_ever_inside_together_however_often_they_come(tmp_path):
+    path, inside, rounds, met = tmp_path / "what", [0], 60, []
+
+    def come_and_go():
+        for _ in range(rounds):
+            with alone(path):
+                inside[0] += 1
+                time.sleep(0.0005)
+                met.append(inside[0])
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert met == [1] * rounds * len(threads)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_inside_lets_the_next_one_in(tmp_path):
+    with pytest.raises(KeyError), alone(tmp_path / "what"):
+        raise KeyError
+    with alone(tmp_path / "what", wait=False) as mine:
+        assert mine is True
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_no_locks_are_known_it_goes_on_without_and_says_so_once(code, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(code, "no locks here")
+
+    monkeypatch.setattr(domain_room.fcntl, "flock", refuse)
+    for name in ("one", "two"):
+        with alone(tmp_path / name, wait=False) as mine:
+            assert mine is True
+    assert capsys.readouterr().err.count("without locks") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_that_is_not_about_locks_is_raised(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, "broken disk")
+
+    monkeypatch.setattr(domain_room.fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="broken disk"), alone(tmp_path / "what"):
+        pytest.fail("let in")
+
+
+def test_on_windows_it_goes_on_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(domain_room.sys, "platform", "win32")
+    with alone(tmp_path / "what") as first, alone(tmp_path / "what") as second:
+        assert first is second is True

@@ -235,6 +235,28 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(domain, tmp_path):
     assert again.tracks.equals(domain.tracks)
 
 
+def test_two_processes_that_build_the_same_domain_render_it_once(tmp_path):
+    script = tmp_path / "build.py"
+    script.write_text(
+        "from replaylab import worlds; from replaylab.spec import WorldSpec\n"
+        "if __name__ == '__main__':\n"
+        "    spec = WorldSpec('w', 'traffic', 'target', 'ordinary', (4, 0, 0))\n"
+        f"    print(len(worlds.build(spec, {str(tmp_path)!r}).split('train')))\n"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [(process.returncode, out) for process, (out, _) in zip(both, said, strict=True)] == [
+        (0, "4\n")
+    ] * 2
+    assert sum("rendering w" in err for _, err in said) == 1, said
+    assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*/parts"))
+
+
 def test_a_domain_that_was_not_finished_is_no_domain(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"domain\.json is missing"):
         open_domain(tmp_path)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from replaylab.domain import SPLITS, Domain, open_domain, sha256, write_atomically, write_domain
+from replaylab.domain import SPLITS, Domain, alone, open_domain, sha256, write_atomically, write_domain
 from replaylab.progress import say, track
 from replaylab.spec import WorldSpec, digest, generator
 from replaylab.worlds import country, doom, looks, orbit, physics, traffic
@@ -53,11 +53,18 @@ def processes() -> int:
 def build(spec: WorldSpec, home: str | Path) -> Domain:
     """Render `spec` into `home/<name>-<digest>/` on all cores, or read what is there.
 
-    Raises PermissionError or OSError, with the path, if `home` cannot be written.
+    If another process is rendering it, that one is waited for. Raises PermissionError or OSError, with the path, if
+    `home` cannot be written.
     """
     folder = folder_of(spec, home)
-    if is_built(spec, home):
-        return open_domain(folder)
+    if not is_built(spec, home):
+        with alone(folder):
+            if not is_built(spec, home):  # by the one that was waited for
+                _build(spec, folder)
+    return open_domain(folder)
+
+
+def _build(spec: WorldSpec, folder: Path) -> None:
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     (folder / "parts").mkdir(exist_ok=True)
     jobs = [
@@ -92,9 +99,8 @@ def build(spec: WorldSpec, home: str | Path) -> Domain:
         "made_by": "replaylab.worlds",
         "world": spec.as_dict(),
     }
-    domain = write_domain(folder, about, videos, tracks, ego)
+    write_domain(folder, about, videos, tracks, ego)
     shutil.rmtree(folder / "parts")
-    return domain
 
 
 def _end_with_parent() -> None:
