@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaylab.spec import DOMAINS, PRESETS, domain_spec, grid, worlds_of
+from replaylab.spec import BUDGETS, DOMAINS, PRECISIONS, PRESETS, MachineSpec, domain_spec, grid, worlds_of
 
 if TYPE_CHECKING:
     from replaylab.sweep import Table
@@ -75,10 +76,16 @@ def pretrain(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     from replaylab import sweep
 
-    sweep_of_one = sweep.run(
-        options.preset, [options.replay_fraction], [options.seed], "inline", options.store
+    _print(
+        sweep.run(
+            options.preset,
+            [options.replay_fraction],
+            [options.seed],
+            "inline",
+            options.store,
+            machine=_machine(options),
+        )
     )
-    _print(sweep_of_one)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -94,11 +101,18 @@ def sweep(options: argparse.Namespace) -> None:
     from replaylab import figures
     from replaylab import sweep as room
 
-    table = room.run(options.preset, options.replay_fractions, options.seeds, options.cluster, options.store)
+    table = room.run(
+        options.preset, options.replay_fractions, options.seeds, options.cluster, options.store, options.budget,
+        _machine(options),
+    )  # fmt: skip
     if options.headline:
         print(figures.headline(table.rows))
     else:
         _print(table)
+
+
+def _machine(options: argparse.Namespace) -> MachineSpec:
+    return MachineSpec(**{field.name: getattr(options, field.name) for field in fields(MachineSpec)})
 
 
 def _print(table: Table) -> None:
@@ -141,13 +155,34 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--seed", type=int, default=0)
 
+    def of_a_machine(sub: argparse.ArgumentParser) -> None:
+        group = sub.add_argument_group("machine", "how to execute; several processes are started by torchrun")
+        group.add_argument(
+            "--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where a GPU has it, else fp32"
+        )
+        for name, about in {
+            "compiled": "torch.compile; pays after some hundreds of steps",
+            "sharded": "FSDP2 instead of DDP, with several processes",
+            "gradient-checkpointing": "less memory, a third more time",
+            "tensorboard": "event files beside each run's log.jsonl",
+        }.items():
+            group.add_argument(f"--{name}", action="store_true", help=about)
+        group.add_argument(
+            "--checkpoint-steps",
+            type=int,
+            default=MachineSpec().checkpoint_steps,
+            help="default: %(default)s",
+        )
+
     _worlds_verbs(verbs)
     sub = verb(pretrain, "make the shipped weights again (hours; resumes where it was stopped)")
     sub.add_argument("part", choices=("autoencoder", "detector", "base"))
     sub.add_argument(
         "--home", default=".cache", help="where domains, latents and checkpoints are kept (default: .cache)"
     )
-    of_a_run(verb(train, "fine-tune and measure one run, or read it"))
+    sub = verb(train, "fine-tune and measure one run, or read it")
+    of_a_run(sub)
+    of_a_machine(sub)
     of_a_run(verb(evaluate, "measure a finished run's weights again"))
     sub = verb(sweep, "train what is missing of a grid of runs and show its measures")
     of_a_sweep(sub)
@@ -158,6 +193,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--cluster", choices=("inline", "local", "slurm"), default="inline", help="who trains missing runs"
     )
+    sub.add_argument(
+        "--budget",
+        choices=BUDGETS,
+        default="steps",
+        help="what all fractions have equally much of (default: steps)",
+    )
+    of_a_machine(sub)
     sub.add_argument("--headline", action="store_true", help="print one line with the figures found")
     return parser
 

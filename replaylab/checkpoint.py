@@ -38,13 +38,13 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
         shutil.rmtree(whole)
     aside.replace(whole)
     _sync(folder)
-    for old in _steps(folder)[:-KEPT]:
+    for old in steps(folder)[:-KEPT]:
         shutil.rmtree(old)
 
 
 def newest(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
     """The newest whole checkpoint's tensors and state, or None."""
-    for whole in reversed(_steps(folder)):
+    for whole in reversed(steps(folder)):
         try:
             return _load(whole)
         except (OSError, ValueError, KeyError) as error:
@@ -62,7 +62,8 @@ def _load(whole: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     return tensors, state
 
 
-def _steps(folder: Path) -> list[Path]:
+def steps(folder: Path) -> list[Path]:
+    """The whole checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step-*") if path.is_dir()) if folder.is_dir() else []
 
 

@@ -23,10 +23,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaylab.spec import check_fraction, generator
-
-SCHEDULES = ("constant", "periodic", "ramp", "anneal")
-BUFFERS = ("first", "random", "coverage")
+from replaylab.spec import BUFFERS, SCHEDULES, check_fraction, generator
 
 
 @dataclass(frozen=True)
@@ -240,14 +237,3 @@ def buffer(
         kept.append(int(nearest.argmax()))
         nearest = np.minimum(nearest, np.linalg.norm(places - places[kept[-1]], axis=1))
     return sorted(kept)
-
-
-def steps_for(target_samples: int, replay_fraction: float, batch_size: int) -> int:
-    """Steps after which the target has filled at least `target_samples` slots: the budget of equal driving samples.
-
-    Raises ValueError where everything is replayed.
-    """
-    check_fraction(replay_fraction)
-    if replay_fraction == 1:
-        raise ValueError("replay_fraction is 1: no number of steps shows the target")
-    return ceil(target_samples / (batch_size * (1 - Fraction(str(replay_fraction)))))

@@ -50,6 +50,16 @@ def no_denormals() -> Iterator[None]:
 class TinyWan:
     """A tiny Wan: 3 context frames of 64x64 in, the next 5 out."""
 
+    ADAPTED = (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "ffn.net.0.proj",
+        "ffn.net.2",
+    )  # the layers that LoRA adapts
+    TEMPORAL = ("attn1",)  # Wan has no layers for time alone: in these the frames see each other
+
     def __init__(
         self,
         vae: AutoencoderTiny,
@@ -74,6 +84,12 @@ class TinyWan:
             WanTransformer3DModel.from_pretrained(folder / "transformer"),
             FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
         )
+
+    def to(self, device: torch.device) -> TinyWan:
+        """Its networks on that device; itself."""
+        self.vae.to(device)
+        self.transformer.to(device)
+        return self
 
     def save(self, folder: str | Path) -> None:
         """In diffusers' layout, safetensors; each file aside, then renamed."""
@@ -185,14 +201,16 @@ def pixels_of(folded: Tensor) -> Tensor:
 
 def to_frames(pixels: Tensor) -> np.ndarray:
     """(N, 3, H, W) in -1..1 to uint8 (N, H, W, 3)."""
-    return ((pixels.clamp(-1, 1) + 1) * 127.5 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return ((pixels.clamp(-1, 1) + 1) * 127.5 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderTiny, frames: np.ndarray) -> Tensor:
     """uint8 (B, T, H, W, 3) to latents (B, C, T, h, w), scaled to a mean square of 1 over the base's domains."""
     flat = torch.as_tensor(np.ascontiguousarray(frames)).flatten(0, 1)
-    latents = torch.cat([vae.encode(fold(part)).latents for part in flat.split(FRAMES_AT_ONCE)])
+    latents = torch.cat(
+        [vae.encode(fold(part).to(vae.device)).latents.cpu() for part in flat.split(FRAMES_AT_ONCE)]
+    )
     return (
         (latents * vae.config["scaling_factor"]).unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
     )
@@ -203,6 +221,6 @@ def decode(vae: AutoencoderTiny, latents: Tensor) -> np.ndarray:
     """Scaled latents (B, C, T, h, w) to uint8 (B, T, H, W, 3)."""
     flat = latents.transpose(1, 2).flatten(0, 1) / vae.config["scaling_factor"]
     frames = np.concatenate(
-        [to_frames(pixels_of(vae.decode(part).sample)) for part in flat.split(FRAMES_AT_ONCE)]
+        [to_frames(pixels_of(vae.decode(part.to(vae.device)).sample)) for part in flat.split(FRAMES_AT_ONCE)]
     )
     return frames.reshape(latents.shape[0], latents.shape[2], *frames.shape[1:])

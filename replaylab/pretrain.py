@@ -25,7 +25,7 @@ from replaylab import checkpoint, clips, detector, latents, models, train, world
 from replaylab.domain import Domain, write_atomically
 from replaylab.mixture import Mixture
 from replaylab.progress import say, track
-from replaylab.spec import WEIGHTS, WorldSpec, domain_spec, generator, weights_digest
+from replaylab.spec import WEIGHTS, TrainingSpec, WorldSpec, domain_spec, generator, weights_digest
 
 NEAR = domain_spec("near", videos=(2400, 128, 0), seed=100)
 FAR = (
@@ -94,9 +94,8 @@ def base(home: Path, folder: Path = WEIGHTS / "base", steps: int = BASE_STEPS) -
             latents.encoded(model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae"))
         )
     mixture = Mixture(FAR_SHARE, BASE_BATCH, [len(source) for source in sources], SEED)
-    recipe = train.Recipe(steps, BASE_RATE, 0.998, SEED, decay=True)
-    (home / "base").mkdir(parents=True, exist_ok=True)
-    train.fit(model, sources, mixture, recipe, home / "base", "base")
+    training = TrainingSpec(steps, BASE_BATCH, BASE_RATE, ema_decay=0.998, decay=True)
+    train.fit(model, sources, mixture, training, SEED, home / "base", "base")
     model.save(folder)
     about = {"steps": steps, "batch_size": BASE_BATCH, "seed": SEED, "learning_rate": BASE_RATE,
              "clips": [len(source) for source in sources], "samples": mixture.counts(steps),

@@ -9,6 +9,7 @@ Refused: bars inside bars, messages in the bar, log levels. A loop that is left 
 `break`) gets no closing line: nothing was finished.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -23,6 +24,8 @@ SECONDS_BETWEEN_LINES = 10.0
 
 def say(text: str) -> None:
     """Write `text` as one line to stderr, above the bar if there is one."""
+    if _is_a_follower():
+        return
     if sys.stderr.isatty():
         tqdm.write(text, file=sys.stderr)
     else:
@@ -44,7 +47,7 @@ def track(
         total = len(iterable)
     start = time.monotonic()
     count = 0
-    reported = _bar if sys.stderr.isatty() else _lines
+    reported = _silently if _is_a_follower() else _bar if sys.stderr.isatty() else _lines
     for item in reported(iterable, what, total, unit):
         yield item
         count += 1
@@ -62,6 +65,15 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _is_a_follower() -> bool:
+    """Whether this is one of several ranks (torchrun's, or submitit's) and not the one that speaks for all."""
+    return os.environ.get("RANK", "0") != "0"
+
+
+def _silently(iterable: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:
+    yield from iterable
 
 
 def _bar(iterable: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:

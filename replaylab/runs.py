@@ -7,28 +7,43 @@ the rows of every evaluation that was finished are taken as they are.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
-from replaylab import clips, evaluate, latents, models, records, train, worlds
-from replaylab.mixture import Mixture
+from replaylab import clips, continual, evaluate, latents, models, parallel, records, train, worlds
+from replaylab.domain import alone, write_atomically
+from replaylab.mixture import Mixture, buffer
 from replaylab.models import CLIP_FRAMES, TinyWan
 from replaylab.records import ReferenceSpec
-from replaylab.spec import WEIGHTS, RunSpec, WorldSpec, weights_digest
+from replaylab.spec import WEIGHTS, MachineSpec, RunSpec, WorldSpec, torch_seed, weights_digest
+
+Clip = NDArray[np.float32]  # latents (C, T, h, w)
 
 
 @models.no_denormals()
-def train_one(plain_spec: dict[str, Any], store: Path) -> str:
-    """Train, evaluate and record one run; returns its id. Takes a spec as plain JSON: that is what travels."""
-    spec = RunSpec.from_dict(plain_spec)
+def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, Any] | None = None) -> str:
+    """Train, evaluate and record one run; returns its id. Takes its descriptions as plain JSON: that is what travels.
+
+    Called by every rank, if there are several (torchrun, or a submitit job's tasks).
+    """
+    spec, machine, place = (
+        RunSpec.from_dict(plain_spec),
+        MachineSpec(**(plain_machine or {})),
+        parallel.place(),
+    )
+    if place.leads:
+        records.claim(spec, store)
+    parallel.wait(place)
     folder = records.claim(spec, store)
     if records.is_done(spec, store):
         return spec.run_id
@@ -38,33 +53,110 @@ def train_one(plain_spec: dict[str, Any], store: Path) -> str:
         raise ValueError(
             f"{WEIGHTS / 'base'} holds weights {weights_digest(WEIGHTS / 'base')}, but the run wants {spec.base}"
         )
-    model = TinyWan.load(WEIGHTS / "base")
-    sources = [_latents(model, world, store) for world in (spec.target, *spec.replay)]
-    mixture = Mixture(spec.replay_fraction, spec.batch_size, [len(source) for source in sources], spec.seed)
-    recipe = train.Recipe(spec.steps, spec.learning_rate, spec.ema_decay, spec.seed)
+    model = TinyWan.load(WEIGHTS / "base").to(place.device)
+    sources, mixture = mixed(model, spec, store)
 
     def evaluate_now(step: int) -> None:
         path = folder / f"rows-{step:06d}.parquet"
-        if not path.is_file():
-            last = (references, folder / "samples") if step == spec.steps else None
-            rows = evaluate.evaluate(model, spec.evaluation, store, last)
-            records.write_rows(path, _named(rows, spec, step))
+        if not parallel.agreed(place, path.is_file()):
+            last = (references, folder / "samples") if step == spec.training.steps else None
+            rows = evaluate.evaluate(model, spec.evaluation, store, last, place)
+            if place.leads:
+                records.write_rows(path, _named(rows, spec, step))
 
-    train.fit(model, sources, mixture, recipe, folder, _title(spec), spec.evaluate_at, evaluate_now)
-    models.save_part(model.transformer, folder / "transformer")
+    train.fit(
+        model, sources, mixture, spec.training, spec.seed, folder, _title(spec), machine=machine, place=place,
+        remedy=spec.remedy, known=_known(model, spec, store), evaluate_at=spec.evaluate_at, evaluate=evaluate_now,
+    )  # fmt: skip
+    weights = train.whole_weights(model)
+    if place.leads:
+        _save_transformer(weights, spec, folder)
+        _finish(spec, mixture, folder, round(time.monotonic() - started, 1))
+    parallel.wait(place)
+    return spec.run_id
+
+
+def _finish(spec: RunSpec, mixture: Mixture, folder: Path, seconds: float) -> None:
     parts = [folder / f"rows-{step:06d}.parquet" for step in spec.evaluate_at]
-    counts = mixture.counts(spec.steps)
+    counts = mixture.counts(spec.training.steps)
     records.finish(
-        folder, pd.concat(map(pd.read_parquet, parts), ignore_index=True),
-        seconds=round(time.monotonic() - started, 1),
-        realised_samples=dict(zip([spec.target.name, *(world.name for world in spec.replay)], counts, strict=True)),
+        folder, pd.concat(map(pd.read_parquet, parts), ignore_index=True), seconds=seconds,
+        realised_samples=dict(zip([spec.target.name, *(world.name for world in spec.replay.domains)], counts, strict=True)),
         realised_replay_fraction=sum(counts[1:]) / sum(counts),
-        threads=torch.get_num_threads(),
+        execution=json.loads((folder / "manifest.json").read_text()),
     )  # fmt: skip
     for part in parts:
         part.unlink()
+    forget_checkpoints(folder)
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """They are several times as large as the weights, and a finished run has no use for them."""
     shutil.rmtree(folder / "checkpoints")
-    return spec.run_id
+
+
+def _save_transformer(weights: dict[str, torch.Tensor], spec: RunSpec, folder: Path) -> None:
+    """In diffusers' layout: `transformer/`, adapters melted in, and `adapters/` where only those were trained."""
+    model = TinyWan.load(WEIGHTS / "base")
+    train.choose(model, spec.training, spec.seed)
+    model.transformer.load_state_dict(weights)
+    if spec.training.trained == "lora":
+        model.transformer.save_lora_adapter(folder / "adapters")
+        model.transformer.fuse_lora()
+        model.transformer.unload_lora()
+    models.save_part(model.transformer, folder / "transformer")
+
+
+# -------------------------------------------------------------------------------------------------------------- clips
+def mixed(model: TinyWan, spec: RunSpec, store: Path) -> tuple[list[Sequence[Clip]], Mixture]:
+    """The latents of target and replayed clips, those that are kept, and who fills which slot."""
+    replay, training = spec.replay, spec.training
+    sources: list[Sequence[Clip]] = [_latents(model, spec.target, store)]
+    sources += [_replayed(model, world, spec, store) for world in replay.domains]
+    mixture = Mixture(
+        replay.fraction, training.batch_size, [len(source) for source in sources], spec.seed, replay.schedule,
+        training.steps, replay.period, replay.weights,
+    )  # fmt: skip
+    return sources, mixture
+
+
+def _replayed(model: TinyWan, world: WorldSpec, spec: RunSpec, store: Path) -> Sequence[Clip]:
+    """A replayed domain's clips: all or a buffer of them, as they are or as the base would go on."""
+    replay, clips_there = spec.replay, _latents(model, world, store)
+    size = replay.buffer_clips or len(clips_there)
+    features = _features(clips_there) if replay.buffer_choice == "coverage" else None
+    numbers = buffer(len(clips_there), size, replay.buffer_choice, spec.seed, features)
+    kept = [clips_there[number] for number in numbers]
+    if not replay.generated:
+        return kept
+    steps, noise = spec.evaluation.sampler_steps, torch_seed(spec.seed, "generated replay")
+    about = json.dumps([spec.base, world.as_dict(), numbers, steps, noise])
+    path = store / "latents" / f"generated-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
+    with alone(path):
+        if not path.is_file():
+            drawn = continual.generated(model, kept, steps, noise)
+            write_atomically(path, lambda aside: latents.write(aside, drawn))
+    return np.load(path, mmap_mode="r")
+
+
+def _features(source: Sequence[Clip]) -> NDArray[np.float64]:
+    """What a clip (C, T, h, w) shows and how it changes, on 4 x 4 cells: (clips, 32 C)."""
+    described = []
+    for clip in source:
+        parts = np.stack([clip.mean(1), np.abs(np.diff(clip, axis=1)).mean(1)])
+        cells = parts.reshape(*parts.shape[:2], 4, parts.shape[2] // 4, 4, parts.shape[3] // 4)
+        described.append(cells.mean((3, 5)).ravel())
+    return np.stack(described).astype(float)
+
+
+def _known(model: TinyWan, spec: RunSpec, store: Path) -> list[Sequence[Clip]]:
+    """The clips on which it is measured what the base knows, where the remedy asks for them."""
+    found: list[Sequence[Clip]] = []
+    for world in spec.remedy.domains:
+        source = _latents(model, world, store)
+        numbers = buffer(len(source), min(spec.remedy.clips, len(source)), "random", spec.seed)
+        found.append([source[number] for number in numbers])
+    return found
 
 
 @models.no_denormals()
@@ -74,25 +166,29 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     evaluation = spec.evaluation
     model = TinyWan.load(WEIGHTS / "base")
     cells = spec.target.size_px // models.FOLD
-    batch = torch.randn(spec.batch_size, models.LATENT_CHANNELS, CLIP_FRAMES, cells, cells)
-    step = _timed(lambda: train.loss_of(model, batch, 0, 0).backward())
+    size = spec.training.batch_size
+    shape = (size, models.LATENT_CHANNELS, CLIP_FRAMES, cells, cells)
+    batch = train.Batch(torch.randn(shape), torch.randn(shape), torch.rand(size))
+    objective = train.Objective(model)
+    step = _timed(lambda: objective(batch).backward())
     frames = np.zeros(
         (evaluate.CLIPS_TO_TIME, CLIP_FRAMES, spec.target.size_px, spec.target.size_px, 3), np.uint8
     )
     measured = _timed(lambda: evaluate.measure_frames(frames)) / len(frames)
-    sampled = (
-        step / 3 / spec.batch_size * evaluation.sampler_steps
-    )  # a step goes forwards once, backwards twice
+    sampled = step / 3 / size * evaluation.sampler_steps  # a step goes forwards once, backwards twice
     clips_measured = evaluation.clips * len(evaluation.domains)
     references = records.is_done(ReferenceSpec.of(spec), store)
     evaluations = len(missing) * len(spec.evaluate_at) + (0 if references else 4)
-    worlds_needed = {*evaluation.domains, *(world for run in missing for world in (run.target, *run.replay))}
+    worlds_needed = {
+        *evaluation.domains,
+        *(world for run in missing for world in (run.target, *run.replay.domains)),
+    }
     videos = sum(
         sum(world.videos) for world in worlds_needed if not worlds.is_built(world, store / "domains")
     )
     video = _timed(lambda: worlds.render_video(spec.target, "dev", 0)) / worlds.processes() if videos else 0.0
     return (
-        len(missing) * spec.steps * step
+        sum(run.training.steps for run in missing) * step
         + evaluations * clips_measured * (measured + sampled)
         + videos * video
     )
@@ -117,12 +213,12 @@ def evaluate_again(folder: Path, store: Path) -> pd.DataFrame:
     spec = RunSpec.from_dict(json.loads((folder / "spec.json").read_text()))
     model = TinyWan.load(WEIGHTS / "base")
     model.transformer = WanTransformer3DModel.from_pretrained(folder / "transformer")
-    return _named(evaluate.evaluate(model, spec.evaluation, store), spec, spec.steps)
+    return _named(evaluate.evaluate(model, spec.evaluation, store), spec, spec.training.steps)
 
 
 def _named(rows: pd.DataFrame, spec: RunSpec, step: int) -> pd.DataFrame:
-    return rows.assign(run=spec.run_id, model="fine-tuned", replay=spec.replay_name,
-                       replay_fraction=spec.replay_fraction, seed=spec.seed, step=step)  # fmt: skip
+    return rows.assign(run=spec.run_id, model="fine-tuned", replay=spec.replay.name,
+                       replay_fraction=spec.replay.fraction, seed=spec.seed, step=step)  # fmt: skip
 
 
 def _latents(model: TinyWan, world: WorldSpec, store: Path) -> Any:
@@ -133,4 +229,4 @@ def _latents(model: TinyWan, world: WorldSpec, store: Path) -> Any:
 
 
 def _title(spec: RunSpec) -> str:
-    return f"replay {spec.replay_fraction:.0%}, seed {spec.seed}"
+    return f"replay {spec.replay.fraction:.0%}, seed {spec.seed}"

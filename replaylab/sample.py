@@ -9,20 +9,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from replaylab import parallel
 from replaylab.models import CLIP_FRAMES, CONTEXT_FRAMES, TinyWan
+from replaylab.parallel import Place
 from replaylab.spec import torch_seed
 
 CLIPS_AT_ONCE = 32
 
 
 @torch.no_grad()
-def futures(model: TinyWan, context: Tensor, steps: int, noise_seed: int, first_clip: int = 0) -> Tensor:
-    """Context latents (B, C, K, h, w) to whole clips (B, C, T, h, w), the context itself in front."""
-    batches = [
-        _futures(model, part, steps, _noise(part, noise_seed, first_clip + number * CLIPS_AT_ONCE))
-        for number, part in enumerate(context.split(CLIPS_AT_ONCE))
-    ]
-    return torch.cat(batches)
+def futures(
+    model: TinyWan, context: Tensor, steps: int, noise_seed: int, first_clip: int = 0, place: Place = Place()
+) -> Tensor:
+    """Context latents (B, C, K, h, w) to whole clips (B, C, T, h, w) on the CPU, the context itself in front.
+
+    Several ranks take turns with the batches and give each other the results, so all must ask for the same.
+    """
+    batches, device = context.split(CLIPS_AT_ONCE), model.transformer.device
+    made = []
+    for first in range(0, len(batches), place.ranks):
+        # where batches run out a rank does the last one again: sharded weights need everybody
+        number = min(first + place.rank, len(batches) - 1)
+        noise = _noise(batches[number], noise_seed, first_clip + number * CLIPS_AT_ONCE)
+        mine = _futures(model, batches[number].to(device), steps, noise.to(device)).cpu()
+        for rank in range(min(place.ranks, len(batches) - first)):
+            shape = (len(batches[first + rank]), *mine.shape[1:])
+            made.append(
+                parallel.from_rank(place, rank, mine if rank == place.rank else mine.new_empty(shape))
+            )
+    return torch.cat(made)
 
 
 def _futures(model: TinyWan, context: Tensor, steps: int, noise: Tensor) -> Tensor:
@@ -32,7 +47,7 @@ def _futures(model: TinyWan, context: Tensor, steps: int, noise: Tensor) -> Tens
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(model.scheduler.config)
     scheduler.set_timesteps(steps)
     condition, latents = model.condition(context), noise
-    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas.to(noise.device), strict=False):
         latents[:, :, :CONTEXT_FRAMES] = context
         velocity = model.predict(latents, sigma.expand(len(latents)), condition)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]

@@ -12,10 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from fractions import Fraction
 from functools import cache
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -47,6 +49,13 @@ def torch_seed(seed: int, purpose: str, number: int = 0) -> int:
     """A 63-bit seed for `torch.Generator.manual_seed`."""
     sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), number])
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
+
+
+def check_fraction(fraction: float) -> None:
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
+        raise ValueError(
+            f"replay_fraction is {fraction!r}; it must be a number from 0 (no replay) to 1 (replay only)"
+        )
 
 
 @dataclass(frozen=True)
@@ -88,74 +97,172 @@ class EvaluationSpec(Described):
     detector: str = ""  # digest of its weights
 
 
+SCHEDULES = ("constant", "periodic", "ramp", "anneal")
+BUFFERS = ("first", "random", "coverage")
+
+
+@dataclass(frozen=True)
+class ReplaySpec(Described):
+    """What fills the batches beside the target, how much of them, and when."""
+
+    domains: tuple[WorldSpec, ...] = ()  # empty where the fraction is 0
+    fraction: float = 0.0  # share of all samples that are replayed, exact in the long run
+    schedule: str = "constant"  # one of SCHEDULES: see `mixture.Mixture`
+    period: int = 0  # steps from one burst to the next, where the schedule is periodic
+    weights: tuple[float, ...] = ()  # of the domains among themselves; () for equal ones
+    buffer_clips: int = 0  # clips kept of each domain; 0 for all
+    buffer_choice: str = "random"  # one of BUFFERS: see `mixture.buffer`
+    generated: bool = (
+        False  # generative replay: of each clip the context is kept, the future is drawn by the base
+    )
+
+    def __post_init__(self) -> None:
+        check_fraction(self.fraction)
+        if self.fraction == 0 and any(getattr(self, field.name) != field.default for field in fields(self)):
+            raise ValueError(
+                "replay_fraction is 0, so replay must name no domain, schedule, weights or buffer: it is the same run "
+                "whatever is not replayed"
+            )
+        if self.fraction > 0 and not self.domains:
+            raise ValueError(f"replay_fraction is {self.fraction}, but replay names no domain")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        if self.buffer_choice not in BUFFERS or self.buffer_clips < 0:
+            raise ValueError(
+                f"buffer_choice is {self.buffer_choice!r} and buffer_clips {self.buffer_clips}; choices are "
+                f"{', '.join(BUFFERS)}, and clips 0 for all or more"
+            )
+
+    @property
+    def name(self) -> str:
+        return "+".join(world.name for world in self.domains)
+
+
+TRAINED = ("full", "lora", "temporal")
+REMEDIES = ("none", "l2-sp", "ewc", "lwf", "wise-ft")
+
+
+@dataclass(frozen=True)
+class TrainingSpec(Described):
+    """How the weights are fitted."""
+
+    steps: int
+    batch_size: int  # of all ranks and parts of a step together
+    learning_rate: float
+    ema_decay: float
+    decay: bool = False  # whether the rate falls linearly to zero at the end, as in pretraining
+    trained: str = "full"  # all weights | low-rank adapters | the layers in which frames see each other
+    lora_rank: int = 8
+    accumulate: int = 1  # parts a step is computed in, one after the other, to need less memory
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "lora_rank", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.learning_rate > 0 or not 0 <= self.ema_decay < 1:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate} and ema_decay {self.ema_decay}; they must be above 0, and from "
+                "0 to below 1"
+            )
+        if self.trained not in TRAINED:
+            raise ValueError(f"trained is {self.trained!r}, none of {', '.join(TRAINED)}")
+
+
+@dataclass(frozen=True)
+class RemedySpec(Described):
+    """What is done against forgetting besides replay, or instead of it: see `continual`."""
+
+    kind: str = "none"
+    strength: float = 0.0  # l2-sp, ewc, lwf: weight of the penalty; wise-ft: the base's share of the average
+    domains: tuple[WorldSpec, ...] = ()  # ewc: where it is measured what the base knows
+    clips: int = 0  # ewc: how many of each
+
+    def __post_init__(self) -> None:
+        if self.kind not in REMEDIES:
+            raise ValueError(f"remedy {self.kind!r} is none of {', '.join(REMEDIES)}")
+        if (self.kind == "none") != (self.strength == 0) or self.strength < 0:
+            raise ValueError(f"remedy {self.kind!r} with strength {self.strength}: a remedy has one above 0")
+        if (self.kind == "ewc") != bool(self.domains and self.clips):
+            raise ValueError("remedy ewc needs domains and clips, and no other remedy has them")
+
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class MachineSpec(Described):
+    """How a run is executed. It changes a run's numbers in their last bits at most, and is no part of its name."""
+
+    precision: str = "auto"  # bf16 where a GPU has it, else fp32
+    compiled: bool = False  # torch.compile: pays after some hundreds of steps
+    sharded: bool = False  # FSDP2 instead of DDP, where there are several ranks
+    gradient_checkpointing: bool = False  # less memory, a third more time
+    tensorboard: bool = False  # event files besides the log
+    checkpoint_steps: int = 100  # from one checkpoint to the next
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
+        if self.checkpoint_steps < 1:
+            raise ValueError(f"checkpoint_steps is {self.checkpoint_steps}; it must be at least 1")
+
+
 @dataclass(frozen=True)
 class RunSpec(Described):
     """One fine-tuning and its evaluation."""
 
     base: str  # digest of the weights that fine-tuning starts from
     target: WorldSpec
-    replay: tuple[WorldSpec, ...]  # empty where replay_fraction is 0
-    replay_fraction: float  # share of each batch that is replayed, exact in the long run
     seed: int  # target clips' order, replayed clips' order, noise
-    steps: int
-    batch_size: int
-    learning_rate: float
-    ema_decay: float
+    training: TrainingSpec
     evaluate_at: tuple[int, ...]  # fine-tuning steps; step 0 is the base, measured once for all runs
     evaluation: EvaluationSpec
+    replay: ReplaySpec = ReplaySpec()
+    remedy: RemedySpec = RemedySpec()
 
     def __post_init__(self) -> None:
-        check_fraction(self.replay_fraction)
-        if self.replay_fraction == 0 and self.replay:
+        if not self.evaluate_at or self.evaluate_at[-1] != self.training.steps:
             raise ValueError(
-                "replay must be empty where replay_fraction is 0: it is the same run whatever is not replayed"
+                f"evaluate_at must end with the last step, {self.training.steps}; got {self.evaluate_at}"
             )
-        if self.replay_fraction > 0 and not self.replay:
-            raise ValueError(f"replay_fraction is {self.replay_fraction}, but replay names no domain")
-        if not self.evaluate_at or self.evaluate_at[-1] != self.steps:
-            raise ValueError(f"evaluate_at must end with the last step, {self.steps}; got {self.evaluate_at}")
+        if self.training.trained == "lora" and self.remedy.kind in ("l2-sp", "ewc", "wise-ft"):
+            raise ValueError(
+                f"remedy {self.remedy.kind!r} compares weights with the base's, and trained 'lora' leaves those alone"
+            )
 
     @property
     def run_id(self) -> str:
         return digest(self)
 
-    @property
-    def replay_name(self) -> str:
-        return "+".join(world.name for world in self.replay)
-
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> RunSpec:
         """The inverse of `as_dict`; raises ValueError that names the unknown or missing keys and lists the valid ones."""
-        evaluation = dict(plain.get("evaluation", {}))
-        evaluation["domains"] = tuple(_world(world) for world in evaluation.get("domains", ()))
-        return _build(cls, {
-            **plain,
-            "target": _world(plain.get("target", {})),
-            "replay": tuple(_world(world) for world in plain.get("replay", ())),
-            "evaluate_at": tuple(plain.get("evaluate_at", ())),
-            "evaluation": _build(EvaluationSpec, evaluation),
-        })  # fmt: skip
+        return _build(cls, plain)
 
 
-def _world(plain: dict[str, Any]) -> WorldSpec:
-    return _build(WorldSpec, {**plain, "videos": tuple(plain.get("videos", ()))})
-
-
-def _build(cls: Any, plain: dict[str, Any]) -> Any:
-    valid = {entry.name for entry in fields(cls)}
-    unknown, missing = sorted(set(plain) - valid), sorted(valid - set(plain))
+def _build(cls: Any, plain: Any) -> Any:
+    """A description from plain JSON: nested ones by their type, lists as tuples, every key named and known."""
+    if not isinstance(plain, dict):
+        raise ValueError(f"{cls.__name__}: an object with keys is needed, not {plain!r}")
+    kinds = get_type_hints(cls)
+    unknown, missing = sorted(plain.keys() - kinds), sorted(kinds - plain.keys())
     if unknown or missing:
         raise ValueError(
-            f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}; valid keys are {sorted(valid)}"
+            f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}; valid keys are {sorted(kinds)}"
         )
-    return cls(**plain)
+    return cls(**{key: _value(cls, key, kind, plain[key]) for key, kind in kinds.items()})
 
 
-def check_fraction(fraction: float) -> None:
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
-        raise ValueError(
-            f"replay_fraction is {fraction!r}; it must be a number from 0 (no replay) to 1 (replay only)"
-        )
+def _value(cls: Any, key: str, kind: Any, plain: Any) -> Any:
+    if get_origin(kind) is tuple:
+        return tuple(_value(cls, key, get_args(kind)[0], entry) for entry in plain)
+    if is_dataclass(kind):
+        return _build(kind, plain)
+    if not isinstance(plain, (int, float) if kind is float else kind) or isinstance(plain, bool) != (
+        kind is bool
+    ):
+        raise ValueError(f"{cls.__name__}: {key} is {plain!r}, not of type {kind.__name__}")
+    return plain
 
 
 @cache
@@ -169,6 +276,17 @@ def weights_digest(folder: Path) -> str:
         whole.update(file.relative_to(folder).as_posix().encode())
         whole.update(file.read_bytes())
     return whole.hexdigest()[:12]
+
+
+def steps_for(target_samples: int, replay_fraction: float, batch_size: int) -> int:
+    """Steps after which the target has filled at least `target_samples` slots: the budget of equal driving samples.
+
+    Raises ValueError where everything is replayed.
+    """
+    check_fraction(replay_fraction)
+    if replay_fraction == 1:
+        raise ValueError("replay_fraction is 1: no number of steps shows the target")
+    return ceil(target_samples / (batch_size * (1 - Fraction(str(replay_fraction)))))
 
 
 # ------------------------------------------------------------------------------------------------------------- domains
@@ -211,12 +329,9 @@ class Preset(Described):
     videos: tuple[int, int, int]  # of the target and of the replayed domain
     evaluation_clips: int
     reference_clips: int
-    steps: int
+    training: TrainingSpec
     evaluate_at: tuple[int, ...]
-    batch_size: int
     about: str
-    learning_rate: float = 4e-4
-    ema_decay: float = 0.98
     split: str = "dev"  # the test split belongs to preregistered runs
 
 
@@ -227,15 +342,15 @@ _QUICK = Preset(
     videos=(192, 112, 0),
     evaluation_clips=40,
     reference_clips=72,
-    steps=120,
+    training=TrainingSpec(steps=120, batch_size=16, learning_rate=4e-4, ema_decay=0.98),
     evaluate_at=(40, 120),
-    batch_size=16,
     about="one seed on the dev split, at most ten minutes on two cores",
 )
 PRESETS = {
     "smoke": replace(
         _QUICK, name="smoke", replay_fractions=(0.0, 0.5), videos=(8, 16, 0), evaluation_clips=8, reference_clips=8,
-        steps=4, evaluate_at=(2, 4), batch_size=4, about="seconds, for tests: its numbers mean nothing",
+        training=TrainingSpec(steps=4, batch_size=4, learning_rate=4e-4, ema_decay=0.98), evaluate_at=(2, 4),
+        about="seconds, for tests: its numbers mean nothing",
     ),
     "quick": _QUICK,
     "published": replace(
@@ -252,12 +367,24 @@ def worlds_of(preset: Preset) -> dict[str, WorldSpec]:
     return {name: domain_spec(name, videos=count) for name, count in videos.items()}
 
 
+BUDGETS = ("steps", "driving-samples")
+
+
 def grid(
-    preset_name: str, replay_fractions: list[float] | None = None, seeds: list[int] | None = None
+    preset_name: str,
+    replay_fractions: list[float] | None = None,
+    seeds: list[int] | None = None,
+    budget: str = "steps",
 ) -> list[RunSpec]:
-    """The runs of a preset, or of other fractions and seeds with its settings; errors list what is valid."""
+    """The runs of a preset, or of other fractions and seeds with its settings; errors list what is valid.
+
+    Budget `steps`: all train for the preset's steps. `driving-samples`: all see as many driving samples as the run
+    without replay, so a larger fraction trains for longer; evaluations move along.
+    """
     if preset_name not in PRESETS:
         raise ValueError(f"preset {preset_name!r} is none of {', '.join(PRESETS)}")
+    if budget not in BUDGETS:
+        raise ValueError(f"budget {budget!r} is none of {', '.join(BUDGETS)}")
     preset = PRESETS[preset_name]
     worlds = worlds_of(preset)
     evaluation = EvaluationSpec(
@@ -265,19 +392,22 @@ def grid(
         detector=weights_digest(WEIGHTS / "detector"),
     )  # fmt: skip
     template = RunSpec(
-        base=weights_digest(WEIGHTS / "base"), target=worlds["driving"], replay=(), replay_fraction=0.0, seed=0,
-        steps=preset.steps, batch_size=preset.batch_size, learning_rate=preset.learning_rate,
-        ema_decay=preset.ema_decay, evaluate_at=preset.evaluate_at, evaluation=evaluation,
+        base=weights_digest(WEIGHTS / "base"), target=worlds["driving"], seed=0, training=preset.training,
+        evaluate_at=preset.evaluate_at, evaluation=evaluation,
     )  # fmt: skip
-    return [
-        replace(
-            template, replay=(worlds["near"],) if fraction else (), replay_fraction=float(fraction), seed=seed
-        )
-        for seed in (seeds or preset.seeds)
-        for fraction in map(_checked, replay_fractions or preset.replay_fractions)
-    ]
+    specs = []
+    for seed in seeds or preset.seeds:
+        for fraction in replay_fractions or preset.replay_fractions:
+            check_fraction(fraction)
+            replay = ReplaySpec((worlds["near"],), float(fraction)) if fraction else ReplaySpec()
+            spec = replace(template, seed=seed, replay=replay)
+            specs.append(_lengthened(spec) if budget == "driving-samples" else spec)
+    return specs
 
 
-def _checked(fraction: float) -> float:
-    check_fraction(fraction)
-    return fraction
+def _lengthened(spec: RunSpec) -> RunSpec:
+    """The run in as many steps as it needs to see the driving samples that it would see without replay."""
+    training = spec.training
+    steps = steps_for(training.steps * training.batch_size, spec.replay.fraction, training.batch_size)
+    evaluate_at = tuple(round(step * steps / training.steps) for step in spec.evaluate_at)
+    return replace(spec, training=replace(training, steps=steps), evaluate_at=evaluate_at)

@@ -19,7 +19,7 @@ from replaylab import records
 from replaylab.domain import write_atomically
 from replaylab.progress import say, track
 from replaylab.records import ReferenceSpec
-from replaylab.spec import PRESETS, RunSpec, grid
+from replaylab.spec import PRESETS, MachineSpec, RunSpec, grid
 
 CLUSTERS = ("inline", "local", "slurm")
 LANDMARK = "03_replay_sweep.ipynb"
@@ -35,7 +35,6 @@ class Table:
     store: Path
     rows: pd.DataFrame
     runs: pd.DataFrame
-    spec: dict[str, Any]
     specs: tuple[RunSpec, ...]
 
     def samples(self, domain: str = "driving-eventful") -> list[dict[str, Any]]:
@@ -47,7 +46,7 @@ class Table:
         for percentile in records.gallery_clips(references)[domain]:
             shown = [("truth", references / "samples" / "real"), ("base", references / "samples" / "base")]
             shown += [
-                (f"replay {100 * spec.replay_fraction:g} %", self.store / spec.run_id / "samples")
+                (f"replay {100 * spec.replay.fraction:g} %", self.store / spec.run_id / "samples")
                 for spec in self.specs
                 if spec.seed == self.specs[0].seed and records.is_done(spec, self.store)
             ]
@@ -62,16 +61,17 @@ class Table:
 
 def run(
     preset: str, replay_fractions: list[float] | None = None, seeds: list[int] | None = None,
-    cluster: str = "inline", store: str | Path = "",
+    cluster: str = "inline", store: str | Path = "", budget: str = "steps", machine: MachineSpec = MachineSpec(),
 ) -> Table:  # fmt: skip
     """Read the grid of a preset from a store, and train what is missing (never in the published store).
 
-    Empty lists and texts mean the preset's own. Raises ValueError for an unknown preset, fraction or cluster or a run
-    folder whose spec differs, PermissionError for a store that cannot be written.
+    Empty lists and texts mean the preset's own; `budget` as in `spec.grid`, `machine` says how to execute.
+    Raises ValueError for an unknown preset, fraction, budget or cluster or a run folder whose spec differs,
+    PermissionError for a store that cannot be written.
     """
     if cluster not in CLUSTERS:
         raise ValueError(f"cluster {cluster!r} is none of {', '.join(CLUSTERS)}")
-    specs = grid(preset, replay_fractions, seeds)
+    specs = grid(preset, replay_fractions, seeds, budget)
     only_reads = preset == "published" and not str(store)
     home = store_of(preset, store)
     missing = [spec for spec in specs if not records.is_done(spec, home)]
@@ -86,7 +86,11 @@ def run(
             f"{len(specs) - len(missing)} of {len(specs)} runs are in {home}; training {len(missing)}. "
             + estimate(missing, home)
         )
-        failed = _inline(missing, home) if cluster == "inline" else _submitted(missing, home, cluster)
+        failed = (
+            _inline(missing, home, machine)
+            if cluster == "inline"
+            else _submitted(missing, home, machine, cluster)
+        )
     else:
         say(f"all {len(specs)} runs are in {home}: trained nothing")
     return _table(preset, specs, home, {spec.run_id for spec in missing}, failed)
@@ -121,17 +125,19 @@ def estimate(missing: list[RunSpec], store: Path) -> str:
     from replaylab import runs
 
     seconds = runs.estimate_seconds(missing, store)
-    return f"Estimated: {seconds / 60:.0f} min on this machine ({len(missing)} x {missing[0].steps} steps)"
+    return f"Estimated: {seconds / 60:.0f} min on this machine ({len(missing)} x {missing[0].training.steps} steps)"
 
 
-def _inline(missing: list[RunSpec], store: Path) -> dict[str, str]:
-    from replaylab import runs
+def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> dict[str, str]:
+    from replaylab import parallel, runs
 
     failed = {}
     for spec in missing:
         try:
-            runs.train_one(spec.as_dict(), store)
+            runs.train_one(spec.as_dict(), store, machine.as_dict())
         except Exception as error:  # one run's failure is a row of the table; the others go on
+            if parallel.place().ranks > 1:  # but not where other ranks wait for this one
+                raise
             failed[spec.run_id] = _failed(store / spec.run_id, error)
     return failed
 
@@ -143,7 +149,7 @@ def _failed(folder: Path, error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _submitted(missing: list[RunSpec], store: Path, cluster: str) -> dict[str, str]:
+def _submitted(missing: list[RunSpec], store: Path, machine: MachineSpec, cluster: str) -> dict[str, str]:
     """One job a run. What all share is made first, here, so that no two jobs make it at once."""
     import submitit
 
@@ -152,7 +158,10 @@ def _submitted(missing: list[RunSpec], store: Path, cluster: str) -> dict[str, s
     evaluate.references(ReferenceSpec.of(missing[0]), store)
     executor = submitit.AutoExecutor(folder=store / "jobs", cluster=cluster)
     executor.update_parameters(name="replaylab", timeout_min=MINUTES_A_JOB)
-    jobs = executor.map_array(partial(runs.train_one, store=store), [spec.as_dict() for spec in missing])
+    jobs = executor.map_array(
+        partial(runs.train_one, store=store, plain_machine=machine.as_dict()),
+        [spec.as_dict() for spec in missing],
+    )
     say(f"submitted {len(jobs)} jobs ({cluster}); their logs are in {store / 'jobs'}")
     failed = {}
     by_job = {id(job): spec for job, spec in zip(jobs, missing, strict=True)}
@@ -177,12 +186,10 @@ def _table(preset: str, specs: list[RunSpec], store: Path, wanted: set[str], fai
         if done:
             rows.append(records.read_rows(store / spec.run_id))
         runs.append({
-            "run": spec.run_id, "replay": spec.replay_name, "replay_fraction": spec.replay_fraction, "seed": spec.seed,
+            "run": spec.run_id, "replay": spec.replay.name, "replay_fraction": spec.replay.fraction, "seed": spec.seed,
             "state": "done" if done else "failed" if spec.run_id in failed else "missing",
             "trained_now": done and spec.run_id in wanted, "seconds": summary.get("seconds"),
             "realised_replay_fraction": summary.get("realised_replay_fraction"), "reason": failed.get(spec.run_id, ""),
         })  # fmt: skip
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=records.COLUMNS)
-    shared = {key: value for key, value in specs[0].as_dict().items()
-              if key in ("base", "steps", "batch_size", "learning_rate", "ema_decay", "evaluate_at")}  # fmt: skip
-    return Table(preset, PRESETS[preset].split, store, table, pd.DataFrame(runs), shared, tuple(specs))
+    return Table(preset, PRESETS[preset].split, store, table, pd.DataFrame(runs), tuple(specs))

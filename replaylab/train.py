@@ -1,170 +1,392 @@
-"""The loop: fit a video generator to mixed batches of latents, resumably.
+"""The loop: fit a video generator to mixed batches of latents, on one CPU or many GPUs, resumably.
 
-Decision: every random number of a step is asked for by (seed, step), the batch by the mixture, so a run that was
-killed continues from its newest checkpoint as if nothing had happened. Weights are averaged (EMA), and it is the
-average that is evaluated and kept. fp32 on the CPU.
+Decision: every random number of a step is asked for by (seed, step, slot of the batch), the batch by the mixture, so a
+run that was killed continues from its newest checkpoint as if nothing had happened, and a batch is the same whoever
+computes its parts. Weights are averaged (EMA), and it is the average that is evaluated and kept. Refused: to resume
+with other settings than the run began with.
 
 Shapes as in `models`: latents (B, C, T, h, w), of which the first K frames are context.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from replaylab import checkpoint
+from replaylab import checkpoint, continual, parallel
+from replaylab.domain import write_atomically
 from replaylab.mixture import Mixture
 from replaylab.models import CONTEXT_FRAMES, TinyWan
+from replaylab.parallel import Execution, Place
 from replaylab.progress import track
-from replaylab.spec import torch_seed
+from replaylab.spec import MachineSpec, RemedySpec, TrainingSpec, torch_seed
 
-STEPS_A_CHECKPOINT = 100
 WARM_UP_STEPS = 20
 LARGEST_GRADIENT = 1.0
+Sources = Sequence[Sequence[NDArray[np.float32]]]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to fit. `decay`: the rate falls linearly to zero at the end, as in pretraining; else it is constant."""
+class Batch(NamedTuple):
+    """What one rank sees of a step: latents and noise (B, C, T, h, w), noise levels (B,)."""
 
-    steps: int
-    learning_rate: float
-    ema_decay: float
-    seed: int
-    decay: bool = False
+    latents: Tensor
+    noise: Tensor
+    sigma: Tensor
+
+    def parts(self, count: int) -> list[Batch]:
+        return [Batch(*each) for each in zip(*(tensor.chunk(count) for tensor in self), strict=True)]
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
-def loss_of(model: TinyWan, latents: Tensor, seed: int, step: int) -> Tensor:
+class Objective(torch.nn.Module):
     """Flow matching (Lipman et al. 2023, eq. 14) on the future frames, weighted by sigma squared.
 
     That is the squared error of the clean latents: unweighted, an error of a prediction x counts 1 / sigma^2 times,
-    and the last traces of noise drown the motion. Noise levels are logit-normal, shifted (Esser et al. 2024).
+    and the last traces of noise drown the motion. With a teacher, its predictions are asked for too (`continual`).
     """
-    random = torch.Generator().manual_seed(torch_seed(seed, "training noise", step))
-    noise = torch.randn(latents.shape, generator=random)
-    sigma = torch.randn(len(latents), generator=random).sigmoid()
-    shift = model.scheduler.config["shift"]
-    sigma = shift * sigma / (1 + (shift - 1) * sigma)
-    level = sigma[:, None, None, None, None]
-    noisy = (1 - level) * latents + level * noise
-    noisy[:, :, :CONTEXT_FRAMES] = latents[:, :, :CONTEXT_FRAMES]  # the context is never noisy
-    velocity = model.predict(noisy, sigma, model.condition(latents[:, :, :CONTEXT_FRAMES], latents.shape[2]))
-    future = slice(CONTEXT_FRAMES, None)
-    return (level * (velocity - (noise - latents)))[:, :, future].square().mean()
+
+    def __init__(self, model: TinyWan, teacher: TinyWan | None = None, strength: float = 0.0) -> None:
+        super().__init__()
+        self.transformer = model.transformer  # so that this module has the weights
+        self._models, self._strength = (model, teacher), strength
+
+    def forward(self, batch: Batch) -> Tensor:
+        model, teacher = self._models
+        latents, noise, sigma = batch
+        level = sigma[:, None, None, None, None]
+        noisy = (1 - level) * latents + level * noise
+        noisy[:, :, :CONTEXT_FRAMES] = latents[:, :, :CONTEXT_FRAMES]  # the context is never noisy
+        condition = model.condition(latents[:, :, :CONTEXT_FRAMES], latents.shape[2])
+        velocity = model.predict(noisy, sigma, condition)
+        future = slice(CONTEXT_FRAMES, None)
+        loss = (level * (velocity - (noise - latents)))[:, :, future].square().mean()
+        if teacher is None:
+            return loss
+        with torch.no_grad():
+            wanted = teacher.predict(noisy, sigma, condition)
+        return loss + self._strength * continual.distillation(velocity, wanted, level)
 
 
-def batch_of(sources: Sequence[Sequence[NDArray[np.float32]]], mixture: Mixture, step: int) -> Tensor:
-    """The latents that the mixture names."""
-    return torch.from_numpy(np.stack([sources[slot.domain][slot.clip] for slot in mixture.batch(step)]))
+def batch_of(
+    sources: Sources, mixture: Mixture, seed: int, step: int, shift: float, place: Place = Place()
+) -> Batch:
+    """What the mixture names for this rank, each slot with the noise that is its own.
+
+    Noise levels are logit-normal, shifted (Esser et al. 2024, arXiv 2403.03206).
+    """
+    slots = mixture.batch(step, place.rank, place.ranks)
+    latents = torch.from_numpy(np.stack([sources[slot.domain][slot.clip] for slot in slots]))
+    noise, sigma = torch.empty_like(latents), torch.empty(len(slots))
+    for i in range(len(slots)):
+        number = step * mixture.batch_size + place.rank + i * place.ranks
+        random = torch.Generator().manual_seed(torch_seed(seed, "training noise", number))
+        torch.randn(noise[i].shape, generator=random, out=noise[i])
+        torch.randn((1,), generator=random, out=sigma[i : i + 1])
+    sigma = shift * sigma.sigmoid() / (1 + (shift - 1) * sigma.sigmoid())
+    batch = Batch(latents, noise, sigma)
+    return batch if place.device.type == "cpu" else Batch(*(tensor.pin_memory() for tensor in batch))
 
 
 def fit(
     model: TinyWan,
-    sources: Sequence[Sequence[NDArray[np.float32]]],
+    sources: Sources,
     mixture: Mixture,
-    recipe: Recipe,
+    training: TrainingSpec,
+    seed: int,
     folder: Path,
     what: str,
+    *,
+    machine: MachineSpec = MachineSpec(),
+    place: Place = Place(),
+    remedy: RemedySpec = RemedySpec(),
+    known: Sources = (),
     evaluate_at: Sequence[int] = (),
     evaluate: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Train `model` in place and leave it with its averaged weights.
 
-    `evaluate(step)` is called with the averaged weights in place after each step of `evaluate_at`. Raises
-    FloatingPointError, with the step and the last good checkpoint, on a loss that is not finite.
+    `known`: clips of what the base knows, where the remedy asks for them. `evaluate(step)` is called on every rank with
+    the averaged weights in place, after each step of `evaluate_at`, and again if it was interrupted. Raises
+    FloatingPointError, with the step, its clips and the last good checkpoint, on a loss that is not finite, and
+    ValueError where a checkpoint was made with other settings.
     """
     from diffusers.training_utils import EMAModel
 
-    network = model.transformer.train()
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.01, fused=True)
-    average = EMAModel(weights, decay=recipe.ema_decay)
-    first = _resume(folder, weights, optimizer, average)
-    log = _open_log(folder, first)
-    since = time.monotonic()
-    for step in track(range(first, recipe.steps), what=what, unit="steps"):
+    execution = Execution.of(machine, place)
+    _check_manifest(folder, execution, place)
+    network = model.transformer.to(place.device).train()
+    trained = choose(model, training, seed)
+    teacher, importances = _what_the_base_knows(model, remedy, known, list(trained.values()), seed, place)
+    if execution.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    if execution.compiled:
+        network.compile_repeated_blocks()
+    objective = parallel.spread(place, network, Objective(model, teacher, remedy.strength), execution.sharded)
+    trained = {name: weight for name, weight in network.named_parameters() if name in trained}
+    weights = list(trained.values())
+    if importances is not None:
+        importances = [
+            parallel.part_for(each, weight) for each, weight in zip(importances, weights, strict=True)
+        ]
+    anchor = continual.Anchor(weights, importances) if remedy.kind in ("l2-sp", "ewc", "wise-ft") else None
+    optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.01, fused=True)
+    average = EMAModel(weights, decay=training.ema_decay, foreach=not execution.sharded)
+    state = State(folder / "checkpoints", trained, optimizer, average, place)
+    first = state.resume()
+    log = Log(folder, first, place, machine.tensorboard, mixture, what)
+
+    def measure(step: int) -> None:
+        average.store(weights)
+        average.copy_to(weights)
+        if anchor and remedy.kind == "wise-ft":
+            anchor.mix(weights, remedy.strength)
+        network.eval()
+        with torch.compiler.set_stance("force_eager"):  # other shapes and no gradients: it would compile again
+            evaluate(step)
+        network.train()
+        average.restore(weights)
+
+    if first in evaluate_at:  # it may have been killed while measuring
+        measure(first)
+    if place.ranks > 1 and not execution.sharded and first < training.steps:
+        # DDP orders its sums by the first backward pass it sees: a resumed run must add in the same order
+        objective(batch_of(sources, mixture, seed, first, _shift(model), place).to(place.device)).backward()
+    batches = parallel.ahead(
+        lambda step: batch_of(sources, mixture, seed, step, _shift(model), place), first, training.steps
+    )
+    for step, batch in zip(
+        track(range(first, training.steps), what=what, unit="steps"), batches, strict=True
+    ):
+        rate = training.learning_rate * _schedule(training, step)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(recipe, step)
-        loss = loss_of(model, batch_of(sources, mixture, step), recipe.seed, step)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"{what}: the loss of step {step} is {loss.item()}; clips {mixture.batch(step)}; the last good checkpoint "
-                f"in {folder / 'checkpoints'} is kept: lower the learning rate, {recipe.learning_rate}, and run again"
-            )
+            group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT)
+        parts = batch.to(place.device).parts(training.accumulate)
+        losses = []
+        for number, part in enumerate(parts, start=1):
+            with parallel.together(objective, network, number == len(parts)), execution.autocast():
+                loss = objective(part) * (len(part.sigma) / len(batch.sigma))
+                loss.backward()
+            losses.append(loss.detach())
+        if anchor and remedy.kind != "wise-ft":
+            anchor.pull(weights, remedy.strength)
+        gradient = torch.nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT, foreach=True)
         optimizer.step()
         average.step(weights)
-        log.write(
-            json.dumps({"step": step + 1, "loss": loss.item(), "seconds": round(time.monotonic() - since, 3)})
-            + "\n"
-        )
         done = step + 1
-        if done in evaluate_at:
-            average.store(weights)
-            average.copy_to(weights)
-            network.eval()
-            evaluate(done)
-            network.train()
-            average.restore(weights)
-        if done % STEPS_A_CHECKPOINT == 0 or done == recipe.steps:
+        log.add(done, parallel.mean(place, torch.stack(losses).sum()), parallel.gathered(gradient), rate)
+        if done % machine.checkpoint_steps == 0 or done == training.steps or done in evaluate_at:
             log.flush()
-            _save(folder, done, weights, optimizer, average)
+            state.save(done)
+        if done in evaluate_at:
+            measure(done)
     log.close()
     average.copy_to(weights)
+    if anchor and remedy.kind == "wise-ft":
+        anchor.mix(weights, remedy.strength)
     network.eval()
 
 
-def _schedule(recipe: Recipe, step: int) -> float:
-    left = 1 - step / recipe.steps if recipe.decay else 1.0
+def choose(model: TinyWan, training: TrainingSpec, seed: int) -> dict[str, Any]:
+    """The weights to train, by name; the others stand still. Adds the adapters where they are asked for."""
+    network = model.transformer
+    if training.trained == "lora":
+        from peft import LoraConfig
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(seed, "adapters"))  # peft draws from the global stream
+            network.add_adapter(LoraConfig(r=training.lora_rank, lora_alpha=training.lora_rank,
+                                           target_modules=list(model.ADAPTED)))  # fmt: skip
+    elif training.trained == "temporal":
+        for name, weight in network.named_parameters():
+            weight.requires_grad_(any(layer in name.split(".") for layer in model.TEMPORAL))
+    return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+
+
+def whole_weights(model: TinyWan) -> dict[str, Tensor]:
+    """Every weight by name, whole and on the CPU; all ranks must ask."""
+    return {name: parallel.gathered(weight).cpu() for name, weight in model.transformer.state_dict().items()}
+
+
+def _what_the_base_knows(
+    model: TinyWan, remedy: RemedySpec, known: Sources, weights: list[Any], seed: int, place: Place
+) -> tuple[TinyWan | None, list[Tensor] | None]:
+    """A frozen copy of the base, or the importances of its weights, if the remedy asks for one."""
+    if remedy.kind == "lwf":
+        frozen = copy.deepcopy(model.transformer).requires_grad_(False).eval()
+        return TinyWan(model.vae, frozen, model.scheduler), None
+    if remedy.kind != "ewc":
+        return None, None
+    objective = Objective(model)
+    single = Mixture(0.0, 1, [sum(map(len, known))], seed)
+    clips = [clip for source in known for clip in source]
+    return None, continual.importances(
+        lambda number: objective(
+            batch_of([clips], single, torch_seed(seed, "fisher"), number, _shift(model)).to(place.device)
+        ),
+        len(clips), weights,
+    )  # fmt: skip
+
+
+def _shift(model: TinyWan) -> float:
+    return float(model.scheduler.config["shift"])
+
+
+def _schedule(training: TrainingSpec, step: int) -> float:
+    left = 1 - step / training.steps if training.decay else 1.0
     return min(1.0, (step + 1) / WARM_UP_STEPS) * left
+
+
+def _check_manifest(folder: Path, execution: Execution, place: Place) -> None:
+    """Write down how the run is executed; raise ValueError, with what differs, if its checkpoints were made otherwise."""
+    path = folder / "manifest.json"
+    begun = any((folder / "checkpoints").glob("step-*")) and path.is_file()
+    parallel.wait(place)
+    if not begun:
+        if place.leads:
+            text = json.dumps(asdict(execution), indent=1)
+            write_atomically(path, lambda aside: aside.write_text(text))
+        return
+    found = json.loads(path.read_text())
+    differing = [
+        f"{name} {found.get(name)!r} then, {value!r} now"
+        for name, value in asdict(execution).items()
+        if found.get(name) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} was begun with other settings, and would not end in the same bits: {'; '.join(differing)}. Go on "
+            f"with the same (threads: OMP_NUM_THREADS), or remove {folder / 'checkpoints'} to begin again"
+        )
+
+
+class State:
+    """Everything a step changes, to and from checkpoints: whole tensors under the weights' names."""
+
+    def __init__(
+        self, folder: Path, trained: dict[str, Any], optimizer: Any, average: Any, place: Place
+    ) -> None:
+        self.folder, self.trained, self.place = folder, trained, place
+        self.optimizer, self.average = optimizer, average
+
+    def save(self, step: int) -> None:
+        groups: dict[str, dict[str, Tensor]] = {
+            "weights": {}, "average": {}, "exp_avg": {}, "exp_avg_sq": {}, "step": {}
+        }  # fmt: skip
+        for (name, weight), shadow in zip(self.trained.items(), self.average.shadow_params, strict=True):
+            state = self.optimizer.state[weight]
+            for group, tensor in {"weights": weight, "average": shadow, **state}.items():
+                groups[group][name] = parallel.gathered(tensor).cpu()
+        if self.place.leads:
+            checkpoint.save(self.folder, step, groups, {"average_steps": self.average.optimization_step})
+
+    def resume(self) -> int:
+        """Take the newest checkpoint's state; returns how many steps it has seen."""
+        found = checkpoint.newest(self.folder)
+        step = 0 if found is None else int(found[1]["step"])
+        if parallel.agreed(self.place, step) != step:
+            raise ValueError(
+                f"{self.folder}: rank {self.place.rank} finds step {step} and rank 0 another: not one folder"
+            )
+        if found is None:
+            return 0
+        groups, about = found
+        with torch.no_grad():
+            for (name, weight), shadow in zip(self.trained.items(), self.average.shadow_params, strict=True):
+                weight.copy_(parallel.part_for(groups["weights"][name], weight))
+                shadow.copy_(parallel.part_for(groups["average"][name], shadow))
+                self.optimizer.state[weight] = {
+                    "step": groups["step"][name].to(weight.device),
+                    **{
+                        kind: parallel.part_for(groups[kind][name], weight)
+                        for kind in ("exp_avg", "exp_avg_sq")
+                    },
+                }
+        self.average.optimization_step = about["average_steps"]
+        return step
+
+
+class Log:
+    """JSON lines, one a step, and TensorBoard's event files when asked; written by the leading rank.
+
+    On a GPU a step's loss is looked at while the next step runs, and always before a checkpoint is made.
+    """
+
+    def __init__(
+        self, folder: Path, first: int, place: Place, tensorboard: bool, mixture: Mixture, what: str
+    ) -> None:
+        self._folder, self._what, self._mixture = folder, what, mixture
+        self._patience = 1 if place.device.type == "cuda" else 0
+        self._waiting: list[tuple[int, Tensor, Tensor, float, float]] = []
+        self._file = _open_log(folder, first) if place.leads else None
+        self._board = None
+        self._since = time.monotonic()
+        if tensorboard and place.leads:
+            self._board = _open_board(folder, first)
+
+    def add(self, step: int, loss: Tensor, gradient: Tensor, rate: float) -> None:
+        self._waiting.append((step, loss, gradient, rate, time.monotonic() - self._since))
+        self._write(keep=self._patience)
+
+    def flush(self) -> None:
+        self._write(keep=0)
+        if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.flush()
+        for each in (self._file, self._board):
+            if each:
+                each.close()
+
+    def _write(self, keep: int) -> None:
+        while len(self._waiting) > keep:
+            step, loss, gradient, rate, seconds = self._waiting.pop(0)
+            values = {"loss": loss.item(), "gradient_norm": gradient.item(), "learning_rate": rate}
+            if not math.isfinite(values["loss"]):
+                self._stop(step, values["loss"])
+            if self._file:
+                self._file.write(json.dumps({"step": step, **values, "seconds": round(seconds, 3)}) + "\n")
+            if self._board:
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
+
+    def _stop(self, step: int, loss: float) -> None:
+        kept = checkpoint.steps(self._folder / "checkpoints")
+        last = f"{kept[-1]} is the last good checkpoint" if kept else "no checkpoint was made before it"
+        raise FloatingPointError(
+            f"{self._what}: the loss of step {step} is {loss}; its clips (domain, clip): "
+            f"{[(slot.domain, slot.clip) for slot in self._mixture.batch(step - 1)]}; {last}. Look at these clips, or "
+            "lower the learning rate, and run again"
+        )
 
 
 def _open_log(folder: Path, steps: int) -> Any:
     """The log, cut to the steps that the checkpoint knows of."""
     path = folder / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True)[:steps] if path.is_file() else []
-    path.write_text("".join(lines))
+    write_atomically(path, lambda aside: aside.write_text("".join(lines)))
     return path.open("a")
 
 
-def _save(folder: Path, step: int, weights: list[Any], optimizer: Any, average: Any) -> None:
-    states = [optimizer.state[weight] for weight in weights]
-    tensors = {
-        "weights": dict(enumerate(weight.detach() for weight in weights)),
-        "average": dict(enumerate(average.shadow_params)),
-        **{
-            kind: dict(enumerate(state[kind] for state in states))
-            for kind in ("exp_avg", "exp_avg_sq", "step")
-        },
-    }
-    named = {name: {f"{i:04d}": value for i, value in group.items()} for name, group in tensors.items()}
-    checkpoint.save(folder / "checkpoints", step, named, {"average_steps": average.optimization_step})
-
-
-def _resume(folder: Path, weights: list[Any], optimizer: Any, average: Any) -> int:
-    """Take the newest checkpoint's state; returns how many steps it has seen."""
-    found = checkpoint.newest(folder / "checkpoints")
-    if found is None:
-        return 0
-    tensors, state = found
-    with torch.no_grad():
-        for i, weight in enumerate(weights):
-            weight.copy_(tensors["weights"][f"{i:04d}"])
-            average.shadow_params[i].copy_(tensors["average"][f"{i:04d}"])
-            optimizer.state[weight] = {
-                kind: tensors[kind][f"{i:04d}"] for kind in ("exp_avg", "exp_avg_sq", "step")
-            }
-    average.optimization_step = state["average_steps"]
-    return int(state["step"])
+def _open_board(folder: Path, first: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(f"TensorBoard's files are asked for: pip install tensorboard ({error})") from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)

@@ -7,8 +7,11 @@ import sys
 import numpy as np
 import pytest
 
+from replaylab.mixture import Mixture
 from replaylab.spec import (
     PRESETS,
+    RemedySpec,
+    ReplaySpec,
     RunSpec,
     WorldSpec,
     canonical_json,
@@ -27,30 +30,82 @@ def test_a_spec_survives_its_json_and_keeps_its_name():
         assert again.run_id == spec.run_id
 
 
+def changed(spec, path, value):
+    """The spec with one field, however deep, of another value."""
+    first, *rest = path
+    return dataclasses.replace(spec, **{first: changed(getattr(spec, first), rest, value) if rest else value})
+
+
 def test_every_field_of_a_run_is_in_its_name():
-    spec = grid("smoke")[1]
-    changed = {
-        "base": "other",
-        "target": dataclasses.replace(spec.target, seed=99),
-        "replay": (dataclasses.replace(spec.replay[0], seed=99),),
-        "replay_fraction": 0.25,
-        "seed": 7,
-        "batch_size": 5,
-        "learning_rate": 1e-5,
-        "ema_decay": 0.5,
-        "evaluation": dataclasses.replace(spec.evaluation, clips=9),
-    }
-    names = {dataclasses.replace(spec, **{field: value}).run_id for field, value in changed.items()}
-    assert len(names | {spec.run_id}) == len(changed) + 1
+    spec = changed(grid("smoke")[1], ["remedy"], RemedySpec("l2-sp", 0.1))
+    others = [
+        (["base"], "other"), (["target", "seed"], 99), (["seed"], 7), (["evaluation", "clips"], 9),
+        (["evaluate_at"], (1, 4)), (["replay", "domains"], (changed(spec.replay.domains[0], ["seed"], 99),)),
+        (["replay", "fraction"], 0.25), (["replay", "schedule"], "ramp"), (["replay", "period"], 2),
+        (["replay", "weights"], (2.0,)), (["replay", "buffer_clips"], 3), (["replay", "buffer_choice"], "first"),
+        (["replay", "generated"], True), (["remedy", "strength"], 0.2), (["training", "batch_size"], 5),
+        (["training", "learning_rate"], 1e-5), (["training", "ema_decay"], 0.5), (["training", "trained"], "temporal"),
+        (["training", "lora_rank"], 3), (["training", "accumulate"], 2), (["training", "decay"], True),
+    ]  # fmt: skip
+    names = {changed(spec, path, value).run_id for path, value in others}
+    assert len(names | {spec.run_id}) == len(others) + 1
 
 
-def test_unknown_and_missing_keys_are_refused_with_the_valid_ones():
+def test_unknown_missing_and_wrong_keys_are_refused_with_the_valid_ones():
     plain = grid("smoke")[0].as_dict()
-    with pytest.raises(ValueError, match=r"unknown keys \['replay_ratio'\].*replay_fraction"):
+    with pytest.raises(
+        ValueError, match=r"RunSpec: unknown keys \['replay_ratio'\].*valid keys are .*'replay'"
+    ):
         RunSpec.from_dict({**plain, "replay_ratio": 0.5})
+    with pytest.raises(ValueError, match=r"TrainingSpec: unknown keys \['momentum'\].*'learning_rate'"):
+        RunSpec.from_dict({**plain, "training": {**plain["training"], "momentum": 0.9}})
+    with pytest.raises(ValueError, match="TrainingSpec: steps is '4', not of type int"):
+        RunSpec.from_dict({**plain, "training": {**plain["training"], "steps": "4"}})
+    with pytest.raises(ValueError, match="ReplaySpec: an object with keys is needed, not 0.5"):
+        RunSpec.from_dict({**plain, "replay": 0.5})
     plain.pop("seed")
     with pytest.raises(ValueError, match=r"missing keys \['seed'\]"):
         RunSpec.from_dict(plain)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["replay", "schedule"], "wave", "schedule 'wave' is none of constant, periodic, ramp, anneal"),
+        (["replay", "buffer_choice"], "best", "choices are first, random, coverage"),
+        (["replay", "domains"], (), "replay names no domain"),
+        (["training", "trained"], "half", "none of full, lora, temporal"),
+        (["training", "accumulate"], 0, "accumulate is 0"),
+        (["training", "learning_rate"], 0.0, "learning_rate is 0.0"),
+        (["remedy", "kind"], "hope", "none of none, l2-sp, ewc, lwf, wise-ft"),
+        (["remedy"], ("ewc", 1.0), "ewc needs domains and clips"),
+        (["remedy"], ("l2-sp", 0.0), "a remedy has one above 0"),
+        (["evaluate_at"], (2,), r"evaluate_at must end with the last step, 4; got \(2,\)"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(path, value, message):
+    with pytest.raises(ValueError, match=message):
+        changed(grid("smoke")[1], path, RemedySpec(*value) if path == ["remedy"] else value)
+
+
+def test_remedies_that_compare_weights_are_refused_where_only_adapters_are_trained():
+    lora = changed(grid("smoke")[0], ["training", "trained"], "lora")
+    with pytest.raises(ValueError, match="'wise-ft' compares weights with the base's, and trained 'lora'"):
+        changed(lora, ["remedy"], RemedySpec("wise-ft", 0.5))
+    changed(lora, ["remedy"], RemedySpec("lwf", 0.5))
+
+
+def test_with_the_budget_of_driving_samples_every_fraction_sees_as_many():
+    for spec in grid("quick", [0, 0.1, 0.25, 0.5, 0.9], budget="driving-samples"):
+        training = spec.training
+        driving = Mixture(spec.replay.fraction, training.batch_size, [5, 5], 0).targets(training.steps)[0]
+        assert 0 <= driving - 120 * 16 < training.batch_size
+        assert spec.evaluate_at[-1] == training.steps and len(spec.evaluate_at) == 2
+    assert grid("quick", [0.25])[0].training.steps == 120
+    with pytest.raises(ValueError, match="no number of steps shows the target"):
+        grid("quick", [1.0], budget="driving-samples")
+    with pytest.raises(ValueError, match="steps, driving-samples"):
+        grid("quick", budget="hours")
 
 
 @pytest.mark.parametrize("fraction", [-0.01, 1.01, float("nan"), "0.5", True])
@@ -61,9 +116,14 @@ def test_a_replay_fraction_outside_zero_to_one_is_refused(fraction):
 
 def test_the_run_without_replay_is_one_run_whatever_is_not_replayed():
     (without,) = grid("quick", [0.0], [0])
-    assert without.replay == ()
-    with pytest.raises(ValueError, match="replay must be empty"):
-        dataclasses.replace(without, replay=(worlds_of(PRESETS["quick"])["near"],))
+    assert without.replay == ReplaySpec()
+    for not_replayed in (
+        {"domains": (worlds_of(PRESETS["quick"])["near"],)},
+        {"schedule": "ramp"},
+        {"buffer_clips": 5},
+    ):
+        with pytest.raises(ValueError, match="replay_fraction is 0, so replay must name no domain, schedule"):
+            ReplaySpec(**not_replayed)
 
 
 def test_an_unknown_preset_is_refused_with_the_valid_ones():

@@ -60,7 +60,7 @@ def test_capped_errors_never_exceed_the_cap(swept):
 def test_the_summary_says_where_the_numbers_came_from(swept):
     summary = records.read_summary(swept.store / swept.specs[1].run_id)
     assert summary["realised_samples"] == {"driving": 8, "near": 8}
-    assert {"git_commit", "packages", "machine", "seconds", "threads"} <= set(summary)
+    assert {"git_commit", "packages", "machine", "seconds", "execution"} <= set(summary)
 
 
 def test_run_again_trains_nothing_and_says_so(swept, capsys, monkeypatch):
@@ -127,10 +127,10 @@ def test_a_failed_run_is_a_row_with_its_reason_and_the_others_go_on(swept, tmp_p
 
     honest = runs.train_one
 
-    def failing(plain, store):
-        if plain["replay_fraction"] == 0:
+    def failing(plain, store, machine):
+        if plain["replay"]["fraction"] == 0:
             raise FloatingPointError("the loss of step 3 is nan")
-        return honest(plain, swept.store)
+        return honest(plain, swept.store, machine)
 
     monkeypatch.setattr(runs, "train_one", failing)
     table = sweep.run("smoke", store=tmp_path)
@@ -202,5 +202,5 @@ def test_a_finished_run_is_measured_again_with_the_same_result(swept):
 
     spec = swept.specs[1]
     again = runs.evaluate_again(swept.store / spec.run_id, swept.store)
-    rows = swept.rows[(swept.rows["run"] == spec.run_id) & (swept.rows["step"] == spec.steps)]
+    rows = swept.rows[(swept.rows["run"] == spec.run_id) & (swept.rows["step"] == spec.training.steps)]
     assert np.allclose(again["value"], rows["value"], rtol=1e-4, atol=1e-5, equal_nan=True)

@@ -1,0 +1,66 @@
+"""What test_ranks compares, made by every rank of `torchrun tests/on_ranks.py FOLDER`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator, DataLoaderConfiguration
+from safetensors.torch import save_file
+from test_sampler import DATA, MIXTURE, STEPS
+from test_train import Mixture, latents, model, training
+from torch.utils.data import DataLoader
+
+from replaylab import parallel, train
+from replaylab.sampler import ReplayBatchSampler
+from replaylab.spec import MachineSpec, RemedySpec
+
+VARIANTS: dict[str, tuple[dict[str, Any], RemedySpec]] = {
+    "full": ({}, RemedySpec()),
+    "lora": ({"trained": "lora"}, RemedySpec()),
+    "temporal": ({"trained": "temporal"}, RemedySpec()),
+    "in parts": ({"accumulate": 2}, RemedySpec()),
+    "lwf": ({}, RemedySpec("lwf", 1.0)),
+    "l2-sp": ({}, RemedySpec("l2-sp", 1.0)),
+    "wise-ft": ({}, RemedySpec("wise-ft", 0.5)),
+}
+CLIPS = latents.__wrapped__() if hasattr(latents, "__wrapped__") else latents._get_wrapped_function()()
+MIXED = Mixture(0.25, 4, [len(source) for source in CLIPS], 1)
+
+
+def fitted(folder: Path, name: str, machine: MachineSpec, place=parallel.Place()):
+    changes, remedy = VARIANTS[name]
+    made = model()
+    seen: list[int] = []
+    train.fit(made, CLIPS, MIXED, training(5, **changes), 1, folder, name, machine=machine, place=place, remedy=remedy,
+              evaluate_at=(2, 5), evaluate=seen.append)  # fmt: skip
+    assert seen == [2, 5]
+    return train.whole_weights(made)
+
+
+def under_accelerate(split: bool) -> list[list[int]]:
+    """The items that this rank gets."""
+    loader = DataLoader(DATA, batch_sampler=ReplayBatchSampler(MIXTURE, STEPS))
+    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=split))
+    return [batch[0].tolist() for batch in accelerator.prepare(loader)]
+
+
+def main(home: Path) -> None:
+    place = parallel.place()
+    for way, sharded in (("DDP", False), ("FSDP2", True)):
+        for name in VARIANTS:
+            folder = home / way / name
+            weights = fitted(folder, name, MachineSpec(sharded=sharded, checkpoint_steps=2), place)
+            if place.leads:
+                save_file(weights, folder / "weights.safetensors")
+    got = {way: under_accelerate(split) for way, split in (("split", True), ("in turns", False))}
+    (home / f"accelerate-{place.rank}.json").write_text(json.dumps(got))
+    bad = [CLIPS[0] * float("nan"), CLIPS[1]]
+    try:
+        train.fit(model(), bad, MIXED, training(5), 1, home / "bad", "bad", place=place)
+    except FloatingPointError as error:
+        (home / f"bad-{place.rank}.txt").write_text(str(error))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

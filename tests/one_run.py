@@ -1,0 +1,52 @@
+"""Trains one run as a process of its own, and dies where it is told to: `one_run.py FILE [PHASE [NUMBER [RANK]]]`.
+
+FILE is JSON with the run's "spec", "machine" and "store". The process kills itself (SIGKILL: nothing is cleaned up, nothing
+is flushed) in the NUMBER-th call of what PHASE names; under torchrun it is rank RANK that dies, and torchrun ends the
+others. Checkpoints are kept, so that a test can compare all that is in them.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from replaylab import checkpoint, evaluate, latents, runs, train
+
+PHASES = {
+    "batch": (train, "batch_of"),  # in the loader's thread, while a step is computed
+    "step": (torch.optim.AdamW, "step"),  # gradients are there, weights half old, half new
+    "save": (checkpoint, "_sync"),  # files are written and not yet renamed
+    "prune": (shutil, "rmtree"),  # the new checkpoint is there, old ones are being removed
+    "evaluation": (evaluate, "measure"),  # some domains are measured
+    "encode": (latents.TinyWan, "encode"),  # some latents are there
+    "finish": (runs, "_save_transformer"),  # trained and measured, not yet written down
+}
+
+
+def die_in(phase: str, number: int, rank: int) -> None:
+    room, name = PHASES[phase]
+    honest, calls = getattr(room, name), []
+
+    def deadly(*arguments, **named):
+        calls.append(1)
+        if len(calls) == number and int(os.environ.get("RANK", "0")) == rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return honest(*arguments, **named)
+
+    setattr(room, name, deadly)
+
+
+def main(file: str, phase: str = "", number: str = "1", rank: str = "0") -> None:
+    about = json.loads(Path(file).read_text())
+    runs.forget_checkpoints = lambda folder: None
+    if phase:
+        die_in(phase, int(number), int(rank))
+    runs.train_one(about["spec"], Path(about["store"]), about["machine"])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,105 @@
+"""Two processes compute what one does: by DDP and by FSDP2, whatever is trained, and under accelerate."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import submitit
+import torch
+from on_ranks import VARIANTS, fitted
+from safetensors.torch import load_file
+from test_sampler import STEPS, WANTED
+from test_train import log_of
+
+from replaylab import parallel, sample
+from replaylab.parallel import Place
+from replaylab.spec import MachineSpec
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder that two ranks have filled."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "tests/on_ranks.py",
+        str(folder),
+    ]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["DDP", "FSDP2"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_ranks_learn_what_one_learns(way, name, two, tmp_path):
+    alone = fitted(tmp_path, name, MachineSpec(checkpoint_steps=2))
+    theirs = load_file(two / way / name / "weights.safetensors")
+    assert theirs.keys() == alone.keys()
+    for weight in alone:
+        assert torch.allclose(theirs[weight], alone[weight], atol=2e-4), weight
+    for measure, tolerance in (("loss", 1e-4), ("gradient_norm", 1e-3)):
+        mine, others = ([line[measure] for line in log_of(folder)] for folder in (tmp_path, two / way / name))
+        assert np.allclose(mine, others, rtol=tolerance), measure
+    about = json.loads((two / way / name / "manifest.json").read_text())
+    assert about["ranks"] == 2 and about["sharded"] == (way == "FSDP2")
+
+
+@pytest.mark.slow
+def test_accelerate_gives_two_ranks_exactly_the_mixture(two):
+    ranks = [json.loads((two / f"accelerate-{rank}.json").read_text()) for rank in (0, 1)]
+    split = [first + second for first, second in zip(*(rank["split"] for rank in ranks), strict=True)]
+    assert split == WANTED
+    in_turns = [batch for pair in zip(*(rank["in turns"] for rank in ranks), strict=True) for batch in pair]
+    assert in_turns == WANTED and len(in_turns) == STEPS
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both(two):
+    assert all("the loss of step 1 is nan" in (two / f"bad-{rank}.txt").read_text() for rank in (0, 1))
+
+
+def test_ranks_take_turns_with_the_batches_of_a_sampling(monkeypatch):
+    """Each rank, played in turn, draws its batches; put together they are what one process draws."""
+    monkeypatch.setattr(sample, "CLIPS_AT_ONCE", 2)
+    monkeypatch.setattr(sample, "_futures", lambda model, context, steps, noise: noise.clone())
+    model = SimpleNamespace(transformer=SimpleNamespace(device=torch.device("cpu")))
+    context = torch.zeros(7, 2, 3, 4, 4)
+    whole = sample.futures(model, context, 1, 0)
+    drawn = {}
+    for rank in (0, 1, 2):
+
+        def keep(place, owner, tensor, rank=rank):
+            return drawn.setdefault((rank, owner, len(drawn)), tensor) if rank == owner else tensor
+
+        monkeypatch.setattr(parallel, "from_rank", keep)
+        part = sample.futures(model, context, 1, 0, place=Place(rank, 3))
+        assert part.shape == whole.shape
+        for number in range(rank, 4, 3):
+            assert torch.equal(part[2 * number : 2 * number + 2], whole[2 * number : 2 * number + 2])
+
+
+@pytest.mark.slow
+def test_the_tasks_of_a_submitit_job_find_each_other(tmp_path):
+    def meet():
+        place = parallel.place()
+        return (
+            place.rank,
+            place.ranks,
+            parallel.agreed(place, 7 + place.rank),
+            float(parallel.mean(place, torch.tensor(1.0 * place.rank))),
+        )
+
+    executor = submitit.LocalExecutor(tmp_path)
+    executor.update_parameters(tasks_per_node=2, timeout_min=5)
+    assert executor.submit(meet).results() == [(0, 2, 7, 0.5), (1, 2, 7, 0.5)]

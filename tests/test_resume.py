@@ -1,0 +1,132 @@
+"""Kill -9 at any moment, run the same command, and end with the same bits: on one process, and on two.
+
+Each campaign kills one run again and again, in a later phase each time, and compares what is left in the end with a run
+that was never killed: weights, averages, optimizer state, log, rows and sample clips.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from replaylab import checkpoint
+from replaylab.records import ReferenceSpec
+from replaylab.spec import MachineSpec, grid
+
+SCRIPT = Path(__file__).with_name("one_run.py")
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+WAYS = {
+    "one process": ([], MachineSpec(checkpoint_steps=2)),
+    "two, DDP": (TORCHRUN, MachineSpec(checkpoint_steps=2)),
+    "two, FSDP2": (TORCHRUN, MachineSpec(checkpoint_steps=2, sharded=True)),
+}
+# (phase, number of the call, rank): in the order in which a run comes to them
+CAMPAIGNS = {
+    "one process": [("encode", 2, 0), ("batch", 2, 0), ("save", 2, 0), ("step", 2, 0), ("prune", 2, 0), ("evaluation", 2, 0),
+                    ("save", 4, 0), ("step", 1, 0), ("evaluation", 3, 0), ("finish", 1, 0)],
+    "two, DDP": [("encode", 2, 1), ("step", 2, 1), ("save", 2, 0), ("evaluation", 2, 0), ("step", 2, 0), ("finish", 1, 0)],
+    "two, FSDP2": [("step", 3, 1), ("save", 2, 0), ("evaluation", 1, 0), ("step", 1, 0)],
+}  # fmt: skip
+
+
+def spec():
+    """Six steps of a ramp from driving to replay; measured in the middle and at the end."""
+    smoke = grid("smoke", [0.5])[0]
+    return replace(
+        smoke, training=replace(smoke.training, steps=6), evaluate_at=(3, 6), replay=replace(smoke.replay, schedule="ramp")
+    )  # fmt: skip
+
+
+def started(store: Path, swept, way: str, *deadly) -> subprocess.Popen:
+    store.mkdir(exist_ok=True)
+    references = ReferenceSpec.of(spec()).run_id
+    for shared in ("domains", references):
+        if not (store / shared).is_symlink():
+            os.symlink(swept.store / shared, store / shared)
+    launcher, machine = WAYS[way]
+    about = store / "about.json"
+    about.write_text(
+        json.dumps({"spec": spec().as_dict(), "machine": machine.as_dict(), "store": str(store)})
+    )
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(SCRIPT), str(about), *map(str, deadly)], stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+
+
+def finished(store: Path, swept, way: str) -> Path:
+    process = started(store, swept, way)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, errors
+    return store / spec().run_id
+
+
+def last_state(folder: Path) -> dict:
+    found = checkpoint.newest(folder / "checkpoints")
+    assert found is not None and found[1]["step"] == 6
+    return found[0]
+
+
+def assert_same(whole: Path, killed: Path) -> None:
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(whole / "rows.parquet"), pd.read_parquet(killed / "rows.parquet")
+    )
+    logs = [
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (whole, killed)
+    ]
+    assert len(logs[0]) == 6
+    assert [{**line, "seconds": 0} for line in logs[0]] == [{**line, "seconds": 0} for line in logs[1]]
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    groups = [{"kept": load_file(folder / name), **last_state(folder)} for folder in (whole, killed)]
+    assert set(groups[0]) == set(groups[1]) == {"kept", "weights", "average", "exp_avg", "exp_avg_sq", "step"}
+    for group, tensors in groups[0].items():
+        assert tensors and tensors.keys() == groups[1][group].keys()
+        assert all(torch.equal(tensors[key], groups[1][group][key]) for key in tensors), group
+    samples = [
+        {file.name: file.read_bytes() for file in (folder / "samples").iterdir()}
+        for folder in (whole, killed)
+    ]
+    assert samples[0] and samples[0] == samples[1]
+    realised = [
+        json.loads((folder / "summary.json").read_text())["realised_samples"] for folder in (whole, killed)
+    ]
+    assert realised[0] == realised[1] == {"driving": 12, "near": 12}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("way", CAMPAIGNS)
+def test_killed_in_every_phase_it_ends_with_the_same_bits(way, swept, tmp_path):
+    whole = finished(tmp_path / "whole", swept, way)
+    for phase, number, rank in CAMPAIGNS[way]:
+        process = started(tmp_path / "killed", swept, way, phase, number, rank)
+        errors = process.communicate(timeout=300)[1]
+        assert process.returncode == -signal.SIGKILL or "Signal 9 (SIGKILL)" in errors, (phase, errors)
+        assert not (tmp_path / "killed" / spec().run_id / "summary.json").exists()
+    assert_same(whole, finished(tmp_path / "killed", swept, way))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_killed_at_random_moments_it_ends_with_the_same_bits(swept, tmp_path):
+    began = time.monotonic()
+    whole = finished(tmp_path / "whole", swept, "one process")
+    seconds = time.monotonic() - began
+    moments = random.Random(0)
+    for _ in range(4):
+        process = started(tmp_path / "killed", swept, "one process")
+        time.sleep(moments.uniform(0.2, 1.0) * seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert_same(whole, finished(tmp_path / "killed", swept, "one process"))
