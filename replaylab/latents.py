@@ -7,7 +7,8 @@ and of its videos' checksums: nothing stale can be read, and videos appended to 
 themselves. Each chunk is made by one process at a time, written aside and renamed: several that want the same latents
 share the work, and one that is killed loses the chunk it was at. A chunk that was damaged is made again.
 
-Refused: a video that is not the one, or has not as many frames, as its domain says, and a clip that is longer than what it is cut from.
+Refused: a video that is not the one, or has not as many frames, as its domain says, and a clip that is longer than
+what it is cut from.
 """
 
 from __future__ import annotations

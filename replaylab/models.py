@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from replaylab.domain import write_atomically
+from replaylab.quick import hasten
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
@@ -50,14 +51,8 @@ def no_denormals() -> Iterator[None]:
 class TinyWan:
     """A tiny Wan: 3 context frames of 64x64 in, the next 5 out."""
 
-    ADAPTED = (
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out.0",
-        "ffn.net.0.proj",
-        "ffn.net.2",
-    )  # the layers that LoRA adapts
+    # the layers that LoRA adapts: all linear ones of a block that are heard
+    ADAPTED = r".*\.(attn1\.to_[qkv]|attn2\.to_v|attn[12]\.to_out\.0|ffn\.net\.0\.proj|ffn\.net\.2)"
     TEMPORAL = ("attn1",)  # Wan has no layers for time alone: in these the frames see each other
 
     def __init__(
@@ -66,7 +61,7 @@ class TinyWan:
         transformer: WanTransformer3DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
-        self.vae, self.transformer, self.scheduler = vae, transformer, scheduler
+        self.vae, self.transformer, self.scheduler = vae, transformer and hasten(transformer), scheduler
 
     @classmethod
     def load(cls, folder: str | Path) -> TinyWan:

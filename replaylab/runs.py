@@ -211,8 +211,9 @@ def evaluate_again(folder: Path, store: Path) -> pd.DataFrame:
             f"{folder / 'transformer'} is missing: this run's weights were not kept, train it again"
         )
     spec = RunSpec.from_dict(json.loads((folder / "spec.json").read_text()))
-    model = TinyWan.load(WEIGHTS / "base")
-    model.transformer = WanTransformer3DModel.from_pretrained(folder / "transformer")
+    base = TinyWan.load(WEIGHTS / "base")
+    tuned = WanTransformer3DModel.from_pretrained(folder / "transformer")
+    model = TinyWan(base.vae, tuned, base.scheduler)
     return _named(evaluate.evaluate(model, spec.evaluation, store), spec, spec.training.steps)
 
 

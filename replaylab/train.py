@@ -155,7 +155,9 @@ def fit(
         if anchor and remedy.kind == "wise-ft":
             anchor.mix(weights, remedy.strength)
         network.eval()
-        with torch.compiler.set_stance("force_eager"):  # other shapes and no gradients: it would compile again
+        with torch.compiler.set_stance(
+            "force_eager"
+        ):  # other shapes and no gradients: it would compile again
             evaluate(step)
         network.train()
         average.restore(weights)
@@ -209,8 +211,8 @@ def choose(model: TinyWan, training: TrainingSpec, seed: int) -> dict[str, Any]:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(seed, "adapters"))  # peft draws from the global stream
-            network.add_adapter(LoraConfig(r=training.lora_rank, lora_alpha=training.lora_rank,
-                                           target_modules=list(model.ADAPTED)))  # fmt: skip
+            rank = training.lora_rank
+            network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=model.ADAPTED))
     elif training.trained == "temporal":
         for name, weight in network.named_parameters():
             weight.requires_grad_(any(layer in name.split(".") for layer in model.TEMPORAL))

@@ -61,7 +61,7 @@ def test_unknown_missing_and_wrong_keys_are_refused_with_the_valid_ones():
         RunSpec.from_dict({**plain, "training": {**plain["training"], "momentum": 0.9}})
     with pytest.raises(ValueError, match="TrainingSpec: steps is '4', not of type int"):
         RunSpec.from_dict({**plain, "training": {**plain["training"], "steps": "4"}})
-    with pytest.raises(ValueError, match="ReplaySpec: an object with keys is needed, not 0.5"):
+    with pytest.raises(ValueError, match=r"ReplaySpec: an object with keys is needed, not 0\.5"):
         RunSpec.from_dict({**plain, "replay": 0.5})
     plain.pop("seed")
     with pytest.raises(ValueError, match=r"missing keys \['seed'\]"):

@@ -1,0 +1,73 @@
+"""The exchanged parts compute what diffusers' own compute: outputs, gradients, adapters."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch.nn import functional
+
+from replaylab import models, quick
+
+
+@pytest.fixture
+def pair():
+    """The base's transformer with random weights, as it is and hastened, and what goes into it."""
+    torch.manual_seed(0)
+    plain = models.new_transformer()
+    with torch.no_grad():
+        for weight in plain.parameters():
+            weight += 0.05 * torch.randn_like(weight)  # no weight is 0 or 1, so that every part is heard
+    inputs = {
+        "hidden_states": torch.randn(2, 4 * models.LATENT_CHANNELS, 5, 8, 8), "timestep": torch.tensor([10.0, 900.0]),
+        "encoder_hidden_states": torch.randn(2, 1, models.TEXT_DIM), "return_dict": False,
+    }  # fmt: skip
+    return plain, quick.hasten(copy.deepcopy(plain)), inputs
+
+
+def test_outputs_and_gradients_are_those_of_diffusers(pair):
+    plain, hastened, inputs = pair
+    one, other = plain(**inputs)[0], hastened(**inputs)[0]
+    assert torch.allclose(one, other, atol=1e-5) and one.abs().mean() > 0.05
+    for made in (one, other):
+        made.square().sum().backward()
+    theirs = dict(plain.named_parameters())
+    for name, weight in hastened.named_parameters():
+        wanted = theirs[name].grad
+        if not weight.requires_grad:  # the softmax of one number is 1, whatever the query
+            assert weight.grad is None and wanted.abs().max() < 1e-4, name
+        else:
+            assert torch.allclose(
+                weight.grad, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()) + 1e-7
+            ), name
+
+
+def test_names_and_files_stay_the_same(pair, tmp_path):
+    plain, hastened, inputs = pair
+    hastened.save_pretrained(tmp_path)
+    again = type(plain).from_pretrained(tmp_path)
+    assert again.state_dict().keys() == hastened.state_dict().keys() == plain.state_dict().keys()
+    assert torch.equal(again(**inputs)[0], plain(**inputs)[0])
+
+
+def test_adapters_are_heard(pair):
+    plain, hastened, inputs = pair
+    for network in (plain, hastened):
+        torch.manual_seed(1)
+        network.add_adapter(LoraConfig(r=2, target_modules=models.TinyWan.ADAPTED, init_lora_weights=False))
+    with_adapters = hastened(**inputs)[0]
+    assert torch.allclose(plain(**inputs)[0], with_adapters, atol=1e-5)
+    hastened.disable_adapters()
+    assert not torch.allclose(hastened(**inputs)[0], with_adapters, atol=1e-3)
+
+
+def test_gelu_and_its_derivative():
+    x = torch.linspace(-8, 8, 401, dtype=torch.float64, requires_grad=True)
+    assert torch.allclose(quick.Gelu.apply(x), functional.gelu(x, approximate="tanh"), atol=1e-12)
+    assert torch.autograd.gradcheck(quick.Gelu.apply, x)
+
+
+def test_more_words_than_one_are_refused(pair):
+    *_, hastened, inputs = pair
+    with pytest.raises(ValueError, match="the text has 3 words"):
+        hastened(**{**inputs, "encoder_hidden_states": torch.randn(2, 3, models.TEXT_DIM)})
