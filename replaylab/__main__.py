@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replaylab.progress import is_follower
 from replaylab.spec import BUDGETS, DOMAINS, PRECISIONS, PRESETS, MachineSpec, domain_spec, grid, worlds_of
 
 if TYPE_CHECKING:
@@ -20,8 +23,10 @@ CHANGES = ("videos", "size_px", "seed", "look", "motion", "eventful_share")  # o
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    speaks = redirect_stdout(io.StringIO()) if is_follower() else nullcontext()
     try:
-        options.verb(options)
+        with speaks:
+            options.verb(options)
     except (ValueError, OSError) as error:  # bad input is a sentence, not a stack of frames
         print(f"replaylab: {error}", file=sys.stderr)
         return 2

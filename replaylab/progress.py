@@ -24,7 +24,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 def say(text: str) -> None:
     """Write `text` as one line to stderr, above the bar if there is one."""
-    if _is_a_follower():
+    if is_follower():
         return
     if sys.stderr.isatty():
         tqdm.write(text, file=sys.stderr)
@@ -47,7 +47,7 @@ def track(
         total = len(iterable)
     start = time.monotonic()
     count = 0
-    reported = _silently if _is_a_follower() else _bar if sys.stderr.isatty() else _lines
+    reported = _silently if is_follower() else _bar if sys.stderr.isatty() else _lines
     for item in reported(iterable, what, total, unit):
         yield item
         count += 1
@@ -67,7 +67,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _is_a_follower() -> bool:
+def is_follower() -> bool:
     """Whether this is one of several ranks (torchrun's, or submitit's) and not the one that speaks for all."""
     return os.environ.get("RANK", "0") != "0"
 

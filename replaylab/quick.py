@@ -47,7 +47,7 @@ class RotaryAttention:
         )  # fmt: skip
         value = _heads(attn.to_v(hidden), attn.heads)
         mixed = functional.scaled_dot_product_attention(query, key, value)
-        return attn.to_out[0](mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
 
 
 def _heads(tokens: Tensor, heads: int) -> Tensor:
@@ -66,12 +66,12 @@ class AttentionToOneWord:
     def __call__(self, attn: Any, hidden: Tensor, text: Tensor, _mask: None, _rotary: None) -> Tensor:
         if text.shape[1] != 1:
             raise ValueError(f"the text has {text.shape[1]} words; this attention is for one")
-        return attn.to_out[0](attn.to_v(text))  # type: ignore[no-any-return]
+        return attn.to_out[0](attn.to_v(text))
 
 
 def gelu(x: Tensor) -> Tensor:
     """In half precision torch's own, which rounds once."""
-    return Gelu.apply(x) if x.dtype == torch.float32 else functional.gelu(x, approximate="tanh")  # type: ignore[no-any-return]
+    return Gelu.apply(x) if x.dtype == torch.float32 else functional.gelu(x, approximate="tanh")
 
 
 class Gelu(torch.autograd.Function):

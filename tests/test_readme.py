@@ -11,11 +11,17 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, copy_of_the_tree, run
+from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
+from replaylab import records
 from replaylab.__main__ import main
+from replaylab.spec import grid
+from replaylab.sweep import Table
 
 HELP = ["python -m replaylab --help", "python -m replaylab sweep --help"]
 HERE = [
@@ -23,6 +29,12 @@ HERE = [
     "python -m replaylab worlds build driving country --videos 8 4 4",
     "python -m replaylab worlds build diverse-driving --videos 8 4 4 --look night --eventful-share 0.25 --size-px 128",
 ]
+# Slow, and in a store where the domains are already rendered.
+IN_A_STORE = [
+    "python -m replaylab train --preset smoke --replay-fraction 0.5",
+    "torchrun --nproc-per-node 2 -m replaylab train --preset smoke --replay-fraction 0.5 --seed 1 --sharded",
+]
+ON_A_GPU = ["make gpu-check"]
 IN_A_FRESH_CLONE = [
     "make reproduce",
     "make setup",
@@ -43,7 +55,7 @@ def commands(path: Path) -> list[str]:
 
 
 def test_every_command_is_claimed_once_and_no_claim_is_stale() -> None:
-    claimed = [*HELP, *HERE, *IN_A_FRESH_CLONE, *BY_CONTINUOUS_INTEGRATION]
+    claimed = [*HELP, *HERE, *IN_A_STORE, *ON_A_GPU, *IN_A_FRESH_CLONE, *BY_CONTINUOUS_INTEGRATION]
     assert len(set(claimed)) == len(claimed)
     assert set(commands(ROOT / "README.md")) == set(claimed)
 
@@ -65,6 +77,33 @@ def test_domains_are_listed_and_built_where_they_are_asked_for(tmp_path: Path) -
     built = sorted(path.parent.name.rsplit("-", 1)[0] for path in tmp_path.glob("*/domain.json"))
     assert built == ["country", "diverse-driving", "driving"]
     assert "'train': 8, 'dev': 4, 'test': 4" in said
+
+
+@pytest.mark.slow
+def test_runs_are_trained_by_one_process_and_by_two(swept: Table) -> None:
+    for command in IN_A_STORE:
+        said = run(f"OMP_NUM_THREADS=1 {command} --store {swept.store}", ROOT)
+        assert said.count("effnet_kd") == 1, said  # one process speaks for all
+    (spec,) = grid("smoke", [0.5], [1])
+    execution = records.read_summary(swept.store / spec.run_id)["execution"]
+    assert execution["ranks"] == 2 and execution["sharded"]
+
+
+@pytest.mark.slow
+def test_the_check_of_gpus_runs_or_says_why_it_cannot() -> None:
+    (command,) = ON_A_GPU
+    assert re.search("needs a CUDA device|passed", run(command, ROOT))
+
+
+def test_the_readmes_batch_sampler_gives_exact_replay() -> None:
+    (block,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    names: dict[str, Any] = {"driving": TensorDataset(torch.zeros(50)), "physics": TensorDataset(torch.ones(9)),
+                             "ConcatDataset": ConcatDataset, "DataLoader": DataLoader}  # fmt: skip
+    exec(block, names)
+    shares = [batch[0].mean().item() for _, batch in zip(range(20), names["loader"], strict=False)]
+    assert shares == [0.25] * 20 and len(names["loader"]) == 1000
 
 
 def test_a_preset_and_changes_are_not_silently_mixed(capsys: pytest.CaptureFixture[str]) -> None:
