@@ -7,10 +7,10 @@ NOTEBOOK := book/03_replay_sweep.ipynb
 EXECUTED := book/runs/quick.ipynb
 PAGE := book/_build/html/runs/quick.html
 
-.PHONY: help setup check test book reproduce bench clean
+.PHONY: help setup check test book reproduce bench gpu-check clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | while IFS='	' read -r target what; do \
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | while IFS='	' read -r target what; do \
 		printf '%-10s %s\n' "$$target" "$$what"; done
 
 # .venv/installed holds what was installed last (a checksum) and where, so that an unchanged folder installs nothing
@@ -49,6 +49,10 @@ reproduce: setup  ## fine-tune the replay sweep on this machine (at most 10 minu
 
 bench: setup  ## measure speed on this machine
 	$(PY) tests/bench.py
+	$(PY) -u tests/bench_training.py
+
+gpu-check: setup  ## what needs a CUDA device: run it on a machine that has one (it skips itself elsewhere)
+	$(PY) -m pytest -m gpu
 
 clean:  ## remove the built book and caches; keeps .venv and book/runs
 	rm -rf book/_build build .pytest_cache .mypy_cache .ruff_cache .hypothesis replaylab.egg-info

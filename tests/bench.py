@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from replaylab import clips, models, train, worlds
+from replaylab import clips, models, worlds
 from replaylab.clips import Clip
 from replaylab.domain import Domain
 from replaylab.spec import WorldSpec
@@ -50,7 +50,6 @@ def main() -> None:
         plain = plain_ways()
         compare_loaders("videos of 12 frames, 64 px", domain, plain, count=64)
         compare_loaders("videos of 300 frames, 256 px", long_videos(Path(home) / "long"), plain, count=32)
-        compare_step(paths)
 
 
 def compare_loaders(what: str, domain: Domain, plain: dict[str, Window], count: int) -> None:
@@ -152,25 +151,6 @@ def long_videos(folder: Path, videos: int = 6, frames: int = 300, size_px: int =
         for number in range(videos)
     )
     return Domain(folder, "long", 10.0, size_px, listed, {})
-
-
-def compare_step(paths: list[Path]) -> None:
-    """A training step that decodes and encodes its batch against one that reads cached latents."""
-    torch.manual_seed(0)
-    vae = models.new_vae()
-    vae.register_to_config(
-        latents_mean=[0.0] * models.LATENT_CHANNELS, latents_std=[1.0] * models.LATENT_CHANNELS
-    )
-    model = models.TinyWan(vae, models.new_transformer(), models.new_scheduler())
-    cached = model.encode(frames_of(paths[:32]))
-    compare("a training step, batch 32", {
-        "decode and encode every step": lambda: train.loss_of(model, model.encode(frames_of(paths[:32])), 0, 0).backward(),
-        "cached latents": lambda: train.loss_of(model, cached, 0, 0).backward(),
-    })  # fmt: skip
-
-
-def frames_of(paths: list[Path]) -> np.ndarray:
-    return np.stack([clips.decode(path)[: models.CLIP_FRAMES] for path in paths])
 
 
 def compare(what: str, ways: dict[str, Callable[[], object]], count: int = 0) -> None:
