@@ -75,7 +75,7 @@ def per_run(rows: pd.DataFrame) -> pd.DataFrame:
 
     Adds the arm's name ("replay 25 %", "base", "copy last frame") and `clips`, how many had a value; `n` is
     the sum of agent-frames or frames that went in. Raises ValueError where a reference is missing, where
-    splits are mixed, or where runs end at different steps.
+    splits are mixed, or where an arm's runs end at different steps.
     """
     _check(rows)
     # Without replay the kind of replay means nothing: those runs are one arm.
@@ -108,9 +108,11 @@ def per_arm(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def last_step(values: pd.DataFrame) -> pd.DataFrame:
-    """Of `per_run` or `per_arm`: the references, and the fine-tuned models at their last step."""
-    tuned = values["model"] == FINE_TUNED
-    return values[~tuned | (values["step"] == values.loc[tuned, "step"].max())]
+    """Of `per_run` or `per_arm`: the references, and the fine-tuned models at their arm's last step.
+
+    Arms may differ in theirs: with a budget of driving samples, more replay takes more steps.
+    """
+    return values[values["step"] == values.groupby("arm")["step"].transform("max")]
 
 
 def _check(rows: pd.DataFrame) -> None:
@@ -128,10 +130,12 @@ def _check(rows: pd.DataFrame) -> None:
                 f"rows hold {measure} in domain {domain} without its references "
                 f"{', '.join(sorted(missing))}: evaluate them into the same store"
             )
-    ends = rows[rows["model"] == FINE_TUNED].groupby("run", observed=True)["step"].max()
-    if ends.nunique() > 1:
+    tuned = rows[rows["model"] == FINE_TUNED]
+    ends = tuned.groupby(["replay", "replay_fraction", "run"], observed=True)["step"].max()
+    if (ends.groupby(level=["replay", "replay_fraction"]).nunique() > 1).any():
         raise ValueError(
-            f"runs end at different steps: {ends.to_dict()}; give the finished runs of one sweep"
+            f"runs of one arm end at different steps: {ends.droplevel([0, 1]).to_dict()}; give the finished runs of one "
+            "sweep"
         )
 
 

@@ -155,9 +155,8 @@ def fit(
         if anchor and remedy.kind == "wise-ft":
             anchor.mix(weights, remedy.strength)
         network.eval()
-        with torch.compiler.set_stance(
-            "force_eager"
-        ):  # other shapes and no gradients: it would compile again
+        # other shapes, and no gradients: it would compile again
+        with torch.compiler.set_stance("force_eager"):
             evaluate(step)
         network.train()
         average.restore(weights)

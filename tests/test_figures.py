@@ -407,6 +407,16 @@ def test_a_strip_shows_its_frames_and_boxes_where_they_are() -> None:
         assert [box.get_xy() for box in boxes][-1] == (last + 4.5, 5.5)
 
 
+def test_arms_of_one_budget_may_end_at_different_steps(rows: pd.DataFrame) -> None:
+    longer = rows.assign(step=rows["step"].where(rows["replay_fraction"] != 0.5, 2 * rows["step"]))
+    shown = figures.last_step(figures.per_arm(longer))
+    tuned = shown[shown["model"] == "fine-tuned"]
+    ends = tuned.groupby("replay_fraction")["step"].unique().map(list).to_dict()
+    assert ends == {fraction: [400 if fraction == 0.5 else 200] for fraction in FRACTIONS}
+    figures.tradeoff(longer, runs_of(longer))
+    figures.over_steps(longer, runs_of(longer))
+
+
 def test_a_box_that_reaches_out_of_its_frame_ends_at_the_edge() -> None:
     (sample,) = strips()[:1]
     beyond = [np.array([[-9.0, 50.0, 80.0, 90.0]])] * 8

@@ -174,6 +174,18 @@ def test_submitit_trains_the_same_bits_in_other_processes(swept, tmp_path):
     pd.testing.assert_frame_equal(mine, theirs)
 
 
+@pytest.mark.slow
+def test_with_the_budget_of_driving_samples_more_replay_trains_for_longer(swept):
+    done = run_cli("sweep", "--preset", "smoke", "--store", str(swept.store), "--budget", "driving-samples")
+    assert done.returncode == 0 and "replay 50 %" in done.stdout, done.stderr
+    table = sweep.run("smoke", store=swept.store, budget="driving-samples")
+    assert [spec.training.steps for spec in table.specs] == [4, 8]
+    driving = [
+        records.read_summary(swept.store / run)["realised_samples"]["driving"] for run in table.runs["run"]
+    ]
+    assert driving == [16, 16]
+
+
 def test_references_are_shared_by_the_whole_grid():
     assert len({ReferenceSpec.of(spec).run_id for spec in grid("quick")}) == 1
 
