@@ -49,7 +49,8 @@ def run(command: str | list[str], folder: Path, timeout_seconds: int = 300) -> s
         "MAKELEVEL",
         "MAKEFLAGS",
         "MFLAGS",
-    ):  # of the make that may be running these tests
+        "PYTEST_ADDOPTS",
+    ):  # of the make, and the pytest, that may be running these tests
         environment.pop(name, None)
     if not (folder / ".venv").exists():
         # The package of this folder, not the one that is installed beside this Python.

@@ -1,8 +1,8 @@
 """Trains one run as a process of its own, and dies where it is told to: `one_run.py FILE [PHASE [NUMBER [RANK]]]`.
 
 FILE is JSON with the run's "spec", "machine" and "store". The process kills itself (SIGKILL: nothing is cleaned up, nothing
-is flushed) in the NUMBER-th call of what PHASE names; under torchrun it is rank RANK that dies, and torchrun ends the
-others. Checkpoints are kept, so that a test can compare all that is in them.
+is flushed) in the NUMBER-th call of what PHASE names; under torchrun it is rank RANK that dies ("any": the first to get
+there), and torchrun ends the others. Checkpoints are kept, so that a test can compare all that is in them.
 """
 
 import json
@@ -27,13 +27,13 @@ PHASES = {
 }
 
 
-def die_in(phase: str, number: int, rank: int) -> None:
+def die_in(phase: str, number: int, rank: str) -> None:
     room, name = PHASES[phase]
     honest, calls = getattr(room, name), []
 
     def deadly(*arguments, **named):
         calls.append(1)
-        if len(calls) == number and int(os.environ.get("RANK", "0")) == rank:
+        if len(calls) == number and rank in ("any", os.environ.get("RANK", "0")):
             os.kill(os.getpid(), signal.SIGKILL)
         return honest(*arguments, **named)
 
@@ -44,7 +44,7 @@ def main(file: str, phase: str = "", number: str = "1", rank: str = "0") -> None
     about = json.loads(Path(file).read_text())
     runs.forget_checkpoints = lambda folder: None
     if phase:
-        die_in(phase, int(number), int(rank))
+        die_in(phase, int(number), rank)
     runs.train_one(about["spec"], Path(about["store"]), about["machine"])
 
 

@@ -30,12 +30,13 @@ WAYS = {
     "two, DDP": (TORCHRUN, MachineSpec(checkpoint_steps=2)),
     "two, FSDP2": (TORCHRUN, MachineSpec(checkpoint_steps=2, sharded=True)),
 }
-# (phase, number of the call, rank): in the order in which a run comes to them
+# (phase, number of the call, rank): in the order in which a run comes to them. Ranks share the encoding as it happens.
 CAMPAIGNS = {
     "one process": [("encode", 2, 0), ("batch", 2, 0), ("save", 2, 0), ("step", 2, 0), ("prune", 2, 0), ("evaluation", 2, 0),
                     ("save", 4, 0), ("step", 1, 0), ("evaluation", 3, 0), ("finish", 1, 0)],
-    "two, DDP": [("encode", 2, 1), ("step", 2, 1), ("save", 2, 0), ("evaluation", 2, 0), ("step", 2, 0), ("finish", 1, 0)],
-    "two, FSDP2": [("step", 3, 1), ("save", 2, 0), ("evaluation", 1, 0), ("step", 1, 0)],
+    "two, DDP": [("encode", 1, "any"), ("step", 2, 1), ("save", 2, 0), ("evaluation", 2, 0), ("step", 2, 0),
+                 ("finish", 1, 0)],
+    "two, FSDP2": [("step", 3, 1), ("save", 2, 0), ("evaluation", 1, 0)],
 }  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(swept, tmp_path):
     whole = finished(tmp_path / "whole", swept, "one process")
     seconds = time.monotonic() - began
     moments = random.Random(0)
-    for _ in range(4):
+    for _ in range(3):
         process = started(tmp_path / "killed", swept, "one process")
         time.sleep(moments.uniform(0.2, 1.0) * seconds)
         os.killpg(process.pid, signal.SIGKILL)
