@@ -61,7 +61,7 @@ class TinyWan:
         transformer: WanTransformer3DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
-        self.vae, self.transformer, self.scheduler = vae, transformer and hasten(transformer), scheduler
+        self.vae, self.transformer, self.scheduler = vae, hasten(transformer), scheduler
 
     @classmethod
     def load(cls, folder: str | Path) -> TinyWan:

@@ -139,7 +139,8 @@ class ReplaySpec(Described):
 
 
 TRAINED = ("full", "lora", "temporal")
-REMEDIES = ("none", "l2-sp", "ewc", "lwf", "wise-ft")
+REMEDIES_ON_WEIGHTS = ("l2-sp", "ewc", "wise-ft")  # they compare weights with the base's
+REMEDIES = ("none", "lwf", *REMEDIES_ON_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,10 @@ class RemedySpec(Described):
             raise ValueError(f"remedy {self.kind!r} is none of {', '.join(REMEDIES)}")
         if (self.kind == "none") != (self.strength == 0) or self.strength < 0:
             raise ValueError(f"remedy {self.kind!r} with strength {self.strength}: a remedy has one above 0")
+        if self.kind == "wise-ft" and self.strength > 1:
+            raise ValueError(
+                f"remedy 'wise-ft' with strength {self.strength}: it is the base's share, at most 1"
+            )
         if (self.kind == "ewc") != bool(self.domains and self.clips):
             raise ValueError("remedy ewc needs domains and clips, and no other remedy has them")
 
@@ -225,7 +230,7 @@ class RunSpec(Described):
             raise ValueError(
                 f"evaluate_at must end with the last step, {self.training.steps}; got {self.evaluate_at}"
             )
-        if self.training.trained == "lora" and self.remedy.kind in ("l2-sp", "ewc", "wise-ft"):
+        if self.training.trained == "lora" and self.remedy.kind in REMEDIES_ON_WEIGHTS:
             raise ValueError(
                 f"remedy {self.remedy.kind!r} compares weights with the base's, and trained 'lora' leaves those alone"
             )

@@ -31,7 +31,7 @@ from replaylab.mixture import Mixture
 from replaylab.models import CONTEXT_FRAMES, TinyWan
 from replaylab.parallel import Execution, Place
 from replaylab.progress import track
-from replaylab.spec import MachineSpec, RemedySpec, TrainingSpec, torch_seed
+from replaylab.spec import REMEDIES_ON_WEIGHTS, MachineSpec, RemedySpec, TrainingSpec, torch_seed
 
 WARM_UP_STEPS = 20
 LARGEST_GRADIENT = 1.0
@@ -142,7 +142,7 @@ def fit(
         importances = [
             parallel.part_for(each, weight) for each, weight in zip(importances, weights, strict=True)
         ]
-    anchor = continual.Anchor(weights, importances) if remedy.kind in ("l2-sp", "ewc", "wise-ft") else None
+    anchor = continual.Anchor(weights, importances) if remedy.kind in REMEDIES_ON_WEIGHTS else None
     optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.01, fused=True)
     average = EMAModel(weights, decay=training.ema_decay, foreach=not execution.sharded)
     state = State(folder / "checkpoints", trained, optimizer, average, place)

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import TWO_RANKS
 from on_ranks import VARIANTS
 from test_train import CELLS, CHANNELS, FRAMES, Killed, fit, latents, log_of, loss_of, model, same, weights  # noqa: F401
 
@@ -106,16 +107,12 @@ def test_all_gpus_together_learn_what_the_cpu_learns(tmp_path):
     count = torch.cuda.device_count()
     if count < 2:
         pytest.skip(f"needs two CUDA devices or more, and torch sees {count}")
-    command = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "tests/on_ranks.py",
-        str(tmp_path),
-    ]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=dict(os.environ))
+    done = subprocess.run(
+        [sys.executable, *TWO_RANKS, "tests/on_ranks.py", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+    )
     assert done.returncode == 0, done.stderr
     for name in VARIANTS:
         ddp, fsdp = ([line["loss"] for line in log_of(tmp_path / way / name)] for way in ("DDP", "FSDP2"))

@@ -100,7 +100,7 @@ def wait_until(happens) -> None:
 
 def test_a_clips_latents_are_those_of_its_frames(domain, tmp_path):
     torch.manual_seed(0)
-    model = models.TinyWan(models.new_vae().eval(), None, None)
+    model = models.TinyWan(models.new_vae().eval(), models.new_transformer(), models.new_scheduler())
     chosen = clips.clips_of(domain, "train", models.CLIP_FRAMES)[1::3]
     coded = latents.encoded(model, domain, "train", chosen, tmp_path, "key")
     frames = np.stack(list(clips.read(domain, chosen, models.CLIP_FRAMES)))

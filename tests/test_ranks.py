@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import submitit
 import torch
+from conftest import TWO_RANKS
 from on_ranks import VARIANTS, fitted
 from safetensors.torch import load_file
 from test_sampler import STEPS, WANTED
@@ -24,16 +25,7 @@ from replaylab.spec import MachineSpec
 def two(tmp_path_factory):
     """The folder that two ranks have filled."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "tests/on_ranks.py",
-        str(folder),
-    ]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, *TWO_RANKS, "tests/on_ranks.py", str(folder)], capture_output=True, text=True,
                           env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder

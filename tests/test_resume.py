@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import TWO_RANKS
 from safetensors.torch import load_file
 
 from replaylab import checkpoint
@@ -24,11 +25,10 @@ from replaylab.records import ReferenceSpec
 from replaylab.spec import MachineSpec, grid
 
 SCRIPT = Path(__file__).with_name("one_run.py")
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 WAYS = {
     "one process": ([], MachineSpec(checkpoint_steps=2)),
-    "two, DDP": (TORCHRUN, MachineSpec(checkpoint_steps=2)),
-    "two, FSDP2": (TORCHRUN, MachineSpec(checkpoint_steps=2, sharded=True)),
+    "two, DDP": (TWO_RANKS, MachineSpec(checkpoint_steps=2)),
+    "two, FSDP2": (TWO_RANKS, MachineSpec(checkpoint_steps=2, sharded=True)),
 }
 # (phase, number of the call, rank): in the order in which a run comes to them. Ranks share the encoding as it happens.
 CAMPAIGNS = {

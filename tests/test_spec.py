@@ -77,9 +77,10 @@ def test_unknown_missing_and_wrong_keys_are_refused_with_the_valid_ones():
         (["training", "trained"], "half", "none of full, lora, temporal"),
         (["training", "accumulate"], 0, "accumulate is 0"),
         (["training", "learning_rate"], 0.0, "learning_rate is 0.0"),
-        (["remedy", "kind"], "hope", "none of none, l2-sp, ewc, lwf, wise-ft"),
+        (["remedy", "kind"], "hope", "none of none, lwf, l2-sp, ewc, wise-ft"),
         (["remedy"], ("ewc", 1.0), "ewc needs domains and clips"),
         (["remedy"], ("l2-sp", 0.0), "a remedy has one above 0"),
+        (["remedy"], ("wise-ft", 1.5), "the base's share, at most 1"),
         (["evaluate_at"], (2,), r"evaluate_at must end with the last step, 4; got \(2,\)"),
     ],
 )
