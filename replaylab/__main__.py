@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaylab.progress import is_follower
-from replaylab.spec import BUDGETS, DOMAINS, PRECISIONS, PRESETS, MachineSpec, domain_spec, grid, worlds_of
+from replaylab.spec import (
+    BUDGETS,
+    DOMAINS,
+    PRECISIONS,
+    PRESETS,
+    MachineSpec,
+    domain_spec,
+    evaluated_worlds,
+    grid,
+    trained_worlds,
+)
 
 if TYPE_CHECKING:
     from replaylab.sweep import Table
@@ -51,7 +61,8 @@ def worlds_build(options: argparse.Namespace) -> None:
     if options.preset and (options.names or changes):
         raise ValueError("--preset says which domains and how: give it without names and without changes")
     if options.preset:
-        specs = list(worlds_of(PRESETS[options.preset]).values())
+        preset = PRESETS[options.preset]
+        specs = [*trained_worlds(preset).values(), *evaluated_worlds(preset).values()]
         home = Path(options.home) if options.home else sweep.store_of(options.preset, "") / "domains"
     else:
         specs = [domain_spec(name, **changes) for name in options.names or DOMAINS]
@@ -75,7 +86,10 @@ def worlds_survey(options: argparse.Namespace) -> None:
 def pretrain(options: argparse.Namespace) -> None:
     from replaylab import pretrain as room
 
-    room.COMMANDS[options.part](Path(options.home))
+    if options.part == "base":
+        room.base(Path(options.home), seed=options.seed, machine=_machine(options))
+    else:
+        room.COMMANDS[options.part](Path(options.home))
 
 
 def train(options: argparse.Namespace) -> None:
@@ -97,9 +111,10 @@ def evaluate(options: argparse.Namespace) -> None:
     from replaylab import runs, sweep
 
     store = sweep.store_of(options.preset, options.store)
-    (spec,) = grid(options.preset, [options.replay_fraction], [options.seed])
-    rows = runs.evaluate_again(store / spec.run_id, store)
-    print(rows.pivot_table(index="domain", columns="measure", values="value").round(4).to_string())
+    for spec in grid(options.preset, [options.replay_fraction], [options.seed]):  # one a kind of replay
+        rows = runs.evaluate_again(store / spec.run_id, store)
+        print(f"{spec.run_id} {spec.replay.name}")
+        print(rows.pivot_table(index="domain", columns="measure", values="value").round(4).to_string())
 
 
 def sweep(options: argparse.Namespace) -> None:
@@ -147,7 +162,9 @@ def _parser() -> argparse.ArgumentParser:
         about = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values())
         sub.add_argument("--preset", choices=PRESETS, default="quick", help=about)
         sub.add_argument(
-            "--store", default="", help="folder of runs (default: book/runs/store; published: book/results)"
+            "--store",
+            default="",
+            help="folder of runs (default: book/runs/store; published, diverse: book/results)",
         )
 
     def of_a_run(sub: argparse.ArgumentParser) -> None:
@@ -185,6 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--home", default=".cache", help="where domains, latents and checkpoints are kept (default: .cache)"
     )
+    sub.add_argument("--seed", type=int, default=0, help="of a base: another seed, another base")
+    of_a_machine(sub)
     sub = verb(train, "fine-tune and measure one run, or read it")
     of_a_run(sub)
     of_a_machine(sub)

@@ -44,8 +44,13 @@ class Ground:
     clips: list[Clip]
     frames: Frames  # (N, T, H, W, 3)
     truth: list[list[pd.DataFrame]]  # N x T
-    context: torch.Tensor  # latents (N, C, K, h, w)
+    latents: torch.Tensor  # (N, C, T, h, w)
     reference: NDArray[np.float32]  # features of real future frames of other scenes
+
+    @property
+    def context(self) -> torch.Tensor:
+        """Latents (N, C, K, h, w)."""
+        return self.latents[:, :, :CONTEXT_FRAMES]
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def _ground(world: WorldSpec, split: str, clips: int, reference_clips: int, home
     chosen, others = scenes[:clips], scenes[clips : clips + reference_clips]
     return Ground(
         domain.name, split, chosen, _frames(domain, chosen), clips_room.truth_of(domain, chosen, CLIP_FRAMES),
-        _context(domain, split, chosen, home), features(_frames(domain, others)),
+        _latents(domain, split, chosen, home), features(_frames(domain, others)),
     )  # fmt: skip
 
 
@@ -79,11 +84,11 @@ def _frames(domain: Domain, chosen: list[Clip]) -> Frames:
     return np.stack(list(clips_room.read(domain, chosen, CLIP_FRAMES)))
 
 
-def _context(domain: Domain, split: str, chosen: list[Clip], home: Path) -> torch.Tensor:
+def _latents(domain: Domain, split: str, chosen: list[Clip], home: Path) -> torch.Tensor:
     coded = latents.encoded(
         _base(), domain, split, chosen, home / "latents", weights_digest(WEIGHTS / "base" / "vae")
     )
-    return torch.from_numpy(np.stack([clip[:, :CONTEXT_FRAMES] for clip in coded]))
+    return torch.from_numpy(np.stack(list(coded)))
 
 
 @cache
@@ -102,9 +107,15 @@ def features(frames: Frames) -> NDArray[np.float32]:
     return fidelity.efficientnet_features(future.reshape(-1, *future.shape[2:]))
 
 
-def measure(ground: Ground, frames: Frames, miss_cap_px: float) -> Measured:
-    """Rows (measure, value, n and the clip's name) of made clips (N, T, H, W, 3), and the boxes found in them."""
+def measure(
+    ground: Ground, frames: Frames, miss_cap_px: float, drawn: torch.Tensor | None = None
+) -> Measured:
+    """Rows (measure, value, n and the clip's name) of made clips (N, T, H, W, 3), and the boxes found in them.
+
+    `drawn`: their latents, where the frames were decoded from some.
+    """
     future = frames[:, CONTEXT_FRAMES:]
+    latent_errors = _latent_errors(ground, _base().encode(frames) if drawn is None else drawn)
     length = future.shape[1]
     found, made = measure_frames(frames)
     rows = []
@@ -118,6 +129,7 @@ def measure(ground: Ground, frames: Frames, miss_cap_px: float) -> Measured:
             name: getattr(result, name)
             for name in ("ade_px", "fde_px", "ade_matched_px", "recall", "false_positives")
         }
+        values["latent_mse"] = latent_errors[number]
         if frames is not ground.frames:  # a clip against itself has no finite PSNR
             values["psnr_db"] = fidelity.psnr_db(future[number], ground.frames[number, CONTEXT_FRAMES:])
         counts = _counts(result, length)
@@ -131,6 +143,12 @@ def measure(ground: Ground, frames: Frames, miss_cap_px: float) -> Measured:
     return Measured(pd.DataFrame(rows).assign(domain=ground.name, split=ground.split), found)
 
 
+def _latent_errors(ground: Ground, drawn: torch.Tensor) -> list[float]:
+    """Mean squared error of each clip's future latents (their mean square is about 1)."""
+    error = (drawn.cpu() - ground.latents)[:, :, CONTEXT_FRAMES:].square()
+    return [float(each) for each in error.mean((1, 2, 3, 4))]
+
+
 def measure_frames(frames: Frames) -> tuple[list[list[NDArray[np.float32]]], NDArray[np.float32]]:
     """What the two networks see in the future frames of clips (N, T, H, W, 3): boxes, N x future frames, and features."""
     future = frames[:, CONTEXT_FRAMES:]
@@ -141,7 +159,7 @@ def measure_frames(frames: Frames) -> tuple[list[list[NDArray[np.float32]]], NDA
 
 def _counts(result: dynamics.ClipDynamics, length: int) -> dict[str, int]:
     return {"ade_px": result.n, "fde_px": result.n_last, "ade_matched_px": result.n_matched, "recall": result.n,
-            "false_positives": length, "psnr_db": length}  # fmt: skip
+            "false_positives": length, "latent_mse": length, "psnr_db": length}  # fmt: skip
 
 
 def _boxes(table: pd.DataFrame) -> NDArray[np.float64]:
@@ -167,7 +185,7 @@ def evaluate(
         if not place.leads:
             continue
         made = model.decode(drawn)
-        measured = measure(ground, made, spec.miss_cap_px)
+        measured = measure(ground, made, spec.miss_cap_px, drawn)
         parts.append(measured.rows)
         if gallery is not None:
             _keep(gallery[1], ground, made, measured, records.gallery_clips(gallery[0])[ground.name])
@@ -194,7 +212,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path) -> None:
     made_by: dict[str, Callable[[Ground], Frames]] = {
         "copy-last-frame": lambda ground: copy_last_frame(ground.frames),
         "real": lambda ground: ground.frames,
-        "autoencoder": lambda ground: _base().decode(_base().encode(ground.frames)),
+        "autoencoder": lambda ground: autoencoded(ground.frames),
     }
     parts, gallery = [], {}
     for name, make in track(made_by.items(), what="floors", total=len(made_by), unit="models"):
@@ -212,6 +230,11 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path) -> None:
     rows = pd.concat(parts, ignore_index=True)
     rows = rows.assign(run=spec.run_id, replay="", replay_fraction=np.nan, seed=-1)
     records.finish(folder, rows, seconds=round(time.monotonic() - started, 1))
+
+
+def autoencoded(frames: Frames) -> Frames:
+    """Clips (N, T, H, W, 3) through the autoencoder: what a perfect model could show."""
+    return _base().decode(_base().encode(frames))
 
 
 def copy_last_frame(frames: Frames) -> Frames:

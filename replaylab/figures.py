@@ -36,6 +36,12 @@ DOMAINS = {
     "driving-eventful": "eventful driving",
     "near": "other looks, free motion",
 }
+OTHERS = {  # measured, and shown in tables
+    "driving-held-out": "events never trained",
+    "near-ordinary": "other looks, ordinary",
+    "near-eventful": "other looks, eventful",
+    "near-held-out": "other looks, events never trained",
+}
 MEASURES = {
     "effnet_kd": "EffNet-KD (no unit)",
     "ade_px": "ADE (px)",
@@ -45,6 +51,7 @@ MEASURES = {
     "false_positives": "false positives (per frame)",
     "effnet_fd": "EffNet-FD (no unit)",
     "psnr_db": "PSNR (dB)",
+    "latent_mse": "latent error (no unit)",
 }
 PANELS = [
     ("effnet_kd", "driving"),
@@ -225,7 +232,7 @@ def measures_table(rows: pd.DataFrame) -> Styler:
         ("frames", "n", "effnet_kd"),
     ]:
         table[name] = by_line.loc[by_line["measure"] == measure, count]
-    table = table.dropna(how="all").rename(index=DOMAINS, level="domain")
+    table = table.dropna(how="all").rename(index={**DOMAINS, **OTHERS}, level="domain")
     counts = ["seeds", "clips", "agent-frames", "frames"]
     # A line between the domains, above the first of their rows.
     firsts = [f".row{place}" for place in np.flatnonzero(~table.index.get_level_values(0).duplicated())]

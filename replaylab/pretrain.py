@@ -12,20 +12,33 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from replaylab import checkpoint, clips, detector, latents, models, train, worlds
+from replaylab import checkpoint, clips, detector, evaluate, latents, models, train, worlds
 from replaylab.domain import Domain, write_atomically
 from replaylab.mixture import Mixture
 from replaylab.progress import say, track
-from replaylab.spec import WEIGHTS, TrainingSpec, WorldSpec, domain_spec, generator, weights_digest
+from replaylab.spec import (
+    WEIGHTS,
+    EvaluationSpec,
+    MachineSpec,
+    TrainingSpec,
+    WorldSpec,
+    domain_spec,
+    generator,
+    torch_seed,
+    weights_digest,
+)
 
 NEAR = domain_spec("near", videos=(2400, 128, 0), seed=100)
 FAR = (
@@ -33,14 +46,22 @@ FAR = (
     domain_spec("orbit", videos=(480, 48, 0), seed=100),
     domain_spec("doom", videos=(240, 48, 0), seed=100),
 )
-FAR_SHARE = 0.375  # of the base's batches, in equal parts
+BASE_DOMAINS = tuple(  # more of the same than the instruments see: near, then far
+    replace(spec, videos=(train_videos, *spec.videos[1:]))
+    for spec, train_videos in zip((NEAR, *FAR), (8000, 1200, 1200, 600), strict=True)
+)
+FAR_SHARE = 0.25  # of the base's batches, in equal parts
 TARGET_LOOKS = (  # instruments only
     domain_spec("diverse-driving", videos=(480, 96, 0), seed=100),
     domain_spec("country", motion="free", videos=(480, 96, 0), seed=100, name="country-free"),
 )
 
 AUTOENCODER_STEPS, AUTOENCODER_BATCH, AUTOENCODER_RATE = 1500, 48, 1e-3
-BASE_STEPS, BASE_BATCH, BASE_RATE = 1500, 16, 1.5e-3
+BASE_STEPS, BASE_BATCH, BASE_RATE = 20000, 16, 2e-3
+CURVE_POINTS = 20  # how often the base is measured while it learns
+CURVE = EvaluationSpec(  # looks never seen (other scenes, another seed), and the target's
+    tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("near", "driving-eventful")), "dev", 64, 64
+)
 DETECTOR_STEPS = 1200
 BLURS_PX = (0.0, 0.5, 1.0, 1.5, 2.0)
 SEED = 0
@@ -81,26 +102,83 @@ def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOEN
 
 
 @models.no_denormals()
-def base(home: Path, folder: Path = WEIGHTS / "base", steps: int = BASE_STEPS) -> None:
-    """Train the transformer on the diverse domains' latents; resumes from `home/base`."""
-    started = time.monotonic()
-    torch.manual_seed(SEED)
-    model = models.TinyWan(models.load_vae(folder), models.new_transformer(), models.new_scheduler())
+def base(
+    home: Path,
+    folder: Path | None = None,
+    steps: int = BASE_STEPS,
+    seed: int = SEED,
+    machine: MachineSpec = MachineSpec(),
+) -> None:
+    """Train the transformer on the diverse domains' latents; resumes from `home/base-<seed>`.
+
+    Every seed has a folder of its own among the shipped weights, the autoencoder included. `curve.csv` beside the
+    weights tells how fidelity and dynamics came, on dev clips.
+    """
+    folder = folder or base_folder(seed)
+    if not (folder / "vae").is_dir():
+        shutil.copytree(WEIGHTS / "base" / "vae", folder / "vae")
+    with torch.random.fork_rng():
+        torch.manual_seed(torch_seed(seed, "new transformer"))  # diffusers draws from the global stream
+        model = models.TinyWan(models.load_vae(folder), models.new_transformer(), models.new_scheduler())
     sources = []
-    for spec in (NEAR, *FAR):
+    for spec in BASE_DOMAINS:
         domain = _domain(spec, home)
         chosen = clips.clips_of(domain, "train", models.CLIP_FRAMES)
         sources.append(
             latents.encoded(model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae"))
         )
-    mixture = Mixture(FAR_SHARE, BASE_BATCH, [len(source) for source in sources], SEED)
+    mixture = Mixture(FAR_SHARE, BASE_BATCH, [len(source) for source in sources], seed)
     training = TrainingSpec(steps, BASE_BATCH, BASE_RATE, ema_decay=0.998, decay=True)
-    train.fit(model, sources, mixture, training, SEED, home / "base", "base")
+    points = sorted({round(steps * (point + 1) / CURVE_POINTS) for point in range(CURVE_POINTS)} - {0})
+    run = home / f"base-{seed}"
+    train.fit(
+        model, sources, mixture, training, seed, run, f"base {seed}", machine=machine, evaluate_at=points,
+        evaluate=lambda step: _measure(model, step, home, run),
+    )  # fmt: skip
     model.save(folder)
-    about = {"steps": steps, "batch_size": BASE_BATCH, "seed": SEED, "learning_rate": BASE_RATE,
+    curve = pd.concat([pd.read_csv(run / f"curve-{step:06d}.csv") for step in (0, *points) if step])
+    curve = pd.concat([_floors(home), curve], ignore_index=True)
+    write_atomically(folder / "curve.csv", lambda path: curve.to_csv(path, index=False, float_format="%.4f"))
+    about = {"steps": steps, "batch_size": BASE_BATCH, "seed": seed, "learning_rate": BASE_RATE,
              "clips": [len(source) for source in sources], "samples": mixture.counts(steps),
-             "seconds": round(time.monotonic() - started)}  # fmt: skip
-    _card(folder, "base", about, (NEAR, *FAR))
+             "seconds": round(train.seconds_logged(run)), **json.loads((run / "manifest.json").read_text())}  # fmt: skip
+    options = (f" --seed {seed}" if seed else "") + f" --precision {about['precision']}"
+    _card(folder, "base", about, BASE_DOMAINS, options)
+
+
+def base_folder(seed: int) -> Path:
+    """Where the base of a seed is shipped; the first one has the plain name."""
+    return WEIGHTS / (f"base-{seed}" if seed else "base")
+
+
+def _measure(model: models.TinyWan, step: int, home: Path, run: Path) -> None:
+    path = run / f"curve-{step:06d}.csv"
+    if not path.is_file():
+        table = _means(evaluate.evaluate(model, CURVE, home)).assign(model="base", step=step)
+        write_atomically(path, lambda aside: table.to_csv(aside, index=False))
+        say(f"base: step {step}: " + "; ".join(_ade_in_words(table)))
+
+
+def _floors(home: Path) -> pd.DataFrame:
+    """Copy-last-frame and the autoencoder on the curve's clips."""
+    parts = []
+    for ground in evaluate.prepare(CURVE, home):
+        for name, frames in (
+            ("copy-last-frame", evaluate.copy_last_frame(ground.frames)),
+            ("autoencoder", evaluate.autoencoded(ground.frames)),
+        ):
+            rows = evaluate.measure(ground, frames, CURVE.miss_cap_px).rows
+            parts.append(_means(rows).assign(model=name, step=-1))
+    return pd.concat(parts)
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.groupby(["domain", "measure"], as_index=False)["value"].mean()
+
+
+def _ade_in_words(table: pd.DataFrame) -> list[str]:
+    found = table[table["measure"] == "ade_px"]
+    return [f"ADE {row.value:.2f} px on {row.domain}" for row in found.itertuples()]
 
 
 def agent_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int = DETECTOR_STEPS) -> None:
@@ -247,7 +325,9 @@ def _in_words(spec: WorldSpec) -> str:
     return f"{spec.name} ({size}, look {spec.look}, motion {spec.motion}, seed {spec.seed})"
 
 
-def _card(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...]) -> None:
+def _card(
+    folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...], options: str = ""
+) -> None:
     """A card beside the weights: what they are, from which data, how to make them again."""
     about = {
         **about,
@@ -257,7 +337,7 @@ def _card(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec,
     }
     lines = [
         f"# {what} of replaylab's tiny world", "",
-        f"Made again by `python -m replaylab pretrain {what}`.", "",
+        f"Made again by `python -m replaylab pretrain {what}{options}`.", "",
         "Trained on rendered video only (our own, CC0-1.0; in doom the pictures are Freedoom's, BSD-3-Clause):",
         *(f"- {_in_words(spec)}" for spec in data), "",
         "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in about.items()), "",

@@ -46,8 +46,16 @@ class RotaryAttention:
             attn.norm_q(attn.to_q(hidden)), attn.norm_k(attn.to_k(hidden)))
         )  # fmt: skip
         value = _heads(attn.to_v(hidden), attn.heads)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(Q K' / sqrt(d)) V, each (B, heads, tokens, width). Short rows in half precision are quickest written out."""
+    if query.device.type != "cpu" or query.dtype == torch.float32:
+        return functional.scaled_dot_product_attention(query, key, value)
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    return scores.softmax(-1) @ value
 
 
 def _heads(tokens: Tensor, heads: int) -> Tensor:

@@ -230,4 +230,5 @@ def _latents(model: TinyWan, world: WorldSpec, store: Path) -> Any:
 
 
 def _title(spec: RunSpec) -> str:
-    return f"replay {spec.replay.fraction:.0%}, seed {spec.seed}"
+    kind = f"{spec.replay.name} " if spec.replay.name else ""
+    return f"{spec.target.name}, {kind}replay {spec.replay.fraction:.0%}, seed {spec.seed}"

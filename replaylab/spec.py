@@ -135,7 +135,9 @@ class ReplaySpec(Described):
 
     @property
     def name(self) -> str:
-        return "+".join(world.name for world in self.domains)
+        """The kind of replay, one of SOURCES; else the domains' names."""
+        names = tuple(world.name for world in self.domains)
+        return next((kind for kind, members in SOURCES.items() if members == names), "+".join(names))
 
 
 TRAINED = ("full", "lora", "temporal")
@@ -305,6 +307,9 @@ DOMAINS = {
         WorldSpec("driving-repetitive", "traffic", "target", "repetitive", _VIDEOS),
         WorldSpec("diverse-driving", "traffic", "target", "free", _VIDEOS),
         WorldSpec("near", "traffic", "diverse", "free", _VIDEOS),
+        WorldSpec("near-ordinary", "traffic", "diverse", "ordinary", _VIDEOS),
+        WorldSpec("near-eventful", "traffic", "diverse", "eventful", _VIDEOS),
+        WorldSpec("near-held-out", "traffic", "diverse", "held-out", _VIDEOS),
         WorldSpec("physics", "physics", "any", "bodies", _VIDEOS),
         WorldSpec("orbit", "orbit", "any", "any", _VIDEOS),
         WorldSpec("doom", "doom", "any", "walk", _VIDEOS),
@@ -314,6 +319,10 @@ DOMAINS = {
     )
 }
 """The domains of the experiments, in a size that is easily changed: `domain_spec("near", videos=...)`."""
+
+
+SOURCES = {"near": ("near",), "far": ("physics", "orbit", "doom")}
+"""Kinds of replay: what is shown as driving is, in other looks, and what is not."""
 
 
 def domain_spec(name: str, /, **changes: Any) -> WorldSpec:
@@ -326,18 +335,21 @@ def domain_spec(name: str, /, **changes: Any) -> WorldSpec:
 # ------------------------------------------------------------------------------------------------------------- presets
 @dataclass(frozen=True)
 class Preset(Described):
-    """A grid of runs: every seed at every replay fraction, all else equal."""
+    """A grid of runs: every seed at every replay fraction of every kind of replay, all else equal."""
 
     name: str
     replay_fractions: tuple[float, ...]
     seeds: tuple[int, ...]
-    videos: tuple[int, int, int]  # of the target and of the replayed domain
+    videos: tuple[int, int, int]  # of the target; each kind of replay has as many
     evaluation_clips: int
     reference_clips: int
     training: TrainingSpec
     evaluate_at: tuple[int, ...]
     about: str
     split: str = "dev"  # the test split belongs to preregistered runs
+    target: str = "driving"
+    replay_kinds: tuple[str, ...] = ("near",)  # of SOURCES
+    evaluated: tuple[str, ...] = ("driving", "driving-eventful", "near")
 
 
 _QUICK = Preset(
@@ -351,6 +363,15 @@ _QUICK = Preset(
     evaluate_at=(40, 120),
     about="one seed on the dev split, at most ten minutes on two cores",
 )
+_GRID = (  # look {target, source} x motion {ordinary, trainable events, held-out events}, and free motion
+    "driving", "driving-eventful", "driving-held-out", "near", "near-ordinary", "near-eventful", "near-held-out",
+)  # fmt: skip
+_PILOT = replace(
+    _QUICK, name="published", replay_fractions=(0.0, 0.25), seeds=(0, 1, 2), videos=(512, 128, 0), evaluation_clips=48,
+    reference_clips=80, training=replace(_QUICK.training, steps=300), evaluate_at=(50, 150, 300),
+    replay_kinds=("near", "far"), evaluated=_GRID,
+    about="what the book shows: until the preregistered runs exist, three seeds on the dev split, exploratory",
+)  # fmt: skip
 PRESETS = {
     "smoke": replace(
         _QUICK, name="smoke", replay_fractions=(0.0, 0.5), videos=(8, 16, 0), evaluation_clips=8, reference_clips=8,
@@ -358,18 +379,27 @@ PRESETS = {
         about="seconds, for tests: its numbers mean nothing",
     ),
     "quick": _QUICK,
-    "published": replace(
-        _QUICK, name="published", seeds=(0, 1, 2), replay_fractions=(0.0, 0.25),
-        about="what the book shows: until the preregistered runs exist, three seeds on the dev split, exploratory",
+    "published": _PILOT,
+    "diverse": replace(
+        _PILOT, name="diverse", target="diverse-driving", replay_fractions=(0.0,),
+        about="the control of `published`: the same look and number of clips, but they move freely",
     ),
 }  # fmt: skip
 
 
-def worlds_of(preset: Preset) -> dict[str, WorldSpec]:
-    """The domains of a preset by name: the target, its eventful twin, and what is replayed."""
-    unseen = (0, *preset.videos[1:])  # nobody trains on the eventful twin
-    videos = {"driving": preset.videos, "driving-eventful": unseen, "near": preset.videos}
-    return {name: domain_spec(name, videos=count) for name, count in videos.items()}
+def trained_worlds(preset: Preset) -> dict[str, WorldSpec]:
+    """The target and what is replayed, by name; training clips only."""
+    train = preset.videos[0]
+    videos = {
+        name: ceil(train / len(SOURCES[kind])) for kind in preset.replay_kinds for name in SOURCES[kind]
+    }
+    videos[preset.target] = train
+    return {name: domain_spec(name, videos=(count, 0, 0)) for name, count in videos.items()}
+
+
+def evaluated_worlds(preset: Preset) -> dict[str, WorldSpec]:
+    """What is looked at, by name; no training clips, so that presets with other targets share it."""
+    return {name: domain_spec(name, videos=(0, *preset.videos[1:])) for name in preset.evaluated}
 
 
 BUDGETS = ("steps", "driving-samples")
@@ -391,23 +421,31 @@ def grid(
     if budget not in BUDGETS:
         raise ValueError(f"budget {budget!r} is none of {', '.join(BUDGETS)}")
     preset = PRESETS[preset_name]
-    worlds = worlds_of(preset)
+    worlds = trained_worlds(preset)
     evaluation = EvaluationSpec(
-        tuple(worlds.values()), preset.split, preset.evaluation_clips, preset.reference_clips,
+        tuple(evaluated_worlds(preset).values()), preset.split, preset.evaluation_clips, preset.reference_clips,
         detector=weights_digest(WEIGHTS / "detector"),
     )  # fmt: skip
     template = RunSpec(
-        base=weights_digest(WEIGHTS / "base"), target=worlds["driving"], seed=0, training=preset.training,
+        base=weights_digest(WEIGHTS / "base"), target=worlds[preset.target], seed=0, training=preset.training,
         evaluate_at=preset.evaluate_at, evaluation=evaluation,
     )  # fmt: skip
     specs = []
     for seed in seeds or preset.seeds:
         for fraction in replay_fractions or preset.replay_fractions:
             check_fraction(fraction)
-            replay = ReplaySpec((worlds["near"],), float(fraction)) if fraction else ReplaySpec()
-            spec = replace(template, seed=seed, replay=replay)
-            specs.append(_lengthened(spec) if budget == "driving-samples" else spec)
+            for replay in _replays(preset, worlds, float(fraction)):
+                spec = replace(template, seed=seed, replay=replay)
+                specs.append(_lengthened(spec) if budget == "driving-samples" else spec)
     return specs
+
+
+def _replays(preset: Preset, worlds: dict[str, WorldSpec], fraction: float) -> list[ReplaySpec]:
+    """One for each kind of replay; without any, all kinds are one."""
+    if fraction == 0:
+        return [ReplaySpec()]
+    kinds = [SOURCES[kind] for kind in preset.replay_kinds]
+    return [ReplaySpec(tuple(worlds[name] for name in names), fraction) for names in kinds]
 
 
 def _lengthened(spec: RunSpec) -> RunSpec:

@@ -22,6 +22,7 @@ from replaylab.records import ReferenceSpec
 from replaylab.spec import PRESETS, MachineSpec, RunSpec, grid
 
 CLUSTERS = ("inline", "local", "slurm")
+PUBLISHED = ("published", "diverse")  # presets whose runs are in the repository
 LANDMARK = "03_replay_sweep.ipynb"
 MINUTES_A_JOB = 60  # what a submitted run may take at most
 
@@ -42,11 +43,11 @@ class Table:
         from replaylab.figures import DOMAINS
 
         references = self.store / ReferenceSpec.of(self.specs[0]).run_id
-        strips = []
+        strips, kinds = [], {spec.replay.name for spec in self.specs} - {""}
         for percentile in records.gallery_clips(references)[domain]:
             shown = [("truth", references / "samples" / "real"), ("base", references / "samples" / "base")]
             shown += [
-                (f"replay {100 * spec.replay.fraction:g} %", self.store / spec.run_id / "samples")
+                (_name(spec, kinds), self.store / spec.run_id / "samples")
                 for spec in self.specs
                 if spec.seed == self.specs[0].seed and records.is_done(spec, self.store)
             ]
@@ -57,6 +58,11 @@ class Table:
                     "title": f"{DOMAINS[domain]}, {percentile}th percentile of the agents' motion",
                 })  # fmt: skip
         return strips
+
+
+def _name(spec: RunSpec, kinds: set[str]) -> str:
+    kind = f"{spec.replay.name} " if spec.replay.name and len(kinds) > 1 else ""
+    return f"{kind}replay {100 * spec.replay.fraction:g} %"
 
 
 def run(
@@ -72,7 +78,7 @@ def run(
     if cluster not in CLUSTERS:
         raise ValueError(f"cluster {cluster!r} is none of {', '.join(CLUSTERS)}")
     specs = grid(preset, replay_fractions, seeds, budget)
-    only_reads = preset == "published" and not str(store)
+    only_reads = preset in PUBLISHED and not str(store)
     home = store_of(preset, store)
     missing = [spec for spec in specs if not records.is_done(spec, home)]
     failed: dict[str, str] = {}
@@ -97,10 +103,10 @@ def run(
 
 
 def store_of(preset: str, store: str | Path) -> Path:
-    """The folder a sweep reads and writes: the one that was named, else book/results for published, else book/runs/store."""
+    """The folder a sweep reads and writes: the one that was named, else book/results for PUBLISHED, else book/runs/store."""
     if str(store):
         return Path(store).expanduser().absolute()
-    return book_folder() / ("results" if preset == "published" else "runs/store")
+    return book_folder() / ("results" if preset in PUBLISHED else "runs/store")
 
 
 def book_folder() -> Path:

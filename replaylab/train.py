@@ -377,6 +377,14 @@ class Log:
         )
 
 
+def seconds_logged(folder: Path) -> float:
+    """What the steps of a run took, evaluations and interruptions included; the clock begins again where it resumed."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    clocks = [line["seconds"] for line in lines]
+    ends = [before for before, after in zip(clocks, [*clocks[1:], 0.0], strict=True) if after < before]
+    return sum(ends)
+
+
 def _open_log(folder: Path, steps: int) -> Any:
     """The log, cut to the steps that the checkpoint knows of."""
     path = folder / "log.jsonl"

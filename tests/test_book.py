@@ -120,7 +120,13 @@ def pages(html: Path) -> dict[str, Page]:
 @pytest.mark.timeout(1500)
 def test_the_book_builds_strictly_and_lists_every_page(built_book: Path) -> None:
     built = pages(built_book)
-    assert {"index.html", "03_replay_sweep.html", "references.html", "runs/README.html"} <= set(built)
+    assert {
+        "index.html",
+        "03_replay_sweep.html",
+        "preregistration.html",
+        "references.html",
+        "runs/README.html",
+    } <= set(built)
     for name in ("01_worlds.html", "03_replay_sweep.html", "runs/smoke.html", "references.html"):
         assert name in built["index.html"].links, f"the sidebar does not list {name}"
 

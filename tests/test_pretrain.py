@@ -20,6 +20,12 @@ def small(monkeypatch):
             dataclasses.replace(spec, videos=(3, 4, 0)) for spec in (specs if name != "NEAR" else [specs])[:2]
         )
         monkeypatch.setattr(pretrain, name, few if name != "NEAR" else few[0])
+    monkeypatch.setattr(pretrain, "BASE_DOMAINS", (pretrain.NEAR, *pretrain.FAR))
+    monkeypatch.setattr(pretrain, "CURVE_POINTS", 2)
+    worlds = tuple(dataclasses.replace(world, videos=(0, 4, 0)) for world in pretrain.CURVE.domains)
+    monkeypatch.setattr(
+        pretrain, "CURVE", dataclasses.replace(pretrain.CURVE, domains=worlds, clips=2, reference_clips=2)
+    )
 
 
 def test_every_shipped_part_has_a_card_and_all_are_small():
@@ -27,11 +33,11 @@ def test_every_shipped_part_has_a_card_and_all_are_small():
         assert f"python -m replaylab pretrain {command}" in (WEIGHTS / part / "README.md").read_text()
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 30e6
-    assert {path.suffix for path in files} == {".safetensors", ".json", ".md"}
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".md", ".csv"}
 
 
 def test_the_base_never_saw_the_targets_look():
-    assert {spec.look for spec in (pretrain.NEAR, *pretrain.FAR)} == {"diverse", "any"}
+    assert {spec.look for spec in pretrain.BASE_DOMAINS} == {"diverse", "any"}
     card = (WEIGHTS / "base" / "README.md").read_text()
     assert not [spec.name for spec in pretrain.TARGET_LOOKS if spec.name in card]
 

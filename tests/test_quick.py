@@ -71,3 +71,17 @@ def test_more_words_than_one_are_refused(pair):
     *_, hastened, inputs = pair
     with pytest.raises(ValueError, match="the text has 3 words"):
         hastened(**{**inputs, "encoder_hidden_states": torch.randn(2, 3, models.TEXT_DIM)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_written_out_is_torchs(dtype):
+    random = torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, 2, 20, 64, generator=random).to(dtype).requires_grad_() for _ in range(3)]
+    ours = quick.attend(*parts)
+    exact = functional.scaled_dot_product_attention(
+        *(part.detach().double().requires_grad_() for part in parts)
+    )
+    assert ours.dtype == dtype
+    assert torch.allclose(ours.double(), exact, atol=1e-5 if dtype == torch.float32 else 0.03)
+    ours.float().square().sum().backward()
+    assert all(part.grad is not None and part.grad.isfinite().all() for part in parts)

@@ -19,7 +19,7 @@ from replaylab.spec import (
     generator,
     grid,
     torch_seed,
-    worlds_of,
+    trained_worlds,
 )
 
 
@@ -119,12 +119,27 @@ def test_the_run_without_replay_is_one_run_whatever_is_not_replayed():
     (without,) = grid("quick", [0.0], [0])
     assert without.replay == ReplaySpec()
     for not_replayed in (
-        {"domains": (worlds_of(PRESETS["quick"])["near"],)},
+        {"domains": (trained_worlds(PRESETS["quick"])["near"],)},
         {"schedule": "ramp"},
         {"buffer_clips": 5},
     ):
         with pytest.raises(ValueError, match="replay_fraction is 0, so replay must name no domain, schedule"):
             ReplaySpec(**not_replayed)
+
+
+def test_each_kind_of_replay_is_an_arm_and_no_replay_is_one():
+    arms = [(spec.replay.name, spec.replay.fraction) for spec in grid("published", seeds=[0])]
+    assert arms == [("", 0.0), ("near", 0.25), ("far", 0.25)]
+    counts = {
+        spec.replay.name: sum(world.videos[0] for world in spec.replay.domains) for spec in grid("published")
+    }
+    assert counts["near"] <= counts["far"] < counts["near"] + 3  # as many clips, up to rounding
+
+
+def test_presets_with_other_targets_are_measured_on_the_same_clips():
+    ours, control = grid("published")[0], grid("diverse")[0]
+    assert ours.evaluation == control.evaluation and ours.target != control.target
+    assert all(world.videos[0] == 0 for world in ours.evaluation.domains)
 
 
 def test_an_unknown_preset_is_refused_with_the_valid_ones():

@@ -43,13 +43,14 @@ def test_nothing_is_evaluated_on_a_scene_of_the_reference_set_or_of_training(swe
     from replaylab import clips, worlds
 
     spec = swept.specs[0]
-    domain = worlds.build(spec.target, swept.store / "domains")
+    trained = worlds.build(spec.target, swept.store / "domains")
+    domain = worlds.build(spec.evaluation.domains[0], swept.store / "domains")
     scenes = clips.one_a_scene(clips.clips_of(domain, "dev", 8))
     evaluated = set(
         swept.rows.loc[(swept.rows["domain"] == "driving") & (swept.rows["scene"] != ""), "scene"]
     )
     assert evaluated == {clip.scene for clip in scenes[: spec.evaluation.clips]}
-    assert not evaluated & set(domain.split("train")["scene"])
+    assert not evaluated & set(trained.split("train")["scene"])
 
 
 def test_capped_errors_never_exceed_the_cap(swept):
