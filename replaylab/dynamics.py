@@ -11,14 +11,15 @@ penalty. What is still left is a false positive. A clip without any eligible age
 NaN with n = 0, never 0.
 
 Everything here is a pure function of boxes; it refuses boxes that are not finite numbers or inside out, and
-an agent that appears twice in one frame. Letters: T future frames, A true agents in a frame, K found boxes in
-a frame.
+an agent that appears twice in one frame. What follows from the matched agents over time, on the ground plane and
+in motion, is in `trajectories`. Letters: T future frames, A true agents in a frame, K found boxes in a frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +31,13 @@ MIN_VISIBLE = 0.5
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+
+
+class Counted(NamedTuple):
+    """A measure, and how many things are behind it; NaN where there are none."""
+
+    value: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,10 @@ class AgentErrors:
     """(n,) whether a found box was matched to the agent."""
     false_positives: IntArray
     """(T,) found boxes in each frame that match no agent, eligible or ignored."""
+    true_boxes: FloatArray
+    """(n, 4) the agent's box, pixels."""
+    found_boxes: FloatArray
+    """(n, 4) the box matched to it, pixels; NaN where the agent was missed."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ def is_eligible(boxes: ArrayLike, visible: ArrayLike, size_px: int = 64) -> Bool
     boxes (A, 4) as x0 y0 x1 y1 in pixels, visible (A,) in 0..1, size_px the image's side; returns (A,) bool.
     ValueError names a bad argument.
     """
-    checked = _boxes(boxes, "boxes")
+    checked = checked_boxes(boxes, "boxes")
     share = np.asarray(visible, dtype=np.float64)
     if share.shape != (len(checked),):
         raise ValueError(f"visible: shape {share.shape}, expected ({len(checked)},), one value per box")
@@ -89,8 +101,16 @@ def is_eligible(boxes: ArrayLike, visible: ArrayLike, size_px: int = 64) -> Bool
 
 def centres(boxes: ArrayLike) -> FloatArray:
     """Centres (A, 2), x and y in pixels, of boxes (A, 4)."""
-    checked = _boxes(boxes, "boxes")
+    checked = checked_boxes(boxes, "boxes")
     return (checked[:, :2] + checked[:, 2:]) / 2
+
+
+def iou(first: ArrayLike, second: ArrayLike) -> FloatArray:
+    """Intersection over union (M,) of the boxes of two lists (M, 4), row by row; 0 for two boxes without an area."""
+    a, b = checked_boxes(first, "first"), checked_boxes(second, "second")
+    if len(a) != len(b):
+        raise ValueError(f"second: {len(b)} boxes, but first has {len(a)}; give pairs")
+    return pairwise_iou(a, b)
 
 
 def match(
@@ -103,8 +123,11 @@ def match(
     rows of the found boxes and the distances in pixels of the matched pairs, (M,) each, by rows of the truth.
     The sum it minimises counts gate_px for every unmatched true box, and therefore has a unique value.
     """
-    truth, found = _boxes(true_boxes, "true_boxes"), _boxes(found_boxes, "found_boxes", scored=True)
-    gate = _positive(gate_px, "gate_px")
+    truth, found = (
+        checked_boxes(true_boxes, "true_boxes"),
+        checked_boxes(found_boxes, "found_boxes", scored=True),
+    )
+    gate = checked_positive(gate_px, "gate_px")
     distance = np.linalg.norm(centres(truth)[:, None] - centres(found)[None], axis=-1)
     # With costs cut at the gate, a pair the solver is forced to make costs what leaving both alone costs.
     rows, columns = linear_sum_assignment(np.minimum(distance, gate))
@@ -121,11 +144,10 @@ def absorbed(ignored: ArrayLike, found_boxes: ArrayLike, gate_px: float) -> int:
     it is found where it can be seen, far from the centre of the whole. ignored (A, 4), found_boxes (K, 4 or
     5), pixels.
     """
-    truth, found = _boxes(ignored, "ignored"), _boxes(found_boxes, "found_boxes", scored=True)
-    gate, points = _positive(gate_px, "gate_px"), centres(found)[None]
+    truth, found = checked_boxes(ignored, "ignored"), checked_boxes(found_boxes, "found_boxes", scored=True)
+    gate, points = checked_positive(gate_px, "gate_px"), centres(found)[None]
     near = np.linalg.norm(centres(truth)[:, None] - points, axis=-1) < gate
-    inside = ((truth[:, None, :2] <= points) & (points <= truth[:, None, 2:])).all(-1)
-    takes = near | inside
+    takes = near | inside(truth, points)
     return int(takes[linear_sum_assignment(takes, maximize=True)].sum())
 
 
@@ -144,40 +166,39 @@ def agent_errors(
     frame; an agent counts in the frames where it is eligible. ValueError or TypeError names the argument and
     frame that is wrong.
     """
-    cap = _positive(miss_cap_px, "miss_cap_px")
-    n_frames = len(true_boxes)
-    if n_frames == 0:
-        raise ValueError("true_boxes: no frames; a clip needs at least one future frame")
-    for name, frames in (("agents", agents), ("eligible", eligible), ("found", found)):
-        if len(frames) != n_frames:
-            raise ValueError(
-                f"{name}: {len(frames)} frames, but true_boxes has {n_frames}; give one entry per frame"
-            )
+    cap = checked_positive(miss_cap_px, "miss_cap_px")
+    n_frames = checked_frames(true_boxes, agents=agents, eligible=eligible, found=found)
     frame_of: list[IntArray] = []
     agent_of: list[IntArray] = []
     errors: list[FloatArray] = []
     hits: list[BoolArray] = []
+    pairs: list[tuple[FloatArray, FloatArray]] = []
     spurious = np.zeros(n_frames, dtype=np.int64)
     for t in range(n_frames):
-        truth = _boxes(true_boxes[t], f"true_boxes[{t}]")
-        boxes = _boxes(found[t], f"found[{t}]", scored=True)
-        ids = _agents(agents[t], len(truth), f"agents[{t}]")
-        counts = _mask(eligible[t], len(truth), f"eligible[{t}]")
+        truth = checked_boxes(true_boxes[t], f"true_boxes[{t}]")
+        boxes = checked_boxes(found[t], f"found[{t}]", scored=True)
+        ids = checked_agents(agents[t], len(truth), f"agents[{t}]")
+        counts = checked_mask(eligible[t], len(truth), f"eligible[{t}]")
         rows, columns, distance = match(truth[counts], boxes, cap)
         error, hit = np.full(int(counts.sum()), cap), np.zeros(int(counts.sum()), dtype=np.bool_)
         error[rows], hit[rows] = distance, True
+        matched = np.full((len(error), 4), np.nan)
+        matched[rows] = boxes[columns]
         left = np.delete(boxes, columns, axis=0)
         spurious[t] = len(left) - absorbed(truth[~counts], left, cap)
         frame_of.append(np.full(len(error), t, dtype=np.int64))
         agent_of.append(ids[counts])
         errors.append(error)
         hits.append(hit)
+        pairs.append((truth[counts], matched))
     return AgentErrors(
         np.concatenate(frame_of),
         np.concatenate(agent_of),
         np.concatenate(errors),
         np.concatenate(hits),
         spurious,
+        np.concatenate([true for true, _ in pairs]),
+        np.concatenate([matched for _, matched in pairs]),
     )
 
 
@@ -190,8 +211,13 @@ def clip_dynamics(
     miss_cap_px: float,
 ) -> ClipDynamics:
     """Spatial accuracy of one clip; arguments and errors as in `agent_errors`."""
-    errors = agent_errors(true_boxes, agents, eligible, found, miss_cap_px=miss_cap_px)
-    last = errors.frame == len(true_boxes) - 1
+    return summary(agent_errors(true_boxes, agents, eligible, found, miss_cap_px=miss_cap_px))
+
+
+def summary(errors: AgentErrors) -> ClipDynamics:
+    """Spatial accuracy of one clip from the errors of its agents."""
+    n_frames = len(errors.false_positives)
+    last = errors.frame == n_frames - 1
     return ClipDynamics(
         ade_px=_mean(errors.error_px),
         fde_px=_mean(errors.error_px[last]),
@@ -201,22 +227,56 @@ def clip_dynamics(
         n=len(errors.error_px),
         n_last=int(last.sum()),
         n_matched=int(errors.matched.sum()),
-        n_frames=len(true_boxes),
+        n_frames=n_frames,
     )
+
+
+def mean(values: FloatArray) -> Counted:
+    """The mean of values (n,), and n; NaN of none."""
+    return Counted(_mean(values), len(values))
 
 
 def _mean(values: FloatArray) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _positive(value: float, name: str) -> float:
+def pairwise_iou(first: FloatArray, second: FloatArray) -> FloatArray:
+    """IoU of boxes (..., 4) that broadcast against each other."""
+    low, high = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
+    shared = np.clip(high - low, 0, None).prod(-1)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (first, second)]
+    union = areas[0] + areas[1] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def inside(boxes: FloatArray, points: FloatArray) -> BoolArray:
+    """(A, K): which points (1, K, 2) lie in which boxes (A, 4)."""
+    return np.asarray(((boxes[:, None, :2] <= points) & (points <= boxes[:, None, 2:])).all(-1))
+
+
+def checked_frames(true_boxes: Sequence[ArrayLike], **others: Sequence[ArrayLike]) -> int:
+    """How many frames there are, the same in every argument."""
+    if len(true_boxes) == 0:
+        raise ValueError("true_boxes: no frames; a clip needs at least one future frame")
+    for name, frames in others.items():
+        if len(frames) != len(true_boxes):
+            raise ValueError(
+                f"{name}: {len(frames)} frames, but true_boxes has {len(true_boxes)}; give one entry per frame"
+            )
+    return len(true_boxes)
+
+
+def checked_positive(value: float, name: str) -> float:
     if not (np.isfinite(value) and value > 0):
         raise ValueError(f"{name}: {value!r}, expected a positive number of pixels")
     return float(value)
 
 
-def _boxes(values: ArrayLike, name: str, scored: bool = False) -> FloatArray:
-    """(A, 4) float boxes; an empty list is no boxes. A score column, where one is allowed, is dropped."""
+def checked_boxes(values: ArrayLike, name: str, scored: bool = False) -> FloatArray:
+    """(A, 4) float boxes; an empty list is no boxes. A score column, where one is allowed, is dropped.
+
+    ValueError, under the argument's `name`, for another shape, NaN, infinity and boxes inside out.
+    """
     boxes = np.asarray(values, dtype=np.float64)
     if boxes.size == 0 and boxes.ndim <= 2:
         return np.zeros((0, 4))
@@ -232,7 +292,8 @@ def _boxes(values: ArrayLike, name: str, scored: bool = False) -> FloatArray:
     return boxes
 
 
-def _agents(values: ArrayLike, n: int, name: str) -> IntArray:
+def checked_agents(values: ArrayLike, n: int, name: str) -> IntArray:
+    """(n,) integer ids, each once; ValueError or TypeError under the argument's `name`."""
     ids = np.asarray(values) if n else np.asarray(values, dtype=np.int64)
     if ids.shape != (n,):
         raise ValueError(f"{name}: shape {ids.shape}, expected ({n},), one id per true box")
@@ -243,7 +304,7 @@ def _agents(values: ArrayLike, n: int, name: str) -> IntArray:
     return ids.astype(np.int64)
 
 
-def _mask(values: ArrayLike, n: int, name: str) -> BoolArray:
+def checked_mask(values: ArrayLike, n: int, name: str) -> BoolArray:
     mask = np.asarray(values) if n else np.asarray(values, dtype=np.bool_)
     if mask.shape != (n,):
         raise ValueError(f"{name}: shape {mask.shape}, expected ({n},), one value per true box")

@@ -21,9 +21,21 @@ import torch
 from numpy.typing import NDArray
 
 from replaylab import clips as clips_room
-from replaylab import detector, dynamics, fidelity, latents, parallel, records, sample, worlds
+from replaylab import (
+    detections,
+    detector,
+    dynamics,
+    fidelity,
+    latents,
+    parallel,
+    records,
+    sample,
+    trajectories,
+    worlds,
+)
 from replaylab.clips import Clip
 from replaylab.domain import Domain, alone, write_atomically
+from replaylab.dynamics import Counted
 from replaylab.models import CLIP_FRAMES, CONTEXT_FRAMES, TinyWan
 from replaylab.parallel import Place
 from replaylab.progress import track
@@ -32,6 +44,7 @@ from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, weights_digest
 
 Frames = NDArray[np.uint8]
 GALLERY_PERCENTILES = (5, 50, 95)
+MISS_CAP_M = 10.0  # what an agent that is not found costs on the ground plane; no error counts for more
 CLIPS_TO_TIME = 8  # measured to estimate what a sweep will take
 
 
@@ -44,6 +57,7 @@ class Ground:
     clips: list[Clip]
     frames: Frames  # (N, T, H, W, 3)
     truth: list[list[pd.DataFrame]]  # N x T
+    cameras: NDArray[np.float64]  # (N, T, 3): field of view in degrees, height in m, pitch in radians
     latents: torch.Tensor  # (N, C, T, h, w)
     reference: NDArray[np.float32]  # features of real future frames of other scenes
 
@@ -76,12 +90,21 @@ def _ground(world: WorldSpec, split: str, clips: int, reference_clips: int, home
     chosen, others = scenes[:clips], scenes[clips : clips + reference_clips]
     return Ground(
         domain.name, split, chosen, _frames(domain, chosen), clips_room.truth_of(domain, chosen, CLIP_FRAMES),
+        _cameras(domain, chosen),
         _latents(domain, split, chosen, home), features(_frames(domain, others)),
     )  # fmt: skip
 
 
 def _frames(domain: Domain, chosen: list[Clip]) -> Frames:
     return np.stack(list(clips_room.read(domain, chosen, CLIP_FRAMES)))
+
+
+def _cameras(domain: Domain, chosen: list[Clip]) -> NDArray[np.float64]:
+    by_video = dict(iter(domain.ego.sort_values("frame").groupby("video")))
+    columns = ["field_of_view_deg", "camera_height_m", "camera_pitch_rad"]
+    return np.stack(
+        [by_video[clip.video].iloc[clip.start : clip.start + CLIP_FRAMES][columns] for clip in chosen]
+    )
 
 
 def _latents(domain: Domain, split: str, chosen: list[Clip], home: Path) -> torch.Tensor:
@@ -116,31 +139,79 @@ def measure(
     """
     future = frames[:, CONTEXT_FRAMES:]
     latent_errors = _latent_errors(ground, _base().encode(frames) if drawn is None else drawn)
-    length = future.shape[1]
     found, made = measure_frames(frames)
-    rows = []
+    rows, moved = [], []
     for number, clip in enumerate(ground.clips):
-        truth = ground.truth[number][CONTEXT_FRAMES:]
-        result = dynamics.clip_dynamics(
-            [_boxes(table) for table in truth], [table["agent"].to_numpy() for table in truth],
-            [table["eligible"].to_numpy() for table in truth], found[number], miss_cap_px=miss_cap_px,
-        )  # fmt: skip
+        errors = dynamics.agent_errors(*_agents(ground.truth[number]), found[number], miss_cap_px=miss_cap_px)
         values = {
-            name: getattr(result, name)
-            for name in ("ade_px", "fde_px", "ade_matched_px", "recall", "false_positives")
+            **_dynamics(errors, ground.cameras[number], frames.shape[2]),
+            "latent_mse": Counted(latent_errors[number], future.shape[1]),
         }
-        values["latent_mse"] = latent_errors[number]
-        if frames is not ground.frames:  # a clip against itself has no finite PSNR
-            values["psnr_db"] = fidelity.psnr_db(future[number], ground.frames[number, CONTEXT_FRAMES:])
-        counts = _counts(result, length)
+        looks = _looks(future[number], ground.frames[number, CONTEXT_FRAMES:])
+        values |= {name: Counted(value, future.shape[1]) for name, value in looks.items()}
+        if frames is ground.frames:
+            del values["psnr_db"]  # a clip against itself has no finite one
         where = {"video": clip.video, "start": clip.start, "scene": clip.scene}
-        rows += [
-            {**where, "measure": name, "value": value, "n": counts[name]} for name, value in values.items()
-        ]
-    for name, distance in (("effnet_fd", fidelity.frechet_distance), ("effnet_kd", fidelity.kernel_distance)):
-        rows.append({"video": "", "start": -1, "scene": "", "measure": name, "value": distance(made, ground.reference),
-                     "n": len(made)})  # fmt: skip
+        rows += [{**where, "measure": name, "value": value, "n": n} for name, (value, n) in values.items()]
+        last = ground.truth[number][CONTEXT_FRAMES - 1]
+        moved.append(trajectories.displacements(errors, _boxes(last), last["agent"].to_numpy()))
+    whole = _of_the_domain(ground, found, made, moved)
+    rows += [
+        {"video": "", "start": -1, "scene": "", "measure": name, "value": value, "n": n}
+        for name, (value, n) in whole.items()
+    ]
     return Measured(pd.DataFrame(rows).assign(domain=ground.name, split=ground.split), found)
+
+
+def _agents(truth: list[pd.DataFrame]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Boxes, ids and eligibility of the true agents of each future frame."""
+    future = truth[CONTEXT_FRAMES:]
+    return (
+        [_boxes(table) for table in future],
+        [table["agent"].to_numpy() for table in future],
+        [table["eligible"].to_numpy() for table in future],
+    )
+
+
+def _dynamics(errors: dynamics.AgentErrors, cameras: NDArray[np.float64], size_px: int) -> dict[str, Counted]:
+    result = dynamics.summary(errors)
+    return {
+        "ade_px": Counted(result.ade_px, result.n),
+        "fde_px": Counted(result.fde_px, result.n_last),
+        "ade_matched_px": Counted(result.ade_matched_px, result.n_matched),
+        "recall": Counted(result.recall, result.n),
+        "false_positives": Counted(result.false_positives, result.n_frames),
+        **trajectories.clip_measures(errors, cameras[CONTEXT_FRAMES:], size_px, cap_m=MISS_CAP_M),
+    }
+
+
+def _looks(made: Frames, truth: Frames) -> dict[str, float]:
+    return {
+        "psnr_db": fidelity.psnr_db(made, truth),
+        "ssim": fidelity.ssim(made, truth),
+        "sharpness_ratio": fidelity.sharpness_ratio(made, truth),
+        "flicker_excess": fidelity.flicker_excess(made, truth),
+    }
+
+
+def _of_the_domain(
+    ground: Ground,
+    found: list[list[NDArray[np.float32]]],
+    made: NDArray[np.float32],
+    moved: list[trajectories.Displacements],
+) -> dict[str, Counted]:
+    """What takes all clips together: distances of features, the slope of displacements (claim C7), precision."""
+    line = trajectories.regression(*(
+        np.concatenate([getattr(each, name) for each in moved]) for name in ("true_px", "predicted_px")
+    ))  # fmt: skip
+    boxes, _, eligible = zip(*(_agents(truth) for truth in ground.truth), strict=True)
+    frames = [[frame for clip in clips for frame in clip] for clips in (boxes, eligible, found)]
+    return {
+        "effnet_fd": Counted(fidelity.frechet_distance(made, ground.reference), len(made)),
+        "effnet_kd": Counted(fidelity.kernel_distance(made, ground.reference), len(made)),
+        "displacement_slope": Counted(line.slope, line.n),
+        "average_precision_iou50": detections.average_precision(*frames, min_iou=0.5),
+    }
 
 
 def _latent_errors(ground: Ground, drawn: torch.Tensor) -> list[float]:
@@ -155,11 +226,6 @@ def measure_frames(frames: Frames) -> tuple[list[list[NDArray[np.float32]]], NDA
     flat = detector.find(_detector(), future.reshape(-1, *future.shape[2:]))
     length = future.shape[1]
     return [flat[clip * length : (clip + 1) * length] for clip in range(len(frames))], features(frames)
-
-
-def _counts(result: dynamics.ClipDynamics, length: int) -> dict[str, int]:
-    return {"ade_px": result.n, "fde_px": result.n_last, "ade_matched_px": result.n_matched, "recall": result.n,
-            "false_positives": length, "latent_mse": length, "psnr_db": length}  # fmt: skip
 
 
 def _boxes(table: pd.DataFrame) -> NDArray[np.float64]:

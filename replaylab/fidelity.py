@@ -1,47 +1,32 @@
-"""How real do frames look? Distances between sets of features, PSNR, and a feature extractor.
+"""How real do frames look? Each clip beside the true one, and features for the distances between sets of clips.
 
-The decision: the distances are pure functions of feature arrays and know nothing of networks; the extractor
-stands apart and loads torch only when it is called. Features are of EfficientNet-Lite0, trained on ImageNet
-and not on anything of ours. Its distances are EffNet-FD and EffNet-KD: they are not FID or KID, whose network
-is another one, and cannot be compared with published values of those.
+The decision: measures are pure functions of arrays; the network stands apart, below, and torch is loaded only when it
+is called. Features are of EfficientNet-Lite0, trained on ImageNet and not on anything of ours. Its distances
+(`replaylab.distances`) are EffNet-FD and EffNet-KD: they are not FID or KID, whose network is another one, and cannot
+be compared with published values of those. Likewise `effnet_perceptual` is made like LPIPS, but with this network and
+no learnt weights, and is not LPIPS.
 
-Of the two distances the kernel distance is unbiased: its expectation does not depend on how many frames go
-in, and between two samples of one distribution it is zero on average, so single values may be negative. The
-Fréchet distance falls as the number of frames grows: compare values of the same n only. Both refuse fewer
-than MIN_FRAMES frames in a set, where they are mostly noise; nobody is stopped from repeating frames to reach
-it, but must not.
+Clips are uint8 RGB (T, H, W, 3), and frames (N, H, W, 3); luminance is that of Rec. 601, in grey levels from 0 to 255.
+Refused: arrays of another type or shape, and clips of two shapes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.ndimage
 from numpy.typing import ArrayLike, NDArray
 
-MIN_FRAMES = 20
-"""Least number of feature vectors in each set of a distance."""
-
-ROWS_AT_A_TIME = 1024
-
-
-@dataclass(frozen=True)
-class Extractor:
-    """What made the features; goes beside every distance."""
-
-    name: str
-    layer: str
-    weights_sha256: str
-    package: str
-    resize: str
-    frame_size_px: int
-    dimensions: int
-
+from replaylab.distances import Extractor
+from replaylab.distances import frechet_distance as frechet_distance
+from replaylab.distances import kernel_distance as kernel_distance
 
 EXTRACTOR = Extractor(
     name="EfficientNet-Lite0 (ImageNet)",
@@ -53,37 +38,32 @@ EXTRACTOR = Extractor(
     dimensions=1280,
 )
 
+# Wang et al. 2004, section III-C.
+SSIM_SIGMA_PX = 1.5
+SSIM_RADIUS_PX = 5  # a window of 11 x 11
+SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
-def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
-    """Fréchet distance of the Gaussians fitted to two sets of features (Heusel et al. 2017, equation 6).
-
-    features_a (n, d) and features_b (m, d), n and m at least MIN_FRAMES and not necessarily equal. Returns
-    |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) with the unbiased covariances A and B, at least 0. With
-    fewer samples than dimensions it is exact for the sample covariances all the same. ValueError names the
-    argument that has a wrong shape, too few rows, or holds NaN.
-    """
-    a, b = _features(features_a, features_b)
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    factor_a, factor_b = _covariance_factor(a - mean_a), _covariance_factor(b - mean_b)
-    # With A = Fa'Fa and B = Fb'Fb, the eigenvalues of A B are the squared singular values of Fa Fb': no root of a
-    # matrix is needed, and no covariance has to have full rank (Mathiasen & Hvilshøj 2020, arXiv 2009.14075).
-    cross = np.linalg.svd(factor_a @ factor_b.T, compute_uv=False).sum()
-    distance = ((mean_a - mean_b) ** 2).sum() + (factor_a**2).sum() + (factor_b**2).sum() - 2 * cross
-    return max(0.0, float(distance))
+# The last block before each halving of the resolution: 1/2, 1/4, 1/8, 1/16, 1/32.
+PERCEPTUAL_BLOCKS = (0, 2, 4, 10, 15)
 
 
-def kernel_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018,
-    section 4).
+@dataclass(frozen=True)
+class ClipFidelity:
+    """One clip beside the true one."""
 
-    features_a (n, d) and features_b (m, d), n and m at least MIN_FRAMES. All frames are used at once, no
-    subsets are drawn. May be negative. Errors as in `frechet_distance`.
-    """
-    a, b = _features(features_a, features_b)
-    n, m = len(a), len(b)
-    within_a = (_kernel_sum(a, a) - _kernel_diagonal(a)) / (n * (n - 1))
-    within_b = (_kernel_sum(b, b) - _kernel_diagonal(b)) / (m * (m - 1))
-    return within_a + within_b - 2 * _kernel_sum(a, b) / (n * m)
+    psnr_db: float  # infinite if they are equal
+    ssim: float
+    sharpness_ratio: float
+    flicker_excess: float  # grey levels
+    effnet_perceptual: float
+
+
+def clip_fidelity(made: ArrayLike, truth: ArrayLike) -> ClipFidelity:
+    """All of the below for a clip (T, H, W, 3) and the true one, of at least 3 frames; errors as theirs."""
+    return ClipFidelity(
+        psnr_db(made, truth), ssim(made, truth), sharpness_ratio(made, truth), flicker_excess(made, truth),
+        effnet_perceptual(made, truth),
+    )  # fmt: skip
 
 
 def psnr_db(frames_a: ArrayLike, frames_b: ArrayLike) -> float:
@@ -104,47 +84,98 @@ def psnr_db(frames_a: ArrayLike, frames_b: ArrayLike) -> float:
     return float("inf") if squared == 0 else float(10 * np.log10(255.0**2 / squared))
 
 
-def _features(
-    features_a: ArrayLike, features_b: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    a, b = np.asarray(features_a, dtype=np.float64), np.asarray(features_b, dtype=np.float64)
-    for name, features in (("features_a", a), ("features_b", b)):
-        if features.ndim != 2 or features.shape[1] == 0:
-            raise ValueError(f"{name}: shape {features.shape}, expected (n, d), one row per frame")
-        if len(features) < MIN_FRAMES:
-            raise ValueError(
-                f"{name}: {len(features)} frames, at least {MIN_FRAMES} are needed; add clips, do not repeat them"
-            )
-        if not np.isfinite(features).all():
-            raise ValueError(f"{name}: holds NaN or infinity")
-    if a.shape[1] != b.shape[1]:
+def ssim(clip_a: ArrayLike, clip_b: ArrayLike) -> float:
+    """Mean structural similarity of two clips (T, H, W, 3), at most 1 (Wang et al. 2004, equation 13).
+
+    Of each colour channel of each frame, then averaged; Gaussian window of 11 x 11 pixels and sigma 1.5, population
+    covariances, only windows that lie inside the frame. That is skimage's `structural_similarity` with
+    gaussian_weights=True, use_sample_covariance=False, data_range=255. ValueError names the clip that is of another
+    type or shape, or less than 11 pixels wide or high.
+    """
+    a, b = _two_clips(clip_a, clip_b)
+    if min(a.shape[1:3]) < 2 * SSIM_RADIUS_PX + 1:
         raise ValueError(
-            f"features_b: {b.shape[1]} dimensions, features_a has {a.shape[1]}; use one extractor for both"
+            f"clip_a: {a.shape[2]}x{a.shape[1]} pixels, at least 11x11 are needed for one window"
         )
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    mean_x, mean_y = _windowed(x), _windowed(y)
+    variances = _windowed(x * x) - mean_x**2 + _windowed(y * y) - mean_y**2
+    covariance = _windowed(x * y) - mean_x * mean_y
+    likeness = (2 * mean_x * mean_y + SSIM_C1) * (2 * covariance + SSIM_C2)
+    return float((likeness / ((mean_x**2 + mean_y**2 + SSIM_C1) * (variances + SSIM_C2))).mean())
+
+
+def sharpness(clip: ArrayLike) -> float:
+    """Mean length of the gradient of the luminance of a clip (T, H, W, 3), in grey levels per pixel.
+
+    Central differences, one-sided at the border. Linear in contrast; blur lowers it, noise raises it.
+    """
+    down, right = np.gradient(_luminance(_clip(clip, "clip")), axis=(1, 2))
+    return float(np.hypot(down, right).mean())
+
+
+def sharpness_ratio(made: ArrayLike, truth: ArrayLike) -> float:
+    """Sharpness of a clip (T, H, W, 3) over that of the true one: 1 is as sharp, less is blurred.
+
+    ValueError names the clip of another type or shape, or the truth if nothing is in it that could be sharp.
+    """
+    a, b = _two_clips(made, truth, ("made", "truth"))
+    true = sharpness(b)
+    if true == 0:
+        raise ValueError("truth: every frame is of one colour, so nothing can be as sharp")
+    return sharpness(a) / true
+
+
+def flicker(clip: ArrayLike) -> float:
+    """Mean absolute second temporal difference of the luminance of a clip (T, H, W, 3), T at least 3, in grey levels.
+
+    Zero for what stands still or fades evenly. Moving edges have some too: compare with the truth.
+    """
+    frames = _clip(clip, "clip")
+    if len(frames) < 3:
+        raise ValueError(f"clip: {len(frames)} frames, at least 3 are needed for a second difference")
+    return float(np.abs(np.diff(_luminance(frames), n=2, axis=0)).mean())
+
+
+def flicker_excess(made: ArrayLike, truth: ArrayLike) -> float:
+    """Flicker of a clip (T, H, W, 3) less that of the true one, in grey levels; below 0 where it moves too little.
+
+    A difference and not a ratio: the truth may stand still.
+    """
+    a, b = _two_clips(made, truth, ("made", "truth"))
+    return flicker(a) - flicker(b)
+
+
+def _clip(frames: ArrayLike, name: str) -> NDArray[np.uint8]:
+    clip = np.asarray(frames)
+    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[3] != 3 or clip.size == 0:
+        raise ValueError(f"{name}: {clip.dtype} {clip.shape}, expected uint8 (T, H, W, 3), not empty")
+    if min(clip.shape[1:3]) < 2:
+        raise ValueError(f"{name}: {clip.shape[2]}x{clip.shape[1]} pixels, at least 2x2 are needed")
+    return clip
+
+
+def _two_clips(
+    clip_a: ArrayLike, clip_b: ArrayLike, names: tuple[str, str] = ("clip_a", "clip_b")
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    a, b = _clip(clip_a, names[0]), _clip(clip_b, names[1])
+    if a.shape != b.shape:
+        raise ValueError(f"{names[1]}: shape {b.shape}, {names[0]} has {a.shape}; they must be equal")
     return a, b
 
 
-def _covariance_factor(centred: NDArray[np.float64]) -> NDArray[np.float64]:
-    """F (min(n, d), d) with F'F the unbiased covariance of centred samples (n, d)."""
-    n, d = centred.shape
-    factor = np.linalg.qr(centred, mode="r") if n > d else centred
-    return np.asarray(factor / np.sqrt(n - 1))
+def _luminance(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.asarray(frames @ np.array([0.299, 0.587, 0.114]))
 
 
-def _kernel(dots: NDArray[np.float64], d: int) -> NDArray[np.float64]:
-    return np.asarray((dots / d + 1) ** 3)
+def _windowed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gaussian means (T, H - 10, W - 10, 3) over the windows that lie inside the frame."""
+    mean = scipy.ndimage.gaussian_filter(values, SSIM_SIGMA_PX, radius=SSIM_RADIUS_PX, axes=(1, 2))
+    inside = slice(SSIM_RADIUS_PX, -SSIM_RADIUS_PX)
+    return np.asarray(mean[:, inside, inside])
 
 
-def _kernel_sum(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    starts = range(0, len(a), ROWS_AT_A_TIME)
-    return float(sum(_kernel(a[i : i + ROWS_AT_A_TIME] @ b.T, a.shape[1]).sum() for i in starts))
-
-
-def _kernel_diagonal(a: NDArray[np.float64]) -> float:
-    return float(_kernel((a**2).sum(1), a.shape[1]).sum())
-
-
-# The extractor: everything below loads torch, and only when it is called.
+# The network: everything below loads torch, and only when it is called.
 
 
 def efficientnet_features(frames: ArrayLike, batch_size: int = 64) -> NDArray[np.float32]:
@@ -156,22 +187,68 @@ def efficientnet_features(frames: ArrayLike, batch_size: int = 64) -> NDArray[np
     """
     import torch
 
-    images = np.asarray(frames)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"frames: {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)")
-    if images.shape[1] % 32 or images.shape[2] % 32 or 0 in images.shape[1:]:
-        raise ValueError(
-            f"frames: {images.shape[2]}x{images.shape[1]} pixels, both sides must be divisible by 32"
-        )
+    images = _images(frames, "frames")
     network = _efficientnet()
     features = np.empty((len(images), EXTRACTOR.dimensions), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
-            # The scaling its authors trained with.
-            maps = network.extract_features((batch.permute(0, 3, 1, 2).float() - 127) / 128)
+            maps = network.extract_features(_scaled(images[start : start + batch_size]))
             features[start : start + batch_size] = maps.mean((2, 3)).numpy()
     return features
+
+
+def effnet_perceptual(frames_a: ArrayLike, frames_b: ArrayLike, batch_size: int = 64) -> float:
+    """Distance of EfficientNet-Lite0's unit-normalised feature maps of frames (N, H, W, 3), meaned over frames; 0 to 20.
+
+    Zhang et al. 2018, equation 1, with every channel's weight 1 and this network in place of theirs: at the end of
+    each resolution's blocks, the squared distance of the unit vectors along the channels, meaned over positions; summed
+    over the five resolutions. Not LPIPS: nothing is fitted to human judgement. ValueError as in `efficientnet_features`,
+    by the set's name, and for two shapes or no frames.
+    """
+    import torch
+    from torch.nn.functional import normalize
+
+    a, b = _images(frames_a, "frames_a"), _images(frames_b, "frames_b")
+    if a.shape != b.shape or len(a) == 0:
+        raise ValueError(
+            f"frames_b: shape {b.shape}, frames_a has {a.shape}; they must be equal and not empty"
+        )
+    total = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(a), batch_size):
+            batches = [_scaled(images[start : start + batch_size]) for images in (a, b)]
+            for map_a, map_b in zip(*map(_maps, batches), strict=True):
+                squared = (normalize(map_a, dim=1) - normalize(map_b, dim=1)).square().sum(1)
+                total += float(squared.mean((1, 2)).double().sum())
+    return total / len(a)
+
+
+def _images(frames: ArrayLike, name: str) -> NDArray[np.uint8]:
+    images = np.asarray(frames)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(f"{name}: {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)")
+    if images.shape[1] % 32 or images.shape[2] % 32 or 0 in images.shape[1:]:
+        raise ValueError(
+            f"{name}: {images.shape[2]}x{images.shape[1]} pixels, both sides must be divisible by 32"
+        )
+    return images
+
+
+def _scaled(images: NDArray[np.uint8]) -> Any:
+    """A tensor (N, 3, H, W), scaled as the network's authors trained it."""
+    import torch
+
+    return (torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() - 127) / 128
+
+
+def _maps(batch: Any) -> Iterator[Any]:
+    """Feature maps (N, C, h, w) at PERCEPTUAL_BLOCKS: the package's extract_features, stopped on the way."""
+    network = _efficientnet()
+    x = network._swish(network._bn0(network._conv_stem(batch)))
+    for number, block in enumerate(network._blocks):
+        x = block(x)
+        if number in PERCEPTUAL_BLOCKS:
+            yield x
 
 
 @cache

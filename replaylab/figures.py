@@ -428,6 +428,32 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     return figure
 
 
+def base_curve(curve: pd.DataFrame) -> Figure:
+    """How the base learnt to move: ADE in px over the steps of pretraining, a line per domain, with its floors.
+
+    `curve` has the columns model, step, domain, measure and value (`records.base_curve`).
+    """
+    ade = curve[curve["measure"] == "ade_px"]
+    names = {"driving-eventful": "the target's look, eventful", "near": "looks never seen, free motion"}
+    colours = dict(zip(names, (NO_REPLAY, BLUE), strict=True))
+    with style():
+        figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
+        for domain, colour in colours.items():
+            here = ade[ade["domain"] == domain].set_index("model")
+            learnt = here.loc["base"]
+            axes.plot(learnt["step"], learnt["value"], "o-", color=colour, ms=4, label=names[domain])
+            for model, dashes in DASHES.items():
+                if model in here.index:
+                    axes.axhline(here.loc[model, "value"], color=colour, lw=0.9, ls=dashes, zorder=0)
+        axes.set(xlabel="pretraining step", ylabel="ADE of agents (px)")
+        axes.set_ylim(bottom=0)
+        axes.legend(title="above: copy last frame; below: autoencoder", loc="center right")
+        figure.suptitle("The base learns to move", x=0.02, ha="left", fontsize=11, fontweight="bold")
+        figure.tight_layout()
+        plt.close(figure)
+    return figure
+
+
 def filmstrip(samples: Sequence[Mapping[str, Any]]) -> Figure:
     """Clips and what each model made of them: one strip per sample, its frames from left to right.
 

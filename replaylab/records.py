@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from replaylab.domain import write_atomically
-from replaylab.spec import Described, EvaluationSpec, RunSpec, digest
+from replaylab.spec import WEIGHTS, Described, EvaluationSpec, RunSpec, digest
 
 COLUMNS = ["run", "model", "replay", "replay_fraction", "seed", "step", "domain", "split", "video", "start", "scene",
            "measure", "value", "n"]  # fmt: skip
@@ -121,6 +121,11 @@ def read_rows(folder: Path) -> pd.DataFrame:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
+
+
+def base_curve() -> pd.DataFrame:
+    """How the shipped base came to its errors: columns model, step, domain, measure, value (on dev clips)."""
+    return pd.read_csv(WEIGHTS / "base" / "curve.csv")
 
 
 def gallery_clips(references: Path) -> dict[str, dict[str, int]]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaylab import dynamics
+from replaylab import detections, dynamics
 
 CAP = 10.0
 
@@ -254,3 +254,201 @@ def test_bad_arguments_are_named(change: dict[str, Any], error: type[Exception],
 def test_an_agent_twice_in_a_frame_is_refused() -> None:
     with pytest.raises(ValueError, match=r"agents\[0\].*twice"):
         dynamics.clip_dynamics([np.concatenate([BOX, BOX])], [[3, 3]], [[True, True]], [BOX], miss_cap_px=CAP)
+
+
+@given(scenes())
+@settings(max_examples=100, deadline=None)
+def test_the_errors_carry_the_boxes_they_come_from(scene: Scene) -> None:
+    truth, eligible, found = scene
+    errors = dynamics.agent_errors(
+        [boxes_at(truth)], [np.arange(len(truth))], [eligible], [boxes_at(found)], miss_cap_px=CAP
+    )
+    np.testing.assert_array_equal(errors.true_boxes, boxes_at(truth)[eligible])
+    assert np.isnan(errors.found_boxes).all(1).tolist() == (~errors.matched).tolist()
+    hit = errors.matched
+    distance = np.linalg.norm(
+        dynamics.centres(errors.true_boxes[hit]) - dynamics.centres(errors.found_boxes[hit]), axis=1
+    )
+    np.testing.assert_allclose(distance, errors.error_px[hit])
+    np.testing.assert_equal(vars(dynamics.summary(errors)), vars(measure(truth, eligible, found)))
+
+
+def random_boxes(rng: np.random.Generator, n: int) -> np.ndarray:
+    corner = rng.uniform(0, 30, (n, 2))
+    return np.concatenate([corner, corner + rng.uniform(1, 25, (n, 2))], 1)
+
+
+@given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 10), shift=st.floats(-50, 50))
+def test_iou_is_symmetric_bounded_and_blind_to_scale_and_place(seed: int, scale: float, shift: float) -> None:
+    a, b = (random_boxes(np.random.default_rng(seed + i), 5) for i in (0, 1))
+    value = dynamics.iou(a, b)
+    assert ((value >= 0) & (value <= 1)).all()
+    np.testing.assert_allclose(dynamics.iou(b, a), value)
+    np.testing.assert_allclose(dynamics.iou(a, a), 1)
+    np.testing.assert_allclose(dynamics.iou(a * scale + shift, b * scale + shift), value, atol=1e-9)
+
+
+def test_iou_counts_the_cells_of_boxes_on_a_grid() -> None:
+    rng = np.random.default_rng(0)
+    corners = np.sort(rng.integers(0, 12, (40, 2, 2, 2)), axis=2)  # pair, box, low and high, axis
+    for first, second in corners:
+        masks = np.zeros((2, 12, 12), dtype=bool)
+        for mask, ((x0, y0), (x1, y1)) in zip(masks, (first, second), strict=True):
+            mask[x0:x1, y0:y1] = True
+        union = (masks[0] | masks[1]).sum()
+        expected = (masks[0] & masks[1]).sum() / union if union else 0
+        assert dynamics.iou([first.ravel()], [second.ravel()])[0] == pytest.approx(expected)
+
+
+def scored(boxes: np.ndarray, scores: Any) -> np.ndarray:
+    return np.concatenate([boxes, np.asarray(scores, dtype=float).reshape(-1, 1)], 1)
+
+
+BY_IOU: dict[str, float] = {"min_iou": 0.5}
+BY_DISTANCE: dict[str, float] = {"within_px": 4.0}
+Detections = tuple[Frames, Frames, Frames, list[list[int]]]
+
+
+@st.composite
+def detection_sets(draw: Callable[..., Any]) -> Detections:
+    """Frames of agents far from each other; every box found is right or far from all of them. Scores may be equal."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n_frames = draw(st.integers(1, 4))
+    boxes, _, eligible = grid_clip(rng, n_frames=n_frames, n_agents=draw(st.integers(0, 4)))
+    found, right = [], []
+    for t in range(n_frames):
+        seen = boxes[t][rng.random(len(boxes[t])) < 0.7]
+        spurious = boxes_at(rng.uniform(500, 900, (rng.integers(0, 4), 2)))
+        scores = rng.choice(np.arange(1, 10) / 10, len(seen) + len(spurious))
+        found.append(scored(np.concatenate([seen, spurious]), scores))
+        right.append([1] * len(seen) + [0] * len(spurious))
+    return boxes, eligible, found, right
+
+
+@given(detection_sets(), st.sampled_from([BY_IOU, BY_DISTANCE]))
+@settings(max_examples=150, deadline=None)
+def test_average_precision_is_the_mean_over_agents_of_the_best_precision_that_reaches_them(
+    frames: Detections, by: dict[str, float]
+) -> None:
+    boxes, eligible, found, right = frames
+    n = sum(len(b) for b in boxes)
+    value, count = detections.average_precision(boxes, eligible, found, **by)
+    assert count == n
+    if n == 0:
+        assert math.isnan(value)
+        return
+    scores, hits = np.concatenate([f[:, 4] for f in found]), np.concatenate(right)
+    points = [(hits[scores >= s].sum(), hits[scores >= s].mean()) for s in np.unique(scores)]
+    expected = sum(max((p for r, p in points if r >= i), default=0) for i in range(1, n + 1)) / n
+    assert value == pytest.approx(expected)
+
+
+@given(detection_sets(), st.sampled_from([BY_IOU, BY_DISTANCE]), st.randoms())
+@settings(max_examples=100, deadline=None)
+def test_average_precision_looks_at_the_order_of_scores_and_not_of_frames(
+    frames: Detections, by: dict[str, float], random: randomness.Random
+) -> None:
+    boxes, eligible, found, _ = frames
+    order = list(range(len(boxes)))
+    random.shuffle(order)
+    mapped = [scored(f[:, :4], f[:, 4] ** 3 - 7) for f in found]
+    a = detections.average_precision(boxes, eligible, found, **by)
+    b = detections.average_precision(
+        [boxes[t] for t in order], [eligible[t] for t in order], [mapped[t] for t in order], **by
+    )
+    np.testing.assert_allclose(a, b)
+
+
+@given(detection_sets(), st.sampled_from([BY_IOU, BY_DISTANCE]))
+@settings(max_examples=100, deadline=None)
+def test_average_precision_is_1_of_the_truth_and_a_second_box_for_an_agent_is_wrong(
+    frames: Detections, by: dict[str, float]
+) -> None:
+    boxes, eligible, _, _ = frames
+    if sum(len(b) for b in boxes):
+        perfect = [scored(b, np.full(len(b), 0.5)) for b in boxes]
+        assert detections.average_precision(boxes, eligible, perfect, **by).value == 1
+        twice = [np.concatenate([b, b]) for b in perfect]
+        assert detections.average_precision(boxes, eligible, twice, **by).value == 0.5
+        none = [np.zeros((0, 5))] * len(boxes)
+        assert detections.average_precision(boxes, eligible, none, **by).value == 0
+
+
+def test_average_precision_meets_its_thresholds() -> None:
+    truth, counts = np.array([[0.0, 0, 10, 10]]), np.array([True])
+
+    def found(*box: float) -> list[np.ndarray]:
+        return [np.array([[*box, 0.9]])]
+
+    by_iou = detections.average_precision([truth], [counts], found(0, 0, 10, 5), min_iou=0.5)
+    assert by_iou.value == 1  # half of it: an IoU of exactly 0.5 is enough, as in COCO
+    assert detections.average_precision([truth], [counts], found(0, 0, 10, 4.9), min_iou=0.5).value == 0
+    assert detections.average_precision([truth], [counts], found(1.9, 0, 11.9, 10), within_px=2).value == 1
+    assert detections.average_precision([truth], [counts], found(2, 0, 12, 10), within_px=2).value == 0
+
+
+def test_a_better_scored_box_takes_its_best_agent_and_an_ignored_agent_takes_one_for_nothing() -> None:
+    truth = boxes_at([[0, 0], [3, 0], [50, 0]])
+    counts = np.array([True, True, False])
+    # The first could take either agent and takes the nearer: the second reaches the other only.
+    found = scored(boxes_at([[2.5, 0], [-1, 0], [50, 0]]), [0.9, 0.8, 0.95])
+    assert detections.average_precision([truth], [counts], [found], within_px=4) == (1, 2)
+    more = np.concatenate([found, scored(boxes_at([[50, 0]]), [0.99])])
+    assert detections.average_precision([truth], [counts], [more], within_px=4).value == pytest.approx(2 / 3)
+    cut_off = np.concatenate(
+        [truth[:2], [[-80.0, 100, 10, 160]]]
+    )  # an ignored bus, found where it can be seen
+    part = scored(np.array([[0.0, 105, 10, 155]]), [0.99])
+    for by in (BY_IOU, BY_DISTANCE):
+        perfect = np.concatenate([part, scored(truth[:2], [0.9, 0.8])])
+        assert detections.average_precision([cut_off], [counts], [perfect], **by) == (1, 2)
+
+
+@given(scenes())
+@settings(max_examples=150, deadline=None)
+def test_nta_iou_is_the_overlap_with_the_nearest_box_and_0_without_one(scene: Scene) -> None:
+    truth, eligible, found = scene
+    gate = 4.0  # boxes that are further apart may still overlap
+    value, n = detections.nta_iou([boxes_at(truth)], [eligible], [boxes_at(found)], gate_px=gate)
+    overlaps = []
+    for agent in truth[eligible]:
+        distance, box = min(((math.dist(agent, f), i) for i, f in enumerate(found)), default=(gate, -1))
+        near = distance < gate
+        overlaps.append(dynamics.iou(boxes_at(agent), boxes_at(found[box]))[0] if near else 0.0)
+    assert n == len(overlaps)
+    assert math.isnan(value) if n == 0 else value == pytest.approx(np.mean(overlaps))
+
+
+def test_nta_iou_is_1_of_the_truth_and_ignores_false_positives() -> None:
+    boxes, _, eligible = grid_clip(np.random.default_rng(4))
+    more = [np.concatenate([b, boxes_at([[500, 500]])]) for b in boxes]
+    assert detections.nta_iou(boxes, eligible, more, gate_px=CAP) == (pytest.approx(1), 15)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"found": [scored(BOX, [1]), BOX]}, ValueError, r"found\[1\].*expected \(K, 5\)"),
+        ({"found": [scored(BOX, [np.nan])] * 2}, ValueError, r"found\[0\].*score that is NaN"),
+        ({"found": []}, ValueError, "found: 0 frames"),
+        ({"eligible": [[True], [1]]}, TypeError, r"eligible\[1\]"),
+        ({"true_boxes": [BOX, BOX * np.nan]}, ValueError, r"true_boxes\[1\]: holds NaN"),
+        ({"min_iou": None}, ValueError, "give one"),
+        ({"within_px": 2}, ValueError, "give one"),
+        ({"min_iou": 0}, ValueError, "min_iou: 0"),
+        ({"min_iou": None, "within_px": -1}, ValueError, "within_px: -1"),
+    ],
+)
+def test_bad_arguments_of_average_precision_are_named(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    arguments: dict[str, Any] = {
+        "true_boxes": [BOX, BOX], "eligible": [[True], [True]], "found": [scored(BOX, [1])] * 2, "min_iou": 0.5,
+    }  # fmt: skip
+    with pytest.raises(error, match=message):
+        detections.average_precision(**(arguments | change))
+
+
+def test_pairs_of_boxes_come_in_pairs() -> None:
+    with pytest.raises(ValueError, match="second: 2 boxes"):
+        dynamics.iou(BOX, np.concatenate([BOX, BOX]))

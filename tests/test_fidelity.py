@@ -1,154 +1,16 @@
-"""Distances against closed forms, their known bias or lack of it, and an extractor that is loaded only on
-demand.
-"""
+"""What is measured of a clip beside the true one, against definitions and closed forms, and a network loaded on demand."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import scipy.linalg
 import scipy.ndimage
 
-from replaylab import fidelity
-
-
-def normal(seed: int, n: int, d: int, spread: float = 1.0) -> np.ndarray:
-    """Correlated Gaussian samples (n, d); the correlation depends on d only."""
-    mixing = np.random.default_rng(d).standard_normal((d, d)) / np.sqrt(d) + np.eye(d)
-    return spread * np.random.default_rng((seed, n)).standard_normal((n, d)) @ mixing
-
-
-def textbook_frechet(a: np.ndarray, b: np.ndarray) -> float:
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root))
-
-
-def textbook_kernel(a: np.ndarray, b: np.ndarray) -> float:
-    """Pair by pair, as the definition reads."""
-    d = a.shape[1]
-
-    def k(x: np.ndarray, y: np.ndarray) -> float:
-        return float((x @ y / d + 1) ** 3)
-
-    def within(x: np.ndarray) -> float:
-        return float(np.mean([k(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j]))
-
-    return within(a) + within(b) - 2 * float(np.mean([k(x, y) for x in a for y in b]))
-
-
-@pytest.mark.parametrize(("n", "m", "d"), [(200, 200, 6), (90, 300, 40), (21, 25, 20)])
-def test_frechet_agrees_with_the_matrix_root_on_full_rank_data(n: int, m: int, d: int) -> None:
-    a, b = normal(0, n, d), normal(1, m, d, spread=1.7) + 0.3
-    assert fidelity.frechet_distance(a, b) == pytest.approx(textbook_frechet(a, b), rel=1e-6)
-    assert fidelity.frechet_distance(b, a) == pytest.approx(fidelity.frechet_distance(a, b), rel=1e-9)
-
-
-@pytest.mark.parametrize(("n", "d"), [(300, 12), (30, 200)])
-def test_frechet_of_equal_sets_is_zero_and_of_shifted_ones_the_squared_shift(n: int, d: int) -> None:
-    a = normal(2, n, d)
-    shift = np.random.default_rng(3).standard_normal(d)
-    scale = float((a**2).sum(1).mean())
-    assert fidelity.frechet_distance(a, a) == pytest.approx(0, abs=1e-9 * scale)
-    assert fidelity.frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-9 * scale)
-    assert fidelity.frechet_distance(a, a + shift) == pytest.approx((shift**2).sum(), rel=1e-8)
-
-
-@pytest.mark.parametrize(("n", "d"), [(300, 12), (30, 200)])
-def test_frechet_of_a_stretched_set_has_a_closed_form(n: int, d: int) -> None:
-    """Covariances C and s^2 C commute, so the distance is (s - 1)^2 tr C, of full rank (n > d) or not (n <
-    d).
-    """
-    a = normal(4, n, d)
-    a -= a.mean(0)
-    trace = (a**2).sum() / (n - 1)
-    assert fidelity.frechet_distance(a, 1.5 * a) == pytest.approx(0.25 * trace, rel=1e-8)
-
-
-def test_frechet_of_sets_in_perpendicular_subspaces_is_the_sum_of_their_traces() -> None:
-    """Rank-deficient with A B = 0: nothing is shared, where the root of A B is hardest on the usual
-    algorithm.
-    """
-    a, b = np.zeros((40, 120)), np.zeros((50, 120))
-    a[:, :60], b[:, 60:] = normal(5, 40, 60), normal(6, 50, 60)
-    a, b = a - a.mean(0), b - b.mean(0)
-    expected = (a**2).sum() / 39 + (b**2).sum() / 49
-    assert fidelity.frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
-
-
-def test_frechet_with_fewer_samples_than_dimensions_agrees_with_the_subspace_they_span() -> None:
-    """Turning 15 dimensions into 300 by an isometry changes no distance, but makes both covariances singular."""
-    isometry = np.linalg.qr(np.random.default_rng(7).standard_normal((300, 15)))[0].T
-    a, b = normal(8, 60, 15), normal(9, 80, 15, spread=0.5) + 1
-    assert fidelity.frechet_distance(a @ isometry, b @ isometry) == pytest.approx(
-        textbook_frechet(a, b), rel=1e-6
-    )
-
-
-def test_frechet_of_large_samples_approaches_the_distance_of_the_gaussians() -> None:
-    rng = np.random.default_rng(10)
-    deviations = np.array([1.0, 2.0, 0.5])
-    a, b = rng.standard_normal((200_000, 3)), rng.standard_normal((200_000, 3)) * deviations + [1, 0, 0]
-    assert fidelity.frechet_distance(a, b) == pytest.approx(1 + ((deviations - 1) ** 2).sum(), rel=0.02)
-
-
-def test_kernel_distance_is_its_definition_pair_by_pair() -> None:
-    a, b = normal(11, 24, 5), normal(12, 31, 5, spread=1.3)
-    assert fidelity.kernel_distance(a, b) == pytest.approx(textbook_kernel(a, b), rel=1e-10)
-    assert fidelity.kernel_distance(b, a) == pytest.approx(fidelity.kernel_distance(a, b), rel=1e-10)
-
-
-def test_kernel_distance_does_not_depend_on_how_its_sums_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = normal(13, 50, 4), normal(14, 40, 4)
-    whole = fidelity.kernel_distance(a, b)
-    monkeypatch.setattr(fidelity, "ROWS_AT_A_TIME", 7)
-    assert fidelity.kernel_distance(a, b) == pytest.approx(whole, rel=1e-10)
-
-
-@pytest.mark.parametrize("shift", [0.0, 0.4])
-def test_kernel_distance_is_unbiased(shift: float) -> None:
-    """The mean over many draws meets the true value within its standard error, at two very different n.
-
-    In one dimension (xy + 1)^3 = 1 + 3 xy + 3 x^2 y^2 + x^3 y^3, so the true value is the weighted squared difference
-    of the first three raw moments, which are 0, 1, 0 for N(0, 1) and s, 1 + s^2, 3 s + s^3 for N(s, 1).
-    """
-    moments_a, moments_b = np.array([0, 1, 0]), np.array([shift, 1 + shift**2, 3 * shift + shift**3])
-    true = float((np.array([3, 3, 1]) * (moments_a - moments_b) ** 2).sum())
-    rng = np.random.default_rng(15)
-    for n in (20, 50):
-        values = [
-            fidelity.kernel_distance(rng.standard_normal((n, 1)), rng.standard_normal((n, 1)) + shift)
-            for _ in range(2000)
-        ]
-        error = float(np.std(values) / np.sqrt(len(values)))
-        assert abs(np.mean(values) - true) < 4 * error
-        # Keeping k(x, x) would add at least 2 (E k(x, x) - E k(x, x')) / n = 2 (28 - 4) / n: this test would see it.
-        assert 4 * error < 0.5 * 48 / n
-
-
-def test_kernel_distance_may_be_negative() -> None:
-    values = [fidelity.kernel_distance(normal(s, 30, 3), normal(s + 100, 30, 3)) for s in range(20)]
-    assert min(values) < 0 < max(values)
-
-
-@pytest.mark.parametrize("distance", [fidelity.frechet_distance, fidelity.kernel_distance])
-def test_bad_features_are_refused_by_name(distance: Any) -> None:
-    good = normal(0, 30, 4)
-    broken = good.copy()
-    broken[3, 2] = np.nan
-    with pytest.raises(ValueError, match="features_b: holds NaN"):
-        distance(good, broken)
-    with pytest.raises(ValueError, match=f"features_a: 19 frames, at least {fidelity.MIN_FRAMES}"):
-        distance(good[:19], good)
-    with pytest.raises(ValueError, match="features_b: 3 dimensions"):
-        distance(good, good[:, :3])
-    with pytest.raises(ValueError, match=r"features_a: shape \(30,\)"):
-        distance(good[:, 0], good)
-    assert np.isfinite(distance(good[:20], good))
+from replaylab import distances, fidelity
 
 
 def test_psnr_of_a_known_error() -> None:
@@ -164,7 +26,7 @@ def test_psnr_of_a_known_error() -> None:
 
 
 def test_importing_fidelity_does_not_import_torch() -> None:
-    code = "import sys, replaylab.fidelity, replaylab.dynamics; assert 'torch' not in sys.modules"
+    code = "import sys, replaylab.fidelity, replaylab.distances, replaylab.dynamics; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -199,9 +61,166 @@ def test_frames_of_another_kind_are_refused() -> None:
 
 
 def test_other_weights_than_the_named_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
     monkeypatch.setattr(fidelity, "EXTRACTOR", replace(fidelity.EXTRACTOR, weights_sha256="0" * 64))
     fidelity._efficientnet.cache_clear()
     with pytest.raises(ValueError, match="sha256 5793442"):
         fidelity.efficientnet_features(pictures(1, 0))
+
+
+def clip(seed: int, frames: int = 4, height: int = 24, width: int = 17) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
+def textbook_ssim(x: np.ndarray, y: np.ndarray) -> float:
+    """Window by window, as Wang et al. 2004 write it in equations 13 to 16, and their K1, K2 and L."""
+    at = np.arange(-5, 6)
+    window = np.exp(-(at[:, None] ** 2 + at**2) / (2 * 1.5**2))
+    window /= window.sum()
+    values = []
+    for frame_x, frame_y in zip(x.astype(float), y.astype(float), strict=True):
+        for row in range(x.shape[1] - 10):
+            for column in range(x.shape[2] - 10):
+                for colour in range(3):
+                    here = np.s_[row : row + 11, column : column + 11, colour]
+                    mean_x, mean_y = (window * frame_x[here]).sum(), (window * frame_y[here]).sum()
+                    off_x, off_y = frame_x[here] - mean_x, frame_y[here] - mean_y
+                    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+                    likeness = (2 * mean_x * mean_y + c1) * (2 * (window * off_x * off_y).sum() + c2)
+                    values.append(
+                        likeness
+                        / (mean_x**2 + mean_y**2 + c1)
+                        / ((window * off_x**2).sum() + (window * off_y**2).sum() + c2)
+                    )
+    return float(np.mean(values))
+
+
+def test_ssim_is_its_definition_window_by_window() -> None:
+    a, noise = clip(0, frames=2), clip(1, frames=2)
+    b = (0.7 * a + 0.3 * noise).astype(np.uint8)
+    assert 0.2 < fidelity.ssim(a, b) < 0.99
+    assert fidelity.ssim(a, b) == pytest.approx(textbook_ssim(a, b), rel=1e-9)
+    assert fidelity.ssim(a, noise) == pytest.approx(textbook_ssim(a, noise), rel=1e-9, abs=1e-9)
+
+
+def test_ssim_is_one_for_equal_clips_symmetric_and_known_for_flat_ones() -> None:
+    a, b = clip(2), clip(3)
+    assert fidelity.ssim(a, a) == pytest.approx(1, abs=1e-12)
+    assert fidelity.ssim(a, b) == pytest.approx(fidelity.ssim(b, a), rel=1e-12)
+    grey, white = np.full((1, 11, 11, 3), 100, np.uint8), np.full((1, 11, 11, 3), 255, np.uint8)
+    c1 = 2.55**2
+    expected = (2 * 100 * 255 + c1) / (100**2 + 255**2 + c1)
+    assert fidelity.ssim(grey, white) == pytest.approx(expected, rel=1e-9)
+
+
+def test_sharpness_of_a_ramp_is_its_slope_and_linear_in_contrast() -> None:
+    levels = 3 * np.arange(40) + 4 * np.arange(30)[:, None]
+    ramp = np.broadcast_to(levels[..., None], (2, 30, 40, 3)).astype(np.uint8)
+    assert fidelity.sharpness(ramp) == pytest.approx(5)
+    checks = clip(4) // 2
+    assert fidelity.sharpness_ratio(checks * 2, checks) == pytest.approx(2)
+    assert fidelity.sharpness_ratio(checks + np.uint8(50), checks) == pytest.approx(1)
+    assert fidelity.sharpness_ratio(checks[::-1, ::-1, ::-1], checks) == pytest.approx(1)
+
+
+def test_sharpness_falls_with_blur() -> None:
+    truth = pictures(4, 5)
+    blurred = [scipy.ndimage.gaussian_filter(truth, (0, sigma, sigma, 0)) for sigma in (0.5, 1, 2, 4)]
+    ratios = [fidelity.sharpness_ratio(each, truth) for each in [truth, *blurred]]
+    assert ratios[0] == 1 and ratios == sorted(ratios, reverse=True) and ratios[-1] < 0.6
+
+
+def test_flicker_of_alternating_frames_is_twice_their_difference_and_of_an_even_fade_zero() -> None:
+    still = np.full((6, 8, 8, 3), 90, np.uint8)
+    fade = still + (5 * np.arange(6, dtype=np.uint8))[:, None, None, None]
+    alternating = still.copy()
+    alternating[::2] += np.uint8(10)
+    assert fidelity.flicker(still) == pytest.approx(0, abs=1e-9)
+    assert fidelity.flicker(fade) == pytest.approx(0, abs=1e-9)
+    assert fidelity.flicker(alternating) == pytest.approx(20)
+    assert fidelity.flicker_excess(alternating, fade) == pytest.approx(20)
+    assert fidelity.flicker_excess(still, alternating) == pytest.approx(-20)
+    noisy = clip(6)
+    assert fidelity.flicker(noisy[::-1]) == pytest.approx(fidelity.flicker(noisy))
+
+
+def test_bad_clips_are_refused_by_name() -> None:
+    good = clip(7)
+    for measure in (fidelity.ssim, fidelity.sharpness_ratio, fidelity.flicker_excess):
+        with pytest.raises(ValueError, match=r"(clip_b|truth): shape \(2, 24, 17, 3\), (clip_a|made) has"):
+            measure(good, good[:2])
+        with pytest.raises(ValueError, match=r"(clip_a|made): float64"):
+            measure(good / 255, good)
+        with pytest.raises(ValueError, match=r"(clip_b|truth): uint8 .* not empty"):
+            measure(good, good[:0])
+        with pytest.raises(ValueError, match=r"(clip_a|made): uint8 \(24, 17, 3\)"):
+            measure(good[0], good)
+    with pytest.raises(ValueError, match="17x10 pixels, at least 11x11"):
+        fidelity.ssim(good[:, :10], good[:, :10])
+    with pytest.raises(ValueError, match="clip: 2 frames, at least 3"):
+        fidelity.flicker(good[:2])
+    with pytest.raises(ValueError, match="truth: every frame is of one colour"):
+        fidelity.sharpness_ratio(good, good * 0)
+    with pytest.raises(ValueError, match=r"clip: .* at least 2x2"):
+        fidelity.sharpness(good[:, :1])
+
+
+def test_perceptual_distance_is_its_definition() -> None:
+    """Zhang et al. 2018, equation 1, weights 1: position by position, from maps that hooks took out of the network."""
+    import torch
+
+    a, b = pictures(3, 8), pictures(3, 9)
+    network, maps = fidelity._efficientnet(), []
+    hooks = [
+        network._blocks[number].register_forward_hook(lambda *call: maps.append(call[2].numpy()))
+        for number in fidelity.PERCEPTUAL_BLOCKS
+    ]
+    with torch.inference_mode():
+        network.extract_features(fidelity._scaled(np.concatenate([a, b])))
+    for hook in hooks:
+        hook.remove()
+    assert [each.shape[2] for each in maps] == [32, 16, 8, 4, 2]
+    total = 0.0
+    for each in maps:
+        x, y = (half / np.linalg.norm(half, axis=1, keepdims=True) for half in (each[:3], each[3:]))
+        total += float(((x - y) ** 2).sum(1).mean())
+    assert fidelity.effnet_perceptual(a, b) == pytest.approx(total, rel=1e-4)
+    assert fidelity.effnet_perceptual(b, a) == pytest.approx(total, rel=1e-4)
+    assert fidelity.effnet_perceptual(a, b, batch_size=2) == pytest.approx(total, rel=1e-4)
+    assert fidelity.effnet_perceptual(a, a) == 0
+
+
+def test_perceptual_distance_grows_with_damage() -> None:
+    truth = pictures(4, 10)
+    blurred = [scipy.ndimage.gaussian_filter(truth, (0, sigma, sigma, 0)) for sigma in (0.5, 1, 2, 4)]
+    found = [fidelity.effnet_perceptual(each, truth) for each in blurred]
+    assert found[0] > 0 and found == sorted(found) and found[-1] < 20
+    with pytest.raises(ValueError, match="frames_b: shape"):
+        fidelity.effnet_perceptual(truth, truth[:2])
+    with pytest.raises(ValueError, match="frames_b: 32x60 pixels"):
+        fidelity.effnet_perceptual(truth, truth[:, :60, :32])
+
+
+def test_a_clip_is_measured_as_by_hand_and_the_true_one_is_perfect() -> None:
+    truth = pictures(3, 11)
+    soft = scipy.ndimage.gaussian_filter(truth, (0, 1, 1, 0))
+    found = fidelity.clip_fidelity(soft, truth)
+    assert found.psnr_db == fidelity.psnr_db(soft, truth)
+    assert (found.ssim, found.flicker_excess) == (
+        fidelity.ssim(soft, truth),
+        fidelity.flicker_excess(soft, truth),
+    )
+    assert found.ssim < 1 and found.sharpness_ratio < 1 and found.flicker_excess < 0 < found.effnet_perceptual
+    perfect = fidelity.clip_fidelity(truth, truth)
+    assert perfect.ssim == pytest.approx(1, abs=1e-12)
+    assert replace(perfect, ssim=1.0) == fidelity.ClipFidelity(
+        psnr_db=float("inf"), ssim=1.0, sharpness_ratio=1.0, flicker_excess=0.0, effnet_perceptual=0.0
+    )
+
+
+def test_features_of_frames_make_a_distance_that_carries_their_extractor() -> None:
+    features = fidelity.efficientnet_features(pictures(40, 12))
+    made, real = features[:20], features[20:]
+    found = distances.between("effnet_kd", fidelity.kernel_distance, made, real, fidelity.EXTRACTOR)
+    assert (found.n, found.frames, found.size_px, found.resize) == (20, 1, 64, "none")
+    assert found.value == fidelity.kernel_distance(made, real)
+    assert found.extractor_digest == fidelity.EXTRACTOR.weights_sha256

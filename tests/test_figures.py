@@ -440,3 +440,19 @@ def test_importing_and_drawing_does_not_import_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_base_curve_draws_its_domains_and_their_floors() -> None:
+    steps = [("copy-last-frame", -1, 6.0), ("autoencoder", -1, 0.5), ("base", 1, 6.0), ("base", 2, 3.0)]
+    curve = pd.DataFrame(
+        [
+            (model, step, domain, "ade_px", value)
+            for domain in ("near", "driving-eventful")
+            for model, step, value in steps
+        ],
+        columns=["model", "step", "domain", "measure", "value"],
+    )
+    (axes,) = figures.base_curve(curve).axes
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 2 and list(line.get_xdata()) == [1, 2]]
+    assert [list(line.get_ydata()) for line in lines] == [[6.0, 3.0]] * 2
+    assert sorted(line.get_ydata()[0] for line in axes.lines if line not in lines) == [0.5, 0.5, 6.0, 6.0]

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -50,6 +51,11 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
         for steps in stops:
             pretrain.base(tmp_path / home, folder, steps=steps)
         model = models.TinyWan.load(folder)
+        curve = pd.read_csv(folder / "curve.csv")
+        assert set(zip(curve["model"], curve["step"], strict=True)) == {
+            ("copy-last-frame", -1), ("autoencoder", -1), ("base", 2), ("base", 4)
+        }  # fmt: skip
+        assert {"ade_px", "recall", "effnet_kd"} <= set(curve["measure"]) and len(set(curve["domain"])) == 2
         assert (folder / "README.md").is_file() and (folder / "vae" / "README.md").is_file()
         weights.append(model)
     vaes = [

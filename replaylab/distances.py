@@ -1,0 +1,329 @@
+"""How far apart are two sets of pictures? Fréchet and kernel distance of feature vectors, at once or batch by batch.
+
+The decision: everything here is a function of feature arrays and knows nothing of networks. What made the features is
+described by an `Extractor`, and travels with the value in a `Distance`. d is the number of dimensions of a feature
+vector; n and m are numbers of vectors, one vector a row.
+
+The kernel distance is unbiased: its expectation does not depend on how many vectors go in, and between two samples of
+one distribution it is zero on average, so single values may be negative. The Fréchet distance falls as n grows: compare
+values of the same n only.
+
+Refused, by the set's name: sets of fewer than `n_min` vectors, where both are mostly noise, NaN and infinity, and
+features of two lengths. `between` also refuses repeated clips; the bare functions cannot, since a still video may
+rightly give the same frame, and so the same features, again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import ArrayLike, NDArray
+
+N_MIN = 20
+"""Least number of feature vectors in each set, unless asked otherwise; with fewer, both distances are mostly noise."""
+
+ROWS_AT_A_TIME = 1024
+
+Features = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """What made the features; goes beside every distance."""
+
+    name: str
+    layer: str
+    weights_sha256: str
+    package: str
+    resize: str  # kernel by which frames are resized before the network, or "none"
+    frame_size_px: int
+    dimensions: int
+    frames: int = (
+        1  # that one feature vector sees: 1 for an image network, a clip's length for a video network
+    )
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A distance that cannot be taken for another: compare only those that agree in every field but the value."""
+
+    name: str
+    value: float
+    n: int  # feature vectors in the smaller set
+    frames: int  # that one feature vector sees
+    size_px: int
+    resize: str
+    extractor: str
+    extractor_digest: str  # SHA-256 of its weights
+
+
+class Moments:
+    """Number, mean and scatter of feature vectors that come in batches; two can be merged.
+
+    Chan, Golub & LeVeque (1983): scatters of two parts add up, plus n m / (n + m) times the outer product of the
+    difference of the means. Kept is not the scatter S (d, d) but a factor F with F'F = S: up to 2 d rows as they came,
+    condensed by a QR decomposition beyond. So nothing is squared, few vectors in many dimensions stay cheap, and
+    how the vectors are cut into batches matters up to rounding only. Memory: at most 2 d rows of d doubles, and a batch.
+    """
+
+    def __init__(self, name: str = "features") -> None:
+        self.name = name
+        self.n = 0
+        self.mean: Features = np.zeros(0)
+        self._blocks: list[Features] = []
+
+    def add(self, features: ArrayLike) -> Moments:
+        """Take in a batch (k, d), k at least 1; returns itself. ValueError names the set and what is wrong."""
+        rows = _rows(features, self.name)
+        mean = rows.mean(0)
+        return self._absorb(len(rows), mean, [rows - mean] if len(rows) > 1 else [])
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both sets together, under this one's name; neither is changed."""
+        merged = Moments(self.name)
+        for part in (self, other):
+            if part.n:
+                merged._absorb(part.n, part.mean, part._blocks)
+        return merged
+
+    @property
+    def factor(self) -> Features:
+        """F (r, d) with F'F the scatter; r is of the order of n, and at most 2 d unless one batch was larger."""
+        if len(self._blocks) == 1:
+            return self._blocks[0]
+        return np.concatenate(self._blocks) if self._blocks else np.zeros((0, len(self.mean)))
+
+    @property
+    def scatter(self) -> Features:
+        """Sum of the outer products (d, d) of the vectors less their mean: (n - 1) times the unbiased covariance."""
+        factor = self.factor
+        return np.asarray(factor.T @ factor)
+
+    def _absorb(self, n: int, mean: Features, blocks: list[Features]) -> Moments:
+        if self.n:
+            _same_length(self.name, len(self.mean), f"{self.name} (next batch)", len(mean))
+            between_means = np.sqrt(self.n * n / (self.n + n)) * (mean - self.mean)
+            self._blocks = [*self._blocks, *blocks, between_means[None]]
+            self.mean = self.mean + (mean - self.mean) * (n / (self.n + n))
+            if sum(map(len, self._blocks)) > 2 * len(self.mean):
+                self._blocks = [_condensed(self.factor)]
+        else:
+            self.mean, self._blocks = mean, list(blocks)
+        self.n += n
+        return self
+
+
+class Rows:
+    """Feature vectors that come in batches, all of them kept; two can be merged.
+
+    The streaming form of the kernel distance. A kernel of degree 3 has no short summary (its moments number d^3), and
+    means over blocks are noisier and depend on the blocks; so the vectors stay, as float32 if they come so: 5 kB a
+    frame at d = 1280. The distance is then that of the whole sets, whatever the batches were.
+    """
+
+    def __init__(self, name: str = "features") -> None:
+        self.name = name
+        self._blocks: list[NDArray[np.floating]] = []
+
+    @property
+    def n(self) -> int:
+        return sum(map(len, self._blocks))
+
+    @property
+    def features(self) -> NDArray[np.floating]:
+        """All vectors (n, d), in the order in which they came."""
+        return np.concatenate(self._blocks) if self._blocks else np.zeros((0, 0))
+
+    def add(self, features: ArrayLike) -> Rows:
+        """Take in a batch (k, d), k at least 1; returns itself. ValueError names the set and what is wrong."""
+        rows = _rows(features, self.name)
+        if self._blocks:
+            _same_length(self.name, self._blocks[0].shape[1], f"{self.name} (next batch)", rows.shape[1])
+        self._blocks.append(
+            rows.astype(np.float32 if np.asarray(features).dtype == np.float32 else np.float64)
+        )
+        return self
+
+    def merge(self, other: Rows) -> Rows:
+        """The vectors of both sets, under this one's name; neither is changed."""
+        merged = Rows(self.name)
+        for block in chain(self._blocks, other._blocks):
+            merged.add(block)
+        return merged
+
+
+def frechet_distance(
+    features_a: ArrayLike | Moments, features_b: ArrayLike | Moments, n_min: int = N_MIN
+) -> float:
+    """Fréchet distance of the Gaussians fitted to two sets of features (Heusel et al. 2017, equation 6).
+
+    features_a (n, d) and features_b (m, d), or their `Moments`; n and m at least n_min and not necessarily equal.
+    Returns |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) with the unbiased covariances A and B, at least 0, in the
+    features' unit squared. With fewer vectors than dimensions it is exact for the sample covariances all the same.
+    ValueError names the set that has a wrong shape, too few rows, or holds NaN.
+    """
+    a, b = _moments(features_a, "features_a", n_min), _moments(features_b, "features_b", n_min)
+    _same_length(a.name, len(a.mean), b.name, len(b.mean))
+    factor_a, factor_b = a.factor, b.factor
+    traces = np.vdot(factor_a, factor_a) / (a.n - 1) + np.vdot(factor_b, factor_b) / (b.n - 1)
+    shared = _trace_of_root(factor_a, factor_b, full_rank=min(a.n, b.n) > len(a.mean))
+    shared /= np.sqrt((a.n - 1.0) * (b.n - 1.0))
+    return max(0.0, float(((a.mean - b.mean) ** 2).sum() + traces - 2 * shared))
+
+
+def kernel_distance(features_a: ArrayLike | Rows, features_b: ArrayLike | Rows, n_min: int = N_MIN) -> float:
+    """Unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, section 4).
+
+    features_a (n, d) and features_b (m, d), or their `Rows`; n and m at least n_min. All vectors are used at once, no
+    subsets are drawn. May be negative. Errors as in `frechet_distance`.
+    """
+    (a, name_a), (b, name_b) = _kept(features_a, "features_a"), _kept(features_b, "features_b")
+    _enough(len(a), name_a, n_min)
+    _enough(len(b), name_b, n_min)
+    _same_length(name_a, a.shape[1], name_b, b.shape[1])
+    n, m = len(a), len(b)
+    within_a = (_kernel_sum(a, a) - _kernel_diagonal(a)) / (n * (n - 1))
+    within_b = (_kernel_sum(b, b) - _kernel_diagonal(b)) / (m * (m - 1))
+    return within_a + within_b - 2 * _kernel_sum(a, b) / (n * m)
+
+
+def between(
+    name: str,
+    of: Callable[..., float],
+    features_a: ArrayLike,
+    features_b: ArrayLike,
+    extractor: Extractor,
+    *,
+    names: tuple[str, str] = ("features_a", "features_b"),
+    clips_a: Sequence[Hashable] | None = None,
+    clips_b: Sequence[Hashable] | None = None,
+    n_min: int = N_MIN,
+) -> Distance:
+    """`of(a, b, n_min=n_min)`, such as `kernel_distance`, with everything a reader needs to compare it.
+
+    features_a and features_b are of the extractor, whose dimensions are d: (clips, d), or (clips, vectors of each, d).
+    clips_a and clips_b name the clips or their scenes, and `names` are what the errors call the sets. ValueError names
+    the set that has too few vectors, a wrong shape or NaN; two clips of one name, or with a vector in common, bit for
+    bit (a clip may repeat its own: it stands still); or a clip or vector of the other set.
+    """
+    a, owners_a = _clips(features_a, clips_a, names[0], extractor, n_min)
+    b, owners_b = _clips(features_b, clips_b, names[1], extractor, n_min)
+    if shared := owners_a.keys() & owners_b.keys():
+        clip = owners_b[min(shared)]
+        raise ValueError(
+            f"{names[1]}: clip {clip!r} has a feature vector of {names[0]}; no clip may be in both"
+        )
+    if clips_a is not None and clips_b is not None and (both := set(clips_a) & set(clips_b)):
+        raise ValueError(
+            f"{names[1]}: clip {min(map(repr, both))} is in {names[0]} too; no clip may be in both"
+        )
+    value = of(a, b, n_min=n_min)
+    if not np.isfinite(value):
+        raise ValueError(f"{name}: {value} between {names[0]} and {names[1]}")
+    return Distance(
+        name, value, min(len(a), len(b)), extractor.frames, extractor.frame_size_px, extractor.resize,
+        extractor.name, extractor.weights_sha256,
+    )  # fmt: skip
+
+
+def _clips(
+    features: ArrayLike, clips: Sequence[Hashable] | None, name: str, extractor: Extractor, n_min: int
+) -> tuple[Features, dict[bytes, Hashable]]:
+    """All vectors (n, d) of a set, and the one clip to which each vector's bits belong."""
+    array = np.asarray(features, dtype=np.float64)
+    if array.ndim not in (2, 3):
+        raise ValueError(f"{name}: shape {array.shape}, expected (clips, d) or (clips, vectors, d)")
+    rows = _rows(array.reshape(-1, array.shape[-1]) if array.size else np.zeros((0, 1)), name)
+    _enough(len(rows), name, n_min)
+    _same_length(extractor.name, extractor.dimensions, name, rows.shape[1])
+    clips = range(len(array)) if clips is None else clips
+    if len(clips) != len(array) or len(set(clips)) < len(clips):
+        raise ValueError(
+            f"{name}: {len(set(clips))} different names for {len(array)} clips, expected one each"
+        )
+    owners: dict[bytes, Hashable] = {}
+    clip_of_row = (clip for clip in clips for _ in range(len(rows) // len(array)))
+    for row, clip in zip(rows + 0.0, clip_of_row, strict=True):  # + 0.0: the bits of -0 are those of 0
+        if (first := owners.setdefault(row.tobytes(), clip)) != clip:
+            raise ValueError(
+                f"{name}: clips {first!r} and {clip!r} share a feature vector; add clips, do not repeat them"
+            )
+    return rows, owners
+
+
+def _trace_of_root(factor_a: Features, factor_b: Features, full_rank: bool) -> float:
+    """tr (A B)^(1/2) for A = Fa'Fa, B = Fb'Fb, without the root of a matrix.
+
+    The eigenvalues of A B are those of the symmetric L'A L with B = L L', which LAPACK finds without forming A B; that
+    needs a positive definite B. They are also the squared singular values of Fa Fb', which is smaller where vectors
+    are few, and needs nothing (Mathiasen & Hvilshøj 2020, arXiv 2009.14075).
+    """
+    if full_rank:
+        try:
+            squared = scipy.linalg.eigvalsh(
+                factor_a.T @ factor_a, factor_b.T @ factor_b, type=2, check_finite=False
+            )
+            return float(np.sqrt(np.maximum(squared, 0)).sum())
+        except np.linalg.LinAlgError:  # a feature that never varies, or follows from others
+            pass
+    a, b = _condensed(factor_a), _condensed(factor_b)
+    return float(np.linalg.svd(a @ b.T, compute_uv=False).sum())
+
+
+def _condensed(factor: Features) -> Features:
+    """R of F = Q R: it has the same R'R, and no more rows than columns."""
+    return np.asarray(np.linalg.qr(factor, mode="r")) if len(factor) > factor.shape[1] else factor
+
+
+def _rows(features: ArrayLike, name: str) -> Features:
+    rows = np.asarray(features, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise ValueError(f"{name}: shape {rows.shape}, expected (n, d), one feature vector a row")
+    if len(rows) == 0:
+        raise ValueError(f"{name}: empty, expected at least one feature vector")
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{name}: holds NaN or infinity")
+    return rows
+
+
+def _moments(features: ArrayLike | Moments, name: str, n_min: int) -> Moments:
+    moments = features if isinstance(features, Moments) else Moments(name).add(features)
+    _enough(moments.n, moments.name, n_min)
+    return moments
+
+
+def _kept(features: ArrayLike | Rows, name: str) -> tuple[Features, str]:
+    if not isinstance(features, Rows):
+        return _rows(features, name), name
+    return np.asarray(features.features, np.float64), features.name
+
+
+def _enough(n: int, name: str, n_min: int) -> None:
+    if n_min < 2:
+        raise ValueError(f"n_min: {n_min}, must be at least 2; one vector has no spread")
+    if n < n_min:
+        raise ValueError(
+            f"{name}: {n} feature vectors, at least {n_min} are needed; add clips, do not repeat them"
+        )
+
+
+def _same_length(name_a: str, d_a: int, name_b: str, d_b: int) -> None:
+    if d_a != d_b:
+        raise ValueError(f"{name_b}: {d_b} dimensions, {name_a} has {d_a}; use one extractor for both")
+
+
+def _kernel(dots: Features, d: int) -> Features:
+    return np.asarray((dots / d + 1) ** 3)
+
+
+def _kernel_sum(a: Features, b: Features) -> float:
+    starts = range(0, len(a), ROWS_AT_A_TIME)
+    return float(sum(_kernel(a[i : i + ROWS_AT_A_TIME] @ b.T, a.shape[1]).sum() for i in starts))
+
+
+def _kernel_diagonal(a: Features) -> float:
+    return float(_kernel((a**2).sum(1), a.shape[1]).sum())

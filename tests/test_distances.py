@@ -1,0 +1,345 @@
+"""Distances of feature sets against closed forms, their known bias or lack of it, batch by batch, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replaylab import distances
+from replaylab.distances import Extractor, Moments, Rows
+
+EXTRACTOR = Extractor("a network", "last", "5" * 64, "a package 1.0", "bicubic", 224, 6, frames=8)
+
+
+def normal(seed: int, n: int, d: int, spread: float = 1.0) -> np.ndarray:
+    """Correlated Gaussian samples (n, d); the correlation depends on d only."""
+    mixing = np.random.default_rng(d).standard_normal((d, d)) / np.sqrt(d) + np.eye(d)
+    return spread * np.random.default_rng((seed, n)).standard_normal((n, d)) @ mixing
+
+
+def textbook_frechet(a: np.ndarray, b: np.ndarray) -> float:
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root))
+
+
+def textbook_kernel(a: np.ndarray, b: np.ndarray) -> float:
+    """Pair by pair, as the definition reads."""
+    d = a.shape[1]
+
+    def k(x: np.ndarray, y: np.ndarray) -> float:
+        return float((x @ y / d + 1) ** 3)
+
+    def within(x: np.ndarray) -> float:
+        return float(np.mean([k(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j]))
+
+    return within(a) + within(b) - 2 * float(np.mean([k(x, y) for x in a for y in b]))
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(200, 200, 6), (90, 300, 40), (21, 25, 20)])
+def test_frechet_agrees_with_the_matrix_root_on_full_rank_data(n: int, m: int, d: int) -> None:
+    a, b = normal(0, n, d), normal(1, m, d, spread=1.7) + 0.3
+    assert distances.frechet_distance(a, b) == pytest.approx(textbook_frechet(a, b), rel=1e-6)
+    assert distances.frechet_distance(b, a) == pytest.approx(distances.frechet_distance(a, b), rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 12), (30, 200)])
+def test_frechet_of_equal_sets_is_zero_and_of_shifted_ones_the_squared_shift(n: int, d: int) -> None:
+    a = normal(2, n, d)
+    shift = np.random.default_rng(3).standard_normal(d)
+    scale = float((a**2).sum(1).mean())
+    assert distances.frechet_distance(a, a) == pytest.approx(0, abs=1e-9 * scale)
+    assert distances.frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-9 * scale)
+    assert distances.frechet_distance(a, a + shift) == pytest.approx((shift**2).sum(), rel=1e-8)
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 12), (30, 200)])
+def test_frechet_of_a_stretched_set_has_a_closed_form(n: int, d: int) -> None:
+    """Covariances C and s^2 C commute, so the distance is (s - 1)^2 tr C, of full rank (n > d) or not (n <
+    d).
+    """
+    a = normal(4, n, d)
+    a -= a.mean(0)
+    trace = (a**2).sum() / (n - 1)
+    assert distances.frechet_distance(a, 1.5 * a) == pytest.approx(0.25 * trace, rel=1e-8)
+
+
+def test_frechet_of_sets_in_perpendicular_subspaces_is_the_sum_of_their_traces() -> None:
+    """Rank-deficient with A B = 0: nothing is shared, where the root of A B is hardest on the usual
+    algorithm.
+    """
+    a, b = np.zeros((40, 120)), np.zeros((50, 120))
+    a[:, :60], b[:, 60:] = normal(5, 40, 60), normal(6, 50, 60)
+    a, b = a - a.mean(0), b - b.mean(0)
+    expected = (a**2).sum() / 39 + (b**2).sum() / 49
+    assert distances.frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+
+
+def test_frechet_with_fewer_samples_than_dimensions_agrees_with_the_subspace_they_span() -> None:
+    """Turning 15 dimensions into 300 by an isometry changes no distance, but makes both covariances singular."""
+    isometry = np.linalg.qr(np.random.default_rng(7).standard_normal((300, 15)))[0].T
+    a, b = normal(8, 60, 15), normal(9, 80, 15, spread=0.5) + 1
+    assert distances.frechet_distance(a @ isometry, b @ isometry) == pytest.approx(
+        textbook_frechet(a, b), rel=1e-6
+    )
+
+
+def test_frechet_of_large_samples_approaches_the_distance_of_the_gaussians() -> None:
+    rng = np.random.default_rng(10)
+    deviations = np.array([1.0, 2.0, 0.5])
+    a, b = rng.standard_normal((200_000, 3)), rng.standard_normal((200_000, 3)) * deviations + [1, 0, 0]
+    assert distances.frechet_distance(a, b) == pytest.approx(1 + ((deviations - 1) ** 2).sum(), rel=0.02)
+
+
+def test_kernel_distance_is_its_definition_pair_by_pair() -> None:
+    a, b = normal(11, 24, 5), normal(12, 31, 5, spread=1.3)
+    assert distances.kernel_distance(a, b) == pytest.approx(textbook_kernel(a, b), rel=1e-10)
+    assert distances.kernel_distance(b, a) == pytest.approx(distances.kernel_distance(a, b), rel=1e-10)
+
+
+def test_kernel_distance_does_not_depend_on_how_its_sums_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = normal(13, 50, 4), normal(14, 40, 4)
+    whole = distances.kernel_distance(a, b)
+    monkeypatch.setattr(distances, "ROWS_AT_A_TIME", 7)
+    assert distances.kernel_distance(a, b) == pytest.approx(whole, rel=1e-10)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+def test_kernel_distance_is_unbiased(shift: float) -> None:
+    """The mean over many draws meets the true value within its standard error, at two very different n.
+
+    In one dimension (xy + 1)^3 = 1 + 3 xy + 3 x^2 y^2 + x^3 y^3, so the true value is the weighted squared difference
+    of the first three raw moments, which are 0, 1, 0 for N(0, 1) and s, 1 + s^2, 3 s + s^3 for N(s, 1).
+    """
+    moments_a, moments_b = np.array([0, 1, 0]), np.array([shift, 1 + shift**2, 3 * shift + shift**3])
+    true = float((np.array([3, 3, 1]) * (moments_a - moments_b) ** 2).sum())
+    rng = np.random.default_rng(15)
+    for n in (20, 50):
+        values = [
+            distances.kernel_distance(rng.standard_normal((n, 1)), rng.standard_normal((n, 1)) + shift)
+            for _ in range(2000)
+        ]
+        error = float(np.std(values) / np.sqrt(len(values)))
+        assert abs(np.mean(values) - true) < 4 * error
+        # Keeping k(x, x) would add at least 2 (E k(x, x) - E k(x, x')) / n = 2 (28 - 4) / n: this test would see it.
+        assert 4 * error < 0.5 * 48 / n
+
+
+def test_kernel_distance_may_be_negative() -> None:
+    values = [distances.kernel_distance(normal(s, 30, 3), normal(s + 100, 30, 3)) for s in range(20)]
+    assert min(values) < 0 < max(values)
+
+
+@pytest.mark.parametrize("distance", [distances.frechet_distance, distances.kernel_distance])
+def test_bad_features_are_refused_by_name(distance: Any) -> None:
+    good = normal(0, 30, 4)
+    broken = good.copy()
+    broken[3, 2] = np.nan
+    with pytest.raises(ValueError, match="features_b: holds NaN"):
+        distance(good, broken)
+    with pytest.raises(ValueError, match=f"features_a: 19 feature vectors, at least {distances.N_MIN}"):
+        distance(good[:19], good)
+    with pytest.raises(ValueError, match="features_b: 3 dimensions"):
+        distance(good, good[:, :3])
+    with pytest.raises(ValueError, match=r"features_a: shape \(30,\)"):
+        distance(good[:, 0], good)
+    assert np.isfinite(distance(good[:20], good))
+
+
+def rotation(d: int) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(d).standard_normal((d, d)))[0]
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 12), (30, 200)])
+@pytest.mark.parametrize("distance", [distances.frechet_distance, distances.kernel_distance])
+def test_no_distance_depends_on_order_or_on_a_common_rotation(distance: Any, n: int, d: int) -> None:
+    a, b = normal(16, n, d), normal(17, n + 7, d, spread=1.4) + 0.2
+    expected = pytest.approx(distance(a, b), rel=1e-8)
+    order = np.random.default_rng(18).permutation(n)
+    assert distance(a[order], b[::-1]) == expected
+    assert distance(a @ rotation(d), b @ rotation(d)) == expected
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 12), (30, 200)])
+def test_frechet_is_a_square_in_the_unit_of_the_features(n: int, d: int) -> None:
+    a, b = normal(19, n, d), normal(20, n, d, spread=0.7) + 0.5
+    expected = pytest.approx(1e-8 * distances.frechet_distance(a, b), rel=1e-8)
+    assert distances.frechet_distance(1e-4 * a + 3, 1e-4 * b + 3) == expected
+
+
+def test_frechet_agrees_with_the_matrix_root_in_many_dimensions() -> None:
+    a, b = normal(21, 500, 200), normal(22, 700, 200, spread=1.2) + 0.1
+    assert distances.frechet_distance(a, b) == pytest.approx(textbook_frechet(a, b), rel=1e-6)
+
+
+def test_frechet_of_features_whose_variances_span_twelve_orders_has_a_closed_form() -> None:
+    """Enough samples for full rank, but nearly without it: stretched, as above, it is (s - 1)^2 tr C."""
+    a = normal(23, 300, 60) * np.logspace(0, -6, 60)
+    a -= a.mean(0)
+    assert distances.frechet_distance(a, 1.1 * a) == pytest.approx(0.01 * (a**2).sum() / 299, rel=1e-6)
+
+
+def test_frechet_does_not_mind_features_that_never_vary_or_repeat_others() -> None:
+    """Enough samples for full rank, but without it: zeros add nothing, and a copy is a rotation of sqrt 2 and zero."""
+    a, b = normal(24, 200, 10), normal(25, 250, 10, spread=1.6) + 0.3
+    expected = pytest.approx(textbook_frechet(a, b), rel=1e-6)
+    padding = ((0, 0), (0, 30))
+    assert distances.frechet_distance(np.pad(a, padding), np.pad(b, padding)) == expected
+    twice_a, twice_b = (np.hstack([x, x]) / np.sqrt(2) for x in (a, b))
+    assert distances.frechet_distance(twice_a, twice_b) == expected
+    # The one without full rank may be either.
+    wide = np.pad(b, ((0, 0), (0, 10))) + np.hstack([np.zeros((250, 10)), normal(26, 250, 10)])
+    narrow = np.pad(a, ((0, 0), (0, 10)))
+    one, other = distances.frechet_distance(narrow, wide), distances.frechet_distance(wide, narrow)
+    assert one == pytest.approx(other, rel=1e-6)
+
+
+@given(
+    cuts=st.lists(st.integers(1, 89), max_size=12), split=st.integers(1, 89), d=st.sampled_from([3, 20, 120])
+)
+@settings(max_examples=40)
+def test_batches_and_merging_change_nothing(cuts: list[int], split: int, d: int) -> None:
+    """However 90 vectors are cut, and whichever part of them another accumulator took in; n over and under d."""
+    a, b = normal(27, 90, d) + 5, normal(28, 60, d, spread=1.5) + 5.3
+    edges = sorted({0, split, 90, *cuts})
+    moments, rows = (Moments("a"), Moments("rest")), (Rows("a"), Rows("rest"))
+    for start, stop in pairwise(edges):
+        moments[start >= split].add(a[start:stop])
+        rows[start >= split].add(a[start:stop])
+    merged = moments[0].merge(moments[1])
+    assert merged.n == 90 and merged.name == "a"
+    np.testing.assert_allclose(merged.mean, a.mean(0), rtol=1e-10)
+    np.testing.assert_allclose(merged.scatter, np.cov(a, rowvar=False) * 89, rtol=1e-8, atol=1e-8)
+    frechet = pytest.approx(distances.frechet_distance(a, b), rel=1e-8)
+    assert distances.frechet_distance(merged, b) == frechet
+    assert distances.frechet_distance(moments[1].merge(moments[0]), Moments().add(b)) == frechet
+    kernel = pytest.approx(distances.kernel_distance(a, b), rel=1e-8)
+    assert distances.kernel_distance(rows[0].merge(rows[1]), b) == kernel
+    assert distances.kernel_distance(rows[1].merge(rows[0]), Rows().add(b)) == kernel
+
+
+def test_merging_leaves_both_parts_as_they_were() -> None:
+    one, other = Moments().add(normal(29, 30, 4)), Moments().add(normal(30, 40, 4))
+    before = one.scatter.copy(), other.scatter.copy()
+    one.merge(other).add(normal(31, 50, 4))
+    assert (one.n, other.n) == (30, 40)
+    np.testing.assert_array_equal(one.scatter, before[0])
+    np.testing.assert_array_equal(other.scatter, before[1])
+    assert Moments().merge(one).n == one.merge(Moments()).n == 30
+
+
+def test_moments_of_many_vectors_take_the_memory_of_few_and_a_large_mean_costs_no_digits() -> None:
+    """Sums of squares would lose everything here: the mean is 10^8 standard deviations."""
+    moments, rows = Moments(), normal(32, 4000, 8) + 1e8
+    for start in range(0, 4000, 10):
+        moments.add(rows[start : start + 10])
+        assert len(moments.factor) <= 2 * 8
+    np.testing.assert_allclose(moments.scatter / 3999, np.cov(rows, rowvar=False), rtol=1e-5, atol=1e-5)
+
+
+def test_single_precision_is_kept_in_half_the_memory_with_the_same_distance() -> None:
+    a, b = normal(33, 40, 5).astype(np.float32), normal(34, 30, 5).astype(np.float32)
+    kept = Rows().add(a[:7]).add(a[7:])
+    assert kept.features.dtype == np.float32
+    assert distances.kernel_distance(kept, b) == pytest.approx(distances.kernel_distance(a, b), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [Moments, Rows])
+def test_bad_batches_are_refused_by_the_name_of_the_set(kind: Any) -> None:
+    made = kind("made").add(normal(0, 10, 4))
+    with pytest.raises(ValueError, match="made: holds NaN"):
+        made.add([[0, 1, np.nan, 2]])
+    with pytest.raises(ValueError, match=r"made \(next batch\): 3 dimensions, made has 4"):
+        made.add(normal(0, 10, 3))
+    with pytest.raises(ValueError, match="made: empty"):
+        made.add(np.zeros((0, 4)))
+    distance = distances.frechet_distance if kind is Moments else distances.kernel_distance
+    with pytest.raises(ValueError, match="made: 10 feature vectors, at least 20"):
+        distance(made, normal(0, 30, 4))
+    with pytest.raises(ValueError, match="nothing: 0 feature vectors, at least 20"):
+        distance(normal(0, 30, 4), kind("nothing"))
+    with pytest.raises(ValueError, match="features_b: 5 dimensions, made has 4"):
+        distance(made, normal(0, 30, 5), n_min=10)
+    assert np.isfinite(distance(made, normal(0, 30, 4), n_min=10))
+
+
+@pytest.mark.parametrize("distance", [distances.frechet_distance, distances.kernel_distance])
+def test_a_minimum_is_the_callers_but_never_under_two(distance: Any) -> None:
+    pair, one = normal(0, 2, 4), normal(0, 1, 4)
+    assert np.isfinite(distance(pair, pair + 1, n_min=2))
+    with pytest.raises(ValueError, match="features_b: 1 feature vectors, at least 2"):
+        distance(pair, one, n_min=2)
+    with pytest.raises(ValueError, match="n_min: 1, must be at least 2"):
+        distance(pair, one, n_min=1)
+    with pytest.raises(ValueError, match="features_a: empty"):
+        distance(pair[:0], pair, n_min=2)
+
+
+def test_a_distance_carries_what_it_is_of() -> None:
+    a, b = normal(35, 24, 6), normal(36, 30, 6)
+    found = distances.between("kernel", distances.kernel_distance, a, b, EXTRACTOR)
+    assert found == distances.Distance(
+        name="kernel", value=distances.kernel_distance(a, b), n=24, frames=8, size_px=224, resize="bicubic",
+        extractor="a network", extractor_digest="5" * 64,
+    )  # fmt: skip
+    grouped = distances.between(
+        "kernel", distances.kernel_distance, a.reshape(8, 3, 6), b.reshape(10, 3, 6), EXTRACTOR,
+        clips_a=range(8), clips_b=range(8, 18),
+    )  # fmt: skip
+    assert grouped == found
+    few = distances.between("fd", distances.frechet_distance, a[:5], b, EXTRACTOR, n_min=5)
+    assert few.value == distances.frechet_distance(a[:5], b, n_min=5) and few.n == 5
+
+
+def refused(a: np.ndarray, b: np.ndarray, match: str, **how: Any) -> None:
+    settings = {"extractor": EXTRACTOR, "names": ("made", "real"), **how}
+    with pytest.raises(ValueError, match=match):
+        distances.between("fd", distances.frechet_distance, a, b, **settings)
+
+
+def test_repeated_clips_are_refused_by_name() -> None:
+    a, b = normal(37, 24, 6), normal(38, 24, 6)
+    refused(a, np.vstack([b, b]), "real: clips 0 and 24 share a feature vector")
+    refused(np.vstack([a, b[3:4]]), b, "real: clip 3 has a feature vector of made")
+    a[5, 2], b[7] = 0.0, a[5]
+    b[7, 2] = -0.0
+    refused(a, b, "real: clip 7 has a feature vector of made")
+
+
+def test_a_clip_may_stand_still_but_not_come_twice() -> None:
+    a, b = normal(39, 24, 6).reshape(8, 3, 6), normal(40, 24, 6).reshape(8, 3, 6)
+    still = a.copy()
+    still[:, 1:] = still[:, :1]
+    found = distances.between("fd", distances.frechet_distance, still, b, EXTRACTOR)
+    assert found.n == 24
+    refused(np.vstack([a, a[2:3]]), b, "made: clips 2 and 8 share a feature vector")
+    names = [f"clip {number}" for number in range(16)]
+    refused(a, b, "real: clip 'clip 0' is in made too", clips_a=names[:8], clips_b=[names[0], *names[9:]])
+    refused(a, b, "made: 7 different names for 8 clips", clips_a=[names[0], *names[:7]])
+    refused(a, b, "real: 7 different names for 8 clips", clips_b=names[:7])
+
+
+def test_bad_sets_are_refused_by_name() -> None:
+    a, b = normal(41, 24, 6), normal(42, 24, 6)
+    broken = b.copy()
+    broken[0, 0] = np.inf
+    refused(a, broken, "real: holds NaN or infinity")
+    refused(a[:0], b, "made: empty")
+    refused(a[:19], b, "made: 19 feature vectors, at least 20")
+    refused(a, b[:1], "real: 1 feature vectors, at least 20")
+    refused(a, b[:, 0], r"real: shape \(24,\)")
+    refused(a, b[:, :5], "real: 5 dimensions, a network has 6")
+    refused(a, b, "made: 6 dimensions, a network has 7", extractor=replace(EXTRACTOR, dimensions=7))
+
+
+def test_a_distance_that_is_no_number_is_refused() -> None:
+    a, b = normal(43, 24, 6), normal(44, 24, 6)
+    with pytest.raises(ValueError, match="broken: nan between"):
+        distances.between("broken", lambda x, y, n_min: float("nan"), a, b, EXTRACTOR)
