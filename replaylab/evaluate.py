@@ -40,7 +40,7 @@ from replaylab.models import CLIP_FRAMES, CONTEXT_FRAMES, TinyWan
 from replaylab.parallel import Place
 from replaylab.progress import track
 from replaylab.records import ReferenceSpec
-from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, weights_digest
+from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, base_of, weights_digest
 
 Frames = NDArray[np.uint8]
 GALLERY_PERCENTILES = (5, 50, 95)
@@ -109,13 +109,14 @@ def _cameras(domain: Domain, chosen: list[Clip]) -> NDArray[np.float64]:
 
 def _latents(domain: Domain, split: str, chosen: list[Clip], home: Path) -> torch.Tensor:
     coded = latents.encoded(
-        _base(), domain, split, chosen, home / "latents", weights_digest(WEIGHTS / "base" / "vae")
+        _coder(), domain, split, chosen, home / "latents", weights_digest(WEIGHTS / "base" / "vae")
     )
     return torch.from_numpy(np.stack(list(coded)))
 
 
 @cache
-def _base() -> TinyWan:
+def _coder() -> TinyWan:
+    """For its autoencoder, which all bases share."""
     return TinyWan.load(WEIGHTS / "base").to(parallel.place().device)
 
 
@@ -138,7 +139,7 @@ def measure(
     `drawn`: their latents, where the frames were decoded from some.
     """
     future = frames[:, CONTEXT_FRAMES:]
-    latent_errors = _latent_errors(ground, _base().encode(frames) if drawn is None else drawn)
+    latent_errors = _latent_errors(ground, _coder().encode(frames) if drawn is None else drawn)
     found, made = measure_frames(frames)
     rows, moved = [], []
     for number, clip in enumerate(ground.clips):
@@ -291,8 +292,9 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path) -> None:
             if name == "real":
                 _keep(folder / "samples" / name, ground, made, measured, gallery[ground.name])
     write_atomically(folder / "gallery.json", lambda path: path.write_text(json.dumps(gallery, indent=1)))
-    base = evaluate(_base(), evaluation, store, (folder, folder / "samples" / "base"))
-    parts.append(base.assign(model="base", step=0))
+    base = TinyWan.load(base_of(spec.base)).to(parallel.place().device)
+    measured_base = evaluate(base, evaluation, store, (folder, folder / "samples" / "base"))
+    parts.append(measured_base.assign(model="base", step=0))
     rows = pd.concat(parts, ignore_index=True)
     rows = rows.assign(run=spec.run_id, replay="", replay_fraction=np.nan, seed=-1)
     records.finish(folder, rows, seconds=round(time.monotonic() - started, 1))
@@ -300,7 +302,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path) -> None:
 
 def autoencoded(frames: Frames) -> Frames:
     """Clips (N, T, H, W, 3) through the autoencoder: what a perfect model could show."""
-    return _base().decode(_base().encode(frames))
+    return _coder().decode(_coder().encode(frames))
 
 
 def copy_last_frame(frames: Frames) -> Frames:

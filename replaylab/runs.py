@@ -25,7 +25,7 @@ from replaylab.domain import alone, write_atomically
 from replaylab.mixture import Mixture, buffer
 from replaylab.models import CLIP_FRAMES, TinyWan
 from replaylab.records import ReferenceSpec
-from replaylab.spec import WEIGHTS, MachineSpec, RunSpec, WorldSpec, torch_seed, weights_digest
+from replaylab.spec import WEIGHTS, MachineSpec, RunSpec, WorldSpec, base_of, torch_seed, weights_digest
 
 Clip = NDArray[np.float32]  # latents (C, T, h, w)
 
@@ -48,12 +48,8 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
     if records.is_done(spec, store):
         return spec.run_id
     started = time.monotonic()
+    model = TinyWan.load(base_of(spec.base)).to(place.device)
     references = evaluate.references(ReferenceSpec.of(spec), store)
-    if weights_digest(WEIGHTS / "base") != spec.base:
-        raise ValueError(
-            f"{WEIGHTS / 'base'} holds weights {weights_digest(WEIGHTS / 'base')}, but the run wants {spec.base}"
-        )
-    model = TinyWan.load(WEIGHTS / "base").to(place.device)
     sources, mixture = mixed(model, spec, store)
 
     def evaluate_now(step: int) -> None:
@@ -97,7 +93,7 @@ def forget_checkpoints(folder: Path) -> None:
 
 def _save_transformer(weights: dict[str, torch.Tensor], spec: RunSpec, folder: Path) -> None:
     """In diffusers' layout: `transformer/`, adapters melted in, and `adapters/` where only those were trained."""
-    model = TinyWan.load(WEIGHTS / "base")
+    model = TinyWan.load(base_of(spec.base))
     train.choose(model, spec.training, spec.seed)
     model.transformer.load_state_dict(weights)
     if spec.training.trained == "lora":
@@ -164,7 +160,7 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     """What the missing runs of one grid will take here, from a training step, a few measured frames and a video, timed."""
     spec = missing[0]
     evaluation = spec.evaluation
-    model = TinyWan.load(WEIGHTS / "base")
+    model = TinyWan.load(base_of(spec.base))
     cells = spec.target.size_px // models.FOLD
     size = spec.training.batch_size
     shape = (size, models.LATENT_CHANNELS, CLIP_FRAMES, cells, cells)
@@ -211,7 +207,7 @@ def evaluate_again(folder: Path, store: Path) -> pd.DataFrame:
             f"{folder / 'transformer'} is missing: this run's weights were not kept, train it again"
         )
     spec = RunSpec.from_dict(json.loads((folder / "spec.json").read_text()))
-    base = TinyWan.load(WEIGHTS / "base")
+    base = TinyWan.load(base_of(spec.base))
     tuned = WanTransformer3DModel.from_pretrained(folder / "transformer")
     model = TinyWan(base.vae, tuned, base.scheduler)
     return _named(evaluate.evaluate(model, spec.evaluation, store), spec, spec.training.steps)

@@ -285,6 +285,15 @@ def weights_digest(folder: Path) -> str:
     return whole.hexdigest()[:12]
 
 
+def base_of(base: str) -> Path:
+    """The folder of the shipped base with this digest; raises ValueError that lists those there are."""
+    shipped = {weights_digest(folder): folder for folder in sorted(WEIGHTS.glob("base*"))}
+    if base not in shipped:
+        there = ", ".join(f"{digest} ({folder.name})" for digest, folder in shipped.items())
+        raise ValueError(f"the run wants the base {base}, but {WEIGHTS} holds {there}")
+    return shipped[base]
+
+
 def steps_for(target_samples: int, replay_fraction: float, batch_size: int) -> int:
     """Steps after which the target has filled at least `target_samples` slots: the budget of equal driving samples.
 

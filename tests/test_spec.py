@@ -10,10 +10,12 @@ import pytest
 from replaylab.mixture import Mixture
 from replaylab.spec import (
     PRESETS,
+    WEIGHTS,
     RemedySpec,
     ReplaySpec,
     RunSpec,
     WorldSpec,
+    base_of,
     canonical_json,
     digest,
     generator,
@@ -140,6 +142,13 @@ def test_presets_with_other_targets_are_measured_on_the_same_clips():
     ours, control = grid("published")[0], grid("diverse")[0]
     assert ours.evaluation == control.evaluation and ours.target != control.target
     assert all(world.videos[0] == 0 for world in ours.evaluation.domains)
+
+
+def test_a_base_is_found_by_its_digest_and_no_other_is_taken_for_it():
+    spec = grid("smoke")[0]
+    assert base_of(spec.base) == WEIGHTS / "base"
+    with pytest.raises(ValueError, match=rf"wants the base 0123.*holds {spec.base} \(base\)"):
+        base_of("0123")
 
 
 def test_an_unknown_preset_is_refused_with_the_valid_ones():
