@@ -428,6 +428,17 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     return figure
 
 
+def control(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """`over_steps` of the published control; where the results were not copied along, a figure that says so."""
+    if len(rows):
+        return over_steps(rows, runs)
+    with style():
+        figure = plt.figure(figsize=(WIDTH, 1.0))
+        figure.text(0.02, 0.5, "The control's results are not here: they lie in book/results.", va="center")
+        plt.close(figure)
+    return figure
+
+
 def base_curve(curve: pd.DataFrame) -> Figure:
     """How the base learnt to move: ADE in px over the steps of pretraining, a line per domain, with its floors.
 

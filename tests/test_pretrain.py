@@ -23,9 +23,9 @@ def small(monkeypatch):
         monkeypatch.setattr(pretrain, name, few if name != "NEAR" else few[0])
     monkeypatch.setattr(pretrain, "BASE_DOMAINS", (pretrain.NEAR, *pretrain.FAR))
     monkeypatch.setattr(pretrain, "CURVE_POINTS", 2)
-    worlds = tuple(dataclasses.replace(world, videos=(0, 4, 0)) for world in pretrain.CURVE.domains)
+    worlds = tuple(dataclasses.replace(world, videos=(0, 8, 0)) for world in pretrain.CURVE.domains)
     monkeypatch.setattr(
-        pretrain, "CURVE", dataclasses.replace(pretrain.CURVE, domains=worlds, clips=2, reference_clips=2)
+        pretrain, "CURVE", dataclasses.replace(pretrain.CURVE, domains=worlds, clips=4, reference_clips=4)
     )
 
 
