@@ -453,6 +453,13 @@ def test_the_base_curve_draws_its_domains_and_their_floors() -> None:
         columns=["model", "step", "domain", "measure", "value"],
     )
     (axes,) = figures.base_curve(curve).axes
-    lines = [line for line in axes.lines if len(line.get_xdata()) == 2 and list(line.get_xdata()) == [1, 2]]
-    assert [list(line.get_ydata()) for line in lines] == [[6.0, 3.0]] * 2
-    assert sorted(line.get_ydata()[0] for line in axes.lines if line not in lines) == [0.5, 0.5, 6.0, 6.0]
+    drawn = [np.asarray(line.get_xydata()) for line in axes.lines]
+    learnt = [points for points in drawn if points[:, 0].tolist() == [1, 2]]
+    assert [points[:, 1].tolist() for points in learnt] == [[6.0, 3.0]] * 2
+    floors = sorted(points[0, 1] for points in drawn if points[:, 0].tolist() != [1, 2])
+    assert floors == [0.5, 0.5, 6.0, 6.0]
+
+
+def test_a_control_that_is_not_there_is_said_and_not_drawn() -> None:
+    figure = figures.control(pd.DataFrame(), pd.DataFrame())
+    assert not figure.axes and "not here" in figure.texts[0].get_text()
