@@ -71,7 +71,8 @@ DASHES: dict[str, Any] = {"real": "solid", "autoencoder": (0, (6, 2)), "copy-las
 # The colour-blind safe palette: vermilion for no replay, blues for some, orange for what the detector found.
 BLUE, FOUND, _, NO_REPLAY = sns.color_palette("colorblind")[:4]
 OUTLINE: list[AbstractPathEffect] = [withStroke(linewidth=1.8, foreground=INK)]
-SEED_POINT = {"s": 12, "alpha": 0.8, "linewidth": 0, "legend": False, "zorder": 3}
+SEED_DOT: dict[str, Any] = {"s": 12, "alpha": 0.8, "linewidth": 0, "zorder": 3}
+SEED_POINT = {**SEED_DOT, "legend": False}
 
 
 # Numbers: rows in, numbers out
@@ -385,21 +386,26 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     everything = last_step(per_arm(rows))
     means, seeds = (one[one["model"] == FINE_TUNED] for one in (everything, last_step(per_run(rows))))
     percents = dict(zip(means["arm"], 100 * means["replay_fraction"], strict=True))
+    chains, colours = _chains(means), _colours(means)
+    shades = [BLUE if len(chains) == 1 else colours[chain[-1]] for chain in chains]
+    shade_of = {arm: shade for chain, shade in zip(chains, shades, strict=True) for arm in chain}
     with style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
         for axes, (measure, domain) in _six(panels):
             _floors_across(axes, everything, measure, domain)
             axes.axhline(_value(everything, "base", measure, domain), color=INK, lw=1.6, zorder=1)
             here, single = (_of(one, measure, domain).set_index("arm") for one in (means, seeds))
-            axes.vlines(here.index.map(percents), here["low"], here["high"], color=BLUE, lw=1.6, zorder=2)
-            for chain in _chains(means):
+            bars, dots = (one.index.map(shade_of).tolist() for one in (here, single))
+            axes.vlines(here.index.map(percents), here["low"], here["high"], color=bars, lw=1.6, zorder=2)
+            for chain, shade in zip(chains, shades, strict=True):
                 y = here["value"].reindex(chain).to_numpy()
-                sns.lineplot(x=[percents[arm] for arm in chain], y=y, color=BLUE, marker="o", ms=7, ax=axes)
-            sns.scatterplot(
-                x=single.index.map(percents), y=single["value"], color=BLUE, ax=axes, **SEED_POINT
-            )
+                sns.lineplot(x=[percents[arm] for arm in chain], y=y, color=shade, marker="o", ms=7, ax=axes)
+            if len(single):
+                axes.scatter(single.index.map(percents), single["value"], c=dots, **SEED_DOT)
             axes.set(xlabel="replay in a batch (%)", ylabel=MEASURES[measure])
-        entries = [_entry(BLUE, "fine-tuned", "o", line="-"), _entry(INK, "base", "", line="-")]
+        names = ["fine-tuned"] if len(chains) == 1 else [chain[-1].split(" replay")[0] for chain in chains]
+        entries = [_entry(shade, name, "o", line="-") for shade, name in zip(shades, names, strict=True)]
+        entries.append(_entry(INK, "base", "", line="-"))
         _finish(figure, entries, "Measures against the share of replay", runs)
     return figure
 
@@ -458,9 +464,13 @@ def base_curve(curve: pd.DataFrame) -> Figure:
                     axes.axhline(here.loc[model, "value"], color=colour, lw=0.9, ls=dashes, zorder=0)
         axes.set(xlabel="pretraining step", ylabel="ADE of agents (px)")
         axes.set_ylim(bottom=0)
-        axes.legend(title="above: copy last frame; below: autoencoder", loc="center right")
+        lines = axes.get_legend_handles_labels()[0]
+        level = [_entry(GREY, name, "", "-") for name in ("copy last frame", "autoencoder")]
+        for line, model in zip(level, ("copy-last-frame", "autoencoder"), strict=True):
+            line.set(ls=DASHES[model], lw=1.2)
+        figure.legend(handles=[*lines, *level], loc="lower center", ncols=2)
         figure.suptitle("The base learns to move", x=0.02, ha="left", fontsize=11, fontweight="bold")
-        figure.tight_layout()
+        figure.tight_layout(rect=(0, 0.14, 1, 1))
         plt.close(figure)
     return figure
 

@@ -61,8 +61,8 @@ class Table:
 
 
 def _name(spec: RunSpec, kinds: set[str]) -> str:
-    kind = f"{spec.replay.name} " if spec.replay.name and len(kinds) > 1 else ""
-    return f"{kind}replay {100 * spec.replay.fraction:g} %"
+    kind = spec.replay.name if spec.replay.name and len(kinds) > 1 else "replay"
+    return f"{kind} {100 * spec.replay.fraction:g} %"
 
 
 def run(
