@@ -15,6 +15,7 @@ import platform
 import shutil
 import time
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +130,14 @@ def base(
         )
     mixture = Mixture(FAR_SHARE, BASE_BATCH, [len(source) for source in sources], seed)
     training = TrainingSpec(steps, BASE_BATCH, BASE_RATE, ema_decay=0.998, decay=True)
-    points = sorted({round(steps * (point + 1) / CURVE_POINTS) for point in range(CURVE_POINTS)} - {0})
+    points = sorted({ceil(steps * (point + 1) / CURVE_POINTS) for point in range(CURVE_POINTS)})
     run = home / f"base-{seed}"
     train.fit(
         model, sources, mixture, training, seed, run, f"base {seed}", machine=machine, evaluate_at=points,
         evaluate=lambda step: _measure(model, step, home, run),
     )  # fmt: skip
     model.save(folder)
-    curve = pd.concat([pd.read_csv(run / f"curve-{step:06d}.csv") for step in (0, *points) if step])
+    curve = pd.concat([pd.read_csv(run / f"curve-{step:06d}.csv") for step in points])
     curve = pd.concat([_floors(home), curve], ignore_index=True)
     write_atomically(folder / "curve.csv", lambda path: curve.to_csv(path, index=False, float_format="%.4f"))
     about = {"steps": steps, "batch_size": BASE_BATCH, "seed": seed, "learning_rate": BASE_RATE,
