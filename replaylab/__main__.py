@@ -86,8 +86,11 @@ def worlds_survey(options: argparse.Namespace) -> None:
 def pretrain(options: argparse.Namespace) -> None:
     from replaylab import pretrain as room
 
+    machine = _machine(options)
     if options.part == "base":
-        room.base(Path(options.home), seed=options.seed, machine=_machine(options))
+        room.base(Path(options.home), seed=options.seed, machine=machine)
+    elif options.seed or machine != MachineSpec():
+        raise ValueError(f"--seed and the machine's options are for the base; {options.part} has none")
     else:
         room.COMMANDS[options.part](Path(options.home))
 
@@ -202,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--home", default=".cache", help="where domains, latents and checkpoints are kept (default: .cache)"
     )
-    sub.add_argument("--seed", type=int, default=0, help="of a base: another seed, another base")
+    sub.add_argument("--seed", type=int, default=0, help="of the base only: another seed, another base")
     of_a_machine(sub)
     sub = verb(train, "fine-tune and measure one run, or read it")
     of_a_run(sub)

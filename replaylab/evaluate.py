@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from replaylab import clips as clips_room
 from replaylab import (
     detections,
     detector,
+    distances,
     dynamics,
     fidelity,
     latents,
@@ -148,8 +149,8 @@ def measure(
             **_dynamics(errors, ground.cameras[number], frames.shape[2]),
             "latent_mse": Counted(latent_errors[number], future.shape[1]),
         }
-        looks = _looks(future[number], ground.frames[number, CONTEXT_FRAMES:])
-        values |= {name: Counted(value, future.shape[1]) for name, value in looks.items()}
+        looks = fidelity.clip_fidelity(future[number], ground.frames[number, CONTEXT_FRAMES:])
+        values |= {name: Counted(value, future.shape[1]) for name, value in asdict(looks).items()}
         if frames is ground.frames:
             del values["psnr_db"]  # a clip against itself has no finite one
         where = {"video": clip.video, "start": clip.start, "scene": clip.scene}
@@ -186,15 +187,6 @@ def _dynamics(errors: dynamics.AgentErrors, cameras: NDArray[np.float64], size_p
     }
 
 
-def _looks(made: Frames, truth: Frames) -> dict[str, float]:
-    return {
-        "psnr_db": fidelity.psnr_db(made, truth),
-        "ssim": fidelity.ssim(made, truth),
-        "sharpness_ratio": fidelity.sharpness_ratio(made, truth),
-        "flicker_excess": fidelity.flicker_excess(made, truth),
-    }
-
-
 def _of_the_domain(
     ground: Ground,
     found: list[list[NDArray[np.float32]]],
@@ -208,8 +200,8 @@ def _of_the_domain(
     boxes, _, eligible = zip(*(_agents(truth) for truth in ground.truth), strict=True)
     frames = [[frame for clip in clips for frame in clip] for clips in (boxes, eligible, found)]
     return {
-        "effnet_fd": Counted(fidelity.frechet_distance(made, ground.reference), len(made)),
-        "effnet_kd": Counted(fidelity.kernel_distance(made, ground.reference), len(made)),
+        "effnet_fd": Counted(distances.frechet_distance(made, ground.reference), len(made)),
+        "effnet_kd": Counted(distances.kernel_distance(made, ground.reference), len(made)),
         "displacement_slope": Counted(line.slope, line.n),
         "average_precision_iou50": detections.average_precision(*frames, min_iou=0.5),
     }

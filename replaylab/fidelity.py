@@ -25,8 +25,6 @@ import scipy.ndimage
 from numpy.typing import ArrayLike, NDArray
 
 from replaylab.distances import Extractor
-from replaylab.distances import frechet_distance as frechet_distance
-from replaylab.distances import kernel_distance as kernel_distance
 
 EXTRACTOR = Extractor(
     name="EfficientNet-Lite0 (ImageNet)",
@@ -55,14 +53,12 @@ class ClipFidelity:
     ssim: float
     sharpness_ratio: float
     flicker_excess: float  # grey levels
-    effnet_perceptual: float
 
 
 def clip_fidelity(made: ArrayLike, truth: ArrayLike) -> ClipFidelity:
-    """All of the below for a clip (T, H, W, 3) and the true one, of at least 3 frames; errors as theirs."""
+    """What takes no network, for a clip (T, H, W, 3) and the true one, of at least 3 frames; errors as below."""
     return ClipFidelity(
         psnr_db(made, truth), ssim(made, truth), sharpness_ratio(made, truth), flicker_excess(made, truth),
-        effnet_perceptual(made, truth),
     )  # fmt: skip
 
 

@@ -348,4 +348,7 @@ def _card(
     write_atomically(folder / "pretraining.json", lambda path: path.write_text(json.dumps(about, indent=1)))
 
 
-COMMANDS = {"autoencoder": autoencoder, "detector": agent_detector, "base": base}
+COMMANDS = {
+    "autoencoder": autoencoder,
+    "detector": agent_detector,
+}  # and `base`, which takes a seed and a machine

@@ -154,7 +154,7 @@ class TrainingSpec(Described):
     learning_rate: float
     ema_decay: float
     decay: bool = False  # whether the rate falls linearly to zero at the end, as in pretraining
-    trained: str = "full"  # all weights | low-rank adapters | the layers in which frames see each other
+    trained: str = "full"  # all weights | low-rank adapters | the layers in which places and frames meet
     lora_rank: int = 8
     accumulate: int = 1  # parts a step is computed in, one after the other, to need less memory
 

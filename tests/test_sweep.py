@@ -210,6 +210,12 @@ def test_the_command_line_says_what_is_wrong_in_a_sentence(tmp_path):
     assert done.stderr.strip().splitlines()[-1].startswith("replaylab: replay_fraction is 1.5")
 
 
+def test_pretraining_refuses_what_it_would_not_heed(tmp_path):
+    for option in (["--seed", "1"], ["--precision", "bf16"]):
+        done = run_cli("pretrain", "detector", "--home", str(tmp_path), *option)
+        assert done.returncode == 2 and "are for the base; detector has none" in done.stderr
+
+
 def test_a_finished_run_is_measured_again_with_the_same_result(swept):
     from replaylab import runs
 
