@@ -191,6 +191,35 @@ def kernel_distance(features_a: ArrayLike | Rows, features_b: ArrayLike | Rows, 
     return within_a + within_b - 2 * _kernel_sum(a, b) / (n * m)
 
 
+def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike, n_min: int = N_MIN) -> Features:
+    """What each of N clips adds to `kernel_distance`: its jackknife pseudo-values (N,), from one pass over the kernel.
+
+    features_a (N, v, d), v vectors of each clip, and features_b (m, d). N times the distance of all, less N − 1 times
+    that without the clip (Tukey; Efron & Stein 1981): their mean is the distance, and their spread says how it would
+    vary with other clips. ValueError as in `kernel_distance`, and for fewer than two clips.
+    """
+    clips = np.asarray(features_a, dtype=np.float64)
+    if clips.ndim != 3 or len(clips) < 2:
+        raise ValueError(
+            f"features_a: shape {clips.shape}, expected (clips, vectors of each, d), 2 clips or more"
+        )
+    size, each, d = clips.shape
+    a, b = _rows(clips.reshape(-1, d), "features_a"), _rows(features_b, "features_b")
+    _same_length("features_a", d, "features_b", b.shape[1])
+    whole = kernel_distance(a, b, n_min)
+    m = len(b)
+    within_b = (_kernel_sum(b, b) - _kernel_diagonal(b)) / (m * (m - 1))
+    to_all, to_own, to_b = np.empty((3, size))
+    for number, clip in enumerate(clips):
+        to_all[number], to_own[number] = _kernel_sum(clip, a), _kernel_sum(clip, clip)
+        to_b[number] = _kernel_sum(clip, b)
+    diagonal = np.array([_kernel_diagonal(clip) for clip in clips])
+    n = (size - 1) * each
+    pairs = to_all.sum() - diagonal.sum() - 2 * (to_all - diagonal) + (to_own - diagonal)
+    without = pairs / (n * (n - 1)) + within_b - 2 * (to_b.sum() - to_b) / (n * m)
+    return np.asarray(size * whole - (size - 1) * without)
+
+
 def between(
     name: str,
     of: Callable[..., float],

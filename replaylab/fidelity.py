@@ -174,49 +174,65 @@ def _windowed(values: NDArray[np.float64]) -> NDArray[np.float64]:
 # The network: everything below loads torch, and only when it is called.
 
 
-def efficientnet_features(frames: ArrayLike, batch_size: int = 64) -> NDArray[np.float32]:
-    """Features of single frames: uint8 (N, H, W, 3) -> float32 (N, 1280), as EXTRACTOR describes; not
-    resized.
+@dataclass(frozen=True)
+class Seen:
+    """What EfficientNet-Lite0 makes of N frames."""
+
+    features: NDArray[np.float32]
+    """(N, 1280), as EXTRACTOR describes."""
+    maps: tuple[NDArray[np.float16], ...]
+    """(N, C, h, w) at PERCEPTUAL_BLOCKS, of unit length along C: half precision, because many are kept."""
+
+
+def efficientnet(frames: ArrayLike, batch_size: int = 64, with_maps: bool = True) -> Seen:
+    """One pass over single frames, uint8 (N, H, W, 3), not resized; no maps of no frames, or if they are not wanted.
 
     ValueError if the frames are of another type or shape; sides must be divisible by 32, the network's
     stride.
     """
     import torch
+    from torch.nn.functional import normalize
 
-    images = _images(frames, "frames")
-    network = _efficientnet()
-    features = np.empty((len(images), EXTRACTOR.dimensions), dtype=np.float32)
+    images, maps = _images(frames, "frames"), []
+    features = [np.empty((0, EXTRACTOR.dimensions), np.float32)]
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            maps = network.extract_features(_scaled(images[start : start + batch_size]))
-            features[start : start + batch_size] = maps.mean((2, 3)).numpy()
-    return features
+            *levels, last = _levels(_scaled(images[start : start + batch_size]))
+            features.append(last.mean((2, 3)).numpy())
+            if with_maps:
+                maps.append([normalize(level, dim=1).half().numpy() for level in levels])
+    return Seen(np.concatenate(features), tuple(map(np.concatenate, zip(*maps, strict=True))))
 
 
-def effnet_perceptual(frames_a: ArrayLike, frames_b: ArrayLike, batch_size: int = 64) -> float:
-    """Distance of EfficientNet-Lite0's unit-normalised feature maps of frames (N, H, W, 3), meaned over frames; 0 to 20.
+def efficientnet_features(frames: ArrayLike, batch_size: int = 64) -> NDArray[np.float32]:
+    """The features alone, float32 (N, 1280); frames and errors as in `efficientnet`."""
+    return efficientnet(frames, batch_size, with_maps=False).features
+
+
+def perceptual(seen_a: Seen, seen_b: Seen) -> NDArray[np.float64]:
+    """Distance of the feature maps of N frames and as many others, (N,): 0 to 20.
 
     Zhang et al. 2018, equation 1, with every channel's weight 1 and this network in place of theirs: at the end of
     each resolution's blocks, the squared distance of the unit vectors along the channels, meaned over positions; summed
-    over the five resolutions. Not LPIPS: nothing is fitted to human judgement. ValueError as in `efficientnet_features`,
-    by the set's name, and for two shapes or no frames.
+    over the five resolutions. Not LPIPS: nothing is fitted to human judgement.
     """
-    import torch
-    from torch.nn.functional import normalize
+    total = np.zeros(len(seen_a.features), np.float64)
+    for map_a, map_b in zip(seen_a.maps, seen_b.maps, strict=True):
+        difference = map_a.astype(np.float32) - map_b
+        total += np.square(difference, out=difference).sum(1, dtype=np.float64).mean((1, 2))
+    return total
 
+
+def effnet_perceptual(frames_a: ArrayLike, frames_b: ArrayLike, batch_size: int = 64) -> float:
+    """Mean of `perceptual` over frames (N, H, W, 3). ValueError as in `efficientnet`, by the set's name, and for two
+    shapes or no frames.
+    """
     a, b = _images(frames_a, "frames_a"), _images(frames_b, "frames_b")
     if a.shape != b.shape or len(a) == 0:
         raise ValueError(
             f"frames_b: shape {b.shape}, frames_a has {a.shape}; they must be equal and not empty"
         )
-    total = 0.0
-    with torch.inference_mode():
-        for start in range(0, len(a), batch_size):
-            batches = [_scaled(images[start : start + batch_size]) for images in (a, b)]
-            for map_a, map_b in zip(*map(_maps, batches), strict=True):
-                squared = (normalize(map_a, dim=1) - normalize(map_b, dim=1)).square().sum(1)
-                total += float(squared.mean((1, 2)).double().sum())
-    return total / len(a)
+    return float(perceptual(efficientnet(a, batch_size), efficientnet(b, batch_size)).mean())
 
 
 def _images(frames: ArrayLike, name: str) -> NDArray[np.uint8]:
@@ -237,14 +253,15 @@ def _scaled(images: NDArray[np.uint8]) -> Any:
     return (torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() - 127) / 128
 
 
-def _maps(batch: Any) -> Iterator[Any]:
-    """Feature maps (N, C, h, w) at PERCEPTUAL_BLOCKS: the package's extract_features, stopped on the way."""
+def _levels(batch: Any) -> Iterator[Any]:
+    """Maps (N, C, h, w) at PERCEPTUAL_BLOCKS, then the last: the package's extract_features, watched on the way."""
     network = _efficientnet()
     x = network._swish(network._bn0(network._conv_stem(batch)))
     for number, block in enumerate(network._blocks):
         x = block(x)
         if number in PERCEPTUAL_BLOCKS:
             yield x
+    yield network._swish(network._bn1(network._conv_head(x)))
 
 
 @cache

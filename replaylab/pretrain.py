@@ -1,10 +1,10 @@
-"""Where do the shipped weights come from? Autoencoder, detector and base, each made by one command.
+"""Where do the shipped weights come from? Autoencoder, detector, video network and base, each made by one command.
 
-    python -m replaylab pretrain autoencoder | detector | base
+    python -m replaylab pretrain autoencoder | detector | videonet | base
 
 Decision: the base learns from diverse domains that leave out the targets' narrow looks: traffic in many looks that
-moves freely, rigid bodies, roving cameras, a game. The autoencoder and the detector are instruments, so they see the
-targets' looks too, in free motion. Autoencoder and base resume where they were killed; all write safetensors with a
+moves freely, rigid bodies, roving cameras, a game. The others are instruments, so they see the targets' looks too, in
+free motion. Autoencoder and base resume where they were killed; all write safetensors with a
 card beside them.
 """
 
@@ -25,7 +25,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from replaylab import checkpoint, clips, detector, evaluate, latents, models, train, worlds
+from replaylab import (
+    checkpoint,
+    clips,
+    detector,
+    evaluate,
+    grounds,
+    latents,
+    measures,
+    models,
+    train,
+    videonet,
+    worlds,
+)
 from replaylab.domain import Domain, write_atomically
 from replaylab.mixture import Mixture
 from replaylab.progress import say, track
@@ -35,6 +47,7 @@ from replaylab.spec import (
     MachineSpec,
     TrainingSpec,
     WorldSpec,
+    base_folder,
     domain_spec,
     generator,
     torch_seed,
@@ -65,6 +78,8 @@ CURVE = EvaluationSpec(  # looks never seen (other scenes, another seed), and th
 )
 DETECTOR_STEPS = 1200
 BLURS_PX = (0.0, 0.5, 1.0, 1.5, 2.0)
+VIDEONET_STEPS, VIDEONET_VIDEOS = 1000, 1200  # videos of each domain at most
+VIDEONET_CHECKS = tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("driving", "driving-eventful"))
 SEED = 0
 
 
@@ -147,11 +162,6 @@ def base(
     _card(folder, "base", about, BASE_DOMAINS, options)
 
 
-def base_folder(seed: int) -> Path:
-    """Where the base of a seed is shipped; the first one has the plain name."""
-    return WEIGHTS / (f"base-{seed}" if seed else "base")
-
-
 def _measure(model: models.TinyWan, step: int, home: Path, run: Path) -> None:
     path = run / f"curve-{step:06d}.csv"
     if not path.is_file():
@@ -163,12 +173,12 @@ def _measure(model: models.TinyWan, step: int, home: Path, run: Path) -> None:
 def _floors(home: Path) -> pd.DataFrame:
     """Copy-last-frame and the autoencoder on the curve's clips."""
     parts = []
-    for ground in evaluate.prepare(CURVE, home):
+    for ground in grounds.prepare(CURVE, home):
         for name, frames in (
             ("copy-last-frame", evaluate.copy_last_frame(ground.frames)),
             ("autoencoder", evaluate.autoencoded(ground.frames)),
         ):
-            rows = evaluate.measure(ground, frames, CURVE.miss_cap_px).rows
+            rows = measures.measure(ground, frames, CURVE.miss_cap_px).rows
             parts.append(_means(rows).assign(model=name, step=-1))
     return pd.concat(parts)
 
@@ -206,6 +216,28 @@ def agent_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int =
         training.frames, training.boxes, validation_frames=picking.frames, validation_boxes=picking.boxes,
         checks=checks, seed=SEED, steps=steps, folder=folder,
         data="Real and autoencoded frames of rendered traffic: " + "; ".join(map(_in_words, (NEAR, *TARGET_LOOKS))),
+    )  # fmt: skip
+
+
+@models.no_denormals()
+def video_features(home: Path, folder: Path = WEIGHTS / "videonet", steps: int = VIDEONET_STEPS) -> None:
+    """Train the video network on all domains; its distances are shown on dev clips of the target's look."""
+    specs = (*BASE_DOMAINS, *TARGET_LOOKS)
+    training, held_out = (
+        videonet.Known.together(
+            [videonet.known(_domain(spec, home), split, VIDEONET_VIDEOS) for spec in specs]
+        )
+        for split in ("train", "dev")
+    )
+    checks = {}
+    for spec in VIDEONET_CHECKS:
+        domain = _domain(spec, home)
+        scenes = clips.one_a_scene(clips.clips_of(domain, "dev", models.CLIP_FRAMES))
+        read = clips.read(domain, scenes, models.CLIP_FRAMES)
+        checks[spec.name] = np.stack([frames[models.CONTEXT_FRAMES :] for frames in read])
+    videonet.fit(
+        training, held_out, checks, seed=SEED, steps=steps, folder=folder,
+        data=f"at most {VIDEONET_VIDEOS} training videos of each of: " + "; ".join(map(_in_words, specs)),
     )  # fmt: skip
 
 
@@ -351,4 +383,5 @@ def _card(
 COMMANDS = {
     "autoencoder": autoencoder,
     "detector": agent_detector,
+    "videonet": video_features,
 }  # and `base`, which takes a seed and a machine

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,8 +27,10 @@ from numpy.typing import NDArray
 from replaylab.domain import write_atomically
 from replaylab.spec import WEIGHTS, Described, EvaluationSpec, RunSpec, digest
 
-COLUMNS = ["run", "model", "replay", "replay_fraction", "seed", "step", "domain", "split", "video", "start", "scene",
-           "measure", "value", "n"]  # fmt: skip
+COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed", "step", "domain", "split", "video",
+           "start", "scene", "measure", "value", "n"]  # fmt: skip
+OF_DISTANCES = {"frames": 0, "size_px": 0, "resize": "", "extractor": "", "extractor_digest": ""}
+"""Columns that say what a distance is of (`distances.Distance`), and what other rows have there."""
 PACKAGES = ("torch", "diffusers", "numpy", "panda3d", "decord", "av")
 
 
@@ -102,21 +105,44 @@ def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
-    narrow = rows.reindex(columns=COLUMNS).astype(
-        {"value": np.float32, "replay_fraction": np.float32, "n": np.int32}
+    narrow = rows.reindex(columns=[*COLUMNS, *OF_DISTANCES]).fillna(OF_DISTANCES)
+    narrow = narrow.astype(
+        {
+            "value": np.float32,
+            "replay_fraction": np.float32,
+            "n": np.int32,
+            "frames": np.int32,
+            "size_px": np.int32,
+        }
     )
-    write_atomically(path, lambda aside: narrow.to_parquet(aside, index=False))
+    narrow["value"] = _rounded(narrow["value"].to_numpy())
+    write_atomically(
+        path, lambda aside: narrow.to_parquet(aside, index=False, compression="zstd", compression_level=9)
+    )
+
+
+def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """To 12 binary digits, four decimal ones: what follows is noise that no file compresses."""
+    fraction, exponent = np.frexp(values)
+    return np.ldexp(np.round(fraction * 4096) / 4096, exponent).astype(np.float32)
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
     rows = pd.read_parquet(folder / "rows.parquet")
-    missing = [column for column in COLUMNS if column not in rows]
+    missing = [column for column in (*COLUMNS, *OF_DISTANCES) if column not in rows]
     if missing:
         raise ValueError(f"{folder / 'rows.parquet'}: column {missing[0]!r} is missing")
     # float32 on disk is small; 0.1 must be 0.1 again
     return rows.astype({"value": float}).assign(
         replay_fraction=rows["replay_fraction"].astype(float).round(6)
     )
+
+
+def read_references(specs: Sequence[RunSpec], store: Path) -> list[pd.DataFrame]:
+    """The rows of the references of these runs that the store has: the floors once, and every base."""
+    wanted = dict.fromkeys(ReferenceSpec.of(spec) for spec in specs)
+    found = [read_rows(store / spec.run_id) for spec in wanted if is_done(spec, store)]
+    return found[:1] + [rows[rows["model"] == "base"] for rows in found[1:]]
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -126,6 +152,11 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def base_curve() -> pd.DataFrame:
     """How the shipped base came to its errors: columns model, step, domain, measure, value (on dev clips)."""
     return pd.read_csv(WEIGHTS / "base" / "curve.csv")
+
+
+def samples_folder(run: Path, step: int) -> Path:
+    """Where a run keeps the clips of one evaluation."""
+    return run / "samples" / f"{step:06d}"
 
 
 def gallery_clips(references: Path) -> dict[str, dict[str, int]]:

@@ -40,6 +40,25 @@ def futures(
     return torch.cat(made)
 
 
+@torch.no_grad()
+def denoising_losses(model: TinyWan, clips: Tensor, sigma: float, noise_seed: int) -> list[float]:
+    """Flow matching's squared error, meaned over the future frames, of each clip's latents (B, C, T, h, w) at one noise
+    level in 0..1, with the noise of `futures`.
+    """
+    losses = []
+    for first in range(0, len(clips), CLIPS_AT_ONCE):
+        clean = clips[first : first + CLIPS_AT_ONCE]
+        noise = _noise(clean, noise_seed, first)
+        noisy = (1 - sigma) * clean + sigma * noise
+        noisy[:, :, :CONTEXT_FRAMES] = clean[:, :, :CONTEXT_FRAMES]
+        device = model.transformer.device
+        condition = model.condition(clean[:, :, :CONTEXT_FRAMES].to(device))
+        velocity = model.predict(noisy.to(device), torch.full((len(clean),), sigma, device=device), condition)
+        error = (velocity.cpu() - (noise - clean))[:, :, CONTEXT_FRAMES:].square()
+        losses += error.mean((1, 2, 3, 4)).tolist()
+    return losses
+
+
 def _futures(model: TinyWan, context: Tensor, steps: int, noise: Tensor) -> Tensor:
     from diffusers import FlowMatchEulerDiscreteScheduler
 

@@ -87,14 +87,29 @@ class EvaluationSpec(Described):
     next `reference_clips`, are what distances are taken to.
     """
 
-    domains: tuple[WorldSpec, ...]
+    domains: tuple[
+        WorldSpec, ...
+    ]  # first the target's ordinary driving, whose mean motion others are compared with
     split: str
     clips: int
     reference_clips: int
+    at_the_end: tuple[WorldSpec, ...] = ()  # more domains, measured at the last step only
+    futures: int = 1  # drawn of each clip: its measures are means over them, beside the ADE of the best
     sampler_steps: int = 8
+    precision: str = (
+        "fp32"  # in which futures are drawn: fp32 | bf16, twice as quick where the processor has it
+    )
     miss_cap_px: float = 16.0  # what an agent that is not found costs; no error counts for more
     noise_seed: int = 0
     detector: str = ""  # digest of its weights
+    video_network: str = ""  # digest of its weights
+    edition: int = 2  # of the measures: raised when the same description would give other numbers
+
+    def __post_init__(self) -> None:
+        if self.futures < 1:
+            raise ValueError(f"futures is {self.futures}; it must be at least 1")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision {self.precision!r} is none of fp32, bf16")
 
 
 SCHEDULES = ("constant", "periodic", "ramp", "anneal")
@@ -333,13 +348,27 @@ LOOKED_AT = {
 }
 """The target's kinds of motion in other looks: only evaluated."""
 
-SOURCES = {"near": ("near",), "far": ("physics", "orbit", "doom")}
-"""Kinds of replay: what is shown as driving is, in other looks, and what is not."""
+DOSES = {
+    f"driving-dose-{100 * share:.0f}": WorldSpec(
+        f"driving-dose-{100 * share:.0f}", "traffic", "target", "eventful", _VIDEOS, eventful_share=share
+    )
+    for share in (0.05, 0.2, 0.5)
+}
+"""Targets between ordinary and eventful driving: the share of eventful videos in percent."""
+
+SOURCES = {
+    "near": ("near",),
+    "far": ("physics", "orbit", "doom"),
+    "all": ("near", "physics", "orbit", "doom"),
+}
+"""Kinds of replay: what is shown as driving is, in other looks; what is not; and both, as the base saw them."""
+SHARES = {"all": (9.0, 1.0, 1.0, 1.0)}
+"""How much of each domain, where not all have equally much."""
 
 
 def domain_spec(name: str, /, **changes: Any) -> WorldSpec:
-    """One of DOMAINS or LOOKED_AT with other fields; raises ValueError that lists the names."""
-    known = {**DOMAINS, **LOOKED_AT}
+    """One of DOMAINS, LOOKED_AT or DOSES with other fields; raises ValueError that lists the names."""
+    known = {**DOMAINS, **LOOKED_AT, **DOSES}
     if name not in known:
         raise ValueError(f"domain {name!r} is none of {', '.join(known)}")
     return replace(known[name], **changes)
@@ -360,9 +389,13 @@ class Preset(Described):
     evaluate_at: tuple[int, ...]
     about: str
     split: str = "dev"  # the test split belongs to preregistered runs
-    target: str = "driving"
-    replay_kinds: tuple[str, ...] = ("near",)  # of SOURCES
+    targets: tuple[str, ...] = ("driving",)
+    replay_kinds: tuple[str, ...] = ("near",)  # of SOURCES; all of them are one where everything is replayed
     evaluated: tuple[str, ...] = ("driving", "driving-eventful", "near")
+    at_the_end: tuple[str, ...] = ()  # evaluated besides, after the last step only
+    replayed_at: tuple[int, ...] = ()  # steps at which runs with replay are evaluated; () for `evaluate_at`
+    drawn_in: str = "fp32"  # EvaluationSpec.precision
+    second_base_seeds: tuple[int, ...] = ()  # the runs that start from the other base
 
 
 _QUICK = Preset(
@@ -376,43 +409,70 @@ _QUICK = Preset(
     evaluate_at=(40, 120),
     about="one seed on the dev split, at most ten minutes on two cores",
 )
-_GRID = (  # look {target, source} x motion {ordinary, trainable events, held-out events}, and free motion
-    "driving", "driving-eventful", "driving-held-out", "near", "near-ordinary", "near-eventful", "near-held-out",
+_TARGET_LOOK = ("driving", "driving-eventful", "driving-held-out")
+_OTHERS = ("near", "near-ordinary", "near-eventful", "near-held-out", "physics", "orbit", "doom")
+_PUBLISHED = replace(
+    _QUICK, name="published", replay_fractions=(0.0, 0.05, 0.1, 0.25, 0.5, 1.0), seeds=(0, 1, 2, 3, 4),
+    videos=(512, 0, 384), evaluation_clips=128, reference_clips=256, training=replace(_QUICK.training, steps=300),
+    evaluate_at=(10, 25, 50, 100, 150, 300), split="test", replay_kinds=("near", "far"), evaluated=_TARGET_LOOK,
+    at_the_end=_OTHERS, replayed_at=(50, 150, 300), drawn_in="bf16", second_base_seeds=(3, 4),
+    about="the preregistered replay sweep: five seeds on the test split, two bases; hours on two cores",
 )  # fmt: skip
 _PILOT = replace(
-    _QUICK, name="published", replay_fractions=(0.0, 0.25), seeds=(0, 1, 2), videos=(512, 128, 0), evaluation_clips=40,
-    reference_clips=80, training=replace(_QUICK.training, steps=300), evaluate_at=(60, 300),
-    replay_kinds=("near", "far"), evaluated=_GRID,
-    about="what the book shows: until the preregistered runs exist, three seeds on the dev split, exploratory",
+    _PUBLISHED, name="pilot", replay_fractions=(0.0, 0.25), seeds=(0, 1, 3), videos=(512, 128, 0),
+    evaluation_clips=40, reference_clips=80, replayed_at=(), split="dev",
+    about="what was looked at before the preregistration: three seeds on the dev split, exploratory",
+)  # fmt: skip
+_DOSE = replace(
+    _PUBLISHED, name="dose", targets=("driving", "driving-eventful"), replay_fractions=(0.0,),
+    about="targets that are all ordinary and all eventful, without replay: five seeds on the test split",
 )  # fmt: skip
 PRESETS = {
-    "smoke": replace(
-        _QUICK, name="smoke", replay_fractions=(0.0, 0.5), videos=(8, 16, 0), evaluation_clips=8, reference_clips=8,
-        training=TrainingSpec(steps=4, batch_size=4, learning_rate=4e-4, ema_decay=0.98), evaluate_at=(2, 4),
-        about="seconds, for tests: its numbers mean nothing",
-    ),
-    "quick": _QUICK,
-    "published": _PILOT,
-    "diverse": replace(
-        _PILOT, name="diverse", target="diverse-driving", replay_fractions=(0.0,),
-        about="the control of `published`: the same look and number of clips, but they move freely",
-    ),
+    preset.name: preset
+    for preset in (
+        replace(
+            _QUICK, name="smoke", replay_fractions=(0.0, 0.5), videos=(8, 16, 0), evaluation_clips=8, reference_clips=8,
+            training=TrainingSpec(steps=4, batch_size=4, learning_rate=4e-4, ema_decay=0.98), evaluate_at=(2, 4),
+            about="seconds, for tests: its numbers mean nothing",
+        ),
+        _QUICK,
+        _PILOT,
+        replace(
+            _PILOT, name="pilot-diverse", targets=("diverse-driving",), replay_fractions=(0.0,),
+            about="the control of `pilot`: the same look and number of clips, but they move freely",
+        ),
+        _PUBLISHED,
+        _DOSE,
+        replace(
+            _DOSE, name="dose-between", seeds=(0, 1, 3),
+            targets=(*DOSES, "driving-repetitive"),
+            about="the doses between, and one event repeated: three seeds, exploratory",
+        ),
+    )
 }  # fmt: skip
 
 
-def trained_worlds(preset: Preset) -> dict[str, WorldSpec]:
-    """The target and what is replayed, by name; training clips only."""
+def trained_worlds(preset: Preset, seed: int = 0) -> dict[str, WorldSpec]:
+    """The targets and what is replayed, by name; training clips only, other ones for each seed."""
     train = preset.videos[0]
     videos = {
         name: ceil(train / len(SOURCES[kind])) for kind in preset.replay_kinds for name in SOURCES[kind]
     }
-    videos[preset.target] = train
-    return {name: domain_spec(name, videos=(count, 0, 0)) for name, count in videos.items()}
+    videos |= dict.fromkeys(preset.targets, train)
+    return {name: domain_spec(name, videos=(count, 0, 0), seed=seed) for name, count in videos.items()}
 
 
-def evaluated_worlds(preset: Preset) -> dict[str, WorldSpec]:
-    """What is looked at, by name; no training clips, so that presets with other targets share it."""
-    return {name: domain_spec(name, videos=(0, *preset.videos[1:])) for name in preset.evaluated}
+def evaluated_worlds(preset: Preset, at_the_end: bool = False) -> dict[str, WorldSpec]:
+    """What is looked at after every evaluated step, or only at the end, by name; no training clips, so that presets with
+    other targets share it.
+    """
+    names = preset.at_the_end if at_the_end else preset.evaluated
+    return {name: domain_spec(name, videos=(0, *preset.videos[1:])) for name in names}
+
+
+def base_folder(number: int) -> Path:
+    """Where a shipped base is: the first, number 0, has the plain name."""
+    return WEIGHTS / (f"base-{number}" if number else "base")
 
 
 BUDGETS = ("steps", "driving-samples")
@@ -434,31 +494,36 @@ def grid(
     if budget not in BUDGETS:
         raise ValueError(f"budget {budget!r} is none of {', '.join(BUDGETS)}")
     preset = PRESETS[preset_name]
-    worlds = trained_worlds(preset)
     evaluation = EvaluationSpec(
         tuple(evaluated_worlds(preset).values()), preset.split, preset.evaluation_clips, preset.reference_clips,
-        detector=weights_digest(WEIGHTS / "detector"),
-    )  # fmt: skip
-    template = RunSpec(
-        base=weights_digest(WEIGHTS / "base"), target=worlds[preset.target], seed=0, training=preset.training,
-        evaluate_at=preset.evaluate_at, evaluation=evaluation,
+        tuple(evaluated_worlds(preset, at_the_end=True).values()), detector=weights_digest(WEIGHTS / "detector"),
+        precision=preset.drawn_in, video_network=weights_digest(WEIGHTS / "videonet"),
     )  # fmt: skip
     specs = []
     for seed in seeds or preset.seeds:
+        worlds = trained_worlds(preset, seed)
+        base = weights_digest(base_folder(int(seed in preset.second_base_seeds)))
         for fraction in replay_fractions or preset.replay_fractions:
             check_fraction(fraction)
-            for replay in _replays(preset, worlds, float(fraction)):
-                spec = replace(template, seed=seed, replay=replay)
-                specs.append(_lengthened(spec) if budget == "driving-samples" else spec)
+            for target in preset.targets:
+                for replay in _replays(preset, worlds, float(fraction)):
+                    steps = (
+                        preset.replayed_at if replay.fraction and preset.replayed_at else preset.evaluate_at
+                    )
+                    spec = RunSpec(base, worlds[target], seed, preset.training, steps, evaluation, replay)
+                    specs.append(_lengthened(spec) if budget == "driving-samples" else spec)
     return specs
 
 
 def _replays(preset: Preset, worlds: dict[str, WorldSpec], fraction: float) -> list[ReplaySpec]:
-    """One for each kind of replay; without any, all kinds are one."""
+    """One for each kind of replay; with nothing or everything replayed, all kinds are one."""
     if fraction == 0:
         return [ReplaySpec()]
-    kinds = [SOURCES[kind] for kind in preset.replay_kinds]
-    return [ReplaySpec(tuple(worlds[name] for name in names), fraction) for names in kinds]
+    kinds = ("all",) if fraction == 1 and len(preset.replay_kinds) > 1 else preset.replay_kinds
+    return [
+        ReplaySpec(tuple(worlds[name] for name in SOURCES[kind]), fraction, weights=SHARES.get(kind, ()))
+        for kind in kinds
+    ]
 
 
 def _lengthened(spec: RunSpec) -> RunSpec:

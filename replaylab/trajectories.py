@@ -58,6 +58,8 @@ class Displacements:
     """(M,) index of the future frame, from 0."""
     agent: IntArray
     """(M,) agent id."""
+    start_px: FloatArray
+    """(M, 2) the agent's true centre then."""
     true_px: FloatArray
     """(M, 2) x and y from the agent's true centre then to its true centre now."""
     predicted_px: FloatArray
@@ -181,6 +183,7 @@ def displacements(errors: AgentErrors, last_boxes: ArrayLike, last_agents: Array
     return Displacements(
         errors.frame[chosen],
         errors.agent[chosen],
+        then,
         centres(errors.true_boxes[chosen]) - then,
         centres(errors.found_boxes[chosen]) - then,
     )
@@ -231,21 +234,25 @@ def over_samples(ade_px: ArrayLike) -> tuple[FloatArray, FloatArray]:
 def extrapolated(context_found: Sequence[ArrayLike], n_future: int, *, gate_px: float) -> list[FloatArray]:
     """The boxes of the last context frame carried on at constant velocity: found boxes for each future frame.
 
-    context_found: two or more frames of (K, 4), or (K, 5) with a score, which is kept. Boxes of the last two frames
-    are matched one to one within gate_px (`dynamics.match`); centre and size go on linearly, a size not below 0, and a
-    box without a match in the frame before stays as it is. ValueError names argument and frame.
+    context_found: two or more frames of (K, 4), or (K, 5) with a score, which is kept. Boxes of one frame and the next are
+    matched one to one within gate_px (`dynamics.match`), backwards from the last. Centre and size go on linearly, as they
+    did since the earliest frame that a box was followed back to (over three frames, the slope of least squares), a size
+    not below 0; a box without a match in the frame before stays as it is. ValueError names argument and frame.
     """
     if len(context_found) < 2:
         raise ValueError(f"context_found: {len(context_found)} frames, but a velocity takes two")
     if n_future < 1:
         raise ValueError(f"n_future: {n_future!r}, expected at least 1")
-    at = len(context_found) - 2
-    before, last = (
-        dynamics.checked_boxes(context_found[t], f"context_found[{t}]", scored=True) for t in (at, at + 1)
-    )
-    rows, columns, _ = dynamics.match(last, before, gate_px)
-    velocity = np.zeros_like(last)
-    velocity[rows] = last[rows] - before[columns]
+    frames = [
+        dynamics.checked_boxes(found, f"context_found[{t}]", scored=True)
+        for t, found in enumerate(context_found)
+    ]
+    last = frames[-1]
+    velocity, followed, at = np.zeros_like(last), np.arange(len(last)), np.arange(len(last))
+    for back in range(1, len(frames)):
+        rows, columns, _ = dynamics.match(frames[-back][at], frames[-back - 1], gate_px)
+        followed, at = followed[rows], columns
+        velocity[followed] = (last[followed] - frames[-back - 1][at]) / back
     scores = np.asarray(context_found[-1], dtype=np.float64)[:, 4:] if len(last) else np.zeros((0, 1))
     future = []
     for step in range(1, n_future + 1):

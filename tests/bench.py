@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import decord
@@ -24,10 +24,10 @@ import pandas as pd
 import scipy.linalg
 import torch
 
-from replaylab import clips, distances, models, worlds
+from replaylab import clips, distances, fidelity, grounds, measures, models, sample, videonet, worlds
 from replaylab.clips import Clip
 from replaylab.domain import Domain
-from replaylab.spec import WorldSpec
+from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec
 
 ROUNDS = 5
 FRAMES = models.CLIP_FRAMES
@@ -52,9 +52,41 @@ def main() -> None:
         plain = plain_ways()
         compare_loaders("videos of 12 frames, 64 px", domain, plain, count=64)
         compare_loaders("videos of 300 frames, 256 px", long_videos(Path(home) / "long"), plain, count=32)
+        time_measuring(Path(home))
     for d in (1280, 2048):
         for n in (d // 2, d + d // 4):
             compare_frechet(n, d)
+
+
+def time_measuring(home: Path, clips_measured: int = 400) -> None:
+    """Drawing and measuring the futures of so many clips, by parts, once each; references are prepared beforehand."""
+    world = WorldSpec("measured", "traffic", "target", "ordinary", (0, 2 * clips_measured, 0))
+    spec = EvaluationSpec((world,), "dev", clips_measured, clips_measured)
+    (ground,) = grounds.prepare(spec, home)
+    measures.measure(
+        ground, ground.frames, spec.miss_cap_px, ground.latents
+    )  # what is prepared once, and warm networks
+    model = models.TinyWan.load(WEIGHTS / "base")
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = work()
+        seconds[name] = time.perf_counter() - started
+        return result
+
+    drawn = timed(
+        "drawing", lambda: sample.futures(model, ground.context, spec.sampler_steps, spec.noise_seed)
+    )
+    made = timed("decoding", lambda: model.decode(drawn))
+    timed("measuring", lambda: measures.measure(ground, made, spec.miss_cap_px, drawn))
+    whole = sum(seconds.values())
+    future = made[:, models.CONTEXT_FRAMES :]
+    timed("of it the detector", lambda: grounds.found_in(future))
+    timed("of it EfficientNet", lambda: fidelity.efficientnet(grounds.flat_future(made)))
+    timed("of it the video network", lambda: videonet.features(future))
+    parts = ", ".join(f"{name} {part:.1f} s" for name, part in seconds.items())
+    print(f"drawing and measuring {clips_measured} clips: {whole:.1f} s ({parts})")
 
 
 def compare_loaders(what: str, domain: Domain, plain: dict[str, Window], count: int) -> None:

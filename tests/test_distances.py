@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from replaylab import distances
 from replaylab.distances import Extractor, Moments, Rows
+from replaylab.verdicts import pseudo_values
 
 EXTRACTOR = Extractor("a network", "last", "5" * 64, "a package 1.0", "bicubic", 224, 6, frames=8)
 
@@ -343,3 +344,25 @@ def test_a_distance_that_is_no_number_is_refused() -> None:
     a, b = normal(43, 24, 6), normal(44, 24, 6)
     with pytest.raises(ValueError, match="broken: nan between"):
         distances.between("broken", lambda x, y, n_min: float("nan"), a, b, EXTRACTOR)
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_pseudo_values_are_those_of_leaving_one_clip_out(each: int) -> None:
+    clips, b = normal(4, 12 * each, 7).reshape(12, each, 7), normal(5, 30, 7, spread=1.3)
+    found = distances.kernel_pseudo_values(clips, b, n_min=2)
+
+    def without(kept: Any) -> float:
+        return distances.kernel_distance(clips[kept].reshape(-1, 7), b, n_min=2)
+
+    np.testing.assert_allclose(found, pseudo_values(without, len(clips)), rtol=1e-9)
+    if each == 1:  # a U-statistic: its pseudo-values have it for their mean
+        assert found.mean() == pytest.approx(without(slice(None)), rel=1e-9)
+
+
+def test_pseudo_values_need_clips_with_vectors_of_one_length() -> None:
+    with pytest.raises(
+        ValueError, match=r"features_a: shape \(40, 7\), expected \(clips, vectors of each, d\)"
+    ):
+        distances.kernel_pseudo_values(normal(4, 40, 7), normal(5, 30, 7))
+    with pytest.raises(ValueError, match="features_b: 6 dimensions, features_a has 7"):
+        distances.kernel_pseudo_values(normal(4, 40, 7).reshape(20, 2, 7), normal(5, 30, 6))

@@ -15,6 +15,7 @@ from replaylab.spec import (
     ReplaySpec,
     RunSpec,
     WorldSpec,
+    base_folder,
     base_of,
     canonical_json,
     digest,
@@ -22,6 +23,7 @@ from replaylab.spec import (
     grid,
     torch_seed,
     trained_worlds,
+    weights_digest,
 )
 
 
@@ -129,35 +131,65 @@ def test_the_run_without_replay_is_one_run_whatever_is_not_replayed():
             ReplaySpec(**not_replayed)
 
 
-def test_each_kind_of_replay_is_an_arm_and_no_replay_is_one():
-    arms = [(spec.replay.name, spec.replay.fraction) for spec in grid("published", seeds=[0])]
-    assert arms == [("", 0.0), ("near", 0.25), ("far", 0.25)]
+def test_each_kind_of_replay_is_an_arm_and_nothing_or_everything_replayed_is_one():
+    arms = [(spec.replay.name, spec.replay.fraction) for spec in grid("published", [0, 0.25, 1], [0])]
+    assert arms == [("", 0.0), ("near", 0.25), ("far", 0.25), ("all", 1.0)]
+    everything = grid("published", [1], [0])[0].replay
+    shares = dict(zip((world.name for world in everything.domains), everything.weights, strict=True))
+    assert shares["near"] / sum(shares.values()) == 0.75 and len(shares) == 4
     counts = {
-        spec.replay.name: sum(world.videos[0] for world in spec.replay.domains) for spec in grid("published")
+        spec.replay.name: sum(world.videos[0] for world in spec.replay.domains) for spec in grid("pilot")
     }
     assert counts["near"] <= counts["far"] < counts["near"] + 3  # as many clips, up to rounding
 
 
 def test_presets_with_other_targets_are_measured_on_the_same_clips():
-    ours, control = grid("published")[0], grid("diverse")[0]
+    ours, control = grid("pilot")[0], grid("pilot-diverse")[0]
     assert ours.evaluation == control.evaluation and ours.target != control.target
-    assert all(world.videos[0] == 0 for world in ours.evaluation.domains)
+    looked_at = (*ours.evaluation.domains, *ours.evaluation.at_the_end)
+    assert all(world.videos[0] == 0 for world in looked_at)
+    (regular,) = (spec for spec in grid("dose", seeds=[0]) if spec.target.name == "driving")
+    assert regular == grid("published", [0], [0])[0]  # one run, and trained once
+
+
+def test_a_seed_draws_its_own_clips_and_is_measured_on_the_same_ones():
+    specs = grid("published", [0.25])
+    for kind in ("near", "far"):
+        of_kind = [spec for spec in specs if spec.replay.name == kind]
+        assert len({spec.target for spec in of_kind}) == len({spec.replay for spec in of_kind}) == 5
+    assert len({spec.evaluation for spec in specs}) == 1
+
+
+def test_the_last_seeds_start_from_the_second_base():
+    bases = {spec.seed: spec.base for spec in grid("published")}
+    first, second = (weights_digest(base_folder(number)) for number in (0, 1))
+    assert bases == {0: first, 1: first, 2: first, 3: second, 4: second} and first != second
+    assert [base_of(base) for base in (first, second)] == [WEIGHTS / "base", WEIGHTS / "base-1"]
+
+
+def test_a_clip_has_at_least_one_future():
+    with pytest.raises(ValueError, match="futures is 0; it must be at least 1"):
+        changed(grid("smoke")[0], ["evaluation", "futures"], 0)
 
 
 def test_a_base_is_found_by_its_digest_and_no_other_is_taken_for_it():
     spec = grid("smoke")[0]
     assert base_of(spec.base) == WEIGHTS / "base"
-    with pytest.raises(ValueError, match=rf"wants the base 0123.*holds {spec.base} \(base\)"):
+    with pytest.raises(ValueError, match=rf"wants the base 0123.*holds {spec.base} \(base\), .* \(base-1\)"):
         base_of("0123")
 
 
 def test_an_unknown_preset_is_refused_with_the_valid_ones():
-    with pytest.raises(ValueError, match="smoke, quick, published"):
+    with pytest.raises(ValueError, match="smoke, quick, pilot"):
         grid("quik")
 
 
 def test_only_preregistered_runs_may_look_at_the_test_split():
-    assert {preset.split for preset in PRESETS.values()} == {"dev"}
+    looking = {name for name, preset in PRESETS.items() if preset.split == "test"}
+    assert looking == {"published", "dose", "dose-between"} and {PRESETS[name].split for name in PRESETS} == {
+        "dev",
+        "test",
+    }
 
 
 def test_randomness_depends_on_every_part_of_the_question_and_on_nothing_else():

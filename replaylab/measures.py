@@ -1,0 +1,276 @@
+"""What do all the instruments say of made clips? Rows: one a clip and measure, and one a measure of the whole set.
+
+Decision: fidelity and dynamics are read off the same frames in one place, and a model that gives boxes but no pictures
+(constant velocity) has the measures of boxes alone. Context frames are left out of every measure. A distance carries
+how many vectors it is of, what one vector saw, and the extractor with the digest of its weights (`records.COLUMNS`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from replaylab import detections, distances, dynamics, fidelity, motion, trajectories, videonet
+from replaylab.distances import Distance, Extractor
+from replaylab.dynamics import AgentErrors, Counted
+from replaylab.fidelity import Seen
+from replaylab.grounds import Boxes, Frames, Ground, boxes_of, coder, flat_future, found_in
+from replaylab.models import CONTEXT_FRAMES
+
+MISS_CAP_M = 10.0  # what an agent that is not found costs on the ground plane; no error counts for more
+NTA_GATE_PX = 10 * 64 / 480  # its authors' 10 px in images 480 px wide, at our width
+
+Values = dict[str, Counted]
+DISTANCES = {"fd": distances.frechet_distance, "kd": distances.kernel_distance}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the networks see of the futures of N clips."""
+
+    frames: Seen
+    """of every future frame, N x future frames"""
+    videos: NDArray[np.float32]
+    """video features (N, d)"""
+    found: Boxes
+    """the detector's boxes, N x future frames; empty where there is nothing it knows"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    rows: pd.DataFrame
+    found: Boxes
+    """boxes found, N x future frames"""
+
+
+def measure(
+    ground: Ground,
+    frames: Frames,
+    miss_cap_px: float,
+    drawn: torch.Tensor | None = None,
+    thoroughly: bool = True,
+) -> Measured:
+    """Every measure of made clips (N, T, H, W, 3), one for each of the ground's.
+
+    `drawn`: their latents (N, C, T, h, w), where the frames were decoded from some. Thoroughly, that is with what takes
+    longest and is not looked at over many steps: the ego car's motion and the second tracker.
+    """
+    if frames.shape != ground.frames.shape:
+        raise ValueError(
+            f"frames: shape {frames.shape}, but {ground.name} has clips of shape {ground.frames.shape}"
+        )
+    seen = look(frames, ground.drives)
+    clips = _pictures(ground, frames, seen, coder().encode(frames) if drawn is None else drawn)
+    whole = [_row(distance) for distance in _feature_distances(ground, seen)]
+    parts = [rows_of_clips(ground, clips), _named(ground, pd.DataFrame(whole))]
+    if ground.drives:
+        parts.append(measure_found(ground, seen.found, miss_cap_px))
+        parts.append(rows_of_clips(ground, _motion(ground, frames, seen.found, miss_cap_px, thoroughly)))
+    else:
+        parts.append(rows_of_clips(ground, _flow_errors(ground, frames)))
+    return Measured(pd.concat(parts, ignore_index=True), seen.found)
+
+
+def look(frames: Frames, drives: bool = True) -> Look:
+    """Show the futures of clips (N, T, H, W, 3) to every network, to the detector only where agents are on roads."""
+    future = frames[:, CONTEXT_FRAMES:]
+    return Look(
+        fidelity.efficientnet(flat_future(frames)),
+        videonet.features(future),
+        found_in(future) if drives else [],
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+def _pictures(ground: Ground, frames: Frames, look: Look, drawn: torch.Tensor) -> list[Values]:
+    """What is seen of each clip beside the true one; and what it adds to the kernel distances."""
+    future, true = frames[:, CONTEXT_FRAMES:], ground.frames[:, CONTEXT_FRAMES:]
+    count = future.shape[1]
+    by_clip = look.frames.features.reshape(len(frames), count, -1)
+    more: dict[str, Any] = {
+        "effnet_perceptual": fidelity.perceptual(look.frames, ground.seen).reshape(-1, count).mean(1),
+        "latent_mse": (drawn.cpu() - ground.latents)[:, :, CONTEXT_FRAMES:].square().mean((1, 2, 3, 4)),
+        "effnet_kd_pseudo": distances.kernel_pseudo_values(by_clip, ground.reference_features),
+    }
+    if _enough_videos(ground):
+        more["video_kd_pseudo"] = distances.kernel_pseudo_values(
+            look.videos[:, None], ground.reference_videos
+        )
+    clips = []
+    for number in range(len(frames)):
+        looks = asdict(fidelity.clip_fidelity(future[number], true[number]))
+        looks |= {name: float(values[number]) for name, values in more.items()}
+        # a clip against itself has no finite PSNR
+        clips.append({name: Counted(value, count) for name, value in looks.items() if np.isfinite(value)})
+    return clips
+
+
+def _enough_videos(ground: Ground) -> bool:
+    return min(len(ground.clips), len(ground.reference_names)) >= distances.N_MIN
+
+
+def _feature_distances(ground: Ground, look: Look) -> list[Distance]:
+    """Fréchet and kernel distances to real clips of other scenes, of single frames and of whole futures.
+
+    Those of fewer vectors than `distances.N_MIN` are left out: small presets have none of whole futures.
+    """
+    scenes = [clip.scene for clip in ground.clips]
+    made, real = look.frames.features, ground.reference_features
+    sets: list[tuple[str, Any, Any, Extractor]] = [(
+        "effnet", made.reshape(len(scenes), -1, made.shape[1]),
+        real.reshape(len(ground.reference_names), -1, real.shape[1]), fidelity.EXTRACTOR,
+    )]  # fmt: skip
+    if _enough_videos(ground):
+        sets.append(("video", look.videos, ground.reference_videos, videonet.extractor()))
+    return [
+        distances.between(
+            f"{kind}_{name}", of, made, real, extractor, names=(f"{ground.name}, made", f"{ground.name}, real"),
+            clips_a=scenes, clips_b=ground.reference_names,
+        )
+        for kind, made, real, extractor in sets
+        for name, of in DISTANCES.items()
+    ]  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- agents
+def measure_found(ground: Ground, found: Boxes, miss_cap_px: float) -> pd.DataFrame:
+    """Rows of all that boxes (N x future frames, with scores) say about the agents."""
+    clips, moved = [], []
+    for number, (boxes, agents, eligible) in enumerate(ground.future_agents):
+        errors = dynamics.agent_errors(boxes, agents, eligible, found[number], miss_cap_px=miss_cap_px)
+        clips.append({
+            **_accuracy(errors),
+            **trajectories.clip_measures(
+                errors, ground.cameras[number, CONTEXT_FRAMES:], ground.frames.shape[2], cap_m=MISS_CAP_M
+            ),
+            "nta_iou": detections.nta_iou(boxes, eligible, found[number], gate_px=NTA_GATE_PX),
+        })  # fmt: skip
+        last = ground.truth[number][CONTEXT_FRAMES - 1]
+        moved.append(trajectories.displacements(errors, boxes_of(last), last["agent"].to_numpy()))
+    whole = {**_of_displacements(ground, moved), "average_precision_iou50": _precision(ground, found)}
+    rows = [{"measure": name, "value": value, "n": n} for name, (value, n) in whole.items()]
+    return pd.concat([rows_of_clips(ground, clips), _named(ground, pd.DataFrame(rows))], ignore_index=True)
+
+
+def _accuracy(errors: AgentErrors) -> Values:
+    result = dynamics.summary(errors)
+    return {
+        "ade_px": Counted(result.ade_px, result.n),
+        "fde_px": Counted(result.fde_px, result.n_last),
+        "ade_matched_px": Counted(result.ade_matched_px, result.n_matched),
+        "recall": Counted(result.recall, result.n),
+        "false_positives": Counted(result.false_positives, result.n_frames),
+    }
+
+
+def _of_displacements(ground: Ground, moved: list[trajectories.Displacements]) -> Values:
+    """For claim C7: predicted on true displacement, and how far predictions lean to the target's mean motion."""
+    true, predicted, frame, start = (
+        np.concatenate([getattr(each, name) for each in moved])
+        for name in ("true_px", "predicted_px", "frame", "start_px")
+    )
+    line = trajectories.regression(true, predicted)
+    return {
+        "displacement_slope": Counted(line.slope, line.n),
+        "pull_to_mean": trajectories.pull_towards(true, predicted, ground.mean_motion.of(frame, start)),
+    }
+
+
+def _precision(ground: Ground, found: Boxes) -> Counted:
+    boxes, _, eligible = zip(*ground.future_agents, strict=True)
+    frames = [[frame for clip in clips for frame in clip] for clips in (boxes, eligible, found)]
+    return detections.average_precision(*frames, min_iou=0.5)
+
+
+# -------------------------------------------------------------------------------------------------------------- motion
+def _motion(
+    ground: Ground, frames: Frames, found: Boxes, miss_cap_px: float, thoroughly: bool
+) -> list[Values]:
+    """What pixels alone say of each clip: background, agents without it, ego car, and agents by a second tracker."""
+    last, clips = CONTEXT_FRAMES - 1, []
+    for number, truth in enumerate(ground.truth):
+        made, true = frames[number, last:], ground.frames[number, last:]
+        boxes, agents, eligible = ground.future_agents[number]
+        start, ids, counts = (
+            boxes_of(truth[last]),
+            truth[last]["agent"].to_numpy(),
+            truth[last]["eligible"].to_numpy(),
+        )
+        # an agent in the wrong place is no error of the background
+        hidden = [start, *(np.concatenate([b, f[:, :4]]) for b, f in zip(boxes, found[number], strict=True))]
+        mask = motion.background(true, hidden)
+        flow, true_flow = motion.flow(made), ground.flows[number]
+        errors = dynamics.agent_errors(boxes, agents, eligible, found[number], miss_cap_px=miss_cap_px)
+        values = {
+            "background_flow_error_px": motion.background_flow_error_px(flow, true_flow, mask),
+            "residual_agent_error_px": motion.residual_agent_error_px(
+                errors,
+                start,
+                ids,
+                motion.dominant_motion(flow, mask),
+                motion.dominant_motion(true_flow, mask),
+            ),
+        }
+        if thoroughly:
+            ego = motion.ego_motion(made, ground.cameras[number, last:], hidden, ground.frames_per_second)
+            values |= motion.ego_errors(ego, ground.ego[number, last:], ground.frames_per_second)
+            if not ground.turns:
+                del values["ego_yaw_rate_error_deg_s"]
+            values["ade_tracked_px"] = motion.ade_tracked_px(
+                motion.follow(made, start[counts])[1:],
+                ids[counts],
+                boxes,
+                agents,
+                eligible,
+                miss_cap_px=miss_cap_px,
+            )
+        clips.append(values)
+    return clips
+
+
+def _flow_errors(ground: Ground, frames: Frames) -> list[Values]:
+    """How far the motion of everything with texture is from the true one: where no agent is measured."""
+    last, clips = CONTEXT_FRAMES - 1, []
+    for number, true_flow in enumerate(ground.flows):
+        true = ground.frames[number, last:]
+        mask = motion.background(true, [np.zeros((0, 4))] * len(true))
+        flow = motion.flow(frames[number, last:])
+        clips.append({"flow_error_px": motion.background_flow_error_px(flow, true_flow, mask)})
+    return clips
+
+
+# ---------------------------------------------------------------------------------------------------------------- rows
+def rows_of_clips(ground: Ground, clips: list[Values]) -> pd.DataFrame:
+    """A row for each clip of the ground and each of its values."""
+    rows = [
+        {
+            "video": clip.video,
+            "start": clip.start,
+            "scene": clip.scene,
+            "measure": name,
+            "value": value,
+            "n": n,
+        }
+        for clip, values in zip(ground.clips, clips, strict=True)
+        for name, (value, n) in values.items()
+    ]
+    return _named(ground, pd.DataFrame(rows))
+
+
+def _row(distance: Distance) -> dict[str, Any]:
+    plain = asdict(distance)
+    return {"measure": plain.pop("name"), **plain}
+
+
+def _named(ground: Ground, rows: pd.DataFrame) -> pd.DataFrame:
+    whole = {"video": "", "start": -1, "scene": ""}  # of a measure of all clips together
+    return rows.assign(
+        domain=ground.name,
+        split=ground.split,
+        **{name: value for name, value in whole.items() if name not in rows},
+    )

@@ -1,0 +1,169 @@
+"""What the instruments say of clips whose truth is known, all together; each alone is tested in its own room."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from replaylab import distances, evaluate, grounds, records, sample
+from replaylab.grounds import Ground
+from replaylab.measures import measure, measure_found
+from replaylab.models import CONTEXT_FRAMES, TinyWan
+from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec
+
+CLIPS, CAP_PX = 20, 16.0
+SPEC = EvaluationSpec(
+    (WorldSpec("tiny", "traffic", "target", "ordinary", (0, 2 * CLIPS, 0)),), "dev", CLIPS, CLIPS,
+    at_the_end=(WorldSpec("far", "physics", "any", "bodies", (0, 2 * CLIPS, 0)),),
+)  # fmt: skip
+PER_SET = {"effnet_fd", "effnet_kd", "video_fd", "video_kd"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def prepared(home) -> list[Ground]:
+    return grounds.prepare(SPEC, home, at_the_end=True)
+
+
+@pytest.fixture(scope="module")
+def road(prepared) -> Ground:
+    return prepared[0]
+
+
+def of(rows: pd.DataFrame, measure: str) -> pd.Series:
+    return rows.loc[rows["measure"] == measure, "value"]
+
+
+def test_real_clips_are_as_real_as_can_be(road):
+    rows = measure(road, road.frames, CAP_PX, road.latents).rows
+    best_of = {"effnet_perceptual": 0, "latent_mse": 0, "ssim": 1, "sharpness_ratio": 1, "flicker_excess": 0}
+    for name, best in best_of.items():
+        assert np.allclose(of(rows, name), best, atol=1e-6), name
+    assert of(rows, "psnr_db").empty  # a clip against itself has no finite one
+    assert of(rows, "ade_px").mean() < 1 and of(rows, "recall").mean() > 0.9
+    assert of(rows, "displacement_slope").item() == pytest.approx(1, abs=0.1)
+    assert abs(of(rows, "pull_to_mean").item()) < 0.2
+
+
+def test_what_stands_still_is_found_out(road):
+    still, real = (
+        measure(road, frames, CAP_PX).rows for frames in (evaluate.copy_last_frame(road.frames), road.frames)
+    )
+    assert of(still, "ade_px").mean() > 3 * of(real, "ade_px").mean()
+    assert of(still, "effnet_perceptual").min() > 0 and of(still, "latent_mse").min() > 0
+    assert of(still, "displacement_slope").item() < 0.7
+
+
+def test_every_distance_says_what_it_is_of_and_nothing_else_does(road):
+    rows = measure(road, road.frames, CAP_PX).rows
+    named = rows[rows["extractor"].notna()]
+    assert set(named["measure"]) == PER_SET and len(named) == len(PER_SET)
+    frames = CLIPS * (road.frames.shape[1] - CONTEXT_FRAMES)
+    assert dict(zip(named["measure"], named["n"], strict=True)) == {
+        "effnet_fd": frames, "effnet_kd": frames, "video_fd": CLIPS, "video_kd": CLIPS
+    }  # fmt: skip
+    assert set(named["frames"]) == {1, road.frames.shape[1] - CONTEXT_FRAMES} and set(named["size_px"]) == {
+        64
+    }
+    assert named["extractor_digest"].str.fullmatch("[0-9a-f]{64}").all()
+    assert named["extractor_digest"].nunique() == named["extractor"].nunique() == 2
+
+
+def test_what_clips_add_to_a_kernel_distance_has_it_for_its_mean(road):
+    rows = measure(road, evaluate.autoencoded(road.frames), CAP_PX).rows
+    for name in ("effnet_kd", "video_kd"):
+        pseudo = of(rows, f"{name}_pseudo")
+        error = pseudo.std() / CLIPS**0.5
+        # nearly: frames of one clip are alike, which lifts the distance a little and which leaving clips out takes off
+        assert len(pseudo) == CLIPS and abs(pseudo.mean() - of(rows, name).item()) < 3 * error
+    assert pseudo.mean() == pytest.approx(of(rows, "video_kd").item())  # one vector a clip: exactly
+
+
+def test_too_few_clips_have_no_distance_of_whole_futures(home):
+    small = replace(SPEC, clips=distances.N_MIN - 1, at_the_end=())
+    (ground,) = grounds.prepare(small, home)
+    measured = set(measure(ground, ground.frames, CAP_PX).rows["measure"])
+    assert "effnet_kd" in measured and not measured & {"video_fd", "video_kd"}
+
+
+def test_far_from_roads_only_pictures_are_measured(prepared):
+    road, far = prepared
+    pictures, boxes, roads = (set(rows["measure"]) for rows in (
+        measure(far, evaluate.autoencoded(far.frames), CAP_PX).rows,
+        measure_found(road, road.extrapolated, CAP_PX),
+        measure(road, evaluate.autoencoded(road.frames), CAP_PX).rows,
+    ))  # fmt: skip
+    of_motion = {
+        "background_flow_error_px",
+        "residual_agent_error_px",
+        "ego_speed_error_m_s",
+        "ade_tracked_px",
+    }
+    assert pictures >= PER_SET and not pictures & boxes and "ade_px" in boxes
+    assert (
+        roads == (pictures - {"flow_error_px"}) | boxes | of_motion
+    )  # and no yaw rate: on these roads nobody turns
+    quickly = set(measure(road, road.frames, CAP_PX, thoroughly=False).rows["measure"])
+    assert roads - quickly == {"psnr_db", "ego_speed_error_m_s", "ade_tracked_px"}
+
+
+def test_constant_velocity_is_nearer_the_truth_than_standing_still(road):
+    rows = measure_found(road, road.extrapolated, CAP_PX)
+    still = measure(road, evaluate.copy_last_frame(road.frames), CAP_PX).rows
+    assert of(rows, "ade_px").mean() < of(still, "ade_px").mean() / 1.5
+
+
+def test_clips_of_another_shape_are_refused(road):
+    with pytest.raises(ValueError, match=r"frames: shape \(19, .*but tiny has clips of shape \(20, "):
+        measure(road, road.frames[1:], CAP_PX)
+
+
+@pytest.mark.parametrize("futures", [1, 2])
+def test_futures_are_meaned_clip_by_clip_and_the_best_is_the_best(home, road, futures):
+    spec = replace(SPEC, futures=futures, at_the_end=())
+    model = TinyWan.load(WEIGHTS / "base")
+    rows = evaluate.evaluate(model, spec, home)
+    each = []
+    for number in range(futures):
+        drawn = sample.futures(model, road.context, spec.sampler_steps, spec.noise_seed, number * CLIPS)
+        each.append(of(measure(road, model.decode(drawn), CAP_PX, drawn).rows, "ade_px").to_numpy())
+    assert np.array_equal(of(rows, "ade_px"), np.mean(each, axis=0), equal_nan=True)
+    assert np.array_equal(
+        of(rows, "ade_best_px"), np.min(each, axis=0) if futures > 1 else [], equal_nan=True
+    )
+    assert not rows["measure"].str.startswith("denoising").any()
+
+
+def test_at_the_end_all_domains_are_measured_and_how_well_they_can_be_denoised(home, prepared):
+    model = TinyWan.load(WEIGHTS / "base")
+    rows = evaluate.evaluate(model, SPEC, home, at_the_end=True)
+    assert list(rows["domain"].unique()) == ["tiny", "far"]
+    for ground in prepared:
+        here = rows[rows["domain"] == ground.name]
+        losses = [of(here, f"denoising_loss_{level:g}") for level in evaluate.NOISE_LEVELS]
+        assert [len(loss) for loss in losses] == [CLIPS] * len(losses)
+        again = sample.denoising_losses(model, ground.latents[5:6], evaluate.NOISE_LEVELS[0], SPEC.noise_seed)
+        assert np.isfinite(losses).all() and len(again) == 1
+
+
+def test_rows_come_back_from_disk_with_four_digits_and_all_their_columns(road, tmp_path):
+    rows = measure(road, road.frames, CAP_PX).rows
+    rows = rows.assign(
+        run="r", base="b", model="real", target="", replay="", replay_fraction=0.1, seed=-1, step=-1
+    )
+    records.write_rows(tmp_path / "rows.parquet", rows)
+    back = records.read_rows(tmp_path)
+    assert list(back.columns) == [*records.COLUMNS, *records.OF_DISTANCES]
+    assert np.allclose(back["value"], rows["value"], rtol=2**-12, atol=0, equal_nan=True)
+    assert set(back["replay_fraction"]) == {0.1}
+    distances_of = back[back["measure"].isin(PER_SET)]
+    assert (distances_of["frames"] > 0).all() and set(back.drop(distances_of.index)["extractor"]) == {""}
+    records.write_rows(tmp_path / "rows.parquet", back)
+    pd.testing.assert_frame_equal(records.read_rows(tmp_path), back)
