@@ -50,6 +50,7 @@ reproduce: setup  ## fine-tune the replay sweep on this machine (at most 10 minu
 bench: setup  ## measure speed on this machine
 	$(PY) tests/bench.py
 	$(PY) -u tests/bench_training.py
+	$(PY) -u tests/bench_sweep.py
 
 gpu-check: setup  ## what needs a CUDA device: run it on a machine that has one (it skips itself elsewhere)
 	$(PY) -m pytest -m gpu

@@ -28,12 +28,20 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
     aside = folder / f".{whole.name}.aside"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    for name, group in tensors.items():
-        save_file({key: value.contiguous() for key, value in group.items()}, aside / f"{name}.safetensors")
-    checksums = {file.name: sha256(file) for file in aside.iterdir()}
-    (aside / "state.json").write_text(json.dumps({"step": step, **state, "checksums": checksums}, indent=1))
-    for file in aside.iterdir():
-        _sync(file)
+    try:
+        for name, group in tensors.items():
+            save_file(
+                {key: value.contiguous() for key, value in group.items()}, aside / f"{name}.safetensors"
+            )
+        checksums = {file.name: sha256(file) for file in aside.iterdir()}
+        (aside / "state.json").write_text(
+            json.dumps({"step": step, **state, "checksums": checksums}, indent=1)
+        )
+        for file in aside.iterdir():
+            _sync(file)
+    except Exception:  # no room, most likely: leave some for the words that say so
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     if whole.exists():  # the same step again, after a damaged one was passed over
         shutil.rmtree(whole)
     aside.replace(whole)

@@ -90,6 +90,14 @@ def from_rank(place: Place, rank: int, tensor: Tensor) -> Tensor:
     return tensor
 
 
+def largest(place: Place, number: int) -> int:
+    """The largest of all ranks' numbers."""
+    tensor = torch.tensor(number)
+    if place.ranks > 1:
+        distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+    return int(tensor)
+
+
 def mean(place: Place, number: Tensor) -> Tensor:
     """The mean over ranks of a number without gradient."""
     if place.ranks > 1:

@@ -5,11 +5,15 @@ notebook's cell) it writes whole lines, at most one every ten seconds, because a
 returns fills a log with thousands of fragments. Either way one closing line says what was done and how long
 it took. Everything goes to stderr, so that piped output stays clean.
 
+`Board` is for several things that go on at once, elsewhere: one line each, redrawn on a terminal; elsewhere a line
+when the state of one changes, and now and then one line that says how far all are.
+
 Refused: bars inside bars, messages in the bar, log levels. A loop that is left early (an exception, a
 `break`) gets no closing line: nothing was finished.
 """
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -20,6 +24,7 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 10.0
+MOST_NAMED = 4  # of those that run, in one line
 
 
 def say(text: str) -> None:
@@ -52,6 +57,63 @@ def track(
         yield item
         count += 1
     say(f"{what}: {count} {unit} in {duration(time.monotonic() - start)}")
+
+
+class Board:
+    """The states of several things, as they are now: `show` as often as they are looked at, then `close`."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._shown: dict[str, tuple[str, str]] = {}
+        self._told = self._shown  # when all were told of in one line
+        self._said = time.monotonic()
+        self._drawn = 0  # lines on the terminal
+
+    def show(self, things: dict[str, tuple[str, str]]) -> None:
+        """Name -> (state in one word, what more there is to say)."""
+        if is_follower():
+            return
+        if sys.stderr.isatty():
+            self._draw(things)
+        else:
+            self._tell(things)
+        self._shown = dict(things)
+
+    def close(self) -> None:
+        """What is shown stays; whatever comes next goes below it."""
+        self._drawn = 0
+
+    def _draw(self, things: dict[str, tuple[str, str]]) -> None:
+        width, height = shutil.get_terminal_size()
+        lines = [_of_board(name, *state) for name, state in things.items()]
+        if len(lines) > height - 2:  # what is finished needs no room
+            lines = [_of_board(name, *state) for name, state in things.items() if state[0] != "done"]
+        lines = [line[: width - 1] for line in [*lines[: height - 2], f"{self._what}: {counted(things)}"]]
+        back = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""
+        sys.stderr.write(back + "\n".join(lines) + "\n")
+        sys.stderr.flush()
+        self._drawn = len(lines)
+
+    def _tell(self, things: dict[str, tuple[str, str]]) -> None:
+        for name, (state, more) in things.items():
+            if self._shown.get(name, ("done", ""))[0] != state:  # what was done before is no news
+                say(_of_board(name, state, more))
+        now = time.monotonic()
+        if now - self._said >= SECONDS_BETWEEN_LINES:
+            if things != self._told:
+                running = [f"{name}: {more}" for name, (state, more) in things.items() if state == "running"]
+                say("; ".join([f"{self._what}: {counted(things)}", *running[:MOST_NAMED]]))
+            self._said, self._told = now, dict(things)
+
+
+def counted(things: dict[str, tuple[str, str]]) -> str:
+    """How many are in which state: "1 done, 2 running"."""
+    states = [state for state, _ in things.values()]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+def _of_board(name: str, state: str, more: str) -> str:
+    return f"{name}: {state}" + (f", {more}" if more else "")
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from replaylab import clips, continual, evaluate, latents, models, parallel, records, train, worlds
+from replaylab import clips, continual, evaluate, latents, measures, models, parallel, records, train, worlds
 from replaylab.domain import alone, write_atomically
 from replaylab.mixture import Mixture, buffer
 from replaylab.models import CLIP_FRAMES, TinyWan
@@ -28,6 +28,8 @@ from replaylab.records import ReferenceSpec
 from replaylab.spec import WEIGHTS, MachineSpec, RunSpec, WorldSpec, base_of, torch_seed, weights_digest
 
 Clip = NDArray[np.float32]  # latents (C, T, h, w)
+CLIPS_TO_TIME = 8  # measured to estimate what a sweep will take
+MODELS_OF_REFERENCES = 4  # base, real, autoencoder, copy-last-frame
 
 
 @models.no_denormals()
@@ -55,8 +57,9 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
     def evaluate_now(step: int) -> None:
         path = folder / f"rows-{step:06d}.parquet"
         if not parallel.agreed(place, path.is_file()):
-            last = (references, folder / "samples") if step == spec.training.steps else None
-            rows = evaluate.evaluate(model, spec.evaluation, store, last, place)
+            kept = (references, records.samples_folder(folder, step))
+            at_the_end = step == spec.training.steps
+            rows = evaluate.evaluate(model, spec.evaluation, store, kept, place, at_the_end)
             if place.leads:
                 records.write_rows(path, _named(rows, spec, step))
 
@@ -167,16 +170,18 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     batch = train.Batch(torch.randn(shape), torch.randn(shape), torch.rand(size))
     objective = train.Objective(model)
     step = _timed(lambda: objective(batch).backward())
-    frames = np.zeros(
-        (evaluate.CLIPS_TO_TIME, CLIP_FRAMES, spec.target.size_px, spec.target.size_px, 3), np.uint8
-    )
-    measured = _timed(lambda: evaluate.measure_frames(frames)) / len(frames)
+    frames = np.zeros((CLIPS_TO_TIME, CLIP_FRAMES, spec.target.size_px, spec.target.size_px, 3), np.uint8)
+    measured = _timed(lambda: measures.look(frames)) / len(frames)
     sampled = step / 3 / size * evaluation.sampler_steps  # a step goes forwards once, backwards twice
-    clips_measured = evaluation.clips * len(evaluation.domains)
-    references = records.is_done(ReferenceSpec.of(spec), store)
-    evaluations = len(missing) * len(spec.evaluate_at) + (0 if references else 4)
+    all_worlds = (*evaluation.domains, *evaluation.at_the_end)
+    of_a_run = len(spec.evaluate_at) * len(evaluation.domains) + len(evaluation.at_the_end)
+    bases = {ReferenceSpec.of(run) for run in missing}
+    floors = MODELS_OF_REFERENCES * sum(not records.is_done(references, store) for references in bases)
+    clips_measured = evaluation.clips * (
+        len(missing) * of_a_run * evaluation.futures + floors * len(all_worlds)
+    )
     worlds_needed = {
-        *evaluation.domains,
+        *all_worlds,
         *(world for run in missing for world in (run.target, *run.replay.domains)),
     }
     videos = sum(
@@ -185,7 +190,7 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     video = _timed(lambda: worlds.render_video(spec.target, "dev", 0)) / worlds.processes() if videos else 0.0
     return (
         sum(run.training.steps for run in missing) * step
-        + evaluations * clips_measured * (measured + sampled)
+        + clips_measured * (measured + sampled)
         + videos * video
     )
 
@@ -210,12 +215,16 @@ def evaluate_again(folder: Path, store: Path) -> pd.DataFrame:
     base = TinyWan.load(base_of(spec.base))
     tuned = WanTransformer3DModel.from_pretrained(folder / "transformer")
     model = TinyWan(base.vae, tuned, base.scheduler)
-    return _named(evaluate.evaluate(model, spec.evaluation, store), spec, spec.training.steps)
+    return _named(
+        evaluate.evaluate(model, spec.evaluation, store, at_the_end=True), spec, spec.training.steps
+    )
 
 
 def _named(rows: pd.DataFrame, spec: RunSpec, step: int) -> pd.DataFrame:
-    return rows.assign(run=spec.run_id, model="fine-tuned", replay=spec.replay.name,
-                       replay_fraction=spec.replay.fraction, seed=spec.seed, step=step)  # fmt: skip
+    return rows.assign(
+        run=spec.run_id, base=spec.base, model="fine-tuned", target=spec.target.name, replay=spec.replay.name,
+        replay_fraction=spec.replay.fraction, seed=spec.seed, step=step,
+    )  # fmt: skip
 
 
 def _latents(model: TinyWan, world: WorldSpec, store: Path) -> Any:

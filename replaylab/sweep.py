@@ -1,30 +1,36 @@
 """Which runs are missing, and who trains them?
 
 Decision: a sweep is a grid of specs read against a store. Finished runs are read, missing ones trained, in this process
-(`inline`) or by submitit (`local` processes, `slurm`). Called again, it trains nothing again. The published store is
-only read. A run that fails becomes a row with its reason; the others go on. Reading imports no torch.
+(`inline`) or by jobs (`local` processes, `slurm`: see `jobs`), each by one process, however many sweeps are at it.
+Called again, it trains nothing again and finds the jobs it left. The published store is only read. A run that fails
+becomes a row with its reason; the others go on. Reading imports no torch.
 """
 
 from __future__ import annotations
 
+import shlex
 import traceback
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 import pandas as pd
 
-from replaylab import records
+from replaylab import jobs, records, watching
+from replaylab.cluster import ClusterSpec, Job, states
 from replaylab.domain import write_atomically
-from replaylab.progress import say, track
-from replaylab.records import ReferenceSpec
+from replaylab.progress import duration, say
 from replaylab.spec import PRESETS, MachineSpec, RunSpec, grid
 
 CLUSTERS = ("inline", "local", "slurm")
-PUBLISHED = ("published", "diverse")  # presets whose runs are in the repository
+PUBLISHED = (
+    "pilot",
+    "pilot-diverse",
+    "published",
+    "dose",
+    "dose-between",
+)  # presets whose runs are in the repository
 LANDMARK = "03_replay_sweep.ipynb"
-MINUTES_A_JOB = 60  # what a submitted run may take at most
 
 
 @dataclass(frozen=True)
@@ -38,68 +44,61 @@ class Table:
     runs: pd.DataFrame
     specs: tuple[RunSpec, ...]
 
-    def samples(self, domain: str = "driving-eventful") -> list[dict[str, Any]]:
-        """Strips of the clips whose agents move least, as most and most: truth, base and every fraction of one seed."""
-        from replaylab.figures import DOMAINS
-
-        references = self.store / ReferenceSpec.of(self.specs[0]).run_id
-        strips, kinds = [], {spec.replay.name for spec in self.specs} - {""}
-        for percentile in records.gallery_clips(references)[domain]:
-            shown = [("truth", references / "samples" / "real"), ("base", references / "samples" / "base")]
-            shown += [
-                (_name(spec, kinds), self.store / spec.run_id / "samples")
-                for spec in self.specs
-                if spec.seed == self.specs[0].seed and records.is_done(spec, self.store)
-            ]
-            for name, folder in shown:
-                frames, boxes = records.read_samples(folder, domain, percentile)
-                strips.append({
-                    "name": name, "frames": frames, "true_boxes": boxes["true"], "found_boxes": boxes["found"],
-                    "title": f"{DOMAINS[domain]}, {percentile}th percentile of the agents' motion",
-                })  # fmt: skip
-        return strips
-
-
-def _name(spec: RunSpec, kinds: set[str]) -> str:
-    kind = spec.replay.name if spec.replay.name and len(kinds) > 1 else "replay"
-    return f"{kind} {100 * spec.replay.fraction:g} %"
-
 
 def run(
     preset: str, replay_fractions: list[float] | None = None, seeds: list[int] | None = None,
     cluster: str = "inline", store: str | Path = "", budget: str = "steps", machine: MachineSpec = MachineSpec(),
+    cluster_file: str | Path = "", dry_run: bool = False,
 ) -> Table:  # fmt: skip
     """Read the grid of a preset from a store, and train what is missing (never in the published store).
 
-    Empty lists and texts mean the preset's own; `budget` as in `spec.grid`, `machine` says how to execute.
-    Raises ValueError for an unknown preset, fraction, budget or cluster or a run folder whose spec differs,
-    PermissionError for a store that cannot be written.
+    Empty lists and texts mean the preset's own; `budget` as in `spec.grid`, `machine` says how to execute, and
+    `cluster_file` (YAML, `cluster.ClusterSpec`) what a job gets. A dry run says what would be trained and what it would
+    cost, and trains nothing. Raises ValueError for an unknown preset, fraction, budget, cluster or key of the file or a
+    run folder whose spec differs, PermissionError for a store that cannot be written. Ctrl-C leaves jobs running: the
+    same call finds them again.
     """
     if cluster not in CLUSTERS:
         raise ValueError(f"cluster {cluster!r} is none of {', '.join(CLUSTERS)}")
+    settings = ClusterSpec.read(cluster_file, cluster)
     specs = grid(preset, replay_fractions, seeds, budget)
     only_reads = preset in PUBLISHED and not str(store)
     home = store_of(preset, store)
     missing = [spec for spec in specs if not records.is_done(spec, home)]
     failed: dict[str, str] = {}
+    trained: set[str] = set()
+    counted = f"{len(specs) - len(missing)} of {len(specs)} runs are in {home}; "
     if missing and only_reads:
         say(
             f"{len(missing)} of {len(specs)} published runs are not in {home}; to train them, name a store of your own"
         )
+    elif dry_run:
+        say(f"{counted}{len(missing)} would be trained. {estimate(missing, home, specs, cluster, settings)}")
+        return read(preset, replay_fractions, seeds, store, budget)
+    elif missing and cluster == "inline":
+        records.check_store(home)
+        say(f"{counted}training {len(missing)}. {estimate(missing, home, specs, cluster, settings)}")
+        failed, trained = _inline(missing, home, machine)
     elif missing:
         records.check_store(home)
-        say(
-            f"{len(specs) - len(missing)} of {len(specs)} runs are in {home}; training {len(missing)}. "
-            + estimate(missing, home)
-        )
-        failed = (
-            _inline(missing, home, machine)
-            if cluster == "inline"
-            else _submitted(missing, home, machine, cluster)
-        )
+        say(f"{counted}{len(missing)} are for jobs ({cluster})")
+        jobs.submit(missing, home, machine, cluster, settings)
+        back = _to_come_back(preset, replay_fractions, seeds, cluster, home, budget, cluster_file)
+        failed = watching.watch(specs, home, _title, back)
+        trained = {spec.run_id for spec in missing}
     else:
         say(f"all {len(specs)} runs are in {home}: trained nothing")
-    return _table(preset, specs, home, {spec.run_id for spec in missing}, failed)
+    return _table(preset, specs, home, trained, failed)
+
+
+def read(
+    preset: str, replay_fractions: list[float] | None = None, seeds: list[int] | None = None, store: str | Path = "",
+    budget: str = "steps",
+) -> Table:  # fmt: skip
+    """The grid as it stands in a store, trained or not; arguments and errors as in `run`."""
+    specs, home = grid(preset, replay_fractions, seeds, budget), store_of(preset, store)
+    missing = [spec for spec in specs if not records.is_done(spec, home)]
+    return _table(preset, specs, home, set(), {}, _under_way(missing, home))
 
 
 def store_of(preset: str, store: str | Path) -> Path:
@@ -126,26 +125,120 @@ def book_folder() -> Path:
     )
 
 
-def estimate(missing: list[RunSpec], store: Path) -> str:
-    """What training the missing runs will take, timed on this machine by a few real steps."""
-    from replaylab import runs
+def estimate(
+    missing: list[RunSpec], store: Path, specs: list[RunSpec], cluster: str, settings: ClusterSpec
+) -> str:
+    """What training the missing runs will take: as the finished ones of the grid did, else a few real steps timed here."""
+    if not missing:
+        return "Estimated: nothing"
+    steps = sum(spec.training.steps for spec in missing)
+    finished = [
+        (records.read_summary(store / spec.run_id)["seconds"], spec.training.steps)
+        for spec in specs
+        if records.is_done(spec, store)
+    ]
+    if finished:
+        seconds = steps * median(took / of_steps for took, of_steps in finished)
+        how = f"as the {len(finished)} that are done took"
+    else:
+        from replaylab import runs
 
-    seconds = runs.estimate_seconds(missing, store)
-    return f"Estimated: {seconds / 60:.0f} min on this machine ({len(missing)} x {missing[0].training.steps} steps)"
+        seconds, how = runs.estimate_seconds(missing, store), "timed on this machine"
+    text = f"Estimated: {seconds / 60:.0f} min, {how} ({len(missing)} runs, {steps} steps)"
+    return text if cluster == "inline" else f"{text}. {_cost(seconds, len(missing), cluster, settings)}"
 
 
-def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> dict[str, str]:
+def _cost(seconds: float, runs: int, cluster: str, settings: ClusterSpec) -> str:
+    """What that is on a cluster, if its machines are as quick."""
+    hours, each = seconds / 3600, seconds / runs
+    gpus = settings.nodes * settings.gpus_per_node
+    cores = settings.ranks * (settings.cpus_per_task or 1)
+    text = f"If a job is as quick as that: {duration(each)} a run, " + (
+        f"{hours * gpus:.1f} GPU hours" if gpus else f"{hours * cores:.1f} core hours"
+    )
+    limit = 60 * settings.time_minutes
+    if cluster == "slurm" and each > limit - 90:
+        text += (
+            f"; that is more than time_minutes, {settings.time_minutes}: a run is stopped, started again and goes on, about "
+            f"{each // limit:.0f} times"
+        )
+    return text
+
+
+def _under_way(missing: list[RunSpec], store: Path) -> dict[str, str]:
+    """Run id -> queued or running, of those that have a job."""
+    known = {spec.run_id: job for spec in missing if (job := Job.of(spec, store))}
+    alive = states(list(known.values())) or {}
+    return {
+        run: "queued" if alive[job.id][0] == "PENDING" else "running"
+        for run, job in known.items()
+        if job.id in alive
+    }
+
+
+def _title(spec: RunSpec) -> str:
+    kind = f"{spec.replay.name} " if spec.replay.name else ""
+    return f"{spec.target.name}, {kind}replay {100 * spec.replay.fraction:g} %, seed {spec.seed}"
+
+
+def _to_come_back(
+    preset: str, replay_fractions: list[float] | None, seeds: list[int] | None, cluster: str, store: Path, budget: str,
+    cluster_file: str | Path,
+) -> str:  # fmt: skip
+    """The command that is the same call."""
+    words = [
+        "python",
+        "-m",
+        "replaylab",
+        "sweep",
+        "--preset",
+        preset,
+        "--cluster",
+        cluster,
+        "--store",
+        str(store),
+    ]
+    for option, values in (("--replay-fractions", replay_fractions), ("--seeds", seeds)):
+        words += [option, *(f"{value:g}" for value in values)] if values else []
+    words += ["--budget", budget] if budget != "steps" else []
+    words += ["--cluster-file", str(cluster_file)] if str(cluster_file) else []
+    return f"call the same again, or `{shlex.join(words)}`"
+
+
+def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[dict[str, str], set[str]]:
+    """Why runs failed, and which were trained here. Those that another process is at come last."""
     from replaylab import parallel, runs
 
-    failed = {}
-    for spec in missing:
+    failed: dict[str, str] = {}
+    trained: set[str] = set()
+    place = parallel.place()
+
+    def train(spec: RunSpec, wait: bool) -> bool:
+        """Whether there is nothing more to do, here or elsewhere."""
         try:
-            runs.train_one(spec.as_dict(), store, machine.as_dict())
+            with jobs.claimed(spec, store, place, wait) as mine:
+                if mine and not records.is_done(spec, store):
+                    runs.train_one(spec.as_dict(), store, machine.as_dict())
+                    trained.add(spec.run_id)
+                return mine
         except Exception as error:  # one run's failure is a row of the table; the others go on
-            if parallel.place().ranks > 1:  # but not where other ranks wait for this one
+            if place.ranks > 1:  # but not where other ranks wait for this one
                 raise
             failed[spec.run_id] = _failed(store / spec.run_id, error)
-    return failed
+            return True
+
+    elsewhere = []
+    for number, spec in enumerate(missing, start=1):
+        if not train(spec, wait=False):
+            elsewhere.append(spec)
+        if len(missing) > 1:
+            left = len(missing) - number
+            say(
+                f"runs: {len(trained)} trained, {len(failed)} failed, {len(elsewhere)} elsewhere, {left} left"
+            )
+    for spec in elsewhere:
+        train(spec, wait=True)
+    return failed, trained
 
 
 def _failed(folder: Path, error: Exception) -> str:
@@ -155,37 +248,12 @@ def _failed(folder: Path, error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _submitted(missing: list[RunSpec], store: Path, machine: MachineSpec, cluster: str) -> dict[str, str]:
-    """One job a run. What all share is made first, here, so that no two jobs make it at once."""
-    import submitit
-
-    from replaylab import evaluate, runs
-
-    evaluate.references(ReferenceSpec.of(missing[0]), store)
-    executor = submitit.AutoExecutor(folder=store / "jobs", cluster=cluster)
-    executor.update_parameters(name="replaylab", timeout_min=MINUTES_A_JOB)
-    jobs = executor.map_array(
-        partial(runs.train_one, store=store, plain_machine=machine.as_dict()),
-        [spec.as_dict() for spec in missing],
-    )
-    say(f"submitted {len(jobs)} jobs ({cluster}); their logs are in {store / 'jobs'}")
-    failed = {}
-    by_job = {id(job): spec for job, spec in zip(jobs, missing, strict=True)}
-    for job in track(
-        submitit.helpers.as_completed(jobs, poll_frequency=1), what="runs", total=len(jobs), unit="runs"
-    ):
-        error = job.exception()
-        if error is not None:
-            reason = str(error).strip().splitlines()[-1]
-            failed[by_job[id(job)].run_id] = f"{reason} (log: {job.paths.stderr})"
-    return failed
-
-
-def _table(preset: str, specs: list[RunSpec], store: Path, wanted: set[str], failed: dict[str, str]) -> Table:
-    rows, runs = [], []
-    references = ReferenceSpec.of(specs[0])
-    if records.is_done(references, store):
-        rows.append(records.read_rows(store / references.run_id))
+def _table(
+    preset: str, specs: list[RunSpec], store: Path, trained: set[str], failed: dict[str, str],
+    under_way: dict[str, str] | None = None,
+) -> Table:  # fmt: skip
+    rows, runs = records.read_references(specs, store), []
+    states = {**(under_way or {}), **dict.fromkeys(failed, "failed")}
     for spec in specs:
         done = records.is_done(spec, store)
         summary = records.read_summary(store / spec.run_id) if done else {}
@@ -193,8 +261,8 @@ def _table(preset: str, specs: list[RunSpec], store: Path, wanted: set[str], fai
             rows.append(records.read_rows(store / spec.run_id))
         runs.append({
             "run": spec.run_id, "replay": spec.replay.name, "replay_fraction": spec.replay.fraction, "seed": spec.seed,
-            "state": "done" if done else "failed" if spec.run_id in failed else "missing",
-            "trained_now": done and spec.run_id in wanted, "seconds": summary.get("seconds"),
+            "state": "done" if done else states.get(spec.run_id, "missing"),
+            "trained_now": done and spec.run_id in trained, "seconds": summary.get("seconds"),
             "realised_replay_fraction": summary.get("realised_replay_fraction"), "reason": failed.get(spec.run_id, ""),
         })  # fmt: skip
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=records.COLUMNS)

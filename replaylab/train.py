@@ -2,8 +2,8 @@
 
 Decision: every random number of a step is asked for by (seed, step, slot of the batch), the batch by the mixture, so a
 run that was killed continues from its newest checkpoint as if nothing had happened, and a batch is the same whoever
-computes its parts. Weights are averaged (EMA), and it is the average that is evaluated and kept. Refused: to resume
-with other settings than the run began with.
+computes its parts. Told to leave (`leaving`), it saves after the step it is at. Weights are averaged (EMA), and it is the
+average that is evaluated and kept. Refused: to resume with other settings than the run began with.
 
 Shapes as in `models`: latents (B, C, T, h, w), of which the first K frames are context.
 """
@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from replaylab import checkpoint, continual, parallel
+from replaylab import checkpoint, continual, leaving, parallel
 from replaylab.domain import write_atomically
 from replaylab.mixture import Mixture
 from replaylab.models import CONTEXT_FRAMES, TinyWan
@@ -169,32 +169,38 @@ def fit(
     batches = parallel.ahead(
         lambda step: batch_of(sources, mixture, seed, step, _shift(model), place), first, training.steps
     )
-    for step, batch in zip(
-        track(range(first, training.steps), what=what, unit="steps"), batches, strict=True
-    ):
-        rate = training.learning_rate * _schedule(training, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        parts = batch.to(place.device).parts(training.accumulate)
-        losses = []
-        for number, part in enumerate(parts, start=1):
-            with parallel.together(objective, network, number == len(parts)), execution.autocast():
-                loss = objective(part) * (len(part.sigma) / len(batch.sigma))
-                loss.backward()
-            losses.append(loss.detach())
-        if anchor and remedy.kind != "wise-ft":
-            anchor.pull(weights, remedy.strength)
-        gradient = torch.nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT, foreach=True)
-        optimizer.step()
-        average.step(weights)
-        done = step + 1
-        log.add(done, parallel.mean(place, torch.stack(losses).sum()), parallel.gathered(gradient), rate)
-        if done % machine.checkpoint_steps == 0 or done == training.steps or done in evaluate_at:
-            log.flush()
-            state.save(done)
-        if done in evaluate_at:
-            measure(done)
+    with leaving.held():
+        for step, batch in zip(
+            track(range(first, training.steps), what=what, unit="steps"), batches, strict=True
+        ):
+            rate = training.learning_rate * _schedule(training, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            parts = batch.to(place.device).parts(training.accumulate)
+            losses = []
+            for number, part in enumerate(parts, start=1):
+                with parallel.together(objective, network, number == len(parts)), execution.autocast():
+                    loss = objective(part) * (len(part.sigma) / len(batch.sigma))
+                    loss.backward()
+                losses.append(loss.detach())
+            if anchor and remedy.kind != "wise-ft":
+                anchor.pull(weights, remedy.strength)
+            gradient = torch.nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT, foreach=True)
+            optimizer.step()
+            average.step(weights)
+            done = step + 1
+            log.add(done, parallel.mean(place, torch.stack(losses).sum()), parallel.gathered(gradient), rate)
+            told = parallel.largest(place, leaving.told())
+            if told or done % machine.checkpoint_steps == 0 or done == training.steps or done in evaluate_at:
+                log.flush()
+                state.save(done)
+                leaving.saved()
+            if told == leaving.LEAVE:
+                leaving.leave()
+            if done in evaluate_at:
+                with leaving.free():
+                    measure(done)
     log.close()
     average.copy_to(weights)
     if anchor and remedy.kind == "wise-ft":
@@ -390,7 +396,7 @@ def _open_log(folder: Path, steps: int) -> Any:
     path = folder / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True)[:steps] if path.is_file() else []
     write_atomically(path, lambda aside: aside.write_text("".join(lines)))
-    return path.open("a")
+    return path.open("a", buffering=1)  # a line as soon as it is whole: it may be watched from elsewhere
 
 
 def _open_board(folder: Path, first: int) -> Any:

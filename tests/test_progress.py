@@ -115,3 +115,47 @@ def test_nothing_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
 def test_importing_it_does_not_import_torch() -> None:
     code = "import sys; from replaylab import progress; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# Several things at once
+
+
+def told(looks: list[dict[str, tuple[str, str]]], seconds: float = 1.0) -> list[str]:
+    """What a log gets of a board that is shown these, one after the other."""
+    clock, log = Clock(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "time", clock)
+        patch.setattr(sys, "stderr", log)
+        board = progress.Board("runs")
+        for things in looks:
+            board.show(things)
+            clock.now += seconds
+        board.close()
+    return log.getvalue().splitlines()
+
+
+def test_a_log_has_every_change_of_state_once_and_now_and_then_how_far_all_are() -> None:
+    looks = [{"a": ("queued", ""), "b": ("done", "")}]
+    looks += [{"a": ("running", f"step {step}"), "b": ("done", "")} for step in range(25)]
+    looks += [{"a": ("failed", "no room"), "b": ("done", "")}] * 30
+    log = told(looks)
+    assert [line for line in log if not line.startswith("runs: ")] == [
+        "a: queued", "a: running, step 0", "a: failed, no room",
+    ]  # fmt: skip
+    assert [line for line in log if line.startswith("runs: ")] == [
+        "runs: 1 running, 1 done; a: step 9", "runs: 1 running, 1 done; a: step 19", "runs: 1 failed, 1 done",
+    ]  # fmt: skip
+
+
+def test_a_terminal_has_one_block_that_is_redrawn_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("LINES", "6")
+    board = progress.Board("runs")
+    many = {f"run {number}": ("running", "a long story " * 9) for number in range(9)}
+    board.show(many)
+    board.show(dict.fromkeys(many, ("done", "")))
+    first, second = screen.getvalue().split("\x1b[5F\x1b[J")
+    assert len(first.splitlines()) == 5 and all(len(line) < 20 for line in first.splitlines())
+    assert second == "runs: 9 done\n"

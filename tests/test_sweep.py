@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -24,9 +25,14 @@ def test_every_run_is_done_with_the_replay_that_was_asked_for(swept):
 
 
 def test_floors_stand_beside_every_measure(swept):
+    boxes_alone = set(swept.rows.loc[swept.rows["model"] == "constant-velocity", "measure"])
+    assert {"ade_px", "recall", "displacement_slope"} <= boxes_alone
     for (domain, measure), rows in swept.rows.groupby(["domain", "measure"]):
-        wanted = {"real", "autoencoder", "copy-last-frame", "base", "fine-tuned"}
-        assert set(rows["model"]) == wanted - ({"real"} if measure == "psnr_db" else set()), (domain, measure)
+        wanted = {"base", "fine-tuned"}
+        if not measure.startswith("denoising_loss"):  # which only models have
+            wanted |= {"autoencoder", "copy-last-frame"} | ({"real"} if measure != "psnr_db" else set())
+        wanted |= {"constant-velocity"} if measure in boxes_alone else set()
+        assert set(rows["model"]) == wanted, (domain, measure)
     assert set(swept.rows["domain"]) == {"driving", "driving-eventful", "near"}
     assert set(swept.rows["split"]) == {"dev"}
 
@@ -87,21 +93,10 @@ def test_reading_imports_no_torch(swept):
     code = (
         "import sys; from replaylab import sweep, figures;"
         f"table = sweep.run('smoke', store={str(swept.store)!r});"
-        "table.samples(); figures.headline(table.rows); print('torch' in sys.modules, len(table.rows))"
+        "figures.headline(table.rows); print('torch' in sys.modules, len(table.rows))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"False {len(swept.rows)}\n"
-
-
-def test_samples_are_the_same_clips_for_every_arm(swept):
-    samples = swept.samples()
-    assert [one["name"] for one in samples[:4]] == ["truth", "base", "replay 0 %", "replay 50 %"]
-    assert len({one["title"] for one in samples}) == 3
-    for one in samples:
-        assert (
-            one["frames"].shape == (8, 64, 64, 3) and len(one["true_boxes"]) == len(one["found_boxes"]) == 8
-        )
-    assert np.abs(samples[0]["frames"][0].astype(int) - samples[2]["frames"][0]).mean() < 60
 
 
 def test_a_run_folder_with_another_spec_is_refused(swept, tmp_path):
@@ -141,13 +136,13 @@ def test_a_failed_run_is_a_row_with_its_reason_and_the_others_go_on(swept, tmp_p
 
 
 def test_no_clips_in_a_split_is_one_clear_error(swept):
-    from replaylab import evaluate
+    from replaylab import grounds
 
     evaluation = swept.specs[0].evaluation
     with pytest.raises(ValueError, match=r"driving.*no clips in split 'test'"):
-        evaluate._ground(evaluation.domains[0], "test", 8, 8, swept.store)
+        grounds.prepare(replace(evaluation, split="test"), swept.store)
     with pytest.raises(ValueError, match=r"has 16 scenes, but 9 clips .* 8 reference clips"):
-        evaluate._ground(evaluation.domains[0], "dev", 9, 8, swept.store)
+        grounds.prepare(replace(evaluation, clips=9), swept.store)
 
 
 def test_unknown_clusters_are_refused():
@@ -222,4 +217,5 @@ def test_a_finished_run_is_measured_again_with_the_same_result(swept):
     spec = swept.specs[1]
     again = runs.evaluate_again(swept.store / spec.run_id, swept.store)
     rows = swept.rows[(swept.rows["run"] == spec.run_id) & (swept.rows["step"] == spec.training.steps)]
-    assert np.allclose(again["value"], rows["value"], rtol=1e-4, atol=1e-5, equal_nan=True)
+    # on disk are twelve binary digits
+    assert np.allclose(again["value"], rows["value"], rtol=2**-12, atol=1e-5, equal_nan=True)

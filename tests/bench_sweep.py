@@ -1,0 +1,103 @@
+"""What a sweep costs beyond its steps and evaluations: `make bench`. A measurement: it can only fail for being wrong.
+
+A grid of runs is trained inline twice. The first sweep pays what all runs share (worlds, latents, base, floors); the
+second finds that, trains the same runs anew, and is compared with the sum of what could not be left out: the forward and
+backward passes, clipping, optimizer and average of its steps, and its evaluations. The rest is loading, the estimate,
+batches, logs, checkpoints, weights and summaries. Bound: RATIO. `--short` only shows that everything runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from diffusers.training_utils import EMAModel
+
+from replaylab import evaluate, spec, sweep, train
+from replaylab.spec import PRESETS
+
+RATIO = 1.15
+QUICK = PRESETS["quick"]
+FULL = replace(
+    QUICK, name="bench", replay_fractions=(0.0, 0.25, 0.5, 0.75), videos=(64, 48, 0), evaluation_clips=16,
+    reference_clips=32, training=replace(QUICK.training, steps=40), evaluate_at=(20, 40),
+)  # fmt: skip
+SHORT = replace(PRESETS["smoke"], name="bench")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a few steps: shows that everything runs")
+    preset = SHORT if parser.parse_args().short else FULL
+    with tempfile.TemporaryDirectory() as home, mock.patch.dict(spec.PRESETS, {"bench": preset}):
+        store = Path(home)
+        imports = [sys.executable, "-c", "from replaylab import runs, sweep"]
+        print(f"{'imports, paid once':31} {_timed(lambda: subprocess.run(imports, check=True)):8.1f} s")
+        first = _timed(lambda: sweep.run("bench", store=store))
+        runs = spec.grid("bench")
+        for run in runs:
+            shutil.rmtree(store / run.run_id)
+        parts: dict[str, float] = {}
+        with counted(parts):
+            whole = _timed(lambda: sweep.run("bench", store=store))
+    bare = sum(parts.values())
+    print(f"{'what is shared, paid once':31} {first - whole:8.1f} s")
+    for name, seconds in parts.items():
+        print(f"{name:31} {seconds:8.1f} s")
+    print(f"{'all else':31} {whole - bare:8.1f} s")
+    verdict = "within" if whole <= RATIO * bare else "BEYOND"
+    print(
+        f"a sweep of {len(runs)} runs: {whole:.1f} s, {whole / bare:.3f} x its steps and evaluations ({verdict} {RATIO})"
+    )
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+@contextmanager
+def counted(parts: dict[str, float]) -> Iterator[None]:
+    """Adds up, by name, the seconds spent in what a sweep cannot do without."""
+    with ExitStack() as stack:
+        for name, owner, attribute in (
+            ("forward", train.Objective, "forward"),
+            ("backward", torch.Tensor, "backward"),
+            ("clipping", torch.nn.utils, "clip_grad_norm_"),
+            ("optimizer", torch.optim.AdamW, "step"),
+            ("average", EMAModel, "step"),
+            ("evaluations", evaluate, "evaluate"),
+        ):
+            parts[name] = 0.0
+            timed = _adding(parts, name, getattr(owner, attribute))
+            stack.enter_context(mock.patch.object(owner, attribute, timed))
+        yield
+
+
+def _adding(parts: dict[str, float], name: str, honest: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(honest)
+    def timed(*arguments: Any, **named: Any) -> Any:
+        started = time.monotonic()
+        try:
+            return honest(*arguments, **named)
+        finally:
+            parts[name] += time.monotonic() - started
+
+    return timed
+
+
+if __name__ == "__main__":
+    main()
