@@ -1,0 +1,145 @@
+"""Verdicts from made-up rows whose truth is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from replaylab import claims, verdicts
+from replaylab.claims import CLAIMS, Arm
+
+SCENES, BASES = 30, {0: "one", 1: "one", 2: "one", 3: "two", 4: "two"}
+FIDELITY, PAPERS, OURS, APART, NEAR, *_ = CLAIMS
+
+
+def made_up(
+    effects: dict[tuple[str, float, str], dict[str, float]], seeds=BASES, of_base=(0.0, 0.0)
+) -> pd.DataFrame:
+    """Rows of runs that start at ADE 3 and KD 20, and end at that plus their arm's effect, with noise; copy is at 7 and 0.
+
+    effects: (replay, fraction, target) -> measure -> after − before. of_base: what each base's runs have besides.
+    """
+    random, rows = np.random.default_rng(0), []
+    scene_effect = random.normal(0, 1, SCENES)
+
+    def add(model, base, seed, step, arm, measure, domain, values, scenes=SCENES):
+        replay, fraction, target = arm
+        rows.extend(
+            {"run": f"{model}{base}{seed}{arm}", "base": base, "model": model, "target": target, "replay": replay,
+             "replay_fraction": fraction, "seed": seed, "step": step, "domain": domain, "scene": f"scene {number}",
+             "measure": measure, "value": value, "n": 1}
+            for number, value in enumerate(np.broadcast_to(values, scenes))
+        )  # fmt: skip
+
+    nothing = ("", np.nan, "")
+    for domain in ("driving", "driving-eventful"):
+        for base in ("one", "two"):
+            add("base", base, -1, 0, nothing, "ade_px", domain, 3 + scene_effect)
+            add("base", base, -1, 0, nothing, "effnet_kd", domain, 20.0, 1)
+            add("base", base, -1, 0, nothing, "effnet_kd_pseudo", domain, 20 + scene_effect)
+        add("copy-last-frame", "one", -1, -1, nothing, "ade_px", domain, 7 + scene_effect)
+        add("copy-last-frame", "one", -1, -1, nothing, "effnet_kd", domain, 0.0, 1)
+        for arm, effect in effects.items():
+            for seed, base in seeds.items():
+                luck = random.normal(0, 0.05) + of_base[base == "two"]
+                for step, share in ((10, 0.2), (100, 0.7), (300, 1.0)):
+                    noise = random.normal(0, 0.1, SCENES)
+                    ade = 3 + scene_effect + share * (effect.get(domain, 0.0) + luck) + noise
+                    kd = 20 + share * (effect.get("kd", 0.0) + luck)
+                    add("fine-tuned", base, seed, step, arm, "ade_px", domain, ade)
+                    add("fine-tuned", base, seed, step, arm, "effnet_kd", domain, kd, 1)
+                    add(
+                        "fine-tuned",
+                        base,
+                        seed,
+                        step,
+                        arm,
+                        "effnet_kd_pseudo",
+                        domain,
+                        kd + scene_effect + noise,
+                    )
+    return pd.DataFrame(rows)
+
+
+NONE, NEAR_ARM = ("", 0.0, "driving"), ("near", 0.25, "driving")
+
+
+@pytest.mark.parametrize(("ordinary", "eventful", "kd", "verdicts_of"), [
+    (1.0, 2.0, -5.0, ("holds", "holds", "holds")),
+    (-1.0, 2.0, -5.0, ("holds", "does not hold", "holds")),
+    (0.0, -2.0, 5.0, ("does not hold", "undecided", "does not hold")),
+])  # fmt: skip
+def test_a_claim_is_judged_by_the_change_that_was_put_in(ordinary, eventful, kd, verdicts_of):
+    rows = made_up({NONE: {"driving": ordinary, "driving-eventful": eventful, "kd": kd}})
+    judged = [claims.judge(rows, claim) for claim in (FIDELITY, PAPERS, OURS)]
+    assert tuple(one.verdict for one in judged) == verdicts_of
+    for one, effect in zip(judged, (kd, ordinary, eventful), strict=True):
+        assert one.interval.estimate == pytest.approx(effect, abs=0.15) and one.interval.n == 5
+        assert one.interval.low <= effect <= one.interval.high
+
+
+@pytest.mark.parametrize(("loss", "verdict"), [(0.05, "holds"), (2.0, "does not hold"), (0.4, "undecided")])
+def test_keeping_is_losing_less_than_a_tenth_of_what_there_is_to_lose(loss, verdict):
+    rows = made_up({NEAR_ARM: {"driving-eventful": loss}})
+    judged = claims.judge(rows, NEAR)
+    assert judged.margin == pytest.approx(0.1 * (7 - 3), abs=1e-9)
+    assert judged.verdict == verdict and f"{judged.margin:.4g}" in judged.rule
+
+
+def test_bases_that_disagree_leave_a_claim_undecided():
+    rows = made_up({NEAR_ARM: {"driving-eventful": 0.0}}, of_base=(-3.0, 0.6))
+    judged = claims.judge(rows, NEAR)
+    assert judged.verdict == "undecided" and "two bases" in judged.why
+    assert judged.of_bases["one"] < judged.margin < judged.of_bases["two"]
+
+
+def test_a_base_that_knows_nothing_of_motion_has_nothing_to_lose():
+    rows = made_up({NONE: {"driving-eventful": 2.0}})
+    rows.loc[(rows["model"] == "copy-last-frame") & (rows["measure"] == "ade_px"), "value"] = 2.0
+    judged = claims.judge(rows, OURS)
+    assert judged.verdict == "undecided" and "copied last frame" in judged.why and judged.interval.low > 0
+
+
+def test_fewer_seeds_get_no_verdict_and_fewer_than_two_none_at_all():
+    effect = {NONE: {"driving": 2.0}}
+    assert (
+        claims.judge(made_up(effect, seeds={0: "one", 1: "one", 3: "two"}), PAPERS).verdict == "exploratory"
+    )
+    assert claims.judge(made_up(effect, seeds={0: "one"}), PAPERS) is None
+    assert claims.judge(made_up({}), APART) is None
+
+
+def test_alignment_is_of_gains_within_a_run_and_compared_seed_by_seed():
+    regular = {"driving-eventful": 2.0, "kd": -5.0}  # looks better, moves worse
+    diverse = {"driving-eventful": -2.0, "kd": -5.0}
+    rows = made_up({NONE: regular, ("", 0.0, "driving-eventful"): diverse})
+    assert (claims.alignments(rows, Arm(), "driving-eventful") == -1).all()
+    judged = claims.judge(rows, APART)
+    assert judged.interval.estimate == pytest.approx(2) and judged.verdict == "holds"
+
+
+def test_an_interval_is_that_of_seeds_and_scenes_and_misses_are_left_out_for_all():
+    rows = made_up({NONE: {"driving": 1.0}})
+    gone = (rows["scene"] == "scene 3") & (rows["measure"] == "ade_px") & (rows["seed"] == 2)
+    rows.loc[gone, "value"] = np.nan
+    table, bases = claims.changes(rows, Arm(), "ade_px", "driving")
+    assert table.shape == (5, SCENES - 1) and bases == list(BASES.values())
+    assert claims.judge(rows, PAPERS).interval == verdicts.seeds_and_scenes(table)
+
+
+def test_what_cannot_be_compared_is_refused():
+    rows = made_up({NONE: {"driving": 1.0}})
+    with pytest.raises(ValueError, match="from the base two without that base's own ade_px in driving"):
+        claims.judge(rows[~((rows["model"] == "base") & (rows["base"] == "two"))], PAPERS)
+    with pytest.raises(ValueError, match="the runs of replay 0 % and their base have other clips"):
+        claims.judge(rows[~((rows["model"] == "base") & (rows["scene"] == "scene 3"))], PAPERS)
+
+
+def test_the_claims_are_those_that_were_written_down():
+    names = [claim.name for claim in CLAIMS]
+    assert names == ["C1", "C2", "C2, ours", "C3", "C4, near", "C4, far", "C4, near", "C4, far"]
+    assert {claim.keeps for claim in CLAIMS if claim.name.startswith("C4")} == {True}
+    assert replace(APART, against=None).arm.name == "replay 0 %, target driving-eventful"
