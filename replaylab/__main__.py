@@ -62,7 +62,8 @@ def worlds_build(options: argparse.Namespace) -> None:
         raise ValueError("--preset says which domains and how: give it without names and without changes")
     if options.preset:
         preset = PRESETS[options.preset]
-        specs = [*trained_worlds(preset).values(), *evaluated_worlds(preset).values()]
+        specs = [world for seed in preset.seeds for world in trained_worlds(preset, seed).values()]
+        specs += [*evaluated_worlds(preset).values(), *evaluated_worlds(preset, at_the_end=True).values()]
         home = Path(options.home) if options.home else sweep.store_of(options.preset, "") / "domains"
     else:
         specs = [domain_spec(name, **changes) for name in options.names or DOMAINS]
@@ -81,6 +82,15 @@ def worlds_survey(options: argparse.Namespace) -> None:
     made = survey.run(options.preset, options.names, options.store)
     table = made.statistics.pivot(index="domain", columns="statistic", values="value")
     print(table.loc[made.domains, list(survey.STATISTICS)].round(2).to_string())
+
+
+def damage(options: argparse.Namespace) -> None:
+    from replaylab import damage as room
+    from replaylab import damage_figures
+
+    made = room.run(options.preset, options.store)
+    for domain in room.DOMAINS:
+        print(damage_figures.found(made, domain), end="\n\n")
 
 
 def pretrain(options: argparse.Namespace) -> None:
@@ -126,12 +136,27 @@ def sweep(options: argparse.Namespace) -> None:
 
     table = room.run(
         options.preset, options.replay_fractions, options.seeds, options.cluster, options.store, options.budget,
-        _machine(options),
+        _machine(options), options.cluster_file, options.dry_run,
     )  # fmt: skip
-    if options.headline:
+    if options.dry_run:
+        print(table.runs.drop(columns=["trained_now", "reason"]).to_string(index=False))
+    elif options.headline:
         print(figures.headline(table.rows))
     else:
         _print(table)
+
+
+def compare(options: argparse.Namespace) -> None:
+    from replaylab import compare as room
+    from replaylab.domain import write_atomically
+
+    table = room.table(
+        options.made, options.real, options.extractor, options.context_frames, options.frames, options.split, options.paired
+    )  # fmt: skip
+    if options.csv:
+        write_atomically(Path(options.csv), lambda path: table.to_csv(path, index=False))
+    shown = table.assign(extractor_digest=table["extractor_digest"].str[:12])  # whole in the file
+    print(shown.to_string(index=False, na_rep="", float_format="{:.4f}".format))
 
 
 def _machine(options: argparse.Namespace) -> MachineSpec:
@@ -200,8 +225,13 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     _worlds_verbs(verbs)
+    sub = verb(damage, "measure clips that were damaged in known ways; goes on where it was stopped")
+    sub.add_argument(
+        "--preset", default="quick", help="published, quick or smoke: how many clips (default: quick)"
+    )
+    sub.add_argument("--store", default="", help="folder to keep it in (default: the preset's own)")
     sub = verb(pretrain, "make the shipped weights again (hours; resumes where it was stopped)")
-    sub.add_argument("part", choices=("autoencoder", "detector", "base"))
+    sub.add_argument("part", choices=("autoencoder", "detector", "videonet", "base"))
     sub.add_argument(
         "--home", default=".cache", help="where domains, latents and checkpoints are kept (default: .cache)"
     )
@@ -221,6 +251,12 @@ def _parser() -> argparse.ArgumentParser:
         "--cluster", choices=("inline", "local", "slurm"), default="inline", help="who trains missing runs"
     )
     sub.add_argument(
+        "--cluster-file", default="", help="YAML: what a job gets of the cluster (default: the cluster's own)"
+    )
+    sub.add_argument(
+        "--dry-run", action="store_true", help="say what would be trained and what it would cost"
+    )
+    sub.add_argument(
         "--budget",
         choices=BUDGETS,
         default="steps",
@@ -228,7 +264,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     of_a_machine(sub)
     sub.add_argument("--headline", action="store_true", help="print one line with the figures found")
+    _compare_verb(
+        verb(compare, "distances between two folders of videos, and all that is needed to compare them")
+    )
     return parser
+
+
+def _compare_verb(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("made", metavar="MADE", help="folder of mp4 files, or a domain")
+    sub.add_argument("real", metavar="REAL", help="likewise; 20 videos or more in each, of one size and rate")
+    sub.add_argument("--context-frames", type=int, default=0, help="first frames to leave out (default: 0)")
+    sub.add_argument(
+        "--frames", type=int, default=0, help="to take after them (default: what all videos have)"
+    )
+    sub.add_argument("--split", default="test", help="of a domain: train, dev or test (default: test)")
+    sub.add_argument("--paired", action="store_true", help="PSNR, SSIM ... of files of one name, too")
+    sub.add_argument("--csv", help="file to keep the table in")
+    sub.add_argument(
+        "--extractor",
+        nargs="+",
+        default=["efficientnet"],
+        help="efficientnet, videonet, inception=FILE, i3d=FILE, videomae=FOLDER, vjepa2=FOLDER (default: efficientnet)",
+    )
 
 
 def _worlds_verbs(verbs: Any) -> None:

@@ -13,7 +13,7 @@ Figures are 5.2 inches wide with 10 pt text: readable on a phone, and as large a
 desk. They stand on white, in light and dark pages alike.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,13 +24,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import AbstractPathEffect, withStroke
 from pandas.io.formats.style import Styler
 from scipy import stats
 
 FINE_TUNED, NONE = "fine-tuned", "replay 0 %"
 FLOORS = {"real": "real", "autoencoder": "autoencoder", "copy-last-frame": "copy last frame"}
+EXTRAPOLATED = {"constant-velocity": "constant velocity"}  # a reference that has boxes and no pictures
+REFERENCES = {**FLOORS, **EXTRAPOLATED}
 DOMAINS = {
     "driving": "ordinary driving",
     "driving-eventful": "eventful driving",
@@ -41,6 +41,9 @@ OTHERS = {  # measured, and shown in tables
     "near-ordinary": "other looks, ordinary",
     "near-eventful": "other looks, eventful",
     "near-held-out": "other looks, events never trained",
+    "physics": "rigid bodies",
+    "orbit": "roving cameras",
+    "doom": "first-person game",
 }
 MEASURES = {
     "effnet_kd": "EffNet-KD (no unit)",
@@ -49,10 +52,22 @@ MEASURES = {
     "fde_px": "FDE (px)",
     "ade_matched_px": "ADE, matched (px)",
     "false_positives": "false positives (per frame)",
+    "position_error_m": "place on the ground (m)",
+    "ade_tracked_px": "ADE, second tracker (px)",
+    "background_flow_error_px": "background's flow (px a frame)",
+    "residual_agent_error_px": "agents less background (px)",
+    "displacement_slope": "slope of displacement (no unit)",
+    "pull_to_mean": "pull to the mean motion (share)",
     "effnet_fd": "EffNet-FD (no unit)",
+    "video_kd": "video-KD (no unit)",
+    "video_fd": "video-FD (no unit)",
     "psnr_db": "PSNR (dB)",
+    "ssim": "SSIM (no unit)",
+    "effnet_perceptual": "EffNet perceptual distance (no unit)",
+    "sharpness_ratio": "sharpness (of the truth's)",
     "latent_mse": "latent error (no unit)",
 }
+OF_MODELS = "denoising_loss"  # begins the names of measures that only models have, not their floors
 PANELS = [
     ("effnet_kd", "driving"),
     ("ade_px", "driving"),
@@ -67,10 +82,10 @@ FRAMES_PER_SECOND, CONTEXT_FRAMES = 4, 3
 
 WIDTH = 5.2
 INK, GREY = "#262626", "#767676"
-DASHES: dict[str, Any] = {"real": "solid", "autoencoder": (0, (6, 2)), "copy-last-frame": (0, (1, 1.5))}
-# The colour-blind safe palette: vermilion for no replay, blues for some, orange for what the detector found.
-BLUE, FOUND, _, NO_REPLAY = sns.color_palette("colorblind")[:4]
-OUTLINE: list[AbstractPathEffect] = [withStroke(linewidth=1.8, foreground=INK)]
+DASHES: dict[str, Any] = {"real": "solid", "autoencoder": (0, (6, 2)), "copy-last-frame": (0, (1, 1.5)),
+                           "constant-velocity": (0, (5, 1.5, 1, 1.5))}  # fmt: skip
+# The colour-blind safe palette: vermilion for no replay, blues for some.
+BLUE, _, _, NO_REPLAY = sns.color_palette("colorblind")[:4]
 SEED_DOT: dict[str, Any] = {"s": 12, "alpha": 0.8, "linewidth": 0, "zorder": 3}
 SEED_POINT = {**SEED_DOT, "legend": False}
 
@@ -129,8 +144,8 @@ def _check(rows: pd.DataFrame) -> None:
     splits = sorted(rows["split"].unique())
     if len(splits) != 1:
         raise ValueError(f"rows hold {len(splits)} splits ({', '.join(splits)}): give the rows of one split")
-    needed = {*FLOORS, "base"}
     for (domain, measure), models in rows.groupby(["domain", "measure"], observed=True)["model"]:
+        needed = {"base"} if str(measure).startswith(OF_MODELS) else {*FLOORS, "base"}
         # A real clip against itself has no finite PSNR.
         missing = needed - set(models) - ({"real"} if measure == "psnr_db" else set())
         if missing:
@@ -149,7 +164,7 @@ def _check(rows: pd.DataFrame) -> None:
 
 def _arm_name(one: Any, name_the_kind: bool) -> str:
     if one.model != FINE_TUNED:
-        return FLOORS.get(one.model, one.model)
+        return REFERENCES.get(one.model, one.model)
     kind = f"{one.replay} " if name_the_kind and one.replay else ""
     return f"{kind}replay {percent(one.replay_fraction)}"
 
@@ -219,7 +234,7 @@ def measures_table(rows: pd.DataFrame) -> Styler:
     (of the EffNet distances) went into one value.
     """
     values = last_step(per_arm(rows))
-    order = [*FLOORS.values(), "base", *_tuned_arms(values)]
+    order = [*REFERENCES.values(), "base", *_tuned_arms(values)]
     domains = [*DOMAINS, *sorted(set(values["domain"]) - set(DOMAINS))]
     lines = pd.MultiIndex.from_product([domains, order], names=["domain", "model"])
     table = values.pivot(index=["domain", "arm"], columns="measure", values="value").reindex(lines)
@@ -280,6 +295,12 @@ def standing(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     return text
 
 
+def partial(runs: pd.DataFrame) -> str:
+    """How much of the sweep is there, in words; "" if it is whole."""
+    done = int((runs["state"] == "done").sum())
+    return "" if done == len(runs) else f"{done} of {len(runs)} runs: not the whole sweep"
+
+
 def headline(rows: pd.DataFrame) -> str:
     """One sentence: from the base to fine-tuning without replay and with the most replay below 100 %.
 
@@ -303,10 +324,11 @@ def headline(rows: pd.DataFrame) -> str:
     return f"Fine-tuned on driving {'; '.join(parts)}."
 
 
-def found(rows: pd.DataFrame) -> str:
+def found(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Markdown: the headline, then for every domain of ADE where each arm stands between its floors."""
     values = last_step(per_arm(rows))
-    lines = [headline(rows), ""]
+    part = f"**{capital(partial(runs))}.** " if partial(runs) else ""
+    lines = [part + headline(rows), ""]
     for domain, name in DOMAINS.items():
         if _of(values, "ade_px", domain).empty:
             continue
@@ -363,8 +385,8 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         for axes, (domain, name) in zip(panels, DOMAINS.items(), strict=True):
             at = _pairs(means, domain, ["arm"]).reindex([*FLOORS.values(), "base", *colours])
             _floors_across(axes, means, "ade_px", domain)
-            for model, dashes in DASHES.items():
-                axes.axvline(at.loc[FLOORS[model], "x"], color=GREY, lw=0.9, ls=dashes, zorder=0)
+            for model, floor in FLOORS.items():
+                axes.axvline(at.loc[floor, "x"], color=GREY, lw=0.9, ls=DASHES[model], zorder=0)
             for chain in _chains(means):
                 axes.plot(at.loc[chain, "x"], at.loc[chain, "y"], color=BLUE, lw=1, zorder=1)
             _arrow(axes, at.loc[["base", *colours]])
@@ -475,80 +497,6 @@ def base_curve(curve: pd.DataFrame) -> Figure:
     return figure
 
 
-def filmstrip(samples: Sequence[Mapping[str, Any]]) -> Figure:
-    """Clips and what each model made of them: one strip per sample, its frames from left to right.
-
-    `samples` are dicts of title (which clip; strips of one title stand together), name ("truth", "base",
-    ...), frames uint8 (8, 64, 64, 3), and true_boxes and found_boxes: for every frame rows of x0, y0, x1, y1
-    in px. The first three frames are given, the others predicted. Raises ValueError without samples.
-    """
-    if not samples:
-        raise ValueError(
-            "no samples to show: the store holds no sample clips; run the sweep's evaluation again"
-        )
-    titles = [sample["title"] for sample in samples]
-    heads = [title not in titles[:place] for place, title in enumerate(titles)]
-    # All in inches, from the top down: a strip keeps its frames square whatever the number of strips.
-    label, head, foot = 0.4, 0.52, 0.35
-    frames = samples[0]["frames"]
-    strip = (WIDTH - label) * frames.shape[1] / _canvas_width(frames)
-    height = len(samples) * (strip + 0.06) + sum(heads) * head + foot
-    with style():
-        figure, top = plt.figure(figsize=(WIDTH, height)), height
-        for sample, is_first in zip(samples, heads, strict=True):
-            top -= strip + 0.06 + head * is_first
-            axes = figure.add_axes((label / WIDTH, top / height, 1 - label / WIDTH, strip / height))
-            _strip(axes, sample)
-            if is_first:
-                axes.set_title(sample["title"] + "\n", loc="left")
-                _times(axes, sample["frames"])
-        entries = [_entry("white", "true agents", "", line="-"), _entry(FOUND, "agents found", "", line="-")]
-        entries[0].set(lw=1.2, path_effects=OUTLINE)
-        figure.legend(handles=entries, loc="lower center", ncols=2)
-        plt.close(figure)
-    return figure
-
-
-def _lefts(frames: np.ndarray) -> list[int]:
-    """Where each frame begins in its strip, in px: a narrow gap between frames, a wide one before the future."""
-    return [place * (frames.shape[2] + 3) + 6 * (place >= CONTEXT_FRAMES) for place in range(len(frames))]
-
-
-def _canvas_width(frames: np.ndarray) -> int:
-    return _lefts(frames)[-1] + int(frames.shape[2])
-
-
-def _strip(axes: Axes, sample: Mapping[str, Any]) -> None:
-    frames = sample["frames"]
-    canvas = np.full((frames.shape[1], _canvas_width(frames), 3), 255, dtype=np.uint8)
-    for place, left in enumerate(_lefts(frames)):
-        canvas[:, left : left + frames.shape[2]] = frames[place]
-        outlined = {"ec": "white", "lw": 1.0, "path_effects": OUTLINE}
-        _boxes(axes, sample["true_boxes"][place], frames[place], left, **outlined)
-        _boxes(axes, sample["found_boxes"][place], frames[place], left, ec=FOUND, lw=0.9)
-    axes.imshow(canvas, interpolation="nearest", aspect="auto")
-    axes.set(xticks=[], yticks=[])
-    axes.set_ylabel(sample["name"].replace(" ", "\n", 1), fontsize=9)
-    sns.despine(ax=axes, left=True, bottom=True)
-
-
-def _boxes(axes: Axes, boxes: Iterable[Sequence[float]], frame: np.ndarray, left: float, **look: Any) -> None:
-    height, width, _ = frame.shape
-    for box in boxes:
-        # A box may reach out of its frame, into the next one of the strip.
-        x0, y0, x1, y1 = np.clip(box[:4], 0, [width, height, width, height])
-        # A pixel's centre has whole coordinates in imshow, so its edge lies half a pixel before.
-        axes.add_patch(Rectangle((left + x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, **look))
-
-
-def _times(axes: Axes, frames: np.ndarray) -> None:
-    for place, left in enumerate(_lefts(frames)):
-        seconds = (place - CONTEXT_FRAMES + 1) / FRAMES_PER_SECOND
-        text = f"{seconds:+.2f} s".replace("-", "\N{MINUS SIGN}") if seconds else "0 s"
-        colour = GREY if place < CONTEXT_FRAMES else INK
-        axes.text(left + frames.shape[2] / 2, -4, text, ha="center", va="bottom", fontsize=8, color=colour)
-
-
 # Parts of figures
 
 
@@ -577,18 +525,19 @@ def style() -> Iterator[None]:
 
 def _finish(figure: Figure, entries: list[Line2D], title: str, runs: pd.DataFrame) -> None:
     """Title with how much of the sweep is there, one legend below everything, and nothing left in pyplot."""
-    done = int((runs["state"] == "done").sum())
-    part = "" if done == len(runs) else f"\n{done} of {len(runs)} runs: not the whole sweep"
-    figure.suptitle(title + part, x=0.02, ha="left", fontsize=11, fontweight="bold")
+    figure.suptitle(
+        "\n".join(filter(None, [title, partial(runs)])), x=0.02, ha="left", fontsize=11, fontweight="bold"
+    )
     floors = [
-        Line2D([], [], color=GREY, lw=1.2, ls=dashes, label=FLOORS[one]) for one, dashes in DASHES.items()
+        Line2D([], [], color=GREY, lw=1.2, ls=dashes, label=REFERENCES[one]) for one, dashes in DASHES.items()
     ]
     height, line = figure.get_figheight(), 0.22
-    lines_of_arms = -(-len(entries) // 3)
-    figure.legend(handles=floors, loc="lower center", ncols=3)
-    figure.legend(handles=entries, loc="lower center", ncols=3, bbox_to_anchor=(0.5, (line + 0.04) / height))
+    lines_of_arms, lines_of_floors = -(-len(entries) // 3), -(-len(floors) // 2)
+    above = (lines_of_floors * line + 0.04) / height
+    figure.legend(handles=floors, loc="lower center", ncols=2)
+    figure.legend(handles=entries, loc="lower center", ncols=3, bbox_to_anchor=(0.5, above))
     figure.align_ylabels()
-    figure.tight_layout(rect=(0, ((lines_of_arms + 1) * line + 0.15) / height, 1, 1))
+    figure.tight_layout(rect=(0, ((lines_of_arms + lines_of_floors) * line + 0.15) / height, 1, 1))
     # Otherwise a notebook shows it twice: once as the cell's value and once as pyplot's open figure.
     plt.close(figure)
 
@@ -598,10 +547,14 @@ def _entry(colour: Any, label: str, marker: str, line: str = "") -> Line2D:
 
 
 def _chains(values: pd.DataFrame) -> list[list[str]]:
-    """The arms a line goes through, one chain per kind of replay: from no replay to the most."""
+    """The arms a line goes through, one chain per kind of replay: from no replay to the most.
+
+    Nothing and everything replayed ("all", beside other kinds) end every chain.
+    """
     tuned = values[values["model"] == FINE_TUNED].sort_values("replay_fraction")
-    kinds = sorted(set(tuned["replay"]) - {""}) or [""]
-    return [list(dict.fromkeys(tuned.loc[tuned["replay"].isin(["", kind]), "arm"])) for kind in kinds]
+    ends = {"", "all"} if set(tuned["replay"]) - {"", "all"} else {""}
+    kinds = sorted(set(tuned["replay"]) - ends) or [""]
+    return [list(dict.fromkeys(tuned.loc[tuned["replay"].isin([*ends, kind]), "arm"])) for kind in kinds]
 
 
 def _colours(values: pd.DataFrame) -> dict[str, Any]:
@@ -625,7 +578,9 @@ def _six(panels: np.ndarray) -> Iterator[tuple[Axes, tuple[str, str]]]:
 
 def _floors_across(axes: Axes, values: pd.DataFrame, measure: str, domain: str) -> None:
     for model, dashes in DASHES.items():
-        axes.axhline(_value(values, FLOORS[model], measure, domain), color=GREY, lw=0.9, ls=dashes, zorder=0)
+        axes.axhline(
+            _value(values, REFERENCES[model], measure, domain), color=GREY, lw=0.9, ls=dashes, zorder=0
+        )
 
 
 def _pairs(values: pd.DataFrame, domain: str, by: list[str]) -> pd.DataFrame:

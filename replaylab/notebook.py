@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from replaylab import survey
+from replaylab import damage, survey
 from replaylab.spec import DOMAINS, PRESETS
 from replaylab.sweep import CLUSTERS
 
@@ -64,10 +64,23 @@ def _holds(kind: str, note: str = "", choices: Iterable[str] = ()) -> dict[str, 
 class SweepParameters:
     """The parameters of the replay sweep's notebook; an empty list or text means the preset's own."""
 
-    preset: str = field(default="published", metadata=_holds("text", choices=PRESETS))
+    preset: str = field(default="pilot", metadata=_holds("text", choices=PRESETS))
     replay_fractions: list[float] = field(default_factory=list, metadata=_holds("fractions", EMPTY))
     seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
     cluster: str = field(default="inline", metadata=_holds("text", choices=CLUSTERS))
+    cluster_file: str = field(
+        default="", metadata=_holds("text", 'YAML: what a job gets; "" for the cluster\'s own')
+    )
+    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
+
+
+@dataclass(frozen=True)
+class SamplesParameters:
+    """The parameters of the explorer's notebook, which only reads; an empty list or text means the preset's own."""
+
+    preset: str = field(default="pilot", metadata=_holds("text", choices=PRESETS))
+    replay_fractions: list[float] = field(default_factory=list, metadata=_holds("fractions", EMPTY))
+    seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
     store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
 
 
@@ -77,6 +90,15 @@ class WorldsParameters:
 
     preset: str = field(default="published", metadata=_holds("text", choices=survey.PRESETS))
     domains: list[str] = field(default_factory=list, metadata=_holds("names", "[] for all", DOMAINS))
+    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
+
+
+@dataclass(frozen=True)
+class DamageParameters:
+    """The parameters of the measures' notebook; `domain` is the one that its figures show."""
+
+    preset: str = field(default="published", metadata=_holds("text", choices=damage.PRESETS))
+    domain: str = field(default=damage.EVENTFUL, metadata=_holds("text", choices=damage.DOMAINS))
     store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
 
 

@@ -101,5 +101,6 @@ def built_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The HTML folder of the whole book, built strictly, with one executed copy (preset smoke) under Your runs."""
     clone = copy_of_the_tree(tmp_path_factory.mktemp("book"))
     run("papermill book/03_replay_sweep.ipynb book/runs/smoke.ipynb -p preset smoke", clone, 600)
+    run("papermill book/explorer.ipynb book/runs/explorer-smoke.ipynb -p preset smoke", clone, 600)
     run("jupyter-book build book -W -n --keep-going", clone, 600)
     return clone / "book" / "_build" / "html"

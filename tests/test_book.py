@@ -123,6 +123,7 @@ def test_the_book_builds_strictly_and_lists_every_page(built_book: Path) -> None
     assert {
         "index.html",
         "03_replay_sweep.html",
+        "explorer.html",
         "preregistration.html",
         "references.html",
         "runs/README.html",

@@ -125,6 +125,22 @@ def test_videos_play_where_they_are_seen_unless_the_reader_wants_less_motion(
     context.close()
 
 
+def test_the_explorer_and_the_tables_answer_in_the_book(built_book: Path, browser: "Browser") -> None:
+    context = browser.new_context(reduced_motion="reduce", color_scheme="dark")
+    page = context.new_page()
+    page.goto((built_book / "runs" / "explorer-smoke.html").as_uri(), wait_until="load")
+    page.locator("select[data-choice=arm]").select_option("replay 50 %")
+    assert "Replay 50" in page.locator(".rl-chosen figcaption").inner_text()
+    card = page.locator(".text_html:has(.rl-gallery)")
+    assert card.evaluate("card => getComputedStyle(card).backgroundColor") == "rgba(0, 0, 0, 0)"
+    page.goto((built_book / "runs" / "smoke.html").as_uri(), wait_until="load")
+    for table in page.locator("table.dataframe").all():
+        head = table.locator("th > button").first
+        head.press("Enter")
+        assert head.locator("..").get_attribute("aria-sort") == "ascending"
+    context.close()
+
+
 def test_a_phone_opens_the_sidebar_and_the_contents_of_the_page(built_book: Path, browser: "Browser") -> None:
     width, height = SIZES["phone"]
     context = browser.new_context(viewport={"width": width, "height": height})

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from scipy import stats
 
 from replaylab import figures
@@ -146,7 +145,7 @@ def test_runs_without_replay_are_one_arm_whatever_is_not_replayed() -> None:
 def test_rows_without_a_reference_are_refused(rows: pd.DataFrame, missing: str) -> None:
     runs = runs_of(rows)
     without = rows[~((rows["model"] == missing) & (rows["measure"] == "ade_px") & (rows["domain"] == "near"))]
-    for show in (figures.measures_table, figures.headline, figures.found):
+    for show in (figures.measures_table, figures.headline, lambda rows: figures.found(rows, runs_of(rows))):
         with pytest.raises(ValueError, match=f"ade_px in domain near without its references {missing}"):
             show(without)
     for draw in (figures.tradeoff, figures.over_fractions, figures.over_steps):
@@ -255,7 +254,7 @@ def test_an_interval_that_holds_the_base_is_neither_better_nor_worse(rows: pd.Da
 def test_an_arm_no_better_than_copying_is_named(of_one_seed: pd.DataFrame) -> None:
     rows = with_values(of_one_seed, base=2.0, none=5.0, most=1.0)
     rows.loc[rows["model"] == "copy-last-frame", "value"] = 5.0
-    for line in figures.found(rows).splitlines()[2:]:
+    for line in figures.found(rows, runs_of(rows)).splitlines()[2:]:
         assert line.endswith("No better than copying: replay 0 %.")
 
 
@@ -375,38 +374,6 @@ def test_without_a_finished_run_the_references_still_show(
     assert len(figures.measures_table(references).data) == 4 * len(DOMAINS)
 
 
-# Clips
-
-
-def strips() -> list[dict[str, Any]]:
-    random = np.random.default_rng(3)
-    return [
-        {
-            "title": title, "name": name,
-            "frames": random.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8),
-            "true_boxes": [np.array([[5.0, 6.0, 15.0, 20.0]])] * 8,
-            "found_boxes": [np.array([[6.0, 6.0, 15.0, 21.0, 0.9]])] * 7 + [np.zeros((0, 5))],
-        }
-        for title in ("5th percentile", "50th percentile") for name in ("truth", "base", "replay 0 %")
-    ]  # fmt: skip
-
-
-def test_a_strip_shows_its_frames_and_boxes_where_they_are() -> None:
-    samples = strips()
-    figure = figures.filmstrip(samples)
-    titles = [axes.get_title(loc="left").strip() for axes in figure.axes]
-    assert titles == ["5th percentile", "", "", "50th percentile", "", ""]
-    for axes, sample in zip(figure.axes, samples, strict=True):
-        canvas = np.asarray(axes.images[0].get_array())
-        for frame, left in zip(sample["frames"], figures._lefts(sample["frames"]), strict=True):
-            assert (canvas[:, left : left + 64] == frame).all()
-        assert len(axes.patches) == 8 + 7
-        last = figures._lefts(sample["frames"])[-1]
-        boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
-        # The true box of the last frame, whose detection is missing: its edge is half a pixel before its first one.
-        assert [box.get_xy() for box in boxes][-1] == (last + 4.5, 5.5)
-
-
 def test_arms_of_one_budget_may_end_at_different_steps(rows: pd.DataFrame) -> None:
     longer = rows.assign(step=rows["step"].where(rows["replay_fraction"] != 0.5, 2 * rows["step"]))
     shown = figures.last_step(figures.per_arm(longer))
@@ -417,26 +384,12 @@ def test_arms_of_one_budget_may_end_at_different_steps(rows: pd.DataFrame) -> No
     figures.over_steps(longer, runs_of(longer))
 
 
-def test_a_box_that_reaches_out_of_its_frame_ends_at_the_edge() -> None:
-    (sample,) = strips()[:1]
-    beyond = [np.array([[-9.0, 50.0, 80.0, 90.0]])] * 8
-    (axes,) = figures.filmstrip([{**sample, "true_boxes": beyond, "found_boxes": [[]] * 8}]).axes
-    for box, left in zip(axes.patches, figures._lefts(sample["frames"]), strict=True):
-        assert isinstance(box, Rectangle)
-        assert (box.get_xy(), box.get_width(), box.get_height()) == ((left - 0.5, 49.5), 64, 14)
-
-
-def test_no_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match="no sample clips"):
-        figures.filmstrip([])
-
-
 def test_importing_and_drawing_does_not_import_torch() -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_figures as t;"
         "from replaylab import figures as f, notebook;"
-        "rows = t.rows_of((0,)); f.tradeoff(rows, t.runs_of(rows)); f.measures_table(rows).to_html(); f.found(rows);"
-        "f.filmstrip(t.strips()); sys.exit('torch' in sys.modules)"
+        "rows = t.rows_of((0,)); f.tradeoff(rows, t.runs_of(rows)); f.measures_table(rows).to_html();"
+        "f.found(rows, t.runs_of(rows)); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,13 @@ from replaylab.sweep import Table
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "03_replay_sweep.ipynb"
 WORLDS_PAGE = ROOT / "book" / "01_worlds.ipynb"
-KINDS = {PAGE: notebook.SweepParameters, WORLDS_PAGE: notebook.WorldsParameters}
+EXPLORER = ROOT / "book" / "explorer.ipynb"
+KINDS = {
+    PAGE: notebook.SweepParameters,
+    WORLDS_PAGE: notebook.WorldsParameters,
+    EXPLORER: notebook.SamplesParameters,
+}
+VALID = ("preset", "replay_fractions", "seeds", "cluster", "cluster_file", "store")
 OF_A_KERNEL: dict[str, object] = {
     "In": [""],
     "Out": {},
@@ -43,7 +49,8 @@ def refusal(names: dict[str, object]) -> str:
 
 def test_without_parameters_the_defaults_hold() -> None:
     assert asdict(notebook.parameters(OF_A_KERNEL)) == {
-        "preset": "published", "replay_fractions": [], "seeds": [], "cluster": "inline", "store": "",
+        "preset": "pilot", "replay_fractions": [], "seeds": [], "cluster": "inline", "cluster_file": "",
+        "store": "",
     }  # fmt: skip
 
 
@@ -61,6 +68,7 @@ def test_valid_values_come_back_as_given(
         "seeds": seeds,
         "preset": preset,
         "cluster": cluster,
+        "cluster_file": "lab.yaml",
         "store": "here",
     }
     assert asdict(notebook.parameters(OF_A_KERNEL | given_)) == given_
@@ -68,18 +76,14 @@ def test_valid_values_come_back_as_given(
 
 @given(
     some.text("abcdefghijklmnopqrstuvwxyz_", min_size=1).filter(
-        lambda name: (
-            not name.startswith("_")
-            and name
-            not in {"preset", "replay_fractions", "seeds", "cluster", "store", "exit", "quit", "open"}
-        )
+        lambda name: not name.startswith("_") and name not in {*VALID, "exit", "quit", "open"}
     ),
     some.sampled_from(["x", 1, 0.5, True, [0], {"a": 1}, (1,), None]),
 )
 def test_any_other_plain_public_name_is_refused(name: str, value: object) -> None:
     message = refusal({name: value})
     assert f"unknown parameter {name!r}" in message
-    for valid in ("preset", "replay_fractions", "seeds", "cluster", "store"):
+    for valid in VALID:
         assert f"\n  {valid}: " in message
 
 
@@ -242,7 +246,7 @@ def test_every_figure_is_described_in_words(page: nbformat.NotebookNode, path: P
     others = ("_table", "Markdown", ".videos(")  # videos bring their own words
     drawn = [cell for cell in code_cells(page) if "figures." in cell.source]
     drawn = [cell for cell in drawn if not any(word in cell.source for word in others)]
-    assert len(drawn) == (6 if path == PAGE else 2)
+    assert len(drawn) == {PAGE: 5, WORLDS_PAGE: 2, EXPLORER: 0}[path]
     for cell in drawn:
         assert len(cell.metadata.mystnb.image.alt) > 80
         assert len(cell.metadata.mystnb.figure.caption) > 40
@@ -299,11 +303,12 @@ def test_it_shows_every_table_figure_and_sentence_once(from_root: dict[str, list
         "standing": ["text/markdown"],
         "base-curve": ["image/png"],
         "measures-table": ["text/html"],
+        "ceilings": ["text/markdown"],
         "tradeoff-figure": ["image/png"],
         "fractions-figure": ["image/png"],
         "steps-figure": ["image/png"],
         "control-figure": ["image/png"],
-        "filmstrip": ["image/png"],
+        "gallery": ["text/html"],
         "found-text": ["text/markdown"],
     }
 
@@ -351,6 +356,18 @@ def test_an_unknown_parameter_stops_it_before_anything_runs(tmp_path: Path) -> N
 def test_a_list_passed_as_text_stops_it(tmp_path: Path) -> None:
     words = [str(PAGE), str(tmp_path / "out.ipynb"), "-p", "replay_fractions", "[0,0.5]"]
     assert '-y "replay_fractions: [0, 0.5]"' in papermill(ROOT, *words, fails=True)
+
+
+# The explorer's page, executed
+
+
+def test_the_explorer_shows_every_run_of_the_store(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "explorer.ipynb"
+    papermill(ROOT, "book/explorer.ipynb", str(out), *smoke(store))
+    ((output,),) = [datas for datas in shown(nbformat.read(out, as_version=4)).values() if datas]
+    page = "".join(output["text/html"])
+    for choice in ("driving-eventful", "95", "replay 0 %", "replay 50 %", "2", "4"):
+        assert f'<option value="{choice}"' in page
 
 
 # The worlds' page, executed

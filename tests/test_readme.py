@@ -26,8 +26,9 @@ from replaylab.sweep import Table
 HELP = ["python -m replaylab --help", "python -m replaylab sweep --help"]
 HERE = [
     "python -m replaylab worlds list",
-    "python -m replaylab worlds build driving country --videos 8 4 4",
+    "python -m replaylab worlds build driving country --videos 24 4 4",
     "python -m replaylab worlds build diverse-driving --videos 8 4 4 --look night --eventful-share 0.25 --size-px 128",
+    "python -m replaylab compare domains/driving-* domains/country-* --split train --context-frames 3",
 ]
 # Slow, and in a store where the domains are already rendered.
 IN_A_STORE = [
@@ -71,12 +72,11 @@ def test_help_answers(command: str) -> None:
     assert "usage" in shown.lower()
 
 
-def test_domains_are_listed_and_built_where_they_are_asked_for(tmp_path: Path) -> None:
-    for command in HERE:
-        said = run(command if command.endswith("list") else f"{command} --home {tmp_path}", ROOT)
-    built = sorted(path.parent.name.rsplit("-", 1)[0] for path in tmp_path.glob("*/domain.json"))
+def test_domains_are_listed_built_and_compared(tmp_path: Path) -> None:
+    said = {command.split()[3]: run(command, tmp_path) for command in HERE}
+    built = sorted(path.parent.name.rsplit("-", 1)[0] for path in tmp_path.glob("domains/*/domain.json"))
     assert built == ["country", "diverse-driving", "driving"]
-    assert "'train': 8, 'dev': 4, 'test': 4" in said
+    assert "'train': 8, 'dev': 4, 'test': 4" in said["worlds"] and "EffNet-KD" in said["compare"]
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_a_preset_and_changes_are_not_silently_mixed(capsys: pytest.CaptureFixtu
 
 def test_help_lists_the_verbs_that_the_readme_names() -> None:
     shown = run("python -m replaylab --help", ROOT)
-    for verb in ("worlds", "pretrain", "train", "evaluate", "sweep"):
+    for verb in ("worlds", "pretrain", "train", "evaluate", "sweep", "damage", "compare"):
         assert f"`{verb}`" in (ROOT / "README.md").read_text()
         assert verb in shown
 

@@ -1,0 +1,643 @@
+"""Damages do what they say, to the pixel; the numbers made of them agree with closed forms; the page is read or refused."""
+
+import ast
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as some
+
+from replaylab import damage, damage_figures, fidelity, notebook
+from replaylab.__main__ import main
+from replaylab.damage import Damage, Damaged
+from replaylab.domain import TRACK_COLUMNS
+from replaylab.spec import WEIGHTS, EvaluationSpec, domain_spec
+from replaylab.worlds.stage import boxes_of, eligible, placed, visible_shares
+
+FIRST, FRAMES, SIZE = 3, 8, 64
+WORLD = domain_spec("driving-eventful", videos=(0, 3, 0))
+PAGE = ROOT / "book" / "05_measures.ipynb"
+FIELD = np.random.default_rng(0).normal(0, 3, (damage.CELLS, damage.CELLS, 2))
+needs_networks = pytest.mark.skipif(not (WEIGHTS / "videonet").is_dir(), reason="no video network ships yet")
+
+
+@pytest.fixture(scope="module", params=range(6))
+def scene(request: pytest.FixtureRequest) -> Any:
+    return damage.scene_of(WORLD, "dev", request.param)
+
+
+def centres(scene: Any, frame: int) -> np.ndarray:
+    boxes, _ = boxes_of(scene, frame, SIZE)
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
+
+
+def future(scene: Any) -> range:
+    return range(FIRST, len(scene.ego))
+
+
+def same_context(scene: Any, other: Any) -> bool:
+    return np.array_equal(scene.poses[:, :FIRST], other.poses[:, :FIRST])
+
+
+# Agents
+
+
+@pytest.mark.parametrize("px", [1.0, 2.0, 4.0, -3.0])
+def test_moved_agents_are_found_that_many_pixels_further(scene: Any, px: float) -> None:
+    shifts = px * np.array([1.0, -1.0] * len(scene.agents))[: len(scene.agents)]
+    other = damage.moved(scene, FIRST, shifts, SIZE)
+    assert same_context(scene, other)
+    for frame in future(scene):
+        there = np.isfinite(centres(scene, frame)).all(axis=1)
+        got = (centres(other, frame) - centres(scene, frame))[there]
+        assert got[:, 0] == pytest.approx(shifts[there], abs=0.1)
+        assert got[:, 1] == pytest.approx(0, abs=1e-6)  # no nearer, no farther
+        assert np.array_equal(other.poses[~there, frame], scene.poses[~there, frame])
+
+
+def test_the_nearest_agent_that_counts_is_removed_and_nobody_else(scene: Any) -> None:
+    other = damage.without_nearest(scene, FIRST, SIZE)
+    boxes, depths = boxes_of(scene, FIRST, SIZE)
+    counts = eligible(boxes, visible_shares(boxes, depths, SIZE), SIZE)
+    nearest = np.flatnonzero(counts)[depths[counts].argmin()]
+    assert same_context(scene, other)
+    for frame in future(scene):
+        before, after = boxes_of(scene, frame, SIZE)[0], boxes_of(other, frame, SIZE)[0]
+        assert np.isnan(after[nearest]).all()
+        others = np.arange(len(before)) != nearest
+        assert np.array_equal(after[others], before[others], equal_nan=True)
+
+
+def test_agents_that_are_not_pulled_stay_to_the_bit_and_all_the_way_is_the_mean(scene: Any) -> None:
+    still = damage.pulled(scene, FIRST, 0, FIELD, SIZE, 4.0)
+    assert np.array_equal(still.poses, scene.poses)
+    whole, half = (damage.pulled(scene, FIRST, percent, FIELD, SIZE, 4.0) for percent in (100, 50))
+    assert same_context(scene, whole)
+    assert half.poses == pytest.approx((scene.poses + whole.poses) / 2)
+
+    def seen(one: Any, frame: int) -> np.ndarray:
+        x, y, heading = one.ego[frame]
+        return placed(one.poses[:, frame, :3, 3] - [x, y, 0], np.zeros(3), -heading)[:, :2]
+
+    column, row = damage.cells(centres(scene, FIRST - 1), SIZE).T
+    for frame in future(scene):
+        seconds = (frame - FIRST + 1) / 4.0
+        assert seen(whole, frame) - seen(scene, FIRST - 1) == pytest.approx(FIELD[row, column] * seconds)
+
+
+def test_at_half_speed_two_frames_show_what_one_did(scene: Any) -> None:
+    slow, as_fast = (damage.slowed(scene, FIRST, percent) for percent in (50, 0))
+    assert as_fast.poses == pytest.approx(scene.poses) and as_fast.ego == pytest.approx(scene.ego)
+    last = FIRST - 1
+    for ahead in (1, 2):
+        assert slow.poses[:, last + 2 * ahead] == pytest.approx(scene.poses[:, last + ahead])
+        assert slow.ego[last + 2 * ahead] == pytest.approx(scene.ego[last + ahead])
+    assert slow.poses[:, : last + 1] == pytest.approx(scene.poses[:, : last + 1])
+
+
+def test_the_mean_velocity_is_of_the_cell_and_where_that_is_empty_of_all() -> None:
+    paths = {0: ((8, 8), (1.0, 0.0)), 1: ((40, 40), (0.0, -2.0))}  # centre in px, metres a frame
+    rows = [
+        {"video": "a", "agent": agent, "frame": frame, "eligible": True, "x_m": dx * frame, "y_m": dy * frame,
+         "x0": x - 2, "x1": x + 2, "y0": y - 2, "y1": y + 2}
+        for agent, ((x, y), (dx, dy)) in paths.items()
+        for frame in range(4)
+    ]  # fmt: skip
+    rows.append({**rows[0], "video": "b", "frame": 7})  # seen once: no velocity
+    tracks = pd.DataFrame(rows).reindex(columns=list(TRACK_COLUMNS))
+    field = damage.velocity_field(tracks, SIZE, 4.0)
+    assert field[0, 0] == pytest.approx([4, 0]) and field[2, 2] == pytest.approx([0, -8])
+    assert field[3, 0] == pytest.approx([2, -4])
+
+
+def test_a_mean_is_taken_in_the_cells_of_the_measure_of_pull() -> None:
+    from replaylab import grounds
+    from replaylab.models import CONTEXT_FRAMES
+
+    assert (damage.CELLS, damage.GIVEN_FRAMES) == (grounds.CELLS, CONTEXT_FRAMES)
+
+
+# Pictures and time
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Three real clips, as `grounds` makes them ready, without what networks see in them."""
+    from replaylab import clips as room
+    from replaylab import worlds
+
+    domain = worlds.build(WORLD, tmp_path_factory.mktemp("domains"))
+    chosen = room.one_a_scene(room.clips_of(domain, "dev", FRAMES))
+    frames = np.stack(list(room.read(domain, chosen, FRAMES)))
+    return SimpleNamespace(name=WORLD.name, split="dev", clips=chosen, frames=frames)
+
+
+def after(clips: Any, name: str, grade: float) -> np.ndarray:
+    made = damage.damaged(Damage(name, grade), clips, WORLD, FIELD)
+    assert made.shape == clips.frames.shape and made.dtype == np.uint8
+    assert np.array_equal(made[:, :FIRST], clips.frames[:, :FIRST])
+    return made
+
+
+def test_the_control_is_the_real_clip_to_the_bit(clips: Any) -> None:
+    assert np.array_equal(after(clips, "re-rendered", 0), clips.frames)
+    assert np.array_equal(after(clips, "pulled", 0), clips.frames)
+
+
+@pytest.mark.parametrize(
+    "name", ["moved", "removed", "pulled", "slowed", "shuffled", "noise", "colour", "blur"]
+)
+def test_every_damage_changes_every_clip_and_is_the_same_again(clips: Any, name: str) -> None:
+    grade = damage.KINDS[name].grades[-1]
+    made = after(clips, name, grade)
+    assert all((one != real).any() for one, real in zip(made, clips.frames, strict=True))
+    assert np.array_equal(made, after(clips, name, grade))
+
+
+def test_only_where_agents_are_or_were_is_anything_else_drawn(clips: Any) -> None:
+    """The rest differs by the codec at most."""
+    made = after(clips, "removed", 1).astype(int) - clips.frames
+    changed = np.abs(made[:, FIRST:]).max(axis=-1) > 24
+    assert 0 < changed.mean() < 0.25
+
+
+def test_more_blur_is_less_sharp(clips: Any) -> None:
+    grades = damage.KINDS["blur"].grades
+    ratios = [
+        fidelity.sharpness_ratio(after(clips, "blur", grade)[0, FIRST:], clips.frames[0, FIRST:])
+        for grade in grades
+    ]
+    assert ratios[0] < 1 and np.all(np.diff(ratios) < 0)
+
+
+def test_noise_and_warmth_have_the_size_they_say() -> None:
+    grey = np.full((5, 64, 64, 3), 128, np.uint8)
+    noise = damage.noisy(grey, 8, np.random.default_rng(0)).astype(float) - 128
+    assert noise.std() == pytest.approx(8, rel=0.02) and noise.mean() == pytest.approx(0, abs=0.1)
+    assert damage.warmed(grey, 10)[0, 0, 0].tolist() == [141, 128, 115]
+
+
+@given(some.integers(2, 6), some.integers(0, 100))
+def test_shuffling_keeps_every_frame_and_never_the_order(frames: int, seed: int) -> None:
+    clip = np.arange(frames, dtype=np.uint8)[:, None, None, None]
+    found = damage.shuffled(clip, np.random.default_rng(seed)).ravel().tolist()
+    assert sorted(found) == list(range(frames)) != found
+
+
+# Numbers
+
+
+def rows_of(
+    values: dict[tuple[str, float], Any], measure: str, domain: str = damage.EVENTFUL
+) -> pd.DataFrame:
+    """Rows of one measure: by damage and grade, a value a clip, or one number for the whole set."""
+    tables = []
+    for (name, grade), each in values.items():
+        whole = np.ndim(each) == 0
+        videos = [""] if whole else [f"dev-{number:05d}" for number in range(len(each))]
+        tables.append(pd.DataFrame({
+            "video": videos, "start": -1 if whole else 0, "scene": videos, "measure": measure,
+            "value": np.atleast_1d(np.asarray(each, float)), "n": 5, "domain": domain, "split": "dev",
+            "damage": name, "grade": float(grade), "unit": damage.KINDS[name].unit,
+        }))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def line(table: pd.DataFrame, measure: str, name: str, grade: float = 0) -> Any:
+    (found,) = table[
+        (table["measure"] == measure) & (table["damage"] == name) & (table["grade"] == grade)
+    ].itertuples()
+    return found
+
+
+def test_a_change_is_paired_by_clip_and_divided_by_its_error_over_clips() -> None:
+    real, step = np.array([1.0, 5.0, 9.0, 2.0]), np.array([1.0, 2.0, 3.0, 2.0])
+    table = damage.response(
+        rows_of({("real", 0): real, ("blur", 1): real + step, ("noise", 4): real - step}, "ade_px")
+    )
+    found = line(table, "ade_px", "blur", 1)
+    error = step.std(ddof=1) / 2
+    assert (found.change, found.error, found.clips) == pytest.approx((2, error, 4))
+    assert found.evidence == pytest.approx(2 / error)
+    assert line(table, "ade_px", "noise", 4).evidence == pytest.approx(-2 / error)
+    assert line(table, "ade_px", "real").evidence == 0
+
+
+def test_the_error_of_a_whole_sets_measure_is_that_of_its_pseudo_values() -> None:
+    real, other = np.array([0.1, 0.2, 0.3]), np.array([0.4, 0.3, 0.8])
+    rows = [
+        rows_of({("real", 0): 0.2, ("blur", 1): 0.5}, "effnet_kd"),
+        rows_of({("real", 0): real, ("blur", 1): other}, "effnet_kd_pseudo"),
+        rows_of({("real", 0): 3.0, ("blur", 1): 4.0}, "effnet_fd"),
+    ]
+    table = damage.response(pd.concat(rows))
+    assert set(table["measure"]) == {"effnet_kd", "effnet_fd"}
+    found = line(table, "effnet_kd", "blur", 1)
+    error = (other - real).std(ddof=1) / 3**0.5
+    assert (found.value, found.change, found.evidence) == pytest.approx((0.5, 0.3, 0.3 / error))
+    unknown = line(table, "effnet_fd", "blur", 1)
+    assert unknown.change == 1 and np.isnan(unknown.evidence)
+
+
+def test_a_clip_without_a_value_leaves_its_pair_and_what_real_has_not_does_not_change() -> None:
+    rows = [
+        rows_of({("real", 0): [1.0, np.nan, 3.0], ("blur", 1): [2.0, 5.0, np.nan]}, "recall"),
+        rows_of({("blur", 1): [30.0, 31.0]}, "psnr_db"),
+    ]
+    table = damage.response(pd.concat(rows))
+    assert (line(table, "recall", "blur", 1).change, line(table, "recall", "blur", 1).clips) == (1.0, 1)
+    assert np.isnan(line(table, "psnr_db", "blur", 1).change)
+
+
+@pytest.mark.parametrize(("measure", "value", "worse"), [
+    ("ade_px", 2, 1), ("ade_px", -2, -1), ("recall", 2, -1), ("recall", -2, 1),
+    ("sharpness_ratio", 2, 1), ("sharpness_ratio", -2, 1), ("a_new_one", -2, 1), ("another_error_px", -2, -1),
+])  # fmt: skip
+def test_worse_is_where_the_measure_says_so(measure: str, value: float, worse: int) -> None:
+    real, steps = np.zeros(4), value * np.array([1, 2, 1, 2.0])
+    rows = rows_of({("real", 0): real, ("moved", 4): steps}, measure)
+    made = Damaged("smoke", Path(), 4, rows)
+    assert np.sign(line(damage_figures.answers(made), measure, "moved", 4).worse) == worse
+
+
+def blur_rows() -> pd.DataFrame:
+    at = [("real", 0), ("blur", 0.5), ("blur", 1), ("blur", 2)]
+    values = {
+        "sharpness_ratio": [1, 0.8, 0.6, 0.4],
+        "ade_px": [1.0, 0.9, 2.0, 4.0],
+        "recall": [0.9, 0.9, 0.8, 0.5],
+    }
+    tables = [
+        rows_of({one: [v, v] for one, v in zip(at, each, strict=True)}, name) for name, each in values.items()
+    ]
+    return pd.concat(tables)
+
+
+def test_a_ceiling_lies_on_the_line_between_blurs_and_never_improves_with_blur() -> None:
+    found = damage.ceiling(blur_rows(), 0.5)
+    assert (found.ade_px, found.recall, found.beyond) == (pytest.approx(3.0), pytest.approx(0.65), "")
+    assert damage.ceiling(blur_rows(), 0.8).ade_px == pytest.approx(1.0)  # 0.9 there was luck
+    ratios = np.linspace(0.3, 1.2, 40)
+    every = [damage.ceiling(blur_rows(), ratio) for ratio in ratios]
+    assert np.all(np.diff([one.ade_px for one in every]) <= 0) and np.all(
+        np.diff([one.recall for one in every]) >= 0
+    )
+
+
+def test_a_ceiling_is_not_carried_on_beyond_what_was_measured() -> None:
+    sharper, blurred = damage.ceiling(blur_rows(), 1.3), damage.ceiling(blur_rows(), 0.2)
+    assert (sharper.ade_px, sharper.recall) == (1.0, 0.9) and "sharper than real" in str(sharper)
+    assert blurred.ade_px == 4.0 and "less sharp than a blur of 2 px" in str(blurred)
+    with pytest.raises(ValueError, match="sharpness_ratio: 0, expected a number above 0"):
+        damage.ceiling(blur_rows(), 0)
+    with pytest.raises(
+        ValueError, match=r"domain 'near' has no blurred frames measured; there are \['driving-eventful'\]"
+    ):
+        damage.ceiling(blur_rows(), 0.5, "near")
+
+
+def test_a_damage_is_as_bad_as_the_blur_that_changes_as_much() -> None:
+    values = {("real", 0): 1.0, ("blur", 0.5): 2.0, ("blur", 1): 2.0, ("blur", 2): 4.0, ("moved", 1): 1.5, ("moved", 2): 3.0,
+              ("moved", 4): 9.0, ("removed", 1): 0.5}  # fmt: skip
+    found = damage.as_blur(damage.response(rows_of(values, "effnet_fd"))).set_index(["damage", "grade"])[
+        "blur_px"
+    ]
+    assert found.to_dict() == {
+        ("moved", 1): 0.25,
+        ("moved", 2): 1.5,
+        ("moved", 4): np.inf,
+        ("removed", 1): 0.0,
+    }
+    falling = {at: -value for at, value in values.items()}
+    fallen = damage.as_blur(damage.response(rows_of(falling, "effnet_fd")))["blur_px"]
+    assert fallen.tolist() == found.tolist()
+
+
+def test_what_blur_does_not_change_has_no_such_blur() -> None:
+    values: dict[tuple[str, float], Any] = {
+        ("real", 0): 1.0,
+        ("blur", 1): 1.0,
+        ("blur", 2): 1.0,
+        ("moved", 1): 1.5,
+    }
+    assert damage.as_blur(damage.response(rows_of(values, "effnet_fd"))).empty
+
+
+# The store
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Four damages of random clips, measured by their mean: what was measured, in order."""
+    from replaylab import grounds, measures
+
+    random = np.random.default_rng(0)
+    prepared = [
+        SimpleNamespace(name=name, split="dev", clips=[SimpleNamespace(video=f"dev-{n:05d}", start=0) for n in range(3)],
+                        frames=random.integers(0, 255, (3, FRAMES, 16, 16, 3), np.uint8))
+        for name in damage.DOMAINS
+    ]  # fmt: skip
+    measured: list[str] = []
+
+    def measure(ground: Any, frames: np.ndarray, miss_cap_px: float) -> Any:
+        measured.append(ground.name)
+        clips = {"video": [clip.video for clip in ground.clips], "start": 0, "scene": "", "n": 5}
+        rows = pd.DataFrame({**clips, "measure": "mean", "value": frames.mean((1, 2, 3, 4))})
+        return SimpleNamespace(rows=rows.assign(domain=ground.name, split="dev"), found=[])
+
+    chosen = (Damage("real", 0.0), Damage("noise", 4.0), Damage("colour", 5.0), Damage("shuffled", 1.0))
+    worlds = tuple(domain_spec(name, videos=(0, 3, 0)) for name in damage.DOMAINS)
+    spec = damage.DamageSpec(EvaluationSpec(worlds, "dev", 3, 3), chosen)
+    monkeypatch.setattr(damage, "spec_of", lambda preset: spec)
+    monkeypatch.setattr(damage, "mean_velocities", lambda *_: FIELD)
+    monkeypatch.setattr(grounds, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(measures, "measure", measure)
+    yield measured
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_rows(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = damage.run("smoke", tmp_path / "whole")
+    assert len(small) == 4 * 2 and not (whole.folder / "parts").exists()
+    real_damaged = damage.damaged
+
+    def stopping(one: Damage, *rest: Any) -> np.ndarray:
+        if one.name == "colour":
+            raise Stopped
+        return real_damaged(one, *rest)
+
+    monkeypatch.setattr(damage, "damaged", stopping)
+    with pytest.raises(Stopped):
+        damage.run("smoke", tmp_path / "parts")
+    monkeypatch.setattr(damage, "damaged", real_damaged)
+    small.clear()
+    found = damage.run("smoke", tmp_path / "parts")
+    assert len(small) == 2 * 2  # of the other two damages
+    pd.testing.assert_frame_equal(found.rows, whole.rows)
+    assert found.examples() == whole.examples() and len(whole.examples()) == 2  # of the strongest
+    small.clear()
+    damage.run("smoke", tmp_path / "parts")
+    assert not small, "measured again"
+
+
+def test_parts_of_the_clips_add_their_own_mean_to_a_mean_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    from replaylab import measures
+
+    @dataclasses.dataclass(frozen=True)
+    class Ground:
+        clips: list[int]
+        truth: list[int]
+        frames: np.ndarray
+        cameras: np.ndarray
+        ego: np.ndarray
+        latents: np.ndarray
+        name: str = "driving"
+        split: str = "dev"
+
+    def measure_found(ground: Ground, found: list[float], cap: float) -> pd.DataFrame:
+        assert ground.clips == ground.truth == ground.frames.tolist() == ground.latents.tolist()
+        each = [("", "precision", np.mean(found)), ("dev-00001", "ade_px", 0.0)]
+        return pd.DataFrame(each, columns=["video", "measure", "value"])
+
+    monkeypatch.setattr(measures, "measure_found", measure_found)
+    clips = np.arange(2 * damage.PARTS)
+    values = np.random.default_rng(0).normal(size=len(clips))
+    ground: Any = Ground([*clips.tolist()], [*clips.tolist()], clips, clips, clips, clips)
+    found = damage._pseudo_values(ground, values.tolist(), 16)
+    assert set(found["measure"]) == {"precision_pseudo"} and found["video"].nunique() == damage.PARTS
+    assert found["value"].to_numpy() == pytest.approx(values.reshape(-1, 2).mean(axis=1))
+
+
+def test_what_does_not_exist_is_refused_with_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="preset 'huge' is none of published, quick, smoke"):
+        damage.run("huge", tmp_path)
+    assert main(["damage", "--preset", "huge"]) == 2
+    with pytest.raises(ValueError, match="damage 'rust' is none of real, re-rendered, "):
+        damage.damaged(Damage("rust", 1), SimpleNamespace(frames=np.zeros(1)), WORLD, FIELD)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="domain 'near' is none of driving-eventful"):
+        damage_figures.answers(Damaged("smoke", tmp_path, 2, blur_rows()), "near")
+
+
+@needs_networks
+def test_where_nothing_is_published_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("03_replay_sweep.ipynb", "_toc.yml"):
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"summary\.json is missing: these damages are not published there"
+    ):
+        damage.run()
+
+
+def test_presets_have_their_videos() -> None:
+    for size in damage.PRESETS.values():
+        assert size.clips + size.reference_clips <= size.videos
+
+
+# Words, figures and the page
+
+
+MEASURED = [
+    "effnet_perceptual",
+    "ssim",
+    "sharpness_ratio",
+    "ade_px",
+    "recall",
+    "ade_px_frame_1",
+    "second_tracker_ade_px",
+]
+OF_SETS = ["effnet_kd", "effnet_fd", "video_kd"]
+
+
+def made_up() -> pd.DataFrame:
+    """Rows of every damage: pictures change fidelity, agents accuracy, and the control nothing."""
+    random = np.random.default_rng(1)
+    tables = []
+    for domain in damage.DOMAINS:
+        real = {name: random.uniform(0.7, 0.9, 8) for name in MEASURED}
+        for one in damage.every_damage():
+            group, strong = (
+                damage.KINDS[one.name].group,
+                one.grade / damage.KINDS[one.name].grades[-1] if one.grade else 0,
+            )
+            for name in MEASURED:
+                kind = damage_figures.measure_of(name)
+                ours = {damage_figures.OF_FRAMES: damage.PICTURES, damage_figures.OF_AGENTS: damage.AGENTS}[
+                    kind.group
+                ]
+                step = 0.5 * strong if ours == group else 0.1 * strong if one.name == "blur" else 0.0
+                noise = random.uniform(0, 0.02, 8) if step else 0.0
+                sign = 1 if kind.better == "low" else -1
+                tables.append(
+                    rows_of({(one.name, one.grade): real[name] + sign * (step + noise)}, name, domain)
+                )
+            for name in OF_SETS:
+                value = {damage.PICTURES: 2.0, damage.AGENTS: 0.01}.get(group, 0.0) * strong
+                tables.append(rows_of({(one.name, one.grade): 1 + value}, name, domain))
+                if name == "effnet_kd":
+                    pseudo = 1 + value + (random.normal(0, 0.05, 8) if value else np.zeros(8))
+                    tables.append(rows_of({(one.name, one.grade): pseudo}, f"{name}{damage.PSEUDO}", domain))
+    return pd.concat(tables, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Damaged:
+    """A store of made-up rows, under the name that the smoke preset looks for where the networks are there."""
+    from PIL import Image
+
+    name = damage.spec_of("smoke").run_id if (WEIGHTS / "videonet").is_dir() else "damage-made-up"
+    folder = tmp_path_factory.mktemp("store") / name
+    (folder / "examples").mkdir(parents=True)
+    made_up().to_parquet(folder / "rows.parquet", index=False)
+    (folder / "summary.json").write_text("{}")
+    for one in damage.every_damage()[:7]:
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "examples" / f"{one.key}.png")
+    return Damaged("smoke", folder, 8, made_up())
+
+
+def test_sentences_say_what_the_rows_say(made: Damaged) -> None:
+    said = damage_figures.found(made)
+    assert "The control, rendered again without damage, measures as real does: 9 of 9 measures" in said
+    assert "*Agents moved 4 px*: seen by 0 of 4 measures of fidelity and by 3 of 3 of agents." in said
+    assert "EffNet-KD as one of 0.0100 px" in said and "video-KD as one" in said
+    assert "No damage is taken for an improvement" in said
+    assert "The detector's ceiling on real frames" in said
+    assert "8 clips each of ordinary driving and eventful driving" in damage_figures.standing(made)
+
+
+def test_a_control_that_is_not_the_real_clip_is_said_to_be_none(made: Damaged) -> None:
+    rows = made.rows.copy()
+    wrong = (rows["damage"] == "re-rendered") & (rows["measure"] == "ade_px")
+    rows.loc[wrong, "value"] += np.linspace(0.5, 0.6, wrong.sum())
+    assert "changes 1 of 9 measures, most of all ADE (px)" in damage_figures.found(
+        dataclasses.replace(made, rows=rows)
+    )
+
+
+def test_a_measure_nobody_listed_is_shown_under_its_own_name(made: Damaged) -> None:
+    assert damage_figures.measure_of("second_tracker_ade_px").label == "second tracker ade (px)"
+    assert damage_figures.measure_of("background_stillness_px").group == damage_figures.OF_BACKGROUND
+    assert "second tracker ade (px)" in damage_figures.values_table(made).data.columns
+    labels = [
+        text.get_text() for text in damage_figures.response_map(made, damage.AGENTS).axes[0].get_yticklabels()
+    ]
+    assert "second tracker ade (px)" in labels and not any("frame 1" in label for label in labels)
+
+
+def test_a_map_shows_every_measure_under_every_damage(made: Damaged) -> None:
+    for group, names in damage_figures.COLUMNS.items():
+        (axes,) = damage_figures.response_map(made, group).axes
+        cells = [text.get_text() for text in axes.texts if text.get_text() not in damage_figures.GROUPS]
+        columns = sum(3 if name == "blur" else len(damage.KINDS[name].grades) for name in names)
+        assert len([text for text in cells if text]) >= 9 * columns
+        if group == damage.TIME:
+            assert cells.count("=") >= 9
+
+
+def test_without_distances_of_videos_or_any_other_the_figures_are_drawn(made: Damaged) -> None:
+    rows = made.rows[(made.rows["video"] != "") & ~made.rows["measure"].str.endswith(damage.PSEUDO)]
+    fewer = dataclasses.replace(made, rows=rows)
+    assert damage_figures.as_blur_figure(fewer).axes
+    assert "Do distances" not in damage_figures.found(fewer)
+
+
+def test_labels_of_known_measures_are_short_enough_for_a_phone() -> None:
+    assert max(len(one.label) for one in damage_figures.MEASURES.values()) <= 20
+
+
+def test_reading_imports_neither_torch_nor_a_renderer(made: Damaged) -> None:
+    code = (
+        "import sys, pandas as pd; from pathlib import Path; from replaylab import damage, damage_figures as d, notebook; "
+        f"folder = Path({str(made.folder)!r}); "
+        "made = damage.Damaged('smoke', folder, 8, pd.read_parquet(folder / 'rows.parquet')); "
+        "d.examples_figure(made), d.response_map(made, damage.AGENTS), d.as_blur_figure(made), d.ceiling_figure(made); "
+        "d.values_table(made), d.found(made), damage.ceiling(made.rows, 0.9); "
+        "print({'torch', 'panda3d', 'av', 'decord', 'vizdoom'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def code_cells(page: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in page.cells if cell.cell_type == "code"]
+
+
+def test_the_page_is_thin_and_its_figures_are_described() -> None:
+    page = nbformat.read(PAGE, as_version=4)
+    nbformat.validate(page)
+    (parameters,) = [cell for cell in page.cells if "parameters" in cell.metadata.get("tags", [])]
+    names: dict[str, object] = {}
+    exec(parameters.source, {}, names)
+    assert names == asdict(notebook.DamageParameters())
+    for cell in code_cells(page):
+        assert len(cell.source.splitlines()) <= 8 and not cell.outputs
+        kinds = {type(node) for node in ast.walk(ast.parse(cell.source))}
+        assert not kinds & {ast.FunctionDef, ast.Lambda, ast.For, ast.While, ast.Try}
+    drawn = [cell for cell in code_cells(page) if cell.id.endswith(("-figure", "-map"))]
+    assert len(drawn) == 6
+    for cell in drawn:
+        assert len(cell.metadata.mystnb.image.alt) > 80 and len(cell.metadata.mystnb.figure.caption) > 40
+
+
+def papermill(out: Path, *words: str, seconds: int = 280) -> dict[str, list[str]]:
+    """The kinds of output of each cell that shows something."""
+    command = [sys.executable, "-m", "papermill", str(PAGE), str(out), *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+    assert done.returncode == 0, done.stderr[-4000:]
+    kinds = ("image/png", "text/markdown", "text/html")
+    return {
+        cell.id: [
+            next(kind for kind in kinds if kind in output.data) for output in cell.outputs if "data" in output
+        ]
+        for cell in code_cells(nbformat.read(out, as_version=4))
+        if any("data" in output for output in cell.outputs)
+    }
+
+
+SHOWN = {
+    "run": ["text/markdown"], "examples-figure": ["image/png"], "pictures-map": ["image/png"], "agents-map": ["image/png"],
+    "time-map": ["image/png"], "as-blur-figure": ["image/png"], "ceiling-figure": ["image/png"],
+    "values-table": ["text/html"], "found-text": ["text/markdown"],
+}  # fmt: skip
+
+
+@needs_networks
+def test_the_page_shows_what_a_store_holds(made: Damaged, tmp_path: Path) -> None:
+    store = ["-p", "preset", "smoke", "-p", "store", str(made.folder.parent)]
+    assert papermill(tmp_path / "out.ipynb", *store) == SHOWN
+    assert papermill(tmp_path / "out.ipynb", *store, "-p", "domain", "driving") == SHOWN
+
+
+@needs_networks
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_smoke_preset_measures_everything_and_the_control_measures_as_real(tmp_path: Path) -> None:
+    assert (
+        papermill(tmp_path / "out.ipynb", "-p", "preset", "smoke", "-p", "store", str(tmp_path), seconds=1400)
+        == SHOWN
+    )
+    found = damage.run("smoke", tmp_path)
+    assert set(zip(found.rows["damage"], found.rows["grade"], strict=True)) == {
+        (one.name, one.grade) for one in damage.every_damage()
+    }
+    again = damage.response(found.rows)
+    again = again[(again["damage"] == "re-rendered") & again["change"].notna()]
+    assert (again["change"] == 0).all() and set(again["measure"]) > {"ade_px", "effnet_kd", "ssim"}
+    assert json.loads((found.folder / "spec.json").read_text()) == damage.spec_of("smoke").as_dict()
