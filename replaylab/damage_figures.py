@@ -522,7 +522,7 @@ def ceilings(rows: pd.DataFrame, made: Damaged, domain: str = EVENTFUL) -> str:
     ]
     return (
         f"**The detector's ceiling**, on real frames of {figures.DOMAINS[domain]} blurred to the sharpness of each model "
-        f"({{doc}}`05_measures` has its curve): {'; '.join(each)}."
+        f"(the page on measures has its curve): {'; '.join(each)}."
     )
 
 

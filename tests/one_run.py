@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from replaylab import checkpoint, evaluate, latents, runs, train
+from replaylab import checkpoint, latents, measures, runs, train
 
 PHASES = {
     "batch": (train, "batch_of"),  # in the loader's thread, while a step is computed
     "step": (torch.optim.AdamW, "step"),  # gradients are there, weights half old, half new
     "save": (checkpoint, "_sync"),  # files are written and not yet renamed
     "prune": (shutil, "rmtree"),  # the new checkpoint is there, old ones are being removed
-    "evaluation": (evaluate, "measure"),  # some domains are measured
+    "evaluation": (measures, "measure"),  # some domains are measured
     "encode": (latents.TinyWan, "encode"),  # some latents are there
     "finish": (runs, "_save_transformer"),  # trained and measured, not yet written down
 }

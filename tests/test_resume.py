@@ -95,7 +95,11 @@ def assert_same(whole: Path, killed: Path) -> None:
         assert tensors and tensors.keys() == groups[1][group].keys()
         assert all(torch.equal(tensors[key], groups[1][group][key]) for key in tensors), group
     samples = [
-        {file.name: file.read_bytes() for file in (folder / "samples").iterdir()}
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in (folder / "samples").rglob("*")
+            if path.is_file()
+        }
         for folder in (whole, killed)
     ]
     assert samples[0] and samples[0] == samples[1]

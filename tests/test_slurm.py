@@ -121,7 +121,14 @@ def assert_same(run: RunSpec, one: Path, other: Path) -> None:
     ]
     assert len(logs[0]) == run.training.steps
     assert [{**line, "seconds": 0} for line in logs[0]] == [{**line, "seconds": 0} for line in logs[1]]
-    clips = [{file.name: file.read_bytes() for file in (folder / "samples").iterdir()} for folder in folders]
+    clips = [
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in (folder / "samples").rglob("*")
+            if path.is_file()
+        }
+        for folder in folders
+    ]
     assert clips[0] and clips[0] == clips[1]
 
 
