@@ -287,15 +287,15 @@ def _clips(
 def _trace_of_root(factor_a: Features, factor_b: Features, full_rank: bool) -> float:
     """tr (A B)^(1/2) for A = Fa'Fa, B = Fb'Fb, without the root of a matrix.
 
-    The eigenvalues of A B are those of the symmetric L'A L with B = L L', which LAPACK finds without forming A B; that
-    needs a positive definite B. They are also the squared singular values of Fa Fb', which is smaller where vectors
-    are few, and needs nothing (Mathiasen & Hvilshøj 2020, arXiv 2009.14075).
+    The eigenvalues of A B are those of the symmetric (Fa L)'(Fa L) with B = L L', which needs a positive definite B. They
+    are also the squared singular values of Fa Fb', which is smaller where vectors are few, and needs nothing
+    (Mathiasen & Hvilshøj 2020, arXiv 2009.14075).
     """
     if full_rank:
         try:
-            squared = scipy.linalg.eigvalsh(
-                factor_a.T @ factor_a, factor_b.T @ factor_b, type=2, check_finite=False
-            )
+            lower = scipy.linalg.cholesky(factor_b.T @ factor_b, lower=True, check_finite=False)
+            product = scipy.linalg.blas.dtrmm(1.0, lower, factor_a.T, lower=1, trans_a=1)  # L'Fa'
+            squared = np.linalg.eigvalsh(product @ product.T)
             return float(np.sqrt(np.maximum(squared, 0)).sum())
         except np.linalg.LinAlgError:  # a feature that never varies, or follows from others
             pass
