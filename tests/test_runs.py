@@ -61,9 +61,9 @@ def test_every_way_of_fine_tuning_goes_through_to_its_rows(name, swept):
         assert sum(map(torch.Tensor.numel, adapters.values())) < 0.4 * sum(
             map(torch.Tensor.numel, base.values())
         )
-        assert np.allclose(
-            runs.evaluate_again(folder, swept.store)["value"], rows["value"], atol=1e-2, equal_nan=True
-        )
+        again = runs.evaluate_again(folder, swept.store)["value"]
+        # on disk are twelve binary digits
+        assert np.allclose(again, rows["value"], rtol=2**-11, atol=1e-2, equal_nan=True)
 
 
 def clips_of(swept, **changes):
