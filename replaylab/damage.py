@@ -41,6 +41,7 @@ from replaylab.spec import (
     generator,
     weights_digest,
 )
+from replaylab.trajectories import CELLS, cells
 
 if TYPE_CHECKING:
     from replaylab.grounds import Ground
@@ -94,7 +95,6 @@ SEEN = 3.0
 PSEUDO = "_pseudo"
 PARTS = 8  # that clips are left out in, to learn the error of a measure of all boxes together
 GIVEN_FRAMES = 3  # `models.CONTEXT_FRAMES`, whose room imports torch
-CELLS = 4  # a side of the image: where an agent is decides what the mean motion is
 AWAY_M = 50.0  # behind the camera: where a removed agent goes
 
 
@@ -273,6 +273,7 @@ def damaged(damage: Damage, ground: Ground, world: WorldSpec, mean_m_s: Floats) 
     ValueError, with the valid ones, for a kind that does not exist.
     """
     from replaylab import evaluate
+    from replaylab.worlds import scene_of
 
     name, grade, frames = damage.name, damage.grade, ground.frames
     if name not in KINDS:
@@ -346,17 +347,6 @@ def shuffled(frames: Frames, rng: np.random.Generator) -> Frames:
 
 
 # -------------------------------------------------------------------------- scenes: `first` is the first future frame
-def scene_of(world: WorldSpec, split: str, number: int) -> Scene:
-    """The scene that a video of a driving domain shows, as `worlds.render_video` draws it."""
-    from replaylab import worlds
-
-    look, motion = (
-        generator(world.seed, f"{world.world} {what} {split}", number)
-        for what in (f"{world.look} look", f"{world.motion} motion")
-    )
-    return worlds.WORLDS[world.world].draw(world, look, motion, number)
-
-
 def rendered(scene: Scene, size_px: int, frames_per_second: float) -> Frames:
     """A scene's frames (T, H, W, 3), written as H.264 and read back as those of every domain are."""
     from replaylab.clips import decode
@@ -483,12 +473,6 @@ def velocity_field(tracks: pd.DataFrame, size_px: int, frames_per_second: float)
     for at in set(zip(row.tolist(), column.tolist(), strict=True)):
         field[at] = speeds[(row == at[0]) & (column == at[1])].mean(axis=0)
     return field
-
-
-def cells(points_px: Floats, size_px: int) -> NDArray[np.int64]:
-    """Column and row (n, 2) of the cell in which each point lies; those outside, or nowhere, count to an edge."""
-    known = np.nan_to_num(np.asarray(points_px, dtype=float))
-    return np.clip(np.floor(known / size_px * CELLS), 0, CELLS - 1).astype(np.int64)
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers

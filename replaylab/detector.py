@@ -20,9 +20,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -37,6 +34,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from replaylab import dynamics
+from replaylab.domain import write_folder
 from replaylab.progress import say, track
 
 SHIPPED = Path(__file__).parent / "weights" / "detector"
@@ -518,24 +516,15 @@ def _best_threshold(model: Detector, frames: NDArray[np.uint8], truth: list[Boxe
 
 
 def _write(model: Detector, facts: dict[str, Any], folder: Path) -> None:
-    """Into a folder beside it first, then in its place, so that nobody ever reads half a detector."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        os.chmod(fresh, 0o755)
+    def fill(fresh: Path) -> None:
         save_file(
             {n: v.contiguous().clone() for n, v in model.state_dict().items()}, fresh / "model.safetensors"
         )
         written = {"detector": asdict(model.config), "training": facts}
         (fresh / "config.json").write_text(json.dumps(written, indent=2) + "\n")
         (fresh / "README.md").write_text(_card(model, facts))
-        aside = fresh.with_name(fresh.name + "-old")
-        if folder.exists():
-            os.replace(folder, aside)
-        os.replace(fresh, folder)
-        shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+
+    write_folder(folder, fill)
 
 
 def _card(model: Detector, facts: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -206,7 +207,8 @@ def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike, n_min: in
     size, each, d = clips.shape
     a, b = _rows(clips.reshape(-1, d), "features_a"), _rows(features_b, "features_b")
     _same_length("features_a", d, "features_b", b.shape[1])
-    whole = kernel_distance(a, b, n_min)
+    _enough(len(a), "features_a", n_min)
+    _enough(len(b), "features_b", n_min)
     m = len(b)
     within_b = (_kernel_sum(b, b) - _kernel_diagonal(b)) / (m * (m - 1))
     to_all, to_own, to_b = np.empty((3, size))
@@ -214,9 +216,14 @@ def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike, n_min: in
         to_all[number], to_own[number] = _kernel_sum(clip, a), _kernel_sum(clip, clip)
         to_b[number] = _kernel_sum(clip, b)
     diagonal = np.array([_kernel_diagonal(clip) for clip in clips])
-    n = (size - 1) * each
-    pairs = to_all.sum() - diagonal.sum() - 2 * (to_all - diagonal) + (to_own - diagonal)
-    without = pairs / (n * (n - 1)) + within_b - 2 * (to_b.sum() - to_b) / (n * m)
+
+    def distance(pairs: Any, to_others: Any, n: int) -> Any:
+        return pairs / (n * (n - 1)) + within_b - 2 * to_others / (n * m)
+
+    pairs = to_all.sum() - diagonal.sum()
+    whole = distance(pairs, to_b.sum(), size * each)
+    left = pairs - 2 * (to_all - diagonal) + (to_own - diagonal)
+    without = distance(left, to_b.sum() - to_b, (size - 1) * each)
     return np.asarray(size * whole - (size - 1) * without)
 
 

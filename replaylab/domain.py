@@ -17,8 +17,10 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -153,6 +155,22 @@ def write_atomically(path: Path, write: Any) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """`fill(fresh)` beside the folder, then in its place: nobody ever reads half of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        fresh.chmod(0o755)
+        fill(fresh)
+        aside = fresh.with_name(fresh.name + "-old")
+        if folder.exists():
+            folder.replace(aside)
+        fresh.replace(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 @contextmanager

@@ -47,6 +47,7 @@ def evaluate(
     thoroughly.
     """
     model.transformer.eval()
+    chosen = records.gallery_clips(gallery[0]) if gallery else {}
     parts = []
     for ground in grounds.prepare(spec, home, at_the_end):
         rows: list[pd.DataFrame] = []
@@ -55,9 +56,7 @@ def evaluate(
                 continue
             measured = measures.measure(ground, made, spec.miss_cap_px, drawn, at_the_end)
             if gallery is not None and not rows:
-                _keep(
-                    gallery[1], ground, made, measured, records.gallery_clips(gallery[0]).get(ground.name, {})
-                )
+                _keep(gallery[1], ground, made, measured, chosen.get(ground.name, {}))
             rows.append(measured.rows)
         losses = _denoising(model, ground, spec.noise_seed) if at_the_end else pd.DataFrame()
         parts += [_over_futures(rows), losses] if rows else []

@@ -25,13 +25,13 @@ from replaylab.domain import Domain
 from replaylab.fidelity import Seen
 from replaylab.models import CLIP_FRAMES, CONTEXT_FRAMES, TinyWan
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, weights_digest
+from replaylab.trajectories import CELLS, cells
 
 Frames = NDArray[np.uint8]
 Boxes = Sequence[Sequence[NDArray[np.floating]]]  # N clips x T frames
 DRIVING = ("traffic", "country")  # worlds whose agents the detector knows
 LEAST_TURN_RAD_S = np.deg2rad(1)
 FOLLOWED_PX = 10.0  # from a context frame to the next: who went further is not known again
-CELLS = 4  # a side: where an agent starts decides which mean motion it is compared with
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class MeanMotion:
 
     def of(self, frame: NDArray[np.int64], start_px: NDArray[np.float64]) -> NDArray[np.float64]:
         """Displacements (n, 2) for future frames (n,) and centres in the last context frame (n, 2), in px."""
-        column, row = _cells(start_px, self.size_px).T
+        column, row = cells(start_px, self.size_px).T
         return self.field_px[frame, row, column]
 
     @classmethod
@@ -147,7 +147,7 @@ class MeanMotion:
                 now = dynamics.centres(boxes_of(table))
                 parts += [
                     (frame, *cell, *moved)
-                    for cell, moved in zip(_cells(then, size_px), now - then, strict=True)
+                    for cell, moved in zip(cells(then, size_px), now - then, strict=True)
                 ]
         if not parts:
             raise ValueError("mean motion: no eligible agent is there from the last context frame on")
@@ -159,11 +159,6 @@ class MeanMotion:
             field[int(frame), int(row), int(column)] = found
         everywhere = moves.groupby("frame")[["x", "y"]].mean().reindex(range(len(field))).to_numpy()
         return cls(size_px, np.where(np.isnan(field), everywhere[:, None, None], field))
-
-
-def _cells(points_px: NDArray[np.float64], size_px: int) -> NDArray[np.int64]:
-    """Column and row (n, 2) of the cell that each point lies in; those outside count to the edge."""
-    return np.clip(np.floor(points_px / size_px * CELLS).astype(np.int64), 0, CELLS - 1)
 
 
 def prepare(spec: EvaluationSpec, home: Path, at_the_end: bool = False) -> list[Ground]:

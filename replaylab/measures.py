@@ -69,8 +69,10 @@ def measure(
     whole = [_row(distance) for distance in _feature_distances(ground, seen)]
     parts = [rows_of_clips(ground, clips), _named(ground, pd.DataFrame(whole))]
     if ground.drives:
-        parts.append(measure_found(ground, seen.found, miss_cap_px))
-        parts.append(rows_of_clips(ground, _motion(ground, frames, seen.found, miss_cap_px, thoroughly)))
+        errors = _errors(ground, seen.found, miss_cap_px)
+        parts.append(_agents(ground, seen.found, errors))
+        motions = _motion(ground, frames, seen.found, errors, miss_cap_px if thoroughly else None)
+        parts.append(rows_of_clips(ground, motions))
     else:
         parts.append(rows_of_clips(ground, _flow_errors(ground, frames)))
     return Measured(pd.concat(parts, ignore_index=True), seen.found)
@@ -87,19 +89,19 @@ def look(frames: Frames, drives: bool = True) -> Look:
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
-def _pictures(ground: Ground, frames: Frames, look: Look, drawn: torch.Tensor) -> list[Values]:
+def _pictures(ground: Ground, frames: Frames, seen: Look, drawn: torch.Tensor) -> list[Values]:
     """What is seen of each clip beside the true one; and what it adds to the kernel distances."""
     future, true = frames[:, CONTEXT_FRAMES:], ground.frames[:, CONTEXT_FRAMES:]
     count = future.shape[1]
-    by_clip = look.frames.features.reshape(len(frames), count, -1)
+    by_clip = seen.frames.features.reshape(len(frames), count, -1)
     more: dict[str, Any] = {
-        "effnet_perceptual": fidelity.perceptual(look.frames, ground.seen).reshape(-1, count).mean(1),
+        "effnet_perceptual": fidelity.perceptual(seen.frames, ground.seen).reshape(-1, count).mean(1),
         "latent_mse": (drawn.cpu() - ground.latents)[:, :, CONTEXT_FRAMES:].square().mean((1, 2, 3, 4)),
         "effnet_kd_pseudo": distances.kernel_pseudo_values(by_clip, ground.reference_features),
     }
     if _enough_videos(ground):
         more["video_kd_pseudo"] = distances.kernel_pseudo_values(
-            look.videos[:, None], ground.reference_videos
+            seen.videos[:, None], ground.reference_videos
         )
     clips = []
     for number in range(len(frames)):
@@ -114,25 +116,25 @@ def _enough_videos(ground: Ground) -> bool:
     return min(len(ground.clips), len(ground.reference_names)) >= distances.N_MIN
 
 
-def _feature_distances(ground: Ground, look: Look) -> list[Distance]:
+def _feature_distances(ground: Ground, seen: Look) -> list[Distance]:
     """Fréchet and kernel distances to real clips of other scenes, of single frames and of whole futures.
 
     Those of fewer vectors than `distances.N_MIN` are left out: small presets have none of whole futures.
     """
     scenes = [clip.scene for clip in ground.clips]
-    made, real = look.frames.features, ground.reference_features
+    made, real = seen.frames.features, ground.reference_features
     sets: list[tuple[str, Any, Any, Extractor]] = [(
         "effnet", made.reshape(len(scenes), -1, made.shape[1]),
         real.reshape(len(ground.reference_names), -1, real.shape[1]), fidelity.EXTRACTOR,
     )]  # fmt: skip
     if _enough_videos(ground):
-        sets.append(("video", look.videos, ground.reference_videos, videonet.extractor()))
+        sets.append(("video", seen.videos, ground.reference_videos, videonet.extractor()))
     return [
         distances.between(
-            f"{kind}_{name}", of, made, real, extractor, names=(f"{ground.name}, made", f"{ground.name}, real"),
+            f"{kind}_{name}", of, a, b, extractor, names=(f"{ground.name}, made", f"{ground.name}, real"),
             clips_a=scenes, clips_b=ground.reference_names,
         )
-        for kind, made, real, extractor in sets
+        for kind, a, b, extractor in sets
         for name, of in DISTANCES.items()
     ]  # fmt: skip
 
@@ -140,18 +142,29 @@ def _feature_distances(ground: Ground, look: Look) -> list[Distance]:
 # -------------------------------------------------------------------------------------------------------------- agents
 def measure_found(ground: Ground, found: Boxes, miss_cap_px: float) -> pd.DataFrame:
     """Rows of all that boxes (N x future frames, with scores) say about the agents."""
+    return _agents(ground, found, _errors(ground, found, miss_cap_px))
+
+
+def _errors(ground: Ground, found: Boxes, miss_cap_px: float) -> list[AgentErrors]:
+    """Each clip's agents matched with the boxes, once for all measures."""
+    return [
+        dynamics.agent_errors(*agents, boxes, miss_cap_px=miss_cap_px)
+        for agents, boxes in zip(ground.future_agents, found, strict=True)
+    ]
+
+
+def _agents(ground: Ground, found: Boxes, errors: list[AgentErrors]) -> pd.DataFrame:
     clips, moved = [], []
-    for number, (boxes, agents, eligible) in enumerate(ground.future_agents):
-        errors = dynamics.agent_errors(boxes, agents, eligible, found[number], miss_cap_px=miss_cap_px)
+    for number, (boxes, _, eligible) in enumerate(ground.future_agents):
         clips.append({
-            **_accuracy(errors),
+            **_accuracy(errors[number]),
             **trajectories.clip_measures(
-                errors, ground.cameras[number, CONTEXT_FRAMES:], ground.frames.shape[2], cap_m=MISS_CAP_M
+                errors[number], ground.cameras[number, CONTEXT_FRAMES:], ground.frames.shape[2], cap_m=MISS_CAP_M
             ),
             "nta_iou": detections.nta_iou(boxes, eligible, found[number], gate_px=NTA_GATE_PX),
         })  # fmt: skip
         last = ground.truth[number][CONTEXT_FRAMES - 1]
-        moved.append(trajectories.displacements(errors, boxes_of(last), last["agent"].to_numpy()))
+        moved.append(trajectories.displacements(errors[number], boxes_of(last), last["agent"].to_numpy()))
     whole = {**_of_displacements(ground, moved), "average_precision_iou50": _precision(ground, found)}
     rows = [{"measure": name, "value": value, "n": n} for name, (value, n) in whole.items()]
     return pd.concat([rows_of_clips(ground, clips), _named(ground, pd.DataFrame(rows))], ignore_index=True)
@@ -189,9 +202,11 @@ def _precision(ground: Ground, found: Boxes) -> Counted:
 
 # -------------------------------------------------------------------------------------------------------------- motion
 def _motion(
-    ground: Ground, frames: Frames, found: Boxes, miss_cap_px: float, thoroughly: bool
+    ground: Ground, frames: Frames, found: Boxes, errors: list[AgentErrors], miss_cap_px: float | None
 ) -> list[Values]:
-    """What pixels alone say of each clip: background, agents without it, ego car, and agents by a second tracker."""
+    """What pixels alone say of each clip: background and agents without it; and, where a cap is given for the agents that
+    it loses, the second tracker, with the ego car's motion.
+    """
     last, clips = CONTEXT_FRAMES - 1, []
     for number, truth in enumerate(ground.truth):
         made, true = frames[number, last:], ground.frames[number, last:]
@@ -205,18 +220,16 @@ def _motion(
         hidden = [start, *(np.concatenate([b, f[:, :4]]) for b, f in zip(boxes, found[number], strict=True))]
         mask = motion.background(true, hidden)
         flow, true_flow = motion.flow(made), ground.flows[number]
-        errors = dynamics.agent_errors(boxes, agents, eligible, found[number], miss_cap_px=miss_cap_px)
         values = {
             "background_flow_error_px": motion.background_flow_error_px(flow, true_flow, mask),
             "residual_agent_error_px": motion.residual_agent_error_px(
-                errors,
+                errors[number],
                 start,
                 ids,
-                motion.dominant_motion(flow, mask),
-                motion.dominant_motion(true_flow, mask),
+                *(motion.dominant_motion(each, mask) for each in (flow, true_flow)),
             ),
         }
-        if thoroughly:
+        if miss_cap_px is not None:
             ego = motion.ego_motion(made, ground.cameras[number, last:], hidden, ground.frames_per_second)
             values |= motion.ego_errors(ego, ground.ego[number, last:], ground.frames_per_second)
             if not ground.turns:

@@ -55,7 +55,7 @@ def check_store(store: Path) -> None:
     try:
         store.mkdir(parents=True, exist_ok=True)
         write_atomically(store / ".writable", lambda path: path.write_text(""))
-        (store / ".writable").unlink()
+        (store / ".writable").unlink(missing_ok=True)  # another sweep may have been as quick
     except OSError as error:
         raise PermissionError(
             f"store {store} cannot be written ({error.strerror}); name another: -p store FOLDER or --store FOLDER"

@@ -64,7 +64,7 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
                 records.write_rows(path, _named(rows, spec, step))
 
     train.fit(
-        model, sources, mixture, spec.training, spec.seed, folder, _title(spec), machine=machine, place=place,
+        model, sources, mixture, spec.training, spec.seed, folder, spec.title, machine=machine, place=place,
         remedy=spec.remedy, known=_known(model, spec, store), evaluate_at=spec.evaluate_at, evaluate=evaluate_now,
     )  # fmt: skip
     weights = train.whole_weights(model)
@@ -174,12 +174,12 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     measured = _timed(lambda: measures.look(frames)) / len(frames)
     sampled = step / 3 / size * evaluation.sampler_steps  # a step goes forwards once, backwards twice
     all_worlds = (*evaluation.domains, *evaluation.at_the_end)
-    of_a_run = len(spec.evaluate_at) * len(evaluation.domains) + len(evaluation.at_the_end)
+    of_runs = sum(
+        len(run.evaluate_at) * len(evaluation.domains) + len(evaluation.at_the_end) for run in missing
+    )
     bases = {ReferenceSpec.of(run) for run in missing}
     floors = MODELS_OF_REFERENCES * sum(not records.is_done(references, store) for references in bases)
-    clips_measured = evaluation.clips * (
-        len(missing) * of_a_run * evaluation.futures + floors * len(all_worlds)
-    )
+    clips_measured = evaluation.clips * (of_runs * evaluation.futures + floors * len(all_worlds))
     worlds_needed = {
         *all_worlds,
         *(world for run in missing for world in (run.target, *run.replay.domains)),
@@ -232,8 +232,3 @@ def _latents(model: TinyWan, world: WorldSpec, store: Path) -> Any:
     chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
     key = weights_digest(WEIGHTS / "base" / "vae")
     return latents.encoded(model, domain, "train", chosen, store / "latents", key)
-
-
-def _title(spec: RunSpec) -> str:
-    kind = f"{spec.replay.name} " if spec.replay.name else ""
-    return f"{spec.target.name}, {kind}replay {spec.replay.fraction:.0%}, seed {spec.seed}"

@@ -87,9 +87,7 @@ class EvaluationSpec(Described):
     next `reference_clips`, are what distances are taken to.
     """
 
-    domains: tuple[
-        WorldSpec, ...
-    ]  # first the target's ordinary driving, whose mean motion others are compared with
+    domains: tuple[WorldSpec, ...]  # first ordinary driving in the target's look: others meet its mean motion
     split: str
     clips: int
     reference_clips: int
@@ -97,7 +95,7 @@ class EvaluationSpec(Described):
     futures: int = 1  # drawn of each clip: its measures are means over them, beside the ADE of the best
     sampler_steps: int = 8
     precision: str = (
-        "fp32"  # in which futures are drawn: fp32 | bf16, twice as quick where the processor has it
+        "fp32"  # in which futures are drawn: fp32, or bf16, twice as quick where there is hardware
     )
     miss_cap_px: float = 16.0  # what an agent that is not found costs; no error counts for more
     noise_seed: int = 0
@@ -255,6 +253,12 @@ class RunSpec(Described):
     @property
     def run_id(self) -> str:
         return digest(self)
+
+    @property
+    def title(self) -> str:
+        """For people: such as "driving, near replay 25 %, seed 0"."""
+        kind = f"{self.replay.name} " if self.replay.name else ""
+        return f"{self.target.name}, {kind}replay {100 * self.replay.fraction:g} %, seed {self.seed}"
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> RunSpec:

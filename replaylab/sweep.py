@@ -23,13 +23,8 @@ from replaylab.progress import duration, say
 from replaylab.spec import PRESETS, MachineSpec, RunSpec, grid
 
 CLUSTERS = ("inline", "local", "slurm")
-PUBLISHED = (
-    "pilot",
-    "pilot-diverse",
-    "published",
-    "dose",
-    "dose-between",
-)  # presets whose runs are in the repository
+# presets whose runs are in the repository
+PUBLISHED = ("pilot", "pilot-diverse", "published", "dose", "dose-between")
 LANDMARK = "03_replay_sweep.ipynb"
 
 
@@ -84,7 +79,7 @@ def run(
         say(f"{counted}{len(missing)} are for jobs ({cluster})")
         jobs.submit(missing, home, machine, cluster, settings)
         back = _to_come_back(preset, replay_fractions, seeds, cluster, home, budget, cluster_file)
-        failed = watching.watch(specs, home, _title, back)
+        failed = watching.watch(specs, home, back)
         trained = {spec.run_id for spec in missing}
     else:
         say(f"all {len(specs)} runs are in {home}: trained nothing")
@@ -176,28 +171,12 @@ def _under_way(missing: list[RunSpec], store: Path) -> dict[str, str]:
     }
 
 
-def _title(spec: RunSpec) -> str:
-    kind = f"{spec.replay.name} " if spec.replay.name else ""
-    return f"{spec.target.name}, {kind}replay {100 * spec.replay.fraction:g} %, seed {spec.seed}"
-
-
 def _to_come_back(
     preset: str, replay_fractions: list[float] | None, seeds: list[int] | None, cluster: str, store: Path, budget: str,
     cluster_file: str | Path,
 ) -> str:  # fmt: skip
     """The command that is the same call."""
-    words = [
-        "python",
-        "-m",
-        "replaylab",
-        "sweep",
-        "--preset",
-        preset,
-        "--cluster",
-        cluster,
-        "--store",
-        str(store),
-    ]
+    words = [*f"python -m replaylab sweep --preset {preset} --cluster {cluster} --store".split(), str(store)]
     for option, values in (("--replay-fractions", replay_fractions), ("--seeds", seeds)):
         words += [option, *(f"{value:g}" for value in values)] if values else []
     words += ["--budget", budget] if budget != "steps" else []

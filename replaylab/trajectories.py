@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from replaylab import dynamics
 from replaylab.dynamics import AgentErrors, Counted, FloatArray, IntArray, centres, mean
 
+CELLS = 4  # a side of the image: where an agent is decides which mean motion it is compared with
 LEAST_SIDE_PX = 1.0  # sides are not compared below this: a box without an area has no logarithm
 
 
@@ -213,6 +214,12 @@ def pull_towards(true_px: ArrayLike, predicted_px: ArrayLike, mean_px: ArrayLike
     way = aim - true
     whole = float((way**2).sum())
     return Counted(float((way * (predicted - true)).sum() / whole) if whole > 0 else float("nan"), len(true))
+
+
+def cells(points_px: ArrayLike, size_px: int) -> IntArray:
+    """Column and row (n, 2) of the cell in which each point (n, 2) lies; those outside, or nowhere, count to an edge."""
+    known = np.nan_to_num(np.asarray(points_px, dtype=np.float64))
+    return np.clip(np.floor(known / size_px * CELLS), 0, CELLS - 1).astype(np.int64)
 
 
 def over_samples(ade_px: ArrayLike) -> tuple[FloatArray, FloatArray]:

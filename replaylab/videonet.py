@@ -20,9 +20,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -37,7 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 from replaylab import clips as clips_room
 from replaylab import motion
 from replaylab.distances import Extractor, frechet_distance, kernel_distance
-from replaylab.domain import Domain, sha256
+from replaylab.domain import Domain, sha256, write_folder
 from replaylab.progress import say, track
 from replaylab.spec import WEIGHTS, generator, torch_seed
 
@@ -573,25 +570,16 @@ def _damaged(clips: Clips) -> dict[str, Clips]:
 
 
 def _write(network: nn.ModuleDict, kinds: list[str], facts: dict[str, Any], folder: Path) -> None:
-    """Into a folder beside it first, then in its place, so that nobody ever reads half a network."""
     from safetensors.torch import save_file
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        os.chmod(fresh, 0o755)
+    def fill(fresh: Path) -> None:
         weights = fresh / "model.safetensors"
         save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
         config = {"weights_sha256": sha256(weights), "kinds": kinds, "training": facts}
         (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         (fresh / "README.md").write_text(_card(network, config))
-        aside = fresh.with_name(fresh.name + "-old")
-        if folder.exists():
-            os.replace(folder, aside)
-        os.replace(fresh, folder)
-        shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+
+    write_folder(folder, fill)
 
 
 def _card(network: nn.ModuleDict, config: dict[str, Any]) -> str:

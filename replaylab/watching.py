@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -25,9 +25,7 @@ SECONDS_BETWEEN_QUESTIONS = (2.0, 20.0)  # to SLURM: at first, and after some mi
 SECONDS_OF_GRACE = 6.0  # from when a job is gone until its files must be here (network file systems lag)
 
 
-def watch(
-    specs: Sequence[RunSpec], store: Path, name: Callable[[RunSpec], str], how_back: str
-) -> dict[str, str]:
+def watch(specs: Sequence[RunSpec], store: Path, how_back: str) -> dict[str, str]:
     """Show all runs until each is finished or has failed; returns run id -> why it failed, with the path of its log.
 
     Ctrl-C leaves the jobs alone, says how to come back, and goes on as KeyboardInterrupt.
@@ -37,7 +35,7 @@ def watch(
     try:
         while True:
             found = looks.look()
-            board.show({name(spec): found[spec.run_id] for spec in specs})
+            board.show({spec.title: found[spec.run_id] for spec in specs})
             if all(state in ("done", "failed") for state, _ in found.values()):
                 break
             time.sleep(SECONDS_BETWEEN_LOOKS)

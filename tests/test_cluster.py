@@ -217,7 +217,7 @@ def test_before_the_first_line_nothing_is_said_of_it(tmp_path):
 def test_a_job_that_is_gone_without_a_word_is_a_failure_with_its_log(tmp_path, monkeypatch):
     monkeypatch.setattr(watching, "SECONDS_OF_GRACE", 0.0)
     Job("local", "999999999", socket.gethostname(), "2026-01-01T00:00:00+00:00").keep(SPEC, tmp_path)
-    failed = watching.watch([SPEC], tmp_path, lambda spec: spec.run_id, "come back")
+    failed = watching.watch([SPEC], tmp_path, "come back")
     assert failed[SPEC.run_id] == (
         f"process 999999999 on {socket.gethostname()} ended before it could say why "
         f"(log: {tmp_path}/jobs/999999999_0_log.err)"
@@ -234,9 +234,9 @@ def test_ctrl_c_leaves_jobs_and_says_how_to_come_back(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupt))
     with pytest.raises(KeyboardInterrupt):
-        watching.watch([SPEC], tmp_path, lambda spec: "a run", "do this")
+        watching.watch([SPEC], tmp_path, "do this")
     said = capsys.readouterr().err
-    assert "a run: running, step 3/4, loss 0.5\n" in said
+    assert f"{SPEC.title}: running, step 3/4, loss 0.5\n" in said
     assert "1 jobs go on without this process" in said and "do this" in said and "scancel 12" in said
 
 
@@ -351,7 +351,7 @@ def test_told_to_leave_outside_of_the_steps_a_job_does_and_is_started_again(
     out = job.log(store).with_suffix(".out")
     wait_for("the new start", lambda: out.read_text().count("Starting with") == 2, 250)
     gate.unlink()
-    failed = watching.watch([SPEC], store, lambda spec: spec.run_id, "")
+    failed = watching.watch([SPEC], store, "")
     assert not failed
     again = sweep.run("smoke", [0.5], store=store)
     whole = swept.rows[swept.rows["run"] == SPEC.run_id].reset_index(drop=True)

@@ -35,7 +35,9 @@ needs_networks = pytest.mark.skipif(not (WEIGHTS / "videonet").is_dir(), reason=
 
 @pytest.fixture(scope="module", params=range(6))
 def scene(request: pytest.FixtureRequest) -> Any:
-    return damage.scene_of(WORLD, "dev", request.param)
+    from replaylab import worlds
+
+    return worlds.scene_of(WORLD, "dev", request.param)
 
 
 def centres(scene: Any, frame: int) -> np.ndarray:
@@ -122,11 +124,10 @@ def test_the_mean_velocity_is_of_the_cell_and_where_that_is_empty_of_all() -> No
     assert field[3, 0] == pytest.approx([2, -4])
 
 
-def test_a_mean_is_taken_in_the_cells_of_the_measure_of_pull() -> None:
-    from replaylab import grounds
+def test_the_future_begins_where_that_of_the_models_does() -> None:
     from replaylab.models import CONTEXT_FRAMES
 
-    assert (damage.CELLS, damage.GIVEN_FRAMES) == (grounds.CELLS, CONTEXT_FRAMES)
+    assert damage.GIVEN_FRAMES == CONTEXT_FRAMES
 
 
 # Pictures and time

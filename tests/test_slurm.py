@@ -132,6 +132,16 @@ def assert_same(run: RunSpec, one: Path, other: Path) -> None:
     assert clips[0] and clips[0] == clips[1]
 
 
+def sweep_words(file: Path, store: Path) -> list[str]:
+    """What comes after `python -m replaylab`."""
+    return [
+        *["sweep", "--preset", "smoke", "--cluster", "slurm", "--cluster-file"],
+        str(file),
+        "--store",
+        str(store),
+    ]
+
+
 def assert_done(table: sweep.Table) -> None:
     assert (table.runs["state"] == "done").all(), table.runs["reason"].tolist()
 
@@ -281,17 +291,7 @@ def test_an_array_is_left_by_its_sweep_and_found_again(slurm, left_alone, tmp_pa
     )  # floors are for a job to make
     file = a_file(tmp_path / "cluster.yaml", account="lab", qos="replay", gpus_per_node=1, memory_gb=1, runs_at_once=2,
                   slurm_comment="tests")  # fmt: skip
-    words = [
-        "sweep",
-        "--preset",
-        "smoke",
-        "--cluster",
-        "slurm",
-        "--cluster-file",
-        str(file),
-        "--store",
-        str(store),
-    ]
+    words = sweep_words(file, store)
     planned = cli(*words, "--dry-run")
     assert planned.returncode == 0 and planned.stdout.count("missing") == 2
     assert "2 would be trained. Estimated:" in planned.stderr and "GPU hours" in planned.stderr
@@ -330,17 +330,7 @@ def test_an_array_is_left_by_its_sweep_and_found_again(slurm, left_alone, tmp_pa
 def test_two_sweeps_at_once_train_each_run_once(slurm, left_alone, tmp_path):
     store = a_store(tmp_path / "two", left_alone)
     file = a_file(tmp_path / "cluster.yaml")
-    words = [
-        "sweep",
-        "--preset",
-        "smoke",
-        "--cluster",
-        "slurm",
-        "--cluster-file",
-        str(file),
-        "--store",
-        str(store),
-    ]
+    words = sweep_words(file, store)
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, "-m", "replaylab", *words], **piped) for _ in range(2)]
     said = [each.communicate(timeout=PATIENCE_SECONDS) for each in both]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -110,6 +111,13 @@ def test_a_run_folder_with_another_spec_is_refused(swept, tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match=r"spec\.json cannot be read"):
         sweep.run("smoke", store=tmp_path)
+
+
+def test_a_store_can_be_looked_at_by_several_at_once(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(records.check_store, tmp_path) for _ in range(200)]:
+            done.result()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_store_that_cannot_be_written_is_named(tmp_path):

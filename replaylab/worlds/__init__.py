@@ -23,7 +23,7 @@ from replaylab.domain import SPLITS, Domain, alone, open_domain, sha256, write_a
 from replaylab.progress import say, track
 from replaylab.spec import WorldSpec, digest, generator
 from replaylab.worlds import country, doom, looks, orbit, physics, traffic
-from replaylab.worlds.stage import Stage, boxes_of, eligible, heading_of, placed, visible_shares
+from replaylab.worlds.stage import Scene, Stage, boxes_of, eligible, heading_of, placed, visible_shares
 
 WORLDS: dict[str, Any] = {  # each with MOTIONS and draw(); doom, which nobody here drew, with render()
     "traffic": traffic,
@@ -165,12 +165,23 @@ def render_video(
 ) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
     """Frames uint8 (T, H, W, 3), track rows and ego rows of one video."""
     check(spec)
-    look_rng = generator(spec.seed, f"{spec.world} {spec.look} look {split}", number)
-    motion_rng = generator(spec.seed, f"{spec.world} {spec.motion} motion {split}", number)
     if spec.world == "doom":
-        return doom.render(spec, split, look_rng, motion_rng)
-    scene = WORLDS[spec.world].draw(spec, look_rng, motion_rng, number)
+        return doom.render(spec, split, *_streams(spec, split, number))
+    scene = scene_of(spec, split, number)
     return Stage.shared(spec.size_px).render(scene), _track_rows(scene, spec.size_px), _ego_rows(scene)
+
+
+def scene_of(spec: WorldSpec, split: str, number: int) -> Scene:
+    """What a video shows, in every world but doom, whose scenes are the game's own."""
+    return WORLDS[spec.world].draw(spec, *_streams(spec, split, number), number)
+
+
+def _streams(spec: WorldSpec, split: str, number: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Of look and of motion: neither touches the other."""
+    look, motion = f"{spec.look} look", f"{spec.motion} motion"
+    return generator(spec.seed, f"{spec.world} {look} {split}", number), generator(
+        spec.seed, f"{spec.world} {motion} {split}", number
+    )
 
 
 def _track_rows(scene: Any, size_px: int) -> list[dict[str, Any]]:
