@@ -4,7 +4,7 @@
 |---|---|
 | l2-sp | pulls every weight towards the base's (Li, Grandvalet and Davoine 2018, arXiv 1802.01483) |
 | ewc | the same, each weight by its diagonal Fisher information (Kirkpatrick et al. 2017, arXiv 1612.00796, eq. 3) |
-| lwf | asks for the base's own predictions on the new clips (Li and Hoiem 2016, arXiv 1606.09282) |
+| lwf | asks for the base's own predictions on the new clips, in the model's loss (Li and Hoiem 2016, arXiv 1606.09282) |
 | wise-ft | averages the weights with the base's (Wortsman et al. 2022, arXiv 2109.01903) |
 | generative replay | replays clips that the base drew (Shin et al. 2017, arXiv 1705.08690): `ReplaySpec.generated` |
 | lower rate | `TrainingSpec.learning_rate` |
@@ -18,16 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from replaylab import sample
-from replaylab.models import CONTEXT_FRAMES, TinyWan
-
-CLIPS_AT_ONCE = 32
+from replaylab.models import Clip, VideoModel, stacked, to_draw
 
 
 class Anchor:
@@ -72,25 +68,13 @@ def importances(loss_of_clip: Callable[[int], Tensor], clips: int, weights: Sequ
     return [total / mean for total in sums]
 
 
-def distillation(velocity: Tensor, velocity_of_base: Tensor, level: Tensor) -> Tensor:
-    """How far predictions (B, C, T, h, w) are from the base's, weighted like the loss: by the noise level squared."""
-    future = slice(CONTEXT_FRAMES, None)
-    return (level * (velocity - velocity_of_base.detach()))[:, :, future].square().mean()
-
-
-def generated(
-    base: TinyWan, clips: Sequence[NDArray[np.float32]], sampler_steps: int, seed: int
-) -> NDArray[np.float32]:
-    """Latents (N, C, T, h, w): the clips' own context frames, and the futures that the base draws for them.
+def generated(base: VideoModel, clips: Sequence[Clip], sampler_steps: int, seed: int) -> Tensor:
+    """Latents (N, C, T, h, w): the clips' own contexts, and the futures that the base draws for them.
 
     The noise of a clip depends on the seed and its number alone.
     """
-    made = []
-    for first in range(0, len(clips), CLIPS_AT_ONCE):
-        numbers = range(first, min(first + CLIPS_AT_ONCE, len(clips)))
-        context = torch.from_numpy(np.stack([clips[number][:, :CONTEXT_FRAMES] for number in numbers]))
-        made.append(sample.futures(base, context, sampler_steps, seed, first).numpy())
-    return np.concatenate(made)
+    latents, known = stacked(clips)
+    return sample.futures(base, to_draw(latents, known), latents.shape[1:], sampler_steps, seed)
 
 
 def early_stop(rows: pd.DataFrame, measure: str, domain: str, patience: int = 1) -> int:

@@ -107,10 +107,12 @@ class Damage(Described):
 
     @property
     def key(self) -> str:
+        """Its name in folders: `blur-2`."""
         return f"{self.name}-{self.grade:g}"
 
 
 def every_damage() -> tuple[Damage, ...]:
+    """All KINDS in all their grades."""
     return tuple(Damage(name, float(grade)) for name, kind in KINDS.items() for grade in kind.grades)
 
 
@@ -124,6 +126,7 @@ class DamageSpec(Described):
 
     @property
     def run_id(self) -> str:
+        """The name of its folder in a store."""
         return f"damage-{digest(self)}"
 
 
@@ -220,6 +223,7 @@ def _measured(
 
     tables, cap = [], evaluation.miss_cap_px
     for ground, world in zip(prepared, evaluation.domains, strict=True):
+        assert isinstance(world, WorldSpec)  # who could say what happens in a folder's videos?
         if damage.name == "constant-velocity":
             found = ground.extrapolated
             tables.append(measures.measure_found(ground, found, cap))
@@ -248,11 +252,7 @@ def _pseudo_values(ground: Ground, found: Any, miss_cap_px: float) -> pd.DataFra
     from replaylab import measures
 
     def of_all(kept: NDArray[np.intp]) -> pd.Series[float]:
-        some = replace(
-            ground, clips=[ground.clips[clip] for clip in kept], truth=[ground.truth[clip] for clip in kept],
-            frames=ground.frames[kept], cameras=ground.cameras[kept], ego=ground.ego[kept], latents=ground.latents[kept],
-        )  # fmt: skip
-        rows = measures.measure_found(some, [found[clip] for clip in kept], miss_cap_px)
+        rows = measures.measure_found(ground.only(kept), [found[clip] for clip in kept], miss_cap_px)
         return rows[rows["video"] == ""].set_index("measure")["value"].astype(float)
 
     clips = np.arange(len(found))

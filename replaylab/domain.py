@@ -1,4 +1,4 @@
-"""What is a folder of videos with known truth? Read it, write it, check it.
+"""What is a folder of videos, and of what is known of them? Read it, write it, check it.
 
 A domain is a folder anyone could make from their own videos:
 
@@ -6,6 +6,8 @@ A domain is a folder anyone could make from their own videos:
     domain.json      name, frame rate, size, licence, how it was made, and a list of the videos with split and checksum
     tracks.parquet   one row a video, frame and agent (columns: TRACK_COLUMNS)
     ego.parquet      one row a video and frame (columns: EGO_COLUMNS)
+
+The tables are there where the truth is known; `size_px` is a square's side, or [height, width].
 
 Decision: `domain.json` is written last, so a folder that has one is whole. A split is a property of a video, and a
 video is a scene: splits are disjoint by scene. Refused: a domain whose files are missing or whose fields are wrong.
@@ -58,7 +60,7 @@ EGO_COLUMNS = {
     "x_m": "metres to the right of where the video begins",
     "y_m": "metres ahead of where the video begins",
     "heading_rad": "positive to the left",
-    "field_of_view_deg": "horizontal and vertical",
+    "field_of_view_deg": "horizontal; of a square image vertical, too",
     "camera_height_m": "above the ground",
     "camera_pitch_rad": "downwards",
     "event": "what happens in the video",
@@ -73,9 +75,27 @@ class Domain:
     folder: Path
     name: str
     frames_per_second: float
-    size_px: int
+    shape_px: int | tuple[int, int]
+    """a square's side, or height and width"""
     videos: pd.DataFrame
     about: dict[str, Any]
+
+    @property
+    def height_px(self) -> int:
+        return self.shape_px if isinstance(self.shape_px, int) else self.shape_px[0]
+
+    @property
+    def width_px(self) -> int:
+        return self.shape_px if isinstance(self.shape_px, int) else self.shape_px[1]
+
+    @property
+    def size_px(self) -> int:
+        """A square's side; raises ValueError, with the folder, where height and width differ."""
+        if self.height_px != self.width_px:
+            raise ValueError(
+                f"{self.folder}: pictures are {self.height_px}x{self.width_px}, and squares are needed here"
+            )
+        return self.height_px
 
     def split(self, split: str) -> pd.DataFrame:
         """The videos of a split; raises ValueError, with the folder, if there are none."""
@@ -86,6 +106,21 @@ class Domain:
                 f"{self.folder}: no clips in split {split!r} of domain {self.name!r}; it has {counts}"
             )
         return chosen
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits of its domain.json, which has the checksum of every video."""
+        return sha256(self.folder / "domain.json")[:12]
+
+    @property
+    def has_tracks(self) -> bool:
+        """Whether it is known where the agents are."""
+        return (self.folder / "tracks.parquet").is_file()
+
+    @property
+    def has_ego(self) -> bool:
+        """Whether it is known where the ego car and its camera are."""
+        return (self.folder / "ego.parquet").is_file()
 
     @cached_property
     def tracks(self) -> pd.DataFrame:
@@ -108,11 +143,12 @@ def open_domain(folder: str | Path) -> Domain:
     for field, kind in (
         ("name", str),
         ("frames_per_second", (int, float)),
-        ("size_px", int),
+        ("size_px", (int, list)),
         ("videos", list),
     ):
         if not isinstance(about.get(field), kind):
             raise ValueError(f"{path}: field {field!r} is missing or of the wrong type")
+    shape_px = _shape_px(path, about["size_px"])
     videos = pd.DataFrame(about.pop("videos"), columns=["file", "split", "scene", "frames", "sha256"])
     wrong = sorted(set(videos["split"]) - set(SPLITS))
     if wrong:
@@ -120,20 +156,27 @@ def open_domain(folder: str | Path) -> Domain:
     shared = videos.groupby("scene")["split"].nunique()
     if (shared > 1).any():
         raise ValueError(f"{path}: scene {shared.idxmax()!r} is in more than one split")
-    return Domain(folder, about["name"], float(about["frames_per_second"]), about["size_px"], videos, about)
+    return Domain(folder, about["name"], float(about["frames_per_second"]), shape_px, videos, about)
 
 
 def write_domain(
-    folder: str | Path, about: dict[str, Any], videos: pd.DataFrame, tracks: pd.DataFrame, ego: pd.DataFrame
+    folder: str | Path,
+    about: dict[str, Any],
+    videos: pd.DataFrame,
+    tracks: pd.DataFrame | None = None,
+    ego: pd.DataFrame | None = None,
 ) -> Domain:
-    """Finish a domain whose videos are already in `folder/videos`; `domain.json` comes last."""
+    """Finish a domain whose videos are already in `folder/videos`; `domain.json` comes last. A table that is not known
+    is not there.
+    """
     folder = Path(folder)
-    write_atomically(
-        folder / "tracks.parquet", lambda path: tracks[list(TRACK_COLUMNS)].to_parquet(path, index=False)
-    )
-    write_atomically(
-        folder / "ego.parquet", lambda path: ego[list(EGO_COLUMNS)].to_parquet(path, index=False)
-    )
+    for name, table, columns in (("tracks", tracks, TRACK_COLUMNS), ("ego", ego, EGO_COLUMNS)):
+        path = folder / f"{name}.parquet"
+        if table is None:
+            path.unlink(missing_ok=True)
+        else:
+            known = table[list(columns)]
+            write_atomically(path, lambda aside, known=known: known.to_parquet(aside, index=False))
     text = json.dumps({**about, "videos": videos.to_dict("records")}, indent=1)
     write_atomically(folder / "domain.json", lambda path: path.write_text(text))
     return open_domain(folder)
@@ -229,6 +272,15 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _shape_px(path: Path, given: Any) -> int | tuple[int, int]:
+    sides = given if isinstance(given, list) else [given]
+    if (isinstance(given, list) and len(given) != 2) or not all(
+        type(side) is int and side > 0 for side in sides
+    ):
+        raise ValueError(f"{path}: field 'size_px' is {given!r}; it is a side in pixels, or [height, width]")
+    return given if isinstance(given, int) else (given[0], given[1])
 
 
 def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:

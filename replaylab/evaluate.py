@@ -16,16 +16,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from replaylab import grounds, measures, parallel, records, sample, worlds
+from replaylab import grounds, measures, records, sample, subjects, worlds
 from replaylab.domain import alone, write_atomically
 from replaylab.dynamics import Counted
 from replaylab.grounds import Frames, Ground
 from replaylab.measures import Measured
-from replaylab.models import CONTEXT_FRAMES, TinyWan
+from replaylab.models import CONTEXT_FRAMES
 from replaylab.parallel import Place
 from replaylab.progress import track
 from replaylab.records import ReferenceSpec
-from replaylab.spec import EvaluationSpec, base_of
+from replaylab.spec import EvaluationSpec
+from replaylab.subjects import Subject
 from replaylab.trajectories import over_samples
 
 GALLERY_PERCENTILES = (5, 50, 95)
@@ -33,54 +34,55 @@ NOISE_LEVELS = (0.25, 0.5, 0.75)  # at which it is measured how well a clip can 
 
 
 def evaluate(
-    model: TinyWan,
+    subject: Subject,
     spec: EvaluationSpec,
     home: Path,
     gallery: tuple[Path, Path] | None = None,
     place: Place = Place(),
     at_the_end: bool = False,
 ) -> pd.DataFrame:
-    """Sample every clip's future with `model` and measure it; rows without the run's own columns.
+    """Sample every clip's future with the subject's model and measure it; rows without the run's own columns.
 
     `gallery` is (the references' folder, which knows the clips to keep; the folder to keep them in). Several ranks share
     the sampling; the leading one measures, and the others' rows are empty. At the end, all domains are measured,
     thoroughly.
     """
-    model.transformer.eval()
+    subject.model.transformer.eval()
     chosen = records.gallery_clips(gallery[0]) if gallery else {}
     parts = []
-    for ground in grounds.prepare(spec, home, at_the_end):
+    for ground in grounds.prepare(spec, home, at_the_end, subject):
         rows: list[pd.DataFrame] = []
-        for made, drawn in _futures(model, ground, spec, place):
+        for made, drawn in _futures(subject, ground, spec, place):
             if not place.leads:
                 continue
             measured = measures.measure(ground, made, spec.miss_cap_px, drawn, at_the_end)
             if gallery is not None and not rows:
                 _keep(gallery[1], ground, made, measured, chosen.get(ground.name, {}))
             rows.append(measured.rows)
-        losses = _denoising(model, ground, spec.noise_seed) if at_the_end else pd.DataFrame()
+        losses = _denoising(subject, ground, spec.noise_seed) if at_the_end else pd.DataFrame()
         parts += [_over_futures(rows), losses] if rows else []
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _futures(
-    model: TinyWan, ground: Ground, spec: EvaluationSpec, place: Place
+    subject: Subject, ground: Ground, spec: EvaluationSpec, place: Place
 ) -> Iterator[tuple[Frames, torch.Tensor]]:
     """Every clip's first future, then every clip's second and so on, as frames and as latents."""
-    device = model.transformer.device.type
+    model, shape = subject.model, ground.latents.shape[1:]
     for number in range(spec.futures):
-        with torch.autocast(device, torch.bfloat16, enabled=spec.precision == "bf16"):
+        first = number * len(ground.clips)
+        with torch.autocast(model.transformer.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
             drawn = sample.futures(
-                model, ground.context, spec.sampler_steps, spec.noise_seed, number * len(ground.clips), place
+                model, ground.to_draw, shape, spec.sampler_steps, spec.noise_seed, first, place
             )
-        yield (model.decode(drawn) if place.leads else ground.frames), drawn
+        yield (subject.decoded(drawn) if place.leads else ground.frames), drawn
 
 
-def _denoising(model: TinyWan, ground: Ground, noise_seed: int) -> pd.DataFrame:
-    """The training loss of each clip at NOISE_LEVELS, with the noise that its first future is drawn from."""
+def _denoising(subject: Subject, ground: Ground, noise_seed: int) -> pd.DataFrame:
+    """The error of denoising each clip at NOISE_LEVELS, with the noise that its first future is drawn from."""
     parts = []
     for level in NOISE_LEVELS:
-        losses = sample.denoising_losses(model, ground.latents, level, noise_seed)
+        losses = sample.denoising_losses(subject.model, ground.latents, ground.to_draw, level, noise_seed)
         values = [{f"denoising_loss_{level:g}": Counted(loss, 1)} for loss in losses]
         parts.append(measures.rows_of_clips(ground, values))
     return pd.concat(parts, ignore_index=True)
@@ -98,28 +100,28 @@ def _over_futures(rows: list[pd.DataFrame]) -> pd.DataFrame:
         return pd.concat([first.assign(value=values.mean(0)), best], ignore_index=True)
 
 
-def references(spec: ReferenceSpec, store: Path) -> Path:
+def references(spec: ReferenceSpec, store: Path, base: Subject | None = None) -> Path:
     """Measure copy-last-frame, real, autoencoder and base, or find them done; returns their folder.
 
-    If another process is measuring them, that one is waited for.
+    If another process is measuring them, that one is waited for. `base`: where it is loaded already.
     """
     folder = records.claim(spec, store)
     if not records.is_done(spec, store):
         with alone(folder):
             if not records.is_done(spec, store):  # by the one that was waited for
-                _measure_references(spec, store, folder)
+                _measure_references(spec, store, folder, base or subjects.load(spec, store))
     return folder
 
 
-def _measure_references(spec: ReferenceSpec, store: Path, folder: Path) -> None:
+def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Subject) -> None:
     started = time.monotonic()
     evaluation = spec.evaluation
-    prepared = grounds.prepare(evaluation, store, at_the_end=True)
+    prepared = grounds.prepare(evaluation, store, at_the_end=True, subject=base)
     shown = {world.name for world in evaluation.domains}
     made_by: dict[str, Callable[[Ground], Frames]] = {
-        "copy-last-frame": lambda ground: copy_last_frame(ground.frames),
+        "copy-last-frame": lambda ground: copy_last_frame(ground.frames, ground.context_frames),
         "real": lambda ground: ground.frames,
-        "autoencoder": lambda ground: autoencoded(ground.frames),
+        "autoencoder": lambda ground: autoencoded(ground.frames, base),
     }
     parts, gallery = [], {}
     for name, make in track(made_by.items(), what="floors", total=len(made_by), unit="models"):
@@ -131,11 +133,10 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path) -> None:
                 gallery[ground.name] = _at_percentiles(measured.rows)
             if name == "real" and ground.name in shown:
                 _keep(folder / "samples" / name, ground, made, measured, gallery[ground.name])
-    for ground in [one for one in prepared if one.drives]:
+    for ground in [one for one in prepared if one.drives and one.context_frames > 1]:  # a velocity takes two
         rows = measures.measure_found(ground, ground.extrapolated, evaluation.miss_cap_px)
         parts.append(rows.assign(model="constant-velocity", step=-1))
     write_atomically(folder / "gallery.json", lambda path: path.write_text(json.dumps(gallery, indent=1)))
-    base = TinyWan.load(base_of(spec.base)).to(parallel.place().device)
     measured_base = evaluate(base, evaluation, store, (folder, folder / "samples" / "base"), at_the_end=True)
     parts.append(measured_base.assign(model="base", step=0))
     rows = pd.concat(parts, ignore_index=True)
@@ -143,42 +144,54 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path) -> None:
     records.finish(folder, rows, seconds=round(time.monotonic() - started, 1))
 
 
-def autoencoded(frames: Frames) -> Frames:
+def autoencoded(frames: Frames, subject: Subject | None = None) -> Frames:
     """Clips (N, T, H, W, 3) through the autoencoder: what a perfect model could show."""
-    return grounds.coder().decode(grounds.coder().encode(frames))
+    subject = subject or subjects.tiny()
+    return subject.decoded(subject.encoded(frames))
 
 
-def copy_last_frame(frames: Frames) -> Frames:
+def copy_last_frame(frames: Frames, context_frames: int = CONTEXT_FRAMES) -> Frames:
     """Clips (N, T, H, W, 3) in which nothing moves after the context."""
     still = frames.copy()
-    still[:, CONTEXT_FRAMES:] = frames[:, CONTEXT_FRAMES - 1 : CONTEXT_FRAMES]
+    still[:, context_frames:] = frames[:, context_frames - 1 : context_frames]
     return still
 
 
 def _at_percentiles(rows: pd.DataFrame) -> dict[str, int]:
-    """The clips (by number) whose agents move least, as most and most: percentiles of copy-last-frame's ADE.
+    """The clips (by number) whose agents move least, as most and most: percentiles of copy-last-frame's ADE, or of its
+    PSNR where there is no agent.
 
     A measure of the clip, not of any arm: every arm shows the same clips.
     """
-    ade = rows.loc[rows["measure"] == "ade_px", "value"].reset_index(drop=True).dropna().sort_values()
-    return {str(at): int(ade.index[round(at / 100 * (len(ade) - 1))]) for at in GALLERY_PERCENTILES}
+    for measure in ("ade_px", "psnr_db"):
+        values = rows.loc[rows["measure"] == measure, "value"].reset_index(drop=True).dropna().sort_values()
+        if len(values):
+            break
+    return {str(at): int(values.index[round(at / 100 * (len(values) - 1))]) for at in GALLERY_PERCENTILES}
 
 
 def _keep(folder: Path, ground: Ground, frames: Frames, measured: Measured, chosen: dict[str, int]) -> None:
     """One mp4 and its boxes for each chosen clip: `<domain>-<percentile>.mp4` and `.json`."""
     for percentile, clip in chosen.items():
         name = folder / f"{ground.name}-{percentile}"
+        future = (
+            measured.found[clip] if ground.drives else [np.zeros((0, 4))] * len(ground.future(frames)[clip])
+        )
         boxes = {
             "video": ground.clips[clip].video,
-            "true": [
-                grounds.boxes_of(table[table["eligible"]]).round(2).tolist() for table in ground.truth[clip]
-            ],
-            "found": [[]] * CONTEXT_FRAMES
-            + [found[:, :4].astype(float).round(2).tolist() for found in measured.found[clip]],
+            "true": [_eligible(table) for table in ground.truth[clip]],
+            "found": [[]] * ground.context_frames
+            + [found[:, :4].astype(float).round(2).tolist() for found in future],
         }
         write_atomically(
-            name.with_suffix(".mp4"), lambda aside, clip=clip: worlds.write_video(aside, frames[clip], 4)
+            name.with_suffix(".mp4"),
+            lambda aside, clip=clip: worlds.write_video(aside, frames[clip], ground.frames_per_second),
         )
         write_atomically(
             name.with_suffix(".json"), lambda aside, boxes=boxes: aside.write_text(json.dumps(boxes))
         )
+
+
+def _eligible(truth: pd.DataFrame) -> list[list[float]]:
+    """The boxes of a frame's agents that count, px."""
+    return grounds.boxes_of(truth[truth["eligible"].astype(bool)]).round(2).tolist()

@@ -34,8 +34,8 @@ from replaylab.spec import RunSpec
 from replaylab.sweep import Table
 
 TRUTH, BASE = "truth", "base"
-GATE_PX = 16.0
-"""Centres at least so far apart are not the same agent, and an agent that is not found costs so much (`miss_cap_px`)."""
+GATE_PX = 16.0  # `miss_cap_px` of the tiny model's evaluations
+MOST_PX = 128, 16000  # height of a frame, and width of all frames side by side (WebP ends at 16383)
 WEBP_QUALITY = 82
 NOTHING = "<p>No sample clips are kept in this store: run the sweep, which keeps some when it evaluates.</p>"
 Boxes = Sequence[Sequence[Sequence[float]]]
@@ -54,11 +54,17 @@ class Shown:
     step: int
     """of fine-tuning; 0 for the truth and the base"""
     frames: NDArray[np.uint8]
-    """(T, H, W, 3); the first CONTEXT_FRAMES are given"""
+    """(T, H, W, 3), small enough for a page; the first `given` are given"""
     true_boxes: Boxes
     """for each frame rows of x0, y0, x1, y1 in px"""
     found_boxes: Boxes
     """the same, as the detector finds them; none in the given frames"""
+    given: int = CONTEXT_FRAMES
+    frames_per_second: float = FRAMES_PER_SECOND
+    gate_px: float = GATE_PX
+    """centres at least so far apart are not the same agent, and an agent that is not found costs so much"""
+    scale: float = 1.0
+    """a px here, in px of the clip"""
 
 
 # --------------------------------------------------------------------------------------------------------- from a store
@@ -112,27 +118,49 @@ def _read(
         for step in steps
     ]
     clips, wanted, shown = records.gallery_clips(references), set(domains), []
+    model, cap_px = table.specs[0].model, table.specs[0].evaluation.miss_cap_px
+    about = (model.context_frames, model.frames_per_second) if model else (CONTEXT_FRAMES, FRAMES_PER_SECOND)
     for domain in [name for name in clips if not wanted or name in wanted]:
         for percentile in clips[domain]:
             for arm, step, folder in folders:
                 if (folder / f"{domain}-{percentile}.mp4").is_file():
                     frames, boxes = records.read_samples(folder, domain, percentile)
-                    shown.append(Shown(domain, percentile, arm, step, frames, boxes["true"], boxes["found"]))
+                    small, scale = _small(frames)
+                    shown.append(Shown(
+                        domain, percentile, arm, step, small, _scaled(boxes["true"], scale), _scaled(boxes["found"], scale),
+                        *about, cap_px / scale, scale,
+                    ))  # fmt: skip
     return shown
 
 
+def _small(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
+    """Frames (T, H, W, 3) that a page can hold, and how many px a px of theirs was."""
+    count, height, width = frames.shape[:3]
+    scale = max(1.0, height / MOST_PX[0], count * width / MOST_PX[1])
+    if scale == 1:
+        return frames, 1.0
+    size = max(1, int(width / scale)), max(1, int(height / scale))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames]), scale
+
+
+def _scaled(boxes: Boxes, scale: float) -> Boxes:
+    if scale == 1:
+        return boxes
+    return [[[side / scale for side in box[:4]] for box in frame] for frame in boxes]
+
+
 # ------------------------------------------------------------------------------------------------------ paths and error
-def true_paths(boxes: Boxes) -> list[list[int | None]]:
+def true_paths(boxes: Boxes, gate_px: float = GATE_PX) -> list[list[int | None]]:
     """Agents over time: for each, the row of its box in every frame, or None where it has none.
 
-    Boxes of neighbouring frames are joined one to one by the distance of their centres; one that is GATE_PX or further
+    Boxes of neighbouring frames are joined one to one by the distance of their centres; one that is gate_px or further
     from every box of the frame before begins a new agent.
     """
     paths: list[list[int | None]] = []
     for frame, now in enumerate(boxes):
         alive = [path for path in paths if path[-1] is not None]
         before = [boxes[frame - 1][path[-1]] for path in alive]  # type: ignore[index]
-        old, new, _ = dynamics.match(before, now, GATE_PX)
+        old, new, _ = dynamics.match(before, now, gate_px)
         for path in paths:
             path.append(None)
         for place, row in zip(old, new, strict=True):
@@ -145,18 +173,20 @@ def true_paths(boxes: Boxes) -> list[list[int | None]]:
 def found_rows(one: Shown) -> list[dict[int, int]]:
     """For each frame, which found box is taken for which true one: as `dynamics.agent_errors` matches them."""
     matched = (
-        dynamics.match(true, found, GATE_PX)
+        dynamics.match(true, found, one.gate_px)
         for true, found in zip(one.true_boxes, one.found_boxes, strict=True)
     )
     return [dict(zip(rows.tolist(), columns.tolist(), strict=True)) for rows, columns, _ in matched]
 
 
 def ade_px(one: Shown) -> float:
-    """Mean error of the true agents of the future frames, in px; one that is not found costs GATE_PX. NaN without any."""
-    true, found = one.true_boxes[CONTEXT_FRAMES:], one.found_boxes[CONTEXT_FRAMES:]
+    """Mean error of the true agents of the future frames, in px of the clip; one that is not found costs the gate. NaN
+    without any.
+    """
+    true, found = one.true_boxes[one.given :], one.found_boxes[one.given :]
     agents = [np.arange(len(boxes)) for boxes in true]
     counts = [np.ones(len(boxes), dtype=np.bool_) for boxes in true]
-    return dynamics.clip_dynamics(true, agents, counts, found, miss_cap_px=GATE_PX).ade_px
+    return one.scale * dynamics.clip_dynamics(true, agents, counts, found, miss_cap_px=one.gate_px).ade_px
 
 
 # ----------------------------------------------------------------------------------------------------------------- HTML
@@ -244,7 +274,7 @@ def _described(one: Shown) -> str:
     """What is seen, for those who do not see it."""
     future = "what then happened" if one.arm == TRUTH else "what the model drew"
     return (
-        f"{_name(one)} ({_note(one)}): {_domain(one.domain)}, {_percentile(one.percentile)}; {CONTEXT_FRAMES} given "
+        f"{_name(one)} ({_note(one)}): {_domain(one.domain)}, {_percentile(one.percentile)}; {one.given} given "
         f"frames, then {future}"
     )
 
@@ -270,9 +300,10 @@ def _sheet(frames: NDArray[np.uint8]) -> str:
 
 def _data(clips: dict[tuple[str, str], list[Shown]], sheets: bool) -> dict[str, Any]:
     """What the script draws; the truth once a clip. Sheets that stand in the page already are left out."""
+    first = next(iter(clips.values()))[0]
     return {
-        "given": CONTEXT_FRAMES,
-        "frames_per_second": FRAMES_PER_SECOND,
+        "given": first.given,
+        "frames_per_second": first.frames_per_second,
         "clips": [
             {
                 "domain": domain, "percentile": percentile, "size": list(versions[0].frames.shape[:3]),
@@ -295,7 +326,7 @@ def _version(one: Shown, sheets: bool) -> dict[str, Any]:
 def _centres_of_true(one: Shown) -> list[Points]:
     return [
         [None if row is None else _centre(one.true_boxes[frame][row]) for frame, row in enumerate(path)]
-        for path in true_paths(one.true_boxes)
+        for path in true_paths(one.true_boxes, one.gate_px)
     ]
 
 
@@ -309,7 +340,7 @@ def _centres_of_found(one: Shown) -> list[Points]:
             else None
             for frame, row in enumerate(path)
         ]
-        for path in true_paths(one.true_boxes)
+        for path in true_paths(one.true_boxes, one.gate_px)
     ]
 
 

@@ -63,14 +63,13 @@ def claimed(spec: RunSpec, store: Path, place: Place, wait: bool = True) -> Iter
 
 def prepare(specs: Sequence[RunSpec], store: Path) -> None:
     """Make what these runs share: worlds, latents, floors and bases. What is there is left alone."""
-    from replaylab import evaluate, parallel, runs
-    from replaylab.models import TinyWan
-    from replaylab.spec import base_of
+    from replaylab import evaluate, runs, subjects
 
-    bases = {base: TinyWan.load(base_of(base)) for base in dict.fromkeys(spec.base for spec in specs)}
+    bases = {spec.base: spec for spec in specs}
+    loaded = {base: subjects.load(spec, store) for base, spec in bases.items()}
     for spec in specs:
-        evaluate.references(ReferenceSpec.of(spec), store)
-        runs.mixed(bases[spec.base].to(parallel.place().device), spec, store)
+        evaluate.references(ReferenceSpec.of(spec), store, loaded[spec.base])
+        runs.mixed(loaded[spec.base], spec, store)
 
 
 def is_prepared(specs: Sequence[RunSpec], store: Path) -> bool:
@@ -101,6 +100,7 @@ class Task:
     environment: dict[str, str] = field(default_factory=dict)  # to set; "" to remove
 
     def checkpoint(self) -> Any:
+        """What submitit calls before it is stopped: the same task again, since all state is on disk."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -132,6 +132,7 @@ class Task:
             raise
 
     def work(self, store: Path, job: Any) -> None:
+        """Make what runs share, or train the one run, unless another job has the run or it is done."""
         from replaylab import parallel, runs
 
         specs = [RunSpec.from_dict(plain) for plain in self.specs]

@@ -7,6 +7,7 @@ how many vectors it is of, what one vector saw, and the extractor with the diges
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,11 +20,12 @@ from replaylab import detections, distances, dynamics, fidelity, motion, traject
 from replaylab.distances import Distance, Extractor
 from replaylab.dynamics import AgentErrors, Counted
 from replaylab.fidelity import Seen
-from replaylab.grounds import Boxes, Frames, Ground, boxes_of, coder, flat_future, found_in
+from replaylab.grounds import Boxes, Frames, Ground, boxes_of, flat_future, found_in
 from replaylab.models import CONTEXT_FRAMES
+from replaylab.subjects import Own
 
 MISS_CAP_M = 10.0  # what an agent that is not found costs on the ground plane; no error counts for more
-NTA_GATE_PX = 10 * 64 / 480  # its authors' 10 px in images 480 px wide, at our width
+NTA_GATE_PX, NTA_WIDTH_PX = 10, 480  # its authors' gate in images of that width
 
 Values = dict[str, Counted]
 DISTANCES = {"fd": distances.frechet_distance, "kd": distances.kernel_distance}
@@ -35,14 +37,16 @@ class Look:
 
     frames: Seen
     """of every future frame, N x future frames"""
-    videos: NDArray[np.float32]
-    """video features (N, d)"""
+    videos: NDArray[np.float32] | None
+    """video features (N, d); None of clips that the video network does not take"""
     found: Boxes
     """the detector's boxes, N x future frames; empty where there is nothing it knows"""
 
 
 @dataclass(frozen=True)
 class Measured:
+    """What was measured of made clips, and the boxes that it rests on."""
+
     rows: pd.DataFrame
     found: Boxes
     """boxes found, N x future frames"""
@@ -64,8 +68,8 @@ def measure(
         raise ValueError(
             f"frames: shape {frames.shape}, but {ground.name} has clips of shape {ground.frames.shape}"
         )
-    seen = look(frames, ground.drives)
-    clips = _pictures(ground, frames, seen, coder().encode(frames) if drawn is None else drawn)
+    seen = look(frames, ground.drives, ground.context_frames, ground.find)
+    clips = _pictures(ground, frames, seen, ground.subject.encoded(frames) if drawn is None else drawn)
     whole = [_row(distance) for distance in _feature_distances(ground, seen)]
     parts = [rows_of_clips(ground, clips), _named(ground, pd.DataFrame(whole))]
     if ground.drives:
@@ -73,33 +77,43 @@ def measure(
         parts.append(_agents(ground, seen.found, errors))
         motions = _motion(ground, frames, seen.found, errors, miss_cap_px if thoroughly else None)
         parts.append(rows_of_clips(ground, motions))
-    else:
+    if not ground.drives or isinstance(
+        ground.subject, Own
+    ):  # on videos of one's own, agents may never be found
         parts.append(rows_of_clips(ground, _flow_errors(ground, frames)))
     return Measured(pd.concat(parts, ignore_index=True), seen.found)
 
 
-def look(frames: Frames, drives: bool = True) -> Look:
+def look(
+    frames: Frames, drives: bool = True, context_frames: int = CONTEXT_FRAMES,
+    find: Callable[[Frames], Boxes] = found_in,
+) -> Look:  # fmt: skip
     """Show the futures of clips (N, T, H, W, 3) to every network, to the detector only where agents are on roads."""
-    future = frames[:, CONTEXT_FRAMES:]
+    future = frames[:, context_frames:]
     return Look(
-        fidelity.efficientnet(flat_future(frames)),
-        videonet.features(future),
-        found_in(future) if drives else [],
+        fidelity.efficientnet(flat_future(frames, context_frames)),
+        videonet.features(future) if _suits_the_video_network(future) else None,
+        find(future) if drives else [],
     )
+
+
+def _suits_the_video_network(future: Frames) -> bool:
+    """It was trained on the tiny model's clips alone; for others `compare` has the field's own networks."""
+    return future.shape[1:4] == (videonet.FRAMES, videonet.SIZE_PX, videonet.SIZE_PX)
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
 def _pictures(ground: Ground, frames: Frames, seen: Look, drawn: torch.Tensor) -> list[Values]:
     """What is seen of each clip beside the true one; and what it adds to the kernel distances."""
-    future, true = frames[:, CONTEXT_FRAMES:], ground.frames[:, CONTEXT_FRAMES:]
+    future, true = ground.future(frames), ground.future(ground.frames)
     count = future.shape[1]
     by_clip = seen.frames.features.reshape(len(frames), count, -1)
     more: dict[str, Any] = {
         "effnet_perceptual": fidelity.perceptual(seen.frames, ground.seen).reshape(-1, count).mean(1),
-        "latent_mse": (drawn.cpu() - ground.latents)[:, :, CONTEXT_FRAMES:].square().mean((1, 2, 3, 4)),
+        "latent_mse": _latent_mse(ground, drawn.cpu()),
         "effnet_kd_pseudo": distances.kernel_pseudo_values(by_clip, ground.reference_features),
     }
-    if _enough_videos(ground):
+    if seen.videos is not None and _enough_videos(ground):
         more["video_kd_pseudo"] = distances.kernel_pseudo_values(
             seen.videos[:, None], ground.reference_videos
         )
@@ -110,6 +124,13 @@ def _pictures(ground: Ground, frames: Frames, seen: Look, drawn: torch.Tensor) -
         # a clip against itself has no finite PSNR
         clips.append({name: Counted(value, count) for name, value in looks.items() if np.isfinite(value)})
     return clips
+
+
+def _latent_mse(ground: Ground, drawn: torch.Tensor) -> torch.Tensor:
+    """(N,) over the latents of the future alone; over all, where one latent is of frames of both."""
+    true = ground.latents
+    first = ground.context_frames if true.shape[2] == ground.frames.shape[1] else 0
+    return (drawn - true)[:, :, first:].square().mean((1, 2, 3, 4))
 
 
 def _enough_videos(ground: Ground) -> bool:
@@ -127,7 +148,7 @@ def _feature_distances(ground: Ground, seen: Look) -> list[Distance]:
         "effnet", made.reshape(len(scenes), -1, made.shape[1]),
         real.reshape(len(ground.reference_names), -1, real.shape[1]), fidelity.EXTRACTOR,
     )]  # fmt: skip
-    if _enough_videos(ground):
+    if seen.videos is not None and _enough_videos(ground):
         sets.append(("video", seen.videos, ground.reference_videos, videonet.extractor()))
     return [
         distances.between(
@@ -156,14 +177,14 @@ def _errors(ground: Ground, found: Boxes, miss_cap_px: float) -> list[AgentError
 def _agents(ground: Ground, found: Boxes, errors: list[AgentErrors]) -> pd.DataFrame:
     clips, moved = [], []
     for number, (boxes, _, eligible) in enumerate(ground.future_agents):
+        cameras = None if ground.cameras is None else ground.cameras[number, ground.context_frames :]
+        width = ground.frames.shape[3]
         clips.append({
             **_accuracy(errors[number]),
-            **trajectories.clip_measures(
-                errors[number], ground.cameras[number, CONTEXT_FRAMES:], ground.frames.shape[2], cap_m=MISS_CAP_M
-            ),
-            "nta_iou": detections.nta_iou(boxes, eligible, found[number], gate_px=NTA_GATE_PX),
+            **trajectories.clip_measures(errors[number], cameras, width, cap_m=MISS_CAP_M),
+            "nta_iou": detections.nta_iou(boxes, eligible, found[number], gate_px=NTA_GATE_PX * width / NTA_WIDTH_PX),
         })  # fmt: skip
-        last = ground.truth[number][CONTEXT_FRAMES - 1]
+        last = ground.truth[number][ground.context_frames - 1]
         moved.append(trajectories.displacements(errors[number], boxes_of(last), last["agent"].to_numpy()))
     whole = {**_of_displacements(ground, moved), "average_precision_iou50": _precision(ground, found)}
     rows = [{"measure": name, "value": value, "n": n} for name, (value, n) in whole.items()]
@@ -188,10 +209,11 @@ def _of_displacements(ground: Ground, moved: list[trajectories.Displacements]) -
         for name in ("true_px", "predicted_px", "frame", "start_px")
     )
     line = trajectories.regression(true, predicted)
-    return {
-        "displacement_slope": Counted(line.slope, line.n),
-        "pull_to_mean": trajectories.pull_towards(true, predicted, ground.mean_motion.of(frame, start)),
-    }
+    values = {"displacement_slope": Counted(line.slope, line.n)}
+    if ground.mean_motion is not None:
+        mean = ground.mean_motion.of(frame, start)
+        values["pull_to_mean"] = trajectories.pull_towards(true, predicted, mean)
+    return values
 
 
 def _precision(ground: Ground, found: Boxes) -> Counted:
@@ -207,7 +229,7 @@ def _motion(
     """What pixels alone say of each clip: background and agents without it; and, where a cap is given for the agents that
     it loses, the second tracker, with the ego car's motion.
     """
-    last, clips = CONTEXT_FRAMES - 1, []
+    last, clips = ground.context_frames - 1, []
     for number, truth in enumerate(ground.truth):
         made, true = frames[number, last:], ground.frames[number, last:]
         boxes, agents, eligible = ground.future_agents[number]
@@ -230,10 +252,7 @@ def _motion(
             ),
         }
         if miss_cap_px is not None:
-            ego = motion.ego_motion(made, ground.cameras[number, last:], hidden, ground.frames_per_second)
-            values |= motion.ego_errors(ego, ground.ego[number, last:], ground.frames_per_second)
-            if not ground.turns:
-                del values["ego_yaw_rate_error_deg_s"]
+            values |= _ego(ground, number, made, hidden)
             values["ade_tracked_px"] = motion.ade_tracked_px(
                 motion.follow(made, start[counts])[1:],
                 ids[counts],
@@ -246,9 +265,21 @@ def _motion(
     return clips
 
 
+def _ego(ground: Ground, number: int, made: Frames, hidden: Any) -> Values:
+    """Errors of the ego car's motion in a clip, where its truth is known."""
+    if ground.ego is None or ground.cameras is None:
+        return {}
+    last, rate = ground.context_frames - 1, ground.frames_per_second
+    ego = motion.ego_motion(made, ground.cameras[number, last:], hidden, rate)
+    values: Values = dict(motion.ego_errors(ego, ground.ego[number, last:], rate))
+    if not ground.turns:
+        del values["ego_yaw_rate_error_deg_s"]
+    return values
+
+
 def _flow_errors(ground: Ground, frames: Frames) -> list[Values]:
     """How far the motion of everything with texture is from the true one: where no agent is measured."""
-    last, clips = CONTEXT_FRAMES - 1, []
+    last, clips = ground.context_frames - 1, []
     for number, true_flow in enumerate(ground.flows):
         true = ground.frames[number, last:]
         mask = motion.background(true, [np.zeros((0, 4))] * len(true))

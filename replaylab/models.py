@@ -1,4 +1,5 @@
-"""What does a video generator do here? Four verbs: encode, condition, predict, decode.
+"""What does a video generator do here? It encodes, learns (`loss`), draws and decodes: `VideoModel` is what the loop and
+the sampler ask of one. Here is the tiny one that ships; `families` has those that people fine-tune.
 
 Decision: diffusers' own classes in a tiny configuration (`AutoencoderTiny` frame by frame, `WanTransformer3DModel`,
 `FlowMatchEulerDiscreteScheduler`), saved in diffusers' own folder layout. The context enters as Wan's image-to-video
@@ -15,13 +16,14 @@ is noise - x.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,6 +38,63 @@ FOLD, LATENT_CHANNELS = 4, 8
 TEXT_DIM = 8  # there is no text: one empty token, as Wan's blocks cross-attend to something
 SHIFT = 3.0  # towards much noise, where it is decided what moves where (Esser et al. 2024, arXiv 2403.03206, eq. 23)
 FRAMES_AT_ONCE = 256  # encoded or decoded together
+
+Condition = dict[str, Tensor]
+"""What is known of some clips beside their latents: tensors whose first axis is the clip. `known` in it are latents that
+are never noisy, (B, C, k, h, w), in front."""
+
+Clip = NDArray[np.float32] | Condition
+"""One clip to learn from: latents (C, T, h, w) that hold all that is known; or what is known, with its `latents`, each with
+a first axis of one."""
+
+
+def stacked(clips: Sequence[Clip]) -> tuple[Tensor, Condition]:
+    """Clips as a batch: latents (B, C, T, h, w), and what is known beside them."""
+    arrays = [clip for clip in clips if isinstance(clip, np.ndarray)]
+    if arrays:
+        return torch.from_numpy(np.stack(arrays)), {}
+    conditions = [clip for clip in clips if isinstance(clip, dict)]
+    together = {name: torch.cat([clip[name] for clip in conditions]) for name in conditions[0]}
+    return together.pop("latents"), together
+
+
+def to_draw(latents: Tensor, known: Condition) -> Condition:
+    """What `draw` must know of clips: what is known beside their latents (B, C, T, h, w), else those of the context."""
+    return known or {"known": latents[:, :, :CONTEXT_FRAMES]}
+
+
+class VideoModel(Protocol):
+    """What the training loop and the sampler ask of a model, whatever its family."""
+
+    CLIPS_AT_ONCE: int  # drawn together
+
+    @property
+    def transformer(self) -> Any: ...  # the network that is trained
+
+    @property
+    def ADAPTED(self) -> str: ...  # the layers that LoRA adapts, a pattern for whole names
+
+    @property
+    def TEMPORAL(self) -> tuple[str, ...]: ...  # names in the path of a layer where frames see each other
+
+    def encode(self, frames: np.ndarray) -> Tensor: ...
+
+    def level_at(self, share: float, shape: Sequence[int]) -> Tensor: ...
+
+    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor: ...
+
+    def loss(
+        self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition, teacher: Any = None,
+        strength: float = 0.0, /,
+    ) -> Tensor: ...  # fmt: skip
+
+    def errors(self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition, /) -> Tensor: ...
+
+    def draw(self, noise: Tensor, condition: Condition, steps: int, /) -> Tensor: ...
+
+    def with_network(self, network: Any, /) -> VideoModel: ...
+
+    def decode(self, latents: Tensor) -> np.ndarray: ...
 
 
 @contextmanager
@@ -54,6 +113,7 @@ class TinyWan:
     # the layers that LoRA adapts: all linear ones of a block that are heard
     ADAPTED = r".*\.(attn1\.to_[qkv]|attn2\.to_v|attn[12]\.to_out\.0|ffn\.net\.0\.proj|ffn\.net\.2)"
     TEMPORAL = ("attn1",)  # Wan has no layers for time alone: in these, places and frames see each other
+    CLIPS_AT_ONCE = 32
 
     def __init__(
         self,
@@ -99,9 +159,79 @@ class TinyWan:
             folder / "model_index.json", lambda path: path.write_text(json.dumps(index, indent=1))
         )
 
+    def with_network(self, network: Any) -> TinyWan:
+        """The same model around another network: a frozen copy, or one that was fine-tuned."""
+        return TinyWan(self.vae, network, self.scheduler)
+
     def encode(self, frames: np.ndarray) -> Tensor:
         """uint8 (B, T, H, W, 3) to latents (B, C, T, h, w)."""
         return encode(self.vae, frames)
+
+    # ------------------------------------------------------------------------------------------- training and sampling
+    def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
+        """The noise level (1,): the share itself."""
+        return torch.tensor([share])
+
+    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
+        """The noise levels (B,) to train at, from standard normal numbers (B,): logit-normal, shifted (Esser et al. 2024,
+        arXiv 2403.03206).
+        """
+        shift = float(self.scheduler.config["shift"])
+        return shift * normal.sigmoid() / (1 + (shift - 1) * normal.sigmoid())
+
+    def loss(
+        self, latents: Tensor, noise: Tensor, sigma: Tensor, condition: Condition | None = None,
+        teacher: TinyWan | None = None, strength: float = 0.0,
+    ) -> Tensor:  # fmt: skip
+        """Flow matching (Lipman et al. 2023, eq. 14) on the future frames, weighted by sigma squared.
+
+        That is the squared error of the clean latents: unweighted, an error of a prediction x counts 1 / sigma^2 times,
+        and the last traces of noise drown the motion. All that is known is in the latents' first frames. With a teacher,
+        and `strength` times how far the prediction is from its, weighted alike (`continual`).
+        """
+        level = sigma[:, None, None, None, None]
+        noisy, known = self._noisy(latents, noise, level)
+        velocity = self.predict(noisy, sigma, known)
+        future = slice(CONTEXT_FRAMES, None)
+        loss = (level * (velocity - (noise - latents)))[:, :, future].square().mean()
+        if teacher is None:
+            return loss
+        with torch.no_grad():
+            wanted = teacher.predict(noisy, sigma, known)
+        return loss + strength * (level * (velocity - wanted))[:, :, future].square().mean()
+
+    def errors(
+        self, latents: Tensor, noise: Tensor, sigma: Tensor, condition: Condition | None = None
+    ) -> Tensor:
+        """Flow matching's squared error of each clip (B,), meaned over the future frames and not weighted."""
+        noisy, known = self._noisy(latents, noise, sigma[:, None, None, None, None])
+        velocity = self.predict(noisy, sigma, known)
+        return (velocity - (noise - latents))[:, :, CONTEXT_FRAMES:].square().mean((1, 2, 3, 4))
+
+    def _noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents at a noise level, their context clean; and the condition that `predict` takes."""
+        noisy = (1 - level) * latents + level * noise
+        noisy[:, :, :CONTEXT_FRAMES] = latents[:, :, :CONTEXT_FRAMES]
+        return noisy, self.condition(latents[:, :, :CONTEXT_FRAMES], latents.shape[2])
+
+    def draw(self, noise: Tensor, condition: Condition, steps: int) -> Tensor:
+        """Whole clips (B, C, T, h, w) from noise of that shape and the context's latents, `known` (B, C, K, h, w).
+
+        Euler steps of flow matching, the context set back clean before every one. The noise is overwritten.
+        """
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        context = condition["known"]
+        # a fresh scheduler each time: it counts its own steps
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps)
+        known, latents = self.condition(context), noise
+        for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas.to(noise.device), strict=False):
+            latents[:, :, :CONTEXT_FRAMES] = context
+            velocity = self.predict(latents, sigma.expand(len(latents)), known)
+            latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        latents[:, :, :CONTEXT_FRAMES] = context
+        return latents
 
     def condition(self, context: Tensor, frames: int = CLIP_FRAMES) -> Tensor:
         """Context latents (B, C, K, h, w) to the extra channels (B, 3C, T, h, w)."""

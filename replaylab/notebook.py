@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from replaylab import damage, survey
+from replaylab import damage, own, survey
 from replaylab.spec import DOMAINS, PRESETS
 from replaylab.sweep import CLUSTERS
 
@@ -52,6 +52,9 @@ LISTS = {
     "fractions": Items("a replay fraction from 0 to 1", "numbers from 0 to 1", _is_fraction, [0, 0.5]),
     "seeds": Items("a whole number from 0 up", "whole numbers from 0", _is_seed, [0, 1, 2]),
     "names": Items("a name", "names", _is_text, []),  # an example is the first of the choices
+    "folders": Items("a folder's path", "paths", _is_text, ["domains/one", "domains/two"]),
+    "settings": Items("a text such as steps=200", "texts", _is_text, ["steps=200", "prompt=a car drives"]),
+    "agents": Items("a text such as person=pedestrian", "texts", _is_text, ["car=car", "person=pedestrian"]),
 }
 
 
@@ -100,6 +103,44 @@ class DamageParameters:
     preset: str = field(default="published", metadata=_holds("text", choices=damage.PRESETS))
     domain: str = field(default=damage.EVENTFUL, metadata=_holds("text", choices=damage.DOMAINS))
     store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
+
+
+@dataclass(frozen=True)
+class AlignmentParameters:
+    """The parameters of the notebook on alignment, which only reads; an empty list or text means the presets' own."""
+
+    presets: list[str] = field(
+        default_factory=lambda: ["published", "dose", "dose-between"],
+        metadata=_holds("names", "that measure the same clips", PRESETS),
+    )
+    seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
+    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the presets\' own'))
+
+
+@dataclass(frozen=True)
+class OwnParameters:
+    """The parameters of the notebook for models and videos of one's own."""
+
+    driving: str = field(default="", metadata=_holds("text", "a domain: python -m replaylab domain add"))
+    replay: list[str] = field(default_factory=list, metadata=_holds("folders", "domains to replay"))
+    replay_fractions: list[float] = field(
+        default_factory=lambda: [0.0, 0.25], metadata=_holds("fractions", "0 is no replay")
+    )
+    preset: str = field(default="wan", metadata=_holds("text", "settings of a family", own.PRESETS))
+    model: str = field(
+        default="", metadata=_holds("text", 'a folder or a name on the hub; "" for the preset\'s')
+    )
+    settings: list[str] = field(default_factory=list, metadata=_holds("settings", EMPTY))
+    seeds: list[int] = field(default_factory=lambda: [0], metadata=_holds("seeds"))
+    detector: str = field(
+        default="", metadata=_holds("text", "of transformers; without one no agent is measured")
+    )
+    agents: list[str] = field(default_factory=list, metadata=_holds("agents", "[] for the usual classes"))
+    cluster: str = field(default="inline", metadata=_holds("text", choices=CLUSTERS))
+    cluster_file: str = field(
+        default="", metadata=_holds("text", 'YAML: what a job gets; "" for the cluster\'s own')
+    )
+    store: str = field(default="", metadata=_holds("text", 'a folder; "" for book/runs/store'))
 
 
 Parameters = TypeVar("Parameters")
@@ -171,7 +212,7 @@ def _listed(valid: Mapping[str, "Field[Any]"]) -> str:
 
 
 def _described(one: "Field[Any]") -> str:
-    default = [] if one.default is MISSING else one.default
+    default = one.default if one.default_factory is MISSING else one.default_factory()
     kind = one.metadata["kind"]
     of_type, of_them = ("text", "one") if kind == "text" else (f"list of {LISTS[kind].several}", "any")
     notes = [f"{of_them} of {_quoted(one.metadata['choices'])}"] if one.metadata["choices"] else []

@@ -34,6 +34,7 @@ from replaylab import (
     latents,
     measures,
     models,
+    subjects,
     train,
     videonet,
     worlds,
@@ -165,7 +166,7 @@ def base(
 def _measure(model: models.TinyWan, step: int, home: Path, run: Path) -> None:
     path = run / f"curve-{step:06d}.csv"
     if not path.is_file():
-        table = _means(evaluate.evaluate(model, CURVE, home)).assign(model="base", step=step)
+        table = _means(evaluate.evaluate(subjects.Tiny(model), CURVE, home)).assign(model="base", step=step)
         write_atomically(path, lambda aside: table.to_csv(aside, index=False))
         say(f"base: step {step}: " + "; ".join(_ade_in_words(table)))
 
@@ -249,12 +250,14 @@ class Labelled:
         self.boxes: list[NDArray[np.float64]] = []
 
     def add(self, frames: NDArray[np.uint8], boxes: list[NDArray[np.float64]]) -> Labelled:
+        """Frames (N, H, W, 3) and the boxes of each; itself."""
         self._frames.append(frames)
         self.boxes += boxes
         return self
 
     @property
     def frames(self) -> NDArray[np.uint8]:
+        """All of them, uint8 (N, H, W, 3)."""
         return np.concatenate(self._frames)
 
 

@@ -15,7 +15,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from replaylab.domain import write_atomically
-from replaylab.spec import WEIGHTS, Described, EvaluationSpec, RunSpec, digest
+from replaylab.spec import (
+    LATER,
+    WEIGHTS,
+    Described,
+    EvaluationSpec,
+    ModelSpec,
+    RunSpec,
+    digest,
+    without_places,
+)
 
 COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed", "step", "domain", "split", "video",
            "start", "scene", "measure", "value", "n"]  # fmt: skip
@@ -40,14 +49,17 @@ class ReferenceSpec(Described):
 
     base: str
     evaluation: EvaluationSpec
+    model: ModelSpec | None = field(default=None, metadata=LATER)
 
     @property
     def run_id(self) -> str:
+        """The name of their folder in a store."""
         return f"references-{digest(self)}"
 
     @classmethod
     def of(cls, spec: RunSpec) -> ReferenceSpec:
-        return cls(spec.base, spec.evaluation)
+        """The references that a run is compared with."""
+        return cls(spec.base, spec.evaluation, spec.model)
 
 
 def check_store(store: Path) -> None:
@@ -87,7 +99,7 @@ def _check_spec(spec: Described, folder: Path) -> None:
         found = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} cannot be read ({error}); move {folder} away and run again") from error
-    wanted = spec.as_dict()
+    wanted, found = without_places(spec.as_dict()), without_places(found)
     differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if differing:
         first = differing[0]
@@ -105,6 +117,7 @@ def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
+    """Rows as Parquet, in COLUMNS and OF_DISTANCES, values as float32; whole or not at all."""
     narrow = rows.reindex(columns=[*COLUMNS, *OF_DISTANCES]).fillna(OF_DISTANCES)
     narrow = narrow.astype(
         {
@@ -128,6 +141,7 @@ def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
+    """The rows of a run's folder; ValueError for a column that is missing."""
     rows = pd.read_parquet(folder / "rows.parquet")
     missing = [column for column in (*COLUMNS, *OF_DISTANCES) if column not in rows]
     if missing:
@@ -146,6 +160,7 @@ def read_references(specs: Sequence[RunSpec], store: Path) -> list[pd.DataFrame]
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
+    """What a finished run says of itself, `summary.json`."""
     return json.loads((folder / "summary.json").read_text())
 
 

@@ -20,14 +20,28 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from replaylab import clips, continual, evaluate, latents, measures, models, parallel, records, train, worlds
+from replaylab import (
+    clips,
+    continual,
+    evaluate,
+    grounds,
+    latents,
+    measures,
+    models,
+    parallel,
+    records,
+    subjects,
+    train,
+    worlds,
+)
 from replaylab.domain import alone, write_atomically
+from replaylab.families import adapters
 from replaylab.mixture import Mixture, buffer
-from replaylab.models import CLIP_FRAMES, TinyWan
+from replaylab.models import Clip
 from replaylab.records import ReferenceSpec
-from replaylab.spec import WEIGHTS, MachineSpec, RunSpec, WorldSpec, base_of, torch_seed, weights_digest
+from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
+from replaylab.subjects import Subject
 
-Clip = NDArray[np.float32]  # latents (C, T, h, w)
 CLIPS_TO_TIME = 8  # measured to estimate what a sweep will take
 MODELS_OF_REFERENCES = 4  # base, real, autoencoder, copy-last-frame
 
@@ -50,26 +64,27 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
     if records.is_done(spec, store):
         return spec.run_id
     started = time.monotonic()
-    model = TinyWan.load(base_of(spec.base)).to(place.device)
-    references = evaluate.references(ReferenceSpec.of(spec), store)
-    sources, mixture = mixed(model, spec, store)
+    subject = subjects.load(spec, store)
+    references = evaluate.references(ReferenceSpec.of(spec), store, subject)
+    sources, mixture = mixed(subject, spec, store)
 
     def evaluate_now(step: int) -> None:
         path = folder / f"rows-{step:06d}.parquet"
         if not parallel.agreed(place, path.is_file()):
             kept = (references, records.samples_folder(folder, step))
             at_the_end = step == spec.training.steps
-            rows = evaluate.evaluate(model, spec.evaluation, store, kept, place, at_the_end)
+            rows = evaluate.evaluate(subject, spec.evaluation, store, kept, place, at_the_end)
             if place.leads:
                 records.write_rows(path, _named(rows, spec, step))
 
+    model = subject.model
     train.fit(
         model, sources, mixture, spec.training, spec.seed, folder, spec.title, machine=machine, place=place,
-        remedy=spec.remedy, known=_known(model, spec, store), evaluate_at=spec.evaluate_at, evaluate=evaluate_now,
+        remedy=spec.remedy, known=_known(subject, spec, store), evaluate_at=spec.evaluate_at, evaluate=evaluate_now,
     )  # fmt: skip
     weights = train.whole_weights(model)
     if place.leads:
-        _save_transformer(weights, spec, folder)
+        _save_network(weights, spec, store, folder)
         _finish(spec, mixture, folder, round(time.monotonic() - started, 1))
     parallel.wait(place)
     return spec.run_id
@@ -94,24 +109,43 @@ def forget_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints")
 
 
-def _save_transformer(weights: dict[str, torch.Tensor], spec: RunSpec, folder: Path) -> None:
-    """In diffusers' layout: `transformer/`, adapters melted in, and `adapters/` where only those were trained."""
-    model = TinyWan.load(base_of(spec.base))
-    train.choose(model, spec.training, spec.seed)
-    model.transformer.load_state_dict(weights)
+def _save_network(weights: dict[str, torch.Tensor], spec: RunSpec, store: Path, folder: Path) -> None:
+    """What was trained, as diffusers' pipelines load it: `transformer/` or `unet/`; where only adapters were trained, those
+    alone, for `load_lora_weights`.
+    """
+    subject = subjects.load(spec, store)
+    network = subject.model.transformer
+    train.choose(subject.model, spec.training, spec.seed)
+    network.load_state_dict(weights)
     if spec.training.trained == "lora":
-        model.transformer.save_lora_adapter(folder / "adapters")
-        model.transformer.fuse_lora()
-        model.transformer.unload_lora()
-    models.save_part(model.transformer, folder / "transformer")
+        adapters.write(network, folder, subject.network)
+    else:
+        subject.save(folder)
+
+
+def tuned(spec: RunSpec, store: Path, folder: Path) -> Subject:
+    """A finished run's model with its last weights; raises FileNotFoundError, with the path, if they were not kept."""
+    subject = subjects.load(spec, store)
+    network = subject.model.transformer
+    if spec.training.trained == "lora":
+        train.choose(subject.model, spec.training, spec.seed)
+        adapters.read(network, folder, subject.network)
+        adapters.melt(network)
+        return subject
+    if not (folder / subject.network).is_dir():
+        raise FileNotFoundError(
+            f"{folder / subject.network} is missing: this run's weights were not kept, train it again"
+        )
+    kept = type(network).from_pretrained(folder / subject.network).to(network.device, network.dtype)
+    return subject.around(kept)
 
 
 # -------------------------------------------------------------------------------------------------------------- clips
-def mixed(model: TinyWan, spec: RunSpec, store: Path) -> tuple[list[Sequence[Clip]], Mixture]:
+def mixed(subject: Subject, spec: RunSpec, store: Path) -> tuple[list[Sequence[Clip]], Mixture]:
     """The latents of target and replayed clips, those that are kept, and who fills which slot."""
     replay, training = spec.replay, spec.training
-    sources: list[Sequence[Clip]] = [_latents(model, spec.target, store)]
-    sources += [_replayed(model, world, spec, store) for world in replay.domains]
+    sources: list[Sequence[Clip]] = [_ready(subject, spec.target, store)]
+    sources += [_replayed(subject, world, spec, store) for world in replay.domains]
     mixture = Mixture(
         replay.fraction, training.batch_size, [len(source) for source in sources], spec.seed, replay.schedule,
         training.steps, replay.period, replay.weights,
@@ -119,9 +153,9 @@ def mixed(model: TinyWan, spec: RunSpec, store: Path) -> tuple[list[Sequence[Cli
     return sources, mixture
 
 
-def _replayed(model: TinyWan, world: WorldSpec, spec: RunSpec, store: Path) -> Sequence[Clip]:
+def _replayed(subject: Subject, world: World, spec: RunSpec, store: Path) -> Sequence[Clip]:
     """A replayed domain's clips: all or a buffer of them, as they are or as the base would go on."""
-    replay, clips_there = spec.replay, _latents(model, world, store)
+    replay, clips_there = spec.replay, _ready(subject, world, store)
     size = replay.buffer_clips or len(clips_there)
     features = _features(clips_there) if replay.buffer_choice == "coverage" else None
     numbers = buffer(len(clips_there), size, replay.buffer_choice, spec.seed, features)
@@ -133,26 +167,32 @@ def _replayed(model: TinyWan, world: WorldSpec, spec: RunSpec, store: Path) -> S
     path = store / "latents" / f"generated-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
     with alone(path):
         if not path.is_file():
-            drawn = continual.generated(model, kept, steps, noise)
+            drawn = continual.generated(subject.model, kept, steps, noise).numpy()
             write_atomically(path, lambda aside: latents.write(aside, drawn))
-    return np.load(path, mmap_mode="r")
+    made = np.load(path, mmap_mode="r")
+    return [
+        {**clip, "latents": torch.from_numpy(each[None])} if isinstance(clip, dict) else each
+        for clip, each in zip(kept, made, strict=True)
+    ]
 
 
 def _features(source: Sequence[Clip]) -> NDArray[np.float64]:
-    """What a clip (C, T, h, w) shows and how it changes, on 4 x 4 cells: (clips, 32 C)."""
+    """What a clip shows and how it changes, on 4 x 4 cells: (clips, 32 C)."""
     described = []
     for clip in source:
-        parts = np.stack([clip.mean(1), np.abs(np.diff(clip, axis=1)).mean(1)])
-        cells = parts.reshape(*parts.shape[:2], 4, parts.shape[2] // 4, 4, parts.shape[3] // 4)
-        described.append(cells.mean((3, 5)).ravel())
+        shown = clip["latents"][0].float().numpy() if isinstance(clip, dict) else clip
+        parts = np.stack([shown.mean(1), np.abs(np.diff(shown, axis=1)).mean(1)])
+        rows, columns = (np.array_split(np.arange(side), 4) for side in parts.shape[2:])
+        cells = [parts[:, :, row][:, :, :, column].mean((2, 3)) for row in rows for column in columns]
+        described.append(np.stack(cells, axis=-1).ravel())
     return np.stack(described).astype(float)
 
 
-def _known(model: TinyWan, spec: RunSpec, store: Path) -> list[Sequence[Clip]]:
+def _known(subject: Subject, spec: RunSpec, store: Path) -> list[Sequence[Clip]]:
     """The clips on which it is measured what the base knows, where the remedy asks for them."""
     found: list[Sequence[Clip]] = []
     for world in spec.remedy.domains:
-        source = _latents(model, world, store)
+        source = _ready(subject, world, store)
         numbers = buffer(len(source), min(spec.remedy.clips, len(source)), "random", spec.seed)
         found.append([source[number] for number in numbers])
     return found
@@ -163,16 +203,17 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     """What the missing runs of one grid will take here, from a training step, a few measured frames and a video, timed."""
     spec = missing[0]
     evaluation = spec.evaluation
-    model = TinyWan.load(base_of(spec.base))
-    cells = spec.target.size_px // models.FOLD
-    size = spec.training.batch_size
-    shape = (size, models.LATENT_CHANNELS, CLIP_FRAMES, cells, cells)
-    batch = train.Batch(torch.randn(shape), torch.randn(shape), torch.rand(size))
-    objective = train.Objective(model)
-    step = _timed(lambda: objective(batch).backward())
-    frames = np.zeros((CLIPS_TO_TIME, CLIP_FRAMES, spec.target.size_px, spec.target.size_px, 3), np.uint8)
-    measured = _timed(lambda: measures.look(frames)) / len(frames)
-    sampled = step / 3 / size * evaluation.sampler_steps  # a step goes forwards once, backwards twice
+    subject = subjects.load(spec, store)
+    step = _seconds_a_step(subject, spec, store)
+    drives, find = (
+        not evaluation.object_detector or spec.model is None,
+        grounds.finder(evaluation.object_detector),
+    )
+    shape = np.broadcast_to(spec.target.size_px, 2)
+    frames = np.zeros((CLIPS_TO_TIME, subject.frames, *shape, 3), np.uint8)
+    measured = _timed(lambda: measures.look(frames, drives, subject.context_frames, find)) / len(frames)
+    # a step goes forwards once, backwards twice
+    sampled = step / 3 / spec.training.batch_size * evaluation.sampler_steps
     all_worlds = (*evaluation.domains, *evaluation.at_the_end)
     of_runs = sum(
         len(run.evaluate_at) * len(evaluation.domains) + len(evaluation.at_the_end) for run in missing
@@ -187,12 +228,37 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     videos = sum(
         sum(world.videos) for world in worlds_needed if not worlds.is_built(world, store / "domains")
     )
-    video = _timed(lambda: worlds.render_video(spec.target, "dev", 0)) / worlds.processes() if videos else 0.0
+    rendered = next((world for world in worlds_needed if isinstance(world, WorldSpec)), None)
+    video = (
+        _timed(lambda: worlds.render_video(rendered, "dev", 0)) / worlds.processes()
+        if rendered and videos
+        else 0.0
+    )
     return (
         sum(run.training.steps for run in missing) * step
         + clips_measured * (measured + sampled)
         + videos * video
     )
+
+
+def _seconds_a_step(subject: Subject, spec: RunSpec, store: Path) -> float:
+    """Of one training step. Of a large model forwards only, three times: gradients of all of it would not fit."""
+    size = spec.training.batch_size
+    if isinstance(subject, subjects.Own):
+        domain = worlds.build(spec.target, store / "domains")
+        chosen = clips.clips_of(domain, "train", subject.frames)[:size]
+        ready = [subject.ready(domain, "train", chosen, store)]
+        batch = train.batch_of(subject.model, ready, Mixture(0.0, size, [len(chosen)], 0), 0, 0)
+        batch = batch.to(subject.model.transformer.device)
+        with torch.no_grad():
+            return 3 * _timed(lambda: subject.model.loss(*batch))
+    assert isinstance(spec.target, WorldSpec)
+    cells = spec.target.size_px // models.FOLD
+    shape = (size, models.LATENT_CHANNELS, subject.frames, cells, cells)
+    device = subject.model.transformer.device
+    batch = train.Batch(torch.randn(shape), torch.randn(shape), torch.rand(size), {}).to(device)
+    objective = train.Objective(subject.model)
+    return _timed(lambda: objective(batch).backward())
 
 
 def _timed(work: Callable[[], object]) -> float:
@@ -205,19 +271,9 @@ def _timed(work: Callable[[], object]) -> float:
 
 def evaluate_again(folder: Path, store: Path) -> pd.DataFrame:
     """Rows of a finished run's last weights, measured anew; raises FileNotFoundError if they were not kept."""
-    from diffusers import WanTransformer3DModel
-
-    if not (folder / "transformer").is_dir():
-        raise FileNotFoundError(
-            f"{folder / 'transformer'} is missing: this run's weights were not kept, train it again"
-        )
     spec = RunSpec.from_dict(json.loads((folder / "spec.json").read_text()))
-    base = TinyWan.load(base_of(spec.base))
-    tuned = WanTransformer3DModel.from_pretrained(folder / "transformer")
-    model = TinyWan(base.vae, tuned, base.scheduler)
-    return _named(
-        evaluate.evaluate(model, spec.evaluation, store, at_the_end=True), spec, spec.training.steps
-    )
+    rows = evaluate.evaluate(tuned(spec, store, folder), spec.evaluation, store, at_the_end=True)
+    return _named(rows, spec, spec.training.steps)
 
 
 def _named(rows: pd.DataFrame, spec: RunSpec, step: int) -> pd.DataFrame:
@@ -227,8 +283,7 @@ def _named(rows: pd.DataFrame, spec: RunSpec, step: int) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def _latents(model: TinyWan, world: WorldSpec, store: Path) -> Any:
+def _ready(subject: Subject, world: World, store: Path) -> Sequence[Clip]:
+    """The training clips of a domain, ready to learn from."""
     domain = worlds.build(world, store / "domains")
-    chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
-    key = weights_digest(WEIGHTS / "base" / "vae")
-    return latents.encoded(model, domain, "train", chosen, store / "latents", key)
+    return subject.ready(domain, "train", clips.clips_of(domain, "train", subject.frames), store)

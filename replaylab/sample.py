@@ -1,82 +1,79 @@
 """Futures for context frames, with the same noise for every arm.
 
-Decision: Euler steps of flow matching through diffusers' scheduler, the context's latents set back clean before every
-step. Noise is asked for by (seed, clip number): it does not depend on batch size, arm or training step.
+Decision: a model draws by its family's own sampler; what is decided here is the noise. It is asked for by (seed, clip
+number) and does not depend on batch size, arm or training step.
+
+Shapes as in `models`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from replaylab import parallel
-from replaylab.models import CLIP_FRAMES, CONTEXT_FRAMES, TinyWan
+from replaylab.models import Condition, VideoModel
 from replaylab.parallel import Place
 from replaylab.spec import torch_seed
-
-CLIPS_AT_ONCE = 32
 
 
 @torch.no_grad()
 def futures(
-    model: TinyWan, context: Tensor, steps: int, noise_seed: int, first_clip: int = 0, place: Place = Place()
-) -> Tensor:
-    """Context latents (B, C, K, h, w) to whole clips (B, C, T, h, w) on the CPU, the context itself in front.
+    model: VideoModel, condition: Condition, shape: Sequence[int], steps: int, noise_seed: int, first_clip: int = 0,
+    place: Place = Place(),
+) -> Tensor:  # fmt: skip
+    """Whole clips as latents (B, *shape) on the CPU, the context in front, for what is known of each.
 
     Several ranks take turns with the batches and give each other the results, so all must ask for the same.
     """
-    batches, device = context.split(CLIPS_AT_ONCE), model.transformer.device
+    device, size = model.transformer.device, model.CLIPS_AT_ONCE
+    firsts = range(0, clips_in(condition), size)
     made = []
-    for first in range(0, len(batches), place.ranks):
+    for turn in range(0, len(firsts), place.ranks):
         # where batches run out a rank does the last one again: sharded weights need everybody
-        number = min(first + place.rank, len(batches) - 1)
-        noise = _noise(batches[number], noise_seed, first_clip + number * CLIPS_AT_ONCE)
-        mine = _futures(model, batches[number].to(device), steps, noise.to(device)).cpu()
-        for rank in range(min(place.ranks, len(batches) - first)):
-            shape = (len(batches[first + rank]), *mine.shape[1:])
+        first = firsts[min(turn + place.rank, len(firsts) - 1)]
+        known = part_of(condition, first, size, device)
+        noise = _noise(clips_in(known), shape, noise_seed, first_clip + first)
+        mine = model.draw(noise.to(device), known, steps).cpu()
+        for rank in range(min(place.ranks, len(firsts) - turn)):
+            count = min(size, clips_in(condition) - firsts[turn + rank])
             made.append(
-                parallel.from_rank(place, rank, mine if rank == place.rank else mine.new_empty(shape))
+                parallel.from_rank(place, rank, mine if rank == place.rank else mine.new_empty(count, *shape))
             )
     return torch.cat(made)
 
 
 @torch.no_grad()
-def denoising_losses(model: TinyWan, clips: Tensor, sigma: float, noise_seed: int) -> list[float]:
-    """Flow matching's squared error, meaned over the future frames, of each clip's latents (B, C, T, h, w) at one noise
-    level in 0..1, with the noise of `futures`.
+def denoising_losses(
+    model: VideoModel, clips: Tensor, condition: Condition, share: float, noise_seed: int
+) -> list[float]:
+    """The squared error, meaned over what is not known, of each clip's latents (B, C, T, h, w) at one noise level, with the
+    noise of `futures`. `share`: from 0, no noise, to 1 (`level_at`).
     """
-    losses = []
-    for first in range(0, len(clips), CLIPS_AT_ONCE):
-        clean = clips[first : first + CLIPS_AT_ONCE]
-        noise = _noise(clean, noise_seed, first)
-        noisy = (1 - sigma) * clean + sigma * noise
-        noisy[:, :, :CONTEXT_FRAMES] = clean[:, :, :CONTEXT_FRAMES]
-        device = model.transformer.device
-        condition = model.condition(clean[:, :, :CONTEXT_FRAMES].to(device))
-        velocity = model.predict(noisy.to(device), torch.full((len(clean),), sigma, device=device), condition)
-        error = (velocity.cpu() - (noise - clean))[:, :, CONTEXT_FRAMES:].square()
-        losses += error.mean((1, 2, 3, 4)).tolist()
+    losses: list[float] = []
+    device, size, shape = model.transformer.device, model.CLIPS_AT_ONCE, clips.shape[1:]
+    level = model.level_at(share, clips.shape).to(device)
+    for first in range(0, len(clips), size):
+        clean = clips[first : first + size]
+        noise = _noise(len(clean), shape, noise_seed, first)
+        known = part_of(condition, first, size, device)
+        losses += model.errors(clean.to(device), noise.to(device), level.expand(len(clean)), known).tolist()
     return losses
 
 
-def _futures(model: TinyWan, context: Tensor, steps: int, noise: Tensor) -> Tensor:
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    # a fresh scheduler each time: it counts its own steps
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(model.scheduler.config)
-    scheduler.set_timesteps(steps)
-    condition, latents = model.condition(context), noise
-    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas.to(noise.device), strict=False):
-        latents[:, :, :CONTEXT_FRAMES] = context
-        velocity = model.predict(latents, sigma.expand(len(latents)), condition)
-        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-    latents[:, :, :CONTEXT_FRAMES] = context
-    return latents
+def clips_in(condition: Condition) -> int:
+    return len(next(iter(condition.values())))
 
 
-def _noise(context: Tensor, seed: int, first_clip: int) -> Tensor:
-    shape = (context.shape[1], CLIP_FRAMES, *context.shape[3:])
+def part_of(condition: Condition, first: int, count: int, device: torch.device) -> Condition:
+    """What is known of `count` clips from the first one on."""
+    return {name: tensor[first : first + count].to(device) for name, tensor in condition.items()}
+
+
+def _noise(clips: int, shape: Sequence[int], seed: int, first_clip: int) -> Tensor:
     return torch.stack([
-        torch.randn(shape, generator=torch.Generator().manual_seed(torch_seed(seed, "sampling noise", first_clip + clip)))
-        for clip in range(len(context))
+        torch.randn(*shape, generator=torch.Generator().manual_seed(torch_seed(seed, "sampling noise", first_clip + clip)))
+        for clip in range(clips)
     ])  # fmt: skip

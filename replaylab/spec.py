@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
 from functools import cache
 from math import ceil
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -24,15 +25,42 @@ import numpy as np
 WEIGHTS = Path(__file__).parent / "weights"
 
 
+# A field that came after runs were published: it is left out where it has its default, so that they keep their names.
+LATER = {"later": True}
+PLACE = "folder"  # where something lies: it is written down, but changes no number and is no part of a name
+
+
 class Described:
     """What all descriptions share: to and from plain JSON."""
 
     def as_dict(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]  # tuples become lists
+        found = {one: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]  # all are dataclasses
+        return {
+            one.name: _plain(value)
+            for one, value in found.items()
+            if not ("later" in one.metadata and value == one.default)
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return value.as_dict() if isinstance(value, Described) else value
+
+
+def without_places(plain: Any) -> Any:
+    """Plain JSON of a description without what says where things lie."""
+    if isinstance(plain, list):
+        return [without_places(each) for each in plain]
+    if isinstance(plain, dict):
+        return {key: without_places(value) for key, value in plain.items() if key != PLACE}
+    return plain
 
 
 def canonical_json(spec: Described) -> str:
-    return json.dumps(spec.as_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """What a description is named by."""
+    plain = without_places(spec.as_dict())
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(spec: Described) -> str:
@@ -80,6 +108,49 @@ class WorldSpec(Described):
 
 
 @dataclass(frozen=True)
+class FolderSpec(Described):
+    """A domain that lies in a folder (`domain`): your own videos."""
+
+    name: str
+    digest: str  # of its domain.json, which has the checksum of every video
+    size_px: tuple[int, int]  # height and width
+    folder: str
+
+    @property
+    def videos(self) -> tuple[int, int, int]:
+        """None to render."""
+        return 0, 0, 0
+
+
+World = WorldSpec | FolderSpec
+
+
+@dataclass(frozen=True)
+class ModelSpec(Described):
+    """A pretrained video generator of one of the `families`, and the clips it is given."""
+
+    folder: str  # in diffusers' layout, or a name on the hub
+    digest: str  # of its network's weights
+    frames: int  # of a clip, the context included
+    context_frames: int
+    frames_per_second: float
+    prompt: str = ""
+    guidance: float = 1.0  # at sampling, away from an empty prompt
+
+
+@dataclass(frozen=True)
+class DetectorSpec(Described):
+    """An object detector of transformers, in place of the shipped one: see `object_detectors`."""
+
+    folder: str  # in transformers' layout, or a name on the hub
+    digest: str  # of weights, classes and threshold
+    agents: tuple[
+        str, ...
+    ] = ()  # of its classes, each with the kind of agent that it is: "car=car"; () for the usual
+    threshold: float = 0.5  # the least score of a box
+
+
+@dataclass(frozen=True)
 class EvaluationSpec(Described):
     """Which clips are sampled and measured, the same for every arm and step.
 
@@ -87,11 +158,11 @@ class EvaluationSpec(Described):
     next `reference_clips`, are what distances are taken to.
     """
 
-    domains: tuple[WorldSpec, ...]  # first ordinary driving in the target's look: others meet its mean motion
+    domains: tuple[World, ...]  # first ordinary driving in the target's look: others meet its mean motion
     split: str
     clips: int
     reference_clips: int
-    at_the_end: tuple[WorldSpec, ...] = ()  # more domains, measured at the last step only
+    at_the_end: tuple[World, ...] = ()  # more domains, measured at the last step only
     futures: int = 1  # drawn of each clip: its measures are means over them, beside the ADE of the best
     sampler_steps: int = 8
     precision: str = (
@@ -102,6 +173,7 @@ class EvaluationSpec(Described):
     detector: str = ""  # digest of its weights
     video_network: str = ""  # digest of its weights
     edition: int = 2  # of the measures: raised when the same description would give other numbers
+    object_detector: DetectorSpec | None = field(default=None, metadata=LATER)  # None: the shipped one
 
     def __post_init__(self) -> None:
         if self.futures < 1:
@@ -118,7 +190,7 @@ BUFFERS = ("first", "random", "coverage")
 class ReplaySpec(Described):
     """What fills the batches beside the target, how much of them, and when."""
 
-    domains: tuple[WorldSpec, ...] = ()  # empty where the fraction is 0
+    domains: tuple[World, ...] = ()  # empty where the fraction is 0
     fraction: float = 0.0  # share of all samples that are replayed, exact in the long run
     schedule: str = "constant"  # one of SCHEDULES: see `mixture.Mixture`
     period: int = 0  # steps from one burst to the next, where the schedule is periodic
@@ -190,7 +262,7 @@ class RemedySpec(Described):
 
     kind: str = "none"
     strength: float = 0.0  # l2-sp, ewc, lwf: weight of the penalty; wise-ft: the base's share of the average
-    domains: tuple[WorldSpec, ...] = ()  # ewc: where it is measured what the base knows
+    domains: tuple[World, ...] = ()  # ewc: where it is measured what the base knows
     clips: int = 0  # ewc: how many of each
 
     def __post_init__(self) -> None:
@@ -232,13 +304,14 @@ class RunSpec(Described):
     """One fine-tuning and its evaluation."""
 
     base: str  # digest of the weights that fine-tuning starts from
-    target: WorldSpec
+    target: World
     seed: int  # target clips' order, replayed clips' order, noise
     training: TrainingSpec
     evaluate_at: tuple[int, ...]  # fine-tuning steps; step 0 is the base, measured once for all runs
     evaluation: EvaluationSpec
     replay: ReplaySpec = ReplaySpec()
     remedy: RemedySpec = RemedySpec()
+    model: ModelSpec | None = field(default=None, metadata=LATER)  # None: the tiny one
 
     def __post_init__(self) -> None:
         if not self.evaluate_at or self.evaluate_at[-1] != self.training.steps:
@@ -271,15 +344,20 @@ def _build(cls: Any, plain: Any) -> Any:
     if not isinstance(plain, dict):
         raise ValueError(f"{cls.__name__}: an object with keys is needed, not {plain!r}")
     kinds = get_type_hints(cls)
-    unknown, missing = sorted(plain.keys() - kinds), sorted(kinds - plain.keys())
+    later = {one.name for one in fields(cls) if "later" in one.metadata}
+    unknown, missing = sorted(plain.keys() - kinds), sorted(kinds - plain.keys() - later)
     if unknown or missing:
         raise ValueError(
             f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}; valid keys are {sorted(kinds)}"
         )
-    return cls(**{key: _value(cls, key, kind, plain[key]) for key, kind in kinds.items()})
+    return cls(**{key: _value(cls, key, kind, plain[key]) for key, kind in kinds.items() if key in plain})
 
 
 def _value(cls: Any, key: str, kind: Any, plain: Any) -> Any:
+    if kind == World:
+        kind = FolderSpec if isinstance(plain, dict) and PLACE in plain else WorldSpec
+    elif isinstance(kind, UnionType):  # or nothing: then it is not there
+        kind = get_args(kind)[0]
     if get_origin(kind) is tuple:
         return tuple(_value(cls, key, get_args(kind)[0], entry) for entry in plain)
     if is_dataclass(kind):

@@ -53,24 +53,34 @@ def run(
     run folder whose spec differs, PermissionError for a store that cannot be written. Ctrl-C leaves jobs running: the
     same call finds them again.
     """
+    specs, home = grid(preset, replay_fractions, seeds, budget), store_of(preset, store)
+    back = _to_come_back(preset, replay_fractions, seeds, cluster, home, budget, cluster_file)
+    if preset in PUBLISHED and not str(store):
+        missing = _missing(specs, home)
+        if missing:
+            say(
+                f"{len(missing)} of {len(specs)} published runs are not in {home}; to train them, name a store of your own"
+            )
+        return _table(preset, specs, home, set(), {})
+    return run_specs(preset, specs, home, cluster, machine, cluster_file, dry_run, back)
+
+
+def run_specs(
+    name: str, specs: list[RunSpec], home: Path, cluster: str, machine: MachineSpec, cluster_file: str | Path,
+    dry_run: bool, back: str,
+) -> Table:  # fmt: skip
+    """`run` of any runs, in the store `home`; `back` says how to come back to jobs that were left running."""
     if cluster not in CLUSTERS:
         raise ValueError(f"cluster {cluster!r} is none of {', '.join(CLUSTERS)}")
     settings = ClusterSpec.read(cluster_file, cluster)
-    specs = grid(preset, replay_fractions, seeds, budget)
-    only_reads = preset in PUBLISHED and not str(store)
-    home = store_of(preset, store)
-    missing = [spec for spec in specs if not records.is_done(spec, home)]
+    missing = _missing(specs, home)
     failed: dict[str, str] = {}
     trained: set[str] = set()
     counted = f"{len(specs) - len(missing)} of {len(specs)} runs are in {home}; "
-    if missing and only_reads:
-        say(
-            f"{len(missing)} of {len(specs)} published runs are not in {home}; to train them, name a store of your own"
-        )
-    elif dry_run:
+    if dry_run:
         say(f"{counted}{len(missing)} would be trained. {estimate(missing, home, specs, cluster, settings)}")
-        return read(preset, replay_fractions, seeds, store, budget)
-    elif missing and cluster == "inline":
+        return _table(name, specs, home, set(), {}, _under_way(missing, home))
+    if missing and cluster == "inline":
         records.check_store(home)
         say(f"{counted}training {len(missing)}. {estimate(missing, home, specs, cluster, settings)}")
         failed, trained = _inline(missing, home, machine)
@@ -78,12 +88,11 @@ def run(
         records.check_store(home)
         say(f"{counted}{len(missing)} are for jobs ({cluster})")
         jobs.submit(missing, home, machine, cluster, settings)
-        back = _to_come_back(preset, replay_fractions, seeds, cluster, home, budget, cluster_file)
         failed = watching.watch(specs, home, back)
         trained = {spec.run_id for spec in missing}
     else:
         say(f"all {len(specs)} runs are in {home}: trained nothing")
-    return _table(preset, specs, home, trained, failed)
+    return _table(name, specs, home, trained, failed)
 
 
 def read(
@@ -92,8 +101,11 @@ def read(
 ) -> Table:  # fmt: skip
     """The grid as it stands in a store, trained or not; arguments and errors as in `run`."""
     specs, home = grid(preset, replay_fractions, seeds, budget), store_of(preset, store)
-    missing = [spec for spec in specs if not records.is_done(spec, home)]
-    return _table(preset, specs, home, set(), {}, _under_way(missing, home))
+    return _table(preset, specs, home, set(), {}, _under_way(_missing(specs, home), home))
+
+
+def _missing(specs: list[RunSpec], home: Path) -> list[RunSpec]:
+    return [spec for spec in specs if not records.is_done(spec, home)]
 
 
 def store_of(preset: str, store: str | Path) -> Path:
@@ -245,4 +257,4 @@ def _table(
             "realised_replay_fraction": summary.get("realised_replay_fraction"), "reason": failed.get(spec.run_id, ""),
         })  # fmt: skip
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=records.COLUMNS)
-    return Table(preset, PRESETS[preset].split, store, table, pd.DataFrame(runs), tuple(specs))
+    return Table(preset, specs[0].evaluation.split, store, table, pd.DataFrame(runs), tuple(specs))

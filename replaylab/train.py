@@ -20,89 +20,85 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from replaylab import checkpoint, continual, leaving, parallel
 from replaylab.domain import write_atomically
+from replaylab.families import adapters
 from replaylab.mixture import Mixture
-from replaylab.models import CONTEXT_FRAMES, TinyWan
+from replaylab.models import Clip, Condition, VideoModel, stacked
 from replaylab.parallel import Execution, Place
 from replaylab.progress import track
 from replaylab.spec import REMEDIES_ON_WEIGHTS, MachineSpec, RemedySpec, TrainingSpec, torch_seed
 
 WARM_UP_STEPS = 20
 LARGEST_GRADIENT = 1.0
-Sources = Sequence[Sequence[NDArray[np.float32]]]
+Sources = Sequence[Sequence[Clip]]
 
 
 class Batch(NamedTuple):
-    """What one rank sees of a step: latents and noise (B, C, T, h, w), noise levels (B,)."""
+    """What one rank sees of a step: latents and noise (B, C, T, h, w), noise levels (B,), and what is known of the clips."""
 
     latents: Tensor
     noise: Tensor
-    sigma: Tensor
+    level: Tensor
+    known: Condition
 
     def parts(self, count: int) -> list[Batch]:
-        return [Batch(*each) for each in zip(*(tensor.chunk(count) for tensor in self), strict=True)]
+        known = {name: tensor.chunk(count) for name, tensor in self.known.items()}
+        tensors = zip(
+            *(tensor.chunk(count) for tensor in (self.latents, self.noise, self.level)), strict=True
+        )
+        return [
+            Batch(latents, noise, level, {name: chunks[number] for name, chunks in known.items()})
+            for number, (latents, noise, level) in enumerate(tensors)
+        ]
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        return self._mapped(lambda tensor: tensor.pin_memory())
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        known = {name: change(tensor) for name, tensor in self.known.items()}
+        return Batch(change(self.latents), change(self.noise), change(self.level), known)
 
 
 class Objective(torch.nn.Module):
-    """Flow matching (Lipman et al. 2023, eq. 14) on the future frames, weighted by sigma squared.
-
-    That is the squared error of the clean latents: unweighted, an error of a prediction x counts 1 / sigma^2 times,
-    and the last traces of noise drown the motion. With a teacher, its predictions are asked for too (`continual`).
+    """The model's own loss of a batch, as one module that has the weights. With a teacher, its predictions are asked for
+    too (`continual`).
     """
 
-    def __init__(self, model: TinyWan, teacher: TinyWan | None = None, strength: float = 0.0) -> None:
+    def __init__(self, model: VideoModel, teacher: VideoModel | None = None, strength: float = 0.0) -> None:
         super().__init__()
         self.transformer = model.transformer  # so that this module has the weights
         self._models, self._strength = (model, teacher), strength
 
     def forward(self, batch: Batch) -> Tensor:
         model, teacher = self._models
-        latents, noise, sigma = batch
-        level = sigma[:, None, None, None, None]
-        noisy = (1 - level) * latents + level * noise
-        noisy[:, :, :CONTEXT_FRAMES] = latents[:, :, :CONTEXT_FRAMES]  # the context is never noisy
-        condition = model.condition(latents[:, :, :CONTEXT_FRAMES], latents.shape[2])
-        velocity = model.predict(noisy, sigma, condition)
-        future = slice(CONTEXT_FRAMES, None)
-        loss = (level * (velocity - (noise - latents)))[:, :, future].square().mean()
-        if teacher is None:
-            return loss
-        with torch.no_grad():
-            wanted = teacher.predict(noisy, sigma, condition)
-        return loss + self._strength * continual.distillation(velocity, wanted, level)
+        return model.loss(*batch, teacher, self._strength)
 
 
 def batch_of(
-    sources: Sources, mixture: Mixture, seed: int, step: int, shift: float, place: Place = Place()
+    model: VideoModel, sources: Sources, mixture: Mixture, seed: int, step: int, place: Place = Place()
 ) -> Batch:
-    """What the mixture names for this rank, each slot with the noise that is its own.
-
-    Noise levels are logit-normal, shifted (Esser et al. 2024, arXiv 2403.03206).
-    """
+    """What the mixture names for this rank, each slot with the noise that is its own, at the model's noise levels."""
     slots = mixture.batch(step, place.rank, place.ranks)
-    latents = torch.from_numpy(np.stack([sources[slot.domain][slot.clip] for slot in slots]))
-    noise, sigma = torch.empty_like(latents), torch.empty(len(slots))
+    latents, known = stacked([sources[slot.domain][slot.clip] for slot in slots])
+    noise, normal = torch.empty_like(latents), torch.empty(len(slots))
     for i in range(len(slots)):
         number = step * mixture.batch_size + place.rank + i * place.ranks
         random = torch.Generator().manual_seed(torch_seed(seed, "training noise", number))
         torch.randn(noise[i].shape, generator=random, out=noise[i])
-        torch.randn((1,), generator=random, out=sigma[i : i + 1])
-    sigma = shift * sigma.sigmoid() / (1 + (shift - 1) * sigma.sigmoid())
-    batch = Batch(latents, noise, sigma)
-    return batch if place.device.type == "cpu" else Batch(*(tensor.pin_memory() for tensor in batch))
+        torch.randn((1,), generator=random, out=normal[i : i + 1])
+    batch = Batch(latents, noise, model.levels(normal, latents.shape), known)
+    return batch if place.device.type == "cpu" else batch.pinned()
 
 
 def fit(
-    model: TinyWan,
+    model: VideoModel,
     sources: Sources,
     mixture: Mixture,
     training: TrainingSpec,
@@ -165,9 +161,9 @@ def fit(
         measure(first)
     if place.ranks > 1 and not execution.sharded and first < training.steps:
         # DDP orders its sums by the first backward pass it sees: a resumed run must add in the same order
-        objective(batch_of(sources, mixture, seed, first, _shift(model), place).to(place.device)).backward()
+        objective(batch_of(model, sources, mixture, seed, first, place).to(place.device)).backward()
     batches = parallel.ahead(
-        lambda step: batch_of(sources, mixture, seed, step, _shift(model), place), first, training.steps
+        lambda step: batch_of(model, sources, mixture, seed, step, place), first, training.steps
     )
     with leaving.held():
         for step, batch in zip(
@@ -181,7 +177,7 @@ def fit(
             losses = []
             for number, part in enumerate(parts, start=1):
                 with parallel.together(objective, network, number == len(parts)), execution.autocast():
-                    loss = objective(part) * (len(part.sigma) / len(batch.sigma))
+                    loss = objective(part) * (len(part.level) / len(batch.level))
                     loss.backward()
                 losses.append(loss.detach())
             if anchor and remedy.kind != "wise-ft":
@@ -208,34 +204,29 @@ def fit(
     network.eval()
 
 
-def choose(model: TinyWan, training: TrainingSpec, seed: int) -> dict[str, Any]:
+def choose(model: VideoModel, training: TrainingSpec, seed: int) -> dict[str, Any]:
     """The weights to train, by name; the others stand still. Adds the adapters where they are asked for."""
     network = model.transformer
     if training.trained == "lora":
-        from peft import LoraConfig
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seed(seed, "adapters"))  # peft draws from the global stream
-            rank = training.lora_rank
-            network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=model.ADAPTED))
+        adapters.put_on(network, model.ADAPTED, training.lora_rank, seed)
     elif training.trained == "temporal":
         for name, weight in network.named_parameters():
             weight.requires_grad_(any(layer in name.split(".") for layer in model.TEMPORAL))
     return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
 
 
-def whole_weights(model: TinyWan) -> dict[str, Tensor]:
+def whole_weights(model: VideoModel) -> dict[str, Tensor]:
     """Every weight by name, whole and on the CPU; all ranks must ask."""
     return {name: parallel.gathered(weight).cpu() for name, weight in model.transformer.state_dict().items()}
 
 
 def _what_the_base_knows(
-    model: TinyWan, remedy: RemedySpec, known: Sources, weights: list[Any], seed: int, place: Place
-) -> tuple[TinyWan | None, list[Tensor] | None]:
+    model: VideoModel, remedy: RemedySpec, known: Sources, weights: list[Any], seed: int, place: Place
+) -> tuple[VideoModel | None, list[Tensor] | None]:
     """A frozen copy of the base, or the importances of its weights, if the remedy asks for one."""
     if remedy.kind == "lwf":
         frozen = copy.deepcopy(model.transformer).requires_grad_(False).eval()
-        return TinyWan(model.vae, frozen, model.scheduler), None
+        return model.with_network(frozen), None
     if remedy.kind != "ewc":
         return None, None
     objective = Objective(model)
@@ -243,14 +234,10 @@ def _what_the_base_knows(
     clips = [clip for source in known for clip in source]
     return None, continual.importances(
         lambda number: objective(
-            batch_of([clips], single, torch_seed(seed, "fisher"), number, _shift(model)).to(place.device)
+            batch_of(model, [clips], single, torch_seed(seed, "fisher"), number).to(place.device)
         ),
         len(clips), weights,
     )  # fmt: skip
-
-
-def _shift(model: TinyWan) -> float:
-    return float(model.scheduler.config["shift"])
 
 
 def _schedule(training: TrainingSpec, step: int) -> float:

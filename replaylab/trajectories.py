@@ -80,23 +80,30 @@ class Regression:
 
 
 def clip_measures(
-    errors: AgentErrors, cameras: ArrayLike, size_px: int, *, cap_m: float
+    errors: AgentErrors, cameras: ArrayLike | None, size_px: int, *, cap_m: float
 ) -> dict[str, Counted]:
-    """Everything about one clip that needs no second clip, by name, each with its n; arguments as in `ground_errors`.
+    """Everything about one clip that needs no second clip, by name, each with its n; arguments as in `ground_errors`,
+    without whose measures it is where no camera is known.
 
     Of range and bearing the mean size of the error; `size_error_matched` is that of the logarithm of areas, and
     `growth_matched` its mean with the sign.
     """
-    alike, ground = agreement(errors), ground_errors(errors, cameras, size_px, cap_m=cap_m)
+    alike = agreement(errors)
     return {
         "iou_matched": mean(alike.iou),
         "size_error_matched": mean(np.abs(alike.log_area)),
         "growth_matched": mean(alike.log_area),
+        **({} if cameras is None else _on_the_ground(ground_errors(errors, cameras, size_px, cap_m=cap_m))),
+        "vanishing_rate": vanishing_rate(errors),
+        **{f"ade_px_frame_{t}": ade for t, ade in enumerate(by_horizon(errors), start=1)},
+    }
+
+
+def _on_the_ground(ground: GroundErrors) -> dict[str, Counted]:
+    return {
         "position_error_m": _mean_known(ground.position_m),
         "range_error_matched_m": _mean_known(np.abs(ground.range_m)),
         "bearing_error_matched_deg": _mean_known(np.abs(ground.bearing_deg)),
-        "vanishing_rate": vanishing_rate(errors),
-        **{f"ade_px_frame_{t}": ade for t, ade in enumerate(by_horizon(errors), start=1)},
     }
 
 
@@ -216,10 +223,14 @@ def pull_towards(true_px: ArrayLike, predicted_px: ArrayLike, mean_px: ArrayLike
     return Counted(float((way * (predicted - true)).sum() / whole) if whole > 0 else float("nan"), len(true))
 
 
-def cells(points_px: ArrayLike, size_px: int) -> IntArray:
-    """Column and row (n, 2) of the cell in which each point (n, 2) lies; those outside, or nowhere, count to an edge."""
+def cells(points_px: ArrayLike, size_px: int | tuple[int, int]) -> IntArray:
+    """Column and row (n, 2) of the cell in which each point (n, 2) lies; those outside, or nowhere, count to an edge.
+
+    size_px: of a side of the image, or its height and width.
+    """
     known = np.nan_to_num(np.asarray(points_px, dtype=np.float64))
-    return np.clip(np.floor(known / size_px * CELLS), 0, CELLS - 1).astype(np.int64)
+    width_and_height = np.broadcast_to(size_px, 2)[::-1]
+    return np.clip(np.floor(known / width_and_height * CELLS), 0, CELLS - 1).astype(np.int64)
 
 
 def over_samples(ade_px: ArrayLike) -> tuple[FloatArray, FloatArray]:

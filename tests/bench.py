@@ -76,7 +76,10 @@ def time_measuring(home: Path, clips_measured: int = 400) -> None:
         return result
 
     drawn = timed(
-        "drawing", lambda: sample.futures(model, ground.context, spec.sampler_steps, spec.noise_seed)
+        "drawing",
+        lambda: sample.futures(
+            model, ground.to_draw, ground.latents.shape[1:], spec.sampler_steps, spec.noise_seed
+        ),
     )
     made = timed("decoding", lambda: model.decode(drawn))
     timed("measuring", lambda: measures.measure(ground, made, spec.miss_cap_px, drawn))

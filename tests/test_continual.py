@@ -7,7 +7,7 @@ import torch
 from test_train import fit, latents, log_of, loss_of, model, same, weights  # noqa: F401  (latents is a fixture)
 
 from replaylab import continual, sample
-from replaylab.models import CONTEXT_FRAMES
+from replaylab.models import CONTEXT_FRAMES, TinyWan
 from replaylab.spec import RemedySpec, WorldSpec
 
 WORLD = WorldSpec("near", "traffic", "diverse", "free", (4, 0, 0))
@@ -93,16 +93,20 @@ def test_a_pulled_run_that_was_killed_remembers_the_base_and_not_where_it_resume
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
 
 
-def test_distillation_is_the_weighted_squared_difference_of_the_futures():
-    mine, bases = (
-        torch.randn(2, 3, 8, 4, 4, generator=GENERATOR),
-        torch.randn(2, 3, 8, 4, 4, generator=GENERATOR),
-    )
-    level = torch.tensor([0.5, 0.25])[:, None, None, None, None]
-    wanted = np.mean(
-        [(s * (mine - bases)[i, :, CONTEXT_FRAMES:].numpy()) ** 2 for i, s in enumerate((0.5, 0.25))]
-    )
-    assert continual.distillation(mine, bases, level).item() == pytest.approx(wanted, rel=1e-5)
+def test_distillation_is_the_weighted_squared_difference_of_the_futures(latents):  # noqa: F811
+    made, teacher = model(), model()
+    teacher.transformer.proj_out.bias.data += 0.5
+    level = torch.tensor([0.5, 0.25])
+    clips = torch.from_numpy(latents[0][:2])
+    noise = torch.randn(clips.shape, generator=GENERATOR)
+    with torch.no_grad():
+        plain, taught = (made.loss(clips, noise, level, {}, *by).item() for by in ((), (teacher, 4.0)))
+        noisy, known = made._noisy(clips, noise, level[:, None, None, None, None])
+        apart = (made.predict(noisy, level, known) - teacher.predict(noisy, level, known))[
+            :, :, CONTEXT_FRAMES:
+        ]
+    wanted = np.mean([(s * apart[i].numpy()) ** 2 for i, s in enumerate((0.5, 0.25))])
+    assert wanted > 0 and taught - plain == pytest.approx(4 * wanted, rel=1e-4)
 
 
 def test_distilled_it_stays_nearer_to_what_the_base_says(latents, tmp_path):  # noqa: F811
@@ -133,12 +137,12 @@ def test_wise_ft_averages_with_the_base_and_leaves_training_alone(latents, tmp_p
 
 def test_generated_clips_keep_their_context_and_go_on_as_the_base_would(latents, monkeypatch):  # noqa: F811
     base, clips = model(), list(latents[0][:5])
-    made = continual.generated(base, clips, 2, seed=3)
+    made = continual.generated(base, clips, 2, seed=3).numpy()
     assert made.shape == (5, *clips[0].shape) and made.dtype == np.float32
     context = torch.from_numpy(np.stack(clips))[:, :, :CONTEXT_FRAMES]
     assert np.array_equal(made[:, :, :CONTEXT_FRAMES], context.numpy())
-    assert np.array_equal(made, sample.futures(base, context, 2, 3).numpy())
-    monkeypatch.setattr(continual, "CLIPS_AT_ONCE", 2)
+    assert np.array_equal(made, sample.futures(base, {"known": context}, clips[0].shape, 2, 3).numpy())
+    monkeypatch.setattr(TinyWan, "CLIPS_AT_ONCE", 2)
     assert np.allclose(made, continual.generated(base, clips, 2, seed=3), atol=1e-5)
     assert not np.allclose(made, continual.generated(base, clips, 2, seed=4), atol=1e-2)
 

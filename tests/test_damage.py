@@ -399,16 +399,18 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_rows(
 
 
 def test_parts_of_the_clips_add_their_own_mean_to_a_mean_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from replaylab import measures
+    from replaylab import grounds, measures
 
     @dataclasses.dataclass(frozen=True)
     class Ground:
+        only = grounds.Ground.only
         clips: list[int]
         truth: list[int]
         frames: np.ndarray
         cameras: np.ndarray
         ego: np.ndarray
         latents: np.ndarray
+        known: dict[str, Any] = dataclasses.field(default_factory=dict)
         name: str = "driving"
         split: str = "dev"
 

@@ -20,7 +20,7 @@ import torch
 from tiny_families import CONTEXT, FRAMES, SIDE, TINY
 from torch import Tensor
 
-from replaylab import families
+from replaylab import families, models
 from replaylab.families import adapters, tensors
 from replaylab.mixture import Mixture
 
@@ -332,7 +332,7 @@ def test_the_loss_does_not_look_at_what_is_known(name: str, tiny: Callable[[str]
 def test_adapters_are_on_the_layers_of_the_family(
     name: str, layers: int, tiny: Callable[[str], Path]
 ) -> None:
-    model: families.VideoModel = families.load(tiny(name))
+    model: models.VideoModel = families.load(tiny(name))
     adapters.put_on(model.transformer, model.ADAPTED, rank=2, seed=0)
     assert len(adapters.weights_of(model.transformer)) == 2 * layers
     for layer in model.TEMPORAL:

@@ -13,9 +13,21 @@ import pytest
 import torch
 from conftest import TWO_RANKS
 from on_ranks import VARIANTS
-from test_train import CELLS, CHANNELS, FRAMES, Killed, fit, latents, log_of, loss_of, model, same, weights  # noqa: F401
+from test_train import (
+    CELLS,
+    CHANNELS,
+    FRAMES,
+    Killed,
+    drawn,
+    fit,
+    log_of,
+    loss_of,
+    model,
+    same,
+    weights,
+)
 
-from replaylab import models, parallel, sample, train
+from replaylab import models, parallel, train
 from replaylab.spec import MachineSpec, RemedySpec
 
 pytestmark = [
@@ -36,7 +48,7 @@ def place():
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_it_learns_what_the_cpu_learns_within_rounding(name, latents, tmp_path, place):  # noqa: F811
+def test_it_learns_what_the_cpu_learns_within_rounding(name, latents, tmp_path, place):
     fit(tmp_path / "cpu", latents, 8, machine=MachineSpec(precision="fp32"))
     fit(tmp_path / "gpu", latents, 8, machine=MACHINES[name], place=place)
     cpu, gpu = ([line["loss"] for line in log_of(tmp_path / where)] for where in ("cpu", "gpu"))
@@ -44,7 +56,7 @@ def test_it_learns_what_the_cpu_learns_within_rounding(name, latents, tmp_path, 
 
 
 @pytest.mark.parametrize("trained", ["full", "lora", "temporal"])
-def test_fine_tuning_lowers_the_loss(trained, latents, tmp_path, place):  # noqa: F811
+def test_fine_tuning_lowers_the_loss(trained, latents, tmp_path, place):
     before = loss_of(model(), latents[0])
     made = fit(tmp_path, latents, 40, place=place, trained=trained, learning_rate=3e-3)
     made.transformer.to("cpu")
@@ -54,14 +66,14 @@ def test_fine_tuning_lowers_the_loss(trained, latents, tmp_path, place):  # noqa
 @pytest.mark.parametrize(
     "remedy", [RemedySpec("lwf", 1.0), RemedySpec("l2-sp", 1.0), RemedySpec("wise-ft", 0.5)]
 )
-def test_remedies_do_what_they_do_on_the_cpu(remedy, latents, tmp_path, place):  # noqa: F811
+def test_remedies_do_what_they_do_on_the_cpu(remedy, latents, tmp_path, place):
     fit(tmp_path / "cpu", latents, 4, machine=MachineSpec(precision="fp32"), remedy=remedy)
     fit(tmp_path / "gpu", latents, 4, machine=MachineSpec(precision="fp32"), remedy=remedy, place=place)
     cpu, gpu = ([line["loss"] for line in log_of(tmp_path / where)] for where in ("cpu", "gpu"))
     assert np.allclose(cpu, gpu, rtol=5e-3)
 
 
-def test_a_run_that_was_killed_ends_with_the_same_bits(latents, tmp_path, place):  # noqa: F811
+def test_a_run_that_was_killed_ends_with_the_same_bits(latents, tmp_path, place):
     machine = MachineSpec(checkpoint_steps=2)
 
     def killed(step):
@@ -75,29 +87,29 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(latents, tmp_path, place)
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
 
 
-def test_a_loss_that_is_not_finite_is_noticed_before_a_checkpoint_is_made(latents, tmp_path, place):  # noqa: F811
+def test_a_loss_that_is_not_finite_is_noticed_before_a_checkpoint_is_made(latents, tmp_path, place):
     with pytest.raises(FloatingPointError, match="the loss of step 1 is nan"):
         fit(tmp_path, [latents[0] * np.nan, latents[1]], machine=MachineSpec(checkpoint_steps=1), place=place)
     assert not list((tmp_path / "checkpoints").glob("step-*"))
 
 
-def test_batches_are_pinned(latents, place):  # noqa: F811
+def test_batches_are_pinned(latents, place):
     from replaylab.mixture import Mixture
 
-    assert train.batch_of(latents, Mixture(0.25, 4, [12, 12], 1), 0, 0, 3.0, place).latents.is_pinned()
+    assert train.batch_of(model(), latents, Mixture(0.25, 4, [12, 12], 1), 0, 0, place).latents.is_pinned()
 
 
 def test_sampling_and_the_autoencoder_give_what_they_give_on_the_cpu():
     made = model()
     context = torch.randn(3, CHANNELS, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
-    on_cpu = sample.futures(made, context, 4, 0)
+    on_cpu = drawn(made, context, 4, 0)
     vae = models.new_vae().eval()
     frames = np.random.default_rng(0).integers(0, 255, (2, FRAMES, 32, 32, 3), np.uint8)
     coded = models.encode(vae, frames)
     decoded = models.decode(vae, coded)
     made.transformer.to("cuda")
     vae.to("cuda")
-    assert torch.allclose(sample.futures(made, context, 4, 0), on_cpu, atol=0.02)
+    assert torch.allclose(drawn(made, context, 4, 0), on_cpu, atol=0.02)
     assert torch.allclose(models.encode(vae, frames), coded, atol=0.02)
     assert np.abs(models.decode(vae, coded).astype(int) - decoded).max() <= 3
 

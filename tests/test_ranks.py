@@ -63,11 +63,12 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(two):
 
 def test_ranks_take_turns_with_the_batches_of_a_sampling(monkeypatch):
     """Each rank, played in turn, draws its batches; put together they are what one process draws."""
-    monkeypatch.setattr(sample, "CLIPS_AT_ONCE", 2)
-    monkeypatch.setattr(sample, "_futures", lambda model, context, steps, noise: noise.clone())
-    model = SimpleNamespace(transformer=SimpleNamespace(device=torch.device("cpu")))
-    context = torch.zeros(7, 2, 3, 4, 4)
-    whole = sample.futures(model, context, 1, 0)
+    model = SimpleNamespace(
+        transformer=SimpleNamespace(device=torch.device("cpu")), CLIPS_AT_ONCE=2,
+        draw=lambda noise, condition, steps: noise.clone(),
+    )  # fmt: skip
+    given = {"known": torch.zeros(7, 2, 3, 4, 4)}, (2, 8, 4, 4)
+    whole = sample.futures(model, *given, 1, 0)
     drawn = {}
     for rank in (0, 1, 2):
 
@@ -75,7 +76,7 @@ def test_ranks_take_turns_with_the_batches_of_a_sampling(monkeypatch):
             return drawn.setdefault((rank, owner, len(drawn)), tensor) if rank == owner else tensor
 
         monkeypatch.setattr(parallel, "from_rank", keep)
-        part = sample.futures(model, context, 1, 0, place=Place(rank, 3))
+        part = sample.futures(model, *given, 1, 0, place=Place(rank, 3))
         assert part.shape == whole.shape
         for number in range(rank, 4, 3):
             assert torch.equal(part[2 * number : 2 * number + 2], whole[2 * number : 2 * number + 2])

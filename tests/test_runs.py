@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
 
-from replaylab import runs
+from replaylab import runs, subjects
 from replaylab.models import TinyWan
 from replaylab.spec import WEIGHTS, RemedySpec, ReplaySpec, grid
 
@@ -54,10 +53,11 @@ def test_every_way_of_fine_tuning_goes_through_to_its_rows(name, swept):
     assert summary["execution"]["ranks"] == 1 and summary["execution"]["precision"] == "fp32"
     assert not (folder / "checkpoints").exists()
     base = TinyWan.load(WEIGHTS / "base").transformer.state_dict()
-    kept = WanTransformer3DModel.from_pretrained(folder / "transformer").state_dict()
+    kept = runs.tuned(spec, swept.store, folder).model.transformer.state_dict()
     assert kept.keys() == base.keys() and any(not torch.equal(kept[name], base[name]) for name in base)
+    assert (folder / "transformer").is_dir() == (name != "lora")
     if name == "lora":
-        adapters = load_file(folder / "adapters" / "pytorch_lora_weights.safetensors")
+        adapters = load_file(folder / "pytorch_lora_weights.safetensors")
         assert sum(map(torch.Tensor.numel, adapters.values())) < 0.4 * sum(
             map(torch.Tensor.numel, base.values())
         )
@@ -68,7 +68,7 @@ def test_every_way_of_fine_tuning_goes_through_to_its_rows(name, swept):
 
 def clips_of(swept, **changes):
     spec = replace(swept.specs[1], replay=ReplaySpec((NEAR,), 0.5, **changes))
-    (_, replayed), _ = runs.mixed(TinyWan.load(WEIGHTS / "base"), spec, swept.store)
+    (_, replayed), _ = runs.mixed(subjects.load(spec, swept.store), spec, swept.store)
     return np.stack(list(replayed))
 
 

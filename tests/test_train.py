@@ -64,9 +64,15 @@ def log_of(folder):
 
 def loss_of(made, latents):
     """On fixed noise."""
-    batch = train.batch_of([latents], Mixture(0, 8, [len(latents)], 0), 5, 0, 3.0)
+    batch = train.batch_of(made, [latents], Mixture(0, 8, [len(latents)], 0), 5, 0)
     with torch.no_grad():
         return train.Objective(made)(batch).item()
+
+
+def drawn(made, context, steps, noise_seed):
+    """Whole clips for context latents."""
+    shape = (context.shape[1], FRAMES, *context.shape[3:])
+    return sample.futures(made, {"known": context}, shape, steps, noise_seed)
 
 
 class Killed(BaseException):
@@ -81,10 +87,10 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(step, schedule, latents, 
     whole = fit(tmp_path / "whole", latents, 6, (2, 5, 6), seen["whole"].append, mixture)
     honest = train.batch_of
 
-    def until(sources, mixture, seed, at, *others):
+    def until(made, sources, mixture, seed, at, *others):
         if at == step:
             raise Killed
-        return honest(sources, mixture, seed, at, *others)
+        return honest(made, sources, mixture, seed, at, *others)
 
     monkeypatch.setattr(train, "batch_of", until)
     with pytest.raises(Killed):
@@ -170,14 +176,16 @@ def test_a_step_in_parts_is_the_same_step(parts, latents, tmp_path):
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_a_batch_is_the_same_whoever_computes_its_parts(ranks, latents):
     mixture = Mixture(0.25, 8, [12, 12], 1)
-    whole = train.batch_of(latents, mixture, 3, 5, 3.0)
+    whole = train.batch_of(model(), latents, mixture, 3, 5)
     for rank in range(ranks):
-        part = train.batch_of(latents, mixture, 3, 5, 3.0, Place(rank, ranks))
-        assert all(torch.equal(mine, all_[rank::ranks]) for mine, all_ in zip(part, whole, strict=True))
-    again = [train.batch_of(latents, mixture, *about, 3.0).noise for about in ((3, 5), (3, 6), (4, 5))]
+        part = train.batch_of(model(), latents, mixture, 3, 5, Place(rank, ranks))
+        assert all(
+            torch.equal(mine, all_[rank::ranks]) for mine, all_ in zip(part[:3], whole[:3], strict=True)
+        )
+    again = [train.batch_of(model(), latents, mixture, *about).noise for about in ((3, 5), (3, 6), (4, 5))]
     assert torch.equal(again[0], whole.noise)
     assert not torch.equal(again[1], whole.noise) and not torch.equal(again[2], whole.noise)
-    assert len(whole.noise.flatten(1).unique(dim=0)) == 8 and ((whole.sigma > 0) & (whole.sigma < 1)).all()
+    assert len(whole.noise.flatten(1).unique(dim=0)) == 8 and ((whole.level > 0) & (whole.level < 1)).all()
 
 
 def test_evaluation_sees_the_average_and_training_goes_on_from_the_weights(latents, tmp_path):
@@ -301,7 +309,7 @@ def test_an_untrained_model_that_says_nothing_copies_the_last_frame():
     torch.nn.init.zeros_(made.transformer.proj_out.bias)
     context = torch.randn(2, CHANNELS, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
     copied = context[:, :, -1:].expand(-1, -1, FRAMES - 3, -1, -1)
-    assert torch.allclose(sample.futures(made, context, 3, 0)[:, :, 3:], copied, atol=1e-4)
+    assert torch.allclose(drawn(made, context, 3, 0)[:, :, 3:], copied, atol=1e-4)
 
 
 def test_the_loss_is_the_error_of_the_clean_latents(latents):
@@ -317,12 +325,12 @@ def test_futures_keep_the_context_and_do_not_depend_on_the_batch(monkeypatch):
     made = model()
     made.transformer.eval()
     context = torch.randn(5, CHANNELS, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
-    together = sample.futures(made, context, 2, noise_seed=0)
-    monkeypatch.setattr(sample, "CLIPS_AT_ONCE", 2)
-    apart = sample.futures(made, context, 2, noise_seed=0)
+    together = drawn(made, context, 2, noise_seed=0)
+    monkeypatch.setattr(models.TinyWan, "CLIPS_AT_ONCE", 2)
+    apart = drawn(made, context, 2, noise_seed=0)
     assert torch.equal(together[:, :, :3], context)
     assert torch.allclose(together, apart, atol=1e-4)
-    assert not torch.allclose(together, sample.futures(made, context, 2, noise_seed=1), atol=1e-2)
+    assert not torch.allclose(together, drawn(made, context, 2, noise_seed=1), atol=1e-2)
 
 
 def test_euler_sampling_of_the_true_velocity_arrives_at_the_data():
@@ -335,7 +343,7 @@ def test_euler_sampling_of_the_true_velocity_arrives_at_the_data():
 
     made.predict = oracle
     for steps in (1, 4):
-        assert torch.allclose(sample.futures(made, data[:, :, :3], steps, 0), data, atol=1e-4)
+        assert torch.allclose(drawn(made, data[:, :, :3], steps, 0), data, atol=1e-4)
 
 
 def test_a_model_survives_diffusers_folder_layout(tmp_path):

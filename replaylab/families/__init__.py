@@ -18,12 +18,12 @@ import torch
 from replaylab.families import folder as folders
 from replaylab.families.cogvideox import CogVideoX
 from replaylab.families.ltx import LTXVideo
-from replaylab.families.shared import Family, VideoModel
+from replaylab.families.shared import Family
 from replaylab.families.svd import StableVideoDiffusion
 from replaylab.families.tensors import Condition
 from replaylab.families.wan import WanByChannels, WanInPlace
 
-__all__ = ["Condition", "Family", "VideoModel", "load"]
+__all__ = ["Condition", "Family", "load"]
 FAMILIES: tuple[type[Family], ...] = (WanByChannels, WanInPlace, CogVideoX, LTXVideo, StableVideoDiffusion)
 
 

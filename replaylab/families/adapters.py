@@ -15,6 +15,8 @@ from torch import Tensor
 from replaylab.domain import write_atomically
 from replaylab.spec import torch_seed
 
+FILE = "pytorch_lora_weights.safetensors"
+
 
 def put_on(network: Any, pattern: str, rank: int, seed: int) -> None:
     """LoRA (Hu et al. 2021, arXiv 2106.09685) on the layers whose names match; all other weights stand still.
@@ -26,6 +28,9 @@ def put_on(network: Any, pattern: str, rank: int, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "adapters"))  # peft draws from the global stream
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=pattern), network)
+    for weight in network.parameters():
+        if weight.requires_grad and weight.dtype != torch.float32:
+            weight.data = weight.data.float()  # a small step would be lost in half precision
 
 
 def weights_of(network: Any) -> dict[str, Tensor]:
@@ -43,7 +48,21 @@ def write(network: Any, folder: Path, network_name: str) -> None:
         f"{network_name}.{name}": weight.detach().cpu().contiguous()
         for name, weight in weights_of(network).items()
     }
-    write_atomically(folder / "pytorch_lora_weights.safetensors", lambda aside: save_file(named, aside))
+    write_atomically(folder / FILE, lambda aside: save_file(named, aside))
+
+
+def read(network: Any, folder: Path, network_name: str) -> None:
+    """What `write` wrote, into the adapters that are put on; raises FileNotFoundError, with the path."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if not (folder / FILE).is_file():
+        raise FileNotFoundError(
+            f"{folder / FILE} is missing: this run's adapters were not kept, train it again"
+        )
+    named = load_file(folder / FILE)
+    weights = {name.removeprefix(f"{network_name}."): weight for name, weight in named.items()}
+    set_peft_model_state_dict(network, weights)
 
 
 def melt(network: Any) -> None:

@@ -53,6 +53,7 @@ class GpuPreset:
     batch_size: int = 4
     lora_rank: int = 32
     learning_rate: float = 1e-4
+    guidance: float = 1.0  # that its pipeline draws with
 
 
 PRESETS = {
@@ -61,20 +62,21 @@ PRESETS = {
         GpuPreset(
             "wan", "Wan-AI/Wan2.2-TI2V-5B-Diffusers", WanInPlace,
             {"num_attention_heads": 24, "in_channels": 48, "out_channels": 48, "ffn_dim": 14336, "num_layers": 30},
-            49, 480, 832, (48, 13, 30, 52), 24, 5.7e9,
+            49, 480, 832, (48, 13, 30, 52), 24, 5.7e9, guidance=5.0,
         ),
         GpuPreset(
             "cogvideox", "THUDM/CogVideoX-5b-I2V", CogVideoX,
             {"num_attention_heads": 48, "in_channels": 32, "num_layers": 42, "use_rotary_positional_embeddings": True,
              "use_learned_positional_embeddings": True},
-            49, 480, 720, (16, 13, 60, 90), 8, 4.8e9,
+            49, 480, 720, (16, 13, 60, 90), 8, 4.8e9, guidance=6.0,
         ),
         GpuPreset(
-            "ltx", "Lightricks/LTX-Video", LTXVideo, {}, 97, 512, 768, (128, 13, 16, 24), 25, 4.8e9
+            "ltx", "Lightricks/LTX-Video", LTXVideo, {}, 97, 512, 768, (128, 13, 16, 24), 25, 4.8e9,
+            guidance=3.0,
         ),
         GpuPreset(
             "svd", "stabilityai/stable-video-diffusion-img2vid-xt", StableVideoDiffusion,
-            {"num_attention_heads": (5, 10, 20, 20)}, 25, 320, 512, (4, 25, 40, 64), 7, 0.63e9,
+            {"num_attention_heads": (5, 10, 20, 20)}, 25, 320, 512, (4, 25, 40, 64), 7, 0.63e9, guidance=3.0,
         ),
     )
 }  # fmt: skip
@@ -98,11 +100,13 @@ class Estimate:
 
     @property
     def training_gb(self) -> float:
+        """At the peak of a training step: weights, adapters with their moments, and what is kept for the gradient."""
         kept = self.preset.batch_size * self.kept_bytes_a_clip
         return (2 * self.weights + 20 * self.adapter_weights + kept) / GB + ELSEWHERE_GB
 
     @property
     def encoding_gb(self) -> float:
+        """While conditions are encoded: the largest encoder."""
         return 2 * self.preset.encoder_weights / GB + ELSEWHERE_GB
 
     @property

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,42 +27,6 @@ from torch import Tensor
 
 from replaylab.families import folder as folders
 from replaylab.families.tensors import Condition, error, in_place, kept, on_cpu, over_clips
-
-
-class VideoModel(Protocol):
-    """What the training loop and the sampler ask of a model, whatever its family. The verbs condition and predict are
-    used by a family's own `loss` and `draw`.
-    """
-
-    @property
-    def transformer(self) -> Any: ...  # the network that is trained
-
-    @property
-    def ADAPTED(self) -> str: ...  # the layers that LoRA adapts, a pattern for whole names
-
-    @property
-    def TEMPORAL(self) -> tuple[str, ...]: ...  # names in the path of a layer where frames see each other
-
-    def encode(self, frames: np.ndarray) -> Tensor: ...
-
-    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor: ...
-
-    def loss(
-        self,
-        latents: Tensor,
-        noise: Tensor,
-        level: Tensor,
-        condition: Condition,
-        teacher: Any = None,
-        strength: float = 0.0,
-        /,
-    ) -> Tensor: ...
-
-    def draw(self, noise: Tensor, condition: Condition, steps: int, /) -> Tensor: ...
-
-    def with_network(self, network: Any, /) -> VideoModel: ...
-
-    def decode(self, latents: Tensor) -> np.ndarray: ...
 
 
 class Family(ABC):
@@ -77,9 +41,11 @@ class Family(ABC):
     TOOLS: ClassVar[tuple[str, ...]] = ("scheduler", "tokenizer")
     READERS: ClassVar[tuple[str, ...]] = ("text_encoder",)  # of the prompt
     LOOKERS: ClassVar[tuple[str, ...]] = ()  # at the context
+    CLIPS_AT_ONCE: int = 1  # drawn together: a GPU that trains one clip at a time can draw one
     EDITION: ClassVar[int] = 1  # raised when the same context and prompt would give another condition
     ADAPTED: str
     TEMPORAL: tuple[str, ...]
+    guidance: float = 1.0  # classifier-free, when it draws
 
     def __init__(self, folder: Path, network: Any, cache: Path | None, dtype: torch.dtype) -> None:
         import diffusers
@@ -233,6 +199,10 @@ class Family(ABC):
     def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
         """The noise levels (B,) to train at, from standard normal numbers (B,); `shape` is that of the latents."""
 
+    def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
+        """The noise level (1,) under which this share of those to train at lies."""
+        return self.levels(torch.special.ndtri(torch.tensor([share])), shape)
+
     @abstractmethod
     def mix(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """Latents at noise levels (B,)."""
@@ -267,18 +237,34 @@ class Family(ABC):
         return loss + strength * error(prediction, wanted, condition)
 
     @torch.no_grad()
+    def errors(self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """The loss of each clip (B,)."""
+        parts = [
+            {name: tensor[clip : clip + 1] for name, tensor in condition.items()}
+            for clip in range(len(latents))
+        ]
+        return torch.stack([
+            self.loss(latents[clip : clip + 1], noise[clip : clip + 1], level[clip : clip + 1], known)
+            for clip, known in enumerate(parts)
+        ])  # fmt: skip
+
+    @torch.no_grad()
     def draw(
         self,
         noise: Tensor,
         condition: Condition,
         steps: int,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         unconditional: Condition | None = None,
     ) -> Tensor:
         """Whole clips' latents from standard normal noise (B, C, t, h, w), by the family's own scheduler.
 
-        Guidance other than 1 is away from `unconditional`; raises ValueError where that is not given.
+        By default guidance is the model's own (`guidance`), away from an empty prompt. Another one than 1 is away from
+        `unconditional`; raises ValueError where that is not given.
         """
+        if guidance is None:
+            guidance = self.guidance
+            unconditional = self.unconditional(condition) if guidance != 1 else None
         if guidance != 1 and unconditional is None:
             raise ValueError(
                 f"guidance is {guidance}, but away from what? Give `unconditional` (model.unconditional)"

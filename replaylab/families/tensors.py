@@ -1,7 +1,6 @@
 """Pixels, latents and conditions as tensors: small functions that every family needs.
 
-Shapes: B clips, K context frames, T frames of H x W pixels, uint8; latents (B, C, t, h, w). A condition is a dictionary
-of tensors whose first axis is the clip; `known` in it are latents (B, C, k, h, w) that are never noisy, in front.
+Shapes: B clips, K context frames, T frames of H x W pixels, uint8; latents (B, C, t, h, w). Conditions as in `models`.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ import torch
 from torch import Tensor
 
 from replaylab.domain import write_atomically
+from replaylab.models import Condition
 from replaylab.spec import torch_seed
-
-Condition = dict[str, Tensor]
 
 
 def error(prediction: Tensor, target: Tensor, condition: Condition) -> Tensor:

@@ -21,7 +21,7 @@ import pandas as pd
 
 from replaylab.domain import SPLITS, Domain, alone, open_domain, sha256, write_atomically, write_domain
 from replaylab.progress import say, track
-from replaylab.spec import WorldSpec, digest, generator
+from replaylab.spec import FolderSpec, World, WorldSpec, digest, generator
 from replaylab.worlds import country, doom, looks, orbit, physics, traffic
 from replaylab.worlds.stage import Scene, Stage, boxes_of, eligible, heading_of, placed, visible_shares
 
@@ -38,11 +38,13 @@ CRF = 10  # H.264 quality: visually lossless, so that what is lost is the model'
 
 
 def folder_of(spec: WorldSpec, home: str | Path) -> Path:
+    """Where the domain of a description lies: `home/<name>-<digest>`."""
     return Path(home) / f"{spec.name}-{digest(spec)}"
 
 
-def is_built(spec: WorldSpec, home: str | Path) -> bool:
-    return (folder_of(spec, home) / "domain.json").is_file()
+def is_built(spec: World, home: str | Path) -> bool:
+    """Whether the domain is there, whole."""
+    return isinstance(spec, FolderSpec) or (folder_of(spec, home) / "domain.json").is_file()
 
 
 def processes() -> int:
@@ -50,18 +52,30 @@ def processes() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def build(spec: WorldSpec, home: str | Path) -> Domain:
-    """Render `spec` into `home/<name>-<digest>/` on all cores, or read what is there.
+def build(spec: World, home: str | Path) -> Domain:
+    """Render `spec` into `home/<name>-<digest>/` on all cores, or read what is there; a folder of videos is opened.
 
     If another process is rendering it, that one is waited for. Raises PermissionError or OSError, with the path, if
-    `home` cannot be written.
+    `home` cannot be written, ValueError for a folder that is not the one described any more.
     """
+    if isinstance(spec, FolderSpec):
+        return _opened(spec)
     folder = folder_of(spec, home)
     if not is_built(spec, home):
         with alone(folder):
             if not is_built(spec, home):  # by the one that was waited for
                 _build(spec, folder)
     return open_domain(folder)
+
+
+def _opened(spec: FolderSpec) -> Domain:
+    domain = open_domain(spec.folder)
+    if domain.digest != spec.digest:
+        raise ValueError(
+            f"{spec.folder}: domain.json is not the one that the run was described with ({domain.digest} now, "
+            f"{spec.digest} then)"
+        )
+    return domain
 
 
 def _build(spec: WorldSpec, folder: Path) -> None:

@@ -1,0 +1,278 @@
+"""A model and videos of one's own: from mp4 files and a tiny random pipeline to rows, figures and a page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import nbformat
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run
+from test_object_detectors import tiny as tiny_detector
+from tiny_families import FRAMES, SIDE, TINY
+
+from replaylab import gallery, grounds, own, own_figures, records, runs, subjects, train
+from replaylab.__main__ import main
+from replaylab.own import Settings
+from replaylab.spec import MachineSpec, RunSpec, without_places
+
+SETTINGS = Settings(
+    FRAMES["wan"],
+    1,
+    steps=4,
+    batch_size=2,
+    learning_rate=1e-3,
+    lora_rank=2,
+    sampler_steps=2,
+    detector_threshold=0.05,
+)
+VIDEOS, RATE = 24, 8
+
+
+def write_videos(folder: Path, seed: int, size: tuple[int, int] = (44, 36)) -> None:
+    """Real mp4 files of an odd shape: a square that moves over noise."""
+    folder.mkdir()
+    random = np.random.default_rng(seed)
+    for number in range(VIDEOS):
+        with av.open(str(folder / f"{number:02d}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=RATE)
+            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            picture = random.integers(0, 128, (size[1], size[0], 3), dtype=np.uint8)
+            for frame in range(FRAMES["wan"] + 2):
+                shown = picture.copy()
+                shown[10:20, 2 * frame : 2 * frame + 8] = 255
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+            container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Wan, a tiny detector and two domains, made by the command."""
+    folder = tmp_path_factory.mktemp("own")
+    TINY["wan"](folder / "wan")
+    tiny_detector("yolos", folder / "detector")
+    for seed, name in enumerate(("driving", "kitchen")):
+        write_videos(folder / f"{name}-videos", seed)
+        assert (
+            main([
+                "domain", "add", "videos", str(folder / f"{name}-videos"), "--out", str(folder / name), "--name", name,
+                "--size", str(SIDE["wan"]), "--frames-per-second", str(RATE), "--frames", str(FRAMES["wan"]),
+                "--test", "0.5", "--dev", "0", "--processes", "1",
+            ])
+            == 0
+        )  # fmt: skip
+    return folder
+
+
+def grid(home: Path, fractions: tuple[float, ...] = (0.0, 0.5), **changes: Any) -> list[RunSpec]:
+    return own.grid(
+        str(home / "wan"), home / "driving", [home / "kitchen"], fractions, replace(SETTINGS, **changes)
+    )
+
+
+@pytest.fixture(scope="module")
+def table(home: Path) -> Any:
+    return own.run(
+        str(home / "wan"), home / "driving", [home / "kitchen"], [0, 0.5], SETTINGS,
+        detector=str(home / "detector"), agents=["car=car", "person=pedestrian"], store=home / "store",
+    )  # fmt: skip
+
+
+def test_a_model_is_fine_tuned_with_and_without_replay_and_measured_beside_its_floors(
+    home: Path, table: Any
+) -> None:
+    assert list(table.runs["state"]) == ["done", "done"]
+    assert list(table.runs["realised_replay_fraction"]) == [0, 0.5]
+    rows = table.rows
+    for model in ("real", "copy-last-frame", "autoencoder", "base", "fine-tuned"):
+        of_model = rows[rows["model"] == model]
+        assert set(of_model["domain"]) == {"driving", "kitchen"}
+        assert {"effnet_kd", "ssim", "ade_px"} <= set(of_model["measure"])
+    assert {"denoising_loss_0.25", "denoising_loss_0.75"} <= set(rows["measure"])
+    assert set(rows.loc[rows["model"] == "fine-tuned", "step"]) == {1, 2, 4}
+    assert rows.loc[(rows["model"] == "real") & (rows["measure"] == "ssim"), "value"].min() > 0.999
+    assert not rows["measure"].str.contains("position_error|ego_|video_").any()  # no camera is known here
+
+
+def test_called_again_it_reads(home: Path, table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "fit", None)
+    again = own.run(
+        str(home / "wan"), home / "driving", [home / "kitchen"], [0, 0.5], SETTINGS,
+        detector=str(home / "detector"), agents=["car=car", "person=pedestrian"], store=home / "store",
+    )  # fmt: skip
+    assert not again.runs["trained_now"].any() and len(again.rows) == len(table.rows)
+
+
+def test_the_adapters_that_are_kept_give_the_rows_again(home: Path, table: Any) -> None:
+    spec = table.specs[1]
+    folder = table.store / spec.run_id
+    assert (folder / "pytorch_lora_weights.safetensors").is_file() and not (folder / "transformer").exists()
+    again, rows = runs.evaluate_again(folder, table.store), records.read_rows(folder)
+    rows = rows[rows["step"] == spec.training.steps]
+    assert np.allclose(again["value"], rows["value"], rtol=2**-10, atol=1e-2, equal_nan=True)
+
+
+def test_figures_clips_and_words_come_from_the_rows(table: Any) -> None:
+    assert own_figures.domains(table) == ("driving", "kitchen")
+    assert len(own_figures.tradeoff(table).axes) == 2 and len(own_figures.over_steps(table).axes) == 4
+    html = own_figures.measures(table).to_html()
+    assert "replay 50 %" in html and "copy last frame" in html and "kitchen" in html
+    assert own_figures.found(table).count("replay 50 %") == 2
+    shown = gallery.side_by_side(table, "driving")
+    assert {one.arm for one in shown} == {"truth", "base", "replay 0 %", "replay 50 %"}
+    assert all(one.given == 1 and one.frames_per_second == RATE for one in shown)
+    assert gallery.player(shown).data.count("<figure") == len(shown)
+
+
+def test_a_large_clip_is_made_small_enough_for_a_page_and_its_error_stays(table: Any) -> None:
+    small = gallery.side_by_side(table, "driving")[0]
+    frames, scale = gallery._small(np.zeros((49, 480, 832, 3), np.uint8))
+    assert frames.shape[1] <= 128 and frames.shape[0] * frames.shape[2] <= 16000 and scale == 3.75
+    boxes = [[[2.0, 2.0, 6.0, 8.0]]] * len(small.frames)
+    moved = [[[4.0, 2.0, 8.0, 8.0]]] * len(small.frames)
+    one = replace(small, true_boxes=boxes, found_boxes=moved, scale=3.75)
+    assert gallery.ade_px(one) == pytest.approx(2 * 3.75)
+
+
+def test_a_killed_run_ends_with_the_same_bits(home: Path, tmp_path: Path) -> None:
+    """Low-rank adapters of a family are resumed as all weights are."""
+    spec = grid(home)[1]
+
+    def fitted(folder: Path, killed: bool) -> dict[str, torch.Tensor]:
+        subject = subjects.load(spec, home / "store")
+        sources, mixture = runs.mixed(subject, spec, home / "store")
+
+        def stop(step: int) -> None:
+            if killed:
+                raise KeyboardInterrupt
+
+        train.fit(
+            subject.model, sources, mixture, spec.training, 0, folder, "own", machine=MachineSpec(checkpoint_steps=1),
+            evaluate_at=(2,), evaluate=stop,
+        )  # fmt: skip
+        return train.whole_weights(subject.model)
+
+    whole = fitted(tmp_path / "whole", False)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path / "killed", True)
+    resumed = fitted(tmp_path / "killed", False)
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_run_is_named_by_what_it_is_and_not_by_where_that_lies(home: Path, tmp_path: Path) -> None:
+    for name in ("wan", "driving", "kitchen"):
+        shutil.copytree(home / name, tmp_path / name)
+    here, there = grid(home), grid(tmp_path)
+    assert [spec.run_id for spec in here] == [spec.run_id for spec in there]
+    assert here[1].as_dict() != there[1].as_dict()
+    assert without_places(here[1].as_dict()) == without_places(there[1].as_dict())
+    assert RunSpec.from_dict(json.loads(json.dumps(here[1].as_dict()))) == here[1]
+    (tmp_path / "kitchen" / "domain.json").write_text(
+        (tmp_path / "kitchen" / "domain.json").read_text() + "\n"
+    )
+    assert grid(tmp_path)[1].run_id != here[1].run_id and grid(tmp_path)[0].run_id != here[0].run_id
+    with pytest.raises(ValueError, match=r"domain\.json is not the one that the run was described with"):
+        grounds.prepare(there[0].evaluation, tmp_path, subject=subjects.load(there[0], tmp_path))
+
+
+def test_a_domains_own_prompt_is_heard(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "driving", tmp_path / "driving")
+    about = json.loads((tmp_path / "driving" / "domain.json").read_text())
+    (tmp_path / "driving" / "domain.json").write_text(json.dumps({**about, "prompt": "a car"}))
+    own_prompt, none = (
+        own.grid(str(home / "wan"), folder / "driving", [], [0.0], SETTINGS)[0] for folder in (tmp_path, home)
+    )
+    texts = []
+    for spec in (own_prompt, none):
+        subject = subjects.load(spec, tmp_path)
+        ready = runs._ready(subject, spec.target, tmp_path)
+        texts.append(ready[0]["text"])  # type: ignore[index, call-overload]
+    assert not torch.equal(*texts)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda home: {"driving": home / "nowhere"}, "domain.json is missing"),
+        (lambda home: {"replay": []}, "name at least one domain to replay"),
+        (lambda home: {"replay": [home / "driving"]}, "two domains are named 'driving'"),
+        (lambda home: {"model": str(home / "driving")}, "model_index.json|no weights|missing"),
+        (lambda home: {"settings": replace(SETTINGS, context_frames=7)}, "scenes with 9 frames; at least 20"),
+    ],
+)
+def test_what_cannot_be_used_is_said_with_its_folder(
+    home: Path, change: Callable[[Path], dict[str, Any]], words: str
+) -> None:
+    given = {
+        "model": str(home / "wan"), "driving": home / "driving", "replay": [home / "kitchen"], "replay_fractions": [0, 0.5],
+        "settings": SETTINGS,
+    }  # fmt: skip
+    with pytest.raises((ValueError, OSError), match=words):
+        own.grid(**{**given, **change(home)})
+
+
+def test_domains_of_another_size_or_rate_are_refused(home: Path, tmp_path: Path) -> None:
+    assert (
+        main([
+            "domain", "add", "videos", str(home / "kitchen-videos"), "--out", str(tmp_path / "large"), "--size", "34x40",
+            "--frames-per-second", str(RATE), "--frames", str(FRAMES["wan"]), "--test", "0.5", "--processes", "1",
+        ])
+        == 0
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"large: height_px is 34, but 32 in .*driving; make both"):
+        own.grid(str(home / "wan"), home / "driving", [tmp_path / "large"], [0.5], SETTINGS)
+
+
+def test_clips_that_the_family_does_not_take_are_refused(home: Path) -> None:
+    spec = grid(home, frames=10)[0]
+    with pytest.raises(ValueError, match=r"n x 4 \+ 1 frames, not of 10"):
+        runs._ready(subjects.load(spec, home), spec.target, home)
+
+
+def test_other_weights_than_described_are_refused(home: Path, tmp_path: Path) -> None:
+    spec = grid(home)[0]
+    assert spec.model is not None
+    with pytest.raises(ValueError, match="holds other weights"):
+        subjects.load(replace(spec, model=replace(spec.model, digest="0" * 16)), tmp_path)
+
+
+def test_settings_are_a_presets_but_for_what_is_said() -> None:
+    plain = Settings.of("wan")
+    assert own.settings_from("wan", ["steps=7", "prompt=a car = fast"]) == replace(
+        plain, steps=7, prompt="a car = fast"
+    )
+    with pytest.raises(ValueError, match=r"'pace=3' is no NAME=VALUE .* learning_rate"):
+        own.settings_from("wan", ["pace=3"])
+    with pytest.raises(ValueError, match="none of wan"):
+        Settings.of("sora")
+
+
+def test_without_videos_the_command_says_what_each_preset_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["own", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{name}: " in said for name in own.PRESETS) and said.count("not run here") == len(own.PRESETS)
+    assert main(["own"]) == 2
+
+
+def test_the_page_runs_under_papermill_with_a_model_and_videos_of_ones_own(
+    home: Path, table: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.ipynb"
+    changes = json.dumps([f"{name}={getattr(SETTINGS, name)}" for name in own.SAYS if name != "prompt"])
+    command = [
+        sys.executable, "-m", "papermill", "book/your_model.ipynb", str(out), "-p", "model", str(home / "wan"),
+        "-p", "driving", str(home / "driving"), "-y", f"replay: ['{home / 'kitchen'}']", "-y", "replay_fractions: [0, 0.5]",
+        "-y", f"settings: {changes}", "-p", "detector", str(home / "detector"),
+        "-y", "agents: [car=car, person=pedestrian]", "-p", "store", str(home / "store"),
+    ]  # fmt: skip
+    run(command, ROOT, 600)
+    said = json.dumps(nbformat.read(out, as_version=4))
+    assert "trained nothing" in said and "rl-player" in said and said.count("image/png") == 2
