@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replaylab import adding, ceiling_command, own
 from replaylab.progress import is_follower
 from replaylab.spec import (
     BUDGETS,
@@ -203,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
             required=True,
             help="share of each batch that is replayed, 0 to 1",
         )
-        sub.add_argument("--seed", type=int, default=0)
+        sub.add_argument("--seed", type=int, default=0, help="which run of that share (default: 0)")
 
     def of_a_machine(sub: argparse.ArgumentParser) -> None:
         group = sub.add_argument_group("machine", "how to execute; several processes are started by torchrun")
@@ -225,13 +226,16 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     _worlds_verbs(verbs)
+    adding.add_parser(verbs)
+    ceiling_command.add_parser(verbs)
+    own.add_parser(verbs)
     sub = verb(damage, "measure clips that were damaged in known ways; goes on where it was stopped")
     sub.add_argument(
         "--preset", default="quick", help="published, quick or smoke: how many clips (default: quick)"
     )
     sub.add_argument("--store", default="", help="folder to keep it in (default: the preset's own)")
     sub = verb(pretrain, "make the shipped weights again (hours; resumes where it was stopped)")
-    sub.add_argument("part", choices=("autoencoder", "detector", "videonet", "base"))
+    sub.add_argument("part", choices=("autoencoder", "detector", "videonet", "base"), help="which of them")
     sub.add_argument(
         "--home", default=".cache", help="where domains, latents and checkpoints are kept (default: .cache)"
     )
@@ -303,7 +307,9 @@ def _worlds_verbs(verbs: Any) -> None:
         "--preset", choices=PRESETS, help="the domains of a preset, in its size, into its store"
     )
     build.add_argument("--home", help="folder to make them in (default: domains; of a preset: in its store)")
-    build.add_argument("--videos", type=int, nargs=3, metavar=("TRAIN", "DEV", "TEST"))
+    build.add_argument(
+        "--videos", type=int, nargs=3, metavar=("TRAIN", "DEV", "TEST"), help="how many of each split"
+    )
     build.add_argument("--size-px", type=int, help="width and height, even (default: 64)")
     build.add_argument("--seed", type=int, help="other seeds give other scenes (default: 0)")
     build.add_argument(

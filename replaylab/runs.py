@@ -160,6 +160,8 @@ def _replayed(subject: Subject, world: World, spec: RunSpec, store: Path) -> Seq
     features = _features(clips_there) if replay.buffer_choice == "coverage" else None
     numbers = buffer(len(clips_there), size, replay.buffer_choice, spec.seed, features)
     kept = [clips_there[number] for number in numbers]
+    if replay.still:
+        return [_still(clip) for clip in kept]
     if not replay.generated:
         return kept
     steps, noise = spec.evaluation.sampler_steps, torch_seed(spec.seed, "generated replay")
@@ -174,6 +176,13 @@ def _replayed(subject: Subject, world: World, spec: RunSpec, store: Path) -> Seq
         {**clip, "latents": torch.from_numpy(each[None])} if isinstance(clip, dict) else each
         for clip, each in zip(kept, made, strict=True)
     ]
+
+
+def _still(clip: Clip) -> Clip:
+    """The clip's first frame, repeated. ValueError for a model whose latents are not of one frame each."""
+    if isinstance(clip, dict):
+        raise ValueError("still replay is for the tiny model: a latent of this one is of several frames")
+    return np.broadcast_to(clip[:, :1], clip.shape)
 
 
 def _features(source: Sequence[Clip]) -> NDArray[np.float64]:

@@ -200,10 +200,11 @@ class ReplaySpec(Described):
     generated: bool = (
         False  # generative replay: of each clip the context is kept, the future is drawn by the base
     )
+    still: bool = field(default=False, metadata=LATER)  # of each clip only the first frame is shown, repeated
 
     def __post_init__(self) -> None:
         check_fraction(self.fraction)
-        if self.fraction == 0 and any(getattr(self, field.name) != field.default for field in fields(self)):
+        if self.fraction == 0 and any(getattr(self, one.name) != one.default for one in fields(self)):
             raise ValueError(
                 "replay_fraction is 0, so replay must name no domain, schedule, weights or buffer: it is the same run "
                 "whatever is not replayed"
@@ -212,6 +213,8 @@ class ReplaySpec(Described):
             raise ValueError(f"replay_fraction is {self.fraction}, but replay names no domain")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        if self.still and self.generated:
+            raise ValueError("replay is still or generated, not both")
         if self.buffer_choice not in BUFFERS or self.buffer_clips < 0:
             raise ValueError(
                 f"buffer_choice is {self.buffer_choice!r} and buffer_clips {self.buffer_clips}; choices are "

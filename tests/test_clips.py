@@ -3,10 +3,12 @@
 import importlib.util
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import require_or_skip
 
 from replaylab import clips, worlds
+from replaylab.domain import write_domain
 from replaylab.spec import WorldSpec
 
 SMALL = WorldSpec("near", "traffic", "diverse", "free", (3, 0, 0))
@@ -23,6 +25,25 @@ def test_windows_start_every_stride_and_never_cross_a_video(domain):
                                                                 ("train-00001", 0)]  # fmt: skip
     assert len(found) == 9
     assert [clip.start for clip in clips.one_a_scene(found)] == [0, 0, 0]
+
+
+def test_clips_of_a_rectangle_without_truth(tmp_path):
+    frames = (
+        np.random.default_rng(0).integers(0, 255, (12, 6, 10, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    )
+    (tmp_path / "videos").mkdir()
+    worlds.write_video(tmp_path / "videos" / "a.mp4", frames, 4.0)
+    videos = pd.DataFrame(
+        [("a.mp4", "train", "one", 12, "0" * 64)], columns=["file", "split", "scene", "frames", "sha256"]
+    )
+    domain = write_domain(tmp_path, {"name": "wide", "frames_per_second": 4.0, "size_px": [48, 80]}, videos)
+    chosen = clips.clips_of(domain, "train", 8)
+    assert [clip.start for clip in chosen] == [0, 2, 4]
+    for clip, read in zip(chosen, clips.read(domain, chosen, 8), strict=True):
+        assert read.shape == (8, domain.height_px, domain.width_px, 3)
+        assert np.abs(read.astype(float) - frames[clip.start : clip.start + 8]).mean() < 12
+    with pytest.raises(FileNotFoundError, match=r"tracks\.parquet is missing"):
+        clips.truth_of(domain, chosen, 8)
 
 
 def test_a_clip_is_its_part_of_the_video(domain):

@@ -1,6 +1,7 @@
 """A domain folder is checked when it is opened, and every complaint names the file and the field."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import signal
@@ -31,6 +32,46 @@ def test_what_is_written_is_read(tmp_path):
     assert list(domain.split("dev")["file"]) == ["b.mp4"]
     assert list(domain.tracks) == list(TRACK_COLUMNS) and list(domain.ego) == list(EGO_COLUMNS)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(("given", "height", "width"), [(64, 64, 64), ([48, 96], 48, 96), ([32, 32], 32, 32)])
+def test_a_domain_may_be_a_rectangle(given, height, width, tmp_path):
+    domain = write_domain(tmp_path, ABOUT | {"size_px": given}, pd.DataFrame(
+        [("a.mp4", "train", "one", 12, "0" * 64)], columns=["file", "split", "scene", "frames", "sha256"]
+    ))  # fmt: skip
+    assert (domain.height_px, domain.width_px) == (height, width)
+    if height == width:
+        assert domain.size_px == height
+    else:
+        with pytest.raises(ValueError, match="pictures are 48x96, and squares are needed here"):
+            _ = domain.size_px
+
+
+@pytest.mark.parametrize("given", [0, -2, True, [64], [64, 0], [64, 64, 3], [64.0, 64], ["64", 64]])
+def test_a_size_that_is_none_is_named(given, tmp_path):
+    write(tmp_path)
+    path = tmp_path / "domain.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"size_px": given}))
+    with pytest.raises(
+        ValueError, match=r"domain\.json: field 'size_px' is .*a side in pixels, or \[height, width\]"
+    ):
+        open_domain(tmp_path)
+
+
+def test_the_bytes_of_a_square_domain_are_those_of_published_runs(tmp_path):
+    write(tmp_path, (("a.mp4", "train", "one"),))
+    assert hashlib.sha256((tmp_path / "domain.json").read_bytes()).hexdigest()[:12] == "bfcf7ef63f39"
+
+
+def test_what_is_not_known_is_not_there(tmp_path):
+    known = write(tmp_path)
+    assert known.has_tracks and known.has_ego
+    domain = write_domain(tmp_path, ABOUT, known.videos)
+    assert not domain.has_tracks and not domain.has_ego
+    with pytest.raises(
+        FileNotFoundError, match=r"tracks\.parquet is missing: this domain has no known truth"
+    ):
+        _ = domain.tracks
 
 
 def test_a_scene_may_be_in_one_split_only(tmp_path):

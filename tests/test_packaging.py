@@ -51,7 +51,7 @@ def test_the_pins_are_the_direct_dependencies_of_pyproject_and_no_others() -> No
     direct = [*declared["build-system"]["requires"], *declared["project"]["dependencies"]]
     for extra in declared["project"]["optional-dependencies"].values():
         direct += extra
-    assert set(named(direct)) == set(pins())
+    assert set(named(direct)) | {"nuscenes-devkit"} == set(pins())  # installed alone: see pyproject.toml
     assert len(named(direct)) == len(direct), "pyproject.toml names a package twice"
     versioned = [line for line in direct if Requirement(line).specifier]
     assert not versioned, "versions belong in constraints.txt"

@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, copy_of_the_tree, run
+from test_object_detectors import tiny as tiny_detector
+from test_own import write_videos
+from tiny_families import TINY
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
 from replaylab import records
@@ -36,6 +39,18 @@ IN_A_STORE = [
     "torchrun --nproc-per-node 2 -m replaylab train --preset smoke --replay-fraction 0.5 --seed 1 --sharded",
 ]
 ON_A_GPU = ["make gpu-check"]
+# With tiny random models, and small videos; in tests/test_own.py the page is looked at more closely.
+ON_ONES_OWN = [
+    *(
+        f"python -m replaylab domain add videos {name} --out domains/{name} --size 480x832 --frames-per-second 24 "
+        "--frames 49"
+        for name in ("drives", "holidays")
+    ),
+    "python -m replaylab ceiling domains/drives --detector PekingU/rtdetr_r50vd",
+    "python -m replaylab own --dry-run",
+    "papermill book/your_model.ipynb book/runs/wan.ipynb -p preset wan -p driving domains/drives "
+    '-y "replay: [domains/holidays]" -p detector PekingU/rtdetr_r50vd',
+]
 IN_A_FRESH_CLONE = [
     "make reproduce",
     "make setup",
@@ -56,7 +71,15 @@ def commands(path: Path) -> list[str]:
 
 
 def test_every_command_is_claimed_once_and_no_claim_is_stale() -> None:
-    claimed = [*HELP, *HERE, *IN_A_STORE, *ON_A_GPU, *IN_A_FRESH_CLONE, *BY_CONTINUOUS_INTEGRATION]
+    claimed = [
+        *HELP,
+        *HERE,
+        *IN_A_STORE,
+        *ON_A_GPU,
+        *ON_ONES_OWN,
+        *IN_A_FRESH_CLONE,
+        *BY_CONTINUOUS_INTEGRATION,
+    ]
     assert len(set(claimed)) == len(claimed)
     assert set(commands(ROOT / "README.md")) == set(claimed)
 
@@ -77,6 +100,29 @@ def test_domains_are_listed_built_and_compared(tmp_path: Path) -> None:
     built = sorted(path.parent.name.rsplit("-", 1)[0] for path in tmp_path.glob("domains/*/domain.json"))
     assert built == ["country", "diverse-driving", "driving"]
     assert "'train': 8, 'dev': 4, 'test': 4" in said["worlds"] and "EffNet-KD" in said["compare"]
+
+
+def test_videos_and_models_of_ones_own_go_the_readmes_way(tmp_path: Path) -> None:
+    for seed, name in enumerate(("drives", "holidays")):
+        write_videos(tmp_path / name, seed)
+    TINY["wan"](tmp_path / "model")
+    detector = tiny_detector("yolos", tmp_path / "detector")
+    (tmp_path / "book" / "runs").mkdir(parents=True)
+    shutil.copy(ROOT / "book" / "your_model.ipynb", tmp_path / "book")
+    small = {
+        "--size 480x832 --frames-per-second 24 --frames 49": "--size 32 --frames-per-second 8 --frames 9 --test 0.5",
+        "PekingU/rtdetr_r50vd": str(detector),
+        "--detector": "--split test --threshold 0.05 --detector",
+        "-p preset wan": f"-p preset wan -p model {tmp_path / 'model'} -p store {tmp_path / 'store'} -y 'settings: "
+        "[frames=9, steps=2, batch_size=2, lora_rank=2, sampler_steps=2, guidance=1, detector_threshold=0.05]'",
+    }
+    said = ""
+    for command in ON_ONES_OWN:
+        for large, little in small.items():
+            command = command.replace(large, little)
+        said += run(command, tmp_path, 600)
+    assert (tmp_path / "book" / "runs" / "wan.ipynb").is_file() and "not run here" in said
+    assert len(list((tmp_path / "store").glob("*/pytorch_lora_weights.safetensors"))) == 2
 
 
 @pytest.mark.slow
@@ -113,7 +159,18 @@ def test_a_preset_and_changes_are_not_silently_mixed(capsys: pytest.CaptureFixtu
 
 def test_help_lists_the_verbs_that_the_readme_names() -> None:
     shown = run("python -m replaylab --help", ROOT)
-    for verb in ("worlds", "pretrain", "train", "evaluate", "sweep", "damage", "compare"):
+    for verb in (
+        "worlds",
+        "domain",
+        "pretrain",
+        "train",
+        "evaluate",
+        "sweep",
+        "damage",
+        "compare",
+        "ceiling",
+        "own",
+    ):
         assert f"`{verb}`" in (ROOT / "README.md").read_text()
         assert verb in shown
 

@@ -22,6 +22,7 @@ VARIANTS = {
     "a random buffer": {"replay": ReplaySpec((NEAR,), 0.5, buffer_clips=4)},
     "a buffer that covers": {"replay": ReplaySpec((NEAR,), 0.5, buffer_clips=4, buffer_choice="coverage")},
     "drawn by the base": {"replay": ReplaySpec((NEAR,), 0.5, buffer_clips=4, generated=True)},
+    "still clips": {"replay": ReplaySpec((NEAR,), 0.5, still=True)},
     "ewc": {"remedy": RemedySpec("ewc", 1.0, domains=(NEAR,), clips=3)},
     "lora": {"trained": "lora"},
 }
@@ -70,6 +71,12 @@ def clips_of(swept, **changes):
     spec = replace(swept.specs[1], replay=ReplaySpec((NEAR,), 0.5, **changes))
     (_, replayed), _ = runs.mixed(subjects.load(spec, swept.store), spec, swept.store)
     return np.stack(list(replayed))
+
+
+def test_still_clips_are_their_first_frame(swept):
+    moving, still = clips_of(swept), clips_of(swept, still=True)
+    assert np.array_equal(still, np.repeat(moving[:, :, :1], moving.shape[2], axis=2))
+    assert not np.array_equal(still, moving)
 
 
 def test_a_buffer_keeps_that_many_of_the_domains_clips(swept):

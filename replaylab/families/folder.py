@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 MIB = 2**20
+PATIENCE_S = 10  # to wait for the hub's first answer
 
 
 def found(name: str | Path) -> Path:
@@ -27,17 +28,30 @@ def found(name: str | Path) -> Path:
         raise FileNotFoundError(
             f"{name} is no folder here, and no name on the Hugging Face hub (organisation/model) either"
         )
-    from diffusers import DiffusionPipeline
-
     try:
-        return Path(DiffusionPipeline.download(str(name), use_safetensors=True))
+        return _downloaded(str(name))
     except Exception as error:  # of several libraries, with nothing in common but Exception
         raise ConnectionError(
-            f"{name} is no folder here, and from the Hugging Face hub: {_why(error)}. {_what_to_do(str(name))}"
+            f"{name} is no folder here, and from the Hugging Face hub: {why(error)}. {what_to_do(str(name))}"
         ) from error
 
 
-def _why(error: BaseException) -> str:
+def _downloaded(name: str) -> Path:
+    """What the hub has now; where it does not answer, what the cache has."""
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import model_info
+
+    try:
+        model_info(name, timeout=PATIENCE_S)  # one question with a time limit: the download has none
+    except Exception as unanswered:
+        try:
+            return Path(DiffusionPipeline.download(name, use_safetensors=True, local_files_only=True))
+        except Exception:  # not in the cache: what the hub said is the reason
+            raise unanswered from None
+    return Path(DiffusionPipeline.download(name, use_safetensors=True))
+
+
+def why(error: BaseException) -> str:
     """What stopped a download, from an error or those that it came from."""
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
@@ -55,7 +69,7 @@ def _why(error: BaseException) -> str:
     return f"it is not in the local cache, and the hub cannot be reached ({chain[min(1, len(chain) - 1)]})"
 
 
-def _what_to_do(name: str) -> str:
+def what_to_do(name: str) -> str:
     return (
         f"Without the hub: `hf download {name} --local-dir {name.split('/')[1]}` on a machine that reaches it, copy that "
         "folder here, and give its path instead of the name"

@@ -93,7 +93,7 @@ def _build(spec: WorldSpec, folder: Path) -> None:
         say(f"{folder}: {len(jobs) - len(missing)} of {len(jobs)} chunks were already rendered")
     # spawn: a forked renderer would share its parent's buffers; daemonic notebooks may not fork at all
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes(), mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(processes(), mp_context=context, initializer=end_with_parent) as pool:
         done = as_completed([pool.submit(_render_chunk, *job) for job in missing])
         for future in track(
             done,
@@ -117,7 +117,7 @@ def _build(spec: WorldSpec, folder: Path) -> None:
     shutil.rmtree(folder / "parts")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """In a worker: do not outlive a parent that was killed."""
 
     def watch() -> None:

@@ -1,0 +1,506 @@
+"""Any detector of transformers in place of the shipped one: tiny random models, in their own layout, on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from replaylab import dynamics, object_detectors
+from replaylab.domain import TRACK_COLUMNS
+from replaylab.object_detectors import Found, ObjectDetector, load, tracks_of
+
+CLASSES = ("car", "person", "dog", "truck")
+HEIGHT, WIDTH = 38, 61
+LOW = 0.05  # random models are sure of nothing
+
+
+# ---------------------------------------------------------------------------------------------------- tiny detectors
+def _resnet(*stages: str) -> Any:
+    return transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, layer_type="basic", out_features=list(stages)
+    )  # fmt: skip
+
+
+def _detr(stages: tuple[str, ...] = ("stage4",), width: int = 16, decoder: int = 1) -> dict[str, Any]:
+    return {
+        "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone_config": _resnet(*stages),
+        "d_model": width, "encoder_layers": 1, "decoder_layers": decoder, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16,
+        "encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 12,
+    }  # fmt: skip
+
+
+def _rt_detr() -> dict[str, Any]:
+    backbone = transformers.RTDetrResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    return {
+        "backbone_config": backbone, "encoder_hidden_dim": 16, "encoder_in_channels": [8, 16, 16],
+        "decoder_in_channels": [16] * 3, "d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 12,
+        "decoder_n_points": 2, "num_denoising": 0,
+    }  # fmt: skip
+
+
+def _yolos() -> dict[str, Any]:
+    return {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "image_size": [64, 64], "patch_size": 16, "num_detection_tokens": 12,
+    }  # fmt: skip
+
+
+SQUARE = {"size": {"height": 64, "width": 64}}
+IN_PROPORTION = {"size": {"shortest_edge": 48, "longest_edge": 96}}
+# transformers' name of the classes, and what it is told; the image processor, and what it is told
+TINY: dict[str, tuple[str, Callable[[], dict[str, Any]], str, dict[str, Any]]] = {
+    "rt-detr": ("RTDetr", _rt_detr, "RTDetr", SQUARE),
+    "rt-detr-v2": ("RTDetrV2", _rt_detr, "RTDetr", SQUARE),
+    "yolos": ("Yolos", _yolos, "Yolos", IN_PROPORTION),
+    "detr": ("Detr", _detr, "Detr", IN_PROPORTION),
+    "conditional-detr": ("ConditionalDetr", _detr, "ConditionalDetr", IN_PROPORTION),
+    "deformable-detr": (
+        "DeformableDetr", lambda: _detr(("stage2", "stage3", "stage4"), 32, 2), "DeformableDetr", IN_PROPORTION,
+    ),
+}  # fmt: skip
+
+
+def tiny(name: str, folder: Path, classes: tuple[str, ...] = CLASSES) -> Path:
+    """A detector of random weights, wide enough that its queries see different things."""
+    kind, told, processor, size = TINY[name]
+    names = dict(enumerate(classes))
+    config = getattr(transformers, f"{kind}Config")(
+        **told(), id2label=names, label2id={v: k for k, v in names.items()}
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{kind}ForObjectDetection")(config)
+        for weights in model.parameters():
+            if weights.dim() > 1:
+                torch.nn.init.normal_(weights, std=0.4)
+    model.save_pretrained(folder)
+    getattr(transformers, f"{processor}ImageProcessorPil")(**size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's miniature, made when it is first asked for."""
+    folders: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in folders:
+            folders[name] = tiny(name, tmp_path_factory.mktemp(name))
+        return folders[name]
+
+    return folder
+
+
+@pytest.fixture
+def broken(made: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A copy of a detector, to damage."""
+    return shutil.copytree(made("yolos"), tmp_path / "yolos")
+
+
+def some_frames(n: int = 3, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+
+
+# ------------------------------------------------------------------------------------------------------------ finding
+@pytest.mark.parametrize("name", TINY)
+def test_boxes_are_those_of_transformers_own_way(name: str, made: Callable[[str], Path]) -> None:
+    """As its documentation has it, padding and all; each of those is kept, or is all but the same as a better one."""
+    kind, _, processor_kind, _ = TINY[name]
+    frames = some_frames()
+    processor = getattr(transformers, f"{processor_kind}ImageProcessorPil").from_pretrained(made(name))
+    model = getattr(transformers, f"{kind}ForObjectDetection").from_pretrained(made(name)).eval()
+    inputs = processor(images=list(frames), return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(pixel_values=inputs["pixel_values"])
+    theirs = processor.post_process_object_detection(
+        outputs, threshold=LOW, target_sizes=[(HEIGHT, WIDTH)] * 3
+    )
+    agents = {"car": "vehicle", "truck": "vehicle", "person": "pedestrian"}
+    seen = load(made(name), agents, threshold=LOW).look(frames)
+    assert any(found.kinds for found in seen)
+    for found, result in zip(seen, theirs, strict=True):
+        assert found.boxes.dtype == np.float32 and found.boxes.shape == (len(found.kinds), 5)
+        assert (np.diff(found.boxes[:, 4]) <= 0).all()
+        rows = np.concatenate([result["boxes"].numpy(), result["scores"].numpy()[:, None]], axis=1)
+        kinds = [agents.get(CLASSES[label]) for label in result["labels"]]
+        for box, kind_found in zip(found.boxes, found.kinds, strict=True):
+            alike = np.isclose(rows, box, atol=1e-3).all(1)
+            assert kind_found in {kinds[at] for at in np.flatnonzero(alike)}
+        for row, agent in zip(rows, kinds, strict=True):
+            if agent is not None:
+                near = dynamics.pairwise_iou(row[:4].astype(float), found.boxes[:, :4].astype(float))
+                assert (found.boxes[near > object_detectors.SAME_BOX_IOU - 1e-3, 4] >= row[4] - 1e-5).any()
+
+
+def test_batches_and_clips_change_nothing(made: Callable[[str], Path]) -> None:
+    detector, frames = load(made("detr"), threshold=LOW), some_frames(4)
+    whole = detector.find(frames, batch_size=4)
+    assert sum(map(len, whole)) > 0
+    for others in (
+        detector.find(frames, batch_size=3),
+        [found for clip in detector.find_in_clips(frames.reshape(2, 2, *frames.shape[1:])) for found in clip],
+    ):
+        for one, other in zip(whole, others, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-3)
+    assert detector.find(frames[:0]) == []
+
+
+class Fixed(torch.nn.Module):
+    """A network that says the same of every frame: logits (Q, classes), boxes (Q, 4) as shares of the image."""
+
+    def __init__(self, logits: list[list[float]], boxes: list[list[float]]) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.logits, self.boxes = torch.tensor(logits), torch.tensor(boxes)
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:
+        n = len(pixel_values)
+        return SimpleNamespace(logits=self.logits.expand(n, -1, -1), pred_boxes=self.boxes.expand(n, -1, -1))
+
+
+def fixed(logits: list[list[float]], boxes: list[list[float]]) -> ObjectDetector:
+    processor = transformers.RTDetrImageProcessorPil(**SQUARE)
+    kinds = {0: "car", 1: "truck"}
+    return ObjectDetector("fixed", Fixed(logits, boxes), processor, kinds, 0.3, "")
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (64, 64), (15, 200)])
+def test_boxes_are_in_pixels_of_the_frames_that_were_given(height: int, width: int) -> None:
+    detector = fixed([[3.0, -9.0, -9.0]], [[0.5, 0.25, 0.2, 0.5]])
+    (found,) = detector.find(some_frames(1, height, width))
+    np.testing.assert_allclose(found[0, :4], [0.4 * width, 0, 0.6 * width, 0.5 * height], atol=1e-3)
+    assert found[0, 4] == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-5)
+
+
+def test_one_agent_that_is_called_two_things_is_one_agent() -> None:
+    box, beside = [0.3, 0.5, 0.2, 0.4], [0.7, 0.5, 0.2, 0.4]
+    nothing = [[-9.0] * 3] * 3  # RT-DETR gives out as many boxes as it has queries
+    detector = fixed(
+        [[1.0, 2.0, 9.0], [-9.0, 0.5, -9.0], [-9.0, -9.0, 9.0], *nothing], [box, beside, box] + [beside] * 3
+    )
+    (found,) = detector.look(some_frames(1))  # what is no agent hides none
+    assert found.kinds == ["truck", "truck"]
+    assert found.boxes[:, 0] == pytest.approx([0.2 * WIDTH, 0.6 * WIDTH], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "frames", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 0, 8, 3), np.uint8)]
+)
+def test_other_frames_are_refused(frames: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"frames: .*expected uint8 \(N, H, W, 3\)"):
+        fixed([[0.0] * 3], [[0.5] * 4]).find(frames)
+
+
+# ------------------------------------------------------------------------------------------------------------- classes
+def test_without_a_map_cocos_classes_on_roads_count(made: Callable[[str], Path], tmp_path: Path) -> None:
+    assert load(made("yolos")).kinds == {0: "car", 1: "pedestrian", 3: "truck"}
+    other = tiny("yolos", tmp_path, ("N/A", "motorbike", "bicycle", "N/A"))
+    assert load(other).kinds == {1: "motorcycle", 2: "cyclist"}
+
+
+def test_a_class_may_have_several_numbers(tmp_path: Path) -> None:
+    folder = tiny("yolos", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {"0": "car", "1": "N/A", "2": "car", "3": "N/A"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load(folder, {"car": "vehicle"}).kinds == {0: "vehicle", 2: "vehicle"}
+
+
+def test_weights_classes_and_threshold_make_the_digest(made: Callable[[str], Path]) -> None:
+    same = [load(made("yolos")).digest, load(made("yolos")).digest]
+    others = [
+        load(made("yolos"), threshold=0.4).digest,
+        load(made("yolos"), {"car": "car"}).digest,
+        load(made("detr")).digest,
+    ]
+    assert same[0] == same[1] and len({*same, *others}) == 4
+
+
+def test_an_unknown_class_lists_the_nearest(made: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"knows no class 'Cars'; the nearest are 'car'"):
+        load(made("yolos"), {"Cars": "car"})
+    with pytest.raises(ValueError, match=r"knows no class 'zebra'; it knows 'car', 'dog'"):
+        load(made("yolos"), {"zebra": "animal"})
+    with pytest.raises(ValueError, match="no class at all"):
+        load(made("yolos"), {})
+    other = tiny("yolos", tmp_path, ("Car", "Pedestrian"))
+    with pytest.raises(ValueError, match=r"none of car, truck.*it knows 'Car', 'Pedestrian'"):
+        load(other)
+    assert load(other, {"Pedestrian": "pedestrian"}).kinds == {1: "pedestrian"}
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+def refuses(folder: Path | str, kind: type[Exception], *words: str) -> None:
+    with pytest.raises(kind) as caught:
+        load(folder)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_another_model_is_refused(broken: Path, tmp_path: Path) -> None:
+    path = broken / "config.json"
+    for model_type in ("vit", "grounding-dino", None):
+        path.write_text(json.dumps({"model_type": model_type}))
+        refuses(broken, ValueError, str(path), repr(model_type), "no object detector", "rt_detr", "yolos")
+    path.write_text("{")
+    refuses(broken, ValueError, str(path), "no JSON")
+    path.write_text("[]")
+    refuses(broken, ValueError, str(path), "no JSON object")
+    path.unlink()
+    refuses(broken, FileNotFoundError, str(path), "transformers' layout")
+
+
+def test_a_configuration_of_wrong_types_is_refused(broken: Path) -> None:
+    path = broken / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_detection_tokens": "many"}))
+    refuses(broken, ValueError, str(path))
+
+
+def test_code_that_comes_with_a_model_is_not_run(broken: Path, tmp_path: Path) -> None:
+    witness = tmp_path / "ran"
+    (broken / "own.py").write_text(f"open({str(witness)!r}, 'w')\nclass Own: ...\n")
+    path = broken / "config.json"
+    config = json.loads(path.read_text())
+    theirs = {
+        "AutoConfig": "own.Own",
+        "AutoModelForObjectDetection": "own.Own",
+        "AutoImageProcessor": "own.Own",
+    }
+    path.write_text(json.dumps(config | {"auto_map": theirs}))
+    preprocessor = broken / "preprocessor_config.json"
+    preprocessor.write_text(json.dumps(json.loads(preprocessor.read_text()) | {"auto_map": theirs}))
+    load(broken)  # by transformers' own classes
+    path.write_text(json.dumps(config | {"auto_map": theirs, "model_type": "own"}))
+    refuses(broken, ValueError, "'own'", "not run")
+    assert not witness.exists()
+
+
+def test_weights_that_are_not_whole_are_refused(broken: Path) -> None:
+    path = broken / "model.safetensors"
+    # clones: what is read stays mapped to the file, which is cut short here
+    whole, weights = path.read_bytes(), {name: value.clone() for name, value in load_file(path).items()}
+    for content in (whole[:-100], whole[:5], b"version https://git-lfs.github.com/spec/v1\n"):
+        path.write_bytes(content)
+        refuses(broken, ValueError, str(path), "copy or download it again")
+    lost = sorted(weights)[0]
+    save_file({name: value for name, value in weights.items() if name != lost}, path, {"format": "pt"})
+    refuses(broken, ValueError, "1 tensors", lost)
+    path.rename(broken / "pytorch_model.bin")
+    refuses(broken, FileNotFoundError, str(broken), "pickled")
+
+
+def test_what_else_is_missing_is_named(broken: Path) -> None:
+    path = broken / "preprocessor_config.json"
+    path.write_text(json.dumps({"image_processor_type": "NoSuchProcessor"}))
+    refuses(broken, ValueError, str(path), "no image processor")
+    path.unlink()
+    refuses(broken, FileNotFoundError, str(path), "copy it too")
+    with pytest.raises(ValueError, match=r"threshold: 1\.0"):
+        load(broken, threshold=1.0)
+
+
+def test_a_backbone_of_timm_is_refused_with_what_to_take_instead(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_detectors, "find_spec", lambda name: None)
+    old = {"model_type": "detr", "backbone": "resnet50", "backbone_config": None, "use_timm_backbone": True,
+           "use_pretrained_backbone": True, "id2label": {"0": "car"}}  # fmt: skip
+    (broken / "config.json").write_text(json.dumps(old))
+    refuses(broken, ValueError, "timm", "torchvision", "--revision no_timm")
+
+
+# ----------------------------------------------------------------------------------------------------------------- hub
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    refuses(tmp_path / "nothing", FileNotFoundError, "no folder here")
+    refuses("rtdetr", FileNotFoundError, "no name on the Hugging Face hub")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers like the Hugging Face hub: the status and the error that the model's name says."""
+
+    def do_GET(self) -> None:
+        code, kind = self.path.split("replaylab-tests/")[1].split("/")[0].split("-")
+        self.send_response(int(code))
+        self.send_header("X-Error-Code", kind)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET  # by its base class
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing on the screen."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Puts the hub at another address, and the cache at an empty one."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return lambda address: monkeypatch.setattr(constants, "ENDPOINT", address)
+
+
+@pytest.fixture
+def answering() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("403-GatedRepo", "licence"),
+        ("401-GatedRepo", "licence"),
+        ("404-RepoNotFound", "no such model"),
+        ("500-Broken", "cannot be reached"),
+    ],
+)
+def test_a_hub_that_refuses_says_what_to_do(
+    model: str, words: str, hub: Callable[[str], None], answering: str
+) -> None:
+    hub(answering)
+    name = f"replaylab-tests/{model}"
+    refuses(name, ConnectionError, words, f"hf download {name} --local-dir {model}")
+
+
+def test_a_hub_out_of_reach_says_so_at_once(
+    hub: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    name = "replaylab-tests/not-there"
+    hub("http://127.0.0.1:9")  # nobody listens there
+    refuses(name, ConnectionError, "cannot be reached", f"hf download {name}")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the question, and never answers
+        hub(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(object_detectors, "PATIENCE_S", 0.2)
+        refuses(name, ConnectionError, "cannot be reached", f"hf download {name}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refuses(name, ConnectionError, "HF_HUB_OFFLINE", f"hf download {name}")
+
+
+def test_without_the_hub_the_local_cache_is_read(
+    hub: Callable[[str], None], made: Callable[[str], Path], tmp_path: Path
+) -> None:
+    hub("http://127.0.0.1:9")
+    cached, revision = tmp_path / "cache" / "models--replaylab-tests--yolos", "0" * 40
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(revision)
+    shutil.copytree(made("yolos"), cached / "snapshots" / revision)
+    assert load("replaylab-tests/yolos").digest == load(made("yolos")).digest
+
+
+# -------------------------------------------------------------------------------------------------------------- tracks
+SIDE = 120  # px
+STARTS = [(20.0, 20.0), (60.0, 60.0), (100.0, 100.0)]
+
+
+def seen_at(centres: list[tuple[float, float]], kinds: list[str] | None = None, half: float = 8.0) -> Found:
+    boxes = np.array([[x - half, y - half, x + half, y + half, 0.9] for x, y in centres], np.float32)
+    return Found(boxes.reshape(-1, 5), kinds or ["car"] * len(centres))
+
+
+def moving(rng: np.random.Generator, frames: int) -> tuple[list[Found], list[np.ndarray]]:
+    """Agents well apart that move by up to 3 px a frame, in any order; and which of them each row is."""
+    velocity = rng.uniform(-3, 3, (len(STARTS), 2))
+    orders = [rng.permutation(len(STARTS)) for _ in range(frames)]
+    places = [np.array(STARTS) + t * velocity for t in range(frames)]
+    return [seen_at([tuple(at[i]) for i in order]) for at, order in zip(places, orders, strict=True)], orders
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
+@settings(max_examples=25)
+def test_an_agent_keeps_its_number_and_agrees_with_itself(seed: int, n: int) -> None:
+    found, orders = moving(np.random.default_rng(seed), n)
+    tables = tracks_of(found, SIDE, SIDE)
+    assert len(tables) == n and all(list(table) == list(TRACK_COLUMNS) for table in tables)
+    names = []
+    for table, seen, order in zip(tables, found, orders, strict=True):
+        assert table["eligible"].all() and np.isnan(table["x_m"]).all()
+        boxes = table[["x0", "y0", "x1", "y1"]].to_numpy()
+        rows, columns, apart = dynamics.match(boxes, seen.boxes, 1.0)
+        assert len(rows) == len(STARTS) and not apart.any()
+        agents = table["agent"].to_numpy()
+        names.append({int(order[c]): int(agents[r]) for r, c in zip(rows, columns, strict=True)})
+    assert all(name == names[0] for name in names)
+    result = dynamics.clip_dynamics(
+        [table[["x0", "y0", "x1", "y1"]].to_numpy() for table in tables],
+        [table["agent"].to_numpy() for table in tables],
+        [table["eligible"].to_numpy() for table in tables],
+        [seen.boxes for seen in found],
+        miss_cap_px=20.0,
+    )
+    assert (result.ade_px, result.recall, result.false_positives) == (0.0, 1.0, 0.0)
+
+
+def test_agents_that_pass_each_other_keep_their_numbers() -> None:
+    found = [seen_at([(20.0 + 10 * t, 50.0), (100.0 - 10 * t, 54.0)]) for t in range(9)]
+    tables = tracks_of(found, SIDE, SIDE)
+    assert all(table["agent"].tolist() == [0, 1] for table in tables)
+    assert tables[-1]["x0"].tolist() == [92.0, 12.0]
+
+
+def test_a_frame_in_which_an_agent_is_missed_counts_for_nothing() -> None:
+    found = [seen_at([(20.0 + 4 * t, 50.0)] if t != 2 else []) for t in range(5)]
+    tables = tracks_of(found, SIDE, SIDE)
+    assert [table["agent"].tolist() for table in tables] == [[0]] * 5
+    assert [table["eligible"].tolist() for table in tables] == [[True], [True], [False], [True], [True]]
+    assert tables[2][["x0", "y0", "x1", "y1", "visible"]].to_numpy().tolist() == [
+        [20.0, 42.0, 36.0, 58.0, 0.0]
+    ]
+    gone = tracks_of([seen_at([(20.0, 50.0)] if t not in (2, 3) else []) for t in range(6)], SIDE, SIDE)
+    assert [table["agent"].tolist() for table in gone] == [[0], [0], [], [], [1], [1]]
+
+
+def test_what_is_seen_once_is_small_or_beyond_the_edge_does_not_count() -> None:
+    once = [seen_at([(20.0, 50.0)] + [(90.0, 90.0)] * (t == 1)) for t in range(4)]
+    assert [table["eligible"].tolist() for table in tracks_of(once, SIDE, SIDE)] == [
+        [True], [True, False], [True], [True],
+    ]  # fmt: skip
+    small = dynamics.MIN_HEIGHT_PX * SIDE / 64 / 2
+    for half, counts in ((small * 0.9, False), (small * 1.1, True)):
+        tables = tracks_of([seen_at([(60.0, 60.0)], half=half)] * 3, SIDE, SIDE)
+        assert tables[0]["eligible"].tolist() == [counts]
+    tables = tracks_of([seen_at([(-4.0, 60.0)])] * 3, SIDE, SIDE)
+    assert tables[0]["visible"].tolist() == [0.25] and tables[0]["eligible"].tolist() == [False]
+
+
+def test_the_kind_is_what_most_frames_say_and_nothing_makes_empty_tables() -> None:
+    found = [seen_at([(60.0, 60.0)], [kind]) for kind in ("truck", "car", "truck")]
+    assert {kind for table in tracks_of(found, SIDE, SIDE) for kind in table["kind"]} == {"truck"}
+    for table in tracks_of([seen_at([])] * 2, SIDE, SIDE):
+        assert table.empty and list(table) == list(TRACK_COLUMNS) and table["eligible"].dtype == bool
+    assert tracks_of([], SIDE, SIDE) == []
+
+
+def test_pseudo_tracks_are_those_of_what_is_found() -> None:
+    detector = fixed([[3.0, -9.0, -9.0]], [[0.5, 0.5, 0.2, 0.5]])
+    tables = object_detectors.pseudo_tracks(some_frames(4), detector)
+    assert [table["agent"].tolist() for table in tables] == [[0]] * 4
+    assert {table["kind"].item() for table in tables} == {"car"}
+    assert tables[0][["x0", "x1"]].to_numpy().tolist()[0] == pytest.approx(
+        [0.4 * WIDTH, 0.6 * WIDTH], abs=1e-3
+    )
