@@ -512,6 +512,11 @@ _DOSE = replace(
     _PUBLISHED, name="dose", targets=("driving", "driving-eventful"), replay_fractions=(0.0,),
     about="targets that are all ordinary and all eventful, without replay: five seeds on the test split",
 )  # fmt: skip
+_ABLATION = replace(
+    _PUBLISHED, replay_fractions=(0.0, 0.25), seeds=(0, 1, 3), evaluation_clips=64, reference_clips=128,
+    evaluate_at=(50, 150, 300), replayed_at=(), replay_kinds=("near",), evaluated=("driving", "driving-eventful"),
+    at_the_end=("near-eventful", "physics"),
+)  # fmt: skip
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -532,6 +537,23 @@ PRESETS = {
             _DOSE, name="dose-between", seeds=(0, 1, 3),
             targets=(*DOSES, "driving-repetitive"),
             about="the doses between, and one event repeated: three seeds, exploratory",
+        ),
+        replace(
+            _ABLATION, name="ablations", about="near replay of 25 % with one thing changed: three seeds, exploratory",
+        ),
+        replace(
+            _ABLATION, name="alternatives",
+            about="every alternative to replay in the setting that did best on dev: three seeds, exploratory",
+        ),
+        replace(
+            _PILOT, name="alternatives-dev", seeds=(0,), evaluate_at=(50, 150, 300), at_the_end=(), replay_kinds=("near",),
+            evaluated=("driving", "driving-eventful"),
+            about="every alternative to replay with five settings, on the dev split",
+        ),
+        replace(
+            _ABLATION, name="second-world", targets=("country",), replay_fractions=(0.0, 0.1, 0.25),
+            replay_kinds=("near", "far"), evaluated=("country", "country-eventful"), evaluation_clips=128,
+            reference_clips=256, about="the sweep on another driving world: three seeds, exploratory",
         ),
     )
 }  # fmt: skip

@@ -16,7 +16,7 @@ from statistics import median
 
 import pandas as pd
 
-from replaylab import jobs, records, watching
+from replaylab import ablations, jobs, records, watching
 from replaylab.cluster import ClusterSpec, Job, states
 from replaylab.domain import write_atomically
 from replaylab.progress import duration, say
@@ -24,7 +24,9 @@ from replaylab.spec import PRESETS, MachineSpec, RunSpec, grid
 
 CLUSTERS = ("inline", "local", "slurm")
 # presets whose runs are in the repository
-PUBLISHED = ("pilot", "pilot-diverse", "published", "dose", "dose-between")
+PUBLISHED = (
+    "pilot", "pilot-diverse", "published", "dose", "dose-between", *ablations.PRESETS, "second-world",
+)  # fmt: skip
 LANDMARK = "03_replay_sweep.ipynb"
 
 
@@ -53,7 +55,8 @@ def run(
     run folder whose spec differs, PermissionError for a store that cannot be written. Ctrl-C leaves jobs running: the
     same call finds them again.
     """
-    specs, home = grid(preset, replay_fractions, seeds, budget), store_of(preset, store)
+    home = store_of(preset, store)
+    specs = _specs(preset, replay_fractions, seeds, budget, home)
     back = _to_come_back(preset, replay_fractions, seeds, cluster, home, budget, cluster_file)
     if preset in PUBLISHED and not str(store):
         missing = _missing(specs, home)
@@ -100,8 +103,20 @@ def read(
     budget: str = "steps",
 ) -> Table:  # fmt: skip
     """The grid as it stands in a store, trained or not; arguments and errors as in `run`."""
-    specs, home = grid(preset, replay_fractions, seeds, budget), store_of(preset, store)
+    home = store_of(preset, store)
+    specs = _specs(preset, replay_fractions, seeds, budget, home)
     return _table(preset, specs, home, set(), {}, _under_way(_missing(specs, home), home))
+
+
+def _specs(
+    preset: str, replay_fractions: list[float] | None, seeds: list[int] | None, budget: str, home: Path
+) -> list[RunSpec]:
+    """Every run of a preset; those of ablations are no grid of fractions."""
+    if preset not in ablations.PRESETS:
+        return grid(preset, replay_fractions, seeds, budget)
+    if replay_fractions or budget != "steps":
+        raise ValueError(f"preset {preset!r} has arms of its own: give it no replay fractions and no budget")
+    return ablations.grid(preset, seeds or (), home)
 
 
 def _missing(specs: list[RunSpec], home: Path) -> list[RunSpec]:

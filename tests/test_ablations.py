@@ -1,0 +1,136 @@
+"""The arms of the ablations are what they say, and the settings of the alternatives are chosen by a rule."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from replaylab import ablations, records, spec, sweep
+from replaylab.ablations import ALTERNATIVES, ARMS, AS_IT_IS, NO_REPLAY, SETTINGS
+from replaylab.spec import RunSpec, without_places
+
+
+def differing(one: RunSpec, other: RunSpec) -> set[str]:
+    """The fields, of the parts too, in which two runs differ."""
+
+    def flat(plain: object, name: str = "") -> dict[str, object]:
+        if isinstance(plain, dict):
+            return {
+                key: value
+                for part, inner in plain.items()
+                for key, value in flat(inner, f"{name}.{part}").items()
+            }
+        return {name[1:]: plain}
+
+    a, b = (flat(without_places(run.as_dict())) for run in (one, other))
+    return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
+
+
+def test_every_arm_has_three_seeds_over_two_bases_and_its_own_name() -> None:
+    for arm in ARMS:
+        runs = ablations.runs_of("ablations", arm)
+        assert [run.seed for run in runs] == [0, 1, 3]
+        assert len({run.base for run in runs}) == 2
+        assert {run.evaluation.split for run in runs} == {"test"}
+    names = ablations.named("ablations")
+    assert len(names) == 3 * len(ARMS) and names["arm"].nunique() == len(ARMS)
+    assert [run.run_id for run in ablations.grid("ablations")] == list(names["run"])
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+def test_an_arm_changes_one_thing(arm: ablations.Arm) -> None:
+    (plain,), (run,) = (ablations.runs_of("ablations", one, [1]) for one in (AS_IT_IS, arm))
+    parts = {key.split(".")[0] for key in differing(plain, run)}
+    allowed = {"replay", "target"} if arm.group == "target" else {"replay", "training"}
+    assert parts <= allowed and (arm is AS_IT_IS or parts)
+    assert run.evaluation == plain.evaluation and run.seed == 1
+    assert (run.replay.fraction == 0) == ("no replay" in arm.name)
+
+
+def test_more_driving_is_of_other_scenes_and_sources_have_as_many_clips() -> None:
+    by_name = {arm.name: ablations.runs_of("ablations", arm, [0])[0] for arm in ARMS}
+    (more,), target = by_name["more driving"].replay.domains, by_name["more driving"].target
+    assert isinstance(more, spec.WorldSpec) and isinstance(target, spec.WorldSpec)
+    assert more.seed != target.seed and (more.world, more.look, more.motion) == (
+        target.world,
+        target.look,
+        target.motion,
+    )
+    for name in ("physics", "orbit", "doom", "near and far", "more driving"):
+        replay = by_name[name].replay
+        assert sum(world.videos[0] for world in replay.domains) >= 512
+    assert by_name["near and far"].replay.weights == spec.SHARES["all"]
+    assert by_name["still clips"].replay.still and not by_name["ramp"].replay.still
+
+
+def test_every_alternative_has_as_many_settings_as_replay_on_dev() -> None:
+    counted = Counter(arm.group for arm in ALTERNATIVES)
+    assert set(counted) == {
+        "near replay",
+        "l2-sp",
+        "ewc",
+        "lwf",
+        "wise-ft",
+        "lower rate",
+        "generative replay",
+    }
+    assert set(counted.values()) == {SETTINGS}
+    runs = ablations.grid("alternatives-dev")
+    assert {run.evaluation.split for run in runs} == {"dev"} and len({run.run_id for run in runs}) == len(
+        runs
+    )
+    assert runs[0].replay.fraction == 0  # NO_REPLAY, whose steps early stop is read off
+
+
+def finished(store: Path, run: RunSpec, effnet_kd: float, ade_px: float) -> None:
+    folder = records.claim(run, store)
+    rows = [
+        {"measure": measure, "domain": domain, "value": value, "step": step}
+        for measure, domain, value in (
+            ("effnet_kd", "driving", effnet_kd),
+            ("ade_px", "driving-eventful", ade_px),
+        )
+        for step in (150, 300)
+    ]
+    table = pd.DataFrame(rows).assign(
+        run=run.run_id, replay_fraction=run.replay.fraction, seed=0, start=0, n=1
+    )
+    records.finish(folder, table.assign(**{name: "" for name in records.COLUMNS if name not in table}))
+
+
+def test_settings_are_chosen_by_dynamics_among_those_that_look_as_good(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"36 of 36 runs .*alternatives-dev"):
+        ablations.grid("alternatives", store=tmp_path)
+    (limit,) = ablations.runs_of("alternatives-dev", AS_IT_IS)
+    for number, arm in enumerate(ALTERNATIVES):
+        (run,) = ablations.runs_of("alternatives-dev", arm)
+        at = number % SETTINGS
+        if run == limit:
+            finished(tmp_path, run, 10, 2.0)
+        elif arm.group == "lwf":  # none looks as good: the one that looks best
+            finished(tmp_path, run, 20 - at, 1.0 + at)
+        else:  # of the first three, which look as good, the second moves best
+            finished(tmp_path, run, 9 + 0.5 * at, [2.0, 1.0, 3.0, 0.1, 0.1][at])
+    chosen = {arm.group: arm.name for arm in ablations.best(tmp_path)}
+    assert chosen == {
+        "l2-sp": "0.03", "ewc": "0.03", "lwf": "10", "wise-ft": "0.25", "lower rate": "0.0001", "generative replay": "10 %",
+    }  # fmt: skip
+    runs = ablations.grid("alternatives", store=tmp_path)
+    assert len(runs) == 3 * (2 + len(chosen)) and {run.evaluation.split for run in runs} == {"test"}
+    assert set(ablations.named("alternatives", store=tmp_path)["arm"]) == {
+        NO_REPLAY.name,
+        AS_IT_IS.name,
+        *chosen.values(),
+    }
+
+
+def test_a_sweep_reads_them_and_refuses_fractions(tmp_path: Path) -> None:
+    table = sweep.read("ablations", store=tmp_path)
+    assert len(table.runs) == 3 * len(ARMS) and set(table.runs["state"]) == {"missing"}
+    with pytest.raises(ValueError, match="arms of its own"):
+        sweep.read("ablations", [0.5], store=tmp_path)
+    json.dumps([run.as_dict() for run in table.specs])
