@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaylab import adding, ceiling_command, own
+from replaylab import adding, ceiling_command, own_command
 from replaylab.progress import is_follower
 from replaylab.spec import (
     BUDGETS,
@@ -188,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def of_a_sweep(sub: argparse.ArgumentParser) -> None:
-        about = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values())
+        about = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values()).replace("%", "%%")
         sub.add_argument("--preset", choices=PRESETS, default="quick", help=about)
         sub.add_argument(
             "--store",
@@ -228,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     _worlds_verbs(verbs)
     adding.add_parser(verbs)
     ceiling_command.add_parser(verbs)
-    own.add_parser(verbs)
+    own_command.add_parser(verbs)
     sub = verb(damage, "measure clips that were damaged in known ways; goes on where it was stopped")
     sub.add_argument(
         "--preset", default="quick", help="published, quick or smoke: how many clips (default: quick)"

@@ -66,6 +66,7 @@ def _more_driving(run: RunSpec) -> RunSpec:
 
 def _target(videos: int, replayed: bool) -> Callable[[RunSpec], RunSpec]:
     def change(run: RunSpec) -> RunSpec:
+        assert isinstance(run.target, spec.WorldSpec)
         target = replace(run.target, videos=(videos, 0, 0))
         return replace(run, target=target, replay=run.replay if replayed else ReplaySpec())
 

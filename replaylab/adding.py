@@ -29,18 +29,21 @@ def add_parser(verbs: Any) -> None:
 
 
 def videos(options: argparse.Namespace) -> None:
+    """What `domain add videos` does."""
     from replaylab import videos as room
 
     _print(room.add(Path(options.source), _order(options), options.scene_from), options.out)
 
 
 def nuscenes(options: argparse.Namespace) -> None:
+    """What `domain add nuscenes` does."""
     from replaylab import nuscenes as room
 
     _print(room.add(Path(options.source), _order(options), options.version, options.camera), options.out)
 
 
 def kitti(options: argparse.Namespace) -> None:
+    """What `domain add kitti` does."""
     from replaylab import kitti as room
 
     _print(room.add(Path(options.source), _order(options)), options.out)

@@ -98,11 +98,13 @@ class Sweeps:
 
     @property
     def done_targets(self) -> list[str]:
+        """The targets that have a finished run without replay, in their order."""
         there = set(self.without_replay.loc[self.without_replay["state"] == "done", "target"])
         return [target for target in self.targets if target in there]
 
     @property
     def without_replay(self) -> pd.DataFrame:
+        """The runs without replay."""
         return self.runs[self.runs["replay_fraction"] == 0]
 
 

@@ -61,6 +61,7 @@ DARKEST, GREEN, LIGHT, VIOLET, BROWN = "#0b2d4e", "#029e73", "#949494", "#7b6fd0
 
 
 def target_name(target: str) -> str:
+    """A target in words, or its share of eventful clips."""
     return (
         MOTIONS.get(target, target) if np.isnan(dose(target)) else f"{figures.percent(dose(target))} eventful"
     )

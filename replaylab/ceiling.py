@@ -74,6 +74,7 @@ class Verdict:
 
     @property
     def ratio(self) -> float:
+        """The error of a copied last frame over the one that is judged; NaN or infinite where there is none."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return float(np.float64(self.copied_px) / self.error_px)
 

@@ -32,6 +32,7 @@ class Arm:
 
     @property
     def name(self) -> str:
+        """For people: such as "replay near 25 %, target country"."""
         share = f"{self.replay} {100 * self.replay_fraction:g} %".strip()
         return f"replay {share}" + (f", target {self.target}" if self.target != "driving" else "")
 
@@ -82,6 +83,7 @@ class Judged:
 
     @property
     def rule(self) -> str:
+        """What makes a verdict of this claim, in words."""
         return verdicts.rule(self.claim.side, self.margin, SEEDS_NEEDED)
 
 

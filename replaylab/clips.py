@@ -36,6 +36,8 @@ LONGEST_SPAN = 32  # frames that overlapping clips may be decoded in together
 
 @dataclass(frozen=True)
 class Clip:
+    """Frames of a video from `start` on; its scene says what it must not be split from."""
+
     video: str
     scene: str
     start: int

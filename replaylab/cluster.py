@@ -74,6 +74,7 @@ class ClusterSpec:
 
     @property
     def ranks(self) -> int:
+        """How many processes train a run together."""
         return self.nodes * self.tasks_per_node
 
 
@@ -124,19 +125,23 @@ class Job:
 
     @classmethod
     def of(cls, spec: RunSpec, store: Path) -> Job | None:
+        """The job that the store remembers for a run; None where there is none, or its file cannot be read."""
         with suppress(OSError, ValueError, TypeError):
             return cls(**json.loads(cls.file(spec, store).read_text()))
         return None
 
     @staticmethod
     def file(spec: RunSpec, store: Path) -> Path:
+        """Where the store keeps it: `jobs/<run id>.json`."""
         return store / "jobs" / f"{spec.run_id}.json"
 
     def keep(self, spec: RunSpec, store: Path) -> None:
+        """Write it there, whole or not at all."""
         text = json.dumps(self.__dict__)
         write_atomically(self.file(spec, store), lambda aside: aside.write_text(text))
 
     def log(self, store: Path) -> Path:
+        """What the job wrote to its error stream: the file's path."""
         from submitit.core.utils import JobPaths
 
         return JobPaths(store / "jobs", self.id).stderr
@@ -184,6 +189,7 @@ def states(jobs: Sequence[Job]) -> dict[str, tuple[str, str]] | None:
 
 # --------------------------------------------------------------------------------------------------------- dispatching
 def executor_for(store: Path, cluster: str, settings: ClusterSpec, changes: dict[str, Any]) -> Any:
+    """submitit's executor as the cluster's file wants it; under slurm `changes`, in submitit's words, go over the file."""
     import submitit
 
     free = dict(settings.slurm)

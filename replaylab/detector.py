@@ -94,6 +94,7 @@ class Detector(nn.Module):
         nn.init.constant_(last.bias[1:], 1.0)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames (B, 3, H, W) in 0..1 to the heatmap's logits and the distances to the four sides."""
         fine = self.fine(self.stem(F.pixel_unshuffle(2 * frames - 1, STRIDE)))
         middle = self.middle(self.to_middle(fine))
         coarse = self.coarse(self.to_coarse(middle))

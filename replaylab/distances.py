@@ -132,6 +132,7 @@ class Rows:
 
     @property
     def n(self) -> int:
+        """How many vectors came so far."""
         return sum(map(len, self._blocks))
 
     @property

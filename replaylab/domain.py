@@ -82,10 +82,12 @@ class Domain:
 
     @property
     def height_px(self) -> int:
+        """Of a frame."""
         return self.shape_px if isinstance(self.shape_px, int) else self.shape_px[0]
 
     @property
     def width_px(self) -> int:
+        """Of a frame."""
         return self.shape_px if isinstance(self.shape_px, int) else self.shape_px[1]
 
     @property
@@ -183,6 +185,7 @@ def write_domain(
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -267,6 +267,7 @@ def checked_frames(true_boxes: Sequence[ArrayLike], **others: Sequence[ArrayLike
 
 
 def checked_positive(value: float, name: str) -> float:
+    """A positive number of pixels as a float; ValueError under the argument's `name`."""
     if not (np.isfinite(value) and value > 0):
         raise ValueError(f"{name}: {value!r}, expected a positive number of pixels")
     return float(value)
@@ -305,6 +306,7 @@ def checked_agents(values: ArrayLike, n: int, name: str) -> IntArray:
 
 
 def checked_mask(values: ArrayLike, n: int, name: str) -> BoolArray:
+    """Truth values (n,); ValueError for another shape, TypeError for other values, under the argument's `name`."""
     mask = np.asarray(values) if n else np.asarray(values, dtype=np.bool_)
     if mask.shape != (n,):
         raise ValueError(f"{name}: shape {mask.shape}, expected ({n},), one value per true box")

@@ -56,9 +56,11 @@ class Unusable(Exception):
 
     @property
     def shown(self) -> str:
+        """What a person knows the source by."""
         return str(self.args[0])
 
     def row(self) -> dict[str, str]:
+        """A line of a table: file, why, what_to_do."""
         return dict(zip(("file", "why", "what_to_do"), self.args, strict=True))
 
 
@@ -212,13 +214,16 @@ class Source:
 
     @property
     def frames(self) -> int:
+        """How many pictures are taken of it."""
         return sum(map(len, self.pieces))
 
     def files(self) -> list[str]:
+        """The names of its videos' files."""
         return [f"{piece_name(self.name, number)}.mp4" for number in range(len(self.pieces))]
 
 
 def piece_name(source: str, number: int) -> str:
+    """The name of one of a source's videos."""
     return f"{source}-{number:03d}"
 
 

@@ -119,7 +119,8 @@ def _read(
     ]
     clips, wanted, shown = records.gallery_clips(references), set(domains), []
     model, cap_px = table.specs[0].model, table.specs[0].evaluation.miss_cap_px
-    about = (model.context_frames, model.frames_per_second) if model else (CONTEXT_FRAMES, FRAMES_PER_SECOND)
+    given = model.context_frames if model else CONTEXT_FRAMES
+    rate = model.frames_per_second if model else float(FRAMES_PER_SECOND)
     for domain in [name for name in clips if not wanted or name in wanted]:
         for percentile in clips[domain]:
             for arm, step, folder in folders:
@@ -128,7 +129,7 @@ def _read(
                     small, scale = _small(frames)
                     shown.append(Shown(
                         domain, percentile, arm, step, small, _scaled(boxes["true"], scale), _scaled(boxes["found"], scale),
-                        *about, cap_px / scale, scale,
+                        given, rate, cap_px / scale, scale,
                     ))  # fmt: skip
     return shown
 

@@ -86,10 +86,12 @@ class Film:
 
     @property
     def stamp(self) -> str:
+        """Changes with the files that it is made of."""
         return footage.stamp_of([*self.texts.values(), *self.paths])
 
     @property
     def read(self) -> footage.Read:
+        """How its pictures are read."""
         return partial(footage.read_images, self.paths, self.sequence)
 
     def source(self, recipe: Recipe, seconds_each: float) -> Source:

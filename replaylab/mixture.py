@@ -104,6 +104,7 @@ class Mixture:
         return [self.target(domain, steps) for domain in range(len(self.clips))]
 
     def target(self, domain: int, step: int) -> Fraction:
+        """Samples of one domain (0: the target) in the first `step` steps, as asked for: exact, not a whole number."""
         replayed = self.batch_size * self._replayed_until(step)
         return (
             step * self.batch_size - replayed if domain == 0 else replayed * self._source_weights[domain - 1]
@@ -120,6 +121,7 @@ class Mixture:
         return step * self.batch_size + ceil((amount - before) * self.batch_size / (after - before))
 
     def check_step(self, step: int) -> None:
+        """Raises ValueError for a step beyond the run, where the schedule depends on the run's length."""
         if self.schedule != "constant" and step > self.steps:
             raise ValueError(f"step {step} is beyond the run of {self.steps} steps that the schedule is for")
 

@@ -77,24 +77,32 @@ class VideoModel(Protocol):
     @property
     def TEMPORAL(self) -> tuple[str, ...]: ...  # names in the path of a layer where frames see each other
 
-    def encode(self, frames: np.ndarray) -> Tensor: ...
+    def encode(self, frames: np.ndarray) -> Tensor:
+        """uint8 (B, T, H, W, 3) to latents (B, C, t, h, w)."""
 
-    def level_at(self, share: float, shape: Sequence[int]) -> Tensor: ...
+    def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
+        """The noise level (1,) at a share of the way from data (0) to noise (1)."""
 
-    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor: ...
+    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
+        """The noise levels (B,) to train at, from standard normal numbers (B,)."""
 
     def loss(
         self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition, teacher: Any = None,
         strength: float = 0.0, /,
-    ) -> Tensor: ...  # fmt: skip
+    ) -> Tensor:  # fmt: skip
+        """What training makes smaller, of a batch of clips."""
 
-    def errors(self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition, /) -> Tensor: ...
+    def errors(self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition, /) -> Tensor:
+        """The loss of each clip (B,) at one noise level."""
 
-    def draw(self, noise: Tensor, condition: Condition, steps: int, /) -> Tensor: ...
+    def draw(self, noise: Tensor, condition: Condition, steps: int, /) -> Tensor:
+        """Futures: latents (B, C, t, h, w) from noise of that shape."""
 
-    def with_network(self, network: Any, /) -> VideoModel: ...
+    def with_network(self, network: Any, /) -> VideoModel:
+        """The same model around another network."""
 
-    def decode(self, latents: Tensor) -> np.ndarray: ...
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Latents (B, C, t, h, w) to uint8 (B, T, H, W, 3)."""
 
 
 @contextmanager
@@ -293,12 +301,14 @@ def new_transformer() -> WanTransformer3DModel:
 
 
 def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """diffusers' scheduler of flow matching, shifted as training is."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT)
 
 
 def load_vae(folder: str | Path) -> AutoencoderTiny:
+    """The autoencoder in `<folder>/vae`; raises FileNotFoundError that says how to make it."""
     from diffusers import AutoencoderTiny
 
     path = Path(folder) / "vae"

@@ -138,11 +138,13 @@ class Film:
 
     @property
     def stamp(self) -> str:
+        """Changes with the files that it is made of."""
         tables = Path(self.database.table_root)
         return footage.stamp_of([tables / "sample_annotation.json", tables / "ego_pose.json", *self.paths])
 
     @property
     def read(self) -> footage.Read:
+        """How its pictures are read."""
         return partial(footage.read_images, self.paths, self.scene["name"])
 
     def source(self, recipe: Recipe, seconds_each: float) -> Source:

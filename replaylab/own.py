@@ -12,8 +12,7 @@ Refused: domains of different sizes or frame rates, with too few scenes, and cli
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import ceil
 from pathlib import Path
@@ -24,6 +23,7 @@ import pandas as pd
 from replaylab import sweep
 from replaylab.distances import N_MIN
 from replaylab.domain import Domain, open_domain
+from replaylab.own_command import OPTIONS, PRESETS
 from replaylab.progress import say
 from replaylab.spec import (
     DetectorSpec,
@@ -40,15 +40,6 @@ from replaylab.sweep import Table
 MOST_CLIPS, MOST_REFERENCES = 64, 128
 MISS_CAP = 1 / 4  # of the height: what an agent that is not found costs
 EMA_DECAY = 0.99
-PRESETS = ("wan", "cogvideox", "ltx", "svd")
-SHOWN = ("effnet_kd", "ade_px", "recall", "flow_error_px")
-SAYS = {
-    "frames": "frames of a clip, the context included", "context_frames": "of them given", "steps": "of fine-tuning",
-    "batch_size": "clips a step", "learning_rate": "of AdamW", "lora_rank": "of the adapters; 0 trains all weights",
-    "prompt": "for domains that have none of their own", "guidance": "classifier-free; 1 for none",
-    "sampler_steps": "to draw a clip", "detector_threshold": "the least score of a box",
-}  # fmt: skip
-KINDS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
 
 
 @dataclass(frozen=True)
@@ -127,7 +118,8 @@ def grid(
     clips, references = _counts(domains, settings)
     evaluation = EvaluationSpec(
         folders, "test", clips, references, sampler_steps=settings.sampler_steps,
-        miss_cap_px=MISS_CAP * domains[0].height_px, object_detector=_detector(detector, agents, settings.detector_threshold),
+        miss_cap_px=MISS_CAP * domains[0].height_px,
+        object_detector=_detector(detector, agents, settings.detector_threshold),
     )  # fmt: skip
     training = TrainingSpec(
         settings.steps, settings.batch_size, settings.learning_rate, EMA_DECAY,
@@ -210,62 +202,6 @@ def _absolute(name: str) -> str:
     return str(folder.absolute()) if folder.is_dir() else name
 
 
-# ------------------------------------------------------------------------------------------------------- command line
-def add_parser(verbs: Any) -> argparse.ArgumentParser:
-    """The verb `own`."""
-    text = "fine-tune your own model on your own videos, with and without replay, and measure it"
-    sub: argparse.ArgumentParser = verbs.add_parser("own", help=text, description=text)
-    sub.set_defaults(verb=command)
-    sub.add_argument(
-        "--preset", choices=PRESETS, default="wan", help="settings of a family (default: %(default)s)"
-    )
-    sub.add_argument(
-        "--model", help="folder in diffusers' layout, or a name on the hub (default: the preset's)"
-    )
-    sub.add_argument("--driving", metavar="DOMAIN", help="what it is fine-tuned on (`domain add` makes one)")
-    sub.add_argument("--replay", nargs="+", default=[], metavar="DOMAIN", help="what is replayed")
-    sub.add_argument("--replay-fractions", type=float, nargs="+", default=[0.0, 0.25], help="default: 0 0.25")
-    sub.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
-    sub.add_argument("--detector", default="", help="object detector of transformers, a folder or a name; without one no "
-                     "agent is measured")  # fmt: skip
-    sub.add_argument(
-        "--agents", nargs="+", default=[], metavar="CLASS=KIND", help="its classes that are agents"
-    )
-    for one in fields(Settings):
-        sub.add_argument(
-            f"--{one.name.replace('_', '-')}",
-            type=KINDS[str(one.type)],
-            default=None,
-            help=f"{SAYS[one.name]} (default: the preset's)",
-        )
-    sub.add_argument("--store", default="", help="folder of runs (default: book/runs/store)")
-    sub.add_argument("--cluster", choices=sweep.CLUSTERS, default="inline", help="who trains missing runs")
-    sub.add_argument("--cluster-file", default="", help="YAML: what a job gets of the cluster")
-    sub.add_argument("--dry-run", action="store_true", help="say what would be trained and what it would cost; without "
-                     "--driving, what each preset takes of a GPU")  # fmt: skip
-    return sub
-
-
-def command(options: argparse.Namespace) -> None:
-    from replaylab import figures
-
-    if not options.driving:
-        if not options.dry_run:
-            raise ValueError("--driving is needed: a domain, such as `python -m replaylab domain add` makes")
-        print(estimates())
-        return
-    table = run(
-        options.model or hub_name(options.preset), options.driving, options.replay, options.replay_fractions,
-        settings(options.preset, vars(options)), seeds=options.seeds, detector=options.detector, agents=options.agents,
-        cluster=options.cluster, cluster_file=options.cluster_file, store=options.store, dry_run=options.dry_run,
-    )  # fmt: skip
-    print(table.runs.to_string(index=False))
-    if len(table.rows):
-        means = figures.last_step(figures.per_arm(table.rows))
-        shown = means[means["measure"].isin(SHOWN)]
-        print(shown.pivot(index="arm", columns=["measure", "domain"], values="value").round(3).to_string())
-
-
 def settings(preset: str, changes: Mapping[str, Any]) -> Settings:
     """Those of a preset, but for what is given and not None."""
     given = {one.name: changes[one.name] for one in fields(Settings) if changes.get(one.name) is not None}
@@ -274,14 +210,13 @@ def settings(preset: str, changes: Mapping[str, Any]) -> Settings:
 
 def settings_from(preset: str, texts: Sequence[str]) -> Settings:
     """A preset's, but for what texts such as "steps=200" say; raises ValueError that lists what can be set."""
-    kinds = {one.name: KINDS[str(one.type)] for one in fields(Settings)}
     changes = {}
     for text in texts:
         name, _, value = text.partition("=")
         try:
-            changes[name] = kinds[name](value)
+            changes[name] = OPTIONS[name][0](value)
         except (KeyError, ValueError) as error:
-            known = ", ".join(f"{name} ({about})" for name, about in SAYS.items())
+            known = ", ".join(f"{name} ({about})" for name, (_, about) in OPTIONS.items())
             raise ValueError(
                 f"settings: {text!r} is no NAME=VALUE that can be set; there are {known}"
             ) from error

@@ -13,6 +13,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
 from replaylab import figures
@@ -155,4 +156,4 @@ def _floors(axes: Axes, both: pd.DataFrame) -> None:
 
 def _finish(figure: Figure, axes: Axes, title: str, runs: pd.DataFrame) -> None:
     handles, _ = axes.get_legend_handles_labels()
-    figures._finish(figure, handles, title, runs)
+    figures._finish(figure, [one for one in handles if isinstance(one, Line2D)], title, runs)

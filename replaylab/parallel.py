@@ -42,6 +42,7 @@ class Place:
 
     @property
     def leads(self) -> bool:
+        """Whether this is the rank that writes files."""
         return self.rank == 0
 
 
@@ -164,6 +165,7 @@ class Execution:
 
     @classmethod
     def of(cls, machine: MachineSpec, place: Place) -> Execution:
+        """What was asked for, as it is possible here; says so where nothing can be compiled."""
         precision = machine.precision
         if precision == "auto":
             bf16 = place.device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -182,6 +184,7 @@ class Execution:
 
 
 def can_compile(device: str) -> bool:
+    """Whether torch.compile finds what it needs: a C++ compiler, and on GPUs Triton."""
     compilers = (os.environ.get("CXX", "g++"), "clang++")
     return any(map(shutil.which, compilers)) and (device == "cpu" or find_spec("triton") is not None)
 

@@ -90,12 +90,14 @@ class Gelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        """gelu_tanh of `x`; keeps `x` and s."""
         sigmoid = x.square().mul_(Gelu.C * Gelu.A).add_(Gelu.C).mul_(x).sigmoid_()
         ctx.save_for_backward(x, sigmoid)
         return x * sigmoid
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """The gradient times s (1 + x (1 - s) du/dx), where s = sigmoid(u)."""
         x, sigmoid = ctx.saved_tensors
         slope = x.square().mul_(3 * Gelu.C * Gelu.A).add_(Gelu.C).mul_(x)  # x du/dx
         return slope.addcmul_(slope, sigmoid, value=-1).add_(1).mul_(sigmoid).mul_(gradient)

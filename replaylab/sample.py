@@ -64,6 +64,7 @@ def denoising_losses(
 
 
 def clips_in(condition: Condition) -> int:
+    """How many clips a condition is of."""
     return len(next(iter(condition.values())))
 
 

@@ -55,6 +55,7 @@ class ReplayBatchSampler(Sampler[list[int]]):
         return {"step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the step of a `state_dict`; ValueError where it holds none of this run's."""
         step = state.get("step")
         if not isinstance(step, int) or not 0 <= step <= self.steps:
             raise ValueError(

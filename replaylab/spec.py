@@ -34,6 +34,7 @@ class Described:
     """What all descriptions share: to and from plain JSON."""
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain JSON: tuples are lists."""
         found = {one: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]  # all are dataclasses
         return {
             one.name: _plain(value)
@@ -80,6 +81,7 @@ def torch_seed(seed: int, purpose: str, number: int = 0) -> int:
 
 
 def check_fraction(fraction: float) -> None:
+    """Raises ValueError where it is no number from 0 to 1."""
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
         raise ValueError(
             f"replay_fraction is {fraction!r}; it must be a number from 0 (no replay) to 1 (replay only)"
@@ -328,6 +330,7 @@ class RunSpec(Described):
 
     @property
     def run_id(self) -> str:
+        """The run's name: `digest` of it."""
         return digest(self)
 
     @property

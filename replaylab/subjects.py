@@ -73,14 +73,17 @@ class Own:
 
     @property
     def network(self) -> str:
+        """What diffusers calls the network that is trained."""
         return self.model.NETWORK[0]
 
     @property
     def frames(self) -> int:
+        """How many frames a clip has."""
         return self.about.frames
 
     @property
     def context_frames(self) -> int:
+        """How many of them are given."""
         return self.about.context_frames
 
     def ready(self, domain: Domain, split: str, chosen: list[Clip], home: Path) -> Sequence[models.Clip]:

@@ -296,6 +296,7 @@ class Survey:
 
     @property
     def domains(self) -> list[str]:
+        """The names of the domains, in their order."""
         return list(dict.fromkeys(self.statistics["domain"]))
 
     def sample(self, domain: str) -> bytes:

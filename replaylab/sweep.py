@@ -20,7 +20,7 @@ from replaylab import ablations, jobs, records, watching
 from replaylab.cluster import ClusterSpec, Job, states
 from replaylab.domain import write_atomically
 from replaylab.progress import duration, say
-from replaylab.spec import PRESETS, MachineSpec, RunSpec, grid
+from replaylab.spec import MachineSpec, RunSpec, grid
 
 CLUSTERS = ("inline", "local", "slurm")
 # presets whose runs are in the repository

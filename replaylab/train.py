@@ -46,6 +46,7 @@ class Batch(NamedTuple):
     known: Condition
 
     def parts(self, count: int) -> list[Batch]:
+        """The batch in `count` parts, to be computed one after the other."""
         known = {name: tensor.chunk(count) for name, tensor in self.known.items()}
         tensors = zip(
             *(tensor.chunk(count) for tensor in (self.latents, self.noise, self.level)), strict=True
@@ -56,9 +57,11 @@ class Batch(NamedTuple):
         ]
 
     def to(self, device: torch.device) -> Batch:
+        """The same on that device, copied while something else runs."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
+        """The same in memory that a GPU reads by itself."""
         return self._mapped(lambda tensor: tensor.pin_memory())
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -77,6 +80,7 @@ class Objective(torch.nn.Module):
         self._models, self._strength = (model, teacher), strength
 
     def forward(self, batch: Batch) -> Tensor:
+        """The loss, a scalar."""
         model, teacher = self._models
         return model.loss(*batch, teacher, self._strength)
 
@@ -278,6 +282,7 @@ class State:
         self.optimizer, self.average = optimizer, average
 
     def save(self, step: int) -> None:
+        """A checkpoint after `step` steps; all ranks must ask for it."""
         groups: dict[str, dict[str, Tensor]] = {
             "weights": {}, "average": {}, "exp_avg": {}, "exp_avg_sq": {}, "step": {}
         }  # fmt: skip
@@ -333,16 +338,19 @@ class Log:
             self._board = _open_board(folder, first)
 
     def add(self, step: int, loss: Tensor, gradient: Tensor, rate: float) -> None:
+        """One step: written now, or on a GPU while the next one runs."""
         self._waiting.append((step, loss, gradient, rate, time.monotonic() - self._since))
         self._write(keep=self._patience)
 
     def flush(self) -> None:
+        """Write what waits, and make sure that it is on disk."""
         self._write(keep=0)
         if self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Write what waits; nothing can be added any more."""
         self.flush()
         for each in (self._file, self._board):
             if each:

@@ -77,6 +77,7 @@ Point = tuple[float, float]
 
 
 def place_of(domain: str) -> Place:
+    """Where a domain stands among the others: its group, name and one line about it."""
     return PLACES.get(domain, Place("others", domain, "not one of this book's domains"))
 
 

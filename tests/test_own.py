@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tiny_families import FRAMES, SIDE, TINY
 from replaylab import gallery, grounds, own, own_figures, records, runs, subjects, train
 from replaylab.__main__ import main
 from replaylab.own import Settings
+from replaylab.own_command import OPTIONS
 from replaylab.spec import MachineSpec, RunSpec, without_places
 
 SETTINGS = Settings(
@@ -194,7 +195,7 @@ def test_a_domains_own_prompt_is_heard(home: Path, tmp_path: Path) -> None:
     for spec in (own_prompt, none):
         subject = subjects.load(spec, tmp_path)
         ready = runs._ready(subject, spec.target, tmp_path)
-        texts.append(ready[0]["text"])  # type: ignore[index, call-overload]
+        texts.append(ready[0]["text"])  # type: ignore[call-overload]
     assert not torch.equal(*texts)
 
 
@@ -244,6 +245,12 @@ def test_other_weights_than_described_are_refused(home: Path, tmp_path: Path) ->
         subjects.load(replace(spec, model=replace(spec.model, digest="0" * 16)), tmp_path)
 
 
+def test_every_setting_is_an_option() -> None:
+    assert [one.name for one in fields(Settings)] == list(OPTIONS)
+    for name, (kind, _) in OPTIONS.items():
+        assert kind(getattr(Settings.of("wan"), name)) == getattr(Settings.of("wan"), name)
+
+
 def test_settings_are_a_presets_but_for_what_is_said() -> None:
     plain = Settings.of("wan")
     assert own.settings_from("wan", ["steps=7", "prompt=a car = fast"]) == replace(
@@ -266,7 +273,7 @@ def test_the_page_runs_under_papermill_with_a_model_and_videos_of_ones_own(
     home: Path, table: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.ipynb"
-    changes = json.dumps([f"{name}={getattr(SETTINGS, name)}" for name in own.SAYS if name != "prompt"])
+    changes = json.dumps([f"{name}={getattr(SETTINGS, name)}" for name in OPTIONS if name != "prompt"])
     command = [
         sys.executable, "-m", "papermill", "book/your_model.ipynb", str(out), "-p", "model", str(home / "wan"),
         "-p", "driving", str(home / "driving"), "-y", f"replay: ['{home / 'kitchen'}']", "-y", "replay_fractions: [0, 0.5]",

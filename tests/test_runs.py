@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from replaylab import runs, subjects
 from replaylab.models import TinyWan
-from replaylab.spec import WEIGHTS, RemedySpec, ReplaySpec, grid
+from replaylab.spec import WEIGHTS, RemedySpec, ReplaySpec, WorldSpec, grid
 
 NEAR = grid("smoke", [0.5])[0].replay.domains[0]
+assert isinstance(NEAR, WorldSpec)
 PHYSICS = replace(NEAR, name="physics", world="physics", look="any", motion="bodies", videos=(4, 0, 0))
 VARIANTS = {
     "ramp": {"replay": ReplaySpec((NEAR,), 0.5, schedule="ramp")},

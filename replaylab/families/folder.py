@@ -70,6 +70,7 @@ def why(error: BaseException) -> str:
 
 
 def what_to_do(name: str) -> str:
+    """How to have a model of the hub without the hub."""
     return (
         f"Without the hub: `hf download {name} --local-dir {name.split('/')[1]}` on a machine that reaches it, copy that "
         "folder here, and give its path instead of the name"

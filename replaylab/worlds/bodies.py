@@ -96,6 +96,7 @@ def shadow(kind: str, look: Look) -> Mesh:
 
 
 def house(look: Look, x: float, y: float, rng: np.random.Generator) -> Mesh:
+    """A house at (x, y), with windows towards the road (x = 0) and us, some of them lit."""
     width, depth, height = rng.uniform(6, 9), rng.uniform(6.5, 8.5), rng.uniform(4, 11)
     wall = look.walls[rng.integers(len(look.walls))] * rng.uniform(0.85, 1.1)
     storeys = np.linspace(0, height, max(2, round(height / 1.4)) + 1)
@@ -116,6 +117,7 @@ def house(look: Look, x: float, y: float, rng: np.random.Generator) -> Mesh:
 
 
 def tree(look: Look, x: float, y: float, rng: np.random.Generator) -> Mesh:
+    """A tree of two boxes on a trunk."""
     height = rng.uniform(3, 7)
     trunk = box((x, y, 0), (0.4, 0.4, height * 0.5), np.array([0.30, 0.2, 0.13]), look.light)
     crown = look.foliage * rng.uniform(0.8, 1.2)
@@ -126,6 +128,7 @@ def tree(look: Look, x: float, y: float, rng: np.random.Generator) -> Mesh:
 
 
 def poplar(look: Look, rng: np.random.Generator) -> Mesh:
+    """A tall, narrow tree at the origin."""
     height, shade = rng.uniform(9, 12), look.foliage * rng.uniform(0.8, 1.1)
     trunk = box((0, 0, 0), (0.4, 0.4, 1.6), np.array([0.34, 0.27, 0.2]), look.light)
     middle = box((0, 0, 1.4), (1.9, 1.9, height * 0.55), shade, look.light)
@@ -135,12 +138,14 @@ def poplar(look: Look, rng: np.random.Generator) -> Mesh:
 
 
 def pole(look: Look) -> Mesh:
+    """A telegraph pole at the origin."""
     wood = np.array([0.36, 0.29, 0.23])
     mast = box((0, 0, 0), (0.3, 0.3, 7.5), wood, look.light)
     return join([mast, box((0, 0, 6.6), (2.4, 0.25, 0.25), wood, look.light)])
 
 
 def hedge(look: Look, length: float, rng: np.random.Generator) -> Mesh:
+    """A hedge along y, `length` m long."""
     size = (rng.uniform(0.9, 1.2), length, rng.uniform(0.9, 1.15))
     return box((0, 0, 0), size, look.foliage * rng.uniform(0.75, 0.95), look.light)
 
@@ -153,6 +158,7 @@ def wall(look: Look, length: float, rng: np.random.Generator) -> Mesh:
 
 
 def barn(look: Look, rng: np.random.Generator) -> Mesh:
+    """A barn with a stepped roof."""
     width, length, height = rng.uniform(7, 9), rng.uniform(9, 12), rng.uniform(3.5, 4.5)
     body = box((0, 0, 0), (width, length, height), look.walls[-1], look.light)
     roof = [

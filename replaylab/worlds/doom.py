@@ -64,6 +64,7 @@ def maps_of(split: str) -> list[tuple[str, str]]:
 
 
 def tics_a_frame(spec: WorldSpec) -> int:
+    """Doom's tics from one frame to the next: a whole number."""
     return max(1, round(TICS_A_SECOND / spec.frames_per_second))
 
 

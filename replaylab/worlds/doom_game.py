@@ -67,6 +67,7 @@ def vizdoom() -> Any:
 
 
 def wad_path(wad: str) -> Path:
+    """Where vizdoom keeps a game's file."""
     return Path(vizdoom().root_path) / wad
 
 

@@ -61,6 +61,7 @@ class Look:
 
 
 def hsv(hue: float, saturation: float, value: float) -> Floats:
+    """RGB (3,) in 0..1; hues are taken modulo 1."""
     return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
 
 
@@ -73,6 +74,7 @@ def check_look(look: str) -> None:
 
 
 def draw_look(look: str, rng: np.random.Generator) -> Look:
+    """One look of that name; raises ValueError as `check_look` does."""
     check_look(look)
     if look == "target":
         return _target(rng)

@@ -78,6 +78,8 @@ class Mover:
 
 @dataclass(frozen=True)
 class Motion:
+    """How everyone moves in one video, and which event it shows."""
+
     ego: Mover
     agents: tuple[Mover, ...]
     event: str
@@ -88,10 +90,12 @@ class Motion:
 
 
 def some_vehicle(rng: np.random.Generator) -> str:
+    """One of VEHICLES, as often as VEHICLE_SHARES says."""
     return str(rng.choice(VEHICLES, p=VEHICLE_SHARES))
 
 
 def someone_small(rng: np.random.Generator) -> str:
+    """One of SMALL, as often as SMALL_SHARES says."""
     return str(rng.choice(SMALL, p=SMALL_SHARES))
 
 

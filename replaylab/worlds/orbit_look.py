@@ -36,6 +36,7 @@ class Look:
 
 
 def draw_look(rng: np.random.Generator) -> Look:
+    """Palette, place and light of one scene."""
     floor = hsv(rng.uniform(), rng.uniform(0.0, 0.7), rng.uniform(0.25, 0.9))
     contrast = rng.uniform(0.2, 0.55)
     other = floor * (1 - contrast) if floor.mean() > 0.4 else floor + (1 - floor) * contrast
@@ -93,6 +94,7 @@ def _pyramid(size: float, first: Floats, second: Floats, light: Light) -> Mesh:
 
 
 def round_shadow(radius: float, floor: Floats) -> Mesh:
+    """A dark disc on the floor, `radius` m wide from its middle."""
     turns = np.linspace(0, 2 * np.pi, 13)
     rim = radius * np.stack([np.cos(turns), np.sin(turns), np.zeros(13)], axis=1)
     corners = np.stack([[np.zeros(3), rim[i], rim[i + 1], rim[i + 2]] for i in range(0, 12, 2)])

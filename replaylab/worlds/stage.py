@@ -35,6 +35,7 @@ class Mesh:
     triangles: NDArray[np.int64]
 
     def moved(self, x: float, y: float, heading: float = 0.0, z: float = 0.0) -> Mesh:
+        """The same, turned by `heading` (radians) and then moved (m)."""
         return Mesh(placed(self.vertices, np.array([x, y, z]), heading), self.colours, self.triangles)
 
 
@@ -57,6 +58,7 @@ class Light:
     sun: float
 
     def shade(self, normals: Floats) -> Floats:
+        """How bright faces with these unit normals (N, 3) are: (N,)."""
         towards = np.asarray(self.direction) / np.linalg.norm(self.direction)
         return self.ambient + self.sun * np.clip(normals @ towards, 0.0, None)
 
@@ -129,6 +131,7 @@ def rigid(x: Floats, y: Floats, heading: Floats) -> Floats:
 
 
 def heading_of(pose: Floats) -> float:
+    """The heading of a pose's matrix, in radians."""
     return float(np.arctan2(pose[1, 0], pose[0, 0]))
 
 
@@ -141,6 +144,7 @@ class Camera:
     pitch_rad: float = 0.0
 
     def focal_px(self, size_px: int) -> float:
+        """The focal length in pixels of an image `size_px` wide."""
         return size_px / 2 / np.tan(np.deg2rad(self.field_of_view_deg) / 2)
 
     def project(
@@ -323,6 +327,7 @@ class Stage:
     @staticmethod
     @lru_cache(maxsize=2)
     def shared(size_px: int) -> Stage:
+        """This process's stage of that size, made once."""
         return Stage(size_px)
 
     def _node(self, mesh: Mesh, order: int) -> Any:

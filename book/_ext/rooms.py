@@ -1,0 +1,261 @@
+"""The pages of the reference: every room's public names with what they say of themselves, and every command's options.
+
+Decision: Sphinx's own Python domain makes signatures, anchors, index and search, and `room_reader` the text that goes in.
+Docstrings are Markdown of the plainest kind: what would be a link, a picture, a heading or HTML stays as it was written. A
+name in backticks, or in a signature, becomes a link where the reference has it. The pages are written by hand but for two
+directives, `rooms` (all of a page's, PAGES) and `commands`, so nothing that is generated lies in the source tree.
+
+Refused: a room of PAGES that is not there. tests/test_reference.py wants every room on one page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from markdown_it import MarkdownIt
+from myst_parser.config.main import MdParserConfig
+from myst_parser.mdit_to_docutils.base import DocutilsRenderer
+from myst_parser.parsers.mdit import create_md_parser
+from room_reader import PACKAGE, Item, Library, Room, package_folder, read_library
+from sphinx.addnodes import desc_content, pending_xref
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective, new_document
+
+PAGES = {
+    "reference_data": ("spec", "domain", "worlds", "clips", "mixture", "sampler", "latents", "survey"),
+    "reference_models": (
+        "models", "subjects", "quick", "train", "checkpoint", "continual", "parallel", "sample", "pretrain",
+    ),
+    "reference_measures": (
+        "evaluate", "grounds", "measures", "detector", "object_detectors", "ceiling", "ceiling_command",
+        "detections", "dynamics", "trajectories", "motion", "fidelity", "distances", "extractors", "videonet",
+        "compare", "damage",
+    ),
+    "reference_results": (
+        "records", "verdicts", "claims", "alignment", "ablations", "figures", "claims_figures", "degradation_figures",
+        "alignment_figures", "worlds_figures", "damage_figures", "gallery", "notebook",
+    ),
+    "reference_sweeps": ("sweep", "runs", "cluster", "jobs", "leaving", "progress", "watching"),
+    "reference_footage": ("own", "own_command", "own_figures", "adding", "footage", "videos", "nuscenes", "kitti"),
+    "reference_families": (
+        "families", "families.folder", "families.shared", "families.tensors", "families.adapters", "families.wan",
+        "families.cogvideox", "families.ltx", "families.svd", "families.presets",
+    ),
+    "reference_worlds": (
+        "worlds.traffic", "worlds.country", "worlds.physics", "worlds.orbit", "worlds.doom", "worlds.movers",
+        "worlds.looks", "worlds.bodies", "worlds.orbit_look", "worlds.stage", "worlds.doom_game", "worlds.doom_map",
+        "worlds.doom_truth",
+    ),
+}  # fmt: skip
+"""Which rooms are on which page, in the order of the way through."""
+
+AS_WRITTEN = [
+    "autolink", "blockquote", "entity", "escape", "heading", "hr", "html_block", "html_inline", "image", "lheading",
+    "link", "reference",
+]  # fmt: skip
+"""What Markdown knows and docstrings do not mean by it."""
+
+
+@cache
+def library() -> Library:
+    """The rooms of PAGES, read once a build: what is on no page is no link either."""
+    rooms = read_library(package_folder()).rooms
+    listed = [f"{PACKAGE}.{name}" for names in PAGES.values() for name in names]
+    return Library({module: rooms[module] for module in listed if module in rooms})
+
+
+@cache
+def markdown() -> MarkdownIt:
+    """Paragraphs, lists, tables, indented text, `code` and *stress*."""
+    parser = create_md_parser(MdParserConfig(commonmark_only=True), DocutilsRenderer)
+    return parser.enable("table").disable(AS_WRITTEN)
+
+
+def prose(text: str, find: Callable[[str], str | None]) -> list[nodes.Node]:
+    """A docstring as nodes; `find` says which public object a name in backticks is, if any."""
+    document = new_document("docstring")
+    parser = markdown()
+    parser.options["document"] = document
+    parser.render(text)
+    for literal in list(document.findall(nodes.literal)):
+        if full := find(literal.astext()):
+            link = pending_xref(
+                "", refdomain="py", reftype="obj", reftarget=full, refexplicit=True, refwarn=True
+            )
+            literal.replace_self(link)
+            link += literal
+    return list(document.children)
+
+
+class Rooms(SphinxDirective):
+    """All rooms of this page: a section each."""
+
+    def run(self) -> list[nodes.Node]:
+        found: list[nodes.Node] = []
+        for name in PAGES[self.env.docname]:
+            room = _room(name)
+            self.env.note_dependency(str(room.path))
+            section = _section(name, name)
+            self.state.nested_parse(StringList(list(room_text(room)), "rooms"), 0, section)
+            link_types(section, library())
+            found.append(section)
+        return found
+
+
+class Docstring(SphinxDirective):
+    """What an object, by its full name, says of itself."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        full, rooms = self.arguments[0], library()
+        if full in rooms.rooms:
+            return prose(rooms.rooms[full].docstring, partial(rooms.find_in_prose, module=full))
+        item, module = rooms.objects[full], self.env.ref_context["py:module"]
+        of = item.name if item.kind == "class" else item.name.rpartition(".")[0]
+
+        def find(text: str) -> str | None:
+            return None if text in item.parameters else rooms.find_in_prose(text, module, of)
+
+        return prose(rooms.described(full), find) + prose(nature(item), find)
+
+
+class Overview(SphinxDirective):
+    """The rooms of a page, each with what its docstring opens with."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        lines = ["| room | what it is for |", "|---|---|"]
+        for name in PAGES[self.arguments[0]]:
+            room = _room(name)
+            self.env.note_dependency(str(room.path))
+            lines.append(f"| `{name}` | {room.question} |")
+        return prose("\n".join(lines), library().find_in_prose)
+
+
+class Commands(SphinxDirective):
+    """Every command's own help."""
+
+    def run(self) -> list[nodes.Node]:
+        # Not at the top: all other pages are made without importing the package.
+        from replaylab.__main__ import _parser
+
+        self.env.note_reread()
+        return [self.command(name, parser) for name, parser in leaves(_parser(), f"python -m {PACKAGE}")]
+
+    def command(self, name: str, parser: argparse.ArgumentParser) -> nodes.section:
+        """A section: what it does, how it is called, and its arguments, each with an anchor."""
+        parser.prog = name
+        verb = name.removeprefix(f"python -m {PACKAGE} ")
+        section = _section(verb, f"command-{verb.replace(' ', '-')}")
+        about = (parser.description or "").rstrip(".")
+        section += prose(f"{about[:1].upper()}{about[1:]}.", _nothing)
+        formatter = parser._get_formatter()
+        arguments = [one for one in parser._actions if not isinstance(one, argparse._HelpAction)]
+        wanted = [one for one in arguments if one.required or not one.option_strings]
+        formatter.add_usage(None, wanted, [], prefix="")
+        options = any(one.option_strings and not one.required for one in arguments)
+        usage = formatter.format_help().strip() + (" [options]" if options else "")
+        section += nodes.literal_block("", usage, language="text", classes=["usage"])
+        for group in parser._action_groups:
+            if group._group_actions and group.title not in ("positional arguments", "options"):
+                section += nodes.rubric("", group.title or "")
+                section += prose(group.description or "", _nothing)
+            for action in [one for one in group._group_actions if one in arguments]:
+                called = formatter._format_action_invocation(action)
+                text = [f"```{{program}} {verb}", "```", f"```{{option}} {called}", "```"]
+                self.state.nested_parse(StringList(text, "commands"), 0, section)
+                about = formatter._expand_help(action) if action.help else ""
+                list(section.findall(desc_content))[-1].extend(prose(about, _nothing))
+        return section
+
+
+def leaves(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """The commands below a parser that have no further ones, by their whole names."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield name, parser
+    for action in below:
+        for verb, inner in action.choices.items():
+            yield from leaves(inner, f"{name} {verb}")
+
+
+def room_text(room: Room) -> Iterator[str]:
+    """A room in MyST: its docstring, its classes and functions as they stand there, its constants."""
+    yield from (f"```{{py:module}} {room.module}", "```", f"```{{docstring}} {room.module}", "```")
+    constants = [item for item in room.items if item.kind == "data"]
+    for item in room.items:
+        if item not in constants:
+            yield from _item_text(room, item)
+    if constants:
+        yield from ("", "```{rubric} Constants", "```")
+    for item in constants:
+        yield from _item_text(room, item)
+
+
+def _item_text(room: Room, item: Item, ticks: int = 5) -> Iterator[str]:
+    fence = "`" * ticks
+    yield f"{fence}{{py:{item.kind}}} {item.name.rpartition('.')[2]}{item.signature}"
+    if item.annotation:
+        yield f":type: {json.dumps(item.annotation, ensure_ascii=False)}"
+    if item.value:
+        yield f":value: {json.dumps(item.value, ensure_ascii=False)}"
+    if item.kind == "data" or "." in item.name:
+        yield ":no-contents-entry:"  # the contents of a page list classes and functions
+    yield from (f":{option}:" for option in item.options)
+    yield from ("", f"```{{docstring}} {room.module}.{item.name}", "```")
+    for member in item.members:
+        yield from _item_text(room, member, ticks - 1)
+    yield fence
+
+
+def nature(item: Item) -> str:
+    """What kind of class it is, as a sentence; empty where there is nothing to say."""
+    bases = ", ".join(f"`{base}`" for base in item.bases)
+    words = (item.nature or ("class" if bases else "")) + (f", a kind of {bases}" if bases else "")
+    return f"{words[:1].upper()}{words[1:]}." if words else ""
+
+
+def _room(name: str) -> Room:
+    rooms = library().rooms
+    if f"{PACKAGE}.{name}" not in rooms:
+        raise ExtensionError(f"PAGES in book/_ext/rooms.py lists {name!r}, which is no module")
+    return rooms[f"{PACKAGE}.{name}"]
+
+
+def _section(title: str, name: str) -> nodes.section:
+    section = nodes.section(ids=[nodes.make_id(name)], names=[nodes.fully_normalize_name(name)])
+    section += nodes.title("", title)
+    return section
+
+
+def _nothing(text: str) -> None:
+    """No name in the help of a command is a link."""
+
+
+def link_types(section: nodes.section, rooms: Library) -> None:
+    """Types in signatures: links where they are ours, whichever room they are imported from; else as they are written."""
+    for link in list(section.findall(pending_xref)):
+        if "py:module" in link:
+            full = rooms.find(link["reftarget"], link["py:module"], link.get("py:class") or "")
+            if full is None:
+                link.replace_self(link.children)
+            else:
+                link["reftarget"], link["reftype"] = full, "obj"  # of any kind: types may be constants
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.add_directive("rooms", Rooms)
+    app.add_directive("docstring", Docstring)
+    app.add_directive("overview", Overview)
+    app.add_directive("commands", Commands)
+    app.connect("builder-inited", lambda app: library.cache_clear())
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
