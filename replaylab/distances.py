@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -104,7 +105,20 @@ class Moments:
         factor = self.factor
         return np.asarray(factor.T @ factor)
 
+    @cached_property
+    def root(self) -> Features | None:
+        """Lower triangular L (d, d) with L L' the scatter, kept for the next distance to the same set.
+
+        None where vectors are no more than dimensions, or depend on one another.
+        """
+        if self.n <= len(self.mean):
+            return None
+        scatter = scipy.linalg.blas.dsyrk(1.0, self.factor.T, lower=1)
+        lower, failed = scipy.linalg.lapack.dpotrf(scatter, lower=1, overwrite_a=1)
+        return None if failed else lower  # a feature that never varies, or follows from others
+
     def _absorb(self, n: int, mean: Features, blocks: list[Features]) -> Moments:
+        self.__dict__.pop("root", None)
         if self.n:
             _same_length(self.name, len(self.mean), f"{self.name} (next batch)", len(mean))
             between_means = np.sqrt(self.n * n / (self.n + n)) * (mean - self.mean)
@@ -165,15 +179,14 @@ def frechet_distance(
 
     features_a (n, d) and features_b (m, d), or their `Moments`; n and m at least n_min and not necessarily equal.
     Returns |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) with the unbiased covariances A and B, at least 0, in the
-    features' unit squared. With fewer vectors than dimensions it is exact for the sample covariances all the same.
-    ValueError names the set that has a wrong shape, too few rows, or holds NaN.
+    features' unit squared. With fewer vectors than dimensions it is exact for the sample covariances all the same. Where
+    many sets are compared with one, give that one second, as `Moments`: its `root` is computed once. ValueError names the
+    set that has a wrong shape, too few rows, or holds NaN.
     """
     a, b = _moments(features_a, "features_a", n_min), _moments(features_b, "features_b", n_min)
     _same_length(a.name, len(a.mean), b.name, len(b.mean))
-    factor_a, factor_b = a.factor, b.factor
-    traces = np.vdot(factor_a, factor_a) / (a.n - 1) + np.vdot(factor_b, factor_b) / (b.n - 1)
-    shared = _trace_of_root(factor_a, factor_b, full_rank=min(a.n, b.n) > len(a.mean))
-    shared /= np.sqrt((a.n - 1.0) * (b.n - 1.0))
+    traces = sum(np.vdot(each.factor, each.factor) / (each.n - 1) for each in (a, b))
+    shared = _trace_of_root(a, b) / np.sqrt((a.n - 1.0) * (b.n - 1.0))
     return max(0.0, float(((a.mean - b.mean) ** 2).sum() + traces - 2 * shared))
 
 
@@ -292,23 +305,20 @@ def _clips(
     return rows, owners
 
 
-def _trace_of_root(factor_a: Features, factor_b: Features, full_rank: bool) -> float:
-    """tr (A B)^(1/2) for A = Fa'Fa, B = Fb'Fb, without the root of a matrix.
+def _trace_of_root(a: Moments, b: Moments) -> float:
+    """tr (A B)^(1/2) for A = Fa'Fa and B = Fb'Fb, the scatters of two sets, without the root of a matrix.
 
     The eigenvalues of A B are those of the symmetric (Fa L)'(Fa L) with B = L L', which needs a positive definite B. They
     are also the squared singular values of Fa Fb', which is smaller where vectors are few, and needs nothing
     (Mathiasen & Hvilshøj 2020, arXiv 2009.14075).
     """
-    if full_rank:
-        try:
-            lower = scipy.linalg.cholesky(factor_b.T @ factor_b, lower=True, check_finite=False)
-            product = scipy.linalg.blas.dtrmm(1.0, lower, factor_a.T, lower=1, trans_a=1)  # L'Fa'
-            squared = np.linalg.eigvalsh(product @ product.T)
-            return float(np.sqrt(np.maximum(squared, 0)).sum())
-        except np.linalg.LinAlgError:  # a feature that never varies, or follows from others
-            pass
-    a, b = _condensed(factor_a), _condensed(factor_b)
-    return float(np.linalg.svd(a @ b.T, compute_uv=False).sum())
+    if min(a.n, b.n) > len(a.mean) and b.root is not None:
+        product = scipy.linalg.blas.dtrmm(1.0, b.root, a.factor.T, lower=1, trans_a=1)  # L'Fa'
+        squared = scipy.linalg.eigvalsh(
+            scipy.linalg.blas.dsyrk(1.0, product, lower=1), overwrite_a=True, check_finite=False
+        )
+        return float(np.sqrt(np.maximum(squared, 0)).sum())
+    return float(np.linalg.svd(_condensed(a.factor) @ _condensed(b.factor).T, compute_uv=False).sum())
 
 
 def _condensed(factor: Features) -> Features:
