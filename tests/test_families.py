@@ -245,6 +245,31 @@ def test_guidance_away_from_nothing_is_refused(tiny: Callable[[str], Path]) -> N
         model.draw(draws(example["latents"])[0], example, STEPS, GUIDANCE)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_its_own_guidance_is_away_from_an_empty_prompt(name: str, tiny: Callable[[str], Path]) -> None:
+    model = families.load(tiny(name))
+    example = an_example(model, name)
+    noise, _ = draws(example["latents"])
+    asked = model.draw(noise.clone(), example, STEPS, GUIDANCE, model.unconditional(example))
+    model.guidance = GUIDANCE
+    assert torch.equal(model.draw(noise.clone(), example, STEPS), asked)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_are_the_loss_clip_by_clip_at_a_share_of_the_levels(
+    name: str, tiny: Callable[[str], Path]
+) -> None:
+    model = families.load(tiny(name))
+    examples = two_examples(model, name)
+    noise, _ = draws(examples["latents"])
+    level = model.level_at(0.5, noise.shape)
+    levels = model.levels(torch.linspace(-3, 3, 1001), noise.shape).sort().values
+    assert (level - levels[500]).abs().item() <= (1 if level.dtype == torch.int64 else 1e-3 * level.item())
+    given = examples["latents"], noise, level.expand(2), examples
+    with torch.no_grad():
+        assert model.errors(*given).mean().item() == pytest.approx(model.loss(*given).item(), rel=1e-4)
+
+
 @pytest.mark.parametrize("guidance", [1.0, GUIDANCE])
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_are_those_of_the_familys_pipeline(
