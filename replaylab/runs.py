@@ -84,7 +84,7 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
     )  # fmt: skip
     weights = train.whole_weights(model)
     if place.leads:
-        _save_network(weights, spec, store, folder)
+        _save_network(subject, weights, spec, store, folder)
         _finish(spec, mixture, folder, round(time.monotonic() - started, 1))
     parallel.wait(place)
     return spec.run_id
@@ -109,18 +109,18 @@ def forget_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints")
 
 
-def _save_network(weights: dict[str, torch.Tensor], spec: RunSpec, store: Path, folder: Path) -> None:
+def _save_network(
+    subject: Subject, weights: dict[str, torch.Tensor], spec: RunSpec, store: Path, folder: Path
+) -> None:
     """What was trained, as diffusers' pipelines load it: `transformer/` or `unet/`; where only adapters were trained, those
     alone, for `load_lora_weights`.
     """
-    subject = subjects.load(spec, store)
-    network = subject.model.transformer
-    train.choose(subject.model, spec.training, spec.seed)
-    network.load_state_dict(weights)
     if spec.training.trained == "lora":
-        adapters.write(network, folder, subject.network)
-    else:
-        subject.save(folder)
+        adapters.write(subject.model.transformer, folder, subject.network, weights)
+        return
+    fresh = subjects.load(spec, store)  # this one's network may be in parts, on several GPUs
+    fresh.model.transformer.load_state_dict(weights)
+    fresh.save(folder)
 
 
 def tuned(spec: RunSpec, store: Path, folder: Path) -> Subject:
@@ -214,10 +214,8 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     evaluation = spec.evaluation
     subject = subjects.load(spec, store)
     step = _seconds_a_step(subject, spec, store)
-    drives, find = (
-        not evaluation.object_detector or spec.model is None,
-        grounds.finder(evaluation.object_detector),
-    )
+    drives = spec.model is None or evaluation.object_detector is not None
+    find = grounds.finder(evaluation.object_detector)
     shape = np.broadcast_to(spec.target.size_px, 2)
     frames = np.zeros((CLIPS_TO_TIME, subject.frames, *shape, 3), np.uint8)
     measured = _timed(lambda: measures.look(frames, drives, subject.context_frames, find)) / len(frames)
@@ -237,12 +235,9 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     videos = sum(
         sum(world.videos) for world in worlds_needed if not worlds.is_built(world, store / "domains")
     )
-    rendered = next((world for world in worlds_needed if isinstance(world, WorldSpec)), None)
-    video = (
-        _timed(lambda: worlds.render_video(rendered, "dev", 0)) / worlds.processes()
-        if rendered and videos
-        else 0.0
-    )
+    video, target = 0.0, spec.target
+    if videos and isinstance(target, WorldSpec):
+        video = _timed(lambda: worlds.render_video(target, "dev", 0)) / worlds.processes()
     return (
         sum(run.training.steps for run in missing) * step
         + clips_measured * (measured + sampled)

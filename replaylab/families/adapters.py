@@ -33,20 +33,22 @@ def put_on(network: Any, pattern: str, rank: int, seed: int) -> None:
             weight.data = weight.data.float()  # a small step would be lost in half precision
 
 
-def weights_of(network: Any) -> dict[str, Tensor]:
-    """The adapters' weights by name."""
+def weights_of(network: Any, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The adapters' weights by name; of `weights`, where the network's own are in parts."""
     from peft import get_peft_model_state_dict
 
-    return get_peft_model_state_dict(network)
+    return get_peft_model_state_dict(network, state_dict=weights)
 
 
-def write(network: Any, folder: Path, network_name: str) -> None:
-    """`<folder>/pytorch_lora_weights.safetensors`, each name behind that of the network in its pipeline."""
+def write(network: Any, folder: Path, network_name: str, weights: dict[str, Tensor] | None = None) -> None:
+    """`<folder>/pytorch_lora_weights.safetensors`, each name behind that of the network in its pipeline; `weights` as in
+    `weights_of`.
+    """
     from safetensors.torch import save_file
 
     named = {
         f"{network_name}.{name}": weight.detach().cpu().contiguous()
-        for name, weight in weights_of(network).items()
+        for name, weight in weights_of(network, weights).items()
     }
     write_atomically(folder / FILE, lambda aside: save_file(named, aside))
 
