@@ -9,18 +9,24 @@ floor. Direction words come from the numbers, never from what the paper expects.
 Refused: rows without references, rows of more than one split, runs of different lengths, and intervals from
 fewer than three seeds. A sweep that is not whole says so in every title.
 
+A published sweep has millions of rows, so a page takes the mean over clips once: everything here takes what
+`per_run` gives back in place of the rows that it was given. `drawn` and `csv_link` hand a figure's own values on.
+
 Figures are 5.2 inches wide with 10 pt text: readable on a phone, and as large as the page's own text on a
 desk. They stand on white, in light and dark pages alike.
 """
 
-from collections.abc import Iterator
+import html
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -76,7 +82,9 @@ PANELS = [
     ("ade_px", "near"),
     ("recall", "near"),
 ]
+TRADEOFF = [("effnet_kd", "driving"), *(("ade_px", domain) for domain in DOMAINS)]
 SEEDS_FOR_AN_INTERVAL = 3
+FEW_ARMS = 5  # so many can show their seeds as lines
 EXPLORATORY = "**exploratory**, and no verdict is drawn from it"
 FRAMES_PER_SECOND, CONTEXT_FRAMES = 4, 3
 
@@ -84,8 +92,9 @@ WIDTH = 5.2
 INK, GREY = "#262626", "#767676"
 DASHES: dict[str, Any] = {"real": "solid", "autoencoder": (0, (6, 2)), "copy-last-frame": (0, (1, 1.5)),
                            "constant-velocity": (0, (5, 1.5, 1, 1.5))}  # fmt: skip
-# The colour-blind safe palette: vermilion for no replay, blues for some.
-BLUE, _, _, NO_REPLAY = sns.color_palette("colorblind")[:4]
+# The colour-blind safe palette: vermilion for no replay, a hue for each kind of it.
+BLUE, _, GREEN, NO_REPLAY = sns.color_palette("colorblind")[:4]
+HUES = [("#8cc9ee", BLUE, "#0b2d4e"), ("#7fd3b6", GREEN, "#00392a"), ("#c9b6e4", "#7b6fd0", "#32286b")]
 SEED_DOT: dict[str, Any] = {"s": 12, "alpha": 0.8, "linewidth": 0, "zorder": 3}
 SEED_POINT = {**SEED_DOT, "legend": False}
 
@@ -96,18 +105,27 @@ SEED_POINT = {**SEED_DOT, "legend": False}
 def per_run(rows: pd.DataFrame) -> pd.DataFrame:
     """One value per run, step, domain and measure: the mean over its clips, for runs and references alike.
 
-    Adds the arm's name ("replay 25 %", "base", "copy last frame") and `clips`, how many had a value; `n` is
-    the sum of agent-frames or frames that went in. Raises ValueError where a reference is missing, where
-    splits are mixed, or where an arm's runs end at different steps.
+    Adds the arm's name ("replay 25 %", "base", "copy last frame"), the split, and `clips`, how many had a value; `n` is
+    the sum of agent-frames or frames that went in. What this gave back comes back as it is. Raises ValueError where a
+    reference is missing, where splits are mixed, or where an arm's runs end at different steps.
     """
-    _check(rows)
-    # Without replay the kind of replay means nothing: those runs are one arm.
-    named = rows.assign(replay=rows["replay"].where(~(rows["replay_fraction"] <= 0), ""))
-    name_the_kind = named.loc[named["replay_fraction"] > 0, "replay"].nunique() > 1
+    if "arm" in rows:
+        return rows
+    split = _split(rows)
     keys = ["run", "model", "replay", "replay_fraction", "seed", "step", "domain", "measure"]
-    grouped = named.dropna(subset=["value"]).groupby(keys, dropna=False, observed=True, as_index=False)
-    runs = grouped.agg(value=("value", "mean"), clips=("value", "size"), n=("n", "sum"))
-    return runs.assign(arm=[_arm_name(one, name_the_kind) for one in runs.itertuples()])
+    kinds = rows.dtypes[keys].to_dict()
+    # Of millions of rows: their texts are compared once.
+    short = rows[[*keys, "value", "n"]].astype(
+        {key: "category" for key in keys if not _is_number(kinds[key])}
+    )
+    _check(short)
+    grouped = short.dropna(subset=["value"]).groupby(keys, dropna=False, observed=True, as_index=False)
+    runs = grouped.agg(value=("value", "mean"), clips=("value", "size"), n=("n", "sum")).astype(kinds)
+    # Without replay the kind of replay means nothing: those runs are one arm.
+    runs["replay"] = runs["replay"].where(~(runs["replay_fraction"] <= 0), "")
+    name_the_kind = runs.loc[runs["replay_fraction"] > 0, "replay"].nunique() > 1
+    arms = [_arm_name(one, name_the_kind) for one in runs.itertuples()]
+    return runs.assign(split=split, arm=arms)
 
 
 def per_arm(rows: pd.DataFrame) -> pd.DataFrame:
@@ -138,13 +156,49 @@ def last_step(values: pd.DataFrame) -> pd.DataFrame:
     return values[values["step"] == values.groupby("arm")["step"].transform("max")]
 
 
-def _check(rows: pd.DataFrame) -> None:
+def drawn(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], *, at_the_end: bool = False) -> pd.DataFrame:
+    """The values of each run and reference in a figure's panels (measure, domain), for `csv_link`; none where there are
+    no rows.
+    """
+    columns = ["arm", "run", "seed", "step", "domain", "measure", "value", "clips"]
+    if rows.empty:
+        return pd.DataFrame(columns=columns)
+    values = per_run(rows)
+    values = last_step(values) if at_the_end else values
+    shown = pd.MultiIndex.from_frame(values[["measure", "domain"]]).isin(list(panels))
+    return values.loc[shown, columns]
+
+
+def csv_link(rows: pd.DataFrame, name: str) -> HTML:
+    """A link that saves `rows` as name.csv, six digits a number; the file is in the page, and no host is asked."""
+    text = rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    address = f"data:text/csv;charset=utf-8,{quote(text, safe=',/:;+')}"
+    file = html.escape(f"{name}.csv")
+    # A style of its own, because in the dark the theme puts pieces of HTML on a white card.
+    return HTML(
+        "<style>html[data-theme='dark'] .bd-content div.cell_output .text_html:has(.rl-csv) "
+        "{ background: none !important; color: inherit !important; padding: 0 !important; }</style>"
+        f'<p class="rl-csv"><a download="{file}" href="{html.escape(address)}">Values of this figure: {file}</a> '
+        f"({len(rows)} rows)</p>"
+    )
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(kind))
+
+
+def _split(rows: pd.DataFrame) -> str:
     if rows.empty:
         raise ValueError("no rows: the store holds neither a finished run nor the references; run the sweep")
     splits = sorted(rows["split"].unique())
     if len(splits) != 1:
         raise ValueError(f"rows hold {len(splits)} splits ({', '.join(splits)}): give the rows of one split")
-    for (domain, measure), models in rows.groupby(["domain", "measure"], observed=True)["model"]:
+    return str(splits[0])
+
+
+def _check(rows: pd.DataFrame) -> None:
+    there = rows[["domain", "measure", "model"]].drop_duplicates().astype(str)
+    for (domain, measure), models in there.groupby(["domain", "measure"])["model"]:
         needed = {"base"} if str(measure).startswith(OF_MODELS) else {*FLOORS, "base"}
         # A real clip against itself has no finite PSNR.
         missing = needed - set(models) - ({"real"} if measure == "psnr_db" else set())
@@ -155,7 +209,7 @@ def _check(rows: pd.DataFrame) -> None:
             )
     tuned = rows[rows["model"] == FINE_TUNED]
     ends = tuned.groupby(["replay", "replay_fraction", "run"], observed=True)["step"].max()
-    if (ends.groupby(level=["replay", "replay_fraction"]).nunique() > 1).any():
+    if (ends.groupby(level=["replay", "replay_fraction"], observed=True).nunique() > 1).any():
         raise ValueError(
             f"runs of one arm end at different steps: {ends.droplevel([0, 1]).to_dict()}; give the finished runs of one "
             "sweep"
@@ -199,9 +253,10 @@ def _value(values: pd.DataFrame, arm: str, measure: str, domain: str) -> float:
 
 
 def _tuned_arms(values: pd.DataFrame) -> list[str]:
-    """The names of the fine-tuned arms, from no replay upwards."""
-    tuned = values[values["model"] == FINE_TUNED].sort_values(["replay", "replay_fraction"])
-    return list(dict.fromkeys(tuned["arm"]))
+    """The names of the fine-tuned arms: no replay, then each kind of it upwards."""
+    arms = values[values["model"] == FINE_TUNED].drop_duplicates("arm")
+    ordered = sorted(arms.itertuples(), key=lambda one: (*_hue_first(str(one.replay)), one.replay_fraction))
+    return sorted((str(one.arm) for one in ordered), key=lambda arm: arm != NONE)
 
 
 # Tables
@@ -278,13 +333,12 @@ def styled(table: pd.DataFrame, name: str) -> Styler:
 
 def standing(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Markdown: what a page shows, how much of it is there, and how far it can be trusted."""
-    _check(rows)
+    split = _split(rows)
     done = runs[runs["state"] == "done"]
     whole = "all of them finished"
     if len(done) < len(runs):
         whole = f"**{len(done)} of them finished, the others missing or failed** (the table above says why)"
     seeds = int(done.groupby("replay_fraction")["seed"].nunique().min()) if len(done) else 0
-    split = rows["split"].iloc[0]
     text = f"Preset **{preset}**, {len(runs)} runs, {whole}, measured on the **{split}** split. "
     if split != "test":
         text += f"That split is for pilots and tuning: what follows is {EXPLORATORY}."
@@ -387,8 +441,10 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             _floors_across(axes, means, "ade_px", domain)
             for model, floor in FLOORS.items():
                 axes.axvline(at.loc[floor, "x"], color=GREY, lw=0.9, ls=DASHES[model], zorder=0)
-            for chain in _chains(means):
-                axes.plot(at.loc[chain, "x"], at.loc[chain, "y"], color=BLUE, lw=1, zorder=1)
+            for chain in _chains(means).values():
+                axes.plot(
+                    at.loc[chain, "x"], at.loc[chain, "y"], color=_shade(chain, colours), lw=1, zorder=1
+                )
             _arrow(axes, at.loc[["base", *colours]])
             single = _pairs(seeds[seeds["model"] == FINE_TUNED], domain, ["arm", "run"]).reset_index()
             if len(single):
@@ -409,8 +465,8 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     means, seeds = (one[one["model"] == FINE_TUNED] for one in (everything, last_step(per_run(rows))))
     percents = dict(zip(means["arm"], 100 * means["replay_fraction"], strict=True))
     chains, colours = _chains(means), _colours(means)
-    shades = [BLUE if len(chains) == 1 else colours[chain[-1]] for chain in chains]
-    shade_of = {arm: shade for chain, shade in zip(chains, shades, strict=True) for arm in chain}
+    shades = {kind: _shade(chain, colours) for kind, chain in chains.items()}
+    shade_of = {arm: shades[kind] for kind, chain in chains.items() for arm in chain}
     with style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
         for axes, (measure, domain) in _six(panels):
@@ -419,22 +475,21 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             here, single = (_of(one, measure, domain).set_index("arm") for one in (means, seeds))
             bars, dots = (one.index.map(shade_of).tolist() for one in (here, single))
             axes.vlines(here.index.map(percents), here["low"], here["high"], color=bars, lw=1.6, zorder=2)
-            for chain, shade in zip(chains, shades, strict=True):
-                y = here["value"].reindex(chain).to_numpy()
-                sns.lineplot(x=[percents[arm] for arm in chain], y=y, color=shade, marker="o", ms=7, ax=axes)
+            for kind, chain in chains.items():
+                x, y = [percents[arm] for arm in chain], here["value"].reindex(chain).to_numpy()
+                sns.lineplot(x=x, y=y, color=shades[kind], marker="o", ms=7, ax=axes)
             if len(single):
                 axes.scatter(single.index.map(percents), single["value"], c=dots, **SEED_DOT)
             axes.set(xlabel="replay in a batch (%)", ylabel=MEASURES[measure])
-        names = ["fine-tuned"] if len(chains) == 1 else [chain[-1].split(" replay")[0] for chain in chains]
-        entries = [_entry(shade, name, "o", line="-") for shade, name in zip(shades, names, strict=True)]
+        entries = [_entry(shade, kind, "o", line="-") for kind, shade in shades.items()]
         entries.append(_entry(INK, "base", "", line="-"))
         _finish(figure, entries, "Measures against the share of replay", runs)
     return figure
 
 
 def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Each measure over fine-tuning, a line per replay fraction from the base at step 0; thin lines are
-    seeds.
+    """Each measure over fine-tuning, a line per replay fraction from the base at step 0; where arms are few, thin lines
+    are seeds.
     """
     means, seeds = per_arm(rows), per_run(rows)
     colours = _colours(means)
@@ -447,7 +502,8 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                 here = _of(means[means["arm"] == arm], measure, domain).sort_values("step")
                 steps, values = [0, *here["step"]], [start, *here["value"]]
                 sns.lineplot(x=steps, y=values, color=colour, lw=2, marker="o", ms=5, ax=axes, legend=False)
-                for _, one in _of(seeds[seeds["arm"] == arm], measure, domain).groupby("run", observed=True):
+                single = _of(seeds[seeds["arm"] == arm], measure, domain)
+                for _, one in single.groupby("run") if len(colours) <= FEW_ARMS else ():
                     axes.plot(one["step"], one["value"], color=colour, lw=0.6, alpha=0.7)
             axes.plot(0, start, "D", ms=7, color=INK, zorder=5)
             axes.set(xlabel="fine-tuning step", ylabel=MEASURES[measure])
@@ -458,11 +514,18 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 
 def control(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """`over_steps` of the published control; where the results were not copied along, a figure that says so."""
-    if len(rows):
-        return over_steps(rows, runs)
+    return (
+        over_steps(rows, runs)
+        if len(rows)
+        else saying("The control's results are not here: they lie in book/results.")
+    )
+
+
+def saying(text: str) -> Figure:
+    """A figure that is a sentence, where there is nothing to draw."""
     with style():
         figure = plt.figure(figsize=(WIDTH, 1.0))
-        figure.text(0.02, 0.5, "The control's results are not here: they lie in book/results.", va="center")
+        figure.text(0.02, 0.5, text, va="center")
         plt.close(figure)
     return figure
 
@@ -534,8 +597,9 @@ def _finish(figure: Figure, entries: list[Line2D], title: str, runs: pd.DataFram
     height, line = figure.get_figheight(), 0.22
     lines_of_arms, lines_of_floors = -(-len(entries) // 3), -(-len(floors) // 2)
     above = (lines_of_floors * line + 0.04) / height
+    narrow = {"fontsize": 9, "columnspacing": 1.0, "handlelength": 1.4} if len(entries) > 6 else {}
     figure.legend(handles=floors, loc="lower center", ncols=2)
-    figure.legend(handles=entries, loc="lower center", ncols=3, bbox_to_anchor=(0.5, above))
+    figure.legend(handles=entries, loc="lower center", ncols=3, bbox_to_anchor=(0.5, above), **narrow)
     figure.align_ylabels()
     figure.tight_layout(rect=(0, ((lines_of_arms + lines_of_floors) * line + 0.15) / height, 1, 1))
     # Otherwise a notebook shows it twice: once as the cell's value and once as pyplot's open figure.
@@ -546,23 +610,38 @@ def _entry(colour: Any, label: str, marker: str, line: str = "") -> Line2D:
     return Line2D([], [], color=colour, label=label, marker=marker, ms=7, ls=line, lw=2)
 
 
-def _chains(values: pd.DataFrame) -> list[list[str]]:
-    """The arms a line goes through, one chain per kind of replay: from no replay to the most.
+def _chains(values: pd.DataFrame) -> dict[str, list[str]]:
+    """Kind of replay -> the arms its line goes through, from no replay to the most; "fine-tuned" for the only kind.
 
     Nothing and everything replayed ("all", beside other kinds) end every chain.
     """
     tuned = values[values["model"] == FINE_TUNED].sort_values("replay_fraction")
     ends = {"", "all"} if set(tuned["replay"]) - {"", "all"} else {""}
     kinds = sorted(set(tuned["replay"]) - ends) or [""]
-    return [list(dict.fromkeys(tuned.loc[tuned["replay"].isin([*ends, kind]), "arm"])) for kind in kinds]
+    chains = [list(dict.fromkeys(tuned.loc[tuned["replay"].isin([*ends, kind]), "arm"])) for kind in kinds]
+    return dict(zip([FINE_TUNED] if len(kinds) == 1 else kinds, chains, strict=True))
 
 
 def _colours(values: pd.DataFrame) -> dict[str, Any]:
-    """A colour per fine-tuned arm: vermilion without replay, blues that darken as replay grows."""
+    """A colour per fine-tuned arm: vermilion without replay; with it a hue per kind, which darkens as replay grows."""
+    arms = values[values["model"] == FINE_TUNED].drop_duplicates("arm").set_index("arm")["replay"]
     some = [arm for arm in _tuned_arms(values) if arm != NONE]
-    blues = sns.blend_palette(["#8cc9ee", BLUE, "#0b2d4e"], len(some)) if len(some) > 1 else [BLUE]
-    colours = dict(zip(some, blues, strict=False))
+    colours: dict[str, Any] = {}
+    for kind, hue in zip(sorted({arms[arm] for arm in some}, key=_hue_first), HUES, strict=False):
+        of_kind = [arm for arm in some if arms[arm] == kind]
+        shades = sns.blend_palette(hue, len(of_kind)) if len(of_kind) > 1 else [hue[1]]
+        colours |= dict(zip(of_kind, shades, strict=True))
     return {arm: colours.get(arm, NO_REPLAY) for arm in _tuned_arms(values)}
+
+
+def _shade(chain: Sequence[str], colours: dict[str, Any]) -> Any:
+    """A chain's own colour: that of its middle."""
+    return colours[chain[len(chain) // 2]] if chain else BLUE
+
+
+def _hue_first(kind: str) -> tuple[bool, bool, str]:
+    """Near replay is blue wherever there is some, and what is neither near nor far comes last."""
+    return kind == "all", kind != "near", kind
 
 
 def _six(panels: np.ndarray) -> Iterator[tuple[Axes, tuple[str, str]]]:

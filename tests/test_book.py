@@ -9,6 +9,9 @@ import nbformat
 import pytest
 import yaml
 from conftest import ROOT, run, tracked_files
+from IPython.core.interactiveshell import InteractiveShell
+
+from replaylab.claims import CLAIMS
 
 BOOK = ROOT / "book"
 
@@ -45,7 +48,8 @@ def test_only_the_page_that_explains_the_folder_is_tracked_in_runs() -> None:
 
 
 def test_the_notebooks_are_there() -> None:
-    assert {BOOK / "01_worlds.ipynb", BOOK / "03_replay_sweep.ipynb"} <= set(notebooks())
+    pages = ("01_worlds", "02_finetune_degradation", "03_replay_sweep")
+    assert {BOOK / f"{page}.ipynb" for page in pages} <= set(notebooks())
 
 
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.name)
@@ -71,6 +75,21 @@ def test_the_index_names_every_claim_and_says_what_is_not_known() -> None:
         in said
     )
     assert "a claim that does not hold here is reported as not holding" in said
+
+
+def test_the_index_computes_what_it_says_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(BOOK)
+    shell, shown = InteractiveShell(), []
+    cells = re.findall(r"^```{code-cell} ipython3\n(.*?)^```", (BOOK / "index.md").read_text(), re.M | re.S)
+    for cell in cells:
+        # Without the cell's options.
+        done = shell.run_cell(re.sub(r"\A(---\n.*?\n---\n|(:[^\n]*\n)+)", "", cell, flags=re.S))
+        done.raise_error()
+        shown.append(done.result)
+    progress, table, _, _, standing, cost = shown
+    assert "preregistered runs" in progress.data and "preregistered endpoints" in standing.data
+    assert list(table.data["claim"]) == [claim.name for claim in CLAIMS]
+    assert cost.data.startswith("The preregistered runs: ")
 
 
 def test_every_source_is_cited_and_every_citation_has_a_source() -> None:
@@ -122,6 +141,7 @@ def test_the_book_builds_strictly_and_lists_every_page(built_book: Path) -> None
     built = pages(built_book)
     assert {
         "index.html",
+        "02_finetune_degradation.html",
         "03_replay_sweep.html",
         "explorer.html",
         "preregistration.html",

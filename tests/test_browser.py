@@ -141,6 +141,24 @@ def test_the_explorer_and_the_tables_answer_in_the_book(built_book: Path, browse
     context.close()
 
 
+def test_the_values_of_a_figure_are_saved_by_the_keyboard_and_from_the_disk(
+    built_book: Path, browser: "Browser", tmp_path: Path
+) -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto((built_book / "02_finetune_degradation.html").as_uri(), wait_until="load")
+    links = page.locator(".rl-csv a")
+    assert links.count() == page.locator(".bd-article figure img").count()
+    with page.expect_download() as download:
+        links.first.press("Enter")
+    assert download.value.suggested_filename == "degradation-path.csv"
+    download.value.save_as(tmp_path / "values.csv")
+    assert (tmp_path / "values.csv").read_text().startswith("arm,run,seed,base,step,domain,measure,")
+    card = page.locator(".text_html:has(.rl-csv)").first
+    assert card.evaluate("card => getComputedStyle(card).backgroundColor") == "rgba(0, 0, 0, 0)"
+    context.close()
+
+
 def test_a_phone_opens_the_sidebar_and_the_contents_of_the_page(built_book: Path, browser: "Browser") -> None:
     width, height = SIZES["phone"]
     context = browser.new_context(viewport={"width": width, "height": height})

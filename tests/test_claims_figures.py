@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pandas as pd
 import pytest
 from test_claims import NEAR_ARM, NONE, made_up
 
-from replaylab import claims_figures
+from replaylab import claims_figures, sweep
 from replaylab.claims import CLAIMS
 from replaylab.claims_figures import MISSING
+from replaylab.spec import grid
+
+RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -44,5 +51,98 @@ def test_the_figure_has_a_panel_for_each_claim_that_was_judged(found):
         assert result.verdict in panel.get_title(loc="left")
         low, high = panel.get_xlim()
         assert low < result.interval.low <= result.interval.high < high and low <= result.margin <= high
-    (empty,) = claims_figures.forest([(claim, None) for claim in CLAIMS]).axes
-    assert "No claim has its runs yet" in empty.texts[0].get_text()
+    empty = claims_figures.forest([(claim, None) for claim in CLAIMS])
+    assert not empty.axes and "No claim has its runs yet" in empty.texts[0].get_text()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Two runs that are done, of an hour each."""
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+        facts = {
+            "seconds": 3600.0,
+            "processors": 2,
+            "machine": "x86_64",
+            "execution": {"threads": 1, "device": "cpu"},
+        }
+        (tmp_path / run / "summary.json").write_text(json.dumps(facts))
+    return tmp_path
+
+
+def runs_of(done: int, fraction: float = 0.0) -> pd.DataFrame:
+    """Five runs of an arm, of which the first are done."""
+    states = ["done"] * done + ["missing"] * (5 - done)
+    return pd.DataFrame({"run": list("abcde"), "replay": "", "replay_fraction": fraction, "state": states})
+
+
+def test_an_opening_has_verdict_effect_seeds_cost_and_command(found, store) -> None:
+    said = claims_figures.opening(
+        found, ["C1", "C2"], runs_of(2), "make it", ["published"], store, ["beside"]
+    )
+    (first,) = [result for claim, result in found if claim.name == "C1"]
+    assert (
+        f"- **C1**, fidelity improves: **holds**. EffNet-KD, ordinary driving: {claims_figures.in_words(first)}"
+        in said
+    )
+    assert "5 seeds" in said and said.count("**C2") == 2 and "C4" not in said and "- beside" in said
+    assert "2 of 5 are there" in said and "not whole yet" in said
+    assert "2 runs, 2.0 hours in all" in said and "2 x86_64 processors, 1 thread a run" in said
+    assert said.endswith("`make it`")
+
+
+def test_an_opening_draws_no_verdict_from_other_presets_however_many_their_seeds(found, store) -> None:
+    said = claims_figures.opening(found, ["C1"], runs_of(2), "make it", ["pilot"], store)
+    assert (
+        "fidelity improves: **exploratory**" in said and "no verdict is drawn" in said and "holds" not in said
+    )
+
+
+def test_an_opening_counts_the_runs_of_a_claim_that_lacks_them(store) -> None:
+    nothing = [(claim, None) for claim in CLAIMS]
+    said = claims_figures.opening(nothing, ["C1"], runs_of(0), "make it", ["published"], store)
+    assert f"**{MISSING}** (0 of 5 runs of replay 0 % are there" in said and "no run is finished yet" in said
+    said = claims_figures.opening(nothing, ["C1"], runs_of(1), "make it", ["published"], store)
+    assert "**too few runs** (1 of 5 runs of replay 0 % are there" in said and MISSING not in said
+    few = claims_figures.judged(made_up({NONE: {"kd": -5.0}}, seeds={0: "one", 3: "two"}))
+    said = claims_figures.opening(few, ["C1"], runs_of(2), "make it", ["published"], store)
+    assert "**exploratory**" in said and "no verdict (2 of 5 runs of replay 0 % are there)" in said
+
+
+def test_progress_names_the_arms_that_are_not_whole() -> None:
+    both = pd.concat([runs_of(5), runs_of(2, 0.25).assign(replay="near")]).assign(target="driving")
+    said = claims_figures.progress(both)
+    assert "7 of 10 preregistered runs" in said and "replay near 25 %: 2 of 5" in said and "0 %:" not in said
+    assert claims_figures.progress(both.iloc[:5]) == "All **5** preregistered runs are there."
+
+
+def test_presets_together_hold_each_run_and_each_reference_once() -> None:
+    presets = ("pilot", "pilot-diverse")
+    both = claims_figures.together(presets, RESULTS)
+    keys = ["run", "base", "model", "step", "domain", "measure", "video"]
+    assert not both.rows.duplicated(keys).any()
+    assert list(both.runs["run"]) == [spec.run_id for spec in both.specs]
+    assert [spec.run_id for preset in presets for spec in grid(preset)] == list(both.runs["run"])
+    assert list(both.runs["target"]) == [spec.target.name for spec in both.specs]
+    alone = sweep.read("pilot", store=RESULTS)
+    of_one = claims_figures.of_target(both, "driving")
+    assert of_one.specs == alone.specs and len(of_one.rows) == len(alone.rows)
+    assert claims_figures.judged(of_one.rows) == claims_figures.judged(alone.rows)
+    with pytest.raises(ValueError, match="pilot, published do not measure the same split"):
+        claims_figures.together(("pilot", "published"), RESULTS)
+
+
+def test_the_opening_of_a_preset_s_page_names_its_command_and_its_runs() -> None:
+    said = claims_figures.opening_of(sweep.read("pilot-diverse", store=RESULTS), ["C4"], "--seeds 0")
+    assert said.endswith(
+        "- **Again**: `python -m replaylab sweep --preset pilot-diverse --seeds 0 --store FOLDER`"
+    )
+    assert said.count(MISSING) == 4 and "3 of 3 are there (preset pilot-diverse, *dev* split)" in said
+
+
+def test_a_store_without_anything_has_no_verdict_and_no_error(tmp_path: Path) -> None:
+    nothing = claims_figures.together(store=tmp_path)
+    found = claims_figures.judged(nothing.rows)
+    assert [result for _, result in found] == [None] * len(CLAIMS)
+    assert f"**0 of {len(nothing.runs)} preregistered runs" in claims_figures.progress(nothing.runs)
+    assert set(claims_figures.verdict_table(found).data["verdict"]) == {MISSING}

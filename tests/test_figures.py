@@ -1,10 +1,13 @@
 """Figures, tables and sentences show the numbers that plain pandas finds, and never without their floors."""
 
+import io
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -132,10 +135,71 @@ def test_runs_without_replay_are_one_arm_whatever_is_not_replayed() -> None:
     assert sorted(arms) == sorted(
         ["replay 0 %", "near replay 25 %", "near replay 50 %", "far replay 25 %", "far replay 50 %"]
     )
-    assert figures._chains(figures.last_step(figures.per_arm(both))) == [
-        ["replay 0 %", "far replay 25 %", "far replay 50 %"],
-        ["replay 0 %", "near replay 25 %", "near replay 50 %"],
-    ]
+    assert figures._chains(figures.last_step(figures.per_arm(both))) == {
+        "far": ["replay 0 %", "far replay 25 %", "far replay 50 %"],
+        "near": ["replay 0 %", "near replay 25 %", "near replay 50 %"],
+    }
+
+
+def test_values_of_runs_stand_for_the_rows_that_they_are_means_of(rows: pd.DataFrame) -> None:
+    values, runs = figures.per_run(rows), runs_of(rows)
+    assert figures.per_run(values) is values
+    assert figures.found(values, runs) == figures.found(rows, runs)
+    assert figures.standing("quick", values, runs) == figures.standing("quick", rows, runs)
+    assert figures.measures_table(values).to_html() == figures.measures_table(rows).to_html()
+
+
+def of_two_kinds() -> pd.DataFrame:
+    """Near and far replay, and everything replayed."""
+    near, far = rows_of((0,), "near"), rows_of((0,), "far", (0.25, 0.5)).query("model == 'fine-tuned'")
+    return pd.concat([near, far, rows_of((0,), "all", (1.0,)).query("model == 'fine-tuned'")])
+
+
+def test_kinds_of_replay_have_a_line_a_colour_and_a_name_each() -> None:
+    both = of_two_kinds()
+    means = figures.last_step(figures.per_arm(both))
+    arms = [f"{kind} replay {share} %" for kind in ("near", "far") for share in (25, 50)]
+    assert figures._tuned_arms(means) == ["replay 0 %", *arms, "all replay 100 %"]
+    assert len(set(map(tuple, figures._colours(means).values()))) == 6
+    figure = figures.over_fractions(both, runs_of(both))
+    names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert names.count("near") == names.count("far") == 1
+    (near, far) = [legend_line.get_color() for legend_line in figure.legends[1].get_lines()[:2]]
+    assert near != far
+
+
+# The values behind a figure
+
+
+def saved(link: Any) -> tuple[str, pd.DataFrame]:
+    """What a click on a link saves: the file's name, and its table."""
+    (name, address) = re.findall(r'<a download="([^"]+)" href="([^"]+)">', link.data)[0]
+    kind, text = address.split(",", 1)
+    assert kind == "data:text/csv;charset=utf-8"
+    return name, pd.read_csv(io.StringIO(unquote(text)))
+
+
+def test_a_link_saves_the_values_that_the_figure_draws(rows: pd.DataFrame) -> None:
+    values = figures.drawn(rows, figures.TRADEOFF, at_the_end=True)
+    name, table = saved(figures.csv_link(values, "tradeoff"))
+    assert name == "tradeoff.csv" and list(table) == list(values)
+    np.testing.assert_allclose(table["value"], values["value"], rtol=1e-5)
+    at = table[(table["arm"] == "replay 25 %") & (table["measure"] == "ade_px") & (table["domain"] == "near")]
+    np.testing.assert_allclose(at["value"], plain(rows, "fine-tuned", 0.25, 200, "ade_px", "near"), rtol=1e-5)
+    assert set(zip(table["measure"], table["domain"], strict=True)) == set(figures.TRADEOFF)
+    assert set(figures.drawn(rows, figures.PANELS)["step"]) == {-1, 0, *STEPS}
+    assert figures.drawn(pd.DataFrame(), figures.PANELS).empty
+
+
+@given(some.lists(some.text(max_size=8), min_size=1, max_size=4), some.text(min_size=1, max_size=6))
+def test_a_link_holds_whatever_stands_in_the_table(texts: list[str], name: str) -> None:
+    texts = [text.replace("\r", "").replace("\0", "") for text in texts]
+    link = figures.csv_link(pd.DataFrame({"text": texts, "value": 0.1}), name)
+    assert link.data.count("<") == link.data.count(">") == 6, "something escaped from an attribute"
+    _, text = link.data.split('href="')[1].split('"')[0].split(",", 1)
+    assert unquote(text) == pd.DataFrame({"text": texts, "value": 0.1}).to_csv(
+        index=False, lineterminator="\n"
+    )
 
 
 # Refusals

@@ -21,10 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "03_replay_sweep.ipynb"
 WORLDS_PAGE = ROOT / "book" / "01_worlds.ipynb"
 EXPLORER = ROOT / "book" / "explorer.ipynb"
+ALIGNMENT_PAGE = ROOT / "book" / "06_alignment.ipynb"
 KINDS = {
     PAGE: notebook.SweepParameters,
     WORLDS_PAGE: notebook.WorldsParameters,
     EXPLORER: notebook.SamplesParameters,
+    ALIGNMENT_PAGE: notebook.AlignmentParameters,
 }
 VALID = ("preset", "replay_fractions", "seeds", "cluster", "cluster_file", "store")
 OF_A_KERNEL: dict[str, object] = {
@@ -149,6 +151,13 @@ def test_names_are_of_those_there_are_and_go_through_the_shell() -> None:
     assert "is not a name" in refused([3]) and "only once" in refused(["near", "near"])
 
 
+def test_a_default_that_is_a_list_is_shown_where_valid_parameters_are_listed() -> None:
+    with pytest.raises(
+        ValueError, match=r'presets: list of names, default \["published", "dose", "dose-between"\]'
+    ):
+        notebook.parameters({"preset": "pilot"}, notebook.AlignmentParameters)
+
+
 def test_another_notebook_brings_its_own_parameters() -> None:
     @dataclass(frozen=True)
     class Others:
@@ -238,20 +247,18 @@ def test_no_cell_leaves_a_plain_value_that_would_be_taken_for_a_parameter(
         for target in node.targets
         if isinstance(target, ast.Name)
     ]
-    names = ["p", "table", "control"] if path == PAGE else ["p", "table"]
+    names = ["p", "table", "values", "control"] if path == PAGE else ["p", "table"]
     assert assigned == [(name, ast.Call) for name in names]
 
 
 def test_every_figure_is_described_in_words(page: nbformat.NotebookNode, path: Path) -> None:
-    others = ("_table", "Markdown", ".videos(")  # videos bring their own words
+    others = ("_table", "Markdown", ".videos(", "csv_link")  # videos bring their own words
     drawn = [cell for cell in code_cells(page) if "figures." in cell.source]
     drawn = [cell for cell in drawn if not any(word in cell.source for word in others)]
-    assert len(drawn) == {PAGE: 5, WORLDS_PAGE: 2, EXPLORER: 0}[path]
+    assert len(drawn) == {PAGE: 5, WORLDS_PAGE: 2, EXPLORER: 0, ALIGNMENT_PAGE: 5}[path]
     for cell in drawn:
         assert len(cell.metadata.mystnb.image.alt) > 80
         assert len(cell.metadata.mystnb.figure.caption) > 40
-        # An executed copy stands beside the page: a name would be there twice.
-        assert "name" not in cell.metadata.mystnb.figure
 
 
 # The page, executed
@@ -299,15 +306,21 @@ def test_it_shows_every_table_figure_and_sentence_once(from_root: dict[str, list
     kinds = {cell: [next(k for k in ("image/png", "text/markdown", "text/html") if k in data) for data in datas]
              for cell, datas in from_root.items() if datas}  # fmt: skip
     assert kinds == {
+        "opening": ["text/markdown"],
         "status-table": ["text/html"],
         "standing": ["text/markdown"],
         "base-curve": ["image/png"],
+        "base-values": ["text/html"],
         "measures-table": ["text/html"],
         "ceilings": ["text/markdown"],
         "tradeoff-figure": ["image/png"],
+        "tradeoff-values": ["text/html"],
         "fractions-figure": ["image/png"],
+        "fractions-values": ["text/html"],
         "steps-figure": ["image/png"],
+        "steps-values": ["text/html"],
         "control-figure": ["image/png"],
+        "control-values": ["text/html"],
         "gallery": ["text/html"],
         "found-text": ["text/markdown"],
     }
@@ -368,6 +381,20 @@ def test_the_explorer_shows_every_run_of_the_store(store: Path, tmp_path: Path) 
     page = "".join(output["text/html"])
     for choice in ("driving-eventful", "95", "replay 0 %", "replay 50 %", "2", "4"):
         assert f'<option value="{choice}"' in page
+
+
+# The page on alignment, executed
+
+
+def test_the_page_on_alignment_shows_what_a_store_has(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "alignment.ipynb"
+    words = ["-y", "presets: [smoke]", "-p", "store", str(store)]
+    papermill(ROOT, "book/06_alignment.ipynb", str(out), *words)
+    executed = {cell: datas for cell, datas in shown(nbformat.read(out, as_version=4)).items() if datas}
+    drawn = [cell for cell, (data,) in executed.items() if "image/png" in data]
+    assert drawn == ["plane-figure", "within-figure", "arms-figure", "clips-figure", "dose-figure"]
+    assert "2 of 2 are there" in executed["opening"][0]["text/markdown"]
+    assert "no run has enough checkpoints" in executed["found-text"][0]["text/markdown"]
 
 
 # The worlds' page, executed

@@ -1,0 +1,220 @@
+"""What fine-tuning changes: what was put in comes out, with the intervals of the claims, and words follow them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, run
+from hypothesis import given
+from hypothesis import strategies as some
+from test_claims import BASES, FIDELITY, NONE, OURS, PAPERS, SCENES, made_up
+
+from replaylab import claims, degradation_figures, figures
+from replaylab.degradation_figures import DENOISING, MOTION, SOURCES, STANDINGS, Changes
+from replaylab.sweep import Table
+
+EFFECT = {"driving": -1.0, "driving-eventful": 2.0, "kd": -5.0}
+FIGURES = ("path", "over_steps", "map_of_changes", "dominant_motion", "forgetting", "drift")
+
+
+def table_of(rows: pd.DataFrame, done: int = 5) -> Table:
+    """As a sweep gives it: with the floors that a figure needs, and a run that is missing."""
+    copy = rows[rows["model"] == "copy-last-frame"]
+    kd = rows[(rows["model"] == "base") & rows["measure"].str.startswith("effnet") & (rows["base"] == "one")]
+    floors = [
+        one.assign(model=model, run=model, step=-1)
+        for one in (copy[~copy["measure"].str.startswith("effnet")], kd)
+        for model in figures.FLOORS
+    ]
+    whole = pd.concat([rows[rows["model"] != "copy-last-frame"], *floors]).assign(split="test", video="")
+    runs = pd.DataFrame(
+        {"run": [f"run {one}" for one in range(6)], "state": ["done"] * done + ["missing"] * (6 - done)}
+    )
+    return Table("published", "test", Path("store"), whole, runs, ())
+
+
+def with_sources(rows: pd.DataFrame, losses: dict[str, float]) -> pd.DataFrame:
+    """Denoising losses of the base's own domains, which rise by `losses` in every run."""
+    more = []
+    for name, loss in losses.items():
+        for model, step in (("base", 0), ("fine-tuned", 300)):
+            here = rows[(rows["model"] == model) & (rows["step"] == step)]
+            here = here[(here["measure"] == "ade_px") & (here["domain"] == "driving")]
+            clip = here["scene"].str.removeprefix("scene ").astype(float)
+            value = clip + (loss if model == "fine-tuned" else 0.0)
+            more += [here.assign(domain=name, measure=measure, value=value) for measure in DENOISING]
+    return pd.concat([rows, *more], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return made_up({NONE: EFFECT})
+
+
+@pytest.fixture(scope="module")
+def made(rows: pd.DataFrame) -> Changes:
+    return degradation_figures.read(
+        table_of(with_sources(rows, dict(zip(SOURCES, (0.1, 0.2, 0.3, 0.4), strict=True))))
+    )
+
+
+def test_a_change_is_the_one_of_the_claims_with_its_interval(made: Changes, rows: pd.DataFrame) -> None:
+    for claim in (FIDELITY, PAPERS, OURS):
+        judged = claims.judge(rows, claim)
+        assert judged is not None
+        (one,) = degradation_figures._of(made.at_the_end(), claim.measure, claim.domain).to_dict("records")
+        found = (one["change"], one["low"], one["high"], one["seeds"])
+        assert found == pytest.approx(
+            (judged.interval.estimate, judged.interval.low, judged.interval.high, 5)
+        )
+    assert made.of_arms.loc[made.of_arms["measure"] == "ade_px", "before"].to_numpy() == pytest.approx(
+        3, abs=0.5
+    )
+
+
+def test_changes_of_runs_average_to_those_of_their_arm(made: Changes) -> None:
+    keys = ["arm", "step", "domain", "measure"]
+    means = made.of_runs.groupby(keys)["change"].mean()
+    assert means.to_dict() == pytest.approx(made.of_arms.set_index(keys)["change"].to_dict())
+    assert set(made.of_runs["base"]) == set(BASES.values())
+
+
+def test_a_clip_that_one_run_lacks_is_left_out_for_all(rows: pd.DataFrame) -> None:
+    holes = rows.copy()
+    gone = (holes["scene"] == "scene 3") & (holes["measure"] == "ade_px") & (holes["seed"] == 2)
+    holes.loc[gone, "value"] = np.nan
+    found = degradation_figures.read(table_of(holes)).of_runs
+    clips = found[(found["measure"] == "ade_px") & (found["step"] == 300)]["clips"]
+    assert set(clips) == {SCENES - 1}
+
+
+@pytest.mark.parametrize("seeds", [{0: "one"}, {0: "one", 3: "two"}])
+def test_fewer_than_three_seeds_have_a_change_and_no_interval(seeds: dict[int, str]) -> None:
+    few = degradation_figures.read(table_of(made_up({NONE: EFFECT}, seeds=seeds)))
+    assert few.of_arms[["low", "high"]].isna().all(axis=None) and len(few.of_arms)
+    assert "no interval" in degradation_figures.found(few)
+
+
+def test_runs_without_their_base_are_refused(rows: pd.DataFrame) -> None:
+    lost = rows[~((rows["model"] == "base") & (rows["base"] == "two") & (rows["measure"] == "ade_px"))]
+    with pytest.raises(ValueError, match="from the base two without that base's own ade_px in driving"):
+        degradation_figures.read(table_of(lost))
+
+
+@given(some.floats(-5, 5), some.floats(0.01, 5))
+def test_words_follow_the_interval_and_the_direction_of_the_measure(middle: float, half: float) -> None:
+    low, high = middle - half, middle + half
+    apart = "not apart from 0" if low <= 0 <= high else ""
+    up, down = ("worse", "better") if middle > 0 else ("better", "worse")
+    for measure, expected in (
+        ("ade_px", up),
+        ("recall", down),
+        ("psnr_db", down),
+        ("denoising_loss_0.5", up),
+    ):
+        assert degradation_figures.standing(measure, low, high) == (apart or expected)
+    assert degradation_figures.standing("displacement_slope", low, high) == "not apart from 0"
+
+
+def test_transfer_is_the_mean_loss_of_the_sources_with_its_sign(made: Changes) -> None:
+    table = degradation_figures.transfer_table(made).data.set_index("measure")
+    line = table.loc["denoising loss 0.5"]
+    assert line["backward transfer"] == "-0.25 (-0.25 to -0.25)" and line["average forgetting"].startswith(
+        "+0.25 "
+    )
+    assert line["domains"].count(";") == len(SOURCES) - 1 and line["runs"] == "5"
+
+
+def test_sentences_hold_the_numbers_and_say_what_is_missing(made: Changes) -> None:
+    said = degradation_figures.found(made)
+    (ade,) = degradation_figures._of(made.at_the_end(), "ade_px", "driving-eventful").to_dict("records")
+    assert degradation_figures.in_words(ade) in said and "5 of 6 runs" in said
+    (kd,) = degradation_figures._of(made.at_the_end(), "effnet_kd", "driving").to_dict("records")
+    assert (
+        f"EffNet-KD on ordinary driving changes by {degradation_figures.in_words(kd)}: better, 5 seeds"
+        in said
+    )
+    assert degradation_figures.motion(made).endswith("**not run yet**.")
+
+
+def test_motion_counts_what_points_where_the_claim_says(rows: pd.DataFrame) -> None:
+    of_ade = rows[(rows["measure"] == "ade_px") & (rows["domain"] == "driving-eventful")]  # rises by 2
+    more = [of_ade.assign(measure=measure) for measure in MOTION]
+    said = degradation_figures.motion(
+        degradation_figures.read(table_of(pd.concat([rows, *more], ignore_index=True)))
+    )
+    assert "2 of 4 change as C7 says, 2 the other way" in said and "exploratory" in said
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_says_how_much_of_the_sweep_is_there_and_stays_in_nothing(made: Changes, name: str) -> None:
+    figure = getattr(degradation_figures, name)(made)
+    assert "5 of 6 runs" in figure.get_suptitle() and plt.get_fignums() == []
+
+
+def test_lines_over_steps_are_the_changes_from_zero(made: Changes) -> None:
+    for axes, (measure, domain) in zip(
+        degradation_figures.over_steps(made).axes, degradation_figures.OVER_STEPS, strict=True
+    ):
+        here = degradation_figures._of(made.of_arms, measure, domain).sort_values("step")
+        (line,) = [line for line in axes.lines if line.get_marker() == "o"]
+        np.testing.assert_allclose(line.get_ydata(), [0, *here["change"]])
+        np.testing.assert_allclose(line.get_xdata(), [0, *here["step"]])
+
+
+def test_the_map_colours_what_the_words_say(made: Changes) -> None:
+    axes = degradation_figures.map_of_changes(made).axes[0]
+    codes = np.ma.filled(axes.collections[0].get_array().astype(float), np.nan).ravel()
+    kinds = [list(STANDINGS)[int(code)] for code in codes if not np.isnan(code)]
+    expected = [
+        degradation_figures.standing(one.measure, one.low, one.high)
+        for one in made.at_the_end().itertuples()
+        if one.measure in (*degradation_figures.FIDELITY, *degradation_figures.AGENTS)
+        and one.domain in {**degradation_figures.DRIVING, **degradation_figures.OTHER_LOOKS}
+    ]
+    assert sorted(kinds) == sorted(expected)
+
+
+def test_without_a_finished_run_every_part_says_so(rows: pd.DataFrame) -> None:
+    nothing = degradation_figures.read(table_of(rows[rows["model"] != "fine-tuned"], done=0))
+    for name in FIGURES:
+        figure = getattr(degradation_figures, name)(nothing)
+        assert not figure.axes and figure.texts[0].get_text() == degradation_figures.NOTHING
+    assert degradation_figures.found(nothing) == degradation_figures.NOTHING
+    assert "not run yet" in degradation_figures.motion(nothing)
+    for table in (degradation_figures.table_of_changes, degradation_figures.transfer_table):
+        assert len(table(nothing).data) == 0
+        table(nothing).to_html()
+
+
+def test_reading_and_drawing_does_not_import_torch() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_degradation_figures as t;"
+        "made = t.degradation_figures.read(t.table_of(t.made_up({t.NONE: t.EFFECT}, seeds={0: 'one'})));"
+        "t.degradation_figures.path(made); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_page_shows_a_reader_s_own_sweep(swept: Table, tmp_path: Path) -> None:
+    out = tmp_path / "out.ipynb"
+    run(f"papermill book/02_finetune_degradation.ipynb {out} -p preset smoke -p store {swept.store}", ROOT)
+    cells = {cell.id: cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"}
+    shown = {name: [output.get("data", {}) for output in cell.outputs] for name, cell in cells.items()}
+    drawn = [name for name, datas in shown.items() if any("image/png" in data for data in datas)]
+    assert drawn == [f"{name}-figure" for name in ("path", "steps", "map", "motion", "forgetting", "drift")]
+    (opening,), (found,) = shown["opening"], shown["found-text"]
+    assert (
+        "1 of 1 are there" in opening["text/markdown"] and opening["text/markdown"].count("too few runs") == 3
+    )
+    assert "no interval" in found["text/markdown"]
+    links = [data["text/html"] for name, datas in shown.items() if name.endswith("-values") for data in datas]
+    assert len(links) == len(drawn) and all('class="rl-csv"' in link for link in links)
