@@ -36,12 +36,17 @@ PREREGISTERED = ("published", "dose", "dose-between")
 Found = Sequence[tuple[Claim, Judged | None]]
 
 
+JUDGED = {"ade_px", *ALL_CLIPS, *ALL_CLIPS.values()}
+"""The measures that verdicts are drawn from."""
+
+
 def together(presets: Sequence[str] = PREREGISTERED, store: str | Path = "") -> Table:
-    """Several presets as one table, each run and each reference once; `runs` says the target besides.
+    """Several presets as one table with the rows that verdicts are drawn from, each run and each reference once; `runs` says
+    the target besides.
 
     Nothing is trained. ValueError for presets of different splits.
     """
-    parts = [sweep.read(preset, store=store) for preset in presets]
+    parts = [sweep.read(preset, store=store, measures=JUDGED) for preset in presets]
     if len({part.split for part in parts}) > 1:
         raise ValueError(f"presets {', '.join(presets)} do not measure the same split; name some that do")
     rows: list[pd.DataFrame] = []
@@ -72,8 +77,7 @@ def of_target(table: Table, target: str) -> Table:
 
 def judged(rows: pd.DataFrame) -> list[tuple[Claim, Judged | None]]:
     """Every claim of the preregistration with what the rows say; None where runs are missing."""
-    needed = {"ade_px", *ALL_CLIPS, *ALL_CLIPS.values()}
-    few = rows[rows["measure"].isin(needed)]
+    few = rows[rows["measure"].isin(JUDGED)]
     return [(claim, judge(few, claim)) for claim in CLAIMS]
 
 

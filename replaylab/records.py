@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -140,9 +140,10 @@ def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ldexp(np.round(fraction * 4096) / 4096, exponent).astype(np.float32)
 
 
-def read_rows(folder: Path) -> pd.DataFrame:
-    """The rows of a run's folder; ValueError for a column that is missing."""
-    rows = pd.read_parquet(folder / "rows.parquet")
+def read_rows(folder: Path, measures: Collection[str] | None = None) -> pd.DataFrame:
+    """The rows of a run's folder, of these measures only or of all; ValueError for a column that is missing."""
+    only = None if measures is None else [("measure", "in", set(measures))]
+    rows = pd.read_parquet(folder / "rows.parquet", filters=only)
     missing = [column for column in (*COLUMNS, *OF_DISTANCES) if column not in rows]
     if missing:
         raise ValueError(f"{folder / 'rows.parquet'}: column {missing[0]!r} is missing")
@@ -152,10 +153,14 @@ def read_rows(folder: Path) -> pd.DataFrame:
     )
 
 
-def read_references(specs: Sequence[RunSpec], store: Path) -> list[pd.DataFrame]:
-    """The rows of the references of these runs that the store has: the floors once, and every base."""
+def read_references(
+    specs: Sequence[RunSpec], store: Path, measures: Collection[str] | None = None
+) -> list[pd.DataFrame]:
+    """The rows of the references of these runs that the store has: the floors once, and every base; measures as in
+    `read_rows`.
+    """
     wanted = dict.fromkeys(ReferenceSpec.of(spec) for spec in specs)
-    found = [read_rows(store / spec.run_id) for spec in wanted if is_done(spec, store)]
+    found = [read_rows(store / spec.run_id, measures) for spec in wanted if is_done(spec, store)]
     return found[:1] + [rows[rows["model"] == "base"] for rows in found[1:]]
 
 

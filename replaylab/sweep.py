@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shlex
 import traceback
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -100,12 +101,15 @@ def run_specs(
 
 def read(
     preset: str, replay_fractions: list[float] | None = None, seeds: list[int] | None = None, store: str | Path = "",
-    budget: str = "steps",
+    budget: str = "steps", measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
-    """The grid as it stands in a store, trained or not; arguments and errors as in `run`."""
+    """The grid as it stands in a store, trained or not, with the rows of these measures or of all.
+
+    Other arguments, and errors, as in `run`.
+    """
     home = store_of(preset, store)
     specs = _specs(preset, replay_fractions, seeds, budget, home)
-    return _table(preset, specs, home, set(), {}, _under_way(_missing(specs, home), home))
+    return _table(preset, specs, home, set(), {}, _under_way(_missing(specs, home), home), measures)
 
 
 def _specs(
@@ -256,15 +260,15 @@ def _failed(folder: Path, error: Exception) -> str:
 
 def _table(
     preset: str, specs: list[RunSpec], store: Path, trained: set[str], failed: dict[str, str],
-    under_way: dict[str, str] | None = None,
+    under_way: dict[str, str] | None = None, measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
-    rows, runs = records.read_references(specs, store), []
+    rows, runs = records.read_references(specs, store, measures), []
     states = {**(under_way or {}), **dict.fromkeys(failed, "failed")}
     for spec in specs:
         done = records.is_done(spec, store)
         summary = records.read_summary(store / spec.run_id) if done else {}
         if done:
-            rows.append(records.read_rows(store / spec.run_id))
+            rows.append(records.read_rows(store / spec.run_id, measures))
         runs.append({
             "run": spec.run_id, "replay": spec.replay.name, "replay_fraction": spec.replay.fraction, "seed": spec.seed,
             "state": "done" if done else states.get(spec.run_id, "missing"),
