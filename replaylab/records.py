@@ -142,7 +142,7 @@ def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def read_rows(folder: Path, measures: Collection[str] | None = None) -> pd.DataFrame:
     """The rows of a run's folder, of these measures only or of all; ValueError for a column that is missing."""
-    only = None if measures is None else [("measure", "in", set(measures))]
+    only = None if measures is None else [("measure", "in", sorted(measures) or [""])]
     rows = pd.read_parquet(folder / "rows.parquet", filters=only)
     missing = [column for column in (*COLUMNS, *OF_DISTANCES) if column not in rows]
     if missing:
