@@ -19,18 +19,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from replaylab import figures, records, sweep
-from replaylab.claims import ALL_CLIPS, CLAIMS, SEEDS_NEEDED, Arm, Claim, Judged, judge
+from replaylab import figures, records, sweep, verdicts
+from replaylab.claims import ALL_CLIPS, CLAIMS, SEEDS_NEEDED, Arm, Claim, Judged, changes, judge
 from replaylab.progress import duration
 from replaylab.spec import PRESETS
 from replaylab.sweep import Table
-from replaylab.verdicts import Verdict
+from replaylab.verdicts import Interval, Verdict
 
 UNITS = {"ade_px": "ADE, px", "effnet_kd": "EffNet-KD", "alignment": "ρ"}
 COLOURS: dict[Verdict, str] = {
     "holds": "#0173b2", "does not hold": "#d55e00", "undecided": figures.GREY, "exploratory": "#cc78bc",
 }  # fmt: skip
 MISSING = "not run yet"
+BUDGET_ENDPOINTS = (("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"))
 PREREGISTERED = ("published", "dose", "dose-between")
 """The presets of the preregistration, which alone lead to a verdict."""
 Found = Sequence[tuple[Claim, Judged | None]]
@@ -223,9 +224,40 @@ def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
     }
 
 
+def budgets_table(store: str | Path = "") -> Styler:
+    """Replay in as many steps as no replay, and in as many driving samples, which is more steps: the changes of both, three
+    seeds, exploratory. Nothing is trained; what is not there yet is left open.
+    """
+    seeds = [0, 1, 2]
+    tables = {
+        "equal steps": sweep.read("published", [0.0, 0.1, 0.25], seeds, store, "steps", JUDGED),
+        "equal driving samples": sweep.read(
+            "published", [0.1, 0.25], seeds, store, "driving-samples", JUDGED
+        ),
+    }
+    lines = []
+    for budget, table in tables.items():
+        steps = {(spec.replay.name, spec.replay.fraction): spec.training.steps for spec in table.specs}
+        for (kind, fraction), count in steps.items():
+            arm = Arm(kind, fraction)
+            line: dict[str, Any] = {"arm": arm.name, "budget": budget, "steps": count}
+            line |= {f"{UNITS[measure]}, {figures.DOMAINS[domain]}": _change(table.rows, arm, measure, domain)
+                     for measure, domain in BUDGET_ENDPOINTS}  # fmt: skip
+            lines.append(line)
+    return figures.styled(pd.DataFrame(lines), "budgets").hide(axis="index")
+
+
+def _change(rows: pd.DataFrame, arm: Arm, measure: str, domain: str) -> str:
+    found = changes(rows, arm, measure, domain) if len(rows) else None
+    return MISSING if found is None else _in_words(verdicts.seeds_and_scenes(found[0]))
+
+
 def in_words(result: Judged) -> str:
     """The change and its interval, such as "+1.2 (0.9 to 1.5)"."""
-    interval = result.interval
+    return _in_words(result.interval)
+
+
+def _in_words(interval: Interval) -> str:
     return f"{interval.estimate:+.3g} ({interval.low:.3g} to {interval.high:.3g})"
 
 

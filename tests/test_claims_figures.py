@@ -147,3 +147,11 @@ def test_a_store_without_anything_has_no_verdict_and_no_error(tmp_path: Path) ->
     assert [result for _, result in found] == [None] * len(CLAIMS)
     assert f"**0 of {len(nothing.runs)} preregistered runs" in claims_figures.progress(nothing.runs)
     assert set(claims_figures.verdict_table(found).data["verdict"]) == {MISSING}
+
+
+def test_budgets_stand_side_by_side_and_say_what_is_not_run(tmp_path: Path) -> None:
+    table = claims_figures.budgets_table(tmp_path).data
+    assert list(table["budget"]) == ["equal steps"] * 5 + ["equal driving samples"] * 4
+    assert list(table["steps"]) == [300] * 5 + [334, 334, 400, 400]
+    assert (table.iloc[:, 3:] == claims_figures.MISSING).all(axis=None)
+    assert list(claims_figures.budgets_table(RESULTS).data["arm"]) == list(table["arm"])

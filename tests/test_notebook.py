@@ -319,6 +319,7 @@ def test_it_shows_every_table_figure_and_sentence_once(from_root: dict[str, list
         "fractions-values": ["text/html"],
         "steps-figure": ["image/png"],
         "steps-values": ["text/html"],
+        "budgets-table": ["text/html"],
         "control-figure": ["image/png"],
         "control-values": ["text/html"],
         "gallery": ["text/html"],
