@@ -11,12 +11,13 @@ from replaylab.spec import EvaluationSpec
 def test_references_that_two_want_at_once_are_measured_once(tmp_path, monkeypatch):
     measured = []
 
-    def measure(spec, store, folder):
+    def measure(spec, store, folder, base):
         measured.append(spec)
         time.sleep(0.3)
         (folder / "summary.json").write_text("{}")
 
     monkeypatch.setattr(evaluate, "_measure_references", measure)
+    monkeypatch.setattr(evaluate.subjects, "load", lambda spec, store: None)
     spec = ReferenceSpec("a base", EvaluationSpec((), "dev", 2, 2))
     found = []
     both = [

@@ -38,6 +38,11 @@ IN_A_STORE = [
     "python -m replaylab train --preset smoke --replay-fraction 0.5",
     "torchrun --nproc-per-node 2 -m replaylab train --preset smoke --replay-fraction 0.5 --seed 1 --sharded",
 ]
+# Hours: here they only say so.
+PUBLISHED = [
+    f"python -m replaylab sweep --preset {preset} --store FOLDER"
+    for preset in ("published", "dose", "dose-between")
+]
 ON_A_GPU = ["make gpu-check"]
 # With tiny random models, and small videos; in tests/test_own.py the page is looked at more closely.
 ON_ONES_OWN = [
@@ -75,6 +80,7 @@ def test_every_command_is_claimed_once_and_no_claim_is_stale() -> None:
         *HELP,
         *HERE,
         *IN_A_STORE,
+        *PUBLISHED,
         *ON_A_GPU,
         *ON_ONES_OWN,
         *IN_A_FRESH_CLONE,
@@ -133,6 +139,12 @@ def test_runs_are_trained_by_one_process_and_by_two(swept: Table) -> None:
     (spec,) = grid("smoke", [0.5], [1])
     execution = records.read_summary(swept.store / spec.run_id)["execution"]
     assert execution["ranks"] == 2 and execution["sharded"]
+
+
+@pytest.mark.parametrize("command", PUBLISHED)
+def test_the_published_runs_say_what_they_would_take(command: str, tmp_path: Path) -> None:
+    said = run(f"OMP_NUM_THREADS=1 {command.replace('FOLDER', str(tmp_path))} --dry-run", ROOT, 600)
+    assert re.search(r"0 of \d+ runs are in .* would be trained. Estimated: \d+ min", said), said
 
 
 @pytest.mark.slow

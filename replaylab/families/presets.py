@@ -136,7 +136,7 @@ def estimate(preset: GpuPreset) -> Estimate:
     network = network.to("meta", torch.bfloat16)  # a few parameters are made on the CPU whatever one says
     weights = _count(network)
     adapters.put_on(network, family.ADAPTED, preset.lora_rank, seed=0)
-    network.to("meta").train()
+    network.to("meta", torch.bfloat16).train()  # as autocast computes, in whatever the adapters are kept
     with torch.device("meta"):
         flops, kept = _measured(network, _INPUTS[family](preset))
     return Estimate(preset, weights, _count(network) - weights, kept, flops)
