@@ -23,7 +23,7 @@ PHASES = {
     "prune": (shutil, "rmtree"),  # the new checkpoint is there, old ones are being removed
     "evaluation": (measures, "measure"),  # some domains are measured
     "encode": (latents.TinyWan, "encode"),  # some latents are there
-    "finish": (runs, "_save_transformer"),  # trained and measured, not yet written down
+    "finish": (runs, "_save_network"),  # trained and measured, not yet written down
 }
 
 
