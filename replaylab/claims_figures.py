@@ -119,7 +119,8 @@ def opening_of(table: Table, names: Sequence[str], options: str = "", beside: Se
 
 def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregistered: bool) -> str:
     head = f"- **{claim.name}**, {claim.says}: "
-    where = f"{UNITS[claim.measure]}, {figures.DOMAINS.get(claim.domain, claim.domain)}"
+    domains = {**figures.DOMAINS, **figures.OTHERS}
+    where = f"{UNITS[claim.measure]}, {domains.get(claim.domain, claim.domain)}"
     if result is None:
         some = (_of_arm(runs, claim.arm)["state"] == "done").any()
         needed = f"two are needed for an effect, {SEEDS_NEEDED} for a verdict"

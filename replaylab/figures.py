@@ -50,6 +50,8 @@ OTHERS = {  # measured, and shown in tables
     "physics": "rigid bodies",
     "orbit": "roving cameras",
     "doom": "first-person game",
+    "country": "country road",
+    "country-eventful": "eventful country road",
 }
 MEASURES = {
     "effnet_kd": "EffNet-KD (no unit)",
@@ -525,6 +527,9 @@ def saying(text: str) -> Figure:
     """A figure that is a sentence, where there is nothing to draw."""
     with style():
         figure = plt.figure(figsize=(WIDTH, 1.0))
+        figure.add_axes(
+            (0, 0, 1, 1)
+        ).set_axis_off()  # without axes IPython shows a figure's name instead of it
         figure.text(0.02, 0.5, text, va="center")
         plt.close(figure)
     return figure

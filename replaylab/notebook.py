@@ -118,6 +118,24 @@ class AlignmentParameters:
 
 
 @dataclass(frozen=True)
+class AblationsParameters:
+    """The parameters of the notebook on ablations, which only reads; an empty list or text means the presets' own."""
+
+    seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
+    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the presets\' own'))
+
+
+@dataclass(frozen=True)
+class SecondWorldParameters:
+    """The parameters of the second world's notebook, which only reads; an empty list or text means the preset's own."""
+
+    preset: str = field(default="second-world", metadata=_holds("text", choices=PRESETS))
+    replay_fractions: list[float] = field(default_factory=list, metadata=_holds("fractions", EMPTY))
+    seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
+    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
+
+
+@dataclass(frozen=True)
 class OwnParameters:
     """The parameters of the notebook for models and videos of one's own."""
 

@@ -165,13 +165,13 @@ def test_lines_over_steps_are_the_changes_from_zero(made: Changes) -> None:
     ):
         here = degradation_figures._of(made.of_arms, measure, domain).sort_values("step")
         (line,) = [line for line in axes.lines if line.get_marker() == "o"]
-        np.testing.assert_allclose(line.get_ydata(), [0, *here["change"]])
-        np.testing.assert_allclose(line.get_xdata(), [0, *here["step"]])
+        np.testing.assert_allclose(np.asarray(line.get_ydata(), float), [0, *here["change"]])
+        np.testing.assert_allclose(np.asarray(line.get_xdata(), float), [0, *here["step"]])
 
 
 def test_the_map_colours_what_the_words_say(made: Changes) -> None:
     axes = degradation_figures.map_of_changes(made).axes[0]
-    codes = np.ma.filled(axes.collections[0].get_array().astype(float), np.nan).ravel()
+    codes = np.ma.filled(np.ma.asarray(axes.collections[0].get_array(), float), np.nan).ravel()
     kinds = [list(STANDINGS)[int(code)] for code in codes if not np.isnan(code)]
     expected = [
         degradation_figures.standing(one.measure, one.low, one.high)
@@ -186,7 +186,7 @@ def test_without_a_finished_run_every_part_says_so(rows: pd.DataFrame) -> None:
     nothing = degradation_figures.read(table_of(rows[rows["model"] != "fine-tuned"], done=0))
     for name in FIGURES:
         figure = getattr(degradation_figures, name)(nothing)
-        assert not figure.axes and figure.texts[0].get_text() == degradation_figures.NOTHING
+        assert len(figure.axes) == 1 and figure.texts[0].get_text() == degradation_figures.NOTHING
     assert degradation_figures.found(nothing) == degradation_figures.NOTHING
     assert "not run yet" in degradation_figures.motion(nothing)
     for table in (degradation_figures.table_of_changes, degradation_figures.transfer_table):

@@ -38,8 +38,9 @@ PAGES = {
         "compare", "damage",
     ),
     "reference_results": (
-        "records", "verdicts", "claims", "alignment", "ablations", "figures", "claims_figures", "degradation_figures",
-        "alignment_figures", "worlds_figures", "damage_figures", "gallery", "notebook",
+        "records", "verdicts", "claims", "alignment", "ablations", "arms", "figures", "claims_figures",
+        "degradation_figures", "alignment_figures", "arms_figures", "ablations_figures", "second_world_figures",
+        "worlds_figures", "damage_figures", "gallery", "notebook",
     ),
     "reference_sweeps": ("sweep", "runs", "cluster", "jobs", "leaving", "progress", "watching"),
     "reference_footage": ("own", "own_command", "own_figures", "adding", "footage", "videos", "nuscenes", "kitti"),

@@ -1,0 +1,241 @@
+"""How do arms compare? The figure, table and sentences that every page of arms shows.
+
+The functions take `arms.Arms` and give back a matplotlib figure, a pandas Styler or Markdown; no torch. Decision: words
+such as "better" are read off the interval of a difference, and where it holds 0 they are "cannot tell". What is missing is
+counted in every title.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from replaylab import claims_figures, figures
+from replaylab.ablations import NO_REPLAY
+from replaylab.arms import (
+    BETTER,
+    CANNOT_TELL,
+    DYNAMICS,
+    EQUAL,
+    FEW,
+    FIDELITY,
+    LAST,
+    LOWER,
+    MEASURES,
+    REFERENCE,
+    SHARES,
+    TRADE,
+    WORSE,
+    Arms,
+    points,
+    side,
+    standing,
+)  # fmt: skip
+from replaylab.figures import BLUE, GREY, INK, WIDTH
+
+HUES = ("#029e73", "#7b6fd0", "#8f5a2c", "#c0578f", "#5f6b73", "#b8860b", "#0b5a73", "#94493a")  # of groups
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+def arms_table(made: Arms) -> Styler:
+    """Every arm: its standing against near replay 25 %, changes from the base with intervals, and what it costs."""
+    lines = []
+    for place, arm in enumerate(made.names, start=1):
+        runs = made.runs[made.runs["arm"] == arm]
+        there = runs[runs["state"] == "done"]
+        kept, seconds = int(runs["clips_kept"].iloc[0]), there["seconds"].median()
+        line: dict[str, str] = {"no.": str(place), "arm": arm, "group": runs["group"].iloc[0]}
+        line["seeds"] = f"{len(there)} of {len(runs)}"
+        line[f"against {REFERENCE}"] = "–" if arm == REFERENCE else standing(made, arm)
+        if there.empty:
+            line[f"against {REFERENCE}"] = claims_figures.MISSING
+        line |= {label: in_words(made.of(arm, label)) for label in MEASURES}
+        line |= {f"ADE, eventful, {one} (px)": in_words(made.of(arm, DYNAMICS, one)) for one in SHARES}
+        steps = made.steps_of(arm, EQUAL)
+        line["get so far"] = f"{steps.notna().sum()} of {len(steps)}" if len(steps) else "–"
+        line["at step"] = "–" if steps.isna().any() or steps.empty else f"{steps.mean():.0f}"
+        line["time of a run (s)"] = "–" if np.isnan(seconds) else f"{seconds:.0f}"
+        line["clips kept"] = str(kept) if kept else "–"
+        lines.append(line)
+    return figures.styled(pd.DataFrame(lines), f"arms-{made.preset}").hide(axis="index")
+
+
+def in_words(found: tuple[float, float, float]) -> str:
+    """A change or a difference with its interval, such as "+1.2 (0.9 to 1.5)"; "–" for none."""
+    estimate, low, high = found
+    if np.isnan(estimate):
+        return "–"
+    words = f"{estimate:+.3g}" if np.isnan(low) else f"{estimate:+.3g} ({low:.3g} to {high:.3g})"
+    return words.replace("-", "−")
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+def plane(made: Arms) -> Figure:
+    """Above, change of ADE on eventful driving over change of EffNet-KD at the last step, a point an arm with its
+    intervals, and the Pareto front; below, change of that ADE at equal fidelity. Numbers name the arms in both.
+    """
+    if made.effects.empty:
+        return nothing_yet(made)
+    colours, names = _colours(made), made.names
+    with figures.style():
+        heights = (4.4, 1.0 + 0.21 * len(names))
+        figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+        grid = figure.add_gridspec(2, 1, height_ratios=heights)
+        above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+        _at_equal_steps(above.add_subplot(), made, colours)
+        _at_equal_fidelity(below.add_subplot(), made, colours)
+        words = [made.title, *([] if len(made.done) == len(made.runs) else [f"{counted(made)} are there"])]
+        above.suptitle("\n".join(words), x=0.02, ha="left", fontsize=11, fontweight="bold")
+        plt.close(figure)
+    return figure
+
+
+def nothing_yet(made: Arms) -> Figure:
+    """A figure that says that there is no run to draw."""
+    figure = figures.saying(f"{made.title}: {claims_figures.MISSING}, {counted(made)}.")
+
+    return figure
+
+
+def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
+    axes.axhline(0, color=GREY, lw=0.8, zorder=0)
+    axes.axvline(0, color=GREY, lw=0.8, zorder=0)
+    shown = points(made)
+    front = shown[shown["front"]].sort_values("x")
+    axes.plot(front["x"], front["y"], color=INK, lw=1, ls=(0, (4, 2)), drawstyle="steps-post", zorder=1)
+    for one in shown.itertuples():
+        colour, place = colours[one.arm], made.names.index(one.arm) + 1
+        axes.plot([one.x_low, one.x_high], [one.y] * 2, color=colour, lw=0.8, alpha=0.45, zorder=2)
+        axes.plot([one.x] * 2, [one.y_low, one.y_high], color=colour, lw=0.8, alpha=0.45, zorder=2)
+        axes.plot(one.x, one.y, "o", ms=12, color=colour, mec=INK if one.front else "white", mew=1, zorder=3)
+        axes.annotate(str(place), (one.x, one.y), ha="center", va="center", fontsize=7.5, color="white",
+                      fontweight="bold", zorder=4)  # fmt: skip
+    axes.plot(0, 0, "D", color=INK, ms=7, zorder=4)
+    axes.set(
+        xlabel="change of EffNet-KD on the target (left: better)",
+        ylabel="change of ADE, eventful (px; down: better)",
+    )
+    axes.set_title(f"{figures.capital(LAST)} (diamond: the base; dashed: the Pareto front)", fontsize=9)
+
+
+def _at_equal_fidelity(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
+    names, marks = made.names, {EQUAL: ("o", 0.18), LOWER: ("s", -0.2)}
+    axes.axvline(0, color=GREY, lw=0.8, zorder=0)
+    axes.axvline(made.of(REFERENCE, DYNAMICS, EQUAL)[0], color=BLUE, lw=1, ls=":", zorder=0)
+    for place, arm in enumerate(names):
+        for reading, (marker, off) in marks.items():
+            change, low, high = made.of(arm, DYNAMICS, reading)
+            y, filled, colour = place - off, reading == EQUAL, colours[arm]
+            axes.plot([low, high], [y, y], color=colour, lw=1.6 if filled else 0.8)
+            look = {"ms": 5 if filled else 4, "color": colour, "mfc": colour if filled else "white"}
+            axes.plot(change, y, marker, **look)
+            if filled and np.isnan(change):
+                axes.text(0.995, y, _why_none(made, arm), transform=axes.get_yaxis_transform(), fontsize=7.5, color=GREY,
+                          ha="right", va="center", style="italic")  # fmt: skip
+    axes.set_yticks(range(len(names)), [f"{arm}  {place}" for place, arm in enumerate(names, 1)], fontsize=8)
+    for label, arm in zip(axes.get_yticklabels(), names, strict=True):
+        label.set_color(colours[arm])
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="change of ADE, eventful (px; left: better)")
+    axes.set_title(f"{figures.capital(EQUAL)} (hollow: {LOWER})", fontsize=9)
+    axes.tick_params(axis="y", length=0)
+
+
+def _why_none(made: Arms, arm: str) -> str:
+    """Why an arm has no value at equal fidelity."""
+    if not (made.done["arm"] == arm).any():
+        return claims_figures.MISSING
+    steps = made.steps_of(arm, EQUAL)
+    return "nothing to compare with" if steps.empty else f"{steps.notna().sum()} of {len(steps)} get there"
+
+
+def _colours(made: Arms) -> dict[str, Any]:
+    """A colour a group; no replay is vermilion and replay blue, as everywhere."""
+    groups = [one for one in dict.fromkeys(made.runs["group"]) if one != NO_REPLAY.group]
+    hues = {NO_REPLAY.group: BLUE, **dict(zip(groups, HUES, strict=False))}
+    of = made.runs.drop_duplicates("arm").set_index("arm")["group"]
+    return {arm: figures.NO_REPLAY if arm == NO_REPLAY.name else hues[of[arm]] for arm in made.names}
+
+
+# ----------------------------------------------------------------------------------------------------------- sentences
+def counted(made: Arms) -> str:
+    """Such as "3 of 69 runs"; a run that is read at two steps counts once."""
+    return f"{made.done['run'].nunique()} of {made.runs['run'].nunique()} runs"
+
+
+def how_read(made: Arms) -> str:
+    """Markdown: what equal fidelity is here, how many arms come to it, and where lines between steps are long."""
+    shares = [figures.percent(share) for share in SHARES.values()]
+    text = (
+        f"*{figures.capital(EQUAL)}* is where an arm's EffNet-KD has gained {shares[0]} of what {REFERENCE} gains by its "
+        f"last step with the same seed, and *{LOWER}* {shares[1]} of it."
+    )
+    steps = {arm: made.steps_of(arm, EQUAL) for arm in made.names if (made.done["arm"] == arm).any()}
+    steps = {arm: of for arm, of in steps.items() if len(of)}
+    if not steps:
+        return f"{text} Arms that come to it: {claims_figures.MISSING}."
+    there = [arm for arm, of in steps.items() if of.notna().all()]
+    first = made.first_step
+    early = [arm for arm in there if (steps[arm] < first).any()]
+    text += f" {len(there)} of {len(steps)} arms come to the first with every seed."
+    if early:
+        text += (
+            f" Between the base and step {first} nothing was measured, and looks may not get better evenly there: that is "
+            f"where {', '.join(early)} {'is' if len(early) == 1 else 'are'} read with some seed."
+        )
+    return text
+
+
+def in_short(made: Arms) -> str:
+    """How the arms stand against near replay 25 %."""
+    if made.done.empty:
+        return f"**{claims_figures.MISSING}** ({counted(made)})."
+    others = [arm for arm in made.names if arm != REFERENCE]
+    stands = {arm: standing(made, arm) for arm in others if (made.done["arm"] == arm).any()}
+    words = {BETTER: "better", WORSE: "worse", TRADE: "better in one, worse in another", CANNOT_TELL: "not told apart",
+             FEW: FEW}  # fmt: skip
+    counts = [
+        f"{list(stands.values()).count(key)} {word}" for key, word in words.items() if key in stands.values()
+    ]
+    return (
+        f"of {len(stands)} arms against {REFERENCE}, {', '.join(counts)}." if counts else f"{counted(made)}."
+    )
+
+
+def found(made: Arms) -> str:
+    """Markdown: the arms by group, each against near replay 25 %: in ADE on eventful driving at the last step and at
+    equal fidelity, and in EffNet-KD.
+    """
+    if made.done.empty:
+        return f"{made.title}: {claims_figures.MISSING}, {counted(made)}."
+    lines = [] if len(made.done) == len(made.runs) else [f"**{counted(made)} are there.**", ""]
+    for group, of in made.runs[made.runs["arm"] != REFERENCE].groupby("group", sort=False):
+        arms = list(of["arm"].unique())
+        head = "" if arms[0].startswith(str(group)) else f"**{figures.capital(str(group))}**: "
+        lines.append(f"- {head}{'; '.join(_against(made, arm) for arm in arms)}.")
+    front = points(made)
+    if front["front"].any():
+        lines.append(
+            f"- **Beaten by no other arm in both**, by their means: {', '.join(front.loc[front['front'], 'arm'])}."
+        )
+    return "\n".join(lines)
+
+
+def _against(made: Arms, arm: str) -> str:
+    parts = []
+    for label, reading, words in (
+        (DYNAMICS, LAST, "ADE"), (DYNAMICS, EQUAL, f"ADE {EQUAL}"), (FIDELITY, LAST, FIDELITY),
+    ):  # fmt: skip
+        difference = made.less_reference(arm, label, reading)
+        if not np.isnan(difference[0]):
+            parts.append(f"{words} {in_words(difference)}, {side(*difference[1:])}")
+        elif reading == EQUAL and parts:
+            parts.append(_why_none(made, arm))
+    if parts:
+        return f"*{arm}* ({'; '.join(parts)})"
+    return f"*{arm}* ({'nothing to compare with' if (made.done['arm'] == arm).any() else claims_figures.MISSING})"

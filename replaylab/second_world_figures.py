@@ -1,0 +1,220 @@
+"""Does it hold on another driving world? What the page on claim C6 reads, draws and says.
+
+The functions take a `Worlds` (`read` makes one) and give back a matplotlib figure, a pandas Styler or Markdown; no torch.
+Decision: the claims of the preregistration are asked again, word by word, of the second world, and each stands beside what
+the published sweep says of the first. With three seeds none gets a verdict: an interval lies where the claim says, on the
+other side, or cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from pandas.io.formats.style import Styler
+
+from replaylab import arms_figures, claims, claims_figures, figures, spec, sweep, verdicts
+from replaylab.ablations import NO_REPLAY
+from replaylab.arms import CANNOT_TELL, DYNAMICS, FEW, FIDELITY, LAST, Arms, arms_of
+from replaylab.arms_figures import counted
+from replaylab.claims import Claim, Judged
+from replaylab.claims_figures import MISSING
+from replaylab.figures import BLUE, GREEN, GREY, INK, WIDTH, percent
+from replaylab.figures import NO_REPLAY as VERMILION
+
+CLAIM = "C6"
+FIRST = ("driving", "driving-eventful")
+PANELS = (FIDELITY, "ADE, ordinary (px)", DYNAMICS, "recall, eventful")
+COLOURS = {"near": BLUE, "far": GREEN}
+AS_CLAIMED, OTHER_WAY = "as claimed", "the other way"
+READINGS = {"holds": AS_CLAIMED, "does not hold": OTHER_WAY, "undecided": CANNOT_TELL}
+Asked = list[tuple[Claim, Judged | None]]
+
+
+@dataclass(frozen=True)
+class Worlds:
+    """The same arms on two driving worlds, as far as they are there."""
+
+    second: Arms
+    first: Arms
+    """of the published sweep, whatever was asked for"""
+
+    @cached_property
+    def asked(self) -> tuple[Asked, Asked]:
+        """The claims of the preregistration that are of a single target, with what was found: second world, first."""
+        second, first = (
+            [(claim, claims.judge(made.rows, claim)) for claim in claims_of(made.ordinary, made.eventful)]
+            for made in (self.second, self.first)
+        )
+        return second, first
+
+
+def claims_of(ordinary: str, eventful: str) -> list[Claim]:
+    """The claims of the preregistration without alignment, which is of two targets, asked of another target."""
+    where = dict(zip(FIRST, (ordinary, eventful), strict=True))
+    return [
+        replace(
+            claim,
+            name=f"{CLAIM}, {claim.name}",
+            arm=replace(claim.arm, target=ordinary),
+            domain=where[claim.domain],
+        )
+        for claim in claims.CLAIMS
+        if claim.against is None
+    ]
+
+
+def read(
+    preset: str, replay_fractions: Sequence[float] = (), seeds: Sequence[int] = (), store: str | Path = ""
+) -> Worlds:
+    """The finished runs of a preset beside the published ones; nothing is trained. Empty arguments: the preset's own.
+
+    ValueError for an unknown preset, or for a fraction or seed that is none.
+    """
+    home, published = sweep.store_of(preset, store), sweep.store_of("published", "")
+    wanted = spec.grid(preset, list(replay_fractions), list(seeds))
+    target = wanted[0].target.name
+    fractions = sorted({run.replay.fraction for run in wanted})
+    second = arms_of(preset, "Replay on the second world", _named(wanted), home, target, f"{target}-eventful")
+    beside = spec.grid("published", fractions)
+    return Worlds(
+        second, arms_of("published", "Replay on the first world", _named(beside), published, *FIRST)
+    )
+
+
+def _named(runs: Sequence[spec.RunSpec]) -> list[tuple[spec.RunSpec, str, str]]:
+    """Runs with their group and arm; near replay is in the group of no replay, as among the ablations."""
+    named = []
+    for run in runs:
+        kind, share = run.replay.name, percent(run.replay.fraction)
+        arm = f"{kind} replay {share}" if kind else NO_REPLAY.name
+        named.append((run, f"{kind} replay" if kind not in ("", "near") else NO_REPLAY.group, arm))
+    return named
+
+
+# ----------------------------------------------------------------------------------------------------- opening and table
+def opening(made: Worlds, store: str | Path = "") -> str:
+    """Markdown for the top of the page: what each claim came to here, how many runs there are, cost and command."""
+    second = made.second
+    runs = second.runs.assign(target=second.ordinary)
+    again = f"python -m replaylab sweep --preset {second.preset} --store FOLDER"
+    return claims_figures.opening(made.asked[0], [CLAIM], runs, again, [second.preset], store)
+
+
+def worlds_table(made: Worlds) -> Styler:
+    """A claim a line: its change and where the interval lies, on the second world and on the first."""
+    lines = []
+    for (claim, second), (_, first) in zip(*made.asked, strict=True):
+        line = {"claim": claim.name.removeprefix(f"{CLAIM}, "), "says": claim.says}
+        line["measure"] = f"{claims_figures.UNITS[claim.measure]}, {_kind(made, claim)}"
+        for world, result in (("second world", second), ("first world", first)):
+            line[f"change, {world}"] = (
+                "–" if result is None else claims_figures.in_words(result).replace("-", "−")
+            )
+            line[world] = reading(result)
+        line["seeds"] = " and ".join("–" if one is None else str(one.interval.n) for one in (second, first))
+        lines.append(line)
+    return figures.styled(pd.DataFrame(lines), "worlds").hide(axis="index")
+
+
+def _kind(made: Worlds, claim: Claim) -> str:
+    return "eventful" if claim.domain == made.second.eventful else "ordinary"
+
+
+def reading(result: Judged | None) -> str:
+    """Where a claim's interval lies: one of READINGS, FEW or not run yet. No verdict."""
+    if result is None:
+        return MISSING
+    if result.interval.n < figures.SEEDS_FOR_AN_INTERVAL:
+        return FEW
+    return READINGS[verdicts.verdict(result.interval, result.claim.side, result.margin)]
+
+
+# --------------------------------------------------------------------------------------------------------------- figure
+def over_fractions(made: Worlds) -> Figure:
+    """Changes at the last step over the replayed share of a batch: near and far replay on the second world, and, dashed,
+    on the first.
+    """
+    if made.second.effects.empty:
+        return arms_figures.nothing_yet(made.second)
+    with figures.style():
+        figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.6), sharex=True)
+        for axes, label in zip(panels.flat, PANELS, strict=True):
+            axes.axhline(0, color=INK, lw=1.2, zorder=1)
+            for kind, colour in COLOURS.items():
+                _line(axes, changes(made.first, label, kind), colour, beside=True)
+                _line(axes, changes(made.second, label, kind), colour, beside=False)
+            axes.set_title(label, fontsize=9)
+        for axes in panels[-1]:
+            axes.set_xlabel("replay in a batch (%)")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("change from the base")
+        entries = [
+            Line2D([], [], color=colour, marker="o", label=f"{kind} replay")
+            for kind, colour in COLOURS.items()
+        ]
+        entries += [Line2D([], [], color=VERMILION, marker="o", ls="", label=NO_REPLAY.name),
+                    Line2D([], [], color=GREY, ls="--", label="first world")]  # fmt: skip
+        part = "" if len(made.second.done) == len(made.second.runs) else f"{counted(made.second)} are there"
+        words = "\n".join(filter(None, ["Changes over the share of replay, second world", part]))
+        figure.suptitle(words, x=0.02, ha="left", fontsize=11, fontweight="bold")
+        figure.legend(handles=entries, loc="lower center", ncols=2, fontsize=9)
+        figure.tight_layout(rect=(0, 0.09, 1, 1))
+        plt.close(figure)
+    return figure
+
+
+def changes(made: Arms, label: str, kind: str) -> pd.DataFrame:
+    """A measure's change at the last step by replay_fraction, without replay and with replay of a kind."""
+    arms = made.runs[made.runs["replay"].isin(["", kind])][["arm", "replay_fraction"]].drop_duplicates()
+    here = made.effects[(made.effects["measure"] == label) & (made.effects["reading"] == LAST)]
+    return arms.merge(here, on="arm").sort_values("replay_fraction")
+
+
+def _line(axes: Axes, line: pd.DataFrame, colour: Any, beside: bool) -> None:
+    x = 100 * line["replay_fraction"]
+    if beside:
+        axes.plot(x, line["change"], "--", color=colour, lw=1, alpha=0.7, zorder=2)
+        return
+    axes.plot(x, line["change"], color=colour, lw=1.8, zorder=3)
+    aside = 0.4 if colour == GREEN else -0.4  # both kinds may have the same value
+    for at, one in zip(x, line.itertuples(), strict=True):
+        place, own = (at + aside, colour) if at else (at, VERMILION)
+        axes.plot([place, place], [one.low, one.high], color=own, lw=1.4, zorder=4)
+        axes.plot(place, one.change, "o", color=own, ms=6, zorder=5)
+
+
+def both_effects(made: Worlds) -> pd.DataFrame:
+    """What the figures draw: `Arms.effects` of both worlds, with a column `world`."""
+    parts = [made.second.effects.assign(world="second"), made.first.effects.assign(world="first")]
+    return pd.concat([one for one in parts if len(one)] or parts, ignore_index=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ sentences
+def found(made: Worlds) -> str:
+    """Markdown: in how many claims the two worlds say the same, then the second world's arms one by one."""
+    if made.second.done.empty:
+        return f"Claim {CLAIM}: {MISSING}, {counted(made.second)}."
+    pairs = [
+        (claim, reading(second), reading(first))
+        for (claim, second), (_, first) in zip(*made.asked, strict=True)
+    ]
+    told = (AS_CLAIMED, OTHER_WAY)
+    groups = {
+        "they say the same": [claim for claim, a, b in pairs if a == b and a in told],
+        "they say the opposite": [claim for claim, a, b in pairs if a != b and a in told and b in told],
+        "one or both cannot tell": [claim for claim, a, b in pairs if a not in told or b not in told],
+    }
+    each = [
+        f"{words} in {len(of)} ({'; '.join(one.says for one in of)})" for words, of in groups.items() if of
+    ]
+    head = f"- **Both worlds**, of {len(pairs)} questions: {'; '.join(each)}."
+    return f"{head}\n\n{arms_figures.found(made.second)}"

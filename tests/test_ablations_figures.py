@@ -1,0 +1,196 @@
+"""The page of the ablations: settings chosen as `ablations.best` does, sentences that follow the numbers, and the page."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from conftest import ROOT, run
+from made_up_arms import OF_ARMS, SECONDS, of_alternative, write_arms
+
+from replaylab import ablations, ablations_figures, arms, arms_figures, verdicts
+from replaylab.ablations import ALTERNATIVES, ARMS
+from replaylab.ablations_figures import DEV, EARLY_STOP, NEAR, Ablations
+from replaylab.arms import DYNAMICS, LAST, REFERENCE
+
+FIGURES = ("plane-figure", "alternatives-figure")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All three presets, whole."""
+    folder = tmp_path_factory.mktemp("ablations")
+    write_arms("ablations", folder, lambda arm: OF_ARMS[arm.name])
+    write_arms(DEV, folder, of_alternative)
+    write_arms("alternatives", folder, of_alternative)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(store: Path) -> Ablations:
+    return ablations_figures.read(store=store)
+
+
+# ------------------------------------------------------------------------------------------------------------- settings
+def test_settings_are_those_that_were_run_on_the_test_split_and_early_stop(
+    made: Ablations, store: Path
+) -> None:
+    chosen = made.settings[made.settings["chosen"]]
+    best = [(arm.group, arm.name) for arm in ablations.best(store)]
+    assert list(zip(chosen["group"], chosen["setting"], strict=True)) == [*best, (EARLY_STOP, "step 300")]
+    names = [*(f"{group} {name}" for group, name in best), f"{EARLY_STOP}, step 300"]
+    assert made.alternatives.names == ["no replay", REFERENCE, *names]
+    assert made.arms.names == [arm.name for arm in ARMS]
+    assert len(made.settings) == len(ALTERNATIVES) + 3
+
+
+def test_early_stop_is_chosen_by_the_same_rule(store: Path, made: Ablations, tmp_path: Path) -> None:
+    """Less is lost earlier, so the earliest step that looks as good is taken, and its arm ends there."""
+    write_arms(DEV, tmp_path, lambda arm: (-8.0, 1.2) if arm.name == "no replay" else of_alternative(arm))
+    early = ablations_figures.read(store=tmp_path)
+    (name,) = [arm for arm in early.alternatives.names if arm.startswith(EARLY_STOP)]
+    assert name == f"{EARLY_STOP}, step 150"
+    stopped = ablations_figures._stopped(made.alternatives, 150)
+    late, soon = (stopped.changes(arm, DYNAMICS) for arm in ("no replay", f"{EARLY_STOP}, step 150"))
+    assert soon.mean(axis=None) == pytest.approx(late.mean(axis=None) / 2, abs=0.1)
+    assert arms_figures.counted(stopped) == "24 of 24 runs"
+
+
+def test_the_table_says_why_a_setting_was_chosen(made: Ablations) -> None:
+    table = ablations_figures.settings_table(made).data
+    why = table[table["standing"].str.startswith("chosen")].set_index("method")["standing"]
+    assert "looks best, none as good" in why["lower rate"] and len(why) == 7
+    assert (why.drop("lower rate") == "chosen: least ADE of those that look as good").all()
+    said = ablations_figures.of_settings(made)
+    assert "No setting of lower rate looks as good" in said and "l2-sp 0.03, ewc 0.01" in said
+
+
+def test_areas_are_hypervolumes_within_what_base_and_copy_have(made: Ablations) -> None:
+    assert made.areas[NEAR] == 1 and made.areas.between(0, 1).all()
+    of = {
+        group: verdicts.hypervolume(points[["effnet_kd", "ade_px"]].to_numpy(), (20, 7))
+        for group, points in made.settings.groupby("group")
+    }
+    for group, share in made.areas.items():
+        assert share == pytest.approx(of[group] / of[NEAR], abs=0.02)
+
+
+# ------------------------------------------------------------------------------------------------------------ sentences
+def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: Ablations) -> None:
+    said = dict(
+        line.removeprefix("- **").split("**", 1) for line in ablations_figures.answer(made).splitlines()
+    )
+    assert f"replay: {REFERENCE} is better than none" in said["Fraction"]
+    assert "take ramp (" in said["Schedule"] and "worse: anneal" in said["Schedule"]
+    assert "nothing is shown to be better than replay of near video" in said["Source"]
+    assert "64 clips are the fewest that are not shown to be worse than all 1536" in said["Clips to keep"]
+    assert (
+        "takes 400 steps in place of 300" in said["Cost"] and f"{SECONDS:.0f} s with replay" in said["Cost"]
+    )
+    assert "cannot tell: bursts every 20 steps" in said["Schedule"]
+    assert "early stop, step 300" in said["Instead of replay"]
+    doubt = said["Where the data cannot tell"]
+    unsure = [
+        arm
+        for arm in made.arms.names
+        if arms.standing(made.arms, arm) == arms.CANNOT_TELL and arm != REFERENCE
+    ]
+    assert f"{len(unsure)} of {len(ARMS) - 1} arms ({', '.join(unsure)})" in doubt and "64 clips" in unsure
+    pairs = next(value for key, value in said.items() if key.startswith("Does replay help"))
+    for arm in (REFERENCE, "64 videos", "2048 videos", "LoRA", "temporal layers"):
+        without = "no replay" if arm == REFERENCE else f"{arm}, no replay"
+        assert arms_figures.in_words(made.arms.difference(arm, without)) in pairs
+
+
+def test_where_less_replay_is_as_good_replay_is_not_advised(made: Ablations) -> None:
+    rows = made.arms.rows.copy()
+    without = made.arms.runs.loc[made.arms.runs["arm"] == "no replay", "run"]
+    here = rows["run"].isin(without) & (rows["measure"] == "ade_px")
+    rows.loc[here, "value"] -= 1.5 * rows.loc[here, "step"] / 300
+    turned = replace(made, arms=replace(made.arms, rows=rows))
+    assert f"do not replay: none is better than {REFERENCE}" in ablations_figures.answer(turned)
+
+
+def test_the_opening_counts_each_run_once_and_draws_no_verdict(made: Ablations, store: Path) -> None:
+    said = ablations_figures.opening(made, store)
+    runs = 3 * len(ARMS) + 3 * 6  # no replay and near replay are in both
+    assert f"{runs} of {runs} are there" in said and "**exploratory**" in said and "4 min 20 s each" in said
+    standings = [arms.standing(made.arms, arm.name) for arm in ARMS if arm.name != REFERENCE]
+    assert f"{standings.count(arms.WORSE)} worse" in said and "--preset $preset" in said
+
+
+def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
+    """Two seeds of three arms, and some of the settings."""
+    few = ("no replay", REFERENCE, "ramp")
+    write_arms(
+        "ablations", tmp_path, lambda arm: OF_ARMS[arm.name] if arm.name in few else None, seeds=(0, 1)
+    )
+    write_arms(DEV, tmp_path, lambda arm: of_alternative(arm) if arm.group in (NEAR, "ewc") else None)
+    part = ablations_figures.read(store=tmp_path)
+    said = [
+        ablations_figures.opening(part, tmp_path),
+        ablations_figures.of_settings(part),
+        ablations_figures.answer(part),
+    ]
+    said += [arms_figures.found(one) for one in (part.arms, part.alternatives)]
+    assert "6 of 69 are there" in said[0] and "too few seeds" in said[0]
+    assert "10 of 36 runs are there" in said[1] and not part.settings["chosen"].any() and part.areas.empty
+    assert "too few runs to say whether to replay" in said[2] and "fewer than three seeds" in said[2]
+    assert "4 of 6 runs are there" in said[4] and "6 of 69 runs are there" in said[3]
+    assert part.arms.of("ramp", DYNAMICS, LAST)[0] == pytest.approx(OF_ARMS["ramp"][1], abs=0.1)
+    assert not any("nan" in text for text in said)
+    table = ablations_figures.settings_table(part).data
+    assert (table["standing"] == "not run yet").sum() == len(part.settings) - 10
+    assert "6 of 69" in arms_figures.plane(part.arms).subfigs[0].get_suptitle()
+
+
+def test_seeds_are_those_that_were_asked_for(store: Path) -> None:
+    one = ablations_figures.read([0], store)
+    assert set(one.arms.runs["seed"]) == {0} and len(one.arms.done) == len(ARMS)
+    assert np.isnan(one.arms.of("ramp")[1]) and "too few seeds" in arms_figures.in_short(one.arms)
+
+
+# ------------------------------------------------------------------------------------------------------------- the page
+def shown(store: Path, out: Path, page: str = "04_ablations") -> dict[str, dict[str, str]]:
+    """What each cell of a page shows, executed by papermill."""
+    run(f"papermill book/{page}.ipynb {out} -p store {store}", ROOT)
+    cells = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
+    outputs = {
+        cell.id: [one.data for one in cell.outputs if one.output_type == "execute_result"] for cell in cells
+    }
+    return {name: datas[0] for name, datas in outputs.items() if datas}
+
+
+def test_the_page_shows_figures_tables_and_the_answer(store: Path, tmp_path: Path) -> None:
+    cells = shown(store, tmp_path / "out.ipynb")
+    assert tuple(name for name, data in cells.items() if "image/png" in data) == FIGURES
+    assert "take ramp" in cells["answer-text"]["text/markdown"]
+    assert cells["arms-table"]["text/html"].count("<tr") == len(ARMS) + 1
+    links = [data["text/html"] for name, data in cells.items() if name.endswith("-values")]
+    assert len(links) == 3 and all('class="rl-csv"' in link for link in links)
+
+
+def test_an_empty_store_is_a_page_that_says_so(tmp_path: Path) -> None:
+    cells = shown(tmp_path / "store", tmp_path / "out.ipynb")
+    assert tuple(name for name, data in cells.items() if "image/png" in data) == FIGURES
+    assert "0 of 69 are there" in cells["opening"]["text/markdown"]
+    assert cells["settings-found"]["text/markdown"].startswith(
+        "Settings on dev: not run yet (0 of 36 runs are there)"
+    )
+    assert "not run yet, 0 of 69 runs" in cells["answer-text"]["text/markdown"]
+    assert not any("nan" in data.get("text/markdown", "") for data in cells.values())
+
+
+def test_reading_imports_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from replaylab import ablations_figures as a, second_world_figures as s;"
+        f"a.answer(a.read(store={str(tmp_path)!r})); s.read('second-world', store={str(tmp_path)!r});"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,212 @@
+"""Arms whose effects are known: what is read at the last step and at equal fidelity, and the words that follow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from made_up_arms import OF_ARMS, SCENES, write_references, write_run
+from matplotlib.text import Annotation
+
+from replaylab import ablations, arms, arms_figures, claims, models, verdicts
+from replaylab.arms import DYNAMICS, EQUAL, FIDELITY, LAST, LOWER, MEASURES, REFERENCE, SHARES, Arms
+from replaylab.claims import Arm
+
+CHOSEN = ("no replay", "near replay 25 %", "physics", "64 clips", "LoRA", "64 videos, no replay")
+SEEDS = (0, 1, 3)
+
+
+def store_of(folder: Path, left_out: tuple[tuple[str, int], ...] = ()) -> Arms:
+    """Some arms, without the runs (arm, seed) that are left out."""
+    chosen = [arm for arm in ablations.ARMS if arm.name in CHOSEN]
+    named = [(run, arm.group, arm.name) for arm in chosen for run in ablations.runs_of("ablations", arm)]
+    write_references([run for run, _, _ in named], folder)
+    for run, _, name in named:
+        if (name, run.seed) not in left_out:
+            write_run(run, folder, OF_ARMS[name])
+    return arms.arms_of("ablations", "Arms", named, folder, "driving", "driving-eventful")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Arms:
+    return store_of(tmp_path_factory.mktemp("arms"))
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+def test_changes_at_the_last_step_are_those_of_the_claims(made: Arms) -> None:
+    alone = set(made.runs.loc[made.runs["arm"] == "no replay", "run"])
+    rows = made.rows[(made.rows["model"] == "base") | made.rows["run"].isin(alone)]
+    for label, (measure, domain) in (
+        (FIDELITY, ("effnet_kd", "driving")),
+        (DYNAMICS, ("ade_px", "driving-eventful")),
+    ):
+        found = claims.changes(rows, Arm(), measure, domain)
+        assert found is not None
+        expected = verdicts.seeds_and_scenes(found[0])
+        assert made.of("no replay", label) == pytest.approx((expected.estimate, expected.low, expected.high))
+
+
+@pytest.mark.parametrize("arm", CHOSEN)
+def test_what_was_put_in_comes_out(made: Arms, arm: str) -> None:
+    kd, ade = OF_ARMS[arm]
+    assert made.of(arm, FIDELITY)[0] == pytest.approx(kd, abs=0.1)
+    assert made.of(arm, DYNAMICS)[0] == pytest.approx(ade, abs=0.1)
+    kd_less, ade_less = (mine - theirs for mine, theirs in zip((kd, ade), OF_ARMS[REFERENCE], strict=True))
+    # a seed's luck is the same whatever the arm, so a difference is known better than a change
+    assert made.less_reference(arm, FIDELITY)[0] == pytest.approx(kd_less, abs=0.03)
+    assert made.less_reference(arm, DYNAMICS)[0] == pytest.approx(ade_less, abs=0.03)
+    set_of_effects = made.effects[made.effects["arm"] == arm]
+    assert set(set_of_effects["measure"]) == set(MEASURES) and set(set_of_effects["seeds"]) == {len(SEEDS)}
+    whole = set_of_effects["measure"] == "pull to the mean, eventful"
+    assert set(set_of_effects.loc[~whole, "clips"]) == {SCENES} and set(
+        set_of_effects.loc[whole, "clips"]
+    ) == {1}
+
+
+def test_at_equal_fidelity_every_arm_has_the_same_gain_in_each_seed(made: Arms) -> None:
+    for reading, share in SHARES.items():
+        levels = share * made.changes(REFERENCE, FIDELITY).mean(axis=1)
+        for arm in ("no replay", REFERENCE, "physics"):
+            gained = made.changes(arm, FIDELITY, reading).mean(axis=1)
+            pd.testing.assert_series_equal(gained, levels, check_names=False, check_dtype=False)
+
+
+def test_an_arm_that_trains_less_is_not_flattered(made: Arms) -> None:
+    """LoRA hardly moves and hardly looks better: at the last step its ADE is better, and at equal fidelity it has none."""
+    assert made.less_reference("LoRA", DYNAMICS)[2] < 0
+    assert np.isnan(made.of("LoRA", DYNAMICS, EQUAL)).all() and made.steps_of("LoRA", EQUAL).isna().all()
+    assert arms.standing(made, "LoRA") == arms.TRADE
+    # no replay gains as much earlier, and has lost less by then, but still more than replay
+    at_the_end, at_equal = (made.less_reference("no replay", DYNAMICS, one)[0] for one in (LAST, EQUAL))
+    assert 0 < at_equal < at_the_end and arms.standing(made, "no replay") == arms.WORSE
+    assert (made.steps_of("no replay", EQUAL) < made.steps_of(REFERENCE, EQUAL)).all()
+    assert arms.standing(made, "64 clips") == arms.CANNOT_TELL
+
+
+def test_a_reading_is_on_the_line_between_the_steps_beside_it(made: Arms) -> None:
+    step = made.steps_of("no replay", EQUAL)[0]
+    (run,) = made.runs.loc[(made.runs["arm"] == "no replay") & (made.runs["seed"] == 0), "run"]
+    curve = made.curves[DYNAMICS][run]
+    assert 50 < step < 150
+    expected = curve.loc[50] + (curve.loc[150] - curve.loc[50]) * (step - 50) / 100
+    pd.testing.assert_series_equal(
+        made.changes("no replay", DYNAMICS, EQUAL).loc[0], expected, check_names=False
+    )
+
+
+@given(some.lists(some.floats(-5, 5), min_size=2, max_size=6), some.floats(-5, 5))
+def test_a_level_is_reached_where_the_line_first_comes_down_to_it(values: list[float], level: float) -> None:
+    curve = pd.Series(values, index=np.cumsum(range(1, len(values) + 1)), dtype=float)
+    step = arms.reached(curve, level)
+    assert np.isnan(step) == (curve.min() > level)
+    if not np.isnan(step):
+        found = np.interp(step, curve.index, curve)
+        assert found <= level + 1e-6 and (curve[curve.index < step] > level).all()
+        table = pd.DataFrame({"a": curve, "b": 2 * curve})
+        assert arms.at_step(table, step).to_numpy() == pytest.approx([found, 2 * found], abs=1e-6)
+
+
+def test_where_replay_gains_nothing_there_is_no_equal_fidelity(made: Arms) -> None:
+    worse = made.rows.copy()
+    reference = made.runs.loc[made.runs["arm"] == REFERENCE, "run"]
+    worse.loc[worse["run"].isin(reference) & (worse["measure"] == "effnet_kd_pseudo"), "value"] += 10
+    flat = replace(made, rows=worse)
+    assert flat.steps_of("no replay", EQUAL).empty and np.isnan(flat.of("no replay", DYNAMICS, EQUAL)).all()
+    assert arms.standing(flat, "no replay") == arms.TRADE  # looks better now, and moves worse
+
+
+def test_what_is_measured_at_the_end_only_is_not_read_before_it(made: Arms) -> None:
+    early = replace(made, runs=made.runs.assign(last=150))
+    assert early.changes("no replay", "denoising loss, rigid bodies").empty
+    assert early.of("no replay", DYNAMICS)[0] == pytest.approx(OF_ARMS["no replay"][1] / 2, abs=0.1)
+
+
+def test_words_follow_intervals_and_the_direction_of_the_measure() -> None:
+    assert arms.side(0.1, 0.2) == arms.WORSE and arms.side(-0.2, -0.1) == arms.BETTER
+    assert arms.side(-0.1, 0.2) == arms.CANNOT_TELL and arms.side(np.nan, np.nan) == arms.FEW
+
+
+def test_runs_without_their_base_are_refused(made: Arms) -> None:
+    with pytest.raises(ValueError, match="without that base's own effnet_kd_pseudo in driving"):
+        _ = replace(made, rows=made.rows[made.rows["model"] != "base"]).effects
+
+
+def test_clips_are_counted_as_they_are_cut(made: Arms) -> None:
+    kept = made.runs.groupby("arm")["clips_kept"].first()
+    assert arms.CLIP_FRAMES == models.CLIP_FRAMES
+    assert kept[["no replay", REFERENCE, "64 clips"]].tolist() == [0, 1536, 64]
+
+
+# ---------------------------------------------------------------------------------------------------- figure and words
+def test_the_figure_has_every_arm_in_both_halves(made: Arms) -> None:
+    figure = arms_figures.plane(made)
+    above, below = (part.axes[0] for part in figure.subfigs)
+    numbers = {text.get_text(): text.xy for text in above.texts if isinstance(text, Annotation)}
+    shown = arms.points(made).set_index("arm")
+    for place, arm in enumerate(made.names, start=1):
+        assert numbers[str(place)] == pytest.approx(tuple(shown.loc[arm, ["x", "y"]]))
+    assert [label.get_text() for label in below.get_yticklabels()] == [
+        f"{arm}  {n}" for n, arm in enumerate(made.names, 1)
+    ]
+    assert {text.get_text() for text in below.texts} == {"0 of 3 get there"} and plt.get_fignums() == []
+    front = set(shown.index[shown["front"]])
+    assert {"no replay", "LoRA"} <= front and "physics" not in front
+
+
+def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Arms) -> None:
+    table = arms_figures.arms_table(made).data.set_index("arm")
+    assert table.loc[REFERENCE, f"against {REFERENCE}"] == "–"
+    assert table.loc["LoRA", ["get so far", "at step", f"ADE, eventful, {EQUAL} (px)"]].tolist() == [
+        "0 of 3",
+        "–",
+        "–",
+    ]
+    assert table.loc["64 clips", ["clips kept", "time of a run (s)"]].tolist() == ["64", "260"]
+    change = made.of("physics", DYNAMICS)
+    assert table.loc["physics", DYNAMICS] == arms_figures.in_words(change) and change[0] > 0
+    assert table.loc["no replay", f"ADE, eventful, {LOWER} (px)"].startswith("+")
+
+
+def test_sentences_are_those_of_the_numbers(made: Arms) -> None:
+    said = arms_figures.found(made)
+    for label, reading in ((DYNAMICS, LAST), (DYNAMICS, EQUAL), (FIDELITY, LAST)):
+        assert f"{arms_figures.in_words(made.less_reference('physics', label, reading))}, " in said
+    assert "*LoRA*" in said and "0 of 3 get there" in said
+    assert "80 %" in arms_figures.how_read(made) and "4 of 6 arms" in arms_figures.how_read(made)
+    assert "nothing was measured" not in arms_figures.how_read(made)
+    late = replace(made, rows=made.rows[made.rows["step"] != 50])
+    assert "Between the base and step 150 nothing was measured" in arms_figures.how_read(late)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        ((("no replay", 3),), arms.FEW),
+        (tuple((REFERENCE, seed) for seed in SEEDS), "nothing to compare with"),
+        (tuple(("physics", seed) for seed in SEEDS), "not run yet"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path: Path, left_out: tuple[tuple[str, int], ...], said: str) -> None:
+    part = store_of(tmp_path, left_out)
+    assert said in arms_figures.found(part) and f"{18 - len(left_out)} of 18 runs" in arms_figures.found(part)
+    words = arms_figures.plane(part).subfigs[0].get_suptitle()
+    assert f"{18 - len(left_out)} of 18 runs are there" in words
+    for text in (arms_figures.found(part), arms_figures.how_read(part), arms_figures.in_short(part)):
+        assert "nan" not in text
+    assert "nan" not in arms_figures.arms_table(part).to_html()
+
+
+def test_without_any_run_everything_says_so(tmp_path: Path) -> None:
+    nothing = store_of(tmp_path, tuple((arm, seed) for arm in CHOSEN for seed in SEEDS))
+    figure = arms_figures.plane(nothing)
+    assert "not run yet, 0 of 18 runs" in figure.texts[0].get_text()
+    assert "not run yet, 0 of 18 runs" in arms_figures.found(nothing)
+    assert "not run yet" in arms_figures.how_read(nothing) and "not run yet" in arms_figures.in_short(nothing)
+    table = arms_figures.arms_table(nothing).data
+    assert set(table.loc[table["arm"] != REFERENCE, f"against {REFERENCE}"]) == {"not run yet"}
