@@ -171,7 +171,7 @@ def test_lines_over_steps_are_the_changes_from_zero(made: Changes) -> None:
 
 def test_the_map_colours_what_the_words_say(made: Changes) -> None:
     axes = degradation_figures.map_of_changes(made).axes[0]
-    codes = np.ma.filled(np.ma.asarray(axes.collections[0].get_array(), float), np.nan).ravel()
+    codes: np.ndarray = np.ma.filled(np.ma.asarray(axes.collections[0].get_array(), float), np.nan).ravel()
     kinds = [list(STANDINGS)[int(code)] for code in codes if not np.isnan(code)]
     expected = [
         degradation_figures.standing(one.measure, one.low, one.high)
