@@ -15,6 +15,7 @@ from replaylab import adding, ceiling_command, own_command
 from replaylab.progress import is_follower
 from replaylab.spec import (
     BUDGETS,
+    CLUSTERS,
     DOMAINS,
     PRECISIONS,
     PRESETS,
@@ -251,9 +252,7 @@ def _parser() -> argparse.ArgumentParser:
         "--replay-fractions", type=float, nargs="+", default=[], help="default: the preset's own"
     )
     sub.add_argument("--seeds", type=int, nargs="+", default=[], help="default: the preset's own")
-    sub.add_argument(
-        "--cluster", choices=("inline", "local", "slurm"), default="inline", help="who trains missing runs"
-    )
+    sub.add_argument("--cluster", choices=CLUSTERS, default="inline", help="who trains missing runs")
     sub.add_argument(
         "--cluster-file", default="", help="YAML: what a job gets of the cluster (default: the cluster's own)"
     )

@@ -186,10 +186,14 @@ def best(store: Path | None) -> tuple[Arm, ...]:
     for group, settings in table.groupby("group", sort=False):
         if group in ("near replay", "limit"):
             continue
-        close = settings[settings["effnet_kd"] <= limit]
-        row = close["ade_px"].idxmin() if len(close) else settings["effnet_kd"].idxmin()
-        chosen.append(table.loc[row, "arm"])
+        chosen.append(table.loc[choice(settings, limit), "arm"])
     return tuple(chosen)
+
+
+def choice(settings: pd.DataFrame, limit: float) -> int:
+    """The row of the setting to take, by the rule of `best`: columns effnet_kd and ade_px."""
+    close = settings[settings["effnet_kd"] <= limit]
+    return int(close["ade_px"].idxmin() if len(close) else settings["effnet_kd"].idxmin())
 
 
 def _at_the_end(run: RunSpec, store: Path) -> dict[str, float]:

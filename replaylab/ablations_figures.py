@@ -113,8 +113,7 @@ def _settings(home: Path) -> pd.DataFrame:
     if table["effnet_kd"].notna().all():
         chosen = {(arm.group, arm.name) for arm in ablations.best(home)}
         stop = table[table["group"] == EARLY_STOP]
-        close = stop[stop["looks_as_good"]]
-        best = close["ade_px"].idxmin() if len(close) else stop["effnet_kd"].idxmin()
+        best = ablations.choice(stop, limit)
         keys = zip(table["group"], table["setting"], strict=True)
         table["chosen"] = [key in chosen for key in keys] | (table.index == best)
     return table

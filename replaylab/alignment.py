@@ -29,6 +29,7 @@ DOMAINS = (ORDINARY, EVENTFUL, HELD_OUT)
 FIDELITY, DYNAMICS, PULL = "effnet_kd", "ade_px", "pull_to_mean"
 OF_A_CLIP = {"effnet_perceptual": True, "psnr_db": False, "ssim": False, "effnet_kd_pseudo": True}
 """Measures of looks that a clip has, and whether lower is better. The last is no fidelity of a clip: see the page."""
+MEASURES = (FIDELITY, DYNAMICS, PULL, *OF_A_CLIP)
 SETTLED = 50  # the step before which EffNet-KD rises whatever is trained on
 PREREGISTERED, LATE, WITH_BASE = "all checkpoints", f"from step {SETTLED} on", "the base counted too"
 READINGS = (PREREGISTERED, LATE, WITH_BASE)
@@ -123,8 +124,9 @@ def read(presets: Sequence[str], seeds: Sequence[int] = (), store: str | Path = 
         )
     home = sweep.store_of(presets[0], store)  # presets that measure the same clips are kept in the same store
     done = {run: spec for run, spec in specs.items() if records.is_done(spec, home)}
-    parts = [_kept(rows) for rows in records.read_references(list(specs.values()), home)]
-    parts += [_kept(records.read_rows(home / run)) for run in done]
+    parts = records.read_references(list(specs.values()), home, MEASURES)
+    parts += [records.read_rows(home / run, MEASURES) for run in done]
+    parts = [rows.loc[rows["domain"].isin(DOMAINS), records.COLUMNS] for rows in parts]
     runs = [
         {"run": run, "base": spec.base, "target": spec.target.name, "replay": spec.replay.name,
          "replay_fraction": spec.replay.fraction, "seed": spec.seed, "state": "done" if run in done else "missing"}
@@ -135,12 +137,6 @@ def read(presets: Sequence[str], seeds: Sequence[int] = (), store: str | Path = 
     rows = pd.concat(parts, ignore_index=True) if parts else nothing
     split = next(iter(specs.values())).evaluation.split
     return Sweeps(tuple(presets), split, rows, pd.DataFrame(runs))
-
-
-def _kept(rows: pd.DataFrame) -> pd.DataFrame:
-    """A sweep has ten times as much."""
-    measures = [FIDELITY, DYNAMICS, PULL, *OF_A_CLIP]
-    return rows.loc[rows["measure"].isin(measures) & rows["domain"].isin(DOMAINS), records.COLUMNS]
 
 
 def dose(target: str) -> float:

@@ -318,16 +318,11 @@ def arms_of(
         ))  # fmt: skip
     runs = pd.DataFrame(lines, columns=RUN).astype({"seconds": float})
     runs = runs.drop_duplicates("run").reset_index(drop=True)
-    parts = records.read_references([run for run, _, _ in named], home)
-    parts += [records.read_rows(home / run) for run in runs.loc[runs["state"] == "done", "run"]]
-    kept = [_kept(rows, ordinary, eventful) for rows in parts]
-    rows = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=records.COLUMNS)
-    return Arms(preset, title, ordinary, eventful, rows, runs)
-
-
-def _kept(rows: pd.DataFrame, ordinary: str, eventful: str) -> pd.DataFrame:
-    """A run has ten times as much."""
     wanted = {place(label, ordinary, eventful) for label in MEASURES}
     measures = {one for measure, _ in wanted for one in (measure, ALL_CLIPS.get(measure, measure))}
+    parts = records.read_references([run for run, _, _ in named], home, measures)
+    parts += [records.read_rows(home / run, measures) for run in runs.loc[runs["state"] == "done", "run"]]
     domains = {domain for _, domain in wanted}
-    return rows.loc[rows["measure"].isin(measures) & rows["domain"].isin(domains), records.COLUMNS]
+    kept = [rows.loc[rows["domain"].isin(domains), records.COLUMNS] for rows in parts]
+    rows = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=records.COLUMNS)
+    return Arms(preset, title, ordinary, eventful, rows, runs)

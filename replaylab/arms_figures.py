@@ -98,9 +98,7 @@ def plane(made: Arms) -> Figure:
 
 def nothing_yet(made: Arms) -> Figure:
     """A figure that says that there is no run to draw."""
-    figure = figures.saying(f"{made.title}: {claims_figures.MISSING}, {counted(made)}.")
-
-    return figure
+    return figures.saying(f"{made.title}: {claims_figures.MISSING}, {counted(made)}.")
 
 
 def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     from replaylab.domain import open_domain, write_atomically
 
     domain = open_domain(options.domain)
-    pairs = dict(_pair(text) for text in options.agents)
+    pairs = object_detectors.agents_of(options.agents)
     if options.detector:
         find: Find = object_detectors.load(options.detector, pairs or None, options.threshold).find
     elif pairs:
@@ -77,13 +77,6 @@ def run(options: argparse.Namespace) -> None:
     shown = table.drop(columns=["harmless", "against"])
     print(shown.to_string(index=False, na_rep="", float_format="{:.3f}".format))
     print(verdict)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, sign, kind = text.rpartition("=")
-    if not (name and sign and kind):
-        raise ValueError(f"--agents: {text!r}, expected CLASS=AGENT such as person=pedestrian")
-    return name, kind
 
 
 def _round_trip(name: str, options: argparse.Namespace) -> Callable[[Frames], Frames]:

@@ -457,7 +457,7 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axes.set_ylim(bottom=0)
         panels[-1].set_xlabel("EffNet-KD on ordinary driving (no unit)")
         entries = [_entry(INK, "base", "D")] + [_entry(colour, arm, "o") for arm, colour in colours.items()]
-        _finish(figure, entries, "Fidelity and accuracy: lower and further left is better", runs)
+        finish(figure, entries, "Fidelity and accuracy: lower and further left is better", runs)
     return figure
 
 
@@ -485,7 +485,7 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axes.set(xlabel="replay in a batch (%)", ylabel=MEASURES[measure])
         entries = [_entry(shade, kind, "o", line="-") for kind, shade in shades.items()]
         entries.append(_entry(INK, "base", "", line="-"))
-        _finish(figure, entries, "Measures against the share of replay", runs)
+        finish(figure, entries, "Measures against the share of replay", runs)
     return figure
 
 
@@ -510,7 +510,7 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axes.plot(0, start, "D", ms=7, color=INK, zorder=5)
             axes.set(xlabel="fine-tuning step", ylabel=MEASURES[measure])
         entries = [_entry(INK, "base", "D")] + [_entry(c, arm, "o", line="-") for arm, c in colours.items()]
-        _finish(figure, entries, "Measures over fine-tuning", runs)
+        finish(figure, entries, "Measures over fine-tuning", runs)
     return figure
 
 
@@ -591,7 +591,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def _finish(figure: Figure, entries: list[Line2D], title: str, runs: pd.DataFrame) -> None:
+def finish(figure: Figure, entries: list[Line2D], title: str, runs: pd.DataFrame) -> None:
     """Title with how much of the sweep is there, one legend below everything, and nothing left in pyplot."""
     figure.suptitle(
         "\n".join(filter(None, [title, partial(runs)])), x=0.02, ha="left", fontsize=11, fontweight="bold"

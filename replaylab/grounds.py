@@ -95,7 +95,7 @@ class Ground:
 
     def flat_future(self, frames: Frames) -> Frames:
         """The same, one after another: (N x future frames, H, W, 3)."""
-        return flat(self.future(frames))
+        return flat_future(frames, self.context_frames)
 
     def only(self, kept: Sequence[int] | NDArray[np.intp]) -> Ground:
         """The same ground with some of its clips, by number."""
@@ -243,7 +243,7 @@ def _ground(
         )
     chosen, others = scenes[:clips], scenes[clips : clips + reference_clips]
     encoded, known = stacked(list(subject.ready(domain, split, chosen, home)))
-    drives = _drives(world, domain, by)
+    drives = _drives(world, by)
     frames = _frames(domain, chosen, length)
     return Ground(
         domain.name, split, drives, domain.frames_per_second, chosen, frames,
@@ -255,7 +255,7 @@ def _ground(
     )  # fmt: skip
 
 
-def _drives(world: World, domain: Domain, by: DetectorSpec | None) -> bool:
+def _drives(world: World, by: DetectorSpec | None) -> bool:
     """Whether agents are measured: in the driving worlds, and in folders whose agents somebody knows or can find."""
     if isinstance(world, FolderSpec):
         return by is not None
@@ -280,8 +280,8 @@ def _truth(
 def _object_detector(by: DetectorSpec) -> ObjectDetector:
     from replaylab import object_detectors
 
-    agents = dict(each.split("=", 1) for each in by.agents) or None
-    found = object_detectors.load(by.folder, agents, by.threshold)
+    agents = object_detectors.agents_of(by.agents)
+    found = object_detectors.load(by.folder, agents or None, by.threshold)
     if found.digest != by.digest:
         raise ValueError(
             f"{by.folder} is another detector ({found.digest}) than the one described ({by.digest})"
@@ -295,7 +295,7 @@ def _mean_motion(
 ) -> MeanMotion | None:
     """Of all clips of the split, one a scene; None where no agent is measured."""
     domain, length = worlds.build(world, home / "domains"), subject.frames
-    if not _drives(world, domain, by):
+    if not _drives(world, by):
         return None
     scenes = clips_room.one_a_scene(clips_room.clips_of(domain, split, length))
     truth = (
@@ -321,6 +321,12 @@ def _ego(domain: Domain, chosen: list[Clip], length: int, columns: list[str]) ->
         return None
     by_video = dict(iter(domain.ego.sort_values("frame").groupby("video")))
     return np.stack([by_video[clip.video].iloc[clip.start : clip.start + length][columns] for clip in chosen])
+
+
+def forget() -> None:
+    """Give back what was made ready: a ground holds the model that it was made ready for, and the next run has another."""
+    _ground.cache_clear()
+    _mean_motion.cache_clear()
 
 
 @cache

@@ -17,8 +17,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from replaylab import damage, own, survey
-from replaylab.spec import DOMAINS, PRESETS
-from replaylab.sweep import CLUSTERS
+from replaylab.spec import CLUSTERS, DOMAINS, PRESETS
 
 PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 OF_IPYTHON = {"In", "Out", "exit", "quit", "open"}

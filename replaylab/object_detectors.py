@@ -154,6 +154,17 @@ def load(
     )  # fmt: skip
 
 
+def agents_of(texts: Sequence[str]) -> dict[str, str]:
+    """Class -> kind of agent, of texts such as "person=pedestrian"; raises ValueError that names the text."""
+    found = {}
+    for text in texts:
+        name, sign, kind = text.rpartition("=")
+        if not (name and sign and kind):
+            raise ValueError(f"agents: {text!r}, expected CLASS=AGENT such as person=pedestrian")
+        found[name] = kind
+    return found
+
+
 def _float32() -> dict[str, Any]:
     import torch
 

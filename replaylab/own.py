@@ -73,8 +73,7 @@ class Settings:
 def run(
     model: str, driving: str | Path, replay: Sequence[str | Path], replay_fractions: Sequence[float],
     settings: Settings, *, seeds: Sequence[int] = (0,), detector: str = "", agents: Sequence[str] = (),
-    cluster: str = "inline", cluster_file: str | Path = "", store: str | Path = "", machine: MachineSpec = MachineSpec(),
-    dry_run: bool = False,
+    cluster: str = "inline", cluster_file: str | Path = "", store: str | Path = "", dry_run: bool = False,
 ) -> Table:  # fmt: skip
     """Read the grid from its store, and train what is missing; arguments as in `grid` and `sweep.run`.
 
@@ -86,7 +85,7 @@ def run(
         f"{len(specs)} runs; measured on {first.clips} clips a domain, beside {first.reference_clips} real ones"
         + ("" if first.object_detector else "; without a detector no agent is measured")
     )
-    machine = replace(machine, gradient_checkpointing=True)
+    machine = MachineSpec(gradient_checkpointing=True)
     return sweep.run_specs(
         "own", specs, sweep.store_of("own", store), cluster, machine, cluster_file, dry_run,
         "call the same again",
@@ -191,8 +190,7 @@ def _detector(name: str, agents: Sequence[str], threshold: float) -> DetectorSpe
         return None
     from replaylab import object_detectors
 
-    pairs = dict(each.split("=", 1) for each in agents)
-    found = object_detectors.load(name, pairs or None, threshold)
+    found = object_detectors.load(name, object_detectors.agents_of(agents) or None, threshold)
     return DetectorSpec(_absolute(name), found.digest, tuple(agents), threshold)
 
 

@@ -9,6 +9,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from replaylab.spec import CLUSTERS
+
 PRESETS = ("wan", "cogvideox", "ltx", "svd")
 OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "frames": (int, "frames of a clip, the context included"),
@@ -24,7 +26,6 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 """The fields of `own.Settings`: type, and what they are."""
 SHOWN = ("effnet_kd", "ade_px", "recall", "flow_error_px")
-CLUSTERS = ("inline", "local", "slurm")
 
 
 def add_parser(verbs: Any) -> None:

@@ -156,4 +156,4 @@ def _floors(axes: Axes, both: pd.DataFrame) -> None:
 
 def _finish(figure: Figure, axes: Axes, title: str, runs: pd.DataFrame) -> None:
     handles, _ = axes.get_legend_handles_labels()
-    figures._finish(figure, [one for one in handles if isinstance(one, Line2D)], title, runs)
+    figures.finish(figure, [one for one in handles if isinstance(one, Line2D)], title, runs)

@@ -87,6 +87,8 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
         _save_network(subject, weights, spec, store, folder)
         _finish(spec, mixture, folder, round(time.monotonic() - started, 1))
     parallel.wait(place)
+    if spec.model is not None:  # two large networks may be one too many
+        grounds.forget()
     return spec.run_id
 
 

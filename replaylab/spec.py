@@ -586,6 +586,8 @@ def base_folder(number: int) -> Path:
 
 
 BUDGETS = ("steps", "driving-samples")
+CLUSTERS = ("inline", "local", "slurm")
+"""Who trains missing runs: this process, processes that outlive it, or jobs."""
 
 
 def grid(

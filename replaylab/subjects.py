@@ -131,10 +131,8 @@ def load(spec: RunSpec | ReferenceSpec, home: Path) -> Subject:
         raise ValueError(
             f"{spec.model.folder} holds other weights ({found}) than the run is described with ({spec.model.digest})"
         )
-    for library in (
-        "diffusers",
-        "transformers",
-    ):  # a bar for each part of each model, whatever else is on the screen
+    # else there is a bar for each part of each model
+    for library in ("diffusers", "transformers"):
         import_module(f"{library}.utils.logging").disable_progress_bar()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = families.load(spec.model.folder, cache=home / "conditions", dtype=dtype)

@@ -21,9 +21,8 @@ from replaylab import ablations, jobs, records, watching
 from replaylab.cluster import ClusterSpec, Job, states
 from replaylab.domain import write_atomically
 from replaylab.progress import duration, say
-from replaylab.spec import MachineSpec, RunSpec, grid
+from replaylab.spec import CLUSTERS, MachineSpec, RunSpec, grid
 
-CLUSTERS = ("inline", "local", "slurm")
 # presets whose runs are in the repository
 PUBLISHED = (
     "pilot", "pilot-diverse", "published", "dose", "dose-between", *ablations.PRESETS, "second-world",
@@ -60,6 +59,7 @@ def run(
     specs = _specs(preset, replay_fractions, seeds, budget, home)
     back = _to_come_back(preset, replay_fractions, seeds, cluster, home, budget, cluster_file)
     if preset in PUBLISHED and not str(store):
+        _settings(cluster, cluster_file)  # nobody is to train, but a wrong word is still wrong
         missing = _missing(specs, home)
         if missing:
             say(
@@ -74,9 +74,7 @@ def run_specs(
     dry_run: bool, back: str,
 ) -> Table:  # fmt: skip
     """`run` of any runs, in the store `home`; `back` says how to come back to jobs that were left running."""
-    if cluster not in CLUSTERS:
-        raise ValueError(f"cluster {cluster!r} is none of {', '.join(CLUSTERS)}")
-    settings = ClusterSpec.read(cluster_file, cluster)
+    settings = _settings(cluster, cluster_file)
     missing = _missing(specs, home)
     failed: dict[str, str] = {}
     trained: set[str] = set()
@@ -121,6 +119,13 @@ def _specs(
     if replay_fractions or budget != "steps":
         raise ValueError(f"preset {preset!r} has arms of its own: give it no replay fractions and no budget")
     return ablations.grid(preset, seeds or (), home)
+
+
+def _settings(cluster: str, cluster_file: str | Path) -> ClusterSpec:
+    """What a job gets; raises ValueError for an unknown cluster or key of the file."""
+    if cluster not in CLUSTERS:
+        raise ValueError(f"cluster {cluster!r} is none of {', '.join(CLUSTERS)}")
+    return ClusterSpec.read(cluster_file, cluster)
 
 
 def _missing(specs: list[RunSpec], home: Path) -> list[RunSpec]:

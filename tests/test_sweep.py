@@ -227,3 +227,8 @@ def test_a_finished_run_is_measured_again_with_the_same_result(swept):
     rows = swept.rows[(swept.rows["run"] == spec.run_id) & (swept.rows["step"] == spec.training.steps)]
     # on disk are twelve binary digits
     assert np.allclose(again["value"], rows["value"], rtol=2**-12, atol=1e-5, equal_nan=True)
+
+
+def test_a_wrong_cluster_is_refused_where_nothing_would_be_trained_too():
+    with pytest.raises(ValueError, match="cluster 'cloud' is none of inline, local, slurm"):
+        sweep.run("published", cluster="cloud")
