@@ -106,6 +106,13 @@ class Moments:
         return np.asarray(factor.T @ factor)
 
     @cached_property
+    def trace(self) -> float:
+        """Of the scatter: the sum of the squared lengths of the vectors less their mean."""
+        rows = self.factor.ravel()
+        # scipy's BLAS, as in all that follows: numpy has one of its own, whose threads wait busily for more work
+        return float(scipy.linalg.blas.ddot(rows, rows)) if len(rows) else 0.0
+
+    @cached_property
     def root(self) -> Features | None:
         """Lower triangular L (d, d) with L L' the scatter, kept for the next distance to the same set.
 
@@ -118,7 +125,8 @@ class Moments:
         return None if failed else lower  # a feature that never varies, or follows from others
 
     def _absorb(self, n: int, mean: Features, blocks: list[Features]) -> Moments:
-        self.__dict__.pop("root", None)
+        for known in ("trace", "root"):
+            self.__dict__.pop(known, None)
         if self.n:
             _same_length(self.name, len(self.mean), f"{self.name} (next batch)", len(mean))
             between_means = np.sqrt(self.n * n / (self.n + n)) * (mean - self.mean)
@@ -185,7 +193,7 @@ def frechet_distance(
     """
     a, b = _moments(features_a, "features_a", n_min), _moments(features_b, "features_b", n_min)
     _same_length(a.name, len(a.mean), b.name, len(b.mean))
-    traces = sum(np.vdot(each.factor, each.factor) / (each.n - 1) for each in (a, b))
+    traces = sum(each.trace / (each.n - 1) for each in (a, b))
     shared = _trace_of_root(a, b) / np.sqrt((a.n - 1.0) * (b.n - 1.0))
     return max(0.0, float(((a.mean - b.mean) ** 2).sum() + traces - 2 * shared))
 

@@ -202,24 +202,37 @@ def compare_frechet(n: int, d: int) -> None:
     fall = 1 / np.arange(1, d + 1)
     mixing = np.eye(d) + 0.3 * rng.standard_normal((d, d)) / np.sqrt(d)
     a, b = rng.standard_normal((n, d)) * fall, 1.3 * rng.standard_normal((n, d)) * fall @ mixing
-    off = distances.frechet_distance(a, b) / with_matrix_root(a, b) - 1
+    off = distances.frechet_distance(a, b) / with_matrix_root(fitted(a), fitted(b)) - 1
     print(f"Fréchet distance of {n} x {d} features: relative difference {off:.0e}")
-    compare(f"Fréchet distance of {n} x {d} features", {
-        "scipy.linalg.sqrtm": lambda: with_matrix_root(a, b),
+    title = f"Fréchet distance of {n} x {d} features"
+    compare(f"{title}, from features", {
+        "scipy.linalg.sqrtm": lambda: with_matrix_root(fitted(a), fitted(b)),
         "replaylab.distances.frechet_distance": lambda: distances.frechet_distance(a, b),
     })  # fmt: skip
-    known, covariance = distances.Moments().add(b), np.cov(b, rowvar=False)
-    compare(f"the same, where the second set's statistics are there (as pytorch-fid's .npz), {n} x {d}", {
-        "scipy.linalg.sqrtm": lambda: with_matrix_root(a, b, covariance),
-        "replaylab.distances.frechet_distance": lambda: distances.frechet_distance(a, known),
+    theirs_a, theirs_b = fitted(a), fitted(b)
+    ours_a, ours_b = distances.Moments().add(a), distances.Moments().add(b)
+    compare(f"{title}, to known statistics, as pytorch-fid's .npz", {
+        "scipy.linalg.sqrtm": lambda: with_matrix_root(fitted(a), theirs_b),
+        "replaylab.distances.frechet_distance": lambda: distances.frechet_distance(a, ours_b),
+    })  # fmt: skip
+    compare(f"{title}, the formula alone, both statistics known", {
+        "scipy.linalg.sqrtm": lambda: with_matrix_root(theirs_a, theirs_b),
+        "replaylab.distances.frechet_distance": lambda: distances.frechet_distance(ours_a, ours_b),
     })  # fmt: skip
 
 
-def with_matrix_root(a: np.ndarray, b: np.ndarray, cov_b: np.ndarray | None = None) -> float:
+Gaussian = tuple[np.ndarray, np.ndarray]
+
+
+def fitted(features: np.ndarray) -> Gaussian:
+    """Mean and covariance, as pytorch-fid and cd-fvd compute them."""
+    return features.mean(0), np.cov(features, rowvar=False)
+
+
+def with_matrix_root(a: Gaussian, b: Gaussian) -> float:
     """Heusel et al. 2017, equation 6, as it is written."""
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False) if cov_b is None else cov_b
-    root = scipy.linalg.sqrtm(cov_a @ cov_b)
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root).real)
+    root = scipy.linalg.sqrtm(a[1] @ b[1])
+    return float(((a[0] - b[0]) ** 2).sum() + np.trace(a[1] + b[1] - 2 * root).real)
 
 
 def compare(what: str, ways: dict[str, Callable[[], object]], count: int = 0) -> None:
