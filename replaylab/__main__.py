@@ -17,6 +17,7 @@ from replaylab.spec import (
     BUDGETS,
     CLUSTERS,
     DOMAINS,
+    FAMILIES,
     PRECISIONS,
     PRESETS,
     MachineSpec,
@@ -100,9 +101,11 @@ def pretrain(options: argparse.Namespace) -> None:
 
     machine = _machine(options)
     if options.part == "base":
-        room.base(Path(options.home), seed=options.seed, machine=machine)
-    elif options.seed or machine != MachineSpec():
-        raise ValueError(f"--seed and the machine's options are for the base; {options.part} has none")
+        room.base(Path(options.home), seed=options.seed, machine=machine, family=options.family)
+    elif options.seed or options.family != FAMILIES[0] or machine != MachineSpec():
+        raise ValueError(
+            f"--seed, --family and the machine's options are for the base; {options.part} has none"
+        )
     else:
         room.COMMANDS[options.part](Path(options.home))
 
@@ -241,6 +244,9 @@ def _parser() -> argparse.ArgumentParser:
         "--home", default=".cache", help="where domains, latents and checkpoints are kept (default: .cache)"
     )
     sub.add_argument("--seed", type=int, default=0, help="of the base only: another seed, another base")
+    sub.add_argument(
+        "--family", choices=FAMILIES, default=FAMILIES[0], help="of the base only (default: %(default)s)"
+    )
     of_a_machine(sub)
     sub = verb(train, "fine-tune and measure one run, or read it")
     of_a_run(sub)

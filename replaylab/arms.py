@@ -1,4 +1,5 @@
-"""How do runs that differ in one thing compare? The numbers behind the ablations and the second world.
+"""How do runs that differ in one thing compare? The numbers behind the ablations, the second world and
+the second family.
 
 Decision: every arm is read twice, after its last step and where its looks have first gained most of what those of near
 replay of 25 % gain with the same seed, so that an arm that merely trains less is not flattered. Between the steps that

@@ -522,14 +522,15 @@ def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
     sharp = values[(values["measure"] == "sharpness_ratio") & (values["domain"] == domain)].set_index("arm")[
         "value"
     ]
-    models = [arm for arm in sharp.index if arm not in figures.REFERENCES.values()]
-    each = [
-        f"{arm} {figures.number(sharp[arm])}: {damage.ceiling(made.rows, sharp[arm], domain)}"
-        for arm in models
-    ]
+    sharp = sharp[[arm for arm in sharp.index if arm not in figures.REFERENCES.values()]]
+    least, most = (
+        f"{arm}, {figures.number(sharp[arm])} times as sharp as real frames, it has "
+        f"{damage.ceiling(made.rows, sharp[arm], domain)}"
+        for arm in (sharp.idxmin(), sharp.idxmax())
+    )
     return (
-        f"**The detector's ceiling**, on real frames of {figures.DOMAINS[domain]} blurred to the sharpness of each model "
-        f"(the page on measures has its curve): {'; '.join(each)}."
+        f"**The detector's ceiling**, on real frames of {figures.DOMAINS[domain]} blurred to a model's sharpness (the page "
+        f"on measures has its curve): at that of the least sharp model here, {least}; at that of the sharpest, {most}."
     )
 
 

@@ -146,7 +146,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Su
 
 def autoencoded(frames: Frames, subject: Subject | None = None) -> Frames:
     """Clips (N, T, H, W, 3) through the autoencoder: what a perfect model could show."""
-    subject = subject or subjects.tiny()
+    subject = subject or subjects.any_tiny()
     return subject.decoded(subject.encoded(frames))
 
 

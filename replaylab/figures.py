@@ -535,14 +535,18 @@ def saying(text: str) -> Figure:
     return figure
 
 
-def base_curve(curve: pd.DataFrame) -> Figure:
-    """How the base learnt to move: ADE in px over the steps of pretraining, a line per domain, with its floors.
+def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure:
+    """How a base learnt to move: ADE in px over the steps of pretraining, a line per domain, with its floors. Of a second
+    base, with the `first` in thin lines beside it.
 
-    `curve` has the columns model, step, domain, measure and value (`records.base_curve`).
+    `curve` has the columns model, step, domain, measure and value (`records.base_curve`); without rows the figure says so.
     """
+    if curve.empty:
+        return saying("The base's curve is not here: it is not trained yet.")
     ade = curve[curve["measure"] == "ade_px"]
     names = {"driving-eventful": "the target's look, eventful", "near": "looks never seen, free motion"}
     colours = dict(zip(names, (NO_REPLAY, BLUE), strict=True))
+    thin: dict[str, Any] = {"lw": 0.7, "marker": "o", "ms": 2.5, "mfc": "white"}
     with style():
         figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
         for domain, colour in colours.items():
@@ -552,15 +556,22 @@ def base_curve(curve: pd.DataFrame) -> Figure:
             for model, dashes in DASHES.items():
                 if model in here.index:
                     axes.axhline(here.loc[model, "value"], color=colour, lw=0.9, ls=dashes, zorder=0)
+            if first is not None:
+                beside = _of(first[first["model"] == "base"], "ade_px", domain)
+                axes.plot(beside["step"], beside["value"], color=colour, **thin)
         axes.set(xlabel="pretraining step", ylabel="ADE of agents (px)")
         axes.set_ylim(bottom=0)
         lines = axes.get_legend_handles_labels()[0]
         level = [_entry(GREY, name, "", "-") for name in ("copy last frame", "autoencoder")]
         for line, model in zip(level, ("copy-last-frame", "autoencoder"), strict=True):
             line.set(ls=DASHES[model], lw=1.2)
+        title, room = "The base learns to move", 0.14
+        if first is not None:
+            title, room = "The second base learns to move", 0.2
+            level.append(Line2D([], [], color=GREY, label="the first base", **thin))
         figure.legend(handles=[*lines, *level], loc="lower center", ncols=2)
-        figure.suptitle("The base learns to move", x=0.02, ha="left", fontsize=11, fontweight="bold")
-        figure.tight_layout(rect=(0, 0.14, 1, 1))
+        figure.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
+        figure.tight_layout(rect=(0, room, 1, 1))
         plt.close(figure)
     return figure
 

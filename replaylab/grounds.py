@@ -220,7 +220,7 @@ def prepare(
     `subject`: whose context and latents they are; by default the tiny model's.
     """
     chosen = (*spec.domains, *(spec.at_the_end if at_the_end else ()))
-    subject = subject or subjects.tiny()
+    subject = subject or subjects.any_tiny()
     return [
         _ground(
             world, spec.domains[0], spec.split, spec.clips, spec.reference_clips, spec.object_detector, home, subject

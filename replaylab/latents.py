@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from replaylab.clips import Clip, UndecodableVideo, decode
 from replaylab.domain import Domain, alone, sha256, write_atomically
-from replaylab.models import CLIP_FRAMES, TinyWan
+from replaylab.models import CLIP_FRAMES, TinyModel
 from replaylab.progress import say, track
 
 VIDEOS_AT_ONCE = 32
@@ -53,7 +53,9 @@ class _Chunk:
     checksums: list[str]  # of the files
 
 
-def encoded(model: TinyWan, domain: Domain, split: str, chosen: list[Clip], home: Path, key: str) -> Latents:
+def encoded(
+    model: TinyModel, domain: Domain, split: str, chosen: list[Clip], home: Path, key: str
+) -> Latents:
     """Latents of the chosen clips of a split; `key` names the autoencoder's weights.
 
     Raises UndecodableVideo, with the file, for a video that is not what its domain says.
@@ -104,7 +106,7 @@ def _places(domain: Domain, chunks: list[_Chunk], chosen: list[Clip]) -> list[tu
     return places
 
 
-def _made(model: TinyWan, missing: list[_Chunk]) -> Iterator[_Chunk]:
+def _made(model: TinyModel, missing: list[_Chunk]) -> Iterator[_Chunk]:
     """Every chunk once it is there: first those that nobody is at, then those that others were making."""
     others = []
     for chunk in missing:
@@ -121,7 +123,7 @@ def _made(model: TinyWan, missing: list[_Chunk]) -> Iterator[_Chunk]:
         yield chunk
 
 
-def _make(model: TinyWan, chunk: _Chunk) -> None:
+def _make(model: TinyModel, chunk: _Chunk) -> None:
     if not _is_whole(chunk):
         if chunk.path.exists():
             say(f"{chunk.path} is damaged and is made again")
@@ -129,7 +131,7 @@ def _make(model: TinyWan, chunk: _Chunk) -> None:
         write_atomically(chunk.path, lambda aside: write(aside, frames))
 
 
-def _encode(model: TinyWan, chunk: _Chunk) -> NDArray[np.float32]:
+def _encode(model: TinyModel, chunk: _Chunk) -> NDArray[np.float32]:
     videos = []
     for (path, frames), checksum in zip(chunk.videos.items(), chunk.checksums, strict=True):
         if sha256(path) != checksum:

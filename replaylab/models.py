@@ -18,8 +18,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -115,28 +116,29 @@ def no_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-class TinyWan:
-    """A tiny Wan: 3 context frames of 64x64 in, the next 5 out."""
+class TinyModel:
+    """A tiny model: 3 context frames of 64x64 in, the next 5 out. `TinyWan` and `TinyCogVideoX` add what families differ in:
+    how noise comes in (`mix`), what is predicted (`target`, `predict`), at which levels, and what counts how much.
+    """
 
-    # the layers that LoRA adapts: all linear ones of a block that are heard
-    ADAPTED = r".*\.(attn1\.to_[qkv]|attn2\.to_v|attn[12]\.to_out\.0|ffn\.net\.0\.proj|ffn\.net\.2)"
-    TEMPORAL = ("attn1",)  # Wan has no layers for time alone: in these, places and frames see each other
+    TRANSFORMER: ClassVar[str]  # diffusers' classes
+    SCHEDULER: ClassVar[str]
+    ADAPTED: ClassVar[str]  # the layers that LoRA adapts
+    TEMPORAL = ("attn1",)  # no layers for time alone: in these, places and frames see each other
     CLIPS_AT_ONCE = 32
 
-    def __init__(
-        self,
-        vae: AutoencoderTiny,
-        transformer: WanTransformer3DModel,
-        scheduler: FlowMatchEulerDiscreteScheduler,
-    ) -> None:
-        self.vae, self.transformer, self.scheduler = vae, hasten(transformer), scheduler
+    def __init__(self, vae: AutoencoderTiny, transformer: Any, scheduler: Any) -> None:
+        self.vae, self.transformer, self.scheduler = vae, transformer, scheduler
 
     @classmethod
-    def load(cls, folder: str | Path) -> TinyWan:
-        """From a folder in diffusers' layout (vae/, transformer/, scheduler/); raises FileNotFoundError that names it."""
-        from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+    def new(cls, vae: AutoencoderTiny) -> Self:
+        """Around an autoencoder, the transformer's weights drawn from torch's global stream."""
+        raise NotImplementedError
 
-        folder = Path(folder)
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """From a folder in diffusers' layout (vae/, transformer/, scheduler/); raises FileNotFoundError that names it."""
+        folder, diffusers = Path(folder), import_module("diffusers")
         for part in ("transformer", "scheduler"):
             if not (folder / part).is_dir():
                 raise FileNotFoundError(
@@ -144,11 +146,11 @@ class TinyWan:
                 )
         return cls(
             load_vae(folder),
-            WanTransformer3DModel.from_pretrained(folder / "transformer"),
-            FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+            getattr(diffusers, cls.TRANSFORMER).from_pretrained(folder / "transformer"),
+            getattr(diffusers, cls.SCHEDULER).from_pretrained(folder / "scheduler"),
         )
 
-    def to(self, device: torch.device) -> TinyWan:
+    def to(self, device: torch.device) -> Self:
         """Its networks on that device; itself."""
         self.vae.to(device)
         self.transformer.to(device)
@@ -160,84 +162,108 @@ class TinyWan:
         save_part(self.vae, folder / "vae")
         save_part(self.transformer, folder / "transformer")
         self.scheduler.save_pretrained(folder / "scheduler")
-        index = {"_class_name": "TinyWan", "vae": ["diffusers", "AutoencoderTiny"],
-                 "transformer": ["diffusers", "WanTransformer3DModel"],
-                 "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}  # fmt: skip
+        index = {"_class_name": type(self).__name__, "vae": ["diffusers", "AutoencoderTiny"],
+                 "transformer": ["diffusers", self.TRANSFORMER], "scheduler": ["diffusers", self.SCHEDULER]}  # fmt: skip
         write_atomically(
             folder / "model_index.json", lambda path: path.write_text(json.dumps(index, indent=1))
         )
 
-    def with_network(self, network: Any) -> TinyWan:
+    def with_network(self, network: Any) -> Self:
         """The same model around another network: a frozen copy, or one that was fine-tuned."""
-        return TinyWan(self.vae, network, self.scheduler)
+        return type(self)(self.vae, network, self.scheduler)
 
     def encode(self, frames: np.ndarray) -> Tensor:
         """uint8 (B, T, H, W, 3) to latents (B, C, T, h, w)."""
         return encode(self.vae, frames)
 
-    # ------------------------------------------------------------------------------------------- training and sampling
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Latents (B, C, T, h, w) to uint8 (B, T, H, W, 3)."""
+        return decode(self.vae, latents)
+
+    # --------------------------------------------------------------------------------------------- what families differ in
     def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
-        """The noise level (1,): the share itself."""
-        return torch.tensor([share])
+        """The noise level (1,) at a share of the way from data (0) to noise (1)."""
+        raise NotImplementedError
 
     def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
-        """The noise levels (B,) to train at, from standard normal numbers (B,): logit-normal, shifted (Esser et al. 2024,
-        arXiv 2403.03206).
-        """
-        shift = float(self.scheduler.config["shift"])
-        return shift * normal.sigmoid() / (1 + (shift - 1) * normal.sigmoid())
+        """The noise levels (B,) to train at, from standard normal numbers (B,)."""
+        raise NotImplementedError
 
+    def level(self, scheduler: Any, number: int) -> Tensor:
+        """The noise level () of a sampler's step."""
+        raise NotImplementedError
+
+    def mix(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """Latents (B, C, T, h, w) at noise levels (B,)."""
+        raise NotImplementedError
+
+    def target(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """What is predicted, (B, C, T, h, w)."""
+        raise NotImplementedError
+
+    def weight(self, level: Tensor) -> Tensor:
+        """What an error of the target has to be multiplied with to be one of the clean latents, (B, 1, 1, 1, 1)."""
+        raise NotImplementedError
+
+    def predict(self, noisy: Tensor, level: Tensor, condition: Tensor) -> Tensor:
+        """The target (B, C, T, h, w) of noisy latents; the context's own is 0."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------- training and sampling
     def loss(
-        self, latents: Tensor, noise: Tensor, sigma: Tensor, condition: Condition | None = None,
-        teacher: TinyWan | None = None, strength: float = 0.0,
+        self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition | None = None,
+        teacher: Self | None = None, strength: float = 0.0,
     ) -> Tensor:  # fmt: skip
-        """Flow matching (Lipman et al. 2023, eq. 14) on the future frames, weighted by sigma squared.
+        """The squared error of the target on the future frames, weighted so that it is that of the clean latents.
 
-        That is the squared error of the clean latents: unweighted, an error of a prediction x counts 1 / sigma^2 times,
-        and the last traces of noise drown the motion. All that is known is in the latents' first frames. With a teacher,
-        and `strength` times how far the prediction is from its, weighted alike (`continual`).
+        Unweighted, an error of a clean latent counts 1 / sigma^2 times, and the last traces of noise drown the motion. All
+        that is known is in the latents' first frames. With a teacher, and `strength` times how far the prediction is from
+        its, weighted alike (`continual`).
         """
-        level = sigma[:, None, None, None, None]
+        weight = self.weight(level)
         noisy, known = self._noisy(latents, noise, level)
-        velocity = self.predict(noisy, sigma, known)
+        predicted = self.predict(noisy, level, known)
         future = slice(CONTEXT_FRAMES, None)
-        loss = (level * (velocity - (noise - latents)))[:, :, future].square().mean()
+        loss = (weight * (predicted - self.target(latents, noise, level)))[:, :, future].square().mean()
         if teacher is None:
             return loss
         with torch.no_grad():
-            wanted = teacher.predict(noisy, sigma, known)
-        return loss + strength * (level * (velocity - wanted))[:, :, future].square().mean()
+            wanted = teacher.predict(noisy, level, known)
+        return loss + strength * (weight * (predicted - wanted))[:, :, future].square().mean()
 
     def errors(
-        self, latents: Tensor, noise: Tensor, sigma: Tensor, condition: Condition | None = None
+        self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition | None = None
     ) -> Tensor:
-        """Flow matching's squared error of each clip (B,), meaned over the future frames and not weighted."""
-        noisy, known = self._noisy(latents, noise, sigma[:, None, None, None, None])
-        velocity = self.predict(noisy, sigma, known)
-        return (velocity - (noise - latents))[:, :, CONTEXT_FRAMES:].square().mean((1, 2, 3, 4))
+        """The target's squared error for each clip (B,), meaned over the future frames and not weighted."""
+        noisy, known = self._noisy(latents, noise, level)
+        predicted = self.predict(noisy, level, known)
+        return (
+            (predicted - self.target(latents, noise, level))[:, :, CONTEXT_FRAMES:]
+            .square()
+            .mean((1, 2, 3, 4))
+        )
 
     def _noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents at a noise level, their context clean; and the condition that `predict` takes."""
-        noisy = (1 - level) * latents + level * noise
+        """Latents at noise levels (B,), their context clean; and the condition that `predict` takes."""
+        noisy = self.mix(latents, noise, level)
         noisy[:, :, :CONTEXT_FRAMES] = latents[:, :, :CONTEXT_FRAMES]
         return noisy, self.condition(latents[:, :, :CONTEXT_FRAMES], latents.shape[2])
 
     def draw(self, noise: Tensor, condition: Condition, steps: int) -> Tensor:
         """Whole clips (B, C, T, h, w) from noise of that shape and the context's latents, `known` (B, C, K, h, w).
 
-        Euler steps of flow matching, the context set back clean before every one. The noise is overwritten.
+        Steps of the family's sampler, the context set back clean before every one. The noise is overwritten.
         """
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
         context = condition["known"]
         # a fresh scheduler each time: it counts its own steps
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
         known, latents = self.condition(context), noise
-        for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas.to(noise.device), strict=False):
+        for number, timestep in enumerate(scheduler.timesteps):
             latents[:, :, :CONTEXT_FRAMES] = context
-            velocity = self.predict(latents, sigma.expand(len(latents)), known)
-            latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+            level = self.level(scheduler, number).to(noise.device).expand(len(latents))
+            predicted = self.predict(latents, level, known)
+            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
         latents[:, :, :CONTEXT_FRAMES] = context
         return latents
 
@@ -247,8 +273,47 @@ class TinyWan:
         parts = [last, last - second, last - 2 * second + first]
         return torch.cat(parts, dim=1).expand(-1, -1, frames, -1, -1)
 
-    def predict(self, noisy: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
-        """The velocity (B, C, T, h, w) of noisy latents at noise levels `sigma` (B,).
+
+class TinyWan(TinyModel):
+    """A tiny Wan, by flow matching (Lipman et al. 2023, eq. 14). A level is sigma."""
+
+    TRANSFORMER, SCHEDULER = "WanTransformer3DModel", "FlowMatchEulerDiscreteScheduler"
+    # the layers that LoRA adapts: all linear ones of a block that are heard
+    ADAPTED = r".*\.(attn1\.to_[qkv]|attn2\.to_v|attn[12]\.to_out\.0|ffn\.net\.0\.proj|ffn\.net\.2)"
+
+    def __init__(self, vae: AutoencoderTiny, transformer: Any, scheduler: Any) -> None:
+        super().__init__(vae, hasten(transformer), scheduler)
+
+    @classmethod
+    def new(cls, vae: AutoencoderTiny) -> Self:
+        return cls(vae, new_transformer(), new_scheduler())
+
+    def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
+        """The share itself."""
+        return torch.tensor([share])
+
+    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
+        """Logit-normal, shifted (Esser et al. 2024, arXiv 2403.03206)."""
+        shift = float(self.scheduler.config["shift"])
+        return shift * normal.sigmoid() / (1 + (shift - 1) * normal.sigmoid())
+
+    def level(self, scheduler: Any, number: int) -> Tensor:
+        return scheduler.sigmas[number]
+
+    def mix(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        sigma = self.weight(level)
+        return (1 - sigma) * latents + sigma * noise
+
+    def target(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """The velocity."""
+        return noise - latents
+
+    def weight(self, level: Tensor) -> Tensor:
+        """Sigma."""
+        return level[:, None, None, None, None]
+
+    def predict(self, noisy: Tensor, level: Tensor, condition: Tensor) -> Tensor:
+        """The velocity (B, C, T, h, w) of noisy latents at noise levels `level` (B,).
 
         Only future frames go through the network: all it is told of the context is in the condition. The context's
         own velocity is 0.
@@ -256,18 +321,14 @@ class TinyWan:
         future, channels = slice(CONTEXT_FRAMES, None), noisy.shape[1]
         change = self.transformer(
             hidden_states=torch.cat([noisy, condition], dim=1)[:, :, future],
-            timestep=sigma * self.scheduler.config["num_train_timesteps"],
+            timestep=level * self.scheduler.config["num_train_timesteps"],
             encoder_hidden_states=noisy.new_zeros(len(noisy), 1, TEXT_DIM),
             return_dict=False,
         )[0]
         clean = condition[:, :channels, future] + change
         velocity = torch.zeros_like(noisy)
-        velocity[:, :, future] = (noisy[:, :, future] - clean) / sigma.view(-1, 1, 1, 1, 1).clamp(min=1e-3)
+        velocity[:, :, future] = (noisy[:, :, future] - clean) / self.weight(level).clamp(min=1e-3)
         return velocity
-
-    def decode(self, latents: Tensor) -> np.ndarray:
-        """Latents (B, C, T, h, w) to uint8 (B, T, H, W, 3)."""
-        return decode(self.vae, latents)
 
 
 def new_vae() -> AutoencoderTiny:

@@ -66,7 +66,7 @@ def _holds(kind: str, note: str = "", choices: Iterable[str] = ()) -> dict[str, 
 class SweepParameters:
     """The parameters of the replay sweep's notebook; an empty list or text means the preset's own."""
 
-    preset: str = field(default="pilot", metadata=_holds("text", choices=PRESETS))
+    preset: str = field(default="published", metadata=_holds("text", choices=PRESETS))
     replay_fractions: list[float] = field(default_factory=list, metadata=_holds("fractions", EMPTY))
     seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
     cluster: str = field(default="inline", metadata=_holds("text", choices=CLUSTERS))
@@ -80,7 +80,7 @@ class SweepParameters:
 class SamplesParameters:
     """The parameters of the explorer's notebook, which only reads; an empty list or text means the preset's own."""
 
-    preset: str = field(default="pilot", metadata=_holds("text", choices=PRESETS))
+    preset: str = field(default="published", metadata=_holds("text", choices=PRESETS))
     replay_fractions: list[float] = field(default_factory=list, metadata=_holds("fractions", EMPTY))
     seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
     store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
@@ -132,6 +132,13 @@ class SecondWorldParameters:
     replay_fractions: list[float] = field(default_factory=list, metadata=_holds("fractions", EMPTY))
     seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
     store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
+
+
+@dataclass(frozen=True)
+class SecondFamilyParameters(SecondWorldParameters):
+    """The parameters of the second family's notebook: those of the second world's, with another preset to begin with."""
+
+    preset: str = field(default="second-family", metadata=_holds("text", choices=PRESETS))
 
 
 @dataclass(frozen=True)

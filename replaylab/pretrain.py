@@ -72,7 +72,7 @@ TARGET_LOOKS = (  # instruments only
 )
 
 AUTOENCODER_STEPS, AUTOENCODER_BATCH, AUTOENCODER_RATE = 1500, 48, 1e-3
-BASE_STEPS, BASE_BATCH, BASE_RATE = 20000, 16, 2e-3
+BASE_STEPS, BASE_BATCH, BASE_RATE = {"wan": 20000, "cogvideox": 10000}, 16, 2e-3
 CURVE_POINTS = 20  # how often the base is measured while it learns
 CURVE = EvaluationSpec(  # looks never seen (other scenes, another seed), and the target's
     tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("near", "driving-eventful")), "dev", 64, 64
@@ -122,21 +122,23 @@ def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOEN
 def base(
     home: Path,
     folder: Path | None = None,
-    steps: int = BASE_STEPS,
+    steps: int = 0,
     seed: int = SEED,
     machine: MachineSpec = MachineSpec(),
+    family: str = "wan",
 ) -> None:
-    """Train the transformer on the diverse domains' latents; resumes from `home/base-<seed>`.
+    """Train a family's transformer on the diverse domains' latents; resumes from its folder in `home`.
 
-    Every seed has a folder of its own among the shipped weights, the autoencoder included. `curve.csv` beside the
-    weights tells how fidelity and dynamics came, on dev clips.
+    Every family and seed has a folder of its own among the shipped weights, the autoencoder included. `curve.csv` beside the
+    weights tells how fidelity and dynamics came, on dev clips. steps: 0 for the family's own.
     """
-    folder = folder or base_folder(seed)
+    steps = steps or BASE_STEPS[family]
+    folder = folder or base_folder(seed, family)
     if not (folder / "vae").is_dir():
         shutil.copytree(WEIGHTS / "base" / "vae", folder / "vae")
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(seed, "new transformer"))  # diffusers draws from the global stream
-        model = models.TinyWan(models.load_vae(folder), models.new_transformer(), models.new_scheduler())
+        model = subjects.TINY[family].new(models.load_vae(folder))
     sources = []
     for spec in BASE_DOMAINS:
         domain = _domain(spec, home)
@@ -147,9 +149,9 @@ def base(
     mixture = Mixture(FAR_SHARE, BASE_BATCH, [len(source) for source in sources], seed)
     training = TrainingSpec(steps, BASE_BATCH, BASE_RATE, ema_decay=0.998, decay=True)
     points = sorted({ceil(steps * (point + 1) / CURVE_POINTS) for point in range(CURVE_POINTS)})
-    run = home / f"base-{seed}"
+    run = home / ("base-" + "-".join([*[family] * (family != "wan"), str(seed)]))
     train.fit(
-        model, sources, mixture, training, seed, run, f"base {seed}", machine=machine, evaluate_at=points,
+        model, sources, mixture, training, seed, run, f"base {family} {seed}", machine=machine, evaluate_at=points,
         evaluate=lambda step: _measure(model, step, home, run),
     )  # fmt: skip
     model.save(folder)
@@ -159,11 +161,15 @@ def base(
     about = {"steps": steps, "batch_size": BASE_BATCH, "seed": seed, "learning_rate": BASE_RATE,
              "clips": [len(source) for source in sources], "samples": mixture.counts(steps),
              "seconds": round(train.seconds_logged(run)), **json.loads((run / "manifest.json").read_text())}  # fmt: skip
-    options = (f" --seed {seed}" if seed else "") + f" --precision {about['precision']}"
+    options = (
+        f" --family {family}" * (family != "wan")
+        + f" --seed {seed}" * (seed != 0)
+        + f" --precision {about['precision']}"
+    )
     _card(folder, "base", about, BASE_DOMAINS, options)
 
 
-def _measure(model: models.TinyWan, step: int, home: Path, run: Path) -> None:
+def _measure(model: models.TinyModel, step: int, home: Path, run: Path) -> None:
     path = run / f"curve-{step:06d}.csv"
     if not path.is_file():
         table = _means(evaluate.evaluate(subjects.Tiny(model), CURVE, home)).assign(model="base", step=step)

@@ -4,7 +4,7 @@ Decision: diffusers' blocks stay as they are, and three of their parts are excha
 rounding. At this size half of a step goes to elementwise work, so what counts is how often memory is walked through:
 rotary embedding is one complex multiplication instead of two strided writes; GELU comes from a sigmoid, in place, with
 its derivative in closed form; and attention to a single word, whose softmax is 1 whatever the query, is that word's
-value, without queries. `make bench` compares.
+value, without queries. Of CogVideoX's blocks only the attention is exchanged. `make bench` compares.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from diffusers import WanTransformer3DModel
+    from diffusers import CogVideoXTransformer3DModel, WanTransformer3DModel
 
 
 def hasten(transformer: WanTransformer3DModel) -> WanTransformer3DModel:
@@ -31,6 +31,13 @@ def hasten(transformer: WanTransformer3DModel) -> WanTransformer3DModel:
             *(getattr(block.attn2, name) for name in ("to_q", "to_k", "norm_q", "norm_k")),
         ):
             unheard.requires_grad_(False)
+    return transformer
+
+
+def hasten_joint(transformer: CogVideoXTransformer3DModel) -> CogVideoXTransformer3DModel:
+    """Exchange CogVideoX's attention, in place."""
+    for block in transformer.transformer_blocks:
+        block.attn1.set_processor(JointAttention())
     return transformer
 
 
@@ -48,6 +55,26 @@ class RotaryAttention:
         value = _heads(attn.to_v(hidden), attn.heads)
         mixed = attend(query, key, value)
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+
+class JointAttention:
+    """CogVideoX's attention of text and video together. Only the video has places; a word is turned by nothing."""
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor,
+        image_rotary_emb: tuple[Tensor, Tensor], attention_mask: None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        words = encoder_hidden_states.shape[1]
+        both = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        cos, sin = (part[:, ::2] for part in image_rotary_emb)  # (tokens, head / 2)
+        turn = functional.pad(torch.complex(cos, sin), (0, 0, words, 0), value=1)
+        query, key = (
+            _turned(norm(part.unflatten(2, (attn.heads, -1))).flatten(2), turn, attn.heads)
+            for norm, part in ((attn.norm_q, attn.to_q(both)), (attn.norm_k, attn.to_k(both)))
+        )
+        mixed = attend(query, key, _heads(attn.to_v(both), attn.heads))
+        made = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+        return made[:, words:], made[:, :words]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -483,7 +483,8 @@ class Preset(Described):
     at_the_end: tuple[str, ...] = ()  # evaluated besides, after the last step only
     replayed_at: tuple[int, ...] = ()  # steps at which runs with replay are evaluated; () for `evaluate_at`
     drawn_in: str = "fp32"  # EvaluationSpec.precision
-    second_base_seeds: tuple[int, ...] = ()  # the runs that start from the other base
+    base: str = "base"  # that runs start from, a folder of WEIGHTS
+    second_base_seeds: tuple[int, ...] = ()  # the runs that start from base-1 instead
 
 
 _QUICK = Preset(
@@ -558,6 +559,11 @@ PRESETS = {
             replay_kinds=("near", "far"), evaluated=("country", "country-eventful"), evaluation_clips=128,
             reference_clips=256, about="the sweep on another driving world: three seeds, exploratory",
         ),
+        replace(
+            _ABLATION, name="second-family", base="base-cogvideox", second_base_seeds=(), replay_kinds=("near", "far"),
+            evaluation_clips=128, reference_clips=256,
+            about="no replay and a quarter of it with another family of models: three seeds, exploratory",
+        ),
     )
 }  # fmt: skip
 
@@ -580,9 +586,13 @@ def evaluated_worlds(preset: Preset, at_the_end: bool = False) -> dict[str, Worl
     return {name: domain_spec(name, videos=(0, *preset.videos[1:])) for name in names}
 
 
-def base_folder(number: int) -> Path:
-    """Where a shipped base is: the first, number 0, has the plain name."""
-    return WEIGHTS / (f"base-{number}" if number else "base")
+FAMILIES = ("wan", "cogvideox")
+"""Of the tiny bases."""
+
+
+def base_folder(seed: int = 0, family: str = "wan") -> Path:
+    """Where a shipped base is: Wan's of seed 0 has the plain name."""
+    return WEIGHTS / "-".join(["base", *[family] * (family != "wan"), *[str(seed)] * (seed != 0)])
 
 
 BUDGETS = ("steps", "driving-samples")
@@ -614,7 +624,8 @@ def grid(
     specs = []
     for seed in seeds or preset.seeds:
         worlds = trained_worlds(preset, seed)
-        base = weights_digest(base_folder(int(seed in preset.second_base_seeds)))
+        folder = base_folder(1) if seed in preset.second_base_seeds else WEIGHTS / preset.base
+        base = weights_digest(folder) if folder.is_dir() else folder.name  # then it has yet to be made
         for fraction in replay_fractions or preset.replay_fractions:
             check_fraction(fraction)
             for target in preset.targets:

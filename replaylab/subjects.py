@@ -7,6 +7,7 @@ subjects of one description are the same one. Refused: weights other than those 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,20 +23,22 @@ from replaylab import clips as clips_room
 from replaylab import families, latents, models, parallel
 from replaylab.clips import Clip
 from replaylab.domain import Domain
-from replaylab.models import TinyWan
+from replaylab.models import TinyModel, TinyWan
 from replaylab.progress import track
 from replaylab.records import ReferenceSpec
 from replaylab.spec import WEIGHTS, ModelSpec, RunSpec, base_of, weights_digest
+from replaylab.tiny_cogvideox import TinyCogVideoX
 
 Frames = NDArray[np.uint8]
 NETWORKS = ("transformer", "unet")
+TINY: dict[str, type[TinyModel]] = {"wan": TinyWan, "cogvideox": TinyCogVideoX}  # by spec.FAMILIES
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """The tiny model: its autoencoder, which all bases share, works frame by frame."""
+    """A tiny model: its autoencoder, which all bases share, works frame by frame."""
 
-    model: TinyWan = field(compare=False)
+    model: TinyModel = field(compare=False)
     network: ClassVar[str] = "transformer"  # its folder
     frames: ClassVar[int] = models.CLIP_FRAMES
     context_frames: ClassVar[int] = models.CONTEXT_FRAMES
@@ -125,7 +128,7 @@ def load(spec: RunSpec | ReferenceSpec, home: Path) -> Subject:
     """
     device = parallel.place().device
     if spec.model is None:
-        return Tiny(TinyWan.load(base_of(spec.base)).to(device))
+        return tiny(base_of(spec.base))
     found = digest_of(spec.model.folder)
     if found != spec.model.digest:
         raise ValueError(
@@ -142,10 +145,17 @@ def load(spec: RunSpec | ReferenceSpec, home: Path) -> Subject:
     return Own(spec.model, model.to(device))
 
 
+def tiny(folder: Path) -> Tiny:
+    """The tiny model in a folder, whichever family its model_index.json says it is of; on this process's device."""
+    name = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    kind = {one.__name__: one for one in TINY.values()}[name]
+    return Tiny(kind.load(folder).to(parallel.place().device))
+
+
 @cache
-def tiny() -> Tiny:
-    """The tiny model, for its autoencoder."""
-    return Tiny(TinyWan.load(WEIGHTS / "base").to(parallel.place().device))
+def any_tiny() -> Tiny:
+    """A tiny model, for the autoencoder."""
+    return tiny(WEIGHTS / "base")
 
 
 def digest_of(name: str | Path) -> str:

@@ -25,7 +25,7 @@ from replaylab.spec import CLUSTERS, MachineSpec, RunSpec, grid
 
 # presets whose runs are in the repository
 PUBLISHED = (
-    "pilot", "pilot-diverse", "published", "dose", "dose-between", *ablations.PRESETS, "second-world",
+    "pilot", "pilot-diverse", "published", "dose", "dose-between", *ablations.PRESETS, "second-world", "second-family",
 )  # fmt: skip
 LANDMARK = "03_replay_sweep.ipynb"
 

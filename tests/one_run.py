@@ -22,7 +22,7 @@ PHASES = {
     "save": (checkpoint, "_sync"),  # files are written and not yet renamed
     "prune": (shutil, "rmtree"),  # the new checkpoint is there, old ones are being removed
     "evaluation": (measures, "measure"),  # some domains are measured
-    "encode": (latents.TinyWan, "encode"),  # some latents are there
+    "encode": (latents.TinyModel, "encode"),  # some latents are there
     "finish": (runs, "_save_network"),  # trained and measured, not yet written down
 }
 

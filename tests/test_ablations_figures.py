@@ -188,7 +188,7 @@ def test_an_empty_store_is_a_page_that_says_so(tmp_path: Path) -> None:
 
 def test_reading_imports_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from replaylab import ablations_figures as a, second_world_figures as s;"
+        "import sys; from replaylab import ablations_figures as a, elsewhere_figures as s;"
         f"a.answer(a.read(store={str(tmp_path)!r})); s.read('second-world', store={str(tmp_path)!r});"
         "sys.exit('torch' in sys.modules)"
     )

@@ -48,7 +48,8 @@ def test_only_the_page_that_explains_the_folder_is_tracked_in_runs() -> None:
 
 
 def test_the_notebooks_are_there() -> None:
-    pages = ("01_worlds", "02_finetune_degradation", "03_replay_sweep", "04_ablations", "07_second_world")
+    pages = ("01_worlds", "02_finetune_degradation", "03_replay_sweep", "04_ablations", "07_second_world",
+             "08_architectures")  # fmt: skip
     assert {BOOK / f"{page}.ipynb" for page in pages} <= set(notebooks())
 
 

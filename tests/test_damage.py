@@ -19,7 +19,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as some
 
-from replaylab import damage, damage_figures, fidelity, notebook
+from replaylab import damage, damage_figures, fidelity, figures, notebook, sweep
 from replaylab.__main__ import main
 from replaylab.damage import Damage, Damaged
 from replaylab.domain import TRACK_COLUMNS
@@ -644,3 +644,20 @@ def test_the_smoke_preset_measures_everything_and_the_control_measures_as_real(t
     again = again[(again["damage"] == "re-rendered") & again["change"].notna()]
     assert (again["change"] == 0).all() and set(again["measure"]) > {"ade_px", "effnet_kd", "ssim"}
     assert json.loads((found.folder / "spec.json").read_text()) == damage.spec_of("smoke").as_dict()
+
+
+def test_the_ceiling_is_told_for_the_least_and_the_sharpest_model() -> None:
+    values = figures.per_run(sweep.read("pilot").rows)
+    here = values[
+        (values["measure"] == "sharpness_ratio")
+        & (values["domain"] == "driving-eventful")
+        & (values["step"].isin([0, 300]))
+    ]
+    means = (
+        here[here["model"].isin(["base", "fine-tuned"])]
+        .groupby(["model", "replay_fraction"], dropna=False)["value"]
+        .mean()
+    )
+    least = figures.number(means.min())
+    said = damage_figures.ceilings(values)
+    assert f"{least} times as sharp" in said and said.count("ADE") == 2

@@ -24,6 +24,7 @@ EXPLORER = ROOT / "book" / "explorer.ipynb"
 ABLATIONS_PAGE = ROOT / "book" / "04_ablations.ipynb"
 ALIGNMENT_PAGE = ROOT / "book" / "06_alignment.ipynb"
 SECOND_PAGE = ROOT / "book" / "07_second_world.ipynb"
+FAMILY_PAGE = ROOT / "book" / "08_architectures.ipynb"
 KINDS = {
     PAGE: notebook.SweepParameters,
     WORLDS_PAGE: notebook.WorldsParameters,
@@ -31,6 +32,7 @@ KINDS = {
     ABLATIONS_PAGE: notebook.AblationsParameters,
     ALIGNMENT_PAGE: notebook.AlignmentParameters,
     SECOND_PAGE: notebook.SecondWorldParameters,
+    FAMILY_PAGE: notebook.SecondFamilyParameters,
 }
 VALID = ("preset", "replay_fractions", "seeds", "cluster", "cluster_file", "store")
 OF_A_KERNEL: dict[str, object] = {
@@ -55,7 +57,7 @@ def refusal(names: dict[str, object]) -> str:
 
 def test_without_parameters_the_defaults_hold() -> None:
     assert asdict(notebook.parameters(OF_A_KERNEL)) == {
-        "preset": "pilot", "replay_fractions": [], "seeds": [], "cluster": "inline", "cluster_file": "",
+        "preset": "published", "replay_fractions": [], "seeds": [], "cluster": "inline", "cluster_file": "",
         "store": "",
     }  # fmt: skip
 
@@ -259,7 +261,8 @@ def test_every_figure_is_described_in_words(page: nbformat.NotebookNode, path: P
     others = ("_table", "Markdown", ".videos(", "csv_link", "_figures.read(")  # videos bring their own words
     drawn = [cell for cell in code_cells(page) if "figures." in cell.source]
     drawn = [cell for cell in drawn if not any(word in cell.source for word in others)]
-    counts = {PAGE: 5, WORLDS_PAGE: 2, EXPLORER: 0, ABLATIONS_PAGE: 2, ALIGNMENT_PAGE: 5, SECOND_PAGE: 2}
+    counts = {PAGE: 5, WORLDS_PAGE: 2, EXPLORER: 0, ABLATIONS_PAGE: 2, ALIGNMENT_PAGE: 5, SECOND_PAGE: 2,
+              FAMILY_PAGE: 2}  # fmt: skip
     assert len(drawn) == counts[path]
     for cell in drawn:
         assert len(cell.metadata.mystnb.image.alt) > 80

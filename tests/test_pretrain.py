@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from replaylab import models, pretrain
-from replaylab.spec import WEIGHTS
+from replaylab import models, pretrain, subjects
+from replaylab.spec import WEIGHTS, base_folder
+from replaylab.tiny_cogvideox import TinyCogVideoX
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_every_shipped_part_has_a_card_and_all_are_small():
     for part, command in (("base", "base"), ("base/vae", "autoencoder"), ("detector", "detector")):
         assert f"python -m replaylab pretrain {command}" in (WEIGHTS / part / "README.md").read_text()
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 30e6
+    assert sum(path.stat().st_size for path in files) < 35e6
     assert {path.suffix for path in files} == {".safetensors", ".json", ".md", ".csv"}
 
 
@@ -65,6 +66,18 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
     assert all(torch.equal(vaes[0][name], vaes[1][name]) for name in vaes[0])
     frames = np.zeros((1, models.CLIP_FRAMES, 64, 64, 3), np.uint8)
     assert torch.equal(weights[0].encode(frames), weights[1].encode(frames))
+
+
+def test_another_family_has_a_base_and_a_folder_of_its_own(small, tmp_path):
+    folder = tmp_path / "weights"
+    pretrain.base(tmp_path / "home", folder, steps=2, family="cogvideox")
+    made = subjects.tiny(folder).model
+    assert isinstance(made, TinyCogVideoX) and all(
+        one.isfinite().all() for one in made.transformer.parameters()
+    )
+    card = (folder / "README.md").read_text()
+    assert "python -m replaylab pretrain base --family cogvideox --precision" in card
+    assert base_folder(1, "cogvideox") == WEIGHTS / "base-cogvideox-1" and base_folder() == WEIGHTS / "base"
 
 
 def test_the_detectors_card_tells_every_look_real_autoencoded_and_blurred(small, tmp_path):

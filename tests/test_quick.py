@@ -4,20 +4,27 @@ import copy
 
 import pytest
 import torch
+from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 from peft import LoraConfig
 from torch.nn import functional
 
-from replaylab import models, quick
+from replaylab import models, quick, tiny_cogvideox
+from replaylab.tiny_cogvideox import TinyCogVideoX
+
+
+def heard(transformer):
+    """With no weight 0 or 1, so that every part is heard."""
+    with torch.no_grad():
+        for weight in transformer.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    return transformer
 
 
 @pytest.fixture
 def pair():
     """The base's transformer with random weights, as it is and hastened, and what goes into it."""
     torch.manual_seed(0)
-    plain = models.new_transformer()
-    with torch.no_grad():
-        for weight in plain.parameters():
-            weight += 0.05 * torch.randn_like(weight)  # no weight is 0 or 1, so that every part is heard
+    plain = heard(models.new_transformer())
     inputs = {
         "hidden_states": torch.randn(2, 4 * models.LATENT_CHANNELS, 5, 8, 8), "timestep": torch.tensor([10.0, 900.0]),
         "encoder_hidden_states": torch.randn(2, 1, models.TEXT_DIM), "return_dict": False,
@@ -40,6 +47,26 @@ def test_outputs_and_gradients_are_those_of_diffusers(pair):
             assert torch.allclose(
                 weight.grad, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()) + 1e-7
             ), name
+
+
+def test_attention_of_text_and_video_together_is_that_of_diffusers():
+    torch.manual_seed(0)
+    hastened = heard(TinyCogVideoX.new(None).transformer)
+    plain = copy.deepcopy(hastened)
+    plain.set_attn_processor(CogVideoXAttnProcessor2_0())
+    inputs = {
+        "hidden_states": torch.randn(2, 5, 4 * models.LATENT_CHANNELS, 8, 8), "timestep": torch.tensor([10, 900]),
+        "encoder_hidden_states": torch.randn(2, 3, models.TEXT_DIM), "return_dict": False,
+        "image_rotary_emb": tiny_cogvideox.rotary_places(8, 8, torch.device("cpu")),
+    }  # fmt: skip
+    one, other = plain(**inputs)[0], hastened(**inputs)[0]
+    assert torch.allclose(one, other, atol=1e-5) and one.abs().mean() > 0.05
+    for made in (one, other):
+        made.square().sum().backward()
+    for (name, weight), theirs in zip(hastened.named_parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(
+            weight.grad, theirs.grad, rtol=1e-3, atol=1e-4 * float(theirs.grad.abs().max()) + 1e-7
+        ), name
 
 
 def test_names_and_files_stay_the_same(pair, tmp_path):

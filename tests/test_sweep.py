@@ -214,7 +214,7 @@ def test_the_command_line_says_what_is_wrong_in_a_sentence(tmp_path):
 
 
 def test_pretraining_refuses_what_it_would_not_heed(tmp_path):
-    for option in (["--seed", "1"], ["--precision", "bf16"]):
+    for option in (["--seed", "1"], ["--family", "cogvideox"], ["--precision", "bf16"]):
         done = run_cli("pretrain", "detector", "--home", str(tmp_path), *option)
         assert done.returncode == 2 and "are for the base; detector has none" in done.stderr
 

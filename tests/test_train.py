@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 
-from replaylab import checkpoint, models, sample, train
+from replaylab import checkpoint, models, sample, subjects, train
 from replaylab.mixture import Mixture
 from replaylab.parallel import Place
-from replaylab.spec import MachineSpec, RemedySpec, TrainingSpec
+from replaylab.spec import FAMILIES, MachineSpec, RemedySpec, TrainingSpec
 
+both_families = pytest.mark.parametrize("family", FAMILIES)
 FRAMES, CHANNELS, CELLS = models.CLIP_FRAMES, models.LATENT_CHANNELS, 8
 
 
@@ -23,11 +23,12 @@ def latents():
     return [moving.astype(np.float32), -moving.astype(np.float32)]
 
 
-def model():
+def model(family="wan"):
     """The base's transformer with half its layers, untrained."""
     torch.manual_seed(0)
-    shape = {**models.new_transformer().config, "num_layers": 2}
-    return models.TinyWan(None, WanTransformer3DModel.from_config(shape), models.new_scheduler())
+    whole = subjects.TINY[family].new(None)
+    shape = {**whole.transformer.config, "num_layers": 2}
+    return whole.with_network(type(whole.transformer).from_config(shape))
 
 
 def training(steps=6, **changes):
@@ -303,8 +304,9 @@ def test_condition_repeats_the_last_latent_its_change_and_how_that_changes():
         assert (part == value).all()
 
 
-def test_an_untrained_model_that_says_nothing_copies_the_last_frame():
-    made = model()
+@both_families
+def test_an_untrained_model_that_says_nothing_copies_the_last_frame(family):
+    made = model(family)
     torch.nn.init.zeros_(made.transformer.proj_out.weight)
     torch.nn.init.zeros_(made.transformer.proj_out.bias)
     context = torch.randn(2, CHANNELS, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
@@ -312,54 +314,82 @@ def test_an_untrained_model_that_says_nothing_copies_the_last_frame():
     assert torch.allclose(drawn(made, context, 3, 0)[:, :, 3:], copied, atol=1e-4)
 
 
-def test_the_loss_is_the_error_of_the_clean_latents(latents):
+@both_families
+def test_the_loss_is_the_error_of_the_clean_latents(latents, family):
     """With the copy of the last frame as prediction the loss is its squared error, whatever noise was drawn."""
-    made = model()
+    made = model(family)
     torch.nn.init.zeros_(made.transformer.proj_out.weight)
     torch.nn.init.zeros_(made.transformer.proj_out.bias)
     error = np.square(latents[0][:8][:, :, 3:] - latents[0][:8][:, :, 2:3]).mean()
     assert loss_of(made, latents[0][:8]) == pytest.approx(error, rel=1e-4)
 
 
-def test_futures_keep_the_context_and_do_not_depend_on_the_batch(monkeypatch):
-    made = model()
+def test_the_two_families_predict_what_their_papers_say(latents):
+    """The velocity noise − x of flow matching, and v = a noise − s x where the noisy latents are a x + s noise."""
+    clean = torch.from_numpy(latents[0][:4])
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    for family in FAMILIES:
+        made = model(family)
+        level = made.levels(torch.tensor([-1.0, -0.3, 0.4, 1.5]), clean.shape)
+        assert (level.diff() > 0).all() and (made.weight(level).flatten().diff() > 0).all()
+        noisy, share = made.mix(clean, noise, level), made.weight(level)
+        if family == "wan":
+            kept, wanted = 1 - share, noise - clean
+        else:
+            kept = (1 - share**2).sqrt()
+            wanted = kept * noise - share * clean
+        assert torch.allclose(noisy, kept * clean + share * noise, atol=1e-5)
+        assert torch.allclose(made.target(clean, noise, level), wanted, atol=1e-5)
+        ends = [made.weight(made.level_at(at, clean.shape)).item() for at in (0.0, 1.0)]
+        assert ends[0] < 0.06 and ends[1] == pytest.approx(1)
+
+
+@both_families
+def test_futures_keep_the_context_and_do_not_depend_on_the_batch(monkeypatch, family):
+    made = model(family)
     made.transformer.eval()
     context = torch.randn(5, CHANNELS, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
     together = drawn(made, context, 2, noise_seed=0)
-    monkeypatch.setattr(models.TinyWan, "CLIPS_AT_ONCE", 2)
+    monkeypatch.setattr(models.TinyModel, "CLIPS_AT_ONCE", 2)
     apart = drawn(made, context, 2, noise_seed=0)
     assert torch.equal(together[:, :, :3], context)
     assert torch.allclose(together, apart, atol=1e-4)
     assert not torch.allclose(together, drawn(made, context, 2, noise_seed=1), atol=1e-2)
 
 
-def test_euler_sampling_of_the_true_velocity_arrives_at_the_data():
-    """With a network that knows the answer, any number of steps ends at the data (flow matching's straight paths)."""
-    made = model()
+@both_families
+def test_sampling_with_a_network_that_knows_the_answer_arrives_at_the_data(family):
+    """In any number of steps: flow matching's paths are straight, and DDIM's last step ends where it points to."""
+    made = model(family)
     data = torch.randn(2, CHANNELS, FRAMES, CELLS, CELLS, generator=torch.Generator().manual_seed(3))
 
-    def oracle(noisy, sigma, condition):
-        return (noisy - data) / sigma[:, None, None, None, None]
+    def oracle(hidden_states, **_):
+        change = (data - data[:, :, 2:3])[:, :, 3:]
+        return (change if family == "wan" else change.transpose(1, 2),)
 
-    made.predict = oracle
+    made.transformer.forward = oracle
     for steps in (1, 4):
         assert torch.allclose(drawn(made, data[:, :, :3], steps, 0), data, atol=1e-4)
 
 
-def test_a_model_survives_diffusers_folder_layout(tmp_path):
+@both_families
+def test_a_model_survives_diffusers_folder_layout(tmp_path, family):
     torch.manual_seed(0)
     vae = models.new_vae()
     vae.register_to_config(latents_mean=[0.1] * CHANNELS, latents_std=[2.0] * CHANNELS)
-    made = models.TinyWan(vae.eval(), models.new_transformer(), models.new_scheduler())
+    made = subjects.TINY[family].new(vae.eval())
     made.save(tmp_path)
-    again = models.TinyWan.load(tmp_path)
+    again = subjects.tiny(tmp_path).model
+    assert type(again) is type(made)
+    settings = {key: value for key, value in made.scheduler.config.items() if not key.startswith("_")}
+    assert settings.items() <= dict(again.scheduler.config).items()
     frames = np.random.default_rng(0).integers(0, 255, (1, FRAMES, 64, 64, 3), dtype=np.uint8)
     assert torch.equal(made.encode(frames), again.encode(frames))
     assert made.encode(frames).shape == (1, CHANNELS, FRAMES, 16, 16)
     assert again.decode(again.encode(frames)).shape == frames.shape
     assert not list(tmp_path.rglob("*.bin")) and (tmp_path / "model_index.json").is_file()
     with pytest.raises(FileNotFoundError, match="transformer is missing"):
-        models.TinyWan.load(tmp_path / "vae")
+        type(made).load(tmp_path / "vae")
 
 
 def test_folding_is_undone_exactly():

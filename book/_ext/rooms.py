@@ -30,7 +30,8 @@ from sphinx.util.docutils import SphinxDirective, new_document
 PAGES = {
     "reference_data": ("spec", "domain", "worlds", "clips", "mixture", "sampler", "latents", "survey"),
     "reference_models": (
-        "models", "subjects", "quick", "train", "checkpoint", "continual", "parallel", "sample", "pretrain",
+        "models", "tiny_cogvideox", "subjects", "quick", "train", "checkpoint", "continual", "parallel", "sample",
+        "pretrain",
     ),
     "reference_measures": (
         "evaluate", "grounds", "measures", "detector", "object_detectors", "ceiling", "ceiling_command",
@@ -39,7 +40,7 @@ PAGES = {
     ),
     "reference_results": (
         "records", "verdicts", "claims", "alignment", "ablations", "arms", "figures", "claims_figures",
-        "degradation_figures", "alignment_figures", "arms_figures", "ablations_figures", "second_world_figures",
+        "degradation_figures", "alignment_figures", "arms_figures", "ablations_figures", "elsewhere_figures",
         "worlds_figures", "damage_figures", "gallery", "notebook",
     ),
     "reference_sweeps": ("sweep", "runs", "cluster", "jobs", "leaving", "progress", "watching"),

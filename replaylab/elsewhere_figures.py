@@ -1,9 +1,10 @@
-"""Does it hold on another driving world? What the page on claim C6 reads, draws and says.
+"""Does it hold elsewhere? What the pages on another driving world (claim C6) and another family of models (C5) read, draw
+and say.
 
-The functions take a `Worlds` (`read` makes one) and give back a matplotlib figure, a pandas Styler or Markdown; no torch.
-Decision: the claims of the preregistration are asked again, word by word, of the second world, and each stands beside what
-the published sweep says of the first. With three seeds none gets a verdict: an interval lies where the claim says, on the
-other side, or cannot tell.
+The functions take an `Elsewhere` (`read` makes one) and give back a matplotlib figure, a pandas Styler or Markdown; no
+torch. Decision: the claims of the preregistration are asked again, word by word, of what is second, and each stands beside
+what the published sweep says of the first. With three seeds none gets a verdict: an interval lies where the claim says, on
+the other side, or cannot tell.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
-from replaylab import arms_figures, claims, claims_figures, figures, spec, sweep, verdicts
+from replaylab import arms_figures, claims, claims_figures, figures, records, spec, sweep, verdicts
 from replaylab.ablations import NO_REPLAY
 from replaylab.arms import CANNOT_TELL, DYNAMICS, FEW, FIDELITY, LAST, Arms, arms_of
 from replaylab.arms_figures import counted
@@ -30,7 +31,6 @@ from replaylab.claims_figures import MISSING
 from replaylab.figures import BLUE, GREEN, GREY, INK, WIDTH, percent
 from replaylab.figures import NO_REPLAY as VERMILION
 
-CLAIM = "C6"
 FIRST = ("driving", "driving-eventful")
 PANELS = (FIDELITY, "ADE, ordinary (px)", DYNAMICS, "recall, eventful")
 COLOURS = {"near": BLUE, "far": GREEN}
@@ -40,30 +40,51 @@ Asked = list[tuple[Claim, Judged | None]]
 
 
 @dataclass(frozen=True)
-class Worlds:
-    """The same arms on two driving worlds, as far as they are there."""
+class Difference:
+    """What is another one, and the claim that says that it makes no difference."""
+
+    claim: str
+    one: str
+    both: str
+    title: str
+    """of figures of either, which stands in the braces"""
+
+
+WORLD = Difference("C6", "world", "worlds", "Replay on the {} world")
+FAMILY = Difference("C5", "family", "families", "Replay in the {} family")
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The same arms twice, as far as they are there, with a difference."""
 
     second: Arms
     first: Arms
     """of the published sweep, whatever was asked for"""
+    differs: Difference = WORLD
 
     @cached_property
     def asked(self) -> tuple[Asked, Asked]:
-        """The claims of the preregistration that are of a single target, with what was found: second world, first."""
+        """The claims of the preregistration that are of a single target, with what was found: second, first."""
         second, first = (
-            [(claim, claims.judge(made.rows, claim)) for claim in claims_of(made.ordinary, made.eventful)]
+            [
+                (claim, claims.judge(made.rows, claim))
+                for claim in claims_of(made.ordinary, made.eventful, self.differs.claim)
+            ]
             for made in (self.second, self.first)
         )
         return second, first
 
 
-def claims_of(ordinary: str, eventful: str) -> list[Claim]:
-    """The claims of the preregistration without alignment, which is of two targets, asked of another target."""
+def claims_of(ordinary: str, eventful: str, elsewhere: str) -> list[Claim]:
+    """The claims of the preregistration without alignment, which is of two targets, asked of a target for the sake of the
+    claim `elsewhere`.
+    """
     where = dict(zip(FIRST, (ordinary, eventful), strict=True))
     return [
         replace(
             claim,
-            name=f"{CLAIM}, {claim.name}",
+            name=f"{elsewhere}, {claim.name}",
             arm=replace(claim.arm, target=ordinary),
             domain=where[claim.domain],
         )
@@ -74,7 +95,7 @@ def claims_of(ordinary: str, eventful: str) -> list[Claim]:
 
 def read(
     preset: str, replay_fractions: Sequence[float] = (), seeds: Sequence[int] = (), store: str | Path = ""
-) -> Worlds:
+) -> Elsewhere:
     """The finished runs of a preset beside the published ones; nothing is trained. Empty arguments: the preset's own.
 
     ValueError for an unknown preset, or for a fraction or seed that is none.
@@ -83,10 +104,13 @@ def read(
     wanted = spec.grid(preset, list(replay_fractions), list(seeds))
     target = wanted[0].target.name
     fractions = sorted({run.replay.fraction for run in wanted})
-    second = arms_of(preset, "Replay on the second world", _named(wanted), home, target, f"{target}-eventful")
+    differs = FAMILY if preset == "second-family" else WORLD
+    second, first = (differs.title.format(one) for one in ("second", "first"))
     beside = spec.grid("published", fractions)
-    return Worlds(
-        second, arms_of("published", "Replay on the first world", _named(beside), published, *FIRST)
+    return Elsewhere(
+        arms_of(preset, second, _named(wanted), home, target, f"{target}-eventful"),
+        arms_of("published", first, _named(beside), published, *FIRST),
+        differs,
     )
 
 
@@ -101,31 +125,31 @@ def _named(runs: Sequence[spec.RunSpec]) -> list[tuple[spec.RunSpec, str, str]]:
 
 
 # ----------------------------------------------------------------------------------------------------- opening and table
-def opening(made: Worlds, store: str | Path = "") -> str:
+def opening(made: Elsewhere, store: str | Path = "") -> str:
     """Markdown for the top of the page: what each claim came to here, how many runs there are, cost and command."""
     second = made.second
     runs = second.runs.assign(target=second.ordinary)
     again = f"python -m replaylab sweep --preset {second.preset} --store FOLDER"
-    return claims_figures.opening(made.asked[0], [CLAIM], runs, again, [second.preset], store)
+    return claims_figures.opening(made.asked[0], [made.differs.claim], runs, again, [second.preset], store)
 
 
-def worlds_table(made: Worlds) -> Styler:
-    """A claim a line: its change and where the interval lies, on the second world and on the first."""
-    lines = []
+def questions_table(made: Elsewhere) -> Styler:
+    """A claim a line: its change and where the interval lies, of the second and of the first."""
+    lines, of = [], made.differs
     for (claim, second), (_, first) in zip(*made.asked, strict=True):
-        line = {"claim": claim.name.removeprefix(f"{CLAIM}, "), "says": claim.says}
+        line = {"claim": claim.name.removeprefix(f"{of.claim}, "), "says": claim.says}
         line["measure"] = f"{claims_figures.UNITS[claim.measure]}, {_kind(made, claim)}"
-        for world, result in (("second world", second), ("first world", first)):
-            line[f"change, {world}"] = (
+        for one, result in ((f"second {of.one}", second), (f"first {of.one}", first)):
+            line[f"change, {one}"] = (
                 "–" if result is None else claims_figures.in_words(result).replace("-", "−")
             )
-            line[world] = reading(result)
-        line["seeds"] = " and ".join("–" if one is None else str(one.interval.n) for one in (second, first))
+            line[one] = reading(result)
+        line["seeds"] = " and ".join("–" if it is None else str(it.interval.n) for it in (second, first))
         lines.append(line)
-    return figures.styled(pd.DataFrame(lines), "worlds").hide(axis="index")
+    return figures.styled(pd.DataFrame(lines), of.both).hide(axis="index")
 
 
-def _kind(made: Worlds, claim: Claim) -> str:
+def _kind(made: Elsewhere, claim: Claim) -> str:
     return "eventful" if claim.domain == made.second.eventful else "ordinary"
 
 
@@ -138,10 +162,52 @@ def reading(result: Judged | None) -> str:
     return READINGS[verdicts.verdict(result.interval, result.claim.side, result.margin)]
 
 
-# --------------------------------------------------------------------------------------------------------------- figure
-def over_fractions(made: Worlds) -> Figure:
-    """Changes at the last step over the replayed share of a batch: near and far replay on the second world, and, dashed,
-    on the first.
+# -------------------------------------------------------------------------------------------------------------- figures
+def base_curves(made: Elsewhere) -> Figure:
+    """How the second's base learnt to move, and the first's beside it; a figure that says so where it is not trained yet."""
+    second, first = _curves(made)
+    return figures.base_curve(second, first)
+
+
+def both_curves(made: Elsewhere) -> pd.DataFrame:
+    """What `base_curves` draws: ADE in px of both bases over pretraining, with a column `base`; none where it draws none."""
+    second, first = _curves(made)
+    both = second if second.empty else pd.concat([second, first], ignore_index=True)
+    return both[both["measure"] == "ade_px"]
+
+
+def learnt(made: Elsewhere) -> str:
+    """Markdown: how far both bases came in pretraining, between a copied last frame and the autoencoder's own error."""
+    second, first = _curves(made)
+    if second.empty:
+        return "The second base is not trained yet."
+    lines = []
+    for domain in ("near", "driving-eventful"):
+        (ours, steps), (other, others_steps) = (_end(curve, "base", domain) for curve in (second, first))
+        copied, coded = (_end(second, model, domain)[0] for model in ("copy-last-frame", "autoencoder"))
+        lines.append(
+            f"- **{figures.capital(figures.DOMAINS[domain])}**: the second base ends at {ours} px after {steps} steps, the "
+            f"first at {other} px after {others_steps}. A copied last frame has {copied} px, and the autoencoder alone "
+            f"{coded} px."
+        )
+    return "\n".join(lines)
+
+
+def _end(curve: pd.DataFrame, model: str, domain: str) -> tuple[str, int]:
+    """A model's last ADE in a domain, in words, and its step."""
+    of = (curve["measure"] == "ade_px") & (curve["model"] == model) & (curve["domain"] == domain)
+    last = curve[of].sort_values("step").iloc[-1]
+    return figures.number(float(last["value"])), int(last["step"])
+
+
+def _curves(made: Elsewhere) -> list[pd.DataFrame]:
+    bases = [spec.PRESETS[preset].base for preset in (made.second.preset, made.first.preset)]
+    return [records.base_curve(base).assign(base=base) for base in bases]
+
+
+def over_fractions(made: Elsewhere) -> Figure:
+    """Changes at the last step over the replayed share of a batch: near and far replay of the second, and, dashed, of the
+    first.
     """
     if made.second.effects.empty:
         return arms_figures.nothing_yet(made.second)
@@ -162,9 +228,10 @@ def over_fractions(made: Worlds) -> Figure:
             for kind, colour in COLOURS.items()
         ]
         entries += [Line2D([], [], color=VERMILION, marker="o", ls="", label=NO_REPLAY.name),
-                    Line2D([], [], color=GREY, ls="--", label="first world")]  # fmt: skip
+                    Line2D([], [], color=GREY, ls="--", label=f"first {made.differs.one}")]  # fmt: skip
         part = "" if len(made.second.done) == len(made.second.runs) else f"{counted(made.second)} are there"
-        words = "\n".join(filter(None, ["Changes over the share of replay, second world", part]))
+        title = f"Changes over the share of replay, second {made.differs.one}"
+        words = "\n".join(filter(None, [title, part]))
         figure.suptitle(words, x=0.02, ha="left", fontsize=11, fontweight="bold")
         figure.legend(handles=entries, loc="lower center", ncols=2, fontsize=9)
         figure.tight_layout(rect=(0, 0.09, 1, 1))
@@ -192,17 +259,18 @@ def _line(axes: Axes, line: pd.DataFrame, colour: Any, beside: bool) -> None:
         axes.plot(place, one.change, "o", color=own, ms=6, zorder=5)
 
 
-def both_effects(made: Worlds) -> pd.DataFrame:
-    """What the figures draw: `Arms.effects` of both worlds, with a column `world`."""
-    parts = [made.second.effects.assign(world="second"), made.first.effects.assign(world="first")]
+def both_effects(made: Elsewhere) -> pd.DataFrame:
+    """What the figures draw: `Arms.effects` of both, with a column `world` or `family`."""
+    of = made.differs.one
+    parts = [made.second.effects.assign(**{of: "second"}), made.first.effects.assign(**{of: "first"})]
     return pd.concat([one for one in parts if len(one)] or parts, ignore_index=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ sentences
-def found(made: Worlds) -> str:
-    """Markdown: in how many claims the two worlds say the same, then the second world's arms one by one."""
+def found(made: Elsewhere) -> str:
+    """Markdown: in how many claims both say the same, then the second's arms one by one."""
     if made.second.done.empty:
-        return f"Claim {CLAIM}: {MISSING}, {counted(made.second)}."
+        return f"Claim {made.differs.claim}: {MISSING}, {counted(made.second)}."
     pairs = [
         (claim, reading(second), reading(first))
         for (claim, second), (_, first) in zip(*made.asked, strict=True)
@@ -216,5 +284,5 @@ def found(made: Worlds) -> str:
     each = [
         f"{words} in {len(of)} ({'; '.join(one.says for one in of)})" for words, of in groups.items() if of
     ]
-    head = f"- **Both worlds**, of {len(pairs)} questions: {'; '.join(each)}."
+    head = f"- **Both {made.differs.both}**, of {len(pairs)} questions: {'; '.join(each)}."
     return f"{head}\n\n{arms_figures.found(made.second)}"

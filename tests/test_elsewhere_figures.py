@@ -1,0 +1,180 @@
+"""The pages on another world and another family: the claims asked again, beside the first's answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_arms import write_references, write_run
+from test_ablations_figures import shown
+
+from replaylab import arms, elsewhere_figures, records, spec
+from replaylab.arms import Arms
+from replaylab.claims import CLAIMS
+from replaylab.elsewhere_figures import AS_CLAIMED, FAMILY, FIRST, OTHER_WAY, WORLD, Elsewhere
+
+EFFECTS = {("", 0.0): (-5.0, 1.0), ("near", 0.1): (-4.6, 0.6), ("far", 0.1): (-4.5, 0.7),
+           ("near", 0.25): (-4.2, 0.1), ("far", 0.25): (-4.0, 0.9)}  # fmt: skip
+PAGES = {
+    "second-world": ("07_second_world", WORLD, 15, "country", ["plane-figure", "fractions-figure"]),
+    "second-family": ("08_architectures", FAMILY, 9, "driving", ["bases-figure", "plane-figure"]),
+}
+"""By preset: the page, what differs on it, its runs, its target and its figures."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both presets, whole."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    for preset in PAGES:
+        runs = spec.grid(preset)
+        write_references(runs, folder)
+        for run in runs:
+            write_run(run, folder, EFFECTS[run.replay.name, run.replay.fraction])
+    return folder
+
+
+@pytest.fixture(scope="module", params=list(PAGES))
+def made(store: Path, request: pytest.FixtureRequest) -> Elsewhere:
+    """Where both are the same."""
+    read = elsewhere_figures.read(request.param, store=store)
+    return replace(read, first=as_first(read.second))
+
+
+def as_first(second: Arms) -> Arms:
+    """The same rows, as if they were of the first."""
+    names = dict(zip((second.ordinary, second.eventful), FIRST, strict=True))
+    rows = second.rows.replace({"domain": names, "target": names})
+    return replace(second, preset="published", ordinary=FIRST[0], eventful=FIRST[1], rows=rows)
+
+
+def without_runs(some: Arms) -> Arms:
+    return replace(some, rows=some.rows.iloc[:0], runs=some.runs.assign(state="missing"))
+
+
+def test_the_claims_are_those_of_the_preregistration_on_the_second_s_clips(made: Elsewhere) -> None:
+    _, differs, _, target, _ = PAGES[made.second.preset]
+    asked = [claim for claim, _ in made.asked[0]]
+    kept = [claim for claim in CLAIMS if claim.measure != "alignment"]
+    assert [claim.says for claim in asked] == [claim.says for claim in kept]
+    assert [claim.name for claim in asked] == [f"{differs.claim}, {claim.name}" for claim in kept]
+    assert {claim.arm.target for claim in asked} == {target}
+    assert {claim.domain for claim in asked} == {target, f"{target}-eventful"}
+    assert all(result is not None and result.interval.n == 3 for _, result in made.asked[0])
+
+
+@pytest.mark.parametrize("preset", ["smoke", *PAGES])
+def test_only_the_second_family_differs_in_its_family(preset: str, tmp_path: Path) -> None:
+    made = elsewhere_figures.read(preset, store=tmp_path)
+    assert made.differs == (FAMILY if preset == "second-family" else WORLD)
+    assert (spec.PRESETS[preset].base != "base") == (made.differs == FAMILY)
+    for one, title in (("second", made.second.title), ("first", made.first.title)):
+        assert f"the {one} {made.differs.one}" in title
+
+
+def test_what_does_the_same_says_the_same(made: Elsewhere) -> None:
+    table, one = elsewhere_figures.questions_table(made).data, made.differs.one
+    assert table[f"second {one}"].tolist() == table[f"first {one}"].tolist()
+    assert table[f"change, second {one}"].tolist() == table[f"change, first {one}"].tolist()
+    assert table["claim"].tolist() == [claim.name for claim in CLAIMS if claim.against is None]
+    by = dict(zip(table["says"], table[f"second {one}"], strict=True))
+    assert by["fidelity improves"] == by["near replay keeps accuracy"] == AS_CLAIMED
+    assert by["far replay keeps accuracy"] == OTHER_WAY
+    said = elsewhere_figures.found(made)
+    assert f"**Both {made.differs.both}**" in said and "they say the same in 7" in said
+
+
+def test_what_parts_is_told(made: Elsewhere) -> None:
+    rows = made.first.rows.copy()
+    moved = (rows["model"] == "fine-tuned") & (rows["measure"] == "ade_px")
+    rows.loc[moved, "value"] -= 3 * rows.loc[moved, "step"] / 300  # there, all get better
+    said = elsewhere_figures.found(replace(made, first=replace(made.first, rows=rows)))
+    assert "they say the opposite in 3" in said and "accuracy degrades on eventful driving" in said
+
+
+def test_the_figure_has_each_kind_from_no_replay_up(made: Elsewhere) -> None:
+    figure, one = elsewhere_figures.over_fractions(made), made.differs.one
+    solid = [line for line in figure.axes[2].lines if line.get_linewidth() == 1.8]
+    fractions = spec.PRESETS[made.second.preset].replay_fractions
+    for line, kind in zip(solid, ("near", "far"), strict=True):
+        effects = [EFFECTS[kind if share else "", share][1] for share in fractions]
+        expected = np.stack([100 * np.array(fractions), effects], axis=1)
+        np.testing.assert_allclose(np.asarray(line.get_xydata()), expected, atol=0.1)
+    assert f"second {one}" in figure.get_suptitle()
+    assert f"first {one}" in [text.get_text() for text in figure.legends[0].get_texts()]
+    counts = elsewhere_figures.both_effects(made)[one].value_counts().to_dict()
+    assert counts == dict.fromkeys(("second", "first"), len(made.second.effects))
+
+
+def test_what_is_missing_is_said(made: Elsewhere) -> None:
+    runs, one = PAGES[made.second.preset][2], made.differs.one
+    nothing = without_runs(made.second)
+    half = replace(made, first=nothing)
+    table = elsewhere_figures.questions_table(half).data
+    assert set(table[f"first {one}"]) == {"not run yet"} and set(table[f"change, first {one}"]) == {"–"}
+    assert "one or both cannot tell in 7" in elsewhere_figures.found(half)
+    empty = replace(half, second=nothing)
+    said = elsewhere_figures.found(empty)
+    assert f"Claim {made.differs.claim}: not run yet, 0 of {runs} runs" in said
+    assert f"0 of {runs} runs" in elsewhere_figures.over_fractions(empty).texts[0].get_text()
+    two = made.second.runs.assign(state=made.second.runs["seed"].map({0: "done", 1: "done", 3: "missing"}))
+    rows = made.second.rows[made.second.rows["seed"] != 3]
+    few = replace(half, second=replace(made.second, rows=rows, runs=two))
+    assert set(elsewhere_figures.questions_table(few).data[f"second {one}"]) == {arms.FEW}
+    part = f"{2 * runs // 3} of {runs} runs are there"
+    assert part in elsewhere_figures.over_fractions(few).get_suptitle()
+
+
+def test_an_opening_has_every_question_and_no_verdict(made: Elsewhere, store: Path) -> None:
+    said, runs = elsewhere_figures.opening(made, store), PAGES[made.second.preset][2]
+    assert said.count("**exploratory**") == len(CLAIMS) and "holds" not in said
+    assert f"{runs} of {runs} are there" in said and f"- **{made.differs.claim}, C1**" in said
+
+
+def test_both_bases_are_drawn_or_the_missing_one_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second's errors are here a third of the first's, after half the steps."""
+    curve = records.base_curve()
+    learnt = curve["model"] == "base"
+    ours = curve.assign(value=curve["value"].where(~learnt, curve["value"] / 3))
+    ours["step"] = ours["step"].where(~learnt, ours["step"] // 2)
+    for base, of in (("base", curve), ("base-cogvideox", ours)):
+        (tmp_path / base).mkdir()
+        of.to_csv(tmp_path / base / "curve.csv", index=False)
+    monkeypatch.setattr(records, "WEIGHTS", tmp_path)
+    second, first = (
+        Arms(preset, "", *FIRST, pd.DataFrame(), pd.DataFrame()) for preset in ("second-family", "published")
+    )
+    family = Elsewhere(second, first, FAMILY)
+    figure, values = elsewhere_figures.base_curves(family), elsewhere_figures.both_curves(family)
+    drawn = [np.asarray(line.get_xydata()) for line in figure.axes[0].lines]
+    for base in ("base", "base-cogvideox"):
+        of_base = values[(values["base"] == base) & (values["model"] == "base")]
+        assert set(of_base["domain"]) == {"near", "driving-eventful"}
+        for _, of in of_base.groupby("domain"):
+            assert any(np.array_equal(line, of[["step", "value"]]) for line in drawn)
+    last = curve[learnt & (curve["domain"] == "near") & (curve["measure"] == "ade_px")].iloc[-1]
+    said = elsewhere_figures.learnt(family)
+    assert f"{last['value'] / 3:.2f} px after {last['step'] // 2} steps" in said
+    assert f"first at {last['value']:.2f} px after {last['step']}" in said
+
+    (tmp_path / "base-cogvideox" / "curve.csv").unlink()
+    assert "not trained yet" in elsewhere_figures.base_curves(family).texts[0].get_text()
+    assert "not trained yet" in elsewhere_figures.learnt(family)
+    assert elsewhere_figures.both_curves(family).empty
+
+
+@pytest.mark.parametrize("preset", PAGES)
+def test_the_page_shows_what_a_store_has(preset: str, store: Path, tmp_path: Path) -> None:
+    page, differs, runs, _, drawn = PAGES[preset]
+    cells = shown(store, tmp_path / "out.ipynb", page)
+    assert [name for name, data in cells.items() if "image/png" in data] == drawn
+    assert f"{runs} of {runs} are there" in cells["opening"]["text/markdown"]
+    assert f"**Both {differs.both}**, of 7 questions" in cells["found-text"]["text/markdown"]
+    empty = shown(tmp_path / "store", tmp_path / "empty.ipynb", page)
+    assert f"not run yet, 0 of {runs} runs" in empty["found-text"]["text/markdown"]
+    assert all("image/png" in empty[name] for name in drawn)
