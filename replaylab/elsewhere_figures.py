@@ -154,11 +154,16 @@ def _kind(made: Elsewhere, claim: Claim) -> str:
 
 
 def reading(result: Judged | None) -> str:
-    """Where a claim's interval lies: one of READINGS, FEW or not run yet. No verdict."""
+    """Where a claim's interval lies: one of READINGS, FEW or not run yet. No verdict.
+
+    Where the preregistered rule leaves a claim open whatever the interval (`Judged.why`), it cannot tell.
+    """
     if result is None:
         return MISSING
     if result.interval.n < figures.SEEDS_FOR_AN_INTERVAL:
         return FEW
+    if result.why:
+        return CANNOT_TELL
     return READINGS[verdicts.verdict(result.interval, result.claim.side, result.margin)]
 
 
