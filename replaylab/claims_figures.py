@@ -225,9 +225,10 @@ def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
     }
 
 
-def budgets_table(store: str | Path = "") -> Styler:
+def budgets(store: str | Path = "") -> pd.DataFrame:
     """Replay in as many steps as no replay, and in as many driving samples, which is more steps: the changes of both, three
-    seeds, exploratory. Nothing is trained; what is not there yet is left open.
+    seeds, exploratory. Columns arm, budget, steps, and an `Interval` for each endpoint, or None for what is not there yet.
+    Nothing is trained.
     """
     seeds = [0, 1, 2]
     tables = {
@@ -245,12 +246,35 @@ def budgets_table(store: str | Path = "") -> Styler:
             line |= {f"{UNITS[measure]}, {figures.DOMAINS[domain]}": _change(table.rows, arm, measure, domain)
                      for measure, domain in BUDGET_ENDPOINTS}  # fmt: skip
             lines.append(line)
-    return figures.styled(pd.DataFrame(lines), "budgets").hide(axis="index")
+    return pd.DataFrame(lines)
 
 
-def _change(rows: pd.DataFrame, arm: Arm, measure: str, domain: str) -> str:
+def _change(rows: pd.DataFrame, arm: Arm, measure: str, domain: str) -> Interval | None:
     found = changes(rows, arm, measure, domain) if len(rows) else None
-    return MISSING if found is None else _in_words(verdicts.seeds_and_scenes(found[0]))
+    return None if found is None else verdicts.seeds_and_scenes(found[0])
+
+
+def budgets_table(made: pd.DataFrame) -> Styler:
+    """`budgets` in words."""
+    words = made.copy()
+    for column in words.columns[3:]:
+        words[column] = [MISSING if one is None else _in_words(one) for one in made[column]]
+    return figures.styled(words, "budgets").hide(axis="index")
+
+
+def budgets_found(made: pd.DataFrame) -> str:
+    """Markdown: what `budgets` says of the agents on eventful driving, arm by arm."""
+    column = made.columns[-1]
+    by = {(line["arm"], line["budget"]): line[column] for _, line in made.iterrows()}
+    none, arms = by[made["arm"][0], "equal steps"], list(made["arm"][made["budget"] != "equal steps"])
+    pairs = [(arm, by[arm, "equal steps"], by[arm, "equal driving samples"]) for arm in arms]
+    if none is None or any(one is None for pair in pairs for one in pair):
+        return "The runs of equal driving samples are not all there."
+    each = [f"{arm}: {_in_words(equal)} and {_in_words(longer)}" for arm, equal, longer in pairs]
+    return (
+        f"{column} changes by {_in_words(none)} without replay. With equal steps, and with equal driving samples: "
+        f"{'; '.join(each)}."
+    )
 
 
 def in_words(result: Judged) -> str:

@@ -150,8 +150,14 @@ def test_a_store_without_anything_has_no_verdict_and_no_error(tmp_path: Path) ->
 
 
 def test_budgets_stand_side_by_side_and_say_what_is_not_run(tmp_path: Path) -> None:
-    table = claims_figures.budgets_table(tmp_path).data
+    nothing = claims_figures.budgets(tmp_path)
+    table = claims_figures.budgets_table(nothing).data
     assert list(table["budget"]) == ["equal steps"] * 5 + ["equal driving samples"] * 4
     assert list(table["steps"]) == [300] * 5 + [334, 334, 400, 400]
     assert (table.iloc[:, 3:] == claims_figures.MISSING).all(axis=None)
-    assert list(claims_figures.budgets_table(RESULTS).data["arm"]) == list(table["arm"])
+    assert "not all there" in claims_figures.budgets_found(nothing)
+    made = claims_figures.budgets(RESULTS)
+    shown = claims_figures.budgets_table(made).data
+    assert list(shown["arm"]) == list(table["arm"]) and not (shown == claims_figures.MISSING).any(axis=None)
+    said = claims_figures.budgets_found(made)
+    assert all(words in said for words in shown["ADE, px, eventful driving"].drop([*range(1, 5)]))
