@@ -41,7 +41,12 @@ IN_A_STORE = [
 # Hours: here they only say so.
 PUBLISHED = [
     f"python -m replaylab sweep --preset {preset} --store FOLDER"
-    for preset in ("published", "dose", "dose-between")
+    for preset in (
+        "published",
+        "dose",
+        "dose-between",
+        "published --budget driving-samples --replay-fractions 0.1 0.25 --seeds 0 1 2",
+    )
 ]
 ON_A_GPU = ["make gpu-check"]
 # With tiny random models, and small videos; in tests/test_own.py the page is looked at more closely.
