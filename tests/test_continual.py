@@ -101,7 +101,7 @@ def test_distillation_is_the_weighted_squared_difference_of_the_futures(latents)
     noise = torch.randn(clips.shape, generator=GENERATOR)
     with torch.no_grad():
         plain, taught = (made.loss(clips, noise, level, {}, *by).item() for by in ((), (teacher, 4.0)))
-        noisy, known = made._noisy(clips, noise, level[:, None, None, None, None])
+        noisy, known = made._noisy(clips, noise, level)
         apart = (made.predict(noisy, level, known) - teacher.predict(noisy, level, known))[
             :, :, CONTEXT_FRAMES:
         ]

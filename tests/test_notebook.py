@@ -253,7 +253,7 @@ def test_no_cell_leaves_a_plain_value_that_would_be_taken_for_a_parameter(
         for target in node.targets
         if isinstance(target, ast.Name)
     ]
-    names = ["p", "table", "values", "control"] if path == PAGE else ["p", "table"]
+    names = ["p", "table", "values", "budgets", "control"] if path == PAGE else ["p", "table"]
     assert assigned == [(name, ast.Call) for name in names]
 
 
@@ -328,6 +328,7 @@ def test_it_shows_every_table_figure_and_sentence_once(from_root: dict[str, list
         "steps-figure": ["image/png"],
         "steps-values": ["text/html"],
         "budgets-table": ["text/html"],
+        "budgets-found": ["text/markdown"],
         "control-figure": ["image/png"],
         "control-values": ["text/html"],
         "gallery": ["text/html"],
