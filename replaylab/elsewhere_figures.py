@@ -206,7 +206,10 @@ def _end(curve: pd.DataFrame, model: str, domain: str) -> tuple[str, int]:
 
 
 def _curves(made: Elsewhere) -> list[pd.DataFrame]:
-    bases = [spec.PRESETS[preset].base for preset in (made.second.preset, made.first.preset)]
+    bases = [
+        spec.base_folder(family=spec.PRESETS[preset].family).name
+        for preset in (made.second.preset, made.first.preset)
+    ]
     return [records.base_curve(base).assign(base=base) for base in bases]
 
 

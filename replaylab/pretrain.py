@@ -149,7 +149,7 @@ def base(
     mixture = Mixture(FAR_SHARE, BASE_BATCH, [len(source) for source in sources], seed)
     training = TrainingSpec(steps, BASE_BATCH, BASE_RATE, ema_decay=0.998, decay=True)
     points = sorted({ceil(steps * (point + 1) / CURVE_POINTS) for point in range(CURVE_POINTS)})
-    run = home / ("base-" + "-".join([*[family] * (family != "wan"), str(seed)]))
+    run = home / base_folder(seed, family).name
     train.fit(
         model, sources, mixture, training, seed, run, f"base {family} {seed}", machine=machine, evaluate_at=points,
         evaluate=lambda step: _measure(model, step, home, run),

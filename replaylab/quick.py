@@ -4,7 +4,7 @@ Decision: diffusers' blocks stay as they are, and three of their parts are excha
 rounding. At this size half of a step goes to elementwise work, so what counts is how often memory is walked through:
 rotary embedding is one complex multiplication instead of two strided writes; GELU comes from a sigmoid, in place, with
 its derivative in closed form; and attention to a single word, whose softmax is 1 whatever the query, is that word's
-value, without queries. Of CogVideoX's blocks only the attention is exchanged. `make bench` compares.
+value, without queries; `make bench` compares. Of CogVideoX's blocks only the attention is exchanged.
 """
 
 from __future__ import annotations

@@ -483,8 +483,8 @@ class Preset(Described):
     at_the_end: tuple[str, ...] = ()  # evaluated besides, after the last step only
     replayed_at: tuple[int, ...] = ()  # steps at which runs with replay are evaluated; () for `evaluate_at`
     drawn_in: str = "fp32"  # EvaluationSpec.precision
-    base: str = "base"  # that runs start from, a folder of WEIGHTS
-    second_base_seeds: tuple[int, ...] = ()  # the runs that start from base-1 instead
+    family: str = "wan"  # of the base that runs start from, one of FAMILIES
+    second_base_seeds: tuple[int, ...] = ()  # the runs that start from the family's other base
 
 
 _QUICK = Preset(
@@ -560,7 +560,7 @@ PRESETS = {
             reference_clips=256, about="the sweep on another driving world: three seeds, exploratory",
         ),
         replace(
-            _ABLATION, name="second-family", base="base-cogvideox", second_base_seeds=(), replay_kinds=("near", "far"),
+            _ABLATION, name="second-family", family="cogvideox", second_base_seeds=(), replay_kinds=("near", "far"),
             evaluation_clips=128, reference_clips=256,
             about="no replay and a quarter of it with another family of models: three seeds, exploratory",
         ),
@@ -624,7 +624,7 @@ def grid(
     specs = []
     for seed in seeds or preset.seeds:
         worlds = trained_worlds(preset, seed)
-        folder = base_folder(1) if seed in preset.second_base_seeds else WEIGHTS / preset.base
+        folder = base_folder(int(seed in preset.second_base_seeds), preset.family)
         base = weights_digest(folder) if folder.is_dir() else folder.name  # then it has yet to be made
         for fraction in replay_fractions or preset.replay_fractions:
             check_fraction(fraction)
