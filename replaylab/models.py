@@ -16,6 +16,7 @@ is noise - x.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -116,7 +117,7 @@ def no_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-class TinyModel:
+class TinyModel(ABC):
     """A tiny model: 3 context frames of 64x64 in, the next 5 out. `TinyWan` and `TinyCogVideoX` add what families differ in:
     how noise comes in (`mix`), what is predicted (`target`, `predict`), at which levels, and what counts how much.
     """
@@ -131,9 +132,9 @@ class TinyModel:
         self.vae, self.transformer, self.scheduler = vae, transformer, scheduler
 
     @classmethod
+    @abstractmethod
     def new(cls, vae: AutoencoderTiny) -> Self:
         """Around an autoencoder, the transformer's weights drawn from torch's global stream."""
-        raise NotImplementedError
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -181,33 +182,33 @@ class TinyModel:
         return decode(self.vae, latents)
 
     # --------------------------------------------------------------------------------------------- what families differ in
+    @abstractmethod
     def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
         """The noise level (1,) at a share of the way from data (0) to noise (1)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
         """The noise levels (B,) to train at, from standard normal numbers (B,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def level(self, scheduler: Any, number: int) -> Tensor:
         """The noise level () of a sampler's step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mix(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """Latents (B, C, T, h, w) at noise levels (B,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def target(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """What is predicted, (B, C, T, h, w)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weight(self, level: Tensor) -> Tensor:
         """What an error of the target has to be multiplied with to be one of the clean latents, (B, 1, 1, 1, 1)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, noisy: Tensor, level: Tensor, condition: Tensor) -> Tensor:
         """The target (B, C, T, h, w) of noisy latents; the context's own is 0."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------- training and sampling
     def loss(

@@ -262,7 +262,8 @@ def _seconds_a_step(subject: Subject, spec: RunSpec, store: Path) -> float:
     cells = spec.target.size_px // models.FOLD
     shape = (size, models.LATENT_CHANNELS, subject.frames, cells, cells)
     device = subject.model.transformer.device
-    batch = train.Batch(torch.randn(shape), torch.randn(shape), torch.rand(size), {}).to(device)
+    levels = subject.model.levels(torch.randn(size), shape)
+    batch = train.Batch(torch.randn(shape), torch.randn(shape), levels, {}).to(device)
     objective = train.Objective(subject.model)
     return _timed(lambda: objective(batch).backward())
 
