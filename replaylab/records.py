@@ -129,9 +129,13 @@ def write_rows(path: Path, rows: pd.DataFrame) -> None:
         }
     )
     narrow["value"] = _rounded(narrow["value"].to_numpy())
-    write_atomically(
-        path, lambda aside: narrow.to_parquet(aside, index=False, compression="zstd", compression_level=9)
-    )
+    packed = {  # bytes of like places in a number side by side: a quarter smaller than whole numbers in a row
+        "use_byte_stream_split": ["value"],
+        "use_dictionary": [column for column in narrow if column != "value"],
+        "compression": "zstd",
+        "compression_level": 19,
+    }
+    write_atomically(path, lambda aside: narrow.to_parquet(aside, index=False, **packed))
 
 
 def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
