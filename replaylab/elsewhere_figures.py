@@ -169,23 +169,19 @@ def reading(result: Judged | None) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- figures
 def base_curves(made: Elsewhere) -> Figure:
-    """How the second's base learnt to move, and the first's beside it; a figure that says so where it is not trained yet."""
-    second, first = _curves(made)
-    return figures.base_curve(second, first)
+    """How the second's base learnt to move, and the first's beside it."""
+    return figures.base_curve(*_curves(made))
 
 
 def both_curves(made: Elsewhere) -> pd.DataFrame:
-    """What `base_curves` draws: ADE in px of both bases over pretraining, with a column `base`; none where it draws none."""
-    second, first = _curves(made)
-    both = second if second.empty else pd.concat([second, first], ignore_index=True)
+    """What `base_curves` draws: ADE in px of both bases over pretraining, with a column `base`."""
+    both = pd.concat(_curves(made), ignore_index=True)
     return both[both["measure"] == "ade_px"]
 
 
 def learnt(made: Elsewhere) -> str:
     """Markdown: how far both bases came in pretraining, between a copied last frame and the autoencoder's own error."""
     second, first = _curves(made)
-    if second.empty:
-        return "The second base is not trained yet."
     lines = []
     for domain in ("near", "driving-eventful"):
         (ours, steps), (other, others_steps) = (_end(curve, "base", domain) for curve in (second, first))

@@ -539,10 +539,8 @@ def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure
     """How a base learnt to move: ADE in px over the steps of pretraining, a line per domain, with its floors. Of a second
     base, with the `first` in thin lines beside it.
 
-    `curve` has the columns model, step, domain, measure and value (`records.base_curve`); without rows the figure says so.
+    `curve` has the columns model, step, domain, measure and value (`records.base_curve`).
     """
-    if curve.empty:
-        return saying("The base's curve is not here: it is not trained yet.")
     ade = curve[curve["measure"] == "ade_px"]
     names = {"driving-eventful": "the target's look, eventful", "near": "looks never seen, free motion"}
     colours = dict(zip(names, (NO_REPLAY, BLUE), strict=True))

@@ -174,13 +174,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def base_curve(base: str = "base") -> pd.DataFrame:
-    """How a shipped base came to its errors: columns model, step, domain, measure, value (on dev clips); no rows of a base
-    that is not trained yet.
-    """
-    path = WEIGHTS / base / "curve.csv"
-    if not path.is_file():
-        return pd.DataFrame(columns=["domain", "measure", "value", "model", "step"])
-    return pd.read_csv(path)
+    """How a shipped base came to its errors: columns model, step, domain, measure, value (on dev clips)."""
+    return pd.read_csv(WEIGHTS / base / "curve.csv")
 
 
 def samples_folder(run: Path, step: int) -> Path:

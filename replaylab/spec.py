@@ -624,8 +624,7 @@ def grid(
     specs = []
     for seed in seeds or preset.seeds:
         worlds = trained_worlds(preset, seed)
-        folder = base_folder(int(seed in preset.second_base_seeds), preset.family)
-        base = weights_digest(folder) if folder.is_dir() else folder.name  # then it has yet to be made
+        base = weights_digest(base_folder(int(seed in preset.second_base_seeds), preset.family))
         for fraction in replay_fractions or preset.replay_fractions:
             check_fraction(fraction)
             for target in preset.targets:

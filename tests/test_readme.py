@@ -46,8 +46,13 @@ PUBLISHED = [
         "dose",
         "dose-between",
         "published --budget driving-samples --replay-fractions 0.1 0.25 --seeds 0 1 2",
+        "alternatives-dev",
+        "ablations",
+        "second-world",
+        "second-family",
     )
 ]
+CHOSEN_BEFORE = ["python -m replaylab sweep --preset alternatives --store FOLDER"]
 ON_A_GPU = ["make gpu-check"]
 # With tiny random models, and small videos; in tests/test_own.py the page is looked at more closely.
 ON_ONES_OWN = [
@@ -86,6 +91,7 @@ def test_every_command_is_claimed_once_and_no_claim_is_stale() -> None:
         *HERE,
         *IN_A_STORE,
         *PUBLISHED,
+        *CHOSEN_BEFORE,
         *ON_A_GPU,
         *ON_ONES_OWN,
         *IN_A_FRESH_CLONE,
@@ -150,6 +156,15 @@ def test_runs_are_trained_by_one_process_and_by_two(swept: Table) -> None:
 def test_the_published_runs_say_what_they_would_take(command: str, tmp_path: Path) -> None:
     said = run(f"OMP_NUM_THREADS=1 {command.replace('FOLDER', str(tmp_path))} --dry-run", ROOT, 600)
     assert re.search(r"0 of \d+ runs are in .* would be trained. Estimated: \d+ min", said), said
+
+
+def test_alternatives_want_the_runs_that_choose_their_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (command,) = CHOSEN_BEFORE
+    words = shlex.split(command.replace("FOLDER", str(tmp_path)))
+    assert main([*words[words.index("sweep") :], "--dry-run"]) == 2
+    assert "sweep --preset alternatives-dev` first" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from replaylab import runs, subjects
-from replaylab.models import TinyWan
-from replaylab.spec import WEIGHTS, RemedySpec, ReplaySpec, WorldSpec, grid
+from replaylab.spec import RemedySpec, ReplaySpec, WorldSpec, base_folder, base_of, grid, weights_digest
 
 NEAR = grid("smoke", [0.5])[0].replay.domains[0]
 assert isinstance(NEAR, WorldSpec)
@@ -26,6 +25,8 @@ VARIANTS = {
     "still clips": {"replay": ReplaySpec((NEAR,), 0.5, still=True)},
     "ewc": {"remedy": RemedySpec("ewc", 1.0, domains=(NEAR,), clips=3)},
     "lora": {"trained": "lora"},
+    "another family": {"base": weights_digest(base_folder(family="cogvideox"))},
+    "another family, lora": {"base": weights_digest(base_folder(family="cogvideox")), "trained": "lora"},
 }
 
 
@@ -54,11 +55,11 @@ def test_every_way_of_fine_tuning_goes_through_to_its_rows(name, swept):
         assert counts == {"driving": 8, "near": 6, "physics": 2}
     assert summary["execution"]["ranks"] == 1 and summary["execution"]["precision"] == "fp32"
     assert not (folder / "checkpoints").exists()
-    base = TinyWan.load(WEIGHTS / "base").transformer.state_dict()
+    base = subjects.tiny(base_of(spec.base)).model.transformer.state_dict()
     kept = runs.tuned(spec, swept.store, folder).model.transformer.state_dict()
     assert kept.keys() == base.keys() and any(not torch.equal(kept[name], base[name]) for name in base)
-    assert (folder / "transformer").is_dir() == (name != "lora")
-    if name == "lora":
+    assert (folder / "transformer").is_dir() == ("lora" not in name)
+    if "lora" in name:
         adapters = load_file(folder / "pytorch_lora_weights.safetensors")
         assert sum(map(torch.Tensor.numel, adapters.values())) < 0.4 * sum(
             map(torch.Tensor.numel, base.values())
