@@ -8,6 +8,7 @@ becomes a row with its reason; the others go on. Reading imports no torch.
 
 from __future__ import annotations
 
+import os
 import shlex
 import traceback
 from collections.abc import Collection
@@ -174,7 +175,10 @@ def estimate(
     else:
         from replaylab import runs
 
+        (load, *_), cores = os.getloadavg(), os.cpu_count() or 1  # before the timing, which is work too
         seconds, how = runs.estimate_seconds(missing, store), "timed on this machine"
+        if load >= cores:
+            how += f" while it does other work (load {load:.1f} on {cores} cores): alone it is quicker"
     text = f"Estimated: {seconds / 60:.0f} min, {how} ({len(missing)} runs, {steps} steps)"
     return text if cluster == "inline" else f"{text}. {_cost(seconds, len(missing), cluster, settings)}"
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from replaylab import records, sweep
+from replaylab import records, runs, sweep
+from replaylab.cluster import ClusterSpec
 from replaylab.records import ReferenceSpec
 from replaylab.spec import grid
 
@@ -227,6 +228,16 @@ def test_a_finished_run_is_measured_again_with_the_same_result(swept):
     rows = swept.rows[(swept.rows["run"] == spec.run_id) & (swept.rows["step"] == spec.training.steps)]
     # on disk are twelve binary digits
     assert np.allclose(again["value"], rows["value"], rtol=2**-12, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize(("load", "told"), [(0.4, False), (8.0, True)])
+def test_an_estimate_says_that_the_machine_was_busy(load, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "estimate_seconds", lambda missing, store: 90.0)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    said = sweep.estimate(grid("smoke"), tmp_path, grid("smoke"), "inline", ClusterSpec())
+    assert "Estimated: 2 min, timed on this machine" in said
+    assert (f"other work (load {load:.1f} on 2 cores)" in said) == told
 
 
 def test_a_wrong_cluster_is_refused_where_nothing_would_be_trained_too():
