@@ -85,12 +85,12 @@ def _remedy(kind: str, strength: float) -> Callable[[RunSpec], RunSpec]:
 
 EWC_CLIPS = 128
 STRENGTHS = {
-    "l2-sp": (0.01, 0.03, 0.1, 0.3, 1.0),
-    "ewc": (0.01, 0.03, 0.1, 0.3, 1.0),
+    "l2-sp": (0.0001, 0.0003, 0.001, 0.003, 0.01),
+    "ewc": (0.0001, 0.0003, 0.001, 0.003, 0.01),
     "lwf": (0.1, 0.3, 1.0, 3.0, 10.0),
     "wise-ft": (0.1, 0.25, 0.5, 0.75, 0.9),
 }
-RATES = (2e-4, 1e-4, 4e-5, 2e-5, 1e-5)  # beside 4e-4
+RATES = (3e-4, 2.5e-4, 2e-4, 1.5e-4, 1e-4)  # beside 4e-4
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75)
 AS_IT_IS = Arm("replay", "near replay 25 %", lambda run: run)
 NO_REPLAY = Arm("replay", "no replay", lambda run: replace(run, replay=ReplaySpec()))

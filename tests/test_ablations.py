@@ -117,7 +117,8 @@ def test_settings_are_chosen_by_dynamics_among_those_that_look_as_good(tmp_path:
             finished(tmp_path, run, 9 + 0.5 * at, [2.0, 1.0, 3.0, 0.1, 0.1][at])
     chosen = {arm.group: arm.name for arm in ablations.best(tmp_path)}
     assert chosen == {
-        "l2-sp": "0.03", "ewc": "0.03", "lwf": "10", "wise-ft": "0.25", "lower rate": "0.0001", "generative replay": "10 %",
+        "l2-sp": "0.0003", "ewc": "0.0003", "lwf": "10", "wise-ft": "0.25", "lower rate": "0.00025",
+        "generative replay": "10 %",
     }  # fmt: skip
     runs = ablations.grid("alternatives", store=tmp_path)
     assert len(runs) == 3 * (2 + len(chosen)) and {run.evaluation.split for run in runs} == {"test"}
