@@ -307,20 +307,17 @@ def _of_pairs(made: Arms) -> str:
 def _of_cost(made: Arms) -> str:
     training, share = spec.PRESETS[made.preset].training, 0.25
     longer = spec.steps_for(training.steps * training.batch_size, share, training.batch_size)
-    seconds = [
-        float(made.done.loc[made.done["arm"] == arm, "seconds"].median())
+    steps_ms = [
+        1000 * float(made.done.loc[made.done["arm"] == arm, "step_seconds"].median())
         for arm in (REFERENCE, NO_REPLAY.name)
     ]
     text = (
         f"**Cost**: of every batch {percent(share)} is not driving, so to see as much driving takes {longer} steps in place "
         f"of {training.steps}"
     )
-    if np.isnan(seconds).any():
-        return f"{text}; how long a run takes: {MISSING}."
-    return (
-        f"{text}. At equal steps a run took {seconds[0]:.0f} s with replay and {seconds[1]:.0f} s without (medians, with "
-        "evaluation)."
-    )
+    if np.isnan(steps_ms).any():
+        return f"{text}; how long a step takes: {MISSING}."
+    return f"{text}. A step itself took {steps_ms[0]:.0f} ms with replay and {steps_ms[1]:.0f} ms without (medians)."
 
 
 def _of_alternatives(made: Arms) -> str:

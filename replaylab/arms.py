@@ -56,6 +56,7 @@ RUN = [
     "seed",
     "state",
     "seconds",
+    "step_seconds",
     "last",
     "clips_kept",
 ]
@@ -313,11 +314,12 @@ def arms_of(
     for run, group, arm in named:
         done = records.is_done(run, home)
         seconds = records.read_summary(home / run.run_id)["seconds"] if done else None
+        step_seconds = records.seconds_a_step(home / run.run_id) if done else None
         lines.append((
             run.run_id, group, arm, run.base, run.replay.name, run.replay.fraction, run.seed, "done" if done else "missing",
-            seconds, run.training.steps, clips_kept(run),
+            seconds, step_seconds, run.training.steps, clips_kept(run),
         ))  # fmt: skip
-    runs = pd.DataFrame(lines, columns=RUN).astype({"seconds": float})
+    runs = pd.DataFrame(lines, columns=RUN).astype({"seconds": float, "step_seconds": float})
     runs = runs.drop_duplicates("run").reset_index(drop=True)
     wanted = {place(label, ordinary, eventful) for label in MEASURES}
     measures = {one for measure, _ in wanted for one in (measure, ALL_CLIPS.get(measure, measure))}

@@ -49,7 +49,7 @@ def arms_table(made: Arms) -> Styler:
     for place, arm in enumerate(made.names, start=1):
         runs = made.runs[made.runs["arm"] == arm]
         there = runs[runs["state"] == "done"]
-        kept, seconds = int(runs["clips_kept"].iloc[0]), there["seconds"].median()
+        kept, step_ms = int(runs["clips_kept"].iloc[0]), 1000 * there["step_seconds"].median()
         line: dict[str, str] = {"no.": str(place), "arm": arm, "group": runs["group"].iloc[0]}
         line["seeds"] = f"{len(there)} of {len(runs)}"
         line[f"against {REFERENCE}"] = "–" if arm == REFERENCE else standing(made, arm)
@@ -60,7 +60,7 @@ def arms_table(made: Arms) -> Styler:
         steps = made.steps_of(arm, EQUAL)
         line["get so far"] = f"{steps.notna().sum()} of {len(steps)}" if len(steps) else "–"
         line["at step"] = "–" if steps.isna().any() or steps.empty else f"{steps.mean():.0f}"
-        line["time of a run (s)"] = "–" if np.isnan(seconds) else f"{seconds:.0f}"
+        line["time of a step (ms)"] = "–" if np.isnan(step_ms) else f"{step_ms:.0f}"
         line["clips kept"] = str(kept) if kept else "–"
         lines.append(line)
     return figures.styled(pd.DataFrame(lines), f"arms-{made.preset}").hide(axis="index")

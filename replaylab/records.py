@@ -173,6 +173,12 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
 
 
+def seconds_a_step(folder: Path) -> float:
+    """The median time of a run's training steps, s: evaluations and interruptions between them do not count."""
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return float(np.median(np.diff([json.loads(line)["seconds"] for line in lines])))
+
+
 def base_curve(base: str = "base") -> pd.DataFrame:
     """How a shipped base came to its errors: columns model, step, domain, measure, value (on dev clips)."""
     return pd.read_csv(WEIGHTS / base / "curve.csv")

@@ -19,6 +19,7 @@ KD, ADE = 20.0, 3.0  # of every base; a copied last frame has 30 and 7
 COPIED = (30.0, 7.0)
 SHARES = {50: 0.25, 150: 0.75, 300: 1.0}  # of a run's change in EffNet-KD by step; its ADE changes evenly
 SECONDS = 260.0
+STEP_SECONDS = 0.25
 Effect = tuple[float, float]  # change of EffNet-KD and of eventful ADE at the last step
 NOISE = 0.02
 
@@ -72,7 +73,11 @@ def write_run(run: RunSpec, store: Path, effect: Effect) -> None:
         at = {"kd": KD + SHARES[step] * kd + luck, "ade": ADE + ade * step / 300 + luck}
         for world in (*run.evaluation.domains, *(run.evaluation.at_the_end if step == 300 else ())):
             _add(table, run.run_id, world.name, step, **at)
-    _write(records.claim(run, store), [(table, facts)])
+    folder = records.claim(run, store)
+    _write(folder, [(table, facts)])
+    ends = STEP_SECONDS * np.arange(1, 301) + 30.0 * (np.arange(1, 301) > 150)  # in between it was evaluated
+    lines = [json.dumps({"step": step, "seconds": float(end)}) for step, end in enumerate(ends, start=1)]
+    (folder / "log.jsonl").write_text("\n".join(lines))
 
 
 def write_references(runs: Sequence[RunSpec], store: Path) -> None:

@@ -11,7 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 from conftest import ROOT, run
-from made_up_arms import OF_ARMS, SECONDS, of_alternative, write_arms
+from made_up_arms import OF_ARMS, STEP_SECONDS, of_alternative, write_arms
 
 from replaylab import ablations, ablations_figures, arms, arms_figures, verdicts
 from replaylab.ablations import ALTERNATIVES, ARMS
@@ -92,7 +92,8 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
     assert "nothing is shown to be better than replay of near video" in said["Source"]
     assert "64 clips are the fewest that are not shown to be worse than all 1536" in said["Clips to keep"]
     assert (
-        "takes 400 steps in place of 300" in said["Cost"] and f"{SECONDS:.0f} s with replay" in said["Cost"]
+        "takes 400 steps in place of 300" in said["Cost"]
+        and f"{1000 * STEP_SECONDS:.0f} ms with replay" in said["Cost"]
     )
     assert "cannot tell: bursts every 20 steps" in said["Schedule"]
     assert "early stop, step 300" in said["Instead of replay"]

@@ -167,7 +167,7 @@ def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Arms) -> N
         "–",
         "–",
     ]
-    assert table.loc["64 clips", ["clips kept", "time of a run (s)"]].tolist() == ["64", "260"]
+    assert table.loc["64 clips", ["clips kept", "time of a step (ms)"]].tolist() == ["64", "250"]
     change = made.of("physics", DYNAMICS)
     assert table.loc["physics", DYNAMICS] == arms_figures.in_words(change) and change[0] > 0
     assert table.loc["no replay", f"ADE, eventful, {LOWER} (px)"].startswith("+")
