@@ -85,7 +85,7 @@ class Arms:
         """Every arm that is asked for, in its order."""
         return list(dict.fromkeys(self.runs["arm"]))
 
-    @property
+    @cached_property
     def done(self) -> pd.DataFrame:
         """The finished runs."""
         return self.runs[self.runs["state"] == "done"]

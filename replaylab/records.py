@@ -174,7 +174,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def seconds_a_step(folder: Path) -> float:
-    """The median time of a run's training steps, s: evaluations and interruptions between them do not count."""
+    """The median time of a run's training steps, s: the few that an evaluation or an interruption lies between do not move
+    it, though the log's clock begins again where a run resumed.
+    """
     lines = (folder / "log.jsonl").read_text().splitlines()
     return float(np.median(np.diff([json.loads(line)["seconds"] for line in lines])))
 
