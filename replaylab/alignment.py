@@ -64,6 +64,17 @@ class Sweeps:
         return joined.assign(change=joined["value"] - joined["before"])
 
     @cached_property
+    def clip_changes(self) -> pd.DataFrame:
+        """Of every clip, the change at the last step of each run without replay: target, domain, measure, seed, base, scene,
+        change.
+        """
+        at = ["base", "domain", "measure", "scene"]
+        of_runs = (self.rows["model"] == FINE_TUNED) & (self.rows["replay_fraction"] == 0)
+        last, base = at_the_end(self.rows[of_runs]), self.rows[self.rows["model"] == "base"]
+        both = last.merge(base[[*at, "value"]].rename(columns={"value": "before"}), on=at)
+        return both.assign(change=both["value"] - both["before"])[["target", "seed", *at, "change"]]
+
+    @cached_property
     def rhos(self) -> pd.DataFrame:
         """ρ within each run without replay, in every reading: target, domain, reading, seed, base, rho."""
         columns = ["target", "domain", "reading", "seed", "base", "rho"]
@@ -229,12 +240,9 @@ def clip_gains(
 
 def _of_clips(made: Sweeps, target: str, measure: str, domain: str) -> pd.DataFrame:
     """After − before, a line a run and a column a scene."""
-    here = made.rows[(made.rows["measure"] == measure) & (made.rows["domain"] == domain)]
-    tuned = (here["model"] == FINE_TUNED) & (here["target"] == target) & (here["replay_fraction"] == 0)
-    base = here.loc[here["model"] == "base", ["base", "scene", "value"]]
-    both = at_the_end(here[tuned]).merge(base, on=["base", "scene"], suffixes=("", "_before"))
-    changed = both.assign(change=both["value"] - both["value_before"])
-    return changed.pivot(index=["seed", "base"], columns="scene", values="change")
+    table = made.clip_changes
+    at = (table["target"] == target) & (table["measure"] == measure) & (table["domain"] == domain)
+    return table[at].pivot(index=["seed", "base"], columns="scene", values="change")
 
 
 def _clip_rho(

@@ -101,22 +101,25 @@ class Changes:
 def read(table: Table) -> Changes:
     """The changes in a sweep's rows; ValueError where a run's base was not measured on the same measures and domains."""
     of_runs, of_arms = [], []
-    keys = ["arm", "step", "domain", "measure"]
-    for key, here in _paired(table.rows).groupby(keys, sort=False):
-        by_clip = here.pivot(index=["run", "seed", "base"], columns="scene", values="change").dropna(axis=1)
-        if by_clip.empty:
-            continue
-        before = here[here["scene"].isin(by_clip.columns)].groupby("run")["before"].mean()
-        at, clips = dict(zip(keys, key, strict=True)), by_clip.shape[1]
-        for (run, seed, base), change in by_clip.mean(axis=1).items():
-            of_runs.append(
-                {**at, "run": run, "seed": seed, "base": base, "before": before[run], "change": change, "clips": clips}
-            )  # fmt: skip
-        change, low, high = _interval(by_clip.to_numpy())
-        of_arms.append(
-            {**at, "before": before.mean(), "change": change, "low": low, "high": high, "seeds": len(by_clip),
-             "clips": clips}
-        )  # fmt: skip
+    keys, of_a_run = ["arm", "step", "domain", "measure"], ["run", "seed", "base"]
+    for _, there in _paired(table.rows).groupby("domain", sort=False):
+        by_clip = there.pivot(index=[*keys, *of_a_run], columns="scene", values=["before", "change"])
+        for key, here in by_clip.groupby(level=keys, sort=False):
+            before, change = here["before"].to_numpy(), here["change"].to_numpy()
+            in_all = np.isfinite(before + change).all(axis=0)
+            if not in_all.any():
+                continue
+            before, change = before[:, in_all], change[:, in_all]
+            at = {**dict(zip(keys, key, strict=True)), "clips": in_all.sum()}
+            runs = here.index.droplevel(keys)
+            for run, of_base, by in zip(runs, before.mean(1), change.mean(1), strict=True):
+                of_runs.append(
+                    {**at, **dict(zip(of_a_run, run, strict=True)), "before": of_base, "change": by}
+                )
+            mean, low, high = _interval(change)
+            of_arms.append(
+                {**at, "before": before.mean(), "change": mean, "low": low, "high": high, "seeds": len(runs)}
+            )
     numbers = ["before", "change", "clips"]
     return Changes(
         table.runs,

@@ -46,15 +46,15 @@ class Table:
 def run(
     preset: str, replay_fractions: list[float] | None = None, seeds: list[int] | None = None,
     cluster: str = "inline", store: str | Path = "", budget: str = "steps", machine: MachineSpec = MachineSpec(),
-    cluster_file: str | Path = "", dry_run: bool = False,
+    cluster_file: str | Path = "", dry_run: bool = False, measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
     """Read the grid of a preset from a store, and train what is missing (never in the published store).
 
     Empty lists and texts mean the preset's own; `budget` as in `spec.grid`, `machine` says how to execute, and
     `cluster_file` (YAML, `cluster.ClusterSpec`) what a job gets. A dry run says what would be trained and what it would
-    cost, and trains nothing. Raises ValueError for an unknown preset, fraction, budget, cluster or key of the file or a
-    run folder whose spec differs, PermissionError for a store that cannot be written. Ctrl-C leaves jobs running: the
-    same call finds them again.
+    cost, and trains nothing. The table has the rows of `measures`, or of all that were measured. Raises ValueError for an
+    unknown preset, fraction, budget, cluster or key of the file or a run folder whose spec differs, PermissionError for a
+    store that cannot be written. Ctrl-C leaves jobs running: the same call finds them again.
     """
     home = store_of(preset, store)
     specs = _specs(preset, replay_fractions, seeds, budget, home)
@@ -66,13 +66,13 @@ def run(
             say(
                 f"{len(missing)} of {len(specs)} published runs are not in {home}; to train them, name a store of your own"
             )
-        return _table(preset, specs, home, set(), {})
-    return run_specs(preset, specs, home, cluster, machine, cluster_file, dry_run, back)
+        return _table(preset, specs, home, set(), {}, measures=measures)
+    return run_specs(preset, specs, home, cluster, machine, cluster_file, dry_run, back, measures)
 
 
 def run_specs(
     name: str, specs: list[RunSpec], home: Path, cluster: str, machine: MachineSpec, cluster_file: str | Path,
-    dry_run: bool, back: str,
+    dry_run: bool, back: str, measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
     """`run` of any runs, in the store `home`; `back` says how to come back to jobs that were left running."""
     settings = _settings(cluster, cluster_file)
@@ -82,7 +82,7 @@ def run_specs(
     counted = f"{len(specs) - len(missing)} of {len(specs)} runs are in {home}; "
     if dry_run:
         say(f"{counted}{len(missing)} would be trained. {estimate(missing, home, specs, cluster, settings)}")
-        return _table(name, specs, home, set(), {}, _under_way(missing, home))
+        return _table(name, specs, home, set(), {}, _under_way(missing, home), measures)
     if missing and cluster == "inline":
         records.check_store(home)
         say(f"{counted}training {len(missing)}. {estimate(missing, home, specs, cluster, settings)}")
@@ -95,7 +95,7 @@ def run_specs(
         trained = {spec.run_id for spec in missing}
     else:
         say(f"all {len(specs)} runs are in {home}: trained nothing")
-    return _table(name, specs, home, trained, failed)
+    return _table(name, specs, home, trained, failed, measures=measures)
 
 
 def read(

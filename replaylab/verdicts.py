@@ -227,9 +227,12 @@ def alignment_per_clip(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike, level
     x, y = _pair(fidelity_gain, dynamics_gain, ("fidelity_gain", "dynamics_gain"), 2)
     _at_least(4, x.shape[1], "fidelity_gain", "clips (columns)", "measure more clips")
     estimate = alignments(x, y)
-    clips = range(x.shape[1])
-    without = np.stack([alignments(np.delete(x, one, 1), np.delete(y, one, 1)) for one in clips], axis=1)
-    spread = seeds_and_scenes(len(clips) * estimate[:, None] - (len(clips) - 1) * without, level)
+    seeds, clips = x.shape
+    without_each = [
+        np.concatenate([np.delete(gains, clip, axis=1) for clip in range(clips)]) for gains in (x, y)
+    ]
+    without = alignments(*without_each).reshape(clips, seeds).T
+    spread = seeds_and_scenes(clips * estimate[:, None] - (clips - 1) * without, level)
     return _within_one(_around(float(estimate.mean()), spread.high - spread.estimate, spread.n))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from replaylab import records, runs, sweep
+from replaylab import claims_figures, records, runs, sweep
 from replaylab.cluster import ClusterSpec
 from replaylab.records import ReferenceSpec
 from replaylab.spec import grid
@@ -80,6 +80,16 @@ def test_run_again_trains_nothing_and_says_so(swept, capsys, monkeypatch):
     assert "trained nothing" in capsys.readouterr().err
     assert not again.runs["trained_now"].any()
     pd.testing.assert_frame_equal(again.rows, swept.rows)
+
+
+def test_a_table_of_some_measures_holds_the_same_rows_of_them_and_all_runs(swept):
+    few = sweep.run("smoke", store=swept.store, measures=claims_figures.SHOWN)
+    kept = swept.rows["measure"].isin(claims_figures.SHOWN)
+    assert 0 < kept.mean() < 0.7
+    pd.testing.assert_frame_equal(few.rows, swept.rows[kept].reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        few.runs.drop(columns="trained_now"), swept.runs.drop(columns="trained_now")
+    )
 
 
 def test_the_same_spec_gives_the_same_rows(swept, tmp_path):
