@@ -31,10 +31,10 @@ from replaylab.arms import (
     WORSE,
     Arms,
     arms_of,
+    by_replay,
     side,
-    standing,
 )
-from replaylab.arms_figures import counted, in_words
+from replaylab.arms_figures import counted, in_words, listed, names_of, sorted_out
 from replaylab.claims_figures import MISSING
 from replaylab.figures import capital, number, percent
 
@@ -62,6 +62,8 @@ class Ablations:
     """
     areas: pd.Series[float]
     """method -> the area that its settings dominate, as a share of near replay's; empty where that is not known"""
+    fractions: Arms
+    """near replay in the fractions of the published sweep"""
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -77,7 +79,16 @@ def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
     if len(stop):
         alternatives = _stopped(alternatives, int(stop.item().removeprefix("step ")))
     arms = _arms("ablations", "Near replay of 25 %, one thing changed", seeds, home)
-    return Ablations(arms, alternatives, settings, _areas(settings, home))
+    return Ablations(arms, alternatives, settings, _areas(settings, home), _fractions(seeds))
+
+
+def _fractions(seeds: Sequence[int]) -> Arms:
+    """`Ablations.fractions`, of the published store, whatever store holds the ablations."""
+    runs = [run for run in spec.grid("published", None, list(seeds)) if run.replay.name in ("", "near")]
+    home = sweep.store_of("published", "")
+    return arms_of(
+        "published", "Fractions of near replay", by_replay(runs), home, "driving", "driving-eventful"
+    )
 
 
 def _arms(preset: str, title: str, seeds: Sequence[int], home: Path) -> Arms:
@@ -165,8 +176,8 @@ def opening(made: Ablations, store: str | Path = "") -> str:
 
 
 def settings_table(made: Ablations) -> Styler:
-    """The settings on dev: what each came to, and which was chosen and why."""
-    looks = f"looks as good as {REFERENCE}"
+    """The settings on dev: what each came to, and which was chosen."""
+    looks = "looks as good"
     shown = pd.DataFrame(
         {
             "method": made.settings["group"],
@@ -185,10 +196,10 @@ def _why(one: Any) -> str:
     if np.isnan(one.effnet_kd):
         return MISSING
     if one.group == NEAR:
-        return "what the others are compared with"
+        return "compared with"
     if not one.chosen:
         return "–"
-    return f"chosen: {'least ADE of those that look as good' if one.looks_as_good else 'looks best, none as good'}"
+    return "chosen" if one.looks_as_good else "chosen, looks best"
 
 
 def of_settings(made: Ablations) -> str:
@@ -223,7 +234,7 @@ def answer(made: Ablations) -> str:
     if arms.done.empty:
         return f"A practical answer: {MISSING}, {counted(arms)}."
     items = [
-        _of_fractions(arms),
+        _of_fractions(arms, made.fractions),
         _of_group(arms, "schedule", "constant replay"),
         _of_group(arms, "source", "replay of near video"),
         _of_group(arms, "control", "diverse, moving clips"),
@@ -237,20 +248,9 @@ def answer(made: Ablations) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
-def _sorted_out(made: Arms, arms: Sequence[str]) -> dict[str, list[str]]:
-    """Standing -> arms; those without runs are not run yet."""
-    there, found = set(made.done["arm"]), dict[str, list[str]]()
-    for arm in arms:
-        found.setdefault(standing(made, arm) if arm in there else MISSING, []).append(arm)
-    return found
-
-
-def _listed(found: dict[str, list[str]]) -> str:
-    return "; ".join(f"{word}: {', '.join(arms)}" for word, arms in found.items())
-
-
-def _of_fractions(made: Arms) -> str:
-    found = _sorted_out(made, [NO_REPLAY.name, "near replay 1 %"])
+def _of_fractions(made: Arms, swept: Arms) -> str:
+    """Replay or none, of the ablations; then the other fractions of the sweep, and by how much any is better."""
+    found = sorted_out(made, [NO_REPLAY.name, "near replay 1 %"])
     word = next(word for word, arms in found.items() if NO_REPLAY.name in arms)
     advice = {
         WORSE: f"replay: {REFERENCE} is better than none",
@@ -258,35 +258,43 @@ def _of_fractions(made: Arms) -> str:
         TRADE: "it depends: replay is better in one of looks and motion, and worse in the other",
         CANNOT_TELL: f"the data cannot tell {REFERENCE} from none",
     }.get(word, "too few runs to say whether to replay")
-    return (
-        f"**Fraction**: {advice} ({_listed(found)}). The page of the replay sweep has the fractions between."
-    )
+    text = f"**Fraction**: {advice} ({listed(found)})."
+    others = [arm for arm in swept.names if arm not in (REFERENCE, NO_REPLAY.name)]
+    if not others:
+        return text
+    stands = sorted_out(swept, others)
+    seeds = swept.done.loc[swept.done["arm"].isin(others), "seed"].nunique()
+    text += f" Of the replay sweep's fractions ({seeds} seeds): {listed(stands)}."
+    for arm in stands.get(BETTER, []) + stands.get(TRADE, []):
+        motion, looks = (in_words(swept.less_reference(arm, label)) for label in (DYNAMICS, FIDELITY))
+        text += f" *{capital(arm)}* less {REFERENCE}: ADE {motion} px, EffNet-KD {looks}."
+    return text
 
 
 def _of_group(made: Arms, group: str, usual: str) -> str:
-    found = _sorted_out(made, list(made.runs.loc[made.runs["group"] == group, "arm"].unique()))
+    found = sorted_out(made, list(made.runs.loc[made.runs["group"] == group, "arm"].unique()))
     if found.get(BETTER):
-        advice = f"take {' or '.join(found[BETTER])}"
+        advice = f"take {names_of(found[BETTER])}"
     elif {FEW, MISSING} & set(found):
         advice = f"too few runs to compare all with {usual}"
     else:
         advice = f"nothing is shown to be better than {usual}"
-    return f"**{capital(group)}**: {advice} ({_listed(found)})."
+    return f"**{capital(group)}**: {advice} ({listed(found)})."
 
 
 def _of_buffers(made: Arms) -> str:
     here = made.runs[(made.runs["group"] == "buffer") | (made.runs["arm"] == REFERENCE)]
     kept = here.groupby("arm")["clips_kept"].first().sort_values()
     whole = f"all {kept.pop(REFERENCE)}"
-    found = _sorted_out(made, list(kept.index))
+    found = sorted_out(made, list(kept.index))
     unshown = [arm for arm in kept.index if arm not in found.get(WORSE, [])]
     if {FEW, MISSING} & set(found):
         advice = f"too few runs to compare all with {whole}"
     elif unshown:
-        advice = f"{unshown[0]} are the fewest that are not shown to be worse than {whole}"
+        advice = f"*{unshown[0]}* are the fewest that are not shown to be worse than {whole}"
     else:
         advice = f"keep {whole}: every smaller buffer is worse"
-    return f"**Clips to keep**: {advice} ({_listed(found)})."
+    return f"**Clips to keep**: {advice} ({listed(found)})."
 
 
 def _of_pairs(made: Arms) -> str:
@@ -297,7 +305,7 @@ def _of_pairs(made: Arms) -> str:
         if without in made.names:
             difference = made.difference(arm, without)
             told = MISSING if np.isnan(difference[0]) else f"{in_words(difference)}, {side(*difference[1:])}"
-            each.append(f"{arm} {told}")
+            each.append(f"*{arm}* {told}")
     return (
         "**Does replay help whatever the target's size and whatever is trained?** Replay less no replay in ADE on eventful "
         f"driving, px: {'; '.join(each)}."
@@ -324,7 +332,7 @@ def _of_alternatives(made: Arms) -> str:
     arms = [arm for arm in made.names if arm not in (REFERENCE, NO_REPLAY.name)]
     if not arms:
         return f"**Instead of replay**: {MISSING}."
-    return f"**Instead of replay**, against {REFERENCE}: {_listed(_sorted_out(made, arms))}."
+    return f"**Instead of replay**, against {REFERENCE}: {listed(sorted_out(made, arms))}."
 
 
 def _of_doubt(made: Arms) -> str:
@@ -333,9 +341,10 @@ def _of_doubt(made: Arms) -> str:
     halves = [(high - low) / 2 for low, high in ends if not np.isnan(low)]
     if not halves:
         return "**Where the data cannot tell**: anywhere yet, with fewer than three seeds an arm."
-    unsure = _sorted_out(made, arms).get(CANNOT_TELL, [])
+    unsure = sorted_out(made, arms).get(CANNOT_TELL, [])
+    named = f" ({names_of(unsure)})" if unsure else ""
     return (
-        f"**Where the data cannot tell**: {len(unsure)} of {len(arms)} arms{' (' if unsure else ''}{', '.join(unsure)}"
-        f"{')' if unsure else ''} are not told apart from {REFERENCE}, which is not to say that they are equal: the "
+        f"**Where the data cannot tell**: {len(unsure)} of {len(arms)} arms{named} are not told apart from "
+        f"{REFERENCE}, which is not to say that they are equal: the "
         f"difference of two arms in ADE on eventful driving is known to ± {number(median(halves))} px (the median)."
     )

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from replaylab import clips, figures, records, verdicts
-from replaylab.ablations import AS_IT_IS
+from replaylab.ablations import AS_IT_IS, NO_REPLAY
 from replaylab.claims import ALL_CLIPS
 from replaylab.figures import FINE_TUNED
 from replaylab.spec import RunSpec, WorldSpec
@@ -89,6 +89,11 @@ class Arms:
     def done(self) -> pd.DataFrame:
         """The finished runs."""
         return self.runs[self.runs["state"] == "done"]
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is anything to compare with: a finished run of near replay 25 %."""
+        return bool((self.done["arm"] == REFERENCE).any())
 
     @property
     def first_step(self) -> int:
@@ -290,22 +295,38 @@ def clips_kept(run: RunSpec) -> int:
 
 
 def points(made: Arms) -> pd.DataFrame:
-    """Every arm at its last step: arm, x (FIDELITY) and y (DYNAMICS), their changes with low and high ends, and whether it
-    is on the Pareto front of the means.
+    """Every arm at its last step: arm, x (FIDELITY) and y (DYNAMICS) with low and high ends, and whether it is on the Pareto
+    front of the means. They are differences to near replay 25 %, or changes from the base where that is not there.
     """
     table = made.effects[made.effects["reading"] == LAST]
-    x, y = (
-        table[table["measure"] == label].set_index("arm")[["change", "low", "high"]]
-        for label in (FIDELITY, DYNAMICS)
+    shown = (
+        ["difference", "difference_low", "difference_high"]
+        if made.has_reference
+        else ["change", "low", "high"]
     )
-    both = x.set_axis(["x", "x_low", "x_high"], axis=1).join(
-        y.set_axis(["y", "y_low", "y_high"], axis=1), how="inner"
+    x, y = (table[table["measure"] == label].set_index("arm")[shown] for label in (FIDELITY, DYNAMICS))
+    both = (
+        x.set_axis(["x", "x_low", "x_high"], axis=1)
+        .join(y.set_axis(["y", "y_low", "y_high"], axis=1), how="inner")
+        .dropna(subset=["x", "y"])
     )
     front = verdicts.pareto_front(both[["x", "y"]].to_numpy()) if len(both) else np.empty(0, bool)
     return both.assign(front=front).rename_axis("arm").reset_index()
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
+def by_replay(runs: Sequence[RunSpec]) -> list[tuple[RunSpec, str, str]]:
+    """Runs of a sweep with their group and arm, for `arms_of`; near replay is in the group of no replay, as among the
+    ablations.
+    """
+    named = []
+    for run in runs:
+        kind, share = run.replay.name, figures.percent(run.replay.fraction)
+        arm = f"{kind} replay {share}" if kind else NO_REPLAY.name
+        named.append((run, f"{kind} replay" if kind not in ("", "near") else NO_REPLAY.group, arm))
+    return named
+
+
 def arms_of(
     preset: str, title: str, named: Sequence[tuple[RunSpec, str, str]], home: Path, ordinary: str, eventful: str
 ) -> Arms:  # fmt: skip

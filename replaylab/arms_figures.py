@@ -1,12 +1,14 @@
 """How do arms compare? The figure, table and sentences that every page of arms shows.
 
 The functions take `arms.Arms` and give back a matplotlib figure, a pandas Styler or Markdown; no torch. Decision: words
-such as "better" are read off the interval of a difference, and where it holds 0 they are "cannot tell". What is missing is
-counted in every title.
+such as "better" are read off the interval of the difference to near replay 25 %, seed by seed and clip by clip, and where
+it holds 0 they are "cannot tell". The figure draws those intervals, and the table begins with them; changes from the base
+are wider, because seeds differ, and stand behind. What is missing is counted in every title.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -34,36 +36,48 @@ from replaylab.arms import (
     WORSE,
     Arms,
     points,
-    side,
     standing,
 )  # fmt: skip
 from replaylab.figures import BLUE, GREY, INK, WIDTH
 
+AGAINST = f"against {REFERENCE}"
+LESS = ((DYNAMICS, EQUAL), (DYNAMICS, LAST), (FIDELITY, LAST))
+"""The differences that a standing is read off."""
 HUES = ("#029e73", "#7b6fd0", "#8f5a2c", "#c0578f", "#5f6b73", "#b8860b", "#0b5a73", "#94493a")  # of groups
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def arms_table(made: Arms) -> Styler:
-    """Every arm: its standing against near replay 25 %, changes from the base with intervals, and what it costs."""
+    """Every arm: its standing against near replay 25 % and the differences that it is read off, then its changes from the
+    base, all with intervals, and what it costs.
+    """
     lines = []
     for place, arm in enumerate(made.names, start=1):
         runs = made.runs[made.runs["arm"] == arm]
         there = runs[runs["state"] == "done"]
         kept, step_ms = int(runs["clips_kept"].iloc[0]), 1000 * there["step_seconds"].median()
-        line: dict[str, str] = {"no.": str(place), "arm": arm, "group": runs["group"].iloc[0]}
-        line["seeds"] = f"{len(there)} of {len(runs)}"
-        line[f"against {REFERENCE}"] = "–" if arm == REFERENCE else standing(made, arm)
-        if there.empty:
-            line[f"against {REFERENCE}"] = claims_figures.MISSING
+        line: dict[str, str] = {"no.": str(place), "arm": arm, AGAINST: "–"}
+        if arm != REFERENCE:
+            line[AGAINST] = claims_figures.MISSING if there.empty else standing(made, arm)
+        for label, reading in LESS:
+            difference = (np.nan,) * 3 if arm == REFERENCE else made.less_reference(arm, label, reading)
+            line[less_label(label, reading)] = in_words(difference)
         line |= {label: in_words(made.of(arm, label)) for label in MEASURES}
-        line |= {f"ADE, eventful, {one} (px)": in_words(made.of(arm, DYNAMICS, one)) for one in SHARES}
+        line |= {f"{DYNAMICS}, {one}": in_words(made.of(arm, DYNAMICS, one)) for one in SHARES}
         steps = made.steps_of(arm, EQUAL)
         line["get so far"] = f"{steps.notna().sum()} of {len(steps)}" if len(steps) else "–"
         line["at step"] = "–" if steps.isna().any() or steps.empty else f"{steps.mean():.0f}"
         line["time of a step (ms)"] = "–" if np.isnan(step_ms) else f"{step_ms:.0f}"
         line["clips kept"] = str(kept) if kept else "–"
+        line["seeds"] = f"{len(there)} of {len(runs)}"
+        line["group"] = str(runs["group"].iloc[0])
         lines.append(line)
     return figures.styled(pd.DataFrame(lines), f"arms-{made.preset}").hide(axis="index")
+
+
+def less_label(label: str, reading: str) -> str:
+    """The head of a column of differences, such as "less: ADE, eventful (px), at equal fidelity"."""
+    return f"less: {label}, {reading}"
 
 
 def in_words(found: tuple[float, float, float]) -> str:
@@ -77,8 +91,9 @@ def in_words(found: tuple[float, float, float]) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def plane(made: Arms) -> Figure:
-    """Above, change of ADE on eventful driving over change of EffNet-KD at the last step, a point an arm with its
-    intervals, and the Pareto front; below, change of that ADE at equal fidelity. Numbers name the arms in both.
+    """Above, ADE on eventful driving over EffNet-KD at the last step, a point an arm with its intervals, and the Pareto
+    front; below, that ADE at equal fidelity. Both less near replay 25 %, so that what crosses a line of 0 is not told apart
+    from it; where it is not there yet, above are changes from the base. Numbers name the arms in both.
     """
     if made.effects.empty:
         return nothing_yet(made)
@@ -106,6 +121,7 @@ def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
     axes.axvline(0, color=GREY, lw=0.8, zorder=0)
     shown = points(made)
     front = shown[shown["front"]].sort_values("x")
+    base = [-made.of(REFERENCE, label)[0] for label in (FIDELITY, DYNAMICS)] if made.has_reference else [0, 0]
     axes.plot(front["x"], front["y"], color=INK, lw=1, ls=(0, (4, 2)), drawstyle="steps-post", zorder=1)
     for one in shown.itertuples():
         colour, place = colours[one.arm], made.names.index(one.arm) + 1
@@ -114,33 +130,43 @@ def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
         axes.plot(one.x, one.y, "o", ms=12, color=colour, mec=INK if one.front else "white", mew=1, zorder=3)
         axes.annotate(str(place), (one.x, one.y), ha="center", va="center", fontsize=7.5, color="white",
                       fontweight="bold", zorder=4)  # fmt: skip
-    axes.plot(0, 0, "D", color=INK, ms=7, zorder=4)
-    axes.set(
-        xlabel="change of EffNet-KD on the target (left: better)",
-        ylabel="change of ADE, eventful (px; down: better)",
+    axes.plot(*base, "D", color=INK, ms=7, zorder=4)
+    _look_at(axes, shown, base)
+    kind = "less near replay's" if made.has_reference else "change from the base's"
+    axes.set(xlabel=f"EffNet-KD on the target, {kind}", ylabel=f"ADE, eventful, {kind} (px)")
+    axes.set_title(
+        f"{figures.capital(LAST)} (left and down are better; diamond: the base)",
+        fontsize=9,
     )
-    axes.set_title(f"{figures.capital(LAST)} (diamond: the base; dashed: the Pareto front)", fontsize=9)
+
+
+def _look_at(axes: Axes, shown: pd.DataFrame, base: Sequence[float]) -> None:
+    """Limits that hold all points and three of four ends of intervals: the widest bars run out of the panel."""
+    for of, among, set_limits in (("x", base[0], axes.set_xlim), ("y", base[1], axes.set_ylim)):
+        low = np.nanmin([among, shown[of].min(), shown[f"{of}_low"].quantile(0.25)])
+        high = np.nanmax([among, shown[of].max(), shown[f"{of}_high"].quantile(0.75)])
+        margin = 0.06 * (high - low) or 1
+        set_limits(low - margin, high + margin)
 
 
 def _at_equal_fidelity(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
     names, marks = made.names, {EQUAL: ("o", 0.18), LOWER: ("s", -0.2)}
     axes.axvline(0, color=GREY, lw=0.8, zorder=0)
-    axes.axvline(made.of(REFERENCE, DYNAMICS, EQUAL)[0], color=BLUE, lw=1, ls=":", zorder=0)
     for place, arm in enumerate(names):
         for reading, (marker, off) in marks.items():
-            change, low, high = made.of(arm, DYNAMICS, reading)
+            less, low, high = made.less_reference(arm, DYNAMICS, reading)
             y, filled, colour = place - off, reading == EQUAL, colours[arm]
             axes.plot([low, high], [y, y], color=colour, lw=1.6 if filled else 0.8)
             look = {"ms": 5 if filled else 4, "color": colour, "mfc": colour if filled else "white"}
-            axes.plot(change, y, marker, **look)
-            if filled and np.isnan(change):
+            axes.plot(less, y, marker, **look)
+            if filled and np.isnan(less):
                 axes.text(0.995, y, _why_none(made, arm), transform=axes.get_yaxis_transform(), fontsize=7.5, color=GREY,
                           ha="right", va="center", style="italic")  # fmt: skip
     axes.set_yticks(range(len(names)), [f"{arm}  {place}" for place, arm in enumerate(names, 1)], fontsize=8)
     for label, arm in zip(axes.get_yticklabels(), names, strict=True):
         label.set_color(colours[arm])
-    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="change of ADE, eventful (px; left: better)")
-    axes.set_title(f"{figures.capital(EQUAL)} (hollow: {LOWER})", fontsize=9)
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="ADE, eventful, less near replay's (px)")
+    axes.set_title(f"{figures.capital(EQUAL)} (left is better; hollow: {LOWER})", fontsize=9)
     axes.tick_params(axis="y", length=0)
 
 
@@ -206,34 +232,33 @@ def in_short(made: Arms) -> str:
 
 
 def found(made: Arms) -> str:
-    """Markdown: the arms by group, each against near replay 25 %: in ADE on eventful driving at the last step and at
-    equal fidelity, and in EffNet-KD.
-    """
+    """Markdown: how the arms stand against near replay 25 %, and which no other beats in both."""
     if made.done.empty:
         return f"{made.title}: {claims_figures.MISSING}, {counted(made)}."
     lines = [] if len(made.done) == len(made.runs) else [f"**{counted(made)} are there.**", ""]
-    for group, of in made.runs[made.runs["arm"] != REFERENCE].groupby("group", sort=False):
-        arms = list(of["arm"].unique())
-        head = "" if arms[0].startswith(str(group)) else f"**{figures.capital(str(group))}**: "
-        lines.append(f"- {head}{'; '.join(_against(made, arm) for arm in arms)}.")
+    stands = sorted_out(made, [arm for arm in made.names if arm != REFERENCE])
+    told = listed(stands) if made.has_reference else "nothing to compare with"
+    lines.append(f"- **Against {REFERENCE}**: {told}.")
     front = points(made)
     if front["front"].any():
-        lines.append(
-            f"- **Beaten by no other arm in both**, by their means: {', '.join(front.loc[front['front'], 'arm'])}."
-        )
+        unbeaten = names_of(front.loc[front["front"], "arm"])
+        lines.append(f"- **Beaten by no other arm in both**, by their means: {unbeaten}.")
     return "\n".join(lines)
 
 
-def _against(made: Arms, arm: str) -> str:
-    parts = []
-    for label, reading, words in (
-        (DYNAMICS, LAST, "ADE"), (DYNAMICS, EQUAL, f"ADE {EQUAL}"), (FIDELITY, LAST, FIDELITY),
-    ):  # fmt: skip
-        difference = made.less_reference(arm, label, reading)
-        if not np.isnan(difference[0]):
-            parts.append(f"{words} {in_words(difference)}, {side(*difference[1:])}")
-        elif reading == EQUAL and parts:
-            parts.append(_why_none(made, arm))
-    if parts:
-        return f"*{arm}* ({'; '.join(parts)})"
-    return f"*{arm}* ({'nothing to compare with' if (made.done['arm'] == arm).any() else claims_figures.MISSING})"
+def sorted_out(made: Arms, arms: Sequence[str]) -> dict[str, list[str]]:
+    """Standing -> arms; those without runs are not run yet."""
+    there, found = set(made.done["arm"]), dict[str, list[str]]()
+    for arm in arms:
+        found.setdefault(standing(made, arm) if arm in there else claims_figures.MISSING, []).append(arm)
+    return found
+
+
+def names_of(arms: Iterable[str]) -> str:
+    """Markdown: a list of arms, whose names may have commas of their own."""
+    return ", ".join(f"*{arm}*" for arm in arms)
+
+
+def listed(stands: dict[str, list[str]]) -> str:
+    """Markdown: `sorted_out` in words, such as "worse: *ramp*, *anneal*; cannot tell: *64 clips*"."""
+    return "; ".join(f"{word}: {names_of(arms)}" for word, arms in stands.items())

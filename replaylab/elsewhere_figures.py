@@ -24,11 +24,11 @@ from pandas.io.formats.style import Styler
 
 from replaylab import arms_figures, claims, claims_figures, figures, records, spec, sweep, verdicts
 from replaylab.ablations import NO_REPLAY
-from replaylab.arms import CANNOT_TELL, DYNAMICS, FEW, FIDELITY, LAST, Arms, arms_of
+from replaylab.arms import CANNOT_TELL, DYNAMICS, FEW, FIDELITY, LAST, Arms, arms_of, by_replay
 from replaylab.arms_figures import counted
 from replaylab.claims import Claim, Judged
 from replaylab.claims_figures import MISSING
-from replaylab.figures import BLUE, GREEN, GREY, INK, WIDTH, percent
+from replaylab.figures import BLUE, GREEN, GREY, INK, WIDTH
 from replaylab.figures import NO_REPLAY as VERMILION
 
 FIRST = ("driving", "driving-eventful")
@@ -108,20 +108,10 @@ def read(
     second, first = (differs.title.format(one) for one in ("second", "first"))
     beside = spec.grid("published", fractions)
     return Elsewhere(
-        arms_of(preset, second, _named(wanted), home, target, f"{target}-eventful"),
-        arms_of("published", first, _named(beside), published, *FIRST),
+        arms_of(preset, second, by_replay(wanted), home, target, f"{target}-eventful"),
+        arms_of("published", first, by_replay(beside), published, *FIRST),
         differs,
     )
-
-
-def _named(runs: Sequence[spec.RunSpec]) -> list[tuple[spec.RunSpec, str, str]]:
-    """Runs with their group and arm; near replay is in the group of no replay, as among the ablations."""
-    named = []
-    for run in runs:
-        kind, share = run.replay.name, percent(run.replay.fraction)
-        arm = f"{kind} replay {share}" if kind else NO_REPLAY.name
-        named.append((run, f"{kind} replay" if kind not in ("", "near") else NO_REPLAY.group, arm))
-    return named
 
 
 # ----------------------------------------------------------------------------------------------------- opening and table

@@ -17,6 +17,8 @@ from replaylab import ablations, ablations_figures, arms, arms_figures, verdicts
 from replaylab.ablations import ALTERNATIVES, ARMS
 from replaylab.ablations_figures import DEV, EARLY_STOP, NEAR, Ablations
 from replaylab.arms import DYNAMICS, LAST, REFERENCE
+from replaylab.figures import percent
+from replaylab.spec import PRESETS
 
 FIGURES = ("plane-figure", "alternatives-figure")
 
@@ -61,11 +63,11 @@ def test_early_stop_is_chosen_by_the_same_rule(store: Path, made: Ablations, tmp
     assert arms_figures.counted(stopped) == "24 of 24 runs"
 
 
-def test_the_table_says_why_a_setting_was_chosen(made: Ablations) -> None:
+def test_the_table_says_how_a_setting_was_chosen(made: Ablations) -> None:
     table = ablations_figures.settings_table(made).data
     why = table[table["standing"].str.startswith("chosen")].set_index("method")["standing"]
-    assert "looks best, none as good" in why["lower rate"] and len(why) == 7
-    assert (why.drop("lower rate") == "chosen: least ADE of those that look as good").all()
+    assert why["lower rate"] == "chosen, looks best" and len(why) == 7
+    assert (why.drop("lower rate") == "chosen").all()
     said = ablations_figures.of_settings(made)
     assert "No setting of lower rate looks as good" in said
     chosen = table[table["standing"].str.startswith("chosen")]
@@ -88,26 +90,53 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
         line.removeprefix("- **").split("**", 1) for line in ablations_figures.answer(made).splitlines()
     )
     assert f"replay: {REFERENCE} is better than none" in said["Fraction"]
-    assert "take ramp (" in said["Schedule"] and "worse: anneal" in said["Schedule"]
+    assert "take *ramp* (" in said["Schedule"] and "worse: *anneal*" in said["Schedule"]
     assert "nothing is shown to be better than replay of near video" in said["Source"]
-    assert "64 clips are the fewest that are not shown to be worse than all 1536" in said["Clips to keep"]
+    assert "*64 clips* are the fewest that are not shown to be worse than all 1536" in said["Clips to keep"]
     assert (
         "takes 400 steps in place of 300" in said["Cost"]
         and f"{1000 * STEP_SECONDS:.0f} ms with replay" in said["Cost"]
     )
-    assert "cannot tell: bursts every 20 steps" in said["Schedule"]
-    assert "early stop, step 300" in said["Instead of replay"]
+    assert "cannot tell: *bursts every 20 steps*" in said["Schedule"]
+    assert "*early stop, step 300*" in said["Instead of replay"]
     doubt = said["Where the data cannot tell"]
     unsure = [
         arm
         for arm in made.arms.names
         if arms.standing(made.arms, arm) == arms.CANNOT_TELL and arm != REFERENCE
     ]
-    assert f"{len(unsure)} of {len(ARMS) - 1} arms ({', '.join(unsure)})" in doubt and "64 clips" in unsure
+    assert (
+        f"{len(unsure)} of {len(ARMS) - 1} arms ({arms_figures.names_of(unsure)})" in doubt
+        and "64 clips" in unsure
+    )
     pairs = next(value for key, value in said.items() if key.startswith("Does replay help"))
     for arm in (REFERENCE, "64 videos", "2048 videos", "LoRA", "temporal layers"):
         without = "no replay" if arm == REFERENCE else f"{arm}, no replay"
         assert arms_figures.in_words(made.arms.difference(arm, without)) in pairs
+
+
+def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_how_much(
+    made: Ablations,
+) -> None:
+    swept, said = made.fractions, ablations_figures.answer(made).splitlines()[0]
+    assert swept.names == [
+        "no replay",
+        *(
+            f"near replay {percent(share)}"
+            for share in PRESETS["published"].replay_fractions
+            if 0 < share < 1
+        ),
+    ]
+    others = [arm for arm in swept.names if arm not in ("no replay", REFERENCE)]
+    for arm in others:
+        assert f"*{arm}*" in said
+        difference = arms_figures.in_words(swept.less_reference(arm, DYNAMICS))
+        is_better = arms.standing(swept, arm) == arms.BETTER
+        assert (f"less {REFERENCE}: ADE {difference} px" in said) == is_better
+    nothing = swept.runs.assign(state="missing")
+    assert "not run yet: *near replay 5 %*" in ablations_figures.answer(
+        replace(made, fractions=replace(swept, runs=nothing))
+    )
 
 
 def test_where_less_replay_is_as_good_replay_is_not_advised(made: Ablations) -> None:
@@ -172,7 +201,7 @@ def shown(store: Path, out: Path, page: str = "04_ablations") -> dict[str, dict[
 def test_the_page_shows_figures_tables_and_the_answer(store: Path, tmp_path: Path) -> None:
     cells = shown(store, tmp_path / "out.ipynb")
     assert tuple(name for name, data in cells.items() if "image/png" in data) == FIGURES
-    assert "take ramp" in cells["answer-text"]["text/markdown"]
+    assert "take *ramp*" in cells["answer-text"]["text/markdown"]
     assert cells["arms-table"]["text/html"].count("<tr") == len(ARMS) + 1
     links = [data["text/html"] for name, data in cells.items() if name.endswith("-values")]
     assert len(links) == 3 and all('class="rl-csv"' in link for link in links)

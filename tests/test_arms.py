@@ -157,12 +157,36 @@ def test_the_figure_has_every_arm_in_both_halves(made: Arms) -> None:
     assert {text.get_text() for text in below.texts} == {"0 of 3 get there"} and plt.get_fignums() == []
     front = set(shown.index[shown["front"]])
     assert {"no replay", "LoRA"} <= front and "physics" not in front
+    assert tuple(shown.loc[REFERENCE, ["x", "y"]]) == (0, 0)  # and so the base lies opposite to its change
+    (base,) = [np.asarray(line.get_xydata()) for line in above.lines if line.get_marker() == "D"]
+    assert base[0] == pytest.approx([-made.of(REFERENCE, label)[0] for label in (FIDELITY, DYNAMICS)])
+
+
+def test_an_interval_of_the_figure_holds_zero_where_the_word_is_cannot_tell(made: Arms) -> None:
+    below = arms_figures.plane(made).subfigs[1].axes[0]
+    ends = [np.asarray(line.get_xydata()) for line in below.lines if line.get_linewidth() == 1.6]
+    bars = {made.names[round(at[0, 1])]: at[:, 0] for at in ends}
+    words = {arm: arms.standing(made, arm) for arm in ("no replay", "physics", "64 clips")}
+    assert set(words.values()) == {arms.WORSE, arms.CANNOT_TELL}
+    for arm, word in words.items():
+        assert (bars[arm][0] <= 0 <= bars[arm][1]) == (word == arms.CANNOT_TELL)
+
+
+def test_limits_hold_every_point_and_the_base(tmp_path: Path, made: Arms) -> None:
+    without = store_of(tmp_path, tuple((REFERENCE, seed) for seed in SEEDS))
+    for one in (made, without):
+        above, shown = arms_figures.plane(one).subfigs[0].axes[0], arms.points(one)
+        for of, (low, high) in (("x", above.get_xlim()), ("y", above.get_ylim())):
+            assert shown[of].between(low, high).all() and low < 0 < high
+    shown = arms.points(without).set_index("arm")  # nothing to compare with: changes from the base
+    assert shown.loc["physics", "y"] == pytest.approx(without.of("physics", DYNAMICS)[0])
+    assert "change from the base" in above.get_xlabel()
 
 
 def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Arms) -> None:
     table = arms_figures.arms_table(made).data.set_index("arm")
     assert table.loc[REFERENCE, f"against {REFERENCE}"] == "–"
-    assert table.loc["LoRA", ["get so far", "at step", f"ADE, eventful, {EQUAL} (px)"]].tolist() == [
+    assert table.loc["LoRA", ["get so far", "at step", f"{DYNAMICS}, {EQUAL}"]].tolist() == [
         "0 of 3",
         "–",
         "–",
@@ -170,14 +194,21 @@ def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Arms) -> N
     assert table.loc["64 clips", ["clips kept", "time of a step (ms)"]].tolist() == ["64", "250"]
     change = made.of("physics", DYNAMICS)
     assert table.loc["physics", DYNAMICS] == arms_figures.in_words(change) and change[0] > 0
-    assert table.loc["no replay", f"ADE, eventful, {LOWER} (px)"].startswith("+")
+    assert table.loc["no replay", f"{DYNAMICS}, {LOWER}"].startswith("+")
+    less = [arms_figures.less_label(*one) for one in arms_figures.LESS]
+    assert table.loc["physics", less].tolist() == [
+        arms_figures.in_words(made.less_reference("physics", *one)) for one in arms_figures.LESS
+    ]
+    assert set(table.loc[REFERENCE, less]) == {"–"} and table.loc["LoRA", less[0]] == "–"
 
 
 def test_sentences_are_those_of_the_numbers(made: Arms) -> None:
     said = arms_figures.found(made)
-    for label, reading in ((DYNAMICS, LAST), (DYNAMICS, EQUAL), (FIDELITY, LAST)):
-        assert f"{arms_figures.in_words(made.less_reference('physics', label, reading))}, " in said
-    assert "*LoRA*" in said and "0 of 3 get there" in said
+    for arm in set(CHOSEN) - {REFERENCE}:
+        (group,) = [of for of in said.split(": ", 1)[1].splitlines()[0].split("; ") if f"*{arm}*" in of]
+        assert group.startswith(f"{arms.standing(made, arm)}: ")
+    unbeaten = arms.points(made).query("front")["arm"]
+    assert said.endswith(f"by their means: {arms_figures.names_of(unbeaten)}.")
     assert "80 %" in arms_figures.how_read(made) and "4 of 6 arms" in arms_figures.how_read(made)
     assert "nothing was measured" not in arms_figures.how_read(made)
     late = replace(made, rows=made.rows[made.rows["step"] != 50])
@@ -189,7 +220,7 @@ def test_sentences_are_those_of_the_numbers(made: Arms) -> None:
     [
         ((("no replay", 3),), arms.FEW),
         (tuple((REFERENCE, seed) for seed in SEEDS), "nothing to compare with"),
-        (tuple(("physics", seed) for seed in SEEDS), "not run yet"),
+        (tuple(("physics", seed) for seed in SEEDS), "not run yet: *physics*"),
     ],
 )
 def test_what_is_missing_is_said(tmp_path: Path, left_out: tuple[tuple[str, int], ...], said: str) -> None:
