@@ -26,6 +26,7 @@ from replaylab.arms import (
     DYNAMICS,
     FEW,
     FIDELITY,
+    LOOKS,
     REFERENCE,
     TRADE,
     WORSE,
@@ -42,6 +43,7 @@ PRESETS = ("ablations", "alternatives")  # on the test split
 DEV = "alternatives-dev"
 EARLY_STOP = "early stop"
 NEAR = "near replay"  # the method that every other is an alternative to
+ON_TARGET = (*LOOKS, "ADE, ordinary (px)")  # what fine-tuning is for
 CHOSEN_BY = {
     "effnet_kd": "driving",
     "ade_px": "driving-eventful",
@@ -325,7 +327,12 @@ def _of_cost(made: Arms) -> str:
     )
     if np.isnan(steps_ms).any():
         return f"{text}; how long a step takes: {MISSING}."
-    return f"{text}. A step itself took {steps_ms[0]:.0f} ms with replay and {steps_ms[1]:.0f} ms without (medians)."
+    on_target = {label: made.difference(REFERENCE, NO_REPLAY.name, label) for label in ON_TARGET}
+    each = [f"{label} {in_words(of)}, {side(*of[1:], label)}" for label, of in on_target.items()]
+    return (
+        f"{text}. A step itself took {steps_ms[0]:.0f} ms with replay and {steps_ms[1]:.0f} ms without (medians). On the "
+        f"target itself, after as many steps, replay less no replay: {'; '.join(each)}."
+    )
 
 
 def _of_alternatives(made: Arms) -> str:

@@ -37,6 +37,8 @@ that comes to just as much would miss it by chance.
 FIDELITY, DYNAMICS = "EffNet-KD", "ADE, eventful (px)"
 MEASURES = {  # measure, and where: on the target, on eventful driving in its look, or in a domain of that name
     FIDELITY: ("effnet_kd", "ordinary"),
+    "video-KD": ("video_kd_pseudo", "ordinary"),  # what a clip adds to it
+    "PSNR (dB)": ("psnr_db", "ordinary"),
     "ADE, ordinary (px)": ("ade_px", "ordinary"),
     DYNAMICS: ("ade_px", "eventful"),
     "ADE, other looks, eventful (px)": ("ade_px", "near-eventful"),
@@ -44,7 +46,8 @@ MEASURES = {  # measure, and where: on the target, on eventful driving in its lo
     "pull to the mean, eventful": ("pull_to_mean", "eventful"),
     "denoising loss, rigid bodies": ("denoising_loss_0.5", "physics"),
 }
-HIGHER_IS_BETTER = ("recall, eventful",)
+LOOKS = (FIDELITY, "video-KD", "PSNR (dB)")
+HIGHER_IS_BETTER = ("PSNR (dB)", "recall, eventful")
 BETTER, WORSE, TRADE, CANNOT_TELL, FEW = "better", "worse", "a trade", "cannot tell", "too few seeds"
 RUN = [
     "run",
@@ -128,7 +131,7 @@ class Arms:
         if reading == LAST:
             return runs["last"].astype(float)
         steps = {}
-        for seed, level in self._levels.items():
+        for seed, level in self.levels.items():
             if seed in runs.index:
                 run = runs.loc[seed]
                 fidelity = self.curves[FIDELITY][run["run"]].loc[: run["last"]].mean(axis=1)
@@ -136,7 +139,7 @@ class Arms:
         return pd.Series(steps, dtype=float)
 
     @cached_property
-    def _levels(self) -> dict[int, float]:
+    def levels(self) -> dict[int, float]:
         """Seed -> change of EffNet-KD of near replay 25 % at its last step, where it is a gain."""
         of = {
             one.seed: self.curves[FIDELITY].get(one.run)
@@ -273,10 +276,10 @@ def side(low: float, high: float, label: str = DYNAMICS) -> str:
 def standing(made: Arms, arm: str) -> str:
     """An arm against near replay 25 %, in ADE on eventful driving at equal fidelity: BETTER, WORSE, CANNOT_TELL or FEW.
 
-    Where one of its runs never comes to look so good, by ADE and EffNet-KD at the last step: BETTER or WORSE where one is
-    so and the other is not the opposite, TRADE where it is.
+    Where one of its runs never comes to look so good, or near replay itself gains with too few seeds, by ADE and EffNet-KD
+    at the last step: BETTER or WORSE where one is so and the other is not the opposite, TRADE where it is.
     """
-    if not np.isnan(made.of(arm, DYNAMICS, EQUAL)[0]):
+    if not np.isnan(made.less_reference(arm, DYNAMICS, EQUAL)[1]):
         return side(*made.less_reference(arm, DYNAMICS, EQUAL)[1:])
     found = {side(*made.less_reference(arm, label)[1:]) for label in (DYNAMICS, FIDELITY)}
     if {BETTER, WORSE} <= found:

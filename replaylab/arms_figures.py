@@ -199,6 +199,11 @@ def how_read(made: Arms) -> str:
         f"*{figures.capital(EQUAL)}* is where an arm's EffNet-KD has gained {shares[0]} of what {REFERENCE} gains by its "
         f"last step with the same seed, and *{LOWER}* {shares[1]} of it."
     )
+    seeds = int((made.done["arm"] == REFERENCE).sum())
+    if len(made.levels) < seeds:
+        text += (
+            f" With {seeds - len(made.levels)} of {seeds} seeds it gains nothing, and no arm is read there."
+        )
     steps = {arm: made.steps_of(arm, EQUAL) for arm in made.names if (made.done["arm"] == arm).any()}
     steps = {arm: of for arm, of in steps.items() if len(of)}
     if not steps:

@@ -78,6 +78,12 @@ def of_target(table: Table, target: str) -> Table:
     return Table(table.preset, table.split, table.store, rows, runs, tuple(kept))
 
 
+def control(store: str | Path = "") -> Table:
+    """The published runs without replay on driving in which every clip is eventful, with the measures of PANELS."""
+    read = sweep.read("dose", store=store, measures=[measure for measure, _ in figures.PANELS])
+    return of_target(read, "driving-eventful")
+
+
 def judged(rows: pd.DataFrame) -> list[tuple[Claim, Judged | None]]:
     """Every claim of the preregistration with what the rows say; None where runs are missing."""
     few = rows[rows["measure"].isin(JUDGED)]

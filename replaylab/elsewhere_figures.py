@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ from pandas.io.formats.style import Styler
 
 from replaylab import arms_figures, claims, claims_figures, figures, records, spec, sweep, verdicts
 from replaylab.ablations import NO_REPLAY
-from replaylab.arms import CANNOT_TELL, DYNAMICS, FEW, FIDELITY, LAST, Arms, arms_of, by_replay
+from replaylab.arms import CANNOT_TELL, DYNAMICS, FEW, LAST, LOOKS, Arms, arms_of, by_replay, side
 from replaylab.arms_figures import counted
 from replaylab.claims import Claim, Judged
 from replaylab.claims_figures import MISSING
@@ -32,7 +33,7 @@ from replaylab.figures import BLUE, GREEN, GREY, INK, WIDTH
 from replaylab.figures import NO_REPLAY as VERMILION
 
 FIRST = ("driving", "driving-eventful")
-PANELS = (FIDELITY, "ADE, ordinary (px)", DYNAMICS, "recall, eventful")
+PANELS = (*LOOKS, "recall, eventful", "ADE, ordinary (px)", DYNAMICS)
 COLOURS = {"near": BLUE, "far": GREEN}
 AS_CLAIMED, OTHER_WAY = "as claimed", "the other way"
 READINGS = {"holds": AS_CLAIMED, "does not hold": OTHER_WAY, "undecided": CANNOT_TELL}
@@ -206,7 +207,7 @@ def over_fractions(made: Elsewhere) -> Figure:
     if made.second.effects.empty:
         return arms_figures.nothing_yet(made.second)
     with figures.style():
-        figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.6), sharex=True)
+        figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 7.6), sharex=True)
         for axes, label in zip(panels.flat, PANELS, strict=True):
             axes.axhline(0, color=INK, lw=1.2, zorder=1)
             for kind, colour in COLOURS.items():
@@ -228,7 +229,7 @@ def over_fractions(made: Elsewhere) -> Figure:
         words = "\n".join(filter(None, [title, part]))
         figure.suptitle(words, x=0.02, ha="left", fontsize=11, fontweight="bold")
         figure.legend(handles=entries, loc="lower center", ncols=2, fontsize=9)
-        figure.tight_layout(rect=(0, 0.09, 1, 1))
+        figure.tight_layout(rect=(0, 0.07, 1, 1))
         plt.close(figure)
     return figure
 
@@ -262,7 +263,9 @@ def both_effects(made: Elsewhere) -> pd.DataFrame:
 
 # ------------------------------------------------------------------------------------------------------------ sentences
 def found(made: Elsewhere) -> str:
-    """Markdown: in how many claims both say the same, then the second's arms one by one."""
+    """Markdown: in how many claims both say the same, which the rule leaves open, the looks by every measure, and how the
+    second's arms stand.
+    """
     if made.second.done.empty:
         return f"Claim {made.differs.claim}: {MISSING}, {counted(made.second)}."
     pairs = [
@@ -278,5 +281,21 @@ def found(made: Elsewhere) -> str:
     each = [
         f"{words} in {len(of)} ({'; '.join(one.says for one in of)})" for words, of in groups.items() if of
     ]
-    head = f"- **Both {made.differs.both}**, of {len(pairs)} questions: {'; '.join(each)}."
-    return f"{head}\n\n{arms_figures.found(made.second)}"
+    lines = [f"- **Both {made.differs.both}**, of {len(pairs)} questions: {'; '.join(each)}."]
+    if left_open := [
+        f"{claim.says} ({result.why})" for claim, result in made.asked[0] if result and result.why
+    ]:
+        lines.append(f"- **Cannot tell, whatever the interval**: {'; '.join(left_open)}.")
+    lines += [_looks(one) for one in (made.second, made.first) if (one.done["arm"] == NO_REPLAY.name).any()]
+    return "\n".join([*lines, "", arms_figures.found(made.second)])
+
+
+def _looks(made: Arms) -> str:
+    """Whether the target looks better after fine-tuning without replay, by the preregistered measure and by others."""
+    changes = {label: made.of(NO_REPLAY.name, label) for label in LOOKS}
+    said = [
+        f"{label} {arms_figures.in_words(change)}, {side(*change[1:], label)}"
+        for label, change in changes.items()
+        if not np.isnan(change[0])
+    ]
+    return f"- **{made.title}, looks without replay**: {'; '.join(said)}."

@@ -97,6 +97,12 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
         "takes 400 steps in place of 300" in said["Cost"]
         and f"{1000 * STEP_SECONDS:.0f} ms with replay" in said["Cost"]
     )
+    for label in ("PSNR (dB)", "ADE, ordinary (px)"):
+        difference = made.arms.difference(REFERENCE, "no replay", label)
+        assert (
+            f"{label} {arms_figures.in_words(difference)}, {arms.side(*difference[1:], label)}"
+            in said["Cost"]
+        )
     assert "cannot tell: *bursts every 20 steps*" in said["Schedule"]
     assert "*early stop, step 300*" in said["Instead of replay"]
     doubt = said["Where the data cannot tell"]

@@ -121,6 +121,16 @@ def test_where_replay_gains_nothing_there_is_no_equal_fidelity(made: Arms) -> No
     assert arms.standing(flat, "no replay") == arms.TRADE  # looks better now, and moves worse
 
 
+def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(made: Arms) -> None:
+    rows = made.rows.copy()
+    (flat,) = made.runs.loc[(made.runs["arm"] == REFERENCE) & (made.runs["seed"] == 0), "run"]
+    rows.loc[(rows["run"] == flat) & (rows["measure"] == "effnet_kd_pseudo"), "value"] += 10
+    two = replace(made, rows=rows)
+    assert set(two.levels) == {1, 3} and np.isnan(two.less_reference("physics", DYNAMICS, EQUAL)[1])
+    assert arms.standing(two, "physics") == arms.WORSE
+    assert "With 1 of 3 seeds it gains nothing" in arms_figures.how_read(two)
+
+
 def test_what_is_measured_at_the_end_only_is_not_read_before_it(made: Arms) -> None:
     early = replace(made, runs=made.runs.assign(last=150))
     assert early.changes("no replay", "denoising loss, rigid bodies").empty

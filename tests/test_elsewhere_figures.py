@@ -12,7 +12,8 @@ from made_up_arms import write_references, write_run
 from test_ablations_figures import shown
 
 from replaylab import arms, elsewhere_figures, records, spec
-from replaylab.arms import Arms
+from replaylab.arms import DYNAMICS, LOOKS, Arms
+from replaylab.arms_figures import in_words
 from replaylab.claims import CLAIMS
 from replaylab.elsewhere_figures import AS_CLAIMED, FAMILY, FIRST, OTHER_WAY, WORLD, Elsewhere
 
@@ -85,6 +86,12 @@ def test_what_does_the_same_says_the_same(made: Elsewhere) -> None:
     assert by["far replay keeps accuracy"] == OTHER_WAY
     said = elsewhere_figures.found(made)
     assert f"**Both {made.differs.both}**" in said and "they say the same in 7" in said
+    assert "whatever the interval" not in said
+    looks = [line for line in said.splitlines() if "looks without replay" in line]
+    assert len(looks) == 2 and [line.split(": ", 1)[1] for line in looks] == [looks[0].split(": ", 1)[1]] * 2
+    for label in LOOKS:
+        change = made.second.of("no replay", label)
+        assert f"{label} {in_words(change)}, better" in looks[0]
 
 
 def test_what_parts_is_told(made: Elsewhere) -> None:
@@ -97,7 +104,8 @@ def test_what_parts_is_told(made: Elsewhere) -> None:
 
 def test_the_figure_has_each_kind_from_no_replay_up(made: Elsewhere) -> None:
     figure, one = elsewhere_figures.over_fractions(made), made.differs.one
-    solid = [line for line in figure.axes[2].lines if line.get_linewidth() == 1.8]
+    panel = figure.axes[elsewhere_figures.PANELS.index(DYNAMICS)]
+    solid = [line for line in panel.lines if line.get_linewidth() == 1.8]
     fractions = spec.PRESETS[made.second.preset].replay_fractions
     for line, kind in zip(solid, ("near", "far"), strict=True):
         effects = [EFFECTS[kind if share else "", share][1] for share in fractions]
