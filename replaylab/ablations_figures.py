@@ -88,9 +88,8 @@ def _fractions(seeds: Sequence[int]) -> Arms:
     """`Ablations.fractions`, of the published store, whatever store holds the ablations."""
     runs = [run for run in spec.grid("published", None, list(seeds)) if run.replay.name in ("", "near")]
     home = sweep.store_of("published", "")
-    return arms_of(
-        "published", "Fractions of near replay", by_replay(runs), home, "driving", "driving-eventful"
-    )
+    title = "Fractions of near replay"
+    return arms_of("published", title, by_replay(runs), home, "driving", "driving-eventful")
 
 
 def _arms(preset: str, title: str, seeds: Sequence[int], home: Path) -> Arms:
@@ -260,13 +259,10 @@ def _of_fractions(made: Arms, swept: Arms) -> str:
         TRADE: "it depends: replay is better in one of looks and motion, and worse in the other",
         CANNOT_TELL: f"the data cannot tell {REFERENCE} from none",
     }.get(word, "too few runs to say whether to replay")
-    text = f"**Fraction**: {advice} ({listed(found)})."
     others = [arm for arm in swept.names if arm not in (REFERENCE, NO_REPLAY.name)]
-    if not others:
-        return text
     stands = sorted_out(swept, others)
     seeds = swept.done.loc[swept.done["arm"].isin(others), "seed"].nunique()
-    text += f" Of the replay sweep's fractions ({seeds} seeds): {listed(stands)}."
+    text = f"**Fraction**: {advice} ({listed(found)}). Of the replay sweep's fractions ({seeds} seeds): {listed(stands)}."
     for arm in stands.get(BETTER, []) + stands.get(TRADE, []):
         motion, looks = (in_words(swept.less_reference(arm, label)) for label in (DYNAMICS, FIDELITY))
         text += f" *{capital(arm)}* less {REFERENCE}: ADE {motion} px, EffNet-KD {looks}."

@@ -134,10 +134,7 @@ def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
     _look_at(axes, shown, base)
     kind = "less near replay's" if made.has_reference else "change from the base's"
     axes.set(xlabel=f"EffNet-KD on the target, {kind}", ylabel=f"ADE, eventful, {kind} (px)")
-    axes.set_title(
-        f"{figures.capital(LAST)} (left and down are better; diamond: the base)",
-        fontsize=9,
-    )
+    axes.set_title(f"{figures.capital(LAST)} (left and down are better; diamond: the base)", fontsize=9)
 
 
 def _look_at(axes: Axes, shown: pd.DataFrame, base: Sequence[float]) -> None:
@@ -200,10 +197,9 @@ def how_read(made: Arms) -> str:
         f"last step with the same seed, and *{LOWER}* {shares[1]} of it."
     )
     seeds = int((made.done["arm"] == REFERENCE).sum())
-    if len(made.levels) < seeds:
-        text += (
-            f" With {seeds - len(made.levels)} of {seeds} seeds it gains nothing, and no arm is read there."
-        )
+    without = seeds - len(made.levels)
+    if without:
+        text += f" With {without} of {seeds} seeds it gains nothing, and no arm is read there."
     steps = {arm: made.steps_of(arm, EQUAL) for arm in made.names if (made.done["arm"] == arm).any()}
     steps = {arm: of for arm, of in steps.items() if len(of)}
     if not steps:

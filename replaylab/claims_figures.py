@@ -40,7 +40,7 @@ Found = Sequence[tuple[Claim, Judged | None]]
 JUDGED = {"ade_px", *ALL_CLIPS, *ALL_CLIPS.values()}
 """The measures that verdicts are drawn from."""
 SHOWN = JUDGED | set(figures.MEASURES)
-"""The measures that the page of a sweep shows: under half of the rows."""
+"""The measures that the page of a sweep shows, of all that were measured."""
 
 
 def together(presets: Sequence[str] = PREREGISTERED, store: str | Path = "") -> Table:
