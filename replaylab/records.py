@@ -118,7 +118,8 @@ def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Rows as Parquet, in COLUMNS and OF_DISTANCES, values as float32; whole or not at all."""
-    narrow = rows.reindex(columns=[*COLUMNS, *OF_DISTANCES]).fillna(OF_DISTANCES)
+    of_no_distance = {column: other for column, other in OF_DISTANCES.items() if column not in rows}
+    narrow = rows.assign(**of_no_distance).reindex(columns=[*COLUMNS, *OF_DISTANCES]).fillna(OF_DISTANCES)
     narrow = narrow.astype(
         {
             "value": np.float32,
