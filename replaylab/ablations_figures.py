@@ -136,7 +136,7 @@ def _by_step(arm: ablations.Arm, home: Path) -> pd.DataFrame:
     (run,) = ablations.runs_of(DEV, arm)
     if not records.is_done(run, home):
         return pd.DataFrame(np.nan, index=run.evaluate_at, columns=list(CHOSEN_BY))
-    rows = records.read_rows(home / run.run_id)
+    rows = records.read_rows(home / run.run_id, CHOSEN_BY)
     of = {
         measure: rows[(rows["measure"] == measure) & (rows["domain"] == domain)]
         .groupby("step")["value"]
@@ -149,7 +149,7 @@ def _by_step(arm: ablations.Arm, home: Path) -> pd.DataFrame:
 def _areas(settings: pd.DataFrame, home: Path) -> pd.Series[float]:
     """`Ablations.areas` (`verdicts.hypervolume`); the corner is the base's EffNet-KD and a copied last frame's ADE."""
     (run,) = ablations.runs_of(DEV, NO_REPLAY)
-    references = records.read_references([run], home)
+    references = records.read_references([run], home, CHOSEN_BY)
     if not references or settings["effnet_kd"].isna().any():
         return pd.Series(dtype=float)
     models = zip(("base", "copy-last-frame"), CHOSEN_BY.items(), strict=True)
@@ -254,7 +254,7 @@ def _of_fractions(made: Arms, swept: Arms) -> str:
     found = sorted_out(made, [NO_REPLAY.name, "near replay 1 %"])
     word = next(word for word, arms in found.items() if NO_REPLAY.name in arms)
     advice = {
-        WORSE: f"replay: {REFERENCE} is better than none",
+        WORSE: f"do replay: {REFERENCE} is better than none",
         BETTER: f"do not replay: none is better than {REFERENCE}",
         TRADE: "it depends: replay is better in one of looks and motion, and worse in the other",
         CANNOT_TELL: f"the data cannot tell {REFERENCE} from none",

@@ -117,11 +117,13 @@ class Arms:
             raise ValueError(
                 f"rows hold runs from the base {min(missing)} without that base's own {part} in {domain}"
             )
-        found = {}
-        for (run, base), of in tuned.groupby(["run", "base"]):
-            change = of.pivot(index="step", columns="scene", values="value") - before.loc[base]
-            found[str(run)] = pd.concat([pd.DataFrame(0.0, [0], change.columns), change])
-        return found
+        after = tuned.pivot(index=["run", "base", "step"], columns="scene", values="value")
+        of_bases = before.reindex(columns=after.columns).loc[after.index.get_level_values("base")]
+        change = after - of_bases.to_numpy()
+        return {
+            str(run): pd.concat([pd.DataFrame(0.0, [0], change.columns), of.droplevel(["run", "base"])])
+            for run, of in change.groupby(level="run")
+        }
 
     def steps_of(self, arm: str, reading: str) -> pd.Series[float]:
         """Seed -> the step at which a reading takes an arm's run: NaN where it never looks as good, and no seed where

@@ -76,8 +76,8 @@ def arms_table(made: Arms) -> Styler:
 
 
 def less_label(label: str, reading: str) -> str:
-    """The head of a column of differences, such as "less: ADE, eventful (px), at equal fidelity"."""
-    return f"less: {label}, {reading}"
+    """The head of a column of differences, such as "ADE, eventful (px), less near replay's, at equal fidelity"."""
+    return f"{label}, less near replay's, {reading}"
 
 
 def in_words(found: tuple[float, float, float]) -> str:

@@ -286,16 +286,18 @@ def found(made: Elsewhere) -> str:
         f"{claim.says} ({result.why})" for claim, result in made.asked[0] if result and result.why
     ]:
         lines.append(f"- **Cannot tell, whatever the interval**: {'; '.join(left_open)}.")
-    lines += [_looks(one) for one in (made.second, made.first) if (one.done["arm"] == NO_REPLAY.name).any()]
+    for which, one in (("second", made.second), ("first", made.first)):
+        if (one.done["arm"] == NO_REPLAY.name).any():
+            lines.append(f"- **Looks without replay, {which} {made.differs.one}**: {_looks(one)}.")
     return "\n".join([*lines, "", arms_figures.found(made.second)])
 
 
 def _looks(made: Arms) -> str:
-    """Whether the target looks better after fine-tuning without replay, by the preregistered measure and by others."""
+    """Whether the target looks better after fine-tuning without replay: by the preregistered measure, then by others."""
     changes = {label: made.of(NO_REPLAY.name, label) for label in LOOKS}
     said = [
         f"{label} {arms_figures.in_words(change)}, {side(*change[1:], label)}"
         for label, change in changes.items()
         if not np.isnan(change[0])
     ]
-    return f"- **{made.title}, looks without replay**: {'; '.join(said)}."
+    return "; ".join(said)

@@ -89,7 +89,7 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
     said = dict(
         line.removeprefix("- **").split("**", 1) for line in ablations_figures.answer(made).splitlines()
     )
-    assert f"replay: {REFERENCE} is better than none" in said["Fraction"]
+    assert f"do replay: {REFERENCE} is better than none" in said["Fraction"]
     assert "take *ramp* (" in said["Schedule"] and "worse: *anneal*" in said["Schedule"]
     assert "nothing is shown to be better than replay of near video" in said["Source"]
     assert "*64 clips* are the fewest that are not shown to be worse than all 1536" in said["Clips to keep"]

@@ -87,7 +87,7 @@ def test_what_does_the_same_says_the_same(made: Elsewhere) -> None:
     said = elsewhere_figures.found(made)
     assert f"**Both {made.differs.both}**" in said and "they say the same in 7" in said
     assert "whatever the interval" not in said
-    looks = [line for line in said.splitlines() if "looks without replay" in line]
+    looks = [line for line in said.splitlines() if "Looks without replay" in line]
     assert len(looks) == 2 and [line.split(": ", 1)[1] for line in looks] == [looks[0].split(": ", 1)[1]] * 2
     for label in LOOKS:
         change = made.second.of("no replay", label)
