@@ -138,6 +138,8 @@ def test_the_explorer_and_the_tables_answer_in_the_book(built_book: Path, browse
         head = table.locator("th > button").first
         head.press("Enter")
         assert head.locator("..").get_attribute("aria-sort") == "ascending"
+        head.locator("..").click(position={"x": 2, "y": 2})
+        assert head.locator("..").get_attribute("aria-sort") == "descending"
     context.close()
 
 

@@ -87,7 +87,7 @@
       button.append(...head.childNodes);
       head.append(button);
       head.setAttribute("aria-sort", "none");
-      button.addEventListener("click", () => sortBy(head, headRow.cells.length - place));
+      head.addEventListener("click", () => sortBy(head, headRow.cells.length - place)); // the room beside the button too
     });
   }
 
