@@ -33,9 +33,8 @@ from replaylab.arms import (
     Arms,
     arms_of,
     by_replay,
-    side,
 )
-from replaylab.arms_figures import counted, in_words, listed, names_of, sorted_out
+from replaylab.arms_figures import counted, in_words, listed, names_of, sorted_out, told
 from replaylab.claims_figures import MISSING
 from replaylab.figures import capital, number, percent
 
@@ -186,14 +185,14 @@ def settings_table(made: Ablations) -> Styler:
             FIDELITY: made.settings["effnet_kd"].map(number),
             DYNAMICS: made.settings["ade_px"].map(number),
             looks: made.settings["looks_as_good"].map({True: "yes", False: "no"}),
-            "standing": [_why(one) for one in made.settings.itertuples()],
+            "standing": [_standing(one) for one in made.settings.itertuples()],
         }
     )
     shown.loc[made.settings["effnet_kd"].isna(), [FIDELITY, DYNAMICS, looks]] = "–"
     return figures.styled(shown, "settings").hide(axis="index")
 
 
-def _why(one: Any) -> str:
+def _standing(one: Any) -> str:
     if np.isnan(one.effnet_kd):
         return MISSING
     if one.group == NEAR:
@@ -302,8 +301,7 @@ def _of_pairs(made: Arms) -> str:
         without = NO_REPLAY.name if arm == REFERENCE else f"{arm}, {NO_REPLAY.name}"
         if without in made.names:
             difference = made.difference(arm, without)
-            told = MISSING if np.isnan(difference[0]) else f"{in_words(difference)}, {side(*difference[1:])}"
-            each.append(f"*{arm}* {told}")
+            each.append(f"*{arm}* {MISSING if np.isnan(difference[0]) else told(difference)}")
     return (
         "**Does replay help whatever the target's size and whatever is trained?** Replay less no replay in ADE on eventful "
         f"driving, px: {'; '.join(each)}."
@@ -323,8 +321,9 @@ def _of_cost(made: Arms) -> str:
     )
     if np.isnan(steps_ms).any():
         return f"{text}; how long a step takes: {MISSING}."
-    on_target = {label: made.difference(REFERENCE, NO_REPLAY.name, label) for label in ON_TARGET}
-    each = [f"{label} {in_words(of)}, {side(*of[1:], label)}" for label, of in on_target.items()]
+    each = [
+        f"{label} {told(made.difference(REFERENCE, NO_REPLAY.name, label), label)}" for label in ON_TARGET
+    ]
     return (
         f"{text}. A step itself took {steps_ms[0]:.0f} ms with replay and {steps_ms[1]:.0f} ms without (medians). On the "
         f"target itself, after as many steps, replay less no replay: {'; '.join(each)}."

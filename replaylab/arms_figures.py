@@ -36,12 +36,13 @@ from replaylab.arms import (
     WORSE,
     Arms,
     points,
+    side,
     standing,
 )  # fmt: skip
 from replaylab.figures import BLUE, GREY, INK, WIDTH
 
 AGAINST = f"against {REFERENCE}"
-LESS = ((DYNAMICS, EQUAL), (DYNAMICS, LAST), (FIDELITY, LAST))
+READ_OFF = ((DYNAMICS, EQUAL), (DYNAMICS, LAST), (FIDELITY, LAST))
 """The differences that a standing is read off."""
 HUES = ("#029e73", "#7b6fd0", "#8f5a2c", "#c0578f", "#5f6b73", "#b8860b", "#0b5a73", "#94493a")  # of groups
 
@@ -59,7 +60,7 @@ def arms_table(made: Arms) -> Styler:
         line: dict[str, str] = {"no.": str(place), "arm": arm, AGAINST: "–"}
         if arm != REFERENCE:
             line[AGAINST] = claims_figures.MISSING if there.empty else standing(made, arm)
-        for label, reading in LESS:
+        for label, reading in READ_OFF:
             difference = (np.nan,) * 3 if arm == REFERENCE else made.less_reference(arm, label, reading)
             line[less_label(label, reading)] = in_words(difference)
         line |= {label: in_words(made.of(arm, label)) for label in MEASURES}
@@ -87,6 +88,11 @@ def in_words(found: tuple[float, float, float]) -> str:
         return "–"
     words = f"{estimate:+.3g}" if np.isnan(low) else f"{estimate:+.3g} ({low:.3g} to {high:.3g})"
     return words.replace("-", "−")
+
+
+def told(found: tuple[float, float, float], label: str = DYNAMICS) -> str:
+    """The same with what its interval says in a line of MEASURES, such as "+1.2 (0.9 to 1.5), worse"."""
+    return f"{in_words(found)}, {side(*found[1:], label)}"
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -131,17 +137,17 @@ def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
         axes.annotate(str(place), (one.x, one.y), ha="center", va="center", fontsize=7.5, color="white",
                       fontweight="bold", zorder=4)  # fmt: skip
     axes.plot(*base, "D", color=INK, ms=7, zorder=4)
-    _look_at(axes, shown, base)
+    _set_limits(axes, shown, base)
     kind = "less near replay's" if made.has_reference else "change from the base's"
     axes.set(xlabel=f"EffNet-KD on the target, {kind}", ylabel=f"ADE, eventful, {kind} (px)")
     axes.set_title(f"{figures.capital(LAST)} (left and down are better; diamond: the base)", fontsize=9)
 
 
-def _look_at(axes: Axes, shown: pd.DataFrame, base: Sequence[float]) -> None:
+def _set_limits(axes: Axes, shown: pd.DataFrame, base: Sequence[float]) -> None:
     """Limits that hold all points and three of four ends of intervals: the widest bars run out of the panel."""
-    for of, among, set_limits in (("x", base[0], axes.set_xlim), ("y", base[1], axes.set_ylim)):
-        low = np.nanmin([among, shown[of].min(), shown[f"{of}_low"].quantile(0.25)])
-        high = np.nanmax([among, shown[of].max(), shown[f"{of}_high"].quantile(0.75)])
+    for of, its_base, set_limits in (("x", base[0], axes.set_xlim), ("y", base[1], axes.set_ylim)):
+        low = np.nanmin([its_base, shown[of].min(), shown[f"{of}_low"].quantile(0.25)])
+        high = np.nanmax([its_base, shown[of].max(), shown[f"{of}_high"].quantile(0.75)])
         margin = 0.06 * (high - low) or 1
         set_limits(low - margin, high + margin)
 
@@ -199,7 +205,7 @@ def how_read(made: Arms) -> str:
     seeds = int((made.done["arm"] == REFERENCE).sum())
     without = seeds - len(made.levels)
     if without:
-        text += f" With {without} of {seeds} seeds it gains nothing, and no arm is read there."
+        text += f" With {without} of {seeds} seeds {REFERENCE} gains nothing, and no arm is read there."
     steps = {arm: made.steps_of(arm, EQUAL) for arm in made.names if (made.done["arm"] == arm).any()}
     steps = {arm: of for arm, of in steps.items() if len(of)}
     if not steps:
@@ -238,8 +244,8 @@ def found(made: Arms) -> str:
         return f"{made.title}: {claims_figures.MISSING}, {counted(made)}."
     lines = [] if len(made.done) == len(made.runs) else [f"**{counted(made)} are there.**", ""]
     stands = sorted_out(made, [arm for arm in made.names if arm != REFERENCE])
-    told = listed(stands) if made.has_reference else "nothing to compare with"
-    lines.append(f"- **Against {REFERENCE}**: {told}.")
+    words = listed(stands) if made.has_reference else "nothing to compare with"
+    lines.append(f"- **Against {REFERENCE}**: {words}.")
     front = points(made)
     if front["front"].any():
         unbeaten = names_of(front.loc[front["front"], "arm"])

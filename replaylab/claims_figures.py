@@ -78,9 +78,9 @@ def of_target(table: Table, target: str) -> Table:
     return Table(table.preset, table.split, table.store, rows, runs, tuple(kept))
 
 
-def control(store: str | Path = "") -> Table:
+def control() -> Table:
     """The published runs without replay on driving in which every clip is eventful, with the measures of PANELS."""
-    read = sweep.read("dose", store=store, measures=[measure for measure, _ in figures.PANELS])
+    read = sweep.read("dose", measures=[measure for measure, _ in figures.PANELS])
     return of_target(read, "driving-eventful")
 
 

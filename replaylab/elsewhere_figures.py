@@ -25,7 +25,7 @@ from pandas.io.formats.style import Styler
 
 from replaylab import arms_figures, claims, claims_figures, figures, records, spec, sweep, verdicts
 from replaylab.ablations import NO_REPLAY
-from replaylab.arms import CANNOT_TELL, DYNAMICS, FEW, LAST, LOOKS, Arms, arms_of, by_replay, side
+from replaylab.arms import CANNOT_TELL, DYNAMICS, FEW, LAST, LOOKS, Arms, arms_of, by_replay
 from replaylab.arms_figures import counted
 from replaylab.claims import Claim, Judged
 from replaylab.claims_figures import MISSING
@@ -295,9 +295,8 @@ def found(made: Elsewhere) -> str:
 def _looks(made: Arms) -> str:
     """Whether the target looks better after fine-tuning without replay: by the preregistered measure, then by others."""
     changes = {label: made.of(NO_REPLAY.name, label) for label in LOOKS}
-    said = [
-        f"{label} {arms_figures.in_words(change)}, {side(*change[1:], label)}"
+    return "; ".join(
+        f"{label} {arms_figures.told(change, label)}"
         for label, change in changes.items()
         if not np.isnan(change[0])
-    ]
-    return "; ".join(said)
+    )

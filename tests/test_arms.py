@@ -128,7 +128,7 @@ def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(m
     two = replace(made, rows=rows)
     assert set(two.levels) == {1, 3} and np.isnan(two.less_reference("physics", DYNAMICS, EQUAL)[1])
     assert arms.standing(two, "physics") == arms.WORSE
-    assert "With 1 of 3 seeds it gains nothing" in arms_figures.how_read(two)
+    assert "With 1 of 3 seeds near replay 25 % gains nothing" in arms_figures.how_read(two)
 
 
 def test_what_is_measured_at_the_end_only_is_not_read_before_it(made: Arms) -> None:
@@ -205,9 +205,9 @@ def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Arms) -> N
     change = made.of("physics", DYNAMICS)
     assert table.loc["physics", DYNAMICS] == arms_figures.in_words(change) and change[0] > 0
     assert table.loc["no replay", f"{DYNAMICS}, {LOWER}"].startswith("+")
-    less = [arms_figures.less_label(*one) for one in arms_figures.LESS]
+    less = [arms_figures.less_label(*one) for one in arms_figures.READ_OFF]
     assert table.loc["physics", less].tolist() == [
-        arms_figures.in_words(made.less_reference("physics", *one)) for one in arms_figures.LESS
+        arms_figures.in_words(made.less_reference("physics", *one)) for one in arms_figures.READ_OFF
     ]
     assert set(table.loc[REFERENCE, less]) == {"–"} and table.loc["LoRA", less[0]] == "–"
 
