@@ -24,13 +24,17 @@ import pandas as pd
 import scipy.linalg
 import torch
 
-from replaylab import clips, distances, fidelity, grounds, measures, models, sample, videonet, worlds
-from replaylab.clips import Clip
-from replaylab.domain import Domain
+from replaylab.data import clips
+from replaylab.data.clips import Clip
+from replaylab.data.domain import Domain
+from replaylab.evaluation import evaluation_sets, measurement
+from replaylab.metrics import distances, fidelity, video_network
+from replaylab.models import sampling, tiny
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec
+from replaylab.worlds import build
 
 ROUNDS = 5
-FRAMES = models.CLIP_FRAMES
+FRAMES = tiny.CLIP_FRAMES
 Window = Callable[[str, int], np.ndarray]  # (file, first frame) to (T, H, W, 3)
 
 
@@ -39,11 +43,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         spec = WorldSpec("bench", "traffic", "target", "ordinary", (96, 0, 0))
         started = time.monotonic()
-        domain = worlds.build(spec, home)
+        domain = build.build(spec, home)
         seconds = time.monotonic() - started
-        print(
-            f"rendering to video, {worlds.processes()} processes: {96 * spec.frames / seconds:.0f} frames/s"
-        )
+        print(f"rendering to video, {build.processes()} processes: {96 * spec.frames / seconds:.0f} frames/s")
         paths = [domain.folder / "videos" / file for file in domain.videos["file"]]
         compare("decoding 96 videos", {
             "PyAV": lambda: [clips.decode_with_av(path) for path in paths],
@@ -62,11 +64,11 @@ def time_measuring(home: Path, clips_measured: int = 400) -> None:
     """Drawing and measuring the futures of so many clips, by parts, once each; references are prepared beforehand."""
     world = WorldSpec("measured", "traffic", "target", "ordinary", (0, 2 * clips_measured, 0))
     spec = EvaluationSpec((world,), "dev", clips_measured, clips_measured)
-    (ground,) = grounds.prepare(spec, home)
-    measures.measure(
+    (ground,) = evaluation_sets.prepare(spec, home)
+    measurement.measure(
         ground, ground.frames, spec.miss_cap_px, ground.latents
     )  # what is prepared once, and warm networks
-    model = models.TinyWan.load(WEIGHTS / "base")
+    model = tiny.TinyWan.load(WEIGHTS / "base")
     seconds: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -77,17 +79,17 @@ def time_measuring(home: Path, clips_measured: int = 400) -> None:
 
     drawn = timed(
         "drawing",
-        lambda: sample.futures(
+        lambda: sampling.futures(
             model, ground.to_draw, ground.latents.shape[1:], spec.sampler_steps, spec.noise_seed
         ),
     )
     made = timed("decoding", lambda: model.decode(drawn))
-    timed("measuring", lambda: measures.measure(ground, made, spec.miss_cap_px, drawn))
+    timed("measuring", lambda: measurement.measure(ground, made, spec.miss_cap_px, drawn))
     whole = sum(seconds.values())
-    future = made[:, models.CONTEXT_FRAMES :]
-    timed("of it the detector", lambda: grounds.found_in(future))
-    timed("of it EfficientNet", lambda: fidelity.efficientnet(grounds.flat_future(made)))
-    timed("of it the video network", lambda: videonet.features(future))
+    future = made[:, tiny.CONTEXT_FRAMES :]
+    timed("of it the detector", lambda: evaluation_sets.found_in(future))
+    timed("of it EfficientNet", lambda: fidelity.efficientnet(evaluation_sets.flat_future(made)))
+    timed("of it the video network", lambda: video_network.features(future))
     parts = ", ".join(f"{name} {part:.1f} s" for name, part in seconds.items())
     print(f"drawing and measuring {clips_measured} clips: {whole:.1f} s ({parts})")
 
@@ -109,7 +111,7 @@ def compare_loaders(what: str, domain: Domain, plain: dict[str, Window], count: 
             if not np.array_equal(window(file, start), expected):
                 print(f"{what}: {name} gives OTHER PIXELS for frames from {start} of {file}")
         ways[f"{name}, one by one"] = partial(one_by_one, window, windows)
-        ways[f"{name}, {worlds.processes()} threads"] = partial(in_threads, window, windows)
+        ways[f"{name}, {build.processes()} threads"] = partial(in_threads, window, windows)
     compare(f"{count} random windows of {FRAMES} frames out of {what}", ways, count)
 
 
@@ -119,7 +121,7 @@ def one_by_one(window: Window, windows: list[tuple[str, int]]) -> None:
 
 
 def in_threads(window: Window, windows: list[tuple[str, int]]) -> None:
-    with ThreadPoolExecutor(worlds.processes()) as pool:
+    with ThreadPoolExecutor(build.processes()) as pool:
         for _ in pool.map(lambda each: window(*each), windows):
             pass
 

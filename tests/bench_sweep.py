@@ -25,8 +25,11 @@ from unittest import mock
 import torch
 from diffusers.training_utils import EMAModel
 
-from replaylab import evaluate, spec, sweep, train
+from replaylab import spec
+from replaylab.evaluation import evaluate
 from replaylab.spec import PRESETS
+from replaylab.sweeps import sweep
+from replaylab.training import loop
 
 RATIO = 1.15
 QUICK = PRESETS["quick"]
@@ -43,7 +46,11 @@ def main() -> None:
     preset = SHORT if parser.parse_args().short else FULL
     with tempfile.TemporaryDirectory() as home, mock.patch.dict(spec.PRESETS, {"bench": preset}):
         store = Path(home)
-        imports = [sys.executable, "-c", "from replaylab import runs, sweep"]
+        imports = [
+            sys.executable,
+            "-c",
+            "from replaylab.training import fine_tuning as runs; from replaylab.sweeps import sweep",
+        ]
         print(f"{'imports, paid once':31} {_timed(lambda: subprocess.run(imports, check=True)):8.1f} s")
         first = _timed(lambda: sweep.run("bench", store=store))
         runs = spec.grid("bench")
@@ -74,7 +81,7 @@ def counted(parts: dict[str, float]) -> Iterator[None]:
     """Adds up, by name, the seconds spent in what a sweep cannot do without."""
     with ExitStack() as stack:
         for name, owner, attribute in (
-            ("forward", train.Objective, "forward"),
+            ("forward", loop.Objective, "forward"),
             ("backward", torch.Tensor, "backward"),
             ("clipping", torch.nn.utils, "clip_grad_norm_"),
             ("optimizer", torch.optim.AdamW, "step"),

@@ -41,13 +41,17 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from replaylab import clips, latents, models, parallel, train, worlds
-from replaylab.clips import Clip
-from replaylab.domain import Domain
-from replaylab.latents import Latents
+from replaylab.data import clips
+from replaylab.data.clips import Clip
+from replaylab.data.domain import Domain
 from replaylab.mixture import Mixture
-from replaylab.models import CLIP_FRAMES, CONTEXT_FRAMES, TinyWan
+from replaylab.models import latent_cache, tiny
+from replaylab.models.latent_cache import Latents
+from replaylab.models.tiny import CLIP_FRAMES, CONTEXT_FRAMES, TinyWan
 from replaylab.spec import WEIGHTS, MachineSpec, TrainingSpec, WorldSpec, grid, weights_digest
+from replaylab.training import loop as loop_module
+from replaylab.util import distributed
+from replaylab.worlds import build
 
 BATCH, LEARNING_RATE = 16, 4e-4
 BLOCK_STEPS = 10  # losses are averaged over so many steps before their scatter is taken
@@ -87,7 +91,7 @@ class Steps(NamedTuple):
 Way = Callable[[int], Steps]  # trains on for so many steps
 
 
-@models.no_denormals()
+@tiny.no_denormals()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="a few steps of everything: shows that it runs")
@@ -102,7 +106,7 @@ def main() -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{home}/compiler"
         made = material(Path(home))
         print(f"{len(made.chosen)} clips of {CLIP_FRAMES} frames, {made.domain.size_px} px, read in batches")
-        compiled = parallel.can_compile("cpu")
+        compiled = distributed.can_compile("cpu")
         compile_seconds = compile_cold_and_warm(made, options.short) if compiled else []
         seconds = compare_speed(made, compiled, size)
         if compiled:
@@ -118,11 +122,11 @@ def main() -> None:
 def material(home: Path) -> Material:
     """Rendered and encoded, unless that was done before."""
     spec = WorldSpec("bench", "traffic", "target", "ordinary", (96, 0, 0))
-    domain = worlds.build(spec, home)
+    domain = build.build(spec, home)
     chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
     key = weights_digest(WEIGHTS / "base" / "vae")
     return Material(
-        home, domain, chosen, latents.encoded(base(), domain, "train", chosen, home / "latents", key)
+        home, domain, chosen, latent_cache.encoded(base(), domain, "train", chosen, home / "latents", key)
     )
 
 
@@ -152,7 +156,7 @@ def ours(made: Material, compiled: bool = False, precision: str = "fp32") -> Way
     def steps(count: int) -> Steps:
         training = TrainingSpec(count, BATCH, LEARNING_RATE, ema_decay=0.98)
         with tempfile.TemporaryDirectory(dir=made.home) as folder:
-            train.fit(
+            loop_module.fit(
                 model, [made.cached], Mixture(0.0, BATCH, [len(made.cached)], seed=0), training, 0, Path(folder),
                 f"{precision}, {'compiled' if compiled else 'eager'}", machine=machine,
             )  # fmt: skip
@@ -183,7 +187,7 @@ def plain_loop(made: Material, cached: bool) -> Iterator[float]:
     dataset: Any = torch.from_numpy(np.stack([*made.cached])) if cached else DecodedClips(made)
     loader = DataLoader(dataset, batch_size=BATCH, shuffle=True)
     optimizer = torch.optim.AdamW(model.transformer.parameters(), lr=LEARNING_RATE)
-    schedule = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=train.WARM_UP_STEPS)
+    schedule = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=loop_module.WARM_UP_STEPS)
     average = EMAModel(model.transformer.parameters())
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     model.transformer, optimizer, loader, schedule = accelerator.prepare(
@@ -196,7 +200,7 @@ def plain_loop(made: Material, cached: bool) -> Iterator[float]:
                 loss = plain_loss(model, batch if cached else model.encode(batch.numpy()))
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.transformer.parameters(), train.LARGEST_GRADIENT)
+                    accelerator.clip_grad_norm_(model.transformer.parameters(), loop_module.LARGEST_GRADIENT)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
@@ -207,7 +211,7 @@ def plain_loop(made: Material, cached: bool) -> Iterator[float]:
 def plain_loss(model: TinyWan, clean: Tensor) -> Tensor:
     """`train.Objective`, with noise from the global stream."""
     noise, sigma = torch.randn_like(clean), torch.randn(len(clean)).sigmoid()
-    sigma = models.SHIFT * sigma / (1 + (models.SHIFT - 1) * sigma)
+    sigma = tiny.SHIFT * sigma / (1 + (tiny.SHIFT - 1) * sigma)
     level = sigma.view(-1, 1, 1, 1, 1)
     context = clean[:, :, :CONTEXT_FRAMES]
     noisy = torch.cat([context, ((1 - level) * clean + level * noise)[:, :, CONTEXT_FRAMES:]], dim=2)
@@ -329,7 +333,7 @@ def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
 # ----------------------------------------------------------------------------------------------- (b) what is not model
 MODEL = {
-    "forward": (train.Objective, "forward"),
+    "forward": (loop_module.Objective, "forward"),
     "backward": (Tensor, "backward"),
     "optimizer": (torch.optim.AdamW, "step"),
 }
@@ -337,9 +341,9 @@ REST = {
     "waiting for the batch": (Future, "result"),
     "clipping": (torch.nn.utils, "clip_grad_norm_"),
     "average": (EMAModel, "step"),
-    "log": (train.Log, "add"),
+    "log": (loop_module.Log, "add"),
 }
-BESIDE = {"making a batch": (train, "batch_of")}
+BESIDE = {"making a batch": (loop_module, "batch_of")}
 
 
 def share_of_the_rest(name: str, way: Way, size: Size) -> None:

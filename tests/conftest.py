@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from replaylab import sweep
-from replaylab.sweep import Table
+from replaylab.sweeps import sweep
+from replaylab.sweeps.sweep import Table
 
 # A slow machine is no failure.
 settings.register_profile("patient", deadline=None)

@@ -9,13 +9,14 @@ import os
 import time
 from pathlib import Path
 
-from replaylab import jobs, leaving
+from replaylab.sweeps import jobs
+from replaylab.training import preemption
 
 FAULT = "REPLAYLAB_FAULT"
 PLACES = {
-    "step": ("train", "Log.add"),
-    "encode": ("latents", "_encode"),
-    "evaluation": ("evaluate", "evaluate"),
+    "step": ("training.loop", "Log.add"),
+    "encode": ("models.latent_cache", "_encode"),
+    "evaluation": ("evaluation.evaluate", "evaluate"),
 }
 
 
@@ -50,5 +51,5 @@ def happen(fault):
     if fault["kind"] == "raise":
         raise FloatingPointError("the loss is nan")
     Path(f"{gate}-reached").touch()
-    while gate.exists() and not leaving.told():
+    while gate.exists() and not preemption.told():
         time.sleep(0.05)

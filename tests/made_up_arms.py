@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from replaylab import ablations, records
-from replaylab.ablations import Arm
-from replaylab.records import ReferenceSpec
 from replaylab.spec import RunSpec, generator
+from replaylab.store import COLUMNS, OF_DISTANCES, ReferenceSpec, claim, write_rows
+from replaylab.sweeps import ablations
+from replaylab.sweeps.ablations import Arm
 
 SCENES = 12
 KD, ADE = 20.0, 3.0  # of every base; a copied last frame has 30 and 7
@@ -51,9 +51,9 @@ def _add(table: Table, run: str, domain: str, step: int, kd: float, ade: float) 
 
 def _write(folder: Path, tables: list[tuple[Table, dict[str, object]]]) -> None:
     rows = pd.concat([pd.DataFrame(table).assign(**facts) for table, facts in tables], ignore_index=True)
-    rows = rows.assign(run=folder.name, start=0, n=1, **records.OF_DISTANCES)
-    rows = rows.assign(**{name: "" for name in records.COLUMNS if name not in rows})
-    records.write_rows(folder / "rows.parquet", rows)
+    rows = rows.assign(run=folder.name, start=0, n=1, **OF_DISTANCES)
+    rows = rows.assign(**{name: "" for name in COLUMNS if name not in rows})
+    write_rows(folder / "rows.parquet", rows)
     execution = {"threads": 1, "device": "cpu"}
     facts = {"seconds": SECONDS, "processors": 2, "machine": "x86_64", "execution": execution,
              "realised_replay_fraction": 0.0}  # fmt: skip
@@ -75,7 +75,7 @@ def write_run(run: RunSpec, store: Path, effect: Effect) -> None:
         at = {"kd": KD + SHARES[step] * kd + luck, "ade": ADE + ade * step / 300 + luck}
         for world in (*run.evaluation.domains, *(run.evaluation.at_the_end if step == 300 else ())):
             _add(table, run.run_id, world.name, step, **at)
-    folder = records.claim(run, store)
+    folder = claim(run, store)
     _write(folder, [(table, facts)])
     ends = STEP_SECONDS * np.arange(1, 301) + 30.0 * (np.arange(1, 301) > 150)  # in between it was evaluated
     lines = [json.dumps({"step": step, "seconds": float(end)}) for step, end in enumerate(ends, start=1)]
@@ -93,7 +93,7 @@ def write_references(runs: Sequence[RunSpec], store: Path) -> None:
             tables.append((_empty(), facts))
             for world in worlds:
                 _add(tables[-1][0], f"{reference.run_id}{model}", world.name, step, kd, ade)
-        _write(records.claim(reference, store), tables)
+        _write(claim(reference, store), tables)
 
 
 def write_arms(

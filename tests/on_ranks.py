@@ -11,9 +11,10 @@ from test_sampler import DATA, MIXTURE, STEPS
 from test_train import Mixture, latents, model, training
 from torch.utils.data import DataLoader
 
-from replaylab import parallel, train
 from replaylab.sampler import ReplayBatchSampler
 from replaylab.spec import MachineSpec, RemedySpec
+from replaylab.training import loop
+from replaylab.util import distributed
 
 VARIANTS: dict[str, tuple[dict[str, Any], RemedySpec]] = {
     "full": ({}, RemedySpec()),
@@ -28,14 +29,14 @@ CLIPS = latents.__wrapped__() if hasattr(latents, "__wrapped__") else latents._g
 MIXED = Mixture(0.25, 4, [len(source) for source in CLIPS], 1)
 
 
-def fitted(folder: Path, name: str, machine: MachineSpec, place=parallel.Place()):
+def fitted(folder: Path, name: str, machine: MachineSpec, place=distributed.Place()):
     changes, remedy = VARIANTS[name]
     made = model()
     seen: list[int] = []
-    train.fit(made, CLIPS, MIXED, training(5, **changes), 1, folder, name, machine=machine, place=place, remedy=remedy,
+    loop.fit(made, CLIPS, MIXED, training(5, **changes), 1, folder, name, machine=machine, place=place, remedy=remedy,
               evaluate_at=(2, 5), evaluate=seen.append)  # fmt: skip
     assert seen == [2, 5]
-    return train.whole_weights(made)
+    return loop.whole_weights(made)
 
 
 def under_accelerate(split: bool) -> list[list[int]]:
@@ -46,7 +47,7 @@ def under_accelerate(split: bool) -> list[list[int]]:
 
 
 def main(home: Path) -> None:
-    place = parallel.place()
+    place = distributed.place()
     for way, sharded in (("DDP", False), ("FSDP2", True)):
         for name in VARIANTS:
             folder = home / way / name
@@ -57,7 +58,7 @@ def main(home: Path) -> None:
     (home / f"accelerate-{place.rank}.json").write_text(json.dumps(got))
     bad = [CLIPS[0] * float("nan"), CLIPS[1]]
     try:
-        train.fit(model(), bad, MIXED, training(5), 1, home / "bad", "bad", place=place)
+        loop.fit(model(), bad, MIXED, training(5), 1, home / "bad", "bad", place=place)
     except FloatingPointError as error:
         (home / f"bad-{place.rank}.txt").write_text(str(error))
 

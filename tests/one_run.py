@@ -14,16 +14,18 @@ from pathlib import Path
 
 import torch
 
-from replaylab import checkpoint, latents, measures, runs, train
+from replaylab.evaluation import measurement
+from replaylab.models import latent_cache
+from replaylab.training import checkpoint, fine_tuning, loop
 
 PHASES = {
-    "batch": (train, "batch_of"),  # in the loader's thread, while a step is computed
+    "batch": (loop, "batch_of"),  # in the loader's thread, while a step is computed
     "step": (torch.optim.AdamW, "step"),  # gradients are there, weights half old, half new
     "save": (checkpoint, "_sync"),  # files are written and not yet renamed
     "prune": (shutil, "rmtree"),  # the new checkpoint is there, old ones are being removed
-    "evaluation": (measures, "measure"),  # some domains are measured
-    "encode": (latents.TinyModel, "encode"),  # some latents are there
-    "finish": (runs, "_save_network"),  # trained and measured, not yet written down
+    "evaluation": (measurement, "measure"),  # some domains are measured
+    "encode": (latent_cache.TinyModel, "encode"),  # some latents are there
+    "finish": (fine_tuning, "_save_network"),  # trained and measured, not yet written down
 }
 
 
@@ -42,10 +44,10 @@ def die_in(phase: str, number: int, rank: str) -> None:
 
 def main(file: str, phase: str = "", number: str = "1", rank: str = "0") -> None:
     about = json.loads(Path(file).read_text())
-    runs.forget_checkpoints = lambda folder: None
+    fine_tuning.forget_checkpoints = lambda folder: None
     if phase:
         die_in(phase, int(number), rank)
-    runs.train_one(about["spec"], Path(about["store"]), about["machine"])
+    fine_tuning.train_one(about["spec"], Path(about["store"]), about["machine"])
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from replaylab import ablations, records, spec, sweep
-from replaylab.ablations import ALTERNATIVES, ARMS, AS_IT_IS, NO_REPLAY, SETTINGS
+from replaylab import spec
 from replaylab.spec import RunSpec, without_places
+from replaylab.store import COLUMNS, claim, finish
+from replaylab.sweeps import ablations, sweep
+from replaylab.sweeps.ablations import ALTERNATIVES, ARMS, AS_IT_IS, NO_REPLAY, SETTINGS
 
 
 def differing(one: RunSpec, other: RunSpec) -> set[str]:
@@ -87,7 +89,7 @@ def test_every_alternative_has_as_many_settings_as_replay_on_dev() -> None:
 
 
 def finished(store: Path, run: RunSpec, effnet_kd: float, ade_px: float) -> None:
-    folder = records.claim(run, store)
+    folder = claim(run, store)
     rows = [
         {"measure": measure, "domain": domain, "value": value, "step": step}
         for measure, domain, value in (
@@ -99,7 +101,7 @@ def finished(store: Path, run: RunSpec, effnet_kd: float, ade_px: float) -> None
     table = pd.DataFrame(rows).assign(
         run=run.run_id, replay_fraction=run.replay.fraction, seed=0, start=0, n=1
     )
-    records.finish(folder, table.assign(**{name: "" for name in records.COLUMNS if name not in table}))
+    finish(folder, table.assign(**{name: "" for name in COLUMNS if name not in table}))
 
 
 def test_settings_are_chosen_by_dynamics_among_those_that_look_as_good(tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ import pytest
 from conftest import ROOT, run
 from made_up_arms import OF_ARMS, STEP_SECONDS, of_alternative, write_arms
 
-from replaylab import ablations, ablations_figures, arms, arms_figures, verdicts
-from replaylab.ablations import ALTERNATIVES, ARMS
-from replaylab.ablations_figures import DEV, EARLY_STOP, NEAR, Ablations
-from replaylab.arms import DYNAMICS, LAST, REFERENCE
-from replaylab.figures import percent
+from replaylab.analysis import configurations, statistics
+from replaylab.analysis.configurations import DYNAMICS, LAST, REFERENCE
+from replaylab.pages import ablations as ablations_page
+from replaylab.pages import comparisons
+from replaylab.pages.ablations import DEV, EARLY_STOP, NEAR, Ablations
+from replaylab.pages.figures import percent
 from replaylab.spec import PRESETS
+from replaylab.sweeps import ablations
+from replaylab.sweeps.ablations import ALTERNATIVES, ARMS
 
 FIGURES = ("plane-figure", "alternatives-figure")
 
@@ -35,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(store: Path) -> Ablations:
-    return ablations_figures.read(store=store)
+    return ablations_page.read(store=store)
 
 
 # ------------------------------------------------------------------------------------------------------------- settings
@@ -54,21 +57,21 @@ def test_settings_are_those_that_were_run_on_the_test_split_and_early_stop(
 def test_early_stop_is_chosen_by_the_same_rule(store: Path, made: Ablations, tmp_path: Path) -> None:
     """Less is lost earlier, so the earliest step that looks as good is taken, and its arm ends there."""
     write_arms(DEV, tmp_path, lambda arm: (-8.0, 1.2) if arm.name == "no replay" else of_alternative(arm))
-    early = ablations_figures.read(store=tmp_path)
+    early = ablations_page.read(store=tmp_path)
     (name,) = [arm for arm in early.alternatives.names if arm.startswith(EARLY_STOP)]
     assert name == f"{EARLY_STOP}, step 150"
-    stopped = ablations_figures._stopped(made.alternatives, 150)
+    stopped = ablations_page._stopped(made.alternatives, 150)
     late, soon = (stopped.changes(arm, DYNAMICS) for arm in ("no replay", f"{EARLY_STOP}, step 150"))
     assert soon.mean(axis=None) == pytest.approx(late.mean(axis=None) / 2, abs=0.1)
-    assert arms_figures.counted(stopped) == "24 of 24 runs"
+    assert comparisons.counted(stopped) == "24 of 24 runs"
 
 
 def test_the_table_says_how_a_setting_was_chosen(made: Ablations) -> None:
-    table = ablations_figures.settings_table(made).data
+    table = ablations_page.settings_table(made).data
     why = table[table["standing"].str.startswith("chosen")].set_index("method")["standing"]
     assert why["lower rate"] == "chosen, looks best" and len(why) == 7
     assert (why.drop("lower rate") == "chosen").all()
-    said = ablations_figures.of_settings(made)
+    said = ablations_page.of_settings(made)
     assert "No setting of lower rate looks as good" in said
     chosen = table[table["standing"].str.startswith("chosen")]
     assert all(f"{one.method} {one.setting}" in said for one in chosen.itertuples())
@@ -77,7 +80,7 @@ def test_the_table_says_how_a_setting_was_chosen(made: Ablations) -> None:
 def test_areas_are_hypervolumes_within_what_base_and_copy_have(made: Ablations) -> None:
     assert made.areas[NEAR] == 1 and made.areas.between(0, 1).all()
     of = {
-        group: verdicts.hypervolume(points[["effnet_kd", "ade_px"]].to_numpy(), (20, 7))
+        group: statistics.hypervolume(points[["effnet_kd", "ade_px"]].to_numpy(), (20, 7))
         for group, points in made.settings.groupby("group")
     }
     for group, share in made.areas.items():
@@ -86,9 +89,7 @@ def test_areas_are_hypervolumes_within_what_base_and_copy_have(made: Ablations) 
 
 # ------------------------------------------------------------------------------------------------------------ sentences
 def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: Ablations) -> None:
-    said = dict(
-        line.removeprefix("- **").split("**", 1) for line in ablations_figures.answer(made).splitlines()
-    )
+    said = dict(line.removeprefix("- **").split("**", 1) for line in ablations_page.answer(made).splitlines())
     assert f"do replay: {REFERENCE} is better than none" in said["Fraction"]
     assert "take *ramp* (" in said["Schedule"] and "worse: *anneal*" in said["Schedule"]
     assert "nothing is shown to be better than replay of near video" in said["Source"]
@@ -100,7 +101,7 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
     for label in ("PSNR (dB)", "ADE, ordinary (px)"):
         difference = made.arms.difference(REFERENCE, "no replay", label)
         assert (
-            f"{label} {arms_figures.in_words(difference)}, {arms.side(*difference[1:], label)}"
+            f"{label} {comparisons.in_words(difference)}, {configurations.side(*difference[1:], label)}"
             in said["Cost"]
         )
     assert "cannot tell: *bursts every 20 steps*" in said["Schedule"]
@@ -109,22 +110,22 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
     unsure = [
         arm
         for arm in made.arms.names
-        if arms.standing(made.arms, arm) == arms.CANNOT_TELL and arm != REFERENCE
+        if configurations.standing(made.arms, arm) == configurations.CANNOT_TELL and arm != REFERENCE
     ]
     assert (
-        f"{len(unsure)} of {len(ARMS) - 1} arms ({arms_figures.names_of(unsure)})" in doubt
+        f"{len(unsure)} of {len(ARMS) - 1} arms ({comparisons.names_of(unsure)})" in doubt
         and "64 clips" in unsure
     )
     pairs = next(value for key, value in said.items() if key.startswith("Does replay help"))
     for arm in (REFERENCE, "64 videos", "2048 videos", "LoRA", "temporal layers"):
         without = "no replay" if arm == REFERENCE else f"{arm}, no replay"
-        assert arms_figures.in_words(made.arms.difference(arm, without)) in pairs
+        assert comparisons.in_words(made.arms.difference(arm, without)) in pairs
 
 
 def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_how_much(
     made: Ablations,
 ) -> None:
-    swept, said = made.fractions, ablations_figures.answer(made).splitlines()[0]
+    swept, said = made.fractions, ablations_page.answer(made).splitlines()[0]
     assert swept.names == [
         "no replay",
         *(
@@ -136,11 +137,11 @@ def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_h
     others = [arm for arm in swept.names if arm not in ("no replay", REFERENCE)]
     for arm in others:
         assert f"*{arm}*" in said
-        difference = arms_figures.in_words(swept.less_reference(arm, DYNAMICS))
-        is_better = arms.standing(swept, arm) == arms.BETTER
+        difference = comparisons.in_words(swept.less_reference(arm, DYNAMICS))
+        is_better = configurations.standing(swept, arm) == configurations.BETTER
         assert (f"less {REFERENCE}: ADE {difference} px" in said) == is_better
     nothing = swept.runs.assign(state="missing")
-    assert "not run yet: *near replay 5 %*" in ablations_figures.answer(
+    assert "not run yet: *near replay 5 %*" in ablations_page.answer(
         replace(made, fractions=replace(swept, runs=nothing))
     )
 
@@ -151,15 +152,15 @@ def test_where_less_replay_is_as_good_replay_is_not_advised(made: Ablations) -> 
     here = rows["run"].isin(without) & (rows["measure"] == "ade_px")
     rows.loc[here, "value"] -= 1.5 * rows.loc[here, "step"] / 300
     turned = replace(made, arms=replace(made.arms, rows=rows))
-    assert f"do not replay: none is better than {REFERENCE}" in ablations_figures.answer(turned)
+    assert f"do not replay: none is better than {REFERENCE}" in ablations_page.answer(turned)
 
 
 def test_the_opening_counts_each_run_once_and_draws_no_verdict(made: Ablations, store: Path) -> None:
-    said = ablations_figures.opening(made, store)
+    said = ablations_page.opening(made, store)
     runs = 3 * len(ARMS) + 3 * 6  # no replay and near replay are in both
     assert f"{runs} of {runs} are there" in said and "**exploratory**" in said and "4 min 20 s each" in said
-    standings = [arms.standing(made.arms, arm.name) for arm in ARMS if arm.name != REFERENCE]
-    assert f"{standings.count(arms.WORSE)} worse" in said and "--preset $preset" in said
+    standings = [configurations.standing(made.arms, arm.name) for arm in ARMS if arm.name != REFERENCE]
+    assert f"{standings.count(configurations.WORSE)} worse" in said and "--preset $preset" in said
 
 
 def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
@@ -169,28 +170,28 @@ def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
         "ablations", tmp_path, lambda arm: OF_ARMS[arm.name] if arm.name in few else None, seeds=(0, 1)
     )
     write_arms(DEV, tmp_path, lambda arm: of_alternative(arm) if arm.group in (NEAR, "ewc") else None)
-    part = ablations_figures.read(store=tmp_path)
+    part = ablations_page.read(store=tmp_path)
     said = [
-        ablations_figures.opening(part, tmp_path),
-        ablations_figures.of_settings(part),
-        ablations_figures.answer(part),
+        ablations_page.opening(part, tmp_path),
+        ablations_page.of_settings(part),
+        ablations_page.answer(part),
     ]
-    said += [arms_figures.found(one) for one in (part.arms, part.alternatives)]
+    said += [comparisons.found(one) for one in (part.arms, part.alternatives)]
     assert "6 of 69 are there" in said[0] and "too few seeds" in said[0]
     assert "10 of 36 runs are there" in said[1] and not part.settings["chosen"].any() and part.areas.empty
     assert "too few runs to say whether to replay" in said[2] and "fewer than three seeds" in said[2]
     assert "4 of 6 runs are there" in said[4] and "6 of 69 runs are there" in said[3]
     assert part.arms.of("ramp", DYNAMICS, LAST)[0] == pytest.approx(OF_ARMS["ramp"][1], abs=0.1)
     assert not any("nan" in text for text in said)
-    table = ablations_figures.settings_table(part).data
+    table = ablations_page.settings_table(part).data
     assert (table["standing"] == "not run yet").sum() == len(part.settings) - 10
-    assert "6 of 69" in arms_figures.plane(part.arms).subfigs[0].get_suptitle()
+    assert "6 of 69" in comparisons.plane(part.arms).subfigs[0].get_suptitle()
 
 
 def test_seeds_are_those_that_were_asked_for(store: Path) -> None:
-    one = ablations_figures.read([0], store)
+    one = ablations_page.read([0], store)
     assert set(one.arms.runs["seed"]) == {0} and len(one.arms.done) == len(ARMS)
-    assert np.isnan(one.arms.of("ramp")[1]) and "too few seeds" in arms_figures.in_short(one.arms)
+    assert np.isnan(one.arms.of("ramp")[1]) and "too few seeds" in comparisons.in_short(one.arms)
 
 
 # ------------------------------------------------------------------------------------------------------------- the page
@@ -226,7 +227,7 @@ def test_an_empty_store_is_a_page_that_says_so(tmp_path: Path) -> None:
 
 def test_reading_imports_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from replaylab import ablations_figures as a, elsewhere_figures as s;"
+        "import sys; from replaylab.pages import ablations as a; from replaylab.pages import generalisation as s;"
         f"a.answer(a.read(store={str(tmp_path)!r})); s.read('second-world', store={str(tmp_path)!r});"
         "sys.exit('torch' in sys.modules)"
     )

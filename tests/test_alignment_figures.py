@@ -12,9 +12,10 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from replaylab import alignment, alignment_figures, claims
-from replaylab.alignment import LATE, OF_A_CLIP, PREREGISTERED, WITH_BASE, Sweeps
-from replaylab.claims import Arm
+from replaylab.analysis import alignment, claims
+from replaylab.analysis.alignment import LATE, OF_A_CLIP, PREREGISTERED, WITH_BASE, Sweeps
+from replaylab.analysis.claims import Arm
+from replaylab.pages import alignment as alignment_page
 
 STEPS, SCENES = (10, 25, 50, 100, 150, 300), 24
 BASES = {0: "one", 1: "one", 2: "one", 3: "two", 4: "two"}
@@ -108,7 +109,7 @@ def test_gains_that_go_the_same_way_have_a_positive_rho(kd: float, ade: float, r
 def test_what_does_not_change_has_no_rho() -> None:
     still = sweeps({REGULAR: (0, 2)}, seeds={0: "one", 3: "two"})
     assert set(still.rhos["reading"]) <= {WITH_BASE}  # a base may differ from a run that never changes
-    table = alignment_figures.rho_table(still).data
+    table = alignment_page.rho_table(still).data
     assert set(table.loc[table["reading"] != WITH_BASE, "standing"]) == {"too few checkpoints or no change"}
 
 
@@ -131,7 +132,7 @@ def test_the_preregistered_reading_is_that_of_the_claim(made: Sweeps) -> None:
         of_rows = claims.alignments(made.rows, Arm(target=target), "driving-eventful")
         here = table[table["target"] == target].set_index(["seed", "base"])["rho"]
         pd.testing.assert_series_equal(here, of_rows, check_names=False)
-    ((_, judged),) = alignment_figures.judged(made)
+    ((_, judged),) = alignment_page.judged(made)
     assert judged is not None and judged.verdict == "holds"
     apart = alignment.less_ordinary(made, "driving-eventful")
     assert judged.interval.estimate == pytest.approx(apart.mean()) and len(apart) == 5
@@ -174,7 +175,7 @@ def test_targets_go_by_dose_and_what_is_no_dose_comes_last(made: Sweeps) -> None
 
 @pytest.mark.parametrize(("ade", "said"), [(2, "**together**"), (-2, "**apart**")])
 def test_words_are_those_of_the_interval(ade: float, said: str) -> None:
-    first = alignment_figures.found(sweeps({REGULAR: (5, ade)})).splitlines()[0]
+    first = alignment_page.found(sweeps({REGULAR: (5, ade)})).splitlines()[0]
     assert said in first and f"above 0 in {5 if ade > 0 else 0} of 5 runs" in first
     assert "−1.00 (" in first or "+1.00 (" in first
 
@@ -183,36 +184,36 @@ def test_where_both_directions_are_found_neither_is_said() -> None:
     rows = [sweeps({REGULAR: (5, ade)}, {seed: BASES[seed]}) for seed, ade in ((0, 2), (1, -2), (3, 2))]
     mixed = Sweeps(("mixed",), "test", pd.concat([one.rows for one in rows]).drop_duplicates(),
                    pd.concat([one.runs for one in rows]))  # fmt: skip
-    assert "above 0 in 2 of 3 runs: **neither is shown**" in alignment_figures.found(mixed)
+    assert "above 0 in 2 of 3 runs: **neither is shown**" in alignment_page.found(mixed)
 
 
 def test_too_few_seeds_get_no_words() -> None:
     few = sweeps({REGULAR: (5, -2)}, {0: "one", 1: "one"})
-    assert "**too few seeds to tell**" in alignment_figures.found(few)
+    assert "**too few seeds to tell**" in alignment_page.found(few)
 
 
 def test_only_the_preregistered_line_has_a_verdict(made: Sweeps) -> None:
-    table = alignment_figures.rho_table(made).data
+    table = alignment_page.rho_table(made).data
     judged = table[table["standing"] == "preregistered: holds"]
     assert judged[["reading", "fine-tuned on", "ρ"]].to_numpy().tolist() == [
         [PREREGISTERED, "100 % eventful", "+1.00 (1.00 to 1.00)"]
     ]
     assert set(table["standing"]) == {"preregistered: holds", "exploratory"}
-    own = alignment_figures.rho_table(Sweeps(("quick",), made.split, made.rows, made.runs)).data
+    own = alignment_page.rho_table(Sweeps(("quick",), made.split, made.rows, made.runs)).data
     assert set(own["standing"]) == {"exploratory"}
 
 
 def test_a_base_that_is_no_better_than_copying_is_named(made: Sweeps) -> None:
-    assert "no better than" not in alignment_figures.starting_points(made)
+    assert "no better than" not in alignment_page.starting_points(made)
     rows = made.rows.copy()
     rows.loc[(rows["model"] == "copy-last-frame") & (rows["domain"] == "driving-held-out"), "value"] = 1.0
-    told = alignment_figures.starting_points(Sweeps(("low",), "test", rows, made.runs))
+    told = alignment_page.starting_points(Sweeps(("low",), "test", rows, made.runs))
     assert "On events never trained the bases are no better than a copied last frame" in told
 
 
 def test_an_early_rise_is_counted() -> None:
     rises_first = np.array([-0.4, -0.6, 0.1, 0.3, 0.2, 1.0])
-    told = alignment_figures.early(sweeps({REGULAR: (5, -2), EVENTFUL: (4, 2)}, shares=rises_first))
+    told = alignment_page.early(sweeps({REGULAR: (5, -2), EVENTFUL: (4, 2)}, shares=rises_first))
     assert "10 of 10 at step 10, 10 of 10 at step 25, 0 of 10 at step 50" in told
 
 
@@ -225,7 +226,7 @@ def points(figure: Figure, panel: int, markers: str) -> list[tuple[float, float]
 
 
 def test_every_run_is_a_point_and_their_mean_a_bar(made: Sweeps) -> None:
-    figure = alignment_figures.within_runs(made)
+    figure = alignment_page.within_runs(made)
     table = made.rhos[(made.rhos["domain"] == "driving-eventful") & (made.rhos["reading"] == PREREGISTERED)]
     np.testing.assert_allclose(sorted(y for _, y in points(figure, 0, "os")), np.sort(table["rho"]))
     means = table.groupby("target")["rho"].mean().clip(-1, 1)
@@ -233,7 +234,7 @@ def test_every_run_is_a_point_and_their_mean_a_bar(made: Sweeps) -> None:
 
 
 def test_changes_stand_at_their_dose(made: Sweeps) -> None:
-    figure = alignment_figures.doses(made)
+    figure = alignment_page.doses(made)
     bars = sorted(
         points(figure, 2, "_")
     )  # ADE on eventful driving: lower is better, so a loss stands above 0
@@ -243,11 +244,11 @@ def test_changes_stand_at_their_dose(made: Sweeps) -> None:
 
 
 def test_gains_point_up_and_right_where_the_model_gets_better(made: Sweeps) -> None:
-    ends = alignment_figures.across_arms(made).axes[0]
+    ends = alignment_page.across_arms(made).axes[0]
     large = [line for line in ends.lines if line.get_markersize() == 9]
     found = sorted(tuple(np.asarray(line.get_xydata())[0]) for line in large)
     np.testing.assert_allclose(found, [(2, -1.5), (3, 2), (4, -1), (4.5, -0.2), (5, -2)], atol=0.05)
-    way = [line for line in alignment_figures.plane(made).axes[0].lines if line.get_linewidth() == 1.8]
+    way = [line for line in alignment_page.plane(made).axes[0].lines if line.get_linewidth() == 1.8]
     assert len(way) == 4 and all(np.asarray(line.get_xydata())[0].tolist() == [0, 0] for line in way)
 
 
@@ -280,15 +281,15 @@ def test_every_figure_and_sentence_stands_whatever_is_missing(made: Sweeps, cut:
     part = some_of(made, CUTS[cut])
     done, asked = int((part.runs["state"] == "done").sum()), len(part.runs)
     ordinary = part.without_replay.query("target == 'driving'")["state"].eq("done").sum()
-    assert f"0 % eventful {ordinary} of 5, 20 % eventful" in alignment_figures.standing(part)
-    assert f"{done} of {asked} runs are there" in alignment_figures.across_arms(part)._suptitle.get_text()  # type: ignore[attr-defined]
+    assert f"0 % eventful {ordinary} of 5, 20 % eventful" in alignment_page.standing(part)
+    assert f"{done} of {asked} runs are there" in alignment_page.across_arms(part)._suptitle.get_text()  # type: ignore[attr-defined]
     for name in DRAWINGS:
-        assert "runs are there" in getattr(alignment_figures, name)(part)._suptitle.get_text()
+        assert "runs are there" in getattr(alignment_page, name)(part)._suptitle.get_text()
     for name in SENTENCES:
-        assert "nan" not in getattr(alignment_figures, name)(part)
-    ((_, judged),) = alignment_figures.judged(part)
+        assert "nan" not in getattr(alignment_page, name)(part)
+    ((_, judged),) = alignment_page.judged(part)
     assert judged is None or judged.verdict == "exploratory"
-    table = alignment_figures.rho_table(part).data
+    table = alignment_page.rho_table(part).data
     assert len(table) == 12 and ("not run yet" in set(table["standing"])) == (cut != "two seeds")
 
 
@@ -299,10 +300,10 @@ def test_an_empty_store_is_read_as_runs_that_are_missing(tmp_path: Path) -> None
     assert runs.to_dict() == {"driving": 5, "driving-eventful": 5, **dict.fromkeys(
         ("driving-dose-5", "driving-dose-20", "driving-dose-50", "driving-repetitive"), 3)}  # fmt: skip
     for name in DRAWINGS:
-        getattr(alignment_figures, name)(made)
-    assert alignment_figures.found(made) == "Claim C3: not run yet."
-    assert set(alignment_figures.rho_table(made).data["standing"]) == {"not run yet"}
-    assert "not run yet" in alignment_figures.early(made) + alignment_figures.starting_points(made)
+        getattr(alignment_page, name)(made)
+    assert alignment_page.found(made) == "Claim C3: not run yet."
+    assert set(alignment_page.rho_table(made).data["standing"]) == {"not run yet"}
+    assert "not run yet" in alignment_page.early(made) + alignment_page.starting_points(made)
 
 
 def test_sweeps_of_other_clips_are_refused(tmp_path: Path) -> None:

@@ -14,9 +14,22 @@ from hypothesis import strategies as some
 from made_up_arms import OF_ARMS, SCENES, write_references, write_run
 from matplotlib.text import Annotation
 
-from replaylab import ablations, arms, arms_figures, claims, models, verdicts
-from replaylab.arms import DYNAMICS, EQUAL, FIDELITY, LAST, LOWER, MEASURES, REFERENCE, SHARES, Arms
-from replaylab.claims import Arm
+from replaylab.analysis import claims, configurations, statistics
+from replaylab.analysis.claims import Arm
+from replaylab.analysis.configurations import (
+    DYNAMICS,
+    EQUAL,
+    FIDELITY,
+    LAST,
+    LOWER,
+    MEASURES,
+    REFERENCE,
+    SHARES,
+    Arms,
+)
+from replaylab.models import tiny
+from replaylab.pages import comparisons
+from replaylab.sweeps import ablations
 
 CHOSEN = ("no replay", "near replay 25 %", "physics", "64 clips", "LoRA", "64 videos, no replay")
 SEEDS = (0, 1, 3)
@@ -30,7 +43,7 @@ def store_of(folder: Path, left_out: tuple[tuple[str, int], ...] = ()) -> Arms:
     for run, _, name in named:
         if (name, run.seed) not in left_out:
             write_run(run, folder, OF_ARMS[name])
-    return arms.arms_of("ablations", "Arms", named, folder, "driving", "driving-eventful")
+    return configurations.arms_of("ablations", "Arms", named, folder, "driving", "driving-eventful")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +61,7 @@ def test_changes_at_the_last_step_are_those_of_the_claims(made: Arms) -> None:
     ):
         found = claims.changes(rows, Arm(), measure, domain)
         assert found is not None
-        expected = verdicts.seeds_and_scenes(found[0])
+        expected = statistics.seeds_and_scenes(found[0])
         assert made.of("no replay", label) == pytest.approx((expected.estimate, expected.low, expected.high))
 
 
@@ -81,12 +94,12 @@ def test_an_arm_that_trains_less_is_not_flattered(made: Arms) -> None:
     """LoRA hardly moves and hardly looks better: at the last step its ADE is better, and at equal fidelity it has none."""
     assert made.less_reference("LoRA", DYNAMICS)[2] < 0
     assert np.isnan(made.of("LoRA", DYNAMICS, EQUAL)).all() and made.steps_of("LoRA", EQUAL).isna().all()
-    assert arms.standing(made, "LoRA") == arms.TRADE
+    assert configurations.standing(made, "LoRA") == configurations.TRADE
     # no replay gains as much earlier, and has lost less by then, but still more than replay
     at_the_end, at_equal = (made.less_reference("no replay", DYNAMICS, one)[0] for one in (LAST, EQUAL))
-    assert 0 < at_equal < at_the_end and arms.standing(made, "no replay") == arms.WORSE
+    assert 0 < at_equal < at_the_end and configurations.standing(made, "no replay") == configurations.WORSE
     assert (made.steps_of("no replay", EQUAL) < made.steps_of(REFERENCE, EQUAL)).all()
-    assert arms.standing(made, "64 clips") == arms.CANNOT_TELL
+    assert configurations.standing(made, "64 clips") == configurations.CANNOT_TELL
 
 
 def test_a_reading_is_on_the_line_between_the_steps_beside_it(made: Arms) -> None:
@@ -103,13 +116,13 @@ def test_a_reading_is_on_the_line_between_the_steps_beside_it(made: Arms) -> Non
 @given(some.lists(some.floats(-5, 5), min_size=2, max_size=6), some.floats(-5, 5))
 def test_a_level_is_reached_where_the_line_first_comes_down_to_it(values: list[float], level: float) -> None:
     curve = pd.Series(values, index=np.cumsum(range(1, len(values) + 1)), dtype=float)
-    step = arms.reached(curve, level)
+    step = configurations.reached(curve, level)
     assert np.isnan(step) == (curve.min() > level)
     if not np.isnan(step):
         found = np.interp(step, curve.index, curve)
         assert found <= level + 1e-6 and (curve[curve.index < step] > level).all()
         table = pd.DataFrame({"a": curve, "b": 2 * curve})
-        assert arms.at_step(table, step).to_numpy() == pytest.approx([found, 2 * found], abs=1e-6)
+        assert configurations.at_step(table, step).to_numpy() == pytest.approx([found, 2 * found], abs=1e-6)
 
 
 def test_where_replay_gains_nothing_there_is_no_equal_fidelity(made: Arms) -> None:
@@ -118,7 +131,9 @@ def test_where_replay_gains_nothing_there_is_no_equal_fidelity(made: Arms) -> No
     worse.loc[worse["run"].isin(reference) & (worse["measure"] == "effnet_kd_pseudo"), "value"] += 10
     flat = replace(made, rows=worse)
     assert flat.steps_of("no replay", EQUAL).empty and np.isnan(flat.of("no replay", DYNAMICS, EQUAL)).all()
-    assert arms.standing(flat, "no replay") == arms.TRADE  # looks better now, and moves worse
+    assert (
+        configurations.standing(flat, "no replay") == configurations.TRADE
+    )  # looks better now, and moves worse
 
 
 def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(made: Arms) -> None:
@@ -127,8 +142,8 @@ def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(m
     rows.loc[(rows["run"] == flat) & (rows["measure"] == "effnet_kd_pseudo"), "value"] += 10
     two = replace(made, rows=rows)
     assert set(two.levels) == {1, 3} and np.isnan(two.less_reference("physics", DYNAMICS, EQUAL)[1])
-    assert arms.standing(two, "physics") == arms.WORSE
-    assert "With 1 of 3 seeds near replay 25 % gains nothing" in arms_figures.how_read(two)
+    assert configurations.standing(two, "physics") == configurations.WORSE
+    assert "With 1 of 3 seeds near replay 25 % gains nothing" in comparisons.how_read(two)
 
 
 def test_what_is_measured_at_the_end_only_is_not_read_before_it(made: Arms) -> None:
@@ -138,8 +153,14 @@ def test_what_is_measured_at_the_end_only_is_not_read_before_it(made: Arms) -> N
 
 
 def test_words_follow_intervals_and_the_direction_of_the_measure() -> None:
-    assert arms.side(0.1, 0.2) == arms.WORSE and arms.side(-0.2, -0.1) == arms.BETTER
-    assert arms.side(-0.1, 0.2) == arms.CANNOT_TELL and arms.side(np.nan, np.nan) == arms.FEW
+    assert (
+        configurations.side(0.1, 0.2) == configurations.WORSE
+        and configurations.side(-0.2, -0.1) == configurations.BETTER
+    )
+    assert (
+        configurations.side(-0.1, 0.2) == configurations.CANNOT_TELL
+        and configurations.side(np.nan, np.nan) == configurations.FEW
+    )
 
 
 def test_runs_without_their_base_are_refused(made: Arms) -> None:
@@ -149,16 +170,16 @@ def test_runs_without_their_base_are_refused(made: Arms) -> None:
 
 def test_clips_are_counted_as_they_are_cut(made: Arms) -> None:
     kept = made.runs.groupby("arm")["clips_kept"].first()
-    assert arms.CLIP_FRAMES == models.CLIP_FRAMES
+    assert configurations.CLIP_FRAMES == tiny.CLIP_FRAMES
     assert kept[["no replay", REFERENCE, "64 clips"]].tolist() == [0, 1536, 64]
 
 
 # ---------------------------------------------------------------------------------------------------- figure and words
 def test_the_figure_has_every_arm_in_both_halves(made: Arms) -> None:
-    figure = arms_figures.plane(made)
+    figure = comparisons.plane(made)
     above, below = (part.axes[0] for part in figure.subfigs)
     numbers = {text.get_text(): text.xy for text in above.texts if isinstance(text, Annotation)}
-    shown = arms.points(made).set_index("arm")
+    shown = configurations.points(made).set_index("arm")
     for place, arm in enumerate(made.names, start=1):
         assert numbers[str(place)] == pytest.approx(tuple(shown.loc[arm, ["x", "y"]]))
     assert [label.get_text() for label in below.get_yticklabels()] == [
@@ -173,28 +194,28 @@ def test_the_figure_has_every_arm_in_both_halves(made: Arms) -> None:
 
 
 def test_an_interval_of_the_figure_holds_zero_where_the_word_is_cannot_tell(made: Arms) -> None:
-    below = arms_figures.plane(made).subfigs[1].axes[0]
+    below = comparisons.plane(made).subfigs[1].axes[0]
     ends = [np.asarray(line.get_xydata()) for line in below.lines if line.get_linewidth() == 1.6]
     bars = {made.names[round(at[0, 1])]: at[:, 0] for at in ends}
-    words = {arm: arms.standing(made, arm) for arm in ("no replay", "physics", "64 clips")}
-    assert set(words.values()) == {arms.WORSE, arms.CANNOT_TELL}
+    words = {arm: configurations.standing(made, arm) for arm in ("no replay", "physics", "64 clips")}
+    assert set(words.values()) == {configurations.WORSE, configurations.CANNOT_TELL}
     for arm, word in words.items():
-        assert (bars[arm][0] <= 0 <= bars[arm][1]) == (word == arms.CANNOT_TELL)
+        assert (bars[arm][0] <= 0 <= bars[arm][1]) == (word == configurations.CANNOT_TELL)
 
 
 def test_limits_hold_every_point_and_the_base(tmp_path: Path, made: Arms) -> None:
     without = store_of(tmp_path, tuple((REFERENCE, seed) for seed in SEEDS))
     for one in (made, without):
-        above, shown = arms_figures.plane(one).subfigs[0].axes[0], arms.points(one)
+        above, shown = comparisons.plane(one).subfigs[0].axes[0], configurations.points(one)
         for of, (low, high) in (("x", above.get_xlim()), ("y", above.get_ylim())):
             assert shown[of].between(low, high).all() and low < 0 < high
-    shown = arms.points(without).set_index("arm")  # nothing to compare with: changes from the base
+    shown = configurations.points(without).set_index("arm")  # nothing to compare with: changes from the base
     assert shown.loc["physics", "y"] == pytest.approx(without.of("physics", DYNAMICS)[0])
     assert "change from the base" in above.get_xlabel()
 
 
 def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Arms) -> None:
-    table = arms_figures.arms_table(made).data.set_index("arm")
+    table = comparisons.arms_table(made).data.set_index("arm")
     assert table.loc[REFERENCE, f"against {REFERENCE}"] == "–"
     assert table.loc["LoRA", ["get so far", "at step", f"{DYNAMICS}, {EQUAL}"]].tolist() == [
         "0 of 3",
@@ -203,51 +224,51 @@ def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Arms) -> N
     ]
     assert table.loc["64 clips", ["clips kept", "time of a step (ms)"]].tolist() == ["64", "250"]
     change = made.of("physics", DYNAMICS)
-    assert table.loc["physics", DYNAMICS] == arms_figures.in_words(change) and change[0] > 0
+    assert table.loc["physics", DYNAMICS] == comparisons.in_words(change) and change[0] > 0
     assert table.loc["no replay", f"{DYNAMICS}, {LOWER}"].startswith("+")
-    less = [arms_figures.less_label(*one) for one in arms_figures.READ_OFF]
+    less = [comparisons.less_label(*one) for one in comparisons.READ_OFF]
     assert table.loc["physics", less].tolist() == [
-        arms_figures.in_words(made.less_reference("physics", *one)) for one in arms_figures.READ_OFF
+        comparisons.in_words(made.less_reference("physics", *one)) for one in comparisons.READ_OFF
     ]
     assert set(table.loc[REFERENCE, less]) == {"–"} and table.loc["LoRA", less[0]] == "–"
 
 
 def test_sentences_are_those_of_the_numbers(made: Arms) -> None:
-    said = arms_figures.found(made)
+    said = comparisons.found(made)
     for arm in set(CHOSEN) - {REFERENCE}:
         (group,) = [of for of in said.split(": ", 1)[1].splitlines()[0].split("; ") if f"*{arm}*" in of]
-        assert group.startswith(f"{arms.standing(made, arm)}: ")
-    unbeaten = arms.points(made).query("front")["arm"]
-    assert said.endswith(f"by their means: {arms_figures.names_of(unbeaten)}.")
-    assert "80 %" in arms_figures.how_read(made) and "4 of 6 arms" in arms_figures.how_read(made)
-    assert "nothing was measured" not in arms_figures.how_read(made)
+        assert group.startswith(f"{configurations.standing(made, arm)}: ")
+    unbeaten = configurations.points(made).query("front")["arm"]
+    assert said.endswith(f"by their means: {comparisons.names_of(unbeaten)}.")
+    assert "80 %" in comparisons.how_read(made) and "4 of 6 arms" in comparisons.how_read(made)
+    assert "nothing was measured" not in comparisons.how_read(made)
     late = replace(made, rows=made.rows[made.rows["step"] != 50])
-    assert "Between the base and step 150 nothing was measured" in arms_figures.how_read(late)
+    assert "Between the base and step 150 nothing was measured" in comparisons.how_read(late)
 
 
 @pytest.mark.parametrize(
     ("left_out", "said"),
     [
-        ((("no replay", 3),), arms.FEW),
+        ((("no replay", 3),), configurations.FEW),
         (tuple((REFERENCE, seed) for seed in SEEDS), "nothing to compare with"),
         (tuple(("physics", seed) for seed in SEEDS), "not run yet: *physics*"),
     ],
 )
 def test_what_is_missing_is_said(tmp_path: Path, left_out: tuple[tuple[str, int], ...], said: str) -> None:
     part = store_of(tmp_path, left_out)
-    assert said in arms_figures.found(part) and f"{18 - len(left_out)} of 18 runs" in arms_figures.found(part)
-    words = arms_figures.plane(part).subfigs[0].get_suptitle()
+    assert said in comparisons.found(part) and f"{18 - len(left_out)} of 18 runs" in comparisons.found(part)
+    words = comparisons.plane(part).subfigs[0].get_suptitle()
     assert f"{18 - len(left_out)} of 18 runs are there" in words
-    for text in (arms_figures.found(part), arms_figures.how_read(part), arms_figures.in_short(part)):
+    for text in (comparisons.found(part), comparisons.how_read(part), comparisons.in_short(part)):
         assert "nan" not in text
-    assert "nan" not in arms_figures.arms_table(part).to_html()
+    assert "nan" not in comparisons.arms_table(part).to_html()
 
 
 def test_without_any_run_everything_says_so(tmp_path: Path) -> None:
     nothing = store_of(tmp_path, tuple((arm, seed) for arm in CHOSEN for seed in SEEDS))
-    figure = arms_figures.plane(nothing)
+    figure = comparisons.plane(nothing)
     assert "not run yet, 0 of 18 runs" in figure.texts[0].get_text()
-    assert "not run yet, 0 of 18 runs" in arms_figures.found(nothing)
-    assert "not run yet" in arms_figures.how_read(nothing) and "not run yet" in arms_figures.in_short(nothing)
-    table = arms_figures.arms_table(nothing).data
+    assert "not run yet, 0 of 18 runs" in comparisons.found(nothing)
+    assert "not run yet" in comparisons.how_read(nothing) and "not run yet" in comparisons.in_short(nothing)
+    table = comparisons.arms_table(nothing).data
     assert set(table.loc[table["arm"] != REFERENCE, f"against {REFERENCE}"]) == {"not run yet"}

@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT, run, tracked_files
 from IPython.core.interactiveshell import InteractiveShell
 
-from replaylab.claims import CLAIMS
+from replaylab.analysis.claims import CLAIMS
 
 BOOK = ROOT / "book"
 

@@ -15,10 +15,13 @@ import pytest
 import scipy.ndimage
 from conftest import ROOT, run
 
-from replaylab import ceiling, ceiling_command, detector, fidelity, object_detectors
-from replaylab.ceiling import COPIED, REAL, SELF, TRACKED, TRUTH, Verdict
-from replaylab.domain import TRACK_COLUMNS, Domain, write_domain
-from replaylab.worlds import write_video
+from replaylab.cli import ceiling
+from replaylab.data.domain import TRACK_COLUMNS, Domain, write_domain
+from replaylab.evaluation import detector_ceiling
+from replaylab.evaluation.detector_ceiling import COPIED, REAL, SELF, TRACKED, TRUTH, Verdict
+from replaylab.metrics import fidelity
+from replaylab.metrics.detectors import centre_point, pretrained
+from replaylab.worlds.build import write_video
 
 HEIGHT, WIDTH, FRAMES, CONTEXT = 48, 80, 8, 3
 STEP_PX = 3  # a frame, along the image
@@ -102,7 +105,7 @@ def blind(frames: np.ndarray) -> list[np.ndarray]:
 
 
 def of(domain: Domain, find: Callable[..., Any], **more: Any) -> tuple[pd.DataFrame, Verdict]:
-    table, verdict = ceiling.of_domain(domain, find, frames=FRAMES, context_frames=CONTEXT, **more)
+    table, verdict = detector_ceiling.of_domain(domain, find, frames=FRAMES, context_frames=CONTEXT, **more)
     return table.set_index("frames"), verdict
 
 
@@ -151,7 +154,7 @@ def test_clips_in_which_nothing_moves_are_no_ground_for_a_verdict(tmp_path: Path
 
 
 def test_few_clips_get_no_verdict(known: Domain) -> None:
-    _, verdict = of(known, exact, clips=ceiling.LEAST_CLIPS - 1)
+    _, verdict = of(known, exact, clips=detector_ceiling.LEAST_CLIPS - 1)
     assert verdict.usable is None and str(verdict).startswith("No verdict")
 
 
@@ -159,7 +162,7 @@ def test_few_clips_get_no_verdict(known: Domain) -> None:
     ("error_px", "copied_px", "usable"), [(1, 5, True), (1, 4.99, False), (0, 1, True), (0, 0, False)]
 )
 def test_five_times_is_enough(error_px: float, copied_px: float, usable: bool) -> None:
-    assert Verdict(TRUTH, error_px, copied_px, ceiling.LEAST_CLIPS).usable is usable
+    assert Verdict(TRUTH, error_px, copied_px, detector_ceiling.LEAST_CLIPS).usable is usable
 
 
 def test_what_nobody_counts_is_refused(known: Domain, unknown: Domain) -> None:
@@ -171,7 +174,7 @@ def test_what_nobody_counts_is_refused(known: Domain, unknown: Domain) -> None:
     table, verdict = of(known, nothing)  # there the truth counts, and all of it was missed
     assert table.loc[REAL, "ade_px"] == HEIGHT / 4 and verdict.usable is False
     with pytest.raises(ValueError, match="context_frames 8 of 8"):
-        ceiling.of_domain(known, exact, frames=8, context_frames=8)
+        detector_ceiling.of_domain(known, exact, frames=8, context_frames=8)
     with pytest.raises(ValueError, match=r"sharpness: 1\.5"):
         of(known, exact, sharpness=[0.8, 1.5])
 
@@ -187,34 +190,34 @@ def test_blurred_frames_have_the_sharpness_that_was_asked_for(known: Domain) -> 
 def test_blur_is_the_detectors_own_and_takes_any_size() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     for blur_px in (0, 0.35, 1, 2):
-        ours, theirs = ceiling.blurred(frames, blur_px), detector.blurred(frames, blur_px)
+        ours, theirs = detector_ceiling.blurred(frames, blur_px), centre_point.blurred(frames, blur_px)
         assert np.abs(ours.astype(int) - theirs).max() <= 1
     odd = frames[:, :37, :51]
     assert fidelity.sharpness_ratio(
-        ceiling.blurred(odd, ceiling.blur_px_for(odd, 0.3)), odd
+        detector_ceiling.blurred(odd, detector_ceiling.blur_px_for(odd, 0.3)), odd
     ) == pytest.approx(0.3, abs=0.01)
     with pytest.raises(ValueError, match=r"0\.001 is not reached"):
-        ceiling.blur_px_for(odd, 0.001)
+        detector_ceiling.blur_px_for(odd, 0.001)
 
 
 def test_a_shift_moves_everything_by_half_a_pixel() -> None:
     x = np.arange(40.0)
     ramp = np.broadcast_to((5 * x)[None, None, :, None], (2, 30, 40, 3)).astype(np.uint8)
-    inner = ceiling.shifted(ramp, 0.5)[:, 5:-5, 5:-5].astype(float)
+    inner = detector_ceiling.shifted(ramp, 0.5)[:, 5:-5, 5:-5].astype(float)
     assert np.abs(inner - (ramp[:, 5:-5, 5:-5] - 2.5)).max() <= 1
-    assert (ceiling.shifted(ramp, 1.0)[:, 5:-5, 6:-5] == ramp[:, 5:-5, 5:-6]).all()
+    assert (detector_ceiling.shifted(ramp, 1.0)[:, 5:-5, 6:-5] == ramp[:, 5:-5, 5:-6]).all()
 
 
 def test_frames_that_are_coded_again_keep_their_shape_and_look() -> None:
     frames = drawn(0)[0][:, :37, :51]
-    again = ceiling.coded_again(frames)
+    again = detector_ceiling.coded_again(frames)
     assert again.shape == frames.shape and fidelity.psnr_db(again, frames) > 30
 
 
 # ------------------------------------------------------------------------------------------------------------- command
 def said(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    ceiling_command.add_parser(parser.add_subparsers())
+    ceiling.add_parser(parser.add_subparsers())
     return parser.parse_args(["ceiling", *arguments])
 
 
@@ -227,7 +230,7 @@ def test_the_command_prints_a_table_and_a_verdict_and_keeps_the_table(
         asked.append(about)
         return SimpleNamespace(find=exact)
 
-    monkeypatch.setattr(object_detectors, "load", load)
+    monkeypatch.setattr(pretrained, "load", load)
     csv = tmp_path / "kept.csv"
     options = said(
         str(unknown.folder), "--detector", "somebody/some-detr", "--agents", "car=car", "person=pedestrian",
@@ -243,7 +246,7 @@ def test_the_command_prints_a_table_and_a_verdict_and_keeps_the_table(
 
 
 def test_the_command_line_is_light() -> None:
-    code = "import sys; from replaylab import ceiling_command; print({'torch', 'pandas', 'cv2'} & set(sys.modules))"
+    code = "import sys; import replaylab.cli.ceiling; print({'torch', 'pandas', 'cv2'} & set(sys.modules))"
     assert run([sys.executable, "-c", code], ROOT).strip() == "set()"
 
 
@@ -267,7 +270,7 @@ def test_the_autoencoder_of_a_video_model_takes_clips_that_fit_it(tmp_path: Path
     from tiny_families import TINY
 
     TINY["wan"](tmp_path)
-    through = ceiling_command._round_trip(str(tmp_path), SimpleNamespace(context_frames=1))  # type: ignore[arg-type]
+    through = ceiling._round_trip(str(tmp_path), SimpleNamespace(context_frames=1))  # type: ignore[arg-type]
     clip = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
     assert through(clip).shape == clip.shape and through(clip).dtype == np.uint8
     with pytest.raises(ValueError, match="n x 4"):

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from replaylab import claims, verdicts
-from replaylab.claims import CLAIMS, Arm
+from replaylab.analysis import claims, statistics
+from replaylab.analysis.claims import CLAIMS, Arm
 
 SCENES, BASES = 30, {0: "one", 1: "one", 2: "one", 3: "two", 4: "two"}
 FIDELITY, PAPERS, OURS, APART, NEAR, *_ = CLAIMS
@@ -127,7 +127,7 @@ def test_an_interval_is_that_of_seeds_and_scenes_and_misses_are_left_out_for_all
     rows.loc[gone, "value"] = np.nan
     table, bases = claims.changes(rows, Arm(), "ade_px", "driving")
     assert table.shape == (5, SCENES - 1) and bases == list(BASES.values())
-    assert claims.judge(rows, PAPERS).interval == verdicts.seeds_and_scenes(table)
+    assert claims.judge(rows, PAPERS).interval == statistics.seeds_and_scenes(table)
 
 
 def test_what_cannot_be_compared_is_refused():

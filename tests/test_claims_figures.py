@@ -9,23 +9,24 @@ import pandas as pd
 import pytest
 from test_claims import NEAR_ARM, NONE, made_up
 
-from replaylab import claims_figures, sweep
-from replaylab.claims import CLAIMS
-from replaylab.claims_figures import MISSING
+from replaylab.analysis.claims import CLAIMS
+from replaylab.pages import verdicts as verdicts_page
+from replaylab.pages.verdicts import MISSING
 from replaylab.spec import grid
+from replaylab.sweeps import sweep
 
 RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
 
 
 @pytest.fixture(scope="module")
 def found():
-    return claims_figures.judged(
+    return verdicts_page.judged(
         made_up({NONE: {"driving": -1.0, "kd": -5.0}, NEAR_ARM: {"driving-eventful": 2.0}})
     )
 
 
 def test_every_claim_has_a_line_and_those_without_runs_say_so(found):
-    table = claims_figures.verdict_table(found).data
+    table = verdicts_page.verdict_table(found).data
     assert table["claim"].tolist() == [claim.name for claim in CLAIMS]
     verdicts = dict(zip(table["says"], table["verdict"], strict=True))
     assert (
@@ -37,21 +38,21 @@ def test_every_claim_has_a_line_and_those_without_runs_say_so(found):
 
 
 def test_sentences_give_the_verdict_its_interval_and_the_rule(found):
-    said = claims_figures.standing(found)
+    said = verdicts_page.standing(found)
     first = next(result for _, result in found if result is not None)
-    assert claims_figures.in_words(first) in said and first.rule in said
+    assert verdicts_page.in_words(first) in said and first.rule in said
     assert said.startswith("5 of 8 preregistered endpoints") and said.count(MISSING) == 3
 
 
 def test_the_figure_has_a_panel_for_each_claim_that_was_judged(found):
     judged = [result for _, result in found if result is not None]
-    panels = claims_figures.forest(found).axes
+    panels = verdicts_page.forest(found).axes
     assert len(panels) == len(judged)
     for panel, result in zip(panels, judged, strict=True):
         assert result.verdict in panel.get_title(loc="left")
         low, high = panel.get_xlim()
         assert low < result.interval.low <= result.interval.high < high and low <= result.margin <= high
-    empty = claims_figures.forest([(claim, None) for claim in CLAIMS])
+    empty = verdicts_page.forest([(claim, None) for claim in CLAIMS])
     assert len(empty.axes) == 1 and "No claim has its runs yet" in empty.texts[0].get_text()
 
 
@@ -77,12 +78,10 @@ def runs_of(done: int, fraction: float = 0.0) -> pd.DataFrame:
 
 
 def test_an_opening_has_verdict_effect_seeds_cost_and_command(found, store) -> None:
-    said = claims_figures.opening(
-        found, ["C1", "C2"], runs_of(2), "make it", ["published"], store, ["beside"]
-    )
+    said = verdicts_page.opening(found, ["C1", "C2"], runs_of(2), "make it", ["published"], store, ["beside"])
     (first,) = [result for claim, result in found if claim.name == "C1"]
     assert (
-        f"- **C1**, fidelity improves: **holds**. EffNet-KD, ordinary driving: {claims_figures.in_words(first)}"
+        f"- **C1**, fidelity improves: **holds**. EffNet-KD, ordinary driving: {verdicts_page.in_words(first)}"
         in said
     )
     assert "5 seeds" in said and said.count("**C2") == 2 and "C4" not in said and "- beside" in said
@@ -92,7 +91,7 @@ def test_an_opening_has_verdict_effect_seeds_cost_and_command(found, store) -> N
 
 
 def test_an_opening_draws_no_verdict_from_other_presets_however_many_their_seeds(found, store) -> None:
-    said = claims_figures.opening(found, ["C1"], runs_of(2), "make it", ["pilot"], store)
+    said = verdicts_page.opening(found, ["C1"], runs_of(2), "make it", ["pilot"], store)
     assert (
         "fidelity improves: **exploratory**" in said and "no verdict is drawn" in said and "holds" not in said
     )
@@ -100,41 +99,41 @@ def test_an_opening_draws_no_verdict_from_other_presets_however_many_their_seeds
 
 def test_an_opening_counts_the_runs_of_a_claim_that_lacks_them(store) -> None:
     nothing = [(claim, None) for claim in CLAIMS]
-    said = claims_figures.opening(nothing, ["C1"], runs_of(0), "make it", ["published"], store)
+    said = verdicts_page.opening(nothing, ["C1"], runs_of(0), "make it", ["published"], store)
     assert f"**{MISSING}** (0 of 5 runs of replay 0 % are there" in said and "no run is finished yet" in said
-    said = claims_figures.opening(nothing, ["C1"], runs_of(1), "make it", ["published"], store)
+    said = verdicts_page.opening(nothing, ["C1"], runs_of(1), "make it", ["published"], store)
     assert "**too few runs** (1 of 5 runs of replay 0 % are there" in said and MISSING not in said
-    few = claims_figures.judged(made_up({NONE: {"kd": -5.0}}, seeds={0: "one", 3: "two"}))
-    said = claims_figures.opening(few, ["C1"], runs_of(2), "make it", ["published"], store)
+    few = verdicts_page.judged(made_up({NONE: {"kd": -5.0}}, seeds={0: "one", 3: "two"}))
+    said = verdicts_page.opening(few, ["C1"], runs_of(2), "make it", ["published"], store)
     assert "**exploratory**" in said and "no verdict (2 of 5 runs of replay 0 % are there)" in said
 
 
 def test_progress_names_the_arms_that_are_not_whole() -> None:
     both = pd.concat([runs_of(5), runs_of(2, 0.25).assign(replay="near")]).assign(target="driving")
-    said = claims_figures.progress(both)
+    said = verdicts_page.progress(both)
     assert "7 of 10 preregistered runs" in said and "replay near 25 %: 2 of 5" in said and "0 %:" not in said
-    assert claims_figures.progress(both.iloc[:5]) == "All **5** preregistered runs are there."
+    assert verdicts_page.progress(both.iloc[:5]) == "All **5** preregistered runs are there."
 
 
 def test_presets_together_hold_each_run_and_each_reference_once() -> None:
     presets = ("pilot", "pilot-diverse")
-    both = claims_figures.together(presets, RESULTS)
+    both = verdicts_page.together(presets, RESULTS)
     keys = ["run", "base", "model", "step", "domain", "measure", "video"]
     assert not both.rows.duplicated(keys).any()
     assert list(both.runs["run"]) == [spec.run_id for spec in both.specs]
     assert [spec.run_id for preset in presets for spec in grid(preset)] == list(both.runs["run"])
     assert list(both.runs["target"]) == [spec.target.name for spec in both.specs]
     alone = sweep.read("pilot", store=RESULTS)
-    of_one = claims_figures.of_target(both, "driving")
+    of_one = verdicts_page.of_target(both, "driving")
     assert of_one.specs == alone.specs
-    assert len(of_one.rows) == alone.rows["measure"].isin(claims_figures.JUDGED).sum()
-    assert claims_figures.judged(of_one.rows) == claims_figures.judged(alone.rows)
+    assert len(of_one.rows) == alone.rows["measure"].isin(verdicts_page.JUDGED).sum()
+    assert verdicts_page.judged(of_one.rows) == verdicts_page.judged(alone.rows)
     with pytest.raises(ValueError, match="pilot, published do not measure the same split"):
-        claims_figures.together(("pilot", "published"), RESULTS)
+        verdicts_page.together(("pilot", "published"), RESULTS)
 
 
 def test_the_opening_of_a_preset_s_page_names_its_command_and_its_runs() -> None:
-    said = claims_figures.opening_of(sweep.read("pilot-diverse", store=RESULTS), ["C4"], "--seeds 0")
+    said = verdicts_page.opening_of(sweep.read("pilot-diverse", store=RESULTS), ["C4"], "--seeds 0")
     assert said.endswith(
         "- **Again**: `python -m replaylab sweep --preset pilot-diverse --seeds 0 --store FOLDER`"
     )
@@ -142,22 +141,22 @@ def test_the_opening_of_a_preset_s_page_names_its_command_and_its_runs() -> None
 
 
 def test_a_store_without_anything_has_no_verdict_and_no_error(tmp_path: Path) -> None:
-    nothing = claims_figures.together(store=tmp_path)
-    found = claims_figures.judged(nothing.rows)
+    nothing = verdicts_page.together(store=tmp_path)
+    found = verdicts_page.judged(nothing.rows)
     assert [result for _, result in found] == [None] * len(CLAIMS)
-    assert f"**0 of {len(nothing.runs)} preregistered runs" in claims_figures.progress(nothing.runs)
-    assert set(claims_figures.verdict_table(found).data["verdict"]) == {MISSING}
+    assert f"**0 of {len(nothing.runs)} preregistered runs" in verdicts_page.progress(nothing.runs)
+    assert set(verdicts_page.verdict_table(found).data["verdict"]) == {MISSING}
 
 
 def test_budgets_stand_side_by_side_and_say_what_is_not_run(tmp_path: Path) -> None:
-    nothing = claims_figures.budgets(tmp_path)
-    table = claims_figures.budgets_table(nothing).data
+    nothing = verdicts_page.budgets(tmp_path)
+    table = verdicts_page.budgets_table(nothing).data
     assert list(table["budget"]) == ["equal steps"] * 5 + ["equal driving samples"] * 4
     assert list(table["steps"]) == [300] * 5 + [334, 334, 400, 400]
-    assert (table.iloc[:, 3:] == claims_figures.MISSING).all(axis=None)
-    assert "not all there" in claims_figures.budgets_found(nothing)
-    made = claims_figures.budgets(RESULTS)
-    shown = claims_figures.budgets_table(made).data
-    assert list(shown["arm"]) == list(table["arm"]) and not (shown == claims_figures.MISSING).any(axis=None)
-    said = claims_figures.budgets_found(made)
+    assert (table.iloc[:, 3:] == verdicts_page.MISSING).all(axis=None)
+    assert "not all there" in verdicts_page.budgets_found(nothing)
+    made = verdicts_page.budgets(RESULTS)
+    shown = verdicts_page.budgets_table(made).data
+    assert list(shown["arm"]) == list(table["arm"]) and not (shown == verdicts_page.MISSING).any(axis=None)
+    said = verdicts_page.budgets_found(made)
     assert all(words in said for words in shown["ADE, px, eventful driving"].drop([*range(1, 5)]))

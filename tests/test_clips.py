@@ -7,16 +7,17 @@ import pandas as pd
 import pytest
 from conftest import require_or_skip
 
-from replaylab import clips, worlds
-from replaylab.domain import write_domain
+from replaylab.data import clips
+from replaylab.data.domain import write_domain
 from replaylab.spec import WorldSpec
+from replaylab.worlds import build
 
 SMALL = WorldSpec("near", "traffic", "diverse", "free", (3, 0, 0))
 
 
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory):
-    return worlds.build(SMALL, tmp_path_factory.mktemp("clips"))
+    return build.build(SMALL, tmp_path_factory.mktemp("clips"))
 
 
 def test_windows_start_every_stride_and_never_cross_a_video(domain):
@@ -32,7 +33,7 @@ def test_clips_of_a_rectangle_without_truth(tmp_path):
         np.random.default_rng(0).integers(0, 255, (12, 6, 10, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
     )
     (tmp_path / "videos").mkdir()
-    worlds.write_video(tmp_path / "videos" / "a.mp4", frames, 4.0)
+    build.write_video(tmp_path / "videos" / "a.mp4", frames, 4.0)
     videos = pd.DataFrame(
         [("a.mp4", "train", "one", 12, "0" * 64)], columns=["file", "split", "scene", "frames", "sha256"]
     )
@@ -55,7 +56,7 @@ def test_a_clip_is_its_part_of_the_video(domain):
 
 
 def test_the_video_shows_what_was_rendered(domain):
-    rendered = worlds.render_video(SMALL, "train", 0)[0]
+    rendered = build.render_video(SMALL, "train", 0)[0]
     decoded = clips.decode(domain.folder / "videos" / "train-00000.mp4")
     assert decoded.shape == rendered.shape
     assert np.abs(decoded.astype(float) - rendered).mean() < 4

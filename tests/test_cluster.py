@@ -22,10 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as some
 from slurm_cluster import lines_until, wait_for
 
-from replaylab import cluster, jobs, leaving, sweep, watching
-from replaylab.cluster import ClusterSpec, Job
-from replaylab.parallel import Place
 from replaylab.spec import MachineSpec, grid
+from replaylab.sweeps import cluster, jobs, monitor, sweep
+from replaylab.sweeps.cluster import ClusterSpec, Job
+from replaylab.training import preemption
+from replaylab.util.distributed import Place
 
 SPEC = grid("smoke", [0.5])[0]
 
@@ -153,7 +154,8 @@ def test_a_process_number_that_became_anothers_is_no_job():
 
 def test_a_claim_keeps_others_out_and_dies_with_its_owner(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from replaylab import jobs; from replaylab.parallel import Place\n"
+        "import sys, time; from pathlib import Path; from replaylab.sweeps import jobs\n"
+        "from replaylab.util.distributed import Place\n"
         "from replaylab.spec import grid\n"
         "with jobs.claimed(grid('smoke', [0.5])[0], Path(sys.argv[1]), Place()) as mine:\n"
         "    print(mine, flush=True); time.sleep(600)"
@@ -173,7 +175,8 @@ def test_two_sweeps_in_two_processes_train_each_run_once(swept, tmp_path):
     for shared in ("domains", "latents"):
         (tmp_path / shared).symlink_to(swept.store / shared)
     code = (
-        "import os, sys, time; from pathlib import Path; from replaylab import runs, sweep\n"
+        "import os, sys, time; from pathlib import Path; \n"
+        "from replaylab.training import fine_tuning as runs; from replaylab.sweeps import sweep\n"
         "store = Path(sys.argv[1])\n"
         "def train_one(plain, home, machine):\n"
         "    from replaylab.spec import RunSpec; name = RunSpec.from_dict(plain).run_id\n"
@@ -204,20 +207,20 @@ def test_how_far_a_run_is_says_its_last_whole_line(steps, begun):
 
     with tempfile.TemporaryDirectory() as home:
         a_log(Path(home), "".join(f'{{"step": {step}, "loss": 0.25}}\n' for step in steps) + begun)
-        assert watching.progress_of(SPEC, Path(home)) == f"step {steps[-1]}/4, loss 0.25"
-        assert watching.progress_of(SPEC, Path(home), "2999-01-01T00:00:00+00:00") == ""
+        assert monitor.progress_of(SPEC, Path(home)) == f"step {steps[-1]}/4, loss 0.25"
+        assert monitor.progress_of(SPEC, Path(home), "2999-01-01T00:00:00+00:00") == ""
 
 
 def test_before_the_first_line_nothing_is_said_of_it(tmp_path):
-    assert watching.progress_of(SPEC, tmp_path) == ""
+    assert monitor.progress_of(SPEC, tmp_path) == ""
     a_log(tmp_path, '{"step": 1')
-    assert watching.progress_of(SPEC, tmp_path) == ""
+    assert monitor.progress_of(SPEC, tmp_path) == ""
 
 
 def test_a_job_that_is_gone_without_a_word_is_a_failure_with_its_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(watching, "SECONDS_OF_GRACE", 0.0)
+    monkeypatch.setattr(monitor, "SECONDS_OF_GRACE", 0.0)
     Job("local", "999999999", socket.gethostname(), "2026-01-01T00:00:00+00:00").keep(SPEC, tmp_path)
-    failed = watching.watch([SPEC], tmp_path, "come back")
+    failed = monitor.watch([SPEC], tmp_path, "come back")
     assert failed[SPEC.run_id] == (
         f"process 999999999 on {socket.gethostname()} ended before it could say why "
         f"(log: {tmp_path}/jobs/999999999_0_log.err)"
@@ -232,9 +235,9 @@ def test_ctrl_c_leaves_jobs_and_says_how_to_come_back(tmp_path, monkeypatch, cap
     def interrupt(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupt))
+    monkeypatch.setattr(monitor, "time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupt))
     with pytest.raises(KeyboardInterrupt):
-        watching.watch([SPEC], tmp_path, "do this")
+        monitor.watch([SPEC], tmp_path, "do this")
     said = capsys.readouterr().err
     assert f"{SPEC.title}: running, step 3/4, loss 0.5\n" in said
     assert "1 jobs go on without this process" in said and "do this" in said and "scancel 12" in said
@@ -285,8 +288,8 @@ def test_whoever_is_told_leaves_at_once_but_in_the_middle_of_something_after_it(
 
 
 def test_where_nobody_listens_training_goes_on_as_ever():
-    assert leaving.told() == 0
-    with leaving.held(), leaving.free():
+    assert preemption.told() == 0
+    with preemption.held(), preemption.free():
         pass
 
 
@@ -351,7 +354,7 @@ def test_told_to_leave_outside_of_the_steps_a_job_does_and_is_started_again(
     out = job.log(store).with_suffix(".out")
     wait_for("the new start", lambda: out.read_text().count("Starting with") == 2, 250)
     gate.unlink()
-    failed = watching.watch([SPEC], store, "")
+    failed = monitor.watch([SPEC], store, "")
     assert not failed
     again = sweep.run("smoke", [0.5], store=store)
     whole = swept.rows[swept.rows["run"] == SPEC.run_id].reset_index(drop=True)

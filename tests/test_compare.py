@@ -15,8 +15,11 @@ import pandas as pd
 import pytest
 import torch
 
-from replaylab import clips, compare, distances, fidelity, videonet, worlds
-from replaylab.__main__ import main
+from replaylab.cli.main import main
+from replaylab.data import clips
+from replaylab.evaluation import compare
+from replaylab.metrics import distances, fidelity, video_network
+from replaylab.worlds import build
 
 N, FRAMES, CONTEXT, SIZE_PX, RATE = 40, 12, 2, 32, 4
 PLENTY = [f"clip-{number:02}.mp4" for number in range(N)]
@@ -24,7 +27,7 @@ PLENTY = [f"clip-{number:02}.mp4" for number in range(N)]
 
 def video(path: Path, seed: int, frames: int = FRAMES, size_px: int = SIZE_PX, rate: float = RATE) -> None:
     coarse = np.random.default_rng(seed).integers(0, 256, (frames, 4, 4, 3), dtype=np.uint8)
-    worlds.write_video(path, coarse.repeat(size_px // 4, 1).repeat(size_px // 4, 2), rate)
+    build.write_video(path, coarse.repeat(size_px // 4, 1).repeat(size_px // 4, 2), rate)
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +117,8 @@ def test_a_network_of_fixed_length_sees_the_first_frames_after_the_context(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = replace(fidelity.EXTRACTOR, name="five frames", frames=5, dimensions=15, frame_size_px=64)
-    monkeypatch.setattr(videonet, "extractor", lambda: seen)
-    monkeypatch.setattr(videonet, "features", lambda batch: batch.mean((2, 3)).reshape(len(batch), 15))
+    monkeypatch.setattr(video_network, "extractor", lambda: seen)
+    monkeypatch.setattr(video_network, "features", lambda batch: batch.mean((2, 3)).reshape(len(batch), 15))
     monkeypatch.setattr(compare, "BYTES_AT_A_TIME", 1)  # clips one by one
     rows = compare.table(home / "made", home / "real", ["videonet", "efficientnet"], CONTEXT).set_index(
         "name"
@@ -255,7 +258,7 @@ def test_context_that_leaves_nothing_is_refused(home: Path) -> None:
 def test_features_that_are_no_numbers_are_refused_by_the_video(home: Path) -> None:
     path = home / "real" / PLENTY[7]
     path.unlink()
-    worlds.write_video(path, np.zeros((FRAMES, SIZE_PX, SIZE_PX, 3), np.uint8), RATE)
+    build.write_video(path, np.zeros((FRAMES, SIZE_PX, SIZE_PX, 3), np.uint8), RATE)
     weights = scripted(Inception(), home / "inception.pt")
     with pytest.raises(ValueError, match=r"^REAL .*clip-07.mp4: Inception v3 \(FID\) gives NaN or infinity"):
         compare.table(home / "made", home / "real", [f"inception={weights}"])

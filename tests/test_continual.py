@@ -6,9 +6,10 @@ import pytest
 import torch
 from test_train import fit, latents, log_of, loss_of, model, same, weights  # noqa: F401  (latents is a fixture)
 
-from replaylab import continual, sample
-from replaylab.models import CONTEXT_FRAMES, TinyWan
+from replaylab.models import sampling
+from replaylab.models.tiny import CONTEXT_FRAMES, TinyWan
 from replaylab.spec import RemedySpec, WorldSpec
+from replaylab.training import regularizers
 
 WORLD = WorldSpec("near", "traffic", "diverse", "free", (4, 0, 0))
 GENERATOR = torch.Generator().manual_seed(0)
@@ -21,7 +22,7 @@ def some_weights():
 @pytest.mark.parametrize("importances", [None, [torch.rand(3, 4), torch.rand(5)]])
 def test_the_pull_is_the_gradient_of_the_penalty(importances):
     now, base = some_weights(), some_weights()
-    anchor = continual.Anchor(base, importances)
+    anchor = regularizers.Anchor(base, importances)
     for weight in now:
         weight.grad = torch.ones_like(weight)
     anchor.pull(now, 0.7)
@@ -38,7 +39,7 @@ def test_descent_under_l2_sp_ends_where_the_closed_form_says():
     """The minimum of 1/2 (w - a)^2 + s/2 (w - w0)^2 is (a + s w0) / (1 + s)."""
     (weight, _), (wanted, _) = some_weights(), some_weights()
     start = weight.detach().clone()
-    anchor = continual.Anchor([weight])
+    anchor = regularizers.Anchor([weight])
     for _ in range(200):
         weight.grad = (weight - wanted).detach()
         anchor.pull([weight], 2.0)
@@ -52,12 +53,12 @@ def test_importances_are_the_fisher_information_of_a_linear_model():
     x, y = torch.randn(50, 4, generator=GENERATOR), torch.randn(50, generator=GENERATOR)
     weight = torch.randn(4, generator=GENERATOR, requires_grad=True)
     unheard = torch.zeros(2, requires_grad=True)
-    found = continual.importances(lambda i: (y[i] - x[i] @ weight).square() / 2, 50, [weight, unheard])
+    found = regularizers.importances(lambda i: (y[i] - x[i] @ weight).square() / 2, 50, [weight, unheard])
     wanted = (((y - x @ weight)[:, None] * x) ** 2).sum(0).detach()
     assert torch.allclose(found[0], wanted / (wanted.sum() / 6), rtol=1e-4)
     assert torch.equal(found[1], torch.zeros(2))
     with pytest.raises(ValueError, match="no gradient of 3 clips"):
-        continual.importances(lambda i: 0 * weight.sum(), 3, [weight])
+        regularizers.importances(lambda i: 0 * weight.sum(), 3, [weight])
 
 
 def distance(made):
@@ -137,14 +138,14 @@ def test_wise_ft_averages_with_the_base_and_leaves_training_alone(latents, tmp_p
 
 def test_generated_clips_keep_their_context_and_go_on_as_the_base_would(latents, monkeypatch):  # noqa: F811
     base, clips = model(), list(latents[0][:5])
-    made = continual.generated(base, clips, 2, seed=3).numpy()
+    made = regularizers.generated(base, clips, 2, seed=3).numpy()
     assert made.shape == (5, *clips[0].shape) and made.dtype == np.float32
     context = torch.from_numpy(np.stack(clips))[:, :, :CONTEXT_FRAMES]
     assert np.array_equal(made[:, :, :CONTEXT_FRAMES], context.numpy())
-    assert np.array_equal(made, sample.futures(base, {"known": context}, clips[0].shape, 2, 3).numpy())
+    assert np.array_equal(made, sampling.futures(base, {"known": context}, clips[0].shape, 2, 3).numpy())
     monkeypatch.setattr(TinyWan, "CLIPS_AT_ONCE", 2)
-    assert np.allclose(made, continual.generated(base, clips, 2, seed=3), atol=1e-5)
-    assert not np.allclose(made, continual.generated(base, clips, 2, seed=4), atol=1e-2)
+    assert np.allclose(made, regularizers.generated(base, clips, 2, seed=3), atol=1e-5)
+    assert not np.allclose(made, regularizers.generated(base, clips, 2, seed=4), atol=1e-2)
 
 
 def rows(values):
@@ -164,9 +165,9 @@ def rows(values):
     ],
 )
 def test_early_stop_is_at_the_best_step_before_it_got_worse(values, patience, step):
-    assert continual.early_stop(rows(values), "ade_px", "near", patience) == step
+    assert regularizers.early_stop(rows(values), "ade_px", "near", patience) == step
 
 
 def test_early_stop_says_what_there_is():
     with pytest.raises(ValueError, match=r"'fid' in domain 'near'; measures: \['ade_px'\]"):
-        continual.early_stop(rows({1: 1.0}), "fid", "near")
+        regularizers.early_stop(rows({1: 1.0}), "fid", "near")

@@ -19,25 +19,29 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as some
 
-from replaylab import damage, damage_figures, fidelity, figures, notebook, sweep
-from replaylab.__main__ import main
-from replaylab.damage import Damage, Damaged
-from replaylab.domain import TRACK_COLUMNS
+from replaylab.cli.main import main
+from replaylab.data.domain import TRACK_COLUMNS
+from replaylab.evaluation import corruptions
+from replaylab.evaluation.corruptions import Damage, Damaged
+from replaylab.metrics import fidelity
+from replaylab.pages import figures, measures
+from replaylab.pages import parameters as parameters_page
 from replaylab.spec import WEIGHTS, EvaluationSpec, domain_spec
-from replaylab.worlds.stage import boxes_of, eligible, placed, visible_shares
+from replaylab.sweeps import sweep
+from replaylab.worlds.renderer import boxes_of, eligible, placed, visible_shares
 
 FIRST, FRAMES, SIZE = 3, 8, 64
 WORLD = domain_spec("driving-eventful", videos=(0, 3, 0))
 PAGE = ROOT / "book" / "05_measures.ipynb"
-FIELD = np.random.default_rng(0).normal(0, 3, (damage.CELLS, damage.CELLS, 2))
+FIELD = np.random.default_rng(0).normal(0, 3, (corruptions.CELLS, corruptions.CELLS, 2))
 needs_networks = pytest.mark.skipif(not (WEIGHTS / "videonet").is_dir(), reason="no video network ships yet")
 
 
 @pytest.fixture(scope="module", params=range(6))
 def scene(request: pytest.FixtureRequest) -> Any:
-    from replaylab import worlds
+    from replaylab.worlds import build
 
-    return worlds.scene_of(WORLD, "dev", request.param)
+    return build.scene_of(WORLD, "dev", request.param)
 
 
 def centres(scene: Any, frame: int) -> np.ndarray:
@@ -59,7 +63,7 @@ def same_context(scene: Any, other: Any) -> bool:
 @pytest.mark.parametrize("px", [1.0, 2.0, 4.0, -3.0])
 def test_moved_agents_are_found_that_many_pixels_further(scene: Any, px: float) -> None:
     shifts = px * np.array([1.0, -1.0] * len(scene.agents))[: len(scene.agents)]
-    other = damage.moved(scene, FIRST, shifts, SIZE)
+    other = corruptions.moved(scene, FIRST, shifts, SIZE)
     assert same_context(scene, other)
     for frame in future(scene):
         there = np.isfinite(centres(scene, frame)).all(axis=1)
@@ -70,7 +74,7 @@ def test_moved_agents_are_found_that_many_pixels_further(scene: Any, px: float) 
 
 
 def test_the_nearest_agent_that_counts_is_removed_and_nobody_else(scene: Any) -> None:
-    other = damage.without_nearest(scene, FIRST, SIZE)
+    other = corruptions.without_nearest(scene, FIRST, SIZE)
     boxes, depths = boxes_of(scene, FIRST, SIZE)
     counts = eligible(boxes, visible_shares(boxes, depths, SIZE), SIZE)
     nearest = np.flatnonzero(counts)[depths[counts].argmin()]
@@ -83,9 +87,9 @@ def test_the_nearest_agent_that_counts_is_removed_and_nobody_else(scene: Any) ->
 
 
 def test_agents_that_are_not_pulled_stay_to_the_bit_and_all_the_way_is_the_mean(scene: Any) -> None:
-    still = damage.pulled(scene, FIRST, 0, FIELD, SIZE, 4.0)
+    still = corruptions.pulled(scene, FIRST, 0, FIELD, SIZE, 4.0)
     assert np.array_equal(still.poses, scene.poses)
-    whole, half = (damage.pulled(scene, FIRST, percent, FIELD, SIZE, 4.0) for percent in (100, 50))
+    whole, half = (corruptions.pulled(scene, FIRST, percent, FIELD, SIZE, 4.0) for percent in (100, 50))
     assert same_context(scene, whole)
     assert half.poses == pytest.approx((scene.poses + whole.poses) / 2)
 
@@ -93,14 +97,14 @@ def test_agents_that_are_not_pulled_stay_to_the_bit_and_all_the_way_is_the_mean(
         x, y, heading = one.ego[frame]
         return placed(one.poses[:, frame, :3, 3] - [x, y, 0], np.zeros(3), -heading)[:, :2]
 
-    column, row = damage.cells(centres(scene, FIRST - 1), SIZE).T
+    column, row = corruptions.cells(centres(scene, FIRST - 1), SIZE).T
     for frame in future(scene):
         seconds = (frame - FIRST + 1) / 4.0
         assert seen(whole, frame) - seen(scene, FIRST - 1) == pytest.approx(FIELD[row, column] * seconds)
 
 
 def test_at_half_speed_two_frames_show_what_one_did(scene: Any) -> None:
-    slow, as_fast = (damage.slowed(scene, FIRST, percent) for percent in (50, 0))
+    slow, as_fast = (corruptions.slowed(scene, FIRST, percent) for percent in (50, 0))
     assert as_fast.poses == pytest.approx(scene.poses) and as_fast.ego == pytest.approx(scene.ego)
     last = FIRST - 1
     for ahead in (1, 2):
@@ -119,15 +123,15 @@ def test_the_mean_velocity_is_of_the_cell_and_where_that_is_empty_of_all() -> No
     ]  # fmt: skip
     rows.append({**rows[0], "video": "b", "frame": 7})  # seen once: no velocity
     tracks = pd.DataFrame(rows).reindex(columns=list(TRACK_COLUMNS))
-    field = damage.velocity_field(tracks, SIZE, 4.0)
+    field = corruptions.velocity_field(tracks, SIZE, 4.0)
     assert field[0, 0] == pytest.approx([4, 0]) and field[2, 2] == pytest.approx([0, -8])
     assert field[3, 0] == pytest.approx([2, -4])
 
 
 def test_the_future_begins_where_that_of_the_models_does() -> None:
-    from replaylab.models import CONTEXT_FRAMES
+    from replaylab.models.tiny import CONTEXT_FRAMES
 
-    assert damage.GIVEN_FRAMES == CONTEXT_FRAMES
+    assert corruptions.GIVEN_FRAMES == CONTEXT_FRAMES
 
 
 # Pictures and time
@@ -136,17 +140,17 @@ def test_the_future_begins_where_that_of_the_models_does() -> None:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Three real clips, as `grounds` makes them ready, without what networks see in them."""
-    from replaylab import clips as room
-    from replaylab import worlds
+    from replaylab.data import clips as room
+    from replaylab.worlds import build
 
-    domain = worlds.build(WORLD, tmp_path_factory.mktemp("domains"))
+    domain = build.build(WORLD, tmp_path_factory.mktemp("domains"))
     chosen = room.one_a_scene(room.clips_of(domain, "dev", FRAMES))
     frames = np.stack(list(room.read(domain, chosen, FRAMES)))
     return SimpleNamespace(name=WORLD.name, split="dev", clips=chosen, frames=frames)
 
 
 def after(clips: Any, name: str, grade: float) -> np.ndarray:
-    made = damage.damaged(Damage(name, grade), clips, WORLD, FIELD)
+    made = corruptions.damaged(Damage(name, grade), clips, WORLD, FIELD)
     assert made.shape == clips.frames.shape and made.dtype == np.uint8
     assert np.array_equal(made[:, :FIRST], clips.frames[:, :FIRST])
     return made
@@ -161,7 +165,7 @@ def test_the_control_is_the_real_clip_to_the_bit(clips: Any) -> None:
     "name", ["moved", "removed", "pulled", "slowed", "shuffled", "noise", "colour", "blur"]
 )
 def test_every_damage_changes_every_clip_and_is_the_same_again(clips: Any, name: str) -> None:
-    grade = damage.KINDS[name].grades[-1]
+    grade = corruptions.KINDS[name].grades[-1]
     made = after(clips, name, grade)
     assert all((one != real).any() for one, real in zip(made, clips.frames, strict=True))
     assert np.array_equal(made, after(clips, name, grade))
@@ -175,7 +179,7 @@ def test_only_where_agents_are_or_were_is_anything_else_drawn(clips: Any) -> Non
 
 
 def test_more_blur_is_less_sharp(clips: Any) -> None:
-    grades = damage.KINDS["blur"].grades
+    grades = corruptions.KINDS["blur"].grades
     ratios = [
         fidelity.sharpness_ratio(after(clips, "blur", grade)[0, FIRST:], clips.frames[0, FIRST:])
         for grade in grades
@@ -185,15 +189,15 @@ def test_more_blur_is_less_sharp(clips: Any) -> None:
 
 def test_noise_and_warmth_have_the_size_they_say() -> None:
     grey = np.full((5, 64, 64, 3), 128, np.uint8)
-    noise = damage.noisy(grey, 8, np.random.default_rng(0)).astype(float) - 128
+    noise = corruptions.noisy(grey, 8, np.random.default_rng(0)).astype(float) - 128
     assert noise.std() == pytest.approx(8, rel=0.02) and noise.mean() == pytest.approx(0, abs=0.1)
-    assert damage.warmed(grey, 10)[0, 0, 0].tolist() == [141, 128, 115]
+    assert corruptions.warmed(grey, 10)[0, 0, 0].tolist() == [141, 128, 115]
 
 
 @given(some.integers(2, 6), some.integers(0, 100))
 def test_shuffling_keeps_every_frame_and_never_the_order(frames: int, seed: int) -> None:
     clip = np.arange(frames, dtype=np.uint8)[:, None, None, None]
-    found = damage.shuffled(clip, np.random.default_rng(seed)).ravel().tolist()
+    found = corruptions.shuffled(clip, np.random.default_rng(seed)).ravel().tolist()
     assert sorted(found) == list(range(frames)) != found
 
 
@@ -201,7 +205,7 @@ def test_shuffling_keeps_every_frame_and_never_the_order(frames: int, seed: int)
 
 
 def rows_of(
-    values: dict[tuple[str, float], Any], measure: str, domain: str = damage.EVENTFUL
+    values: dict[tuple[str, float], Any], measure: str, domain: str = corruptions.EVENTFUL
 ) -> pd.DataFrame:
     """Rows of one measure: by damage and grade, a value a clip, or one number for the whole set."""
     tables = []
@@ -211,7 +215,7 @@ def rows_of(
         tables.append(pd.DataFrame({
             "video": videos, "start": -1 if whole else 0, "scene": videos, "measure": measure,
             "value": np.atleast_1d(np.asarray(each, float)), "n": 5, "domain": domain, "split": "dev",
-            "damage": name, "grade": float(grade), "unit": damage.KINDS[name].unit,
+            "damage": name, "grade": float(grade), "unit": corruptions.KINDS[name].unit,
         }))  # fmt: skip
     return pd.concat(tables, ignore_index=True)
 
@@ -225,7 +229,7 @@ def line(table: pd.DataFrame, measure: str, name: str, grade: float = 0) -> Any:
 
 def test_a_change_is_paired_by_clip_and_divided_by_its_error_over_clips() -> None:
     real, step = np.array([1.0, 5.0, 9.0, 2.0]), np.array([1.0, 2.0, 3.0, 2.0])
-    table = damage.response(
+    table = corruptions.response(
         rows_of({("real", 0): real, ("blur", 1): real + step, ("noise", 4): real - step}, "ade_px")
     )
     found = line(table, "ade_px", "blur", 1)
@@ -243,7 +247,7 @@ def test_the_error_of_a_whole_sets_measure_is_that_of_its_pseudo_values() -> Non
         rows_of({("real", 0): real, ("blur", 1): other}, "effnet_kd_pseudo"),
         rows_of({("real", 0): 3.0, ("blur", 1): 4.0}, "effnet_fd"),
     ]
-    table = damage.response(pd.concat(rows))
+    table = corruptions.response(pd.concat(rows))
     assert set(table["measure"]) == {"effnet_kd", "effnet_fd"}
     found = line(table, "effnet_kd", "blur", 1)
     error = (other - real).std(ddof=1) / 3**0.5
@@ -257,7 +261,7 @@ def test_a_clip_without_a_value_leaves_its_pair_and_what_real_has_not_does_not_c
         rows_of({("real", 0): [1.0, np.nan, 3.0], ("blur", 1): [2.0, 5.0, np.nan]}, "recall"),
         rows_of({("blur", 1): [30.0, 31.0]}, "psnr_db"),
     ]
-    table = damage.response(pd.concat(rows))
+    table = corruptions.response(pd.concat(rows))
     assert (line(table, "recall", "blur", 1).change, line(table, "recall", "blur", 1).clips) == (1.0, 1)
     assert np.isnan(line(table, "psnr_db", "blur", 1).change)
 
@@ -270,7 +274,7 @@ def test_worse_is_where_the_measure_says_so(measure: str, value: float, worse: i
     real, steps = np.zeros(4), value * np.array([1, 2, 1, 2.0])
     rows = rows_of({("real", 0): real, ("moved", 4): steps}, measure)
     made = Damaged("smoke", Path(), 4, rows)
-    assert np.sign(line(damage_figures.answers(made), measure, "moved", 4).worse) == worse
+    assert np.sign(line(measures.answers(made), measure, "moved", 4).worse) == worse
 
 
 def blur_rows() -> pd.DataFrame:
@@ -287,34 +291,34 @@ def blur_rows() -> pd.DataFrame:
 
 
 def test_a_ceiling_lies_on_the_line_between_blurs_and_never_improves_with_blur() -> None:
-    found = damage.ceiling(blur_rows(), 0.5)
+    found = corruptions.ceiling(blur_rows(), 0.5)
     assert (found.ade_px, found.recall, found.beyond) == (pytest.approx(3.0), pytest.approx(0.65), "")
-    assert damage.ceiling(blur_rows(), 0.8).ade_px == pytest.approx(1.0)  # 0.9 there was luck
+    assert corruptions.ceiling(blur_rows(), 0.8).ade_px == pytest.approx(1.0)  # 0.9 there was luck
     ratios = np.linspace(0.3, 1.2, 40)
-    every = [damage.ceiling(blur_rows(), ratio) for ratio in ratios]
+    every = [corruptions.ceiling(blur_rows(), ratio) for ratio in ratios]
     assert np.all(np.diff([one.ade_px for one in every]) <= 0) and np.all(
         np.diff([one.recall for one in every]) >= 0
     )
 
 
 def test_a_ceiling_is_not_carried_on_beyond_what_was_measured() -> None:
-    sharper, blurred = damage.ceiling(blur_rows(), 1.3), damage.ceiling(blur_rows(), 0.2)
+    sharper, blurred = corruptions.ceiling(blur_rows(), 1.3), corruptions.ceiling(blur_rows(), 0.2)
     assert (sharper.ade_px, sharper.recall) == (1.0, 0.9) and "sharper than real" in str(sharper)
     assert blurred.ade_px == 4.0 and "less sharp than a blur of 2 px" in str(blurred)
     with pytest.raises(ValueError, match="sharpness_ratio: 0, expected a number above 0"):
-        damage.ceiling(blur_rows(), 0)
+        corruptions.ceiling(blur_rows(), 0)
     with pytest.raises(
         ValueError, match=r"domain 'near' has no blurred frames measured; there are \['driving-eventful'\]"
     ):
-        damage.ceiling(blur_rows(), 0.5, "near")
+        corruptions.ceiling(blur_rows(), 0.5, "near")
 
 
 def test_a_damage_is_as_bad_as_the_blur_that_changes_as_much() -> None:
     values = {("real", 0): 1.0, ("blur", 0.5): 2.0, ("blur", 1): 2.0, ("blur", 2): 4.0, ("moved", 1): 1.5, ("moved", 2): 3.0,
               ("moved", 4): 9.0, ("removed", 1): 0.5}  # fmt: skip
-    found = damage.as_blur(damage.response(rows_of(values, "effnet_fd"))).set_index(["damage", "grade"])[
-        "blur_px"
-    ]
+    found = corruptions.as_blur(corruptions.response(rows_of(values, "effnet_fd"))).set_index(
+        ["damage", "grade"]
+    )["blur_px"]
     assert found.to_dict() == {
         ("moved", 1): 0.25,
         ("moved", 2): 1.5,
@@ -322,7 +326,7 @@ def test_a_damage_is_as_bad_as_the_blur_that_changes_as_much() -> None:
         ("removed", 1): 0.0,
     }
     falling = {at: -value for at, value in values.items()}
-    fallen = damage.as_blur(damage.response(rows_of(falling, "effnet_fd")))["blur_px"]
+    fallen = corruptions.as_blur(corruptions.response(rows_of(falling, "effnet_fd")))["blur_px"]
     assert fallen.tolist() == found.tolist()
 
 
@@ -333,7 +337,7 @@ def test_what_blur_does_not_change_has_no_such_blur() -> None:
         ("blur", 2): 1.0,
         ("moved", 1): 1.5,
     }
-    assert damage.as_blur(damage.response(rows_of(values, "effnet_fd"))).empty
+    assert corruptions.as_blur(corruptions.response(rows_of(values, "effnet_fd"))).empty
 
 
 # The store
@@ -346,13 +350,13 @@ class Stopped(Exception):
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Four damages of random clips, measured by their mean: what was measured, in order."""
-    from replaylab import grounds, measures
+    from replaylab.evaluation import evaluation_sets, measurement
 
     random = np.random.default_rng(0)
     prepared = [
         SimpleNamespace(name=name, split="dev", clips=[SimpleNamespace(video=f"dev-{n:05d}", start=0) for n in range(3)],
                         frames=random.integers(0, 255, (3, FRAMES, 16, 16, 3), np.uint8))
-        for name in damage.DOMAINS
+        for name in corruptions.DOMAINS
     ]  # fmt: skip
     measured: list[str] = []
 
@@ -363,47 +367,47 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return SimpleNamespace(rows=rows.assign(domain=ground.name, split="dev"), found=[])
 
     chosen = (Damage("real", 0.0), Damage("noise", 4.0), Damage("colour", 5.0), Damage("shuffled", 1.0))
-    worlds = tuple(domain_spec(name, videos=(0, 3, 0)) for name in damage.DOMAINS)
-    spec = damage.DamageSpec(EvaluationSpec(worlds, "dev", 3, 3), chosen)
-    monkeypatch.setattr(damage, "spec_of", lambda preset: spec)
-    monkeypatch.setattr(damage, "mean_velocities", lambda *_: FIELD)
-    monkeypatch.setattr(grounds, "prepare", lambda *_: prepared)
-    monkeypatch.setattr(measures, "measure", measure)
+    worlds = tuple(domain_spec(name, videos=(0, 3, 0)) for name in corruptions.DOMAINS)
+    spec = corruptions.DamageSpec(EvaluationSpec(worlds, "dev", 3, 3), chosen)
+    monkeypatch.setattr(corruptions, "spec_of", lambda preset: spec)
+    monkeypatch.setattr(corruptions, "mean_velocities", lambda *_: FIELD)
+    monkeypatch.setattr(evaluation_sets, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(measurement, "measure", measure)
     yield measured
 
 
 def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_rows(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = damage.run("smoke", tmp_path / "whole")
+    whole = corruptions.run("smoke", tmp_path / "whole")
     assert len(small) == 4 * 2 and not (whole.folder / "parts").exists()
-    real_damaged = damage.damaged
+    real_damaged = corruptions.damaged
 
     def stopping(one: Damage, *rest: Any) -> np.ndarray:
         if one.name == "colour":
             raise Stopped
         return real_damaged(one, *rest)
 
-    monkeypatch.setattr(damage, "damaged", stopping)
+    monkeypatch.setattr(corruptions, "damaged", stopping)
     with pytest.raises(Stopped):
-        damage.run("smoke", tmp_path / "parts")
-    monkeypatch.setattr(damage, "damaged", real_damaged)
+        corruptions.run("smoke", tmp_path / "parts")
+    monkeypatch.setattr(corruptions, "damaged", real_damaged)
     small.clear()
-    found = damage.run("smoke", tmp_path / "parts")
+    found = corruptions.run("smoke", tmp_path / "parts")
     assert len(small) == 2 * 2  # of the other two damages
     pd.testing.assert_frame_equal(found.rows, whole.rows)
     assert found.examples() == whole.examples() and len(whole.examples()) == 2  # of the strongest
     small.clear()
-    damage.run("smoke", tmp_path / "parts")
+    corruptions.run("smoke", tmp_path / "parts")
     assert not small, "measured again"
 
 
 def test_parts_of_the_clips_add_their_own_mean_to_a_mean_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from replaylab import grounds, measures
+    from replaylab.evaluation import evaluation_sets, measurement
 
     @dataclasses.dataclass(frozen=True)
     class Ground:
-        only = grounds.Ground.only
+        only = evaluation_sets.Ground.only
         clips: list[int]
         truth: list[int]
         frames: np.ndarray
@@ -419,23 +423,23 @@ def test_parts_of_the_clips_add_their_own_mean_to_a_mean_of_all(monkeypatch: pyt
         each = [("", "precision", np.mean(found)), ("dev-00001", "ade_px", 0.0)]
         return pd.DataFrame(each, columns=["video", "measure", "value"])
 
-    monkeypatch.setattr(measures, "measure_found", measure_found)
-    clips = np.arange(2 * damage.PARTS)
+    monkeypatch.setattr(measurement, "measure_found", measure_found)
+    clips = np.arange(2 * corruptions.PARTS)
     values = np.random.default_rng(0).normal(size=len(clips))
     ground: Any = Ground([*clips.tolist()], [*clips.tolist()], clips, clips, clips, clips)
-    found = damage._pseudo_values(ground, values.tolist(), 16)
-    assert set(found["measure"]) == {"precision_pseudo"} and found["video"].nunique() == damage.PARTS
+    found = corruptions._pseudo_values(ground, values.tolist(), 16)
+    assert set(found["measure"]) == {"precision_pseudo"} and found["video"].nunique() == corruptions.PARTS
     assert found["value"].to_numpy() == pytest.approx(values.reshape(-1, 2).mean(axis=1))
 
 
 def test_what_does_not_exist_is_refused_with_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="preset 'huge' is none of published, quick, smoke"):
-        damage.run("huge", tmp_path)
+        corruptions.run("huge", tmp_path)
     assert main(["damage", "--preset", "huge"]) == 2
     with pytest.raises(ValueError, match="damage 'rust' is none of real, re-rendered, "):
-        damage.damaged(Damage("rust", 1), SimpleNamespace(frames=np.zeros(1)), WORLD, FIELD)  # type: ignore[arg-type]
+        corruptions.damaged(Damage("rust", 1), SimpleNamespace(frames=np.zeros(1)), WORLD, FIELD)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="domain 'near' is none of driving-eventful"):
-        damage_figures.answers(Damaged("smoke", tmp_path, 2, blur_rows()), "near")
+        measures.answers(Damaged("smoke", tmp_path, 2, blur_rows()), "near")
 
 
 @needs_networks
@@ -446,11 +450,11 @@ def test_where_nothing_is_published_it_says_so(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(
         FileNotFoundError, match=r"summary\.json is missing: these damages are not published there"
     ):
-        damage.run()
+        corruptions.run()
 
 
 def test_presets_have_their_videos() -> None:
-    for size in damage.PRESETS.values():
+    for size in corruptions.PRESETS.values():
         assert size.clips + size.reference_clips <= size.videos
 
 
@@ -473,16 +477,16 @@ def made_up() -> pd.DataFrame:
     """Rows of every damage: pictures change fidelity, agents accuracy, and the control nothing."""
     random = np.random.default_rng(1)
     tables = []
-    for domain in damage.DOMAINS:
+    for domain in corruptions.DOMAINS:
         real = {name: random.uniform(0.7, 0.9, 8) for name in MEASURED}
-        for one in damage.every_damage():
+        for one in corruptions.every_damage():
             group, strong = (
-                damage.KINDS[one.name].group,
-                one.grade / damage.KINDS[one.name].grades[-1] if one.grade else 0,
+                corruptions.KINDS[one.name].group,
+                one.grade / corruptions.KINDS[one.name].grades[-1] if one.grade else 0,
             )
             for name in MEASURED:
-                kind = damage_figures.measure_of(name)
-                ours = {damage_figures.OF_FRAMES: damage.PICTURES, damage_figures.OF_AGENTS: damage.AGENTS}[
+                kind = measures.measure_of(name)
+                ours = {measures.OF_FRAMES: corruptions.PICTURES, measures.OF_AGENTS: corruptions.AGENTS}[
                     kind.group
                 ]
                 step = 0.5 * strong if ours == group else 0.1 * strong if one.name == "blur" else 0.0
@@ -492,11 +496,13 @@ def made_up() -> pd.DataFrame:
                     rows_of({(one.name, one.grade): real[name] + sign * (step + noise)}, name, domain)
                 )
             for name in OF_SETS:
-                value = {damage.PICTURES: 2.0, damage.AGENTS: 0.01}.get(group, 0.0) * strong
+                value = {corruptions.PICTURES: 2.0, corruptions.AGENTS: 0.01}.get(group, 0.0) * strong
                 tables.append(rows_of({(one.name, one.grade): 1 + value}, name, domain))
                 if name == "effnet_kd":
                     pseudo = 1 + value + (random.normal(0, 0.05, 8) if value else np.zeros(8))
-                    tables.append(rows_of({(one.name, one.grade): pseudo}, f"{name}{damage.PSEUDO}", domain))
+                    tables.append(
+                        rows_of({(one.name, one.grade): pseudo}, f"{name}{corruptions.PSEUDO}", domain)
+                    )
     return pd.concat(tables, ignore_index=True)
 
 
@@ -505,69 +511,71 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Damaged:
     """A store of made-up rows, under the name that the smoke preset looks for where the networks are there."""
     from PIL import Image
 
-    name = damage.spec_of("smoke").run_id if (WEIGHTS / "videonet").is_dir() else "damage-made-up"
+    name = corruptions.spec_of("smoke").run_id if (WEIGHTS / "videonet").is_dir() else "damage-made-up"
     folder = tmp_path_factory.mktemp("store") / name
     (folder / "examples").mkdir(parents=True)
     made_up().to_parquet(folder / "rows.parquet", index=False)
     (folder / "summary.json").write_text("{}")
-    for one in damage.every_damage()[:7]:
+    for one in corruptions.every_damage()[:7]:
         Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "examples" / f"{one.key}.png")
     return Damaged("smoke", folder, 8, made_up())
 
 
 def test_sentences_say_what_the_rows_say(made: Damaged) -> None:
-    said = damage_figures.found(made)
+    said = measures.found(made)
     assert "The control, rendered again without damage, measures as real does: 9 of 9 measures" in said
     assert "*Agents moved 4 px*: seen by 0 of 4 measures of fidelity and by 3 of 3 of agents." in said
     assert "EffNet-KD as one of 0.0100 px" in said and "video-KD as one" in said
     assert "No damage is taken for an improvement" in said
     assert "The detector's ceiling on real frames" in said
-    assert "8 clips each of ordinary driving and eventful driving" in damage_figures.standing(made)
+    assert "8 clips each of ordinary driving and eventful driving" in measures.standing(made)
 
 
 def test_a_control_that_is_not_the_real_clip_is_said_to_be_none(made: Damaged) -> None:
     rows = made.rows.copy()
     wrong = (rows["damage"] == "re-rendered") & (rows["measure"] == "ade_px")
     rows.loc[wrong, "value"] += np.linspace(0.5, 0.6, wrong.sum())
-    assert "changes 1 of 9 measures, most of all ADE (px)" in damage_figures.found(
+    assert "changes 1 of 9 measures, most of all ADE (px)" in measures.found(
         dataclasses.replace(made, rows=rows)
     )
 
 
 def test_a_measure_nobody_listed_is_shown_under_its_own_name(made: Damaged) -> None:
-    assert damage_figures.measure_of("second_tracker_ade_px").label == "second tracker ade (px)"
-    assert damage_figures.measure_of("background_stillness_px").group == damage_figures.OF_BACKGROUND
-    assert "second tracker ade (px)" in damage_figures.values_table(made).data.columns
+    assert measures.measure_of("second_tracker_ade_px").label == "second tracker ade (px)"
+    assert measures.measure_of("background_stillness_px").group == measures.OF_BACKGROUND
+    assert "second tracker ade (px)" in measures.values_table(made).data.columns
     labels = [
-        text.get_text() for text in damage_figures.response_map(made, damage.AGENTS).axes[0].get_yticklabels()
+        text.get_text() for text in measures.response_map(made, corruptions.AGENTS).axes[0].get_yticklabels()
     ]
     assert "second tracker ade (px)" in labels and not any("frame 1" in label for label in labels)
 
 
 def test_a_map_shows_every_measure_under_every_damage(made: Damaged) -> None:
-    for group, names in damage_figures.COLUMNS.items():
-        (axes,) = damage_figures.response_map(made, group).axes
-        cells = [text.get_text() for text in axes.texts if text.get_text() not in damage_figures.GROUPS]
-        columns = sum(3 if name == "blur" else len(damage.KINDS[name].grades) for name in names)
+    for group, names in measures.COLUMNS.items():
+        (axes,) = measures.response_map(made, group).axes
+        cells = [text.get_text() for text in axes.texts if text.get_text() not in measures.GROUPS]
+        columns = sum(3 if name == "blur" else len(corruptions.KINDS[name].grades) for name in names)
         assert len([text for text in cells if text]) >= 9 * columns
-        if group == damage.TIME:
+        if group == corruptions.TIME:
             assert cells.count("=") >= 9
 
 
 def test_without_distances_of_videos_or_any_other_the_figures_are_drawn(made: Damaged) -> None:
-    rows = made.rows[(made.rows["video"] != "") & ~made.rows["measure"].str.endswith(damage.PSEUDO)]
+    rows = made.rows[(made.rows["video"] != "") & ~made.rows["measure"].str.endswith(corruptions.PSEUDO)]
     fewer = dataclasses.replace(made, rows=rows)
-    assert damage_figures.as_blur_figure(fewer).axes
-    assert "Do distances" not in damage_figures.found(fewer)
+    assert measures.as_blur_figure(fewer).axes
+    assert "Do distances" not in measures.found(fewer)
 
 
 def test_labels_of_known_measures_are_short_enough_for_a_phone() -> None:
-    assert max(len(one.label) for one in damage_figures.MEASURES.values()) <= 20
+    assert max(len(one.label) for one in measures.MEASURES.values()) <= 20
 
 
 def test_reading_imports_neither_torch_nor_a_renderer(made: Damaged) -> None:
     code = (
-        "import sys, pandas as pd; from pathlib import Path; from replaylab import damage, damage_figures as d, notebook; "
+        "import sys, pandas as pd; from pathlib import Path; "
+        "from replaylab.evaluation import corruptions as damage; from replaylab.pages import measures as d; "
+        "from replaylab.pages import parameters as notebook; "
         f"folder = Path({str(made.folder)!r}); "
         "made = damage.Damaged('smoke', folder, 8, pd.read_parquet(folder / 'rows.parquet')); "
         "d.examples_figure(made), d.response_map(made, damage.AGENTS), d.as_blur_figure(made), d.ceiling_figure(made); "
@@ -588,7 +596,7 @@ def test_the_page_is_thin_and_its_figures_are_described() -> None:
     (parameters,) = [cell for cell in page.cells if "parameters" in cell.metadata.get("tags", [])]
     names: dict[str, object] = {}
     exec(parameters.source, {}, names)
-    assert names == asdict(notebook.DamageParameters())
+    assert names == asdict(parameters_page.DamageParameters())
     for cell in code_cells(page):
         assert len(cell.source.splitlines()) <= 8 and not cell.outputs
         kinds = {type(node) for node in ast.walk(ast.parse(cell.source))}
@@ -636,14 +644,14 @@ def test_the_smoke_preset_measures_everything_and_the_control_measures_as_real(t
         papermill(tmp_path / "out.ipynb", "-p", "preset", "smoke", "-p", "store", str(tmp_path), seconds=1400)
         == SHOWN
     )
-    found = damage.run("smoke", tmp_path)
+    found = corruptions.run("smoke", tmp_path)
     assert set(zip(found.rows["damage"], found.rows["grade"], strict=True)) == {
-        (one.name, one.grade) for one in damage.every_damage()
+        (one.name, one.grade) for one in corruptions.every_damage()
     }
-    again = damage.response(found.rows)
+    again = corruptions.response(found.rows)
     again = again[(again["damage"] == "re-rendered") & again["change"].notna()]
     assert (again["change"] == 0).all() and set(again["measure"]) > {"ade_px", "effnet_kd", "ssim"}
-    assert json.loads((found.folder / "spec.json").read_text()) == damage.spec_of("smoke").as_dict()
+    assert json.loads((found.folder / "spec.json").read_text()) == corruptions.spec_of("smoke").as_dict()
 
 
 def test_the_ceiling_is_told_for_the_least_and_the_sharpest_model() -> None:
@@ -659,5 +667,5 @@ def test_the_ceiling_is_told_for_the_least_and_the_sharpest_model() -> None:
         .mean()
     )
     least = figures.number(means.min())
-    said = damage_figures.ceilings(values)
+    said = measures.ceilings(values)
     assert f"{least} times as sharp" in said and said.count("ADE") == 2

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 from test_claims import BASES, FIDELITY, NONE, OURS, PAPERS, SCENES, made_up
 
-from replaylab import claims, degradation_figures, figures
-from replaylab.degradation_figures import DENOISING, MOTION, SOURCES, STANDINGS, Changes
-from replaylab.sweep import Table
+from replaylab.analysis import claims
+from replaylab.pages import figures, finetune_degradation
+from replaylab.pages.finetune_degradation import DENOISING, MOTION, SOURCES, STANDINGS, Changes
+from replaylab.sweeps.sweep import Table
 
 EFFECT = {"driving": -1.0, "driving-eventful": 2.0, "kd": -5.0}
 FIGURES = ("path", "over_steps", "map_of_changes", "dominant_motion", "forgetting", "drift")
@@ -60,7 +61,7 @@ def rows() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def made(rows: pd.DataFrame) -> Changes:
-    return degradation_figures.read(
+    return finetune_degradation.read(
         table_of(with_sources(rows, dict(zip(SOURCES, (0.1, 0.2, 0.3, 0.4), strict=True))))
     )
 
@@ -69,7 +70,7 @@ def test_a_change_is_the_one_of_the_claims_with_its_interval(made: Changes, rows
     for claim in (FIDELITY, PAPERS, OURS):
         judged = claims.judge(rows, claim)
         assert judged is not None
-        (one,) = degradation_figures._of(made.at_the_end(), claim.measure, claim.domain).to_dict("records")
+        (one,) = finetune_degradation._of(made.at_the_end(), claim.measure, claim.domain).to_dict("records")
         found = (one["change"], one["low"], one["high"], one["seeds"])
         assert found == pytest.approx(
             (judged.interval.estimate, judged.interval.low, judged.interval.high, 5)
@@ -90,22 +91,22 @@ def test_a_clip_that_one_run_lacks_is_left_out_for_all(rows: pd.DataFrame) -> No
     holes = rows.copy()
     gone = (holes["scene"] == "scene 3") & (holes["measure"] == "ade_px") & (holes["seed"] == 2)
     holes.loc[gone, "value"] = np.nan
-    found = degradation_figures.read(table_of(holes)).of_runs
+    found = finetune_degradation.read(table_of(holes)).of_runs
     clips = found[(found["measure"] == "ade_px") & (found["step"] == 300)]["clips"]
     assert set(clips) == {SCENES - 1}
 
 
 @pytest.mark.parametrize("seeds", [{0: "one"}, {0: "one", 3: "two"}])
 def test_fewer_than_three_seeds_have_a_change_and_no_interval(seeds: dict[int, str]) -> None:
-    few = degradation_figures.read(table_of(made_up({NONE: EFFECT}, seeds=seeds)))
+    few = finetune_degradation.read(table_of(made_up({NONE: EFFECT}, seeds=seeds)))
     assert few.of_arms[["low", "high"]].isna().all(axis=None) and len(few.of_arms)
-    assert "no interval" in degradation_figures.found(few)
+    assert "no interval" in finetune_degradation.found(few)
 
 
 def test_runs_without_their_base_are_refused(rows: pd.DataFrame) -> None:
     lost = rows[~((rows["model"] == "base") & (rows["base"] == "two") & (rows["measure"] == "ade_px"))]
     with pytest.raises(ValueError, match="from the base two without that base's own ade_px in driving"):
-        degradation_figures.read(table_of(lost))
+        finetune_degradation.read(table_of(lost))
 
 
 @given(some.floats(-5, 5), some.floats(0.01, 5))
@@ -119,12 +120,12 @@ def test_words_follow_the_interval_and_the_direction_of_the_measure(middle: floa
         ("psnr_db", down),
         ("denoising_loss_0.5", up),
     ):
-        assert degradation_figures.standing(measure, low, high) == (apart or expected)
-    assert degradation_figures.standing("displacement_slope", low, high) == "not apart from 0"
+        assert finetune_degradation.standing(measure, low, high) == (apart or expected)
+    assert finetune_degradation.standing("displacement_slope", low, high) == "not apart from 0"
 
 
 def test_transfer_is_the_mean_loss_of_the_sources_with_its_sign(made: Changes) -> None:
-    table = degradation_figures.transfer_table(made).data.set_index("measure")
+    table = finetune_degradation.transfer_table(made).data.set_index("measure")
     line = table.loc["denoising loss 0.5"]
     assert line["backward transfer"] == "-0.25 (-0.25 to -0.25)" and line["average forgetting"].startswith(
         "+0.25 "
@@ -133,63 +134,63 @@ def test_transfer_is_the_mean_loss_of_the_sources_with_its_sign(made: Changes) -
 
 
 def test_sentences_hold_the_numbers_and_say_what_is_missing(made: Changes) -> None:
-    said = degradation_figures.found(made)
-    (ade,) = degradation_figures._of(made.at_the_end(), "ade_px", "driving-eventful").to_dict("records")
-    assert degradation_figures.in_words(ade) in said and "5 of 6 runs" in said
-    (kd,) = degradation_figures._of(made.at_the_end(), "effnet_kd", "driving").to_dict("records")
+    said = finetune_degradation.found(made)
+    (ade,) = finetune_degradation._of(made.at_the_end(), "ade_px", "driving-eventful").to_dict("records")
+    assert finetune_degradation.in_words(ade) in said and "5 of 6 runs" in said
+    (kd,) = finetune_degradation._of(made.at_the_end(), "effnet_kd", "driving").to_dict("records")
     assert (
-        f"EffNet-KD on ordinary driving changes by {degradation_figures.in_words(kd)}: better, 5 seeds"
+        f"EffNet-KD on ordinary driving changes by {finetune_degradation.in_words(kd)}: better, 5 seeds"
         in said
     )
-    assert degradation_figures.motion(made).endswith("**not run yet**.")
+    assert finetune_degradation.motion(made).endswith("**not run yet**.")
 
 
 def test_motion_counts_what_points_where_the_claim_says(rows: pd.DataFrame) -> None:
     of_ade = rows[(rows["measure"] == "ade_px") & (rows["domain"] == "driving-eventful")]  # rises by 2
     more = [of_ade.assign(measure=measure) for measure in MOTION]
-    said = degradation_figures.motion(
-        degradation_figures.read(table_of(pd.concat([rows, *more], ignore_index=True)))
+    said = finetune_degradation.motion(
+        finetune_degradation.read(table_of(pd.concat([rows, *more], ignore_index=True)))
     )
     assert "2 of 4 change as C7 says, 2 the other way" in said and "exploratory" in said
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_says_how_much_of_the_sweep_is_there_and_stays_in_nothing(made: Changes, name: str) -> None:
-    figure = getattr(degradation_figures, name)(made)
+    figure = getattr(finetune_degradation, name)(made)
     assert "5 of 6 runs" in figure.get_suptitle() and plt.get_fignums() == []
 
 
 def test_lines_over_steps_are_the_changes_from_zero(made: Changes) -> None:
     for axes, (measure, domain) in zip(
-        degradation_figures.over_steps(made).axes, degradation_figures.OVER_STEPS, strict=True
+        finetune_degradation.over_steps(made).axes, finetune_degradation.OVER_STEPS, strict=True
     ):
-        here = degradation_figures._of(made.of_arms, measure, domain).sort_values("step")
+        here = finetune_degradation._of(made.of_arms, measure, domain).sort_values("step")
         (line,) = [line for line in axes.lines if line.get_marker() == "o"]
         np.testing.assert_allclose(np.asarray(line.get_ydata(), float), [0, *here["change"]])
         np.testing.assert_allclose(np.asarray(line.get_xdata(), float), [0, *here["step"]])
 
 
 def test_the_map_colours_what_the_words_say(made: Changes) -> None:
-    axes = degradation_figures.map_of_changes(made).axes[0]
+    axes = finetune_degradation.map_of_changes(made).axes[0]
     codes: np.ndarray = np.ma.filled(np.ma.asarray(axes.collections[0].get_array(), float), np.nan).ravel()
     kinds = [list(STANDINGS)[int(code)] for code in codes if not np.isnan(code)]
     expected = [
-        degradation_figures.standing(one.measure, one.low, one.high)
+        finetune_degradation.standing(one.measure, one.low, one.high)
         for one in made.at_the_end().itertuples()
-        if one.measure in (*degradation_figures.FIDELITY, *degradation_figures.AGENTS)
-        and one.domain in {**degradation_figures.DRIVING, **degradation_figures.OTHER_LOOKS}
+        if one.measure in (*finetune_degradation.FIDELITY, *finetune_degradation.AGENTS)
+        and one.domain in {**finetune_degradation.DRIVING, **finetune_degradation.OTHER_LOOKS}
     ]
     assert sorted(kinds) == sorted(expected)
 
 
 def test_without_a_finished_run_every_part_says_so(rows: pd.DataFrame) -> None:
-    nothing = degradation_figures.read(table_of(rows[rows["model"] != "fine-tuned"], done=0))
+    nothing = finetune_degradation.read(table_of(rows[rows["model"] != "fine-tuned"], done=0))
     for name in FIGURES:
-        figure = getattr(degradation_figures, name)(nothing)
-        assert len(figure.axes) == 1 and figure.texts[0].get_text() == degradation_figures.NOTHING
-    assert degradation_figures.found(nothing) == degradation_figures.NOTHING
-    assert "not run yet" in degradation_figures.motion(nothing)
-    for table in (degradation_figures.table_of_changes, degradation_figures.transfer_table):
+        figure = getattr(finetune_degradation, name)(nothing)
+        assert len(figure.axes) == 1 and figure.texts[0].get_text() == finetune_degradation.NOTHING
+    assert finetune_degradation.found(nothing) == finetune_degradation.NOTHING
+    assert "not run yet" in finetune_degradation.motion(nothing)
+    for table in (finetune_degradation.table_of_changes, finetune_degradation.transfer_table):
         assert len(table(nothing).data) == 0
         table(nothing).to_html()
 

@@ -12,9 +12,9 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaylab import distances
-from replaylab.distances import Extractor, Moments, Rows
-from replaylab.verdicts import pseudo_values
+from replaylab.analysis.statistics import pseudo_values
+from replaylab.metrics import distances
+from replaylab.metrics.distances import Extractor, Moments, Rows
 
 EXTRACTOR = Extractor("a network", "last", "5" * 64, "a package 1.0", "bicubic", 224, 6, frames=8)
 

@@ -12,8 +12,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from replaylab import domain as domain_room
-from replaylab.domain import EGO_COLUMNS, TRACK_COLUMNS, alone, open_domain, write_atomically, write_domain
+from replaylab.data import domain as domain_room
+from replaylab.data.domain import (
+    EGO_COLUMNS,
+    TRACK_COLUMNS,
+    alone,
+    open_domain,
+    write_atomically,
+    write_domain,
+)
 
 ABOUT = {"name": "mine", "frames_per_second": 4.0, "size_px": 64}
 

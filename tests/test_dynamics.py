@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaylab import detections, dynamics
+from replaylab.metrics import detection, dynamics
 
 CAP = 10.0
 
@@ -332,7 +332,7 @@ def test_average_precision_is_the_mean_over_agents_of_the_best_precision_that_re
 ) -> None:
     boxes, eligible, found, right = frames
     n = sum(len(b) for b in boxes)
-    value, count = detections.average_precision(boxes, eligible, found, **by)
+    value, count = detection.average_precision(boxes, eligible, found, **by)
     assert count == n
     if n == 0:
         assert math.isnan(value)
@@ -352,8 +352,8 @@ def test_average_precision_looks_at_the_order_of_scores_and_not_of_frames(
     order = list(range(len(boxes)))
     random.shuffle(order)
     mapped = [scored(f[:, :4], f[:, 4] ** 3 - 7) for f in found]
-    a = detections.average_precision(boxes, eligible, found, **by)
-    b = detections.average_precision(
+    a = detection.average_precision(boxes, eligible, found, **by)
+    b = detection.average_precision(
         [boxes[t] for t in order], [eligible[t] for t in order], [mapped[t] for t in order], **by
     )
     np.testing.assert_allclose(a, b)
@@ -367,11 +367,11 @@ def test_average_precision_is_1_of_the_truth_and_a_second_box_for_an_agent_is_wr
     boxes, eligible, _, _ = frames
     if sum(len(b) for b in boxes):
         perfect = [scored(b, np.full(len(b), 0.5)) for b in boxes]
-        assert detections.average_precision(boxes, eligible, perfect, **by).value == 1
+        assert detection.average_precision(boxes, eligible, perfect, **by).value == 1
         twice = [np.concatenate([b, b]) for b in perfect]
-        assert detections.average_precision(boxes, eligible, twice, **by).value == 0.5
+        assert detection.average_precision(boxes, eligible, twice, **by).value == 0.5
         none = [np.zeros((0, 5))] * len(boxes)
-        assert detections.average_precision(boxes, eligible, none, **by).value == 0
+        assert detection.average_precision(boxes, eligible, none, **by).value == 0
 
 
 def test_average_precision_meets_its_thresholds() -> None:
@@ -380,11 +380,11 @@ def test_average_precision_meets_its_thresholds() -> None:
     def found(*box: float) -> list[np.ndarray]:
         return [np.array([[*box, 0.9]])]
 
-    by_iou = detections.average_precision([truth], [counts], found(0, 0, 10, 5), min_iou=0.5)
+    by_iou = detection.average_precision([truth], [counts], found(0, 0, 10, 5), min_iou=0.5)
     assert by_iou.value == 1  # half of it: an IoU of exactly 0.5 is enough, as in COCO
-    assert detections.average_precision([truth], [counts], found(0, 0, 10, 4.9), min_iou=0.5).value == 0
-    assert detections.average_precision([truth], [counts], found(1.9, 0, 11.9, 10), within_px=2).value == 1
-    assert detections.average_precision([truth], [counts], found(2, 0, 12, 10), within_px=2).value == 0
+    assert detection.average_precision([truth], [counts], found(0, 0, 10, 4.9), min_iou=0.5).value == 0
+    assert detection.average_precision([truth], [counts], found(1.9, 0, 11.9, 10), within_px=2).value == 1
+    assert detection.average_precision([truth], [counts], found(2, 0, 12, 10), within_px=2).value == 0
 
 
 def test_a_better_scored_box_takes_its_best_agent_and_an_ignored_agent_takes_one_for_nothing() -> None:
@@ -392,16 +392,16 @@ def test_a_better_scored_box_takes_its_best_agent_and_an_ignored_agent_takes_one
     counts = np.array([True, True, False])
     # The first could take either agent and takes the nearer: the second reaches the other only.
     found = scored(boxes_at([[2.5, 0], [-1, 0], [50, 0]]), [0.9, 0.8, 0.95])
-    assert detections.average_precision([truth], [counts], [found], within_px=4) == (1, 2)
+    assert detection.average_precision([truth], [counts], [found], within_px=4) == (1, 2)
     more = np.concatenate([found, scored(boxes_at([[50, 0]]), [0.99])])
-    assert detections.average_precision([truth], [counts], [more], within_px=4).value == pytest.approx(2 / 3)
+    assert detection.average_precision([truth], [counts], [more], within_px=4).value == pytest.approx(2 / 3)
     cut_off = np.concatenate(
         [truth[:2], [[-80.0, 100, 10, 160]]]
     )  # an ignored bus, found where it can be seen
     part = scored(np.array([[0.0, 105, 10, 155]]), [0.99])
     for by in (BY_IOU, BY_DISTANCE):
         perfect = np.concatenate([part, scored(truth[:2], [0.9, 0.8])])
-        assert detections.average_precision([cut_off], [counts], [perfect], **by) == (1, 2)
+        assert detection.average_precision([cut_off], [counts], [perfect], **by) == (1, 2)
 
 
 @given(scenes())
@@ -409,7 +409,7 @@ def test_a_better_scored_box_takes_its_best_agent_and_an_ignored_agent_takes_one
 def test_nta_iou_is_the_overlap_with_the_nearest_box_and_0_without_one(scene: Scene) -> None:
     truth, eligible, found = scene
     gate = 4.0  # boxes that are further apart may still overlap
-    value, n = detections.nta_iou([boxes_at(truth)], [eligible], [boxes_at(found)], gate_px=gate)
+    value, n = detection.nta_iou([boxes_at(truth)], [eligible], [boxes_at(found)], gate_px=gate)
     overlaps = []
     for agent in truth[eligible]:
         distance, box = min(((math.dist(agent, f), i) for i, f in enumerate(found)), default=(gate, -1))
@@ -422,7 +422,7 @@ def test_nta_iou_is_the_overlap_with_the_nearest_box_and_0_without_one(scene: Sc
 def test_nta_iou_is_1_of_the_truth_and_ignores_false_positives() -> None:
     boxes, _, eligible = grid_clip(np.random.default_rng(4))
     more = [np.concatenate([b, boxes_at([[500, 500]])]) for b in boxes]
-    assert detections.nta_iou(boxes, eligible, more, gate_px=CAP) == (pytest.approx(1), 15)
+    assert detection.nta_iou(boxes, eligible, more, gate_px=CAP) == (pytest.approx(1), 15)
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_bad_arguments_of_average_precision_are_named(
         "true_boxes": [BOX, BOX], "eligible": [[True], [True]], "found": [scored(BOX, [1])] * 2, "min_iou": 0.5,
     }  # fmt: skip
     with pytest.raises(error, match=message):
-        detections.average_precision(**(arguments | change))
+        detection.average_precision(**(arguments | change))
 
 
 def test_pairs_of_boxes_come_in_pairs() -> None:

@@ -11,11 +11,15 @@ import pytest
 from made_up_arms import write_references, write_run
 from test_ablations_figures import shown
 
-from replaylab import arms, elsewhere_figures, records, spec
-from replaylab.arms import DYNAMICS, LOOKS, Arms
-from replaylab.arms_figures import in_words
-from replaylab.claims import CLAIMS
-from replaylab.elsewhere_figures import AS_CLAIMED, FAMILY, FIRST, OTHER_WAY, WORLD, Elsewhere
+from replaylab import spec
+from replaylab import store as run_store
+from replaylab.analysis import configurations
+from replaylab.analysis.claims import CLAIMS
+from replaylab.analysis.configurations import DYNAMICS, LOOKS, Arms
+from replaylab.pages import generalisation
+from replaylab.pages.comparisons import in_words
+from replaylab.pages.generalisation import AS_CLAIMED, FAMILY, FIRST, OTHER_WAY, WORLD, Elsewhere
+from replaylab.store import base_curve
 
 EFFECTS = {("", 0.0): (-5.0, 1.0), ("near", 0.1): (-4.6, 0.6), ("far", 0.1): (-4.5, 0.7),
            ("near", 0.25): (-4.2, 0.1), ("far", 0.25): (-4.0, 0.9)}  # fmt: skip
@@ -41,7 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=list(PAGES))
 def made(store: Path, request: pytest.FixtureRequest) -> Elsewhere:
     """Where both are the same."""
-    read = elsewhere_figures.read(request.param, store=store)
+    read = generalisation.read(request.param, store=store)
     return replace(read, first=as_first(read.second))
 
 
@@ -69,7 +73,7 @@ def test_the_claims_are_those_of_the_preregistration_on_the_second_s_clips(made:
 
 @pytest.mark.parametrize("preset", ["smoke", *PAGES])
 def test_only_the_second_family_differs_in_its_family(preset: str, tmp_path: Path) -> None:
-    made = elsewhere_figures.read(preset, store=tmp_path)
+    made = generalisation.read(preset, store=tmp_path)
     assert made.differs == (FAMILY if preset == "second-family" else WORLD)
     assert (spec.PRESETS[preset].family != "wan") == (made.differs == FAMILY)
     for one, title in (("second", made.second.title), ("first", made.first.title)):
@@ -77,14 +81,14 @@ def test_only_the_second_family_differs_in_its_family(preset: str, tmp_path: Pat
 
 
 def test_what_does_the_same_says_the_same(made: Elsewhere) -> None:
-    table, one = elsewhere_figures.questions_table(made).data, made.differs.one
+    table, one = generalisation.questions_table(made).data, made.differs.one
     assert table[f"second {one}"].tolist() == table[f"first {one}"].tolist()
     assert table[f"change, second {one}"].tolist() == table[f"change, first {one}"].tolist()
     assert table["claim"].tolist() == [claim.name for claim in CLAIMS if claim.against is None]
     by = dict(zip(table["says"], table[f"second {one}"], strict=True))
     assert by["fidelity improves"] == by["near replay keeps accuracy"] == AS_CLAIMED
     assert by["far replay keeps accuracy"] == OTHER_WAY
-    said = elsewhere_figures.found(made)
+    said = generalisation.found(made)
     assert f"**Both {made.differs.both}**" in said and "they say the same in 7" in said
     assert "whatever the interval" not in said
     looks = [line for line in said.splitlines() if "Looks without replay" in line]
@@ -98,13 +102,13 @@ def test_what_parts_is_told(made: Elsewhere) -> None:
     rows = made.first.rows.copy()
     moved = (rows["model"] == "fine-tuned") & (rows["measure"] == "ade_px")
     rows.loc[moved, "value"] -= 3 * rows.loc[moved, "step"] / 300  # there, all get better
-    said = elsewhere_figures.found(replace(made, first=replace(made.first, rows=rows)))
+    said = generalisation.found(replace(made, first=replace(made.first, rows=rows)))
     assert "they say the opposite in 3" in said and "accuracy degrades on eventful driving" in said
 
 
 def test_the_figure_has_each_kind_from_no_replay_up(made: Elsewhere) -> None:
-    figure, one = elsewhere_figures.over_fractions(made), made.differs.one
-    panel = figure.axes[elsewhere_figures.PANELS.index(DYNAMICS)]
+    figure, one = generalisation.over_fractions(made), made.differs.one
+    panel = figure.axes[generalisation.PANELS.index(DYNAMICS)]
     solid = [line for line in panel.lines if line.get_linewidth() == 1.8]
     fractions = spec.PRESETS[made.second.preset].replay_fractions
     for line, kind in zip(solid, ("near", "far"), strict=True):
@@ -113,7 +117,7 @@ def test_the_figure_has_each_kind_from_no_replay_up(made: Elsewhere) -> None:
         np.testing.assert_allclose(np.asarray(line.get_xydata()), expected, atol=0.1)
     assert f"second {one}" in figure.get_suptitle()
     assert f"first {one}" in [text.get_text() for text in figure.legends[0].get_texts()]
-    counts = elsewhere_figures.both_effects(made)[one].value_counts().to_dict()
+    counts = generalisation.both_effects(made)[one].value_counts().to_dict()
     assert counts == dict.fromkeys(("second", "first"), len(made.second.effects))
 
 
@@ -121,42 +125,42 @@ def test_what_is_missing_is_said(made: Elsewhere) -> None:
     runs, one = PAGES[made.second.preset][2], made.differs.one
     nothing = without_runs(made.second)
     half = replace(made, first=nothing)
-    table = elsewhere_figures.questions_table(half).data
+    table = generalisation.questions_table(half).data
     assert set(table[f"first {one}"]) == {"not run yet"} and set(table[f"change, first {one}"]) == {"–"}
-    assert "one or both cannot tell in 7" in elsewhere_figures.found(half)
+    assert "one or both cannot tell in 7" in generalisation.found(half)
     empty = replace(half, second=nothing)
-    said = elsewhere_figures.found(empty)
+    said = generalisation.found(empty)
     assert f"Claim {made.differs.claim}: not run yet, 0 of {runs} runs" in said
-    assert f"0 of {runs} runs" in elsewhere_figures.over_fractions(empty).texts[0].get_text()
+    assert f"0 of {runs} runs" in generalisation.over_fractions(empty).texts[0].get_text()
     two = made.second.runs.assign(state=made.second.runs["seed"].map({0: "done", 1: "done", 3: "missing"}))
     rows = made.second.rows[made.second.rows["seed"] != 3]
     few = replace(half, second=replace(made.second, rows=rows, runs=two))
-    assert set(elsewhere_figures.questions_table(few).data[f"second {one}"]) == {arms.FEW}
+    assert set(generalisation.questions_table(few).data[f"second {one}"]) == {configurations.FEW}
     part = f"{2 * runs // 3} of {runs} runs are there"
-    assert part in elsewhere_figures.over_fractions(few).get_suptitle()
+    assert part in generalisation.over_fractions(few).get_suptitle()
 
 
 def test_an_opening_has_every_question_and_no_verdict(made: Elsewhere, store: Path) -> None:
-    said, runs = elsewhere_figures.opening(made, store), PAGES[made.second.preset][2]
+    said, runs = generalisation.opening(made, store), PAGES[made.second.preset][2]
     assert said.count("**exploratory**") == len(CLAIMS) and "holds" not in said
     assert f"{runs} of {runs} are there" in said and f"- **{made.differs.claim}, C1**" in said
 
 
 def test_both_bases_are_drawn_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second's errors are here a third of the first's, after half the steps."""
-    curve = records.base_curve()
+    curve = base_curve()
     learnt = curve["model"] == "base"
     ours = curve.assign(value=curve["value"].where(~learnt, curve["value"] / 3))
     ours["step"] = ours["step"].where(~learnt, ours["step"] // 2)
     for base, of in (("base", curve), ("base-cogvideox", ours)):
         (tmp_path / base).mkdir()
         of.to_csv(tmp_path / base / "curve.csv", index=False)
-    monkeypatch.setattr(records, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(run_store, "WEIGHTS", tmp_path)
     second, first = (
         Arms(preset, "", *FIRST, pd.DataFrame(), pd.DataFrame()) for preset in ("second-family", "published")
     )
     family = Elsewhere(second, first, FAMILY)
-    figure, values = elsewhere_figures.base_curves(family), elsewhere_figures.both_curves(family)
+    figure, values = generalisation.base_curves(family), generalisation.both_curves(family)
     drawn = [np.asarray(line.get_xydata()) for line in figure.axes[0].lines]
     for base in ("base", "base-cogvideox"):
         of_base = values[(values["base"] == base) & (values["model"] == "base")]
@@ -164,7 +168,7 @@ def test_both_bases_are_drawn_and_told(tmp_path: Path, monkeypatch: pytest.Monke
         for _, of in of_base.groupby("domain"):
             assert any(np.array_equal(line, of[["step", "value"]]) for line in drawn)
     last = curve[learnt & (curve["domain"] == "near") & (curve["measure"] == "ade_px")].iloc[-1]
-    said = elsewhere_figures.learnt(family)
+    said = generalisation.learnt(family)
     assert f"{last['value'] / 3:.2f} px after {last['step'] // 2} steps" in said
     assert f"first at {last['value']:.2f} px after {last['step']}" in said
 

@@ -3,9 +3,9 @@
 import threading
 import time
 
-from replaylab import evaluate, records
-from replaylab.records import ReferenceSpec
+from replaylab.evaluation import evaluate
 from replaylab.spec import EvaluationSpec
+from replaylab.store import ReferenceSpec, is_done
 
 
 def test_references_that_two_want_at_once_are_measured_once(tmp_path, monkeypatch):
@@ -27,6 +27,6 @@ def test_references_that_two_want_at_once_are_measured_once(tmp_path, monkeypatc
         thread.start()
     for thread in both:
         thread.join(60)
-    assert found == [tmp_path / spec.run_id] * 2 and records.is_done(spec, tmp_path)
+    assert found == [tmp_path / spec.run_id] * 2 and is_done(spec, tmp_path)
     assert measured == [spec]
     assert not list(tmp_path.glob(".*"))

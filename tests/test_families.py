@@ -20,9 +20,10 @@ import torch
 from tiny_families import CONTEXT, FRAMES, SIDE, TINY
 from torch import Tensor
 
-from replaylab import families, models
-from replaylab.families import adapters, tensors
 from replaylab.mixture import Mixture
+from replaylab.models import families, lora
+from replaylab.models import tiny as tiny_module
+from replaylab.models.families import tensors
 
 NAMES = tuple(TINY)
 PROMPT = "a car drives on the  road"
@@ -357,9 +358,9 @@ def test_the_loss_does_not_look_at_what_is_known(name: str, tiny: Callable[[str]
 def test_adapters_are_on_the_layers_of_the_family(
     name: str, layers: int, tiny: Callable[[str], Path]
 ) -> None:
-    model: models.VideoModel = families.load(tiny(name))
-    adapters.put_on(model.transformer, model.ADAPTED, rank=2, seed=0)
-    assert len(adapters.weights_of(model.transformer)) == 2 * layers
+    model: tiny_module.VideoModel = families.load(tiny(name))
+    lora.put_on(model.transformer, model.ADAPTED, rank=2, seed=0)
+    assert len(lora.weights_of(model.transformer)) == 2 * layers
     for layer in model.TEMPORAL:
         assert any(layer in key.split(".") for key, _ in model.transformer.named_parameters())
 
@@ -371,7 +372,7 @@ def test_a_fine_tune_with_replay_lowers_the_loss_on_both(
     model = families.load(tiny(name))
     sources = [[an_example(model, name, number=number) for number in numbers] for numbers in ((0, 1), (2, 3))]
     before = {key: weight.clone() for key, weight in model.transformer.state_dict().items()}
-    adapters.put_on(model.transformer, model.ADAPTED, rank=4, seed=0)
+    lora.put_on(model.transformer, model.ADAPTED, rank=4, seed=0)
     trained = {key: weight for key, weight in model.transformer.named_parameters() if weight.requires_grad}
     assert trained and all("lora" in key for key in trained)
     model.transformer.enable_gradient_checkpointing()
@@ -403,8 +404,8 @@ def test_a_fine_tune_with_replay_lowers_the_loss_on_both(
     )
 
     with_adapters = loss_of(sources[0][0], 0).item()
-    adapters.write(model.transformer, tmp_path, model.NETWORK[0])
-    adapters.melt(model.transformer)
+    lora.write(model.transformer, tmp_path, model.NETWORK[0])
+    lora.melt(model.transformer)
     assert set(model.transformer.state_dict()) == set(before)
     assert loss_of(sources[0][0], 0).item() == pytest.approx(with_adapters, rel=1e-4)
     model.save(tmp_path)
@@ -422,13 +423,13 @@ def test_written_adapters_are_what_diffusers_loads(
     example = an_example(model, "ltx")
     noise, normal = draws(example["latents"])
     level = model.levels(normal, noise.shape)
-    adapters.put_on(model.transformer, model.ADAPTED, rank=2, seed=0)
+    lora.put_on(model.transformer, model.ADAPTED, rank=2, seed=0)
     with torch.no_grad():
         for key, weight in model.transformer.named_parameters():
             if "lora_B" in key:
                 weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
         ours = model.predict(noise, level, example)
-        adapters.write(model.transformer, tmp_path, model.NETWORK[0])
+        lora.write(model.transformer, tmp_path, model.NETWORK[0])
         pipe = pipeline("ltx", tiny("ltx"), monkeypatch)
         pipe.load_lora_weights(tmp_path)
         plain = families.load(tiny("ltx"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from replaylab.families import presets
+from replaylab.models.families import presets
 
 PUBLISHED = {"wan": 5.0e9, "cogvideox": 5.57e9, "ltx": 1.92e9, "svd": 1.52e9}  # weights, by their model cards
 

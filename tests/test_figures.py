@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from replaylab import figures
+from replaylab.pages import figures
 
 FRACTIONS, STEPS, CLIPS = (0.0, 0.25, 0.5), (50, 200), 5
 DOMAINS = ("driving", "driving-eventful", "near")
@@ -451,7 +451,7 @@ def test_arms_of_one_budget_may_end_at_different_steps(rows: pd.DataFrame) -> No
 def test_importing_and_drawing_does_not_import_torch() -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_figures as t;"
-        "from replaylab import figures as f, notebook;"
+        "from replaylab.pages import figures as f; from replaylab.pages import parameters as notebook;"
         "rows = t.rows_of((0,)); f.tradeoff(rows, t.runs_of(rows)); f.measures_table(rows).to_html();"
         "f.found(rows, t.runs_of(rows)); sys.exit('torch' in sys.modules)"
     )

@@ -25,9 +25,9 @@ import pytest
 from conftest import ROOT
 
 import replaylab
-from replaylab import ablations, damage, survey
+from replaylab.analysis import world_statistics
+from replaylab.evaluation import corruptions
 from replaylab.mixture import Mixture, buffer
-from replaylab.records import COLUMNS, OF_DISTANCES, ReferenceSpec
 from replaylab.spec import (
     DOMAINS,
     DOSES,
@@ -46,7 +46,9 @@ from replaylab.spec import (
     torch_seed,
     weights_digest,
 )
-from replaylab.worlds import folder_of
+from replaylab.store import COLUMNS, OF_DISTANCES, ReferenceSpec
+from replaylab.sweeps import ablations
+from replaylab.worlds.build import folder_of
 
 RESULTS = ROOT / "book" / "results"
 FROZEN: dict[str, Any] = json.loads((ROOT / "tests" / "frozen.json").read_text())
@@ -155,12 +157,12 @@ def test_every_preset_is_frozen() -> None:
 
 def found_damages() -> dict[str, str]:
     """The folders of damaged clips."""
-    return {preset: damage.spec_of(preset).run_id for preset in sorted(damage.PRESETS)}
+    return {preset: corruptions.spec_of(preset).run_id for preset in sorted(corruptions.PRESETS)}
 
 
 def test_damaged_clips_have_the_names_that_they_had() -> None:
     check(found_damages(), FROZEN["damages"])
-    spec = damage.spec_of("published")
+    spec = corruptions.spec_of("published")
     assert json.loads(json.dumps(spec.as_dict())) == published()[spec.run_id]
 
 
@@ -187,9 +189,12 @@ def _worlds_of(spec: RunSpec) -> Iterator[WorldSpec]:
 def found_domains() -> list[str]:
     """The folders of all domains that a preset, the damages, the survey or a name stands for."""
     worlds = {world for preset in FROZEN["grids"] for spec in grid_of(preset) for world in _worlds_of(spec)}
-    worlds |= {world for preset in damage.PRESETS for world in damage.spec_of(preset).evaluation.domains}  # type: ignore[misc]
+    damaged = [corruptions.spec_of(preset).evaluation for preset in corruptions.PRESETS]
+    worlds |= {world for each in damaged for world in each.domains if isinstance(world, WorldSpec)}
     worlds |= {
-        domain_spec(name, videos=(0, videos, 0)) for name in DOMAINS for videos in survey.PRESETS.values()
+        domain_spec(name, videos=(0, videos, 0))
+        for name in DOMAINS
+        for videos in world_statistics.PRESETS.values()
     }
     worlds |= {domain_spec(name) for name in (*DOMAINS, *LOOKED_AT, *DOSES)}
     return sorted(folder_of(world, "").name for world in worlds)

@@ -20,11 +20,13 @@ from hypothesis import strategies as some
 from PIL import Image
 from test_browser import SIZES, browser, complaints  # noqa: F401
 
-from replaylab import dynamics, figures, gallery, records, worlds
-from replaylab.gallery import BASE, TRUTH, Shown
-from replaylab.records import ReferenceSpec
+from replaylab.metrics import dynamics
+from replaylab.pages import explorer, figures
+from replaylab.pages.explorer import BASE, TRUTH, Shown
 from replaylab.spec import EvaluationSpec, ReplaySpec, RunSpec, TrainingSpec, domain_spec
-from replaylab.sweep import Table
+from replaylab.store import ReferenceSpec, claim, samples_folder
+from replaylab.sweeps.sweep import Table
+from replaylab.worlds import build
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -78,7 +80,7 @@ def test_agents_that_keep_apart_are_followed_in_whatever_order_they_are_listed(n
     places = places.reshape(FRAMES, n, 2)
     orders = [random.sample(range(n), n) for _ in range(FRAMES)]
     boxes = [[[*place, *(place + 8)] for place in places[frame][order]] for frame, order in enumerate(orders)]
-    found = gallery.true_paths(boxes)
+    found = explorer.true_paths(boxes)
     assert len(found) == n
     assert {tuple(path) for path in found} == {
         tuple(order.index(agent) for order in orders) for agent in range(n)
@@ -86,8 +88,8 @@ def test_agents_that_keep_apart_are_followed_in_whatever_order_they_are_listed(n
 
 
 def test_a_leap_and_a_return_are_new_agents() -> None:
-    here, far = [[0.0, 0.0, 4.0, 4.0]], [[gallery.GATE_PX, 0.0, 4.0 + gallery.GATE_PX, 4.0]]
-    assert gallery.true_paths([here, far, [], far]) == [
+    here, far = [[0.0, 0.0, 4.0, 4.0]], [[explorer.GATE_PX, 0.0, 4.0 + explorer.GATE_PX, 4.0]]
+    assert explorer.true_paths([here, far, [], far]) == [
         [0, None, None, None],
         [None, 0, None, None],
         [None, None, None, 0],
@@ -97,7 +99,7 @@ def test_a_leap_and_a_return_are_new_agents() -> None:
 @given(some.lists(some.lists(some.tuples(some.floats(0, 60), some.floats(0, 60)), max_size=4), max_size=6))
 def test_every_box_is_on_one_path(places: list[list[tuple[float, float]]]) -> None:
     boxes = [[[x, y, x + 5, y + 5] for x, y in frame] for frame in places]
-    paths = gallery.true_paths(boxes)
+    paths = explorer.true_paths(boxes)
     assert all(len(path) == len(boxes) for path in paths)
     for frame, now in enumerate(boxes):
         on_paths = [path[frame] for path in paths if path[frame] is not None]
@@ -114,21 +116,21 @@ def test_the_error_on_a_picture_is_that_of_its_paths_and_of_the_measure(
     true, found = ([[[x, y, x + 5, y + 5] for x, y in frame[side]] for frame in frames] for side in range(2))
     one = replace(clip(), true_boxes=true, found_boxes=found)
     future = range(GIVEN, FRAMES)
-    taken = gallery.found_rows(one)
+    taken = explorer.found_rows(one)
     errors = [
         np.hypot(*np.subtract(true[frame][row][:2], found[frame][taken[frame][row]][:2]))
         if row in taken[frame]
-        else gallery.GATE_PX
+        else explorer.GATE_PX
         for frame in future
         for row in range(len(true[frame]))
     ]
-    np.testing.assert_allclose(gallery.ade_px(one), np.mean(errors) if errors else np.nan)
+    np.testing.assert_allclose(explorer.ade_px(one), np.mean(errors) if errors else np.nan)
     measured = dynamics.clip_dynamics(
         [true[frame] for frame in future], [np.arange(len(true[frame])) for frame in future],
         [np.ones(len(true[frame]), bool) for frame in future], [found[frame] for frame in future],
         miss_cap_px=EvaluationSpec((), "dev", 1, 1).miss_cap_px,
     )  # fmt: skip
-    np.testing.assert_allclose(gallery.ade_px(one), measured.ade_px)
+    np.testing.assert_allclose(explorer.ade_px(one), measured.ade_px)
 
 
 # The HTML
@@ -136,7 +138,7 @@ def test_the_error_on_a_picture_is_that_of_its_paths_and_of_the_measure(
 
 def test_the_explorer_offers_every_choice_and_holds_every_clip() -> None:
     shown = everything()
-    page = gallery.explorer(shown).data
+    page = explorer.explorer(shown).data
     selects = dict(re.findall(r'<select data-choice="(\w+)">(.*?)</select>', page))
     offered = {name: re.findall(r'value="([^"]+)"', options) for name, options in selects.items()}
     assert offered == {
@@ -152,7 +154,7 @@ def test_the_explorer_offers_every_choice_and_holds_every_clip() -> None:
 
 
 def test_a_sheet_is_the_frames_side_by_side() -> None:
-    for version in data_of(gallery.explorer(everything()).data)["clips"][0]["versions"]:
+    for version in data_of(explorer.explorer(everything()).data)["clips"][0]["versions"]:
         sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(version["sheet"]))))
         assert sheet.shape == (SIDE, FRAMES * SIDE, 3)
         steps = np.diff(sheet.reshape(SIDE, FRAMES, SIDE, 3).mean((0, 2, 3)))
@@ -160,7 +162,7 @@ def test_a_sheet_is_the_frames_side_by_side() -> None:
 
 
 def test_paths_lead_from_frame_to_frame_and_the_found_ones_begin_with_the_future() -> None:
-    (one,) = data_of(gallery.player([clip(arm=BASE, brightness=2)]).data)["clips"]
+    (one,) = data_of(explorer.player([clip(arm=BASE, brightness=2)]).data)["clips"]
     assert one["paths"] == [[[9 + 5 * at, 25] for at in range(FRAMES)]]
     assert one["versions"][0]["paths"] == [
         [None] * GIVEN + [[9 + 5 * at, 27] for at in range(GIVEN, FRAMES)]
@@ -168,18 +170,18 @@ def test_paths_lead_from_frame_to_frame_and_the_found_ones_begin_with_the_future
     assert [len(boxes) for boxes in one["versions"][0]["boxes"]] == [0] * GIVEN + [2] * (FRAMES - GIVEN)
 
 
-@pytest.mark.parametrize("make", [gallery.player, gallery.explorer])
+@pytest.mark.parametrize("make", [explorer.player, explorer.explorer])
 def test_nothing_comes_from_another_host_and_text_cannot_become_markup(make: Any) -> None:
     trick = '</script><script>alert("x")</script><!--'
     page = make([clip(), clip(arm=BASE), clip(arm=trick, step=10)]).data
     assert trick not in page and trick[:9] + "<script>alert" not in page
     assert data_of(page)["clips"][0]["versions"][2]["arm"] == trick
     addresses = set(
-        re.findall(r"(?:https?:)?//[\w.]+\.\w+[^\s\"')]*", page.replace(gallery._asset("gallery.js"), ""))
+        re.findall(r"(?:https?:)?//[\w.]+\.\w+[^\s\"')]*", page.replace(explorer._asset("gallery.js"), ""))
     )
     assert not addresses
     # The name of a language, which nobody fetches.
-    assert re.findall(r"https?://[^\"]+", gallery._asset("gallery.js")) == ["http://www.w3.org/2000/svg"]
+    assert re.findall(r"https?://[^\"]+", explorer._asset("gallery.js")) == ["http://www.w3.org/2000/svg"]
     for picture in re.findall(r"<img [^>]+>", page):
         assert picture.count('alt="') == 1 and "data:image/webp;base64," in picture
 
@@ -190,15 +192,15 @@ def test_a_page_stays_light() -> None:
         np.cumsum(noise.normal(0, 4, (FRAMES, SIDE, SIDE, 3)), axis=2) + 120
     )  # rougher than any street here
     shown = [replace(one, frames=street.clip(0, 255).astype(np.uint8)) for one in everything()]
-    alone, more = (len(gallery.explorer(shown[: 6 * clips]).data) for clips in (1, 4))
+    alone, more = (len(explorer.explorer(shown[: 6 * clips]).data) for clips in (1, 4))
     assert (more - alone) / 18 < 14_000  # bytes a clip
-    assert len(gallery.player([clip()]).data) < 40_000  # script, style and one clip
+    assert len(explorer.player([clip()]).data) < 40_000  # script, style and one clip
 
 
-@pytest.mark.parametrize("make", [gallery.player, gallery.explorer])
+@pytest.mark.parametrize("make", [explorer.player, explorer.explorer])
 def test_without_clips_a_sentence_says_what_to_do(make: Any) -> None:
     assert "run the sweep" in make([]).data
-    assert "run the sweep" in gallery.explorer([clip(), clip(arm=BASE)]).data
+    assert "run the sweep" in explorer.explorer([clip(), clip(arm=BASE)]).data
 
 
 # From a store
@@ -221,7 +223,7 @@ def specs_of(seed: int) -> list[RunSpec]:
 def keep(folder: Path, one: Shown) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     name = folder / f"{one.domain}-{one.percentile}"
-    worlds.write_video(name.with_suffix(".mp4"), one.frames, 4)
+    build.write_video(name.with_suffix(".mp4"), one.frames, 4)
     name.with_suffix(".json").write_text(json.dumps({"true": one.true_boxes, "found": one.found_boxes}))
 
 
@@ -233,7 +235,7 @@ def finish(folder: Path) -> None:
 def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     """A sweep of two seeds, of which one run is not finished; every finished run has kept its clips."""
     store, specs = tmp_path_factory.mktemp("store"), [*specs_of(0), *specs_of(1)]
-    references = records.claim(ReferenceSpec.of(specs[0]), store)
+    references = claim(ReferenceSpec.of(specs[0]), store)
     clips = {domain: {"5": 0, "95": 1} for domain in ("driving", EVENTFUL)}
     (references / "gallery.json").write_text(json.dumps(clips))
     for domain in clips:
@@ -242,10 +244,10 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
             keep(references / "samples" / "base", clip(domain, percentile, brightness=1))
             for place, spec in enumerate(specs):
                 for step in spec.evaluate_at:
-                    folder = records.samples_folder(store / spec.run_id, step)
+                    folder = samples_folder(store / spec.run_id, step)
                     keep(folder, clip(domain, percentile, brightness=2 + place + step))
     for spec in specs[:3] + specs[4:]:
-        finish(records.claim(spec, store))
+        finish(claim(spec, store))
     return Table("made", "dev", store, pd.DataFrame(), pd.DataFrame(), tuple(specs))
 
 
@@ -254,18 +256,18 @@ def kinds(shown: list[Shown]) -> list[tuple[str, int]]:
 
 
 def test_every_finished_arm_of_one_seed_is_read_at_every_step(table: Table) -> None:
-    shown = gallery.of_table(table)
+    shown = explorer.of_table(table)
     arms = ["replay 0 %", "near replay 25 %", "near replay 100 %", "orbit replay 25 %"]
     assert kinds(shown) == [(TRUTH, 0), (BASE, 0), *((arm, step) for arm in arms for step in (2, 4))]
     assert len(shown) == 2 * 2 * (2 + 2 * len(arms))
-    assert {one.domain for one in gallery.of_table(table, [EVENTFUL])} == {EVENTFUL}
+    assert {one.domain for one in explorer.of_table(table, [EVENTFUL])} == {EVENTFUL}
     for one in shown:
         assert one.frames.shape == (FRAMES, SIDE, SIDE, 3)
         assert [len(boxes) for boxes in one.found_boxes] == [0] * GIVEN + [2] * (FRAMES - GIVEN)
 
 
 def test_side_by_side_are_no_replay_and_the_most_of_each_kind_at_their_last_step(table: Table) -> None:
-    shown = gallery.side_by_side(table)
+    shown = explorer.side_by_side(table)
     assert kinds(shown) == [
         (TRUTH, 0), (BASE, 0), ("replay 0 %", 4), ("near replay 25 %", 4), ("orbit replay 25 %", 4),
     ]  # fmt: skip
@@ -273,11 +275,11 @@ def test_side_by_side_are_no_replay_and_the_most_of_each_kind_at_their_last_step
 
 
 def test_a_store_without_references_has_nothing_to_show(table: Table, tmp_path: Path) -> None:
-    assert gallery.of_table(replace(table, store=tmp_path)) == []
+    assert explorer.of_table(replace(table, store=tmp_path)) == []
 
 
 def test_reading_imports_no_torch() -> None:
-    code = "import sys, replaylab.gallery; print('torch' in sys.modules)"
+    code = "import sys, replaylab.pages.explorer; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -345,7 +347,7 @@ def marks(page: "Page", kind: str) -> "Locator":
 @pytest.mark.slow
 def test_choices_switch_the_picture(opened: Opened) -> None:
     shown = [one for one in everything() if (one.percentile, one.arm, one.step) != ("5", ARMS[1], 300)]
-    page = opened(gallery.explorer(shown).data, reduced_motion="reduce")
+    page = opened(explorer.explorer(shown).data, reduced_motion="reduce")
     last = FRAMES - 1
     shows(page, [0, 1, 3], last)
     choose(page, arm=ARMS[1])
@@ -363,7 +365,7 @@ def test_choices_switch_the_picture(opened: Opened) -> None:
 
 @pytest.mark.slow
 def test_the_keyboard_alone_is_enough(opened: Opened) -> None:
-    page = opened(gallery.explorer(everything()).data, reduced_motion="reduce")
+    page = opened(explorer.explorer(everything()).data, reduced_motion="reduce")
     reached = []
     for _ in range(11):
         page.keyboard.press("Tab")
@@ -395,7 +397,7 @@ def test_the_keyboard_alone_is_enough(opened: Opened) -> None:
 
 @pytest.mark.slow
 def test_boxes_and_paths_can_be_switched_off(opened: Opened) -> None:
-    page = opened(gallery.player(everything()[:6]).data, reduced_motion="reduce")
+    page = opened(explorer.player(everything()[:6]).data, reduced_motion="reduce")
     assert (marks(page, "true").count(), marks(page, "found").count()) == (6, 6)
     page.get_by_label("agents found").uncheck()
     assert (marks(page, "true").count(), marks(page, "found").count()) == (6, 0)
@@ -408,7 +410,7 @@ def test_boxes_and_paths_can_be_switched_off(opened: Opened) -> None:
 
 @pytest.mark.slow
 def test_all_pictures_play_in_step_and_begin_again(opened: Opened) -> None:
-    page = opened(gallery.player(everything()[:12]).data)
+    page = opened(explorer.player(everything()[:12]).data)
     seen = []
     for _ in range(60):
         seen.append(shows(page, [0, 1, 2, 3, 4, 5] * 2))
@@ -421,7 +423,7 @@ def test_all_pictures_play_in_step_and_begin_again(opened: Opened) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", list(SIZES))
-@pytest.mark.parametrize("make", [gallery.player, gallery.explorer])
+@pytest.mark.parametrize("make", [explorer.player, explorer.explorer])
 def test_it_fits_the_window_and_takes_the_page_s_colours(
     opened: Opened, make: Any, size: str, scheme: str
 ) -> None:
@@ -442,11 +444,11 @@ def test_it_fits_the_window_and_takes_the_page_s_colours(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [gallery.player, gallery.explorer])
+@pytest.mark.parametrize("make", [explorer.player, explorer.explorer])
 def test_without_scripts_it_is_a_film_strip(opened: Opened, make: Any) -> None:
     page = opened(make(everything()).data, java_script_enabled=False)
     pictures = page.locator(".rl-gallery img:visible").all()
-    assert len(pictures) == (3 if make is gallery.explorer else len(everything()))
+    assert len(pictures) == (3 if make is explorer.explorer else len(everything()))
     for picture in pictures:
         box = picture.bounding_box()
         assert box is not None and abs(box["width"] / box["height"] - FRAMES) < 0.1

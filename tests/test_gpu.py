@@ -27,8 +27,10 @@ from test_train import (
     weights,
 )
 
-from replaylab import models, parallel, train
+from replaylab.models import tiny
 from replaylab.spec import MachineSpec, RemedySpec
+from replaylab.training import loop
+from replaylab.util import distributed
 
 pytestmark = [
     pytest.mark.gpu,
@@ -44,7 +46,7 @@ MACHINES = {
 
 @pytest.fixture
 def place():
-    return parallel.Place(device=torch.device("cuda", 0))
+    return distributed.Place(device=torch.device("cuda", 0))
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -96,22 +98,22 @@ def test_a_loss_that_is_not_finite_is_noticed_before_a_checkpoint_is_made(latent
 def test_batches_are_pinned(latents, place):
     from replaylab.mixture import Mixture
 
-    assert train.batch_of(model(), latents, Mixture(0.25, 4, [12, 12], 1), 0, 0, place).latents.is_pinned()
+    assert loop.batch_of(model(), latents, Mixture(0.25, 4, [12, 12], 1), 0, 0, place).latents.is_pinned()
 
 
 def test_sampling_and_the_autoencoder_give_what_they_give_on_the_cpu():
     made = model()
     context = torch.randn(3, CHANNELS, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
     on_cpu = drawn(made, context, 4, 0)
-    vae = models.new_vae().eval()
+    vae = tiny.new_vae().eval()
     frames = np.random.default_rng(0).integers(0, 255, (2, FRAMES, 32, 32, 3), np.uint8)
-    coded = models.encode(vae, frames)
-    decoded = models.decode(vae, coded)
+    coded = tiny.encode(vae, frames)
+    decoded = tiny.decode(vae, coded)
     made.transformer.to("cuda")
     vae.to("cuda")
     assert torch.allclose(drawn(made, context, 4, 0), on_cpu, atol=0.02)
-    assert torch.allclose(models.encode(vae, frames), coded, atol=0.02)
-    assert np.abs(models.decode(vae, coded).astype(int) - decoded).max() <= 3
+    assert torch.allclose(tiny.encode(vae, frames), coded, atol=0.02)
+    assert np.abs(tiny.decode(vae, coded).astype(int) - decoded).max() <= 3
 
 
 def test_all_gpus_together_learn_what_the_cpu_learns(tmp_path):

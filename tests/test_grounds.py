@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from replaylab.grounds import CELLS, MeanMotion, prepare
-from replaylab.models import CLIP_FRAMES, CONTEXT_FRAMES
+from replaylab.evaluation.evaluation_sets import CELLS, MeanMotion, prepare
+from replaylab.models.tiny import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.spec import EvaluationSpec, WorldSpec
 
 SIZE = 64

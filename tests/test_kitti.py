@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from replaylab import __main__, clips, kitti
-from replaylab.domain import open_domain
-from replaylab.footage import Order, Recipe, Shares
+from replaylab.cli import main
+from replaylab.data import clips
+from replaylab.data.domain import open_domain
+from replaylab.data.importers import kitti
+from replaylab.data.importers.conversion import Order, Recipe, Shares
 
 HEIGHT, WIDTH, FRAMES = 375, 1242, 24
 RECIPE = Recipe(64, 64, frames_per_second=5.0, frames=8)
@@ -197,7 +199,7 @@ def test_the_command_makes_a_domain_that_feeds_clips(tmp_path, capsys):
         "--test",
         "0",
     ]
-    assert __main__.main([*command, "--processes", "1"]) == 0
+    assert main.main([*command, "--processes", "1"]) == 0
     assert "agent-frames of truth" in capsys.readouterr().out
     domain = open_domain(out)
     chosen = clips.clips_of(domain, "train", 8)

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from replaylab import clips, latents, models, worlds
-from replaylab.clips import Clip, UndecodableVideo
-from replaylab.domain import Domain, open_domain
+from replaylab.data import clips
+from replaylab.data.clips import Clip, UndecodableVideo
+from replaylab.data.domain import Domain, open_domain
+from replaylab.models import latent_cache, tiny
 from replaylab.spec import WorldSpec
+from replaylab.worlds import build
 
 VIDEOS, AT_ONCE = 10, 3  # four chunks, the last of one video
 
@@ -28,7 +30,7 @@ class Noted:
 
     def __init__(self, notes: Path, seconds: float = 0.0, hangs_at: int = -1) -> None:
         torch.manual_seed(0)
-        self.net = torch.nn.Conv2d(3 * models.FOLD**2, models.LATENT_CHANNELS, 3, padding=1)
+        self.net = torch.nn.Conv2d(3 * tiny.FOLD**2, tiny.LATENT_CHANNELS, 3, padding=1)
         self.notes, self.seconds, self.hangs_at = notes, seconds, hangs_at
 
     @torch.no_grad()
@@ -36,7 +38,7 @@ class Noted:
         with self.notes.open("a") as file:
             file.write(f"{os.getpid()} {frames.astype(np.int64).sum()}\n")
         time.sleep(1000 if len(self.encoded) == self.hangs_at else self.seconds)
-        flat = self.net(models.fold(frames.reshape(-1, *frames.shape[2:])))
+        flat = self.net(tiny.fold(frames.reshape(-1, *frames.shape[2:])))
         return flat.unflatten(0, frames.shape[:2]).transpose(1, 2)
 
     @property
@@ -48,7 +50,7 @@ class Noted:
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory):
     spec = WorldSpec("near", "traffic", "diverse", "free", (VIDEOS, 0, 0))
-    return worlds.build(spec, tmp_path_factory.mktemp("latents"))
+    return build.build(spec, tmp_path_factory.mktemp("latents"))
 
 
 @pytest.fixture
@@ -58,13 +60,13 @@ def model(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(latents, "VIDEOS_AT_ONCE", AT_ONCE)
+    monkeypatch.setattr(latent_cache, "VIDEOS_AT_ONCE", AT_ONCE)
 
 
 def read_all(model, domain: Domain, home: Path, key: str = "key") -> np.ndarray:
     """Every clip of the split (clips, C, T, h, w)."""
-    chosen = clips.clips_of(domain, "train", models.CLIP_FRAMES)
-    return np.stack(list(latents.encoded(model, domain, "train", chosen, home, key)))
+    chosen = clips.clips_of(domain, "train", tiny.CLIP_FRAMES)
+    return np.stack(list(latent_cache.encoded(model, domain, "train", chosen, home, key)))
 
 
 def chunks_in(home: Path) -> dict[Path, tuple[bytes, int]]:
@@ -83,7 +85,7 @@ def elsewhere(folder: Path, home: Path, notes: Path, seconds: float, hangs_at: i
 def _read_and_save(
     folder: Path, home: Path, notes: Path, seconds: float, hangs_at: int, threads: int
 ) -> None:
-    latents.VIDEOS_AT_ONCE = AT_ONCE
+    latent_cache.VIDEOS_AT_ONCE = AT_ONCE
     torch.set_num_threads(threads)
     model = Noted(notes, seconds, hangs_at)
     (notes.parent / f"ready-{os.getpid()}").touch()
@@ -100,13 +102,13 @@ def wait_until(happens) -> None:
 
 def test_a_clips_latents_are_those_of_its_frames(domain, tmp_path):
     torch.manual_seed(0)
-    model = models.TinyWan(models.new_vae().eval(), models.new_transformer(), models.new_scheduler())
-    chosen = clips.clips_of(domain, "train", models.CLIP_FRAMES)[1::3]
-    coded = latents.encoded(model, domain, "train", chosen, tmp_path, "key")
-    frames = np.stack(list(clips.read(domain, chosen, models.CLIP_FRAMES)))
+    model = tiny.TinyWan(tiny.new_vae().eval(), tiny.new_transformer(), tiny.new_scheduler())
+    chosen = clips.clips_of(domain, "train", tiny.CLIP_FRAMES)[1::3]
+    coded = latent_cache.encoded(model, domain, "train", chosen, tmp_path, "key")
+    frames = np.stack(list(clips.read(domain, chosen, tiny.CLIP_FRAMES)))
     assert len(coded) == len(chosen) == VIDEOS
     assert {(type(clip), clip.shape, clip.dtype) for clip in coded} == {
-        (np.ndarray, (models.LATENT_CHANNELS, models.CLIP_FRAMES, 16, 16), np.dtype(np.float32))
+        (np.ndarray, (tiny.LATENT_CHANNELS, tiny.CLIP_FRAMES, 16, 16), np.dtype(np.float32))
     }
     assert np.allclose(np.stack(list(coded)), model.encode(frames).numpy(), atol=1e-4)
 
@@ -122,7 +124,7 @@ def test_they_are_read_the_second_time_and_made_anew_for_another_autoencoder_or_
     assert len(model.encoded) == 4 and not capsys.readouterr().err
     read_all(model, domain, home, "another")
     assert len(model.encoded) == len(chunks_in(home)) == 8
-    monkeypatch.setattr(latents, "WINDOW_FRAMES", 4)
+    monkeypatch.setattr(latent_cache, "WINDOW_FRAMES", 4)
     read_all(model, domain, home)
     assert len(model.encoded) == len(chunks_in(home)) == 12
     assert not list(home.glob(".*"))
@@ -132,10 +134,10 @@ def test_only_chunks_that_are_asked_for_are_made_and_other_choices_and_names_sha
     model, domain, tmp_path
 ):
     home = tmp_path / "home"
-    chosen = clips.one_a_scene(clips.clips_of(domain, "train", models.CLIP_FRAMES))
+    chosen = clips.one_a_scene(clips.clips_of(domain, "train", tiny.CLIP_FRAMES))
     for wanted, chunks in (([0, 2], 1), ([1], 1), ([2, 9], 2), ([4, 5, 0], 3), (range(VIDEOS), 4)):
         some = [chosen[number] for number in wanted]
-        coded = latents.encoded(model, domain, "train", some, home, "key")
+        coded = latent_cache.encoded(model, domain, "train", some, home, "key")
         assert len(model.encoded) == chunks
         assert np.array_equal(
             np.stack(list(coded)), read_all(Noted(tmp_path / "other"), domain, tmp_path / "o")[::3][wanted]
@@ -200,7 +202,7 @@ def test_a_video_that_was_exchanged_is_named_and_not_encoded_under_the_old_name(
 
 def test_a_clip_that_would_go_on_in_the_next_video_is_refused(model, domain, tmp_path):
     with pytest.raises(ValueError, match="no 8 frames from frame 6 of train-00000 on: it has 12"):
-        latents.encoded(model, domain, "train", [Clip("train-00000", "", 6)], tmp_path, "key")
+        latent_cache.encoded(model, domain, "train", [Clip("train-00000", "", 6)], tmp_path, "key")
 
 
 def test_two_processes_that_want_the_same_share_the_work(model, domain, tmp_path):
@@ -254,7 +256,7 @@ def test_what_was_not_written_to_its_end_is_no_chunk(model, domain, tmp_path, mo
         path.write_bytes(bytes(100))
         raise OSError("disk full")
 
-    monkeypatch.setattr(latents, "write", half)
+    monkeypatch.setattr(latent_cache, "write", half)
     with pytest.raises(OSError, match="disk full"):
         read_all(model, domain, tmp_path / "home")
     assert not any((tmp_path / "home").iterdir())

@@ -17,10 +17,10 @@ from conftest import require_or_skip
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replaylab import clips
-from replaylab.clips import Clip
-from replaylab.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain, write_domain
-from replaylab.worlds import write_video
+from replaylab.data import clips
+from replaylab.data.clips import Clip
+from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain, write_domain
+from replaylab.worlds.build import write_video
 
 FRAMES = 60
 KINDS: dict[str, tuple[dict[str, str], dict[str, str]]] = {  # options of libx264 and of the file

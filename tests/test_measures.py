@@ -9,12 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from replaylab import distances, evaluate, grounds, records, sample
-from replaylab.grounds import Ground
-from replaylab.measures import measure, measure_found
-from replaylab.models import CONTEXT_FRAMES, TinyWan
+from replaylab.evaluation import evaluate, evaluation_sets
+from replaylab.evaluation.evaluation_sets import Ground
+from replaylab.evaluation.measurement import measure, measure_found
+from replaylab.metrics import distances
+from replaylab.models import sampling
+from replaylab.models.loading import Tiny
+from replaylab.models.tiny import CONTEXT_FRAMES, TinyWan
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, torch_seed
-from replaylab.subjects import Tiny
+from replaylab.store import COLUMNS, OF_DISTANCES, read_rows, write_rows
 
 CLIPS, CAP_PX = 20, 16.0
 SPEC = EvaluationSpec(
@@ -31,7 +34,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(home) -> list[Ground]:
-    return grounds.prepare(SPEC, home, at_the_end=True)
+    return evaluation_sets.prepare(SPEC, home, at_the_end=True)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,7 @@ def test_what_clips_add_to_a_kernel_distance_has_it_for_its_mean(road):
 
 def test_too_few_clips_have_no_distance_of_whole_futures(home):
     small = replace(SPEC, clips=distances.N_MIN - 1, at_the_end=())
-    (ground,) = grounds.prepare(small, home)
+    (ground,) = evaluation_sets.prepare(small, home)
     measured = set(measure(ground, ground.frames, CAP_PX).rows["measure"])
     assert "effnet_kd" in measured and not measured & {"video_fd", "video_kd"}
 
@@ -134,7 +137,7 @@ def test_futures_are_meaned_clip_by_clip_and_the_best_is_the_best(home, road, fu
     rows = evaluate.evaluate(Tiny(model), spec, home)
     each = []
     for number in range(futures):
-        drawn = sample.futures(
+        drawn = sampling.futures(
             model, road.to_draw, road.latents.shape[1:], spec.sampler_steps, spec.noise_seed, number * CLIPS
         )
         each.append(of(measure(road, model.decode(drawn), CAP_PX, drawn).rows, "ade_px").to_numpy())
@@ -167,12 +170,12 @@ def test_rows_come_back_from_disk_with_four_digits_and_all_their_columns(road, t
     rows = rows.assign(
         run="r", base="b", model="real", target="", replay="", replay_fraction=0.1, seed=-1, step=-1
     )
-    records.write_rows(tmp_path / "rows.parquet", rows)
-    back = records.read_rows(tmp_path)
-    assert list(back.columns) == [*records.COLUMNS, *records.OF_DISTANCES]
+    write_rows(tmp_path / "rows.parquet", rows)
+    back = read_rows(tmp_path)
+    assert list(back.columns) == [*COLUMNS, *OF_DISTANCES]
     assert np.allclose(back["value"], rows["value"], rtol=2**-12, atol=0, equal_nan=True)
     assert set(back["replay_fraction"]) == {0.1}
     distances_of = back[back["measure"].isin(PER_SET)]
     assert (distances_of["frames"] > 0).all() and set(back.drop(distances_of.index)["extractor"]) == {""}
-    records.write_rows(tmp_path / "rows.parquet", back)
-    pd.testing.assert_frame_equal(records.read_rows(tmp_path), back)
+    write_rows(tmp_path / "rows.parquet", back)
+    pd.testing.assert_frame_equal(read_rows(tmp_path), back)

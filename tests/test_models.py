@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from replaylab import subjects
-from replaylab.models import CLIP_FRAMES, CONTEXT_FRAMES, LATENT_CHANNELS, TinyModel
+from replaylab.models import loading
+from replaylab.models.tiny import CLIP_FRAMES, CONTEXT_FRAMES, LATENT_CHANNELS, TinyModel
 
 SHAPE = (3, LATENT_CHANNELS, CLIP_FRAMES, 8, 8)
 FUTURE = slice(CONTEXT_FRAMES, None)
@@ -24,9 +24,9 @@ class Knowing(torch.nn.Module):
         return (self.change,)
 
 
-@pytest.fixture(params=list(subjects.TINY))
+@pytest.fixture(params=list(loading.TINY))
 def family(request: pytest.FixtureRequest) -> type[TinyModel]:
-    return subjects.TINY[request.param]
+    return loading.TINY[request.param]
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaylab import dynamics, motion
-from replaylab.worlds.stage import Camera
+from replaylab.metrics import dynamics, optical_flow
+from replaylab.worlds.renderer import Camera
 
 SIZE, CAP, RATE = 64, 10.0, 4.0
 SEEDS = st.integers(0, 2**32 - 1)
@@ -107,12 +107,12 @@ def mirrored(boxes: np.ndarray) -> np.ndarray:
 @settings(deadline=None, max_examples=15)
 def test_a_sliding_texture_has_constant_flow_and_that_dominant_motion(seed: int, x: float, y: float) -> None:
     frames = sliding(seed, (x, y))
-    field = motion.flow(frames)
+    field = optical_flow.flow(frames)
     assert field.shape == (5, SIZE, SIZE, 2)
     inner = field[:, 10:-10, 10:-10]
     assert np.abs(np.median(inner, axis=(1, 2)) - [x, y]).max() < 0.1
-    models = motion.dominant_motion(field, motion.background(frames, NOBODY))
-    middle = motion.carried(models, [[32.0, 32.0]])
+    models = optical_flow.dominant_motion(field, optical_flow.background(frames, NOBODY))
+    middle = optical_flow.carried(models, [[32.0, 32.0]])
     np.testing.assert_allclose(middle[:, 0], np.outer(np.arange(1, 6), [x, y]), atol=0.5)
 
 
@@ -120,37 +120,39 @@ def test_a_sliding_texture_has_constant_flow_and_that_dominant_motion(seed: int,
 @settings(deadline=None, max_examples=10)
 def test_the_flow_of_a_mirrored_clip_is_the_mirrored_flow(seed: int) -> None:
     frames = sliding(seed, (1.5, -0.5), frames=2)
-    there, back = motion.flow(frames), motion.flow(frames[:, :, ::-1])[:, :, ::-1] * [-1, 1]
+    there, back = optical_flow.flow(frames), optical_flow.flow(frames[:, :, ::-1])[:, :, ::-1] * [-1, 1]
     assert np.abs(there - back)[:, 10:-10, 10:-10].mean() < 0.05
 
 
 def test_a_clip_against_itself_has_no_error_and_against_a_still_one_its_own_motion() -> None:
     frames = sliding(1, (2.0, 0.0))
     still = np.repeat(frames[:1], 6, axis=0)
-    mask, truth = motion.background(frames, NOBODY), motion.flow(frames)
-    assert motion.background_flow_error_px(truth, truth, mask) == (0.0, int(mask.sum()))
-    assert motion.background_flow_error_px(motion.flow(still), truth, mask).value == pytest.approx(2, abs=0.2)
+    mask, truth = optical_flow.background(frames, NOBODY), optical_flow.flow(frames)
+    assert optical_flow.background_flow_error_px(truth, truth, mask) == (0.0, int(mask.sum()))
+    assert optical_flow.background_flow_error_px(
+        optical_flow.flow(still), truth, mask
+    ).value == pytest.approx(2, abs=0.2)
 
 
 def test_an_error_inside_the_boxes_is_no_error_of_the_background() -> None:
     frames = sliding(2, (1.0, 0.0))
     boxes = [[[20.0, 20.0, 40.0, 40.0]]] * 6
-    mask, truth = motion.background(frames, boxes), motion.flow(frames)
+    mask, truth = optical_flow.background(frames, boxes), optical_flow.flow(frames)
     wrong = truth.copy()
     wrong[:, 18:42, 18:42] += 7
-    assert motion.background_flow_error_px(wrong, truth, mask).value == 0
+    assert optical_flow.background_flow_error_px(wrong, truth, mask).value == 0
     wrong[:, :4] += 7
-    assert motion.background_flow_error_px(wrong, truth, mask).value > 0
-    assert not motion.outside(boxes, frames.shape)[:, 18:42, 18:42].any()
+    assert optical_flow.background_flow_error_px(wrong, truth, mask).value > 0
+    assert not optical_flow.outside(boxes, frames.shape)[:, 18:42, 18:42].any()
 
 
 def test_plain_sky_is_no_background_and_without_any_pixel_nothing_is_said() -> None:
     plain = np.full((3, SIZE, SIZE, 3), 120, np.uint8)
-    mask = motion.background(plain, [[]] * 3)
+    mask = optical_flow.background(plain, [[]] * 3)
     assert not mask.any()
-    value, n = motion.background_flow_error_px(motion.flow(plain), motion.flow(plain), mask)
+    value, n = optical_flow.background_flow_error_px(optical_flow.flow(plain), optical_flow.flow(plain), mask)
     assert np.isnan(value) and n == 0
-    assert np.isnan(motion.dominant_motion(motion.flow(plain), mask)).all()
+    assert np.isnan(optical_flow.dominant_motion(optical_flow.flow(plain), mask)).all()
 
 
 @given(SEEDS, st.lists(st.floats(-0.05, 0.05), min_size=4, max_size=4))
@@ -161,9 +163,9 @@ def test_an_affine_field_is_found_again_though_a_third_moves_otherwise(seed: int
     field = np.stack([x, y, np.ones_like(x)], axis=-1) @ matrix.T
     rows = np.random.default_rng(seed).random((SIZE, SIZE)) < 1 / 3
     field[rows] += [9.0, 6.0]
-    found = motion.dominant_motion(field[None], np.ones((1, SIZE, SIZE), bool))
+    found = optical_flow.dominant_motion(field[None], np.ones((1, SIZE, SIZE), bool))
     np.testing.assert_allclose(
-        motion.carried(found, [[32, 32]]), motion.carried(matrix[None], [[32, 32]]), atol=0.05
+        optical_flow.carried(found, [[32, 32]]), optical_flow.carried(matrix[None], [[32, 32]]), atol=0.05
     )
 
 
@@ -186,16 +188,16 @@ def test_agents_carried_by_the_background_have_no_residual_error(seed: int) -> N
     ]
     middle = dynamics.centres(start)
     own = rng.normal(0, 0.5, (5, 3, 2)).cumsum(0)  # the agents' own motion, right in the made clip
-    made, true = (start + np.tile(motion.carried(model, middle) + own, 2) for model in models)
+    made, true = (start + np.tile(optical_flow.carried(model, middle) + own, 2) for model in models)
     errors = errors_of(true, made)
     ids = np.arange(3)
-    value, n = motion.residual_agent_error_px(errors, start, ids, *models)
+    value, n = optical_flow.residual_agent_error_px(errors, start, ids, *models)
     assert n == errors.matched.sum() and value == pytest.approx(0, abs=1e-9)
     turned = rng.permutation(3)
-    again = motion.residual_agent_error_px(errors, start[turned], ids[turned], *models)
+    again = optical_flow.residual_agent_error_px(errors, start[turned], ids[turned], *models)
     assert again.value == pytest.approx(value, abs=1e-9)
     still = np.zeros((5, 2, 3))
-    plain = motion.residual_agent_error_px(errors, start, ids, still, still)
+    plain = optical_flow.residual_agent_error_px(errors, start, ids, still, still)
     assert plain.value == pytest.approx(float(errors.error_px[errors.matched].mean()))
 
 
@@ -205,9 +207,11 @@ def test_a_frozen_agent_in_a_moving_background_is_a_residual_error() -> None:
     true = np.stack([start + np.array([t, 0, t, 0]) for t in range(1, 6)])
     frozen = np.repeat(start[None], 5, 0)
     errors = errors_of(true, frozen)
-    assert motion.residual_agent_error_px(errors, start, [0], moves, moves).value == pytest.approx(3)
+    assert optical_flow.residual_agent_error_px(errors, start, [0], moves, moves).value == pytest.approx(3)
     # One whose whole world froze has only lost the dominant motion.
-    assert motion.residual_agent_error_px(errors, start, [0], 0 * moves, moves).value == pytest.approx(0)
+    assert optical_flow.residual_agent_error_px(errors, start, [0], 0 * moves, moves).value == pytest.approx(
+        0
+    )
 
 
 # The ego car
@@ -221,14 +225,14 @@ def test_a_plane_seen_from_a_known_camera_gives_back_speed_and_yaw_rate(
     frames = road(3, ego)
     cameras = np.tile(LENS, (6, 1))
     np.testing.assert_allclose(
-        motion.true_ego_motion(ego, RATE), np.tile([speed, np.deg2rad(yaw_deg_s)], (5, 1)), atol=1e-9
+        optical_flow.true_ego_motion(ego, RATE), np.tile([speed, np.deg2rad(yaw_deg_s)], (5, 1)), atol=1e-9
     )
-    found = motion.ego_motion(frames, cameras, NOBODY, RATE)
-    errors = motion.ego_errors(found, ego, RATE)
+    found = optical_flow.ego_motion(frames, cameras, NOBODY, RATE)
+    errors = optical_flow.ego_errors(found, ego, RATE)
     assert errors["ego_speed_error_m_s"].n == 5
     assert errors["ego_speed_error_m_s"].value < 0.25
     assert errors["ego_yaw_rate_error_deg_s"].value < 0.5
-    flipped = motion.ego_motion(frames[:, :, ::-1], cameras, NOBODY, RATE)
+    flipped = optical_flow.ego_motion(frames[:, :, ::-1], cameras, NOBODY, RATE)
     np.testing.assert_allclose(flipped * [1, -1], found, atol=0.02)
 
 
@@ -236,22 +240,24 @@ def test_a_still_clip_stands_and_agents_do_not_count() -> None:
     ego = driven(5, 0)
     frames = road(4, ego)
     cameras = np.tile(LENS, (6, 1))
-    still = motion.ego_errors(motion.ego_motion(frames[[0] * 6], cameras, NOBODY, RATE), ego, RATE)
+    still = optical_flow.ego_errors(
+        optical_flow.ego_motion(frames[[0] * 6], cameras, NOBODY, RATE), ego, RATE
+    )
     assert still["ego_speed_error_m_s"].value == pytest.approx(5, abs=0.1)
     box = [10, 42, 54, 54]  # something over the road that stays where it is in the image
     covered = frames.copy()
     covered[:, 42:54, 10:54] = texture(9)[42:54, 10:54].astype(np.uint8)
-    known = motion.ego_errors(motion.ego_motion(covered, cameras, [[box]] * 6, RATE), ego, RATE)
+    known = optical_flow.ego_errors(optical_flow.ego_motion(covered, cameras, [[box]] * 6, RATE), ego, RATE)
     assert known["ego_speed_error_m_s"].value < 0.25
 
 
 def test_where_no_ground_can_be_seen_nothing_is_said_of_the_ego() -> None:
     cameras = np.tile(LENS, (6, 1))
     plain = np.full((6, SIZE, SIZE, 3), 90, np.uint8)
-    hidden = motion.ego_motion(road(4, driven(5, 0)), cameras, [[[0, 0, 64, 64]]] * 6, RATE)
-    for found in (motion.ego_motion(plain, cameras, NOBODY, RATE), hidden):
+    hidden = optical_flow.ego_motion(road(4, driven(5, 0)), cameras, [[[0, 0, 64, 64]]] * 6, RATE)
+    for found in (optical_flow.ego_motion(plain, cameras, NOBODY, RATE), hidden):
         assert np.isnan(found).all()
-        assert motion.ego_errors(found, driven(5, 0), RATE)["ego_speed_error_m_s"].n == 0
+        assert optical_flow.ego_errors(found, driven(5, 0), RATE)["ego_speed_error_m_s"].n == 0
 
 
 # The second tracker
@@ -263,19 +269,19 @@ def test_a_moving_square_is_followed_to_a_fraction_of_a_pixel(
     step: tuple[float, float], grow: float, shift: float
 ) -> None:
     frames, boxes = square((30.0, 34.0), step, grow=grow, shift=shift)
-    found = motion.follow(frames, boxes[0])
+    found = optical_flow.follow(frames, boxes[0])
     np.testing.assert_array_equal(found[0], boxes[0])
     away = np.linalg.norm(dynamics.centres(found[:, 0]) - dynamics.centres(boxes[:, 0]), axis=1)
     assert away.max() < 0.5
     wide = found[-1, 0, 2] - found[-1, 0, 0]
     assert wide == pytest.approx(12 * grow**5, rel=0.12)
-    flipped = motion.follow(frames[:, :, ::-1], mirrored(boxes[0]))
+    flipped = optical_flow.follow(frames[:, :, ::-1], mirrored(boxes[0]))
     np.testing.assert_allclose(mirrored(flipped), found, atol=0.3)
 
 
 def test_a_square_cut_off_by_the_edge_keeps_the_centre_of_the_whole() -> None:
     frames, boxes = square((2.0, 30.0), (1.0, 0.0))
-    found = motion.follow(frames, boxes[0])
+    found = optical_flow.follow(frames, boxes[0])
     assert np.abs(dynamics.centres(found[:, 0]) - dynamics.centres(boxes[:, 0])).max() < 1
 
 
@@ -283,7 +289,7 @@ def test_a_square_cut_off_by_the_edge_keeps_the_centre_of_the_whole() -> None:
 def test_a_vanished_square_is_lost_for_good_and_costs_the_cap(behind: str) -> None:
     frames, boxes = square((30.0, 34.0), (1.0, 0.0))
     frames[3] = 100 if behind == "plain" else sliding(5, (0.0, 0.0))[3]
-    found = motion.follow(frames, boxes[0])
+    found = optical_flow.follow(frames, boxes[0])
     assert np.isfinite(found[:3]).all() and np.isnan(found[3:]).all()
     value, n = tracked(found[1:], boxes[1:])
     assert n == 5 and value == pytest.approx(3 / 5 * CAP, abs=0.3)
@@ -294,7 +300,7 @@ def tracked(found: np.ndarray, true: np.ndarray, **changes: Any) -> dynamics.Cou
     given: dict[str, Any] = {
         "followed_agents": np.arange(n), "agents": [np.arange(n)] * frames, "eligible": [np.ones(n, bool)] * frames,
     }  # fmt: skip
-    return motion.ade_tracked_px(found, true_boxes=list(true), miss_cap_px=CAP, **(given | changes))
+    return optical_flow.ade_tracked_px(found, true_boxes=list(true), miss_cap_px=CAP, **(given | changes))
 
 
 def test_the_tracked_error_is_zero_at_the_truth_and_the_distance_or_the_cap_off_it() -> None:
@@ -316,27 +322,27 @@ def test_the_tracked_error_is_zero_at_the_truth_and_the_distance_or_the_cap_off_
 def test_bad_input_is_refused_by_name() -> None:
     frames, boxes = square((30.0, 34.0), (1.0, 0.0))
     cameras = np.tile(LENS, (6, 1))
-    field = motion.flow(frames)
-    mask = motion.background(frames, NOBODY)
+    field = optical_flow.flow(frames)
+    mask = optical_flow.background(frames, NOBODY)
     bad = np.array([[np.nan, 0, 1, 1]])
     cases: list[tuple[Any, type[Exception], str]] = [
-        (lambda: motion.flow(frames[:1]), ValueError, "frames: one frame"),
-        (lambda: motion.flow(frames[..., 0]), ValueError, r"frames: shape \(6, 64, 64\)"),
-        (lambda: motion.flow(frames / 255), TypeError, "frames: float64"),
-        (lambda: motion.follow(frames, bad), ValueError, "boxes: holds NaN"),
-        (lambda: motion.background(frames, [[]] * 5), ValueError, "boxes: 5 frames"),
-        (lambda: motion.background(frames, [bad] * 6), ValueError, r"boxes\[0\]: holds NaN"),
-        (lambda: motion.background_flow_error_px(field[1:], field, mask), ValueError, "made: shape"),
-        (lambda: motion.background_flow_error_px(field, field, mask[1:]), ValueError, "mask: shape"),
-        (lambda: motion.background_flow_error_px(field, field * np.nan, mask), ValueError, "truth: holds NaN"),
-        (lambda: motion.dominant_motion(field, mask.astype(float)), TypeError, "mask: float64"),
-        (lambda: motion.carried(np.zeros((5, 3, 2)), [[1, 1]]), ValueError, "motion: shape"),
-        (lambda: motion.ego_motion(frames, cameras[1:], NOBODY, RATE), ValueError, "cameras: shape"),
-        (lambda: motion.ego_motion(frames, cameras * 0, NOBODY, RATE), ValueError, "cameras"),
-        (lambda: motion.ego_motion(frames, cameras, NOBODY, 0), ValueError, "frames_per_second: 0"),
-        (lambda: motion.ego_motion(frames[:, :32], cameras, NOBODY, RATE), ValueError, "square"),
-        (lambda: motion.ego_errors(np.zeros((5, 2)), np.zeros((5, 3)), RATE), ValueError, "found, ego: shapes"),
-        (lambda: motion.ego_errors(np.zeros((5, 2)), np.full((6, 3), np.nan), RATE), ValueError, "ego: holds NaN"),
+        (lambda: optical_flow.flow(frames[:1]), ValueError, "frames: one frame"),
+        (lambda: optical_flow.flow(frames[..., 0]), ValueError, r"frames: shape \(6, 64, 64\)"),
+        (lambda: optical_flow.flow(frames / 255), TypeError, "frames: float64"),
+        (lambda: optical_flow.follow(frames, bad), ValueError, "boxes: holds NaN"),
+        (lambda: optical_flow.background(frames, [[]] * 5), ValueError, "boxes: 5 frames"),
+        (lambda: optical_flow.background(frames, [bad] * 6), ValueError, r"boxes\[0\]: holds NaN"),
+        (lambda: optical_flow.background_flow_error_px(field[1:], field, mask), ValueError, "made: shape"),
+        (lambda: optical_flow.background_flow_error_px(field, field, mask[1:]), ValueError, "mask: shape"),
+        (lambda: optical_flow.background_flow_error_px(field, field * np.nan, mask), ValueError, "truth: holds NaN"),
+        (lambda: optical_flow.dominant_motion(field, mask.astype(float)), TypeError, "mask: float64"),
+        (lambda: optical_flow.carried(np.zeros((5, 3, 2)), [[1, 1]]), ValueError, "motion: shape"),
+        (lambda: optical_flow.ego_motion(frames, cameras[1:], NOBODY, RATE), ValueError, "cameras: shape"),
+        (lambda: optical_flow.ego_motion(frames, cameras * 0, NOBODY, RATE), ValueError, "cameras"),
+        (lambda: optical_flow.ego_motion(frames, cameras, NOBODY, 0), ValueError, "frames_per_second: 0"),
+        (lambda: optical_flow.ego_motion(frames[:, :32], cameras, NOBODY, RATE), ValueError, "square"),
+        (lambda: optical_flow.ego_errors(np.zeros((5, 2)), np.zeros((5, 3)), RATE), ValueError, "found, ego: shapes"),
+        (lambda: optical_flow.ego_errors(np.zeros((5, 2)), np.full((6, 3), np.nan), RATE), ValueError, "ego: holds NaN"),
         (lambda: tracked(boxes[1:, 0], boxes[1:]), ValueError, "followed: shape"),
         (lambda: tracked(boxes[2:], boxes[1:]), ValueError, "followed: shape"),
     ]  # fmt: skip
@@ -350,8 +356,10 @@ def test_threads_are_put_back_and_the_same_clip_gives_the_same_numbers() -> None
     cv2.setNumThreads(2)
     try:
         frames, boxes = square((30.0, 34.0), (1.0, 0.5), shift=1)
-        np.testing.assert_array_equal(motion.flow(frames), motion.flow(frames.copy()))
-        np.testing.assert_array_equal(motion.follow(frames, boxes[0]), motion.follow(frames, boxes[0]))
+        np.testing.assert_array_equal(optical_flow.flow(frames), optical_flow.flow(frames.copy()))
+        np.testing.assert_array_equal(
+            optical_flow.follow(frames, boxes[0]), optical_flow.follow(frames, boxes[0])
+        )
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)

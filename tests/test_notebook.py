@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from replaylab import notebook, sweep
+from replaylab.pages import parameters
 from replaylab.spec import DOMAINS
-from replaylab.sweep import Table
+from replaylab.sweeps import sweep
+from replaylab.sweeps.sweep import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "03_replay_sweep.ipynb"
@@ -26,13 +27,13 @@ ALIGNMENT_PAGE = ROOT / "book" / "06_alignment.ipynb"
 SECOND_PAGE = ROOT / "book" / "07_second_world.ipynb"
 FAMILY_PAGE = ROOT / "book" / "08_architectures.ipynb"
 KINDS = {
-    PAGE: notebook.SweepParameters,
-    WORLDS_PAGE: notebook.WorldsParameters,
-    EXPLORER: notebook.SamplesParameters,
-    ABLATIONS_PAGE: notebook.AblationsParameters,
-    ALIGNMENT_PAGE: notebook.AlignmentParameters,
-    SECOND_PAGE: notebook.SecondWorldParameters,
-    FAMILY_PAGE: notebook.SecondFamilyParameters,
+    PAGE: parameters.SweepParameters,
+    WORLDS_PAGE: parameters.WorldsParameters,
+    EXPLORER: parameters.SamplesParameters,
+    ABLATIONS_PAGE: parameters.AblationsParameters,
+    ALIGNMENT_PAGE: parameters.AlignmentParameters,
+    SECOND_PAGE: parameters.SecondWorldParameters,
+    FAMILY_PAGE: parameters.SecondFamilyParameters,
 }
 VALID = ("preset", "replay_fractions", "seeds", "cluster", "cluster_file", "store")
 OF_A_KERNEL: dict[str, object] = {
@@ -48,7 +49,7 @@ OF_A_KERNEL: dict[str, object] = {
 
 def refusal(names: dict[str, object]) -> str:
     with pytest.raises(ValueError) as error:
-        notebook.parameters(names)
+        parameters.parameters(names)
     return str(error.value)
 
 
@@ -56,7 +57,7 @@ def refusal(names: dict[str, object]) -> str:
 
 
 def test_without_parameters_the_defaults_hold() -> None:
-    assert asdict(notebook.parameters(OF_A_KERNEL)) == {
+    assert asdict(parameters.parameters(OF_A_KERNEL)) == {
         "preset": "published", "replay_fractions": [], "seeds": [], "cluster": "inline", "cluster_file": "",
         "store": "",
     }  # fmt: skip
@@ -79,7 +80,7 @@ def test_valid_values_come_back_as_given(
         "cluster_file": "lab.yaml",
         "store": "here",
     }
-    assert asdict(notebook.parameters(OF_A_KERNEL | given_)) == given_
+    assert asdict(parameters.parameters(OF_A_KERNEL | given_)) == given_
 
 
 @given(
@@ -101,7 +102,10 @@ def test_a_misspelt_name_gets_the_nearest_one() -> None:
 
 
 def test_what_is_no_plain_value_is_no_parameter() -> None:
-    assert notebook.parameters({"figures": sys, "p": object(), "parameters": notebook.parameters}).seeds == []
+    assert (
+        parameters.parameters({"figures": sys, "p": object(), "parameters": parameters.parameters}).seeds
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,10 +150,10 @@ def test_presets_and_clusters_are_listed() -> None:
 def test_names_are_of_those_there_are_and_go_through_the_shell() -> None:
     def refused(value: object) -> str:
         with pytest.raises(ValueError) as error:
-            notebook.parameters({"domains": value}, notebook.WorldsParameters)
+            parameters.parameters({"domains": value}, parameters.WorldsParameters)
         return str(error.value)
 
-    assert notebook.parameters({"domains": ["near"]}, notebook.WorldsParameters).domains == ["near"]
+    assert parameters.parameters({"domains": ["near"]}, parameters.WorldsParameters).domains == ["near"]
     assert "did you mean 'driving'?" in refused(["near", "drivin"]) and '"doom"' in refused(["drivin"])
     for value in ("near, driving", "[near, driving]", '["near", "driving"]'):
         assert '-y "domains: [near, driving]"' in refused(value)
@@ -161,17 +165,17 @@ def test_a_default_that_is_a_list_is_shown_where_valid_parameters_are_listed() -
     with pytest.raises(
         ValueError, match=r'presets: list of names, default \["published", "dose", "dose-between"\]'
     ):
-        notebook.parameters({"preset": "pilot"}, notebook.AlignmentParameters)
+        parameters.parameters({"preset": "pilot"}, parameters.AlignmentParameters)
 
 
 def test_another_notebook_brings_its_own_parameters() -> None:
     @dataclass(frozen=True)
     class Others:
-        clips: list[int] = notebook.field(default_factory=list, metadata=notebook._holds("seeds"))
+        clips: list[int] = parameters.field(default_factory=list, metadata=parameters._holds("seeds"))
 
-    assert notebook.parameters({"clips": [3]}, Others).clips == [3]
+    assert parameters.parameters({"clips": [3]}, Others).clips == [3]
     with pytest.raises(ValueError, match="unknown parameter 'seeds'"):
-        notebook.parameters({"seeds": [3]}, Others)
+        parameters.parameters({"seeds": [3]}, Others)
 
 
 # Folders

@@ -9,9 +9,11 @@ import pytest
 from conftest import require_or_skip
 from PIL import Image
 
-from replaylab import __main__, clips, nuscenes
-from replaylab.domain import open_domain
-from replaylab.footage import Fit, Order, Recipe, Shares
+from replaylab.cli import main
+from replaylab.data import clips
+from replaylab.data.domain import open_domain
+from replaylab.data.importers import nuscenes
+from replaylab.data.importers.conversion import Fit, Order, Recipe, Shares
 
 HZ, KEY_EVERY, KEYS = 12, 6, 3  # a second of film, three key frames
 SPEED_M_S, TURN_RAD_S, BEGIN_RAD = 5.0, 0.3, 0.7
@@ -314,7 +316,7 @@ def test_missing_and_broken_tables_cameras_and_versions_are_named(tmp_path):
 def test_without_the_devkit_it_says_how_to_install_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "nuscenes.nuscenes", None)
     (tmp_path / "v1.0-mini").mkdir()
-    assert __main__.main(["domain", "add", "nuscenes", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert main.main(["domain", "add", "nuscenes", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "--no-deps nuscenes-devkit" in capsys.readouterr().err
 
 
@@ -322,7 +324,7 @@ def test_the_command_makes_a_domain_that_feeds_clips(root, tmp_path, capsys):
     out = tmp_path / "domain"
     command = ["domain", "add", "nuscenes", str(root), "--out", str(out), "--size", "48x96", "--frames", "4",
                "--dev", "0", "--test", "0", "--processes", "1"]  # fmt: skip
-    assert __main__.main(command) == 0
+    assert main.main(command) == 0
     assert "agent-frames of truth" in capsys.readouterr().out
     domain = open_domain(out)
     chosen = clips.clips_of(domain, "train", 4)

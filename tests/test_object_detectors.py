@@ -20,9 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from replaylab import dynamics, object_detectors
-from replaylab.domain import TRACK_COLUMNS
-from replaylab.object_detectors import Found, ObjectDetector, load, tracks_of
+from replaylab.data.domain import TRACK_COLUMNS
+from replaylab.metrics import dynamics
+from replaylab.metrics.detectors import pretrained
+from replaylab.metrics.detectors.pretrained import Found, ObjectDetector, load, tracks_of
 
 CLASSES = ("car", "person", "dog", "truck")
 HEIGHT, WIDTH = 38, 61
@@ -148,7 +149,7 @@ def test_boxes_are_those_of_transformers_own_way(name: str, made: Callable[[str]
         for row, agent in zip(rows, kinds, strict=True):
             if agent is not None:
                 near = dynamics.pairwise_iou(row[:4].astype(float), found.boxes[:, :4].astype(float))
-                assert (found.boxes[near > object_detectors.SAME_BOX_IOU - 1e-3, 4] >= row[4] - 1e-5).any()
+                assert (found.boxes[near > pretrained.SAME_BOX_IOU - 1e-3, 4] >= row[4] - 1e-5).any()
 
 
 def test_batches_and_clips_change_nothing(made: Callable[[str], Path]) -> None:
@@ -321,7 +322,7 @@ def test_what_else_is_missing_is_named(broken: Path) -> None:
 def test_a_backbone_of_timm_is_refused_with_what_to_take_instead(
     broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_detectors, "find_spec", lambda name: None)
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
     old = {"model_type": "detr", "backbone": "resnet50", "backbone_config": None, "use_timm_backbone": True,
            "use_pretrained_backbone": True, "id2label": {"0": "car"}}  # fmt: skip
     (broken / "config.json").write_text(json.dumps(old))
@@ -396,7 +397,7 @@ def test_a_hub_out_of_reach_says_so_at_once(
     refuses(name, ConnectionError, "cannot be reached", f"hf download {name}")
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the question, and never answers
         hub(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(object_detectors, "PATIENCE_S", 0.2)
+        monkeypatch.setattr(pretrained, "PATIENCE_S", 0.2)
         refuses(name, ConnectionError, "cannot be reached", f"hf download {name}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     refuses(name, ConnectionError, "HF_HUB_OFFLINE", f"hf download {name}")
@@ -498,7 +499,7 @@ def test_the_kind_is_what_most_frames_say_and_nothing_makes_empty_tables() -> No
 
 def test_pseudo_tracks_are_those_of_what_is_found() -> None:
     detector = fixed([[3.0, -9.0, -9.0]], [[0.5, 0.5, 0.2, 0.5]])
-    tables = object_detectors.pseudo_tracks(some_frames(4), detector)
+    tables = pretrained.pseudo_tracks(some_frames(4), detector)
     assert [table["agent"].tolist() for table in tables] == [[0]] * 4
     assert {table["kind"].item() for table in tables} == {"car"}
     assert tables[0][["x0", "x1"]].to_numpy().tolist()[0] == pytest.approx(

@@ -19,11 +19,16 @@ from conftest import ROOT, run
 from test_object_detectors import tiny as tiny_detector
 from tiny_families import FRAMES, SIDE, TINY
 
-from replaylab import gallery, grounds, own, own_figures, records, runs, subjects, train
-from replaylab.__main__ import main
-from replaylab.own import Settings
-from replaylab.own_command import OPTIONS
+from replaylab.cli.main import main
+from replaylab.cli.own import OPTIONS
+from replaylab.evaluation import evaluation_sets
+from replaylab.models import loading
+from replaylab.pages import explorer, your_model
 from replaylab.spec import MachineSpec, RunSpec, without_places
+from replaylab.store import read_rows
+from replaylab.sweeps import own_model
+from replaylab.sweeps.own_model import Settings
+from replaylab.training import fine_tuning, loop
 
 SETTINGS = Settings(
     FRAMES["wan"],
@@ -74,14 +79,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def grid(home: Path, fractions: tuple[float, ...] = (0.0, 0.5), **changes: Any) -> list[RunSpec]:
-    return own.grid(
+    return own_model.grid(
         str(home / "wan"), home / "driving", [home / "kitchen"], fractions, replace(SETTINGS, **changes)
     )
 
 
 @pytest.fixture(scope="module")
 def table(home: Path) -> Any:
-    return own.run(
+    return own_model.run(
         str(home / "wan"), home / "driving", [home / "kitchen"], [0, 0.5], SETTINGS,
         detector=str(home / "detector"), agents=["car=car", "person=pedestrian"], store=home / "store",
     )  # fmt: skip
@@ -104,8 +109,8 @@ def test_a_model_is_fine_tuned_with_and_without_replay_and_measured_beside_its_f
 
 
 def test_called_again_it_reads(home: Path, table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "fit", None)
-    again = own.run(
+    monkeypatch.setattr(loop, "fit", None)
+    again = own_model.run(
         str(home / "wan"), home / "driving", [home / "kitchen"], [0, 0.5], SETTINGS,
         detector=str(home / "detector"), agents=["car=car", "person=pedestrian"], store=home / "store",
     )  # fmt: skip
@@ -116,31 +121,31 @@ def test_the_adapters_that_are_kept_give_the_rows_again(home: Path, table: Any) 
     spec = table.specs[1]
     folder = table.store / spec.run_id
     assert (folder / "pytorch_lora_weights.safetensors").is_file() and not (folder / "transformer").exists()
-    again, rows = runs.evaluate_again(folder, table.store), records.read_rows(folder)
+    again, rows = fine_tuning.evaluate_again(folder, table.store), read_rows(folder)
     rows = rows[rows["step"] == spec.training.steps]
     assert np.allclose(again["value"], rows["value"], rtol=2**-10, atol=1e-2, equal_nan=True)
 
 
 def test_figures_clips_and_words_come_from_the_rows(table: Any) -> None:
-    assert own_figures.domains(table) == ("driving", "kitchen")
-    assert len(own_figures.tradeoff(table).axes) == 2 and len(own_figures.over_steps(table).axes) == 4
-    html = own_figures.measures(table).to_html()
+    assert your_model.domains(table) == ("driving", "kitchen")
+    assert len(your_model.tradeoff(table).axes) == 2 and len(your_model.over_steps(table).axes) == 4
+    html = your_model.measures(table).to_html()
     assert "replay 50 %" in html and "copy last frame" in html and "kitchen" in html
-    assert own_figures.found(table).count("replay 50 %") == 2
-    shown = gallery.side_by_side(table, "driving")
+    assert your_model.found(table).count("replay 50 %") == 2
+    shown = explorer.side_by_side(table, "driving")
     assert {one.arm for one in shown} == {"truth", "base", "replay 0 %", "replay 50 %"}
     assert all(one.given == 1 and one.frames_per_second == RATE for one in shown)
-    assert gallery.player(shown).data.count("<figure") == len(shown)
+    assert explorer.player(shown).data.count("<figure") == len(shown)
 
 
 def test_a_large_clip_is_made_small_enough_for_a_page_and_its_error_stays(table: Any) -> None:
-    small = gallery.side_by_side(table, "driving")[0]
-    frames, scale = gallery._small(np.zeros((49, 480, 832, 3), np.uint8))
+    small = explorer.side_by_side(table, "driving")[0]
+    frames, scale = explorer._small(np.zeros((49, 480, 832, 3), np.uint8))
     assert frames.shape[1] <= 128 and frames.shape[0] * frames.shape[2] <= 16000 and scale == 3.75
     boxes = [[[2.0, 2.0, 6.0, 8.0]]] * len(small.frames)
     moved = [[[4.0, 2.0, 8.0, 8.0]]] * len(small.frames)
     one = replace(small, true_boxes=boxes, found_boxes=moved, scale=3.75)
-    assert gallery.ade_px(one) == pytest.approx(2 * 3.75)
+    assert explorer.ade_px(one) == pytest.approx(2 * 3.75)
 
 
 def test_a_killed_run_ends_with_the_same_bits(home: Path, tmp_path: Path) -> None:
@@ -148,18 +153,18 @@ def test_a_killed_run_ends_with_the_same_bits(home: Path, tmp_path: Path) -> Non
     spec = grid(home)[1]
 
     def fitted(folder: Path, killed: bool) -> dict[str, torch.Tensor]:
-        subject = subjects.load(spec, home / "store")
-        sources, mixture = runs.mixed(subject, spec, home / "store")
+        subject = loading.load(spec, home / "store")
+        sources, mixture = fine_tuning.mixed(subject, spec, home / "store")
 
         def stop(step: int) -> None:
             if killed:
                 raise KeyboardInterrupt
 
-        train.fit(
+        loop.fit(
             subject.model, sources, mixture, spec.training, 0, folder, "own", machine=MachineSpec(checkpoint_steps=1),
             evaluate_at=(2,), evaluate=stop,
         )  # fmt: skip
-        return train.whole_weights(subject.model)
+        return loop.whole_weights(subject.model)
 
     whole = fitted(tmp_path / "whole", False)
     with pytest.raises(KeyboardInterrupt):
@@ -181,7 +186,7 @@ def test_a_run_is_named_by_what_it_is_and_not_by_where_that_lies(home: Path, tmp
     )
     assert grid(tmp_path)[1].run_id != here[1].run_id and grid(tmp_path)[0].run_id != here[0].run_id
     with pytest.raises(ValueError, match=r"domain\.json is not the one that the run was described with"):
-        grounds.prepare(there[0].evaluation, tmp_path, subject=subjects.load(there[0], tmp_path))
+        evaluation_sets.prepare(there[0].evaluation, tmp_path, subject=loading.load(there[0], tmp_path))
 
 
 def test_a_domains_own_prompt_is_heard(home: Path, tmp_path: Path) -> None:
@@ -189,12 +194,13 @@ def test_a_domains_own_prompt_is_heard(home: Path, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "driving" / "domain.json").read_text())
     (tmp_path / "driving" / "domain.json").write_text(json.dumps({**about, "prompt": "a car"}))
     own_prompt, none = (
-        own.grid(str(home / "wan"), folder / "driving", [], [0.0], SETTINGS)[0] for folder in (tmp_path, home)
+        own_model.grid(str(home / "wan"), folder / "driving", [], [0.0], SETTINGS)[0]
+        for folder in (tmp_path, home)
     )
     texts = []
     for spec in (own_prompt, none):
-        subject = subjects.load(spec, tmp_path)
-        ready = runs._ready(subject, spec.target, tmp_path)
+        subject = loading.load(spec, tmp_path)
+        ready = fine_tuning._ready(subject, spec.target, tmp_path)
         texts.append(ready[0]["text"])  # type: ignore[call-overload]
     assert not torch.equal(*texts)
 
@@ -217,7 +223,7 @@ def test_what_cannot_be_used_is_said_with_its_folder(
         "settings": SETTINGS,
     }  # fmt: skip
     with pytest.raises((ValueError, OSError), match=words):
-        own.grid(**{**given, **change(home)})
+        own_model.grid(**{**given, **change(home)})
 
 
 def test_domains_of_another_size_or_rate_are_refused(home: Path, tmp_path: Path) -> None:
@@ -229,20 +235,20 @@ def test_domains_of_another_size_or_rate_are_refused(home: Path, tmp_path: Path)
         == 0
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"large: height_px is 34, but 32 in .*driving; make both"):
-        own.grid(str(home / "wan"), home / "driving", [tmp_path / "large"], [0.5], SETTINGS)
+        own_model.grid(str(home / "wan"), home / "driving", [tmp_path / "large"], [0.5], SETTINGS)
 
 
 def test_clips_that_the_family_does_not_take_are_refused(home: Path) -> None:
     spec = grid(home, frames=10)[0]
     with pytest.raises(ValueError, match=r"n x 4 \+ 1 frames, not of 10"):
-        runs._ready(subjects.load(spec, home), spec.target, home)
+        fine_tuning._ready(loading.load(spec, home), spec.target, home)
 
 
 def test_other_weights_than_described_are_refused(home: Path, tmp_path: Path) -> None:
     spec = grid(home)[0]
     assert spec.model is not None
     with pytest.raises(ValueError, match="holds other weights"):
-        subjects.load(replace(spec, model=replace(spec.model, digest="0" * 16)), tmp_path)
+        loading.load(replace(spec, model=replace(spec.model, digest="0" * 16)), tmp_path)
 
 
 def test_every_setting_is_an_option() -> None:
@@ -253,11 +259,11 @@ def test_every_setting_is_an_option() -> None:
 
 def test_settings_are_a_presets_but_for_what_is_said() -> None:
     plain = Settings.of("wan")
-    assert own.settings_from("wan", ["steps=7", "prompt=a car = fast"]) == replace(
+    assert own_model.settings_from("wan", ["steps=7", "prompt=a car = fast"]) == replace(
         plain, steps=7, prompt="a car = fast"
     )
     with pytest.raises(ValueError, match=r"'pace=3' is no NAME=VALUE .* learning_rate"):
-        own.settings_from("wan", ["pace=3"])
+        own_model.settings_from("wan", ["pace=3"])
     with pytest.raises(ValueError, match="none of wan"):
         Settings.of("sora")
 
@@ -265,7 +271,9 @@ def test_settings_are_a_presets_but_for_what_is_said() -> None:
 def test_without_videos_the_command_says_what_each_preset_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["own", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert all(f"{name}: " in said for name in own.PRESETS) and said.count("not run here") == len(own.PRESETS)
+    assert all(f"{name}: " in said for name in own_model.PRESETS) and said.count("not run here") == len(
+        own_model.PRESETS
+    )
     assert main(["own"]) == 2
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from replaylab import models, pretrain, subjects
+from replaylab.models import loading, tiny
+from replaylab.models.tiny_cogvideox import TinyCogVideoX
 from replaylab.spec import WEIGHTS, base_folder
-from replaylab.tiny_cogvideox import TinyCogVideoX
+from replaylab.training import pretrain
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
         pretrain.autoencoder(tmp_path / home, folder, steps=4)
         for steps in stops:
             pretrain.base(tmp_path / home, folder, steps=steps)
-        model = models.TinyWan.load(folder)
+        model = tiny.TinyWan.load(folder)
         curve = pd.read_csv(folder / "curve.csv")
         assert set(zip(curve["model"], curve["step"], strict=True)) == {
             ("copy-last-frame", -1), ("autoencoder", -1), ("base", 2), ("base", 4)
@@ -67,14 +68,14 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
         for home in "ab"
     ]
     assert all(torch.equal(vaes[0][name], vaes[1][name]) for name in vaes[0])
-    frames = np.zeros((1, models.CLIP_FRAMES, 64, 64, 3), np.uint8)
+    frames = np.zeros((1, tiny.CLIP_FRAMES, 64, 64, 3), np.uint8)
     assert torch.equal(weights[0].encode(frames), weights[1].encode(frames))
 
 
 def test_another_family_has_a_base_and_a_folder_of_its_own(small, tmp_path):
     folder = tmp_path / "weights"
     pretrain.base(tmp_path / "home", folder, steps=2, family="cogvideox")
-    made = subjects.tiny(folder).model
+    made = loading.tiny(folder).model
     assert isinstance(made, TinyCogVideoX) and all(
         one.isfinite().all() for one in made.transformer.parameters()
     )
@@ -94,7 +95,7 @@ def test_the_detectors_card_tells_every_look_real_autoencoded_and_blurred(small,
 def test_the_autoencoder_learns():
     frames = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
     torch.manual_seed(0)
-    vae = models.new_vae()
+    vae = tiny.new_vae()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3)
     losses = []
     for _ in range(15):

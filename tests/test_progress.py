@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from replaylab import progress
+from replaylab.util import progress
 
 
 class Clock:
@@ -113,7 +113,7 @@ def test_nothing_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_importing_it_does_not_import_torch() -> None:
-    code = "import sys; from replaylab import progress; sys.exit('torch' in sys.modules)"
+    code = "import sys; from replaylab.util import progress; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -8,8 +8,8 @@ from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 from peft import LoraConfig
 from torch.nn import functional
 
-from replaylab import models, quick, tiny_cogvideox
-from replaylab.tiny_cogvideox import TinyCogVideoX
+from replaylab.models import fused_attention, tiny, tiny_cogvideox
+from replaylab.models.tiny_cogvideox import TinyCogVideoX
 
 
 def heard(transformer):
@@ -24,12 +24,12 @@ def heard(transformer):
 def pair():
     """The base's transformer with random weights, as it is and hastened, and what goes into it."""
     torch.manual_seed(0)
-    plain = heard(models.new_transformer())
+    plain = heard(tiny.new_transformer())
     inputs = {
-        "hidden_states": torch.randn(2, 4 * models.LATENT_CHANNELS, 5, 8, 8), "timestep": torch.tensor([10.0, 900.0]),
-        "encoder_hidden_states": torch.randn(2, 1, models.TEXT_DIM), "return_dict": False,
+        "hidden_states": torch.randn(2, 4 * tiny.LATENT_CHANNELS, 5, 8, 8), "timestep": torch.tensor([10.0, 900.0]),
+        "encoder_hidden_states": torch.randn(2, 1, tiny.TEXT_DIM), "return_dict": False,
     }  # fmt: skip
-    return plain, quick.hasten(copy.deepcopy(plain)), inputs
+    return plain, fused_attention.hasten(copy.deepcopy(plain)), inputs
 
 
 def test_outputs_and_gradients_are_those_of_diffusers(pair):
@@ -55,8 +55,8 @@ def test_attention_of_text_and_video_together_is_that_of_diffusers():
     plain = copy.deepcopy(hastened)
     plain.set_attn_processor(CogVideoXAttnProcessor2_0())
     inputs = {
-        "hidden_states": torch.randn(2, 5, 4 * models.LATENT_CHANNELS, 8, 8), "timestep": torch.tensor([10, 900]),
-        "encoder_hidden_states": torch.randn(2, 3, models.TEXT_DIM), "return_dict": False,
+        "hidden_states": torch.randn(2, 5, 4 * tiny.LATENT_CHANNELS, 8, 8), "timestep": torch.tensor([10, 900]),
+        "encoder_hidden_states": torch.randn(2, 3, tiny.TEXT_DIM), "return_dict": False,
         "image_rotary_emb": tiny_cogvideox.rotary_places(8, 8, torch.device("cpu")),
     }  # fmt: skip
     one, other = plain(**inputs)[0], hastened(**inputs)[0]
@@ -81,7 +81,7 @@ def test_adapters_are_heard(pair):
     plain, hastened, inputs = pair
     for network in (plain, hastened):
         torch.manual_seed(1)
-        network.add_adapter(LoraConfig(r=2, target_modules=models.TinyWan.ADAPTED, init_lora_weights=False))
+        network.add_adapter(LoraConfig(r=2, target_modules=tiny.TinyWan.ADAPTED, init_lora_weights=False))
     with_adapters = hastened(**inputs)[0]
     assert torch.allclose(plain(**inputs)[0], with_adapters, atol=1e-5)
     hastened.disable_adapters()
@@ -90,21 +90,21 @@ def test_adapters_are_heard(pair):
 
 def test_gelu_and_its_derivative():
     x = torch.linspace(-8, 8, 401, dtype=torch.float64, requires_grad=True)
-    assert torch.allclose(quick.Gelu.apply(x), functional.gelu(x, approximate="tanh"), atol=1e-12)
-    assert torch.autograd.gradcheck(quick.Gelu.apply, x)
+    assert torch.allclose(fused_attention.Gelu.apply(x), functional.gelu(x, approximate="tanh"), atol=1e-12)
+    assert torch.autograd.gradcheck(fused_attention.Gelu.apply, x)
 
 
 def test_more_words_than_one_are_refused(pair):
     *_, hastened, inputs = pair
     with pytest.raises(ValueError, match="the text has 3 words"):
-        hastened(**{**inputs, "encoder_hidden_states": torch.randn(2, 3, models.TEXT_DIM)})
+        hastened(**{**inputs, "encoder_hidden_states": torch.randn(2, 3, tiny.TEXT_DIM)})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_written_out_is_torchs(dtype):
     random = torch.Generator().manual_seed(0)
     parts = [torch.randn(2, 2, 20, 64, generator=random).to(dtype).requires_grad_() for _ in range(3)]
-    ours = quick.attend(*parts)
+    ours = fused_attention.attend(*parts)
     exact = functional.scaled_dot_product_attention(
         *(part.detach().double().requires_grad_() for part in parts)
     )

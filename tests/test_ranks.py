@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from test_sampler import STEPS, WANTED
 from test_train import log_of
 
-from replaylab import parallel, sample
-from replaylab.parallel import Place
+from replaylab.models import sampling
 from replaylab.spec import MachineSpec
+from replaylab.util import distributed
+from replaylab.util.distributed import Place
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +69,15 @@ def test_ranks_take_turns_with_the_batches_of_a_sampling(monkeypatch):
         draw=lambda noise, condition, steps: noise.clone(),
     )  # fmt: skip
     given = {"known": torch.zeros(7, 2, 3, 4, 4)}, (2, 8, 4, 4)
-    whole = sample.futures(model, *given, 1, 0)
+    whole = sampling.futures(model, *given, 1, 0)
     drawn = {}
     for rank in (0, 1, 2):
 
         def keep(place, owner, tensor, rank=rank):
             return drawn.setdefault((rank, owner, len(drawn)), tensor) if rank == owner else tensor
 
-        monkeypatch.setattr(parallel, "from_rank", keep)
-        part = sample.futures(model, *given, 1, 0, place=Place(rank, 3))
+        monkeypatch.setattr(distributed, "from_rank", keep)
+        part = sampling.futures(model, *given, 1, 0, place=Place(rank, 3))
         assert part.shape == whole.shape
         for number in range(rank, 4, 3):
             assert torch.equal(part[2 * number : 2 * number + 2], whole[2 * number : 2 * number + 2])
@@ -85,12 +86,12 @@ def test_ranks_take_turns_with_the_batches_of_a_sampling(monkeypatch):
 @pytest.mark.slow
 def test_the_tasks_of_a_submitit_job_find_each_other(tmp_path):
     def meet():
-        place = parallel.place()
+        place = distributed.place()
         return (
             place.rank,
             place.ranks,
-            parallel.agreed(place, 7 + place.rank),
-            float(parallel.mean(place, torch.tensor(1.0 * place.rank))),
+            distributed.agreed(place, 7 + place.rank),
+            float(distributed.mean(place, torch.tensor(1.0 * place.rank))),
         )
 
     executor = submitit.LocalExecutor(tmp_path)

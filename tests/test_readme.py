@@ -21,10 +21,10 @@ from test_own import write_videos
 from tiny_families import TINY
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
-from replaylab import records
-from replaylab.__main__ import main
+from replaylab.cli.main import main
 from replaylab.spec import grid
-from replaylab.sweep import Table
+from replaylab.store import read_summary
+from replaylab.sweeps.sweep import Table
 
 HELP = ["python -m replaylab --help", "python -m replaylab sweep --help"]
 HERE = [
@@ -148,7 +148,7 @@ def test_runs_are_trained_by_one_process_and_by_two(swept: Table) -> None:
         said = run(f"OMP_NUM_THREADS=1 {command} --store {swept.store}", ROOT)
         assert said.count("\nautoencoder ") == 1, said  # one process speaks for all
     (spec,) = grid("smoke", [0.5], [1])
-    execution = records.read_summary(swept.store / spec.run_id)["execution"]
+    execution = read_summary(swept.store / spec.run_id)["execution"]
     assert execution["ranks"] == 2 and execution["sharded"]
 
 

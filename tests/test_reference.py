@@ -200,7 +200,7 @@ def test_every_room_is_on_one_page_and_every_page_is_in_the_contents(library: Li
 
 
 def test_every_option_of_every_command_says_what_it_is_for() -> None:
-    from replaylab.__main__ import _parser
+    from replaylab.cli.main import _parser
 
     silent = [
         f"{name} {action.dest}"

@@ -20,9 +20,9 @@ import torch
 from conftest import TWO_RANKS
 from safetensors.torch import load_file
 
-from replaylab import checkpoint
-from replaylab.records import ReferenceSpec
 from replaylab.spec import MachineSpec, grid
+from replaylab.store import ReferenceSpec
+from replaylab.training import checkpoint
 
 SCRIPT = Path(__file__).with_name("one_run.py")
 WAYS = {

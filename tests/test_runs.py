@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from replaylab import runs, subjects
+from replaylab.models import loading
 from replaylab.spec import RemedySpec, ReplaySpec, WorldSpec, base_folder, base_of, grid, weights_digest
+from replaylab.training import fine_tuning
 
 NEAR = grid("smoke", [0.5])[0].replay.domains[0]
 assert isinstance(NEAR, WorldSpec)
@@ -36,7 +37,7 @@ def run(swept, **changes):
     if "trained" in changes:
         changes["training"] = replace(spec.training, trained=changes.pop("trained"))
     spec = replace(spec, **changes)
-    runs.train_one(spec.as_dict(), swept.store)
+    fine_tuning.train_one(spec.as_dict(), swept.store)
     return spec, swept.store / spec.run_id
 
 
@@ -55,8 +56,8 @@ def test_every_way_of_fine_tuning_goes_through_to_its_rows(name, swept):
         assert counts == {"driving": 8, "near": 6, "physics": 2}
     assert summary["execution"]["ranks"] == 1 and summary["execution"]["precision"] == "fp32"
     assert not (folder / "checkpoints").exists()
-    base = subjects.tiny(base_of(spec.base)).model.transformer.state_dict()
-    kept = runs.tuned(spec, swept.store, folder).model.transformer.state_dict()
+    base = loading.tiny(base_of(spec.base)).model.transformer.state_dict()
+    kept = fine_tuning.tuned(spec, swept.store, folder).model.transformer.state_dict()
     assert kept.keys() == base.keys() and any(not torch.equal(kept[name], base[name]) for name in base)
     assert (folder / "transformer").is_dir() == ("lora" not in name)
     if "lora" in name:
@@ -64,14 +65,14 @@ def test_every_way_of_fine_tuning_goes_through_to_its_rows(name, swept):
         assert sum(map(torch.Tensor.numel, adapters.values())) < 0.4 * sum(
             map(torch.Tensor.numel, base.values())
         )
-        again = runs.evaluate_again(folder, swept.store)["value"]
+        again = fine_tuning.evaluate_again(folder, swept.store)["value"]
         # on disk are twelve binary digits
         assert np.allclose(again, rows["value"], rtol=2**-11, atol=1e-2, equal_nan=True)
 
 
 def clips_of(swept, **changes):
     spec = replace(swept.specs[1], replay=ReplaySpec((NEAR,), 0.5, **changes))
-    (_, replayed), _ = runs.mixed(subjects.load(spec, swept.store), spec, swept.store)
+    (_, replayed), _ = fine_tuning.mixed(loading.load(spec, swept.store), spec, swept.store)
     return np.stack(list(replayed))
 
 
@@ -99,5 +100,5 @@ def test_generated_replay_keeps_contexts_and_draws_the_rest_once(swept, monkeypa
     assert np.array_equal(real[:, :, :3], drawn[:, :, :3]) and not np.allclose(
         real[:, :, 3:], drawn[:, :, 3:], atol=0.1
     )
-    monkeypatch.setattr(runs.continual, "generated", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(fine_tuning.continual, "generated", lambda *_: pytest.fail("drawn again"))
     assert np.array_equal(clips_of(swept, buffer_clips=3, generated=True), drawn)

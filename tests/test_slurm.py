@@ -21,10 +21,11 @@ import yaml
 from conftest import ROOT, require_or_skip
 from slurm_cluster import Cluster, lines_until, missing, wait_for
 
-from replaylab import jobs, records, sweep
-from replaylab.cluster import ClusterSpec, Job
-from replaylab.records import ReferenceSpec
 from replaylab.spec import MachineSpec, RunSpec, grid
+from replaylab.store import ReferenceSpec, claim, read_summary
+from replaylab.sweeps import jobs as jobs_module
+from replaylab.sweeps import sweep
+from replaylab.sweeps.cluster import ClusterSpec, Job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 HELD_AT = 3  # no step to measure at, nor one with a checkpoint of its own
@@ -83,11 +84,11 @@ def submitted(store: Path, kind: str, *, machine: MachineSpec = MachineSpec(), *
     gate = store / "gate"
     gate.touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "Task", job_faults.Task)
+        patch.setattr(jobs_module, "Task", job_faults.Task)
         fault = {"kind": kind, "where": "step", "step": HELD_AT, "gate": str(gate)}
         patch.setenv(job_faults.FAULT, json.dumps(fault))
         given = ClusterSpec.read(a_file(store / "cluster.yaml", **settings), "slurm")
-        jobs.submit([spec()], store, machine, "slurm", given)
+        jobs_module.submit([spec()], store, machine, "slurm", given)
     job = Job.of(spec(), store)
     assert job is not None
     return job
@@ -223,7 +224,7 @@ def test_a_cancelled_run_is_a_row_and_goes_on_when_it_is_asked_for_again(slurm, 
 def picked_up_once_gone(slurm, store: Path, job: Job) -> sweep.Table:
     """The jobs are looked at, and none is submitted: the one there is has just been cancelled."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "submit", lambda *_: None)
+        patch.setattr(jobs_module, "submit", lambda *_: None)
         return picked_up(store)
 
 
@@ -253,7 +254,7 @@ def test_a_run_that_raises_is_a_row_with_its_reason_and_its_log(slurm, left_alon
     store = a_store(tmp_path / "raises", left_alone)
     job = submitted(store, "raise")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "submit", lambda *_: None)
+        patch.setattr(jobs_module, "submit", lambda *_: None)
         table = picked_up(store)
     assert table.runs["state"].tolist() == ["failed"]
     assert table.runs["reason"][0] == f"FloatingPointError: the loss is nan (log: {job.log(store)})"
@@ -360,14 +361,14 @@ def test_two_nodes_with_two_tasks_each_survive_a_requeue(sharded, slurm, left_al
     assert f"step-{HELD_AT:06d}" in checkpoints(store)
     (store / "gate").unlink()
     assert_done(picked_up(store, machine))
-    assert records.read_summary(store / spec().run_id)["execution"]["ranks"] == 4
+    assert read_summary(store / spec().run_id)["execution"]["ranks"] == 4
     assert_same(spec(), whole, store)
 
 
 def test_the_notebook_dispatches_waits_and_draws_what_is_there(slurm, left_alone, tmp_path):
     store = a_store(tmp_path / "notebook", left_alone)
     doomed = grid("smoke")[0]
-    folder = records.claim(doomed, store)
+    folder = claim(doomed, store)
     (folder / "checkpoints" / "step-000001").mkdir(parents=True)
     (folder / "manifest.json").write_text(
         json.dumps({"ranks": 64})

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from scipy import special, stats
 
-from replaylab import survey, worlds_figures
-from replaylab.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain
+from replaylab.analysis import world_statistics
+from replaylab.analysis.world_statistics import Survey
+from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain
+from replaylab.pages import worlds
 from replaylab.spec import DOMAINS, digest, domain_spec
-from replaylab.survey import Survey
 
 RATE = 4.0
 FRAMES = 12
@@ -71,7 +72,7 @@ def domain_of(tracks: pd.DataFrame, videos: list[str], ego: pd.DataFrame | None 
 
 
 def statistics_of(domain: Domain) -> pd.DataFrame:
-    table, _, _ = survey.measured({"test": domain})
+    table, _, _ = world_statistics.measured({"test": domain})
     return table.set_index("statistic")
 
 
@@ -80,7 +81,7 @@ def statistics_of(domain: Domain) -> pd.DataFrame:
 
 @given(some.integers(1, 40), some.integers(1, 20))
 def test_k_equally_frequent_patterns_count_as_k(patterns: int, each: int) -> None:
-    assert survey.effective_number([each] * patterns) == pytest.approx(patterns)
+    assert world_statistics.effective_number([each] * patterns) == pytest.approx(patterns)
 
 
 counts = some.lists(some.integers(1, 30), min_size=1, max_size=12)
@@ -88,21 +89,23 @@ counts = some.lists(some.integers(1, 30), min_size=1, max_size=12)
 
 @given(counts)
 def test_the_effective_number_lies_between_one_and_the_patterns_there_are(numbers: list[int]) -> None:
-    found = survey.effective_number(numbers)
+    found = world_statistics.effective_number(numbers)
     assert 1 - 1e-9 <= found <= len(numbers) + 1e-9
-    assert found == pytest.approx(survey.effective_number([*reversed(numbers), 0, 0]))
+    assert found == pytest.approx(world_statistics.effective_number([*reversed(numbers), 0, 0]))
 
 
 @given(counts)
 def test_splitting_every_pattern_in_two_equal_halves_doubles_the_number(numbers: list[int]) -> None:
     """The replication principle (Jost 2006), which entropy itself does not have."""
     doubled = [2 * number for number in numbers]
-    assert survey.effective_number(numbers * 2) == pytest.approx(2 * survey.effective_number(doubled))
+    assert world_statistics.effective_number(numbers * 2) == pytest.approx(
+        2 * world_statistics.effective_number(doubled)
+    )
 
 
 def test_it_is_the_exponential_of_the_entropy() -> None:
     numbers = [5, 3, 1, 1]
-    assert survey.effective_number(numbers) == pytest.approx(np.exp(stats.entropy(numbers)))
+    assert world_statistics.effective_number(numbers) == pytest.approx(np.exp(stats.entropy(numbers)))
 
 
 @given(some.lists(some.integers(1, 3), min_size=1, max_size=3), some.data())
@@ -112,28 +115,28 @@ def test_rarefaction_is_the_mean_over_all_subsamples(numbers: list[int], data: s
     subsamples = combinations(each, windows)
     shares = np.stack([np.bincount(one, minlength=len(numbers)) for one in subsamples]) / windows
     expected = special.entr(shares).sum(axis=1).mean()
-    assert survey.entropy_at(np.array([numbers]), windows) == pytest.approx([expected])
+    assert world_statistics.entropy_at(np.array([numbers]), windows) == pytest.approx([expected])
 
 
 @given(counts)
 def test_fewer_windows_never_show_more_patterns(numbers: list[int]) -> None:
     few = sorted({1, 2, 3, 5, 10, 30, 100, sum(numbers)} & set(range(sum(numbers) + 1)))
-    shown = [survey.effective_number(numbers, windows) for windows in few]
+    shown = [world_statistics.effective_number(numbers, windows) for windows in few]
     assert shown[0] == pytest.approx(1)
     assert np.all(np.diff(shown) >= -1e-9)
-    assert np.isnan(survey.effective_number(numbers, sum(numbers) + 1))
+    assert np.isnan(world_statistics.effective_number(numbers, sum(numbers) + 1))
 
 
 def test_a_pattern_is_where_an_agent_starts_and_how_far_it_gets_in_a_second() -> None:
     tracks = tracks_of([("a", line((20, 40), (16, -8))), ("b", line((60, 2), (0, 0)))])
-    found = survey.patterns(tracks, RATE, 64)
+    found = world_statistics.patterns(tracks, RATE, 64)
     assert found[["column", "row", "right", "down"]].to_numpy().tolist() == [[1, 2, 2, -1], [3, 0, 0, 0]]
 
 
 def test_only_agents_that_count_at_both_ends_of_the_second_have_a_pattern() -> None:
     tracks = tracks_of([("a", line((20, 40), (0, 0))), ("b", line((20, 40), (0, 0)))])
     tracks.loc[(tracks["video"] == "a") & (tracks["frame"] == 6), "eligible"] = False
-    assert survey.patterns(tracks, RATE, 64)["video"].tolist() == ["b"]
+    assert world_statistics.patterns(tracks, RATE, 64)["video"].tolist() == ["b"]
 
 
 @settings(max_examples=10)
@@ -150,9 +153,9 @@ def test_agents_that_differ_by_noise_alone_are_one_pattern(seed: int) -> None:
 def test_half_of_the_videos_going_another_way_make_two_patterns() -> None:
     paths = [(f"v{n}", line((24, 24), (20 if n % 2 else -20, 0))) for n in range(40)]
     tracks, videos = tracks_of(paths), [video for video, _ in paths]
-    assert survey.effective_number(survey.patterns(tracks, RATE, 64).value_counts("right")) == pytest.approx(
-        2
-    )
+    assert world_statistics.effective_number(
+        world_statistics.patterns(tracks, RATE, 64).value_counts("right")
+    ) == pytest.approx(2)
     found = statistics_of(domain_of(tracks, videos)).loc["patterns"]
     assert 1.9 < found["value"] <= 2  # a little less: what 39 of 40 windows are expected to show
     assert found["low"] <= found["value"] <= found["high"]
@@ -163,12 +166,13 @@ def test_domains_are_compared_at_the_same_number_of_windows() -> None:
         paths = [(f"v{n}", line((24, 24), (8 * (n % ways), 0))) for n in range(number)]
         return domain_of(tracks_of(paths), [video for video, _ in paths])
 
-    table, _, windows = survey.measured({"small": of(12, 6), "large": of(60, 6)})
+    table, _, windows = world_statistics.measured({"small": of(12, 6), "large": of(60, 6)})
     assert windows == 11  # so many are left in the small one without a scene
     found = table[table["statistic"] == "patterns"].set_index("domain")
     assert found["n"].to_dict() == {"small": 12, "large": 60}
     whole = {
-        name: survey.effective_number([count] * 6, windows) for name, count in (("small", 2), ("large", 10))
+        name: world_statistics.effective_number([count] * 6, windows)
+        for name, count in (("small", 2), ("large", 10))
     }
     assert found["value"].to_dict() == pytest.approx(whole)
 
@@ -179,16 +183,16 @@ def test_a_domain_in_which_nobody_counts_has_no_numbers_and_spoils_nobodys() -> 
         [f"v{n}" for n in range(5)],
     )
     empty = domain_of(tracks.assign(eligible=False), videos)
-    table, speeds, windows = survey.measured({"full": domain_of(tracks, videos), "empty": empty})
+    table, speeds, windows = world_statistics.measured({"full": domain_of(tracks, videos), "empty": empty})
     found = table.set_index(["domain", "statistic"])
     assert windows == 4 and set(speeds["domain"]) == {"full"}
     assert found.loc[("full", "patterns"), "value"] == pytest.approx(1)
     without = found.loc["empty"].drop("ego_yaw_deg_s")
     assert without["value"].isna().all() and (without["n"] == 0).all()
     shown = Survey("quick", Path("nowhere"), "dev", 5, windows, table, speeds)
-    assert worlds_figures.statistics_table(shown).data.loc["Empty", worlds_figures.COLUMNS["patterns"]] == "–"
-    assert worlds_figures.patterns_figure(shown) and worlds_figures.velocity_clouds(shown)
-    assert worlds_figures.found(shown) == "Too few domains to compare."
+    assert worlds.statistics_table(shown).data.loc["Empty", worlds.COLUMNS["patterns"]] == "–"
+    assert worlds.patterns_figure(shown) and worlds.velocity_clouds(shown)
+    assert worlds.found(shown) == "Too few domains to compare."
 
 
 # The other statistics
@@ -198,7 +202,7 @@ def test_a_domain_in_which_nobody_counts_has_no_numbers_and_spoils_nobodys() -> 
 @given(some.floats(-60, 60), some.floats(-60, 60))
 def test_a_constant_velocity_is_found_and_has_no_spread(right: float, down: float) -> None:
     tracks = tracks_of([("a", line((30, 30), (right, down))), ("b", line((10, 50), (right, down)))])
-    found = survey.velocities(tracks, RATE)
+    found = world_statistics.velocities(tracks, RATE)
     assert len(found) == 2 * (FRAMES - 1)
     assert found["vx_px_s"].to_numpy() == pytest.approx(right, abs=1e-9)
     assert found["vy_px_s"].to_numpy() == pytest.approx(down, abs=1e-9)
@@ -211,7 +215,7 @@ def test_a_constant_velocity_is_found_and_has_no_spread(right: float, down: floa
 def test_moved_is_the_error_of_repeating_the_last_given_frame(right: float, down: float) -> None:
     tracks = tracks_of([("a", line((30, 30), (right, down)))])
     expected = np.mean([np.hypot(right, down) * ahead / RATE for ahead in range(1, 6)])
-    assert survey.moved(tracks)["moved_px"].mean() == pytest.approx(expected, abs=1e-9)
+    assert world_statistics.moved(tracks)["moved_px"].mean() == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_spread_is_what_numpy_finds() -> None:
@@ -219,7 +223,7 @@ def test_the_spread_is_what_numpy_finds() -> None:
     videos = [f"v{n}" for n in range(9)]
     tracks = tracks_of([(video, rng.uniform(0, 64, (FRAMES, 2))) for video in videos])
     found = statistics_of(domain_of(tracks, videos)).loc["velocity_spread_px_s"]
-    speeds = survey.velocities(tracks, RATE)[["vx_px_s", "vy_px_s"]].to_numpy()
+    speeds = world_statistics.velocities(tracks, RATE)[["vx_px_s", "vy_px_s"]].to_numpy()
     assert found["value"] == pytest.approx(np.sqrt(np.trace(np.cov(speeds.T))))
     assert found["low"] < found["value"] < found["high"]
 
@@ -227,7 +231,7 @@ def test_the_spread_is_what_numpy_finds() -> None:
 def test_a_gap_is_not_bridged() -> None:
     tracks = tracks_of([("a", line((30, 30), (8, 0)))])
     tracks.loc[tracks["frame"] == 5, "eligible"] = False
-    assert survey.velocities(tracks, RATE)["frame"].tolist() == [0, 1, 2, 3, 6, 7, 8, 9, 10]
+    assert world_statistics.velocities(tracks, RATE)["frame"].tolist() == [0, 1, 2, 3, 6, 7, 8, 9, 10]
 
 
 @pytest.mark.parametrize(("drift", "share"), [(0.0, 1.0), (0.49, 1.0), (0.51, 0.0), (-3.3, 0.0)])
@@ -239,8 +243,8 @@ def test_who_stays_within_half_a_metre_keeps_the_lane(drift: float, share: float
 def test_lanes_are_asked_only_of_agents_that_count_for_a_second_on_a_road() -> None:
     tracks = tracks_of([("a", line((30, 30), (0, 0)))], road_m=list(np.linspace(0, 3, FRAMES)))
     short = tracks.assign(eligible=tracks["frame"] < 4)
-    assert survey.lane_keepers(short, RATE).empty
-    assert survey.lane_keepers(tracks.assign(road_m=np.nan), RATE).empty
+    assert world_statistics.lane_keepers(short, RATE).empty
+    assert world_statistics.lane_keepers(tracks.assign(road_m=np.nan), RATE).empty
     found = statistics_of(domain_of(tracks.assign(road_m=np.nan), ["a", "b"])).loc["lane_keepers"]
     assert np.isnan(found["value"]) and found["n"] == 0
 
@@ -249,7 +253,7 @@ def test_lanes_are_asked_only_of_agents_that_count_for_a_second_on_a_road() -> N
 def test_a_yawing_ego_turns_as_fast_as_it_does(deg_s: float, start_rad: float) -> None:
     headings = start_rad + np.deg2rad(deg_s) * np.arange(FRAMES) / RATE
     wrapped = (headings + np.pi) % (2 * np.pi) - np.pi  # as an arctangent would give them
-    found = survey.yaw_rates(ego_of({"a": wrapped, "b": np.zeros(FRAMES)}), RATE)
+    found = world_statistics.yaw_rates(ego_of({"a": wrapped, "b": np.zeros(FRAMES)}), RATE)
     assert len(found) == 2 * (FRAMES - 1)
     by_video = found.groupby("video")["yaw_deg_s"]
     assert by_video.mean().to_dict() == pytest.approx({"a": abs(deg_s), "b": 0}, abs=1e-6)
@@ -261,7 +265,7 @@ def test_a_yawing_ego_turns_as_fast_as_it_does(deg_s: float, start_rad: float) -
 @given(some.lists(some.floats(-100, 100), min_size=2, max_size=30))
 def test_the_jackknife_of_a_mean_is_the_t_interval(values: list[float]) -> None:
     sums = np.stack([values, np.ones(len(values))], axis=1)
-    value, low, high = survey.jackknife(sums, survey._mean)
+    value, low, high = world_statistics.jackknife(sums, world_statistics._mean)
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     assert [value, low, high] == pytest.approx(
         [np.mean(values), np.mean(values) - half, np.mean(values) + half], abs=1e-6
@@ -295,7 +299,8 @@ def test_intervals_of_the_effective_number_hold_the_truth_as_often_as_they_say()
     held = [
         low <= expected <= high
         for _, low, high in (
-            survey.jackknife(one, lambda c: survey.entropy_at(c, windows)) for one in samples
+            world_statistics.jackknife(one, lambda c: world_statistics.entropy_at(c, windows))
+            for one in samples
         )
     ]
     assert 0.9 <= np.mean(held) <= 0.99
@@ -308,19 +313,19 @@ def test_truth_is_drawn_where_it_is_and_clips_do_not_touch() -> None:
     tracks = tracks_of([("a", line((32, 32), (0, 0)))], size=16)
     by_frame = [tracks[tracks["frame"] == frame] for frame in range(FRAMES)]
     clips = np.full((4, FRAMES, 64, 64, 3), 100, np.uint8)
-    tiled = worlds_figures.tiled(clips, [by_frame, by_frame, by_frame, [tracks.iloc[:0]] * FRAMES])
+    tiled = worlds.tiled(clips, [by_frame, by_frame, by_frame, [tracks.iloc[:0]] * FRAMES])
     assert tiled.shape[0] == FRAMES and tiled.shape[1] % 2 == tiled.shape[2] % 2 == 0
-    scale = worlds_figures.TILE_PX // 64
-    assert tuple(tiled[0, 32 * scale, 24 * scale]) == worlds_figures.AGENTS[0]  # the left edge of its box
+    scale = worlds.TILE_PX // 64
+    assert tuple(tiled[0, 32 * scale, 24 * scale]) == worlds.AGENTS[0]  # the left edge of its box
     assert tuple(tiled[0, 32 * scale, 32 * scale]) == (100, 100, 100)  # no past yet
-    assert tuple(tiled[3, 32 * scale, 32 * scale]) == worlds_figures.AGENTS[0]  # where it was before
-    pitch = worlds_figures.TILE_PX + worlds_figures.GAP_PX
-    assert (tiled[:, pitch:, : worlds_figures.TILE_PX] == 100).all()  # no agent in the fourth
-    assert (tiled[:, :, worlds_figures.TILE_PX : pitch] == worlds_figures.DARK).all()
+    assert tuple(tiled[3, 32 * scale, 32 * scale]) == worlds.AGENTS[0]  # where it was before
+    pitch = worlds.TILE_PX + worlds.GAP_PX
+    assert (tiled[:, pitch:, : worlds.TILE_PX] == 100).all()  # no agent in the fourth
+    assert (tiled[:, :, worlds.TILE_PX : pitch] == worlds.DARK).all()
 
 
 def test_every_domain_has_words() -> None:
-    assert set(worlds_figures.PLACES) == set(DOMAINS)
+    assert set(worlds.PLACES) == set(DOMAINS)
 
 
 # The survey
@@ -328,19 +333,21 @@ def test_every_domain_has_words() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Survey:
-    return survey.run("smoke", ["driving", "diverse-driving", "physics"], tmp_path_factory.mktemp("survey"))
+    return world_statistics.run(
+        "smoke", ["driving", "diverse-driving", "physics"], tmp_path_factory.mktemp("survey")
+    )
 
 
 def test_it_holds_every_statistic_of_every_domain_and_a_video(made: Survey) -> None:
     assert made.domains == ["driving", "diverse-driving", "physics"]
     found = made.statistics.groupby("domain")["statistic"].apply(set)
-    assert all(found[name] == set(survey.STATISTICS) for name in made.domains)
-    assert set(made.statistics["scenes"]) == {survey.PRESETS["smoke"]}
-    from replaylab.clips import decode
+    assert all(found[name] == set(world_statistics.STATISTICS) for name in made.domains)
+    assert set(made.statistics["scenes"]) == {world_statistics.PRESETS["smoke"]}
+    from replaylab.data.clips import decode
 
     for name in made.domains:
         assert decode(made.folder / f"{name}.mp4").shape[0] == FRAMES
-        assert (made.velocities["domain"] == name).sum() <= survey.VELOCITIES
+        assert (made.velocities["domain"] == name).sum() <= world_statistics.VELOCITIES
     assert not made.missing and not made.outdated
 
 
@@ -348,10 +355,10 @@ def test_what_is_there_is_read_and_some_of_it_too(made: Survey, monkeypatch: pyt
     def never(*_: object) -> None:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(survey, "_make", never)
-    again = survey.run("smoke", ["driving", "diverse-driving", "physics"], made.folder.parent)
+    monkeypatch.setattr(world_statistics, "_make", never)
+    again = world_statistics.run("smoke", ["driving", "diverse-driving", "physics"], made.folder.parent)
     pd.testing.assert_frame_equal(again.statistics, made.statistics)
-    part = survey.run("smoke", ["physics"], made.folder.parent)
+    part = world_statistics.run("smoke", ["physics"], made.folder.parent)
     assert part.domains == ["physics"] and part.windows == made.windows
 
 
@@ -359,9 +366,9 @@ def test_another_size_is_another_survey(made: Survey, monkeypatch: pytest.Monkey
     def asked(*_: object) -> None:
         raise InterruptedError
 
-    monkeypatch.setattr(survey, "_make", asked)
+    monkeypatch.setattr(world_statistics, "_make", asked)
     with pytest.raises(InterruptedError):
-        survey.run("quick", ["physics"], made.folder.parent)
+        world_statistics.run("quick", ["physics"], made.folder.parent)
 
 
 def published_copy(made: Survey, book: Path, change: Callable[[dict], None]) -> None:
@@ -371,7 +378,9 @@ def published_copy(made: Survey, book: Path, change: Callable[[dict], None]) -> 
     for file in made.folder.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     about = json.loads((folder / "survey.json").read_text())
-    specs = {name: domain_spec(name, videos=(0, survey.PRESETS["published"], 0)) for name in made.domains}
+    specs = {
+        name: domain_spec(name, videos=(0, world_statistics.PRESETS["published"], 0)) for name in made.domains
+    }
     about["domains"] = {name: digest(spec) for name, spec in specs.items()}
     change(about)
     (folder / "survey.json").write_text(json.dumps(about))
@@ -384,13 +393,13 @@ def test_the_published_survey_is_only_read_and_says_what_is_not_in_it(
 ) -> None:
     published_copy(made, tmp_path / "book", lambda about: about["domains"].update({"driving": "before"}))
     monkeypatch.chdir(tmp_path)
-    found = survey.run()
+    found = world_statistics.run()
     assert found.outdated == ("driving",)
     assert set(found.missing) == set(DOMAINS) - set(made.domains)
-    said = worlds_figures.standing(found)
+    said = worlds.standing(found)
     assert "earlier description of:** driving" in said and "near" in said
     with pytest.raises(ValueError, match=r"holds none of near; it holds driving, diverse-driving, physics"):
-        survey.run(domains=["near"])
+        world_statistics.run(domains=["near"])
     assert sorted(path.name for path in (tmp_path / "book").iterdir()) == [
         "03_replay_sweep.ipynb", "_toc.yml", "results"
     ]  # fmt: skip
@@ -401,25 +410,26 @@ def test_where_nothing_is_published_it_says_so(tmp_path: Path, monkeypatch: pyte
         (tmp_path / name).write_text("")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"survey\.json is missing"):
-        survey.run()
+        world_statistics.run()
 
 
 def test_unknown_names_are_refused_with_a_list(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="domain 'highway' is none of driving, "):
-        survey.run("smoke", ["highway"], tmp_path)
+        world_statistics.run("smoke", ["highway"], tmp_path)
     with pytest.raises(ValueError, match="preset 'huge' is none of published, quick, smoke"):
-        survey.run("huge")
+        world_statistics.run("huge")
 
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionError, match="cannot be written"):
-        survey.run("smoke", ["driving"], tmp_path / "file")
+        world_statistics.run("smoke", ["driving"], tmp_path / "file")
 
 
 def test_reading_imports_neither_torch_nor_a_renderer(made: Survey) -> None:
     code = (
-        "import sys; from replaylab import notebook, survey, worlds_figures as w; "
+        "import sys; from replaylab.pages import parameters as notebook; "
+        "from replaylab.analysis import world_statistics as survey; from replaylab.pages import worlds as w; "
         f"table = survey.run('smoke', ['physics'], {str(made.folder.parent)!r}); "
         "w.videos(table), w.statistics_table(table), w.patterns_figure(table), w.velocity_clouds(table); "
         "print({'torch', 'panda3d', 'av', 'decord', 'vizdoom'} & set(sys.modules))"
@@ -439,7 +449,7 @@ def test_sentences_say_what_the_numbers_say(made: Survey) -> None:
         for name, value in (("driving", driving), ("diverse-driving", diverse)):
             changed.loc[(name, "patterns"), ["value", "low", "high"]] = [value, value - half, value + half]
         changed.loc[("physics", "patterns"), "value"] = 7.0
-        return worlds_figures.found(
+        return worlds.found(
             Survey("quick", made.folder, "dev", 4, 50, changed.reset_index(), made.velocities)
         )
 
@@ -455,14 +465,14 @@ def test_sentences_say_what_the_numbers_say(made: Survey) -> None:
 
 
 def test_a_world_without_roads_has_a_dash_in_the_table(made: Survey) -> None:
-    shown = worlds_figures.statistics_table(made).data
-    keeps = shown[worlds_figures.COLUMNS["lane_keepers"]]
+    shown = worlds.statistics_table(made).data
+    keeps = shown[worlds.COLUMNS["lane_keepers"]]
     assert keeps["Bodies that fall and bounce"] == "–"
     assert "%" in keeps["Ordinary driving"]
 
 
 def test_videos_play_by_themselves_without_sound_and_have_words(made: Survey) -> None:
-    page = worlds_figures.videos(made, worlds_figures.TARGET).data
+    page = worlds.videos(made, worlds.TARGET).data
     assert page.count("<video ") == page.count("aria-label=") == page.count("<figcaption>") == 2
     for word in ("controls", "loop", "muted", "autoplay", "playsinline", "data:video/mp4;base64,"):
         assert page.count(word) >= 2
@@ -474,13 +484,15 @@ def test_videos_play_by_themselves_without_sound_and_have_words(made: Survey) ->
 
 def test_the_published_survey_is_whole_small_and_of_the_worlds_as_they_are() -> None:
     about = json.loads((PUBLISHED / "survey.json").read_text())
-    videos = survey.PRESETS["published"]
+    videos = world_statistics.PRESETS["published"]
     assert about["domains"] == {name: digest(domain_spec(name, videos=(0, videos, 0))) for name in DOMAINS}, (
         "made from other descriptions: python -m replaylab worlds survey --preset published --store book/results"
     )
     statistics = pd.read_parquet(PUBLISHED / "statistics.parquet")
     found = statistics.set_index(["domain", "statistic"])[["value", "low", "high"]]
-    assert set(found.index) == {(name, statistic) for name in DOMAINS for statistic in survey.STATISTICS}
+    assert set(found.index) == {
+        (name, statistic) for name in DOMAINS for statistic in world_statistics.STATISTICS
+    }
     assert set(found[found.isna().any(axis=1)].index.get_level_values("statistic")) <= {"lane_keepers"}
     assert set(statistics["scenes"]) == {videos}
     sizes = {path.name: path.stat().st_size for path in PUBLISHED.iterdir()}

@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from replaylab import claims_figures, records, runs, sweep
-from replaylab.cluster import ClusterSpec
-from replaylab.records import ReferenceSpec
+from replaylab.pages import verdicts
 from replaylab.spec import grid
+from replaylab.store import ReferenceSpec, check_store, claim, read_summary
+from replaylab.sweeps import sweep
+from replaylab.sweeps.cluster import ClusterSpec
+from replaylab.training import fine_tuning
 
 
 def test_every_run_is_done_with_the_replay_that_was_asked_for(swept):
@@ -48,12 +50,13 @@ def test_rows_are_one_a_clip_measure_and_step(swept):
 
 
 def test_nothing_is_evaluated_on_a_scene_of_the_reference_set_or_of_training(swept):
-    from replaylab import clips, worlds
+    from replaylab.data import clips as clips_module
+    from replaylab.worlds import build
 
     spec = swept.specs[0]
-    trained = worlds.build(spec.target, swept.store / "domains")
-    domain = worlds.build(spec.evaluation.domains[0], swept.store / "domains")
-    scenes = clips.one_a_scene(clips.clips_of(domain, "dev", 8))
+    trained = build.build(spec.target, swept.store / "domains")
+    domain = build.build(spec.evaluation.domains[0], swept.store / "domains")
+    scenes = clips_module.one_a_scene(clips_module.clips_of(domain, "dev", 8))
     evaluated = set(
         swept.rows.loc[(swept.rows["domain"] == "driving") & (swept.rows["scene"] != ""), "scene"]
     )
@@ -67,15 +70,15 @@ def test_capped_errors_never_exceed_the_cap(swept):
 
 
 def test_the_summary_says_where_the_numbers_came_from(swept):
-    summary = records.read_summary(swept.store / swept.specs[1].run_id)
+    summary = read_summary(swept.store / swept.specs[1].run_id)
     assert summary["realised_samples"] == {"driving": 8, "near": 8}
     assert {"git_commit", "packages", "machine", "seconds", "execution"} <= set(summary)
 
 
 def test_run_again_trains_nothing_and_says_so(swept, capsys, monkeypatch):
-    from replaylab import runs
+    from replaylab.training import fine_tuning
 
-    monkeypatch.setattr(runs, "train_one", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(fine_tuning, "train_one", lambda *_: pytest.fail("trained again"))
     again = sweep.run("smoke", store=swept.store)
     assert "trained nothing" in capsys.readouterr().err
     assert not again.runs["trained_now"].any()
@@ -83,8 +86,8 @@ def test_run_again_trains_nothing_and_says_so(swept, capsys, monkeypatch):
 
 
 def test_a_table_of_some_measures_holds_the_same_rows_of_them_and_all_runs(swept):
-    few = sweep.run("smoke", store=swept.store, measures=claims_figures.SHOWN)
-    kept = swept.rows["measure"].isin(claims_figures.SHOWN)
+    few = sweep.run("smoke", store=swept.store, measures=verdicts.SHOWN)
+    kept = swept.rows["measure"].isin(verdicts.SHOWN)
     assert 0 < kept.mean() < 0.7
     pd.testing.assert_frame_equal(few.rows, swept.rows[kept].reset_index(drop=True))
     pd.testing.assert_frame_equal(
@@ -103,7 +106,7 @@ def test_the_same_spec_gives_the_same_rows(swept, tmp_path):
 
 def test_reading_imports_no_torch(swept):
     code = (
-        "import sys; from replaylab import sweep, figures;"
+        "import sys; from replaylab.sweeps import sweep; from replaylab.pages import figures;"
         f"table = sweep.run('smoke', store={str(swept.store)!r});"
         "figures.headline(table.rows); print('torch' in sys.modules, len(table.rows))"
     )
@@ -113,7 +116,7 @@ def test_reading_imports_no_torch(swept):
 
 def test_a_run_folder_with_another_spec_is_refused(swept, tmp_path):
     spec = swept.specs[0]
-    folder = records.claim(spec, tmp_path)
+    folder = claim(spec, tmp_path)
     path = folder / "spec.json"
     path.write_text(json.dumps({**spec.as_dict(), "seed": 8}))
     (folder / "summary.json").write_text("{}")
@@ -126,7 +129,7 @@ def test_a_run_folder_with_another_spec_is_refused(swept, tmp_path):
 
 def test_a_store_can_be_looked_at_by_several_at_once(tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(records.check_store, tmp_path) for _ in range(200)]:
+        for done in [pool.submit(check_store, tmp_path) for _ in range(200)]:
             done.result()
     assert not list(tmp_path.iterdir())
 
@@ -138,16 +141,16 @@ def test_a_store_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_failed_run_is_a_row_with_its_reason_and_the_others_go_on(swept, tmp_path, monkeypatch):
-    from replaylab import runs
+    from replaylab.training import fine_tuning
 
-    honest = runs.train_one
+    honest = fine_tuning.train_one
 
     def failing(plain, store, machine):
         if plain["replay"]["fraction"] == 0:
             raise FloatingPointError("the loss of step 3 is nan")
         return honest(plain, swept.store, machine)
 
-    monkeypatch.setattr(runs, "train_one", failing)
+    monkeypatch.setattr(fine_tuning, "train_one", failing)
     table = sweep.run("smoke", store=tmp_path)
     assert table.runs["state"].tolist() == ["failed", "missing"]
     assert table.runs["reason"][0] == "FloatingPointError: the loss of step 3 is nan"
@@ -155,13 +158,13 @@ def test_a_failed_run_is_a_row_with_its_reason_and_the_others_go_on(swept, tmp_p
 
 
 def test_no_clips_in_a_split_is_one_clear_error(swept):
-    from replaylab import grounds
+    from replaylab.evaluation import evaluation_sets
 
     evaluation = swept.specs[0].evaluation
     with pytest.raises(ValueError, match=r"driving.*no clips in split 'test'"):
-        grounds.prepare(replace(evaluation, split="test"), swept.store)
+        evaluation_sets.prepare(replace(evaluation, split="test"), swept.store)
     with pytest.raises(ValueError, match=r"has 16 scenes, but 9 clips .* 8 reference clips"):
-        grounds.prepare(replace(evaluation, clips=9), swept.store)
+        evaluation_sets.prepare(replace(evaluation, clips=9), swept.store)
 
 
 def test_unknown_clusters_are_refused():
@@ -195,9 +198,7 @@ def test_with_the_budget_of_driving_samples_more_replay_trains_for_longer(swept)
     assert done.returncode == 0 and "replay 50 %" in done.stdout, done.stderr
     table = sweep.run("smoke", store=swept.store, budget="driving-samples")
     assert [spec.training.steps for spec in table.specs] == [4, 8]
-    driving = [
-        records.read_summary(swept.store / run)["realised_samples"]["driving"] for run in table.runs["run"]
-    ]
+    driving = [read_summary(swept.store / run)["realised_samples"]["driving"] for run in table.runs["run"]]
     assert driving == [16, 16]
 
 
@@ -231,10 +232,10 @@ def test_pretraining_refuses_what_it_would_not_heed(tmp_path):
 
 
 def test_a_finished_run_is_measured_again_with_the_same_result(swept):
-    from replaylab import runs
+    from replaylab.training import fine_tuning
 
     spec = swept.specs[1]
-    again = runs.evaluate_again(swept.store / spec.run_id, swept.store)
+    again = fine_tuning.evaluate_again(swept.store / spec.run_id, swept.store)
     rows = swept.rows[(swept.rows["run"] == spec.run_id) & (swept.rows["step"] == spec.training.steps)]
     # on disk are twelve binary digits
     assert np.allclose(again["value"], rows["value"], rtol=2**-12, atol=1e-5, equal_nan=True)
@@ -242,7 +243,7 @@ def test_a_finished_run_is_measured_again_with_the_same_result(swept):
 
 @pytest.mark.parametrize(("load", "told"), [(0.4, False), (8.0, True)])
 def test_an_estimate_says_that_the_machine_was_busy(load, told, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "estimate_seconds", lambda missing, store: 90.0)
+    monkeypatch.setattr(fine_tuning, "estimate_seconds", lambda missing, store: 90.0)
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     said = sweep.estimate(grid("smoke"), tmp_path, grid("smoke"), "inline", ClusterSpec())

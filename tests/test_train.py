@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from replaylab import checkpoint, models, sample, subjects, train
 from replaylab.mixture import Mixture
-from replaylab.parallel import Place
+from replaylab.models import loading, sampling, tiny
 from replaylab.spec import FAMILIES, MachineSpec, RemedySpec, TrainingSpec
+from replaylab.training import checkpoint, loop
+from replaylab.util.distributed import Place
 
 both_families = pytest.mark.parametrize("family", FAMILIES)
-FRAMES, CHANNELS, CELLS = models.CLIP_FRAMES, models.LATENT_CHANNELS, 8
+FRAMES, CHANNELS, CELLS = tiny.CLIP_FRAMES, tiny.LATENT_CHANNELS, 8
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def latents():
 def model(family="wan"):
     """The base's transformer with half its layers, untrained."""
     torch.manual_seed(0)
-    whole = subjects.TINY[family].new(None)
+    whole = loading.TINY[family].new(None)
     shape = {**whole.transformer.config, "num_layers": 2}
     return whole.with_network(type(whole.transformer).from_config(shape))
 
@@ -42,7 +43,7 @@ def fit(folder, latents, steps=6, evaluate_at=(), evaluate=lambda step: None, mi
     """The model after `steps`."""
     made = model()
     mixture = mixture or Mixture(0.25, 4, [len(source) for source in latents], 1)
-    train.fit(
+    loop.fit(
         made, latents, mixture, training(steps, **changes), 1, folder, "test",
         machine=machine or MachineSpec(checkpoint_steps=2), remedy=remedy, known=known, evaluate_at=evaluate_at,
         evaluate=evaluate,
@@ -65,15 +66,15 @@ def log_of(folder):
 
 def loss_of(made, latents):
     """On fixed noise."""
-    batch = train.batch_of(made, [latents], Mixture(0, 8, [len(latents)], 0), 5, 0)
+    batch = loop.batch_of(made, [latents], Mixture(0, 8, [len(latents)], 0), 5, 0)
     with torch.no_grad():
-        return train.Objective(made)(batch).item()
+        return loop.Objective(made)(batch).item()
 
 
 def drawn(made, context, steps, noise_seed):
     """Whole clips for context latents."""
     shape = (context.shape[1], FRAMES, *context.shape[3:])
-    return sample.futures(made, {"known": context}, shape, steps, noise_seed)
+    return sampling.futures(made, {"known": context}, shape, steps, noise_seed)
 
 
 class Killed(BaseException):
@@ -86,14 +87,14 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(step, schedule, latents, 
     mixture = Mixture(0.25, 4, [12, 12], 1, schedule, steps=6)
     seen = {"whole": [], "killed": []}
     whole = fit(tmp_path / "whole", latents, 6, (2, 5, 6), seen["whole"].append, mixture)
-    honest = train.batch_of
+    honest = loop.batch_of
 
     def until(made, sources, mixture, seed, at, *others):
         if at == step:
             raise Killed
         return honest(made, sources, mixture, seed, at, *others)
 
-    monkeypatch.setattr(train, "batch_of", until)
+    monkeypatch.setattr(loop, "batch_of", until)
     with pytest.raises(Killed):
         fit(tmp_path / "killed", latents, 6, (2, 5, 6), seen["killed"].append, mixture)
     monkeypatch.undo()
@@ -177,13 +178,13 @@ def test_a_step_in_parts_is_the_same_step(parts, latents, tmp_path):
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_a_batch_is_the_same_whoever_computes_its_parts(ranks, latents):
     mixture = Mixture(0.25, 8, [12, 12], 1)
-    whole = train.batch_of(model(), latents, mixture, 3, 5)
+    whole = loop.batch_of(model(), latents, mixture, 3, 5)
     for rank in range(ranks):
-        part = train.batch_of(model(), latents, mixture, 3, 5, Place(rank, ranks))
+        part = loop.batch_of(model(), latents, mixture, 3, 5, Place(rank, ranks))
         assert all(
             torch.equal(mine, all_[rank::ranks]) for mine, all_ in zip(part[:3], whole[:3], strict=True)
         )
-    again = [train.batch_of(model(), latents, mixture, *about).noise for about in ((3, 5), (3, 6), (4, 5))]
+    again = [loop.batch_of(model(), latents, mixture, *about).noise for about in ((3, 5), (3, 6), (4, 5))]
     assert torch.equal(again[0], whole.noise)
     assert not torch.equal(again[1], whole.noise) and not torch.equal(again[2], whole.noise)
     assert len(whole.noise.flatten(1).unique(dim=0)) == 8 and ((whole.level > 0) & (whole.level < 1)).all()
@@ -193,7 +194,7 @@ def test_evaluation_sees_the_average_and_training_goes_on_from_the_weights(laten
     without = fit(tmp_path / "a", latents, 4)
     made, seen = model(), []
     first = next(made.transformer.parameters())
-    train.fit(
+    loop.fit(
         made, latents, Mixture(0.25, 4, [12, 12], 1), training(4), 1, tmp_path / "b", "test",
         machine=MachineSpec(checkpoint_steps=2), evaluate_at=(1, 2, 3),
         evaluate=lambda step: seen.append((step, first.detach().clone(), made.transformer.training)),
@@ -269,7 +270,7 @@ def test_the_loss_ignores_what_the_network_says_of_the_context(latents):
 
     def disturbed(*arguments):
         velocity = honest(*arguments).clone()
-        velocity[:, :, : models.CONTEXT_FRAMES] += 100
+        velocity[:, :, : tiny.CONTEXT_FRAMES] += 100
         return velocity
 
     made.predict = disturbed
@@ -350,7 +351,7 @@ def test_futures_keep_the_context_and_do_not_depend_on_the_batch(monkeypatch, fa
     made.transformer.eval()
     context = torch.randn(5, CHANNELS, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
     together = drawn(made, context, 2, noise_seed=0)
-    monkeypatch.setattr(models.TinyModel, "CLIPS_AT_ONCE", 2)
+    monkeypatch.setattr(tiny.TinyModel, "CLIPS_AT_ONCE", 2)
     apart = drawn(made, context, 2, noise_seed=0)
     assert torch.equal(together[:, :, :3], context)
     assert torch.allclose(together, apart, atol=1e-4)
@@ -375,11 +376,11 @@ def test_sampling_with_a_network_that_knows_the_answer_arrives_at_the_data(famil
 @both_families
 def test_a_model_survives_diffusers_folder_layout(tmp_path, family):
     torch.manual_seed(0)
-    vae = models.new_vae()
+    vae = tiny.new_vae()
     vae.register_to_config(latents_mean=[0.1] * CHANNELS, latents_std=[2.0] * CHANNELS)
-    made = subjects.TINY[family].new(vae.eval())
+    made = loading.TINY[family].new(vae.eval())
     made.save(tmp_path)
-    again = subjects.tiny(tmp_path).model
+    again = loading.tiny(tmp_path).model
     assert type(again) is type(made)
     settings = {key: value for key, value in made.scheduler.config.items() if not key.startswith("_")}
     assert settings.items() <= dict(again.scheduler.config).items()
@@ -394,11 +395,11 @@ def test_a_model_survives_diffusers_folder_layout(tmp_path, family):
 
 def test_folding_is_undone_exactly():
     frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    assert np.array_equal(models.to_frames(models.pixels_of(models.fold(frames))), frames)
+    assert np.array_equal(tiny.to_frames(tiny.pixels_of(tiny.fold(frames))), frames)
 
 
 def test_flushing_small_numbers_ends_with_training():
     small = torch.tensor(1e-39)
-    with models.no_denormals():
+    with tiny.no_denormals():
         assert (small * 1.0).item() == 0
     assert (small * 1.0).item() > 0

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaylab import dynamics, trajectories
-from replaylab.worlds.stage import Camera, placed
+from replaylab.metrics import dynamics, trajectories
+from replaylab.worlds.renderer import Camera, placed
 
 CAP = 10.0
 SEEDS = st.integers(0, 2**32 - 1)

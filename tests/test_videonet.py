@@ -16,17 +16,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaylab import clips, pretrain, videonet, worlds
-from replaylab.__main__ import _parser
-from replaylab.domain import sha256, write_domain
+from replaylab.cli.main import _parser
+from replaylab.data import clips
+from replaylab.data.domain import sha256, write_domain
+from replaylab.metrics import video_network
 from replaylab.spec import domain_spec
+from replaylab.training import pretrain
+from replaylab.worlds import build
 
 VIDEO_FRAMES = 8
 MOTION_PX = {"left, fast": -4, "left, slow": -1, "right, fast": 4, "right, slow": 1}
 KINDS = tuple(MOTION_PX)  # sorted, as `fit` numbers them
 
 
-def moving(n: int, seed: int) -> videonet.Known:
+def moving(n: int, seed: int) -> video_network.Known:
     """Videos of a bright square on a random ground, going left or right at one of two speeds; the camera stands."""
     rng = np.random.default_rng(seed)
     kinds = np.array([KINDS[i % len(KINDS)] for i in range(n)])
@@ -48,7 +51,7 @@ def moving(n: int, seed: int) -> videonet.Known:
     ego = np.zeros((n, VIDEO_FRAMES, 3), np.float32)
     ego[:, 0] = np.nan
     domains = np.array([kind.split(",")[0] for kind in kinds])
-    return videonet.Known(frames, domains, kinds, agents, moved, ego)
+    return video_network.Known(frames, domains, kinds, agents, moved, ego)
 
 
 def short_fit(folder: Path, steps: int = 3, seed: int = 0, data: str = "Drawn squares", **others: Any) -> Any:
@@ -57,7 +60,7 @@ def short_fit(folder: Path, steps: int = 3, seed: int = 0, data: str = "Drawn sq
         "held_out": moving(8, 2),
         "checks": {name: moving(40, seed).frames[:, :5] for name, seed in (("squares", 3), ("others", 4))},
     }
-    return videonet.fit(
+    return video_network.fit(
         **(arguments | others), seed=seed, steps=steps, folder=folder, data=data, batch_size=8
     )
 
@@ -71,7 +74,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 @pytest.fixture(scope="module")
 def network(trained: tuple[Any, Path]) -> Any:
     """What ships, where it is there; else the one just trained: the properties are those of both."""
-    return videonet.load() if (videonet.SHIPPED / "config.json").is_file() else trained[0]
+    return video_network.load() if (video_network.SHIPPED / "config.json").is_file() else trained[0]
 
 
 def different(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -82,33 +85,37 @@ def different(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------ features
 def test_each_clip_has_its_own_features_wherever_it_stands(network: Any) -> None:
     some = moving(11, 4).frames[:, :5]
-    made = videonet.features(some, network=network)
-    assert made.shape == (11, videonet.WIDTHS[-1]) and made.dtype == np.float32 and np.isfinite(made).all()
+    made = video_network.features(some, network=network)
+    assert (
+        made.shape == (11, video_network.WIDTHS[-1]) and made.dtype == np.float32 and np.isfinite(made).all()
+    )
     order = np.random.default_rng(0).permutation(len(some))
     for batch_size in (1, 4, 50):
-        again = videonet.features(some[order], batch_size, network)
+        again = video_network.features(some[order], batch_size, network)
         np.testing.assert_allclose(again, made[order], rtol=1e-3, atol=1e-4)
-    assert videonet.features(some[:0], network=network).shape == (0, videonet.WIDTHS[-1])
+    assert video_network.features(some[:0], network=network).shape == (0, video_network.WIDTHS[-1])
 
 
 @settings(max_examples=10)
-@given(seed=st.integers(0, 2**32 - 1), order=st.sampled_from(videonet.SHUFFLES.tolist()))
+@given(seed=st.integers(0, 2**32 - 1), order=st.sampled_from(video_network.SHUFFLES.tolist()))
 def test_motion_is_in_the_features(network: Any, seed: int, order: list[int]) -> None:
     some = moving(8, seed).frames[:, :5]
-    as_filmed = videonet.features(some, network=network)
+    as_filmed = video_network.features(some, network=network)
     frozen = np.repeat(some[:, :1], 5, axis=1)
     for other in (some[:, order], some[:, ::-1], frozen):
-        assert (different(as_filmed, videonet.features(other, network=network)) > 0.01).all()
+        assert (different(as_filmed, video_network.features(other, network=network)) > 0.01).all()
 
 
 def test_looks_are_in_the_features(network: Any) -> None:
     some = moving(8, 5).frames[:, :5]
     darker = (some // 2).astype(np.uint8)
-    assert (different(*(videonet.features(each, network=network) for each in (some, darker))) > 0.01).all()
+    assert (
+        different(*(video_network.features(each, network=network) for each in (some, darker))) > 0.01
+    ).all()
 
 
 def test_it_tells_fast_from_slow_and_right_from_left(trained: tuple[Any, Path]) -> None:
-    quality = videonet.measure(trained[0], moving(40, 6), KINDS)
+    quality = video_network.measure(trained[0], moving(40, 6), KINDS)
     assert np.mean([each["kind"] for each in quality.values()]) > 0.75  # chance is 1/4
     assert np.mean([each["agents_f1"] for each in quality.values()]) > 0.5
     assert all(each["ahead_r2"] is None for each in quality.values())  # the camera stands still
@@ -125,14 +132,14 @@ def test_it_tells_fast_from_slow_and_right_from_left(trained: tuple[Any, Path]) 
 )
 def test_other_clips_are_refused(network: Any, bad: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        videonet.features(bad, network=network)
+        video_network.features(bad, network=network)
 
 
 # ------------------------------------------------------------------------------------------------------ what is taught
-def of_all_orders(videos: videonet.Known) -> Any:
+def of_all_orders(videos: video_network.Known) -> Any:
     """The same window of one video, in each of ORDERS."""
-    n = len(videonet.ORDERS)
-    return videonet._batch(
+    n = len(video_network.ORDERS)
+    return video_network._batch(
         videos, KINDS, np.zeros(n, int), np.full(n, 1), np.arange(n), np.random.default_rng(0)
     )  # fmt: skip
 
@@ -153,7 +160,7 @@ def test_labels_are_those_of_the_frames_shown_and_unknown_where_nothing_is_known
     videos = moving(1, 7)
     videos.ego[:, 1:] = (1.0, 2.0, 3.0)
     batch = of_all_orders(videos)
-    assert batch.kinds.tolist() == [KINDS.index(videos.kinds[0])] + [videonet.NO_KIND] * 3
+    assert batch.kinds.tolist() == [KINDS.index(videos.kinds[0])] + [video_network.NO_KIND] * 3
     np.testing.assert_array_equal(batch.agents[0], videos.agents[0, 1:6])
     np.testing.assert_array_equal(batch.agents[3], videos.agents[0, 5:0:-1])
     assert np.isnan(batch.moved_px[:, 0]).all()  # nobody saw the frame before the first
@@ -187,7 +194,7 @@ def domain_on_disk(folder: Path) -> Any:
     tracks = pd.DataFrame([others | row for row in near + far + gone])
     path = folder / "videos" / "train-00000.mp4"
     path.parent.mkdir(parents=True)
-    worlds.write_video(path, moving(1, 8).frames[0, :frames], 4)
+    build.write_video(path, moving(1, 8).frames[0, :frames], 4)
     videos = pd.DataFrame(
         [{"file": path.name, "split": "train", "scene": "a", "frames": frames, "sha256": sha256(path)}]
     )
@@ -202,7 +209,7 @@ def domain_on_disk(folder: Path) -> Any:
 
 
 def test_what_is_known_comes_from_the_domains_truth(tmp_path: Path) -> None:
-    known = videonet.known(domain_on_disk(tmp_path / "circle"), "train", 10)
+    known = video_network.known(domain_on_disk(tmp_path / "circle"), "train", 10)
     assert (known.domains[0], known.kinds[0]) == ("circle", "circle, turning")
     assert known.frames.shape == (1, 6, 64, 64, 3)
     assert np.isnan(known.ego[0, 0]).all()
@@ -214,8 +221,8 @@ def test_what_is_known_comes_from_the_domains_truth(tmp_path: Path) -> None:
 
 def test_videos_of_several_domains_stand_one_after_the_other() -> None:
     parts = [moving(3, 1), moving(2, 2)]
-    both = videonet.Known.together(parts)
-    for field in dataclasses.fields(videonet.Known):
+    both = video_network.Known.together(parts)
+    for field in dataclasses.fields(video_network.Known):
         np.testing.assert_array_equal(getattr(both, field.name)[3:], getattr(parts[1], field.name))
 
 
@@ -235,16 +242,19 @@ def test_a_seed_repeats_itself_to_the_bit_and_another_differs(tmp_path: Path) ->
 def test_what_is_loaded_is_what_was_written(trained: tuple[Any, Path]) -> None:
     network, folder = trained
     some = moving(5, 9).frames[:, :5]
-    again = videonet.load(folder)
+    again = video_network.load(folder)
     np.testing.assert_array_equal(
-        videonet.features(some, network=network), videonet.features(some, network=again)
+        video_network.features(some, network=network), video_network.features(some, network=again)
     )
-    assert sorted(path.name for path in folder.iterdir()) == sorted(videonet.FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(video_network.FILES)
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
     config = json.loads((folder / "config.json").read_text())
-    described = videonet.extractor(folder)
+    described = video_network.extractor(folder)
     assert described.weights_sha256 == config["weights_sha256"] == sha256(folder / "model.safetensors")
-    assert (described.frames, described.dimensions) == (5, videonet.features(some, network=network).shape[1])
+    assert (described.frames, described.dimensions) == (
+        5,
+        video_network.features(some, network=network).shape[1],
+    )
 
 
 def test_the_card_says_what_it_is_and_a_command_that_exists(trained: tuple[Any, Path]) -> None:
@@ -291,9 +301,9 @@ def test_what_cannot_be_learnt_is_refused_before_anything_is_written(tmp_path: P
 def test_missing_weights_are_named_with_the_remedy(
     trained: tuple[Any, Path], tmp_path: Path, missing: str
 ) -> None:
-    for name in videonet.FILES - {missing}:
+    for name in video_network.FILES - {missing}:
         (tmp_path / name).write_bytes((trained[1] / name).read_bytes())
-    for use in (videonet.load, videonet.extractor):
+    for use in (video_network.load, video_network.extractor):
         with pytest.raises(
             FileNotFoundError, match=rf"{tmp_path}: no {missing}.*python -m replaylab pretrain videonet"
         ):
@@ -301,19 +311,19 @@ def test_missing_weights_are_named_with_the_remedy(
 
 
 def test_truncated_or_exchanged_weights_are_refused(trained: tuple[Any, Path], tmp_path: Path) -> None:
-    for name in videonet.FILES:
+    for name in video_network.FILES:
         (tmp_path / name).write_bytes((trained[1] / name).read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match=rf"{tmp_path}: not a video network .*sha256.*pretrain videonet"):
-        videonet.load(tmp_path)
+        video_network.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"weights_sha256": sha256(weights), "kinds": ["a"]}))
     with pytest.raises(ValueError, match="not a video network of this version"):
-        videonet.load(tmp_path)
+        video_network.load(tmp_path)
 
 
 def test_the_extractor_is_described_without_torch(trained: tuple[Any, Path]) -> None:
-    script = "import sys; from replaylab import videonet; from pathlib import Path; " \
+    script = "import sys; from replaylab.metrics import video_network as videonet; from pathlib import Path; " \
              f"videonet.extractor(Path({str(trained[1])!r})); print('torch' in sys.modules)"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -330,24 +340,26 @@ def test_the_command_runs_through_in_small(monkeypatch: pytest.MonkeyPatch, tmp_
     card = (tmp_path / "weights" / "README.md").read_text()
     for said in ("near (6 videos", "| near | 2 |", "| driving | real, other scenes |"):
         assert said in card
-    domain = worlds.build(driving, tmp_path / "home" / "domains")
+    domain = build.build(driving, tmp_path / "home" / "domains")
     some = np.stack(list(clips.read(domain, clips.clips_of(domain, "dev", 5)[:3], 5)))
-    assert np.isfinite(videonet.features(some, network=videonet.load(tmp_path / "weights"))).all()
+    assert np.isfinite(video_network.features(some, network=video_network.load(tmp_path / "weights"))).all()
 
 
-@pytest.mark.skipif(not videonet.SHIPPED.is_dir(), reason="the video network is not shipped yet")
+@pytest.mark.skipif(not video_network.SHIPPED.is_dir(), reason="the video network is not shipped yet")
 def test_what_ships_is_whole_small_and_carded() -> None:
-    videonet.load()  # compares the weights with their recorded digest
-    assert (videonet.SHIPPED / "model.safetensors").stat().st_size < 2e6
-    card = (videonet.SHIPPED / "README.md").read_text()
-    assert videonet.extractor().weights_sha256 in card and "python -m replaylab pretrain videonet" in card
+    video_network.load()  # compares the weights with their recorded digest
+    assert (video_network.SHIPPED / "model.safetensors").stat().st_size < 2e6
+    card = (video_network.SHIPPED / "README.md").read_text()
+    assert (
+        video_network.extractor().weights_sha256 in card and "python -m replaylab pretrain videonet" in card
+    )
     for spec in (*pretrain.BASE_DOMAINS, *pretrain.TARGET_LOOKS):
         assert f"| {spec.name} |" in card
 
 
-@pytest.mark.skipif(not videonet.SHIPPED.is_dir(), reason="the video network is not shipped yet")
+@pytest.mark.skipif(not video_network.SHIPPED.is_dir(), reason="the video network is not shipped yet")
 def test_what_ships_orders_known_damage() -> None:
-    told = json.loads((videonet.SHIPPED / "config.json").read_text())["training"]["responses"]
+    told = json.loads((video_network.SHIPPED / "config.json").read_text())["training"]["responses"]
     for sets in told.values():
         kernel = {what: values["kernel"] for what, values in sets.items()}
         real = kernel.pop("real, other scenes")

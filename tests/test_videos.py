@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replaylab import __main__, clips, footage, videos
-from replaylab.domain import open_domain
-from replaylab.footage import Fit, Order, Recipe, Shares, Unusable
+from replaylab.cli import main
+from replaylab.data import clips
+from replaylab.data.domain import open_domain
+from replaylab.data.importers import conversion, video_folder
+from replaylab.data.importers.conversion import Fit, Order, Recipe, Shares, Unusable
 
 RECIPE = Recipe(32, 32, frames_per_second=4.0, frames=4)
 GREY_A_FRAME = 5
@@ -51,8 +53,8 @@ def shown_numbers(path: Path) -> list[int]:
     return [round(float(frame[12:20, 16:24].mean()) / GREY_A_FRAME) for frame in frames]
 
 
-def add(folder: Path, recipe: Recipe = RECIPE, scene_from: str = "file", **order) -> videos.Added:
-    return videos.add(folder, Order(folder.with_name("domain"), recipe, **order), scene_from)
+def add(folder: Path, recipe: Recipe = RECIPE, scene_from: str = "file", **order) -> video_folder.Added:
+    return video_folder.add(folder, Order(folder.with_name("domain"), recipe, **order), scene_from)
 
 
 # ------------------------------------------------------------------------------------------------------------------ time
@@ -64,7 +66,7 @@ def add(folder: Path, recipe: Recipe = RECIPE, scene_from: str = "file", **order
 def test_every_frame_is_the_nearest_picture_and_within_half_a_step(steps, rate, frames):
     times, recipe = list(np.cumsum(steps)), Recipe(frames_per_second=rate, frames=frames)
     try:
-        found = footage.pieces(times, recipe, "x")
+        found = conversion.pieces(times, recipe, "x")
     except Unusable as wrong:
         assert ("too short" in wrong.args[1]) or ("a second" in wrong.args[1])
         return
@@ -84,7 +86,7 @@ def test_a_gap_is_cut_out_and_does_not_look_like_a_jerk():
         *np.arange(8) / 10,
         *np.arange(12, 24) / 10,
     ]  # the last picture before the gap is half a step early
-    assert footage.pieces(times, Recipe(frames_per_second=5, frames=4), "x") == (
+    assert conversion.pieces(times, Recipe(frames_per_second=5, frames=4), "x") == (
         (0, 2, 4, 6),
         (8, 10, 12, 14, 16, 18),
     )
@@ -93,15 +95,15 @@ def test_a_gap_is_cut_out_and_does_not_look_like_a_jerk():
 def test_usual_rates_are_sampled_whole():
     for its_own, ours in ((30, 16), (25, 16), (24, 16), (29.97, 4), (15, 10), (10, 4), (12, 4), (30, 30)):
         times = list(np.random.default_rng(0).uniform(-0.002, 0.002, 600) + np.arange(600) / its_own)
-        found = footage.pieces(times, Recipe(frames_per_second=ours, frames=4), "x")
+        found = conversion.pieces(times, Recipe(frames_per_second=ours, frames=4), "x")
         assert sum(map(len, found)) >= 600 / its_own * ours - 2, (its_own, ours)
 
 
 def test_a_gap_cuts_and_long_videos_are_cut_into_equal_parts():
     times = [*np.arange(0, 3, 0.25), *np.arange(10, 12, 0.25)]
-    assert [len(piece) for piece in footage.pieces(times, Recipe(frames=4), "x")] == [12, 8]
-    assert [len(piece) for piece in footage.pieces(times, Recipe(frames=9), "x")] == [12]
-    long = footage.pieces(list(np.arange(250) / 4), Recipe(), "x")
+    assert [len(piece) for piece in conversion.pieces(times, Recipe(frames=4), "x")] == [12, 8]
+    assert [len(piece) for piece in conversion.pieces(times, Recipe(frames=9), "x")] == [12]
+    long = conversion.pieces(list(np.arange(250) / 4), Recipe(), "x")
     assert [len(piece) for piece in long] == [84, 83, 83] and [n for piece in long for n in piece] == list(
         range(250)
     )
@@ -109,7 +111,7 @@ def test_a_gap_cuts_and_long_videos_are_cut_into_equal_parts():
 
 def test_a_source_that_is_slower_than_asked_is_told_its_own_rate():
     with pytest.raises(Unusable) as found:
-        footage.pieces(list(np.arange(100) / 3), Recipe(frames_per_second=4), "x")
+        conversion.pieces(list(np.arange(100) / 3), Recipe(frames_per_second=4), "x")
     assert "come 3 a second, and 4 a second are wanted" in found.value.args[1]
     assert "--frames-per-second 3 or less" in found.value.args[2]
 
@@ -117,7 +119,7 @@ def test_a_source_that_is_slower_than_asked_is_told_its_own_rate():
 # ----------------------------------------------------------------------------------------------------------------- shape
 @given(st.integers(5, 900), st.integers(5, 900), st.sampled_from([(64, 64), (48, 96), (96, 48)]))
 def test_crop_fills_and_pad_keeps_all_and_neither_stretches(height, width, size):
-    for how in footage.FITS:
+    for how in conversion.FITS:
         fit = Fit.of(height, width, Recipe(*size, fit=how))
         left, top, right, bottom = fit.cut
         assert min(left, top) >= 0 and right <= width and bottom <= height
@@ -138,7 +140,7 @@ def test_crop_fills_and_pad_keeps_all_and_neither_stretches(height, width, size)
 def test_a_box_stays_on_what_it_bounds():
     picture = np.zeros((90, 160, 3), np.uint8)
     picture[30:60, 70:110] = 255
-    for how in footage.FITS:
+    for how in conversion.FITS:
         fit = Fit.of(90, 160, Recipe(64, 64, fit=how))
         x0, y0, x1, y1 = fit.boxes(np.array([[70, 30, 110, 60.0]]))[0]
         rows, columns = np.nonzero(fit.picture(picture)[..., 0] > 127)
@@ -305,7 +307,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
     folder = tmp_path / "in"
     for number in range(3):
         film(folder / f"{number}.mp4", times=range(40 + 5 * number))
-    real, calls = footage.worlds.write_video, []
+    real, calls = conversion.worlds.write_video, []
 
     def stopped(*arguments):
         calls.append(arguments)
@@ -313,7 +315,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         real(*arguments)
 
-    monkeypatch.setattr(footage.worlds, "write_video", stopped)
+    monkeypatch.setattr(conversion.worlds, "write_video", stopped)
     with pytest.raises(KeyboardInterrupt):
         add(folder)
     with pytest.raises(FileNotFoundError, match="was not finished"):
@@ -343,7 +345,9 @@ def test_several_processes_make_the_same_domain(tmp_path):
         film(tmp_path / "in" / f"{number}.mp4", times=range(20 + 5 * number))
     (tmp_path / "in" / "text.mp4").write_text("no video")
     one = add(tmp_path / "in").domain
-    two = videos.add(tmp_path / "in", Order(tmp_path / "other", RECIPE, name="domain", processes=2)).domain
+    two = video_folder.add(
+        tmp_path / "in", Order(tmp_path / "other", RECIPE, name="domain", processes=2)
+    ).domain
     assert list(pd.read_csv(two.folder / "unusable.csv")["file"]) == ["text.mp4"]
     assert (one.folder / "domain.json").read_bytes() == (two.folder / "domain.json").read_bytes()
 
@@ -376,9 +380,9 @@ def test_the_command_makes_a_rectangle_and_reports(tmp_path, capsys):
     out = tmp_path / "mine"
     command = ["domain", "add", "videos", str(tmp_path / "in"), "--out", str(out), "--size", "32x48", "--dev", "0",
                "--test", "0", "--licence", "my own", "--prompt", "a street", "--processes", "1"]  # fmt: skip
-    assert __main__.main([*command, "--dry-run"]) == 0
+    assert main.main([*command, "--dry-run"]) == 0
     assert "was not touched" in capsys.readouterr().out and not out.exists()
-    assert __main__.main(command) == 0
+    assert main.main(command) == 0
     said = capsys.readouterr()
     assert "b.mp4" in said.out and "no video, or damaged" in said.out and "agents are not known" in said.out
     assert "no scene fell to test" in said.out
@@ -388,7 +392,7 @@ def test_the_command_makes_a_rectangle_and_reports(tmp_path, capsys):
     assert domain.about["prompt"] == "a street"
     chosen = clips.clips_of(domain, "train", 8)
     assert next(clips.read(domain, chosen, 8)).shape == (8, 32, 48, 3)
-    assert __main__.main([*command[:-4], "--size", "big"]) == 2
+    assert main.main([*command[:-4], "--size", "big"]) == 2
     assert "size: 'big'; give one side of a square (64), or height x width" in capsys.readouterr().err
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replaylab import worlds
-from replaylab.domain import open_domain
+from replaylab.data.domain import open_domain
 from replaylab.spec import WorldSpec
-from replaylab.worlds import bodies, looks, movers, stage, traffic
+from replaylab.worlds import appearance, kinematics, meshes, renderer, traffic
+from replaylab.worlds import build as build_module
 
 TIMES = np.arange(12) / 4
 SMALL = WorldSpec("driving", "traffic", "target", "ordinary", (3, 2, 0))
@@ -21,13 +21,13 @@ SMALL = WorldSpec("driving", "traffic", "target", "ordinary", (3, 2, 0))
 
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory):
-    return worlds.build(SMALL, tmp_path_factory.mktemp("worlds"))
+    return build_module.build(SMALL, tmp_path_factory.mktemp("worlds"))
 
 
 def scene_of(look="target", motion="eventful", look_seed=1, motion_seed=2, world="traffic"):
     spec = WorldSpec("scene", world, look, motion, (1, 0, 0))
     streams = np.random.default_rng(look_seed), np.random.default_rng(motion_seed)
-    return worlds.WORLDS[world].draw(spec, *streams, number=0)
+    return build_module.WORLDS[world].draw(spec, *streams, number=0)
 
 
 @pytest.mark.parametrize("motion", traffic.MOTIONS)
@@ -35,12 +35,12 @@ def test_every_motion_shows_its_events_and_its_agents(motion):
     for seed in range(6):
         scene = scene_of(motion=motion, motion_seed=seed)
         assert scene.event in traffic.MOTIONS[motion]
-        assert stage.shows_its_agents(scene)
+        assert renderer.shows_its_agents(scene)
 
 
-@pytest.mark.parametrize("look", ["target", *looks.WEATHERS, "narrow 0"])
+@pytest.mark.parametrize("look", ["target", *appearance.WEATHERS, "narrow 0"])
 def test_every_look_can_be_rendered(look):
-    frames = stage.Stage.shared(64).render(scene_of(look))
+    frames = renderer.Stage.shared(64).render(scene_of(look))
     assert frames.shape == (12, 64, 64, 3) and frames.std() > 10
 
 
@@ -60,7 +60,7 @@ def test_nobody_trains_on_what_is_held_out():
 def test_the_share_of_eventful_videos_is_exact(share):
     spec = dataclasses.replace(SMALL, motion="eventful", eventful_share=share)
     rng = np.random.default_rng(0)
-    events = [movers.event_of(spec, number, rng, traffic.MOTIONS) for number in range(200)]
+    events = [kinematics.event_of(spec, number, rng, traffic.MOTIONS) for number in range(200)]
     eventful = np.cumsum([event != "ordinary" for event in events])
     assert (eventful == np.floor(np.arange(1, 201) * share + 1e-9)).all()
 
@@ -80,21 +80,21 @@ def test_the_same_seed_is_the_same_motion_in_every_look():
 
 
 def test_a_narrow_look_is_one_look_and_there_are_many():
-    skies = {(look, seed): tuple(looks.draw_look(look, np.random.default_rng(seed)).sky_top)
+    skies = {(look, seed): tuple(appearance.draw_look(look, np.random.default_rng(seed)).sky_top)
              for look in ("narrow 0", "narrow 1", "narrow 17") for seed in (0, 1)}  # fmt: skip
     assert len(set(skies.values())) == 3
     assert all(skies[look, 0] == skies[look, 1] for look, _ in skies)
 
 
 def test_rain_falls_at_one_speed():
-    rain = stage.Rain(np.array([[0.4, 0.3]]), (0.0, 0.25), (0.0, -0.05), 1.0)
+    rain = renderer.Rain(np.array([[0.4, 0.3]]), (0.0, 0.25), (0.0, -0.05), 1.0)
     heights = [np.argwhere(rain.veil(frame, 64) > 0.2)[:, 0].mean() for frame in range(3)]
     assert np.diff(heights) == pytest.approx([16, 16], abs=1)
 
 
 def test_larger_videos_show_the_same_truth_in_proportion():
     small, large = (
-        worlds.render_video(dataclasses.replace(SMALL, size_px=size), "train", 2) for size in (64, 128)
+        build_module.render_video(dataclasses.replace(SMALL, size_px=size), "train", 2) for size in (64, 128)
     )
     assert large[0].shape == (12, 128, 128, 3)
     for column in ("x0", "y0", "x1", "y1"):
@@ -105,7 +105,7 @@ def test_larger_videos_show_the_same_truth_in_proportion():
 def test_no_scene_is_in_two_splits(tmp_path):
     """Every video's truth and file differ from every other's, even where motion is most repetitive."""
     spec = dataclasses.replace(SMALL, motion="repetitive", videos=(12, 8, 8))
-    domain = worlds.build(spec, tmp_path)
+    domain = build_module.build(spec, tmp_path)
     assert domain.videos.groupby("scene")["split"].nunique().max() == 1
     first = domain.tracks[(domain.tracks["frame"] == 0) & (domain.tracks["agent"] == 0)]
     assert len(first) == 28 and not first[["x_m", "y_m", "x0"]].duplicated().any()
@@ -113,9 +113,9 @@ def test_no_scene_is_in_two_splits(tmp_path):
 
 
 @pytest.mark.parametrize("mover", [
-    movers.Mover("car", 1, 2, 0.3, 6, -1.5, 0.2),
-    movers.Mover("car", 0, 0, -1.0, 2, 1.0, 0.0),
-    movers.Mover("car", 0, 5, 0.5, 3, -2.0, 0.0),
+    kinematics.Mover("car", 1, 2, 0.3, 6, -1.5, 0.2),
+    kinematics.Mover("car", 0, 0, -1.0, 2, 1.0, 0.0),
+    kinematics.Mover("car", 0, 5, 0.5, 3, -2.0, 0.0),
 ])  # fmt: skip
 def test_paths_have_constant_acceleration_and_yaw_rate(mover):
     fine = np.linspace(0, 2.5, 25001)
@@ -139,12 +139,12 @@ def test_ordinary_traffic_keeps_its_lane_and_its_rule():
             assert np.sign(round((agent.speed - motion.ego.speed) / traffic.LANE_SPEED_M_S)) == -lane
 
 
-@pytest.mark.parametrize("kind", bodies.KINDS)
+@pytest.mark.parametrize("kind", meshes.KINDS)
 def test_drawn_agents_fill_their_stated_size(kind):
-    light = stage.Light((0, 0, 1), 1, 0)
-    mesh = bodies.vehicle(kind, np.ones(3), light, False, np.random.default_rng(0))
+    light = renderer.Light((0, 0, 1), 1, 0)
+    mesh = meshes.vehicle(kind, np.ones(3), light, False, np.random.default_rng(0))
     extent = mesh.vertices.max(0) - mesh.vertices.min(0)
-    stated = np.array(bodies.KINDS[kind])
+    stated = np.array(meshes.KINDS[kind])
     assert (extent <= stated + 0.07).all()
     assert (extent >= stated * 0.75).all()
 
@@ -155,14 +155,15 @@ def test_the_true_box_is_where_the_renderer_painted_the_agent():
     flat = [dataclasses.replace(mesh, colours=np.ones_like(mesh.colours)) for mesh in scene.agents]
     for agent in range(len(flat)):
         bare = dataclasses.replace(
-            scene, layers=[], agents=flat[agent : agent + 1], shadows=[stage.quads(np.zeros((1, 4, 3)), np.zeros((1, 3)))],
+            scene, layers=[], agents=flat[agent : agent + 1],
+            shadows=[renderer.quads(np.zeros((1, 4, 3)), np.zeros((1, 3)))],
             poses=scene.poses[agent : agent + 1], sky_horizon=np.zeros(3), sky_top=np.zeros(3), fog_m=None,
-            lens=stage.Lens(),
+            lens=renderer.Lens(),
         )  # fmt: skip
-        frames = stage.Stage.shared(64).render(bare)
+        frames = renderer.Stage.shared(64).render(bare)
         for frame in range(0, 12, 3):
-            boxes, depths = stage.boxes_of(bare, frame, 64)
-            if not np.isfinite(boxes).all() or stage.visible_shares(boxes, depths, 64)[0] < 0.99:
+            boxes, depths = renderer.boxes_of(bare, frame, 64)
+            if not np.isfinite(boxes).all() or renderer.visible_shares(boxes, depths, 64)[0] < 0.99:
                 continue
             painted = np.argwhere(frames[frame, :, :, 1] > 0)
             top, left = painted.min(0)
@@ -172,25 +173,27 @@ def test_the_true_box_is_where_the_renderer_painted_the_agent():
 
 def test_hidden_agents_are_less_visible():
     near, far = [10.0, 10, 30, 30], [15.0, 15, 25, 25]
-    shares = stage.visible_shares(np.array([near, far]), np.array([5.0, 9.0]), 64)
+    shares = renderer.visible_shares(np.array([near, far]), np.array([5.0, 9.0]), 64)
     assert shares == pytest.approx([1.0, 0.0])
-    shares = stage.visible_shares(np.array([near, far]), np.array([9.0, 5.0]), 64)
+    shares = renderer.visible_shares(np.array([near, far]), np.array([9.0, 5.0]), 64)
     assert shares == pytest.approx([0.75, 1.0])
-    assert stage.visible_shares(np.array([[-10.0, 0, 10, 20]]), np.array([5.0]), 64) == pytest.approx([0.5])
+    assert renderer.visible_shares(np.array([[-10.0, 0, 10, 20]]), np.array([5.0]), 64) == pytest.approx(
+        [0.5]
+    )
 
 
 def test_the_camera_projects_like_a_pinhole():
-    camera = stage.Camera(90, 1.5)
+    camera = renderer.Camera(90, 1.5)
     pixels, depth = camera.project(np.array([[1.0, 2.0, 1.5], [0, 4, 0.5]]), np.zeros(3), 0.0, 64)
     assert np.allclose(pixels, [[48, 32], [32, 40]])
     assert np.allclose(depth, [2, 4])
 
 
 def test_same_seed_same_truth_and_other_split_other_truth():
-    first, again = worlds.render_video(SMALL, "train", 1), worlds.render_video(SMALL, "train", 1)
+    first, again = build_module.render_video(SMALL, "train", 1), build_module.render_video(SMALL, "train", 1)
     assert np.array_equal(first[0], again[0])
     assert first[1:] == again[1:]
-    assert worlds.render_video(SMALL, "dev", 1)[2] != first[2]
+    assert build_module.render_video(SMALL, "dev", 1)[2] != first[2]
 
 
 def test_look_and_motion_vary_apart():
@@ -206,13 +209,13 @@ def test_look_and_motion_vary_apart():
 
 def test_the_targets_look_is_narrow_and_no_other_look_reaches_it():
     def skies(look):
-        drawn = [looks.draw_look(look, np.random.default_rng(seed)) for seed in range(200)]
+        drawn = [appearance.draw_look(look, np.random.default_rng(seed)) for seed in range(200)]
         return np.array([np.concatenate([one.sky_top, one.sky_horizon]) for one in drawn])
 
     target = skies("target")
     assert target.std(0).max() < 0.02
     assert skies("diverse").std(0).max() > 0.1
-    for look in ("diverse", *looks.WEATHERS):
+    for look in ("diverse", *appearance.WEATHERS):
         assert np.linalg.norm(skies(look)[:, None] - target[None], axis=-1).min() > 0.25
 
 
@@ -225,12 +228,12 @@ def test_a_build_is_whole_checked_and_disjoint_by_scene(domain):
 
 
 def test_an_interrupted_build_goes_on_and_ends_the_same(domain, tmp_path):
-    folder = worlds.folder_of(SMALL, tmp_path)
+    folder = build_module.folder_of(SMALL, tmp_path)
     (folder / "videos").mkdir(parents=True)
     (folder / "parts").mkdir()
-    worlds._render_chunk(SMALL, folder, "train", 0, 3)
+    build_module._render_chunk(SMALL, folder, "train", 0, 3)
     (folder / "videos" / ".dev-00000.mp4.1").write_bytes(b"half a video")
-    again = worlds.build(SMALL, tmp_path)
+    again = build_module.build(SMALL, tmp_path)
     assert again.videos.equals(domain.videos)
     assert again.tracks.equals(domain.tracks)
 
@@ -238,7 +241,7 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(domain, tmp_path):
 def test_two_processes_that_build_the_same_domain_render_it_once(tmp_path):
     script = tmp_path / "build.py"
     script.write_text(
-        "from replaylab import worlds; from replaylab.spec import WorldSpec\n"
+        "from replaylab.worlds import build as worlds; from replaylab.spec import WorldSpec\n"
         "if __name__ == '__main__':\n"
         "    spec = WorldSpec('w', 'traffic', 'target', 'ordinary', (4, 0, 0))\n"
         f"    print(len(worlds.build(spec, {str(tmp_path)!r}).split('train')))\n"
@@ -267,7 +270,7 @@ def test_unknown_worlds_looks_and_motions_are_refused():
              ("size_px", 63)]  # fmt: skip
     for field, value in wrong:
         with pytest.raises(ValueError, match=str(value)):
-            worlds.render_video(dataclasses.replace(SMALL, **{field: value}), "train", 0)
+            build_module.render_video(dataclasses.replace(SMALL, **{field: value}), "train", 0)
 
 
 def test_bodies_fall_and_stay_above_the_ground():
@@ -282,7 +285,7 @@ def test_bodies_fall_and_stay_above_the_ground():
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_renderers_do_not_outlive_a_killed_build(tmp_path):
     code = (
-        "from replaylab import worlds; from replaylab.spec import WorldSpec\n"
+        "from replaylab.worlds import build as worlds; from replaylab.spec import WorldSpec\n"
         "if __name__ == '__main__':\n"
         f"    worlds.build(WorldSpec('w', 'traffic', 'target', 'ordinary', (4000, 0, 0)), {str(tmp_path)!r})\n"
     )

@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from replaylab import worlds
 from replaylab.spec import WorldSpec
-from replaylab.worlds import country, looks, stage, traffic
+from replaylab.worlds import appearance, build, country, renderer, traffic
 
 SPEC = WorldSpec("country", "country", "country", "ordinary", (4, 0, 0))
 TIMES = np.arange(SPEC.frames) / SPEC.frames_per_second
@@ -55,7 +54,7 @@ def test_ordinary_agents_and_we_keep_our_lanes():
     for seed in range(25):
         scene = scene_of(seed=seed)
         assert np.ptp(scene.road_m, axis=1).max() < 0.05
-        backwards = np.cos([stage.heading_of(poses[0]) for poses in scene.poses]) < 0
+        backwards = np.cos([renderer.heading_of(poses[0]) for poses in scene.poses]) < 0
         assert (np.abs(scene.road_m[backwards] - THEIRS) < 0.5).all()  # on the left one drives
         assert (scene.road_m[~backwards] < -0.9).all()
     for motion, road in motions("ordinary", 25):
@@ -81,7 +80,7 @@ def test_every_motion_shows_its_events_and_its_agents(motion):
     for seed in range(4):
         scene = scene_of(motion, seed)
         assert scene.event in country.MOTIONS[motion]
-        assert stage.shows_its_agents(scene)
+        assert renderer.shows_its_agents(scene)
 
 
 def test_events_are_what_they_are_called():
@@ -133,32 +132,32 @@ def test_the_same_seed_is_the_same_motion_in_every_look():
 def test_it_is_seen_from_a_truck_in_every_look():
     for look in ("country", "target", "diverse"):
         camera = scene_of(look=look).cameras[0]
-        assert camera.height_m > looks.HEIGHTS_M[1] + 0.2
-        assert camera.field_of_view_deg > looks.FIELDS_OF_VIEW_DEG[1] + 5
-        assert camera.pitch_rad > looks.PITCHES_RAD[1]
+        assert camera.height_m > appearance.HEIGHTS_M[1] + 0.2
+        assert camera.field_of_view_deg > appearance.FIELDS_OF_VIEW_DEG[1] + 5
+        assert camera.pitch_rad > appearance.PITCHES_RAD[1]
 
 
 def test_its_look_is_narrow_and_no_other_look_reaches_it():
     def skies(look):
-        drawn = [looks.draw_look(look, np.random.default_rng(seed)) for seed in range(200)]
+        drawn = [appearance.draw_look(look, np.random.default_rng(seed)) for seed in range(200)]
         return np.array([np.concatenate([one.sky_top, one.sky_horizon]) for one in drawn])
 
     own = skies("country")
     assert own.std(0).max() < 0.02
-    for look in ("target", "diverse", *looks.WEATHERS):
+    for look in ("target", "diverse", *appearance.WEATHERS):
         assert np.linalg.norm(skies(look)[:, None] - own[None], axis=-1).min() > 0.2
 
 
 @pytest.mark.parametrize("look", ["country", "target", "night", "narrow 0"])
 def test_it_can_be_rendered_in_other_looks(look):
-    frames = stage.Stage.shared(64).render(scene_of("free", 1, look))
+    frames = renderer.Stage.shared(64).render(scene_of("free", 1, look))
     assert frames.shape == (12, 64, 64, 3) and frames.std() > 10
 
 
 def test_same_seed_same_frames_and_truth():
-    first, again = (worlds.render_video(SPEC, "train", 1) for _ in range(2))
+    first, again = (build.render_video(SPEC, "train", 1) for _ in range(2))
     assert np.array_equal(first[0], again[0]) and first[1:] == again[1:]
-    assert not np.array_equal(worlds.render_video(SPEC, "train", 2)[0], first[0])
+    assert not np.array_equal(build.render_video(SPEC, "train", 2)[0], first[0])
     assert all(np.isfinite(row["road_m"]) for row in first[1])
 
 
@@ -170,13 +169,13 @@ def test_the_true_box_is_where_the_renderer_painted_the_agent():
         for agent, mesh in enumerate(scene.agents):
             white = dataclasses.replace(mesh, colours=np.ones_like(mesh.colours))
             bare = dataclasses.replace(
-                scene, layers=[], agents=[white], shadows=[stage.quads(np.zeros((1, 4, 3)), np.zeros((1, 3)))],
+                scene, layers=[], agents=[white], shadows=[renderer.quads(np.zeros((1, 4, 3)), np.zeros((1, 3)))],
                 poses=scene.poses[agent : agent + 1], sky_horizon=np.zeros(3), sky_top=np.zeros(3), fog_m=None,
             )  # fmt: skip
-            frames = stage.Stage.shared(64).render(bare)
+            frames = renderer.Stage.shared(64).render(bare)
             for frame in range(0, 12, 2):
-                boxes, depths = stage.boxes_of(bare, frame, 64)
-                if not np.isfinite(boxes).all() or stage.visible_shares(boxes, depths, 64)[0] < 0.99:
+                boxes, depths = renderer.boxes_of(bare, frame, 64)
+                if not np.isfinite(boxes).all() or renderer.visible_shares(boxes, depths, 64)[0] < 0.99:
                     continue
                 painted = np.argwhere(frames[frame, :, :, 1] > 0)
                 bounds = np.array([*painted.min(0)[::-1], *(painted.max(0)[::-1] + 1)])
@@ -190,10 +189,10 @@ def test_repeating_the_last_frame_of_the_context_is_far_off():
     distances = []
     for number in range(12):
         scene = scene_of(seed=number)
-        before, _ = stage.boxes_of(scene, 2, 64)
+        before, _ = renderer.boxes_of(scene, 2, 64)
         for frame in range(3, 8):
-            boxes, depths = stage.boxes_of(scene, frame, 64)
-            counts = stage.eligible(boxes, stage.visible_shares(boxes, depths, 64), 64)
+            boxes, depths = renderer.boxes_of(scene, frame, 64)
+            counts = renderer.eligible(boxes, renderer.visible_shares(boxes, depths, 64), 64)
             moved = (boxes - before)[counts & np.isfinite(before).all(axis=1)]
             distances += list(np.hypot(moved[:, 0] + moved[:, 2], moved[:, 1] + moved[:, 3]) / 2)
     assert np.mean(distances) > 3.5

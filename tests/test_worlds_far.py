@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 from conftest import require_or_skip
 
-from replaylab import worlds
-from replaylab.domain import EGO_COLUMNS, SPLITS, TRACK_COLUMNS
+from replaylab.data.domain import EGO_COLUMNS, SPLITS, TRACK_COLUMNS
 from replaylab.spec import WorldSpec
-from replaylab.worlds import doom, doom_game, doom_map, doom_truth, looks, orbit, orbit_look, stage
+from replaylab.worlds import appearance, build, orbit, orbit_appearance, renderer
+from replaylab.worlds.doom import game as game_module
+from replaylab.worlds.doom import map, truth, walk
 
 ORBIT = WorldSpec("orbit", "orbit", "any", "any", (4, 0, 0))
 DOOM = WorldSpec("doom", "doom", "any", "walk", (4, 0, 0))
@@ -39,9 +40,9 @@ def same(one, other):
 def test_every_motion_shows_its_things_and_is_named(motion):
     for seed in SEEDS:
         scene = scene_of(motion, seed)
-        assert stage.shows_its_agents(scene)
+        assert renderer.shows_its_agents(scene)
         assert scene.event == motion
-        assert set(scene.kinds) <= set(orbit_look.KINDS)
+        assert set(scene.kinds) <= set(orbit_appearance.KINDS)
         assert np.allclose(scene.ego[0], 0)
 
 
@@ -94,30 +95,30 @@ def test_nothing_but_things_can_hide_a_thing():
     """Seen from above, no sight line crosses any edge of what stands around."""
     for seed in range(24):
         scene = scene_of("any", seed)
-        solids = [mesh for order, mesh in scene.layers if order == stage.SOLID]
+        solids = [mesh for order, mesh in scene.layers if order == renderer.SOLID]
         edges = [
             mesh.vertices[mesh.triangles[:, [0, 1, 1, 2, 2, 0]], :2].reshape(-1, 2, 2) for mesh in solids
         ]
         for frame in (0, 11):
             for place in scene.poses[:, frame, :2, 3]:
                 sight = np.stack([scene.ego[frame, :2], place])
-                assert not edges or not doom_map.crosses(sight, np.concatenate(edges))
+                assert not edges or not map.crosses(sight, np.concatenate(edges))
 
 
 @pytest.mark.parametrize("motion", orbit.CAMERA_MOTIONS)
 def test_the_true_box_is_where_the_renderer_painted_the_thing(motion):
     """A white thing on black, nothing else: the painted pixels' bounds are the box of the truth, to the pixel."""
     scene, compared = scene_of(motion, 3), 0
-    nothing = stage.quads(np.zeros((1, 4, 3)), np.zeros((1, 3)))
+    nothing = renderer.quads(np.zeros((1, 4, 3)), np.zeros((1, 3)))
     for agent, mesh in enumerate(scene.agents):
         bare = dataclasses.replace(
             scene, layers=[], agents=[dataclasses.replace(mesh, colours=np.ones_like(mesh.colours))], shadows=[nothing],
             poses=scene.poses[agent : agent + 1], sky_horizon=np.zeros(3), sky_top=np.zeros(3),
         )  # fmt: skip
-        frames = stage.Stage.shared(64).render(bare)
+        frames = renderer.Stage.shared(64).render(bare)
         for frame in range(12):
-            boxes, depths = stage.boxes_of(bare, frame, 64)
-            if not np.isfinite(boxes).all() or stage.visible_shares(boxes, depths, 64)[0] < 0.99:
+            boxes, depths = renderer.boxes_of(bare, frame, 64)
+            if not np.isfinite(boxes).all() or renderer.visible_shares(boxes, depths, 64)[0] < 0.99:
                 continue
             painted = np.argwhere(frames[frame, :, :, 1] > 0)
             found = np.array([*painted.min(0)[::-1], *(painted.max(0) + 1)[::-1]])
@@ -127,8 +128,8 @@ def test_the_true_box_is_where_the_renderer_painted_the_thing(motion):
 
 
 def test_no_sky_is_near_the_driving_targets():
-    targets = [looks.draw_look("target", np.random.default_rng(seed)) for seed in range(20)]
-    ours = [orbit_look.draw_look(np.random.default_rng(seed)) for seed in range(300)]
+    targets = [appearance.draw_look("target", np.random.default_rng(seed)) for seed in range(20)]
+    ours = [orbit_appearance.draw_look(np.random.default_rng(seed)) for seed in range(300)]
 
     def skies(drawn):
         return np.array([np.concatenate([look.sky_top, look.sky_horizon]) for look in drawn])
@@ -143,16 +144,15 @@ def test_unknown_motions_and_looks_are_refused():
     for spec in (ORBIT, DOOM):
         for field, value in (("motion", "swim"), ("look", "target")):
             with pytest.raises(ValueError, match=value):
-                worlds.render_video(dataclasses.replace(spec, **{field: value}), "train", 0)
+                build.render_video(dataclasses.replace(spec, **{field: value}), "train", 0)
 
 
 def test_orbit_is_the_same_again_and_other_in_another_split():
-    first = worlds.render_video(ORBIT, "train", 1)
-    assert same(first, worlds.render_video(ORBIT, "train", 1))
-    assert not same(first, worlds.render_video(ORBIT, "dev", 1))
+    first = build.render_video(ORBIT, "train", 1)
+    assert same(first, build.render_video(ORBIT, "train", 1))
+    assert not same(first, build.render_video(ORBIT, "dev", 1))
     changes = [
-        np.abs(np.diff(worlds.render_video(ORBIT, "train", n)[0].astype(int), axis=0)).mean()
-        for n in range(6)
+        np.abs(np.diff(build.render_video(ORBIT, "train", n)[0].astype(int), axis=0)).mean() for n in range(6)
     ]
     assert min(changes) > 1 and np.median(changes) > 3
 
@@ -165,20 +165,20 @@ def walks():
         importlib.util.find_spec("vizdoom") is not None, "vizdoom (pip install --no-deps vizdoom)"
     )
     asked = [("train", number) for number in range(6)] + [("dev", 0), ("test", 0)]
-    return {key: worlds.render_video(DOOM, *key) for key in asked}
+    return {key: build.render_video(DOOM, *key) for key in asked}
 
 
 def test_without_vizdoom_only_its_world_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "vizdoom", None)
     monkeypatch.setattr(
-        doom_game, "_game", doom_game._game.__wrapped__
+        game_module, "_game", game_module._game.__wrapped__
     )  # as in a process that has no game yet
     with pytest.raises(RuntimeError, match="pip install --no-deps vizdoom"):
-        worlds.render_video(DOOM, "train", 0)
+        build.render_video(DOOM, "train", 0)
 
 
 def test_a_map_is_in_one_split():
-    maps = [doom.maps_of(split) for split in SPLITS]
+    maps = [walk.maps_of(split) for split in SPLITS]
     assert len({place for mine in maps for place in mine}) == sum(map(len, maps)) == 68
 
 
@@ -188,7 +188,7 @@ def test_walks_have_every_column_and_change_from_frame_to_frame(walks):
         assert all(set(row) == set(TRACK_COLUMNS) - {"video"} for row in tracks)
         assert all(set(row) == set(EGO_COLUMNS) - {"video"} for row in ego)
         assert [row["frame"] for row in ego] == list(range(12))
-        assert np.abs(np.diff(frames.astype(int), axis=0)).mean() > doom.STILL
+        assert np.abs(np.diff(frames.astype(int), axis=0)).mean() > walk.STILL
 
 
 def test_a_walk_keeps_its_speed_and_turn(walks):
@@ -211,14 +211,14 @@ def test_agents_lie_in_the_image_once_a_frame_and_count(walks):
         assert (table["x1"] > table["x0"]).all() and (table["y1"] > table["y0"]).all()
         assert table["visible"].between(0, 1).all() and "doomplayer" not in set(table["kind"])
         shares.append(table[table["eligible"]]["frame"].nunique() / 12)
-    assert min(shares) >= doom.SHOWN
+    assert min(shares) >= walk.SHOWN
 
 
 def test_positions_project_into_boxes(walks):
     """The engine's places through our pinhole meet its labels: the crop and the field of view are right."""
     table = pd.concat([pd.DataFrame(tracks) for _, tracks, _ in walks.values()])
     whole = table[table["eligible"] & (table["x0"] > 1) & (table["x1"] < 63) & (table["y_m"] > 1)]
-    focal = 32 / np.tan(np.deg2rad(doom_truth.FIELD_OF_VIEW_DEG) / 2)
+    focal = 32 / np.tan(np.deg2rad(truth.FIELD_OF_VIEW_DEG) / 2)
     across = 32 + focal * whole["x_m"] / whole["y_m"]
     middle, width = (whole["x0"] + whole["x1"]) / 2, whole["x1"] - whole["x0"]
     assert len(whole) > 30
@@ -233,13 +233,13 @@ def test_walks_are_the_same_in_another_process_and_order_and_leave_nothing_behin
     script = tmp_path / "again.py"
     script.write_text(
         "import json, sys\n"
-        "from replaylab import worlds\nfrom replaylab.spec import WorldSpec\n"
+        "from replaylab.worlds import build as worlds\nfrom replaylab.spec import WorldSpec\n"
         f"spec = WorldSpec(**{dataclasses.asdict(DOOM)!r})\n"
         "for key in (('test', 0), ('train', 4), ('train', 1)):\n"
         "    frames, tracks, ego = worlds.render_video(spec, *key)\n"
         "    print(json.dumps([frames.tobytes().hex(), tracks, ego]))\n"
     )
-    environment = os.environ | {"HOME": str(home), "PYTHONPATH": str(Path(worlds.__file__).parents[2])}
+    environment = os.environ | {"HOME": str(home), "PYTHONPATH": str(Path(build.__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, script], cwd=here, env=environment, capture_output=True, text=True, check=True
     )
@@ -254,10 +254,10 @@ def test_walks_are_the_same_in_another_process_and_order_and_leave_nothing_behin
 def test_no_game_outlives_a_killed_python(walks, tmp_path):
     """Nor the memory it shares with it (11 MB), nor its folder."""
     code = (
-        "import time\nfrom replaylab.worlds import doom_game\n"
+        "import time\nfrom replaylab.worlds.doom import game as doom_game\n"
         "doom_game.started('freedoom2.wad', 'MAP01', 1)\nprint('started', flush=True)\ntime.sleep(60)"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(worlds.__file__).parents[2]), "TMPDIR": str(tmp_path)}
+    environment = os.environ | {"PYTHONPATH": str(Path(build.__file__).parents[2]), "TMPDIR": str(tmp_path)}
     python = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path, env=environment
     )
@@ -278,8 +278,8 @@ def test_no_game_outlives_a_killed_python(walks, tmp_path):
 
 def test_paths_that_cross_walls_are_told_from_those_that_do_not():
     wall = np.array([[[0.0, 0.0], [0.0, 10.0]]])
-    assert doom_map.crosses(np.array([[-1.0, 5.0], [1.0, 5.0]]), wall)
-    assert not doom_map.crosses(np.array([[-1.0, 11.0], [1.0, 11.0]]), wall)
-    assert doom_map.clearance(np.array([[-3.0, 5.0], [-2.0, 12.0]]), wall) == pytest.approx(np.sqrt(8))
+    assert map.crosses(np.array([[-1.0, 5.0], [1.0, 5.0]]), wall)
+    assert not map.crosses(np.array([[-1.0, 11.0], [1.0, 11.0]]), wall)
+    assert map.clearance(np.array([[-3.0, 5.0], [-2.0, 12.0]]), wall) == pytest.approx(np.sqrt(8))
     point = np.array([[[4.0, 0.0], [4.0, 0.0]]])
-    assert doom_map.clearance(np.array([[1.0, 4.0]]), point) == pytest.approx(5)
+    assert map.clearance(np.array([[1.0, 4.0]]), point) == pytest.approx(5)

@@ -28,31 +28,44 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, new_document
 
 PAGES = {
-    "reference_data": ("spec", "domain", "worlds", "clips", "mixture", "sampler", "latents", "survey"),
+    "reference_data": (
+        "spec", "data.domain", "worlds.build", "data.clips", "mixture", "sampler", "models.latent_cache",
+        "analysis.world_statistics",
+    ),
     "reference_models": (
-        "models", "tiny_cogvideox", "subjects", "quick", "train", "checkpoint", "continual", "parallel", "sample",
-        "pretrain",
+        "models.tiny", "models.tiny_cogvideox", "models.loading", "models.fused_attention", "training.loop",
+        "training.checkpoint", "training.regularizers", "util.distributed", "models.sampling", "training.pretrain",
     ),
     "reference_measures": (
-        "evaluate", "grounds", "measures", "detector", "object_detectors", "ceiling", "ceiling_command",
-        "detections", "dynamics", "trajectories", "motion", "fidelity", "distances", "extractors", "videonet",
-        "compare", "damage",
+        "evaluation.evaluate", "evaluation.evaluation_sets", "evaluation.measurement",
+        "metrics.detectors.centre_point", "metrics.detectors.pretrained", "evaluation.detector_ceiling",
+        "cli.ceiling", "metrics.detection", "metrics.dynamics", "metrics.trajectories", "metrics.optical_flow",
+        "metrics.fidelity", "metrics.distances", "metrics.extractors", "metrics.video_network",
+        "evaluation.compare", "evaluation.corruptions",
     ),
     "reference_results": (
-        "records", "verdicts", "claims", "alignment", "ablations", "arms", "figures", "claims_figures",
-        "degradation_figures", "alignment_figures", "arms_figures", "ablations_figures", "elsewhere_figures",
-        "worlds_figures", "damage_figures", "gallery", "notebook",
+        "store", "analysis.statistics", "analysis.claims", "analysis.alignment", "sweeps.ablations",
+        "analysis.configurations", "pages.figures", "pages.verdicts", "pages.finetune_degradation",
+        "pages.alignment", "pages.comparisons", "pages.ablations", "pages.generalisation", "pages.worlds",
+        "pages.measures", "pages.explorer", "pages.parameters",
     ),
-    "reference_sweeps": ("sweep", "runs", "cluster", "jobs", "leaving", "progress", "watching"),
-    "reference_footage": ("own", "own_command", "own_figures", "adding", "footage", "videos", "nuscenes", "kitti"),
+    "reference_sweeps": (
+        "sweeps.sweep", "training.fine_tuning", "sweeps.cluster", "sweeps.jobs", "training.preemption",
+        "util.progress", "sweeps.monitor",
+    ),
+    "reference_footage": (
+        "sweeps.own_model", "cli.own", "pages.your_model", "cli.domain", "data.importers.conversion",
+        "data.importers.video_folder", "data.importers.nuscenes", "data.importers.kitti",
+    ),
     "reference_families": (
-        "families", "families.folder", "families.shared", "families.tensors", "families.adapters", "families.wan",
-        "families.cogvideox", "families.ltx", "families.svd", "families.presets",
+        "models.families", "util.downloads", "models.families.shared", "models.families.tensors", "models.lora",
+        "models.families.wan", "models.families.cogvideox", "models.families.ltx", "models.families.svd",
+        "models.families.presets",
     ),
     "reference_worlds": (
-        "worlds.traffic", "worlds.country", "worlds.physics", "worlds.orbit", "worlds.doom", "worlds.movers",
-        "worlds.looks", "worlds.bodies", "worlds.orbit_look", "worlds.stage", "worlds.doom_game", "worlds.doom_map",
-        "worlds.doom_truth",
+        "worlds.traffic", "worlds.country", "worlds.physics", "worlds.orbit", "worlds.doom.walk",
+        "worlds.kinematics", "worlds.appearance", "worlds.meshes", "worlds.orbit_appearance", "worlds.renderer",
+        "worlds.doom.game", "worlds.doom.map", "worlds.doom.truth",
     ),
 }  # fmt: skip
 """Which rooms are on which page, in the order of the way through."""
@@ -147,7 +160,7 @@ class Commands(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         # Not at the top: all other pages are made without importing the package.
-        from replaylab.__main__ import _parser
+        from replaylab.cli.main import _parser
 
         self.env.note_reread()
         return [self.command(name, parser) for name, parser in leaves(_parser(), f"python -m {PACKAGE}")]

@@ -16,9 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from replaylab.spec import WorldSpec
-from replaylab.worlds.bodies import barn, hedge, pole, poplar, wall
-from replaylab.worlds.looks import Look, draw_look, truck_cab
-from replaylab.worlds.movers import (
+from replaylab.worlds.appearance import Look, draw_look, truck_cab
+from replaylab.worlds.kinematics import (
     HELD_OUT_EVENTS,
     MOTIONS,
     SMALL,
@@ -30,18 +29,8 @@ from replaylab.worlds.movers import (
     someone_small,
     staged,
 )
-from replaylab.worlds.stage import (
-    GROUND,
-    MARKS,
-    SOLID,
-    Camera,
-    Floats,
-    Mesh,
-    Scene,
-    join,
-    quads,
-    strip,
-)
+from replaylab.worlds.meshes import barn, hedge, pole, poplar, wall
+from replaylab.worlds.renderer import GROUND, MARKS, SOLID, Camera, Floats, Mesh, Scene, join, quads, strip
 
 LANE_M = 3.2
 OURS, THEIRS, EDGE = -LANE_M / 2, LANE_M / 2, -LANE_M + 0.35  # m to the right of the centre line

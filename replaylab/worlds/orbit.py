@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from replaylab.spec import WorldSpec
-from replaylab.worlds.movers import Mover
-from replaylab.worlds.orbit_look import KINDS, Look, draw_look, round_shadow, surroundings, thing
-from replaylab.worlds.stage import Camera, Floats, Scene, rigid, shows_its_agents
+from replaylab.worlds.kinematics import Mover
+from replaylab.worlds.orbit_appearance import KINDS, Look, draw_look, round_shadow, surroundings, thing
+from replaylab.worlds.renderer import Camera, Floats, Scene, rigid, shows_its_agents
 
 LOOKS = ("any",)
 CAMERA_MOTIONS = ("orbit", "pan", "dolly", "zoom")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from replaylab.spec import WorldSpec
-from replaylab.worlds.stage import (
+from replaylab.worlds.renderer import (
     GROUND,
     SOLID,
     Camera,

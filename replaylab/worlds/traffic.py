@@ -13,10 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from replaylab.spec import WorldSpec
-from replaylab.worlds import movers
-from replaylab.worlds.bodies import house, tree
-from replaylab.worlds.looks import Look, draw_look
-from replaylab.worlds.movers import (
+from replaylab.worlds import kinematics
+from replaylab.worlds.appearance import Look, draw_look
+from replaylab.worlds.kinematics import (
     HELD_OUT_EVENTS,
     SMALL,
     TRAINABLE_EVENTS,
@@ -28,20 +27,10 @@ from replaylab.worlds.movers import (
     someone_small,
     staged,
 )
-from replaylab.worlds.stage import (
-    GROUND,
-    MARKS,
-    SOLID,
-    Camera,
-    Floats,
-    Mesh,
-    Scene,
-    join,
-    quads,
-    strip,
-)
+from replaylab.worlds.meshes import house, tree
+from replaylab.worlds.renderer import GROUND, MARKS, SOLID, Camera, Floats, Mesh, Scene, join, quads, strip
 
-MOTIONS = {**movers.MOTIONS, "repetitive": ("repetitive",)}
+MOTIONS = {**kinematics.MOTIONS, "repetitive": ("repetitive",)}
 
 LANE_M = 3.3
 LANES = (-1, 0, 1)  # left, ours, right

@@ -1,0 +1,260 @@
+"""Do fidelity and dynamics improve together? The numbers of claim C3, from the rows of several sweeps.
+
+Decision: everything is a change from the run's own base on the same clips, so runs of both bases can stand together. In
+pairs of two measures both changes are turned into gains, which grow where the model gets better. ρ within a run is read
+as it was preregistered (`claims.alignments`), which alone leads to a verdict, and in other ways, which are exploratory.
+
+Refused: sweeps that measure other clips. Missing runs are no error: they are counted in `Sweeps.runs`. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from replaylab.analysis import claims, statistics
+from replaylab.analysis.claims import Arm
+from replaylab.pages.figures import FINE_TUNED, SEEDS_FOR_AN_INTERVAL
+from replaylab.spec import domain_spec, grid
+from replaylab.store import COLUMNS, is_done, read_references, read_rows
+from replaylab.sweeps import sweep
+
+(CLAIM,) = [claim for claim in claims.CLAIMS if claim.measure == "alignment"]
+ORDINARY, EVENTFUL, HELD_OUT = "driving", CLAIM.domain, "driving-held-out"
+DOMAINS = (ORDINARY, EVENTFUL, HELD_OUT)
+FIDELITY, DYNAMICS, PULL = "effnet_kd", "ade_px", "pull_to_mean"
+OF_A_CLIP = {"effnet_perceptual": True, "psnr_db": False, "ssim": False, "effnet_kd_pseudo": True}
+"""Measures of looks that a clip has, and whether lower is better. The last is no fidelity of a clip: see the page."""
+MEASURES = (FIDELITY, DYNAMICS, PULL, *OF_A_CLIP)
+SETTLED = 50  # the step before which EffNet-KD rises whatever is trained on
+PREREGISTERED, LATE, WITH_BASE = "all checkpoints", f"from step {SETTLED} on", "the base counted too"
+READINGS = (PREREGISTERED, LATE, WITH_BASE)
+ARM = ["target", "replay", "replay_fraction"]
+RUN = ["run", "base", "model", *ARM, "seed"]
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """Several sweeps as they stand, each run and each reference once."""
+
+    presets: tuple[str, ...]
+    split: str
+    rows: pd.DataFrame
+    """of finished runs and their references (`records.COLUMNS`), what this room looks at"""
+    runs: pd.DataFrame
+    """one row a run that the presets ask for: run, base, target, replay, replay_fraction, seed, state"""
+
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """One value for each of RUN, step, domain and measure: the mean over clips."""
+        whole = self.rows[self.rows["measure"].isin((FIDELITY, DYNAMICS, PULL))]
+        keys = [*RUN, "step", "domain", "measure"]
+        return whole.groupby(keys, dropna=False, as_index=False)["value"].mean()
+
+    @cached_property
+    def changes(self) -> pd.DataFrame:
+        """`values` of runs, with their base's as `before`, and `change`, after − before."""
+        tuned, base = (self.values[self.values["model"] == model] for model in (FINE_TUNED, "base"))
+        at = ["base", "domain", "measure"]
+        joined = tuned.merge(base[[*at, "value"]].rename(columns={"value": "before"}), on=at)
+        return joined.assign(change=joined["value"] - joined["before"])
+
+    @cached_property
+    def clip_changes(self) -> pd.DataFrame:
+        """Of every clip, the change at the last step of each run without replay: target, domain, measure, seed, base, scene,
+        change.
+        """
+        at = ["base", "domain", "measure", "scene"]
+        of_runs = (self.rows["model"] == FINE_TUNED) & (self.rows["replay_fraction"] == 0)
+        last, base = at_the_end(self.rows[of_runs]), self.rows[self.rows["model"] == "base"]
+        both = last.merge(base[[*at, "value"]].rename(columns={"value": "before"}), on=at)
+        return both.assign(change=both["value"] - both["before"])[["target", "seed", *at, "change"]]
+
+    @cached_property
+    def rhos(self) -> pd.DataFrame:
+        """ρ within each run without replay, in every reading: target, domain, reading, seed, base, rho."""
+        columns = ["target", "domain", "reading", "seed", "base", "rho"]
+        parts = [pd.DataFrame(columns=columns).astype({"seed": int, "rho": float})]
+        for reading in READINGS:
+            values = _read_as(self.values, reading)
+            for target in self.done_targets:
+                for domain in DOMAINS:
+                    found = claims.alignments(values, Arm(target=target), domain)
+                    if len(found):
+                        line = found.rename("rho").reset_index()
+                        parts.append(line.assign(target=target, domain=domain, reading=reading)[columns])
+        return pd.concat(parts[1:] or parts, ignore_index=True).dropna(subset=["rho"])
+
+    @cached_property
+    def clip_rhos(self) -> pd.DataFrame:
+        """ρ over clips: target, domain, measure, rho, low, high (NaN for fewer than three seeds), seeds, clips."""
+        lines = [
+            (target, domain, measure, *found)
+            for target in self.done_targets
+            for domain in (ORDINARY, EVENTFUL)
+            for measure in OF_A_CLIP
+            if (found := _clip_rho(*clip_gains(self, target, measure, domain)))
+        ]
+        columns = ["target", "domain", "measure", "rho", "low", "high", "seeds", "clips"]
+        return pd.DataFrame(lines, columns=columns)
+
+    @property
+    def targets(self) -> list[str]:
+        """What is fine-tuned on without replay, run yet or not: by dose, then those that are no dose."""
+        asked = set(self.without_replay["target"])
+        return sorted(asked, key=lambda target: (np.nan_to_num(dose(target), nan=2), target))
+
+    @property
+    def done_targets(self) -> list[str]:
+        """The targets that have a finished run without replay, in their order."""
+        there = set(self.without_replay.loc[self.without_replay["state"] == "done", "target"])
+        return [target for target in self.targets if target in there]
+
+    @property
+    def without_replay(self) -> pd.DataFrame:
+        """The runs without replay."""
+        return self.runs[self.runs["replay_fraction"] == 0]
+
+
+def read(presets: Sequence[str], seeds: Sequence[int] = (), store: str | Path = "") -> Sweeps:
+    """The finished runs of some presets; nothing is trained. An empty `seeds` or `store` means the presets' own.
+
+    Raises ValueError for no or an unknown preset, and for presets that measure other clips.
+    """
+    if not presets:
+        raise ValueError("presets is empty: name at least one, such as published")
+    specs = {spec.run_id: spec for preset in presets for spec in grid(preset, None, list(seeds))}
+    if len({spec.evaluation for spec in specs.values()}) > 1:
+        raise ValueError(
+            f"presets {', '.join(presets)} do not measure the same clips; name some that do, such as published and dose, "
+            "or pilot and pilot-diverse"
+        )
+    home = sweep.store_of(presets[0], store)  # presets that measure the same clips are kept in the same store
+    done = {run: spec for run, spec in specs.items() if is_done(spec, home)}
+    parts = read_references(list(specs.values()), home, MEASURES)
+    parts += [read_rows(home / run, MEASURES) for run in done]
+    parts = [rows.loc[rows["domain"].isin(DOMAINS), COLUMNS] for rows in parts]
+    runs = [
+        {"run": run, "base": spec.base, "target": spec.target.name, "replay": spec.replay.name,
+         "replay_fraction": spec.replay.fraction, "seed": spec.seed, "state": "done" if run in done else "missing"}
+        for run, spec in specs.items()
+    ]  # fmt: skip
+    nothing = pd.DataFrame(columns=COLUMNS)
+    nothing = nothing.astype({"value": float, "replay_fraction": float, "seed": int, "step": int})
+    rows = pd.concat(parts, ignore_index=True) if parts else nothing
+    split = next(iter(specs.values())).evaluation.split
+    return Sweeps(tuple(presets), split, rows, pd.DataFrame(runs))
+
+
+def dose(target: str) -> float:
+    """The share of eventful clips in a target; NaN where that is no answer: one event repeated, or free motion."""
+    world = domain_spec(target)
+    return {"ordinary": 0.0, "eventful": world.eventful_share}.get(world.motion, float("nan"))
+
+
+def interval(values: ArrayLike, widest: float = np.inf) -> tuple[float, float, float]:
+    """Mean, low and high of the 95 % t interval over seeds, cut at ± `widest`; NaN ends for fewer than three seeds."""
+    kept = np.asarray(values, np.float64)
+    if len(kept) < SEEDS_FOR_AN_INTERVAL:
+        return (float(kept.mean()) if len(kept) else np.nan), np.nan, np.nan
+    found = statistics.t_interval(kept)
+    estimate, low, high = np.clip([found.estimate, found.low, found.high], -widest, widest).tolist()
+    return estimate, low, high
+
+
+# -------------------------------------------------------------------------------------------------------- within a run
+def _read_as(values: pd.DataFrame, reading: str) -> pd.DataFrame:
+    tuned = values["model"] == FINE_TUNED
+    if reading == LATE:
+        return values[~tuned | (values["step"] >= SETTLED)]
+    if reading == WITH_BASE:
+        of_runs = values.loc[tuned, RUN].drop_duplicates()
+        of_bases = values.loc[values["model"] == "base", ["base", "step", "domain", "measure", "value"]]
+        return pd.concat([values, of_runs.merge(of_bases, on="base")], ignore_index=True)
+    return values
+
+
+def less_ordinary(
+    made: Sweeps, target: str, domain: str = EVENTFUL, reading: str = PREREGISTERED
+) -> pd.Series[float]:
+    """ρ of a target less that of ordinary driving, by seed and base: of the runs that are there for both."""
+    table = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == reading)]
+    of = [table[table["target"] == one].set_index(["seed", "base"])["rho"] for one in (target, ORDINARY)]
+    return (of[0] - of[1]).dropna()
+
+
+def gains(made: Sweeps, domain: str) -> pd.DataFrame:
+    """Every run at every step: RUN, step, `fidelity` (gain in EffNet-KD on ordinary driving) and `dynamics` (in ADE, px)."""
+    table = made.changes
+    both = [
+        -table[(table["measure"] == measure) & (table["domain"] == of)].set_index([*RUN, "step"])["change"]
+        for measure, of in ((FIDELITY, ORDINARY), (DYNAMICS, domain))
+    ]
+    return pd.concat(both, axis=1, keys=["fidelity", "dynamics"], join="inner").dropna().reset_index()
+
+
+# ---------------------------------------------------------------------------------------------- at the last step: arms
+def at_the_end(table: pd.DataFrame) -> pd.DataFrame:
+    """Of `gains` or `Sweeps.changes`: each run at its last step."""
+    return table[table["step"] == table.groupby("run")["step"].transform("max")]
+
+
+def rhos_across(made: Sweeps, domain: str) -> tuple[NDArray[np.float64], int]:
+    """ρ over arms at the last step, one a seed, and over how many arms: those that every seed has.
+
+    No ρ for fewer than three arms.
+    """
+    here = at_the_end(gains(made, domain))
+    pair = [
+        here.pivot(index="seed", columns=ARM, values=of).dropna(axis=1) for of in ("fidelity", "dynamics")
+    ]
+    count = pair[0].shape[1]
+    if count < 3 or not _vary(pair[0].to_numpy(), pair[1].to_numpy()):
+        return np.empty(0), count
+    return statistics.alignments(*pair), count
+
+
+def _vary(*tables: NDArray[np.float64]) -> bool:
+    return all((np.ptp(table, axis=1) > 0).all() for table in tables)
+
+
+# ------------------------------------------------------------------------------------------- at the last step: clips
+def clip_gains(
+    made: Sweeps, target: str, measure: str, domain: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gains of each clip (S, N) in `measure`, one of OF_A_CLIP, and in ADE, of the runs without replay.
+
+    Clips without a value in either, in any run, are left out.
+    """
+    looks, moves = (_of_clips(made, target, one, domain) for one in (measure, DYNAMICS))
+    clips = looks.columns.intersection(moves.columns)
+    fidelity = (-1 if OF_A_CLIP[measure] else 1) * looks[clips].to_numpy(np.float64)
+    dynamics = -moves[clips].to_numpy(np.float64)
+    whole = np.isfinite(fidelity).all(0) & np.isfinite(dynamics).all(0)
+    return fidelity[:, whole], dynamics[:, whole]
+
+
+def _of_clips(made: Sweeps, target: str, measure: str, domain: str) -> pd.DataFrame:
+    """After − before, a line a run and a column a scene."""
+    table = made.clip_changes
+    at = (table["target"] == target) & (table["measure"] == measure) & (table["domain"] == domain)
+    return table[at].pivot(index=["seed", "base"], columns="scene", values="change")
+
+
+def _clip_rho(
+    fidelity: NDArray[np.float64], dynamics: NDArray[np.float64]
+) -> tuple[float, float, float, int, int] | None:
+    """ρ, its interval, how many seeds and clips; None where there is no rank correlation."""
+    seeds, clips = fidelity.shape
+    if not seeds or clips < 4 or not _vary(fidelity, dynamics):
+        return None
+    if seeds < SEEDS_FOR_AN_INTERVAL:
+        return float(statistics.alignments(fidelity, dynamics).mean()), np.nan, np.nan, seeds, clips
+    found = statistics.alignment_per_clip(fidelity, dynamics)
+    return found.estimate, found.low, found.high, seeds, clips

@@ -1,0 +1,207 @@
+"""Does each claim hold? The table of `book/preregistration.md`, computed from a sweep's rows.
+
+Decision: a claim is a description (arm, measure, domain, side), written down before the runs, and judging it takes no
+choice. Endpoints are after − before: a run's last step less step 0 of the base that it started from, clip by clip. Beside
+every interval stand each base's own mean and the rule. A claim is undecided where the two bases disagree, or where its
+base does no better than a copied last frame. Refused: rows without their base, and arms whose runs saw other clips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from replaylab.analysis import statistics
+from replaylab.analysis.statistics import Interval, Verdict
+
+SEEDS_NEEDED = 5
+KEEPS = 0.1  # of the distance between base and copied last frame: the loss that still counts as keeping
+ALL_CLIPS = {"effnet_kd": "effnet_kd_pseudo"}  # measures of a whole set, and what a clip adds to them
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in their seed only."""
+
+    replay: str = ""
+    replay_fraction: float = 0.0
+    target: str = "driving"
+
+    @property
+    def name(self) -> str:
+        """For people: such as "replay near 25 %, target country"."""
+        share = f"{self.replay} {100 * self.replay_fraction:g} %".strip()
+        return f"replay {share}" + (f", target {self.target}" if self.target != "driving" else "")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One endpoint; `keeps` asks whether a loss stays under a margin, else the margin is 0."""
+
+    name: str
+    says: str
+    arm: Arm
+    measure: str
+    domain: str
+    side: statistics.Claim
+    keeps: bool = False
+    against: Arm | None = None
+    """for alignment: the arm whose ρ is taken off"""
+
+
+_NONE = Arm()
+CLAIMS = (
+    Claim("C1", "fidelity improves", _NONE, "effnet_kd", "driving", "below"),
+    Claim("C2", "accuracy degrades on ordinary driving", _NONE, "ade_px", "driving", "above"),
+    Claim("C2, ours", "accuracy degrades on eventful driving", _NONE, "ade_px", "driving-eventful", "above"),
+    Claim("C3", "they come apart where driving is regular", Arm(target="driving-eventful"),
+          "alignment", "driving-eventful", "above", against=_NONE),
+    *(
+        Claim(f"C4, {kind}", f"{kind} replay keeps {what}", Arm(kind, 0.25), measure, domain, "below", keeps=True)
+        for what, measure, domain in (("accuracy", "ade_px", "driving-eventful"), ("visual quality", "effnet_kd", "driving"))
+        for kind in ("near", "far")
+    ),
+)  # fmt: skip
+"""The table of the preregistration, in its order."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with what was found."""
+
+    claim: Claim
+    interval: Interval
+    margin: float
+    verdict: Verdict
+    of_bases: dict[str, float]
+    """each base's own mean"""
+    why: str
+    """what decided it beside the interval; empty if nothing did"""
+
+    @property
+    def rule(self) -> str:
+        """What makes a verdict of this claim, in words."""
+        return statistics.rule(self.claim.side, self.margin, SEEDS_NEEDED)
+
+
+def judge(rows: pd.DataFrame, claim: Claim) -> Judged | None:
+    """The claim's verdict from rows of runs and references (`records.COLUMNS`); None where an arm has under two seeds."""
+    if claim.against is not None:
+        return _judge_alignment(rows, claim)
+    found = changes(rows, claim.arm, claim.measure, claim.domain)
+    if found is None:
+        return None
+    table, bases = found
+    interval = statistics.seeds_and_scenes(table)
+    before, copied = _before_and_copied(rows, claim, bases)
+    margin = KEEPS * abs(copied - before) if claim.keeps else 0.0
+    why = ""
+    if claim.measure == "ade_px" and before >= copied:
+        why = "the base is no better than a copied last frame"
+    return _judged(claim, interval, margin, table.mean(1), bases, why)
+
+
+def _judged(
+    claim: Claim, interval: Interval, margin: float, by_seed: NDArray[np.float64], bases: list[str], why: str
+) -> Judged:
+    of_bases = pd.Series(by_seed).groupby(bases, sort=False).mean().to_dict()
+    sides = {mean > margin for mean in of_bases.values()}
+    if len(sides) > 1 and not why:
+        why = "the two bases lie on different sides of the margin"
+    verdict = statistics.verdict(interval, claim.side, margin, SEEDS_NEEDED)
+    if why and verdict != "exploratory":
+        verdict = "undecided"
+    return Judged(claim, interval, margin, verdict, of_bases, why)
+
+
+def changes(
+    rows: pd.DataFrame, arm: Arm, measure: str, domain: str
+) -> tuple[NDArray[np.float64], list[str]] | None:
+    """After − before (S, N) of every seed and clip, and the base of every seed; None for fewer than two seeds.
+
+    Of a measure of the whole set, what each clip adds to it. Clips without a value are left out for all seeds. ValueError
+    where a run's base was not measured, or runs have other clips.
+    """
+    here = _of(rows, ALL_CLIPS.get(measure, measure), domain)
+    runs = _last(_runs(here, arm))
+    after = _by_scene(runs, ["seed", "base"])
+    if len(after) < 2:
+        return None
+    bases = list(after.index.get_level_values("base"))
+    before = _by_scene(here[here["model"] == "base"], ["base"])
+    if missing := set(bases) - set(before.index):
+        raise ValueError(
+            f"rows hold runs from the base {min(missing)} without that base's own {measure} in {domain}"
+        )
+    if set(after.columns) != set(before.columns):
+        raise ValueError(f"{measure} in {domain}: the runs of {arm.name} and their base have other clips")
+    difference = after.to_numpy() - before.loc[bases, after.columns].to_numpy()
+    return difference[:, np.isfinite(difference).all(0)], bases
+
+
+def _by_scene(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    if rows.duplicated([*keys, "scene"]).any():
+        raise ValueError(
+            f"rows hold two values of one scene for one {' and '.join(keys)}: give the rows of one sweep"
+        )
+    return rows.set_index([*keys, "scene"])["value"].unstack("scene").sort_index()
+
+
+def _judge_alignment(rows: pd.DataFrame, claim: Claim) -> Judged | None:
+    """ρ of the arm less ρ of the other, seed by seed."""
+    assert claim.against is not None
+    pairs = [alignments(rows, arm, claim.domain) for arm in (claim.arm, claim.against)]
+    apart = pd.concat(pairs, axis=1, join="inner").dropna()
+    if len(apart) < 2:
+        return None
+    difference = (apart.iloc[:, 0] - apart.iloc[:, 1]).to_numpy()
+    interval = statistics.t_interval(difference)
+    bases = list(apart.index.get_level_values("base"))
+    return _judged(claim, interval, 0.0, difference, bases, "")
+
+
+def alignments(rows: pd.DataFrame, arm: Arm, domain: str) -> pd.Series[float]:
+    """Spearman's ρ of each run, by seed and base: of the gain in EffNet-KD on ordinary driving and the gain in ADE, over
+    its checkpoints. NaN where either never changes.
+    """
+    gains = []
+    for measure, of in (("effnet_kd", "driving"), ("ade_px", domain)):
+        here = _of(rows, measure, of)
+        by_step = _runs(here, arm).groupby(["seed", "base", "step"])["value"].mean()
+        before = here[here["model"] == "base"].groupby("base")["value"].mean()
+        gains.append(before.reindex(by_step.index.get_level_values("base")).to_numpy() - by_step)
+    both = pd.concat(gains, axis=1, keys=["fidelity", "dynamics"], join="inner")
+    return both.groupby(["seed", "base"])[["fidelity", "dynamics"]].apply(_alignment_of_one)
+
+
+def _alignment_of_one(run: pd.DataFrame) -> float:
+    gains = run.to_numpy().T
+    if len(run) < 3 or (np.ptp(gains, axis=1) == 0).any():
+        return float("nan")
+    return float(statistics.alignments(gains[:1], gains[1:])[0])
+
+
+def _before_and_copied(rows: pd.DataFrame, claim: Claim, bases: list[str]) -> tuple[float, float]:
+    """The base's value, meaned over the runs' bases, and copy-last-frame's."""
+    here = _of(rows, claim.measure, claim.domain)
+    of_bases = here[here["model"] == "base"].groupby("base")["value"].mean()
+    return float(of_bases.loc[bases].mean()), float(
+        here.loc[here["model"] == "copy-last-frame", "value"].mean()
+    )
+
+
+def _of(rows: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
+    return rows[(rows["measure"] == measure) & (rows["domain"] == domain)]
+
+
+def _runs(rows: pd.DataFrame, arm: Arm) -> pd.DataFrame:
+    at = np.isclose(rows["replay_fraction"], arm.replay_fraction) & (rows["target"] == arm.target)
+    kind = (rows["replay"] == arm.replay) | (arm.replay_fraction == 0)
+    return rows[(rows["model"] == "fine-tuned") & at & kind]
+
+
+def _last(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["step"] == rows["step"].max()]

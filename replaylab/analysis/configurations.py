@@ -1,0 +1,360 @@
+"""How do runs that differ in one thing compare? The numbers behind the ablations, the second world and
+the second family.
+
+Decision: every arm is read twice, after its last step and where its looks have first gained most of what those of near
+replay of 25 % gain with the same seed, so that an arm that merely trains less is not flattered. Between the steps that
+were measured, the base's step 0 among them, it is read on a straight line. Arms are compared seed by seed and clip by
+clip, and where the interval of that difference over seeds and scenes holds 0, the data cannot tell.
+
+Refused: intervals from fewer than three seeds, and runs whose base was not measured. Missing runs are no error: they are
+counted in `Arms.runs`. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from replaylab.analysis import statistics
+from replaylab.analysis.claims import ALL_CLIPS
+from replaylab.data import clips
+from replaylab.pages import figures
+from replaylab.pages.figures import FINE_TUNED
+from replaylab.spec import RunSpec, WorldSpec
+from replaylab.store import COLUMNS, is_done, read_references, read_rows, read_summary, seconds_a_step
+from replaylab.sweeps.ablations import AS_IT_IS, NO_REPLAY
+
+REFERENCE = AS_IT_IS.name
+CLIP_FRAMES = 8  # models.CLIP_FRAMES, without torch
+
+LAST, EQUAL, LOWER = "at the last step", "at equal fidelity", "at a lower one"
+SHARES = {EQUAL: 0.8, LOWER: 0.5}
+"""Readings at equal fidelity: how much of the gain in EffNet-KD of near replay 25 %, seed by seed. Not all of it: an arm
+that comes to just as much would miss it by chance.
+"""
+FIDELITY, DYNAMICS = "EffNet-KD", "ADE, eventful (px)"
+MEASURES = {  # measure, and where: on the target, on eventful driving in its look, or in a domain of that name
+    FIDELITY: ("effnet_kd", "ordinary"),
+    "video-KD": ("video_kd_pseudo", "ordinary"),  # what a clip adds to it
+    "PSNR (dB)": ("psnr_db", "ordinary"),
+    "ADE, ordinary (px)": ("ade_px", "ordinary"),
+    DYNAMICS: ("ade_px", "eventful"),
+    "ADE, other looks, eventful (px)": ("ade_px", "near-eventful"),
+    "recall, eventful": ("recall", "eventful"),
+    "pull to the mean, eventful": ("pull_to_mean", "eventful"),
+    "denoising loss, rigid bodies": ("denoising_loss_0.5", "physics"),
+}
+LOOKS = (FIDELITY, "video-KD", "PSNR (dB)")
+HIGHER_IS_BETTER = ("PSNR (dB)", "recall, eventful")
+BETTER, WORSE, TRADE, CANNOT_TELL, FEW = "better", "worse", "a trade", "cannot tell", "too few seeds"
+RUN = [
+    "run",
+    "group",
+    "arm",
+    "base",
+    "replay",
+    "replay_fraction",
+    "seed",
+    "state",
+    "seconds",
+    "step_seconds",
+    "last",
+    "clips_kept",
+]
+EFFECT = ["group", "arm", "measure", "reading", "step", "change", "low", "high", "difference", "difference_low",
+          "difference_high", "seeds", "clips"]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+@dataclass(frozen=True)
+class Arms:
+    """Runs by arm, as they stand in a store."""
+
+    preset: str
+    title: str
+    ordinary: str
+    """the target, on which fidelity is measured"""
+    eventful: str
+    """eventful driving in the target's look, on which dynamics is"""
+    rows: pd.DataFrame
+    """of finished runs and their references (`records.COLUMNS`), only what MEASURES names"""
+    runs: pd.DataFrame
+    """one row a run that is asked for (RUN): `last` is the step at which an arm ends, `clips_kept` those it replays from"""
+
+    @property
+    def names(self) -> list[str]:
+        """Every arm that is asked for, in its order."""
+        return list(dict.fromkeys(self.runs["arm"]))
+
+    @cached_property
+    def done(self) -> pd.DataFrame:
+        """The finished runs."""
+        return self.runs[self.runs["state"] == "done"]
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is anything to compare with: a finished run of near replay 25 %."""
+        return bool((self.done["arm"] == REFERENCE).any())
+
+    @property
+    def first_step(self) -> int:
+        """The first step after the base's at which a run was measured."""
+        return int(min(curve.index[1] for curve in self.curves[FIDELITY].values()))
+
+    @cached_property
+    def curves(self) -> dict[str, dict[str, pd.DataFrame]]:
+        """Measure -> run -> after − before by step (the base's 0 first) and scene; of a whole set, what a scene adds."""
+        return {label: self._curves(*place(label, self.ordinary, self.eventful)) for label in MEASURES}
+
+    def _curves(self, measure: str, domain: str) -> dict[str, pd.DataFrame]:
+        part = ALL_CLIPS.get(measure, measure)
+        here = self.rows[(self.rows["measure"] == part) & (self.rows["domain"] == domain)]
+        tuned = here[here["model"] == FINE_TUNED]
+        before = here[here["model"] == "base"].pivot(index="base", columns="scene", values="value")
+        if missing := set(tuned["base"]) - set(before.index):
+            raise ValueError(
+                f"rows hold runs from the base {min(missing)} without that base's own {part} in {domain}"
+            )
+        after = tuned.pivot(index=["run", "base", "step"], columns="scene", values="value")
+        of_bases = before.reindex(columns=after.columns).loc[after.index.get_level_values("base")]
+        change = after - of_bases.to_numpy()
+        return {
+            str(run): pd.concat([pd.DataFrame(0.0, [0], change.columns), of.droplevel(["run", "base"])])
+            for run, of in change.groupby(level="run")
+        }
+
+    def steps_of(self, arm: str, reading: str) -> pd.Series[float]:
+        """Seed -> the step at which a reading takes an arm's run: NaN where it never looks as good, and no seed where
+        near replay of 25 % is missing or looks no better than its base.
+        """
+        runs = self.done[self.done["arm"] == arm].set_index("seed")
+        if reading == LAST:
+            return runs["last"].astype(float)
+        steps = {}
+        for seed, level in self.levels.items():
+            if seed in runs.index:
+                run = runs.loc[seed]
+                fidelity = self.curves[FIDELITY][run["run"]].loc[: run["last"]].mean(axis=1)
+                steps[seed] = reached(fidelity, SHARES[reading] * level)
+        return pd.Series(steps, dtype=float)
+
+    @cached_property
+    def levels(self) -> dict[int, float]:
+        """Seed -> change of EffNet-KD of near replay 25 % at its last step, where it is a gain."""
+        of = {
+            one.seed: self.curves[FIDELITY].get(one.run)
+            for one in self.done.itertuples()
+            if one.arm == REFERENCE
+        }
+        levels = {seed: float(curve.iloc[-1].mean()) for seed, curve in of.items() if curve is not None}
+        return {seed: level for seed, level in levels.items() if level < 0}
+
+    def changes(self, arm: str, label: str, reading: str = LAST) -> pd.DataFrame:
+        """After − before of each seed (rows) and scene (columns); none where a seed never looks as good, or where that is
+        measured at the end only and an arm ends before.
+        """
+        runs = self.done[self.done["arm"] == arm].set_index("seed")["run"]
+        steps = self.steps_of(arm, reading)
+        curves = {seed: self.curves[label].get(runs[seed]) for seed in steps.index}
+        if steps.isna().any() or any(
+            curve is None or (reading == LAST and steps[seed] not in curve.index)
+            for seed, curve in curves.items()
+        ):
+            return pd.DataFrame()
+        found = {seed: at_step(curve, steps[seed]) for seed, curve in curves.items() if curve is not None}
+        return pd.DataFrame(found).T.dropna(axis=1)
+
+    @cached_property
+    def effects(self) -> pd.DataFrame:
+        """A line for each arm, measure and reading (EFFECT): its change, and its difference to near replay 25 %."""
+        lines = []
+        groups = self.runs.drop_duplicates("arm").set_index("arm")["group"]
+        for label in MEASURES:
+            for reading in (LAST, *SHARES) if label in (FIDELITY, DYNAMICS) else (LAST,):
+                tables = {arm: self.changes(arm, label, reading) for arm in [*self.names, REFERENCE]}
+                for arm, change in tables.items():
+                    if not change.empty:
+                        difference = interval(less(change, tables[REFERENCE]))
+                        step = self.steps_of(arm, reading).mean()
+                        lines.append(
+                            (
+                                groups[arm],
+                                arm,
+                                label,
+                                reading,
+                                step,
+                                *interval(change),
+                                *difference,
+                                *change.shape,
+                            )
+                        )
+        return pd.DataFrame(lines, columns=EFFECT)
+
+    def of(self, arm: str, label: str = DYNAMICS, reading: str = LAST) -> tuple[float, float, float]:
+        """An arm's change of a line of MEASURES, with its low and high end; NaN for what is not there."""
+        return self._looked_up(arm, label, reading, ("change", "low", "high"))
+
+    def less_reference(
+        self, arm: str, label: str = DYNAMICS, reading: str = LAST
+    ) -> tuple[float, float, float]:
+        """The same of its difference to near replay 25 %."""
+        return self._looked_up(arm, label, reading, ("difference", "difference_low", "difference_high"))
+
+    def _looked_up(
+        self, arm: str, label: str, reading: str, columns: tuple[str, str, str]
+    ) -> tuple[float, float, float]:
+        table = self.effects
+        here = table[(table["arm"] == arm) & (table["measure"] == label) & (table["reading"] == reading)]
+        if here.empty:
+            return np.nan, np.nan, np.nan
+        estimate, low, high = here[list(columns)].iloc[0].astype(float)
+        return estimate, low, high
+
+    def difference(
+        self, arm: str, other: str, label: str = DYNAMICS, reading: str = LAST
+    ) -> tuple[float, float, float]:
+        """An arm's change less another's, of the seeds and scenes that both have."""
+        return interval(less(self.changes(arm, label, reading), self.changes(other, label, reading)))
+
+
+def place(label: str, ordinary: str, eventful: str) -> tuple[str, str]:
+    """The measure of a line of MEASURES and its domain, where these are the target and its eventful kind."""
+    measure, where = MEASURES[label]
+    return measure, {"ordinary": ordinary, "eventful": eventful}.get(where, where)
+
+
+def reached(curve: pd.Series[float], level: float) -> float:
+    """The first step at which a curve over steps is down at a level, on straight lines between them; NaN for never."""
+    steps, values = curve.index.to_numpy(float), curve.to_numpy(float)
+    down = np.flatnonzero(values <= level)
+    if not len(down):
+        return float("nan")
+    after = int(down[0])
+    if after == 0:
+        return float(steps[0])
+    share = (values[after - 1] - level) / (values[after - 1] - values[after])
+    return float(steps[after - 1] + share * (steps[after] - steps[after - 1]))
+
+
+def at_step(curve: pd.DataFrame, step: float) -> pd.Series[float]:
+    """A curve (steps, scenes) at a step from its first to its last, on straight lines between them."""
+    steps = curve.index.to_numpy(float)
+    after = int(np.searchsorted(steps, step))
+    if steps[after] == step:
+        return curve.iloc[after]
+    share = (step - steps[after - 1]) / (steps[after] - steps[after - 1])
+    return (1 - share) * curve.iloc[after - 1] + share * curve.iloc[after]
+
+
+def less(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The difference of two tables (seeds, scenes), of the seeds and scenes that both have."""
+    seeds, scenes = one.index.intersection(other.index), one.columns.intersection(other.columns)
+    return one.loc[seeds, scenes] - other.loc[seeds, scenes]
+
+
+def interval(values: pd.DataFrame) -> tuple[float, float, float]:
+    """Mean, low and high of changes (seeds, scenes): over both, or over seeds where there is one number for all scenes.
+
+    NaN ends for fewer than three seeds.
+    """
+    table = values.to_numpy(np.float64)
+    if len(table) < figures.SEEDS_FOR_AN_INTERVAL or not table.size:
+        return (float(table.mean()) if table.size else np.nan), np.nan, np.nan
+    found = statistics.t_interval(table[:, 0]) if table.shape[1] == 1 else statistics.seeds_and_scenes(table)
+    return found.estimate, found.low, found.high
+
+
+def side(low: float, high: float, label: str = DYNAMICS) -> str:
+    """What the interval of a difference says: BETTER, WORSE, CANNOT_TELL or FEW."""
+    if np.isnan(low):
+        return FEW
+    if low <= 0 <= high:
+        return CANNOT_TELL
+    return BETTER if (high < 0) != (label in HIGHER_IS_BETTER) else WORSE
+
+
+def standing(made: Arms, arm: str) -> str:
+    """An arm against near replay 25 %, in ADE on eventful driving at equal fidelity: BETTER, WORSE, CANNOT_TELL or FEW.
+
+    Where one of its runs never comes to look so good, or near replay itself gains with too few seeds, by ADE and EffNet-KD
+    at the last step: BETTER or WORSE where one is so and the other is not the opposite, TRADE where it is.
+    """
+    if not np.isnan(made.less_reference(arm, DYNAMICS, EQUAL)[1]):
+        return side(*made.less_reference(arm, DYNAMICS, EQUAL)[1:])
+    found = {side(*made.less_reference(arm, label)[1:]) for label in (DYNAMICS, FIDELITY)}
+    if {BETTER, WORSE} <= found:
+        return TRADE
+    return next((word for word in (BETTER, WORSE, CANNOT_TELL) if word in found), FEW)
+
+
+def clips_kept(run: RunSpec) -> int:
+    """How many clips a run replays from, of all domains together."""
+    kept = 0
+    for world in run.replay.domains:
+        assert isinstance(world, WorldSpec)
+        there = world.videos[0] * len(range(0, world.frames - CLIP_FRAMES + 1, clips.STRIDE))
+        kept += min(run.replay.buffer_clips or there, there)
+    return kept
+
+
+def points(made: Arms) -> pd.DataFrame:
+    """Every arm at its last step: arm, x (FIDELITY) and y (DYNAMICS) with low and high ends, and whether it is on the Pareto
+    front of the means. They are differences to near replay 25 %, or changes from the base where that is not there.
+    """
+    table = made.effects[made.effects["reading"] == LAST]
+    shown = (
+        ["difference", "difference_low", "difference_high"]
+        if made.has_reference
+        else ["change", "low", "high"]
+    )
+    x, y = (table[table["measure"] == label].set_index("arm")[shown] for label in (FIDELITY, DYNAMICS))
+    both = (
+        x.set_axis(["x", "x_low", "x_high"], axis=1)
+        .join(y.set_axis(["y", "y_low", "y_high"], axis=1), how="inner")
+        .dropna(subset=["x", "y"])
+    )
+    front = statistics.pareto_front(both[["x", "y"]].to_numpy()) if len(both) else np.empty(0, bool)
+    return both.assign(front=front).rename_axis("arm").reset_index()
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+def by_replay(runs: Sequence[RunSpec]) -> list[tuple[RunSpec, str, str]]:
+    """Runs of a sweep with their group and arm, for `arms_of`; near replay is in the group of no replay, as among the
+    ablations.
+    """
+    named = []
+    for run in runs:
+        kind, share = run.replay.name, figures.percent(run.replay.fraction)
+        arm = f"{kind} replay {share}" if kind else NO_REPLAY.name
+        named.append((run, f"{kind} replay" if kind not in ("", "near") else NO_REPLAY.group, arm))
+    return named
+
+
+def arms_of(
+    preset: str, title: str, named: Sequence[tuple[RunSpec, str, str]], home: Path, ordinary: str, eventful: str
+) -> Arms:  # fmt: skip
+    """Runs, each with its group and its arm, as they stand in the store `home`; nothing is trained."""
+    lines = []
+    for run, group, arm in named:
+        done = is_done(run, home)
+        seconds = read_summary(home / run.run_id)["seconds"] if done else None
+        step_seconds = seconds_a_step(home / run.run_id) if done else None
+        lines.append((
+            run.run_id, group, arm, run.base, run.replay.name, run.replay.fraction, run.seed, "done" if done else "missing",
+            seconds, step_seconds, run.training.steps, clips_kept(run),
+        ))  # fmt: skip
+    runs = pd.DataFrame(lines, columns=RUN).astype({"seconds": float, "step_seconds": float})
+    runs = runs.drop_duplicates("run").reset_index(drop=True)
+    wanted = {place(label, ordinary, eventful) for label in MEASURES}
+    measures = {one for measure, _ in wanted for one in (measure, ALL_CLIPS.get(measure, measure))}
+    parts = read_references([run for run, _, _ in named], home, measures)
+    parts += [read_rows(home / run, measures) for run in runs.loc[runs["state"] == "done", "run"]]
+    domains = {domain for _, domain in wanted}
+    kept = [rows.loc[rows["domain"].isin(domains), COLUMNS] for rows in parts]
+    rows = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=COLUMNS)
+    return Arms(preset, title, ordinary, eventful, rows, runs)

@@ -1,0 +1,96 @@
+"""The command line of `ceiling`: a domain and a detector in, a table and a verdict out.
+
+The rooms that do it are imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from replaylab.evaluation.detector_ceiling import Find, Frames
+
+
+def add_parser(verbs: Any) -> None:
+    """The verb `ceiling`, for `python -m replaylab`."""
+    text = (
+        "how well a detector sees on your own real frames; to be known before anything is concluded from it"
+    )
+    sub = verbs.add_parser("ceiling", help=text, description=text)
+    sub.set_defaults(verb=run)
+    sub.add_argument(
+        "domain", metavar="DOMAIN", help="folder of a domain; tracks.parquet, if there, is the truth"
+    )
+    sub.add_argument(
+        "--detector", default="", metavar="NAME_OR_FOLDER",
+        help="object detector of transformers, such as PekingU/rtdetr_r50vd (default: the shipped one, for the made worlds)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--agents", nargs="+", default=[], metavar="CLASS=AGENT",
+        help="which of the detector's classes count, and as what (default: COCO's on roads)",
+    )  # fmt: skip
+    sub.add_argument("--threshold", type=float, default=0.5, help="least score of a box (default: 0.5)")
+    sub.add_argument("--split", default="dev", help="train, dev or test (default: dev)")
+    sub.add_argument("--clips", type=int, default=24, help="one a scene, at most (default: 24)")
+    sub.add_argument("--frames", type=int, default=8, help="of a clip, context and all (default: 8)")
+    sub.add_argument("--context-frames", type=int, default=3, help="default: 3")
+    sub.add_argument(
+        "--miss-cap-px", type=float, metavar="PX",
+        help="what an agent that is not found costs (default: a quarter of the height, as in the book)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--sharpness", type=float, nargs="+", default=[], metavar="RATIO",
+        help="also on frames blurred to this share of their sharpness (the arms' sharpness_ratio)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--autoencoder", default="", metavar="MODEL",
+        help="video model, name or folder, whose autoencoder real frames go through where there is no truth",
+    )  # fmt: skip
+    sub.add_argument("--csv", default="ceiling.csv", help="file to keep the table in (default: ceiling.csv)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table and the verdict; write the table."""
+    from replaylab.data.domain import open_domain, write_atomically
+    from replaylab.evaluation import detector_ceiling
+    from replaylab.metrics.detectors import centre_point, pretrained
+
+    domain = open_domain(options.domain)
+    pairs = pretrained.agents_of(options.agents)
+    if options.detector:
+        find: Find = pretrained.load(options.detector, pairs or None, options.threshold).find
+    elif pairs:
+        raise ValueError("--agents: the shipped detector has no classes; give --detector too")
+    else:
+        find = partial(centre_point.find, centre_point.load())
+    coder = _round_trip(options.autoencoder, options) if options.autoencoder else None
+    table, verdict = detector_ceiling.of_domain(
+        domain, find, split=options.split, clips=options.clips, frames=options.frames,
+        context_frames=options.context_frames, sharpness=options.sharpness, autoencoder=coder,
+        miss_cap_px=options.miss_cap_px,
+    )  # fmt: skip
+    named = table.assign(detector=options.detector or "shipped", domain=domain.name, split=options.split)
+    write_atomically(Path(options.csv), lambda path: named.to_csv(path, index=False))
+    shown = table.drop(columns=["harmless", "against"])
+    print(shown.to_string(index=False, na_rep="", float_format="{:.3f}".format))
+    print(verdict)
+
+
+def _round_trip(name: str, options: argparse.Namespace) -> Callable[[Frames], Frames]:
+    """A clip through a video model's autoencoder. The network that is not needed comes along, in half the bytes."""
+    import torch
+
+    from replaylab.models import families
+    from replaylab.util import distributed
+
+    model = families.load(name, dtype=torch.bfloat16).to(distributed.place().device)
+
+    def through(clip: Frames) -> Frames:
+        model.check(options.context_frames, *clip.shape[:3])
+        return model.decode(model.encode(clip[None]))[0]
+
+    return through

@@ -1,0 +1,296 @@
+"""What is a folder of videos, and of what is known of them? Read it, write it, check it.
+
+A domain is a folder anyone could make from their own videos:
+
+    videos/*.mp4     H.264
+    domain.json      name, frame rate, size, licence, how it was made, and a list of the videos with split and checksum
+    tracks.parquet   one row a video, frame and agent (columns: TRACK_COLUMNS)
+    ego.parquet      one row a video and frame (columns: EGO_COLUMNS)
+
+The tables are there where the truth is known; `size_px` is a square's side, or [height, width].
+
+Decision: `domain.json` is written last, so a folder that has one is whole. A split is a property of a video, and a
+video is a scene: splits are disjoint by scene. Refused: a domain whose files are missing or whose fields are wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+import pandas as pd
+
+from replaylab.util.progress import say
+
+if sys.platform != "win32":
+    import fcntl
+
+SPLITS = ("train", "dev", "test")
+TRACK_COLUMNS = {
+    "video": "file name without its ending",
+    "frame": "from 0",
+    "agent": "number within the video, from 0",
+    "kind": "car, pedestrian, ball, ...",
+    "x0": "left edge of the full box, px (may lie outside the image)",
+    "y0": "top edge, px, downwards",
+    "x1": "right edge, px",
+    "y1": "bottom edge, px",
+    "x_m": "metres to the right of the ego camera",
+    "y_m": "metres ahead of it",
+    "heading_rad": "relative to the ego car's heading, positive to the left",
+    "road_m": "metres to the right of the middle of the road; NaN where there is no road",
+    "visible": "share of the full box in the image and not covered by a nearer agent's box, 0 to 1",
+    "eligible": "whether the agent counts in this frame: tall enough and visible enough",
+}
+EGO_COLUMNS = {
+    "video": "file name without its ending",
+    "frame": "from 0",
+    "x_m": "metres to the right of where the video begins",
+    "y_m": "metres ahead of where the video begins",
+    "heading_rad": "positive to the left",
+    "field_of_view_deg": "horizontal; of a square image vertical, too",
+    "camera_height_m": "above the ground",
+    "camera_pitch_rad": "downwards",
+    "event": "what happens in the video",
+}
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A checked domain folder. `videos`: file, split, scene, frames, sha256; one row a video, in a fixed order."""
+
+    folder: Path
+    name: str
+    frames_per_second: float
+    shape_px: int | tuple[int, int]
+    """a square's side, or height and width"""
+    videos: pd.DataFrame
+    about: dict[str, Any]
+
+    @property
+    def height_px(self) -> int:
+        """Of a frame."""
+        return self.shape_px if isinstance(self.shape_px, int) else self.shape_px[0]
+
+    @property
+    def width_px(self) -> int:
+        """Of a frame."""
+        return self.shape_px if isinstance(self.shape_px, int) else self.shape_px[1]
+
+    @property
+    def size_px(self) -> int:
+        """A square's side; raises ValueError, with the folder, where height and width differ."""
+        if self.height_px != self.width_px:
+            raise ValueError(
+                f"{self.folder}: pictures are {self.height_px}x{self.width_px}, and squares are needed here"
+            )
+        return self.height_px
+
+    def split(self, split: str) -> pd.DataFrame:
+        """The videos of a split; raises ValueError, with the folder, if there are none."""
+        chosen = self.videos[self.videos["split"] == split]
+        if chosen.empty:
+            counts = self.videos["split"].value_counts().to_dict()
+            raise ValueError(
+                f"{self.folder}: no clips in split {split!r} of domain {self.name!r}; it has {counts}"
+            )
+        return chosen
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits of its domain.json, which has the checksum of every video."""
+        return sha256(self.folder / "domain.json")[:12]
+
+    @property
+    def has_tracks(self) -> bool:
+        """Whether it is known where the agents are."""
+        return (self.folder / "tracks.parquet").is_file()
+
+    @property
+    def has_ego(self) -> bool:
+        """Whether it is known where the ego car and its camera are."""
+        return (self.folder / "ego.parquet").is_file()
+
+    @cached_property
+    def tracks(self) -> pd.DataFrame:
+        """Every agent's truth, columns TRACK_COLUMNS; raises FileNotFoundError where no truth is known."""
+        return _read_table(self.folder / "tracks.parquet", TRACK_COLUMNS)
+
+    @cached_property
+    def ego(self) -> pd.DataFrame:
+        """The ego car's and camera's truth, columns EGO_COLUMNS."""
+        return _read_table(self.folder / "ego.parquet", EGO_COLUMNS)
+
+
+def open_domain(folder: str | Path) -> Domain:
+    """Read and check a domain folder; errors name the file and the field."""
+    folder = Path(folder)
+    path = folder / "domain.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {folder} is no domain, or was not finished")
+    about = json.loads(path.read_text())
+    for field, kind in (
+        ("name", str),
+        ("frames_per_second", (int, float)),
+        ("size_px", (int, list)),
+        ("videos", list),
+    ):
+        if not isinstance(about.get(field), kind):
+            raise ValueError(f"{path}: field {field!r} is missing or of the wrong type")
+    shape_px = _shape_px(path, about["size_px"])
+    videos = pd.DataFrame(about.pop("videos"), columns=["file", "split", "scene", "frames", "sha256"])
+    wrong = sorted(set(videos["split"]) - set(SPLITS))
+    if wrong:
+        raise ValueError(f"{path}: unknown split {wrong[0]!r}; splits are {', '.join(SPLITS)}")
+    shared = videos.groupby("scene")["split"].nunique()
+    if (shared > 1).any():
+        raise ValueError(f"{path}: scene {shared.idxmax()!r} is in more than one split")
+    return Domain(folder, about["name"], float(about["frames_per_second"]), shape_px, videos, about)
+
+
+def write_domain(
+    folder: str | Path,
+    about: dict[str, Any],
+    videos: pd.DataFrame,
+    tracks: pd.DataFrame | None = None,
+    ego: pd.DataFrame | None = None,
+) -> Domain:
+    """Finish a domain whose videos are already in `folder/videos`; `domain.json` comes last. A table that is not known
+    is not there.
+    """
+    folder = Path(folder)
+    for name, table, columns in (("tracks", tracks, TRACK_COLUMNS), ("ego", ego, EGO_COLUMNS)):
+        path = folder / f"{name}.parquet"
+        if table is None:
+            path.unlink(missing_ok=True)
+        else:
+            known = table[list(columns)]
+            write_atomically(path, lambda aside, known=known: known.to_parquet(aside, index=False))
+    text = json.dumps({**about, "videos": videos.to_dict("records")}, indent=1)
+    write_atomically(folder / "domain.json", lambda path: path.write_text(text))
+    return open_domain(folder)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """`write(aside)` beside the target, fsync, rename: the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:12]}")  # processes of two hosts may have one number
+    try:
+        write(aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """`fill(fresh)` beside the folder, then in its place: nobody ever reads half of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        fresh.chmod(0o755)
+        fill(fresh)
+        aside = fresh.with_name(fresh.name + "-old")
+        if folder.exists():
+            folder.replace(aside)
+        fresh.replace(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextmanager
+def alone(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Inside, no other process is inside for the same `path`, which need not exist; its folder is made.
+
+    Another one is waited for, which is said once; with `wait=False` it is not, and False is what comes out, not True.
+    The lock is the kernel's, on a hidden file beside `path`, and ends with its owner, however that ends. Where there
+    are no locks nobody is kept out: work may be done twice, but what is written atomically is whole. Not to be entered
+    again from inside for the same path. Raises OSError, with the path, if the hidden file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield True
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    said = False
+    while True:
+        with lock.open("a") as file:
+            mine = _lock(file, lock, wait=False)
+            if not mine and wait:
+                if not said:
+                    say(f"waiting for another process that is making {path}")
+                    said = True
+                mine = _lock(file, lock, wait=True)
+            if mine and not _is_at(file, lock):
+                continue  # whoever had this file before has removed it: the next one has locked another
+            try:
+                yield mine
+            finally:
+                if mine:
+                    lock.unlink(missing_ok=True)  # before it is unlocked, or it could be the next one's
+            return
+
+
+def _lock(file: IO[str], lock: Path, wait: bool) -> bool:
+    """Whether the file is now locked by this process, or cannot be by any."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        _say_no_locks(lock.parent)
+    return True
+
+
+@cache  # once a folder
+def _say_no_locks(folder: Path) -> None:
+    say(f"{folder} is on a file system without locks: two processes may do the same work there")
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _shape_px(path: Path, given: Any) -> int | tuple[int, int]:
+    sides = given if isinstance(given, list) else [given]
+    if (isinstance(given, list) and len(given) != 2) or not all(
+        type(side) is int and side > 0 for side in sides
+    ):
+        raise ValueError(f"{path}: field 'size_px' is {given!r}; it is a side in pixels, or [height, width]")
+    return given if isinstance(given, int) else (given[0], given[1])
+
+
+def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: this domain has no known truth")
+    table = pd.read_parquet(path)
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise ValueError(f"{path}: column {missing[0]!r} is missing ({columns[missing[0]]})")
+    return table

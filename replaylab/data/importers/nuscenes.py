@@ -1,0 +1,324 @@
+"""What do nuScenes' cameras see, and where is everything? Scenes of one camera become a domain with truth.
+
+Decision: the devkit (nuscenes-devkit) reads the tables and carries boxes from key frame to key frame (`get_boxes`); the
+project adds the picture's own geometry. A scene runs from its first key frame to its last: beyond, boxes are not known.
+A box is the hull of the projected cuboid, of its part before the camera, in px of our picture. `visible` is the middle
+of the annotation's visibility level (of all six cameras together) times the share of the box in our picture. The ego
+car is where the camera is and looks where it looks. Scenes of one drive (log) are never in two splits.
+
+Left out: what does not move by itself (barriers, cones, racks), and pictures whose file is missing. Not known: road_m.
+Refused: missing or unreadable tables, with the table and the field.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from replaylab.data.importers import conversion
+from replaylab.data.importers.conversion import Added, Fit, Floats, Order, Recipe, Source, Unusable
+from replaylab.util.progress import track
+
+LICENCE = "CC BY-NC-SA 4.0, nuScenes"
+KINDS = {  # categories by how they begin; what is not here is no agent
+    "human.pedestrian": "pedestrian",
+    "vehicle.bicycle": "cyclist",
+    "vehicle.motorcycle": "motorcycle",
+    "vehicle.car": "car",
+    "vehicle.emergency.police": "car",
+    "vehicle.emergency.ambulance": "truck",
+    "vehicle.truck": "truck",
+    "vehicle.construction": "truck",
+    "vehicle.trailer": "trailer",
+    "vehicle.bus": "bus",
+    "animal": "animal",
+}
+WITHOUT_RIDER = "cycle.without_rider"
+VISIBLE = {"v0-40": 0.2, "v40-60": 0.5, "v60-80": 0.7, "v80-100": 0.9}
+NEAR_M = 0.1
+EDGES = np.array(
+    [[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]]
+)
+FIELDS = {  # of every table, what the devkit and this room read
+    "category": ("token", "name"),
+    "attribute": ("token", "name"),
+    "visibility": ("token", "level"),
+    "instance": ("token", "category_token"),
+    "sensor": ("token", "channel", "modality"),
+    "calibrated_sensor": ("token", "sensor_token", "translation", "rotation", "camera_intrinsic"),
+    "ego_pose": ("token", "translation", "rotation"),
+    "log": ("token", "logfile"),
+    "scene": ("token", "name", "description", "log_token", "first_sample_token", "last_sample_token"),
+    "sample": ("token", "timestamp", "prev", "next", "scene_token"),
+    "sample_data": (
+        "token", "sample_token", "ego_pose_token", "calibrated_sensor_token", "timestamp", "filename", "is_key_frame",
+        "height", "width", "prev", "next",
+    ),
+    "sample_annotation": (
+        "token", "sample_token", "instance_token", "visibility_token", "attribute_tokens", "translation", "size",
+        "rotation", "prev", "next",
+    ),
+    "map": ("token", "filename", "log_tokens"),
+}  # fmt: skip
+INSTALL = (
+    "install nuscenes-devkit: pip install -c constraints.txt -e '.[nuscenes]' and then "
+    "pip install -c constraints.txt --no-deps nuscenes-devkit (alone, because it asks for an older numpy than it needs)"
+)
+
+
+def add(root: Path, order: Order, version: str = "v1.0-mini", camera: str = "CAM_FRONT") -> Added:
+    """Make a domain of all scenes of a version; goes on where it was stopped.
+
+    Raises OSError without the devkit, FileNotFoundError or ValueError for tables that are missing or wrong.
+    """
+    origin = f"nuscenes {version} {camera}"
+    conversion.check(order, origin)
+    database = open_tables(root, version)
+    channels = sorted({sensor["channel"] for sensor in database.sensor if sensor["modality"] == "camera"})
+    if camera not in channels:
+        raise ValueError(f"{root / version / 'sensor.json'}: no camera {camera!r} in it; it has {channels}")
+    sources, names, unusable, seconds = [], [], [], 0.0
+    try:
+        for scene in track(database.scene, "reading scenes", unit="scenes"):
+            names.append(_name(scene))
+            try:
+                film = Film(database, scene, camera)
+                if conversion.is_converted(order.out, names[-1], film.stamp):
+                    continue
+                seconds = seconds or conversion.seconds_each(film.read, 0)
+                sources.append(film.source(order.recipe, seconds))
+            except Unusable as wrong:
+                unusable.append(wrong)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _diagnosed(root, version, error) from error
+    about = {"licence": order.licence or LICENCE, "made_by": "replaylab.nuscenes", "camera": camera}
+    return conversion.make(order, origin, names, sources, unusable, about)
+
+
+def open_tables(root: Path, version: str) -> Any:
+    """The devkit's NuScenes; an error names the table and the field."""
+    try:
+        from nuscenes.nuscenes import NuScenes
+    except ModuleNotFoundError as error:
+        raise OSError(f"{error.name} is missing: {INSTALL}") from error
+    if not (root / version).is_dir():
+        raise FileNotFoundError(
+            f"{root / version} is missing: give the folder in which samples, sweeps, maps and {version} lie"
+        )
+    for table in FIELDS:
+        if not (root / version / f"{table}.json").is_file():
+            raise FileNotFoundError(
+                f"{root / version / f'{table}.json'} is missing: unpack the metadata again"
+            )
+    try:
+        return NuScenes(version, str(root), verbose=False)
+    except Exception as error:  # whatever the devkit meets in a broken table
+        raise _diagnosed(root, version, error) from error
+
+
+class Film:
+    """What one camera saw of a scene, from its first key frame to its last."""
+
+    def __init__(self, database: Any, scene: dict[str, Any], camera: str) -> None:
+        self.database, self.scene = database, scene
+        records = list(_records(database, scene, camera))
+        root = Path(database.dataroot)
+        self.records = [record for record in records if (root / record["filename"]).is_file()]
+        self.missing = len(records) - len(self.records)
+        self.paths = [root / record["filename"] for record in self.records]
+        if not self.records:
+            raise Unusable(scene["name"], f"no picture of {camera} is there", "download the camera's files")
+
+    @property
+    def stamp(self) -> str:
+        """Changes with the files that it is made of."""
+        tables = Path(self.database.table_root)
+        return conversion.stamp_of([tables / "sample_annotation.json", tables / "ego_pose.json", *self.paths])
+
+    @property
+    def read(self) -> conversion.Read:
+        """How its pictures are read."""
+        return partial(conversion.read_images, self.paths, self.scene["name"])
+
+    def source(self, recipe: Recipe, seconds_each: float) -> Source:
+        """Which pictures to take, and the truth of each."""
+        start = self.records[0]["timestamp"]
+        times = [(record["timestamp"] - start) / 1e6 for record in self.records]
+        name, shown = _name(self.scene), self.scene["name"]
+        try:
+            pieces = conversion.pieces(times, recipe, shown)
+        except Unusable as wrong:
+            if not self.missing:
+                raise
+            _, why, what_to_do = wrong.args
+            why = f"{self.missing} of its {self.missing + len(self.records)} pictures are missing; {why}"
+            raise Unusable(shown, why, f"download the sweeps; or {what_to_do}") from wrong
+        tracks, ego = [], []
+        for number, piece in enumerate(pieces):
+            video = conversion.piece_name(name, number)
+            agents, cameras = self._truth(piece, recipe)
+            tracks += [{"video": video, **row} for row in agents]
+            ego += [{"video": video, **row} for row in cameras]
+        log = self.database.get("log", self.scene["log_token"])["logfile"]
+        known = conversion.track_table(tracks, recipe) if self.database.sample_annotation else None
+        return Source(
+            name, shown, shown, log, self.stamp, pieces, self.read, seconds_each * sum(map(len, pieces)), known,
+            pd.DataFrame(ego), {"drive": log, "description": self.scene["description"]},
+        )  # fmt: skip
+
+    def _truth(
+        self, piece: tuple[int, ...], recipe: Recipe
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows of agents and of the ego car of one piece."""
+        rows: list[dict[str, Any]] = []
+        numbers: dict[str, int] = {}  # of agents, by the instance's token
+        lenses = [_Lens(self.database, self.records[number], recipe) for number in piece]
+        for frame, (number, lens) in enumerate(zip(piece, lenses, strict=True)):
+            for box in self.database.get_boxes(self.records[number]["token"]):
+                annotation = self.database.get("sample_annotation", box.token)
+                if (kind := self._kind(annotation)) is None or (hull := lens.box(box.corners().T)) is None:
+                    continue
+                inside = float(conversion.share_inside(hull[None], recipe)[0])
+                if not inside:
+                    continue
+                agent = numbers.setdefault(annotation["instance_token"], len(numbers))
+                level = self.database.get("visibility", annotation["visibility_token"])["level"]
+                rows.append({
+                    "frame": frame, "agent": agent, "kind": kind,
+                    **dict(zip(("x0", "y0", "x1", "y1"), hull, strict=True)), **lens.place(box), "road_m": np.nan,
+                    "visible": inside * VISIBLE[level], "eligible": True,
+                })  # fmt: skip
+        first = lenses[0]
+        cameras = np.stack([lens.camera for lens in lenses])
+        return rows, conversion.ego_rows(
+            cameras, first.fit, first.focal_px, first.height_m, first.pitch_rad, "drive"
+        )
+
+    def _kind(self, annotation: dict[str, Any]) -> str | None:
+        category = annotation["category_name"]
+        kind = next((kind for begin, kind in KINDS.items() if category.startswith(begin)), None)
+        if kind == "cyclist":
+            names = [
+                self.database.get("attribute", token)["name"] for token in annotation["attribute_tokens"]
+            ]
+            return "bicycle" if WITHOUT_RIDER in names else kind
+        return kind
+
+
+class _Lens:
+    """A camera when it took a picture, and where that picture's parts are in ours."""
+
+    def __init__(self, database: Any, record: dict[str, Any], recipe: Recipe) -> None:
+        sensor = database.get("calibrated_sensor", record["calibrated_sensor_token"])
+        pose = database.get("ego_pose", record["ego_pose_token"])
+        in_car, car = _rotation(sensor["rotation"]), _rotation(pose["rotation"])
+        self.rotation = car @ in_car  # camera to world
+        self.position = car @ np.array(sensor["translation"], float) + np.array(pose["translation"], float)
+        self.intrinsics = np.array(sensor["camera_intrinsic"], float).reshape(3, 3)
+        self.fit = Fit.of(record["height"], record["width"], recipe)
+        self.focal_px = float(self.intrinsics[0, 0])
+        self.height_m = float(sensor["translation"][2])
+        ray = in_car @ np.linalg.solve(self.intrinsics, [*self.fit.middle, 1.0])
+        self.pitch_rad = float(-np.arcsin(ray[2] / np.linalg.norm(ray)))
+        ahead = self.rotation[:, 2]
+        self.camera = np.array([*self.position[:2], np.arctan2(-ahead[0], ahead[1])])  # heading 0 along +y
+
+    def box(self, corners: Floats) -> Floats | None:
+        """(4,) px of ours: the hull of what of a cuboid (8, 3), in the world, lies before the camera; None: nothing."""
+        seen = (corners - self.position) @ self.rotation
+        ends = seen[EDGES]
+        near, far = ends[:, 0], ends[:, 1]
+        cut = (near[:, 2] > NEAR_M) != (far[:, 2] > NEAR_M)
+        share = (NEAR_M - near[cut, 2]) / (far[cut, 2] - near[cut, 2])
+        points = np.concatenate(
+            [seen[seen[:, 2] > NEAR_M], near[cut] + share[:, None] * (far[cut] - near[cut])]
+        )
+        if not len(points):
+            return None
+        flat = points @ self.intrinsics.T
+        pixels = flat[:, :2] / flat[:, 2:]
+        return self.fit.boxes(np.concatenate([pixels.min(axis=0), pixels.max(axis=0)])[None])[0]
+
+    def place(self, box: Any) -> dict[str, float]:
+        """x_m, y_m and heading_rad of a box of the devkit."""
+        right, ahead = conversion.seen_from(self.camera, np.asarray(box.center)[None, :2])[0]
+        along = box.orientation.rotation_matrix[:, 0]
+        heading = conversion.wrapped(np.arctan2(-along[0], along[1]) - self.camera[2])
+        return {"x_m": float(right), "y_m": float(ahead), "heading_rad": heading}
+
+
+def _records(database: Any, scene: dict[str, Any], camera: str) -> Iterator[dict[str, Any]]:
+    """The camera's sample_data from the scene's first key frame to its last, in time."""
+    ends = [
+        database.get("sample", scene[field])["data"] for field in ("first_sample_token", "last_sample_token")
+    ]
+    if not all(camera in end for end in ends):
+        raise Unusable(
+            scene["name"],
+            f"no key frame of {camera} at its ends",
+            "unpack the metadata again, or leave it out",
+        )
+    token, last = (end[camera] for end in ends)
+    while token:
+        record = database.get("sample_data", token)
+        yield record
+        token = "" if token == last else record["next"]
+
+
+def _rotation(quaternion: list[float]) -> Floats:
+    from pyquaternion import Quaternion
+
+    return Quaternion(quaternion).rotation_matrix
+
+
+def _name(scene: dict[str, Any]) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", scene["name"])
+
+
+# ---------------------------------------------------------------------------------------------------- what was wrong
+def _diagnosed(root: Path, version: str, error: Exception) -> Exception:
+    """The same failure in words: the table and field that are wrong, found by reading all of them again."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for name, wanted in FIELDS.items():
+        path = root / version / f"{name}.json"
+        try:
+            tables[name] = json.loads(path.read_text())
+        except ValueError as broken:
+            return ValueError(f"{path} is no whole JSON ({broken}): unpack the metadata again")
+        for number, record in enumerate(tables[name]):
+            for field in wanted:
+                if field not in record:
+                    return ValueError(f"{path}: record {number}: field {field!r} is missing")
+    tokens = {name: {record["token"] for record in table} for name, table in tables.items()}
+    for name, table in tables.items():
+        for field in FIELDS[name]:
+            other = field.removesuffix("_token").replace("first_", "").replace("last_", "")
+            if not field.endswith("_token") or other not in tokens:
+                continue
+            for number, record in enumerate(table):
+                if record[field] not in tokens[other]:
+                    return ValueError(
+                        f"{root / version / f'{name}.json'}: record {number}: field {field!r} names {record[field]!r}, "
+                        f"which is not in {other}.json"
+                    )
+    for number, record in enumerate(tables["map"]):
+        if not (root / record["filename"]).is_file():
+            return FileNotFoundError(
+                f"{root / version / 'map.json'}: record {number}: field 'filename' names {record['filename']}, which is "
+                "missing: unpack the maps, too"
+            )
+    levels = {record["level"] for record in tables["visibility"]}
+    if unknown := sorted(levels - VISIBLE.keys()):
+        return ValueError(
+            f"{root / version / 'visibility.json'}: field 'level' is {unknown[0]!r}, none of {list(VISIBLE)}"
+        )
+    return ValueError(
+        f"{root / version}: the tables cannot be read together ({type(error).__name__}: {error}); unpack them again"
+    )

@@ -1,0 +1,274 @@
+"""What is in this folder of videos, and what of it can be used? Any video files become a domain.
+
+Decision: a file is first listened to without decoding it, for the times of its pictures: they say how long it is, how
+regular, and whether its end is missing. Then one picture is decoded, for its shape. So a folder is known, and the work
+estimated, before anything is converted. Pictures are shown as a player shows them: turned as the file says, and with
+square pixels. What the pictures show is not known: such a domain has no tracks and no ego car.
+
+A file that is no video, is cut off, too short or too slow is one line of the report (`footage.Unusable`). Other files
+are not looked at. Refused: a folder without video files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from bisect import insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from replaylab.data.importers import conversion
+from replaylab.data.importers.conversion import Added, Order, Picture, Recipe, Source, Unusable
+from replaylab.util.progress import say
+
+ENDINGS = (  # in lower case
+    ".3gp", ".asf", ".avi", ".flv", ".h264", ".hevc", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+    ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+)  # fmt: skip
+SCENES = ("file", "folder")
+TIMED_PICTURES = 12  # decoded to see how long all will take
+LEAST_MISSING_S = 1.0  # and a twentieth: less of a video's end is no sign of a cut
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A video file as it is."""
+
+    height_px: int
+    width_px: int
+    """as shown: turned, and with square pixels"""
+    turned_deg: int
+    """how far to the left it is turned to be shown"""
+    times_s: list[float]
+    """of its pictures, ascending"""
+    stamps: list[int]
+    """the same in the file's own unit"""
+    seconds_each: float
+    """that decoding a picture takes"""
+
+    @property
+    def frames_per_second(self) -> float:
+        """Of half of the pictures at least."""
+        return 1 / float(np.median(np.diff(self.times_s))) if len(self.times_s) > 1 else 0.0
+
+    @property
+    def varies(self) -> bool:
+        """Whether some picture is shown half as long again as most, or only half as long."""
+        steps = np.diff(self.times_s) * self.frames_per_second
+        return bool(len(steps) and (steps.max() > 1.5 or steps.min() < 0.5))
+
+
+def add(folder: Path, order: Order, scene_from: str = "file") -> Added:
+    """Make a domain of all video files in and below a folder; goes on where it was stopped, and with new files.
+
+    `scene_from`: a scene is a file, or all files of a folder. Raises ValueError where no file is usable, and for an
+    `order.out` that holds something else.
+    """
+    if scene_from not in SCENES:
+        raise ValueError(f"scene_from: {scene_from!r} is none of {', '.join(SCENES)}")
+    origin = f"videos, scene from {scene_from}"
+    conversion.check(order, origin)
+    files = find(folder, order.out)
+    missing = [
+        file
+        for file in files
+        if not conversion.is_converted(order.out, name_of(file), conversion.stamp_of([folder / file]))
+    ]
+    probe_one = partial(_probed, folder, order.recipe, scene_from)
+    probed = conversion.in_processes(probe_one, missing, order.processes, f"probing {folder}", "files")
+    found = sorted(probed, key=lambda one: one.shown)
+    sources = [one for one in found if isinstance(one, Source)]
+    unusable = [one for one in found if isinstance(one, Unusable)]
+    about = {"licence": order.licence or "unknown", "made_by": "replaylab.videos"}
+    return conversion.make(order, origin, [name_of(file) for file in files], sources, unusable, about)
+
+
+def find(folder: Path, out: Path) -> list[str]:
+    """Video files in and below a folder, by their endings, sorted, relative to it; hidden ones and those of `out` are
+    not meant. Raises ValueError if there is none.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder")
+    if (folder / "domain.json").is_file():
+        raise ValueError(f"{folder} is a domain already; use it as it is")
+    found, others = [], 0
+    for place, folders, names in os.walk(folder):
+        folders[:] = [
+            each
+            for each in folders
+            if not each.startswith(".") and (Path(place) / each).resolve() != out.resolve()
+        ]
+        for each in names:
+            if each.startswith("."):
+                continue
+            if Path(each).suffix.lower() in ENDINGS:
+                found.append((Path(place) / each).relative_to(folder).as_posix())
+            else:
+                others += 1
+    if not found:
+        raise ValueError(
+            f"{folder}: no video files in or below it ({others} others); endings: {' '.join(ENDINGS)}"
+        )
+    if others:
+        say(f"{folder}: {len(found)} video files; {others} others are not looked at")
+    return sorted(found)
+
+
+def name_of(file: str) -> str:
+    """A name for a file's videos: readable, and of this relative path alone."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", file.rpartition(".")[0]).strip("-")[-60:]
+    return f"{readable or 'video'}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
+
+
+def probe(path: Path, shown: str) -> Probe:
+    """What a video file is; raises Unusable, as `shown`."""
+    if not path.stat().st_size:
+        raise Unusable(shown, "empty", "copy it again")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise Unusable(shown, "has no pictures, only sound or data", "leave it out")
+            stamps, unit = _stamps(container, shown)
+        if stamps is None:
+            stamps = _decoded_stamps(path)
+        first, square, seconds_each = _first_picture(path)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise Unusable(
+            shown,
+            f"no video, or damaged at its beginning ({type(error).__name__})",
+            "if it plays, convert it: ffmpeg -i FILE new.mp4; else copy it again",
+        ) from error
+    if not stamps:
+        raise Unusable(
+            shown,
+            "its pictures have no times",
+            "give it some: ffmpeg -fflags +genpts -i FILE -c copy new.mp4",
+        )
+    if first.rotation % 90:
+        raise Unusable(shown, f"turned by {first.rotation} degrees", "turn it: ffmpeg -i FILE new.mp4")
+    height, width = _upright(
+        np.zeros((first.height, first.width, 3), np.uint8), first.rotation, square
+    ).shape[:2]
+    times = [float(stamp * unit) for stamp in stamps]
+    return Probe(height, width, first.rotation, times, stamps, seconds_each)
+
+
+def pictures(path: Path, shown: str, stamps: Sequence[int], wanted: Sequence[int]) -> Iterator[Picture]:
+    """A `footage.Read` of a video file, whose pictures are at `stamps`; raises Unusable where one does not come out."""
+    due = {stamps[number] for number in wanted}
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1  # files are converted side by side
+            square = float(stream.sample_aspect_ratio or 1)
+            for frame in container.decode(stream):
+                if frame.pts in due:
+                    due.remove(frame.pts)
+                    picture: Any = frame.to_ndarray(format="rgb24")
+                    yield _upright(picture, frame.rotation, square)
+                if not due:
+                    return
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise Unusable(
+            shown, f"damaged: cannot be decoded ({type(error).__name__})", "copy it again"
+        ) from error
+    raise Unusable(shown, f"damaged: {len(due)} of its pictures cannot be decoded", "copy it again")
+
+
+# --------------------------------------------------------------------------------------------------------------- probing
+def _probed(folder: Path, recipe: Recipe, scene_from: str, file: str) -> Source | Unusable:
+    path = folder / file
+    try:
+        known = probe(path, file)
+        chosen = conversion.pieces(known.times_s, recipe, file)
+    except Unusable as wrong:
+        return wrong
+    scene = file if scene_from == "file" else Path(file).parent.as_posix()
+    about = {
+        "filmed_px": f"{known.height_px}x{known.width_px}",
+        "turned_deg": known.turned_deg,
+        "filmed_frames_per_second": round(known.frames_per_second, 3),
+        "varies": known.varies,
+        "filmed_s": round(known.times_s[-1] - known.times_s[0], 2),
+    }
+    return Source(
+        name_of(file), file, scene, scene, conversion.stamp_of([path]), chosen,
+        partial(pictures, path, file, known.stamps), known.seconds_each * len(known.times_s), about=about,
+    )  # fmt: skip
+
+
+def _stamps(container: Any, shown: str) -> tuple[list[int] | None, Any]:
+    """The times of the pictures and their unit, from the packets alone; None where these have no times.
+
+    Raises Unusable for a file whose end is missing.
+    """
+    stream = container.streams.video[0]
+    stamps: list[int] = []
+    packets, last_s = 0, 0.0
+    complete = True
+    for packet in container.demux(stream):
+        if not packet.size or packet.is_corrupt:  # the end; or the part of a packet before a cut
+            continue
+        packets += 1
+        if packet.pts is None:
+            complete = False
+        elif not packet.is_discard:
+            insort(stamps, packet.pts)
+            last_s = max(last_s, float((packet.pts + (packet.duration or 0)) * stream.time_base))
+    if stream.frames > packets:
+        raise _cut_off(shown, f"{packets} of its {stream.frames} pictures are there")
+    length_s = _length_s(container, stream)
+    if complete and length_s - last_s > max(LEAST_MISSING_S, length_s / 20):
+        raise _cut_off(shown, f"{last_s:.1f} of its {length_s:.1f} s are there")
+    return (sorted(set(stamps)) if complete else None), stream.time_base
+
+
+def _length_s(container: Any, stream: Any) -> float:
+    """What the file says, of its pictures; 0 where it does not."""
+    start = stream.start_time or 0
+    if stream.duration:
+        return float((start + stream.duration) * stream.time_base)
+    if container.duration and len(container.streams) == 1:  # the sound may be longer
+        return container.duration / av.time_base
+    return 0.0
+
+
+def _cut_off(shown: str, what: str) -> Unusable:
+    return Unusable(shown, f"cut off: {what}", "copy it again, or keep what is there: ffmpeg -i FILE new.mp4")
+
+
+def _decoded_stamps(path: Path) -> list[int]:
+    """Of the pictures themselves: old containers have times for some packets only."""
+    with av.open(str(path)) as container:
+        return sorted({frame.pts for frame in container.decode(video=0) if frame.pts is not None})
+
+
+def _first_picture(path: Path) -> tuple[Any, float, float]:
+    """The first frame, how much wider than high its pixels are, and how long a picture takes to decode."""
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1  # as they will be converted
+        start = time.perf_counter()
+        frames = list(islice(container.decode(video=0), TIMED_PICTURES))
+        seconds = time.perf_counter() - start
+        if not frames:
+            raise ValueError("no picture came out")
+        return frames[0], float(container.streams.video[0].sample_aspect_ratio or 1), seconds / len(frames)
+
+
+def _upright(picture: Picture, turned_deg: int, square: float) -> Picture:
+    """As a player shows it: pixels made square, then turned to the left."""
+    if square != 1:
+        height, width = picture.shape[:2]
+        wider = (max(1, round(width * square)), height)
+        picture = np.asarray(Image.fromarray(picture).resize(wider, Image.Resampling.BICUBIC))
+    return np.rot90(picture, turned_deg // 90)

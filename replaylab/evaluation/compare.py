@@ -1,0 +1,263 @@
+"""How far are one folder's videos from another's? Every distance, with what a reader needs to compare it.
+
+The decision: one clip a video, the frames after the context, as many for all; clips are decoded once, and every network
+sees the same pixels. A folder holds mp4 files, or is a domain (`domain.json`), of which one split is taken. Sets are
+told apart by clips: with fewer than `distances.N_MIN` in either nothing is measured, however many frames they have.
+
+The Fréchet distance falls as n grows: beside it stands its value carried on to infinite n, from 2 N_MIN clips on. The
+kernel distance is unbiased and needs none. Both are floors of other scenes: where real clips continue the contexts that
+the made ones began from, as `paired` wants them, sets look nearer than they are.
+
+Refused, with the set and the file: what is no video or is cut off, another size or frame rate, too few frames (none is
+ever repeated), one clip twice, and features that are no numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from replaylab.analysis import statistics
+from replaylab.data import clips
+from replaylab.data.clips import UndecodableVideo
+from replaylab.data.domain import open_domain
+from replaylab.metrics import distances, extractors, fidelity
+from replaylab.metrics.distances import Extractor
+from replaylab.metrics.extractors import Network
+from replaylab.util.progress import track
+
+EXTRACTORS = ("efficientnet", "videonet", "inception=FILE", "i3d=FILE", "videomae=FOLDER", "vjepa2=FOLDER")
+NAMES = {  # of the Fréchet and the kernel distance
+    "efficientnet": ("EffNet-FD", "EffNet-KD"),
+    "videonet": ("video-FD", "video-KD"),
+    "inception": ("FID", "KID"),
+    "i3d": ("FVD", "KVD"),
+    "videomae": ("VideoMAE-FVD", "VideoMAE-KVD"),
+    "vjepa2": ("V-JEPA2-FVD", "V-JEPA2-MMD"),
+}
+CLIPS_AT_A_TIME, BYTES_AT_A_TIME = 8, 2**30
+REPEATS = 10  # lines that are drawn to infinite n, and meaned
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Video:
+    """A file of a set, and what its header says."""
+
+    of: str  # the set, as errors call it
+    path: Path
+    size_px: tuple[int, int]  # width and height
+    frames: int
+    frames_per_second: float
+
+    def __str__(self) -> str:
+        return f"{self.of}: {self.path}"
+
+
+def table(
+    made: str | Path,
+    real: str | Path,
+    networks: Sequence[str] = ("efficientnet",),
+    context_frames: int = 0,
+    frames: int = 0,
+    split: str = "test",
+    paired: bool = False,
+) -> pd.DataFrame:
+    """A row a measure: every network's distances; and, `paired`, means over clips of one file name in both folders.
+
+    networks: of EXTRACTORS, each with its path. frames: to take after the context; 0: as many as the shortest video has.
+    Columns: those of `distances.Distance`, `at_infinite_n` (NaN where n does not allow it), `clips` in the smaller set,
+    `video` (size and rate). ValueError or FileNotFoundError names the set and the file.
+    """
+    sets = _videos(f"MADE {made}", Path(made), split), _videos(f"REAL {real}", Path(real), split)
+    frames = _check([*sets[0], *sets[1]], context_frames, frames)
+    first = sets[0][0]
+    loaded = [_open(network, frames, min(first.size_px)) for network in networks]
+    digests: dict[bytes, Video] = {}
+    seen = [_features(videos, loaded, context_frames, frames, digests) for videos in sets]
+    rows = [
+        row
+        for text, network, *features in zip(networks, loaded, *seen, strict=True)
+        for row in _distances(NAMES[text.partition("=")[0]], network.extractor, sets, features)
+    ]
+    if paired:
+        rows += _pairs(*sets, context_frames, frames)
+    width, height = first.size_px
+    return pd.DataFrame(rows).assign(video=f"{width}x{height}, {first.frames_per_second:g}/s")
+
+
+# ---------------------------------------------------------------------------------------------------------- the videos
+def _videos(of: str, folder: Path, split: str) -> list[Video]:
+    if (folder / "domain.json").is_file():
+        paths = [folder / "videos" / file for file in open_domain(folder).split(split)["file"]]
+    else:
+        paths = sorted(folder.glob("*.mp4"))
+    if len(paths) < distances.N_MIN:
+        raise ValueError(
+            f"{of}: {len(paths)} videos (*.mp4), at least {distances.N_MIN} are needed; add clips, do not repeat them"
+        )
+    return [_header(of, path) for path in paths]
+
+
+def _header(of: str, path: Path) -> Video:
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            count = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+            return Video(of, path, (stream.width, stream.height), count, float(stream.average_rate or 0))
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise UndecodableVideo(
+            f"{of}: {path} is no video, or not all of one ({type(error).__name__})"
+        ) from error
+
+
+def _check(videos: list[Video], context_frames: int, frames: int) -> int:
+    """The number of frames to take; ValueError names the video that has too few, or is not like the first."""
+    if context_frames < 0 or frames < 0:
+        raise ValueError(f"context_frames {context_frames}, frames {frames}: neither may be below 0")
+    frames = frames or max(1, min(video.frames for video in videos) - context_frames)
+    first = videos[0]
+    for video in videos:
+        if video.size_px != first.size_px:
+            sizes = ["x".join(map(str, one.size_px)) for one in (video, first)]
+            raise ValueError(
+                f"{video}: {sizes[0]} pixels, {first.path} has {sizes[1]}; bring all to one size, by one kernel"
+            )
+        if not math.isclose(video.frames_per_second, first.frames_per_second, rel_tol=0.01):
+            raise ValueError(
+                f"{video}: {video.frames_per_second:g} frames per second, {first.path} has "
+                f"{first.frames_per_second:g}; bring all to one rate"
+            )
+        if video.frames < context_frames + frames:
+            raise ValueError(
+                f"{video}: {video.frames} frames, but {context_frames} of context and {frames} to compare are needed"
+            )
+    return frames
+
+
+def _decoded(video: Video, context_frames: int, frames: int) -> NDArray[np.uint8]:
+    try:
+        pixels = clips.decode(video.path, context_frames, context_frames + frames)
+    except UndecodableVideo as error:
+        raise UndecodableVideo(f"{video.of}: {error}") from error
+    if len(pixels) < frames:
+        raise UndecodableVideo(
+            f"{video}: cut off: {context_frames + len(pixels)} of {video.frames} frames came out"
+        )
+    return pixels
+
+
+# --------------------------------------------------------------------------------------------------------- the networks
+def _open(text: str, frames: int, size_px: int) -> Network:
+    """The network of a text such as "i3d=weights/i3d_torchscript.pt", for clips of that many frames."""
+    kind, _, path = text.partition("=")
+    if kind not in NAMES or (kind not in ("efficientnet", "videonet")) != bool(path):
+        raise ValueError(f"extractor: {text!r} is none of {', '.join(EXTRACTORS)}")
+    if kind == "efficientnet":
+        network = Network(replace(fidelity.EXTRACTOR, frame_size_px=size_px), _of_each_frame)
+    elif kind == "videonet":
+        from replaylab.metrics import video_network
+
+        network = Network(video_network.extractor(), video_network.features)
+    elif kind in ("i3d", "vjepa2"):
+        network = getattr(extractors, kind)(path, frames)
+    else:
+        network = getattr(extractors, kind)(path)
+    if network.extractor.frames > frames:
+        raise ValueError(
+            f"{text}: sees {network.extractor.frames} frames, but {frames} after the context are to be compared; give "
+            "longer videos (frames are never repeated)"
+        )
+    return network
+
+
+def _of_each_frame(batch: Any) -> Features:
+    found = fidelity.efficientnet_features(batch.reshape(-1, *batch.shape[2:]))
+    return found.reshape(*batch.shape[:2], -1)
+
+
+def _features(
+    videos: list[Video], networks: list[Network], context_frames: int, frames: int, digests: dict[bytes, Video]
+) -> list[Features]:  # fmt: skip
+    """Of a set, for each network: (clips, d), or (clips, frames, d). `digests` are of the clips seen before, and these."""
+    found: list[list[Features]] = [[] for _ in networks]
+    coming = track(videos, f"comparing {videos[0].of}", unit="clips")
+    fitting = BYTES_AT_A_TIME // (frames * math.prod(videos[0].size_px) * 3)
+    while batch := list(islice(coming, max(1, min(CLIPS_AT_A_TIME, fitting)))):
+        pixels = np.stack([_decoded(video, context_frames, frames) for video in batch])
+        for video, clip in zip(batch, pixels, strict=True):
+            twin = digests.setdefault(hashlib.sha256(clip.tobytes()).digest(), video)
+            if twin is not video:
+                raise ValueError(f"{video} has the frames of {twin}; no clip may count twice")
+        for network, parts in zip(networks, found, strict=True):
+            extractor = network.extractor
+            try:
+                parts.append(
+                    network.features(pixels[:, : frames if extractor.frames == 1 else extractor.frames])
+                )
+            except ValueError as error:
+                raise ValueError(f"{batch[0]}: {extractor.name}: {error}") from error
+            for video, one in zip(batch, parts[-1], strict=True):
+                if not np.isfinite(one).all():
+                    raise ValueError(
+                        f"{video}: {extractor.name} gives NaN or infinity; are its weights whole?"
+                    )
+    return [np.concatenate(parts) for parts in found]
+
+
+# ------------------------------------------------------------------------------------------------------------ the table
+def _distances(
+    names: tuple[str, str],
+    extractor: Extractor,
+    sets: tuple[list[Video], list[Video]],
+    features: list[Features],
+) -> list[dict[str, Any]]:
+    a, b = features
+    n = min(len(a), len(b))
+    infinite = math.nan
+    if n >= 2 * distances.N_MIN:
+        infinite = statistics.subsampled_distance(_frechet, a, b, [n // 2, n * 3 // 4, n], REPEATS).estimate
+    measures = (distances.frechet_distance, infinite), (distances.kernel_distance, math.nan)
+    return [
+        asdict(distances.between(
+            name, of, a, b, extractor, names=(sets[0][0].of, sets[1][0].of),
+            clips_a=[str(video.path) for video in sets[0]], clips_b=[str(video.path) for video in sets[1]],
+        )) | {"at_infinite_n": at_infinite_n, "clips": n}
+        for name, (of, at_infinite_n) in zip(names, measures, strict=True)
+    ]  # fmt: skip
+
+
+def _frechet(a: Any, b: Any) -> float:
+    return distances.frechet_distance(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]))
+
+
+def _pairs(made: list[Video], real: list[Video], context_frames: int, frames: int) -> list[dict[str, Any]]:
+    """Means of `fidelity.clip_fidelity` over made clips, each beside the real one of its file name."""
+    partners = {video.path.name: video for video in real}
+    if alone := [video for video in made if video.path.name not in partners]:
+        raise ValueError(f"{alone[0]} has no partner of that name in {real[0].of}")
+    found = []
+    for video in track(made, "comparing pairs", unit="pairs"):
+        pair = [_decoded(one, context_frames, frames) for one in (video, partners[video.path.name])]
+        try:
+            found.append(asdict(fidelity.clip_fidelity(*pair)))
+        except ValueError as error:
+            raise ValueError(f"{video}: {error}") from error
+    about = {
+        "n": len(found),
+        "frames": frames,
+        "size_px": min(made[0].size_px),
+        "resize": "none",
+        "clips": len(found),
+    }
+    return [{"name": name, "value": value} | about for name, value in pd.DataFrame(found).mean().items()]

@@ -1,0 +1,199 @@
+"""A model in, rows out: futures of held-out context frames, measured; and the floors beside them.
+
+Decision: every arm and step draws futures of the same clips with the same noise, and all references (real, autoencoder,
+copy-last-frame, constant velocity, base) are measured by the same instruments into the same store, so that no number
+comes without its floor.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from replaylab.data.domain import alone, write_atomically
+from replaylab.evaluation import evaluation_sets, measurement
+from replaylab.evaluation.evaluation_sets import Frames, Ground
+from replaylab.evaluation.measurement import Measured
+from replaylab.metrics.dynamics import Counted
+from replaylab.metrics.trajectories import over_samples
+from replaylab.models import loading, sampling
+from replaylab.models.loading import Subject
+from replaylab.models.tiny import CONTEXT_FRAMES
+from replaylab.spec import EvaluationSpec
+from replaylab.store import ReferenceSpec, claim, finish, gallery_clips, is_done
+from replaylab.util.distributed import Place
+from replaylab.util.progress import track
+from replaylab.worlds import build
+
+GALLERY_PERCENTILES = (5, 50, 95)
+NOISE_LEVELS = (0.25, 0.5, 0.75)  # at which it is measured how well a clip can be denoised
+
+
+def evaluate(
+    subject: Subject,
+    spec: EvaluationSpec,
+    home: Path,
+    gallery: tuple[Path, Path] | None = None,
+    place: Place = Place(),
+    at_the_end: bool = False,
+) -> pd.DataFrame:
+    """Sample every clip's future with the subject's model and measure it; rows without the run's own columns.
+
+    `gallery` is (the references' folder, which knows the clips to keep; the folder to keep them in). Several ranks share
+    the sampling; the leading one measures, and the others' rows are empty. At the end, all domains are measured,
+    thoroughly.
+    """
+    subject.model.transformer.eval()
+    chosen = gallery_clips(gallery[0]) if gallery else {}
+    parts = []
+    for ground in evaluation_sets.prepare(spec, home, at_the_end, subject):
+        rows: list[pd.DataFrame] = []
+        for made, drawn in _futures(subject, ground, spec, place):
+            if not place.leads:
+                continue
+            measured = measurement.measure(ground, made, spec.miss_cap_px, drawn, at_the_end)
+            if gallery is not None and not rows:
+                _keep(gallery[1], ground, made, measured, chosen.get(ground.name, {}))
+            rows.append(measured.rows)
+        losses = _denoising(subject, ground, spec.noise_seed) if at_the_end else pd.DataFrame()
+        parts += [_over_futures(rows), losses] if rows else []
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _futures(
+    subject: Subject, ground: Ground, spec: EvaluationSpec, place: Place
+) -> Iterator[tuple[Frames, torch.Tensor]]:
+    """Every clip's first future, then every clip's second and so on, as frames and as latents."""
+    model, shape = subject.model, ground.latents.shape[1:]
+    for number in range(spec.futures):
+        first = number * len(ground.clips)
+        with torch.autocast(model.transformer.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+            drawn = sampling.futures(
+                model, ground.to_draw, shape, spec.sampler_steps, spec.noise_seed, first, place
+            )
+        yield (subject.decoded(drawn) if place.leads else ground.frames), drawn
+
+
+def _denoising(subject: Subject, ground: Ground, noise_seed: int) -> pd.DataFrame:
+    """The error of denoising each clip at NOISE_LEVELS, with the noise that its first future is drawn from."""
+    parts = []
+    for level in NOISE_LEVELS:
+        losses = sampling.denoising_losses(subject.model, ground.latents, ground.to_draw, level, noise_seed)
+        values = [{f"denoising_loss_{level:g}": Counted(loss, 1)} for loss in losses]
+        parts.append(measurement.rows_of_clips(ground, values))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _over_futures(rows: list[pd.DataFrame]) -> pd.DataFrame:
+    """Means over the futures of each clip, and the ADE of each clip's best."""
+    first = rows[0]
+    if len(rows) == 1:
+        return first
+    values = np.stack([each["value"] for each in rows])
+    of_ade = (first["measure"] == "ade_px").to_numpy()
+    best = first[of_ade].assign(measure="ade_best_px", value=over_samples(values[:, of_ade])[1])
+    with np.errstate(invalid="ignore"):
+        return pd.concat([first.assign(value=values.mean(0)), best], ignore_index=True)
+
+
+def references(spec: ReferenceSpec, store: Path, base: Subject | None = None) -> Path:
+    """Measure copy-last-frame, real, autoencoder and base, or find them done; returns their folder.
+
+    If another process is measuring them, that one is waited for. `base`: where it is loaded already.
+    """
+    folder = claim(spec, store)
+    if not is_done(spec, store):
+        with alone(folder):
+            if not is_done(spec, store):  # by the one that was waited for
+                _measure_references(spec, store, folder, base or loading.load(spec, store))
+    return folder
+
+
+def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Subject) -> None:
+    started = time.monotonic()
+    evaluation = spec.evaluation
+    prepared = evaluation_sets.prepare(evaluation, store, at_the_end=True, subject=base)
+    shown = {world.name for world in evaluation.domains}
+    made_by: dict[str, Callable[[Ground], Frames]] = {
+        "copy-last-frame": lambda ground: copy_last_frame(ground.frames, ground.context_frames),
+        "real": lambda ground: ground.frames,
+        "autoencoder": lambda ground: autoencoded(ground.frames, base),
+    }
+    parts, gallery = [], {}
+    for name, make in track(made_by.items(), what="floors", total=len(made_by), unit="models"):
+        for ground in prepared:
+            made = make(ground)
+            measured = measurement.measure(ground, made, evaluation.miss_cap_px)
+            parts.append(measured.rows.assign(model=name, step=-1))
+            if name == "copy-last-frame" and ground.name in shown:
+                gallery[ground.name] = _at_percentiles(measured.rows)
+            if name == "real" and ground.name in shown:
+                _keep(folder / "samples" / name, ground, made, measured, gallery[ground.name])
+    for ground in [one for one in prepared if one.drives and one.context_frames > 1]:  # a velocity takes two
+        rows = measurement.measure_found(ground, ground.extrapolated, evaluation.miss_cap_px)
+        parts.append(rows.assign(model="constant-velocity", step=-1))
+    write_atomically(folder / "gallery.json", lambda path: path.write_text(json.dumps(gallery, indent=1)))
+    measured_base = evaluate(base, evaluation, store, (folder, folder / "samples" / "base"), at_the_end=True)
+    parts.append(measured_base.assign(model="base", step=0))
+    rows = pd.concat(parts, ignore_index=True)
+    rows = rows.assign(run=spec.run_id, base=spec.base, target="", replay="", replay_fraction=np.nan, seed=-1)
+    finish(folder, rows, seconds=round(time.monotonic() - started, 1))
+
+
+def autoencoded(frames: Frames, subject: Subject | None = None) -> Frames:
+    """Clips (N, T, H, W, 3) through the autoencoder: what a perfect model could show."""
+    subject = subject or loading.any_tiny()
+    return subject.decoded(subject.encoded(frames))
+
+
+def copy_last_frame(frames: Frames, context_frames: int = CONTEXT_FRAMES) -> Frames:
+    """Clips (N, T, H, W, 3) in which nothing moves after the context."""
+    still = frames.copy()
+    still[:, context_frames:] = frames[:, context_frames - 1 : context_frames]
+    return still
+
+
+def _at_percentiles(rows: pd.DataFrame) -> dict[str, int]:
+    """The clips (by number) whose agents move least, as most and most: percentiles of copy-last-frame's ADE, or of its
+    PSNR where there is no agent.
+
+    A measure of the clip, not of any arm: every arm shows the same clips.
+    """
+    for measure in ("ade_px", "psnr_db"):
+        values = rows.loc[rows["measure"] == measure, "value"].reset_index(drop=True).dropna().sort_values()
+        if len(values):
+            break
+    return {str(at): int(values.index[round(at / 100 * (len(values) - 1))]) for at in GALLERY_PERCENTILES}
+
+
+def _keep(folder: Path, ground: Ground, frames: Frames, measured: Measured, chosen: dict[str, int]) -> None:
+    """One mp4 and its boxes for each chosen clip: `<domain>-<percentile>.mp4` and `.json`."""
+    for percentile, clip in chosen.items():
+        name = folder / f"{ground.name}-{percentile}"
+        future = (
+            measured.found[clip] if ground.drives else [np.zeros((0, 4))] * len(ground.future(frames)[clip])
+        )
+        boxes = {
+            "video": ground.clips[clip].video,
+            "true": [_eligible(table) for table in ground.truth[clip]],
+            "found": [[]] * ground.context_frames
+            + [found[:, :4].astype(float).round(2).tolist() for found in future],
+        }
+        write_atomically(
+            name.with_suffix(".mp4"),
+            lambda aside, clip=clip: build.write_video(aside, frames[clip], ground.frames_per_second),
+        )
+        write_atomically(
+            name.with_suffix(".json"), lambda aside, boxes=boxes: aside.write_text(json.dumps(boxes))
+        )
+
+
+def _eligible(truth: pd.DataFrame) -> list[list[float]]:
+    """The boxes of a frame's agents that count, px."""
+    return evaluation_sets.boxes_of(truth[truth["eligible"].astype(bool)]).round(2).tolist()

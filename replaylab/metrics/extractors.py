@@ -1,0 +1,282 @@
+"""What do the field's own networks see in a clip? For those who have the weights: FID, FVD, VideoMAE and V-JEPA 2.
+
+The decision: a loaded network is a function from clips, uint8 RGB (N, T, H, W, 3), to float32 features, beside the
+`Extractor` that its distances carry. Weights are files on this machine: nothing is fetched, unpickled or left at its
+random beginning, and a file of another network fails when it is loaded.
+
+Inception and I3D resize by themselves, as in the implementations whose published values they give. Frames for the
+transformers become squares by one kernel (RESIZE); as in cd-fvd, the whole frame is seen and nothing is cropped.
+
+Refused: files that are missing, cut off, or of another network, and clips of another length than a network was opened
+for. Frames are never repeated, interpolated or left out to get there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from replaylab.data.domain import sha256
+from replaylab.metrics.distances import Extractor
+from replaylab.util import distributed
+
+RESIZE = "bicubic, antialiased"
+"""torch's `interpolate(mode="bicubic", antialias=True)`: Pillow's bicubic, without rounding in between."""
+CLIPS_AT_A_TIME = 8
+FRAMES_AT_A_TIME = 64
+I3D_LEAST_FRAMES = 10
+"""Time is halved three times and then averaged in pairs; of fewer frames no pair is left."""
+PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded network: `features` takes uint8 (N, T, H, W, 3).
+
+    It gives float32 (N, d) where a vector sees a clip, of `extractor.frames` frames, and (N, T, d) where it sees a frame
+    (`extractor.frames` is 1). ValueError for clips of another type, shape or length.
+    """
+
+    extractor: Extractor
+    features: Callable[[ArrayLike], NDArray[np.float32]]
+
+
+def inception(path: str | Path) -> Network:
+    """FID's network (Heusel et al. 2017): `inception-2015-12-05.pt`, TorchScript as NVIDIA gives it out.
+
+    From nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics. Called as in metrics/metric_utils.py of
+    NVlabs/stylegan2-ada-pytorch: uint8 RGB (N, 3, H, W), `return_features=True`; it resizes to 299 x 299 and scales by
+    itself. 2048 features a frame. FileNotFoundError or ValueError names the file and what is wrong with it.
+    """
+    return _torchscript(
+        Path(path), "Inception v3 (FID)", "last pooling", 299, 2048, 1,
+        lambda program, batch: program(batch.permute(0, 3, 1, 2).contiguous(), return_features=True),
+    )  # fmt: skip
+
+
+def i3d(path: str | Path, frames: int = 16) -> Network:
+    """FVD's network (Unterthiner et al. 2018): `i3d_torchscript.pt`, StyleGAN-V's port of the one on TensorFlow Hub.
+
+    Called as in src/metrics of universome/stylegan-v: uint8 RGB (N, 3, T, H, W), `rescale=True` (0..255 to -1..1),
+    `resize=True` (to 224 x 224), `return_features=True`: the 400 logits of Kinetics-400 a clip. Errors as in
+    `inception`, and ValueError for fewer than I3D_LEAST_FRAMES frames.
+    """
+    if frames < I3D_LEAST_FRAMES:
+        raise ValueError(
+            f"i3d: {frames} frames, at least {I3D_LEAST_FRAMES} are needed; give longer clips (frames are never repeated)"
+        )
+    return _torchscript(
+        Path(path), "I3D (Kinetics-400)", "logits", 224, 400, frames,
+        lambda program, batch: program(
+            batch.permute(0, 4, 1, 2, 3).contiguous(), rescale=True, resize=True, return_features=True
+        ),
+    )  # fmt: skip
+
+
+def videomae(folder: str | Path) -> Network:
+    """VideoMAE in transformers' layout, such as MCG-NJU/videomae-base-finetuned-ssv2: for content-debiased FVD.
+
+    Ge et al. 2024 take what the classifier of a model fine-tuned on Something-Something v2 reads: the mean over tokens,
+    then its norm. So it is here for a VideoMAEForVideoClassification; any other VideoMAE gives the mean of its last
+    hidden states. Theirs is VideoMAE v2's ViT-g with frames in 0..1: of other weights, scaled as their preprocessor says,
+    values cannot be compared with published ones. A clip has the model's own `num_frames`, mostly 16.
+    FileNotFoundError or ValueError names the folder and what is wrong with it.
+    """
+    from transformers import VideoMAEForVideoClassification, VideoMAEModel
+
+    folder = Path(folder)
+    config = _config(folder, "videomae", "VideoMAEForVideoClassification", "VideoMAEModel")
+    classifies = "VideoMAEForVideoClassification" in (config.get("architectures") or [])
+    model = _pretrained(folder, VideoMAEForVideoClassification if classifies else VideoMAEModel)
+    encoder = model.videomae if classifies else model
+    norm = model.fc_norm if classifies and model.fc_norm is not None else torch.nn.Identity()
+    layer = "last hidden states, mean over tokens" + (", fc_norm" if classifies else "")
+    settings = encoder.config
+    return _transformer(
+        folder, "VideoMAE", layer, settings.image_size, settings.num_frames, settings.hidden_size,
+        lambda pixels: norm(encoder(pixels).last_hidden_state.mean(1)),
+    )  # fmt: skip
+
+
+def vjepa2(folder: str | Path, frames: int = 16) -> Network:
+    """The encoder of V-JEPA 2 in transformers' layout, such as facebook/vjepa2-vitl-fpc64-256: mean over tokens.
+
+    With `distances.kernel_distance` a relative of JEDi (Luo et al. 2024) and not the same: JEDi takes V-JEPA's ViT-H,
+    an attentive probe in place of the mean, and the biased estimate of a kernel of degree 2. The number of frames is free
+    (positions are rotary), but whole tubelets. Errors as in `videomae`, and ValueError for another number.
+    """
+    from transformers import VJEPA2Model
+
+    folder = Path(folder)
+    _config(folder, "vjepa2", "VJEPA2Model", "VJEPA2ForVideoClassification")
+    model = _pretrained(folder, VJEPA2Model, unused=("predictor.",))
+    settings = model.config
+    if frames < 1 or frames % settings.tubelet_size:
+        raise ValueError(
+            f"{folder}: {frames} frames, but the model takes a multiple of {settings.tubelet_size} (config.json: "
+            "tubelet_size); cut the clips to one"
+        )
+    return _transformer(
+        folder, "V-JEPA 2", "encoder's last hidden states, mean over tokens", settings.crop_size, frames,
+        settings.hidden_size, lambda pixels: model.get_vision_features(pixels).mean(1),
+    )  # fmt: skip
+
+
+def _network(extractor: Extractor, forward: Callable[[Tensor], Any]) -> Network:
+    """`forward` takes uint8 (N, H, W, 3) on the device where a vector sees one frame, else (N, T, H, W, 3)."""
+
+    def features(clips: ArrayLike) -> NDArray[np.float32]:
+        array = np.asarray(clips)
+        if array.dtype != np.uint8 or array.ndim != 5 or array.shape[4] != 3 or 0 in array.shape[1:]:
+            raise ValueError(f"clips: {array.dtype} {array.shape}, expected uint8 (N, T, H, W, 3)")
+        of_a_frame = extractor.frames == 1
+        if not of_a_frame and array.shape[1] != extractor.frames:
+            raise ValueError(
+                f"clips: {array.shape[1]} frames, {extractor.name} was opened for {extractor.frames}; give clips of that "
+                "length (frames are never repeated)"
+            )
+        shape = array.shape[: 2 if of_a_frame else 1]
+        seen = array.reshape(-1, *array.shape[len(shape) :])
+        size = FRAMES_AT_A_TIME if of_a_frame else CLIPS_AT_A_TIME
+        found = np.empty((len(seen), extractor.dimensions), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(seen), size):
+                batch = torch.from_numpy(np.ascontiguousarray(seen[start : start + size]))
+                vectors = forward(batch.to(distributed.place().device)).float().cpu().numpy()
+                if vectors.shape != (len(batch), extractor.dimensions):
+                    raise ValueError(f"gave {vectors.shape}, not {(len(batch), extractor.dimensions)}")
+                found[start : start + size] = vectors
+        return found.reshape(*shape, extractor.dimensions)
+
+    return Network(extractor, features)
+
+
+# --------------------------------------------------------------------------------------------------------- TorchScript
+def _torchscript(
+    path: Path, name: str, layer: str, size: int, dimensions: int, frames: int, call: Callable[[Any, Tensor], Any]
+) -> Network:  # fmt: skip
+    """The program in a file, which torch.jit.load gets without unpickling; `call` hands it a batch, zeros at first."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing; {name} is expected there, and nothing is downloaded here"
+        )
+    with warnings.catch_warnings():  # deprecated, but what these weights are given out as
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        try:
+            program = torch.jit.load(str(path), map_location=distributed.place().device).eval()
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} is no TorchScript file, or not all of it ({_reason(error)}); download {name} again"
+            ) from error
+    network = _network(
+        Extractor(name, layer, sha256(path), path.name, "bilinear, by the network", size, dimensions, frames),
+        lambda batch: call(program, batch),
+    )
+    try:
+        network.features(np.zeros((1, frames, 32, 32, 3), np.uint8))
+    except (ValueError, RuntimeError, AttributeError, torch.jit.Error) as error:
+        raise ValueError(f"{path}: another network than {name} ({_reason(error)})") from error
+    return network
+
+
+# -------------------------------------------------------------------------------------------------------- transformers
+def _config(folder: Path, model_type: str, *classes: str) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is no folder here, and nothing is downloaded: where there is a network, "
+            f"`hf download REPOSITORY --local-dir FOLDER` (accept a gated one's licence on its page and `hf auth login` "
+            "before); offline, copy that folder over; then give its path"
+        )
+    config = _json(folder, ("config.json",))
+    if config.get("model_type") != model_type:
+        raise ValueError(
+            f"{folder / 'config.json'}: a {', '.join(config.get('architectures') or ['model'])} of type "
+            f"{config.get('model_type')!r}, expected {' or '.join(classes)} of type {model_type!r}"
+        )
+    return config
+
+
+def _json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{folder}: no {' or '.join(names)}; it comes with the weights: copy it too")
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON object ({error}); copy it again") from error
+
+
+def _pretrained(folder: Path, kind: Any, unused: tuple[str, ...] = ()) -> Any:
+    """The model in float32 on the device; every weight, but those `unused`, must come from the folder's safetensors."""
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"{folder}: no *.safetensors; weights as .bin are pickles, which are not read: download model.safetensors"
+        )
+    try:
+        model, found = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # safetensors' own is derived from nothing else
+        raise ValueError(
+            f"{folder}: no {kind.__name__} could be loaded ({type(error).__name__}: {_reason(error)}); is every file there, "
+            "and whole?"
+        ) from error
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith(unused)):
+        raise ValueError(
+            f"{folder}: {len(missing)} weights of {kind.__name__} are not in the files, such as {missing[0]}; they would be "
+            "random"
+        )
+    return model.to(distributed.place().device).eval().requires_grad_(False)
+
+
+def _transformer(
+    folder: Path, name: str, layer: str, size: int, frames: int, dimensions: int, forward: Callable[[Tensor], Any]
+) -> Network:  # fmt: skip
+    """Clips -> squares, scaled as the folder's preprocessor says -> `forward`, of float (N, T, 3, size, size)."""
+    import transformers
+
+    preprocessor = _json(folder, PREPROCESSORS)
+    if not {"image_mean", "image_std"} <= preprocessor.keys():
+        raise ValueError(
+            f"{folder}: the preprocessor's JSON has no image_mean or no image_std; copy it again"
+        )
+    mean, std = (
+        torch.tensor(preprocessor[key], dtype=torch.float32, device=distributed.place().device).view(3, 1, 1)
+        for key in ("image_mean", "image_std")
+    )
+
+    def of_clips(batch: Tensor) -> Any:
+        images = batch.flatten(0, 1).permute(0, 3, 1, 2).float()
+        if images.shape[2:] != (size, size):
+            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+        return forward(((images / 255 - mean) / std).unflatten(0, batch.shape[:2]))
+
+    return _network(
+        Extractor(f"{name} ({folder.resolve().name})", layer, _digest(folder),
+                  f"transformers {transformers.__version__}", RESIZE, size, dimensions, frames),
+        of_clips,
+    )  # fmt: skip
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 of the weights' file; of several, of their digests in the order of their names."""
+    digests = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """The last line, where TorchScript puts it, not too long."""
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"])[-1][
+        :200
+    ]

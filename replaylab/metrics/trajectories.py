@@ -1,0 +1,322 @@
+"""Do agents stay, keep their size and move as far as they should? What follows from one matching of a clip's agents.
+
+The decision: `dynamics.agent_errors` matches once, and everything here is a function of what it returns, so that no
+measure chooses its own pairs. Two kinds of measure come of it, and their names tell them apart. Over *all* eligible
+agents (by horizon, metres on the ground) a miss costs a cap; over the *matched* ones alone (IoU, size, range,
+bearing, displacement) a model that loses its hard agents is flattered, so these stand beside recall, never alone. And
+because no pair is further apart than the gate of the matching, displacements are known only near the true ones:
+the gate pulls a slope towards 1.
+
+On the ground: level, square pixels, the camera of the truth. A box stands where the middle of its lower edge does, the
+true box as well as the found one. That is the near end of the agent and not its middle (the tracks' x_m, y_m), and
+nothing is said of its heading, which no box shows. What is seen at or above the horizon stands nowhere.
+
+Letters: T future frames, n eligible agent-frames, M matched ones. NaN marks what cannot be measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from replaylab.metrics import dynamics
+from replaylab.metrics.dynamics import AgentErrors, Counted, FloatArray, IntArray, centres, mean
+
+CELLS = 4  # a side of the image: where an agent is decides which mean motion it is compared with
+LEAST_SIDE_PX = 1.0  # sides are not compared below this: a box without an area has no logarithm
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike the boxes of the M matched agent-frames are, in the order of the errors."""
+
+    iou: FloatArray
+    """(M,) intersection over union with the true box, 0..1."""
+    log_area: FloatArray
+    """(M,) natural logarithm of found over true area: 0 alike, positive too large; scale-free."""
+
+
+@dataclass(frozen=True)
+class GroundErrors:
+    """One entry for each of the n eligible agent-frames, found minus true, seen from the ego car."""
+
+    position_m: FloatArray
+    """(n,) distance on the ground, at most the cap, which a miss costs; NaN if the true box stands nowhere."""
+    range_m: FloatArray
+    """(n,) error of the distance from the ego car, within ± the cap; NaN if missed or the true box stands nowhere."""
+    bearing_deg: FloatArray
+    """(n,) error of the direction, positive to the right, -180..180; NaN if missed."""
+
+
+@dataclass(frozen=True)
+class Displacements:
+    """Movement since the last context frame of the M matched agent-frames whose agent was there already, pixels."""
+
+    frame: IntArray
+    """(M,) index of the future frame, from 0."""
+    agent: IntArray
+    """(M,) agent id."""
+    start_px: FloatArray
+    """(M, 2) the agent's true centre then."""
+    true_px: FloatArray
+    """(M, 2) x and y from the agent's true centre then to its true centre now."""
+    predicted_px: FloatArray
+    """(M, 2) from the same true centre then to the found centre now."""
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Least squares of predicted on true displacement, x and y pooled."""
+
+    slope: float
+    """1: agents move as far as they should; 0: how far they move has nothing to do with how far they should."""
+    intercept: float
+    """pixels."""
+    n: int
+    """numbers pooled, two for each agent-frame; slope and intercept are NaN if they do not differ."""
+
+
+def clip_measures(
+    errors: AgentErrors, cameras: ArrayLike | None, size_px: int, *, cap_m: float
+) -> dict[str, Counted]:
+    """Everything about one clip that needs no second clip, by name, each with its n; arguments as in `ground_errors`,
+    without whose measures it is where no camera is known.
+
+    Of range and bearing the mean size of the error; `size_error_matched` is that of the logarithm of areas, and
+    `growth_matched` its mean with the sign.
+    """
+    alike = agreement(errors)
+    return {
+        "iou_matched": mean(alike.iou),
+        "size_error_matched": mean(np.abs(alike.log_area)),
+        "growth_matched": mean(alike.log_area),
+        **({} if cameras is None else _on_the_ground(ground_errors(errors, cameras, size_px, cap_m=cap_m))),
+        "vanishing_rate": vanishing_rate(errors),
+        **{f"ade_px_frame_{t}": ade for t, ade in enumerate(by_horizon(errors), start=1)},
+    }
+
+
+def _on_the_ground(ground: GroundErrors) -> dict[str, Counted]:
+    return {
+        "position_error_m": _mean_known(ground.position_m),
+        "range_error_matched_m": _mean_known(np.abs(ground.range_m)),
+        "bearing_error_matched_deg": _mean_known(np.abs(ground.bearing_deg)),
+    }
+
+
+def agreement(errors: AgentErrors) -> Agreement:
+    """IoU and size of the matched boxes; sides under 1 px are taken as 1 px in the logarithm."""
+    true, found = errors.true_boxes[errors.matched], errors.found_boxes[errors.matched]
+    areas = [np.maximum(b[:, 2:] - b[:, :2], LEAST_SIDE_PX).prod(1) for b in (true, found)]
+    return Agreement(dynamics.iou(true, found), np.log(areas[1] / areas[0]))
+
+
+def by_horizon(errors: AgentErrors) -> list[Counted]:
+    """ADE over all eligible agents, a miss costing the cap, of each future frame 1..T; pixels."""
+    return [mean(errors.error_px[errors.frame == t]) for t in range(len(errors.false_positives))]
+
+
+def vanishing_rate(errors: AgentErrors) -> Counted:
+    """Of the agents found in the first future frame in which they are eligible, the share not found in the last.
+
+    n counts those agents; one that is eligible in a single frame, or not found in the first, has nothing to lose
+    and is left out (recall holds it against the model).
+    """
+    lost = []
+    for agent in np.unique(errors.agent):
+        matched = errors.matched[errors.agent == agent]
+        if len(matched) > 1 and matched[0]:
+            lost.append(not matched[-1])
+    return mean(np.array(lost, dtype=np.float64))
+
+
+def on_ground(points: ArrayLike, cameras: ArrayLike, size_px: int) -> FloatArray:
+    """Where pixels lie on level ground: metres (N, 2), right and ahead of the ego car; NaN at or above the horizon.
+
+    points (N, 2), x right and y down, in an image of size_px squared; cameras (N, 3), one for each: field of view in
+    degrees, height in m, pitch downwards in radians (in this order in the columns of `domain.EGO_COLUMNS`). It
+    inverts `worlds.stage.Camera.project` for points on the ground. ValueError names the argument.
+    """
+    pixels, checked = np.asarray(points, dtype=np.float64).reshape(-1, 2), _cameras(cameras, None)
+    if len(pixels) != len(checked):
+        raise ValueError(f"cameras: {len(checked)} rows, but {len(pixels)} points; give one for each")
+    rays = _rays(pixels, checked, size_px)
+    down = np.where(rays[:, 2:] > 0, rays[:, 2:], np.nan)
+    return rays[:, :2] * checked[:, 1:2] / down
+
+
+def range_and_bearing(places: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Metres (N,) from the ego car and degrees (N,) from straight ahead, positive to the right, of places (N, 2)."""
+    right, ahead = np.asarray(places, dtype=np.float64).reshape(-1, 2).T
+    return np.hypot(right, ahead), np.rad2deg(np.arctan2(right, ahead))
+
+
+def ground_errors(errors: AgentErrors, cameras: ArrayLike, size_px: int, *, cap_m: float) -> GroundErrors:
+    """Errors of the agents on the ground plane, relative to the ego car; no error counts for more than cap_m.
+
+    cameras (T, 3), a row a future frame, and size_px as in `on_ground`. A found box at or above the horizon is
+    infinitely far: it costs the cap. ValueError names the argument and frame.
+    """
+    if not (np.isfinite(cap_m) and cap_m > 0):
+        raise ValueError(f"cap_m: {cap_m!r}, expected a positive number of metres")
+    rows = _cameras(cameras, len(errors.false_positives))[errors.frame]
+    feet = [
+        np.stack([b[:, [0, 2]].mean(1), b[:, 3]], axis=1) for b in (errors.true_boxes, errors.found_boxes)
+    ]
+    true, found = (on_ground(foot, rows, size_px) for foot in feet)
+    stands = np.isfinite(true).all(1)
+    away = np.nan_to_num(np.linalg.norm(found - true, axis=1), nan=np.inf)
+    farther = np.nan_to_num(range_and_bearing(found)[0] - range_and_bearing(true)[0], nan=np.inf)
+    bearings = [range_and_bearing(_rays(foot, rows, size_px)[:, :2])[1] for foot in feet]
+    return GroundErrors(
+        np.where(stands, np.minimum(away, cap_m), np.nan),
+        np.where(stands & errors.matched, np.clip(farther, -cap_m, cap_m), np.nan),
+        (bearings[1] - bearings[0] + 180) % 360 - 180,
+    )
+
+
+def displacements(errors: AgentErrors, last_boxes: ArrayLike, last_agents: ArrayLike) -> Displacements:
+    """Movement since the last context frame, whose true boxes (A, 4) and agent ids (A,) are given.
+
+    Those of several clips may be concatenated. ValueError or TypeError names the argument.
+    """
+    boxes = dynamics.checked_boxes(last_boxes, "last_boxes")
+    ids = dynamics.checked_agents(last_agents, len(boxes), "last_agents")
+    chosen = errors.matched & np.isin(errors.agent, ids)
+    order = np.argsort(ids)
+    then = centres(boxes)[order[np.searchsorted(ids[order], errors.agent[chosen])]]
+    return Displacements(
+        errors.frame[chosen],
+        errors.agent[chosen],
+        then,
+        centres(errors.true_boxes[chosen]) - then,
+        centres(errors.found_boxes[chosen]) - then,
+    )
+
+
+def regression(true_px: ArrayLike, predicted_px: ArrayLike) -> Regression:
+    """Predicted on true displacement (M, 2) px by ordinary least squares, both axes in one line; for claim C7."""
+    true, predicted = (values.ravel() for values in _paired(true_px, predicted_px=predicted_px))
+    spread = true - true.mean() if len(true) else true
+    if not spread.any():
+        return Regression(float("nan"), float("nan"), len(true))
+    slope = float(spread @ predicted / (spread @ spread))
+    return Regression(slope, float(predicted.mean() - slope * true.mean()), len(true))
+
+
+def pull_towards(true_px: ArrayLike, predicted_px: ArrayLike, mean_px: ArrayLike) -> Counted:
+    """How far of the way from the true displacement to a mean one the predictions lie; and M.
+
+    All (M, 2) px; the mean may be one vector (2,), or a field, looked up for each agent-frame. The share s of
+    predicted = true + s (mean - true) by least squares: 0 at the truth, 1 at the mean, negative on the far side. NaN
+    where truth and mean are the same everywhere.
+    """
+    field = np.asarray(mean_px, dtype=np.float64)
+    if field.shape == (2,):
+        field = np.broadcast_to(field, np.shape(true_px))
+    true, predicted, aim = _paired(true_px, predicted_px=predicted_px, mean_px=field)
+    way = aim - true
+    whole = float((way**2).sum())
+    return Counted(float((way * (predicted - true)).sum() / whole) if whole > 0 else float("nan"), len(true))
+
+
+def cells(points_px: ArrayLike, size_px: int | tuple[int, int]) -> IntArray:
+    """Column and row (n, 2) of the cell in which each point (n, 2) lies; those outside, or nowhere, count to an edge.
+
+    size_px: of a side of the image, or its height and width.
+    """
+    known = np.nan_to_num(np.asarray(points_px, dtype=np.float64))
+    width_and_height = np.broadcast_to(size_px, 2)[::-1]
+    return np.clip(np.floor(known / width_and_height * CELLS), 0, CELLS - 1).astype(np.int64)
+
+
+def over_samples(ade_px: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Mean over k and best of k: of the ADE (k, N) px of k futures of the same N clips, two arrays (N,).
+
+    The best is a whole future of the clip's agents together (joint minADE), not each agent's own best. A clip
+    without eligible agents is NaN in every future, and in the results; one that is NaN in some only is refused.
+    """
+    ade = np.asarray(ade_px, dtype=np.float64)
+    if ade.ndim != 2 or len(ade) == 0:
+        raise ValueError(f"ade_px: shape {ade.shape}, expected (k, N), at least one future of each clip")
+    if (np.isnan(ade) != np.isnan(ade[0])).any():
+        raise ValueError(
+            "ade_px: a clip is NaN in some futures and not in others; are they of the same clips?"
+        )
+    return ade.mean(0), ade.min(0)
+
+
+def extrapolated(context_found: Sequence[ArrayLike], n_future: int, *, gate_px: float) -> list[FloatArray]:
+    """The boxes of the last context frame carried on at constant velocity: found boxes for each future frame.
+
+    context_found: two or more frames of (K, 4), or (K, 5) with a score, which is kept. Boxes of one frame and the next are
+    matched one to one within gate_px (`dynamics.match`), backwards from the last. Centre and size go on linearly, as they
+    did since the earliest frame that a box was followed back to (over three frames, the slope of least squares), a size
+    not below 0; a box without a match in the frame before stays as it is. ValueError names argument and frame.
+    """
+    if len(context_found) < 2:
+        raise ValueError(f"context_found: {len(context_found)} frames, but a velocity takes two")
+    if n_future < 1:
+        raise ValueError(f"n_future: {n_future!r}, expected at least 1")
+    frames = [
+        dynamics.checked_boxes(found, f"context_found[{t}]", scored=True)
+        for t, found in enumerate(context_found)
+    ]
+    last = frames[-1]
+    velocity, followed, at = np.zeros_like(last), np.arange(len(last)), np.arange(len(last))
+    for back in range(1, len(frames)):
+        rows, columns, _ = dynamics.match(frames[-back][at], frames[-back - 1], gate_px)
+        followed, at = followed[rows], columns
+        velocity[followed] = (last[followed] - frames[-back - 1][at]) / back
+    scores = np.asarray(context_found[-1], dtype=np.float64)[:, 4:] if len(last) else np.zeros((0, 1))
+    future = []
+    for step in range(1, n_future + 1):
+        moved = last + step * velocity
+        middle, half = (moved[:, :2] + moved[:, 2:]) / 2, np.maximum(moved[:, 2:] - moved[:, :2], 0) / 2
+        future.append(np.concatenate([middle - half, middle + half, scores], axis=1))
+    return future
+
+
+def _rays(pixels: FloatArray, cameras: FloatArray, size_px: int) -> FloatArray:
+    """Directions (N, 3) of what is seen at pixels (N, 2), level axes: right, ahead, down; one of depth 1."""
+    if not size_px > 0:
+        raise ValueError(f"size_px: {size_px!r}, expected a positive number of pixels")
+    focal = size_px / 2 / np.tan(np.deg2rad(cameras[:, 0]) / 2)
+    right, up = (pixels[:, 0] - size_px / 2) / focal, (size_px / 2 - pixels[:, 1]) / focal
+    cos, sin = np.cos(cameras[:, 2]), np.sin(cameras[:, 2])
+    return np.stack([right, cos + up * sin, sin - up * cos], axis=1)
+
+
+def _cameras(values: ArrayLike, n: int | None) -> FloatArray:
+    cameras = np.asarray(values, dtype=np.float64)
+    if cameras.ndim != 2 or cameras.shape[1] != 3 or n not in (None, len(cameras)):
+        wanted = "N" if n is None else n
+        raise ValueError(f"cameras: shape {cameras.shape}, expected ({wanted}, 3): degrees, m, radians")
+    view, height, pitch = cameras.T
+    good = (view > 0) & (view < 180) & (height > 0) & np.isfinite(height) & (np.abs(pitch) < np.pi / 2)
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(f"cameras[{row}]: {cameras[row].tolist()}: a field of view over 0 and under 180 degrees, a "
+                         "height over 0 m and a pitch within ± π/2 radians are expected")  # fmt: skip
+    return cameras
+
+
+def _paired(true_px: ArrayLike, **others: ArrayLike) -> list[FloatArray]:
+    """Displacements (M, 2), all of one length and finite."""
+    checked: list[FloatArray] = []
+    for name, values in {"true_px": true_px, **others}.items():
+        array = np.asarray(values, dtype=np.float64)
+        if array.ndim != 2 or array.shape[1] != 2 or (checked and len(array) != len(checked[0])):
+            wanted = len(checked[0]) if checked else "M"
+            raise ValueError(f"{name}: shape {array.shape}, expected ({wanted}, 2)")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: holds NaN or infinity")
+        checked.append(array)
+    return checked
+
+
+def _mean_known(values: FloatArray) -> Counted:
+    return mean(values[~np.isnan(values)])

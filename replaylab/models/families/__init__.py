@@ -1,0 +1,74 @@
+"""Which video generator is this? The families that people fine-tune, each a small class over diffusers' own pipeline.
+
+    model = load("folder/of/a/Wan2.1-I2V", cache="conditions")   # or a name on the hub
+    example = model.example(clip, "a car drives", context_frames=1, frames_per_second=16)
+    loss = model.loss(example["latents"], noise, model.levels(normal, noise.shape), example)
+
+Decision: `model_index.json` names the family, and its own image-to-video pipeline is what an adapter is compared with: the
+same samples from the same noise, and the published loss on the same tensors (tests/test_families.py, on tiny networks of
+random weights). On weights and GPUs of real size nothing here has been run by us. Refused: what is none of the families.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from replaylab.models.families.cogvideox import CogVideoX
+from replaylab.models.families.ltx import LTXVideo
+from replaylab.models.families.shared import Family
+from replaylab.models.families.svd import StableVideoDiffusion
+from replaylab.models.families.tensors import Condition
+from replaylab.models.families.wan import WanByChannels, WanInPlace
+from replaylab.util import downloads as folders
+
+__all__ = ["Condition", "Family", "load"]
+FAMILIES: tuple[type[Family], ...] = (WanByChannels, WanInPlace, CogVideoX, LTXVideo, StableVideoDiffusion)
+
+
+def load(
+    name: str | Path,
+    *,
+    cache: str | Path | None = None,
+    network: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Family:
+    """The adapter for a folder in diffusers' layout, or for a name on the Hugging Face hub.
+
+    `cache` is a folder to keep encoded clips and conditions in, `network` one with a fine-tuned `transformer/` or `unet/` to
+    take in place of the pretrained, `dtype` that of network and encoders; the autoencoder is float32. Encoders of prompts
+    and contexts are not loaded before they are needed. Raises FileNotFoundError, ValueError or ConnectionError, with what
+    to do, where something is missing, damaged or of another family.
+    """
+    import diffusers
+
+    folder = folders.found(name)
+    family = _family_of(folder)
+    network_name, kind = family.NETWORK
+    if network is None:
+        weights = folders.read(folder, network_name, kind, torch_dtype=dtype)
+    else:
+        weights = folders.read_network(
+            getattr(diffusers, kind), Path(network) / network_name, torch_dtype=dtype
+        )
+    return family(folder, weights.requires_grad_(True), Path(cache) if cache else None, dtype)
+
+
+def _family_of(folder: Path) -> type[Family]:
+    index = folders.index_of(folder)
+    name, in_place = index["_class_name"], bool(index.get("expand_timesteps"))
+    if name in WanInPlace.PIPELINES:
+        if name == "WanPipeline" and not in_place:
+            raise ValueError(
+                f"{folder} is a text-to-video Wan, which takes no context frames: take Wan 2.1 image-to-video or Wan 2.2 "
+                "TI2V"
+            )
+        return WanInPlace if in_place else WanByChannels
+    for family in FAMILIES:
+        if name in family.PIPELINES:
+            return family
+    known = sorted({name for family in FAMILIES for name in family.PIPELINES})
+    raise ValueError(
+        f"{folder / 'model_index.json'}: {name!r} is none of the families here: {', '.join(known)}"
+    )

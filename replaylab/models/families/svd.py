@@ -1,0 +1,146 @@
+"""Stable Video Diffusion: what it is told and asked for.
+
+Decision: as diffusers' `StableVideoDiffusionPipeline` does it, trained by EDM's recipe (Karras et al. 2022, arXiv
+2206.00364, with a data deviation of 1; Blattmann et al. 2023, arXiv 2311.15127): noisy = x + s noise, scaled by c_in; the
+network is told c_noise = log(s) / 4 and gives v, from which c_skip noisy + c_out v is the clean clip. EDM's weight
+(s^2 + 1) / s^2 on the clean clip's error times c_out^2 is one, so the loss is the mean squared error of v; log(s) is normal
+with mean 0.7 and deviation 1.6, as in the training scripts that people use (SVD_Xtend's train_svd.py).
+
+It was trained on one context frame, the first, and hears no text: more of the one, or any of the other, is refused. The
+noise on the image is the pipeline's fixed 0.02, since a context is encoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from replaylab.models.families.shared import Family
+from replaylab.models.families.tensors import (
+    Condition,
+    frames_of,
+    over_clips,
+    own_generator,
+    pixels_of,
+    refuse_misfits,
+)
+
+LOG_LEVEL_MEAN, LOG_LEVEL_DEVIATION = 0.7, 1.6
+MOTION_BUCKET, IMAGE_NOISE = 127, 0.02  # the pipeline's own
+FRAMES_AT_ONCE = 14  # decoded together
+
+
+class StableVideoDiffusion(Family):
+    """Stable Video Diffusion, image to video."""
+
+    PIPELINE = "StableVideoDiffusionPipeline"
+    PIPELINES = ("StableVideoDiffusionPipeline",)
+    NETWORK, VAE = ("unet", "UNetSpatioTemporalConditionModel"), "AutoencoderKLTemporalDecoder"
+    TOOLS = ("scheduler", "feature_extractor")
+    READERS = ()
+    LOOKERS = ("image_encoder",)
+    ADAPTED = r".*transformer_blocks\.\d+\.attn[12]\.(to_[qkv]|to_out\.0)"  # those of space and those of time
+    TEMPORAL = ("temporal_transformer_blocks", "temporal_res_block")
+
+    def __init__(self, folder: Path, network: Any, cache: Path | None, dtype: torch.dtype) -> None:
+        super().__init__(folder, network, cache, dtype)
+        config = self.pipe.scheduler.config
+        found = config["prediction_type"], config["timestep_type"]
+        if found != ("v_prediction", "continuous"):
+            raise ValueError(
+                f"{folder / 'scheduler'}: prediction_type and timestep_type are {found}; Stable Video Diffusion's are "
+                "v_prediction and continuous"
+            )
+
+    def check(self, context_frames: int, frames: int, height: int, width: int) -> None:
+        sides = height, width
+        refuse_misfits("Stable Video Diffusion", 1, frames, sides, multiple=self.pipe.vae_scale_factor)
+        if context_frames != 1:
+            raise ValueError(
+                f"Stable Video Diffusion takes one context frame, not {context_frames}: begin the clips at their last one"
+            )
+
+    def encode(self, frames: np.ndarray) -> Tensor:
+        """uint8 (B, T, H, W, 3) to latents (B, C, T, h, w), frame by frame."""
+        flat = pixels_of(frames).transpose(1, 2).flatten(0, 1)
+        with self.visiting("vae") as vae:
+            parts = [
+                vae.encode(part.to(vae.device)).latent_dist.mode() for part in flat.split(FRAMES_AT_ONCE)
+            ]
+            latents = torch.cat(parts) * vae.config["scaling_factor"]
+        return latents.unflatten(0, frames.shape[:2]).transpose(1, 2).cpu()
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Latents (B, C, T, h, w) to uint8 (B, T, H, W, 3)."""
+        with self.visiting("vae") as vae:
+            clips = latents.to(vae.device, vae.dtype).transpose(1, 2)
+            made = [self.pipe.decode_latents(clip[None], len(clip), FRAMES_AT_ONCE) for clip in clips]
+        return frames_of(torch.cat(made))
+
+    def describe(self, prompt: str) -> Condition:
+        """Nothing: there is no text."""
+        if prompt:
+            raise ValueError(
+                f"Stable Video Diffusion hears no text, so a prompt must be empty; there is {prompt!r}"
+            )
+        return {}
+
+    def look(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
+        """{"image": CLIP's (1, 1, width), "channels": latents of the image, unscaled (1, C, h, w), "numbers": (1, 3)}."""
+        from PIL import Image
+
+        with self.visiting("image_encoder") as encoder:
+            image = self.pipe._encode_image(Image.fromarray(context[0]), encoder.device, 1, False)
+        pixels = pixels_of(context[None])[:, :, 0]
+        pixels = pixels + IMAGE_NOISE * torch.randn(pixels.shape, generator=own_generator(context))
+        with self.visiting("vae") as vae:
+            channels = vae.encode(pixels.to(vae.device)).latent_dist.mode()
+        numbers = torch.tensor(
+            [[frames_per_second - 1, MOTION_BUCKET, IMAGE_NOISE]]
+        )  # it was trained on fps - 1
+        return {"image": image, "channels": channels, "numbers": numbers}
+
+    def unconditional(self, condition: Condition, negative_prompt: str = "") -> Condition:
+        """Without the image; raises ValueError for a prompt."""
+        self.describe(negative_prompt)
+        return condition | {name: torch.zeros_like(condition[name]) for name in ("image", "channels")}
+
+    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
+        return (LOG_LEVEL_MEAN + LOG_LEVEL_DEVIATION * normal).exp()
+
+    def mix(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        return latents + over_clips(level) * noise
+
+    def target(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """v = (noise - s x) / sqrt(s^2 + 1): solved from x = c_skip noisy + c_out v."""
+        sigma = over_clips(level)
+        return (noise - sigma * latents) / (sigma**2 + 1).sqrt()
+
+    def predict(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        scaled = noisy / (over_clips(level) ** 2 + 1).sqrt()  # c_in
+        image = condition["channels"].to(scaled)[:, :, None].expand(-1, -1, noisy.shape[2], -1, -1)
+        predicted = self.transformer(
+            torch.cat([scaled, image], dim=1).transpose(1, 2).to(self.dtype),
+            level.log() / 4,  # c_noise
+            encoder_hidden_states=condition["image"].to(noisy.device, self.dtype),
+            added_time_ids=condition["numbers"].to(noisy.device, self.dtype),
+            return_dict=False,
+        )[0]
+        return predicted.transpose(1, 2)
+
+    def schedule(self, steps: int, noise: Tensor) -> Any:
+        scheduler = super().schedule(steps, noise)
+        scheduler.is_scale_input_called = True  # `predict` scales
+        return scheduler
+
+    def level(self, scheduler: Any, number: int) -> Tensor:
+        return scheduler.sigmas[number]
+
+    def strength(self, guidance: float, latents: Tensor) -> Tensor:
+        """From 1 in the first frame, which is known, to the whole in the last."""
+        return torch.linspace(1.0, guidance, latents.shape[2], device=latents.device).view(1, 1, -1, 1, 1)

@@ -1,0 +1,100 @@
+"""Pixels, latents and conditions as tensors: small functions that every family needs.
+
+Shapes: B clips, K context frames, T frames of H x W pixels, uint8; latents (B, C, t, h, w). Conditions as in `models`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from replaylab.data.domain import write_atomically
+from replaylab.models.tiny import Condition
+from replaylab.spec import torch_seed
+
+
+def error(prediction: Tensor, target: Tensor, condition: Condition) -> Tensor:
+    """The mean squared difference where nothing is known: the loss, or the distance from a teacher's prediction."""
+    first = condition["known"].shape[2] if "known" in condition else 0
+    return (prediction.float() - target.float())[:, :, first:].square().mean()
+
+
+def in_place(latents: Tensor, condition: Condition) -> Tensor:
+    """Latents with what is known of them in front."""
+    if "known" not in condition:
+        return latents
+    known = condition["known"].to(latents)
+    return torch.cat([known, latents[:, :, known.shape[2] :]], dim=2)
+
+
+def over_clips(numbers: Tensor) -> Tensor:
+    """(B,) to (B, 1, 1, 1, 1)."""
+    return numbers.view(-1, 1, 1, 1, 1)
+
+
+def pixels_of(frames: np.ndarray) -> Tensor:
+    """uint8 (B, T, H, W, 3) to (B, 3, T, H, W) in -1..1."""
+    return torch.as_tensor(np.ascontiguousarray(frames)).permute(0, 4, 1, 2, 3).float() / 255 * 2 - 1
+
+
+def frames_of(pixels: Tensor) -> np.ndarray:
+    """(B, 3, T, H, W) in -1..1 to uint8 (B, T, H, W, 3)."""
+    in_bytes = (pixels.float().clamp(-1, 1) / 2 + 0.5) * 255
+    return in_bytes.round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()
+
+
+def own_generator(context: np.ndarray) -> torch.Generator:
+    """Where a family draws noise to encode a context: the context's own, so that a condition is made once and for all."""
+    number = int(hashlib.sha256(context.tobytes()).hexdigest()[:15], 16)
+    return torch.Generator().manual_seed(torch_seed(0, "encoding a context", number))
+
+
+def refuse_misfits(
+    family: str,
+    context_frames: int,
+    frames: int,
+    sides: tuple[int, int],
+    *,
+    multiple: int,
+    every: int = 1,
+    context_every: int = 1,
+) -> None:
+    """Raise ValueError unless there are n x `every` + 1 frames, of them n x `context_every` + 1 of context, and the sides
+    are multiples of `multiple` pixels.
+    """
+    if frames % every != 1 % every:
+        raise ValueError(f"{family} takes clips of n x {every} + 1 frames, not of {frames}")
+    if any(side % multiple for side in sides):
+        raise ValueError(
+            f"{family} takes frames whose sides are multiples of {multiple} px, not {sides}: resize them"
+        )
+    if not 1 <= context_frames < frames:
+        raise ValueError(f"{family} takes 1 to {frames - 1} context frames of {frames}, not {context_frames}")
+    if context_frames % context_every != 1 % context_every:
+        raise ValueError(
+            f"{family} takes a context of n x {context_every} + 1 frames, not of {context_frames}"
+        )
+
+
+def on_cpu(condition: Condition) -> Condition:
+    """The same tensors, contiguous, where they need no GPU."""
+    return {name: tensor.cpu().contiguous() for name, tensor in condition.items()}
+
+
+def kept(path: Path, make: Callable[[], Condition]) -> Condition:
+    """What `make` gives, memory-mapped, from the file where it was written before or is now."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError):
+        pass  # not made yet, or damaged: made again
+    made = on_cpu(make())
+    write_atomically(path, lambda aside: save_file(made, aside))
+    return load_file(path)

@@ -1,0 +1,171 @@
+"""Wan: what its image-to-video models are told and asked for.
+
+Decision: both ways in which Wan takes context frames, as diffusers' `WanImageToVideoPipeline` does it. Wan 2.1 gets, beside
+the noisy latents, the latents of the context followed by grey and a mask of the frames that are known; CLIP looks at the
+first one. Wan 2.2 TI2V gets the context's own latents in place of the noisy ones, at noise level 0. The objective is flow
+matching (Wan team 2025, arXiv 2503.20314, eq. 1 to 3), at logit-normal levels shifted as the scheduler's are. Any number
+of context frames goes into Wan 2.1's mask; TI2V takes whole latents, 4 n + 1 frames. Pretrained, both saw one.
+
+Refused: text-to-video models, and Wan 2.2 A14B, which is two networks that take turns.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from replaylab.models.families.shared import FlowMatching
+from replaylab.models.families.tensors import Condition, frames_of, over_clips, pixels_of, refuse_misfits
+
+WORDS = 512  # that the prompt is padded to
+
+
+class Wan(FlowMatching):
+    """What Wan 2.1 image-to-video and Wan 2.2 TI2V have in common."""
+
+    PIPELINE = "WanImageToVideoPipeline"
+    NETWORK, VAE = ("transformer", "WanTransformer3DModel"), "AutoencoderKLWan"
+    ADAPTED = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
+    TEMPORAL = ("attn1",)  # no layers for time alone: in these, places and frames see each other
+    IN_PLACE = False  # where the context's latents go
+
+    @property
+    def _every(self) -> int:
+        """Frames in a latent, but for the first one."""
+        return self.vae.config["scale_factor_temporal"]
+
+    def check(self, context_frames: int, frames: int, height: int, width: int) -> None:
+        side = self.vae.config["scale_factor_spatial"] * self.transformer.config["patch_size"][1]
+        refuse_misfits(
+            "Wan", context_frames, frames, (height, width),
+            multiple=side, every=self._every, context_every=self._every if self.IN_PLACE else 1,
+        )  # fmt: skip
+
+    def encode(self, frames: np.ndarray) -> Tensor:
+        """uint8 (B, T, H, W, 3) to latents (B, C, t, h, w) of mean 0 and deviation 1 over Wan's own clips."""
+        return self._encoded(pixels_of(frames)).cpu()
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Latents (B, C, t, h, w) to uint8 (B, T, H, W, 3)."""
+        with self.visiting("vae") as vae:
+            mean, deviation = self._statistics()
+            return frames_of(
+                vae.decode(latents.to(vae.device, vae.dtype) * deviation + mean, return_dict=False)[0]
+            )
+
+    def describe(self, prompt: str) -> Condition:
+        """{"text": (1, WORDS, width)}: what is behind the prompt's end is 0, as in the pipeline. That one cleans prompts by
+        `ftfy` too, which is not needed for well-formed ones.
+        """
+        clean = " ".join(html.unescape(html.unescape(prompt)).split())
+        tokens = self.pipe.tokenizer(
+            [clean], padding="max_length", max_length=WORDS, truncation=True, return_tensors="pt"
+        )
+        with self.visiting("text_encoder") as encoder:
+            mask = tokens.attention_mask.to(encoder.device)
+            states = encoder(tokens.input_ids.to(encoder.device), mask).last_hidden_state
+        return {"text": states * mask[..., None].to(states)}
+
+    def log_shift(self, shape: Sequence[int]) -> float:
+        config = self.pipe.scheduler.config
+        return math.log(config["flow_shift"] if "flow_shift" in config else config["shift"])
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        with self.visiting("vae") as vae:
+            latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
+            mean, deviation = self._statistics()
+            return (latents - mean) / deviation
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel of the autoencoder's latents, (1, C, 1, 1, 1)."""
+        config = self.vae.config
+        mean, deviation = (
+            torch.tensor(config[name], device=self.vae.device).view(1, -1, 1, 1, 1)
+            for name in ("latents_mean", "latents_std")
+        )
+        return mean, deviation
+
+
+class WanByChannels(Wan):
+    """Wan 2.1 image-to-video: the context in extra channels."""
+
+    PIPELINES = ("WanImageToVideoPipeline",)
+    TOOLS = ("scheduler", "tokenizer", "image_processor")
+    LOOKERS = ("image_encoder",)
+
+    def __init__(self, folder: Path, network: Any, cache: Path | None, dtype: torch.dtype) -> None:
+        super().__init__(folder, network, cache, dtype)
+        if self._has("transformer_2"):
+            raise ValueError(
+                f"{folder} is a Wan 2.2 of two networks that take turns; a Wan 2.1 or a TI2V has one"
+            )
+        has, needs = network.config["in_channels"], 2 * self.vae.config["z_dim"] + self._every
+        if has != needs:
+            raise ValueError(
+                f"{folder}: the transformer takes {has} channels, and one of image-to-video takes {needs} (latents, mask, "
+                "context): this is a text-to-video model"
+            )
+
+    def look(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
+        """{"channels": mask and context latents (1, 4 + C, t, h, w)}, and CLIP's {"image": (1, patches, width)}."""
+        from PIL import Image
+
+        pixels = pixels_of(context[None])
+        rest = pixels.new_zeros(1, 3, frames - len(context), *pixels.shape[3:])
+        latents = self._encoded(torch.cat([pixels, rest], dim=2))
+        is_known = (torch.arange(frames) < len(context)).float()
+        # the first latent is of one frame, whose mask is repeated; each of the others is of `_every` frames
+        mask = torch.cat([is_known[:1].expand(self._every), is_known[1:]]).view(-1, self._every).T
+        mask = mask[None, :, :, None, None].expand(-1, -1, -1, *latents.shape[3:]).to(latents)
+        looks = {"channels": torch.cat([mask, latents], dim=1)}
+        if self.transformer.config["image_dim"] is not None:
+            image = self.pipe.image_processor(
+                images=Image.fromarray(context[0]), return_tensors="pt"
+            ).pixel_values
+            with self.visiting("image_encoder") as encoder:
+                states = encoder(image.to(encoder.device, encoder.dtype), output_hidden_states=True)
+            looks["image"] = states.hidden_states[-2]
+        return looks
+
+    def predict(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        image = condition.get("image")
+        return self.transformer(
+            hidden_states=torch.cat([noisy, condition["channels"].to(noisy)], dim=1).to(self.dtype),
+            timestep=level * self.pipe.scheduler.config["num_train_timesteps"],
+            encoder_hidden_states=condition["text"].to(noisy.device, self.dtype),
+            encoder_hidden_states_image=None if image is None else image.to(noisy.device, self.dtype),
+            return_dict=False,
+        )[0]
+
+
+class WanInPlace(Wan):
+    """Wan 2.2 TI2V: the context in place, each token at its own noise level."""
+
+    PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")  # the hub's TI2V-5B goes by the first name
+    IN_PLACE = True
+
+    def settings(self) -> dict[str, Any]:
+        return {"expand_timesteps": True}
+
+    def look(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
+        """{"known": the context's latents (1, C, k, h, w)}."""
+        return {"known": self._encoded(pixels_of(context[None]))}
+
+    def predict(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        patch = self.transformer.config["patch_size"]
+        tokens = [size // side for size, side in zip(noisy.shape[2:], patch, strict=True)]
+        levels = over_clips(level)[:, 0].expand(-1, *tokens).clone()
+        levels[:, : condition["known"].shape[2] // patch[0]] = 0
+        return self.transformer(
+            hidden_states=noisy.to(self.dtype),
+            timestep=levels.flatten(1) * self.pipe.scheduler.config["num_train_timesteps"],
+            encoder_hidden_states=condition["text"].to(noisy.device, self.dtype),
+            return_dict=False,
+        )[0]

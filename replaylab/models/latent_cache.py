@@ -1,0 +1,169 @@
+"""Encode once, read many times: the frames of a split's videos as latents, memory-mapped.
+
+Decision: every frame is encoded once, however many clips it is in, because the autoencoder works frame by frame. A
+chunk, one file, holds videos that follow one another in the split, whichever clips are asked for, so that runs which
+train on different clips share it. Its name is the digest of the autoencoder, of the window that is encoded together
+and of its videos' checksums: nothing stale can be read, and videos appended to a domain cost only the last chunk and
+themselves. Each chunk is made by one process at a time, written aside and renamed: several that want the same latents
+share the work, and one that is killed loses the chunk it was at. A chunk that was damaged is made again.
+
+Refused: a video that is not the one, or has not as many frames, as its domain says, and a clip that is longer than
+what it is cut from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from replaylab.data.clips import Clip, UndecodableVideo, decode
+from replaylab.data.domain import Domain, alone, sha256, write_atomically
+from replaylab.models.tiny import CLIP_FRAMES, TinyModel
+from replaylab.util.progress import say, track
+
+VIDEOS_AT_ONCE = 32
+WINDOW_FRAMES = 1  # encoded together, without a look at those before and after
+
+
+@dataclass(frozen=True)
+class Latents(Sequence[NDArray[np.float32]]):
+    """Clips as latents (C, T, h, w): item i is the i-th of the clips that were asked for."""
+
+    chunks: list[NDArray[np.float32]]  # each (frames, C, h, w), memory-mapped
+    places: list[tuple[int, int]]  # each clip's chunk, and its first frame in there
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, clip: int) -> NDArray[np.float32]:  # type: ignore[override]  # no slices
+        chunk, start = self.places[clip]
+        return self.chunks[chunk][start : start + CLIP_FRAMES].swapaxes(0, 1)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    path: Path
+    videos: dict[Path, int]  # file -> frames
+    checksums: list[str]  # of the files
+
+
+def encoded(
+    model: TinyModel, domain: Domain, split: str, chosen: list[Clip], home: Path, key: str
+) -> Latents:
+    """Latents of the chosen clips of a split; `key` names the autoencoder's weights.
+
+    Raises UndecodableVideo, with the file, for a video that is not what its domain says.
+    """
+    wanted = {clip.video for clip in chosen}
+    chunks = [
+        chunk
+        for chunk in _chunks(domain, split, home, key)
+        if any(video.stem in wanted for video in chunk.videos)
+    ]
+    missing = [chunk for chunk in chunks if not _is_whole(chunk)]
+    if missing:
+        made = _made(model, missing)
+        for _ in track(made, what=f"encoding {domain.name}", total=len(missing), unit="chunks"):
+            pass
+    return Latents([_read(chunk) for chunk in chunks], _places(domain, chunks, chosen))
+
+
+def _chunks(domain: Domain, split: str, home: Path, key: str) -> list[_Chunk]:
+    videos = domain.split(split)
+    chunks = []
+    for start in range(0, len(videos), VIDEOS_AT_ONCE):
+        part = videos.iloc[start : start + VIDEOS_AT_ONCE]
+        content = "\n".join([key, f"window {WINDOW_FRAMES}", *part["sha256"]])
+        name = hashlib.sha256(content.encode()).hexdigest()[:32]
+        files = (domain.folder / "videos" / file for file in part["file"])
+        frames = dict(zip(files, map(int, part["frames"]), strict=True))
+        chunks.append(_Chunk(home / f"{name}.npy", frames, list(part["sha256"])))
+    return chunks
+
+
+def _places(domain: Domain, chunks: list[_Chunk], chosen: list[Clip]) -> list[tuple[int, int]]:
+    """Each chosen clip's chunk, and its first frame in there."""
+    videos = {}
+    for number, chunk in enumerate(chunks):
+        first = 0
+        for video, frames in chunk.videos.items():
+            videos[video.stem] = (number, first, frames)
+            first += frames
+    places = []
+    for clip in chosen:
+        number, first, frames = videos[clip.video]
+        if clip.start + CLIP_FRAMES > frames:  # it would go on in the next video
+            raise ValueError(
+                f"{domain.folder}: no {CLIP_FRAMES} frames from frame {clip.start} of {clip.video} on: it has {frames}"
+            )
+        places.append((number, first + clip.start))
+    return places
+
+
+def _made(model: TinyModel, missing: list[_Chunk]) -> Iterator[_Chunk]:
+    """Every chunk once it is there: first those that nobody is at, then those that others were making."""
+    others = []
+    for chunk in missing:
+        with alone(chunk.path, wait=False) as mine:
+            if mine:
+                _make(model, chunk)
+        if mine:
+            yield chunk
+        else:
+            others.append(chunk)
+    for chunk in others:
+        with alone(chunk.path):
+            _make(model, chunk)  # unless whoever was at it has finished it
+        yield chunk
+
+
+def _make(model: TinyModel, chunk: _Chunk) -> None:
+    if not _is_whole(chunk):
+        if chunk.path.exists():
+            say(f"{chunk.path} is damaged and is made again")
+        frames = _encode(model, chunk)
+        write_atomically(chunk.path, lambda aside: write(aside, frames))
+
+
+def _encode(model: TinyModel, chunk: _Chunk) -> NDArray[np.float32]:
+    videos = []
+    for (path, frames), checksum in zip(chunk.videos.items(), chunk.checksums, strict=True):
+        if sha256(path) != checksum:
+            raise ValueError(f"{path} is another video than its domain.json lists (its checksum differs)")
+        videos.append(decode(path))
+        if len(videos[-1]) != frames:
+            raise UndecodableVideo(
+                f"{path}: {len(videos[-1])} frames could be decoded, but its domain.json says {frames}"
+            )
+    return model.encode(np.concatenate(videos)[:, None])[:, :, 0].numpy()
+
+
+def _is_whole(chunk: _Chunk) -> bool:
+    try:
+        _read(chunk)
+    except FileNotFoundError:
+        return False
+    except OSError:  # it may well be whole
+        raise
+    except Exception:  # a damaged header can raise almost anything, tokenize.TokenError for one
+        return False
+    return True
+
+
+def _read(chunk: _Chunk) -> NDArray[np.float32]:
+    frames = np.asarray(open_memmap(chunk.path, mode="r"))  # still mapped: a plain array is quicker to cut
+    if frames.ndim != 4 or len(frames) != sum(chunk.videos.values()) or frames.dtype != np.float32:
+        raise ValueError(f"{chunk.path} holds {frames.dtype} {frames.shape}")
+    return frames
+
+
+def write(path: Path, latents: NDArray[np.float32]) -> None:
+    """As .npy, whatever the file's name."""
+    with path.open("wb") as file:  # a name would get `.npy` appended
+        np.save(file, latents)

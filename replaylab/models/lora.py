@@ -1,0 +1,79 @@
+"""Low-rank adapters on any network: put on, written, melted in. Through peft's own layers, whoever made the network.
+
+Decision: not diffusers' `add_adapter`, which UNetSpatioTemporalConditionModel does not have. What is written is what
+diffusers' pipelines load by `load_lora_weights`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from replaylab.data.domain import write_atomically
+from replaylab.spec import torch_seed
+
+FILE = "pytorch_lora_weights.safetensors"
+
+
+def put_on(network: Any, pattern: str, rank: int, seed: int) -> None:
+    """LoRA (Hu et al. 2021, arXiv 2106.09685) on the layers whose names match; all other weights stand still.
+
+    Scaled by alpha / rank = 1. Raises ValueError where no layer matches.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(seed, "adapters"))  # peft draws from the global stream
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=pattern), network)
+    for weight in network.parameters():
+        if weight.requires_grad and weight.dtype != torch.float32:
+            weight.data = weight.data.float()  # a small step would be lost in half precision
+
+
+def weights_of(network: Any, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The adapters' weights by name; of `weights`, where the network's own are in parts."""
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(network, state_dict=weights)
+
+
+def write(network: Any, folder: Path, network_name: str, weights: dict[str, Tensor] | None = None) -> None:
+    """`<folder>/pytorch_lora_weights.safetensors`, each name behind that of the network in its pipeline; `weights` as in
+    `weights_of`.
+    """
+    from safetensors.torch import save_file
+
+    named = {
+        f"{network_name}.{name}": weight.detach().cpu().contiguous()
+        for name, weight in weights_of(network, weights).items()
+    }
+    write_atomically(folder / FILE, lambda aside: save_file(named, aside))
+
+
+def read(network: Any, folder: Path, network_name: str) -> None:
+    """What `write` wrote, into the adapters that are put on; raises FileNotFoundError, with the path."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if not (folder / FILE).is_file():
+        raise FileNotFoundError(
+            f"{folder / FILE} is missing: this run's adapters were not kept, train it again"
+        )
+    named = load_file(folder / FILE)
+    weights = {name.removeprefix(f"{network_name}."): weight for name, weight in named.items()}
+    set_peft_model_state_dict(network, weights)
+
+
+def melt(network: Any) -> None:
+    """Add the adapters to the weights they adapt, and take them off."""
+    from diffusers.utils.peft_utils import recurse_remove_peft_layers
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in network.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+    recurse_remove_peft_layers(network)
+    del network.peft_config

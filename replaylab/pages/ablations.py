@@ -1,0 +1,356 @@
+"""What is it about replay that works, and against what else? What the page of the ablations reads and says.
+
+The functions take an `Ablations` (`read` makes one) and give back a pandas Styler or Markdown; no torch. Decision: early
+stop is one more alternative, whose settings are the evaluated steps of the run without replay, and it is chosen by the
+rule of `ablations.best`. The practical answer is put together from standings (`arms.standing`), so that it says no more
+than the intervals do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from replaylab import spec
+from replaylab.analysis import statistics
+from replaylab.analysis.configurations import (
+    BETTER,
+    CANNOT_TELL,
+    DYNAMICS,
+    FEW,
+    FIDELITY,
+    LOOKS,
+    REFERENCE,
+    TRADE,
+    WORSE,
+    Arms,
+    arms_of,
+    by_replay,
+)
+from replaylab.pages import comparisons, figures, verdicts
+from replaylab.pages.comparisons import counted, in_words, listed, names_of, sorted_out, told
+from replaylab.pages.figures import capital, number, percent
+from replaylab.pages.verdicts import MISSING
+from replaylab.store import is_done, read_references, read_rows
+from replaylab.sweeps import ablations, sweep
+from replaylab.sweeps.ablations import AS_IT_IS, NO_REPLAY
+
+PRESETS = ("ablations", "alternatives")  # on the test split
+DEV = "alternatives-dev"
+EARLY_STOP = "early stop"
+NEAR = "near replay"  # the method that every other is an alternative to
+ON_TARGET = (*LOOKS, "ADE, ordinary (px)")  # what fine-tuning is for
+CHOSEN_BY = {
+    "effnet_kd": "driving",
+    "ade_px": "driving-eventful",
+}  # as in `ablations.best`: measure and domain
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """What the page shows, as far as it is there."""
+
+    arms: Arms
+    """near replay of 25 % with one thing changed"""
+    alternatives: Arms
+    """what is done instead of replay, each in its chosen setting, beside no replay and near replay of 25 %"""
+    settings: pd.DataFrame
+    """a setting a row, on the dev split with one seed: group, setting, effnet_kd, ade_px (NaN where it was not run),
+    looks_as_good (as near replay 25 %), chosen
+    """
+    areas: pd.Series[float]
+    """method -> the area that its settings dominate, as a share of near replay's; empty where that is not known"""
+    fractions: Arms
+    """near replay in the fractions of the published sweep"""
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
+    """The finished runs; nothing is trained. No `seeds` or `store`: the presets' own.
+
+    Until `ablations.best` can choose their settings, the alternatives are only what they are compared with.
+    """
+    home = sweep.store_of(DEV, store)
+    settings = _settings(home)
+    stop = settings.loc[settings["chosen"] & (settings["group"] == EARLY_STOP), "setting"]
+    alternatives = _arms("alternatives", "Alternatives to replay", seeds, home)
+    if len(stop):
+        alternatives = _stopped(alternatives, int(stop.item().removeprefix("step ")))
+    arms = _arms("ablations", "Near replay of 25 %, one thing changed", seeds, home)
+    return Ablations(arms, alternatives, settings, _areas(settings, home), _fractions(seeds))
+
+
+def _fractions(seeds: Sequence[int]) -> Arms:
+    """`Ablations.fractions`, of the published store, whatever store holds the ablations."""
+    runs = [run for run in spec.grid("published", None, list(seeds)) if run.replay.name in ("", "near")]
+    home = sweep.store_of("published", "")
+    title = "Fractions of near replay"
+    return arms_of("published", title, by_replay(runs), home, "driving", "driving-eventful")
+
+
+def _arms(preset: str, title: str, seeds: Sequence[int], home: Path) -> Arms:
+    try:
+        arms = ablations.arms(preset, home)
+    except FileNotFoundError:
+        arms, title = (NO_REPLAY, AS_IT_IS), f"{title}, settings not chosen yet"
+    named = [
+        (run, arm.group, f"{arm.group} {arm.name}" if arm in ablations.ALTERNATIVES else arm.name)
+        for arm in arms
+        for run in ablations.runs_of(preset, arm, list(seeds))
+    ]
+    return arms_of(preset, title, named, home, "driving", "driving-eventful")
+
+
+def _stopped(made: Arms, step: int) -> Arms:
+    """With early stop as one more arm: the runs without replay, at this step."""
+    runs = made.runs[made.runs["arm"] == NO_REPLAY.name]
+    runs = runs.assign(group=EARLY_STOP, arm=f"{EARLY_STOP}, step {step}", last=step)
+    return replace(made, runs=pd.concat([made.runs, runs], ignore_index=True))
+
+
+def _settings(home: Path) -> pd.DataFrame:
+    """`Ablations.settings`; nothing is chosen before all runs are there."""
+    lines = []
+    for arm in ablations.ALTERNATIVES:
+        lines.append((arm.group, arm.name, *_by_step(arm, home).iloc[-1]))
+    without = _by_step(NO_REPLAY, home).itertuples(name=None)
+    lines += [(EARLY_STOP, f"step {step}", *values) for step, *values in without]
+    table = pd.DataFrame(lines, columns=["group", "setting", *CHOSEN_BY])
+    limit = table.loc[(table["group"] == NEAR) & (table["setting"] == percent(0.25)), "effnet_kd"].item()
+    table = table.assign(looks_as_good=table["effnet_kd"] <= limit, chosen=False)
+    if table["effnet_kd"].notna().all():
+        chosen = {(arm.group, arm.name) for arm in ablations.best(home)}
+        stop = table[table["group"] == EARLY_STOP]
+        best = ablations.choice(stop, limit)
+        keys = zip(table["group"], table["setting"], strict=True)
+        table["chosen"] = [key in chosen for key in keys] | (table.index == best)
+    return table
+
+
+def _by_step(arm: ablations.Arm, home: Path) -> pd.DataFrame:
+    """What settings are chosen by, a line for each evaluated step of an arm's run on dev; NaN where it is not there."""
+    (run,) = ablations.runs_of(DEV, arm)
+    if not is_done(run, home):
+        return pd.DataFrame(np.nan, index=run.evaluate_at, columns=list(CHOSEN_BY))
+    rows = read_rows(home / run.run_id, CHOSEN_BY)
+    of = {
+        measure: rows[(rows["measure"] == measure) & (rows["domain"] == domain)]
+        .groupby("step")["value"]
+        .mean()
+        for measure, domain in CHOSEN_BY.items()
+    }
+    return pd.DataFrame(of)
+
+
+def _areas(settings: pd.DataFrame, home: Path) -> pd.Series[float]:
+    """`Ablations.areas` (`verdicts.hypervolume`); the corner is the base's EffNet-KD and a copied last frame's ADE."""
+    (run,) = ablations.runs_of(DEV, NO_REPLAY)
+    references = read_references([run], home, CHOSEN_BY)
+    if not references or settings["effnet_kd"].isna().any():
+        return pd.Series(dtype=float)
+    models = zip(("base", "copy-last-frame"), CHOSEN_BY.items(), strict=True)
+    corner = [_mean(references[0], model, measure, domain) for model, (measure, domain) in models]
+    of = {
+        group: statistics.hypervolume(points[list(CHOSEN_BY)].to_numpy(), corner)
+        for group, points in settings.groupby("group", sort=False)
+    }
+    return pd.Series(of) / of[NEAR] if of[NEAR] > 0 else pd.Series(dtype=float)
+
+
+def _mean(rows: pd.DataFrame, model: str, measure: str, domain: str) -> float:
+    here = (rows["model"] == model) & (rows["measure"] == measure) & (rows["domain"] == domain)
+    return float(rows.loc[here, "value"].mean())
+
+
+# ---------------------------------------------------------------------------------------------------- opening, settings
+def opening(made: Ablations, store: str | Path = "") -> str:
+    """Markdown for the top of the page: how the arms stand, how many runs are there, what they cost, the command."""
+    runs = pd.concat([made.arms.runs, made.alternatives.runs]).drop_duplicates("run")
+    again = f"for preset in ablations {DEV} alternatives; do python -m replaylab sweep --preset $preset --store FOLDER; done"
+    both = (made.arms, made.alternatives)
+    beside = [f"**{one.title}**: {comparisons.in_short(one)}" for one in both]
+    return verdicts.opening([], [], runs, again, PRESETS, store, beside)
+
+
+def settings_table(made: Ablations) -> Styler:
+    """The settings on dev: what each came to, and which was chosen."""
+    looks = "looks as good"
+    shown = pd.DataFrame(
+        {
+            "method": made.settings["group"],
+            "setting": made.settings["setting"],
+            FIDELITY: made.settings["effnet_kd"].map(number),
+            DYNAMICS: made.settings["ade_px"].map(number),
+            looks: made.settings["looks_as_good"].map({True: "yes", False: "no"}),
+            "standing": [_standing(one) for one in made.settings.itertuples()],
+        }
+    )
+    shown.loc[made.settings["effnet_kd"].isna(), [FIDELITY, DYNAMICS, looks]] = "–"
+    return figures.styled(shown, "settings").hide(axis="index")
+
+
+def _standing(one: Any) -> str:
+    if np.isnan(one.effnet_kd):
+        return MISSING
+    if one.group == NEAR:
+        return "compared with"
+    if not one.chosen:
+        return "–"
+    return "chosen" if one.looks_as_good else "chosen, looks best"
+
+
+def of_settings(made: Ablations) -> str:
+    """Markdown: which setting was chosen for each method, or why none is yet, and the areas that settings dominate."""
+    table = made.settings
+    early, asked = table["group"] == EARLY_STOP, len(ablations.ALTERNATIVES) + 1
+    missing = table["effnet_kd"].isna()
+    done = asked - int(missing[~early].sum()) - int(missing[early].any())
+    if done < asked:
+        return (
+            f"Settings on dev: {MISSING} ({done} of {asked} runs are there). Until they all are, no setting is chosen, and "
+            "no alternative is run on the test split."
+        )
+    chosen = table[table["chosen"]]
+    said = ", ".join(f"{one.group} {one.setting}" for one in chosen.itertuples())
+    text = f"Chosen on dev, with one seed: {said}."
+    if none := list(chosen.loc[~chosen["looks_as_good"], "group"]):
+        text += f" No setting of {', '.join(none)} looks as good as {REFERENCE}, so the best-looking one was taken."
+    if len(made.areas):
+        each = ", ".join(f"{group} {percent(share)}" for group, share in made.areas.items() if group != NEAR)
+        text += (
+            " Of the area that near replay's five settings dominate in the plane of EffNet-KD and ADE, out to the base's "
+            f"EffNet-KD and a copied last frame's ADE (the hypervolume), the settings of the others dominate: {each}."
+        )
+    return text
+
+
+# ---------------------------------------------------------------------------------------------------- a practical answer
+def answer(made: Ablations) -> str:
+    """Markdown: what to do, from the rows: how much, when, from where, how many clips, at what cost, or else what."""
+    arms = made.arms
+    if arms.done.empty:
+        return f"A practical answer: {MISSING}, {counted(arms)}."
+    items = [
+        _of_fractions(arms, made.fractions),
+        _of_group(arms, "schedule", "constant replay"),
+        _of_group(arms, "source", "replay of near video"),
+        _of_group(arms, "control", "diverse, moving clips"),
+        _of_buffers(arms),
+        _of_group(arms, "trained", "training all weights with replay"),
+        _of_pairs(arms),
+        _of_cost(arms),
+        _of_alternatives(made.alternatives),
+        _of_doubt(arms),
+    ]
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _of_fractions(made: Arms, swept: Arms) -> str:
+    """Replay or none, of the ablations; then the other fractions of the sweep, and by how much any is better."""
+    found = sorted_out(made, [NO_REPLAY.name, "near replay 1 %"])
+    word = next(word for word, arms in found.items() if NO_REPLAY.name in arms)
+    advice = {
+        WORSE: f"do replay: {REFERENCE} is better than none",
+        BETTER: f"do not replay: none is better than {REFERENCE}",
+        TRADE: "it depends: replay is better in one of looks and motion, and worse in the other",
+        CANNOT_TELL: f"the data cannot tell {REFERENCE} from none",
+    }.get(word, "too few runs to say whether to replay")
+    others = [arm for arm in swept.names if arm not in (REFERENCE, NO_REPLAY.name)]
+    stands = sorted_out(swept, others)
+    seeds = swept.done.loc[swept.done["arm"].isin(others), "seed"].nunique()
+    text = f"**Fraction**: {advice} ({listed(found)}). Of the replay sweep's fractions ({seeds} seeds): {listed(stands)}."
+    for arm in stands.get(BETTER, []) + stands.get(TRADE, []):
+        motion, looks = (in_words(swept.less_reference(arm, label)) for label in (DYNAMICS, FIDELITY))
+        text += f" *{capital(arm)}* less {REFERENCE}: ADE {motion} px, EffNet-KD {looks}."
+    return text
+
+
+def _of_group(made: Arms, group: str, usual: str) -> str:
+    found = sorted_out(made, list(made.runs.loc[made.runs["group"] == group, "arm"].unique()))
+    if found.get(BETTER):
+        advice = f"take {names_of(found[BETTER])}"
+    elif {FEW, MISSING} & set(found):
+        advice = f"too few runs to compare all with {usual}"
+    else:
+        advice = f"nothing is shown to be better than {usual}"
+    return f"**{capital(group)}**: {advice} ({listed(found)})."
+
+
+def _of_buffers(made: Arms) -> str:
+    here = made.runs[(made.runs["group"] == "buffer") | (made.runs["arm"] == REFERENCE)]
+    kept = here.groupby("arm")["clips_kept"].first().sort_values()
+    whole = f"all {kept.pop(REFERENCE)}"
+    found = sorted_out(made, list(kept.index))
+    unshown = [arm for arm in kept.index if arm not in found.get(WORSE, [])]
+    if {FEW, MISSING} & set(found):
+        advice = f"too few runs to compare all with {whole}"
+    elif unshown:
+        advice = f"*{unshown[0]}* are the fewest that are not shown to be worse than {whole}"
+    else:
+        advice = f"keep {whole}: every smaller buffer is worse"
+    return f"**Clips to keep**: {advice} ({listed(found)})."
+
+
+def _of_pairs(made: Arms) -> str:
+    """Replay less no replay, for every arm that has one of its own without."""
+    each = []
+    for arm in made.names:
+        without = NO_REPLAY.name if arm == REFERENCE else f"{arm}, {NO_REPLAY.name}"
+        if without in made.names:
+            difference = made.difference(arm, without)
+            each.append(f"*{arm}* {MISSING if np.isnan(difference[0]) else told(difference)}")
+    return (
+        "**Does replay help whatever the target's size and whatever is trained?** Replay less no replay in ADE on eventful "
+        f"driving, px: {'; '.join(each)}."
+    )
+
+
+def _of_cost(made: Arms) -> str:
+    training, share = spec.PRESETS[made.preset].training, 0.25
+    longer = spec.steps_for(training.steps * training.batch_size, share, training.batch_size)
+    steps_ms = [
+        1000 * float(made.done.loc[made.done["arm"] == arm, "step_seconds"].median())
+        for arm in (REFERENCE, NO_REPLAY.name)
+    ]
+    text = (
+        f"**Cost**: of every batch {percent(share)} is not driving, so to see as much driving takes {longer} steps in place "
+        f"of {training.steps}"
+    )
+    if np.isnan(steps_ms).any():
+        return f"{text}; how long a step takes: {MISSING}."
+    each = [
+        f"{label} {told(made.difference(REFERENCE, NO_REPLAY.name, label), label)}" for label in ON_TARGET
+    ]
+    return (
+        f"{text}. A step itself took {steps_ms[0]:.0f} ms with replay and {steps_ms[1]:.0f} ms without (medians). On the "
+        f"target itself, after as many steps, replay less no replay: {'; '.join(each)}."
+    )
+
+
+def _of_alternatives(made: Arms) -> str:
+    arms = [arm for arm in made.names if arm not in (REFERENCE, NO_REPLAY.name)]
+    if not arms:
+        return f"**Instead of replay**: {MISSING}."
+    return f"**Instead of replay**, against {REFERENCE}: {listed(sorted_out(made, arms))}."
+
+
+def _of_doubt(made: Arms) -> str:
+    arms = [arm for arm in made.names if arm != REFERENCE]
+    ends = [made.less_reference(arm)[1:] for arm in arms]
+    halves = [(high - low) / 2 for low, high in ends if not np.isnan(low)]
+    if not halves:
+        return "**Where the data cannot tell**: anywhere yet, with fewer than three seeds an arm."
+    unsure = sorted_out(made, arms).get(CANNOT_TELL, [])
+    named = f" ({names_of(unsure)})" if unsure else ""
+    return (
+        f"**Where the data cannot tell**: {len(unsure)} of {len(arms)} arms{named} are not told apart from "
+        f"{REFERENCE}, which is not to say that they are equal: the "
+        f"difference of two arms in ADE on eventful driving is known to ± {number(median(halves))} px (the median)."
+    )

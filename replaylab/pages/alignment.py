@@ -1,0 +1,491 @@
+"""Do fidelity and dynamics improve together? One function per figure, table or sentence of the page on claim C3.
+
+The functions take an `alignment.Sweeps` and give back a matplotlib figure, a pandas Styler or Markdown; no torch.
+Decision: words such as "together" and "apart" are read off intervals, and where there are too few seeds for one they are
+not used. What is missing is counted in every title, and a place on an axis stays empty for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from pandas.io.formats.style import Styler
+
+from replaylab.analysis import claims
+from replaylab.analysis.alignment import (  # fmt: skip
+    ARM,
+    CLAIM,
+    DOMAINS,
+    DYNAMICS,
+    EVENTFUL,
+    FIDELITY,
+    HELD_OUT,
+    LATE,
+    OF_A_CLIP,
+    ORDINARY,
+    PREREGISTERED,
+    PULL,
+    READINGS,
+    SETTLED,
+    Sweeps,
+    at_the_end,
+    dose,
+    gains,
+    interval,
+    less_ordinary,
+    rhos_across,
+)
+from replaylab.pages import figures, verdicts
+from replaylab.pages.figures import BLUE, GREY, INK, NO_REPLAY, WIDTH, capital, number
+
+NAMES = {**figures.DOMAINS, **figures.OTHERS}
+LOOKS = {
+    "effnet_perceptual": "EffNet perceptual",
+    "psnr_db": "PSNR",
+    "ssim": "SSIM",
+    "effnet_kd_pseudo": "EffNet-KD’s\npseudo-value",
+}
+MOTIONS = {
+    "driving-repetitive": "one event, repeated",
+    "diverse-driving": "free motion",
+}  # targets that are no dose
+DARKEST, GREEN, LIGHT, VIOLET, BROWN = "#0b2d4e", "#029e73", "#949494", "#7b6fd0", "#ca9161"
+
+
+def target_name(target: str) -> str:
+    """A target in words, or its share of eventful clips."""
+    return (
+        MOTIONS.get(target, target) if np.isnan(dose(target)) else f"{figures.percent(dose(target))} eventful"
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+def judged(made: Sweeps) -> list[tuple[claims.Claim, claims.Judged | None]]:
+    """Claim C3 with what was found, as `claims_figures` takes it."""
+    return [(CLAIM, claims.judge(made.rows, CLAIM))]
+
+
+def opening(made: Sweeps, store: str | Path = "") -> str:
+    """Markdown for the top of the page: the claim's verdict, effect, seeds, cost and command."""
+    again = f"for preset in {' '.join(made.presets)}; do python -m replaylab sweep --preset $preset --store FOLDER; done"
+    return verdicts.opening(judged(made), [CLAIM.name], made.runs, again, made.presets, store)
+
+
+def rho_table(made: Sweeps) -> Styler:
+    """ρ of eventful ADE for each target in each reading, and less that of ordinary driving, seed by seed."""
+    lines = [_rho_line(made, target, reading) for reading in READINGS for target in made.targets]
+    return figures.styled(pd.DataFrame(lines), "rho").hide(axis="index")
+
+
+def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
+    table = made.rhos[(made.rhos["domain"] == EVENTFUL) & (made.rhos["reading"] == reading)]
+    values = table.loc[table["target"] == target, "rho"]
+    line = {
+        "reading": reading,
+        "fine-tuned on": target_name(target),
+        "seeds": str(len(values)),
+        "ρ": in_words(interval(values, 1.0)),
+        "less that of 0 %": in_words(interval(less_ordinary(made, target, reading=reading))),
+        "standing": "exploratory",
+    }
+    if target == ORDINARY:
+        line["less that of 0 %"] = "–"
+    elif target == CLAIM.arm.target and reading == PREREGISTERED and (result := _preregistered(made)):
+        line["standing"] = f"preregistered: {result.verdict}"
+    if values.empty:
+        few = target in made.done_targets
+        line["standing"] = "too few checkpoints or no change" if few else verdicts.MISSING
+    return line
+
+
+def _preregistered(made: Sweeps) -> claims.Judged | None:
+    return judged(made)[0][1] if set(made.presets) <= set(verdicts.PREREGISTERED) else None
+
+
+def in_words(found: tuple[float, float, float]) -> str:
+    """Such as "+0.66 (0.31 to 1.00)", "+0.66", or "–" for what is not there."""
+    estimate, low, high = found
+    words = "–" if np.isnan(estimate) else f"{estimate:+.2f}"
+    return (words if np.isnan(low) else f"{words} ({low:.2f} to {high:.2f})").replace("-", "−")
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+def within_runs(made: Sweeps) -> Figure:
+    """ρ over a run's checkpoints by dose, of eventful and of ordinary ADE, as preregistered and without the first
+    checkpoints: a point a run, mean and interval over runs.
+    """
+    with figures.style():
+        figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.9), sharex=True, sharey=True)
+        for row, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
+            for axes, reading in zip(row, (PREREGISTERED, LATE), strict=True):
+                here = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == reading)]
+                _by_dose(axes, made, here, "rho", widest=1.0)
+                axes.set_ylim(-1.08, 1.08)
+                axes.set_title(f"{capital(NAMES[domain])},\n{reading}", fontsize=9)
+            row[0].set_ylabel("ρ within a run")
+        _dose_axis(panels[-1], made)
+        return _finished(
+            figure, "Do both improve together, within a run?", made.without_replay, _of_bases(made)
+        )
+
+
+def plane(made: Sweeps) -> Figure:
+    """Gain in ADE over gain in EffNet-KD, from the base where the lines cross: the way of each target over its steps."""
+    colours = _colours(made)
+    with figures.style():
+        figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True)
+        for axes, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
+            table = gains(made, domain)
+            for target, colour in colours.items():
+                here = table[(table["replay_fraction"] == 0) & (table["target"] == target)]
+                for _, one in here.groupby("run"):
+                    axes.plot([0, *one["fidelity"]], [0, *one["dynamics"]], color=colour, lw=0.5, alpha=0.3)
+                _way(axes, here.groupby("step")[["fidelity", "dynamics"]].mean(), colour)
+            _gain_axes(axes, domain)
+        panels[-1].set_xlabel("gain in EffNet-KD on ordinary driving (right: better)")
+        entries = [_entry(colour, target_name(target), "o", "-") for target, colour in colours.items()]
+        return _finished(figure, "Over fine-tuning, from the base at the cross", made.without_replay, entries)
+
+
+def _way(axes: Axes, way: pd.DataFrame, colour: Any) -> None:
+    """A line from the base over the steps, with a large point at the last."""
+    if len(way):
+        axes.plot([0, *way["fidelity"]], [0, *way["dynamics"]], color=colour, lw=1.8, zorder=3)
+        axes.plot(way["fidelity"], way["dynamics"], "o", color=colour, ms=3.5, zorder=4)
+        axes.plot(*way.iloc[-1], "o", color=colour, ms=9, mec="white", zorder=5)
+
+
+def across_arms(made: Sweeps) -> Figure:
+    """Every arm at the last step: gain in ADE over gain in EffNet-KD; large points are means over seeds."""
+    looks = _looks(made)
+    with figures.style():
+        figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True)
+        for axes, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
+            for (target, replay, fraction), runs in at_the_end(gains(made, domain)).groupby(ARM):
+                colour, marker, _ = looks[_kind(target, replay, fraction)]
+                at = runs[["fidelity", "dynamics"]].mean()
+                axes.plot(runs["fidelity"], runs["dynamics"], marker, color=colour, ms=3.5, alpha=0.4, mew=0)
+                axes.plot(*at, marker, color=colour, ms=9, mec="white", zorder=3)
+                share = fraction or dose(target)
+                if 0 < share < 1:
+                    axes.annotate(f"{100 * share:g}", at, (5, 4), textcoords="offset points", fontsize=8, color=colour,
+                                  zorder=4)  # fmt: skip
+            _gain_axes(axes, domain)
+        panels[-1].set_xlabel("gain in EffNet-KD on ordinary driving (right: better)")
+        entries = [_entry(colour, name, marker) for colour, marker, name in looks.values()]
+        return _finished(figure, "All arms at the last step", made.runs, entries)
+
+
+def per_clip(made: Sweeps) -> Figure:
+    """ρ over clips of each measure that a clip has, with its interval over seeds and scenes; a colour a target."""
+    colours = _colours(made)
+    order = list(colours)
+    with figures.style():
+        figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 4.6), sharex=True, sharey=True)
+        for axes, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
+            axes.axvline(0, color=GREY, lw=0.8)
+            for one in made.clip_rhos[made.clip_rhos["domain"] == domain].itertuples():
+                y = list(OF_A_CLIP).index(one.measure) + 0.12 * (
+                    order.index(one.target) - (len(order) - 1) / 2
+                )
+                axes.plot([one.low, one.high], [y, y], color=colours[one.target], lw=1.4)
+                axes.plot(one.rho, y, "o", color=colours[one.target], ms=5)
+            axes.set_title(capital(NAMES[domain]), fontsize=9)
+            axes.set(xlabel="ρ over clips", xlim=(-1.05, 1.05), ylim=(len(OF_A_CLIP) - 0.5, -0.5))
+        panels[0].set_yticks(range(len(OF_A_CLIP)), [LOOKS[measure] for measure in OF_A_CLIP])
+        entries = [_entry(colour, target_name(target), "o") for target, colour in colours.items()]
+        return _finished(figure, "Do both improve together, clip by clip?", made.without_replay, entries)
+
+
+def doses(made: Sweeps) -> Figure:
+    """Changes at the last step by the share of eventful clips: a point a run, mean and interval over seeds."""
+    shown = [
+        (FIDELITY, ORDINARY, "EffNet-KD"), (DYNAMICS, ORDINARY, "ADE (px)"), (DYNAMICS, EVENTFUL, "ADE (px)"),
+        (DYNAMICS, HELD_OUT, "ADE (px)"), (PULL, EVENTFUL, "pull to the mean"), (PULL, HELD_OUT, "pull to the mean"),
+    ]  # fmt: skip
+    table = last_changes(made)
+    with figures.style():
+        figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.2), sharex=True)
+        for axes, (measure, domain, label) in zip(panels.flat, shown, strict=True):
+            _by_dose(axes, made, table[(table["measure"] == measure) & (table["domain"] == domain)], "change")
+            axes.set_title(capital(NAMES[domain]), fontsize=9)
+            axes.set_ylabel(f"change of\n{label}", fontsize=9)
+        figure.align_ylabels()
+        _dose_axis(panels[-1], made)
+        return _finished(figure, "What a share of events changes", made.without_replay, _of_bases(made))
+
+
+def ways(made: Sweeps) -> pd.DataFrame:
+    """What `plane` draws: `gains` of the runs without replay in both of its domains."""
+    both = pd.concat([gains(made, domain).assign(domain=domain) for domain in (EVENTFUL, ORDINARY)])
+    return both[both["replay_fraction"] == 0].drop(columns=["model", "replay", "replay_fraction"])
+
+
+def arms(made: Sweeps) -> pd.DataFrame:
+    """What `across_arms` draws: `gains` of all runs at their last step in both of its domains."""
+    both = [at_the_end(gains(made, domain)).assign(domain=domain) for domain in (EVENTFUL, ORDINARY)]
+    return pd.concat(both).drop(columns="model")
+
+
+def last_changes(made: Sweeps) -> pd.DataFrame:
+    """`Sweeps.changes` of the runs without replay at their last step."""
+    return at_the_end(made.changes[made.changes["replay_fraction"] == 0])
+
+
+# ---------------------------------------------------------------------------------------------------- parts of figures
+def _places(made: Sweeps) -> dict[str, float]:
+    """Where each target stands: doses side by side, what is no dose apart from them."""
+    return {target: place + 0.7 * np.isnan(dose(target)) for place, target in enumerate(made.targets)}
+
+
+def _colours(made: Sweeps) -> dict[str, Any]:
+    """Vermilion for ordinary driving, as everywhere, darker with the dose, and colours of their own for what is no dose."""
+    some = [target for target in made.targets if dose(target) > 0]
+    shades = sns.blend_palette(["#e8a0c8", VIOLET, DARKEST], len(some)) if len(some) > 1 else [DARKEST]
+    others = {"driving-repetitive": LIGHT, "diverse-driving": GREEN, **dict(zip(some, shades, strict=False))}
+    return {target: others.get(target, NO_REPLAY) for target in made.targets}
+
+
+def _shapes(made: Sweeps) -> dict[str, str]:
+    """A marker for each base, that of the first seed first."""
+    return dict(zip(made.runs.sort_values("seed")["base"].drop_duplicates(), "os^v", strict=False))
+
+
+def _of_bases(made: Sweeps) -> list[Line2D]:
+    names = ("first", "second", "third", "fourth")
+    shapes = zip(names, _shapes(made).values(), strict=False)
+    seeds = [_entry(GREY, f"a run, {name} base", marker) for name, marker in shapes]
+    return [*seeds, _entry(INK, "mean and interval", "_")]
+
+
+def _by_dose(axes: Axes, made: Sweeps, table: pd.DataFrame, column: str, widest: float = np.inf) -> None:
+    """A point for each run of a target, beside their mean and interval; a line through the means of doses."""
+    places, colours, shapes = _places(made), _colours(made), _shapes(made)
+    axes.axhline(0, color=GREY, lw=0.8)
+    means = {}
+    for target, runs in table.groupby("target"):
+        place, colour = places[target], colours[target]
+        for turn, one in enumerate(runs.sort_values("seed").to_dict("records")):
+            x = place - 0.14 - 0.07 * turn
+            axes.plot(x, one[column], shapes[one["base"]], color=colour, ms=4, alpha=0.75, mew=0, zorder=3)
+        means[target], low, high = interval(runs[column], widest)
+        axes.plot([place + 0.1] * 2, [low, high], color=colour, lw=2, zorder=3)
+        axes.plot(place + 0.1, means[target], "_", color=colour, ms=9, mew=2.5, zorder=4)
+    line = [target for target in places if target in means and not np.isnan(dose(target))]
+    axes.plot([places[one] + 0.1 for one in line], [means[one] for one in line], color=GREY, lw=1, zorder=1)
+
+
+def _dose_axis(panels: NDArray[Any], made: Sweeps) -> None:
+    short = {"driving-repetitive": "one\nevent", "diverse-driving": "free"}
+    places = _places(made)
+    labels = [short.get(one, one) if np.isnan(dose(one)) else f"{100 * dose(one):g}" for one in places]
+    for axes in panels:
+        axes.set_xticks(list(places.values()), labels)
+        axes.set_xlim(-0.7, max(places.values()) + 0.5)
+        axes.set_xlabel("eventful clips (%)")
+
+
+def _gain_axes(axes: Axes, domain: str) -> None:
+    """The base's lines, and on their right what the claim asks for."""
+    axes.axhline(0, color=GREY, lw=0.8, zorder=0)
+    axes.axvline(0, color=GREY, lw=0.8, zorder=0)
+    axes.margins(0.14)
+    axes.set(ylabel="gain in ADE (px; up: better)", title=capital(NAMES[domain]))
+    for y, words in ((0.98, "together"), (0.02, "apart: looks better, moves worse")):
+        axes.text(0.99, y, words, transform=axes.transAxes, fontsize=8, color=GREY, style="italic", ha="right",
+                  va="top" if y > 0.5 else "bottom")  # fmt: skip
+
+
+def _kind(target: str, replay: str, fraction: float) -> str:
+    """Of what group an arm is: a kind of replay, or its target."""
+    if fraction > 0:
+        return replay
+    return "doses" if dose(target) > 0 else target
+
+
+def _looks(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
+    """Colour, marker and name of each group of arms that is asked for."""
+    known = {
+        "driving": (NO_REPLAY, "o", "replay 0 %"), "near": (BLUE, "s", "near replay (%)"),
+        "far": (GREEN, "^", "far replay (%)"), "all": (INK, "*", "replay 100 %"),
+        "doses": (VIOLET, "D", "eventful target (%)"), "driving-repetitive": (LIGHT, "X", "target of one event"),
+        "diverse-driving": (BROWN, "P", "target of free motion"),
+    }  # fmt: skip
+    there = {_kind(*arm) for arm in made.runs[ARM].itertuples(index=False)}
+    return {kind: look for kind, look in known.items() if kind in there}
+
+
+def _entry(colour: Any, label: str, marker: str, line: str = "") -> Line2D:
+    return Line2D([], [], color=colour, label=label, marker=marker, ms=7, ls=line, lw=2)
+
+
+def _finished(figure: Figure, title: str, runs: pd.DataFrame, entries: list[Line2D]) -> Figure:
+    """Title with how much is there, one legend below everything, and nothing left in pyplot."""
+    words = "\n".join(filter(None, [title, _there(runs)]))
+    figure.suptitle(words, x=0.02, ha="left", fontsize=11, fontweight="bold")
+    figure.legend(handles=entries, loc="lower center", ncols=2, fontsize=9)
+    below = (0.2 * -(-len(entries) // 2) + 0.15) / figure.get_figheight()
+    figure.tight_layout(rect=(0, below, 1, 1))
+    plt.close(figure)
+    return figure
+
+
+def _there(runs: pd.DataFrame) -> str:
+    done = int((runs["state"] == "done").sum())
+    return "" if done == len(runs) else f"{done} of {len(runs)} runs are there"
+
+
+# ----------------------------------------------------------------------------------------------------------- sentences
+def standing(made: Sweeps) -> str:
+    """Markdown: how many runs without replay there are of each target."""
+    is_done = made.without_replay["state"] == "done"
+    counts = is_done.groupby(made.without_replay["target"]).agg(["sum", "size"])
+    each = [
+        f"{target_name(one)} {counts.loc[one, 'sum']} of {counts.loc[one, 'size']}" for one in made.targets
+    ]
+    return f"Runs without replay that are there, by what they are fine-tuned on: {', '.join(each)}."
+
+
+def starting_points(made: Sweeps) -> str:
+    """Markdown: where the bases stand between real and copied frames, from where a change is to be read."""
+    lines, empty = [], []
+    for domain in DOMAINS:
+        here = made.values[(made.values["domain"] == domain) & (made.values["measure"] == DYNAMICS)]
+        of = here.groupby("model")["value"].mean()
+        if {"base", "real", "copy-last-frame"} <= set(of.index):
+            base, real, copied = of["base"], of["real"], of["copy-last-frame"]
+            lines.append(
+                f"on {NAMES[domain]} {number(base)} (real {number(real)}, copied last frame {number(copied)})"
+            )
+            empty += [NAMES[domain]] if base >= copied else []
+    if not lines:
+        return f"The bases: {verdicts.MISSING}."
+    text = f"Where changes start: the bases' ADE in px is {'; '.join(lines)}."
+    if empty:
+        text += (
+            f" On {' and '.join(empty)} the bases are no better than a copied last frame: what changes there is no loss of "
+            "what they knew."
+        )
+    return text
+
+
+def early(made: Sweeps) -> str:
+    """Markdown: in how many runs EffNet-KD is above the base's, step by step, whatever they are fine-tuned on."""
+    here = gains(made, ORDINARY)
+    here = here[here["replay_fraction"] == 0]
+    each = [f"{(at['fidelity'] < 0).sum()} of {len(at)} at step {step}" for step, at in here.groupby("step")]
+    if not each:
+        return f"How EffNet-KD begins: {verdicts.MISSING}."
+    return (
+        f"Runs without replay whose EffNet-KD on ordinary driving is above their base's: {', '.join(each)}."
+    )
+
+
+def found(made: Sweeps) -> str:
+    """Markdown: what each way of looking found, an item each, with intervals."""
+    if not made.done_targets:
+        return f"Claim C3: {verdicts.MISSING}."
+    items = [_found_within(made, EVENTFUL), _found_within(made, ORDINARY), _found_late(made), _found_across(made),
+             _found_per_clip(made), *_found_doses(made)]  # fmt: skip
+    part = f"**{_there(made.runs)}.**\n\n" if _there(made.runs) else ""
+    return part + "\n".join(f"- {item}" for item in items)
+
+
+def _side(low: float, high: float, above: str, below: str) -> str:
+    """Which side of 0 an interval lies on, in words."""
+    if np.isnan(low):
+        return "too few seeds to tell"
+    return above if low > 0 else below if high < 0 else "neither is shown"
+
+
+def _found_within(made: Sweeps, domain: str) -> str:
+    table = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == PREREGISTERED)]
+    each = []
+    for target in made.targets:
+        values = table.loc[table["target"] == target, "rho"]
+        if len(values):
+            middle = interval(values, 1.0)
+            side = _side(*middle[1:], "together", "apart")
+            above = f"above 0 in {(values > 0).sum()} of {len(values)} runs"
+            each.append(f"{target_name(target)} {in_words(middle)}, {above}: **{side}**")
+    said = "; ".join(each) or "no run has enough checkpoints for a ρ"
+    return f"**Within a run**, ρ of the gains in EffNet-KD and in ADE on {NAMES[domain]}: {said}."
+
+
+def _found_late(made: Sweeps) -> str:
+    table = made.rhos[made.rhos["domain"] == EVENTFUL]
+    means = table.pivot_table(index="target", columns="reading", values="rho").reindex(columns=list(READINGS))
+    means = means[[PREREGISTERED, LATE]].dropna()
+    if means.empty:
+        return f"**Without the checkpoints before step {SETTLED}** too few are left for a ρ."
+    turned = [target_name(one) for one, both in means.iterrows() if np.sign(both).nunique() > 1]
+    each = [
+        f"{target_name(one)} from {means.loc[one, PREREGISTERED]:+.2f} to {means.loc[one, LATE]:+.2f}".replace(
+            "-", "−"
+        )
+        for one in made.targets
+        if one in means.index
+    ]
+    signs = f"the sign of the mean changes for {', '.join(turned)}" if turned else "no mean changes its sign"
+    return (
+        f"**Without the checkpoints before step {SETTLED}** (exploratory), ρ with ADE on eventful driving: {signs} "
+        f"({'; '.join(each)})."
+    )
+
+
+def _found_across(made: Sweeps) -> str:
+    said = []
+    for domain in (EVENTFUL, ORDINARY):
+        values, count = rhos_across(made, domain)
+        if len(values):
+            middle = interval(values, 1.0)
+            side = _side(*middle[1:], "arms that look better move better", "arms that look better move worse")
+            of = f"{count} arms, a ρ for each of {len(values)} seeds"
+            said.append(f"{NAMES[domain]} {in_words(middle)} ({of}): **{side}**")
+    told = "; ".join(said) or "fewer than three arms are there for every seed"
+    return f"**Across arms at the last step** (exploratory): {told}."
+
+
+def _found_per_clip(made: Sweeps) -> str:
+    said = []
+    for target, table in made.clip_rhos.groupby("target", sort=False):
+        reach = f"{table['rho'].min():+.2f} to {table['rho'].max():+.2f}".replace("-", "−")
+        above, below = (table["low"] > 0).sum(), (table["high"] < 0).sum()
+        intervals = f"{above} of {len(table)} intervals above 0, {below} below"
+        said.append(
+            f"{target_name(target)} {reach} ({'no intervals' if table['low'].isna().all() else intervals})"
+        )
+    told = "; ".join(said) or "no clip was measured in both"
+    return f"**Clip by clip** (exploratory), ρ over {len(OF_A_CLIP)} measures and two kinds of clips: {told}."
+
+
+def _found_doses(made: Sweeps) -> list[str]:
+    table, items = last_changes(made), []
+    shown = (
+        (DYNAMICS, EVENTFUL, "ADE"),
+        (DYNAMICS, HELD_OUT, "ADE"),
+        (DYNAMICS, ORDINARY, "ADE"),
+        (FIDELITY, ORDINARY, "EffNet-KD"),
+    )
+    for measure, domain, label in shown:
+        here = table[(table["measure"] == measure) & (table["domain"] == domain)]
+        each = []
+        for target in made.targets:
+            values = here.loc[here["target"] == target, "change"]
+            if len(values):
+                middle = interval(values)
+                each.append(
+                    f"{target_name(target)} {in_words(middle)}: **{_side(*middle[1:], 'worse', 'better')}**"
+                )
+        if each:
+            items.append(f"**{label} on {NAMES[domain]}**, change at the last step: {'; '.join(each)}.")
+    return items

@@ -1,0 +1,271 @@
+"""How do arms compare? The figure, table and sentences that every page of arms shows.
+
+The functions take `arms.Arms` and give back a matplotlib figure, a pandas Styler or Markdown; no torch. Decision: words
+such as "better" are read off the interval of the difference to near replay 25 %, seed by seed and clip by clip, and where
+it holds 0 they are "cannot tell". The figure draws those intervals, and the table begins with them; changes from the base
+are wider, because seeds differ, and stand behind. What is missing is counted in every title.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from replaylab.analysis.configurations import (  # fmt: skip
+    BETTER,
+    CANNOT_TELL,
+    DYNAMICS,
+    EQUAL,
+    FEW,
+    FIDELITY,
+    LAST,
+    LOWER,
+    MEASURES,
+    REFERENCE,
+    SHARES,
+    TRADE,
+    WORSE,
+    Arms,
+    points,
+    side,
+    standing,
+)
+from replaylab.pages import figures, verdicts
+from replaylab.pages.figures import BLUE, GREY, INK, WIDTH
+from replaylab.sweeps.ablations import NO_REPLAY
+
+AGAINST = f"against {REFERENCE}"
+READ_OFF = ((DYNAMICS, EQUAL), (DYNAMICS, LAST), (FIDELITY, LAST))
+"""The differences that a standing is read off."""
+HUES = ("#029e73", "#7b6fd0", "#8f5a2c", "#c0578f", "#5f6b73", "#b8860b", "#0b5a73", "#94493a")  # of groups
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+def arms_table(made: Arms) -> Styler:
+    """Every arm: its standing against near replay 25 % and the differences that it is read off, then its changes from the
+    base, all with intervals, and what it costs.
+    """
+    lines = []
+    for place, arm in enumerate(made.names, start=1):
+        runs = made.runs[made.runs["arm"] == arm]
+        there = runs[runs["state"] == "done"]
+        kept, step_ms = int(runs["clips_kept"].iloc[0]), 1000 * there["step_seconds"].median()
+        line: dict[str, str] = {"no.": str(place), "arm": arm, AGAINST: "–"}
+        if arm != REFERENCE:
+            line[AGAINST] = verdicts.MISSING if there.empty else standing(made, arm)
+        for label, reading in READ_OFF:
+            difference = (np.nan,) * 3 if arm == REFERENCE else made.less_reference(arm, label, reading)
+            line[less_label(label, reading)] = in_words(difference)
+        line |= {label: in_words(made.of(arm, label)) for label in MEASURES}
+        line |= {f"{DYNAMICS}, {one}": in_words(made.of(arm, DYNAMICS, one)) for one in SHARES}
+        steps = made.steps_of(arm, EQUAL)
+        line["get so far"] = f"{steps.notna().sum()} of {len(steps)}" if len(steps) else "–"
+        line["at step"] = "–" if steps.isna().any() or steps.empty else f"{steps.mean():.0f}"
+        line["time of a step (ms)"] = "–" if np.isnan(step_ms) else f"{step_ms:.0f}"
+        line["clips kept"] = str(kept) if kept else "–"
+        line["seeds"] = f"{len(there)} of {len(runs)}"
+        line["group"] = str(runs["group"].iloc[0])
+        lines.append(line)
+    return figures.styled(pd.DataFrame(lines), f"arms-{made.preset}").hide(axis="index")
+
+
+def less_label(label: str, reading: str) -> str:
+    """The head of a column of differences, such as "ADE, eventful (px), less near replay's, at equal fidelity"."""
+    return f"{label}, less near replay's, {reading}"
+
+
+def in_words(found: tuple[float, float, float]) -> str:
+    """A change or a difference with its interval, such as "+1.2 (0.9 to 1.5)"; "–" for none."""
+    estimate, low, high = found
+    if np.isnan(estimate):
+        return "–"
+    words = f"{estimate:+.3g}" if np.isnan(low) else f"{estimate:+.3g} ({low:.3g} to {high:.3g})"
+    return words.replace("-", "−")
+
+
+def told(found: tuple[float, float, float], label: str = DYNAMICS) -> str:
+    """The same with what its interval says in a line of MEASURES, such as "+1.2 (0.9 to 1.5), worse"."""
+    return f"{in_words(found)}, {side(*found[1:], label)}"
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+def plane(made: Arms) -> Figure:
+    """Above, ADE on eventful driving over EffNet-KD at the last step, a point an arm with its intervals, and the Pareto
+    front; below, that ADE at equal fidelity. Both less near replay 25 %, so that what crosses a line of 0 is not told apart
+    from it; where it is not there yet, above are changes from the base. Numbers name the arms in both.
+    """
+    if made.effects.empty:
+        return nothing_yet(made)
+    colours, names = _colours(made), made.names
+    with figures.style():
+        heights = (4.4, 1.0 + 0.21 * len(names))
+        figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+        grid = figure.add_gridspec(2, 1, height_ratios=heights)
+        above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+        _at_equal_steps(above.add_subplot(), made, colours)
+        _at_equal_fidelity(below.add_subplot(), made, colours)
+        words = [made.title, *([] if len(made.done) == len(made.runs) else [f"{counted(made)} are there"])]
+        above.suptitle("\n".join(words), x=0.02, ha="left", fontsize=11, fontweight="bold")
+        plt.close(figure)
+    return figure
+
+
+def nothing_yet(made: Arms) -> Figure:
+    """A figure that says that there is no run to draw."""
+    return figures.saying(f"{made.title}: {verdicts.MISSING}, {counted(made)}.")
+
+
+def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
+    axes.axhline(0, color=GREY, lw=0.8, zorder=0)
+    axes.axvline(0, color=GREY, lw=0.8, zorder=0)
+    shown = points(made)
+    front = shown[shown["front"]].sort_values("x")
+    base = [-made.of(REFERENCE, label)[0] for label in (FIDELITY, DYNAMICS)] if made.has_reference else [0, 0]
+    axes.plot(front["x"], front["y"], color=INK, lw=1, ls=(0, (4, 2)), drawstyle="steps-post", zorder=1)
+    for one in shown.itertuples():
+        colour, place = colours[one.arm], made.names.index(one.arm) + 1
+        axes.plot([one.x_low, one.x_high], [one.y] * 2, color=colour, lw=0.8, alpha=0.45, zorder=2)
+        axes.plot([one.x] * 2, [one.y_low, one.y_high], color=colour, lw=0.8, alpha=0.45, zorder=2)
+        axes.plot(one.x, one.y, "o", ms=12, color=colour, mec=INK if one.front else "white", mew=1, zorder=3)
+        axes.annotate(str(place), (one.x, one.y), ha="center", va="center", fontsize=7.5, color="white",
+                      fontweight="bold", zorder=4)  # fmt: skip
+    axes.plot(*base, "D", color=INK, ms=7, zorder=4)
+    _set_limits(axes, shown, base)
+    kind = "less near replay's" if made.has_reference else "change from the base's"
+    axes.set(xlabel=f"EffNet-KD on the target, {kind}", ylabel=f"ADE, eventful, {kind} (px)")
+    axes.set_title(f"{figures.capital(LAST)} (left and down are better; diamond: the base)", fontsize=9)
+
+
+def _set_limits(axes: Axes, shown: pd.DataFrame, base: Sequence[float]) -> None:
+    """Limits that hold all points and three of four ends of intervals: the widest bars run out of the panel."""
+    for of, its_base, set_limits in (("x", base[0], axes.set_xlim), ("y", base[1], axes.set_ylim)):
+        low = np.nanmin([its_base, shown[of].min(), shown[f"{of}_low"].quantile(0.25)])
+        high = np.nanmax([its_base, shown[of].max(), shown[f"{of}_high"].quantile(0.75)])
+        margin = 0.06 * (high - low) or 1
+        set_limits(low - margin, high + margin)
+
+
+def _at_equal_fidelity(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
+    names, marks = made.names, {EQUAL: ("o", 0.18), LOWER: ("s", -0.2)}
+    axes.axvline(0, color=GREY, lw=0.8, zorder=0)
+    for place, arm in enumerate(names):
+        for reading, (marker, off) in marks.items():
+            less, low, high = made.less_reference(arm, DYNAMICS, reading)
+            y, filled, colour = place - off, reading == EQUAL, colours[arm]
+            axes.plot([low, high], [y, y], color=colour, lw=1.6 if filled else 0.8)
+            look = {"ms": 5 if filled else 4, "color": colour, "mfc": colour if filled else "white"}
+            axes.plot(less, y, marker, **look)
+            if filled and np.isnan(less):
+                axes.text(0.995, y, _why_none(made, arm), transform=axes.get_yaxis_transform(), fontsize=7.5, color=GREY,
+                          ha="right", va="center", style="italic")  # fmt: skip
+    axes.set_yticks(range(len(names)), [f"{arm}  {place}" for place, arm in enumerate(names, 1)], fontsize=8)
+    for label, arm in zip(axes.get_yticklabels(), names, strict=True):
+        label.set_color(colours[arm])
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="ADE, eventful, less near replay's (px)")
+    axes.set_title(f"{figures.capital(EQUAL)} (left is better; hollow: {LOWER})", fontsize=9)
+    axes.tick_params(axis="y", length=0)
+
+
+def _why_none(made: Arms, arm: str) -> str:
+    """Why an arm has no value at equal fidelity."""
+    if not (made.done["arm"] == arm).any():
+        return verdicts.MISSING
+    steps = made.steps_of(arm, EQUAL)
+    return "nothing to compare with" if steps.empty else f"{steps.notna().sum()} of {len(steps)} get there"
+
+
+def _colours(made: Arms) -> dict[str, Any]:
+    """A colour a group; no replay is vermilion and replay blue, as everywhere."""
+    groups = [one for one in dict.fromkeys(made.runs["group"]) if one != NO_REPLAY.group]
+    hues = {NO_REPLAY.group: BLUE, **dict(zip(groups, HUES, strict=False))}
+    of = made.runs.drop_duplicates("arm").set_index("arm")["group"]
+    return {arm: figures.NO_REPLAY if arm == NO_REPLAY.name else hues[of[arm]] for arm in made.names}
+
+
+# ----------------------------------------------------------------------------------------------------------- sentences
+def counted(made: Arms) -> str:
+    """Such as "3 of 69 runs"; a run that is read at two steps counts once."""
+    return f"{made.done['run'].nunique()} of {made.runs['run'].nunique()} runs"
+
+
+def how_read(made: Arms) -> str:
+    """Markdown: what equal fidelity is here, how many arms come to it, and where lines between steps are long."""
+    shares = [figures.percent(share) for share in SHARES.values()]
+    text = (
+        f"*{figures.capital(EQUAL)}* is where an arm's EffNet-KD has gained {shares[0]} of what {REFERENCE} gains by its "
+        f"last step with the same seed, and *{LOWER}* {shares[1]} of it."
+    )
+    seeds = int((made.done["arm"] == REFERENCE).sum())
+    without = seeds - len(made.levels)
+    if without:
+        text += f" With {without} of {seeds} seeds {REFERENCE} gains nothing, and no arm is read there."
+    steps = {arm: made.steps_of(arm, EQUAL) for arm in made.names if (made.done["arm"] == arm).any()}
+    steps = {arm: of for arm, of in steps.items() if len(of)}
+    if not steps:
+        return f"{text} Arms that come to it: {verdicts.MISSING}."
+    there = [arm for arm, of in steps.items() if of.notna().all()]
+    first = made.first_step
+    early = [arm for arm in there if (steps[arm] < first).any()]
+    text += f" {len(there)} of {len(steps)} arms come to the first with every seed."
+    if early:
+        text += (
+            f" Between the base and step {first} nothing was measured, and looks may not get better evenly there: that is "
+            f"where {', '.join(early)} {'is' if len(early) == 1 else 'are'} read with some seed."
+        )
+    return text
+
+
+def in_short(made: Arms) -> str:
+    """How the arms stand against near replay 25 %."""
+    if made.done.empty:
+        return f"**{verdicts.MISSING}** ({counted(made)})."
+    others = [arm for arm in made.names if arm != REFERENCE]
+    stands = {arm: standing(made, arm) for arm in others if (made.done["arm"] == arm).any()}
+    words = {BETTER: "better", WORSE: "worse", TRADE: "better in one, worse in another", CANNOT_TELL: "not told apart",
+             FEW: FEW}  # fmt: skip
+    counts = [
+        f"{list(stands.values()).count(key)} {word}" for key, word in words.items() if key in stands.values()
+    ]
+    return (
+        f"of {len(stands)} arms against {REFERENCE}, {', '.join(counts)}." if counts else f"{counted(made)}."
+    )
+
+
+def found(made: Arms) -> str:
+    """Markdown: how the arms stand against near replay 25 %, and which no other beats in both."""
+    if made.done.empty:
+        return f"{made.title}: {verdicts.MISSING}, {counted(made)}."
+    lines = [] if len(made.done) == len(made.runs) else [f"**{counted(made)} are there.**", ""]
+    stands = sorted_out(made, [arm for arm in made.names if arm != REFERENCE])
+    words = listed(stands) if made.has_reference else "nothing to compare with"
+    lines.append(f"- **Against {REFERENCE}**: {words}.")
+    front = points(made)
+    if front["front"].any():
+        unbeaten = names_of(front.loc[front["front"], "arm"])
+        lines.append(f"- **Beaten by no other arm in both**, by their means: {unbeaten}.")
+    return "\n".join(lines)
+
+
+def sorted_out(made: Arms, arms: Sequence[str]) -> dict[str, list[str]]:
+    """Standing -> arms; those without runs are not run yet."""
+    there, found = set(made.done["arm"]), dict[str, list[str]]()
+    for arm in arms:
+        found.setdefault(standing(made, arm) if arm in there else verdicts.MISSING, []).append(arm)
+    return found
+
+
+def names_of(arms: Iterable[str]) -> str:
+    """Markdown: a list of arms, whose names may have commas of their own."""
+    return ", ".join(f"*{arm}*" for arm in arms)
+
+
+def listed(stands: dict[str, list[str]]) -> str:
+    """Markdown: `sorted_out` in words, such as "worse: *ramp*, *anneal*; cannot tell: *64 clips*"."""
+    return "; ".join(f"{word}: {names_of(arms)}" for word, arms in stands.items())

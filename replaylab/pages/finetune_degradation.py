@@ -1,0 +1,552 @@
+"""What does fine-tuning change, measure by measure and step by step? One function per figure, table or sentence.
+
+The functions take a `Changes` (`read` makes one of a sweep's table) and give back a matplotlib figure, a pandas Styler or
+Markdown; no torch. Decision: everything is after − before, clip by clip against the run's own base, and so are the values
+that a figure's link hands on. A change counts as better or worse where its interval over seeds and scenes leaves 0
+(`verdicts.seeds_and_scenes`); of a measure of a whole set, where no clip has a part, it is over seeds.
+
+Refused: runs whose base was not measured, and intervals from fewer than three seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from pandas.io.formats.style import Styler
+
+from replaylab.analysis import claims, statistics
+from replaylab.analysis.claims import Arm
+from replaylab.pages import figures
+from replaylab.pages import measures as measures_page
+from replaylab.pages.figures import (
+    BLUE,
+    FINE_TUNED,
+    GREEN,
+    GREY,
+    INK,
+    NO_REPLAY,
+    NONE,
+    WIDTH,
+    capital,
+    number,
+)
+from replaylab.sweeps.sweep import Table
+
+DRIVING = {"driving": "ordinary", "driving-eventful": "eventful", "driving-held-out": "never trained"}
+OTHER_LOOKS = {
+    "near-ordinary": "ordinary", "near-eventful": "eventful", "near-held-out": "never trained", "near": "free",
+}  # fmt: skip
+SOURCES = ("near", "physics", "orbit", "doom")
+"""What the base was trained on, and forgetting is of."""
+NAMES = {**figures.DOMAINS, **figures.OTHERS}
+
+AGENTS = (
+    "ade_px", *(f"ade_px_frame_{frame}" for frame in range(1, 6)), "ade_matched_px", "ade_tracked_px", "fde_px",
+    "recall", "vanishing_rate", "false_positives", "average_precision_iou50", "iou_matched", "size_error_matched",
+    "position_error_m", "range_error_matched_m", "bearing_error_matched_deg",
+)  # fmt: skip
+FIDELITY = ("effnet_kd", "video_kd", "effnet_perceptual", "psnr_db", "ssim")
+MOTION = {  # what C7 says of each: the sign of its change
+    "background_flow_error_px": -1, "residual_agent_error_px": +1, "displacement_slope": -1, "pull_to_mean": +1,
+}  # fmt: skip
+PATH = ("effnet_kd", "ade_px")
+IN_THE_MAP = (*FIDELITY, *AGENTS)
+EVERYWHERE = {**DRIVING, **OTHER_LOOKS}
+MOTION_PANELS = [(measure, domain) for measure in MOTION for domain in DRIVING]
+NOISE_LEVELS = (0.25, 0.5, 0.75)
+DENOISING = tuple(f"{figures.OF_MODELS}_{level:g}" for level in NOISE_LEVELS)
+FORGOTTEN = (*DENOISING, "effnet_kd", "flow_error_px", "ade_px")
+SHOWN = dict.fromkeys((*AGENTS, *FIDELITY, *MOTION, *FORGOTTEN))
+PARTS = {**claims.ALL_CLIPS, "video_kd": "video_kd_pseudo"}
+"""Distances of a whole set, and what a clip adds to them: their changes are means of that."""
+
+OVER_STEPS = [
+    ("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"), ("ade_px", "driving-held-out"),
+    ("ade_matched_px", "driving-eventful"), ("recall", "driving-eventful"),
+]  # fmt: skip
+COLOURS = {"driving": NO_REPLAY, "driving-eventful": BLUE, "driving-held-out": GREEN}
+MARKERS = {"driving": "o", "driving-eventful": "s", "driving-held-out": "^"}
+OF_SOURCES = {"near": BLUE, "physics": "#7b6fd0", "orbit": "#ca9161", "doom": "#949494"}
+STANDINGS = {"better": "#92c5de", "not apart from 0": "#f7f7f7", "worse": "#fdcc8a", "no interval": "#e4e4e4"}
+NOTHING = "No run without replay is finished in this sweep."
+
+
+@dataclass(frozen=True)
+class Changes:
+    """After − before of every measure, domain and evaluated step. A `change` is in the measure's own unit."""
+
+    runs: pd.DataFrame
+    """the grid's runs, as `sweep.Table` has them"""
+    values: pd.DataFrame
+    """`figures.per_run`: the levels themselves, and those of the references"""
+    of_runs: pd.DataFrame
+    """arm, run, seed, base, step, domain, measure, before, change, and clips, which are the same for an arm's runs"""
+    of_arms: pd.DataFrame
+    """arm, step, domain, measure, before, change, low, high (NaN for fewer than three seeds), seeds, clips"""
+
+    def at_the_end(self, arm: str = NONE) -> pd.DataFrame:
+        """An arm's changes at its last step, by measure and domain."""
+        here = self.of_arms[self.of_arms["arm"] == arm]
+        return here[here["step"] == here["step"].max()]
+
+    def drawn(
+        self, measures: Iterable[str], domains: Iterable[str], *, at_the_end: bool = False, arm: str = NONE
+    ) -> pd.DataFrame:
+        """The rows of runs behind a figure, for `figures.csv_link`; arm "" for all."""
+        here = self.of_runs[self.of_runs["arm"].isin([arm] if arm else self.of_runs["arm"])]
+        last = here["step"] == here.groupby("arm")["step"].transform("max")
+        here = here[last] if at_the_end else here
+        return here[here["measure"].isin(list(measures)) & here["domain"].isin(list(domains))]
+
+
+def read(table: Table) -> Changes:
+    """The changes in a sweep's rows; ValueError where a run's base was not measured on the same measures and domains."""
+    of_runs, of_arms = [], []
+    keys, of_a_run = ["arm", "step", "domain", "measure"], ["run", "seed", "base"]
+    for _, there in _paired(table.rows).groupby("domain", sort=False):
+        by_clip = there.pivot(index=[*keys, *of_a_run], columns="scene", values=["before", "change"])
+        for key, here in by_clip.groupby(level=keys, sort=False):
+            before, change = here["before"].to_numpy(), here["change"].to_numpy()
+            in_all = np.isfinite(before + change).all(axis=0)
+            if not in_all.any():
+                continue
+            before, change = before[:, in_all], change[:, in_all]
+            at = {**dict(zip(keys, key, strict=True)), "clips": in_all.sum()}
+            runs = here.index.droplevel(keys)
+            for run, of_base, by in zip(runs, before.mean(1), change.mean(1), strict=True):
+                of_runs.append(
+                    {**at, **dict(zip(of_a_run, run, strict=True)), "before": of_base, "change": by}
+                )
+            mean, low, high = _interval(change)
+            of_arms.append(
+                {**at, "before": before.mean(), "change": mean, "low": low, "high": high, "seeds": len(runs)}
+            )
+    numbers = ["before", "change", "clips"]
+    return Changes(
+        table.runs,
+        figures.per_run(table.rows),
+        pd.DataFrame(of_runs, columns=["arm", "run", "seed", "base", "step", "domain", "measure", *numbers]),
+        pd.DataFrame(of_arms, columns=[*keys, *numbers[:2], "low", "high", "seeds", "clips"]),
+    )
+
+
+def _paired(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every clip of every run beside the same clip of its base."""
+    names = {PARTS.get(measure, measure): measure for measure in SHOWN}
+    few = rows[rows["measure"].isin(names) & rows["model"].isin([FINE_TUNED, "base"])]
+    few = few.assign(measure=few["measure"].map(names))
+    tuned, base = (few[few["model"] == model] for model in (FINE_TUNED, "base"))
+    at = ["base", "domain", "measure"]
+    measured = pd.MultiIndex.from_frame(base[at].drop_duplicates())
+    unknown = pd.MultiIndex.from_frame(tuned[at].drop_duplicates()).difference(measured)
+    if len(unknown):
+        of, domain, measure = unknown[0]
+        raise ValueError(f"rows hold runs from the base {of} without that base's own {measure} in {domain}")
+    before = base[[*at, "scene", "value"]].rename(columns={"value": "before"})
+    both = tuned.merge(before, on=[*at, "scene"], how="left", validate="many_to_one")
+    arms = both[["replay", "replay_fraction", "target"]].drop_duplicates()
+    arms = arms.assign(
+        arm=[Arm(one.replay, one.replay_fraction, one.target).name for one in arms.itertuples()]
+    )
+    return both.merge(arms).assign(change=lambda table: table["value"] - table["before"])
+
+
+def _interval(by_clip: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean, low and high of changes (S, N)."""
+    if len(by_clip) < figures.SEEDS_FOR_AN_INTERVAL:
+        return float(by_clip.mean()), np.nan, np.nan
+    of_a_set = by_clip.shape[1] == 1
+    found = statistics.t_interval(by_clip[:, 0]) if of_a_set else statistics.seeds_and_scenes(by_clip)
+    return found.estimate, found.low, found.high
+
+
+def standing(measure: str, low: float, high: float) -> str:
+    """One of STANDINGS: where an interval of a change lies, read in the measure's direction."""
+    if np.isnan(low):
+        return "no interval"
+    better = "low" if measure.startswith(figures.OF_MODELS) else measures_page.measure_of(measure).better
+    if low <= 0 <= high or better == "real":
+        return "not apart from 0"
+    return "better" if (high < 0) == (better == "low") else "worse"
+
+
+def in_words(one: Any) -> str:
+    """A change with its interval, such as "+1.2 (0.9 to 1.5)", of a line of `of_arms`."""
+    words = f"{one['change']:+.3g}"
+    return words if np.isnan(one["low"]) else f"{words} ({one['low']:.3g} to {one['high']:.3g})"
+
+
+def _label(measure: str) -> str:
+    return measures_page.measure_of(measure).label
+
+
+def _of(table: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
+    return table[(table["measure"] == measure) & (table["domain"] == domain)]
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+def path(made: Changes) -> Figure:
+    """Where fine-tuning without replay goes: change of EffNet-KD on ordinary driving against change of ADE, a line for
+    each kind of driving, a point for each evaluated step, bars over both at the last one.
+    """
+    table = made.of_arms[made.of_arms["arm"] == NONE]
+    if table.empty:
+        return figures.saying(NOTHING)
+    fidelity = _of(table, "effnet_kd", "driving").set_index("step").sort_index()
+    with figures.style():
+        figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
+        axes.axhline(0, color=GREY, lw=0.8, zorder=0)
+        axes.axvline(0, color=GREY, lw=0.8, zorder=0)
+        for domain in _there(table, DRIVING):
+            motion = _of(table, "ade_px", domain).set_index("step").sort_index()
+            both = fidelity.merge(motion, left_index=True, right_index=True, suffixes=("_x", ""))
+            x, y, colour = [0, *both["change_x"]], [0, *both["change"]], COLOURS[domain]
+            axes.plot(x, y, color=colour, marker=MARKERS[domain], ms=5, lw=1.6, label=NAMES[domain])
+            last = both.iloc[-1]
+            axes.plot([last["low_x"], last["high_x"]], [last["change"]] * 2, color=colour, lw=1)
+            axes.plot([last["change_x"]] * 2, [last["low"], last["high"]], color=colour, lw=1)
+            axes.plot(x[-1], y[-1], MARKERS[domain], color=colour, ms=9, mec="white", zorder=4)
+        for step, at in _apart(dict(fidelity["change"]), 0.05).items():
+            axes.annotate(
+                f"step {step}", (at, 0), xycoords=("data", "axes fraction"), xytext=(2, 3),
+                textcoords="offset points", rotation=90, fontsize=7.5, color=GREY,
+            )  # fmt: skip
+            axes.axvline(at, color=GREY, lw=0.4, ls=":", zorder=0)
+        axes.plot(0, 0, "D", color=INK, ms=7, zorder=5, label="base")
+        axes.set(
+            xlabel="change of EffNet-KD on ordinary driving (no unit); left is better",
+            ylabel="change of ADE (px); down is better",
+        )
+        _finish(figure, made, "Where fine-tuning without replay goes", axes.get_legend_handles_labels()[0], 2)
+    return figure
+
+
+def over_steps(made: Changes) -> Figure:
+    """Changes from the base over fine-tuning without replay; thin lines are single runs, bars intervals."""
+    table, runs = (one[one["arm"] == NONE] for one in (made.of_arms, made.of_runs))
+    if table.empty:
+        return figures.saying(NOTHING)
+    with figures.style():
+        figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 7.6), sharex=True)
+        for axes, (measure, domain) in zip(panels.flat, OVER_STEPS, strict=True):
+            _line(axes, _of(table, measure, domain), NO_REPLAY)
+            for _, one in _of(runs, measure, domain).groupby("run"):
+                one = one.sort_values("step")
+                axes.plot([0, *one["step"]], [0, *one["change"]], color=NO_REPLAY, lw=0.6, alpha=0.6)
+            axes.axhline(0, color=INK, lw=1.2, zorder=1)
+            axes.set_title(capital(NAMES[domain]))
+            axes.set(xlabel="fine-tuning step", ylabel=f"change of\n{_label(measure)}")
+        _over_square_root(panels[0, 0], table["step"])
+        entries = [_entry(NO_REPLAY, NONE, "o", "-"), _entry(INK, "base", "", "-")]
+        _finish(figure, made, "Changes from the base over fine-tuning", entries, 2)
+    return figure
+
+
+def map_of_changes(made: Changes) -> Figure:
+    """Every measure of looks and of agents in every kind of driving and look: its change at the last step, coloured by
+    whether its interval leaves 0.
+    """
+    table = made.at_the_end()
+    if table.empty:
+        return figures.saying(NOTHING)
+    domains = _there(table, EVERYWHERE)
+    measures = [measure for measure in IN_THE_MAP if measure in set(table["measure"])]
+    kinds = list(STANDINGS)
+    codes, words = np.full((len(measures), len(domains)), np.nan), np.full((len(measures), len(domains)), "")
+    words = words.astype(object)
+    for row, measure in enumerate(measures):
+        for column, domain in enumerate(domains):
+            for one in _of(table, measure, domain).to_dict("records"):
+                codes[row, column] = kinds.index(standing(measure, one["low"], one["high"]))
+                words[row, column] = f"{one['change']:+.2g}".replace("-", "−")
+    with figures.style():
+        figure, axes = plt.subplots(figsize=(WIDTH, 1.5 + 0.24 * len(measures)))
+        colours, bounds = (
+            ListedColormap(list(STANDINGS.values())),
+            BoundaryNorm(np.arange(-0.5, len(kinds)), len(kinds)),
+        )
+        sns.heatmap(
+            codes, annot=words, fmt="", cmap=colours, norm=bounds, cbar=False, linewidths=0.8, linecolor="white",
+            annot_kws={"fontsize": 7.5, "color": INK}, ax=axes,
+        )  # fmt: skip
+        labels = [_label(measure) for measure in measures]
+        axes.set_yticks(np.arange(len(measures)) + 0.5, labels, fontsize=8, rotation=0)
+        heads = [EVERYWHERE[domain].replace(" ", "\n") for domain in domains]
+        axes.set_xticks(np.arange(len(domains)) + 0.5, heads, fontsize=7.5, rotation=0)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        of_driving = sum(domain in DRIVING for domain in domains)
+        axes.axhline(sum(measure in FIDELITY for measure in measures), color=INK, lw=1)
+        for first, last, name in (
+            (0, of_driving, "driving's look"),
+            (of_driving, len(domains), "other looks"),
+        ):
+            if last > first:
+                axes.text((first + last) / 2, 1.065, name, ha="center", va="bottom", fontsize=8.5,
+                          transform=axes.get_xaxis_transform())  # fmt: skip
+        axes.axvline(of_driving, color=INK, lw=1)
+        there = [kind for code, kind in enumerate(kinds) if (codes == code).any()]
+        patches = [Patch(facecolor=STANDINGS[kind], edgecolor=GREY, lw=0.5, label=kind) for kind in there]
+        _finish(figure, made, "What fine-tuning without replay changes", patches, 3)
+    return figure
+
+
+def dominant_motion(made: Changes) -> Figure:
+    """The four numbers of C7 over fine-tuning without replay, a line for each kind of driving from its base; level lines:
+    the same of real frames (solid) and of a copied last frame (dotted).
+    """
+    values = figures.per_arm(made.values)
+    tuned = values[values["arm"] == NONE]
+    if tuned.empty:
+        return figures.saying(NOTHING)
+    domains = _there(tuned, DRIVING)
+    with figures.style():
+        figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.8), sharex=True)
+        for axes, measure in zip(panels.flat, MOTION, strict=True):
+            for domain in domains:
+                colour, here = COLOURS[domain], _of(values, measure, domain)
+                start = here.loc[here["arm"] == "base", "value"]
+                line = here[here["arm"] == NONE].sort_values("step")
+                if line.empty:
+                    continue
+                axes.plot(
+                    [0, *line["step"]], [*start, *line["value"]], color=colour, marker=MARKERS[domain], ms=5
+                )
+                axes.vlines(line["step"], line["low"], line["high"], color=colour, lw=1.2)
+                for model in ("real", "copy-last-frame"):
+                    for level in here.loc[here["model"] == model, "value"]:
+                        axes.axhline(
+                            level, color=colour, lw=0.9, ls=figures.DASHES[model], alpha=0.8, zorder=0
+                        )
+            axes.set(xlabel="fine-tuning step")
+            axes.set_title(capital(figures.MEASURES[measure]), fontsize=9)
+        _over_square_root(panels[0, 0], tuned["step"])
+        entries = [_entry(COLOURS[domain], NAMES[domain], MARKERS[domain], "-") for domain in domains]
+        levels = [_entry(GREY, figures.REFERENCES[model], "", "-") for model in ("real", "copy-last-frame")]
+        for entry, model in zip(levels, ("real", "copy-last-frame"), strict=True):
+            entry.set(ls=figures.DASHES[model], lw=1.2)
+        _finish(figure, made, "Background's motion and the agents' own", [*entries, *levels], 2)
+    return figure
+
+
+def forgetting(made: Changes) -> Figure:
+    """What each domain lost at the last step without replay: a panel per measure, mean and interval; dots are runs."""
+    table, runs = made.at_the_end(), made.drawn(FORGOTTEN, list(NAMES), at_the_end=True)
+    if table.empty:
+        return figures.saying(NOTHING)
+    measures = [DENOISING[1], "effnet_kd", "flow_error_px", "ade_px"]
+    domains = _there(table, [*DRIVING, *[name for name in OTHER_LOOKS if name != "near"], *SOURCES])
+    with figures.style():
+        figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 1.3 + 0.46 * len(domains)), sharey=True)
+        for axes, measure in zip(panels.flat, measures, strict=True):
+            axes.axvline(0, color=INK, lw=1, zorder=1)
+            for place, domain in enumerate(domains):
+                colour = INK if domain in SOURCES else GREY
+                dots = _of(runs, measure, domain)["change"]
+                axes.scatter(dots, [place] * len(dots), color=colour, **figures.SEED_DOT)
+                for one in _of(table, measure, domain).to_dict("records"):
+                    axes.plot([one["low"], one["high"]], [place] * 2, color=colour, lw=1.6)
+                    axes.plot(one["change"], place, "D", ms=5, color=colour, mec="white", zorder=4)
+            axes.set_title(f"Change of\n{_label(measure)}", fontsize=9)
+            axes.set_yticks(range(len(domains)), [NAMES[domain] for domain in domains], fontsize=8)
+            axes.tick_params(axis="x", labelsize=8)
+            axes.axhline(
+                len(domains) - sum(domain in SOURCES for domain in domains) - 0.5, color=GREY, lw=0.6
+            )
+        panels[0, 0].invert_yaxis()
+        entries = [_entry(INK, "what the base was trained on", "D"), _entry(GREY, "not in its training", "D")]
+        _finish(figure, made, "What was forgotten at the last step (right is worse)", entries, 2)
+    return figure
+
+
+def drift(made: Changes) -> Figure:
+    """Change of the denoising loss at the last step without replay by noise level, a line for each domain."""
+    table = made.at_the_end()
+    table = table[table["measure"].isin(DENOISING)]
+    if table.empty:
+        return figures.saying(NOTHING)
+    colours = {**OF_SOURCES, "driving": NO_REPLAY, "driving-eventful": "#e8a26e"}
+    domains = _there(table, colours)
+    with figures.style():
+        figure, axes = plt.subplots(figsize=(WIDTH, 4.0))
+        axes.axhline(0, color=INK, lw=1, zorder=1)
+        for place, domain in enumerate(domains):
+            here = table[table["domain"] == domain].set_index("measure").reindex(DENOISING)
+            x = np.array(NOISE_LEVELS) + 0.006 * (
+                place - len(domains) / 2
+            )  # so that bars do not hide each other
+            axes.plot(x, here["change"], color=colours[domain], marker="o", ms=5, lw=1.6)
+            axes.vlines(x, here["low"], here["high"], color=colours[domain], lw=1.2)
+        axes.set_xticks(NOISE_LEVELS)
+        axes.set(xlabel="noise level (0: clean, 1: noise alone)", ylabel="change of denoising loss (no unit)")
+        entries = [_entry(colours[domain], NAMES[domain], "o", "-") for domain in domains]
+        _finish(figure, made, "Drift from the base by noise level (up is worse)", entries, 2)
+    return figure
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+def table_of_changes(made: Changes) -> Styler:
+    """`map_of_changes` with intervals, and the four numbers of C7."""
+    table = made.at_the_end()
+    domains = _there(table, EVERYWHERE)
+    words = table.assign(words=[in_words(one) for one in table.to_dict("records")])
+    wide = words.pivot(index="measure", columns="domain", values="words")
+    order = [measure for measure in (*IN_THE_MAP, *MOTION) if measure in wide.index]
+    wide = wide.reindex(index=order, columns=domains).fillna("–").rename(columns=NAMES)
+    wide.index = pd.Index([_label(measure) for measure in order], name="measure")
+    wide.columns.name = None
+    return figures.styled(wide.reset_index(), "changes").hide(axis="index")
+
+
+def transfer_table(made: Changes) -> Styler:
+    """Backward transfer and average forgetting over the base's own domains, in each arm, means over runs with intervals.
+
+    Both as in `verdicts`, of all checkpoints at which every one of those domains was measured.
+    """
+    return figures.styled(pd.DataFrame(_transfers(made)), "transfer").hide(axis="index")
+
+
+def _transfers(made: Changes) -> list[dict[str, str]]:
+    lines = []
+    sources = made.of_runs[made.of_runs["domain"].isin(SOURCES)]
+    for (arm, measure), here in sources[sources["measure"].isin(FORGOTTEN)].groupby(
+        ["arm", "measure"], sort=False
+    ):
+        tables = [
+            run.pivot(index="step", columns="domain", values="change").sort_index().dropna()
+            for _, run in here.groupby("run")
+        ]
+        transfers = [statistics.backward_transfer(one) for one in tables]
+        losses = [statistics.average_forgetting(one) for one in tables]
+        lines.append({
+            "arm": arm, "measure": _label(measure),
+            "domains": "; ".join(NAMES[domain] for domain in SOURCES if domain in set(here["domain"])),
+            "checkpoints": str(max(map(len, tables))), "runs": str(len(tables)),
+            "backward transfer": _mean_in_words(transfers), "average forgetting": _mean_in_words(losses),
+        })  # fmt: skip
+    return lines
+
+
+def _mean_in_words(values: Sequence[float]) -> str:
+    change, low, high = _interval(np.array(values)[:, None])
+    return in_words({"change": change, "low": low, "high": high})
+
+
+# ----------------------------------------------------------------------------------------------------------- sentences
+def motion(made: Changes, domain: str = "driving-eventful") -> str:
+    """C7 in a sentence, for the opening: the changes of its four numbers, and how many point where C7 says."""
+    table = made.at_the_end()
+    head = "**C7**, the model learns the dominant motion instead: "
+    found = {measure: _of(table, measure, domain) for measure in MOTION}
+    found = {measure: one.iloc[0] for measure, one in found.items() if len(one)}
+    if not found:
+        return f"{head}**not run yet**."
+    each = "; ".join(f"{figures.MEASURES[measure]} {in_words(one)}" for measure, one in found.items())
+    apart = [
+        np.sign(one["change"]) * MOTION[measure]
+        for measure, one in found.items()
+        if one["low"] * one["high"] > 0
+    ]
+    counted = (
+        f"{sum(sign > 0 for sign in apart)} of {len(found)} change as C7 says, "
+        f"{sum(sign < 0 for sign in apart)} the other way"
+    )
+    seeds = max(int(one["seeds"]) for one in found.values())
+    if seeds < figures.SEEDS_FOR_AN_INTERVAL:
+        counted = f"{_seeds(seeds)}, no interval"
+    return (
+        f"{head}**exploratory**, no verdict was planned. Changes on {NAMES[domain]}, {_seeds(seeds)}: {each}. "
+        f"{capital(counted)}."
+    )
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count > 1)}"
+
+
+def found(made: Changes) -> str:
+    """Markdown: fidelity and accuracy in numbers, how many measures of agents got worse where, and what was forgotten."""
+    table = made.at_the_end()
+    if table.empty:
+        return NOTHING
+    part = figures.partial(made.runs)
+    lines = [f"**{capital(part)}.**\n"] if part else []
+    step = int(table["step"].max())
+    for kd in _of(table, "effnet_kd", "driving").to_dict("records"):
+        words = f"after {step} steps EffNet-KD on ordinary driving changes by {in_words(kd)}"
+        lines.append(f"- **Looks**: {words}: {_said(kd)}.")
+    for ade in table[table["measure"] == "ade_px"].to_dict("records"):
+        here = table[(table["domain"] == ade["domain"]) & table["measure"].isin(AGENTS)]
+        kinds = pd.Series([standing(one.measure, one.low, one.high) for one in here.itertuples()])
+        counted = ", ".join(f"{count} {kind}" for kind, count in kinds.value_counts().items())
+        lines.append(
+            f"- **{capital(NAMES[ade['domain']])}**: ADE changes by {in_words(ade)} px from {number(ade['before'])}: "
+            f"{_said(ade)}. Of {len(here)} measures of agents: {counted}."
+        )
+    lost = [line for line in _transfers(made) if line["arm"] == NONE]
+    if lost:
+        each = "; ".join(f"{line['measure']} {line['backward transfer']}" for line in lost)
+        lines.append(f"- **What the base was trained on** (backward transfer, below 0: forgotten): {each}.")
+    return "\n".join(lines)
+
+
+def _said(one: Any) -> str:
+    return f"{standing(one['measure'], one['low'], one['high'])}, {_seeds(int(one['seeds']))}"
+
+
+# ------------------------------------------------------------------------------------------------------ parts of figures
+def _there(table: pd.DataFrame, domains: Any) -> list[str]:
+    """Of these domains, those that were measured."""
+    measured = set(table["domain"])
+    return [domain for domain in domains if domain in measured]
+
+
+def _line(axes: Axes, line: pd.DataFrame, colour: Any) -> None:
+    line = line.sort_values("step")
+    axes.plot([0, *line["step"]], [0, *line["change"]], color=colour, lw=2, marker="o", ms=5)
+    axes.vlines(line["step"], line["low"], line["high"], color=colour, lw=1.4)
+
+
+def _over_square_root(axes: Axes, steps: Any) -> None:
+    """Early steps, which are close together, apart; the x axis of all panels that share it."""
+    axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    ticks = {step: float(np.sqrt(step)) for step in [0, *sorted(set(steps))]}
+    named = _apart(ticks, 0.14)
+    axes.set_xticks(list(ticks), [str(step) if step in named else "" for step in ticks], fontsize=8)
+    axes.minorticks_off()
+
+
+def _apart(places: dict[int, float], share: float) -> dict[int, float]:
+    """Of steps at these places, those with room for a label: the last one first, and none nearer than a share of all."""
+    kept: dict[int, float] = {}
+    room = share * np.ptp([0.0, *places.values()])
+    for step in sorted(places, reverse=True):
+        if all(abs(places[step] - other) >= room for other in kept.values()):
+            kept[step] = places[step]
+    return kept
+
+
+def _entry(colour: Any, label: str, marker: str, line: str = "") -> Line2D:
+    return Line2D([], [], color=colour, label=label, marker=marker, ms=7, ls=line, lw=2)
+
+
+def _finish(figure: Figure, made: Changes, title: str, entries: Sequence[Any], columns: int) -> None:
+    lines = [title, *filter(None, [figures.partial(made.runs)])]
+    figure.suptitle("\n".join(lines), x=0.02, ha="left", fontsize=11, fontweight="bold")
+    below = -(-len(entries) // columns) * 0.22 / figure.get_figheight()
+    figure.legend(handles=list(entries), loc="lower center", ncols=columns)
+    figure.align_ylabels()
+    figure.tight_layout(rect=(0, below + 0.01, 1, 1))
+    plt.close(figure)

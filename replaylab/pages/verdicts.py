@@ -1,0 +1,352 @@
+"""What was found about each claim? The verdicts as a table, a figure and a sentence; no torch.
+
+Decision: verdict, effect, interval, seeds and rule stand together, each base's own mean beside them, so that no verdict
+is read without what it rests on. A claim whose runs are missing has a line that says so, and how many of how many are
+there. Only the preregistered presets lead to a verdict: whatever else was run is exploratory, however many its seeds.
+
+Refused: presets that measure other splits together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from replaylab.analysis import statistics
+from replaylab.analysis.claims import ALL_CLIPS, CLAIMS, SEEDS_NEEDED, Arm, Claim, Judged, changes, judge
+from replaylab.analysis.statistics import Interval, Verdict
+from replaylab.pages import figures
+from replaylab.spec import PRESETS
+from replaylab.store import read_summary
+from replaylab.sweeps import sweep
+from replaylab.sweeps.sweep import Table
+from replaylab.util.progress import duration
+
+UNITS = {"ade_px": "ADE, px", "effnet_kd": "EffNet-KD", "alignment": "ρ"}
+COLOURS: dict[Verdict, str] = {
+    "holds": "#0173b2", "does not hold": "#d55e00", "undecided": figures.GREY, "exploratory": "#cc78bc",
+}  # fmt: skip
+MISSING = "not run yet"
+BUDGET_ENDPOINTS = (("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"))
+PREREGISTERED = ("published", "dose", "dose-between")
+"""The presets of the preregistration, which alone lead to a verdict."""
+Found = Sequence[tuple[Claim, Judged | None]]
+
+
+JUDGED = {"ade_px", *ALL_CLIPS, *ALL_CLIPS.values()}
+"""The measures that verdicts are drawn from."""
+SHOWN = JUDGED | set(figures.MEASURES)
+"""The measures that the page of a sweep shows, of all that were measured."""
+
+
+def together(presets: Sequence[str] = PREREGISTERED, store: str | Path = "") -> Table:
+    """Several presets as one table with the rows that verdicts are drawn from, each run and each reference once; `runs` says
+    the target besides.
+
+    Nothing is trained. ValueError for presets of different splits.
+    """
+    parts = [sweep.read(preset, store=store, measures=JUDGED) for preset in presets]
+    if len({part.split for part in parts}) > 1:
+        raise ValueError(f"presets {', '.join(presets)} do not measure the same split; name some that do")
+    rows: list[pd.DataFrame] = []
+    seen: set[str] = set()
+    for part in parts:
+        rows.append(part.rows[~part.rows["run"].isin(seen)])
+        seen |= set(rows[-1]["run"])
+    runs = pd.concat([with_targets(part) for part in parts], ignore_index=True).drop_duplicates("run")
+    specs = {spec.run_id: spec for part in parts for spec in part.specs}
+    return Table(
+        " + ".join(presets), parts[0].split, parts[0].store, pd.concat(rows, ignore_index=True),
+        runs.reset_index(drop=True), tuple(specs.values()),
+    )  # fmt: skip
+
+
+def with_targets(table: Table) -> pd.DataFrame:
+    """The table's runs with a column `target`."""
+    return table.runs.assign(target=[spec.target.name for spec in table.specs])
+
+
+def of_target(table: Table, target: str) -> Table:
+    """Only the runs that were fine-tuned on this domain, with all references."""
+    kept = [spec for spec in table.specs if spec.target.name == target]
+    runs = table.runs[table.runs["run"].isin([spec.run_id for spec in kept])].reset_index(drop=True)
+    rows = table.rows[table.rows["target"].isin(["", target])]
+    return Table(table.preset, table.split, table.store, rows, runs, tuple(kept))
+
+
+def control() -> Table:
+    """The published runs without replay on driving in which every clip is eventful, with the measures of PANELS."""
+    read = sweep.read("dose", measures=[measure for measure, _ in figures.PANELS])
+    return of_target(read, "driving-eventful")
+
+
+def judged(rows: pd.DataFrame) -> list[tuple[Claim, Judged | None]]:
+    """Every claim of the preregistration with what the rows say; None where runs are missing."""
+    few = rows[rows["measure"].isin(JUDGED)]
+    return [(claim, judge(few, claim)) for claim in CLAIMS]
+
+
+def opening(
+    found: Found, names: Sequence[str], runs: pd.DataFrame, command: str, presets: Sequence[str],
+    store: str | Path = "", beside: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """Markdown for the top of a result page: each claim's verdict, effect, interval and seeds, then what the runs cost
+    and the command that makes them again.
+
+    found: as from `judged`; names: the claims to show, "C2" for all that begin so. runs: those the page rests on, columns
+    run, replay, replay_fraction, state, and target where there are several. presets and store: where the runs are from.
+    beside: sentences of claims without a verdict, shown with the others.
+    """
+    runs = runs if "target" in runs else runs.assign(target=PRESETS[presets[0]].targets[0])
+    is_preregistered = set(presets) <= set(PREREGISTERED)
+    shown = [(claim, result) for claim, result in found if claim.name.split(",")[0] in names]
+    lines = [_opened(claim, result, runs, is_preregistered) for claim, result in shown]
+    lines += [f"- {sentence}" for sentence in beside]
+    done = int((runs["state"] == "done").sum())
+    split = PRESETS[presets[0]].split
+    which = f"preset{'s' * (len(presets) > 1)} {' and '.join(presets)}, *{split}* split"
+    standing = f"- **Runs**: {done} of {len(runs)} are there ({which})."
+    if not is_preregistered:
+        standing += f" They are not the preregistered ones: what they say is {figures.EXPLORATORY}."
+    elif done < len(runs):
+        standing += " **The sweep is not whole yet.**"
+    cost = f"- **Cost**: {cost_in_words(runs, sweep.store_of(presets[0], store))}"
+    return "\n".join([*lines, standing, cost, f"- **Again**: `{command}`"])
+
+
+def opening_of(table: Table, names: Sequence[str], options: str = "", beside: Sequence[str] = ()) -> str:
+    """`opening` for the page of one preset; options: what its command takes besides."""
+    words = ["python -m replaylab sweep --preset", table.preset, *filter(None, [options]), "--store FOLDER"]
+    found = judged(table.rows)
+    return opening(found, names, table.runs, " ".join(words), [table.preset], table.store, beside)
+
+
+def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregistered: bool) -> str:
+    head = f"- **{claim.name}**, {claim.says}: "
+    domains = {**figures.DOMAINS, **figures.OTHERS}
+    where = f"{UNITS[claim.measure]}, {domains.get(claim.domain, claim.domain)}"
+    if result is None:
+        some = (_of_arm(runs, claim.arm)["state"] == "done").any()
+        needed = f"two are needed for an effect, {SEEDS_NEEDED} for a verdict"
+        return f"{head}**{'too few runs' if some else MISSING}** ({_there(claim, runs)}; {needed})."
+    verdict = result.verdict if is_preregistered else "exploratory"
+    words = f"{head}**{verdict}**. {where}: {in_words(result)}, {result.interval.n} seeds of {claim.arm.name}"
+    if verdict == "exploratory":
+        return f"{words}; no verdict ({_there(claim, runs)})." if is_preregistered else f"{words}."
+    limit = figures.number(result.margin) if result.margin else "0"
+    why = f"; {result.why}" if result.why else ""
+    return f"{words}. It holds {'under' if claim.side == 'below' else 'over'} {limit}{why}."
+
+
+def _there(claim: Claim, runs: pd.DataFrame) -> str:
+    """Such as "2 of 5 runs of replay near 25 % are there"."""
+    arms = [arm for arm in (claim.arm, claim.against) if arm is not None]
+    counts = [(_of_arm(runs, arm), arm.name) for arm in arms]
+    return " and ".join(
+        f"{int((of['state'] == 'done').sum())} of {len(of)} runs of {name} are there" for of, name in counts
+    )
+
+
+def _of_arm(runs: pd.DataFrame, arm: Arm) -> pd.DataFrame:
+    kind = (runs["replay"] == arm.replay) | (arm.replay_fraction == 0)
+    at = (runs["replay_fraction"] - arm.replay_fraction).abs() < 1e-6
+    return runs[at & kind & (runs["target"] == arm.target)]
+
+
+def progress(runs: pd.DataFrame) -> str:
+    """Markdown: how many of the preregistered runs there are, in all and in each arm that is not whole."""
+    done, arms = runs["state"] == "done", []
+    if done.all():
+        return f"All **{len(runs)}** preregistered runs are there."
+    for (target, fraction, kind), of in runs.groupby(["target", "replay_fraction", "replay"], sort=False):
+        there = int((of["state"] == "done").sum())
+        if there < len(of):
+            arms.append(f"{Arm(kind, fraction, target).name}: {there} of {len(of)}")
+    return (
+        f"**{int(done.sum())} of {len(runs)} preregistered runs are there: the sweep is not whole yet**, and a claim whose "
+        f"arm has fewer than {SEEDS_NEEDED} seeds has no verdict. Not whole: {'; '.join(arms)}."
+    )
+
+
+def cost_in_words(runs: pd.DataFrame, store: Path) -> str:
+    """What the finished runs took, of their summaries: in all, one of them, and on what."""
+    done = runs.loc[runs["state"] == "done", "run"]
+    summaries: list[dict[str, Any]] = [read_summary(store / run) for run in done]
+    if not summaries:
+        return "no run is finished yet."
+    seconds = [one["seconds"] for one in summaries]
+    machines = dict.fromkeys(
+        f"{one['processors']} {one['machine']} processors, {_device(one)}" for one in summaries
+    )
+    hours = f"{sum(seconds) / 3600:.1f} hours" if sum(seconds) > 3600 else duration(sum(seconds))
+    return (
+        f"{len(seconds)} run{'s' * (len(seconds) > 1)}, {hours} in all, {duration(median(seconds))} each (the median), on "
+        f"{' or '.join(machines)}."
+    )
+
+
+def _device(summary: dict[str, Any]) -> str:
+    execution = summary["execution"]
+    threads = execution["threads"]
+    on_cpu = f"{threads} thread{'s' * (threads > 1)} a run"
+    return on_cpu if execution["device"] == "cpu" else f"device {execution['device']}"
+
+
+def verdict_table(found: Found) -> Styler:
+    """A line a claim: what was changed, by how much, and the verdict."""
+    lines = [_line(claim, result) for claim, result in found]
+    styler = figures.styled(pd.DataFrame(lines), "verdicts").hide(axis="index")
+    # A coloured edge rather than coloured words, which are hard to read on one of a light and a dark page.
+    return styler.map(
+        lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS.get(verdict, figures.GREY)}",
+        subset=["verdict"],
+    )
+
+
+def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
+    where = figures.DOMAINS.get(claim.domain, claim.domain)
+    head = {"claim": claim.name, "says": claim.says}
+    tail = {"measure": f"{UNITS[claim.measure]}, {where}", "arm": claim.arm.name}
+    if result is None:
+        return {
+            **head,
+            "verdict": MISSING,
+            "change": "–",
+            "holds if": "–",
+            "seeds": "–",
+            "bases": "–",
+            **tail,
+        }
+    limit = figures.number(result.margin) if result.margin else "0"
+    return {
+        **head,
+        "verdict": result.verdict,
+        "change": in_words(result),
+        "holds if": f"{'under' if claim.side == 'below' else 'over'} {limit}",
+        "seeds": str(result.interval.n),
+        "bases": " and ".join(f"{mean:+.3g}" for mean in result.of_bases.values()),
+        **tail,
+    }
+
+
+def budgets(store: str | Path = "") -> pd.DataFrame:
+    """Replay in as many steps as no replay, and in as many driving samples, which is more steps: the changes of both, three
+    seeds, exploratory. Columns arm, budget, steps, and an `Interval` for each endpoint, or None for what is not there yet.
+    Nothing is trained.
+    """
+    seeds = [0, 1, 2]
+    tables = {
+        "equal steps": sweep.read("published", [0.0, 0.1, 0.25], seeds, store, "steps", JUDGED),
+        "equal driving samples": sweep.read(
+            "published", [0.1, 0.25], seeds, store, "driving-samples", JUDGED
+        ),
+    }
+    lines = []
+    for budget, table in tables.items():
+        steps = {(spec.replay.name, spec.replay.fraction): spec.training.steps for spec in table.specs}
+        for (kind, fraction), count in steps.items():
+            arm = Arm(kind, fraction)
+            line: dict[str, Any] = {"arm": arm.name, "budget": budget, "steps": count}
+            line |= {f"{UNITS[measure]}, {figures.DOMAINS[domain]}": _change(table.rows, arm, measure, domain)
+                     for measure, domain in BUDGET_ENDPOINTS}  # fmt: skip
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _change(rows: pd.DataFrame, arm: Arm, measure: str, domain: str) -> Interval | None:
+    found = changes(rows, arm, measure, domain) if len(rows) else None
+    return None if found is None else statistics.seeds_and_scenes(found[0])
+
+
+def budgets_table(made: pd.DataFrame) -> Styler:
+    """`budgets` in words."""
+    words = made.copy()
+    for column in words.columns[3:]:
+        words[column] = [MISSING if one is None else _in_words(one) for one in made[column]]
+    return figures.styled(words, "budgets").hide(axis="index")
+
+
+def budgets_found(made: pd.DataFrame) -> str:
+    """Markdown: what `budgets` says of the agents on eventful driving, arm by arm."""
+    column = made.columns[-1]
+    by = {(line["arm"], line["budget"]): line[column] for _, line in made.iterrows()}
+    none, arms = by[made["arm"][0], "equal steps"], list(made["arm"][made["budget"] != "equal steps"])
+    pairs = [(arm, by[arm, "equal steps"], by[arm, "equal driving samples"]) for arm in arms]
+    if none is None or any(one is None for pair in pairs for one in pair):
+        return "The runs of equal driving samples are not all there."
+    each = [f"{arm}: {_in_words(equal)} and {_in_words(longer)}" for arm, equal, longer in pairs]
+    return (
+        f"{column} changes by {_in_words(none)} without replay. With equal steps, and with equal driving samples: "
+        f"{'; '.join(each)}."
+    )
+
+
+def in_words(result: Judged) -> str:
+    """The change and its interval, such as "+1.2 (0.9 to 1.5)"."""
+    return _in_words(result.interval)
+
+
+def _in_words(interval: Interval) -> str:
+    return f"{interval.estimate:+.3g} ({interval.low:.3g} to {interval.high:.3g})"
+
+
+def forest(found: Found) -> Figure:
+    """Each claim's change with its interval, in units of what the claim's own interval and margin span; seeds of the two
+    bases apart. The shaded side is where the claim holds.
+    """
+    shown = [(claim, result) for claim, result in found if result is not None]
+    if not shown:
+        return figures.saying("No claim has its runs yet.")
+    with figures.style():
+        figure, panels = plt.subplots(
+            len(shown), 1, figsize=(figures.WIDTH, 0.4 + 0.72 * len(shown)), squeeze=False
+        )
+        for axes, (claim, result) in zip(panels[:, 0], shown, strict=True):
+            _one_of_the_forest(axes, claim, result)
+        figure.tight_layout(h_pad=0.2)
+        plt.close(figure)
+    return figure
+
+
+def _one_of_the_forest(axes: plt.Axes, claim: Claim, result: Judged) -> None:
+    interval, margin = result.interval, result.margin
+    reach = (
+        max(abs(interval.low), abs(interval.high), abs(margin), *map(abs, result.of_bases.values())) * 1.15
+    )
+    axes.set(xlim=(-reach, reach), ylim=(-1, 1), yticks=[])
+    axes.axvspan(
+        *((-reach, margin) if claim.side == "below" else (margin, reach)), color="#0173b2", alpha=0.12, lw=0
+    )
+    axes.axvline(0, color=figures.GREY, lw=0.8)
+    axes.plot([interval.low, interval.high], [0, 0], color=COLOURS[result.verdict], lw=2.5)
+    axes.plot(interval.estimate, 0, "o", color=COLOURS[result.verdict], ms=7)
+    for mean in result.of_bases.values():
+        axes.plot(mean, 0, "|", color=figures.INK, ms=11)
+    axes.set_title(f"{claim.name}: {claim.says} – {result.verdict}", fontsize=9)
+    axes.set_xlabel(f"change of {UNITS[claim.measure]}", fontsize=8, labelpad=1)
+    axes.spines["left"].set_visible(False)
+
+
+def standing(found: Found) -> str:
+    """Markdown: how many claims have a verdict, and each in a sentence."""
+    lines = []
+    for claim, result in found:
+        if result is None:
+            lines.append(f"- **{claim.name}** ({claim.says}): {MISSING}.")
+            continue
+        why = f" ({result.why})" if result.why else ""
+        lines.append(
+            f"- **{claim.name}** ({claim.says}): **{result.verdict}**{why}. {UNITS[claim.measure]} on "
+            f"{figures.DOMAINS.get(claim.domain, claim.domain)} changes by {in_words(result)}, {result.interval.n} seeds. "
+            f"{result.rule}"
+        )
+    decided = sum(result is not None and result.verdict != "exploratory" for _, result in found)
+    head = f"{decided} of {len(found)} preregistered endpoints have the {SEEDS_NEEDED} seeds that a verdict takes."
+    return "\n".join([head, "", *lines])

@@ -1,0 +1,364 @@
+"""What do the worlds look like, and how do they differ? One function per video, table, figure or sentence of the page.
+
+The functions take a `survey.Survey` and give back HTML, a pandas Styler, a matplotlib figure or Markdown. Decision:
+words and groups of the domains stand here once (`PLACES`), and a domain that is not among them is shown under its own
+name. Sentences take their direction and their numbers from the survey.
+
+Refused: videos picked by eye; they are the first of their split.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import HTML
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+from numpy.typing import NDArray
+from pandas.io.formats.style import Styler
+from PIL import Image, ImageDraw
+
+from replaylab.pages.figures import GREY, INK, WIDTH, capital, number, percent, style, styled
+
+if TYPE_CHECKING:
+    from replaylab.analysis.world_statistics import Survey
+
+
+@dataclass(frozen=True)
+class Place:
+    """A domain in words."""
+
+    group: str
+    name: str
+    role: str
+
+
+TARGET, REPLAY, SECOND = "the target and its twins", "what can be replayed", "a second driving world"
+PLACES = {
+    "driving": Place(TARGET, "ordinary driving", "the target: what models are fine-tuned on"),
+    "driving-eventful": Place(TARGET, "eventful driving", "test: events that near replay shows too"),
+    "driving-held-out": Place(TARGET, "held-out events", "test: events that nobody trains on"),
+    "driving-repetitive": Place(TARGET, "one repeated event", "control: eventful, and yet regular"),
+    "diverse-driving": Place(TARGET, "diverse driving", "control: the target's look, free motion"),
+    "near": Place(REPLAY, "other looks, free motion", "near replay: roads, never in the target's look"),
+    "physics": Place(REPLAY, "bodies that fall and bounce", "far replay: no road, no car"),
+    "orbit": Place(REPLAY, "moving camera", "far replay: mostly the camera moves"),
+    "doom": Place(REPLAY, "first-person game", "far replay: a world nobody here drew"),
+    "country": Place(SECOND, "country road", "second target: other road, camera and rules"),
+    "country-eventful": Place(SECOND, "eventful country road", "test of the second target"),
+    "country-held-out": Place(SECOND, "country road, held-out events", "test of the second target"),
+}
+COLUMNS = {
+    "patterns": "effective patterns",
+    "lane_keepers": "agents that keep lane",
+    "velocity_spread_px_s": "velocity spread (px/s)",
+    "ego_yaw_deg_s": "ego yaw (°/s)",
+    "moved_px": "agents move (px)",
+}
+COLOURS = dict(
+    zip((TARGET, REPLAY, SECOND), [sns.color_palette("colorblind")[one] for one in (0, 1, 2)], strict=True)
+)
+
+TILE_PX, GAP_PX, TILES_ACROSS = 192, 6, 3
+DARK, IGNORED = (24, 24, 24), (168, 168, 168)
+# Okabe and Ito's colours, which the colour-blind can tell apart, without its black and grey.
+AGENTS = [(230, 159, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (0, 158, 115), (213, 94, 0)]
+TRAIL_FRAMES = 4
+Point = tuple[float, float]
+
+
+def place_of(domain: str) -> Place:
+    """Where a domain stands among the others: its group, name and one line about it."""
+    return PLACES.get(domain, Place("others", domain, "not one of this book's domains"))
+
+
+# -------------------------------------------------------------------------------------------------------------- videos
+def tiled(clips: NDArray[np.uint8], truth: Sequence[Sequence[pd.DataFrame]]) -> NDArray[np.uint8]:
+    """Clips (N, T, H, W, 3) side by side with their truth drawn on, uint8 (T, H', W', 3); H' and W' are even.
+
+    `truth` holds for each clip and frame the rows of domain.TRACK_COLUMNS. A thin box around every agent that counts, a
+    colour an agent, with dots where its centre was in the frames before; a grey box around the others.
+    """
+    number_of_clips, frames = clips.shape[:2]
+    across = min(TILES_ACROSS, number_of_clips)
+    down = -(-number_of_clips // across)
+    pitch = TILE_PX + GAP_PX
+    canvas = np.full((frames, down * pitch - GAP_PX, across * pitch - GAP_PX, 3), DARK, np.uint8)
+    for clip in range(number_of_clips):
+        top, left = (clip // across) * pitch, (clip % across) * pitch
+        centres: dict[int, dict[int, Point]] = {}  # agent, frame: where it was
+        for frame, rows in enumerate(truth[clip]):
+            picture = Image.fromarray(clips[clip, frame]).resize((TILE_PX, TILE_PX), Image.Resampling.NEAREST)
+            _draw(picture, rows, frame, centres, TILE_PX / clips.shape[3])
+            canvas[frame, top : top + TILE_PX, left : left + TILE_PX] = np.asarray(picture)
+    return canvas
+
+
+def _draw(
+    picture: Image.Image, rows: pd.DataFrame, frame: int, centres: dict[int, dict[int, Point]], scale: float
+) -> None:
+    """One frame's boxes and trails; adds where its agents are to `centres`."""
+    brush = ImageDraw.Draw(picture)
+    boxes = scale * rows[["x0", "y0", "x1", "y1"]].to_numpy(dtype=float)
+    counts = rows["eligible"].to_numpy(dtype=bool)
+    for place in np.argsort(counts, kind="stable"):  # those that count are drawn over the others
+        x0, y0, x1, y1 = boxes[place]
+        edges = [round(x0), round(y0), max(round(x1) - 1, round(x0)), max(round(y1) - 1, round(y0))]
+        if not counts[place]:
+            brush.rectangle(edges, outline=IGNORED)
+            continue
+        agent = int(rows["agent"].iat[place])
+        colour = AGENTS[agent % len(AGENTS)]
+        brush.rectangle([edges[0] - 1, edges[1] - 1, edges[2] + 1, edges[3] + 1], outline=DARK, width=4)
+        brush.rectangle(edges, outline=colour, width=2)
+        trail = centres.setdefault(agent, {})
+        for before, (x, y) in trail.items():
+            if frame - before <= TRAIL_FRAMES:
+                brush.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour, outline=DARK)
+        trail[frame] = ((x0 + x1) / 2, (y0 + y1) / 2)
+
+
+CSS = """
+.worlds { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 1.4rem 1rem; }
+.worlds figure { margin: 0; }
+.worlds video { display: block; width: 100%; height: auto; border-radius: 4px; }
+.worlds figcaption { margin: 0.4rem 0 0; font: inherit; font-size: 0.9rem; line-height: 1.4; text-align: left;
+  color: inherit; }
+.worlds figcaption span { opacity: 0.85; }
+html[data-theme="dark"] .bd-content div.cell_output .text_html:has(.worlds) {
+  background: none !important; color: inherit !important; padding: 0 !important; }
+"""
+# A style cannot stop a video; whoever asks for less motion gets still pictures with a button to start them.
+SCRIPT = """
+if (window.matchMedia("(prefers-reduced-motion: reduce)").matches)
+  document.querySelectorAll(".worlds video").forEach(video => { video.autoplay = false; video.pause(); });
+"""
+
+
+def videos(survey: Survey, *groups: str) -> HTML:
+    """The sample videos of the domains of some groups (TARGET, ...; none means all), embedded in the page."""
+    chosen = [name for name in _ordered(survey.domains) if not groups or place_of(name).group in groups]
+    if not chosen:
+        return HTML("<p>None of these domains was asked for.</p>")
+    figures = "\n".join(_video(name, survey.sample(name)) for name in chosen)
+    return HTML(f'<style>{CSS}</style>\n<div class="worlds">\n{figures}\n</div>\n<script>{SCRIPT}</script>')
+
+
+def _video(domain: str, mp4: bytes) -> str:
+    place = place_of(domain)
+    name = html.escape(capital(place.name))
+    label = f"{name}: six videos side by side, with boxes around the agents and dots where they were before"
+    source = "data:video/mp4;base64," + base64.b64encode(mp4).decode()
+    return (
+        f'<figure><video src="{source}" aria-label="{label}" controls loop muted autoplay playsinline></video>'
+        f"<figcaption><strong>{name}</strong> <code>{html.escape(domain)}</code><br>"
+        f"<span>{html.escape(capital(place.role))}</span></figcaption></figure>"
+    )
+
+
+def _ordered(domains: Sequence[str]) -> list[str]:
+    """As PLACES lists them; others last."""
+    return sorted(domains, key=lambda name: list(PLACES).index(name) if name in PLACES else len(PLACES))
+
+
+# --------------------------------------------------------------------------------------------------------------- table
+def statistics_table(survey: Survey) -> Styler:
+    """A line a domain, a column a statistic: the value, and its 95 % interval below; then how many agents."""
+    values = survey.statistics.set_index(["domain", "statistic"])
+    domains = _ordered(survey.domains)
+    shown = {
+        title: [_cell(values.loc[(domain, statistic)], statistic) for domain in domains]
+        for statistic, title in COLUMNS.items()
+    }
+    counts = [f"{values.loc[(domain, 'patterns'), 'n']:.0f}" for domain in domains]
+    table = pd.DataFrame(
+        {**shown, "windows": counts}, index=[capital(place_of(name).name) for name in domains]
+    )
+    groups = pd.Series([place_of(name).group for name in domains])
+    firsts = [f".row{line}" for line in np.flatnonzero(groups != groups.shift())]
+    # The name of the domain stays in sight while a phone scrolls through the columns.
+    name_stays = "position: sticky; left: 0; z-index: 1; background: var(--pst-color-background, inherit)"
+    styler = styled(table, "worlds-statistics").set_table_styles(
+        [
+            {"selector": ", ".join(firsts), "props": f"border-top: 1px solid {GREY}"},
+            {"selector": "th.row_heading, th.blank", "props": f"{name_stays}; min-width: 8.5em"},
+            {"selector": "td", "props": "text-align: right; line-height: 1.35"},
+            {"selector": "td small", "props": "opacity: 0.8; font-size: 0.85em"},
+        ],
+        overwrite=False,
+    )
+    return styler
+
+
+def _cell(one: pd.Series[float], statistic: str) -> str:
+    if np.isnan(one["value"]):
+        return "–"
+    text = _in_words(one["value"], statistic)
+    if np.isnan(one["low"]) or one["low"] == one["high"]:  # one video, or no two that differ
+        return text
+    low, high = (_in_words(one[end], statistic).removesuffix(" %") for end in ("low", "high"))
+    return f"{text}<br><small>{low} – {high}</small>"
+
+
+def _in_words(value: float, statistic: str) -> str:
+    if statistic == "lane_keepers":
+        return percent(round(value, 2))
+    return "0" if value == 0 else number(value)
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+def velocity_clouds(survey: Survey) -> Figure:
+    """The velocities of agents in the image, a panel a domain, all on the same axes (px/s)."""
+    domains = _ordered(survey.domains)
+    speeds = survey.velocities
+    further = speeds[["vx_px_s", "vy_px_s"]].abs().max(axis=1)
+    reach = float(max(10.0, np.ceil(further.quantile(0.985) / 10) * 10))
+    across, down = 3, -(-len(domains) // 3)
+    with style():
+        figure, panels = plt.subplots(
+            down, across, figsize=(WIDTH, 1.8 * down + 0.7), sharex=True, sharey=True, squeeze=False
+        )
+        for axes, domain in zip(panels.flat, domains, strict=False):
+            _cloud(axes, speeds[speeds["domain"] == domain], place_of(domain), reach)
+        for axes in panels.flat[len(domains) :]:
+            axes.set_axis_off()
+        panels.flat[0].set(xlim=(-reach, reach), ylim=(reach, -reach))  # down is down, as in the image
+        figure.supxlabel("velocity to the right (px/s)", fontsize=10)
+        figure.supylabel("velocity downwards (px/s)", fontsize=10)
+        figure.suptitle("How agents move in the image", x=0.02, ha="left", fontsize=11, fontweight="bold")
+        figure.tight_layout()
+        plt.close(figure)
+    return figure
+
+
+def _cloud(axes: Axes, speeds: pd.DataFrame, place: Place, reach: float) -> None:
+    for line in (axes.axhline, axes.axvline):
+        line(0, color=GREY, lw=0.6, zorder=0)
+    colour = COLOURS.get(place.group, INK)
+    sns.scatterplot(
+        speeds, x="vx_px_s", y="vy_px_s", s=9, alpha=0.45, linewidth=0, color=colour, ax=axes, legend=False
+    )
+    outside = int((speeds[["vx_px_s", "vy_px_s"]].abs() > reach).any(axis=1).sum())
+    if outside:
+        axes.text(0.98, 0.02, f"{outside} of {len(speeds)} outside", ha="right", va="bottom",
+                  fontsize=8, color=GREY, transform=axes.transAxes,
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})  # fmt: skip
+    axes.set_title(_wrapped(capital(place.name)), fontsize=9)
+    axes.set(xlabel="", ylabel="", aspect="equal")
+
+
+def patterns_figure(survey: Survey) -> Figure:
+    """The effective number of motion patterns of each domain with its 95 % interval, on a logarithmic axis."""
+    values = survey.statistics[survey.statistics["statistic"] == "patterns"].set_index("domain")
+    domains = _ordered(survey.domains)
+    with style():
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.34 * len(domains) + 1.2))
+        for line, domain in enumerate(domains):
+            one, colour = values.loc[domain], COLOURS.get(place_of(domain).group, INK)
+            axes.plot(
+                [one["low"], one["high"]], [line, line], color=colour, lw=2, zorder=2, solid_capstyle="round"
+            )
+            axes.plot(one["value"], line, "o", color=colour, ms=7, mec="white", mew=0.8, zorder=3)
+        axes.set_xscale("log")
+        axes.set_xlim(0.93, survey.windows * 1.07)
+        ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick < 0.75 * survey.windows]
+        axes.set_xticks([*ticks, survey.windows])
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="x", which="minor", length=0)
+        axes.grid(axis="x", color="#e4e4e4", lw=0.8)
+        axes.set_axisbelow(True)
+        axes.set_yticks(range(len(domains)), [capital(place_of(domain).name) for domain in domains])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(domains) - 0.4, -0.6)
+        axes.set_xlabel(f"effective number of motion patterns in {survey.windows} windows")
+        axes.spines["left"].set_visible(False)
+        figure.suptitle("How repetitive is the motion?", x=0.02, ha="left", fontsize=11, fontweight="bold")
+        figure.tight_layout()
+        plt.close(figure)
+    return figure
+
+
+def _wrapped(name: str, width: int = 17) -> str:
+    """In two lines, if it is long, so that titles of neighbouring panels do not meet."""
+    if len(name) <= width:
+        return name
+    words = name.split()
+    breaks = [(" ".join(words[:cut]), " ".join(words[cut:])) for cut in range(1, len(words))]
+    return "\n".join(min(breaks, key=lambda halves: max(map(len, halves)), default=(name, "")))
+
+
+# ----------------------------------------------------------------------------------------------------------- sentences
+def standing(survey: Survey) -> str:
+    """Markdown: what the page shows, and whether it is still what the domains are."""
+    text = (
+        f"Preset **{survey.preset}**: {len(survey.domains)} domains, {survey.videos} videos of each "
+        f"(the *{survey.split}* split)."
+    )
+    if survey.missing:
+        text += f" **Not in this survey:** {', '.join(survey.missing)}."
+    if survey.outdated:
+        text += f" **Made from an earlier description of:** {', '.join(survey.outdated)}."
+    return text
+
+
+def found(survey: Survey) -> str:
+    """Markdown: what the numbers say of the target beside its twin, and which domains lie at the ends."""
+    at = survey.statistics.set_index(["statistic", "domain"])
+    lines = []
+    if {"driving", "diverse-driving"} <= set(survey.domains):
+        lines += [_target_and_twin(survey, at), _other_measures(at)]
+    ranked = at.loc["patterns", "value"].dropna().sort_values()
+    if len(ranked) > 1:
+        ends = [
+            f"*{place_of(name).name}* ({_in_words(ranked[name], 'patterns')})"
+            for name in ranked.index[[0, -1]]
+        ]
+        lines.append(
+            f"Of the {len(ranked)} domains {ends[0]} is the most repetitive and {ends[1]} the least, "
+            f"counted at {survey.windows} windows each."
+        )
+    return "\n".join(f"- {line}" for line in lines) or "Too few domains to compare."
+
+
+def _target_and_twin(survey: Survey, at: pd.DataFrame) -> str:
+    one, other = (at.loc[("patterns", name)] for name in ("driving", "diverse-driving"))
+    if np.isnan([one["value"], other["value"]]).any():
+        return "Too few agents to count the motion patterns of ordinary driving."
+    apart = one["high"] < other["low"] or other["high"] < one["low"]
+    return (
+        f"Ordinary driving has {_with_interval(one)} effective motion patterns at n = {survey.windows} windows; "
+        f"free motion in the same look has {_with_interval(other)}, {number(other['value'] / one['value'])} times as "
+        f"many. The intervals {'do not overlap' if apart else 'overlap or are not known: the two may be alike'}."
+    )
+
+
+def _with_interval(one: pd.Series[float]) -> str:
+    value = _in_words(one["value"], "patterns")
+    if np.isnan(one["low"]):
+        return f"**{value}**"
+    return f"**{value}** (95 % interval {number(one['low'])} to {number(one['high'])})"
+
+
+def _other_measures(at: pd.DataFrame) -> str:
+    def pair(statistic: str, unit: str = "") -> str:
+        one, other = (
+            _in_words(at.loc[(statistic, name), "value"], statistic)
+            for name in ("driving", "diverse-driving")
+        )
+        return f"{one}{unit} against {other}{unit}"
+
+    return (
+        f"In the same order, {pair('lane_keepers')} of the agents keep their lane, velocities spread by "
+        f"{pair('velocity_spread_px_s', ' px/s')}, the ego car turns by {pair('ego_yaw_deg_s', '°/s')}, and an agent "
+        f"left where it was last seen is off by {pair('moved_px', ' px')} over the next five frames."
+    )

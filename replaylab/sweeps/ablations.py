@@ -1,0 +1,206 @@
+"""What is it about replay that works, and against what else? The arms of the ablations: one run, changed in one thing.
+
+Decision: every arm is near replay of 25 % with something changed, or the alternative to replay that it names, so that an
+arm is a function of a run and the sweep, its store and its pages need nothing new. Alternatives get as many settings as
+replay has fractions, on the dev split; the setting that `best` takes there is what is run on the test split.
+
+Refused: the alternatives on the test split before those on the dev split are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from replaylab import spec
+from replaylab.spec import RemedySpec, ReplaySpec, RunSpec, domain_spec
+from replaylab.store import is_done, read_rows
+
+SETTINGS = 5  # of every alternative: as many as replay has fractions
+MORE_SEED = 100  # added to a run's seed: clips that it has not seen
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is changed, in words and in deed."""
+
+    group: str
+    name: str
+    change: Callable[[RunSpec], RunSpec]
+
+
+def _replay(**changes: object) -> Callable[[RunSpec], RunSpec]:
+    return lambda run: replace(run, replay=replace(run.replay, **changes))  # type: ignore[arg-type]
+
+
+def _training(**changes: object) -> Callable[[RunSpec], RunSpec]:
+    return lambda run: replace(run, training=replace(run.training, **changes))  # type: ignore[arg-type]
+
+
+def _without_replay(change: Callable[[RunSpec], RunSpec]) -> Callable[[RunSpec], RunSpec]:
+    return lambda run: change(replace(run, replay=ReplaySpec()))
+
+
+def _source(*names: str) -> Callable[[RunSpec], RunSpec]:
+    """Other domains in the place of the replayed one, as many clips in all and for each seed its own."""
+
+    def change(run: RunSpec) -> RunSpec:
+        count = -(-run.replay.domains[0].videos[0] // len(names))
+        worlds = tuple(domain_spec(name, videos=(count, 0, 0), seed=run.seed) for name in names)
+        shares = next(
+            (spec.SHARES.get(kind, ()) for kind, members in spec.SOURCES.items() if members == names), ()
+        )
+        return replace(run, replay=replace(run.replay, domains=worlds, weights=shares))
+
+    return change
+
+
+def _more_driving(run: RunSpec) -> RunSpec:
+    """Clips of the target's own kind that the target does not have."""
+    count = run.replay.domains[0].videos[0]
+    more = domain_spec("driving", name="more-driving", videos=(count, 0, 0), seed=run.seed + MORE_SEED)
+    return replace(run, replay=replace(run.replay, domains=(more,)))
+
+
+def _target(videos: int, replayed: bool) -> Callable[[RunSpec], RunSpec]:
+    def change(run: RunSpec) -> RunSpec:
+        assert isinstance(run.target, spec.WorldSpec)
+        target = replace(run.target, videos=(videos, 0, 0))
+        return replace(run, target=target, replay=run.replay if replayed else ReplaySpec())
+
+    return change
+
+
+def _remedy(kind: str, strength: float) -> Callable[[RunSpec], RunSpec]:
+    """An alternative in the place of replay. EWC measures what the base knows on clips of the replayed domain."""
+
+    def change(run: RunSpec) -> RunSpec:
+        known = {"domains": run.replay.domains, "clips": EWC_CLIPS} if kind == "ewc" else {}
+        return replace(run, replay=ReplaySpec(), remedy=RemedySpec(kind, strength, **known))  # type: ignore[arg-type]
+
+    return change
+
+
+EWC_CLIPS = 128
+STRENGTHS = {
+    "l2-sp": (0.0001, 0.0003, 0.001, 0.003, 0.01),
+    "ewc": (0.0001, 0.0003, 0.001, 0.003, 0.01),
+    "lwf": (0.1, 0.3, 1.0, 3.0, 10.0),
+    "wise-ft": (0.1, 0.25, 0.5, 0.75, 0.9),
+}
+RATES = (3e-4, 2.5e-4, 2e-4, 1.5e-4, 1e-4)  # beside 4e-4
+FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75)
+AS_IT_IS = Arm("replay", "near replay 25 %", lambda run: run)
+NO_REPLAY = Arm("replay", "no replay", lambda run: replace(run, replay=ReplaySpec()))
+
+ARMS = (
+    NO_REPLAY,
+    AS_IT_IS,
+    Arm("replay", "near replay 1 %", _replay(fraction=0.01)),
+    Arm("schedule", "bursts every 20 steps", _replay(schedule="periodic", period=20)),
+    Arm("schedule", "ramp", _replay(schedule="ramp")),
+    Arm("schedule", "anneal", _replay(schedule="anneal")),
+    Arm("source", "physics", _source("physics")),
+    Arm("source", "orbit", _source("orbit")),
+    Arm("source", "doom", _source("doom")),
+    Arm("source", "near and far", _source("near", "physics", "orbit", "doom")),
+    Arm("control", "more driving", _more_driving),
+    Arm("control", "still clips", _replay(still=True)),
+    Arm("buffer", "16 clips", _replay(buffer_clips=16)),
+    Arm("buffer", "64 clips", _replay(buffer_clips=64)),
+    Arm("buffer", "256 clips", _replay(buffer_clips=256)),
+    Arm("target", "64 videos, no replay", _target(64, replayed=False)),
+    Arm("target", "64 videos", _target(64, replayed=True)),
+    Arm("target", "2048 videos, no replay", _target(2048, replayed=False)),
+    Arm("target", "2048 videos", _target(2048, replayed=True)),
+    Arm("trained", "LoRA, no replay", _without_replay(_training(trained="lora"))),
+    Arm("trained", "LoRA", _training(trained="lora")),
+    Arm("trained", "temporal layers, no replay", _without_replay(_training(trained="temporal"))),
+    Arm("trained", "temporal layers", _training(trained="temporal")),
+)
+"""Each with three seeds on the test split."""
+
+ALTERNATIVES = (
+    *(Arm("near replay", f"{100 * share:g} %", _replay(fraction=share)) for share in FRACTIONS),
+    *(Arm(kind, f"{each:g}", _remedy(kind, each)) for kind, strengths in STRENGTHS.items() for each in strengths),
+    *(Arm("lower rate", f"{rate:g}", _without_replay(_training(learning_rate=rate))) for rate in RATES),
+    *(Arm("generative replay", f"{100 * share:g} %", _replay(fraction=share, generated=True)) for share in FRACTIONS),
+)  # fmt: skip
+"""Each method with SETTINGS settings on the dev split; early stop is read off the steps of the arm without replay."""
+PRESETS = ("ablations", "alternatives-dev", "alternatives")
+
+
+def grid(preset: str, seeds: Sequence[int] = (), store: Path | None = None) -> list[RunSpec]:
+    """The runs of a preset of PRESETS: every arm with every seed. `store`: where the runs on the dev split are."""
+    return [run for arm in arms(preset, store) for run in runs_of(preset, arm, seeds)]
+
+
+def arms(preset: str, store: Path | None = None) -> tuple[Arm, ...]:
+    """The arms of a preset; raises FileNotFoundError for the alternatives before their settings were chosen."""
+    if preset == "ablations":
+        return ARMS
+    if preset == "alternatives-dev":
+        return (NO_REPLAY, *ALTERNATIVES)
+    if preset == "alternatives":
+        return (NO_REPLAY, AS_IT_IS, *best(store))
+    raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
+
+
+def runs_of(preset: str, arm: Arm, seeds: Sequence[int] = ()) -> list[RunSpec]:
+    """An arm's runs, one a seed."""
+    plain = spec.grid(preset, [0.25], list(seeds) or None)
+    return [arm.change(run) for run in plain]
+
+
+def named(preset: str, seeds: Sequence[int] = (), store: Path | None = None) -> pd.DataFrame:
+    """Which run is of which arm: columns run, group, arm."""
+    lines = [
+        {"run": run.run_id, "group": arm.group, "arm": arm.name}
+        for arm in arms(preset, store)
+        for run in runs_of(preset, arm, seeds)
+    ]
+    return pd.DataFrame(lines).drop_duplicates("run")
+
+
+def best(store: Path | None) -> tuple[Arm, ...]:
+    """Of each alternative the setting to take: on the dev split, the least ADE on eventful driving of those whose EffNet-KD
+    on the target is no higher than near replay's of 25 %; where none is, the one with the least EffNet-KD.
+
+    Raises FileNotFoundError, with what to run, where the dev split's runs are not all there.
+    """
+    found = {
+        arm: runs_of("alternatives-dev", arm)[0] for arm in (*ALTERNATIVES, replace(AS_IT_IS, group="limit"))
+    }
+    missing = [run for run in found.values() if store is None or not is_done(run, store)]
+    if missing or store is None:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(found)} runs that settings are chosen by are not in {store}: run "
+            "`python -m replaylab sweep --preset alternatives-dev` first"
+        )
+    lines = [{"arm": arm, "group": arm.group, **_at_the_end(run, store)} for arm, run in found.items()]
+    table = pd.DataFrame(lines)
+    limit = table.loc[table["group"] == "limit", "effnet_kd"].item()
+    chosen = []
+    for group, settings in table.groupby("group", sort=False):
+        if group in ("near replay", "limit"):
+            continue
+        chosen.append(table.loc[choice(settings, limit), "arm"])
+    return tuple(chosen)
+
+
+def choice(settings: pd.DataFrame, limit: float) -> int:
+    """The row of the setting to take, by the rule of `best`: columns effnet_kd and ade_px."""
+    close = settings[settings["effnet_kd"] <= limit]
+    return int(close["ade_px"].idxmin() if len(close) else settings["effnet_kd"].idxmin())
+
+
+def _at_the_end(run: RunSpec, store: Path) -> dict[str, float]:
+    rows = read_rows(store / run.run_id)
+    rows = rows[rows["step"] == run.training.steps]
+    return {
+        measure: float(rows.loc[(rows["measure"] == measure) & (rows["domain"] == domain), "value"].mean())
+        for measure, domain in (("effnet_kd", "driving"), ("ade_px", "driving-eventful"))
+    }

@@ -1,0 +1,228 @@
+"""Does it hold for your own model and your own videos? The same experiment, from folders.
+
+    python -m replaylab own --preset wan --driving domains/driving --replay domains/kitchen domains/street
+
+Decision: a family's settings come as a preset, everything else from what is there: clips are as long as the preset says,
+of the size and rate of the domains, and as many are measured as there are scenes of the test split. Runs are described,
+stored, resumed and sent to a cluster as all others are (`sweep`). Agents are measured where a detector is named; where a
+domain has no tracks, against those that it finds in the real frames (`object_detectors.pseudo_tracks`).
+
+Refused: domains of different sizes or frame rates, with too few scenes, and clips that the family does not take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from replaylab.cli.own import OPTIONS, PRESETS
+from replaylab.data.domain import Domain, open_domain
+from replaylab.metrics.distances import N_MIN
+from replaylab.spec import (
+    DetectorSpec,
+    EvaluationSpec,
+    FolderSpec,
+    MachineSpec,
+    ModelSpec,
+    ReplaySpec,
+    RunSpec,
+    TrainingSpec,
+)
+from replaylab.sweeps import sweep
+from replaylab.sweeps.sweep import Table
+from replaylab.util.progress import say
+
+MOST_CLIPS, MOST_REFERENCES = 64, 128
+MISS_CAP = 1 / 4  # of the height: what an agent that is not found costs
+EMA_DECAY = 0.99
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is fine-tuned and drawn from; `Settings.of` has those of a preset."""
+
+    frames: int
+    context_frames: int = 1
+    steps: int = 2000
+    batch_size: int = 4
+    learning_rate: float = 1e-4
+    lora_rank: int = 32  # 0: all weights are trained
+    prompt: str = ""
+    guidance: float = 1.0
+    sampler_steps: int = 30
+    detector_threshold: float = 0.5
+
+    @classmethod
+    def of(cls, preset: str) -> Settings:
+        """Those of a preset of `families.presets`; raises ValueError that lists them."""
+        if preset not in PRESETS:
+            raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
+        from replaylab.models.families import presets
+
+        one = presets.PRESETS[preset]
+        return cls(
+            one.frames, 1, one.steps, one.batch_size, one.learning_rate, one.lora_rank, guidance=one.guidance
+        )
+
+
+def run(
+    model: str, driving: str | Path, replay: Sequence[str | Path], replay_fractions: Sequence[float],
+    settings: Settings, *, seeds: Sequence[int] = (0,), detector: str = "", agents: Sequence[str] = (),
+    cluster: str = "inline", cluster_file: str | Path = "", store: str | Path = "", dry_run: bool = False,
+) -> Table:  # fmt: skip
+    """Read the grid from its store, and train what is missing; arguments as in `grid` and `sweep.run`.
+
+    Gradients are always checkpointed: models are large here.
+    """
+    specs = grid(model, driving, replay, replay_fractions, settings, seeds, detector, agents)
+    first = specs[0].evaluation
+    say(
+        f"{len(specs)} runs; measured on {first.clips} clips a domain, beside {first.reference_clips} real ones"
+        + ("" if first.object_detector else "; without a detector no agent is measured")
+    )
+    machine = MachineSpec(gradient_checkpointing=True)
+    return sweep.run_specs(
+        "own", specs, sweep.store_of("own", store), cluster, machine, cluster_file, dry_run,
+        "call the same again",
+    )  # fmt: skip
+
+
+def grid(
+    model: str, driving: str | Path, replay: Sequence[str | Path], replay_fractions: Sequence[float],
+    settings: Settings, seeds: Sequence[int] = (0,), detector: str = "", agents: Sequence[str] = (),
+) -> list[RunSpec]:  # fmt: skip
+    """The runs of one model, a folder in diffusers' layout or a name on the hub, for every seed and replay fraction.
+
+    `driving` and `replay`: domain folders (`python -m replaylab domain add`). `detector`: an object detector of
+    transformers, by name or folder, and `agents` its classes with their kinds, such as "car=car". Raises ValueError,
+    FileNotFoundError or ConnectionError, with what to do, for what cannot be used together or is not there.
+    """
+    from replaylab.models import loading
+
+    domains = [_opened(folder) for folder in (driving, *replay)]
+    _check_alike(domains)
+    if any(replay_fractions) and not replay:
+        raise ValueError("replay: name at least one domain to replay, or the fraction 0 alone")
+    folders = tuple(_described(domain) for domain in domains)
+    target, others = folders[0], folders[1:]
+    about = ModelSpec(
+        _absolute(model), loading.digest_of(model), settings.frames, settings.context_frames,
+        domains[0].frames_per_second, settings.prompt, settings.guidance,
+    )  # fmt: skip
+    clips, references = _counts(domains, settings)
+    evaluation = EvaluationSpec(
+        folders, "test", clips, references, sampler_steps=settings.sampler_steps,
+        miss_cap_px=MISS_CAP * domains[0].height_px,
+        object_detector=_detector(detector, agents, settings.detector_threshold),
+    )  # fmt: skip
+    training = TrainingSpec(
+        settings.steps, settings.batch_size, settings.learning_rate, EMA_DECAY,
+        trained="lora" if settings.lora_rank else "full", lora_rank=settings.lora_rank or 1,
+    )  # fmt: skip
+    steps = tuple(sorted({max(1, settings.steps // 4), max(1, settings.steps // 2), settings.steps}))
+    return [
+        RunSpec(
+            about.digest, target, seed, training, steps, evaluation,
+            ReplaySpec(others, float(fraction)) if fraction else ReplaySpec(), model=about,
+        )
+        for seed in seeds
+        for fraction in replay_fractions
+    ]  # fmt: skip
+
+
+def estimates() -> str:
+    """What each preset would take of a GPU, counted and not run here: a line each."""
+    from replaylab.models.families import presets
+
+    return "\n".join(str(presets.estimate(presets.PRESETS[name])) for name in PRESETS)
+
+
+def _opened(folder: str | Path) -> Domain:
+    domain = open_domain(Path(folder).expanduser().absolute())
+    for split in ("train", "test"):
+        domain.split(split)
+    return domain
+
+
+def _described(domain: Domain) -> FolderSpec:
+    return FolderSpec(domain.name, domain.digest, (domain.height_px, domain.width_px), str(domain.folder))
+
+
+def _check_alike(domains: list[Domain]) -> None:
+    first = domains[0]
+    for domain in domains[1:]:
+        for what in ("height_px", "width_px", "frames_per_second"):
+            here, there = getattr(first, what), getattr(domain, what)
+            if here != there:
+                raise ValueError(
+                    f"{domain.folder}: {what} is {there:g}, but {here:g} in {first.folder}; make both with the same --size "
+                    "and --frames-per-second"
+                )
+    names = pd.Series([domain.name for domain in domains])
+    if names.duplicated().any():
+        raise ValueError(
+            f"two domains are named {names[names.duplicated()].iloc[0]!r}: give one another --name"
+        )
+
+
+def _counts(domains: list[Domain], settings: Settings) -> tuple[int, int]:
+    """How many clips of the test split are continued, and how many are compared with: what the smallest domain has."""
+    from replaylab.data.clips import clips_of, one_a_scene  # a decoder that reading pages do without
+
+    counts = [len(one_a_scene(clips_of(domain, "test", settings.frames))) for domain in domains]
+    fewest, least = min(counts), 2 * ceil(N_MIN / (settings.frames - settings.context_frames))
+    if fewest < least:
+        raise ValueError(
+            f"{domains[counts.index(fewest)].folder}: the test split has {fewest} scenes with {settings.frames} frames; at "
+            f"least {least} are needed: add videos, or a larger --test share"
+        )
+    clips = min(MOST_CLIPS, fewest // 2)
+    return clips, min(MOST_REFERENCES, fewest - clips)
+
+
+def _detector(name: str, agents: Sequence[str], threshold: float) -> DetectorSpec | None:
+    if not name:
+        return None
+    from replaylab.metrics.detectors import pretrained
+
+    found = pretrained.load(name, pretrained.agents_of(agents) or None, threshold)
+    return DetectorSpec(_absolute(name), found.digest, tuple(agents), threshold)
+
+
+def _absolute(name: str) -> str:
+    """A folder's whole path, since jobs run elsewhere; a name on the hub as it is."""
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else name
+
+
+def settings(preset: str, changes: Mapping[str, Any]) -> Settings:
+    """Those of a preset, but for what is given and not None."""
+    given = {one.name: changes[one.name] for one in fields(Settings) if changes.get(one.name) is not None}
+    return replace(Settings.of(preset), **given)
+
+
+def settings_from(preset: str, texts: Sequence[str]) -> Settings:
+    """A preset's, but for what texts such as "steps=200" say; raises ValueError that lists what can be set."""
+    changes = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            changes[name] = OPTIONS[name][0](value)
+        except (KeyError, ValueError) as error:
+            known = ", ".join(f"{name} ({about})" for name, (_, about) in OPTIONS.items())
+            raise ValueError(
+                f"settings: {text!r} is no NAME=VALUE that can be set; there are {known}"
+            ) from error
+    return settings(preset, changes)
+
+
+def hub_name(preset: str) -> str:
+    """Where a preset's model is on the Hugging Face hub."""
+    from replaylab.models.families import presets
+
+    return presets.PRESETS[preset].hub_name

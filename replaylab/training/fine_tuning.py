@@ -1,0 +1,285 @@
+"""One run, from its spec to its summary.
+
+Decision: everything a run needs is found or made under the store (`domains/`, `latents/`, `references-…/`), everything
+it gives lies in its own folder, and running it again continues it: rendered chunks, latents, the newest checkpoint and
+the rows of every evaluation that was finished are taken as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from replaylab.data import clips
+from replaylab.data.domain import alone, write_atomically
+from replaylab.evaluation import evaluate, evaluation_sets, measurement
+from replaylab.mixture import Mixture, buffer
+from replaylab.models import latent_cache, loading, lora, tiny
+from replaylab.models.loading import Subject
+from replaylab.models.tiny import Clip
+from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
+from replaylab.store import ReferenceSpec, claim, finish, is_done, samples_folder, write_rows
+from replaylab.training import loop, regularizers
+from replaylab.util import distributed
+from replaylab.worlds import build
+
+CLIPS_TO_TIME = 8  # measured to estimate what a sweep will take
+MODELS_OF_REFERENCES = 4  # base, real, autoencoder, copy-last-frame
+
+
+@tiny.no_denormals()
+def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, Any] | None = None) -> str:
+    """Train, evaluate and record one run; returns its id. Takes its descriptions as plain JSON: that is what travels.
+
+    Called by every rank, if there are several (torchrun, or a submitit job's tasks).
+    """
+    spec, machine, place = (
+        RunSpec.from_dict(plain_spec),
+        MachineSpec(**(plain_machine or {})),
+        distributed.place(),
+    )
+    if place.leads:
+        claim(spec, store)
+    distributed.wait(place)
+    folder = claim(spec, store)
+    if is_done(spec, store):
+        return spec.run_id
+    started = time.monotonic()
+    subject = loading.load(spec, store)
+    references = evaluate.references(ReferenceSpec.of(spec), store, subject)
+    sources, mixture = mixed(subject, spec, store)
+
+    def evaluate_now(step: int) -> None:
+        path = folder / f"rows-{step:06d}.parquet"
+        if not distributed.agreed(place, path.is_file()):
+            kept = (references, samples_folder(folder, step))
+            at_the_end = step == spec.training.steps
+            rows = evaluate.evaluate(subject, spec.evaluation, store, kept, place, at_the_end)
+            if place.leads:
+                write_rows(path, _named(rows, spec, step))
+
+    model = subject.model
+    loop.fit(
+        model, sources, mixture, spec.training, spec.seed, folder, spec.title, machine=machine, place=place,
+        remedy=spec.remedy, known=_known(subject, spec, store), evaluate_at=spec.evaluate_at, evaluate=evaluate_now,
+    )  # fmt: skip
+    weights = loop.whole_weights(model)
+    if place.leads:
+        _save_network(subject, weights, spec, store, folder)
+        _finish(spec, mixture, folder, round(time.monotonic() - started, 1))
+    distributed.wait(place)
+    if spec.model is not None:  # two large networks may be one too many
+        evaluation_sets.forget()
+    return spec.run_id
+
+
+def _finish(spec: RunSpec, mixture: Mixture, folder: Path, seconds: float) -> None:
+    parts = [folder / f"rows-{step:06d}.parquet" for step in spec.evaluate_at]
+    counts = mixture.counts(spec.training.steps)
+    finish(
+        folder, pd.concat(map(pd.read_parquet, parts), ignore_index=True), seconds=seconds,
+        realised_samples=dict(zip([spec.target.name, *(world.name for world in spec.replay.domains)], counts, strict=True)),
+        realised_replay_fraction=sum(counts[1:]) / sum(counts),
+        execution=json.loads((folder / "manifest.json").read_text()),
+    )  # fmt: skip
+    for part in parts:
+        part.unlink()
+    forget_checkpoints(folder)
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """They are several times as large as the weights, and a finished run has no use for them."""
+    shutil.rmtree(folder / "checkpoints")
+
+
+def _save_network(
+    subject: Subject, weights: dict[str, torch.Tensor], spec: RunSpec, store: Path, folder: Path
+) -> None:
+    """What was trained, as diffusers' pipelines load it: `transformer/` or `unet/`; where only adapters were trained, those
+    alone, for `load_lora_weights`.
+    """
+    if spec.training.trained == "lora":
+        lora.write(subject.model.transformer, folder, subject.network, weights)
+        return
+    fresh = loading.load(spec, store)  # this one's network may be in parts, on several GPUs
+    fresh.model.transformer.load_state_dict(weights)
+    fresh.save(folder)
+
+
+def tuned(spec: RunSpec, store: Path, folder: Path) -> Subject:
+    """A finished run's model with its last weights; raises FileNotFoundError, with the path, if they were not kept."""
+    subject = loading.load(spec, store)
+    network = subject.model.transformer
+    if spec.training.trained == "lora":
+        loop.choose(subject.model, spec.training, spec.seed)
+        lora.read(network, folder, subject.network)
+        lora.melt(network)
+        return subject
+    if not (folder / subject.network).is_dir():
+        raise FileNotFoundError(
+            f"{folder / subject.network} is missing: this run's weights were not kept, train it again"
+        )
+    kept = type(network).from_pretrained(folder / subject.network).to(network.device, network.dtype)
+    return subject.around(kept)
+
+
+# -------------------------------------------------------------------------------------------------------------- clips
+def mixed(subject: Subject, spec: RunSpec, store: Path) -> tuple[list[Sequence[Clip]], Mixture]:
+    """The latents of target and replayed clips, those that are kept, and who fills which slot."""
+    replay, training = spec.replay, spec.training
+    sources: list[Sequence[Clip]] = [_ready(subject, spec.target, store)]
+    sources += [_replayed(subject, world, spec, store) for world in replay.domains]
+    mixture = Mixture(
+        replay.fraction, training.batch_size, [len(source) for source in sources], spec.seed, replay.schedule,
+        training.steps, replay.period, replay.weights,
+    )  # fmt: skip
+    return sources, mixture
+
+
+def _replayed(subject: Subject, world: World, spec: RunSpec, store: Path) -> Sequence[Clip]:
+    """A replayed domain's clips: all or a buffer of them, as they are or as the base would go on."""
+    replay, clips_there = spec.replay, _ready(subject, world, store)
+    size = replay.buffer_clips or len(clips_there)
+    features = _features(clips_there) if replay.buffer_choice == "coverage" else None
+    numbers = buffer(len(clips_there), size, replay.buffer_choice, spec.seed, features)
+    kept = [clips_there[number] for number in numbers]
+    if replay.still:
+        return [_still(clip) for clip in kept]
+    if not replay.generated:
+        return kept
+    steps, noise = spec.evaluation.sampler_steps, torch_seed(spec.seed, "generated replay")
+    about = json.dumps([spec.base, world.as_dict(), numbers, steps, noise])
+    path = store / "latents" / f"generated-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
+    with alone(path):
+        if not path.is_file():
+            drawn = regularizers.generated(subject.model, kept, steps, noise).numpy()
+            write_atomically(path, lambda aside: latent_cache.write(aside, drawn))
+    made = np.load(path, mmap_mode="r")
+    return [
+        {**clip, "latents": torch.from_numpy(each[None])} if isinstance(clip, dict) else each
+        for clip, each in zip(kept, made, strict=True)
+    ]
+
+
+def _still(clip: Clip) -> Clip:
+    """The clip's first frame, repeated. ValueError for a model whose latents are not of one frame each."""
+    if isinstance(clip, dict):
+        raise ValueError("still replay is for the tiny model: a latent of this one is of several frames")
+    return np.broadcast_to(clip[:, :1], clip.shape)
+
+
+def _features(source: Sequence[Clip]) -> NDArray[np.float64]:
+    """What a clip shows and how it changes, on 4 x 4 cells: (clips, 32 C)."""
+    described = []
+    for clip in source:
+        shown = clip["latents"][0].float().numpy() if isinstance(clip, dict) else clip
+        parts = np.stack([shown.mean(1), np.abs(np.diff(shown, axis=1)).mean(1)])
+        rows, columns = (np.array_split(np.arange(side), 4) for side in parts.shape[2:])
+        cells = [parts[:, :, row][:, :, :, column].mean((2, 3)) for row in rows for column in columns]
+        described.append(np.stack(cells, axis=-1).ravel())
+    return np.stack(described).astype(float)
+
+
+def _known(subject: Subject, spec: RunSpec, store: Path) -> list[Sequence[Clip]]:
+    """The clips on which it is measured what the base knows, where the remedy asks for them."""
+    found: list[Sequence[Clip]] = []
+    for world in spec.remedy.domains:
+        source = _ready(subject, world, store)
+        numbers = buffer(len(source), min(spec.remedy.clips, len(source)), "random", spec.seed)
+        found.append([source[number] for number in numbers])
+    return found
+
+
+@tiny.no_denormals()
+def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
+    """What the missing runs of one grid will take here, from a training step, a few measured frames and a video, timed."""
+    spec = missing[0]
+    evaluation = spec.evaluation
+    subject = loading.load(spec, store)
+    step = _seconds_a_step(subject, spec, store)
+    drives = spec.model is None or evaluation.object_detector is not None
+    find = evaluation_sets.finder(evaluation.object_detector)
+    shape = np.broadcast_to(spec.target.size_px, 2)
+    frames = np.zeros((CLIPS_TO_TIME, subject.frames, *shape, 3), np.uint8)
+    measured = _timed(lambda: measurement.look(frames, drives, subject.context_frames, find)) / len(frames)
+    # a step goes forwards once, backwards twice
+    sampled = step / 3 / spec.training.batch_size * evaluation.sampler_steps
+    all_worlds = (*evaluation.domains, *evaluation.at_the_end)
+    of_runs = sum(
+        len(run.evaluate_at) * len(evaluation.domains) + len(evaluation.at_the_end) for run in missing
+    )
+    bases = {ReferenceSpec.of(run) for run in missing}
+    floors = MODELS_OF_REFERENCES * sum(not is_done(references, store) for references in bases)
+    clips_measured = evaluation.clips * (of_runs * evaluation.futures + floors * len(all_worlds))
+    worlds_needed = {
+        *all_worlds,
+        *(world for run in missing for world in (run.target, *run.replay.domains)),
+    }
+    videos = sum(sum(world.videos) for world in worlds_needed if not build.is_built(world, store / "domains"))
+    video, target = 0.0, spec.target
+    if videos and isinstance(target, WorldSpec):
+        video = _timed(lambda: build.render_video(target, "dev", 0)) / build.processes()
+    return (
+        sum(run.training.steps for run in missing) * step
+        + clips_measured * (measured + sampled)
+        + videos * video
+    )
+
+
+def _seconds_a_step(subject: Subject, spec: RunSpec, store: Path) -> float:
+    """Of one training step. Of a large model forwards only, three times: gradients of all of it would not fit."""
+    size = spec.training.batch_size
+    if isinstance(subject, loading.Own):
+        domain = build.build(spec.target, store / "domains")
+        chosen = clips.clips_of(domain, "train", subject.frames)[:size]
+        ready = [subject.ready(domain, "train", chosen, store)]
+        batch = loop.batch_of(subject.model, ready, Mixture(0.0, size, [len(chosen)], 0), 0, 0)
+        batch = batch.to(subject.model.transformer.device)
+        with torch.no_grad():
+            return 3 * _timed(lambda: subject.model.loss(*batch))
+    assert isinstance(spec.target, WorldSpec)
+    cells = spec.target.size_px // tiny.FOLD
+    shape = (size, tiny.LATENT_CHANNELS, subject.frames, cells, cells)
+    device = subject.model.transformer.device
+    levels = subject.model.levels(torch.randn(size), shape)
+    batch = loop.Batch(torch.randn(shape), torch.randn(shape), levels, {}).to(device)
+    objective = loop.Objective(subject.model)
+    return _timed(lambda: objective(batch).backward())
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Seconds of the second of two calls: the first one warms up."""
+    work()
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def evaluate_again(folder: Path, store: Path) -> pd.DataFrame:
+    """Rows of a finished run's last weights, measured anew; raises FileNotFoundError if they were not kept."""
+    spec = RunSpec.from_dict(json.loads((folder / "spec.json").read_text()))
+    rows = evaluate.evaluate(tuned(spec, store, folder), spec.evaluation, store, at_the_end=True)
+    return _named(rows, spec, spec.training.steps)
+
+
+def _named(rows: pd.DataFrame, spec: RunSpec, step: int) -> pd.DataFrame:
+    return rows.assign(
+        run=spec.run_id, base=spec.base, model="fine-tuned", target=spec.target.name, replay=spec.replay.name,
+        replay_fraction=spec.replay.fraction, seed=spec.seed, step=step,
+    )  # fmt: skip
+
+
+def _ready(subject: Subject, world: World, store: Path) -> Sequence[Clip]:
+    """The training clips of a domain, ready to learn from."""
+    domain = build.build(world, store / "domains")
+    return subject.ready(domain, "train", clips.clips_of(domain, "train", subject.frames), store)

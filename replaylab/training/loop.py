@@ -1,0 +1,409 @@
+"""The loop: fit a video generator to mixed batches of latents, on one CPU or many GPUs, resumably.
+
+Decision: every random number of a step is asked for by (seed, step, slot of the batch), the batch by the mixture, so a
+run that was killed continues from its newest checkpoint as if nothing had happened, and a batch is the same whoever
+computes its parts. Told to leave (`leaving`), it saves after the step it is at. Weights are averaged (EMA), and it is the
+average that is evaluated and kept. Refused: to resume with other settings than the run began with.
+
+Shapes as in `models`: latents (B, C, T, h, w), of which the first K frames are context.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from replaylab.data.domain import write_atomically
+from replaylab.mixture import Mixture
+from replaylab.models import lora
+from replaylab.models.tiny import Clip, Condition, VideoModel, stacked
+from replaylab.spec import REMEDIES_ON_WEIGHTS, MachineSpec, RemedySpec, TrainingSpec, torch_seed
+from replaylab.training import checkpoint, preemption, regularizers
+from replaylab.util import distributed
+from replaylab.util.distributed import Execution, Place
+from replaylab.util.progress import track
+
+WARM_UP_STEPS = 20
+LARGEST_GRADIENT = 1.0
+Sources = Sequence[Sequence[Clip]]
+
+
+class Batch(NamedTuple):
+    """What one rank sees of a step: latents and noise (B, C, T, h, w), noise levels (B,), and what is known of the clips."""
+
+    latents: Tensor
+    noise: Tensor
+    level: Tensor
+    known: Condition
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in `count` parts, to be computed one after the other."""
+        known = {name: tensor.chunk(count) for name, tensor in self.known.items()}
+        tensors = zip(
+            *(tensor.chunk(count) for tensor in (self.latents, self.noise, self.level)), strict=True
+        )
+        return [
+            Batch(latents, noise, level, {name: chunks[number] for name, chunks in known.items()})
+            for number, (latents, noise, level) in enumerate(tensors)
+        ]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on that device, copied while something else runs."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same in memory that a GPU reads by itself."""
+        return self._mapped(lambda tensor: tensor.pin_memory())
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        known = {name: change(tensor) for name, tensor in self.known.items()}
+        return Batch(change(self.latents), change(self.noise), change(self.level), known)
+
+
+class Objective(torch.nn.Module):
+    """The model's own loss of a batch, as one module that has the weights. With a teacher, its predictions are asked for
+    too (`continual`).
+    """
+
+    def __init__(self, model: VideoModel, teacher: VideoModel | None = None, strength: float = 0.0) -> None:
+        super().__init__()
+        self.transformer = model.transformer  # so that this module has the weights
+        self._models, self._strength = (model, teacher), strength
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss, a scalar."""
+        model, teacher = self._models
+        return model.loss(*batch, teacher, self._strength)
+
+
+def batch_of(
+    model: VideoModel, sources: Sources, mixture: Mixture, seed: int, step: int, place: Place = Place()
+) -> Batch:
+    """What the mixture names for this rank, each slot with the noise that is its own, at the model's noise levels."""
+    slots = mixture.batch(step, place.rank, place.ranks)
+    latents, known = stacked([sources[slot.domain][slot.clip] for slot in slots])
+    noise, normal = torch.empty_like(latents), torch.empty(len(slots))
+    for i in range(len(slots)):
+        number = step * mixture.batch_size + place.rank + i * place.ranks
+        random = torch.Generator().manual_seed(torch_seed(seed, "training noise", number))
+        torch.randn(noise[i].shape, generator=random, out=noise[i])
+        torch.randn((1,), generator=random, out=normal[i : i + 1])
+    batch = Batch(latents, noise, model.levels(normal, latents.shape), known)
+    return batch if place.device.type == "cpu" else batch.pinned()
+
+
+def fit(
+    model: VideoModel,
+    sources: Sources,
+    mixture: Mixture,
+    training: TrainingSpec,
+    seed: int,
+    folder: Path,
+    what: str,
+    *,
+    machine: MachineSpec = MachineSpec(),
+    place: Place = Place(),
+    remedy: RemedySpec = RemedySpec(),
+    known: Sources = (),
+    evaluate_at: Sequence[int] = (),
+    evaluate: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Train `model` in place and leave it with its averaged weights.
+
+    `known`: clips of what the base knows, where the remedy asks for them. `evaluate(step)` is called on every rank with
+    the averaged weights in place, after each step of `evaluate_at`, and again if it was interrupted. Raises
+    FloatingPointError, with the step, its clips and the last good checkpoint, on a loss that is not finite, and
+    ValueError where a checkpoint was made with other settings.
+    """
+    from diffusers.training_utils import EMAModel
+
+    execution = Execution.of(machine, place)
+    _check_manifest(folder, execution, place)
+    network = model.transformer.to(place.device).train()
+    trained = choose(model, training, seed)
+    teacher, importances = _what_the_base_knows(model, remedy, known, list(trained.values()), seed, place)
+    if execution.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    if execution.compiled:
+        network.compile_repeated_blocks()
+    objective = distributed.spread(
+        place, network, Objective(model, teacher, remedy.strength), execution.sharded
+    )
+    trained = {name: weight for name, weight in network.named_parameters() if name in trained}
+    weights = list(trained.values())
+    if importances is not None:
+        importances = [
+            distributed.part_for(each, weight) for each, weight in zip(importances, weights, strict=True)
+        ]
+    anchor = regularizers.Anchor(weights, importances) if remedy.kind in REMEDIES_ON_WEIGHTS else None
+    optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.01, fused=True)
+    average = EMAModel(weights, decay=training.ema_decay, foreach=not execution.sharded)
+    state = State(folder / "checkpoints", trained, optimizer, average, place)
+    first = state.resume()
+    log = Log(folder, first, place, machine.tensorboard, mixture, what)
+
+    def measure(step: int) -> None:
+        average.store(weights)
+        average.copy_to(weights)
+        if anchor and remedy.kind == "wise-ft":
+            anchor.mix(weights, remedy.strength)
+        network.eval()
+        # other shapes, and no gradients: it would compile again
+        with torch.compiler.set_stance("force_eager"):
+            evaluate(step)
+        network.train()
+        average.restore(weights)
+
+    if first in evaluate_at:  # it may have been killed while measuring
+        measure(first)
+    if place.ranks > 1 and not execution.sharded and first < training.steps:
+        # DDP orders its sums by the first backward pass it sees: a resumed run must add in the same order
+        objective(batch_of(model, sources, mixture, seed, first, place).to(place.device)).backward()
+    batches = distributed.ahead(
+        lambda step: batch_of(model, sources, mixture, seed, step, place), first, training.steps
+    )
+    with preemption.held():
+        for step, batch in zip(
+            track(range(first, training.steps), what=what, unit="steps"), batches, strict=True
+        ):
+            rate = training.learning_rate * _schedule(training, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            parts = batch.to(place.device).parts(training.accumulate)
+            losses = []
+            for number, part in enumerate(parts, start=1):
+                with distributed.together(objective, network, number == len(parts)), execution.autocast():
+                    loss = objective(part) * (len(part.level) / len(batch.level))
+                    loss.backward()
+                losses.append(loss.detach())
+            if anchor and remedy.kind != "wise-ft":
+                anchor.pull(weights, remedy.strength)
+            gradient = torch.nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT, foreach=True)
+            optimizer.step()
+            average.step(weights)
+            done = step + 1
+            log.add(
+                done, distributed.mean(place, torch.stack(losses).sum()), distributed.gathered(gradient), rate
+            )
+            told = distributed.largest(place, preemption.told())
+            if told or done % machine.checkpoint_steps == 0 or done == training.steps or done in evaluate_at:
+                log.flush()
+                state.save(done)
+                preemption.saved()
+            if told == preemption.LEAVE:
+                preemption.leave()
+            if done in evaluate_at:
+                with preemption.free():
+                    measure(done)
+    log.close()
+    average.copy_to(weights)
+    if anchor and remedy.kind == "wise-ft":
+        anchor.mix(weights, remedy.strength)
+    network.eval()
+
+
+def choose(model: VideoModel, training: TrainingSpec, seed: int) -> dict[str, Any]:
+    """The weights to train, by name; the others stand still. Adds the adapters where they are asked for."""
+    network = model.transformer
+    if training.trained == "lora":
+        lora.put_on(network, model.ADAPTED, training.lora_rank, seed)
+    elif training.trained == "temporal":
+        for name, weight in network.named_parameters():
+            weight.requires_grad_(any(layer in name.split(".") for layer in model.TEMPORAL))
+    return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+
+
+def whole_weights(model: VideoModel) -> dict[str, Tensor]:
+    """Every weight by name, whole and on the CPU; all ranks must ask."""
+    return {
+        name: distributed.gathered(weight).cpu() for name, weight in model.transformer.state_dict().items()
+    }
+
+
+def _what_the_base_knows(
+    model: VideoModel, remedy: RemedySpec, known: Sources, weights: list[Any], seed: int, place: Place
+) -> tuple[VideoModel | None, list[Tensor] | None]:
+    """A frozen copy of the base, or the importances of its weights, if the remedy asks for one."""
+    if remedy.kind == "lwf":
+        frozen = copy.deepcopy(model.transformer).requires_grad_(False).eval()
+        return model.with_network(frozen), None
+    if remedy.kind != "ewc":
+        return None, None
+    objective = Objective(model)
+    single = Mixture(0.0, 1, [sum(map(len, known))], seed)
+    clips = [clip for source in known for clip in source]
+    return None, regularizers.importances(
+        lambda number: objective(
+            batch_of(model, [clips], single, torch_seed(seed, "fisher"), number).to(place.device)
+        ),
+        len(clips), weights,
+    )  # fmt: skip
+
+
+def _schedule(training: TrainingSpec, step: int) -> float:
+    left = 1 - step / training.steps if training.decay else 1.0
+    return min(1.0, (step + 1) / WARM_UP_STEPS) * left
+
+
+def _check_manifest(folder: Path, execution: Execution, place: Place) -> None:
+    """Write down how the run is executed; raise ValueError, with what differs, if its checkpoints were made otherwise."""
+    path = folder / "manifest.json"
+    begun = any((folder / "checkpoints").glob("step-*")) and path.is_file()
+    distributed.wait(place)
+    if not begun:
+        if place.leads:
+            text = json.dumps(asdict(execution), indent=1)
+            write_atomically(path, lambda aside: aside.write_text(text))
+        return
+    found = json.loads(path.read_text())
+    differing = [
+        f"{name} {found.get(name)!r} then, {value!r} now"
+        for name, value in asdict(execution).items()
+        if found.get(name) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} was begun with other settings, and would not end in the same bits: {'; '.join(differing)}. Go on "
+            f"with the same (threads: OMP_NUM_THREADS), or remove {folder / 'checkpoints'} to begin again"
+        )
+
+
+class State:
+    """Everything a step changes, to and from checkpoints: whole tensors under the weights' names."""
+
+    def __init__(
+        self, folder: Path, trained: dict[str, Any], optimizer: Any, average: Any, place: Place
+    ) -> None:
+        self.folder, self.trained, self.place = folder, trained, place
+        self.optimizer, self.average = optimizer, average
+
+    def save(self, step: int) -> None:
+        """A checkpoint after `step` steps; all ranks must ask for it."""
+        groups: dict[str, dict[str, Tensor]] = {
+            "weights": {}, "average": {}, "exp_avg": {}, "exp_avg_sq": {}, "step": {}
+        }  # fmt: skip
+        for (name, weight), shadow in zip(self.trained.items(), self.average.shadow_params, strict=True):
+            state = self.optimizer.state[weight]
+            for group, tensor in {"weights": weight, "average": shadow, **state}.items():
+                groups[group][name] = distributed.gathered(tensor).cpu()
+        if self.place.leads:
+            checkpoint.save(self.folder, step, groups, {"average_steps": self.average.optimization_step})
+
+    def resume(self) -> int:
+        """Take the newest checkpoint's state; returns how many steps it has seen."""
+        found = checkpoint.newest(self.folder)
+        step = 0 if found is None else int(found[1]["step"])
+        if distributed.agreed(self.place, step) != step:
+            raise ValueError(
+                f"{self.folder}: rank {self.place.rank} finds step {step} and rank 0 another: not one folder"
+            )
+        if found is None:
+            return 0
+        groups, about = found
+        with torch.no_grad():
+            for (name, weight), shadow in zip(self.trained.items(), self.average.shadow_params, strict=True):
+                weight.copy_(distributed.part_for(groups["weights"][name], weight))
+                shadow.copy_(distributed.part_for(groups["average"][name], shadow))
+                self.optimizer.state[weight] = {
+                    "step": groups["step"][name].to(weight.device),
+                    **{
+                        kind: distributed.part_for(groups[kind][name], weight)
+                        for kind in ("exp_avg", "exp_avg_sq")
+                    },
+                }
+        self.average.optimization_step = about["average_steps"]
+        return step
+
+
+class Log:
+    """JSON lines, one a step, and TensorBoard's event files when asked; written by the leading rank.
+
+    On a GPU a step's loss is looked at while the next step runs, and always before a checkpoint is made.
+    """
+
+    def __init__(
+        self, folder: Path, first: int, place: Place, tensorboard: bool, mixture: Mixture, what: str
+    ) -> None:
+        self._folder, self._what, self._mixture = folder, what, mixture
+        self._patience = 1 if place.device.type == "cuda" else 0
+        self._waiting: list[tuple[int, Tensor, Tensor, float, float]] = []
+        self._file = _open_log(folder, first) if place.leads else None
+        self._board = None
+        self._since = time.monotonic()
+        if tensorboard and place.leads:
+            self._board = _open_board(folder, first)
+
+    def add(self, step: int, loss: Tensor, gradient: Tensor, rate: float) -> None:
+        """One step: written now, or on a GPU while the next one runs."""
+        self._waiting.append((step, loss, gradient, rate, time.monotonic() - self._since))
+        self._write(keep=self._patience)
+
+    def flush(self) -> None:
+        """Write what waits, and make sure that it is on disk."""
+        self._write(keep=0)
+        if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Write what waits; nothing can be added any more."""
+        self.flush()
+        for each in (self._file, self._board):
+            if each:
+                each.close()
+
+    def _write(self, keep: int) -> None:
+        while len(self._waiting) > keep:
+            step, loss, gradient, rate, seconds = self._waiting.pop(0)
+            values = {"loss": loss.item(), "gradient_norm": gradient.item(), "learning_rate": rate}
+            if not math.isfinite(values["loss"]):
+                self._stop(step, values["loss"])
+            if self._file:
+                self._file.write(json.dumps({"step": step, **values, "seconds": round(seconds, 3)}) + "\n")
+            if self._board:
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
+
+    def _stop(self, step: int, loss: float) -> None:
+        kept = checkpoint.steps(self._folder / "checkpoints")
+        last = f"{kept[-1]} is the last good checkpoint" if kept else "no checkpoint was made before it"
+        raise FloatingPointError(
+            f"{self._what}: the loss of step {step} is {loss}; its clips (domain, clip): "
+            f"{[(slot.domain, slot.clip) for slot in self._mixture.batch(step - 1)]}; {last}. Look at these clips, or "
+            "lower the learning rate, and run again"
+        )
+
+
+def seconds_logged(folder: Path) -> float:
+    """What the steps of a run took, evaluations and interruptions included; the clock begins again where it resumed."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    clocks = [line["seconds"] for line in lines]
+    ends = [before for before, after in zip(clocks, [*clocks[1:], 0.0], strict=True) if after < before]
+    return sum(ends)
+
+
+def _open_log(folder: Path, steps: int) -> Any:
+    """The log, cut to the steps that the checkpoint knows of."""
+    path = folder / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True)[:steps] if path.is_file() else []
+    write_atomically(path, lambda aside: aside.write_text("".join(lines)))
+    return path.open("a", buffering=1)  # a line as soon as it is whole: it may be watched from elsewhere
+
+
+def _open_board(folder: Path, first: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(f"TensorBoard's files are asked for: pip install tensorboard ({error})") from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)

@@ -1,0 +1,391 @@
+"""Where do the shipped weights come from? Autoencoder, detector, video network and base, each made by one command.
+
+    python -m replaylab pretrain autoencoder | detector | videonet | base
+
+Decision: the base learns from diverse domains that leave out the targets' narrow looks: traffic in many looks that
+moves freely, rigid bodies, roving cameras, a game. The others are instruments, so they see the targets' looks too, in
+free motion. Autoencoder and base resume where they were killed; all write safetensors with a
+card beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from replaylab.data import clips
+from replaylab.data.domain import Domain, write_atomically
+from replaylab.evaluation import evaluate, evaluation_sets, measurement
+from replaylab.metrics import video_network
+from replaylab.metrics.detectors import centre_point
+from replaylab.mixture import Mixture
+from replaylab.models import latent_cache, loading, tiny
+from replaylab.spec import (
+    WEIGHTS,
+    EvaluationSpec,
+    MachineSpec,
+    TrainingSpec,
+    WorldSpec,
+    base_folder,
+    domain_spec,
+    generator,
+    torch_seed,
+    weights_digest,
+)
+from replaylab.training import checkpoint, loop
+from replaylab.util.progress import say, track
+from replaylab.worlds import build
+
+NEAR = domain_spec("near", videos=(2400, 128, 0), seed=100)
+FAR = (
+    domain_spec("physics", videos=(600, 48, 0), seed=100),
+    domain_spec("orbit", videos=(480, 48, 0), seed=100),
+    domain_spec("doom", videos=(240, 48, 0), seed=100),
+)
+BASE_DOMAINS = tuple(  # more of the same than the instruments see: near, then far
+    replace(spec, videos=(train_videos, *spec.videos[1:]))
+    for spec, train_videos in zip((NEAR, *FAR), (8000, 1200, 1200, 600), strict=True)
+)
+FAR_SHARE = 0.25  # of the base's batches, in equal parts
+TARGET_LOOKS = (  # instruments only
+    domain_spec("diverse-driving", videos=(480, 96, 0), seed=100),
+    domain_spec("country", motion="free", videos=(480, 96, 0), seed=100, name="country-free"),
+)
+
+AUTOENCODER_STEPS, AUTOENCODER_BATCH, AUTOENCODER_RATE = 1500, 48, 1e-3
+BASE_STEPS, BASE_BATCH, BASE_RATE = {"wan": 20000, "cogvideox": 10000}, 16, 2e-3
+CURVE_POINTS = 20  # how often the base is measured while it learns
+CURVE = EvaluationSpec(  # looks never seen (other scenes, another seed), and the target's
+    tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("near", "driving-eventful")), "dev", 64, 64
+)
+DETECTOR_STEPS = 1200
+BLURS_PX = (0.0, 0.5, 1.0, 1.5, 2.0)
+VIDEONET_STEPS, VIDEONET_VIDEOS = 1000, 1200  # videos of each domain at most
+VIDEONET_CHECKS = tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("driving", "driving-eventful"))
+SEED = 0
+
+
+@tiny.no_denormals()
+def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOENCODER_STEPS) -> None:
+    """Train the autoencoder on single frames of all domains; resumes from `home/autoencoder`."""
+    started = time.monotonic()
+    domains = (NEAR, *FAR, *TARGET_LOOKS)
+    frames = np.concatenate([_all_frames(_domain(spec, home), "train") for spec in domains])
+    torch.manual_seed(SEED)  # diffusers draws a new network's weights from the global stream
+    vae = tiny.new_vae().to(memory_format=torch.channels_last)
+    start_as_principal_components(vae, tiny.fold(frames[:: max(1, len(frames) // 2000)]))
+    weights = list(vae.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=AUTOENCODER_RATE, weight_decay=0.0, fused=True)
+    first = _resume_autoencoder(home / "autoencoder", vae, optimizer)
+    for step in track(range(first, steps), what="autoencoder", unit="steps"):
+        for group in optimizer.param_groups:
+            group["lr"] = AUTOENCODER_RATE * min(1.0, (step + 1) / 50) * (1 - step / steps)
+        chosen = generator(SEED, "autoencoder batch", step).integers(0, len(frames), AUTOENCODER_BATCH)
+        loss = _reconstruction_loss(vae, frames[np.sort(chosen)])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        if (step + 1) % 250 == 0:
+            say(f"autoencoder: step {step + 1}, loss {loss.item():.4f}")
+            _save_autoencoder(home / "autoencoder", step + 1, vae, optimizer)
+    vae.eval()
+    with torch.no_grad():
+        coded = vae.encode(tiny.fold(frames[:: max(1, len(frames) // 2000)])).latents
+    vae.register_to_config(scaling_factor=1 / coded.square().mean().sqrt().item())
+    tiny.save_part(vae, folder / "vae")
+    about = {"steps": steps, "batch_size": AUTOENCODER_BATCH, "seed": SEED, "frames": len(frames),
+             "seconds": round(time.monotonic() - started), "first_step_of_last_run": first}  # fmt: skip
+    _card(folder / "vae", "autoencoder", about, domains)
+
+
+@tiny.no_denormals()
+def base(
+    home: Path,
+    folder: Path | None = None,
+    steps: int = 0,
+    seed: int = SEED,
+    machine: MachineSpec = MachineSpec(),
+    family: str = "wan",
+) -> None:
+    """Train a family's transformer on the diverse domains' latents; resumes from its folder in `home`.
+
+    Every family and seed has a folder of its own among the shipped weights, the autoencoder included. `curve.csv` beside the
+    weights tells how fidelity and dynamics came, on dev clips. steps: 0 for the family's own.
+    """
+    steps = steps or BASE_STEPS[family]
+    folder = folder or base_folder(seed, family)
+    if not (folder / "vae").is_dir():
+        shutil.copytree(WEIGHTS / "base" / "vae", folder / "vae")
+    with torch.random.fork_rng():
+        torch.manual_seed(torch_seed(seed, "new transformer"))  # diffusers draws from the global stream
+        model = loading.TINY[family].new(tiny.load_vae(folder))
+    sources = []
+    for spec in BASE_DOMAINS:
+        domain = _domain(spec, home)
+        chosen = clips.clips_of(domain, "train", tiny.CLIP_FRAMES)
+        sources.append(
+            latent_cache.encoded(
+                model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae")
+            )
+        )
+    mixture = Mixture(FAR_SHARE, BASE_BATCH, [len(source) for source in sources], seed)
+    training = TrainingSpec(steps, BASE_BATCH, BASE_RATE, ema_decay=0.998, decay=True)
+    points = sorted({ceil(steps * (point + 1) / CURVE_POINTS) for point in range(CURVE_POINTS)})
+    run = home / base_folder(seed, family).name
+    loop.fit(
+        model, sources, mixture, training, seed, run, f"base {family} {seed}", machine=machine, evaluate_at=points,
+        evaluate=lambda step: _measure(model, step, home, run),
+    )  # fmt: skip
+    model.save(folder)
+    curve = pd.concat([pd.read_csv(run / f"curve-{step:06d}.csv") for step in points])
+    curve = pd.concat([_floors(home), curve], ignore_index=True)
+    write_atomically(folder / "curve.csv", lambda path: curve.to_csv(path, index=False, float_format="%.4f"))
+    about = {"steps": steps, "batch_size": BASE_BATCH, "seed": seed, "learning_rate": BASE_RATE,
+             "clips": [len(source) for source in sources], "samples": mixture.counts(steps),
+             "seconds": round(loop.seconds_logged(run)), **json.loads((run / "manifest.json").read_text())}  # fmt: skip
+    options = (
+        f" --family {family}" * (family != "wan")
+        + f" --seed {seed}" * (seed != 0)
+        + f" --precision {about['precision']}"
+    )
+    _card(folder, "base", about, BASE_DOMAINS, options)
+
+
+def _measure(model: tiny.TinyModel, step: int, home: Path, run: Path) -> None:
+    path = run / f"curve-{step:06d}.csv"
+    if not path.is_file():
+        table = _means(evaluate.evaluate(loading.Tiny(model), CURVE, home)).assign(model="base", step=step)
+        write_atomically(path, lambda aside: table.to_csv(aside, index=False))
+        say(f"base: step {step}: " + "; ".join(_ade_in_words(table)))
+
+
+def _floors(home: Path) -> pd.DataFrame:
+    """Copy-last-frame and the autoencoder on the curve's clips."""
+    parts = []
+    for ground in evaluation_sets.prepare(CURVE, home):
+        for name, frames in (
+            ("copy-last-frame", evaluate.copy_last_frame(ground.frames)),
+            ("autoencoder", evaluate.autoencoded(ground.frames)),
+        ):
+            rows = measurement.measure(ground, frames, CURVE.miss_cap_px).rows
+            parts.append(_means(rows).assign(model=name, step=-1))
+    return pd.concat(parts)
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.groupby(["domain", "measure"], as_index=False)["value"].mean()
+
+
+def _ade_in_words(table: pd.DataFrame) -> list[str]:
+    found = table[table["measure"] == "ade_px"]
+    return [f"ADE {row.value:.2f} px on {row.domain}" for row in found.itertuples()]
+
+
+def agent_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int = DETECTOR_STEPS) -> None:
+    """Train the detector on real and autoencoded frames of all looks of both driving worlds.
+
+    Half of the dev scenes pick its threshold; the figures on its card come from the other half, among them its
+    ceiling on real frames that are blurred in steps.
+    """
+    vae = tiny.load_vae(WEIGHTS / "base")
+    training, picking, checks = Labelled(), Labelled(), {}
+    for spec in (NEAR, *TARGET_LOOKS):
+        domain = _domain(spec, home)
+        real, truth = _all_frames(domain, "train"), _all_boxes(domain, "train")
+        training.add(real, truth).add(_autoencoded(vae, real), truth)
+        real, truth = _all_frames(domain, "dev"), _all_boxes(domain, "dev")
+        half = len(real) // 2  # whole scenes: their number is even, and all are equally long
+        picking.add(real[:half], truth[:half]).add(_autoencoded(vae, real[:half]), truth[:half])
+        kept = real[half:]
+        checks[f"{spec.name}, autoencoded"] = (_autoencoded(vae, kept), truth[half:])
+        for blur_px in BLURS_PX:
+            how = f"blurred by {blur_px:g} px" if blur_px else "real"
+            checks[f"{spec.name}, {how}"] = (centre_point.blurred(kept, blur_px), truth[half:])
+    centre_point.fit(
+        training.frames, training.boxes, validation_frames=picking.frames, validation_boxes=picking.boxes,
+        checks=checks, seed=SEED, steps=steps, folder=folder,
+        data="Real and autoencoded frames of rendered traffic: " + "; ".join(map(_in_words, (NEAR, *TARGET_LOOKS))),
+    )  # fmt: skip
+
+
+@tiny.no_denormals()
+def video_features(home: Path, folder: Path = WEIGHTS / "videonet", steps: int = VIDEONET_STEPS) -> None:
+    """Train the video network on all domains; its distances are shown on dev clips of the target's look."""
+    specs = (*BASE_DOMAINS, *TARGET_LOOKS)
+    training, held_out = (
+        video_network.Known.together(
+            [video_network.known(_domain(spec, home), split, VIDEONET_VIDEOS) for spec in specs]
+        )
+        for split in ("train", "dev")
+    )
+    checks = {}
+    for spec in VIDEONET_CHECKS:
+        domain = _domain(spec, home)
+        scenes = clips.one_a_scene(clips.clips_of(domain, "dev", tiny.CLIP_FRAMES))
+        read = clips.read(domain, scenes, tiny.CLIP_FRAMES)
+        checks[spec.name] = np.stack([frames[tiny.CONTEXT_FRAMES :] for frames in read])
+    video_network.fit(
+        training, held_out, checks, seed=SEED, steps=steps, folder=folder,
+        data=f"at most {VIDEONET_VIDEOS} training videos of each of: " + "; ".join(map(_in_words, specs)),
+    )  # fmt: skip
+
+
+class Labelled:
+    """Frames and their boxes, gathered from several domains."""
+
+    def __init__(self) -> None:
+        self._frames: list[NDArray[np.uint8]] = []
+        self.boxes: list[NDArray[np.float64]] = []
+
+    def add(self, frames: NDArray[np.uint8], boxes: list[NDArray[np.float64]]) -> Labelled:
+        """Frames (N, H, W, 3) and the boxes of each; itself."""
+        self._frames.append(frames)
+        self.boxes += boxes
+        return self
+
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """All of them, uint8 (N, H, W, 3)."""
+        return np.concatenate(self._frames)
+
+
+def _autoencoded(vae: Any, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return tiny.decode(vae, tiny.encode(vae, frames[:, None]))[:, 0]
+
+
+def _domain(spec: WorldSpec, home: Path) -> Domain:
+    return build.build(spec, home / "domains")
+
+
+def _all_frames(domain: Domain, split: str) -> NDArray[np.uint8]:
+    """Every frame of a split, uint8 (N, H, W, 3)."""
+    files = domain.split(split)["file"]
+    return np.concatenate([clips.decode(domain.folder / "videos" / file)
+                           for file in track(files, what=f"decoding {domain.name} {split}", unit="videos")])  # fmt: skip
+
+
+def _all_boxes(domain: Domain, split: str) -> list[NDArray[np.float64]]:
+    """For every frame of a split, (K, 6): x0 y0 x1 y1 visible is_pedestrian."""
+    table = domain.tracks.assign(pedestrian=domain.tracks["kind"] == "pedestrian")
+    columns = ["x0", "y0", "x1", "y1", "visible", "pedestrian"]
+    found = {key: rows[columns].to_numpy(float) for key, rows in table.groupby(["video", "frame"])}
+    return [
+        found.get((row.file.removesuffix(".mp4"), frame), np.zeros((0, 6)))
+        for row in domain.split(split).itertuples()
+        for frame in range(int(row.frames))
+    ]
+
+
+def _reconstruction_loss(vae: Any, frames: NDArray[np.uint8]) -> Tensor:
+    """Absolute and squared error, and the absolute error of the image's gradients: edges are where agents are."""
+    folded = tiny.fold(frames)
+    made = tiny.pixels_of(vae.decode(vae.encode(folded).latents).sample)
+    wanted = tiny.pixels_of(folded)
+    loss = (made - wanted).abs().mean() + (made - wanted).square().mean()
+    for axis in (-1, -2):
+        loss = loss + (made.diff(dim=axis) - wanted.diff(dim=axis)).abs().mean()
+    return loss
+
+
+@torch.no_grad()
+def start_as_principal_components(vae: Any, folded: Tensor) -> None:
+    """Set the weights so that the untrained network is a principal component analysis of `folded` (N, F, h, w).
+
+    Two cores have little time to learn what linear algebra knows at once. Components keep the fourth root
+    of their variance, between equal shares (noise drowns the picture last) and their own (detail drowns first).
+    """
+    pixels = folded.permute(0, 2, 3, 1).reshape(-1, folded.shape[1])
+    mean = pixels.mean(0)
+    variances, directions = torch.linalg.eigh(torch.cov((pixels - mean).T))
+    count = tiny.LATENT_CHANNELS
+    variances, directions = variances[-count:].flip(0), directions[:, -count:].flip(1).T
+    sizes = variances**0.25
+    sizes = 0.5 * sizes / sizes.square().mean().sqrt()  # small: the decoder begins with a tanh
+    into = directions * (sizes / variances.sqrt())[:, None]
+    back = directions.T * (variances.sqrt() / sizes)
+    signs = torch.cat(
+        [torch.eye(count), -torch.eye(count)]
+    )  # a pair of rectified channels carries a signed number
+    for part in (*vae.encoder.layers, *vae.decoder.layers):
+        if hasattr(part, "fuse"):  # a residual block: at first it adds nothing
+            part.conv[-1].weight.zero_()
+            part.conv[-1].bias.zero_()
+    # diffusers' tiny encoder takes (x + 1) / 2, its decoder gives 2 y - 1
+    _set_centre(vae.encoder.layers[0], 2 * signs @ into, -signs @ into @ (mean + 1))
+    _set_centre(vae.encoder.layers[-1], signs.T, torch.zeros(count))
+    _set_centre(vae.decoder.layers[0], signs, torch.zeros(2 * count))
+    _set_centre(vae.decoder.layers[-1], back @ signs.T / 2, (mean + 1) / 2)
+
+
+def _set_centre(layer: Any, matrix: Tensor, bias: Tensor) -> None:
+    """Make the leading channels of a 3x3 convolution a matrix product; the others stay as they are, unheard."""
+    rows, columns = matrix.shape
+    layer.weight[:rows].zero_()
+    layer.weight[:rows, :columns, 1, 1] = matrix
+    layer.bias[:rows] = bias
+
+
+def _save_autoencoder(folder: Path, step: int, vae: Any, optimizer: Any) -> None:
+    states = {kind: {} for kind in ("exp_avg", "exp_avg_sq", "step")}  # type: dict[str, dict[str, Tensor]]
+    for name, weight in vae.named_parameters():
+        for kind, group in states.items():
+            group[name] = optimizer.state[weight][kind]
+    checkpoint.save(folder, step, {"vae": vae.state_dict(), **states}, {})
+
+
+def _resume_autoencoder(folder: Path, vae: Any, optimizer: Any) -> int:
+    found = checkpoint.newest(folder)
+    if found is None:
+        return 0
+    tensors, state = found
+    vae.load_state_dict(tensors.pop("vae"))
+    for name, weight in vae.named_parameters():
+        optimizer.state[weight] = {kind: group[name] for kind, group in tensors.items()}
+    return int(state["step"])
+
+
+def _in_words(spec: WorldSpec) -> str:
+    size = f"{spec.videos[0]} videos of {spec.frames} frames"
+    return f"{spec.name} ({size}, look {spec.look}, motion {spec.motion}, seed {spec.seed})"
+
+
+def _card(
+    folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...], options: str = ""
+) -> None:
+    """A card beside the weights: what they are, from which data, how to make them again."""
+    about = {
+        **about,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+    }
+    lines = [
+        f"# {what} of replaylab's tiny world", "",
+        f"Made again by `python -m replaylab pretrain {what}{options}`.", "",
+        "Trained on rendered video only (our own, CC0-1.0; in doom the pictures are Freedoom's, BSD-3-Clause):",
+        *(f"- {_in_words(spec)}" for spec in data), "",
+        "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in about.items()), "",
+        "For studying forgetting in small; it generates nothing but toy traffic at 64x64 pixels.", "",
+    ]  # fmt: skip
+    write_atomically(folder / "README.md", lambda path: path.write_text("\n".join(lines)))
+    write_atomically(folder / "pretraining.json", lambda path: path.write_text(json.dumps(about, indent=1)))
+
+
+COMMANDS = {
+    "autoencoder": autoencoder,
+    "detector": agent_detector,
+    "videonet": video_features,
+}  # and `base`, which takes a seed and a machine

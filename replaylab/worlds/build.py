@@ -1,0 +1,243 @@
+"""Where do videos come from? `build` renders a described world into a domain folder.
+
+Decision: every video is a pure function of (description, split, number), so a build is cut into chunks that any
+process can make in any order, an interrupted build continues where it stopped, and the same description gives the
+same truth. Videos are written as H.264 and read back like anyone's: nothing downstream sees the renderer's arrays.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from replaylab.data.domain import SPLITS, Domain, alone, open_domain, sha256, write_atomically, write_domain
+from replaylab.spec import FolderSpec, World, WorldSpec, digest, generator
+from replaylab.util.progress import say, track
+from replaylab.worlds import appearance, country, orbit, physics, traffic
+from replaylab.worlds.doom import walk
+from replaylab.worlds.renderer import Scene, Stage, boxes_of, eligible, heading_of, placed, visible_shares
+
+WORLDS: dict[str, Any] = {  # each with MOTIONS and draw(); doom, which nobody here drew, with render()
+    "traffic": traffic,
+    "country": country,
+    "physics": physics,
+    "orbit": orbit,
+    "doom": walk,
+}
+
+VIDEOS_A_CHUNK = 24
+CRF = 10  # H.264 quality: visually lossless, so that what is lost is the model's doing
+
+
+def folder_of(spec: WorldSpec, home: str | Path) -> Path:
+    """Where the domain of a description lies: `home/<name>-<digest>`."""
+    return Path(home) / f"{spec.name}-{digest(spec)}"
+
+
+def is_built(spec: World, home: str | Path) -> bool:
+    """Whether the domain is there, whole."""
+    return isinstance(spec, FolderSpec) or (folder_of(spec, home) / "domain.json").is_file()
+
+
+def processes() -> int:
+    """How many processes render at once: one a core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def build(spec: World, home: str | Path) -> Domain:
+    """Render `spec` into `home/<name>-<digest>/` on all cores, or read what is there; a folder of videos is opened.
+
+    If another process is rendering it, that one is waited for. Raises PermissionError or OSError, with the path, if
+    `home` cannot be written, ValueError for a folder that is not the one described any more.
+    """
+    if isinstance(spec, FolderSpec):
+        return _opened(spec)
+    folder = folder_of(spec, home)
+    if not is_built(spec, home):
+        with alone(folder):
+            if not is_built(spec, home):  # by the one that was waited for
+                _build(spec, folder)
+    return open_domain(folder)
+
+
+def _opened(spec: FolderSpec) -> Domain:
+    domain = open_domain(spec.folder)
+    if domain.digest != spec.digest:
+        raise ValueError(
+            f"{spec.folder}: domain.json is not the one that the run was described with ({domain.digest} now, "
+            f"{spec.digest} then)"
+        )
+    return domain
+
+
+def _build(spec: WorldSpec, folder: Path) -> None:
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    (folder / "parts").mkdir(exist_ok=True)
+    jobs = [
+        (spec, folder, split, start, min(start + VIDEOS_A_CHUNK, count))
+        for split, count in zip(SPLITS, spec.videos, strict=True)
+        for start in range(0, count, VIDEOS_A_CHUNK)
+    ]
+    missing = [
+        job for job in jobs if not (folder / "parts" / f"{_chunk_name(*job[2:])}-ego.parquet").is_file()
+    ]
+    if len(missing) < len(jobs):
+        say(f"{folder}: {len(jobs) - len(missing)} of {len(jobs)} chunks were already rendered")
+    # spawn: a forked renderer would share its parent's buffers; daemonic notebooks may not fork at all
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes(), mp_context=context, initializer=end_with_parent) as pool:
+        done = as_completed([pool.submit(_render_chunk, *job) for job in missing])
+        for future in track(
+            done,
+            what=f"rendering {spec.name} ({VIDEOS_A_CHUNK} videos each)",
+            total=len(missing),
+            unit="chunks",
+        ):
+            future.result()
+    parts = {kind: [folder / "parts" / f"{_chunk_name(*job[2:])}-{kind}.parquet" for job in jobs]
+             for kind in ("videos", "tracks", "ego")}  # fmt: skip
+    videos, tracks, ego = (pd.concat(map(pd.read_parquet, parts[kind]), ignore_index=True) for kind in parts)
+    about = {
+        "name": spec.name,
+        "frames_per_second": spec.frames_per_second,
+        "size_px": spec.size_px,
+        "licence": getattr(WORLDS[spec.world], "LICENCE", "CC0-1.0"),
+        "made_by": "replaylab.worlds",
+        "world": spec.as_dict(),
+    }
+    write_domain(folder, about, videos, tracks, ego)
+    shutil.rmtree(folder / "parts")
+
+
+def end_with_parent() -> None:
+    """In a worker: do not outlive a parent that was killed."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _chunk_name(split: str, start: int, stop: int) -> str:
+    return f"{split}-{start:05d}-{stop:05d}"
+
+
+def _render_chunk(spec: WorldSpec, folder: Path, split: str, start: int, stop: int) -> None:
+    videos, tracks, ego = [], [], []
+    for number in range(start, stop):
+        name = f"{split}-{number:05d}"
+        frames, agent_rows, ego_rows = render_video(spec, split, number)
+        path = folder / "videos" / f"{name}.mp4"
+        write_atomically(
+            path, lambda aside, frames=frames: write_video(aside, frames, spec.frames_per_second)
+        )
+        videos.append({"file": path.name, "split": split, "scene": f"{spec.name}/{name}", "frames": len(frames),
+                       "sha256": sha256(path)})  # fmt: skip
+        tracks += [{"video": name, **row} for row in agent_rows]
+        ego += [{"video": name, **row} for row in ego_rows]
+    for kind, rows in (
+        ("videos", videos),
+        ("tracks", tracks),
+        ("ego", ego),
+    ):  # ego last: its presence means done
+        path = folder / "parts" / f"{_chunk_name(split, start, stop)}-{kind}.parquet"
+        write_atomically(path, lambda aside, rows=rows: pd.DataFrame(rows).to_parquet(aside, index=False))
+
+
+def check(spec: WorldSpec) -> None:
+    """Raises ValueError, with the valid ones, for a world, look or motion that does not exist."""
+    if spec.world not in WORLDS:
+        raise ValueError(f"world {spec.world!r} is none of {', '.join(WORLDS)}")
+    room = WORLDS[spec.world]
+    if spec.motion not in room.MOTIONS:
+        raise ValueError(
+            f"motion {spec.motion!r} is none of {', '.join(room.MOTIONS)} (world {spec.world!r})"
+        )
+    if spec.world in ("traffic", "country"):
+        appearance.check_look(spec.look)
+    elif spec.look not in room.LOOKS:
+        raise ValueError(f"look {spec.look!r} is none of {', '.join(room.LOOKS)} (world {spec.world!r})")
+    if not 0 <= spec.eventful_share <= 1:
+        raise ValueError(f"eventful_share is {spec.eventful_share!r}; it must be a number from 0 to 1")
+    if spec.size_px % 2 or spec.size_px < 16:
+        raise ValueError(f"size_px is {spec.size_px}; it must be even, and at least 16")
+
+
+def render_video(
+    spec: WorldSpec, split: str, number: int
+) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Frames uint8 (T, H, W, 3), track rows and ego rows of one video."""
+    check(spec)
+    if spec.world == "doom":
+        return walk.render(spec, split, *_streams(spec, split, number))
+    scene = scene_of(spec, split, number)
+    return Stage.shared(spec.size_px).render(scene), _track_rows(scene, spec.size_px), _ego_rows(scene)
+
+
+def scene_of(spec: WorldSpec, split: str, number: int) -> Scene:
+    """What a video shows, in every world but doom, whose scenes are the game's own."""
+    return WORLDS[spec.world].draw(spec, *_streams(spec, split, number), number)
+
+
+def _streams(spec: WorldSpec, split: str, number: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Of look and of motion: neither touches the other."""
+    look, motion = f"{spec.look} look", f"{spec.motion} motion"
+    return generator(spec.seed, f"{spec.world} {look} {split}", number), generator(
+        spec.seed, f"{spec.world} {motion} {split}", number
+    )
+
+
+def _track_rows(scene: Any, size_px: int) -> list[dict[str, Any]]:
+    rows = []
+    for frame, (x, y, heading) in enumerate(scene.ego):
+        boxes, depths = boxes_of(scene, frame, size_px)
+        visible = visible_shares(boxes, depths, size_px)
+        counts = eligible(boxes, visible, size_px)
+        for agent in np.flatnonzero(visible > 0):
+            pose = scene.poses[agent, frame]
+            right, ahead, _ = placed((pose[:3, 3] - [x, y, 0])[None], np.zeros(3), -heading)[0]
+            rows.append({
+                "frame": frame, "agent": int(agent), "kind": scene.kinds[agent],
+                **dict(zip(("x0", "y0", "x1", "y1"), boxes[agent], strict=True)),
+                "x_m": right, "y_m": ahead, "heading_rad": heading_of(pose) - heading,
+                "road_m": np.nan if scene.road_m is None else scene.road_m[agent, frame],
+                "visible": visible[agent], "eligible": bool(counts[agent]),
+            })  # fmt: skip
+    return rows
+
+
+def _ego_rows(scene: Any) -> list[dict[str, Any]]:
+    return [
+        {"frame": frame, "x_m": x, "y_m": y, "heading_rad": heading, "field_of_view_deg": camera.field_of_view_deg,
+         "camera_height_m": camera.height_m, "camera_pitch_rad": camera.pitch_rad, "event": scene.event}
+        for frame, ((x, y, heading), camera) in enumerate(zip(scene.ego, scene.cameras, strict=True))
+    ]  # fmt: skip
+
+
+def write_video(path: Path, frames: Any, frames_per_second: float) -> None:
+    """Write uint8 frames (T, H, W, 3) as H.264 mp4 (yuv420p, so that every browser plays it); H and W even."""
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        # slower presets gave other bytes each time for the same frames of this size, even with one thread
+        stream.options = {"crf": str(CRF), "preset": "superfast"}
+        stream.codec_context.thread_count = 1
+        for picture in frames:
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
+            )
+        container.mux(stream.encode())

@@ -1,0 +1,197 @@
+"""How does everyone move? Constant acceleration and yaw rate from a pose, whatever the road and the look.
+
+Decision: within a video nothing else happens, so that three context frames determine the future and an error is the
+model's, not chance's. A motion is accepted by one fixed camera, whatever camera will show it: the same seed is the
+same motion in every look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+
+from replaylab.spec import WorldSpec
+from replaylab.worlds.appearance import Look
+from replaylab.worlds.meshes import KINDS, shadow, vehicle
+from replaylab.worlds.renderer import (
+    NEAR_M,
+    Camera,
+    Floats,
+    Light,
+    Mesh,
+    Scene,
+    eligible,
+    rigid,
+    shown_throughout,
+    visible_shares,
+)
+
+VEHICLES, VEHICLE_SHARES = ("car", "van", "truck", "bus", "motorcycle"), (0.55, 0.17, 0.12, 0.06, 0.10)
+SMALL, SMALL_SHARES = ("pedestrian", "cyclist"), (0.6, 0.4)
+TRIES = 1000
+
+TRAINABLE_EVENTS = ("crossing", "cut_in", "turning")
+HELD_OUT_EVENTS = ("braking", "oncoming", "overtaking")
+MOTIONS = {  # which events the eventful videos of a motion show
+    "ordinary": ("ordinary",),
+    "eventful": TRAINABLE_EVENTS,
+    "held-out": HELD_OUT_EVENTS,
+    "free": ("free", "free", "free", *TRAINABLE_EVENTS),
+    **{event: (event,) for event in TRAINABLE_EVENTS + HELD_OUT_EVENTS},
+}
+
+
+@dataclass(frozen=True)
+class Mover:
+    """Constant acceleration and yaw rate from a pose at time 0: kind, m, rad, m/s, m/s^2, rad/s."""
+
+    kind: str
+    x: float
+    y: float
+    heading: float
+    speed: float
+    acceleration: float = 0.0
+    yaw_rate: float = 0.0
+
+    def speeds(self, times: Floats) -> Floats:
+        """Speeds (T,) in m/s."""
+        return np.maximum(self.speed + self.acceleration * times, 0.0)
+
+    def path(self, times: Floats) -> Floats:
+        """Poses (T, 3): x, y, heading. The closed form of constant turn rate and acceleration (CTRA)."""
+        v, a, w, h = self.speed, self.acceleration, self.yaw_rate, self.heading
+        if a < 0:  # a braking car stops, it does not come back
+            times = np.minimum(times, -v / a)
+        heading = h + w * times
+        if abs(w) < 1e-6:
+            distance = v * times + a * times**2 / 2
+            return np.stack([self.x - distance * np.sin(h), self.y + distance * np.cos(h), heading], axis=1)
+        now = v + a * times
+        x = self.x + (now * np.cos(heading) - v * np.cos(h)) / w - a * (np.sin(heading) - np.sin(h)) / w**2
+        y = self.y + (now * np.sin(heading) - v * np.sin(h)) / w + a * (np.cos(heading) - np.cos(h)) / w**2
+        return np.stack([x, y, heading], axis=1)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How everyone moves in one video, and which event it shows."""
+
+    ego: Mover
+    agents: tuple[Mover, ...]
+    event: str
+
+    def paths(self, times: Floats) -> Floats:
+        """Poses (agent, T, 3): x, y, heading."""
+        return np.stack([agent.path(times) for agent in self.agents])
+
+
+def some_vehicle(rng: np.random.Generator) -> str:
+    """One of VEHICLES, as often as VEHICLE_SHARES says."""
+    return str(rng.choice(VEHICLES, p=VEHICLE_SHARES))
+
+
+def someone_small(rng: np.random.Generator) -> str:
+    """One of SMALL, as often as SMALL_SHARES says."""
+    return str(rng.choice(SMALL, p=SMALL_SHARES))
+
+
+def event_of(
+    spec: WorldSpec, number: int, rng: np.random.Generator, motions: dict[str, tuple[str, ...]]
+) -> str:
+    """Which event video `number` shows: of n videos, floor(n x eventful_share) are eventful."""
+    share = Fraction(str(spec.eventful_share))
+    is_eventful = int((number + 1) * share) > int(number * share)
+    return str(rng.choice(motions[spec.motion])) if is_eventful else "ordinary"
+
+
+def keeps_apart(motion: Motion, times: Floats) -> bool:
+    """Nobody touches anybody, nor us, however they stand: bodies as rows of discs, so that who only passes may pass
+    close by. We are as large as a truck.
+    """
+    truck = _discs("truck", motion.ego.path(times))
+    bodies = [truck, *(_discs(agent.kind, agent.path(times)) for agent in motion.agents)]
+    for index, (place, radius) in enumerate(bodies):
+        for other, other_radius in bodies[index + 1 :]:
+            apart = np.linalg.norm(place[:, :, None] - other[:, None], axis=-1)
+            if (apart < radius + other_radius).any():
+                return False
+    return True
+
+
+def _discs(kind: str, path: Floats) -> tuple[Floats, float]:
+    """Discs that cover a body and 10 cm around it: centres (T, N, 2) and their radius, in m."""
+    width, length, _ = KINDS[kind]
+    along = np.linspace(-0.5, 0.5, max(2, round(1.5 * length / width))) * max(length - width, 0.0)
+    ahead = np.stack([-np.sin(path[:, 2]), np.cos(path[:, 2])], axis=1)
+    return path[:, None, :2] + along[:, None] * ahead[:, None], width / 2 * 1.1 + 0.1
+
+
+def is_shown(motion: Motion, times: Floats, judge: Camera) -> bool:
+    """Whether `judge` sees the agents throughout (`stage.shown_throughout`), whatever they look like."""
+    ego = motion.ego.path(times)
+    paths = [agent.path(times) for agent in motion.agents]
+    counts = np.zeros((len(times), len(paths)), dtype=bool)
+    for frame, (x, y, heading) in enumerate(ego):
+        boxes, depths = np.full((len(paths), 4), np.nan), np.zeros(len(paths))
+        for agent, path in enumerate(paths):
+            corners = silhouette(motion.agents[agent].kind) @ rigid(*path[frame, :, None])[0].T
+            pixels, depth = judge.project(corners[:, :3], np.array([x, y, 0.0]), heading, 64)
+            depths[agent] = depth.mean()
+            if depth.min() > NEAR_M:
+                boxes[agent] = [*pixels.min(axis=0), *pixels.max(axis=0)]
+        counts[frame] = eligible(boxes, visible_shares(boxes, depths, 64), 64)
+    return shown_throughout(counts)
+
+
+@cache
+def silhouette(kind: str) -> Floats:
+    """The points (N, 4) of a body as it is drawn, homogeneous: seen from above a car is smaller than its hull."""
+    light = Light((0, 0, 1), 1.0, 0.0)
+    points = vehicle(kind, np.ones(3), light, False, np.random.default_rng(0)).vertices
+    return np.append(points, np.ones((len(points), 1)), axis=1)
+
+
+def accepted(draw: Callable[[], Motion], times: Floats, judge: Camera) -> Motion:
+    """The first motion in which nobody touches anybody and that `judge` sees.
+
+    Raises RuntimeError if none of a thousand is.
+    """
+    for _ in range(TRIES):
+        motion = draw()
+        if keeps_apart(motion, times) and is_shown(motion, times, judge):
+            return motion
+    raise RuntimeError(f"none of {TRIES} motions of event {motion.event!r} keeps apart and is seen")
+
+
+def staged(
+    motion: Motion,
+    times: Floats,
+    look: Look,
+    layers: list[tuple[int, Mesh]],
+    road_m: Floats,
+    look_rng: np.random.Generator,
+) -> Scene:
+    """The scene of a motion in a look, in surroundings and along a road that the world has made."""
+    bodies = [
+        vehicle(agent.kind, look.cars[look_rng.integers(len(look.cars))], look.light, look.lamps, look_rng)
+        for agent in motion.agents
+    ]
+    return Scene(
+        cameras=(look.camera,) * len(times),
+        ego=motion.ego.path(times),
+        poses=np.stack([rigid(*path.T) for path in motion.paths(times)]),
+        layers=layers,
+        agents=bodies,
+        shadows=[shadow(agent.kind, look) for agent in motion.agents],
+        kinds=tuple(agent.kind for agent in motion.agents),
+        sky_horizon=look.sky_horizon,
+        sky_top=look.sky_top,
+        fog_m=look.fog_m,
+        event=motion.event,
+        lens=look.lens,
+        road_m=road_m,
+    )
