@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replaylab.data.domain import write_atomically
+from replaylab.catalogue import PUBLISHED
 from replaylab.spec import (
     LATER,
     WEIGHTS,
@@ -35,6 +35,7 @@ from replaylab.spec import (
     digest,
     without_places,
 )
+from replaylab.util.files import write_atomically
 
 COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed", "step", "domain", "split", "video",
            "start", "scene", "measure", "value", "n"]  # fmt: skip
@@ -199,7 +200,7 @@ def gallery_clips(references: Path) -> dict[str, dict[str, int]]:
 
 def read_samples(folder: Path, domain: str, percentile: str) -> tuple[NDArray[np.uint8], dict[str, Any]]:
     """A kept clip's frames (T, H, W, 3) and its boxes: lists a frame, under "true" and "found"."""
-    from replaylab.data.clips import decode
+    from replaylab.data.video import decode
 
     name = folder / f"{domain}-{percentile}"
     return decode(name.with_suffix(".mp4")), json.loads(name.with_suffix(".json").read_text())
@@ -236,3 +237,30 @@ def _git_commit() -> str | None:
         return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+LANDMARK = "03_replay_sweep.ipynb"
+
+
+def store_of(preset: str, store: str | Path) -> Path:
+    """The folder a sweep reads and writes: the one that was named, else book/results for PUBLISHED, else book/runs/store."""
+    if str(store):
+        return Path(store).expanduser().absolute()
+    return book_folder() / ("results" if preset in PUBLISHED else "runs/store")
+
+
+def book_folder() -> Path:
+    """The folder of the book's pages, found from the working directory upwards.
+
+    papermill runs a notebook where papermill was called (the repository's root), Jupyter and Jupyter Book in the
+    notebook's own folder. Raises FileNotFoundError where neither this folder nor one above it holds the book.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        for book in (folder, folder / "book"):
+            if (book / LANDMARK).is_file() and (book / "_toc.yml").exists():
+                return book
+    raise FileNotFoundError(
+        f"no book/{LANDMARK} with a _toc.yml beside it in {here} or above: run this from the repository's root or from "
+        "book/, or name a store"
+    )

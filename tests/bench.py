@@ -27,10 +27,12 @@ import torch
 from replaylab.data import clips
 from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
+from replaylab.data.video import decode_with_av, decode_with_decord
 from replaylab.evaluation import evaluation_sets, measurement
 from replaylab.metrics import distances, fidelity, video_network
 from replaylab.models import sampling, tiny
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec
+from replaylab.util.processes import processes
 from replaylab.worlds import build
 
 ROUNDS = 5
@@ -45,11 +47,11 @@ def main() -> None:
         started = time.monotonic()
         domain = build.build(spec, home)
         seconds = time.monotonic() - started
-        print(f"rendering to video, {build.processes()} processes: {96 * spec.frames / seconds:.0f} frames/s")
+        print(f"rendering to video, {processes()} processes: {96 * spec.frames / seconds:.0f} frames/s")
         paths = [domain.folder / "videos" / file for file in domain.videos["file"]]
         compare("decoding 96 videos", {
-            "PyAV": lambda: [clips.decode_with_av(path) for path in paths],
-            "decord": lambda: [clips.decode_with_decord(path) for path in paths],
+            "PyAV": lambda: [decode_with_av(path) for path in paths],
+            "decord": lambda: [decode_with_decord(path) for path in paths],
         })  # fmt: skip
         plain = plain_ways()
         compare_loaders("videos of 12 frames, 64 px", domain, plain, count=64)
@@ -111,7 +113,7 @@ def compare_loaders(what: str, domain: Domain, plain: dict[str, Window], count: 
             if not np.array_equal(window(file, start), expected):
                 print(f"{what}: {name} gives OTHER PIXELS for frames from {start} of {file}")
         ways[f"{name}, one by one"] = partial(one_by_one, window, windows)
-        ways[f"{name}, {build.processes()} threads"] = partial(in_threads, window, windows)
+        ways[f"{name}, {processes()} threads"] = partial(in_threads, window, windows)
     compare(f"{count} random windows of {FRAMES} frames out of {what}", ways, count)
 
 
@@ -121,7 +123,7 @@ def one_by_one(window: Window, windows: list[tuple[str, int]]) -> None:
 
 
 def in_threads(window: Window, windows: list[tuple[str, int]]) -> None:
-    with ThreadPoolExecutor(build.processes()) as pool:
+    with ThreadPoolExecutor(processes()) as pool:
         for _ in pool.map(lambda each: window(*each), windows):
             pass
 

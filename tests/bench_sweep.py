@@ -25,10 +25,9 @@ from unittest import mock
 import torch
 from diffusers.training_utils import EMAModel
 
-from replaylab import spec
 from replaylab.evaluation import evaluate
-from replaylab.spec import PRESETS
-from replaylab.sweeps import sweep
+from replaylab.sweeps import presets, sweep
+from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.training import loop
 
 RATIO = 1.15
@@ -44,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="a few steps: shows that everything runs")
     preset = SHORT if parser.parse_args().short else FULL
-    with tempfile.TemporaryDirectory() as home, mock.patch.dict(spec.PRESETS, {"bench": preset}):
+    with tempfile.TemporaryDirectory() as home, mock.patch.dict(presets.PRESETS, {"bench": preset}):
         store = Path(home)
         imports = [
             sys.executable,
@@ -53,7 +52,7 @@ def main() -> None:
         ]
         print(f"{'imports, paid once':31} {_timed(lambda: subprocess.run(imports, check=True)):8.1f} s")
         first = _timed(lambda: sweep.run("bench", store=store))
-        runs = spec.grid("bench")
+        runs = grid("bench")
         for run in runs:
             shutil.rmtree(store / run.run_id)
         parts: dict[str, float] = {}

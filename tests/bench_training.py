@@ -48,7 +48,8 @@ from replaylab.mixture import Mixture
 from replaylab.models import latent_cache, tiny
 from replaylab.models.latent_cache import Latents
 from replaylab.models.tiny import CLIP_FRAMES, CONTEXT_FRAMES, TinyWan
-from replaylab.spec import WEIGHTS, MachineSpec, TrainingSpec, WorldSpec, grid, weights_digest
+from replaylab.spec import WEIGHTS, MachineSpec, TrainingSpec, WorldSpec, weights_digest
+from replaylab.sweeps.presets import grid
 from replaylab.training import loop as loop_module
 from replaylab.util import distributed
 from replaylab.worlds import build

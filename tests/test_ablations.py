@@ -14,6 +14,7 @@ from replaylab.spec import RunSpec, without_places
 from replaylab.store import COLUMNS, claim, finish
 from replaylab.sweeps import ablations, sweep
 from replaylab.sweeps.ablations import ALTERNATIVES, ARMS, AS_IT_IS, NO_REPLAY, SETTINGS
+from replaylab.sweeps.presets import SHARES
 
 
 def differing(one: RunSpec, other: RunSpec) -> set[str]:
@@ -65,7 +66,7 @@ def test_more_driving_is_of_other_scenes_and_sources_have_as_many_clips() -> Non
     for name in ("physics", "orbit", "doom", "near and far", "more driving"):
         replay = by_name[name].replay
         assert sum(world.videos[0] for world in replay.domains) >= 512
-    assert by_name["near and far"].replay.weights == spec.SHARES["all"]
+    assert by_name["near and far"].replay.weights == SHARES["all"]
     assert by_name["still clips"].replay.still and not by_name["ramp"].replay.still
 
 

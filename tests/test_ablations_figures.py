@@ -18,10 +18,10 @@ from replaylab.analysis.configurations import DYNAMICS, LAST, REFERENCE
 from replaylab.pages import ablations as ablations_page
 from replaylab.pages import comparisons
 from replaylab.pages.ablations import DEV, EARLY_STOP, NEAR, Ablations
-from replaylab.pages.figures import percent
-from replaylab.spec import PRESETS
 from replaylab.sweeps import ablations
 from replaylab.sweeps.ablations import ALTERNATIVES, ARMS
+from replaylab.sweeps.presets import PRESETS
+from replaylab.util.text import percent
 
 FIGURES = ("plane-figure", "alternatives-figure")
 

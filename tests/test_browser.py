@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import require_or_skip
 
-from replaylab.spec import DOMAINS
+from replaylab.worlds.named import DOMAINS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -17,11 +17,11 @@ from conftest import ROOT, run
 
 from replaylab.cli import ceiling
 from replaylab.data.domain import TRACK_COLUMNS, Domain, write_domain
+from replaylab.data.video import write_video
 from replaylab.evaluation import detector_ceiling
 from replaylab.evaluation.detector_ceiling import COPIED, REAL, SELF, TRACKED, TRUTH, Verdict
 from replaylab.metrics import fidelity
 from replaylab.metrics.detectors import centre_point, pretrained
-from replaylab.worlds.build import write_video
 
 HEIGHT, WIDTH, FRAMES, CONTEXT = 48, 80, 8, 3
 STEP_PX = 3  # a frame, along the image

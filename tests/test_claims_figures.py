@@ -12,8 +12,8 @@ from test_claims import NEAR_ARM, NONE, made_up
 from replaylab.analysis.claims import CLAIMS
 from replaylab.pages import verdicts as verdicts_page
 from replaylab.pages.verdicts import MISSING
-from replaylab.spec import grid
 from replaylab.sweeps import sweep
+from replaylab.sweeps.presets import grid
 
 RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
 

@@ -9,6 +9,7 @@ from conftest import require_or_skip
 
 from replaylab.data import clips
 from replaylab.data.domain import write_domain
+from replaylab.data.video import UndecodableVideo, decode, decode_with_av, decode_with_decord, write_video
 from replaylab.spec import WorldSpec
 from replaylab.worlds import build
 
@@ -33,7 +34,7 @@ def test_clips_of_a_rectangle_without_truth(tmp_path):
         np.random.default_rng(0).integers(0, 255, (12, 6, 10, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
     )
     (tmp_path / "videos").mkdir()
-    build.write_video(tmp_path / "videos" / "a.mp4", frames, 4.0)
+    write_video(tmp_path / "videos" / "a.mp4", frames, 4.0)
     videos = pd.DataFrame(
         [("a.mp4", "train", "one", 12, "0" * 64)], columns=["file", "split", "scene", "frames", "sha256"]
     )
@@ -48,7 +49,7 @@ def test_clips_of_a_rectangle_without_truth(tmp_path):
 
 
 def test_a_clip_is_its_part_of_the_video(domain):
-    whole = clips.decode(domain.folder / "videos" / "train-00001.mp4")
+    whole = decode(domain.folder / "videos" / "train-00001.mp4")
     chosen = clips.clips_of(domain, "train", 8)
     names = [(clip.video, clip.start) for clip in chosen]
     read = dict(zip(names, clips.read(domain, chosen, 8), strict=True))
@@ -57,7 +58,7 @@ def test_a_clip_is_its_part_of_the_video(domain):
 
 def test_the_video_shows_what_was_rendered(domain):
     rendered = build.render_video(SMALL, "train", 0)[0]
-    decoded = clips.decode(domain.folder / "videos" / "train-00000.mp4")
+    decoded = decode(domain.folder / "videos" / "train-00000.mp4")
     assert decoded.shape == rendered.shape
     assert np.abs(decoded.astype(float) - rendered).mean() < 4
 
@@ -65,16 +66,16 @@ def test_the_video_shows_what_was_rendered(domain):
 def test_decord_and_pyav_give_the_same_frames(domain):
     require_or_skip(importlib.util.find_spec("decord") is not None, "decord")
     path = domain.folder / "videos" / "train-00002.mp4"
-    assert np.array_equal(clips.decode_with_decord(path), clips.decode_with_av(path))
+    assert np.array_equal(decode_with_decord(path), decode_with_av(path))
 
 
 def test_an_undecodable_video_is_named(domain, tmp_path):
     path = tmp_path / "broken.mp4"
     path.write_bytes(b"this is no video")
-    with pytest.raises(clips.UndecodableVideo, match=r"broken\.mp4 cannot be decoded"):
-        clips.decode(path)
+    with pytest.raises(UndecodableVideo, match=r"broken\.mp4 cannot be decoded"):
+        decode(path)
     with pytest.raises(FileNotFoundError, match=r"missing\.mp4"):
-        clips.decode(tmp_path / "missing.mp4")
+        decode(tmp_path / "missing.mp4")
 
 
 def test_no_clips_in_a_split_is_said_with_the_folder(domain):
@@ -85,7 +86,7 @@ def test_no_clips_in_a_split_is_said_with_the_folder(domain):
 
 
 def test_a_video_shorter_than_its_description_is_named(domain):
-    with pytest.raises(clips.UndecodableVideo, match=r"train-00000\.mp4: 12 frames"):
+    with pytest.raises(UndecodableVideo, match=r"train-00000\.mp4: 12 frames"):
         list(clips.read(domain, [clips.Clip("train-00000", "s", 6)], 8))
 
 

@@ -22,9 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 from slurm_cluster import lines_until, wait_for
 
-from replaylab.spec import MachineSpec, grid
+from replaylab.spec import MachineSpec
 from replaylab.sweeps import cluster, jobs, monitor, sweep
 from replaylab.sweeps.cluster import ClusterSpec, Job
+from replaylab.sweeps.presets import grid
 from replaylab.training import preemption
 from replaylab.util.distributed import Place
 
@@ -156,7 +157,7 @@ def test_a_claim_keeps_others_out_and_dies_with_its_owner(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from replaylab.sweeps import jobs\n"
         "from replaylab.util.distributed import Place\n"
-        "from replaylab.spec import grid\n"
+        "from replaylab.sweeps.presets import grid\n"
         "with jobs.claimed(grid('smoke', [0.5])[0], Path(sys.argv[1]), Place()) as mine:\n"
         "    print(mine, flush=True); time.sleep(600)"
     )

@@ -16,10 +16,9 @@ import pytest
 import torch
 
 from replaylab.cli.main import main
-from replaylab.data import clips
+from replaylab.data.video import decode, write_video
 from replaylab.evaluation import compare
 from replaylab.metrics import distances, fidelity, video_network
-from replaylab.worlds import build
 
 N, FRAMES, CONTEXT, SIZE_PX, RATE = 40, 12, 2, 32, 4
 PLENTY = [f"clip-{number:02}.mp4" for number in range(N)]
@@ -27,7 +26,7 @@ PLENTY = [f"clip-{number:02}.mp4" for number in range(N)]
 
 def video(path: Path, seed: int, frames: int = FRAMES, size_px: int = SIZE_PX, rate: float = RATE) -> None:
     coarse = np.random.default_rng(seed).integers(0, 256, (frames, 4, 4, 3), dtype=np.uint8)
-    build.write_video(path, coarse.repeat(size_px // 4, 1).repeat(size_px // 4, 2), rate)
+    write_video(path, coarse.repeat(size_px // 4, 1).repeat(size_px // 4, 2), rate)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def home(kept: Path, tmp_path: Path) -> Path:
 
 
 def decoded(folder: Path) -> np.ndarray:
-    return np.stack([clips.decode(path)[CONTEXT:] for path in sorted(folder.glob("*.mp4"))])
+    return np.stack([decode(path)[CONTEXT:] for path in sorted(folder.glob("*.mp4"))])
 
 
 class I3D(torch.nn.Module):
@@ -258,7 +257,7 @@ def test_context_that_leaves_nothing_is_refused(home: Path) -> None:
 def test_features_that_are_no_numbers_are_refused_by_the_video(home: Path) -> None:
     path = home / "real" / PLENTY[7]
     path.unlink()
-    build.write_video(path, np.zeros((FRAMES, SIZE_PX, SIZE_PX, 3), np.uint8), RATE)
+    write_video(path, np.zeros((FRAMES, SIZE_PX, SIZE_PX, 3), np.uint8), RATE)
     weights = scripted(Inception(), home / "inception.pt")
     with pytest.raises(ValueError, match=r"^REAL .*clip-07.mp4: Inception v3 \(FID\) gives NaN or infinity"):
         compare.table(home / "made", home / "real", [f"inception={weights}"])

@@ -19,15 +19,18 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as some
 
+from replaylab.analysis.tables import per_run
 from replaylab.cli.main import main
 from replaylab.data.domain import TRACK_COLUMNS
 from replaylab.evaluation import corruptions
 from replaylab.evaluation.corruptions import Damage, Damaged
 from replaylab.metrics import fidelity
-from replaylab.pages import figures, measures
+from replaylab.pages import measures
 from replaylab.pages import parameters as parameters_page
-from replaylab.spec import WEIGHTS, EvaluationSpec, domain_spec
+from replaylab.spec import WEIGHTS, EvaluationSpec
 from replaylab.sweeps import sweep
+from replaylab.util import text as text_module
+from replaylab.worlds.named import domain_spec
 from replaylab.worlds.renderer import boxes_of, eligible, placed, visible_shares
 
 FIRST, FRAMES, SIZE = 3, 8, 64
@@ -655,7 +658,7 @@ def test_the_smoke_preset_measures_everything_and_the_control_measures_as_real(t
 
 
 def test_the_ceiling_is_told_for_the_least_and_the_sharpest_model() -> None:
-    values = figures.per_run(sweep.read("pilot").rows)
+    values = per_run(sweep.read("pilot").rows)
     here = values[
         (values["measure"] == "sharpness_ratio")
         & (values["domain"] == "driving-eventful")
@@ -666,6 +669,6 @@ def test_the_ceiling_is_told_for_the_least_and_the_sharpest_model() -> None:
         .groupby(["model", "replay_fraction"], dropna=False)["value"]
         .mean()
     )
-    least = figures.number(means.min())
+    least = text_module.number(means.min())
     said = measures.ceilings(values)
     assert f"{least} times as sharp" in said and said.count("ADE") == 2

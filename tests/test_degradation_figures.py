@@ -17,7 +17,8 @@ from hypothesis import strategies as some
 from test_claims import BASES, FIDELITY, NONE, OURS, PAPERS, SCENES, made_up
 
 from replaylab.analysis import claims
-from replaylab.pages import figures, finetune_degradation
+from replaylab.analysis.tables import FLOORS
+from replaylab.pages import finetune_degradation
 from replaylab.pages.finetune_degradation import DENOISING, MOTION, SOURCES, STANDINGS, Changes
 from replaylab.sweeps.sweep import Table
 
@@ -32,7 +33,7 @@ def table_of(rows: pd.DataFrame, done: int = 5) -> Table:
     floors = [
         one.assign(model=model, run=model, step=-1)
         for one in (copy[~copy["measure"].str.startswith("effnet")], kd)
-        for model in figures.FLOORS
+        for model in FLOORS
     ]
     whole = pd.concat([rows[rows["model"] != "copy-last-frame"], *floors]).assign(split="test", video="")
     runs = pd.DataFrame(

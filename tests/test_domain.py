@@ -13,14 +13,8 @@ import pandas as pd
 import pytest
 
 from replaylab.data import domain as domain_room
-from replaylab.data.domain import (
-    EGO_COLUMNS,
-    TRACK_COLUMNS,
-    alone,
-    open_domain,
-    write_atomically,
-    write_domain,
-)
+from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, open_domain, write_domain
+from replaylab.util.files import alone, write_atomically
 
 ABOUT = {"name": "mine", "frames_per_second": 4.0, "size_px": 64}
 

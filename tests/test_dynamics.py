@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replaylab.data.boxes import centres, iou, is_eligible
 from replaylab.metrics import detection, dynamics
 
 CAP = 10.0
@@ -205,18 +206,18 @@ def test_a_clip_without_eligible_agents_has_no_error_rather_than_zero() -> None:
 
 def test_eligible_means_tall_and_visible_enough() -> None:
     boxes: list[list[float]] = [[0, 0, 2, 6], [0, 0, 20, 5.9], [0, 0, 20, 20], [0, 0, 20, 20]]
-    assert dynamics.is_eligible(boxes, [1, 1, 0.5, 0.49]).tolist() == [True, False, True, False]
+    assert is_eligible(boxes, [1, 1, 0.5, 0.49]).tolist() == [True, False, True, False]
     doubled = 2 * np.asarray(boxes)
-    assert dynamics.is_eligible(doubled, [1, 1, 0.5, 0.49], size_px=128).tolist() == [
+    assert is_eligible(doubled, [1, 1, 0.5, 0.49], size_px=128).tolist() == [
         True,
         False,
         True,
         False,
     ]
     with pytest.raises(ValueError, match="visible"):
-        dynamics.is_eligible(boxes, [1, 1, 1, 1.2])
+        is_eligible(boxes, [1, 1, 1, 1.2])
     with pytest.raises(ValueError, match="visible"):
-        dynamics.is_eligible(boxes, [1, 1])
+        is_eligible(boxes, [1, 1])
 
 
 BOX = np.array([[0.0, 0, 8, 8]])
@@ -266,9 +267,7 @@ def test_the_errors_carry_the_boxes_they_come_from(scene: Scene) -> None:
     np.testing.assert_array_equal(errors.true_boxes, boxes_at(truth)[eligible])
     assert np.isnan(errors.found_boxes).all(1).tolist() == (~errors.matched).tolist()
     hit = errors.matched
-    distance = np.linalg.norm(
-        dynamics.centres(errors.true_boxes[hit]) - dynamics.centres(errors.found_boxes[hit]), axis=1
-    )
+    distance = np.linalg.norm(centres(errors.true_boxes[hit]) - centres(errors.found_boxes[hit]), axis=1)
     np.testing.assert_allclose(distance, errors.error_px[hit])
     np.testing.assert_equal(vars(dynamics.summary(errors)), vars(measure(truth, eligible, found)))
 
@@ -281,11 +280,11 @@ def random_boxes(rng: np.random.Generator, n: int) -> np.ndarray:
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 10), shift=st.floats(-50, 50))
 def test_iou_is_symmetric_bounded_and_blind_to_scale_and_place(seed: int, scale: float, shift: float) -> None:
     a, b = (random_boxes(np.random.default_rng(seed + i), 5) for i in (0, 1))
-    value = dynamics.iou(a, b)
+    value = iou(a, b)
     assert ((value >= 0) & (value <= 1)).all()
-    np.testing.assert_allclose(dynamics.iou(b, a), value)
-    np.testing.assert_allclose(dynamics.iou(a, a), 1)
-    np.testing.assert_allclose(dynamics.iou(a * scale + shift, b * scale + shift), value, atol=1e-9)
+    np.testing.assert_allclose(iou(b, a), value)
+    np.testing.assert_allclose(iou(a, a), 1)
+    np.testing.assert_allclose(iou(a * scale + shift, b * scale + shift), value, atol=1e-9)
 
 
 def test_iou_counts_the_cells_of_boxes_on_a_grid() -> None:
@@ -297,7 +296,7 @@ def test_iou_counts_the_cells_of_boxes_on_a_grid() -> None:
             mask[x0:x1, y0:y1] = True
         union = (masks[0] | masks[1]).sum()
         expected = (masks[0] & masks[1]).sum() / union if union else 0
-        assert dynamics.iou([first.ravel()], [second.ravel()])[0] == pytest.approx(expected)
+        assert iou([first.ravel()], [second.ravel()])[0] == pytest.approx(expected)
 
 
 def scored(boxes: np.ndarray, scores: Any) -> np.ndarray:
@@ -414,7 +413,7 @@ def test_nta_iou_is_the_overlap_with_the_nearest_box_and_0_without_one(scene: Sc
     for agent in truth[eligible]:
         distance, box = min(((math.dist(agent, f), i) for i, f in enumerate(found)), default=(gate, -1))
         near = distance < gate
-        overlaps.append(dynamics.iou(boxes_at(agent), boxes_at(found[box]))[0] if near else 0.0)
+        overlaps.append(iou(boxes_at(agent), boxes_at(found[box]))[0] if near else 0.0)
     assert n == len(overlaps)
     assert math.isnan(value) if n == 0 else value == pytest.approx(np.mean(overlaps))
 
@@ -451,4 +450,4 @@ def test_bad_arguments_of_average_precision_are_named(
 
 def test_pairs_of_boxes_come_in_pairs() -> None:
     with pytest.raises(ValueError, match="second: 2 boxes"):
-        dynamics.iou(BOX, np.concatenate([BOX, BOX]))
+        iou(BOX, np.concatenate([BOX, BOX]))

@@ -11,7 +11,6 @@ import pytest
 from made_up_arms import write_references, write_run
 from test_ablations_figures import shown
 
-from replaylab import spec
 from replaylab import store as run_store
 from replaylab.analysis import configurations
 from replaylab.analysis.claims import CLAIMS
@@ -20,6 +19,7 @@ from replaylab.pages import generalisation
 from replaylab.pages.comparisons import in_words
 from replaylab.pages.generalisation import AS_CLAIMED, FAMILY, FIRST, OTHER_WAY, WORLD, Elsewhere
 from replaylab.store import base_curve
+from replaylab.sweeps.presets import PRESETS, grid
 
 EFFECTS = {("", 0.0): (-5.0, 1.0), ("near", 0.1): (-4.6, 0.6), ("far", 0.1): (-4.5, 0.7),
            ("near", 0.25): (-4.2, 0.1), ("far", 0.25): (-4.0, 0.9)}  # fmt: skip
@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both presets, whole."""
     folder = tmp_path_factory.mktemp("elsewhere")
     for preset in PAGES:
-        runs = spec.grid(preset)
+        runs = grid(preset)
         write_references(runs, folder)
         for run in runs:
             write_run(run, folder, EFFECTS[run.replay.name, run.replay.fraction])
@@ -75,7 +75,7 @@ def test_the_claims_are_those_of_the_preregistration_on_the_second_s_clips(made:
 def test_only_the_second_family_differs_in_its_family(preset: str, tmp_path: Path) -> None:
     made = generalisation.read(preset, store=tmp_path)
     assert made.differs == (FAMILY if preset == "second-family" else WORLD)
-    assert (spec.PRESETS[preset].family != "wan") == (made.differs == FAMILY)
+    assert (PRESETS[preset].family != "wan") == (made.differs == FAMILY)
     for one, title in (("second", made.second.title), ("first", made.first.title)):
         assert f"the {one} {made.differs.one}" in title
 
@@ -110,7 +110,7 @@ def test_the_figure_has_each_kind_from_no_replay_up(made: Elsewhere) -> None:
     figure, one = generalisation.over_fractions(made), made.differs.one
     panel = figure.axes[generalisation.PANELS.index(DYNAMICS)]
     solid = [line for line in panel.lines if line.get_linewidth() == 1.8]
-    fractions = spec.PRESETS[made.second.preset].replay_fractions
+    fractions = PRESETS[made.second.preset].replay_fractions
     for line, kind in zip(solid, ("near", "far"), strict=True):
         effects = [EFFECTS[kind if share else "", share][1] for share in fractions]
         expected = np.stack([100 * np.array(fractions), effects], axis=1)

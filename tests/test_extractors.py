@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save
 
-from replaylab.data.domain import sha256
 from replaylab.metrics import extractors
+from replaylab.util.files import sha256
 
 SIZE_PX, FRAMES = 32, 4
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]

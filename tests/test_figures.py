@@ -19,7 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from replaylab.analysis import tables
+from replaylab.analysis.tables import last_step, per_arm, per_run
 from replaylab.pages import figures
+from replaylab.pages.style import csv_link
 
 FRACTIONS, STEPS, CLIPS = (0.0, 0.25, 0.5), (50, 200), 5
 DOMAINS = ("driving", "driving-eventful", "near")
@@ -100,7 +103,7 @@ def plain(
 
 
 def test_an_arm_is_the_mean_over_seeds_of_the_mean_over_clips_with_a_t_interval(rows: pd.DataFrame) -> None:
-    arms = figures.per_arm(rows)
+    arms = per_arm(rows)
     for fraction in FRACTIONS:
         for measure in ("ade_px", "effnet_kd"):
             values = plain(rows, "fine-tuned", fraction, 200, measure, "near")
@@ -118,32 +121,32 @@ def test_clips_count_alike_whatever_seed_has_more_of_them(rows: pd.DataFrame) ->
     holes = rows.copy()
     gone = (holes["run"] == "run0.0-0") & (holes["measure"] == "ade_px") & (holes["video"] != "v0")
     holes.loc[gone, "value"] = np.nan
-    arms = figures.last_step(figures.per_arm(holes))
+    arms = last_step(per_arm(holes))
     values = plain(holes, "fine-tuned", 0.0, 200, "ade_px", "driving")
     assert figures._value(arms, "replay 0 %", "ade_px", "driving") == pytest.approx(np.mean(values))
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_fewer_than_three_seeds_have_no_interval(seeds: tuple[int, ...]) -> None:
-    assert figures.per_arm(rows_of(seeds))[["low", "high"]].isna().all(axis=None)
+    assert per_arm(rows_of(seeds))[["low", "high"]].isna().all(axis=None)
 
 
 def test_runs_without_replay_are_one_arm_whatever_is_not_replayed() -> None:
     both = pd.concat([rows_of((0,), "near"), rows_of((1,), "far").query("model == 'fine-tuned'")])
     both.loc[both["run"] == "run0.0-1", "replay"] = "far"
-    arms = figures._tuned_arms(figures.per_arm(both))
+    arms = figures._tuned_arms(per_arm(both))
     assert sorted(arms) == sorted(
         ["replay 0 %", "near replay 25 %", "near replay 50 %", "far replay 25 %", "far replay 50 %"]
     )
-    assert figures._chains(figures.last_step(figures.per_arm(both))) == {
+    assert figures._chains(last_step(per_arm(both))) == {
         "far": ["replay 0 %", "far replay 25 %", "far replay 50 %"],
         "near": ["replay 0 %", "near replay 25 %", "near replay 50 %"],
     }
 
 
 def test_values_of_runs_stand_for_the_rows_that_they_are_means_of(rows: pd.DataFrame) -> None:
-    values, runs = figures.per_run(rows), runs_of(rows)
-    assert figures.per_run(values) is values
+    values, runs = per_run(rows), runs_of(rows)
+    assert per_run(values) is values
     assert figures.found(values, runs) == figures.found(rows, runs)
     assert figures.standing("quick", values, runs) == figures.standing("quick", rows, runs)
     assert figures.measures_table(values).to_html() == figures.measures_table(rows).to_html()
@@ -157,7 +160,7 @@ def of_two_kinds() -> pd.DataFrame:
 
 def test_kinds_of_replay_have_a_line_a_colour_and_a_name_each() -> None:
     both = of_two_kinds()
-    means = figures.last_step(figures.per_arm(both))
+    means = last_step(per_arm(both))
     arms = [f"{kind} replay {share} %" for kind in ("near", "far") for share in (25, 50)]
     assert figures._tuned_arms(means) == ["replay 0 %", *arms, "all replay 100 %"]
     assert len(set(map(tuple, figures._colours(means).values()))) == 6
@@ -180,21 +183,21 @@ def saved(link: Any) -> tuple[str, pd.DataFrame]:
 
 
 def test_a_link_saves_the_values_that_the_figure_draws(rows: pd.DataFrame) -> None:
-    values = figures.drawn(rows, figures.TRADEOFF, at_the_end=True)
-    name, table = saved(figures.csv_link(values, "tradeoff"))
+    values = tables.drawn(rows, figures.TRADEOFF, at_the_end=True)
+    name, table = saved(csv_link(values, "tradeoff"))
     assert name == "tradeoff.csv" and list(table) == list(values)
     np.testing.assert_allclose(table["value"], values["value"], rtol=1e-5)
     at = table[(table["arm"] == "replay 25 %") & (table["measure"] == "ade_px") & (table["domain"] == "near")]
     np.testing.assert_allclose(at["value"], plain(rows, "fine-tuned", 0.25, 200, "ade_px", "near"), rtol=1e-5)
     assert set(zip(table["measure"], table["domain"], strict=True)) == set(figures.TRADEOFF)
-    assert set(figures.drawn(rows, figures.PANELS)["step"]) == {-1, 0, *STEPS}
-    assert figures.drawn(pd.DataFrame(), figures.PANELS).empty
+    assert set(tables.drawn(rows, figures.PANELS)["step"]) == {-1, 0, *STEPS}
+    assert tables.drawn(pd.DataFrame(), figures.PANELS).empty
 
 
 @given(some.lists(some.text(max_size=8), min_size=1, max_size=4), some.text(min_size=1, max_size=6))
 def test_a_link_holds_whatever_stands_in_the_table(texts: list[str], name: str) -> None:
     texts = [text.replace("\r", "").replace("\0", "") for text in texts]
-    link = figures.csv_link(pd.DataFrame({"text": texts, "value": 0.1}), name)
+    link = csv_link(pd.DataFrame({"text": texts, "value": 0.1}), name)
     assert link.data.count("<") == link.data.count(">") == 6, "something escaped from an attribute"
     _, text = link.data.split('href="')[1].split('"')[0].split(",", 1)
     assert unquote(text) == pd.DataFrame({"text": texts, "value": 0.1}).to_csv(
@@ -219,13 +222,13 @@ def test_rows_without_a_reference_are_refused(rows: pd.DataFrame, missing: str) 
 
 def test_rows_of_two_splits_are_refused(rows: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match=r"2 splits \(dev, test\)"):
-        figures.per_run(pd.concat([rows, rows.assign(split="test")]))
+        per_run(pd.concat([rows, rows.assign(split="test")]))
 
 
 def test_runs_of_different_lengths_are_refused(rows: pd.DataFrame) -> None:
     cut = rows[~((rows["run"] == "runnear0.5-1") & (rows["step"] == 200))]
     with pytest.raises(ValueError, match="different steps"):
-        figures.per_run(cut)
+        per_run(cut)
 
 
 def test_no_rows_at_all_say_so(rows: pd.DataFrame) -> None:
@@ -304,7 +307,7 @@ ONE_SEED = rows_of((0,))
 
 
 def test_an_interval_that_holds_the_base_is_neither_better_nor_worse(rows: pd.DataFrame) -> None:
-    arms = figures.last_step(figures.per_arm(rows))
+    arms = last_step(per_arm(rows))
     arm = arms[(arms["arm"] == "replay 0 %") & (arms["measure"] == "ade_px")]
     low, high = arm.loc[arm["domain"] == "driving-eventful", ["low", "high"]].to_numpy()[0]
     inside, outside = rows.copy(), rows.copy()
@@ -440,7 +443,7 @@ def test_without_a_finished_run_the_references_still_show(
 
 def test_arms_of_one_budget_may_end_at_different_steps(rows: pd.DataFrame) -> None:
     longer = rows.assign(step=rows["step"].where(rows["replay_fraction"] != 0.5, 2 * rows["step"]))
-    shown = figures.last_step(figures.per_arm(longer))
+    shown = last_step(per_arm(longer))
     tuned = shown[shown["model"] == "fine-tuned"]
     ends = tuned.groupby("replay_fraction")["step"].unique().map(list).to_dict()
     assert ends == {fraction: [400 if fraction == 0.5 else 200] for fraction in FRACTIONS}

@@ -29,26 +29,21 @@ from replaylab.analysis import world_statistics
 from replaylab.evaluation import corruptions
 from replaylab.mixture import Mixture, buffer
 from replaylab.spec import (
-    DOMAINS,
-    DOSES,
-    FAMILIES,
-    LOOKED_AT,
-    PRESETS,
     WEIGHTS,
     RunSpec,
     WorldSpec,
     base_folder,
     base_of,
     digest,
-    domain_spec,
     generator,
-    grid,
     torch_seed,
     weights_digest,
 )
 from replaylab.store import COLUMNS, OF_DISTANCES, ReferenceSpec
 from replaylab.sweeps import ablations
+from replaylab.sweeps.presets import FAMILIES, PRESETS, grid
 from replaylab.worlds.build import folder_of
+from replaylab.worlds.named import DOMAINS, DOSES, LOOKED_AT, domain_spec
 
 RESULTS = ROOT / "book" / "results"
 FROZEN: dict[str, Any] = json.loads((ROOT / "tests" / "frozen.json").read_text())

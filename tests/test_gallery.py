@@ -20,13 +20,15 @@ from hypothesis import strategies as some
 from PIL import Image
 from test_browser import SIZES, browser, complaints  # noqa: F401
 
+from replaylab.data.video import write_video
 from replaylab.metrics import dynamics
 from replaylab.pages import explorer, figures
 from replaylab.pages.explorer import BASE, TRUTH, Shown
-from replaylab.spec import EvaluationSpec, ReplaySpec, RunSpec, TrainingSpec, domain_spec
+from replaylab.pages.style import styled
+from replaylab.spec import EvaluationSpec, ReplaySpec, RunSpec, TrainingSpec
 from replaylab.store import ReferenceSpec, claim, samples_folder
 from replaylab.sweeps.sweep import Table
-from replaylab.worlds import build
+from replaylab.worlds.named import domain_spec
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -223,7 +225,7 @@ def specs_of(seed: int) -> list[RunSpec]:
 def keep(folder: Path, one: Shown) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     name = folder / f"{one.domain}-{one.percentile}"
-    build.write_video(name.with_suffix(".mp4"), one.frames, 4)
+    write_video(name.with_suffix(".mp4"), one.frames, 4)
     name.with_suffix(".json").write_text(json.dumps({"true": one.true_boxes, "found": one.found_boxes}))
 
 
@@ -485,9 +487,9 @@ def tables(opened: Opened) -> "Page":
     nested = pd.MultiIndex.from_product([["a"], ["b", "c"], ["d", "e"]])
     deep = pd.DataFrame({"x": [3, 1, 2, 0]}, index=nested)
     body = [
-        figures.styled(flat, "flat").to_html(),
-        figures.styled(grouped, "grouped").format(precision=2, na_rep="–").to_html(),
-        figures.styled(deep, "deep").to_html(),
+        styled(flat, "flat").to_html(),
+        styled(grouped, "grouped").format(precision=2, na_rep="–").to_html(),
+        styled(deep, "deep").to_html(),
     ]
     return opened(f'<script src="{script}"></script>{"".join(body)}')
 

@@ -13,6 +13,7 @@ from replaylab.data import clips
 from replaylab.data.domain import open_domain
 from replaylab.data.importers import kitti
 from replaylab.data.importers.conversion import Order, Recipe, Shares
+from replaylab.data.video import decode
 
 HEIGHT, WIDTH, FRAMES = 375, 1242, 24
 RECIPE = Recipe(64, 64, frames_per_second=5.0, frames=8)
@@ -80,7 +81,7 @@ def domain(tmp_path_factory):
 
 def test_every_second_picture_at_five_a_second(domain):
     assert (list(domain.videos["frames"]), list(domain.videos["scene"])) == ([12], ["0000"])
-    frames = clips.decode(domain.folder / "videos" / "0000-000.mp4")
+    frames = decode(domain.folder / "videos" / "0000-000.mp4")
     assert np.abs(frames.mean(axis=(1, 2, 3)) - 8 * np.arange(0, 24, 2)).max() < 2
 
 

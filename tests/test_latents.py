@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from replaylab.data import clips
-from replaylab.data.clips import Clip, UndecodableVideo
+from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain, open_domain
+from replaylab.data.video import UndecodableVideo
 from replaylab.models import latent_cache, tiny
 from replaylab.spec import WorldSpec
 from replaylab.worlds import build

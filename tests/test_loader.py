@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replaylab.data import clips
+from replaylab.data import video as video_module
 from replaylab.data.clips import Clip
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain, write_domain
-from replaylab.worlds.build import write_video
+from replaylab.data.video import MOST_THREADS, UndecodableVideo, decode_with_decord, write_video
 
 FRAMES = 60
 KINDS: dict[str, tuple[dict[str, str], dict[str, str]]] = {  # options of libx264 and of the file
@@ -101,14 +102,14 @@ def test_every_window_is_its_part_of_the_whole_video(
     path = domain.folder / "videos" / f"{video}.mp4"
     for start in range(len(whole[video]) + 2):
         expected = whole[video][start : start + frames]
-        assert np.array_equal(clips.decode(path, start, start + frames), expected), start
-    assert np.array_equal(clips.decode(path), whole[video])
+        assert np.array_equal(video_module.decode(path, start, start + frames), expected), start
+    assert np.array_equal(video_module.decode(path), whole[video])
 
 
 @pytest.mark.parametrize("video", [*KINDS, SHORT])
 def test_decord_gives_the_same_frames(domain: Domain, whole: dict[str, np.ndarray], video: str) -> None:
     require_or_skip(importlib.util.find_spec("decord") is not None, "decord")
-    assert np.array_equal(clips.decode_with_decord(domain.folder / "videos" / f"{video}.mp4"), whole[video])
+    assert np.array_equal(decode_with_decord(domain.folder / "videos" / f"{video}.mp4"), whole[video])
 
 
 @given(
@@ -136,9 +137,9 @@ def test_overlapping_windows_are_exact_too(domain: Domain, whole: dict[str, np.n
     ("bad", "error", "message"),
     [
         (clip("missing", 0), FileNotFoundError, r"missing\.mp4"),
-        (clip("broken", 0), clips.UndecodableVideo, r"broken\.mp4 cannot be decoded"),
-        (clip("usual", FRAMES - WINDOW + 1), clips.UndecodableVideo, r"usual\.mp4: 60 frames .* 53 to 60"),
-        (clip("usual", 200), clips.UndecodableVideo, r"usual\.mp4: 60 frames .* 200 to 207"),
+        (clip("broken", 0), UndecodableVideo, r"broken\.mp4 cannot be decoded"),
+        (clip("usual", FRAMES - WINDOW + 1), UndecodableVideo, r"usual\.mp4: 60 frames .* 53 to 60"),
+        (clip("usual", 200), UndecodableVideo, r"usual\.mp4: 60 frames .* 200 to 207"),
     ],
 )
 @pytest.mark.parametrize("before", [0, 1, 5, 30])
@@ -156,7 +157,7 @@ def test_an_error_comes_at_its_clip_and_names_the_file(
 def test_the_windows_before_the_end_of_a_short_video_are_given(domain: Domain) -> None:
     loader = clips.read(domain, [clip(SHORT, start) for start in (0, 2, 4, 6)], WINDOW)
     assert len(list(islice(loader, 3))) == 3
-    with pytest.raises(clips.UndecodableVideo, match=r"short\.mp4: 12 frames .* 6 to 13"):
+    with pytest.raises(UndecodableVideo, match=r"short\.mp4: 12 frames .* 6 to 13"):
         next(loader)
 
 
@@ -169,10 +170,10 @@ def test_a_window_needs_nothing_of_the_rest_of_the_file(
     half.write_bytes(data[: len(data) // 2])
     for start in range(8):
         assert np.array_equal(
-            clips.decode(half, start, start + WINDOW), whole["index-first"][start : start + WINDOW]
+            video_module.decode(half, start, start + WINDOW), whole["index-first"][start : start + WINDOW]
         )
-    with pytest.raises(clips.UndecodableVideo, match=r"half\.mp4"):
-        clips.decode(half, 50, 58)
+    with pytest.raises(UndecodableVideo, match=r"half\.mp4"):
+        video_module.decode(half, 50, 58)
 
 
 def test_an_abandoned_loader_leaves_no_threads(domain: Domain) -> None:
@@ -191,18 +192,18 @@ def test_an_abandoned_loader_leaves_no_threads(domain: Domain) -> None:
 
 def test_the_loader_runs_ahead_by_a_few_clips_only(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    decode = clips.decode
+    decode = video_module.decode
 
     def counted(path: Path, start: int, stop: int) -> np.ndarray:
         started.append(start)
         return decode(path, start, stop)
 
-    monkeypatch.setattr(clips, "decode", counted)
+    monkeypatch.setattr(video_module, "decode", counted)
     loader = clips.read(domain, [clip("usual", start) for start in (0, 40, 10, 30)] * 25, WINDOW)
     for taken in range(1, 4):
         next(loader)
         time.sleep(0.2)  # as long as it takes to decode them all
-        assert len(started) < taken + 2 * clips.MOST_THREADS
+        assert len(started) < taken + 2 * MOST_THREADS
     loader.close()
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replaylab.mixture import Mixture, buffer
-from replaylab.spec import BUFFERS, SCHEDULES, steps_for
+from replaylab.spec import BUFFERS, SCHEDULES
+from replaylab.sweeps.presets import steps_for
 
 FRACTIONS = st.one_of(st.sampled_from([0.0, 0.01, 0.05, 0.1, 0.25, 1 / 3, 0.5, 0.8, 1.0]), st.floats(0, 1))
 STEPS = 24

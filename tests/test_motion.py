@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replaylab.data.boxes import centres
 from replaylab.metrics import dynamics, optical_flow
 from replaylab.worlds.renderer import Camera
 
@@ -186,7 +187,7 @@ def test_agents_carried_by_the_background_have_no_residual_error(seed: int) -> N
     models = [
         np.concatenate([rng.normal(0, 0.02, (5, 2, 2)), rng.normal(0, 0.3, (5, 2, 1))], 2) for _ in range(2)
     ]
-    middle = dynamics.centres(start)
+    middle = centres(start)
     own = rng.normal(0, 0.5, (5, 3, 2)).cumsum(0)  # the agents' own motion, right in the made clip
     made, true = (start + np.tile(optical_flow.carried(model, middle) + own, 2) for model in models)
     errors = errors_of(true, made)
@@ -271,7 +272,7 @@ def test_a_moving_square_is_followed_to_a_fraction_of_a_pixel(
     frames, boxes = square((30.0, 34.0), step, grow=grow, shift=shift)
     found = optical_flow.follow(frames, boxes[0])
     np.testing.assert_array_equal(found[0], boxes[0])
-    away = np.linalg.norm(dynamics.centres(found[:, 0]) - dynamics.centres(boxes[:, 0]), axis=1)
+    away = np.linalg.norm(centres(found[:, 0]) - centres(boxes[:, 0]), axis=1)
     assert away.max() < 0.5
     wide = found[-1, 0, 2] - found[-1, 0, 0]
     assert wide == pytest.approx(12 * grow**5, rel=0.12)
@@ -282,7 +283,7 @@ def test_a_moving_square_is_followed_to_a_fraction_of_a_pixel(
 def test_a_square_cut_off_by_the_edge_keeps_the_centre_of_the_whole() -> None:
     frames, boxes = square((2.0, 30.0), (1.0, 0.0))
     found = optical_flow.follow(frames, boxes[0])
-    assert np.abs(dynamics.centres(found[:, 0]) - dynamics.centres(boxes[:, 0])).max() < 1
+    assert np.abs(centres(found[:, 0]) - centres(boxes[:, 0])).max() < 1
 
 
 @pytest.mark.parametrize("behind", ["plain", "texture"])

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from replaylab.pages import parameters
-from replaylab.spec import DOMAINS
-from replaylab.sweeps import sweep
+from replaylab.store import book_folder, store_of
 from replaylab.sweeps.sweep import Table
+from replaylab.worlds.named import DOMAINS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "03_replay_sweep.ipynb"
@@ -184,7 +184,7 @@ def test_another_notebook_brings_its_own_parameters() -> None:
 def test_the_book_is_found_from_the_root_from_itself_and_from_below(monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in (ROOT, ROOT / "book", ROOT / "book" / "runs"):
         monkeypatch.chdir(folder)
-        assert sweep.book_folder().samefile(ROOT / "book")
+        assert book_folder().samefile(ROOT / "book")
 
 
 def test_outside_a_repository_the_error_says_where_it_looked(
@@ -192,16 +192,16 @@ def test_outside_a_repository_the_error_says_where_it_looked(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"in {tmp_path} or above"):
-        sweep.book_folder()
+        book_folder()
 
 
 def test_stores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT / "book")
-    assert sweep.store_of("published", "") == sweep.book_folder() / "results"
-    assert sweep.store_of("quick", "") == sweep.book_folder() / "runs" / "store"
+    assert store_of("published", "") == book_folder() / "results"
+    assert store_of("quick", "") == book_folder() / "runs" / "store"
     monkeypatch.chdir(tmp_path)
-    assert sweep.store_of("quick", "mine") == tmp_path / "mine"
-    assert sweep.store_of("published", tmp_path) == tmp_path
+    assert store_of("quick", "mine") == tmp_path / "mine"
+    assert store_of("published", tmp_path) == tmp_path
 
 
 # The pages themselves

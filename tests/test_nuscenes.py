@@ -14,6 +14,7 @@ from replaylab.data import clips
 from replaylab.data.domain import open_domain
 from replaylab.data.importers import nuscenes
 from replaylab.data.importers.conversion import Fit, Order, Recipe, Shares
+from replaylab.data.video import decode
 
 HZ, KEY_EVERY, KEYS = 12, 6, 3  # a second of film, three key frames
 SPEED_M_S, TURN_RAD_S, BEGIN_RAD = 5.0, 0.3, 0.7
@@ -171,7 +172,7 @@ def edited(root: Path, table: str, change) -> None:
 def test_every_third_picture_of_twelve_a_second_up_to_the_last_key_frame(added):
     assert added.unusable.empty and list(added.domain.videos["frames"]) == [5, 5]
     assert list(added.domain.videos["scene"]) == ["scene-0060", "scene-0061"]
-    frames = clips.decode(added.domain.folder / "videos" / "scene-0060-000.mp4")
+    frames = decode(added.domain.folder / "videos" / "scene-0060-000.mp4")
     assert np.abs(frames.mean(axis=(1, 2, 3)) - 8 * np.arange(0, 13, 3)).max() < 2
 
 

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from replaylab.data.boxes import MIN_HEIGHT_PX, pairwise_iou
 from replaylab.data.domain import TRACK_COLUMNS
 from replaylab.metrics import dynamics
 from replaylab.metrics.detectors import pretrained
@@ -148,7 +149,7 @@ def test_boxes_are_those_of_transformers_own_way(name: str, made: Callable[[str]
             assert kind_found in {kinds[at] for at in np.flatnonzero(alike)}
         for row, agent in zip(rows, kinds, strict=True):
             if agent is not None:
-                near = dynamics.pairwise_iou(row[:4].astype(float), found.boxes[:, :4].astype(float))
+                near = pairwise_iou(row[:4].astype(float), found.boxes[:, :4].astype(float))
                 assert (found.boxes[near > pretrained.SAME_BOX_IOU - 1e-3, 4] >= row[4] - 1e-5).any()
 
 
@@ -481,7 +482,7 @@ def test_what_is_seen_once_is_small_or_beyond_the_edge_does_not_count() -> None:
     assert [table["eligible"].tolist() for table in tracks_of(once, SIDE, SIDE)] == [
         [True], [True, False], [True], [True],
     ]  # fmt: skip
-    small = dynamics.MIN_HEIGHT_PX * SIDE / 64 / 2
+    small = MIN_HEIGHT_PX * SIDE / 64 / 2
     for half, counts in ((small * 0.9, False), (small * 1.1, True)):
         tables = tracks_of([seen_at([(60.0, 60.0)], half=half)] * 3, SIDE, SIDE)
         assert tables[0]["eligible"].tolist() == [counts]

@@ -20,14 +20,13 @@ from test_object_detectors import tiny as tiny_detector
 from tiny_families import FRAMES, SIDE, TINY
 
 from replaylab.cli.main import main
-from replaylab.cli.own import OPTIONS
 from replaylab.evaluation import evaluation_sets
 from replaylab.models import loading
 from replaylab.pages import explorer, your_model
 from replaylab.spec import MachineSpec, RunSpec, without_places
 from replaylab.store import read_rows
 from replaylab.sweeps import own_model
-from replaylab.sweeps.own_model import Settings
+from replaylab.sweeps.own_settings import OPTIONS, Settings
 from replaylab.training import fine_tuning, loop
 
 SETTINGS = Settings(

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from replaylab.util import progress
+from replaylab.util import text as text_module
 
 
 class Clock:
@@ -87,7 +88,7 @@ def test_slow_items_are_timed_one_by_one() -> None:
     ],
 )
 def test_duration_in_words(seconds: float, words: str) -> None:
-    assert progress.duration(seconds) == words
+    assert text_module.duration(seconds) == words
 
 
 def test_a_loop_that_is_left_claims_no_end(capsys: pytest.CaptureFixture[str]) -> None:

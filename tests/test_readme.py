@@ -22,8 +22,8 @@ from tiny_families import TINY
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
 from replaylab.cli.main import main
-from replaylab.spec import grid
 from replaylab.store import read_summary
+from replaylab.sweeps.presets import grid
 from replaylab.sweeps.sweep import Table
 
 HELP = ["python -m replaylab --help", "python -m replaylab sweep --help"]

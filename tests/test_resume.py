@@ -20,8 +20,9 @@ import torch
 from conftest import TWO_RANKS
 from safetensors.torch import load_file
 
-from replaylab.spec import MachineSpec, grid
+from replaylab.spec import MachineSpec
 from replaylab.store import ReferenceSpec
+from replaylab.sweeps.presets import grid
 from replaylab.training import checkpoint
 
 SCRIPT = Path(__file__).with_name("one_run.py")

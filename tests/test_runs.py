@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from replaylab.models import loading
-from replaylab.spec import RemedySpec, ReplaySpec, WorldSpec, base_folder, base_of, grid, weights_digest
+from replaylab.spec import RemedySpec, ReplaySpec, WorldSpec, base_folder, base_of, weights_digest
+from replaylab.sweeps.presets import grid
 from replaylab.training import fine_tuning
 
 NEAR = grid("smoke", [0.5])[0].replay.domains[0]

@@ -21,11 +21,12 @@ import yaml
 from conftest import ROOT, require_or_skip
 from slurm_cluster import Cluster, lines_until, missing, wait_for
 
-from replaylab.spec import MachineSpec, RunSpec, grid
+from replaylab.spec import MachineSpec, RunSpec
 from replaylab.store import ReferenceSpec, claim, read_summary
 from replaylab.sweeps import jobs as jobs_module
 from replaylab.sweeps import sweep
 from replaylab.sweeps.cluster import ClusterSpec, Job
+from replaylab.sweeps.presets import grid
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 HELD_AT = 3  # no step to measure at, nor one with a checkpoint of its own

@@ -9,7 +9,6 @@ import pytest
 
 from replaylab.mixture import Mixture
 from replaylab.spec import (
-    PRESETS,
     WEIGHTS,
     RemedySpec,
     ReplaySpec,
@@ -20,11 +19,10 @@ from replaylab.spec import (
     canonical_json,
     digest,
     generator,
-    grid,
     torch_seed,
-    trained_worlds,
     weights_digest,
 )
+from replaylab.sweeps.presets import PRESETS, grid, trained_worlds
 
 
 def test_a_spec_survives_its_json_and_keeps_its_name():
@@ -209,7 +207,7 @@ def test_canonical_json_does_not_depend_on_the_order_of_fields():
 
 
 def test_describing_runs_imports_neither_torch_nor_pandas():
-    code = "import sys; from replaylab.spec import grid; grid('quick'); print({'torch', 'pandas'} & set(sys.modules))"
+    code = "import sys; from replaylab.sweeps.presets import grid; grid('quick'); print({'torch', 'pandas'} & set(sys.modules))"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "set()\n"

@@ -16,10 +16,12 @@ from hypothesis import strategies as some
 from scipy import special, stats
 
 from replaylab.analysis import world_statistics
-from replaylab.analysis.world_statistics import Survey
+from replaylab.analysis import world_statistics as world_statistics_module
+from replaylab.analysis.world_statistics import AGENTS, DARK, GAP_PX, TILE_PX, Survey
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain
 from replaylab.pages import worlds
-from replaylab.spec import DOMAINS, digest, domain_spec
+from replaylab.spec import digest
+from replaylab.worlds.named import DOMAINS, domain_spec
 
 RATE = 4.0
 FRAMES = 12
@@ -313,15 +315,15 @@ def test_truth_is_drawn_where_it_is_and_clips_do_not_touch() -> None:
     tracks = tracks_of([("a", line((32, 32), (0, 0)))], size=16)
     by_frame = [tracks[tracks["frame"] == frame] for frame in range(FRAMES)]
     clips = np.full((4, FRAMES, 64, 64, 3), 100, np.uint8)
-    tiled = worlds.tiled(clips, [by_frame, by_frame, by_frame, [tracks.iloc[:0]] * FRAMES])
+    tiled = world_statistics_module.tiled(clips, [by_frame, by_frame, by_frame, [tracks.iloc[:0]] * FRAMES])
     assert tiled.shape[0] == FRAMES and tiled.shape[1] % 2 == tiled.shape[2] % 2 == 0
-    scale = worlds.TILE_PX // 64
-    assert tuple(tiled[0, 32 * scale, 24 * scale]) == worlds.AGENTS[0]  # the left edge of its box
+    scale = TILE_PX // 64
+    assert tuple(tiled[0, 32 * scale, 24 * scale]) == AGENTS[0]  # the left edge of its box
     assert tuple(tiled[0, 32 * scale, 32 * scale]) == (100, 100, 100)  # no past yet
-    assert tuple(tiled[3, 32 * scale, 32 * scale]) == worlds.AGENTS[0]  # where it was before
-    pitch = worlds.TILE_PX + worlds.GAP_PX
-    assert (tiled[:, pitch:, : worlds.TILE_PX] == 100).all()  # no agent in the fourth
-    assert (tiled[:, :, worlds.TILE_PX : pitch] == worlds.DARK).all()
+    assert tuple(tiled[3, 32 * scale, 32 * scale]) == AGENTS[0]  # where it was before
+    pitch = TILE_PX + GAP_PX
+    assert (tiled[:, pitch:, :TILE_PX] == 100).all()  # no agent in the fourth
+    assert (tiled[:, :, TILE_PX:pitch] == DARK).all()
 
 
 def test_every_domain_has_words() -> None:
@@ -343,7 +345,7 @@ def test_it_holds_every_statistic_of_every_domain_and_a_video(made: Survey) -> N
     found = made.statistics.groupby("domain")["statistic"].apply(set)
     assert all(found[name] == set(world_statistics.STATISTICS) for name in made.domains)
     assert set(made.statistics["scenes"]) == {world_statistics.PRESETS["smoke"]}
-    from replaylab.data.clips import decode
+    from replaylab.data.video import decode
 
     for name in made.domains:
         assert decode(made.folder / f"{name}.mp4").shape[0] == FRAMES

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from replaylab.pages import verdicts
-from replaylab.spec import grid
-from replaylab.store import ReferenceSpec, check_store, claim, read_summary
+from replaylab.store import LANDMARK, ReferenceSpec, check_store, claim, read_summary
 from replaylab.sweeps import sweep
 from replaylab.sweeps.cluster import ClusterSpec
+from replaylab.sweeps.presets import grid
 from replaylab.training import fine_tuning
 
 
@@ -176,7 +176,7 @@ def test_the_published_store_is_only_read(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "_toc.yml").write_text("")
-    (tmp_path / "book" / sweep.LANDMARK).write_text("")
+    (tmp_path / "book" / LANDMARK).write_text("")
     table = sweep.run("published")
     assert (table.runs["state"] == "missing").all()
     assert "name a store of your own" in capsys.readouterr().err

@@ -9,7 +9,8 @@ import torch
 
 from replaylab.mixture import Mixture
 from replaylab.models import loading, sampling, tiny
-from replaylab.spec import FAMILIES, MachineSpec, RemedySpec, TrainingSpec
+from replaylab.spec import MachineSpec, RemedySpec, TrainingSpec
+from replaylab.sweeps.presets import FAMILIES
 from replaylab.training import checkpoint, loop
 from replaylab.util.distributed import Place
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replaylab.data.boxes import centres
 from replaylab.metrics import dynamics, trajectories
 from replaylab.worlds.renderer import Camera, placed
 
@@ -51,7 +52,7 @@ def test_size_error_is_the_logarithm_of_what_boxes_were_scaled_by(seed: int, sca
     clip = clip_of(np.random.default_rng(seed))
     found = []
     for boxes in clip[0]:
-        middle, half = dynamics.centres(boxes), scale * (boxes[:, 2:] - boxes[:, :2]) / 2
+        middle, half = centres(boxes), scale * (boxes[:, 2:] - boxes[:, :2]) / 2
         found.append(np.concatenate([middle - half, middle + half], 1))
     alike = trajectories.agreement(errors_of(clip, found))
     assert len(alike.iou) == sum(e.sum() for e in clip[2])
@@ -64,7 +65,7 @@ def test_size_error_is_the_logarithm_of_what_boxes_were_scaled_by(seed: int, sca
 def test_agreement_is_of_the_matched_alone_and_survives_a_box_without_area(seed: int) -> None:
     rng = np.random.default_rng(seed)
     clip = clip_of(rng)
-    points = [np.tile(dynamics.centres(b), 2) for b in some_of(rng, clip[0])]
+    points = [np.tile(centres(b), 2) for b in some_of(rng, clip[0])]
     errors = errors_of(clip, points)
     alike = trajectories.agreement(errors)
     assert len(alike.iou) == len(alike.log_area) == errors.matched.sum()
@@ -225,14 +226,12 @@ def test_displacements_start_at_the_true_centres_of_the_last_context_frame(
     found = [b + np.array([dx, dy, dx, dy]) for b in some_of(rng, future[0])]
     errors = errors_of(future, found)
     moved = trajectories.displacements(errors, last_boxes, last_ids)
-    then = dict(zip(last_ids, dynamics.centres(last_boxes), strict=True))
+    then = dict(zip(last_ids, centres(last_boxes), strict=True))
     kept = np.array([a in then for a in errors.agent], dtype=bool) & errors.matched
     assert moved.agent.tolist() == errors.agent[kept].tolist()
     assert moved.frame.tolist() == errors.frame[kept].tolist()
     for row, agent in enumerate(moved.agent):
-        np.testing.assert_allclose(
-            then[agent] + moved.true_px[row], dynamics.centres(errors.true_boxes[kept])[row]
-        )
+        np.testing.assert_allclose(then[agent] + moved.true_px[row], centres(errors.true_boxes[kept])[row])
     np.testing.assert_allclose(
         np.linalg.norm(moved.predicted_px - moved.true_px, axis=1), errors.error_px[kept]
     )

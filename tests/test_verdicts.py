@@ -14,6 +14,7 @@ from scipy import stats
 
 from replaylab.analysis import statistics
 from replaylab.analysis.statistics import Interval
+from replaylab.metrics.distances import subsampled_distance
 
 ORDINARY = some.floats(-100, 100, width=32)
 GRID = some.integers(0, 8)  # few values, so that ties and duplicates come up
@@ -121,7 +122,7 @@ def test_pseudo_values_of_a_mean_are_the_values_and_of_a_pairwise_mean_average_t
 
 def test_a_distance_that_falls_as_one_over_n_is_carried_on_exactly() -> None:
     a, b = normal(0, 90, 3), normal(1, 60, 3)
-    found = statistics.subsampled_distance(lambda x, y: 7 + 3 / len(x), a, b, [20, 30, 60], repeats=4)
+    found = subsampled_distance(lambda x, y: 7 + 3 / len(x), a, b, [20, 30, 60], repeats=4)
     assert (found.estimate, found.spread) == pytest.approx((7, 0), abs=1e-9)
     assert found.means == pytest.approx((7 + 3 / 20, 7 + 3 / 30, 7 + 3 / 60))
     assert found.sizes == (20, 30, 60)
@@ -135,7 +136,7 @@ def test_the_bias_of_squared_mean_differences_is_taken_out() -> None:
 
     # Over subsets drawn without replacement, a mean of n varies by s^2 (1/n - 1/N).
     expected = squared(a, b) - a.var(ddof=1) / 400 - b.var(ddof=1) / 300
-    found = statistics.subsampled_distance(squared, a, b, [25, 50, 100, 200], repeats=400)
+    found = subsampled_distance(squared, a, b, [25, 50, 100, 200], repeats=400)
     assert found.estimate == pytest.approx(expected, abs=4 * found.spread / 400**0.5)
     assert found.means[0] - found.estimate > 8 * found.spread / 400**0.5  # there was a bias to take out
 
@@ -150,10 +151,10 @@ def test_subsets_have_the_asked_size_no_row_twice_and_depend_on_the_seed_alone()
         seen.append(tuple(x[:, 0, 0]))
         return float(x.mean() - y.mean())
 
-    first = statistics.subsampled_distance(distance, a, a, [10, 40], repeats=3, seed=1)
+    first = subsampled_distance(distance, a, a, [10, 40], repeats=3, seed=1)
     assert [len(one) for one in seen] == [10, 40] * 3 and len(set(seen)) == 6
-    assert statistics.subsampled_distance(distance, a, a, [10, 40], repeats=3, seed=1) == first
-    assert statistics.subsampled_distance(distance, a, a, [10, 40], repeats=3, seed=2) != first
+    assert subsampled_distance(distance, a, a, [10, 40], repeats=3, seed=1) == first
+    assert subsampled_distance(distance, a, a, [10, 40], repeats=3, seed=2) != first
 
 
 # Forgetting

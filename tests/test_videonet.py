@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 from replaylab.cli.main import _parser
 from replaylab.data import clips
-from replaylab.data.domain import sha256, write_domain
+from replaylab.data.domain import write_domain
+from replaylab.data.video import write_video
 from replaylab.metrics import video_network
-from replaylab.spec import domain_spec
 from replaylab.training import pretrain
+from replaylab.util.files import sha256
 from replaylab.worlds import build
+from replaylab.worlds.named import domain_spec
 
 VIDEO_FRAMES = 8
 MOTION_PX = {"left, fast": -4, "left, slow": -1, "right, fast": 4, "right, slow": 1}
@@ -194,7 +196,7 @@ def domain_on_disk(folder: Path) -> Any:
     tracks = pd.DataFrame([others | row for row in near + far + gone])
     path = folder / "videos" / "train-00000.mp4"
     path.parent.mkdir(parents=True)
-    build.write_video(path, moving(1, 8).frames[0, :frames], 4)
+    write_video(path, moving(1, 8).frames[0, :frames], 4)
     videos = pd.DataFrame(
         [{"file": path.name, "split": "train", "scene": "a", "frames": frames, "sha256": sha256(path)}]
     )

@@ -17,6 +17,7 @@ from replaylab.data import clips
 from replaylab.data.domain import open_domain
 from replaylab.data.importers import conversion, video_folder
 from replaylab.data.importers.conversion import Fit, Order, Recipe, Shares, Unusable
+from replaylab.data.video import decode
 
 RECIPE = Recipe(32, 32, frames_per_second=4.0, frames=4)
 GREY_A_FRAME = 5
@@ -49,7 +50,7 @@ def film(
 
 def shown_numbers(path: Path) -> list[int]:
     """Which pictures of `film` these are."""
-    frames = clips.decode(path)
+    frames = decode(path)
     return [round(float(frame[12:20, 16:24].mean()) / GREY_A_FRAME) for frame in frames]
 
 
@@ -220,7 +221,7 @@ def test_a_turned_video_is_shown_as_players_show_it(turned, tmp_path):
     player = cv2.VideoCapture(str(path))  # it turns, too
     there, first = player.read()
     assert there
-    made = clips.decode(domain.folder / "videos" / domain.videos["file"][0])[0]
+    made = decode(domain.folder / "videos" / domain.videos["file"][0])[0]
     wanted = Fit.of(*first.shape[:2], Recipe(64, 64, "pad")).picture(np.ascontiguousarray(first[..., ::-1]))
     assert np.abs(made.astype(int) - wanted).mean() < 4
     assert np.abs(made[::-1, ::-1].astype(int) - wanted).mean() > 20

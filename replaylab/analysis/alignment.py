@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from replaylab.analysis import claims, statistics
 from replaylab.analysis.claims import Arm
-from replaylab.pages.figures import FINE_TUNED, SEEDS_FOR_AN_INTERVAL
-from replaylab.spec import domain_spec, grid
-from replaylab.store import COLUMNS, is_done, read_references, read_rows
-from replaylab.sweeps import sweep
+from replaylab.analysis.tables import FINE_TUNED, SEEDS_FOR_AN_INTERVAL
+from replaylab.store import COLUMNS, is_done, read_references, read_rows, store_of
+from replaylab.sweeps.presets import grid
+from replaylab.worlds.named import domain_spec
 
 (CLAIM,) = [claim for claim in claims.CLAIMS if claim.measure == "alignment"]
 ORDINARY, EVENTFUL, HELD_OUT = "driving", CLAIM.domain, "driving-held-out"
@@ -135,7 +135,7 @@ def read(presets: Sequence[str], seeds: Sequence[int] = (), store: str | Path = 
             f"presets {', '.join(presets)} do not measure the same clips; name some that do, such as published and dose, "
             "or pilot and pilot-diverse"
         )
-    home = sweep.store_of(presets[0], store)  # presets that measure the same clips are kept in the same store
+    home = store_of(presets[0], store)  # presets that measure the same clips are kept in the same store
     done = {run: spec for run, spec in specs.items() if is_done(spec, home)}
     parts = read_references(list(specs.values()), home, MEASURES)
     parts += [read_rows(home / run, MEASURES) for run in done]

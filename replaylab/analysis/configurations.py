@@ -22,12 +22,12 @@ import pandas as pd
 
 from replaylab.analysis import statistics
 from replaylab.analysis.claims import ALL_CLIPS
+from replaylab.analysis.tables import FINE_TUNED, SEEDS_FOR_AN_INTERVAL
 from replaylab.data import clips
-from replaylab.pages import figures
-from replaylab.pages.figures import FINE_TUNED
 from replaylab.spec import RunSpec, WorldSpec
 from replaylab.store import COLUMNS, is_done, read_references, read_rows, read_summary, seconds_a_step
 from replaylab.sweeps.ablations import AS_IT_IS, NO_REPLAY
+from replaylab.util.text import percent
 
 REFERENCE = AS_IT_IS.name
 CLIP_FRAMES = 8  # models.CLIP_FRAMES, without torch
@@ -263,7 +263,7 @@ def interval(values: pd.DataFrame) -> tuple[float, float, float]:
     NaN ends for fewer than three seeds.
     """
     table = values.to_numpy(np.float64)
-    if len(table) < figures.SEEDS_FOR_AN_INTERVAL or not table.size:
+    if len(table) < SEEDS_FOR_AN_INTERVAL or not table.size:
         return (float(table.mean()) if table.size else np.nan), np.nan, np.nan
     found = statistics.t_interval(table[:, 0]) if table.shape[1] == 1 else statistics.seeds_and_scenes(table)
     return found.estimate, found.low, found.high
@@ -329,7 +329,7 @@ def by_replay(runs: Sequence[RunSpec]) -> list[tuple[RunSpec, str, str]]:
     """
     named = []
     for run in runs:
-        kind, share = run.replay.name, figures.percent(run.replay.fraction)
+        kind, share = run.replay.name, percent(run.replay.fraction)
         arm = f"{kind} replay {share}" if kind else NO_REPLAY.name
         named.append((run, f"{kind} replay" if kind not in ("", "near") else NO_REPLAY.group, arm))
     return named

@@ -14,17 +14,17 @@ that do not pair, sizes beyond a set, and correlations of what never changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from replaylab.spec import generator
+from replaylab.util.checks import Floats, checked_at_least, checked_numbers
 
-Floats = NDArray[np.float64]
 Claim = Literal["above", "below"]
 Verdict = Literal["holds", "does not hold", "undecided", "exploratory"]
 
@@ -51,8 +51,8 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
 
     Seeds count as independent; those that start from one base share its luck, and the interval does not know.
     """
-    kept = _numbers(values, "values", 1)
-    n = _at_least(2, len(kept), "values", "seeds", "train another seed")
+    kept = checked_numbers(values, "values", 1)
+    n = checked_at_least(2, len(kept), "values", "seeds", "train another seed")
     half = _t(n - 1, level) * float(kept.std(ddof=1)) / n**0.5
     return _around(float(kept.mean()), half, n)
 
@@ -67,9 +67,9 @@ def seeds_and_scenes(values: ArrayLike, level: float = 0.95) -> Interval:
     at random inside a t interval over seeds, and needs no random numbers. `coverage` says how often it is right: for
     normal effects a little more often than asked. n is S. ValueError for fewer than two seeds or scenes.
     """
-    kept = _numbers(values, "values", 2)
-    seeds = _at_least(2, kept.shape[0], "values", "seeds (rows)", "train another seed")
-    scenes = _at_least(2, kept.shape[1], "values", "scenes (columns)", "measure more clips")
+    kept = checked_numbers(values, "values", 2)
+    seeds = checked_at_least(2, kept.shape[0], "values", "seeds (rows)", "train another seed")
+    scenes = checked_at_least(2, kept.shape[1], "values", "scenes (columns)", "measure more clips")
     mean, of_seeds, of_scenes = kept.mean(), kept.mean(1), kept.mean(0)
     rest = kept - of_seeds[:, None] - of_scenes + mean
     from_rest = (rest**2).sum() / ((seeds - 1) * (scenes - 1)) / (seeds * scenes)
@@ -85,10 +85,10 @@ def pseudo_values(statistic: Callable[[NDArray[np.intp]], float], scenes: int) -
     `statistic` is given the numbers of the scenes to use. N times the value of all, less N − 1 times that without the
     scene (Tukey's jackknife; Efron & Stein 1981). One such row a seed goes into `seeds_and_scenes`.
     """
-    _at_least(3, scenes, "scenes", "scenes", "measure more clips")
+    checked_at_least(3, scenes, "scenes", "scenes", "measure more clips")
     every = np.arange(scenes)
     without = np.array([statistic(np.delete(every, one)) for one in every], np.float64)
-    return _numbers(scenes * statistic(every) - (scenes - 1) * without, "statistic", 1)
+    return checked_numbers(scenes * statistic(every) - (scenes - 1) * without, "statistic", 1)
 
 
 def coverage(
@@ -117,51 +117,6 @@ def coverage(
 
 
 # ----------------------------------------------------------------------------------------------------------- distances
-@dataclass(frozen=True)
-class Extrapolation:
-    """A distance at infinite n, and the line that leads there."""
-
-    estimate: float
-    spread: float  # standard deviation of the estimate over repeats: of drawing subsets, not of other clips
-    sizes: tuple[int, ...]
-    means: tuple[float, ...]  # the distance at each size: should lie on a line over 1 / size
-
-
-def subsampled_distance(
-    distance: Callable[[Any, Any], float],
-    features_a: ArrayLike,
-    features_b: ArrayLike,
-    sizes: Sequence[int],
-    repeats: int = 20,
-    seed: int = 0,
-) -> Extrapolation:
-    """A distance that falls as sets grow, carried on to infinite n: a line in 1/n (Chong & Forsyth 2020).
-
-    features_a (n, ...) and features_b (m, ...), one row a clip, so that a clip's frames stay together. `distance` gets as
-    many rows of each, drawn without replacement, at every size and repeat; each repeat gives one line, and the estimate
-    is the mean of their values at 1/n = 0. It is a continuation: it may fall below 0. ValueError for fewer than two sizes
-    or repeats, a size beyond either set, or a distance that is no number.
-    """
-    a, b = _numbers(features_a, "features_a"), _numbers(features_b, "features_b")
-    smaller = min(len(a), len(b))
-    _at_least(2, len(set(sizes)), "sizes", "different sizes", "a line needs two")
-    _at_least(2, repeats, "repeats", "repeats", "a spread needs two")
-    if min(sizes) < 1 or max(sizes) > smaller:
-        raise ValueError(
-            f"sizes: {list(sizes)}, expected from 1 to {smaller}, the rows of the smaller of features_a and features_b; "
-            "nothing is drawn twice, so add clips or ask for less"
-        )
-    table = np.empty((repeats, len(sizes)))
-    for repeat in range(repeats):
-        random = generator(seed, "subsampled distance", repeat)
-        for column, size in enumerate(sizes):
-            drawn = [rows[random.choice(len(rows), size, replace=False)] for rows in (a, b)]
-            table[repeat, column] = distance(*drawn)
-    _numbers(table, "distance", 2)
-    at_infinity = np.polynomial.polynomial.polyfit(1 / np.asarray(sizes, np.float64), table.T, 1)[0]
-    return Extrapolation(
-        float(at_infinity.mean()), float(at_infinity.std(ddof=1)), tuple(sizes), tuple(table.mean(0).tolist())
-    )
 
 
 # ---------------------------------------------------------------------------------------------------------- forgetting
@@ -191,7 +146,7 @@ def average_forgetting(changes: ArrayLike, lower_is_better: bool = True) -> floa
 
 
 def _gains(changes: ArrayLike, lower_is_better: bool) -> Floats:
-    kept = _numbers(changes, "changes", 2)
+    kept = checked_numbers(changes, "changes", 2)
     return -kept if lower_is_better else kept
 
 
@@ -203,7 +158,7 @@ def alignments(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> Floats:
     `t_interval` of the difference. ValueError names the row in which a gain never changes: it has no ρ.
     """
     pair = _pair(fidelity_gain, dynamics_gain, ("fidelity_gain", "dynamics_gain"), 2)
-    _at_least(3, pair[0].shape[1], "fidelity_gain", "columns", "add checkpoints, arms or clips")
+    checked_at_least(3, pair[0].shape[1], "fidelity_gain", "columns", "add checkpoints, arms or clips")
     for name, gains in zip(("fidelity_gain", "dynamics_gain"), pair, strict=True):
         still = np.flatnonzero(np.ptp(gains, axis=1) == 0)
         if len(still):
@@ -225,7 +180,7 @@ def alignment_per_clip(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike, level
     The width is `seeds_and_scenes` of each run's `pseudo_values`; errors as in `alignments`, or for one run.
     """
     x, y = _pair(fidelity_gain, dynamics_gain, ("fidelity_gain", "dynamics_gain"), 2)
-    _at_least(4, x.shape[1], "fidelity_gain", "clips (columns)", "measure more clips")
+    checked_at_least(4, x.shape[1], "fidelity_gain", "clips (columns)", "measure more clips")
     estimate = alignments(x, y)
     seeds, clips = x.shape
     without_each = [
@@ -250,7 +205,7 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
 
     In the product of both units; larger is better. Points that are not below the reference in both add nothing.
     """
-    kept, corner = _two_columns(points), _numbers(reference, "reference", 1)
+    kept, corner = _two_columns(points), checked_numbers(reference, "reference", 1)
     if corner.shape != (2,):
         raise ValueError(f"reference: shape {corner.shape}, expected (2,), a value that all arms stay below")
     inside = kept[(kept < corner).all(1)]
@@ -303,22 +258,12 @@ def _check_claim(claim: str, margin: float) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- inputs
-def _numbers(values: ArrayLike, name: str, dimensions: int | None = None) -> Floats:
-    kept = np.asarray(values, np.float64)
-    if kept.size == 0 or (dimensions is not None and kept.ndim != dimensions):
-        wanted = f" and {dimensions} dimensions" if dimensions else ""
-        raise ValueError(f"{name}: shape {kept.shape}, expected at least one value{wanted}")
-    if not np.isfinite(kept).all():
-        raise ValueError(
-            f"{name}: holds NaN or infinity; leave out what was not measured, for all seeds alike"
-        )
-    return kept
 
 
 def _pair(
     first: ArrayLike, second: ArrayLike, names: tuple[str, str], dimensions: int | None = None
 ) -> tuple[Floats, Floats]:
-    a, b = _numbers(first, names[0], dimensions), _numbers(second, names[1], dimensions)
+    a, b = checked_numbers(first, names[0], dimensions), checked_numbers(second, names[1], dimensions)
     if a.shape != b.shape:
         raise ValueError(
             f"{names[1]}: shape {b.shape}, {names[0]} has {a.shape}; give values of the same clips"
@@ -327,18 +272,12 @@ def _pair(
 
 
 def _two_columns(points: ArrayLike) -> Floats:
-    kept = _numbers(points, "points", 2)
+    kept = checked_numbers(points, "points", 2)
     if kept.shape[1] != 2:
         raise ValueError(
             f"points: shape {kept.shape}, expected (P, 2), two measures that are better when lower"
         )
     return kept
-
-
-def _at_least(least: int, count: int, name: str, what: str, advice: str) -> int:
-    if count < least:
-        raise ValueError(f"{name}: {count} {what}, at least {least} are needed; {advice}")
-    return count
 
 
 def _t(freedom: int, level: float) -> float:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +25,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from scipy import stats
 
-from replaylab.data.domain import Domain, write_atomically
-from replaylab.spec import DOMAINS, WorldSpec, digest, domain_spec, generator
-from replaylab.store import check_store, provenance
-from replaylab.sweeps import sweep
-from replaylab.util.progress import duration, say, track
+from replaylab.data.domain import Domain
+from replaylab.spec import WorldSpec, digest, generator
+from replaylab.store import check_store, provenance, store_of
+from replaylab.util.files import write_atomically
+from replaylab.util.processes import processes
+from replaylab.util.progress import say, track
+from replaylab.util.text import duration
+from replaylab.worlds.named import DOMAINS, domain_spec
 
 Floats = NDArray[np.floating[Any]]
 
@@ -315,7 +319,7 @@ def run(preset: str = "published", domains: Iterable[str] = (), store: str | Pat
         raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
     videos = PRESETS[preset]
     specs = {name: domain_spec(name, videos=(0, videos, 0)) for name in domains or DOMAINS}
-    home = sweep.store_of(preset, store)
+    home = store_of(preset, store)
     folder = home / "worlds"
     if preset == "published" and not str(store):
         if not (folder / "survey.json").is_file():
@@ -389,13 +393,12 @@ def _make(folder: Path, preset: str, specs: Mapping[str, WorldSpec], home: Path)
 
 def estimate(missing: list[WorldSpec]) -> str:
     """What rendering these domains will take, timed on this machine by a few videos of each world."""
-    from replaylab.worlds import build
 
     of_worlds = {spec.world: spec for spec in missing}
     # in a process of its own: a notebook's kernel is killed when it has run, and would leave a game behind
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         each = dict(zip(of_worlds, pool.map(_seconds_a_video, of_worlds.values()), strict=True))
-    seconds = sum(each[spec.world] * sum(spec.videos) for spec in missing) / build.processes()
+    seconds = sum(each[spec.world] * sum(spec.videos) for spec in missing) / processes()
     seconds += SECONDS_TO_START * len(missing)
     videos = sum(sum(spec.videos) for spec in missing)
     return f"Estimated: {duration(seconds)} on this machine ({videos} videos to render)"
@@ -413,8 +416,8 @@ def _seconds_a_video(spec: WorldSpec) -> float:
 
 def _write_sample(path: Path, domain: Domain) -> None:
     """The first videos of the split, nobody's choice, side by side with the truth drawn on them."""
-    from replaylab.data.clips import Clip, decode, truth_of
-    from replaylab.pages.worlds import tiled
+    from replaylab.data.clips import Clip, truth_of
+    from replaylab.data.video import decode
 
     rows = domain.split(SPLIT).head(SHOWN_VIDEOS)
     clips = [Clip(Path(row.file).stem, str(row.scene), 0) for row in rows.itertuples()]
@@ -435,3 +438,64 @@ def _encode(path: Path, frames: NDArray[np.uint8], frames_per_second: float) -> 
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
+
+
+TILE_PX, GAP_PX, TILES_ACROSS = 192, 6, 3
+
+
+DARK, IGNORED = (24, 24, 24), (168, 168, 168)
+
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, without its black and grey.
+AGENTS = [(230, 159, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (0, 158, 115), (213, 94, 0)]
+
+
+TRAIL_FRAMES = 4
+
+
+Point = tuple[float, float]
+
+
+def tiled(clips: NDArray[np.uint8], truth: Sequence[Sequence[pd.DataFrame]]) -> NDArray[np.uint8]:
+    """Clips (N, T, H, W, 3) side by side with their truth drawn on, uint8 (T, H', W', 3); H' and W' are even.
+
+    `truth` holds for each clip and frame the rows of domain.TRACK_COLUMNS. A thin box around every agent that counts, a
+    colour an agent, with dots where its centre was in the frames before; a grey box around the others.
+    """
+    number_of_clips, frames = clips.shape[:2]
+    across = min(TILES_ACROSS, number_of_clips)
+    down = -(-number_of_clips // across)
+    pitch = TILE_PX + GAP_PX
+    canvas = np.full((frames, down * pitch - GAP_PX, across * pitch - GAP_PX, 3), DARK, np.uint8)
+    for clip in range(number_of_clips):
+        top, left = (clip // across) * pitch, (clip % across) * pitch
+        centres: dict[int, dict[int, Point]] = {}  # agent, frame: where it was
+        for frame, rows in enumerate(truth[clip]):
+            picture = Image.fromarray(clips[clip, frame]).resize((TILE_PX, TILE_PX), Image.Resampling.NEAREST)
+            _draw(picture, rows, frame, centres, TILE_PX / clips.shape[3])
+            canvas[frame, top : top + TILE_PX, left : left + TILE_PX] = np.asarray(picture)
+    return canvas
+
+
+def _draw(
+    picture: Image.Image, rows: pd.DataFrame, frame: int, centres: dict[int, dict[int, Point]], scale: float
+) -> None:
+    """One frame's boxes and trails; adds where its agents are to `centres`."""
+    brush = ImageDraw.Draw(picture)
+    boxes = scale * rows[["x0", "y0", "x1", "y1"]].to_numpy(dtype=float)
+    counts = rows["eligible"].to_numpy(dtype=bool)
+    for place in np.argsort(counts, kind="stable"):  # those that count are drawn over the others
+        x0, y0, x1, y1 = boxes[place]
+        edges = [round(x0), round(y0), max(round(x1) - 1, round(x0)), max(round(y1) - 1, round(y0))]
+        if not counts[place]:
+            brush.rectangle(edges, outline=IGNORED)
+            continue
+        agent = int(rows["agent"].iat[place])
+        colour = AGENTS[agent % len(AGENTS)]
+        brush.rectangle([edges[0] - 1, edges[1] - 1, edges[2] + 1, edges[3] + 1], outline=DARK, width=4)
+        brush.rectangle(edges, outline=colour, width=2)
+        trail = centres.setdefault(agent, {})
+        for before, (x, y) in trail.items():
+            if frame - before <= TRAIL_FRAMES:
+                brush.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour, outline=DARK)
+        trail[frame] = ((x0 + x1) / 2, (y0 + y1) / 2)

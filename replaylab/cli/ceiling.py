@@ -55,9 +55,10 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table and the verdict; write the table."""
-    from replaylab.data.domain import open_domain, write_atomically
+    from replaylab.data.domain import open_domain
     from replaylab.evaluation import detector_ceiling
     from replaylab.metrics.detectors import centre_point, pretrained
+    from replaylab.util.files import write_atomically
 
     domain = open_domain(options.domain)
     pairs = pretrained.agents_of(options.agents)

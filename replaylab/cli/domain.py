@@ -9,6 +9,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replaylab.util.processes import processes
+
 if TYPE_CHECKING:
     from replaylab.data.importers.conversion import Added, Order
 
@@ -59,7 +61,6 @@ def size(text: str) -> tuple[int, int]:
 
 def _order(options: argparse.Namespace) -> Order:
     from replaylab.data.importers.conversion import Order, Recipe, Shares
-    from replaylab.worlds import build
 
     return Order(
         Path(options.out),
@@ -68,7 +69,7 @@ def _order(options: argparse.Namespace) -> Order:
         options.name,
         options.licence,
         options.prompt,
-        options.processes or build.processes(),
+        options.processes or processes(),
         options.dry_run,
     )
 

@@ -11,22 +11,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replaylab.analysis.tables import last_step, per_arm
 from replaylab.cli import ceiling, own
 from replaylab.cli import domain as domain_module
-from replaylab.spec import (
-    BUDGETS,
-    CLUSTERS,
-    DOMAINS,
-    FAMILIES,
-    PRECISIONS,
-    PRESETS,
-    MachineSpec,
-    domain_spec,
-    evaluated_worlds,
-    grid,
-    trained_worlds,
-)
+from replaylab.spec import CLUSTERS, PRECISIONS, MachineSpec
+from replaylab.store import store_of
+from replaylab.sweeps.presets import BUDGETS, FAMILIES, PRESETS, evaluated_worlds, grid, trained_worlds
 from replaylab.util.progress import is_follower
+from replaylab.worlds.named import DOMAINS, domain_spec
 
 if TYPE_CHECKING:
     from replaylab.sweeps.sweep import Table
@@ -56,7 +48,6 @@ def worlds_list(options: argparse.Namespace) -> None:
 
 
 def worlds_build(options: argparse.Namespace) -> None:
-    from replaylab.sweeps import sweep as sweep_module
     from replaylab.worlds import build as room
 
     changes = {key: getattr(options, key) for key in CHANGES if getattr(options, key) is not None}
@@ -68,7 +59,7 @@ def worlds_build(options: argparse.Namespace) -> None:
         preset = PRESETS[options.preset]
         specs = [world for seed in preset.seeds for world in trained_worlds(preset, seed).values()]
         specs += [*evaluated_worlds(preset).values(), *evaluated_worlds(preset, at_the_end=True).values()]
-        home = Path(options.home) if options.home else sweep_module.store_of(options.preset, "") / "domains"
+        home = Path(options.home) if options.home else store_of(options.preset, "") / "domains"
     else:
         specs = [domain_spec(name, **changes) for name in options.names or DOMAINS]
         home = Path(options.home or "domains")
@@ -127,10 +118,9 @@ def train(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    from replaylab.sweeps import sweep as sweep_module
     from replaylab.training import fine_tuning
 
-    store = sweep_module.store_of(options.preset, options.store)
+    store = store_of(options.preset, options.store)
     for spec in grid(options.preset, [options.replay_fraction], [options.seed]):  # one a kind of replay
         rows = fine_tuning.evaluate_again(store / spec.run_id, store)
         print(f"{spec.run_id} {spec.replay.name}")
@@ -154,8 +144,8 @@ def sweep(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    from replaylab.data.domain import write_atomically
     from replaylab.evaluation import compare as room
+    from replaylab.util.files import write_atomically
 
     table = room.table(
         options.made, options.real, options.extractor, options.context_frames, options.frames, options.split, options.paired
@@ -171,11 +161,10 @@ def _machine(options: argparse.Namespace) -> MachineSpec:
 
 
 def _print(table: Table) -> None:
-    from replaylab.pages import figures
 
     print(table.runs.to_string(index=False))
     if len(table.rows):
-        last = figures.last_step(figures.per_arm(table.rows))
+        last = last_step(per_arm(table.rows))
         shown = last[last["measure"].isin(["effnet_kd", "effnet_fd", "ade_px", "fde_px", "recall"])]
         print(shown.pivot(index="arm", columns=["measure", "domain"], values="value").round(3).to_string())
     if (table.runs["state"] != "done").any():

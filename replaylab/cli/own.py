@@ -6,25 +6,12 @@ The rooms that do it are imported when they are asked for.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
+from replaylab.analysis.tables import last_step, per_arm
 from replaylab.spec import CLUSTERS
+from replaylab.sweeps.own_settings import OPTIONS, PRESETS
 
-PRESETS = ("wan", "cogvideox", "ltx", "svd")
-OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "frames": (int, "frames of a clip, the context included"),
-    "context_frames": (int, "of them given"),
-    "steps": (int, "of fine-tuning"),
-    "batch_size": (int, "clips a step"),
-    "learning_rate": (float, "of AdamW"),
-    "lora_rank": (int, "of the adapters; 0 trains all weights"),
-    "prompt": (str, "for domains that have none of their own"),
-    "guidance": (float, "classifier-free; 1 for none"),
-    "sampler_steps": (int, "to draw a clip"),
-    "detector_threshold": (float, "the least score of a box"),
-}
-"""The fields of `own.Settings`: type, and what they are."""
 SHOWN = ("effnet_kd", "ade_px", "recall", "flow_error_px")
 
 
@@ -70,7 +57,6 @@ def add_parser(verbs: Any) -> None:
 
 def own(options: argparse.Namespace) -> None:
     """What the verb does."""
-    from replaylab.pages import figures
     from replaylab.sweeps import own_model as room
 
     if not options.driving:
@@ -86,6 +72,6 @@ def own(options: argparse.Namespace) -> None:
     )  # fmt: skip
     print(table.runs.to_string(index=False))
     if len(table.rows):
-        means = figures.last_step(figures.per_arm(table.rows))
+        means = last_step(per_arm(table.rows))
         shown = means[means["measure"].isin(SHOWN)]
         print(shown.pivot(index="arm", columns=["measure", "domain"], values="value").round(3).to_string())

@@ -27,12 +27,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replaylab.analysis import statistics
-from replaylab.data import clips
-from replaylab.data.clips import UndecodableVideo
 from replaylab.data.domain import open_domain
+from replaylab.data.video import UndecodableVideo, decode
 from replaylab.metrics import distances, extractors, fidelity
-from replaylab.metrics.distances import Extractor
+from replaylab.metrics.distances import Extractor, subsampled_distance
 from replaylab.metrics.extractors import Network
 from replaylab.util.progress import track
 
@@ -147,7 +145,7 @@ def _check(videos: list[Video], context_frames: int, frames: int) -> int:
 
 def _decoded(video: Video, context_frames: int, frames: int) -> NDArray[np.uint8]:
     try:
-        pixels = clips.decode(video.path, context_frames, context_frames + frames)
+        pixels = decode(video.path, context_frames, context_frames + frames)
     except UndecodableVideo as error:
         raise UndecodableVideo(f"{video.of}: {error}") from error
     if len(pixels) < frames:
@@ -226,7 +224,7 @@ def _distances(
     n = min(len(a), len(b))
     infinite = math.nan
     if n >= 2 * distances.N_MIN:
-        infinite = statistics.subsampled_distance(_frechet, a, b, [n // 2, n * 3 // 4, n], REPEATS).estimate
+        infinite = subsampled_distance(_frechet, a, b, [n // 2, n * 3 // 4, n], REPEATS).estimate
     measures = (distances.frechet_distance, infinite), (distances.kernel_distance, math.nan)
     return [
         asdict(distances.between(

@@ -28,21 +28,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replaylab.data.domain import alone, write_atomically
 from replaylab.metrics.trajectories import CELLS, cells
-from replaylab.spec import (
-    WEIGHTS,
-    Described,
-    EvaluationSpec,
-    WorldSpec,
-    digest,
-    domain_spec,
-    generator,
-    weights_digest,
-)
-from replaylab.store import check_store, provenance
-from replaylab.sweeps import sweep
-from replaylab.util.progress import duration, say, track
+from replaylab.spec import WEIGHTS, Described, EvaluationSpec, WorldSpec, digest, generator, weights_digest
+from replaylab.store import check_store, provenance, store_of
+from replaylab.util.files import alone, write_atomically
+from replaylab.util.progress import say, track
+from replaylab.util.text import duration
+from replaylab.worlds.named import domain_spec
 
 if TYPE_CHECKING:
     from replaylab.evaluation.evaluation_sets import Ground
@@ -169,7 +161,7 @@ def run(preset: str = "published", store: str | Path = "") -> Damaged:
     What was stopped goes on with the damage it was at. Raises ValueError for an unknown preset, FileNotFoundError where
     nothing is published, PermissionError for a store that cannot be written.
     """
-    spec, home = spec_of(preset), sweep.store_of(preset, store)
+    spec, home = spec_of(preset), store_of(preset, store)
     folder = home / spec.run_id
     if (folder / "summary.json").is_file():
         say(f"{folder} holds all {len(spec.damages)} damages: measured nothing")
@@ -350,8 +342,7 @@ def shuffled(frames: Frames, rng: np.random.Generator) -> Frames:
 # -------------------------------------------------------------------------- scenes: `first` is the first future frame
 def rendered(scene: Scene, size_px: int, frames_per_second: float) -> Frames:
     """A scene's frames (T, H, W, 3), written as H.264 and read back as those of every domain are."""
-    from replaylab.data.clips import decode
-    from replaylab.worlds.build import write_video
+    from replaylab.data.video import decode, write_video
     from replaylab.worlds.renderer import Stage
 
     with tempfile.TemporaryDirectory() as folder:
@@ -522,7 +513,7 @@ class Ceiling:
 
     def __str__(self) -> str:
         """Such as "ADE 0.92 px, recall 0.97"."""
-        from replaylab.pages.figures import number
+        from replaylab.util.text import number
 
         note = f" ({self.beyond})" if self.beyond else ""
         return f"ADE {number(self.ade_px)} px, recall {number(self.recall)}{note}"

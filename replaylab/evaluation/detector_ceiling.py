@@ -33,6 +33,7 @@ from scipy.optimize import brentq
 
 from replaylab.data import clips as clips_room
 from replaylab.data.domain import Domain
+from replaylab.data.video import decode
 from replaylab.metrics import detection, dynamics, fidelity, optical_flow
 from replaylab.metrics.detectors.pretrained import Found, tracks_of
 from replaylab.util.progress import track
@@ -249,14 +250,14 @@ def ways_to_show(
 
 def coded_again(clip: Frames) -> Frames:
     """Frames (T, H, W, 3) through H.264, as the videos of made domains are written; an odd side loses nothing."""
-    from replaylab.worlds.build import write_video
+    from replaylab.data.video import write_video
 
     height, width = clip.shape[1:3]
     even = np.pad(clip, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         write_video(path, even, 8)
-        return clips_room.decode(path)[:, :height, :width]
+        return decode(path)[:, :height, :width]
 
 
 def shifted(clip: Frames, shift_px: float) -> Frames:

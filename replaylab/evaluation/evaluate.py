@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from replaylab.data.domain import alone, write_atomically
+from replaylab.data.video import write_video
 from replaylab.evaluation import evaluation_sets, measurement
 from replaylab.evaluation.evaluation_sets import Frames, Ground
 from replaylab.evaluation.measurement import Measured
@@ -28,8 +28,8 @@ from replaylab.models.tiny import CONTEXT_FRAMES
 from replaylab.spec import EvaluationSpec
 from replaylab.store import ReferenceSpec, claim, finish, gallery_clips, is_done
 from replaylab.util.distributed import Place
+from replaylab.util.files import alone, write_atomically
 from replaylab.util.progress import track
-from replaylab.worlds import build
 
 GALLERY_PERCENTILES = (5, 50, 95)
 NOISE_LEVELS = (0.25, 0.5, 0.75)  # at which it is measured how well a clip can be denoised
@@ -187,7 +187,7 @@ def _keep(folder: Path, ground: Ground, frames: Frames, measured: Measured, chos
         }
         write_atomically(
             name.with_suffix(".mp4"),
-            lambda aside, clip=clip: build.write_video(aside, frames[clip], ground.frames_per_second),
+            lambda aside, clip=clip: write_video(aside, frames[clip], ground.frames_per_second),
         )
         write_atomically(
             name.with_suffix(".json"), lambda aside, boxes=boxes: aside.write_text(json.dumps(boxes))

@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from replaylab.data import clips as clips_room
+from replaylab.data.boxes import centres
 from replaylab.data.clips import Clip
 from replaylab.data.domain import TRACK_COLUMNS, Domain
-from replaylab.metrics import dynamics, fidelity, optical_flow, trajectories, video_network
+from replaylab.metrics import fidelity, optical_flow, trajectories, video_network
 from replaylab.metrics.detectors import centre_point
 from replaylab.metrics.fidelity import Seen
 from replaylab.metrics.trajectories import CELLS, cells
@@ -185,11 +186,11 @@ class MeanMotion:
         parts = []
         for clip in truth:
             last = clip[context_frames - 1]
-            start = dict(zip(last["agent"], dynamics.centres(boxes_of(last)), strict=True))
+            start = dict(zip(last["agent"], centres(boxes_of(last)), strict=True))
             for frame, table in enumerate(clip[context_frames:]):
                 table = table[table["eligible"] & table["agent"].isin(start)]
                 then = np.array([start[agent] for agent in table["agent"]]).reshape(-1, 2)
-                now = dynamics.centres(boxes_of(table))
+                now = centres(boxes_of(table))
                 parts += [
                     (frame, *cell, *moved)
                     for cell, moved in zip(cells(then, size_px), now - then, strict=True)

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaylab.metrics.dynamics import (
+from replaylab.data.boxes import (
     BoolArray,
-    Counted,
     FloatArray,
     centres,
     checked_boxes,
@@ -22,9 +21,9 @@ from replaylab.metrics.dynamics import (
     checked_mask,
     checked_positive,
     inside,
-    mean,
     pairwise_iou,
 )
+from replaylab.metrics.dynamics import Counted, mean
 
 
 def average_precision(

@@ -25,6 +25,9 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
+from replaylab.spec import generator
+from replaylab.util.checks import checked_at_least, checked_numbers
+
 N_MIN = 20
 """Least number of feature vectors in each set, unless asked otherwise; with fewer, both distances are mostly noise."""
 
@@ -382,3 +385,50 @@ def _kernel_sum(a: Features, b: Features) -> float:
 
 def _kernel_diagonal(a: Features) -> float:
     return float(_kernel((a**2).sum(1), a.shape[1]).sum())
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """A distance at infinite n, and the line that leads there."""
+
+    estimate: float
+    spread: float  # standard deviation of the estimate over repeats: of drawing subsets, not of other clips
+    sizes: tuple[int, ...]
+    means: tuple[float, ...]  # the distance at each size: should lie on a line over 1 / size
+
+
+def subsampled_distance(
+    distance: Callable[[Any, Any], float],
+    features_a: ArrayLike,
+    features_b: ArrayLike,
+    sizes: Sequence[int],
+    repeats: int = 20,
+    seed: int = 0,
+) -> Extrapolation:
+    """A distance that falls as sets grow, carried on to infinite n: a line in 1/n (Chong & Forsyth 2020).
+
+    features_a (n, ...) and features_b (m, ...), one row a clip, so that a clip's frames stay together. `distance` gets as
+    many rows of each, drawn without replacement, at every size and repeat; each repeat gives one line, and the estimate
+    is the mean of their values at 1/n = 0. It is a continuation: it may fall below 0. ValueError for fewer than two sizes
+    or repeats, a size beyond either set, or a distance that is no number.
+    """
+    a, b = checked_numbers(features_a, "features_a"), checked_numbers(features_b, "features_b")
+    smaller = min(len(a), len(b))
+    checked_at_least(2, len(set(sizes)), "sizes", "different sizes", "a line needs two")
+    checked_at_least(2, repeats, "repeats", "repeats", "a spread needs two")
+    if min(sizes) < 1 or max(sizes) > smaller:
+        raise ValueError(
+            f"sizes: {list(sizes)}, expected from 1 to {smaller}, the rows of the smaller of features_a and features_b; "
+            "nothing is drawn twice, so add clips or ask for less"
+        )
+    table = np.empty((repeats, len(sizes)))
+    for repeat in range(repeats):
+        random = generator(seed, "subsampled distance", repeat)
+        for column, size in enumerate(sizes):
+            drawn = [rows[random.choice(len(rows), size, replace=False)] for rows in (a, b)]
+            table[repeat, column] = distance(*drawn)
+    checked_numbers(table, "distance", 2)
+    at_infinity = np.polynomial.polynomial.polyfit(1 / np.asarray(sizes, np.float64), table.T, 1)[0]
+    return Extrapolation(
+        float(at_infinity.mean()), float(at_infinity.std(ddof=1)), tuple(sizes), tuple(table.mean(0).tolist())
+    )

@@ -22,15 +22,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
-MIN_HEIGHT_PX = 6.0
-MIN_VISIBLE = 0.5
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
+from replaylab.data.boxes import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    centres,
+    checked_agents,
+    checked_boxes,
+    checked_frames,
+    checked_mask,
+    checked_positive,
+    inside,
+)
 
 
 class Counted(NamedTuple):
@@ -82,35 +88,6 @@ class ClipDynamics:
     """matched agent-frames: behind ade_matched_px."""
     n_frames: int
     """frames: behind false_positives."""
-
-
-def is_eligible(boxes: ArrayLike, visible: ArrayLike, size_px: int = 64) -> BoolArray:
-    """Which agents count: at least 6 px tall in an image of 64 (in proportion in others) and at least half visible.
-
-    boxes (A, 4) as x0 y0 x1 y1 in pixels, visible (A,) in 0..1, size_px the image's side; returns (A,) bool.
-    ValueError names a bad argument.
-    """
-    checked = checked_boxes(boxes, "boxes")
-    share = np.asarray(visible, dtype=np.float64)
-    if share.shape != (len(checked),):
-        raise ValueError(f"visible: shape {share.shape}, expected ({len(checked)},), one value per box")
-    if not np.all((share >= 0) & (share <= 1)):
-        raise ValueError("visible: every value must be a number in 0..1")
-    return ((checked[:, 3] - checked[:, 1]) >= MIN_HEIGHT_PX * size_px / 64) & (share >= MIN_VISIBLE)
-
-
-def centres(boxes: ArrayLike) -> FloatArray:
-    """Centres (A, 2), x and y in pixels, of boxes (A, 4)."""
-    checked = checked_boxes(boxes, "boxes")
-    return (checked[:, :2] + checked[:, 2:]) / 2
-
-
-def iou(first: ArrayLike, second: ArrayLike) -> FloatArray:
-    """Intersection over union (M,) of the boxes of two lists (M, 4), row by row; 0 for two boxes without an area."""
-    a, b = checked_boxes(first, "first"), checked_boxes(second, "second")
-    if len(a) != len(b):
-        raise ValueError(f"second: {len(b)} boxes, but first has {len(a)}; give pairs")
-    return pairwise_iou(a, b)
 
 
 def match(
@@ -238,78 +215,3 @@ def mean(values: FloatArray) -> Counted:
 
 def _mean(values: FloatArray) -> float:
     return float(values.mean()) if len(values) else float("nan")
-
-
-def pairwise_iou(first: FloatArray, second: FloatArray) -> FloatArray:
-    """IoU of boxes (..., 4) that broadcast against each other."""
-    low, high = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
-    shared = np.clip(high - low, 0, None).prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (first, second)]
-    union = areas[0] + areas[1] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-
-
-def inside(boxes: FloatArray, points: FloatArray) -> BoolArray:
-    """(A, K): which points (1, K, 2) lie in which boxes (A, 4)."""
-    return np.asarray(((boxes[:, None, :2] <= points) & (points <= boxes[:, None, 2:])).all(-1))
-
-
-def checked_frames(true_boxes: Sequence[ArrayLike], **others: Sequence[ArrayLike]) -> int:
-    """How many frames there are, the same in every argument."""
-    if len(true_boxes) == 0:
-        raise ValueError("true_boxes: no frames; a clip needs at least one future frame")
-    for name, frames in others.items():
-        if len(frames) != len(true_boxes):
-            raise ValueError(
-                f"{name}: {len(frames)} frames, but true_boxes has {len(true_boxes)}; give one entry per frame"
-            )
-    return len(true_boxes)
-
-
-def checked_positive(value: float, name: str) -> float:
-    """A positive number of pixels as a float; ValueError under the argument's `name`."""
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name}: {value!r}, expected a positive number of pixels")
-    return float(value)
-
-
-def checked_boxes(values: ArrayLike, name: str, scored: bool = False) -> FloatArray:
-    """(A, 4) float boxes; an empty list is no boxes. A score column, where one is allowed, is dropped.
-
-    ValueError, under the argument's `name`, for another shape, NaN, infinity and boxes inside out.
-    """
-    boxes = np.asarray(values, dtype=np.float64)
-    if boxes.size == 0 and boxes.ndim <= 2:
-        return np.zeros((0, 4))
-    widths = (4, 5) if scored else (4,)
-    if boxes.ndim != 2 or boxes.shape[1] not in widths:
-        wanted = "(K, 4) or (K, 5)" if scored else "(A, 4)"
-        raise ValueError(f"{name}: shape {boxes.shape}, expected {wanted}, boxes as x0 y0 x1 y1")
-    boxes = boxes[:, :4]
-    if not np.isfinite(boxes).all():
-        raise ValueError(f"{name}: holds NaN or infinity; leave out boxes that are not known")
-    if (boxes[:, :2] > boxes[:, 2:]).any():
-        raise ValueError(f"{name}: holds a box with x1 < x0 or y1 < y0; the order is x0 y0 x1 y1")
-    return boxes
-
-
-def checked_agents(values: ArrayLike, n: int, name: str) -> IntArray:
-    """(n,) integer ids, each once; ValueError or TypeError under the argument's `name`."""
-    ids = np.asarray(values) if n else np.asarray(values, dtype=np.int64)
-    if ids.shape != (n,):
-        raise ValueError(f"{name}: shape {ids.shape}, expected ({n},), one id per true box")
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(f"{name}: {ids.dtype} values, expected integer agent ids")
-    if len(np.unique(ids)) != n:
-        raise ValueError(f"{name}: an agent appears twice in this frame; ids must be distinct")
-    return ids.astype(np.int64)
-
-
-def checked_mask(values: ArrayLike, n: int, name: str) -> BoolArray:
-    """Truth values (n,); ValueError for another shape, TypeError for other values, under the argument's `name`."""
-    mask = np.asarray(values) if n else np.asarray(values, dtype=np.bool_)
-    if mask.shape != (n,):
-        raise ValueError(f"{name}: shape {mask.shape}, expected ({n},), one value per true box")
-    if mask.dtype != np.bool_:
-        raise TypeError(f"{name}: {mask.dtype} values, expected True or False")
-    return mask

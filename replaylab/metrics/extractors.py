@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from replaylab.data.domain import sha256
 from replaylab.metrics.distances import Extractor
 from replaylab.util import distributed
+from replaylab.util.files import sha256
 
 RESIZE = "bicubic, antialiased"
 """torch's `interpolate(mode="bicubic", antialias=True)`: Pillow's bicubic, without rounding in between."""

@@ -25,8 +25,18 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from replaylab.metrics import dynamics, trajectories
-from replaylab.metrics.dynamics import AgentErrors, BoolArray, Counted, FloatArray, centres, mean
+from replaylab.data.boxes import (
+    BoolArray,
+    FloatArray,
+    centres,
+    checked_agents,
+    checked_boxes,
+    checked_frames,
+    checked_mask,
+    checked_positive,
+)
+from replaylab.metrics import trajectories
+from replaylab.metrics.dynamics import AgentErrors, Counted, mean
 
 Images = NDArray[np.uint8]
 FloatImages = NDArray[np.float32]
@@ -102,7 +112,7 @@ def outside(boxes: Sequence[ArrayLike], shape: tuple[int, ...]) -> BoolArray:
     x, y = np.arange(shape[2]) + 0.5, np.arange(shape[1]) + 0.5
     free = np.ones(shape[:3], dtype=np.bool_)
     for t, values in enumerate(boxes):
-        for x0, y0, x1, y1 in dynamics.checked_boxes(values, f"boxes[{t}]"):
+        for x0, y0, x1, y1 in checked_boxes(values, f"boxes[{t}]"):
             across, down = (np.abs(2 * at - low - high) < high - low + 2 * MARGIN_PX
                              for at, low, high in ((x, x0, x1), (y, y0, y1)))  # fmt: skip
             free[t, down[:, None] & across] = False
@@ -172,8 +182,8 @@ def residual_agent_error_px(
     whose dominant motion is not known, is left out: it stands beside recall. For claim C7. Agents in the right place
     before a background that moves wrongly have an error too: they move wrongly with respect to it.
     """
-    boxes = dynamics.checked_boxes(last_boxes, "last_boxes")
-    ids = dynamics.checked_agents(last_agents, len(boxes), "last_agents")
+    boxes = checked_boxes(last_boxes, "last_boxes")
+    ids = checked_agents(last_agents, len(boxes), "last_agents")
     moved = trajectories.displacements(errors, boxes, ids)
     dominant = [carried(motion, centres(boxes)) for motion in (made, truth)]
     for name, field in zip(("made", "truth"), dominant, strict=True):
@@ -342,7 +352,7 @@ def follow(frames: ArrayLike, boxes: ArrayLike) -> FloatArray:
     Ceilings, `ade_tracked_px` with a cap of 16 px on dev clips, real / blurred by 1 px / last frame repeated: 0.4 / 0.3 /
     2.7 px in `driving`, 0.9 / 1.1 / 7.0 in `driving-eventful`.
     """
-    clip, start = _clip(frames, "frames"), dynamics.checked_boxes(boxes, "boxes")
+    clip, start = _clip(frames, "frames"), checked_boxes(boxes, "boxes")
     height, width = clip.shape[1:3]
     sides = (width * ENLARGED, height * ENLARGED)
     large = [np.asarray(cv2.resize(f, sides, interpolation=cv2.INTER_CUBIC), dtype=np.uint8) for f in clip]
@@ -383,19 +393,19 @@ def ade_tracked_px(
     ids followed_agents (A,) are those that were eligible in the last context frame. The truth as in
     `dynamics.agent_errors`. n counts agent-frames.
     """
-    cap, n_frames = dynamics.checked_positive(miss_cap_px, "miss_cap_px"), len(true_boxes)
-    dynamics.checked_frames(true_boxes, agents=agents, eligible=eligible)
+    cap, n_frames = checked_positive(miss_cap_px, "miss_cap_px"), len(true_boxes)
+    checked_frames(true_boxes, agents=agents, eligible=eligible)
     found = np.asarray(followed, dtype=np.float64)
     if found.ndim != 3 or found.shape[::2] != (n_frames, 4):
         raise ValueError(
             f"followed: shape {found.shape}, expected ({n_frames}, A, 4), one entry per true frame"
         )
-    ids = dynamics.checked_agents(followed_agents, found.shape[1], "followed_agents")
+    ids = checked_agents(followed_agents, found.shape[1], "followed_agents")
     errors = []
     for t in range(n_frames):
-        truth = dynamics.checked_boxes(true_boxes[t], f"true_boxes[{t}]")
-        here = dynamics.checked_agents(agents[t], len(truth), f"agents[{t}]")
-        counts = dynamics.checked_mask(eligible[t], len(truth), f"eligible[{t}]")
+        truth = checked_boxes(true_boxes[t], f"true_boxes[{t}]")
+        here = checked_agents(agents[t], len(truth), f"agents[{t}]")
+        counts = checked_mask(eligible[t], len(truth), f"eligible[{t}]")
         rows, columns = np.nonzero((ids[:, None] == here) & counts)
         middle = (found[t, rows, :2] + found[t, rows, 2:]) / 2
         apart = np.linalg.norm(middle - centres(truth)[columns], axis=1)

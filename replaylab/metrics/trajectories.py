@@ -22,8 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from replaylab.data import boxes as boxes_module
+from replaylab.data.boxes import FloatArray, IntArray, centres, checked_agents, checked_boxes
 from replaylab.metrics import dynamics
-from replaylab.metrics.dynamics import AgentErrors, Counted, FloatArray, IntArray, centres, mean
+from replaylab.metrics.dynamics import AgentErrors, Counted, mean
 
 CELLS = 4  # a side of the image: where an agent is decides which mean motion it is compared with
 LEAST_SIDE_PX = 1.0  # sides are not compared below this: a box without an area has no logarithm
@@ -111,7 +113,7 @@ def agreement(errors: AgentErrors) -> Agreement:
     """IoU and size of the matched boxes; sides under 1 px are taken as 1 px in the logarithm."""
     true, found = errors.true_boxes[errors.matched], errors.found_boxes[errors.matched]
     areas = [np.maximum(b[:, 2:] - b[:, :2], LEAST_SIDE_PX).prod(1) for b in (true, found)]
-    return Agreement(dynamics.iou(true, found), np.log(areas[1] / areas[0]))
+    return Agreement(boxes_module.iou(true, found), np.log(areas[1] / areas[0]))
 
 
 def by_horizon(errors: AgentErrors) -> list[Counted]:
@@ -183,8 +185,8 @@ def displacements(errors: AgentErrors, last_boxes: ArrayLike, last_agents: Array
 
     Those of several clips may be concatenated. ValueError or TypeError names the argument.
     """
-    boxes = dynamics.checked_boxes(last_boxes, "last_boxes")
-    ids = dynamics.checked_agents(last_agents, len(boxes), "last_agents")
+    boxes = checked_boxes(last_boxes, "last_boxes")
+    ids = checked_agents(last_agents, len(boxes), "last_agents")
     chosen = errors.matched & np.isin(errors.agent, ids)
     order = np.argsort(ids)
     then = centres(boxes)[order[np.searchsorted(ids[order], errors.agent[chosen])]]
@@ -262,8 +264,7 @@ def extrapolated(context_found: Sequence[ArrayLike], n_future: int, *, gate_px: 
     if n_future < 1:
         raise ValueError(f"n_future: {n_future!r}, expected at least 1")
     frames = [
-        dynamics.checked_boxes(found, f"context_found[{t}]", scored=True)
-        for t, found in enumerate(context_found)
+        checked_boxes(found, f"context_found[{t}]", scored=True) for t, found in enumerate(context_found)
     ]
     last = frames[-1]
     velocity, followed, at = np.zeros_like(last), np.arange(len(last)), np.arange(len(last))

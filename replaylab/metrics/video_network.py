@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from replaylab.data import clips as clips_room
-from replaylab.data.domain import Domain, sha256, write_folder
+from replaylab.data.domain import Domain
+from replaylab.data.video import decode
 from replaylab.metrics import optical_flow
 from replaylab.metrics.distances import Extractor, frechet_distance, kernel_distance
 from replaylab.spec import WEIGHTS, generator, torch_seed
+from replaylab.util.files import sha256, write_folder
 from replaylab.util.progress import say, track
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ def known(domain: Domain, split: str, most: int) -> Known:
     files = domain.split(split)["file"].iloc[:most]
     names = [file.removesuffix(".mp4") for file in files]
     frames = np.stack([
-        clips_room.decode(domain.folder / "videos" / file)
+        decode(domain.folder / "videos" / file)
         for file in track(files, what=f"decoding {domain.name} {split}", unit="videos")
     ])  # fmt: skip
     ego = domain.ego[domain.ego["video"].isin(names)].sort_values(["video", "frame"]).set_index("video")

@@ -22,9 +22,11 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from replaylab.data.clips import Clip, UndecodableVideo, decode
-from replaylab.data.domain import Domain, alone, sha256, write_atomically
+from replaylab.data.clips import Clip
+from replaylab.data.domain import Domain
+from replaylab.data.video import UndecodableVideo, decode
 from replaylab.models.tiny import CLIP_FRAMES, TinyModel
+from replaylab.util.files import alone, sha256, write_atomically
 from replaylab.util.progress import say, track
 
 VIDEOS_AT_ONCE = 32

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from replaylab.data.domain import write_atomically
 from replaylab.spec import torch_seed
+from replaylab.util.files import write_atomically
 
 FILE = "pytorch_lora_weights.safetensors"
 

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from replaylab.data.domain import write_atomically
 from replaylab.models.fused_attention import hasten
+from replaylab.util.files import write_atomically
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel

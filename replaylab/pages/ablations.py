@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from replaylab import spec
 from replaylab.analysis import statistics
 from replaylab.analysis.configurations import (
     BETTER,
@@ -34,13 +33,15 @@ from replaylab.analysis.configurations import (
     arms_of,
     by_replay,
 )
-from replaylab.pages import comparisons, figures, verdicts
+from replaylab.pages import comparisons, verdicts
 from replaylab.pages.comparisons import counted, in_words, listed, names_of, sorted_out, told
-from replaylab.pages.figures import capital, number, percent
+from replaylab.pages.style import styled
 from replaylab.pages.verdicts import MISSING
-from replaylab.store import is_done, read_references, read_rows
-from replaylab.sweeps import ablations, sweep
+from replaylab.store import is_done, read_references, read_rows, store_of
+from replaylab.sweeps import ablations, presets
 from replaylab.sweeps.ablations import AS_IT_IS, NO_REPLAY
+from replaylab.sweeps.presets import grid, steps_for
+from replaylab.util.text import capital, number, percent
 
 PRESETS = ("ablations", "alternatives")  # on the test split
 DEV = "alternatives-dev"
@@ -77,7 +78,7 @@ def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
 
     Until `ablations.best` can choose their settings, the alternatives are only what they are compared with.
     """
-    home = sweep.store_of(DEV, store)
+    home = store_of(DEV, store)
     settings = _settings(home)
     stop = settings.loc[settings["chosen"] & (settings["group"] == EARLY_STOP), "setting"]
     alternatives = _arms("alternatives", "Alternatives to replay", seeds, home)
@@ -89,8 +90,8 @@ def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
 
 def _fractions(seeds: Sequence[int]) -> Arms:
     """`Ablations.fractions`, of the published store, whatever store holds the ablations."""
-    runs = [run for run in spec.grid("published", None, list(seeds)) if run.replay.name in ("", "near")]
-    home = sweep.store_of("published", "")
+    runs = [run for run in grid("published", None, list(seeds)) if run.replay.name in ("", "near")]
+    home = store_of("published", "")
     title = "Fractions of near replay"
     return arms_of("published", title, by_replay(runs), home, "driving", "driving-eventful")
 
@@ -193,7 +194,7 @@ def settings_table(made: Ablations) -> Styler:
         }
     )
     shown.loc[made.settings["effnet_kd"].isna(), [FIDELITY, DYNAMICS, looks]] = "–"
-    return figures.styled(shown, "settings").hide(axis="index")
+    return styled(shown, "settings").hide(axis="index")
 
 
 def _standing(one: Any) -> str:
@@ -313,8 +314,8 @@ def _of_pairs(made: Arms) -> str:
 
 
 def _of_cost(made: Arms) -> str:
-    training, share = spec.PRESETS[made.preset].training, 0.25
-    longer = spec.steps_for(training.steps * training.batch_size, share, training.batch_size)
+    training, share = presets.PRESETS[made.preset].training, 0.25
+    longer = steps_for(training.steps * training.batch_size, share, training.batch_size)
     steps_ms = [
         1000 * float(made.done.loc[made.done["arm"] == arm, "step_seconds"].median())
         for arm in (REFERENCE, NO_REPLAY.name)

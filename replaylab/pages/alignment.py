@@ -45,7 +45,8 @@ from replaylab.analysis.alignment import (  # fmt: skip
     rhos_across,
 )
 from replaylab.pages import figures, verdicts
-from replaylab.pages.figures import BLUE, GREY, INK, NO_REPLAY, WIDTH, capital, number
+from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style, styled
+from replaylab.util.text import capital, number, percent
 
 NAMES = {**figures.DOMAINS, **figures.OTHERS}
 LOOKS = {
@@ -63,9 +64,7 @@ DARKEST, GREEN, LIGHT, VIOLET, BROWN = "#0b2d4e", "#029e73", "#949494", "#7b6fd0
 
 def target_name(target: str) -> str:
     """A target in words, or its share of eventful clips."""
-    return (
-        MOTIONS.get(target, target) if np.isnan(dose(target)) else f"{figures.percent(dose(target))} eventful"
-    )
+    return MOTIONS.get(target, target) if np.isnan(dose(target)) else f"{percent(dose(target))} eventful"
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
@@ -83,7 +82,7 @@ def opening(made: Sweeps, store: str | Path = "") -> str:
 def rho_table(made: Sweeps) -> Styler:
     """ρ of eventful ADE for each target in each reading, and less that of ordinary driving, seed by seed."""
     lines = [_rho_line(made, target, reading) for reading in READINGS for target in made.targets]
-    return figures.styled(pd.DataFrame(lines), "rho").hide(axis="index")
+    return styled(pd.DataFrame(lines), "rho").hide(axis="index")
 
 
 def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
@@ -123,7 +122,7 @@ def within_runs(made: Sweeps) -> Figure:
     """ρ over a run's checkpoints by dose, of eventful and of ordinary ADE, as preregistered and without the first
     checkpoints: a point a run, mean and interval over runs.
     """
-    with figures.style():
+    with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.9), sharex=True, sharey=True)
         for row, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
             for axes, reading in zip(row, (PREREGISTERED, LATE), strict=True):
@@ -141,7 +140,7 @@ def within_runs(made: Sweeps) -> Figure:
 def plane(made: Sweeps) -> Figure:
     """Gain in ADE over gain in EffNet-KD, from the base where the lines cross: the way of each target over its steps."""
     colours = _colours(made)
-    with figures.style():
+    with figure_style():
         figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True)
         for axes, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
             table = gains(made, domain)
@@ -167,7 +166,7 @@ def _way(axes: Axes, way: pd.DataFrame, colour: Any) -> None:
 def across_arms(made: Sweeps) -> Figure:
     """Every arm at the last step: gain in ADE over gain in EffNet-KD; large points are means over seeds."""
     looks = _looks(made)
-    with figures.style():
+    with figure_style():
         figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True)
         for axes, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
             for (target, replay, fraction), runs in at_the_end(gains(made, domain)).groupby(ARM):
@@ -189,7 +188,7 @@ def per_clip(made: Sweeps) -> Figure:
     """ρ over clips of each measure that a clip has, with its interval over seeds and scenes; a colour a target."""
     colours = _colours(made)
     order = list(colours)
-    with figures.style():
+    with figure_style():
         figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 4.6), sharex=True, sharey=True)
         for axes, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
             axes.axvline(0, color=GREY, lw=0.8)
@@ -213,7 +212,7 @@ def doses(made: Sweeps) -> Figure:
         (DYNAMICS, HELD_OUT, "ADE (px)"), (PULL, EVENTFUL, "pull to the mean"), (PULL, HELD_OUT, "pull to the mean"),
     ]  # fmt: skip
     table = last_changes(made)
-    with figures.style():
+    with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.2), sharex=True)
         for axes, (measure, domain, label) in zip(panels.flat, shown, strict=True):
             _by_dose(axes, made, table[(table["measure"] == measure) & (table["domain"] == domain)], "change")
@@ -252,7 +251,7 @@ def _colours(made: Sweeps) -> dict[str, Any]:
     some = [target for target in made.targets if dose(target) > 0]
     shades = sns.blend_palette(["#e8a0c8", VIOLET, DARKEST], len(some)) if len(some) > 1 else [DARKEST]
     others = {"driving-repetitive": LIGHT, "diverse-driving": GREEN, **dict(zip(some, shades, strict=False))}
-    return {target: others.get(target, NO_REPLAY) for target in made.targets}
+    return {target: others.get(target, VERMILION) for target in made.targets}
 
 
 def _shapes(made: Sweeps) -> dict[str, str]:
@@ -315,7 +314,7 @@ def _kind(target: str, replay: str, fraction: float) -> str:
 def _looks(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
     """Colour, marker and name of each group of arms that is asked for."""
     known = {
-        "driving": (NO_REPLAY, "o", "replay 0 %"), "near": (BLUE, "s", "near replay (%)"),
+        "driving": (VERMILION, "o", "replay 0 %"), "near": (BLUE, "s", "near replay (%)"),
         "far": (GREEN, "^", "far replay (%)"), "all": (INK, "*", "replay 100 %"),
         "doses": (VIOLET, "D", "eventful target (%)"), "driving-repetitive": (LIGHT, "X", "target of one event"),
         "diverse-driving": (BROWN, "P", "target of free motion"),

@@ -37,9 +37,10 @@ from replaylab.analysis.configurations import (  # fmt: skip
     side,
     standing,
 )
-from replaylab.pages import figures, verdicts
-from replaylab.pages.figures import BLUE, GREY, INK, WIDTH
+from replaylab.pages import verdicts
+from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style, saying, styled
 from replaylab.sweeps.ablations import NO_REPLAY
+from replaylab.util.text import capital, percent
 
 AGAINST = f"against {REFERENCE}"
 READ_OFF = ((DYNAMICS, EQUAL), (DYNAMICS, LAST), (FIDELITY, LAST))
@@ -73,7 +74,7 @@ def arms_table(made: Arms) -> Styler:
         line["seeds"] = f"{len(there)} of {len(runs)}"
         line["group"] = str(runs["group"].iloc[0])
         lines.append(line)
-    return figures.styled(pd.DataFrame(lines), f"arms-{made.preset}").hide(axis="index")
+    return styled(pd.DataFrame(lines), f"arms-{made.preset}").hide(axis="index")
 
 
 def less_label(label: str, reading: str) -> str:
@@ -104,7 +105,7 @@ def plane(made: Arms) -> Figure:
     if made.effects.empty:
         return nothing_yet(made)
     colours, names = _colours(made), made.names
-    with figures.style():
+    with figure_style():
         heights = (4.4, 1.0 + 0.21 * len(names))
         figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
         grid = figure.add_gridspec(2, 1, height_ratios=heights)
@@ -119,7 +120,7 @@ def plane(made: Arms) -> Figure:
 
 def nothing_yet(made: Arms) -> Figure:
     """A figure that says that there is no run to draw."""
-    return figures.saying(f"{made.title}: {verdicts.MISSING}, {counted(made)}.")
+    return saying(f"{made.title}: {verdicts.MISSING}, {counted(made)}.")
 
 
 def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
@@ -140,7 +141,7 @@ def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
     _set_limits(axes, shown, base)
     kind = "less near replay's" if made.has_reference else "change from the base's"
     axes.set(xlabel=f"EffNet-KD on the target, {kind}", ylabel=f"ADE, eventful, {kind} (px)")
-    axes.set_title(f"{figures.capital(LAST)} (left and down are better; diamond: the base)", fontsize=9)
+    axes.set_title(f"{capital(LAST)} (left and down are better; diamond: the base)", fontsize=9)
 
 
 def _set_limits(axes: Axes, shown: pd.DataFrame, base: Sequence[float]) -> None:
@@ -169,7 +170,7 @@ def _at_equal_fidelity(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
     for label, arm in zip(axes.get_yticklabels(), names, strict=True):
         label.set_color(colours[arm])
     axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="ADE, eventful, less near replay's (px)")
-    axes.set_title(f"{figures.capital(EQUAL)} (left is better; hollow: {LOWER})", fontsize=9)
+    axes.set_title(f"{capital(EQUAL)} (left is better; hollow: {LOWER})", fontsize=9)
     axes.tick_params(axis="y", length=0)
 
 
@@ -186,7 +187,7 @@ def _colours(made: Arms) -> dict[str, Any]:
     groups = [one for one in dict.fromkeys(made.runs["group"]) if one != NO_REPLAY.group]
     hues = {NO_REPLAY.group: BLUE, **dict(zip(groups, HUES, strict=False))}
     of = made.runs.drop_duplicates("arm").set_index("arm")["group"]
-    return {arm: figures.NO_REPLAY if arm == NO_REPLAY.name else hues[of[arm]] for arm in made.names}
+    return {arm: VERMILION if arm == NO_REPLAY.name else hues[of[arm]] for arm in made.names}
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences
@@ -197,9 +198,9 @@ def counted(made: Arms) -> str:
 
 def how_read(made: Arms) -> str:
     """Markdown: what equal fidelity is here, how many arms come to it, and where lines between steps are long."""
-    shares = [figures.percent(share) for share in SHARES.values()]
+    shares = [percent(share) for share in SHARES.values()]
     text = (
-        f"*{figures.capital(EQUAL)}* is where an arm's EffNet-KD has gained {shares[0]} of what {REFERENCE} gains by its "
+        f"*{capital(EQUAL)}* is where an arm's EffNet-KD has gained {shares[0]} of what {REFERENCE} gains by its "
         f"last step with the same seed, and *{LOWER}* {shares[1]} of it."
     )
     seeds = int((made.done["arm"] == REFERENCE).sum())

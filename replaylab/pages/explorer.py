@@ -28,18 +28,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from replaylab.metrics import dynamics
-from replaylab.pages.figures import (
-    CONTEXT_FRAMES,
-    DOMAINS,
-    FRAMES_PER_SECOND,
-    OTHERS,
-    capital,
-    number,
-    percent,
-)
+from replaylab.pages.figures import CONTEXT_FRAMES, DOMAINS, FRAMES_PER_SECOND, OTHERS
 from replaylab.spec import RunSpec
 from replaylab.store import ReferenceSpec, gallery_clips, is_done, read_samples, samples_folder
 from replaylab.sweeps.sweep import Table
+from replaylab.util.text import capital, number, percent
 
 TRUTH, BASE = "truth", "base"
 GATE_PX = 16.0  # `miss_cap_px` of the tiny model's evaluations

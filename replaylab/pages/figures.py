@@ -16,27 +16,48 @@ Figures are 5.2 inches wide with 10 pt text: readable on a phone, and as large a
 desk. They stand on white, in light and dark pages alike.
 """
 
-import html
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
-from scipy import stats
 
-FINE_TUNED, NONE = "fine-tuned", "replay 0 %"
-FLOORS = {"real": "real", "autoencoder": "autoencoder", "copy-last-frame": "copy last frame"}
-EXTRAPOLATED = {"constant-velocity": "constant velocity"}  # a reference that has boxes and no pictures
-REFERENCES = {**FLOORS, **EXTRAPOLATED}
+from replaylab.analysis.tables import (
+    FINE_TUNED,
+    FLOORS,
+    NONE,
+    REFERENCES,
+    SEEDS_FOR_AN_INTERVAL,
+    _split,
+    last_step,
+    per_arm,
+    per_run,
+)
+from replaylab.pages.style import (
+    BLUE,
+    DASHES,
+    GREY,
+    HUES,
+    INK,
+    SEED_DOT,
+    SEED_POINT,
+    VERMILION,
+    WIDTH,
+    _entry,
+    figure_style,
+    finish,
+    partial,
+    saying,
+    styled,
+)
+from replaylab.util.text import capital, number, percent
+
 DOMAINS = {
     "driving": "ordinary driving",
     "driving-eventful": "eventful driving",
@@ -75,7 +96,6 @@ MEASURES = {
     "sharpness_ratio": "sharpness (of the truth's)",
     "latent_mse": "latent error (no unit)",
 }
-OF_MODELS = "denoising_loss"  # begins the names of measures that only models have, not their floors
 PANELS = [
     ("effnet_kd", "driving"),
     ("ade_px", "driving"),
@@ -85,163 +105,12 @@ PANELS = [
     ("recall", "near"),
 ]
 TRADEOFF = [("effnet_kd", "driving"), *(("ade_px", domain) for domain in DOMAINS)]
-SEEDS_FOR_AN_INTERVAL = 3
 FEW_ARMS = 5  # so many can show their seeds as lines
 EXPLORATORY = "**exploratory**, and no verdict is drawn from it"
 FRAMES_PER_SECOND, CONTEXT_FRAMES = 4, 3
 
-WIDTH = 5.2
-INK, GREY = "#262626", "#767676"
-DASHES: dict[str, Any] = {"real": "solid", "autoencoder": (0, (6, 2)), "copy-last-frame": (0, (1, 1.5)),
-                           "constant-velocity": (0, (5, 1.5, 1, 1.5))}  # fmt: skip
-# The colour-blind safe palette: vermilion for no replay, a hue for each kind of it.
-BLUE, _, GREEN, NO_REPLAY = sns.color_palette("colorblind")[:4]
-HUES = [("#8cc9ee", BLUE, "#0b2d4e"), ("#7fd3b6", GREEN, "#00392a"), ("#c9b6e4", "#7b6fd0", "#32286b")]
-SEED_DOT: dict[str, Any] = {"s": 12, "alpha": 0.8, "linewidth": 0, "zorder": 3}
-SEED_POINT = {**SEED_DOT, "legend": False}
-
 
 # Numbers: rows in, numbers out
-
-
-def per_run(rows: pd.DataFrame) -> pd.DataFrame:
-    """One value per run, step, domain and measure: the mean over its clips, for runs and references alike.
-
-    Adds the arm's name ("replay 25 %", "base", "copy last frame"), the split, and `clips`, how many had a value; `n` is
-    the sum of agent-frames or frames that went in. What this gave back comes back as it is. Raises ValueError where a
-    reference is missing, where splits are mixed, or where an arm's runs end at different steps.
-    """
-    if "arm" in rows:
-        return rows
-    split = _split(rows)
-    keys = ["run", "model", "replay", "replay_fraction", "seed", "step", "domain", "measure"]
-    kinds = rows.dtypes[keys].to_dict()
-    # Of millions of rows: their texts are compared once.
-    short = rows[[*keys, "value", "n"]].astype(
-        {key: "category" for key in keys if not _is_number(kinds[key])}
-    )
-    _check(short)
-    grouped = short.dropna(subset=["value"]).groupby(keys, dropna=False, observed=True, as_index=False)
-    runs = grouped.agg(value=("value", "mean"), clips=("value", "size"), n=("n", "sum")).astype(kinds)
-    # Without replay the kind of replay means nothing: those runs are one arm.
-    runs["replay"] = runs["replay"].where(~(runs["replay_fraction"] <= 0), "")
-    name_the_kind = runs.loc[runs["replay_fraction"] > 0, "replay"].nunique() > 1
-    arms = [_arm_name(one, name_the_kind) for one in runs.itertuples()]
-    return runs.assign(split=split, arm=arms)
-
-
-def per_arm(rows: pd.DataFrame) -> pd.DataFrame:
-    """One value per arm, step, domain and measure: the mean over the seeds of `per_run`.
-
-    Adds `seeds`, and `low` and `high`, the 95 % t interval over seeds: NaN with fewer than three. `clips` and
-    `n` are those of one run.
-    """
-    keys = ["arm", "model", "replay", "replay_fraction", "step", "domain", "measure"]
-    grouped = per_run(rows).groupby(keys, dropna=False, observed=True, as_index=False)
-    arms = grouped.agg(
-        value=("value", "mean"),
-        spread=("value", "std"),
-        seeds=("value", "size"),
-        clips=("clips", "first"),
-        n=("n", "first"),
-    )
-    t = stats.t.ppf(0.975, arms["seeds"].clip(lower=2) - 1)
-    half = (t * arms["spread"] / np.sqrt(arms["seeds"])).where(arms["seeds"] >= SEEDS_FOR_AN_INTERVAL)
-    return arms.drop(columns="spread").assign(low=arms["value"] - half, high=arms["value"] + half)
-
-
-def last_step(values: pd.DataFrame) -> pd.DataFrame:
-    """Of `per_run` or `per_arm`: the references, and the fine-tuned models at their arm's last step.
-
-    Arms may differ in theirs: with a budget of driving samples, more replay takes more steps.
-    """
-    return values[values["step"] == values.groupby("arm")["step"].transform("max")]
-
-
-def drawn(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], *, at_the_end: bool = False) -> pd.DataFrame:
-    """The values of each run and reference in a figure's panels (measure, domain), for `csv_link`; none where there are
-    no rows.
-    """
-    columns = ["arm", "run", "seed", "step", "domain", "measure", "value", "clips"]
-    if rows.empty:
-        return pd.DataFrame(columns=columns)
-    values = per_run(rows)
-    values = last_step(values) if at_the_end else values
-    shown = pd.MultiIndex.from_frame(values[["measure", "domain"]]).isin(list(panels))
-    return values.loc[shown, columns]
-
-
-def csv_link(rows: pd.DataFrame, name: str) -> HTML:
-    """A link that saves `rows` as name.csv, six digits a number; the file is in the page, and no host is asked."""
-    text = rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    address = f"data:text/csv;charset=utf-8,{quote(text, safe=',/:;+')}"
-    file = html.escape(f"{name}.csv")
-    # A style of its own, because in the dark the theme puts pieces of HTML on a white card.
-    return HTML(
-        "<style>html[data-theme='dark'] .bd-content div.cell_output .text_html:has(.rl-csv) "
-        "{ background: none !important; color: inherit !important; padding: 0 !important; }</style>"
-        f'<p class="rl-csv"><a download="{file}" href="{html.escape(address)}">Values of this figure: {file}</a> '
-        f"({len(rows)} rows)</p>"
-    )
-
-
-def _is_number(kind: Any) -> bool:
-    return bool(pd.api.types.is_numeric_dtype(kind))
-
-
-def _split(rows: pd.DataFrame) -> str:
-    if rows.empty:
-        raise ValueError("no rows: the store holds neither a finished run nor the references; run the sweep")
-    splits = sorted(rows["split"].unique())
-    if len(splits) != 1:
-        raise ValueError(f"rows hold {len(splits)} splits ({', '.join(splits)}): give the rows of one split")
-    return str(splits[0])
-
-
-def _check(rows: pd.DataFrame) -> None:
-    there = rows[["domain", "measure", "model"]].drop_duplicates().astype(str)
-    for (domain, measure), models in there.groupby(["domain", "measure"])["model"]:
-        needed = {"base"} if str(measure).startswith(OF_MODELS) else {*FLOORS, "base"}
-        # A real clip against itself has no finite PSNR.
-        missing = needed - set(models) - ({"real"} if measure == "psnr_db" else set())
-        if missing:
-            raise ValueError(
-                f"rows hold {measure} in domain {domain} without its references "
-                f"{', '.join(sorted(missing))}: evaluate them into the same store"
-            )
-    tuned = rows[rows["model"] == FINE_TUNED]
-    ends = tuned.groupby(["replay", "replay_fraction", "run"], observed=True)["step"].max()
-    if (ends.groupby(level=["replay", "replay_fraction"], observed=True).nunique() > 1).any():
-        raise ValueError(
-            f"runs of one arm end at different steps: {ends.droplevel([0, 1]).to_dict()}; give the finished runs of one "
-            "sweep"
-        )
-
-
-def _arm_name(one: Any, name_the_kind: bool) -> str:
-    if one.model != FINE_TUNED:
-        return REFERENCES.get(one.model, one.model)
-    kind = f"{one.replay} " if name_the_kind and one.replay else ""
-    return f"{kind}replay {percent(one.replay_fraction)}"
-
-
-def capital(text: str) -> str:
-    """With a capital first letter."""
-    return text[0].upper() + text[1:]
-
-
-def percent(fraction: float) -> str:
-    """A share as a reader writes it: 0.25 is "25 %"."""
-    return f"{100 * fraction:.3g} %"
-
-
-def number(value: float) -> str:
-    """Three significant digits, without an exponent where a reader does not need one: 0.0123, 5.67, 1234."""
-    if np.isnan(value):
-        return "not measured"
-    if np.isinf(value):
-        return "∞"
-    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
 
 
 def _of(values: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
@@ -315,21 +184,6 @@ def measures_table(rows: pd.DataFrame) -> Styler:
     return styler.format("{:.0f}", na_rep="–", subset=counts)
 
 
-def styled(table: pd.DataFrame, name: str) -> Styler:
-    """The look of every table of the book; `name` is its id on the page."""
-    # The name is the table's id: one per page, and the same every time the page is made.
-    styler = table.style.set_uuid(name).set_table_attributes('class="dataframe"')
-    cells = "padding: 0.15em 0.6em; white-space: nowrap; vertical-align: top"
-    heads = "white-space: normal; vertical-align: bottom"
-    return styler.set_table_styles(
-        [
-            {"selector": "td, th", "props": cells},
-            {"selector": "th.col_heading", "props": heads},
-            {"selector": "th.row_heading.level0", "props": "white-space: normal"},
-        ]
-    )
-
-
 # Sentences
 
 
@@ -349,12 +203,6 @@ def standing(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     else:
         text += f"Every arm has at least {seeds} seeds; intervals are 95 % t intervals over seeds."
     return text
-
-
-def partial(runs: pd.DataFrame) -> str:
-    """How much of the sweep is there, in words; "" if it is whole."""
-    done = int((runs["state"] == "done").sum())
-    return "" if done == len(runs) else f"{done} of {len(runs)} runs: not the whole sweep"
 
 
 def headline(rows: pd.DataFrame) -> str:
@@ -436,7 +284,7 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """
     means, seeds = last_step(per_arm(rows)), last_step(per_run(rows))
     colours = _colours(means)
-    with style():
+    with figure_style():
         figure, panels = plt.subplots(len(DOMAINS), 1, figsize=(WIDTH, 9.0), sharex=True)
         for axes, (domain, name) in zip(panels, DOMAINS.items(), strict=True):
             at = _pairs(means, domain, ["arm"]).reindex([*FLOORS.values(), "base", *colours])
@@ -469,7 +317,7 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     chains, colours = _chains(means), _colours(means)
     shades = {kind: _shade(chain, colours) for kind, chain in chains.items()}
     shade_of = {arm: shades[kind] for kind, chain in chains.items() for arm in chain}
-    with style():
+    with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
         for axes, (measure, domain) in _six(panels):
             _floors_across(axes, everything, measure, domain)
@@ -495,7 +343,7 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """
     means, seeds = per_arm(rows), per_run(rows)
     colours = _colours(means)
-    with style():
+    with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
         for axes, (measure, domain) in _six(panels):
             _floors_across(axes, means, measure, domain)
@@ -523,18 +371,6 @@ def control(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     )
 
 
-def saying(text: str) -> Figure:
-    """A figure that is a sentence, where there is nothing to draw."""
-    with style():
-        figure = plt.figure(figsize=(WIDTH, 1.0))
-        figure.add_axes(
-            (0, 0, 1, 1)
-        ).set_axis_off()  # without axes IPython shows a figure's name instead of it
-        figure.text(0.02, 0.5, text, va="center")
-        plt.close(figure)
-    return figure
-
-
 def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure:
     """How a base learnt to move: ADE in px over the steps of pretraining, a line per domain, with its floors. Of a second
     base, with the `first` in thin lines beside it.
@@ -543,9 +379,9 @@ def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure
     """
     ade = curve[curve["measure"] == "ade_px"]
     names = {"driving-eventful": "the target's look, eventful", "near": "looks never seen, free motion"}
-    colours = dict(zip(names, (NO_REPLAY, BLUE), strict=True))
+    colours = dict(zip(names, (VERMILION, BLUE), strict=True))
     thin: dict[str, Any] = {"lw": 0.7, "marker": "o", "ms": 2.5, "mfc": "white"}
-    with style():
+    with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
         for domain, colour in colours.items():
             here = ade[ade["domain"] == domain].set_index("model")
@@ -577,53 +413,6 @@ def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure
 # Parts of figures
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """The look of every figure of the book, as a matplotlib context."""
-    look = {
-        **sns.axes_style("ticks"),
-        "font.size": 10,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "axes.labelsize": 10,
-        "xtick.labelsize": 9,
-        "ytick.labelsize": 9,
-        "legend.fontsize": 10,
-        "legend.frameon": False,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": GREY,
-        "figure.facecolor": "white",
-        "figure.dpi": 200,
-    }
-    with plt.rc_context(look):
-        yield
-
-
-def finish(figure: Figure, entries: list[Line2D], title: str, runs: pd.DataFrame) -> None:
-    """Title with how much of the sweep is there, one legend below everything, and nothing left in pyplot."""
-    figure.suptitle(
-        "\n".join(filter(None, [title, partial(runs)])), x=0.02, ha="left", fontsize=11, fontweight="bold"
-    )
-    floors = [
-        Line2D([], [], color=GREY, lw=1.2, ls=dashes, label=REFERENCES[one]) for one, dashes in DASHES.items()
-    ]
-    height, line = figure.get_figheight(), 0.22
-    lines_of_arms, lines_of_floors = -(-len(entries) // 3), -(-len(floors) // 2)
-    above = (lines_of_floors * line + 0.04) / height
-    narrow = {"fontsize": 9, "columnspacing": 1.0, "handlelength": 1.4} if len(entries) > 6 else {}
-    figure.legend(handles=floors, loc="lower center", ncols=2)
-    figure.legend(handles=entries, loc="lower center", ncols=3, bbox_to_anchor=(0.5, above), **narrow)
-    figure.align_ylabels()
-    figure.tight_layout(rect=(0, ((lines_of_arms + lines_of_floors) * line + 0.15) / height, 1, 1))
-    # Otherwise a notebook shows it twice: once as the cell's value and once as pyplot's open figure.
-    plt.close(figure)
-
-
-def _entry(colour: Any, label: str, marker: str, line: str = "") -> Line2D:
-    return Line2D([], [], color=colour, label=label, marker=marker, ms=7, ls=line, lw=2)
-
-
 def _chains(values: pd.DataFrame) -> dict[str, list[str]]:
     """Kind of replay -> the arms its line goes through, from no replay to the most; "fine-tuned" for the only kind.
 
@@ -645,7 +434,7 @@ def _colours(values: pd.DataFrame) -> dict[str, Any]:
         of_kind = [arm for arm in some if arms[arm] == kind]
         shades = sns.blend_palette(hue, len(of_kind)) if len(of_kind) > 1 else [hue[1]]
         colours |= dict(zip(of_kind, shades, strict=True))
-    return {arm: colours.get(arm, NO_REPLAY) for arm in _tuned_arms(values)}
+    return {arm: colours.get(arm, VERMILION) for arm in _tuned_arms(values)}
 
 
 def _shade(chain: Sequence[str], colours: dict[str, Any]) -> Any:

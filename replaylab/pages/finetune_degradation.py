@@ -28,21 +28,33 @@ from pandas.io.formats.style import Styler
 
 from replaylab.analysis import claims, statistics
 from replaylab.analysis.claims import Arm
+from replaylab.analysis.tables import (
+    FINE_TUNED,
+    NONE,
+    OF_MODELS,
+    REFERENCES,
+    SEEDS_FOR_AN_INTERVAL,
+    per_arm,
+    per_run,
+)
 from replaylab.pages import figures
 from replaylab.pages import measures as measures_page
-from replaylab.pages.figures import (
+from replaylab.pages.style import (
     BLUE,
-    FINE_TUNED,
+    DASHES,
     GREEN,
     GREY,
     INK,
-    NO_REPLAY,
-    NONE,
+    SEED_DOT,
+    VERMILION,
     WIDTH,
-    capital,
-    number,
+    figure_style,
+    partial,
+    saying,
+    styled,
 )
 from replaylab.sweeps.sweep import Table
+from replaylab.util.text import capital, number
 
 DRIVING = {"driving": "ordinary", "driving-eventful": "eventful", "driving-held-out": "never trained"}
 OTHER_LOOKS = {
@@ -66,7 +78,7 @@ IN_THE_MAP = (*FIDELITY, *AGENTS)
 EVERYWHERE = {**DRIVING, **OTHER_LOOKS}
 MOTION_PANELS = [(measure, domain) for measure in MOTION for domain in DRIVING]
 NOISE_LEVELS = (0.25, 0.5, 0.75)
-DENOISING = tuple(f"{figures.OF_MODELS}_{level:g}" for level in NOISE_LEVELS)
+DENOISING = tuple(f"{OF_MODELS}_{level:g}" for level in NOISE_LEVELS)
 FORGOTTEN = (*DENOISING, "effnet_kd", "flow_error_px", "ade_px")
 SHOWN = dict.fromkeys((*AGENTS, *FIDELITY, *MOTION, *FORGOTTEN))
 PARTS = {**claims.ALL_CLIPS, "video_kd": "video_kd_pseudo"}
@@ -76,7 +88,7 @@ OVER_STEPS = [
     ("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"), ("ade_px", "driving-held-out"),
     ("ade_matched_px", "driving-eventful"), ("recall", "driving-eventful"),
 ]  # fmt: skip
-COLOURS = {"driving": NO_REPLAY, "driving-eventful": BLUE, "driving-held-out": GREEN}
+COLOURS = {"driving": VERMILION, "driving-eventful": BLUE, "driving-held-out": GREEN}
 MARKERS = {"driving": "o", "driving-eventful": "s", "driving-held-out": "^"}
 OF_SOURCES = {"near": BLUE, "physics": "#7b6fd0", "orbit": "#ca9161", "doom": "#949494"}
 STANDINGS = {"better": "#92c5de", "not apart from 0": "#f7f7f7", "worse": "#fdcc8a", "no interval": "#e4e4e4"}
@@ -136,7 +148,7 @@ def read(table: Table) -> Changes:
     numbers = ["before", "change", "clips"]
     return Changes(
         table.runs,
-        figures.per_run(table.rows),
+        per_run(table.rows),
         pd.DataFrame(of_runs, columns=["arm", "run", "seed", "base", "step", "domain", "measure", *numbers]),
         pd.DataFrame(of_arms, columns=[*keys, *numbers[:2], "low", "high", "seeds", "clips"]),
     )
@@ -165,7 +177,7 @@ def _paired(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _interval(by_clip: NDArray[np.float64]) -> tuple[float, float, float]:
     """Mean, low and high of changes (S, N)."""
-    if len(by_clip) < figures.SEEDS_FOR_AN_INTERVAL:
+    if len(by_clip) < SEEDS_FOR_AN_INTERVAL:
         return float(by_clip.mean()), np.nan, np.nan
     of_a_set = by_clip.shape[1] == 1
     found = statistics.t_interval(by_clip[:, 0]) if of_a_set else statistics.seeds_and_scenes(by_clip)
@@ -176,7 +188,7 @@ def standing(measure: str, low: float, high: float) -> str:
     """One of STANDINGS: where an interval of a change lies, read in the measure's direction."""
     if np.isnan(low):
         return "no interval"
-    better = "low" if measure.startswith(figures.OF_MODELS) else measures_page.measure_of(measure).better
+    better = "low" if measure.startswith(OF_MODELS) else measures_page.measure_of(measure).better
     if low <= 0 <= high or better == "real":
         return "not apart from 0"
     return "better" if (high < 0) == (better == "low") else "worse"
@@ -203,9 +215,9 @@ def path(made: Changes) -> Figure:
     """
     table = made.of_arms[made.of_arms["arm"] == NONE]
     if table.empty:
-        return figures.saying(NOTHING)
+        return saying(NOTHING)
     fidelity = _of(table, "effnet_kd", "driving").set_index("step").sort_index()
-    with figures.style():
+    with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
         axes.axhline(0, color=GREY, lw=0.8, zorder=0)
         axes.axvline(0, color=GREY, lw=0.8, zorder=0)
@@ -237,19 +249,19 @@ def over_steps(made: Changes) -> Figure:
     """Changes from the base over fine-tuning without replay; thin lines are single runs, bars intervals."""
     table, runs = (one[one["arm"] == NONE] for one in (made.of_arms, made.of_runs))
     if table.empty:
-        return figures.saying(NOTHING)
-    with figures.style():
+        return saying(NOTHING)
+    with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 7.6), sharex=True)
         for axes, (measure, domain) in zip(panels.flat, OVER_STEPS, strict=True):
-            _line(axes, _of(table, measure, domain), NO_REPLAY)
+            _line(axes, _of(table, measure, domain), VERMILION)
             for _, one in _of(runs, measure, domain).groupby("run"):
                 one = one.sort_values("step")
-                axes.plot([0, *one["step"]], [0, *one["change"]], color=NO_REPLAY, lw=0.6, alpha=0.6)
+                axes.plot([0, *one["step"]], [0, *one["change"]], color=VERMILION, lw=0.6, alpha=0.6)
             axes.axhline(0, color=INK, lw=1.2, zorder=1)
             axes.set_title(capital(NAMES[domain]))
             axes.set(xlabel="fine-tuning step", ylabel=f"change of\n{_label(measure)}")
         _over_square_root(panels[0, 0], table["step"])
-        entries = [_entry(NO_REPLAY, NONE, "o", "-"), _entry(INK, "base", "", "-")]
+        entries = [_entry(VERMILION, NONE, "o", "-"), _entry(INK, "base", "", "-")]
         _finish(figure, made, "Changes from the base over fine-tuning", entries, 2)
     return figure
 
@@ -260,7 +272,7 @@ def map_of_changes(made: Changes) -> Figure:
     """
     table = made.at_the_end()
     if table.empty:
-        return figures.saying(NOTHING)
+        return saying(NOTHING)
     domains = _there(table, EVERYWHERE)
     measures = [measure for measure in IN_THE_MAP if measure in set(table["measure"])]
     kinds = list(STANDINGS)
@@ -271,7 +283,7 @@ def map_of_changes(made: Changes) -> Figure:
             for one in _of(table, measure, domain).to_dict("records"):
                 codes[row, column] = kinds.index(standing(measure, one["low"], one["high"]))
                 words[row, column] = f"{one['change']:+.2g}".replace("-", "−")
-    with figures.style():
+    with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 1.5 + 0.24 * len(measures)))
         colours, bounds = (
             ListedColormap(list(STANDINGS.values())),
@@ -307,12 +319,12 @@ def dominant_motion(made: Changes) -> Figure:
     """The four numbers of C7 over fine-tuning without replay, a line for each kind of driving from its base; level lines:
     the same of real frames (solid) and of a copied last frame (dotted).
     """
-    values = figures.per_arm(made.values)
+    values = per_arm(made.values)
     tuned = values[values["arm"] == NONE]
     if tuned.empty:
-        return figures.saying(NOTHING)
+        return saying(NOTHING)
     domains = _there(tuned, DRIVING)
-    with figures.style():
+    with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.8), sharex=True)
         for axes, measure in zip(panels.flat, MOTION, strict=True):
             for domain in domains:
@@ -327,16 +339,14 @@ def dominant_motion(made: Changes) -> Figure:
                 axes.vlines(line["step"], line["low"], line["high"], color=colour, lw=1.2)
                 for model in ("real", "copy-last-frame"):
                     for level in here.loc[here["model"] == model, "value"]:
-                        axes.axhline(
-                            level, color=colour, lw=0.9, ls=figures.DASHES[model], alpha=0.8, zorder=0
-                        )
+                        axes.axhline(level, color=colour, lw=0.9, ls=DASHES[model], alpha=0.8, zorder=0)
             axes.set(xlabel="fine-tuning step")
             axes.set_title(capital(figures.MEASURES[measure]), fontsize=9)
         _over_square_root(panels[0, 0], tuned["step"])
         entries = [_entry(COLOURS[domain], NAMES[domain], MARKERS[domain], "-") for domain in domains]
-        levels = [_entry(GREY, figures.REFERENCES[model], "", "-") for model in ("real", "copy-last-frame")]
+        levels = [_entry(GREY, REFERENCES[model], "", "-") for model in ("real", "copy-last-frame")]
         for entry, model in zip(levels, ("real", "copy-last-frame"), strict=True):
-            entry.set(ls=figures.DASHES[model], lw=1.2)
+            entry.set(ls=DASHES[model], lw=1.2)
         _finish(figure, made, "Background's motion and the agents' own", [*entries, *levels], 2)
     return figure
 
@@ -345,17 +355,17 @@ def forgetting(made: Changes) -> Figure:
     """What each domain lost at the last step without replay: a panel per measure, mean and interval; dots are runs."""
     table, runs = made.at_the_end(), made.drawn(FORGOTTEN, list(NAMES), at_the_end=True)
     if table.empty:
-        return figures.saying(NOTHING)
+        return saying(NOTHING)
     measures = [DENOISING[1], "effnet_kd", "flow_error_px", "ade_px"]
     domains = _there(table, [*DRIVING, *[name for name in OTHER_LOOKS if name != "near"], *SOURCES])
-    with figures.style():
+    with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 1.3 + 0.46 * len(domains)), sharey=True)
         for axes, measure in zip(panels.flat, measures, strict=True):
             axes.axvline(0, color=INK, lw=1, zorder=1)
             for place, domain in enumerate(domains):
                 colour = INK if domain in SOURCES else GREY
                 dots = _of(runs, measure, domain)["change"]
-                axes.scatter(dots, [place] * len(dots), color=colour, **figures.SEED_DOT)
+                axes.scatter(dots, [place] * len(dots), color=colour, **SEED_DOT)
                 for one in _of(table, measure, domain).to_dict("records"):
                     axes.plot([one["low"], one["high"]], [place] * 2, color=colour, lw=1.6)
                     axes.plot(one["change"], place, "D", ms=5, color=colour, mec="white", zorder=4)
@@ -376,10 +386,10 @@ def drift(made: Changes) -> Figure:
     table = made.at_the_end()
     table = table[table["measure"].isin(DENOISING)]
     if table.empty:
-        return figures.saying(NOTHING)
-    colours = {**OF_SOURCES, "driving": NO_REPLAY, "driving-eventful": "#e8a26e"}
+        return saying(NOTHING)
+    colours = {**OF_SOURCES, "driving": VERMILION, "driving-eventful": "#e8a26e"}
     domains = _there(table, colours)
-    with figures.style():
+    with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 4.0))
         axes.axhline(0, color=INK, lw=1, zorder=1)
         for place, domain in enumerate(domains):
@@ -407,7 +417,7 @@ def table_of_changes(made: Changes) -> Styler:
     wide = wide.reindex(index=order, columns=domains).fillna("–").rename(columns=NAMES)
     wide.index = pd.Index([_label(measure) for measure in order], name="measure")
     wide.columns.name = None
-    return figures.styled(wide.reset_index(), "changes").hide(axis="index")
+    return styled(wide.reset_index(), "changes").hide(axis="index")
 
 
 def transfer_table(made: Changes) -> Styler:
@@ -415,7 +425,7 @@ def transfer_table(made: Changes) -> Styler:
 
     Both as in `verdicts`, of all checkpoints at which every one of those domains was measured.
     """
-    return figures.styled(pd.DataFrame(_transfers(made)), "transfer").hide(axis="index")
+    return styled(pd.DataFrame(_transfers(made)), "transfer").hide(axis="index")
 
 
 def _transfers(made: Changes) -> list[dict[str, str]]:
@@ -464,7 +474,7 @@ def motion(made: Changes, domain: str = "driving-eventful") -> str:
         f"{sum(sign < 0 for sign in apart)} the other way"
     )
     seeds = max(int(one["seeds"]) for one in found.values())
-    if seeds < figures.SEEDS_FOR_AN_INTERVAL:
+    if seeds < SEEDS_FOR_AN_INTERVAL:
         counted = f"{_seeds(seeds)}, no interval"
     return (
         f"{head}**exploratory**, no verdict was planned. Changes on {NAMES[domain]}, {_seeds(seeds)}: {each}. "
@@ -481,7 +491,7 @@ def found(made: Changes) -> str:
     table = made.at_the_end()
     if table.empty:
         return NOTHING
-    part = figures.partial(made.runs)
+    part = partial(made.runs)
     lines = [f"**{capital(part)}.**\n"] if part else []
     step = int(table["step"].max())
     for kd in _of(table, "effnet_kd", "driving").to_dict("records"):
@@ -543,7 +553,7 @@ def _entry(colour: Any, label: str, marker: str, line: str = "") -> Line2D:
 
 
 def _finish(figure: Figure, made: Changes, title: str, entries: Sequence[Any], columns: int) -> None:
-    lines = [title, *filter(None, [figures.partial(made.runs)])]
+    lines = [title, *filter(None, [partial(made.runs)])]
     figure.suptitle("\n".join(lines), x=0.02, ha="left", fontsize=11, fontweight="bold")
     below = -(-len(entries) // columns) * 0.22 / figure.get_figheight()
     figure.legend(handles=list(entries), loc="lower center", ncols=columns)

@@ -36,14 +36,15 @@ from replaylab.analysis.configurations import (
     arms_of,
     by_replay,
 )
+from replaylab.analysis.tables import SEEDS_FOR_AN_INTERVAL
 from replaylab.pages import comparisons, figures, verdicts
 from replaylab.pages.comparisons import counted
-from replaylab.pages.figures import BLUE, GREEN, GREY, INK, WIDTH
-from replaylab.pages.figures import NO_REPLAY as VERMILION
+from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, styled
 from replaylab.pages.verdicts import MISSING
-from replaylab.store import base_curve
-from replaylab.sweeps import sweep
+from replaylab.store import base_curve, store_of
 from replaylab.sweeps.ablations import NO_REPLAY
+from replaylab.sweeps.presets import PRESETS, grid
+from replaylab.util.text import capital, number
 
 FIRST = ("driving", "driving-eventful")
 PANELS = (*LOOKS, "recall, eventful", "ADE, ordinary (px)", DYNAMICS)
@@ -114,13 +115,13 @@ def read(
 
     ValueError for an unknown preset, or for a fraction or seed that is none.
     """
-    home, published = sweep.store_of(preset, store), sweep.store_of("published", "")
-    wanted = spec.grid(preset, list(replay_fractions), list(seeds))
+    home, published = store_of(preset, store), store_of("published", "")
+    wanted = grid(preset, list(replay_fractions), list(seeds))
     target = wanted[0].target.name
     fractions = sorted({run.replay.fraction for run in wanted})
     differs = FAMILY if preset == "second-family" else WORLD
     second, first = (differs.title.format(one) for one in ("second", "first"))
-    beside = spec.grid("published", fractions)
+    beside = grid("published", fractions)
     return Elsewhere(
         arms_of(preset, second, by_replay(wanted), home, target, f"{target}-eventful"),
         arms_of("published", first, by_replay(beside), published, *FIRST),
@@ -148,7 +149,7 @@ def questions_table(made: Elsewhere) -> Styler:
             line[one] = reading(result)
         line["seeds"] = " and ".join("–" if it is None else str(it.interval.n) for it in (second, first))
         lines.append(line)
-    return figures.styled(pd.DataFrame(lines), of.both).hide(axis="index")
+    return styled(pd.DataFrame(lines), of.both).hide(axis="index")
 
 
 def _kind(made: Elsewhere, claim: Claim) -> str:
@@ -162,7 +163,7 @@ def reading(result: Judged | None) -> str:
     """
     if result is None:
         return MISSING
-    if result.interval.n < figures.SEEDS_FOR_AN_INTERVAL:
+    if result.interval.n < SEEDS_FOR_AN_INTERVAL:
         return FEW
     if result.why:
         return CANNOT_TELL
@@ -189,7 +190,7 @@ def learnt(made: Elsewhere) -> str:
         (ours, steps), (other, others_steps) = (_end(curve, "base", domain) for curve in (second, first))
         copied, coded = (_end(second, model, domain)[0] for model in ("copy-last-frame", "autoencoder"))
         lines.append(
-            f"- **{figures.capital(figures.DOMAINS[domain])}**: the second base ends at {ours} px after {steps} steps, the "
+            f"- **{capital(figures.DOMAINS[domain])}**: the second base ends at {ours} px after {steps} steps, the "
             f"first at {other} px after {others_steps}. A copied last frame has {copied} px, and the autoencoder alone "
             f"{coded} px."
         )
@@ -200,12 +201,12 @@ def _end(curve: pd.DataFrame, model: str, domain: str) -> tuple[str, int]:
     """A model's last ADE in a domain, in words, and its step."""
     of = (curve["measure"] == "ade_px") & (curve["model"] == model) & (curve["domain"] == domain)
     last = curve[of].sort_values("step").iloc[-1]
-    return figures.number(float(last["value"])), int(last["step"])
+    return number(float(last["value"])), int(last["step"])
 
 
 def _curves(made: Elsewhere) -> list[pd.DataFrame]:
     bases = [
-        spec.base_folder(family=spec.PRESETS[preset].family).name
+        spec.base_folder(family=PRESETS[preset].family).name
         for preset in (made.second.preset, made.first.preset)
     ]
     return [base_curve(base).assign(base=base) for base in bases]
@@ -217,7 +218,7 @@ def over_fractions(made: Elsewhere) -> Figure:
     """
     if made.second.effects.empty:
         return comparisons.nothing_yet(made.second)
-    with figures.style():
+    with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 7.6), sharex=True)
         for axes, label in zip(panels.flat, PANELS, strict=True):
             axes.axhline(0, color=INK, lw=1.2, zorder=1)

@@ -25,6 +25,8 @@ from matplotlib.patches import Patch
 from pandas.io.formats.style import Styler
 from PIL import Image
 
+from replaylab.analysis import tables
+from replaylab.analysis.tables import last_step, per_arm
 from replaylab.evaluation import corruptions
 from replaylab.evaluation.corruptions import (
     AGENTS,
@@ -38,7 +40,9 @@ from replaylab.evaluation.corruptions import (
     Damaged,
 )
 from replaylab.pages import figures
-from replaylab.pages.figures import GREY, INK, WIDTH, capital, number, style, styled
+from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled
+from replaylab.util import text as text_module
+from replaylab.util.text import capital, number
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def examples_figure(made: Damaged) -> Figure:
     """The last frame of one eventful clip, under the strongest of each kind of damage."""
     pictures, across = made.examples(), 4
     down = -(-len(pictures) // across)
-    with style():
+    with figure_style():
         figure, panels = plt.subplots(down, across, figsize=(WIDTH, 1.72 * down + 0.4), squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()
@@ -200,7 +204,7 @@ def response_map(made: Damaged, group: str, domain: str = EVENTFUL) -> Figure:
     ]
     by_cell = table.set_index(["measure", "damage", "grade"])
     lines = _lines(_in_order(table.loc[table["change"].notna(), "measure"]))
-    with style():
+    with figure_style():
         height = 0.205 * len(lines) + 1.75
         figure, axes = plt.subplots(figsize=(WIDTH, height))
         shown = np.full((len(lines), len(columns)), np.nan)
@@ -283,7 +287,7 @@ def as_blur_figure(made: Damaged, domain: str = EVENTFUL) -> Figure:
     damages = list(dict.fromkeys(zip(table["damage"], table["grade"], strict=True)))
     names = _in_order(table["measure"])
     colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
-    with style():
+    with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * max(len(damages), 3) + 1.7))
         for place, name in enumerate(names):
             here = table[table["measure"] == name]
@@ -324,7 +328,7 @@ def ceiling_figure(made: Damaged) -> Figure:
     """The detector on real frames, blurred more and more: ADE and recall against sharpness, a line a domain."""
     domains = [name for name in DOMAINS if name in set(made.rows["domain"])]
     colours = dict(zip(DOMAINS, sns.color_palette("colorblind")[:2], strict=True))
-    with style():
+    with figure_style():
         figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 4.6), sharex=True)
         for domain in domains:
             at = corruptions.blur_curve(made.rows, domain)
@@ -529,13 +533,13 @@ def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
         made = corruptions.run("published")
     except FileNotFoundError:
         return "The detector's ceiling under blur is not here: its results lie in book/results."
-    values = figures.last_step(figures.per_arm(rows))
+    values = last_step(per_arm(rows))
     sharp = values[(values["measure"] == "sharpness_ratio") & (values["domain"] == domain)].set_index("arm")[
         "value"
     ]
-    sharp = sharp[[arm for arm in sharp.index if arm not in figures.REFERENCES.values()]]
+    sharp = sharp[[arm for arm in sharp.index if arm not in tables.REFERENCES.values()]]
     least, most = (
-        f"{arm}, {figures.number(sharp[arm])} times as sharp as real frames, it has "
+        f"{arm}, {text_module.number(sharp[arm])} times as sharp as real frames, it has "
         f"{corruptions.ceiling(made.rows, sharp[arm], domain)}"
         for arm in (sharp.idxmin(), sharp.idxmax())
     )

@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 
 from replaylab.analysis import world_statistics
 from replaylab.evaluation import corruptions
-from replaylab.spec import CLUSTERS, DOMAINS, PRESETS
+from replaylab.spec import CLUSTERS
 from replaylab.sweeps import own_model
+from replaylab.sweeps.presets import PRESETS
+from replaylab.worlds.named import DOMAINS
 
 PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 OF_IPYTHON = {"In", "Out", "exit", "quit", "open"}

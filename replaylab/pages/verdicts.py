@@ -23,15 +23,16 @@ from replaylab.analysis import statistics
 from replaylab.analysis.claims import ALL_CLIPS, CLAIMS, SEEDS_NEEDED, Arm, Claim, Judged, changes, judge
 from replaylab.analysis.statistics import Interval, Verdict
 from replaylab.pages import figures
-from replaylab.spec import PRESETS
-from replaylab.store import read_summary
+from replaylab.pages.style import GREY, INK, WIDTH, figure_style, saying, styled
+from replaylab.store import read_summary, store_of
 from replaylab.sweeps import sweep
+from replaylab.sweeps.presets import PRESETS
 from replaylab.sweeps.sweep import Table
-from replaylab.util.progress import duration
+from replaylab.util.text import duration, number
 
 UNITS = {"ade_px": "ADE, px", "effnet_kd": "EffNet-KD", "alignment": "ρ"}
 COLOURS: dict[Verdict, str] = {
-    "holds": "#0173b2", "does not hold": "#d55e00", "undecided": figures.GREY, "exploratory": "#cc78bc",
+    "holds": "#0173b2", "does not hold": "#d55e00", "undecided": GREY, "exploratory": "#cc78bc",
 }  # fmt: skip
 MISSING = "not run yet"
 BUDGET_ENDPOINTS = (("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"))
@@ -117,7 +118,7 @@ def opening(
         standing += f" They are not the preregistered ones: what they say is {figures.EXPLORATORY}."
     elif done < len(runs):
         standing += " **The sweep is not whole yet.**"
-    cost = f"- **Cost**: {cost_in_words(runs, sweep.store_of(presets[0], store))}"
+    cost = f"- **Cost**: {cost_in_words(runs, store_of(presets[0], store))}"
     return "\n".join([*lines, standing, cost, f"- **Again**: `{command}`"])
 
 
@@ -140,7 +141,7 @@ def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregis
     words = f"{head}**{verdict}**. {where}: {in_words(result)}, {result.interval.n} seeds of {claim.arm.name}"
     if verdict == "exploratory":
         return f"{words}; no verdict ({_there(claim, runs)})." if is_preregistered else f"{words}."
-    limit = figures.number(result.margin) if result.margin else "0"
+    limit = number(result.margin) if result.margin else "0"
     why = f"; {result.why}" if result.why else ""
     return f"{words}. It holds {'under' if claim.side == 'below' else 'over'} {limit}{why}."
 
@@ -202,10 +203,10 @@ def _device(summary: dict[str, Any]) -> str:
 def verdict_table(found: Found) -> Styler:
     """A line a claim: what was changed, by how much, and the verdict."""
     lines = [_line(claim, result) for claim, result in found]
-    styler = figures.styled(pd.DataFrame(lines), "verdicts").hide(axis="index")
+    styler = styled(pd.DataFrame(lines), "verdicts").hide(axis="index")
     # A coloured edge rather than coloured words, which are hard to read on one of a light and a dark page.
     return styler.map(
-        lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS.get(verdict, figures.GREY)}",
+        lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS.get(verdict, GREY)}",
         subset=["verdict"],
     )
 
@@ -224,7 +225,7 @@ def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
             "bases": "–",
             **tail,
         }
-    limit = figures.number(result.margin) if result.margin else "0"
+    limit = number(result.margin) if result.margin else "0"
     return {
         **head,
         "verdict": result.verdict,
@@ -270,7 +271,7 @@ def budgets_table(made: pd.DataFrame) -> Styler:
     words = made.copy()
     for column in words.columns[3:]:
         words[column] = [MISSING if one is None else _in_words(one) for one in made[column]]
-    return figures.styled(words, "budgets").hide(axis="index")
+    return styled(words, "budgets").hide(axis="index")
 
 
 def budgets_found(made: pd.DataFrame) -> str:
@@ -303,11 +304,9 @@ def forest(found: Found) -> Figure:
     """
     shown = [(claim, result) for claim, result in found if result is not None]
     if not shown:
-        return figures.saying("No claim has its runs yet.")
-    with figures.style():
-        figure, panels = plt.subplots(
-            len(shown), 1, figsize=(figures.WIDTH, 0.4 + 0.72 * len(shown)), squeeze=False
-        )
+        return saying("No claim has its runs yet.")
+    with figure_style():
+        figure, panels = plt.subplots(len(shown), 1, figsize=(WIDTH, 0.4 + 0.72 * len(shown)), squeeze=False)
         for axes, (claim, result) in zip(panels[:, 0], shown, strict=True):
             _one_of_the_forest(axes, claim, result)
         figure.tight_layout(h_pad=0.2)
@@ -324,11 +323,11 @@ def _one_of_the_forest(axes: plt.Axes, claim: Claim, result: Judged) -> None:
     axes.axvspan(
         *((-reach, margin) if claim.side == "below" else (margin, reach)), color="#0173b2", alpha=0.12, lw=0
     )
-    axes.axvline(0, color=figures.GREY, lw=0.8)
+    axes.axvline(0, color=GREY, lw=0.8)
     axes.plot([interval.low, interval.high], [0, 0], color=COLOURS[result.verdict], lw=2.5)
     axes.plot(interval.estimate, 0, "o", color=COLOURS[result.verdict], ms=7)
     for mean in result.of_bases.values():
-        axes.plot(mean, 0, "|", color=figures.INK, ms=11)
+        axes.plot(mean, 0, "|", color=INK, ms=11)
     axes.set_title(f"{claim.name}: {claim.says} – {result.verdict}", fontsize=9)
     axes.set_xlabel(f"change of {UNITS[claim.measure]}", fontsize=8, labelpad=1)
     axes.spines["left"].set_visible(False)

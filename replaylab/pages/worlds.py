@@ -23,11 +23,10 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
-from numpy.typing import NDArray
 from pandas.io.formats.style import Styler
-from PIL import Image, ImageDraw
 
-from replaylab.pages.figures import GREY, INK, WIDTH, capital, number, percent, style, styled
+from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled
+from replaylab.util.text import capital, number, percent
 
 if TYPE_CHECKING:
     from replaylab.analysis.world_statistics import Survey
@@ -68,13 +67,6 @@ COLOURS = dict(
     zip((TARGET, REPLAY, SECOND), [sns.color_palette("colorblind")[one] for one in (0, 1, 2)], strict=True)
 )
 
-TILE_PX, GAP_PX, TILES_ACROSS = 192, 6, 3
-DARK, IGNORED = (24, 24, 24), (168, 168, 168)
-# Okabe and Ito's colours, which the colour-blind can tell apart, without its black and grey.
-AGENTS = [(230, 159, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (0, 158, 115), (213, 94, 0)]
-TRAIL_FRAMES = 4
-Point = tuple[float, float]
-
 
 def place_of(domain: str) -> Place:
     """Where a domain stands among the others: its group, name and one line about it."""
@@ -82,49 +74,6 @@ def place_of(domain: str) -> Place:
 
 
 # -------------------------------------------------------------------------------------------------------------- videos
-def tiled(clips: NDArray[np.uint8], truth: Sequence[Sequence[pd.DataFrame]]) -> NDArray[np.uint8]:
-    """Clips (N, T, H, W, 3) side by side with their truth drawn on, uint8 (T, H', W', 3); H' and W' are even.
-
-    `truth` holds for each clip and frame the rows of domain.TRACK_COLUMNS. A thin box around every agent that counts, a
-    colour an agent, with dots where its centre was in the frames before; a grey box around the others.
-    """
-    number_of_clips, frames = clips.shape[:2]
-    across = min(TILES_ACROSS, number_of_clips)
-    down = -(-number_of_clips // across)
-    pitch = TILE_PX + GAP_PX
-    canvas = np.full((frames, down * pitch - GAP_PX, across * pitch - GAP_PX, 3), DARK, np.uint8)
-    for clip in range(number_of_clips):
-        top, left = (clip // across) * pitch, (clip % across) * pitch
-        centres: dict[int, dict[int, Point]] = {}  # agent, frame: where it was
-        for frame, rows in enumerate(truth[clip]):
-            picture = Image.fromarray(clips[clip, frame]).resize((TILE_PX, TILE_PX), Image.Resampling.NEAREST)
-            _draw(picture, rows, frame, centres, TILE_PX / clips.shape[3])
-            canvas[frame, top : top + TILE_PX, left : left + TILE_PX] = np.asarray(picture)
-    return canvas
-
-
-def _draw(
-    picture: Image.Image, rows: pd.DataFrame, frame: int, centres: dict[int, dict[int, Point]], scale: float
-) -> None:
-    """One frame's boxes and trails; adds where its agents are to `centres`."""
-    brush = ImageDraw.Draw(picture)
-    boxes = scale * rows[["x0", "y0", "x1", "y1"]].to_numpy(dtype=float)
-    counts = rows["eligible"].to_numpy(dtype=bool)
-    for place in np.argsort(counts, kind="stable"):  # those that count are drawn over the others
-        x0, y0, x1, y1 = boxes[place]
-        edges = [round(x0), round(y0), max(round(x1) - 1, round(x0)), max(round(y1) - 1, round(y0))]
-        if not counts[place]:
-            brush.rectangle(edges, outline=IGNORED)
-            continue
-        agent = int(rows["agent"].iat[place])
-        colour = AGENTS[agent % len(AGENTS)]
-        brush.rectangle([edges[0] - 1, edges[1] - 1, edges[2] + 1, edges[3] + 1], outline=DARK, width=4)
-        brush.rectangle(edges, outline=colour, width=2)
-        trail = centres.setdefault(agent, {})
-        for before, (x, y) in trail.items():
-            if frame - before <= TRAIL_FRAMES:
-                brush.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour, outline=DARK)
-        trail[frame] = ((x0 + x1) / 2, (y0 + y1) / 2)
 
 
 CSS = """
@@ -223,7 +172,7 @@ def velocity_clouds(survey: Survey) -> Figure:
     further = speeds[["vx_px_s", "vy_px_s"]].abs().max(axis=1)
     reach = float(max(10.0, np.ceil(further.quantile(0.985) / 10) * 10))
     across, down = 3, -(-len(domains) // 3)
-    with style():
+    with figure_style():
         figure, panels = plt.subplots(
             down, across, figsize=(WIDTH, 1.8 * down + 0.7), sharex=True, sharey=True, squeeze=False
         )
@@ -260,7 +209,7 @@ def patterns_figure(survey: Survey) -> Figure:
     """The effective number of motion patterns of each domain with its 95 % interval, on a logarithmic axis."""
     values = survey.statistics[survey.statistics["statistic"] == "patterns"].set_index("domain")
     domains = _ordered(survey.domains)
-    with style():
+    with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 0.34 * len(domains) + 1.2))
         for line, domain in enumerate(domains):
             one, colour = values.loc[domain], COLOURS.get(place_of(domain).group, INK)

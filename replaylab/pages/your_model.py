@@ -16,7 +16,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
-from replaylab.pages import figures
+from replaylab.analysis.tables import last_step, per_arm, per_run
+from replaylab.pages.style import (
+    BLUE,
+    DASHES,
+    GREY,
+    INK,
+    SEED_DOT,
+    VERMILION,
+    WIDTH,
+    figure_style,
+    finish,
+    styled,
+)
 from replaylab.sweeps.sweep import Table
 
 DYNAMICS = {"ade_px": "ADE of agents (px)", "flow_error_px": "Error of optical flow (px)"}
@@ -34,20 +46,20 @@ def domains(table: Table) -> tuple[str, ...]:
 
 def measures(table: Table) -> Styler:
     """Every model at its last step, in every domain; means over clips, then seeds."""
-    values = figures.last_step(figures.per_arm(table.rows))
+    values = last_step(per_arm(table.rows))
     shown = values[values["measure"].isin(TABLE)]
     wide = shown.pivot(index="arm", columns=["domain", "measure"], values="value")
     order = [(domain, measure) for domain in domains(table) for measure in TABLE if (domain, measure) in wide]
     named = wide.loc[shown["arm"].unique(), order].rename(columns=TABLE, level="measure")
-    return figures.styled(named, "own-measures").format("{:.3g}", na_rep="–")
+    return styled(named, "own-measures").format("{:.3g}", na_rep="–")
 
 
 def tradeoff(table: Table) -> Figure:
     """EffNet-KD on the target against the dynamics of each domain, at the last step: an arrow from the base to no replay,
     a line on to more.
     """
-    values = figures.last_step(figures.per_run(table.rows))
-    with figures.style():
+    values = last_step(per_run(table.rows))
+    with figure_style():
         figure, panels = _panels(domains(table), 3.0)
         for axes, domain in zip(panels, domains(table), strict=True):
             dynamics = _dynamics(values, domain)
@@ -57,14 +69,14 @@ def tradeoff(table: Table) -> Figure:
             tuned = [arm for arm in _tuned(both) if arm in means.index]
             for arm, colour in zip(tuned, _colours(len(tuned)), strict=True):
                 here = both[both["arm"] == arm]
-                axes.scatter(here["x"], here["y"], color=colour, **figures.SEED_DOT)
+                axes.scatter(here["x"], here["y"], color=colour, **SEED_DOT)
                 axes.plot(*means.loc[arm], "o", color=colour, ms=8, label=arm)
-            axes.plot(*means.loc["base"], "D", color=figures.INK, ms=7, label="base")
+            axes.plot(*means.loc["base"], "D", color=INK, ms=7, label="base")
             if tuned:
                 line = means.loc[tuned]
-                axes.plot(line["x"], line["y"], color=figures.GREY, lw=1, zorder=0)
+                axes.plot(line["x"], line["y"], color=GREY, lw=1, zorder=0)
                 start, end = (tuple(means.loc[arm]) for arm in ("base", tuned[0]))
-                arrow = {"arrowstyle": "->", "color": figures.GREY, "shrinkA": 6, "shrinkB": 6}
+                arrow = {"arrowstyle": "->", "color": GREY, "shrinkA": 6, "shrinkB": 6}
                 axes.annotate("", end, start, arrowprops=arrow, zorder=0)
             axes.set(xlabel=f"EffNet-KD on {domains(table)[0]}", ylabel=DYNAMICS[dynamics], title=domain)
         _finish(figure, panels[0], "Fidelity against dynamics", table.runs)
@@ -73,12 +85,10 @@ def tradeoff(table: Table) -> Figure:
 
 def over_steps(table: Table) -> Figure:
     """The same two measures over fine-tuning, a row for each domain; every arm begins at the base."""
-    values = figures.per_run(table.rows)
-    with figures.style():
+    values = per_run(table.rows)
+    with figure_style():
         names = domains(table)
-        figure, panels = plt.subplots(
-            len(names), 2, figsize=(figures.WIDTH, 0.8 + 2.2 * len(names)), squeeze=False
-        )
+        figure, panels = plt.subplots(len(names), 2, figsize=(WIDTH, 0.8 + 2.2 * len(names)), squeeze=False)
         for row, domain in zip(panels, names, strict=True):
             for axes, measure in zip(row, ("effnet_kd", _dynamics(values, domain)), strict=True):
                 here = values[(values["domain"] == domain) & (values["measure"] == measure)]
@@ -86,10 +96,10 @@ def over_steps(table: Table) -> Figure:
                 for arm, colour in zip(_tuned(here), _colours(len(_tuned(here))), strict=True):
                     course = here[here["arm"] == arm].groupby("step")["value"].mean()
                     axes.plot([0, *course.index], [before, *course], "o-", color=colour, ms=4, label=arm)
-                axes.plot(0, before, "D", color=figures.INK, ms=6, label="base")
+                axes.plot(0, before, "D", color=INK, ms=6, label="base")
                 for model in FLOORS:
                     level = here.loc[here["model"] == model, "value"].mean()
-                    axes.axhline(level, color=figures.GREY, lw=0.9, ls=figures.DASHES[model], zorder=0)
+                    axes.axhline(level, color=GREY, lw=0.9, ls=DASHES[model], zorder=0)
                 axes.set(xlabel="step", title=f"{domain}: {TABLE[measure]}")
         _finish(figure, panels[0, 0], "Over fine-tuning", table.runs)
     return figure
@@ -97,7 +107,7 @@ def over_steps(table: Table) -> Figure:
 
 def found(table: Table) -> str:
     """Markdown: what fine-tuning did to each domain without replay, and what with; no verdict, for few seeds have none."""
-    values = figures.last_step(figures.per_run(table.rows))
+    values = last_step(per_run(table.rows))
     lines = []
     for domain in domains(table):
         measure = _dynamics(values, domain)
@@ -135,13 +145,11 @@ def _tuned(values: pd.DataFrame) -> list[str]:
 
 
 def _colours(count: int) -> Sequence[tuple[float, ...]]:
-    return [figures.NO_REPLAY, *sns.light_palette(figures.BLUE, max(count, 2) + 1)[2:]][:count]
+    return [VERMILION, *sns.light_palette(BLUE, max(count, 2) + 1)[2:]][:count]
 
 
 def _panels(names: Sequence[str], height: float) -> tuple[Figure, Sequence[Axes]]:
-    figure, panels = plt.subplots(
-        len(names), 1, figsize=(figures.WIDTH, 0.8 + height * len(names)), squeeze=False
-    )
+    figure, panels = plt.subplots(len(names), 1, figsize=(WIDTH, 0.8 + height * len(names)), squeeze=False)
     return figure, list(panels[:, 0])
 
 
@@ -149,11 +157,11 @@ def _floors(axes: Axes, both: pd.DataFrame) -> None:
     for model in FLOORS:
         at = both[both["model"] == model]
         if len(at):
-            style = {"color": figures.GREY, "lw": 0.9, "ls": figures.DASHES[model], "zorder": 0}
+            style = {"color": GREY, "lw": 0.9, "ls": DASHES[model], "zorder": 0}
             axes.axhline(at["y"].mean(), **style)
             axes.axvline(at["x"].mean(), **style)
 
 
 def _finish(figure: Figure, axes: Axes, title: str, runs: pd.DataFrame) -> None:
     handles, _ = axes.get_legend_handles_labels()
-    figures.finish(figure, [one for one in handles if isinstance(one, Line2D)], title, runs)
+    finish(figure, [one for one in handles if isinstance(one, Line2D)], title, runs)

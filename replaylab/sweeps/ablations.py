@@ -16,8 +16,11 @@ from pathlib import Path
 import pandas as pd
 
 from replaylab import spec
-from replaylab.spec import RemedySpec, ReplaySpec, RunSpec, domain_spec
+from replaylab.spec import RemedySpec, ReplaySpec, RunSpec
 from replaylab.store import is_done, read_rows
+from replaylab.sweeps import presets
+from replaylab.sweeps.presets import SHARES
+from replaylab.worlds.named import domain_spec
 
 SETTINGS = 5  # of every alternative: as many as replay has fractions
 MORE_SEED = 100  # added to a run's seed: clips that it has not seen
@@ -51,7 +54,7 @@ def _source(*names: str) -> Callable[[RunSpec], RunSpec]:
         count = -(-run.replay.domains[0].videos[0] // len(names))
         worlds = tuple(domain_spec(name, videos=(count, 0, 0), seed=run.seed) for name in names)
         shares = next(
-            (spec.SHARES.get(kind, ()) for kind, members in spec.SOURCES.items() if members == names), ()
+            (SHARES.get(kind, ()) for kind, members in spec.SOURCES.items() if members == names), ()
         )
         return replace(run, replay=replace(run.replay, domains=worlds, weights=shares))
 
@@ -151,7 +154,7 @@ def arms(preset: str, store: Path | None = None) -> tuple[Arm, ...]:
 
 def runs_of(preset: str, arm: Arm, seeds: Sequence[int] = ()) -> list[RunSpec]:
     """An arm's runs, one a seed."""
-    plain = spec.grid(preset, [0.25], list(seeds) or None)
+    plain = presets.grid(preset, [0.25], list(seeds) or None)
     return [arm.change(run) for run in plain]
 
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from replaylab.data.domain import write_atomically
 from replaylab.spec import RunSpec
+from replaylab.util.files import write_atomically
 
 MINUTES_WITHOUT_END = 60 * 24 * 365  # for local jobs
 INTERRUPTIONS = 1000  # a job may run into its time limit so often: each time it has come further

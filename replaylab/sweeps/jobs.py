@@ -26,7 +26,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaylab.data.domain import alone, write_atomically
 from replaylab.spec import MachineSpec, RunSpec
 from replaylab.store import ReferenceSpec, is_done
 from replaylab.sweeps.cluster import (
@@ -39,6 +38,7 @@ from replaylab.sweeps.cluster import (
     undisturbed,
 )
 from replaylab.training import preemption
+from replaylab.util.files import alone, write_atomically
 from replaylab.util.progress import say
 
 if TYPE_CHECKING:

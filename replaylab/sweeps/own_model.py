@@ -13,14 +13,13 @@ Refused: domains of different sizes or frame rates, with too few scenes, and cli
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from replaylab.cli.own import OPTIONS, PRESETS
 from replaylab.data.domain import Domain, open_domain
 from replaylab.metrics.distances import N_MIN
 from replaylab.spec import (
@@ -33,41 +32,15 @@ from replaylab.spec import (
     RunSpec,
     TrainingSpec,
 )
+from replaylab.store import store_of
 from replaylab.sweeps import sweep
+from replaylab.sweeps.own_settings import OPTIONS, PRESETS, Settings
 from replaylab.sweeps.sweep import Table
 from replaylab.util.progress import say
 
 MOST_CLIPS, MOST_REFERENCES = 64, 128
 MISS_CAP = 1 / 4  # of the height: what an agent that is not found costs
 EMA_DECAY = 0.99
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a model is fine-tuned and drawn from; `Settings.of` has those of a preset."""
-
-    frames: int
-    context_frames: int = 1
-    steps: int = 2000
-    batch_size: int = 4
-    learning_rate: float = 1e-4
-    lora_rank: int = 32  # 0: all weights are trained
-    prompt: str = ""
-    guidance: float = 1.0
-    sampler_steps: int = 30
-    detector_threshold: float = 0.5
-
-    @classmethod
-    def of(cls, preset: str) -> Settings:
-        """Those of a preset of `families.presets`; raises ValueError that lists them."""
-        if preset not in PRESETS:
-            raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
-        from replaylab.models.families import presets
-
-        one = presets.PRESETS[preset]
-        return cls(
-            one.frames, 1, one.steps, one.batch_size, one.learning_rate, one.lora_rank, guidance=one.guidance
-        )
 
 
 def run(
@@ -87,7 +60,7 @@ def run(
     )
     machine = MachineSpec(gradient_checkpointing=True)
     return sweep.run_specs(
-        "own", specs, sweep.store_of("own", store), cluster, machine, cluster_file, dry_run,
+        "own", specs, store_of("own", store), cluster, machine, cluster_file, dry_run,
         "call the same again",
     )  # fmt: skip
 

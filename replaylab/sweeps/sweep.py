@@ -18,18 +18,23 @@ from statistics import median
 
 import pandas as pd
 
-from replaylab.data.domain import write_atomically
-from replaylab.spec import CLUSTERS, MachineSpec, RunSpec, grid
-from replaylab.store import COLUMNS, check_store, is_done, read_references, read_rows, read_summary
+from replaylab.spec import CLUSTERS, MachineSpec, RunSpec
+from replaylab.store import (
+    COLUMNS,
+    PUBLISHED,
+    check_store,
+    is_done,
+    read_references,
+    read_rows,
+    read_summary,
+    store_of,
+)
 from replaylab.sweeps import ablations, jobs, monitor
 from replaylab.sweeps.cluster import ClusterSpec, Job, states
-from replaylab.util.progress import duration, say
-
-# presets whose runs are in the repository
-PUBLISHED = (
-    "pilot", "pilot-diverse", "published", "dose", "dose-between", *ablations.PRESETS, "second-world", "second-family",
-)  # fmt: skip
-LANDMARK = "03_replay_sweep.ipynb"
+from replaylab.sweeps.presets import grid
+from replaylab.util.files import write_atomically
+from replaylab.util.progress import say
+from replaylab.util.text import duration
 
 
 @dataclass(frozen=True)
@@ -132,30 +137,6 @@ def _settings(cluster: str, cluster_file: str | Path) -> ClusterSpec:
 
 def _missing(specs: list[RunSpec], home: Path) -> list[RunSpec]:
     return [spec for spec in specs if not is_done(spec, home)]
-
-
-def store_of(preset: str, store: str | Path) -> Path:
-    """The folder a sweep reads and writes: the one that was named, else book/results for PUBLISHED, else book/runs/store."""
-    if str(store):
-        return Path(store).expanduser().absolute()
-    return book_folder() / ("results" if preset in PUBLISHED else "runs/store")
-
-
-def book_folder() -> Path:
-    """The folder of the book's pages, found from the working directory upwards.
-
-    papermill runs a notebook where papermill was called (the repository's root), Jupyter and Jupyter Book in the
-    notebook's own folder. Raises FileNotFoundError where neither this folder nor one above it holds the book.
-    """
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        for book in (folder, folder / "book"):
-            if (book / LANDMARK).is_file() and (book / "_toc.yml").exists():
-                return book
-    raise FileNotFoundError(
-        f"no book/{LANDMARK} with a _toc.yml beside it in {here} or above: run this from the repository's root or from "
-        "book/, or name a store"
-    )
 
 
 def estimate(

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from replaylab.data.domain import sha256
+from replaylab.util.files import sha256
 from replaylab.util.progress import say
 
 KEPT = 2

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 
 from replaylab.data import clips
-from replaylab.data.domain import alone, write_atomically
 from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.mixture import Mixture, buffer
 from replaylab.models import latent_cache, loading, lora, tiny
@@ -31,6 +30,8 @@ from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
 from replaylab.store import ReferenceSpec, claim, finish, is_done, samples_folder, write_rows
 from replaylab.training import loop, regularizers
 from replaylab.util import distributed
+from replaylab.util.files import alone, write_atomically
+from replaylab.util.processes import processes
 from replaylab.worlds import build
 
 CLIPS_TO_TIME = 8  # measured to estimate what a sweep will take
@@ -228,7 +229,7 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     videos = sum(sum(world.videos) for world in worlds_needed if not build.is_built(world, store / "domains"))
     video, target = 0.0, spec.target
     if videos and isinstance(target, WorldSpec):
-        video = _timed(lambda: build.render_video(target, "dev", 0)) / build.processes()
+        video = _timed(lambda: build.render_video(target, "dev", 0)) / processes()
     return (
         sum(run.training.steps for run in missing) * step
         + clips_measured * (measured + sampled)

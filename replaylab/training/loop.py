@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from replaylab.data.domain import write_atomically
 from replaylab.mixture import Mixture
 from replaylab.models import lora
 from replaylab.models.tiny import Clip, Condition, VideoModel, stacked
@@ -31,6 +30,7 @@ from replaylab.spec import REMEDIES_ON_WEIGHTS, MachineSpec, RemedySpec, Trainin
 from replaylab.training import checkpoint, preemption, regularizers
 from replaylab.util import distributed
 from replaylab.util.distributed import Execution, Place
+from replaylab.util.files import write_atomically
 from replaylab.util.progress import track
 
 WARM_UP_STEPS = 20

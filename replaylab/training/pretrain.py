@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from replaylab.data import clips
-from replaylab.data.domain import Domain, write_atomically
+from replaylab.data.domain import Domain
+from replaylab.data.video import decode
 from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.metrics import video_network
 from replaylab.metrics.detectors import centre_point
@@ -39,14 +40,15 @@ from replaylab.spec import (
     TrainingSpec,
     WorldSpec,
     base_folder,
-    domain_spec,
     generator,
     torch_seed,
     weights_digest,
 )
 from replaylab.training import checkpoint, loop
+from replaylab.util.files import write_atomically
 from replaylab.util.progress import say, track
 from replaylab.worlds import build
+from replaylab.worlds.named import domain_spec
 
 NEAR = domain_spec("near", videos=(2400, 128, 0), seed=100)
 FAR = (
@@ -273,7 +275,7 @@ def _domain(spec: WorldSpec, home: Path) -> Domain:
 def _all_frames(domain: Domain, split: str) -> NDArray[np.uint8]:
     """Every frame of a split, uint8 (N, H, W, 3)."""
     files = domain.split(split)["file"]
-    return np.concatenate([clips.decode(domain.folder / "videos" / file)
+    return np.concatenate([decode(domain.folder / "videos" / file)
                            for file in track(files, what=f"decoding {domain.name} {split}", unit="videos")])  # fmt: skip
 
 

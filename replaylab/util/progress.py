@@ -21,6 +21,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from replaylab.util.text import duration
+
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -114,19 +116,6 @@ def counted(things: dict[str, tuple[str, str]]) -> str:
 
 def _of_board(name: str, state: str, more: str) -> str:
     return f"{name}: {state}" + (f", {more}" if more else "")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words a reader takes in at once: "0.4 s", "19 s", "3 min 20 s", "2 h 5 min"."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def is_follower() -> bool:

@@ -8,19 +8,19 @@ same truth. Videos are written as H.264 and read back like anyone's: nothing dow
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
-import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from replaylab.data.domain import SPLITS, Domain, alone, open_domain, sha256, write_atomically, write_domain
+from replaylab.data.domain import SPLITS, Domain, open_domain, write_domain
+from replaylab.data.video import write_video
 from replaylab.spec import FolderSpec, World, WorldSpec, digest, generator
+from replaylab.util.files import alone, sha256, write_atomically
+from replaylab.util.processes import end_with_parent, processes
 from replaylab.util.progress import say, track
 from replaylab.worlds import appearance, country, orbit, physics, traffic
 from replaylab.worlds.doom import walk
@@ -35,7 +35,6 @@ WORLDS: dict[str, Any] = {  # each with MOTIONS and draw(); doom, which nobody h
 }
 
 VIDEOS_A_CHUNK = 24
-CRF = 10  # H.264 quality: visually lossless, so that what is lost is the model's doing
 
 
 def folder_of(spec: WorldSpec, home: str | Path) -> Path:
@@ -46,11 +45,6 @@ def folder_of(spec: WorldSpec, home: str | Path) -> Path:
 def is_built(spec: World, home: str | Path) -> bool:
     """Whether the domain is there, whole."""
     return isinstance(spec, FolderSpec) or (folder_of(spec, home) / "domain.json").is_file()
-
-
-def processes() -> int:
-    """How many processes render at once: one a core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def build(spec: World, home: str | Path) -> Domain:
@@ -116,18 +110,6 @@ def _build(spec: WorldSpec, folder: Path) -> None:
     }
     write_domain(folder, about, videos, tracks, ego)
     shutil.rmtree(folder / "parts")
-
-
-def end_with_parent() -> None:
-    """In a worker: do not outlive a parent that was killed."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _chunk_name(split: str, start: int, stop: int) -> str:
@@ -224,20 +206,3 @@ def _ego_rows(scene: Any) -> list[dict[str, Any]]:
          "camera_height_m": camera.height_m, "camera_pitch_rad": camera.pitch_rad, "event": scene.event}
         for frame, ((x, y, heading), camera) in enumerate(zip(scene.ego, scene.cameras, strict=True))
     ]  # fmt: skip
-
-
-def write_video(path: Path, frames: Any, frames_per_second: float) -> None:
-    """Write uint8 frames (T, H, W, 3) as H.264 mp4 (yuv420p, so that every browser plays it); H and W even."""
-    import av
-
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        # slower presets gave other bytes each time for the same frames of this size, even with one thread
-        stream.options = {"crf": str(CRF), "preset": "superfast"}
-        stream.codec_context.thread_count = 1
-        for picture in frames:
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
-            )
-        container.mux(stream.encode())

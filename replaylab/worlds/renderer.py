@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from replaylab.metrics.dynamics import is_eligible
+from replaylab.data.boxes import is_eligible
 
 Floats = NDArray[np.floating[Any]]
 

@@ -15,34 +15,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from replaylab.data.domain import (
-    EGO_COLUMNS,
-    TRACK_COLUMNS,
-    Domain,
-    alone,
-    sha256,
-    write_atomically,
-    write_domain,
-)
-from replaylab.metrics.dynamics import is_eligible
-from replaylab.util.progress import duration, say, track
-from replaylab.worlds import build
+from replaylab.data.boxes import is_eligible
+from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain, write_domain
+from replaylab.data.video import write_video
+from replaylab.util.files import alone, sha256, write_atomically
+from replaylab.util.processes import in_processes
+from replaylab.util.progress import say
+from replaylab.util.text import duration
 
 Floats = NDArray[np.float64]
 Picture = NDArray[np.uint8]  # (H, W, 3)
@@ -52,8 +44,6 @@ FITS = ("crop", "pad")
 PIECE_FRAMES = 120  # half a minute at 4 a second: what is decoded at once
 SLACK_S = 1e-6  # times are rounded
 NEAR_OF_OURS, NEAR_OF_ITS = 1 / 4, 3 / 4  # of a step: how far a picture may be from where it is due
-Job = TypeVar("Job")
-Made = TypeVar("Made")
 
 
 class Unusable(Exception):
@@ -518,30 +508,6 @@ def unusable_table(unusable: Sequence[Unusable]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["file", "why", "what_to_do"])
 
 
-def in_processes(
-    function: Callable[[Job], Made], jobs: Sequence[Job], processes: int, what: str, unit: str
-) -> Iterator[Made]:
-    """Results as they come, with progress. A process that dies (memory?) raises OSError."""
-    if min(processes, len(jobs)) <= 1:
-        yield from track(map(function, jobs), what, len(jobs), unit)
-        return
-    # spawn: FFmpeg's and OpenCV's threads do not survive a fork
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        min(processes, len(jobs)), mp_context=context, initializer=build.end_with_parent
-    )
-    try:
-        done = as_completed([pool.submit(function, job) for job in jobs])
-        for future in track(done, what, len(jobs), unit):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise OSError(
-            f"{what}: a process was killed (is memory short?); give fewer --processes: the same command goes on"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def seconds_each(read: Read, number: int) -> float:
     """How long it takes to read a picture."""
     start = time.perf_counter()
@@ -571,9 +537,7 @@ def _convert(out: Path, recipe: Recipe, source: Source) -> None:
             raise Unusable(source.shown, "damaged: not all of its pictures can be decoded", "copy it again")
         path = out / "videos" / file
         made = np.stack(frames)
-        write_atomically(
-            path, lambda aside, made=made: build.write_video(aside, made, recipe.frames_per_second)
-        )
+        write_atomically(path, lambda aside, made=made: write_video(aside, made, recipe.frames_per_second))
         rows.append(
             {
                 "file": file,

@@ -29,6 +29,7 @@ from PIL import Image
 
 from replaylab.data.importers import conversion
 from replaylab.data.importers.conversion import Added, Order, Picture, Recipe, Source, Unusable
+from replaylab.util.processes import in_processes
 from replaylab.util.progress import say
 
 ENDINGS = (  # in lower case
@@ -85,7 +86,7 @@ def add(folder: Path, order: Order, scene_from: str = "file") -> Added:
         if not conversion.is_converted(order.out, name_of(file), conversion.stamp_of([folder / file]))
     ]
     probe_one = partial(_probed, folder, order.recipe, scene_from)
-    probed = conversion.in_processes(probe_one, missing, order.processes, f"probing {folder}", "files")
+    probed = in_processes(probe_one, missing, order.processes, f"probing {folder}", "files")
     found = sorted(probed, key=lambda one: one.shown)
     sources = [one for one in found if isinstance(one, Source)]
     unusable = [one for one in found if isinstance(one, Unusable)]

@@ -33,9 +33,10 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from replaylab.data.domain import write_folder
+from replaylab.data.boxes import MIN_HEIGHT_PX, is_eligible
 from replaylab.metrics import dynamics
 from replaylab.spec import WEIGHTS
+from replaylab.util.files import write_folder
 from replaylab.util.progress import say, track
 
 SHIPPED = WEIGHTS / "detector"
@@ -199,7 +200,7 @@ def measure(model: Detector, frames: ArrayLike, boxes: Sequence[ArrayLike]) -> d
 
 def _compare(truth: Boxes, found: Boxes) -> tuple[list[int], NDArray[np.float64]]:
     """Of one frame: [eligible agents, hits, false positives, pedestrians, their hits] and centre errors."""
-    counts = dynamics.is_eligible(truth[:, :4], truth[:, 4])
+    counts = is_eligible(truth[:, :4], truth[:, 4])
     rows, columns, errors = dynamics.match(truth[counts, :4], found, MATCH_GATE_PX)
     left = np.delete(found, columns, axis=0)
     spurious = len(left) - dynamics.absorbed(truth[~counts, :4], left, MATCH_GATE_PX)
@@ -470,7 +471,7 @@ def _targets(labels: Sequence[Boxes], h: int, w: int) -> _Targets:
     box = np.zeros((len(labels), 4, h, w), np.float32)
     x, y = (np.arange(size, dtype=np.float64) * STRIDE + STRIDE / 2 for size in (w, h))
     for i, rows in enumerate(labels):
-        eligible = dynamics.is_eligible(rows[:, :4], rows[:, 4])
+        eligible = is_eligible(rows[:, :4], rows[:, 4])
         inside_eligible = np.zeros((h, w), dtype=bool)
         for row in rows[eligible][np.argsort(rows[eligible, 3], kind="stable")]:
             x0, y0, x1, y1 = row[:4]
@@ -540,7 +541,7 @@ Finds vehicles and pedestrians in small frames, and the full box of each; `repla
 - Training: {facts["steps"]} steps of {facts["batch_size"]} frames, learning rate {facts["learning_rate"]:g},
   seed {facts["seed"]}, {facts["seconds"]:g} s; frames blurred, dimmed, tinted and made noisy.
 - Size: {parameters} parameters, safetensors.
-- Held-out scenes, agents at least {dynamics.MIN_HEIGHT_PX:g} px tall and at least half visible:
+- Held-out scenes, agents at least {MIN_HEIGHT_PX:g} px tall and at least half visible:
   {_in_words(facts["validation"])}.
   A detection is right within {MATCH_GATE_PX:g} px of the centre. The same frames picked the score threshold
   ({model.config.score_threshold:g}), so precision and recall are slightly flattered.
@@ -616,7 +617,7 @@ def _truth(boxes: Sequence[ArrayLike], images: NDArray[np.uint8], name: str) -> 
             wanted = "(K, 6): x0 y0 x1 y1 visible kind_is_pedestrian"
             raise ValueError(f"{name}[{i}]: shape {row.shape}, expected {wanted}")
         try:
-            dynamics.is_eligible(row[:, :4], row[:, 4])
+            is_eligible(row[:, :4], row[:, 4])
         except ValueError as error:
             raise ValueError(f"{name}[{i}]: {error}") from error
     return rows
@@ -627,8 +628,6 @@ def _labelled(
 ) -> tuple[NDArray[np.uint8], list[Boxes]]:
     images = _frames(frames, frames_name)
     truth = _truth(boxes, images, boxes_name)
-    if not any(dynamics.is_eligible(rows[:, :4], rows[:, 4]).any() for rows in truth):
-        raise ValueError(
-            f"{boxes_name}: no agent of {dynamics.MIN_HEIGHT_PX:g} px or more that is half visible"
-        )
+    if not any(is_eligible(rows[:, :4], rows[:, 4]).any() for rows in truth):
+        raise ValueError(f"{boxes_name}: no agent of {MIN_HEIGHT_PX:g} px or more that is half visible")
     return images, truth

@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from replaylab.data.boxes import centres, is_eligible, pairwise_iou
 from replaylab.data.domain import TRACK_COLUMNS
 from replaylab.metrics import dynamics
 
@@ -121,7 +122,7 @@ class ObjectDetector:
         kept: list[int] = []
         corners = boxes.reshape(-1, 4).astype(np.float64)
         for at in chosen:
-            alike = dynamics.pairwise_iou(corners[at], corners[kept])
+            alike = pairwise_iou(corners[at], corners[kept])
             if not (alike > SAME_BOX_IOU).any():
                 kept.append(int(at))
         return Found(rows[kept], [self.kinds[int(labels[at])] for at in kept])
@@ -350,7 +351,7 @@ class _Track:
         """Its last box, moved on as it moved last."""
         if len(self.frames) < 2:
             return self.boxes[-1]
-        then, last = dynamics.centres(np.stack(self.boxes[-2:]))
+        then, last = centres(np.stack(self.boxes[-2:]))
         speed = (last - then) / (self.frames[-1] - self.frames[-2])
         return self.boxes[-1] + np.tile(speed * (frame - self.frames[-1]), 2)
 
@@ -359,7 +360,7 @@ class _Track:
         frames, known = np.arange(self.frames[0], self.frames[-1] + 1), np.stack(self.boxes)
         boxes = np.stack([np.interp(frames, self.frames, side) for side in known.T], axis=1)
         visible = np.where(np.isin(frames, self.frames), _share_inside(boxes, height_px, width_px), 0.0)
-        eligible = dynamics.is_eligible(boxes, visible, height_px) & (len(self.frames) >= least)
+        eligible = is_eligible(boxes, visible, height_px) & (len(self.frames) >= least)
         kind = max(self.kinds, key=self.kinds.count)
         unknown = dict.fromkeys(("x_m", "y_m", "heading_rad", "road_m"), np.nan)
         return pd.DataFrame(boxes, columns=_SIDES).assign(

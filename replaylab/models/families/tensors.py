@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from replaylab.data.domain import write_atomically
 from replaylab.models.tiny import Condition
 from replaylab.spec import torch_seed
+from replaylab.util.files import write_atomically
 
 
 def error(prediction: Tensor, target: Tensor, condition: Condition) -> Tensor:

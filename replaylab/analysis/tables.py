@@ -1,0 +1,141 @@
+"""Tables of rows, averaged: one value a run, one value a configuration.
+
+Decision: a value is first the mean over a run's clips, then the mean over seeds, and the reference baselines (real,
+autoencoder, copy-last-frame, base) stand in everything by construction, so that no number is read without them.
+
+Refused: rows without references, rows of more than one split, runs of different lengths, and intervals from fewer than
+three seeds.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from replaylab.util.text import percent
+
+FINE_TUNED, NONE = "fine-tuned", "replay 0 %"
+
+
+FLOORS = {"real": "real", "autoencoder": "autoencoder", "copy-last-frame": "copy last frame"}
+
+
+EXTRAPOLATED = {"constant-velocity": "constant velocity"}  # a reference that has boxes and no pictures
+
+
+REFERENCES = {**FLOORS, **EXTRAPOLATED}
+
+
+OF_MODELS = "denoising_loss"  # begins the names of measures that only models have, not their floors
+
+
+SEEDS_FOR_AN_INTERVAL = 3
+
+
+def per_run(rows: pd.DataFrame) -> pd.DataFrame:
+    """One value per run, step, domain and measure: the mean over its clips, for runs and references alike.
+
+    Adds the arm's name ("replay 25 %", "base", "copy last frame"), the split, and `clips`, how many had a value; `n` is
+    the sum of agent-frames or frames that went in. What this gave back comes back as it is. Raises ValueError where a
+    reference is missing, where splits are mixed, or where an arm's runs end at different steps.
+    """
+    if "arm" in rows:
+        return rows
+    split = _split(rows)
+    keys = ["run", "model", "replay", "replay_fraction", "seed", "step", "domain", "measure"]
+    kinds = rows.dtypes[keys].to_dict()
+    # Of millions of rows: their texts are compared once.
+    short = rows[[*keys, "value", "n"]].astype(
+        {key: "category" for key in keys if not _is_number(kinds[key])}
+    )
+    _check(short)
+    grouped = short.dropna(subset=["value"]).groupby(keys, dropna=False, observed=True, as_index=False)
+    runs = grouped.agg(value=("value", "mean"), clips=("value", "size"), n=("n", "sum")).astype(kinds)
+    # Without replay the kind of replay means nothing: those runs are one arm.
+    runs["replay"] = runs["replay"].where(~(runs["replay_fraction"] <= 0), "")
+    name_the_kind = runs.loc[runs["replay_fraction"] > 0, "replay"].nunique() > 1
+    arms = [_arm_name(one, name_the_kind) for one in runs.itertuples()]
+    return runs.assign(split=split, arm=arms)
+
+
+def per_arm(rows: pd.DataFrame) -> pd.DataFrame:
+    """One value per arm, step, domain and measure: the mean over the seeds of `per_run`.
+
+    Adds `seeds`, and `low` and `high`, the 95 % t interval over seeds: NaN with fewer than three. `clips` and
+    `n` are those of one run.
+    """
+    keys = ["arm", "model", "replay", "replay_fraction", "step", "domain", "measure"]
+    grouped = per_run(rows).groupby(keys, dropna=False, observed=True, as_index=False)
+    arms = grouped.agg(
+        value=("value", "mean"),
+        spread=("value", "std"),
+        seeds=("value", "size"),
+        clips=("clips", "first"),
+        n=("n", "first"),
+    )
+    t = stats.t.ppf(0.975, arms["seeds"].clip(lower=2) - 1)
+    half = (t * arms["spread"] / np.sqrt(arms["seeds"])).where(arms["seeds"] >= SEEDS_FOR_AN_INTERVAL)
+    return arms.drop(columns="spread").assign(low=arms["value"] - half, high=arms["value"] + half)
+
+
+def last_step(values: pd.DataFrame) -> pd.DataFrame:
+    """Of `per_run` or `per_arm`: the references, and the fine-tuned models at their arm's last step.
+
+    Arms may differ in theirs: with a budget of driving samples, more replay takes more steps.
+    """
+    return values[values["step"] == values.groupby("arm")["step"].transform("max")]
+
+
+def drawn(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], *, at_the_end: bool = False) -> pd.DataFrame:
+    """The values of each run and reference in a figure's panels (measure, domain), for `csv_link`; none where there are
+    no rows.
+    """
+    columns = ["arm", "run", "seed", "step", "domain", "measure", "value", "clips"]
+    if rows.empty:
+        return pd.DataFrame(columns=columns)
+    values = per_run(rows)
+    values = last_step(values) if at_the_end else values
+    shown = pd.MultiIndex.from_frame(values[["measure", "domain"]]).isin(list(panels))
+    return values.loc[shown, columns]
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(kind))
+
+
+def _split(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        raise ValueError("no rows: the store holds neither a finished run nor the references; run the sweep")
+    splits = sorted(rows["split"].unique())
+    if len(splits) != 1:
+        raise ValueError(f"rows hold {len(splits)} splits ({', '.join(splits)}): give the rows of one split")
+    return str(splits[0])
+
+
+def _check(rows: pd.DataFrame) -> None:
+    there = rows[["domain", "measure", "model"]].drop_duplicates().astype(str)
+    for (domain, measure), models in there.groupby(["domain", "measure"])["model"]:
+        needed = {"base"} if str(measure).startswith(OF_MODELS) else {*FLOORS, "base"}
+        # A real clip against itself has no finite PSNR.
+        missing = needed - set(models) - ({"real"} if measure == "psnr_db" else set())
+        if missing:
+            raise ValueError(
+                f"rows hold {measure} in domain {domain} without its references "
+                f"{', '.join(sorted(missing))}: evaluate them into the same store"
+            )
+    tuned = rows[rows["model"] == FINE_TUNED]
+    ends = tuned.groupby(["replay", "replay_fraction", "run"], observed=True)["step"].max()
+    if (ends.groupby(level=["replay", "replay_fraction"], observed=True).nunique() > 1).any():
+        raise ValueError(
+            f"runs of one arm end at different steps: {ends.droplevel([0, 1]).to_dict()}; give the finished runs of one "
+            "sweep"
+        )
+
+
+def _arm_name(one: Any, name_the_kind: bool) -> str:
+    if one.model != FINE_TUNED:
+        return REFERENCES.get(one.model, one.model)
+    kind = f"{one.replay} " if name_the_kind and one.replay else ""
+    return f"{kind}replay {percent(one.replay_fraction)}"

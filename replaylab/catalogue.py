@@ -1,0 +1,173 @@
+"""Every domain, kind of replay and measure of the experiment: its name, label, unit, group, and which way is better.
+
+Decision: whatever is shown in a table, on an axis or in a sentence takes its words from here, so one thing has one name. A
+domain or measure of somebody's own that is not listed is shown under its own name (`domain_of`, `measure_of`).
+
+Refused: numbers, paths and code; what is evaluated where is a preset's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+CONTEXT_FRAMES, CLIP_FRAMES = 3, 8  # given, and all of a clip of the tiny models
+FRAMES_PER_SECOND = 4.0  # of the rendered domains
+
+
+# ------------------------------------------------------------------------------------------------------------- domains
+@dataclass(frozen=True)
+class DomainEntry:
+    """A domain in words."""
+
+    label: str
+    group: str
+    role: str
+
+
+TARGET, REPLAY, SECOND, OWN = (
+    "the target and its twins", "what can be replayed", "a second driving world", "others",
+)  # fmt: skip
+DOMAINS = {
+    "driving": DomainEntry("ordinary driving", TARGET, "the target: what models are fine-tuned on"),
+    "driving-eventful": DomainEntry("eventful driving", TARGET, "test: events that near replay shows too"),
+    "driving-held-out": DomainEntry("held-out events", TARGET, "test: events that nobody trains on"),
+    "driving-repetitive": DomainEntry("one repeated event", TARGET, "control: eventful, and yet regular"),
+    "diverse-driving": DomainEntry("diverse driving", TARGET, "control: the target's look, free motion"),
+    "near": DomainEntry("other looks, free motion", REPLAY, "near replay: roads, never in the target's look"),
+    "near-ordinary": DomainEntry("other looks, ordinary", REPLAY, "test: the target's motion in other looks"),
+    "near-eventful": DomainEntry("other looks, eventful", REPLAY, "test: events in other looks"),
+    "near-held-out": DomainEntry(
+        "other looks, held-out events", REPLAY, "test: held-out events in other looks"
+    ),
+    "physics": DomainEntry("rigid bodies", REPLAY, "far replay: no road, no car"),
+    "orbit": DomainEntry("moving camera", REPLAY, "far replay: mostly the camera moves"),
+    "doom": DomainEntry("first-person game", REPLAY, "far replay: a world nobody here drew"),
+    "country": DomainEntry("country road", SECOND, "second target: other road, camera and rules"),
+    "country-eventful": DomainEntry("eventful country road", SECOND, "test of the second target"),
+    "country-held-out": DomainEntry("country road, held-out events", SECOND, "test of the second target"),
+}
+HEADLINE = ("driving", "driving-eventful", "near")
+"""The domains of the main figures: the target, its events, and what near replay shows."""
+
+SOURCES = {
+    "near": ("near",),
+    "far": ("physics", "orbit", "doom"),
+    "all": ("near", "physics", "orbit", "doom"),
+}
+"""Kinds of replay: what is shown as driving is, in other looks; what is not; and both, as the base saw them."""
+
+
+PUBLISHED = (
+    "pilot", "pilot-diverse", "published", "dose", "dose-between", "ablations", "alternatives-dev", "alternatives",
+    "second-world", "second-family",
+)  # fmt: skip
+"""The presets whose runs are in the repository."""
+
+
+def domain_of(name: str) -> DomainEntry:
+    """One of DOMAINS, or a domain of somebody's own under its own name."""
+    return DOMAINS.get(name, DomainEntry(name, OWN, "not one of this book's domains"))
+
+
+# ------------------------------------------------------------------------------------------------------------ measures
+@dataclass(frozen=True)
+class MeasureEntry:
+    """A measure in words."""
+
+    label: str
+    unit: str
+    """as it stands in brackets; empty for a number without one"""
+    group: str
+    better: Literal["low", "high", "real"] = "low"
+    """which way is better; "real": as close as can be to its value on real clips"""
+
+    @property
+    def name(self) -> str:
+        """With its unit, where it has one: "ADE (px)"."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    @property
+    def axis(self) -> str:
+        """For an axis: "EffNet-KD (no unit)"."""
+        return f"{self.label} ({self.unit or 'no unit'})"
+
+
+OF_FRAMES, OF_VIDEOS = "Fidelity of frames", "Fidelity of videos"
+OF_AGENTS, OF_BACKGROUND, OF_MODELS, OTHERS = (
+    "Accuracy of agents",
+    "Background and ego car",
+    "Denoising",
+    "Others",
+)
+GROUPS = (OF_FRAMES, OF_VIDEOS, OF_AGENTS, OF_BACKGROUND, OF_MODELS, OTHERS)
+MEASURES = {
+    "effnet_kd": MeasureEntry("EffNet-KD", "", OF_FRAMES),
+    "effnet_fd": MeasureEntry("EffNet-FD", "", OF_FRAMES),
+    "effnet_perceptual": MeasureEntry("EffNet perceptual", "", OF_FRAMES),
+    "psnr_db": MeasureEntry("PSNR", "dB", OF_FRAMES, "high"),
+    "ssim": MeasureEntry("SSIM", "", OF_FRAMES, "high"),
+    "latent_mse": MeasureEntry("latent error", "", OF_FRAMES),
+    "sharpness_ratio": MeasureEntry("sharpness", "of the truth's", OF_FRAMES, "real"),
+    "video_kd": MeasureEntry("video-KD", "", OF_VIDEOS),
+    "video_fd": MeasureEntry("video-FD", "", OF_VIDEOS),
+    "flicker_excess": MeasureEntry("flicker excess", "", OF_VIDEOS, "real"),
+    "ade_px": MeasureEntry("ADE", "px", OF_AGENTS),
+    "fde_px": MeasureEntry("FDE", "px", OF_AGENTS),
+    "ade_matched_px": MeasureEntry("ADE, matched", "px", OF_AGENTS),
+    "recall": MeasureEntry("recall", "share", OF_AGENTS, "high"),
+    "vanishing_rate": MeasureEntry("vanishing", "share", OF_AGENTS),
+    "false_positives": MeasureEntry("false positives", "per frame", OF_AGENTS),
+    "average_precision_iou50": MeasureEntry("AP, IoU 0.5", "", OF_AGENTS, "high"),
+    "nta_iou": MeasureEntry("NTA-IoU", "", OF_AGENTS, "high"),
+    "iou_matched": MeasureEntry("IoU, matched", "", OF_AGENTS, "high"),
+    "size_error_matched": MeasureEntry("size error", "log", OF_AGENTS),
+    "growth_matched": MeasureEntry("growth", "log", OF_AGENTS, "real"),
+    "position_error_m": MeasureEntry("position error", "m", OF_AGENTS),
+    "range_error_matched_m": MeasureEntry("range error", "m", OF_AGENTS),
+    "bearing_error_matched_deg": MeasureEntry("bearing error", "°", OF_AGENTS),
+    "displacement_slope": MeasureEntry("slope of displacement", "", OF_AGENTS, "real"),
+    "pull_to_mean": MeasureEntry("pull to the mean motion", "share", OF_AGENTS, "real"),
+    "residual_agent_error_px": MeasureEntry("agents' residual error", "px", OF_AGENTS),
+    "ade_tracked_px": MeasureEntry("ADE, second tracker", "px", OF_AGENTS),
+    "background_flow_error_px": MeasureEntry("background flow error", "px", OF_BACKGROUND),
+    "flow_error_px": MeasureEntry("flow error", "px", OF_BACKGROUND),
+    "ego_speed_error_m_s": MeasureEntry("ego speed error", "m/s", OF_BACKGROUND),
+    "ego_yaw_rate_error_deg_s": MeasureEntry("ego yaw rate error", "°/s", OF_BACKGROUND),
+}
+"""By name, in the order of tables."""
+BY_HORIZON = "ade_px_frame_"  # ADE of each of the generated frames
+DENOISING = (
+    "denoising_loss"  # begins the names of measures that only models have, not their reference baselines
+)
+NOISE_LEVELS = (0.25, 0.5, 0.75)  # at which denoising is measured
+PSEUDO = {
+    measure: f"{measure}_pseudo"
+    for measure in ("effnet_kd", "video_kd", "average_precision_iou50", "displacement_slope", "pull_to_mean")
+}
+"""Measures of a whole set, and the rows that hold what each clip adds to them (`analysis.statistics.pseudo_values`)."""
+
+_UNITS = {"px": "px", "m": "m", "deg": "°", "db": "dB"}
+_IN_NAMES = {
+    OF_BACKGROUND: ("background", "flow", "ego"),
+    OF_AGENTS: ("ade_", "tracker", "agent"),
+    OF_VIDEOS: ("video",),
+}
+_LOWER_IS_BETTER = ("error", "ade_", "fde_", "_fd", "_kd", "loss")
+
+
+def measure_of(name: str) -> MeasureEntry:
+    """One of MEASURES, or what the name itself says."""
+    if name in MEASURES:
+        return MEASURES[name]
+    if name.startswith(BY_HORIZON):
+        return MeasureEntry(f"ADE, frame {name.removeprefix(BY_HORIZON)}", "px", OF_AGENTS)
+    if name.startswith(DENOISING):
+        return MeasureEntry(
+            f"denoising loss, level {name.removeprefix(DENOISING).lstrip('_')}", "", OF_MODELS
+        )
+    group = next((group for group, words in _IN_NAMES.items() if any(word in name for word in words)), OTHERS)
+    words, _, last = name.rpartition("_")
+    label, unit = (words, _UNITS[last]) if words and last in _UNITS else (name, "")
+    better: Literal["low", "real"] = "low" if any(word in name for word in _LOWER_IS_BETTER) else "real"
+    return MeasureEntry(label.replace("_", " "), unit, group, better)

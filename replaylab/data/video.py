@@ -1,0 +1,158 @@
+"""Frames from video files and into them.
+
+Decision: PyAV reads, exactly, whatever part is asked for; decord gives the same pixels of an 8-bit file that is read from
+its first frame.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from bisect import bisect_left, bisect_right, insort
+from contextlib import closing
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+CRF = 10  # H.264 quality: visually lossless, so that what is lost is the model's doing
+
+
+def write_video(path: Path, frames: Any, frames_per_second: float) -> None:
+    """Write uint8 frames (T, H, W, 3) as H.264 mp4 (yuv420p, so that every browser plays it); H and W even."""
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        # slower presets gave other bytes each time for the same frames of this size, even with one thread
+        stream.options = {"crf": str(CRF), "preset": "superfast"}
+        stream.codec_context.thread_count = 1
+        for picture in frames:
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
+            )
+        container.mux(stream.encode())
+
+
+MOST_THREADS = 8  # with LONGEST_SPAN, a bound on the frames that are held at once
+
+
+class UndecodableVideo(ValueError):
+    """A video file that is not what its domain says; the message names the file."""
+
+
+def decode(path: Path, start: int = 0, stop: int = sys.maxsize) -> NDArray[np.uint8]:
+    """Frames `start` to before `stop` of a video, by default all; fewer where it ends. uint8 (T, H, W, 3).
+
+    Raises FileNotFoundError or UndecodableVideo with the path.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; its domain.json lists it")
+    try:
+        return decode_with_av(path, start, stop)
+    except Exception as error:
+        raise UndecodableVideo(
+            f"{path} cannot be decoded ({type(error).__name__}): {_first_line(error)}"
+        ) from error
+
+
+def decode_with_av(
+    path: Path, start: int = 0, stop: int = sys.maxsize, quick: bool = True
+) -> NDArray[np.uint8]:
+    """`decode`, with FFmpeg's own errors. The quick way is checked, frame by frame; if it fails, the slow one is taken:
+    from the first frame on, whatever `start` is.
+    """
+    # FFmpeg decodes pictures to find out what a file's header says already, unless it may not.
+    with av.open(str(path), options={"skip_frame": "all"} if quick else {}) as container:
+        stream = container.streams.video[0]
+        decoder: Any = stream.codec_context
+        decoder.thread_count = 1  # clips are decoded side by side
+        packets, times = _packets(container, start, stop, seek=quick)
+        if not times:
+            return np.zeros((0, stream.height, stream.width, 3), np.uint8)
+        reformatter = VideoReformatter()  # one for all frames: each has tables to set up
+        shown, pictures = [], []
+        for packet in (*packets, None):  # None: give out what is still held back
+            if packet is not None:  # before the clip, what no other frame refers to can be left out
+                decoder.skip_frame = "NONREF" if packet.pts < times[0] else "DEFAULT"
+            for frame in decoder.decode(packet):
+                if times[0] <= frame.pts <= times[-1]:
+                    shown.append(frame.pts)
+                    pictures.append(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
+    if shown == times:
+        return np.stack(pictures)
+    if quick:  # e.g. a key frame after which not every frame can be shown at once (intra refresh)
+        return decode_with_av(path, start, stop, quick=False)
+    raise ValueError(f"{len(shown)} of the {len(times)} frames from frame {start} on came out")
+
+
+def decode_with_decord(path: Path) -> NDArray[np.uint8]:
+    """All frames, by the decoder that PyAV is compared with."""
+    import decord
+
+    reader = decord.VideoReader(str(path), num_threads=1)
+    return reader.get_batch(range(len(reader))).asnumpy()
+
+
+def _packets(container: Any, start: int, stop: int, seek: bool) -> tuple[list[Any], list[int]]:
+    """What to decode, in that order, to see frames `start` to before `stop`; and the times of those frames.
+
+    An mp4 lists its frames in the order of decoding, so a key frame's place in the list is the number of the first
+    frame shown from there on. That may be an earlier one than the key frame (an open group of pictures), which needs
+    the key frame before. Without such a list, everything from the first frame on is decoded.
+    """
+    stream = container.streams.video[0]
+    listed = stream.index_entries
+    if not 0 < len(listed) == stream.frames or listed[0].is_discard:
+        listed = None
+    if seek and start and listed:
+        delay = stream.start_time - listed[0].timestamp  # from a frame's decoding to its showing
+        near = listed[min(start, len(listed) - 1)].timestamp + delay
+        while True:
+            container.seek(near, stream=stream)
+            first, packets, times = _demuxed(container, stop, listed)
+            if not first or first + bisect_left(times, packets[0].pts) <= start:
+                break
+            near = min(near, packets[0].dts) - 1
+    else:
+        first, packets, times = _demuxed(container, stop, listed)
+    times = times[start - first : stop - first]
+    while times and packets[-1].pts > times[-1]:
+        packets.pop()
+    return packets, times
+
+
+def _demuxed(container: Any, stop: int, listed: Any) -> tuple[int, list[Any], list[int]]:
+    """From where the container is: the number of the first frame; the packets, enough of them to see all frames before
+    `stop`; their frames' times, sorted.
+    """
+    first = 0
+    packets: list[Any] = []
+    times: list[int] = []
+    with closing(container.demux(video=0)) as demuxed:  # left unclosed, PyAV 18 loses 150 bytes each time
+        for packet in demuxed:
+            if packet.pts is None and packet.dts is None:  # the end
+                break
+            if listed and not packets:
+                first = listed.search_timestamp(packet.dts)
+            packets.append(packet)
+            if not packet.is_discard:
+                insort(times, packet.pts)
+            if listed and bisect_right(times, packet.dts) >= stop - first:
+                break  # what follows is decoded later than these are shown
+    if not packets:
+        raise ValueError("no frames")
+    return first, packets, times
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no reason given"])[0]

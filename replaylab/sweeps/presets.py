@@ -1,0 +1,240 @@
+"""Presets: grids of runs by name, and the specs of their runs.
+
+Decision: whatever a published table shows is one of these presets, so the name alone makes its runs again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import ceil
+
+from replaylab.spec import (
+    SOURCES,
+    WEIGHTS,
+    Described,
+    EvaluationSpec,
+    ReplaySpec,
+    RunSpec,
+    TrainingSpec,
+    WorldSpec,
+    base_folder,
+    check_fraction,
+    weights_digest,
+)
+from replaylab.worlds.named import DOSES, domain_spec
+
+
+def steps_for(target_samples: int, replay_fraction: float, batch_size: int) -> int:
+    """Steps after which the target has filled at least `target_samples` slots: the budget of equal driving samples.
+
+    Raises ValueError where everything is replayed.
+    """
+    check_fraction(replay_fraction)
+    if replay_fraction == 1:
+        raise ValueError("replay_fraction is 1: no number of steps shows the target")
+    return ceil(target_samples / (batch_size * (1 - Fraction(str(replay_fraction)))))
+
+
+SHARES = {"all": (9.0, 1.0, 1.0, 1.0)}
+"""How much of each domain, where not all have equally much."""
+
+
+@dataclass(frozen=True)
+class Preset(Described):
+    """A grid of runs: every seed at every replay fraction of every kind of replay, all else equal."""
+
+    name: str
+    replay_fractions: tuple[float, ...]
+    seeds: tuple[int, ...]
+    videos: tuple[int, int, int]  # of the target; each kind of replay has as many
+    evaluation_clips: int
+    reference_clips: int
+    training: TrainingSpec
+    evaluate_at: tuple[int, ...]
+    about: str
+    split: str = "dev"  # the test split belongs to preregistered runs
+    targets: tuple[str, ...] = ("driving",)
+    replay_kinds: tuple[str, ...] = ("near",)  # of SOURCES; all of them are one where everything is replayed
+    evaluated: tuple[str, ...] = ("driving", "driving-eventful", "near")
+    at_the_end: tuple[str, ...] = ()  # evaluated besides, after the last step only
+    replayed_at: tuple[int, ...] = ()  # steps at which runs with replay are evaluated; () for `evaluate_at`
+    drawn_in: str = "fp32"  # EvaluationSpec.precision
+    family: str = "wan"  # of the base that runs start from, one of FAMILIES
+    second_base_seeds: tuple[int, ...] = ()  # the runs that start from the family's other base
+
+
+_QUICK = Preset(
+    name="quick",
+    replay_fractions=(0.0, 0.25, 0.5),
+    seeds=(0,),
+    videos=(192, 112, 0),
+    evaluation_clips=40,
+    reference_clips=72,
+    training=TrainingSpec(steps=120, batch_size=16, learning_rate=4e-4, ema_decay=0.98),
+    evaluate_at=(40, 120),
+    about="one seed on the dev split, at most ten minutes on two cores",
+)
+
+
+_TARGET_LOOK = ("driving", "driving-eventful", "driving-held-out")
+
+
+_OTHERS = ("near", "near-ordinary", "near-eventful", "near-held-out", "physics", "orbit", "doom")
+
+
+_PUBLISHED = replace(
+    _QUICK, name="published", replay_fractions=(0.0, 0.05, 0.1, 0.25, 0.5, 1.0), seeds=(0, 1, 2, 3, 4),
+    videos=(512, 0, 384), evaluation_clips=128, reference_clips=256, training=replace(_QUICK.training, steps=300),
+    evaluate_at=(10, 25, 50, 100, 150, 300), split="test", replay_kinds=("near", "far"), evaluated=_TARGET_LOOK,
+    at_the_end=_OTHERS, replayed_at=(50, 150, 300), drawn_in="bf16", second_base_seeds=(3, 4),
+    about="the preregistered replay sweep: five seeds on the test split, two bases; hours on two cores",
+)  # fmt: skip
+
+
+_PILOT = replace(
+    _PUBLISHED, name="pilot", replay_fractions=(0.0, 0.25), seeds=(0, 1, 3), videos=(512, 128, 0),
+    evaluation_clips=40, reference_clips=80, replayed_at=(), split="dev",
+    about="what was looked at before the preregistration: three seeds on the dev split, exploratory",
+)  # fmt: skip
+
+
+_DOSE = replace(
+    _PUBLISHED, name="dose", targets=("driving", "driving-eventful"), replay_fractions=(0.0,),
+    about="targets that are all ordinary and all eventful, without replay: five seeds on the test split",
+)  # fmt: skip
+
+
+_ABLATION = replace(
+    _PUBLISHED, replay_fractions=(0.0, 0.25), seeds=(0, 1, 3), evaluation_clips=64, reference_clips=128,
+    evaluate_at=(50, 150, 300), replayed_at=(), replay_kinds=("near",), evaluated=("driving", "driving-eventful"),
+    at_the_end=("near-eventful", "physics"),
+)  # fmt: skip
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        replace(
+            _QUICK, name="smoke", replay_fractions=(0.0, 0.5), videos=(8, 16, 0), evaluation_clips=8, reference_clips=8,
+            training=TrainingSpec(steps=4, batch_size=4, learning_rate=4e-4, ema_decay=0.98), evaluate_at=(2, 4),
+            about="seconds, for tests: its numbers mean nothing",
+        ),
+        _QUICK,
+        _PILOT,
+        replace(
+            _PILOT, name="pilot-diverse", targets=("diverse-driving",), replay_fractions=(0.0,),
+            about="the control of `pilot`: the same look and number of clips, but they move freely",
+        ),
+        _PUBLISHED,
+        _DOSE,
+        replace(
+            _DOSE, name="dose-between", seeds=(0, 1, 3),
+            targets=(*DOSES, "driving-repetitive"),
+            about="the doses between, and one event repeated: three seeds, exploratory",
+        ),
+        replace(
+            _ABLATION, name="ablations", about="near replay of 25 % with one thing changed: three seeds, exploratory",
+        ),
+        replace(
+            _ABLATION, name="alternatives",
+            about="every alternative to replay in the setting that did best on dev: three seeds, exploratory",
+        ),
+        replace(
+            _PILOT, name="alternatives-dev", seeds=(0,), evaluate_at=(50, 150, 300), at_the_end=(), replay_kinds=("near",),
+            evaluated=("driving", "driving-eventful"),
+            about="every alternative to replay with five settings, on the dev split",
+        ),
+        replace(
+            _ABLATION, name="second-world", targets=("country",), replay_fractions=(0.0, 0.1, 0.25),
+            replay_kinds=("near", "far"), evaluated=("country", "country-eventful"), evaluation_clips=128,
+            reference_clips=256, about="the sweep on another driving world: three seeds, exploratory",
+        ),
+        replace(
+            _ABLATION, name="second-family", family="cogvideox", second_base_seeds=(), replay_kinds=("near", "far"),
+            evaluation_clips=128, reference_clips=256,
+            about="no replay and a quarter of it with another family of models: three seeds, exploratory",
+        ),
+    )
+}  # fmt: skip
+
+
+def trained_worlds(preset: Preset, seed: int = 0) -> dict[str, WorldSpec]:
+    """The targets and what is replayed, by name; training clips only, other ones for each seed."""
+    train = preset.videos[0]
+    videos = {
+        name: ceil(train / len(SOURCES[kind])) for kind in preset.replay_kinds for name in SOURCES[kind]
+    }
+    videos |= dict.fromkeys(preset.targets, train)
+    return {name: domain_spec(name, videos=(count, 0, 0), seed=seed) for name, count in videos.items()}
+
+
+def evaluated_worlds(preset: Preset, at_the_end: bool = False) -> dict[str, WorldSpec]:
+    """What is looked at after every evaluated step, or only at the end, by name; no training clips, so that presets with
+    other targets share it.
+    """
+    names = preset.at_the_end if at_the_end else preset.evaluated
+    return {name: domain_spec(name, videos=(0, *preset.videos[1:])) for name in names}
+
+
+FAMILIES = ("wan", "cogvideox")
+"""Of the tiny bases."""
+
+
+BUDGETS = ("steps", "driving-samples")
+
+
+def grid(
+    preset_name: str,
+    replay_fractions: list[float] | None = None,
+    seeds: list[int] | None = None,
+    budget: str = "steps",
+) -> list[RunSpec]:
+    """The runs of a preset, or of other fractions and seeds with its settings; errors list what is valid.
+
+    Budget `steps`: all train for the preset's steps. `driving-samples`: all see as many driving samples as the run
+    without replay, so a larger fraction trains for longer; evaluations move along.
+    """
+    if preset_name not in PRESETS:
+        raise ValueError(f"preset {preset_name!r} is none of {', '.join(PRESETS)}")
+    if budget not in BUDGETS:
+        raise ValueError(f"budget {budget!r} is none of {', '.join(BUDGETS)}")
+    preset = PRESETS[preset_name]
+    evaluation = EvaluationSpec(
+        tuple(evaluated_worlds(preset).values()), preset.split, preset.evaluation_clips, preset.reference_clips,
+        tuple(evaluated_worlds(preset, at_the_end=True).values()), detector=weights_digest(WEIGHTS / "detector"),
+        precision=preset.drawn_in, video_network=weights_digest(WEIGHTS / "videonet"),
+    )  # fmt: skip
+    specs = []
+    for seed in seeds or preset.seeds:
+        worlds = trained_worlds(preset, seed)
+        base = weights_digest(base_folder(int(seed in preset.second_base_seeds), preset.family))
+        for fraction in replay_fractions or preset.replay_fractions:
+            check_fraction(fraction)
+            for target in preset.targets:
+                for replay in _replays(preset, worlds, float(fraction)):
+                    steps = (
+                        preset.replayed_at if replay.fraction and preset.replayed_at else preset.evaluate_at
+                    )
+                    spec = RunSpec(base, worlds[target], seed, preset.training, steps, evaluation, replay)
+                    specs.append(_lengthened(spec) if budget == "driving-samples" else spec)
+    return specs
+
+
+def _replays(preset: Preset, worlds: dict[str, WorldSpec], fraction: float) -> list[ReplaySpec]:
+    """One for each kind of replay; with nothing or everything replayed, all kinds are one."""
+    if fraction == 0:
+        return [ReplaySpec()]
+    kinds = ("all",) if fraction == 1 and len(preset.replay_kinds) > 1 else preset.replay_kinds
+    return [
+        ReplaySpec(tuple(worlds[name] for name in SOURCES[kind]), fraction, weights=SHARES.get(kind, ()))
+        for kind in kinds
+    ]
+
+
+def _lengthened(spec: RunSpec) -> RunSpec:
+    """The run in as many steps as it needs to see the driving samples that it would see without replay."""
+    training = spec.training
+    steps = steps_for(training.steps * training.batch_size, spec.replay.fraction, training.batch_size)
+    evaluate_at = tuple(round(step * steps / training.steps) for step in spec.evaluate_at)
+    return replace(spec, training=replace(training, steps=steps), evaluate_at=evaluate_at)

@@ -1,0 +1,58 @@
+"""Worker processes: how many there are, how work is spread over them, and that none outlives its parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from replaylab.util.progress import track
+
+
+def processes() -> int:
+    """How many processes render at once: one a core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """In a worker: do not outlive a parent that was killed."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+Job = TypeVar("Job")
+
+
+Made = TypeVar("Made")
+
+
+def in_processes(
+    function: Callable[[Job], Made], jobs: Sequence[Job], processes: int, what: str, unit: str
+) -> Iterator[Made]:
+    """Results as they come, with progress. A process that dies (memory?) raises OSError."""
+    if min(processes, len(jobs)) <= 1:
+        yield from track(map(function, jobs), what, len(jobs), unit)
+        return
+    # spawn: FFmpeg's and OpenCV's threads do not survive a fork
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=end_with_parent)
+    try:
+        done = as_completed([pool.submit(function, job) for job in jobs])
+        for future in track(done, what, len(jobs), unit):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise OSError(
+            f"{what}: a process was killed (is memory short?); give fewer --processes: the same command goes on"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,35 @@
+"""Numbers, shares and durations as a reader writes them."""
+
+import numpy as np
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words a reader takes in at once: "0.4 s", "19 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def capital(text: str) -> str:
+    """With a capital first letter."""
+    return text[0].upper() + text[1:]
+
+
+def percent(fraction: float) -> str:
+    """A share as a reader writes it: 0.25 is "25 %"."""
+    return f"{100 * fraction:.3g} %"
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent where a reader does not need one: 0.0123, 5.67, 1234."""
+    if np.isnan(value):
+        return "not measured"
+    if np.isinf(value):
+        return "∞"
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
