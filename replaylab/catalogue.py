@@ -37,9 +37,7 @@ DOMAINS = {
     "near": DomainEntry("other looks, free motion", REPLAY, "near replay: roads, never in the target's look"),
     "near-ordinary": DomainEntry("other looks, ordinary", REPLAY, "test: the target's motion in other looks"),
     "near-eventful": DomainEntry("other looks, eventful", REPLAY, "test: events in other looks"),
-    "near-held-out": DomainEntry(
-        "other looks, held-out events", REPLAY, "test: held-out events in other looks"
-    ),
+    "near-held-out": DomainEntry("other looks, held-out events", REPLAY, "test: held-out events in other looks"),
     "physics": DomainEntry("rigid bodies", REPLAY, "far replay: no road, no car"),
     "orbit": DomainEntry("moving camera", REPLAY, "far replay: mostly the camera moves"),
     "doom": DomainEntry("first-person game", REPLAY, "far replay: a world nobody here drew"),
@@ -50,11 +48,7 @@ DOMAINS = {
 HEADLINE = ("driving", "driving-eventful", "near")
 """The domains of the main figures: the target, its events, and what near replay shows."""
 
-SOURCES = {
-    "near": ("near",),
-    "far": ("physics", "orbit", "doom"),
-    "all": ("near", "physics", "orbit", "doom"),
-}
+SOURCES = {"near": ("near",), "far": ("physics", "orbit", "doom"), "all": ("near", "physics", "orbit", "doom")}
 """Kinds of replay: what is shown as driving is, in other looks; what is not; and both, as the base saw them."""
 
 
@@ -94,12 +88,7 @@ class MeasureEntry:
 
 
 OF_FRAMES, OF_VIDEOS = "Fidelity of frames", "Fidelity of videos"
-OF_AGENTS, OF_BACKGROUND, OF_MODELS, OTHERS = (
-    "Accuracy of agents",
-    "Background and ego car",
-    "Denoising",
-    "Others",
-)
+OF_AGENTS, OF_BACKGROUND, OF_MODELS, OTHERS = ("Accuracy of agents", "Background and ego car", "Denoising", "Others")
 GROUPS = (OF_FRAMES, OF_VIDEOS, OF_AGENTS, OF_BACKGROUND, OF_MODELS, OTHERS)
 MEASURES = {
     "effnet_kd": MeasureEntry("EffNet-KD", "", OF_FRAMES),
@@ -137,9 +126,7 @@ MEASURES = {
 }
 """By name, in the order of tables."""
 BY_HORIZON = "ade_px_frame_"  # ADE of each of the generated frames
-DENOISING = (
-    "denoising_loss"  # begins the names of measures that only models have, not their reference baselines
-)
+DENOISING = "denoising_loss"  # begins the names of measures that only models have, not their reference baselines
 NOISE_LEVELS = (0.25, 0.5, 0.75)  # at which denoising is measured
 PSEUDO = {
     measure: f"{measure}_pseudo"
@@ -163,9 +150,7 @@ def measure_of(name: str) -> MeasureEntry:
     if name.startswith(BY_HORIZON):
         return MeasureEntry(f"ADE, frame {name.removeprefix(BY_HORIZON)}", "px", OF_AGENTS)
     if name.startswith(DENOISING):
-        return MeasureEntry(
-            f"denoising loss, level {name.removeprefix(DENOISING).lstrip('_')}", "", OF_MODELS
-        )
+        return MeasureEntry(f"denoising loss, level {name.removeprefix(DENOISING).lstrip('_')}", "", OF_MODELS)
     group = next((group for group, words in _IN_NAMES.items() if any(word in name for word in words)), OTHERS)
     words, _, last = name.rpartition("_")
     label, unit = (words, _UNITS[last]) if words and last in _UNITS else (name, "")

@@ -66,9 +66,7 @@ class Mixture:
         if self.schedule != "constant" and self.steps < 1:
             raise ValueError(f"steps is {self.steps}; schedule {self.schedule!r} must know the run's length")
         if self.schedule == "periodic" and (self.period < 1 or self.steps % self.period):
-            raise ValueError(
-                f"period is {self.period}; the {self.steps} steps must be whole periods, at least one"
-            )
+            raise ValueError(f"period is {self.period}; the {self.steps} steps must be whole periods, at least one")
         if self.weights and (
             len(self.weights) != sources
             or not all(np.isfinite(weight) and weight >= 0 for weight in self.weights)
@@ -106,9 +104,7 @@ class Mixture:
     def target(self, domain: int, step: int) -> Fraction:
         """Samples of one domain (0: the target) in the first `step` steps, as asked for: exact, not a whole number."""
         replayed = self.batch_size * self._replayed_until(step)
-        return (
-            step * self.batch_size - replayed if domain == 0 else replayed * self._source_weights[domain - 1]
-        )
+        return step * self.batch_size - replayed if domain == 0 else replayed * self._source_weights[domain - 1]
 
     def first_slot(self, domain: int, amount: Fraction) -> int:
         """The least number of slots after which the domain's target is at least `amount`."""
@@ -151,9 +147,7 @@ class Mixture:
 
     @cached_property
     def _targets_by_step(self) -> list[list[Fraction]]:
-        return [
-            [self.target(domain, step) for step in range(self.steps + 1)] for domain in range(len(self.clips))
-        ]
+        return [[self.target(domain, step) for step in range(self.steps + 1)] for domain in range(len(self.clips))]
 
     def _clip(self, domain: int, visit: int) -> int:
         epoch, place = divmod(visit, self.clips[domain])
@@ -212,9 +206,7 @@ def _order(seed: int, domain: int, epoch: int, clips: int) -> np.ndarray:
     return generator(seed, f"order of domain {domain}", epoch).permutation(clips)
 
 
-def buffer(
-    clips: int, size: int, choose: str = "first", seed: int = 0, features: ArrayLike | None = None
-) -> list[int]:
+def buffer(clips: int, size: int, choose: str = "first", seed: int = 0, features: ArrayLike | None = None) -> list[int]:
     """Which `size` of a domain's clips are kept for replay: ascending numbers.
 
     `first`; `random`, from the seed; `coverage`, farthest-first in `features` (clips, D), so that every clip has a kept

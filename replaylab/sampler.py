@@ -32,10 +32,7 @@ class ReplayBatchSampler(Sampler[list[int]]):
         if not 0 <= rank < ranks:
             raise ValueError(f"rank is {rank}; with {ranks} ranks it must be from 0 to {ranks - 1}")
         self.mixture, self.steps, self.rank, self.ranks = mixture, steps, rank, ranks
-        self.batch_size, self.drop_last = (
-            mixture.batch_size // ranks,
-            False,
-        )  # what accelerate asks a batch sampler
+        self.batch_size, self.drop_last = (mixture.batch_size // ranks, False)  # what accelerate asks a batch sampler
         self.step = 0
         self._first = [0, *accumulate(mixture.clips)]
 
@@ -58,7 +55,5 @@ class ReplayBatchSampler(Sampler[list[int]]):
         """Go on after the step of a `state_dict`; ValueError where it holds none of this run's."""
         step = state.get("step")
         if not isinstance(step, int) or not 0 <= step <= self.steps:
-            raise ValueError(
-                f"state of a ReplayBatchSampler must hold a step from 0 to {self.steps}; got {state}"
-            )
+            raise ValueError(f"state of a ReplayBatchSampler must hold a step from 0 to {self.steps}; got {state}")
         self.step = step

@@ -81,9 +81,7 @@ def torch_seed(seed: int, purpose: str, number: int = 0) -> int:
 def check_fraction(fraction: float) -> None:
     """Raises ValueError where it is no number from 0 to 1."""
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
-        raise ValueError(
-            f"replay_fraction is {fraction!r}; it must be a number from 0 (no replay) to 1 (replay only)"
-        )
+        raise ValueError(f"replay_fraction is {fraction!r}; it must be a number from 0 (no replay) to 1 (replay only)")
 
 
 @dataclass(frozen=True)
@@ -144,9 +142,7 @@ class DetectorSpec(Described):
 
     folder: str  # in transformers' layout, or a name on the hub
     digest: str  # of weights, classes and threshold
-    agents: tuple[
-        str, ...
-    ] = ()  # of its classes, each with the kind of agent that it is: "car=car"; () for the usual
+    agents: tuple[str, ...] = ()  # of its classes, each with the kind of agent that it is: "car=car"; () for the usual
     threshold: float = 0.5  # the least score of a box
 
 
@@ -165,9 +161,7 @@ class EvaluationSpec(Described):
     at_the_end: tuple[World, ...] = ()  # more domains, measured at the last step only
     futures: int = 1  # drawn of each clip: its measures are means over them, beside the ADE of the best
     sampler_steps: int = 8
-    precision: str = (
-        "fp32"  # in which futures are drawn: fp32, or bf16, twice as quick where there is hardware
-    )
+    precision: str = "fp32"  # in which futures are drawn: fp32, or bf16, twice as quick where there is hardware
     miss_cap_px: float = 16.0  # what an agent that is not found costs; no error counts for more
     noise_seed: int = 0
     detector: str = ""  # digest of its weights
@@ -197,9 +191,7 @@ class ReplaySpec(Described):
     weights: tuple[float, ...] = ()  # of the domains among themselves; () for equal ones
     buffer_clips: int = 0  # clips kept of each domain; 0 for all
     buffer_choice: str = "random"  # one of BUFFERS: see `mixture.buffer`
-    generated: bool = (
-        False  # generative replay: of each clip the context is kept, the future is drawn by the base
-    )
+    generated: bool = False  # generative replay: of each clip the context is kept, the future is drawn by the base
     still: bool = field(default=False, metadata=LATER)  # of each clip only the first frame is shown, repeated
 
     def __post_init__(self) -> None:
@@ -274,9 +266,7 @@ class RemedySpec(Described):
         if (self.kind == "none") != (self.strength == 0) or self.strength < 0:
             raise ValueError(f"remedy {self.kind!r} with strength {self.strength}: a remedy has one above 0")
         if self.kind == "wise-ft" and self.strength > 1:
-            raise ValueError(
-                f"remedy 'wise-ft' with strength {self.strength}: it is the base's share, at most 1"
-            )
+            raise ValueError(f"remedy 'wise-ft' with strength {self.strength}: it is the base's share, at most 1")
         if (self.kind == "ewc") != bool(self.domains and self.clips):
             raise ValueError("remedy ewc needs domains and clips, and no other remedy has them")
 
@@ -318,9 +308,7 @@ class RunSpec(Described):
 
     def __post_init__(self) -> None:
         if not self.evaluate_at or self.evaluate_at[-1] != self.training.steps:
-            raise ValueError(
-                f"evaluate_at must end with the last step, {self.training.steps}; got {self.evaluate_at}"
-            )
+            raise ValueError(f"evaluate_at must end with the last step, {self.training.steps}; got {self.evaluate_at}")
         if self.training.trained == "lora" and self.remedy.kind in REMEDIES_ON_WEIGHTS:
             raise ValueError(
                 f"remedy {self.remedy.kind!r} compares weights with the base's, and trained 'lora' leaves those alone"
@@ -366,9 +354,7 @@ def _value(cls: Any, key: str, kind: Any, plain: Any) -> Any:
         return tuple(_value(cls, key, get_args(kind)[0], entry) for entry in plain)
     if is_dataclass(kind):
         return _build(kind, plain)
-    if not isinstance(plain, (int, float) if kind is float else kind) or isinstance(plain, bool) != (
-        kind is bool
-    ):
+    if not isinstance(plain, (int, float) if kind is float else kind) or isinstance(plain, bool) != (kind is bool):
         raise ValueError(f"{cls.__name__}: {key} is {plain!r}, not of type {kind.__name__}")
     return plain
 
@@ -398,11 +384,7 @@ def base_of(base: str) -> Path:
 # ------------------------------------------------------------------------------------------------------------- domains
 
 
-SOURCES = {
-    "near": ("near",),
-    "far": ("physics", "orbit", "doom"),
-    "all": ("near", "physics", "orbit", "doom"),
-}
+SOURCES = {"near": ("near",), "far": ("physics", "orbit", "doom"), "all": ("near", "physics", "orbit", "doom")}
 """Kinds of replay: what is shown as driving is, in other looks; what is not; and both, as the base saw them."""
 
 

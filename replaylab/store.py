@@ -25,16 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from replaylab.catalogue import PUBLISHED
-from replaylab.spec import (
-    LATER,
-    WEIGHTS,
-    Described,
-    EvaluationSpec,
-    ModelSpec,
-    RunSpec,
-    digest,
-    without_places,
-)
+from replaylab.spec import LATER, WEIGHTS, Described, EvaluationSpec, ModelSpec, RunSpec, digest, without_places
 from replaylab.util.files import write_atomically
 
 COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed", "step", "domain", "split", "video",
@@ -122,13 +113,7 @@ def write_rows(path: Path, rows: pd.DataFrame) -> None:
     of_no_distance = {column: other for column, other in OF_DISTANCES.items() if column not in rows}
     narrow = rows.assign(**of_no_distance).reindex(columns=[*COLUMNS, *OF_DISTANCES]).fillna(OF_DISTANCES)
     narrow = narrow.astype(
-        {
-            "value": np.float32,
-            "replay_fraction": np.float32,
-            "n": np.int32,
-            "frames": np.int32,
-            "size_px": np.int32,
-        }
+        {"value": np.float32, "replay_fraction": np.float32, "n": np.int32, "frames": np.int32, "size_px": np.int32}
     )
     narrow["value"] = _rounded(narrow["value"].to_numpy())
     packed = {  # bytes of like places in a number side by side: a quarter smaller than whole numbers in a row
@@ -154,9 +139,7 @@ def read_rows(folder: Path, measures: Collection[str] | None = None) -> pd.DataF
     if missing:
         raise ValueError(f"{folder / 'rows.parquet'}: column {missing[0]!r} is missing")
     # float32 on disk is small; 0.1 must be 0.1 again
-    return rows.astype({"value": float}).assign(
-        replay_fraction=rows["replay_fraction"].astype(float).round(6)
-    )
+    return rows.astype({"value": float}).assign(replay_fraction=rows["replay_fraction"].astype(float).round(6))
 
 
 def read_references(
@@ -228,12 +211,8 @@ def _version(package: str) -> str | None:
 def _git_commit() -> str | None:
     here = Path(__file__).parent
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", "."], cwd=here, capture_output=True, text=True
-        )
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "--", "."], cwd=here, capture_output=True, text=True)
         return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return None

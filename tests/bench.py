@@ -81,9 +81,7 @@ def time_measuring(home: Path, clips_measured: int = 400) -> None:
 
     drawn = timed(
         "drawing",
-        lambda: sampling.futures(
-            model, ground.to_draw, ground.latents.shape[1:], spec.sampler_steps, spec.noise_seed
-        ),
+        lambda: sampling.futures(model, ground.to_draw, ground.latents.shape[1:], spec.sampler_steps, spec.noise_seed),
     )
     made = timed("decoding", lambda: model.decode(drawn))
     timed("measuring", lambda: measurement.measure(ground, made, spec.miss_cap_px, drawn))
@@ -136,11 +134,7 @@ def plain_ways() -> dict[str, Window]:
             decord.VideoReader(file, num_threads=threads).get_batch(range(start, start + FRAMES)).asnumpy()
         )
 
-    ways = {
-        "decord": with_decord(0),
-        "decord, num_threads=1": with_decord(1),
-        "PyAV": with_av,
-    }
+    ways = {"decord": with_decord(0), "decord, num_threads=1": with_decord(1), "PyAV": with_av}
     try:
         from torchcodec.decoders import VideoDecoder
     except Exception as error:  # it raises what its libraries raise
@@ -179,9 +173,7 @@ def long_videos(folder: Path, videos: int = 6, frames: int = 300, size_px: int =
     """A drifting texture as H.264 with a key frame every 12 frames, and libx264's own settings otherwise."""
     (folder / "videos").mkdir(parents=True)
     for number in range(videos):
-        texture = (
-            np.random.default_rng(number).integers(0, 255, (80, 80, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-        )
+        texture = np.random.default_rng(number).integers(0, 255, (80, 80, 3), np.uint8).repeat(8, 0).repeat(8, 1)
         with av.open(str(folder / "videos" / f"{number}.mp4"), "w") as container:
             stream = container.add_stream("libx264", rate=10)
             stream.height, stream.width, stream.pix_fmt = size_px, size_px, "yuv420p"

@@ -126,9 +126,7 @@ def material(home: Path) -> Material:
     domain = build.build(spec, home)
     chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
     key = weights_digest(WEIGHTS / "base" / "vae")
-    return Material(
-        home, domain, chosen, latent_cache.encoded(base(), domain, "train", chosen, home / "latents", key)
-    )
+    return Material(home, domain, chosen, latent_cache.encoded(base(), domain, "train", chosen, home / "latents", key))
 
 
 def base() -> TinyWan:
@@ -191,9 +189,7 @@ def plain_loop(made: Material, cached: bool) -> Iterator[float]:
     schedule = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=loop_module.WARM_UP_STEPS)
     average = EMAModel(model.transformer.parameters())
     accelerator = Accelerator(cpu=True, mixed_precision="no")
-    model.transformer, optimizer, loader, schedule = accelerator.prepare(
-        model.transformer, optimizer, loader, schedule
-    )
+    model.transformer, optimizer, loader, schedule = accelerator.prepare(model.transformer, optimizer, loader, schedule)
     model.transformer.train()
     while True:
         for batch in loader:
@@ -243,14 +239,10 @@ def compare_speed(made: Material, compiled: bool, size: Size) -> dict[str, float
     }
     rounds = [{name: way(size.steps).seconds for name, way in ways.items()} for _ in range(size.rounds + 1)]
     rounds = rounds[1:]
-    print(
-        f"\n(a) speed: medians of {size.rounds} rounds of {size.steps} steps; ratios with their range over rounds"
-    )
+    print(f"\n(a) speed: medians of {size.rounds} rounds of {size.steps} steps; ratios with their range over rounds")
     for name in ways:
         seconds = np.array([each[name] for each in rounds])
-        print(
-            f"{name}: {BATCH / np.median(seconds):.1f} samples/s, {1000 * np.median(seconds):.0f} ms a step"
-        )
+        print(f"{name}: {BATCH / np.median(seconds):.1f} samples/s, {1000 * np.median(seconds):.0f} ms a step")
         for other in list(ways)[:2]:
             if not name.startswith("plain"):
                 ratios = np.array([each[other] for each in rounds]) / seconds
@@ -287,9 +279,7 @@ def compare_curves(made: Material, compiled: bool, size: Size, eager_seconds: fl
     curves = {"plain loop, cached latents": plain(made, cached=True)(size.curve_steps).losses}
     curves |= {name: way(size.curve_steps).losses for name, way in our_ways(made, compiled).items()}
     curves["ours, bf16"] = ours(made, precision="bf16")(bf16_steps).losses
-    print(
-        f"\n(a) loss curves, {size.curve_steps} steps from the same base: means of every {size.last_steps} steps"
-    )
+    print(f"\n(a) loss curves, {size.curve_steps} steps from the same base: means of every {size.last_steps} steps")
     print(f"ours, bf16: {slower:.1f} x the seconds a step of fp32, followed for {bf16_steps} steps")
     for name, losses in curves.items():
         parts = [losses[at : at + size.last_steps] for at in range(0, len(losses), size.last_steps)]
@@ -359,9 +349,7 @@ def share_of_the_rest(name: str, way: Way, size: Size) -> None:
     print("  " + ", ".join(f"{part} {shares[part]:.1f} %" for part in MODEL))
     unnamed = 100 * rest / step - sum(shares[part] for part in REST)
     print("  " + ", ".join(f"{part} {shares[part]:.2f} %" for part in REST) + f", all else {unnamed:.2f} %")
-    print(
-        f"  making a batch takes {1000 * each['making a batch']:.1f} ms, in a thread beside the step before it"
-    )
+    print(f"  making a batch takes {1000 * each['making a batch']:.1f} ms, in a thread beside the step before it")
 
 
 @contextmanager
@@ -500,9 +488,7 @@ def time_to_first_step(store: Path, size: Size) -> None:
     found = np.array([first_step_seconds(command, store, seed) for seed in range(size.rounds)])
     whole, claimed, step = found.T
     print(f"\n(d) from command to first step, caches warm: {middle(whole)} (range over {size.rounds} runs)")
-    print(
-        f"  of which until the run's folder is there, imports and the estimate of its time: {middle(claimed)}"
-    )
+    print(f"  of which until the run's folder is there, imports and the estimate of its time: {middle(claimed)}")
     print(f"  of which the first step itself, the wait for its batch included: {middle(step)}")
     print(f"imports alone, python -c 'import replaylab.runs': {middle(np.array(imports))}")
 

@@ -96,9 +96,7 @@ def write_references(runs: Sequence[RunSpec], store: Path) -> None:
         _write(claim(reference, store), tables)
 
 
-def write_arms(
-    preset: str, store: Path, effect: Callable[[Arm], Effect | None], seeds: Sequence[int] = ()
-) -> None:
+def write_arms(preset: str, store: Path, effect: Callable[[Arm], Effect | None], seeds: Sequence[int] = ()) -> None:
     """The runs of a preset of `ablations`, each arm with its effect; those without one are left out."""
     for arm in ablations.arms(preset, store):
         found = effect(arm)

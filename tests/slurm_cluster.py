@@ -27,11 +27,7 @@ NAMES = f"127.0.0.1 {' '.join(NODES)}  # the tests' SLURM\n"
 
 def missing() -> str:
     """What this host lacks; "" if nothing."""
-    absent = [
-        program
-        for program in PROGRAMS
-        if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None
-    ]
+    absent = [program for program in PROGRAMS if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None]
     if absent:
         return f"{', '.join(absent)} (apt-get install {PACKAGES})"
     return "" if os.geteuid() == 0 else "root, which SLURM's daemons need"
@@ -105,9 +101,7 @@ class Cluster:
         host, folder = socket.gethostname(), self.folder
         names = ("database", "slurmdbd", "slurmctld", *NODES)
         self.ports = dict(zip(names, _free_ports(len(names)), strict=True))
-        for number in range(
-            2
-        ):  # /dev/null's kind: where they are no devices, CUDA_VISIBLE_DEVICES is never set
+        for number in range(2):  # /dev/null's kind: where they are no devices, CUDA_VISIBLE_DEVICES is never set
             os.mknod(folder / f"gpu{number}", 0o666 | 0o020000, os.makedev(1, 3))
         ports = ",".join(str(self.ports[node]) for node in NODES)
         self.configuration.write_text(f"""
@@ -147,9 +141,7 @@ PartitionName=main Nodes=n[1-3] Default=YES PriorityTier=1 GraceTime=20 MaxTime=
 PartitionName=high Nodes=n[1-3] PriorityTier=10 MaxTime=INFINITE
 """)
         (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
-        (folder / "gres.conf").write_text(
-            f"AutoDetect=off\nNodeName=n[1-3] Name=gpu File={folder}/gpu[0-1]\n"
-        )
+        (folder / "gres.conf").write_text(f"AutoDetect=off\nNodeName=n[1-3] Name=gpu File={folder}/gpu[0-1]\n")
         accounts = folder / "slurmdbd.conf"
         accounts.write_text(f"""
 DbdHost=localhost
@@ -224,17 +216,13 @@ StorageLoc=slurm
             daemon.wait()
 
     def state_of(self, node: str) -> str:
-        return self.run(
-            "sinfo", "--noheader", "--Node", f"--nodes={node}", "--partition=main", "--format=%T"
-        ).strip()
+        return self.run("sinfo", "--noheader", "--Node", f"--nodes={node}", "--partition=main", "--format=%T").strip()
 
     # ---------------------------------------------------------------------------------------------------------- words
     def run(self, *command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if done.returncode != 0:
-            raise RuntimeError(
-                f"{' '.join(command)} ended with {done.returncode}: {done.stdout}{done.stderr}"
-            )
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
 
     def _does(self, *command: str) -> bool:

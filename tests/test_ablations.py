@@ -22,11 +22,7 @@ def differing(one: RunSpec, other: RunSpec) -> set[str]:
 
     def flat(plain: object, name: str = "") -> dict[str, object]:
         if isinstance(plain, dict):
-            return {
-                key: value
-                for part, inner in plain.items()
-                for key, value in flat(inner, f"{name}.{part}").items()
-            }
+            return {key: value for part, inner in plain.items() for key, value in flat(inner, f"{name}.{part}").items()}
         return {name[1:]: plain}
 
     a, b = (flat(without_places(run.as_dict())) for run in (one, other))
@@ -72,20 +68,10 @@ def test_more_driving_is_of_other_scenes_and_sources_have_as_many_clips() -> Non
 
 def test_every_alternative_has_as_many_settings_as_replay_on_dev() -> None:
     counted = Counter(arm.group for arm in ALTERNATIVES)
-    assert set(counted) == {
-        "near replay",
-        "l2-sp",
-        "ewc",
-        "lwf",
-        "wise-ft",
-        "lower rate",
-        "generative replay",
-    }
+    assert set(counted) == {"near replay", "l2-sp", "ewc", "lwf", "wise-ft", "lower rate", "generative replay"}
     assert set(counted.values()) == {SETTINGS}
     runs = ablations.grid("alternatives-dev")
-    assert {run.evaluation.split for run in runs} == {"dev"} and len({run.run_id for run in runs}) == len(
-        runs
-    )
+    assert {run.evaluation.split for run in runs} == {"dev"} and len({run.run_id for run in runs}) == len(runs)
     assert runs[0].replay.fraction == 0  # NO_REPLAY, whose steps early stop is read off
 
 
@@ -93,15 +79,10 @@ def finished(store: Path, run: RunSpec, effnet_kd: float, ade_px: float) -> None
     folder = claim(run, store)
     rows = [
         {"measure": measure, "domain": domain, "value": value, "step": step}
-        for measure, domain, value in (
-            ("effnet_kd", "driving", effnet_kd),
-            ("ade_px", "driving-eventful", ade_px),
-        )
+        for measure, domain, value in (("effnet_kd", "driving", effnet_kd), ("ade_px", "driving-eventful", ade_px))
         for step in (150, 300)
     ]
-    table = pd.DataFrame(rows).assign(
-        run=run.run_id, replay_fraction=run.replay.fraction, seed=0, start=0, n=1
-    )
+    table = pd.DataFrame(rows).assign(run=run.run_id, replay_fraction=run.replay.fraction, seed=0, start=0, n=1)
     finish(folder, table.assign(**{name: "" for name in COLUMNS if name not in table}))
 
 

@@ -42,9 +42,7 @@ def made(store: Path) -> Ablations:
 
 
 # ------------------------------------------------------------------------------------------------------------- settings
-def test_settings_are_those_that_were_run_on_the_test_split_and_early_stop(
-    made: Ablations, store: Path
-) -> None:
+def test_settings_are_those_that_were_run_on_the_test_split_and_early_stop(made: Ablations, store: Path) -> None:
     chosen = made.settings[made.settings["chosen"]]
     best = [(arm.group, arm.name) for arm in ablations.best(store)]
     assert list(zip(chosen["group"], chosen["setting"], strict=True)) == [*best, (EARLY_STOP, "step 300")]
@@ -101,8 +99,7 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
     for label in ("PSNR (dB)", "ADE, ordinary (px)"):
         difference = made.arms.difference(REFERENCE, "no replay", label)
         assert (
-            f"{label} {comparisons.in_words(difference)}, {configurations.side(*difference[1:], label)}"
-            in said["Cost"]
+            f"{label} {comparisons.in_words(difference)}, {configurations.side(*difference[1:], label)}" in said["Cost"]
         )
     assert "cannot tell: *bursts every 20 steps*" in said["Schedule"]
     assert "*early stop, step 300*" in said["Instead of replay"]
@@ -112,27 +109,18 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
         for arm in made.arms.names
         if configurations.standing(made.arms, arm) == configurations.CANNOT_TELL and arm != REFERENCE
     ]
-    assert (
-        f"{len(unsure)} of {len(ARMS) - 1} arms ({comparisons.names_of(unsure)})" in doubt
-        and "64 clips" in unsure
-    )
+    assert f"{len(unsure)} of {len(ARMS) - 1} arms ({comparisons.names_of(unsure)})" in doubt and "64 clips" in unsure
     pairs = next(value for key, value in said.items() if key.startswith("Does replay help"))
     for arm in (REFERENCE, "64 videos", "2048 videos", "LoRA", "temporal layers"):
         without = "no replay" if arm == REFERENCE else f"{arm}, no replay"
         assert comparisons.in_words(made.arms.difference(arm, without)) in pairs
 
 
-def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_how_much(
-    made: Ablations,
-) -> None:
+def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_how_much(made: Ablations) -> None:
     swept, said = made.fractions, ablations_page.answer(made).splitlines()[0]
     assert swept.names == [
         "no replay",
-        *(
-            f"near replay {percent(share)}"
-            for share in PRESETS["published"].replay_fractions
-            if 0 < share < 1
-        ),
+        *(f"near replay {percent(share)}" for share in PRESETS["published"].replay_fractions if 0 < share < 1),
     ]
     others = [arm for arm in swept.names if arm not in ("no replay", REFERENCE)]
     for arm in others:
@@ -166,16 +154,10 @@ def test_the_opening_counts_each_run_once_and_draws_no_verdict(made: Ablations, 
 def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     """Two seeds of three arms, and some of the settings."""
     few = ("no replay", REFERENCE, "ramp")
-    write_arms(
-        "ablations", tmp_path, lambda arm: OF_ARMS[arm.name] if arm.name in few else None, seeds=(0, 1)
-    )
+    write_arms("ablations", tmp_path, lambda arm: OF_ARMS[arm.name] if arm.name in few else None, seeds=(0, 1))
     write_arms(DEV, tmp_path, lambda arm: of_alternative(arm) if arm.group in (NEAR, "ewc") else None)
     part = ablations_page.read(store=tmp_path)
-    said = [
-        ablations_page.opening(part, tmp_path),
-        ablations_page.of_settings(part),
-        ablations_page.answer(part),
-    ]
+    said = [ablations_page.opening(part, tmp_path), ablations_page.of_settings(part), ablations_page.answer(part)]
     said += [comparisons.found(one) for one in (part.arms, part.alternatives)]
     assert "6 of 69 are there" in said[0] and "too few seeds" in said[0]
     assert "10 of 36 runs are there" in said[1] and not part.settings["chosen"].any() and part.areas.empty
@@ -199,9 +181,7 @@ def shown(store: Path, out: Path, page: str = "04_ablations") -> dict[str, dict[
     """What each cell of a page shows, executed by papermill."""
     run(f"papermill book/{page}.ipynb {out} -p store {store}", ROOT)
     cells = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
-    outputs = {
-        cell.id: [one.data for one in cell.outputs if one.output_type == "execute_result"] for cell in cells
-    }
+    outputs = {cell.id: [one.data for one in cell.outputs if one.output_type == "execute_result"] for cell in cells}
     return {name: datas[0] for name, datas in outputs.items() if datas}
 
 
@@ -218,9 +198,7 @@ def test_an_empty_store_is_a_page_that_says_so(tmp_path: Path) -> None:
     cells = shown(tmp_path / "store", tmp_path / "out.ipynb")
     assert tuple(name for name, data in cells.items() if "image/png" in data) == FIGURES
     assert "0 of 69 are there" in cells["opening"]["text/markdown"]
-    assert cells["settings-found"]["text/markdown"].startswith(
-        "Settings on dev: not run yet (0 of 36 runs are there)"
-    )
+    assert cells["settings-found"]["text/markdown"].startswith("Settings on dev: not run yet (0 of 36 runs are there)")
     assert "not run yet, 0 of 69 runs" in cells["answer-text"]["text/markdown"]
     assert not any("nan" in data.get("text/markdown", "") for data in cells.values())
 

@@ -42,14 +42,9 @@ def sweeps(
     rows: list[dict[str, Any]] = []
     scene = random.normal(0, 0.3, SCENES)
 
-    def add(
-        run: str, base: str, model: str, arm: Key, seed: int, step: int, kd: float, ade: np.ndarray
-    ) -> None:
+    def add(run: str, base: str, model: str, arm: Key, seed: int, step: int, kd: float, ade: np.ndarray) -> None:
         looks = clips_agree * (ade - ade.mean() - scene)  # rises where ADE rises more than elsewhere
-        values = {
-            "ade_px": ade,
-            **{name: scene + (1 if low else -1) * looks for name, low in OF_A_CLIP.items()},
-        }
+        values = {"ade_px": ade, **{name: scene + (1 if low else -1) * looks for name, low in OF_A_CLIP.items()}}
         same = {"run": run, "base": base, "model": model, "target": arm[0], "replay": arm[1], "replay_fraction": arm[2],
                 "seed": seed, "step": step, "split": split}  # fmt: skip
         for domain in alignment.DOMAINS:
@@ -114,9 +109,7 @@ def test_what_does_not_change_has_no_rho() -> None:
 
 
 def test_readings_are_those_of_scipy_over_their_own_checkpoints() -> None:
-    rises_first = np.array(
-        [-0.4, -0.6, -0.1, 0.3, 0.2, 1.0]
-    )  # EffNet-KD is worse than the base's before step 100
+    rises_first = np.array([-0.4, -0.6, -0.1, 0.3, 0.2, 1.0])  # EffNet-KD is worse than the base's before step 100
     table = sweeps({REGULAR: (5, -2)}, shares=rises_first).rhos
     means = table[table["domain"] == "driving-eventful"].groupby("reading")["rho"].mean()
     moves = -np.array(STEPS)
@@ -235,9 +228,7 @@ def test_every_run_is_a_point_and_their_mean_a_bar(made: Sweeps) -> None:
 
 def test_changes_stand_at_their_dose(made: Sweeps) -> None:
     figure = alignment_page.doses(made)
-    bars = sorted(
-        points(figure, 2, "_")
-    )  # ADE on eventful driving: lower is better, so a loss stands above 0
+    bars = sorted(points(figure, 2, "_"))  # ADE on eventful driving: lower is better, so a loss stands above 0
     np.testing.assert_allclose([y for _, y in bars], [2, 1, -2, 1.5], atol=0.05)
     labels = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
     assert labels == ["0", "20", "100", "one\nevent"]
@@ -258,18 +249,14 @@ def test_gains_point_up_and_right_where_the_model_gets_better(made: Sweeps) -> N
 def some_of(made: Sweeps, keep: Callable[[pd.DataFrame], pd.Series]) -> Sweeps:
     """As if only the runs were there that `keep` says."""
     there = keep(made.runs)
-    rows = made.rows[
-        (made.rows["model"] != "fine-tuned") | made.rows["run"].isin(made.runs.loc[there, "run"])
-    ]
+    rows = made.rows[(made.rows["model"] != "fine-tuned") | made.rows["run"].isin(made.runs.loc[there, "run"])]
     states = np.where(there, "done", "missing")
     return Sweeps(made.presets, made.split, rows, made.runs.assign(state=states))
 
 
 CUTS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "none": lambda runs: runs["seed"] < 0,
-    "one run": lambda runs: (
-        (runs["target"] == "driving") & (runs["seed"] == 0) & (runs["replay_fraction"] == 0)
-    ),
+    "one run": lambda runs: (runs["target"] == "driving") & (runs["seed"] == 0) & (runs["replay_fraction"] == 0),
     "ordinary alone": lambda runs: (runs["target"] == "driving") & (runs["replay_fraction"] == 0),
     "replay alone": lambda runs: runs["replay_fraction"] > 0,
     "two seeds": lambda runs: runs["seed"] < 2,

@@ -16,17 +16,7 @@ from matplotlib.text import Annotation
 
 from replaylab.analysis import claims, configurations, statistics
 from replaylab.analysis.claims import Arm
-from replaylab.analysis.configurations import (
-    DYNAMICS,
-    EQUAL,
-    FIDELITY,
-    LAST,
-    LOWER,
-    MEASURES,
-    REFERENCE,
-    SHARES,
-    Arms,
-)
+from replaylab.analysis.configurations import DYNAMICS, EQUAL, FIDELITY, LAST, LOWER, MEASURES, REFERENCE, SHARES, Arms
 from replaylab.models import tiny
 from replaylab.pages import comparisons
 from replaylab.sweeps import ablations
@@ -55,10 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Arms:
 def test_changes_at_the_last_step_are_those_of_the_claims(made: Arms) -> None:
     alone = set(made.runs.loc[made.runs["arm"] == "no replay", "run"])
     rows = made.rows[(made.rows["model"] == "base") | made.rows["run"].isin(alone)]
-    for label, (measure, domain) in (
-        (FIDELITY, ("effnet_kd", "driving")),
-        (DYNAMICS, ("ade_px", "driving-eventful")),
-    ):
+    for label, (measure, domain) in ((FIDELITY, ("effnet_kd", "driving")), (DYNAMICS, ("ade_px", "driving-eventful"))):
         found = claims.changes(rows, Arm(), measure, domain)
         assert found is not None
         expected = statistics.seeds_and_scenes(found[0])
@@ -77,9 +64,7 @@ def test_what_was_put_in_comes_out(made: Arms, arm: str) -> None:
     set_of_effects = made.effects[made.effects["arm"] == arm]
     assert set(set_of_effects["measure"]) == set(MEASURES) and set(set_of_effects["seeds"]) == {len(SEEDS)}
     whole = set_of_effects["measure"] == "pull to the mean, eventful"
-    assert set(set_of_effects.loc[~whole, "clips"]) == {SCENES} and set(
-        set_of_effects.loc[whole, "clips"]
-    ) == {1}
+    assert set(set_of_effects.loc[~whole, "clips"]) == {SCENES} and set(set_of_effects.loc[whole, "clips"]) == {1}
 
 
 def test_at_equal_fidelity_every_arm_has_the_same_gain_in_each_seed(made: Arms) -> None:
@@ -108,9 +93,7 @@ def test_a_reading_is_on_the_line_between_the_steps_beside_it(made: Arms) -> Non
     curve = made.curves[DYNAMICS][run]
     assert 50 < step < 150
     expected = curve.loc[50] + (curve.loc[150] - curve.loc[50]) * (step - 50) / 100
-    pd.testing.assert_series_equal(
-        made.changes("no replay", DYNAMICS, EQUAL).loc[0], expected, check_names=False
-    )
+    pd.testing.assert_series_equal(made.changes("no replay", DYNAMICS, EQUAL).loc[0], expected, check_names=False)
 
 
 @given(some.lists(some.floats(-5, 5), min_size=2, max_size=6), some.floats(-5, 5))
@@ -131,9 +114,7 @@ def test_where_replay_gains_nothing_there_is_no_equal_fidelity(made: Arms) -> No
     worse.loc[worse["run"].isin(reference) & (worse["measure"] == "effnet_kd_pseudo"), "value"] += 10
     flat = replace(made, rows=worse)
     assert flat.steps_of("no replay", EQUAL).empty and np.isnan(flat.of("no replay", DYNAMICS, EQUAL)).all()
-    assert (
-        configurations.standing(flat, "no replay") == configurations.TRADE
-    )  # looks better now, and moves worse
+    assert configurations.standing(flat, "no replay") == configurations.TRADE  # looks better now, and moves worse
 
 
 def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(made: Arms) -> None:
@@ -217,11 +198,7 @@ def test_limits_hold_every_point_and_the_base(tmp_path: Path, made: Arms) -> Non
 def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Arms) -> None:
     table = comparisons.arms_table(made).data.set_index("arm")
     assert table.loc[REFERENCE, f"against {REFERENCE}"] == "–"
-    assert table.loc["LoRA", ["get so far", "at step", f"{DYNAMICS}, {EQUAL}"]].tolist() == [
-        "0 of 3",
-        "–",
-        "–",
-    ]
+    assert table.loc["LoRA", ["get so far", "at step", f"{DYNAMICS}, {EQUAL}"]].tolist() == ["0 of 3", "–", "–"]
     assert table.loc["64 clips", ["clips kept", "time of a step (ms)"]].tolist() == ["64", "250"]
     change = made.of("physics", DYNAMICS)
     assert table.loc["physics", DYNAMICS] == comparisons.in_words(change) and change[0] > 0

@@ -42,9 +42,7 @@ def test_every_page_in_the_contents_is_in_git() -> None:
 
 
 def test_only_the_page_that_explains_the_folder_is_tracked_in_runs() -> None:
-    assert [name for name in tracked_files() if name.is_relative_to("book/runs")] == [
-        Path("book/runs/README.md")
-    ]
+    assert [name for name in tracked_files() if name.is_relative_to("book/runs")] == [Path("book/runs/README.md")]
 
 
 def test_the_notebooks_are_there() -> None:
@@ -71,10 +69,7 @@ def test_the_index_names_every_claim_and_says_what_is_not_known() -> None:
     for claim in range(1, 8):
         assert f"| C{claim} |" in index
     said = " ".join(index.split())
-    assert (
-        "All that this project holds of the paper is its abstract and the first lines of its introduction"
-        in said
-    )
+    assert "All that this project holds of the paper is its abstract and the first lines of its introduction" in said
     assert "a claim that does not hold here is reported as not holding" in said
 
 
@@ -96,12 +91,7 @@ def test_the_index_computes_what_it_says_was_found(monkeypatch: pytest.MonkeyPat
 def test_every_source_is_cited_and_every_citation_has_a_source() -> None:
     sources = set(re.findall(r"^@\w+\{([^,]+),", (BOOK / "references.bib").read_text(), re.MULTILINE))
     texts = [path.read_text() for path in [*BOOK.glob("*.md"), *notebooks()]]
-    cited = {
-        key
-        for text in texts
-        for keys in re.findall(r"\{cite:\w+\}`([^`]+)`", text)
-        for key in keys.split(",")
-    }
+    cited = {key for text in texts for keys in re.findall(r"\{cite:\w+\}`([^`]+)`", text) for key in keys.split(",")}
     assert {key.strip() for key in cited} == sources
 
 
@@ -155,9 +145,7 @@ def test_the_book_builds_strictly_and_lists_every_page(built_book: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_run_that_is_new_is_listed_on_every_page_under_its_own_name(
-    built_book: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_is_new_is_listed_on_every_page_under_its_own_name(built_book: Path, tmp_path: Path) -> None:
     book = tmp_path / "book"
     shutil.copytree(built_book.parents[1], book, symlinks=True)
     for name in ("_config.yml", "_toc.yml"):

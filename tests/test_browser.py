@@ -50,9 +50,7 @@ def complaints(page: "Page") -> list[str]:
     page.on(
         "request",
         lambda request: (
-            None
-            if request.url.startswith(("file:", "data:", "blob:"))
-            else wrong.append(f"outside: {request.url}")
+            None if request.url.startswith(("file:", "data:", "blob:")) else wrong.append(f"outside: {request.url}")
         ),
     )
     return wrong
@@ -60,9 +58,7 @@ def complaints(page: "Page") -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", list(SIZES))
-def test_every_page_opens_without_a_complaint(
-    built_book: Path, browser: "Browser", size: str, scheme: str
-) -> None:
+def test_every_page_opens_without_a_complaint(built_book: Path, browser: "Browser", size: str, scheme: str) -> None:
     width, height = SIZES[size]
     pages = [path for path in sorted(built_book.rglob("*.html")) if "_static" not in path.parts]
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
@@ -75,9 +71,7 @@ def test_every_page_opens_without_a_complaint(
         assert not wrong, f"{where}: {wrong}"
         assert page.evaluate("document.documentElement.dataset.theme") == scheme, where
         # Content wider than the window makes a phone scroll sideways.
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, (
-            f"{where}: wider than the window"
-        )
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{where}: wider than the window"
         assert page.locator(".bd-header:visible").count() == 0, f"{where}: the second search bar"
         for image in page.locator(".bd-article img").all():
             alt = (image.get_attribute("alt") or "").strip()
@@ -94,9 +88,7 @@ def test_figures_keep_their_colours_at_night(built_book: Path, browser: "Browser
     figures = page.locator(".bd-article .cell_output img").all()
     assert figures
     for figure in figures:
-        style = figure.evaluate(
-            "image => [getComputedStyle(image).filter, getComputedStyle(image).backgroundColor]"
-        )
+        style = figure.evaluate("image => [getComputedStyle(image).filter, getComputedStyle(image).backgroundColor]")
         assert style == ["none", "rgb(255, 255, 255)"]
     context.close()
 
@@ -114,9 +106,7 @@ def test_videos_play_where_they_are_seen_unless_the_reader_wants_less_motion(
         assert (video.get_attribute("aria-label") or "").strip()
         video.scroll_into_view_if_needed()
         page.wait_for_timeout(300)
-        video.evaluate(
-            "video => video.readyState >= 2 || new Promise(done => video.oncanplay = () => done(true))"
-        )
+        video.evaluate("video => video.readyState >= 2 || new Promise(done => video.oncanplay = () => done(true))")
         assert video.evaluate("video => video.videoWidth") > 0
         assert video.evaluate("video => video.paused") == (motion == "reduce")
     # No white card behind videos in the dark.
@@ -165,13 +155,8 @@ def test_a_phone_opens_the_sidebar_and_the_contents_of_the_page(built_book: Path
     width, height = SIZES["phone"]
     context = browser.new_context(viewport={"width": width, "height": height})
     page = context.new_page()
-    for button, shown in (
-        (".primary-toggle", "The replay sweep"),
-        (".secondary-toggle", "How to read a result"),
-    ):
+    for button, shown in ((".primary-toggle", "The replay sweep"), (".secondary-toggle", "How to read a result")):
         page.goto((built_book / "index.html").as_uri(), wait_until="load")
         page.locator(f"{button}:visible").click()
-        page.locator("dialog[open]").get_by_text(shown, exact=True).first.wait_for(
-            state="visible", timeout=5000
-        )
+        page.locator("dialog[open]").get_by_text(shown, exact=True).first.wait_for(state="visible", timeout=5000)
     context.close()

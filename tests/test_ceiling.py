@@ -25,9 +25,7 @@ from replaylab.metrics.detectors import centre_point, pretrained
 
 HEIGHT, WIDTH, FRAMES, CONTEXT = 48, 80, 8, 3
 STEP_PX = 3  # a frame, along the image
-COPIED_PX = np.minimum(
-    STEP_PX * np.arange(1, FRAMES - CONTEXT + 1), HEIGHT / 4
-).mean()  # no error is over the cap
+COPIED_PX = np.minimum(STEP_PX * np.arange(1, FRAMES - CONTEXT + 1), HEIGHT / 4).mean()  # no error is over the cap
 SCENES = 9
 
 
@@ -53,9 +51,7 @@ def domain_at(folder: Path, truth: bool = True, moves: bool = True, scenes: int 
     for scene in range(scenes):
         frames, boxes = drawn(scene, moves)
         write_video(folder / "videos" / f"{scene}.mp4", frames, 4)
-        videos.append(
-            {"file": f"{scene}.mp4", "split": "dev", "scene": str(scene), "frames": FRAMES, "sha256": ""}
-        )
+        videos.append({"file": f"{scene}.mp4", "split": "dev", "scene": str(scene), "frames": FRAMES, "sha256": ""})
         for t, rows in enumerate(boxes):
             for agent, (x0, y0, x1, y1) in enumerate(rows):
                 tracks.append({
@@ -115,11 +111,7 @@ def test_against_the_truth_a_still_clip_has_the_error_of_what_moved(known: Domai
     future = np.arange(1, FRAMES - CONTEXT + 1)
     assert table.loc[COPIED, "ade_px"] == pytest.approx(COPIED_PX, abs=0.3)
     assert table.loc[REAL, "ade_px"] < 0.3
-    assert table.loc[REAL, ["recall", "false_positives", "average_precision_iou50"]].tolist() == [
-        1.0,
-        0.0,
-        1.0,
-    ]
+    assert table.loc[REAL, ["recall", "false_positives", "average_precision_iou50"]].tolist() == [1.0, 0.0, 1.0]
     assert (table["against"] == TRUTH).all() and (table["n"] == 2 * len(future) * SCENES).all()
     assert verdict.usable and verdict.clips == SCENES and str(verdict).startswith("May be used")
 

@@ -15,9 +15,7 @@ SCENES, BASES = 30, {0: "one", 1: "one", 2: "one", 3: "two", 4: "two"}
 FIDELITY, PAPERS, OURS, APART, NEAR, *_ = CLAIMS
 
 
-def made_up(
-    effects: dict[tuple[str, float, str], dict[str, float]], seeds=BASES, of_base=(0.0, 0.0)
-) -> pd.DataFrame:
+def made_up(effects: dict[tuple[str, float, str], dict[str, float]], seeds=BASES, of_base=(0.0, 0.0)) -> pd.DataFrame:
     """Rows of runs that start at ADE 3 and KD 20, and end at that plus their arm's effect, with noise; copy is at 7 and 0.
 
     effects: (replay, fraction, target) -> measure -> after − before. of_base: what each base's runs have besides.
@@ -51,16 +49,7 @@ def made_up(
                     kd = 20 + share * (effect.get("kd", 0.0) + luck)
                     add("fine-tuned", base, seed, step, arm, "ade_px", domain, ade)
                     add("fine-tuned", base, seed, step, arm, "effnet_kd", domain, kd, 1)
-                    add(
-                        "fine-tuned",
-                        base,
-                        seed,
-                        step,
-                        arm,
-                        "effnet_kd_pseudo",
-                        domain,
-                        kd + scene_effect + noise,
-                    )
+                    add("fine-tuned", base, seed, step, arm, "effnet_kd_pseudo", domain, kd + scene_effect + noise)
     return pd.DataFrame(rows)
 
 
@@ -105,9 +94,7 @@ def test_a_base_that_knows_nothing_of_motion_has_nothing_to_lose():
 
 def test_fewer_seeds_get_no_verdict_and_fewer_than_two_none_at_all():
     effect = {NONE: {"driving": 2.0}}
-    assert (
-        claims.judge(made_up(effect, seeds={0: "one", 1: "one", 3: "two"}), PAPERS).verdict == "exploratory"
-    )
+    assert claims.judge(made_up(effect, seeds={0: "one", 1: "one", 3: "two"}), PAPERS).verdict == "exploratory"
     assert claims.judge(made_up(effect, seeds={0: "one"}), PAPERS) is None
     assert claims.judge(made_up({}), APART) is None
 

@@ -20,18 +20,14 @@ RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
 
 @pytest.fixture(scope="module")
 def found():
-    return verdicts_page.judged(
-        made_up({NONE: {"driving": -1.0, "kd": -5.0}, NEAR_ARM: {"driving-eventful": 2.0}})
-    )
+    return verdicts_page.judged(made_up({NONE: {"driving": -1.0, "kd": -5.0}, NEAR_ARM: {"driving-eventful": 2.0}}))
 
 
 def test_every_claim_has_a_line_and_those_without_runs_say_so(found):
     table = verdicts_page.verdict_table(found).data
     assert table["claim"].tolist() == [claim.name for claim in CLAIMS]
     verdicts = dict(zip(table["says"], table["verdict"], strict=True))
-    assert (
-        verdicts["fidelity improves"] == "holds" and verdicts["near replay keeps accuracy"] == "does not hold"
-    )
+    assert verdicts["fidelity improves"] == "holds" and verdicts["near replay keeps accuracy"] == "does not hold"
     assert verdicts["accuracy degrades on ordinary driving"] == "does not hold"
     without = table[table["arm"].str.contains("far|driving-eventful")]
     assert set(without["verdict"]) == {MISSING} and set(without["change"]) == {"–"}
@@ -61,12 +57,7 @@ def store(tmp_path: Path) -> Path:
     """Two runs that are done, of an hour each."""
     for run in ("a", "b"):
         (tmp_path / run).mkdir()
-        facts = {
-            "seconds": 3600.0,
-            "processors": 2,
-            "machine": "x86_64",
-            "execution": {"threads": 1, "device": "cpu"},
-        }
+        facts = {"seconds": 3600.0, "processors": 2, "machine": "x86_64", "execution": {"threads": 1, "device": "cpu"}}
         (tmp_path / run / "summary.json").write_text(json.dumps(facts))
     return tmp_path
 
@@ -81,8 +72,7 @@ def test_an_opening_has_verdict_effect_seeds_cost_and_command(found, store) -> N
     said = verdicts_page.opening(found, ["C1", "C2"], runs_of(2), "make it", ["published"], store, ["beside"])
     (first,) = [result for claim, result in found if claim.name == "C1"]
     assert (
-        f"- **C1**, fidelity improves: **holds**. EffNet-KD, ordinary driving: {verdicts_page.in_words(first)}"
-        in said
+        f"- **C1**, fidelity improves: **holds**. EffNet-KD, ordinary driving: {verdicts_page.in_words(first)}" in said
     )
     assert "5 seeds" in said and said.count("**C2") == 2 and "C4" not in said and "- beside" in said
     assert "2 of 5 are there" in said and "not whole yet" in said
@@ -92,9 +82,7 @@ def test_an_opening_has_verdict_effect_seeds_cost_and_command(found, store) -> N
 
 def test_an_opening_draws_no_verdict_from_other_presets_however_many_their_seeds(found, store) -> None:
     said = verdicts_page.opening(found, ["C1"], runs_of(2), "make it", ["pilot"], store)
-    assert (
-        "fidelity improves: **exploratory**" in said and "no verdict is drawn" in said and "holds" not in said
-    )
+    assert "fidelity improves: **exploratory**" in said and "no verdict is drawn" in said and "holds" not in said
 
 
 def test_an_opening_counts_the_runs_of_a_claim_that_lacks_them(store) -> None:
@@ -134,9 +122,7 @@ def test_presets_together_hold_each_run_and_each_reference_once() -> None:
 
 def test_the_opening_of_a_preset_s_page_names_its_command_and_its_runs() -> None:
     said = verdicts_page.opening_of(sweep.read("pilot-diverse", store=RESULTS), ["C4"], "--seeds 0")
-    assert said.endswith(
-        "- **Again**: `python -m replaylab sweep --preset pilot-diverse --seeds 0 --store FOLDER`"
-    )
+    assert said.endswith("- **Again**: `python -m replaylab sweep --preset pilot-diverse --seeds 0 --store FOLDER`")
     assert said.count(MISSING) == 4 and "3 of 3 are there (preset pilot-diverse, *dev* split)" in said
 
 

@@ -30,9 +30,7 @@ def test_windows_start_every_stride_and_never_cross_a_video(domain):
 
 
 def test_clips_of_a_rectangle_without_truth(tmp_path):
-    frames = (
-        np.random.default_rng(0).integers(0, 255, (12, 6, 10, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
-    )
+    frames = np.random.default_rng(0).integers(0, 255, (12, 6, 10, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "a.mp4", frames, 4.0)
     videos = pd.DataFrame(

@@ -42,9 +42,7 @@ def read(tmp_path: Path, text: str, of: str = "slurm") -> ClusterSpec:
 def test_a_file_gives_what_it_says_and_the_defaults_besides(tmp_path):
     found = read(tmp_path, "partition: gpu\nnodes: 2\nmemory_gb: 64\nslurm_constraint: a100\n")
     assert found == ClusterSpec(partition="gpu", nodes=2, memory_gb=64, slurm={"slurm_constraint": "a100"})
-    assert (
-        ClusterSpec.read("", "slurm") == ClusterSpec.read("", "inline") == read(tmp_path, "") == ClusterSpec()
-    )
+    assert ClusterSpec.read("", "slurm") == ClusterSpec.read("", "inline") == read(tmp_path, "") == ClusterSpec()
 
 
 @pytest.mark.parametrize(
@@ -85,11 +83,7 @@ def test_the_page_about_clusters_lists_every_key_with_its_default(tmp_path):
 def test_what_the_file_says_is_what_sbatch_is_told(tmp_path, monkeypatch):
     """With a program for `sbatch`: submitit writes the script, and this one keeps it."""
     programs(
-        tmp_path,
-        monkeypatch,
-        sbatch='cp "$1" $HERE/script; echo Submitted batch job 7',
-        srun="true",
-        squeue="true",
+        tmp_path, monkeypatch, sbatch='cp "$1" $HERE/script; echo Submitted batch job 7', srun="true", squeue="true"
     )
     monkeypatch.setattr(jobs, "is_prepared", lambda *_: True)
     settings = ClusterSpec(
@@ -126,9 +120,7 @@ def test_while_a_job_is_queued_nobody_submits_another(tmp_path, monkeypatch, cap
 
 
 def test_where_slurm_does_not_answer_nothing_is_submitted(tmp_path, monkeypatch):
-    programs(
-        tmp_path, monkeypatch, squeue="echo 'Unable to contact slurm controller' >&2; exit 1", sbatch="exit 1"
-    )
+    programs(tmp_path, monkeypatch, squeue="echo 'Unable to contact slurm controller' >&2; exit 1", sbatch="exit 1")
     Job("slurm", "12_1", "", "2026-01-01T00:00:00+00:00").keep(SPEC, tmp_path)
     with pytest.raises(OSError, match="SLURM does not answer"):
         jobs.submit([SPEC], tmp_path, MachineSpec(), "slurm", ClusterSpec())
@@ -142,9 +134,7 @@ def test_the_queue_is_asked_once_for_all_and_old_jobs_are_no_error(tmp_path, mon
     )
     assert cluster.ask_slurm(["5", "6_0", "6_1"]) == {"5": ("RUNNING", "None"), "6_0": ("PENDING", "A|B")}
     assert (tmp_path / "asked").read_text().count("--jobs=5,6") == 1
-    programs(
-        tmp_path, monkeypatch, squeue="echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
-    )
+    programs(tmp_path, monkeypatch, squeue="echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     assert cluster.ask_slurm(["5"]) == {}
 
 
@@ -247,16 +237,9 @@ def test_ctrl_c_leaves_jobs_and_says_how_to_come_back(tmp_path, monkeypatch, cap
 def test_a_dry_run_trains_nothing_and_writes_nothing(swept, tmp_path, capsys):
     before = sorted(swept.store.rglob("*"))
     table = sweep.run("smoke", [0, 0.5, 1], cluster="slurm", store=swept.store, dry_run=True)
-    assert (
-        table.runs["state"].tolist() == ["done", "done", "missing"]
-        and sorted(swept.store.rglob("*")) == before
-    )
+    assert table.runs["state"].tolist() == ["done", "done", "missing"] and sorted(swept.store.rglob("*")) == before
     said = capsys.readouterr().err
-    assert (
-        "2 of 3 runs are in" in said
-        and "1 would be trained" in said
-        and "as the 2 that are done took" in said
-    )
+    assert "2 of 3 runs are in" in said and "1 would be trained" in said and "as the 2 that are done took" in said
     assert "core hours" in said
 
 
@@ -335,9 +318,7 @@ def test_local_jobs_outlive_ctrl_c_and_are_found_again(swept, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["encode", "evaluation"])
-def test_told_to_leave_outside_of_the_steps_a_job_does_and_is_started_again(
-    where, swept, tmp_path, monkeypatch
-):
+def test_told_to_leave_outside_of_the_steps_a_job_does_and_is_started_again(where, swept, tmp_path, monkeypatch):
     store = a_store(tmp_path, swept, "latents")
     gate = store / "gate"
     gate.touch()
@@ -348,9 +329,7 @@ def test_told_to_leave_outside_of_the_steps_a_job_does_and_is_started_again(
     jobs.submit([SPEC], store, MachineSpec(), "local", ClusterSpec())
     job = Job.of(SPEC, store)
     wait_for("the fault", Path(f"{gate}-reached").exists, 250)
-    (task,) = (
-        int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if parent_of(path) == int(job.id)
-    )
+    (task,) = (int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if parent_of(path) == int(job.id))
     os.kill(task, signal.SIGUSR2)
     out = job.log(store).with_suffix(".out")
     wait_for("the new start", lambda: out.read_text().count("Starting with") == 2, 250)

@@ -86,9 +86,7 @@ def test_a_row_has_the_distance_of_the_frames_after_the_context(home: Path) -> N
         for frames in (decoded(home / "made"), decoded(home / "real"))
     )
     assert rows.loc["EffNet-FD", "value"] == pytest.approx(distances.frechet_distance(a, b), rel=1e-3)
-    assert rows.loc["EffNet-KD", "value"] == pytest.approx(
-        distances.kernel_distance(a, b), rel=1e-2, abs=1e-3
-    )
+    assert rows.loc["EffNet-KD", "value"] == pytest.approx(distances.kernel_distance(a, b), rel=1e-2, abs=1e-3)
     for row in rows.to_dict("records"):
         assert (row["n"], row["clips"], row["frames"]) == (20 * (FRAMES - CONTEXT), 20, 1)
         assert (row["size_px"], row["resize"], row["video"]) == (SIZE_PX, "none", "32x32, 4/s")
@@ -104,9 +102,7 @@ def test_a_video_network_sees_each_clip_once_and_the_frechet_distance_is_extrapo
     flat = [np.moveaxis(decoded(kept / folder), 4, 1).reshape(N, 30, -1) for folder in ("made", "real")]
     a, b = (np.concatenate([x.mean(2), x.std(2, ddof=1)], 1) for x in flat)
     assert rows.loc["FVD", "value"] == pytest.approx(distances.frechet_distance(a, b), rel=1e-4)
-    assert (
-        (rows["n"] == N).all() and (rows["clips"] == N).all() and (rows["frames"] == FRAMES - CONTEXT).all()
-    )
+    assert (rows["n"] == N).all() and (rows["clips"] == N).all() and (rows["frames"] == FRAMES - CONTEXT).all()
     # the sets are of one distribution: without the bias of few clips, less is left
     assert rows.loc["FVD", "at_infinite_n"] < rows.loc["FVD", "value"]
     assert np.isnan(rows.loc["KVD", "at_infinite_n"])
@@ -119,16 +115,12 @@ def test_a_network_of_fixed_length_sees_the_first_frames_after_the_context(
     monkeypatch.setattr(video_network, "extractor", lambda: seen)
     monkeypatch.setattr(video_network, "features", lambda batch: batch.mean((2, 3)).reshape(len(batch), 15))
     monkeypatch.setattr(compare, "BYTES_AT_A_TIME", 1)  # clips one by one
-    rows = compare.table(home / "made", home / "real", ["videonet", "efficientnet"], CONTEXT).set_index(
-        "name"
-    )
+    rows = compare.table(home / "made", home / "real", ["videonet", "efficientnet"], CONTEXT).set_index("name")
     a, b = (decoded(home / name)[:, :5].mean((2, 3)).reshape(-1, 15) for name in ("made", "real"))
     assert rows.loc["video-FD", "value"] == pytest.approx(distances.frechet_distance(a, b))
     assert rows.loc["video-KD", "frames"] == 5 and rows.loc["video-KD", "n"] == 20
     assert rows.loc["EffNet-KD", "n"] == 20 * (FRAMES - CONTEXT)
-    with pytest.raises(
-        ValueError, match=r"videonet: sees 5 frames, but 4 after the context are to be compared"
-    ):
+    with pytest.raises(ValueError, match=r"videonet: sees 5 frames, but 4 after the context are to be compared"):
         compare.table(home / "made", home / "real", ["videonet"], CONTEXT, frames=4)
 
 
@@ -156,9 +148,7 @@ def test_of_a_domain_one_split_is_taken(home: Path) -> None:
     ]  # fmt: skip
     about = {"name": "mine", "frames_per_second": RATE, "size_px": SIZE_PX, "videos": videos}
     (folder / "domain.json").write_text(json.dumps(about))
-    pd.testing.assert_frame_equal(
-        compare.table(home / "made", folder), compare.table(home / "made", home / "real")
-    )
+    pd.testing.assert_frame_equal(compare.table(home / "made", folder), compare.table(home / "made", home / "real"))
     with pytest.raises(ValueError, match="no clips in split 'dev'"):
         compare.table(home / "made", folder, split="dev")
 
@@ -210,10 +200,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "larger": (lambda path: again(path, size_px=64), "64x64 pixels, .* has 32x32"),
     "faster": (lambda path: again(path, rate=8), "8 frames per second, .* has 4"),
     "shorter": (lambda path: again(path, frames=6), "6 frames, but 2 of context and 10 to compare"),
-    "repeated": (
-        lambda path: replaced(path, (path.parent / PLENTY[1]).read_bytes()),
-        "has the frames of .*clip-01",
-    ),
+    "repeated": (lambda path: replaced(path, (path.parent / PLENTY[1]).read_bytes()), "has the frames of .*clip-01"),
     "in both": (
         lambda path: replaced(path, (path.parents[1] / "made" / PLENTY[4]).read_bytes()),
         "has the frames of MADE .*clip-04",
@@ -244,9 +231,7 @@ def test_too_few_videos_are_refused_however_many_frames_they_have(home: Path) ->
 
 
 def test_context_that_leaves_nothing_is_refused(home: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"clip-00.mp4: 12 frames, but 12 of context and 1 to compare are needed"
-    ):
+    with pytest.raises(ValueError, match=r"clip-00.mp4: 12 frames, but 12 of context and 1 to compare are needed"):
         compare.table(home / "made", home / "real", context_frames=FRAMES)
     with pytest.raises(ValueError, match="context_frames -1, frames 0: neither may be below 0"):
         compare.table(home / "made", home / "real", context_frames=-1)

@@ -72,9 +72,7 @@ def test_a_stronger_pull_ends_nearer_to_the_base(kind, latents, tmp_path):  # no
     away = [distance(fit(tmp_path / "0", latents, 8))]
     for strength in (1.0, 100.0):
         remedy = RemedySpec(kind, strength, **about)
-        away.append(
-            distance(fit(tmp_path / f"{strength}", latents, 8, remedy=remedy, known=[latents[1][:4]]))
-        )
+        away.append(distance(fit(tmp_path / f"{strength}", latents, 8, remedy=remedy, known=[latents[1][:4]])))
     assert away[0] > away[1] > away[2] > 0
     assert log_of(tmp_path / "0")[0] == {**log_of(tmp_path / "100.0")[0]}  # at the base nothing pulls yet
 
@@ -103,9 +101,7 @@ def test_distillation_is_the_weighted_squared_difference_of_the_futures(latents)
     with torch.no_grad():
         plain, taught = (made.loss(clips, noise, level, {}, *by).item() for by in ((), (teacher, 4.0)))
         noisy, known = made._noisy(clips, noise, level)
-        apart = (made.predict(noisy, level, known) - teacher.predict(noisy, level, known))[
-            :, :, CONTEXT_FRAMES:
-        ]
+        apart = (made.predict(noisy, level, known) - teacher.predict(noisy, level, known))[:, :, CONTEXT_FRAMES:]
     wanted = np.mean([(s * apart[i].numpy()) ** 2 for i, s in enumerate((0.5, 0.25))])
     assert wanted > 0 and taught - plain == pytest.approx(4 * wanted, rel=1e-4)
 

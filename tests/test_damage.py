@@ -164,9 +164,7 @@ def test_the_control_is_the_real_clip_to_the_bit(clips: Any) -> None:
     assert np.array_equal(after(clips, "pulled", 0), clips.frames)
 
 
-@pytest.mark.parametrize(
-    "name", ["moved", "removed", "pulled", "slowed", "shuffled", "noise", "colour", "blur"]
-)
+@pytest.mark.parametrize("name", ["moved", "removed", "pulled", "slowed", "shuffled", "noise", "colour", "blur"])
 def test_every_damage_changes_every_clip_and_is_the_same_again(clips: Any, name: str) -> None:
     grade = corruptions.KINDS[name].grades[-1]
     made = after(clips, name, grade)
@@ -184,8 +182,7 @@ def test_only_where_agents_are_or_were_is_anything_else_drawn(clips: Any) -> Non
 def test_more_blur_is_less_sharp(clips: Any) -> None:
     grades = corruptions.KINDS["blur"].grades
     ratios = [
-        fidelity.sharpness_ratio(after(clips, "blur", grade)[0, FIRST:], clips.frames[0, FIRST:])
-        for grade in grades
+        fidelity.sharpness_ratio(after(clips, "blur", grade)[0, FIRST:], clips.frames[0, FIRST:]) for grade in grades
     ]
     assert ratios[0] < 1 and np.all(np.diff(ratios) < 0)
 
@@ -207,9 +204,7 @@ def test_shuffling_keeps_every_frame_and_never_the_order(frames: int, seed: int)
 # Numbers
 
 
-def rows_of(
-    values: dict[tuple[str, float], Any], measure: str, domain: str = corruptions.EVENTFUL
-) -> pd.DataFrame:
+def rows_of(values: dict[tuple[str, float], Any], measure: str, domain: str = corruptions.EVENTFUL) -> pd.DataFrame:
     """Rows of one measure: by damage and grade, a value a clip, or one number for the whole set."""
     tables = []
     for (name, grade), each in values.items():
@@ -224,9 +219,7 @@ def rows_of(
 
 
 def line(table: pd.DataFrame, measure: str, name: str, grade: float = 0) -> Any:
-    (found,) = table[
-        (table["measure"] == measure) & (table["damage"] == name) & (table["grade"] == grade)
-    ].itertuples()
+    (found,) = table[(table["measure"] == measure) & (table["damage"] == name) & (table["grade"] == grade)].itertuples()
     return found
 
 
@@ -282,14 +275,8 @@ def test_worse_is_where_the_measure_says_so(measure: str, value: float, worse: i
 
 def blur_rows() -> pd.DataFrame:
     at = [("real", 0), ("blur", 0.5), ("blur", 1), ("blur", 2)]
-    values = {
-        "sharpness_ratio": [1, 0.8, 0.6, 0.4],
-        "ade_px": [1.0, 0.9, 2.0, 4.0],
-        "recall": [0.9, 0.9, 0.8, 0.5],
-    }
-    tables = [
-        rows_of({one: [v, v] for one, v in zip(at, each, strict=True)}, name) for name, each in values.items()
-    ]
+    values = {"sharpness_ratio": [1, 0.8, 0.6, 0.4], "ade_px": [1.0, 0.9, 2.0, 4.0], "recall": [0.9, 0.9, 0.8, 0.5]}
+    tables = [rows_of({one: [v, v] for one, v in zip(at, each, strict=True)}, name) for name, each in values.items()]
     return pd.concat(tables)
 
 
@@ -299,9 +286,7 @@ def test_a_ceiling_lies_on_the_line_between_blurs_and_never_improves_with_blur()
     assert corruptions.ceiling(blur_rows(), 0.8).ade_px == pytest.approx(1.0)  # 0.9 there was luck
     ratios = np.linspace(0.3, 1.2, 40)
     every = [corruptions.ceiling(blur_rows(), ratio) for ratio in ratios]
-    assert np.all(np.diff([one.ade_px for one in every]) <= 0) and np.all(
-        np.diff([one.recall for one in every]) >= 0
-    )
+    assert np.all(np.diff([one.ade_px for one in every]) <= 0) and np.all(np.diff([one.recall for one in every]) >= 0)
 
 
 def test_a_ceiling_is_not_carried_on_beyond_what_was_measured() -> None:
@@ -319,27 +304,17 @@ def test_a_ceiling_is_not_carried_on_beyond_what_was_measured() -> None:
 def test_a_damage_is_as_bad_as_the_blur_that_changes_as_much() -> None:
     values = {("real", 0): 1.0, ("blur", 0.5): 2.0, ("blur", 1): 2.0, ("blur", 2): 4.0, ("moved", 1): 1.5, ("moved", 2): 3.0,
               ("moved", 4): 9.0, ("removed", 1): 0.5}  # fmt: skip
-    found = corruptions.as_blur(corruptions.response(rows_of(values, "effnet_fd"))).set_index(
-        ["damage", "grade"]
-    )["blur_px"]
-    assert found.to_dict() == {
-        ("moved", 1): 0.25,
-        ("moved", 2): 1.5,
-        ("moved", 4): np.inf,
-        ("removed", 1): 0.0,
-    }
+    found = corruptions.as_blur(corruptions.response(rows_of(values, "effnet_fd"))).set_index(["damage", "grade"])[
+        "blur_px"
+    ]
+    assert found.to_dict() == {("moved", 1): 0.25, ("moved", 2): 1.5, ("moved", 4): np.inf, ("removed", 1): 0.0}
     falling = {at: -value for at, value in values.items()}
     fallen = corruptions.as_blur(corruptions.response(rows_of(falling, "effnet_fd")))["blur_px"]
     assert fallen.tolist() == found.tolist()
 
 
 def test_what_blur_does_not_change_has_no_such_blur() -> None:
-    values: dict[tuple[str, float], Any] = {
-        ("real", 0): 1.0,
-        ("blur", 1): 1.0,
-        ("blur", 2): 1.0,
-        ("moved", 1): 1.5,
-    }
+    values: dict[tuple[str, float], Any] = {("real", 0): 1.0, ("blur", 1): 1.0, ("blur", 2): 1.0, ("moved", 1): 1.5}
     assert corruptions.as_blur(corruptions.response(rows_of(values, "effnet_fd"))).empty
 
 
@@ -450,9 +425,7 @@ def test_where_nothing_is_published_it_says_so(tmp_path: Path, monkeypatch: pyte
     for name in ("03_replay_sweep.ipynb", "_toc.yml"):
         (tmp_path / name).write_text("")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"summary\.json is missing: these damages are not published there"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"summary\.json is missing: these damages are not published there"):
         corruptions.run()
 
 
@@ -489,23 +462,17 @@ def made_up() -> pd.DataFrame:
             )
             for name in MEASURED:
                 kind = measures.measure_of(name)
-                ours = {measures.OF_FRAMES: corruptions.PICTURES, measures.OF_AGENTS: corruptions.AGENTS}[
-                    kind.group
-                ]
+                ours = {measures.OF_FRAMES: corruptions.PICTURES, measures.OF_AGENTS: corruptions.AGENTS}[kind.group]
                 step = 0.5 * strong if ours == group else 0.1 * strong if one.name == "blur" else 0.0
                 noise = random.uniform(0, 0.02, 8) if step else 0.0
                 sign = 1 if kind.better == "low" else -1
-                tables.append(
-                    rows_of({(one.name, one.grade): real[name] + sign * (step + noise)}, name, domain)
-                )
+                tables.append(rows_of({(one.name, one.grade): real[name] + sign * (step + noise)}, name, domain))
             for name in OF_SETS:
                 value = {corruptions.PICTURES: 2.0, corruptions.AGENTS: 0.01}.get(group, 0.0) * strong
                 tables.append(rows_of({(one.name, one.grade): 1 + value}, name, domain))
                 if name == "effnet_kd":
                     pseudo = 1 + value + (random.normal(0, 0.05, 8) if value else np.zeros(8))
-                    tables.append(
-                        rows_of({(one.name, one.grade): pseudo}, f"{name}{corruptions.PSEUDO}", domain)
-                    )
+                    tables.append(rows_of({(one.name, one.grade): pseudo}, f"{name}{corruptions.PSEUDO}", domain))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -538,18 +505,14 @@ def test_a_control_that_is_not_the_real_clip_is_said_to_be_none(made: Damaged) -
     rows = made.rows.copy()
     wrong = (rows["damage"] == "re-rendered") & (rows["measure"] == "ade_px")
     rows.loc[wrong, "value"] += np.linspace(0.5, 0.6, wrong.sum())
-    assert "changes 1 of 9 measures, most of all ADE (px)" in measures.found(
-        dataclasses.replace(made, rows=rows)
-    )
+    assert "changes 1 of 9 measures, most of all ADE (px)" in measures.found(dataclasses.replace(made, rows=rows))
 
 
 def test_a_measure_nobody_listed_is_shown_under_its_own_name(made: Damaged) -> None:
     assert measures.measure_of("second_tracker_ade_px").label == "second tracker ade (px)"
     assert measures.measure_of("background_stillness_px").group == measures.OF_BACKGROUND
     assert "second tracker ade (px)" in measures.values_table(made).data.columns
-    labels = [
-        text.get_text() for text in measures.response_map(made, corruptions.AGENTS).axes[0].get_yticklabels()
-    ]
+    labels = [text.get_text() for text in measures.response_map(made, corruptions.AGENTS).axes[0].get_yticklabels()]
     assert "second tracker ade (px)" in labels and not any("frame 1" in label for label in labels)
 
 
@@ -617,9 +580,7 @@ def papermill(out: Path, *words: str, seconds: int = 280) -> dict[str, list[str]
     assert done.returncode == 0, done.stderr[-4000:]
     kinds = ("image/png", "text/markdown", "text/html")
     return {
-        cell.id: [
-            next(kind for kind in kinds if kind in output.data) for output in cell.outputs if "data" in output
-        ]
+        cell.id: [next(kind for kind in kinds if kind in output.data) for output in cell.outputs if "data" in output]
         for cell in code_cells(nbformat.read(out, as_version=4))
         if any("data" in output for output in cell.outputs)
     }
@@ -644,8 +605,7 @@ def test_the_page_shows_what_a_store_holds(made: Damaged, tmp_path: Path) -> Non
 @pytest.mark.timeout(1500)
 def test_the_smoke_preset_measures_everything_and_the_control_measures_as_real(tmp_path: Path) -> None:
     assert (
-        papermill(tmp_path / "out.ipynb", "-p", "preset", "smoke", "-p", "store", str(tmp_path), seconds=1400)
-        == SHOWN
+        papermill(tmp_path / "out.ipynb", "-p", "preset", "smoke", "-p", "store", str(tmp_path), seconds=1400) == SHOWN
     )
     found = corruptions.run("smoke", tmp_path)
     assert set(zip(found.rows["damage"], found.rows["grade"], strict=True)) == {

@@ -73,12 +73,8 @@ def test_a_change_is_the_one_of_the_claims_with_its_interval(made: Changes, rows
         assert judged is not None
         (one,) = finetune_degradation._of(made.at_the_end(), claim.measure, claim.domain).to_dict("records")
         found = (one["change"], one["low"], one["high"], one["seeds"])
-        assert found == pytest.approx(
-            (judged.interval.estimate, judged.interval.low, judged.interval.high, 5)
-        )
-    assert made.of_arms.loc[made.of_arms["measure"] == "ade_px", "before"].to_numpy() == pytest.approx(
-        3, abs=0.5
-    )
+        assert found == pytest.approx((judged.interval.estimate, judged.interval.low, judged.interval.high, 5))
+    assert made.of_arms.loc[made.of_arms["measure"] == "ade_px", "before"].to_numpy() == pytest.approx(3, abs=0.5)
 
 
 def test_changes_of_runs_average_to_those_of_their_arm(made: Changes) -> None:
@@ -115,12 +111,7 @@ def test_words_follow_the_interval_and_the_direction_of_the_measure(middle: floa
     low, high = middle - half, middle + half
     apart = "not apart from 0" if low <= 0 <= high else ""
     up, down = ("worse", "better") if middle > 0 else ("better", "worse")
-    for measure, expected in (
-        ("ade_px", up),
-        ("recall", down),
-        ("psnr_db", down),
-        ("denoising_loss_0.5", up),
-    ):
+    for measure, expected in (("ade_px", up), ("recall", down), ("psnr_db", down), ("denoising_loss_0.5", up)):
         assert finetune_degradation.standing(measure, low, high) == (apart or expected)
     assert finetune_degradation.standing("displacement_slope", low, high) == "not apart from 0"
 
@@ -128,9 +119,7 @@ def test_words_follow_the_interval_and_the_direction_of_the_measure(middle: floa
 def test_transfer_is_the_mean_loss_of_the_sources_with_its_sign(made: Changes) -> None:
     table = finetune_degradation.transfer_table(made).data.set_index("measure")
     line = table.loc["denoising loss 0.5"]
-    assert line["backward transfer"] == "-0.25 (-0.25 to -0.25)" and line["average forgetting"].startswith(
-        "+0.25 "
-    )
+    assert line["backward transfer"] == "-0.25 (-0.25 to -0.25)" and line["average forgetting"].startswith("+0.25 ")
     assert line["domains"].count(";") == len(SOURCES) - 1 and line["runs"] == "5"
 
 
@@ -139,19 +128,14 @@ def test_sentences_hold_the_numbers_and_say_what_is_missing(made: Changes) -> No
     (ade,) = finetune_degradation._of(made.at_the_end(), "ade_px", "driving-eventful").to_dict("records")
     assert finetune_degradation.in_words(ade) in said and "5 of 6 runs" in said
     (kd,) = finetune_degradation._of(made.at_the_end(), "effnet_kd", "driving").to_dict("records")
-    assert (
-        f"EffNet-KD on ordinary driving changes by {finetune_degradation.in_words(kd)}: better, 5 seeds"
-        in said
-    )
+    assert f"EffNet-KD on ordinary driving changes by {finetune_degradation.in_words(kd)}: better, 5 seeds" in said
     assert finetune_degradation.motion(made).endswith("**not run yet**.")
 
 
 def test_motion_counts_what_points_where_the_claim_says(rows: pd.DataFrame) -> None:
     of_ade = rows[(rows["measure"] == "ade_px") & (rows["domain"] == "driving-eventful")]  # rises by 2
     more = [of_ade.assign(measure=measure) for measure in MOTION]
-    said = finetune_degradation.motion(
-        finetune_degradation.read(table_of(pd.concat([rows, *more], ignore_index=True)))
-    )
+    said = finetune_degradation.motion(finetune_degradation.read(table_of(pd.concat([rows, *more], ignore_index=True))))
     assert "2 of 4 change as C7 says, 2 the other way" in said and "exploratory" in said
 
 
@@ -214,9 +198,7 @@ def test_the_page_shows_a_reader_s_own_sweep(swept: Table, tmp_path: Path) -> No
     drawn = [name for name, datas in shown.items() if any("image/png" in data for data in datas)]
     assert drawn == [f"{name}-figure" for name in ("path", "steps", "map", "motion", "forgetting", "drift")]
     (opening,), (found,) = shown["opening"], shown["found-text"]
-    assert (
-        "1 of 1 are there" in opening["text/markdown"] and opening["text/markdown"].count("too few runs") == 3
-    )
+    assert "1 of 1 are there" in opening["text/markdown"] and opening["text/markdown"].count("too few runs") == 3
     assert "no interval" in found["text/markdown"]
     links = [data["text/html"] for name, datas in shown.items() if name.endswith("-values") for data in datas]
     assert len(links) == len(drawn) and all('class="rl-csv"' in link for link in links)

@@ -215,9 +215,7 @@ GOOD: dict[str, Any] = {
         ({"learning_rate": 0.0}, "learning_rate"),
     ],
 )
-def test_bad_arguments_are_named_and_nothing_is_written(
-    change: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_bad_arguments_are_named_and_nothing_is_written(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         centre_point.fit(**(GOOD | change), folder=tmp_path / "weights")
     assert list(tmp_path.iterdir()) == []

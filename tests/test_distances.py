@@ -87,9 +87,7 @@ def test_frechet_with_fewer_samples_than_dimensions_agrees_with_the_subspace_the
     """Turning 15 dimensions into 300 by an isometry changes no distance, but makes both covariances singular."""
     isometry = np.linalg.qr(np.random.default_rng(7).standard_normal((300, 15)))[0].T
     a, b = normal(8, 60, 15), normal(9, 80, 15, spread=0.5) + 1
-    assert distances.frechet_distance(a @ isometry, b @ isometry) == pytest.approx(
-        textbook_frechet(a, b), rel=1e-6
-    )
+    assert distances.frechet_distance(a @ isometry, b @ isometry) == pytest.approx(textbook_frechet(a, b), rel=1e-6)
 
 
 def test_frechet_of_large_samples_approaches_the_distance_of_the_gaussians() -> None:
@@ -202,9 +200,7 @@ def test_frechet_does_not_mind_features_that_never_vary_or_repeat_others() -> No
     assert one == pytest.approx(other, rel=1e-6)
 
 
-@given(
-    cuts=st.lists(st.integers(1, 89), max_size=12), split=st.integers(1, 89), d=st.sampled_from([3, 20, 120])
-)
+@given(cuts=st.lists(st.integers(1, 89), max_size=12), split=st.integers(1, 89), d=st.sampled_from([3, 20, 120]))
 @settings(max_examples=40)
 def test_batches_and_merging_change_nothing(cuts: list[int], split: int, d: int) -> None:
     """However 90 vectors are cut, and whichever part of them another accumulator took in; n over and under d."""
@@ -360,9 +356,7 @@ def test_pseudo_values_are_those_of_leaving_one_clip_out(each: int) -> None:
 
 
 def test_pseudo_values_need_clips_with_vectors_of_one_length() -> None:
-    with pytest.raises(
-        ValueError, match=r"features_a: shape \(40, 7\), expected \(clips, vectors of each, d\)"
-    ):
+    with pytest.raises(ValueError, match=r"features_a: shape \(40, 7\), expected \(clips, vectors of each, d\)"):
         distances.kernel_pseudo_values(normal(4, 40, 7), normal(5, 30, 7))
     with pytest.raises(ValueError, match="features_b: 6 dimensions, features_a has 7"):
         distances.kernel_pseudo_values(normal(4, 40, 7).reshape(20, 2, 7), normal(5, 30, 6))

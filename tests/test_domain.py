@@ -53,9 +53,7 @@ def test_a_size_that_is_none_is_named(given, tmp_path):
     write(tmp_path)
     path = tmp_path / "domain.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"size_px": given}))
-    with pytest.raises(
-        ValueError, match=r"domain\.json: field 'size_px' is .*a side in pixels, or \[height, width\]"
-    ):
+    with pytest.raises(ValueError, match=r"domain\.json: field 'size_px' is .*a side in pixels, or \[height, width\]"):
         open_domain(tmp_path)
 
 
@@ -69,9 +67,7 @@ def test_what_is_not_known_is_not_there(tmp_path):
     assert known.has_tracks and known.has_ego
     domain = write_domain(tmp_path, ABOUT, known.videos)
     assert not domain.has_tracks and not domain.has_ego
-    with pytest.raises(
-        FileNotFoundError, match=r"tracks\.parquet is missing: this domain has no known truth"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"tracks\.parquet is missing: this domain has no known truth"):
         _ = domain.tracks
 
 

@@ -96,9 +96,7 @@ def test_the_last_frame_alone_makes_fde() -> None:
     found = [b + 2.0 * t for t, b in enumerate(boxes[:4])] + [boxes[4] + np.array([3, 4, 3, 4])]
     result = dynamics.clip_dynamics(boxes, agents, eligible, found, miss_cap_px=100)
     assert result.fde_px == pytest.approx(5)
-    assert result.ade_px == pytest.approx(
-        np.mean([0, 2 * math.sqrt(2), 4 * math.sqrt(2), 6 * math.sqrt(2), 5])
-    )
+    assert result.ade_px == pytest.approx(np.mean([0, 2 * math.sqrt(2), 4 * math.sqrt(2), 6 * math.sqrt(2), 5]))
 
 
 @pytest.mark.parametrize("far", [CAP, CAP + 0.1, 1000.0])
@@ -208,12 +206,7 @@ def test_eligible_means_tall_and_visible_enough() -> None:
     boxes: list[list[float]] = [[0, 0, 2, 6], [0, 0, 20, 5.9], [0, 0, 20, 20], [0, 0, 20, 20]]
     assert is_eligible(boxes, [1, 1, 0.5, 0.49]).tolist() == [True, False, True, False]
     doubled = 2 * np.asarray(boxes)
-    assert is_eligible(doubled, [1, 1, 0.5, 0.49], size_px=128).tolist() == [
-        True,
-        False,
-        True,
-        False,
-    ]
+    assert is_eligible(doubled, [1, 1, 0.5, 0.49], size_px=128).tolist() == [True, False, True, False]
     with pytest.raises(ValueError, match="visible"):
         is_eligible(boxes, [1, 1, 1, 1.2])
     with pytest.raises(ValueError, match="visible"):
@@ -394,9 +387,7 @@ def test_a_better_scored_box_takes_its_best_agent_and_an_ignored_agent_takes_one
     assert detection.average_precision([truth], [counts], [found], within_px=4) == (1, 2)
     more = np.concatenate([found, scored(boxes_at([[50, 0]]), [0.99])])
     assert detection.average_precision([truth], [counts], [more], within_px=4).value == pytest.approx(2 / 3)
-    cut_off = np.concatenate(
-        [truth[:2], [[-80.0, 100, 10, 160]]]
-    )  # an ignored bus, found where it can be seen
+    cut_off = np.concatenate([truth[:2], [[-80.0, 100, 10, 160]]])  # an ignored bus, found where it can be seen
     part = scored(np.array([[0.0, 105, 10, 155]]), [0.99])
     for by in (BY_IOU, BY_DISTANCE):
         perfect = np.concatenate([part, scored(truth[:2], [0.9, 0.8])])

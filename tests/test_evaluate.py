@@ -20,9 +20,7 @@ def test_references_that_two_want_at_once_are_measured_once(tmp_path, monkeypatc
     monkeypatch.setattr(evaluate.subjects, "load", lambda spec, store: None)
     spec = ReferenceSpec("a base", EvaluationSpec((), "dev", 2, 2))
     found = []
-    both = [
-        threading.Thread(target=lambda: found.append(evaluate.references(spec, tmp_path))) for _ in range(2)
-    ]
+    both = [threading.Thread(target=lambda: found.append(evaluate.references(spec, tmp_path))) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:

@@ -126,9 +126,7 @@ def by_pillow(clips: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("height", "width"), [(SIZE_PX, SIZE_PX), (48, 80), (16, 24)])
-def test_videomae_is_what_the_models_own_classifier_reads(
-    videomae_folder: Path, height: int, width: int
-) -> None:
+def test_videomae_is_what_the_models_own_classifier_reads(videomae_folder: Path, height: int, width: int) -> None:
     from transformers import VideoMAEForVideoClassification
 
     clips = noise(9, FRAMES, height, width)  # 9: more than one batch
@@ -160,9 +158,7 @@ def test_videomae_agrees_with_its_image_processor_up_to_rounding(videomae_folder
         np.testing.assert_allclose(features, expected, atol=tolerance)
 
 
-def test_a_videomae_without_classifier_gives_the_mean_of_its_tokens(
-    videomae_folder: Path, tmp_path: Path
-) -> None:
+def test_a_videomae_without_classifier_gives_the_mean_of_its_tokens(videomae_folder: Path, tmp_path: Path) -> None:
     from transformers import VideoMAEModel
 
     folder = tmp_path / "bare"
@@ -201,9 +197,7 @@ def test_vjepa2_needs_its_encoder_and_not_its_predictor(vjepa2_folder: Path, tmp
         weights.unlink()  # it is mapped into memory
         weights.write_bytes(save(kept, {"format": "pt"}))
         if is_needed:
-            with pytest.raises(
-                ValueError, match=r"weights of VJEPA2Model are not in the files, such as encoder"
-            ):
+            with pytest.raises(ValueError, match=r"weights of VJEPA2Model are not in the files, such as encoder"):
                 extractors.vjepa2(folder, 2)
         else:
             whole = extractors.vjepa2(vjepa2_folder, 2).features(clips)
@@ -221,9 +215,7 @@ def test_features_do_not_depend_on_the_batch(videomae_folder: Path, monkeypatch:
 def test_clips_of_another_kind_or_length_are_refused(videomae_folder: Path) -> None:
     network = extractors.videomae(videomae_folder)
     for frames in (FRAMES - 1, FRAMES + 1):
-        with pytest.raises(
-            ValueError, match=f"{frames} frames, VideoMAE .* was opened for 4; .*never repeated"
-        ):
+        with pytest.raises(ValueError, match=f"{frames} frames, VideoMAE .* was opened for 4; .*never repeated"):
             network.features(noise(2, frames))
     with pytest.raises(ValueError, match=r"clips: float64 .*expected uint8 \(N, T, H, W, 3\)"):
         network.features(noise(2, FRAMES) / 255)
@@ -239,9 +231,7 @@ def test_numbers_of_frames_that_a_network_cannot_see_are_refused(vjepa2_folder: 
 
 
 @pytest.mark.parametrize("load", [extractors.inception, extractors.i3d])
-def test_torchscript_files_that_are_not_the_network_are_refused(
-    load: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_torchscript_files_that_are_not_the_network_are_refused(load: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     with pytest.raises(FileNotFoundError, match=r"weights.pt is missing; .*nothing is downloaded"):
         load(path)
@@ -267,20 +257,12 @@ def test_torchscript_files_that_are_not_the_network_are_refused(
         load(path)
 
 
-def test_folders_that_are_not_the_model_are_refused(
-    videomae_folder: Path, vjepa2_folder: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"facebook/vjepa2-vitl-fpc64-256 is no folder here.*hf download"
-    ):
+def test_folders_that_are_not_the_model_are_refused(videomae_folder: Path, vjepa2_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"facebook/vjepa2-vitl-fpc64-256 is no folder here.*hf download"):
         extractors.vjepa2("facebook/vjepa2-vitl-fpc64-256")
-    with pytest.raises(
-        ValueError, match="VideoMAEForVideoClassification of type 'videomae', expected VJEPA2Model"
-    ):
+    with pytest.raises(ValueError, match="VideoMAEForVideoClassification of type 'videomae', expected VJEPA2Model"):
         extractors.vjepa2(videomae_folder)
-    with pytest.raises(
-        ValueError, match=r"VJEPA2Model of type 'vjepa2', expected VideoMAEForVideoClass.* or "
-    ):
+    with pytest.raises(ValueError, match=r"VJEPA2Model of type 'vjepa2', expected VideoMAEForVideoClass.* or "):
         extractors.videomae(vjepa2_folder)
 
     folder = tmp_path / "broken"
@@ -289,14 +271,9 @@ def test_folders_that_are_not_the_model_are_refused(
     whole = weights.read_bytes()
     tensors = load(whole)
     weights.write_bytes(whole[:-1000])
-    with pytest.raises(
-        ValueError, match=r"broken: no VideoMAEForVideoClassification could be loaded.*whole\?"
-    ):
+    with pytest.raises(ValueError, match=r"broken: no VideoMAEForVideoClassification could be loaded.*whole\?"):
         extractors.videomae(folder)
-    for left_out, message in (
-        ("fc_norm", "2 weights .* such as fc_norm.bias"),
-        ("videomae", r"\d\d weights"),
-    ):
+    for left_out, message in (("fc_norm", "2 weights .* such as fc_norm.bias"), ("videomae", r"\d\d weights")):
         kept = {name: value for name, value in tensors.items() if not name.startswith(left_out)}
         weights.write_bytes(save(kept, {"format": "pt"}))
         with pytest.raises(ValueError, match=message):

@@ -83,9 +83,7 @@ def wan_formula(model: Any, x: Tensor, noise: Tensor, level: Tensor, given: dict
     return ((u - (x - noise)) ** 2).mean()
 
 
-def wan_in_place_formula(
-    model: Any, x: Tensor, noise: Tensor, level: Tensor, given: dict[str, Tensor]
-) -> Tensor:
+def wan_in_place_formula(model: Any, x: Tensor, noise: Tensor, level: Tensor, given: dict[str, Tensor]) -> Tensor:
     """DiffSynth-Studio's FlowMatchSFTLoss without its weight: the first latents put in place, left out of the error; a
     timestep for every token, as in Wan 2.2's own textimage2video.py."""
     k = given["known"].shape[2]
@@ -99,9 +97,7 @@ def wan_in_place_formula(
     return torch.nn.functional.mse_loss(predicted[:, :, k:], (noise - x)[:, :, k:])
 
 
-def cogvideox_formula(
-    model: Any, x: Tensor, noise: Tensor, level: Tensor, given: dict[str, Tensor]
-) -> Tensor:
+def cogvideox_formula(model: Any, x: Tensor, noise: Tensor, level: Tensor, given: dict[str, Tensor]) -> Tensor:
     """diffusers, examples/cogvideo/train_cogvideox_image_to_video_lora.py: the clean clip from v, weighted by
     1 / (1 - alpha)."""
     scheduler, frames_first = model.pipe.scheduler, x.transpose(1, 2)
@@ -126,9 +122,7 @@ def ltx_formula(model: Any, x: Tensor, noise: Tensor, level: Tensor, given: dict
     conditioning = torch.zeros(b, t * h * w, dtype=torch.bool)
     conditioning[:, : given["known"].shape[2] * h * w] = True
     known = torch.nn.functional.pad(given["known"], (0, 0, 0, 0, 0, t - given["known"].shape[2]))
-    clean = torch.where(
-        conditioning[..., None], known.permute(0, 2, 3, 4, 1).reshape(b, t * h * w, c), tokens
-    )
+    clean = torch.where(conditioning[..., None], known.permute(0, 2, 3, 4, 1).reshape(b, t * h * w, c), tokens)
     s = level[:, None, None]
     noisy = torch.where(conditioning[..., None], clean, (1 - s) * tokens + s * noises)
     timesteps = torch.where(conditioning, 0.0, 1000 * level[:, None])
@@ -145,10 +139,7 @@ def svd_formula(model: Any, x: Tensor, noise: Tensor, level: Tensor, given: dict
     noisy = clean + s * noise.transpose(1, 2)
     image = given["channels"][:, None].repeat(1, clean.shape[1], 1, 1, 1)
     output = model.transformer(
-        torch.cat([noisy / (s**2 + 1) ** 0.5, image], dim=2),
-        0.25 * level.log(),
-        given["image"],
-        given["numbers"],
+        torch.cat([noisy / (s**2 + 1) ** 0.5, image], dim=2), 0.25 * level.log(), given["image"], given["numbers"]
     ).sample
     denoised = output * (-s / (s**2 + 1) ** 0.5) + noisy / (s**2 + 1)
     weight = (1 + s**2) * s**-2.0
@@ -209,9 +200,7 @@ def sampled(name: str, pipe: Any, noise: Tensor, guidance: float, output_type: s
     from PIL import Image
 
     image = Image.fromarray(a_clip(name)[0])
-    random = tensors.own_generator(
-        a_clip(name)[:1]
-    )  # where the adapter draws what it needs to encode the image
+    random = tensors.own_generator(a_clip(name)[:1])  # where the adapter draws what it needs to encode the image
     common = {
         "image": image, "height": SIDE[name], "width": SIDE[name], "num_frames": FRAMES[name], "generator": random,
         "num_inference_steps": STEPS, "output_type": output_type,
@@ -257,9 +246,7 @@ def test_its_own_guidance_is_away_from_an_empty_prompt(name: str, tiny: Callable
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_errors_are_the_loss_clip_by_clip_at_a_share_of_the_levels(
-    name: str, tiny: Callable[[str], Path]
-) -> None:
+def test_errors_are_the_loss_clip_by_clip_at_a_share_of_the_levels(name: str, tiny: Callable[[str], Path]) -> None:
     model = families.load(tiny(name))
     examples = two_examples(model, name)
     noise, _ = draws(examples["latents"])
@@ -299,9 +286,7 @@ def test_decoded_frames_are_those_of_the_familys_pipeline(
     assert np.abs(ours / 255 - theirs).max() <= 0.51 / 255 + 1e-4
 
 
-def test_cogvideox_samples_by_ddim_whatever_solver_is_named(
-    tiny: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_cogvideox_samples_by_ddim_whatever_solver_is_named(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     from diffusers import CogVideoXDPMScheduler
 
     model = families.load(tiny("cogvideox"))
@@ -355,9 +340,7 @@ def test_the_loss_does_not_look_at_what_is_known(name: str, tiny: Callable[[str]
         ("svd", 4 * 2 * (4 + 4)),  # places x (space, time) x both attentions
     ],
 )
-def test_adapters_are_on_the_layers_of_the_family(
-    name: str, layers: int, tiny: Callable[[str], Path]
-) -> None:
+def test_adapters_are_on_the_layers_of_the_family(name: str, layers: int, tiny: Callable[[str], Path]) -> None:
     model: tiny_module.VideoModel = families.load(tiny(name))
     lora.put_on(model.transformer, model.ADAPTED, rank=2, seed=0)
     assert len(lora.weights_of(model.transformer)) == 2 * layers
@@ -398,10 +381,7 @@ def test_a_fine_tune_with_replay_lowers_the_loss_on_both(
         optimizer.step()
     model.transformer.eval()
     at_last = losses()
-    assert all(last < 0.97 * first for first, last in zip(at_first, at_last, strict=True)), (
-        at_first,
-        at_last,
-    )
+    assert all(last < 0.97 * first for first, last in zip(at_first, at_last, strict=True)), (at_first, at_last)
 
     with_adapters = loss_of(sources[0][0], 0).item()
     lora.write(model.transformer, tmp_path, model.NETWORK[0])
@@ -464,9 +444,7 @@ def test_gradient_checkpointing_changes_no_gradient(name: str, tiny: Callable[[s
             model.transformer.enable_gradient_checkpointing()
         model.transformer.train()
         model.loss(example["latents"], noise, model.levels(normal, noise.shape), example).backward()
-        gradients.append(
-            torch.cat([w.grad.flatten() for w in model.transformer.parameters() if w.grad is not None])
-        )
+        gradients.append(torch.cat([w.grad.flatten() for w in model.transformer.parameters() if w.grad is not None]))
     plain, sparing = gradients
     assert torch.allclose(plain, sparing, atol=1e-6)
     assert plain.abs().max() > 0
@@ -497,9 +475,7 @@ def test_conditions_are_encoded_once_and_no_encoder_is_loaded_again(
     assert all(torch.equal(uncached[key], made[key]) for key in made)
 
 
-def test_another_prompt_context_or_model_is_another_condition(
-    tiny: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_another_prompt_context_or_model_is_another_condition(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     model = families.load(tiny("wan"), cache=tmp_path)
     clips = np.stack([a_clip("wan", 0)[:1], a_clip("wan", 1)[:1]])
     both = model.condition(clips, ["a car", "a road"], 9, FPS)
@@ -558,9 +534,7 @@ def test_in_half_precision_the_network_is_and_the_autoencoder_is_not(tiny: Calla
         noise, normal = draws(example["latents"])
         loss = model.loss(example["latents"], noise, model.levels(normal, noise.shape), example)
         exact = families.load(tiny(name))
-        expected = exact.loss(
-            example["latents"], noise, exact.levels(normal, noise.shape), an_example(exact, name)
-        )
+        expected = exact.loss(example["latents"], noise, exact.levels(normal, noise.shape), an_example(exact, name))
         assert model.vae.dtype == torch.float32
         assert loss.item() == pytest.approx(expected.item(), rel=0.03)
 
@@ -599,11 +573,7 @@ def test_a_missing_shard_is_named(broken: Path) -> None:
 def test_truncated_weights_are_refused(broken: Path) -> None:
     path = broken / "transformer" / "diffusion_pytorch_model.safetensors"
     whole = path.read_bytes()
-    for content in (
-        whole[:-100],
-        whole[:5],
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-    ):
+    for content in (whole[:-100], whole[:5], b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"):
         path.write_bytes(content)
         refuses(broken, ValueError, str(path), "copy or download it again")
 
@@ -640,9 +610,7 @@ def test_another_family_is_refused(broken: Path, tiny: Callable[[str], Path], tm
     refuses(broken, ValueError, "text-to-video")
     change_index(broken, _class_name="LTXPipeline")
     refuses(broken, ValueError, "WanTransformer3DModel", "LTXVideoTransformer3DModel")
-    change_index(
-        broken, _class_name="WanImageToVideoPipeline", transformer_2=["diffusers", "WanTransformer3DModel"]
-    )
+    change_index(broken, _class_name="WanImageToVideoPipeline", transformer_2=["diffusers", "WanTransformer3DModel"])
     refuses(broken, ValueError, "two networks")
     (broken / "model_index.json").write_text("{")
     refuses(broken, ValueError, "no JSON")
@@ -653,13 +621,7 @@ def test_another_family_is_refused(broken: Path, tiny: Callable[[str], Path], tm
 def test_a_text_to_video_network_in_an_image_to_video_folder_is_refused(tmp_path: Path) -> None:
     from diffusers import WanTransformer3DModel
 
-    sizes = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 12,
-        "ffn_dim": 8,
-        "num_layers": 1,
-        "text_dim": 16,
-    }
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 8, "num_layers": 1, "text_dim": 16}
     TINY["wan"](tmp_path, transformer=WanTransformer3DModel(**sizes, in_channels=4, out_channels=4))
     refuses(tmp_path, ValueError, "takes 4 channels", "takes 12")
 

@@ -205,10 +205,7 @@ def test_a_clip_is_measured_as_by_hand_and_the_true_one_is_perfect() -> None:
     soft = scipy.ndimage.gaussian_filter(truth, (0, 1, 1, 0))
     found = fidelity.clip_fidelity(soft, truth)
     assert found.psnr_db == fidelity.psnr_db(soft, truth)
-    assert (found.ssim, found.flicker_excess) == (
-        fidelity.ssim(soft, truth),
-        fidelity.flicker_excess(soft, truth),
-    )
+    assert (found.ssim, found.flicker_excess) == (fidelity.ssim(soft, truth), fidelity.flicker_excess(soft, truth))
     assert found.ssim < 1 and found.sharpness_ratio < 1 and found.flicker_excess < 0
     assert fidelity.effnet_perceptual(soft, truth) > 0 == fidelity.effnet_perceptual(truth, truth)
     perfect = fidelity.clip_fidelity(truth, truth)

@@ -31,9 +31,7 @@ OF_A_SET = ("effnet_fd", "effnet_kd")
 FLOORS = ("real", "autoencoder", "copy-last-frame")
 
 
-def rows_of(
-    seeds: tuple[int, ...], replay: str = "near", fractions: tuple[float, ...] = FRACTIONS
-) -> pd.DataFrame:
+def rows_of(seeds: tuple[int, ...], replay: str = "near", fractions: tuple[float, ...] = FRACTIONS) -> pd.DataFrame:
     """A sweep of random numbers in the shape the library gives: nothing in it favours any claim."""
     random = np.random.default_rng(7)
     models: list[tuple[str, str, str, float, int, int]] = [(m, m, "", np.nan, -1, -1) for m in FLOORS]
@@ -53,9 +51,7 @@ def rows_of(
                     (*model, domain, "dev", f"v{clip}", 0, str(clip), measure, random.uniform(0.1, 0.9), 9)
                     for clip in range(CLIPS)
                 ]
-            rows += [
-                (*model, domain, "dev", "", -1, "", m, random.uniform(0.01, 0.1), 5 * CLIPS) for m in OF_A_SET
-            ]
+            rows += [(*model, domain, "dev", "", -1, "", m, random.uniform(0.01, 0.1), 5 * CLIPS) for m in OF_A_SET]
     columns = "run model replay replay_fraction seed step domain split video start scene measure value n"
     return pd.DataFrame(rows, columns=columns.split())
 
@@ -64,11 +60,7 @@ def runs_of(rows: pd.DataFrame, missing: int = 0) -> pd.DataFrame:
     """The status of the runs in `rows`, and of some that are not."""
     done = rows[rows["model"] == "fine-tuned"].drop_duplicates("run")
     done = done[["run", "replay", "replay_fraction", "seed"]].assign(
-        state="done",
-        trained_now=True,
-        seconds=12.3,
-        realised_replay_fraction=done["replay_fraction"],
-        reason="",
+        state="done", trained_now=True, seconds=12.3, realised_replay_fraction=done["replay_fraction"], reason=""
     )
     lost = pd.DataFrame(
         {"run": f"lost{i}", "replay": "near", "replay_fraction": 0.1, "seed": i, "state": "failed",
@@ -88,9 +80,7 @@ def of_one_seed() -> pd.DataFrame:
     return rows_of((0,))
 
 
-def plain(
-    rows: pd.DataFrame, model: str, fraction: float, step: int, measure: str, domain: str
-) -> list[float]:
+def plain(rows: pd.DataFrame, model: str, fraction: float, step: int, measure: str, domain: str) -> list[float]:
     """The value of every seed, the plain way: one filter, one mean over clips."""
     one = rows[(rows["model"] == model) & (rows["step"] == step)]
     one = one[(one["measure"] == measure) & (one["domain"] == domain)]
@@ -110,9 +100,7 @@ def test_an_arm_is_the_mean_over_seeds_of_the_mean_over_clips_with_a_t_interval(
             low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
             here = arms[(arms["replay_fraction"] == fraction) & (arms["step"] == 200)]
             here = here[(here["measure"] == measure) & (here["domain"] == "near")]
-            np.testing.assert_allclose(
-                here[["value", "low", "high"]].to_numpy(), [[np.mean(values), low, high]]
-            )
+            np.testing.assert_allclose(here[["value", "low", "high"]].to_numpy(), [[np.mean(values), low, high]])
             assert here["seeds"].tolist() == [3]
 
 
@@ -200,9 +188,7 @@ def test_a_link_holds_whatever_stands_in_the_table(texts: list[str], name: str) 
     link = csv_link(pd.DataFrame({"text": texts, "value": 0.1}), name)
     assert link.data.count("<") == link.data.count(">") == 6, "something escaped from an attribute"
     _, text = link.data.split('href="')[1].split('"')[0].split(",", 1)
-    assert unquote(text) == pd.DataFrame({"text": texts, "value": 0.1}).to_csv(
-        index=False, lineterminator="\n"
-    )
+    assert unquote(text) == pd.DataFrame({"text": texts, "value": 0.1}).to_csv(index=False, lineterminator="\n")
 
 
 # Refusals
@@ -245,16 +231,8 @@ def test_the_table_begins_with_the_floors_and_agrees_with_plain_pandas(rows: pd.
     names = ["ordinary driving", "eventful driving", "other looks, free motion"]
     assert list(table.index) == [(domain, arm) for domain in names for arm in arms]
     for domain, name in zip(DOMAINS, names, strict=True):
-        for model, arm, step in [
-            ("real", "real", -1),
-            ("base", "base", 0),
-            ("fine-tuned", "replay 25 %", 200),
-        ]:
-            for measure, column in [
-                ("ade_px", "ADE (px)"),
-                ("effnet_kd", "EffNet-KD"),
-                ("recall", "recall (share)"),
-            ]:
+        for model, arm, step in [("real", "real", -1), ("base", "base", 0), ("fine-tuned", "replay 25 %", 200)]:
+            for measure, column in [("ade_px", "ADE (px)"), ("effnet_kd", "EffNet-KD"), ("recall", "recall (share)")]:
                 values = plain(rows, model, 0.25, step, measure, domain)
                 assert table.loc[(name, arm), column] == pytest.approx(np.mean(values))
     counts = table[["seeds", "clips", "agent-frames", "frames"]]
@@ -365,10 +343,7 @@ def test_the_tradeoff_stands_where_the_numbers_are(rows: pd.DataFrame) -> None:
     for domain, axes in zip(DOMAINS, figures.tradeoff(rows, runs_of(rows)).axes, strict=True):
         models = [("base", 0.0, 0), *(("fine-tuned", fraction, 200) for fraction in FRACTIONS)]
         expected = [
-            (
-                np.mean(plain(rows, *model, "effnet_kd", "driving")),
-                np.mean(plain(rows, *model, "ade_px", domain)),
-            )
+            (np.mean(plain(rows, *model, "effnet_kd", "driving")), np.mean(plain(rows, *model, "ade_px", domain)))
             for model in models
         ]
         np.testing.assert_allclose(single_points(axes), sorted(expected))
@@ -398,9 +373,7 @@ def test_lines_over_steps_start_at_the_base(drawn: dict[str, Figure], of_one_see
         assert np.allclose(lines, expected)
 
 
-def test_lines_over_fractions_go_from_none_to_most(
-    drawn: dict[str, Figure], of_one_seed: pd.DataFrame
-) -> None:
+def test_lines_over_fractions_go_from_none_to_most(drawn: dict[str, Figure], of_one_seed: pd.DataFrame) -> None:
     for axes, (measure, domain) in zip(drawn["over_fractions"].axes, figures.PANELS, strict=True):
         (line,) = lines_of(axes, "o")
         expected = [
@@ -413,9 +386,7 @@ def test_lines_over_fractions_go_from_none_to_most(
 def test_axes_have_a_name_and_a_unit(drawn: dict[str, Figure]) -> None:
     for figure in drawn.values():
         assert all(axes.get_ylabel().endswith(")") for axes in figure.axes)
-        assert (
-            figure.axes[-1].get_xlabel().endswith(")") or figure.axes[-1].get_xlabel() == "fine-tuning step"
-        )
+        assert figure.axes[-1].get_xlabel().endswith(")") or figure.axes[-1].get_xlabel() == "fine-tuning step"
 
 
 def test_no_figure_stays_open(drawn: dict[str, Figure]) -> None:

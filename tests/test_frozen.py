@@ -187,9 +187,7 @@ def found_domains() -> list[str]:
     damaged = [corruptions.spec_of(preset).evaluation for preset in corruptions.PRESETS]
     worlds |= {world for each in damaged for world in each.domains if isinstance(world, WorldSpec)}
     worlds |= {
-        domain_spec(name, videos=(0, videos, 0))
-        for name in DOMAINS
-        for videos in world_statistics.PRESETS.values()
+        domain_spec(name, videos=(0, videos, 0)) for name in DOMAINS for videos in world_statistics.PRESETS.values()
     }
     worlds |= {domain_spec(name) for name in (*DOMAINS, *LOOKED_AT, *DOSES)}
     return sorted(folder_of(world, "").name for world in worlds)

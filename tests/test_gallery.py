@@ -84,9 +84,7 @@ def test_agents_that_keep_apart_are_followed_in_whatever_order_they_are_listed(n
     boxes = [[[*place, *(place + 8)] for place in places[frame][order]] for frame, order in enumerate(orders)]
     found = explorer.true_paths(boxes)
     assert len(found) == n
-    assert {tuple(path) for path in found} == {
-        tuple(order.index(agent) for order in orders) for agent in range(n)
-    }
+    assert {tuple(path) for path in found} == {tuple(order.index(agent) for order in orders) for agent in range(n)}
 
 
 def test_a_leap_and_a_return_are_new_agents() -> None:
@@ -178,9 +176,7 @@ def test_nothing_comes_from_another_host_and_text_cannot_become_markup(make: Any
     page = make([clip(), clip(arm=BASE), clip(arm=trick, step=10)]).data
     assert trick not in page and trick[:9] + "<script>alert" not in page
     assert data_of(page)["clips"][0]["versions"][2]["arm"] == trick
-    addresses = set(
-        re.findall(r"(?:https?:)?//[\w.]+\.\w+[^\s\"')]*", page.replace(explorer._asset("gallery.js"), ""))
-    )
+    addresses = set(re.findall(r"(?:https?:)?//[\w.]+\.\w+[^\s\"')]*", page.replace(explorer._asset("gallery.js"), "")))
     assert not addresses
     # The name of a language, which nobody fetches.
     assert re.findall(r"https?://[^\"]+", explorer._asset("gallery.js")) == ["http://www.w3.org/2000/svg"]
@@ -190,9 +186,7 @@ def test_nothing_comes_from_another_host_and_text_cannot_become_markup(make: Any
 
 def test_a_page_stays_light() -> None:
     noise = np.random.default_rng(0)
-    street = (
-        np.cumsum(noise.normal(0, 4, (FRAMES, SIDE, SIDE, 3)), axis=2) + 120
-    )  # rougher than any street here
+    street = np.cumsum(noise.normal(0, 4, (FRAMES, SIDE, SIDE, 3)), axis=2) + 120  # rougher than any street here
     shown = [replace(one, frames=street.clip(0, 255).astype(np.uint8)) for one in everything()]
     alone, more = (len(explorer.explorer(shown[: 6 * clips]).data) for clips in (1, 4))
     assert (more - alone) / 18 < 14_000  # bytes a clip
@@ -426,9 +420,7 @@ def test_all_pictures_play_in_step_and_begin_again(opened: Opened) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", list(SIZES))
 @pytest.mark.parametrize("make", [explorer.player, explorer.explorer])
-def test_it_fits_the_window_and_takes_the_page_s_colours(
-    opened: Opened, make: Any, size: str, scheme: str
-) -> None:
+def test_it_fits_the_window_and_takes_the_page_s_colours(opened: Opened, make: Any, size: str, scheme: str) -> None:
     width, height = SIZES[size]
     viewport = {"width": width, "height": height}
     page = opened(make(everything()).data, viewport=viewport, color_scheme=scheme)

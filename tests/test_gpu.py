@@ -13,19 +13,7 @@ import pytest
 import torch
 from conftest import TWO_RANKS
 from on_ranks import VARIANTS
-from test_train import (
-    CELLS,
-    CHANNELS,
-    FRAMES,
-    Killed,
-    drawn,
-    fit,
-    log_of,
-    loss_of,
-    model,
-    same,
-    weights,
-)
+from test_train import CELLS, CHANNELS, FRAMES, Killed, drawn, fit, log_of, loss_of, model, same, weights
 
 from replaylab.models import tiny
 from replaylab.spec import MachineSpec, RemedySpec
@@ -65,9 +53,7 @@ def test_fine_tuning_lowers_the_loss(trained, latents, tmp_path, place):
     assert loss_of(made, latents[0]) < 0.9 * before
 
 
-@pytest.mark.parametrize(
-    "remedy", [RemedySpec("lwf", 1.0), RemedySpec("l2-sp", 1.0), RemedySpec("wise-ft", 0.5)]
-)
+@pytest.mark.parametrize("remedy", [RemedySpec("lwf", 1.0), RemedySpec("l2-sp", 1.0), RemedySpec("wise-ft", 0.5)])
 def test_remedies_do_what_they_do_on_the_cpu(remedy, latents, tmp_path, place):
     fit(tmp_path / "cpu", latents, 4, machine=MachineSpec(precision="fp32"), remedy=remedy)
     fit(tmp_path / "gpu", latents, 4, machine=MachineSpec(precision="fp32"), remedy=remedy, place=place)

@@ -13,9 +13,7 @@ from replaylab.spec import EvaluationSpec, WorldSpec
 SIZE = 64
 
 
-def clip(
-    starts: dict[int, tuple[float, float]], px_a_frame: dict[int, tuple[float, float]]
-) -> list[pd.DataFrame]:
+def clip(starts: dict[int, tuple[float, float]], px_a_frame: dict[int, tuple[float, float]]) -> list[pd.DataFrame]:
     """Truth of one clip: agents at a place in the last context frame, moving evenly."""
     tables = []
     for frame in range(CLIP_FRAMES):
@@ -23,9 +21,7 @@ def clip(
         for agent, (x, y) in starts.items():
             dx, dy = px_a_frame[agent]
             cx, cy = x + dx * (frame - CONTEXT_FRAMES + 1), y + dy * (frame - CONTEXT_FRAMES + 1)
-            rows.append(
-                {"agent": agent, "x0": cx - 4, "y0": cy - 3, "x1": cx + 4, "y1": cy + 3, "eligible": True}
-            )
+            rows.append({"agent": agent, "x0": cx - 4, "y0": cy - 3, "x1": cx + 4, "y1": cy + 3, "eligible": True})
         tables.append(pd.DataFrame(rows))
     return tables
 
@@ -52,7 +48,5 @@ def test_who_comes_later_or_does_not_count_has_no_part_in_it():
 
 def test_a_split_with_too_few_scenes_is_refused_by_its_folder(tmp_path):
     world = WorldSpec("tiny", "traffic", "target", "ordinary", (0, 3, 0))
-    with pytest.raises(
-        ValueError, match=r"tiny-.*: split 'dev' has 3 scenes, but 2 clips to continue and 2 reference"
-    ):
+    with pytest.raises(ValueError, match=r"tiny-.*: split 'dev' has 3 scenes, but 2 clips to continue and 2 reference"):
         prepare(EvaluationSpec((world,), "dev", 2, 2), tmp_path)

@@ -59,9 +59,7 @@ def sequence(root: Path, name: str = "0000", frames=range(FRAMES)) -> Path:
             label(frame, -1, "DontCare", (450, 160, 480, 250), truncated=-1, occluded=-1),
         ]
         if frame >= 10:
-            lines.append(
-                label(frame, 2, "Cyclist", (400, 150, 467, 260), (-4.0, 1.7, 16.0), np.pi, truncated=1)
-            )
+            lines.append(label(frame, 2, "Cyclist", (400, 150, 467, 260), (-4.0, 1.7, 16.0), np.pi, truncated=1))
     (training / "label_02" / f"{name}.txt").write_text("\n".join(lines) + "\n")
     (training / "calib" / f"{name}.txt").write_text(CALIBRATION)
     (training / "oxts" / f"{name}.txt").write_text(
@@ -92,9 +90,7 @@ def test_labels_are_in_px_of_the_cut_picture_and_m_from_the_camera(domain):
     wanted = (np.array([590, 150, 690, 260]) - [left, 0, left, 0]) * scale
     assert np.allclose(car[["x0", "y0", "x1", "y1"]], wanted)
     assert np.allclose(car["x_m"], 1.0, atol=1e-5) and np.allclose(car["y_m"], 20.0, atol=0.01)
-    assert (
-        np.allclose(car["heading_rad"], 0, atol=1e-6) and car["eligible"].all() and car["visible"].eq(1).all()
-    )
+    assert np.allclose(car["heading_rad"], 0, atol=1e-6) and car["eligible"].all() and car["visible"].eq(1).all()
     assert list(car["frame"]) == list(range(12)) and car["road_m"].isna().all()
     hidden = tracks[tracks["kind"] == "pedestrian"]
     assert not hidden["eligible"].any() and np.allclose(hidden["visible"], kitti.VISIBLE[2])
@@ -122,27 +118,17 @@ def test_the_ego_car_drives_as_oxts_says(domain):
     way = np.hypot(np.diff(ego["x_m"]), np.diff(ego["y_m"]))
     assert way.min() > 0.99 * SPEED_M_S / 5 and (ego["y_m"].diff().dropna() > 0).all()
     assert ego["field_of_view_deg"].iloc[0] == pytest.approx(2 * np.rad2deg(np.arctan(HEIGHT / 2 / 721.5377)))
-    assert ego["camera_pitch_rad"].iloc[0] == pytest.approx(
-        np.arctan((HEIGHT / 2 - 172.854) / 721.5377), abs=1e-4
-    )
+    assert ego["camera_pitch_rad"].iloc[0] == pytest.approx(np.arctan((HEIGHT / 2 - 172.854) / 721.5377), abs=1e-4)
 
 
-@given(
-    st.lists(
-        st.tuples(st.floats(-80, 80), st.floats(-179, 179), *[st.floats(-3, 3)] * 4), min_size=1, max_size=5
-    )
-)
+@given(st.lists(st.tuples(st.floats(-80, 80), st.floats(-179, 179), *[st.floats(-3, 3)] * 4), min_size=1, max_size=5))
 def test_poses_are_those_of_the_raw_datas_devkit(rows):
     table = np.array(rows)
     scale = np.cos(table[0, 0] * np.pi / 180)  # as convertOxtsToPose.m has it, line by line
     for row, made in zip(table, kitti.imu_poses(table), strict=True):
         latitude, longitude, altitude, rx, ry, rz = row
         er = 6378137
-        t = [
-            scale * longitude * np.pi * er / 180,
-            scale * er * np.log(np.tan((90 + latitude) * np.pi / 360)),
-            altitude,
-        ]
+        t = [scale * longitude * np.pi * er / 180, scale * er * np.log(np.tan((90 + latitude) * np.pi / 360)), altitude]
         x = np.array([[1, 0, 0], [0, np.cos(rx), -np.sin(rx)], [0, np.sin(rx), np.cos(rx)]])
         y = np.array([[np.cos(ry), 0, np.sin(ry)], [0, 1, 0], [-np.sin(ry), 0, np.cos(ry)]])
         z = np.array([[np.cos(rz), -np.sin(rz), 0], [np.sin(rz), np.cos(rz), 0], [0, 0, 1]])

@@ -83,9 +83,7 @@ def elsewhere(folder: Path, home: Path, notes: Path, seconds: float, hangs_at: i
     return process
 
 
-def _read_and_save(
-    folder: Path, home: Path, notes: Path, seconds: float, hangs_at: int, threads: int
-) -> None:
+def _read_and_save(folder: Path, home: Path, notes: Path, seconds: float, hangs_at: int, threads: int) -> None:
     latent_cache.VIDEOS_AT_ONCE = AT_ONCE
     torch.set_num_threads(threads)
     model = Noted(notes, seconds, hangs_at)
@@ -131,9 +129,7 @@ def test_they_are_read_the_second_time_and_made_anew_for_another_autoencoder_or_
     assert not list(home.glob(".*"))
 
 
-def test_only_chunks_that_are_asked_for_are_made_and_other_choices_and_names_share_them(
-    model, domain, tmp_path
-):
+def test_only_chunks_that_are_asked_for_are_made_and_other_choices_and_names_share_them(model, domain, tmp_path):
     home = tmp_path / "home"
     chosen = clips.one_a_scene(clips.clips_of(domain, "train", tiny.CLIP_FRAMES))
     for wanted, chunks in (([0, 2], 1), ([1], 1), ([2, 9], 2), ([4, 5, 0], 3), (range(VIDEOS), 4)):
@@ -161,9 +157,7 @@ def test_appended_videos_keep_the_chunks_that_are_there(model, domain, tmp_path)
     assert np.allclose(after[: len(before)], before, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "harm", ["cut short", "empty", "another header", "no header", "other frames", "other numbers"]
-)
+@pytest.mark.parametrize("harm", ["cut short", "empty", "another header", "no header", "other frames", "other numbers"])
 def test_a_damaged_chunk_is_made_again_with_a_word(harm, model, domain, tmp_path, capsys):
     home = tmp_path / "home"
     whole = read_all(model, domain, home)
@@ -275,9 +269,7 @@ def test_a_process_killed_while_it_encodes_leaves_whole_chunks_and_the_rest_ends
     process.join()
     left = chunks_in(home)
     whole = read_all(model, domain, tmp_path / "uninterrupted")
-    uninterrupted = {
-        path.name: content for path, (content, _) in chunks_in(tmp_path / "uninterrupted").items()
-    }
+    uninterrupted = {path.name: content for path, (content, _) in chunks_in(tmp_path / "uninterrupted").items()}
     assert len(left) == 2
     assert {path.name: content for path, (content, _) in left.items()}.items() <= uninterrupted.items()
     went_on = Noted(tmp_path / "went on")

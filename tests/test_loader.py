@@ -39,9 +39,7 @@ SHORT, WINDOW = "short", 8
 
 def write_long(path: Path, kind: str) -> None:
     encoder, file = KINDS[kind]
-    texture = (
-        np.random.default_rng(len(kind)).integers(0, 255, (24, 16, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-    )
+    texture = np.random.default_rng(len(kind)).integers(0, 255, (24, 16, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     with av.open(str(path), "w", options=file) as container:
         stream = container.add_stream("libx264", rate=10, options=encoder)
         stream.height, stream.width, stream.pix_fmt, stream.gop_size = 64, 64, "yuv420p", 12
@@ -67,11 +65,7 @@ def domain(tmp_path_factory: pytest.TempPathFactory) -> Domain:
     )
     about = {"name": "loader", "frames_per_second": 10.0, "size_px": 64}
     return write_domain(
-        folder,
-        about,
-        videos,
-        pd.DataFrame(columns=list(TRACK_COLUMNS)),
-        pd.DataFrame(columns=list(EGO_COLUMNS)),
+        folder, about, videos, pd.DataFrame(columns=list(TRACK_COLUMNS)), pd.DataFrame(columns=list(EGO_COLUMNS))
     )
 
 
@@ -213,10 +207,7 @@ def random_clips(count: int) -> Iterator[list[Clip]]:
     names = [*KINDS, SHORT]
     for _ in range(count // 100):
         videos = [names[number] for number in rng.integers(0, len(names), 100)]
-        yield [
-            clip(video, int(rng.integers(0, (12 if video == SHORT else FRAMES) - WINDOW + 1)))
-            for video in videos
-        ]
+        yield [clip(video, int(rng.integers(0, (12 if video == SHORT else FRAMES) - WINDOW + 1))) for video in videos]
 
 
 def held() -> dict[str, float]:
@@ -230,9 +221,7 @@ def held() -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize(
-    "count", [1000, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
-)
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_nothing_is_left_behind(domain: Domain, count: int) -> None:
     require_or_skip(Path("/proc/self/statm").is_file(), "/proc")
     warm_up, measured = 500, 0

@@ -74,9 +74,7 @@ def test_every_distance_says_what_it_is_of_and_nothing_else_does(road):
     assert dict(zip(named["measure"], named["n"], strict=True)) == {
         "effnet_fd": frames, "effnet_kd": frames, "video_fd": CLIPS, "video_kd": CLIPS
     }  # fmt: skip
-    assert set(named["frames"]) == {1, road.frames.shape[1] - CONTEXT_FRAMES} and set(named["size_px"]) == {
-        64
-    }
+    assert set(named["frames"]) == {1, road.frames.shape[1] - CONTEXT_FRAMES} and set(named["size_px"]) == {64}
     assert named["extractor_digest"].str.fullmatch("[0-9a-f]{64}").all()
     assert named["extractor_digest"].nunique() == named["extractor"].nunique() == 2
 
@@ -105,16 +103,9 @@ def test_far_from_roads_only_pictures_are_measured(prepared):
         measure_found(road, road.extrapolated, CAP_PX),
         measure(road, evaluate.autoencoded(road.frames), CAP_PX).rows,
     ))  # fmt: skip
-    of_motion = {
-        "background_flow_error_px",
-        "residual_agent_error_px",
-        "ego_speed_error_m_s",
-        "ade_tracked_px",
-    }
+    of_motion = {"background_flow_error_px", "residual_agent_error_px", "ego_speed_error_m_s", "ade_tracked_px"}
     assert pictures >= PER_SET and not pictures & boxes and "ade_px" in boxes
-    assert (
-        roads == (pictures - {"flow_error_px"}) | boxes | of_motion
-    )  # and no yaw rate: on these roads nobody turns
+    assert roads == (pictures - {"flow_error_px"}) | boxes | of_motion  # and no yaw rate: on these roads nobody turns
     quickly = set(measure(road, road.frames, CAP_PX, thoroughly=False).rows["measure"])
     assert roads - quickly == {"psnr_db", "ego_speed_error_m_s", "ade_tracked_px"}
 
@@ -142,9 +133,7 @@ def test_futures_are_meaned_clip_by_clip_and_the_best_is_the_best(home, road, fu
         )
         each.append(of(measure(road, model.decode(drawn), CAP_PX, drawn).rows, "ade_px").to_numpy())
     assert np.array_equal(of(rows, "ade_px"), np.mean(each, axis=0), equal_nan=True)
-    assert np.array_equal(
-        of(rows, "ade_best_px"), np.min(each, axis=0) if futures > 1 else [], equal_nan=True
-    )
+    assert np.array_equal(of(rows, "ade_best_px"), np.min(each, axis=0) if futures > 1 else [], equal_nan=True)
     assert not rows["measure"].str.startswith("denoising").any()
 
 
@@ -167,9 +156,7 @@ def test_at_the_end_all_domains_are_measured_and_how_well_they_can_be_denoised(h
 
 def test_rows_come_back_from_disk_with_four_digits_and_all_their_columns(road, tmp_path):
     rows = measure(road, road.frames, CAP_PX).rows
-    rows = rows.assign(
-        run="r", base="b", model="real", target="", replay="", replay_fraction=0.1, seed=-1, step=-1
-    )
+    rows = rows.assign(run="r", base="b", model="real", target="", replay="", replay_fraction=0.1, seed=-1, step=-1)
     write_rows(tmp_path / "rows.parquet", rows)
     back = read_rows(tmp_path)
     assert list(back.columns) == [*COLUMNS, *OF_DISTANCES]

@@ -96,7 +96,6 @@ def test_the_network_is_told_of_the_future_no_more_than_noise_lets_through(famil
     level, context = model.level_at(1.0, SHAPE).expand(3), one[:, :, :CONTEXT_FRAMES]
     with torch.no_grad():
         predicted = [
-            model.predict(model.mix(clip, noise, level), level, model.condition(context))
-            for clip in (one, other)
+            model.predict(model.mix(clip, noise, level), level, model.condition(context)) for clip in (one, other)
         ]
     assert torch.allclose(*predicted, atol=1e-4)

@@ -46,15 +46,9 @@ def road(seed: int, ego: np.ndarray, camera: tuple[float, float, float] = LENS) 
         ahead = np.array([[-4.0, 6.0], [4.0, 6.0], [15.0, 40.0], [-15.0, 40.0]])
         cos, sin = np.cos(heading), np.sin(heading)
         world = ahead @ np.array([[cos, sin], [-sin, cos]]) + [x, y]
-        pixels, _ = lens.project(
-            np.column_stack([world, np.zeros(4)]), np.array([x, y, 0.0]), heading, SIZE * 4
-        )
-        to_image = cv2.getPerspectiveTransform(
-            (world * 5 + 100).astype(np.float32), (pixels - 0.5).astype(np.float32)
-        )
-        view = cv2.warpPerspective(
-            large.astype(np.float32), to_image, (SIZE * 4, SIZE * 4), borderMode=cv2.BORDER_WRAP
-        )
+        pixels, _ = lens.project(np.column_stack([world, np.zeros(4)]), np.array([x, y, 0.0]), heading, SIZE * 4)
+        to_image = cv2.getPerspectiveTransform((world * 5 + 100).astype(np.float32), (pixels - 0.5).astype(np.float32))
+        view = cv2.warpPerspective(large.astype(np.float32), to_image, (SIZE * 4, SIZE * 4), borderMode=cv2.BORDER_WRAP)
         horizon = int(SIZE * 2 - lens.focal_px(SIZE * 4) * np.tan(camera[2])) + 2
         view[:horizon] = 128
         frames.append(cv2.resize(view, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
@@ -72,11 +66,7 @@ def driven(speed_m_s: float, yaw_rad_s: float, frames: int = 6) -> np.ndarray:
 
 
 def square(
-    start: tuple[float, float],
-    step: tuple[float, float],
-    side: float = 12,
-    grow: float = 1.0,
-    shift: float = 0.0,
+    start: tuple[float, float], step: tuple[float, float], side: float = 12, grow: float = 1.0, shift: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """A two-coloured square over a texture (still, or moving by `shift` px a frame): frames, and its boxes (T, 1, 4)."""
     behind = sliding(5, (shift, 0.0)).astype(np.float32) * 0.5 + 30
@@ -87,9 +77,7 @@ def square(
         boxes.append([[*(middle - half), *(middle + half)]])
         # Coverage of each pixel by an interval, in x and in y: a square at a fraction of a pixel.
         pixel = np.arange(SIZE)
-        x, y = (
-            np.clip(np.minimum(pixel + 1, at + half) - np.maximum(pixel, at - half), 0, 1) for at in middle
-        )
+        x, y = (np.clip(np.minimum(pixel + 1, at + half) - np.maximum(pixel, at - half), 0, 1) for at in middle)
         top = np.clip(np.minimum(pixel + 1, middle[1]) - np.maximum(pixel, middle[1] - half), 0, 1)
         frame = behind[t] * (1 - np.outer(y, x))[..., None]
         frame += np.outer(top, x)[..., None] * [230, 40, 40] + np.outer(y - top, x)[..., None] * [40, 40, 230]
@@ -130,9 +118,9 @@ def test_a_clip_against_itself_has_no_error_and_against_a_still_one_its_own_moti
     still = np.repeat(frames[:1], 6, axis=0)
     mask, truth = optical_flow.background(frames, NOBODY), optical_flow.flow(frames)
     assert optical_flow.background_flow_error_px(truth, truth, mask) == (0.0, int(mask.sum()))
-    assert optical_flow.background_flow_error_px(
-        optical_flow.flow(still), truth, mask
-    ).value == pytest.approx(2, abs=0.2)
+    assert optical_flow.background_flow_error_px(optical_flow.flow(still), truth, mask).value == pytest.approx(
+        2, abs=0.2
+    )
 
 
 def test_an_error_inside_the_boxes_is_no_error_of_the_background() -> None:
@@ -184,9 +172,7 @@ def test_agents_carried_by_the_background_have_no_residual_error(seed: int) -> N
     rng = np.random.default_rng(seed)
     low = np.array([[10.0, 10.0], [40.0, 10.0], [10.0, 40.0]]) + rng.uniform(0, 3, (3, 2))
     start = np.concatenate([low, low + 8], axis=1)
-    models = [
-        np.concatenate([rng.normal(0, 0.02, (5, 2, 2)), rng.normal(0, 0.3, (5, 2, 1))], 2) for _ in range(2)
-    ]
+    models = [np.concatenate([rng.normal(0, 0.02, (5, 2, 2)), rng.normal(0, 0.3, (5, 2, 1))], 2) for _ in range(2)]
     middle = centres(start)
     own = rng.normal(0, 0.5, (5, 3, 2)).cumsum(0)  # the agents' own motion, right in the made clip
     made, true = (start + np.tile(optical_flow.carried(model, middle) + own, 2) for model in models)
@@ -210,18 +196,14 @@ def test_a_frozen_agent_in_a_moving_background_is_a_residual_error() -> None:
     errors = errors_of(true, frozen)
     assert optical_flow.residual_agent_error_px(errors, start, [0], moves, moves).value == pytest.approx(3)
     # One whose whole world froze has only lost the dominant motion.
-    assert optical_flow.residual_agent_error_px(errors, start, [0], 0 * moves, moves).value == pytest.approx(
-        0
-    )
+    assert optical_flow.residual_agent_error_px(errors, start, [0], 0 * moves, moves).value == pytest.approx(0)
 
 
 # The ego car
 
 
 @pytest.mark.parametrize(("speed", "yaw_deg_s"), [(0, 0), (3, 0), (6, 8), (9, -4), (4, -12)])
-def test_a_plane_seen_from_a_known_camera_gives_back_speed_and_yaw_rate(
-    speed: float, yaw_deg_s: float
-) -> None:
+def test_a_plane_seen_from_a_known_camera_gives_back_speed_and_yaw_rate(speed: float, yaw_deg_s: float) -> None:
     ego = driven(speed, np.deg2rad(yaw_deg_s))
     frames = road(3, ego)
     cameras = np.tile(LENS, (6, 1))
@@ -241,9 +223,7 @@ def test_a_still_clip_stands_and_agents_do_not_count() -> None:
     ego = driven(5, 0)
     frames = road(4, ego)
     cameras = np.tile(LENS, (6, 1))
-    still = optical_flow.ego_errors(
-        optical_flow.ego_motion(frames[[0] * 6], cameras, NOBODY, RATE), ego, RATE
-    )
+    still = optical_flow.ego_errors(optical_flow.ego_motion(frames[[0] * 6], cameras, NOBODY, RATE), ego, RATE)
     assert still["ego_speed_error_m_s"].value == pytest.approx(5, abs=0.1)
     box = [10, 42, 54, 54]  # something over the road that stays where it is in the image
     covered = frames.copy()
@@ -358,9 +338,7 @@ def test_threads_are_put_back_and_the_same_clip_gives_the_same_numbers() -> None
     try:
         frames, boxes = square((30.0, 34.0), (1.0, 0.5), shift=1)
         np.testing.assert_array_equal(optical_flow.flow(frames), optical_flow.flow(frames.copy()))
-        np.testing.assert_array_equal(
-            optical_flow.follow(frames, boxes[0]), optical_flow.follow(frames, boxes[0])
-        )
+        np.testing.assert_array_equal(optical_flow.follow(frames, boxes[0]), optical_flow.follow(frames, boxes[0]))
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)

@@ -69,9 +69,7 @@ def test_without_parameters_the_defaults_hold() -> None:
     some.sampled_from(["smoke", "quick", "published"]),
     some.sampled_from(["inline", "local", "slurm"]),
 )
-def test_valid_values_come_back_as_given(
-    fractions: list[float], seeds: list[int], preset: str, cluster: str
-) -> None:
+def test_valid_values_come_back_as_given(fractions: list[float], seeds: list[int], preset: str, cluster: str) -> None:
     given_ = {
         "replay_fractions": fractions,
         "seeds": seeds,
@@ -102,10 +100,7 @@ def test_a_misspelt_name_gets_the_nearest_one() -> None:
 
 
 def test_what_is_no_plain_value_is_no_parameter() -> None:
-    assert (
-        parameters.parameters({"figures": sys, "p": object(), "parameters": parameters.parameters}).seeds
-        == []
-    )
+    assert parameters.parameters({"figures": sys, "p": object(), "parameters": parameters.parameters}).seeds == []
 
 
 @pytest.mark.parametrize(
@@ -162,9 +157,7 @@ def test_names_are_of_those_there_are_and_go_through_the_shell() -> None:
 
 
 def test_a_default_that_is_a_list_is_shown_where_valid_parameters_are_listed() -> None:
-    with pytest.raises(
-        ValueError, match=r'presets: list of names, default \["published", "dose", "dose-between"\]'
-    ):
+    with pytest.raises(ValueError, match=r'presets: list of names, default \["published", "dose", "dose-between"\]'):
         parameters.parameters({"preset": "pilot"}, parameters.AlignmentParameters)
 
 
@@ -187,9 +180,7 @@ def test_the_book_is_found_from_the_root_from_itself_and_from_below(monkeypatch:
         assert book_folder().samefile(ROOT / "book")
 
 
-def test_outside_a_repository_the_error_says_where_it_looked(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_outside_a_repository_the_error_says_where_it_looked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"in {tmp_path} or above"):
         book_folder()
@@ -235,9 +226,7 @@ def test_cells_are_thin(page: nbformat.NotebookNode) -> None:
         assert "chdir" not in cell.source and "warnings" not in cell.source
 
 
-def test_the_parameters_cell_has_the_defaults_and_nothing_else(
-    page: nbformat.NotebookNode, path: Path
-) -> None:
+def test_the_parameters_cell_has_the_defaults_and_nothing_else(page: nbformat.NotebookNode, path: Path) -> None:
     (cell,) = page_tags(page, "parameters")
     names: dict[str, object] = {}
     exec(cell.source, {}, names)
@@ -280,9 +269,7 @@ def papermill(folder: Path, *words: str, fails: bool = False, seconds: int = 280
     """What papermill wrote to stdout, run in `folder` without a terminal; with `fails`, to stderr."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "papermill", *words]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds
-    )
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds)
     assert (done.returncode != 0) == fails, done.stderr[-4000:]
     return done.stderr if fails else done.stdout
 
@@ -352,9 +339,7 @@ def test_from_the_book_folder_it_shows_the_same(
     assert prose(executed) == prose(from_root)
 
 
-def test_in_place_it_shows_the_same(
-    store: Path, from_root: dict[str, list[dict[str, str]]], tmp_path: Path
-) -> None:
+def test_in_place_it_shows_the_same(store: Path, from_root: dict[str, list[dict[str, str]]], tmp_path: Path) -> None:
     book = tmp_path / "book"
     book.mkdir()
     shutil.copy(PAGE, book)
@@ -364,9 +349,7 @@ def test_in_place_it_shows_the_same(
     assert prose(shown(nbformat.read(tmp_path / same, as_version=4))) == prose(from_root)
 
 
-def test_piped_it_prints_the_executed_notebook(
-    store: Path, from_root: dict[str, list[dict[str, str]]]
-) -> None:
+def test_piped_it_prints_the_executed_notebook(store: Path, from_root: dict[str, list[dict[str, str]]]) -> None:
     printed = papermill(ROOT, "book/03_replay_sweep.ipynb", *smoke(store))
     assert prose(shown(nbformat.reads(printed, as_version=4))) == prose(from_root)
 
@@ -429,9 +412,7 @@ SHOWN_OF_WORLDS = {
 def worlds_shown(folder: Path, *words: str, seconds: int = 280) -> dict[str, list[dict[str, str]]]:
     out = folder / "worlds.ipynb"
     store = ["-p", "store", str(folder / "store")]
-    papermill(
-        ROOT, "book/01_worlds.ipynb", str(out), "-p", "preset", "smoke", *store, *words, seconds=seconds
-    )
+    papermill(ROOT, "book/01_worlds.ipynb", str(out), "-p", "preset", "smoke", *store, *words, seconds=seconds)
     executed = shown(nbformat.read(out, as_version=4))
     assert {cell for cell, datas in executed.items() if datas} == set(SHOWN_OF_WORLDS)
     for cell, kind in SHOWN_OF_WORLDS.items():
@@ -450,10 +431,7 @@ def test_the_worlds_page_shows_the_domains_that_were_asked_for(tmp_path: Path) -
 @pytest.mark.timeout(900)
 def test_the_worlds_page_shows_every_domain(tmp_path: Path) -> None:
     executed = worlds_shown(tmp_path, seconds=850)
-    videos = [
-        executed[f"{group}-videos"][0]["text/html"].count("<video ")
-        for group in ("target", "replay", "second")
-    ]
+    videos = [executed[f"{group}-videos"][0]["text/html"].count("<video ") for group in ("target", "replay", "second")]
     assert sum(videos) == len(DOMAINS) and min(videos) > 0
 
 

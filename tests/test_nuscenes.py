@@ -28,12 +28,7 @@ AGENTS = {  # category: (ahead and to the left of the car in m, size, visibility
     "vehicle.car": ((20.0, -1.0), (1.9, 4.5, 1.6), "4", "vehicle.moving"),
     "human.pedestrian.adult": ((9.0, 1.5), (0.7, 0.7, 1.8), "2", "pedestrian.moving"),
     "vehicle.bicycle": ((12.0, 2.0), (0.6, 1.8, 1.2), "3", "cycle.without_rider"),
-    "vehicle.truck": (
-        (2.0, -2.5),
-        (2.5, 9.0, 3.0),
-        "4",
-        "vehicle.parked",
-    ),  # beside the camera: partly behind it
+    "vehicle.truck": ((2.0, -2.5), (2.5, 9.0, 3.0), "4", "vehicle.parked"),  # beside the camera: partly behind it
     "movable_object.barrier": ((10.0, 0.0), (2.0, 0.5, 1.0), "4", ""),
     "animal": ((-15.0, 0.0), (0.5, 1.0, 0.5), "4", ""),  # behind
 }
@@ -101,9 +96,7 @@ def _scene(root: Path, tables: dict[str, list[dict]], scene: int) -> None:
     begin_us = 1_532_402_927_000_000
     for key in range(KEYS):
         time_us = begin_us + key * 1_000_000 * KEY_EVERY // HZ
-        tables["sample"].append(
-            linked({"timestamp": time_us, "scene_token": f"sc-{scene}"}, f"sa-{scene}-", key, KEYS)
-        )
+        tables["sample"].append(linked({"timestamp": time_us, "scene_token": f"sc-{scene}"}, f"sa-{scene}-", key, KEYS))
         place, yaw = pose(scene, key * KEY_EVERY / HZ)
         for category, ((ahead, left), size, visibility, attribute) in AGENTS.items():
             turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
@@ -200,12 +193,7 @@ def test_boxes_are_the_devkits_projected_then_cut_like_the_picture(root, added):
             share = (inside[2:] - inside[:2]).prod() / (wanted[2:] - wanted[:2]).prod()
             level = nuscenes.VISIBLE[LEVELS[AGENTS[name][2]]]
             assert row["visible"].item() == pytest.approx(share * level)
-    assert set(tracks["kind"]) == {
-        "car",
-        "pedestrian",
-        "bicycle",
-        "truck",
-    }  # no barrier, nothing that is behind
+    assert set(tracks["kind"]) == {"car", "pedestrian", "bicycle", "truck"}  # no barrier, nothing that is behind
 
 
 def test_places_are_seen_from_the_camera_and_steady_where_all_move_alike(added):
@@ -229,12 +217,8 @@ def test_the_ego_car_is_the_camera(added):
     swung = CAMERA_M[0] * np.sin(TURN_RAD_S) - left  # the nose goes to the left
     assert turning["x_m"].iloc[-1] == pytest.approx(-swung, abs=1e-3)
     assert straight["camera_height_m"].eq(1.5).all()
-    assert straight["field_of_view_deg"].iloc[0] == pytest.approx(
-        2 * np.rad2deg(np.arctan(HEIGHT / 2 / 126.6))
-    )
-    assert straight["camera_pitch_rad"].iloc[0] == pytest.approx(
-        np.arctan((HEIGHT / 2 - 49.1) / 126.6), abs=1e-4
-    )
+    assert straight["field_of_view_deg"].iloc[0] == pytest.approx(2 * np.rad2deg(np.arctan(HEIGHT / 2 / 126.6)))
+    assert straight["camera_pitch_rad"].iloc[0] == pytest.approx(np.arctan((HEIGHT / 2 - 49.1) / 126.6), abs=1e-4)
 
 
 def test_what_is_beside_the_camera_is_bounded_before_it(added):
@@ -257,8 +241,7 @@ def test_missing_sweeps_are_said_and_key_frames_alone_can_be_used(tmp_path):
     for path in (root / "sweeps" / "CAM_FRONT").iterdir():
         path.unlink()
     with pytest.raises(
-        ValueError,
-        match=r"10 of its 13 pictures are missing; its pictures come 2 a second.*download the sweeps",
+        ValueError, match=r"10 of its 13 pictures are missing; its pictures come 2 a second.*download the sweeps"
     ):
         nuscenes.add(root, Order(tmp_path / "domain", RECIPE))
     slow = Recipe(64, 64, frames_per_second=2, frames=3)

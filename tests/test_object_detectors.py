@@ -85,9 +85,7 @@ def tiny(name: str, folder: Path, classes: tuple[str, ...] = CLASSES) -> Path:
     """A detector of random weights, wide enough that its queries see different things."""
     kind, told, processor, size = TINY[name]
     names = dict(enumerate(classes))
-    config = getattr(transformers, f"{kind}Config")(
-        **told(), id2label=names, label2id={v: k for k, v in names.items()}
-    )
+    config = getattr(transformers, f"{kind}Config")(**told(), id2label=names, label2id={v: k for k, v in names.items()})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = getattr(transformers, f"{kind}ForObjectDetection")(config)
@@ -133,9 +131,7 @@ def test_boxes_are_those_of_transformers_own_way(name: str, made: Callable[[str]
     inputs = processor(images=list(frames), return_tensors="pt")
     with torch.no_grad():
         outputs = model(pixel_values=inputs["pixel_values"])
-    theirs = processor.post_process_object_detection(
-        outputs, threshold=LOW, target_sizes=[(HEIGHT, WIDTH)] * 3
-    )
+    theirs = processor.post_process_object_detection(outputs, threshold=LOW, target_sizes=[(HEIGHT, WIDTH)] * 3)
     agents = {"car": "vehicle", "truck": "vehicle", "person": "pedestrian"}
     seen = load(made(name), agents, threshold=LOW).look(frames)
     assert any(found.kinds for found in seen)
@@ -282,11 +278,7 @@ def test_code_that_comes_with_a_model_is_not_run(broken: Path, tmp_path: Path) -
     (broken / "own.py").write_text(f"open({str(witness)!r}, 'w')\nclass Own: ...\n")
     path = broken / "config.json"
     config = json.loads(path.read_text())
-    theirs = {
-        "AutoConfig": "own.Own",
-        "AutoModelForObjectDetection": "own.Own",
-        "AutoImageProcessor": "own.Own",
-    }
+    theirs = {"AutoConfig": "own.Own", "AutoModelForObjectDetection": "own.Own", "AutoImageProcessor": "own.Own"}
     path.write_text(json.dumps(config | {"auto_map": theirs}))
     preprocessor = broken / "preprocessor_config.json"
     preprocessor.write_text(json.dumps(json.loads(preprocessor.read_text()) | {"auto_map": theirs}))
@@ -320,9 +312,7 @@ def test_what_else_is_missing_is_named(broken: Path) -> None:
         load(broken, threshold=1.0)
 
 
-def test_a_backbone_of_timm_is_refused_with_what_to_take_instead(
-    broken: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_backbone_of_timm_is_refused_with_what_to_take_instead(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
     old = {"model_type": "detr", "backbone": "resnet50", "backbone_config": None, "use_timm_backbone": True,
            "use_pretrained_backbone": True, "id2label": {"0": "car"}}  # fmt: skip
@@ -380,17 +370,13 @@ def answering() -> Iterator[str]:
         ("500-Broken", "cannot be reached"),
     ],
 )
-def test_a_hub_that_refuses_says_what_to_do(
-    model: str, words: str, hub: Callable[[str], None], answering: str
-) -> None:
+def test_a_hub_that_refuses_says_what_to_do(model: str, words: str, hub: Callable[[str], None], answering: str) -> None:
     hub(answering)
     name = f"replaylab-tests/{model}"
     refuses(name, ConnectionError, words, f"hf download {name} --local-dir {model}")
 
 
-def test_a_hub_out_of_reach_says_so_at_once(
-    hub: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_out_of_reach_says_so_at_once(hub: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     name = "replaylab-tests/not-there"
@@ -470,9 +456,7 @@ def test_a_frame_in_which_an_agent_is_missed_counts_for_nothing() -> None:
     tables = tracks_of(found, SIDE, SIDE)
     assert [table["agent"].tolist() for table in tables] == [[0]] * 5
     assert [table["eligible"].tolist() for table in tables] == [[True], [True], [False], [True], [True]]
-    assert tables[2][["x0", "y0", "x1", "y1", "visible"]].to_numpy().tolist() == [
-        [20.0, 42.0, 36.0, 58.0, 0.0]
-    ]
+    assert tables[2][["x0", "y0", "x1", "y1", "visible"]].to_numpy().tolist() == [[20.0, 42.0, 36.0, 58.0, 0.0]]
     gone = tracks_of([seen_at([(20.0, 50.0)] if t not in (2, 3) else []) for t in range(6)], SIDE, SIDE)
     assert [table["agent"].tolist() for table in gone] == [[0], [0], [], [], [1], [1]]
 
@@ -503,6 +487,4 @@ def test_pseudo_tracks_are_those_of_what_is_found() -> None:
     tables = pretrained.pseudo_tracks(some_frames(4), detector)
     assert [table["agent"].tolist() for table in tables] == [[0]] * 4
     assert {table["kind"].item() for table in tables} == {"car"}
-    assert tables[0][["x0", "x1"]].to_numpy().tolist()[0] == pytest.approx(
-        [0.4 * WIDTH, 0.6 * WIDTH], abs=1e-3
-    )
+    assert tables[0][["x0", "x1"]].to_numpy().tolist()[0] == pytest.approx([0.4 * WIDTH, 0.6 * WIDTH], abs=1e-3)

@@ -30,14 +30,7 @@ from replaylab.sweeps.own_settings import OPTIONS, Settings
 from replaylab.training import fine_tuning, loop
 
 SETTINGS = Settings(
-    FRAMES["wan"],
-    1,
-    steps=4,
-    batch_size=2,
-    learning_rate=1e-3,
-    lora_rank=2,
-    sampler_steps=2,
-    detector_threshold=0.05,
+    FRAMES["wan"], 1, steps=4, batch_size=2, learning_rate=1e-3, lora_rank=2, sampler_steps=2, detector_threshold=0.05
 )
 VIDEOS, RATE = 24, 8
 
@@ -91,9 +84,7 @@ def table(home: Path) -> Any:
     )  # fmt: skip
 
 
-def test_a_model_is_fine_tuned_with_and_without_replay_and_measured_beside_its_floors(
-    home: Path, table: Any
-) -> None:
+def test_a_model_is_fine_tuned_with_and_without_replay_and_measured_beside_its_floors(home: Path, table: Any) -> None:
     assert list(table.runs["state"]) == ["done", "done"]
     assert list(table.runs["realised_replay_fraction"]) == [0, 0.5]
     rows = table.rows
@@ -180,9 +171,7 @@ def test_a_run_is_named_by_what_it_is_and_not_by_where_that_lies(home: Path, tmp
     assert here[1].as_dict() != there[1].as_dict()
     assert without_places(here[1].as_dict()) == without_places(there[1].as_dict())
     assert RunSpec.from_dict(json.loads(json.dumps(here[1].as_dict()))) == here[1]
-    (tmp_path / "kitchen" / "domain.json").write_text(
-        (tmp_path / "kitchen" / "domain.json").read_text() + "\n"
-    )
+    (tmp_path / "kitchen" / "domain.json").write_text((tmp_path / "kitchen" / "domain.json").read_text() + "\n")
     assert grid(tmp_path)[1].run_id != here[1].run_id and grid(tmp_path)[0].run_id != here[0].run_id
     with pytest.raises(ValueError, match=r"domain\.json is not the one that the run was described with"):
         evaluation_sets.prepare(there[0].evaluation, tmp_path, subject=loading.load(there[0], tmp_path))
@@ -193,8 +182,7 @@ def test_a_domains_own_prompt_is_heard(home: Path, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "driving" / "domain.json").read_text())
     (tmp_path / "driving" / "domain.json").write_text(json.dumps({**about, "prompt": "a car"}))
     own_prompt, none = (
-        own_model.grid(str(home / "wan"), folder / "driving", [], [0.0], SETTINGS)[0]
-        for folder in (tmp_path, home)
+        own_model.grid(str(home / "wan"), folder / "driving", [], [0.0], SETTINGS)[0] for folder in (tmp_path, home)
     )
     texts = []
     for spec in (own_prompt, none):

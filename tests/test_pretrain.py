@@ -19,9 +19,7 @@ def small(monkeypatch):
     """Three videos a domain, and not all domains."""
     for name in ("NEAR", "FAR", "TARGET_LOOKS"):
         specs = getattr(pretrain, name)
-        few = tuple(
-            dataclasses.replace(spec, videos=(3, 4, 0)) for spec in (specs if name != "NEAR" else [specs])[:2]
-        )
+        few = tuple(dataclasses.replace(spec, videos=(3, 4, 0)) for spec in (specs if name != "NEAR" else [specs])[:2])
         monkeypatch.setattr(pretrain, name, few if name != "NEAR" else few[0])
     monkeypatch.setattr(pretrain, "BASE_DOMAINS", (pretrain.NEAR, *pretrain.FAR))
     monkeypatch.setattr(pretrain, "CURVE_POINTS", 2)
@@ -63,10 +61,7 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
         assert {"ade_px", "recall", "effnet_kd"} <= set(curve["measure"]) and len(set(curve["domain"])) == 2
         assert (folder / "README.md").is_file() and (folder / "vae" / "README.md").is_file()
         weights.append(model)
-    vaes = [
-        load_file(tmp_path / f"weights {home}" / "vae" / "diffusion_pytorch_model.safetensors")
-        for home in "ab"
-    ]
+    vaes = [load_file(tmp_path / f"weights {home}" / "vae" / "diffusion_pytorch_model.safetensors") for home in "ab"]
     assert all(torch.equal(vaes[0][name], vaes[1][name]) for name in vaes[0])
     frames = np.zeros((1, tiny.CLIP_FRAMES, 64, 64, 3), np.uint8)
     assert torch.equal(weights[0].encode(frames), weights[1].encode(frames))
@@ -76,9 +71,7 @@ def test_another_family_has_a_base_and_a_folder_of_its_own(small, tmp_path):
     folder = tmp_path / "weights"
     pretrain.base(tmp_path / "home", folder, steps=2, family="cogvideox")
     made = loading.tiny(folder).model
-    assert isinstance(made, TinyCogVideoX) and all(
-        one.isfinite().all() for one in made.transformer.parameters()
-    )
+    assert isinstance(made, TinyCogVideoX) and all(one.isfinite().all() for one in made.transformer.parameters())
     card = (folder / "README.md").read_text()
     assert "python -m replaylab pretrain base --family cogvideox --precision" in card
     assert base_folder(1, "cogvideox") == WEIGHTS / "base-cogvideox-1" and base_folder() == WEIGHTS / "base"

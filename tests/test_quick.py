@@ -44,9 +44,7 @@ def test_outputs_and_gradients_are_those_of_diffusers(pair):
         if not weight.requires_grad:  # the softmax of one number is 1, whatever the query
             assert weight.grad is None and wanted.abs().max() < 1e-4, name
         else:
-            assert torch.allclose(
-                weight.grad, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()) + 1e-7
-            ), name
+            assert torch.allclose(weight.grad, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()) + 1e-7), name
 
 
 def test_attention_of_text_and_video_together_is_that_of_diffusers():
@@ -64,9 +62,9 @@ def test_attention_of_text_and_video_together_is_that_of_diffusers():
     for made in (one, other):
         made.square().sum().backward()
     for (name, weight), theirs in zip(hastened.named_parameters(), plain.parameters(), strict=True):
-        assert torch.allclose(
-            weight.grad, theirs.grad, rtol=1e-3, atol=1e-4 * float(theirs.grad.abs().max()) + 1e-7
-        ), name
+        assert torch.allclose(weight.grad, theirs.grad, rtol=1e-3, atol=1e-4 * float(theirs.grad.abs().max()) + 1e-7), (
+            name
+        )
 
 
 def test_names_and_files_stay_the_same(pair, tmp_path):
@@ -105,9 +103,7 @@ def test_attention_written_out_is_torchs(dtype):
     random = torch.Generator().manual_seed(0)
     parts = [torch.randn(2, 2, 20, 64, generator=random).to(dtype).requires_grad_() for _ in range(3)]
     ours = fused_attention.attend(*parts)
-    exact = functional.scaled_dot_product_attention(
-        *(part.detach().double().requires_grad_() for part in parts)
-    )
+    exact = functional.scaled_dot_product_attention(*(part.detach().double().requires_grad_() for part in parts))
     assert ours.dtype == dtype
     assert torch.allclose(ours.double(), exact, atol=1e-5 if dtype == torch.float32 else 0.03)
     ours.float().square().sum().backward()

@@ -174,9 +174,7 @@ def test_the_check_of_gpus_runs_or_says_why_it_cannot() -> None:
 
 
 def test_the_readmes_batch_sampler_gives_exact_replay() -> None:
-    (block,) = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
-    )
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {"driving": TensorDataset(torch.zeros(50)), "physics": TensorDataset(torch.ones(9)),
                              "ConcatDataset": ConcatDataset, "DataLoader": DataLoader}  # fmt: skip
     exec(block, names)
@@ -191,18 +189,7 @@ def test_a_preset_and_changes_are_not_silently_mixed(capsys: pytest.CaptureFixtu
 
 def test_help_lists_the_verbs_that_the_readme_names() -> None:
     shown = run("python -m replaylab --help", ROOT)
-    for verb in (
-        "worlds",
-        "domain",
-        "pretrain",
-        "train",
-        "evaluate",
-        "sweep",
-        "damage",
-        "compare",
-        "ceiling",
-        "own",
-    ):
+    for verb in ("worlds", "domain", "pretrain", "train", "evaluate", "sweep", "damage", "compare", "ceiling", "own"):
         assert f"`{verb}`" in (ROOT / "README.md").read_text()
         assert verb in shown
 
@@ -228,9 +215,7 @@ def borrow_packages(clone: Path) -> None:
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     for name in ("papermill", "jupyter-book"):
         script = clone / ".venv" / "bin" / name
-        script.write_text(
-            f'#!/bin/sh\nexec "{clone}/.venv/bin/python" "{Path(sys.executable).parent / name}" "$@"\n'
-        )
+        script.write_text(f'#!/bin/sh\nexec "{clone}/.venv/bin/python" "{Path(sys.executable).parent / name}" "$@"\n')
         script.chmod(0o755)
 
 
@@ -259,11 +244,7 @@ def test_the_readme_in_a_fresh_clone(tmp_path: Path) -> None:
     times = [path.stat().st_mtime_ns for path in trained]
     shutil.rmtree(clone / "book" / "_build")
 
-    by_hand = [
-        line
-        for line in commands(clone / "README.md")
-        if line in IN_A_FRESH_CLONE and line != "make reproduce"
-    ]
+    by_hand = [line for line in commands(clone / "README.md") if line in IN_A_FRESH_CLONE and line != "make reproduce"]
     run("\n".join(by_hand), clone, 1500)
     assert page.exists()
     assert [path.stat().st_mtime_ns for path in trained] == times, "what was there was trained again"

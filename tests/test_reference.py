@@ -101,9 +101,7 @@ def sample(tmp_path: Path) -> Library:
     spec.write_text(
         '"""Runs."""\n\nclass Described:\n    """Plain."""\n\n    def as_dict(self):\n        """Lists."""\n'
     )
-    return Library(
-        {f"replaylab.{name.stem}": read_room(name, f"replaylab.{name.stem}") for name in (path, spec)}
-    )
+    return Library({f"replaylab.{name.stem}": read_room(name, f"replaylab.{name.stem}") for name in (path, spec)})
 
 
 def of(sample: Library, name: str) -> Item:
@@ -238,18 +236,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             app.connect("build-finished", finished)
         """)
     )
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-q",
-        "-W",
-        "-n",
-        "-b",
-        "html",
-        str(folder),
-        str(folder / "html"),
-    ]
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-n", "-b", "html", str(folder), str(folder / "html")]
     run(command, ROOT, 600)
     html = {path.stem: path.read_text() for path in (folder / "html").glob("reference*.html")}
     return html | {"heavy": (folder / "html" / "heavy.txt").read_text()}
@@ -272,9 +259,7 @@ def test_every_public_name_has_an_anchor_on_its_page(built: dict[str, str], libr
             assert wanted <= anchors, f"{page} lacks {sorted(wanted - anchors)[:5]}"
 
 
-def test_a_page_says_every_word_of_a_docstring(
-    built: dict[str, str], library: Library, tmp_path: Path
-) -> None:
+def test_a_page_says_every_word_of_a_docstring(built: dict[str, str], library: Library, tmp_path: Path) -> None:
     for page, names in rooms.PAGES.items():
         path = tmp_path / f"{page}.html"
         path.write_text(built[page])
@@ -294,12 +279,7 @@ def test_types_of_other_rooms_are_links(built: dict[str, str]) -> None:
 
 
 def test_the_commands_are_those_of_the_parser(built: dict[str, str]) -> None:
-    for anchor in (
-        "command-worlds-build",
-        "command-sweep",
-        "cmdoption-sweep-seeds",
-        "cmdoption-compare-arg-MADE",
-    ):
+    for anchor in ("command-worlds-build", "command-sweep", "cmdoption-sweep-seeds", "cmdoption-compare-arg-MADE"):
         assert f'id="{anchor}"' in built["reference_commands"], anchor
 
 

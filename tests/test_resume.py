@@ -57,9 +57,7 @@ def started(store: Path, swept, way: str, *deadly) -> subprocess.Popen:
             os.symlink(swept.store / shared, store / shared)
     launcher, machine = WAYS[way]
     about = store / "about.json"
-    about.write_text(
-        json.dumps({"spec": spec().as_dict(), "machine": machine.as_dict(), "store": str(store)})
-    )
+    about.write_text(json.dumps({"spec": spec().as_dict(), "machine": machine.as_dict(), "store": str(store)}))
     return subprocess.Popen(
         [sys.executable, *launcher, str(SCRIPT), str(about), *map(str, deadly)], stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
@@ -80,12 +78,9 @@ def last_state(folder: Path) -> dict:
 
 
 def assert_same(whole: Path, killed: Path) -> None:
-    pd.testing.assert_frame_equal(
-        pd.read_parquet(whole / "rows.parquet"), pd.read_parquet(killed / "rows.parquet")
-    )
+    pd.testing.assert_frame_equal(pd.read_parquet(whole / "rows.parquet"), pd.read_parquet(killed / "rows.parquet"))
     logs = [
-        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        for folder in (whole, killed)
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (whole, killed)
     ]
     assert len(logs[0]) == 6
     assert [{**line, "seconds": 0} for line in logs[0]] == [{**line, "seconds": 0} for line in logs[1]]
@@ -96,17 +91,11 @@ def assert_same(whole: Path, killed: Path) -> None:
         assert tensors and tensors.keys() == groups[1][group].keys()
         assert all(torch.equal(tensors[key], groups[1][group][key]) for key in tensors), group
     samples = [
-        {
-            path.relative_to(folder): path.read_bytes()
-            for path in (folder / "samples").rglob("*")
-            if path.is_file()
-        }
+        {path.relative_to(folder): path.read_bytes() for path in (folder / "samples").rglob("*") if path.is_file()}
         for folder in (whole, killed)
     ]
     assert samples[0] and samples[0] == samples[1]
-    realised = [
-        json.loads((folder / "summary.json").read_text())["realised_samples"] for folder in (whole, killed)
-    ]
+    realised = [json.loads((folder / "summary.json").read_text())["realised_samples"] for folder in (whole, killed)]
     assert realised[0] == realised[1] == {"driving": 12, "near": 12}
 
 

@@ -46,10 +46,7 @@ def run(swept, **changes):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_way_of_fine_tuning_goes_through_to_its_rows(name, swept):
     spec, folder = run(swept, **VARIANTS[name])
-    rows, summary = (
-        pd.read_parquet(folder / "rows.parquet"),
-        json.loads((folder / "summary.json").read_text()),
-    )
+    rows, summary = (pd.read_parquet(folder / "rows.parquet"), json.loads((folder / "summary.json").read_text()))
     assert set(rows["step"]) == {4} and set(rows["domain"]) == {"driving", "driving-eventful", "near"}
     counts = summary["realised_samples"]
     assert sum(counts.values()) == 16 and summary["realised_replay_fraction"] == spec.replay.fraction
@@ -63,9 +60,7 @@ def test_every_way_of_fine_tuning_goes_through_to_its_rows(name, swept):
     assert (folder / "transformer").is_dir() == ("lora" not in name)
     if "lora" in name:
         adapters = load_file(folder / "pytorch_lora_weights.safetensors")
-        assert sum(map(torch.Tensor.numel, adapters.values())) < 0.4 * sum(
-            map(torch.Tensor.numel, base.values())
-        )
+        assert sum(map(torch.Tensor.numel, adapters.values())) < 0.4 * sum(map(torch.Tensor.numel, base.values()))
         again = fine_tuning.evaluate_again(folder, swept.store)["value"]
         # on disk are twelve binary digits
         assert np.allclose(again, rows["value"], rtol=2**-11, atol=1e-2, equal_nan=True)
@@ -85,10 +80,7 @@ def test_still_clips_are_their_first_frame(swept):
 
 def test_a_buffer_keeps_that_many_of_the_domains_clips(swept):
     everything = clips_of(swept)
-    kept = {
-        choice: clips_of(swept, buffer_clips=5, buffer_choice=choice)
-        for choice in ("first", "random", "coverage")
-    }
+    kept = {choice: clips_of(swept, buffer_clips=5, buffer_choice=choice) for choice in ("first", "random", "coverage")}
     assert np.array_equal(kept["first"], everything[:5])
     for clips in kept.values():
         assert len(clips) == 5

@@ -103,32 +103,20 @@ def wait_until_held(store: Path) -> None:
 
 def picked_up(store: Path, machine: MachineSpec = MachineSpec()) -> sweep.Table:
     """What the sweep makes of the store, once every job has come to an end."""
-    return sweep.run(
-        "smoke", [0.5], cluster="slurm", store=store, machine=machine, cluster_file=store / "cluster.yaml"
-    )
+    return sweep.run("smoke", [0.5], cluster="slurm", store=store, machine=machine, cluster_file=store / "cluster.yaml")
 
 
 def assert_same(run: RunSpec, one: Path, other: Path) -> None:
     """Weights, rows, the log but for its clock, and sample clips, bit for bit."""
     folders = [store / run.run_id for store in (one, other)]
-    weights = [
-        (folder / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes() for folder in folders
-    ]
+    weights = [(folder / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes() for folder in folders]
     assert weights[0] == weights[1]
-    pd.testing.assert_frame_equal(
-        *(pd.read_parquet(folder / "rows.parquet") for folder in folders), check_exact=True
-    )
-    logs = [
-        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in folders
-    ]
+    pd.testing.assert_frame_equal(*(pd.read_parquet(folder / "rows.parquet") for folder in folders), check_exact=True)
+    logs = [[json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in folders]
     assert len(logs[0]) == run.training.steps
     assert [{**line, "seconds": 0} for line in logs[0]] == [{**line, "seconds": 0} for line in logs[1]]
     clips = [
-        {
-            path.relative_to(folder): path.read_bytes()
-            for path in (folder / "samples").rglob("*")
-            if path.is_file()
-        }
+        {path.relative_to(folder): path.read_bytes() for path in (folder / "samples").rglob("*") if path.is_file()}
         for folder in folders
     ]
     assert clips[0] and clips[0] == clips[1]
@@ -136,12 +124,7 @@ def assert_same(run: RunSpec, one: Path, other: Path) -> None:
 
 def sweep_words(file: Path, store: Path) -> list[str]:
     """What comes after `python -m replaylab`."""
-    return [
-        *["sweep", "--preset", "smoke", "--cluster", "slurm", "--cluster-file"],
-        str(file),
-        "--store",
-        str(store),
-    ]
+    return [*["sweep", "--preset", "smoke", "--cluster", "slurm", "--cluster-file"], str(file), "--store", str(store)]
 
 
 def assert_done(table: sweep.Table) -> None:
@@ -178,12 +161,7 @@ def test_a_higher_partition_preempts_and_the_run_saves_first(slurm, held, left_a
     store, job = held["preemption"]
     wait_until_held(store)
     slurm.run(
-        "sbatch",
-        "--partition=high",
-        "--nodelist=n1",
-        "--exclusive",
-        f"--output={store}/higher",
-        "--wrap=sleep 2",
+        "sbatch", "--partition=high", "--nodelist=n1", "--exclusive", f"--output={store}/higher", "--wrap=sleep 2"
     )
     wait_for("the requeue", lambda: slurm.restarts(job.id) >= 1)
     assert f"step-{HELD_AT:06d}" in checkpoints(store)
@@ -213,8 +191,7 @@ def test_a_cancelled_run_is_a_row_and_goes_on_when_it_is_asked_for_again(slurm, 
     table = picked_up_once_gone(slurm, store, job)
     assert table.runs["state"].tolist() == ["failed"]
     assert (
-        f"job {job.id} ended as CANCELLED" in table.runs["reason"][0]
-        and str(job.log(store)) in table.runs["reason"][0]
+        f"job {job.id} ended as CANCELLED" in table.runs["reason"][0] and str(job.log(store)) in table.runs["reason"][0]
     )
     assert f"step-{HELD_AT:06d}" in checkpoints(store)  # SIGTERM comes some seconds before the end
     (store / "gate").unlink()
@@ -274,10 +251,7 @@ def test_a_full_store_is_said_and_with_room_again_the_run_goes_on(slurm, left_al
         a_file(store / "cluster.yaml")
         table = picked_up(store)
         assert table.runs["state"].tolist() == ["failed"]
-        assert (
-            "No space left on device" in table.runs["reason"][0]
-            or f"{store} is full" in table.runs["reason"][0]
-        )
+        assert "No space left on device" in table.runs["reason"][0] or f"{store} is full" in table.runs["reason"][0]
         assert checkpoints(store) == ["step-000002"]
         subprocess.run(["mount", "-o", "remount,size=200m", str(store)], check=True)
         assert_done(picked_up(store))
@@ -288,9 +262,7 @@ def test_a_full_store_is_said_and_with_room_again_the_run_goes_on(slurm, left_al
 
 # -------------------------------------------------------------------------------------------------------- several jobs
 def test_an_array_is_left_by_its_sweep_and_found_again(slurm, left_alone, tmp_path):
-    store = a_store(
-        tmp_path / "array", left_alone, ReferenceSpec.of(spec()).run_id
-    )  # floors are for a job to make
+    store = a_store(tmp_path / "array", left_alone, ReferenceSpec.of(spec()).run_id)  # floors are for a job to make
     file = a_file(tmp_path / "cluster.yaml", account="lab", qos="replay", gpus_per_node=1, memory_gb=1, runs_at_once=2,
                   slurm_comment="tests")  # fmt: skip
     words = sweep_words(file, store)
@@ -305,20 +277,9 @@ def test_an_array_is_left_by_its_sweep_and_found_again(slurm, left_alone, tmp_pa
     left.send_signal(signal.SIGINT)
     said = before + left.communicate(timeout=120)[1]
     ids = [json.loads(file.read_text())["id"] for file in jobs]
-    assert (
-        left.returncode == 130
-        and f"scancel {' '.join(ids)}" in said
-        and "2 jobs go on without this process" in said
-    )
+    assert left.returncode == 130 and f"scancel {' '.join(ids)}" in said and "2 jobs go on without this process" in said
     about = slurm.run("scontrol", "show", "job", ids[0])
-    for wanted in (
-        "Account=lab",
-        "QOS=replay",
-        "gpu:1",
-        "Comment=tests",
-        "Partition=main",
-        "ArrayTaskThrottle=2",
-    ):
+    for wanted in ("Account=lab", "QOS=replay", "gpu:1", "Comment=tests", "Partition=main", "ArrayTaskThrottle=2"):
         assert wanted in about, about
     command = said.split("`")[1]
     back = cli(*command.split()[3:])
@@ -371,9 +332,7 @@ def test_the_notebook_dispatches_waits_and_draws_what_is_there(slurm, left_alone
     doomed = grid("smoke")[0]
     folder = claim(doomed, store)
     (folder / "checkpoints" / "step-000001").mkdir(parents=True)
-    (folder / "manifest.json").write_text(
-        json.dumps({"ranks": 64})
-    )  # begun by 64 processes: it refuses to go on
+    (folder / "manifest.json").write_text(json.dumps({"ranks": 64}))  # begun by 64 processes: it refuses to go on
     output = tmp_path / "out.ipynb"
     subprocess.run(
         ["papermill", "book/03_replay_sweep.ipynb", str(output), "-p", "preset", "smoke", "-p", "cluster", "slurm",

@@ -55,9 +55,7 @@ def test_every_field_of_a_run_is_in_its_name():
 
 def test_unknown_missing_and_wrong_keys_are_refused_with_the_valid_ones():
     plain = grid("smoke")[0].as_dict()
-    with pytest.raises(
-        ValueError, match=r"RunSpec: unknown keys \['replay_ratio'\].*valid keys are .*'replay'"
-    ):
+    with pytest.raises(ValueError, match=r"RunSpec: unknown keys \['replay_ratio'\].*valid keys are .*'replay'"):
         RunSpec.from_dict({**plain, "replay_ratio": 0.5})
     with pytest.raises(ValueError, match=r"TrainingSpec: unknown keys \['momentum'\].*'learning_rate'"):
         RunSpec.from_dict({**plain, "training": {**plain["training"], "momentum": 0.9}})
@@ -135,9 +133,7 @@ def test_each_kind_of_replay_is_an_arm_and_nothing_or_everything_replayed_is_one
     everything = grid("published", [1], [0])[0].replay
     shares = dict(zip((world.name for world in everything.domains), everything.weights, strict=True))
     assert shares["near"] / sum(shares.values()) == 0.75 and len(shares) == 4
-    counts = {
-        spec.replay.name: sum(world.videos[0] for world in spec.replay.domains) for spec in grid("pilot")
-    }
+    counts = {spec.replay.name: sum(world.videos[0] for world in spec.replay.domains) for spec in grid("pilot")}
     assert counts["near"] <= counts["far"] < counts["near"] + 3  # as many clips, up to rounding
 
 
@@ -208,7 +204,4 @@ def test_canonical_json_does_not_depend_on_the_order_of_fields():
 
 def test_describing_runs_imports_neither_torch_nor_pandas():
     code = "import sys; from replaylab.sweeps.presets import grid; grid('quick'); print({'torch', 'pandas'} & set(sys.modules))"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        == "set()\n"
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

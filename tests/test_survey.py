@@ -64,9 +64,7 @@ def ego_of(headings: dict[str, np.ndarray]) -> pd.DataFrame:
 
 def domain_of(tracks: pd.DataFrame, videos: list[str], ego: pd.DataFrame | None = None) -> Domain:
     """A domain in memory, all of it in the dev split."""
-    listed = pd.DataFrame(
-        {"file": [f"{v}.mp4" for v in videos], "split": "dev", "scene": videos, "frames": FRAMES}
-    )
+    listed = pd.DataFrame({"file": [f"{v}.mp4" for v in videos], "split": "dev", "scene": videos, "frames": FRAMES})
     domain = Domain(Path("nowhere"), "test", RATE, 64, listed.assign(sha256=""), {})
     domain.__dict__["tracks"] = tracks
     domain.__dict__["ego"] = ego_of({v: np.zeros(FRAMES) for v in videos}) if ego is None else ego
@@ -145,9 +143,7 @@ def test_only_agents_that_count_at_both_ends_of_the_second_have_a_pattern() -> N
 @given(some.integers(0, 2**31))
 def test_agents_that_differ_by_noise_alone_are_one_pattern(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    paths = [
-        (f"v{n}", line(rng.uniform(22, 26, 2).tolist(), rng.uniform(-2, 2, 2).tolist())) for n in range(40)
-    ]
+    paths = [(f"v{n}", line(rng.uniform(22, 26, 2).tolist(), rng.uniform(-2, 2, 2).tolist())) for n in range(40)]
     videos = [video for video, _ in paths]
     assert statistics_of(domain_of(tracks_of(paths), videos)).loc["patterns", "value"] == pytest.approx(1)
 
@@ -173,17 +169,13 @@ def test_domains_are_compared_at_the_same_number_of_windows() -> None:
     found = table[table["statistic"] == "patterns"].set_index("domain")
     assert found["n"].to_dict() == {"small": 12, "large": 60}
     whole = {
-        name: world_statistics.effective_number([count] * 6, windows)
-        for name, count in (("small", 2), ("large", 10))
+        name: world_statistics.effective_number([count] * 6, windows) for name, count in (("small", 2), ("large", 10))
     }
     assert found["value"].to_dict() == pytest.approx(whole)
 
 
 def test_a_domain_in_which_nobody_counts_has_no_numbers_and_spoils_nobodys() -> None:
-    tracks, videos = (
-        tracks_of([(f"v{n}", line((24, 24), (8, 0))) for n in range(5)]),
-        [f"v{n}" for n in range(5)],
-    )
+    tracks, videos = (tracks_of([(f"v{n}", line((24, 24), (8, 0))) for n in range(5)]), [f"v{n}" for n in range(5)])
     empty = domain_of(tracks.assign(eligible=False), videos)
     table, speeds, windows = world_statistics.measured({"full": domain_of(tracks, videos), "empty": empty})
     found = table.set_index(["domain", "statistic"])
@@ -301,8 +293,7 @@ def test_intervals_of_the_effective_number_hold_the_truth_as_often_as_they_say()
     held = [
         low <= expected <= high
         for _, low, high in (
-            world_statistics.jackknife(one, lambda c: world_statistics.entropy_at(c, windows))
-            for one in samples
+            world_statistics.jackknife(one, lambda c: world_statistics.entropy_at(c, windows)) for one in samples
         )
     ]
     assert 0.9 <= np.mean(held) <= 0.99
@@ -335,9 +326,7 @@ def test_every_domain_has_words() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Survey:
-    return world_statistics.run(
-        "smoke", ["driving", "diverse-driving", "physics"], tmp_path_factory.mktemp("survey")
-    )
+    return world_statistics.run("smoke", ["driving", "diverse-driving", "physics"], tmp_path_factory.mktemp("survey"))
 
 
 def test_it_holds_every_statistic_of_every_domain_and_a_video(made: Survey) -> None:
@@ -380,9 +369,7 @@ def published_copy(made: Survey, book: Path, change: Callable[[dict], None]) -> 
     for file in made.folder.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     about = json.loads((folder / "survey.json").read_text())
-    specs = {
-        name: domain_spec(name, videos=(0, world_statistics.PRESETS["published"], 0)) for name in made.domains
-    }
+    specs = {name: domain_spec(name, videos=(0, world_statistics.PRESETS["published"], 0)) for name in made.domains}
     about["domains"] = {name: digest(spec) for name, spec in specs.items()}
     change(about)
     (folder / "survey.json").write_text(json.dumps(about))
@@ -451,16 +438,12 @@ def test_sentences_say_what_the_numbers_say(made: Survey) -> None:
         for name, value in (("driving", driving), ("diverse-driving", diverse)):
             changed.loc[(name, "patterns"), ["value", "low", "high"]] = [value, value - half, value + half]
         changed.loc[("physics", "patterns"), "value"] = 7.0
-        return worlds.found(
-            Survey("quick", made.folder, "dev", 4, 50, changed.reset_index(), made.velocities)
-        )
+        return worlds.found(Survey("quick", made.folder, "dev", 4, 50, changed.reset_index(), made.velocities))
 
     expected = with_patterns(4, 20, 1)
     assert "**4.00** (95 % interval 3.00 to 5.00)" in expected and "n = 50 windows" in expected
     assert "5.00 times as many" in expected and "do not overlap" in expected
-    assert (
-        "*ordinary driving* (4.00) is the most repetitive and *diverse driving* (20.0) the least" in expected
-    )
+    assert "*ordinary driving* (4.00) is the most repetitive and *diverse driving* (20.0) the least" in expected
     unexpected = with_patterns(20, 10, 8)
     assert "0.500 times as many" in unexpected and "intervals overlap" in unexpected
     assert "*bodies that fall and bounce* (7.00) is the most repetitive" in unexpected
@@ -492,9 +475,7 @@ def test_the_published_survey_is_whole_small_and_of_the_worlds_as_they_are() -> 
     )
     statistics = pd.read_parquet(PUBLISHED / "statistics.parquet")
     found = statistics.set_index(["domain", "statistic"])[["value", "low", "high"]]
-    assert set(found.index) == {
-        (name, statistic) for name in DOMAINS for statistic in world_statistics.STATISTICS
-    }
+    assert set(found.index) == {(name, statistic) for name in DOMAINS for statistic in world_statistics.STATISTICS}
     assert set(found[found.isna().any(axis=1)].index.get_level_values("statistic")) <= {"lane_keepers"}
     assert set(statistics["scenes"]) == {videos}
     sizes = {path.name: path.stat().st_size for path in PUBLISHED.iterdir()}

@@ -21,11 +21,7 @@ from replaylab.training import fine_tuning
 
 def test_every_run_is_done_with_the_replay_that_was_asked_for(swept):
     assert (swept.runs["state"] == "done").all() and swept.runs["trained_now"].all()
-    assert (
-        swept.runs["realised_replay_fraction"].tolist()
-        == swept.runs["replay_fraction"].tolist()
-        == [0.0, 0.5]
-    )
+    assert swept.runs["realised_replay_fraction"].tolist() == swept.runs["replay_fraction"].tolist() == [0.0, 0.5]
 
 
 def test_floors_stand_beside_every_measure(swept):
@@ -57,9 +53,7 @@ def test_nothing_is_evaluated_on_a_scene_of_the_reference_set_or_of_training(swe
     trained = build.build(spec.target, swept.store / "domains")
     domain = build.build(spec.evaluation.domains[0], swept.store / "domains")
     scenes = clips_module.one_a_scene(clips_module.clips_of(domain, "dev", 8))
-    evaluated = set(
-        swept.rows.loc[(swept.rows["domain"] == "driving") & (swept.rows["scene"] != ""), "scene"]
-    )
+    evaluated = set(swept.rows.loc[(swept.rows["domain"] == "driving") & (swept.rows["scene"] != ""), "scene"])
     assert evaluated == {clip.scene for clip in scenes[: spec.evaluation.clips]}
     assert not evaluated & set(trained.split("train")["scene"])
 
@@ -90,17 +84,13 @@ def test_a_table_of_some_measures_holds_the_same_rows_of_them_and_all_runs(swept
     kept = swept.rows["measure"].isin(verdicts.SHOWN)
     assert 0 < kept.mean() < 0.7
     pd.testing.assert_frame_equal(few.rows, swept.rows[kept].reset_index(drop=True))
-    pd.testing.assert_frame_equal(
-        few.runs.drop(columns="trained_now"), swept.runs.drop(columns="trained_now")
-    )
+    pd.testing.assert_frame_equal(few.runs.drop(columns="trained_now"), swept.runs.drop(columns="trained_now"))
 
 
 def test_the_same_spec_gives_the_same_rows(swept, tmp_path):
     again = sweep.run("smoke", [0.5], store=tmp_path)
     key = ["model", "step", "domain", "video", "measure"]
-    one, other = (
-        table.rows[table.rows["run"] == swept.specs[1].run_id].sort_values(key) for table in (swept, again)
-    )
+    one, other = (table.rows[table.rows["run"] == swept.specs[1].run_id].sort_values(key) for table in (swept, again))
     assert np.array_equal(one["value"].to_numpy(), other["value"].to_numpy(), equal_nan=True)
 
 

@@ -34,9 +34,7 @@ def model(family="wan"):
 
 
 def training(steps=6, **changes):
-    return TrainingSpec(
-        **{"steps": steps, "batch_size": 4, "learning_rate": 1e-3, "ema_decay": 0.9, **changes}
-    )
+    return TrainingSpec(**{"steps": steps, "batch_size": 4, "learning_rate": 1e-3, "ema_decay": 0.9, **changes})
 
 
 def fit(folder, latents, steps=6, evaluate_at=(), evaluate=lambda step: None, mixture=None, machine=None,
@@ -124,9 +122,7 @@ def test_a_run_that_was_killed_while_measuring_measures_again(latents, tmp_path)
 def test_other_settings_than_the_run_began_with_are_refused_by_name(latents, tmp_path):
     fit(tmp_path, latents, 2)
     other = MachineSpec(checkpoint_steps=2, precision="bf16", gradient_checkpointing=True)
-    with pytest.raises(
-        ValueError, match="precision 'fp32' then, 'bf16' now; gradient_checkpointing False then"
-    ):
+    with pytest.raises(ValueError, match="precision 'fp32' then, 'bf16' now; gradient_checkpointing False then"):
         fit(tmp_path, latents, 4, machine=other)
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
@@ -146,25 +142,19 @@ def test_fine_tuning_lowers_the_loss_and_moves_what_it_should(trained, latents, 
     assert loss_of(made, latents[0]) < 0.9 * loss_of(untouched, latents[0])
     before = weights(untouched)
     moved = {
-        name
-        for name, weight in weights(made).items()
-        if name not in before or not torch.equal(weight, before[name])
+        name for name, weight in weights(made).items() if name not in before or not torch.equal(weight, before[name])
     }
     if trained == "lora":
         assert moved and all("lora_" in name or ".base_layer." in name for name in moved)
         kept = {
-            name.replace(".base_layer", ""): weight
-            for name, weight in weights(made).items()
-            if "lora_" not in name
+            name.replace(".base_layer", ""): weight for name, weight in weights(made).items() if "lora_" not in name
         }
         assert same(kept, before)
     elif trained == "temporal":
         assert moved and all(".attn1." in name for name in moved)
     else:
         still = before.keys() - moved
-        standing = {
-            name for name, weight in untouched.transformer.named_parameters() if not weight.requires_grad
-        }
+        standing = {name for name, weight in untouched.transformer.named_parameters() if not weight.requires_grad}
         assert still == standing
 
 
@@ -182,9 +172,7 @@ def test_a_batch_is_the_same_whoever_computes_its_parts(ranks, latents):
     whole = loop.batch_of(model(), latents, mixture, 3, 5)
     for rank in range(ranks):
         part = loop.batch_of(model(), latents, mixture, 3, 5, Place(rank, ranks))
-        assert all(
-            torch.equal(mine, all_[rank::ranks]) for mine, all_ in zip(part[:3], whole[:3], strict=True)
-        )
+        assert all(torch.equal(mine, all_[rank::ranks]) for mine, all_ in zip(part[:3], whole[:3], strict=True))
     again = [loop.batch_of(model(), latents, mixture, *about).noise for about in ((3, 5), (3, 6), (4, 5))]
     assert torch.equal(again[0], whole.noise)
     assert not torch.equal(again[1], whole.noise) and not torch.equal(again[2], whole.noise)
@@ -208,9 +196,7 @@ def test_evaluation_sees_the_average_and_training_goes_on_from_the_weights(laten
     assert torch.equal(saved["average"][name], first) and not torch.equal(saved["weights"][name], first)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_its_clips_and_the_last_good_checkpoint(
-    latents, tmp_path
-):
+def test_a_loss_that_is_not_finite_stops_with_the_step_its_clips_and_the_last_good_checkpoint(latents, tmp_path):
     bad = [latents[0].copy(), latents[1]]
     mixture = Mixture(0.0, 4, [12, 12], 1)
     (spoilt,) = {slot.clip for slot in mixture.batch(2)} & {mixture.batch(2)[1].clip}

@@ -38,8 +38,7 @@ def errors_of(clip: Clip, found: list[np.ndarray]) -> dynamics.AgentErrors:
 def some_of(rng: np.random.Generator, boxes: list[np.ndarray]) -> list[np.ndarray]:
     """A detector's view: shifted by up to 2 px, some missing, in any order."""
     return [
-        rng.permutation(b + np.tile(rng.uniform(-2, 2, (len(b), 2)), 2))[: rng.integers(0, len(b) + 1)]
-        for b in boxes
+        rng.permutation(b + np.tile(rng.uniform(-2, 2, (len(b), 2)), 2))[: rng.integers(0, len(b) + 1)] for b in boxes
     ]
 
 
@@ -106,10 +105,7 @@ def test_vanishing_counts_agents_found_at_first_and_not_at_last() -> None:
 @settings(deadline=None)
 def test_nothing_vanishes_from_the_truth_and_nothing_is_left_to_vanish_from_an_empty_world(seed: int) -> None:
     clip = clip_of(np.random.default_rng(seed))
-    assert trajectories.vanishing_rate(errors_of(clip, clip[0])).value in (
-        0,
-        pytest.approx(math.nan, nan_ok=True),
-    )
+    assert trajectories.vanishing_rate(errors_of(clip, clip[0])).value in (0, pytest.approx(math.nan, nan_ok=True))
     nothing = trajectories.vanishing_rate(errors_of(clip, [b[:0] for b in clip[0]]))
     assert math.isnan(nothing.value) and nothing.n == 0
 
@@ -128,13 +124,9 @@ def row_of(camera: Camera) -> list[float]:
 
 @given(cameras(), SEEDS, st.floats(-3.1, 3.1), st.sampled_from([64, 128, 333]))
 @settings(deadline=None)
-def test_the_ground_inverts_the_camera_of_the_worlds(
-    camera: Camera, seed: int, heading: float, size: int
-) -> None:
+def test_the_ground_inverts_the_camera_of_the_worlds(camera: Camera, seed: int, heading: float, size: int) -> None:
     rng = np.random.default_rng(seed)
-    relative = np.concatenate(
-        [rng.uniform(-20, 20, (50, 1)), rng.uniform(0.5, 80, (50, 1)), np.zeros((50, 1))], 1
-    )
+    relative = np.concatenate([rng.uniform(-20, 20, (50, 1)), rng.uniform(0.5, 80, (50, 1)), np.zeros((50, 1))], 1)
     ego = np.array([*rng.uniform(-100, 100, 2), 0.0])
     pixels, depth = camera.project(placed(relative, ego, heading), ego, heading, size)
     seen = depth > 0.1
@@ -163,9 +155,7 @@ def standing(camera: Camera, places: np.ndarray) -> np.ndarray:
     return np.concatenate([feet - np.array([2, 8]), feet + np.array([2, 0])], 1)
 
 
-def ground(
-    camera: Camera, true: np.ndarray, found: np.ndarray, cap_m: float = 10
-) -> trajectories.GroundErrors:
+def ground(camera: Camera, true: np.ndarray, found: np.ndarray, cap_m: float = 10) -> trajectories.GroundErrors:
     n = len(true)
     errors = dynamics.agent_errors([true], [np.arange(n)], [np.ones(n, dtype=bool)], [found], miss_cap_px=16)
     return trajectories.ground_errors(errors, [row_of(camera)], 64, cap_m=cap_m)
@@ -215,9 +205,7 @@ def test_directions_on_either_side_of_straight_behind_are_close() -> None:
 
 @given(SEEDS, st.floats(-2, 2), st.floats(-2, 2))
 @settings(deadline=None)
-def test_displacements_start_at_the_true_centres_of_the_last_context_frame(
-    seed: int, dx: float, dy: float
-) -> None:
+def test_displacements_start_at_the_true_centres_of_the_last_context_frame(seed: int, dx: float, dy: float) -> None:
     rng = np.random.default_rng(seed)
     boxes, ids, eligible = clip_of(rng, n_frames=6)
     here = rng.random(4) < 0.7  # agents that were there in the last context frame
@@ -232,15 +220,11 @@ def test_displacements_start_at_the_true_centres_of_the_last_context_frame(
     assert moved.frame.tolist() == errors.frame[kept].tolist()
     for row, agent in enumerate(moved.agent):
         np.testing.assert_allclose(then[agent] + moved.true_px[row], centres(errors.true_boxes[kept])[row])
-    np.testing.assert_allclose(
-        np.linalg.norm(moved.predicted_px - moved.true_px, axis=1), errors.error_px[kept]
-    )
+    np.testing.assert_allclose(np.linalg.norm(moved.predicted_px - moved.true_px, axis=1), errors.error_px[kept])
 
 
 @given(SEEDS, st.floats(-2, 2), st.floats(-5, 5))
-def test_the_slope_of_a_line_is_found_and_so_is_its_intercept(
-    seed: int, slope: float, intercept: float
-) -> None:
+def test_the_slope_of_a_line_is_found_and_so_is_its_intercept(seed: int, slope: float, intercept: float) -> None:
     true = np.random.default_rng(seed).normal(0, 4, (20, 2))
     line = trajectories.regression(true, slope * true + intercept)
     assert (line.slope, line.intercept, line.n) == (pytest.approx(slope), pytest.approx(intercept), 40)
@@ -250,9 +234,7 @@ def test_the_slope_of_a_line_is_found_and_so_is_its_intercept(
 def test_the_slope_is_that_of_numpy_and_the_axes_are_alike(seed: int) -> None:
     true, predicted = np.random.default_rng(seed).normal(0, 4, (2, 20, 2))
     line = trajectories.regression(true, predicted)
-    np.testing.assert_allclose(
-        (line.slope, line.intercept), np.polyfit(true.ravel(), predicted.ravel(), 1), atol=1e-9
-    )
+    np.testing.assert_allclose((line.slope, line.intercept), np.polyfit(true.ravel(), predicted.ravel(), 1), atol=1e-9)
     turned = trajectories.regression(true[:, ::-1], predicted[:, ::-1])
     assert (turned.slope, turned.intercept) == (pytest.approx(line.slope), pytest.approx(line.intercept))
 
@@ -303,9 +285,7 @@ def test_constant_velocity_is_carried_on_exactly(seed: int, n_future: int) -> No
     found = trajectories.extrapolated(context, n_future, gate_px=CAP)
     assert [f.shape for f in found] == [(4, 5)] * n_future
     for t, frame in enumerate(found):
-        np.testing.assert_allclose(
-            frame[np.argsort(ids[2]), :4], boxes[3 + t][np.argsort(ids[3 + t])], atol=1e-9
-        )
+        np.testing.assert_allclose(frame[np.argsort(ids[2]), :4], boxes[3 + t][np.argsort(ids[3 + t])], atol=1e-9)
         np.testing.assert_array_equal(frame[:, 4:], scores)
     clip: Clip = (boxes[3:], ids[3:], [np.ones(4, dtype=bool)] * n_future)
     assert dynamics.summary(errors_of(clip, found)).ade_px == pytest.approx(0, abs=1e-9)

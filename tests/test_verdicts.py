@@ -88,9 +88,7 @@ def test_the_interval_over_seeds_and_scenes_holds_the_truth_as_often_as_it_says(
     seeds: int, scenes: int, seed_sd: float, scene_sd: float, rest_sd: float, skewed: bool
 ) -> None:
     share = statistics.coverage(seeds, scenes, seed_sd, scene_sd, rest_sd, skewed=skewed, trials=1500)
-    assert (
-        0.935 <= share <= 0.99
-    )  # two and a half standard errors below 0.95; up to 0.98 where both parts are alike
+    assert 0.935 <= share <= 0.99  # two and a half standard errors below 0.95; up to 0.98 where both parts are alike
 
 
 def test_coverage_follows_the_level() -> None:
@@ -198,9 +196,7 @@ def test_alignments_are_spearmans_rho_ties_included(gains: np.ndarray) -> None:
     theirs = [stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
     np.testing.assert_allclose(statistics.alignments(x, y), theirs, atol=1e-12)
     order = np.random.default_rng(0).permutation(7)
-    np.testing.assert_allclose(
-        statistics.alignments(np.exp(x)[:, order], y[:, order] ** 3), theirs, atol=1e-12
-    )
+    np.testing.assert_allclose(statistics.alignments(np.exp(x)[:, order], y[:, order] ** 3), theirs, atol=1e-12)
     np.testing.assert_allclose(statistics.alignments(x, -y), np.negative(theirs), atol=1e-12)
 
 
@@ -214,10 +210,7 @@ def test_alignment_is_positive_where_both_improve_together_and_cut_at_one() -> N
     assert ends(statistics.alignment(x, y)) == pytest.approx(
         np.clip(ends(statistics.t_interval(statistics.alignments(x, y))), -1, 1)
     )
-    x[0], y[0] = (
-        np.arange(8),
-        np.arange(8),
-    )  # one run at 1 and the others above 0.7: the t interval goes beyond
+    x[0], y[0] = (np.arange(8), np.arange(8))  # one run at 1 and the others above 0.7: the t interval goes beyond
     x[1:], y[1:] = np.arange(8), [0, 1, 2, 3, 4, 7, 6, 5]
     assert statistics.alignment(x, y).high == 1
 

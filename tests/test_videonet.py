@@ -62,9 +62,7 @@ def short_fit(folder: Path, steps: int = 3, seed: int = 0, data: str = "Drawn sq
         "held_out": moving(8, 2),
         "checks": {name: moving(40, seed).frames[:, :5] for name, seed in (("squares", 3), ("others", 4))},
     }
-    return video_network.fit(
-        **(arguments | others), seed=seed, steps=steps, folder=folder, data=data, batch_size=8
-    )
+    return video_network.fit(**(arguments | others), seed=seed, steps=steps, folder=folder, data=data, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +86,7 @@ def different(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def test_each_clip_has_its_own_features_wherever_it_stands(network: Any) -> None:
     some = moving(11, 4).frames[:, :5]
     made = video_network.features(some, network=network)
-    assert (
-        made.shape == (11, video_network.WIDTHS[-1]) and made.dtype == np.float32 and np.isfinite(made).all()
-    )
+    assert made.shape == (11, video_network.WIDTHS[-1]) and made.dtype == np.float32 and np.isfinite(made).all()
     order = np.random.default_rng(0).permutation(len(some))
     for batch_size in (1, 4, 50):
         again = video_network.features(some[order], batch_size, network)
@@ -111,9 +107,7 @@ def test_motion_is_in_the_features(network: Any, seed: int, order: list[int]) ->
 def test_looks_are_in_the_features(network: Any) -> None:
     some = moving(8, 5).frames[:, :5]
     darker = (some // 2).astype(np.uint8)
-    assert (
-        different(*(video_network.features(each, network=network) for each in (some, darker))) > 0.01
-    ).all()
+    assert (different(*(video_network.features(each, network=network) for each in (some, darker))) > 0.01).all()
 
 
 def test_it_tells_fast_from_slow_and_right_from_left(trained: tuple[Any, Path]) -> None:
@@ -200,13 +194,7 @@ def domain_on_disk(folder: Path) -> Any:
     videos = pd.DataFrame(
         [{"file": path.name, "split": "train", "scene": "a", "frames": frames, "sha256": sha256(path)}]
     )
-    about = {
-        "name": "circle",
-        "frames_per_second": 4.0,
-        "size_px": 64,
-        "licence": "CC0-1.0",
-        "made_by": "a test",
-    }
+    about = {"name": "circle", "frames_per_second": 4.0, "size_px": 64, "licence": "CC0-1.0", "made_by": "a test"}
     return write_domain(folder, about, videos, tracks, ego)
 
 
@@ -232,9 +220,7 @@ def test_videos_of_several_domains_stand_one_after_the_other() -> None:
 def test_a_seed_repeats_itself_to_the_bit_and_another_differs(tmp_path: Path) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    first, same, other = (
-        short_fit(tmp_path / str(i), seed=seed).state_dict() for i, seed in enumerate((0, 0, 1))
-    )
+    first, same, other = (short_fit(tmp_path / str(i), seed=seed).state_dict() for i, seed in enumerate((0, 0, 1)))
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["clip.weight"], other["clip.weight"])
     assert sha256(tmp_path / "0" / "model.safetensors") == sha256(tmp_path / "1" / "model.safetensors")
@@ -253,10 +239,7 @@ def test_what_is_loaded_is_what_was_written(trained: tuple[Any, Path]) -> None:
     config = json.loads((folder / "config.json").read_text())
     described = video_network.extractor(folder)
     assert described.weights_sha256 == config["weights_sha256"] == sha256(folder / "model.safetensors")
-    assert (described.frames, described.dimensions) == (
-        5,
-        video_network.features(some, network=network).shape[1],
-    )
+    assert (described.frames, described.dimensions) == (5, video_network.features(some, network=network).shape[1])
 
 
 def test_the_card_says_what_it_is_and_a_command_that_exists(trained: tuple[Any, Path]) -> None:
@@ -273,10 +256,7 @@ def test_the_card_says_what_it_is_and_a_command_that_exists(trained: tuple[Any, 
         assert said in card
     (command,) = (line.split("`")[1] for line in card.splitlines() if line.startswith("- Made again by"))
     options = _parser().parse_args(command.split()[3:])
-    assert (
-        command.startswith("python -m replaylab ")
-        and pretrain.COMMANDS[options.part] is pretrain.video_features
-    )
+    assert command.startswith("python -m replaylab ") and pretrain.COMMANDS[options.part] is pretrain.video_features
 
 
 def test_training_again_replaces_the_folder_but_nothing_else_is_replaced(tmp_path: Path) -> None:
@@ -300,9 +280,7 @@ def test_what_cannot_be_learnt_is_refused_before_anything_is_written(tmp_path: P
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
-def test_missing_weights_are_named_with_the_remedy(
-    trained: tuple[Any, Path], tmp_path: Path, missing: str
-) -> None:
+def test_missing_weights_are_named_with_the_remedy(trained: tuple[Any, Path], tmp_path: Path, missing: str) -> None:
     for name in video_network.FILES - {missing}:
         (tmp_path / name).write_bytes((trained[1] / name).read_bytes())
     for use in (video_network.load, video_network.extractor):
@@ -352,9 +330,7 @@ def test_what_ships_is_whole_small_and_carded() -> None:
     video_network.load()  # compares the weights with their recorded digest
     assert (video_network.SHIPPED / "model.safetensors").stat().st_size < 2e6
     card = (video_network.SHIPPED / "README.md").read_text()
-    assert (
-        video_network.extractor().weights_sha256 in card and "python -m replaylab pretrain videonet" in card
-    )
+    assert video_network.extractor().weights_sha256 in card and "python -m replaylab pretrain videonet" in card
     for spec in (*pretrain.BASE_DOMAINS, *pretrain.TARGET_LOOKS):
         assert f"| {spec.name} |" in card
 

@@ -60,9 +60,7 @@ def add(folder: Path, recipe: Recipe = RECIPE, scene_from: str = "file", **order
 
 # ------------------------------------------------------------------------------------------------------------------ time
 @given(
-    st.lists(st.floats(0.005, 0.6), min_size=1, max_size=80),
-    st.sampled_from([1.0, 4.0, 7.5, 10.0]),
-    st.integers(1, 5),
+    st.lists(st.floats(0.005, 0.6), min_size=1, max_size=80), st.sampled_from([1.0, 4.0, 7.5, 10.0]), st.integers(1, 5)
 )
 def test_every_frame_is_the_nearest_picture_and_within_half_a_step(steps, rate, frames):
     times, recipe = list(np.cumsum(steps)), Recipe(frames_per_second=rate, frames=frames)
@@ -83,10 +81,7 @@ def test_every_frame_is_the_nearest_picture_and_within_half_a_step(steps, rate, 
 
 
 def test_a_gap_is_cut_out_and_does_not_look_like_a_jerk():
-    times = [
-        *np.arange(8) / 10,
-        *np.arange(12, 24) / 10,
-    ]  # the last picture before the gap is half a step early
+    times = [*np.arange(8) / 10, *np.arange(12, 24) / 10]  # the last picture before the gap is half a step early
     assert conversion.pieces(times, Recipe(frames_per_second=5, frames=4), "x") == (
         (0, 2, 4, 6),
         (8, 10, 12, 14, 16, 18),
@@ -105,9 +100,7 @@ def test_a_gap_cuts_and_long_videos_are_cut_into_equal_parts():
     assert [len(piece) for piece in conversion.pieces(times, Recipe(frames=4), "x")] == [12, 8]
     assert [len(piece) for piece in conversion.pieces(times, Recipe(frames=9), "x")] == [12]
     long = conversion.pieces(list(np.arange(250) / 4), Recipe(), "x")
-    assert [len(piece) for piece in long] == [84, 83, 83] and [n for piece in long for n in piece] == list(
-        range(250)
-    )
+    assert [len(piece) for piece in long] == [84, 83, 83] and [n for piece in long for n in piece] == list(range(250))
 
 
 def test_a_source_that_is_slower_than_asked_is_told_its_own_rate():
@@ -133,9 +126,7 @@ def test_crop_fills_and_pad_keeps_all_and_neither_stretches(height, width, size)
             assert abs(x - y) * max(width, height) <= 1.01 * max(1, height / width, width / height)
         assert fit.picture(np.full((height, width, 3), 200, np.uint8)).max() == 200
         corners = fit.boxes(np.array([[left, top, right, bottom]]))[0]
-        assert np.allclose(
-            corners, [*fit.place[:2], fit.place[0] + fit.place[2], fit.place[1] + fit.place[3]]
-        )
+        assert np.allclose(corners, [*fit.place[:2], fit.place[0] + fit.place[2], fit.place[1] + fit.place[3]])
 
 
 def test_a_box_stays_on_what_it_bounds():
@@ -146,9 +137,7 @@ def test_a_box_stays_on_what_it_bounds():
         x0, y0, x1, y1 = fit.boxes(np.array([[70, 30, 110, 60.0]]))[0]
         rows, columns = np.nonzero(fit.picture(picture)[..., 0] > 127)
         assert (
-            np.abs(
-                np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) - [x0, y0, x1, y1]
-            ).max()
+            np.abs(np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) - [x0, y0, x1, y1]).max()
             < 1
         )
 
@@ -159,19 +148,9 @@ def test_the_frames_of_a_domain_are_the_nearest_of_the_file_and_none_is_blended(
     film(tmp_path / "in" / "sub" / "uneven.mp4", times=[0, 3, 4, 11, 12, 13, 14, 15, 20, 26, 27, 30])
     domain = add(tmp_path / "in").domain
     by_source = {
-        Path(row["source"]).stem: row
-        for row in json.loads((domain.folder / "domain.json").read_text())["videos"]
+        Path(row["source"]).stem: row for row in json.loads((domain.folder / "domain.json").read_text())["videos"]
     }
-    assert shown_numbers(domain.folder / "videos" / by_source["even"]["file"]) == [
-        0,
-        5,
-        10,
-        15,
-        20,
-        25,
-        30,
-        35,
-    ]
+    assert shown_numbers(domain.folder / "videos" / by_source["even"]["file"]) == [0, 5, 10, 15, 20, 25, 30, 35]
     # due at 0, 5, 10, 15, 20, 25 and 30 twentieths of a second
     assert shown_numbers(domain.folder / "videos" / by_source["uneven"]["file"]) == [0, 2, 3, 7, 8, 9, 11]
     assert by_source["uneven"]["varies"] and not by_source["even"]["varies"]
@@ -298,9 +277,7 @@ def test_what_was_converted_is_not_converted_again_and_new_files_move_no_others(
     before = (second.domain.folder / "domain.json").read_bytes()
     add(folder, shares=shares)
     assert (second.domain.folder / "domain.json").read_bytes() == before
-    with pytest.raises(
-        ValueError, match="was begun with height_px 32, and 64 is asked for; give another --out"
-    ):
+    with pytest.raises(ValueError, match="was begun with height_px 32, and 64 is asked for; give another --out"):
         add(folder, Recipe(64, 64, frames=4))
 
 
@@ -346,9 +323,7 @@ def test_several_processes_make_the_same_domain(tmp_path):
         film(tmp_path / "in" / f"{number}.mp4", times=range(20 + 5 * number))
     (tmp_path / "in" / "text.mp4").write_text("no video")
     one = add(tmp_path / "in").domain
-    two = video_folder.add(
-        tmp_path / "in", Order(tmp_path / "other", RECIPE, name="domain", processes=2)
-    ).domain
+    two = video_folder.add(tmp_path / "in", Order(tmp_path / "other", RECIPE, name="domain", processes=2)).domain
     assert list(pd.read_csv(two.folder / "unusable.csv")["file"]) == ["text.mp4"]
     assert (one.folder / "domain.json").read_bytes() == (two.folder / "domain.json").read_bytes()
 
@@ -356,9 +331,7 @@ def test_several_processes_make_the_same_domain(tmp_path):
 # ---------------------------------------------------------------------------------------------------------------- splits
 def test_splits_are_drawn_by_scenes_in_their_shares():
     shares = Shares(0.2, 0.1)
-    drawn = pd.Series([shares.split_of(f"drive {number}") for number in range(4000)]).value_counts(
-        normalize=True
-    )
+    drawn = pd.Series([shares.split_of(f"drive {number}") for number in range(4000)]).value_counts(normalize=True)
     assert drawn["dev"] == pytest.approx(0.2, abs=0.03) and drawn["test"] == pytest.approx(0.1, abs=0.03)
     assert {Shares(0, 1).split_of(str(number)) for number in range(50)} == {"test"}
     assert {Shares(0, 0).split_of(str(number)) for number in range(50)} == {"train"}

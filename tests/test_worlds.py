@@ -177,9 +177,7 @@ def test_hidden_agents_are_less_visible():
     assert shares == pytest.approx([1.0, 0.0])
     shares = renderer.visible_shares(np.array([near, far]), np.array([9.0, 5.0]), 64)
     assert shares == pytest.approx([0.75, 1.0])
-    assert renderer.visible_shares(np.array([[-10.0, 0, 10, 20]]), np.array([5.0]), 64) == pytest.approx(
-        [0.5]
-    )
+    assert renderer.visible_shares(np.array([[-10.0, 0, 10, 20]]), np.array([5.0]), 64) == pytest.approx([0.5])
 
 
 def test_the_camera_projects_like_a_pinhole():
@@ -247,15 +245,11 @@ def test_two_processes_that_build_the_same_domain_render_it_once(tmp_path):
         f"    print(len(worlds.build(spec, {str(tmp_path)!r}).split('train')))\n"
     )
     both = [
-        subprocess.Popen(
-            [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     said = [process.communicate(timeout=120) for process in both]
-    assert [(process.returncode, out) for process, (out, _) in zip(both, said, strict=True)] == [
-        (0, "4\n")
-    ] * 2
+    assert [(process.returncode, out) for process, (out, _) in zip(both, said, strict=True)] == [(0, "4\n")] * 2
     assert sum("rendering w" in err for _, err in said) == 1, said
     assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*/parts"))
 

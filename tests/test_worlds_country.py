@@ -41,9 +41,7 @@ def test_stations_are_metres_along_the_road_and_right_is_right(radius_m):
     centre = road.at(stations, 0.0)
     assert np.linalg.norm(np.diff(centre[:, :2], axis=0), axis=1).sum() == pytest.approx(110, rel=1e-4)
     assert road.at(0.0, OURS) == pytest.approx([0, 0, 0])  # where we begin
-    assert np.sign(road.at(30.0, 0.0)[0] - road.at(0.0, 0.0)[0]) == -np.sign(
-        radius_m
-    )  # positive: to the left
+    assert np.sign(road.at(30.0, 0.0)[0] - road.at(0.0, 0.0)[0]) == -np.sign(radius_m)  # positive: to the left
     beside = road.at(stations, 2.5)
     assert road.right_of_centre(beside) == pytest.approx(np.full(len(stations), 2.5))
     assert road.heading(beside) == pytest.approx(stations / radius_m)
@@ -110,9 +108,7 @@ def test_nobody_trains_on_what_is_held_out():
     assert set(country.HELD_OUT_EVENTS) == set(traffic.HELD_OUT_EVENTS)
     for event in country.HELD_OUT_EVENTS:
         assert all(country.shows_what_is_held_out(motion, road, TIMES) for motion, road in motions(event, 50))
-    assert not any(
-        country.shows_what_is_held_out(motion, road, TIMES) for motion, road in motions("ordinary", 50)
-    )
+    assert not any(country.shows_what_is_held_out(motion, road, TIMES) for motion, road in motions("ordinary", 50))
     for seed in range(25):  # as the poses show, whatever the world says of itself
         scene = scene_of("free" if seed % 2 else "eventful", seed)
         steps = np.diff(scene.poses[:, :, :2, 3], axis=1)

@@ -79,9 +79,7 @@ def test_things_keep_speed_and_turn_and_go_through_nothing():
         places = scene.poses[:, :, :2, 3]
         step = np.linalg.norm(np.diff(places, axis=1), axis=-1)
         assert step == pytest.approx(np.repeat(step[:, :1], 11, axis=1), abs=1e-9)
-        turn = np.angle(
-            np.exp(1j * np.diff(np.arctan2(scene.poses[:, :, 1, 0], scene.poses[:, :, 0, 0]), axis=1))
-        )
+        turn = np.angle(np.exp(1j * np.diff(np.arctan2(scene.poses[:, :, 1, 0], scene.poses[:, :, 0, 0]), axis=1)))
         assert turn == pytest.approx(np.repeat(turn[:, :1], 11, axis=1), abs=1e-9)
         reach = [np.linalg.norm(mesh.vertices[:, :2], axis=1).max() for mesh in scene.agents]
         for one in range(len(places)):
@@ -96,9 +94,7 @@ def test_nothing_but_things_can_hide_a_thing():
     for seed in range(24):
         scene = scene_of("any", seed)
         solids = [mesh for order, mesh in scene.layers if order == renderer.SOLID]
-        edges = [
-            mesh.vertices[mesh.triangles[:, [0, 1, 1, 2, 2, 0]], :2].reshape(-1, 2, 2) for mesh in solids
-        ]
+        edges = [mesh.vertices[mesh.triangles[:, [0, 1, 1, 2, 2, 0]], :2].reshape(-1, 2, 2) for mesh in solids]
         for frame in (0, 11):
             for place in scene.poses[:, frame, :2, 3]:
                 sight = np.stack([scene.ego[frame, :2], place])
@@ -151,9 +147,7 @@ def test_orbit_is_the_same_again_and_other_in_another_split():
     first = build.render_video(ORBIT, "train", 1)
     assert same(first, build.render_video(ORBIT, "train", 1))
     assert not same(first, build.render_video(ORBIT, "dev", 1))
-    changes = [
-        np.abs(np.diff(build.render_video(ORBIT, "train", n)[0].astype(int), axis=0)).mean() for n in range(6)
-    ]
+    changes = [np.abs(np.diff(build.render_video(ORBIT, "train", n)[0].astype(int), axis=0)).mean() for n in range(6)]
     assert min(changes) > 1 and np.median(changes) > 3
 
 
@@ -161,18 +155,14 @@ def test_orbit_is_the_same_again_and_other_in_another_split():
 @pytest.fixture(scope="module")
 def walks():
     """Videos of Doom by (split, number)."""
-    require_or_skip(
-        importlib.util.find_spec("vizdoom") is not None, "vizdoom (pip install --no-deps vizdoom)"
-    )
+    require_or_skip(importlib.util.find_spec("vizdoom") is not None, "vizdoom (pip install --no-deps vizdoom)")
     asked = [("train", number) for number in range(6)] + [("dev", 0), ("test", 0)]
     return {key: build.render_video(DOOM, *key) for key in asked}
 
 
 def test_without_vizdoom_only_its_world_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "vizdoom", None)
-    monkeypatch.setattr(
-        game_module, "_game", game_module._game.__wrapped__
-    )  # as in a process that has no game yet
+    monkeypatch.setattr(game_module, "_game", game_module._game.__wrapped__)  # as in a process that has no game yet
     with pytest.raises(RuntimeError, match="pip install --no-deps vizdoom"):
         build.render_video(DOOM, "train", 0)
 
@@ -258,9 +248,7 @@ def test_no_game_outlives_a_killed_python(walks, tmp_path):
         "doom_game.started('freedoom2.wad', 'MAP01', 1)\nprint('started', flush=True)\ntime.sleep(60)"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(build.__file__).parents[2]), "TMPDIR": str(tmp_path)}
-    python = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path, env=environment
-    )
+    python = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path, env=environment)
     assert python.stdout is not None and python.stdout.readline().startswith(b"started")
     games = [stat.parent for stat in Path("/proc").glob("[0-9]*/stat")
              if stat.read_text().rpartition(")")[2].split()[1] == str(python.pid)]  # fmt: skip

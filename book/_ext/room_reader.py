@@ -161,9 +161,7 @@ def read_room(path: Path, module: str) -> Room:
     """One module; raises SyntaxError as Python does."""
     text = path.read_text()
     tree = ast.parse(text, filename=str(path))
-    return Room(
-        module, path, ast.get_docstring(tree) or "", tuple(_items(tree, _Comments(text))), _imports(tree)
-    )
+    return Room(module, path, ast.get_docstring(tree) or "", tuple(_items(tree, _Comments(text))), _imports(tree))
 
 
 class _Comments:
@@ -259,13 +257,9 @@ def _method(node: Function, name: str, note: str) -> Item:
     decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
     text = ast.get_docstring(node) or note
     if any(decorator.split(".")[-1] in ("property", "cached_property") for decorator in decorators):
-        return Item(
-            "property", name, docstring=text, annotation=ast.unparse(node.returns) if node.returns else ""
-        )
+        return Item("property", name, docstring=text, annotation=ast.unparse(node.returns) if node.returns else "")
     options = tuple(word for word in ("staticmethod", "classmethod") if word in decorators)
-    return Item(
-        "method", name, *_signature(node, skip=int("staticmethod" not in options)), text, options=options
-    )
+    return Item("method", name, *_signature(node, skip=int("staticmethod" not in options)), text, options=options)
 
 
 def _signature(node: Function, skip: int = 0) -> tuple[str, tuple[str, ...]]:
@@ -284,11 +278,7 @@ def _statements(body: list[ast.stmt], also: str = "") -> Iterator[tuple[ast.stmt
     for number, node in enumerate(body):
         after = body[number + 1] if number + 1 < len(body) else None
         below = ""
-        if (
-            isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-            and isinstance(after.value.value, str)
-        ):
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
             below = after.value.value
         name = getattr(node, "name", "")
         if not name.startswith("_") or name == also:

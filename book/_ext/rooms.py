@@ -100,9 +100,7 @@ def prose(text: str, find: Callable[[str], str | None]) -> list[nodes.Node]:
     parser.render(text)
     for literal in list(document.findall(nodes.literal)):
         if full := find(literal.astext()):
-            link = pending_xref(
-                "", refdomain="py", reftype="obj", reftarget=full, refexplicit=True, refwarn=True
-            )
+            link = pending_xref("", refdomain="py", reftype="obj", reftarget=full, refexplicit=True, refwarn=True)
             literal.replace_self(link)
             link += literal
     return list(document.children)

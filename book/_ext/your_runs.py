@@ -23,9 +23,7 @@ class LabelsOfARun(SphinxTransform):
         if not self.env.docname.startswith("runs/"):
             return
         document = self.document
-        labels = {
-            name: f"{name} of {self.env.docname}" for name, explicit in document.nametypes.items() if explicit
-        }
+        labels = {name: f"{name} of {self.env.docname}" for name, explicit in document.nametypes.items() if explicit}
         for name, own in labels.items():
             document.nametypes[own] = document.nametypes.pop(name)
             document.nameids[own] = document.nameids.pop(name)

@@ -180,9 +180,7 @@ def _read_as(values: pd.DataFrame, reading: str) -> pd.DataFrame:
     return values
 
 
-def less_ordinary(
-    made: Sweeps, target: str, domain: str = EVENTFUL, reading: str = PREREGISTERED
-) -> pd.Series[float]:
+def less_ordinary(made: Sweeps, target: str, domain: str = EVENTFUL, reading: str = PREREGISTERED) -> pd.Series[float]:
     """ρ of a target less that of ordinary driving, by seed and base: of the runs that are there for both."""
     table = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == reading)]
     of = [table[table["target"] == one].set_index(["seed", "base"])["rho"] for one in (target, ORDINARY)]
@@ -211,9 +209,7 @@ def rhos_across(made: Sweeps, domain: str) -> tuple[NDArray[np.float64], int]:
     No ρ for fewer than three arms.
     """
     here = at_the_end(gains(made, domain))
-    pair = [
-        here.pivot(index="seed", columns=ARM, values=of).dropna(axis=1) for of in ("fidelity", "dynamics")
-    ]
+    pair = [here.pivot(index="seed", columns=ARM, values=of).dropna(axis=1) for of in ("fidelity", "dynamics")]
     count = pair[0].shape[1]
     if count < 3 or not _vary(pair[0].to_numpy(), pair[1].to_numpy()):
         return np.empty(0), count
@@ -225,9 +221,7 @@ def _vary(*tables: NDArray[np.float64]) -> bool:
 
 
 # ------------------------------------------------------------------------------------------- at the last step: clips
-def clip_gains(
-    made: Sweeps, target: str, measure: str, domain: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def clip_gains(made: Sweeps, target: str, measure: str, domain: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Gains of each clip (S, N) in `measure`, one of OF_A_CLIP, and in ADE, of the runs without replay.
 
     Clips without a value in either, in any run, are left out.

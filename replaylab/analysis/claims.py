@@ -117,9 +117,7 @@ def _judged(
     return Judged(claim, interval, margin, verdict, of_bases, why)
 
 
-def changes(
-    rows: pd.DataFrame, arm: Arm, measure: str, domain: str
-) -> tuple[NDArray[np.float64], list[str]] | None:
+def changes(rows: pd.DataFrame, arm: Arm, measure: str, domain: str) -> tuple[NDArray[np.float64], list[str]] | None:
     """After − before (S, N) of every seed and clip, and the base of every seed; None for fewer than two seeds.
 
     Of a measure of the whole set, what each clip adds to it. Clips without a value are left out for all seeds. ValueError
@@ -133,9 +131,7 @@ def changes(
     bases = list(after.index.get_level_values("base"))
     before = _by_scene(here[here["model"] == "base"], ["base"])
     if missing := set(bases) - set(before.index):
-        raise ValueError(
-            f"rows hold runs from the base {min(missing)} without that base's own {measure} in {domain}"
-        )
+        raise ValueError(f"rows hold runs from the base {min(missing)} without that base's own {measure} in {domain}")
     if set(after.columns) != set(before.columns):
         raise ValueError(f"{measure} in {domain}: the runs of {arm.name} and their base have other clips")
     difference = after.to_numpy() - before.loc[bases, after.columns].to_numpy()
@@ -144,9 +140,7 @@ def changes(
 
 def _by_scene(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     if rows.duplicated([*keys, "scene"]).any():
-        raise ValueError(
-            f"rows hold two values of one scene for one {' and '.join(keys)}: give the rows of one sweep"
-        )
+        raise ValueError(f"rows hold two values of one scene for one {' and '.join(keys)}: give the rows of one sweep")
     return rows.set_index([*keys, "scene"])["value"].unstack("scene").sort_index()
 
 
@@ -188,9 +182,7 @@ def _before_and_copied(rows: pd.DataFrame, claim: Claim, bases: list[str]) -> tu
     """The base's value, meaned over the runs' bases, and copy-last-frame's."""
     here = _of(rows, claim.measure, claim.domain)
     of_bases = here[here["model"] == "base"].groupby("base")["value"].mean()
-    return float(of_bases.loc[bases].mean()), float(
-        here.loc[here["model"] == "copy-last-frame", "value"].mean()
-    )
+    return float(of_bases.loc[bases].mean()), float(here.loc[here["model"] == "copy-last-frame", "value"].mean())
 
 
 def _of(rows: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:

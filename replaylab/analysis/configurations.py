@@ -117,9 +117,7 @@ class Arms:
         tuned = here[here["model"] == FINE_TUNED]
         before = here[here["model"] == "base"].pivot(index="base", columns="scene", values="value")
         if missing := set(tuned["base"]) - set(before.index):
-            raise ValueError(
-                f"rows hold runs from the base {min(missing)} without that base's own {part} in {domain}"
-            )
+            raise ValueError(f"rows hold runs from the base {min(missing)} without that base's own {part} in {domain}")
         after = tuned.pivot(index=["run", "base", "step"], columns="scene", values="value")
         of_bases = before.reindex(columns=after.columns).loc[after.index.get_level_values("base")]
         change = after - of_bases.to_numpy()
@@ -146,11 +144,7 @@ class Arms:
     @cached_property
     def levels(self) -> dict[int, float]:
         """Seed -> change of EffNet-KD of near replay 25 % at its last step, where it is a gain."""
-        of = {
-            one.seed: self.curves[FIDELITY].get(one.run)
-            for one in self.done.itertuples()
-            if one.arm == REFERENCE
-        }
+        of = {one.seed: self.curves[FIDELITY].get(one.run) for one in self.done.itertuples() if one.arm == REFERENCE}
         levels = {seed: float(curve.iloc[-1].mean()) for seed, curve in of.items() if curve is not None}
         return {seed: level for seed, level in levels.items() if level < 0}
 
@@ -162,8 +156,7 @@ class Arms:
         steps = self.steps_of(arm, reading)
         curves = {seed: self.curves[label].get(runs[seed]) for seed in steps.index}
         if steps.isna().any() or any(
-            curve is None or (reading == LAST and steps[seed] not in curve.index)
-            for seed, curve in curves.items()
+            curve is None or (reading == LAST and steps[seed] not in curve.index) for seed, curve in curves.items()
         ):
             return pd.DataFrame()
         found = {seed: at_step(curve, steps[seed]) for seed, curve in curves.items() if curve is not None}
@@ -182,16 +175,7 @@ class Arms:
                         difference = interval(less(change, tables[REFERENCE]))
                         step = self.steps_of(arm, reading).mean()
                         lines.append(
-                            (
-                                groups[arm],
-                                arm,
-                                label,
-                                reading,
-                                step,
-                                *interval(change),
-                                *difference,
-                                *change.shape,
-                            )
+                            (groups[arm], arm, label, reading, step, *interval(change), *difference, *change.shape)
                         )
         return pd.DataFrame(lines, columns=EFFECT)
 
@@ -199,9 +183,7 @@ class Arms:
         """An arm's change of a line of MEASURES, with its low and high end; NaN for what is not there."""
         return self._looked_up(arm, label, reading, ("change", "low", "high"))
 
-    def less_reference(
-        self, arm: str, label: str = DYNAMICS, reading: str = LAST
-    ) -> tuple[float, float, float]:
+    def less_reference(self, arm: str, label: str = DYNAMICS, reading: str = LAST) -> tuple[float, float, float]:
         """The same of its difference to near replay 25 %."""
         return self._looked_up(arm, label, reading, ("difference", "difference_low", "difference_high"))
 
@@ -307,11 +289,7 @@ def points(made: Arms) -> pd.DataFrame:
     front of the means. They are differences to near replay 25 %, or changes from the base where that is not there.
     """
     table = made.effects[made.effects["reading"] == LAST]
-    shown = (
-        ["difference", "difference_low", "difference_high"]
-        if made.has_reference
-        else ["change", "low", "high"]
-    )
+    shown = ["difference", "difference_low", "difference_high"] if made.has_reference else ["change", "low", "high"]
     x, y = (table[table["measure"] == label].set_index("arm")[shown] for label in (FIDELITY, DYNAMICS))
     both = (
         x.set_axis(["x", "x_low", "x_high"], axis=1)

@@ -162,9 +162,7 @@ def alignments(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> Floats:
     for name, gains in zip(("fidelity_gain", "dynamics_gain"), pair, strict=True):
         still = np.flatnonzero(np.ptp(gains, axis=1) == 0)
         if len(still):
-            raise ValueError(
-                f"{name}: row {still[0]} never changes, so it has no rank correlation; leave it out"
-            )
+            raise ValueError(f"{name}: row {still[0]} never changes, so it has no rank correlation; leave it out")
     x, y = (rank - rank.mean(1, keepdims=True) for rank in (stats.rankdata(one, axis=1) for one in pair))
     return np.asarray((x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1)))
 
@@ -183,9 +181,7 @@ def alignment_per_clip(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike, level
     checked_at_least(4, x.shape[1], "fidelity_gain", "clips (columns)", "measure more clips")
     estimate = alignments(x, y)
     seeds, clips = x.shape
-    without_each = [
-        np.concatenate([np.delete(gains, clip, axis=1) for clip in range(clips)]) for gains in (x, y)
-    ]
+    without_each = [np.concatenate([np.delete(gains, clip, axis=1) for clip in range(clips)]) for gains in (x, y)]
     without = alignments(*without_each).reshape(clips, seeds).T
     spread = seeds_and_scenes(clips * estimate[:, None] - (clips - 1) * without, level)
     return _within_one(_around(float(estimate.mean()), spread.high - spread.estimate, spread.n))
@@ -244,9 +240,7 @@ def keeps(interval: Interval, margin: float, seeds_needed: int = 0) -> Verdict:
     ValueError for a margin that is not above 0: nothing could be shown to be kept.
     """
     if not margin > 0:
-        raise ValueError(
-            f"margin: {margin}, must be above 0; give the loss that would still count as keeping"
-        )
+        raise ValueError(f"margin: {margin}, must be above 0; give the loss that would still count as keeping")
     return verdict(interval, "below", margin, seeds_needed)
 
 
@@ -265,18 +259,14 @@ def _pair(
 ) -> tuple[Floats, Floats]:
     a, b = checked_numbers(first, names[0], dimensions), checked_numbers(second, names[1], dimensions)
     if a.shape != b.shape:
-        raise ValueError(
-            f"{names[1]}: shape {b.shape}, {names[0]} has {a.shape}; give values of the same clips"
-        )
+        raise ValueError(f"{names[1]}: shape {b.shape}, {names[0]} has {a.shape}; give values of the same clips")
     return a, b
 
 
 def _two_columns(points: ArrayLike) -> Floats:
     kept = checked_numbers(points, "points", 2)
     if kept.shape[1] != 2:
-        raise ValueError(
-            f"points: shape {kept.shape}, expected (P, 2), two measures that are better when lower"
-        )
+        raise ValueError(f"points: shape {kept.shape}, expected (P, 2), two measures that are better when lower")
     return kept
 
 

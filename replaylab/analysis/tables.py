@@ -47,9 +47,7 @@ def per_run(rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["run", "model", "replay", "replay_fraction", "seed", "step", "domain", "measure"]
     kinds = rows.dtypes[keys].to_dict()
     # Of millions of rows: their texts are compared once.
-    short = rows[[*keys, "value", "n"]].astype(
-        {key: "category" for key in keys if not _is_number(kinds[key])}
-    )
+    short = rows[[*keys, "value", "n"]].astype({key: "category" for key in keys if not _is_number(kinds[key])})
     _check(short)
     grouped = short.dropna(subset=["value"]).groupby(keys, dropna=False, observed=True, as_index=False)
     runs = grouped.agg(value=("value", "mean"), clips=("value", "size"), n=("n", "sum")).astype(kinds)

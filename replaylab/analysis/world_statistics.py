@@ -70,9 +70,7 @@ def _counting(tracks: pd.DataFrame) -> pd.DataFrame:
 def _later(tracks: pd.DataFrame, frames: int) -> pd.DataFrame:
     """Each eligible agent-frame beside the same agent `frames` later, where it is eligible too: x_px_later, ..."""
     now = _counting(tracks)[["video", "agent", "frame", "x_px", "y_px"]]
-    return now.merge(
-        now.assign(frame=now["frame"] - frames), on=["video", "agent", "frame"], suffixes=("", "_later")
-    )
+    return now.merge(now.assign(frame=now["frame"] - frames), on=["video", "agent", "frame"], suffixes=("", "_later"))
 
 
 def velocities(tracks: pd.DataFrame, frames_per_second: float) -> pd.DataFrame:
@@ -227,9 +225,7 @@ class _Truth:
     def sums(self, table: pd.DataFrame, *values: pd.Series[float]) -> Floats:
         """(S, K + 1): the sum of each of K columns over each scene, and the number of rows."""
         columns = pd.DataFrame(dict(enumerate(values)), index=table.index).assign(number=1.0)
-        return (
-            columns.groupby(table["video"]).sum().reindex(self.scenes, fill_value=0.0).to_numpy(dtype=float)
-        )
+        return columns.groupby(table["video"]).sum().reindex(self.scenes, fill_value=0.0).to_numpy(dtype=float)
 
     def statistics(self, windows: int) -> pd.DataFrame:
         right, down = self.speeds["vx_px_s"], self.speeds["vy_px_s"]
@@ -347,9 +343,7 @@ def _read(folder: Path, preset: str, specs: Mapping[str, WorldSpec]) -> Survey:
     shown = [name for name in specs if name in about["domains"]]
     if not shown:
         raise ValueError(f"{folder} holds none of {', '.join(specs)}; it holds {', '.join(about['domains'])}")
-    statistics, speeds = (
-        pd.read_parquet(folder / f"{name}.parquet") for name in ("statistics", "velocities")
-    )
+    statistics, speeds = (pd.read_parquet(folder / f"{name}.parquet") for name in ("statistics", "velocities"))
     return Survey(
         preset, folder, about["split"], about["videos"], about["windows"],
         statistics[statistics["domain"].isin(shown)].reset_index(drop=True),
@@ -372,13 +366,9 @@ def _make(folder: Path, preset: str, specs: Mapping[str, WorldSpec], home: Path)
     statistics, speeds, windows = measured(domains)
     (folder / "survey.json").unlink(missing_ok=True)
     for name in track(domains, what="sample videos", unit="domains"):
-        write_atomically(
-            folder / f"{name}.mp4", lambda path, domain=domains[name]: _write_sample(path, domain)
-        )
+        write_atomically(folder / f"{name}.mp4", lambda path, domain=domains[name]: _write_sample(path, domain))
     for name, table in {"statistics": statistics, "velocities": speeds}.items():
-        write_atomically(
-            folder / f"{name}.parquet", lambda path, table=table: table.to_parquet(path, index=False)
-        )
+        write_atomically(folder / f"{name}.parquet", lambda path, table=table: table.to_parquet(path, index=False))
     about = {
         "preset": preset,
         "split": SPLIT,

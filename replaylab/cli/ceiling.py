@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 
 def add_parser(verbs: Any) -> None:
     """The verb `ceiling`, for `python -m replaylab`."""
-    text = (
-        "how well a detector sees on your own real frames; to be known before anything is concluded from it"
-    )
+    text = "how well a detector sees on your own real frames; to be known before anything is concluded from it"
     sub = verbs.add_parser("ceiling", help=text, description=text)
     sub.set_defaults(verb=run)
-    sub.add_argument(
-        "domain", metavar="DOMAIN", help="folder of a domain; tracks.parquet, if there, is the truth"
-    )
+    sub.add_argument("domain", metavar="DOMAIN", help="folder of a domain; tracks.parquet, if there, is the truth")
     sub.add_argument(
         "--detector", default="", metavar="NAME_OR_FOLDER",
         help="object detector of transformers, such as PekingU/rtdetr_r50vd (default: the shipped one, for the made worlds)",

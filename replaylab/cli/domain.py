@@ -20,9 +20,7 @@ FORMATS = ".3gp, .avi, .mkv, .mov, .mp4, .ts, .webm ..."
 def add_parser(verbs: Any) -> None:
     """Add the verb `domain` to the subparsers of the command."""
     text = "make domains of what you filmed, or of public data sets"
-    inner = verbs.add_parser("domain", help=text, description=text).add_subparsers(
-        required=True, metavar="VERB"
-    )
+    inner = verbs.add_parser("domain", help=text, description=text).add_subparsers(required=True, metavar="VERB")
     text = "make a domain; goes on where it was stopped, and with what was added since"
     kinds = inner.add_parser("add", help=text, description=text).add_subparsers(required=True, metavar="KIND")
     _videos(_kind(kinds, "videos", videos, f"of a folder of video files ({FORMATS})", "4"))
@@ -108,31 +106,22 @@ def _kind(kinds: Any, name: str, verb: Any, text: str, rate: str) -> argparse.Ar
         default=float(rate),
         help=f"each true and nearest in time, none is made up (default: {rate})",
     )
-    sub.add_argument(
-        "--size", default="64", help="64: a square; 480x832: height x width; both even (default: 64)"
-    )
+    sub.add_argument("--size", default="64", help="64: a square; 480x832: height x width; both even (default: 64)")
     sub.add_argument(
         "--fit",
         choices=("crop", "pad"),
         default="crop",
         help="what does not fit the size is cut off evenly, or bars are added; never stretched (default: crop)",
     )
-    sub.add_argument(
-        "--frames", type=int, default=8, help="of a clip; shorter pieces are left out (default: 8)"
-    )
+    sub.add_argument("--frames", type=int, default=8, help="of a clip; shorter pieces are left out (default: 8)")
     for split in ("dev", "test"):
         sub.add_argument(
-            f"--{split}",
-            type=float,
-            default=0.1,
-            help=f"share of scenes for {split}, by their names (default: 0.1)",
+            f"--{split}", type=float, default=0.1, help=f"share of scenes for {split}, by their names (default: 0.1)"
         )
     sub.add_argument("--licence", default="", help="of the pictures, to be written down")
     sub.add_argument("--prompt", default="", help="what the videos show, for models that are told in words")
     sub.add_argument("--processes", type=int, default=0, help="at once (default: one a core)")
-    sub.add_argument(
-        "--dry-run", action="store_true", help="list what would be made and how long it would take"
-    )
+    sub.add_argument("--dry-run", action="store_true", help="list what would be made and how long it would take")
     return sub
 
 

@@ -95,9 +95,7 @@ def pretrain(options: argparse.Namespace) -> None:
     if options.part == "base":
         room.base(Path(options.home), seed=options.seed, machine=machine, family=options.family)
     elif options.seed or options.family != FAMILIES[0] or machine != MachineSpec():
-        raise ValueError(
-            f"--seed, --family and the machine's options are for the base; {options.part} has none"
-        )
+        raise ValueError(f"--seed, --family and the machine's options are for the base; {options.part} has none")
     else:
         room.COMMANDS[options.part](Path(options.home))
 
@@ -172,9 +170,7 @@ def _print(table: Table) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="replaylab", description=__doc__, epilog="Each verb has its own --help."
-    )
+    parser = argparse.ArgumentParser(prog="replaylab", description=__doc__, epilog="Each verb has its own --help.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(function: object, text: str) -> argparse.ArgumentParser:
@@ -186,18 +182,13 @@ def _parser() -> argparse.ArgumentParser:
         about = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values()).replace("%", "%%")
         sub.add_argument("--preset", choices=PRESETS, default="quick", help=about)
         sub.add_argument(
-            "--store",
-            default="",
-            help="folder of runs (default: book/runs/store; published, diverse: book/results)",
+            "--store", default="", help="folder of runs (default: book/runs/store; published, diverse: book/results)"
         )
 
     def of_a_run(sub: argparse.ArgumentParser) -> None:
         of_a_sweep(sub)
         sub.add_argument(
-            "--replay-fraction",
-            type=float,
-            required=True,
-            help="share of each batch that is replayed, 0 to 1",
+            "--replay-fraction", type=float, required=True, help="share of each batch that is replayed, 0 to 1"
         )
         sub.add_argument("--seed", type=int, default=0, help="which run of that share (default: 0)")
 
@@ -214,10 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         }.items():
             group.add_argument(f"--{name}", action="store_true", help=about)
         group.add_argument(
-            "--checkpoint-steps",
-            type=int,
-            default=MachineSpec().checkpoint_steps,
-            help="default: %(default)s",
+            "--checkpoint-steps", type=int, default=MachineSpec().checkpoint_steps, help="default: %(default)s"
         )
 
     _worlds_verbs(verbs)
@@ -225,9 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     ceiling.add_parser(verbs)
     own.add_parser(verbs)
     sub = verb(damage, "measure clips that were damaged in known ways; goes on where it was stopped")
-    sub.add_argument(
-        "--preset", default="quick", help="published, quick or smoke: how many clips (default: quick)"
-    )
+    sub.add_argument("--preset", default="quick", help="published, quick or smoke: how many clips (default: quick)")
     sub.add_argument("--store", default="", help="folder to keep it in (default: the preset's own)")
     sub = verb(pretrain, "make the shipped weights again (hours; resumes where it was stopped)")
     sub.add_argument("part", choices=("autoencoder", "detector", "videonet", "base"), help="which of them")
@@ -235,9 +221,7 @@ def _parser() -> argparse.ArgumentParser:
         "--home", default=".cache", help="where domains, latents and checkpoints are kept (default: .cache)"
     )
     sub.add_argument("--seed", type=int, default=0, help="of the base only: another seed, another base")
-    sub.add_argument(
-        "--family", choices=FAMILIES, default=FAMILIES[0], help="of the base only (default: %(default)s)"
-    )
+    sub.add_argument("--family", choices=FAMILIES, default=FAMILIES[0], help="of the base only (default: %(default)s)")
     of_a_machine(sub)
     sub = verb(train, "fine-tune and measure one run, or read it")
     of_a_run(sub)
@@ -245,28 +229,19 @@ def _parser() -> argparse.ArgumentParser:
     of_a_run(verb(evaluate, "measure a finished run's weights again"))
     sub = verb(sweep, "train what is missing of a grid of runs and show its measures")
     of_a_sweep(sub)
-    sub.add_argument(
-        "--replay-fractions", type=float, nargs="+", default=[], help="default: the preset's own"
-    )
+    sub.add_argument("--replay-fractions", type=float, nargs="+", default=[], help="default: the preset's own")
     sub.add_argument("--seeds", type=int, nargs="+", default=[], help="default: the preset's own")
     sub.add_argument("--cluster", choices=CLUSTERS, default="inline", help="who trains missing runs")
     sub.add_argument(
         "--cluster-file", default="", help="YAML: what a job gets of the cluster (default: the cluster's own)"
     )
+    sub.add_argument("--dry-run", action="store_true", help="say what would be trained and what it would cost")
     sub.add_argument(
-        "--dry-run", action="store_true", help="say what would be trained and what it would cost"
-    )
-    sub.add_argument(
-        "--budget",
-        choices=BUDGETS,
-        default="steps",
-        help="what all fractions have equally much of (default: steps)",
+        "--budget", choices=BUDGETS, default="steps", help="what all fractions have equally much of (default: steps)"
     )
     of_a_machine(sub)
     sub.add_argument("--headline", action="store_true", help="print one line with the figures found")
-    _compare_verb(
-        verb(compare, "distances between two folders of videos, and all that is needed to compare them")
-    )
+    _compare_verb(verb(compare, "distances between two folders of videos, and all that is needed to compare them"))
     return parser
 
 
@@ -274,9 +249,7 @@ def _compare_verb(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("made", metavar="MADE", help="folder of mp4 files, or a domain")
     sub.add_argument("real", metavar="REAL", help="likewise; 20 videos or more in each, of one size and rate")
     sub.add_argument("--context-frames", type=int, default=0, help="first frames to leave out (default: 0)")
-    sub.add_argument(
-        "--frames", type=int, default=0, help="to take after them (default: what all videos have)"
-    )
+    sub.add_argument("--frames", type=int, default=0, help="to take after them (default: what all videos have)")
     sub.add_argument("--split", default="test", help="of a domain: train, dev or test (default: test)")
     sub.add_argument("--paired", action="store_true", help="PSNR, SSIM ... of files of one name, too")
     sub.add_argument("--csv", help="file to keep the table in")
@@ -290,27 +263,19 @@ def _compare_verb(sub: argparse.ArgumentParser) -> None:
 
 def _worlds_verbs(verbs: Any) -> None:
     text = "render videos with known truth"
-    sub = verbs.add_parser("worlds", help=text, description=text).add_subparsers(
-        required=True, metavar="VERB"
-    )
+    sub = verbs.add_parser("worlds", help=text, description=text).add_subparsers(required=True, metavar="VERB")
     text = "the domains that can be built by name"
     sub.add_parser("list", help=text, description=text).set_defaults(verb=worlds_list)
     text = "render domains on all cores; goes on where it was stopped"
     build = sub.add_parser("build", help=text, description=text)
     build.set_defaults(verb=worlds_build)
     build.add_argument("names", nargs="*", metavar="NAME", help="see `worlds list` (default: all)")
-    build.add_argument(
-        "--preset", choices=PRESETS, help="the domains of a preset, in its size, into its store"
-    )
+    build.add_argument("--preset", choices=PRESETS, help="the domains of a preset, in its size, into its store")
     build.add_argument("--home", help="folder to make them in (default: domains; of a preset: in its store)")
-    build.add_argument(
-        "--videos", type=int, nargs=3, metavar=("TRAIN", "DEV", "TEST"), help="how many of each split"
-    )
+    build.add_argument("--videos", type=int, nargs=3, metavar=("TRAIN", "DEV", "TEST"), help="how many of each split")
     build.add_argument("--size-px", type=int, help="width and height, even (default: 64)")
     build.add_argument("--seed", type=int, help="other seeds give other scenes (default: 0)")
-    build.add_argument(
-        "--look", help="of a driving world: target, diverse, day, fog, rain, night, country, narrow N"
-    )
+    build.add_argument("--look", help="of a driving world: target, diverse, day, fog, rain, night, country, narrow N")
     build.add_argument("--motion", help="what happens: ordinary, eventful, held-out, free, an event's name")
     build.add_argument("--eventful-share", type=float, help="share of videos with an event, 0 to 1")
     text = "what moves in domains, and how regularly; made once, then read"

@@ -20,12 +20,8 @@ def add_parser(verbs: Any) -> None:
     text = "fine-tune your own model on your own videos, with and without replay, and measure it"
     sub = verbs.add_parser("own", help=text, description=text)
     sub.set_defaults(verb=own)
-    sub.add_argument(
-        "--preset", choices=PRESETS, default="wan", help="settings of a family (default: %(default)s)"
-    )
-    sub.add_argument(
-        "--model", help="folder in diffusers' layout, or a name on the hub (default: the preset's)"
-    )
+    sub.add_argument("--preset", choices=PRESETS, default="wan", help="settings of a family (default: %(default)s)")
+    sub.add_argument("--model", help="folder in diffusers' layout, or a name on the hub (default: the preset's)")
     sub.add_argument("--driving", metavar="DOMAIN", help="what it is fine-tuned on (`domain add` makes one)")
     sub.add_argument("--replay", nargs="+", default=[], metavar="DOMAIN", help="what is replayed")
     sub.add_argument("--replay-fractions", type=float, nargs="+", default=[0.0, 0.25], help="default: 0 0.25")
@@ -37,11 +33,7 @@ def add_parser(verbs: Any) -> None:
         help="object detector of transformers; without one no agent is measured",
     )
     sub.add_argument(
-        "--agents",
-        nargs="+",
-        default=[],
-        metavar="CLASS=KIND",
-        help="its classes that are agents (default: COCO's)",
+        "--agents", nargs="+", default=[], metavar="CLASS=KIND", help="its classes that are agents (default: COCO's)"
     )
     for name, (kind, about) in OPTIONS.items():
         sub.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{about} (default: the preset's)")

@@ -44,9 +44,7 @@ def clips_of(domain: Domain, split: str, frames: int, stride: int = STRIDE) -> l
         for start in range(0, length - frames + 1, stride)
     ]
     if not clips:
-        raise ValueError(
-            f"{domain.folder}: no clips in split {split!r}: every video has fewer than {frames} frames"
-        )
+        raise ValueError(f"{domain.folder}: no clips in split {split!r}: every video has fewer than {frames} frames")
     return clips
 
 
@@ -108,9 +106,7 @@ def _spans(clips: list[Clip], frames: int) -> Iterator[list[Clip]]:
         yield span
 
 
-def _cut(
-    domain: Domain, span: list[Clip], frames: int, pixels: NDArray[np.uint8]
-) -> Iterator[NDArray[np.uint8]]:
+def _cut(domain: Domain, span: list[Clip], frames: int, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
     for clip in span:
         start = clip.start - span[0].start
         if start + frames > len(pixels):

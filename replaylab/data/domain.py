@@ -95,9 +95,7 @@ class Domain:
         chosen = self.videos[self.videos["split"] == split]
         if chosen.empty:
             counts = self.videos["split"].value_counts().to_dict()
-            raise ValueError(
-                f"{self.folder}: no clips in split {split!r} of domain {self.name!r}; it has {counts}"
-            )
+            raise ValueError(f"{self.folder}: no clips in split {split!r} of domain {self.name!r}; it has {counts}")
         return chosen
 
     @property
@@ -133,12 +131,7 @@ def open_domain(folder: str | Path) -> Domain:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} is no domain, or was not finished")
     about = json.loads(path.read_text())
-    for field, kind in (
-        ("name", str),
-        ("frames_per_second", (int, float)),
-        ("size_px", (int, list)),
-        ("videos", list),
-    ):
+    for field, kind in (("name", str), ("frames_per_second", (int, float)), ("size_px", (int, list)), ("videos", list)):
         if not isinstance(about.get(field), kind):
             raise ValueError(f"{path}: field {field!r} is missing or of the wrong type")
     shape_px = _shape_px(path, about["size_px"])
@@ -177,9 +170,7 @@ def write_domain(
 
 def _shape_px(path: Path, given: Any) -> int | tuple[int, int]:
     sides = given if isinstance(given, list) else [given]
-    if (isinstance(given, list) and len(given) != 2) or not all(
-        type(side) is int and side > 0 for side in sides
-    ):
+    if (isinstance(given, list) and len(given) != 2) or not all(type(side) is int and side > 0 for side in sides):
         raise ValueError(f"{path}: field 'size_px' is {given!r}; it is a side in pixels, or [height, width]")
     return given if isinstance(given, int) else (given[0], given[1])
 

@@ -33,9 +33,7 @@ def write_video(path: Path, frames: Any, frames_per_second: float) -> None:
         stream.options = {"crf": str(CRF), "preset": "superfast"}
         stream.codec_context.thread_count = 1
         for picture in frames:
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
-            )
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         container.mux(stream.encode())
 
 
@@ -56,14 +54,10 @@ def decode(path: Path, start: int = 0, stop: int = sys.maxsize) -> NDArray[np.ui
     try:
         return decode_with_av(path, start, stop)
     except Exception as error:
-        raise UndecodableVideo(
-            f"{path} cannot be decoded ({type(error).__name__}): {_first_line(error)}"
-        ) from error
+        raise UndecodableVideo(f"{path} cannot be decoded ({type(error).__name__}): {_first_line(error)}") from error
 
 
-def decode_with_av(
-    path: Path, start: int = 0, stop: int = sys.maxsize, quick: bool = True
-) -> NDArray[np.uint8]:
+def decode_with_av(path: Path, start: int = 0, stop: int = sys.maxsize, quick: bool = True) -> NDArray[np.uint8]:
     """`decode`, with FFmpeg's own errors. The quick way is checked, frame by frame; if it fails, the slow one is taken:
     from the first frame on, whatever `start` is.
     """

@@ -114,9 +114,7 @@ def _header(of: str, path: Path) -> Video:
             count = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
             return Video(of, path, (stream.width, stream.height), count, float(stream.average_rate or 0))
     except (av.FFmpegError, OSError, IndexError) as error:
-        raise UndecodableVideo(
-            f"{of}: {path} is no video, or not all of one ({type(error).__name__})"
-        ) from error
+        raise UndecodableVideo(f"{of}: {path} is no video, or not all of one ({type(error).__name__})") from error
 
 
 def _check(videos: list[Video], context_frames: int, frames: int) -> int:
@@ -149,9 +147,7 @@ def _decoded(video: Video, context_frames: int, frames: int) -> NDArray[np.uint8
     except UndecodableVideo as error:
         raise UndecodableVideo(f"{video.of}: {error}") from error
     if len(pixels) < frames:
-        raise UndecodableVideo(
-            f"{video}: cut off: {context_frames + len(pixels)} of {video.frames} frames came out"
-        )
+        raise UndecodableVideo(f"{video}: cut off: {context_frames + len(pixels)} of {video.frames} frames came out")
     return pixels
 
 
@@ -200,25 +196,18 @@ def _features(
         for network, parts in zip(networks, found, strict=True):
             extractor = network.extractor
             try:
-                parts.append(
-                    network.features(pixels[:, : frames if extractor.frames == 1 else extractor.frames])
-                )
+                parts.append(network.features(pixels[:, : frames if extractor.frames == 1 else extractor.frames]))
             except ValueError as error:
                 raise ValueError(f"{batch[0]}: {extractor.name}: {error}") from error
             for video, one in zip(batch, parts[-1], strict=True):
                 if not np.isfinite(one).all():
-                    raise ValueError(
-                        f"{video}: {extractor.name} gives NaN or infinity; are its weights whole?"
-                    )
+                    raise ValueError(f"{video}: {extractor.name} gives NaN or infinity; are its weights whole?")
     return [np.concatenate(parts) for parts in found]
 
 
 # ------------------------------------------------------------------------------------------------------------ the table
 def _distances(
-    names: tuple[str, str],
-    extractor: Extractor,
-    sets: tuple[list[Video], list[Video]],
-    features: list[Features],
+    names: tuple[str, str], extractor: Extractor, sets: tuple[list[Video], list[Video]], features: list[Features]
 ) -> list[dict[str, Any]]:
     a, b = features
     n = min(len(a), len(b))
@@ -251,11 +240,5 @@ def _pairs(made: list[Video], real: list[Video], context_frames: int, frames: in
             found.append(asdict(fidelity.clip_fidelity(*pair)))
         except ValueError as error:
             raise ValueError(f"{video}: {error}") from error
-    about = {
-        "n": len(found),
-        "frames": frames,
-        "size_px": min(made[0].size_px),
-        "resize": "none",
-        "clips": len(found),
-    }
+    about = {"n": len(found), "frames": frames, "size_px": min(made[0].size_px), "resize": "none", "clips": len(found)}
     return [{"name": name, "value": value} | about for name, value in pd.DataFrame(found).mean().items()]

@@ -226,9 +226,7 @@ def _measured(
             found = measured.found
             tables.append(measured.rows)
             if ground.name == EVENTFUL and damage.grade == KINDS[damage.name].grades[-1]:
-                write_atomically(
-                    example, lambda path, one=frames[0, -1]: Image.fromarray(one).save(path, "PNG")
-                )
+                write_atomically(example, lambda path, one=frames[0, -1]: Image.fromarray(one).save(path, "PNG"))
         if len(found):
             tables.append(_pseudo_values(ground, found, cap))
     rows = pd.concat(tables, ignore_index=True).assign(
@@ -390,9 +388,7 @@ def without_nearest(scene: Scene, first: int, size_px: int) -> Scene:
     return replace(scene, poses=poses)
 
 
-def pulled(
-    scene: Scene, first: int, percent: float, mean_m_s: Floats, size_px: int, frames_per_second: float
-) -> Scene:
+def pulled(scene: Scene, first: int, percent: float, mean_m_s: Floats, size_px: int, frames_per_second: float) -> Scene:
     """Every agent's motion pulled towards the mean of ordinary driving, seen from the ego car.
 
     An agent's displacement since the last context frame, in metres to the right of the ego car and ahead of it, becomes
@@ -456,9 +452,7 @@ def velocity_field(tracks: pd.DataFrame, size_px: int, frames_per_second: float)
     now = tracks.loc[tracks["eligible"], ["video", "agent", "frame", "x_m", "y_m", "x0", "y0", "x1", "y1"]]
     later = now[["video", "agent", "frame", "x_m", "y_m"]].assign(frame=now["frame"] - 1)
     both = now.merge(later, on=["video", "agent", "frame"], suffixes=("", "_later"))
-    speeds = (
-        both[["x_m_later", "y_m_later"]].to_numpy() - both[["x_m", "y_m"]].to_numpy()
-    ) * frames_per_second
+    speeds = (both[["x_m_later", "y_m_later"]].to_numpy() - both[["x_m", "y_m"]].to_numpy()) * frames_per_second
     centres = (both[["x0", "y0"]].to_numpy() + both[["x1", "y1"]].to_numpy()) / 2
     column, row = cells(centres, size_px).T
     field = np.tile(speeds.mean(axis=0), (CELLS, CELLS, 1))
@@ -550,14 +544,8 @@ def blur_curve(rows: pd.DataFrame, domain: str) -> pd.DataFrame:
     some = rows[rows["damage"].isin(["real", "blur"]) & rows["measure"].isin(names)]
     at = some[some["domain"] == domain].pivot_table(index="grade", columns="measure", values="value")
     if len(at) < 2 or at.shape[1] < len(names):
-        raise ValueError(
-            f"domain {domain!r} has no blurred frames measured; there are {sorted(set(some['domain']))}"
-        )
-    worst: dict[str, Callable[..., Any]] = {
-        "ade_px": np.maximum,
-        "sharpness_ratio": np.minimum,
-        "recall": np.minimum,
-    }
+        raise ValueError(f"domain {domain!r} has no blurred frames measured; there are {sorted(set(some['domain']))}")
+    worst: dict[str, Callable[..., Any]] = {"ade_px": np.maximum, "sharpness_ratio": np.minimum, "recall": np.minimum}
     return at.assign(**{name: of.accumulate(at[name]) for name, of in worst.items()})[names]  # type: ignore[attr-defined]
 
 

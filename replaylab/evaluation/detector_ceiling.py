@@ -171,9 +171,7 @@ def verdict(table: pd.DataFrame, against: str) -> Verdict:
     """By the protocol's rule, of the rows of `of_domain`."""
     rows = table.set_index("frames")
     error = rows.loc[REAL if against == TRUTH else rows["harmless"], "ade_px"]
-    return Verdict(
-        against, float(np.max(error)), float(rows.loc[COPIED, "ade_px"]), int(rows.loc[COPIED, "clips"])
-    )
+    return Verdict(against, float(np.max(error)), float(rows.loc[COPIED, "ade_px"]), int(rows.loc[COPIED, "clips"]))
 
 
 def _own_tracks(pixels: Frames, find: Find) -> list[pd.DataFrame]:

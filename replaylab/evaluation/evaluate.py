@@ -74,9 +74,7 @@ def _futures(
     for number in range(spec.futures):
         first = number * len(ground.clips)
         with torch.autocast(model.transformer.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            drawn = sampling.futures(
-                model, ground.to_draw, shape, spec.sampler_steps, spec.noise_seed, first, place
-            )
+            drawn = sampling.futures(model, ground.to_draw, shape, spec.sampler_steps, spec.noise_seed, first, place)
         yield (subject.decoded(drawn) if place.leads else ground.frames), drawn
 
 
@@ -176,22 +174,17 @@ def _keep(folder: Path, ground: Ground, frames: Frames, measured: Measured, chos
     """One mp4 and its boxes for each chosen clip: `<domain>-<percentile>.mp4` and `.json`."""
     for percentile, clip in chosen.items():
         name = folder / f"{ground.name}-{percentile}"
-        future = (
-            measured.found[clip] if ground.drives else [np.zeros((0, 4))] * len(ground.future(frames)[clip])
-        )
+        future = measured.found[clip] if ground.drives else [np.zeros((0, 4))] * len(ground.future(frames)[clip])
         boxes = {
             "video": ground.clips[clip].video,
             "true": [_eligible(table) for table in ground.truth[clip]],
-            "found": [[]] * ground.context_frames
-            + [found[:, :4].astype(float).round(2).tolist() for found in future],
+            "found": [[]] * ground.context_frames + [found[:, :4].astype(float).round(2).tolist() for found in future],
         }
         write_atomically(
             name.with_suffix(".mp4"),
             lambda aside, clip=clip: write_video(aside, frames[clip], ground.frames_per_second),
         )
-        write_atomically(
-            name.with_suffix(".json"), lambda aside, boxes=boxes: aside.write_text(json.dumps(boxes))
-        )
+        write_atomically(name.with_suffix(".json"), lambda aside, boxes=boxes: aside.write_text(json.dumps(boxes)))
 
 
 def _eligible(truth: pd.DataFrame) -> list[list[float]]:

@@ -177,10 +177,7 @@ class MeanMotion:
 
     @classmethod
     def measured(
-        cls,
-        truth: Sequence[Sequence[pd.DataFrame]],
-        size_px: tuple[int, int],
-        context_frames: int = CONTEXT_FRAMES,
+        cls, truth: Sequence[Sequence[pd.DataFrame]], size_px: tuple[int, int], context_frames: int = CONTEXT_FRAMES
     ) -> MeanMotion:
         """Of clips' truth, whole clips with their context; ValueError where no eligible agent stays."""
         parts = []
@@ -191,25 +188,18 @@ class MeanMotion:
                 table = table[table["eligible"] & table["agent"].isin(start)]
                 then = np.array([start[agent] for agent in table["agent"]]).reshape(-1, 2)
                 now = centres(boxes_of(table))
-                parts += [
-                    (frame, *cell, *moved)
-                    for cell, moved in zip(cells(then, size_px), now - then, strict=True)
-                ]
+                parts += [(frame, *cell, *moved) for cell, moved in zip(cells(then, size_px), now - then, strict=True)]
         if not parts:
             raise ValueError("mean motion: no eligible agent is there from the last context frame on")
         moves = pd.DataFrame(parts, columns=["frame", "column", "row", "x", "y"])
         field = np.full((len(truth[0]) - context_frames, CELLS, CELLS, 2), np.nan)
-        for (frame, column, row), found in (
-            moves.groupby(["frame", "column", "row"])[["x", "y"]].mean().iterrows()
-        ):
+        for (frame, column, row), found in moves.groupby(["frame", "column", "row"])[["x", "y"]].mean().iterrows():
             field[int(frame), int(row), int(column)] = found
         everywhere = moves.groupby("frame")[["x", "y"]].mean().reindex(range(len(field))).to_numpy()
         return cls(size_px, np.where(np.isnan(field), everywhere[:, None, None], field))
 
 
-def prepare(
-    spec: EvaluationSpec, home: Path, at_the_end: bool = False, subject: Subject | None = None
-) -> list[Ground]:
+def prepare(spec: EvaluationSpec, home: Path, at_the_end: bool = False, subject: Subject | None = None) -> list[Ground]:
     """The domains that are measured at every step, or all of them at the end; rendered and encoded once a process.
 
     `subject`: whose context and latents they are; by default the tiny model's.
@@ -257,9 +247,7 @@ def _drives(world: World, by: DetectorSpec | None) -> bool:
     return world.world in DRIVING
 
 
-def _truth(
-    domain: Domain, chosen: list[Clip], frames: Frames, by: DetectorSpec | None
-) -> list[list[pd.DataFrame]]:
+def _truth(domain: Domain, chosen: list[Clip], frames: Frames, by: DetectorSpec | None) -> list[list[pd.DataFrame]]:
     """The tracks that the domain has, else those that the detector makes of the real frames, else none."""
     if domain.has_tracks:
         return clips_room.truth_of(domain, chosen, frames.shape[1])
@@ -278,16 +266,12 @@ def _object_detector(by: DetectorSpec) -> ObjectDetector:
     agents = pretrained.agents_of(by.agents)
     found = pretrained.load(by.folder, agents or None, by.threshold)
     if found.digest != by.digest:
-        raise ValueError(
-            f"{by.folder} is another detector ({found.digest}) than the one described ({by.digest})"
-        )
+        raise ValueError(f"{by.folder} is another detector ({found.digest}) than the one described ({by.digest})")
     return found
 
 
 @cache
-def _mean_motion(
-    world: World, split: str, by: DetectorSpec | None, home: Path, subject: Subject
-) -> MeanMotion | None:
+def _mean_motion(world: World, split: str, by: DetectorSpec | None, home: Path, subject: Subject) -> MeanMotion | None:
     """Of all clips of the split, one a scene; None where no agent is measured."""
     domain, length = build.build(world, home / "domains"), subject.frames
     if not _drives(world, by):

@@ -17,15 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from replaylab.evaluation.evaluation_sets import Boxes, Frames, Ground, boxes_of, flat_future, found_in
-from replaylab.metrics import (
-    detection,
-    distances,
-    dynamics,
-    fidelity,
-    optical_flow,
-    trajectories,
-    video_network,
-)
+from replaylab.metrics import detection, distances, dynamics, fidelity, optical_flow, trajectories, video_network
 from replaylab.metrics.distances import Distance, Extractor
 from replaylab.metrics.dynamics import AgentErrors, Counted
 from replaylab.metrics.fidelity import Seen
@@ -61,11 +53,7 @@ class Measured:
 
 
 def measure(
-    ground: Ground,
-    frames: Frames,
-    miss_cap_px: float,
-    drawn: torch.Tensor | None = None,
-    thoroughly: bool = True,
+    ground: Ground, frames: Frames, miss_cap_px: float, drawn: torch.Tensor | None = None, thoroughly: bool = True
 ) -> Measured:
     """Every measure of made clips (N, T, H, W, 3), one for each of the ground's.
 
@@ -73,9 +61,7 @@ def measure(
     longest and is not looked at over many steps: the ego car's motion and the second tracker.
     """
     if frames.shape != ground.frames.shape:
-        raise ValueError(
-            f"frames: shape {frames.shape}, but {ground.name} has clips of shape {ground.frames.shape}"
-        )
+        raise ValueError(f"frames: shape {frames.shape}, but {ground.name} has clips of shape {ground.frames.shape}")
     seen = look(frames, ground.drives, ground.context_frames, ground.find)
     clips = _pictures(ground, frames, seen, ground.subject.encoded(frames) if drawn is None else drawn)
     whole = [_row(distance) for distance in _feature_distances(ground, seen)]
@@ -85,9 +71,7 @@ def measure(
         parts.append(_agents(ground, seen.found, errors))
         motions = _motion(ground, frames, seen.found, errors, miss_cap_px if thoroughly else None)
         parts.append(rows_of_clips(ground, motions))
-    if not ground.drives or isinstance(
-        ground.subject, Own
-    ):  # on videos of one's own, agents may never be found
+    if not ground.drives or isinstance(ground.subject, Own):  # on videos of one's own, agents may never be found
         parts.append(rows_of_clips(ground, _flow_errors(ground, frames)))
     return Measured(pd.concat(parts, ignore_index=True), seen.found)
 
@@ -122,9 +106,7 @@ def _pictures(ground: Ground, frames: Frames, seen: Look, drawn: torch.Tensor) -
         "effnet_kd_pseudo": distances.kernel_pseudo_values(by_clip, ground.reference_features),
     }
     if seen.videos is not None and _enough_videos(ground):
-        more["video_kd_pseudo"] = distances.kernel_pseudo_values(
-            seen.videos[:, None], ground.reference_videos
-        )
+        more["video_kd_pseudo"] = distances.kernel_pseudo_values(seen.videos[:, None], ground.reference_videos)
     clips = []
     for number in range(len(frames)):
         looks = asdict(fidelity.clip_fidelity(future[number], true[number]))
@@ -253,10 +235,7 @@ def _motion(
         values = {
             "background_flow_error_px": optical_flow.background_flow_error_px(flow, true_flow, mask),
             "residual_agent_error_px": optical_flow.residual_agent_error_px(
-                errors[number],
-                start,
-                ids,
-                *(optical_flow.dominant_motion(each, mask) for each in (flow, true_flow)),
+                errors[number], start, ids, *(optical_flow.dominant_motion(each, mask) for each in (flow, true_flow))
             ),
         }
         if miss_cap_px is not None:
@@ -300,14 +279,7 @@ def _flow_errors(ground: Ground, frames: Frames) -> list[Values]:
 def rows_of_clips(ground: Ground, clips: list[Values]) -> pd.DataFrame:
     """A row for each clip of the ground and each of its values."""
     rows = [
-        {
-            "video": clip.video,
-            "start": clip.start,
-            "scene": clip.scene,
-            "measure": name,
-            "value": value,
-            "n": n,
-        }
+        {"video": clip.video, "start": clip.start, "scene": clip.scene, "measure": name, "value": value, "n": n}
         for clip, values in zip(ground.clips, clips, strict=True)
         for name, (value, n) in values.items()
     ]
@@ -322,7 +294,5 @@ def _row(distance: Distance) -> dict[str, Any]:
 def _named(ground: Ground, rows: pd.DataFrame) -> pd.DataFrame:
     whole = {"video": "", "start": -1, "scene": ""}  # of a measure of all clips together
     return rows.assign(
-        domain=ground.name,
-        split=ground.split,
-        **{name: value for name, value in whole.items() if name not in rows},
+        domain=ground.name, split=ground.split, **{name: value for name, value in whole.items() if name not in rows}
     )

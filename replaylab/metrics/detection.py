@@ -96,11 +96,7 @@ def _area(scores: FloatArray, outcomes: FloatArray, n: int) -> float:
 
 
 def nta_iou(
-    true_boxes: Sequence[ArrayLike],
-    eligible: Sequence[ArrayLike],
-    found: Sequence[ArrayLike],
-    *,
-    gate_px: float,
+    true_boxes: Sequence[ArrayLike], eligible: Sequence[ArrayLike], found: Sequence[ArrayLike], *, gate_px: float
 ) -> Counted:
     """Novel-trajectory-agent IoU over the T frames of a clip, and the eligible agent-frames behind it.
 
@@ -117,9 +113,7 @@ def nta_iou(
         boxes = checked_boxes(found[t], f"found[{t}]", scored=True)
         if len(truth) and len(boxes):
             distance = np.linalg.norm(centres(truth)[:, None] - centres(boxes)[None], axis=-1)
-            values.append(
-                np.where(distance.min(1) < gate, pairwise_iou(truth, boxes[distance.argmin(1)]), 0.0)
-            )
+            values.append(np.where(distance.min(1) < gate, pairwise_iou(truth, boxes[distance.argmin(1)]), 0.0))
         else:
             values.append(np.zeros(len(truth)))
     return mean(np.concatenate(values))

@@ -47,9 +47,7 @@ class Extractor:
     resize: str  # kernel by which frames are resized before the network, or "none"
     frame_size_px: int
     dimensions: int
-    frames: int = (
-        1  # that one feature vector sees: 1 for an image network, a clip's length for a video network
-    )
+    frames: int = 1  # that one feature vector sees: 1 for an image network, a clip's length for a video network
 
 
 @dataclass(frozen=True)
@@ -170,9 +168,7 @@ class Rows:
         rows = _rows(features, self.name)
         if self._blocks:
             _same_length(self.name, self._blocks[0].shape[1], f"{self.name} (next batch)", rows.shape[1])
-        self._blocks.append(
-            rows.astype(np.float32 if np.asarray(features).dtype == np.float32 else np.float64)
-        )
+        self._blocks.append(rows.astype(np.float32 if np.asarray(features).dtype == np.float32 else np.float64))
         return self
 
     def merge(self, other: Rows) -> Rows:
@@ -183,9 +179,7 @@ class Rows:
         return merged
 
 
-def frechet_distance(
-    features_a: ArrayLike | Moments, features_b: ArrayLike | Moments, n_min: int = N_MIN
-) -> float:
+def frechet_distance(features_a: ArrayLike | Moments, features_b: ArrayLike | Moments, n_min: int = N_MIN) -> float:
     """Fréchet distance of the Gaussians fitted to two sets of features (Heusel et al. 2017, equation 6).
 
     features_a (n, d) and features_b (m, d), or their `Moments`; n and m at least n_min and not necessarily equal.
@@ -226,9 +220,7 @@ def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike, n_min: in
     """
     clips = np.asarray(features_a, dtype=np.float64)
     if clips.ndim != 3 or len(clips) < 2:
-        raise ValueError(
-            f"features_a: shape {clips.shape}, expected (clips, vectors of each, d), 2 clips or more"
-        )
+        raise ValueError(f"features_a: shape {clips.shape}, expected (clips, vectors of each, d), 2 clips or more")
     size, each, d = clips.shape
     a, b = _rows(clips.reshape(-1, d), "features_a"), _rows(features_b, "features_b")
     _same_length("features_a", d, "features_b", b.shape[1])
@@ -275,13 +267,9 @@ def between(
     b, owners_b = _clips(features_b, clips_b, names[1], extractor, n_min)
     if shared := owners_a.keys() & owners_b.keys():
         clip = owners_b[min(shared)]
-        raise ValueError(
-            f"{names[1]}: clip {clip!r} has a feature vector of {names[0]}; no clip may be in both"
-        )
+        raise ValueError(f"{names[1]}: clip {clip!r} has a feature vector of {names[0]}; no clip may be in both")
     if clips_a is not None and clips_b is not None and (both := set(clips_a) & set(clips_b)):
-        raise ValueError(
-            f"{names[1]}: clip {min(map(repr, both))} is in {names[0]} too; no clip may be in both"
-        )
+        raise ValueError(f"{names[1]}: clip {min(map(repr, both))} is in {names[0]} too; no clip may be in both")
     value = of(a, b, n_min=n_min)
     if not np.isfinite(value):
         raise ValueError(f"{name}: {value} between {names[0]} and {names[1]}")
@@ -303,9 +291,7 @@ def _clips(
     _same_length(extractor.name, extractor.dimensions, name, rows.shape[1])
     clips = range(len(array)) if clips is None else clips
     if len(clips) != len(array) or len(set(clips)) < len(clips):
-        raise ValueError(
-            f"{name}: {len(set(clips))} different names for {len(array)} clips, expected one each"
-        )
+        raise ValueError(f"{name}: {len(set(clips))} different names for {len(array)} clips, expected one each")
     owners: dict[bytes, Hashable] = {}
     clip_of_row = (clip for clip in clips for _ in range(len(rows) // len(array)))
     for row, clip in zip(rows + 0.0, clip_of_row, strict=True):  # + 0.0: the bits of -0 are those of 0
@@ -364,9 +350,7 @@ def _enough(n: int, name: str, n_min: int) -> None:
     if n_min < 2:
         raise ValueError(f"n_min: {n_min}, must be at least 2; one vector has no spread")
     if n < n_min:
-        raise ValueError(
-            f"{name}: {n} feature vectors, at least {n_min} are needed; add clips, do not repeat them"
-        )
+        raise ValueError(f"{name}: {n} feature vectors, at least {n_min} are needed; add clips, do not repeat them")
 
 
 def _same_length(name_a: str, d_a: int, name_b: str, d_b: int) -> None:

@@ -90,9 +90,7 @@ class ClipDynamics:
     """frames: behind false_positives."""
 
 
-def match(
-    true_boxes: ArrayLike, found_boxes: ArrayLike, gate_px: float
-) -> tuple[IntArray, IntArray, FloatArray]:
+def match(true_boxes: ArrayLike, found_boxes: ArrayLike, gate_px: float) -> tuple[IntArray, IntArray, FloatArray]:
     """One-to-one matching that minimises the summed distance of centres, a pair at or beyond the gate being
     no pair.
 
@@ -100,10 +98,7 @@ def match(
     rows of the found boxes and the distances in pixels of the matched pairs, (M,) each, by rows of the truth.
     The sum it minimises counts gate_px for every unmatched true box, and therefore has a unique value.
     """
-    truth, found = (
-        checked_boxes(true_boxes, "true_boxes"),
-        checked_boxes(found_boxes, "found_boxes", scored=True),
-    )
+    truth, found = (checked_boxes(true_boxes, "true_boxes"), checked_boxes(found_boxes, "found_boxes", scored=True))
     gate = checked_positive(gate_px, "gate_px")
     distance = np.linalg.norm(centres(truth)[:, None] - centres(found)[None], axis=-1)
     # With costs cut at the gate, a pair the solver is forced to make costs what leaving both alone costs.

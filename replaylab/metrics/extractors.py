@@ -168,9 +168,7 @@ def _torchscript(
 ) -> Network:  # fmt: skip
     """The program in a file, which torch.jit.load gets without unpickling; `call` hands it a batch, zeros at first."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing; {name} is expected there, and nothing is downloaded here"
-        )
+        raise FileNotFoundError(f"{path} is missing; {name} is expected there, and nothing is downloaded here")
     with warnings.catch_warnings():  # deprecated, but what these weights are given out as
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         try:
@@ -248,9 +246,7 @@ def _transformer(
 
     preprocessor = _json(folder, PREPROCESSORS)
     if not {"image_mean", "image_std"} <= preprocessor.keys():
-        raise ValueError(
-            f"{folder}: the preprocessor's JSON has no image_mean or no image_std; copy it again"
-        )
+        raise ValueError(f"{folder}: the preprocessor's JSON has no image_mean or no image_std; copy it again")
     mean, std = (
         torch.tensor(preprocessor[key], dtype=torch.float32, device=distributed.place().device).view(3, 1, 1)
         for key in ("image_mean", "image_std")
@@ -277,6 +273,4 @@ def _digest(folder: Path) -> str:
 
 def _reason(error: Exception) -> str:
     """The last line, where TorchScript puts it, not too long."""
-    return ([line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"])[-1][
-        :200
-    ]
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"])[-1][:200]

@@ -73,9 +73,7 @@ def psnr_db(frames_a: ArrayLike, frames_b: ArrayLike) -> float:
         if frames.dtype != np.uint8:
             raise ValueError(f"{name}: {frames.dtype} values, expected uint8")
     if a.shape != b.shape or a.size == 0:
-        raise ValueError(
-            f"frames_b: shape {b.shape}, frames_a has {a.shape}; they must be equal and not empty"
-        )
+        raise ValueError(f"frames_b: shape {b.shape}, frames_a has {a.shape}; they must be equal and not empty")
     squared = ((a.astype(np.float64) - b) ** 2).mean()
     return float("inf") if squared == 0 else float(10 * np.log10(255.0**2 / squared))
 
@@ -90,9 +88,7 @@ def ssim(clip_a: ArrayLike, clip_b: ArrayLike) -> float:
     """
     a, b = _two_clips(clip_a, clip_b)
     if min(a.shape[1:3]) < 2 * SSIM_RADIUS_PX + 1:
-        raise ValueError(
-            f"clip_a: {a.shape[2]}x{a.shape[1]} pixels, at least 11x11 are needed for one window"
-        )
+        raise ValueError(f"clip_a: {a.shape[2]}x{a.shape[1]} pixels, at least 11x11 are needed for one window")
     x, y = a.astype(np.float64), b.astype(np.float64)
     mean_x, mean_y = _windowed(x), _windowed(y)
     variances = _windowed(x * x) - mean_x**2 + _windowed(y * y) - mean_y**2
@@ -229,9 +225,7 @@ def effnet_perceptual(frames_a: ArrayLike, frames_b: ArrayLike, batch_size: int 
     """
     a, b = _images(frames_a, "frames_a"), _images(frames_b, "frames_b")
     if a.shape != b.shape or len(a) == 0:
-        raise ValueError(
-            f"frames_b: shape {b.shape}, frames_a has {a.shape}; they must be equal and not empty"
-        )
+        raise ValueError(f"frames_b: shape {b.shape}, frames_a has {a.shape}; they must be equal and not empty")
     return float(perceptual(efficientnet(a, batch_size), efficientnet(b, batch_size)).mean())
 
 
@@ -240,9 +234,7 @@ def _images(frames: ArrayLike, name: str) -> NDArray[np.uint8]:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f"{name}: {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)")
     if images.shape[1] % 32 or images.shape[2] % 32 or 0 in images.shape[1:]:
-        raise ValueError(
-            f"{name}: {images.shape[2]}x{images.shape[1]} pixels, both sides must be divisible by 32"
-        )
+        raise ValueError(f"{name}: {images.shape[2]}x{images.shape[1]} pixels, both sides must be divisible by 32")
     return images
 
 

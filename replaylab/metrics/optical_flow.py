@@ -84,9 +84,7 @@ def flow(frames: ArrayLike) -> FloatImages:
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
     room = np.zeros((*clip.shape[1:3], 2), np.float32)
     fields = [
-        cv2.calcOpticalFlowFarneback(
-            *pair, room.copy(), 0.5, 5, 13, 3, 5, 1.2, cv2.OPTFLOW_FARNEBACK_GAUSSIAN
-        )
+        cv2.calcOpticalFlowFarneback(*pair, room.copy(), 0.5, 5, 13, 3, 5, 1.2, cv2.OPTFLOW_FARNEBACK_GAUSSIAN)
         for pair in pairwise(grey)
     ]
     return np.stack(fields).astype(np.float32)
@@ -126,9 +124,7 @@ def background_flow_error_px(made: ArrayLike, truth: ArrayLike, mask: ArrayLike)
     """
     fields = [_flow(values, name) for values, name in ((made, "made"), (truth, "truth"))]
     if fields[0].shape != fields[1].shape:
-        raise ValueError(
-            f"made: shape {fields[0].shape}, but truth has {fields[1].shape}; are they of one clip?"
-        )
+        raise ValueError(f"made: shape {fields[0].shape}, but truth has {fields[1].shape}; are they of one clip?")
     chosen = _mask(mask, fields[1])
     return mean(np.linalg.norm((fields[0][chosen] - fields[1][chosen]).astype(np.float64), axis=1))
 
@@ -242,9 +238,7 @@ def ego_motion(
         if len(after) >= LEAST_PIXELS and (np.abs(after) >= 1).any():
             # What stood on the ground in the frame before hides it, and is left out there too.
             before = np.stack([np.where(free[t], fine[t], 0), free[t]], axis=-1).astype(np.float32)
-            result[t] = _searched(
-                before, after, ground[chosen].astype(np.float32), lenses[t], frames_per_second
-            )
+            result[t] = _searched(before, after, ground[chosen].astype(np.float32), lenses[t], frames_per_second)
     return result
 
 
@@ -262,10 +256,7 @@ def ego_errors(found: ArrayLike, ego: ArrayLike, frames_per_second: float) -> di
         raise ValueError("ego: holds NaN or infinity")
     error = motion - true_ego_motion(poses, frames_per_second)
     known = np.abs(error[np.isfinite(error).all(axis=1)])
-    return {
-        "ego_speed_error_m_s": mean(known[:, 0]),
-        "ego_yaw_rate_error_deg_s": mean(np.rad2deg(known[:, 1])),
-    }
+    return {"ego_speed_error_m_s": mean(known[:, 0]), "ego_yaw_rate_error_deg_s": mean(np.rad2deg(known[:, 1]))}
 
 
 def true_ego_motion(ego: ArrayLike, frames_per_second: float) -> FloatArray:
@@ -397,9 +388,7 @@ def ade_tracked_px(
     checked_frames(true_boxes, agents=agents, eligible=eligible)
     found = np.asarray(followed, dtype=np.float64)
     if found.ndim != 3 or found.shape[::2] != (n_frames, 4):
-        raise ValueError(
-            f"followed: shape {found.shape}, expected ({n_frames}, A, 4), one entry per true frame"
-        )
+        raise ValueError(f"followed: shape {found.shape}, expected ({n_frames}, A, 4), one entry per true frame")
     ids = checked_agents(followed_agents, found.shape[1], "followed_agents")
     errors = []
     for t in range(n_frames):
@@ -413,9 +402,7 @@ def ade_tracked_px(
     return mean(np.concatenate(errors))
 
 
-def _matched(
-    image: Images, template: Images, at: FloatArray, scale: float
-) -> tuple[float, FloatArray, float]:
+def _matched(image: Images, template: Images, at: FloatArray, scale: float) -> tuple[float, FloatArray, float]:
     """The best score near a place (2,), where it is and at which scale of the template."""
     best: tuple[float, FloatArray, float] = (-1.0, at, scale)
     reach = round(SEARCH_PX * image.shape[1] / 64)  # the image is enlarged already

@@ -81,9 +81,7 @@ class Regression:
     """numbers pooled, two for each agent-frame; slope and intercept are NaN if they do not differ."""
 
 
-def clip_measures(
-    errors: AgentErrors, cameras: ArrayLike | None, size_px: int, *, cap_m: float
-) -> dict[str, Counted]:
+def clip_measures(errors: AgentErrors, cameras: ArrayLike | None, size_px: int, *, cap_m: float) -> dict[str, Counted]:
     """Everything about one clip that needs no second clip, by name, each with its n; arguments as in `ground_errors`,
     without whose measures it is where no camera is known.
 
@@ -165,9 +163,7 @@ def ground_errors(errors: AgentErrors, cameras: ArrayLike, size_px: int, *, cap_
     if not (np.isfinite(cap_m) and cap_m > 0):
         raise ValueError(f"cap_m: {cap_m!r}, expected a positive number of metres")
     rows = _cameras(cameras, len(errors.false_positives))[errors.frame]
-    feet = [
-        np.stack([b[:, [0, 2]].mean(1), b[:, 3]], axis=1) for b in (errors.true_boxes, errors.found_boxes)
-    ]
+    feet = [np.stack([b[:, [0, 2]].mean(1), b[:, 3]], axis=1) for b in (errors.true_boxes, errors.found_boxes)]
     true, found = (on_ground(foot, rows, size_px) for foot in feet)
     stands = np.isfinite(true).all(1)
     away = np.nan_to_num(np.linalg.norm(found - true, axis=1), nan=np.inf)
@@ -245,9 +241,7 @@ def over_samples(ade_px: ArrayLike) -> tuple[FloatArray, FloatArray]:
     if ade.ndim != 2 or len(ade) == 0:
         raise ValueError(f"ade_px: shape {ade.shape}, expected (k, N), at least one future of each clip")
     if (np.isnan(ade) != np.isnan(ade[0])).any():
-        raise ValueError(
-            "ade_px: a clip is NaN in some futures and not in others; are they of the same clips?"
-        )
+        raise ValueError("ade_px: a clip is NaN in some futures and not in others; are they of the same clips?")
     return ade.mean(0), ade.min(0)
 
 
@@ -263,9 +257,7 @@ def extrapolated(context_found: Sequence[ArrayLike], n_future: int, *, gate_px: 
         raise ValueError(f"context_found: {len(context_found)} frames, but a velocity takes two")
     if n_future < 1:
         raise ValueError(f"n_future: {n_future!r}, expected at least 1")
-    frames = [
-        checked_boxes(found, f"context_found[{t}]", scored=True) for t, found in enumerate(context_found)
-    ]
+    frames = [checked_boxes(found, f"context_found[{t}]", scored=True) for t, found in enumerate(context_found)]
     last = frames[-1]
     velocity, followed, at = np.zeros_like(last), np.arange(len(last)), np.arange(len(last))
     for back in range(1, len(frames)):

@@ -229,12 +229,7 @@ def _folded(values: NDArray[Any]) -> Tensor:
 
     b, t, h, w, c = values.shape
     pixels = torch.from_numpy(np.ascontiguousarray(values)).view(b, t, h // 2, 2, w // 2, 2, c)
-    return (
-        pixels.permute(0, 1, 2, 4, 3, 5, 6)
-        .reshape(b, t, h // 2, w // 2, 4 * c)
-        .permute(0, 4, 1, 2, 3)
-        .float()
-    )
+    return pixels.permute(0, 1, 2, 4, 3, 5, 6).reshape(b, t, h // 2, w // 2, 4 * c).permute(0, 4, 1, 2, 3).float()
 
 
 def _pooled(maps: Tensor) -> Tensor:
@@ -438,9 +433,7 @@ def fit(
         optimizer.step()
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            raise FloatingPointError(
-                f"learning_rate: the loss is {losses[-1]} at {learning_rate}; try a lower one"
-            )
+            raise FloatingPointError(f"learning_rate: the loss is {losses[-1]} at {learning_rate}; try a lower one")
     _ready(network)
     facts = {
         "data": data, "videos": len(videos.frames), "held_out_videos": len(held_out.frames), "steps": steps,
@@ -454,11 +447,7 @@ def fit(
 
 
 def _drawn(
-    videos: Known,
-    kinds: Sequence[str],
-    of_domain: list[NDArray[np.int64]],
-    batch_size: int,
-    rng: np.random.Generator,
+    videos: Known, kinds: Sequence[str], of_domain: list[NDArray[np.int64]], batch_size: int, rng: np.random.Generator
 ) -> _Batch:
     domains = rng.integers(0, len(of_domain), batch_size)
     chosen = np.array([rng.choice(of_domain[domain]) for domain in domains])
@@ -474,9 +463,7 @@ def _schedule(step: int, steps: int) -> float:
 # How good it is
 
 
-def measure(
-    network: nn.ModuleDict, videos: Known, kinds: Sequence[str]
-) -> dict[str, dict[str, float | None]]:
+def measure(network: nn.ModuleDict, videos: Known, kinds: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """By domain, from the middle window of every video: how often the kind and the order are right (each window in each
     of ORDERS), F1 of the cells that hold an agent, and the share of variance explained (R²) of agents' and ego motion.
 
@@ -495,16 +482,12 @@ def _quality(
 
     starts = np.full(len(chosen), (videos.frames.shape[1] - FRAMES) // 2)
     rng = generator(0, "orders of the held-out clips")
-    batches = [
-        _batch(videos, kinds, chosen, starts, np.full(len(chosen), order), rng)
-        for order in range(len(ORDERS))
-    ]
+    batches = [_batch(videos, kinds, chosen, starts, np.full(len(chosen), order), rng) for order in range(len(ORDERS))]
     with torch.inference_mode():
         answers = [_answers(network, batch.clips, len(kinds)) for batch in batches]
     filmed, said = batches[0], answers[0]
     ordered = [
-        (answer.orders.argmax(1).numpy() == batch.orders)
-        for batch, answer in zip(batches, answers, strict=True)
+        (answer.orders.argmax(1).numpy() == batch.orders) for batch, answer in zip(batches, answers, strict=True)
     ]
     found, there = said.agents.numpy() > 0, filmed.agents > 0
     ego = said.ego.numpy() * EGO_UNITS
@@ -527,9 +510,7 @@ def _explained(said: NDArray[np.floating], true: NDArray[np.floating]) -> float 
     return float(1 - ((a - b) ** 2).sum() / spread) if spread > 1e-6 else None
 
 
-def responses(
-    network: nn.ModuleDict, checks: Mapping[str, ArrayLike]
-) -> dict[str, dict[str, dict[str, float]]]:
+def responses(network: nn.ModuleDict, checks: Mapping[str, ArrayLike]) -> dict[str, dict[str, dict[str, float]]]:
     """What the distances say of known damage: {domain: {what the clips are: {"frechet", "kernel"}}}.
 
     `checks`: real clips (N, 5, 64, 64, 3) of N scenes by domain, all of one look, so that they differ in motion. The
@@ -558,8 +539,7 @@ def _damaged(clips: Clips) -> dict[str, Clips]:
     shuffles = SHUFFLES[rng.integers(0, len(SHUFFLES), len(clips))]
     return {
         **{
-            f"blurred by {blur:g} px": centre_point.blurred(flat, blur).reshape(clips.shape)
-            for blur in (0.5, 1.0, 2.0)
+            f"blurred by {blur:g} px": centre_point.blurred(flat, blur).reshape(clips.shape) for blur in (0.5, 1.0, 2.0)
         },
         "reversed": clips[:, ::-1],
         "shuffled": clips[np.arange(len(clips))[:, None], shuffles],
@@ -588,9 +568,7 @@ def _card(network: nn.ModuleDict, config: dict[str, Any]) -> str:
     shares = ", ".join(f"{share:.0%} {order}" for order, share in zip(ORDERS, ORDER_SHARES, strict=True))
     quality = [[name, *values.values()] for name, values in facts["quality"].items()]
     found = [
-        [domain, what, *values.values()]
-        for domain, sets in facts["responses"].items()
-        for what, values in sets.items()
+        [domain, what, *values.values()] for domain, sets in facts["responses"].items() for what, values in sets.items()
     ]
     return f"""# Video network: features of clips of {FRAMES} frames, for distances between sets of videos
 

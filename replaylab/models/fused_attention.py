@@ -26,10 +26,7 @@ def hasten(transformer: WanTransformer3DModel) -> WanTransformer3DModel:
         block.attn1.set_processor(RotaryAttention())
         block.attn2.set_processor(AttentionToOneWord())
         block.ffn.net[0].gelu = gelu
-        for unheard in (
-            block.norm2,
-            *(getattr(block.attn2, name) for name in ("to_q", "to_k", "norm_q", "norm_k")),
-        ):
+        for unheard in (block.norm2, *(getattr(block.attn2, name) for name in ("to_q", "to_k", "norm_q", "norm_k"))):
             unheard.requires_grad_(False)
     return transformer
 
@@ -44,9 +41,7 @@ def hasten_joint(transformer: CogVideoXTransformer3DModel) -> CogVideoXTransform
 class RotaryAttention:
     """Wan's self-attention; a rotary position is a rotation in the complex plane (Su et al. 2021, arXiv 2104.09864)."""
 
-    def __call__(
-        self, attn: Any, hidden: Tensor, _text: None, _mask: None, rotary: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def __call__(self, attn: Any, hidden: Tensor, _text: None, _mask: None, rotary: tuple[Tensor, Tensor]) -> Tensor:
         cos, sin = (part.transpose(1, 2)[..., ::2] for part in rotary)  # (1, 1, tokens, head / 2)
         turn = torch.complex(cos, sin)
         query, key = (_turned(part, turn, attn.heads) for part in (

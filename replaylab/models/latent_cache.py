@@ -55,18 +55,14 @@ class _Chunk:
     checksums: list[str]  # of the files
 
 
-def encoded(
-    model: TinyModel, domain: Domain, split: str, chosen: list[Clip], home: Path, key: str
-) -> Latents:
+def encoded(model: TinyModel, domain: Domain, split: str, chosen: list[Clip], home: Path, key: str) -> Latents:
     """Latents of the chosen clips of a split; `key` names the autoencoder's weights.
 
     Raises UndecodableVideo, with the file, for a video that is not what its domain says.
     """
     wanted = {clip.video for clip in chosen}
     chunks = [
-        chunk
-        for chunk in _chunks(domain, split, home, key)
-        if any(video.stem in wanted for video in chunk.videos)
+        chunk for chunk in _chunks(domain, split, home, key) if any(video.stem in wanted for video in chunk.videos)
     ]
     missing = [chunk for chunk in chunks if not _is_whole(chunk)]
     if missing:

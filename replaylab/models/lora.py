@@ -59,9 +59,7 @@ def read(network: Any, folder: Path, network_name: str) -> None:
     from safetensors.torch import load_file
 
     if not (folder / FILE).is_file():
-        raise FileNotFoundError(
-            f"{folder / FILE} is missing: this run's adapters were not kept, train it again"
-        )
+        raise FileNotFoundError(f"{folder / FILE} is missing: this run's adapters were not kept, train it again")
     named = load_file(folder / FILE)
     weights = {name.removeprefix(f"{network_name}."): weight for name, weight in named.items()}
     set_peft_model_state_dict(network, weights)

@@ -40,9 +40,7 @@ def futures(
         for rank in range(min(place.ranks, len(firsts) - turn)):
             count = min(size, clips_in(condition) - firsts[turn + rank])
             made.append(
-                distributed.from_rank(
-                    place, rank, mine if rank == place.rank else mine.new_empty(count, *shape)
-                )
+                distributed.from_rank(place, rank, mine if rank == place.rank else mine.new_empty(count, *shape))
             )
     return torch.cat(made)
 

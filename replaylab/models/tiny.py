@@ -142,9 +142,7 @@ class TinyModel(ABC):
         folder, diffusers = Path(folder), import_module("diffusers")
         for part in ("transformer", "scheduler"):
             if not (folder / part).is_dir():
-                raise FileNotFoundError(
-                    f"{folder / part} is missing: make it with `python -m replaylab pretrain base`"
-                )
+                raise FileNotFoundError(f"{folder / part} is missing: make it with `python -m replaylab pretrain base`")
         return cls(
             load_vae(folder),
             getattr(diffusers, cls.TRANSFORMER).from_pretrained(folder / "transformer"),
@@ -165,9 +163,7 @@ class TinyModel(ABC):
         self.scheduler.save_pretrained(folder / "scheduler")
         index = {"_class_name": type(self).__name__, "vae": ["diffusers", "AutoencoderTiny"],
                  "transformer": ["diffusers", self.TRANSFORMER], "scheduler": ["diffusers", self.SCHEDULER]}  # fmt: skip
-        write_atomically(
-            folder / "model_index.json", lambda path: path.write_text(json.dumps(index, indent=1))
-        )
+        write_atomically(folder / "model_index.json", lambda path: path.write_text(json.dumps(index, indent=1)))
 
     def with_network(self, network: Any) -> Self:
         """The same model around another network: a frozen copy, or one that was fine-tuned."""
@@ -232,17 +228,11 @@ class TinyModel(ABC):
             wanted = teacher.predict(noisy, level, known)
         return loss + strength * (weight * (predicted - wanted))[:, :, future].square().mean()
 
-    def errors(
-        self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition | None = None
-    ) -> Tensor:
+    def errors(self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """The target's squared error for each clip (B,), meaned over the future frames and not weighted."""
         noisy, known = self._noisy(latents, noise, level)
         predicted = self.predict(noisy, level, known)
-        return (
-            (predicted - self.target(latents, noise, level))[:, :, CONTEXT_FRAMES:]
-            .square()
-            .mean((1, 2, 3, 4))
-        )
+        return (predicted - self.target(latents, noise, level))[:, :, CONTEXT_FRAMES:].square().mean((1, 2, 3, 4))
 
     def _noisy(self, latents: Tensor, noise: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Latents at noise levels (B,), their context clean; and the condition that `predict` takes."""
@@ -412,12 +402,8 @@ def to_frames(pixels: Tensor) -> np.ndarray:
 def encode(vae: AutoencoderTiny, frames: np.ndarray) -> Tensor:
     """uint8 (B, T, H, W, 3) to latents (B, C, T, h, w), scaled to a mean square of 1 over the base's domains."""
     flat = torch.as_tensor(np.ascontiguousarray(frames)).flatten(0, 1)
-    latents = torch.cat(
-        [vae.encode(fold(part).to(vae.device)).latents.cpu() for part in flat.split(FRAMES_AT_ONCE)]
-    )
-    return (
-        (latents * vae.config["scaling_factor"]).unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
-    )
+    latents = torch.cat([vae.encode(fold(part).to(vae.device)).latents.cpu() for part in flat.split(FRAMES_AT_ONCE)])
+    return (latents * vae.config["scaling_factor"]).unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
 
 
 @torch.no_grad()

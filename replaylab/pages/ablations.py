@@ -48,10 +48,7 @@ DEV = "alternatives-dev"
 EARLY_STOP = "early stop"
 NEAR = "near replay"  # the method that every other is an alternative to
 ON_TARGET = (*LOOKS, "ADE, ordinary (px)")  # what fine-tuning is for
-CHOSEN_BY = {
-    "effnet_kd": "driving",
-    "ade_px": "driving-eventful",
-}  # as in `ablations.best`: measure and domain
+CHOSEN_BY = {"effnet_kd": "driving", "ade_px": "driving-eventful"}  # as in `ablations.best`: measure and domain
 
 
 @dataclass(frozen=True)
@@ -142,9 +139,7 @@ def _by_step(arm: ablations.Arm, home: Path) -> pd.DataFrame:
         return pd.DataFrame(np.nan, index=run.evaluate_at, columns=list(CHOSEN_BY))
     rows = read_rows(home / run.run_id, CHOSEN_BY)
     of = {
-        measure: rows[(rows["measure"] == measure) & (rows["domain"] == domain)]
-        .groupby("step")["value"]
-        .mean()
+        measure: rows[(rows["measure"] == measure) & (rows["domain"] == domain)].groupby("step")["value"].mean()
         for measure, domain in CHOSEN_BY.items()
     }
     return pd.DataFrame(of)
@@ -266,7 +261,9 @@ def _of_fractions(made: Arms, swept: Arms) -> str:
     others = [arm for arm in swept.names if arm not in (REFERENCE, NO_REPLAY.name)]
     stands = sorted_out(swept, others)
     seeds = swept.done.loc[swept.done["arm"].isin(others), "seed"].nunique()
-    text = f"**Fraction**: {advice} ({listed(found)}). Of the replay sweep's fractions ({seeds} seeds): {listed(stands)}."
+    text = (
+        f"**Fraction**: {advice} ({listed(found)}). Of the replay sweep's fractions ({seeds} seeds): {listed(stands)}."
+    )
     for arm in stands.get(BETTER, []) + stands.get(TRADE, []):
         motion, looks = (in_words(swept.less_reference(arm, label)) for label in (DYNAMICS, FIDELITY))
         text += f" *{capital(arm)}* less {REFERENCE}: ADE {motion} px, EffNet-KD {looks}."
@@ -326,9 +323,7 @@ def _of_cost(made: Arms) -> str:
     )
     if np.isnan(steps_ms).any():
         return f"{text}; how long a step takes: {MISSING}."
-    each = [
-        f"{label} {told(made.difference(REFERENCE, NO_REPLAY.name, label), label)}" for label in ON_TARGET
-    ]
+    each = [f"{label} {told(made.difference(REFERENCE, NO_REPLAY.name, label), label)}" for label in ON_TARGET]
     return (
         f"{text}. A step itself took {steps_ms[0]:.0f} ms with replay and {steps_ms[1]:.0f} ms without (medians). On the "
         f"target itself, after as many steps, replay less no replay: {'; '.join(each)}."

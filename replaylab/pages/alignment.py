@@ -55,10 +55,7 @@ LOOKS = {
     "ssim": "SSIM",
     "effnet_kd_pseudo": "EffNet-KD’s\npseudo-value",
 }
-MOTIONS = {
-    "driving-repetitive": "one event, repeated",
-    "diverse-driving": "free motion",
-}  # targets that are no dose
+MOTIONS = {"driving-repetitive": "one event, repeated", "diverse-driving": "free motion"}  # targets that are no dose
 DARKEST, GREEN, LIGHT, VIOLET, BROWN = "#0b2d4e", "#029e73", "#949494", "#7b6fd0", "#ca9161"
 
 
@@ -75,7 +72,9 @@ def judged(made: Sweeps) -> list[tuple[claims.Claim, claims.Judged | None]]:
 
 def opening(made: Sweeps, store: str | Path = "") -> str:
     """Markdown for the top of the page: the claim's verdict, effect, seeds, cost and command."""
-    again = f"for preset in {' '.join(made.presets)}; do python -m replaylab sweep --preset $preset --store FOLDER; done"
+    again = (
+        f"for preset in {' '.join(made.presets)}; do python -m replaylab sweep --preset $preset --store FOLDER; done"
+    )
     return verdicts.opening(judged(made), [CLAIM.name], made.runs, again, made.presets, store)
 
 
@@ -132,9 +131,7 @@ def within_runs(made: Sweeps) -> Figure:
                 axes.set_title(f"{capital(NAMES[domain])},\n{reading}", fontsize=9)
             row[0].set_ylabel("ρ within a run")
         _dose_axis(panels[-1], made)
-        return _finished(
-            figure, "Do both improve together, within a run?", made.without_replay, _of_bases(made)
-        )
+        return _finished(figure, "Do both improve together, within a run?", made.without_replay, _of_bases(made))
 
 
 def plane(made: Sweeps) -> Figure:
@@ -193,9 +190,7 @@ def per_clip(made: Sweeps) -> Figure:
         for axes, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
             axes.axvline(0, color=GREY, lw=0.8)
             for one in made.clip_rhos[made.clip_rhos["domain"] == domain].itertuples():
-                y = list(OF_A_CLIP).index(one.measure) + 0.12 * (
-                    order.index(one.target) - (len(order) - 1) / 2
-                )
+                y = list(OF_A_CLIP).index(one.measure) + 0.12 * (order.index(one.target) - (len(order) - 1) / 2)
                 axes.plot([one.low, one.high], [y, y], color=colours[one.target], lw=1.4)
                 axes.plot(one.rho, y, "o", color=colours[one.target], ms=5)
             axes.set_title(capital(NAMES[domain]), fontsize=9)
@@ -348,9 +343,7 @@ def standing(made: Sweeps) -> str:
     """Markdown: how many runs without replay there are of each target."""
     is_done = made.without_replay["state"] == "done"
     counts = is_done.groupby(made.without_replay["target"]).agg(["sum", "size"])
-    each = [
-        f"{target_name(one)} {counts.loc[one, 'sum']} of {counts.loc[one, 'size']}" for one in made.targets
-    ]
+    each = [f"{target_name(one)} {counts.loc[one, 'sum']} of {counts.loc[one, 'size']}" for one in made.targets]
     return f"Runs without replay that are there, by what they are fine-tuned on: {', '.join(each)}."
 
 
@@ -362,9 +355,7 @@ def starting_points(made: Sweeps) -> str:
         of = here.groupby("model")["value"].mean()
         if {"base", "real", "copy-last-frame"} <= set(of.index):
             base, real, copied = of["base"], of["real"], of["copy-last-frame"]
-            lines.append(
-                f"on {NAMES[domain]} {number(base)} (real {number(real)}, copied last frame {number(copied)})"
-            )
+            lines.append(f"on {NAMES[domain]} {number(base)} (real {number(real)}, copied last frame {number(copied)})")
             empty += [NAMES[domain]] if base >= copied else []
     if not lines:
         return f"The bases: {verdicts.MISSING}."
@@ -384,9 +375,7 @@ def early(made: Sweeps) -> str:
     each = [f"{(at['fidelity'] < 0).sum()} of {len(at)} at step {step}" for step, at in here.groupby("step")]
     if not each:
         return f"How EffNet-KD begins: {verdicts.MISSING}."
-    return (
-        f"Runs without replay whose EffNet-KD on ordinary driving is above their base's: {', '.join(each)}."
-    )
+    return f"Runs without replay whose EffNet-KD on ordinary driving is above their base's: {', '.join(each)}."
 
 
 def found(made: Sweeps) -> str:
@@ -428,9 +417,7 @@ def _found_late(made: Sweeps) -> str:
         return f"**Without the checkpoints before step {SETTLED}** too few are left for a ρ."
     turned = [target_name(one) for one, both in means.iterrows() if np.sign(both).nunique() > 1]
     each = [
-        f"{target_name(one)} from {means.loc[one, PREREGISTERED]:+.2f} to {means.loc[one, LATE]:+.2f}".replace(
-            "-", "−"
-        )
+        f"{target_name(one)} from {means.loc[one, PREREGISTERED]:+.2f} to {means.loc[one, LATE]:+.2f}".replace("-", "−")
         for one in made.targets
         if one in means.index
     ]
@@ -460,9 +447,7 @@ def _found_per_clip(made: Sweeps) -> str:
         reach = f"{table['rho'].min():+.2f} to {table['rho'].max():+.2f}".replace("-", "−")
         above, below = (table["low"] > 0).sum(), (table["high"] < 0).sum()
         intervals = f"{above} of {len(table)} intervals above 0, {below} below"
-        said.append(
-            f"{target_name(target)} {reach} ({'no intervals' if table['low'].isna().all() else intervals})"
-        )
+        said.append(f"{target_name(target)} {reach} ({'no intervals' if table['low'].isna().all() else intervals})")
     told = "; ".join(said) or "no clip was measured in both"
     return f"**Clip by clip** (exploratory), ρ over {len(OF_A_CLIP)} measures and two kinds of clips: {told}."
 
@@ -482,9 +467,7 @@ def _found_doses(made: Sweeps) -> list[str]:
             values = here.loc[here["target"] == target, "change"]
             if len(values):
                 middle = interval(values)
-                each.append(
-                    f"{target_name(target)} {in_words(middle)}: **{_side(*middle[1:], 'worse', 'better')}**"
-                )
+                each.append(f"{target_name(target)} {in_words(middle)}: **{_side(*middle[1:], 'worse', 'better')}**")
         if each:
             items.append(f"**{label} on {NAMES[domain]}**, change at the last step: {'; '.join(each)}.")
     return items

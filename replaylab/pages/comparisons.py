@@ -231,12 +231,8 @@ def in_short(made: Arms) -> str:
     stands = {arm: standing(made, arm) for arm in others if (made.done["arm"] == arm).any()}
     words = {BETTER: "better", WORSE: "worse", TRADE: "better in one, worse in another", CANNOT_TELL: "not told apart",
              FEW: FEW}  # fmt: skip
-    counts = [
-        f"{list(stands.values()).count(key)} {word}" for key, word in words.items() if key in stands.values()
-    ]
-    return (
-        f"of {len(stands)} arms against {REFERENCE}, {', '.join(counts)}." if counts else f"{counted(made)}."
-    )
+    counts = [f"{list(stands.values()).count(key)} {word}" for key, word in words.items() if key in stands.values()]
+    return f"of {len(stands)} arms against {REFERENCE}, {', '.join(counts)}." if counts else f"{counted(made)}."
 
 
 def found(made: Arms) -> str:

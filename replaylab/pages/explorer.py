@@ -106,9 +106,7 @@ def _arms(table: Table) -> dict[str, RunSpec]:
     }
 
 
-def _read(
-    table: Table, domains: Iterable[str], arms: Mapping[str, tuple[RunSpec, Sequence[int]]]
-) -> list[Shown]:
+def _read(table: Table, domains: Iterable[str], arms: Mapping[str, tuple[RunSpec, Sequence[int]]]) -> list[Shown]:
     references = table.store / ReferenceSpec.of(table.specs[0]).run_id
     if not (references / "explorer.json").is_file():
         return []
@@ -175,8 +173,7 @@ def true_paths(boxes: Boxes, gate_px: float = GATE_PX) -> list[list[int | None]]
 def found_rows(one: Shown) -> list[dict[int, int]]:
     """For each frame, which found box is taken for which true one: as `dynamics.agent_errors` matches them."""
     matched = (
-        dynamics.match(true, found, one.gate_px)
-        for true, found in zip(one.true_boxes, one.found_boxes, strict=True)
+        dynamics.match(true, found, one.gate_px) for true, found in zip(one.true_boxes, one.found_boxes, strict=True)
     )
     return [dict(zip(rows.tolist(), columns.tolist(), strict=True)) for rows, columns, _ in matched]
 
@@ -222,9 +219,7 @@ def explorer(shown: Sequence[Shown]) -> HTML:
     steps = sorted({one.step for one in tuned})
     choices = [
         _select("domain", "Domain", {domain: capital(_domain(domain)) for domain, _ in clips}, first.domain),
-        _select(
-            "percentile", "Clip, by motion", {each: f"{each}th percentile" for _, each in clips}, start[1]
-        ),
+        _select("percentile", "Clip, by motion", {each: f"{each}th percentile" for _, each in clips}, start[1]),
         _select("arm", "Fine-tuned with", {one.arm: one.arm for one in tuned}, first.arm),
         _select("step", "Step", {str(step): str(step) for step in steps}, str(versions[at].step)),
     ]
@@ -337,9 +332,7 @@ def _centres_of_found(one: Shown) -> list[Points]:
     taken = found_rows(one)
     return [
         [
-            _centre(one.found_boxes[frame][taken[frame][row]])
-            if row is not None and row in taken[frame]
-            else None
+            _centre(one.found_boxes[frame][taken[frame][row]]) if row is not None and row in taken[frame] else None
             for frame, row in enumerate(path)
         ]
         for path in true_paths(one.true_boxes, one.gate_px)

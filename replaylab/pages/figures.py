@@ -58,11 +58,7 @@ from replaylab.pages.style import (
 )
 from replaylab.util.text import capital, number, percent
 
-DOMAINS = {
-    "driving": "ordinary driving",
-    "driving-eventful": "eventful driving",
-    "near": "other looks, free motion",
-}
+DOMAINS = {"driving": "ordinary driving", "driving-eventful": "eventful driving", "near": "other looks, free motion"}
 OTHERS = {  # measured, and shown in tables
     "driving-held-out": "events never trained",
     "near-ordinary": "other looks, ordinary",
@@ -143,9 +139,7 @@ def status_table(runs: pd.DataFrame) -> Styler:
             "replay realised": runs["realised_replay_fraction"].map(percent, na_action="ignore"),
             "seed": runs["seed"],
             "state": runs["state"],
-            "trained": runs["trained_now"]
-            .map({True: "now", False: "earlier"})
-            .where(runs["state"] == "done"),
+            "trained": runs["trained_now"].map({True: "now", False: "earlier"}).where(runs["state"] == "done"),
             "time (s)": runs["seconds"].map("{:.0f}".format, na_action="ignore"),
             "reason": runs["reason"],
         }
@@ -236,9 +230,7 @@ def found(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     for domain, name in DOMAINS.items():
         if _of(values, "ade_px", domain).empty:
             continue
-        real, copy, base = (
-            _value(values, arm, "ade_px", domain) for arm in ("real", "copy last frame", "base")
-        )
+        real, copy, base = (_value(values, arm, "ade_px", domain) for arm in ("real", "copy last frame", "base"))
         arms = [f"{arm} {number(_value(values, arm, 'ade_px', domain))}" for arm in _tuned_arms(values)]
         worse = [a for a in ["base", *_tuned_arms(values)] if _value(values, a, "ade_px", domain) >= copy]
         lines.append(
@@ -292,9 +284,7 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             for model, floor in FLOORS.items():
                 axes.axvline(at.loc[floor, "x"], color=GREY, lw=0.9, ls=DASHES[model], zorder=0)
             for chain in _chains(means).values():
-                axes.plot(
-                    at.loc[chain, "x"], at.loc[chain, "y"], color=_shade(chain, colours), lw=1, zorder=1
-                )
+                axes.plot(at.loc[chain, "x"], at.loc[chain, "y"], color=_shade(chain, colours), lw=1, zorder=1)
             _arrow(axes, at.loc[["base", *colours]])
             single = _pairs(seeds[seeds["model"] == FINE_TUNED], domain, ["arm", "run"]).reset_index()
             if len(single):
@@ -365,9 +355,7 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 def control(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """`over_steps` of the published control; where the results were not copied along, a figure that says so."""
     return (
-        over_steps(rows, runs)
-        if len(rows)
-        else saying("The control's results are not here: they lie in book/results.")
+        over_steps(rows, runs) if len(rows) else saying("The control's results are not here: they lie in book/results.")
     )
 
 
@@ -460,9 +448,7 @@ def _six(panels: np.ndarray) -> Iterator[tuple[Axes, tuple[str, str]]]:
 
 def _floors_across(axes: Axes, values: pd.DataFrame, measure: str, domain: str) -> None:
     for model, dashes in DASHES.items():
-        axes.axhline(
-            _value(values, REFERENCES[model], measure, domain), color=GREY, lw=0.9, ls=dashes, zorder=0
-        )
+        axes.axhline(_value(values, REFERENCES[model], measure, domain), color=GREY, lw=0.9, ls=dashes, zorder=0)
 
 
 def _pairs(values: pd.DataFrame, domain: str, by: list[str]) -> pd.DataFrame:

@@ -28,15 +28,7 @@ from pandas.io.formats.style import Styler
 
 from replaylab.analysis import claims, statistics
 from replaylab.analysis.claims import Arm
-from replaylab.analysis.tables import (
-    FINE_TUNED,
-    NONE,
-    OF_MODELS,
-    REFERENCES,
-    SEEDS_FOR_AN_INTERVAL,
-    per_arm,
-    per_run,
-)
+from replaylab.analysis.tables import FINE_TUNED, NONE, OF_MODELS, REFERENCES, SEEDS_FOR_AN_INTERVAL, per_arm, per_run
 from replaylab.pages import figures
 from replaylab.pages import measures as measures_page
 from replaylab.pages.style import (
@@ -138,9 +130,7 @@ def read(table: Table) -> Changes:
             at = {**dict(zip(keys, key, strict=True)), "clips": in_all.sum()}
             runs = here.index.droplevel(keys)
             for run, of_base, by in zip(runs, before.mean(1), change.mean(1), strict=True):
-                of_runs.append(
-                    {**at, **dict(zip(of_a_run, run, strict=True)), "before": of_base, "change": by}
-                )
+                of_runs.append({**at, **dict(zip(of_a_run, run, strict=True)), "before": of_base, "change": by})
             mean, low, high = _interval(change)
             of_arms.append(
                 {**at, "before": before.mean(), "change": mean, "low": low, "high": high, "seeds": len(runs)}
@@ -169,9 +159,7 @@ def _paired(rows: pd.DataFrame) -> pd.DataFrame:
     before = base[[*at, "scene", "value"]].rename(columns={"value": "before"})
     both = tuned.merge(before, on=[*at, "scene"], how="left", validate="many_to_one")
     arms = both[["replay", "replay_fraction", "target"]].drop_duplicates()
-    arms = arms.assign(
-        arm=[Arm(one.replay, one.replay_fraction, one.target).name for one in arms.itertuples()]
-    )
+    arms = arms.assign(arm=[Arm(one.replay, one.replay_fraction, one.target).name for one in arms.itertuples()])
     return both.merge(arms).assign(change=lambda table: table["value"] - table["before"])
 
 
@@ -301,10 +289,7 @@ def map_of_changes(made: Changes) -> Figure:
         axes.tick_params(length=0)
         of_driving = sum(domain in DRIVING for domain in domains)
         axes.axhline(sum(measure in FIDELITY for measure in measures), color=INK, lw=1)
-        for first, last, name in (
-            (0, of_driving, "driving's look"),
-            (of_driving, len(domains), "other looks"),
-        ):
+        for first, last, name in ((0, of_driving, "driving's look"), (of_driving, len(domains), "other looks")):
             if last > first:
                 axes.text((first + last) / 2, 1.065, name, ha="center", va="bottom", fontsize=8.5,
                           transform=axes.get_xaxis_transform())  # fmt: skip
@@ -333,9 +318,7 @@ def dominant_motion(made: Changes) -> Figure:
                 line = here[here["arm"] == NONE].sort_values("step")
                 if line.empty:
                     continue
-                axes.plot(
-                    [0, *line["step"]], [*start, *line["value"]], color=colour, marker=MARKERS[domain], ms=5
-                )
+                axes.plot([0, *line["step"]], [*start, *line["value"]], color=colour, marker=MARKERS[domain], ms=5)
                 axes.vlines(line["step"], line["low"], line["high"], color=colour, lw=1.2)
                 for model in ("real", "copy-last-frame"):
                     for level in here.loc[here["model"] == model, "value"]:
@@ -372,9 +355,7 @@ def forgetting(made: Changes) -> Figure:
             axes.set_title(f"Change of\n{_label(measure)}", fontsize=9)
             axes.set_yticks(range(len(domains)), [NAMES[domain] for domain in domains], fontsize=8)
             axes.tick_params(axis="x", labelsize=8)
-            axes.axhline(
-                len(domains) - sum(domain in SOURCES for domain in domains) - 0.5, color=GREY, lw=0.6
-            )
+            axes.axhline(len(domains) - sum(domain in SOURCES for domain in domains) - 0.5, color=GREY, lw=0.6)
         panels[0, 0].invert_yaxis()
         entries = [_entry(INK, "what the base was trained on", "D"), _entry(GREY, "not in its training", "D")]
         _finish(figure, made, "What was forgotten at the last step (right is worse)", entries, 2)
@@ -394,9 +375,7 @@ def drift(made: Changes) -> Figure:
         axes.axhline(0, color=INK, lw=1, zorder=1)
         for place, domain in enumerate(domains):
             here = table[table["domain"] == domain].set_index("measure").reindex(DENOISING)
-            x = np.array(NOISE_LEVELS) + 0.006 * (
-                place - len(domains) / 2
-            )  # so that bars do not hide each other
+            x = np.array(NOISE_LEVELS) + 0.006 * (place - len(domains) / 2)  # so that bars do not hide each other
             axes.plot(x, here["change"], color=colours[domain], marker="o", ms=5, lw=1.6)
             axes.vlines(x, here["low"], here["high"], color=colours[domain], lw=1.2)
         axes.set_xticks(NOISE_LEVELS)
@@ -431,9 +410,7 @@ def transfer_table(made: Changes) -> Styler:
 def _transfers(made: Changes) -> list[dict[str, str]]:
     lines = []
     sources = made.of_runs[made.of_runs["domain"].isin(SOURCES)]
-    for (arm, measure), here in sources[sources["measure"].isin(FORGOTTEN)].groupby(
-        ["arm", "measure"], sort=False
-    ):
+    for (arm, measure), here in sources[sources["measure"].isin(FORGOTTEN)].groupby(["arm", "measure"], sort=False):
         tables = [
             run.pivot(index="step", columns="domain", values="change").sort_index().dropna()
             for _, run in here.groupby("run")
@@ -464,11 +441,7 @@ def motion(made: Changes, domain: str = "driving-eventful") -> str:
     if not found:
         return f"{head}**not run yet**."
     each = "; ".join(f"{figures.MEASURES[measure]} {in_words(one)}" for measure, one in found.items())
-    apart = [
-        np.sign(one["change"]) * MOTION[measure]
-        for measure, one in found.items()
-        if one["low"] * one["high"] > 0
-    ]
+    apart = [np.sign(one["change"]) * MOTION[measure] for measure, one in found.items() if one["low"] * one["high"] > 0]
     counted = (
         f"{sum(sign > 0 for sign in apart)} of {len(found)} change as C7 says, "
         f"{sum(sign < 0 for sign in apart)} the other way"

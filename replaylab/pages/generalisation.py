@@ -26,16 +26,7 @@ from pandas.io.formats.style import Styler
 from replaylab import spec
 from replaylab.analysis import claims, statistics
 from replaylab.analysis.claims import Claim, Judged
-from replaylab.analysis.configurations import (
-    CANNOT_TELL,
-    DYNAMICS,
-    FEW,
-    LAST,
-    LOOKS,
-    Arms,
-    arms_of,
-    by_replay,
-)
+from replaylab.analysis.configurations import CANNOT_TELL, DYNAMICS, FEW, LAST, LOOKS, Arms, arms_of, by_replay
 from replaylab.analysis.tables import SEEDS_FOR_AN_INTERVAL
 from replaylab.pages import comparisons, figures, verdicts
 from replaylab.pages.comparisons import counted
@@ -205,10 +196,7 @@ def _end(curve: pd.DataFrame, model: str, domain: str) -> tuple[str, int]:
 
 
 def _curves(made: Elsewhere) -> list[pd.DataFrame]:
-    bases = [
-        spec.base_folder(family=PRESETS[preset].family).name
-        for preset in (made.second.preset, made.first.preset)
-    ]
+    bases = [spec.base_folder(family=PRESETS[preset].family).name for preset in (made.second.preset, made.first.preset)]
     return [base_curve(base).assign(base=base) for base in bases]
 
 
@@ -230,10 +218,7 @@ def over_fractions(made: Elsewhere) -> Figure:
             axes.set_xlabel("replay in a batch (%)")
         for axes in panels[:, 0]:
             axes.set_ylabel("change from the base")
-        entries = [
-            Line2D([], [], color=colour, marker="o", label=f"{kind} replay")
-            for kind, colour in COLOURS.items()
-        ]
+        entries = [Line2D([], [], color=colour, marker="o", label=f"{kind} replay") for kind, colour in COLOURS.items()]
         entries += [Line2D([], [], color=VERMILION, marker="o", ls="", label=NO_REPLAY.name),
                     Line2D([], [], color=GREY, ls="--", label=f"first {made.differs.one}")]  # fmt: skip
         part = "" if len(made.second.done) == len(made.second.runs) else f"{counted(made.second)} are there"
@@ -280,23 +265,16 @@ def found(made: Elsewhere) -> str:
     """
     if made.second.done.empty:
         return f"Claim {made.differs.claim}: {MISSING}, {counted(made.second)}."
-    pairs = [
-        (claim, reading(second), reading(first))
-        for (claim, second), (_, first) in zip(*made.asked, strict=True)
-    ]
+    pairs = [(claim, reading(second), reading(first)) for (claim, second), (_, first) in zip(*made.asked, strict=True)]
     told = (AS_CLAIMED, OTHER_WAY)
     groups = {
         "they say the same": [claim for claim, a, b in pairs if a == b and a in told],
         "they say the opposite": [claim for claim, a, b in pairs if a != b and a in told and b in told],
         "one or both cannot tell": [claim for claim, a, b in pairs if a not in told or b not in told],
     }
-    each = [
-        f"{words} in {len(of)} ({'; '.join(one.says for one in of)})" for words, of in groups.items() if of
-    ]
+    each = [f"{words} in {len(of)} ({'; '.join(one.says for one in of)})" for words, of in groups.items() if of]
     lines = [f"- **Both {made.differs.both}**, of {len(pairs)} questions: {'; '.join(each)}."]
-    if left_open := [
-        f"{claim.says} ({result.why})" for claim, result in made.asked[0] if result and result.why
-    ]:
+    if left_open := [f"{claim.says} ({result.why})" for claim, result in made.asked[0] if result and result.why]:
         lines.append(f"- **Cannot tell, whatever the interval**: {'; '.join(left_open)}.")
     for which, one in (("second", made.second), ("first", made.first)):
         if (one.done["arm"] == NO_REPLAY.name).any():
@@ -308,7 +286,5 @@ def _looks(made: Arms) -> str:
     """Whether the target looks better after fine-tuning without replay: by the preregistered measure, then by others."""
     changes = {label: made.of(NO_REPLAY.name, label) for label in LOOKS}
     return "; ".join(
-        f"{label} {comparisons.told(change, label)}"
-        for label, change in changes.items()
-        if not np.isnan(change[0])
+        f"{label} {comparisons.told(change, label)}" for label, change in changes.items() if not np.isnan(change[0])
     )

@@ -28,17 +28,7 @@ from PIL import Image
 from replaylab.analysis import tables
 from replaylab.analysis.tables import last_step, per_arm
 from replaylab.evaluation import corruptions
-from replaylab.evaluation.corruptions import (
-    AGENTS,
-    DOMAINS,
-    EVENTFUL,
-    KINDS,
-    PICTURES,
-    REFERENCES,
-    SEEN,
-    TIME,
-    Damaged,
-)
+from replaylab.evaluation.corruptions import AGENTS, DOMAINS, EVENTFUL, KINDS, PICTURES, REFERENCES, SEEN, TIME, Damaged
 from replaylab.pages import figures
 from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled
 from replaylab.util import text as text_module
@@ -116,14 +106,7 @@ COLUMNS = {  # what stands in which map
 TITLES = {PICTURES: "Damaged pictures", TIME: "Damaged time, and references", AGENTS: "Damaged agents"}
 BOUNDS = (-np.inf, -10.0, -SEEN, SEEN, 10.0, 30.0, np.inf)
 SHADES = ("#2166ac", "#92c5de", "#f7f7f7", "#fdcc8a", "#f16913", "#9e2f00")
-CLASSES = (
-    "better, over 10",
-    "better",
-    f"not seen, under {SEEN:g}",
-    "worse",
-    "worse, over 10",
-    "worse, over 30",
-)
+CLASSES = ("better, over 10", "better", f"not seen, under {SEEN:g}", "worse", "worse, over 10", "worse, over 30")
 
 
 def measure_of(name: str) -> Measure:
@@ -198,9 +181,7 @@ def response_map(made: Damaged, group: str, domain: str = EVENTFUL) -> Figure:
     table = table[table["damage"].isin(COLUMNS[group])]
     table = table[(table["damage"] != "blur") | table["grade"].isin(SHOWN_BLUR)]
     columns = [
-        (name, grade)
-        for name in COLUMNS[group]
-        for grade in sorted(set(table.loc[table["damage"] == name, "grade"]))
+        (name, grade) for name in COLUMNS[group] for grade in sorted(set(table.loc[table["damage"] == name, "grade"]))
     ]
     by_cell = table.set_index(["measure", "damage", "grade"])
     lines = _lines(_in_order(table.loc[table["change"].notna(), "measure"]))
@@ -216,9 +197,7 @@ def response_map(made: Damaged, group: str, domain: str = EVENTFUL) -> Figure:
                     _annotate(axes, column, row, cell)
         colours = ListedColormap(list(SHADES)).with_extremes(bad="white")
         edges = [-1e9, *BOUNDS[1:-1], 1e9]
-        axes.imshow(
-            np.clip(shown, -1e8, 1e8), cmap=colours, norm=BoundaryNorm(edges, len(SHADES)), aspect="auto"
-        )
+        axes.imshow(np.clip(shown, -1e8, 1e8), cmap=colours, norm=BoundaryNorm(edges, len(SHADES)), aspect="auto")
         _name_lines(axes, lines)
         _name_columns(axes, columns)
         figure.legend(
@@ -246,9 +225,7 @@ def _annotate(axes: Axes, column: int, row: int, cell: pd.Series[Any]) -> None:
     elif np.isnan(cell["worse"]):
         text = "?"
     else:
-        text = (
-            "99+" if abs(cell["worse"]) > 99 else f"{cell['worse']:.0f}".replace("-", "−").replace("−0", "0")
-        )
+        text = "99+" if abs(cell["worse"]) > 99 else f"{cell['worse']:.0f}".replace("-", "−").replace("−0", "0")
     dark = cell["worse"] > BOUNDS[-2] or cell["worse"] < BOUNDS[1]
     axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
 
@@ -336,16 +313,12 @@ def ceiling_figure(made: Damaged) -> Figure:
                 axes.plot(at["sharpness_ratio"], at[name], "o-", ms=5, color=colours[domain],
                           label=figures.DOMAINS.get(domain, domain))  # fmt: skip
         named = corruptions.blur_curve(made.rows, domains[-1])["sharpness_ratio"]
-        for sigma, ratio in named[
-            ~(named.diff() > -0.04)
-        ].items():  # not so near the one before that they overlap
+        for sigma, ratio in named[~(named.diff() > -0.04)].items():  # not so near the one before that they overlap
             label = "real" if sigma == 0 else f"{sigma:g} px"
             panels[0].annotate(label, (ratio, 1), (0, 2), xycoords=panels[0].get_xaxis_transform(), fontsize=8,
                                textcoords="offset points", ha="center", rotation=45, color=GREY)  # fmt: skip
         panels[0].set(ylabel="ADE of agents (px)", ylim=(0, None))
-        panels[1].set(
-            ylabel="recall (share)", ylim=(0, 1.03), xlabel="sharpness of the frames (of the real ones')"
-        )
+        panels[1].set(ylabel="recall (share)", ylim=(0, 1.03), xlabel="sharpness of the frames (of the real ones')")
         panels[1].legend(loc="lower right")
         return _titled(figure, "What the detector can reach in blurred frames")
 
@@ -402,13 +375,7 @@ def found(made: Damaged, domain: str = EVENTFUL) -> str:
     """Markdown: what the numbers say, line by line."""
     table = answers(made, domain)
     table = table[~table["measure"].str.startswith(BY_HORIZON)]
-    lines = [
-        _control(table),
-        _told_apart(table),
-        *_who_sees_agents(table),
-        _who_minds_blur(table),
-        _flattered(table),
-    ]
+    lines = [_control(table), _told_apart(table), *_who_sees_agents(table), _who_minds_blur(table), _flattered(table)]
     lines += [_as_which_blur(made, domain, table), _ceilings(made, domain)]
     text = "\n".join(f"- {line}" for line in lines if line)
     return f"On {figures.DOMAINS.get(domain, domain)}, with {made.clips} clips:\n\n{text}"
@@ -500,16 +467,15 @@ def _as_which_blur(made: Damaged, domain: str, table: pd.DataFrame) -> str:
         if one.empty or not {("real", 0.0), at} <= set(ade.index):
             continue
         each = one.set_index("measure")
-        told = [
-            f"{measure_of(measure).label} {_blur_in_words(each.loc[measure])}"
-            for measure in _in_order(each.index)
-        ]
+        told = [f"{measure_of(measure).label} {_blur_in_words(each.loc[measure])}" for measure in _in_order(each.index)]
         lines.append(
             f"    - {damage_name(*at)}, ADE from {number(ade[('real', 0.0)])} to {number(ade[at])} px: {', '.join(told)}"
         )
     if not lines:
         return ""
-    question = "Do distances between sets see what happens to agents? A damage changes each as a blur of all frames does:"
+    question = (
+        "Do distances between sets see what happens to agents? A damage changes each as a blur of all frames does:"
+    )
     return "\n".join([question, *lines])
 
 
@@ -517,11 +483,7 @@ def _blur_in_words(one: pd.Series[Any]) -> str:
     unsure = " (not seen)" if abs(one["evidence"]) < SEEN else ""
     if np.isinf(one["blur_px"]):
         return f"more than one of {max(KINDS['blur'].grades):g} px{unsure}"
-    return (
-        f"as one of {number(one['blur_px'])} px{unsure}"
-        if one["blur_px"] > 0
-        else f"not for the worse{unsure}"
-    )
+    return f"as one of {number(one['blur_px'])} px{unsure}" if one["blur_px"] > 0 else f"not for the worse{unsure}"
 
 
 def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
@@ -534,9 +496,7 @@ def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
     except FileNotFoundError:
         return "The detector's ceiling under blur is not here: its results lie in book/results."
     values = last_step(per_arm(rows))
-    sharp = values[(values["measure"] == "sharpness_ratio") & (values["domain"] == domain)].set_index("arm")[
-        "value"
-    ]
+    sharp = values[(values["measure"] == "sharpness_ratio") & (values["domain"] == domain)].set_index("arm")["value"]
     sharp = sharp[[arm for arm in sharp.index if arm not in tables.REFERENCES.values()]]
     least, most = (
         f"{arm}, {text_module.number(sharp[arm])} times as sharp as real frames, it has "
@@ -553,13 +513,9 @@ def _ceilings(made: Damaged, domain: str) -> str:
     at = corruptions.blur_curve(made.rows, domain)
     ratios = at["sharpness_ratio"]
     asked = [ratio for ratio in (0.9, 0.8, 0.6) if ratios.min() <= ratio <= ratios.max()]
-    each = [
-        f"at a sharpness of {ratio:g}, {corruptions.ceiling(made.rows, ratio, domain)}" for ratio in asked
-    ]
+    each = [f"at a sharpness of {ratio:g}, {corruptions.ceiling(made.rows, ratio, domain)}" for ratio in asked]
     real = corruptions.ceiling(made.rows, float(ratios.iloc[0]), domain)
-    return (
-        f"The detector's ceiling on real frames is {real}; blurred, " + "; ".join(each) + "." if each else ""
-    )
+    return f"The detector's ceiling on real frames is {real}; blurred, " + "; ".join(each) + "." if each else ""
 
 
 def _seen(some: pd.DataFrame) -> str:

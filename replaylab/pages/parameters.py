@@ -74,9 +74,7 @@ class SweepParameters:
     replay_fractions: list[float] = field(default_factory=list, metadata=_holds("fractions", EMPTY))
     seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
     cluster: str = field(default="inline", metadata=_holds("text", choices=CLUSTERS))
-    cluster_file: str = field(
-        default="", metadata=_holds("text", 'YAML: what a job gets; "" for the cluster\'s own')
-    )
+    cluster_file: str = field(default="", metadata=_holds("text", 'YAML: what a job gets; "" for the cluster\'s own'))
     store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
 
 
@@ -155,19 +153,13 @@ class OwnParameters:
         default_factory=lambda: [0.0, 0.25], metadata=_holds("fractions", "0 is no replay")
     )
     preset: str = field(default="wan", metadata=_holds("text", "settings of a family", own_model.PRESETS))
-    model: str = field(
-        default="", metadata=_holds("text", 'a folder or a name on the hub; "" for the preset\'s')
-    )
+    model: str = field(default="", metadata=_holds("text", 'a folder or a name on the hub; "" for the preset\'s'))
     settings: list[str] = field(default_factory=list, metadata=_holds("settings", EMPTY))
     seeds: list[int] = field(default_factory=lambda: [0], metadata=_holds("seeds"))
-    detector: str = field(
-        default="", metadata=_holds("text", "of transformers; without one no agent is measured")
-    )
+    detector: str = field(default="", metadata=_holds("text", "of transformers; without one no agent is measured"))
     agents: list[str] = field(default_factory=list, metadata=_holds("agents", "[] for the usual classes"))
     cluster: str = field(default="inline", metadata=_holds("text", choices=CLUSTERS))
-    cluster_file: str = field(
-        default="", metadata=_holds("text", 'YAML: what a job gets; "" for the cluster\'s own')
-    )
+    cluster_file: str = field(default="", metadata=_holds("text", 'YAML: what a job gets; "" for the cluster\'s own'))
     store: str = field(default="", metadata=_holds("text", 'a folder; "" for book/runs/store'))
 
 
@@ -200,9 +192,7 @@ def _problem(one: "Field[Any]", value: object) -> str:
     got = f"parameter {name!r} is {value!r} ({type(value).__name__})"
     if kind == "text":
         if not isinstance(value, str):
-            return (
-                f"{got}, but must be text. Write -r {name} TEXT: papermill leaves the value of -r as it is."
-            )
+            return f"{got}, but must be text. Write -r {name} TEXT: papermill leaves the value of -r as it is."
         if choices and value not in choices:
             return f"{got}, but must be one of {_quoted(choices)}{_nearest(value, list(choices))}"
         return ""

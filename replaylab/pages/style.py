@@ -78,9 +78,7 @@ def saying(text: str) -> Figure:
     """A figure that is a sentence, where there is nothing to draw."""
     with figure_style():
         figure = plt.figure(figsize=(WIDTH, 1.0))
-        figure.add_axes(
-            (0, 0, 1, 1)
-        ).set_axis_off()  # without axes IPython shows a figure's name instead of it
+        figure.add_axes((0, 0, 1, 1)).set_axis_off()  # without axes IPython shows a figure's name instead of it
         figure.text(0.02, 0.5, text, va="center")
         plt.close(figure)
     return figure
@@ -111,12 +109,8 @@ def figure_style() -> Iterator[None]:
 
 def finish(figure: Figure, entries: list[Line2D], title: str, runs: pd.DataFrame) -> None:
     """Title with how much of the sweep is there, one legend below everything, and nothing left in pyplot."""
-    figure.suptitle(
-        "\n".join(filter(None, [title, partial(runs)])), x=0.02, ha="left", fontsize=11, fontweight="bold"
-    )
-    floors = [
-        Line2D([], [], color=GREY, lw=1.2, ls=dashes, label=REFERENCES[one]) for one, dashes in DASHES.items()
-    ]
+    figure.suptitle("\n".join(filter(None, [title, partial(runs)])), x=0.02, ha="left", fontsize=11, fontweight="bold")
+    floors = [Line2D([], [], color=GREY, lw=1.2, ls=dashes, label=REFERENCES[one]) for one, dashes in DASHES.items()]
     height, line = figure.get_figheight(), 0.22
     lines_of_arms, lines_of_floors = -(-len(entries) // 3), -(-len(floors) // 2)
     above = (lines_of_floors * line + 0.04) / height

@@ -183,9 +183,7 @@ def cost_in_words(runs: pd.DataFrame, store: Path) -> str:
     if not summaries:
         return "no run is finished yet."
     seconds = [one["seconds"] for one in summaries]
-    machines = dict.fromkeys(
-        f"{one['processors']} {one['machine']} processors, {_device(one)}" for one in summaries
-    )
+    machines = dict.fromkeys(f"{one['processors']} {one['machine']} processors, {_device(one)}" for one in summaries)
     hours = f"{sum(seconds) / 3600:.1f} hours" if sum(seconds) > 3600 else duration(sum(seconds))
     return (
         f"{len(seconds)} run{'s' * (len(seconds) > 1)}, {hours} in all, {duration(median(seconds))} each (the median), on "
@@ -206,8 +204,7 @@ def verdict_table(found: Found) -> Styler:
     styler = styled(pd.DataFrame(lines), "verdicts").hide(axis="index")
     # A coloured edge rather than coloured words, which are hard to read on one of a light and a dark page.
     return styler.map(
-        lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS.get(verdict, GREY)}",
-        subset=["verdict"],
+        lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS.get(verdict, GREY)}", subset=["verdict"]
     )
 
 
@@ -216,15 +213,7 @@ def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
     head = {"claim": claim.name, "says": claim.says}
     tail = {"measure": f"{UNITS[claim.measure]}, {where}", "arm": claim.arm.name}
     if result is None:
-        return {
-            **head,
-            "verdict": MISSING,
-            "change": "–",
-            "holds if": "–",
-            "seeds": "–",
-            "bases": "–",
-            **tail,
-        }
+        return {**head, "verdict": MISSING, "change": "–", "holds if": "–", "seeds": "–", "bases": "–", **tail}
     limit = number(result.margin) if result.margin else "0"
     return {
         **head,
@@ -245,9 +234,7 @@ def budgets(store: str | Path = "") -> pd.DataFrame:
     seeds = [0, 1, 2]
     tables = {
         "equal steps": sweep.read("published", [0.0, 0.1, 0.25], seeds, store, "steps", JUDGED),
-        "equal driving samples": sweep.read(
-            "published", [0.1, 0.25], seeds, store, "driving-samples", JUDGED
-        ),
+        "equal driving samples": sweep.read("published", [0.1, 0.25], seeds, store, "driving-samples", JUDGED),
     }
     lines = []
     for budget, table in tables.items():
@@ -316,13 +303,9 @@ def forest(found: Found) -> Figure:
 
 def _one_of_the_forest(axes: plt.Axes, claim: Claim, result: Judged) -> None:
     interval, margin = result.interval, result.margin
-    reach = (
-        max(abs(interval.low), abs(interval.high), abs(margin), *map(abs, result.of_bases.values())) * 1.15
-    )
+    reach = max(abs(interval.low), abs(interval.high), abs(margin), *map(abs, result.of_bases.values())) * 1.15
     axes.set(xlim=(-reach, reach), ylim=(-1, 1), yticks=[])
-    axes.axvspan(
-        *((-reach, margin) if claim.side == "below" else (margin, reach)), color="#0173b2", alpha=0.12, lw=0
-    )
+    axes.axvspan(*((-reach, margin) if claim.side == "below" else (margin, reach)), color="#0173b2", alpha=0.12, lw=0)
     axes.axvline(0, color=GREY, lw=0.8)
     axes.plot([interval.low, interval.high], [0, 0], color=COLOURS[result.verdict], lw=2.5)
     axes.plot(interval.estimate, 0, "o", color=COLOURS[result.verdict], ms=7)

@@ -63,9 +63,7 @@ COLUMNS = {
     "ego_yaw_deg_s": "ego yaw (°/s)",
     "moved_px": "agents move (px)",
 }
-COLOURS = dict(
-    zip((TARGET, REPLAY, SECOND), [sns.color_palette("colorblind")[one] for one in (0, 1, 2)], strict=True)
-)
+COLOURS = dict(zip((TARGET, REPLAY, SECOND), [sns.color_palette("colorblind")[one] for one in (0, 1, 2)], strict=True))
 
 
 def place_of(domain: str) -> Place:
@@ -129,9 +127,7 @@ def statistics_table(survey: Survey) -> Styler:
         for statistic, title in COLUMNS.items()
     }
     counts = [f"{values.loc[(domain, 'patterns'), 'n']:.0f}" for domain in domains]
-    table = pd.DataFrame(
-        {**shown, "windows": counts}, index=[capital(place_of(name).name) for name in domains]
-    )
+    table = pd.DataFrame({**shown, "windows": counts}, index=[capital(place_of(name).name) for name in domains])
     groups = pd.Series([place_of(name).group for name in domains])
     firsts = [f".row{line}" for line in np.flatnonzero(groups != groups.shift())]
     # The name of the domain stays in sight while a phone scrolls through the columns.
@@ -193,9 +189,7 @@ def _cloud(axes: Axes, speeds: pd.DataFrame, place: Place, reach: float) -> None
     for line in (axes.axhline, axes.axvline):
         line(0, color=GREY, lw=0.6, zorder=0)
     colour = COLOURS.get(place.group, INK)
-    sns.scatterplot(
-        speeds, x="vx_px_s", y="vy_px_s", s=9, alpha=0.45, linewidth=0, color=colour, ax=axes, legend=False
-    )
+    sns.scatterplot(speeds, x="vx_px_s", y="vy_px_s", s=9, alpha=0.45, linewidth=0, color=colour, ax=axes, legend=False)
     outside = int((speeds[["vx_px_s", "vy_px_s"]].abs() > reach).any(axis=1).sum())
     if outside:
         axes.text(0.98, 0.02, f"{outside} of {len(speeds)} outside", ha="right", va="bottom",
@@ -213,9 +207,7 @@ def patterns_figure(survey: Survey) -> Figure:
         figure, axes = plt.subplots(figsize=(WIDTH, 0.34 * len(domains) + 1.2))
         for line, domain in enumerate(domains):
             one, colour = values.loc[domain], COLOURS.get(place_of(domain).group, INK)
-            axes.plot(
-                [one["low"], one["high"]], [line, line], color=colour, lw=2, zorder=2, solid_capstyle="round"
-            )
+            axes.plot([one["low"], one["high"]], [line, line], color=colour, lw=2, zorder=2, solid_capstyle="round")
             axes.plot(one["value"], line, "o", color=colour, ms=7, mec="white", mew=0.8, zorder=3)
         axes.set_xscale("log")
         axes.set_xlim(0.93, survey.windows * 1.07)
@@ -268,10 +260,7 @@ def found(survey: Survey) -> str:
         lines += [_target_and_twin(survey, at), _other_measures(at)]
     ranked = at.loc["patterns", "value"].dropna().sort_values()
     if len(ranked) > 1:
-        ends = [
-            f"*{place_of(name).name}* ({_in_words(ranked[name], 'patterns')})"
-            for name in ranked.index[[0, -1]]
-        ]
+        ends = [f"*{place_of(name).name}* ({_in_words(ranked[name], 'patterns')})" for name in ranked.index[[0, -1]]]
         lines.append(
             f"Of the {len(ranked)} domains {ends[0]} is the most repetitive and {ends[1]} the least, "
             f"counted at {survey.windows} windows each."
@@ -301,8 +290,7 @@ def _with_interval(one: pd.Series[float]) -> str:
 def _other_measures(at: pd.DataFrame) -> str:
     def pair(statistic: str, unit: str = "") -> str:
         one, other = (
-            _in_words(at.loc[(statistic, name), "value"], statistic)
-            for name in ("driving", "diverse-driving")
+            _in_words(at.loc[(statistic, name), "value"], statistic) for name in ("driving", "diverse-driving")
         )
         return f"{one}{unit} against {other}{unit}"
 

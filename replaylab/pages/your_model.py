@@ -17,18 +17,7 @@ from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis.tables import last_step, per_arm, per_run
-from replaylab.pages.style import (
-    BLUE,
-    DASHES,
-    GREY,
-    INK,
-    SEED_DOT,
-    VERMILION,
-    WIDTH,
-    figure_style,
-    finish,
-    styled,
-)
+from replaylab.pages.style import BLUE, DASHES, GREY, INK, SEED_DOT, VERMILION, WIDTH, figure_style, finish, styled
 from replaylab.sweeps.sweep import Table
 
 DYNAMICS = {"ade_px": "ADE of agents (px)", "flow_error_px": "Error of optical flow (px)"}

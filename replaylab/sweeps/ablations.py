@@ -53,9 +53,7 @@ def _source(*names: str) -> Callable[[RunSpec], RunSpec]:
     def change(run: RunSpec) -> RunSpec:
         count = -(-run.replay.domains[0].videos[0] // len(names))
         worlds = tuple(domain_spec(name, videos=(count, 0, 0), seed=run.seed) for name in names)
-        shares = next(
-            (SHARES.get(kind, ()) for kind, members in spec.SOURCES.items() if members == names), ()
-        )
+        shares = next((SHARES.get(kind, ()) for kind, members in spec.SOURCES.items() if members == names), ())
         return replace(run, replay=replace(run.replay, domains=worlds, weights=shares))
 
     return change
@@ -174,9 +172,7 @@ def best(store: Path | None) -> tuple[Arm, ...]:
 
     Raises FileNotFoundError, with what to run, where the dev split's runs are not all there.
     """
-    found = {
-        arm: runs_of("alternatives-dev", arm)[0] for arm in (*ALTERNATIVES, replace(AS_IT_IS, group="limit"))
-    }
+    found = {arm: runs_of("alternatives-dev", arm)[0] for arm in (*ALTERNATIVES, replace(AS_IT_IS, group="limit"))}
     missing = [run for run in found.values() if store is None or not is_done(run, store)]
     if missing or store is None:
         raise FileNotFoundError(

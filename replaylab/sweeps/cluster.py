@@ -79,10 +79,7 @@ class ClusterSpec:
 
 
 KINDS = {each.name: type(each.default) for each in fields(ClusterSpec) if each.name != "slurm"}
-HEEDED = {
-    "local": ("tasks_per_node", "gpus_per_node", "cpus_per_task", "runs_at_once"),
-    "slurm": tuple(KINDS),
-}
+HEEDED = {"local": ("tasks_per_node", "gpus_per_node", "cpus_per_task", "runs_at_once"), "slurm": tuple(KINDS)}
 
 
 def _check_key(path: Path, key: str, value: object, cluster: str) -> None:
@@ -108,8 +105,7 @@ def _slurm_options() -> list[str]:
     said_otherwise = {"partition", "account", "qos", "nodes", "ntasks_per_node", "gpus_per_node", "cpus_per_task",
                       "time", "mem", "array_parallelism", "num_gpus", "job_name", "stderr_to_stdout"}  # fmt: skip
     return [
-        f"slurm_{name}"
-        for name in sorted({*SlurmExecutor._valid_parameters(), "max_num_timeout"} - said_otherwise)
+        f"slurm_{name}" for name in sorted({*SlurmExecutor._valid_parameters(), "max_num_timeout"} - said_otherwise)
     ]
 
 
@@ -211,9 +207,7 @@ def executor_for(store: Path, cluster: str, settings: ClusterSpec, changes: dict
         **free, **changes,
     }  # fmt: skip
     # whatever the cluster's default is, for node failures and preemption
-    options["slurm_additional_parameters"] = {"requeue": True} | (
-        free.get("slurm_additional_parameters") or {}
-    )
+    options["slurm_additional_parameters"] = {"requeue": True} | (free.get("slurm_additional_parameters") or {})
     # since 22.05 srun does not take over what sbatch was told
     options["slurm_srun_args"] = [f"--cpus-per-task={threads}", *(free.get("slurm_srun_args") or [])]
     made.update_parameters(**options)

@@ -28,15 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from replaylab.spec import MachineSpec, RunSpec
 from replaylab.store import ReferenceSpec, is_done
-from replaylab.sweeps.cluster import (
-    ClusterSpec,
-    Job,
-    ask_slurm,
-    executor_for,
-    outside_of_a_job,
-    states,
-    undisturbed,
-)
+from replaylab.sweeps.cluster import ClusterSpec, Job, ask_slurm, executor_for, outside_of_a_job, states, undisturbed
 from replaylab.training import preemption
 from replaylab.util.files import alone, write_atomically
 from replaylab.util.progress import say
@@ -124,9 +116,7 @@ class Task:
                 self.work(store, job)
         except Exception as error:
             # to be started again: too often by submitit's count, or SLURM said no
-            was_refused = isinstance(
-                error, (submitit.core.utils.UncompletedJobError, subprocess.CalledProcessError)
-            )
+            was_refused = isinstance(error, (submitit.core.utils.UncompletedJobError, subprocess.CalledProcessError))
             if preemption.told() == preemption.LEAVE and not was_refused:
                 preemption.leave()  # this is what it looks like when another rank has left
             if not self.prepares:
@@ -201,9 +191,7 @@ def _write_failure(folder: Path, error: Exception) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ outside of jobs
-def submit(
-    specs: Sequence[RunSpec], store: Path, machine: MachineSpec, cluster: str, settings: ClusterSpec
-) -> None:
+def submit(specs: Sequence[RunSpec], store: Path, machine: MachineSpec, cluster: str, settings: ClusterSpec) -> None:
     """A job for each of the runs that has none: all that go on after this process, and how to find them again."""
     folder = store / "jobs"
     if cluster == "local" and not is_prepared(specs, store):
@@ -212,9 +200,7 @@ def submit(
         known = {spec.run_id: Job.of(spec, store) for spec in specs}
         alive = states([job for job in known.values() if job])
         if alive is None:
-            raise OSError(
-                f"SLURM does not answer (squeue), and {folder} names jobs that may be alive: try again"
-            )
+            raise OSError(f"SLURM does not answer (squeue), and {folder} names jobs that may be alive: try again")
         wanted = [spec for spec in specs if not is_done(spec, store) and _id(known[spec.run_id]) not in alive]
         if len(wanted) < len(specs):
             say(f"{len(specs) - len(wanted)} runs have a job already: looking on")
@@ -227,9 +213,7 @@ def submit(
         now = datetime.now(UTC).isoformat(timespec="seconds")
         for spec, job in zip(wanted, jobs, strict=True):
             Job(cluster, job.job_id, socket.gethostname(), now).keep(spec, store)
-        say(
-            f"submitted {len(jobs)} jobs ({cluster}: {_names([job.job_id for job in jobs])}); logs are in {folder}"
-        )
+        say(f"submitted {len(jobs)} jobs ({cluster}: {_names([job.job_id for job in jobs])}); logs are in {folder}")
 
 
 def _id(job: Job | None) -> str:

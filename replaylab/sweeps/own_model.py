@@ -138,9 +138,7 @@ def _check_alike(domains: list[Domain]) -> None:
                 )
     names = pd.Series([domain.name for domain in domains])
     if names.duplicated().any():
-        raise ValueError(
-            f"two domains are named {names[names.duplicated()].iloc[0]!r}: give one another --name"
-        )
+        raise ValueError(f"two domains are named {names[names.duplicated()].iloc[0]!r}: give one another --name")
 
 
 def _counts(domains: list[Domain], settings: Settings) -> tuple[int, int]:
@@ -188,9 +186,7 @@ def settings_from(preset: str, texts: Sequence[str]) -> Settings:
             changes[name] = OPTIONS[name][0](value)
         except (KeyError, ValueError) as error:
             known = ", ".join(f"{name} ({about})" for name, (_, about) in OPTIONS.items())
-            raise ValueError(
-                f"settings: {text!r} is no NAME=VALUE that can be set; there are {known}"
-            ) from error
+            raise ValueError(f"settings: {text!r} is no NAME=VALUE that can be set; there are {known}") from error
     return settings(preset, changes)
 
 

@@ -47,6 +47,4 @@ class Settings:
         from replaylab.models.families import presets
 
         one = presets.PRESETS[preset]
-        return cls(
-            one.frames, 1, one.steps, one.batch_size, one.learning_rate, one.lora_rank, guidance=one.guidance
-        )
+        return cls(one.frames, 1, one.steps, one.batch_size, one.learning_rate, one.lora_rank, guidance=one.guidance)

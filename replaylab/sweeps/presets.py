@@ -162,9 +162,7 @@ PRESETS = {
 def trained_worlds(preset: Preset, seed: int = 0) -> dict[str, WorldSpec]:
     """The targets and what is replayed, by name; training clips only, other ones for each seed."""
     train = preset.videos[0]
-    videos = {
-        name: ceil(train / len(SOURCES[kind])) for kind in preset.replay_kinds for name in SOURCES[kind]
-    }
+    videos = {name: ceil(train / len(SOURCES[kind])) for kind in preset.replay_kinds for name in SOURCES[kind]}
     videos |= dict.fromkeys(preset.targets, train)
     return {name: domain_spec(name, videos=(count, 0, 0), seed=seed) for name, count in videos.items()}
 
@@ -185,10 +183,7 @@ BUDGETS = ("steps", "driving-samples")
 
 
 def grid(
-    preset_name: str,
-    replay_fractions: list[float] | None = None,
-    seeds: list[int] | None = None,
-    budget: str = "steps",
+    preset_name: str, replay_fractions: list[float] | None = None, seeds: list[int] | None = None, budget: str = "steps"
 ) -> list[RunSpec]:
     """The runs of a preset, or of other fractions and seeds with its settings; errors list what is valid.
 
@@ -213,9 +208,7 @@ def grid(
             check_fraction(fraction)
             for target in preset.targets:
                 for replay in _replays(preset, worlds, float(fraction)):
-                    steps = (
-                        preset.replayed_at if replay.fraction and preset.replayed_at else preset.evaluate_at
-                    )
+                    steps = preset.replayed_at if replay.fraction and preset.replayed_at else preset.evaluate_at
                     spec = RunSpec(base, worlds[target], seed, preset.training, steps, evaluation, replay)
                     specs.append(_lengthened(spec) if budget == "driving-samples" else spec)
     return specs

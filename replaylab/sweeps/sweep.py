@@ -19,16 +19,7 @@ from statistics import median
 import pandas as pd
 
 from replaylab.spec import CLUSTERS, MachineSpec, RunSpec
-from replaylab.store import (
-    COLUMNS,
-    PUBLISHED,
-    check_store,
-    is_done,
-    read_references,
-    read_rows,
-    read_summary,
-    store_of,
-)
+from replaylab.store import COLUMNS, PUBLISHED, check_store, is_done, read_references, read_rows, read_summary, store_of
 from replaylab.sweeps import ablations, jobs, monitor
 from replaylab.sweeps.cluster import ClusterSpec, Job, states
 from replaylab.sweeps.presets import grid
@@ -139,17 +130,13 @@ def _missing(specs: list[RunSpec], home: Path) -> list[RunSpec]:
     return [spec for spec in specs if not is_done(spec, home)]
 
 
-def estimate(
-    missing: list[RunSpec], store: Path, specs: list[RunSpec], cluster: str, settings: ClusterSpec
-) -> str:
+def estimate(missing: list[RunSpec], store: Path, specs: list[RunSpec], cluster: str, settings: ClusterSpec) -> str:
     """What training the missing runs will take: as the finished ones of the grid did, else a few real steps timed here."""
     if not missing:
         return "Estimated: nothing"
     steps = sum(spec.training.steps for spec in missing)
     finished = [
-        (read_summary(store / spec.run_id)["seconds"], spec.training.steps)
-        for spec in specs
-        if is_done(spec, store)
+        (read_summary(store / spec.run_id)["seconds"], spec.training.steps) for spec in specs if is_done(spec, store)
     ]
     if finished:
         seconds = steps * median(took / of_steps for took, of_steps in finished)
@@ -187,9 +174,7 @@ def _under_way(missing: list[RunSpec], store: Path) -> dict[str, str]:
     known = {spec.run_id: job for spec in missing if (job := Job.of(spec, store))}
     alive = states(list(known.values())) or {}
     return {
-        run: "queued" if alive[job.id][0] == "PENDING" else "running"
-        for run, job in known.items()
-        if job.id in alive
+        run: "queued" if alive[job.id][0] == "PENDING" else "running" for run, job in known.items() if job.id in alive
     }
 
 
@@ -235,9 +220,7 @@ def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[
             elsewhere.append(spec)
         if len(missing) > 1:
             left = len(missing) - number
-            say(
-                f"runs: {len(trained)} trained, {len(failed)} failed, {len(elsewhere)} elsewhere, {left} left"
-            )
+            say(f"runs: {len(trained)} trained, {len(failed)} failed, {len(elsewhere)} elsewhere, {left} left")
     for spec in elsewhere:
         train(spec, wait=True)
     return failed, trained

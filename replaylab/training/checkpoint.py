@@ -30,13 +30,9 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
     aside.mkdir(parents=True)
     try:
         for name, group in tensors.items():
-            save_file(
-                {key: value.contiguous() for key, value in group.items()}, aside / f"{name}.safetensors"
-            )
+            save_file({key: value.contiguous() for key, value in group.items()}, aside / f"{name}.safetensors")
         checksums = {file.name: sha256(file) for file in aside.iterdir()}
-        (aside / "state.json").write_text(
-            json.dumps({"step": step, **state, "checksums": checksums}, indent=1)
-        )
+        (aside / "state.json").write_text(json.dumps({"step": step, **state, "checksums": checksums}, indent=1))
         for file in aside.iterdir():
             _sync(file)
     except Exception:  # no room, most likely: leave some for the words that say so

@@ -44,11 +44,7 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
 
     Called by every rank, if there are several (torchrun, or a submitit job's tasks).
     """
-    spec, machine, place = (
-        RunSpec.from_dict(plain_spec),
-        MachineSpec(**(plain_machine or {})),
-        distributed.place(),
-    )
+    spec, machine, place = (RunSpec.from_dict(plain_spec), MachineSpec(**(plain_machine or {})), distributed.place())
     if place.leads:
         claim(spec, store)
     distributed.wait(place)
@@ -103,9 +99,7 @@ def forget_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints")
 
 
-def _save_network(
-    subject: Subject, weights: dict[str, torch.Tensor], spec: RunSpec, store: Path, folder: Path
-) -> None:
+def _save_network(subject: Subject, weights: dict[str, torch.Tensor], spec: RunSpec, store: Path, folder: Path) -> None:
     """What was trained, as diffusers' pipelines load it: `transformer/` or `unet/`; where only adapters were trained, those
     alone, for `load_lora_weights`.
     """
@@ -216,25 +210,16 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     # a step goes forwards once, backwards twice
     sampled = step / 3 / spec.training.batch_size * evaluation.sampler_steps
     all_worlds = (*evaluation.domains, *evaluation.at_the_end)
-    of_runs = sum(
-        len(run.evaluate_at) * len(evaluation.domains) + len(evaluation.at_the_end) for run in missing
-    )
+    of_runs = sum(len(run.evaluate_at) * len(evaluation.domains) + len(evaluation.at_the_end) for run in missing)
     bases = {ReferenceSpec.of(run) for run in missing}
     floors = MODELS_OF_REFERENCES * sum(not is_done(references, store) for references in bases)
     clips_measured = evaluation.clips * (of_runs * evaluation.futures + floors * len(all_worlds))
-    worlds_needed = {
-        *all_worlds,
-        *(world for run in missing for world in (run.target, *run.replay.domains)),
-    }
+    worlds_needed = {*all_worlds, *(world for run in missing for world in (run.target, *run.replay.domains))}
     videos = sum(sum(world.videos) for world in worlds_needed if not build.is_built(world, store / "domains"))
     video, target = 0.0, spec.target
     if videos and isinstance(target, WorldSpec):
         video = _timed(lambda: build.render_video(target, "dev", 0)) / processes()
-    return (
-        sum(run.training.steps for run in missing) * step
-        + clips_measured * (measured + sampled)
-        + videos * video
-    )
+    return sum(run.training.steps for run in missing) * step + clips_measured * (measured + sampled) + videos * video
 
 
 def _seconds_a_step(subject: Subject, spec: RunSpec, store: Path) -> float:

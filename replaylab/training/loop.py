@@ -49,9 +49,7 @@ class Batch(NamedTuple):
     def parts(self, count: int) -> list[Batch]:
         """The batch in `count` parts, to be computed one after the other."""
         known = {name: tensor.chunk(count) for name, tensor in self.known.items()}
-        tensors = zip(
-            *(tensor.chunk(count) for tensor in (self.latents, self.noise, self.level)), strict=True
-        )
+        tensors = zip(*(tensor.chunk(count) for tensor in (self.latents, self.noise, self.level)), strict=True)
         return [
             Batch(latents, noise, level, {name: chunks[number] for name, chunks in known.items()})
             for number, (latents, noise, level) in enumerate(tensors)
@@ -136,15 +134,11 @@ def fit(
         network.enable_gradient_checkpointing()
     if execution.compiled:
         network.compile_repeated_blocks()
-    objective = distributed.spread(
-        place, network, Objective(model, teacher, remedy.strength), execution.sharded
-    )
+    objective = distributed.spread(place, network, Objective(model, teacher, remedy.strength), execution.sharded)
     trained = {name: weight for name, weight in network.named_parameters() if name in trained}
     weights = list(trained.values())
     if importances is not None:
-        importances = [
-            distributed.part_for(each, weight) for each, weight in zip(importances, weights, strict=True)
-        ]
+        importances = [distributed.part_for(each, weight) for each, weight in zip(importances, weights, strict=True)]
     anchor = regularizers.Anchor(weights, importances) if remedy.kind in REMEDIES_ON_WEIGHTS else None
     optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.01, fused=True)
     average = EMAModel(weights, decay=training.ema_decay, foreach=not execution.sharded)
@@ -173,9 +167,7 @@ def fit(
         lambda step: batch_of(model, sources, mixture, seed, step, place), first, training.steps
     )
     with preemption.held():
-        for step, batch in zip(
-            track(range(first, training.steps), what=what, unit="steps"), batches, strict=True
-        ):
+        for step, batch in zip(track(range(first, training.steps), what=what, unit="steps"), batches, strict=True):
             rate = training.learning_rate * _schedule(training, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -193,9 +185,7 @@ def fit(
             optimizer.step()
             average.step(weights)
             done = step + 1
-            log.add(
-                done, distributed.mean(place, torch.stack(losses).sum()), distributed.gathered(gradient), rate
-            )
+            log.add(done, distributed.mean(place, torch.stack(losses).sum()), distributed.gathered(gradient), rate)
             told = distributed.largest(place, preemption.told())
             if told or done % machine.checkpoint_steps == 0 or done == training.steps or done in evaluate_at:
                 log.flush()
@@ -226,9 +216,7 @@ def choose(model: VideoModel, training: TrainingSpec, seed: int) -> dict[str, An
 
 def whole_weights(model: VideoModel) -> dict[str, Tensor]:
     """Every weight by name, whole and on the CPU; all ranks must ask."""
-    return {
-        name: distributed.gathered(weight).cpu() for name, weight in model.transformer.state_dict().items()
-    }
+    return {name: distributed.gathered(weight).cpu() for name, weight in model.transformer.state_dict().items()}
 
 
 def _what_the_base_knows(
@@ -282,9 +270,7 @@ def _check_manifest(folder: Path, execution: Execution, place: Place) -> None:
 class State:
     """Everything a step changes, to and from checkpoints: whole tensors under the weights' names."""
 
-    def __init__(
-        self, folder: Path, trained: dict[str, Any], optimizer: Any, average: Any, place: Place
-    ) -> None:
+    def __init__(self, folder: Path, trained: dict[str, Any], optimizer: Any, average: Any, place: Place) -> None:
         self.folder, self.trained, self.place = folder, trained, place
         self.optimizer, self.average = optimizer, average
 
@@ -317,10 +303,7 @@ class State:
                 shadow.copy_(distributed.part_for(groups["average"][name], shadow))
                 self.optimizer.state[weight] = {
                     "step": groups["step"][name].to(weight.device),
-                    **{
-                        kind: distributed.part_for(groups[kind][name], weight)
-                        for kind in ("exp_avg", "exp_avg_sq")
-                    },
+                    **{kind: distributed.part_for(groups[kind][name], weight) for kind in ("exp_avg", "exp_avg_sq")},
                 }
         self.average.optimization_step = about["average_steps"]
         return step
@@ -332,9 +315,7 @@ class Log:
     On a GPU a step's loss is looked at while the next step runs, and always before a checkpoint is made.
     """
 
-    def __init__(
-        self, folder: Path, first: int, place: Place, tensorboard: bool, mixture: Mixture, what: str
-    ) -> None:
+    def __init__(self, folder: Path, first: int, place: Place, tensorboard: bool, mixture: Mixture, what: str) -> None:
         self._folder, self._what, self._mixture = folder, what, mixture
         self._patience = 1 if place.device.type == "cuda" else 0
         self._waiting: list[tuple[int, Tensor, Tensor, float, float]] = []

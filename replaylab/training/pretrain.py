@@ -139,9 +139,7 @@ def base(
         domain = _domain(spec, home)
         chosen = clips.clips_of(domain, "train", tiny.CLIP_FRAMES)
         sources.append(
-            latent_cache.encoded(
-                model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae")
-            )
+            latent_cache.encoded(model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae"))
         )
     mixture = Mixture(FAR_SHARE, BASE_BATCH, [len(source) for source in sources], seed)
     training = TrainingSpec(steps, BASE_BATCH, BASE_RATE, ema_decay=0.998, decay=True)
@@ -318,9 +316,7 @@ def start_as_principal_components(vae: Any, folded: Tensor) -> None:
     sizes = 0.5 * sizes / sizes.square().mean().sqrt()  # small: the decoder begins with a tanh
     into = directions * (sizes / variances.sqrt())[:, None]
     back = directions.T * (variances.sqrt() / sizes)
-    signs = torch.cat(
-        [torch.eye(count), -torch.eye(count)]
-    )  # a pair of rectified channels carries a signed number
+    signs = torch.cat([torch.eye(count), -torch.eye(count)])  # a pair of rectified channels carries a signed number
     for part in (*vae.encoder.layers, *vae.decoder.layers):
         if hasattr(part, "fuse"):  # a residual block: at first it adds nothing
             part.conv[-1].weight.zero_()
@@ -364,16 +360,9 @@ def _in_words(spec: WorldSpec) -> str:
     return f"{spec.name} ({size}, look {spec.look}, motion {spec.motion}, seed {spec.seed})"
 
 
-def _card(
-    folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...], options: str = ""
-) -> None:
+def _card(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...], options: str = "") -> None:
     """A card beside the weights: what they are, from which data, how to make them again."""
-    about = {
-        **about,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-    }
+    about = {**about, "threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
     lines = [
         f"# {what} of replaylab's tiny world", "",
         f"Made again by `python -m replaylab pretrain {what}{options}`.", "",

@@ -62,9 +62,7 @@ def importances(loss_of_clip: Callable[[int], Tensor], clips: int, weights: Sequ
                 total.add_(gradient.square())
     mean = sum(float(total.sum()) for total in sums) / sum(total.numel() for total in sums)
     if not mean > 0:
-        raise ValueError(
-            f"no gradient of {clips} clips reaches the weights: nothing to measure importance by"
-        )
+        raise ValueError(f"no gradient of {clips} clips reaches the weights: nothing to measure importance by")
     return [total / mean for total in sums]
 
 

@@ -15,9 +15,7 @@ def checked_numbers(values: ArrayLike, name: str, dimensions: int | None = None)
         wanted = f" and {dimensions} dimensions" if dimensions else ""
         raise ValueError(f"{name}: shape {kept.shape}, expected at least one value{wanted}")
     if not np.isfinite(kept).all():
-        raise ValueError(
-            f"{name}: holds NaN or infinity; leave out what was not measured, for all seeds alike"
-        )
+        raise ValueError(f"{name}: holds NaN or infinity; leave out what was not measured, for all seeds alike")
     return kept
 
 

@@ -104,16 +104,12 @@ def read(folder: Path, part: str, expected: str | None = None, **settings: Any) 
 
     library, name = index_of(folder).get(part) or (None, None)
     if name is None or not (folder / part).is_dir():
-        raise FileNotFoundError(
-            f"{folder / part} is missing: the {part} of this model was not copied or downloaded"
-        )
+        raise FileNotFoundError(f"{folder / part} is missing: the {part} of this model was not copied or downloaded")
     if expected is not None and name != expected:
         raise ValueError(f"{folder / 'model_index.json'}: {part!r} is a {name}; this family has a {expected}")
     kind = getattr({"diffusers": diffusers, "transformers": transformers}.get(str(library)), str(name), None)
     if kind is None:
-        raise ValueError(
-            f"{folder / 'model_index.json'}: {part!r} is a {name} of {library}, which is not known here"
-        )
+        raise ValueError(f"{folder / 'model_index.json'}: {part!r} is a {name} of {library}, which is not known here")
     if not (folder / part / "config.json").is_file():  # a scheduler, a tokenizer, an image processor
         return kind.from_pretrained(folder / part)
     return read_network(kind, folder / part, **settings)

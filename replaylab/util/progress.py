@@ -41,9 +41,7 @@ def say(text: str) -> None:
         sys.stderr.flush()
 
 
-def track(
-    iterable: Iterable[Item], what: str, total: int | None = None, unit: str = "items"
-) -> Iterator[Item]:
+def track(iterable: Iterable[Item], what: str, total: int | None = None, unit: str = "items") -> Iterator[Item]:
     """Yield the items of `iterable` and report on the way.
 
     `what` names the work, `unit` the things in the plural: "rendering driving: 120/384 videos, 14.2 videos/s,

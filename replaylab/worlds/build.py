@@ -81,9 +81,7 @@ def _build(spec: WorldSpec, folder: Path) -> None:
         for split, count in zip(SPLITS, spec.videos, strict=True)
         for start in range(0, count, VIDEOS_A_CHUNK)
     ]
-    missing = [
-        job for job in jobs if not (folder / "parts" / f"{_chunk_name(*job[2:])}-ego.parquet").is_file()
-    ]
+    missing = [job for job in jobs if not (folder / "parts" / f"{_chunk_name(*job[2:])}-ego.parquet").is_file()]
     if len(missing) < len(jobs):
         say(f"{folder}: {len(jobs) - len(missing)} of {len(jobs)} chunks were already rendered")
     # spawn: a forked renderer would share its parent's buffers; daemonic notebooks may not fork at all
@@ -91,10 +89,7 @@ def _build(spec: WorldSpec, folder: Path) -> None:
     with ProcessPoolExecutor(processes(), mp_context=context, initializer=end_with_parent) as pool:
         done = as_completed([pool.submit(_render_chunk, *job) for job in missing])
         for future in track(
-            done,
-            what=f"rendering {spec.name} ({VIDEOS_A_CHUNK} videos each)",
-            total=len(missing),
-            unit="chunks",
+            done, what=f"rendering {spec.name} ({VIDEOS_A_CHUNK} videos each)", total=len(missing), unit="chunks"
         ):
             future.result()
     parts = {kind: [folder / "parts" / f"{_chunk_name(*job[2:])}-{kind}.parquet" for job in jobs]
@@ -122,18 +117,12 @@ def _render_chunk(spec: WorldSpec, folder: Path, split: str, start: int, stop: i
         name = f"{split}-{number:05d}"
         frames, agent_rows, ego_rows = render_video(spec, split, number)
         path = folder / "videos" / f"{name}.mp4"
-        write_atomically(
-            path, lambda aside, frames=frames: write_video(aside, frames, spec.frames_per_second)
-        )
+        write_atomically(path, lambda aside, frames=frames: write_video(aside, frames, spec.frames_per_second))
         videos.append({"file": path.name, "split": split, "scene": f"{spec.name}/{name}", "frames": len(frames),
                        "sha256": sha256(path)})  # fmt: skip
         tracks += [{"video": name, **row} for row in agent_rows]
         ego += [{"video": name, **row} for row in ego_rows]
-    for kind, rows in (
-        ("videos", videos),
-        ("tracks", tracks),
-        ("ego", ego),
-    ):  # ego last: its presence means done
+    for kind, rows in (("videos", videos), ("tracks", tracks), ("ego", ego)):  # ego last: its presence means done
         path = folder / "parts" / f"{_chunk_name(split, start, stop)}-{kind}.parquet"
         write_atomically(path, lambda aside, rows=rows: pd.DataFrame(rows).to_parquet(aside, index=False))
 
@@ -144,9 +133,7 @@ def check(spec: WorldSpec) -> None:
         raise ValueError(f"world {spec.world!r} is none of {', '.join(WORLDS)}")
     room = WORLDS[spec.world]
     if spec.motion not in room.MOTIONS:
-        raise ValueError(
-            f"motion {spec.motion!r} is none of {', '.join(room.MOTIONS)} (world {spec.world!r})"
-        )
+        raise ValueError(f"motion {spec.motion!r} is none of {', '.join(room.MOTIONS)} (world {spec.world!r})")
     if spec.world in ("traffic", "country"):
         appearance.check_look(spec.look)
     elif spec.look not in room.LOOKS:
@@ -157,9 +144,7 @@ def check(spec: WorldSpec) -> None:
         raise ValueError(f"size_px is {spec.size_px}; it must be even, and at least 16")
 
 
-def render_video(
-    spec: WorldSpec, split: str, number: int
-) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
+def render_video(spec: WorldSpec, split: str, number: int) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
     """Frames uint8 (T, H, W, 3), track rows and ego rows of one video."""
     check(spec)
     if spec.world == "doom":

@@ -70,9 +70,7 @@ class Road:
         if speed < 0:
             heading += np.pi
         aside = -np.arctan2(drift, abs(speed)) * np.sign(speed or 1)
-        return Mover(
-            kind, x, y, heading + aside, np.hypot(speed, drift), 0.0, speed / (self.radius_m + right)
-        )
+        return Mover(kind, x, y, heading + aside, np.hypot(speed, drift), 0.0, speed / (self.radius_m + right))
 
 
 # -------------------------------------------------------------------------------------------------------------- motion
@@ -206,14 +204,7 @@ def _ground(look: Look, road: Road, rng: np.random.Generator) -> Mesh:
     far = look.textured(look.verge * 0.7 + green * 0.3, (len(plain) - 1, len(plain) - 1), rng)
     pieces = [strip(x, x + 20, plain, far[:, column]) for column, x in enumerate(plain[:-1])]
     cuts = np.arange(REACH_M[0], REACH_M[1] + 1, 4.0)
-    for left, right in (
-        (-45.0, -26.0),
-        (-26.0, -14.0),
-        (-14.0, -6.0),
-        (6.0, 14.0),
-        (14.0, 26.0),
-        (26.0, 45.0),
-    ):
+    for left, right in ((-45.0, -26.0), (-26.0, -14.0), (-14.0, -6.0), (6.0, 14.0), (14.0, 26.0), (26.0, 45.0)):
         fields = np.repeat(rng.uniform(size=len(cuts) // 6 + 1) < 0.65, 6)[: len(cuts) - 1, None]
         rape, grass = (look.textured(colour, (len(cuts) - 1, 1), rng)[:, 0] for colour in (look.verge, green))
         pieces.append(_band(road, left, right, cuts, np.where(fields, rape, grass)))
@@ -260,9 +251,7 @@ def _roadside(look: Look, road: Road, trodden: Floats, rng: np.random.Generator)
     return kept
 
 
-def draw(
-    spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int
-) -> Scene:
+def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int) -> Scene:
     """The scene of one video; look and motion come from their own streams and do not touch each other's."""
     times = np.arange(spec.frames) / spec.frames_per_second
     event = event_of(spec, number, motion_rng, MOTIONS)

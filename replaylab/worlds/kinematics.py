@@ -99,9 +99,7 @@ def someone_small(rng: np.random.Generator) -> str:
     return str(rng.choice(SMALL, p=SMALL_SHARES))
 
 
-def event_of(
-    spec: WorldSpec, number: int, rng: np.random.Generator, motions: dict[str, tuple[str, ...]]
-) -> str:
+def event_of(spec: WorldSpec, number: int, rng: np.random.Generator, motions: dict[str, tuple[str, ...]]) -> str:
     """Which event video `number` shows: of n videos, floor(n x eventful_share) are eventful."""
     share = Fraction(str(spec.eventful_share))
     is_eventful = int((number + 1) * share) > int(number * share)

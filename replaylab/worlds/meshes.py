@@ -34,9 +34,7 @@ def vehicle(kind: str, colour: Floats, light: Light, lamps: bool, rng: np.random
         return join([*legs, torso, box((0, 0, 1.5), (0.28, 0.28, 0.3), skin, light)])
     if kind in ("cyclist", "motorcycle"):
         thick = 0.12 if kind == "cyclist" else 0.3
-        parts = [
-            box((0, y, 0), (thick, 0.6, 0.6), dark, light) for y in (-length / 2 + 0.3, length / 2 - 0.3)
-        ]
+        parts = [box((0, y, 0), (thick, 0.6, 0.6), dark, light) for y in (-length / 2 + 0.3, length / 2 - 0.3)]
         frame_colour = colour if kind == "motorcycle" else np.array([0.5, 0.5, 0.5])
         parts.append(box((0, 0, 0.5), (thick, length * 0.7, 0.3), frame_colour, light))
         parts.append(box((0, -0.1, 0.75), (width, 0.45, height - 1.05), colour, light))
@@ -44,12 +42,7 @@ def vehicle(kind: str, colour: Floats, light: Light, lamps: bool, rng: np.random
         return join(parts)
     wheel = 0.32 if kind in ("car", "van") else 0.45
     parts = [
-        box(
-            (x * (width / 2 - 0.12), y * (length / 2 - length * 0.18), 0),
-            (0.24, 2 * wheel, 2 * wheel),
-            dark,
-            light,
-        )
+        box((x * (width / 2 - 0.12), y * (length / 2 - length * 0.18), 0), (0.24, 2 * wheel, 2 * wheel), dark, light)
         for x in (-1, 1)
         for y in (-1, 1)
     ]
@@ -60,25 +53,17 @@ def vehicle(kind: str, colour: Floats, light: Light, lamps: bool, rng: np.random
         parts.append(box((0, -0.2, height - 0.1), (width * 0.84, length * 0.46, 0.1), colour, light))
     elif kind == "truck":
         parts.append(
-            box(
-                (0, length * 0.37, floor), (width * 0.95, length * 0.26, height * 0.75 - floor), colour, light
-            )
+            box((0, length * 0.37, floor), (width * 0.95, length * 0.26, height * 0.75 - floor), colour, light)
         )
         parts.append(box((0, length * 0.47, height * 0.42), (width * 0.9, length * 0.07, 0.7), glass, light))
         cargo = np.clip(0.6 * colour + 0.4 * rng.uniform(0.3, 1.0), 0, 1)
-        parts.append(
-            box((0, -length * 0.13, floor + 0.3), (width, length * 0.74, height - floor - 0.3), cargo, light)
-        )
+        parts.append(box((0, -length * 0.13, floor + 0.3), (width, length * 0.74, height - floor - 0.3), cargo, light))
     else:  # van, bus
         parts.append(box((0, 0, floor), (width, length, height - floor), colour, light))
         for end in (-1, 1):
-            parts.append(
-                box((0, end * length / 2, height * 0.55), (width * 0.86, 0.06, height * 0.28), glass, light)
-            )
+            parts.append(box((0, end * length / 2, height * 0.55), (width * 0.86, 0.06, height * 0.28), glass, light))
         for side in (-1, 1):
-            parts.append(
-                box((side * width / 2, 0, height * 0.55), (0.04, length * 0.86, height * 0.25), glass, light)
-            )
+            parts.append(box((side * width / 2, 0, height * 0.55), (0.04, length * 0.86, height * 0.25), glass, light))
     tail = np.array([1.0, 0.15, 0.1]) if lamps else np.array([0.75, 0.08, 0.08])
     head = np.array([1.0, 0.97, 0.8]) if lamps else np.array([0.92, 0.92, 0.85])
     flat = Light((0, 0, 1), 1.0, 0.0)  # lamps are not shaded
@@ -132,9 +117,7 @@ def poplar(look: Look, rng: np.random.Generator) -> Mesh:
     height, shade = rng.uniform(9, 12), look.foliage * rng.uniform(0.8, 1.1)
     trunk = box((0, 0, 0), (0.4, 0.4, 1.6), np.array([0.34, 0.27, 0.2]), look.light)
     middle = box((0, 0, 1.4), (1.9, 1.9, height * 0.55), shade, look.light)
-    return join(
-        [trunk, middle, box((0, 0, height * 0.6), (1.2, 1.2, height * 0.4), shade * 1.06, look.light)]
-    )
+    return join([trunk, middle, box((0, 0, height * 0.6), (1.2, 1.2, height * 0.4), shade * 1.06, look.light)])
 
 
 def pole(look: Look) -> Mesh:
@@ -162,12 +145,7 @@ def barn(look: Look, rng: np.random.Generator) -> Mesh:
     width, length, height = rng.uniform(7, 9), rng.uniform(9, 12), rng.uniform(3.5, 4.5)
     body = box((0, 0, 0), (width, length, height), look.walls[-1], look.light)
     roof = [
-        box(
-            (0, 0, height + step * 0.8),
-            (width * (1 - step * 0.3), length, 0.8),
-            look.walls[1] * 0.8,
-            look.light,
-        )
+        box((0, 0, height + step * 0.8), (width * (1 - step * 0.3), length, 0.8), look.walls[1] * 0.8, look.light)
         for step in range(3)
     ]
     return join([body, *roof])

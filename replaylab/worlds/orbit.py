@@ -37,9 +37,7 @@ class View:
     middle: Floats
 
 
-def draw(
-    spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int
-) -> Scene:
+def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int) -> Scene:
     """The scene of one video; raises RuntimeError if none of TRIES shows its things."""
     times = np.arange(spec.frames) / spec.frames_per_second
     motion = str(motion_rng.choice(MOTIONS[spec.motion]))

@@ -101,9 +101,7 @@ def round_shadow(radius: float, floor: Floats) -> Mesh:
     return quads(corners, np.repeat(floor[None] * 0.5, len(corners), axis=0))
 
 
-def surroundings(
-    look: Look, middle: Floats, inner_m: float, rng: np.random.Generator
-) -> list[tuple[int, Mesh]]:
+def surroundings(look: Look, middle: Floats, inner_m: float, rng: np.random.Generator) -> list[tuple[int, Mesh]]:
     """Floor, and what stands around at least `inner_m` from the middle."""
     layers = [(GROUND, _floor(look, middle, FAR_FLOOR_M, FAR_FLOOR_M / 12, rng)),
               (GROUND, _floor(look, middle, FLOOR_M, TILE_M, rng))]  # fmt: skip

@@ -47,16 +47,12 @@ def ball(radius: float, colours: Floats, light: Light) -> Mesh:
         ],
         axis=-1,
     )
-    corners = np.stack([place[:-1, :-1], place[:-1, 1:], place[1:, 1:], place[1:, :-1]], axis=2).reshape(
-        -1, 4, 3
-    )
+    corners = np.stack([place[:-1, :-1], place[:-1, 1:], place[1:, 1:], place[1:, :-1]], axis=2).reshape(-1, 4, 3)
     paint = colours[np.add.outer(np.arange(6) // 2, np.arange(8) // 2).ravel() % 2]
     return quads(radius * corners, paint[:, None] * light.shade(corners)[..., None])
 
 
-def _body(
-    shape: str, size: float, rng: np.random.Generator, light: Light
-) -> tuple[Mesh, tuple[float, float, float]]:
+def _body(shape: str, size: float, rng: np.random.Generator, light: Light) -> tuple[Mesh, tuple[float, float, float]]:
     """A mesh around its centre of mass and its half extents in m."""
     if shape == "ball":
         return ball(size, np.stack([_paint(rng), _paint(rng)]), light), (size, size, size)
@@ -71,9 +67,7 @@ def _body(
     return join(halves), sides
 
 
-def draw(
-    spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int
-) -> Scene:
+def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int) -> Scene:
     """The scene of one video; raises RuntimeError if none of a hundred shows its bodies."""
     times = np.arange(spec.frames) / spec.frames_per_second
     for _ in range(100):
@@ -85,9 +79,7 @@ def draw(
 
 def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, times: Floats) -> Scene:
     light = Light(
-        (look_rng.uniform(-1, 1), look_rng.uniform(-1, 0), 1.0),
-        look_rng.uniform(0.4, 0.7),
-        look_rng.uniform(0.3, 0.5),
+        (look_rng.uniform(-1, 1), look_rng.uniform(-1, 0), 1.0), look_rng.uniform(0.4, 0.7), look_rng.uniform(0.3, 0.5)
     )
     distance = look_rng.uniform(5.5, 8.0)
     camera = Camera(look_rng.uniform(40, 55), look_rng.uniform(1.6, 3.2), look_rng.uniform(0.15, 0.30))
@@ -102,10 +94,7 @@ def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, t
     layers: list[tuple[int, Mesh]] = [(GROUND, join(tiles))]
     if look_rng.uniform() < 0.5:  # a wall to bounce off, behind
         layers.append(
-            (
-                SOLID,
-                box((0, distance + 3.5, 0), (40, 0.5, look_rng.uniform(0.8, 3.0)), _paint(look_rng), light),
-            )
+            (SOLID, box((0, distance + 3.5, 0), (40, 0.5, look_rng.uniform(0.8, 3.0)), _paint(look_rng), light))
         )
     shadows = [_round_shadow(max(sides), floor) for _, sides in bodies]
     return Scene(
@@ -144,9 +133,7 @@ def _simulate(
     nodes = []
     for number, (shape, half) in enumerate(zip(shapes, sides, strict=True)):
         node = bullet.BulletRigidBodyNode(f"body {number}")
-        node.add_shape(
-            bullet.BulletSphereShape(half[0]) if shape == "ball" else bullet.BulletBoxShape(p3.Vec3(*half))
-        )
+        node.add_shape(bullet.BulletSphereShape(half[0]) if shape == "ball" else bullet.BulletBoxShape(p3.Vec3(*half)))
         node.set_mass(float(np.prod(half)) * 8)
         node.set_restitution(float(rng.uniform(0.3, 0.9)))
         node.set_friction(float(rng.uniform(0.3, 0.9)))
@@ -174,9 +161,7 @@ def _simulate(
             clock += 1
         for agent, node in enumerate(nodes):
             matrix: Any = node.get_transform().get_mat()
-            poses[agent, frame] = np.array(
-                [[matrix.get_cell(row, column) for row in range(4)] for column in range(4)]
-            )
+            poses[agent, frame] = np.array([[matrix.get_cell(row, column) for row in range(4)] for column in range(4)])
     return poses
 
 

@@ -78,14 +78,10 @@ _FACES = [  # corner indices, counter-clockwise from outside, and the normal
 ]
 _FACE_CORNERS = np.array([corners for corners, _ in _FACES]).ravel()
 _FACE_NORMALS = np.array([normal for _, normal in _FACES], dtype=float)
-_BOX_TRIANGLES = np.concatenate(
-    [4 * np.arange(5)[:, None] + [0, 1, 2], 4 * np.arange(5)[:, None] + [0, 2, 3]]
-)
+_BOX_TRIANGLES = np.concatenate([4 * np.arange(5)[:, None] + [0, 1, 2], 4 * np.arange(5)[:, None] + [0, 2, 3]])
 
 
-def box(
-    centre: tuple[float, float, float], size: tuple[float, float, float], colour: Any, light: Light
-) -> Mesh:
+def box(centre: tuple[float, float, float], size: tuple[float, float, float], colour: Any, light: Light) -> Mesh:
     """An upright box: `centre` is the middle of its floor, `size` (width, length, height) in m; no bottom face."""
     corners = _CORNERS * np.asarray(size) + np.asarray(centre)
     colours = np.minimum(light.box_shade * np.asarray(colour, dtype=float), 1.0)
@@ -147,9 +143,7 @@ class Camera:
         """The focal length in pixels of an image `size_px` wide."""
         return size_px / 2 / np.tan(np.deg2rad(self.field_of_view_deg) / 2)
 
-    def project(
-        self, points: Floats, position: Floats, heading: float, size_px: int
-    ) -> tuple[Floats, Floats]:
+    def project(self, points: Floats, position: Floats, heading: float, size_px: int) -> tuple[Floats, Floats]:
         """World points (N, 3) to pixels (N, 2), x right and y down, and depth (N,) in m (not positive: behind)."""
         ahead = placed(points - [*position[:2], self.height_m + position[2]], np.zeros(3), -heading)
         cos, sin = np.cos(self.pitch_rad), np.sin(self.pitch_rad)
@@ -315,9 +309,7 @@ class Stage:
             p3.GraphicsPipe.BF_refuse_window, None, None,
         )  # fmt: skip
         self.picture = p3.Texture()
-        self.buffer.add_render_texture(
-            self.picture, p3.GraphicsOutput.RTM_copy_ram, p3.GraphicsOutput.RTP_color
-        )
+        self.buffer.add_render_texture(self.picture, p3.GraphicsOutput.RTM_copy_ram, p3.GraphicsOutput.RTP_color)
         self.buffer.set_clear_color_active(True)
         self.lens = p3.PerspectiveLens()
         self.lens.set_near_far(NEAR_M, FAR_M)
@@ -350,9 +342,7 @@ class Stage:
         node.add_geom(geometry)
         path = p3.NodePath(node)
         path.set_two_sided(True)
-        if (
-            order != SOLID
-        ):  # the ground is painted in order, so that marks on the road never fight with it for depth
+        if order != SOLID:  # the ground is painted in order, so that marks on the road never fight with it for depth
             path.set_bin("background", order)
             path.set_depth_test(False)
             path.set_depth_write(False)

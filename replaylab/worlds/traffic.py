@@ -78,9 +78,7 @@ def _crossing(rng: np.random.Generator, ego_speed: float, seconds: float) -> Mov
 
 def _event(event: str, rng: np.random.Generator, seconds: float) -> Motion:
     ego = Mover("ego", 0, 0, 0, rng.uniform(3.0, 9.5))
-    others = [
-        _lane_keeper(rng, int(lane), ego.speed) for lane in rng.permutation(LANES)[: rng.integers(0, 3)]
-    ]
+    others = [_lane_keeper(rng, int(lane), ego.speed) for lane in rng.permutation(LANES)[: rng.integers(0, 3)]]
     if event == "crossing":
         ego = Mover("ego", 0, 0, 0, rng.uniform(0.0, 3.0))
         others = []
@@ -92,13 +90,7 @@ def _event(event: str, rng: np.random.Generator, seconds: float) -> Motion:
         drift = (-side if inwards else side) * rng.uniform(1.0, 2.4)
         forward = max(ego.speed + rng.uniform(-1.5, 2.0), 1.0)
         actors = [
-            Mover(
-                some_vehicle(rng),
-                start,
-                rng.uniform(7, 14),
-                -np.arctan2(drift, forward),
-                np.hypot(drift, forward),
-            )
+            Mover(some_vehicle(rng), start, rng.uniform(7, 14), -np.arctan2(drift, forward), np.hypot(drift, forward))
         ]
     elif event == "turning":  # the ego car turns, everything swings across the image
         rate = rng.choice([-1, 1]) * rng.uniform(0.05, 0.22)
@@ -106,24 +98,14 @@ def _event(event: str, rng: np.random.Generator, seconds: float) -> Motion:
         actors = [_lane_keeper(rng, int(rng.choice(LANES)), ego.speed)]
     elif event == "braking":
         brake = rng.uniform(2.0, 4.5)
-        lane, start, speed = (
-            int(rng.choice(LANES)),
-            rng.uniform(8, 15),
-            ego.speed + rng.uniform(0.5, 1.3) * brake,
-        )
+        lane, start, speed = (int(rng.choice(LANES)), rng.uniform(8, 15), ego.speed + rng.uniform(0.5, 1.3) * brake)
         actors = [Mover(some_vehicle(rng), lane * LANE_M, start, 0.0, speed, -brake)]
     elif event == "oncoming":
         ego = Mover("ego", 0, 0, 0, rng.uniform(1.0, 5.0))
         speed = rng.uniform(2.0, 6.0)
         reach = (ego.speed + speed) * seconds
         actors = [
-            Mover(
-                some_vehicle(rng),
-                -LANE_M + rng.normal(0, 0.3),
-                rng.uniform(4, 8) + reach * 0.85,
-                np.pi,
-                speed,
-            )
+            Mover(some_vehicle(rng), -LANE_M + rng.normal(0, 0.3), rng.uniform(4, 8) + reach * 0.85, np.pi, speed)
         ]
     elif event == "overtaking":  # passing us on the wrong side: in ordinary driving the right lane is slow
         ahead = rng.uniform(3, 7)
@@ -154,9 +136,7 @@ def shows_what_is_held_out(motion: Motion) -> bool:
 def _free(rng: np.random.Generator) -> Motion:
     """Everyone goes their own way, but nobody does what is held out."""
     rate = rng.normal(0, 0.08) if rng.uniform() < 0.4 else 0.0
-    ego = Mover(
-        "ego", 0, 0, 0, rng.uniform(0, 10), rng.uniform(-1.0, 1.0) if rng.uniform() < 0.3 else 0.0, rate
-    )
+    ego = Mover("ego", 0, 0, 0, rng.uniform(0, 10), rng.uniform(-1.0, 1.0) if rng.uniform() < 0.3 else 0.0, rate)
     agents = []
     for _ in range(rng.integers(1, 4)):
         kind = someone_small(rng) if rng.uniform() < 0.3 else some_vehicle(rng)
@@ -200,17 +180,11 @@ def _surroundings(look: Look, reach: tuple[float, float], rng: np.random.Generat
             elif rng.uniform() < look.trees:
                 solids.append(tree(look, side * rng.uniform(8.5, 14), y + rng.uniform(-2, 2), rng))
     # a mesh a house: those beside and behind the camera are culled whole, and never reach the rasteriser's clipping
-    return [
-        (GROUND, join([*ground, *road, *kerbs])),
-        (MARKS, join(lines)),
-        *((SOLID, solid) for solid in solids),
-    ]
+    return [(GROUND, join([*ground, *road, *kerbs])), (MARKS, join(lines)), *((SOLID, solid) for solid in solids)]
 
 
 # --------------------------------------------------------------------------------------------------------------- scene
-def draw(
-    spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int
-) -> Scene:
+def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int) -> Scene:
     """The scene of one video; look and motion come from their own streams and do not touch each other's."""
     times = np.arange(spec.frames) / spec.frames_per_second
     event = event_of(spec, number, motion_rng, MOTIONS)

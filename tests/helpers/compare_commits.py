@@ -185,15 +185,11 @@ def report(table: pd.DataFrame) -> str:
 
 def main() -> int:
     """The command: its exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", metavar="OLD", help="a commit, or . for the working tree")
     parser.add_argument("new", metavar="NEW", help="likewise")
     parser.add_argument("--preset", default="smoke", help="what is swept (default: %(default)s)")
-    parser.add_argument(
-        "--keep", metavar="FOLDER", help="keep the stores there, in FOLDER/old and FOLDER/new"
-    )
+    parser.add_argument("--keep", metavar="FOLDER", help="keep the stores there, in FOLDER/old and FOLDER/new")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="compare-stores-") as temporary:
         home = Path(options.keep or temporary).absolute()

@@ -155,9 +155,7 @@ class Fit:
             high = min(recipe.height_px / max(ratios), height_px)  # rounding may make it a hair larger
             wide = min(recipe.width_px / max(ratios), width_px)
             left, top = (width_px - wide) / 2, (height_px - high) / 2
-            return cls(
-                recipe, (left, top, left + wide, top + high), (0, 0, recipe.width_px, recipe.height_px)
-            )
+            return cls(recipe, (left, top, left + wide, top + high), (0, 0, recipe.width_px, recipe.height_px))
         high, wide = (max(1, round(side * min(ratios))) for side in (height_px, width_px))
         place = ((recipe.width_px - wide) // 2, (recipe.height_px - high) // 2, wide, high)
         return cls(recipe, (0, 0, width_px, height_px), place)
@@ -249,9 +247,7 @@ def pieces(times_s: Sequence[float], recipe: Recipe, shown: str) -> tuple[tuple[
             "give a longer one, or fewer --frames, or more --frames-per-second",
         )
     return tuple(
-        tuple(map(int, part))
-        for run in usable
-        for part in np.array_split(run, -(-len(run) // recipe.piece_frames))
+        tuple(map(int, part)) for run in usable for part in np.array_split(run, -(-len(run) // recipe.piece_frames))
     )
 
 
@@ -345,9 +341,7 @@ def read_images(paths: Sequence[Path], shown: str, wanted: Sequence[int]) -> Ite
                 yield np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError) as error:  # Pillow says SyntaxError of some broken files
             raise Unusable(
-                shown,
-                f"{paths[number]} cannot be read ({type(error).__name__})",
-                "copy or download it again",
+                shown, f"{paths[number]} cannot be read ({type(error).__name__})", "copy or download it again"
             ) from error
 
 
@@ -371,9 +365,7 @@ def check(order: Order, origin: str) -> None:
                     f"{out}: was begun with {name} {known.get(name)!r}, and {value!r} is asked for; give another --out"
                 )
     elif (out.is_dir() and any(out.iterdir())) or out.is_file():
-        raise ValueError(
-            f"{out}: is there already, and `domain add` did not begin it; give a new --out for the domain"
-        )
+        raise ValueError(f"{out}: is there already, and `domain add` did not begin it; give a new --out for the domain")
 
 
 def is_converted(out: Path, name: str, stamp: str) -> bool:
@@ -452,9 +444,7 @@ def _finish(
     notes = [json.loads(path.read_text()) for path in paths if path.is_file()]
     notes, twins = _without_twins([note for note in notes if note["shown"] not in bad])
     table = unusable_table([*unusable, *twins])
-    write_atomically(
-        out / "unusable.csv", lambda path: table.to_csv(path, index=False, errors="backslashreplace")
-    )
+    write_atomically(out / "unusable.csv", lambda path: table.to_csv(path, index=False, errors="backslashreplace"))
     if not notes:
         first = table.iloc[0]
         raise ValueError(
@@ -539,23 +529,13 @@ def _convert(out: Path, recipe: Recipe, source: Source) -> None:
         made = np.stack(frames)
         write_atomically(path, lambda aside, made=made: write_video(aside, made, recipe.frames_per_second))
         rows.append(
-            {
-                "file": file,
-                "frames": len(piece),
-                "sha256": sha256(path),
-                "source": source.shown,
-                **source.about,
-            }
+            {"file": file, "frames": len(piece), "sha256": sha256(path), "source": source.shown, **source.about}
         )
-    for kind, table, columns in (
-        ("tracks", source.tracks, TRACK_COLUMNS),
-        ("ego", source.ego, EGO_COLUMNS),
-    ):
+    for kind, table, columns in (("tracks", source.tracks, TRACK_COLUMNS), ("ego", source.ego, EGO_COLUMNS)):
         if table is not None:
             known = table[list(columns)]
             write_atomically(
-                _part_path(out, source.name, kind),
-                lambda aside, known=known: known.to_parquet(aside, index=False),
+                _part_path(out, source.name, kind), lambda aside, known=known: known.to_parquet(aside, index=False)
             )
     note = {"name": source.name, "shown": source.shown, "stamp": source.stamp, "scene": source.scene,
             "drawn_by": source.drawn_by, "rows": rows}  # fmt: skip

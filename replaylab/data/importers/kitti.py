@@ -134,9 +134,7 @@ class Film:
             if not parts:
                 continue
             if len(parts) != len(LABELS) or parts[2] not in KINDS:
-                raise self._wrong(
-                    "label_02", number, f"{len(LABELS)} fields, the third one of {', '.join(KINDS)}"
-                )
+                raise self._wrong("label_02", number, f"{len(LABELS)} fields, the third one of {', '.join(KINDS)}")
             try:
                 values = [float(part) for part in (*parts[:2], *parts[3:])]
             except ValueError:
@@ -176,9 +174,7 @@ class Film:
         return np.stack([camera.seen_at(pose) for pose in imu_poses(np.array(lines))])
 
     def _wrong(self, kind: str, number: int, wanted: str) -> Unusable:
-        return Unusable(
-            self.sequence, f"{self.texts[kind]} line {number}: expected {wanted}", "unpack it again"
-        )
+        return Unusable(self.sequence, f"{self.texts[kind]} line {number}: expected {wanted}", "unpack it again")
 
 
 def imu_poses(oxts: Floats) -> Floats:
@@ -200,13 +196,9 @@ class _Camera:
 
     def __init__(self, calibration: dict[str, Floats]) -> None:
         self.intrinsics = calibration["P2"][:, :3]
-        self.offset = np.linalg.solve(
-            self.intrinsics, calibration["P2"][:, 3]
-        )  # from camera 0's place to this one's
+        self.offset = np.linalg.solve(self.intrinsics, calibration["P2"][:, 3])  # from camera 0's place to this one's
         to_camera = (
-            _whole(calibration["R_rect"])
-            @ _whole(calibration["Tr_velo_cam"])
-            @ _whole(calibration["Tr_imu_velo"])
+            _whole(calibration["R_rect"]) @ _whole(calibration["Tr_velo_cam"]) @ _whole(calibration["Tr_imu_velo"])
         )
         to_camera[:3, 3] += self.offset
         self.in_car = np.linalg.inv(to_camera)

@@ -43,9 +43,7 @@ KINDS = {  # categories by how they begin; what is not here is no agent
 WITHOUT_RIDER = "cycle.without_rider"
 VISIBLE = {"v0-40": 0.2, "v40-60": 0.5, "v60-80": 0.7, "v80-100": 0.9}
 NEAR_M = 0.1
-EDGES = np.array(
-    [[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]]
-)
+EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
 FIELDS = {  # of every table, what the devkit and this room read
     "category": ("token", "name"),
     "attribute": ("token", "name"),
@@ -114,9 +112,7 @@ def open_tables(root: Path, version: str) -> Any:
         )
     for table in FIELDS:
         if not (root / version / f"{table}.json").is_file():
-            raise FileNotFoundError(
-                f"{root / version / f'{table}.json'} is missing: unpack the metadata again"
-            )
+            raise FileNotFoundError(f"{root / version / f'{table}.json'} is missing: unpack the metadata again")
     try:
         return NuScenes(version, str(root), verbose=False)
     except Exception as error:  # whatever the devkit meets in a broken table
@@ -173,9 +169,7 @@ class Film:
             pd.DataFrame(ego), {"drive": log, "description": self.scene["description"]},
         )  # fmt: skip
 
-    def _truth(
-        self, piece: tuple[int, ...], recipe: Recipe
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def _truth(self, piece: tuple[int, ...], recipe: Recipe) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Rows of agents and of the ego car of one piece."""
         rows: list[dict[str, Any]] = []
         numbers: dict[str, int] = {}  # of agents, by the instance's token
@@ -197,17 +191,13 @@ class Film:
                 })  # fmt: skip
         first = lenses[0]
         cameras = np.stack([lens.camera for lens in lenses])
-        return rows, conversion.ego_rows(
-            cameras, first.fit, first.focal_px, first.height_m, first.pitch_rad, "drive"
-        )
+        return rows, conversion.ego_rows(cameras, first.fit, first.focal_px, first.height_m, first.pitch_rad, "drive")
 
     def _kind(self, annotation: dict[str, Any]) -> str | None:
         category = annotation["category_name"]
         kind = next((kind for begin, kind in KINDS.items() if category.startswith(begin)), None)
         if kind == "cyclist":
-            names = [
-                self.database.get("attribute", token)["name"] for token in annotation["attribute_tokens"]
-            ]
+            names = [self.database.get("attribute", token)["name"] for token in annotation["attribute_tokens"]]
             return "bicycle" if WITHOUT_RIDER in names else kind
         return kind
 
@@ -237,9 +227,7 @@ class _Lens:
         near, far = ends[:, 0], ends[:, 1]
         cut = (near[:, 2] > NEAR_M) != (far[:, 2] > NEAR_M)
         share = (NEAR_M - near[cut, 2]) / (far[cut, 2] - near[cut, 2])
-        points = np.concatenate(
-            [seen[seen[:, 2] > NEAR_M], near[cut] + share[:, None] * (far[cut] - near[cut])]
-        )
+        points = np.concatenate([seen[seen[:, 2] > NEAR_M], near[cut] + share[:, None] * (far[cut] - near[cut])])
         if not len(points):
             return None
         flat = points @ self.intrinsics.T
@@ -256,14 +244,10 @@ class _Lens:
 
 def _records(database: Any, scene: dict[str, Any], camera: str) -> Iterator[dict[str, Any]]:
     """The camera's sample_data from the scene's first key frame to its last, in time."""
-    ends = [
-        database.get("sample", scene[field])["data"] for field in ("first_sample_token", "last_sample_token")
-    ]
+    ends = [database.get("sample", scene[field])["data"] for field in ("first_sample_token", "last_sample_token")]
     if not all(camera in end for end in ends):
         raise Unusable(
-            scene["name"],
-            f"no key frame of {camera} at its ends",
-            "unpack the metadata again, or leave it out",
+            scene["name"], f"no key frame of {camera} at its ends", "unpack the metadata again, or leave it out"
         )
     token, last = (end[camera] for end in ends)
     while token:

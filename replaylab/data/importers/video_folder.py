@@ -105,9 +105,7 @@ def find(folder: Path, out: Path) -> list[str]:
     found, others = [], 0
     for place, folders, names in os.walk(folder):
         folders[:] = [
-            each
-            for each in folders
-            if not each.startswith(".") and (Path(place) / each).resolve() != out.resolve()
+            each for each in folders if not each.startswith(".") and (Path(place) / each).resolve() != out.resolve()
         ]
         for each in names:
             if each.startswith("."):
@@ -117,9 +115,7 @@ def find(folder: Path, out: Path) -> list[str]:
             else:
                 others += 1
     if not found:
-        raise ValueError(
-            f"{folder}: no video files in or below it ({others} others); endings: {' '.join(ENDINGS)}"
-        )
+        raise ValueError(f"{folder}: no video files in or below it ({others} others); endings: {' '.join(ENDINGS)}")
     if others:
         say(f"{folder}: {len(found)} video files; {others} others are not looked at")
     return sorted(found)
@@ -151,15 +147,11 @@ def probe(path: Path, shown: str) -> Probe:
         ) from error
     if not stamps:
         raise Unusable(
-            shown,
-            "its pictures have no times",
-            "give it some: ffmpeg -fflags +genpts -i FILE -c copy new.mp4",
+            shown, "its pictures have no times", "give it some: ffmpeg -fflags +genpts -i FILE -c copy new.mp4"
         )
     if first.rotation % 90:
         raise Unusable(shown, f"turned by {first.rotation} degrees", "turn it: ffmpeg -i FILE new.mp4")
-    height, width = _upright(
-        np.zeros((first.height, first.width, 3), np.uint8), first.rotation, square
-    ).shape[:2]
+    height, width = _upright(np.zeros((first.height, first.width, 3), np.uint8), first.rotation, square).shape[:2]
     times = [float(stamp * unit) for stamp in stamps]
     return Probe(height, width, first.rotation, times, stamps, seconds_each)
 
@@ -180,9 +172,7 @@ def pictures(path: Path, shown: str, stamps: Sequence[int], wanted: Sequence[int
                 if not due:
                     return
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise Unusable(
-            shown, f"damaged: cannot be decoded ({type(error).__name__})", "copy it again"
-        ) from error
+        raise Unusable(shown, f"damaged: cannot be decoded ({type(error).__name__})", "copy it again") from error
     raise Unusable(shown, f"damaged: {len(due)} of its pictures cannot be decoded", "copy it again")
 
 

@@ -119,9 +119,7 @@ class _Residual(nn.Module):
 
 def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
+        nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
     )
 
 
@@ -213,9 +211,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 @torch.no_grad()
-def _detections(
-    model: Detector, frames: NDArray[np.uint8], batch_size: int, least_score: float
-) -> list[Boxes]:
+def _detections(model: Detector, frames: NDArray[np.uint8], batch_size: int, least_score: float) -> list[Boxes]:
     model.eval()
     found: list[Boxes] = []
     for start in range(0, len(frames), batch_size):
@@ -294,13 +290,9 @@ def fit(
     started = time.monotonic()
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= FILES):
-        raise ValueError(
-            f"folder: {folder} exists and is not a detector's; name another, it would be replaced"
-        )
+        raise ValueError(f"folder: {folder} exists and is not a detector's; name another, it would be replaced")
     images, truth = _labelled(frames, boxes, "frames", "boxes")
-    held_out, held_out_truth = _labelled(
-        validation_frames, validation_boxes, "validation_frames", "validation_boxes"
-    )
+    held_out, held_out_truth = _labelled(validation_frames, validation_boxes, "validation_frames", "validation_boxes")
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size: {steps} and {batch_size}, expected at least 1")
     if not learning_rate > 0:
@@ -326,9 +318,7 @@ def fit(
         losses.append(loss.item())
         _average(average, model, step)
     if not np.isfinite(losses).all():
-        raise FloatingPointError(
-            f"learning_rate: the loss is NaN or infinite at {learning_rate}; try a lower one"
-        )
+        raise FloatingPointError(f"learning_rate: the loss is NaN or infinite at {learning_rate}; try a lower one")
     model.load_state_dict(average)
     threshold, worse = _best_threshold(model, held_out, held_out_truth)
     model.config = DetectorConfig(model.config.channels, threshold)
@@ -416,9 +406,7 @@ def _batch(
     flipped = rng.random(batch_size) < 0.5
     pixels, width = images[chosen], images.shape[2]
     pixels = np.where(flipped[:, None, None, None], pixels[:, :, ::-1], pixels)
-    labels = [
-        _mirrored(truth[i], width) if flip else truth[i] for i, flip in zip(chosen, flipped, strict=True)
-    ]
+    labels = [_mirrored(truth[i], width) if flip else truth[i] for i, flip in zip(chosen, flipped, strict=True)]
     batch = _disturbed(_to_tensor(pixels), rng).contiguous(memory_format=torch.channels_last)
     return batch, _targets(labels, images.shape[1] // STRIDE, width // STRIDE)
 
@@ -451,9 +439,7 @@ def _blurred(frames: Tensor, sigma: NDArray[np.float64]) -> Tensor:
     b, c, h, w = frames.shape
     reach = math.ceil(3 * sigma.max())
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1)[None] / sigma[:, None]) ** 2)
-    taps = torch.from_numpy((kernel / kernel.sum(1, keepdims=True)).astype(np.float32)).repeat_interleave(
-        c, 0
-    )
+    taps = torch.from_numpy((kernel / kernel.sum(1, keepdims=True)).astype(np.float32)).repeat_interleave(c, 0)
     x = F.pad(frames.reshape(1, b * c, h, w), (reach, reach, reach, reach), mode="replicate")
     x = F.conv2d(x, taps[:, None, None, :], groups=b * c)
     x = F.conv2d(x, taps[:, None, :, None], groups=b * c)
@@ -463,11 +449,7 @@ def _blurred(frames: Tensor, sigma: NDArray[np.float64]) -> Tensor:
 def _targets(labels: Sequence[Boxes], h: int, w: int) -> _Targets:
     """Targets of a batch of boxes (K, 6). Nearer (lower) agents are drawn last, over those they hide."""
     shape = (len(labels), h, w)
-    heat, counted, weight = (
-        np.zeros(shape, np.float32),
-        np.ones(shape, np.float32),
-        np.zeros(shape, np.float32),
-    )
+    heat, counted, weight = (np.zeros(shape, np.float32), np.ones(shape, np.float32), np.zeros(shape, np.float32))
     box = np.zeros((len(labels), 4, h, w), np.float32)
     x, y = (np.arange(size, dtype=np.float64) * STRIDE + STRIDE / 2 for size in (w, h))
     for i, rows in enumerate(labels):
@@ -520,9 +502,7 @@ def _best_threshold(model: Detector, frames: NDArray[np.uint8], truth: list[Boxe
 
 def _write(model: Detector, facts: dict[str, Any], folder: Path) -> None:
     def fill(fresh: Path) -> None:
-        save_file(
-            {n: v.contiguous().clone() for n, v in model.state_dict().items()}, fresh / "model.safetensors"
-        )
+        save_file({n: v.contiguous().clone() for n, v in model.state_dict().items()}, fresh / "model.safetensors")
         written = {"detector": asdict(model.config), "training": facts}
         (fresh / "config.json").write_text(json.dumps(written, indent=2) + "\n")
         (fresh / "README.md").write_text(_card(model, facts))
@@ -601,9 +581,7 @@ def _frames(frames: ArrayLike, name: str) -> NDArray[np.uint8]:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f"{name}: {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)")
     if images.shape[1] % 8 or images.shape[2] % 8:
-        raise ValueError(
-            f"{name}: {images.shape[2]}x{images.shape[1]} pixels, both sides must be divisible by 8"
-        )
+        raise ValueError(f"{name}: {images.shape[2]}x{images.shape[1]} pixels, both sides must be divisible by 8")
     return images
 
 

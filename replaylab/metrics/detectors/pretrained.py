@@ -47,9 +47,7 @@ PATIENCE_S = 10.0
 FILES = ["*.json", "*.safetensors"]  # of a repository on the hub
 SAME_BOX_IOU = 0.7  # as in `detector`, which imports torch
 
-FOLLOWED_SHARE = (
-    10 / 64
-)  # of the image's height: who went further from one frame to the next is not known again
+FOLLOWED_SHARE = 10 / 64  # of the image's height: who went further from one frame to the next is not known again
 MOST_MISSED = 1  # frames in a row, between which an agent is still the same
 LEAST_FOUND = 3  # frames: what was found in fewer may not have been there
 
@@ -103,9 +101,7 @@ class ObjectDetector:
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             # frames of one size need no padding, and boxes are then shares of the whole image
-            inputs = self.processor(
-                list(batch), do_pad=False, input_data_format="channels_last", return_tensors="pt"
-            )
+            inputs = self.processor(list(batch), do_pad=False, input_data_format="channels_last", return_tensors="pt")
             with torch.inference_mode():
                 outputs = self.network(pixel_values=inputs["pixel_values"].to(device))
             results = self.processor.post_process_object_detection(
@@ -129,9 +125,7 @@ class ObjectDetector:
 
 
 # ------------------------------------------------------------------------------------------------------------ loading
-def load(
-    name_or_folder: str | Path, agents: Mapping[str, str] | None = None, threshold: float = 0.5
-) -> ObjectDetector:
+def load(name_or_folder: str | Path, agents: Mapping[str, str] | None = None, threshold: float = 0.5) -> ObjectDetector:
     """The detector in a folder in transformers' layout, or of that name on the Hugging Face hub, on this process's device.
 
     agents: the model's class name -> kind of agent; by default those of AGENTS that the model has. threshold: the least
@@ -269,9 +263,7 @@ def _processor(folder: Path) -> Any:
     if not any((folder / name).is_file() for name in names):
         raise FileNotFoundError(f"{folder / names[0]} is missing; it comes with the weights: copy it too")
     try:
-        return AutoImageProcessor.from_pretrained(
-            folder, backend="pil", local_files_only=True, trust_remote_code=False
-        )
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ValueError(f"{folder / names[0]}: no image processor of transformers ({error})") from error
 

@@ -49,9 +49,7 @@ def load(
     if network is None:
         weights = folders.read(folder, network_name, kind, torch_dtype=dtype)
     else:
-        weights = folders.read_network(
-            getattr(diffusers, kind), Path(network) / network_name, torch_dtype=dtype
-        )
+        weights = folders.read_network(getattr(diffusers, kind), Path(network) / network_name, torch_dtype=dtype)
     return family(folder, weights.requires_grad_(True), Path(cache) if cache else None, dtype)
 
 
@@ -69,6 +67,4 @@ def _family_of(folder: Path) -> type[Family]:
         if name in family.PIPELINES:
             return family
     known = sorted({name for family in FAMILIES for name in family.PIPELINES})
-    raise ValueError(
-        f"{folder / 'model_index.json'}: {name!r} is none of the families here: {', '.join(known)}"
-    )
+    raise ValueError(f"{folder / 'model_index.json'}: {name!r} is none of the families here: {', '.join(known)}")

@@ -52,9 +52,7 @@ class CogVideoX(Family):
     def encode(self, frames: np.ndarray) -> Tensor:
         """uint8 (B, T, H, W, 3) to latents (B, C, t, h, w)."""
         with self.visiting("vae") as vae:
-            latents = (
-                vae.encode(pixels_of(frames).to(vae.device)).latent_dist.mode() * vae.config["scaling_factor"]
-            )
+            latents = vae.encode(pixels_of(frames).to(vae.device)).latent_dist.mode() * vae.config["scaling_factor"]
         return torch.cat([latents[:, :, : self._copies], latents], dim=2).cpu()
 
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -102,13 +100,9 @@ class CogVideoX(Family):
         rotary = None
         if config["use_rotary_positional_embeddings"]:
             height, width = (size * side for size in noisy.shape[3:])
-            rotary = self.pipe._prepare_rotary_positional_embeddings(
-                height, width, noisy.shape[2], noisy.device
-            )
+            rotary = self.pipe._prepare_rotary_positional_embeddings(height, width, noisy.shape[2], noisy.device)
         predicted = self.transformer(
-            hidden_states=torch.cat([noisy, condition["channels"].to(noisy)], dim=1)
-            .transpose(1, 2)
-            .to(self.dtype),
+            hidden_states=torch.cat([noisy, condition["channels"].to(noisy)], dim=1).transpose(1, 2).to(self.dtype),
             encoder_hidden_states=condition["text"].to(noisy.device, self.dtype),
             timestep=level,
             ofs=None if config["ofs_embed_dim"] is None else noisy.new_full((1,), MOTION).to(self.dtype),

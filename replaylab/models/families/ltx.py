@@ -15,14 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from replaylab.models.families.shared import FlowMatching
-from replaylab.models.families.tensors import (
-    Condition,
-    frames_of,
-    over_clips,
-    own_generator,
-    pixels_of,
-    refuse_misfits,
-)
+from replaylab.models.families.tensors import Condition, frames_of, over_clips, own_generator, pixels_of, refuse_misfits
 
 
 class LTXVideo(FlowMatching):
@@ -37,13 +30,7 @@ class LTXVideo(FlowMatching):
     def check(self, context_frames: int, frames: int, height: int, width: int) -> None:
         every, side = self.pipe.vae_temporal_compression_ratio, self.pipe.vae_spatial_compression_ratio
         refuse_misfits(
-            "LTX-Video",
-            context_frames,
-            frames,
-            (height, width),
-            multiple=side,
-            every=every,
-            context_every=every,
+            "LTX-Video", context_frames, frames, (height, width), multiple=side, every=every, context_every=every
         )
 
     def encode(self, frames: np.ndarray) -> Tensor:
@@ -56,10 +43,7 @@ class LTXVideo(FlowMatching):
         """Latents (B, C, t, h, w) to uint8 (B, T, H, W, 3); a decoder that denoises takes them as clean."""
         with self.visiting("vae") as vae:
             scaled = self.pipe._denormalize_latents(
-                latents.to(vae.device, vae.dtype),
-                vae.latents_mean,
-                vae.latents_std,
-                vae.config["scaling_factor"],
+                latents.to(vae.device, vae.dtype), vae.latents_mean, vae.latents_std, vae.config["scaling_factor"]
             )
             timestep = scaled.new_zeros(len(scaled)) if vae.config["timestep_conditioning"] else None
             return frames_of(vae.decode(scaled, timestep, return_dict=False)[0])
@@ -85,9 +69,7 @@ class LTXVideo(FlowMatching):
         levels = over_clips(level).expand(-1, 1, frames, height, width).clone()
         levels[:, :, : condition["known"].shape[2]] = 0
         side = self.pipe.vae_spatial_compression_ratio
-        seconds = self.pipe.vae_temporal_compression_ratio / over_clips(
-            condition["frames_per_second"].to(noisy)
-        )
+        seconds = self.pipe.vae_temporal_compression_ratio / over_clips(condition["frames_per_second"].to(noisy))
         predicted = self.transformer(
             hidden_states=self._packed(noisy).to(self.dtype),
             encoder_hidden_states=condition["text"].to(noisy.device, self.dtype),

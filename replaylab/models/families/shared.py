@@ -105,22 +105,14 @@ class Family(ABC):
             known.append({**words, **looks})
         return {name: torch.cat([each[name] for each in known]) for name in known[0]}
 
-    def example(
-        self, clip: np.ndarray, prompt: str, context_frames: int, frames_per_second: float
-    ) -> Condition:
+    def example(self, clip: np.ndarray, prompt: str, context_frames: int, frames_per_second: float) -> Condition:
         """A clip (T, H, W, 3) to train on: its condition and its latents, each with a first axis of one."""
         condition = self.condition(clip[None, :context_frames], [prompt], len(clip), frames_per_second)
         about = clip.tobytes(), str(clip.shape)
-        return condition | self._once(
-            "latents", about, ("vae",), lambda: {"latents": self.encode(clip[None])}
-        )
+        return condition | self._once("latents", about, ("vae",), lambda: {"latents": self.encode(clip[None])})
 
     def examples(
-        self,
-        clips: Iterable[np.ndarray],
-        prompts: Iterable[str],
-        context_frames: int,
-        frames_per_second: float,
+        self, clips: Iterable[np.ndarray], prompts: Iterable[str], context_frames: int, frames_per_second: float
     ) -> list[Condition]:
         """`example` of each clip; the encoders are forgotten afterwards. With a cache they are memory-mapped."""
         made = [
@@ -172,9 +164,7 @@ class Family(ABC):
             return on_cpu(make())
         if kind not in self._keys:
             self._keys[kind] = folders.digest_of(self.folder, tuple(filter(self._has, parts)))
-        seen = hashlib.sha256(
-            f"{type(self).__name__} {self.EDITION} {self.dtype} {self._keys[kind]}".encode()
-        )
+        seen = hashlib.sha256(f"{type(self).__name__} {self.EDITION} {self.dtype} {self._keys[kind]}".encode())
         for each in about:
             seen.update(b"\0" + (each if isinstance(each, bytes) else each.encode()))
         return kept(self.cache / f"{kind}-{seen.hexdigest()[:32]}.safetensors", make)
@@ -239,10 +229,7 @@ class Family(ABC):
     @torch.no_grad()
     def errors(self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """The loss of each clip (B,)."""
-        parts = [
-            {name: tensor[clip : clip + 1] for name, tensor in condition.items()}
-            for clip in range(len(latents))
-        ]
+        parts = [{name: tensor[clip : clip + 1] for name, tensor in condition.items()} for clip in range(len(latents))]
         return torch.stack([
             self.loss(latents[clip : clip + 1], noise[clip : clip + 1], level[clip : clip + 1], known)
             for clip, known in enumerate(parts)
@@ -266,9 +253,7 @@ class Family(ABC):
             guidance = self.guidance
             unconditional = self.unconditional(condition) if guidance != 1 else None
         if guidance != 1 and unconditional is None:
-            raise ValueError(
-                f"guidance is {guidance}, but away from what? Give `unconditional` (model.unconditional)"
-            )
+            raise ValueError(f"guidance is {guidance}, but away from what? Give `unconditional` (model.unconditional)")
         scheduler = self.schedule(steps, noise)
         latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
         for number, timestep in enumerate(scheduler.timesteps):

@@ -21,14 +21,7 @@ import torch
 from torch import Tensor
 
 from replaylab.models.families.shared import Family
-from replaylab.models.families.tensors import (
-    Condition,
-    frames_of,
-    over_clips,
-    own_generator,
-    pixels_of,
-    refuse_misfits,
-)
+from replaylab.models.families.tensors import Condition, frames_of, over_clips, own_generator, pixels_of, refuse_misfits
 
 LOG_LEVEL_MEAN, LOG_LEVEL_DEVIATION = 0.7, 1.6
 MOTION_BUCKET, IMAGE_NOISE = 127, 0.02  # the pipeline's own
@@ -69,9 +62,7 @@ class StableVideoDiffusion(Family):
         """uint8 (B, T, H, W, 3) to latents (B, C, T, h, w), frame by frame."""
         flat = pixels_of(frames).transpose(1, 2).flatten(0, 1)
         with self.visiting("vae") as vae:
-            parts = [
-                vae.encode(part.to(vae.device)).latent_dist.mode() for part in flat.split(FRAMES_AT_ONCE)
-            ]
+            parts = [vae.encode(part.to(vae.device)).latent_dist.mode() for part in flat.split(FRAMES_AT_ONCE)]
             latents = torch.cat(parts) * vae.config["scaling_factor"]
         return latents.unflatten(0, frames.shape[:2]).transpose(1, 2).cpu()
 
@@ -85,9 +76,7 @@ class StableVideoDiffusion(Family):
     def describe(self, prompt: str) -> Condition:
         """Nothing: there is no text."""
         if prompt:
-            raise ValueError(
-                f"Stable Video Diffusion hears no text, so a prompt must be empty; there is {prompt!r}"
-            )
+            raise ValueError(f"Stable Video Diffusion hears no text, so a prompt must be empty; there is {prompt!r}")
         return {}
 
     def look(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
@@ -100,9 +89,7 @@ class StableVideoDiffusion(Family):
         pixels = pixels + IMAGE_NOISE * torch.randn(pixels.shape, generator=own_generator(context))
         with self.visiting("vae") as vae:
             channels = vae.encode(pixels.to(vae.device)).latent_dist.mode()
-        numbers = torch.tensor(
-            [[frames_per_second - 1, MOTION_BUCKET, IMAGE_NOISE]]
-        )  # it was trained on fps - 1
+        numbers = torch.tensor([[frames_per_second - 1, MOTION_BUCKET, IMAGE_NOISE]])  # it was trained on fps - 1
         return {"image": image, "channels": channels, "numbers": numbers}
 
     def unconditional(self, condition: Condition, negative_prompt: str = "") -> Condition:

@@ -70,15 +70,11 @@ def refuse_misfits(
     if frames % every != 1 % every:
         raise ValueError(f"{family} takes clips of n x {every} + 1 frames, not of {frames}")
     if any(side % multiple for side in sides):
-        raise ValueError(
-            f"{family} takes frames whose sides are multiples of {multiple} px, not {sides}: resize them"
-        )
+        raise ValueError(f"{family} takes frames whose sides are multiples of {multiple} px, not {sides}: resize them")
     if not 1 <= context_frames < frames:
         raise ValueError(f"{family} takes 1 to {frames - 1} context frames of {frames}, not {context_frames}")
     if context_frames % context_every != 1 % context_every:
-        raise ValueError(
-            f"{family} takes a context of n x {context_every} + 1 frames, not of {context_frames}"
-        )
+        raise ValueError(f"{family} takes a context of n x {context_every} + 1 frames, not of {context_frames}")
 
 
 def on_cpu(condition: Condition) -> Condition:

@@ -56,9 +56,7 @@ class Wan(FlowMatching):
         """Latents (B, C, t, h, w) to uint8 (B, T, H, W, 3)."""
         with self.visiting("vae") as vae:
             mean, deviation = self._statistics()
-            return frames_of(
-                vae.decode(latents.to(vae.device, vae.dtype) * deviation + mean, return_dict=False)[0]
-            )
+            return frames_of(vae.decode(latents.to(vae.device, vae.dtype) * deviation + mean, return_dict=False)[0])
 
     def describe(self, prompt: str) -> Condition:
         """{"text": (1, WORDS, width)}: what is behind the prompt's end is 0, as in the pipeline. That one cleans prompts by
@@ -103,9 +101,7 @@ class WanByChannels(Wan):
     def __init__(self, folder: Path, network: Any, cache: Path | None, dtype: torch.dtype) -> None:
         super().__init__(folder, network, cache, dtype)
         if self._has("transformer_2"):
-            raise ValueError(
-                f"{folder} is a Wan 2.2 of two networks that take turns; a Wan 2.1 or a TI2V has one"
-            )
+            raise ValueError(f"{folder} is a Wan 2.2 of two networks that take turns; a Wan 2.1 or a TI2V has one")
         has, needs = network.config["in_channels"], 2 * self.vae.config["z_dim"] + self._every
         if has != needs:
             raise ValueError(
@@ -126,9 +122,7 @@ class WanByChannels(Wan):
         mask = mask[None, :, :, None, None].expand(-1, -1, -1, *latents.shape[3:]).to(latents)
         looks = {"channels": torch.cat([mask, latents], dim=1)}
         if self.transformer.config["image_dim"] is not None:
-            image = self.pipe.image_processor(
-                images=Image.fromarray(context[0]), return_tensors="pt"
-            ).pixel_values
+            image = self.pipe.image_processor(images=Image.fromarray(context[0]), return_tensors="pt").pixel_values
             with self.visiting("image_encoder") as encoder:
                 states = encoder(image.to(encoder.device, encoder.dtype), output_hidden_states=True)
             looks["image"] = states.hidden_states[-2]

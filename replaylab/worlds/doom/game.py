@@ -27,16 +27,7 @@ MAPS = {
 }
 VARIABLES = ("CAMERA_POSITION_X", "CAMERA_POSITION_Y", "CAMERA_POSITION_Z", "CAMERA_ANGLE", "VIEW_HEIGHT")
 BUTTONS = ("MOVE_FORWARD_BACKWARD_DELTA", "MOVE_LEFT_RIGHT_DELTA", "TURN_LEFT_RIGHT_DELTA")
-HIDDEN = [
-    "hud",
-    "weapon",
-    "crosshair",
-    "decals",
-    "particles",
-    "messages",
-    "effects_sprites",
-    "screen_flashes",
-]
+HIDDEN = ["hud", "weapon", "crosshair", "decals", "particles", "messages", "effects_sprites", "screen_flashes"]
 ARGUMENTS = "-nosound +sv_cheats 1 +movebob 0 +r_drawfuzz 0 +r_quakeintensity 0 +cl_showsecretmessage 0 +con_midtime 0"
 # else it makes a sound server's folder at home
 SILENT = {"ALSOFT_DRIVERS": "null", "SDL_AUDIODRIVER": "dummy"}

@@ -24,10 +24,7 @@ LINES: tuple[int, list[Any]] = (
 )
 SIDES: tuple[int, list[Any]] = (3, [("offset", "<i2", 2), ("textures", "S8", 3), ("sector", "<u2")])
 POINTS: tuple[int, list[Any]] = (4, [("place", "<i2", 2)])
-SECTORS: tuple[int, list[Any]] = (
-    8,
-    [("floor", "<i2"), ("ceiling", "<i2"), ("textures", "S8", 2), ("light", "<i2", 3)],
-)
+SECTORS: tuple[int, list[Any]] = (8, [("floor", "<i2"), ("ceiling", "<i2"), ("textures", "S8", 2), ("light", "<i2", 3)])
 
 
 @lru_cache(maxsize=1)

@@ -85,9 +85,7 @@ def render(
         game.advance_action(FIRST_TICS, True)
         lines = walls(wad_path(wad), map_name)
         for _ in range(WALKS):
-            found = _place(
-                game.get_state().objects, lines, motion_rng, SETTLE_TICS + tics * (spec.frames - 1)
-            )
+            found = _place(game.get_state().objects, lines, motion_rng, SETTLE_TICS + tics * (spec.frames - 1))
             video = found and _record(game, *found, spec)
             if video:
                 return video
@@ -103,9 +101,7 @@ def _draw_walk(rng: np.random.Generator) -> Walk:
     return Walk(ahead, right, turn * SMALLEST_TURN_DEG)
 
 
-def _place(
-    objects: list[Any], lines: Floats, rng: np.random.Generator, tics: int
-) -> tuple[Walk, Floats] | None:
+def _place(objects: list[Any], lines: Floats, rng: np.random.Generator, tics: int) -> tuple[Walk, Floats] | None:
     """A walk on open ground, and its poses (tics + 1, 3); halfway it faces some thing of the map."""
     things = [thing for thing in objects if thing.category not in NOT_AGENTS]
     monsters = [thing for thing in things if thing.category == "Monster"]
