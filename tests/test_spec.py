@@ -203,5 +203,8 @@ def test_canonical_json_does_not_depend_on_the_order_of_fields():
 
 
 def test_describing_runs_imports_neither_torch_nor_pandas():
-    code = "import sys; from replaylab.sweeps.presets import grid; grid('quick'); print({'torch', 'pandas'} & set(sys.modules))"
+    code = (
+        "import sys; from replaylab.sweeps.presets import grid; grid('quick'); "
+        "print({'torch', 'pandas'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
