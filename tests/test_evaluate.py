@@ -17,7 +17,7 @@ def test_references_that_two_want_at_once_are_measured_once(tmp_path, monkeypatc
         (folder / "summary.json").write_text("{}")
 
     monkeypatch.setattr(evaluate, "_measure_references", measure)
-    monkeypatch.setattr(evaluate.subjects, "load", lambda spec, store: None)
+    monkeypatch.setattr(evaluate.pipelines, "load", lambda spec, store: None)
     spec = ReferenceSpec("a base", EvaluationSpec((), "dev", 2, 2))
     found = []
     both = [threading.Thread(target=lambda: found.append(evaluate.references(spec, tmp_path))) for _ in range(2)]

@@ -14,7 +14,7 @@ from replaylab.evaluation.evaluation_sets import Ground
 from replaylab.evaluation.measurement import measure, measure_found
 from replaylab.metrics import distances
 from replaylab.models import sampling
-from replaylab.models.loading import Tiny
+from replaylab.models.pipelines import TinyPipeline
 from replaylab.models.tiny import CONTEXT_FRAMES, TinyWan
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, torch_seed
 from replaylab.store import COLUMNS, OF_DISTANCES, read_rows, write_rows
@@ -125,7 +125,7 @@ def test_clips_of_another_shape_are_refused(road):
 def test_futures_are_meaned_clip_by_clip_and_the_best_is_the_best(home, road, futures):
     spec = replace(SPEC, futures=futures, at_the_end=())
     model = TinyWan.load(WEIGHTS / "base")
-    rows = evaluate.evaluate(Tiny(model), spec, home)
+    rows = evaluate.evaluate(TinyPipeline(model), spec, home)
     each = []
     for number in range(futures):
         drawn = sampling.futures(
@@ -139,7 +139,7 @@ def test_futures_are_meaned_clip_by_clip_and_the_best_is_the_best(home, road, fu
 
 def test_at_the_end_all_domains_are_measured_and_how_well_they_can_be_denoised(home, prepared):
     model = TinyWan.load(WEIGHTS / "base")
-    rows = evaluate.evaluate(Tiny(model), SPEC, home, at_the_end=True)
+    rows = evaluate.evaluate(TinyPipeline(model), SPEC, home, at_the_end=True)
     assert list(rows["domain"].unique()) == ["tiny", "far"]
     for ground in prepared:
         here = rows[rows["domain"] == ground.name]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from replaylab.models import loading
+from replaylab.models import pipelines
 from replaylab.models.tiny import CLIP_FRAMES, CONTEXT_FRAMES, LATENT_CHANNELS, TinyModel
 
 SHAPE = (3, LATENT_CHANNELS, CLIP_FRAMES, 8, 8)
@@ -24,9 +24,9 @@ class Knowing(torch.nn.Module):
         return (self.change,)
 
 
-@pytest.fixture(params=list(loading.TINY))
+@pytest.fixture(params=list(pipelines.TINY))
 def family(request: pytest.FixtureRequest) -> type[TinyModel]:
-    return loading.TINY[request.param]
+    return pipelines.TINY[request.param]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tiny_families import FRAMES, SIDE, TINY
 
 from replaylab.cli.main import main
 from replaylab.evaluation import evaluation_sets
-from replaylab.models import loading
+from replaylab.models import pipelines
 from replaylab.pages import explorer, your_model
 from replaylab.spec import MachineSpec, RunSpec, without_places
 from replaylab.store import read_rows
@@ -143,18 +143,18 @@ def test_a_killed_run_ends_with_the_same_bits(home: Path, tmp_path: Path) -> Non
     spec = grid(home)[1]
 
     def fitted(folder: Path, killed: bool) -> dict[str, torch.Tensor]:
-        subject = loading.load(spec, home / "store")
-        sources, mixture = fine_tuning.mixed(subject, spec, home / "store")
+        pipeline = pipelines.load(spec, home / "store")
+        sources, mixture = fine_tuning.mixed(pipeline, spec, home / "store")
 
         def stop(step: int) -> None:
             if killed:
                 raise KeyboardInterrupt
 
         loop.fit(
-            subject.model, sources, mixture, spec.training, 0, folder, "own", machine=MachineSpec(checkpoint_steps=1),
+            pipeline.model, sources, mixture, spec.training, 0, folder, "own", machine=MachineSpec(checkpoint_steps=1),
             evaluate_at=(2,), evaluate=stop,
         )  # fmt: skip
-        return loop.whole_weights(subject.model)
+        return loop.whole_weights(pipeline.model)
 
     whole = fitted(tmp_path / "whole", False)
     with pytest.raises(KeyboardInterrupt):
@@ -174,7 +174,7 @@ def test_a_run_is_named_by_what_it_is_and_not_by_where_that_lies(home: Path, tmp
     (tmp_path / "kitchen" / "domain.json").write_text((tmp_path / "kitchen" / "domain.json").read_text() + "\n")
     assert grid(tmp_path)[1].run_id != here[1].run_id and grid(tmp_path)[0].run_id != here[0].run_id
     with pytest.raises(ValueError, match=r"domain\.json is not the one that the run was described with"):
-        evaluation_sets.prepare(there[0].evaluation, tmp_path, subject=loading.load(there[0], tmp_path))
+        evaluation_sets.prepare(there[0].evaluation, tmp_path, pipeline=pipelines.load(there[0], tmp_path))
 
 
 def test_a_domains_own_prompt_is_heard(home: Path, tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_a_domains_own_prompt_is_heard(home: Path, tmp_path: Path) -> None:
     )
     texts = []
     for spec in (own_prompt, none):
-        subject = loading.load(spec, tmp_path)
-        ready = fine_tuning._ready(subject, spec.target, tmp_path)
+        pipeline = pipelines.load(spec, tmp_path)
+        ready = fine_tuning._ready(pipeline, spec.target, tmp_path)
         texts.append(ready[0]["text"])  # type: ignore[call-overload]
     assert not torch.equal(*texts)
 
@@ -228,14 +228,14 @@ def test_domains_of_another_size_or_rate_are_refused(home: Path, tmp_path: Path)
 def test_clips_that_the_family_does_not_take_are_refused(home: Path) -> None:
     spec = grid(home, frames=10)[0]
     with pytest.raises(ValueError, match=r"n x 4 \+ 1 frames, not of 10"):
-        fine_tuning._ready(loading.load(spec, home), spec.target, home)
+        fine_tuning._ready(pipelines.load(spec, home), spec.target, home)
 
 
 def test_other_weights_than_described_are_refused(home: Path, tmp_path: Path) -> None:
     spec = grid(home)[0]
     assert spec.model is not None
     with pytest.raises(ValueError, match="holds other weights"):
-        loading.load(replace(spec, model=replace(spec.model, digest="0" * 16)), tmp_path)
+        pipelines.load(replace(spec, model=replace(spec.model, digest="0" * 16)), tmp_path)
 
 
 def test_every_setting_is_an_option() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from replaylab.models import loading, tiny
+from replaylab.models import pipelines, tiny
 from replaylab.models.tiny_cogvideox import TinyCogVideoX
 from replaylab.spec import WEIGHTS, base_folder
 from replaylab.training import pretrain
@@ -70,7 +70,7 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
 def test_another_family_has_a_base_and_a_folder_of_its_own(small, tmp_path):
     folder = tmp_path / "weights"
     pretrain.base(tmp_path / "home", folder, steps=2, family="cogvideox")
-    made = loading.tiny(folder).model
+    made = pipelines.load_tiny(folder).model
     assert isinstance(made, TinyCogVideoX) and all(one.isfinite().all() for one in made.transformer.parameters())
     card = (folder / "README.md").read_text()
     assert "python -m replaylab pretrain base --family cogvideox --precision" in card

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from replaylab.mixture import Mixture
-from replaylab.models import loading, sampling, tiny
+from replaylab.models import pipelines, sampling, tiny
 from replaylab.spec import MachineSpec, RemedySpec, TrainingSpec
 from replaylab.sweeps.presets import FAMILIES
 from replaylab.training import checkpoint, loop
@@ -28,7 +28,7 @@ def latents():
 def model(family="wan"):
     """The base's transformer with half its layers, untrained."""
     torch.manual_seed(0)
-    whole = loading.TINY[family].new(None)
+    whole = pipelines.TINY[family].new(None)
     shape = {**whole.transformer.config, "num_layers": 2}
     return whole.with_network(type(whole.transformer).from_config(shape))
 
@@ -365,9 +365,9 @@ def test_a_model_survives_diffusers_folder_layout(tmp_path, family):
     torch.manual_seed(0)
     vae = tiny.new_vae()
     vae.register_to_config(latents_mean=[0.1] * CHANNELS, latents_std=[2.0] * CHANNELS)
-    made = loading.TINY[family].new(vae.eval())
+    made = pipelines.TINY[family].new(vae.eval())
     made.save(tmp_path)
-    again = loading.tiny(tmp_path).model
+    again = pipelines.load_tiny(tmp_path).model
     assert type(again) is type(made)
     settings = {key: value for key, value in made.scheduler.config.items() if not key.startswith("_")}
     assert settings.items() <= dict(again.scheduler.config).items()

@@ -33,7 +33,7 @@ PAGES = {
         "analysis.world_statistics",
     ),
     "reference_models": (
-        "models.tiny", "models.tiny_cogvideox", "models.loading", "models.fused_attention", "training.loop",
+        "models.tiny", "models.tiny_cogvideox", "models.pipelines", "models.fused_attention", "training.loop",
         "training.checkpoint", "training.regularizers", "util.distributed", "models.sampling", "training.pretrain",
     ),
     "reference_measures": (

@@ -22,8 +22,8 @@ from replaylab.evaluation.evaluation_sets import Frames, Ground
 from replaylab.evaluation.measurement import Measured
 from replaylab.metrics.dynamics import Counted
 from replaylab.metrics.trajectories import over_samples
-from replaylab.models import loading, sampling
-from replaylab.models.loading import Subject
+from replaylab.models import pipelines, sampling
+from replaylab.models.pipelines import Pipeline
 from replaylab.models.tiny import CONTEXT_FRAMES
 from replaylab.spec import EvaluationSpec
 from replaylab.store import ReferenceSpec, claim, finish, gallery_clips, is_done
@@ -36,53 +36,53 @@ NOISE_LEVELS = (0.25, 0.5, 0.75)  # at which it is measured how well a clip can 
 
 
 def evaluate(
-    subject: Subject,
+    pipeline: Pipeline,
     spec: EvaluationSpec,
     home: Path,
     gallery: tuple[Path, Path] | None = None,
     place: Place = Place(),
     at_the_end: bool = False,
 ) -> pd.DataFrame:
-    """Sample every clip's future with the subject's model and measure it; rows without the run's own columns.
+    """Sample every clip's future with the pipeline's model and measure it; rows without the run's own columns.
 
     `gallery` is (the references' folder, which knows the clips to keep; the folder to keep them in). Several ranks share
     the sampling; the leading one measures, and the others' rows are empty. At the end, all domains are measured,
     thoroughly.
     """
-    subject.model.transformer.eval()
+    pipeline.model.transformer.eval()
     chosen = gallery_clips(gallery[0]) if gallery else {}
     parts = []
-    for ground in evaluation_sets.prepare(spec, home, at_the_end, subject):
+    for ground in evaluation_sets.prepare(spec, home, at_the_end, pipeline):
         rows: list[pd.DataFrame] = []
-        for made, drawn in _futures(subject, ground, spec, place):
+        for made, drawn in _futures(pipeline, ground, spec, place):
             if not place.leads:
                 continue
             measured = measurement.measure(ground, made, spec.miss_cap_px, drawn, at_the_end)
             if gallery is not None and not rows:
                 _keep(gallery[1], ground, made, measured, chosen.get(ground.name, {}))
             rows.append(measured.rows)
-        losses = _denoising(subject, ground, spec.noise_seed) if at_the_end else pd.DataFrame()
+        losses = _denoising(pipeline, ground, spec.noise_seed) if at_the_end else pd.DataFrame()
         parts += [_over_futures(rows), losses] if rows else []
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _futures(
-    subject: Subject, ground: Ground, spec: EvaluationSpec, place: Place
+    pipeline: Pipeline, ground: Ground, spec: EvaluationSpec, place: Place
 ) -> Iterator[tuple[Frames, torch.Tensor]]:
     """Every clip's first future, then every clip's second and so on, as frames and as latents."""
-    model, shape = subject.model, ground.latents.shape[1:]
+    model, shape = pipeline.model, ground.latents.shape[1:]
     for number in range(spec.futures):
         first = number * len(ground.clips)
         with torch.autocast(model.transformer.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
             drawn = sampling.futures(model, ground.to_draw, shape, spec.sampler_steps, spec.noise_seed, first, place)
-        yield (subject.decoded(drawn) if place.leads else ground.frames), drawn
+        yield (pipeline.decode(drawn) if place.leads else ground.frames), drawn
 
 
-def _denoising(subject: Subject, ground: Ground, noise_seed: int) -> pd.DataFrame:
+def _denoising(pipeline: Pipeline, ground: Ground, noise_seed: int) -> pd.DataFrame:
     """The error of denoising each clip at NOISE_LEVELS, with the noise that its first future is drawn from."""
     parts = []
     for level in NOISE_LEVELS:
-        losses = sampling.denoising_losses(subject.model, ground.latents, ground.to_draw, level, noise_seed)
+        losses = sampling.denoising_losses(pipeline.model, ground.latents, ground.to_draw, level, noise_seed)
         values = [{f"denoising_loss_{level:g}": Counted(loss, 1)} for loss in losses]
         parts.append(measurement.rows_of_clips(ground, values))
     return pd.concat(parts, ignore_index=True)
@@ -100,7 +100,7 @@ def _over_futures(rows: list[pd.DataFrame]) -> pd.DataFrame:
         return pd.concat([first.assign(value=values.mean(0)), best], ignore_index=True)
 
 
-def references(spec: ReferenceSpec, store: Path, base: Subject | None = None) -> Path:
+def references(spec: ReferenceSpec, store: Path, base: Pipeline | None = None) -> Path:
     """Measure copy-last-frame, real, autoencoder and base, or find them done; returns their folder.
 
     If another process is measuring them, that one is waited for. `base`: where it is loaded already.
@@ -109,14 +109,14 @@ def references(spec: ReferenceSpec, store: Path, base: Subject | None = None) ->
     if not is_done(spec, store):
         with alone(folder):
             if not is_done(spec, store):  # by the one that was waited for
-                _measure_references(spec, store, folder, base or loading.load(spec, store))
+                _measure_references(spec, store, folder, base or pipelines.load(spec, store))
     return folder
 
 
-def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Subject) -> None:
+def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pipeline) -> None:
     started = time.monotonic()
     evaluation = spec.evaluation
-    prepared = evaluation_sets.prepare(evaluation, store, at_the_end=True, subject=base)
+    prepared = evaluation_sets.prepare(evaluation, store, at_the_end=True, pipeline=base)
     shown = {world.name for world in evaluation.domains}
     made_by: dict[str, Callable[[Ground], Frames]] = {
         "copy-last-frame": lambda ground: copy_last_frame(ground.frames, ground.context_frames),
@@ -144,10 +144,10 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Su
     finish(folder, rows, seconds=round(time.monotonic() - started, 1))
 
 
-def autoencoded(frames: Frames, subject: Subject | None = None) -> Frames:
+def autoencoded(frames: Frames, pipeline: Pipeline | None = None) -> Frames:
     """Clips (N, T, H, W, 3) through the autoencoder: what a perfect model could show."""
-    subject = subject or loading.any_tiny()
-    return subject.decoded(subject.encoded(frames))
+    pipeline = pipeline or pipelines.published_tiny()
+    return pipeline.decode(pipeline.encode(frames))
 
 
 def copy_last_frame(frames: Frames, context_frames: int = CONTEXT_FRAMES) -> Frames:

@@ -26,8 +26,8 @@ from replaylab.metrics import fidelity, optical_flow, trajectories, video_networ
 from replaylab.metrics.detectors import centre_point
 from replaylab.metrics.fidelity import Seen
 from replaylab.metrics.trajectories import CELLS, cells
-from replaylab.models import loading
-from replaylab.models.loading import Frames, Subject
+from replaylab.models import pipelines
+from replaylab.models.pipelines import Frames, Pipeline
 from replaylab.models.tiny import CONTEXT_FRAMES, Condition, stacked, to_draw
 from replaylab.spec import DetectorSpec, EvaluationSpec, FolderSpec, World
 from replaylab.worlds import build
@@ -59,7 +59,7 @@ class Ground:
     """(N, T, 3): where the ego car is, x and y in m, and its heading in radians; None where that is not known"""
     cameras: NDArray[np.float64] | None
     """(N, T, 3): field of view in degrees, height in m, pitch in radians; None where they are not known"""
-    subject: Subject
+    pipeline: Pipeline
     """the model that continues the clips, or one with its autoencoder and context"""
     latents: torch.Tensor
     """(N, C, T, h, w)"""
@@ -77,7 +77,7 @@ class Ground:
     @property
     def context_frames(self) -> int:
         """K, the frames of a clip that are given."""
-        return self.subject.context_frames
+        return self.pipeline.context_frames
 
     @property
     def to_draw(self) -> Condition:
@@ -199,16 +199,18 @@ class MeanMotion:
         return cls(size_px, np.where(np.isnan(field), everywhere[:, None, None], field))
 
 
-def prepare(spec: EvaluationSpec, home: Path, at_the_end: bool = False, subject: Subject | None = None) -> list[Ground]:
+def prepare(
+    spec: EvaluationSpec, home: Path, at_the_end: bool = False, pipeline: Pipeline | None = None
+) -> list[Ground]:
     """The domains that are measured at every step, or all of them at the end; rendered and encoded once a process.
 
-    `subject`: whose context and latents they are; by default the tiny model's.
+    `pipeline`: whose context and latents they are; by default the tiny model's.
     """
     chosen = (*spec.domains, *(spec.at_the_end if at_the_end else ()))
-    subject = subject or loading.any_tiny()
+    pipeline = pipeline or pipelines.published_tiny()
     return [
         _ground(
-            world, spec.domains[0], spec.split, spec.clips, spec.reference_clips, spec.object_detector, home, subject
+            world, spec.domains[0], spec.split, spec.clips, spec.reference_clips, spec.object_detector, home, pipeline
         )
         for world in chosen
     ]  # fmt: skip
@@ -217,9 +219,9 @@ def prepare(spec: EvaluationSpec, home: Path, at_the_end: bool = False, subject:
 @cache
 def _ground(
     world: World, ordinary: World, split: str, clips: int, reference_clips: int, by: DetectorSpec | None, home: Path,
-    subject: Subject,
+    pipeline: Pipeline,
 ) -> Ground:  # fmt: skip
-    domain, length = build.build(world, home / "domains"), subject.frames
+    domain, length = build.build(world, home / "domains"), pipeline.frames
     scenes = clips_room.one_a_scene(clips_room.clips_of(domain, split, length))
     if len(scenes) < clips + reference_clips:
         raise ValueError(
@@ -227,16 +229,16 @@ def _ground(
             f"{reference_clips} reference clips of other scenes are asked for"
         )
     chosen, others = scenes[:clips], scenes[clips : clips + reference_clips]
-    encoded, known = stacked(list(subject.ready(domain, split, chosen, home)))
+    encoded, known = stacked(list(pipeline.encode_clips(domain, split, chosen, home)))
     drives = _drives(world, by)
     frames = _frames(domain, chosen, length)
     return Ground(
         domain.name, split, drives, domain.frames_per_second, chosen, frames,
         _truth(domain, chosen, frames, by),
         _ego(domain, chosen, length, ["x_m", "y_m", "heading_rad"]),
-        _ego(domain, chosen, length, ["field_of_view_deg", "camera_height_m", "camera_pitch_rad"]), subject, encoded,
+        _ego(domain, chosen, length, ["field_of_view_deg", "camera_height_m", "camera_pitch_rad"]), pipeline, encoded,
         known, _frames(domain, others, length), tuple(clip.scene for clip in others),
-        _mean_motion(ordinary, split, by, home, subject), finder(by),
+        _mean_motion(ordinary, split, by, home, pipeline), finder(by),
     )  # fmt: skip
 
 
@@ -271,9 +273,11 @@ def _object_detector(by: DetectorSpec) -> ObjectDetector:
 
 
 @cache
-def _mean_motion(world: World, split: str, by: DetectorSpec | None, home: Path, subject: Subject) -> MeanMotion | None:
+def _mean_motion(
+    world: World, split: str, by: DetectorSpec | None, home: Path, pipeline: Pipeline
+) -> MeanMotion | None:
     """Of all clips of the split, one a scene; None where no agent is measured."""
-    domain, length = build.build(world, home / "domains"), subject.frames
+    domain, length = build.build(world, home / "domains"), pipeline.frames
     if not _drives(world, by):
         return None
     scenes = clips_room.one_a_scene(clips_room.clips_of(domain, split, length))
@@ -284,7 +288,7 @@ def _mean_motion(world: World, split: str, by: DetectorSpec | None, home: Path, 
     )
     size_px = domain.height_px, domain.width_px
     try:
-        return MeanMotion.measured(truth, size_px, subject.context_frames)
+        return MeanMotion.measured(truth, size_px, pipeline.context_frames)
     except ValueError:
         if isinstance(world, FolderSpec):  # in videos of one's own it may well be that no agent stays
             return None

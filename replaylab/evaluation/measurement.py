@@ -21,7 +21,7 @@ from replaylab.metrics import detection, distances, dynamics, fidelity, optical_
 from replaylab.metrics.distances import Distance, Extractor
 from replaylab.metrics.dynamics import AgentErrors, Counted
 from replaylab.metrics.fidelity import Seen
-from replaylab.models.loading import Own
+from replaylab.models.pipelines import PretrainedPipeline
 from replaylab.models.tiny import CONTEXT_FRAMES
 
 MISS_CAP_M = 10.0  # what an agent that is not found costs on the ground plane; no error counts for more
@@ -63,7 +63,7 @@ def measure(
     if frames.shape != ground.frames.shape:
         raise ValueError(f"frames: shape {frames.shape}, but {ground.name} has clips of shape {ground.frames.shape}")
     seen = look(frames, ground.drives, ground.context_frames, ground.find)
-    clips = _pictures(ground, frames, seen, ground.subject.encoded(frames) if drawn is None else drawn)
+    clips = _pictures(ground, frames, seen, ground.pipeline.encode(frames) if drawn is None else drawn)
     whole = [_row(distance) for distance in _feature_distances(ground, seen)]
     parts = [rows_of_clips(ground, clips), _named(ground, pd.DataFrame(whole))]
     if ground.drives:
@@ -71,7 +71,8 @@ def measure(
         parts.append(_agents(ground, seen.found, errors))
         motions = _motion(ground, frames, seen.found, errors, miss_cap_px if thoroughly else None)
         parts.append(rows_of_clips(ground, motions))
-    if not ground.drives or isinstance(ground.subject, Own):  # on videos of one's own, agents may never be found
+    # on videos of one's own, agents may never be found
+    if not ground.drives or isinstance(ground.pipeline, PretrainedPipeline):
         parts.append(rows_of_clips(ground, _flow_errors(ground, frames)))
     return Measured(pd.concat(parts, ignore_index=True), seen.found)
 

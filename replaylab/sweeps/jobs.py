@@ -56,11 +56,11 @@ def claimed(spec: RunSpec, store: Path, place: Place, wait: bool = True) -> Iter
 def prepare(specs: Sequence[RunSpec], store: Path) -> None:
     """Make what these runs share: worlds, latents, floors and bases. What is there is left alone."""
     from replaylab.evaluation import evaluate
-    from replaylab.models import loading
+    from replaylab.models import pipelines
     from replaylab.training import fine_tuning
 
     bases = {spec.base: spec for spec in specs}
-    loaded = {base: loading.load(spec, store) for base, spec in bases.items()}
+    loaded = {base: pipelines.load(spec, store) for base, spec in bases.items()}
     for spec in specs:
         evaluate.references(ReferenceSpec.of(spec), store, loaded[spec.base])
         fine_tuning.mixed(loaded[spec.base], spec, store)

@@ -75,7 +75,7 @@ def grid(
     transformers, by name or folder, and `agents` its classes with their kinds, such as "car=car". Raises ValueError,
     FileNotFoundError or ConnectionError, with what to do, for what cannot be used together or is not there.
     """
-    from replaylab.models import loading
+    from replaylab.models import pipelines
 
     domains = [_opened(folder) for folder in (driving, *replay)]
     _check_alike(domains)
@@ -84,7 +84,7 @@ def grid(
     folders = tuple(_described(domain) for domain in domains)
     target, others = folders[0], folders[1:]
     about = ModelSpec(
-        _absolute(model), loading.digest_of(model), settings.frames, settings.context_frames,
+        _absolute(model), pipelines.digest_of(model), settings.frames, settings.context_frames,
         domains[0].frames_per_second, settings.prompt, settings.guidance,
     )  # fmt: skip
     clips, references = _counts(domains, settings)

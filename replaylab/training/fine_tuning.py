@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from replaylab.data import clips
 from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.mixture import Mixture, buffer
-from replaylab.models import latent_cache, loading, lora, tiny
-from replaylab.models.loading import Subject
+from replaylab.models import latent_cache, lora, pipelines, tiny
+from replaylab.models.pipelines import Pipeline
 from replaylab.models.tiny import Clip
 from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
 from replaylab.store import ReferenceSpec, claim, finish, is_done, samples_folder, write_rows
@@ -52,27 +52,27 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
     if is_done(spec, store):
         return spec.run_id
     started = time.monotonic()
-    subject = loading.load(spec, store)
-    references = evaluate.references(ReferenceSpec.of(spec), store, subject)
-    sources, mixture = mixed(subject, spec, store)
+    pipeline = pipelines.load(spec, store)
+    references = evaluate.references(ReferenceSpec.of(spec), store, pipeline)
+    sources, mixture = mixed(pipeline, spec, store)
 
     def evaluate_now(step: int) -> None:
         path = folder / f"rows-{step:06d}.parquet"
         if not distributed.agreed(place, path.is_file()):
             kept = (references, samples_folder(folder, step))
             at_the_end = step == spec.training.steps
-            rows = evaluate.evaluate(subject, spec.evaluation, store, kept, place, at_the_end)
+            rows = evaluate.evaluate(pipeline, spec.evaluation, store, kept, place, at_the_end)
             if place.leads:
                 write_rows(path, _named(rows, spec, step))
 
-    model = subject.model
+    model = pipeline.model
     loop.fit(
         model, sources, mixture, spec.training, spec.seed, folder, spec.title, machine=machine, place=place,
-        remedy=spec.remedy, known=_known(subject, spec, store), evaluate_at=spec.evaluate_at, evaluate=evaluate_now,
+        remedy=spec.remedy, known=_known(pipeline, spec, store), evaluate_at=spec.evaluate_at, evaluate=evaluate_now,
     )  # fmt: skip
     weights = loop.whole_weights(model)
     if place.leads:
-        _save_network(subject, weights, spec, store, folder)
+        _save_network(pipeline, weights, spec, store, folder)
         _finish(spec, mixture, folder, round(time.monotonic() - started, 1))
     distributed.wait(place)
     if spec.model is not None:  # two large networks may be one too many
@@ -99,41 +99,43 @@ def forget_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints")
 
 
-def _save_network(subject: Subject, weights: dict[str, torch.Tensor], spec: RunSpec, store: Path, folder: Path) -> None:
+def _save_network(
+    pipeline: Pipeline, weights: dict[str, torch.Tensor], spec: RunSpec, store: Path, folder: Path
+) -> None:
     """What was trained, as diffusers' pipelines load it: `transformer/` or `unet/`; where only adapters were trained, those
     alone, for `load_lora_weights`.
     """
     if spec.training.trained == "lora":
-        lora.write(subject.model.transformer, folder, subject.network, weights)
+        lora.write(pipeline.model.transformer, folder, pipeline.network, weights)
         return
-    fresh = loading.load(spec, store)  # this one's network may be in parts, on several GPUs
+    fresh = pipelines.load(spec, store)  # this one's network may be in parts, on several GPUs
     fresh.model.transformer.load_state_dict(weights)
     fresh.save(folder)
 
 
-def tuned(spec: RunSpec, store: Path, folder: Path) -> Subject:
+def tuned(spec: RunSpec, store: Path, folder: Path) -> Pipeline:
     """A finished run's model with its last weights; raises FileNotFoundError, with the path, if they were not kept."""
-    subject = loading.load(spec, store)
-    network = subject.model.transformer
+    pipeline = pipelines.load(spec, store)
+    network = pipeline.model.transformer
     if spec.training.trained == "lora":
-        loop.choose(subject.model, spec.training, spec.seed)
-        lora.read(network, folder, subject.network)
+        loop.choose(pipeline.model, spec.training, spec.seed)
+        lora.read(network, folder, pipeline.network)
         lora.melt(network)
-        return subject
-    if not (folder / subject.network).is_dir():
+        return pipeline
+    if not (folder / pipeline.network).is_dir():
         raise FileNotFoundError(
-            f"{folder / subject.network} is missing: this run's weights were not kept, train it again"
+            f"{folder / pipeline.network} is missing: this run's weights were not kept, train it again"
         )
-    kept = type(network).from_pretrained(folder / subject.network).to(network.device, network.dtype)
-    return subject.around(kept)
+    kept = type(network).from_pretrained(folder / pipeline.network).to(network.device, network.dtype)
+    return pipeline.with_network(kept)
 
 
 # -------------------------------------------------------------------------------------------------------------- clips
-def mixed(subject: Subject, spec: RunSpec, store: Path) -> tuple[list[Sequence[Clip]], Mixture]:
+def mixed(pipeline: Pipeline, spec: RunSpec, store: Path) -> tuple[list[Sequence[Clip]], Mixture]:
     """The latents of target and replayed clips, those that are kept, and who fills which slot."""
     replay, training = spec.replay, spec.training
-    sources: list[Sequence[Clip]] = [_ready(subject, spec.target, store)]
-    sources += [_replayed(subject, world, spec, store) for world in replay.domains]
+    sources: list[Sequence[Clip]] = [_ready(pipeline, spec.target, store)]
+    sources += [_replayed(pipeline, world, spec, store) for world in replay.domains]
     mixture = Mixture(
         replay.fraction, training.batch_size, [len(source) for source in sources], spec.seed, replay.schedule,
         training.steps, replay.period, replay.weights,
@@ -141,9 +143,9 @@ def mixed(subject: Subject, spec: RunSpec, store: Path) -> tuple[list[Sequence[C
     return sources, mixture
 
 
-def _replayed(subject: Subject, world: World, spec: RunSpec, store: Path) -> Sequence[Clip]:
+def _replayed(pipeline: Pipeline, world: World, spec: RunSpec, store: Path) -> Sequence[Clip]:
     """A replayed domain's clips: all or a buffer of them, as they are or as the base would go on."""
-    replay, clips_there = spec.replay, _ready(subject, world, store)
+    replay, clips_there = spec.replay, _ready(pipeline, world, store)
     size = replay.buffer_clips or len(clips_there)
     features = _features(clips_there) if replay.buffer_choice == "coverage" else None
     numbers = buffer(len(clips_there), size, replay.buffer_choice, spec.seed, features)
@@ -157,7 +159,7 @@ def _replayed(subject: Subject, world: World, spec: RunSpec, store: Path) -> Seq
     path = store / "latents" / f"generated-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
     with alone(path):
         if not path.is_file():
-            drawn = regularizers.generated(subject.model, kept, steps, noise).numpy()
+            drawn = regularizers.generated(pipeline.model, kept, steps, noise).numpy()
             write_atomically(path, lambda aside: latent_cache.write(aside, drawn))
     made = np.load(path, mmap_mode="r")
     return [
@@ -185,11 +187,11 @@ def _features(source: Sequence[Clip]) -> NDArray[np.float64]:
     return np.stack(described).astype(float)
 
 
-def _known(subject: Subject, spec: RunSpec, store: Path) -> list[Sequence[Clip]]:
+def _known(pipeline: Pipeline, spec: RunSpec, store: Path) -> list[Sequence[Clip]]:
     """The clips on which it is measured what the base knows, where the remedy asks for them."""
     found: list[Sequence[Clip]] = []
     for world in spec.remedy.domains:
-        source = _ready(subject, world, store)
+        source = _ready(pipeline, world, store)
         numbers = buffer(len(source), min(spec.remedy.clips, len(source)), "random", spec.seed)
         found.append([source[number] for number in numbers])
     return found
@@ -200,13 +202,13 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     """What the missing runs of one grid will take here, from a training step, a few measured frames and a video, timed."""
     spec = missing[0]
     evaluation = spec.evaluation
-    subject = loading.load(spec, store)
-    step = _seconds_a_step(subject, spec, store)
+    pipeline = pipelines.load(spec, store)
+    step = _seconds_a_step(pipeline, spec, store)
     drives = spec.model is None or evaluation.object_detector is not None
     find = evaluation_sets.finder(evaluation.object_detector)
     shape = np.broadcast_to(spec.target.size_px, 2)
-    frames = np.zeros((CLIPS_TO_TIME, subject.frames, *shape, 3), np.uint8)
-    measured = _timed(lambda: measurement.look(frames, drives, subject.context_frames, find)) / len(frames)
+    frames = np.zeros((CLIPS_TO_TIME, pipeline.frames, *shape, 3), np.uint8)
+    measured = _timed(lambda: measurement.look(frames, drives, pipeline.context_frames, find)) / len(frames)
     # a step goes forwards once, backwards twice
     sampled = step / 3 / spec.training.batch_size * evaluation.sampler_steps
     all_worlds = (*evaluation.domains, *evaluation.at_the_end)
@@ -222,24 +224,24 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     return sum(run.training.steps for run in missing) * step + clips_measured * (measured + sampled) + videos * video
 
 
-def _seconds_a_step(subject: Subject, spec: RunSpec, store: Path) -> float:
+def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path) -> float:
     """Of one training step. Of a large model forwards only, three times: gradients of all of it would not fit."""
     size = spec.training.batch_size
-    if isinstance(subject, loading.Own):
+    if isinstance(pipeline, pipelines.PretrainedPipeline):
         domain = build.build(spec.target, store / "domains")
-        chosen = clips.clips_of(domain, "train", subject.frames)[:size]
-        ready = [subject.ready(domain, "train", chosen, store)]
-        batch = loop.batch_of(subject.model, ready, Mixture(0.0, size, [len(chosen)], 0), 0, 0)
-        batch = batch.to(subject.model.transformer.device)
+        chosen = clips.clips_of(domain, "train", pipeline.frames)[:size]
+        ready = [pipeline.encode_clips(domain, "train", chosen, store)]
+        batch = loop.batch_of(pipeline.model, ready, Mixture(0.0, size, [len(chosen)], 0), 0, 0)
+        batch = batch.to(pipeline.model.transformer.device)
         with torch.no_grad():
-            return 3 * _timed(lambda: subject.model.loss(*batch))
+            return 3 * _timed(lambda: pipeline.model.loss(*batch))
     assert isinstance(spec.target, WorldSpec)
     cells = spec.target.size_px // tiny.FOLD
-    shape = (size, tiny.LATENT_CHANNELS, subject.frames, cells, cells)
-    device = subject.model.transformer.device
-    levels = subject.model.levels(torch.randn(size), shape)
+    shape = (size, tiny.LATENT_CHANNELS, pipeline.frames, cells, cells)
+    device = pipeline.model.transformer.device
+    levels = pipeline.model.levels(torch.randn(size), shape)
     batch = loop.Batch(torch.randn(shape), torch.randn(shape), levels, {}).to(device)
-    objective = loop.Objective(subject.model)
+    objective = loop.Objective(pipeline.model)
     return _timed(lambda: objective(batch).backward())
 
 
@@ -265,7 +267,7 @@ def _named(rows: pd.DataFrame, spec: RunSpec, step: int) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def _ready(subject: Subject, world: World, store: Path) -> Sequence[Clip]:
+def _ready(pipeline: Pipeline, world: World, store: Path) -> Sequence[Clip]:
     """The training clips of a domain, ready to learn from."""
     domain = build.build(world, store / "domains")
-    return subject.ready(domain, "train", clips.clips_of(domain, "train", subject.frames), store)
+    return pipeline.encode_clips(domain, "train", clips.clips_of(domain, "train", pipeline.frames), store)

@@ -32,7 +32,7 @@ from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.metrics import video_network
 from replaylab.metrics.detectors import centre_point
 from replaylab.mixture import Mixture
-from replaylab.models import latent_cache, loading, tiny
+from replaylab.models import latent_cache, pipelines, tiny
 from replaylab.spec import (
     WEIGHTS,
     EvaluationSpec,
@@ -133,7 +133,7 @@ def base(
         shutil.copytree(WEIGHTS / "base" / "vae", folder / "vae")
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(seed, "new transformer"))  # diffusers draws from the global stream
-        model = loading.TINY[family].new(tiny.load_vae(folder))
+        model = pipelines.TINY[family].new(tiny.load_vae(folder))
     sources = []
     for spec in BASE_DOMAINS:
         domain = _domain(spec, home)
@@ -167,7 +167,7 @@ def base(
 def _measure(model: tiny.TinyModel, step: int, home: Path, run: Path) -> None:
     path = run / f"curve-{step:06d}.csv"
     if not path.is_file():
-        table = _means(evaluate.evaluate(loading.Tiny(model), CURVE, home)).assign(model="base", step=step)
+        table = _means(evaluate.evaluate(pipelines.TinyPipeline(model), CURVE, home)).assign(model="base", step=step)
         write_atomically(path, lambda aside: table.to_csv(aside, index=False))
         say(f"base: step {step}: " + "; ".join(_ade_in_words(table)))
 

@@ -37,7 +37,7 @@ TINY: dict[str, type[TinyModel]] = {"wan": TinyWan, "cogvideox": TinyCogVideoX} 
 
 
 @dataclass(frozen=True)
-class Tiny:
+class TinyPipeline:
     """A tiny model: its autoencoder, which all bases share, works frame by frame."""
 
     model: TinyModel = field(compare=False)
@@ -45,22 +45,22 @@ class Tiny:
     frames: ClassVar[int] = tiny_module.CLIP_FRAMES
     context_frames: ClassVar[int] = tiny_module.CONTEXT_FRAMES
 
-    def ready(self, domain: Domain, split: str, chosen: list[Clip], home: Path) -> Sequence[tiny_module.Clip]:
+    def encode_clips(self, domain: Domain, split: str, chosen: list[Clip], home: Path) -> Sequence[tiny_module.Clip]:
         """The chosen clips of a split as latents, memory-mapped, from `home/latents` or made there."""
         key = weights_digest(WEIGHTS / "base" / "vae")
         return latent_cache.encoded(self.model, domain, split, chosen, home / "latents", key)
 
-    def encoded(self, frames: Frames) -> torch.Tensor:
+    def encode(self, frames: Frames) -> torch.Tensor:
         """Clips (N, T, H, W, 3) to latents (N, C, T, h, w)."""
         return self.model.encode(frames)
 
-    def decoded(self, clips: torch.Tensor) -> Frames:
+    def decode(self, clips: torch.Tensor) -> Frames:
         """Latents (N, C, T, h, w) to clips (N, T, H, W, 3)."""
         return self.model.decode(clips)
 
-    def around(self, network: Any) -> Tiny:
+    def with_network(self, network: Any) -> TinyPipeline:
         """The same with another network."""
-        return Tiny(self.model.with_network(network))
+        return TinyPipeline(self.model.with_network(network))
 
     def save(self, folder: Path) -> None:
         """The network, in diffusers' layout."""
@@ -68,12 +68,12 @@ class Tiny:
 
 
 @dataclass(frozen=True)
-class Own:
+class PretrainedPipeline:
     """A model of one of the families, as described; the prompt is the domain's own (`prompt` in domain.json), else the
     description's.
     """
 
-    about: ModelSpec
+    spec: ModelSpec
     model: families.Family = field(compare=False)
 
     @property
@@ -84,53 +84,53 @@ class Own:
     @property
     def frames(self) -> int:
         """How many frames a clip has."""
-        return self.about.frames
+        return self.spec.frames
 
     @property
     def context_frames(self) -> int:
         """How many of them are given."""
-        return self.about.context_frames
+        return self.spec.context_frames
 
-    def ready(self, domain: Domain, split: str, chosen: list[Clip], home: Path) -> Sequence[tiny_module.Clip]:
+    def encode_clips(self, domain: Domain, split: str, chosen: list[Clip], home: Path) -> Sequence[tiny_module.Clip]:
         """The chosen clips with what is known of them, memory-mapped, from `home/conditions` or made there.
 
         Raises ValueError where the family cannot take clips of that length and size.
         """
         self.model.check(self.context_frames, self.frames, domain.height_px, domain.width_px)
-        prompt = str(domain.about.get("prompt", self.about.prompt))
+        prompt = str(domain.about.get("prompt", self.spec.prompt))
         pictures = clips_room.read(domain, chosen, self.frames)
         told = track(pictures, what=f"encoding {domain.name}", total=len(chosen), unit="clips")
-        rate = self.about.frames_per_second
+        rate = self.spec.frames_per_second
         return self.model.examples(told, [prompt] * len(chosen), self.context_frames, rate)
 
-    def encoded(self, frames: Frames) -> torch.Tensor:
+    def encode(self, frames: Frames) -> torch.Tensor:
         """Clips (N, T, H, W, 3) to latents (N, C, t, h, w), one at a time."""
         return torch.cat([self.model.encode(clip[None]) for clip in frames])
 
-    def decoded(self, clips: torch.Tensor) -> Frames:
+    def decode(self, clips: torch.Tensor) -> Frames:
         """Latents (N, C, t, h, w) to clips (N, T, H, W, 3), one at a time."""
         return np.concatenate([self.model.decode(clip[None]) for clip in clips])
 
-    def around(self, network: Any) -> Own:
+    def with_network(self, network: Any) -> PretrainedPipeline:
         """The same with another network."""
-        return Own(self.about, self.model.with_network(network))
+        return PretrainedPipeline(self.spec, self.model.with_network(network))
 
     def save(self, folder: Path) -> None:
         """The network, in diffusers' layout."""
         self.model.save(folder)
 
 
-Subject = Tiny | Own
+Pipeline = TinyPipeline | PretrainedPipeline
 
 
-def load(spec: RunSpec | ReferenceSpec, home: Path) -> Subject:
+def load(spec: RunSpec | ReferenceSpec, home: Path) -> Pipeline:
     """What a run starts from, on this process's device; conditions are cached in `home/conditions`.
 
     Raises ValueError for other weights than the description's, and what `families.load` raises.
     """
     device = distributed.place().device
     if spec.model is None:
-        return tiny(base_of(spec.base))
+        return load_tiny(base_of(spec.base))
     found = digest_of(spec.model.folder)
     if found != spec.model.digest:
         raise ValueError(
@@ -144,20 +144,20 @@ def load(spec: RunSpec | ReferenceSpec, home: Path) -> Subject:
     if device.type == "cuda":
         model.spare_memory()
     model.guidance = spec.model.guidance
-    return Own(spec.model, model.to(device))
+    return PretrainedPipeline(spec.model, model.to(device))
 
 
-def tiny(folder: Path) -> Tiny:
+def load_tiny(folder: Path) -> TinyPipeline:
     """The tiny model in a folder, whichever family its model_index.json says it is of; on this process's device."""
     name = json.loads((folder / "model_index.json").read_text())["_class_name"]
     kind = {one.__name__: one for one in TINY.values()}[name]
-    return Tiny(kind.load(folder).to(distributed.place().device))
+    return TinyPipeline(kind.load(folder).to(distributed.place().device))
 
 
 @cache
-def any_tiny() -> Tiny:
+def published_tiny() -> TinyPipeline:
     """A tiny model, for the autoencoder."""
-    return tiny(WEIGHTS / "base")
+    return load_tiny(WEIGHTS / "base")
 
 
 def digest_of(name: str | Path) -> str:
