@@ -32,8 +32,8 @@ from replaylab.evaluation import evaluation_sets, measurement
 from replaylab.metrics import distances, fidelity, video_network
 from replaylab.models import sampling, tiny
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec
-from replaylab.util.processes import processes
-from replaylab.worlds import build
+from replaylab.util.processes import usable_cores
+from replaylab.worlds.build import build_domain
 
 ROUNDS = 5
 FRAMES = tiny.CLIP_FRAMES
@@ -45,9 +45,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         spec = WorldSpec("bench", "traffic", "target", "ordinary", (96, 0, 0))
         started = time.monotonic()
-        domain = build.build(spec, home)
+        domain = build_domain(spec, home)
         seconds = time.monotonic() - started
-        print(f"rendering to video, {processes()} processes: {96 * spec.frames / seconds:.0f} frames/s")
+        print(f"rendering to video, {usable_cores()} processes: {96 * spec.frames / seconds:.0f} frames/s")
         paths = [domain.folder / "videos" / file for file in domain.videos["file"]]
         compare("decoding 96 videos", {
             "PyAV": lambda: [decode_with_av(path) for path in paths],
@@ -111,7 +111,7 @@ def compare_loaders(what: str, domain: Domain, plain: dict[str, Window], count: 
             if not np.array_equal(window(file, start), expected):
                 print(f"{what}: {name} gives OTHER PIXELS for frames from {start} of {file}")
         ways[f"{name}, one by one"] = partial(one_by_one, window, windows)
-        ways[f"{name}, {processes()} threads"] = partial(in_threads, window, windows)
+        ways[f"{name}, {usable_cores()} threads"] = partial(in_threads, window, windows)
     compare(f"{count} random windows of {FRAMES} frames out of {what}", ways, count)
 
 
@@ -121,7 +121,7 @@ def one_by_one(window: Window, windows: list[tuple[str, int]]) -> None:
 
 
 def in_threads(window: Window, windows: list[tuple[str, int]]) -> None:
-    with ThreadPoolExecutor(processes()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for _ in pool.map(lambda each: window(*each), windows):
             pass
 

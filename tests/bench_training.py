@@ -52,7 +52,7 @@ from replaylab.spec import WEIGHTS, MachineSpec, TrainingSpec, WorldSpec, weight
 from replaylab.sweeps.presets import grid
 from replaylab.training import loop as loop_module
 from replaylab.util import distributed
-from replaylab.worlds import build
+from replaylab.worlds.build import build_domain
 
 BATCH, LEARNING_RATE = 16, 4e-4
 BLOCK_STEPS = 10  # losses are averaged over so many steps before their scatter is taken
@@ -123,7 +123,7 @@ def main() -> None:
 def material(home: Path) -> Material:
     """Rendered and encoded, unless that was done before."""
     spec = WorldSpec("bench", "traffic", "target", "ordinary", (96, 0, 0))
-    domain = build.build(spec, home)
+    domain = build_domain(spec, home)
     chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
     key = weights_digest(WEIGHTS / "base" / "vae")
     return Material(home, domain, chosen, latent_cache.encoded(base(), domain, "train", chosen, home / "latents", key))

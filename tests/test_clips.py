@@ -11,14 +11,14 @@ from replaylab.data import clips
 from replaylab.data.domain import write_domain
 from replaylab.data.video import UndecodableVideo, decode, decode_with_av, decode_with_decord, write_video
 from replaylab.spec import WorldSpec
-from replaylab.worlds import build
+from replaylab.worlds.build import build_domain, render_video
 
 SMALL = WorldSpec("near", "traffic", "diverse", "free", (3, 0, 0))
 
 
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory):
-    return build.build(SMALL, tmp_path_factory.mktemp("clips"))
+    return build_domain(SMALL, tmp_path_factory.mktemp("clips"))
 
 
 def test_windows_start_every_stride_and_never_cross_a_video(domain):
@@ -55,7 +55,7 @@ def test_a_clip_is_its_part_of_the_video(domain):
 
 
 def test_the_video_shows_what_was_rendered(domain):
-    rendered = build.render_video(SMALL, "train", 0)[0]
+    rendered = render_video(SMALL, "train", 0)[0]
     decoded = decode(domain.folder / "videos" / "train-00000.mp4")
     assert decoded.shape == rendered.shape
     assert np.abs(decoded.astype(float) - rendered).mean() < 4

@@ -42,9 +42,9 @@ needs_networks = pytest.mark.skipif(not (WEIGHTS / "videonet").is_dir(), reason=
 
 @pytest.fixture(scope="module", params=range(6))
 def scene(request: pytest.FixtureRequest) -> Any:
-    from replaylab.worlds import build
+    from replaylab.worlds.build import scene_of
 
-    return build.scene_of(WORLD, "dev", request.param)
+    return scene_of(WORLD, "dev", request.param)
 
 
 def centres(scene: Any, frame: int) -> np.ndarray:
@@ -144,9 +144,9 @@ def test_the_future_begins_where_that_of_the_models_does() -> None:
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Three real clips, as `grounds` makes them ready, without what networks see in them."""
     from replaylab.data import clips as room
-    from replaylab.worlds import build
+    from replaylab.worlds.build import build_domain
 
-    domain = build.build(WORLD, tmp_path_factory.mktemp("domains"))
+    domain = build_domain(WORLD, tmp_path_factory.mktemp("domains"))
     chosen = room.one_a_scene(room.clips_of(domain, "dev", FRAMES))
     frames = np.stack(list(room.read(domain, chosen, FRAMES)))
     return SimpleNamespace(name=WORLD.name, split="dev", clips=chosen, frames=frames)

@@ -14,7 +14,7 @@ import pytest
 
 from replaylab.data import domain as domain_room
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, open_domain, write_domain
-from replaylab.util.files import alone, write_atomically
+from replaylab.util.files import locked, write_atomically
 
 ABOUT = {"name": "mine", "frames_per_second": 4.0, "size_px": 64}
 
@@ -145,7 +145,7 @@ def holder(path: Path):
 
 
 def _hold(path: Path) -> None:
-    with alone(path):
+    with locked(path):
         path.touch()
         time.sleep(1000)
 
@@ -154,14 +154,14 @@ def test_whoever_comes_later_waits_says_so_once_and_goes_on_when_the_owner_is_ki
     path = tmp_path / "folder" / "what"
     owner = holder(path)
     try:
-        with alone(path, wait=False) as mine:
+        with locked(path, wait=False) as mine:
             assert mine is False
-        with alone(path.with_name("other"), wait=False) as mine:
+        with locked(path.with_name("other"), wait=False) as mine:
             assert mine is True
         assert not capsys.readouterr().err
         killed = threading.Timer(0.5, owner.kill)
         killed.start()
-        with alone(path) as mine:
+        with locked(path) as mine:
             assert mine is True
             owner.join(60)
             assert owner.exitcode == -signal.SIGKILL
@@ -176,7 +176,7 @@ def test_nobody_is_ever_inside_together_however_often_they_come(tmp_path):
 
     def come_and_go():
         for _ in range(rounds):
-            with alone(path):
+            with locked(path):
                 inside[0] += 1
                 time.sleep(0.0005)
                 met.append(inside[0])
@@ -192,9 +192,9 @@ def test_nobody_is_ever_inside_together_however_often_they_come(tmp_path):
 
 
 def test_an_error_inside_lets_the_next_one_in(tmp_path):
-    with pytest.raises(KeyError), alone(tmp_path / "what"):
+    with pytest.raises(KeyError), locked(tmp_path / "what"):
         raise KeyError
-    with alone(tmp_path / "what", wait=False) as mine:
+    with locked(tmp_path / "what", wait=False) as mine:
         assert mine is True
 
 
@@ -205,7 +205,7 @@ def test_where_no_locks_are_known_it_goes_on_without_and_says_so_once(code, tmp_
 
     monkeypatch.setattr(domain_room.fcntl, "flock", refuse)
     for name in ("one", "two"):
-        with alone(tmp_path / name, wait=False) as mine:
+        with locked(tmp_path / name, wait=False) as mine:
             assert mine is True
     assert capsys.readouterr().err.count("without locks") == 1
     assert not list(tmp_path.iterdir())
@@ -216,11 +216,11 @@ def test_an_error_that_is_not_about_locks_is_raised(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "broken disk")
 
     monkeypatch.setattr(domain_room.fcntl, "flock", refuse)
-    with pytest.raises(OSError, match="broken disk"), alone(tmp_path / "what"):
+    with pytest.raises(OSError, match="broken disk"), locked(tmp_path / "what"):
         pytest.fail("let in")
 
 
 def test_on_windows_it_goes_on_without(tmp_path, monkeypatch):
     monkeypatch.setattr(domain_room.sys, "platform", "win32")
-    with alone(tmp_path / "what") as first, alone(tmp_path / "what") as second:
+    with locked(tmp_path / "what") as first, locked(tmp_path / "what") as second:
         assert first is second is True

@@ -18,7 +18,7 @@ from replaylab.data.domain import Domain, open_domain
 from replaylab.data.video import UndecodableVideo
 from replaylab.models import latent_cache, tiny
 from replaylab.spec import WorldSpec
-from replaylab.worlds import build
+from replaylab.worlds.build import build_domain
 
 VIDEOS, AT_ONCE = 10, 3  # four chunks, the last of one video
 
@@ -51,7 +51,7 @@ class Noted:
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory):
     spec = WorldSpec("near", "traffic", "diverse", "free", (VIDEOS, 0, 0))
-    return build.build(spec, tmp_path_factory.mktemp("latents"))
+    return build_domain(spec, tmp_path_factory.mktemp("latents"))
 
 
 @pytest.fixture

@@ -95,14 +95,14 @@ def test_a_terminal_gets_a_bar_and_the_same_last_line(monkeypatch: pytest.Monkey
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     assert list(progress.track(range(3), "reading", None, "clips")) == [0, 1, 2]
-    progress.say("done")
+    progress.report("done")
     assert "/3 [" in terminal.getvalue()
     assert re.search(r"reading: 3 clips in 0\.\d s\ndone\n$", terminal.getvalue())
 
 
 def test_nothing_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     list(progress.track(range(3), "reading", None, "clips"))
-    progress.say("done")
+    progress.report("done")
     assert capsys.readouterr().out == ""
 
 
@@ -120,7 +120,7 @@ def told(looks: list[dict[str, tuple[str, str]]], seconds: float = 1.0) -> list[
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "time", clock)
         patch.setattr(sys, "stderr", log)
-        board = progress.Board("runs")
+        board = progress.StatusBoard("runs")
         for things in looks:
             board.show(things)
             clock.now += seconds
@@ -146,7 +146,7 @@ def test_a_terminal_has_one_block_that_is_redrawn_and_fits(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("LINES", "6")
-    board = progress.Board("runs")
+    board = progress.StatusBoard("runs")
     many = {f"run {number}": ("running", "a long story " * 9) for number in range(9)}
     board.show(many)
     board.show(dict.fromkeys(many, ("done", "")))

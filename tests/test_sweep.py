@@ -47,11 +47,11 @@ def test_rows_are_one_a_clip_measure_and_step(swept):
 
 def test_nothing_is_evaluated_on_a_scene_of_the_reference_set_or_of_training(swept):
     from replaylab.data import clips as clips_module
-    from replaylab.worlds import build
+    from replaylab.worlds.build import build_domain
 
     spec = swept.specs[0]
-    trained = build.build(spec.target, swept.store / "domains")
-    domain = build.build(spec.evaluation.domains[0], swept.store / "domains")
+    trained = build_domain(spec.target, swept.store / "domains")
+    domain = build_domain(spec.evaluation.domains[0], swept.store / "domains")
     scenes = clips_module.one_a_scene(clips_module.clips_of(domain, "dev", 8))
     evaluated = set(swept.rows.loc[(swept.rows["domain"] == "driving") & (swept.rows["scene"] != ""), "scene"])
     assert evaluated == {clip.scene for clip in scenes[: spec.evaluation.clips]}

@@ -23,7 +23,7 @@ from replaylab.data.video import write_video
 from replaylab.metrics import video_network
 from replaylab.training import pretrain
 from replaylab.util.files import sha256
-from replaylab.worlds import build
+from replaylab.worlds.build import build_domain
 from replaylab.worlds.named import domain_spec
 
 VIDEO_FRAMES = 8
@@ -320,7 +320,7 @@ def test_the_command_runs_through_in_small(monkeypatch: pytest.MonkeyPatch, tmp_
     card = (tmp_path / "weights" / "README.md").read_text()
     for said in ("near (6 videos", "| near | 2 |", "| driving | real, other scenes |"):
         assert said in card
-    domain = build.build(driving, tmp_path / "home" / "domains")
+    domain = build_domain(driving, tmp_path / "home" / "domains")
     some = np.stack(list(clips.read(domain, clips.clips_of(domain, "dev", 5)[:3], 5)))
     assert np.isfinite(video_network.features(some, network=video_network.load(tmp_path / "weights"))).all()
 

@@ -21,7 +21,7 @@ SMALL = WorldSpec("driving", "traffic", "target", "ordinary", (3, 2, 0))
 
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory):
-    return build_module.build(SMALL, tmp_path_factory.mktemp("worlds"))
+    return build_module.build_domain(SMALL, tmp_path_factory.mktemp("worlds"))
 
 
 def scene_of(look="target", motion="eventful", look_seed=1, motion_seed=2, world="traffic"):
@@ -105,7 +105,7 @@ def test_larger_videos_show_the_same_truth_in_proportion():
 def test_no_scene_is_in_two_splits(tmp_path):
     """Every video's truth and file differ from every other's, even where motion is most repetitive."""
     spec = dataclasses.replace(SMALL, motion="repetitive", videos=(12, 8, 8))
-    domain = build_module.build(spec, tmp_path)
+    domain = build_module.build_domain(spec, tmp_path)
     assert domain.videos.groupby("scene")["split"].nunique().max() == 1
     first = domain.tracks[(domain.tracks["frame"] == 0) & (domain.tracks["agent"] == 0)]
     assert len(first) == 28 and not first[["x_m", "y_m", "x0"]].duplicated().any()
@@ -231,7 +231,7 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(domain, tmp_path):
     (folder / "parts").mkdir()
     build_module._render_chunk(SMALL, folder, "train", 0, 3)
     (folder / "videos" / ".dev-00000.mp4.1").write_bytes(b"half a video")
-    again = build_module.build(SMALL, tmp_path)
+    again = build_module.build_domain(SMALL, tmp_path)
     assert again.videos.equals(domain.videos)
     assert again.tracks.equals(domain.tracks)
 

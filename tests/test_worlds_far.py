@@ -18,6 +18,7 @@ from conftest import require_or_skip
 from replaylab.data.domain import EGO_COLUMNS, SPLITS, TRACK_COLUMNS
 from replaylab.spec import WorldSpec
 from replaylab.worlds import appearance, build, orbit, orbit_appearance, renderer
+from replaylab.worlds.build import render_video
 from replaylab.worlds.doom import game as game_module
 from replaylab.worlds.doom import map, truth, walk
 
@@ -140,14 +141,14 @@ def test_unknown_motions_and_looks_are_refused():
     for spec in (ORBIT, DOOM):
         for field, value in (("motion", "swim"), ("look", "target")):
             with pytest.raises(ValueError, match=value):
-                build.render_video(dataclasses.replace(spec, **{field: value}), "train", 0)
+                render_video(dataclasses.replace(spec, **{field: value}), "train", 0)
 
 
 def test_orbit_is_the_same_again_and_other_in_another_split():
-    first = build.render_video(ORBIT, "train", 1)
-    assert same(first, build.render_video(ORBIT, "train", 1))
-    assert not same(first, build.render_video(ORBIT, "dev", 1))
-    changes = [np.abs(np.diff(build.render_video(ORBIT, "train", n)[0].astype(int), axis=0)).mean() for n in range(6)]
+    first = render_video(ORBIT, "train", 1)
+    assert same(first, render_video(ORBIT, "train", 1))
+    assert not same(first, render_video(ORBIT, "dev", 1))
+    changes = [np.abs(np.diff(render_video(ORBIT, "train", n)[0].astype(int), axis=0)).mean() for n in range(6)]
     assert min(changes) > 1 and np.median(changes) > 3
 
 
@@ -157,14 +158,14 @@ def walks():
     """Videos of Doom by (split, number)."""
     require_or_skip(importlib.util.find_spec("vizdoom") is not None, "vizdoom (pip install --no-deps vizdoom)")
     asked = [("train", number) for number in range(6)] + [("dev", 0), ("test", 0)]
-    return {key: build.render_video(DOOM, *key) for key in asked}
+    return {key: render_video(DOOM, *key) for key in asked}
 
 
 def test_without_vizdoom_only_its_world_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "vizdoom", None)
     monkeypatch.setattr(game_module, "_game", game_module._game.__wrapped__)  # as in a process that has no game yet
     with pytest.raises(RuntimeError, match="pip install --no-deps vizdoom"):
-        build.render_video(DOOM, "train", 0)
+        render_video(DOOM, "train", 0)
 
 
 def test_a_map_is_in_one_split():

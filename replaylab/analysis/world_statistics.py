@@ -32,8 +32,8 @@ from replaylab.data.domain import Domain
 from replaylab.spec import WorldSpec, digest, generator
 from replaylab.store import check_store, provenance, store_of
 from replaylab.util.files import write_atomically
-from replaylab.util.processes import processes
-from replaylab.util.progress import say, track
+from replaylab.util.processes import usable_cores
+from replaylab.util.progress import report, track
 from replaylab.util.text import duration
 from replaylab.worlds.named import DOMAINS, domain_spec
 
@@ -323,7 +323,7 @@ def run(preset: str = "published", domains: Iterable[str] = (), store: str | Pat
                 f"{folder}/survey.json is missing: nothing is published there; name a store of your own to make one"
             )
     elif _holds(folder, specs):
-        say(f"the survey of {len(specs)} domains is in {folder}: made nothing")
+        report(f"the survey of {len(specs)} domains is in {folder}: made nothing")
     else:
         check_store(home)
         _make(folder, preset, specs, home / "domains")
@@ -355,14 +355,14 @@ def _read(folder: Path, preset: str, specs: Mapping[str, WorldSpec]) -> Survey:
 
 def _make(folder: Path, preset: str, specs: Mapping[str, WorldSpec], home: Path) -> None:
     """Render what is missing into `home`, look at it, and write the survey; `survey.json` comes last."""
-    from replaylab.worlds import build
+    from replaylab.worlds.build import build_domain, check_world, is_built
 
     for spec in specs.values():
-        build.check(spec)
-    missing = [spec for spec in specs.values() if not build.is_built(spec, home)]
+        check_world(spec)
+    missing = [spec for spec in specs.values() if not is_built(spec, home)]
     if missing:
-        say(f"{len(specs) - len(missing)} of {len(specs)} domains are in {home}. {estimate(missing)}")
-    domains = {name: build.build(spec, home) for name, spec in specs.items()}
+        report(f"{len(specs) - len(missing)} of {len(specs)} domains are in {home}. {estimate(missing)}")
+    domains = {name: build_domain(spec, home) for name, spec in specs.items()}
     statistics, speeds, windows = measured(domains)
     (folder / "survey.json").unlink(missing_ok=True)
     for name in track(domains, what="sample videos", unit="domains"):
@@ -388,19 +388,19 @@ def estimate(missing: list[WorldSpec]) -> str:
     # in a process of its own: a notebook's kernel is killed when it has run, and would leave a game behind
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         each = dict(zip(of_worlds, pool.map(_seconds_a_video, of_worlds.values()), strict=True))
-    seconds = sum(each[spec.world] * sum(spec.videos) for spec in missing) / processes()
+    seconds = sum(each[spec.world] * sum(spec.videos) for spec in missing) / usable_cores()
     seconds += SECONDS_TO_START * len(missing)
     videos = sum(sum(spec.videos) for spec in missing)
     return f"Estimated: {duration(seconds)} on this machine ({videos} videos to render)"
 
 
 def _seconds_a_video(spec: WorldSpec) -> float:
-    from replaylab.worlds import build
+    from replaylab.worlds.build import render_video
 
-    build.render_video(spec, SPLIT, 0)  # the first one opens the renderer
+    render_video(spec, SPLIT, 0)  # the first one opens the renderer
     start = time.monotonic()
     for number in range(1, TIMED_VIDEOS + 1):
-        build.render_video(spec, SPLIT, number)
+        render_video(spec, SPLIT, number)
     return (time.monotonic() - start) / TIMED_VIDEOS
 
 

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaylab.util.processes import processes
+from replaylab.util.processes import usable_cores
 
 if TYPE_CHECKING:
     from replaylab.data.importers.conversion import Added, Order
@@ -67,7 +67,7 @@ def _order(options: argparse.Namespace) -> Order:
         options.name,
         options.licence,
         options.prompt,
-        options.processes or processes(),
+        options.processes or usable_cores(),
         options.dry_run,
     )
 

@@ -48,7 +48,7 @@ def worlds_list(options: argparse.Namespace) -> None:
 
 
 def worlds_build(options: argparse.Namespace) -> None:
-    from replaylab.worlds import build as room
+    from replaylab.worlds.build import build_domain, check_world
 
     changes = {key: getattr(options, key) for key in CHANGES if getattr(options, key) is not None}
     if "videos" in changes:
@@ -64,9 +64,9 @@ def worlds_build(options: argparse.Namespace) -> None:
         specs = [domain_spec(name, **changes) for name in options.names or DOMAINS]
         home = Path(options.home or "domains")
     for spec in specs:
-        room.check(spec)
+        check_world(spec)
     for spec in specs:
-        domain = room.build(spec, home)
+        domain = build_domain(spec, home)
         counts = domain.videos["split"].value_counts().to_dict()
         print(f"{domain.folder}: {counts}, {len(domain.tracks)} agent-frames of truth")
 

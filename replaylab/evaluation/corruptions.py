@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from replaylab.metrics.trajectories import CELLS, cells
 from replaylab.spec import WEIGHTS, Described, EvaluationSpec, WorldSpec, digest, generator, weights_digest
 from replaylab.store import check_store, provenance, store_of
-from replaylab.util.files import alone, write_atomically
-from replaylab.util.progress import say, track
+from replaylab.util.files import locked, write_atomically
+from replaylab.util.progress import report, track
 from replaylab.util.text import duration
 from replaylab.worlds.named import domain_spec
 
@@ -164,7 +164,7 @@ def run(preset: str = "published", store: str | Path = "") -> Damaged:
     spec, home = spec_of(preset), store_of(preset, store)
     folder = home / spec.run_id
     if (folder / "summary.json").is_file():
-        say(f"{folder} holds all {len(spec.damages)} damages: measured nothing")
+        report(f"{folder} holds all {len(spec.damages)} damages: measured nothing")
     elif preset == "published" and not str(store):
         raise FileNotFoundError(
             f"{folder}/summary.json is missing: these damages are not published there; name a store of your own to "
@@ -172,7 +172,7 @@ def run(preset: str = "published", store: str | Path = "") -> Damaged:
         )
     else:
         check_store(home)
-        with alone(folder):
+        with locked(folder):
             if not (folder / "summary.json").is_file():  # by the one that was waited for
                 _make(spec, home, folder)
     rows = pd.read_parquet(folder / "rows.parquet").astype({"value": float})
@@ -187,7 +187,7 @@ def _make(spec: DamageSpec, home: Path, folder: Path) -> None:
     write_atomically(folder / "spec.json", lambda path: path.write_text(text))
     parts = {damage: folder / "parts" / f"{damage.key}.parquet" for damage in spec.damages}
     missing = [damage for damage, part in parts.items() if not part.is_file()]
-    say(
+    report(
         f"{len(parts) - len(missing)} of {len(parts)} damages are in {folder}; measuring {len(missing)} on "
         f"{spec.evaluation.clips} clips of each of {len(spec.evaluation.domains)} domains"
     )
@@ -198,7 +198,7 @@ def _make(spec: DamageSpec, home: Path, folder: Path) -> None:
         write_atomically(parts[damage], lambda path, rows=rows: rows.to_parquet(path, index=False))
         if done == 1 and len(missing) > 1:
             seconds = (time.monotonic() - started) * (len(missing) - 1)
-            say(f"Estimated: {duration(seconds)} for the other {len(missing) - 1}")
+            report(f"Estimated: {duration(seconds)} for the other {len(missing) - 1}")
     rows = pd.concat(map(pd.read_parquet, parts.values()), ignore_index=True)
     write_atomically(folder / "rows.parquet", lambda path: rows.to_parquet(path, index=False))
     summary = {"clips": spec.evaluation.clips, "split": SPLIT, **provenance()}
@@ -435,9 +435,9 @@ def slowed(scene: Scene, first: int, percent: float) -> Scene:
 @cache
 def mean_velocities(ordinary: WorldSpec, home: Path) -> Floats:
     """Mean velocity (CELLS, CELLS, 2) of agents that count, relative to the ego car, in a domain's dev split."""
-    from replaylab.worlds import build
+    from replaylab.worlds.build import build_domain
 
-    domain = build.build(ordinary, home / "domains")
+    domain = build_domain(ordinary, home / "domains")
     videos = {Path(file).stem for file in domain.split(SPLIT)["file"]}
     tracks = domain.tracks[domain.tracks["video"].isin(videos)]
     return velocity_field(tracks, domain.size_px, domain.frames_per_second)

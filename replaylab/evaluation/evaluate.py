@@ -28,7 +28,7 @@ from replaylab.models.tiny import CONTEXT_FRAMES
 from replaylab.spec import EvaluationSpec
 from replaylab.store import ReferenceSpec, claim, finish, gallery_clips, is_done
 from replaylab.util.distributed import Place
-from replaylab.util.files import alone, write_atomically
+from replaylab.util.files import locked, write_atomically
 from replaylab.util.progress import track
 
 GALLERY_PERCENTILES = (5, 50, 95)
@@ -107,7 +107,7 @@ def references(spec: ReferenceSpec, store: Path, base: Pipeline | None = None) -
     """
     folder = claim(spec, store)
     if not is_done(spec, store):
-        with alone(folder):
+        with locked(folder):
             if not is_done(spec, store):  # by the one that was waited for
                 _measure_references(spec, store, folder, base or pipelines.load(spec, store))
     return folder

@@ -30,7 +30,7 @@ from replaylab.models import pipelines
 from replaylab.models.pipelines import Frames, Pipeline
 from replaylab.models.tiny import CONTEXT_FRAMES, Condition, stacked, to_draw
 from replaylab.spec import DetectorSpec, EvaluationSpec, FolderSpec, World
-from replaylab.worlds import build
+from replaylab.worlds.build import build_domain
 
 if TYPE_CHECKING:
     from replaylab.metrics.detectors.pretrained import ObjectDetector
@@ -221,7 +221,7 @@ def _ground(
     world: World, ordinary: World, split: str, clips: int, reference_clips: int, by: DetectorSpec | None, home: Path,
     pipeline: Pipeline,
 ) -> Ground:  # fmt: skip
-    domain, length = build.build(world, home / "domains"), pipeline.frames
+    domain, length = build_domain(world, home / "domains"), pipeline.frames
     scenes = clips_room.one_a_scene(clips_room.clips_of(domain, split, length))
     if len(scenes) < clips + reference_clips:
         raise ValueError(
@@ -277,7 +277,7 @@ def _mean_motion(
     world: World, split: str, by: DetectorSpec | None, home: Path, pipeline: Pipeline
 ) -> MeanMotion | None:
     """Of all clips of the split, one a scene; None where no agent is measured."""
-    domain, length = build.build(world, home / "domains"), pipeline.frames
+    domain, length = build_domain(world, home / "domains"), pipeline.frames
     if not _drives(world, by):
         return None
     scenes = clips_room.one_a_scene(clips_room.clips_of(domain, split, length))

@@ -37,7 +37,7 @@ from replaylab.metrics import optical_flow
 from replaylab.metrics.distances import Extractor, frechet_distance, kernel_distance
 from replaylab.spec import WEIGHTS, generator, torch_seed
 from replaylab.util.files import sha256, write_folder
-from replaylab.util.progress import say, track
+from replaylab.util.progress import report, track
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -442,7 +442,7 @@ def fit(
         "quality": measure(network, held_out, kinds), "responses": responses(network, checks),
     }  # fmt: skip
     _write(network, kinds, facts, folder)
-    say(f"video network: written to {folder}")
+    report(f"video network: written to {folder}")
     return network
 
 

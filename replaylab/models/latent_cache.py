@@ -26,8 +26,8 @@ from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
 from replaylab.data.video import UndecodableVideo, decode
 from replaylab.models.tiny import CLIP_FRAMES, TinyModel
-from replaylab.util.files import alone, sha256, write_atomically
-from replaylab.util.progress import say, track
+from replaylab.util.files import locked, sha256, write_atomically
+from replaylab.util.progress import report, track
 
 VIDEOS_AT_ONCE = 32
 WINDOW_FRAMES = 1  # encoded together, without a look at those before and after
@@ -108,7 +108,7 @@ def _made(model: TinyModel, missing: list[_Chunk]) -> Iterator[_Chunk]:
     """Every chunk once it is there: first those that nobody is at, then those that others were making."""
     others = []
     for chunk in missing:
-        with alone(chunk.path, wait=False) as mine:
+        with locked(chunk.path, wait=False) as mine:
             if mine:
                 _make(model, chunk)
         if mine:
@@ -116,7 +116,7 @@ def _made(model: TinyModel, missing: list[_Chunk]) -> Iterator[_Chunk]:
         else:
             others.append(chunk)
     for chunk in others:
-        with alone(chunk.path):
+        with locked(chunk.path):
             _make(model, chunk)  # unless whoever was at it has finished it
         yield chunk
 
@@ -124,7 +124,7 @@ def _made(model: TinyModel, missing: list[_Chunk]) -> Iterator[_Chunk]:
 def _make(model: TinyModel, chunk: _Chunk) -> None:
     if not _is_whole(chunk):
         if chunk.path.exists():
-            say(f"{chunk.path} is damaged and is made again")
+            report(f"{chunk.path} is damaged and is made again")
         frames = _encode(model, chunk)
         write_atomically(chunk.path, lambda aside: write(aside, frames))
 

@@ -4,7 +4,7 @@ Decision: submitit dispatches, one job a run, and only specs travel: a job that 
 store and goes on from there. Two things keep a run from being trained twice:
 
 - While the job that the store remembers for a run is queued or at work, nobody submits another.
-- A claim is the kernel's lock on the run's folder (`domain.alone`), taken by the process that trains and released when
+- A claim is the kernel's lock on the run's folder (`files.locked`), taken by the process that trains and released when
   that process ends, however it ends: it cannot outlive its owner, and a requeued job takes it anew.
 
 Refused: to submit where it is not known whether a run's job is alive.
@@ -30,8 +30,8 @@ from replaylab.spec import MachineSpec, RunSpec
 from replaylab.store import ReferenceSpec, is_done
 from replaylab.sweeps.cluster import ClusterSpec, Job, ask_slurm, executor_for, outside_of_a_job, states, undisturbed
 from replaylab.training import preemption
-from replaylab.util.files import alone, write_atomically
-from replaylab.util.progress import say
+from replaylab.util.files import locked, write_atomically
+from replaylab.util.progress import report
 
 if TYPE_CHECKING:
     from replaylab.util.distributed import Place
@@ -48,7 +48,7 @@ def claimed(spec: RunSpec, store: Path, place: Place, wait: bool = True) -> Iter
     """
     from replaylab.util import distributed
 
-    turn = alone(store / spec.run_id, wait) if place.leads else nullcontext(True)
+    turn = locked(store / spec.run_id, wait) if place.leads else nullcontext(True)
     with turn as mine:
         yield bool(distributed.agreed(place, int(mine)))
 
@@ -68,11 +68,11 @@ def prepare(specs: Sequence[RunSpec], store: Path) -> None:
 
 def is_prepared(specs: Sequence[RunSpec], store: Path) -> bool:
     """Whether the long parts are there; of latents each chunk is made by one job, whoever comes first."""
-    from replaylab.worlds import build
+    from replaylab.worlds.build import is_built
 
     return all(
         is_done(ReferenceSpec.of(spec), store)
-        and all(build.is_built(world, store / "domains") for world in (spec.target, *spec.replay.domains))
+        and all(is_built(world, store / "domains") for world in (spec.target, *spec.replay.domains))
         for spec in specs
     )
 
@@ -163,7 +163,7 @@ def _turn(folder: Path, at_once: int) -> Iterator[None]:
     """One of so many turns, as soon as one is free."""
     while True:
         for number in range(at_once):
-            with alone(folder / f"turn-{number}", wait=False) as mine:
+            with locked(folder / f"turn-{number}", wait=False) as mine:
                 if mine:
                     yield
                     return
@@ -177,7 +177,7 @@ def _is_for_another(spec: RunSpec, store: Path, job: Any) -> int:
         return 0
     alive = known.cluster == "slurm" and bool((ask_slurm([known.id]) or {}).get(known.id))
     if alive:
-        say(f"{spec.run_id} is left to job {known.id}")
+        report(f"{spec.run_id} is left to job {known.id}")
     return int(alive)
 
 
@@ -196,14 +196,14 @@ def submit(specs: Sequence[RunSpec], store: Path, machine: MachineSpec, cluster:
     folder = store / "jobs"
     if cluster == "local" and not is_prepared(specs, store):
         prepare(specs, store)
-    with alone(folder / "submission"), undisturbed():
+    with locked(folder / "submission"), undisturbed():
         known = {spec.run_id: Job.of(spec, store) for spec in specs}
         alive = states([job for job in known.values() if job])
         if alive is None:
             raise OSError(f"SLURM does not answer (squeue), and {folder} names jobs that may be alive: try again")
         wanted = [spec for spec in specs if not is_done(spec, store) and _id(known[spec.run_id]) not in alive]
         if len(wanted) < len(specs):
-            say(f"{len(specs) - len(wanted)} runs have a job already: looking on")
+            report(f"{len(specs) - len(wanted)} runs have a job already: looking on")
         if not wanted:
             return
         for spec in wanted:
@@ -213,7 +213,7 @@ def submit(specs: Sequence[RunSpec], store: Path, machine: MachineSpec, cluster:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         for spec, job in zip(wanted, jobs, strict=True):
             Job(cluster, job.job_id, socket.gethostname(), now).keep(spec, store)
-        say(f"submitted {len(jobs)} jobs ({cluster}: {_names([job.job_id for job in jobs])}); logs are in {folder}")
+        report(f"submitted {len(jobs)} jobs ({cluster}: {_names([job.job_id for job in jobs])}); logs are in {folder}")
 
 
 def _id(job: Job | None) -> str:
@@ -230,7 +230,7 @@ def _submitted(
         one_task = {"nodes": 1, "tasks_per_node": 1}
         first = Task(plain, str(store), machine.as_dict(), prepares=True, threads=threads)
         job = executor_for(store, cluster, settings, one_task).submit(first)
-        say(f"job {job.job_id} prepares worlds, latents and floors; the runs wait for it")
+        report(f"job {job.job_id} prepares worlds, latents and floors; the runs wait for it")
         # whatever becomes of it: the runs make what is missing, or say why it cannot be made
         others = settings.slurm.get("slurm_dependency")
         waiting = f"afterany:{job.job_id}" + (f",{others}" if others else "")

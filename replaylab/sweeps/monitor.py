@@ -18,7 +18,7 @@ from pathlib import Path
 from replaylab.spec import RunSpec
 from replaylab.store import is_done
 from replaylab.sweeps.cluster import Job, states
-from replaylab.util.progress import Board, say
+from replaylab.util.progress import StatusBoard, report
 
 SECONDS_BETWEEN_LOOKS = 1.0  # at the store
 SECONDS_BETWEEN_QUESTIONS = (2.0, 20.0)  # to SLURM: at first, and after some minutes
@@ -31,7 +31,7 @@ def watch(specs: Sequence[RunSpec], store: Path, how_back: str) -> dict[str, str
     Ctrl-C leaves the jobs alone, says how to come back, and goes on as KeyboardInterrupt.
     """
     looks = _Looks(specs, store)
-    board = Board("runs")
+    board = StatusBoard("runs")
     try:
         while True:
             found = looks.look()
@@ -145,7 +145,7 @@ def _say_goodbye(looks: _Looks, how_back: str) -> None:
         return
     ids = [job.id for job in alive]
     stop = ("scancel " if alive[0].cluster == "slurm" else "kill ") + " ".join(ids)
-    say(
+    report(
         f"{len(alive)} jobs go on without this process. To look on, and to train what is still missing: {how_back}. To stop "
         f"them: {stop}"
     )

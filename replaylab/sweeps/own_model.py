@@ -36,7 +36,7 @@ from replaylab.store import store_of
 from replaylab.sweeps import sweep
 from replaylab.sweeps.own_settings import OPTIONS, PRESETS, Settings
 from replaylab.sweeps.sweep import Table
-from replaylab.util.progress import say
+from replaylab.util.progress import report
 
 MOST_CLIPS, MOST_REFERENCES = 64, 128
 MISS_CAP = 1 / 4  # of the height: what an agent that is not found costs
@@ -54,7 +54,7 @@ def run(
     """
     specs = grid(model, driving, replay, replay_fractions, settings, seeds, detector, agents)
     first = specs[0].evaluation
-    say(
+    report(
         f"{len(specs)} runs; measured on {first.clips} clips a domain, beside {first.reference_clips} real ones"
         + ("" if first.object_detector else "; without a detector no agent is measured")
     )

@@ -24,7 +24,7 @@ from replaylab.sweeps import ablations, jobs, monitor
 from replaylab.sweeps.cluster import ClusterSpec, Job, states
 from replaylab.sweeps.presets import grid
 from replaylab.util.files import write_atomically
-from replaylab.util.progress import say
+from replaylab.util.progress import report
 from replaylab.util.text import duration
 
 
@@ -60,7 +60,7 @@ def run(
         _settings(cluster, cluster_file)  # nobody is to train, but a wrong word is still wrong
         missing = _missing(specs, home)
         if missing:
-            say(
+            report(
                 f"{len(missing)} of {len(specs)} published runs are not in {home}; to train them, name a store of your own"
             )
         return _table(preset, specs, home, set(), {}, measures=measures)
@@ -78,20 +78,20 @@ def run_specs(
     trained: set[str] = set()
     counted = f"{len(specs) - len(missing)} of {len(specs)} runs are in {home}; "
     if dry_run:
-        say(f"{counted}{len(missing)} would be trained. {estimate(missing, home, specs, cluster, settings)}")
+        report(f"{counted}{len(missing)} would be trained. {estimate(missing, home, specs, cluster, settings)}")
         return _table(name, specs, home, set(), {}, _under_way(missing, home), measures)
     if missing and cluster == "inline":
         check_store(home)
-        say(f"{counted}training {len(missing)}. {estimate(missing, home, specs, cluster, settings)}")
+        report(f"{counted}training {len(missing)}. {estimate(missing, home, specs, cluster, settings)}")
         failed, trained = _inline(missing, home, machine)
     elif missing:
         check_store(home)
-        say(f"{counted}{len(missing)} are for jobs ({cluster})")
+        report(f"{counted}{len(missing)} are for jobs ({cluster})")
         jobs.submit(missing, home, machine, cluster, settings)
         failed = monitor.watch(specs, home, back)
         trained = {spec.run_id for spec in missing}
     else:
-        say(f"all {len(specs)} runs are in {home}: trained nothing")
+        report(f"all {len(specs)} runs are in {home}: trained nothing")
     return _table(name, specs, home, trained, failed, measures=measures)
 
 
@@ -220,7 +220,7 @@ def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[
             elsewhere.append(spec)
         if len(missing) > 1:
             left = len(missing) - number
-            say(f"runs: {len(trained)} trained, {len(failed)} failed, {len(elsewhere)} elsewhere, {left} left")
+            report(f"runs: {len(trained)} trained, {len(failed)} failed, {len(elsewhere)} elsewhere, {left} left")
     for spec in elsewhere:
         train(spec, wait=True)
     return failed, trained
@@ -229,7 +229,7 @@ def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[
 def _failed(folder: Path, error: Exception) -> str:
     text = "".join(traceback.format_exception(error))
     write_atomically(folder / "failed.txt", lambda path: path.write_text(text))
-    say(f"failed: {error}; the whole story is in {folder / 'failed.txt'}")
+    report(f"failed: {error}; the whole story is in {folder / 'failed.txt'}")
     return f"{type(error).__name__}: {error}"
 
 

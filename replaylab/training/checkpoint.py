@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from replaylab.util.files import sha256
-from replaylab.util.progress import say
+from replaylab.util.progress import report
 
 KEPT = 2
 
@@ -52,7 +52,7 @@ def newest(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] 
         try:
             return _load(whole)
         except (OSError, ValueError, KeyError) as error:
-            say(f"warning: {whole} is damaged ({error}); the checkpoint before it is used")
+            report(f"warning: {whole} is damaged ({error}); the checkpoint before it is used")
     return None
 
 

@@ -30,9 +30,9 @@ from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
 from replaylab.store import ReferenceSpec, claim, finish, is_done, samples_folder, write_rows
 from replaylab.training import loop, regularizers
 from replaylab.util import distributed
-from replaylab.util.files import alone, write_atomically
-from replaylab.util.processes import processes
-from replaylab.worlds import build
+from replaylab.util.files import locked, write_atomically
+from replaylab.util.processes import usable_cores
+from replaylab.worlds.build import build_domain, is_built, render_video
 
 CLIPS_TO_TIME = 8  # measured to estimate what a sweep will take
 MODELS_OF_REFERENCES = 4  # base, real, autoencoder, copy-last-frame
@@ -157,7 +157,7 @@ def _replayed(pipeline: Pipeline, world: World, spec: RunSpec, store: Path) -> S
     steps, noise = spec.evaluation.sampler_steps, torch_seed(spec.seed, "generated replay")
     about = json.dumps([spec.base, world.as_dict(), numbers, steps, noise])
     path = store / "latents" / f"generated-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
-    with alone(path):
+    with locked(path):
         if not path.is_file():
             drawn = regularizers.generated(pipeline.model, kept, steps, noise).numpy()
             write_atomically(path, lambda aside: latent_cache.write(aside, drawn))
@@ -217,10 +217,10 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     floors = MODELS_OF_REFERENCES * sum(not is_done(references, store) for references in bases)
     clips_measured = evaluation.clips * (of_runs * evaluation.futures + floors * len(all_worlds))
     worlds_needed = {*all_worlds, *(world for run in missing for world in (run.target, *run.replay.domains))}
-    videos = sum(sum(world.videos) for world in worlds_needed if not build.is_built(world, store / "domains"))
+    videos = sum(sum(world.videos) for world in worlds_needed if not is_built(world, store / "domains"))
     video, target = 0.0, spec.target
     if videos and isinstance(target, WorldSpec):
-        video = _timed(lambda: build.render_video(target, "dev", 0)) / processes()
+        video = _timed(lambda: render_video(target, "dev", 0)) / usable_cores()
     return sum(run.training.steps for run in missing) * step + clips_measured * (measured + sampled) + videos * video
 
 
@@ -228,7 +228,7 @@ def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path) -> float:
     """Of one training step. Of a large model forwards only, three times: gradients of all of it would not fit."""
     size = spec.training.batch_size
     if isinstance(pipeline, pipelines.PretrainedPipeline):
-        domain = build.build(spec.target, store / "domains")
+        domain = build_domain(spec.target, store / "domains")
         chosen = clips.clips_of(domain, "train", pipeline.frames)[:size]
         ready = [pipeline.encode_clips(domain, "train", chosen, store)]
         batch = loop.batch_of(pipeline.model, ready, Mixture(0.0, size, [len(chosen)], 0), 0, 0)
@@ -269,5 +269,5 @@ def _named(rows: pd.DataFrame, spec: RunSpec, step: int) -> pd.DataFrame:
 
 def _ready(pipeline: Pipeline, world: World, store: Path) -> Sequence[Clip]:
     """The training clips of a domain, ready to learn from."""
-    domain = build.build(world, store / "domains")
+    domain = build_domain(world, store / "domains")
     return pipeline.encode_clips(domain, "train", clips.clips_of(domain, "train", pipeline.frames), store)

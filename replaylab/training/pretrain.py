@@ -46,8 +46,8 @@ from replaylab.spec import (
 )
 from replaylab.training import checkpoint, loop
 from replaylab.util.files import write_atomically
-from replaylab.util.progress import say, track
-from replaylab.worlds import build
+from replaylab.util.progress import report, track
+from replaylab.worlds.build import build_domain
 from replaylab.worlds.named import domain_spec
 
 NEAR = domain_spec("near", videos=(2400, 128, 0), seed=100)
@@ -101,7 +101,7 @@ def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOEN
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         if (step + 1) % 250 == 0:
-            say(f"autoencoder: step {step + 1}, loss {loss.item():.4f}")
+            report(f"autoencoder: step {step + 1}, loss {loss.item():.4f}")
             _save_autoencoder(home / "autoencoder", step + 1, vae, optimizer)
     vae.eval()
     with torch.no_grad():
@@ -169,7 +169,7 @@ def _measure(model: tiny.TinyModel, step: int, home: Path, run: Path) -> None:
     if not path.is_file():
         table = _means(evaluate.evaluate(pipelines.TinyPipeline(model), CURVE, home)).assign(model="base", step=step)
         write_atomically(path, lambda aside: table.to_csv(aside, index=False))
-        say(f"base: step {step}: " + "; ".join(_ade_in_words(table)))
+        report(f"base: step {step}: " + "; ".join(_ade_in_words(table)))
 
 
 def _floors(home: Path) -> pd.DataFrame:
@@ -267,7 +267,7 @@ def _autoencoded(vae: Any, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _domain(spec: WorldSpec, home: Path) -> Domain:
-    return build.build(spec, home / "domains")
+    return build_domain(spec, home / "domains")
 
 
 def _all_frames(domain: Domain, split: str) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, distributed
 
 from replaylab.spec import MachineSpec
-from replaylab.util.progress import say
+from replaylab.util.progress import report
 
 PATIENCE = timedelta(hours=6)  # ranks wait for one that renders, encodes or measures
 
@@ -172,7 +172,7 @@ class Execution:
             precision = "bf16" if bf16 else "fp32"
         compiled = machine.compiled and can_compile(place.device.type)
         if machine.compiled and not compiled and place.leads:
-            say("note: no compiler here (torch.compile needs a C++ compiler, on GPUs Triton too): not compiled")
+            report("note: no compiler here (torch.compile needs a C++ compiler, on GPUs Triton too): not compiled")
         return cls(place.ranks, torch.get_num_threads(), place.device.type, precision, compiled,
                    machine.sharded and place.ranks > 1, machine.gradient_checkpointing)  # fmt: skip
 

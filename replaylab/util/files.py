@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
-from replaylab.util.progress import say
+from replaylab.util.progress import report
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -60,7 +60,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def alone(path: Path, wait: bool = True) -> Iterator[bool]:
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Inside, no other process is inside for the same `path`, which need not exist; its folder is made.
 
     Another one is waited for, which is said once; with `wait=False` it is not, and False is what comes out, not True.
@@ -79,7 +79,7 @@ def alone(path: Path, wait: bool = True) -> Iterator[bool]:
             mine = _lock(file, lock, wait=False)
             if not mine and wait:
                 if not said:
-                    say(f"waiting for another process that is making {path}")
+                    report(f"waiting for another process that is making {path}")
                     said = True
                 mine = _lock(file, lock, wait=True)
             if mine and not _is_at(file, lock):
@@ -107,7 +107,7 @@ def _lock(file: IO[str], lock: Path, wait: bool) -> bool:
 
 @cache  # once a folder
 def _say_no_locks(folder: Path) -> None:
-    say(f"{folder} is on a file system without locks: two processes may do the same work there")
+    report(f"{folder} is on a file system without locks: two processes may do the same work there")
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

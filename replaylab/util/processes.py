@@ -13,7 +13,7 @@ from typing import TypeVar
 from replaylab.util.progress import track
 
 
-def processes() -> int:
+def usable_cores() -> int:
     """How many processes render at once: one a core that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -36,7 +36,7 @@ Job = TypeVar("Job")
 Made = TypeVar("Made")
 
 
-def in_processes(
+def map_in_processes(
     function: Callable[[Job], Made], jobs: Sequence[Job], processes: int, what: str, unit: str
 ) -> Iterator[Made]:
     """Results as they come, with progress. A process that dies (memory?) raises OSError."""

@@ -29,7 +29,7 @@ SECONDS_BETWEEN_LINES = 10.0
 MOST_NAMED = 4  # of those that run, in one line
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     """Write `text` as one line to stderr, above the bar if there is one."""
     if is_follower():
         return
@@ -56,10 +56,10 @@ def track(iterable: Iterable[Item], what: str, total: int | None = None, unit: s
     for item in reported(iterable, what, total, unit):
         yield item
         count += 1
-    say(f"{what}: {count} {unit} in {duration(time.monotonic() - start)}")
+    report(f"{what}: {count} {unit} in {duration(time.monotonic() - start)}")
 
 
-class Board:
+class StatusBoard:
     """The states of several things, as they are now: `show` as often as they are looked at, then `close`."""
 
     def __init__(self, what: str) -> None:
@@ -97,12 +97,12 @@ class Board:
     def _tell(self, things: dict[str, tuple[str, str]]) -> None:
         for name, (state, more) in things.items():
             if self._shown.get(name, ("done", ""))[0] != state:  # what was done before is no news
-                say(_of_board(name, state, more))
+                report(_of_board(name, state, more))
         now = time.monotonic()
         if now - self._said >= SECONDS_BETWEEN_LINES:
             if things != self._told:
                 running = [f"{name}: {more}" for name, (state, more) in things.items() if state == "running"]
-                say("; ".join([f"{self._what}: {counted(things)}", *running[:MOST_NAMED]]))
+                report("; ".join([f"{self._what}: {counted(things)}", *running[:MOST_NAMED]]))
             self._said, self._told = now, dict(things)
 
 
@@ -136,7 +136,7 @@ def _lines(iterable: Iterable[Item], what: str, total: int | None, unit: str) ->
         yield item
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES and done != total:
-            say(progress_line(what, done, total, unit, now - start))
+            report(progress_line(what, done, total, unit, now - start))
             last = now
 
 

@@ -19,9 +19,9 @@ import pandas as pd
 from replaylab.data.domain import SPLITS, Domain, open_domain, write_domain
 from replaylab.data.video import write_video
 from replaylab.spec import FolderSpec, World, WorldSpec, digest, generator
-from replaylab.util.files import alone, sha256, write_atomically
-from replaylab.util.processes import end_with_parent, processes
-from replaylab.util.progress import say, track
+from replaylab.util.files import locked, sha256, write_atomically
+from replaylab.util.processes import end_with_parent, usable_cores
+from replaylab.util.progress import report, track
 from replaylab.worlds import appearance, country, orbit, physics, traffic
 from replaylab.worlds.doom import walk
 from replaylab.worlds.renderer import Scene, Stage, boxes_of, eligible, heading_of, placed, visible_shares
@@ -47,7 +47,7 @@ def is_built(spec: World, home: str | Path) -> bool:
     return isinstance(spec, FolderSpec) or (folder_of(spec, home) / "domain.json").is_file()
 
 
-def build(spec: World, home: str | Path) -> Domain:
+def build_domain(spec: World, home: str | Path) -> Domain:
     """Render `spec` into `home/<name>-<digest>/` on all cores, or read what is there; a folder of videos is opened.
 
     If another process is rendering it, that one is waited for. Raises PermissionError or OSError, with the path, if
@@ -57,7 +57,7 @@ def build(spec: World, home: str | Path) -> Domain:
         return _opened(spec)
     folder = folder_of(spec, home)
     if not is_built(spec, home):
-        with alone(folder):
+        with locked(folder):
             if not is_built(spec, home):  # by the one that was waited for
                 _build(spec, folder)
     return open_domain(folder)
@@ -83,10 +83,10 @@ def _build(spec: WorldSpec, folder: Path) -> None:
     ]
     missing = [job for job in jobs if not (folder / "parts" / f"{_chunk_name(*job[2:])}-ego.parquet").is_file()]
     if len(missing) < len(jobs):
-        say(f"{folder}: {len(jobs) - len(missing)} of {len(jobs)} chunks were already rendered")
+        report(f"{folder}: {len(jobs) - len(missing)} of {len(jobs)} chunks were already rendered")
     # spawn: a forked renderer would share its parent's buffers; daemonic notebooks may not fork at all
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes(), mp_context=context, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(usable_cores(), mp_context=context, initializer=end_with_parent) as pool:
         done = as_completed([pool.submit(_render_chunk, *job) for job in missing])
         for future in track(
             done, what=f"rendering {spec.name} ({VIDEOS_A_CHUNK} videos each)", total=len(missing), unit="chunks"
@@ -127,7 +127,7 @@ def _render_chunk(spec: WorldSpec, folder: Path, split: str, start: int, stop: i
         write_atomically(path, lambda aside, rows=rows: pd.DataFrame(rows).to_parquet(aside, index=False))
 
 
-def check(spec: WorldSpec) -> None:
+def check_world(spec: WorldSpec) -> None:
     """Raises ValueError, with the valid ones, for a world, look or motion that does not exist."""
     if spec.world not in WORLDS:
         raise ValueError(f"world {spec.world!r} is none of {', '.join(WORLDS)}")
@@ -146,7 +146,7 @@ def check(spec: WorldSpec) -> None:
 
 def render_video(spec: WorldSpec, split: str, number: int) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
     """Frames uint8 (T, H, W, 3), track rows and ego rows of one video."""
-    check(spec)
+    check_world(spec)
     if spec.world == "doom":
         return walk.render(spec, split, *_streams(spec, split, number))
     scene = scene_of(spec, split, number)

@@ -31,9 +31,9 @@ from PIL import Image
 from replaylab.data.boxes import is_eligible
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain, write_domain
 from replaylab.data.video import write_video
-from replaylab.util.files import alone, sha256, write_atomically
-from replaylab.util.processes import in_processes
-from replaylab.util.progress import say
+from replaylab.util.files import locked, sha256, write_atomically
+from replaylab.util.processes import map_in_processes
+from replaylab.util.progress import report
 from replaylab.util.text import duration
 
 Floats = NDArray[np.float64]
@@ -394,9 +394,9 @@ def make(
     """
     if len(sources) + len(unusable) < len(names):
         done = len(names) - len(sources) - len(unusable)
-        say(f"{order.out}: {done} of {len(names)} sources were already converted")
+        report(f"{order.out}: {done} of {len(names)} sources were already converted")
     if sources:
-        say(_estimate(order, sources))
+        report(_estimate(order, sources))
     rows = [
         {"file": source.shown, **source.about, "files": len(source.pieces), "frames": source.frames,
          "scene": source.scene, "split": order.shares.split_of(source.drawn_by)}
@@ -404,7 +404,7 @@ def make(
     ]  # fmt: skip
     if order.dry_run:
         return Added(None, pd.DataFrame(rows), unusable_table(unusable))
-    with alone(order.out):
+    with locked(order.out):
         text = json.dumps({"origin": origin, **asdict(order.recipe)}, indent=1)
         write_atomically(_recipe_path(order.out), lambda path: path.write_text(text))
         found = [*unusable, *_convert_all(order, sources)]
@@ -430,7 +430,7 @@ def _convert_all(order: Order, sources: Sequence[Source]) -> list[Unusable]:
     (order.out / "domain.json").unlink(missing_ok=True)  # whole again when all are
     (order.out / "videos").mkdir(exist_ok=True)
     convert = partial(_converted, order.out, order.recipe)
-    made = in_processes(convert, missing, order.processes, "converting", "sources")
+    made = map_in_processes(convert, missing, order.processes, "converting", "sources")
     return [wrong for wrong in made if wrong is not None]
 
 

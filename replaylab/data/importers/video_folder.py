@@ -29,8 +29,8 @@ from PIL import Image
 
 from replaylab.data.importers import conversion
 from replaylab.data.importers.conversion import Added, Order, Picture, Recipe, Source, Unusable
-from replaylab.util.processes import in_processes
-from replaylab.util.progress import say
+from replaylab.util.processes import map_in_processes
+from replaylab.util.progress import report
 
 ENDINGS = (  # in lower case
     ".3gp", ".asf", ".avi", ".flv", ".h264", ".hevc", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
@@ -86,7 +86,7 @@ def add(folder: Path, order: Order, scene_from: str = "file") -> Added:
         if not conversion.is_converted(order.out, name_of(file), conversion.stamp_of([folder / file]))
     ]
     probe_one = partial(_probed, folder, order.recipe, scene_from)
-    probed = in_processes(probe_one, missing, order.processes, f"probing {folder}", "files")
+    probed = map_in_processes(probe_one, missing, order.processes, f"probing {folder}", "files")
     found = sorted(probed, key=lambda one: one.shown)
     sources = [one for one in found if isinstance(one, Source)]
     unusable = [one for one in found if isinstance(one, Unusable)]
@@ -117,7 +117,7 @@ def find(folder: Path, out: Path) -> list[str]:
     if not found:
         raise ValueError(f"{folder}: no video files in or below it ({others} others); endings: {' '.join(ENDINGS)}")
     if others:
-        say(f"{folder}: {len(found)} video files; {others} others are not looked at")
+        report(f"{folder}: {len(found)} video files; {others} others are not looked at")
     return sorted(found)
 
 

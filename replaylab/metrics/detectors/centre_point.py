@@ -37,7 +37,7 @@ from replaylab.data.boxes import MIN_HEIGHT_PX, is_eligible
 from replaylab.metrics import dynamics
 from replaylab.spec import WEIGHTS
 from replaylab.util.files import write_folder
-from replaylab.util.progress import say, track
+from replaylab.util.progress import report, track
 
 SHIPPED = WEIGHTS / "detector"
 FILES = {"model.safetensors", "config.json", "README.md"}
@@ -339,7 +339,7 @@ def fit(
         "checks": {name: _rounded(measure(model, *held)) for name, held in (checks or {}).items()},
     }
     _write(model, facts, folder)
-    say(f"detector: {_in_words(quality)}; written to {folder}")
+    report(f"detector: {_in_words(quality)}; written to {folder}")
     return model
 
 
