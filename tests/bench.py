@@ -205,16 +205,6 @@ def compare_frechet(n: int, d: int) -> None:
         "scipy.linalg.sqrtm": lambda: with_matrix_root(fitted(a), fitted(b)),
         "replaylab.distances.frechet_distance": lambda: distances.frechet_distance(a, b),
     })  # fmt: skip
-    theirs_a, theirs_b = fitted(a), fitted(b)
-    ours_a, ours_b = distances.Moments().add(a), distances.Moments().add(b)
-    compare(f"{title}, to known statistics, as pytorch-fid's .npz", {
-        "scipy.linalg.sqrtm": lambda: with_matrix_root(fitted(a), theirs_b),
-        "replaylab.distances.frechet_distance": lambda: distances.frechet_distance(a, ours_b),
-    })  # fmt: skip
-    compare(f"{title}, the formula alone, both statistics known", {
-        "scipy.linalg.sqrtm": lambda: with_matrix_root(theirs_a, theirs_b),
-        "replaylab.distances.frechet_distance": lambda: distances.frechet_distance(ours_a, ours_b),
-    })  # fmt: skip
 
 
 Gaussian = tuple[np.ndarray, np.ndarray]

@@ -1,6 +1,6 @@
-"""How far apart are two sets of pictures? Fréchet and kernel distance of feature vectors, at once or batch by batch.
+"""Fréchet and kernel distance between two sets of feature vectors.
 
-The decision: everything here is a function of feature arrays and knows nothing of networks. What made the features is
+Decision: everything here is a function of feature arrays and knows nothing of networks. What made the features is
 described by an `Extractor`, and travels with the value in a `Distance`. d is the number of dimensions of a feature
 vector; n and m are numbers of vectors, one vector a row.
 
@@ -17,8 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -64,58 +62,36 @@ class Distance:
     extractor_digest: str  # SHA-256 of its weights
 
 
-class Moments:
-    """Number, mean and scatter of feature vectors that come in batches; two can be merged.
+@dataclass(frozen=True)
+class _Gaussian:
+    """The Gaussian fitted to n feature vectors.
 
-    Chan, Golub & LeVeque (1983): scatters of two parts add up, plus n m / (n + m) times the outer product of the
-    difference of the means. Kept is not the scatter S (d, d) but a factor F with F'F = S: up to 2 d rows as they came,
-    condensed by a QR decomposition beyond. So nothing is squared, few vectors in many dimensions stay cheap, and
-    how the vectors are cut into batches matters up to rounding only. Memory: at most 2 d rows of d doubles, and a batch.
+    Not the scatter S (d, d) is kept, but a factor F with F'F = S: nothing is squared, and few vectors in many dimensions
+    stay cheap.
     """
 
-    def __init__(self, name: str = "features") -> None:
-        self.name = name
-        self.n = 0
-        self.mean: Features = np.zeros(0)
-        self._blocks: list[Features] = []
+    name: str
+    n: int
+    mean: Features
+    factor: Features  # (n, d), the vectors minus their mean
 
-    def add(self, features: ArrayLike) -> Moments:
-        """Take in a batch (k, d), k at least 1; returns itself. ValueError names the set and what is wrong."""
-        rows = _rows(features, self.name)
+    @classmethod
+    def fitted(cls, features: ArrayLike, name: str, n_min: int) -> _Gaussian:
+        """ValueError names the set and what is wrong with it."""
+        rows = _rows(features, name)
+        _enough(len(rows), name, n_min)
         mean = rows.mean(0)
-        return self._absorb(len(rows), mean, [rows - mean] if len(rows) > 1 else [])
-
-    def merge(self, other: Moments) -> Moments:
-        """The moments of both sets together, under this one's name; neither is changed."""
-        merged = Moments(self.name)
-        for part in (self, other):
-            if part.n:
-                merged._absorb(part.n, part.mean, part._blocks)
-        return merged
+        return cls(name, len(rows), mean, rows - mean)
 
     @property
-    def factor(self) -> Features:
-        """F (r, d) with F'F the scatter; r is of the order of n, and at most 2 d unless one batch was larger."""
-        if len(self._blocks) == 1:
-            return self._blocks[0]
-        return np.concatenate(self._blocks) if self._blocks else np.zeros((0, len(self.mean)))
-
-    @property
-    def scatter(self) -> Features:
-        """Sum of the outer products (d, d) of the vectors less their mean: (n - 1) times the unbiased covariance."""
-        factor = self.factor
-        return np.asarray(factor.T @ factor)
-
-    @cached_property
     def trace(self) -> float:
-        """Of the scatter: the sum of the squared lengths of the vectors less their mean."""
+        """Of the scatter: the sum of the squared lengths of the vectors minus their mean."""
         rows = self.factor.ravel()
         # scipy's BLAS, as in all that follows: numpy has one of its own, whose threads wait busily for more work
-        return float(scipy.linalg.blas.ddot(rows, rows)) if len(rows) else 0.0
+        return float(scipy.linalg.blas.ddot(rows, rows))
 
-    @cached_property
     def root(self) -> Features | None:
-        """Lower triangular L (d, d) with L L' the scatter, kept for the next distance to the same set.
+        """Lower triangular L (d, d) with L L' the scatter.
 
         None where vectors are no more than dimensions, or depend on one another.
         """
@@ -125,98 +101,41 @@ class Moments:
         lower, failed = scipy.linalg.lapack.dpotrf(scatter, lower=1, overwrite_a=1)
         return None if failed else lower  # a feature that never varies, or follows from others
 
-    def _absorb(self, n: int, mean: Features, blocks: list[Features]) -> Moments:
-        for known in ("trace", "root"):
-            self.__dict__.pop(known, None)
-        if self.n:
-            _same_length(self.name, len(self.mean), f"{self.name} (next batch)", len(mean))
-            between_means = np.sqrt(self.n * n / (self.n + n)) * (mean - self.mean)
-            self._blocks = [*self._blocks, *blocks, between_means[None]]
-            self.mean = self.mean + (mean - self.mean) * (n / (self.n + n))
-            if sum(map(len, self._blocks)) > 2 * len(self.mean):
-                self._blocks = [_condensed(self.factor)]
-        else:
-            self.mean, self._blocks = mean, list(blocks)
-        self.n += n
-        return self
 
-
-class Rows:
-    """Feature vectors that come in batches, all of them kept; two can be merged.
-
-    The streaming form of the kernel distance. A kernel of degree 3 has no short summary (its moments number d^3), and
-    means over blocks are noisier and depend on the blocks; so the vectors stay, as float32 if they come so: 5 kB a
-    frame at d = 1280. The distance is then that of the whole sets, whatever the batches were.
-    """
-
-    def __init__(self, name: str = "features") -> None:
-        self.name = name
-        self._blocks: list[NDArray[np.floating]] = []
-
-    @property
-    def n(self) -> int:
-        """How many vectors came so far."""
-        return sum(map(len, self._blocks))
-
-    @property
-    def features(self) -> NDArray[np.floating]:
-        """All vectors (n, d), in the order in which they came."""
-        return np.concatenate(self._blocks) if self._blocks else np.zeros((0, 0))
-
-    def add(self, features: ArrayLike) -> Rows:
-        """Take in a batch (k, d), k at least 1; returns itself. ValueError names the set and what is wrong."""
-        rows = _rows(features, self.name)
-        if self._blocks:
-            _same_length(self.name, self._blocks[0].shape[1], f"{self.name} (next batch)", rows.shape[1])
-        self._blocks.append(rows.astype(np.float32 if np.asarray(features).dtype == np.float32 else np.float64))
-        return self
-
-    def merge(self, other: Rows) -> Rows:
-        """The vectors of both sets, under this one's name; neither is changed."""
-        merged = Rows(self.name)
-        for block in chain(self._blocks, other._blocks):
-            merged.add(block)
-        return merged
-
-
-def frechet_distance(features_a: ArrayLike | Moments, features_b: ArrayLike | Moments, n_min: int = N_MIN) -> float:
+def frechet_distance(features_a: ArrayLike, features_b: ArrayLike, n_min: int = N_MIN) -> float:
     """Fréchet distance of the Gaussians fitted to two sets of features (Heusel et al. 2017, equation 6).
 
-    features_a (n, d) and features_b (m, d), or their `Moments`; n and m at least n_min and not necessarily equal.
-    Returns |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) with the unbiased covariances A and B, at least 0, in the
-    features' unit squared. With fewer vectors than dimensions it is exact for the sample covariances all the same. Where
-    many sets are compared with one, give that one second, as `Moments`: its `root` is computed once. ValueError names the
-    set that has a wrong shape, too few rows, or holds NaN.
+    features_a (n, d) and features_b (m, d); n and m at least n_min and not necessarily equal. Returns
+    |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) with the unbiased covariances A and B, at least 0, in the features'
+    unit squared. With fewer vectors than dimensions it is exact for the sample covariances all the same. ValueError names
+    the set that has a wrong shape, too few rows, or holds NaN.
     """
-    a, b = _moments(features_a, "features_a", n_min), _moments(features_b, "features_b", n_min)
+    a, b = _Gaussian.fitted(features_a, "features_a", n_min), _Gaussian.fitted(features_b, "features_b", n_min)
     _same_length(a.name, len(a.mean), b.name, len(b.mean))
     traces = sum(each.trace / (each.n - 1) for each in (a, b))
     shared = _trace_of_root(a, b) / np.sqrt((a.n - 1.0) * (b.n - 1.0))
     return max(0.0, float(((a.mean - b.mean) ** 2).sum() + traces - 2 * shared))
 
 
-def kernel_distance(features_a: ArrayLike | Rows, features_b: ArrayLike | Rows, n_min: int = N_MIN) -> float:
+def kernel_distance(features_a: ArrayLike, features_b: ArrayLike, n_min: int = N_MIN) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, section 4).
 
-    features_a (n, d) and features_b (m, d), or their `Rows`; n and m at least n_min. All vectors are used at once, no
-    subsets are drawn. May be negative. Errors as in `frechet_distance`.
+    features_a (n, d) and features_b (m, d); n and m at least n_min. All vectors are used at once, not subsets of them.
+    May be negative. Errors as in `frechet_distance`.
     """
-    (a, name_a), (b, name_b) = _kept(features_a, "features_a"), _kept(features_b, "features_b")
-    _enough(len(a), name_a, n_min)
-    _enough(len(b), name_b, n_min)
-    _same_length(name_a, a.shape[1], name_b, b.shape[1])
-    n, m = len(a), len(b)
-    within_a = (_kernel_sum(a, a) - _kernel_diagonal(a)) / (n * (n - 1))
-    within_b = (_kernel_sum(b, b) - _kernel_diagonal(b)) / (m * (m - 1))
-    return within_a + within_b - 2 * _kernel_sum(a, b) / (n * m)
+    a, b = _rows(features_a, "features_a"), _rows(features_b, "features_b")
+    _enough(len(a), "features_a", n_min)
+    _enough(len(b), "features_b", n_min)
+    _same_length("features_a", a.shape[1], "features_b", b.shape[1])
+    return _kernel_within(a) + _kernel_within(b) - 2 * _kernel_sum(a, b) / (len(a) * len(b))
 
 
 def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike, n_min: int = N_MIN) -> Features:
-    """What each of N clips adds to `kernel_distance`: its jackknife pseudo-values (N,), from one pass over the kernel.
+    """Jackknife pseudo-values (N,) of `kernel_distance`, one for each of N clips, from one pass over the kernel.
 
-    features_a (N, v, d), v vectors of each clip, and features_b (m, d). N times the distance of all, less N − 1 times
-    that without the clip (Tukey; Efron & Stein 1981): their mean is the distance, and their spread says how it would
-    vary with other clips. ValueError as in `kernel_distance`, and for fewer than two clips.
+    features_a (N, v, d), v vectors of each clip, and features_b (m, d). N times the distance of all clips, minus N − 1
+    times that without the clip (Tukey; Efron & Stein 1981): their mean is the distance, and their spread estimates how
+    it would vary with other clips. ValueError as in `kernel_distance`, and for fewer than two clips.
     """
     clips = np.asarray(features_a, dtype=np.float64)
     if clips.ndim != 3 or len(clips) < 2:
@@ -227,7 +146,7 @@ def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike, n_min: in
     _enough(len(a), "features_a", n_min)
     _enough(len(b), "features_b", n_min)
     m = len(b)
-    within_b = (_kernel_sum(b, b) - _kernel_diagonal(b)) / (m * (m - 1))
+    within_b = _kernel_within(b)
     to_all, to_own, to_b = np.empty((3, size))
     for number, clip in enumerate(clips):
         to_all[number], to_own[number] = _kernel_sum(clip, a), _kernel_sum(clip, clip)
@@ -239,8 +158,8 @@ def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike, n_min: in
 
     pairs = to_all.sum() - diagonal.sum()
     whole = distance(pairs, to_b.sum(), size * each)
-    left = pairs - 2 * (to_all - diagonal) + (to_own - diagonal)
-    without = distance(left, to_b.sum() - to_b, (size - 1) * each)
+    pairs_without = pairs - 2 * (to_all - diagonal) + (to_own - diagonal)
+    without = distance(pairs_without, to_b.sum() - to_b, (size - 1) * each)
     return np.asarray(size * whole - (size - 1) * without)
 
 
@@ -302,15 +221,15 @@ def _clips(
     return rows, owners
 
 
-def _trace_of_root(a: Moments, b: Moments) -> float:
+def _trace_of_root(a: _Gaussian, b: _Gaussian) -> float:
     """tr (A B)^(1/2) for A = Fa'Fa and B = Fb'Fb, the scatters of two sets, without the root of a matrix.
 
     The eigenvalues of A B are those of the symmetric (Fa L)'(Fa L) with B = L L', which needs a positive definite B. They
     are also the squared singular values of Fa Fb', which is smaller where vectors are few, and needs nothing
     (Mathiasen & Hvilshøj 2020, arXiv 2009.14075).
     """
-    if min(a.n, b.n) > len(a.mean) and b.root is not None:
-        product = scipy.linalg.blas.dtrmm(1.0, b.root, a.factor.T, lower=1, trans_a=1)  # L'Fa'
+    if min(a.n, b.n) > len(a.mean) and (root := b.root()) is not None:
+        product = scipy.linalg.blas.dtrmm(1.0, root, a.factor.T, lower=1, trans_a=1)  # L'Fa'
         squared = scipy.linalg.eigvalsh(
             scipy.linalg.blas.dsyrk(1.0, product, lower=1), overwrite_a=True, check_finite=False
         )
@@ -334,18 +253,6 @@ def _rows(features: ArrayLike, name: str) -> Features:
     return rows
 
 
-def _moments(features: ArrayLike | Moments, name: str, n_min: int) -> Moments:
-    moments = features if isinstance(features, Moments) else Moments(name).add(features)
-    _enough(moments.n, moments.name, n_min)
-    return moments
-
-
-def _kept(features: ArrayLike | Rows, name: str) -> tuple[Features, str]:
-    if not isinstance(features, Rows):
-        return _rows(features, name), name
-    return np.asarray(features.features, np.float64), features.name
-
-
 def _enough(n: int, name: str, n_min: int) -> None:
     if n_min < 2:
         raise ValueError(f"n_min: {n_min}, must be at least 2; one vector has no spread")
@@ -367,6 +274,11 @@ def _kernel_sum(a: Features, b: Features) -> float:
     return float(sum(_kernel(a[i : i + ROWS_AT_A_TIME] @ b.T, a.shape[1]).sum() for i in starts))
 
 
+def _kernel_within(a: Features) -> float:
+    """Mean of the kernel over the pairs of different rows."""
+    return (_kernel_sum(a, a) - _kernel_diagonal(a)) / (len(a) * (len(a) - 1))
+
+
 def _kernel_diagonal(a: Features) -> float:
     return float(_kernel((a**2).sum(1), a.shape[1]).sum())
 
@@ -376,7 +288,7 @@ class Extrapolation:
     """A distance at infinite n, and the line that leads there."""
 
     estimate: float
-    spread: float  # standard deviation of the estimate over repeats: of drawing subsets, not of other clips
+    spread: float  # standard deviation of the estimate over repeats: of the choice of subsets, not of other clips
     sizes: tuple[int, ...]
     means: tuple[float, ...]  # the distance at each size: should lie on a line over 1 / size
 
@@ -389,12 +301,12 @@ def subsampled_distance(
     repeats: int = 20,
     seed: int = 0,
 ) -> Extrapolation:
-    """A distance that falls as sets grow, carried on to infinite n: a line in 1/n (Chong & Forsyth 2020).
+    """A distance that falls as sets grow, extrapolated to infinite n by a line in 1/n (Chong & Forsyth 2020).
 
     features_a (n, ...) and features_b (m, ...), one row a clip, so that a clip's frames stay together. `distance` gets as
-    many rows of each, drawn without replacement, at every size and repeat; each repeat gives one line, and the estimate
-    is the mean of their values at 1/n = 0. It is a continuation: it may fall below 0. ValueError for fewer than two sizes
-    or repeats, a size beyond either set, or a distance that is no number.
+    many rows of each, sampled without replacement, at every size and repeat; each repeat gives one line, and the estimate
+    is the mean of their values at 1/n = 0. It may fall below 0. ValueError for fewer than two sizes or repeats, a size
+    beyond either set, or a distance that is no number.
     """
     a, b = checked_numbers(features_a, "features_a"), checked_numbers(features_b, "features_b")
     smaller = min(len(a), len(b))
@@ -403,14 +315,13 @@ def subsampled_distance(
     if min(sizes) < 1 or max(sizes) > smaller:
         raise ValueError(
             f"sizes: {list(sizes)}, expected from 1 to {smaller}, the rows of the smaller of features_a and features_b; "
-            "nothing is drawn twice, so add clips or ask for less"
+            "no clip is sampled twice, so add clips or give smaller sizes"
         )
     table = np.empty((repeats, len(sizes)))
     for repeat in range(repeats):
         random = generator(seed, "subsampled distance", repeat)
         for column, size in enumerate(sizes):
-            drawn = [rows[random.choice(len(rows), size, replace=False)] for rows in (a, b)]
-            table[repeat, column] = distance(*drawn)
+            table[repeat, column] = distance(*(rows[random.choice(len(rows), size, replace=False)] for rows in (a, b)))
     checked_numbers(table, "distance", 2)
     at_infinity = np.polynomial.polynomial.polyfit(1 / np.asarray(sizes, np.float64), table.T, 1)[0]
     return Extrapolation(
