@@ -49,9 +49,9 @@ reproduce: setup  ## fine-tune the replay sweep on this machine (at most 10 minu
 	@found="$$($(PY) -m replaylab sweep --preset quick --headline)" && echo "open $(PAGE): $$found"
 
 bench: setup  ## measure speed on this machine
-	$(PY) tests/bench.py
-	$(PY) -u tests/bench_training.py
-	$(PY) -u tests/bench_sweep.py
+	$(PY) tests/benchmarks/bench.py
+	$(PY) -u tests/benchmarks/bench_training.py
+	$(PY) -u tests/benchmarks/bench_sweep.py
 
 gpu-check: setup  ## what needs a CUDA device: run it on a machine that has one (it skips itself elsewhere)
 	$(PY) -m pytest -m gpu

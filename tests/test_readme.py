@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, copy_of_the_tree, run
-from test_object_detectors import tiny as tiny_detector
-from test_own import write_videos
+from test_own_model import write_videos
+from test_pretrained import tiny as tiny_detector
 from tiny_families import TINY
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
@@ -54,7 +54,7 @@ PUBLISHED = [
 ]
 CHOSEN_BEFORE = ["python -m replaylab sweep --preset alternatives --store FOLDER"]
 ON_A_GPU = ["make gpu-check"]
-# With tiny random models, and small videos; in tests/test_own.py the page is looked at more closely.
+# With tiny random models, and small videos; in tests/sweeps/test_own_model.py the page is looked at more closely.
 ON_ONES_OWN = [
     *(
         f"python -m replaylab domain add videos {name} --out domains/{name} --size 480x832 --frames-per-second 24 "

@@ -5,7 +5,7 @@
     loss = model.loss(example["latents"], noise, model.levels(normal, noise.shape), example)
 
 Decision: `model_index.json` names the family, and its own image-to-video pipeline is what an adapter is compared with: the
-same samples from the same noise, and the published loss on the same tensors (tests/test_families.py, on tiny networks of
+same samples from the same noise, and the published loss on the same tensors (tests/models/families, on tiny networks of
 random weights). On weights and GPUs of real size nothing here has been run by us. Refused: what is none of the families.
 """
 

@@ -3,7 +3,7 @@
 Decision: a family is diffusers' own pipeline taken apart, and what differs is said in its module: which noise level a
 clip gets, what the network is told and asked for, how its latents are scaled. All four losses are one: the mean square
 of what the network predicts, in the family's own terms, less what it should have (the published weights of v-prediction
-and of EDM are those that make it so; tests/test_families.py writes the published formulas out). Conditions are encoded
+and of EDM are those that make it so; tests/models/families writes the published formulas out). Conditions are encoded
 clip by clip, once, into safetensors; the encoders are loaded when something is not there yet, and can be forgotten.
 
 Shapes as in `tensors`.

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run
-from test_object_detectors import tiny as tiny_detector
+from test_pretrained import tiny as tiny_detector
 from tiny_families import FRAMES, SIDE, TINY
 
 from replaylab.cli.main import main

@@ -1,6 +1,6 @@
 """What needs a CUDA device: `make gpu-check`. It skips itself where there is none.
 
-The same properties as in test_train and test_ranks, with bf16, TF32, torch.compile, fused AdamW, gradient checkpointing
+The same properties as in test_loop and test_ranks, with bf16, TF32, torch.compile, fused AdamW, gradient checkpointing
 and pinned prefetch on one GPU, and with NCCL, DDP and FSDP2 on all of them. Nobody on this project has run it yet.
 """
 
@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_RANKS
+from conftest import HELPERS, TWO_RANKS
 from on_ranks import VARIANTS
-from test_train import CELLS, CHANNELS, FRAMES, Killed, drawn, fit, log_of, loss_of, model, same, weights
+from test_loop import CELLS, CHANNELS, FRAMES, Killed, drawn, fit, log_of, loss_of, model, same, weights
 
 from replaylab.models import tiny
 from replaylab.spec import MachineSpec, RemedySpec
@@ -108,10 +108,10 @@ def test_all_gpus_together_learn_what_the_cpu_learns(tmp_path):
     if count < 2:
         pytest.skip(f"needs two CUDA devices or more, and torch sees {count}")
     done = subprocess.run(
-        [sys.executable, *TWO_RANKS, "tests/on_ranks.py", str(tmp_path)],
+        [sys.executable, *TWO_RANKS, str(HELPERS / "on_ranks.py"), str(tmp_path)],
         capture_output=True,
         text=True,
-        env=dict(os.environ),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr
     for name in VARIANTS:

@@ -18,7 +18,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, require_or_skip
+from conftest import HELPERS, ROOT, require_or_skip
 from slurm_cluster import Cluster, lines_until, missing, wait_for
 
 from replaylab.spec import MachineSpec, RunSpec
@@ -39,7 +39,7 @@ def slurm(tmp_path_factory):
     made = Cluster(tmp_path_factory.mktemp("slurm"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
+        patch.setenv("PYTHONPATH", f"{HELPERS}:{os.environ.get('PYTHONPATH', '')}")
         try:
             made.start()
             yield made

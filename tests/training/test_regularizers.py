@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_train import fit, latents, log_of, loss_of, model, same, weights  # noqa: F401  (latents is a fixture)
+from test_loop import fit, latents, log_of, loss_of, model, same, weights  # noqa: F401  (latents is a fixture)
 
 from replaylab.models import sampling
 from replaylab.models.tiny import CONTEXT_FRAMES, TinyWan

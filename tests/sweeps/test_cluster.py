@@ -18,6 +18,7 @@ import job_faults
 import pandas as pd
 import pytest
 import yaml
+from conftest import HELPERS, ROOT
 from hypothesis import given
 from hypothesis import strategies as some
 from slurm_cluster import lines_until, wait_for
@@ -73,7 +74,7 @@ def test_a_missing_file_is_named():
 
 
 def test_the_page_about_clusters_lists_every_key_with_its_default(tmp_path):
-    page = (Path(__file__).parents[1] / "book" / "clusters.md").read_text()
+    page = (ROOT / "book" / "clusters.md").read_text()
     listed = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
     plain = {key: value for key, value in listed.items() if not key.startswith("slurm_")}
     assert plain == {each.name: each.default for each in fields(ClusterSpec) if each.name != "slurm"}
@@ -324,7 +325,7 @@ def test_told_to_leave_outside_of_the_steps_a_job_does_and_is_started_again(wher
     gate.touch()
     monkeypatch.setattr(jobs, "Task", job_faults.Task)
     monkeypatch.setattr(jobs, "is_prepared", lambda *_: True)
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", f"{HELPERS}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv(job_faults.FAULT, json.dumps({"kind": "hold", "where": where, "gate": str(gate)}))
     jobs.submit([SPEC], store, MachineSpec(), "local", ClusterSpec())
     job = Job.of(SPEC, store)

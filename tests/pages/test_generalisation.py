@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up_arms import write_references, write_run
-from test_ablations_figures import shown
+from test_ablations_page import shown
 
 from replaylab import store as run_store
 from replaylab.analysis import configurations

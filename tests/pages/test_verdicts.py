@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import ROOT
 from test_claims import NEAR_ARM, NONE, made_up
 
 from replaylab.analysis.claims import CLAIMS
@@ -15,7 +16,7 @@ from replaylab.pages.verdicts import MISSING
 from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import grid
 
-RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
+RESULTS = ROOT / "book" / "results"
 
 
 @pytest.fixture(scope="module")

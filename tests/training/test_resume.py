@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import TWO_RANKS
+from conftest import HELPERS, TWO_RANKS
 from safetensors.torch import load_file
 
 from replaylab.spec import MachineSpec
@@ -25,7 +25,7 @@ from replaylab.store import ReferenceSpec
 from replaylab.sweeps.presets import grid
 from replaylab.training import checkpoint
 
-SCRIPT = Path(__file__).with_name("one_run.py")
+SCRIPT = HELPERS / "one_run.py"
 WAYS = {
     "one process": ([], MachineSpec(checkpoint_steps=2)),
     "two, DDP": (TWO_RANKS, MachineSpec(checkpoint_steps=2)),

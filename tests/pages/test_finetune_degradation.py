@@ -182,7 +182,7 @@ def test_without_a_finished_run_every_part_says_so(rows: pd.DataFrame) -> None:
 
 def test_reading_and_drawing_does_not_import_torch() -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_degradation_figures as t;"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_finetune_degradation as t;"
         "made = t.degradation_figures.read(t.table_of(t.made_up({t.NONE: t.EFFECT}, seeds={0: 'one'})));"
         "t.degradation_figures.path(made); sys.exit('torch' in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""What test_ranks compares, made by every rank of `torchrun tests/on_ranks.py FOLDER`."""
+"""What test_ranks compares, made by every rank of `torchrun tests/helpers/on_ranks.py FOLDER`."""
 
 import json
 import sys
@@ -7,8 +7,8 @@ from typing import Any
 
 from accelerate import Accelerator, DataLoaderConfiguration
 from safetensors.torch import save_file
+from test_loop import Mixture, latents, model, training
 from test_sampler import DATA, MIXTURE, STEPS
-from test_train import Mixture, latents, model, training
 from torch.utils.data import DataLoader
 
 from replaylab.sampler import ReplayBatchSampler

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import submitit
 import torch
-from conftest import TWO_RANKS
+from conftest import HELPERS, TWO_RANKS
 from on_ranks import VARIANTS, fitted
 from safetensors.torch import load_file
+from test_loop import log_of
 from test_sampler import STEPS, WANTED
-from test_train import log_of
 
 from replaylab.models import sampling
 from replaylab.spec import MachineSpec
@@ -26,8 +26,12 @@ from replaylab.util.distributed import Place
 def two(tmp_path_factory):
     """The folder that two ranks have filled."""
     folder = tmp_path_factory.mktemp("ranks")
-    done = subprocess.run([sys.executable, *TWO_RANKS, "tests/on_ranks.py", str(folder)], capture_output=True, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *TWO_RANKS, str(HELPERS / "on_ranks.py"), str(folder)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
