@@ -84,7 +84,7 @@ def _round_trip(name: str, options: argparse.Namespace) -> Callable[[Frames], Fr
     from replaylab.models import families
     from replaylab.util import distributed
 
-    model = families.load(name, dtype=torch.bfloat16).to(distributed.place().device)
+    model = families.load(name, dtype=torch.bfloat16).to(distributed.this_rank().device)
 
     def through(clip: Frames) -> Frames:
         model.check(options.context_frames, *clip.shape[:3])

@@ -27,7 +27,7 @@ from replaylab.models.pipelines import Pipeline
 from replaylab.models.tiny import CONTEXT_FRAMES
 from replaylab.spec import EvaluationSpec
 from replaylab.store import ReferenceSpec, claim, finish, gallery_clips, is_done
-from replaylab.util.distributed import Place
+from replaylab.util.distributed import Rank
 from replaylab.util.files import locked, write_atomically
 from replaylab.util.progress import track
 
@@ -40,7 +40,7 @@ def evaluate(
     spec: EvaluationSpec,
     home: Path,
     gallery: tuple[Path, Path] | None = None,
-    place: Place = Place(),
+    rank: Rank = Rank(),
     at_the_end: bool = False,
 ) -> pd.DataFrame:
     """Sample every clip's future with the pipeline's model and measure it; rows without the run's own columns.
@@ -54,8 +54,8 @@ def evaluate(
     parts = []
     for ground in evaluation_sets.prepare(spec, home, at_the_end, pipeline):
         rows: list[pd.DataFrame] = []
-        for made, drawn in _futures(pipeline, ground, spec, place):
-            if not place.leads:
+        for made, drawn in _futures(pipeline, ground, spec, rank):
+            if not rank.is_main:
                 continue
             measured = measurement.measure(ground, made, spec.miss_cap_px, drawn, at_the_end)
             if gallery is not None and not rows:
@@ -67,15 +67,15 @@ def evaluate(
 
 
 def _futures(
-    pipeline: Pipeline, ground: Ground, spec: EvaluationSpec, place: Place
+    pipeline: Pipeline, ground: Ground, spec: EvaluationSpec, rank: Rank
 ) -> Iterator[tuple[Frames, torch.Tensor]]:
     """Every clip's first future, then every clip's second and so on, as frames and as latents."""
     model, shape = pipeline.model, ground.latents.shape[1:]
     for number in range(spec.futures):
         first = number * len(ground.clips)
         with torch.autocast(model.transformer.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            drawn = sampling.futures(model, ground.to_draw, shape, spec.sampler_steps, spec.noise_seed, first, place)
-        yield (pipeline.decode(drawn) if place.leads else ground.frames), drawn
+            drawn = sampling.futures(model, ground.to_draw, shape, spec.sampler_steps, spec.noise_seed, first, rank)
+        yield (pipeline.decode(drawn) if rank.is_main else ground.frames), drawn
 
 
 def _denoising(pipeline: Pipeline, ground: Ground, noise_seed: int) -> pd.DataFrame:

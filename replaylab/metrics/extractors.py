@@ -153,7 +153,7 @@ def _network(extractor: Extractor, forward: Callable[[Tensor], Any]) -> Network:
         with torch.inference_mode():
             for start in range(0, len(seen), size):
                 batch = torch.from_numpy(np.ascontiguousarray(seen[start : start + size]))
-                vectors = forward(batch.to(distributed.place().device)).float().cpu().numpy()
+                vectors = forward(batch.to(distributed.this_rank().device)).float().cpu().numpy()
                 if vectors.shape != (len(batch), extractor.dimensions):
                     raise ValueError(f"gave {vectors.shape}, not {(len(batch), extractor.dimensions)}")
                 found[start : start + size] = vectors
@@ -172,7 +172,7 @@ def _torchscript(
     with warnings.catch_warnings():  # deprecated, but what these weights are given out as
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         try:
-            program = torch.jit.load(str(path), map_location=distributed.place().device).eval()
+            program = torch.jit.load(str(path), map_location=distributed.this_rank().device).eval()
         except RuntimeError as error:
             raise ValueError(
                 f"{path} is no TorchScript file, or not all of it ({_reason(error)}); download {name} again"
@@ -235,7 +235,7 @@ def _pretrained(folder: Path, kind: Any, unused: tuple[str, ...] = ()) -> Any:
             f"{folder}: {len(missing)} weights of {kind.__name__} are not in the files, such as {missing[0]}; they would be "
             "random"
         )
-    return model.to(distributed.place().device).eval().requires_grad_(False)
+    return model.to(distributed.this_rank().device).eval().requires_grad_(False)
 
 
 def _transformer(
@@ -248,7 +248,7 @@ def _transformer(
     if not {"image_mean", "image_std"} <= preprocessor.keys():
         raise ValueError(f"{folder}: the preprocessor's JSON has no image_mean or no image_std; copy it again")
     mean, std = (
-        torch.tensor(preprocessor[key], dtype=torch.float32, device=distributed.place().device).view(3, 1, 1)
+        torch.tensor(preprocessor[key], dtype=torch.float32, device=distributed.this_rank().device).view(3, 1, 1)
         for key in ("image_mean", "image_std")
     )
 

@@ -128,7 +128,7 @@ def load(spec: RunSpec | ReferenceSpec, home: Path) -> Pipeline:
 
     Raises ValueError for other weights than the description's, and what `families.load` raises.
     """
-    device = distributed.place().device
+    device = distributed.this_rank().device
     if spec.model is None:
         return load_tiny(base_of(spec.base))
     found = digest_of(spec.model.folder)
@@ -151,7 +151,7 @@ def load_tiny(folder: Path) -> TinyPipeline:
     """The tiny model in a folder, whichever family its model_index.json says it is of; on this process's device."""
     name = json.loads((folder / "model_index.json").read_text())["_class_name"]
     kind = {one.__name__: one for one in TINY.values()}[name]
-    return TinyPipeline(kind.load(folder).to(distributed.place().device))
+    return TinyPipeline(kind.load(folder).to(distributed.this_rank().device))
 
 
 @cache

@@ -16,13 +16,13 @@ from torch import Tensor
 from replaylab.models.tiny import Condition, VideoModel
 from replaylab.spec import torch_seed
 from replaylab.util import distributed
-from replaylab.util.distributed import Place
+from replaylab.util.distributed import Rank
 
 
 @torch.no_grad()
 def futures(
     model: VideoModel, condition: Condition, shape: Sequence[int], steps: int, noise_seed: int, first_clip: int = 0,
-    place: Place = Place(),
+    rank: Rank = Rank(),
 ) -> Tensor:  # fmt: skip
     """Whole clips as latents (B, *shape) on the CPU, the context in front, for what is known of each.
 
@@ -31,16 +31,16 @@ def futures(
     device, size = model.transformer.device, model.CLIPS_AT_ONCE
     firsts = range(0, clips_in(condition), size)
     made = []
-    for turn in range(0, len(firsts), place.ranks):
+    for turn in range(0, len(firsts), rank.world_size):
         # where batches run out a rank does the last one again: sharded weights need everybody
-        first = firsts[min(turn + place.rank, len(firsts) - 1)]
+        first = firsts[min(turn + rank.index, len(firsts) - 1)]
         known = part_of(condition, first, size, device)
         noise = _noise(clips_in(known), shape, noise_seed, first_clip + first)
         mine = model.draw(noise.to(device), known, steps).cpu()
-        for rank in range(min(place.ranks, len(firsts) - turn)):
-            count = min(size, clips_in(condition) - firsts[turn + rank])
+        for source in range(min(rank.world_size, len(firsts) - turn)):
+            count = min(size, clips_in(condition) - firsts[turn + source])
             made.append(
-                distributed.from_rank(place, rank, mine if rank == place.rank else mine.new_empty(count, *shape))
+                distributed.broadcast(rank, source, mine if source == rank.index else mine.new_empty(count, *shape))
             )
     return torch.cat(made)
 

@@ -34,23 +34,23 @@ from replaylab.util.files import locked, write_atomically
 from replaylab.util.progress import report
 
 if TYPE_CHECKING:
-    from replaylab.util.distributed import Place
+    from replaylab.util.distributed import Rank
 
 SECONDS_BETWEEN_TRIES = 1.0  # for a turn
 
 
 # ----------------------------------------------------------------------------------------------------------- the claim
 @contextmanager
-def claimed(spec: RunSpec, store: Path, place: Place, wait: bool = True) -> Iterator[bool]:
+def claimed(spec: RunSpec, store: Path, rank: Rank, wait: bool = True) -> Iterator[bool]:
     """Inside, no other process trains this run; False comes out where one does and is not waited for.
 
     The leading rank claims, for all.
     """
     from replaylab.util import distributed
 
-    turn = locked(store / spec.run_id, wait) if place.leads else nullcontext(True)
+    turn = locked(store / spec.run_id, wait) if rank.is_main else nullcontext(True)
     with turn as mine:
-        yield bool(distributed.agreed(place, int(mine)))
+        yield bool(distributed.broadcast_number(rank, int(mine)))
 
 
 def prepare(specs: Sequence[RunSpec], store: Path) -> None:
@@ -132,10 +132,10 @@ class Task:
         if self.prepares:
             prepare(specs, store)
             return
-        place = distributed.place()
-        with claimed(specs[0], store, place):
-            if not distributed.agreed(place, _is_for_another(specs[0], store, job) if place.leads else 0):
-                if place.leads:
+        rank = distributed.this_rank()
+        with claimed(specs[0], store, rank):
+            if not distributed.broadcast_number(rank, _is_for_another(specs[0], store, job) if rank.is_main else 0):
+                if rank.is_main:
                     (store / specs[0].run_id / "failed.txt").unlink(missing_ok=True)
                 fine_tuning.train_one(self.specs[0], store, self.machine)
 

@@ -198,18 +198,18 @@ def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[
 
     failed: dict[str, str] = {}
     trained: set[str] = set()
-    place = distributed.place()
+    rank = distributed.this_rank()
 
     def train(spec: RunSpec, wait: bool) -> bool:
         """Whether there is nothing more to do, here or elsewhere."""
         try:
-            with jobs.claimed(spec, store, place, wait) as mine:
+            with jobs.claimed(spec, store, rank, wait) as mine:
                 if mine and not is_done(spec, store):
                     fine_tuning.train_one(spec.as_dict(), store, machine.as_dict())
                     trained.add(spec.run_id)
                 return mine
         except Exception as error:  # one run's failure is a row of the table; the others go on
-            if place.ranks > 1:  # but not where other ranks wait for this one
+            if rank.world_size > 1:  # but not where other ranks wait for this one
                 raise
             failed[spec.run_id] = _failed(store / spec.run_id, error)
             return True

@@ -44,10 +44,10 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
 
     Called by every rank, if there are several (torchrun, or a submitit job's tasks).
     """
-    spec, machine, place = (RunSpec.from_dict(plain_spec), MachineSpec(**(plain_machine or {})), distributed.place())
-    if place.leads:
+    spec, machine, rank = (RunSpec.from_dict(plain_spec), MachineSpec(**(plain_machine or {})), distributed.this_rank())
+    if rank.is_main:
         claim(spec, store)
-    distributed.wait(place)
+    distributed.barrier(rank)
     folder = claim(spec, store)
     if is_done(spec, store):
         return spec.run_id
@@ -58,23 +58,23 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
 
     def evaluate_now(step: int) -> None:
         path = folder / f"rows-{step:06d}.parquet"
-        if not distributed.agreed(place, path.is_file()):
+        if not distributed.broadcast_number(rank, path.is_file()):
             kept = (references, samples_folder(folder, step))
             at_the_end = step == spec.training.steps
-            rows = evaluate.evaluate(pipeline, spec.evaluation, store, kept, place, at_the_end)
-            if place.leads:
+            rows = evaluate.evaluate(pipeline, spec.evaluation, store, kept, rank, at_the_end)
+            if rank.is_main:
                 write_rows(path, _named(rows, spec, step))
 
     model = pipeline.model
     loop.fit(
-        model, sources, mixture, spec.training, spec.seed, folder, spec.title, machine=machine, place=place,
+        model, sources, mixture, spec.training, spec.seed, folder, spec.title, machine=machine, rank=rank,
         remedy=spec.remedy, known=_known(pipeline, spec, store), evaluate_at=spec.evaluate_at, evaluate=evaluate_now,
     )  # fmt: skip
     weights = loop.whole_weights(model)
-    if place.leads:
+    if rank.is_main:
         _save_network(pipeline, weights, spec, store, folder)
         _finish(spec, mixture, folder, round(time.monotonic() - started, 1))
-    distributed.wait(place)
+    distributed.barrier(rank)
     if spec.model is not None:  # two large networks may be one too many
         evaluation_sets.forget()
     return spec.run_id

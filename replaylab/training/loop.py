@@ -29,7 +29,7 @@ from replaylab.models.tiny import Clip, Condition, VideoModel, stacked
 from replaylab.spec import REMEDIES_ON_WEIGHTS, MachineSpec, RemedySpec, TrainingSpec, torch_seed
 from replaylab.training import checkpoint, preemption, regularizers
 from replaylab.util import distributed
-from replaylab.util.distributed import Execution, Place
+from replaylab.util.distributed import Execution, Rank
 from replaylab.util.files import write_atomically
 from replaylab.util.progress import track
 
@@ -84,20 +84,18 @@ class Objective(torch.nn.Module):
         return model.loss(*batch, teacher, self._strength)
 
 
-def batch_of(
-    model: VideoModel, sources: Sources, mixture: Mixture, seed: int, step: int, place: Place = Place()
-) -> Batch:
+def batch_of(model: VideoModel, sources: Sources, mixture: Mixture, seed: int, step: int, rank: Rank = Rank()) -> Batch:
     """What the mixture names for this rank, each slot with the noise that is its own, at the model's noise levels."""
-    slots = mixture.batch(step, place.rank, place.ranks)
+    slots = mixture.batch(step, rank.index, rank.world_size)
     latents, known = stacked([sources[slot.domain][slot.clip] for slot in slots])
     noise, normal = torch.empty_like(latents), torch.empty(len(slots))
     for i in range(len(slots)):
-        number = step * mixture.batch_size + place.rank + i * place.ranks
+        number = step * mixture.batch_size + rank.index + i * rank.world_size
         random = torch.Generator().manual_seed(torch_seed(seed, "training noise", number))
         torch.randn(noise[i].shape, generator=random, out=noise[i])
         torch.randn((1,), generator=random, out=normal[i : i + 1])
     batch = Batch(latents, noise, model.levels(normal, latents.shape), known)
-    return batch if place.device.type == "cpu" else batch.pinned()
+    return batch if rank.device.type == "cpu" else batch.pinned()
 
 
 def fit(
@@ -110,7 +108,7 @@ def fit(
     what: str,
     *,
     machine: MachineSpec = MachineSpec(),
-    place: Place = Place(),
+    rank: Rank = Rank(),
     remedy: RemedySpec = RemedySpec(),
     known: Sources = (),
     evaluate_at: Sequence[int] = (),
@@ -125,26 +123,26 @@ def fit(
     """
     from diffusers.training_utils import EMAModel
 
-    execution = Execution.of(machine, place)
-    _check_manifest(folder, execution, place)
-    network = model.transformer.to(place.device).train()
+    execution = Execution.of(machine, rank)
+    _check_manifest(folder, execution, rank)
+    network = model.transformer.to(rank.device).train()
     trained = choose(model, training, seed)
-    teacher, importances = _what_the_base_knows(model, remedy, known, list(trained.values()), seed, place)
+    teacher, importances = _what_the_base_knows(model, remedy, known, list(trained.values()), seed, rank)
     if execution.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     if execution.compiled:
         network.compile_repeated_blocks()
-    objective = distributed.spread(place, network, Objective(model, teacher, remedy.strength), execution.sharded)
+    objective = distributed.data_parallel(rank, network, Objective(model, teacher, remedy.strength), execution.sharded)
     trained = {name: weight for name, weight in network.named_parameters() if name in trained}
     weights = list(trained.values())
     if importances is not None:
-        importances = [distributed.part_for(each, weight) for each, weight in zip(importances, weights, strict=True)]
+        importances = [distributed.shard_like(each, weight) for each, weight in zip(importances, weights, strict=True)]
     anchor = regularizers.Anchor(weights, importances) if remedy.kind in REMEDIES_ON_WEIGHTS else None
     optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.01, fused=True)
     average = EMAModel(weights, decay=training.ema_decay, foreach=not execution.sharded)
-    state = State(folder / "checkpoints", trained, optimizer, average, place)
+    state = State(folder / "checkpoints", trained, optimizer, average, rank)
     first = state.resume()
-    log = Log(folder, first, place, machine.tensorboard, mixture, what)
+    log = Log(folder, first, rank, machine.tensorboard, mixture, what)
 
     def measure(step: int) -> None:
         average.store(weights)
@@ -160,11 +158,11 @@ def fit(
 
     if first in evaluate_at:  # it may have been killed while measuring
         measure(first)
-    if place.ranks > 1 and not execution.sharded and first < training.steps:
+    if rank.world_size > 1 and not execution.sharded and first < training.steps:
         # DDP orders its sums by the first backward pass it sees: a resumed run must add in the same order
-        objective(batch_of(model, sources, mixture, seed, first, place).to(place.device)).backward()
-    batches = distributed.ahead(
-        lambda step: batch_of(model, sources, mixture, seed, step, place), first, training.steps
+        objective(batch_of(model, sources, mixture, seed, first, rank).to(rank.device)).backward()
+    batches = distributed.prefetch(
+        lambda step: batch_of(model, sources, mixture, seed, step, rank), first, training.steps
     )
     with preemption.held():
         for step, batch in zip(track(range(first, training.steps), what=what, unit="steps"), batches, strict=True):
@@ -172,10 +170,10 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            parts = batch.to(place.device).parts(training.accumulate)
+            parts = batch.to(rank.device).parts(training.accumulate)
             losses = []
             for number, part in enumerate(parts, start=1):
-                with distributed.together(objective, network, number == len(parts)), execution.autocast():
+                with distributed.gradient_sync(objective, network, number == len(parts)), execution.autocast():
                     loss = objective(part) * (len(part.level) / len(batch.level))
                     loss.backward()
                 losses.append(loss.detach())
@@ -185,8 +183,13 @@ def fit(
             optimizer.step()
             average.step(weights)
             done = step + 1
-            log.add(done, distributed.mean(place, torch.stack(losses).sum()), distributed.gathered(gradient), rate)
-            told = distributed.largest(place, preemption.told())
+            log.add(
+                done,
+                distributed.all_reduce_mean(rank, torch.stack(losses).sum()),
+                distributed.full_tensor(gradient),
+                rate,
+            )
+            told = distributed.all_reduce_max(rank, preemption.told())
             if told or done % machine.checkpoint_steps == 0 or done == training.steps or done in evaluate_at:
                 log.flush()
                 state.save(done)
@@ -216,11 +219,11 @@ def choose(model: VideoModel, training: TrainingSpec, seed: int) -> dict[str, An
 
 def whole_weights(model: VideoModel) -> dict[str, Tensor]:
     """Every weight by name, whole and on the CPU; all ranks must ask."""
-    return {name: distributed.gathered(weight).cpu() for name, weight in model.transformer.state_dict().items()}
+    return {name: distributed.full_tensor(weight).cpu() for name, weight in model.transformer.state_dict().items()}
 
 
 def _what_the_base_knows(
-    model: VideoModel, remedy: RemedySpec, known: Sources, weights: list[Any], seed: int, place: Place
+    model: VideoModel, remedy: RemedySpec, known: Sources, weights: list[Any], seed: int, rank: Rank
 ) -> tuple[VideoModel | None, list[Tensor] | None]:
     """A frozen copy of the base, or the importances of its weights, if the remedy asks for one."""
     if remedy.kind == "lwf":
@@ -233,7 +236,7 @@ def _what_the_base_knows(
     clips = [clip for source in known for clip in source]
     return None, regularizers.importances(
         lambda number: objective(
-            batch_of(model, [clips], single, torch_seed(seed, "fisher"), number).to(place.device)
+            batch_of(model, [clips], single, torch_seed(seed, "fisher"), number).to(rank.device)
         ),
         len(clips), weights,
     )  # fmt: skip
@@ -244,13 +247,13 @@ def _schedule(training: TrainingSpec, step: int) -> float:
     return min(1.0, (step + 1) / WARM_UP_STEPS) * left
 
 
-def _check_manifest(folder: Path, execution: Execution, place: Place) -> None:
+def _check_manifest(folder: Path, execution: Execution, rank: Rank) -> None:
     """Write down how the run is executed; raise ValueError, with what differs, if its checkpoints were made otherwise."""
     path = folder / "manifest.json"
     begun = any((folder / "checkpoints").glob("step-*")) and path.is_file()
-    distributed.wait(place)
+    distributed.barrier(rank)
     if not begun:
-        if place.leads:
+        if rank.is_main:
             text = json.dumps(asdict(execution), indent=1)
             write_atomically(path, lambda aside: aside.write_text(text))
         return
@@ -270,8 +273,8 @@ def _check_manifest(folder: Path, execution: Execution, place: Place) -> None:
 class State:
     """Everything a step changes, to and from checkpoints: whole tensors under the weights' names."""
 
-    def __init__(self, folder: Path, trained: dict[str, Any], optimizer: Any, average: Any, place: Place) -> None:
-        self.folder, self.trained, self.place = folder, trained, place
+    def __init__(self, folder: Path, trained: dict[str, Any], optimizer: Any, average: Any, rank: Rank) -> None:
+        self.folder, self.trained, self.rank = folder, trained, rank
         self.optimizer, self.average = optimizer, average
 
     def save(self, step: int) -> None:
@@ -282,28 +285,28 @@ class State:
         for (name, weight), shadow in zip(self.trained.items(), self.average.shadow_params, strict=True):
             state = self.optimizer.state[weight]
             for group, tensor in {"weights": weight, "average": shadow, **state}.items():
-                groups[group][name] = distributed.gathered(tensor).cpu()
-        if self.place.leads:
+                groups[group][name] = distributed.full_tensor(tensor).cpu()
+        if self.rank.is_main:
             checkpoint.save(self.folder, step, groups, {"average_steps": self.average.optimization_step})
 
     def resume(self) -> int:
         """Take the newest checkpoint's state; returns how many steps it has seen."""
         found = checkpoint.newest(self.folder)
         step = 0 if found is None else int(found[1]["step"])
-        if distributed.agreed(self.place, step) != step:
+        if distributed.broadcast_number(self.rank, step) != step:
             raise ValueError(
-                f"{self.folder}: rank {self.place.rank} finds step {step} and rank 0 another: not one folder"
+                f"{self.folder}: rank {self.rank.index} finds step {step} and rank 0 another: not one folder"
             )
         if found is None:
             return 0
         groups, about = found
         with torch.no_grad():
             for (name, weight), shadow in zip(self.trained.items(), self.average.shadow_params, strict=True):
-                weight.copy_(distributed.part_for(groups["weights"][name], weight))
-                shadow.copy_(distributed.part_for(groups["average"][name], shadow))
+                weight.copy_(distributed.shard_like(groups["weights"][name], weight))
+                shadow.copy_(distributed.shard_like(groups["average"][name], shadow))
                 self.optimizer.state[weight] = {
                     "step": groups["step"][name].to(weight.device),
-                    **{kind: distributed.part_for(groups[kind][name], weight) for kind in ("exp_avg", "exp_avg_sq")},
+                    **{kind: distributed.shard_like(groups[kind][name], weight) for kind in ("exp_avg", "exp_avg_sq")},
                 }
         self.average.optimization_step = about["average_steps"]
         return step
@@ -315,14 +318,14 @@ class Log:
     On a GPU a step's loss is looked at while the next step runs, and always before a checkpoint is made.
     """
 
-    def __init__(self, folder: Path, first: int, place: Place, tensorboard: bool, mixture: Mixture, what: str) -> None:
+    def __init__(self, folder: Path, first: int, rank: Rank, tensorboard: bool, mixture: Mixture, what: str) -> None:
         self._folder, self._what, self._mixture = folder, what, mixture
-        self._patience = 1 if place.device.type == "cuda" else 0
+        self._patience = 1 if rank.device.type == "cuda" else 0
         self._waiting: list[tuple[int, Tensor, Tensor, float, float]] = []
-        self._file = _open_log(folder, first) if place.leads else None
+        self._file = _open_log(folder, first) if rank.is_main else None
         self._board = None
         self._since = time.monotonic()
-        if tensorboard and place.leads:
+        if tensorboard and rank.is_main:
             self._board = _open_board(folder, first)
 
     def add(self, step: int, loss: Tensor, gradient: Tensor, rate: float) -> None:

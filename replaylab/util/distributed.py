@@ -1,7 +1,7 @@
-"""Which process of how many, on which device? What the one training loop needs to know to run anywhere.
+"""This process's rank and device, and the collectives that the training loop needs to run on one CPU or many GPUs.
 
-Decision: processes are started by others (torchrun, or submitit's tasks) and found by their environment; gloo joins
-them on CPUs, NCCL on GPUs. Data parallel is torch's own: DistributedDataParallel, or FSDP2 where weights are sharded.
+Decision: processes are started by others (torchrun, or submitit's tasks) and read their rank from the environment; gloo
+joins them on CPUs, NCCL on GPUs. Data parallel is torch's own: DistributedDataParallel, or FSDP2 where weights are sharded.
 Every tensor that is written to disk or read from it is whole, so one checkpoint fits any way of sharding.
 
 On GPUs nothing here has been run by us; `make gpu-check` runs it on yours.
@@ -33,23 +33,23 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Place:
-    """This process among `ranks`; rank 0 leads: it alone writes."""
+class Rank:
+    """This process among `world_size`; rank 0 is the main one: it alone writes files."""
 
-    rank: int = 0
-    ranks: int = 1
+    index: int = 0
+    world_size: int = 1
     device: torch.device = torch.device("cpu")
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the rank that writes files."""
-        return self.rank == 0
+        return self.index == 0
 
 
 @cache
-def place() -> Place:
-    """Where this process is; joins the others if there are any. The environment's mistakes are torch's errors."""
-    _take_submitits_tasks()
+def this_rank() -> Rank:
+    """This process's rank; joins the others if there are any. torch raises where the environment is wrong."""
+    _export_submitit_environment()
     ranks, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -57,14 +57,14 @@ def place() -> Place:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # TF32
     if ranks == 1:
-        return Place(device=device)
+        return Rank(device=device)
     distributed.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl", timeout=PATIENCE)
     atexit.register(distributed.destroy_process_group)
-    return Place(distributed.get_rank(), ranks, device)
+    return Rank(distributed.get_rank(), ranks, device)
 
 
-def _take_submitits_tasks() -> None:
-    """A submitit job of several tasks tells each its rank in submitit's words; torch wants its own."""
+def _export_submitit_environment() -> None:
+    """Translate the rank that submitit gives each task of a job into the variables that torch reads."""
     if "WORLD_SIZE" in os.environ or "SUBMITIT_EXECUTOR" not in os.environ:
         return
     import submitit
@@ -73,50 +73,50 @@ def _take_submitits_tasks() -> None:
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
 
 
-def wait(place: Place) -> None:
-    """Until every rank is here."""
-    if place.ranks > 1:
+def barrier(rank: Rank) -> None:
+    """Wait until every rank has arrived."""
+    if rank.world_size > 1:
         distributed.barrier()
 
 
-def agreed(place: Place, number: int) -> int:
-    """The leading rank's number, for all."""
-    return int(from_rank(place, 0, torch.tensor(number)))
+def broadcast_number(rank: Rank, number: int) -> int:
+    """The main rank's number, on every rank."""
+    return int(broadcast(rank, 0, torch.tensor(number)))
 
 
-def from_rank(place: Place, rank: int, tensor: Tensor) -> Tensor:
-    """That rank's tensor, for all: the others give one of the same shape, which is overwritten."""
-    if place.ranks > 1:
-        distributed.broadcast(tensor, rank)
+def broadcast(rank: Rank, source: int, tensor: Tensor) -> Tensor:
+    """The source rank's tensor, on every rank: the others pass one of the same shape, which is overwritten."""
+    if rank.world_size > 1:
+        distributed.broadcast(tensor, source)
     return tensor
 
 
-def largest(place: Place, number: int) -> int:
-    """The largest of all ranks' numbers."""
+def all_reduce_max(rank: Rank, number: int) -> int:
+    """The maximum over ranks."""
     tensor = torch.tensor(number)
-    if place.ranks > 1:
+    if rank.world_size > 1:
         distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
     return int(tensor)
 
 
-def mean(place: Place, number: Tensor) -> Tensor:
-    """The mean over ranks of a number without gradient."""
-    if place.ranks > 1:
+def all_reduce_mean(rank: Rank, number: Tensor) -> Tensor:
+    """The mean over ranks, of a number without gradient."""
+    if rank.world_size > 1:
         distributed.all_reduce(number)
-    return number / place.ranks
+    return number / rank.world_size
 
 
 # ---------------------------------------------------------------------------------------------------- data parallel
-def spread(place: Place, network: Any, objective: torch.nn.Module, sharded: bool) -> torch.nn.Module:
-    """The objective to call on every rank, so that the gradients of `network` inside it come out as means over ranks."""
-    if place.ranks == 1:
+def data_parallel(rank: Rank, network: Any, objective: torch.nn.Module, sharded: bool) -> torch.nn.Module:
+    """The objective to call on every rank, such that gradients of `network` inside it are means over ranks."""
+    if rank.world_size == 1:
         return objective
     if not sharded:
         return torch.nn.parallel.DistributedDataParallel(objective, gradient_as_bucket_view=True)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(place.device.type, (place.ranks,))
+    mesh = init_device_mesh(rank.device.type, (rank.world_size,))
     for module in network.modules():
         if type(module).__name__ in (network._no_split_modules or ()):
             fully_shard(module, mesh=mesh)
@@ -125,22 +125,22 @@ def spread(place: Place, network: Any, objective: torch.nn.Module, sharded: bool
     return objective
 
 
-def together(spread_objective: Any, network: Any, last: bool) -> AbstractContextManager[None]:
-    """Around one part of an accumulated step: ranks exchange gradients with the last part only."""
+def gradient_sync(parallel_objective: Any, network: Any, last: bool) -> AbstractContextManager[None]:
+    """Context of one gradient accumulation step: ranks exchange gradients in the last one only."""
     if hasattr(network, "set_requires_gradient_sync"):  # sharded
         network.set_requires_gradient_sync(last)
-    elif hasattr(spread_objective, "no_sync") and not last:
-        return spread_objective.no_sync()
+    elif hasattr(parallel_objective, "no_sync") and not last:
+        return parallel_objective.no_sync()
     return nullcontext()
 
 
-def gathered(tensor: Tensor) -> Tensor:
-    """The tensor without its graph, and whole where it is sharded (then all ranks must ask)."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The tensor without its graph, and whole where it is sharded (a collective: every rank must call it)."""
     tensor = tensor.detach()
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def part_for(tensor: Tensor, like: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor on the device, and in the sharding, of `like`."""
     mesh = getattr(like, "device_mesh", None)
     if mesh is None:
@@ -153,7 +153,7 @@ def part_for(tensor: Tensor, like: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- the machine
 @dataclass(frozen=True)
 class Execution:
-    """A machine's settings with every choice made: what must be equal for a resumed run to end in the same bits."""
+    """A machine's settings with every choice made: a resumed run ends in the same bits only if they are equal."""
 
     ranks: int
     threads: int
@@ -164,17 +164,17 @@ class Execution:
     gradient_checkpointing: bool
 
     @classmethod
-    def of(cls, machine: MachineSpec, place: Place) -> Execution:
-        """What was asked for, as it is possible here; says so where nothing can be compiled."""
+    def of(cls, machine: MachineSpec, rank: Rank) -> Execution:
+        """The requested settings as far as they are possible here; prints a note where nothing can be compiled."""
         precision = machine.precision
         if precision == "auto":
-            bf16 = place.device.type == "cuda" and torch.cuda.is_bf16_supported()
+            bf16 = rank.device.type == "cuda" and torch.cuda.is_bf16_supported()
             precision = "bf16" if bf16 else "fp32"
-        compiled = machine.compiled and can_compile(place.device.type)
-        if machine.compiled and not compiled and place.leads:
+        compiled = machine.compiled and can_compile(rank.device.type)
+        if machine.compiled and not compiled and rank.is_main:
             report("note: no compiler here (torch.compile needs a C++ compiler, on GPUs Triton too): not compiled")
-        return cls(place.ranks, torch.get_num_threads(), place.device.type, precision, compiled,
-                   machine.sharded and place.ranks > 1, machine.gradient_checkpointing)  # fmt: skip
+        return cls(rank.world_size, torch.get_num_threads(), rank.device.type, precision, compiled,
+                   machine.sharded and rank.world_size > 1, machine.gradient_checkpointing)  # fmt: skip
 
     def autocast(self) -> torch.autocast:
         """bf16 where it is asked for; the weights, their average and the optimizer's state stay fp32."""
@@ -182,17 +182,17 @@ class Execution:
 
 
 def can_compile(device: str) -> bool:
-    """Whether torch.compile finds what it needs: a C++ compiler, and on GPUs Triton."""
+    """Whether torch.compile has what it needs: a C++ compiler, and on GPUs Triton."""
     compilers = (os.environ.get("CXX", "g++"), "clang++")
     return any(map(shutil.which, compilers)) and (device == "cpu" or find_spec("triton") is not None)
 
 
-def ahead(make: Callable[[int], Made], first: int, stop: int) -> Iterator[Made]:
+def prefetch(make: Callable[[int], Made], first: int, stop: int) -> Iterator[Made]:
     """`make(first)`, ..., `make(stop - 1)`, each made in a thread while the one before it is in use."""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(make, first) if first < stop else None
+        pending = pool.submit(make, first) if first < stop else None
         for number in range(first, stop):
-            assert coming is not None
-            made = coming.result()
-            coming = pool.submit(make, number + 1) if number + 1 < stop else None
+            assert pending is not None
+            made = pending.result()
+            pending = pool.submit(make, number + 1) if number + 1 < stop else None
             yield made

@@ -29,11 +29,11 @@ CLIPS = latents.__wrapped__() if hasattr(latents, "__wrapped__") else latents._g
 MIXED = Mixture(0.25, 4, [len(source) for source in CLIPS], 1)
 
 
-def fitted(folder: Path, name: str, machine: MachineSpec, place=distributed.Place()):
+def fitted(folder: Path, name: str, machine: MachineSpec, rank=distributed.Rank()):
     changes, remedy = VARIANTS[name]
     made = model()
     seen: list[int] = []
-    loop.fit(made, CLIPS, MIXED, training(5, **changes), 1, folder, name, machine=machine, place=place, remedy=remedy,
+    loop.fit(made, CLIPS, MIXED, training(5, **changes), 1, folder, name, machine=machine, rank=rank, remedy=remedy,
               evaluate_at=(2, 5), evaluate=seen.append)  # fmt: skip
     assert seen == [2, 5]
     return loop.whole_weights(made)
@@ -47,20 +47,20 @@ def under_accelerate(split: bool) -> list[list[int]]:
 
 
 def main(home: Path) -> None:
-    place = distributed.place()
+    rank = distributed.this_rank()
     for way, sharded in (("DDP", False), ("FSDP2", True)):
         for name in VARIANTS:
             folder = home / way / name
-            weights = fitted(folder, name, MachineSpec(sharded=sharded, checkpoint_steps=2), place)
-            if place.leads:
+            weights = fitted(folder, name, MachineSpec(sharded=sharded, checkpoint_steps=2), rank)
+            if rank.is_main:
                 save_file(weights, folder / "weights.safetensors")
     got = {way: under_accelerate(split) for way, split in (("split", True), ("in turns", False))}
-    (home / f"accelerate-{place.rank}.json").write_text(json.dumps(got))
+    (home / f"accelerate-{rank.index}.json").write_text(json.dumps(got))
     bad = [CLIPS[0] * float("nan"), CLIPS[1]]
     try:
-        loop.fit(model(), bad, MIXED, training(5), 1, home / "bad", "bad", place=place)
+        loop.fit(model(), bad, MIXED, training(5), 1, home / "bad", "bad", rank=rank)
     except FloatingPointError as error:
-        (home / f"bad-{place.rank}.txt").write_text(str(error))
+        (home / f"bad-{rank.index}.txt").write_text(str(error))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from replaylab.sweeps import cluster, jobs, monitor, sweep
 from replaylab.sweeps.cluster import ClusterSpec, Job
 from replaylab.sweeps.presets import grid
 from replaylab.training import preemption
-from replaylab.util.distributed import Place
+from replaylab.util.distributed import Rank
 
 SPEC = grid("smoke", [0.5])[0]
 
@@ -154,11 +154,11 @@ def test_a_claim_keeps_others_out_and_dies_with_its_owner(tmp_path):
     )
     owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None and owner.stdout.readline() == "True\n"
-    with jobs.claimed(SPEC, tmp_path, Place(), wait=False) as mine:
+    with jobs.claimed(SPEC, tmp_path, Rank(), wait=False) as mine:
         assert not mine
     owner.kill()
     owner.wait()
-    with jobs.claimed(SPEC, tmp_path, Place(), wait=False) as mine:
+    with jobs.claimed(SPEC, tmp_path, Rank(), wait=False) as mine:
         assert mine
 
 

@@ -33,58 +33,58 @@ MACHINES = {
 
 
 @pytest.fixture
-def place():
-    return distributed.Place(device=torch.device("cuda", 0))
+def rank():
+    return distributed.Rank(device=torch.device("cuda", 0))
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_it_learns_what_the_cpu_learns_within_rounding(name, latents, tmp_path, place):
+def test_it_learns_what_the_cpu_learns_within_rounding(name, latents, tmp_path, rank):
     fit(tmp_path / "cpu", latents, 8, machine=MachineSpec(precision="fp32"))
-    fit(tmp_path / "gpu", latents, 8, machine=MACHINES[name], place=place)
+    fit(tmp_path / "gpu", latents, 8, machine=MACHINES[name], rank=rank)
     cpu, gpu = ([line["loss"] for line in log_of(tmp_path / where)] for where in ("cpu", "gpu"))
     assert np.allclose(cpu, gpu, rtol=5e-3 if name == "fp32" else 0.03)
 
 
 @pytest.mark.parametrize("trained", ["full", "lora", "temporal"])
-def test_fine_tuning_lowers_the_loss(trained, latents, tmp_path, place):
+def test_fine_tuning_lowers_the_loss(trained, latents, tmp_path, rank):
     before = loss_of(model(), latents[0])
-    made = fit(tmp_path, latents, 40, place=place, trained=trained, learning_rate=3e-3)
+    made = fit(tmp_path, latents, 40, rank=rank, trained=trained, learning_rate=3e-3)
     made.transformer.to("cpu")
     assert loss_of(made, latents[0]) < 0.9 * before
 
 
 @pytest.mark.parametrize("remedy", [RemedySpec("lwf", 1.0), RemedySpec("l2-sp", 1.0), RemedySpec("wise-ft", 0.5)])
-def test_remedies_do_what_they_do_on_the_cpu(remedy, latents, tmp_path, place):
+def test_remedies_do_what_they_do_on_the_cpu(remedy, latents, tmp_path, rank):
     fit(tmp_path / "cpu", latents, 4, machine=MachineSpec(precision="fp32"), remedy=remedy)
-    fit(tmp_path / "gpu", latents, 4, machine=MachineSpec(precision="fp32"), remedy=remedy, place=place)
+    fit(tmp_path / "gpu", latents, 4, machine=MachineSpec(precision="fp32"), remedy=remedy, rank=rank)
     cpu, gpu = ([line["loss"] for line in log_of(tmp_path / where)] for where in ("cpu", "gpu"))
     assert np.allclose(cpu, gpu, rtol=5e-3)
 
 
-def test_a_run_that_was_killed_ends_with_the_same_bits(latents, tmp_path, place):
+def test_a_run_that_was_killed_ends_with_the_same_bits(latents, tmp_path, rank):
     machine = MachineSpec(checkpoint_steps=2)
 
     def killed(step):
         raise Killed
 
-    whole = fit(tmp_path / "whole", latents, 6, machine=machine, place=place)
+    whole = fit(tmp_path / "whole", latents, 6, machine=machine, rank=rank)
     with pytest.raises(Killed):
-        fit(tmp_path / "killed", latents, 6, (3,), killed, machine=machine, place=place)
-    resumed = fit(tmp_path / "killed", latents, 6, machine=machine, place=place)
+        fit(tmp_path / "killed", latents, 6, (3,), killed, machine=machine, rank=rank)
+    resumed = fit(tmp_path / "killed", latents, 6, machine=machine, rank=rank)
     assert same(weights(whole), weights(resumed))
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
 
 
-def test_a_loss_that_is_not_finite_is_noticed_before_a_checkpoint_is_made(latents, tmp_path, place):
+def test_a_loss_that_is_not_finite_is_noticed_before_a_checkpoint_is_made(latents, tmp_path, rank):
     with pytest.raises(FloatingPointError, match="the loss of step 1 is nan"):
-        fit(tmp_path, [latents[0] * np.nan, latents[1]], machine=MachineSpec(checkpoint_steps=1), place=place)
+        fit(tmp_path, [latents[0] * np.nan, latents[1]], machine=MachineSpec(checkpoint_steps=1), rank=rank)
     assert not list((tmp_path / "checkpoints").glob("step-*"))
 
 
-def test_batches_are_pinned(latents, place):
+def test_batches_are_pinned(latents, rank):
     from replaylab.mixture import Mixture
 
-    assert loop.batch_of(model(), latents, Mixture(0.25, 4, [12, 12], 1), 0, 0, place).latents.is_pinned()
+    assert loop.batch_of(model(), latents, Mixture(0.25, 4, [12, 12], 1), 0, 0, rank).latents.is_pinned()
 
 
 def test_sampling_and_the_autoencoder_give_what_they_give_on_the_cpu():

@@ -12,7 +12,7 @@ from replaylab.models import pipelines, sampling, tiny
 from replaylab.spec import MachineSpec, RemedySpec, TrainingSpec
 from replaylab.sweeps.presets import FAMILIES
 from replaylab.training import checkpoint, loop
-from replaylab.util.distributed import Place
+from replaylab.util.distributed import Rank
 
 both_families = pytest.mark.parametrize("family", FAMILIES)
 FRAMES, CHANNELS, CELLS = tiny.CLIP_FRAMES, tiny.LATENT_CHANNELS, 8
@@ -171,7 +171,7 @@ def test_a_batch_is_the_same_whoever_computes_its_parts(ranks, latents):
     mixture = Mixture(0.25, 8, [12, 12], 1)
     whole = loop.batch_of(model(), latents, mixture, 3, 5)
     for rank in range(ranks):
-        part = loop.batch_of(model(), latents, mixture, 3, 5, Place(rank, ranks))
+        part = loop.batch_of(model(), latents, mixture, 3, 5, Rank(rank, ranks))
         assert all(torch.equal(mine, all_[rank::ranks]) for mine, all_ in zip(part[:3], whole[:3], strict=True))
     again = [loop.batch_of(model(), latents, mixture, *about).noise for about in ((3, 5), (3, 6), (4, 5))]
     assert torch.equal(again[0], whole.noise)

@@ -19,7 +19,7 @@ from test_sampler import STEPS, WANTED
 from replaylab.models import sampling
 from replaylab.spec import MachineSpec
 from replaylab.util import distributed
-from replaylab.util.distributed import Place
+from replaylab.util.distributed import Rank
 
 
 @pytest.fixture(scope="module")
@@ -75,27 +75,27 @@ def test_ranks_take_turns_with_the_batches_of_a_sampling(monkeypatch):
     given = {"known": torch.zeros(7, 2, 3, 4, 4)}, (2, 8, 4, 4)
     whole = sampling.futures(model, *given, 1, 0)
     drawn = {}
-    for rank in (0, 1, 2):
+    for index in (0, 1, 2):
 
-        def keep(place, owner, tensor, rank=rank):
-            return drawn.setdefault((rank, owner, len(drawn)), tensor) if rank == owner else tensor
+        def keep(rank, source, tensor):
+            return drawn.setdefault((rank.index, source, len(drawn)), tensor) if rank.index == source else tensor
 
-        monkeypatch.setattr(distributed, "from_rank", keep)
-        part = sampling.futures(model, *given, 1, 0, place=Place(rank, 3))
+        monkeypatch.setattr(distributed, "broadcast", keep)
+        part = sampling.futures(model, *given, 1, 0, rank=Rank(index, 3))
         assert part.shape == whole.shape
-        for number in range(rank, 4, 3):
+        for number in range(index, 4, 3):
             assert torch.equal(part[2 * number : 2 * number + 2], whole[2 * number : 2 * number + 2])
 
 
 @pytest.mark.slow
 def test_the_tasks_of_a_submitit_job_find_each_other(tmp_path):
     def meet():
-        place = distributed.place()
+        rank = distributed.this_rank()
         return (
-            place.rank,
-            place.ranks,
-            distributed.agreed(place, 7 + place.rank),
-            float(distributed.mean(place, torch.tensor(1.0 * place.rank))),
+            rank.index,
+            rank.world_size,
+            distributed.broadcast_number(rank, 7 + rank.index),
+            float(distributed.all_reduce_mean(rank, torch.tensor(1.0 * rank.index))),
         )
 
     executor = submitit.LocalExecutor(tmp_path)

@@ -144,7 +144,7 @@ def load(name_or_folder: str | Path, agents: Mapping[str, str] | None = None, th
     network = folders.read_network(AutoModelForObjectDetection, folder, **_float32())
     about = json.dumps([folders.digest_of(folder, (".",)), threshold, sorted(kinds.items())])
     return ObjectDetector(
-        str(name_or_folder), network.to(distributed.place().device), _processor(folder), kinds, float(threshold),
+        str(name_or_folder), network.to(distributed.this_rank().device), _processor(folder), kinds, float(threshold),
         hashlib.sha256(about.encode()).hexdigest()[:16],
     )  # fmt: skip
 
