@@ -12,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from replaylab.data import domain as domain_room
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, open_domain, write_domain
 from replaylab.util.files import locked, write_atomically
 
@@ -203,7 +202,7 @@ def test_where_no_locks_are_known_it_goes_on_without_and_says_so_once(code, tmp_
     def refuse(*_):
         raise OSError(code, "no locks here")
 
-    monkeypatch.setattr(domain_room.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     for name in ("one", "two"):
         with locked(tmp_path / name, wait=False) as mine:
             assert mine is True
@@ -215,12 +214,6 @@ def test_an_error_that_is_not_about_locks_is_raised(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EIO, "broken disk")
 
-    monkeypatch.setattr(domain_room.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(OSError, match="broken disk"), locked(tmp_path / "what"):
         pytest.fail("let in")
-
-
-def test_on_windows_it_goes_on_without(tmp_path, monkeypatch):
-    monkeypatch.setattr(domain_room.sys, "platform", "win32")
-    with locked(tmp_path / "what") as first, locked(tmp_path / "what") as second:
-        assert first is second is True
