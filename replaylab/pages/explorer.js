@@ -1,4 +1,4 @@
-// Plays the clips of replaylab/gallery.py: every picture of a gallery under one clock, boxes and paths drawn over it.
+// Plays the clips of replaylab/pages/explorer.py: every picture of a page under one clock, boxes and paths drawn over it.
 (() => {
   "use strict";
   const SVG = "http://www.w3.org/2000/svg";

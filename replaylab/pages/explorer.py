@@ -108,7 +108,7 @@ def _arms(table: Table) -> dict[str, RunSpec]:
 
 def _read(table: Table, domains: Iterable[str], arms: Mapping[str, tuple[RunSpec, Sequence[int]]]) -> list[Shown]:
     references = table.store / ReferenceSpec.of(table.specs[0]).run_id
-    if not (references / "explorer.json").is_file():
+    if not (references / "gallery.json").is_file():
         return []
     folders = [(TRUTH, 0, references / "samples" / "real"), (BASE, 0, references / "samples" / "base")]
     folders += [
