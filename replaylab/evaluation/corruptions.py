@@ -37,7 +37,7 @@ from replaylab.util.text import duration
 from replaylab.worlds.named import domain_spec
 
 if TYPE_CHECKING:
-    from replaylab.evaluation.evaluation_sets import Ground
+    from replaylab.evaluation.evaluation_sets import EvaluationSet
     from replaylab.worlds.renderer import Scene
 
 Floats = NDArray[np.floating[Any]]
@@ -191,7 +191,7 @@ def _make(spec: DamageSpec, home: Path, folder: Path) -> None:
         f"{len(parts) - len(missing)} of {len(parts)} damages are in {folder}; measuring {len(missing)} on "
         f"{spec.evaluation.clips} clips of each of {len(spec.evaluation.domains)} domains"
     )
-    prepared = evaluation_sets.prepare(spec.evaluation, home)
+    prepared = evaluation_sets.prepare_sets(spec.evaluation, home)
     started = time.monotonic()
     for done, damage in enumerate(track(missing, "damages", unit="damages"), start=1):
         rows = _measured(damage, spec.evaluation, prepared, home, folder / "examples" / f"{damage.key}.png")
@@ -207,7 +207,7 @@ def _make(spec: DamageSpec, home: Path, folder: Path) -> None:
 
 
 def _measured(
-    damage: Damage, evaluation: EvaluationSpec, prepared: list[Ground], home: Path, example: Path
+    damage: Damage, evaluation: EvaluationSpec, prepared: list[EvaluationSet], home: Path, example: Path
 ) -> pd.DataFrame:
     """Rows of a damage in all domains; and an example of what the strongest of its kind looks like."""
     from PIL import Image
@@ -215,27 +215,27 @@ def _measured(
     from replaylab.evaluation import measurement
 
     tables, cap = [], evaluation.miss_cap_px
-    for ground, world in zip(prepared, evaluation.domains, strict=True):
+    for evaluation_set, world in zip(prepared, evaluation.domains, strict=True):
         assert isinstance(world, WorldSpec)  # who could say what happens in a folder's videos?
         if damage.name == "constant-velocity":
-            found = ground.extrapolated
-            tables.append(measurement.measure_found(ground, found, cap))
+            found = evaluation_set.extrapolated
+            tables.append(measurement.measure_found(evaluation_set, found, cap))
         else:
-            frames = damaged(damage, ground, world, mean_velocities(evaluation.domains[0], home))
-            measured = measurement.measure(ground, frames, cap)
+            frames = damaged(damage, evaluation_set, world, mean_velocities(evaluation.domains[0], home))
+            measured = measurement.measure(evaluation_set, frames, cap)
             found = measured.found
             tables.append(measured.rows)
-            if ground.name == EVENTFUL and damage.grade == KINDS[damage.name].grades[-1]:
+            if evaluation_set.name == EVENTFUL and damage.grade == KINDS[damage.name].grades[-1]:
                 write_atomically(example, lambda path, one=frames[0, -1]: Image.fromarray(one).save(path, "PNG"))
         if len(found):
-            tables.append(_pseudo_values(ground, found, cap))
+            tables.append(_pseudo_values(evaluation_set, found, cap))
     rows = pd.concat(tables, ignore_index=True).assign(
         damage=damage.name, grade=damage.grade, unit=KINDS[damage.name].unit
     )
     return rows.astype({"value": np.float32, "n": np.int32})
 
 
-def _pseudo_values(ground: Ground, found: Any, miss_cap_px: float) -> pd.DataFrame:
+def _pseudo_values(evaluation_set: EvaluationSet, found: Any, miss_cap_px: float) -> pd.DataFrame:
     """What each of PARTS parts of the clips adds to the measures that take all boxes together, such as a precision.
 
     The jackknife: the number of parts times the value of all, less one time fewer that without the part (Tukey).
@@ -243,7 +243,7 @@ def _pseudo_values(ground: Ground, found: Any, miss_cap_px: float) -> pd.DataFra
     from replaylab.evaluation import measurement
 
     def of_all(kept: NDArray[np.intp]) -> pd.Series[float]:
-        rows = measurement.measure_found(ground.only(kept), [found[clip] for clip in kept], miss_cap_px)
+        rows = measurement.measure_found(evaluation_set.subset(kept), [found[clip] for clip in kept], miss_cap_px)
         return rows[rows["video"] == ""].set_index("measure")["value"].astype(float)
 
     clips = np.arange(len(found))
@@ -254,19 +254,19 @@ def _pseudo_values(ground: Ground, found: Any, miss_cap_px: float) -> pd.DataFra
         pseudo = len(parts) * whole - (len(parts) - 1) * of_all(np.delete(clips, part))
         named = pseudo.rename(lambda name: f"{name}{PSEUDO}").reset_index()
         tables.append(named.assign(video=f"part {number}", n=len(part)))
-    return pd.concat(tables).assign(start=-1, scene="", domain=ground.name, split=ground.split)
+    return pd.concat(tables).assign(start=-1, scene="", domain=evaluation_set.name, split=evaluation_set.split)
 
 
 # -------------------------------------------------------------------------------------------------------------- damage
-def damaged(damage: Damage, ground: Ground, world: WorldSpec, mean_m_s: Floats) -> Frames:
-    """The ground's clips (N, T, H, W, 3) with damaged futures; `mean_m_s` as `mean_velocities` gives them.
+def damaged(damage: Damage, evaluation_set: EvaluationSet, world: WorldSpec, mean_m_s: Floats) -> Frames:
+    """The evaluation set's clips (N, T, H, W, 3) with damaged futures; `mean_m_s` as `mean_velocities` gives them.
 
     ValueError, with the valid ones, for a kind that does not exist.
     """
     from replaylab.evaluation import evaluate
     from replaylab.worlds.build import scene_of
 
-    name, grade, frames = damage.name, damage.grade, ground.frames
+    name, grade, frames = damage.name, damage.grade, evaluation_set.frames
     if name not in KINDS:
         raise ValueError(f"damage {name!r} is none of {', '.join(KINDS)}")
     if name == "real":
@@ -275,22 +275,22 @@ def damaged(damage: Damage, ground: Ground, world: WorldSpec, mean_m_s: Floats) 
         return evaluate.autoencoded(frames)
     if name == "copy-last-frame":
         return evaluate.copy_last_frame(frames)
-    numbers = [int(clip.video.rsplit("-", 1)[1]) for clip in ground.clips]
+    numbers = [int(clip.video.rsplit("-", 1)[1]) for clip in evaluation_set.clips]
     made = frames.copy()
     for clip, number in enumerate(numbers):
         future = frames[clip, GIVEN_FRAMES:]
         if name == "blur":
             made[clip, GIVEN_FRAMES:] = blurred(future, grade)
         elif name == "noise":
-            made[clip, GIVEN_FRAMES:] = noisy(future, grade, generator(0, f"noise in {ground.name}", number))
+            made[clip, GIVEN_FRAMES:] = noisy(future, grade, generator(0, f"noise in {evaluation_set.name}", number))
         elif name == "colour":
             made[clip, GIVEN_FRAMES:] = warmed(future, grade)
         elif name == "shuffled":
-            made[clip, GIVEN_FRAMES:] = shuffled(future, generator(0, f"order in {ground.name}", number))
+            made[clip, GIVEN_FRAMES:] = shuffled(future, generator(0, f"order in {evaluation_set.name}", number))
         else:
-            start = ground.clips[clip].start
-            scene = _other_scene(damage, scene_of(world, ground.split, number), start + GIVEN_FRAMES, world,
-                                 mean_m_s, generator(0, f"sides in {ground.name}", number))  # fmt: skip
+            start = evaluation_set.clips[clip].start
+            scene = _other_scene(damage, scene_of(world, evaluation_set.split, number), start + GIVEN_FRAMES, world,
+                                 mean_m_s, generator(0, f"sides in {evaluation_set.name}", number))  # fmt: skip
             shown = rendered(scene, world.size_px, world.frames_per_second)
             made[clip, GIVEN_FRAMES:] = shown[start + GIVEN_FRAMES : start + frames.shape[1]]
     return made

@@ -39,7 +39,7 @@ from replaylab.metrics.detectors.pretrained import Found, tracks_of
 from replaylab.util.progress import track
 
 if TYPE_CHECKING:
-    from replaylab.evaluation.evaluation_sets import FutureAgents
+    from replaylab.evaluation.evaluation_sets import TrueAgents
 
 Frames = NDArray[np.uint8]
 Find = Callable[[Frames], Sequence[NDArray[np.floating[Any]]]]
@@ -138,7 +138,7 @@ def of_domain(
         )
     if wrong := [ratio for ratio in sharpness if not 0 < ratio <= 1]:
         raise ValueError(f"sharpness: {wrong[0]!r}, expected shares of the real frames' such as 0.8")
-    from replaylab.evaluation.evaluation_sets import FutureAgents  # with it comes torch
+    from replaylab.evaluation.evaluation_sets import TrueAgents  # with it comes torch
 
     chosen = clips_room.one_a_scene(clips_room.clips_of(domain, split, frames))[:clips]
     truth = clips_room.truth_of(domain, chosen, frames) if domain.has_tracks else None
@@ -148,7 +148,7 @@ def of_domain(
         track(clips_room.read(domain, chosen, frames), "ceiling", total=len(chosen), unit="clips")
     ):
         tables = truth[number] if truth is not None else _own_tracks(pixels, find)
-        agents = FutureAgents.of(tables[context_frames:])
+        agents = TrueAgents.of(tables[context_frames:])
         cap = miss_cap_px or MISS_CAP_SHARE * pixels.shape[1]
         for way in ways_to_show(pixels, context_frames, sharpness, against, autoencoder):
             there = agents._replace(boxes=[boxes + way.moved_px for boxes in agents.boxes])
@@ -180,7 +180,7 @@ def _own_tracks(pixels: Frames, find: Find) -> list[pd.DataFrame]:
     return tracks_of(found, *pixels.shape[1:3])
 
 
-def _second_tracker(clip: Frames, first: pd.DataFrame, agents: FutureAgents, cap: float) -> dynamics.Counted:
+def _second_tracker(clip: Frames, first: pd.DataFrame, agents: TrueAgents, cap: float) -> dynamics.Counted:
     """ADE of `motion.follow`, which shares nothing with the detector, from the boxes of the first frame (the last of the
     context) on: whether what was found moves as the pixels do.
     """
@@ -199,7 +199,7 @@ class _Tally:
         self.n = 0
         self.frames: list[tuple[Any, Any, Any]] = []
 
-    def add(self, agents: FutureAgents, found: Sequence[Any], sharpness_ratio: float, cap: float) -> None:
+    def add(self, agents: TrueAgents, found: Sequence[Any], sharpness_ratio: float, cap: float) -> None:
         result = dynamics.clip_dynamics(*agents, [boxes[:, :4] for boxes in found], miss_cap_px=cap)
         self.clips.append({
             "ade_px": result.ade_px, "ade_matched_px": result.ade_matched_px, "recall": result.recall,

@@ -18,7 +18,7 @@ import torch
 
 from replaylab.data.video import write_video
 from replaylab.evaluation import evaluation_sets, measurement
-from replaylab.evaluation.evaluation_sets import Frames, Ground
+from replaylab.evaluation.evaluation_sets import EvaluationSet, Frames
 from replaylab.evaluation.measurement import Measured
 from replaylab.metrics.dynamics import Counted
 from replaylab.metrics.trajectories import over_samples
@@ -52,39 +52,43 @@ def evaluate(
     pipeline.model.transformer.eval()
     chosen = gallery_clips(gallery[0]) if gallery else {}
     parts = []
-    for ground in evaluation_sets.prepare(spec, home, at_the_end, pipeline):
+    for evaluation_set in evaluation_sets.prepare_sets(spec, home, at_the_end, pipeline):
         rows: list[pd.DataFrame] = []
-        for made, drawn in _futures(pipeline, ground, spec, rank):
+        for made, drawn in _futures(pipeline, evaluation_set, spec, rank):
             if not rank.is_main:
                 continue
-            measured = measurement.measure(ground, made, spec.miss_cap_px, drawn, at_the_end)
+            measured = measurement.measure(evaluation_set, made, spec.miss_cap_px, drawn, at_the_end)
             if gallery is not None and not rows:
-                _keep(gallery[1], ground, made, measured, chosen.get(ground.name, {}))
+                _keep(gallery[1], evaluation_set, made, measured, chosen.get(evaluation_set.name, {}))
             rows.append(measured.rows)
-        losses = _denoising(pipeline, ground, spec.noise_seed) if at_the_end else pd.DataFrame()
+        losses = _denoising(pipeline, evaluation_set, spec.noise_seed) if at_the_end else pd.DataFrame()
         parts += [_over_futures(rows), losses] if rows else []
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _futures(
-    pipeline: Pipeline, ground: Ground, spec: EvaluationSpec, rank: Rank
+    pipeline: Pipeline, evaluation_set: EvaluationSet, spec: EvaluationSpec, rank: Rank
 ) -> Iterator[tuple[Frames, torch.Tensor]]:
     """Every clip's first future, then every clip's second and so on, as frames and as latents."""
-    model, shape = pipeline.model, ground.latents.shape[1:]
+    model, shape = pipeline.model, evaluation_set.latents.shape[1:]
     for number in range(spec.futures):
-        first = number * len(ground.clips)
+        first = number * len(evaluation_set.clips)
         with torch.autocast(model.transformer.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            drawn = sampling.futures(model, ground.to_draw, shape, spec.sampler_steps, spec.noise_seed, first, rank)
-        yield (pipeline.decode(drawn) if rank.is_main else ground.frames), drawn
+            drawn = sampling.futures(
+                model, evaluation_set.to_draw, shape, spec.sampler_steps, spec.noise_seed, first, rank
+            )
+        yield (pipeline.decode(drawn) if rank.is_main else evaluation_set.frames), drawn
 
 
-def _denoising(pipeline: Pipeline, ground: Ground, noise_seed: int) -> pd.DataFrame:
+def _denoising(pipeline: Pipeline, evaluation_set: EvaluationSet, noise_seed: int) -> pd.DataFrame:
     """The error of denoising each clip at NOISE_LEVELS, with the noise that its first future is drawn from."""
     parts = []
     for level in NOISE_LEVELS:
-        losses = sampling.denoising_losses(pipeline.model, ground.latents, ground.to_draw, level, noise_seed)
+        losses = sampling.denoising_losses(
+            pipeline.model, evaluation_set.latents, evaluation_set.to_draw, level, noise_seed
+        )
         values = [{f"denoising_loss_{level:g}": Counted(loss, 1)} for loss in losses]
-        parts.append(measurement.rows_of_clips(ground, values))
+        parts.append(measurement.rows_of_clips(evaluation_set, values))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -116,25 +120,27 @@ def references(spec: ReferenceSpec, store: Path, base: Pipeline | None = None) -
 def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pipeline) -> None:
     started = time.monotonic()
     evaluation = spec.evaluation
-    prepared = evaluation_sets.prepare(evaluation, store, at_the_end=True, pipeline=base)
+    prepared = evaluation_sets.prepare_sets(evaluation, store, at_the_end=True, pipeline=base)
     shown = {world.name for world in evaluation.domains}
-    made_by: dict[str, Callable[[Ground], Frames]] = {
-        "copy-last-frame": lambda ground: copy_last_frame(ground.frames, ground.context_frames),
-        "real": lambda ground: ground.frames,
-        "autoencoder": lambda ground: autoencoded(ground.frames, base),
+    made_by: dict[str, Callable[[EvaluationSet], Frames]] = {
+        "copy-last-frame": lambda evaluation_set: copy_last_frame(evaluation_set.frames, evaluation_set.context_frames),
+        "real": lambda evaluation_set: evaluation_set.frames,
+        "autoencoder": lambda evaluation_set: autoencoded(evaluation_set.frames, base),
     }
     parts, gallery = [], {}
     for name, make in track(made_by.items(), what="floors", total=len(made_by), unit="models"):
-        for ground in prepared:
-            made = make(ground)
-            measured = measurement.measure(ground, made, evaluation.miss_cap_px)
+        for evaluation_set in prepared:
+            made = make(evaluation_set)
+            measured = measurement.measure(evaluation_set, made, evaluation.miss_cap_px)
             parts.append(measured.rows.assign(model=name, step=-1))
-            if name == "copy-last-frame" and ground.name in shown:
-                gallery[ground.name] = _at_percentiles(measured.rows)
-            if name == "real" and ground.name in shown:
-                _keep(folder / "samples" / name, ground, made, measured, gallery[ground.name])
-    for ground in [one for one in prepared if one.drives and one.context_frames > 1]:  # a velocity takes two
-        rows = measurement.measure_found(ground, ground.extrapolated, evaluation.miss_cap_px)
+            if name == "copy-last-frame" and evaluation_set.name in shown:
+                gallery[evaluation_set.name] = _at_percentiles(measured.rows)
+            if name == "real" and evaluation_set.name in shown:
+                _keep(folder / "samples" / name, evaluation_set, made, measured, gallery[evaluation_set.name])
+    for evaluation_set in [
+        one for one in prepared if one.has_agents and one.context_frames > 1
+    ]:  # a velocity takes two
+        rows = measurement.measure_found(evaluation_set, evaluation_set.extrapolated, evaluation.miss_cap_px)
         parts.append(rows.assign(model="constant-velocity", step=-1))
     write_atomically(folder / "gallery.json", lambda path: path.write_text(json.dumps(gallery, indent=1)))
     measured_base = evaluate(base, evaluation, store, (folder, folder / "samples" / "base"), at_the_end=True)
@@ -170,23 +176,30 @@ def _at_percentiles(rows: pd.DataFrame) -> dict[str, int]:
     return {str(at): int(values.index[round(at / 100 * (len(values) - 1))]) for at in GALLERY_PERCENTILES}
 
 
-def _keep(folder: Path, ground: Ground, frames: Frames, measured: Measured, chosen: dict[str, int]) -> None:
+def _keep(
+    folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured: Measured, chosen: dict[str, int]
+) -> None:
     """One mp4 and its boxes for each chosen clip: `<domain>-<percentile>.mp4` and `.json`."""
     for percentile, clip in chosen.items():
-        name = folder / f"{ground.name}-{percentile}"
-        future = measured.found[clip] if ground.drives else [np.zeros((0, 4))] * len(ground.future(frames)[clip])
+        name = folder / f"{evaluation_set.name}-{percentile}"
+        future = (
+            measured.found[clip]
+            if evaluation_set.has_agents
+            else [np.zeros((0, 4))] * len(evaluation_set.future(frames)[clip])
+        )
         boxes = {
-            "video": ground.clips[clip].video,
-            "true": [_eligible(table) for table in ground.truth[clip]],
-            "found": [[]] * ground.context_frames + [found[:, :4].astype(float).round(2).tolist() for found in future],
+            "video": evaluation_set.clips[clip].video,
+            "true": [_eligible(table) for table in evaluation_set.truth[clip]],
+            "found": [[]] * evaluation_set.context_frames
+            + [found[:, :4].astype(float).round(2).tolist() for found in future],
         }
         write_atomically(
             name.with_suffix(".mp4"),
-            lambda aside, clip=clip: write_video(aside, frames[clip], ground.frames_per_second),
+            lambda aside, clip=clip: write_video(aside, frames[clip], evaluation_set.frames_per_second),
         )
         write_atomically(name.with_suffix(".json"), lambda aside, boxes=boxes: aside.write_text(json.dumps(boxes)))
 
 
 def _eligible(truth: pd.DataFrame) -> list[list[float]]:
     """The boxes of a frame's agents that count, px."""
-    return evaluation_sets.boxes_of(truth[truth["eligible"].astype(bool)]).round(2).tolist()
+    return evaluation_sets.true_boxes(truth[truth["eligible"].astype(bool)]).round(2).tolist()

@@ -42,12 +42,12 @@ FOLLOWED = 10 / 64  # of the width, from a context frame to the next: who went f
 
 
 @dataclass(frozen=True)
-class Ground:
+class EvaluationSet:
     """One evaluation domain made ready: N clips with truth, and M real clips of other scenes."""
 
     name: str
     split: str
-    drives: bool
+    has_agents: bool
     """whether its agents are measured"""
     frames_per_second: float
     clips: list[Clip]
@@ -71,7 +71,7 @@ class Ground:
     """the scenes of the references"""
     mean_motion: MeanMotion | None
     """of the target's ordinary driving; None where no agent of it is known"""
-    find: Callable[[Frames], Boxes]
+    detect: Callable[[Frames], Boxes]
     """boxes of agents, with their scores, in clips (N, T, H, W, 3): N x T"""
 
     @property
@@ -92,8 +92,8 @@ class Ground:
         """The same, one after another: (N x future frames, H, W, 3)."""
         return flat_future(frames, self.context_frames)
 
-    def only(self, kept: Sequence[int] | NDArray[np.intp]) -> Ground:
-        """The same ground with some of its clips, by number."""
+    def subset(self, kept: Sequence[int] | NDArray[np.intp]) -> EvaluationSet:
+        """The same evaluation set with some of its clips, by number."""
         number = np.asarray(kept)
         return replace(
             self, clips=[self.clips[clip] for clip in kept], truth=[self.truth[clip] for clip in kept],
@@ -104,9 +104,9 @@ class Ground:
         )  # fmt: skip
 
     @cached_property
-    def future_agents(self) -> list[FutureAgents]:
+    def true_agents(self) -> list[TrueAgents]:
         """The true agents of each clip's future frames."""
-        return [FutureAgents.of(clip[self.context_frames :]) for clip in self.truth]
+        return [TrueAgents.of(clip[self.context_frames :]) for clip in self.truth]
 
     @cached_property
     def seen(self) -> Seen:
@@ -129,7 +129,7 @@ class Ground:
         return [optical_flow.flow(clip[self.context_frames - 1 :]) for clip in self.frames]
 
     @cached_property
-    def turns(self) -> bool:
+    def ego_turns(self) -> bool:
         """Whether the ego car ever turns: where it does not, a yaw rate tells a still clip from nothing."""
         if self.ego is None:
             return False
@@ -141,10 +141,10 @@ class Ground:
         """Boxes that the detector finds in the context, carried on at constant velocity: N x future frames."""
         context = self.frames[:, : self.context_frames]
         count, gate_px = self.frames.shape[1] - context.shape[1], FOLLOWED * self.frames.shape[3]
-        return [trajectories.extrapolated(clip, count, gate_px=gate_px) for clip in self.find(context)]
+        return [trajectories.extrapolated(clip, count, gate_px=gate_px) for clip in self.detect(context)]
 
 
-class FutureAgents(NamedTuple):
+class TrueAgents(NamedTuple):
     """The true agents of a clip's T future frames; A may differ from frame to frame."""
 
     boxes: list[NDArray[np.float64]]
@@ -155,10 +155,10 @@ class FutureAgents(NamedTuple):
     """T x (A,)"""
 
     @classmethod
-    def of(cls, future: list[pd.DataFrame]) -> FutureAgents:
+    def of(cls, future: list[pd.DataFrame]) -> TrueAgents:
         """From the truth's rows of each future frame."""
         columns = [[table[name].to_numpy() for table in future] for name in ("agent", "eligible")]
-        return cls([boxes_of(table) for table in future], *columns)
+        return cls([true_boxes(table) for table in future], *columns)
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,11 @@ class MeanMotion:
         parts = []
         for clip in truth:
             last = clip[context_frames - 1]
-            start = dict(zip(last["agent"], centres(boxes_of(last)), strict=True))
+            start = dict(zip(last["agent"], centres(true_boxes(last)), strict=True))
             for frame, table in enumerate(clip[context_frames:]):
                 table = table[table["eligible"] & table["agent"].isin(start)]
                 then = np.array([start[agent] for agent in table["agent"]]).reshape(-1, 2)
-                now = centres(boxes_of(table))
+                now = centres(true_boxes(table))
                 parts += [(frame, *cell, *moved) for cell, moved in zip(cells(then, size_px), now - then, strict=True)]
         if not parts:
             raise ValueError("mean motion: no eligible agent is there from the last context frame on")
@@ -199,9 +199,9 @@ class MeanMotion:
         return cls(size_px, np.where(np.isnan(field), everywhere[:, None, None], field))
 
 
-def prepare(
+def prepare_sets(
     spec: EvaluationSpec, home: Path, at_the_end: bool = False, pipeline: Pipeline | None = None
-) -> list[Ground]:
+) -> list[EvaluationSet]:
     """The domains that are measured at every step, or all of them at the end; rendered and encoded once a process.
 
     `pipeline`: whose context and latents they are; by default the tiny model's.
@@ -209,7 +209,7 @@ def prepare(
     chosen = (*spec.domains, *(spec.at_the_end if at_the_end else ()))
     pipeline = pipeline or pipelines.published_tiny()
     return [
-        _ground(
+        _prepared_set(
             world, spec.domains[0], spec.split, spec.clips, spec.reference_clips, spec.object_detector, home, pipeline
         )
         for world in chosen
@@ -217,10 +217,10 @@ def prepare(
 
 
 @cache
-def _ground(
+def _prepared_set(
     world: World, ordinary: World, split: str, clips: int, reference_clips: int, by: DetectorSpec | None, home: Path,
     pipeline: Pipeline,
-) -> Ground:  # fmt: skip
+) -> EvaluationSet:  # fmt: skip
     domain, length = build_domain(world, home / "domains"), pipeline.frames
     scenes = clips_room.one_a_scene(clips_room.clips_of(domain, split, length))
     if len(scenes) < clips + reference_clips:
@@ -230,19 +230,19 @@ def _ground(
         )
     chosen, others = scenes[:clips], scenes[clips : clips + reference_clips]
     encoded, known = stacked(list(pipeline.encode_clips(domain, split, chosen, home)))
-    drives = _drives(world, by)
+    has_agents = _has_agents(world, by)
     frames = _frames(domain, chosen, length)
-    return Ground(
-        domain.name, split, drives, domain.frames_per_second, chosen, frames,
+    return EvaluationSet(
+        domain.name, split, has_agents, domain.frames_per_second, chosen, frames,
         _truth(domain, chosen, frames, by),
         _ego(domain, chosen, length, ["x_m", "y_m", "heading_rad"]),
         _ego(domain, chosen, length, ["field_of_view_deg", "camera_height_m", "camera_pitch_rad"]), pipeline, encoded,
         known, _frames(domain, others, length), tuple(clip.scene for clip in others),
-        _mean_motion(ordinary, split, by, home, pipeline), finder(by),
+        _mean_motion(ordinary, split, by, home, pipeline), detector_for(by),
     )  # fmt: skip
 
 
-def _drives(world: World, by: DetectorSpec | None) -> bool:
+def _has_agents(world: World, by: DetectorSpec | None) -> bool:
     """Whether agents are measured: in the driving worlds, and in folders whose agents somebody knows or can find."""
     if isinstance(world, FolderSpec):
         return by is not None
@@ -278,7 +278,7 @@ def _mean_motion(
 ) -> MeanMotion | None:
     """Of all clips of the split, one a scene; None where no agent is measured."""
     domain, length = build_domain(world, home / "domains"), pipeline.frames
-    if not _drives(world, by):
+    if not _has_agents(world, by):
         return None
     scenes = clips_room.one_a_scene(clips_room.clips_of(domain, split, length))
     truth = (
@@ -306,14 +306,14 @@ def _ego(domain: Domain, chosen: list[Clip], length: int, columns: list[str]) ->
     return np.stack([by_video[clip.video].iloc[clip.start : clip.start + length][columns] for clip in chosen])
 
 
-def forget() -> None:
-    """Give back what was made ready: a ground holds the model that it was made ready for, and the next run has another."""
-    _ground.cache_clear()
+def clear_cache() -> None:
+    """Free the prepared sets: each holds the model that it was prepared for, and the next run has another."""
+    _prepared_set.cache_clear()
     _mean_motion.cache_clear()
 
 
 @cache
-def finder(by: DetectorSpec | None = None) -> Callable[[Frames], Boxes]:
+def detector_for(by: DetectorSpec | None = None) -> Callable[[Frames], Boxes]:
     """Finds agents in clips (N, T, H, W, 3), N x T boxes with their scores: the shipped detector, or one of transformers
     by name or folder.
     """
@@ -323,9 +323,9 @@ def finder(by: DetectorSpec | None = None) -> Callable[[Frames], Boxes]:
     return lambda frames: _by_clip(centre_point.find(network, flat(frames)), len(frames))
 
 
-def found_in(frames: Frames) -> Boxes:
+def detect(frames: Frames) -> Boxes:
     """The shipped detector's boxes, with their scores, in clips (N, T, H, W, 3): N x T."""
-    return finder()(frames)
+    return detector_for()(frames)
 
 
 def _by_clip(found: list[NDArray[np.float32]], clips: int) -> Boxes:
@@ -343,6 +343,6 @@ def flat_future(frames: Frames, context_frames: int = CONTEXT_FRAMES) -> Frames:
     return flat(frames[:, context_frames:])
 
 
-def boxes_of(table: pd.DataFrame) -> NDArray[np.float64]:
+def true_boxes(table: pd.DataFrame) -> NDArray[np.float64]:
     """Boxes (A, 4) of the truth's rows of one frame, px."""
     return table[["x0", "y0", "x1", "y1"]].to_numpy(float)

@@ -76,7 +76,7 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
         _finish(spec, mixture, folder, round(time.monotonic() - started, 1))
     distributed.barrier(rank)
     if spec.model is not None:  # two large networks may be one too many
-        evaluation_sets.forget()
+        evaluation_sets.clear_cache()
     return spec.run_id
 
 
@@ -204,11 +204,11 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     evaluation = spec.evaluation
     pipeline = pipelines.load(spec, store)
     step = _seconds_a_step(pipeline, spec, store)
-    drives = spec.model is None or evaluation.object_detector is not None
-    find = evaluation_sets.finder(evaluation.object_detector)
+    has_agents = spec.model is None or evaluation.object_detector is not None
+    detect = evaluation_sets.detector_for(evaluation.object_detector)
     shape = np.broadcast_to(spec.target.size_px, 2)
     frames = np.zeros((CLIPS_TO_TIME, pipeline.frames, *shape, 3), np.uint8)
-    measured = _timed(lambda: measurement.look(frames, drives, pipeline.context_frames, find)) / len(frames)
+    measured = _timed(lambda: measurement.look(frames, has_agents, pipeline.context_frames, detect)) / len(frames)
     # a step goes forwards once, backwards twice
     sampled = step / 3 / spec.training.batch_size * evaluation.sampler_steps
     all_worlds = (*evaluation.domains, *evaluation.at_the_end)

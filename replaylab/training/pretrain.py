@@ -175,12 +175,12 @@ def _measure(model: tiny.TinyModel, step: int, home: Path, run: Path) -> None:
 def _floors(home: Path) -> pd.DataFrame:
     """Copy-last-frame and the autoencoder on the curve's clips."""
     parts = []
-    for ground in evaluation_sets.prepare(CURVE, home):
+    for evaluation_set in evaluation_sets.prepare_sets(CURVE, home):
         for name, frames in (
-            ("copy-last-frame", evaluate.copy_last_frame(ground.frames)),
-            ("autoencoder", evaluate.autoencoded(ground.frames)),
+            ("copy-last-frame", evaluate.copy_last_frame(evaluation_set.frames)),
+            ("autoencoder", evaluate.autoencoded(evaluation_set.frames)),
         ):
-            rows = measurement.measure(ground, frames, CURVE.miss_cap_px).rows
+            rows = measurement.measure(evaluation_set, frames, CURVE.miss_cap_px).rows
             parts.append(_means(rows).assign(model=name, step=-1))
     return pd.concat(parts)
 

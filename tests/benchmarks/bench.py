@@ -66,9 +66,9 @@ def time_measuring(home: Path, clips_measured: int = 400) -> None:
     """Drawing and measuring the futures of so many clips, by parts, once each; references are prepared beforehand."""
     world = WorldSpec("measured", "traffic", "target", "ordinary", (0, 2 * clips_measured, 0))
     spec = EvaluationSpec((world,), "dev", clips_measured, clips_measured)
-    (ground,) = evaluation_sets.prepare(spec, home)
+    (evaluation_set,) = evaluation_sets.prepare_sets(spec, home)
     measurement.measure(
-        ground, ground.frames, spec.miss_cap_px, ground.latents
+        evaluation_set, evaluation_set.frames, spec.miss_cap_px, evaluation_set.latents
     )  # what is prepared once, and warm networks
     model = tiny.TinyWan.load(WEIGHTS / "base")
     seconds: dict[str, float] = {}
@@ -81,13 +81,15 @@ def time_measuring(home: Path, clips_measured: int = 400) -> None:
 
     drawn = timed(
         "drawing",
-        lambda: sampling.futures(model, ground.to_draw, ground.latents.shape[1:], spec.sampler_steps, spec.noise_seed),
+        lambda: sampling.futures(
+            model, evaluation_set.to_draw, evaluation_set.latents.shape[1:], spec.sampler_steps, spec.noise_seed
+        ),
     )
     made = timed("decoding", lambda: model.decode(drawn))
-    timed("measuring", lambda: measurement.measure(ground, made, spec.miss_cap_px, drawn))
+    timed("measuring", lambda: measurement.measure(evaluation_set, made, spec.miss_cap_px, drawn))
     whole = sum(seconds.values())
     future = made[:, tiny.CONTEXT_FRAMES :]
-    timed("of it the detector", lambda: evaluation_sets.found_in(future))
+    timed("of it the detector", lambda: evaluation_sets.detect(future))
     timed("of it EfficientNet", lambda: fidelity.efficientnet(evaluation_sets.flat_future(made)))
     timed("of it the video network", lambda: video_network.features(future))
     parts = ", ".join(f"{name} {part:.1f} s" for name, part in seconds.items())

@@ -142,7 +142,7 @@ def test_the_future_begins_where_that_of_the_models_does() -> None:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Three real clips, as `grounds` makes them ready, without what networks see in them."""
+    """Three real clips, as `evaluation_sets` makes them ready, without what networks see in them."""
     from replaylab.data import clips as room
     from replaylab.worlds.build import build_domain
 
@@ -338,18 +338,18 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     ]  # fmt: skip
     measured: list[str] = []
 
-    def measure(ground: Any, frames: np.ndarray, miss_cap_px: float) -> Any:
-        measured.append(ground.name)
-        clips = {"video": [clip.video for clip in ground.clips], "start": 0, "scene": "", "n": 5}
+    def measure(evaluation_set: Any, frames: np.ndarray, miss_cap_px: float) -> Any:
+        measured.append(evaluation_set.name)
+        clips = {"video": [clip.video for clip in evaluation_set.clips], "start": 0, "scene": "", "n": 5}
         rows = pd.DataFrame({**clips, "measure": "mean", "value": frames.mean((1, 2, 3, 4))})
-        return SimpleNamespace(rows=rows.assign(domain=ground.name, split="dev"), found=[])
+        return SimpleNamespace(rows=rows.assign(domain=evaluation_set.name, split="dev"), found=[])
 
     chosen = (Damage("real", 0.0), Damage("noise", 4.0), Damage("colour", 5.0), Damage("shuffled", 1.0))
     worlds = tuple(domain_spec(name, videos=(0, 3, 0)) for name in corruptions.DOMAINS)
     spec = corruptions.DamageSpec(EvaluationSpec(worlds, "dev", 3, 3), chosen)
     monkeypatch.setattr(corruptions, "spec_of", lambda preset: spec)
     monkeypatch.setattr(corruptions, "mean_velocities", lambda *_: FIELD)
-    monkeypatch.setattr(evaluation_sets, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(evaluation_sets, "prepare_sets", lambda *_: prepared)
     monkeypatch.setattr(measurement, "measure", measure)
     yield measured
 
@@ -384,8 +384,8 @@ def test_parts_of_the_clips_add_their_own_mean_to_a_mean_of_all(monkeypatch: pyt
     from replaylab.evaluation import evaluation_sets, measurement
 
     @dataclasses.dataclass(frozen=True)
-    class Ground:
-        only = evaluation_sets.Ground.only
+    class EvaluationSet:
+        subset = evaluation_sets.EvaluationSet.subset
         clips: list[int]
         truth: list[int]
         frames: np.ndarray
@@ -396,16 +396,21 @@ def test_parts_of_the_clips_add_their_own_mean_to_a_mean_of_all(monkeypatch: pyt
         name: str = "driving"
         split: str = "dev"
 
-    def measure_found(ground: Ground, found: list[float], cap: float) -> pd.DataFrame:
-        assert ground.clips == ground.truth == ground.frames.tolist() == ground.latents.tolist()
+    def measure_found(evaluation_set: EvaluationSet, found: list[float], cap: float) -> pd.DataFrame:
+        assert (
+            evaluation_set.clips
+            == evaluation_set.truth
+            == evaluation_set.frames.tolist()
+            == evaluation_set.latents.tolist()
+        )
         each = [("", "precision", np.mean(found)), ("dev-00001", "ade_px", 0.0)]
         return pd.DataFrame(each, columns=["video", "measure", "value"])
 
     monkeypatch.setattr(measurement, "measure_found", measure_found)
     clips = np.arange(2 * corruptions.PARTS)
     values = np.random.default_rng(0).normal(size=len(clips))
-    ground: Any = Ground([*clips.tolist()], [*clips.tolist()], clips, clips, clips, clips)
-    found = corruptions._pseudo_values(ground, values.tolist(), 16)
+    evaluation_set: Any = EvaluationSet([*clips.tolist()], [*clips.tolist()], clips, clips, clips, clips)
+    found = corruptions._pseudo_values(evaluation_set, values.tolist(), 16)
     assert set(found["measure"]) == {"precision_pseudo"} and found["video"].nunique() == corruptions.PARTS
     assert found["value"].to_numpy() == pytest.approx(values.reshape(-1, 2).mean(axis=1))
 

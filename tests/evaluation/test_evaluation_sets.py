@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from replaylab.evaluation.evaluation_sets import CELLS, MeanMotion, prepare
+from replaylab.evaluation.evaluation_sets import CELLS, MeanMotion, prepare_sets
 from replaylab.models.tiny import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.spec import EvaluationSpec, WorldSpec
 
@@ -49,4 +49,4 @@ def test_who_comes_later_or_does_not_count_has_no_part_in_it():
 def test_a_split_with_too_few_scenes_is_refused_by_its_folder(tmp_path):
     world = WorldSpec("tiny", "traffic", "target", "ordinary", (0, 3, 0))
     with pytest.raises(ValueError, match=r"tiny-.*: split 'dev' has 3 scenes, but 2 clips to continue and 2 reference"):
-        prepare(EvaluationSpec((world,), "dev", 2, 2), tmp_path)
+        prepare_sets(EvaluationSpec((world,), "dev", 2, 2), tmp_path)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from replaylab.evaluation import evaluate, evaluation_sets
-from replaylab.evaluation.evaluation_sets import Ground
+from replaylab.evaluation.evaluation_sets import EvaluationSet
 from replaylab.evaluation.measurement import measure, measure_found
 from replaylab.metrics import distances
 from replaylab.models import sampling
@@ -33,12 +33,12 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def prepared(home) -> list[Ground]:
-    return evaluation_sets.prepare(SPEC, home, at_the_end=True)
+def prepared(home) -> list[EvaluationSet]:
+    return evaluation_sets.prepare_sets(SPEC, home, at_the_end=True)
 
 
 @pytest.fixture(scope="module")
-def road(prepared) -> Ground:
+def road(prepared) -> EvaluationSet:
     return prepared[0]
 
 
@@ -91,8 +91,8 @@ def test_what_clips_add_to_a_kernel_distance_has_it_for_its_mean(road):
 
 def test_too_few_clips_have_no_distance_of_whole_futures(home):
     small = replace(SPEC, clips=distances.N_MIN - 1, at_the_end=())
-    (ground,) = evaluation_sets.prepare(small, home)
-    measured = set(measure(ground, ground.frames, CAP_PX).rows["measure"])
+    (evaluation_set,) = evaluation_sets.prepare_sets(small, home)
+    measured = set(measure(evaluation_set, evaluation_set.frames, CAP_PX).rows["measure"])
     assert "effnet_kd" in measured and not measured & {"video_fd", "video_kd"}
 
 
@@ -141,12 +141,12 @@ def test_at_the_end_all_domains_are_measured_and_how_well_they_can_be_denoised(h
     model = TinyWan.load(WEIGHTS / "base")
     rows = evaluate.evaluate(TinyPipeline(model), SPEC, home, at_the_end=True)
     assert list(rows["domain"].unique()) == ["tiny", "far"]
-    for ground in prepared:
-        here = rows[rows["domain"] == ground.name]
+    for evaluation_set in prepared:
+        here = rows[rows["domain"] == evaluation_set.name]
         losses = [of(here, f"denoising_loss_{level:g}") for level in evaluate.NOISE_LEVELS]
         assert [len(loss) for loss in losses] == [CLIPS] * len(losses)
         assert np.isfinite(losses).all()
-        clips = ground.latents[:3]
+        clips = evaluation_set.latents[:3]
         noise = torch.randn(clips.shape[1:], generator=torch.Generator().manual_seed(
             torch_seed(SPEC.noise_seed, "sampling noise", 2)))[None]  # fmt: skip
         with torch.no_grad():

@@ -174,7 +174,7 @@ def test_a_run_is_named_by_what_it_is_and_not_by_where_that_lies(home: Path, tmp
     (tmp_path / "kitchen" / "domain.json").write_text((tmp_path / "kitchen" / "domain.json").read_text() + "\n")
     assert grid(tmp_path)[1].run_id != here[1].run_id and grid(tmp_path)[0].run_id != here[0].run_id
     with pytest.raises(ValueError, match=r"domain\.json is not the one that the run was described with"):
-        evaluation_sets.prepare(there[0].evaluation, tmp_path, pipeline=pipelines.load(there[0], tmp_path))
+        evaluation_sets.prepare_sets(there[0].evaluation, tmp_path, pipeline=pipelines.load(there[0], tmp_path))
 
 
 def test_a_domains_own_prompt_is_heard(home: Path, tmp_path: Path) -> None:

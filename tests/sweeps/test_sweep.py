@@ -152,9 +152,9 @@ def test_no_clips_in_a_split_is_one_clear_error(swept):
 
     evaluation = swept.specs[0].evaluation
     with pytest.raises(ValueError, match=r"driving.*no clips in split 'test'"):
-        evaluation_sets.prepare(replace(evaluation, split="test"), swept.store)
+        evaluation_sets.prepare_sets(replace(evaluation, split="test"), swept.store)
     with pytest.raises(ValueError, match=r"has 16 scenes, but 9 clips .* 8 reference clips"):
-        evaluation_sets.prepare(replace(evaluation, clips=9), swept.store)
+        evaluation_sets.prepare_sets(replace(evaluation, clips=9), swept.store)
 
 
 def test_unknown_clusters_are_refused():
