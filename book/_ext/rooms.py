@@ -33,8 +33,9 @@ PAGES = {
         "analysis.world_statistics",
     ),
     "reference_models": (
-        "models.tiny", "models.tiny_cogvideox", "models.pipelines", "models.fused_attention", "training.loop",
-        "training.checkpoint", "training.regularizers", "util.distributed", "models.sampling", "training.pretrain",
+        "models.interface", "models.autoencoder", "models.tiny", "models.tiny_wan", "models.tiny_cogvideox",
+        "models.pipelines", "models.fused_attention", "training.loop", "training.checkpoint",
+        "training.regularizers", "util.distributed", "models.sampling", "training.pretrain",
     ),
     "reference_measures": (
         "evaluation.evaluate", "evaluation.evaluation_sets", "evaluation.measurement",

@@ -23,6 +23,7 @@ import pandas as pd
 from replaylab.analysis import statistics
 from replaylab.analysis.claims import ALL_CLIPS
 from replaylab.analysis.tables import FINE_TUNED, SEEDS_FOR_AN_INTERVAL
+from replaylab.catalogue import CLIP_FRAMES
 from replaylab.data import clips
 from replaylab.spec import RunSpec, WorldSpec
 from replaylab.store import COLUMNS, is_done, read_references, read_rows, read_summary, seconds_a_step
@@ -30,8 +31,6 @@ from replaylab.sweeps.ablations import AS_IT_IS, NO_REPLAY
 from replaylab.util.text import percent
 
 REFERENCE = AS_IT_IS.name
-CLIP_FRAMES = 8  # models.CLIP_FRAMES, without torch
-
 LAST, EQUAL, LOWER = "at the last step", "at equal fidelity", "at a lower one"
 SHARES = {EQUAL: 0.8, LOWER: 0.5}
 """Readings at equal fidelity: how much of the gain in EffNet-KD of near replay 25 %, seed by seed. Not all of it: an arm

@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.metrics.trajectories import CELLS, cells
 from replaylab.spec import WEIGHTS, Described, EvaluationSpec, WorldSpec, digest, generator, weights_digest
 from replaylab.store import check_store, provenance, store_of
@@ -87,7 +88,6 @@ SPLIT = "dev"
 SEEN = 3.0
 PSEUDO = "_pseudo"
 PARTS = 8  # that clips are left out in, to learn the error of a measure of all boxes together
-GIVEN_FRAMES = 3  # `models.CONTEXT_FRAMES`, whose room imports torch
 AWAY_M = 50.0  # behind the camera: where a removed agent goes
 
 
@@ -278,21 +278,21 @@ def damaged(damage: Damage, evaluation_set: EvaluationSet, world: WorldSpec, mea
     numbers = [int(clip.video.rsplit("-", 1)[1]) for clip in evaluation_set.clips]
     made = frames.copy()
     for clip, number in enumerate(numbers):
-        future = frames[clip, GIVEN_FRAMES:]
+        future = frames[clip, CONTEXT_FRAMES:]
         if name == "blur":
-            made[clip, GIVEN_FRAMES:] = blurred(future, grade)
+            made[clip, CONTEXT_FRAMES:] = blurred(future, grade)
         elif name == "noise":
-            made[clip, GIVEN_FRAMES:] = noisy(future, grade, generator(0, f"noise in {evaluation_set.name}", number))
+            made[clip, CONTEXT_FRAMES:] = noisy(future, grade, generator(0, f"noise in {evaluation_set.name}", number))
         elif name == "colour":
-            made[clip, GIVEN_FRAMES:] = warmed(future, grade)
+            made[clip, CONTEXT_FRAMES:] = warmed(future, grade)
         elif name == "shuffled":
-            made[clip, GIVEN_FRAMES:] = shuffled(future, generator(0, f"order in {evaluation_set.name}", number))
+            made[clip, CONTEXT_FRAMES:] = shuffled(future, generator(0, f"order in {evaluation_set.name}", number))
         else:
             start = evaluation_set.clips[clip].start
-            scene = _other_scene(damage, scene_of(world, evaluation_set.split, number), start + GIVEN_FRAMES, world,
+            scene = _other_scene(damage, scene_of(world, evaluation_set.split, number), start + CONTEXT_FRAMES, world,
                                  mean_m_s, generator(0, f"sides in {evaluation_set.name}", number))  # fmt: skip
             shown = rendered(scene, world.size_px, world.frames_per_second)
-            made[clip, GIVEN_FRAMES:] = shown[start + GIVEN_FRAMES : start + frames.shape[1]]
+            made[clip, CONTEXT_FRAMES:] = shown[start + CONTEXT_FRAMES : start + frames.shape[1]]
     return made
 
 

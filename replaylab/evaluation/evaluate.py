@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.data.video import write_video
 from replaylab.evaluation import evaluation_sets, measurement
 from replaylab.evaluation.evaluation_sets import EvaluationSet, Frames
@@ -24,7 +25,6 @@ from replaylab.metrics.dynamics import Counted
 from replaylab.metrics.trajectories import over_samples
 from replaylab.models import pipelines, sampling
 from replaylab.models.pipelines import Pipeline
-from replaylab.models.tiny import CONTEXT_FRAMES
 from replaylab.spec import EvaluationSpec
 from replaylab.store import ReferenceSpec, claim, finish, gallery_clips, is_done
 from replaylab.util.distributed import Rank

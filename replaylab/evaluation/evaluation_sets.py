@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.data import clips as clips_room
 from replaylab.data.boxes import centres
 from replaylab.data.clips import Clip
@@ -27,8 +28,8 @@ from replaylab.metrics.detectors import centre_point
 from replaylab.metrics.fidelity import Seen
 from replaylab.metrics.trajectories import CELLS, cells
 from replaylab.models import pipelines
+from replaylab.models.interface import Condition, stacked, to_draw
 from replaylab.models.pipelines import Frames, Pipeline
-from replaylab.models.tiny import CONTEXT_FRAMES, Condition, stacked, to_draw
 from replaylab.spec import DetectorSpec, EvaluationSpec, FolderSpec, World
 from replaylab.worlds.build import build_domain
 

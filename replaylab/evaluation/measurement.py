@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.evaluation.evaluation_sets import Boxes, EvaluationSet, Frames, detect, flat_future, true_boxes
 from replaylab.metrics import detection, distances, dynamics, fidelity, optical_flow, trajectories, video_network
 from replaylab.metrics.distances import Distance, Extractor
 from replaylab.metrics.dynamics import AgentErrors, Counted
 from replaylab.metrics.fidelity import Seen
 from replaylab.models.pipelines import PretrainedPipeline
-from replaylab.models.tiny import CONTEXT_FRAMES
 
 MISS_CAP_M = 10.0  # what an agent that is not found costs on the ground plane; no error counts for more
 NTA_GATE_PX, NTA_WIDTH_PX = 10, 480  # its authors' gate in images of that width

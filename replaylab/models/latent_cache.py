@@ -22,10 +22,11 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from replaylab.catalogue import CLIP_FRAMES
 from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
 from replaylab.data.video import UndecodableVideo, decode
-from replaylab.models.tiny import CLIP_FRAMES, TinyModel
+from replaylab.models.tiny import TinyModel
 from replaylab.util.files import locked, sha256, write_atomically
 from replaylab.util.progress import report, track
 

@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.data import clips as clips_room
 from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
-from replaylab.models import families, latent_cache
-from replaylab.models import tiny as tiny_module
-from replaylab.models.tiny import TinyModel, TinyWan
+from replaylab.models import families, interface, latent_cache
+from replaylab.models.autoencoder import save_part
+from replaylab.models.tiny import TinyModel
 from replaylab.models.tiny_cogvideox import TinyCogVideoX
+from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, ModelSpec, RunSpec, base_of, weights_digest
 from replaylab.store import ReferenceSpec
 from replaylab.util import distributed, downloads
@@ -42,10 +44,10 @@ class TinyPipeline:
 
     model: TinyModel = field(compare=False)
     network: ClassVar[str] = "transformer"  # its folder
-    frames: ClassVar[int] = tiny_module.CLIP_FRAMES
-    context_frames: ClassVar[int] = tiny_module.CONTEXT_FRAMES
+    frames: ClassVar[int] = CLIP_FRAMES
+    context_frames: ClassVar[int] = CONTEXT_FRAMES
 
-    def encode_clips(self, domain: Domain, split: str, chosen: list[Clip], home: Path) -> Sequence[tiny_module.Clip]:
+    def encode_clips(self, domain: Domain, split: str, chosen: list[Clip], home: Path) -> Sequence[interface.Clip]:
         """The chosen clips of a split as latents, memory-mapped, from `home/latents` or made there."""
         key = weights_digest(WEIGHTS / "base" / "vae")
         return latent_cache.encoded(self.model, domain, split, chosen, home / "latents", key)
@@ -64,7 +66,7 @@ class TinyPipeline:
 
     def save(self, folder: Path) -> None:
         """The network, in diffusers' layout."""
-        tiny_module.save_part(self.model.transformer, folder / self.network)
+        save_part(self.model.transformer, folder / self.network)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class PretrainedPipeline:
         """How many of them are given."""
         return self.spec.context_frames
 
-    def encode_clips(self, domain: Domain, split: str, chosen: list[Clip], home: Path) -> Sequence[tiny_module.Clip]:
+    def encode_clips(self, domain: Domain, split: str, chosen: list[Clip], home: Path) -> Sequence[interface.Clip]:
         """The chosen clips with what is known of them, memory-mapped, from `home/conditions` or made there.
 
         Raises ValueError where the family cannot take clips of that length and size.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from replaylab.models.tiny import Condition, VideoModel
+from replaylab.models.interface import Condition, VideoModel
 from replaylab.spec import torch_seed
 from replaylab.util import distributed
 from replaylab.util.distributed import Rank

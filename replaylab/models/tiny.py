@@ -17,104 +17,24 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from replaylab.models.fused_attention import hasten
+from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
+from replaylab.models.autoencoder import decode, encode, load_autoencoder, save_part
+from replaylab.models.interface import Condition
 from replaylab.util.files import write_atomically
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+    from diffusers import AutoencoderTiny
 
-CONTEXT_FRAMES, CLIP_FRAMES = 3, 8
-FOLD, LATENT_CHANNELS = 4, 8
 TEXT_DIM = 8  # there is no text: one empty token, as Wan's blocks cross-attend to something
-SHIFT = 3.0  # towards much noise, where it is decided what moves where (Esser et al. 2024, arXiv 2403.03206, eq. 23)
-FRAMES_AT_ONCE = 256  # encoded or decoded together
-
-Condition = dict[str, Tensor]
-"""What is known of some clips beside their latents: tensors whose first axis is the clip. `known` in it are latents that
-are never noisy, (B, C, k, h, w), in front."""
-
-Clip = NDArray[np.float32] | Condition
-"""One clip to learn from: latents (C, T, h, w) that hold all that is known; or what is known, with its `latents`, each with
-a first axis of one."""
-
-
-def stacked(clips: Sequence[Clip]) -> tuple[Tensor, Condition]:
-    """Clips as a batch: latents (B, C, T, h, w), and what is known beside them."""
-    arrays = [clip for clip in clips if isinstance(clip, np.ndarray)]
-    if arrays:
-        return torch.from_numpy(np.stack(arrays)), {}
-    conditions = [clip for clip in clips if isinstance(clip, dict)]
-    together = {name: torch.cat([clip[name] for clip in conditions]) for name in conditions[0]}
-    return together.pop("latents"), together
-
-
-def to_draw(latents: Tensor, known: Condition) -> Condition:
-    """What `draw` must know of clips: what is known beside their latents (B, C, T, h, w), else those of the context."""
-    return known or {"known": latents[:, :, :CONTEXT_FRAMES]}
-
-
-class VideoModel(Protocol):
-    """What the training loop and the sampler ask of a model, whatever its family."""
-
-    CLIPS_AT_ONCE: int  # drawn together
-
-    @property
-    def transformer(self) -> Any: ...  # the network that is trained
-
-    @property
-    def ADAPTED(self) -> str: ...  # the layers that LoRA adapts, a pattern for whole names
-
-    @property
-    def TEMPORAL(self) -> tuple[str, ...]: ...  # names in the path of a layer where frames see each other
-
-    def encode(self, frames: np.ndarray) -> Tensor:
-        """uint8 (B, T, H, W, 3) to latents (B, C, t, h, w)."""
-
-    def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
-        """The noise level (1,) at a share of the way from data (0) to noise (1)."""
-
-    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
-        """The noise levels (B,) to train at, from standard normal numbers (B,)."""
-
-    def loss(
-        self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition, teacher: Any = None,
-        strength: float = 0.0, /,
-    ) -> Tensor:  # fmt: skip
-        """What training makes smaller, of a batch of clips."""
-
-    def errors(self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition, /) -> Tensor:
-        """The loss of each clip (B,) at one noise level."""
-
-    def draw(self, noise: Tensor, condition: Condition, steps: int, /) -> Tensor:
-        """Futures: latents (B, C, t, h, w) from noise of that shape."""
-
-    def with_network(self, network: Any, /) -> VideoModel:
-        """The same model around another network."""
-
-    def decode(self, latents: Tensor) -> np.ndarray:
-        """Latents (B, C, t, h, w) to uint8 (B, T, H, W, 3)."""
-
-
-@contextmanager
-def no_denormals() -> Iterator[None]:
-    """Numbers under 1e-38 are zero in here: each costs a CPU a hundred normal ones, and training breeds them."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 class TinyModel(ABC):
@@ -144,7 +64,7 @@ class TinyModel(ABC):
             if not (folder / part).is_dir():
                 raise FileNotFoundError(f"{folder / part} is missing: make it with `python -m replaylab pretrain base`")
         return cls(
-            load_vae(folder),
+            load_autoencoder(folder),
             getattr(diffusers, cls.TRANSFORMER).from_pretrained(folder / "transformer"),
             getattr(diffusers, cls.SCHEDULER).from_pretrained(folder / "scheduler"),
         )
@@ -263,154 +183,3 @@ class TinyModel(ABC):
         first, second, last = context[:, :, -3:].split(1, dim=2)
         parts = [last, last - second, last - 2 * second + first]
         return torch.cat(parts, dim=1).expand(-1, -1, frames, -1, -1)
-
-
-class TinyWan(TinyModel):
-    """A tiny Wan, by flow matching (Lipman et al. 2023, eq. 14). A level is sigma."""
-
-    TRANSFORMER, SCHEDULER = "WanTransformer3DModel", "FlowMatchEulerDiscreteScheduler"
-    # the layers that LoRA adapts: all linear ones of a block that are heard
-    ADAPTED = r".*\.(attn1\.to_[qkv]|attn2\.to_v|attn[12]\.to_out\.0|ffn\.net\.0\.proj|ffn\.net\.2)"
-
-    def __init__(self, vae: AutoencoderTiny, transformer: Any, scheduler: Any) -> None:
-        super().__init__(vae, hasten(transformer), scheduler)
-
-    @classmethod
-    def new(cls, vae: AutoencoderTiny) -> Self:
-        return cls(vae, new_transformer(), new_scheduler())
-
-    def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
-        """The share itself."""
-        return torch.tensor([share])
-
-    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
-        """Logit-normal, shifted (Esser et al. 2024, arXiv 2403.03206)."""
-        shift = float(self.scheduler.config["shift"])
-        return shift * normal.sigmoid() / (1 + (shift - 1) * normal.sigmoid())
-
-    def level(self, scheduler: Any, number: int) -> Tensor:
-        return scheduler.sigmas[number]
-
-    def mix(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        sigma = self.weight(level)
-        return (1 - sigma) * latents + sigma * noise
-
-    def target(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """The velocity."""
-        return noise - latents
-
-    def weight(self, level: Tensor) -> Tensor:
-        """Sigma."""
-        return level[:, None, None, None, None]
-
-    def predict(self, noisy: Tensor, level: Tensor, condition: Tensor) -> Tensor:
-        """The velocity (B, C, T, h, w) of noisy latents at noise levels `level` (B,).
-
-        Only future frames go through the network: all it is told of the context is in the condition. The context's
-        own velocity is 0.
-        """
-        future, channels = slice(CONTEXT_FRAMES, None), noisy.shape[1]
-        change = self.transformer(
-            hidden_states=torch.cat([noisy, condition], dim=1)[:, :, future],
-            timestep=level * self.scheduler.config["num_train_timesteps"],
-            encoder_hidden_states=noisy.new_zeros(len(noisy), 1, TEXT_DIM),
-            return_dict=False,
-        )[0]
-        clean = condition[:, :channels, future] + change
-        velocity = torch.zeros_like(noisy)
-        velocity[:, :, future] = (noisy[:, :, future] - clean) / self.weight(level).clamp(min=1e-3)
-        return velocity
-
-
-def new_vae() -> AutoencoderTiny:
-    """A small autoencoder of frames whose pixels were folded 4x4 into channels: no convolution at full size.
-
-    No normalisation layers, so that its weights can be set to a principal component analysis before training.
-    """
-    from diffusers import AutoencoderTiny
-
-    return AutoencoderTiny(
-        in_channels=3 * FOLD**2, out_channels=3 * FOLD**2, latent_channels=LATENT_CHANNELS,
-        encoder_block_out_channels=(64,), decoder_block_out_channels=(64,), num_encoder_blocks=(2,),
-        num_decoder_blocks=(3,),
-    )  # fmt: skip
-
-
-def new_transformer() -> WanTransformer3DModel:
-    """One token for the whole future of a 4x4 px place: five frames share what is found out about its motion.
-
-    A token for every frame of 8x8 px learnt less in the same time: the network then finds the motion five times over,
-    and has to shift what is smaller than a token. Two wide heads, and `quick.attend`, make a step in bf16 a third
-    quicker on a CPU.
-    """
-    from diffusers import WanTransformer3DModel
-
-    return WanTransformer3DModel(
-        patch_size=(CLIP_FRAMES - CONTEXT_FRAMES, 1, 1), num_attention_heads=2, attention_head_dim=64,
-        in_channels=4 * LATENT_CHANNELS, out_channels=LATENT_CHANNELS, text_dim=TEXT_DIM, freq_dim=128, ffn_dim=512,
-        num_layers=6, rope_max_seq_len=64,
-    )  # fmt: skip
-
-
-def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """diffusers' scheduler of flow matching, shifted as training is."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT)
-
-
-def load_vae(folder: str | Path) -> AutoencoderTiny:
-    """The autoencoder in `<folder>/vae`; raises FileNotFoundError that says how to make it."""
-    from diffusers import AutoencoderTiny
-
-    path = Path(folder) / "vae"
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path} is missing: make it with `python -m replaylab pretrain autoencoder`")
-    return AutoencoderTiny.from_pretrained(path).eval()
-
-
-def save_part(part: Any, folder: Path) -> None:
-    """`save_pretrained` into a folder aside, then each file moved: weights are whole or not there."""
-    aside = folder.with_name(f".{folder.name}.aside")
-    part.save_pretrained(aside, safe_serialization=True)
-    config = json.loads((aside / "config.json").read_text())
-    config.pop("block_out_channels", None)  # AutoencoderTiny writes it down, and warns of it when it reads it
-    (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in sorted(aside.iterdir()):
-        file.replace(folder / file.name)
-    aside.rmdir()
-
-
-def fold(frames: np.ndarray | Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) to (N, 3 FOLD^2, H/FOLD, W/FOLD) in -1..1, channels last."""
-    pixels = torch.as_tensor(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return functional.pixel_unshuffle(pixels, FOLD).contiguous(memory_format=torch.channels_last)
-
-
-def pixels_of(folded: Tensor) -> Tensor:
-    """The inverse of `fold`, up to rounding: (N, 3, H, W) in -1..1."""
-    return functional.pixel_shuffle(folded, FOLD)
-
-
-def to_frames(pixels: Tensor) -> np.ndarray:
-    """(N, 3, H, W) in -1..1 to uint8 (N, H, W, 3)."""
-    return ((pixels.clamp(-1, 1) + 1) * 127.5 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-@torch.no_grad()
-def encode(vae: AutoencoderTiny, frames: np.ndarray) -> Tensor:
-    """uint8 (B, T, H, W, 3) to latents (B, C, T, h, w), scaled to a mean square of 1 over the base's domains."""
-    flat = torch.as_tensor(np.ascontiguousarray(frames)).flatten(0, 1)
-    latents = torch.cat([vae.encode(fold(part).to(vae.device)).latents.cpu() for part in flat.split(FRAMES_AT_ONCE)])
-    return (latents * vae.config["scaling_factor"]).unflatten(0, frames.shape[:2]).transpose(1, 2).contiguous()
-
-
-@torch.no_grad()
-def decode(vae: AutoencoderTiny, latents: Tensor) -> np.ndarray:
-    """Scaled latents (B, C, T, h, w) to uint8 (B, T, H, W, 3)."""
-    flat = latents.transpose(1, 2).flatten(0, 1) / vae.config["scaling_factor"]
-    frames = np.concatenate(
-        [to_frames(pixels_of(vae.decode(part.to(vae.device)).sample)) for part in flat.split(FRAMES_AT_ONCE)]
-    )
-    return frames.reshape(latents.shape[0], latents.shape[2], *frames.shape[1:])

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
+from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
+from replaylab.models.autoencoder import LATENT_CHANNELS
 from replaylab.models.fused_attention import hasten_joint
-from replaylab.models.tiny import CLIP_FRAMES, CONTEXT_FRAMES, LATENT_CHANNELS, TEXT_DIM, TinyModel
+from replaylab.models.tiny import TEXT_DIM, TinyModel
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny

@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 from replaylab.data import clips
 from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.mixture import Mixture, buffer
-from replaylab.models import latent_cache, lora, pipelines, tiny
+from replaylab.models import latent_cache, lora, pipelines
+from replaylab.models.autoencoder import FOLD, LATENT_CHANNELS
+from replaylab.models.interface import Clip
 from replaylab.models.pipelines import Pipeline
-from replaylab.models.tiny import Clip
 from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
 from replaylab.store import ReferenceSpec, claim, finish, is_done, samples_folder, write_rows
 from replaylab.training import loop, regularizers
 from replaylab.util import distributed
+from replaylab.util.distributed import flush_denormals
 from replaylab.util.files import locked, write_atomically
 from replaylab.util.processes import usable_cores
 from replaylab.worlds.build import build_domain, is_built, render_video
@@ -38,7 +40,7 @@ CLIPS_TO_TIME = 8  # measured to estimate what a sweep will take
 MODELS_OF_REFERENCES = 4  # base, real, autoencoder, copy-last-frame
 
 
-@tiny.no_denormals()
+@flush_denormals()
 def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, Any] | None = None) -> str:
     """Train, evaluate and record one run; returns its id. Takes its descriptions as plain JSON: that is what travels.
 
@@ -197,7 +199,7 @@ def _known(pipeline: Pipeline, spec: RunSpec, store: Path) -> list[Sequence[Clip
     return found
 
 
-@tiny.no_denormals()
+@flush_denormals()
 def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     """What the missing runs of one grid will take here, from a training step, a few measured frames and a video, timed."""
     spec = missing[0]
@@ -236,8 +238,8 @@ def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path) -> float:
         with torch.no_grad():
             return 3 * _timed(lambda: pipeline.model.loss(*batch))
     assert isinstance(spec.target, WorldSpec)
-    cells = spec.target.size_px // tiny.FOLD
-    shape = (size, tiny.LATENT_CHANNELS, pipeline.frames, cells, cells)
+    cells = spec.target.size_px // FOLD
+    shape = (size, LATENT_CHANNELS, pipeline.frames, cells, cells)
     device = pipeline.model.transformer.device
     levels = pipeline.model.levels(torch.randn(size), shape)
     batch = loop.Batch(torch.randn(shape), torch.randn(shape), levels, {}).to(device)

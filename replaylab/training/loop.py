@@ -25,7 +25,7 @@ from torch import Tensor
 
 from replaylab.mixture import Mixture
 from replaylab.models import lora
-from replaylab.models.tiny import Clip, Condition, VideoModel, stacked
+from replaylab.models.interface import Clip, Condition, VideoModel, stacked
 from replaylab.spec import REMEDIES_ON_WEIGHTS, MachineSpec, RemedySpec, TrainingSpec, torch_seed
 from replaylab.training import checkpoint, preemption, regularizers
 from replaylab.util import distributed

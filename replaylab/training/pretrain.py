@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.data import clips
 from replaylab.data.domain import Domain
 from replaylab.data.video import decode
@@ -32,7 +33,17 @@ from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.metrics import video_network
 from replaylab.metrics.detectors import centre_point
 from replaylab.mixture import Mixture
+from replaylab.models import autoencoder as autoencoder_module
 from replaylab.models import latent_cache, pipelines, tiny
+from replaylab.models.autoencoder import (
+    LATENT_CHANNELS,
+    encode,
+    fold,
+    load_autoencoder,
+    new_autoencoder,
+    save_part,
+    unfold,
+)
 from replaylab.spec import (
     WEIGHTS,
     EvaluationSpec,
@@ -45,6 +56,7 @@ from replaylab.spec import (
     weights_digest,
 )
 from replaylab.training import checkpoint, loop
+from replaylab.util.distributed import flush_denormals
 from replaylab.util.files import write_atomically
 from replaylab.util.progress import report, track
 from replaylab.worlds.build import build_domain
@@ -79,15 +91,15 @@ VIDEONET_CHECKS = tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("dr
 SEED = 0
 
 
-@tiny.no_denormals()
+@flush_denormals()
 def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOENCODER_STEPS) -> None:
     """Train the autoencoder on single frames of all domains; resumes from `home/autoencoder`."""
     started = time.monotonic()
     domains = (NEAR, *FAR, *TARGET_LOOKS)
     frames = np.concatenate([_all_frames(_domain(spec, home), "train") for spec in domains])
     torch.manual_seed(SEED)  # diffusers draws a new network's weights from the global stream
-    vae = tiny.new_vae().to(memory_format=torch.channels_last)
-    start_as_principal_components(vae, tiny.fold(frames[:: max(1, len(frames) // 2000)]))
+    vae = new_autoencoder().to(memory_format=torch.channels_last)
+    start_as_principal_components(vae, fold(frames[:: max(1, len(frames) // 2000)]))
     weights = list(vae.parameters())
     optimizer = torch.optim.AdamW(weights, lr=AUTOENCODER_RATE, weight_decay=0.0, fused=True)
     first = _resume_autoencoder(home / "autoencoder", vae, optimizer)
@@ -105,15 +117,15 @@ def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOEN
             _save_autoencoder(home / "autoencoder", step + 1, vae, optimizer)
     vae.eval()
     with torch.no_grad():
-        coded = vae.encode(tiny.fold(frames[:: max(1, len(frames) // 2000)])).latents
+        coded = vae.encode(fold(frames[:: max(1, len(frames) // 2000)])).latents
     vae.register_to_config(scaling_factor=1 / coded.square().mean().sqrt().item())
-    tiny.save_part(vae, folder / "vae")
+    save_part(vae, folder / "vae")
     about = {"steps": steps, "batch_size": AUTOENCODER_BATCH, "seed": SEED, "frames": len(frames),
              "seconds": round(time.monotonic() - started), "first_step_of_last_run": first}  # fmt: skip
     _card(folder / "vae", "autoencoder", about, domains)
 
 
-@tiny.no_denormals()
+@flush_denormals()
 def base(
     home: Path,
     folder: Path | None = None,
@@ -133,11 +145,11 @@ def base(
         shutil.copytree(WEIGHTS / "base" / "vae", folder / "vae")
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(seed, "new transformer"))  # diffusers draws from the global stream
-        model = pipelines.TINY[family].new(tiny.load_vae(folder))
+        model = pipelines.TINY[family].new(load_autoencoder(folder))
     sources = []
     for spec in BASE_DOMAINS:
         domain = _domain(spec, home)
-        chosen = clips.clips_of(domain, "train", tiny.CLIP_FRAMES)
+        chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
         sources.append(
             latent_cache.encoded(model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae"))
         )
@@ -200,7 +212,7 @@ def agent_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int =
     Half of the dev scenes pick its threshold; the figures on its card come from the other half, among them its
     ceiling on real frames that are blurred in steps.
     """
-    vae = tiny.load_vae(WEIGHTS / "base")
+    vae = load_autoencoder(WEIGHTS / "base")
     training, picking, checks = Labelled(), Labelled(), {}
     for spec in (NEAR, *TARGET_LOOKS):
         domain = _domain(spec, home)
@@ -221,7 +233,7 @@ def agent_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int =
     )  # fmt: skip
 
 
-@tiny.no_denormals()
+@flush_denormals()
 def video_features(home: Path, folder: Path = WEIGHTS / "videonet", steps: int = VIDEONET_STEPS) -> None:
     """Train the video network on all domains; its distances are shown on dev clips of the target's look."""
     specs = (*BASE_DOMAINS, *TARGET_LOOKS)
@@ -234,9 +246,9 @@ def video_features(home: Path, folder: Path = WEIGHTS / "videonet", steps: int =
     checks = {}
     for spec in VIDEONET_CHECKS:
         domain = _domain(spec, home)
-        scenes = clips.one_a_scene(clips.clips_of(domain, "dev", tiny.CLIP_FRAMES))
-        read = clips.read(domain, scenes, tiny.CLIP_FRAMES)
-        checks[spec.name] = np.stack([frames[tiny.CONTEXT_FRAMES :] for frames in read])
+        scenes = clips.one_a_scene(clips.clips_of(domain, "dev", CLIP_FRAMES))
+        read = clips.read(domain, scenes, CLIP_FRAMES)
+        checks[spec.name] = np.stack([frames[CONTEXT_FRAMES:] for frames in read])
     video_network.fit(
         training, held_out, checks, seed=SEED, steps=steps, folder=folder,
         data=f"at most {VIDEONET_VIDEOS} training videos of each of: " + "; ".join(map(_in_words, specs)),
@@ -263,7 +275,7 @@ class Labelled:
 
 
 def _autoencoded(vae: Any, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return tiny.decode(vae, tiny.encode(vae, frames[:, None]))[:, 0]
+    return autoencoder_module.decode(vae, encode(vae, frames[:, None]))[:, 0]
 
 
 def _domain(spec: WorldSpec, home: Path) -> Domain:
@@ -291,9 +303,9 @@ def _all_boxes(domain: Domain, split: str) -> list[NDArray[np.float64]]:
 
 def _reconstruction_loss(vae: Any, frames: NDArray[np.uint8]) -> Tensor:
     """Absolute and squared error, and the absolute error of the image's gradients: edges are where agents are."""
-    folded = tiny.fold(frames)
-    made = tiny.pixels_of(vae.decode(vae.encode(folded).latents).sample)
-    wanted = tiny.pixels_of(folded)
+    folded = fold(frames)
+    made = unfold(vae.decode(vae.encode(folded).latents).sample)
+    wanted = unfold(folded)
     loss = (made - wanted).abs().mean() + (made - wanted).square().mean()
     for axis in (-1, -2):
         loss = loss + (made.diff(dim=axis) - wanted.diff(dim=axis)).abs().mean()
@@ -310,7 +322,7 @@ def start_as_principal_components(vae: Any, folded: Tensor) -> None:
     pixels = folded.permute(0, 2, 3, 1).reshape(-1, folded.shape[1])
     mean = pixels.mean(0)
     variances, directions = torch.linalg.eigh(torch.cov((pixels - mean).T))
-    count = tiny.LATENT_CHANNELS
+    count = LATENT_CHANNELS
     variances, directions = variances[-count:].flip(0), directions[:, -count:].flip(1).T
     sizes = variances**0.25
     sizes = 0.5 * sizes / sizes.square().mean().sqrt()  # small: the decoder begins with a tanh

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from replaylab.models import sampling
-from replaylab.models.tiny import Clip, VideoModel, stacked, to_draw
+from replaylab.models.interface import Clip, VideoModel, stacked, to_draw
 
 
 class Anchor:

@@ -17,7 +17,6 @@ from matplotlib.text import Annotation
 from replaylab.analysis import claims, configurations, statistics
 from replaylab.analysis.claims import Arm
 from replaylab.analysis.configurations import DYNAMICS, EQUAL, FIDELITY, LAST, LOWER, MEASURES, REFERENCE, SHARES, Arms
-from replaylab.models import tiny
 from replaylab.pages import comparisons
 from replaylab.sweeps import ablations
 
@@ -151,7 +150,6 @@ def test_runs_without_their_base_are_refused(made: Arms) -> None:
 
 def test_clips_are_counted_as_they_are_cut(made: Arms) -> None:
     kept = made.runs.groupby("arm")["clips_kept"].first()
-    assert configurations.CLIP_FRAMES == tiny.CLIP_FRAMES
     assert kept[["no replay", REFERENCE, "64 clips"]].tolist() == [0, 1536, 64]
 
 

@@ -24,19 +24,21 @@ import pandas as pd
 import scipy.linalg
 import torch
 
+from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.data import clips
 from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
 from replaylab.data.video import decode_with_av, decode_with_decord
 from replaylab.evaluation import evaluation_sets, measurement
 from replaylab.metrics import distances, fidelity, video_network
-from replaylab.models import sampling, tiny
+from replaylab.models import sampling
+from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec
 from replaylab.util.processes import usable_cores
 from replaylab.worlds.build import build_domain
 
 ROUNDS = 5
-FRAMES = tiny.CLIP_FRAMES
+FRAMES = CLIP_FRAMES
 Window = Callable[[str, int], np.ndarray]  # (file, first frame) to (T, H, W, 3)
 
 
@@ -70,7 +72,7 @@ def time_measuring(home: Path, clips_measured: int = 400) -> None:
     measurement.measure(
         evaluation_set, evaluation_set.frames, spec.miss_cap_px, evaluation_set.latents
     )  # what is prepared once, and warm networks
-    model = tiny.TinyWan.load(WEIGHTS / "base")
+    model = TinyWan.load(WEIGHTS / "base")
     seconds: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -88,7 +90,7 @@ def time_measuring(home: Path, clips_measured: int = 400) -> None:
     made = timed("decoding", lambda: model.decode(drawn))
     timed("measuring", lambda: measurement.measure(evaluation_set, made, spec.miss_cap_px, drawn))
     whole = sum(seconds.values())
-    future = made[:, tiny.CONTEXT_FRAMES :]
+    future = made[:, CONTEXT_FRAMES:]
     timed("of it the detector", lambda: evaluation_sets.detect(future))
     timed("of it EfficientNet", lambda: fidelity.efficientnet(evaluation_sets.flat_future(made)))
     timed("of it the video network", lambda: video_network.features(future))

@@ -41,17 +41,19 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.data import clips
 from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
 from replaylab.mixture import Mixture
-from replaylab.models import latent_cache, tiny
+from replaylab.models import latent_cache
 from replaylab.models.latent_cache import Latents
-from replaylab.models.tiny import CLIP_FRAMES, CONTEXT_FRAMES, TinyWan
+from replaylab.models.tiny_wan import SHIFT, TinyWan
 from replaylab.spec import WEIGHTS, MachineSpec, TrainingSpec, WorldSpec, weights_digest
 from replaylab.sweeps.presets import grid
 from replaylab.training import loop as loop_module
 from replaylab.util import distributed
+from replaylab.util.distributed import flush_denormals
 from replaylab.worlds.build import build_domain
 
 BATCH, LEARNING_RATE = 16, 4e-4
@@ -92,7 +94,7 @@ class Steps(NamedTuple):
 Way = Callable[[int], Steps]  # trains on for so many steps
 
 
-@tiny.no_denormals()
+@flush_denormals()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="a few steps of everything: shows that it runs")
@@ -208,7 +210,7 @@ def plain_loop(made: Material, cached: bool) -> Iterator[float]:
 def plain_loss(model: TinyWan, clean: Tensor) -> Tensor:
     """`train.Objective`, with noise from the global stream."""
     noise, sigma = torch.randn_like(clean), torch.randn(len(clean)).sigmoid()
-    sigma = tiny.SHIFT * sigma / (1 + (tiny.SHIFT - 1) * sigma)
+    sigma = SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
     level = sigma.view(-1, 1, 1, 1, 1)
     context = clean[:, :, :CONTEXT_FRAMES]
     noisy = torch.cat([context, ((1 - level) * clean + level * noise)[:, :, CONTEXT_FRAMES:]], dim=2)

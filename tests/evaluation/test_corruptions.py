@@ -131,12 +131,6 @@ def test_the_mean_velocity_is_of_the_cell_and_where_that_is_empty_of_all() -> No
     assert field[3, 0] == pytest.approx([2, -4])
 
 
-def test_the_future_begins_where_that_of_the_models_does() -> None:
-    from replaylab.models.tiny import CONTEXT_FRAMES
-
-    assert corruptions.GIVEN_FRAMES == CONTEXT_FRAMES
-
-
 # Pictures and time
 
 

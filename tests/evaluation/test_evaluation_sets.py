@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.evaluation.evaluation_sets import CELLS, MeanMotion, prepare_sets
-from replaylab.models.tiny import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.spec import EvaluationSpec, WorldSpec
 
 SIZE = 64

@@ -9,13 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
+from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.evaluation import evaluate, evaluation_sets
 from replaylab.evaluation.evaluation_sets import EvaluationSet
 from replaylab.evaluation.measurement import measure, measure_found
 from replaylab.metrics import distances
 from replaylab.models import sampling
 from replaylab.models.pipelines import TinyPipeline
-from replaylab.models.tiny import CONTEXT_FRAMES, TinyWan
+from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, torch_seed
 from replaylab.store import COLUMNS, OF_DISTANCES, read_rows, write_rows
 

@@ -9,7 +9,9 @@ from peft import LoraConfig
 from torch.nn import functional
 
 from replaylab.models import fused_attention, tiny, tiny_cogvideox
+from replaylab.models.autoencoder import LATENT_CHANNELS
 from replaylab.models.tiny_cogvideox import TinyCogVideoX
+from replaylab.models.tiny_wan import TinyWan, new_transformer
 
 
 def heard(transformer):
@@ -24,9 +26,9 @@ def heard(transformer):
 def pair():
     """The base's transformer with random weights, as it is and hastened, and what goes into it."""
     torch.manual_seed(0)
-    plain = heard(tiny.new_transformer())
+    plain = heard(new_transformer())
     inputs = {
-        "hidden_states": torch.randn(2, 4 * tiny.LATENT_CHANNELS, 5, 8, 8), "timestep": torch.tensor([10.0, 900.0]),
+        "hidden_states": torch.randn(2, 4 * LATENT_CHANNELS, 5, 8, 8), "timestep": torch.tensor([10.0, 900.0]),
         "encoder_hidden_states": torch.randn(2, 1, tiny.TEXT_DIM), "return_dict": False,
     }  # fmt: skip
     return plain, fused_attention.hasten(copy.deepcopy(plain)), inputs
@@ -53,7 +55,7 @@ def test_attention_of_text_and_video_together_is_that_of_diffusers():
     plain = copy.deepcopy(hastened)
     plain.set_attn_processor(CogVideoXAttnProcessor2_0())
     inputs = {
-        "hidden_states": torch.randn(2, 5, 4 * tiny.LATENT_CHANNELS, 8, 8), "timestep": torch.tensor([10, 900]),
+        "hidden_states": torch.randn(2, 5, 4 * LATENT_CHANNELS, 8, 8), "timestep": torch.tensor([10, 900]),
         "encoder_hidden_states": torch.randn(2, 3, tiny.TEXT_DIM), "return_dict": False,
         "image_rotary_emb": tiny_cogvideox.rotary_places(8, 8, torch.device("cpu")),
     }  # fmt: skip
@@ -79,7 +81,7 @@ def test_adapters_are_heard(pair):
     plain, hastened, inputs = pair
     for network in (plain, hastened):
         torch.manual_seed(1)
-        network.add_adapter(LoraConfig(r=2, target_modules=tiny.TinyWan.ADAPTED, init_lora_weights=False))
+        network.add_adapter(LoraConfig(r=2, target_modules=TinyWan.ADAPTED, init_lora_weights=False))
     with_adapters = hastened(**inputs)[0]
     assert torch.allclose(plain(**inputs)[0], with_adapters, atol=1e-5)
     hastened.disable_adapters()

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from replaylab.catalogue import CLIP_FRAMES
 from replaylab.data import clips
 from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain, open_domain
 from replaylab.data.video import UndecodableVideo
-from replaylab.models import latent_cache, tiny
+from replaylab.models import latent_cache
+from replaylab.models.autoencoder import FOLD, LATENT_CHANNELS, fold, new_autoencoder
+from replaylab.models.tiny_wan import TinyWan, new_scheduler, new_transformer
 from replaylab.spec import WorldSpec
 from replaylab.worlds.build import build_domain
 
@@ -31,7 +34,7 @@ class Noted:
 
     def __init__(self, notes: Path, seconds: float = 0.0, hangs_at: int = -1) -> None:
         torch.manual_seed(0)
-        self.net = torch.nn.Conv2d(3 * tiny.FOLD**2, tiny.LATENT_CHANNELS, 3, padding=1)
+        self.net = torch.nn.Conv2d(3 * FOLD**2, LATENT_CHANNELS, 3, padding=1)
         self.notes, self.seconds, self.hangs_at = notes, seconds, hangs_at
 
     @torch.no_grad()
@@ -39,7 +42,7 @@ class Noted:
         with self.notes.open("a") as file:
             file.write(f"{os.getpid()} {frames.astype(np.int64).sum()}\n")
         time.sleep(1000 if len(self.encoded) == self.hangs_at else self.seconds)
-        flat = self.net(tiny.fold(frames.reshape(-1, *frames.shape[2:])))
+        flat = self.net(fold(frames.reshape(-1, *frames.shape[2:])))
         return flat.unflatten(0, frames.shape[:2]).transpose(1, 2)
 
     @property
@@ -66,7 +69,7 @@ def _small_chunks(monkeypatch):
 
 def read_all(model, domain: Domain, home: Path, key: str = "key") -> np.ndarray:
     """Every clip of the split (clips, C, T, h, w)."""
-    chosen = clips.clips_of(domain, "train", tiny.CLIP_FRAMES)
+    chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
     return np.stack(list(latent_cache.encoded(model, domain, "train", chosen, home, key)))
 
 
@@ -101,13 +104,13 @@ def wait_until(happens) -> None:
 
 def test_a_clips_latents_are_those_of_its_frames(domain, tmp_path):
     torch.manual_seed(0)
-    model = tiny.TinyWan(tiny.new_vae().eval(), tiny.new_transformer(), tiny.new_scheduler())
-    chosen = clips.clips_of(domain, "train", tiny.CLIP_FRAMES)[1::3]
+    model = TinyWan(new_autoencoder().eval(), new_transformer(), new_scheduler())
+    chosen = clips.clips_of(domain, "train", CLIP_FRAMES)[1::3]
     coded = latent_cache.encoded(model, domain, "train", chosen, tmp_path, "key")
-    frames = np.stack(list(clips.read(domain, chosen, tiny.CLIP_FRAMES)))
+    frames = np.stack(list(clips.read(domain, chosen, CLIP_FRAMES)))
     assert len(coded) == len(chosen) == VIDEOS
     assert {(type(clip), clip.shape, clip.dtype) for clip in coded} == {
-        (np.ndarray, (tiny.LATENT_CHANNELS, tiny.CLIP_FRAMES, 16, 16), np.dtype(np.float32))
+        (np.ndarray, (LATENT_CHANNELS, CLIP_FRAMES, 16, 16), np.dtype(np.float32))
     }
     assert np.allclose(np.stack(list(coded)), model.encode(frames).numpy(), atol=1e-4)
 
@@ -131,7 +134,7 @@ def test_they_are_read_the_second_time_and_made_anew_for_another_autoencoder_or_
 
 def test_only_chunks_that_are_asked_for_are_made_and_other_choices_and_names_share_them(model, domain, tmp_path):
     home = tmp_path / "home"
-    chosen = clips.one_a_scene(clips.clips_of(domain, "train", tiny.CLIP_FRAMES))
+    chosen = clips.one_a_scene(clips.clips_of(domain, "train", CLIP_FRAMES))
     for wanted, chunks in (([0, 2], 1), ([1], 1), ([2, 9], 2), ([4, 5, 0], 3), (range(VIDEOS), 4)):
         some = [chosen[number] for number in wanted]
         coded = latent_cache.encoded(model, domain, "train", some, home, "key")

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.models import pipelines
-from replaylab.models.tiny import CLIP_FRAMES, CONTEXT_FRAMES, LATENT_CHANNELS, TinyModel
+from replaylab.models.autoencoder import LATENT_CHANNELS
+from replaylab.models.tiny import TinyModel
 
 SHAPE = (3, LATENT_CHANNELS, CLIP_FRAMES, 8, 8)
 FUTURE = slice(CONTEXT_FRAMES, None)

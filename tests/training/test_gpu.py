@@ -15,7 +15,7 @@ from conftest import HELPERS, TWO_RANKS
 from on_ranks import VARIANTS
 from test_loop import CELLS, CHANNELS, FRAMES, Killed, drawn, fit, log_of, loss_of, model, same, weights
 
-from replaylab.models import tiny
+from replaylab.models.autoencoder import decode, encode, new_autoencoder
 from replaylab.spec import MachineSpec, RemedySpec
 from replaylab.training import loop
 from replaylab.util import distributed
@@ -91,15 +91,15 @@ def test_sampling_and_the_autoencoder_give_what_they_give_on_the_cpu():
     made = model()
     context = torch.randn(3, CHANNELS, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
     on_cpu = drawn(made, context, 4, 0)
-    vae = tiny.new_vae().eval()
+    vae = new_autoencoder().eval()
     frames = np.random.default_rng(0).integers(0, 255, (2, FRAMES, 32, 32, 3), np.uint8)
-    coded = tiny.encode(vae, frames)
-    decoded = tiny.decode(vae, coded)
+    coded = encode(vae, frames)
+    decoded = decode(vae, coded)
     made.transformer.to("cuda")
     vae.to("cuda")
     assert torch.allclose(drawn(made, context, 4, 0), on_cpu, atol=0.02)
-    assert torch.allclose(tiny.encode(vae, frames), coded, atol=0.02)
-    assert np.abs(tiny.decode(vae, coded).astype(int) - decoded).max() <= 3
+    assert torch.allclose(encode(vae, frames), coded, atol=0.02)
+    assert np.abs(decode(vae, coded).astype(int) - decoded).max() <= 3
 
 
 def test_all_gpus_together_learn_what_the_cpu_learns(tmp_path):

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.mixture import Mixture
 from replaylab.models import pipelines, sampling, tiny
+from replaylab.models.autoencoder import LATENT_CHANNELS, fold, new_autoencoder, to_frames, unfold
 from replaylab.spec import MachineSpec, RemedySpec, TrainingSpec
 from replaylab.sweeps.presets import FAMILIES
 from replaylab.training import checkpoint, loop
-from replaylab.util.distributed import Rank
+from replaylab.util.distributed import Rank, flush_denormals
 
 both_families = pytest.mark.parametrize("family", FAMILIES)
-FRAMES, CHANNELS, CELLS = tiny.CLIP_FRAMES, tiny.LATENT_CHANNELS, 8
+FRAMES, CHANNELS, CELLS = CLIP_FRAMES, LATENT_CHANNELS, 8
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +259,7 @@ def test_the_loss_ignores_what_the_network_says_of_the_context(latents):
 
     def disturbed(*arguments):
         velocity = honest(*arguments).clone()
-        velocity[:, :, : tiny.CONTEXT_FRAMES] += 100
+        velocity[:, :, :CONTEXT_FRAMES] += 100
         return velocity
 
     made.predict = disturbed
@@ -363,7 +365,7 @@ def test_sampling_with_a_network_that_knows_the_answer_arrives_at_the_data(famil
 @both_families
 def test_a_model_survives_diffusers_folder_layout(tmp_path, family):
     torch.manual_seed(0)
-    vae = tiny.new_vae()
+    vae = new_autoencoder()
     vae.register_to_config(latents_mean=[0.1] * CHANNELS, latents_std=[2.0] * CHANNELS)
     made = pipelines.TINY[family].new(vae.eval())
     made.save(tmp_path)
@@ -382,11 +384,11 @@ def test_a_model_survives_diffusers_folder_layout(tmp_path, family):
 
 def test_folding_is_undone_exactly():
     frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    assert np.array_equal(tiny.to_frames(tiny.pixels_of(tiny.fold(frames))), frames)
+    assert np.array_equal(to_frames(unfold(fold(frames))), frames)
 
 
 def test_flushing_small_numbers_ends_with_training():
     small = torch.tensor(1e-39)
-    with tiny.no_denormals():
+    with flush_denormals():
         assert (small * 1.0).item() == 0
     assert (small * 1.0).item() > 0

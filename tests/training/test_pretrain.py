@@ -8,8 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from replaylab.models import pipelines, tiny
+from replaylab.catalogue import CLIP_FRAMES
+from replaylab.models import pipelines
+from replaylab.models.autoencoder import new_autoencoder
 from replaylab.models.tiny_cogvideox import TinyCogVideoX
+from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, base_folder
 from replaylab.training import pretrain
 
@@ -53,7 +56,7 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
         pretrain.autoencoder(tmp_path / home, folder, steps=4)
         for steps in stops:
             pretrain.base(tmp_path / home, folder, steps=steps)
-        model = tiny.TinyWan.load(folder)
+        model = TinyWan.load(folder)
         curve = pd.read_csv(folder / "curve.csv")
         assert set(zip(curve["model"], curve["step"], strict=True)) == {
             ("copy-last-frame", -1), ("autoencoder", -1), ("base", 2), ("base", 4)
@@ -63,7 +66,7 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
         weights.append(model)
     vaes = [load_file(tmp_path / f"weights {home}" / "vae" / "diffusion_pytorch_model.safetensors") for home in "ab"]
     assert all(torch.equal(vaes[0][name], vaes[1][name]) for name in vaes[0])
-    frames = np.zeros((1, tiny.CLIP_FRAMES, 64, 64, 3), np.uint8)
+    frames = np.zeros((1, CLIP_FRAMES, 64, 64, 3), np.uint8)
     assert torch.equal(weights[0].encode(frames), weights[1].encode(frames))
 
 
@@ -88,7 +91,7 @@ def test_the_detectors_card_tells_every_look_real_autoencoded_and_blurred(small,
 def test_the_autoencoder_learns():
     frames = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
     torch.manual_seed(0)
-    vae = tiny.new_vae()
+    vae = new_autoencoder()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3)
     losses = []
     for _ in range(15):

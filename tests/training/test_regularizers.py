@@ -6,8 +6,9 @@ import pytest
 import torch
 from test_loop import fit, latents, log_of, loss_of, model, same, weights  # noqa: F401  (latents is a fixture)
 
+from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.models import sampling
-from replaylab.models.tiny import CONTEXT_FRAMES, TinyWan
+from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import RemedySpec, WorldSpec
 from replaylab.training import regularizers
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from replaylab.models.tiny import Condition
+from replaylab.models.interface import Condition
 from replaylab.spec import torch_seed
 from replaylab.util.files import write_atomically
 

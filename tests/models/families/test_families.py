@@ -22,8 +22,8 @@ from torch import Tensor
 
 from replaylab.mixture import Mixture
 from replaylab.models import families, lora
-from replaylab.models import tiny as tiny_module
 from replaylab.models.families import tensors
+from replaylab.models.interface import VideoModel
 
 NAMES = tuple(TINY)
 PROMPT = "a car drives on the  road"
@@ -341,7 +341,7 @@ def test_the_loss_does_not_look_at_what_is_known(name: str, tiny: Callable[[str]
     ],
 )
 def test_adapters_are_on_the_layers_of_the_family(name: str, layers: int, tiny: Callable[[str], Path]) -> None:
-    model: tiny_module.VideoModel = families.load(tiny(name))
+    model: VideoModel = families.load(tiny(name))
     lora.put_on(model.transformer, model.ADAPTED, rank=2, seed=0)
     assert len(lora.weights_of(model.transformer)) == 2 * layers
     for layer in model.TEMPORAL:
