@@ -1,10 +1,9 @@
-"""Which 8 frames? The clips of a domain's split, decoded from its video files.
+"""The clips of a domain's split, decoded from its video files.
 
-Decision: a clip is (video, start); windows start every `STRIDE` frames and never cross a video. PyAV decodes, because
-it was the fastest where measured (`make bench`) and exists everywhere; decord gives the same pixels. A clip costs what
-it shows: decoding starts at the key frame before it and ends with its last frame, one thread a clip on every core, a
-few clips ahead. Nothing is kept: no reader outlives its clip. Refused: a split without clips, a video that cannot be
-decoded or is shorter than its description says.
+Decision: a clip is (video, start); windows start every `STRIDE` frames and never cross a video. Only what a clip shows is
+decoded, from the key frame before it to its last frame, with one thread per clip on every core and a few clips ahead. No
+reader outlives its clip. Refused: a split without clips, a video that cannot be decoded or is shorter than its domain.json
+lists.
 """
 
 from __future__ import annotations
@@ -21,9 +20,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from replaylab.data.domain import Domain
-from replaylab.data.video import MOST_THREADS, UndecodableVideo, _cores, decode
+from replaylab.data.video import UndecodableVideo, decode
+from replaylab.util.processes import usable_cores
 
 STRIDE = 2
+MOST_THREADS = 8  # with LONGEST_SPAN, a bound on the frames that are held at once
 LONGEST_SPAN = 32  # frames that overlapping clips may be decoded in together
 
 
@@ -62,7 +63,7 @@ def read(domain: Domain, clips: list[Clip], frames: int) -> Generator[NDArray[np
     Clips that follow and overlap one another are decoded once. A file that is missing or no video raises
     FileNotFoundError or UndecodableVideo at its clip, after those before it were given. Closing ends the threads.
     """
-    threads = min(_cores(), MOST_THREADS)
+    threads = min(usable_cores(), MOST_THREADS)
     spans = _spans(clips, frames)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="clips")
 

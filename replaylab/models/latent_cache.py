@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from replaylab.catalogue import CLIP_FRAMES
 from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
-from replaylab.data.video import UndecodableVideo, decode
+from replaylab.data.video import UndecodableVideo, chosen_reader, decode
 from replaylab.models.tiny import TinyModel
 from replaylab.util.files import locked, sha256, write_atomically
 from replaylab.util.progress import report, track
@@ -75,10 +75,12 @@ def encoded(model: TinyModel, domain: Domain, split: str, chosen: list[Clip], ho
 
 def _chunks(domain: Domain, split: str, home: Path, key: str) -> list[_Chunk]:
     videos = domain.split(split)
+    reader = chosen_reader()
+    other_reader = [] if reader == "pyav" else [f"reader {reader}"]  # chunks were published before there was a choice
     chunks = []
     for start in range(0, len(videos), VIDEOS_AT_ONCE):
         part = videos.iloc[start : start + VIDEOS_AT_ONCE]
-        content = "\n".join([key, f"window {WINDOW_FRAMES}", *part["sha256"]])
+        content = "\n".join([key, f"window {WINDOW_FRAMES}", *other_reader, *part["sha256"]])
         name = hashlib.sha256(content.encode()).hexdigest()[:32]
         files = (domain.folder / "videos" / file for file in part["file"])
         frames = dict(zip(files, map(int, part["frames"]), strict=True))

@@ -28,7 +28,7 @@ from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.data import clips
 from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
-from replaylab.data.video import decode_with_av, decode_with_decord
+from replaylab.data.video import READERS, decode
 from replaylab.evaluation import evaluation_sets, measurement
 from replaylab.metrics import distances, fidelity, video_network
 from replaylab.models import sampling
@@ -51,10 +51,8 @@ def main() -> None:
         seconds = time.monotonic() - started
         print(f"rendering to video, {usable_cores()} processes: {96 * spec.frames / seconds:.0f} frames/s")
         paths = [domain.folder / "videos" / file for file in domain.videos["file"]]
-        compare("decoding 96 videos", {
-            "PyAV": lambda: [decode_with_av(path) for path in paths],
-            "decord": lambda: [decode_with_decord(path) for path in paths],
-        })  # fmt: skip
+        ways: dict[str, Callable[[], object]] = {reader: partial(decode_all, paths, reader) for reader in READERS}
+        compare("decoding 96 videos", ways)
         plain = plain_ways()
         compare_loaders("videos of 12 frames, 64 px", domain, plain, count=64)
         compare_loaders("videos of 300 frames, 256 px", long_videos(Path(home) / "long"), plain, count=32)
@@ -96,6 +94,11 @@ def time_measuring(home: Path, clips_measured: int = 400) -> None:
     timed("of it the video network", lambda: video_network.features(future))
     parts = ", ".join(f"{name} {part:.1f} s" for name, part in seconds.items())
     print(f"drawing and measuring {clips_measured} clips: {whole:.1f} s ({parts})")
+
+
+def decode_all(paths: list[Path], reader: str) -> None:
+    for path in paths:
+        decode(path, reader=reader)
 
 
 def compare_loaders(what: str, domain: Domain, plain: dict[str, Window], count: int) -> None:

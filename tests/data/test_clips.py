@@ -1,4 +1,4 @@
-"""Clips come from the files, whichever decoder reads them, and a bad file is named."""
+"""Clips come from the files, whichever reader is chosen, and a bad file is named."""
 
 import importlib.util
 
@@ -9,7 +9,7 @@ from conftest import require_or_skip
 
 from replaylab.data import clips
 from replaylab.data.domain import write_domain
-from replaylab.data.video import UndecodableVideo, decode, decode_with_av, decode_with_decord, write_video
+from replaylab.data.video import READERS, UndecodableVideo, decode, write_video
 from replaylab.spec import WorldSpec
 from replaylab.worlds.build import build_domain, render_video
 
@@ -64,16 +64,18 @@ def test_the_video_shows_what_was_rendered(domain):
 def test_decord_and_pyav_give_the_same_frames(domain):
     require_or_skip(importlib.util.find_spec("decord") is not None, "decord")
     path = domain.folder / "videos" / "train-00002.mp4"
-    assert np.array_equal(decode_with_decord(path), decode_with_av(path))
+    assert np.array_equal(decode(path, reader="decord"), decode(path, reader="pyav"))
 
 
-def test_an_undecodable_video_is_named(domain, tmp_path):
+@pytest.mark.parametrize("reader", READERS)
+def test_an_undecodable_video_is_named(domain, tmp_path, reader):
+    require_or_skip(reader == "pyav" or importlib.util.find_spec(reader) is not None, reader)
     path = tmp_path / "broken.mp4"
     path.write_bytes(b"this is no video")
-    with pytest.raises(UndecodableVideo, match=r"broken\.mp4 cannot be decoded"):
-        decode(path)
+    with pytest.raises(UndecodableVideo, match=rf"broken\.mp4 cannot be decoded by {reader}"):
+        decode(path, reader=reader)
     with pytest.raises(FileNotFoundError, match=r"missing\.mp4"):
-        decode(tmp_path / "missing.mp4")
+        decode(tmp_path / "missing.mp4", reader=reader)
 
 
 def test_no_clips_in_a_split_is_said_with_the_folder(domain):

@@ -18,10 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replaylab.data import clips
-from replaylab.data import video as video_module
-from replaylab.data.clips import Clip
+from replaylab.data.clips import MOST_THREADS, Clip
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain, write_domain
-from replaylab.data.video import MOST_THREADS, UndecodableVideo, decode_with_decord, write_video
+from replaylab.data.video import READER_VARIABLE, READERS, UndecodableVideo, chosen_reader, decode, write_video
 
 FRAMES = 60
 KINDS: dict[str, tuple[dict[str, str], dict[str, str]]] = {  # options of libx264 and of the file
@@ -79,6 +78,16 @@ def whole(domain: Domain) -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.fixture(params=READERS)
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each reader, chosen by the environment."""
+    require_or_skip(
+        importlib.util.find_spec("decord" if request.param == "decord" else "av") is not None, request.param
+    )
+    monkeypatch.setenv(READER_VARIABLE, request.param)
+    return request.param
+
+
 def clip(video: str, start: int) -> Clip:
     return Clip(video, video, start)
 
@@ -90,20 +99,43 @@ def threads_of_loaders() -> list[str]:
 @pytest.mark.parametrize("video", [*KINDS, SHORT])
 @pytest.mark.parametrize("frames", [1, WINDOW])
 def test_every_window_is_its_part_of_the_whole_video(
-    domain: Domain, whole: dict[str, np.ndarray], video: str, frames: int
+    domain: Domain, whole: dict[str, np.ndarray], video: str, frames: int, reader: str
 ) -> None:
     assert len(whole[video]) == (12 if video == SHORT else FRAMES)
     path = domain.folder / "videos" / f"{video}.mp4"
     for start in range(len(whole[video]) + 2):
         expected = whole[video][start : start + frames]
-        assert np.array_equal(video_module.decode(path, start, start + frames), expected), start
-    assert np.array_equal(video_module.decode(path), whole[video])
+        assert np.array_equal(decode(path, start, start + frames), expected), start
+    assert np.array_equal(decode(path), whole[video])
 
 
-@pytest.mark.parametrize("video", [*KINDS, SHORT])
-def test_decord_gives_the_same_frames(domain: Domain, whole: dict[str, np.ndarray], video: str) -> None:
+def test_the_reader_is_an_argument_before_it_is_the_environments(
+    domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = domain.folder / "videos" / f"{SHORT}.mp4"
+    monkeypatch.delenv(READER_VARIABLE, raising=False)
+    assert chosen_reader() == "pyav"
+    monkeypatch.setenv(READER_VARIABLE, "ffmpeg")
+    with pytest.raises(ValueError, match=r"'ffmpeg' .*REPLAYLAB_READER.* is none of pyav"):
+        decode(path)
+    assert len(decode(path, reader="pyav")) == 12
+    monkeypatch.setattr("replaylab.data.video.find_spec", lambda _: None)  # as on a machine without a wheel
+    with pytest.raises(ValueError, match=r"'decord' .* is none of pyav$"):
+        decode(path, reader="decord")
+
+
+def test_what_decord_cannot_open_is_named_and_not_read_by_another(tmp_path: Path) -> None:
     require_or_skip(importlib.util.find_spec("decord") is not None, "decord")
-    assert np.array_equal(decode_with_decord(domain.folder / "videos" / f"{video}.mp4"), whole[video])
+    path = tmp_path / "av1.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libsvtav1", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    assert len(decode(path, reader="pyav")) == 3
+    with pytest.raises(UndecodableVideo, match=r"av1\.mp4 cannot be decoded by decord"):
+        decode(path, reader="decord")
 
 
 @given(
@@ -121,7 +153,9 @@ def test_clips_come_in_the_order_asked_for(
 
 
 @pytest.mark.parametrize("stride", [1, 2, 7, 8])
-def test_overlapping_windows_are_exact_too(domain: Domain, whole: dict[str, np.ndarray], stride: int) -> None:
+def test_overlapping_windows_are_exact_too(
+    domain: Domain, whole: dict[str, np.ndarray], stride: int, reader: str
+) -> None:
     chosen = [clip("usual", start) for start in range(0, FRAMES - WINDOW + 1, stride)]
     for one, pixels in zip(chosen, clips.read(domain, chosen, WINDOW), strict=True):
         assert np.array_equal(pixels, whole["usual"][one.start : one.start + WINDOW])
@@ -138,7 +172,7 @@ def test_overlapping_windows_are_exact_too(domain: Domain, whole: dict[str, np.n
 )
 @pytest.mark.parametrize("before", [0, 1, 5, 30])
 def test_an_error_comes_at_its_clip_and_names_the_file(
-    domain: Domain, bad: Clip, error: type[Exception], message: str, before: int
+    domain: Domain, bad: Clip, error: type[Exception], message: str, before: int, reader: str
 ) -> None:
     good = [clip(SHORT, number % 5) for number in range(before)]
     loader = clips.read(domain, [*good, bad, *good], WINDOW)
@@ -148,7 +182,7 @@ def test_an_error_comes_at_its_clip_and_names_the_file(
     assert not threads_of_loaders()
 
 
-def test_the_windows_before_the_end_of_a_short_video_are_given(domain: Domain) -> None:
+def test_the_windows_before_the_end_of_a_short_video_are_given(domain: Domain, reader: str) -> None:
     loader = clips.read(domain, [clip(SHORT, start) for start in (0, 2, 4, 6)], WINDOW)
     assert len(list(islice(loader, 3))) == 3
     with pytest.raises(UndecodableVideo, match=r"short\.mp4: 12 frames .* 6 to 13"):
@@ -158,16 +192,17 @@ def test_the_windows_before_the_end_of_a_short_video_are_given(domain: Domain) -
 def test_a_window_needs_nothing_of_the_rest_of_the_file(
     domain: Domain, whole: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    """Of a file cut in half, what is before the cut can be read; what is behind it is named, not made up."""
+    """Of a file cut in half, PyAV reads what is before the cut; what is behind it, and for decord all of it, is refused."""
     data = (domain.folder / "videos" / "index-first.mp4").read_bytes()
     half = tmp_path / "half.mp4"
     half.write_bytes(data[: len(data) // 2])
     for start in range(8):
-        assert np.array_equal(
-            video_module.decode(half, start, start + WINDOW), whole["index-first"][start : start + WINDOW]
-        )
+        assert np.array_equal(decode(half, start, start + WINDOW), whole["index-first"][start : start + WINDOW])
     with pytest.raises(UndecodableVideo, match=r"half\.mp4"):
-        video_module.decode(half, 50, 58)
+        decode(half, 50, 58)
+    require_or_skip(importlib.util.find_spec("decord") is not None, "decord")
+    with pytest.raises(UndecodableVideo, match=r"half\.mp4 cannot be decoded by decord"):
+        decode(half, 0, WINDOW, reader="decord")
 
 
 def test_an_abandoned_loader_leaves_no_threads(domain: Domain) -> None:
@@ -186,13 +221,12 @@ def test_an_abandoned_loader_leaves_no_threads(domain: Domain) -> None:
 
 def test_the_loader_runs_ahead_by_a_few_clips_only(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    decode = video_module.decode
 
     def counted(path: Path, start: int, stop: int) -> np.ndarray:
         started.append(start)
         return decode(path, start, stop)
 
-    monkeypatch.setattr(video_module, "decode", counted)
+    monkeypatch.setattr(clips, "decode", counted)
     loader = clips.read(domain, [clip("usual", start) for start in (0, 40, 10, 30)] * 25, WINDOW)
     for taken in range(1, 4):
         next(loader)

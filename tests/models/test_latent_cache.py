@@ -1,6 +1,7 @@
 """Latents: each clip encoded once, keyed by content, shared by processes, and the same bits after a kill."""
 
 import dataclasses
+import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -11,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import require_or_skip
 
 from replaylab.catalogue import CLIP_FRAMES
 from replaylab.data import clips
 from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain, open_domain
-from replaylab.data.video import UndecodableVideo
+from replaylab.data.video import READER_VARIABLE, UndecodableVideo
 from replaylab.models import latent_cache
 from replaylab.models.autoencoder import FOLD, LATENT_CHANNELS, fold, new_autoencoder
 from replaylab.models.tiny_wan import TinyWan, new_scheduler, new_transformer
@@ -130,6 +132,19 @@ def test_they_are_read_the_second_time_and_made_anew_for_another_autoencoder_or_
     read_all(model, domain, home)
     assert len(model.encoded) == len(chunks_in(home)) == 12
     assert not list(home.glob(".*"))
+
+
+def test_another_reader_of_videos_has_chunks_of_its_own(model, domain, tmp_path, monkeypatch):
+    require_or_skip(importlib.util.find_spec("decord") is not None, "decord")
+    home = tmp_path / "home"
+    first = read_all(model, domain, home)
+    kept = chunks_in(home)
+    monkeypatch.setenv(READER_VARIABLE, "decord")
+    assert np.array_equal(read_all(model, domain, home), first)
+    assert len(chunks_in(home)) == 2 * len(kept)
+    monkeypatch.setenv(READER_VARIABLE, "pyav")
+    read_all(model, domain, home)
+    assert kept.items() <= chunks_in(home).items() and len(chunks_in(home)) == 2 * len(kept)
 
 
 def test_only_chunks_that_are_asked_for_are_made_and_other_choices_and_names_share_them(model, domain, tmp_path):
