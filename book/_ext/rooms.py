@@ -39,9 +39,11 @@ PAGES = {
     ),
     "reference_measures": (
         "evaluation.evaluate", "evaluation.evaluation_sets", "evaluation.measurement",
-        "metrics.detectors.centre_point", "metrics.detectors.pretrained", "evaluation.detector_ceiling",
+        "metrics.detectors.centre_point", "metrics.detectors.centre_point_training",
+        "metrics.detectors.pretrained", "evaluation.detector_ceiling",
         "cli.ceiling", "metrics.detection", "metrics.dynamics", "metrics.trajectories", "metrics.optical_flow",
         "metrics.fidelity", "metrics.distances", "metrics.extractors", "metrics.video_network",
+        "metrics.video_network_training",
         "evaluation.compare", "evaluation.corruptions",
     ),
     "reference_results": (

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     elif pairs:
         raise ValueError("--agents: the shipped detector has no classes; give --detector too")
     else:
-        find = partial(centre_point.find, centre_point.load())
+        find = partial(centre_point.detect, centre_point.load())
     coder = _round_trip(options.autoencoder, options) if options.autoencoder else None
     table, verdict = detector_ceiling.of_domain(
         domain, find, split=options.split, clips=options.clips, frames=options.frames,

@@ -312,10 +312,10 @@ def _other_scene(
 
 
 def blurred(frames: Frames, sigma_px: float) -> Frames:
-    """Frames (F, H, W, 3) under a Gaussian, as `detector.blurred` does it."""
-    from replaylab.metrics.detectors import centre_point
+    """Frames (F, H, W, 3) blurred by a Gaussian."""
+    from replaylab.metrics import blur
 
-    return centre_point.blurred(frames, sigma_px)
+    return blur.blurred(frames, sigma_px)
 
 
 def noisy(frames: Frames, sd: float, rng: np.random.Generator) -> Frames:

@@ -270,7 +270,7 @@ def shifted(clip: Frames, shift_px: float) -> Frames:
 def blurred(clip: Frames, blur_px: float) -> Frames:
     """Frames (T, H, W, 3) of any size under a Gaussian of that standard deviation, edges held; 0 leaves them as they are.
 
-    `detector.blurred`, which takes sides divisible by 8 only, within a grey level.
+    `blur.blurred`, which needs torch, within a grey level.
     """
     if blur_px == 0:
         return clip

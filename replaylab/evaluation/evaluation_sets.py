@@ -321,7 +321,7 @@ def detector_for(by: DetectorSpec | None = None) -> Callable[[Frames], Boxes]:
     if by is not None:
         return _object_detector(by).find_in_clips
     network = centre_point.load()
-    return lambda frames: _by_clip(centre_point.find(network, flat(frames)), len(frames))
+    return lambda frames: _by_clip(centre_point.detect(network, flat(frames)), len(frames))
 
 
 def detect(frames: Frames) -> Boxes:

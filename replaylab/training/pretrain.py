@@ -30,8 +30,10 @@ from replaylab.data import clips
 from replaylab.data.domain import Domain
 from replaylab.data.video import decode
 from replaylab.evaluation import evaluate, evaluation_sets, measurement
-from replaylab.metrics import video_network
-from replaylab.metrics.detectors import centre_point
+from replaylab.metrics import video_network_training
+from replaylab.metrics.blur import blurred
+from replaylab.metrics.detectors import centre_point_training
+from replaylab.metrics.video_network_training import LabelledVideos, labelled_videos
 from replaylab.mixture import Mixture
 from replaylab.models import autoencoder as autoencoder_module
 from replaylab.models import latent_cache, pipelines, tiny
@@ -225,8 +227,8 @@ def agent_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int =
         checks[f"{spec.name}, autoencoded"] = (_autoencoded(vae, kept), truth[half:])
         for blur_px in BLURS_PX:
             how = f"blurred by {blur_px:g} px" if blur_px else "real"
-            checks[f"{spec.name}, {how}"] = (centre_point.blurred(kept, blur_px), truth[half:])
-    centre_point.fit(
+            checks[f"{spec.name}, {how}"] = (blurred(kept, blur_px), truth[half:])
+    centre_point_training.fit(
         training.frames, training.boxes, validation_frames=picking.frames, validation_boxes=picking.boxes,
         checks=checks, seed=SEED, steps=steps, folder=folder,
         data="Real and autoencoded frames of rendered traffic: " + "; ".join(map(_in_words, (NEAR, *TARGET_LOOKS))),
@@ -238,9 +240,7 @@ def video_features(home: Path, folder: Path = WEIGHTS / "videonet", steps: int =
     """Train the video network on all domains; its distances are shown on dev clips of the target's look."""
     specs = (*BASE_DOMAINS, *TARGET_LOOKS)
     training, held_out = (
-        video_network.Known.together(
-            [video_network.known(_domain(spec, home), split, VIDEONET_VIDEOS) for spec in specs]
-        )
+        LabelledVideos.concatenated([labelled_videos(_domain(spec, home), split, VIDEONET_VIDEOS) for spec in specs])
         for split in ("train", "dev")
     )
     checks = {}
@@ -249,7 +249,7 @@ def video_features(home: Path, folder: Path = WEIGHTS / "videonet", steps: int =
         scenes = clips.one_a_scene(clips.clips_of(domain, "dev", CLIP_FRAMES))
         read = clips.read(domain, scenes, CLIP_FRAMES)
         checks[spec.name] = np.stack([frames[CONTEXT_FRAMES:] for frames in read])
-    video_network.fit(
+    video_network_training.fit(
         training, held_out, checks, seed=SEED, steps=steps, folder=folder,
         data=f"at most {VIDEONET_VIDEOS} training videos of each of: " + "; ".join(map(_in_words, specs)),
     )  # fmt: skip

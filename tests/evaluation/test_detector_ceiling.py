@@ -20,8 +20,8 @@ from replaylab.data.domain import TRACK_COLUMNS, Domain, write_domain
 from replaylab.data.video import write_video
 from replaylab.evaluation import detector_ceiling
 from replaylab.evaluation.detector_ceiling import COPIED, REAL, SELF, TRACKED, TRUTH, Verdict
-from replaylab.metrics import fidelity
-from replaylab.metrics.detectors import centre_point, pretrained
+from replaylab.metrics import blur, fidelity
+from replaylab.metrics.detectors import pretrained
 
 HEIGHT, WIDTH, FRAMES, CONTEXT = 48, 80, 8, 3
 STEP_PX = 3  # a frame, along the image
@@ -182,7 +182,7 @@ def test_blurred_frames_have_the_sharpness_that_was_asked_for(known: Domain) -> 
 def test_blur_is_the_detectors_own_and_takes_any_size() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     for blur_px in (0, 0.35, 1, 2):
-        ours, theirs = detector_ceiling.blurred(frames, blur_px), centre_point.blurred(frames, blur_px)
+        ours, theirs = detector_ceiling.blurred(frames, blur_px), blur.blurred(frames, blur_px)
         assert np.abs(ours.astype(int) - theirs).max() <= 1
     odd = frames[:, :37, :51]
     assert fidelity.sharpness_ratio(

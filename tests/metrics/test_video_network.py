@@ -20,7 +20,9 @@ from replaylab.cli.main import _parser
 from replaylab.data import clips
 from replaylab.data.domain import write_domain
 from replaylab.data.video import write_video
-from replaylab.metrics import video_network
+from replaylab.metrics import video_network, video_network_training
+from replaylab.metrics.network_files import FILES
+from replaylab.metrics.video_network_training import LabelledVideos, labelled_videos
 from replaylab.training import pretrain
 from replaylab.util.files import sha256
 from replaylab.worlds.build import build_domain
@@ -31,7 +33,7 @@ MOTION_PX = {"left, fast": -4, "left, slow": -1, "right, fast": 4, "right, slow"
 KINDS = tuple(MOTION_PX)  # sorted, as `fit` numbers them
 
 
-def moving(n: int, seed: int) -> video_network.Known:
+def moving(n: int, seed: int) -> LabelledVideos:
     """Videos of a bright square on a random ground, going left or right at one of two speeds; the camera stands."""
     rng = np.random.default_rng(seed)
     kinds = np.array([KINDS[i % len(KINDS)] for i in range(n)])
@@ -53,7 +55,7 @@ def moving(n: int, seed: int) -> video_network.Known:
     ego = np.zeros((n, VIDEO_FRAMES, 3), np.float32)
     ego[:, 0] = np.nan
     domains = np.array([kind.split(",")[0] for kind in kinds])
-    return video_network.Known(frames, domains, kinds, agents, moved, ego)
+    return LabelledVideos(frames, domains, kinds, agents, moved, ego)
 
 
 def short_fit(folder: Path, steps: int = 3, seed: int = 0, data: str = "Drawn squares", **others: Any) -> Any:
@@ -62,7 +64,9 @@ def short_fit(folder: Path, steps: int = 3, seed: int = 0, data: str = "Drawn sq
         "held_out": moving(8, 2),
         "checks": {name: moving(40, seed).frames[:, :5] for name, seed in (("squares", 3), ("others", 4))},
     }
-    return video_network.fit(**(arguments | others), seed=seed, steps=steps, folder=folder, data=data, batch_size=8)
+    return video_network_training.fit(
+        **(arguments | others), seed=seed, steps=steps, folder=folder, data=data, batch_size=8
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +99,7 @@ def test_each_clip_has_its_own_features_wherever_it_stands(network: Any) -> None
 
 
 @settings(max_examples=10)
-@given(seed=st.integers(0, 2**32 - 1), order=st.sampled_from(video_network.SHUFFLES.tolist()))
+@given(seed=st.integers(0, 2**32 - 1), order=st.sampled_from(video_network_training.SHUFFLES.tolist()))
 def test_motion_is_in_the_features(network: Any, seed: int, order: list[int]) -> None:
     some = moving(8, seed).frames[:, :5]
     as_filmed = video_network.features(some, network=network)
@@ -111,7 +115,7 @@ def test_looks_are_in_the_features(network: Any) -> None:
 
 
 def test_it_tells_fast_from_slow_and_right_from_left(trained: tuple[Any, Path]) -> None:
-    quality = video_network.measure(trained[0], moving(40, 6), KINDS)
+    quality = video_network_training.measure(trained[0], moving(40, 6), KINDS)
     assert np.mean([each["kind"] for each in quality.values()]) > 0.75  # chance is 1/4
     assert np.mean([each["agents_f1"] for each in quality.values()]) > 0.5
     assert all(each["ahead_r2"] is None for each in quality.values())  # the camera stands still
@@ -132,10 +136,10 @@ def test_other_clips_are_refused(network: Any, bad: np.ndarray, message: str) ->
 
 
 # ------------------------------------------------------------------------------------------------------ what is taught
-def of_all_orders(videos: video_network.Known) -> Any:
+def of_all_orders(videos: LabelledVideos) -> Any:
     """The same window of one video, in each of ORDERS."""
-    n = len(video_network.ORDERS)
-    return video_network._batch(
+    n = len(video_network_training.ORDERS)
+    return video_network_training._batch(
         videos, KINDS, np.zeros(n, int), np.full(n, 1), np.arange(n), np.random.default_rng(0)
     )  # fmt: skip
 
@@ -156,7 +160,7 @@ def test_labels_are_those_of_the_frames_shown_and_unknown_where_nothing_is_known
     videos = moving(1, 7)
     videos.ego[:, 1:] = (1.0, 2.0, 3.0)
     batch = of_all_orders(videos)
-    assert batch.kinds.tolist() == [KINDS.index(videos.kinds[0])] + [video_network.NO_KIND] * 3
+    assert batch.kinds.tolist() == [KINDS.index(videos.kinds[0])] + [video_network_training.NO_KIND] * 3
     np.testing.assert_array_equal(batch.agents[0], videos.agents[0, 1:6])
     np.testing.assert_array_equal(batch.agents[3], videos.agents[0, 5:0:-1])
     assert np.isnan(batch.moved_px[:, 0]).all()  # nobody saw the frame before the first
@@ -199,7 +203,7 @@ def domain_on_disk(folder: Path) -> Any:
 
 
 def test_what_is_known_comes_from_the_domains_truth(tmp_path: Path) -> None:
-    known = video_network.known(domain_on_disk(tmp_path / "circle"), "train", 10)
+    known = labelled_videos(domain_on_disk(tmp_path / "circle"), "train", 10)
     assert (known.domains[0], known.kinds[0]) == ("circle", "circle, turning")
     assert known.frames.shape == (1, 6, 64, 64, 3)
     assert np.isnan(known.ego[0, 0]).all()
@@ -211,8 +215,8 @@ def test_what_is_known_comes_from_the_domains_truth(tmp_path: Path) -> None:
 
 def test_videos_of_several_domains_stand_one_after_the_other() -> None:
     parts = [moving(3, 1), moving(2, 2)]
-    both = video_network.Known.together(parts)
-    for field in dataclasses.fields(video_network.Known):
+    both = LabelledVideos.concatenated(parts)
+    for field in dataclasses.fields(LabelledVideos):
         np.testing.assert_array_equal(getattr(both, field.name)[3:], getattr(parts[1], field.name))
 
 
@@ -234,7 +238,7 @@ def test_what_is_loaded_is_what_was_written(trained: tuple[Any, Path]) -> None:
     np.testing.assert_array_equal(
         video_network.features(some, network=network), video_network.features(some, network=again)
     )
-    assert sorted(path.name for path in folder.iterdir()) == sorted(video_network.FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
     config = json.loads((folder / "config.json").read_text())
     described = video_network.extractor(folder)
@@ -281,7 +285,7 @@ def test_what_cannot_be_learnt_is_refused_before_anything_is_written(tmp_path: P
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 def test_missing_weights_are_named_with_the_remedy(trained: tuple[Any, Path], tmp_path: Path, missing: str) -> None:
-    for name in video_network.FILES - {missing}:
+    for name in FILES - {missing}:
         (tmp_path / name).write_bytes((trained[1] / name).read_bytes())
     for use in (video_network.load, video_network.extractor):
         with pytest.raises(
@@ -291,7 +295,7 @@ def test_missing_weights_are_named_with_the_remedy(trained: tuple[Any, Path], tm
 
 
 def test_truncated_or_exchanged_weights_are_refused(trained: tuple[Any, Path], tmp_path: Path) -> None:
-    for name in video_network.FILES:
+    for name in FILES:
         (tmp_path / name).write_bytes((trained[1] / name).read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

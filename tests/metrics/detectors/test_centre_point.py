@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from replaylab.metrics.detectors import centre_point
+from replaylab.metrics.blur import blurred, gaussian_blur
+from replaylab.metrics.detectors import centre_point, centre_point_training
 
 SIZE = 32
 Trained = tuple[centre_point.Detector, Path]
@@ -38,7 +39,7 @@ def drawn(n: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
 def short_fit(folder: Path, steps: int = 40, seed: int = 0) -> centre_point.Detector:
     frames, boxes = drawn(120, 1)
     held_out, held_out_boxes = drawn(40, 2)
-    return centre_point.fit(
+    return centre_point_training.fit(
         frames, boxes, validation_frames=held_out, validation_boxes=held_out_boxes,
         seed=seed, steps=steps, folder=folder, data="Drawn rectangles.", batch_size=16,
     )  # fmt: skip
@@ -62,7 +63,7 @@ def test_a_short_training_finds_agents_that_an_untrained_network_does_not(traine
 
 def test_boxes_have_the_size_of_the_agents_and_scores_in_order(trained: Trained) -> None:
     frames, boxes = drawn(40, 4)
-    for truth, found in zip(boxes, centre_point.find(trained[0], frames), strict=True):
+    for truth, found in zip(boxes, centre_point.detect(trained[0], frames), strict=True):
         assert found.dtype == np.float32 and found.shape[1] == 5
         assert (np.diff(found[:, 4]) <= 0).all()
         assert ((found[:, 4] >= trained[0].config.score_threshold) & (found[:, 4] <= 1)).all()
@@ -77,13 +78,13 @@ def test_loaded_weights_give_identical_boxes(trained: Trained) -> None:
     frames, _ = drawn(10, 5)
     again = centre_point.load(folder)
     assert again.config == model.config
-    for a, b in zip(centre_point.find(model, frames), centre_point.find(again, frames), strict=True):
+    for a, b in zip(centre_point.detect(model, frames), centre_point.detect(again, frames), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_the_batch_a_frame_is_in_does_not_change_what_is_found(trained: Trained) -> None:
     frames, _ = drawn(9, 6)
-    whole, pairs = centre_point.find(trained[0], frames), centre_point.find(trained[0], frames, batch_size=2)
+    whole, pairs = centre_point.detect(trained[0], frames), centre_point.detect(trained[0], frames, batch_size=2)
     for a, b in zip(whole, pairs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
 
@@ -118,7 +119,7 @@ def test_training_again_replaces_the_folder_and_leaves_global_randomness_alone(t
 
 def test_agents_that_do_not_count_are_neither_positive_nor_negative() -> None:
     small, hidden = [4, 4, 9, 9, 1, 0], [16, 16, 28, 28, 0.3, 0]
-    targets = centre_point._targets([np.array([small, hidden], dtype=np.float32)], 16, 16)
+    targets = centre_point_training._targets([np.array([small, hidden], dtype=np.float32)], 16, 16)
     assert targets.heat.max() == 0 and targets.box_weight.max() == 0
     assert targets.counted[0, 0, 3, 3] == 0 and targets.counted[0, 0, 11, 11] == 0
     assert targets.counted[0, 0, 0, 0] == 1 and targets.counted[0, 0, 3, 11] == 1
@@ -126,7 +127,7 @@ def test_agents_that_do_not_count_are_neither_positive_nor_negative() -> None:
 
 def test_every_agent_that_counts_has_one_cell_and_that_cell_gives_its_box() -> None:
     rows = np.array([[3, 5, 11, 19, 1, 0], [-5, 6, 9, 20, 0.64, 0], [18, 8, 30, 20, 1, 0]], dtype=np.float32)
-    targets = centre_point._targets([rows], 16, 16)
+    targets = centre_point_training._targets([rows], 16, 16)
     cells = torch.nonzero(targets.heat[0, 0] == 1)
     assert len(cells) == 3 and targets.counted.min() == 1
     for y, x in cells.tolist():
@@ -135,17 +136,17 @@ def test_every_agent_that_counts_has_one_cell_and_that_cell_gives_its_box() -> N
 
 def test_flipping_twice_changes_nothing() -> None:
     _, boxes = drawn(1, 8)
-    once = centre_point._mirrored(boxes[0], SIZE)
+    once = centre_point_training._mirrored(boxes[0], SIZE)
     assert (once[:, 0] < once[:, 2]).all()
-    np.testing.assert_array_equal(centre_point._mirrored(once, SIZE), boxes[0])
+    np.testing.assert_array_equal(centre_point_training._mirrored(once, SIZE), boxes[0])
 
 
 def test_blur_keeps_the_mean_and_does_nothing_without_width() -> None:
     frames = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     flat = torch.full((1, 3, 16, 16), 0.4)
-    torch.testing.assert_close(centre_point._blurred(frames, np.array([0.01, 0.01])), frames)
-    torch.testing.assert_close(centre_point._blurred(flat, np.array([1.5])), flat)
-    soft = centre_point._blurred(frames, np.array([0.01, 1.5]))
+    torch.testing.assert_close(gaussian_blur(frames, np.array([0.01, 0.01])), frames)
+    torch.testing.assert_close(gaussian_blur(flat, np.array([1.5])), flat)
+    soft = gaussian_blur(frames, np.array([0.01, 1.5]))
     torch.testing.assert_close(soft[0], frames[0])
     assert soft[1].std() < 0.5 * frames[1].std()
 
@@ -187,11 +188,11 @@ def test_measure_of_nothing_is_not_a_number() -> None:
 
 def test_two_boxes_on_one_agent_become_one() -> None:
     rows = np.array([[0, 0, 10, 10, 0.9], [0.5, 0, 10.5, 10, 0.8], [8, 0, 18, 10, 0.7]], dtype=np.float32)
-    assert centre_point._without_doubles(rows)[:, 4].tolist() == rows[[0, 2], 4].tolist()
+    assert centre_point._without_duplicates(rows)[:, 4].tolist() == rows[[0, 2], 4].tolist()
 
 
 def test_no_frames_give_no_boxes() -> None:
-    assert centre_point.find(centre_point.Detector(), np.zeros((0, 64, 64, 3), dtype=np.uint8)) == []
+    assert centre_point.detect(centre_point.Detector(), np.zeros((0, 64, 64, 3), dtype=np.uint8)) == []
 
 
 FRAMES, BOXES = drawn(4, 9)
@@ -217,14 +218,14 @@ GOOD: dict[str, Any] = {
 )
 def test_bad_arguments_are_named_and_nothing_is_written(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        centre_point.fit(**(GOOD | change), folder=tmp_path / "weights")
+        centre_point_training.fit(**(GOOD | change), folder=tmp_path / "weights")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_holds_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="not a detector's"):
-        centre_point.fit(**GOOD, folder=tmp_path)
+    with pytest.raises(ValueError, match="holds no detector"):
+        centre_point_training.fit(**GOOD, folder=tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
@@ -240,8 +241,8 @@ def test_a_folder_without_a_detector_says_so(tmp_path: Path) -> None:
 def test_blurring_keeps_the_mean_and_spreads_a_point_by_its_sigma() -> None:
     point = np.zeros((1, 64, 64, 3), np.uint8)
     point[0, 28:36, 28:36] = 255
-    assert np.array_equal(centre_point.blurred(point, 0), point)
-    soft = centre_point.blurred(point, 2.0).astype(float)[0, :, :, 0]
+    assert np.array_equal(blurred(point, 0), point)
+    soft = blurred(point, 2.0).astype(float)[0, :, :, 0]
     place = np.arange(64)
     variance = {name: (image.sum(0) * (place - 31.5) ** 2).sum() / image.sum()
                 for name, image in (("sharp", point[0, :, :, 0].astype(float)), ("soft", soft))}  # fmt: skip

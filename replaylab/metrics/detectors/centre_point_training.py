@@ -1,0 +1,296 @@
+"""How the centre-point detector is trained, on rendered frames with known boxes.
+
+Decision: the loss is that of Objects as Points with a box loss on every cell of an agent's core. Frames are blurred,
+dimmed and disturbed, since the detector has to judge frames that went through an autoencoder. The score from which a peak
+counts is chosen on held-out scenes, so that the worse of recall and precision is as good as can be, and stored with the
+weights, which are a moving average over the steps. Agents that are not eligible are left out of the loss.
+
+Refused: what `centre_point` refuses, frames without an eligible agent, and replacing a folder that holds anything else.
+
+Letters as in `centre_point`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from replaylab.data.boxes import MIN_HEIGHT_PX, is_eligible
+from replaylab.metrics import network_files, network_training
+from replaylab.metrics.blur import as_tensor, gaussian_blur
+from replaylab.metrics.detectors import centre_point
+from replaylab.metrics.detectors.centre_point import (
+    MATCH_GATE_PX,
+    PIXELS_PER_OUTPUT,
+    STRIDE,
+    Boxes,
+    Detector,
+    DetectorConfig,
+    Matches,
+)
+from replaylab.util.progress import report
+
+BARELY_VISIBLE = 0.05
+"""Agents less visible than this are absent in training: there is nothing to see that could be wrong."""
+
+
+def fit(
+    frames: ArrayLike,
+    boxes: Sequence[ArrayLike],
+    *,
+    validation_frames: ArrayLike,
+    validation_boxes: Sequence[ArrayLike],
+    checks: Mapping[str, tuple[ArrayLike, Sequence[ArrayLike]]] | None = None,
+    seed: int,
+    steps: int,
+    folder: str | Path,
+    data: str,
+    batch_size: int = 32,
+    learning_rate: float = 3e-3,
+) -> Detector:
+    """Train a detector and write it to `folder` (model.safetensors, config.json, README.md), whole or not at all.
+
+    frames uint8 (N, H, W, 3); boxes N arrays (K, 6): x0 y0 x1 y1 visible kind_is_pedestrian. The validation frames must
+    come from other scenes: they determine the score threshold. `checks`, frames and boxes of still other scenes by name,
+    are measured afterwards for the card. `data` describes the frames in a sentence, for the card. Which frames a step
+    sees and how they are disturbed depends on (seed, step) only. Returns the averaged model that was written.
+    """
+    started, folder = time.monotonic(), Path(folder)
+    network_files.check_replaceable(folder, "detector")
+    network_training.check_settings(steps, batch_size, learning_rate)
+    images, truth = _labelled(frames, boxes, "frames", "boxes")
+    held_out, held_out_truth = _labelled(validation_frames, validation_boxes, "validation_frames", "validation_boxes")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Detector()
+    average = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def loss_at(step: int) -> Tensor:
+        batch, targets = _batch(images, truth, batch_size, seed, step)
+        logits, sides = model(batch)
+        return _loss(logits, sides, targets)
+
+    losses = []
+    for step, loss in enumerate(network_training.minimise(
+        model, loss_at, steps=steps, learning_rate=learning_rate, weight_decay=1e-4, what="detector"
+    )):  # fmt: skip
+        losses.append(loss)
+        _update_average(average, model, step)
+    model.load_state_dict(average)
+    threshold, worse = _best_threshold(model, held_out, held_out_truth)
+    model.config = DetectorConfig(model.config.channels, threshold)
+    model.eval().requires_grad_(False)
+    quality = centre_point.measure(model, held_out, held_out_truth)
+    settings = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    facts: dict[str, Any] = {
+        "data": data,
+        "frames": len(images),
+        "validation_frames": len(held_out),
+        **network_training.record(started, losses, **settings),
+        "validation_worse_of_recall_and_precision": round(worse, 4),
+        "validation": _rounded(quality),
+        "checks": {name: _rounded(centre_point.measure(model, *held)) for name, held in (checks or {}).items()},
+    }
+    config = json.dumps({"detector": asdict(model.config), "training": facts}, indent=2)
+    network_files.write(folder, network_files.weights_bytes(model), config, _card(model, facts))
+    report(f"detector: {_in_words(quality)}; written to {folder}")
+    return model
+
+
+def _update_average(average: dict[str, Tensor], model: nn.Module, step: int) -> None:
+    """Exponential moving average of weights and batch statistics, short at first so that early noise is forgotten."""
+    keep = min(0.998, (1 + step) / (10 + step))
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - keep)
+        else:
+            average[name].copy_(value)
+
+
+@dataclass(frozen=True)
+class _Targets:
+    heat: Tensor  # (B, 1, h, w) 1 at the cells of the centres, falling off around them
+    counted: Tensor  # (B, 1, h, w) 0 where an agent is neither right nor wrong
+    box: Tensor  # (B, 4, h, w) the box a cell should give
+    box_weight: Tensor  # (B, h, w) how much that counts
+
+
+def _loss(logits: Tensor, sides: Tensor, targets: _Targets) -> Tensor:
+    """Focal loss on the heatmap (Zhou et al. 2019, equation 1); L1 and GIoU on the boxes (Rezatofighi et al. 2019)."""
+    positive = (targets.heat == 1).float()
+    p = torch.sigmoid(logits)
+    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    near = positive * (1 - p) ** 2 * log_p
+    away = (1 - positive) * (1 - targets.heat) ** 4 * p**2 * log_not_p
+    heat_loss = -(targets.counted * (near + away)).sum() / positive.sum().clamp(min=1)
+    box = centre_point.boxes_of_cells(sides)
+    apart = (box - targets.box).abs().mean(1) / PIXELS_PER_OUTPUT
+    box_loss = (targets.box_weight * (2 * apart + 1 - _giou(box, targets.box))).sum()
+    return heat_loss + box_loss / targets.box_weight.sum().clamp(min=1)
+
+
+def _giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised intersection over union of boxes (B, 4, h, w), -1..1."""
+
+    def area(low: Tensor, high: Tensor) -> Tensor:
+        return (high - low).clamp(min=0).prod(1)
+
+    shared = area(torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:]))
+    union = area(a[:, :2], a[:, 2:]) + area(b[:, :2], b[:, 2:]) - shared
+    hull = area(torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:]))
+    return shared / union.clamp(min=1e-6) - (hull - union) / hull.clamp(min=1e-6)
+
+
+def _batch(
+    images: NDArray[np.uint8], truth: list[Boxes], batch_size: int, seed: int, step: int
+) -> tuple[Tensor, _Targets]:
+    """The frames of one step, disturbed, and the targets of the network; a function of (seed, step)."""
+    rng = np.random.default_rng((seed, step))
+    chosen = rng.integers(0, len(images), batch_size)
+    flipped = rng.random(batch_size) < 0.5
+    pixels, width = images[chosen], images.shape[2]
+    pixels = np.where(flipped[:, None, None, None], pixels[:, :, ::-1], pixels)
+    labels = [_mirrored(truth[i], width) if flip else truth[i] for i, flip in zip(chosen, flipped, strict=True)]
+    batch = _disturbed(as_tensor(pixels), rng).contiguous(memory_format=torch.channels_last)
+    return batch, _targets(labels, images.shape[1] // STRIDE, width // STRIDE)
+
+
+def _mirrored(rows: Boxes, width: int) -> Boxes:
+    out = rows.copy()
+    out[:, 0], out[:, 2] = width - rows[:, 2], width - rows[:, 0]
+    return out
+
+
+def _disturbed(frames: Tensor, rng: np.random.Generator) -> Tensor:
+    """Blur on two frames of three, brightness, contrast and tint on all, and light noise."""
+    b = len(frames)
+    sigma = np.where(rng.random(b) < 2 / 3, rng.uniform(0.2, 1.6, b), 0.05)
+    frames = gaussian_blur(frames, sigma)
+    contrast, brightness = rng.uniform(0.75, 1.3, (b, 1)), rng.uniform(-0.12, 0.12, (b, 1))
+    tint = rng.uniform(0.92, 1.08, (b, 3))
+    noise = rng.uniform(0, 0.03, (b, 1, 1, 1)) * rng.standard_normal(tuple(frames.shape), dtype=np.float32)
+    middle = frames.mean((1, 2, 3), keepdim=True)
+    frames = (frames - middle) * _column(contrast) * _column(tint) + middle + _column(brightness)
+    return (frames + torch.from_numpy(noise.astype(np.float32))).clamp(0, 1)
+
+
+def _column(values: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))[:, :, None, None]
+
+
+def _targets(labels: Sequence[Boxes], h: int, w: int) -> _Targets:
+    """Targets of a batch of boxes (K, 6). Nearer (lower) agents come last, over those they hide."""
+    shape = (len(labels), h, w)
+    heat, counted, weight = (np.zeros(shape, np.float32), np.ones(shape, np.float32), np.zeros(shape, np.float32))
+    box = np.zeros((len(labels), 4, h, w), np.float32)
+    x, y = (np.arange(size, dtype=np.float64) * STRIDE + STRIDE / 2 for size in (w, h))
+    for i, rows in enumerate(labels):
+        eligible = is_eligible(rows[:, :4], rows[:, 4])
+        inside_eligible = np.zeros((h, w), dtype=bool)
+        for row in rows[eligible][np.argsort(rows[eligible, 3], kind="stable")]:
+            x0, y0, x1, y1 = row[:4]
+            cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
+            # Falls off with the agent's own width and height, as in TTFNet (Liu et al. 2019).
+            spread_x, spread_y = max((x1 - x0) / 6, 0.8 * STRIDE), max((y1 - y0) / 6, 0.8 * STRIDE)
+            hill = np.exp(-0.5 * (((x - cx) / spread_x)[None, :] ** 2 + ((y - cy) / spread_y)[:, None] ** 2))
+            column, row_of_cell = int(np.clip(cx // STRIDE, 0, w - 1)), int(np.clip(cy // STRIDE, 0, h - 1))
+            hill[row_of_cell, column] = 1.0
+            heat[i] = np.maximum(heat[i], np.where(hill < 1, np.minimum(hill, 0.99), 1.0))
+            core = hill > 0.4
+            box[i][:, core] = row[:4, None]
+            weight[i][core] = hill[core]
+            inside_eligible |= _cells_in(row, x, y)
+        for row in rows[~eligible & (rows[:, 4] >= BARELY_VISIBLE)]:
+            counted[i][_cells_in(row, x, y) & ~inside_eligible] = 0
+    counted[heat == 1] = 1
+    heat_map, counted_map = torch.from_numpy(heat)[:, None], torch.from_numpy(counted)[:, None]
+    return _Targets(heat_map, counted_map, torch.from_numpy(box), torch.from_numpy(weight))
+
+
+def _cells_in(row: Boxes, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Cells whose centre is in the box or within a cell of it."""
+    across = (x >= row[0] - STRIDE) & (x <= row[2] + STRIDE)
+    return np.asarray(((y >= row[1] - STRIDE) & (y <= row[3] + STRIDE))[:, None] & across[None, :])
+
+
+def _best_threshold(model: Detector, frames: NDArray[np.uint8], truth: list[Boxes]) -> tuple[float, float]:
+    """The score at which the worse of recall and precision is best on these frames, and that worse one."""
+    candidates = np.round(np.arange(0.1, 0.81, 0.05), 2)
+    detections = centre_point.detect(model, frames, least_score=float(candidates[0]))
+    best = (float(candidates[0]), -1.0)
+    for threshold in candidates:
+        counts = [
+            centre_point.matches(rows, boxes[boxes[:, 4] >= threshold, :4])[0]
+            for rows, boxes in zip(truth, detections, strict=True)
+        ]
+        total = Matches(*np.sum(counts, axis=0).tolist())
+        precision = centre_point.ratio(total.detected, max(1, total.detected + total.false_positives))
+        worse = min(total.recall, precision)
+        if worse > best[1]:
+            best = (float(threshold), worse)
+    return best
+
+
+def _card(model: Detector, facts: dict[str, Any]) -> str:
+    return f"""# Detector of agents in small driving frames
+
+Detects vehicles and pedestrians in small frames, and the full box of each; see
+`replaylab/metrics/detectors/centre_point.py`.
+
+- Data: {facts["data"]}
+  {facts["frames"]} frames to train on, {facts["validation_frames"]} of other scenes held out.
+- Training: {facts["steps"]} steps of {facts["batch_size"]} frames, learning rate {facts["learning_rate"]:g},
+  seed {facts["seed"]}, {facts["seconds"]:g} s; frames blurred, dimmed, tinted and made noisy.
+- Size: {network_training.size_of(model)} parameters, safetensors.
+- Held-out scenes, agents at least {MIN_HEIGHT_PX:g} px tall and at least half visible:
+  {_in_words(facts["validation"])}.
+  A detection is right within {MATCH_GATE_PX:g} px of the centre. The same frames picked the score threshold
+  ({model.config.score_threshold:g}), so precision and recall are slightly flattered.
+- Made again by: `python -m replaylab pretrain detector`
+{_table(facts["checks"])}
+Not for real streets: it has seen rendered frames only.
+"""
+
+
+def _table(checks: dict[str, dict[str, float]]) -> str:
+    """What was measured on scenes that determined nothing, a row a check."""
+    if not checks:
+        return ""
+    heads = ["frames", "recall", "precision", "mean centre error (px)", "recall of pedestrians", "agents"]
+    return f"""
+On scenes that neither trained it nor picked its threshold, also blurred (Gaussian, standard deviation):
+
+{network_training.table(heads, [[name, *values.values()] for name, values in checks.items()])}
+"""
+
+
+def _in_words(values: dict[str, float]) -> str:
+    return (
+        f"recall {values['recall']:.3f} (pedestrians alone {values['recall_pedestrian']:.3f}), precision"
+        f" {values['precision']:.3f}, mean centre error {values['centre_error_px']:.2f} px,"
+        f" {values['n']} agents"
+    )
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: value if isinstance(value, int) else round(value, 4) for name, value in values.items()}
+
+
+def _labelled(
+    frames: ArrayLike, boxes: Sequence[ArrayLike], frames_name: str, boxes_name: str
+) -> tuple[NDArray[np.uint8], list[Boxes]]:
+    images = centre_point.checked_images(frames, frames_name)
+    truth = centre_point.checked_truth(boxes, images, boxes_name)
+    if not any(is_eligible(rows[:, :4], rows[:, 4]).any() for rows in truth):
+        raise ValueError(f"{boxes_name}: no agent of {MIN_HEIGHT_PX:g} px or more that is half visible")
+    return images, truth
