@@ -8,7 +8,7 @@ Refused: numbers, paths and code; what is evaluated where is a preset's business
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 CONTEXT_FRAMES, CLIP_FRAMES = 3, 8  # given, and all of a clip of the tiny models
@@ -23,30 +23,37 @@ class DomainEntry:
     label: str
     group: str
     role: str
+    short: str = ""
+    """its motion alone, under a heading that names the look"""
 
 
-TARGET, REPLAY, SECOND, OWN = (
-    "the target and its twins", "what can be replayed", "a second driving world", "others",
-)  # fmt: skip
+TARGET, REPLAY, SECOND, OWN = "the target and its twins", "what can be replayed", "a second driving world", "others"
 DOMAINS = {
-    "driving": DomainEntry("ordinary driving", TARGET, "the target: what models are fine-tuned on"),
-    "driving-eventful": DomainEntry("eventful driving", TARGET, "test: events that near replay shows too"),
-    "driving-held-out": DomainEntry("held-out events", TARGET, "test: events that nobody trains on"),
-    "driving-repetitive": DomainEntry("one repeated event", TARGET, "control: eventful, and yet regular"),
-    "diverse-driving": DomainEntry("diverse driving", TARGET, "control: the target's look, free motion"),
-    "near": DomainEntry("other looks, free motion", REPLAY, "near replay: roads, never in the target's look"),
-    "near-ordinary": DomainEntry("other looks, ordinary", REPLAY, "test: the target's motion in other looks"),
-    "near-eventful": DomainEntry("other looks, eventful", REPLAY, "test: events in other looks"),
-    "near-held-out": DomainEntry("other looks, held-out events", REPLAY, "test: held-out events in other looks"),
+    "driving": DomainEntry("ordinary driving", TARGET, "the target: what models are fine-tuned on", "ordinary"),
+    "driving-eventful": DomainEntry("eventful driving", TARGET, "test: events that near replay shows too", "eventful"),
+    "driving-held-out": DomainEntry("held-out events", TARGET, "test: events that nobody trains on", "held-out"),
+    "driving-repetitive": DomainEntry("one repeated event", TARGET, "control: eventful, and yet regular", "one event"),
+    "diverse-driving": DomainEntry("diverse driving", TARGET, "control: the target's look, free motion", "free"),
+    "near": DomainEntry("other looks, free motion", REPLAY, "near replay: roads, never in the target's look", "free"),
+    "near-ordinary": DomainEntry(
+        "other looks, ordinary", REPLAY, "test: the target's motion in other looks", "ordinary"
+    ),
+    "near-eventful": DomainEntry("other looks, eventful", REPLAY, "test: events in other looks", "eventful"),
+    "near-held-out": DomainEntry(
+        "other looks, held-out events", REPLAY, "test: held-out events in other looks", "held-out"
+    ),
     "physics": DomainEntry("rigid bodies", REPLAY, "far replay: no road, no car"),
     "orbit": DomainEntry("moving camera", REPLAY, "far replay: mostly the camera moves"),
-    "doom": DomainEntry("first-person game", REPLAY, "far replay: a world nobody here drew"),
+    "doom": DomainEntry("first-person game", REPLAY, "far replay: a world that nobody here made"),
     "country": DomainEntry("country road", SECOND, "second target: other road, camera and rules"),
     "country-eventful": DomainEntry("eventful country road", SECOND, "test of the second target"),
     "country-held-out": DomainEntry("country road, held-out events", SECOND, "test of the second target"),
 }
+"""By name, in the order of tables."""
 HEADLINE = ("driving", "driving-eventful", "near")
 """The domains of the main figures: the target, its events, and what near replay shows."""
+TARGET_LOOK = ("driving", "driving-eventful", "driving-held-out")
+OTHER_LOOKS = ("near-ordinary", "near-eventful", "near-held-out", "near")
 
 SOURCES = {"near": ("near",), "far": ("physics", "orbit", "doom"), "all": ("near", "physics", "orbit", "doom")}
 """Kinds of replay: what is shown as driving is, in other looks; what is not; and both, as the base saw them."""
@@ -89,6 +96,7 @@ class MeasureEntry:
 
 OF_FRAMES, OF_VIDEOS = "Fidelity of frames", "Fidelity of videos"
 OF_AGENTS, OF_BACKGROUND, OF_MODELS, OTHERS = ("Accuracy of agents", "Background and ego car", "Denoising", "Others")
+ALIGNMENT = "alignment"  # of a run: the rank correlation of its gains in fidelity and in accuracy
 GROUPS = (OF_FRAMES, OF_VIDEOS, OF_AGENTS, OF_BACKGROUND, OF_MODELS, OTHERS)
 MEASURES = {
     "effnet_kd": MeasureEntry("EffNet-KD", "", OF_FRAMES),
@@ -115,24 +123,25 @@ MEASURES = {
     "position_error_m": MeasureEntry("position error", "m", OF_AGENTS),
     "range_error_matched_m": MeasureEntry("range error", "m", OF_AGENTS),
     "bearing_error_matched_deg": MeasureEntry("bearing error", "°", OF_AGENTS),
-    "displacement_slope": MeasureEntry("slope of displacement", "", OF_AGENTS, "real"),
-    "pull_to_mean": MeasureEntry("pull to the mean motion", "share", OF_AGENTS, "real"),
-    "residual_agent_error_px": MeasureEntry("agents' residual error", "px", OF_AGENTS),
+    "displacement_slope": MeasureEntry("displacement slope", "", OF_AGENTS, "real"),
+    "pull_to_mean": MeasureEntry("pull to the mean", "share", OF_AGENTS, "real"),
+    "residual_agent_error_px": MeasureEntry("residual agent error", "px", OF_AGENTS),
     "ade_tracked_px": MeasureEntry("ADE, second tracker", "px", OF_AGENTS),
-    "background_flow_error_px": MeasureEntry("background flow error", "px", OF_BACKGROUND),
+    "background_flow_error_px": MeasureEntry("background flow", "px", OF_BACKGROUND),
     "flow_error_px": MeasureEntry("flow error", "px", OF_BACKGROUND),
     "ego_speed_error_m_s": MeasureEntry("ego speed error", "m/s", OF_BACKGROUND),
     "ego_yaw_rate_error_deg_s": MeasureEntry("ego yaw rate error", "°/s", OF_BACKGROUND),
+    ALIGNMENT: MeasureEntry("ρ", "", OTHERS, "high"),
 }
 """By name, in the order of tables."""
 BY_HORIZON = "ade_px_frame_"  # ADE of each of the generated frames
 DENOISING = "denoising_loss"  # begins the names of measures that only models have, not their reference baselines
 NOISE_LEVELS = (0.25, 0.5, 0.75)  # at which denoising is measured
-PSEUDO = {
-    measure: f"{measure}_pseudo"
-    for measure in ("effnet_kd", "video_kd", "average_precision_iou50", "displacement_slope", "pull_to_mean")
-}
-"""Measures of a whole set, and the rows that hold what each clip adds to them (`analysis.statistics.pseudo_values`)."""
+DENOISING_LOSSES = tuple(f"{DENOISING}_{level:g}" for level in NOISE_LEVELS)
+PSEUDO_SUFFIX = "_pseudo"
+"""Ends the names of rows that hold what each clip adds to a measure of a whole set (`statistics.pseudo_values`)."""
+PSEUDO = {measure: measure + PSEUDO_SUFFIX for measure in ("effnet_kd", "video_kd")}
+"""The distances between whole sets that every run is evaluated with, and the names of those rows."""
 
 _UNITS = {"px": "px", "m": "m", "deg": "°", "db": "dB"}
 _IN_NAMES = {
@@ -147,6 +156,9 @@ def measure_of(name: str) -> MeasureEntry:
     """One of MEASURES, or what the name itself says."""
     if name in MEASURES:
         return MEASURES[name]
+    if name.endswith(PSEUDO_SUFFIX):
+        whole = measure_of(name.removesuffix(PSEUDO_SUFFIX))
+        return replace(whole, label=f"{whole.label}, pseudo-value")
     if name.startswith(BY_HORIZON):
         return MeasureEntry(f"ADE, frame {name.removeprefix(BY_HORIZON)}", "px", OF_AGENTS)
     if name.startswith(DENOISING):

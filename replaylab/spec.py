@@ -20,6 +20,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from replaylab.catalogue import SOURCES
+
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -215,7 +217,7 @@ class ReplaySpec(Described):
 
     @property
     def name(self) -> str:
-        """The kind of replay, one of SOURCES; else the domains' names."""
+        """The kind of replay, one of `catalogue.SOURCES`; else the domains' names."""
         names = tuple(world.name for world in self.domains)
         return next((kind for kind, members in SOURCES.items() if members == names), "+".join(names))
 
@@ -379,13 +381,6 @@ def base_of(base: str) -> Path:
         there = ", ".join(f"{digest} ({folder.name})" for digest, folder in shipped.items())
         raise ValueError(f"the run wants the base {base}, but {WEIGHTS} holds {there}")
     return shipped[base]
-
-
-# ------------------------------------------------------------------------------------------------------------- domains
-
-
-SOURCES = {"near": ("near",), "far": ("physics", "orbit", "doom"), "all": ("near", "physics", "orbit", "doom")}
-"""Kinds of replay: what is shown as driving is, in other looks; what is not; and both, as the base saw them."""
 
 
 # ------------------------------------------------------------------------------------------------------------- presets

@@ -21,16 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from replaylab.analysis import claims, statistics
 from replaylab.analysis.claims import Arm
 from replaylab.analysis.tables import FINE_TUNED, SEEDS_FOR_AN_INTERVAL
+from replaylab.catalogue import ALIGNMENT, PSEUDO, measure_of
 from replaylab.store import COLUMNS, is_done, read_references, read_rows, store_of
 from replaylab.sweeps.presets import grid
 from replaylab.worlds.named import domain_spec
 
-(CLAIM,) = [claim for claim in claims.CLAIMS if claim.measure == "alignment"]
+(CLAIM,) = [claim for claim in claims.CLAIMS if claim.measure == ALIGNMENT]
 ORDINARY, EVENTFUL, HELD_OUT = "driving", CLAIM.domain, "driving-held-out"
 DOMAINS = (ORDINARY, EVENTFUL, HELD_OUT)
 FIDELITY, DYNAMICS, PULL = "effnet_kd", "ade_px", "pull_to_mean"
-OF_A_CLIP = {"effnet_perceptual": True, "psnr_db": False, "ssim": False, "effnet_kd_pseudo": True}
-"""Measures of looks that a clip has, and whether lower is better. The last is no fidelity of a clip: see the page."""
+OF_A_CLIP = ("effnet_perceptual", "psnr_db", "ssim", PSEUDO["effnet_kd"])
+"""Measures of appearance that a clip has. The last is no fidelity of a clip: see the page."""
 MEASURES = (FIDELITY, DYNAMICS, PULL, *OF_A_CLIP)
 SETTLED = 50  # the step before which EffNet-KD rises whatever is trained on
 PREREGISTERED, LATE, WITH_BASE = "all checkpoints", f"from step {SETTLED} on", "the base counted too"
@@ -228,7 +229,7 @@ def clip_gains(made: Sweeps, target: str, measure: str, domain: str) -> tuple[ND
     """
     looks, moves = (_of_clips(made, target, one, domain) for one in (measure, DYNAMICS))
     clips = looks.columns.intersection(moves.columns)
-    fidelity = (-1 if OF_A_CLIP[measure] else 1) * looks[clips].to_numpy(np.float64)
+    fidelity = (-1 if measure_of(measure).better == "low" else 1) * looks[clips].to_numpy(np.float64)
     dynamics = -moves[clips].to_numpy(np.float64)
     whole = np.isfinite(fidelity).all(0) & np.isfinite(dynamics).all(0)
     return fidelity[:, whole], dynamics[:, whole]

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from replaylab.analysis import statistics
 from replaylab.analysis.statistics import Interval, Verdict
+from replaylab.catalogue import ALIGNMENT, PSEUDO
 
 SEEDS_NEEDED = 5
 KEEPS = 0.1  # of the distance between base and copied last frame: the loss that still counts as keeping
-ALL_CLIPS = {"effnet_kd": "effnet_kd_pseudo"}  # measures of a whole set, and what a clip adds to them
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ CLAIMS = (
     Claim("C2", "accuracy degrades on ordinary driving", _NONE, "ade_px", "driving", "above"),
     Claim("C2, ours", "accuracy degrades on eventful driving", _NONE, "ade_px", "driving-eventful", "above"),
     Claim("C3", "they come apart where driving is regular", Arm(target="driving-eventful"),
-          "alignment", "driving-eventful", "above", against=_NONE),
+          ALIGNMENT, "driving-eventful", "above", against=_NONE),
     *(
         Claim(f"C4, {kind}", f"{kind} replay keeps {what}", Arm(kind, 0.25), measure, domain, "below", keeps=True)
         for what, measure, domain in (("accuracy", "ade_px", "driving-eventful"), ("visual quality", "effnet_kd", "driving"))
@@ -123,7 +123,7 @@ def changes(rows: pd.DataFrame, arm: Arm, measure: str, domain: str) -> tuple[ND
     Of a measure of the whole set, what each clip adds to it. Clips without a value are left out for all seeds. ValueError
     where a run's base was not measured, or runs have other clips.
     """
-    here = _of(rows, ALL_CLIPS.get(measure, measure), domain)
+    here = _of(rows, PSEUDO.get(measure, measure), domain)
     runs = _last(_runs(here, arm))
     after = _by_scene(runs, ["seed", "base"])
     if len(after) < 2:

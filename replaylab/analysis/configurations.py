@@ -13,7 +13,7 @@ counted in `Arms.runs`. No torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,9 +21,8 @@ import numpy as np
 import pandas as pd
 
 from replaylab.analysis import statistics
-from replaylab.analysis.claims import ALL_CLIPS
 from replaylab.analysis.tables import FINE_TUNED, SEEDS_FOR_AN_INTERVAL
-from replaylab.catalogue import CLIP_FRAMES
+from replaylab.catalogue import CLIP_FRAMES, PSEUDO, domain_of, measure_of
 from replaylab.data import clips
 from replaylab.spec import RunSpec, WorldSpec
 from replaylab.store import COLUMNS, is_done, read_references, read_rows, read_summary, seconds_a_step
@@ -36,20 +35,37 @@ SHARES = {EQUAL: 0.8, LOWER: 0.5}
 """Readings at equal fidelity: how much of the gain in EffNet-KD of near replay 25 %, seed by seed. Not all of it: an arm
 that comes to just as much would miss it by chance.
 """
-FIDELITY, DYNAMICS = "EffNet-KD", "ADE, eventful (px)"
-MEASURES = {  # measure, and where: on the target, on eventful driving in its look, or in a domain of that name
-    FIDELITY: ("effnet_kd", "ordinary"),
-    "video-KD": ("video_kd_pseudo", "ordinary"),  # what a clip adds to it
-    "PSNR (dB)": ("psnr_db", "ordinary"),
-    "ADE, ordinary (px)": ("ade_px", "ordinary"),
-    DYNAMICS: ("ade_px", "eventful"),
-    "ADE, other looks, eventful (px)": ("ade_px", "near-eventful"),
-    "recall, eventful": ("recall", "eventful"),
-    "pull to the mean, eventful": ("pull_to_mean", "eventful"),
-    "denoising loss, rigid bodies": ("denoising_loss_0.5", "physics"),
+
+
+def label_of(measure: str, place: str) -> str:
+    """Such as "ADE, eventful (px)"; `place` is "ordinary" (the target), "eventful" (in its look) or a domain's name."""
+    entry = measure_of(measure)
+    where = place if place in ("ordinary", "eventful") else domain_of(place).label
+    return replace(entry, label=f"{entry.label}, {where}").name
+
+
+MEASURES = {
+    label_of(measure, place): (measure, place)
+    for measure, place in (
+        ("effnet_kd", "ordinary"),
+        ("video_kd", "ordinary"),
+        ("psnr_db", "ordinary"),
+        ("ade_px", "ordinary"),
+        ("ade_px", "eventful"),
+        ("ade_px", "near-eventful"),
+        ("recall", "eventful"),
+        ("pull_to_mean", "eventful"),
+        ("denoising_loss_0.5", "physics"),
+    )
 }
-LOOKS = (FIDELITY, "video-KD", "PSNR (dB)")
-HIGHER_IS_BETTER = ("PSNR (dB)", "recall, eventful")
+"""By label, in the order of tables: the measure, and where (`label_of`)."""
+FIDELITY, VIDEO_FIDELITY, PSNR = LOOKS = tuple(
+    label_of(measure, "ordinary") for measure in ("effnet_kd", "video_kd", "psnr_db")
+)
+ORDINARY_DYNAMICS, DYNAMICS, RECALL = (
+    label_of(measure, place)
+    for measure, place in (("ade_px", "ordinary"), ("ade_px", "eventful"), ("recall", "eventful"))
+)
 BETTER, WORSE, TRADE, CANNOT_TELL, FEW = "better", "worse", "a trade", "cannot tell", "too few seeds"
 RUN = [
     "run",
@@ -111,7 +127,7 @@ class Arms:
         return {label: self._curves(*place(label, self.ordinary, self.eventful)) for label in MEASURES}
 
     def _curves(self, measure: str, domain: str) -> dict[str, pd.DataFrame]:
-        part = ALL_CLIPS.get(measure, measure)
+        part = PSEUDO.get(measure, measure)
         here = self.rows[(self.rows["measure"] == part) & (self.rows["domain"] == domain)]
         tuned = here[here["model"] == FINE_TUNED]
         before = here[here["model"] == "base"].pivot(index="base", columns="scene", values="value")
@@ -256,7 +272,7 @@ def side(low: float, high: float, label: str = DYNAMICS) -> str:
         return FEW
     if low <= 0 <= high:
         return CANNOT_TELL
-    return BETTER if (high < 0) != (label in HIGHER_IS_BETTER) else WORSE
+    return BETTER if (high < 0) != (measure_of(MEASURES[label][0]).better == "high") else WORSE
 
 
 def standing(made: Arms, arm: str) -> str:
@@ -328,7 +344,7 @@ def arms_of(
     runs = pd.DataFrame(lines, columns=RUN).astype({"seconds": float, "step_seconds": float})
     runs = runs.drop_duplicates("run").reset_index(drop=True)
     wanted = {place(label, ordinary, eventful) for label in MEASURES}
-    measures = {one for measure, _ in wanted for one in (measure, ALL_CLIPS.get(measure, measure))}
+    measures = {one for measure, _ in wanted for one in (measure, PSEUDO.get(measure, measure))}
     parts = read_references([run for run, _, _ in named], home, measures)
     parts += [read_rows(home / run, measures) for run in runs.loc[runs["state"] == "done", "run"]]
     domains = {domain for _, domain in wanted}

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from replaylab.catalogue import DENOISING
 from replaylab.util.text import percent
 
 FINE_TUNED, NONE = "fine-tuned", "replay 0 %"
@@ -26,9 +27,6 @@ EXTRAPOLATED = {"constant-velocity": "constant velocity"}  # a reference that ha
 
 
 REFERENCES = {**FLOORS, **EXTRAPOLATED}
-
-
-OF_MODELS = "denoising_loss"  # begins the names of measures that only models have, not their floors
 
 
 SEEDS_FOR_AN_INTERVAL = 3
@@ -115,7 +113,7 @@ def _split(rows: pd.DataFrame) -> str:
 def _check(rows: pd.DataFrame) -> None:
     there = rows[["domain", "measure", "model"]].drop_duplicates().astype(str)
     for (domain, measure), models in there.groupby(["domain", "measure"])["model"]:
-        needed = {"base"} if str(measure).startswith(OF_MODELS) else {*FLOORS, "base"}
+        needed = {"base"} if str(measure).startswith(DENOISING) else {*FLOORS, "base"}
         # A real clip against itself has no finite PSNR.
         missing = needed - set(models) - ({"real"} if measure == "psnr_db" else set())
         if missing:

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from replaylab.catalogue import measure_of
 from replaylab.data.domain import open_domain
 from replaylab.data.video import UndecodableVideo, decode
 from replaylab.metrics import distances, extractors, fidelity
@@ -36,8 +37,8 @@ from replaylab.util.progress import track
 
 EXTRACTORS = ("efficientnet", "videonet", "inception=FILE", "i3d=FILE", "videomae=FOLDER", "vjepa2=FOLDER")
 NAMES = {  # of the Fréchet and the kernel distance
-    "efficientnet": ("EffNet-FD", "EffNet-KD"),
-    "videonet": ("video-FD", "video-KD"),
+    "efficientnet": (measure_of("effnet_fd").label, measure_of("effnet_kd").label),
+    "videonet": (measure_of("video_fd").label, measure_of("video_kd").label),
     "inception": ("FID", "KID"),
     "i3d": ("FVD", "KVD"),
     "videomae": ("VideoMAE-FVD", "VideoMAE-KVD"),

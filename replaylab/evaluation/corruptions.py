@@ -7,7 +7,7 @@ clip. Each damaged set goes through `measures.measure`, so a measure that is add
 
 A measure *sees* a damage where the change from the undamaged clips is SEEN times its standard error over clips, or more.
 Of a measure of the whole set that error is known where the rows hold what each clip, or each part of the clips, adds to
-it: its pseudo-values, as the measure's name with PSEUDO behind.
+it: its pseudo-values, as the measure's name with PSEUDO_SUFFIX behind.
 
 Refused: writing into the published results unless a store is named. Reading imports neither torch nor panda3d.
 """
@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replaylab.catalogue import CONTEXT_FRAMES
+from replaylab.catalogue import CONTEXT_FRAMES, PSEUDO_SUFFIX
 from replaylab.metrics.trajectories import CELLS, cells
 from replaylab.spec import WEIGHTS, Described, EvaluationSpec, WorldSpec, digest, generator, weights_digest
 from replaylab.store import check_store, provenance, store_of
@@ -86,7 +86,6 @@ PRESETS = {"published": Size(64, 64, 128), "quick": Size(24, 72, 112), "smoke": 
 ORDINARY, EVENTFUL = DOMAINS = ("driving", "driving-eventful")
 SPLIT = "dev"
 SEEN = 3.0
-PSEUDO = "_pseudo"
 PARTS = 8  # that clips are left out in, to learn the error of a measure of all boxes together
 AWAY_M = 50.0  # behind the camera: where a removed agent goes
 
@@ -252,7 +251,7 @@ def _pseudo_values(evaluation_set: EvaluationSet, found: Any, miss_cap_px: float
     tables = []
     for number, part in enumerate(parts):
         pseudo = len(parts) * whole - (len(parts) - 1) * of_all(np.delete(clips, part))
-        named = pseudo.rename(lambda name: f"{name}{PSEUDO}").reset_index()
+        named = pseudo.rename(lambda name: f"{name}{PSEUDO_SUFFIX}").reset_index()
         tables.append(named.assign(video=f"part {number}", n=len(part)))
     return pd.concat(tables).assign(start=-1, scene="", domain=evaluation_set.name, split=evaluation_set.split)
 
@@ -473,10 +472,10 @@ def response(rows: pd.DataFrame) -> pd.DataFrame:
     lines = ["domain", "measure", "damage", "grade", "unit"]
     of_clips = _changes(rows[~whole], lines)
     of_sets = _changes(rows[whole], lines).drop(columns=["error", "clips"])
-    pseudo = of_clips[of_clips["measure"].str.endswith(PSEUDO)]
-    pseudo = pseudo.assign(measure=pseudo["measure"].str.removesuffix(PSEUDO))
+    pseudo = of_clips[of_clips["measure"].str.endswith(PSEUDO_SUFFIX)]
+    pseudo = pseudo.assign(measure=pseudo["measure"].str.removesuffix(PSEUDO_SUFFIX))
     of_sets = of_sets.merge(pseudo[[*lines, "error", "clips"]], on=lines, how="left")
-    table = pd.concat([of_clips[~of_clips["measure"].str.endswith(PSEUDO)], of_sets], ignore_index=True)
+    table = pd.concat([of_clips[~of_clips["measure"].str.endswith(PSEUDO_SUFFIX)], of_sets], ignore_index=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         evidence = np.where(table["change"] == 0, 0.0, table["change"] / table["error"])
     return table.assign(evidence=evidence)

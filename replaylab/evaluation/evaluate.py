@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from replaylab.catalogue import CONTEXT_FRAMES
+from replaylab.catalogue import CONTEXT_FRAMES, NOISE_LEVELS
 from replaylab.data.video import write_video
 from replaylab.evaluation import evaluation_sets, measurement
 from replaylab.evaluation.evaluation_sets import EvaluationSet, Frames
@@ -32,7 +32,6 @@ from replaylab.util.files import locked, write_atomically
 from replaylab.util.progress import track
 
 GALLERY_PERCENTILES = (5, 50, 95)
-NOISE_LEVELS = (0.25, 0.5, 0.75)  # at which it is measured how well a clip can be denoised
 
 
 def evaluate(

@@ -26,6 +26,7 @@ from replaylab.analysis.configurations import (
     FEW,
     FIDELITY,
     LOOKS,
+    ORDINARY_DYNAMICS,
     REFERENCE,
     TRADE,
     WORSE,
@@ -47,7 +48,7 @@ PRESETS = ("ablations", "alternatives")  # on the test split
 DEV = "alternatives-dev"
 EARLY_STOP = "early stop"
 NEAR = "near replay"  # the method that every other is an alternative to
-ON_TARGET = (*LOOKS, "ADE, ordinary (px)")  # what fine-tuning is for
+ON_TARGET = (*LOOKS, ORDINARY_DYNAMICS)  # what fine-tuning is for
 CHOSEN_BY = {"effnet_kd": "driving", "ade_px": "driving-eventful"}  # as in `ablations.best`: measure and domain
 
 

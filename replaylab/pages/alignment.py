@@ -44,24 +44,17 @@ from replaylab.analysis.alignment import (  # fmt: skip
     less_ordinary,
     rhos_across,
 )
-from replaylab.pages import figures, verdicts
+from replaylab.catalogue import ALIGNMENT, domain_of, measure_of
+from replaylab.pages import verdicts
 from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style, styled
 from replaylab.util.text import capital, number, percent
 
-NAMES = {**figures.DOMAINS, **figures.OTHERS}
-LOOKS = {
-    "effnet_perceptual": "EffNet perceptual",
-    "psnr_db": "PSNR",
-    "ssim": "SSIM",
-    "effnet_kd_pseudo": "EffNet-KD’s\npseudo-value",
-}
-MOTIONS = {"driving-repetitive": "one event, repeated", "diverse-driving": "free motion"}  # targets that are no dose
 DARKEST, GREEN, LIGHT, VIOLET, BROWN = "#0b2d4e", "#029e73", "#949494", "#7b6fd0", "#ca9161"
 
 
 def target_name(target: str) -> str:
     """A target in words, or its share of eventful clips."""
-    return MOTIONS.get(target, target) if np.isnan(dose(target)) else f"{percent(dose(target))} eventful"
+    return domain_of(target).label if np.isnan(dose(target)) else f"{percent(dose(target))} eventful"
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
@@ -91,7 +84,7 @@ def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
         "reading": reading,
         "fine-tuned on": target_name(target),
         "seeds": str(len(values)),
-        "ρ": in_words(interval(values, 1.0)),
+        measure_of(ALIGNMENT).label: in_words(interval(values, 1.0)),
         "less that of 0 %": in_words(interval(less_ordinary(made, target, reading=reading))),
         "standing": "exploratory",
     }
@@ -128,7 +121,7 @@ def within_runs(made: Sweeps) -> Figure:
                 here = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == reading)]
                 _by_dose(axes, made, here, "rho", widest=1.0)
                 axes.set_ylim(-1.08, 1.08)
-                axes.set_title(f"{capital(NAMES[domain])},\n{reading}", fontsize=9)
+                axes.set_title(f"{capital(domain_of(domain).label)},\n{reading}", fontsize=9)
             row[0].set_ylabel("ρ within a run")
         _dose_axis(panels[-1], made)
         return _finished(figure, "Do both improve together, within a run?", made.without_replay, _of_bases(made))
@@ -193,9 +186,11 @@ def per_clip(made: Sweeps) -> Figure:
                 y = list(OF_A_CLIP).index(one.measure) + 0.12 * (order.index(one.target) - (len(order) - 1) / 2)
                 axes.plot([one.low, one.high], [y, y], color=colours[one.target], lw=1.4)
                 axes.plot(one.rho, y, "o", color=colours[one.target], ms=5)
-            axes.set_title(capital(NAMES[domain]), fontsize=9)
+            axes.set_title(capital(domain_of(domain).label), fontsize=9)
             axes.set(xlabel="ρ over clips", xlim=(-1.05, 1.05), ylim=(len(OF_A_CLIP) - 0.5, -0.5))
-        panels[0].set_yticks(range(len(OF_A_CLIP)), [LOOKS[measure] for measure in OF_A_CLIP])
+        panels[0].set_yticks(
+            range(len(OF_A_CLIP)), [measure_of(measure).label.replace(", ", ",\n") for measure in OF_A_CLIP]
+        )
         entries = [_entry(colour, target_name(target), "o") for target, colour in colours.items()]
         return _finished(figure, "Do both improve together, clip by clip?", made.without_replay, entries)
 
@@ -203,16 +198,16 @@ def per_clip(made: Sweeps) -> Figure:
 def doses(made: Sweeps) -> Figure:
     """Changes at the last step by the share of eventful clips: a point a run, mean and interval over seeds."""
     shown = [
-        (FIDELITY, ORDINARY, "EffNet-KD"), (DYNAMICS, ORDINARY, "ADE (px)"), (DYNAMICS, EVENTFUL, "ADE (px)"),
-        (DYNAMICS, HELD_OUT, "ADE (px)"), (PULL, EVENTFUL, "pull to the mean"), (PULL, HELD_OUT, "pull to the mean"),
+        (FIDELITY, ORDINARY), (DYNAMICS, ORDINARY), (DYNAMICS, EVENTFUL), (DYNAMICS, HELD_OUT), (PULL, EVENTFUL),
+        (PULL, HELD_OUT),
     ]  # fmt: skip
     table = last_changes(made)
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.2), sharex=True)
-        for axes, (measure, domain, label) in zip(panels.flat, shown, strict=True):
+        for axes, (measure, domain) in zip(panels.flat, shown, strict=True):
             _by_dose(axes, made, table[(table["measure"] == measure) & (table["domain"] == domain)], "change")
-            axes.set_title(capital(NAMES[domain]), fontsize=9)
-            axes.set_ylabel(f"change of\n{label}", fontsize=9)
+            axes.set_title(capital(domain_of(domain).label), fontsize=9)
+            axes.set_ylabel(f"change of\n{measure_of(measure).name}", fontsize=9)
         figure.align_ylabels()
         _dose_axis(panels[-1], made)
         return _finished(figure, "What a share of events changes", made.without_replay, _of_bases(made))
@@ -279,9 +274,10 @@ def _by_dose(axes: Axes, made: Sweeps, table: pd.DataFrame, column: str, widest:
 
 
 def _dose_axis(panels: NDArray[Any], made: Sweeps) -> None:
-    short = {"driving-repetitive": "one\nevent", "diverse-driving": "free"}
     places = _places(made)
-    labels = [short.get(one, one) if np.isnan(dose(one)) else f"{100 * dose(one):g}" for one in places]
+    labels = [
+        domain_of(one).short.replace(" ", "\n") if np.isnan(dose(one)) else f"{100 * dose(one):g}" for one in places
+    ]
     for axes in panels:
         axes.set_xticks(list(places.values()), labels)
         axes.set_xlim(-0.7, max(places.values()) + 0.5)
@@ -293,7 +289,7 @@ def _gain_axes(axes: Axes, domain: str) -> None:
     axes.axhline(0, color=GREY, lw=0.8, zorder=0)
     axes.axvline(0, color=GREY, lw=0.8, zorder=0)
     axes.margins(0.14)
-    axes.set(ylabel="gain in ADE (px; up: better)", title=capital(NAMES[domain]))
+    axes.set(ylabel="gain in ADE (px; up: better)", title=capital(domain_of(domain).label))
     for y, words in ((0.98, "together"), (0.02, "apart: looks better, moves worse")):
         axes.text(0.99, y, words, transform=axes.transAxes, fontsize=8, color=GREY, style="italic", ha="right",
                   va="top" if y > 0.5 else "bottom")  # fmt: skip
@@ -355,8 +351,10 @@ def starting_points(made: Sweeps) -> str:
         of = here.groupby("model")["value"].mean()
         if {"base", "real", "copy-last-frame"} <= set(of.index):
             base, real, copied = of["base"], of["real"], of["copy-last-frame"]
-            lines.append(f"on {NAMES[domain]} {number(base)} (real {number(real)}, copied last frame {number(copied)})")
-            empty += [NAMES[domain]] if base >= copied else []
+            lines.append(
+                f"on {domain_of(domain).label} {number(base)} (real {number(real)}, copied last frame {number(copied)})"
+            )
+            empty += [domain_of(domain).label] if base >= copied else []
     if not lines:
         return f"The bases: {verdicts.MISSING}."
     text = f"Where changes start: the bases' ADE in px is {'; '.join(lines)}."
@@ -406,7 +404,7 @@ def _found_within(made: Sweeps, domain: str) -> str:
             above = f"above 0 in {(values > 0).sum()} of {len(values)} runs"
             each.append(f"{target_name(target)} {in_words(middle)}, {above}: **{side}**")
     said = "; ".join(each) or "no run has enough checkpoints for a ρ"
-    return f"**Within a run**, ρ of the gains in EffNet-KD and in ADE on {NAMES[domain]}: {said}."
+    return f"**Within a run**, ρ of the gains in EffNet-KD and in ADE on {domain_of(domain).label}: {said}."
 
 
 def _found_late(made: Sweeps) -> str:
@@ -436,7 +434,7 @@ def _found_across(made: Sweeps) -> str:
             middle = interval(values, 1.0)
             side = _side(*middle[1:], "arms that look better move better", "arms that look better move worse")
             of = f"{count} arms, a ρ for each of {len(values)} seeds"
-            said.append(f"{NAMES[domain]} {in_words(middle)} ({of}): **{side}**")
+            said.append(f"{domain_of(domain).label} {in_words(middle)} ({of}): **{side}**")
     told = "; ".join(said) or "fewer than three arms are there for every seed"
     return f"**Across arms at the last step** (exploratory): {told}."
 
@@ -454,13 +452,7 @@ def _found_per_clip(made: Sweeps) -> str:
 
 def _found_doses(made: Sweeps) -> list[str]:
     table, items = last_changes(made), []
-    shown = (
-        (DYNAMICS, EVENTFUL, "ADE"),
-        (DYNAMICS, HELD_OUT, "ADE"),
-        (DYNAMICS, ORDINARY, "ADE"),
-        (FIDELITY, ORDINARY, "EffNet-KD"),
-    )
-    for measure, domain, label in shown:
+    for measure, domain in ((DYNAMICS, EVENTFUL), (DYNAMICS, HELD_OUT), (DYNAMICS, ORDINARY), (FIDELITY, ORDINARY)):
         here = table[(table["measure"] == measure) & (table["domain"] == domain)]
         each = []
         for target in made.targets:
@@ -469,5 +461,7 @@ def _found_doses(made: Sweeps) -> list[str]:
                 middle = interval(values)
                 each.append(f"{target_name(target)} {in_words(middle)}: **{_side(*middle[1:], 'worse', 'better')}**")
         if each:
-            items.append(f"**{label} on {NAMES[domain]}**, change at the last step: {'; '.join(each)}.")
+            items.append(
+                f"**{measure_of(measure).label} on {domain_of(domain).label}**, change at the last step: {'; '.join(each)}."
+            )
     return items

@@ -27,8 +27,8 @@ from IPython.display import HTML
 from numpy.typing import NDArray
 from PIL import Image
 
+from replaylab.catalogue import CONTEXT_FRAMES, FRAMES_PER_SECOND, domain_of
 from replaylab.metrics import dynamics
-from replaylab.pages.figures import CONTEXT_FRAMES, DOMAINS, FRAMES_PER_SECOND, OTHERS
 from replaylab.spec import RunSpec
 from replaylab.store import ReferenceSpec, gallery_clips, is_done, read_samples, samples_folder
 from replaylab.sweeps.sweep import Table
@@ -119,7 +119,7 @@ def _read(table: Table, domains: Iterable[str], arms: Mapping[str, tuple[RunSpec
     clips, wanted, shown = gallery_clips(references), set(domains), []
     model, cap_px = table.specs[0].model, table.specs[0].evaluation.miss_cap_px
     given = model.context_frames if model else CONTEXT_FRAMES
-    rate = model.frames_per_second if model else float(FRAMES_PER_SECOND)
+    rate = model.frames_per_second if model else FRAMES_PER_SECOND
     for domain in [name for name in clips if not wanted or name in wanted]:
         for percentile in clips[domain]:
             for arm, step, folder in folders:
@@ -241,7 +241,7 @@ def _clips(shown: Sequence[Shown]) -> dict[tuple[str, str], list[Shown]]:
 
 
 def _domain(name: str) -> str:
-    return {**DOMAINS, **OTHERS}.get(name, name)
+    return domain_of(name).label
 
 
 def _percentile(percentile: str) -> str:

@@ -39,6 +39,7 @@ from replaylab.analysis.tables import (
     per_arm,
     per_run,
 )
+from replaylab.catalogue import HEADLINE, domain_of, measure_of
 from replaylab.pages.style import (
     BLUE,
     DASHES,
@@ -58,40 +59,12 @@ from replaylab.pages.style import (
 )
 from replaylab.util.text import capital, number, percent
 
-DOMAINS = {"driving": "ordinary driving", "driving-eventful": "eventful driving", "near": "other looks, free motion"}
-OTHERS = {  # measured, and shown in tables
-    "driving-held-out": "events never trained",
-    "near-ordinary": "other looks, ordinary",
-    "near-eventful": "other looks, eventful",
-    "near-held-out": "other looks, events never trained",
-    "physics": "rigid bodies",
-    "orbit": "roving cameras",
-    "doom": "first-person game",
-    "country": "country road",
-    "country-eventful": "eventful country road",
-}
-MEASURES = {
-    "effnet_kd": "EffNet-KD (no unit)",
-    "ade_px": "ADE (px)",
-    "recall": "recall (share)",
-    "fde_px": "FDE (px)",
-    "ade_matched_px": "ADE, matched (px)",
-    "false_positives": "false positives (per frame)",
-    "position_error_m": "place on the ground (m)",
-    "ade_tracked_px": "ADE, second tracker (px)",
-    "background_flow_error_px": "background's flow (px a frame)",
-    "residual_agent_error_px": "agents less background (px)",
-    "displacement_slope": "slope of displacement (no unit)",
-    "pull_to_mean": "pull to the mean motion (share)",
-    "effnet_fd": "EffNet-FD (no unit)",
-    "video_kd": "video-KD (no unit)",
-    "video_fd": "video-FD (no unit)",
-    "psnr_db": "PSNR (dB)",
-    "ssim": "SSIM (no unit)",
-    "effnet_perceptual": "EffNet perceptual distance (no unit)",
-    "sharpness_ratio": "sharpness (of the truth's)",
-    "latent_mse": "latent error (no unit)",
-}
+TABLE = (
+    "effnet_kd", "ade_px", "recall", "fde_px", "ade_matched_px", "false_positives", "position_error_m", "ade_tracked_px",
+    "background_flow_error_px", "residual_agent_error_px", "displacement_slope", "pull_to_mean", "effnet_fd", "video_kd",
+    "video_fd", "psnr_db", "ssim", "effnet_perceptual", "sharpness_ratio", "latent_mse",
+)  # fmt: skip
+"""The measures of the table, in its order."""
 PANELS = [
     ("effnet_kd", "driving"),
     ("ade_px", "driving"),
@@ -100,10 +73,9 @@ PANELS = [
     ("ade_px", "near"),
     ("recall", "near"),
 ]
-TRADEOFF = [("effnet_kd", "driving"), *(("ade_px", domain) for domain in DOMAINS)]
+TRADEOFF = [("effnet_kd", "driving"), *(("ade_px", domain) for domain in HEADLINE)]
 FEW_ARMS = 5  # so many can show their seeds as lines
 EXPLORATORY = "**exploratory**, and no verdict is drawn from it"
-FRAMES_PER_SECOND, CONTEXT_FRAMES = 4, 3
 
 
 # Numbers: rows in, numbers out
@@ -155,11 +127,11 @@ def measures_table(rows: pd.DataFrame) -> Styler:
     """
     values = last_step(per_arm(rows))
     order = [*REFERENCES.values(), "base", *_tuned_arms(values)]
-    domains = [*DOMAINS, *sorted(set(values["domain"]) - set(DOMAINS))]
+    domains = [*HEADLINE, *sorted(set(values["domain"]) - set(HEADLINE))]
     lines = pd.MultiIndex.from_product([domains, order], names=["domain", "model"])
     table = values.pivot(index=["domain", "arm"], columns="measure", values="value").reindex(lines)
-    table = table[[measure for measure in MEASURES if measure in table]]
-    table.columns = [MEASURES[measure].removesuffix(" (no unit)") for measure in table]
+    table = table[[measure for measure in TABLE if measure in table]]
+    table.columns = [measure_of(measure).name for measure in table]
     by_line = values.set_index(["domain", "arm"])
     table["seeds"] = by_line.groupby(level=[0, 1])["seeds"].max()
     for name, count, measure in [
@@ -168,7 +140,7 @@ def measures_table(rows: pd.DataFrame) -> Styler:
         ("frames", "n", "effnet_kd"),
     ]:
         table[name] = by_line.loc[by_line["measure"] == measure, count]
-    table = table.dropna(how="all").rename(index={**DOMAINS, **OTHERS}, level="domain")
+    table = table.dropna(how="all").rename(index=lambda domain: domain_of(domain).label, level="domain")
     counts = ["seeds", "clips", "agent-frames", "frames"]
     # A line between the domains, above the first of their rows.
     firsts = [f".row{place}" for place in np.flatnonzero(~table.index.get_level_values(0).duplicated())]
@@ -227,14 +199,14 @@ def found(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     values = last_step(per_arm(rows))
     part = f"**{capital(partial(runs))}.** " if partial(runs) else ""
     lines = [part + headline(rows), ""]
-    for domain, name in DOMAINS.items():
+    for domain in HEADLINE:
         if _of(values, "ade_px", domain).empty:
             continue
         real, copy, base = (_value(values, arm, "ade_px", domain) for arm in ("real", "copy last frame", "base"))
         arms = [f"{arm} {number(_value(values, arm, 'ade_px', domain))}" for arm in _tuned_arms(values)]
         worse = [a for a in ["base", *_tuned_arms(values)] if _value(values, a, "ade_px", domain) >= copy]
         lines.append(
-            f"- {capital(name)}: ADE in px is {', '.join([f'base {number(base)}', *arms])}; the detector "
+            f"- {capital(domain_of(domain).label)}: ADE in px is {', '.join([f'base {number(base)}', *arms])}; the detector "
             f"itself has {number(real)} on real frames, and copying the last frame {number(copy)}. "
             + (f"No better than copying: {', '.join(worse)}." if worse else "All are better than copying.")
         )
@@ -243,8 +215,8 @@ def found(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 def _change(values: pd.DataFrame, arm: str, measure: str, domain: str) -> str:
     """Like "ADE on eventful driving rises from 5.72 to 7.21 px (worse)"; for measures better when lower."""
-    name, unit = MEASURES[measure].split(" (")[0], " px" if measure.endswith("_px") else ""
-    what = f"{name} on {DOMAINS[domain]}"
+    unit = f" {measure_of(measure).unit}".rstrip()
+    what = f"{measure_of(measure).label} on {domain_of(domain).label}"
     before, after = _value(values, "base", measure, domain), _value(values, arm, measure, domain)
     if np.isnan(before) or np.isnan(after):
         return f"{what} was not measured"
@@ -277,8 +249,8 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     means, seeds = last_step(per_arm(rows)), last_step(per_run(rows))
     colours = _colours(means)
     with figure_style():
-        figure, panels = plt.subplots(len(DOMAINS), 1, figsize=(WIDTH, 9.0), sharex=True)
-        for axes, (domain, name) in zip(panels, DOMAINS.items(), strict=True):
+        figure, panels = plt.subplots(len(HEADLINE), 1, figsize=(WIDTH, 9.0), sharex=True)
+        for axes, domain in zip(panels, HEADLINE, strict=True):
             at = _pairs(means, domain, ["arm"]).reindex([*FLOORS.values(), "base", *colours])
             _floors_across(axes, means, "ade_px", domain)
             for model, floor in FLOORS.items():
@@ -291,7 +263,7 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                 sns.scatterplot(single, x="x", y="y", hue="arm", palette=colours, ax=axes, **SEED_POINT)
             for arm, colour in {"base": INK, **colours}.items():
                 _point(axes, at.loc[arm], colour, "D" if arm == "base" else "o")
-            axes.set(xlabel="", ylabel="ADE of agents (px)", title=capital(name))
+            axes.set(xlabel="", ylabel=measure_of("ade_px").axis, title=capital(domain_of(domain).label))
             axes.set_ylim(bottom=0)
         panels[-1].set_xlabel("EffNet-KD on ordinary driving (no unit)")
         entries = [_entry(INK, "base", "D")] + [_entry(colour, arm, "o") for arm, colour in colours.items()]
@@ -320,7 +292,7 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                 sns.lineplot(x=x, y=y, color=shades[kind], marker="o", ms=7, ax=axes)
             if len(single):
                 axes.scatter(single.index.map(percents), single["value"], c=dots, **SEED_DOT)
-            axes.set(xlabel="replay in a batch (%)", ylabel=MEASURES[measure])
+            axes.set(xlabel="replay in a batch (%)", ylabel=measure_of(measure).axis)
         entries = [_entry(shade, kind, "o", line="-") for kind, shade in shades.items()]
         entries.append(_entry(INK, "base", "", line="-"))
         finish(figure, entries, "Measures against the share of replay", runs)
@@ -346,7 +318,7 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                 for _, one in single.groupby("run") if len(colours) <= FEW_ARMS else ():
                     axes.plot(one["step"], one["value"], color=colour, lw=0.6, alpha=0.7)
             axes.plot(0, start, "D", ms=7, color=INK, zorder=5)
-            axes.set(xlabel="fine-tuning step", ylabel=MEASURES[measure])
+            axes.set(xlabel="fine-tuning step", ylabel=measure_of(measure).axis)
         entries = [_entry(INK, "base", "D")] + [_entry(c, arm, "o", line="-") for arm, c in colours.items()]
         finish(figure, entries, "Measures over fine-tuning", runs)
     return figure
@@ -366,22 +338,21 @@ def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure
     `curve` has the columns model, step, domain, measure and value (`records.base_curve`).
     """
     ade = curve[curve["measure"] == "ade_px"]
-    names = {"driving-eventful": "the target's look, eventful", "near": "looks never seen, free motion"}
-    colours = dict(zip(names, (VERMILION, BLUE), strict=True))
+    colours = dict(zip(("driving-eventful", "near"), (VERMILION, BLUE), strict=True))
     thin: dict[str, Any] = {"lw": 0.7, "marker": "o", "ms": 2.5, "mfc": "white"}
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
         for domain, colour in colours.items():
             here = ade[ade["domain"] == domain].set_index("model")
             learnt = here.loc["base"]
-            axes.plot(learnt["step"], learnt["value"], "o-", color=colour, ms=4, label=names[domain])
+            axes.plot(learnt["step"], learnt["value"], "o-", color=colour, ms=4, label=domain_of(domain).label)
             for model, dashes in DASHES.items():
                 if model in here.index:
                     axes.axhline(here.loc[model, "value"], color=colour, lw=0.9, ls=dashes, zorder=0)
             if first is not None:
                 beside = _of(first[first["model"] == "base"], "ade_px", domain)
                 axes.plot(beside["step"], beside["value"], color=colour, **thin)
-        axes.set(xlabel="pretraining step", ylabel="ADE of agents (px)")
+        axes.set(xlabel="pretraining step", ylabel=measure_of("ade_px").axis)
         axes.set_ylim(bottom=0)
         lines = axes.get_legend_handles_labels()[0]
         level = [_entry(GREY, name, "", "-") for name in ("copy last frame", "autoencoder")]
@@ -438,7 +409,7 @@ def _hue_first(kind: str) -> tuple[bool, bool, str]:
 def _six(panels: np.ndarray) -> Iterator[tuple[Axes, tuple[str, str]]]:
     for axes, (measure, domain) in zip(panels.flat, PANELS, strict=True):
         yield axes, (measure, domain)
-        axes.set_title(capital(DOMAINS[domain]))
+        axes.set_title(capital(domain_of(domain).label))
         if measure == "recall":
             axes.set_ylim(0, 1.03)
         elif measure != "effnet_kd":

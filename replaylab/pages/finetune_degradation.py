@@ -26,11 +26,19 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from pandas.io.formats.style import Styler
 
-from replaylab.analysis import claims, statistics
+from replaylab.analysis import statistics
 from replaylab.analysis.claims import Arm
-from replaylab.analysis.tables import FINE_TUNED, NONE, OF_MODELS, REFERENCES, SEEDS_FOR_AN_INTERVAL, per_arm, per_run
-from replaylab.pages import figures
-from replaylab.pages import measures as measures_page
+from replaylab.analysis.tables import FINE_TUNED, NONE, REFERENCES, SEEDS_FOR_AN_INTERVAL, per_arm, per_run
+from replaylab.catalogue import (
+    DENOISING_LOSSES,
+    NOISE_LEVELS,
+    OTHER_LOOKS,
+    PSEUDO,
+    SOURCES,
+    TARGET_LOOK,
+    domain_of,
+    measure_of,
+)
 from replaylab.pages.style import (
     BLUE,
     DASHES,
@@ -48,14 +56,6 @@ from replaylab.pages.style import (
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import capital, number
 
-DRIVING = {"driving": "ordinary", "driving-eventful": "eventful", "driving-held-out": "never trained"}
-OTHER_LOOKS = {
-    "near-ordinary": "ordinary", "near-eventful": "eventful", "near-held-out": "never trained", "near": "free",
-}  # fmt: skip
-SOURCES = ("near", "physics", "orbit", "doom")
-"""What the base was trained on, and forgetting is of."""
-NAMES = {**figures.DOMAINS, **figures.OTHERS}
-
 AGENTS = (
     "ade_px", *(f"ade_px_frame_{frame}" for frame in range(1, 6)), "ade_matched_px", "ade_tracked_px", "fde_px",
     "recall", "vanishing_rate", "false_positives", "average_precision_iou50", "iou_matched", "size_error_matched",
@@ -67,14 +67,11 @@ MOTION = {  # what C7 says of each: the sign of its change
 }  # fmt: skip
 PATH = ("effnet_kd", "ade_px")
 IN_THE_MAP = (*FIDELITY, *AGENTS)
-EVERYWHERE = {**DRIVING, **OTHER_LOOKS}
-MOTION_PANELS = [(measure, domain) for measure in MOTION for domain in DRIVING]
-NOISE_LEVELS = (0.25, 0.5, 0.75)
-DENOISING = tuple(f"{OF_MODELS}_{level:g}" for level in NOISE_LEVELS)
-FORGOTTEN = (*DENOISING, "effnet_kd", "flow_error_px", "ade_px")
+EVERYWHERE = (*TARGET_LOOK, *OTHER_LOOKS)
+ALL_DOMAINS = (*EVERYWHERE, *(name for name in SOURCES["all"] if name not in EVERYWHERE))
+MOTION_PANELS = [(measure, domain) for measure in MOTION for domain in TARGET_LOOK]
+FORGOTTEN = (*DENOISING_LOSSES, "effnet_kd", "flow_error_px", "ade_px")
 SHOWN = dict.fromkeys((*AGENTS, *FIDELITY, *MOTION, *FORGOTTEN))
-PARTS = {**claims.ALL_CLIPS, "video_kd": "video_kd_pseudo"}
-"""Distances of a whole set, and what a clip adds to them: their changes are means of that."""
 
 OVER_STEPS = [
     ("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"), ("ade_px", "driving-held-out"),
@@ -146,7 +143,7 @@ def read(table: Table) -> Changes:
 
 def _paired(rows: pd.DataFrame) -> pd.DataFrame:
     """Every clip of every run beside the same clip of its base."""
-    names = {PARTS.get(measure, measure): measure for measure in SHOWN}
+    names = {PSEUDO.get(measure, measure): measure for measure in SHOWN}
     few = rows[rows["measure"].isin(names) & rows["model"].isin([FINE_TUNED, "base"])]
     few = few.assign(measure=few["measure"].map(names))
     tuned, base = (few[few["model"] == model] for model in (FINE_TUNED, "base"))
@@ -176,7 +173,7 @@ def standing(measure: str, low: float, high: float) -> str:
     """One of STANDINGS: where an interval of a change lies, read in the measure's direction."""
     if np.isnan(low):
         return "no interval"
-    better = "low" if measure.startswith(OF_MODELS) else measures_page.measure_of(measure).better
+    better = measure_of(measure).better
     if low <= 0 <= high or better == "real":
         return "not apart from 0"
     return "better" if (high < 0) == (better == "low") else "worse"
@@ -189,7 +186,7 @@ def in_words(one: Any) -> str:
 
 
 def _label(measure: str) -> str:
-    return measures_page.measure_of(measure).label
+    return measure_of(measure).name
 
 
 def _of(table: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
@@ -209,11 +206,11 @@ def path(made: Changes) -> Figure:
         figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
         axes.axhline(0, color=GREY, lw=0.8, zorder=0)
         axes.axvline(0, color=GREY, lw=0.8, zorder=0)
-        for domain in _there(table, DRIVING):
+        for domain in _there(table, TARGET_LOOK):
             motion = _of(table, "ade_px", domain).set_index("step").sort_index()
             both = fidelity.merge(motion, left_index=True, right_index=True, suffixes=("_x", ""))
             x, y, colour = [0, *both["change_x"]], [0, *both["change"]], COLOURS[domain]
-            axes.plot(x, y, color=colour, marker=MARKERS[domain], ms=5, lw=1.6, label=NAMES[domain])
+            axes.plot(x, y, color=colour, marker=MARKERS[domain], ms=5, lw=1.6, label=domain_of(domain).label)
             last = both.iloc[-1]
             axes.plot([last["low_x"], last["high_x"]], [last["change"]] * 2, color=colour, lw=1)
             axes.plot([last["change_x"]] * 2, [last["low"], last["high"]], color=colour, lw=1)
@@ -246,7 +243,7 @@ def over_steps(made: Changes) -> Figure:
                 one = one.sort_values("step")
                 axes.plot([0, *one["step"]], [0, *one["change"]], color=VERMILION, lw=0.6, alpha=0.6)
             axes.axhline(0, color=INK, lw=1.2, zorder=1)
-            axes.set_title(capital(NAMES[domain]))
+            axes.set_title(capital(domain_of(domain).label))
             axes.set(xlabel="fine-tuning step", ylabel=f"change of\n{_label(measure)}")
         _over_square_root(panels[0, 0], table["step"])
         entries = [_entry(VERMILION, NONE, "o", "-"), _entry(INK, "base", "", "-")]
@@ -283,11 +280,11 @@ def map_of_changes(made: Changes) -> Figure:
         )  # fmt: skip
         labels = [_label(measure) for measure in measures]
         axes.set_yticks(np.arange(len(measures)) + 0.5, labels, fontsize=8, rotation=0)
-        heads = [EVERYWHERE[domain].replace(" ", "\n") for domain in domains]
+        heads = [domain_of(domain).short.replace(" ", "\n") for domain in domains]
         axes.set_xticks(np.arange(len(domains)) + 0.5, heads, fontsize=7.5, rotation=0)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
-        of_driving = sum(domain in DRIVING for domain in domains)
+        of_driving = sum(domain in TARGET_LOOK for domain in domains)
         axes.axhline(sum(measure in FIDELITY for measure in measures), color=INK, lw=1)
         for first, last, name in ((0, of_driving, "driving's look"), (of_driving, len(domains), "other looks")):
             if last > first:
@@ -308,7 +305,7 @@ def dominant_motion(made: Changes) -> Figure:
     tuned = values[values["arm"] == NONE]
     if tuned.empty:
         return saying(NOTHING)
-    domains = _there(tuned, DRIVING)
+    domains = _there(tuned, TARGET_LOOK)
     with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.8), sharex=True)
         for axes, measure in zip(panels.flat, MOTION, strict=True):
@@ -324,9 +321,9 @@ def dominant_motion(made: Changes) -> Figure:
                     for level in here.loc[here["model"] == model, "value"]:
                         axes.axhline(level, color=colour, lw=0.9, ls=DASHES[model], alpha=0.8, zorder=0)
             axes.set(xlabel="fine-tuning step")
-            axes.set_title(capital(figures.MEASURES[measure]), fontsize=9)
+            axes.set_title(capital(measure_of(measure).axis), fontsize=9)
         _over_square_root(panels[0, 0], tuned["step"])
-        entries = [_entry(COLOURS[domain], NAMES[domain], MARKERS[domain], "-") for domain in domains]
+        entries = [_entry(COLOURS[domain], domain_of(domain).label, MARKERS[domain], "-") for domain in domains]
         levels = [_entry(GREY, REFERENCES[model], "", "-") for model in ("real", "copy-last-frame")]
         for entry, model in zip(levels, ("real", "copy-last-frame"), strict=True):
             entry.set(ls=DASHES[model], lw=1.2)
@@ -336,26 +333,26 @@ def dominant_motion(made: Changes) -> Figure:
 
 def forgetting(made: Changes) -> Figure:
     """What each domain lost at the last step without replay: a panel per measure, mean and interval; dots are runs."""
-    table, runs = made.at_the_end(), made.drawn(FORGOTTEN, list(NAMES), at_the_end=True)
+    table, runs = made.at_the_end(), made.drawn(FORGOTTEN, ALL_DOMAINS, at_the_end=True)
     if table.empty:
         return saying(NOTHING)
-    measures = [DENOISING[1], "effnet_kd", "flow_error_px", "ade_px"]
-    domains = _there(table, [*DRIVING, *[name for name in OTHER_LOOKS if name != "near"], *SOURCES])
+    measures = [DENOISING_LOSSES[1], "effnet_kd", "flow_error_px", "ade_px"]
+    domains = _there(table, [*TARGET_LOOK, *[name for name in OTHER_LOOKS if name != "near"], *SOURCES["all"]])
     with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 1.3 + 0.46 * len(domains)), sharey=True)
         for axes, measure in zip(panels.flat, measures, strict=True):
             axes.axvline(0, color=INK, lw=1, zorder=1)
             for place, domain in enumerate(domains):
-                colour = INK if domain in SOURCES else GREY
+                colour = INK if domain in SOURCES["all"] else GREY
                 dots = _of(runs, measure, domain)["change"]
                 axes.scatter(dots, [place] * len(dots), color=colour, **SEED_DOT)
                 for one in _of(table, measure, domain).to_dict("records"):
                     axes.plot([one["low"], one["high"]], [place] * 2, color=colour, lw=1.6)
                     axes.plot(one["change"], place, "D", ms=5, color=colour, mec="white", zorder=4)
             axes.set_title(f"Change of\n{_label(measure)}", fontsize=9)
-            axes.set_yticks(range(len(domains)), [NAMES[domain] for domain in domains], fontsize=8)
+            axes.set_yticks(range(len(domains)), [domain_of(domain).label for domain in domains], fontsize=8)
             axes.tick_params(axis="x", labelsize=8)
-            axes.axhline(len(domains) - sum(domain in SOURCES for domain in domains) - 0.5, color=GREY, lw=0.6)
+            axes.axhline(len(domains) - sum(domain in SOURCES["all"] for domain in domains) - 0.5, color=GREY, lw=0.6)
         panels[0, 0].invert_yaxis()
         entries = [_entry(INK, "what the base was trained on", "D"), _entry(GREY, "not in its training", "D")]
         _finish(figure, made, "What was forgotten at the last step (right is worse)", entries, 2)
@@ -365,7 +362,7 @@ def forgetting(made: Changes) -> Figure:
 def drift(made: Changes) -> Figure:
     """Change of the denoising loss at the last step without replay by noise level, a line for each domain."""
     table = made.at_the_end()
-    table = table[table["measure"].isin(DENOISING)]
+    table = table[table["measure"].isin(DENOISING_LOSSES)]
     if table.empty:
         return saying(NOTHING)
     colours = {**OF_SOURCES, "driving": VERMILION, "driving-eventful": "#e8a26e"}
@@ -374,13 +371,13 @@ def drift(made: Changes) -> Figure:
         figure, axes = plt.subplots(figsize=(WIDTH, 4.0))
         axes.axhline(0, color=INK, lw=1, zorder=1)
         for place, domain in enumerate(domains):
-            here = table[table["domain"] == domain].set_index("measure").reindex(DENOISING)
+            here = table[table["domain"] == domain].set_index("measure").reindex(DENOISING_LOSSES)
             x = np.array(NOISE_LEVELS) + 0.006 * (place - len(domains) / 2)  # so that bars do not hide each other
             axes.plot(x, here["change"], color=colours[domain], marker="o", ms=5, lw=1.6)
             axes.vlines(x, here["low"], here["high"], color=colours[domain], lw=1.2)
         axes.set_xticks(NOISE_LEVELS)
         axes.set(xlabel="noise level (0: clean, 1: noise alone)", ylabel="change of denoising loss (no unit)")
-        entries = [_entry(colours[domain], NAMES[domain], "o", "-") for domain in domains]
+        entries = [_entry(colours[domain], domain_of(domain).label, "o", "-") for domain in domains]
         _finish(figure, made, "Drift from the base by noise level (up is worse)", entries, 2)
     return figure
 
@@ -393,7 +390,7 @@ def table_of_changes(made: Changes) -> Styler:
     words = table.assign(words=[in_words(one) for one in table.to_dict("records")])
     wide = words.pivot(index="measure", columns="domain", values="words")
     order = [measure for measure in (*IN_THE_MAP, *MOTION) if measure in wide.index]
-    wide = wide.reindex(index=order, columns=domains).fillna("–").rename(columns=NAMES)
+    wide = wide.reindex(index=order, columns=domains).fillna("–").rename(columns=lambda domain: domain_of(domain).label)
     wide.index = pd.Index([_label(measure) for measure in order], name="measure")
     wide.columns.name = None
     return styled(wide.reset_index(), "changes").hide(axis="index")
@@ -409,7 +406,7 @@ def transfer_table(made: Changes) -> Styler:
 
 def _transfers(made: Changes) -> list[dict[str, str]]:
     lines = []
-    sources = made.of_runs[made.of_runs["domain"].isin(SOURCES)]
+    sources = made.of_runs[made.of_runs["domain"].isin(SOURCES["all"])]
     for (arm, measure), here in sources[sources["measure"].isin(FORGOTTEN)].groupby(["arm", "measure"], sort=False):
         tables = [
             run.pivot(index="step", columns="domain", values="change").sort_index().dropna()
@@ -419,7 +416,7 @@ def _transfers(made: Changes) -> list[dict[str, str]]:
         losses = [statistics.average_forgetting(one) for one in tables]
         lines.append({
             "arm": arm, "measure": _label(measure),
-            "domains": "; ".join(NAMES[domain] for domain in SOURCES if domain in set(here["domain"])),
+            "domains": "; ".join(domain_of(domain).label for domain in SOURCES["all"] if domain in set(here["domain"])),
             "checkpoints": str(max(map(len, tables))), "runs": str(len(tables)),
             "backward transfer": _mean_in_words(transfers), "average forgetting": _mean_in_words(losses),
         })  # fmt: skip
@@ -440,7 +437,7 @@ def motion(made: Changes, domain: str = "driving-eventful") -> str:
     found = {measure: one.iloc[0] for measure, one in found.items() if len(one)}
     if not found:
         return f"{head}**not run yet**."
-    each = "; ".join(f"{figures.MEASURES[measure]} {in_words(one)}" for measure, one in found.items())
+    each = "; ".join(f"{measure_of(measure).axis} {in_words(one)}" for measure, one in found.items())
     apart = [np.sign(one["change"]) * MOTION[measure] for measure, one in found.items() if one["low"] * one["high"] > 0]
     counted = (
         f"{sum(sign > 0 for sign in apart)} of {len(found)} change as C7 says, "
@@ -450,7 +447,7 @@ def motion(made: Changes, domain: str = "driving-eventful") -> str:
     if seeds < SEEDS_FOR_AN_INTERVAL:
         counted = f"{_seeds(seeds)}, no interval"
     return (
-        f"{head}**exploratory**, no verdict was planned. Changes on {NAMES[domain]}, {_seeds(seeds)}: {each}. "
+        f"{head}**exploratory**, no verdict was planned. Changes on {domain_of(domain).label}, {_seeds(seeds)}: {each}. "
         f"{capital(counted)}."
     )
 
@@ -474,8 +471,9 @@ def found(made: Changes) -> str:
         here = table[(table["domain"] == ade["domain"]) & table["measure"].isin(AGENTS)]
         kinds = pd.Series([standing(one.measure, one.low, one.high) for one in here.itertuples()])
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.value_counts().items())
+        where = capital(domain_of(ade["domain"]).label)
         lines.append(
-            f"- **{capital(NAMES[ade['domain']])}**: ADE changes by {in_words(ade)} px from {number(ade['before'])}: "
+            f"- **{where}**: ADE changes by {in_words(ade)} px from {number(ade['before'])}: "
             f"{_said(ade)}. Of {len(here)} measures of agents: {counted}."
         )
     lost = [line for line in _transfers(made) if line["arm"] == NONE]

@@ -26,8 +26,20 @@ from pandas.io.formats.style import Styler
 from replaylab import spec
 from replaylab.analysis import claims, statistics
 from replaylab.analysis.claims import Claim, Judged
-from replaylab.analysis.configurations import CANNOT_TELL, DYNAMICS, FEW, LAST, LOOKS, Arms, arms_of, by_replay
+from replaylab.analysis.configurations import (
+    CANNOT_TELL,
+    DYNAMICS,
+    FEW,
+    LAST,
+    LOOKS,
+    ORDINARY_DYNAMICS,
+    RECALL,
+    Arms,
+    arms_of,
+    by_replay,
+)
 from replaylab.analysis.tables import SEEDS_FOR_AN_INTERVAL
+from replaylab.catalogue import domain_of, measure_of
 from replaylab.pages import comparisons, figures, verdicts
 from replaylab.pages.comparisons import counted
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, styled
@@ -38,7 +50,7 @@ from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.util.text import capital, number
 
 FIRST = ("driving", "driving-eventful")
-PANELS = (*LOOKS, "recall, eventful", "ADE, ordinary (px)", DYNAMICS)
+PANELS = (*LOOKS, RECALL, ORDINARY_DYNAMICS, DYNAMICS)
 COLOURS = {"near": BLUE, "far": GREEN}
 AS_CLAIMED, OTHER_WAY = "as claimed", "the other way"
 READINGS = {"holds": AS_CLAIMED, "does not hold": OTHER_WAY, "undecided": CANNOT_TELL}
@@ -134,7 +146,7 @@ def questions_table(made: Elsewhere) -> Styler:
     lines, of = [], made.differs
     for (claim, second), (_, first) in zip(*made.asked, strict=True):
         line = {"claim": claim.name.removeprefix(f"{of.claim}, "), "says": claim.says}
-        line["measure"] = f"{verdicts.UNITS[claim.measure]}, {_kind(made, claim)}"
+        line["measure"] = f"{measure_of(claim.measure).name}, {_kind(made, claim)}"
         for one, result in ((f"second {of.one}", second), (f"first {of.one}", first)):
             line[f"change, {one}"] = "–" if result is None else verdicts.in_words(result).replace("-", "−")
             line[one] = reading(result)
@@ -181,7 +193,7 @@ def learnt(made: Elsewhere) -> str:
         (ours, steps), (other, others_steps) = (_end(curve, "base", domain) for curve in (second, first))
         copied, coded = (_end(second, model, domain)[0] for model in ("copy-last-frame", "autoencoder"))
         lines.append(
-            f"- **{capital(figures.DOMAINS[domain])}**: the second base ends at {ours} px after {steps} steps, the "
+            f"- **{capital(domain_of(domain).label)}**: the second base ends at {ours} px after {steps} steps, the "
             f"first at {other} px after {others_steps}. A copied last frame has {copied} px, and the autoencoder alone "
             f"{coded} px."
         )

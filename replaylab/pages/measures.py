@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -27,67 +26,22 @@ from PIL import Image
 
 from replaylab.analysis import tables
 from replaylab.analysis.tables import last_step, per_arm
+from replaylab.catalogue import (
+    BY_HORIZON,
+    GROUPS,
+    MEASURES,
+    OF_AGENTS,
+    OF_FRAMES,
+    OF_VIDEOS,
+    PSEUDO_SUFFIX,
+    domain_of,
+    measure_of,
+)
 from replaylab.evaluation import corruptions
 from replaylab.evaluation.corruptions import AGENTS, DOMAINS, EVENTFUL, KINDS, PICTURES, REFERENCES, SEEN, TIME, Damaged
-from replaylab.pages import figures
 from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled
 from replaylab.util import text as text_module
 from replaylab.util.text import capital, number
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A measure in words, and which way is better."""
-
-    group: str
-    label: str
-    better: str  # "low", "high", or "real": as it is on real clips
-
-
-OF_FRAMES, OF_VIDEOS = "Fidelity of frames", "Fidelity of videos"
-OF_AGENTS, OF_BACKGROUND, OTHERS = "Accuracy of agents", "Background and ego car", "Others"
-GROUPS = (OF_FRAMES, OF_VIDEOS, OF_AGENTS, OF_BACKGROUND, OTHERS)
-MEASURES = {
-    "effnet_kd": Measure(OF_FRAMES, "EffNet-KD", "low"),
-    "effnet_fd": Measure(OF_FRAMES, "EffNet-FD", "low"),
-    "effnet_perceptual": Measure(OF_FRAMES, "EffNet perceptual", "low"),
-    "psnr_db": Measure(OF_FRAMES, "PSNR (dB)", "high"),
-    "ssim": Measure(OF_FRAMES, "SSIM", "high"),
-    "latent_mse": Measure(OF_FRAMES, "latent error", "low"),
-    "sharpness_ratio": Measure(OF_FRAMES, "sharpness ratio", "real"),
-    "video_kd": Measure(OF_VIDEOS, "video-KD", "low"),
-    "video_fd": Measure(OF_VIDEOS, "video-FD", "low"),
-    "flicker_excess": Measure(OF_VIDEOS, "flicker excess", "real"),
-    "ade_px": Measure(OF_AGENTS, "ADE (px)", "low"),
-    "fde_px": Measure(OF_AGENTS, "FDE (px)", "low"),
-    "ade_matched_px": Measure(OF_AGENTS, "ADE, matched (px)", "low"),
-    "recall": Measure(OF_AGENTS, "recall", "high"),
-    "vanishing_rate": Measure(OF_AGENTS, "vanishing (share)", "low"),
-    "false_positives": Measure(OF_AGENTS, "false pos. (a frame)", "low"),
-    "average_precision_iou50": Measure(OF_AGENTS, "AP, IoU 0.5", "high"),
-    "nta_iou": Measure(OF_AGENTS, "NTA-IoU", "high"),
-    "iou_matched": Measure(OF_AGENTS, "IoU, matched", "high"),
-    "size_error_matched": Measure(OF_AGENTS, "size error (log)", "low"),
-    "growth_matched": Measure(OF_AGENTS, "growth (log)", "real"),
-    "position_error_m": Measure(OF_AGENTS, "place (m)", "low"),
-    "range_error_matched_m": Measure(OF_AGENTS, "range error (m)", "low"),
-    "bearing_error_matched_deg": Measure(OF_AGENTS, "bearing error (°)", "low"),
-    "displacement_slope": Measure(OF_AGENTS, "slope of motion", "real"),
-    "pull_to_mean": Measure(OF_AGENTS, "pull to the mean", "real"),
-    "residual_agent_error_px": Measure(OF_AGENTS, "motion, no ego (px)", "low"),
-    "ade_tracked_px": Measure(OF_AGENTS, "ADE, tracker (px)", "low"),
-    "background_flow_error_px": Measure(OF_BACKGROUND, "background flow (px)", "low"),
-    "ego_speed_error_m_s": Measure(OF_BACKGROUND, "ego speed (m/s)", "low"),
-    "ego_yaw_rate_error_deg_s": Measure(OF_BACKGROUND, "ego yaw rate (°/s)", "low"),
-}
-BY_HORIZON = "ade_px_frame_"  # in the table, not in the maps: they are ADE in five parts
-IN_NAMES = {
-    OF_BACKGROUND: ("background", "flow", "ego"),
-    OF_AGENTS: ("ade_", "tracker", "agent"),
-    OF_VIDEOS: ("video",),
-}
-LOWER_IS_BETTER = ("error", "ade_", "fde_", "_fd", "_kd")  # in the name of a measure that is not in MEASURES
-UNITS = {"px": "px", "m": "m", "deg": "°", "db": "dB"}
 
 DAMAGES = {
     "real": "real", "re-rendered": "rendered again", "autoencoder": "autoencoder", "copy-last-frame": "copy last frame",
@@ -107,19 +61,6 @@ TITLES = {PICTURES: "Damaged pictures", TIME: "Damaged time, and references", AG
 BOUNDS = (-np.inf, -10.0, -SEEN, SEEN, 10.0, 30.0, np.inf)
 SHADES = ("#2166ac", "#92c5de", "#f7f7f7", "#fdcc8a", "#f16913", "#9e2f00")
 CLASSES = ("better, over 10", "better", f"not seen, under {SEEN:g}", "worse", "worse, over 10", "worse, over 30")
-
-
-def measure_of(name: str) -> Measure:
-    """One of MEASURES, or what the name itself says."""
-    if name in MEASURES:
-        return MEASURES[name]
-    if name.startswith(BY_HORIZON):
-        return Measure(OF_AGENTS, f"ADE, frame {name.removeprefix(BY_HORIZON)} (px)", "low")
-    group = next((group for group, words in IN_NAMES.items() if any(word in name for word in words)), OTHERS)
-    words, _, last = name.rpartition("_")
-    label = f"{words} ({UNITS[last]})" if words and last in UNITS else name
-    better = "low" if any(word in name for word in LOWER_IS_BETTER) else "real"
-    return Measure(group, label.replace("_", " "), better)
 
 
 def damage_name(name: str, grade: float) -> str:
@@ -204,7 +145,7 @@ def response_map(made: Damaged, group: str, domain: str = EVENTFUL) -> Figure:
             handles=[Patch(fc=shade, ec=GREY, lw=0.5, label=label) for shade, label in zip(SHADES, CLASSES, strict=True)],
             loc="lower center", ncols=2, fontsize=9, title="standard errors from real", title_fontsize=9,
         )  # fmt: skip
-        return _titled(figure, f"{TITLES[group]}: {figures.DOMAINS.get(domain, domain)}", below=1.05)
+        return _titled(figure, f"{TITLES[group]}: {domain_of(domain).label}", below=1.05)
 
 
 def _lines(measures: list[str]) -> list[str]:
@@ -286,7 +227,7 @@ def as_blur_figure(made: Damaged, domain: str = EVENTFUL) -> Figure:
         axes.set_xlabel("blur with the same effect (px)")
         if names:
             figure.legend(loc="lower center", ncols=4, fontsize=9)
-        title = f"As bad as which blur? {capital(figures.DOMAINS.get(domain, domain))}"
+        title = f"As bad as which blur? {capital(domain_of(domain).label)}"
         return _titled(figure, title, below=0.3)
 
 
@@ -311,14 +252,16 @@ def ceiling_figure(made: Damaged) -> Figure:
             at = corruptions.blur_curve(made.rows, domain)
             for axes, name in zip(panels, ("ade_px", "recall"), strict=True):
                 axes.plot(at["sharpness_ratio"], at[name], "o-", ms=5, color=colours[domain],
-                          label=figures.DOMAINS.get(domain, domain))  # fmt: skip
+                          label=domain_of(domain).label)  # fmt: skip
         named = corruptions.blur_curve(made.rows, domains[-1])["sharpness_ratio"]
         for sigma, ratio in named[~(named.diff() > -0.04)].items():  # not so near the one before that they overlap
             label = "real" if sigma == 0 else f"{sigma:g} px"
             panels[0].annotate(label, (ratio, 1), (0, 2), xycoords=panels[0].get_xaxis_transform(), fontsize=8,
                                textcoords="offset points", ha="center", rotation=45, color=GREY)  # fmt: skip
-        panels[0].set(ylabel="ADE of agents (px)", ylim=(0, None))
-        panels[1].set(ylabel="recall (share)", ylim=(0, 1.03), xlabel="sharpness of the frames (of the real ones')")
+        panels[0].set(ylabel=measure_of("ade_px").axis, ylim=(0, None))
+        panels[1].set(
+            ylabel=measure_of("recall").axis, ylim=(0, 1.03), xlabel="sharpness of the frames (of the real ones')"
+        )
         panels[1].legend(loc="lower right")
         return _titled(figure, "What the detector can reach in blurred frames")
 
@@ -340,7 +283,7 @@ def values_table(made: Damaged, domain: str = EVENTFUL) -> Styler:
     table = table[_in_order(table.columns)]
     first = next((place for place, (name, _) in enumerate(table.index) if KINDS[name].group != REFERENCES), 0)
     table.index = pd.Index([damage_name(*at) for at in table.index])
-    table.columns = pd.Index([measure_of(name).label for name in table.columns])
+    table.columns = pd.Index([measure_of(name).name for name in table.columns])
     stays = "position: sticky; left: 0; z-index: 1; background: var(--pst-color-background, inherit)"
     styler = styled(table, f"damage-values-{domain}").set_table_styles(
         [
@@ -362,8 +305,8 @@ def standing(made: Damaged) -> str:
     """Markdown: what the page shows."""
     damages = made.rows[["damage", "grade"]].drop_duplicates()
     kinds = [KINDS[name].group for name in damages["damage"]]
-    measures = {name for name in made.rows["measure"] if not name.endswith(corruptions.PSEUDO)}
-    domains = [figures.DOMAINS.get(name, name) for name in DOMAINS if name in set(made.rows["domain"])]
+    measures = {name for name in made.rows["measure"] if not name.endswith(PSEUDO_SUFFIX)}
+    domains = [domain_of(name).label for name in DOMAINS if name in set(made.rows["domain"])]
     return (
         f"Preset **{made.preset}**: {made.clips} clips each of {' and '.join(domains)} (the *{corruptions.SPLIT}* split), "
         f"{sum(kind != REFERENCES for kind in kinds)} damages and {kinds.count(REFERENCES)} references, "
@@ -378,7 +321,7 @@ def found(made: Damaged, domain: str = EVENTFUL) -> str:
     lines = [_control(table), _told_apart(table), *_who_sees_agents(table), _who_minds_blur(table), _flattered(table)]
     lines += [_as_which_blur(made, domain, table), _ceilings(made, domain)]
     text = "\n".join(f"- {line}" for line in lines if line)
-    return f"On {figures.DOMAINS.get(domain, domain)}, with {made.clips} clips:\n\n{text}"
+    return f"On {domain_of(domain).label}, with {made.clips} clips:\n\n{text}"
 
 
 def _control(table: pd.DataFrame) -> str:
@@ -504,7 +447,7 @@ def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
         for arm in (sharp.idxmin(), sharp.idxmax())
     )
     return (
-        f"**The detector's ceiling**, on real frames of {figures.DOMAINS[domain]} blurred to a model's sharpness (the page "
+        f"**The detector's ceiling**, on real frames of {domain_of(domain).label} blurred to a model's sharpness (the page "
         f"on measures has its curve): at that of the least sharp model here, {least}; at that of the sharpest, {most}."
     )
 

@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis import statistics
-from replaylab.analysis.claims import ALL_CLIPS, CLAIMS, SEEDS_NEEDED, Arm, Claim, Judged, changes, judge
+from replaylab.analysis.claims import CLAIMS, SEEDS_NEEDED, Arm, Claim, Judged, changes, judge
 from replaylab.analysis.statistics import Interval, Verdict
+from replaylab.catalogue import PSEUDO, domain_of, measure_of
 from replaylab.pages import figures
 from replaylab.pages.style import GREY, INK, WIDTH, figure_style, saying, styled
 from replaylab.store import read_summary, store_of
@@ -30,7 +31,6 @@ from replaylab.sweeps.presets import PRESETS
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import duration, number
 
-UNITS = {"ade_px": "ADE, px", "effnet_kd": "EffNet-KD", "alignment": "ρ"}
 COLOURS: dict[Verdict, str] = {
     "holds": "#0173b2", "does not hold": "#d55e00", "undecided": GREY, "exploratory": "#cc78bc",
 }  # fmt: skip
@@ -41,9 +41,9 @@ PREREGISTERED = ("published", "dose", "dose-between")
 Found = Sequence[tuple[Claim, Judged | None]]
 
 
-JUDGED = {"ade_px", *ALL_CLIPS, *ALL_CLIPS.values()}
+JUDGED = {"ade_px", "effnet_kd", PSEUDO["effnet_kd"]}
 """The measures that verdicts are drawn from."""
-SHOWN = JUDGED | set(figures.MEASURES)
+SHOWN = JUDGED | set(figures.TABLE)
 """The measures that the page of a sweep shows, of all that were measured."""
 
 
@@ -131,8 +131,7 @@ def opening_of(table: Table, names: Sequence[str], options: str = "", beside: Se
 
 def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregistered: bool) -> str:
     head = f"- **{claim.name}**, {claim.says}: "
-    domains = {**figures.DOMAINS, **figures.OTHERS}
-    where = f"{UNITS[claim.measure]}, {domains.get(claim.domain, claim.domain)}"
+    where = f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}"
     if result is None:
         some = (_of_arm(runs, claim.arm)["state"] == "done").any()
         needed = f"two are needed for an effect, {SEEDS_NEEDED} for a verdict"
@@ -209,9 +208,8 @@ def verdict_table(found: Found) -> Styler:
 
 
 def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
-    where = figures.DOMAINS.get(claim.domain, claim.domain)
     head = {"claim": claim.name, "says": claim.says}
-    tail = {"measure": f"{UNITS[claim.measure]}, {where}", "arm": claim.arm.name}
+    tail = {"measure": f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}", "arm": claim.arm.name}
     if result is None:
         return {**head, "verdict": MISSING, "change": "–", "holds if": "–", "seeds": "–", "bases": "–", **tail}
     limit = number(result.margin) if result.margin else "0"
@@ -242,7 +240,7 @@ def budgets(store: str | Path = "") -> pd.DataFrame:
         for (kind, fraction), count in steps.items():
             arm = Arm(kind, fraction)
             line: dict[str, Any] = {"arm": arm.name, "budget": budget, "steps": count}
-            line |= {f"{UNITS[measure]}, {figures.DOMAINS[domain]}": _change(table.rows, arm, measure, domain)
+            line |= {f"{measure_of(measure).name}, {domain_of(domain).label}": _change(table.rows, arm, measure, domain)
                      for measure, domain in BUDGET_ENDPOINTS}  # fmt: skip
             lines.append(line)
     return pd.DataFrame(lines)
@@ -312,7 +310,7 @@ def _one_of_the_forest(axes: plt.Axes, claim: Claim, result: Judged) -> None:
     for mean in result.of_bases.values():
         axes.plot(mean, 0, "|", color=INK, ms=11)
     axes.set_title(f"{claim.name}: {claim.says} – {result.verdict}", fontsize=9)
-    axes.set_xlabel(f"change of {UNITS[claim.measure]}", fontsize=8, labelpad=1)
+    axes.set_xlabel(f"change of {measure_of(claim.measure).name}", fontsize=8, labelpad=1)
     axes.spines["left"].set_visible(False)
 
 
@@ -325,8 +323,8 @@ def standing(found: Found) -> str:
             continue
         why = f" ({result.why})" if result.why else ""
         lines.append(
-            f"- **{claim.name}** ({claim.says}): **{result.verdict}**{why}. {UNITS[claim.measure]} on "
-            f"{figures.DOMAINS.get(claim.domain, claim.domain)} changes by {in_words(result)}, {result.interval.n} seeds. "
+            f"- **{claim.name}** ({claim.says}): **{result.verdict}**{why}. {measure_of(claim.measure).name} on "
+            f"{domain_of(claim.domain).label} changes by {in_words(result)}, {result.interval.n} seeds. "
             f"{result.rule}"
         )
     decided = sum(result is not None and result.verdict != "exploratory" for _, result in found)

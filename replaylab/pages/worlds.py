@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -25,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from pandas.io.formats.style import Styler
 
+from replaylab.catalogue import DOMAINS, REPLAY, SECOND, TARGET, DomainEntry, domain_of
 from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled
 from replaylab.util.text import capital, number, percent
 
@@ -32,30 +32,6 @@ if TYPE_CHECKING:
     from replaylab.analysis.world_statistics import Survey
 
 
-@dataclass(frozen=True)
-class Place:
-    """A domain in words."""
-
-    group: str
-    name: str
-    role: str
-
-
-TARGET, REPLAY, SECOND = "the target and its twins", "what can be replayed", "a second driving world"
-PLACES = {
-    "driving": Place(TARGET, "ordinary driving", "the target: what models are fine-tuned on"),
-    "driving-eventful": Place(TARGET, "eventful driving", "test: events that near replay shows too"),
-    "driving-held-out": Place(TARGET, "held-out events", "test: events that nobody trains on"),
-    "driving-repetitive": Place(TARGET, "one repeated event", "control: eventful, and yet regular"),
-    "diverse-driving": Place(TARGET, "diverse driving", "control: the target's look, free motion"),
-    "near": Place(REPLAY, "other looks, free motion", "near replay: roads, never in the target's look"),
-    "physics": Place(REPLAY, "bodies that fall and bounce", "far replay: no road, no car"),
-    "orbit": Place(REPLAY, "moving camera", "far replay: mostly the camera moves"),
-    "doom": Place(REPLAY, "first-person game", "far replay: a world nobody here drew"),
-    "country": Place(SECOND, "country road", "second target: other road, camera and rules"),
-    "country-eventful": Place(SECOND, "eventful country road", "test of the second target"),
-    "country-held-out": Place(SECOND, "country road, held-out events", "test of the second target"),
-}
 COLUMNS = {
     "patterns": "effective patterns",
     "lane_keepers": "agents that keep lane",
@@ -64,11 +40,6 @@ COLUMNS = {
     "moved_px": "agents move (px)",
 }
 COLOURS = dict(zip((TARGET, REPLAY, SECOND), [sns.color_palette("colorblind")[one] for one in (0, 1, 2)], strict=True))
-
-
-def place_of(domain: str) -> Place:
-    """Where a domain stands among the others: its group, name and one line about it."""
-    return PLACES.get(domain, Place("others", domain, "not one of this book's domains"))
 
 
 # -------------------------------------------------------------------------------------------------------------- videos
@@ -93,7 +64,7 @@ if (window.matchMedia("(prefers-reduced-motion: reduce)").matches)
 
 def videos(survey: Survey, *groups: str) -> HTML:
     """The sample videos of the domains of some groups (TARGET, ...; none means all), embedded in the page."""
-    chosen = [name for name in _ordered(survey.domains) if not groups or place_of(name).group in groups]
+    chosen = [name for name in _ordered(survey.domains) if not groups or domain_of(name).group in groups]
     if not chosen:
         return HTML("<p>None of these domains was asked for.</p>")
     figures = "\n".join(_video(name, survey.sample(name)) for name in chosen)
@@ -101,20 +72,20 @@ def videos(survey: Survey, *groups: str) -> HTML:
 
 
 def _video(domain: str, mp4: bytes) -> str:
-    place = place_of(domain)
-    name = html.escape(capital(place.name))
+    entry = domain_of(domain)
+    name = html.escape(capital(entry.label))
     label = f"{name}: six videos side by side, with boxes around the agents and dots where they were before"
     source = "data:video/mp4;base64," + base64.b64encode(mp4).decode()
     return (
         f'<figure><video src="{source}" aria-label="{label}" controls loop muted autoplay playsinline></video>'
         f"<figcaption><strong>{name}</strong> <code>{html.escape(domain)}</code><br>"
-        f"<span>{html.escape(capital(place.role))}</span></figcaption></figure>"
+        f"<span>{html.escape(capital(entry.role))}</span></figcaption></figure>"
     )
 
 
 def _ordered(domains: Sequence[str]) -> list[str]:
-    """As PLACES lists them; others last."""
-    return sorted(domains, key=lambda name: list(PLACES).index(name) if name in PLACES else len(PLACES))
+    """As the catalogue lists them; others last."""
+    return sorted(domains, key=lambda name: list(DOMAINS).index(name) if name in DOMAINS else len(DOMAINS))
 
 
 # --------------------------------------------------------------------------------------------------------------- table
@@ -127,8 +98,8 @@ def statistics_table(survey: Survey) -> Styler:
         for statistic, title in COLUMNS.items()
     }
     counts = [f"{values.loc[(domain, 'patterns'), 'n']:.0f}" for domain in domains]
-    table = pd.DataFrame({**shown, "windows": counts}, index=[capital(place_of(name).name) for name in domains])
-    groups = pd.Series([place_of(name).group for name in domains])
+    table = pd.DataFrame({**shown, "windows": counts}, index=[capital(domain_of(name).label) for name in domains])
+    groups = pd.Series([domain_of(name).group for name in domains])
     firsts = [f".row{line}" for line in np.flatnonzero(groups != groups.shift())]
     # The name of the domain stays in sight while a phone scrolls through the columns.
     name_stays = "position: sticky; left: 0; z-index: 1; background: var(--pst-color-background, inherit)"
@@ -173,7 +144,7 @@ def velocity_clouds(survey: Survey) -> Figure:
             down, across, figsize=(WIDTH, 1.8 * down + 0.7), sharex=True, sharey=True, squeeze=False
         )
         for axes, domain in zip(panels.flat, domains, strict=False):
-            _cloud(axes, speeds[speeds["domain"] == domain], place_of(domain), reach)
+            _cloud(axes, speeds[speeds["domain"] == domain], domain_of(domain), reach)
         for axes in panels.flat[len(domains) :]:
             axes.set_axis_off()
         panels.flat[0].set(xlim=(-reach, reach), ylim=(reach, -reach))  # down is down, as in the image
@@ -185,17 +156,17 @@ def velocity_clouds(survey: Survey) -> Figure:
     return figure
 
 
-def _cloud(axes: Axes, speeds: pd.DataFrame, place: Place, reach: float) -> None:
+def _cloud(axes: Axes, speeds: pd.DataFrame, entry: DomainEntry, reach: float) -> None:
     for line in (axes.axhline, axes.axvline):
         line(0, color=GREY, lw=0.6, zorder=0)
-    colour = COLOURS.get(place.group, INK)
+    colour = COLOURS.get(entry.group, INK)
     sns.scatterplot(speeds, x="vx_px_s", y="vy_px_s", s=9, alpha=0.45, linewidth=0, color=colour, ax=axes, legend=False)
     outside = int((speeds[["vx_px_s", "vy_px_s"]].abs() > reach).any(axis=1).sum())
     if outside:
         axes.text(0.98, 0.02, f"{outside} of {len(speeds)} outside", ha="right", va="bottom",
                   fontsize=8, color=GREY, transform=axes.transAxes,
                   bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})  # fmt: skip
-    axes.set_title(_wrapped(capital(place.name)), fontsize=9)
+    axes.set_title(_wrapped(capital(entry.label)), fontsize=9)
     axes.set(xlabel="", ylabel="", aspect="equal")
 
 
@@ -206,7 +177,7 @@ def patterns_figure(survey: Survey) -> Figure:
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 0.34 * len(domains) + 1.2))
         for line, domain in enumerate(domains):
-            one, colour = values.loc[domain], COLOURS.get(place_of(domain).group, INK)
+            one, colour = values.loc[domain], COLOURS.get(domain_of(domain).group, INK)
             axes.plot([one["low"], one["high"]], [line, line], color=colour, lw=2, zorder=2, solid_capstyle="round")
             axes.plot(one["value"], line, "o", color=colour, ms=7, mec="white", mew=0.8, zorder=3)
         axes.set_xscale("log")
@@ -218,7 +189,7 @@ def patterns_figure(survey: Survey) -> Figure:
         axes.tick_params(axis="x", which="minor", length=0)
         axes.grid(axis="x", color="#e4e4e4", lw=0.8)
         axes.set_axisbelow(True)
-        axes.set_yticks(range(len(domains)), [capital(place_of(domain).name) for domain in domains])
+        axes.set_yticks(range(len(domains)), [capital(domain_of(domain).label) for domain in domains])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(domains) - 0.4, -0.6)
         axes.set_xlabel(f"effective number of motion patterns in {survey.windows} windows")
@@ -260,7 +231,7 @@ def found(survey: Survey) -> str:
         lines += [_target_and_twin(survey, at), _other_measures(at)]
     ranked = at.loc["patterns", "value"].dropna().sort_values()
     if len(ranked) > 1:
-        ends = [f"*{place_of(name).name}* ({_in_words(ranked[name], 'patterns')})" for name in ranked.index[[0, -1]]]
+        ends = [f"*{domain_of(name).label}* ({_in_words(ranked[name], 'patterns')})" for name in ranked.index[[0, -1]]]
         lines.append(
             f"Of the {len(ranked)} domains {ends[0]} is the most repetitive and {ends[1]} the least, "
             f"counted at {survey.windows} windows each."

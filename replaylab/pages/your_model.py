@@ -17,14 +17,12 @@ from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis.tables import last_step, per_arm, per_run
+from replaylab.catalogue import measure_of
 from replaylab.pages.style import BLUE, DASHES, GREY, INK, SEED_DOT, VERMILION, WIDTH, figure_style, finish, styled
 from replaylab.sweeps.sweep import Table
 
-DYNAMICS = {"ade_px": "ADE of agents (px)", "flow_error_px": "Error of optical flow (px)"}
-TABLE = {
-    "effnet_kd": "EffNet-KD", "effnet_fd": "EffNet-FD", "psnr_db": "PSNR (dB)", "effnet_perceptual": "perceptual",
-    "ade_px": "ADE (px)", "recall": "recall", "flow_error_px": "flow error (px)",
-}  # fmt: skip
+DYNAMICS = ("ade_px", "flow_error_px")  # the first that was measured
+TABLE = ("effnet_kd", "effnet_fd", "psnr_db", "effnet_perceptual", *DYNAMICS[:1], "recall", *DYNAMICS[1:])
 FLOORS = ("real", "autoencoder", "copy-last-frame")
 
 
@@ -39,7 +37,9 @@ def measures(table: Table) -> Styler:
     shown = values[values["measure"].isin(TABLE)]
     wide = shown.pivot(index="arm", columns=["domain", "measure"], values="value")
     order = [(domain, measure) for domain in domains(table) for measure in TABLE if (domain, measure) in wide]
-    named = wide.loc[shown["arm"].unique(), order].rename(columns=TABLE, level="measure")
+    named = wide.loc[shown["arm"].unique(), order].rename(
+        columns=lambda measure: measure_of(measure).name, level="measure"
+    )
     return styled(named, "own-measures").format("{:.3g}", na_rep="–")
 
 
@@ -67,7 +67,7 @@ def tradeoff(table: Table) -> Figure:
                 start, end = (tuple(means.loc[arm]) for arm in ("base", tuned[0]))
                 arrow = {"arrowstyle": "->", "color": GREY, "shrinkA": 6, "shrinkB": 6}
                 axes.annotate("", end, start, arrowprops=arrow, zorder=0)
-            axes.set(xlabel=f"EffNet-KD on {domains(table)[0]}", ylabel=DYNAMICS[dynamics], title=domain)
+            axes.set(xlabel=f"EffNet-KD on {domains(table)[0]}", ylabel=measure_of(dynamics).axis, title=domain)
         _finish(figure, panels[0], "Fidelity against dynamics", table.runs)
     return figure
 
@@ -89,7 +89,7 @@ def over_steps(table: Table) -> Figure:
                 for model in FLOORS:
                     level = here.loc[here["model"] == model, "value"].mean()
                     axes.axhline(level, color=GREY, lw=0.9, ls=DASHES[model], zorder=0)
-                axes.set(xlabel="step", title=f"{domain}: {TABLE[measure]}")
+                axes.set(xlabel="step", title=f"{domain}: {measure_of(measure).name}")
         _finish(figure, panels[0, 0], "Over fine-tuning", table.runs)
     return figure
 
@@ -105,7 +105,7 @@ def found(table: Table) -> str:
         before = means["base"]
         changes = ", ".join(f"{arm} {means[arm] - before:+.3g}" for arm in _tuned(here))
         lines.append(
-            f"- **{domain}**: {DYNAMICS[measure]} is {before:.3g} before fine-tuning; it changes by {changes}."
+            f"- **{domain}**: {measure_of(measure).name} is {before:.3g} before fine-tuning; it changes by {changes}."
         )
     seeds = table.runs["seed"].nunique()
     note = f"Of {seeds} seed{'s' if seeds > 1 else ''}: look for changes that are larger than what seeds differ by."

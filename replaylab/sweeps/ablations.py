@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from replaylab import spec
-from replaylab.spec import RemedySpec, ReplaySpec, RunSpec
+from replaylab.catalogue import SOURCES
+from replaylab.spec import RemedySpec, ReplaySpec, RunSpec, WorldSpec
 from replaylab.store import is_done, read_rows
 from replaylab.sweeps import presets
 from replaylab.sweeps.presets import SHARES
@@ -53,7 +53,7 @@ def _source(*names: str) -> Callable[[RunSpec], RunSpec]:
     def change(run: RunSpec) -> RunSpec:
         count = -(-run.replay.domains[0].videos[0] // len(names))
         worlds = tuple(domain_spec(name, videos=(count, 0, 0), seed=run.seed) for name in names)
-        shares = next((SHARES.get(kind, ()) for kind, members in spec.SOURCES.items() if members == names), ())
+        shares = next((SHARES.get(kind, ()) for kind, members in SOURCES.items() if members == names), ())
         return replace(run, replay=replace(run.replay, domains=worlds, weights=shares))
 
     return change
@@ -68,7 +68,7 @@ def _more_driving(run: RunSpec) -> RunSpec:
 
 def _target(videos: int, replayed: bool) -> Callable[[RunSpec], RunSpec]:
     def change(run: RunSpec) -> RunSpec:
-        assert isinstance(run.target, spec.WorldSpec)
+        assert isinstance(run.target, WorldSpec)
         target = replace(run.target, videos=(videos, 0, 0))
         return replace(run, target=target, replay=run.replay if replayed else ReplaySpec())
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 
+from replaylab.catalogue import SOURCES
 from replaylab.spec import (
-    SOURCES,
     WEIGHTS,
     Described,
     EvaluationSpec,

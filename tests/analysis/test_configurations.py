@@ -62,7 +62,7 @@ def test_what_was_put_in_comes_out(made: Arms, arm: str) -> None:
     assert made.less_reference(arm, DYNAMICS)[0] == pytest.approx(ade_less, abs=0.03)
     set_of_effects = made.effects[made.effects["arm"] == arm]
     assert set(set_of_effects["measure"]) == set(MEASURES) and set(set_of_effects["seeds"]) == {len(SEEDS)}
-    whole = set_of_effects["measure"] == "pull to the mean, eventful"
+    whole = set_of_effects["measure"] == configurations.label_of("pull_to_mean", "eventful")
     assert set(set_of_effects.loc[~whole, "clips"]) == {SCENES} and set(set_of_effects.loc[whole, "clips"]) == {1}
 
 
@@ -128,7 +128,7 @@ def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(m
 
 def test_what_is_measured_at_the_end_only_is_not_read_before_it(made: Arms) -> None:
     early = replace(made, runs=made.runs.assign(last=150))
-    assert early.changes("no replay", "denoising loss, rigid bodies").empty
+    assert early.changes("no replay", configurations.label_of("denoising_loss_0.5", "physics")).empty
     assert early.of("no replay", DYNAMICS)[0] == pytest.approx(OF_ARMS["no replay"][1] / 2, abs=0.1)
 
 

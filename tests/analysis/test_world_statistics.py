@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from scipy import special, stats
 
+from replaylab import catalogue
 from replaylab.analysis import world_statistics
 from replaylab.analysis import world_statistics as world_statistics_module
 from replaylab.analysis.world_statistics import AGENTS, DARK, GAP_PX, TILE_PX, Survey
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain
 from replaylab.pages import worlds
 from replaylab.spec import digest
-from replaylab.worlds.named import DOMAINS, domain_spec
+from replaylab.worlds.named import DOMAINS, LOOKED_AT, domain_spec
 
 RATE = 4.0
 FRAMES = 12
@@ -318,7 +319,7 @@ def test_truth_is_drawn_where_it_is_and_clips_do_not_touch() -> None:
 
 
 def test_every_domain_has_words() -> None:
-    assert set(worlds.PLACES) == set(DOMAINS)
+    assert set(catalogue.DOMAINS) == {*DOMAINS, *LOOKED_AT}
 
 
 # The survey
@@ -446,18 +447,18 @@ def test_sentences_say_what_the_numbers_say(made: Survey) -> None:
     assert "*ordinary driving* (4.00) is the most repetitive and *diverse driving* (20.0) the least" in expected
     unexpected = with_patterns(20, 10, 8)
     assert "0.500 times as many" in unexpected and "intervals overlap" in unexpected
-    assert "*bodies that fall and bounce* (7.00) is the most repetitive" in unexpected
+    assert "*rigid bodies* (7.00) is the most repetitive" in unexpected
 
 
 def test_a_world_without_roads_has_a_dash_in_the_table(made: Survey) -> None:
     shown = worlds.statistics_table(made).data
     keeps = shown[worlds.COLUMNS["lane_keepers"]]
-    assert keeps["Bodies that fall and bounce"] == "–"
+    assert keeps["Rigid bodies"] == "–"
     assert "%" in keeps["Ordinary driving"]
 
 
 def test_videos_play_by_themselves_without_sound_and_have_words(made: Survey) -> None:
-    page = worlds.videos(made, worlds.TARGET).data
+    page = worlds.videos(made, catalogue.TARGET).data
     assert page.count("<video ") == page.count("aria-label=") == page.count("<figcaption>") == 2
     for word in ("controls", "loop", "muted", "autoplay", "playsinline", "data:video/mp4;base64,"):
         assert page.count(word) >= 2

@@ -19,7 +19,9 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as some
 
+from replaylab import catalogue
 from replaylab.analysis.tables import per_run
+from replaylab.catalogue import PSEUDO_SUFFIX
 from replaylab.cli.main import main
 from replaylab.data.domain import TRACK_COLUMNS
 from replaylab.evaluation import corruptions
@@ -460,8 +462,8 @@ def made_up() -> pd.DataFrame:
                 one.grade / corruptions.KINDS[one.name].grades[-1] if one.grade else 0,
             )
             for name in MEASURED:
-                kind = measures.measure_of(name)
-                ours = {measures.OF_FRAMES: corruptions.PICTURES, measures.OF_AGENTS: corruptions.AGENTS}[kind.group]
+                kind = catalogue.measure_of(name)
+                ours = {catalogue.OF_FRAMES: corruptions.PICTURES, catalogue.OF_AGENTS: corruptions.AGENTS}[kind.group]
                 step = 0.5 * strong if ours == group else 0.1 * strong if one.name == "blur" else 0.0
                 noise = random.uniform(0, 0.02, 8) if step else 0.0
                 sign = 1 if kind.better == "low" else -1
@@ -471,7 +473,7 @@ def made_up() -> pd.DataFrame:
                 tables.append(rows_of({(one.name, one.grade): 1 + value}, name, domain))
                 if name == "effnet_kd":
                     pseudo = 1 + value + (random.normal(0, 0.05, 8) if value else np.zeros(8))
-                    tables.append(rows_of({(one.name, one.grade): pseudo}, f"{name}{corruptions.PSEUDO}", domain))
+                    tables.append(rows_of({(one.name, one.grade): pseudo}, f"{name}{PSEUDO_SUFFIX}", domain))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -508,17 +510,17 @@ def test_a_control_that_is_not_the_real_clip_is_said_to_be_none(made: Damaged) -
 
 
 def test_a_measure_nobody_listed_is_shown_under_its_own_name(made: Damaged) -> None:
-    assert measures.measure_of("second_tracker_ade_px").label == "second tracker ade (px)"
-    assert measures.measure_of("background_stillness_px").group == measures.OF_BACKGROUND
+    assert catalogue.measure_of("second_tracker_ade_px").name == "second tracker ade (px)"
+    assert catalogue.measure_of("background_stillness_px").group == catalogue.OF_BACKGROUND
     assert "second tracker ade (px)" in measures.values_table(made).data.columns
     labels = [text.get_text() for text in measures.response_map(made, corruptions.AGENTS).axes[0].get_yticklabels()]
-    assert "second tracker ade (px)" in labels and not any("frame 1" in label for label in labels)
+    assert "second tracker ade" in labels and not any("frame 1" in label for label in labels)
 
 
 def test_a_map_shows_every_measure_under_every_damage(made: Damaged) -> None:
     for group, names in measures.COLUMNS.items():
         (axes,) = measures.response_map(made, group).axes
-        cells = [text.get_text() for text in axes.texts if text.get_text() not in measures.GROUPS]
+        cells = [text.get_text() for text in axes.texts if text.get_text() not in catalogue.GROUPS]
         columns = sum(3 if name == "blur" else len(corruptions.KINDS[name].grades) for name in names)
         assert len([text for text in cells if text]) >= 9 * columns
         if group == corruptions.TIME:
@@ -526,14 +528,14 @@ def test_a_map_shows_every_measure_under_every_damage(made: Damaged) -> None:
 
 
 def test_without_distances_of_videos_or_any_other_the_figures_are_drawn(made: Damaged) -> None:
-    rows = made.rows[(made.rows["video"] != "") & ~made.rows["measure"].str.endswith(corruptions.PSEUDO)]
+    rows = made.rows[(made.rows["video"] != "") & ~made.rows["measure"].str.endswith(PSEUDO_SUFFIX)]
     fewer = dataclasses.replace(made, rows=rows)
     assert measures.as_blur_figure(fewer).axes
     assert "Do distances" not in measures.found(fewer)
 
 
 def test_labels_of_known_measures_are_short_enough_for_a_phone() -> None:
-    assert max(len(one.label) for one in measures.MEASURES.values()) <= 20
+    assert max(len(one.label) for one in catalogue.MEASURES.values()) <= 20
 
 
 def test_reading_imports_neither_torch_nor_a_renderer(made: Damaged) -> None:

@@ -96,7 +96,7 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
         "takes 400 steps in place of 300" in said["Cost"]
         and f"{1000 * STEP_SECONDS:.0f} ms with replay" in said["Cost"]
     )
-    for label in ("PSNR (dB)", "ADE, ordinary (px)"):
+    for label in ablations_page.ON_TARGET:
         difference = made.arms.difference(REFERENCE, "no replay", label)
         assert (
             f"{label} {comparisons.in_words(difference)}, {configurations.side(*difference[1:], label)}" in said["Cost"]

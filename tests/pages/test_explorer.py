@@ -20,9 +20,10 @@ from hypothesis import strategies as some
 from PIL import Image
 from test_browser import SIZES, browser, complaints  # noqa: F401
 
+from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.data.video import write_video
 from replaylab.metrics import dynamics
-from replaylab.pages import explorer, figures
+from replaylab.pages import explorer
 from replaylab.pages.explorer import BASE, TRUTH, Shown
 from replaylab.pages.style import styled
 from replaylab.spec import EvaluationSpec, ReplaySpec, RunSpec, TrainingSpec
@@ -33,7 +34,7 @@ from replaylab.worlds.named import domain_spec
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-FRAMES, SIDE, GIVEN = 8, 64, figures.CONTEXT_FRAMES
+FRAMES, SIDE, GIVEN = 8, 64, CONTEXT_FRAMES
 STEPS = (10, 300)
 ARMS = ("replay 0 %", "near replay 50 %")
 EVENTFUL = "driving-eventful"

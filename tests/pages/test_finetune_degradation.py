@@ -18,8 +18,9 @@ from test_claims import BASES, FIDELITY, NONE, OURS, PAPERS, SCENES, made_up
 
 from replaylab.analysis import claims
 from replaylab.analysis.tables import FLOORS
+from replaylab.catalogue import DENOISING_LOSSES, SOURCES
 from replaylab.pages import finetune_degradation
-from replaylab.pages.finetune_degradation import DENOISING, MOTION, SOURCES, STANDINGS, Changes
+from replaylab.pages.finetune_degradation import MOTION, STANDINGS, Changes
 from replaylab.sweeps.sweep import Table
 
 EFFECT = {"driving": -1.0, "driving-eventful": 2.0, "kd": -5.0}
@@ -51,7 +52,7 @@ def with_sources(rows: pd.DataFrame, losses: dict[str, float]) -> pd.DataFrame:
             here = here[(here["measure"] == "ade_px") & (here["domain"] == "driving")]
             clip = here["scene"].str.removeprefix("scene ").astype(float)
             value = clip + (loss if model == "fine-tuned" else 0.0)
-            more += [here.assign(domain=name, measure=measure, value=value) for measure in DENOISING]
+            more += [here.assign(domain=name, measure=measure, value=value) for measure in DENOISING_LOSSES]
     return pd.concat([rows, *more], ignore_index=True)
 
 
@@ -63,7 +64,7 @@ def rows() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def made(rows: pd.DataFrame) -> Changes:
     return finetune_degradation.read(
-        table_of(with_sources(rows, dict(zip(SOURCES, (0.1, 0.2, 0.3, 0.4), strict=True))))
+        table_of(with_sources(rows, dict(zip(SOURCES["all"], (0.1, 0.2, 0.3, 0.4), strict=True))))
     )
 
 
@@ -118,9 +119,9 @@ def test_words_follow_the_interval_and_the_direction_of_the_measure(middle: floa
 
 def test_transfer_is_the_mean_loss_of_the_sources_with_its_sign(made: Changes) -> None:
     table = finetune_degradation.transfer_table(made).data.set_index("measure")
-    line = table.loc["denoising loss 0.5"]
+    line = table.loc["denoising loss, level 0.5"]
     assert line["backward transfer"] == "-0.25 (-0.25 to -0.25)" and line["average forgetting"].startswith("+0.25 ")
-    assert line["domains"].count(";") == len(SOURCES) - 1 and line["runs"] == "5"
+    assert line["domains"].count(";") == len(SOURCES["all"]) - 1 and line["runs"] == "5"
 
 
 def test_sentences_hold_the_numbers_and_say_what_is_missing(made: Changes) -> None:
@@ -163,7 +164,7 @@ def test_the_map_colours_what_the_words_say(made: Changes) -> None:
         finetune_degradation.standing(one.measure, one.low, one.high)
         for one in made.at_the_end().itertuples()
         if one.measure in (*finetune_degradation.FIDELITY, *finetune_degradation.AGENTS)
-        and one.domain in {**finetune_degradation.DRIVING, **finetune_degradation.OTHER_LOOKS}
+        and one.domain in finetune_degradation.EVERYWHERE
     ]
     assert sorted(kinds) == sorted(expected)
 
@@ -182,9 +183,9 @@ def test_without_a_finished_run_every_part_says_so(rows: pd.DataFrame) -> None:
 
 def test_reading_and_drawing_does_not_import_torch() -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_finetune_degradation as t;"
-        "made = t.degradation_figures.read(t.table_of(t.made_up({t.NONE: t.EFFECT}, seeds={0: 'one'})));"
-        "t.degradation_figures.path(made); sys.exit('torch' in sys.modules)"
+        f"import sys; sys.path[:0] = {sys.path!r}; import test_finetune_degradation as t;"
+        "made = t.finetune_degradation.read(t.table_of(t.made_up({t.NONE: t.EFFECT}, seeds={0: 'one'})));"
+        "t.finetune_degradation.path(made); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -146,4 +146,4 @@ def test_budgets_stand_side_by_side_and_say_what_is_not_run(tmp_path: Path) -> N
     shown = verdicts_page.budgets_table(made).data
     assert list(shown["arm"]) == list(table["arm"]) and not (shown == verdicts_page.MISSING).any(axis=None)
     said = verdicts_page.budgets_found(made)
-    assert all(words in said for words in shown["ADE, px, eventful driving"].drop([*range(1, 5)]))
+    assert all(words in said for words in shown["ADE (px), eventful driving"].drop([*range(1, 5)]))
