@@ -43,7 +43,7 @@ from replaylab.store import COLUMNS, OF_DISTANCES, ReferenceSpec
 from replaylab.sweeps import ablations
 from replaylab.sweeps.presets import FAMILIES, PRESETS, grid
 from replaylab.worlds.build import folder_of
-from replaylab.worlds.named import DOMAINS, DOSES, LOOKED_AT, domain_spec
+from replaylab.worlds.named import DOMAINS, DOSE_DOMAINS, EVALUATION_DOMAINS, domain_spec
 
 RESULTS = ROOT / "book" / "results"
 FROZEN: dict[str, Any] = json.loads((ROOT / "tests" / "frozen.json").read_text())
@@ -189,7 +189,7 @@ def found_domains() -> list[str]:
     worlds |= {
         domain_spec(name, videos=(0, videos, 0)) for name in DOMAINS for videos in world_statistics.PRESETS.values()
     }
-    worlds |= {domain_spec(name) for name in (*DOMAINS, *LOOKED_AT, *DOSES)}
+    worlds |= {domain_spec(name) for name in (*DOMAINS, *EVALUATION_DOMAINS, *DOSE_DOMAINS)}
     return sorted(folder_of(world, "").name for world in worlds)
 
 

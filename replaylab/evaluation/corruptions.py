@@ -340,11 +340,11 @@ def shuffled(frames: Frames, rng: np.random.Generator) -> Frames:
 def rendered(scene: Scene, size_px: int, frames_per_second: float) -> Frames:
     """A scene's frames (T, H, W, 3), written as H.264 and read back as those of every domain are."""
     from replaylab.data.video import decode, write_video
-    from replaylab.worlds.renderer import Stage
+    from replaylab.worlds.renderer import Renderer
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
-        write_video(path, Stage.shared(size_px).render(scene), frames_per_second)
+        write_video(path, Renderer.shared(size_px).render(scene), frames_per_second)
         return decode(path)
 
 

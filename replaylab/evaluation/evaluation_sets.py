@@ -32,12 +32,13 @@ from replaylab.models.interface import Condition, stacked, to_draw
 from replaylab.models.pipelines import Frames, Pipeline
 from replaylab.spec import DetectorSpec, EvaluationSpec, FolderSpec, World
 from replaylab.worlds.build import build_domain
+from replaylab.worlds.named import DRIVING_WORLDS
 
 if TYPE_CHECKING:
     from replaylab.metrics.detectors.pretrained import ObjectDetector
 
 Boxes = Sequence[Sequence[NDArray[np.floating]]]  # N clips x T frames
-DRIVING = ("traffic", "country")  # worlds whose agents the detector knows
+
 LEAST_TURN_RAD_S = np.deg2rad(1)
 FOLLOWED = 10 / 64  # of the width, from a context frame to the next: who went further is not known again
 
@@ -247,7 +248,7 @@ def _has_agents(world: World, by: DetectorSpec | None) -> bool:
     """Whether agents are measured: in the driving worlds, and in folders whose agents somebody knows or can find."""
     if isinstance(world, FolderSpec):
         return by is not None
-    return world.world in DRIVING
+    return world.world in DRIVING_WORLDS
 
 
 def _truth(domain: Domain, chosen: list[Clip], frames: Frames, by: DetectorSpec | None) -> list[list[pd.DataFrame]]:

@@ -138,7 +138,7 @@ def on_ground(points: ArrayLike, cameras: ArrayLike, size_px: int) -> FloatArray
 
     points (N, 2), x right and y down, in an image of size_px squared; cameras (N, 3), one for each: field of view in
     degrees, height in m, pitch downwards in radians (in this order in the columns of `domain.EGO_COLUMNS`). It
-    inverts `worlds.stage.Camera.project` for points on the ground. ValueError names the argument.
+    inverts `worlds.renderer.Camera.project` for points on the ground. ValueError names the argument.
     """
     pixels, checked = np.asarray(points, dtype=np.float64).reshape(-1, 2), _cameras(cameras, None)
     if len(pixels) != len(checked):

@@ -22,7 +22,7 @@ from replaylab.spec import (
     check_fraction,
     weights_digest,
 )
-from replaylab.worlds.named import DOSES, domain_spec
+from replaylab.worlds.named import DOSE_DOMAINS, domain_spec
 
 
 def steps_for(target_samples: int, replay_fraction: float, batch_size: int) -> int:
@@ -130,7 +130,7 @@ PRESETS = {
         _DOSE,
         replace(
             _DOSE, name="dose-between", seeds=(0, 1, 3),
-            targets=(*DOSES, "driving-repetitive"),
+            targets=(*DOSE_DOMAINS, "driving-repetitive"),
             about="the doses between, and one event repeated: three seeds, exploratory",
         ),
         replace(

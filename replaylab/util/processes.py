@@ -1,4 +1,4 @@
-"""Worker processes: how many there are, how work is spread over them, and that none outlives its parent."""
+"""Work spread over processes, none of which outlives its parent."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from typing import TypeVar
 
 from replaylab.util.progress import track
 
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
 
 def usable_cores() -> int:
-    """How many processes render at once: one a core that this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """In a worker: do not outlive a parent that was killed."""
 
     def watch() -> None:
@@ -30,29 +33,26 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-Job = TypeVar("Job")
-
-
-Made = TypeVar("Made")
-
-
 def map_in_processes(
-    function: Callable[[Job], Made], jobs: Sequence[Job], processes: int, what: str, unit: str
-) -> Iterator[Made]:
-    """Results as they come, with progress. A process that dies (memory?) raises OSError."""
+    function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, what: str, unit: str
+) -> Iterator[Result]:
+    """`function` of every job, as results come, with progress (`progress.track`); here where one process is enough.
+
+    Raises OSError where a process was killed.
+    """
     if min(processes, len(jobs)) <= 1:
         yield from track(map(function, jobs), what, len(jobs), unit)
         return
     # spawn: FFmpeg's and OpenCV's threads do not survive a fork
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=end_with_parent)
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=_end_with_parent)
     try:
         done = as_completed([pool.submit(function, job) for job in jobs])
         for future in track(done, what, len(jobs), unit):
             yield future.result()
     except BrokenProcessPool as error:
         raise OSError(
-            f"{what}: a process was killed (is memory short?); give fewer --processes: the same command goes on"
+            f"{what}: a process was killed (is memory short?); the same command continues, with fewer processes if asked"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

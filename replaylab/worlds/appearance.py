@@ -27,7 +27,7 @@ FIELDS_OF_VIEW_DEG, HEIGHTS_M, PITCHES_RAD = (46.0, 56.0), (1.2, 2.2), (0.0, 0.0
 
 
 @dataclass(frozen=True)
-class Look:
+class RoadAppearance:
     """Everything of a scene's appearance; colours are RGB in 0..1."""
 
     camera: Camera
@@ -73,7 +73,7 @@ def check_look(look: str) -> None:
     raise ValueError(f"look {look!r} is none of {', '.join(LOOKS)} (N a number from 0)")
 
 
-def draw_look(look: str, rng: np.random.Generator) -> Look:
+def draw_appearance(look: str, rng: np.random.Generator) -> RoadAppearance:
     """One look of that name; raises ValueError as `check_look` does."""
     check_look(look)
     if look == "target":
@@ -81,7 +81,7 @@ def draw_look(look: str, rng: np.random.Generator) -> Look:
     if look == "country":
         return _country(rng)
     if look.startswith("narrow"):
-        return draw_look("diverse", generator(int(look.split()[1]), "narrow look"))
+        return draw_appearance("diverse", generator(int(look.split()[1]), "narrow look"))
     weather = str(rng.choice(list(WEATHERS), p=list(WEATHERS.values())))
     return _weathered(_daylight(rng), weather if look == "diverse" else look, rng)
 
@@ -96,9 +96,9 @@ def truck_cab(rng: np.random.Generator) -> Camera:
     return Camera(64 + rng.normal(0, 0.5), 2.6 + rng.normal(0, 0.02), 0.1)
 
 
-def _country(rng: np.random.Generator) -> Look:
+def _country(rng: np.random.Generator) -> RoadAppearance:
     near = partial(_near, rng)
-    return Look(
+    return RoadAppearance(
         camera=truck_cab(rng),
         light=Light((0.7, -0.5, 0.5), 0.62 + rng.normal(0, 0.01), 0.38),
         lens=Lens(),
@@ -111,9 +111,9 @@ def _country(rng: np.random.Generator) -> Look:
     )  # fmt: skip
 
 
-def _target(rng: np.random.Generator) -> Look:
+def _target(rng: np.random.Generator) -> RoadAppearance:
     near = partial(_near, rng)
-    return Look(
+    return RoadAppearance(
         camera=Camera(50 + rng.normal(0, 0.5), 1.45 + rng.normal(0, 0.02), 0.03),
         light=Light((-0.8, 0.2, 0.5), 0.5 + rng.normal(0, 0.01), 0.45),
         lens=Lens(vignette=0.35),
@@ -126,7 +126,7 @@ def _target(rng: np.random.Generator) -> Look:
     )  # fmt: skip
 
 
-def _daylight(rng: np.random.Generator) -> Look:
+def _daylight(rng: np.random.Generator) -> RoadAppearance:
     """Everything drawn broadly; skies from green to blue, never the target's dusk."""
 
     def hue(saturation: tuple[float, float], value: tuple[float, float]) -> Floats:
@@ -135,7 +135,7 @@ def _daylight(rng: np.random.Generator) -> Look:
     sky_top = hsv(rng.uniform(0.40, 0.62), rng.uniform(0.1, 0.7), rng.uniform(0.6, 1.0))
     grey = rng.uniform(0.2, 0.65)
     fog_start = rng.uniform(20, 60)
-    return Look(
+    return RoadAppearance(
         camera=Camera(rng.uniform(*FIELDS_OF_VIEW_DEG), rng.uniform(*HEIGHTS_M), rng.uniform(*PITCHES_RAD)),
         light=Light((rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.3, 1.5)), rng.uniform(0.45, 0.75),
                     rng.uniform(0.2, 0.5)),
@@ -153,7 +153,7 @@ def _daylight(rng: np.random.Generator) -> Look:
     )  # fmt: skip
 
 
-def _weathered(look: Look, weather: str, rng: np.random.Generator) -> Look:
+def _weathered(look: RoadAppearance, weather: str, rng: np.random.Generator) -> RoadAppearance:
     if weather == "fog":
         haze = np.full(3, rng.uniform(0.6, 0.9))
         return replace(look, sky_top=haze, sky_horizon=haze, fog_m=(4.0, rng.uniform(28, 50)))

@@ -1,57 +1,55 @@
-"""Where do videos come from? `build` renders a described world into a domain folder.
+"""Rendering a described world into a domain folder.
 
-Decision: every video is a pure function of (description, split, number), so a build is cut into chunks that any
-process can make in any order, an interrupted build continues where it stopped, and the same description gives the
-same truth. Videos are written as H.264 and read back like anyone's: nothing downstream sees the renderer's arrays.
+Decision: every video is a pure function of (description, split, number), so a build is cut into chunks that any process can
+make in any order, an interrupted build continues where it stopped, and the same description gives the same truth. Videos
+are written as H.264 and read back like any others: nothing downstream sees the renderer's arrays.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from replaylab.data.domain import SPLITS, Domain, open_domain, write_domain
 from replaylab.data.video import write_video
 from replaylab.spec import FolderSpec, World, WorldSpec, digest, generator
 from replaylab.util.files import locked, sha256, write_atomically
-from replaylab.util.processes import end_with_parent, usable_cores
-from replaylab.util.progress import report, track
+from replaylab.util.processes import map_in_processes, usable_cores
+from replaylab.util.progress import report
 from replaylab.worlds import appearance, country, orbit, physics, traffic
 from replaylab.worlds.doom import walk
-from replaylab.worlds.renderer import Scene, Stage, boxes_of, eligible, heading_of, placed, visible_shares
+from replaylab.worlds.named import DRIVING_WORLDS
+from replaylab.worlds.renderer import Renderer, Scene, boxes_of, eligible, heading_of, placed, visible_shares
 
-WORLDS: dict[str, Any] = {  # each with MOTIONS and draw(); doom, which nobody here drew, with render()
-    "traffic": traffic,
-    "country": country,
-    "physics": physics,
-    "orbit": orbit,
-    "doom": walk,
-}
+WORLDS: dict[str, Any] = {"traffic": traffic, "country": country, "physics": physics, "orbit": orbit, "doom": walk}
+"""Modules with MOTIONS, LOOKS and `draw`, which gives the scene of a video; doom has `render`, which gives its frames."""
 
-VIDEOS_A_CHUNK = 24
+VIDEOS_PER_CHUNK = 24
+Rows = list[dict[str, Any]]
+Chunk = tuple[str, int, int]  # split, first video, the one after the last
 
 
 def folder_of(spec: WorldSpec, home: str | Path) -> Path:
-    """Where the domain of a description lies: `home/<name>-<digest>`."""
+    """The folder of a description's domain: `home/<name>-<digest>`."""
     return Path(home) / f"{spec.name}-{digest(spec)}"
 
 
 def is_built(spec: World, home: str | Path) -> bool:
-    """Whether the domain is there, whole."""
+    """Whether the domain is complete."""
     return isinstance(spec, FolderSpec) or (folder_of(spec, home) / "domain.json").is_file()
 
 
 def build_domain(spec: World, home: str | Path) -> Domain:
     """Render `spec` into `home/<name>-<digest>/` on all cores, or read what is there; a folder of videos is opened.
 
-    If another process is rendering it, that one is waited for. Raises PermissionError or OSError, with the path, if
-    `home` cannot be written, ValueError for a folder that is not the one described any more.
+    Waits for another process that is rendering it. Raises PermissionError or OSError, with the path, if `home` cannot be
+    written, ValueError for a folder that is not the one described any more.
     """
     if isinstance(spec, FolderSpec):
         return _opened(spec)
@@ -76,25 +74,21 @@ def _opened(spec: FolderSpec) -> Domain:
 def _build(spec: WorldSpec, folder: Path) -> None:
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     (folder / "parts").mkdir(exist_ok=True)
-    jobs = [
-        (spec, folder, split, start, min(start + VIDEOS_A_CHUNK, count))
+    chunks = [
+        (split, start, min(start + VIDEOS_PER_CHUNK, count))
         for split, count in zip(SPLITS, spec.videos, strict=True)
-        for start in range(0, count, VIDEOS_A_CHUNK)
+        for start in range(0, count, VIDEOS_PER_CHUNK)
     ]
-    missing = [job for job in jobs if not (folder / "parts" / f"{_chunk_name(*job[2:])}-ego.parquet").is_file()]
-    if len(missing) < len(jobs):
-        report(f"{folder}: {len(jobs) - len(missing)} of {len(jobs)} chunks were already rendered")
-    # spawn: a forked renderer would share its parent's buffers; daemonic notebooks may not fork at all
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(usable_cores(), mp_context=context, initializer=end_with_parent) as pool:
-        done = as_completed([pool.submit(_render_chunk, *job) for job in missing])
-        for future in track(
-            done, what=f"rendering {spec.name} ({VIDEOS_A_CHUNK} videos each)", total=len(missing), unit="chunks"
-        ):
-            future.result()
-    parts = {kind: [folder / "parts" / f"{_chunk_name(*job[2:])}-{kind}.parquet" for job in jobs]
-             for kind in ("videos", "tracks", "ego")}  # fmt: skip
-    videos, tracks, ego = (pd.concat(map(pd.read_parquet, parts[kind]), ignore_index=True) for kind in parts)
+    missing = [chunk for chunk in chunks if not _part_path(folder, chunk, "ego").is_file()]
+    if len(missing) < len(chunks):
+        report(f"{folder}: {len(chunks) - len(missing)} of {len(chunks)} chunks were already rendered")
+    what = f"rendering {spec.name} ({VIDEOS_PER_CHUNK} videos each)"
+    for _ in map_in_processes(partial(_render_chunk, spec, folder), missing, usable_cores(), what, "chunks"):
+        pass
+    videos, tracks, ego = (
+        pd.concat([pd.read_parquet(_part_path(folder, chunk, kind)) for chunk in chunks], ignore_index=True)
+        for kind in ("videos", "tracks", "ego")
+    )
     about = {
         "name": spec.name,
         "frames_per_second": spec.frames_per_second,
@@ -107,66 +101,71 @@ def _build(spec: WorldSpec, folder: Path) -> None:
     shutil.rmtree(folder / "parts")
 
 
-def _chunk_name(split: str, start: int, stop: int) -> str:
-    return f"{split}-{start:05d}-{stop:05d}"
+def _part_path(folder: Path, chunk: Chunk, kind: str) -> Path:
+    split, start, stop = chunk
+    return folder / "parts" / f"{split}-{start:05d}-{stop:05d}-{kind}.parquet"
 
 
-def _render_chunk(spec: WorldSpec, folder: Path, split: str, start: int, stop: int) -> None:
+def _render_chunk(spec: WorldSpec, folder: Path, chunk: Chunk) -> None:
+    split, start, stop = chunk
     videos, tracks, ego = [], [], []
     for number in range(start, stop):
         name = f"{split}-{number:05d}"
         frames, agent_rows, ego_rows = render_video(spec, split, number)
         path = folder / "videos" / f"{name}.mp4"
         write_atomically(path, lambda aside, frames=frames: write_video(aside, frames, spec.frames_per_second))
-        videos.append({"file": path.name, "split": split, "scene": f"{spec.name}/{name}", "frames": len(frames),
-                       "sha256": sha256(path)})  # fmt: skip
+        scene = f"{spec.name}/{name}"
+        videos.append(
+            {"file": path.name, "split": split, "scene": scene, "frames": len(frames), "sha256": sha256(path)}
+        )
         tracks += [{"video": name, **row} for row in agent_rows]
         ego += [{"video": name, **row} for row in ego_rows]
-    for kind, rows in (("videos", videos), ("tracks", tracks), ("ego", ego)):  # ego last: its presence means done
-        path = folder / "parts" / f"{_chunk_name(split, start, stop)}-{kind}.parquet"
-        write_atomically(path, lambda aside, rows=rows: pd.DataFrame(rows).to_parquet(aside, index=False))
+    for kind, rows in (("videos", videos), ("tracks", tracks), ("ego", ego)):  # ego last: with it the chunk is complete
+        table = pd.DataFrame(rows)
+        write_atomically(
+            _part_path(folder, chunk, kind), lambda aside, table=table: table.to_parquet(aside, index=False)
+        )
 
 
 def check_world(spec: WorldSpec) -> None:
     """Raises ValueError, with the valid ones, for a world, look or motion that does not exist."""
     if spec.world not in WORLDS:
         raise ValueError(f"world {spec.world!r} is none of {', '.join(WORLDS)}")
-    room = WORLDS[spec.world]
-    if spec.motion not in room.MOTIONS:
-        raise ValueError(f"motion {spec.motion!r} is none of {', '.join(room.MOTIONS)} (world {spec.world!r})")
-    if spec.world in ("traffic", "country"):
+    world = WORLDS[spec.world]
+    if spec.motion not in world.MOTIONS:
+        raise ValueError(f"motion {spec.motion!r} is none of {', '.join(world.MOTIONS)} (world {spec.world!r})")
+    if spec.world in DRIVING_WORLDS:
         appearance.check_look(spec.look)
-    elif spec.look not in room.LOOKS:
-        raise ValueError(f"look {spec.look!r} is none of {', '.join(room.LOOKS)} (world {spec.world!r})")
+    elif spec.look not in world.LOOKS:
+        raise ValueError(f"look {spec.look!r} is none of {', '.join(world.LOOKS)} (world {spec.world!r})")
     if not 0 <= spec.eventful_share <= 1:
         raise ValueError(f"eventful_share is {spec.eventful_share!r}; it must be a number from 0 to 1")
     if spec.size_px % 2 or spec.size_px < 16:
         raise ValueError(f"size_px is {spec.size_px}; it must be even, and at least 16")
 
 
-def render_video(spec: WorldSpec, split: str, number: int) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
+def render_video(spec: WorldSpec, split: str, number: int) -> tuple[NDArray[np.uint8], Rows, Rows]:
     """Frames uint8 (T, H, W, 3), track rows and ego rows of one video."""
     check_world(spec)
     if spec.world == "doom":
         return walk.render(spec, split, *_streams(spec, split, number))
     scene = scene_of(spec, split, number)
-    return Stage.shared(spec.size_px).render(scene), _track_rows(scene, spec.size_px), _ego_rows(scene)
+    return Renderer.shared(spec.size_px).render(scene), _track_rows(scene, spec.size_px), _ego_rows(scene)
 
 
 def scene_of(spec: WorldSpec, split: str, number: int) -> Scene:
-    """What a video shows, in every world but doom, whose scenes are the game's own."""
+    """The scene of a video, in every world but doom, whose scenes are the game's own."""
     return WORLDS[spec.world].draw(spec, *_streams(spec, split, number), number)
 
 
 def _streams(spec: WorldSpec, split: str, number: int) -> tuple[np.random.Generator, np.random.Generator]:
-    """Of look and of motion: neither touches the other."""
-    look, motion = f"{spec.look} look", f"{spec.motion} motion"
-    return generator(spec.seed, f"{spec.world} {look} {split}", number), generator(
-        spec.seed, f"{spec.world} {motion} {split}", number
-    )
+    """The random streams of look and of motion, which are independent."""
+    look = generator(spec.seed, f"{spec.world} {spec.look} look {split}", number)
+    motion = generator(spec.seed, f"{spec.world} {spec.motion} motion {split}", number)
+    return look, motion
 
 
-def _track_rows(scene: Any, size_px: int) -> list[dict[str, Any]]:
+def _track_rows(scene: Scene, size_px: int) -> Rows:
     rows = []
     for frame, (x, y, heading) in enumerate(scene.ego):
         boxes, depths = boxes_of(scene, frame, size_px)
@@ -185,7 +184,7 @@ def _track_rows(scene: Any, size_px: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _ego_rows(scene: Any) -> list[dict[str, Any]]:
+def _ego_rows(scene: Scene) -> Rows:
     return [
         {"frame": frame, "x_m": x, "y_m": y, "heading_rad": heading, "field_of_view_deg": camera.field_of_view_deg,
          "camera_height_m": camera.height_m, "camera_pitch_rad": camera.pitch_rad, "event": scene.event}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from replaylab.spec import WorldSpec
-from replaylab.worlds.appearance import Look, draw_look, truck_cab
+from replaylab.worlds.appearance import RoadAppearance, draw_appearance, truck_cab
 from replaylab.worlds.kinematics import (
     HELD_OUT_EVENTS,
     MOTIONS,
@@ -26,8 +26,8 @@ from replaylab.worlds.kinematics import (
     Mover,
     accepted,
     event_of,
+    make_scene,
     someone_small,
-    staged,
 )
 from replaylab.worlds.meshes import barn, hedge, pole, poplar, wall
 from replaylab.worlds.renderer import GROUND, MARKS, SOLID, Camera, Floats, Mesh, Scene, join, quads, strip
@@ -197,7 +197,7 @@ def _band(road: Road, left: float, right: float, cuts: Floats, colours: Floats) 
     return quads(np.stack([edges[0][:-1], edges[1][:-1], edges[1][1:], edges[0][1:]], axis=1), colours)
 
 
-def _ground(look: Look, road: Road, rng: np.random.Generator) -> Mesh:
+def _ground(look: RoadAppearance, road: Road, rng: np.random.Generator) -> Mesh:
     """Fields to the horizon and, over them, grass and two lanes along the road."""
     plain = np.arange(-160.0, 161.0, 20.0)
     green = (look.foliage + look.verge) / 2
@@ -217,7 +217,7 @@ def _ground(look: Look, road: Road, rng: np.random.Generator) -> Mesh:
     return join(pieces)
 
 
-def _marks(look: Look, road: Road, rng: np.random.Generator) -> Mesh:
+def _marks(look: RoadAppearance, road: Road, rng: np.random.Generator) -> Mesh:
     """Edges of the road, and dashes between its lanes."""
     cuts = np.arange(REACH_M[0], REACH_M[1] + 1, 4.0)
     edges = [
@@ -229,7 +229,7 @@ def _marks(look: Look, road: Road, rng: np.random.Generator) -> Mesh:
     return join([*edges, *dashes])
 
 
-def _roadside(look: Look, road: Road, trodden: Floats, rng: np.random.Generator) -> list[Mesh]:
+def _roadside(look: RoadAppearance, road: Road, trodden: Floats, rng: np.random.Generator) -> list[Mesh]:
     """A mesh a thing, so that those out of sight are culled whole; gates where somebody leaves the road."""
     side = float(rng.choice([-1, 1]))  # of hedge and poles; wall and poplars stand on the other
     things: list[tuple[float, float, Mesh]] = []
@@ -264,7 +264,7 @@ def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.G
                 return motion
 
     motion = accepted(one, times, JUDGE)
-    look = replace(draw_look(spec.look, look_rng), camera=truck_cab(look_rng))
+    look = replace(draw_appearance(spec.look, look_rng), camera=truck_cab(look_rng))
     paths = motion.paths(times)
     trodden = np.concatenate([motion.ego.path(times), *paths])
     layers = [
@@ -272,4 +272,4 @@ def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.G
         (MARKS, _marks(look, road, look_rng)),
         *((SOLID, solid) for solid in _roadside(look, road, trodden, look_rng)),
     ]
-    return staged(motion, times, look, layers, road.right_of_centre(paths), look_rng)
+    return make_scene(motion, times, look, layers, road.right_of_centre(paths), look_rng)

@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 
 from replaylab.spec import WorldSpec
-from replaylab.worlds.appearance import Look
+from replaylab.worlds.appearance import RoadAppearance
 from replaylab.worlds.meshes import KINDS, shadow, vehicle
 from replaylab.worlds.renderer import (
     NEAR_M,
@@ -129,7 +129,7 @@ def _discs(kind: str, path: Floats) -> tuple[Floats, float]:
 
 
 def is_shown(motion: Motion, times: Floats, judge: Camera) -> bool:
-    """Whether `judge` sees the agents throughout (`stage.shown_throughout`), whatever they look like."""
+    """Whether `judge` sees the agents throughout (`renderer.shown_throughout`), whatever they look like."""
     ego = motion.ego.path(times)
     paths = [agent.path(times) for agent in motion.agents]
     counts = np.zeros((len(times), len(paths)), dtype=bool)
@@ -165,10 +165,10 @@ def accepted(draw: Callable[[], Motion], times: Floats, judge: Camera) -> Motion
     raise RuntimeError(f"none of {TRIES} motions of event {motion.event!r} keeps apart and is seen")
 
 
-def staged(
+def make_scene(
     motion: Motion,
     times: Floats,
-    look: Look,
+    look: RoadAppearance,
     layers: list[tuple[int, Mesh]],
     road_m: Floats,
     look_rng: np.random.Generator,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from replaylab.worlds.appearance import Look, hsv
+from replaylab.worlds.appearance import RoadAppearance, hsv
 from replaylab.worlds.renderer import Floats, Light, Mesh, box, join, quads
 
 # kind: (width, length, height) in m
@@ -73,14 +73,14 @@ def vehicle(kind: str, colour: Floats, light: Light, lamps: bool, rng: np.random
     return join(parts)
 
 
-def shadow(kind: str, look: Look) -> Mesh:
+def shadow(kind: str, look: RoadAppearance) -> Mesh:
     """What a body darkens of the road under it."""
     width, length, _ = KINDS[kind]
     x, y = width / 2 + 0.15, length / 2 + 0.15
     return quads(np.array([[[-x, -y, 0], [x, -y, 0], [x, y, 0], [-x, y, 0]]]), look.road[None] * 0.45)
 
 
-def house(look: Look, x: float, y: float, rng: np.random.Generator) -> Mesh:
+def house(look: RoadAppearance, x: float, y: float, rng: np.random.Generator) -> Mesh:
     """A house at (x, y), with windows towards the road (x = 0) and us, some of them lit."""
     width, depth, height = rng.uniform(6, 9), rng.uniform(6.5, 8.5), rng.uniform(4, 11)
     wall = look.walls[rng.integers(len(look.walls))] * rng.uniform(0.85, 1.1)
@@ -101,7 +101,7 @@ def house(look: Look, x: float, y: float, rng: np.random.Generator) -> Mesh:
     return join(parts)
 
 
-def tree(look: Look, x: float, y: float, rng: np.random.Generator) -> Mesh:
+def tree(look: RoadAppearance, x: float, y: float, rng: np.random.Generator) -> Mesh:
     """A tree of two boxes on a trunk."""
     height = rng.uniform(3, 7)
     trunk = box((x, y, 0), (0.4, 0.4, height * 0.5), np.array([0.30, 0.2, 0.13]), look.light)
@@ -112,7 +112,7 @@ def tree(look: Look, x: float, y: float, rng: np.random.Generator) -> Mesh:
     return join([trunk, lower, upper])
 
 
-def poplar(look: Look, rng: np.random.Generator) -> Mesh:
+def poplar(look: RoadAppearance, rng: np.random.Generator) -> Mesh:
     """A tall, narrow tree at the origin."""
     height, shade = rng.uniform(9, 12), look.foliage * rng.uniform(0.8, 1.1)
     trunk = box((0, 0, 0), (0.4, 0.4, 1.6), np.array([0.34, 0.27, 0.2]), look.light)
@@ -120,27 +120,27 @@ def poplar(look: Look, rng: np.random.Generator) -> Mesh:
     return join([trunk, middle, box((0, 0, height * 0.6), (1.2, 1.2, height * 0.4), shade * 1.06, look.light)])
 
 
-def pole(look: Look) -> Mesh:
+def pole(look: RoadAppearance) -> Mesh:
     """A telegraph pole at the origin."""
     wood = np.array([0.36, 0.29, 0.23])
     mast = box((0, 0, 0), (0.3, 0.3, 7.5), wood, look.light)
     return join([mast, box((0, 0, 6.6), (2.4, 0.25, 0.25), wood, look.light)])
 
 
-def hedge(look: Look, length: float, rng: np.random.Generator) -> Mesh:
+def hedge(look: RoadAppearance, length: float, rng: np.random.Generator) -> Mesh:
     """A hedge along y, `length` m long."""
     size = (rng.uniform(0.9, 1.2), length, rng.uniform(0.9, 1.15))
     return box((0, 0, 0), size, look.foliage * rng.uniform(0.75, 0.95), look.light)
 
 
-def wall(look: Look, length: float, rng: np.random.Generator) -> Mesh:
+def wall(look: RoadAppearance, length: float, rng: np.random.Generator) -> Mesh:
     """A low one of stones, with a lighter top."""
     stone = look.walls[rng.integers(2)] * rng.uniform(0.92, 1.08)
     top = box((0, 0, 0.75), (0.6, length, 0.15), stone * 1.15, look.light)
     return join([box((0, 0, 0), (0.5, length, 0.75), stone, look.light), top])
 
 
-def barn(look: Look, rng: np.random.Generator) -> Mesh:
+def barn(look: RoadAppearance, rng: np.random.Generator) -> Mesh:
     """A barn with a stepped roof."""
     width, length, height = rng.uniform(7, 9), rng.uniform(9, 12), rng.uniform(3.5, 4.5)
     body = box((0, 0, 0), (width, length, height), look.walls[-1], look.light)

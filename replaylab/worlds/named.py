@@ -1,4 +1,8 @@
-"""The rendered domains of the experiments, by name."""
+"""The rendered domains of the experiments, by name.
+
+Decision: all that a domain is, its words excepted (`catalogue`), is said here. A new world needs its module, its entry in
+`build.WORLDS`, its domains here and their words there. Refused: an unknown name.
+"""
 
 from __future__ import annotations
 
@@ -7,48 +11,46 @@ from typing import Any
 
 from replaylab.spec import WorldSpec
 
-_VIDEOS = (512, 128, 128)
+DRIVING_WORLDS = ("traffic", "country")
+"""Worlds of roads and their agents, which the detector knows; their looks are `appearance.LOOKS`."""
 
 
-DOMAINS = {
-    spec.name: spec
-    for spec in (
-        WorldSpec("driving", "traffic", "target", "ordinary", _VIDEOS),
-        WorldSpec("driving-eventful", "traffic", "target", "eventful", _VIDEOS),
-        WorldSpec("driving-held-out", "traffic", "target", "held-out", _VIDEOS),
-        WorldSpec("driving-repetitive", "traffic", "target", "repetitive", _VIDEOS),
-        WorldSpec("diverse-driving", "traffic", "target", "free", _VIDEOS),
-        WorldSpec("near", "traffic", "diverse", "free", _VIDEOS),
-        WorldSpec("physics", "physics", "any", "bodies", _VIDEOS),
-        WorldSpec("orbit", "orbit", "any", "any", _VIDEOS),
-        WorldSpec("doom", "doom", "any", "walk", _VIDEOS),
-        WorldSpec("country", "country", "country", "ordinary", _VIDEOS),
-        WorldSpec("country-eventful", "country", "country", "eventful", _VIDEOS),
-        WorldSpec("country-held-out", "country", "country", "held-out", _VIDEOS),
-    )
-}
+def _domain(name: str, world: str, look: str, motion: str, eventful_share: float = 1.0) -> tuple[str, WorldSpec]:
+    return name, WorldSpec(name, world, look, motion, (512, 128, 128), eventful_share=eventful_share)
+
+
+DOMAINS = dict(
+    [
+        _domain("driving", "traffic", "target", "ordinary"),
+        _domain("driving-eventful", "traffic", "target", "eventful"),
+        _domain("driving-held-out", "traffic", "target", "held-out"),
+        _domain("driving-repetitive", "traffic", "target", "repetitive"),
+        _domain("diverse-driving", "traffic", "target", "free"),
+        _domain("near", "traffic", "diverse", "free"),
+        _domain("physics", "physics", "any", "bodies"),
+        _domain("orbit", "orbit", "any", "any"),
+        _domain("doom", "doom", "any", "walk"),
+        _domain("country", "country", "country", "ordinary"),
+        _domain("country-eventful", "country", "country", "eventful"),
+        _domain("country-held-out", "country", "country", "held-out"),
+    ]
+)
 """The domains of the experiments, in a size that is easily changed: `domain_spec("near", videos=...)`."""
 
-
-LOOKED_AT = {
-    f"near-{motion}": WorldSpec(f"near-{motion}", "traffic", "diverse", motion, _VIDEOS)
-    for motion in ("ordinary", "eventful", "held-out")
-}
+EVALUATION_DOMAINS = dict(
+    _domain(f"near-{motion}", "traffic", "diverse", motion) for motion in ("ordinary", "eventful", "held-out")
+)
 """The target's kinds of motion in other looks: only evaluated."""
 
-
-DOSES = {
-    f"driving-dose-{100 * share:.0f}": WorldSpec(
-        f"driving-dose-{100 * share:.0f}", "traffic", "target", "eventful", _VIDEOS, eventful_share=share
-    )
-    for share in (0.05, 0.2, 0.5)
-}
+DOSE_DOMAINS = dict(
+    _domain(f"driving-dose-{100 * share:.0f}", "traffic", "target", "eventful", share) for share in (0.05, 0.2, 0.5)
+)
 """Targets between ordinary and eventful driving: the share of eventful videos in percent."""
 
 
 def domain_spec(name: str, /, **changes: Any) -> WorldSpec:
-    """One of DOMAINS, LOOKED_AT or DOSES with other fields; raises ValueError that lists the names."""
-    known = {**DOMAINS, **LOOKED_AT, **DOSES}
+    """A domain by its name, with other fields; raises ValueError that lists the names."""
+    known = {**DOMAINS, **EVALUATION_DOMAINS, **DOSE_DOMAINS}
     if name not in known:
         raise ValueError(f"domain {name!r} is none of {', '.join(known)}")
     return replace(known[name], **changes)

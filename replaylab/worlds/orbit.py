@@ -16,7 +16,7 @@ import numpy as np
 
 from replaylab.spec import WorldSpec
 from replaylab.worlds.kinematics import Mover
-from replaylab.worlds.orbit_appearance import KINDS, Look, draw_look, round_shadow, surroundings, thing
+from replaylab.worlds.orbit_appearance import KINDS, OrbitAppearance, draw_appearance, round_shadow, surroundings, thing
 from replaylab.worlds.renderer import Camera, Floats, Scene, rigid, shows_its_agents
 
 LOOKS = ("any",)
@@ -41,7 +41,7 @@ def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.G
     """The scene of one video; raises RuntimeError if none of TRIES shows its things."""
     times = np.arange(spec.frames) / spec.frames_per_second
     motion = str(motion_rng.choice(MOTIONS[spec.motion]))
-    look = draw_look(look_rng)
+    look = draw_appearance(look_rng)
     for _ in range(TRIES):
         view = draw_view(motion, motion_rng, times)
         movers, sizes = _things(view, motion_rng, times)
@@ -120,7 +120,8 @@ def _mover(middle: Floats, rng: np.random.Generator, times: Floats) -> Mover:
 
 
 def _scene(
-    motion: str, look: Look, view: View, movers: list[Mover], sizes: list[float], times: Floats, rng: np.random.Generator
+    motion: str, look: OrbitAppearance, view: View, movers: list[Mover], sizes: list[float], times: Floats,
+    rng: np.random.Generator,
 ) -> Scene:  # fmt: skip
     inner = max(float(np.linalg.norm(view.path[:, :2] - view.middle, axis=1).max()), THINGS_REACH_M)
     return Scene(

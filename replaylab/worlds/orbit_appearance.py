@@ -21,7 +21,7 @@ TILE_M, FLOOR_M, FAR_FLOOR_M = 1.5, 24.0, 96.0
 
 
 @dataclass(frozen=True)
-class Look:
+class OrbitAppearance:
     """Colours are RGB in 0..1."""
 
     light: Light
@@ -35,7 +35,7 @@ class Look:
     scatter: float
 
 
-def draw_look(rng: np.random.Generator) -> Look:
+def draw_appearance(rng: np.random.Generator) -> OrbitAppearance:
     """Palette, place and light of one scene."""
     floor = hsv(rng.uniform(), rng.uniform(0.0, 0.7), rng.uniform(0.25, 0.9))
     contrast = rng.uniform(0.2, 0.55)
@@ -44,7 +44,7 @@ def draw_look(rng: np.random.Generator) -> Look:
     sky = hsv(rng.uniform(0.05, 0.64), rng.uniform(0.05, 0.7), rng.uniform(0.6, 1.0))
     if rng.uniform() < 0.3:
         sky = np.full(3, rng.uniform(0.0, 1.0))
-    return Look(
+    return OrbitAppearance(
         light=Light((rng.uniform(-1, 1), rng.uniform(-1, 0.5), rng.uniform(0.4, 1.5)), rng.uniform(0.4, 0.6),
                     rng.uniform(0.35, 0.55)),
         sky_top=sky, sky_horizon=np.clip(sky + rng.uniform(0.0, 0.35), 0, 1),
@@ -54,7 +54,7 @@ def draw_look(rng: np.random.Generator) -> Look:
     )  # fmt: skip
 
 
-def _paint(look: Look, rng: np.random.Generator) -> Floats:
+def _paint(look: OrbitAppearance, rng: np.random.Generator) -> Floats:
     """A colour that is not the floor's."""
     for _ in range(20):
         hue = look.hue + rng.uniform(-1, 1) * look.scatter
@@ -64,7 +64,7 @@ def _paint(look: Look, rng: np.random.Generator) -> Floats:
     return 1.0 - look.floors[0]
 
 
-def thing(kind: str, size: float, look: Look, rng: np.random.Generator) -> Mesh:
+def thing(kind: str, size: float, look: OrbitAppearance, rng: np.random.Generator) -> Mesh:
     """One thing on the ground around its own origin, about `size` m large; no corner further than 0.75 of that from it."""
     first, second, light = _paint(look, rng), _paint(look, rng), look.light
     if kind == "ball":
@@ -101,7 +101,9 @@ def round_shadow(radius: float, floor: Floats) -> Mesh:
     return quads(corners, np.repeat(floor[None] * 0.5, len(corners), axis=0))
 
 
-def surroundings(look: Look, middle: Floats, inner_m: float, rng: np.random.Generator) -> list[tuple[int, Mesh]]:
+def surroundings(
+    look: OrbitAppearance, middle: Floats, inner_m: float, rng: np.random.Generator
+) -> list[tuple[int, Mesh]]:
     """Floor, and what stands around at least `inner_m` from the middle."""
     layers = [(GROUND, _floor(look, middle, FAR_FLOOR_M, FAR_FLOOR_M / 12, rng)),
               (GROUND, _floor(look, middle, FLOOR_M, TILE_M, rng))]  # fmt: skip
@@ -123,7 +125,7 @@ def surroundings(look: Look, middle: Floats, inner_m: float, rng: np.random.Gene
     return [*layers, *((SOLID, solid) for solid in solids)]
 
 
-def _floor(look: Look, middle: Floats, half_m: float, tile_m: float, rng: np.random.Generator) -> Mesh:
+def _floor(look: OrbitAppearance, middle: Floats, half_m: float, tile_m: float, rng: np.random.Generator) -> Mesh:
     cuts = np.arange(-half_m, half_m + tile_m / 2, tile_m)
     row, column = np.indices((len(cuts) - 1, len(cuts) - 1))
     centre = (len(cuts) - 2) / 2
@@ -143,7 +145,7 @@ def _floor(look: Look, middle: Floats, half_m: float, tile_m: float, rng: np.ran
     return join(strips)
 
 
-def _walls(look: Look, middle: Floats, half_m: float, rng: np.random.Generator) -> list[Mesh]:
+def _walls(look: OrbitAppearance, middle: Floats, half_m: float, rng: np.random.Generator) -> list[Mesh]:
     """Four walls of upright panels in two colours, turned as a whole."""
     height, turn = rng.uniform(2.0, 6.0), rng.uniform(0, np.pi / 2)
     panels = max(4, round(half_m * 2 / rng.uniform(2.0, 4.5)))

@@ -283,7 +283,7 @@ def shows_its_agents(scene: Scene) -> bool:
     return shown_throughout(np.stack(counts))
 
 
-class Stage:
+class Renderer:
     """A renderer of scenes at one size. One a process: `Stage.shared(size_px)`."""
 
     def __init__(self, size_px: int) -> None:
@@ -318,9 +318,9 @@ class Stage:
 
     @staticmethod
     @lru_cache(maxsize=2)
-    def shared(size_px: int) -> Stage:
+    def shared(size_px: int) -> Renderer:
         """This process's stage of that size, made once."""
-        return Stage(size_px)
+        return Renderer(size_px)
 
     def _node(self, mesh: Mesh, order: int) -> Any:
         p3 = self.p3

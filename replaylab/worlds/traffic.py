@@ -14,7 +14,7 @@ import numpy as np
 
 from replaylab.spec import WorldSpec
 from replaylab.worlds import kinematics
-from replaylab.worlds.appearance import Look, draw_look
+from replaylab.worlds.appearance import RoadAppearance, draw_appearance
 from replaylab.worlds.kinematics import (
     HELD_OUT_EVENTS,
     SMALL,
@@ -23,9 +23,9 @@ from replaylab.worlds.kinematics import (
     Mover,
     accepted,
     event_of,
+    make_scene,
     some_vehicle,
     someone_small,
-    staged,
 )
 from replaylab.worlds.meshes import house, tree
 from replaylab.worlds.renderer import GROUND, MARKS, SOLID, Camera, Floats, Mesh, Scene, join, quads, strip
@@ -149,7 +149,7 @@ def _free(rng: np.random.Generator) -> Motion:
     return Motion(ego, tuple(agents), "free")
 
 
-def _surroundings(look: Look, reach: tuple[float, float], rng: np.random.Generator) -> list[tuple[int, Mesh]]:
+def _surroundings(look: RoadAppearance, reach: tuple[float, float], rng: np.random.Generator) -> list[tuple[int, Mesh]]:
     """Road, verge, lane marks, houses and trees between two y, in m."""
     cuts = np.arange(reach[0], reach[1] + 4, 4.0)
     pieces = len(cuts) - 1
@@ -196,7 +196,7 @@ def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.G
                 return motion
 
     motion = accepted(one, times, JUDGE)
-    look = draw_look(spec.look, look_rng)
+    look = draw_appearance(spec.look, look_rng)
     driven = motion.ego.path(times)[:, 1]
     layers = _surroundings(look, (driven.min() - 20, driven.max() + 150), look_rng)
-    return staged(motion, times, look, layers, motion.paths(times)[:, :, 0], look_rng)
+    return make_scene(motion, times, look, layers, motion.paths(times)[:, :, 0], look_rng)

@@ -22,7 +22,7 @@ from replaylab.analysis.world_statistics import AGENTS, DARK, GAP_PX, TILE_PX, S
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain
 from replaylab.pages import worlds
 from replaylab.spec import digest
-from replaylab.worlds.named import DOMAINS, LOOKED_AT, domain_spec
+from replaylab.worlds.named import DOMAINS, EVALUATION_DOMAINS, domain_spec
 
 RATE = 4.0
 FRAMES = 12
@@ -319,7 +319,7 @@ def test_truth_is_drawn_where_it_is_and_clips_do_not_touch() -> None:
 
 
 def test_every_domain_has_words() -> None:
-    assert set(catalogue.DOMAINS) == {*DOMAINS, *LOOKED_AT}
+    assert set(catalogue.DOMAINS) == {*DOMAINS, *EVALUATION_DOMAINS}
 
 
 # The survey

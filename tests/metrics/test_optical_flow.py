@@ -38,7 +38,7 @@ def sliding(seed: int, step: tuple[float, float], frames: int = 6) -> np.ndarray
 
 
 def road(seed: int, ego: np.ndarray, camera: tuple[float, float, float] = LENS) -> np.ndarray:
-    """A textured plane, 5 pixels a metre, under a grey sky, seen by `stage.Camera` from poses (T, 3): x, y, heading."""
+    """A textured plane, 5 pixels a metre, under a grey sky, seen by `renderer.Camera` from poses (T, 3): x, y, heading."""
     large, lens = texture(seed, 400), Camera(camera[0], camera[1], camera[2])
     frames = []
     for x, y, heading in ego:

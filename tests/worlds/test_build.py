@@ -40,7 +40,7 @@ def test_every_motion_shows_its_events_and_its_agents(motion):
 
 @pytest.mark.parametrize("look", ["target", *appearance.WEATHERS, "narrow 0"])
 def test_every_look_can_be_rendered(look):
-    frames = renderer.Stage.shared(64).render(scene_of(look))
+    frames = renderer.Renderer.shared(64).render(scene_of(look))
     assert frames.shape == (12, 64, 64, 3) and frames.std() > 10
 
 
@@ -80,7 +80,7 @@ def test_the_same_seed_is_the_same_motion_in_every_look():
 
 
 def test_a_narrow_look_is_one_look_and_there_are_many():
-    skies = {(look, seed): tuple(appearance.draw_look(look, np.random.default_rng(seed)).sky_top)
+    skies = {(look, seed): tuple(appearance.draw_appearance(look, np.random.default_rng(seed)).sky_top)
              for look in ("narrow 0", "narrow 1", "narrow 17") for seed in (0, 1)}  # fmt: skip
     assert len(set(skies.values())) == 3
     assert all(skies[look, 0] == skies[look, 1] for look, _ in skies)
@@ -160,7 +160,7 @@ def test_the_true_box_is_where_the_renderer_painted_the_agent():
             poses=scene.poses[agent : agent + 1], sky_horizon=np.zeros(3), sky_top=np.zeros(3), fog_m=None,
             lens=renderer.Lens(),
         )  # fmt: skip
-        frames = renderer.Stage.shared(64).render(bare)
+        frames = renderer.Renderer.shared(64).render(bare)
         for frame in range(0, 12, 3):
             boxes, depths = renderer.boxes_of(bare, frame, 64)
             if not np.isfinite(boxes).all() or renderer.visible_shares(boxes, depths, 64)[0] < 0.99:
@@ -207,7 +207,7 @@ def test_look_and_motion_vary_apart():
 
 def test_the_targets_look_is_narrow_and_no_other_look_reaches_it():
     def skies(look):
-        drawn = [appearance.draw_look(look, np.random.default_rng(seed)) for seed in range(200)]
+        drawn = [appearance.draw_appearance(look, np.random.default_rng(seed)) for seed in range(200)]
         return np.array([np.concatenate([one.sky_top, one.sky_horizon]) for one in drawn])
 
     target = skies("target")
@@ -229,7 +229,7 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(domain, tmp_path):
     folder = build_module.folder_of(SMALL, tmp_path)
     (folder / "videos").mkdir(parents=True)
     (folder / "parts").mkdir()
-    build_module._render_chunk(SMALL, folder, "train", 0, 3)
+    build_module._render_chunk(SMALL, folder, ("train", 0, 3))
     (folder / "videos" / ".dev-00000.mp4.1").write_bytes(b"half a video")
     again = build_module.build_domain(SMALL, tmp_path)
     assert again.videos.equals(domain.videos)
@@ -242,7 +242,7 @@ def test_two_processes_that_build_the_same_domain_render_it_once(tmp_path):
         "from replaylab.worlds import build as worlds; from replaylab.spec import WorldSpec\n"
         "if __name__ == '__main__':\n"
         "    spec = WorldSpec('w', 'traffic', 'target', 'ordinary', (4, 0, 0))\n"
-        f"    print(len(worlds.build(spec, {str(tmp_path)!r}).split('train')))\n"
+        f"    print(len(worlds.build_domain(spec, {str(tmp_path)!r}).split('train')))\n"
     )
     both = [
         subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -281,7 +281,7 @@ def test_renderers_do_not_outlive_a_killed_build(tmp_path):
     code = (
         "from replaylab.worlds import build as worlds; from replaylab.spec import WorldSpec\n"
         "if __name__ == '__main__':\n"
-        f"    worlds.build(WorldSpec('w', 'traffic', 'target', 'ordinary', (4000, 0, 0)), {str(tmp_path)!r})\n"
+        f"    worlds.build_domain(WorldSpec('w', 'traffic', 'target', 'ordinary', (4000, 0, 0)), {str(tmp_path)!r})\n"
     )
     script = tmp_path / "build.py"
     script.write_text(code)

@@ -136,7 +136,7 @@ def test_it_is_seen_from_a_truck_in_every_look():
 
 def test_its_look_is_narrow_and_no_other_look_reaches_it():
     def skies(look):
-        drawn = [appearance.draw_look(look, np.random.default_rng(seed)) for seed in range(200)]
+        drawn = [appearance.draw_appearance(look, np.random.default_rng(seed)) for seed in range(200)]
         return np.array([np.concatenate([one.sky_top, one.sky_horizon]) for one in drawn])
 
     own = skies("country")
@@ -147,7 +147,7 @@ def test_its_look_is_narrow_and_no_other_look_reaches_it():
 
 @pytest.mark.parametrize("look", ["country", "target", "night", "narrow 0"])
 def test_it_can_be_rendered_in_other_looks(look):
-    frames = renderer.Stage.shared(64).render(scene_of("free", 1, look))
+    frames = renderer.Renderer.shared(64).render(scene_of("free", 1, look))
     assert frames.shape == (12, 64, 64, 3) and frames.std() > 10
 
 
@@ -169,7 +169,7 @@ def test_the_true_box_is_where_the_renderer_painted_the_agent():
                 scene, layers=[], agents=[white], shadows=[renderer.quads(np.zeros((1, 4, 3)), np.zeros((1, 3)))],
                 poses=scene.poses[agent : agent + 1], sky_horizon=np.zeros(3), sky_top=np.zeros(3), fog_m=None,
             )  # fmt: skip
-            frames = renderer.Stage.shared(64).render(bare)
+            frames = renderer.Renderer.shared(64).render(bare)
             for frame in range(0, 12, 2):
                 boxes, depths = renderer.boxes_of(bare, frame, 64)
                 if not np.isfinite(boxes).all() or renderer.visible_shares(boxes, depths, 64)[0] < 0.99:

@@ -112,7 +112,7 @@ def test_the_true_box_is_where_the_renderer_painted_the_thing(motion):
             scene, layers=[], agents=[dataclasses.replace(mesh, colours=np.ones_like(mesh.colours))], shadows=[nothing],
             poses=scene.poses[agent : agent + 1], sky_horizon=np.zeros(3), sky_top=np.zeros(3),
         )  # fmt: skip
-        frames = renderer.Stage.shared(64).render(bare)
+        frames = renderer.Renderer.shared(64).render(bare)
         for frame in range(12):
             boxes, depths = renderer.boxes_of(bare, frame, 64)
             if not np.isfinite(boxes).all() or renderer.visible_shares(boxes, depths, 64)[0] < 0.99:
@@ -125,8 +125,8 @@ def test_the_true_box_is_where_the_renderer_painted_the_thing(motion):
 
 
 def test_no_sky_is_near_the_driving_targets():
-    targets = [appearance.draw_look("target", np.random.default_rng(seed)) for seed in range(20)]
-    ours = [orbit_appearance.draw_look(np.random.default_rng(seed)) for seed in range(300)]
+    targets = [appearance.draw_appearance("target", np.random.default_rng(seed)) for seed in range(20)]
+    ours = [orbit_appearance.draw_appearance(np.random.default_rng(seed)) for seed in range(300)]
 
     def skies(drawn):
         return np.array([np.concatenate([look.sky_top, look.sky_horizon]) for look in drawn])
