@@ -22,7 +22,7 @@ from tiny_families import TINY
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
 from replaylab.cli.main import main
-from replaylab.store import read_summary
+from replaylab.store import Store
 from replaylab.sweeps.presets import grid
 from replaylab.sweeps.sweep import Table
 
@@ -148,7 +148,7 @@ def test_runs_are_trained_by_one_process_and_by_two(swept: Table) -> None:
         said = run(f"OMP_NUM_THREADS=1 {command} --store {swept.store}", ROOT)
         assert said.count("\nautoencoder ") == 1, said  # one process speaks for all
     (spec,) = grid("smoke", [0.5], [1])
-    execution = read_summary(swept.store / spec.run_id)["execution"]
+    execution = Store(swept.store).summary(spec.run_id)["execution"]
     assert execution["ranks"] == 2 and execution["sharded"]
 
 

@@ -22,7 +22,7 @@ from replaylab.analysis import claims, statistics
 from replaylab.analysis.claims import Arm
 from replaylab.analysis.tables import FINE_TUNED, SEEDS_FOR_AN_INTERVAL
 from replaylab.catalogue import ALIGNMENT, PSEUDO, measure_of
-from replaylab.store import COLUMNS, is_done, read_references, read_rows, store_of
+from replaylab.store import COLUMNS, Store, store_of
 from replaylab.sweeps.presets import grid
 from replaylab.worlds.named import domain_spec
 
@@ -47,7 +47,7 @@ class Sweeps:
     presets: tuple[str, ...]
     split: str
     rows: pd.DataFrame
-    """of finished runs and their references (`records.COLUMNS`), what this room looks at"""
+    """of finished runs and their references (`store.COLUMNS`), what this room looks at"""
     runs: pd.DataFrame
     """one row a run that the presets ask for: run, base, target, replay, replay_fraction, seed, state"""
 
@@ -136,19 +136,14 @@ def read(presets: Sequence[str], seeds: Sequence[int] = (), store: str | Path = 
             f"presets {', '.join(presets)} do not measure the same clips; name some that do, such as published and dose, "
             "or pilot and pilot-diverse"
         )
-    home = store_of(presets[0], store)  # presets that measure the same clips are kept in the same store
-    done = {run: spec for run, spec in specs.items() if is_done(spec, home)}
-    parts = read_references(list(specs.values()), home, MEASURES)
-    parts += [read_rows(home / run, MEASURES) for run in done]
-    parts = [rows.loc[rows["domain"].isin(DOMAINS), COLUMNS] for rows in parts]
+    kept = Store(store_of(presets[0], store))  # presets that measure the same clips are kept in the same store
+    rows = kept.table(list(specs.values()), MEASURES)
+    rows = rows.loc[rows["domain"].isin(DOMAINS), COLUMNS].reset_index(drop=True)
     runs = [
         {"run": run, "base": spec.base, "target": spec.target.name, "replay": spec.replay.name,
-         "replay_fraction": spec.replay.fraction, "seed": spec.seed, "state": "done" if run in done else "missing"}
+         "replay_fraction": spec.replay.fraction, "seed": spec.seed, "state": "done" if kept.is_done(spec) else "missing"}
         for run, spec in specs.items()
     ]  # fmt: skip
-    nothing = pd.DataFrame(columns=COLUMNS)
-    nothing = nothing.astype({"value": float, "replay_fraction": float, "seed": int, "step": int})
-    rows = pd.concat(parts, ignore_index=True) if parts else nothing
     split = next(iter(specs.values())).evaluation.split
     return Sweeps(tuple(presets), split, rows, pd.DataFrame(runs))
 

@@ -88,7 +88,7 @@ class Judged:
 
 
 def judge(rows: pd.DataFrame, claim: Claim) -> Judged | None:
-    """The claim's verdict from rows of runs and references (`records.COLUMNS`); None where an arm has under two seeds."""
+    """The claim's verdict from rows of runs and references (`store.COLUMNS`); None where an arm has under two seeds."""
     if claim.against is not None:
         return _judge_alignment(rows, claim)
     found = changes(rows, claim.arm, claim.measure, claim.domain)

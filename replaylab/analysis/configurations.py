@@ -25,7 +25,7 @@ from replaylab.analysis.tables import FINE_TUNED, SEEDS_FOR_AN_INTERVAL
 from replaylab.catalogue import CLIP_FRAMES, PSEUDO, domain_of, measure_of
 from replaylab.data import clips
 from replaylab.spec import RunSpec, WorldSpec
-from replaylab.store import COLUMNS, is_done, read_references, read_rows, read_summary, seconds_a_step
+from replaylab.store import COLUMNS, Store
 from replaylab.sweeps.ablations import AS_IT_IS, NO_REPLAY
 from replaylab.util.text import percent
 
@@ -97,7 +97,7 @@ class Arms:
     eventful: str
     """eventful driving in the target's look, on which dynamics is"""
     rows: pd.DataFrame
-    """of finished runs and their references (`records.COLUMNS`), only what MEASURES names"""
+    """of finished runs and their references (`store.COLUMNS`), only what MEASURES names"""
     runs: pd.DataFrame
     """one row a run that is asked for (RUN): `last` is the step at which an arm ends, `clips_kept` those it replays from"""
 
@@ -332,11 +332,11 @@ def arms_of(
     preset: str, title: str, named: Sequence[tuple[RunSpec, str, str]], home: Path, ordinary: str, eventful: str
 ) -> Arms:  # fmt: skip
     """Runs, each with its group and its arm, as they stand in the store `home`; nothing is trained."""
-    lines = []
+    lines, store = [], Store(home)
     for run, group, arm in named:
-        done = is_done(run, home)
-        seconds = read_summary(home / run.run_id)["seconds"] if done else None
-        step_seconds = seconds_a_step(home / run.run_id) if done else None
+        done = store.is_done(run)
+        seconds = store.summary(run.run_id)["seconds"] if done else None
+        step_seconds = store.seconds_a_step(run.run_id) if done else None
         lines.append((
             run.run_id, group, arm, run.base, run.replay.name, run.replay.fraction, run.seed, "done" if done else "missing",
             seconds, step_seconds, run.training.steps, clips_kept(run),
@@ -345,9 +345,6 @@ def arms_of(
     runs = runs.drop_duplicates("run").reset_index(drop=True)
     wanted = {place(label, ordinary, eventful) for label in MEASURES}
     measures = {one for measure, _ in wanted for one in (measure, PSEUDO.get(measure, measure))}
-    parts = read_references([run for run, _, _ in named], home, measures)
-    parts += [read_rows(home / run, measures) for run in runs.loc[runs["state"] == "done", "run"]]
-    domains = {domain for _, domain in wanted}
-    kept = [rows.loc[rows["domain"].isin(domains), COLUMNS] for rows in parts]
-    rows = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=COLUMNS)
+    rows = store.table([run for run, _, _ in named], measures)
+    rows = rows.loc[rows["domain"].isin({domain for _, domain in wanted}), COLUMNS].reset_index(drop=True)
     return Arms(preset, title, ordinary, eventful, rows, runs)

@@ -26,11 +26,12 @@ from replaylab.metrics.trajectories import over_samples
 from replaylab.models import pipelines, sampling
 from replaylab.models.pipelines import Pipeline
 from replaylab.spec import EvaluationSpec
-from replaylab.store import ReferenceSpec, claim, finish, gallery_clips, is_done
+from replaylab.store import ReferenceSpec, Store, claim, finish
 from replaylab.util.distributed import Rank
 from replaylab.util.files import locked, write_atomically
 from replaylab.util.progress import track
 
+Gallery = dict[str, dict[str, int]]  # domain -> percentile -> number of the clip
 GALLERY_PERCENTILES = (5, 50, 95)
 
 
@@ -38,18 +39,18 @@ def evaluate(
     pipeline: Pipeline,
     spec: EvaluationSpec,
     home: Path,
-    gallery: tuple[Path, Path] | None = None,
+    gallery: tuple[Gallery, Path] | None = None,
     rank: Rank = Rank(),
     at_the_end: bool = False,
 ) -> pd.DataFrame:
     """Sample every clip's future with the pipeline's model and measure it; rows without the run's own columns.
 
-    `gallery` is (the references' folder, which knows the clips to keep; the folder to keep them in). Several ranks share
+    `gallery` is (the clips to keep, as `Store.gallery_clips` has them; the folder to keep them in). Several ranks share
     the sampling; the leading one measures, and the others' rows are empty. At the end, all domains are measured,
     thoroughly.
     """
     pipeline.model.transformer.eval()
-    chosen = gallery_clips(gallery[0]) if gallery else {}
+    chosen = gallery[0] if gallery else {}
     parts = []
     for evaluation_set in evaluation_sets.prepare_sets(spec, home, at_the_end, pipeline):
         rows: list[pd.DataFrame] = []
@@ -103,17 +104,18 @@ def _over_futures(rows: list[pd.DataFrame]) -> pd.DataFrame:
         return pd.concat([first.assign(value=values.mean(0)), best], ignore_index=True)
 
 
-def references(spec: ReferenceSpec, store: Path, base: Pipeline | None = None) -> Path:
-    """Measure copy-last-frame, real, autoencoder and base, or find them done; returns their folder.
+def references(spec: ReferenceSpec, store: Path, base: Pipeline | None = None) -> Gallery:
+    """Measure copy-last-frame, real, autoencoder and base, unless it is done; returns the clips that every run keeps.
 
     If another process is measuring them, that one is waited for. `base`: where it is loaded already.
     """
-    folder = claim(spec, store)
-    if not is_done(spec, store):
+    kept = Store(store)
+    if not kept.is_done(spec):
+        folder = claim(spec, store)
         with locked(folder):
-            if not is_done(spec, store):  # by the one that was waited for
+            if not kept.is_done(spec):  # by the one that was waited for
                 _measure_references(spec, store, folder, base or pipelines.load(spec, store))
-    return folder
+    return kept.gallery_clips(spec.run_id)
 
 
 def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pipeline) -> None:
@@ -142,7 +144,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
         rows = measurement.measure_found(evaluation_set, evaluation_set.extrapolated, evaluation.miss_cap_px)
         parts.append(rows.assign(model="constant-velocity", step=-1))
     write_atomically(folder / "gallery.json", lambda path: path.write_text(json.dumps(gallery, indent=1)))
-    measured_base = evaluate(base, evaluation, store, (folder, folder / "samples" / "base"), at_the_end=True)
+    measured_base = evaluate(base, evaluation, store, (gallery, folder / "samples" / "base"), at_the_end=True)
     parts.append(measured_base.assign(model="base", step=0))
     rows = pd.concat(parts, ignore_index=True)
     rows = rows.assign(run=spec.run_id, base=spec.base, target="", replay="", replay_fraction=np.nan, seed=-1)

@@ -2,7 +2,7 @@
 
 Decision: fidelity and dynamics are read off the same frames in one place, and a model that gives boxes but no pictures
 (constant velocity) has the measures of boxes alone. Context frames are left out of every measure. A distance carries
-how many vectors it is of, what one vector saw, and the extractor with the digest of its weights (`records.COLUMNS`).
+how many vectors it is of, what one vector saw, and the extractor with the digest of its weights (`store.COLUMNS`).
 """
 
 from __future__ import annotations

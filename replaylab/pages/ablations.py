@@ -38,7 +38,7 @@ from replaylab.pages import comparisons, verdicts
 from replaylab.pages.comparisons import counted, in_words, listed, names_of, sorted_out, told
 from replaylab.pages.style import styled
 from replaylab.pages.verdicts import MISSING
-from replaylab.store import is_done, read_references, read_rows, store_of
+from replaylab.store import Store, store_of
 from replaylab.sweeps import ablations, presets
 from replaylab.sweeps.ablations import AS_IT_IS, NO_REPLAY
 from replaylab.sweeps.presets import grid, steps_for
@@ -136,9 +136,9 @@ def _settings(home: Path) -> pd.DataFrame:
 def _by_step(arm: ablations.Arm, home: Path) -> pd.DataFrame:
     """What settings are chosen by, a line for each evaluated step of an arm's run on dev; NaN where it is not there."""
     (run,) = ablations.runs_of(DEV, arm)
-    if not is_done(run, home):
+    if not Store(home).is_done(run):
         return pd.DataFrame(np.nan, index=run.evaluate_at, columns=list(CHOSEN_BY))
-    rows = read_rows(home / run.run_id, CHOSEN_BY)
+    rows = Store(home).rows([run.run_id], CHOSEN_BY)
     of = {
         measure: rows[(rows["measure"] == measure) & (rows["domain"] == domain)].groupby("step")["value"].mean()
         for measure, domain in CHOSEN_BY.items()
@@ -149,11 +149,11 @@ def _by_step(arm: ablations.Arm, home: Path) -> pd.DataFrame:
 def _areas(settings: pd.DataFrame, home: Path) -> pd.Series[float]:
     """`Ablations.areas` (`verdicts.hypervolume`); the corner is the base's EffNet-KD and a copied last frame's ADE."""
     (run,) = ablations.runs_of(DEV, NO_REPLAY)
-    references = read_references([run], home, CHOSEN_BY)
-    if not references or settings["effnet_kd"].isna().any():
+    references = Store(home).references([run], CHOSEN_BY)
+    if references.empty or settings["effnet_kd"].isna().any():
         return pd.Series(dtype=float)
     models = zip(("base", "copy-last-frame"), CHOSEN_BY.items(), strict=True)
-    corner = [_mean(references[0], model, measure, domain) for model, (measure, domain) in models]
+    corner = [_mean(references, model, measure, domain) for model, (measure, domain) in models]
     of = {
         group: statistics.hypervolume(points[list(CHOSEN_BY)].to_numpy(), corner)
         for group, points in settings.groupby("group", sort=False)

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from PIL import Image
 from replaylab.catalogue import CONTEXT_FRAMES, FRAMES_PER_SECOND, domain_of
 from replaylab.metrics import dynamics
 from replaylab.spec import RunSpec
-from replaylab.store import ReferenceSpec, gallery_clips, is_done, read_samples, samples_folder
+from replaylab.store import ReferenceSpec, Store
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import capital, number, percent
 
@@ -94,7 +95,7 @@ def side_by_side(table: Table, domain: str = "driving-eventful") -> list[Shown]:
 def _arms(table: Table) -> dict[str, RunSpec]:
     """The finished runs of the sweep's first seed by the names that figures give them: kind by kind, then by fraction."""
     seed = table.specs[0].seed
-    specs = [spec for spec in table.specs if spec.seed == seed and is_done(spec, table.store)]
+    specs = [spec for spec in table.specs if spec.seed == seed and Store(table.store).is_done(spec)]
     kinds = list(dict.fromkeys(["", *(spec.replay.name for spec in specs)]))
     specs.sort(key=lambda spec: (kinds.index(spec.replay.name), spec.replay.fraction))
     targets = {spec.target.name for spec in specs}
@@ -107,30 +108,36 @@ def _arms(table: Table) -> dict[str, RunSpec]:
 
 
 def _read(table: Table, domains: Iterable[str], arms: Mapping[str, tuple[RunSpec, Sequence[int]]]) -> list[Shown]:
-    references = table.store / ReferenceSpec.of(table.specs[0]).run_id
-    if not (references / "gallery.json").is_file():
-        return []
-    folders = [(TRUTH, 0, references / "samples" / "real"), (BASE, 0, references / "samples" / "base")]
-    folders += [
-        (arm, step, samples_folder(table.store / spec.run_id, step))
-        for arm, (spec, steps) in arms.items()
-        for step in steps
-    ]
-    clips, wanted, shown = gallery_clips(references), set(domains), []
+    store, references = Store(table.store), ReferenceSpec.of(table.specs[0]).run_id
+    kept = store.samples([references, *(spec.run_id for spec, _ in arms.values())])
+    kept = kept.set_index(["run", "step", "domain", "percentile"])[["mp4", "boxes"]]
+    versions = [(TRUTH, 0, references, -1), (BASE, 0, references, 0)]
+    versions += [(arm, step, spec.run_id, step) for arm, (spec, steps) in arms.items() for step in steps]
+    clips, wanted, shown = store.gallery_clips(references), set(domains), []
     model, cap_px = table.specs[0].model, table.specs[0].evaluation.miss_cap_px
     given = model.context_frames if model else CONTEXT_FRAMES
     rate = model.frames_per_second if model else FRAMES_PER_SECOND
     for domain in [name for name in clips if not wanted or name in wanted]:
         for percentile in clips[domain]:
-            for arm, step, folder in folders:
-                if (folder / f"{domain}-{percentile}.mp4").is_file():
-                    frames, boxes = read_samples(folder, domain, percentile)
-                    small, scale = _small(frames)
+            for arm, step, run, of_step in versions:
+                if (run, of_step, domain, percentile) in kept.index:
+                    mp4, text = kept.loc[(run, of_step, domain, percentile)]
+                    boxes = json.loads(text)
+                    small, scale = _small(_decoded(mp4))
                     shown.append(Shown(
                         domain, percentile, arm, step, small, _scaled(boxes["true"], scale), _scaled(boxes["found"], scale),
                         given, rate, cap_px / scale, scale,
                     ))  # fmt: skip
     return shown
+
+
+def _decoded(mp4: bytes) -> NDArray[np.uint8]:
+    from replaylab.data.video import decode
+
+    with NamedTemporaryFile(suffix=".mp4") as file:
+        file.write(mp4)
+        file.flush()
+        return decode(Path(file.name))
 
 
 def _small(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:

@@ -335,7 +335,7 @@ def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure
     """How a base learnt to move: ADE in px over the steps of pretraining, a line per domain, with its floors. Of a second
     base, with the `first` in thin lines beside it.
 
-    `curve` has the columns model, step, domain, measure and value (`records.base_curve`).
+    `curve` has the columns model, step, domain, measure and value (`store.base_curve`).
     """
     ade = curve[curve["measure"] == "ade_px"]
     colours = dict(zip(("driving-eventful", "near"), (VERMILION, BLUE), strict=True))

@@ -25,7 +25,7 @@ from replaylab.analysis.statistics import Interval, Verdict
 from replaylab.catalogue import PSEUDO, domain_of, measure_of
 from replaylab.pages import figures
 from replaylab.pages.style import GREY, INK, WIDTH, figure_style, saying, styled
-from replaylab.store import read_summary, store_of
+from replaylab.store import Store, store_of
 from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import PRESETS
 from replaylab.sweeps.sweep import Table
@@ -178,7 +178,7 @@ def progress(runs: pd.DataFrame) -> str:
 def cost_in_words(runs: pd.DataFrame, store: Path) -> str:
     """What the finished runs took, of their summaries: in all, one of them, and on what."""
     done = runs.loc[runs["state"] == "done", "run"]
-    summaries: list[dict[str, Any]] = [read_summary(store / run) for run in done]
+    summaries: list[dict[str, Any]] = [Store(store).summary(run) for run in done]
     if not summaries:
         return "no run is finished yet."
     seconds = [one["seconds"] for one in summaries]

@@ -17,7 +17,7 @@ import pandas as pd
 
 from replaylab.catalogue import SOURCES
 from replaylab.spec import RemedySpec, ReplaySpec, RunSpec, WorldSpec
-from replaylab.store import is_done, read_rows
+from replaylab.store import Store
 from replaylab.sweeps import presets
 from replaylab.sweeps.presets import SHARES
 from replaylab.worlds.named import domain_spec
@@ -173,7 +173,7 @@ def best(store: Path | None) -> tuple[Arm, ...]:
     Raises FileNotFoundError, with what to run, where the dev split's runs are not all there.
     """
     found = {arm: runs_of("alternatives-dev", arm)[0] for arm in (*ALTERNATIVES, replace(AS_IT_IS, group="limit"))}
-    missing = [run for run in found.values() if store is None or not is_done(run, store)]
+    missing = [run for run in found.values() if store is None or not Store(store).is_done(run)]
     if missing or store is None:
         raise FileNotFoundError(
             f"{len(missing)} of {len(found)} runs that settings are chosen by are not in {store}: run "
@@ -197,7 +197,7 @@ def choice(settings: pd.DataFrame, limit: float) -> int:
 
 
 def _at_the_end(run: RunSpec, store: Path) -> dict[str, float]:
-    rows = read_rows(store / run.run_id)
+    rows = Store(store).rows([run.run_id], ("effnet_kd", "ade_px"))
     rows = rows[rows["step"] == run.training.steps]
     return {
         measure: float(rows.loc[(rows["measure"] == measure) & (rows["domain"] == domain), "value"].mean())

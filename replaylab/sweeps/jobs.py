@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaylab.spec import MachineSpec, RunSpec
-from replaylab.store import ReferenceSpec, is_done
+from replaylab.store import ReferenceSpec, Store
 from replaylab.sweeps.cluster import ClusterSpec, Job, ask_slurm, executor_for, outside_of_a_job, states, undisturbed
 from replaylab.training import preemption
 from replaylab.util.files import locked, write_atomically
@@ -71,7 +71,7 @@ def is_prepared(specs: Sequence[RunSpec], store: Path) -> bool:
     from replaylab.worlds.build import is_built
 
     return all(
-        is_done(ReferenceSpec.of(spec), store)
+        Store(store).is_done(ReferenceSpec.of(spec))
         and all(is_built(world, store / "domains") for world in (spec.target, *spec.replay.domains))
         for spec in specs
     )
@@ -201,7 +201,7 @@ def submit(specs: Sequence[RunSpec], store: Path, machine: MachineSpec, cluster:
         alive = states([job for job in known.values() if job])
         if alive is None:
             raise OSError(f"SLURM does not answer (squeue), and {folder} names jobs that may be alive: try again")
-        wanted = [spec for spec in specs if not is_done(spec, store) and _id(known[spec.run_id]) not in alive]
+        wanted = [spec for spec in specs if not Store(store).is_done(spec) and _id(known[spec.run_id]) not in alive]
         if len(wanted) < len(specs):
             report(f"{len(specs) - len(wanted)} runs have a job already: looking on")
         if not wanted:

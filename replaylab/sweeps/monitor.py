@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from replaylab.spec import RunSpec
-from replaylab.store import is_done
+from replaylab.store import Store
 from replaylab.sweeps.cluster import Job, states
 from replaylab.util.progress import StatusBoard, report
 
@@ -64,7 +64,7 @@ class _Looks:
         return {run: job for run, job in found.items() if job}
 
     def _is_open(self, spec: RunSpec) -> bool:
-        return spec.run_id not in self.failed and not is_done(spec, self.store)
+        return spec.run_id not in self.failed and not Store(self.store).is_done(spec)
 
     def look(self) -> dict[str, tuple[str, str]]:
         """Run id -> (queued | running | done | failed, what more there is to say)."""
@@ -87,7 +87,7 @@ class _Looks:
     def _state(self, spec: RunSpec, job: Job | None) -> tuple[str, str]:
         if spec.run_id in self.failed:
             return "failed", self.failed[spec.run_id]
-        if is_done(spec, self.store):
+        if Store(self.store).is_done(spec):
             return "done", ""
         how_far = progress_of(spec, self.store, job.submitted if job else "")
         if job is None or self.alive is None:

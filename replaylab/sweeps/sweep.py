@@ -18,8 +18,9 @@ from statistics import median
 
 import pandas as pd
 
+from replaylab.catalogue import PUBLISHED
 from replaylab.spec import CLUSTERS, MachineSpec, RunSpec
-from replaylab.store import COLUMNS, PUBLISHED, check_store, is_done, read_references, read_rows, read_summary, store_of
+from replaylab.store import Store, check_store, store_of
 from replaylab.sweeps import ablations, jobs, monitor
 from replaylab.sweeps.cluster import ClusterSpec, Job, states
 from replaylab.sweeps.presets import grid
@@ -127,17 +128,15 @@ def _settings(cluster: str, cluster_file: str | Path) -> ClusterSpec:
 
 
 def _missing(specs: list[RunSpec], home: Path) -> list[RunSpec]:
-    return [spec for spec in specs if not is_done(spec, home)]
+    return [spec for spec in specs if not Store(home).is_done(spec)]
 
 
 def estimate(missing: list[RunSpec], store: Path, specs: list[RunSpec], cluster: str, settings: ClusterSpec) -> str:
     """What training the missing runs will take: as the finished ones of the grid did, else a few real steps timed here."""
     if not missing:
         return "Estimated: nothing"
-    steps = sum(spec.training.steps for spec in missing)
-    finished = [
-        (read_summary(store / spec.run_id)["seconds"], spec.training.steps) for spec in specs if is_done(spec, store)
-    ]
+    steps, kept = sum(spec.training.steps for spec in missing), Store(store)
+    finished = [(kept.summary(spec.run_id)["seconds"], spec.training.steps) for spec in specs if kept.is_done(spec)]
     if finished:
         seconds = steps * median(took / of_steps for took, of_steps in finished)
         how = f"as the {len(finished)} that are done took"
@@ -204,7 +203,7 @@ def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[
         """Whether there is nothing more to do, here or elsewhere."""
         try:
             with jobs.claimed(spec, store, rank, wait) as mine:
-                if mine and not is_done(spec, store):
+                if mine and not Store(store).is_done(spec):
                     fine_tuning.train_one(spec.as_dict(), store, machine.as_dict())
                     trained.add(spec.run_id)
                 return mine
@@ -237,18 +236,16 @@ def _table(
     preset: str, specs: list[RunSpec], store: Path, trained: set[str], failed: dict[str, str],
     under_way: dict[str, str] | None = None, measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
-    rows, runs = read_references(specs, store, measures), []
+    kept, runs = Store(store), []
     states = {**(under_way or {}), **dict.fromkeys(failed, "failed")}
     for spec in specs:
-        done = is_done(spec, store)
-        summary = read_summary(store / spec.run_id) if done else {}
-        if done:
-            rows.append(read_rows(store / spec.run_id, measures))
+        done = kept.is_done(spec)
+        summary = kept.summary(spec.run_id) if done else {}
         runs.append({
             "run": spec.run_id, "replay": spec.replay.name, "replay_fraction": spec.replay.fraction, "seed": spec.seed,
             "state": "done" if done else states.get(spec.run_id, "missing"),
             "trained_now": done and spec.run_id in trained, "seconds": summary.get("seconds"),
             "realised_replay_fraction": summary.get("realised_replay_fraction"), "reason": failed.get(spec.run_id, ""),
         })  # fmt: skip
-    table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=COLUMNS)
-    return Table(preset, specs[0].evaluation.split, store, table, pd.DataFrame(runs), tuple(specs))
+    rows = kept.table(specs, measures)
+    return Table(preset, specs[0].evaluation.split, store, rows, pd.DataFrame(runs), tuple(specs))

@@ -28,7 +28,7 @@ from replaylab.models.autoencoder import FOLD, LATENT_CHANNELS
 from replaylab.models.interface import Clip
 from replaylab.models.pipelines import Pipeline
 from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
-from replaylab.store import ReferenceSpec, claim, finish, is_done, samples_folder, write_rows
+from replaylab.store import ReferenceSpec, Store, claim, finish, samples_folder, write_rows
 from replaylab.training import loop, regularizers
 from replaylab.util import distributed
 from replaylab.util.distributed import flush_denormals
@@ -47,21 +47,21 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
     Called by every rank, if there are several (torchrun, or a submitit job's tasks).
     """
     spec, machine, rank = (RunSpec.from_dict(plain_spec), MachineSpec(**(plain_machine or {})), distributed.this_rank())
+    if Store(store).is_done(spec):
+        return spec.run_id
     if rank.is_main:
         claim(spec, store)
     distributed.barrier(rank)
     folder = claim(spec, store)
-    if is_done(spec, store):
-        return spec.run_id
     started = time.monotonic()
     pipeline = pipelines.load(spec, store)
-    references = evaluate.references(ReferenceSpec.of(spec), store, pipeline)
+    gallery = evaluate.references(ReferenceSpec.of(spec), store, pipeline)
     sources, mixture = mixed(pipeline, spec, store)
 
     def evaluate_now(step: int) -> None:
         path = folder / f"rows-{step:06d}.parquet"
         if not distributed.broadcast_number(rank, path.is_file()):
-            kept = (references, samples_folder(folder, step))
+            kept = (gallery, samples_folder(folder, step))
             at_the_end = step == spec.training.steps
             rows = evaluate.evaluate(pipeline, spec.evaluation, store, kept, rank, at_the_end)
             if rank.is_main:
@@ -216,7 +216,7 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     all_worlds = (*evaluation.domains, *evaluation.at_the_end)
     of_runs = sum(len(run.evaluate_at) * len(evaluation.domains) + len(evaluation.at_the_end) for run in missing)
     bases = {ReferenceSpec.of(run) for run in missing}
-    floors = MODELS_OF_REFERENCES * sum(not is_done(references, store) for references in bases)
+    floors = MODELS_OF_REFERENCES * sum(not Store(store).is_done(references) for references in bases)
     clips_measured = evaluation.clips * (of_runs * evaluation.futures + floors * len(all_worlds))
     worlds_needed = {*all_worlds, *(world for run in missing for world in (run.target, *run.replay.domains))}
     videos = sum(sum(world.videos) for world in worlds_needed if not is_built(world, store / "domains"))

@@ -5,7 +5,7 @@ import time
 
 from replaylab.evaluation import evaluate
 from replaylab.spec import EvaluationSpec
-from replaylab.store import ReferenceSpec, is_done
+from replaylab.store import ReferenceSpec, Store
 
 
 def test_references_that_two_want_at_once_are_measured_once(tmp_path, monkeypatch):
@@ -25,6 +25,6 @@ def test_references_that_two_want_at_once_are_measured_once(tmp_path, monkeypatc
         thread.start()
     for thread in both:
         thread.join(60)
-    assert found == [tmp_path / spec.run_id] * 2 and is_done(spec, tmp_path)
+    assert found == [{}, {}] and Store(tmp_path).is_done(spec)
     assert measured == [spec]
     assert not list(tmp_path.glob(".*"))

@@ -18,7 +18,8 @@ from replaylab.models import sampling
 from replaylab.models.pipelines import TinyPipeline
 from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, torch_seed
-from replaylab.store import COLUMNS, OF_DISTANCES, read_rows, write_rows
+from replaylab.store import COLUMNS, OF_DISTANCES, write_rows
+from replaylab.store.run_folders import read_rows
 
 CLIPS, CAP_PX = 20, 16.0
 SPEC = EvaluationSpec(

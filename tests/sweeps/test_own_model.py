@@ -24,7 +24,7 @@ from replaylab.evaluation import evaluation_sets
 from replaylab.models import pipelines
 from replaylab.pages import explorer, your_model
 from replaylab.spec import MachineSpec, RunSpec, without_places
-from replaylab.store import read_rows
+from replaylab.store.run_folders import read_rows
 from replaylab.sweeps import own_model
 from replaylab.sweeps.own_settings import OPTIONS, Settings
 from replaylab.training import fine_tuning, loop

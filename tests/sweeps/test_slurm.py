@@ -22,7 +22,7 @@ from conftest import HELPERS, ROOT, require_or_skip
 from slurm_cluster import Cluster, lines_until, missing, wait_for
 
 from replaylab.spec import MachineSpec, RunSpec
-from replaylab.store import ReferenceSpec, claim, read_summary
+from replaylab.store import ReferenceSpec, Store, claim
 from replaylab.sweeps import jobs as jobs_module
 from replaylab.sweeps import sweep
 from replaylab.sweeps.cluster import ClusterSpec, Job
@@ -323,7 +323,7 @@ def test_two_nodes_with_two_tasks_each_survive_a_requeue(sharded, slurm, left_al
     assert f"step-{HELD_AT:06d}" in checkpoints(store)
     (store / "gate").unlink()
     assert_done(picked_up(store, machine))
-    assert read_summary(store / spec().run_id)["execution"]["ranks"] == 4
+    assert Store(store).summary(spec().run_id)["execution"]["ranks"] == 4
     assert_same(spec(), whole, store)
 
 

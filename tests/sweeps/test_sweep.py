@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from replaylab.pages import verdicts
-from replaylab.store import LANDMARK, ReferenceSpec, check_store, claim, read_summary
+from replaylab.store import ReferenceSpec, Store, check_store, claim
 from replaylab.sweeps import sweep
 from replaylab.sweeps.cluster import ClusterSpec
 from replaylab.sweeps.presets import grid
@@ -64,7 +64,7 @@ def test_capped_errors_never_exceed_the_cap(swept):
 
 
 def test_the_summary_says_where_the_numbers_came_from(swept):
-    summary = read_summary(swept.store / swept.specs[1].run_id)
+    summary = Store(swept.store).summary(swept.specs[1].run_id)
     assert summary["realised_samples"] == {"driving": 8, "near": 8}
     assert {"git_commit", "packages", "machine", "seconds", "execution"} <= set(summary)
 
@@ -166,7 +166,7 @@ def test_the_published_store_is_only_read(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "_toc.yml").write_text("")
-    (tmp_path / "book" / LANDMARK).write_text("")
+    (tmp_path / "book" / "03_replay_sweep.ipynb").write_text("")
     table = sweep.run("published")
     assert (table.runs["state"] == "missing").all()
     assert "name a store of your own" in capsys.readouterr().err
@@ -188,7 +188,7 @@ def test_with_the_budget_of_driving_samples_more_replay_trains_for_longer(swept)
     assert done.returncode == 0 and "replay 50 %" in done.stdout, done.stderr
     table = sweep.run("smoke", store=swept.store, budget="driving-samples")
     assert [spec.training.steps for spec in table.specs] == [4, 8]
-    driving = [read_summary(swept.store / run)["realised_samples"]["driving"] for run in table.runs["run"]]
+    driving = [Store(swept.store).summary(run)["realised_samples"]["driving"] for run in table.runs["run"]]
     assert driving == [16, 16]
 
 

@@ -1,0 +1,23 @@
+"""Runs and what was measured on them: a folder for each while it is trained, a few Parquet files when it is published.
+
+`run_folders` writes the one form, `packing` the other, and `reading.Store` reads both. Imports no torch.
+"""
+
+from replaylab.store.locations import base_curve, book_folder, store_of
+from replaylab.store.provenance import provenance
+from replaylab.store.reading import Store
+from replaylab.store.run_folders import (
+    COLUMNS,
+    OF_DISTANCES,
+    ReferenceSpec,
+    check_store,
+    claim,
+    finish,
+    samples_folder,
+    write_rows,
+)
+
+__all__ = [
+    "COLUMNS", "OF_DISTANCES", "ReferenceSpec", "Store", "base_curve", "book_folder", "check_store", "claim", "finish",
+    "provenance", "samples_folder", "store_of", "write_rows",
+]  # fmt: skip

@@ -1,0 +1,41 @@
+"""Where results are kept: the book's folder, its stores, and the shipped bases' learning curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from replaylab.catalogue import PUBLISHED
+from replaylab.spec import WEIGHTS
+
+LANDMARK = "03_replay_sweep.ipynb"
+
+
+def store_of(preset: str, store: str | Path) -> Path:
+    """The folder a sweep reads and writes: the one that was named, else book/results for PUBLISHED, else book/runs/store."""
+    if str(store):
+        return Path(store).expanduser().absolute()
+    return book_folder() / ("results" if preset in PUBLISHED else "runs/store")
+
+
+def book_folder() -> Path:
+    """The folder of the book's pages, found from the working directory upwards.
+
+    papermill runs a notebook where papermill was called (the repository's root), Jupyter and Jupyter Book in the
+    notebook's own folder. Raises FileNotFoundError where neither this folder nor one above it holds the book.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        for book in (folder, folder / "book"):
+            if (book / LANDMARK).is_file() and (book / "_toc.yml").exists():
+                return book
+    raise FileNotFoundError(
+        f"no book/{LANDMARK} with a _toc.yml beside it in {here} or above: run this from the repository's root or from "
+        "book/, or name a store"
+    )
+
+
+def base_curve(base: str = "base") -> pd.DataFrame:
+    """How a shipped base came to its errors: columns model, step, domain, measure, value (on dev clips)."""
+    return pd.read_csv(WEIGHTS / base / "curve.csv")
