@@ -7,6 +7,7 @@ not used. What is missing is counted in every title, and a place on an axis stay
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from replaylab.analysis.alignment import (  # fmt: skip
 )
 from replaylab.catalogue import ALIGNMENT, domain_of, measure_of
 from replaylab.pages import verdicts
-from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style, styled
+from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style, finished, legend_entry, styled
 from replaylab.util.text import capital, number, percent
 
 DARKEST, GREEN, LIGHT, VIOLET, BROWN = "#0b2d4e", "#029e73", "#949494", "#7b6fd0", "#ca9161"
@@ -141,7 +142,7 @@ def plane(made: Sweeps) -> Figure:
                 _way(axes, here.groupby("step")[["fidelity", "dynamics"]].mean(), colour)
             _gain_axes(axes, domain)
         panels[-1].set_xlabel("gain in EffNet-KD on ordinary driving (right: better)")
-        entries = [_entry(colour, target_name(target), "o", "-") for target, colour in colours.items()]
+        entries = [legend_entry(colour, target_name(target), "o", "-") for target, colour in colours.items()]
         return _finished(figure, "Over fine-tuning, from the base at the cross", made.without_replay, entries)
 
 
@@ -170,7 +171,7 @@ def across_arms(made: Sweeps) -> Figure:
                                   zorder=4)  # fmt: skip
             _gain_axes(axes, domain)
         panels[-1].set_xlabel("gain in EffNet-KD on ordinary driving (right: better)")
-        entries = [_entry(colour, name, marker) for colour, marker, name in looks.values()]
+        entries = [legend_entry(colour, name, marker) for colour, marker, name in looks.values()]
         return _finished(figure, "All arms at the last step", made.runs, entries)
 
 
@@ -191,7 +192,7 @@ def per_clip(made: Sweeps) -> Figure:
         panels[0].set_yticks(
             range(len(OF_A_CLIP)), [measure_of(measure).label.replace(", ", ",\n") for measure in OF_A_CLIP]
         )
-        entries = [_entry(colour, target_name(target), "o") for target, colour in colours.items()]
+        entries = [legend_entry(colour, target_name(target), "o") for target, colour in colours.items()]
         return _finished(figure, "Do both improve together, clip by clip?", made.without_replay, entries)
 
 
@@ -252,8 +253,8 @@ def _shapes(made: Sweeps) -> dict[str, str]:
 def _of_bases(made: Sweeps) -> list[Line2D]:
     names = ("first", "second", "third", "fourth")
     shapes = zip(names, _shapes(made).values(), strict=False)
-    seeds = [_entry(GREY, f"a run, {name} base", marker) for name, marker in shapes]
-    return [*seeds, _entry(INK, "mean and interval", "_")]
+    seeds = [legend_entry(GREY, f"a run, {name} base", marker) for name, marker in shapes]
+    return [*seeds, legend_entry(INK, "mean and interval", "_")]
 
 
 def _by_dose(axes: Axes, made: Sweeps, table: pd.DataFrame, column: str, widest: float = np.inf) -> None:
@@ -314,19 +315,9 @@ def _looks(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
     return {kind: look for kind, look in known.items() if kind in there}
 
 
-def _entry(colour: Any, label: str, marker: str, line: str = "") -> Line2D:
-    return Line2D([], [], color=colour, label=label, marker=marker, ms=7, ls=line, lw=2)
-
-
-def _finished(figure: Figure, title: str, runs: pd.DataFrame, entries: list[Line2D]) -> Figure:
-    """Title with how much is there, one legend below everything, and nothing left in pyplot."""
-    words = "\n".join(filter(None, [title, _there(runs)]))
-    figure.suptitle(words, x=0.02, ha="left", fontsize=11, fontweight="bold")
-    figure.legend(handles=entries, loc="lower center", ncols=2, fontsize=9)
-    below = (0.2 * -(-len(entries) // 2) + 0.15) / figure.get_figheight()
-    figure.tight_layout(rect=(0, below, 1, 1))
-    plt.close(figure)
-    return figure
+def _finished(figure: Figure, title: str, runs: pd.DataFrame, entries: Sequence[Line2D]) -> Figure:
+    below_in = 0.2 * -(-len(entries) // 2) + 0.15
+    return finished(figure, title, _there(runs), entries=entries, below_in=below_in, fontsize=9)
 
 
 def _there(runs: pd.DataFrame) -> str:

@@ -38,7 +38,7 @@ from replaylab.analysis.configurations import (  # fmt: skip
     standing,
 )
 from replaylab.pages import verdicts
-from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style, saying, styled
+from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style, styled, text_figure
 from replaylab.sweeps.ablations import NO_REPLAY
 from replaylab.util.text import capital, percent
 
@@ -113,14 +113,14 @@ def plane(made: Arms) -> Figure:
         _at_equal_steps(above.add_subplot(), made, colours)
         _at_equal_fidelity(below.add_subplot(), made, colours)
         words = [made.title, *([] if len(made.done) == len(made.runs) else [f"{counted(made)} are there"])]
-        above.suptitle("\n".join(words), x=0.02, ha="left", fontsize=11, fontweight="bold")
+        above.suptitle("\n".join(words), x=0.02, ha="left")
         plt.close(figure)
     return figure
 
 
 def nothing_yet(made: Arms) -> Figure:
     """A figure that says that there is no run to draw."""
-    return saying(f"{made.title}: {verdicts.MISSING}, {counted(made)}.")
+    return text_figure(f"{made.title}: {verdicts.MISSING}, {counted(made)}.")
 
 
 def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:

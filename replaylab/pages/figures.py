@@ -47,15 +47,16 @@ from replaylab.pages.style import (
     HUES,
     INK,
     SEED_DOT,
-    SEED_POINT,
     VERMILION,
     WIDTH,
-    _entry,
+    completeness,
     figure_style,
-    finish,
-    partial,
-    saying,
+    finished,
+    finished_with_references,
+    legend_entry,
+    reference_entries,
     styled,
+    text_figure,
 )
 from replaylab.util.text import capital, number, percent
 
@@ -142,10 +143,8 @@ def measures_table(rows: pd.DataFrame) -> Styler:
         table[name] = by_line.loc[by_line["measure"] == measure, count]
     table = table.dropna(how="all").rename(index=lambda domain: domain_of(domain).label, level="domain")
     counts = ["seeds", "clips", "agent-frames", "frames"]
-    # A line between the domains, above the first of their rows.
-    firsts = [f".row{place}" for place in np.flatnonzero(~table.index.get_level_values(0).duplicated())]
-    ruled = {"selector": ", ".join(firsts), "props": f"border-top: 1px solid {GREY}"}
-    styler = styled(table, "measures").set_table_styles([ruled], overwrite=False).hide(names=True)
+    firsts = np.flatnonzero(~table.index.get_level_values(0).duplicated())  # the first row of each domain
+    styler = styled(table, "measures", ruled=firsts).hide(names=True)
     styler = styler.format(number, na_rep="–", subset=[column for column in table if column not in counts])
     return styler.format("{:.0f}", na_rep="–", subset=counts)
 
@@ -197,7 +196,7 @@ def headline(rows: pd.DataFrame) -> str:
 def found(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Markdown: the headline, then for every domain of ADE where each arm stands between its floors."""
     values = last_step(per_arm(rows))
-    part = f"**{capital(partial(runs))}.** " if partial(runs) else ""
+    part = f"**{capital(completeness(runs))}.** " if completeness(runs) else ""
     lines = [part + headline(rows), ""]
     for domain in HEADLINE:
         if _of(values, "ade_px", domain).empty:
@@ -260,15 +259,16 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             _arrow(axes, at.loc[["base", *colours]])
             single = _pairs(seeds[seeds["model"] == FINE_TUNED], domain, ["arm", "run"]).reset_index()
             if len(single):
-                sns.scatterplot(single, x="x", y="y", hue="arm", palette=colours, ax=axes, **SEED_POINT)
+                sns.scatterplot(single, x="x", y="y", hue="arm", palette=colours, ax=axes, legend=False, **SEED_DOT)
             for arm, colour in {"base": INK, **colours}.items():
                 _point(axes, at.loc[arm], colour, "D" if arm == "base" else "o")
             axes.set(xlabel="", ylabel=measure_of("ade_px").axis, title=capital(domain_of(domain).label))
             axes.set_ylim(bottom=0)
         panels[-1].set_xlabel("EffNet-KD on ordinary driving (no unit)")
-        entries = [_entry(INK, "base", "D")] + [_entry(colour, arm, "o") for arm, colour in colours.items()]
-        finish(figure, entries, "Fidelity and accuracy: lower and further left is better", runs)
-    return figure
+        entries = [legend_entry(INK, "base", "D")] + [legend_entry(colour, arm, "o") for arm, colour in colours.items()]
+        return finished_with_references(
+            figure, "Fidelity and accuracy: lower and further left is better", runs, entries
+        )
 
 
 def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
@@ -293,10 +293,9 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             if len(single):
                 axes.scatter(single.index.map(percents), single["value"], c=dots, **SEED_DOT)
             axes.set(xlabel="replay in a batch (%)", ylabel=measure_of(measure).axis)
-        entries = [_entry(shade, kind, "o", line="-") for kind, shade in shades.items()]
-        entries.append(_entry(INK, "base", "", line="-"))
-        finish(figure, entries, "Measures against the share of replay", runs)
-    return figure
+        entries = [legend_entry(shade, kind, "o", line="-") for kind, shade in shades.items()]
+        entries.append(legend_entry(INK, "base", "", line="-"))
+        return finished_with_references(figure, "Measures against the share of replay", runs, entries)
 
 
 def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
@@ -319,15 +318,16 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                     axes.plot(one["step"], one["value"], color=colour, lw=0.6, alpha=0.7)
             axes.plot(0, start, "D", ms=7, color=INK, zorder=5)
             axes.set(xlabel="fine-tuning step", ylabel=measure_of(measure).axis)
-        entries = [_entry(INK, "base", "D")] + [_entry(c, arm, "o", line="-") for arm, c in colours.items()]
-        finish(figure, entries, "Measures over fine-tuning", runs)
-    return figure
+        entries = [legend_entry(INK, "base", "D")] + [legend_entry(c, arm, "o", line="-") for arm, c in colours.items()]
+        return finished_with_references(figure, "Measures over fine-tuning", runs, entries)
 
 
 def control(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """`over_steps` of the published control; where the results were not copied along, a figure that says so."""
     return (
-        over_steps(rows, runs) if len(rows) else saying("The control's results are not here: they lie in book/results.")
+        over_steps(rows, runs)
+        if len(rows)
+        else text_figure("The control's results are not here: they lie in book/results.")
     )
 
 
@@ -354,19 +354,12 @@ def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure
                 axes.plot(beside["step"], beside["value"], color=colour, **thin)
         axes.set(xlabel="pretraining step", ylabel=measure_of("ade_px").axis)
         axes.set_ylim(bottom=0)
-        lines = axes.get_legend_handles_labels()[0]
-        level = [_entry(GREY, name, "", "-") for name in ("copy last frame", "autoencoder")]
-        for line, model in zip(level, ("copy-last-frame", "autoencoder"), strict=True):
-            line.set(ls=DASHES[model], lw=1.2)
-        title, room = "The base learns to move", 0.14
+        entries = [*axes.get_legend_handles_labels()[0], *reference_entries(("copy-last-frame", "autoencoder"))]
+        title, below_in = "The base learns to move", 0.5
         if first is not None:
-            title, room = "The second base learns to move", 0.2
-            level.append(Line2D([], [], color=GREY, label="the first base", **thin))
-        figure.legend(handles=[*lines, *level], loc="lower center", ncols=2)
-        figure.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
-        figure.tight_layout(rect=(0, room, 1, 1))
-        plt.close(figure)
-    return figure
+            title, below_in = "The second base learns to move", 0.72
+            entries.append(Line2D([], [], color=GREY, label="the first base", **thin))
+        return finished(figure, title, entries=entries, below_in=below_in)
 
 
 # Parts of figures

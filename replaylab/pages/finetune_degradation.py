@@ -21,14 +21,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis import statistics
 from replaylab.analysis.claims import Arm
-from replaylab.analysis.tables import FINE_TUNED, NONE, REFERENCES, SEEDS_FOR_AN_INTERVAL, per_arm, per_run
+from replaylab.analysis.tables import FINE_TUNED, NONE, SEEDS_FOR_AN_INTERVAL, per_arm, per_run
 from replaylab.catalogue import (
     DENOISING_LOSSES,
     NOISE_LEVELS,
@@ -48,10 +47,13 @@ from replaylab.pages.style import (
     SEED_DOT,
     VERMILION,
     WIDTH,
+    completeness,
     figure_style,
-    partial,
-    saying,
+    finished,
+    legend_entry,
+    reference_entries,
     styled,
+    text_figure,
 )
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import capital, number
@@ -200,7 +202,7 @@ def path(made: Changes) -> Figure:
     """
     table = made.of_arms[made.of_arms["arm"] == NONE]
     if table.empty:
-        return saying(NOTHING)
+        return text_figure(NOTHING)
     fidelity = _of(table, "effnet_kd", "driving").set_index("step").sort_index()
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
@@ -226,15 +228,14 @@ def path(made: Changes) -> Figure:
             xlabel="change of EffNet-KD on ordinary driving (no unit); left is better",
             ylabel="change of ADE (px); down is better",
         )
-        _finish(figure, made, "Where fine-tuning without replay goes", axes.get_legend_handles_labels()[0], 2)
-    return figure
+        return _finished(figure, made, "Where fine-tuning without replay goes", axes.get_legend_handles_labels()[0])
 
 
 def over_steps(made: Changes) -> Figure:
     """Changes from the base over fine-tuning without replay; thin lines are single runs, bars intervals."""
     table, runs = (one[one["arm"] == NONE] for one in (made.of_arms, made.of_runs))
     if table.empty:
-        return saying(NOTHING)
+        return text_figure(NOTHING)
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 7.6), sharex=True)
         for axes, (measure, domain) in zip(panels.flat, OVER_STEPS, strict=True):
@@ -246,9 +247,8 @@ def over_steps(made: Changes) -> Figure:
             axes.set_title(capital(domain_of(domain).label))
             axes.set(xlabel="fine-tuning step", ylabel=f"change of\n{_label(measure)}")
         _over_square_root(panels[0, 0], table["step"])
-        entries = [_entry(VERMILION, NONE, "o", "-"), _entry(INK, "base", "", "-")]
-        _finish(figure, made, "Changes from the base over fine-tuning", entries, 2)
-    return figure
+        entries = [legend_entry(VERMILION, NONE, "o", "-"), legend_entry(INK, "base", "", "-")]
+        return _finished(figure, made, "Changes from the base over fine-tuning", entries)
 
 
 def map_of_changes(made: Changes) -> Figure:
@@ -257,7 +257,7 @@ def map_of_changes(made: Changes) -> Figure:
     """
     table = made.at_the_end()
     if table.empty:
-        return saying(NOTHING)
+        return text_figure(NOTHING)
     domains = _there(table, EVERYWHERE)
     measures = [measure for measure in IN_THE_MAP if measure in set(table["measure"])]
     kinds = list(STANDINGS)
@@ -293,8 +293,7 @@ def map_of_changes(made: Changes) -> Figure:
         axes.axvline(of_driving, color=INK, lw=1)
         there = [kind for code, kind in enumerate(kinds) if (codes == code).any()]
         patches = [Patch(facecolor=STANDINGS[kind], edgecolor=GREY, lw=0.5, label=kind) for kind in there]
-        _finish(figure, made, "What fine-tuning without replay changes", patches, 3)
-    return figure
+        return _finished(figure, made, "What fine-tuning without replay changes", patches, 3)
 
 
 def dominant_motion(made: Changes) -> Figure:
@@ -304,7 +303,7 @@ def dominant_motion(made: Changes) -> Figure:
     values = per_arm(made.values)
     tuned = values[values["arm"] == NONE]
     if tuned.empty:
-        return saying(NOTHING)
+        return text_figure(NOTHING)
     domains = _there(tuned, TARGET_LOOK)
     with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.8), sharex=True)
@@ -323,19 +322,16 @@ def dominant_motion(made: Changes) -> Figure:
             axes.set(xlabel="fine-tuning step")
             axes.set_title(capital(measure_of(measure).axis), fontsize=9)
         _over_square_root(panels[0, 0], tuned["step"])
-        entries = [_entry(COLOURS[domain], domain_of(domain).label, MARKERS[domain], "-") for domain in domains]
-        levels = [_entry(GREY, REFERENCES[model], "", "-") for model in ("real", "copy-last-frame")]
-        for entry, model in zip(levels, ("real", "copy-last-frame"), strict=True):
-            entry.set(ls=DASHES[model], lw=1.2)
-        _finish(figure, made, "Background's motion and the agents' own", [*entries, *levels], 2)
-    return figure
+        entries = [legend_entry(COLOURS[domain], domain_of(domain).label, MARKERS[domain], "-") for domain in domains]
+        levels = reference_entries(("real", "copy-last-frame"))
+        return _finished(figure, made, "Background's motion and the agents' own", [*entries, *levels])
 
 
 def forgetting(made: Changes) -> Figure:
     """What each domain lost at the last step without replay: a panel per measure, mean and interval; dots are runs."""
     table, runs = made.at_the_end(), made.drawn(FORGOTTEN, ALL_DOMAINS, at_the_end=True)
     if table.empty:
-        return saying(NOTHING)
+        return text_figure(NOTHING)
     measures = [DENOISING_LOSSES[1], "effnet_kd", "flow_error_px", "ade_px"]
     domains = _there(table, [*TARGET_LOOK, *[name for name in OTHER_LOOKS if name != "near"], *SOURCES["all"]])
     with figure_style():
@@ -354,9 +350,11 @@ def forgetting(made: Changes) -> Figure:
             axes.tick_params(axis="x", labelsize=8)
             axes.axhline(len(domains) - sum(domain in SOURCES["all"] for domain in domains) - 0.5, color=GREY, lw=0.6)
         panels[0, 0].invert_yaxis()
-        entries = [_entry(INK, "what the base was trained on", "D"), _entry(GREY, "not in its training", "D")]
-        _finish(figure, made, "What was forgotten at the last step (right is worse)", entries, 2)
-    return figure
+        entries = [
+            legend_entry(INK, "what the base was trained on", "D"),
+            legend_entry(GREY, "not in its training", "D"),
+        ]
+        return _finished(figure, made, "What was forgotten at the last step (right is worse)", entries)
 
 
 def drift(made: Changes) -> Figure:
@@ -364,7 +362,7 @@ def drift(made: Changes) -> Figure:
     table = made.at_the_end()
     table = table[table["measure"].isin(DENOISING_LOSSES)]
     if table.empty:
-        return saying(NOTHING)
+        return text_figure(NOTHING)
     colours = {**OF_SOURCES, "driving": VERMILION, "driving-eventful": "#e8a26e"}
     domains = _there(table, colours)
     with figure_style():
@@ -377,9 +375,8 @@ def drift(made: Changes) -> Figure:
             axes.vlines(x, here["low"], here["high"], color=colours[domain], lw=1.2)
         axes.set_xticks(NOISE_LEVELS)
         axes.set(xlabel="noise level (0: clean, 1: noise alone)", ylabel="change of denoising loss (no unit)")
-        entries = [_entry(colours[domain], domain_of(domain).label, "o", "-") for domain in domains]
-        _finish(figure, made, "Drift from the base by noise level (up is worse)", entries, 2)
-    return figure
+        entries = [legend_entry(colours[domain], domain_of(domain).label, "o", "-") for domain in domains]
+        return _finished(figure, made, "Drift from the base by noise level (up is worse)", entries)
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
@@ -461,7 +458,7 @@ def found(made: Changes) -> str:
     table = made.at_the_end()
     if table.empty:
         return NOTHING
-    part = partial(made.runs)
+    part = completeness(made.runs)
     lines = [f"**{capital(part)}.**\n"] if part else []
     step = int(table["step"].max())
     for kd in _of(table, "effnet_kd", "driving").to_dict("records"):
@@ -519,15 +516,6 @@ def _apart(places: dict[int, float], share: float) -> dict[int, float]:
     return kept
 
 
-def _entry(colour: Any, label: str, marker: str, line: str = "") -> Line2D:
-    return Line2D([], [], color=colour, label=label, marker=marker, ms=7, ls=line, lw=2)
-
-
-def _finish(figure: Figure, made: Changes, title: str, entries: Sequence[Any], columns: int) -> None:
-    lines = [title, *filter(None, [partial(made.runs)])]
-    figure.suptitle("\n".join(lines), x=0.02, ha="left", fontsize=11, fontweight="bold")
-    below = -(-len(entries) // columns) * 0.22 / figure.get_figheight()
-    figure.legend(handles=list(entries), loc="lower center", ncols=columns)
-    figure.align_ylabels()
-    figure.tight_layout(rect=(0, below + 0.01, 1, 1))
-    plt.close(figure)
+def _finished(figure: Figure, made: Changes, title: str, entries: Sequence[Any], columns: int = 2) -> Figure:
+    below_in = -(-len(entries) // columns) * 0.22 + 0.05
+    return finished(figure, title, completeness(made.runs), entries=entries, columns=columns, below_in=below_in)

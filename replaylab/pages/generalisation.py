@@ -42,7 +42,7 @@ from replaylab.analysis.tables import SEEDS_FOR_AN_INTERVAL
 from replaylab.catalogue import domain_of, measure_of
 from replaylab.pages import comparisons, figures, verdicts
 from replaylab.pages.comparisons import counted
-from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, styled
+from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, finished, styled
 from replaylab.pages.verdicts import MISSING
 from replaylab.store import base_curve, store_of
 from replaylab.sweeps.ablations import NO_REPLAY
@@ -235,12 +235,7 @@ def over_fractions(made: Elsewhere) -> Figure:
                     Line2D([], [], color=GREY, ls="--", label=f"first {made.differs.one}")]  # fmt: skip
         part = "" if len(made.second.done) == len(made.second.runs) else f"{counted(made.second)} are there"
         title = f"Changes over the share of replay, second {made.differs.one}"
-        words = "\n".join(filter(None, [title, part]))
-        figure.suptitle(words, x=0.02, ha="left", fontsize=11, fontweight="bold")
-        figure.legend(handles=entries, loc="lower center", ncols=2, fontsize=9)
-        figure.tight_layout(rect=(0, 0.07, 1, 1))
-        plt.close(figure)
-    return figure
+        return finished(figure, title, part, entries=entries, below_in=0.53, fontsize=9)
 
 
 def changes(made: Arms, label: str, kind: str) -> pd.DataFrame:

@@ -39,7 +39,7 @@ from replaylab.catalogue import (
 )
 from replaylab.evaluation import corruptions
 from replaylab.evaluation.corruptions import AGENTS, DOMAINS, EVENTFUL, KINDS, PICTURES, REFERENCES, SEEN, TIME, Damaged
-from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled
+from replaylab.pages.style import GREY, INK, LIGHT_GREY, WIDTH, figure_style, finished, styled
 from replaylab.util import text as text_module
 from replaylab.util.text import capital, number
 
@@ -108,7 +108,7 @@ def examples_figure(made: Damaged) -> Figure:
             axes.imshow(np.asarray(Image.open(io.BytesIO(png))), interpolation="nearest")
             unit = f"\n{grade:g} {KINDS[name].unit}" if KINDS[name].unit else "\n"
             axes.set_title(SHORT.get(name, DAMAGES[name]) + unit, fontsize=9)
-        return _titled(figure, "The same frame under each damage")
+        return finished(figure, "The same frame under each damage")
 
 
 def response_map(made: Damaged, group: str, domain: str = EVENTFUL) -> Figure:
@@ -141,11 +141,11 @@ def response_map(made: Damaged, group: str, domain: str = EVENTFUL) -> Figure:
         axes.imshow(np.clip(shown, -1e8, 1e8), cmap=colours, norm=BoundaryNorm(edges, len(SHADES)), aspect="auto")
         _name_lines(axes, lines)
         _name_columns(axes, columns)
-        figure.legend(
-            handles=[Patch(fc=shade, ec=GREY, lw=0.5, label=label) for shade, label in zip(SHADES, CLASSES, strict=True)],
-            loc="lower center", ncols=2, fontsize=9, title="standard errors from real", title_fontsize=9,
+        entries = [Patch(fc=shade, ec=GREY, lw=0.5, label=label) for shade, label in zip(SHADES, CLASSES, strict=True)]
+        return finished(
+            figure, f"{TITLES[group]}: {domain_of(domain).label}", entries=entries, below_in=1.05,
+            fontsize=9, title="standard errors from real", title_fontsize=9,
         )  # fmt: skip
-        return _titled(figure, f"{TITLES[group]}: {domain_of(domain).label}", below=1.05)
 
 
 def _lines(measures: list[str]) -> list[str]:
@@ -222,13 +222,12 @@ def as_blur_figure(made: Damaged, domain: str = EVENTFUL) -> Figure:
         axes.set_ylim(max(len(damages), 1) - 0.5, -0.5)
         axes.set_xlim(-0.05, edge + 0.1)
         axes.axvline(strongest, color=GREY, lw=0.9, ls=(0, (1, 1.5)))
-        axes.grid(axis="x", color="#e4e4e4", lw=0.8)
+        axes.grid(axis="x", color=LIGHT_GREY, lw=0.8)
         axes.set_axisbelow(True)
         axes.set_xlabel("blur with the same effect (px)")
-        if names:
-            figure.legend(loc="lower center", ncols=4, fontsize=9)
         title = f"As bad as which blur? {capital(domain_of(domain).label)}"
-        return _titled(figure, title, below=0.3)
+        entries = axes.get_legend_handles_labels()[0]
+        return finished(figure, title, entries=entries, columns=4, below_in=0.3, fontsize=9)
 
 
 def _distances_as_blur(made: Damaged, domain: str) -> pd.DataFrame:
@@ -263,15 +262,7 @@ def ceiling_figure(made: Damaged) -> Figure:
             ylabel=measure_of("recall").axis, ylim=(0, 1.03), xlabel="sharpness of the frames (of the real ones')"
         )
         panels[1].legend(loc="lower right")
-        return _titled(figure, "What the detector can reach in blurred frames")
-
-
-def _titled(figure: Figure, title: str, below: float = 0.0) -> Figure:
-    """With a title, room below in inches, and nothing left in pyplot."""
-    figure.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
-    figure.tight_layout(rect=(0, below / figure.get_figheight(), 1, 1))
-    plt.close(figure)
-    return figure
+        return finished(figure, "What the detector can reach in blurred frames")
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
@@ -284,16 +275,7 @@ def values_table(made: Damaged, domain: str = EVENTFUL) -> Styler:
     first = next((place for place, (name, _) in enumerate(table.index) if KINDS[name].group != REFERENCES), 0)
     table.index = pd.Index([damage_name(*at) for at in table.index])
     table.columns = pd.Index([measure_of(name).name for name in table.columns])
-    stays = "position: sticky; left: 0; z-index: 1; background: var(--pst-color-background, inherit)"
-    styler = styled(table, f"damage-values-{domain}").set_table_styles(
-        [
-            {"selector": f".row{first}", "props": f"border-top: 1px solid {GREY}"},
-            {"selector": "th.row_heading, th.blank", "props": f"{stays}; min-width: 8.5em"},
-            {"selector": "td", "props": "text-align: right"},
-        ],
-        overwrite=False,
-    )
-    return styler.format(_plain, na_rep="–")
+    return styled(table, f"damage-values-{domain}", ruled=[first], wide=True).format(_plain, na_rep="–")
 
 
 def _plain(value: float) -> str:

@@ -24,7 +24,7 @@ from replaylab.analysis.claims import CLAIMS, SEEDS_NEEDED, Arm, Claim, Judged, 
 from replaylab.analysis.statistics import Interval, Verdict
 from replaylab.catalogue import PSEUDO, domain_of, measure_of
 from replaylab.pages import figures
-from replaylab.pages.style import GREY, INK, WIDTH, figure_style, saying, styled
+from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled, text_figure
 from replaylab.store import Store, store_of
 from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import PRESETS
@@ -289,7 +289,7 @@ def forest(found: Found) -> Figure:
     """
     shown = [(claim, result) for claim, result in found if result is not None]
     if not shown:
-        return saying("No claim has its runs yet.")
+        return text_figure("No claim has its runs yet.")
     with figure_style():
         figure, panels = plt.subplots(len(shown), 1, figsize=(WIDTH, 0.4 + 0.72 * len(shown)), squeeze=False)
         for axes, (claim, result) in zip(panels[:, 0], shown, strict=True):

@@ -25,7 +25,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from pandas.io.formats.style import Styler
 
 from replaylab.catalogue import DOMAINS, REPLAY, SECOND, TARGET, DomainEntry, domain_of
-from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled
+from replaylab.pages.style import GREY, INK, LIGHT_GREY, WIDTH, figure_style, finished, on_the_page, styled
 from replaylab.util.text import capital, number, percent
 
 if TYPE_CHECKING:
@@ -52,8 +52,6 @@ CSS = """
 .worlds figcaption { margin: 0.4rem 0 0; font: inherit; font-size: 0.9rem; line-height: 1.4; text-align: left;
   color: inherit; }
 .worlds figcaption span { opacity: 0.85; }
-html[data-theme="dark"] .bd-content div.cell_output .text_html:has(.worlds) {
-  background: none !important; color: inherit !important; padding: 0 !important; }
 """
 # A style cannot stop a video; whoever asks for less motion gets still pictures with a button to start them.
 SCRIPT = """
@@ -68,7 +66,8 @@ def videos(survey: Survey, *groups: str) -> HTML:
     if not chosen:
         return HTML("<p>None of these domains was asked for.</p>")
     figures = "\n".join(_video(name, survey.sample(name)) for name in chosen)
-    return HTML(f'<style>{CSS}</style>\n<div class="worlds">\n{figures}\n</div>\n<script>{SCRIPT}</script>')
+    style = f"{on_the_page('worlds')}<style>{CSS}</style>"
+    return HTML(f'{style}\n<div class="worlds">\n{figures}\n</div>\n<script>{SCRIPT}</script>')
 
 
 def _video(domain: str, mp4: bytes) -> str:
@@ -100,19 +99,12 @@ def statistics_table(survey: Survey) -> Styler:
     counts = [f"{values.loc[(domain, 'patterns'), 'n']:.0f}" for domain in domains]
     table = pd.DataFrame({**shown, "windows": counts}, index=[capital(domain_of(name).label) for name in domains])
     groups = pd.Series([domain_of(name).group for name in domains])
-    firsts = [f".row{line}" for line in np.flatnonzero(groups != groups.shift())]
-    # The name of the domain stays in sight while a phone scrolls through the columns.
-    name_stays = "position: sticky; left: 0; z-index: 1; background: var(--pst-color-background, inherit)"
-    styler = styled(table, "worlds-statistics").set_table_styles(
-        [
-            {"selector": ", ".join(firsts), "props": f"border-top: 1px solid {GREY}"},
-            {"selector": "th.row_heading, th.blank", "props": f"{name_stays}; min-width: 8.5em"},
-            {"selector": "td", "props": "text-align: right; line-height: 1.35"},
-            {"selector": "td small", "props": "opacity: 0.8; font-size: 0.85em"},
-        ],
-        overwrite=False,
-    )
-    return styler
+    firsts = np.flatnonzero(groups != groups.shift())
+    intervals = [
+        {"selector": "td", "props": "line-height: 1.35"},
+        {"selector": "td small", "props": "opacity: 0.8; font-size: 0.85em"},
+    ]
+    return styled(table, "worlds-statistics", ruled=firsts, wide=True).set_table_styles(intervals, overwrite=False)
 
 
 def _cell(one: pd.Series[float], statistic: str) -> str:
@@ -150,10 +142,7 @@ def velocity_clouds(survey: Survey) -> Figure:
         panels.flat[0].set(xlim=(-reach, reach), ylim=(reach, -reach))  # down is down, as in the image
         figure.supxlabel("velocity to the right (px/s)", fontsize=10)
         figure.supylabel("velocity downwards (px/s)", fontsize=10)
-        figure.suptitle("How agents move in the image", x=0.02, ha="left", fontsize=11, fontweight="bold")
-        figure.tight_layout()
-        plt.close(figure)
-    return figure
+        return finished(figure, "How agents move in the image")
 
 
 def _cloud(axes: Axes, speeds: pd.DataFrame, entry: DomainEntry, reach: float) -> None:
@@ -187,17 +176,14 @@ def patterns_figure(survey: Survey) -> Figure:
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(axis="x", which="minor", length=0)
-        axes.grid(axis="x", color="#e4e4e4", lw=0.8)
+        axes.grid(axis="x", color=LIGHT_GREY, lw=0.8)
         axes.set_axisbelow(True)
         axes.set_yticks(range(len(domains)), [capital(domain_of(domain).label) for domain in domains])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(domains) - 0.4, -0.6)
         axes.set_xlabel(f"effective number of motion patterns in {survey.windows} windows")
         axes.spines["left"].set_visible(False)
-        figure.suptitle("How repetitive is the motion?", x=0.02, ha="left", fontsize=11, fontweight="bold")
-        figure.tight_layout()
-        plt.close(figure)
-    return figure
+        return finished(figure, "How repetitive is the motion?")
 
 
 def _wrapped(name: str, width: int = 17) -> str:

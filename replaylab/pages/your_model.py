@@ -18,7 +18,18 @@ from pandas.io.formats.style import Styler
 
 from replaylab.analysis.tables import last_step, per_arm, per_run
 from replaylab.catalogue import measure_of
-from replaylab.pages.style import BLUE, DASHES, GREY, INK, SEED_DOT, VERMILION, WIDTH, figure_style, finish, styled
+from replaylab.pages.style import (
+    BLUE,
+    DASHES,
+    GREY,
+    INK,
+    SEED_DOT,
+    VERMILION,
+    WIDTH,
+    figure_style,
+    finished_with_references,
+    styled,
+)
 from replaylab.sweeps.sweep import Table
 
 DYNAMICS = ("ade_px", "flow_error_px")  # the first that was measured
@@ -68,8 +79,7 @@ def tradeoff(table: Table) -> Figure:
                 arrow = {"arrowstyle": "->", "color": GREY, "shrinkA": 6, "shrinkB": 6}
                 axes.annotate("", end, start, arrowprops=arrow, zorder=0)
             axes.set(xlabel=f"EffNet-KD on {domains(table)[0]}", ylabel=measure_of(dynamics).axis, title=domain)
-        _finish(figure, panels[0], "Fidelity against dynamics", table.runs)
-    return figure
+        return _finished(figure, panels[0], "Fidelity against dynamics", table.runs)
 
 
 def over_steps(table: Table) -> Figure:
@@ -90,8 +100,7 @@ def over_steps(table: Table) -> Figure:
                     level = here.loc[here["model"] == model, "value"].mean()
                     axes.axhline(level, color=GREY, lw=0.9, ls=DASHES[model], zorder=0)
                 axes.set(xlabel="step", title=f"{domain}: {measure_of(measure).name}")
-        _finish(figure, panels[0, 0], "Over fine-tuning", table.runs)
-    return figure
+        return _finished(figure, panels[0, 0], "Over fine-tuning", table.runs)
 
 
 def found(table: Table) -> str:
@@ -151,6 +160,6 @@ def _floors(axes: Axes, both: pd.DataFrame) -> None:
             axes.axvline(at["x"].mean(), **style)
 
 
-def _finish(figure: Figure, axes: Axes, title: str, runs: pd.DataFrame) -> None:
+def _finished(figure: Figure, axes: Axes, title: str, runs: pd.DataFrame) -> Figure:
     handles, _ = axes.get_legend_handles_labels()
-    finish(figure, [one for one in handles if isinstance(one, Line2D)], title, runs)
+    return finished_with_references(figure, title, runs, [one for one in handles if isinstance(one, Line2D)])
