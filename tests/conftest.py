@@ -1,16 +1,26 @@
 """What every test can ask for: slow tests on demand, optional parts, a fresh clone, a built book."""
 
+from __future__ import annotations
+
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from in_browser import FLAGS
 
 from replaylab.sweeps import sweep
 from replaylab.sweeps.sweep import Table
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # A slow machine is no failure.
 settings.register_profile("patient", deadline=None)
@@ -105,3 +115,24 @@ def built_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("papermill book/explorer.ipynb book/runs/explorer-smoke.ipynb -p preset smoke", clone, 600)
     run("jupyter-book build book -W -n --keep-going", clone, 600)
     return clone / "book" / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def latents() -> list[np.ndarray]:
+    """Two sources of latents, to train on for seconds."""
+    from small_training import sources
+
+    return sources()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    require_or_skip(importlib.util.find_spec("playwright") is not None, "the package playwright (make setup)")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    require_or_skip(chromium is not None, "chromium (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield opened
+        opened.close()

@@ -2,13 +2,13 @@
 
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 from conftest import ROOT, run, tracked_files
+from html_page import Page
 from IPython.core.interactiveshell import InteractiveShell
 
 from replaylab.analysis.claims import CLAIMS
@@ -93,32 +93,6 @@ def test_every_source_is_cited_and_every_citation_has_a_source() -> None:
     texts = [path.read_text() for path in [*BOOK.glob("*.md"), *notebooks()]]
     cited = {key for text in texts for keys in re.findall(r"\{cite:\w+\}`([^`]+)`", text) for key in keys.split(",")}
     assert {key.strip() for key in cited} == sources
-
-
-class Page(HTMLParser):
-    """The addresses a page fetches, its images, its links, and the text a reader sees."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.images: list[dict[str, str | None]] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(path.read_text())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        if tag == "img":
-            self.images.append(values)
-        if tag in ("img", "script", "iframe", "source", "video") and values.get("src"):
-            self.fetched.append(str(values["src"]))
-        if tag == "link" and values.get("rel") in ("stylesheet", "preload", "icon", "shortcut icon"):
-            self.fetched.append(str(values["href"]))
-        if tag == "a" and values.get("href"):
-            self.links.append(str(values["href"]))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def pages(html: Path) -> dict[str, Page]:

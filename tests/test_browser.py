@@ -1,59 +1,17 @@
 """Does the built book work in a browser: every page, on a desk and on a phone, by day and by night?"""
 
-import importlib.util
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import require_or_skip
+from in_browser import SIZES, complaints
 
 from replaylab.worlds.named import DOMAINS
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-SIZES = {"desk": (1280, 900), "phone": (390, 844)}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    require_or_skip(importlib.util.find_spec("playwright") is not None, "the package playwright (make setup)")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    require_or_skip(chromium is not None, "chromium (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-def complaints(page: "Page") -> list[str]:
-    """A list that fills with whatever goes wrong in `page`: console errors, exceptions, requests that fail or leave."""
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
-    page.on(
-        "request",
-        lambda request: (
-            None if request.url.startswith(("file:", "data:", "blob:")) else wrong.append(f"outside: {request.url}")
-        ),
-    )
-    return wrong
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

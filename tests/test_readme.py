@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, copy_of_the_tree, run
-from test_own_model import write_videos
-from test_pretrained import tiny as tiny_detector
+from tiny_detectors import tiny_detector
 from tiny_families import TINY
+from tiny_videos import write_videos
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
 from replaylab.cli.main import main

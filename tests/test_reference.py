@@ -13,8 +13,8 @@ from conftest import ROOT, run
 sys.path.append(str(ROOT / "book" / "_ext"))
 
 import rooms
+from html_page import Page
 from room_reader import Item, Library, package_folder, read_library, read_room
-from test_book import Page
 
 pytestmark = pytest.mark.timeout(900)  # a slow machine is no failure
 

@@ -4,34 +4,25 @@ import importlib.util
 from collections import Counter
 
 import pytest
-import torch
 from conftest import require_or_skip
-from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
+from numbered_items import DATA, MIXTURE, STEPS, WANTED
+from torch.utils.data import DataLoader
 
-from replaylab.mixture import Mixture
 from replaylab.sampler import ReplayBatchSampler
 
-STEPS = 20
-MIXTURE = Mixture(0.3, 8, [11, 5, 7], seed=3)
-# What an item is says where it comes from: 100 x domain + clip.
-DATA: ConcatDataset = ConcatDataset(
-    [TensorDataset(100 * domain + torch.arange(count)) for domain, count in enumerate(MIXTURE.clips)]
-)
-WANTED = [[100 * slot.domain + slot.clip for slot in MIXTURE.batch(step)] for step in range(STEPS)]
 
-
-def drawn(loader) -> list[list[int]]:
+def batches_of(loader) -> list[list[int]]:
     return [batch[0].tolist() for batch in loader]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_plain_loader_gets_exactly_the_mixture(workers):
     loader = DataLoader(DATA, batch_sampler=ReplayBatchSampler(MIXTURE, STEPS), num_workers=workers)
-    batches = drawn(loader)
+    batches = batches_of(loader)
     assert batches == WANTED and len(loader) == STEPS
     counts = Counter(item // 100 for batch in batches for item in batch)
     assert [counts[domain] for domain in range(3)] == MIXTURE.counts(STEPS)
-    assert drawn(loader) == WANTED  # an epoch more is the same run again
+    assert batches_of(loader) == WANTED  # an epoch more is the same run again
 
 
 def test_a_resumed_sampler_goes_on_with_the_next_batch():
@@ -53,7 +44,7 @@ def test_under_accelerate_one_process_gets_exactly_the_mixture():
     from accelerate import Accelerator
 
     loader = Accelerator(cpu=True).prepare(DataLoader(DATA, batch_sampler=ReplayBatchSampler(MIXTURE, STEPS)))
-    assert drawn(loader) == WANTED
+    assert batches_of(loader) == WANTED
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -72,7 +63,7 @@ def test_a_stateful_loader_resumes_with_the_next_batch(workers):
             break
     resumed = loader()
     resumed.load_state_dict(state)
-    assert seen + drawn(resumed) == WANTED
+    assert seen + batches_of(resumed) == WANTED
 
 
 def test_what_makes_no_sense_is_refused():

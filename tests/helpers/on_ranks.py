@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, DataLoaderConfiguration
+from numbered_items import DATA, MIXTURE, STEPS
 from safetensors.torch import save_file
-from test_loop import Mixture, latents, model, training
-from test_sampler import DATA, MIXTURE, STEPS
+from small_training import model, sources, training
 from torch.utils.data import DataLoader
 
+from replaylab.mixture import Mixture
 from replaylab.sampler import ReplayBatchSampler
 from replaylab.spec import MachineSpec, RemedySpec
 from replaylab.training import loop
@@ -25,7 +26,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], RemedySpec]] = {
     "l2-sp": ({}, RemedySpec("l2-sp", 1.0)),
     "wise-ft": ({}, RemedySpec("wise-ft", 0.5)),
 }
-CLIPS = latents.__wrapped__() if hasattr(latents, "__wrapped__") else latents._get_wrapped_function()()
+CLIPS = sources()
 MIXED = Mixture(0.25, 4, [len(source) for source in CLIPS], 1)
 
 

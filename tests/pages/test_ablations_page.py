@@ -7,10 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT
+from executed_pages import shown
 from made_up_arms import OF_ARMS, STEP_SECONDS, of_alternative, write_arms
 
 from replaylab.analysis import configurations, statistics
@@ -177,16 +177,8 @@ def test_seeds_are_those_that_were_asked_for(store: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- the page
-def shown(store: Path, out: Path, page: str = "04_ablations") -> dict[str, dict[str, str]]:
-    """What each cell of a page shows, executed by papermill."""
-    run(f"papermill book/{page}.ipynb {out} -p store {store}", ROOT)
-    cells = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
-    outputs = {cell.id: [one.data for one in cell.outputs if one.output_type == "execute_result"] for cell in cells}
-    return {name: datas[0] for name, datas in outputs.items() if datas}
-
-
 def test_the_page_shows_figures_tables_and_the_answer(store: Path, tmp_path: Path) -> None:
-    cells = shown(store, tmp_path / "out.ipynb")
+    cells = shown(store, tmp_path / "out.ipynb", "04_ablations")
     assert tuple(name for name, data in cells.items() if "image/png" in data) == FIGURES
     assert "take *ramp*" in cells["answer-text"]["text/markdown"]
     assert cells["arms-table"]["text/html"].count("<tr") == len(ARMS) + 1
@@ -195,7 +187,7 @@ def test_the_page_shows_figures_tables_and_the_answer(store: Path, tmp_path: Pat
 
 
 def test_an_empty_store_is_a_page_that_says_so(tmp_path: Path) -> None:
-    cells = shown(tmp_path / "store", tmp_path / "out.ipynb")
+    cells = shown(tmp_path / "store", tmp_path / "out.ipynb", "04_ablations")
     assert tuple(name for name, data in cells.items() if "image/png" in data) == FIGURES
     assert "0 of 69 are there" in cells["opening"]["text/markdown"]
     assert cells["settings-found"]["text/markdown"].startswith("Settings on dev: not run yet (0 of 36 runs are there)")

@@ -17,8 +17,8 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as some
+from in_browser import SIZES, complaints
 from PIL import Image
-from test_browser import SIZES, browser, complaints  # noqa: F401
 
 from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.data.video import write_video
@@ -289,7 +289,7 @@ Opened = Callable[..., "Page"]
 
 
 @pytest.fixture
-def opened(browser: "Browser", tmp_path: Path) -> Iterator[Opened]:  # noqa: F811
+def opened(browser: "Browser", tmp_path: Path) -> Iterator[Opened]:
     """Opens HTML from a file, in a context of its own; nothing may have gone wrong there by the end."""
     contexts, wrong = [], []
 

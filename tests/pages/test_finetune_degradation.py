@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, run
 from hypothesis import given
 from hypothesis import strategies as some
-from test_claims import BASES, FIDELITY, NONE, OURS, PAPERS, SCENES, made_up
+from made_up_rows import BASES, NONE, SCENES, made_up
 
 from replaylab.analysis import claims
 from replaylab.analysis.tables import FLOORS
@@ -69,7 +69,7 @@ def made(rows: pd.DataFrame) -> Changes:
 
 
 def test_a_change_is_the_one_of_the_claims_with_its_interval(made: Changes, rows: pd.DataFrame) -> None:
-    for claim in (FIDELITY, PAPERS, OURS):
+    for claim in claims.CLAIMS[:3]:
         judged = claims.judge(rows, claim)
         assert judged is not None
         (one,) = finetune_degradation._of(made.at_the_end(), claim.measure, claim.domain).to_dict("records")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from executed_pages import shown
 from made_up_arms import write_references, write_run
-from test_ablations_page import shown
 
 from replaylab import store as run_store
 from replaylab.analysis import configurations

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import ROOT
-from test_claims import NEAR_ARM, NONE, made_up
+from made_up_rows import NEAR_ARM, NONE, made_up
 
 from replaylab.analysis.claims import CLAIMS
 from replaylab.pages import verdicts as verdicts_page

@@ -10,14 +10,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import av
 import nbformat
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run
-from test_pretrained import tiny as tiny_detector
+from tiny_detectors import tiny_detector
 from tiny_families import FRAMES, SIDE, TINY
+from tiny_videos import RATE, write_videos
 
 from replaylab.cli.main import main
 from replaylab.evaluation import evaluation_sets
@@ -32,23 +32,6 @@ from replaylab.training import fine_tuning, loop
 SETTINGS = Settings(
     FRAMES["wan"], 1, steps=4, batch_size=2, learning_rate=1e-3, lora_rank=2, sampler_steps=2, detector_threshold=0.05
 )
-VIDEOS, RATE = 24, 8
-
-
-def write_videos(folder: Path, seed: int, size: tuple[int, int] = (44, 36)) -> None:
-    """Real mp4 files of an odd shape: a square that moves over noise."""
-    folder.mkdir()
-    random = np.random.default_rng(seed)
-    for number in range(VIDEOS):
-        with av.open(str(folder / f"{number:02d}.mp4"), "w") as container:
-            stream = container.add_stream("libx264", rate=RATE)
-            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-            picture = random.integers(0, 128, (size[1], size[0], 3), dtype=np.uint8)
-            for frame in range(FRAMES["wan"] + 2):
-                shown = picture.copy()
-                shown[10:20, 2 * frame : 2 * frame + 8] = 255
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
-            container.mux(stream.encode(None))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import HELPERS, TWO_RANKS
 from on_ranks import VARIANTS
-from test_loop import CELLS, CHANNELS, FRAMES, Killed, drawn, fit, log_of, loss_of, model, same, weights
+from small_training import CELLS, CHANNELS, FRAMES, Killed, fit, log_of, loss_of, model, same, sampled, weights
 
 from replaylab.models.autoencoder import decode, encode, new_autoencoder
 from replaylab.spec import MachineSpec, RemedySpec
@@ -90,14 +90,14 @@ def test_batches_are_pinned(latents, rank):
 def test_sampling_and_the_autoencoder_give_what_they_give_on_the_cpu():
     made = model()
     context = torch.randn(3, CHANNELS, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
-    on_cpu = drawn(made, context, 4, 0)
+    on_cpu = sampled(made, context, 4, 0)
     vae = new_autoencoder().eval()
     frames = np.random.default_rng(0).integers(0, 255, (2, FRAMES, 32, 32, 3), np.uint8)
     coded = encode(vae, frames)
     decoded = decode(vae, coded)
     made.transformer.to("cuda")
     vae.to("cuda")
-    assert torch.allclose(drawn(made, context, 4, 0), on_cpu, atol=0.02)
+    assert torch.allclose(sampled(made, context, 4, 0), on_cpu, atol=0.02)
     assert torch.allclose(encode(vae, frames), coded, atol=0.02)
     assert np.abs(decode(vae, coded).astype(int) - decoded).max() <= 3
 
@@ -111,7 +111,7 @@ def test_all_gpus_together_learn_what_the_cpu_learns(tmp_path):
         [sys.executable, *TWO_RANKS, str(HELPERS / "on_ranks.py"), str(tmp_path)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=dict(os.environ),
     )
     assert done.returncode == 0, done.stderr
     for name in VARIANTS:

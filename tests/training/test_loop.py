@@ -6,80 +6,31 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from small_training import (
+    CELLS,
+    CHANNELS,
+    FRAMES,
+    Killed,
+    fit,
+    log_of,
+    loss_of,
+    model,
+    same,
+    sampled,
+    training,
+    weights,
+)
 
-from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
+from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.mixture import Mixture
-from replaylab.models import pipelines, sampling, tiny
-from replaylab.models.autoencoder import LATENT_CHANNELS, fold, new_autoencoder, to_frames, unfold
-from replaylab.spec import MachineSpec, RemedySpec, TrainingSpec
+from replaylab.models import pipelines, tiny
+from replaylab.models.autoencoder import fold, new_autoencoder, to_frames, unfold
+from replaylab.spec import MachineSpec
 from replaylab.sweeps.presets import FAMILIES
 from replaylab.training import checkpoint, loop
 from replaylab.util.distributed import Rank, flush_denormals
 
 both_families = pytest.mark.parametrize("family", FAMILIES)
-FRAMES, CHANNELS, CELLS = CLIP_FRAMES, LATENT_CHANNELS, 8
-
-
-@pytest.fixture(scope="module")
-def latents():
-    random = np.random.default_rng(0)
-    moving = random.normal(size=(12, CHANNELS, 1, CELLS, CELLS)) + 0.1 * np.arange(FRAMES)[:, None, None]
-    return [moving.astype(np.float32), -moving.astype(np.float32)]
-
-
-def model(family="wan"):
-    """The base's transformer with half its layers, untrained."""
-    torch.manual_seed(0)
-    whole = pipelines.TINY[family].new(None)
-    shape = {**whole.transformer.config, "num_layers": 2}
-    return whole.with_network(type(whole.transformer).from_config(shape))
-
-
-def training(steps=6, **changes):
-    return TrainingSpec(**{"steps": steps, "batch_size": 4, "learning_rate": 1e-3, "ema_decay": 0.9, **changes})
-
-
-def fit(folder, latents, steps=6, evaluate_at=(), evaluate=lambda step: None, mixture=None, machine=None,
-        remedy=RemedySpec(), known=(), **changes):  # fmt: skip
-    """The model after `steps`."""
-    made = model()
-    mixture = mixture or Mixture(0.25, 4, [len(source) for source in latents], 1)
-    loop.fit(
-        made, latents, mixture, training(steps, **changes), 1, folder, "test",
-        machine=machine or MachineSpec(checkpoint_steps=2), remedy=remedy, known=known, evaluate_at=evaluate_at,
-        evaluate=evaluate,
-    )  # fmt: skip
-    return made
-
-
-def weights(made):
-    return {name: weight.clone() for name, weight in made.transformer.state_dict().items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def log_of(folder):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
-def loss_of(made, latents):
-    """On fixed noise."""
-    batch = loop.batch_of(made, [latents], Mixture(0, 8, [len(latents)], 0), 5, 0)
-    with torch.no_grad():
-        return loop.Objective(made)(batch).item()
-
-
-def drawn(made, context, steps, noise_seed):
-    """Whole clips for context latents."""
-    shape = (context.shape[1], FRAMES, *context.shape[3:])
-    return sampling.futures(made, {"known": context}, shape, steps, noise_seed)
-
-
-class Killed(BaseException):
-    """Nobody may catch it."""
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 5])
@@ -301,7 +252,7 @@ def test_an_untrained_model_that_says_nothing_copies_the_last_frame(family):
     torch.nn.init.zeros_(made.transformer.proj_out.bias)
     context = torch.randn(2, CHANNELS, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
     copied = context[:, :, -1:].expand(-1, -1, FRAMES - 3, -1, -1)
-    assert torch.allclose(drawn(made, context, 3, 0)[:, :, 3:], copied, atol=1e-4)
+    assert torch.allclose(sampled(made, context, 3, 0)[:, :, 3:], copied, atol=1e-4)
 
 
 @both_families
@@ -339,12 +290,12 @@ def test_futures_keep_the_context_and_do_not_depend_on_the_batch(monkeypatch, fa
     made = model(family)
     made.transformer.eval()
     context = torch.randn(5, CHANNELS, 3, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
-    together = drawn(made, context, 2, noise_seed=0)
+    together = sampled(made, context, 2, noise_seed=0)
     monkeypatch.setattr(tiny.TinyModel, "CLIPS_AT_ONCE", 2)
-    apart = drawn(made, context, 2, noise_seed=0)
+    apart = sampled(made, context, 2, noise_seed=0)
     assert torch.equal(together[:, :, :3], context)
     assert torch.allclose(together, apart, atol=1e-4)
-    assert not torch.allclose(together, drawn(made, context, 2, noise_seed=1), atol=1e-2)
+    assert not torch.allclose(together, sampled(made, context, 2, noise_seed=1), atol=1e-2)
 
 
 @both_families
@@ -359,7 +310,7 @@ def test_sampling_with_a_network_that_knows_the_answer_arrives_at_the_data(famil
 
     made.transformer.forward = oracle
     for steps in (1, 4):
-        assert torch.allclose(drawn(made, data[:, :, :3], steps, 0), data, atol=1e-4)
+        assert torch.allclose(sampled(made, data[:, :, :3], steps, 0), data, atol=1e-4)
 
 
 @both_families

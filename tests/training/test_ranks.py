@@ -11,10 +11,10 @@ import pytest
 import submitit
 import torch
 from conftest import HELPERS, TWO_RANKS
+from numbered_items import STEPS, WANTED
 from on_ranks import VARIANTS, fitted
 from safetensors.torch import load_file
-from test_loop import log_of
-from test_sampler import STEPS, WANTED
+from small_training import log_of
 
 from replaylab.models import sampling
 from replaylab.spec import MachineSpec
@@ -30,7 +30,7 @@ def two(tmp_path_factory):
         [sys.executable, *TWO_RANKS, str(HELPERS / "on_ranks.py"), str(folder)],
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     return folder

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_loop import fit, latents, log_of, loss_of, model, same, weights  # noqa: F401  (latents is a fixture)
+from small_training import fit, log_of, loss_of, model, same, weights
 
 from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.models import sampling
@@ -68,7 +68,7 @@ def distance(made):
 
 
 @pytest.mark.parametrize("kind", ["l2-sp", "ewc"])
-def test_a_stronger_pull_ends_nearer_to_the_base(kind, latents, tmp_path):  # noqa: F811
+def test_a_stronger_pull_ends_nearer_to_the_base(kind, latents, tmp_path):
     about = {"domains": (WORLD,), "clips": 4} if kind == "ewc" else {}
     away = [distance(fit(tmp_path / "0", latents, 8))]
     for strength in (1.0, 100.0):
@@ -78,7 +78,7 @@ def test_a_stronger_pull_ends_nearer_to_the_base(kind, latents, tmp_path):  # no
     assert log_of(tmp_path / "0")[0] == {**log_of(tmp_path / "100.0")[0]}  # at the base nothing pulls yet
 
 
-def test_a_pulled_run_that_was_killed_remembers_the_base_and_not_where_it_resumed(latents, tmp_path):  # noqa: F811
+def test_a_pulled_run_that_was_killed_remembers_the_base_and_not_where_it_resumed(latents, tmp_path):
     remedy = RemedySpec("ewc", 10.0, domains=(WORLD,), clips=4)
     known = [latents[1][:4]]
     whole = fit(tmp_path / "whole", latents, 6, remedy=remedy, known=known)
@@ -93,7 +93,7 @@ def test_a_pulled_run_that_was_killed_remembers_the_base_and_not_where_it_resume
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
 
 
-def test_distillation_is_the_weighted_squared_difference_of_the_futures(latents):  # noqa: F811
+def test_distillation_is_the_weighted_squared_difference_of_the_futures(latents):
     made, teacher = model(), model()
     teacher.transformer.proj_out.bias.data += 0.5
     level = torch.tensor([0.5, 0.25])
@@ -107,7 +107,7 @@ def test_distillation_is_the_weighted_squared_difference_of_the_futures(latents)
     assert wanted > 0 and taught - plain == pytest.approx(4 * wanted, rel=1e-4)
 
 
-def test_distilled_it_stays_nearer_to_what_the_base_says(latents, tmp_path):  # noqa: F811
+def test_distilled_it_stays_nearer_to_what_the_base_says(latents, tmp_path):
     """The teacher agrees at first, so the first loss is that of a run without; then it holds the predictions back."""
     fit(tmp_path / "without", latents, 10)
     fit(tmp_path / "with", latents, 10, remedy=RemedySpec("lwf", 20.0))
@@ -121,7 +121,7 @@ def test_distilled_it_stays_nearer_to_what_the_base_says(latents, tmp_path):  # 
     assert abs(loss_of(taught, latents[1]) - base) < abs(loss_of(free, latents[1]) - base)
 
 
-def test_wise_ft_averages_with_the_base_and_leaves_training_alone(latents, tmp_path):  # noqa: F811
+def test_wise_ft_averages_with_the_base_and_leaves_training_alone(latents, tmp_path):
     plain = weights(fit(tmp_path / "plain", latents, 4))
     base, seen = weights(model()), []
     for share in (0.25, 1.0):
@@ -133,7 +133,7 @@ def test_wise_ft_averages_with_the_base_and_leaves_training_alone(latents, tmp_p
     assert same(weights(made), base) and seen == [2, 2]
 
 
-def test_generated_clips_keep_their_context_and_go_on_as_the_base_would(latents, monkeypatch):  # noqa: F811
+def test_generated_clips_keep_their_context_and_go_on_as_the_base_would(latents, monkeypatch):
     base, clips = model(), list(latents[0][:5])
     made = regularizers.generated(base, clips, 2, seed=3).numpy()
     assert made.shape == (5, *clips[0].shape) and made.dtype == np.float32

@@ -19,6 +19,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny_detectors import CLASSES, SQUARE, TINY, tiny_detector
 
 from replaylab.data.boxes import MIN_HEIGHT_PX, pairwise_iou
 from replaylab.data.domain import TRACK_COLUMNS
@@ -26,75 +27,8 @@ from replaylab.metrics import dynamics
 from replaylab.metrics.detectors import pretrained
 from replaylab.metrics.detectors.pretrained import Found, ObjectDetector, load, tracks_of
 
-CLASSES = ("car", "person", "dog", "truck")
 HEIGHT, WIDTH = 38, 61
 LOW = 0.05  # random models are sure of nothing
-
-
-# ---------------------------------------------------------------------------------------------------- tiny detectors
-def _resnet(*stages: str) -> Any:
-    return transformers.ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, layer_type="basic", out_features=list(stages)
-    )  # fmt: skip
-
-
-def _detr(stages: tuple[str, ...] = ("stage4",), width: int = 16, decoder: int = 1) -> dict[str, Any]:
-    return {
-        "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone_config": _resnet(*stages),
-        "d_model": width, "encoder_layers": 1, "decoder_layers": decoder, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16,
-        "encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 12,
-    }  # fmt: skip
-
-
-def _rt_detr() -> dict[str, Any]:
-    backbone = transformers.RTDetrResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    return {
-        "backbone_config": backbone, "encoder_hidden_dim": 16, "encoder_in_channels": [8, 16, 16],
-        "decoder_in_channels": [16] * 3, "d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 16,
-        "decoder_ffn_dim": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 12,
-        "decoder_n_points": 2, "num_denoising": 0,
-    }  # fmt: skip
-
-
-def _yolos() -> dict[str, Any]:
-    return {
-        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-        "image_size": [64, 64], "patch_size": 16, "num_detection_tokens": 12,
-    }  # fmt: skip
-
-
-SQUARE = {"size": {"height": 64, "width": 64}}
-IN_PROPORTION = {"size": {"shortest_edge": 48, "longest_edge": 96}}
-# transformers' name of the classes, and what it is told; the image processor, and what it is told
-TINY: dict[str, tuple[str, Callable[[], dict[str, Any]], str, dict[str, Any]]] = {
-    "rt-detr": ("RTDetr", _rt_detr, "RTDetr", SQUARE),
-    "rt-detr-v2": ("RTDetrV2", _rt_detr, "RTDetr", SQUARE),
-    "yolos": ("Yolos", _yolos, "Yolos", IN_PROPORTION),
-    "detr": ("Detr", _detr, "Detr", IN_PROPORTION),
-    "conditional-detr": ("ConditionalDetr", _detr, "ConditionalDetr", IN_PROPORTION),
-    "deformable-detr": (
-        "DeformableDetr", lambda: _detr(("stage2", "stage3", "stage4"), 32, 2), "DeformableDetr", IN_PROPORTION,
-    ),
-}  # fmt: skip
-
-
-def tiny(name: str, folder: Path, classes: tuple[str, ...] = CLASSES) -> Path:
-    """A detector of random weights, wide enough that its queries see different things."""
-    kind, told, processor, size = TINY[name]
-    names = dict(enumerate(classes))
-    config = getattr(transformers, f"{kind}Config")(**told(), id2label=names, label2id={v: k for k, v in names.items()})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = getattr(transformers, f"{kind}ForObjectDetection")(config)
-        for weights in model.parameters():
-            if weights.dim() > 1:
-                torch.nn.init.normal_(weights, std=0.4)
-    model.save_pretrained(folder)
-    getattr(transformers, f"{processor}ImageProcessorPil")(**size).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def folder(name: str) -> Path:
         if name not in folders:
-            folders[name] = tiny(name, tmp_path_factory.mktemp(name))
+            folders[name] = tiny_detector(name, tmp_path_factory.mktemp(name))
         return folders[name]
 
     return folder
@@ -211,12 +145,12 @@ def test_other_frames_are_refused(frames: np.ndarray) -> None:
 # ------------------------------------------------------------------------------------------------------------- classes
 def test_without_a_map_cocos_classes_on_roads_count(made: Callable[[str], Path], tmp_path: Path) -> None:
     assert load(made("yolos")).kinds == {0: "car", 1: "pedestrian", 3: "truck"}
-    other = tiny("yolos", tmp_path, ("N/A", "motorbike", "bicycle", "N/A"))
+    other = tiny_detector("yolos", tmp_path, ("N/A", "motorbike", "bicycle", "N/A"))
     assert load(other).kinds == {1: "motorcycle", 2: "cyclist"}
 
 
 def test_a_class_may_have_several_numbers(tmp_path: Path) -> None:
-    folder = tiny("yolos", tmp_path)
+    folder = tiny_detector("yolos", tmp_path)
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = {"0": "car", "1": "N/A", "2": "car", "3": "N/A"}
     (folder / "config.json").write_text(json.dumps(config))
@@ -240,7 +174,7 @@ def test_an_unknown_class_lists_the_nearest(made: Callable[[str], Path], tmp_pat
         load(made("yolos"), {"zebra": "animal"})
     with pytest.raises(ValueError, match="no class at all"):
         load(made("yolos"), {})
-    other = tiny("yolos", tmp_path, ("Car", "Pedestrian"))
+    other = tiny_detector("yolos", tmp_path, ("Car", "Pedestrian"))
     with pytest.raises(ValueError, match=r"none of car, truck.*it knows 'Car', 'Pedestrian'"):
         load(other)
     assert load(other, {"Pedestrian": "pedestrian"}).kinds == {1: "pedestrian"}
