@@ -218,11 +218,11 @@ def _measured(
         assert isinstance(world, WorldSpec)  # who could say what happens in a folder's videos?
         if damage.name == "constant-velocity":
             found = evaluation_set.extrapolated
-            tables.append(measurement.measure_found(evaluation_set, found, cap))
+            tables.append(measurement.measure_boxes(evaluation_set, found, cap))
         else:
             frames = damaged(damage, evaluation_set, world, mean_velocities(evaluation.domains[0], home))
             measured = measurement.measure(evaluation_set, frames, cap)
-            found = measured.found
+            found = measured.boxes
             tables.append(measured.rows)
             if evaluation_set.name == EVENTFUL and damage.grade == KINDS[damage.name].grades[-1]:
                 write_atomically(example, lambda path, one=frames[0, -1]: Image.fromarray(one).save(path, "PNG"))
@@ -242,7 +242,7 @@ def _pseudo_values(evaluation_set: EvaluationSet, found: Any, miss_cap_px: float
     from replaylab.evaluation import measurement
 
     def of_all(kept: NDArray[np.intp]) -> pd.Series[float]:
-        rows = measurement.measure_found(evaluation_set.subset(kept), [found[clip] for clip in kept], miss_cap_px)
+        rows = measurement.measure_boxes(evaluation_set.subset(kept), [found[clip] for clip in kept], miss_cap_px)
         return rows[rows["video"] == ""].set_index("measure")["value"].astype(float)
 
     clips = np.arange(len(found))

@@ -1,8 +1,8 @@
-"""A model in, rows out: futures of held-out context frames, measured; and the floors beside them.
+"""Evaluation of a model: futures of held-out clips are generated and measured, with reference baselines beside them.
 
-Decision: every arm and step draws futures of the same clips with the same noise, and all references (real, autoencoder,
-copy-last-frame, constant velocity, base) are measured by the same instruments into the same store, so that no number
-comes without its floor.
+Decision: every configuration and step generates futures of the same clips from the same noise, and all baselines (real,
+autoencoder, copy-last-frame, constant velocity, base) are measured by the same code into the same store, so no number
+stands without its baselines.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
-from replaylab.catalogue import CONTEXT_FRAMES, NOISE_LEVELS
+from replaylab.catalogue import CONTEXT_FRAMES, DENOISING, NOISE_LEVELS
 from replaylab.data.video import write_video
 from replaylab.evaluation import evaluation_sets, measurement
-from replaylab.evaluation.evaluation_sets import EvaluationSet, Frames
-from replaylab.evaluation.measurement import Measured
+from replaylab.evaluation.evaluation_sets import EvaluationSet, Frames, true_boxes
+from replaylab.evaluation.measurement import Measurement
 from replaylab.metrics.dynamics import Counted
 from replaylab.metrics.trajectories import over_samples
 from replaylab.models import pipelines, sampling
@@ -43,23 +44,22 @@ def evaluate(
     rank: Rank = Rank(),
     at_the_end: bool = False,
 ) -> pd.DataFrame:
-    """Sample every clip's future with the pipeline's model and measure it; rows without the run's own columns.
+    """Generate every clip's future with the pipeline's model and measure it; rows without the run's own columns.
 
-    `gallery` is (the clips to keep, as `Store.gallery_clips` has them; the folder to keep them in). Several ranks share
-    the sampling; the leading one measures, and the others' rows are empty. At the end, all domains are measured,
-    thoroughly.
+    `gallery`: the clips to keep as examples, and the folder to keep them in. Ranks share the sampling; the main one
+    measures, and the others' rows are empty. `at_the_end`: all domains and measures.
     """
     pipeline.model.transformer.eval()
     chosen = gallery[0] if gallery else {}
     parts = []
     for evaluation_set in evaluation_sets.prepare_sets(spec, home, at_the_end, pipeline):
         rows: list[pd.DataFrame] = []
-        for made, drawn in _futures(pipeline, evaluation_set, spec, rank):
+        for frames, latents in _futures(pipeline, evaluation_set, spec, rank):
             if not rank.is_main:
                 continue
-            measured = measurement.measure(evaluation_set, made, spec.miss_cap_px, drawn, at_the_end)
+            measured = measurement.measure(evaluation_set, frames, spec.miss_cap_px, latents, at_the_end)
             if gallery is not None and not rows:
-                _keep(gallery[1], evaluation_set, made, measured, chosen.get(evaluation_set.name, {}))
+                _keep(gallery[1], evaluation_set, frames, measured, chosen.get(evaluation_set.name, {}))
             rows.append(measured.rows)
         losses = _denoising(pipeline, evaluation_set, spec.noise_seed) if at_the_end else pd.DataFrame()
         parts += [_over_futures(rows), losses] if rows else []
@@ -69,31 +69,31 @@ def evaluate(
 def _futures(
     pipeline: Pipeline, evaluation_set: EvaluationSet, spec: EvaluationSpec, rank: Rank
 ) -> Iterator[tuple[Frames, torch.Tensor]]:
-    """Every clip's first future, then every clip's second and so on, as frames and as latents."""
+    """Every clip's first future, then every clip's second and so on, as frames and latents."""
     model, shape = pipeline.model, evaluation_set.latents.shape[1:]
     for number in range(spec.futures):
         first = number * len(evaluation_set.clips)
         with torch.autocast(model.transformer.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            drawn = sampling.futures(
-                model, evaluation_set.to_draw, shape, spec.sampler_steps, spec.noise_seed, first, rank
+            latents = sampling.futures(
+                model, evaluation_set.sampling_condition, shape, spec.sampler_steps, spec.noise_seed, first, rank
             )
-        yield (pipeline.decode(drawn) if rank.is_main else evaluation_set.frames), drawn
+        yield (pipeline.decode(latents) if rank.is_main else evaluation_set.frames), latents
 
 
 def _denoising(pipeline: Pipeline, evaluation_set: EvaluationSet, noise_seed: int) -> pd.DataFrame:
-    """The error of denoising each clip at NOISE_LEVELS, with the noise that its first future is drawn from."""
+    """The loss of denoising each clip at NOISE_LEVELS, with the noise that its first future is sampled from."""
     parts = []
     for level in NOISE_LEVELS:
         losses = sampling.denoising_losses(
-            pipeline.model, evaluation_set.latents, evaluation_set.to_draw, level, noise_seed
+            pipeline.model, evaluation_set.latents, evaluation_set.sampling_condition, level, noise_seed
         )
-        values = [{f"denoising_loss_{level:g}": Counted(loss, 1)} for loss in losses]
+        values = [{f"{DENOISING}_{level:g}": Counted(loss, 1)} for loss in losses]
         parts.append(measurement.rows_of_clips(evaluation_set, values))
     return pd.concat(parts, ignore_index=True)
 
 
 def _over_futures(rows: list[pd.DataFrame]) -> pd.DataFrame:
-    """Means over the futures of each clip, and the ADE of each clip's best."""
+    """Means over the futures of each clip, and the ADE of its best one."""
     first = rows[0]
     if len(rows) == 1:
         return first
@@ -107,13 +107,13 @@ def _over_futures(rows: list[pd.DataFrame]) -> pd.DataFrame:
 def references(spec: ReferenceSpec, store: Path, base: Pipeline | None = None) -> Gallery:
     """Measure copy-last-frame, real, autoencoder and base, unless it is done; returns the clips that every run keeps.
 
-    If another process is measuring them, that one is waited for. `base`: where it is loaded already.
+    Waits for another process that is measuring them. `base`: if it is loaded already.
     """
     kept = Store(store)
     if not kept.is_done(spec):
         folder = claim(spec, store)
         with locked(folder):
-            if not kept.is_done(spec):  # by the one that was waited for
+            if not kept.is_done(spec):  # by the process that held the lock
                 _measure_references(spec, store, folder, base or pipelines.load(spec, store))
     return kept.gallery_clips(spec.run_id)
 
@@ -123,26 +123,25 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
     evaluation = spec.evaluation
     prepared = evaluation_sets.prepare_sets(evaluation, store, at_the_end=True, pipeline=base)
     shown = {world.name for world in evaluation.domains}
-    made_by: dict[str, Callable[[EvaluationSet], Frames]] = {
-        "copy-last-frame": lambda evaluation_set: copy_last_frame(evaluation_set.frames, evaluation_set.context_frames),
-        "real": lambda evaluation_set: evaluation_set.frames,
-        "autoencoder": lambda evaluation_set: autoencoded(evaluation_set.frames, base),
+    baselines: dict[str, Callable[[EvaluationSet], Frames]] = {
+        "copy-last-frame": lambda real: copy_last_frame(real.frames, real.context_frames),
+        "real": lambda real: real.frames,
+        "autoencoder": lambda real: autoencoded(real.frames, base),
     }
     parts, gallery = [], {}
-    for name, make in track(made_by.items(), what="floors", total=len(made_by), unit="models"):
+    for name, frames_of in track(baselines.items(), what="baselines", total=len(baselines), unit="models"):
         for evaluation_set in prepared:
-            made = make(evaluation_set)
-            measured = measurement.measure(evaluation_set, made, evaluation.miss_cap_px)
+            frames = frames_of(evaluation_set)
+            measured = measurement.measure(evaluation_set, frames, evaluation.miss_cap_px)
             parts.append(measured.rows.assign(model=name, step=-1))
             if name == "copy-last-frame" and evaluation_set.name in shown:
                 gallery[evaluation_set.name] = _at_percentiles(measured.rows)
             if name == "real" and evaluation_set.name in shown:
-                _keep(folder / "samples" / name, evaluation_set, made, measured, gallery[evaluation_set.name])
-    for evaluation_set in [
-        one for one in prepared if one.has_agents and one.context_frames > 1
-    ]:  # a velocity takes two
-        rows = measurement.measure_found(evaluation_set, evaluation_set.extrapolated, evaluation.miss_cap_px)
-        parts.append(rows.assign(model="constant-velocity", step=-1))
+                _keep(folder / "samples" / name, evaluation_set, frames, measured, gallery[evaluation_set.name])
+    for evaluation_set in prepared:
+        if evaluation_set.has_agents and evaluation_set.context_frames > 1:  # a velocity needs two frames
+            rows = measurement.measure_boxes(evaluation_set, evaluation_set.extrapolated, evaluation.miss_cap_px)
+            parts.append(rows.assign(model="constant-velocity", step=-1))
     write_atomically(folder / "gallery.json", lambda path: path.write_text(json.dumps(gallery, indent=1)))
     measured_base = evaluate(base, evaluation, store, (gallery, folder / "samples" / "base"), at_the_end=True)
     parts.append(measured_base.assign(model="base", step=0))
@@ -152,7 +151,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
 
 
 def autoencoded(frames: Frames, pipeline: Pipeline | None = None) -> Frames:
-    """Clips (N, T, H, W, 3) through the autoencoder: what a perfect model could show."""
+    """Clips (N, T, H, W, 3) encoded and decoded: the best that a model with this autoencoder can reach."""
     pipeline = pipeline or pipelines.published_tiny()
     return pipeline.decode(pipeline.encode(frames))
 
@@ -165,10 +164,8 @@ def copy_last_frame(frames: Frames, context_frames: int = CONTEXT_FRAMES) -> Fra
 
 
 def _at_percentiles(rows: pd.DataFrame) -> dict[str, int]:
-    """The clips (by number) whose agents move least, as most and most: percentiles of copy-last-frame's ADE, or of its
-    PSNR where there is no agent.
-
-    A measure of the clip, not of any arm: every arm shows the same clips.
+    """The clips (by number) at GALLERY_PERCENTILES of how far agents move: the ADE of copy-last-frame, or its PSNR where
+    there is no agent. A property of the clip alone, so that every configuration shows the same clips.
     """
     for measure in ("ade_px", "psnr_db"):
         values = rows.loc[rows["measure"] == measure, "value"].reset_index(drop=True).dropna().sort_values()
@@ -178,29 +175,26 @@ def _at_percentiles(rows: pd.DataFrame) -> dict[str, int]:
 
 
 def _keep(
-    folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured: Measured, chosen: dict[str, int]
+    folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured: Measurement, chosen: dict[str, int]
 ) -> None:
-    """One mp4 and its boxes for each chosen clip: `<domain>-<percentile>.mp4` and `.json`."""
+    """The video and the boxes of each chosen clip: `<domain>-<percentile>.mp4` and `.json`."""
+    context, future_frames = evaluation_set.context_frames, frames.shape[1] - evaluation_set.context_frames
     for percentile, clip in chosen.items():
-        name = folder / f"{evaluation_set.name}-{percentile}"
-        future = (
-            measured.found[clip]
-            if evaluation_set.has_agents
-            else [np.zeros((0, 4))] * len(evaluation_set.future(frames)[clip])
-        )
+        path = folder / f"{evaluation_set.name}-{percentile}"
+        detected = measured.boxes[clip] if evaluation_set.has_agents else [np.zeros((0, 4))] * future_frames
         boxes = {
             "video": evaluation_set.clips[clip].video,
-            "true": [_eligible(table) for table in evaluation_set.truth[clip]],
-            "found": [[]] * evaluation_set.context_frames
-            + [found[:, :4].astype(float).round(2).tolist() for found in future],
+            "true": [
+                _rounded(true_boxes(table[table["eligible"].astype(bool)])) for table in evaluation_set.truth[clip]
+            ],
+            "found": [[]] * context + [_rounded(frame[:, :4]) for frame in detected],
         }
+        rate = evaluation_set.frames_per_second
         write_atomically(
-            name.with_suffix(".mp4"),
-            lambda aside, clip=clip: write_video(aside, frames[clip], evaluation_set.frames_per_second),
+            path.with_suffix(".mp4"), lambda aside, clip=clip, rate=rate: write_video(aside, frames[clip], rate)
         )
-        write_atomically(name.with_suffix(".json"), lambda aside, boxes=boxes: aside.write_text(json.dumps(boxes)))
+        write_atomically(path.with_suffix(".json"), lambda aside, boxes=boxes: aside.write_text(json.dumps(boxes)))
 
 
-def _eligible(truth: pd.DataFrame) -> list[list[float]]:
-    """The boxes of a frame's agents that count, px."""
-    return evaluation_sets.true_boxes(truth[truth["eligible"].astype(bool)]).round(2).tolist()
+def _rounded(boxes: NDArray[np.floating]) -> list[list[float]]:
+    return boxes.astype(float).round(2).tolist()

@@ -1,8 +1,10 @@
-"""What is measured on which clips? Evaluation domains made ready once a process, for every arm and step.
+"""Evaluation sets: the held-out clips of a domain, their truth, and the real clips that distances are taken to.
 
-Decision: clips, truth, context latents, and what the networks see in the truth and in real clips of other scenes are
-prepared once and shared, so that an arm costs what it draws. Distances are taken to those other scenes, and the floor,
-real against real, is then what a perfect model would get. Refused: a split with too few scenes.
+Decision: clips, truth, context latents and the networks' outputs on real frames are prepared once a process and shared by
+all configurations and steps, so that a configuration costs only what it generates. Distances are taken to real clips of
+other scenes, so the baseline 'real' is what a perfect model would reach.
+
+Refused: a split with too few scenes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from replaylab.catalogue import CONTEXT_FRAMES
-from replaylab.data import clips as clips_room
+from replaylab.data import clips as clips_module
 from replaylab.data.boxes import centres
 from replaylab.data.clips import Clip
 from replaylab.data.domain import TRACK_COLUMNS, Domain
@@ -37,15 +39,15 @@ from replaylab.worlds.named import DRIVING_WORLDS
 if TYPE_CHECKING:
     from replaylab.metrics.detectors.pretrained import ObjectDetector
 
-Boxes = Sequence[Sequence[NDArray[np.floating]]]  # N clips x T frames
-
+ClipBoxes = Sequence[Sequence[NDArray[np.floating]]]
+"""Boxes of N clips x T frames, each (A, 4), or (A, 5) with the detector's score; px."""
 LEAST_TURN_RAD_S = np.deg2rad(1)
-FOLLOWED = 10 / 64  # of the width, from a context frame to the next: who went further is not known again
+TRACKING_GATE = 10 / 64  # of the width: no agent is followed further than this from one context frame to the next
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """One evaluation domain made ready: N clips with truth, and M real clips of other scenes."""
+    """N clips of one domain with their truth, and M real clips of other scenes."""
 
     name: str
     split: str
@@ -62,47 +64,42 @@ class EvaluationSet:
     cameras: NDArray[np.float64] | None
     """(N, T, 3): field of view in degrees, height in m, pitch in radians; None where they are not known"""
     pipeline: Pipeline
-    """the model that continues the clips, or one with its autoencoder and context"""
+    """the model that continues the clips, or one with the same autoencoder and context"""
     latents: torch.Tensor
     """(N, C, T, h, w)"""
-    known: Condition
-    """what is known of the clips beside their latents"""
+    condition: Condition
+    """what the model is conditioned on beside the context latents"""
     references: Frames
     """(M, T, H, W, 3)"""
     reference_names: tuple[str, ...]
     """the scenes of the references"""
     mean_motion: MeanMotion | None
-    """of the target's ordinary driving; None where no agent of it is known"""
-    detect: Callable[[Frames], Boxes]
-    """boxes of agents, with their scores, in clips (N, T, H, W, 3): N x T"""
+    """of the target's ordinary driving; None where none of its agents is known"""
+    detect: Callable[[Frames], ClipBoxes]
+    """boxes of agents, with scores, in clips (N, T, H, W, 3)"""
 
     @property
     def context_frames(self) -> int:
-        """K, the frames of a clip that are given."""
+        """The frames of a clip that a model is given."""
         return self.pipeline.context_frames
 
     @property
-    def to_draw(self) -> Condition:
-        """What a model is told of the clips to draw their futures."""
-        return to_draw(self.latents, self.known)
+    def sampling_condition(self) -> Condition:
+        """What the futures are sampled from: the context latents, or `condition`."""
+        return to_draw(self.latents, self.condition)
 
     def future(self, frames: Frames) -> Frames:
         """The frames after the context of clips (N, T, H, W, 3)."""
         return frames[:, self.context_frames :]
 
-    def flat_future(self, frames: Frames) -> Frames:
-        """The same, one after another: (N x future frames, H, W, 3)."""
-        return flat_future(frames, self.context_frames)
-
-    def subset(self, kept: Sequence[int] | NDArray[np.intp]) -> EvaluationSet:
-        """The same evaluation set with some of its clips, by number."""
-        number = np.asarray(kept)
+    def subset(self, kept: NDArray[np.intp]) -> EvaluationSet:
+        """The same evaluation set with the clips of these numbers."""
         return replace(
             self, clips=[self.clips[clip] for clip in kept], truth=[self.truth[clip] for clip in kept],
-            frames=self.frames[number], latents=self.latents[number],
-            ego=None if self.ego is None else self.ego[number],
-            cameras=None if self.cameras is None else self.cameras[number],
-            known={name: tensor[number] for name, tensor in self.known.items()},
+            frames=self.frames[kept], latents=self.latents[kept],
+            ego=None if self.ego is None else self.ego[kept],
+            cameras=None if self.cameras is None else self.cameras[kept],
+            condition={name: tensor[kept] for name, tensor in self.condition.items()},
         )  # fmt: skip
 
     @cached_property
@@ -111,18 +108,18 @@ class EvaluationSet:
         return [TrueAgents.of(clip[self.context_frames :]) for clip in self.truth]
 
     @cached_property
-    def seen(self) -> Seen:
-        """What EfficientNet makes of the true future frames (N x future frames)."""
-        return fidelity.efficientnet(self.flat_future(self.frames))
+    def activations(self) -> Seen:
+        """EfficientNet's on the true future frames (N x future frames)."""
+        return fidelity.efficientnet(flat(self.future(self.frames)))
 
     @cached_property
     def reference_features(self) -> NDArray[np.float32]:
-        """Of the references' future frames (M x future frames, 1280)."""
-        return fidelity.efficientnet_features(self.flat_future(self.references))
+        """EfficientNet's on the references' future frames: (M x future frames, 1280)."""
+        return fidelity.efficientnet_features(flat(self.future(self.references)))
 
     @cached_property
     def reference_videos(self) -> NDArray[np.float32]:
-        """Video features (M, d) of the references' futures."""
+        """The video network's on the references' futures: (M, d)."""
         return video_network.features(self.future(self.references))
 
     @cached_property
@@ -132,17 +129,17 @@ class EvaluationSet:
 
     @cached_property
     def ego_turns(self) -> bool:
-        """Whether the ego car ever turns: where it does not, a yaw rate tells a still clip from nothing."""
+        """Whether the ego car ever turns: where it does not, an error of its yaw rate says nothing."""
         if self.ego is None:
             return False
         rates = [optical_flow.true_ego_motion(ego, self.frames_per_second)[:, 1] for ego in self.ego]
         return bool(np.abs(rates).max() > LEAST_TURN_RAD_S)
 
     @cached_property
-    def extrapolated(self) -> Boxes:
-        """Boxes that the detector finds in the context, carried on at constant velocity: N x future frames."""
+    def extrapolated(self) -> ClipBoxes:
+        """Boxes detected in the context, extrapolated at constant velocity: N x future frames."""
         context = self.frames[:, : self.context_frames]
-        count, gate_px = self.frames.shape[1] - context.shape[1], FOLLOWED * self.frames.shape[3]
+        count, gate_px = self.frames.shape[1] - context.shape[1], TRACKING_GATE * self.frames.shape[3]
         return [trajectories.extrapolated(clip, count, gate_px=gate_px) for clip in self.detect(context)]
 
 
@@ -158,19 +155,19 @@ class TrueAgents(NamedTuple):
 
     @classmethod
     def of(cls, future: list[pd.DataFrame]) -> TrueAgents:
-        """From the truth's rows of each future frame."""
+        """From the rows of `data.domain.TRACK_COLUMNS` of each future frame."""
         columns = [[table[name].to_numpy() for table in future] for name in ("agent", "eligible")]
         return cls([true_boxes(table) for table in future], *columns)
 
 
 @dataclass(frozen=True)
 class MeanMotion:
-    """How agents move on average in some clips, by where they are in the last context frame."""
+    """How agents move on average, by their position in the last context frame."""
 
     size_px: tuple[int, int]
     """height and width"""
     field_px: NDArray[np.float64]
-    """(future frames, CELLS, CELLS, 2): mean displacement since then; that of all agents where a cell has none"""
+    """(future frames, CELLS, CELLS, 2): mean displacement since then, x and y; of all agents where a cell has none"""
 
     def of(self, frame: NDArray[np.int64], start_px: NDArray[np.float64]) -> NDArray[np.float64]:
         """Displacements (n, 2) for future frames (n,) and centres in the last context frame (n, 2), in px."""
@@ -181,7 +178,7 @@ class MeanMotion:
     def measured(
         cls, truth: Sequence[Sequence[pd.DataFrame]], size_px: tuple[int, int], context_frames: int = CONTEXT_FRAMES
     ) -> MeanMotion:
-        """Of clips' truth, whole clips with their context; ValueError where no eligible agent stays."""
+        """Of the truth of whole clips, N x T; ValueError where no eligible agent is in both context and future."""
         parts = []
         for clip in truth:
             last = clip[context_frames - 1]
@@ -195,8 +192,8 @@ class MeanMotion:
             raise ValueError("mean motion: no eligible agent is there from the last context frame on")
         moves = pd.DataFrame(parts, columns=["frame", "column", "row", "x", "y"])
         field = np.full((len(truth[0]) - context_frames, CELLS, CELLS, 2), np.nan)
-        for (frame, column, row), found in moves.groupby(["frame", "column", "row"])[["x", "y"]].mean().iterrows():
-            field[int(frame), int(row), int(column)] = found
+        for (frame, column, row), mean in moves.groupby(["frame", "column", "row"])[["x", "y"]].mean().iterrows():
+            field[int(frame), int(row), int(column)] = mean
         everywhere = moves.groupby("frame")[["x", "y"]].mean().reindex(range(len(field))).to_numpy()
         return cls(size_px, np.where(np.isnan(field), everywhere[:, None, None], field))
 
@@ -206,99 +203,101 @@ def prepare_sets(
 ) -> list[EvaluationSet]:
     """The domains that are measured at every step, or all of them at the end; rendered and encoded once a process.
 
-    `pipeline`: whose context and latents they are; by default the tiny model's.
+    `pipeline`: whose context and latents they have; by default the tiny model's.
     """
-    chosen = (*spec.domains, *(spec.at_the_end if at_the_end else ()))
+    worlds = (*spec.domains, *(spec.at_the_end if at_the_end else ()))
     pipeline = pipeline or pipelines.published_tiny()
+    counts = spec.clips, spec.reference_clips
     return [
-        _prepared_set(
-            world, spec.domains[0], spec.split, spec.clips, spec.reference_clips, spec.object_detector, home, pipeline
-        )
-        for world in chosen
-    ]  # fmt: skip
+        _prepared(world, spec.domains[0], spec.split, *counts, spec.object_detector, home, pipeline) for world in worlds
+    ]
 
 
 @cache
-def _prepared_set(
-    world: World, ordinary: World, split: str, clips: int, reference_clips: int, by: DetectorSpec | None, home: Path,
-    pipeline: Pipeline,
+def _prepared(
+    world: World, ordinary: World, split: str, clips: int, reference_clips: int, detector: DetectorSpec | None,
+    home: Path, pipeline: Pipeline,
 ) -> EvaluationSet:  # fmt: skip
     domain, length = build_domain(world, home / "domains"), pipeline.frames
-    scenes = clips_room.one_a_scene(clips_room.clips_of(domain, split, length))
+    scenes = clips_module.one_a_scene(clips_module.clips_of(domain, split, length))
     if len(scenes) < clips + reference_clips:
         raise ValueError(
             f"{domain.folder}: split {split!r} has {len(scenes)} scenes, but {clips} clips to continue and "
             f"{reference_clips} reference clips of other scenes are asked for"
         )
     chosen, others = scenes[:clips], scenes[clips : clips + reference_clips]
-    encoded, known = stacked(list(pipeline.encode_clips(domain, split, chosen, home)))
-    has_agents = _has_agents(world, by)
-    frames = _frames(domain, chosen, length)
+    latents, condition = stacked(list(pipeline.encode_clips(domain, split, chosen, home)))
     return EvaluationSet(
-        domain.name, split, has_agents, domain.frames_per_second, chosen, frames,
-        _truth(domain, chosen, frames, by),
+        domain.name,
+        split,
+        _has_agents(world, detector),
+        domain.frames_per_second,
+        chosen,
+        _frames(domain, chosen, length),
+        _truth(domain, chosen, length, detector),
         _ego(domain, chosen, length, ["x_m", "y_m", "heading_rad"]),
-        _ego(domain, chosen, length, ["field_of_view_deg", "camera_height_m", "camera_pitch_rad"]), pipeline, encoded,
-        known, _frames(domain, others, length), tuple(clip.scene for clip in others),
-        _mean_motion(ordinary, split, by, home, pipeline), detector_for(by),
-    )  # fmt: skip
+        _ego(domain, chosen, length, ["field_of_view_deg", "camera_height_m", "camera_pitch_rad"]),
+        pipeline,
+        latents,
+        condition,
+        _frames(domain, others, length),
+        tuple(clip.scene for clip in others),
+        _mean_motion(ordinary, split, detector, home, pipeline),
+        detector_for(detector),
+    )
 
 
-def _has_agents(world: World, by: DetectorSpec | None) -> bool:
-    """Whether agents are measured: in the driving worlds, and in folders whose agents somebody knows or can find."""
+def _has_agents(world: World, detector: DetectorSpec | None) -> bool:
+    """Whether agents are measured: in the driving worlds, and in folders for which a detector is given."""
     if isinstance(world, FolderSpec):
-        return by is not None
+        return detector is not None
     return world.world in DRIVING_WORLDS
 
 
-def _truth(domain: Domain, chosen: list[Clip], frames: Frames, by: DetectorSpec | None) -> list[list[pd.DataFrame]]:
-    """The tracks that the domain has, else those that the detector makes of the real frames, else none."""
+def _truth(domain: Domain, chosen: list[Clip], length: int, detector: DetectorSpec | None) -> list[list[pd.DataFrame]]:
+    """The domain's tracks, else pseudo-tracks of the detector on the real frames, else none."""
     if domain.has_tracks:
-        return clips_room.truth_of(domain, chosen, frames.shape[1])
-    if by is None:
-        nothing = pd.DataFrame(columns=list(TRACK_COLUMNS))
-        return [[nothing] * frames.shape[1]] * len(frames)
+        return clips_module.truth_of(domain, chosen, length)
+    if detector is None:
+        return [[pd.DataFrame(columns=list(TRACK_COLUMNS))] * length] * len(chosen)
     from replaylab.metrics.detectors import pretrained
 
-    return [pretrained.pseudo_tracks(clip, _object_detector(by)) for clip in frames]
+    return [
+        pretrained.pseudo_tracks(clip, _object_detector(detector)) for clip in clips_module.read(domain, chosen, length)
+    ]
 
 
 @cache
-def _object_detector(by: DetectorSpec) -> ObjectDetector:
+def _object_detector(spec: DetectorSpec) -> ObjectDetector:
     from replaylab.metrics.detectors import pretrained
 
-    agents = pretrained.agents_of(by.agents)
-    found = pretrained.load(by.folder, agents or None, by.threshold)
-    if found.digest != by.digest:
-        raise ValueError(f"{by.folder} is another detector ({found.digest}) than the one described ({by.digest})")
-    return found
+    loaded = pretrained.load(spec.folder, pretrained.agents_of(spec.agents) or None, spec.threshold)
+    if loaded.digest != spec.digest:
+        raise ValueError(f"{spec.folder} is another detector ({loaded.digest}) than the one described ({spec.digest})")
+    return loaded
 
 
 @cache
 def _mean_motion(
-    world: World, split: str, by: DetectorSpec | None, home: Path, pipeline: Pipeline
+    world: World, split: str, detector: DetectorSpec | None, home: Path, pipeline: Pipeline
 ) -> MeanMotion | None:
     """Of all clips of the split, one a scene; None where no agent is measured."""
     domain, length = build_domain(world, home / "domains"), pipeline.frames
-    if not _has_agents(world, by):
+    if not _has_agents(world, detector):
         return None
-    scenes = clips_room.one_a_scene(clips_room.clips_of(domain, split, length))
-    truth = (
-        clips_room.truth_of(domain, scenes, length)
-        if domain.has_tracks
-        else _truth(domain, scenes, _frames(domain, scenes, length), by)
-    )
+    scenes = clips_module.one_a_scene(clips_module.clips_of(domain, split, length))
+    truth = _truth(domain, scenes, length, detector)
     size_px = domain.height_px, domain.width_px
     try:
         return MeanMotion.measured(truth, size_px, pipeline.context_frames)
     except ValueError:
-        if isinstance(world, FolderSpec):  # in videos of one's own it may well be that no agent stays
+        if isinstance(world, FolderSpec):  # in one's own videos it may be that no agent stays
             return None
         raise
 
 
 def _frames(domain: Domain, chosen: list[Clip], length: int) -> Frames:
-    return np.stack(list(clips_room.read(domain, chosen, length)))
+    return np.stack(list(clips_module.read(domain, chosen, length)))
 
 
 def _ego(domain: Domain, chosen: list[Clip], length: int, columns: list[str]) -> NDArray[np.float64] | None:
@@ -310,39 +309,27 @@ def _ego(domain: Domain, chosen: list[Clip], length: int, columns: list[str]) ->
 
 def clear_cache() -> None:
     """Free the prepared sets: each holds the model that it was prepared for, and the next run has another."""
-    _prepared_set.cache_clear()
+    _prepared.cache_clear()
     _mean_motion.cache_clear()
 
 
 @cache
-def detector_for(by: DetectorSpec | None = None) -> Callable[[Frames], Boxes]:
-    """Finds agents in clips (N, T, H, W, 3), N x T boxes with their scores: the shipped detector, or one of transformers
-    by name or folder.
-    """
-    if by is not None:
-        return _object_detector(by).find_in_clips
+def detector_for(spec: DetectorSpec | None = None) -> Callable[[Frames], ClipBoxes]:
+    """Detects agents in clips (N, T, H, W, 3): N x T boxes with scores, of the shipped detector or one of transformers."""
+    if spec is not None:
+        return _object_detector(spec).find_in_clips
     network = centre_point.load()
-    return lambda frames: _by_clip(centre_point.detect(network, flat(frames)), len(frames))
 
+    def detect(frames: Frames) -> ClipBoxes:
+        length, boxes = frames.shape[1], centre_point.detect(network, flat(frames))
+        return [boxes[first : first + length] for first in range(0, len(boxes), length)]
 
-def detect(frames: Frames) -> Boxes:
-    """The shipped detector's boxes, with their scores, in clips (N, T, H, W, 3): N x T."""
-    return detector_for()(frames)
-
-
-def _by_clip(found: list[NDArray[np.float32]], clips: int) -> Boxes:
-    length = len(found) // clips
-    return [found[clip * length : (clip + 1) * length] for clip in range(clips)]
+    return detect
 
 
 def flat(frames: Frames) -> Frames:
-    """Clips (N, T, H, W, 3) as frames, one after another."""
+    """Clips (N, T, H, W, 3) as frames (N x T, H, W, 3)."""
     return frames.reshape(-1, *frames.shape[2:])
-
-
-def flat_future(frames: Frames, context_frames: int = CONTEXT_FRAMES) -> Frames:
-    """The future frames of clips (N, T, H, W, 3), one after another: (N x future frames, H, W, 3)."""
-    return flat(frames[:, context_frames:])
 
 
 def true_boxes(table: pd.DataFrame) -> NDArray[np.float64]:

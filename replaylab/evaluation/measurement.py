@@ -1,8 +1,11 @@
-"""What do all the instruments say of made clips? Rows: one a clip and measure, and one a measure of the whole set.
+"""Measures of generated clips: a row for each clip and measure, and one for each measure of the whole set.
 
-Decision: fidelity and dynamics are read off the same frames in one place, and a model that gives boxes but no pictures
-(constant velocity) has the measures of boxes alone. Context frames are left out of every measure. A distance carries
-how many vectors it is of, what one vector saw, and the extractor with the digest of its weights (`store.COLUMNS`).
+Decision: every measure is taken from the same frames and the same matching of agents, in one place. A baseline that gives
+boxes but no pictures (constant velocity) has the measures of boxes alone. Context frames are left out of every measure. A
+distance carries the number of vectors, what one vector covers, and the extractor with the digest of its weights. A measure
+that is computed here is in every table once `catalogue.MEASURES` names it.
+
+Refused: clips of another shape than the real ones.
 """
 
 from __future__ import annotations
@@ -16,180 +19,189 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from replaylab.catalogue import CONTEXT_FRAMES
-from replaylab.evaluation.evaluation_sets import Boxes, EvaluationSet, Frames, detect, flat_future, true_boxes
+from replaylab.catalogue import PSEUDO
+from replaylab.evaluation.evaluation_sets import ClipBoxes, EvaluationSet, Frames, flat, true_boxes
 from replaylab.metrics import detection, distances, dynamics, fidelity, optical_flow, trajectories, video_network
-from replaylab.metrics.distances import Distance, Extractor
+from replaylab.metrics.distances import Extractor
 from replaylab.metrics.dynamics import AgentErrors, Counted
 from replaylab.metrics.fidelity import Seen
 from replaylab.models.pipelines import PretrainedPipeline
 
-MISS_CAP_M = 10.0  # what an agent that is not found costs on the ground plane; no error counts for more
+MISS_CAP_M = 10.0  # error on the ground plane of an agent that is not detected; no error counts for more
 NTA_GATE_PX, NTA_WIDTH_PX = 10, 480  # its authors' gate in images of that width
 
 Values = dict[str, Counted]
-DISTANCES = {"fd": distances.frechet_distance, "kd": distances.kernel_distance}
+"""Measures by name, each with the number of observations."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the networks see of the futures of N clips."""
+class NetworkOutputs:
+    """What the networks make of the futures of N clips."""
 
     frames: Seen
-    """of every future frame, N x future frames"""
+    """EfficientNet's activations on every future frame, N x future frames"""
     videos: NDArray[np.float32] | None
     """video features (N, d); None of clips that the video network does not take"""
-    found: Boxes
-    """the detector's boxes, N x future frames; empty where there is nothing it knows"""
+    boxes: ClipBoxes
+    """detected, N x future frames; empty where no agent is measured"""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was measured of made clips, and the boxes that it rests on."""
+class Measurement:
+    """The measures of generated clips, and the boxes that they rest on."""
 
     rows: pd.DataFrame
-    found: Boxes
-    """boxes found, N x future frames"""
+    boxes: ClipBoxes
+    """detected, N x future frames"""
 
 
 def measure(
     evaluation_set: EvaluationSet,
     frames: Frames,
     miss_cap_px: float,
-    drawn: torch.Tensor | None = None,
-    thoroughly: bool = True,
-) -> Measured:
-    """Every measure of made clips (N, T, H, W, 3), one for each of the evaluation set's.
+    latents: torch.Tensor | None = None,
+    thorough: bool = True,
+) -> Measurement:
+    """Every measure of generated clips (N, T, H, W, 3), one for each clip of the evaluation set.
 
-    `drawn`: their latents (N, C, T, h, w), where the frames were decoded from some. Thoroughly, that is with what takes
-    longest and is not looked at over many steps: the ego car's motion and the second tracker.
+    `latents` (N, C, T, h, w): those that the frames were decoded from, if any. `thorough`: also what takes longest and is
+    not compared over many steps, the ego car's motion and the second tracker. ValueError for clips of another shape.
     """
     if frames.shape != evaluation_set.frames.shape:
         raise ValueError(
             f"frames: shape {frames.shape}, but {evaluation_set.name} has clips of shape {evaluation_set.frames.shape}"
         )
-    seen = look(frames, evaluation_set.has_agents, evaluation_set.context_frames, evaluation_set.detect)
-    clips = _pictures(evaluation_set, frames, seen, evaluation_set.pipeline.encode(frames) if drawn is None else drawn)
-    whole = [_row(distance) for distance in _feature_distances(evaluation_set, seen)]
-    parts = [rows_of_clips(evaluation_set, clips), _named(evaluation_set, pd.DataFrame(whole))]
+    detect = evaluation_set.detect if evaluation_set.has_agents else None
+    outputs = run_networks(evaluation_set.future(frames), detect)
+    latents = evaluation_set.pipeline.encode(frames) if latents is None else latents
+    parts = [
+        rows_of_clips(evaluation_set, _pictures(evaluation_set, frames, outputs, latents)),
+        _feature_distances(evaluation_set, outputs),
+    ]
     if evaluation_set.has_agents:
-        errors = _errors(evaluation_set, seen.found, miss_cap_px)
-        parts.append(_agents(evaluation_set, seen.found, errors))
-        motions = _motion(evaluation_set, frames, seen.found, errors, miss_cap_px if thoroughly else None)
-        parts.append(rows_of_clips(evaluation_set, motions))
-    # on videos of one's own, agents may never be found
+        errors = _agent_errors(evaluation_set, outputs.boxes, miss_cap_px)
+        parts.append(_agents(evaluation_set, outputs.boxes, errors))
+        motion = _motion(evaluation_set, frames, outputs.boxes, errors, miss_cap_px if thorough else None)
+        parts.append(rows_of_clips(evaluation_set, motion))
+    # in one's own videos agents may never be detected
     if not evaluation_set.has_agents or isinstance(evaluation_set.pipeline, PretrainedPipeline):
         parts.append(rows_of_clips(evaluation_set, _flow_errors(evaluation_set, frames)))
-    return Measured(pd.concat(parts, ignore_index=True), seen.found)
+    return Measurement(pd.concat(parts, ignore_index=True), outputs.boxes)
 
 
-def look(
-    frames: Frames, has_agents: bool = True, context_frames: int = CONTEXT_FRAMES,
-    detect_agents: Callable[[Frames], Boxes] = detect,
-) -> Look:  # fmt: skip
-    """Show the futures of clips (N, T, H, W, 3) to every network, to the detector only where agents are on roads."""
-    future = frames[:, context_frames:]
-    return Look(
-        fidelity.efficientnet(flat_future(frames, context_frames)),
-        video_network.features(future) if _suits_the_video_network(future) else None,
-        detect_agents(future) if has_agents else [],
+def run_networks(futures: Frames, detect: Callable[[Frames], ClipBoxes] | None) -> NetworkOutputs:
+    """All networks on the futures (N, F, H, W, 3) of clips; the detector where one is given.
+
+    The video network was trained on the tiny model's clips and takes no others; `compare` has the field's own for those.
+    """
+    takes = (video_network.FRAMES, video_network.SIZE_PX, video_network.SIZE_PX)
+    return NetworkOutputs(
+        fidelity.efficientnet(flat(futures)),
+        video_network.features(futures) if futures.shape[1:4] == takes else None,
+        detect(futures) if detect else [],
     )
 
 
-def _suits_the_video_network(future: Frames) -> bool:
-    """It was trained on the tiny model's clips alone; for others `compare` has the field's own networks."""
-    return future.shape[1:4] == (video_network.FRAMES, video_network.SIZE_PX, video_network.SIZE_PX)
-
-
 # ------------------------------------------------------------------------------------------------------------ pictures
-def _pictures(evaluation_set: EvaluationSet, frames: Frames, seen: Look, drawn: torch.Tensor) -> list[Values]:
-    """What is seen of each clip beside the true one; and what it adds to the kernel distances."""
+def _pictures(
+    evaluation_set: EvaluationSet, frames: Frames, outputs: NetworkOutputs, latents: torch.Tensor
+) -> list[Values]:
+    """Each clip's fidelity to the true one, and its contribution to the kernel distances."""
     future, true = evaluation_set.future(frames), evaluation_set.future(evaluation_set.frames)
     count = future.shape[1]
-    by_clip = seen.frames.features.reshape(len(frames), count, -1)
-    more: dict[str, Any] = {
-        "effnet_perceptual": fidelity.perceptual(seen.frames, evaluation_set.seen).reshape(-1, count).mean(1),
-        "latent_mse": _latent_mse(evaluation_set, drawn.cpu()),
-        "effnet_kd_pseudo": distances.kernel_pseudo_values(by_clip, evaluation_set.reference_features),
+    by_clip = outputs.frames.features.reshape(len(frames), count, -1)
+    of_networks: dict[str, Any] = {
+        "effnet_perceptual": fidelity.perceptual(outputs.frames, evaluation_set.activations).reshape(-1, count).mean(1),
+        "latent_mse": _latent_mse(evaluation_set, latents.cpu()),
+        PSEUDO["effnet_kd"]: distances.kernel_pseudo_values(by_clip, evaluation_set.reference_features),
     }
-    if seen.videos is not None and _enough_videos(evaluation_set):
-        more["video_kd_pseudo"] = distances.kernel_pseudo_values(seen.videos[:, None], evaluation_set.reference_videos)
+    if outputs.videos is not None and _enough_videos(evaluation_set):
+        videos = outputs.videos[:, None]
+        of_networks[PSEUDO["video_kd"]] = distances.kernel_pseudo_values(videos, evaluation_set.reference_videos)
     clips = []
     for number in range(len(frames)):
-        looks = asdict(fidelity.clip_fidelity(future[number], true[number]))
-        looks |= {name: float(values[number]) for name, values in more.items()}
+        values = asdict(fidelity.clip_fidelity(future[number], true[number]))
+        values |= {name: float(of_clips[number]) for name, of_clips in of_networks.items()}
         # a clip against itself has no finite PSNR
-        clips.append({name: Counted(value, count) for name, value in looks.items() if np.isfinite(value)})
+        clips.append({name: Counted(value, count) for name, value in values.items() if np.isfinite(value)})
     return clips
 
 
-def _latent_mse(evaluation_set: EvaluationSet, drawn: torch.Tensor) -> torch.Tensor:
-    """(N,) over the latents of the future alone; over all, where one latent is of frames of both."""
+def _latent_mse(evaluation_set: EvaluationSet, latents: torch.Tensor) -> torch.Tensor:
+    """(N,) over the future's latents alone; over all where one latent covers context and future frames."""
     true = evaluation_set.latents
     first = evaluation_set.context_frames if true.shape[2] == evaluation_set.frames.shape[1] else 0
-    return (drawn - true)[:, :, first:].square().mean((1, 2, 3, 4))
+    return (latents - true)[:, :, first:].square().mean((1, 2, 3, 4))
 
 
 def _enough_videos(evaluation_set: EvaluationSet) -> bool:
     return min(len(evaluation_set.clips), len(evaluation_set.reference_names)) >= distances.N_MIN
 
 
-def _feature_distances(evaluation_set: EvaluationSet, seen: Look) -> list[Distance]:
+def _feature_distances(evaluation_set: EvaluationSet, outputs: NetworkOutputs) -> pd.DataFrame:
     """Fréchet and kernel distances to real clips of other scenes, of single frames and of whole futures.
 
     Those of fewer vectors than `distances.N_MIN` are left out: small presets have none of whole futures.
     """
-    scenes = [clip.scene for clip in evaluation_set.clips]
-    made, real = seen.frames.features, evaluation_set.reference_features
-    sets: list[tuple[str, Any, Any, Extractor]] = [(
-        "effnet", made.reshape(len(scenes), -1, made.shape[1]),
-        real.reshape(len(evaluation_set.reference_names), -1, real.shape[1]), fidelity.EXTRACTOR,
-    )]  # fmt: skip
-    if seen.videos is not None and _enough_videos(evaluation_set):
-        sets.append(("video", seen.videos, evaluation_set.reference_videos, video_network.extractor()))
-    return [
-        distances.between(
-            f"{kind}_{name}", of, a, b, extractor, names=(f"{evaluation_set.name}, made", f"{evaluation_set.name}, real"),
-            clips_a=scenes, clips_b=evaluation_set.reference_names,
+    scenes, others = [clip.scene for clip in evaluation_set.clips], evaluation_set.reference_names
+    features, real = outputs.frames.features, evaluation_set.reference_features
+    sets: list[tuple[str, Any, Any, Extractor]] = [
+        (
+            "effnet",
+            features.reshape(len(scenes), -1, features.shape[1]),
+            real.reshape(len(others), -1, real.shape[1]),
+            fidelity.EXTRACTOR,
         )
-        for kind, a, b, extractor in sets
-        for name, of in DISTANCES.items()
-    ]  # fmt: skip
+    ]
+    if outputs.videos is not None and _enough_videos(evaluation_set):
+        sets.append(("video", outputs.videos, evaluation_set.reference_videos, video_network.extractor()))
+    names = f"{evaluation_set.name}, made", f"{evaluation_set.name}, real"
+    rows = []
+    for network, a, b, extractor in sets:
+        for name, of in (("fd", distances.frechet_distance), ("kd", distances.kernel_distance)):
+            distance = distances.between(
+                f"{network}_{name}", of, a, b, extractor, names=names, clips_a=scenes, clips_b=others
+            )
+            rows.append({"measure": distance.name, **asdict(distance)})
+    return _of_the_set(evaluation_set, pd.DataFrame(rows).drop(columns="name"))
 
 
 # -------------------------------------------------------------------------------------------------------------- agents
-def measure_found(evaluation_set: EvaluationSet, found: Boxes, miss_cap_px: float) -> pd.DataFrame:
-    """Rows of all that boxes (N x future frames, with scores) say about the agents."""
-    return _agents(evaluation_set, found, _errors(evaluation_set, found, miss_cap_px))
+def measure_boxes(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: float) -> pd.DataFrame:
+    """Rows of every measure of the agents that needs boxes (N x future frames, with scores) alone."""
+    return _agents(evaluation_set, boxes, _agent_errors(evaluation_set, boxes, miss_cap_px))
 
 
-def _errors(evaluation_set: EvaluationSet, found: Boxes, miss_cap_px: float) -> list[AgentErrors]:
-    """Each clip's agents matched with the boxes, once for all measures."""
+def _agent_errors(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: float) -> list[AgentErrors]:
+    """Each clip's agents matched with the detected boxes, once for all measures."""
     return [
-        dynamics.agent_errors(*agents, boxes, miss_cap_px=miss_cap_px)
-        for agents, boxes in zip(evaluation_set.true_agents, found, strict=True)
+        dynamics.agent_errors(*agents, detected, miss_cap_px=miss_cap_px)
+        for agents, detected in zip(evaluation_set.true_agents, boxes, strict=True)
     ]
 
 
-def _agents(evaluation_set: EvaluationSet, found: Boxes, errors: list[AgentErrors]) -> pd.DataFrame:
-    clips, moved = [], []
-    for number, (boxes, _, eligible) in enumerate(evaluation_set.true_agents):
-        cameras = (
-            None if evaluation_set.cameras is None else evaluation_set.cameras[number, evaluation_set.context_frames :]
+def _agents(evaluation_set: EvaluationSet, boxes: ClipBoxes, errors: list[AgentErrors]) -> pd.DataFrame:
+    context, width = evaluation_set.context_frames, evaluation_set.frames.shape[3]
+    gate_px = NTA_GATE_PX * width / NTA_WIDTH_PX
+    clips, displacements = [], []
+    for number, (true, _, eligible) in enumerate(evaluation_set.true_agents):
+        cameras = None if evaluation_set.cameras is None else evaluation_set.cameras[number, context:]
+        clips.append(
+            {
+                **_accuracy(errors[number]),
+                **trajectories.clip_measures(errors[number], cameras, width, cap_m=MISS_CAP_M),
+                "nta_iou": detection.nta_iou(true, eligible, boxes[number], gate_px=gate_px),
+            }
         )
-        width = evaluation_set.frames.shape[3]
-        clips.append({
-            **_accuracy(errors[number]),
-            **trajectories.clip_measures(errors[number], cameras, width, cap_m=MISS_CAP_M),
-            "nta_iou": detection.nta_iou(boxes, eligible, found[number], gate_px=NTA_GATE_PX * width / NTA_WIDTH_PX),
-        })  # fmt: skip
-        last = evaluation_set.truth[number][evaluation_set.context_frames - 1]
-        moved.append(trajectories.displacements(errors[number], true_boxes(last), last["agent"].to_numpy()))
-    whole = {**_of_displacements(evaluation_set, moved), "average_precision_iou50": _precision(evaluation_set, found)}
-    rows = [{"measure": name, "value": value, "n": n} for name, (value, n) in whole.items()]
-    return pd.concat(
-        [rows_of_clips(evaluation_set, clips), _named(evaluation_set, pd.DataFrame(rows))], ignore_index=True
-    )
+        last = evaluation_set.truth[number][context - 1]
+        displacements.append(trajectories.displacements(errors[number], true_boxes(last), last["agent"].to_numpy()))
+    of_set = {
+        **_displacement_measures(evaluation_set, displacements),
+        "average_precision_iou50": _average_precision(evaluation_set, boxes),
+    }
+    rows = [{"measure": name, "value": value, "n": n} for name, (value, n) in of_set.items()]
+    parts = [rows_of_clips(evaluation_set, clips), _of_the_set(evaluation_set, pd.DataFrame(rows))]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _accuracy(errors: AgentErrors) -> Values:
@@ -203,10 +215,10 @@ def _accuracy(errors: AgentErrors) -> Values:
     }
 
 
-def _of_displacements(evaluation_set: EvaluationSet, moved: list[trajectories.Displacements]) -> Values:
-    """For claim C7: predicted on true displacement, and how far predictions lean to the target's mean motion."""
+def _displacement_measures(evaluation_set: EvaluationSet, clips: list[trajectories.Displacements]) -> Values:
+    """Claim C7: the slope of predicted on true displacement, and the pull of predictions to the target's mean motion."""
     true, predicted, frame, start = (
-        np.concatenate([getattr(each, name) for each in moved])
+        np.concatenate([getattr(clip, name) for clip in clips])
         for name in ("true_px", "predicted_px", "frame", "start_px")
     )
     line = trajectories.regression(true, predicted)
@@ -217,58 +229,57 @@ def _of_displacements(evaluation_set: EvaluationSet, moved: list[trajectories.Di
     return values
 
 
-def _precision(evaluation_set: EvaluationSet, found: Boxes) -> Counted:
-    boxes, _, eligible = zip(*evaluation_set.true_agents, strict=True)
-    frames = [[frame for clip in clips for frame in clip] for clips in (boxes, eligible, found)]
+def _average_precision(evaluation_set: EvaluationSet, boxes: ClipBoxes) -> Counted:
+    true, _, eligible = zip(*evaluation_set.true_agents, strict=True)
+    frames = [[frame for clip in clips for frame in clip] for clips in (true, eligible, boxes)]
     return detection.average_precision(*frames, min_iou=0.5)
 
 
 # -------------------------------------------------------------------------------------------------------------- motion
 def _motion(
-    evaluation_set: EvaluationSet, frames: Frames, found: Boxes, errors: list[AgentErrors], miss_cap_px: float | None
+    evaluation_set: EvaluationSet,
+    frames: Frames,
+    boxes: ClipBoxes,
+    errors: list[AgentErrors],
+    miss_cap_px: float | None,
 ) -> list[Values]:
-    """What pixels alone say of each clip: background and agents without it; and, where a cap is given for the agents that
-    it loses, the second tracker, with the ego car's motion.
+    """Measures of each clip by optical flow: the background, and agents relative to it. Where a cap for lost agents is
+    given, also the second tracker and the ego car's motion.
     """
     last, clips = evaluation_set.context_frames - 1, []
     for number, truth in enumerate(evaluation_set.truth):
-        made, true = frames[number, last:], evaluation_set.frames[number, last:]
-        boxes, agents, eligible = evaluation_set.true_agents[number]
-        start, ids, counts = (
+        generated, true = frames[number, last:], evaluation_set.frames[number, last:]
+        agents = evaluation_set.true_agents[number]
+        start, ids, eligible = (
             true_boxes(truth[last]),
             truth[last]["agent"].to_numpy(),
             truth[last]["eligible"].to_numpy(),
         )
         # an agent in the wrong place is no error of the background
-        hidden = [start, *(np.concatenate([b, f[:, :4]]) for b, f in zip(boxes, found[number], strict=True))]
+        hidden = [start, *(np.concatenate([a, b[:, :4]]) for a, b in zip(agents.boxes, boxes[number], strict=True))]
         mask = optical_flow.background(true, hidden)
-        flow, true_flow = optical_flow.flow(made), evaluation_set.flows[number]
+        flow, true_flow = optical_flow.flow(generated), evaluation_set.flows[number]
+        dominant = (optical_flow.dominant_motion(each, mask) for each in (flow, true_flow))
         values = {
             "background_flow_error_px": optical_flow.background_flow_error_px(flow, true_flow, mask),
-            "residual_agent_error_px": optical_flow.residual_agent_error_px(
-                errors[number], start, ids, *(optical_flow.dominant_motion(each, mask) for each in (flow, true_flow))
-            ),
+            "residual_agent_error_px": optical_flow.residual_agent_error_px(errors[number], start, ids, *dominant),
         }
         if miss_cap_px is not None:
-            values |= _ego(evaluation_set, number, made, hidden)
+            values |= _ego_errors(evaluation_set, number, generated, hidden)
+            followed = optical_flow.follow(generated, start[eligible])[1:]
             values["ade_tracked_px"] = optical_flow.ade_tracked_px(
-                optical_flow.follow(made, start[counts])[1:],
-                ids[counts],
-                boxes,
-                agents,
-                eligible,
-                miss_cap_px=miss_cap_px,
+                followed, ids[eligible], *agents, miss_cap_px=miss_cap_px
             )
         clips.append(values)
     return clips
 
 
-def _ego(evaluation_set: EvaluationSet, number: int, made: Frames, hidden: Any) -> Values:
+def _ego_errors(evaluation_set: EvaluationSet, number: int, clip: Frames, hidden: Any) -> Values:
     """Errors of the ego car's motion in a clip, where its truth is known."""
     if evaluation_set.ego is None or evaluation_set.cameras is None:
         return {}
     last, rate = evaluation_set.context_frames - 1, evaluation_set.frames_per_second
-    ego = optical_flow.ego_motion(made, evaluation_set.cameras[number, last:], hidden, rate)
+    ego = optical_flow.ego_motion(clip, evaluation_set.cameras[number, last:], hidden, rate)
     values: Values = dict(optical_flow.ego_errors(ego, evaluation_set.ego[number, last:], rate))
     if not evaluation_set.ego_turns:
         del values["ego_yaw_rate_error_deg_s"]
@@ -276,7 +287,7 @@ def _ego(evaluation_set: EvaluationSet, number: int, made: Frames, hidden: Any) 
 
 
 def _flow_errors(evaluation_set: EvaluationSet, frames: Frames) -> list[Values]:
-    """How far the motion of everything with texture is from the true one: where no agent is measured."""
+    """Each clip's error of optical flow wherever there is texture, for domains in which no agent is measured."""
     last, clips = evaluation_set.context_frames - 1, []
     for number, true_flow in enumerate(evaluation_set.flows):
         true = evaluation_set.frames[number, last:]
@@ -294,18 +305,9 @@ def rows_of_clips(evaluation_set: EvaluationSet, clips: list[Values]) -> pd.Data
         for clip, values in zip(evaluation_set.clips, clips, strict=True)
         for name, (value, n) in values.items()
     ]
-    return _named(evaluation_set, pd.DataFrame(rows))
+    return pd.DataFrame(rows).assign(domain=evaluation_set.name, split=evaluation_set.split)
 
 
-def _row(distance: Distance) -> dict[str, Any]:
-    plain = asdict(distance)
-    return {"measure": plain.pop("name"), **plain}
-
-
-def _named(evaluation_set: EvaluationSet, rows: pd.DataFrame) -> pd.DataFrame:
-    whole = {"video": "", "start": -1, "scene": ""}  # of a measure of all clips together
-    return rows.assign(
-        domain=evaluation_set.name,
-        split=evaluation_set.split,
-        **{name: value for name, value in whole.items() if name not in rows},
-    )
+def _of_the_set(evaluation_set: EvaluationSet, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of measures of all clips together."""
+    return rows.assign(domain=evaluation_set.name, split=evaluation_set.split, video="", start=-1, scene="")

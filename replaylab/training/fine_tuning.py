@@ -207,10 +207,10 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     pipeline = pipelines.load(spec, store)
     step = _seconds_a_step(pipeline, spec, store)
     has_agents = spec.model is None or evaluation.object_detector is not None
-    detect = evaluation_sets.detector_for(evaluation.object_detector)
+    detect = evaluation_sets.detector_for(evaluation.object_detector) if has_agents else None
     shape = np.broadcast_to(spec.target.size_px, 2)
-    frames = np.zeros((CLIPS_TO_TIME, pipeline.frames, *shape, 3), np.uint8)
-    measured = _timed(lambda: measurement.look(frames, has_agents, pipeline.context_frames, detect)) / len(frames)
+    futures = np.zeros((CLIPS_TO_TIME, pipeline.frames - pipeline.context_frames, *shape, 3), np.uint8)
+    measured = _timed(lambda: measurement.run_networks(futures, detect)) / len(futures)
     # a step goes forwards once, backwards twice
     sampled = step / 3 / spec.training.batch_size * evaluation.sampler_steps
     all_worlds = (*evaluation.domains, *evaluation.at_the_end)

@@ -82,15 +82,19 @@ def time_measuring(home: Path, clips_measured: int = 400) -> None:
     drawn = timed(
         "drawing",
         lambda: sampling.futures(
-            model, evaluation_set.to_draw, evaluation_set.latents.shape[1:], spec.sampler_steps, spec.noise_seed
+            model,
+            evaluation_set.sampling_condition,
+            evaluation_set.latents.shape[1:],
+            spec.sampler_steps,
+            spec.noise_seed,
         ),
     )
     made = timed("decoding", lambda: model.decode(drawn))
     timed("measuring", lambda: measurement.measure(evaluation_set, made, spec.miss_cap_px, drawn))
     whole = sum(seconds.values())
     future = made[:, CONTEXT_FRAMES:]
-    timed("of it the detector", lambda: evaluation_sets.detect(future))
-    timed("of it EfficientNet", lambda: fidelity.efficientnet(evaluation_sets.flat_future(made)))
+    timed("of it the detector", lambda: evaluation_sets.detector_for()(future))
+    timed("of it EfficientNet", lambda: fidelity.efficientnet(evaluation_sets.flat(future)))
     timed("of it the video network", lambda: video_network.features(future))
     parts = ", ".join(f"{name} {part:.1f} s" for name, part in seconds.items())
     print(f"drawing and measuring {clips_measured} clips: {whole:.1f} s ({parts})")

@@ -338,7 +338,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         measured.append(evaluation_set.name)
         clips = {"video": [clip.video for clip in evaluation_set.clips], "start": 0, "scene": "", "n": 5}
         rows = pd.DataFrame({**clips, "measure": "mean", "value": frames.mean((1, 2, 3, 4))})
-        return SimpleNamespace(rows=rows.assign(domain=evaluation_set.name, split="dev"), found=[])
+        return SimpleNamespace(rows=rows.assign(domain=evaluation_set.name, split="dev"), boxes=[])
 
     chosen = (Damage("real", 0.0), Damage("noise", 4.0), Damage("colour", 5.0), Damage("shuffled", 1.0))
     worlds = tuple(domain_spec(name, videos=(0, 3, 0)) for name in corruptions.DOMAINS)
@@ -392,7 +392,7 @@ def test_parts_of_the_clips_add_their_own_mean_to_a_mean_of_all(monkeypatch: pyt
         name: str = "driving"
         split: str = "dev"
 
-    def measure_found(evaluation_set: EvaluationSet, found: list[float], cap: float) -> pd.DataFrame:
+    def measure_boxes(evaluation_set: EvaluationSet, found: list[float], cap: float) -> pd.DataFrame:
         assert (
             evaluation_set.clips
             == evaluation_set.truth
@@ -402,7 +402,7 @@ def test_parts_of_the_clips_add_their_own_mean_to_a_mean_of_all(monkeypatch: pyt
         each = [("", "precision", np.mean(found)), ("dev-00001", "ade_px", 0.0)]
         return pd.DataFrame(each, columns=["video", "measure", "value"])
 
-    monkeypatch.setattr(measurement, "measure_found", measure_found)
+    monkeypatch.setattr(measurement, "measure_boxes", measure_boxes)
     clips = np.arange(2 * corruptions.PARTS)
     values = np.random.default_rng(0).normal(size=len(clips))
     evaluation_set: Any = EvaluationSet([*clips.tolist()], [*clips.tolist()], clips, clips, clips, clips)

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from replaylab.catalogue import CONTEXT_FRAMES
+from replaylab.catalogue import CONTEXT_FRAMES, NOISE_LEVELS
 from replaylab.evaluation import evaluate, evaluation_sets
 from replaylab.evaluation.evaluation_sets import EvaluationSet
-from replaylab.evaluation.measurement import measure, measure_found
+from replaylab.evaluation.measurement import measure, measure_boxes
 from replaylab.metrics import distances
 from replaylab.models import sampling
 from replaylab.models.pipelines import TinyPipeline
@@ -102,18 +102,18 @@ def test_far_from_roads_only_pictures_are_measured(prepared):
     road, far = prepared
     pictures, boxes, roads = (set(rows["measure"]) for rows in (
         measure(far, evaluate.autoencoded(far.frames), CAP_PX).rows,
-        measure_found(road, road.extrapolated, CAP_PX),
+        measure_boxes(road, road.extrapolated, CAP_PX),
         measure(road, evaluate.autoencoded(road.frames), CAP_PX).rows,
     ))  # fmt: skip
     of_motion = {"background_flow_error_px", "residual_agent_error_px", "ego_speed_error_m_s", "ade_tracked_px"}
     assert pictures >= PER_SET and not pictures & boxes and "ade_px" in boxes
     assert roads == (pictures - {"flow_error_px"}) | boxes | of_motion  # and no yaw rate: on these roads nobody turns
-    quickly = set(measure(road, road.frames, CAP_PX, thoroughly=False).rows["measure"])
+    quickly = set(measure(road, road.frames, CAP_PX, thorough=False).rows["measure"])
     assert roads - quickly == {"psnr_db", "ego_speed_error_m_s", "ade_tracked_px"}
 
 
 def test_constant_velocity_is_nearer_the_truth_than_standing_still(road):
-    rows = measure_found(road, road.extrapolated, CAP_PX)
+    rows = measure_boxes(road, road.extrapolated, CAP_PX)
     still = measure(road, evaluate.copy_last_frame(road.frames), CAP_PX).rows
     assert of(rows, "ade_px").mean() < of(still, "ade_px").mean() / 1.5
 
@@ -131,7 +131,7 @@ def test_futures_are_meaned_clip_by_clip_and_the_best_is_the_best(home, road, fu
     each = []
     for number in range(futures):
         drawn = sampling.futures(
-            model, road.to_draw, road.latents.shape[1:], spec.sampler_steps, spec.noise_seed, number * CLIPS
+            model, road.sampling_condition, road.latents.shape[1:], spec.sampler_steps, spec.noise_seed, number * CLIPS
         )
         each.append(of(measure(road, model.decode(drawn), CAP_PX, drawn).rows, "ade_px").to_numpy())
     assert np.array_equal(of(rows, "ade_px"), np.mean(each, axis=0), equal_nan=True)
@@ -145,14 +145,14 @@ def test_at_the_end_all_domains_are_measured_and_how_well_they_can_be_denoised(h
     assert list(rows["domain"].unique()) == ["tiny", "far"]
     for evaluation_set in prepared:
         here = rows[rows["domain"] == evaluation_set.name]
-        losses = [of(here, f"denoising_loss_{level:g}") for level in evaluate.NOISE_LEVELS]
+        losses = [of(here, f"denoising_loss_{level:g}") for level in NOISE_LEVELS]
         assert [len(loss) for loss in losses] == [CLIPS] * len(losses)
         assert np.isfinite(losses).all()
         clips = evaluation_set.latents[:3]
         noise = torch.randn(clips.shape[1:], generator=torch.Generator().manual_seed(
             torch_seed(SPEC.noise_seed, "sampling noise", 2)))[None]  # fmt: skip
         with torch.no_grad():
-            error = model.errors(clips[2:], noise, torch.tensor([evaluate.NOISE_LEVELS[0]]))
+            error = model.errors(clips[2:], noise, torch.tensor([NOISE_LEVELS[0]]))
         assert losses[0].iloc[2] == pytest.approx(error.item(), rel=1e-4)
 
 
