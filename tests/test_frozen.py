@@ -26,7 +26,7 @@ from conftest import ROOT
 
 import replaylab
 from replaylab.analysis import world_statistics
-from replaylab.evaluation import corruptions
+from replaylab.evaluation import corruption_study
 from replaylab.mixture import Mixture, buffer
 from replaylab.spec import (
     WEIGHTS,
@@ -152,12 +152,12 @@ def test_every_preset_is_frozen() -> None:
 
 def found_damages() -> dict[str, str]:
     """The folders of damaged clips."""
-    return {preset: corruptions.spec_of(preset).run_id for preset in sorted(corruptions.PRESETS)}
+    return {preset: corruption_study.spec_of(preset).run_id for preset in sorted(corruption_study.PRESETS)}
 
 
 def test_damaged_clips_have_the_names_that_they_had() -> None:
     check(found_damages(), FROZEN["damages"])
-    spec = corruptions.spec_of("published")
+    spec = corruption_study.spec_of("published")
     assert json.loads(json.dumps(spec.as_dict())) == published()[spec.run_id]
 
 
@@ -184,7 +184,7 @@ def _worlds_of(spec: RunSpec) -> Iterator[WorldSpec]:
 def found_domains() -> list[str]:
     """The folders of all domains that a preset, the damages, the survey or a name stands for."""
     worlds = {world for preset in FROZEN["grids"] for spec in grid_of(preset) for world in _worlds_of(spec)}
-    damaged = [corruptions.spec_of(preset).evaluation for preset in corruptions.PRESETS]
+    damaged = [corruption_study.spec_of(preset).evaluation for preset in corruption_study.PRESETS]
     worlds |= {world for each in damaged for world in each.domains if isinstance(world, WorldSpec)}
     worlds |= {
         domain_spec(name, videos=(0, videos, 0)) for name in DOMAINS for videos in world_statistics.PRESETS.values()

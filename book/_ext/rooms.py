@@ -44,7 +44,7 @@ PAGES = {
         "cli.ceiling", "metrics.detection", "metrics.dynamics", "metrics.trajectories", "metrics.optical_flow",
         "metrics.fidelity", "metrics.distances", "metrics.extractors", "metrics.video_network",
         "metrics.video_network_training",
-        "evaluation.compare", "evaluation.corruptions",
+        "evaluation.compare", "evaluation.corruptions", "evaluation.corruption_study",
     ),
     "reference_results": (
         "store", "analysis.statistics", "analysis.claims", "analysis.alignment", "sweeps.ablations",

@@ -80,7 +80,7 @@ def worlds_survey(options: argparse.Namespace) -> None:
 
 
 def damage(options: argparse.Namespace) -> None:
-    from replaylab.evaluation import corruptions as room
+    from replaylab.evaluation import corruption_study as room
     from replaylab.pages import measures
 
     made = room.run(options.preset, options.store)

@@ -1,8 +1,8 @@
 """Which measure sees which damage? One function per figure, table or sentence of the page; no torch.
 
-The functions take a `damage.Damaged` and give back a matplotlib figure, a pandas Styler or Markdown. Decision: names,
+The functions take a `CorruptionStudy` and give back a matplotlib figure, a pandas Styler or Markdown. Decision: names,
 groups and directions of the measures stand here once (`MEASURES`), and a measure that is not among them is shown all the
-same, under its own name and among the others. What counts as seen is `damage.SEEN`, for every measure alike.
+same, under its own name and among the others. What counts as seen is `LEAST_EVIDENCE`, for every measure alike.
 
 Refused: a domain that was not damaged.
 """
@@ -37,8 +37,9 @@ from replaylab.catalogue import (
     domain_of,
     measure_of,
 )
-from replaylab.evaluation import corruptions
-from replaylab.evaluation.corruptions import AGENTS, DOMAINS, EVENTFUL, KINDS, PICTURES, REFERENCES, SEEN, TIME, Damaged
+from replaylab.evaluation import corruption_study
+from replaylab.evaluation.corruption_study import DOMAINS, EVENTFUL, LEAST_EVIDENCE, CorruptionStudy
+from replaylab.evaluation.corruptions import AGENTS, KINDS, PICTURES, REFERENCES, TIME
 from replaylab.pages.style import GREY, INK, LIGHT_GREY, WIDTH, figure_style, finished, styled
 from replaylab.util import text as text_module
 from replaylab.util.text import capital, number
@@ -58,9 +59,16 @@ COLUMNS = {  # what stands in which map
     AGENTS: ("moved", "pulled", "removed"),
 }
 TITLES = {PICTURES: "Damaged pictures", TIME: "Damaged time, and references", AGENTS: "Damaged agents"}
-BOUNDS = (-np.inf, -10.0, -SEEN, SEEN, 10.0, 30.0, np.inf)
+BOUNDS = (-np.inf, -10.0, -LEAST_EVIDENCE, LEAST_EVIDENCE, 10.0, 30.0, np.inf)
 SHADES = ("#2166ac", "#92c5de", "#f7f7f7", "#fdcc8a", "#f16913", "#9e2f00")
-CLASSES = ("better, over 10", "better", f"not seen, under {SEEN:g}", "worse", "worse, over 10", "worse, over 30")
+CLASSES = (
+    "better, over 10",
+    "better",
+    f"not seen, under {LEAST_EVIDENCE:g}",
+    "worse",
+    "worse, over 10",
+    "worse, over 30",
+)
 
 
 def damage_name(name: str, grade: float) -> str:
@@ -70,7 +78,7 @@ def damage_name(name: str, grade: float) -> str:
     return f"{words} {grade:g} {kind.unit}".strip() if kind and kind.unit else words
 
 
-def answers(made: Damaged, domain: str = EVENTFUL) -> pd.DataFrame:
+def answers(made: CorruptionStudy, domain: str = EVENTFUL) -> pd.DataFrame:
     """`damage.response` of one domain with a column `worse`: the evidence, positive where the measure says worse.
 
     ValueError lists the domains there are.
@@ -78,7 +86,7 @@ def answers(made: Damaged, domain: str = EVENTFUL) -> pd.DataFrame:
     there = sorted(set(made.rows["domain"]))
     if domain not in there:
         raise ValueError(f"domain {domain!r} is none of {', '.join(there)}")
-    table = corruptions.response(made.rows[made.rows["domain"] == domain])
+    table = corruption_study.response(made.rows[made.rows["domain"] == domain])
     better = table["measure"].map(lambda name: measure_of(name).better)
     sign = better.map({"low": 1.0, "high": -1.0}).fillna(0.0)
     return table.assign(worse=np.where(sign == 0, table["evidence"].abs(), sign * table["evidence"]))
@@ -96,7 +104,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
-def examples_figure(made: Damaged) -> Figure:
+def examples_figure(made: CorruptionStudy) -> Figure:
     """The last frame of one eventful clip, under the strongest of each kind of damage."""
     pictures, across = made.examples(), 4
     down = -(-len(pictures) // across)
@@ -111,7 +119,7 @@ def examples_figure(made: Damaged) -> Figure:
         return finished(figure, "The same frame under each damage")
 
 
-def response_map(made: Damaged, group: str, domain: str = EVENTFUL) -> Figure:
+def response_map(made: CorruptionStudy, group: str, domain: str = EVENTFUL) -> Figure:
     """Measures (lines) against the damages of one group of COLUMNS: how many standard errors worse.
 
     "=" where nothing changed at all, "?" where the error is not known, "–" where there is nothing to compare; a measure
@@ -197,7 +205,7 @@ def _name_columns(axes: Axes, columns: list[tuple[str, float]]) -> None:
             axes.axvline(places[0] - 0.5, color="white", lw=3)
 
 
-def as_blur_figure(made: Damaged, domain: str = EVENTFUL) -> Figure:
+def as_blur_figure(made: CorruptionStudy, domain: str = EVENTFUL) -> Figure:
     """Which blur of all frames changes each distance between sets as much as a damage to agents or time does."""
     table = _distances_as_blur(made, domain)
     strongest = max(KINDS["blur"].grades)
@@ -212,7 +220,7 @@ def as_blur_figure(made: Damaged, domain: str = EVENTFUL) -> Figure:
             rows = np.array([damages.index(at) for at in zip(here["damage"], here["grade"], strict=True)])
             rows = rows + 0.16 * (place - (len(names) - 1) / 2)
             beyond = np.isinf(here["blur_px"].to_numpy())
-            faces = [colours[name] if not abs(evidence) < SEEN else "white" for evidence in here["evidence"]]
+            faces = [colours[name] if not abs(evidence) < LEAST_EVIDENCE else "white" for evidence in here["evidence"]]
             x = np.where(beyond, edge, here["blur_px"])
             for marker, chosen in (("o", ~beyond), (">", beyond)):
                 axes.scatter(x[chosen], rows[chosen], marker=marker, s=38, zorder=3, edgecolors=[colours[name]],
@@ -230,9 +238,9 @@ def as_blur_figure(made: Damaged, domain: str = EVENTFUL) -> Figure:
         return finished(figure, title, entries=entries, columns=4, below_in=0.3, fontsize=9)
 
 
-def _distances_as_blur(made: Damaged, domain: str) -> pd.DataFrame:
+def _distances_as_blur(made: CorruptionStudy, domain: str) -> pd.DataFrame:
     """`damage.as_blur` of the distances between sets of frames or videos, for damages to time and agents."""
-    table = corruptions.as_blur(answers(made, domain))
+    table = corruption_study.as_blur(answers(made, domain))
     of_sets = set(made.rows.loc[made.rows["video"] == "", "measure"])
     wanted = {name for name in of_sets if measure_of(name).group in (OF_FRAMES, OF_VIDEOS)}
     shown = [name for name, kind in KINDS.items() if kind.group in (TIME, AGENTS)] + ["copy-last-frame"]
@@ -241,18 +249,18 @@ def _distances_as_blur(made: Damaged, domain: str) -> pd.DataFrame:
     return table.assign(order=order).sort_values(["order", "grade"], kind="stable").drop(columns="order")
 
 
-def ceiling_figure(made: Damaged) -> Figure:
+def ceiling_figure(made: CorruptionStudy) -> Figure:
     """The detector on real frames, blurred more and more: ADE and recall against sharpness, a line a domain."""
     domains = [name for name in DOMAINS if name in set(made.rows["domain"])]
     colours = dict(zip(DOMAINS, sns.color_palette("colorblind")[:2], strict=True))
     with figure_style():
         figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 4.6), sharex=True)
         for domain in domains:
-            at = corruptions.blur_curve(made.rows, domain)
+            at = corruption_study.blur_curve(made.rows, domain)
             for axes, name in zip(panels, ("ade_px", "recall"), strict=True):
                 axes.plot(at["sharpness_ratio"], at[name], "o-", ms=5, color=colours[domain],
                           label=domain_of(domain).label)  # fmt: skip
-        named = corruptions.blur_curve(made.rows, domains[-1])["sharpness_ratio"]
+        named = corruption_study.blur_curve(made.rows, domains[-1])["sharpness_ratio"]
         for sigma, ratio in named[~(named.diff() > -0.04)].items():  # not so near the one before that they overlap
             label = "real" if sigma == 0 else f"{sigma:g} px"
             panels[0].annotate(label, (ratio, 1), (0, 2), xycoords=panels[0].get_xaxis_transform(), fontsize=8,
@@ -266,7 +274,7 @@ def ceiling_figure(made: Damaged) -> Figure:
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
-def values_table(made: Damaged, domain: str = EVENTFUL) -> Styler:
+def values_table(made: CorruptionStudy, domain: str = EVENTFUL) -> Styler:
     """Every measure (a column) under every damage (a line), the references first: the plain values."""
     table = answers(made, domain).pivot(index=["damage", "grade"], columns="measure", values="value")
     order = [(name, float(grade)) for name, kind in KINDS.items() for grade in kind.grades]
@@ -283,20 +291,21 @@ def _plain(value: float) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences
-def standing(made: Damaged) -> str:
+def standing(made: CorruptionStudy) -> str:
     """Markdown: what the page shows."""
     damages = made.rows[["damage", "grade"]].drop_duplicates()
     kinds = [KINDS[name].group for name in damages["damage"]]
     measures = {name for name in made.rows["measure"] if not name.endswith(PSEUDO_SUFFIX)}
     domains = [domain_of(name).label for name in DOMAINS if name in set(made.rows["domain"])]
     return (
-        f"Preset **{made.preset}**: {made.clips} clips each of {' and '.join(domains)} (the *{corruptions.SPLIT}* split), "
+        f"Preset **{made.preset}**: {made.clips} clips each of {' and '.join(domains)} "
+        f"(the *{corruption_study.SPLIT}* split), "
         f"{sum(kind != REFERENCES for kind in kinds)} damages and {kinds.count(REFERENCES)} references, "
         f"{len(measures)} measures."
     )
 
 
-def found(made: Damaged, domain: str = EVENTFUL) -> str:
+def found(made: CorruptionStudy, domain: str = EVENTFUL) -> str:
     """Markdown: what the numbers say, line by line."""
     table = answers(made, domain)
     table = table[~table["measure"].str.startswith(BY_HORIZON)]
@@ -327,7 +336,7 @@ def _control(table: pd.DataFrame) -> str:
 def _told_apart(table: pd.DataFrame) -> str:
     """A measure that cannot tell real from copy-last-frame is not used."""
     still = table[table["damage"] == "copy-last-frame"].dropna(subset=["evidence"])
-    blind = still[still["worse"] < SEEN]
+    blind = still[still["worse"] < LEAST_EVIDENCE]
     if still.empty:
         return ""
     text = f"Of {len(still)} measures whose error is known, {len(still) - len(blind)} tell real from copying the last frame"
@@ -346,7 +355,7 @@ def _who_sees_agents(table: pd.DataFrame) -> list[str]:
             continue
         groups = one["measure"].map(lambda measure: measure_of(measure).group)
         looks, moves = one[groups.isin([OF_FRAMES, OF_VIDEOS])], one[groups == OF_AGENTS]
-        blind = moves[moves["worse"] < SEEN]
+        blind = moves[moves["worse"] < LEAST_EVIDENCE]
         unseen = f" (not by {_named(blind)})" if 0 < len(blind) < len(moves) else ""
         lines.append(
             f"*{capital(damage_name(name, float(one['grade'].iloc[0])))}*: seen by {_seen(looks)} measures of fidelity "
@@ -361,7 +370,7 @@ def _who_minds_blur(table: pd.DataFrame) -> str:
     agents = blur[blur["measure"].map(lambda measure: measure_of(measure).group) == OF_AGENTS]
     if agents.empty:
         return ""
-    minds = agents[agents["worse"] >= SEEN]
+    minds = agents[agents["worse"] >= LEAST_EVIDENCE]
     text = f"A blur of 1 px, which moves no agent, is seen by {_seen(agents)} measures of agents"
     if minds.empty:
         return f"{text}."
@@ -370,7 +379,7 @@ def _who_minds_blur(table: pd.DataFrame) -> str:
 
 def _flattered(table: pd.DataFrame) -> str:
     damaged = table[table["damage"].map(lambda name: KINDS[name].group != REFERENCES)]
-    better = damaged[damaged["worse"] <= -SEEN]
+    better = damaged[damaged["worse"] <= -LEAST_EVIDENCE]
     if better.empty:
         return "No damage is taken for an improvement by any measure."
     each = []
@@ -380,7 +389,7 @@ def _flattered(table: pd.DataFrame) -> str:
     return f"Damage is taken for an improvement by {'; '.join(each)}."
 
 
-def _as_which_blur(made: Damaged, domain: str, table: pd.DataFrame) -> str:
+def _as_which_blur(made: CorruptionStudy, domain: str, table: pd.DataFrame) -> str:
     """Does a distance between videos see what the paper cares about? Beside what ADE says of the same damage."""
     blurs = _distances_as_blur(made, domain)
     ade = table[table["measure"] == "ade_px"].set_index(["damage", "grade"])["value"]
@@ -405,7 +414,7 @@ def _as_which_blur(made: Damaged, domain: str, table: pd.DataFrame) -> str:
 
 
 def _blur_in_words(one: pd.Series[Any]) -> str:
-    unsure = " (not seen)" if abs(one["evidence"]) < SEEN else ""
+    unsure = " (not seen)" if abs(one["evidence"]) < LEAST_EVIDENCE else ""
     if np.isinf(one["blur_px"]):
         return f"more than one of {max(KINDS['blur'].grades):g} px{unsure}"
     return f"as one of {number(one['blur_px'])} px{unsure}" if one["blur_px"] > 0 else f"not for the worse{unsure}"
@@ -417,7 +426,7 @@ def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
     From the published damages; where the results were not copied along, a sentence that says so.
     """
     try:
-        made = corruptions.run("published")
+        made = corruption_study.run("published")
     except FileNotFoundError:
         return "The detector's ceiling under blur is not here: its results lie in book/results."
     values = last_step(per_arm(rows))
@@ -425,7 +434,7 @@ def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
     sharp = sharp[[arm for arm in sharp.index if arm not in tables.REFERENCES.values()]]
     least, most = (
         f"{arm}, {text_module.number(sharp[arm])} times as sharp as real frames, it has "
-        f"{corruptions.ceiling(made.rows, sharp[arm], domain)}"
+        f"{corruption_study.blur_ceiling(made.rows, sharp[arm], domain)}"
         for arm in (sharp.idxmin(), sharp.idxmax())
     )
     return (
@@ -434,17 +443,19 @@ def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
     )
 
 
-def _ceilings(made: Damaged, domain: str) -> str:
-    at = corruptions.blur_curve(made.rows, domain)
+def _ceilings(made: CorruptionStudy, domain: str) -> str:
+    at = corruption_study.blur_curve(made.rows, domain)
     ratios = at["sharpness_ratio"]
     asked = [ratio for ratio in (0.9, 0.8, 0.6) if ratios.min() <= ratio <= ratios.max()]
-    each = [f"at a sharpness of {ratio:g}, {corruptions.ceiling(made.rows, ratio, domain)}" for ratio in asked]
-    real = corruptions.ceiling(made.rows, float(ratios.iloc[0]), domain)
+    each = [
+        f"at a sharpness of {ratio:g}, {corruption_study.blur_ceiling(made.rows, ratio, domain)}" for ratio in asked
+    ]
+    real = corruption_study.blur_ceiling(made.rows, float(ratios.iloc[0]), domain)
     return f"The detector's ceiling on real frames is {real}; blurred, " + "; ".join(each) + "." if each else ""
 
 
 def _seen(some: pd.DataFrame) -> str:
-    return f"{int((some['worse'] >= SEEN).sum())} of {len(some)}"
+    return f"{int((some['worse'] >= LEAST_EVIDENCE).sum())} of {len(some)}"
 
 
 def _named(some: pd.DataFrame) -> str:

@@ -17,7 +17,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from replaylab.analysis import world_statistics
-from replaylab.evaluation import corruptions
+from replaylab.evaluation import corruption_study
 from replaylab.spec import CLUSTERS
 from replaylab.sweeps import own_model
 from replaylab.sweeps.presets import PRESETS
@@ -101,8 +101,8 @@ class WorldsParameters:
 class DamageParameters:
     """The parameters of the measures' notebook; `domain` is the one that its figures show."""
 
-    preset: str = field(default="published", metadata=_holds("text", choices=corruptions.PRESETS))
-    domain: str = field(default=corruptions.EVENTFUL, metadata=_holds("text", choices=corruptions.DOMAINS))
+    preset: str = field(default="published", metadata=_holds("text", choices=corruption_study.PRESETS))
+    domain: str = field(default=corruption_study.EVENTFUL, metadata=_holds("text", choices=corruption_study.DOMAINS))
     store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
 
 

@@ -24,8 +24,9 @@ from replaylab.analysis.tables import per_run
 from replaylab.catalogue import PSEUDO_SUFFIX
 from replaylab.cli.main import main
 from replaylab.data.domain import TRACK_COLUMNS
-from replaylab.evaluation import corruptions
-from replaylab.evaluation.corruptions import Damage, Damaged
+from replaylab.evaluation import corruption_study, corruptions
+from replaylab.evaluation.corruption_study import CorruptionStudy
+from replaylab.evaluation.corruptions import Corruption
 from replaylab.metrics import fidelity
 from replaylab.pages import measures
 from replaylab.pages import parameters as parameters_page
@@ -149,7 +150,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def after(clips: Any, name: str, grade: float) -> np.ndarray:
-    made = corruptions.damaged(Damage(name, grade), clips, WORLD, FIELD)
+    made = corruptions.corrupt(Corruption(name, grade), clips, WORLD, FIELD)
     assert made.shape == clips.frames.shape and made.dtype == np.uint8
     assert np.array_equal(made[:, :FIRST], clips.frames[:, :FIRST])
     return made
@@ -200,7 +201,9 @@ def test_shuffling_keeps_every_frame_and_never_the_order(frames: int, seed: int)
 # Numbers
 
 
-def rows_of(values: dict[tuple[str, float], Any], measure: str, domain: str = corruptions.EVENTFUL) -> pd.DataFrame:
+def rows_of(
+    values: dict[tuple[str, float], Any], measure: str, domain: str = corruption_study.EVENTFUL
+) -> pd.DataFrame:
     """Rows of one measure: by damage and grade, a value a clip, or one number for the whole set."""
     tables = []
     for (name, grade), each in values.items():
@@ -221,7 +224,7 @@ def line(table: pd.DataFrame, measure: str, name: str, grade: float = 0) -> Any:
 
 def test_a_change_is_paired_by_clip_and_divided_by_its_error_over_clips() -> None:
     real, step = np.array([1.0, 5.0, 9.0, 2.0]), np.array([1.0, 2.0, 3.0, 2.0])
-    table = corruptions.response(
+    table = corruption_study.response(
         rows_of({("real", 0): real, ("blur", 1): real + step, ("noise", 4): real - step}, "ade_px")
     )
     found = line(table, "ade_px", "blur", 1)
@@ -239,7 +242,7 @@ def test_the_error_of_a_whole_sets_measure_is_that_of_its_pseudo_values() -> Non
         rows_of({("real", 0): real, ("blur", 1): other}, "effnet_kd_pseudo"),
         rows_of({("real", 0): 3.0, ("blur", 1): 4.0}, "effnet_fd"),
     ]
-    table = corruptions.response(pd.concat(rows))
+    table = corruption_study.response(pd.concat(rows))
     assert set(table["measure"]) == {"effnet_kd", "effnet_fd"}
     found = line(table, "effnet_kd", "blur", 1)
     error = (other - real).std(ddof=1) / 3**0.5
@@ -253,7 +256,7 @@ def test_a_clip_without_a_value_leaves_its_pair_and_what_real_has_not_does_not_c
         rows_of({("real", 0): [1.0, np.nan, 3.0], ("blur", 1): [2.0, 5.0, np.nan]}, "recall"),
         rows_of({("blur", 1): [30.0, 31.0]}, "psnr_db"),
     ]
-    table = corruptions.response(pd.concat(rows))
+    table = corruption_study.response(pd.concat(rows))
     assert (line(table, "recall", "blur", 1).change, line(table, "recall", "blur", 1).clips) == (1.0, 1)
     assert np.isnan(line(table, "psnr_db", "blur", 1).change)
 
@@ -265,7 +268,7 @@ def test_a_clip_without_a_value_leaves_its_pair_and_what_real_has_not_does_not_c
 def test_worse_is_where_the_measure_says_so(measure: str, value: float, worse: int) -> None:
     real, steps = np.zeros(4), value * np.array([1, 2, 1, 2.0])
     rows = rows_of({("real", 0): real, ("moved", 4): steps}, measure)
-    made = Damaged("smoke", Path(), 4, rows)
+    made = CorruptionStudy("smoke", Path(), 4, rows)
     assert np.sign(line(measures.answers(made), measure, "moved", 4).worse) == worse
 
 
@@ -277,41 +280,41 @@ def blur_rows() -> pd.DataFrame:
 
 
 def test_a_ceiling_lies_on_the_line_between_blurs_and_never_improves_with_blur() -> None:
-    found = corruptions.ceiling(blur_rows(), 0.5)
+    found = corruption_study.blur_ceiling(blur_rows(), 0.5)
     assert (found.ade_px, found.recall, found.beyond) == (pytest.approx(3.0), pytest.approx(0.65), "")
-    assert corruptions.ceiling(blur_rows(), 0.8).ade_px == pytest.approx(1.0)  # 0.9 there was luck
+    assert corruption_study.blur_ceiling(blur_rows(), 0.8).ade_px == pytest.approx(1.0)  # 0.9 there was luck
     ratios = np.linspace(0.3, 1.2, 40)
-    every = [corruptions.ceiling(blur_rows(), ratio) for ratio in ratios]
+    every = [corruption_study.blur_ceiling(blur_rows(), ratio) for ratio in ratios]
     assert np.all(np.diff([one.ade_px for one in every]) <= 0) and np.all(np.diff([one.recall for one in every]) >= 0)
 
 
 def test_a_ceiling_is_not_carried_on_beyond_what_was_measured() -> None:
-    sharper, blurred = corruptions.ceiling(blur_rows(), 1.3), corruptions.ceiling(blur_rows(), 0.2)
+    sharper, blurred = corruption_study.blur_ceiling(blur_rows(), 1.3), corruption_study.blur_ceiling(blur_rows(), 0.2)
     assert (sharper.ade_px, sharper.recall) == (1.0, 0.9) and "sharper than real" in str(sharper)
     assert blurred.ade_px == 4.0 and "less sharp than a blur of 2 px" in str(blurred)
     with pytest.raises(ValueError, match="sharpness_ratio: 0, expected a number above 0"):
-        corruptions.ceiling(blur_rows(), 0)
+        corruption_study.blur_ceiling(blur_rows(), 0)
     with pytest.raises(
         ValueError, match=r"domain 'near' has no blurred frames measured; there are \['driving-eventful'\]"
     ):
-        corruptions.ceiling(blur_rows(), 0.5, "near")
+        corruption_study.blur_ceiling(blur_rows(), 0.5, "near")
 
 
 def test_a_damage_is_as_bad_as_the_blur_that_changes_as_much() -> None:
     values = {("real", 0): 1.0, ("blur", 0.5): 2.0, ("blur", 1): 2.0, ("blur", 2): 4.0, ("moved", 1): 1.5, ("moved", 2): 3.0,
               ("moved", 4): 9.0, ("removed", 1): 0.5}  # fmt: skip
-    found = corruptions.as_blur(corruptions.response(rows_of(values, "effnet_fd"))).set_index(["damage", "grade"])[
-        "blur_px"
-    ]
+    found = corruption_study.as_blur(corruption_study.response(rows_of(values, "effnet_fd"))).set_index(
+        ["damage", "grade"]
+    )["blur_px"]
     assert found.to_dict() == {("moved", 1): 0.25, ("moved", 2): 1.5, ("moved", 4): np.inf, ("removed", 1): 0.0}
     falling = {at: -value for at, value in values.items()}
-    fallen = corruptions.as_blur(corruptions.response(rows_of(falling, "effnet_fd")))["blur_px"]
+    fallen = corruption_study.as_blur(corruption_study.response(rows_of(falling, "effnet_fd")))["blur_px"]
     assert fallen.tolist() == found.tolist()
 
 
 def test_what_blur_does_not_change_has_no_such_blur() -> None:
     values: dict[tuple[str, float], Any] = {("real", 0): 1.0, ("blur", 1): 1.0, ("blur", 2): 1.0, ("moved", 1): 1.5}
-    assert corruptions.as_blur(corruptions.response(rows_of(values, "effnet_fd"))).empty
+    assert corruption_study.as_blur(corruption_study.response(rows_of(values, "effnet_fd"))).empty
 
 
 # The store
@@ -330,7 +333,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     prepared = [
         SimpleNamespace(name=name, split="dev", clips=[SimpleNamespace(video=f"dev-{n:05d}", start=0) for n in range(3)],
                         frames=random.integers(0, 255, (3, FRAMES, 16, 16, 3), np.uint8))
-        for name in corruptions.DOMAINS
+        for name in corruption_study.DOMAINS
     ]  # fmt: skip
     measured: list[str] = []
 
@@ -340,11 +343,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         rows = pd.DataFrame({**clips, "measure": "mean", "value": frames.mean((1, 2, 3, 4))})
         return SimpleNamespace(rows=rows.assign(domain=evaluation_set.name, split="dev"), boxes=[])
 
-    chosen = (Damage("real", 0.0), Damage("noise", 4.0), Damage("colour", 5.0), Damage("shuffled", 1.0))
-    worlds = tuple(domain_spec(name, videos=(0, 3, 0)) for name in corruptions.DOMAINS)
-    spec = corruptions.DamageSpec(EvaluationSpec(worlds, "dev", 3, 3), chosen)
-    monkeypatch.setattr(corruptions, "spec_of", lambda preset: spec)
-    monkeypatch.setattr(corruptions, "mean_velocities", lambda *_: FIELD)
+    chosen = (Corruption("real", 0.0), Corruption("noise", 4.0), Corruption("colour", 5.0), Corruption("shuffled", 1.0))
+    worlds = tuple(domain_spec(name, videos=(0, 3, 0)) for name in corruption_study.DOMAINS)
+    spec = corruption_study.CorruptionStudySpec(EvaluationSpec(worlds, "dev", 3, 3), chosen)
+    monkeypatch.setattr(corruption_study, "spec_of", lambda preset: spec)
+    monkeypatch.setattr(corruption_study, "mean_velocities", lambda *_: FIELD)
     monkeypatch.setattr(evaluation_sets, "prepare_sets", lambda *_: prepared)
     monkeypatch.setattr(measurement, "measure", measure)
     yield measured
@@ -353,26 +356,26 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_rows(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = corruptions.run("smoke", tmp_path / "whole")
+    whole = corruption_study.run("smoke", tmp_path / "whole")
     assert len(small) == 4 * 2 and not (whole.folder / "parts").exists()
-    real_damaged = corruptions.damaged
+    real_corrupt = corruptions.corrupt
 
-    def stopping(one: Damage, *rest: Any) -> np.ndarray:
+    def stopping(one: Corruption, *rest: Any) -> np.ndarray:
         if one.name == "colour":
             raise Stopped
-        return real_damaged(one, *rest)
+        return real_corrupt(one, *rest)
 
-    monkeypatch.setattr(corruptions, "damaged", stopping)
+    monkeypatch.setattr(corruption_study, "corrupt", stopping)
     with pytest.raises(Stopped):
-        corruptions.run("smoke", tmp_path / "parts")
-    monkeypatch.setattr(corruptions, "damaged", real_damaged)
+        corruption_study.run("smoke", tmp_path / "parts")
+    monkeypatch.setattr(corruption_study, "corrupt", real_corrupt)
     small.clear()
-    found = corruptions.run("smoke", tmp_path / "parts")
+    found = corruption_study.run("smoke", tmp_path / "parts")
     assert len(small) == 2 * 2  # of the other two damages
     pd.testing.assert_frame_equal(found.rows, whole.rows)
     assert found.examples() == whole.examples() and len(whole.examples()) == 2  # of the strongest
     small.clear()
-    corruptions.run("smoke", tmp_path / "parts")
+    corruption_study.run("smoke", tmp_path / "parts")
     assert not small, "measured again"
 
 
@@ -388,7 +391,7 @@ def test_parts_of_the_clips_add_their_own_mean_to_a_mean_of_all(monkeypatch: pyt
         cameras: np.ndarray
         ego: np.ndarray
         latents: np.ndarray
-        known: dict[str, Any] = dataclasses.field(default_factory=dict)
+        condition: dict[str, Any] = dataclasses.field(default_factory=dict)
         name: str = "driving"
         split: str = "dev"
 
@@ -403,22 +406,22 @@ def test_parts_of_the_clips_add_their_own_mean_to_a_mean_of_all(monkeypatch: pyt
         return pd.DataFrame(each, columns=["video", "measure", "value"])
 
     monkeypatch.setattr(measurement, "measure_boxes", measure_boxes)
-    clips = np.arange(2 * corruptions.PARTS)
+    clips = np.arange(2 * corruption_study.PARTS)
     values = np.random.default_rng(0).normal(size=len(clips))
     evaluation_set: Any = EvaluationSet([*clips.tolist()], [*clips.tolist()], clips, clips, clips, clips)
-    found = corruptions._pseudo_values(evaluation_set, values.tolist(), 16)
-    assert set(found["measure"]) == {"precision_pseudo"} and found["video"].nunique() == corruptions.PARTS
+    found = corruption_study._pseudo_values(evaluation_set, values.tolist(), 16)
+    assert set(found["measure"]) == {"precision_pseudo"} and found["video"].nunique() == corruption_study.PARTS
     assert found["value"].to_numpy() == pytest.approx(values.reshape(-1, 2).mean(axis=1))
 
 
 def test_what_does_not_exist_is_refused_with_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="preset 'huge' is none of published, quick, smoke"):
-        corruptions.run("huge", tmp_path)
+        corruption_study.run("huge", tmp_path)
     assert main(["damage", "--preset", "huge"]) == 2
     with pytest.raises(ValueError, match="damage 'rust' is none of real, re-rendered, "):
-        corruptions.damaged(Damage("rust", 1), SimpleNamespace(frames=np.zeros(1)), WORLD, FIELD)  # type: ignore[arg-type]
+        corruptions.corrupt(Corruption("rust", 1), SimpleNamespace(frames=np.zeros(1)), WORLD, FIELD)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="domain 'near' is none of driving-eventful"):
-        measures.answers(Damaged("smoke", tmp_path, 2, blur_rows()), "near")
+        measures.answers(CorruptionStudy("smoke", tmp_path, 2, blur_rows()), "near")
 
 
 @needs_networks
@@ -427,11 +430,11 @@ def test_where_nothing_is_published_it_says_so(tmp_path: Path, monkeypatch: pyte
         (tmp_path / name).write_text("")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"summary\.json is missing: these damages are not published there"):
-        corruptions.run()
+        corruption_study.run()
 
 
 def test_presets_have_their_videos() -> None:
-    for size in corruptions.PRESETS.values():
+    for size in corruption_study.PRESETS.values():
         assert size.clips + size.reference_clips <= size.videos
 
 
@@ -454,9 +457,9 @@ def made_up() -> pd.DataFrame:
     """Rows of every damage: pictures change fidelity, agents accuracy, and the control nothing."""
     random = np.random.default_rng(1)
     tables = []
-    for domain in corruptions.DOMAINS:
+    for domain in corruption_study.DOMAINS:
         real = {name: random.uniform(0.7, 0.9, 8) for name in MEASURED}
-        for one in corruptions.every_damage():
+        for one in corruptions.every_corruption():
             group, strong = (
                 corruptions.KINDS[one.name].group,
                 one.grade / corruptions.KINDS[one.name].grades[-1] if one.grade else 0,
@@ -478,21 +481,21 @@ def made_up() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Damaged:
+def made(tmp_path_factory: pytest.TempPathFactory) -> CorruptionStudy:
     """A store of made-up rows, under the name that the smoke preset looks for where the networks are there."""
     from PIL import Image
 
-    name = corruptions.spec_of("smoke").run_id if (WEIGHTS / "videonet").is_dir() else "damage-made-up"
+    name = corruption_study.spec_of("smoke").run_id if (WEIGHTS / "videonet").is_dir() else "damage-made-up"
     folder = tmp_path_factory.mktemp("store") / name
     (folder / "examples").mkdir(parents=True)
     made_up().to_parquet(folder / "rows.parquet", index=False)
     (folder / "summary.json").write_text("{}")
-    for one in corruptions.every_damage()[:7]:
+    for one in corruptions.every_corruption()[:7]:
         Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "examples" / f"{one.key}.png")
-    return Damaged("smoke", folder, 8, made_up())
+    return CorruptionStudy("smoke", folder, 8, made_up())
 
 
-def test_sentences_say_what_the_rows_say(made: Damaged) -> None:
+def test_sentences_say_what_the_rows_say(made: CorruptionStudy) -> None:
     said = measures.found(made)
     assert "The control, rendered again without damage, measures as real does: 9 of 9 measures" in said
     assert "*Agents moved 4 px*: seen by 0 of 4 measures of fidelity and by 3 of 3 of agents." in said
@@ -502,14 +505,14 @@ def test_sentences_say_what_the_rows_say(made: Damaged) -> None:
     assert "8 clips each of ordinary driving and eventful driving" in measures.standing(made)
 
 
-def test_a_control_that_is_not_the_real_clip_is_said_to_be_none(made: Damaged) -> None:
+def test_a_control_that_is_not_the_real_clip_is_said_to_be_none(made: CorruptionStudy) -> None:
     rows = made.rows.copy()
     wrong = (rows["damage"] == "re-rendered") & (rows["measure"] == "ade_px")
     rows.loc[wrong, "value"] += np.linspace(0.5, 0.6, wrong.sum())
     assert "changes 1 of 9 measures, most of all ADE (px)" in measures.found(dataclasses.replace(made, rows=rows))
 
 
-def test_a_measure_nobody_listed_is_shown_under_its_own_name(made: Damaged) -> None:
+def test_a_measure_nobody_listed_is_shown_under_its_own_name(made: CorruptionStudy) -> None:
     assert catalogue.measure_of("second_tracker_ade_px").name == "second tracker ade (px)"
     assert catalogue.measure_of("background_stillness_px").group == catalogue.OF_BACKGROUND
     assert "second tracker ade (px)" in measures.values_table(made).data.columns
@@ -517,7 +520,7 @@ def test_a_measure_nobody_listed_is_shown_under_its_own_name(made: Damaged) -> N
     assert "second tracker ade" in labels and not any("frame 1" in label for label in labels)
 
 
-def test_a_map_shows_every_measure_under_every_damage(made: Damaged) -> None:
+def test_a_map_shows_every_measure_under_every_damage(made: CorruptionStudy) -> None:
     for group, names in measures.COLUMNS.items():
         (axes,) = measures.response_map(made, group).axes
         cells = [text.get_text() for text in axes.texts if text.get_text() not in catalogue.GROUPS]
@@ -527,7 +530,7 @@ def test_a_map_shows_every_measure_under_every_damage(made: Damaged) -> None:
             assert cells.count("=") >= 9
 
 
-def test_without_distances_of_videos_or_any_other_the_figures_are_drawn(made: Damaged) -> None:
+def test_without_distances_of_videos_or_any_other_the_figures_are_drawn(made: CorruptionStudy) -> None:
     rows = made.rows[(made.rows["video"] != "") & ~made.rows["measure"].str.endswith(PSEUDO_SUFFIX)]
     fewer = dataclasses.replace(made, rows=rows)
     assert measures.as_blur_figure(fewer).axes
@@ -538,15 +541,15 @@ def test_labels_of_known_measures_are_short_enough_for_a_phone() -> None:
     assert max(len(one.label) for one in catalogue.MEASURES.values()) <= 20
 
 
-def test_reading_imports_neither_torch_nor_a_renderer(made: Damaged) -> None:
+def test_reading_imports_neither_torch_nor_a_renderer(made: CorruptionStudy) -> None:
     code = (
         "import sys, pandas as pd; from pathlib import Path; "
-        "from replaylab.evaluation import corruptions as damage; from replaylab.pages import measures as d; "
+        "from replaylab.evaluation import corruption_study, corruptions; from replaylab.pages import measures as d; "
         "from replaylab.pages import parameters as notebook; "
         f"folder = Path({str(made.folder)!r}); "
-        "made = damage.Damaged('smoke', folder, 8, pd.read_parquet(folder / 'rows.parquet')); "
-        "d.examples_figure(made), d.response_map(made, damage.AGENTS), d.as_blur_figure(made), d.ceiling_figure(made); "
-        "d.values_table(made), d.found(made), damage.ceiling(made.rows, 0.9); "
+        "made = corruption_study.CorruptionStudy('smoke', folder, 8, pd.read_parquet(folder / 'rows.parquet')); "
+        "d.examples_figure(made), d.response_map(made, corruptions.AGENTS), d.as_blur_figure(made), d.ceiling_figure(made); "
+        "d.values_table(made), d.found(made), corruption_study.blur_ceiling(made.rows, 0.9); "
         "print({'torch', 'panda3d', 'av', 'decord', 'vizdoom'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -595,7 +598,7 @@ SHOWN = {
 
 
 @needs_networks
-def test_the_page_shows_what_a_store_holds(made: Damaged, tmp_path: Path) -> None:
+def test_the_page_shows_what_a_store_holds(made: CorruptionStudy, tmp_path: Path) -> None:
     store = ["-p", "preset", "smoke", "-p", "store", str(made.folder.parent)]
     assert papermill(tmp_path / "out.ipynb", *store) == SHOWN
     assert papermill(tmp_path / "out.ipynb", *store, "-p", "domain", "driving") == SHOWN
@@ -608,14 +611,14 @@ def test_the_smoke_preset_measures_everything_and_the_control_measures_as_real(t
     assert (
         papermill(tmp_path / "out.ipynb", "-p", "preset", "smoke", "-p", "store", str(tmp_path), seconds=1400) == SHOWN
     )
-    found = corruptions.run("smoke", tmp_path)
+    found = corruption_study.run("smoke", tmp_path)
     assert set(zip(found.rows["damage"], found.rows["grade"], strict=True)) == {
-        (one.name, one.grade) for one in corruptions.every_damage()
+        (one.name, one.grade) for one in corruptions.every_corruption()
     }
-    again = corruptions.response(found.rows)
+    again = corruption_study.response(found.rows)
     again = again[(again["damage"] == "re-rendered") & again["change"].notna()]
     assert (again["change"] == 0).all() and set(again["measure"]) > {"ade_px", "effnet_kd", "ssim"}
-    assert json.loads((found.folder / "spec.json").read_text()) == corruptions.spec_of("smoke").as_dict()
+    assert json.loads((found.folder / "spec.json").read_text()) == corruption_study.spec_of("smoke").as_dict()
 
 
 def test_the_ceiling_is_told_for_the_least_and_the_sharpest_model() -> None:

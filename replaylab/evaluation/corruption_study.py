@@ -1,0 +1,312 @@
+"""The study of which measure responds to which corruption: every measure of real clips corrupted in known ways.
+
+Decision: each corrupted set goes through `measurement.measure`, so a measure that is added there is on the page. A measure
+*responds* to a corruption where its change from the real clips is LEAST_EVIDENCE standard errors over clips, or more. For
+a measure of the whole set that error is known where the rows have its pseudo-values: the contribution of each clip, or of
+each part of the clips.
+
+Refused: writing into the published results unless a store is named. Reading imports neither torch nor panda3d.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from replaylab.catalogue import PSEUDO_SUFFIX
+from replaylab.evaluation.corruptions import KINDS, Corruption, corrupt, every_corruption, mean_velocities
+from replaylab.spec import WEIGHTS, Described, EvaluationSpec, WorldSpec, digest, weights_digest
+from replaylab.store import check_store, provenance, store_of
+from replaylab.util.files import locked, write_atomically
+from replaylab.util.progress import report, track
+from replaylab.util.text import duration, number
+from replaylab.worlds.named import domain_spec
+
+if TYPE_CHECKING:
+    from replaylab.evaluation.evaluation_sets import ClipBoxes, EvaluationSet
+
+ORDINARY, EVENTFUL = DOMAINS = ("driving", "driving-eventful")
+SPLIT = "dev"
+LEAST_EVIDENCE = 3.0
+PARTS = 8  # of the clips, each left out once: the jackknife of a measure of all boxes together
+
+
+@dataclass(frozen=True)
+class StudySize:
+    """How many clips of each domain are corrupted, and how many real clips of other scenes distances are taken to."""
+
+    clips: int
+    reference_clips: int
+    videos: int  # of the dev split: as many as the sweep that shares them has
+
+
+PRESETS = {"published": StudySize(64, 64, 128), "quick": StudySize(24, 72, 112), "smoke": StudySize(8, 8, 16)}
+
+
+@dataclass(frozen=True)
+class CorruptionStudySpec(Described):
+    """Which clips are corrupted, how, and what they are compared with."""
+
+    evaluation: EvaluationSpec
+    damages: tuple[Corruption, ...]
+    edition: int = 1  # of the corruptions: raised when the same names and grades would give other frames
+
+    @property
+    def run_id(self) -> str:
+        """The name of its folder in a store."""
+        return f"damage-{digest(self)}"
+
+
+@dataclass(frozen=True)
+class CorruptionStudy:
+    """The measures of all corrupted clips, as they stand in `folder`.
+
+    `rows` has the columns of `measurement.measure`, and damage, grade and unit.
+    """
+
+    preset: str
+    folder: Path
+    clips: int
+    rows: pd.DataFrame
+
+    def examples(self) -> dict[tuple[str, float], bytes]:
+        """The last frame (PNG) of the first eventful clip under the strongest of each kind, by name and grade."""
+        files = {one: self.folder / "examples" / f"{one.key}.png" for one in every_corruption()}
+        return {(one.name, one.grade): file.read_bytes() for one, file in files.items() if file.is_file()}
+
+
+# --------------------------------------------------------------------------------------------------------------- store
+def spec_of(preset: str) -> CorruptionStudySpec:
+    """What a preset corrupts; raises ValueError that lists the presets."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
+    size = PRESETS[preset]
+    worlds = tuple(domain_spec(name, videos=(0, size.videos, 0)) for name in DOMAINS)
+    evaluation = EvaluationSpec(
+        worlds, SPLIT, size.clips, size.reference_clips, detector=weights_digest(WEIGHTS / "detector"),
+        video_network=weights_digest(WEIGHTS / "videonet"),
+    )  # fmt: skip
+    return CorruptionStudySpec(evaluation, every_corruption())
+
+
+def run(preset: str = "published", store: str | Path = "") -> CorruptionStudy:
+    """Read a preset's measures from its store, or make them (never in the published store, unless it is named).
+
+    What was stopped goes on with the corruption it was at. Raises ValueError for an unknown preset, FileNotFoundError where
+    nothing is published, PermissionError for a store that cannot be written.
+    """
+    spec, home = spec_of(preset), store_of(preset, store)
+    folder = home / spec.run_id
+    if (folder / "summary.json").is_file():
+        report(f"{folder} holds all {len(spec.damages)} damages: measured nothing")
+    elif preset == "published" and not str(store):
+        raise FileNotFoundError(
+            f"{folder}/summary.json is missing: these damages are not published there; name a store of your own to "
+            "measure them"
+        )
+    else:
+        check_store(home)
+        with locked(folder):
+            if not (folder / "summary.json").is_file():  # by the process that held the lock
+                _make(spec, home, folder)
+    rows = pd.read_parquet(folder / "rows.parquet").astype({"value": float})
+    return CorruptionStudy(preset, folder, spec.evaluation.clips, rows)
+
+
+def _make(spec: CorruptionStudySpec, home: Path, folder: Path) -> None:
+    """A file for each corruption; then all rows, and `summary.json` last."""
+    from replaylab.evaluation import evaluation_sets
+
+    text = json.dumps(spec.as_dict(), indent=1, sort_keys=True)
+    write_atomically(folder / "spec.json", lambda path: path.write_text(text))
+    parts = {one: folder / "parts" / f"{one.key}.parquet" for one in spec.damages}
+    missing = [one for one, part in parts.items() if not part.is_file()]
+    report(
+        f"{len(parts) - len(missing)} of {len(parts)} damages are in {folder}; measuring {len(missing)} on "
+        f"{spec.evaluation.clips} clips of each of {len(spec.evaluation.domains)} domains"
+    )
+    prepared = evaluation_sets.prepare_sets(spec.evaluation, home)
+    started = time.monotonic()
+    for done, corruption in enumerate(track(missing, "damages", unit="damages"), start=1):
+        rows = _measured(corruption, spec.evaluation, prepared, home, folder / "examples" / f"{corruption.key}.png")
+        write_atomically(parts[corruption], lambda path, rows=rows: rows.to_parquet(path, index=False))
+        if done == 1 and len(missing) > 1:
+            seconds = (time.monotonic() - started) * (len(missing) - 1)
+            report(f"Estimated: {duration(seconds)} for the other {len(missing) - 1}")
+    rows = pd.concat(map(pd.read_parquet, parts.values()), ignore_index=True)
+    write_atomically(folder / "rows.parquet", lambda path: rows.to_parquet(path, index=False))
+    summary = {"clips": spec.evaluation.clips, "split": SPLIT, **provenance()}
+    write_atomically(folder / "summary.json", lambda path: path.write_text(json.dumps(summary, indent=1)))
+    shutil.rmtree(folder / "parts")
+
+
+def _measured(
+    corruption: Corruption, evaluation: EvaluationSpec, prepared: list[EvaluationSet], home: Path, example: Path
+) -> pd.DataFrame:
+    """Rows of a corruption in all domains; and an example of what the strongest of its kind looks like."""
+    from PIL import Image
+
+    from replaylab.evaluation import measurement
+
+    tables, cap = [], evaluation.miss_cap_px
+    for evaluation_set, world in zip(prepared, evaluation.domains, strict=True):
+        assert isinstance(world, WorldSpec)  # a folder's scenes cannot be rendered again
+        if corruption.name == "constant-velocity":
+            boxes = evaluation_set.extrapolated
+            tables.append(measurement.measure_boxes(evaluation_set, boxes, cap))
+        else:
+            frames = corrupt(corruption, evaluation_set, world, mean_velocities(evaluation.domains[0], SPLIT, home))
+            measured = measurement.measure(evaluation_set, frames, cap)
+            boxes = measured.boxes
+            tables.append(measured.rows)
+            if evaluation_set.name == EVENTFUL and corruption.grade == KINDS[corruption.name].grades[-1]:
+                write_atomically(example, lambda path, one=frames[0, -1]: Image.fromarray(one).save(path, "PNG"))
+        if len(boxes):
+            tables.append(_pseudo_values(evaluation_set, boxes, cap))
+    rows = pd.concat(tables, ignore_index=True).assign(
+        damage=corruption.name, grade=corruption.grade, unit=KINDS[corruption.name].unit
+    )
+    return rows.astype({"value": np.float32, "n": np.int32})
+
+
+def _pseudo_values(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: float) -> pd.DataFrame:
+    """The contribution of each of PARTS parts of the clips to the measures of all boxes together, such as a precision.
+
+    The jackknife (Tukey): K times the value of all clips, minus K - 1 times the value without the part, of K parts.
+    """
+    from replaylab.evaluation import measurement
+
+    def of_all(kept: NDArray[np.intp]) -> pd.Series[float]:
+        rows = measurement.measure_boxes(evaluation_set.subset(kept), [boxes[clip] for clip in kept], miss_cap_px)
+        return rows[rows["video"] == ""].set_index("measure")["value"].astype(float)
+
+    clips = np.arange(len(boxes))
+    parts = np.array_split(clips, min(PARTS, len(clips)))
+    whole = of_all(clips)
+    tables = []
+    for index, part in enumerate(parts):
+        pseudo = len(parts) * whole - (len(parts) - 1) * of_all(np.delete(clips, part))
+        named = pseudo.rename(lambda name: f"{name}{PSEUDO_SUFFIX}").reset_index()
+        tables.append(named.assign(video=f"part {index}", n=len(part)))
+    return pd.concat(tables).assign(start=-1, scene="", domain=evaluation_set.name, split=evaluation_set.split)
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+def response(rows: pd.DataFrame) -> pd.DataFrame:
+    """How each measure responds to each corruption: one line a domain, measure, damage and grade.
+
+    Columns: unit, value (mean over clips, or of the whole set), real (of real clips), change (value − real, over the
+    clips that have both), error (its standard error over clips), evidence (change over error; 0 where nothing
+    changed), clips. NaN where it is not known: a measure without a value on real clips, such as PSNR, has no change.
+    """
+    whole = rows["video"] == ""
+    lines = ["domain", "measure", "damage", "grade", "unit"]
+    of_clips = _changes(rows[~whole], lines)
+    of_sets = _changes(rows[whole], lines).drop(columns=["error", "clips"])
+    pseudo = of_clips[of_clips["measure"].str.endswith(PSEUDO_SUFFIX)]
+    pseudo = pseudo.assign(measure=pseudo["measure"].str.removesuffix(PSEUDO_SUFFIX))
+    of_sets = of_sets.merge(pseudo[[*lines, "error", "clips"]], on=lines, how="left")
+    table = pd.concat([of_clips[~of_clips["measure"].str.endswith(PSEUDO_SUFFIX)], of_sets], ignore_index=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        evidence = np.where(table["change"] == 0, 0.0, table["change"] / table["error"])
+    return table.assign(evidence=evidence)
+
+
+def _changes(rows: pd.DataFrame, lines: list[str]) -> pd.DataFrame:
+    """Paired by clip with the real ones."""
+    clip = ["domain", "measure", "video", "start"]
+    real = rows.loc[rows["damage"] == "real", [*clip, "value"]].rename(columns={"value": "real"})
+    both = rows[[*lines, "video", "start", "value"]].merge(real, on=clip, how="left")
+    both = both.assign(change=both["value"] - both["real"])
+    return both.groupby(lines, as_index=False, sort=False).agg(
+        value=("value", "mean"), real=("real", "mean"), change=("change", "mean"), error=("change", "sem"),
+        clips=("change", "count"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BlurCeiling:
+    """The detector's ADE and recall on real frames of one domain, blurred to a sharpness: no model of that sharpness can do
+    better.
+    """
+
+    domain: str
+    sharpness_ratio: float  # that was asked for
+    ade_px: float
+    recall: float
+    beyond: str  # "" within what was measured; else which end is taken instead
+
+    def __str__(self) -> str:
+        """Such as "ADE 0.92 px, recall 0.97"."""
+        note = f" ({self.beyond})" if self.beyond else ""
+        return f"ADE {number(self.ade_px)} px, recall {number(self.recall)}{note}"
+
+
+def blur_ceiling(rows: pd.DataFrame, sharpness_ratio: float, domain: str = EVENTFUL) -> BlurCeiling:
+    """The detector's ADE and recall on real frames blurred to this sharpness, of the rows of `run`.
+
+    Monotone and piecewise linear between the blurs that were measured. Outside them it is that of the nearest end,
+    and `beyond` says so. ValueError for a sharpness that is no positive number, or a domain without blur.
+    """
+    if not (np.isfinite(sharpness_ratio) and sharpness_ratio > 0):
+        raise ValueError(f"sharpness_ratio: {sharpness_ratio!r}, expected a number above 0, such as 0.8")
+    at = blur_curve(rows, domain)
+    ratios = at["sharpness_ratio"].to_numpy()[::-1]
+    ade, recall = (at[name].to_numpy()[::-1] for name in ("ade_px", "recall"))
+    beyond = ""
+    if sharpness_ratio > ratios[-1]:
+        beyond = "sharper than real; real frames stand for it"
+    elif sharpness_ratio < ratios[0]:
+        beyond = f"less sharp than a blur of {at.index[-1]:g} px, which stands for it"
+    return BlurCeiling(
+        domain, sharpness_ratio, float(np.interp(sharpness_ratio, ratios, ade)),
+        float(np.interp(sharpness_ratio, ratios, recall)), beyond,
+    )  # fmt: skip
+
+
+def blur_curve(rows: pd.DataFrame, domain: str) -> pd.DataFrame:
+    """Mean sharpness_ratio, ade_px and recall by blur (px; 0 is real), none of them better with more blur.
+
+    ValueError lists the domains that have one.
+    """
+    names = ["sharpness_ratio", "ade_px", "recall"]
+    some = rows[rows["damage"].isin(["real", "blur"]) & rows["measure"].isin(names)]
+    at = some[some["domain"] == domain].pivot_table(index="grade", columns="measure", values="value")
+    if len(at) < 2 or at.shape[1] < len(names):
+        raise ValueError(f"domain {domain!r} has no blurred frames measured; there are {sorted(set(some['domain']))}")
+    worst: dict[str, Callable[..., Any]] = {"ade_px": np.maximum, "sharpness_ratio": np.minimum, "recall": np.minimum}
+    return at.assign(**{name: of.accumulate(at[name]) for name, of in worst.items()})[names]  # type: ignore[attr-defined]
+
+
+def as_blur(responses: pd.DataFrame) -> pd.DataFrame:
+    """The blur of all frames that changes a measure as much as each other corruption does: `response` with a column blur_px.
+
+    The blur's own change is taken as monotone and linear between its grades, from 0 at no blur. Infinite where the strongest
+    blur changes the measure less, 0 where the corruption changes it the other way; measures that blur does not change, or
+    changes both ways, are left out.
+    """
+    tables = []
+    for _, one in responses.groupby(["domain", "measure"], sort=False):
+        blur = one[one["damage"] == "blur"].sort_values("grade")
+        changes = blur["change"].to_numpy()
+        if not len(changes) or not np.isfinite(changes).all() or changes[-1] == 0:
+            continue
+        up = np.sign(changes[-1])
+        rise = np.maximum.accumulate(np.append(0.0, up * changes))
+        if rise[-1] > up * changes[-1]:
+            continue
+        others = one[~one["damage"].isin(["blur", "real"])].dropna(subset=["change"])
+        risen = up * others["change"].to_numpy()
+        blur_px = np.interp(risen, rise, np.append(0.0, blur["grade"]), right=np.inf)
+        blur_px[risen <= 0] = 0.0
+        tables.append(others.assign(blur_px=blur_px))
+    return pd.concat(tables, ignore_index=True) if tables else responses.iloc[:0].assign(blur_px=[])
