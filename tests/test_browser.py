@@ -77,7 +77,7 @@ def test_the_explorer_and_the_tables_answer_in_the_book(built_book: Path, browse
     context = browser.new_context(reduced_motion="reduce", color_scheme="dark")
     page = context.new_page()
     page.goto((built_book / "runs" / "explorer-smoke.html").as_uri(), wait_until="load")
-    page.locator("select[data-choice=arm]").select_option("replay 50 %")
+    page.locator("select[data-choice=configuration]").select_option("replay 50 %")
     assert "Replay 50" in page.locator(".rl-chosen figcaption").inner_text()
     card = page.locator(".text_html:has(.rl-gallery)")
     assert card.evaluate("card => getComputedStyle(card).backgroundColor") == "rgba(0, 0, 0, 0)"

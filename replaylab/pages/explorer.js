@@ -1,4 +1,4 @@
-// Plays the clips of replaylab/pages/explorer.py: every picture of a page under one clock, boxes and paths drawn over it.
+// Plays the clips of explorer.py: every picture of a gallery under one clock, with boxes and paths over it.
 (() => {
   "use strict";
   const SVG = "http://www.w3.org/2000/svg";
@@ -48,9 +48,9 @@
     const group = shape("g", { class: `of-${kind}` });
     const outlines = boxes.map(([x0, y0, x1, y1]) => `M${x0} ${y0}H${x1}V${y1}H${x0}z`).join("");
     const { lines, dots } = pathsUntil(paths, frame);
-    for (const look of ["rl-edge", `rl-${kind}`]) {
-      group.append(shape("path", { class: look, d: outlines }), shape("path", { class: look, d: lines }),
-        shape("path", { class: `${look} rl-dots`, d: dots }));
+    for (const stroke of ["rl-edge", `rl-${kind}`]) {
+      group.append(shape("path", { class: stroke, d: outlines }), shape("path", { class: stroke, d: lines }),
+        shape("path", { class: `${stroke} rl-dots`, d: dots }));
     }
     return group;
   }
@@ -69,8 +69,8 @@
         [canvas.width, canvas.height] = [width, height];
         svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
         if (version.sheet) image.src = `data:image/webp;base64,${version.sheet}`;
-        canvas.setAttribute("aria-label", version.described);
-        figure.querySelector("strong").textContent = version.name;
+        canvas.setAttribute("aria-label", version.description);
+        figure.querySelector("strong").textContent = version.title;
         figure.querySelector("figcaption span").textContent = version.note;
       },
       draw(frame) {
@@ -78,7 +78,7 @@
         const { width, height } = canvas;
         canvas.getContext("2d").drawImage(image, frame * width, 0, width, height, 0, 0, width, height);
         svg.replaceChildren(layer("true", clip.boxes[frame], clip.paths, frame),
-          layer("found", version.boxes[frame], version.paths, frame));
+          layer("detected", version.boxes[frame], version.paths, frame));
       },
     };
   }
@@ -95,12 +95,12 @@
     setIcon(back, "back", "One frame back");
     setIcon(on, "on", "One frame on");
     const slider = element("input", { type: "range", min: 0, max: frames - 1, step: 1, "aria-label": "Frame" });
-    const cells = Array.from({ length: frames }, (_, at) => element("i", at < data.given ? { class: "of-given" } : {}));
+    const cells = Array.from({ length: frames }, (_, at) => element("i", at < data.context_frames ? { class: "of-given" } : {}));
     const time = element("div", { class: "rl-time", style: `--frames: ${frames}; --cell: ${100 / frames}%` }, ...cells,
-      element("span", { style: `grid-column: span ${data.given}`, "aria-hidden": "true" }, "given"),
-      element("span", { style: `grid-column: span ${frames - data.given}`, "aria-hidden": "true" }, "future"), slider);
+      element("span", { style: `grid-column: span ${data.context_frames}`, "aria-hidden": "true" }, "given"),
+      element("span", { style: `grid-column: span ${frames - data.context_frames}`, "aria-hidden": "true" }, "future"), slider);
     const layers = element("div", { class: "rl-layers" });
-    for (const [kind, label] of [["true", "true agents"], ["found", "agents found"]]) {
+    for (const [kind, label] of [["true", "true agents"], ["detected", "agents found"]]) {
       const box = element("input", { type: "checkbox", checked: "" });
       box.addEventListener("change", () => root.classList.toggle(`without-${kind}`, !box.checked));
       layers.append(element("label", {}, box, element("i", { style: `color: var(--${kind})` }), label));
@@ -110,11 +110,11 @@
 
     function redraw() {
       draw(frame);
-      root.classList.toggle("is-given", frame < data.given);
+      root.classList.toggle("is-given", frame < data.context_frames);
       cells.forEach((cell, at) => cell.classList.toggle("is-now", at === frame));
-      const seconds = (frame - data.given + 1) / data.frames_per_second;
+      const seconds = (frame - data.context_frames + 1) / data.frames_per_second;
       slider.value = frame;
-      slider.setAttribute("aria-valuetext", `${frame + 1} of ${frames}, ${frame < data.given ? "given" : "future"}, ` +
+      slider.setAttribute("aria-valuetext", `${frame + 1} of ${frames}, ${frame < data.context_frames ? "given" : "future"}, ` +
         `${seconds.toFixed(2).replace("-", "\u2212")} s`);
     }
     function setPlaying(now) {
@@ -146,7 +146,7 @@
       event.preventDefault();
       event.stopPropagation();
     });
-    new IntersectionObserver(([seen]) => { inSight = seen.isIntersecting; }).observe(root);
+    new IntersectionObserver(([entry]) => { inSight = entry.isIntersecting; }).observe(root);
     setInterval(() => {
       if (!playing || !inSight || document.hidden || (frame === frames - 1 && held++ < HOLD)) return;
       [frame, held] = [(frame + 1) % frames, 0];
@@ -166,17 +166,17 @@
       if (select.selectedOptions[0]?.disabled !== false) select.value = there[there.length - 1].value;
     }
     function update() {
-      const { domain, percentile, arm, step } = selects;
+      const { domain, percentile, configuration, step } = selects;
       const ofDomain = data.clips.filter((clip) => clip.domain === domain.value);
       only(percentile, (value) => ofDomain.some((clip) => clip.percentile === value));
       const clip = ofDomain.find((one) => one.percentile === percentile.value);
-      only(arm, (value) => clip.versions.some((version) => version.arm === value));
-      const ofArm = clip.versions.filter((version) => version.arm === arm.value);
-      only(step, (value) => ofArm.some((version) => String(version.step) === value));
+      only(configuration, (value) => clip.versions.some((version) => version.configuration === value));
+      const tuned = clip.versions.filter((version) => version.configuration === configuration.value);
+      only(step, (value) => tuned.some((version) => String(version.step) === value));
       const references = clip.versions.filter((version) => !version.step);
-      const shown = [...references, ofArm.find((version) => String(version.step) === step.value)];
+      const shown = [...references, tuned.find((version) => String(version.step) === step.value)];
       shown.forEach((version, at) => screens[at].show(clip, version));
-      status.textContent = shown.map((version) => `${version.name}: ${version.note}`).join("; ");
+      status.textContent = shown.map((version) => `${version.title}: ${version.note}`).join("; ");
       redraw();
     }
     for (const select of Object.values(selects)) select.addEventListener("change", update);

@@ -1,13 +1,13 @@
-"""What does forgetting look like? Kept clips played side by side, and a page on which to choose among all of them.
+"""Sample clips that a sweep kept: played side by side, and on a page on which to choose among all of them.
 
-`side_by_side` and `of_table` read what a sweep kept; `player` and `explorer` make one piece of HTML of it, for a page of
-the book as for a notebook alone. Decision: a clip is one picture, its frames side by side (a sheet, WebP), that a
-script cuts into frames: exact frames, one clock for all, no video codec, and where no script runs the sheet is a film
-strip. Everything is in the page (about 8 kB a clip, drawn when it is chosen), because an executed notebook, a page
-opened from a disk and a book have no folder in common to fetch from.
+`main_sample_clips` and `sample_clips` read them; `player` and `explorer` make one piece of HTML of them, for a page of the
+book and for a notebook alone. Decision: a clip is one picture, its frames side by side (a sheet, WebP), that a script cuts
+into frames: exact frames, one clock for all, no video codec, and a film strip where no script runs. Everything is in the
+page (about 8 kB a clip, decoded when it is chosen), because an executed notebook, a page opened from a disk and a book
+have no folder in common to fetch from.
 
-Agents are joined over frames by nearest centres, the found ones with the true ones frame by frame as `dynamics`
-does when it measures, so that the error on a picture is that of what is seen. Refused: clips picked by eye.
+Agents are joined over frames by nearest centres, and detected boxes are matched with true ones frame by frame as
+`metrics.dynamics` matches them, so that the error beside a picture is that of what is seen. Refused: clips picked by eye.
 """
 
 from __future__ import annotations
@@ -30,105 +30,127 @@ from PIL import Image
 
 from replaylab.catalogue import CONTEXT_FRAMES, FRAMES_PER_SECOND, domain_of
 from replaylab.metrics import dynamics
+from replaylab.pages.style import on_the_page
 from replaylab.spec import RunSpec
 from replaylab.store import ReferenceSpec, Store
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import capital, number, percent
 
 TRUTH, BASE = "truth", "base"
-GATE_PX = 16.0  # `miss_cap_px` of the tiny model's evaluations
-MOST_PX = 128, 16000  # height of a frame, and width of all frames side by side (WebP ends at 16383)
+MISS_CAP_PX = 16.0  # of the tiny model's evaluations
+MAX_HEIGHT_PX, MAX_SHEET_WIDTH_PX = 128, 16000  # WebP ends at 16383
 WEBP_QUALITY = 82
-NOTHING = "<p>No sample clips are kept in this store: run the sweep, which keeps some when it evaluates.</p>"
+NO_CLIPS = HTML("<p>No sample clips are kept in this store: run the sweep, which keeps some when it evaluates.</p>")
 Boxes = Sequence[Sequence[Sequence[float]]]
-Points = list[list[float] | None]
+Clips = dict[tuple[str, str], list["SampleClip"]]
+"""By domain and percentile, the versions of each clip."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One arm's version of one clip."""
+class SampleClip:
+    """One configuration's version of one clip."""
 
     domain: str
     percentile: str
     """of how far the agents move, among the clips of the domain"""
-    arm: str
-    """TRUTH, BASE or the name of a fine-tuned arm"""
+    configuration: str
+    """TRUTH, BASE or the name of a fine-tuned configuration"""
     step: int
     """of fine-tuning; 0 for the truth and the base"""
     frames: NDArray[np.uint8]
-    """(T, H, W, 3), small enough for a page; the first `given` are given"""
+    """(T, H, W, 3), small enough for a page"""
     true_boxes: Boxes
     """for each frame rows of x0, y0, x1, y1 in px"""
-    found_boxes: Boxes
-    """the same, as the detector finds them; none in the given frames"""
-    given: int = CONTEXT_FRAMES
+    detected_boxes: Boxes
+    """the same, as the detector returns them; none in the context frames"""
+    context_frames: int = CONTEXT_FRAMES
     frames_per_second: float = FRAMES_PER_SECOND
-    gate_px: float = GATE_PX
-    """centres at least so far apart are not the same agent, and an agent that is not found costs so much"""
+    miss_cap_px: float = MISS_CAP_PX
+    """the error of an agent that is not detected; centres so far apart or further are not of the same agent"""
     scale: float = 1.0
     """a px here, in px of the clip"""
 
+    @property
+    def title(self) -> str:
+        """The configuration, for a caption."""
+        return capital(self.configuration).replace(" %", "\N{NO-BREAK SPACE}%")
+
+    @property
+    def note(self) -> str:
+        """The step of a fine-tuned model, and the error as figures write it."""
+        error = ade_px(self)
+        step = f"step {self.step}, " if self.step else ""
+        ade = "no agent to find" if np.isnan(error) else f"ADE {number(error)} px"
+        return step + ade.replace(" ", "\N{NO-BREAK SPACE}")
+
+    @property
+    def description(self) -> str:
+        """What is seen, for those who do not see it."""
+        future = "what then happened" if self.configuration == TRUTH else "what the model drew"
+        return (
+            f"{self.title} ({self.note}): {domain_of(self.domain).label}, {_motion(self.percentile)}; "
+            f"{self.context_frames} given frames, then {future}"
+        )
+
 
 # --------------------------------------------------------------------------------------------------------- from a store
-def of_table(table: Table, domains: Iterable[str] = ()) -> list[Shown]:
-    """Every kept clip of a sweep's first seed: truth, base and every finished arm at every evaluated step.
+def sample_clips(table: Table, domains: Iterable[str] = ()) -> list[SampleClip]:
+    """Every kept clip of a sweep's first seed: truth, base and every finished configuration at every evaluated step.
 
     `domains` (none means all that are kept) in the order of the references. An empty list where nothing is kept yet.
     """
-    arms = {name: (spec, spec.evaluate_at) for name, spec in _arms(table).items()}
-    return _read(table, domains, arms)
+    return _read(table, domains, {name: (run, run.evaluate_at) for name, run in _finished(table).items()})
 
 
-def side_by_side(table: Table, domain: str = "driving-eventful") -> list[Shown]:
-    """What to compare first in a domain: truth, base, fine-tuned without replay and, of each kind of replay, the arm
-    with the most below 100 %; at their last step.
+def main_sample_clips(table: Table, domain: str = "driving-eventful") -> list[SampleClip]:
+    """What to compare first in a domain: truth, base, fine-tuned without replay and, of each kind of replay, the
+    configuration with the most below 100 %; at their last step.
     """
     most = {  # of a kind the last, as fractions rise
-        (spec.target.name, spec.replay.name): (name, spec)
-        for name, spec in _arms(table).items()
-        if spec.replay.fraction < 1
+        (run.target.name, run.replay.name): (name, run)
+        for name, run in _finished(table).items()
+        if run.replay.fraction < 1
     }
-    arms = {name: (spec, spec.evaluate_at[-1:]) for name, spec in most.values()}
-    return _read(table, [domain], arms)
+    return _read(table, [domain], {name: (run, run.evaluate_at[-1:]) for name, run in most.values()})
 
 
-def _arms(table: Table) -> dict[str, RunSpec]:
-    """The finished runs of the sweep's first seed by the names that figures give them: kind by kind, then by fraction."""
+def _finished(table: Table) -> dict[str, RunSpec]:
+    """The finished runs of the first seed by the names that figures give them: kind by kind, then by fraction."""
     seed = table.specs[0].seed
-    specs = [spec for spec in table.specs if spec.seed == seed and Store(table.store).is_done(spec)]
-    kinds = list(dict.fromkeys(["", *(spec.replay.name for spec in specs)]))
-    specs.sort(key=lambda spec: (kinds.index(spec.replay.name), spec.replay.fraction))
-    targets = {spec.target.name for spec in specs}
+    runs = [run for run in table.specs if run.seed == seed and Store(table.store).is_done(run)]
+    kinds = list(dict.fromkeys(["", *(run.replay.name for run in runs)]))
+    runs.sort(key=lambda run: (kinds.index(run.replay.name), run.replay.fraction))
+    has_targets, has_kinds = len({run.target.name for run in runs}) > 1, len(kinds) > 2
     return {
-        (f"{spec.target.name}, " if len(targets) > 1 else "")
-        + (f"{spec.replay.name} " if len(kinds) > 2 and spec.replay.name else "")
-        + f"replay {percent(spec.replay.fraction)}": spec
-        for spec in specs
+        (f"{run.target.name}, " if has_targets else "")
+        + (f"{run.replay.name} " if has_kinds and run.replay.name else "")
+        + f"replay {percent(run.replay.fraction)}": run
+        for run in runs
     }
 
 
-def _read(table: Table, domains: Iterable[str], arms: Mapping[str, tuple[RunSpec, Sequence[int]]]) -> list[Shown]:
+def _read(table: Table, domains: Iterable[str], runs: Mapping[str, tuple[RunSpec, Sequence[int]]]) -> list[SampleClip]:
     store, references = Store(table.store), ReferenceSpec.of(table.specs[0]).run_id
-    kept = store.samples([references, *(spec.run_id for spec, _ in arms.values())])
+    kept = store.samples([references, *(run.run_id for run, _ in runs.values())])
     kept = kept.set_index(["run", "step", "domain", "percentile"])[["mp4", "boxes"]]
     versions = [(TRUTH, 0, references, -1), (BASE, 0, references, 0)]
-    versions += [(arm, step, spec.run_id, step) for arm, (spec, steps) in arms.items() for step in steps]
-    clips, wanted, shown = store.gallery_clips(references), set(domains), []
-    model, cap_px = table.specs[0].model, table.specs[0].evaluation.miss_cap_px
-    given = model.context_frames if model else CONTEXT_FRAMES
+    versions += [(name, step, run.run_id, step) for name, (run, steps) in runs.items() for step in steps]
+    by_domain, wanted, clips = store.gallery_clips(references), set(domains), []
+    model, miss_cap_px = table.specs[0].model, table.specs[0].evaluation.miss_cap_px
+    context_frames = model.context_frames if model else CONTEXT_FRAMES
     rate = model.frames_per_second if model else FRAMES_PER_SECOND
-    for domain in [name for name in clips if not wanted or name in wanted]:
-        for percentile in clips[domain]:
-            for arm, step, run, of_step in versions:
-                if (run, of_step, domain, percentile) in kept.index:
-                    mp4, text = kept.loc[(run, of_step, domain, percentile)]
-                    boxes = json.loads(text)
-                    small, scale = _small(_decoded(mp4))
-                    shown.append(Shown(
-                        domain, percentile, arm, step, small, _scaled(boxes["true"], scale), _scaled(boxes["found"], scale),
-                        given, rate, cap_px / scale, scale,
+    for domain in [name for name in by_domain if not wanted or name in wanted]:
+        for percentile in by_domain[domain]:
+            for name, step, run, kept_step in versions:
+                if (run, kept_step, domain, percentile) in kept.index:
+                    mp4, text = kept.loc[(run, kept_step, domain, percentile)]
+                    frames, scale = _small(_decoded(mp4))
+                    true, detected = (_scaled(json.loads(text)[kind], scale) for kind in ("true", "found"))
+                    clips.append(SampleClip(
+                        domain, percentile, name, step, frames, true, detected,
+                        context_frames, rate, miss_cap_px / scale, scale,
                     ))  # fmt: skip
-    return shown
+    return clips
 
 
 def _decoded(mp4: bytes) -> NDArray[np.uint8]:
@@ -143,7 +165,7 @@ def _decoded(mp4: bytes) -> NDArray[np.uint8]:
 def _small(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
     """Frames (T, H, W, 3) that a page can hold, and how many px a px of theirs was."""
     count, height, width = frames.shape[:3]
-    scale = max(1.0, height / MOST_PX[0], count * width / MOST_PX[1])
+    scale = max(1.0, height / MAX_HEIGHT_PX, count * width / MAX_SHEET_WIDTH_PX)
     if scale == 1:
         return frames, 1.0
     size = max(1, int(width / scale)), max(1, int(height / scale))
@@ -151,13 +173,11 @@ def _small(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
 
 
 def _scaled(boxes: Boxes, scale: float) -> Boxes:
-    if scale == 1:
-        return boxes
-    return [[[side / scale for side in box[:4]] for box in frame] for frame in boxes]
+    return boxes if scale == 1 else [[[side / scale for side in box[:4]] for box in frame] for frame in boxes]
 
 
 # ------------------------------------------------------------------------------------------------------ paths and error
-def true_paths(boxes: Boxes, gate_px: float = GATE_PX) -> list[list[int | None]]:
+def true_paths(boxes: Boxes, gate_px: float = MISS_CAP_PX) -> list[list[int | None]]:
     """Agents over time: for each, the row of its box in every frame, or None where it has none.
 
     Boxes of neighbouring frames are joined one to one by the distance of their centres; one that is gate_px or further
@@ -177,81 +197,72 @@ def true_paths(boxes: Boxes, gate_px: float = GATE_PX) -> list[list[int | None]]
     return paths
 
 
-def found_rows(one: Shown) -> list[dict[int, int]]:
-    """For each frame, which found box is taken for which true one: as `dynamics.agent_errors` matches them."""
-    matched = (
-        dynamics.match(true, found, one.gate_px) for true, found in zip(one.true_boxes, one.found_boxes, strict=True)
-    )
+def detected_rows(clip: SampleClip) -> list[dict[int, int]]:
+    """For each frame, the row of the detected box by that of its true one, matched as in `dynamics.agent_errors`."""
+    pairs = zip(clip.true_boxes, clip.detected_boxes, strict=True)
+    matched = (dynamics.match(true, detected, clip.miss_cap_px) for true, detected in pairs)
     return [dict(zip(rows.tolist(), columns.tolist(), strict=True)) for rows, columns, _ in matched]
 
 
-def ade_px(one: Shown) -> float:
-    """Mean error of the true agents of the future frames, in px of the clip; one that is not found costs the gate. NaN
-    without any.
+def ade_px(clip: SampleClip) -> float:
+    """Mean error of the true agents of the future frames, in px of the clip; one that is not detected costs the miss cap.
+    NaN without any.
     """
-    true, found = one.true_boxes[one.given :], one.found_boxes[one.given :]
+    true, detected = clip.true_boxes[clip.context_frames :], clip.detected_boxes[clip.context_frames :]
     agents = [np.arange(len(boxes)) for boxes in true]
     counts = [np.ones(len(boxes), dtype=np.bool_) for boxes in true]
-    return one.scale * dynamics.clip_dynamics(true, agents, counts, found, miss_cap_px=one.gate_px).ade_px
+    measured = dynamics.clip_dynamics(true, agents, counts, detected, miss_cap_px=clip.miss_cap_px)
+    return clip.scale * measured.ade_px
 
 
 # ----------------------------------------------------------------------------------------------------------------- HTML
-def player(shown: Sequence[Shown]) -> HTML:
+def player(versions: Sequence[SampleClip]) -> HTML:
     """The clips side by side, a row for each domain and percentile, played in step under one set of controls."""
-    if not shown:
-        return HTML(NOTHING)
-    clips, body = _clips(shown), ""
+    if not versions:
+        return NO_CLIPS
+    clips, body = _by_clip(versions), ""
     several = len({domain for domain, _ in clips}) > 1
-    for place, ((domain, percentile), versions) in enumerate(clips.items()):
-        title = _percentile(percentile) + (f", {_domain(domain)}" if several else "")
-        screens = "".join(_screen(one, place, at) for at, one in enumerate(versions))
-        body += (
-            f'<p class="rl-title">{html.escape(capital(title))}</p>\n'
-            f'<div class="rl-screens" style="--screens: {len(versions)}">{screens}</div>\n'
-        )
+    for place, ((domain, percentile), these) in enumerate(clips.items()):
+        title = _motion(percentile) + (f", {domain_of(domain).label}" if several else "")
+        body += f'<p class="rl-title">{html.escape(capital(title))}</p>\n{_screens(these, place, range(len(these)))}\n'
     return _page("rl-player", body, _data(clips, sheets=False))
 
 
-def explorer(shown: Sequence[Shown]) -> HTML:
-    """Truth, base and one fine-tuned model side by side; which domain, clip, arm and step is chosen on the page."""
-    if not any(one.step for one in shown):
-        return HTML(NOTHING)
-    clips = _clips(shown)
-    tuned = [one for one in shown if one.step]
-    first = tuned[0]
+def explorer(versions: Sequence[SampleClip]) -> HTML:
+    """Truth, base and one fine-tuned model side by side; domain, clip, configuration and step are chosen on the page."""
+    tuned = [one for one in versions if one.step]
+    if not tuned:
+        return NO_CLIPS
+    clips, first = _by_clip(versions), tuned[0]
     start = [key for key in clips if key[0] == first.domain][-1]  # of its clips the one that moves most
-    versions, clip = clips[start], list(clips).index(start)
-    at = max(place for place, one in enumerate(versions) if one.arm == first.arm)  # its last step
-    places = [*(place for place, one in enumerate(versions) if not one.step), at]
-    steps = sorted({one.step for one in tuned})
+    these = clips[start]
+    last = max(place for place, one in enumerate(these) if one.configuration == first.configuration)
+    places = [*(place for place, one in enumerate(these) if not one.step), last]
     choices = [
-        _select("domain", "Domain", {domain: capital(_domain(domain)) for domain, _ in clips}, first.domain),
+        _select("domain", "Domain", {domain: capital(domain_of(domain).label) for domain, _ in clips}, first.domain),
         _select("percentile", "Clip, by motion", {each: f"{each}th percentile" for _, each in clips}, start[1]),
-        _select("arm", "Fine-tuned with", {one.arm: one.arm for one in tuned}, first.arm),
-        _select("step", "Step", {str(step): str(step) for step in steps}, str(versions[at].step)),
-    ]
+        _select("configuration", "Fine-tuned with", {one.configuration: one.configuration for one in tuned},
+                first.configuration),
+        _select("step", "Step", {str(step): str(step) for step in sorted({one.step for one in tuned})},
+                str(these[last].step)),
+    ]  # fmt: skip
     body = (
         f'<div class="rl-choices">{"".join(choices)}</div>\n'
-        f'<div class="rl-screens" style="--screens: {len(places)}">'
-        f"{''.join(_screen(versions[place], clip, place) for place in places)}</div>\n"
+        f"{_screens(these, list(clips).index(start), places)}\n"
         '<p class="rl-status" aria-live="polite"></p>\n'
         "<noscript><p>To choose others, allow this page to run scripts.</p></noscript>\n"
     )
     return _page("rl-explorer", body, _data(clips, sheets=True))
 
 
-def _clips(shown: Sequence[Shown]) -> dict[tuple[str, str], list[Shown]]:
-    clips: dict[tuple[str, str], list[Shown]] = {}
-    for one in shown:
+def _by_clip(versions: Sequence[SampleClip]) -> Clips:
+    clips: Clips = {}
+    for one in versions:
         clips.setdefault((one.domain, one.percentile), []).append(one)
     return clips
 
 
-def _domain(name: str) -> str:
-    return domain_of(name).label
-
-
-def _percentile(percentile: str) -> str:
+def _motion(percentile: str) -> str:
     return f"{percentile}th percentile of the agents' motion"
 
 
@@ -263,36 +274,19 @@ def _select(name: str, label: str, options: dict[str, str], chosen: str) -> str:
     return f'<label>{label} <select data-choice="{name}">{listed}</select></label>'
 
 
-def _screen(one: Shown, clip: int, place: int) -> str:
-    """A figure whose picture is the sheet until the script plays it; `place` is the version's in its clip."""
-    tuned = " rl-chosen" if one.step else ""
-    return (
-        f'<figure class="rl-screen{tuned}" data-clip="{clip}" data-version="{place}"><div class="rl-picture">'
-        f'<img src="data:image/webp;base64,{_sheet(one.frames)}" alt="{html.escape(_described(one))}"></div>'
-        f"<figcaption><strong>{html.escape(_name(one))}</strong> <span>{html.escape(_note(one))}</span>"
-        "</figcaption></figure>"
-    )
-
-
-def _described(one: Shown) -> str:
-    """What is seen, for those who do not see it."""
-    future = "what then happened" if one.arm == TRUTH else "what the model drew"
-    return (
-        f"{_name(one)} ({_note(one)}): {_domain(one.domain)}, {_percentile(one.percentile)}; {one.given} given "
-        f"frames, then {future}"
-    )
-
-
-def _name(one: Shown) -> str:
-    return capital(one.arm).replace(" %", "\N{NO-BREAK SPACE}%")
-
-
-def _note(one: Shown) -> str:
-    """The step of a fine-tuned model, and the error as figures write it."""
-    error = ade_px(one)
-    step = f"step {one.step}, " if one.step else ""
-    ade = "no agent to find" if np.isnan(error) else f"ADE {number(error)} px"
-    return step + ade.replace(" ", "\N{NO-BREAK SPACE}")
+def _screens(versions: Sequence[SampleClip], clip: int, places: Sequence[int]) -> str:
+    """Figures of some versions of a clip, side by side: their pictures are the sheets until the script plays them."""
+    figures = ""
+    for place in places:
+        one = versions[place]
+        tuned = " rl-chosen" if one.step else ""
+        figures += (
+            f'<figure class="rl-screen{tuned}" data-clip="{clip}" data-version="{place}"><div class="rl-picture">'
+            f'<img src="data:image/webp;base64,{_sheet(one.frames)}" alt="{html.escape(one.description)}"></div>'
+            f"<figcaption><strong>{html.escape(one.title)}</strong> <span>{html.escape(one.note)}</span>"
+            "</figcaption></figure>"
+        )
+    return f'<div class="rl-screens" style="--screens: {len(places)}">{figures}</div>'
 
 
 def _sheet(frames: NDArray[np.uint8]) -> str:
@@ -302,47 +296,43 @@ def _sheet(frames: NDArray[np.uint8]) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _data(clips: dict[tuple[str, str], list[Shown]], sheets: bool) -> dict[str, Any]:
-    """What the script draws; the truth once a clip. Sheets that stand in the page already are left out."""
+def _data(clips: Clips, sheets: bool) -> dict[str, Any]:
+    """What the script needs; the truth once a clip. Sheets that stand in the page already are left out."""
     first = next(iter(clips.values()))[0]
     return {
-        "given": first.given,
+        "context_frames": first.context_frames,
         "frames_per_second": first.frames_per_second,
-        "clips": [
+        "clips": [_clip_data(key, versions, sheets) for key, versions in clips.items()],
+    }
+
+
+def _clip_data(key: tuple[str, str], versions: Sequence[SampleClip], sheets: bool) -> dict[str, Any]:
+    first = versions[0]
+    every_row = [{row: row for row in range(len(boxes))} for boxes in first.true_boxes]
+    return {
+        "domain": key[0], "percentile": key[1], "size": list(first.frames.shape[:3]), "boxes": _rounded(first.true_boxes),
+        "paths": _centre_paths(first, first.true_boxes, every_row),
+        "versions": [
             {
-                "domain": domain, "percentile": percentile, "size": list(versions[0].frames.shape[:3]),
-                "boxes": _rounded(versions[0].true_boxes), "paths": _centres_of_true(versions[0]),
-                "versions": [_version(one, sheets) for one in versions],
+                "configuration": one.configuration, "step": one.step,
+                "title": one.title, "note": one.note, "description": one.description,
+                "boxes": _rounded(one.detected_boxes),
+                "paths": _centre_paths(one, one.detected_boxes, detected_rows(one)),
+                **({"sheet": _sheet(one.frames)} if sheets else {}),
             }
-            for (domain, percentile), versions in clips.items()
+            for one in versions
         ],
     }  # fmt: skip
 
 
-def _version(one: Shown, sheets: bool) -> dict[str, Any]:
-    version = {
-        "arm": one.arm, "step": one.step, "name": _name(one), "note": _note(one), "described": _described(one),
-        "boxes": _rounded(one.found_boxes), "paths": _centres_of_found(one),
-    }  # fmt: skip
-    return {**version, "sheet": _sheet(one.frames)} if sheets else version
-
-
-def _centres_of_true(one: Shown) -> list[Points]:
-    return [
-        [None if row is None else _centre(one.true_boxes[frame][row]) for frame, row in enumerate(path)]
-        for path in true_paths(one.true_boxes, one.gate_px)
-    ]
-
-
-def _centres_of_found(one: Shown) -> list[Points]:
-    """Where each true agent was found, in every frame."""
-    taken = found_rows(one)
+def _centre_paths(clip: SampleClip, boxes: Boxes, rows: list[dict[int, int]]) -> list[list[list[float] | None]]:
+    """The centre in every frame of what is each true agent's among `boxes`; `rows` as `detected_rows` gives them."""
     return [
         [
-            _centre(one.found_boxes[frame][taken[frame][row]]) if row is not None and row in taken[frame] else None
+            _centre(boxes[frame][rows[frame][row]]) if row is not None and row in rows[frame] else None
             for frame, row in enumerate(path)
         ]
-        for path in true_paths(one.true_boxes, one.gate_px)
+        for path in true_paths(clip.true_boxes, clip.miss_cap_px)
     ]
 
 
@@ -358,8 +348,9 @@ def _page(kind: str, body: str, data: dict[str, Any]) -> HTML:
     # In a script element only "<" could end it, or begin a comment.
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return HTML(
-        f'<style>{_asset("explorer.css")}</style>\n<div class="rl-gallery {kind}">\n{body}'
-        f'<script type="application/json">{text}</script>\n</div>\n<script>{_asset("explorer.js")}</script>'
+        f"{on_the_page('rl-gallery')}<style>{_asset('explorer.css')}</style>\n"
+        f'<div class="rl-gallery {kind}">\n{body}<script type="application/json">{text}</script>\n</div>\n'
+        f"<script>{_asset('explorer.js')}</script>"
     )
 
 

@@ -1,4 +1,4 @@
-"""Galleries hold every clip that was kept, join agents as the measures do, and play in step in a browser."""
+"""Every kept clip is on the page, agents are joined as the measures join them, and clips play in step in a browser."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.data.video import write_video
 from replaylab.metrics import dynamics
 from replaylab.pages import explorer
-from replaylab.pages.explorer import BASE, TRUTH, Shown
+from replaylab.pages.explorer import BASE, TRUTH, SampleClip
 from replaylab.pages.style import styled
 from replaylab.spec import EvaluationSpec, ReplaySpec, RunSpec, TrainingSpec
 from replaylab.store import ReferenceSpec, claim, samples_folder
@@ -36,34 +36,34 @@ if TYPE_CHECKING:
 
 FRAMES, SIDE, GIVEN = 8, 64, CONTEXT_FRAMES
 STEPS = (10, 300)
-ARMS = ("replay 0 %", "near replay 50 %")
+CONFIGURATIONS = ("replay 0 %", "near replay 50 %")
 EVENTFUL = "driving-eventful"
 
 
 def clip(
-    domain: str = "driving", percentile: str = "95", arm: str = TRUTH, step: int = 0, brightness: int = 0
-) -> Shown:
+    domain: str = "driving", percentile: str = "95", configuration: str = TRUTH, step: int = 0, brightness: int = 0
+) -> SampleClip:
     """Frame k is grey of brightness + 25 k; one agent goes to the right, and is found a px lower for each px of
     brightness; below it, the detector sees one that is not there.
     """
     frames = np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8)
     frames += (brightness + 25 * np.arange(FRAMES)).astype(np.uint8)[:, None, None, None]
     true = [[[4.0 + 5 * at, 20.0, 14.0 + 5 * at, 30.0]] for at in range(FRAMES)]
-    found: list[list[list[float]]] = [
+    detected: list[list[list[float]]] = [
         [] if at < GIVEN else [[x0, y0 + brightness, x1, y1 + brightness], [50.0, 50.0, 60.0, 60.0]]
         for at, ((x0, y0, x1, y1),) in enumerate(true)
     ]
-    return Shown(domain, percentile, arm, step, frames, true, found)
+    return SampleClip(domain, percentile, configuration, step, frames, true, detected)
 
 
-def everything(domains: Sequence[str] = ("driving", EVENTFUL)) -> list[Shown]:
+def everything(domains: Sequence[str] = ("driving", EVENTFUL)) -> list[SampleClip]:
     shown = []
     for domain in domains:
         for percentile in ("5", "95"):
             shown += [clip(domain, percentile), clip(domain, percentile, BASE, brightness=1)]
             shown += [
-                clip(domain, percentile, arm, step, brightness=2 + 2 * number + place)
-                for number, arm in enumerate(ARMS)
+                clip(domain, percentile, configuration, step, brightness=2 + 2 * number + place)
+                for number, configuration in enumerate(CONFIGURATIONS)
                 for place, step in enumerate(STEPS)
             ]
     return shown
@@ -83,13 +83,13 @@ def test_agents_that_keep_apart_are_followed_in_whatever_order_they_are_listed(n
     places = places.reshape(FRAMES, n, 2)
     orders = [random.sample(range(n), n) for _ in range(FRAMES)]
     boxes = [[[*place, *(place + 8)] for place in places[frame][order]] for frame, order in enumerate(orders)]
-    found = explorer.true_paths(boxes)
-    assert len(found) == n
-    assert {tuple(path) for path in found} == {tuple(order.index(agent) for order in orders) for agent in range(n)}
+    paths = explorer.true_paths(boxes)
+    assert len(paths) == n
+    assert {tuple(path) for path in paths} == {tuple(order.index(agent) for order in orders) for agent in range(n)}
 
 
 def test_a_leap_and_a_return_are_new_agents() -> None:
-    here, far = [[0.0, 0.0, 4.0, 4.0]], [[explorer.GATE_PX, 0.0, 4.0 + explorer.GATE_PX, 4.0]]
+    here, far = [[0.0, 0.0, 4.0, 4.0]], [[explorer.MISS_CAP_PX, 0.0, 4.0 + explorer.MISS_CAP_PX, 4.0]]
     assert explorer.true_paths([here, far, [], far]) == [
         [0, None, None, None],
         [None, 0, None, None],
@@ -114,21 +114,21 @@ BOXES = some.lists(some.tuples(some.floats(0, 60), some.floats(0, 60)), max_size
 def test_the_error_on_a_picture_is_that_of_its_paths_and_of_the_measure(
     frames: list[tuple[list[Any], list[Any]]],
 ) -> None:
-    true, found = ([[[x, y, x + 5, y + 5] for x, y in frame[side]] for frame in frames] for side in range(2))
-    one = replace(clip(), true_boxes=true, found_boxes=found)
+    true, detected = ([[[x, y, x + 5, y + 5] for x, y in frame[side]] for frame in frames] for side in range(2))
+    one = replace(clip(), true_boxes=true, detected_boxes=detected)
     future = range(GIVEN, FRAMES)
-    taken = explorer.found_rows(one)
+    taken = explorer.detected_rows(one)
     errors = [
-        np.hypot(*np.subtract(true[frame][row][:2], found[frame][taken[frame][row]][:2]))
+        np.hypot(*np.subtract(true[frame][row][:2], detected[frame][taken[frame][row]][:2]))
         if row in taken[frame]
-        else explorer.GATE_PX
+        else explorer.MISS_CAP_PX
         for frame in future
         for row in range(len(true[frame]))
     ]
     np.testing.assert_allclose(explorer.ade_px(one), np.mean(errors) if errors else np.nan)
     measured = dynamics.clip_dynamics(
         [true[frame] for frame in future], [np.arange(len(true[frame])) for frame in future],
-        [np.ones(len(true[frame]), bool) for frame in future], [found[frame] for frame in future],
+        [np.ones(len(true[frame]), bool) for frame in future], [detected[frame] for frame in future],
         miss_cap_px=EvaluationSpec((), "dev", 1, 1).miss_cap_px,
     )  # fmt: skip
     np.testing.assert_allclose(explorer.ade_px(one), measured.ade_px)
@@ -143,15 +143,18 @@ def test_the_explorer_offers_every_choice_and_holds_every_clip() -> None:
     selects = dict(re.findall(r'<select data-choice="(\w+)">(.*?)</select>', page))
     offered = {name: re.findall(r'value="([^"]+)"', options) for name, options in selects.items()}
     assert offered == {
-        "domain": ["driving", EVENTFUL], "percentile": ["5", "95"], "arm": list(ARMS), "step": ["10", "300"],
-    }  # fmt: skip
+        "domain": ["driving", EVENTFUL],
+        "percentile": ["5", "95"],
+        "configuration": list(CONFIGURATIONS),
+        "step": ["10", "300"],
+    }
     assert all(options.count(" selected") == 1 for options in selects.values())
     held = [
-        (one["domain"], one["percentile"], version["arm"], version["step"])
+        (one["domain"], one["percentile"], version["configuration"], version["step"])
         for one in data_of(page)["clips"]
         for version in one["versions"]
     ]
-    assert held == [(one.domain, one.percentile, one.arm, one.step) for one in shown]
+    assert held == [(one.domain, one.percentile, one.configuration, one.step) for one in shown]
 
 
 def test_a_sheet_is_the_frames_side_by_side() -> None:
@@ -163,7 +166,7 @@ def test_a_sheet_is_the_frames_side_by_side() -> None:
 
 
 def test_paths_lead_from_frame_to_frame_and_the_found_ones_begin_with_the_future() -> None:
-    (one,) = data_of(explorer.player([clip(arm=BASE, brightness=2)]).data)["clips"]
+    (one,) = data_of(explorer.player([clip(configuration=BASE, brightness=2)]).data)["clips"]
     assert one["paths"] == [[[9 + 5 * at, 25] for at in range(FRAMES)]]
     assert one["versions"][0]["paths"] == [
         [None] * GIVEN + [[9 + 5 * at, 27] for at in range(GIVEN, FRAMES)]
@@ -174,9 +177,9 @@ def test_paths_lead_from_frame_to_frame_and_the_found_ones_begin_with_the_future
 @pytest.mark.parametrize("make", [explorer.player, explorer.explorer])
 def test_nothing_comes_from_another_host_and_text_cannot_become_markup(make: Any) -> None:
     trick = '</script><script>alert("x")</script><!--'
-    page = make([clip(), clip(arm=BASE), clip(arm=trick, step=10)]).data
+    page = make([clip(), clip(configuration=BASE), clip(configuration=trick, step=10)]).data
     assert trick not in page and trick[:9] + "<script>alert" not in page
-    assert data_of(page)["clips"][0]["versions"][2]["arm"] == trick
+    assert data_of(page)["clips"][0]["versions"][2]["configuration"] == trick
     script = explorer._asset("explorer.js")
     assert not re.findall(r"(?:https?:)?//[\w.]+\.\w+[^\s\"')]*", page.replace(script, ""))
     # The name of a language, which nobody fetches.
@@ -197,7 +200,7 @@ def test_a_page_stays_light() -> None:
 @pytest.mark.parametrize("make", [explorer.player, explorer.explorer])
 def test_without_clips_a_sentence_says_what_to_do(make: Any) -> None:
     assert "run the sweep" in make([]).data
-    assert "run the sweep" in explorer.explorer([clip(), clip(arm=BASE)]).data
+    assert "run the sweep" in explorer.explorer([clip(), clip(configuration=BASE)]).data
 
 
 # From a store
@@ -217,11 +220,11 @@ def specs_of(seed: int) -> list[RunSpec]:
     return [RunSpec("base", target, seed, training, (2, 4), evaluation, replay) for replay in replays]
 
 
-def keep(folder: Path, one: Shown) -> None:
+def keep(folder: Path, one: SampleClip) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     name = folder / f"{one.domain}-{one.percentile}"
     write_video(name.with_suffix(".mp4"), one.frames, 4)
-    name.with_suffix(".json").write_text(json.dumps({"true": one.true_boxes, "found": one.found_boxes}))
+    name.with_suffix(".json").write_text(json.dumps({"true": one.true_boxes, "found": one.detected_boxes}))
 
 
 def finish(folder: Path) -> None:
@@ -248,23 +251,23 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     return Table("made", "dev", store, pd.DataFrame(), pd.DataFrame(), tuple(specs))
 
 
-def kinds(shown: list[Shown]) -> list[tuple[str, int]]:
-    return list(dict.fromkeys((one.arm, one.step) for one in shown))
+def kinds(shown: list[SampleClip]) -> list[tuple[str, int]]:
+    return list(dict.fromkeys((one.configuration, one.step) for one in shown))
 
 
-def test_every_finished_arm_of_one_seed_is_read_at_every_step(table: Table) -> None:
-    shown = explorer.of_table(table)
-    arms = ["replay 0 %", "near replay 25 %", "near replay 100 %", "orbit replay 25 %"]
-    assert kinds(shown) == [(TRUTH, 0), (BASE, 0), *((arm, step) for arm in arms for step in (2, 4))]
-    assert len(shown) == 2 * 2 * (2 + 2 * len(arms))
-    assert {one.domain for one in explorer.of_table(table, [EVENTFUL])} == {EVENTFUL}
+def test_every_finished_run_of_one_seed_is_read_at_every_step(table: Table) -> None:
+    shown = explorer.sample_clips(table)
+    names = ["replay 0 %", "near replay 25 %", "near replay 100 %", "orbit replay 25 %"]
+    assert kinds(shown) == [(TRUTH, 0), (BASE, 0), *((name, step) for name in names for step in (2, 4))]
+    assert len(shown) == 2 * 2 * (2 + 2 * len(names))
+    assert {one.domain for one in explorer.sample_clips(table, [EVENTFUL])} == {EVENTFUL}
     for one in shown:
         assert one.frames.shape == (FRAMES, SIDE, SIDE, 3)
-        assert [len(boxes) for boxes in one.found_boxes] == [0] * GIVEN + [2] * (FRAMES - GIVEN)
+        assert [len(boxes) for boxes in one.detected_boxes] == [0] * GIVEN + [2] * (FRAMES - GIVEN)
 
 
-def test_side_by_side_are_no_replay_and_the_most_of_each_kind_at_their_last_step(table: Table) -> None:
-    shown = explorer.side_by_side(table)
+def test_the_main_clips_are_no_replay_and_the_most_of_each_kind_at_their_last_step(table: Table) -> None:
+    shown = explorer.main_sample_clips(table)
     assert kinds(shown) == [
         (TRUTH, 0), (BASE, 0), ("replay 0 %", 4), ("near replay 25 %", 4), ("orbit replay 25 %", 4),
     ]  # fmt: skip
@@ -272,7 +275,7 @@ def test_side_by_side_are_no_replay_and_the_most_of_each_kind_at_their_last_step
 
 
 def test_a_store_without_references_has_nothing_to_show(table: Table, tmp_path: Path) -> None:
-    assert explorer.of_table(replace(table, store=tmp_path)) == []
+    assert explorer.sample_clips(replace(table, store=tmp_path)) == []
 
 
 def test_reading_imports_no_torch() -> None:
@@ -343,11 +346,13 @@ def marks(page: "Page", kind: str) -> "Locator":
 
 @pytest.mark.slow
 def test_choices_switch_the_picture(opened: Opened) -> None:
-    shown = [one for one in everything() if (one.percentile, one.arm, one.step) != ("5", ARMS[1], 300)]
+    shown = [
+        one for one in everything() if (one.percentile, one.configuration, one.step) != ("5", CONFIGURATIONS[1], 300)
+    ]
     page = opened(explorer.explorer(shown).data, reduced_motion="reduce")
     last = FRAMES - 1
     shows(page, [0, 1, 3], last)
-    choose(page, arm=ARMS[1])
+    choose(page, configuration=CONFIGURATIONS[1])
     shows(page, [0, 1, 5], last)
     choose(page, step="10")
     shows(page, [0, 1, 4], last)
@@ -395,14 +400,14 @@ def test_the_keyboard_alone_is_enough(opened: Opened) -> None:
 @pytest.mark.slow
 def test_boxes_and_paths_can_be_switched_off(opened: Opened) -> None:
     page = opened(explorer.player(everything()[:6]).data, reduced_motion="reduce")
-    assert (marks(page, "true").count(), marks(page, "found").count()) == (6, 6)
+    assert (marks(page, "true").count(), marks(page, "detected").count()) == (6, 6)
     page.get_by_label("agents found").uncheck()
-    assert (marks(page, "true").count(), marks(page, "found").count()) == (6, 0)
+    assert (marks(page, "true").count(), marks(page, "detected").count()) == (6, 0)
     page.get_by_label("true agents").focus()
     page.keyboard.press("Space")
-    assert (marks(page, "true").count(), marks(page, "found").count()) == (0, 0)
+    assert (marks(page, "true").count(), marks(page, "detected").count()) == (0, 0)
     page.get_by_label("agents found").check()
-    assert (marks(page, "true").count(), marks(page, "found").count()) == (0, 6)
+    assert (marks(page, "true").count(), marks(page, "detected").count()) == (0, 6)
 
 
 @pytest.mark.slow
