@@ -58,7 +58,7 @@ PAGES = {
     ),
     "reference_footage": (
         "sweeps.own_model", "cli.own", "pages.your_model", "cli.domain", "data.importers.conversion",
-        "data.importers.video_folder", "data.importers.nuscenes", "data.importers.kitti",
+        "data.importers.sources", "data.importers.video_folder", "data.importers.nuscenes", "data.importers.kitti",
     ),
     "reference_families": (
         "models.families", "util.downloads", "models.families.shared", "models.families.tensors", "models.lora",

@@ -31,7 +31,7 @@ from scipy import stats
 from replaylab.data.domain import Domain
 from replaylab.spec import WorldSpec, digest, generator
 from replaylab.store import check_store, provenance, store_of
-from replaylab.util.files import write_atomically
+from replaylab.util.files import write_atomically, write_json, write_table
 from replaylab.util.processes import usable_cores
 from replaylab.util.progress import report, track
 from replaylab.util.text import duration
@@ -368,7 +368,7 @@ def _make(folder: Path, preset: str, specs: Mapping[str, WorldSpec], home: Path)
     for name in track(domains, what="sample videos", unit="domains"):
         write_atomically(folder / f"{name}.mp4", lambda path, domain=domains[name]: _write_sample(path, domain))
     for name, table in {"statistics": statistics, "velocities": speeds}.items():
-        write_atomically(folder / f"{name}.parquet", lambda path, table=table: table.to_parquet(path, index=False))
+        write_table(folder / f"{name}.parquet", table)
     about = {
         "preset": preset,
         "split": SPLIT,
@@ -378,7 +378,7 @@ def _make(folder: Path, preset: str, specs: Mapping[str, WorldSpec], home: Path)
         "described": {name: spec.as_dict() for name, spec in specs.items()},
         "made_by": provenance(),
     }
-    write_atomically(folder / "survey.json", lambda path: path.write_text(json.dumps(about, indent=1)))
+    write_json(folder / "survey.json", about)
 
 
 def estimate(missing: list[WorldSpec]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from replaylab.util.processes import usable_cores
 
 if TYPE_CHECKING:
-    from replaylab.data.importers.conversion import Added, Order
+    from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
 
 FORMATS = ".3gp, .avi, .mkv, .mov, .mp4, .ts, .webm ..."
 
@@ -32,21 +32,21 @@ def videos(options: argparse.Namespace) -> None:
     """What `domain add videos` does."""
     from replaylab.data.importers import video_folder as room
 
-    _print(room.add(Path(options.source), _order(options), options.scene_from), options.out)
+    _print(room.add(Path(options.source), _settings(options), options.scene_from), options.out)
 
 
 def nuscenes(options: argparse.Namespace) -> None:
     """What `domain add nuscenes` does."""
     from replaylab.data.importers import nuscenes as room
 
-    _print(room.add(Path(options.source), _order(options), options.version, options.camera), options.out)
+    _print(room.add(Path(options.source), _settings(options), options.version, options.camera), options.out)
 
 
 def kitti(options: argparse.Namespace) -> None:
     """What `domain add kitti` does."""
     from replaylab.data.importers import kitti as room
 
-    _print(room.add(Path(options.source), _order(options)), options.out)
+    _print(room.add(Path(options.source), _settings(options)), options.out)
 
 
 def size(text: str) -> tuple[int, int]:
@@ -57,13 +57,14 @@ def size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def _order(options: argparse.Namespace) -> Order:
-    from replaylab.data.importers.conversion import Order, Recipe, Shares
+def _settings(options: argparse.Namespace) -> ConversionSettings:
+    from replaylab.data.importers.conversion import ConversionSettings, SplitShares
+    from replaylab.data.importers.sources import Recipe
 
-    return Order(
+    return ConversionSettings(
         Path(options.out),
         Recipe(*size(options.size), options.fit, options.frames_per_second, options.frames),
-        Shares(options.dev, options.test),
+        SplitShares(options.dev, options.test),
         options.name,
         options.licence,
         options.prompt,
@@ -72,7 +73,7 @@ def _order(options: argparse.Namespace) -> Order:
     )
 
 
-def _print(added: Added, out: str) -> None:
+def _print(added: ConversionResult, out: str) -> None:
     if len(added.listing):
         print(added.listing.to_string(index=False))
     if len(added.unusable):

@@ -16,7 +16,6 @@ video is a scene: splits are disjoint by scene. Refused: a domain whose files ar
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +23,7 @@ from typing import Any
 
 import pandas as pd
 
-from replaylab.util.files import sha256, write_atomically
-
-if sys.platform != "win32":
-    pass
+from replaylab.util.files import sha256, write_json, write_table
 
 SPLITS = ("train", "dev", "test")
 TRACK_COLUMNS = {
@@ -161,10 +157,8 @@ def write_domain(
         if table is None:
             path.unlink(missing_ok=True)
         else:
-            known = table[list(columns)]
-            write_atomically(path, lambda aside, known=known: known.to_parquet(aside, index=False))
-    text = json.dumps({**about, "videos": videos.to_dict("records")}, indent=1)
-    write_atomically(folder / "domain.json", lambda path: path.write_text(text))
+            write_table(path, table[list(columns)])
+    write_json(folder / "domain.json", {**about, "videos": videos.to_dict("records")})
     return open_domain(folder)
 
 

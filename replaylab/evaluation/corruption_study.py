@@ -26,7 +26,7 @@ from replaylab.catalogue import PSEUDO_SUFFIX
 from replaylab.evaluation.corruptions import KINDS, Corruption, corrupt, every_corruption, mean_velocities
 from replaylab.spec import WEIGHTS, Described, EvaluationSpec, WorldSpec, digest, weights_digest
 from replaylab.store import check_store, provenance, store_of
-from replaylab.util.files import locked, write_atomically
+from replaylab.util.files import locked, write_atomically, write_json, write_table, write_text
 from replaylab.util.progress import report, track
 from replaylab.util.text import duration, number
 from replaylab.worlds.named import domain_spec
@@ -127,7 +127,7 @@ def _make(spec: CorruptionStudySpec, home: Path, folder: Path) -> None:
     from replaylab.evaluation import evaluation_sets
 
     text = json.dumps(spec.as_dict(), indent=1, sort_keys=True)
-    write_atomically(folder / "spec.json", lambda path: path.write_text(text))
+    write_text(folder / "spec.json", text)
     parts = {one: folder / "parts" / f"{one.key}.parquet" for one in spec.damages}
     missing = [one for one, part in parts.items() if not part.is_file()]
     report(
@@ -138,14 +138,14 @@ def _make(spec: CorruptionStudySpec, home: Path, folder: Path) -> None:
     started = time.monotonic()
     for done, corruption in enumerate(track(missing, "damages", unit="damages"), start=1):
         rows = _measured(corruption, spec.evaluation, prepared, home, folder / "examples" / f"{corruption.key}.png")
-        write_atomically(parts[corruption], lambda path, rows=rows: rows.to_parquet(path, index=False))
+        write_table(parts[corruption], rows)
         if done == 1 and len(missing) > 1:
             seconds = (time.monotonic() - started) * (len(missing) - 1)
             report(f"Estimated: {duration(seconds)} for the other {len(missing) - 1}")
     rows = pd.concat(map(pd.read_parquet, parts.values()), ignore_index=True)
-    write_atomically(folder / "rows.parquet", lambda path: rows.to_parquet(path, index=False))
+    write_table(folder / "rows.parquet", rows)
     summary = {"clips": spec.evaluation.clips, "split": SPLIT, **provenance()}
-    write_atomically(folder / "summary.json", lambda path: path.write_text(json.dumps(summary, indent=1)))
+    write_json(folder / "summary.json", summary)
     shutil.rmtree(folder / "parts")
 
 

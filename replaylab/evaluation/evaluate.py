@@ -29,7 +29,7 @@ from replaylab.models.pipelines import Pipeline
 from replaylab.spec import EvaluationSpec
 from replaylab.store import ReferenceSpec, Store, claim, finish
 from replaylab.util.distributed import Rank
-from replaylab.util.files import locked, write_atomically
+from replaylab.util.files import locked, write_atomically, write_json, write_text
 from replaylab.util.progress import track
 
 Gallery = dict[str, dict[str, int]]  # domain -> percentile -> number of the clip
@@ -142,7 +142,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
         if evaluation_set.has_agents and evaluation_set.context_frames > 1:  # a velocity needs two frames
             rows = measurement.measure_boxes(evaluation_set, evaluation_set.extrapolated, evaluation.miss_cap_px)
             parts.append(rows.assign(model="constant-velocity", step=-1))
-    write_atomically(folder / "gallery.json", lambda path: path.write_text(json.dumps(gallery, indent=1)))
+    write_json(folder / "gallery.json", gallery)
     measured_base = evaluate(base, evaluation, store, (gallery, folder / "samples" / "base"), at_the_end=True)
     parts.append(measured_base.assign(model="base", step=0))
     rows = pd.concat(parts, ignore_index=True)
@@ -193,7 +193,7 @@ def _keep(
         write_atomically(
             path.with_suffix(".mp4"), lambda aside, clip=clip, rate=rate: write_video(aside, frames[clip], rate)
         )
-        write_atomically(path.with_suffix(".json"), lambda aside, boxes=boxes: aside.write_text(json.dumps(boxes)))
+        write_text(path.with_suffix(".json"), json.dumps(boxes))
 
 
 def _rounded(boxes: NDArray[np.floating]) -> list[list[float]]:

@@ -15,7 +15,6 @@ is noise - x.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
@@ -29,7 +28,7 @@ from torch import Tensor
 from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.models.autoencoder import decode, encode, load_autoencoder, save_part
 from replaylab.models.interface import Condition
-from replaylab.util.files import write_atomically
+from replaylab.util.files import write_json
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
@@ -83,7 +82,7 @@ class TinyModel(ABC):
         self.scheduler.save_pretrained(folder / "scheduler")
         index = {"_class_name": type(self).__name__, "vae": ["diffusers", "AutoencoderTiny"],
                  "transformer": ["diffusers", self.TRANSFORMER], "scheduler": ["diffusers", self.SCHEDULER]}  # fmt: skip
-        write_atomically(folder / "model_index.json", lambda path: path.write_text(json.dumps(index, indent=1)))
+        write_json(folder / "model_index.json", index)
 
     def with_network(self, network: Any) -> Self:
         """The same model around another network: a frozen copy, or one that was fine-tuned."""

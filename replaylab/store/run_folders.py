@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from replaylab.spec import LATER, Described, EvaluationSpec, ModelSpec, RunSpec, digest, without_places
 from replaylab.store.provenance import provenance
-from replaylab.util.files import write_atomically
+from replaylab.util.files import write_atomically, write_json, write_text
 
 COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed", "step", "domain", "split", "video",
            "start", "scene", "measure", "value", "n"]  # fmt: skip
@@ -53,7 +53,7 @@ def check_store(store: Path) -> None:
     """Raise PermissionError, with the path, if nothing can be written there."""
     try:
         store.mkdir(parents=True, exist_ok=True)
-        write_atomically(store / ".writable", lambda path: path.write_text(""))
+        write_text(store / ".writable", "")
         (store / ".writable").unlink(missing_ok=True)  # another sweep may have been as quick
     except OSError as error:
         raise PermissionError(
@@ -66,7 +66,7 @@ def claim(spec: RunSpec | ReferenceSpec, store: Path) -> Path:
     folder = store / spec.run_id
     if not (folder / "spec.json").is_file():
         text = json.dumps(spec.as_dict(), indent=1, sort_keys=True)
-        write_atomically(folder / "spec.json", lambda path: path.write_text(text))
+        write_text(folder / "spec.json", text)
     check_spec(spec, folder)
     return folder
 
@@ -91,7 +91,7 @@ def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
     """Write the rows, then the summary: from now on the run is done."""
     write_rows(folder / "rows.parquet", rows)
     summary = {**facts, **provenance()}
-    write_atomically(folder / "summary.json", lambda path: path.write_text(json.dumps(summary, indent=1)))
+    write_json(folder / "summary.json", summary)
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from replaylab.spec import RunSpec
-from replaylab.util.files import write_atomically
+from replaylab.util.files import write_text
 
 MINUTES_WITHOUT_END = 60 * 24 * 365  # for local jobs
 INTERRUPTIONS = 1000  # a job may run into its time limit so often: each time it has come further
@@ -134,7 +134,7 @@ class Job:
     def keep(self, spec: RunSpec, store: Path) -> None:
         """Write it there, whole or not at all."""
         text = json.dumps(self.__dict__)
-        write_atomically(self.file(spec, store), lambda aside: aside.write_text(text))
+        write_text(self.file(spec, store), text)
 
     def log(self, store: Path) -> Path:
         """What the job wrote to its error stream: the file's path."""

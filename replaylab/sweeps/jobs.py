@@ -30,7 +30,7 @@ from replaylab.spec import MachineSpec, RunSpec
 from replaylab.store import ReferenceSpec, Store
 from replaylab.sweeps.cluster import ClusterSpec, Job, ask_slurm, executor_for, outside_of_a_job, states, undisturbed
 from replaylab.training import preemption
-from replaylab.util.files import locked, write_atomically
+from replaylab.util.files import locked, write_text
 from replaylab.util.progress import report
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _write_failure(folder: Path, error: Exception) -> None:
     with suppress(OSError):  # the store may be full
         if not path.exists():
             text = "".join(traceback.format_exception(error))
-            write_atomically(path, lambda aside: aside.write_text(text))
+            write_text(path, text)
 
 
 # ------------------------------------------------------------------------------------------------------ outside of jobs

@@ -24,7 +24,7 @@ from replaylab.store import Store, check_store, store_of
 from replaylab.sweeps import ablations, jobs, monitor
 from replaylab.sweeps.cluster import ClusterSpec, Job, states
 from replaylab.sweeps.presets import grid
-from replaylab.util.files import write_atomically
+from replaylab.util.files import write_text
 from replaylab.util.progress import report
 from replaylab.util.text import duration
 
@@ -227,7 +227,7 @@ def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[
 
 def _failed(folder: Path, error: Exception) -> str:
     text = "".join(traceback.format_exception(error))
-    write_atomically(folder / "failed.txt", lambda path: path.write_text(text))
+    write_text(folder / "failed.txt", text)
     report(f"failed: {error}; the whole story is in {folder / 'failed.txt'}")
     return f"{type(error).__name__}: {error}"
 

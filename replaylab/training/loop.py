@@ -30,7 +30,7 @@ from replaylab.spec import REMEDIES_ON_WEIGHTS, MachineSpec, RemedySpec, Trainin
 from replaylab.training import checkpoint, preemption, regularizers
 from replaylab.util import distributed
 from replaylab.util.distributed import Execution, Rank
-from replaylab.util.files import write_atomically
+from replaylab.util.files import write_text
 from replaylab.util.progress import track
 
 WARM_UP_STEPS = 20
@@ -255,7 +255,7 @@ def _check_manifest(folder: Path, execution: Execution, rank: Rank) -> None:
     if not begun:
         if rank.is_main:
             text = json.dumps(asdict(execution), indent=1)
-            write_atomically(path, lambda aside: aside.write_text(text))
+            write_text(path, text)
         return
     found = json.loads(path.read_text())
     differing = [
@@ -381,7 +381,7 @@ def _open_log(folder: Path, steps: int) -> Any:
     """The log, cut to the steps that the checkpoint knows of."""
     path = folder / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True)[:steps] if path.is_file() else []
-    write_atomically(path, lambda aside: aside.write_text("".join(lines)))
+    write_text(path, "".join(lines))
     return path.open("a", buffering=1)  # a line as soon as it is whole: it may be watched from elsewhere
 
 

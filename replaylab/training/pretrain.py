@@ -59,7 +59,7 @@ from replaylab.spec import (
 )
 from replaylab.training import checkpoint, loop
 from replaylab.util.distributed import flush_denormals
-from replaylab.util.files import write_atomically
+from replaylab.util.files import write_atomically, write_json, write_text
 from replaylab.util.progress import report, track
 from replaylab.worlds.build import build_domain
 from replaylab.worlds.named import domain_spec
@@ -383,8 +383,8 @@ def _card(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec,
         "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in about.items()), "",
         "For studying forgetting in small; it generates nothing but toy traffic at 64x64 pixels.", "",
     ]  # fmt: skip
-    write_atomically(folder / "README.md", lambda path: path.write_text("\n".join(lines)))
-    write_atomically(folder / "pretraining.json", lambda path: path.write_text(json.dumps(about, indent=1)))
+    write_text(folder / "README.md", "\n".join(lines))
+    write_json(folder / "pretraining.json", about)
 
 
 COMMANDS = {

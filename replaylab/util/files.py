@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -15,12 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
 from replaylab.util.progress import report
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -42,6 +46,21 @@ def write_atomically(path: Path, write: Any) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda aside: aside.write_text(text))
+
+
+def write_json(path: Path, plain: Any) -> None:
+    """Write plain JSON atomically."""
+    write_text(path, json.dumps(plain, indent=1))
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as parquet, without its index, atomically."""
+    write_atomically(path, lambda aside: table.to_parquet(aside, index=False))
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:

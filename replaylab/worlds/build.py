@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from replaylab.data.domain import SPLITS, Domain, open_domain, write_domain
 from replaylab.data.video import write_video
 from replaylab.spec import FolderSpec, World, WorldSpec, digest, generator
-from replaylab.util.files import locked, sha256, write_atomically
+from replaylab.util.files import locked, sha256, write_atomically, write_table
 from replaylab.util.processes import map_in_processes, usable_cores
 from replaylab.util.progress import report
 from replaylab.worlds import appearance, country, orbit, physics, traffic
@@ -121,10 +121,7 @@ def _render_chunk(spec: WorldSpec, folder: Path, chunk: Chunk) -> None:
         tracks += [{"video": name, **row} for row in agent_rows]
         ego += [{"video": name, **row} for row in ego_rows]
     for kind, rows in (("videos", videos), ("tracks", tracks), ("ego", ego)):  # ego last: with it the chunk is complete
-        table = pd.DataFrame(rows)
-        write_atomically(
-            _part_path(folder, chunk, kind), lambda aside, table=table: table.to_parquet(aside, index=False)
-        )
+        write_table(_part_path(folder, chunk, kind), pd.DataFrame(rows))
 
 
 def check_world(spec: WorldSpec) -> None:

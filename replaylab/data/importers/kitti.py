@@ -1,14 +1,13 @@
-"""What did KITTI's left colour camera see, and where is everything? Its tracking sequences become a domain with truth.
+"""KITTI's tracking sequences, as its left colour camera (2) saw them, as a domain with truth.
 
-Decision: boxes are the labelled ones, which end at the edge of KITTI's own picture, in px of ours; places are the
-labelled ones in m, beside the camera that took the picture (2). How much of an agent is seen KITTI says in levels only:
-`visible` is VISIBLE of how much is covered, times CUT of how much is outside of its picture, times the share of the box
-in ours. Whoever is in a DontCare region counts for nothing: such a region is an agent of its own kind in one frame,
-never eligible. Poses are those of the raw data's devkit (Mercator), of the camera, by the sequence's calibration.
+Decision: boxes are the labelled ones, which end at the edge of KITTI's own picture, in px of the domain; positions are the
+labelled ones in m, relative to the camera. KITTI gives visibility in levels only: `visible` is VISIBLE of the level of
+occlusion, times CUT of the level of truncation, times the share of the box in the domain's picture. A DontCare region is an
+agent of its own kind in one frame, never eligible. Poses are those of the raw data's devkit (Mercator), of the camera, by
+the sequence's calibration. Pictures come 10 a second: at 5 frames/s every second one is taken.
 
-Not known: road_m; how high each camera is (CAMERA_HEIGHT_M is what the makers say of all). Pictures come 10 a second: at
-5 a second every second one. A sequence without labels, calibration or oxts, or with wrong ones, is one line of the report.
-Refused: a folder without training/image_02.
+Not known: road_m, and the height of each camera (CAMERA_HEIGHT_M is what the makers give for all). A sequence without
+labels, calibration or oxts, or with wrong ones, is `Unusable`. Refused: a folder without training/image_02.
 """
 
 from __future__ import annotations
@@ -20,7 +19,21 @@ import numpy as np
 import pandas as pd
 
 from replaylab.data.importers import conversion
-from replaylab.data.importers.conversion import Added, Fit, Floats, Order, Recipe, Source, Unusable
+from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
+from replaylab.data.importers.sources import (
+    Fit,
+    Floats,
+    ImageSequence,
+    Recipe,
+    Source,
+    Unusable,
+    ego_rows,
+    image_size,
+    piece_name,
+    pieces,
+    share_inside,
+    track_table,
+)
 from replaylab.util.progress import track
 
 ORIGIN = "kitti tracking"
@@ -42,7 +55,7 @@ LABELS = (
 )  # fmt: skip
 
 
-def add(root: Path, order: Order) -> Added:
+def add(root: Path, settings: ConversionSettings) -> ConversionResult:
     """Make a domain of all training sequences; goes on where it was stopped.
 
     Raises FileNotFoundError for a folder without them, ValueError where no sequence is usable.
@@ -53,81 +66,56 @@ def add(root: Path, order: Order) -> Added:
         raise FileNotFoundError(
             f"{images} has no sequences (0000, 0001, ...): give the folder in which KITTI tracking's `training` lies"
         )
-    conversion.check(order, ORIGIN)
-    sources, unusable, seconds = [], [], 0.0
-    for sequence in track(sequences, "reading sequences", unit="sequences"):
-        try:
-            film = Film(root / "training", sequence)
-            if conversion.is_converted(order.out, sequence, film.stamp):
-                continue
-            seconds = seconds or conversion.seconds_each(film.read, 0)
-            sources.append(film.source(order.recipe, seconds))
-        except Unusable as wrong:
-            unusable.append(wrong)
-    about = {"licence": order.licence or LICENCE, "made_by": "replaylab.kitti"}
-    return conversion.make(order, ORIGIN, sequences, sources, unusable, about)
+    conversion.check(settings, ORIGIN)
+    openers = [partial(KittiSequence, root / "training", sequence) for sequence in sequences]
+    sources, unusable = conversion.sources_of(settings, track(openers, "reading sequences", unit="sequences"))
+    about = {"licence": settings.licence or LICENCE, "made_by": "replaylab.kitti"}
+    return conversion.convert(settings, ORIGIN, sequences, sources, unusable, about)
 
 
-class Film:
-    """One sequence: its pictures, and the files that tell of them."""
+class KittiSequence(ImageSequence):
+    """One sequence: its pictures, labels, calibration and poses."""
 
     def __init__(self, training: Path, sequence: str) -> None:
-        self.sequence = sequence
-        self.paths = sorted((training / "image_02" / sequence).glob("*.png"))
-        if not self.paths:
+        paths = sorted((training / "image_02" / sequence).glob("*.png"))
+        if not paths:
             raise Unusable(sequence, "has no pictures (*.png)", "unpack data_tracking_image_2 again")
-        wrong = [path for path in self.paths if not path.stem.isdecimal()]
+        wrong = [path for path in paths if not path.stem.isdecimal()]
         if wrong:
             raise Unusable(sequence, f"{wrong[0]} has no frame number for a name", "take it away")
         self.texts = {kind: training / kind / f"{sequence}.txt" for kind in ("label_02", "calib", "oxts")}
         for kind, path in self.texts.items():
             if not path.is_file():
                 raise Unusable(sequence, f"{path} is missing", f"unpack data_tracking_{kind} beside image_02")
+        super().__init__(sequence, sequence, paths, list(self.texts.values()))
 
-    @property
-    def stamp(self) -> str:
-        """Changes with the files that it is made of."""
-        return conversion.stamp_of([*self.texts.values(), *self.paths])
-
-    @property
-    def read(self) -> conversion.Read:
-        """How its pictures are read."""
-        return partial(conversion.read_images, self.paths, self.sequence)
-
-    def source(self, recipe: Recipe, seconds_each: float) -> Source:
+    def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
         """Which pictures to take, and the truth of each."""
-        labels, camera = self.labels(), _Camera(self.calibration())
+        labels, camera = self.labels(), _CarCamera(self.calibration())
         frames = [int(path.stem) for path in self.paths]
         poses = self.poses(camera)
         if frames[-1] >= len(poses):
-            raise Unusable(
-                self.sequence,
-                f"{self.texts['oxts']} has {len(poses)} lines, and there is a picture {frames[-1]}",
-                "unpack it again",
-            )
-        pieces = conversion.pieces([frame / PICTURES_PER_SECOND for frame in frames], recipe, self.sequence)
-        fit = Fit.of(*conversion.image_size(self.paths[0], self.sequence), recipe)
-        known = _in_picture(labels, camera, fit, recipe)
+            why = f"{self.texts['oxts']} has {len(poses)} lines, and there is a picture {frames[-1]}"
+            raise Unusable(self.label, why, "unpack it again")
+        chosen = pieces([frame / PICTURES_PER_SECOND for frame in frames], recipe, self.label)
+        fit = Fit.of(*image_size(self.paths[0], self.label), recipe)
+        truth = _in_picture(labels, camera, fit, recipe)
         tracks, ego = [], []
-        for number, piece in enumerate(pieces):
-            video = conversion.piece_name(self.sequence, number)
+        for number, piece in enumerate(chosen):
+            video = piece_name(self.name, number)
             numbers = [frames[at] for at in piece]
-            rows = _numbered(known[known["frame"].isin(numbers)])
+            rows = _numbered(truth[truth["frame"].isin(numbers)])
             frame = rows["frame"].map({old: new for new, old in enumerate(numbers)})
             tracks += rows.assign(video=video, frame=frame).to_dict("records")
-            ego += [
-                {"video": video, **row}
-                for row in conversion.ego_rows(
-                    poses[numbers], fit, camera.focal_px, CAMERA_HEIGHT_M, camera.pitch_rad(fit), "drive"
-                )
-            ]
+            cameras = ego_rows(poses[numbers], fit, camera.focal_px, CAMERA_HEIGHT_M, camera.pitch_rad(fit), "drive")
+            ego += [{"video": video, **row} for row in cameras]
         return Source(
-            self.sequence, self.sequence, self.sequence, self.sequence, self.stamp, pieces, self.read,
-            seconds_each * sum(map(len, pieces)), conversion.track_table(tracks, recipe), pd.DataFrame(ego),
+            self.name, self.label, self.name, self.name, self.stamp, chosen, self.read,
+            seconds_per_picture * sum(map(len, chosen)), track_table(tracks, recipe), pd.DataFrame(ego),
         )  # fmt: skip
 
     def labels(self) -> pd.DataFrame:
-        """LABELS, one row an agent or region and frame."""
+        """The columns LABELS, one row per frame and agent or region."""
         path, rows = self.texts["label_02"], []
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             parts = line.split()
@@ -144,22 +132,22 @@ class Film:
 
     def calibration(self) -> dict[str, Floats]:
         """MATRICES by name."""
-        path, found = self.texts["calib"], {}
+        path, matrices = self.texts["calib"], {}
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             name, *values = line.replace(":", " ").split() or [""]
             if name in MATRICES:
                 try:
-                    found[name] = np.array([float(value) for value in values]).reshape(MATRICES[name])
+                    matrices[name] = np.array([float(value) for value in values]).reshape(MATRICES[name])
                 except ValueError:
                     rows, columns = MATRICES[name]
                     raise self._wrong("calib", number, f"{rows * columns} numbers after {name}") from None
         for name in MATRICES:
-            if name not in found:
-                raise Unusable(self.sequence, f"{path}: {name} is missing", "unpack it again")
-        return found
+            if name not in matrices:
+                raise Unusable(self.label, f"{path}: {name} is missing", "unpack it again")
+        return matrices
 
-    def poses(self, camera: _Camera) -> Floats:
-        """(T, 3) of the camera, one a line of oxts: x to the east and y to the north in m, heading (0: north)."""
+    def poses(self, camera: _CarCamera) -> Floats:
+        """(T, 3) of the camera, one per line of oxts: x to the east and y to the north in m, heading (0: north)."""
         path, lines = self.texts["oxts"], []
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             try:
@@ -170,11 +158,11 @@ class Film:
                 raise self._wrong("oxts", number, f"{OXTS_FIELDS} numbers")
             lines.append(values[:6])
         if not lines:
-            raise Unusable(self.sequence, f"{path} is empty", "unpack it again")
+            raise Unusable(self.label, f"{path} is empty", "unpack it again")
         return np.stack([camera.seen_at(pose) for pose in imu_poses(np.array(lines))])
 
     def _wrong(self, kind: str, number: int, wanted: str) -> Unusable:
-        return Unusable(self.sequence, f"{self.texts[kind]} line {number}: expected {wanted}", "unpack it again")
+        return Unusable(self.label, f"{self.texts[kind]} line {number}: expected {wanted}", "unpack it again")
 
 
 def imu_poses(oxts: Floats) -> Floats:
@@ -187,18 +175,20 @@ def imu_poses(oxts: Floats) -> Floats:
     poses[:, 0, 3] = scale * np.deg2rad(longitude)
     poses[:, 1, 3] = scale * np.log(np.tan(np.deg2rad(90 + latitude) / 2))
     poses[:, 2, 3] = altitude
-    poses[:, :3, :3] = _turn(yaw, 2) @ _turn(pitch, 1) @ _turn(roll, 0)
+    poses[:, :3, :3] = _rotation_about(yaw, 2) @ _rotation_about(pitch, 1) @ _rotation_about(roll, 0)
     return poses
 
 
-class _Camera:
-    """Camera 2, and where it sits on the car."""
+class _CarCamera:
+    """Camera 2 and its pose on the car."""
 
     def __init__(self, calibration: dict[str, Floats]) -> None:
         self.intrinsics = calibration["P2"][:, :3]
-        self.offset = np.linalg.solve(self.intrinsics, calibration["P2"][:, 3])  # from camera 0's place to this one's
+        self.offset = np.linalg.solve(self.intrinsics, calibration["P2"][:, 3])  # from camera 0 to this one
         to_camera = (
-            _whole(calibration["R_rect"]) @ _whole(calibration["Tr_velo_cam"]) @ _whole(calibration["Tr_imu_velo"])
+            _homogeneous(calibration["R_rect"])
+            @ _homogeneous(calibration["Tr_velo_cam"])
+            @ _homogeneous(calibration["Tr_imu_velo"])
         )
         to_camera[:3, 3] += self.offset
         self.in_car = np.linalg.inv(to_camera)
@@ -208,7 +198,7 @@ class _Camera:
         return float(self.intrinsics[0, 0])
 
     def pitch_rad(self, fit: Fit) -> float:
-        """Downwards, of the middle of our picture; the rectified camera itself is level."""
+        """Downwards, of the middle of the domain's picture; the rectified camera itself is level."""
         across, down, ahead = np.linalg.solve(self.intrinsics, [*fit.middle, 1.0])
         return float(np.arctan2(down, np.hypot(across, ahead)))
 
@@ -218,25 +208,25 @@ class _Camera:
         return np.array([camera[0, 3], camera[1, 3], np.arctan2(-camera[0, 2], camera[1, 2])])
 
 
-def _in_picture(labels: pd.DataFrame, camera: _Camera, fit: Fit, recipe: Recipe) -> pd.DataFrame:
-    """TRACK_COLUMNS but `video`, with KITTI's own frames and track numbers."""
+def _in_picture(labels: pd.DataFrame, camera: _CarCamera, fit: Fit, recipe: Recipe) -> pd.DataFrame:
+    """TRACK_COLUMNS without `video`, with KITTI's own frames and track numbers."""
     boxes = fit.boxes(labels[["left", "top", "right", "bottom"]].to_numpy(float))
     places = labels[["x", "y", "z"]].to_numpy(float) + camera.offset
     regions = (labels["type"] == "DontCare").to_numpy()
-    turn = labels["rotation_y"].to_numpy(float)  # 0: to the right; half a turn less a quarter: ahead
+    turn = labels["rotation_y"].to_numpy(float)  # 0: to the right; -90 degrees: ahead
     seen = labels["occluded"].map(VISIBLE).to_numpy(float) * labels["truncated"].map(CUT).to_numpy(float)
     return pd.DataFrame({
         "frame": labels["frame"], "agent": labels["track_id"], "kind": labels["type"].map(KINDS),
         **{side: boxes[:, number] for number, side in enumerate(("x0", "y0", "x1", "y1"))},
         "x_m": np.where(regions, np.nan, places[:, 0]), "y_m": np.where(regions, np.nan, places[:, 2]),
         "heading_rad": np.where(regions, np.nan, np.arctan2(-np.cos(turn), -np.sin(turn))), "road_m": np.nan,
-        "visible": conversion.share_inside(boxes, recipe) * np.where(regions, 1.0, np.nan_to_num(seen, nan=VISIBLE[3])),
+        "visible": share_inside(boxes, recipe) * np.where(regions, 1.0, np.nan_to_num(seen, nan=VISIBLE[3])),
         "eligible": ~regions,
     })  # fmt: skip
 
 
 def _numbered(rows: pd.DataFrame) -> pd.DataFrame:
-    """Agents from 0, as they appear; each region of a frame is one of its own."""
+    """With agents numbered from 0 as they appear; each region of a frame is an agent of its own."""
     regions = rows["kind"] == "dontcare"
     own = [("region", at) if region else ("agent", agent)
            for at, (region, agent) in enumerate(zip(regions, rows["agent"], strict=True))]  # fmt: skip
@@ -244,17 +234,17 @@ def _numbered(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(agent=[numbers.setdefault(each, len(numbers)) for each in own])
 
 
-def _whole(matrix: Floats) -> Floats:
-    """(4, 4) of (3, 3) or (3, 4)."""
-    made = np.eye(4)
-    made[: matrix.shape[0], : matrix.shape[1]] = matrix
-    return made
+def _homogeneous(matrix: Floats) -> Floats:
+    """A matrix (3, 3) or (3, 4) as one (4, 4)."""
+    whole = np.eye(4)
+    whole[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return whole
 
 
-def _turn(angle: Floats, axis: int) -> Floats:
-    """(T, 3, 3): to the left about one axis."""
-    made = np.tile(np.eye(3), (len(angle), 1, 1))
+def _rotation_about(angle: Floats, axis: int) -> Floats:
+    """Rotations (T, 3, 3) to the left about one axis."""
+    rotations = np.tile(np.eye(3), (len(angle), 1, 1))
     first, second = (axis + 1) % 3, (axis + 2) % 3
-    made[:, first, first] = made[:, second, second] = np.cos(angle)
-    made[:, first, second], made[:, second, first] = -np.sin(angle), np.sin(angle)
-    return made
+    rotations[:, first, first] = rotations[:, second, second] = np.cos(angle)
+    rotations[:, first, second], rotations[:, second, first] = -np.sin(angle), np.sin(angle)
+    return rotations

@@ -1,10 +1,10 @@
-"""What do nuScenes' cameras see, and where is everything? Scenes of one camera become a domain with truth.
+"""Scenes of nuScenes, as one of its cameras saw them, as a domain with truth.
 
 Decision: the devkit (nuscenes-devkit) reads the tables and carries boxes from key frame to key frame (`get_boxes`); the
-project adds the picture's own geometry. A scene runs from its first key frame to its last: beyond, boxes are not known.
-A box is the hull of the projected cuboid, of its part before the camera, in px of our picture. `visible` is the middle
-of the annotation's visibility level (of all six cameras together) times the share of the box in our picture. The ego
-car is where the camera is and looks where it looks. Scenes of one drive (log) are never in two splits.
+geometry of the picture is added here. A scene is taken from its first key frame to its last: beyond, boxes are not known. A
+box is the hull of the projected cuboid, of its part in front of the camera, in px of the domain. `visible` is the middle of
+the annotation's visibility level (of all six cameras together) times the share of the box in the domain's picture. The ego
+car's pose is the camera's. Scenes of one drive (log) are never in two splits.
 
 Left out: what does not move by itself (barriers, cones, racks), and pictures whose file is missing. Not known: road_m.
 Refused: missing or unreadable tables, with the table and the field.
@@ -23,7 +23,22 @@ import numpy as np
 import pandas as pd
 
 from replaylab.data.importers import conversion
-from replaylab.data.importers.conversion import Added, Fit, Floats, Order, Recipe, Source, Unusable
+from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
+from replaylab.data.importers.sources import (
+    Fit,
+    Floats,
+    ImageSequence,
+    Recipe,
+    Source,
+    Unusable,
+    ego_rows,
+    piece_name,
+    pieces,
+    seen_from,
+    share_inside,
+    track_table,
+    wrapped,
+)
 from replaylab.util.progress import track
 
 LICENCE = "CC BY-NC-SA 4.0, nuScenes"
@@ -44,7 +59,7 @@ WITHOUT_RIDER = "cycle.without_rider"
 VISIBLE = {"v0-40": 0.2, "v40-60": 0.5, "v60-80": 0.7, "v80-100": 0.9}
 NEAR_M = 0.1
 EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
-FIELDS = {  # of every table, what the devkit and this room read
+FIELDS = {  # of every table, what is read by the devkit and here
     "category": ("token", "name"),
     "attribute": ("token", "name"),
     "visibility": ("token", "level"),
@@ -71,33 +86,27 @@ INSTALL = (
 )
 
 
-def add(root: Path, order: Order, version: str = "v1.0-mini", camera: str = "CAM_FRONT") -> Added:
+def add(
+    root: Path, settings: ConversionSettings, version: str = "v1.0-mini", camera: str = "CAM_FRONT"
+) -> ConversionResult:
     """Make a domain of all scenes of a version; goes on where it was stopped.
 
     Raises OSError without the devkit, FileNotFoundError or ValueError for tables that are missing or wrong.
     """
     origin = f"nuscenes {version} {camera}"
-    conversion.check(order, origin)
+    conversion.check(settings, origin)
     database = open_tables(root, version)
     channels = sorted({sensor["channel"] for sensor in database.sensor if sensor["modality"] == "camera"})
     if camera not in channels:
         raise ValueError(f"{root / version / 'sensor.json'}: no camera {camera!r} in it; it has {channels}")
-    sources, names, unusable, seconds = [], [], [], 0.0
+    openers = [partial(NuscenesScene, database, scene, camera) for scene in database.scene]
     try:
-        for scene in track(database.scene, "reading scenes", unit="scenes"):
-            names.append(_name(scene))
-            try:
-                film = Film(database, scene, camera)
-                if conversion.is_converted(order.out, names[-1], film.stamp):
-                    continue
-                seconds = seconds or conversion.seconds_each(film.read, 0)
-                sources.append(film.source(order.recipe, seconds))
-            except Unusable as wrong:
-                unusable.append(wrong)
+        names = [_name(scene) for scene in database.scene]
+        sources, unusable = conversion.sources_of(settings, track(openers, "reading scenes", unit="scenes"))
     except (KeyError, TypeError, ValueError) as error:
         raise _diagnosed(root, version, error) from error
-    about = {"licence": order.licence or LICENCE, "made_by": "replaylab.nuscenes", "camera": camera}
-    return conversion.make(order, origin, names, sources, unusable, about)
+    about = {"licence": settings.licence or LICENCE, "made_by": "replaylab.nuscenes", "camera": camera}
+    return conversion.convert(settings, origin, names, sources, unusable, about)
 
 
 def open_tables(root: Path, version: str) -> Any:
@@ -119,79 +128,71 @@ def open_tables(root: Path, version: str) -> Any:
         raise _diagnosed(root, version, error) from error
 
 
-class Film:
-    """What one camera saw of a scene, from its first key frame to its last."""
+class NuscenesScene(ImageSequence):
+    """One camera's pictures of a scene, from its first key frame to its last."""
 
     def __init__(self, database: Any, scene: dict[str, Any], camera: str) -> None:
         self.database, self.scene = database, scene
         records = list(_records(database, scene, camera))
-        root = Path(database.dataroot)
+        root, tables = Path(database.dataroot), Path(database.table_root)
         self.records = [record for record in records if (root / record["filename"]).is_file()]
         self.missing = len(records) - len(self.records)
-        self.paths = [root / record["filename"] for record in self.records]
         if not self.records:
             raise Unusable(scene["name"], f"no picture of {camera} is there", "download the camera's files")
+        paths = [root / record["filename"] for record in self.records]
+        super().__init__(
+            _name(scene), scene["name"], paths, [tables / "sample_annotation.json", tables / "ego_pose.json"]
+        )
 
-    @property
-    def stamp(self) -> str:
-        """Changes with the files that it is made of."""
-        tables = Path(self.database.table_root)
-        return conversion.stamp_of([tables / "sample_annotation.json", tables / "ego_pose.json", *self.paths])
-
-    @property
-    def read(self) -> conversion.Read:
-        """How its pictures are read."""
-        return partial(conversion.read_images, self.paths, self.scene["name"])
-
-    def source(self, recipe: Recipe, seconds_each: float) -> Source:
+    def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
         """Which pictures to take, and the truth of each."""
         start = self.records[0]["timestamp"]
         times = [(record["timestamp"] - start) / 1e6 for record in self.records]
-        name, shown = _name(self.scene), self.scene["name"]
         try:
-            pieces = conversion.pieces(times, recipe, shown)
-        except Unusable as wrong:
+            chosen = pieces(times, recipe, self.label)
+        except Unusable as error:
             if not self.missing:
                 raise
-            _, why, what_to_do = wrong.args
+            _, why, what_to_do = error.args
             why = f"{self.missing} of its {self.missing + len(self.records)} pictures are missing; {why}"
-            raise Unusable(shown, why, f"download the sweeps; or {what_to_do}") from wrong
+            raise Unusable(self.label, why, f"download the sweeps; or {what_to_do}") from error
         tracks, ego = [], []
-        for number, piece in enumerate(pieces):
-            video = conversion.piece_name(name, number)
+        for number, piece in enumerate(chosen):
+            video = piece_name(self.name, number)
             agents, cameras = self._truth(piece, recipe)
             tracks += [{"video": video, **row} for row in agents]
             ego += [{"video": video, **row} for row in cameras]
         log = self.database.get("log", self.scene["log_token"])["logfile"]
-        known = conversion.track_table(tracks, recipe) if self.database.sample_annotation else None
+        table = track_table(tracks, recipe) if self.database.sample_annotation else None
         return Source(
-            name, shown, shown, log, self.stamp, pieces, self.read, seconds_each * sum(map(len, pieces)), known,
-            pd.DataFrame(ego), {"drive": log, "description": self.scene["description"]},
+            self.name, self.label, self.label, log, self.stamp, chosen, self.read,
+            seconds_per_picture * sum(map(len, chosen)), table, pd.DataFrame(ego),
+            {"drive": log, "description": self.scene["description"]},
         )  # fmt: skip
 
     def _truth(self, piece: tuple[int, ...], recipe: Recipe) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Rows of agents and of the ego car of one piece."""
         rows: list[dict[str, Any]] = []
         numbers: dict[str, int] = {}  # of agents, by the instance's token
-        lenses = [_Lens(self.database, self.records[number], recipe) for number in piece]
-        for frame, (number, lens) in enumerate(zip(piece, lenses, strict=True)):
+        poses = [_CameraPose(self.database, self.records[number], recipe) for number in piece]
+        for frame, (number, pose) in enumerate(zip(piece, poses, strict=True)):
             for box in self.database.get_boxes(self.records[number]["token"]):
                 annotation = self.database.get("sample_annotation", box.token)
-                if (kind := self._kind(annotation)) is None or (hull := lens.box(box.corners().T)) is None:
+                if (kind := self._kind(annotation)) is None or (hull := pose.box(box.corners().T)) is None:
                     continue
-                inside = float(conversion.share_inside(hull[None], recipe)[0])
+                inside = float(share_inside(hull[None], recipe)[0])
                 if not inside:
                     continue
                 agent = numbers.setdefault(annotation["instance_token"], len(numbers))
                 level = self.database.get("visibility", annotation["visibility_token"])["level"]
                 rows.append({
                     "frame": frame, "agent": agent, "kind": kind,
-                    **dict(zip(("x0", "y0", "x1", "y1"), hull, strict=True)), **lens.place(box), "road_m": np.nan,
+                    **dict(zip(("x0", "y0", "x1", "y1"), hull, strict=True)), **pose.place(box), "road_m": np.nan,
                     "visible": inside * VISIBLE[level], "eligible": True,
                 })  # fmt: skip
-        first = lenses[0]
-        cameras = np.stack([lens.camera for lens in lenses])
-        return rows, conversion.ego_rows(cameras, first.fit, first.focal_px, first.height_m, first.pitch_rad, "drive")
+        first = poses[0]
+        cameras = np.stack([pose.camera for pose in poses])
+        return rows, ego_rows(cameras, first.fit, first.focal_px, first.height_m, first.pitch_rad, "drive")
 
     def _kind(self, annotation: dict[str, Any]) -> str | None:
         category = annotation["category_name"]
@@ -202,8 +203,8 @@ class Film:
         return kind
 
 
-class _Lens:
-    """A camera when it took a picture, and where that picture's parts are in ours."""
+class _CameraPose:
+    """The camera when it took a picture, and the fit of that picture to the domain."""
 
     def __init__(self, database: Any, record: dict[str, Any], recipe: Recipe) -> None:
         sensor = database.get("calibrated_sensor", record["calibrated_sensor_token"])
@@ -221,7 +222,7 @@ class _Lens:
         self.camera = np.array([*self.position[:2], np.arctan2(-ahead[0], ahead[1])])  # heading 0 along +y
 
     def box(self, corners: Floats) -> Floats | None:
-        """(4,) px of ours: the hull of what of a cuboid (8, 3), in the world, lies before the camera; None: nothing."""
+        """(4,) px of the domain: the hull of the part in front of the camera of a cuboid (8, 3) in the world; None: none."""
         seen = (corners - self.position) @ self.rotation
         ends = seen[EDGES]
         near, far = ends[:, 0], ends[:, 1]
@@ -236,9 +237,9 @@ class _Lens:
 
     def place(self, box: Any) -> dict[str, float]:
         """x_m, y_m and heading_rad of a box of the devkit."""
-        right, ahead = conversion.seen_from(self.camera, np.asarray(box.center)[None, :2])[0]
+        right, ahead = seen_from(self.camera, np.asarray(box.center)[None, :2])[0]
         along = box.orientation.rotation_matrix[:, 0]
-        heading = conversion.wrapped(np.arctan2(-along[0], along[1]) - self.camera[2])
+        heading = wrapped(np.arctan2(-along[0], along[1]) - self.camera[2])
         return {"x_m": float(right), "y_m": float(ahead), "heading_rad": heading}
 
 
@@ -266,9 +267,8 @@ def _name(scene: dict[str, Any]) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", scene["name"])
 
 
-# ---------------------------------------------------------------------------------------------------- what was wrong
 def _diagnosed(root: Path, version: str, error: Exception) -> Exception:
-    """The same failure in words: the table and field that are wrong, found by reading all of them again."""
+    """The same error with the table and field that are wrong, by reading all of them again."""
     tables: dict[str, list[dict[str, Any]]] = {}
     for name, wanted in FIELDS.items():
         path = root / version / f"{name}.json"

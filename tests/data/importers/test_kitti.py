@@ -12,7 +12,8 @@ from replaylab.cli import main
 from replaylab.data import clips
 from replaylab.data.domain import open_domain
 from replaylab.data.importers import kitti
-from replaylab.data.importers.conversion import Order, Recipe, Shares
+from replaylab.data.importers.conversion import ConversionSettings, SplitShares
+from replaylab.data.importers.sources import Recipe
 from replaylab.data.video import decode
 
 HEIGHT, WIDTH, FRAMES = 375, 1242, 24
@@ -72,7 +73,7 @@ def sequence(root: Path, name: str = "0000", frames=range(FRAMES)) -> Path:
 def domain(tmp_path_factory):
     root = tmp_path_factory.mktemp("kitti")
     sequence(root)
-    added = kitti.add(root, Order(root / "domain", RECIPE))
+    added = kitti.add(root, ConversionSettings(root / "domain", RECIPE))
     assert added.unusable.empty
     return added.domain
 
@@ -154,7 +155,9 @@ def test_wrong_sequences_are_listed_and_the_rest_goes_on(tmp_path):
     picture = training / "image_02" / "0009" / "000004.png"
     sequence(tmp_path, "0009")
     picture.write_bytes(picture.read_bytes()[:200])
-    added = kitti.add(tmp_path, Order(tmp_path / "domain", Recipe(64, 64, "crop", 5.0, 4), Shares(0, 0)))
+    added = kitti.add(
+        tmp_path, ConversionSettings(tmp_path / "domain", Recipe(64, 64, "crop", 5.0, 4), SplitShares(0, 0))
+    )
     why = added.unusable.set_index("file")["why"]
     for name, (_, _, message) in damage.items():
         assert message in why[name]
@@ -166,7 +169,7 @@ def test_wrong_sequences_are_listed_and_the_rest_goes_on(tmp_path):
 
 def test_a_folder_that_is_not_kitti_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"training/image_02 has no sequences"):
-        kitti.add(tmp_path, Order(tmp_path / "domain", RECIPE))
+        kitti.add(tmp_path, ConversionSettings(tmp_path / "domain", RECIPE))
 
 
 def test_the_command_makes_a_domain_that_feeds_clips(tmp_path, capsys):

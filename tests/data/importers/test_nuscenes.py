@@ -13,7 +13,8 @@ from replaylab.cli import main
 from replaylab.data import clips
 from replaylab.data.domain import open_domain
 from replaylab.data.importers import nuscenes
-from replaylab.data.importers.conversion import Fit, Order, Recipe, Shares
+from replaylab.data.importers.conversion import ConversionSettings, SplitShares
+from replaylab.data.importers.sources import Fit, Recipe
 from replaylab.data.video import decode
 
 HZ, KEY_EVERY, KEYS = 12, 6, 3  # a second of film, three key frames
@@ -152,7 +153,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def added(root, tmp_path_factory):
-    return nuscenes.add(root, Order(tmp_path_factory.mktemp("made") / "domain", RECIPE))
+    return nuscenes.add(root, ConversionSettings(tmp_path_factory.mktemp("made") / "domain", RECIPE))
 
 
 def edited(root: Path, table: str, change) -> None:
@@ -228,11 +229,11 @@ def test_what_is_beside_the_camera_is_bounded_before_it(added):
 
 
 def test_the_same_command_goes_on_and_a_drive_is_in_one_split(root, added, capsys):
-    again = nuscenes.add(root, Order(added.domain.folder, RECIPE, Shares(0, 1)))
+    again = nuscenes.add(root, ConversionSettings(added.domain.folder, RECIPE, SplitShares(0, 1)))
     assert "2 of 2 sources were already converted" in capsys.readouterr().err
     assert set(again.domain.videos["split"]) == {"test"} and len(again.listing) == 0
     with pytest.raises(ValueError, match=r"was begun with origin 'nuscenes v1\.0-mini CAM_FRONT'"):
-        nuscenes.add(root, Order(added.domain.folder, RECIPE), version="v1.0-trainval")
+        nuscenes.add(root, ConversionSettings(added.domain.folder, RECIPE), version="v1.0-trainval")
 
 
 def test_missing_sweeps_are_said_and_key_frames_alone_can_be_used(tmp_path):
@@ -243,9 +244,9 @@ def test_missing_sweeps_are_said_and_key_frames_alone_can_be_used(tmp_path):
     with pytest.raises(
         ValueError, match=r"10 of its 13 pictures are missing; its pictures come 2 a second.*download the sweeps"
     ):
-        nuscenes.add(root, Order(tmp_path / "domain", RECIPE))
+        nuscenes.add(root, ConversionSettings(tmp_path / "domain", RECIPE))
     slow = Recipe(64, 64, frames_per_second=2, frames=3)
-    assert list(nuscenes.add(root, Order(tmp_path / "slow", slow)).domain.videos["frames"]) == [3, 3]
+    assert list(nuscenes.add(root, ConversionSettings(tmp_path / "slow", slow)).domain.videos["frames"]) == [3, 3]
 
 
 def test_without_annotations_there_are_no_tracks_but_an_ego_car(tmp_path):
@@ -253,7 +254,7 @@ def test_without_annotations_there_are_no_tracks_but_an_ego_car(tmp_path):
     root = data_set(tmp_path / "data")
     for table in ("sample_annotation", "instance"):
         edited(root, table, lambda rows: rows.clear())
-    domain = nuscenes.add(root, Order(tmp_path / "domain", RECIPE)).domain
+    domain = nuscenes.add(root, ConversionSettings(tmp_path / "domain", RECIPE)).domain
     assert not domain.has_tracks and len(domain.ego) == 10
 
 
@@ -276,13 +277,13 @@ def test_a_wrong_table_is_named_with_its_field(table, change, message, tmp_path)
     root = data_set(tmp_path / "data")
     edited(root, table, change)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        nuscenes.add(root, Order(tmp_path / "domain", RECIPE))
+        nuscenes.add(root, ConversionSettings(tmp_path / "domain", RECIPE))
     assert not (tmp_path / "domain").exists()
 
 
 def test_missing_and_broken_tables_cameras_and_versions_are_named(tmp_path):
     require_devkit()
-    root, order = data_set(tmp_path / "data"), Order(tmp_path / "domain", RECIPE)
+    root, order = data_set(tmp_path / "data"), ConversionSettings(tmp_path / "domain", RECIPE)
     with pytest.raises(ValueError, match=r"no camera 'CAM_TOP' in it; it has \['CAM_FRONT'\]"):
         nuscenes.add(root, order, camera="CAM_TOP")
     with pytest.raises(FileNotFoundError, match=r"v1\.0-trainval is missing: give the folder"):

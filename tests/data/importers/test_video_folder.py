@@ -16,7 +16,8 @@ from replaylab.cli import main
 from replaylab.data import clips
 from replaylab.data.domain import open_domain
 from replaylab.data.importers import conversion, video_folder
-from replaylab.data.importers.conversion import Fit, Order, Recipe, Shares, Unusable
+from replaylab.data.importers.conversion import ConversionSettings, SplitShares
+from replaylab.data.importers.sources import FITS, Fit, Recipe, Unusable, pieces
 from replaylab.data.video import decode
 
 RECIPE = Recipe(32, 32, frames_per_second=4.0, frames=4)
@@ -54,8 +55,8 @@ def shown_numbers(path: Path) -> list[int]:
     return [round(float(frame[12:20, 16:24].mean()) / GREY_A_FRAME) for frame in frames]
 
 
-def add(folder: Path, recipe: Recipe = RECIPE, scene_from: str = "file", **order) -> video_folder.Added:
-    return video_folder.add(folder, Order(folder.with_name("domain"), recipe, **order), scene_from)
+def add(folder: Path, recipe: Recipe = RECIPE, scene_from: str = "file", **order) -> conversion.ConversionResult:
+    return video_folder.add(folder, ConversionSettings(folder.with_name("domain"), recipe, **order), scene_from)
 
 
 # ------------------------------------------------------------------------------------------------------------------ time
@@ -65,7 +66,7 @@ def add(folder: Path, recipe: Recipe = RECIPE, scene_from: str = "file", **order
 def test_every_frame_is_the_nearest_picture_and_within_half_a_step(steps, rate, frames):
     times, recipe = list(np.cumsum(steps)), Recipe(frames_per_second=rate, frames=frames)
     try:
-        found = conversion.pieces(times, recipe, "x")
+        found = pieces(times, recipe, "x")
     except Unusable as wrong:
         assert ("too short" in wrong.args[1]) or ("a second" in wrong.args[1])
         return
@@ -82,30 +83,27 @@ def test_every_frame_is_the_nearest_picture_and_within_half_a_step(steps, rate, 
 
 def test_a_gap_is_cut_out_and_does_not_look_like_a_jerk():
     times = [*np.arange(8) / 10, *np.arange(12, 24) / 10]  # the last picture before the gap is half a step early
-    assert conversion.pieces(times, Recipe(frames_per_second=5, frames=4), "x") == (
-        (0, 2, 4, 6),
-        (8, 10, 12, 14, 16, 18),
-    )
+    assert pieces(times, Recipe(frames_per_second=5, frames=4), "x") == ((0, 2, 4, 6), (8, 10, 12, 14, 16, 18))
 
 
 def test_usual_rates_are_sampled_whole():
     for its_own, ours in ((30, 16), (25, 16), (24, 16), (29.97, 4), (15, 10), (10, 4), (12, 4), (30, 30)):
         times = list(np.random.default_rng(0).uniform(-0.002, 0.002, 600) + np.arange(600) / its_own)
-        found = conversion.pieces(times, Recipe(frames_per_second=ours, frames=4), "x")
+        found = pieces(times, Recipe(frames_per_second=ours, frames=4), "x")
         assert sum(map(len, found)) >= 600 / its_own * ours - 2, (its_own, ours)
 
 
 def test_a_gap_cuts_and_long_videos_are_cut_into_equal_parts():
     times = [*np.arange(0, 3, 0.25), *np.arange(10, 12, 0.25)]
-    assert [len(piece) for piece in conversion.pieces(times, Recipe(frames=4), "x")] == [12, 8]
-    assert [len(piece) for piece in conversion.pieces(times, Recipe(frames=9), "x")] == [12]
-    long = conversion.pieces(list(np.arange(250) / 4), Recipe(), "x")
+    assert [len(piece) for piece in pieces(times, Recipe(frames=4), "x")] == [12, 8]
+    assert [len(piece) for piece in pieces(times, Recipe(frames=9), "x")] == [12]
+    long = pieces(list(np.arange(250) / 4), Recipe(), "x")
     assert [len(piece) for piece in long] == [84, 83, 83] and [n for piece in long for n in piece] == list(range(250))
 
 
 def test_a_source_that_is_slower_than_asked_is_told_its_own_rate():
     with pytest.raises(Unusable) as found:
-        conversion.pieces(list(np.arange(100) / 3), Recipe(frames_per_second=4), "x")
+        pieces(list(np.arange(100) / 3), Recipe(frames_per_second=4), "x")
     assert "come 3 a second, and 4 a second are wanted" in found.value.args[1]
     assert "--frames-per-second 3 or less" in found.value.args[2]
 
@@ -113,7 +111,7 @@ def test_a_source_that_is_slower_than_asked_is_told_its_own_rate():
 # ----------------------------------------------------------------------------------------------------------------- shape
 @given(st.integers(5, 900), st.integers(5, 900), st.sampled_from([(64, 64), (48, 96), (96, 48)]))
 def test_crop_fills_and_pad_keeps_all_and_neither_stretches(height, width, size):
-    for how in conversion.FITS:
+    for how in FITS:
         fit = Fit.of(height, width, Recipe(*size, fit=how))
         left, top, right, bottom = fit.cut
         assert min(left, top) >= 0 and right <= width and bottom <= height
@@ -132,7 +130,7 @@ def test_crop_fills_and_pad_keeps_all_and_neither_stretches(height, width, size)
 def test_a_box_stays_on_what_it_bounds():
     picture = np.zeros((90, 160, 3), np.uint8)
     picture[30:60, 70:110] = 255
-    for how in conversion.FITS:
+    for how in FITS:
         fit = Fit.of(90, 160, Recipe(64, 64, fit=how))
         x0, y0, x1, y1 = fit.boxes(np.array([[70, 30, 110, 60.0]]))[0]
         rows, columns = np.nonzero(fit.picture(picture)[..., 0] > 127)
@@ -261,7 +259,7 @@ def test_what_was_converted_is_not_converted_again_and_new_files_move_no_others(
     folder = tmp_path / "in"
     for number in range(6):
         film(folder / f"{number}.mp4", times=range(30 + 5 * number))
-    shares = Shares(0.3, 0.3)
+    shares = SplitShares(0.3, 0.3)
     first = add(folder, shares=shares).domain
     times = {path.name: path.stat().st_mtime_ns for path in (first.folder / "videos").iterdir()}
     film(folder / "0-before.mp4", times=range(25))
@@ -285,7 +283,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
     folder = tmp_path / "in"
     for number in range(3):
         film(folder / f"{number}.mp4", times=range(40 + 5 * number))
-    real, calls = conversion.worlds.write_video, []
+    real, calls = conversion.write_video, []
 
     def stopped(*arguments):
         calls.append(arguments)
@@ -293,7 +291,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         real(*arguments)
 
-    monkeypatch.setattr(conversion.worlds, "write_video", stopped)
+    monkeypatch.setattr(conversion, "write_video", stopped)
     with pytest.raises(KeyboardInterrupt):
         add(folder)
     with pytest.raises(FileNotFoundError, match="was not finished"):
@@ -323,20 +321,22 @@ def test_several_processes_make_the_same_domain(tmp_path):
         film(tmp_path / "in" / f"{number}.mp4", times=range(20 + 5 * number))
     (tmp_path / "in" / "text.mp4").write_text("no video")
     one = add(tmp_path / "in").domain
-    two = video_folder.add(tmp_path / "in", Order(tmp_path / "other", RECIPE, name="domain", processes=2)).domain
+    two = video_folder.add(
+        tmp_path / "in", ConversionSettings(tmp_path / "other", RECIPE, name="domain", processes=2)
+    ).domain
     assert list(pd.read_csv(two.folder / "unusable.csv")["file"]) == ["text.mp4"]
     assert (one.folder / "domain.json").read_bytes() == (two.folder / "domain.json").read_bytes()
 
 
 # ---------------------------------------------------------------------------------------------------------------- splits
 def test_splits_are_drawn_by_scenes_in_their_shares():
-    shares = Shares(0.2, 0.1)
+    shares = SplitShares(0.2, 0.1)
     drawn = pd.Series([shares.split_of(f"drive {number}") for number in range(4000)]).value_counts(normalize=True)
     assert drawn["dev"] == pytest.approx(0.2, abs=0.03) and drawn["test"] == pytest.approx(0.1, abs=0.03)
-    assert {Shares(0, 1).split_of(str(number)) for number in range(50)} == {"test"}
-    assert {Shares(0, 0).split_of(str(number)) for number in range(50)} == {"train"}
+    assert {SplitShares(0, 1).split_of(str(number)) for number in range(50)} == {"test"}
+    assert {SplitShares(0, 0).split_of(str(number)) for number in range(50)} == {"train"}
     with pytest.raises(ValueError, match="shares of scenes, from 0 to 1 together"):
-        add(Path("nowhere"), shares=Shares(0.6, 0.6))
+        add(Path("nowhere"), shares=SplitShares(0.6, 0.6))
 
 
 def test_files_of_a_folder_are_one_scene_if_asked_for(tmp_path):

@@ -1,0 +1,318 @@
+"""What is taken of a source: which of its pictures, how they fit the domain's size, and what is known of each.
+
+Decision: no picture is made up. Each is the source's nearest in time to where one is due; where none is near enough
+(`_runs`) the video is cut, and long ones are cut into equal pieces; all pieces of a source are one scene. The aspect ratio
+is kept: what does not fit is cut off evenly on both sides, or bars are added. Refused, as `Unusable`: a source without a
+piece of the length of a clip, and images that cannot be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from replaylab.data.boxes import is_eligible
+from replaylab.data.domain import TRACK_COLUMNS
+
+Floats = NDArray[np.float64]
+Picture = NDArray[np.uint8]  # (H, W, 3)
+Read = Callable[[Sequence[int]], Iterator[Picture]]  # the pictures of some numbers, ascending
+
+FITS = ("crop", "pad")
+PIECE_FRAMES = 120  # half a minute at 4 frames/s: what is decoded at once
+ROUNDING_S = 1e-6  # of times
+LEAST_NEARNESS, SOURCE_NEARNESS = 1 / 4, 3 / 4  # of a step: how far a picture may be from where it is due
+
+
+class Unusable(Exception):
+    """A source that cannot be used: which one, why, and what to do."""
+
+    def __init__(self, label: str, why: str, what_to_do: str) -> None:
+        super().__init__(label, why, what_to_do)
+
+    @property
+    def label(self) -> str:
+        """The source's name for people."""
+        return str(self.args[0])
+
+    def row(self) -> dict[str, str]:
+        """A row of unusable.csv: file, why, what_to_do."""
+        return dict(zip(("file", "why", "what_to_do"), self.args, strict=True))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Size, frame rate and shortest length of the videos that are made of every source."""
+
+    height_px: int = 64
+    width_px: int = 64
+    fit: str = "crop"
+    """or pad"""
+    frames_per_second: float = 4.0
+    frames: int = 8
+    """of a clip; shorter pieces are left out"""
+
+    def __post_init__(self) -> None:
+        for side in (self.height_px, self.width_px):
+            if side % 2 or side < 16:
+                raise ValueError(f"size: {side} px; height and width must be even, and at least 16")
+        if self.fit not in FITS:
+            raise ValueError(f"fit: {self.fit!r} is none of {', '.join(FITS)}")
+        if not 0 < self.frames_per_second <= 1000:
+            raise ValueError(f"frames_per_second: {self.frames_per_second!r}; it must be above 0")
+        if self.frames < 1:
+            raise ValueError(f"frames: {self.frames!r}; a clip has at least one")
+
+    @property
+    def piece_frames(self) -> int:
+        """The most in a file; at least two clips, so that equal parts are never too short."""
+        return max(PIECE_FRAMES, 2 * self.frames)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The map from a source's picture to the domain's: `cut` (left, top, right, bottom; px of the source) fills `place`
+    (left, top, width, height; px of the domain).
+    """
+
+    recipe: Recipe
+    cut: tuple[float, float, float, float]
+    place: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, height_px: int, width_px: int, recipe: Recipe) -> Fit:
+        """The fit of pictures of a size, by the recipe's policy."""
+        ratios = recipe.height_px / height_px, recipe.width_px / width_px
+        if recipe.fit == "crop":
+            high = min(recipe.height_px / max(ratios), height_px)  # rounding may make it a hair larger
+            wide = min(recipe.width_px / max(ratios), width_px)
+            left, top = (width_px - wide) / 2, (height_px - high) / 2
+            return cls(recipe, (left, top, left + wide, top + high), (0, 0, recipe.width_px, recipe.height_px))
+        high, wide = (max(1, round(side * min(ratios))) for side in (height_px, width_px))
+        place = ((recipe.width_px - wide) // 2, (recipe.height_px - high) // 2, wide, high)
+        return cls(recipe, (0, 0, width_px, height_px), place)
+
+    @property
+    def scale(self) -> Floats:
+        """(2,): px of the domain per px of the source, along x and y."""
+        left, top, right, bottom = self.cut
+        return np.array([self.place[2] / (right - left), self.place[3] / (bottom - top)])
+
+    @property
+    def middle(self) -> Floats:
+        """(2,): the middle of the domain's picture, in px of the source."""
+        middle = np.array([self.recipe.width_px, self.recipe.height_px]) / 2
+        return (middle - self.place[:2]) / self.scale + self.cut[:2]
+
+    def boxes(self, source_px: Floats) -> Floats:
+        """Boxes (A, 4) of the source, x0 y0 x1 y1, in px of the domain."""
+        return (source_px - np.tile(self.cut[:2], 2)) * np.tile(self.scale, 2) + np.tile(self.place[:2], 2)
+
+    def picture(self, source: Picture) -> Picture:
+        """The domain's picture; antialiased bicubic, as is usual before distances of features."""
+        left, top, wide, high = self.place
+        part = Image.fromarray(source).resize((wide, high), Image.Resampling.BICUBIC, box=self.cut)
+        whole = np.zeros((self.recipe.height_px, self.recipe.width_px, 3), np.uint8)
+        whole[top : top + high, left : left + wide] = np.asarray(part)
+        return whole
+
+
+@dataclass(frozen=True)
+class Source:
+    """One recording, and which of its pictures to take."""
+
+    name: str
+    """with which the names of its files begin; unique"""
+    label: str
+    """its name for people"""
+    scene: str
+    split_key: str
+    """whose hash decides the split"""
+    stamp: str
+    """changes with the files that it is made of"""
+    pieces: tuple[tuple[int, ...], ...]
+    """numbers of the pictures of each of its videos"""
+    read: Read
+    seconds: float
+    """that reading it will take"""
+    tracks: pd.DataFrame | None = None
+    """TRACK_COLUMNS, of all pieces; None: not known"""
+    ego: pd.DataFrame | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    """more fields of each of its videos in domain.json"""
+
+    @property
+    def frames(self) -> int:
+        """How many pictures are taken."""
+        return sum(map(len, self.pieces))
+
+    def files(self) -> list[str]:
+        """The names of its videos' files."""
+        return [f"{piece_name(self.name, number)}.mp4" for number in range(len(self.pieces))]
+
+
+class ImageSequence:
+    """A source whose pictures are image files, with files of truth beside them."""
+
+    def __init__(self, name: str, label: str, paths: Sequence[Path], truth_paths: Sequence[Path]) -> None:
+        self.name, self.label, self.paths = name, label, paths
+        self.stamp = stamp_of([*truth_paths, *paths])
+        self.read: Read = partial(read_images, paths, label)
+
+    def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
+        """Which pictures to take, and the truth of each."""
+        raise NotImplementedError
+
+
+def piece_name(source: str, number: int) -> str:
+    """The name of one of a source's videos."""
+    return f"{source}-{number:03d}"
+
+
+def pieces(times_s: Sequence[float], recipe: Recipe, label: str) -> tuple[tuple[int, ...], ...]:
+    """Numbers of the pictures to take of a source whose pictures are at `times_s` (ascending), piece by piece.
+
+    Raises Unusable where no piece is long enough for a clip.
+    """
+    runs = _runs(times_s, 1 / recipe.frames_per_second)
+    usable = [run for run in runs if len(run) >= recipe.frames]
+    rate = f"{recipe.frames_per_second:g} a second"
+    if not usable:
+        longest = max(map(len, runs), default=0)
+        step_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
+        if step_s > 1 / recipe.frames_per_second + ROUNDING_S:
+            raise Unusable(
+                label,
+                f"its pictures come {1 / step_s:.3g} a second, and {rate} are wanted",
+                f"film faster, or give --frames-per-second {np.floor(1000 / step_s) / 1000:g} or less",
+            )
+        raise Unusable(
+            label,
+            f"too short: {longest} frames at {rate} without a gap, and a clip needs {recipe.frames}",
+            "give a longer one, or fewer --frames, or more --frames-per-second",
+        )
+    return tuple(
+        tuple(map(int, part)) for run in usable for part in np.array_split(run, -(-len(run) // recipe.piece_frames))
+    )
+
+
+def _runs(times_s: Sequence[float], step_s: float) -> list[list[int]]:
+    """Numbers of pictures, each the nearest to its time, one per step; a new run where none is near enough.
+
+    Near enough is a quarter of the step, or three quarters of the source's own (half of it for sampling, the rest for
+    jitter), but never more than half of the step: a gap is cut out instead of looking like a jerk.
+    """
+    source_step_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
+    near_s = min(step_s / 2, max(LEAST_NEARNESS * step_s, SOURCE_NEARNESS * source_step_s)) + ROUNDING_S
+    runs: list[list[int]] = []
+    first = 0
+    while first < len(times_s):
+        run = [first]
+        while True:
+            due = times_s[first] + len(run) * step_s
+            near = _nearest(times_s, due)
+            if near == run[-1] or abs(times_s[near] - due) > near_s or due > times_s[-1] + ROUNDING_S:
+                break
+            run.append(near)
+        runs.append(run)
+        first = max(run[-1] + 1, bisect_left(times_s, due - near_s))
+    return runs
+
+
+def _nearest(times_s: Sequence[float], due_s: float) -> int:
+    """The number of the nearest picture; of two that are equally near, the earlier one."""
+    after = min(bisect_left(times_s, due_s), len(times_s) - 1)
+    before = max(after - 1, 0)
+    return before if due_s - times_s[before] <= times_s[after] - due_s + ROUNDING_S else after
+
+
+def seen_from(camera: Floats, points: Floats) -> Floats:
+    """Points (N, 2) as metres to the right of and ahead of a camera (x, y, heading); heading 0 is along the world's +y."""
+    x, y, heading = camera
+    dx, dy = (points - [x, y]).T
+    cos, sin = np.cos(heading), np.sin(heading)
+    return np.stack([dx * cos + dy * sin, dy * cos - dx * sin], axis=1)
+
+
+def wrapped(angle_rad: float) -> float:
+    """The same angle, from -pi to pi."""
+    return float((angle_rad + np.pi) % (2 * np.pi) - np.pi)
+
+
+def ego_rows(
+    cameras: Floats, fit: Fit, focal_px: float, height_m: float, pitch_rad: float, event: str
+) -> list[dict[str, Any]]:
+    """EGO_COLUMNS without `video`, of one piece: cameras (T, 3) in the world, `focal_px` of the source."""
+    places = seen_from(cameras[0], cameras[:, :2])
+    headings = np.unwrap(cameras[:, 2]) - cameras[0, 2]
+    across = fit.recipe.width_px / 2 / (focal_px * fit.scale[0])
+    return [
+        {"frame": frame, "x_m": x, "y_m": y, "heading_rad": heading,
+         "field_of_view_deg": float(2 * np.rad2deg(np.arctan(across))), "camera_height_m": height_m,
+         "camera_pitch_rad": pitch_rad, "event": event}
+        for frame, ((x, y), heading) in enumerate(zip(places, headings, strict=True))
+    ]  # fmt: skip
+
+
+def share_inside(boxes: Floats, recipe: Recipe) -> Floats:
+    """(A,): the share of each box (A, 4) that lies in the domain's picture."""
+    corners = np.clip(boxes, 0, np.tile([recipe.width_px, recipe.height_px], 2))
+    return _areas(corners) / np.maximum(_areas(boxes), 1e-9)
+
+
+def _areas(boxes: Floats) -> Floats:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def track_table(rows: list[dict[str, Any]], recipe: Recipe) -> pd.DataFrame:
+    """TRACK_COLUMNS of what is visible at all; `eligible` by `boxes.is_eligible`, and only where the row's own is true."""
+    kinds = {"video": str, "frame": int, "agent": int, "kind": str, "eligible": bool}
+    table = pd.DataFrame(rows, columns=list(TRACK_COLUMNS))
+    table = table.astype({name: kinds.get(name, float) for name in TRACK_COLUMNS})
+    table = table[table["visible"] > 0].reset_index(drop=True)
+    boxes, visible = table[["x0", "y0", "x1", "y1"]].to_numpy(), table["visible"].to_numpy()
+    return table.assign(eligible=table["eligible"] & is_eligible(boxes, visible, recipe.height_px))
+
+
+def read_images(paths: Sequence[Path], label: str, wanted: Sequence[int]) -> Iterator[Picture]:
+    """A `Read` of image files; raises Unusable with the first that cannot be read."""
+    for number in wanted:
+        try:
+            with Image.open(paths[number]) as image:
+                yield np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken files
+            raise Unusable(
+                label, f"{paths[number]} cannot be read ({type(error).__name__})", "copy or download it again"
+            ) from error
+
+
+def image_size(path: Path, label: str) -> tuple[int, int]:
+    """Height and width of an image file in px."""
+    (picture,) = read_images([path], label, [0])
+    return picture.shape[0], picture.shape[1]
+
+
+def stamp_of(paths: Iterable[Path]) -> str:
+    """A hash of the files' sizes and times, which are quick to read."""
+    known = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+
+
+def seconds_per_picture(read: Read) -> float:
+    """The time that reading the first picture takes."""
+    start = time.perf_counter()
+    for _ in read([0]):
+        pass
+    return time.perf_counter() - start
