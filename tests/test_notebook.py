@@ -29,7 +29,7 @@ FAMILY_PAGE = ROOT / "book" / "08_architectures.ipynb"
 KINDS = {
     PAGE: parameters.SweepParameters,
     WORLDS_PAGE: parameters.WorldsParameters,
-    EXPLORER: parameters.SamplesParameters,
+    EXPLORER: parameters.ExplorerParameters,
     ABLATIONS_PAGE: parameters.AblationsParameters,
     ALIGNMENT_PAGE: parameters.AlignmentParameters,
     SECOND_PAGE: parameters.SecondWorldParameters,
@@ -164,7 +164,7 @@ def test_a_default_that_is_a_list_is_shown_where_valid_parameters_are_listed() -
 def test_another_notebook_brings_its_own_parameters() -> None:
     @dataclass(frozen=True)
     class Others:
-        clips: list[int] = parameters.field(default_factory=list, metadata=parameters._holds("seeds"))
+        clips: list[int] = parameters.list_of("seeds")
 
     assert parameters.parameters({"clips": [3]}, Others).clips == [3]
     with pytest.raises(ValueError, match="unknown parameter 'seeds'"):

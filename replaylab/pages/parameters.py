@@ -1,10 +1,9 @@
-"""What did the reader ask this notebook for?
+"""The parameters of the notebooks, and the check that what a reader asked for is valid.
 
-papermill only warns about a parameter that no cell knows, and turns `-p seeds [0,1]` into a string. Both
-would show a page that is not the one asked for. So a notebook's second cell is `p =
-notebook.parameters(globals())`: whatever plain public value stands in the notebook by then is taken for a
-parameter, and an unknown name or a value of the wrong kind stops the notebook with a message that lists the
-valid ones. The valid ones are the fields of a dataclass, so another notebook brings its own.
+papermill only warns about a parameter that no cell knows, and turns `-p seeds [0,1]` into a string; both would show another
+page than the one asked for. Decision: a notebook's second cell is `p = parameters.parameters(globals())`, which takes every
+plain public value of the notebook for a parameter. An unknown name or a value of the wrong kind stops the notebook, with a
+message that lists the valid parameters: the fields of a dataclass, one for each notebook.
 
 Refused: parameters that are not plain values, and guessing what a mistyped one meant.
 """
@@ -12,7 +11,7 @@ Refused: parameters that are not plain values, and guessing what a mistyped one 
 import difflib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -25,7 +24,7 @@ from replaylab.worlds.named import DOMAINS
 
 PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 OF_IPYTHON = {"In", "Out", "exit", "quit", "open"}
-EMPTY = "[] for the preset's own"
+PRESETS_OWN = "[] for the preset's own"
 
 
 def _is_fraction(item: object) -> bool:
@@ -42,125 +41,137 @@ def _is_text(item: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Items:
+class ItemKind:
     """What a list may hold."""
 
     one: str
     several: str
-    is_fine: Callable[[object], bool]
+    is_valid: Callable[[object], bool]
     example: list[Any]
 
 
-LISTS = {
-    "fractions": Items("a replay fraction from 0 to 1", "numbers from 0 to 1", _is_fraction, [0, 0.5]),
-    "seeds": Items("a whole number from 0 up", "whole numbers from 0", _is_seed, [0, 1, 2]),
-    "names": Items("a name", "names", _is_text, []),  # an example is the first of the choices
-    "folders": Items("a folder's path", "paths", _is_text, ["domains/one", "domains/two"]),
-    "settings": Items("a text such as steps=200", "texts", _is_text, ["steps=200", "prompt=a car drives"]),
-    "agents": Items("a text such as person=pedestrian", "texts", _is_text, ["car=car", "person=pedestrian"]),
+ITEM_KINDS = {
+    "fractions": ItemKind("a replay fraction from 0 to 1", "numbers from 0 to 1", _is_fraction, [0, 0.5]),
+    "seeds": ItemKind("a whole number from 0 up", "whole numbers from 0", _is_seed, [0, 1, 2]),
+    "names": ItemKind("a name", "names", _is_text, []),  # an example is the first of the choices
+    "folders": ItemKind("a folder's path", "paths", _is_text, ["domains/one", "domains/two"]),
+    "settings": ItemKind("a text such as steps=200", "texts", _is_text, ["steps=200", "prompt=a car drives"]),
+    "agents": ItemKind("a text such as person=pedestrian", "texts", _is_text, ["car=car", "person=pedestrian"]),
 }
 
 
-def _holds(kind: str, note: str = "", choices: Iterable[str] = ()) -> dict[str, Any]:
-    """What a parameter may hold, as the metadata of its field: `kind` is "text" or one of LISTS."""
-    return {"kind": kind, "note": note, "choices": tuple(choices)}
+def text_of(default: str, note: str = "", choices: Iterable[str] = ()) -> Any:
+    """A parameter that is text, one of the choices where there are some."""
+    return field(default=default, metadata={"kind": "text", "note": note, "choices": tuple(choices)})
+
+
+def list_of(kind: str, note: str = PRESETS_OWN, default: Sequence[Any] = (), choices: Iterable[str] = ()) -> Any:
+    """A parameter that is a list of items of one of ITEM_KINDS."""
+    metadata = {"kind": kind, "note": note, "choices": tuple(choices)}
+    return field(default_factory=lambda: list(default), metadata=metadata)
+
+
+def _cluster() -> Any:
+    return text_of("inline", choices=CLUSTERS)
+
+
+def _cluster_file() -> Any:
+    return text_of("", 'YAML: what a job gets; "" for the cluster\'s own')
+
+
+def _store(default: str = "the preset's own") -> Any:
+    return text_of("", f'a folder; "" for {default}')
 
 
 @dataclass(frozen=True)
 class SweepParameters:
     """The parameters of the replay sweep's notebook; an empty list or text means the preset's own."""
 
-    preset: str = field(default="published", metadata=_holds("text", choices=PRESETS))
-    replay_fractions: list[float] = field(default_factory=list, metadata=_holds("fractions", EMPTY))
-    seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
-    cluster: str = field(default="inline", metadata=_holds("text", choices=CLUSTERS))
-    cluster_file: str = field(default="", metadata=_holds("text", 'YAML: what a job gets; "" for the cluster\'s own'))
-    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
+    preset: str = text_of("published", choices=PRESETS)
+    replay_fractions: list[float] = list_of("fractions")
+    seeds: list[int] = list_of("seeds")
+    cluster: str = _cluster()
+    cluster_file: str = _cluster_file()
+    store: str = _store()
 
 
 @dataclass(frozen=True)
-class SamplesParameters:
+class ExplorerParameters:
     """The parameters of the explorer's notebook, which only reads; an empty list or text means the preset's own."""
 
-    preset: str = field(default="published", metadata=_holds("text", choices=PRESETS))
-    replay_fractions: list[float] = field(default_factory=list, metadata=_holds("fractions", EMPTY))
-    seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
-    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
+    preset: str = text_of("published", choices=PRESETS)
+    replay_fractions: list[float] = list_of("fractions")
+    seeds: list[int] = list_of("seeds")
+    store: str = _store()
+
+
+@dataclass(frozen=True)
+class SecondWorldParameters(ExplorerParameters):
+    """The parameters of the second world's notebook: those of the explorer's, with another preset to begin with."""
+
+    preset: str = text_of("second-world", choices=PRESETS)
+
+
+@dataclass(frozen=True)
+class SecondFamilyParameters(ExplorerParameters):
+    """The parameters of the second family's notebook: those of the explorer's, with another preset to begin with."""
+
+    preset: str = text_of("second-family", choices=PRESETS)
 
 
 @dataclass(frozen=True)
 class WorldsParameters:
     """The parameters of the worlds' notebook; an empty list means all domains, an empty text the preset's own."""
 
-    preset: str = field(default="published", metadata=_holds("text", choices=world_statistics.PRESETS))
-    domains: list[str] = field(default_factory=list, metadata=_holds("names", "[] for all", DOMAINS))
-    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
+    preset: str = text_of("published", choices=world_statistics.PRESETS)
+    domains: list[str] = list_of("names", "[] for all", choices=DOMAINS)
+    store: str = _store()
 
 
 @dataclass(frozen=True)
-class DamageParameters:
+class MeasuresParameters:
     """The parameters of the measures' notebook; `domain` is the one that its figures show."""
 
-    preset: str = field(default="published", metadata=_holds("text", choices=corruption_study.PRESETS))
-    domain: str = field(default=corruption_study.EVENTFUL, metadata=_holds("text", choices=corruption_study.DOMAINS))
-    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
+    preset: str = text_of("published", choices=corruption_study.PRESETS)
+    domain: str = text_of(corruption_study.EVENTFUL, choices=corruption_study.DOMAINS)
+    store: str = _store()
 
 
 @dataclass(frozen=True)
 class AlignmentParameters:
     """The parameters of the notebook on alignment, which only reads; an empty list or text means the presets' own."""
 
-    presets: list[str] = field(
-        default_factory=lambda: ["published", "dose", "dose-between"],
-        metadata=_holds("names", "that measure the same clips", PRESETS),
+    presets: list[str] = list_of(
+        "names", "that measure the same clips", ["published", "dose", "dose-between"], choices=PRESETS
     )
-    seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
-    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the presets\' own'))
+    seeds: list[int] = list_of("seeds")
+    store: str = _store("the presets' own")
 
 
 @dataclass(frozen=True)
 class AblationsParameters:
     """The parameters of the notebook on ablations, which only reads; an empty list or text means the presets' own."""
 
-    seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
-    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the presets\' own'))
+    seeds: list[int] = list_of("seeds")
+    store: str = _store("the presets' own")
 
 
 @dataclass(frozen=True)
-class SecondWorldParameters:
-    """The parameters of the second world's notebook, which only reads; an empty list or text means the preset's own."""
-
-    preset: str = field(default="second-world", metadata=_holds("text", choices=PRESETS))
-    replay_fractions: list[float] = field(default_factory=list, metadata=_holds("fractions", EMPTY))
-    seeds: list[int] = field(default_factory=list, metadata=_holds("seeds", EMPTY))
-    store: str = field(default="", metadata=_holds("text", 'a folder; "" for the preset\'s own'))
-
-
-@dataclass(frozen=True)
-class SecondFamilyParameters(SecondWorldParameters):
-    """The parameters of the second family's notebook: those of the second world's, with another preset to begin with."""
-
-    preset: str = field(default="second-family", metadata=_holds("text", choices=PRESETS))
-
-
-@dataclass(frozen=True)
-class OwnParameters:
+class YourModelParameters:
     """The parameters of the notebook for models and videos of one's own."""
 
-    driving: str = field(default="", metadata=_holds("text", "a domain: python -m replaylab domain add"))
-    replay: list[str] = field(default_factory=list, metadata=_holds("folders", "domains to replay"))
-    replay_fractions: list[float] = field(
-        default_factory=lambda: [0.0, 0.25], metadata=_holds("fractions", "0 is no replay")
-    )
-    preset: str = field(default="wan", metadata=_holds("text", "settings of a family", own_model.PRESETS))
-    model: str = field(default="", metadata=_holds("text", 'a folder or a name on the hub; "" for the preset\'s'))
-    settings: list[str] = field(default_factory=list, metadata=_holds("settings", EMPTY))
-    seeds: list[int] = field(default_factory=lambda: [0], metadata=_holds("seeds"))
-    detector: str = field(default="", metadata=_holds("text", "of transformers; without one no agent is measured"))
-    agents: list[str] = field(default_factory=list, metadata=_holds("agents", "[] for the usual classes"))
-    cluster: str = field(default="inline", metadata=_holds("text", choices=CLUSTERS))
-    cluster_file: str = field(default="", metadata=_holds("text", 'YAML: what a job gets; "" for the cluster\'s own'))
-    store: str = field(default="", metadata=_holds("text", 'a folder; "" for book/runs/store'))
+    driving: str = text_of("", "a domain: python -m replaylab domain add")
+    replay: list[str] = list_of("folders", "domains to replay")
+    replay_fractions: list[float] = list_of("fractions", "0 is no replay", [0.0, 0.25])
+    preset: str = text_of("wan", "settings of a family", own_model.PRESETS)
+    model: str = text_of("", 'a folder or a name on the hub; "" for the preset\'s')
+    settings: list[str] = list_of("settings")
+    seeds: list[int] = list_of("seeds", "", [0])
+    detector: str = text_of("", "of transformers; without one no agent is measured")
+    agents: list[str] = list_of("agents", "[] for the usual classes")
+    cluster: str = _cluster()
+    cluster_file: str = _cluster_file()
+    store: str = _store("book/runs/store")
 
 
 Parameters = TypeVar("Parameters")
@@ -169,9 +180,8 @@ Parameters = TypeVar("Parameters")
 def parameters(names: Mapping[str, object], kind: type[Parameters] = SweepParameters) -> Parameters:  # type: ignore[assignment]
     """The notebook's parameters out of its `globals()`, as an instance of the dataclass `kind`.
 
-    Raises ValueError that names the parameter, what was got, what to write, and all valid parameters: for a
-    plain public value in `names` that is no field of `kind`, and for a field of the wrong type or out of
-    range.
+    Raises ValueError that names the parameter, its value, what to write, and all valid parameters: for a plain public value
+    in `names` that is no field of `kind`, and for a field of the wrong type or out of range.
     """
     valid = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
     for name, value in names.items():
@@ -196,12 +206,12 @@ def _problem(one: "Field[Any]", value: object) -> str:
         if choices and value not in choices:
             return f"{got}, but must be one of {_quoted(choices)}{_nearest(value, list(choices))}"
         return ""
-    items = LISTS[kind]
+    items = ITEM_KINDS[kind]
     if not isinstance(value, list | tuple):
         return f"{got}, but must be a list. Write {_as_yaml(one, value)}"
     for position, item in enumerate(value):
         wrong = f"{got}: item {position}, {item!r} ({type(item).__name__}), is"
-        if not items.is_fine(item):
+        if not items.is_valid(item):
             return f"{wrong} not {items.one}. Write for example {_as_yaml(one, None)}"
         if choices and item not in choices:
             return f"{wrong} none of {_quoted(choices)}{_nearest(item, list(choices))}"
@@ -212,13 +222,13 @@ def _problem(one: "Field[Any]", value: object) -> str:
 
 def _as_yaml(one: "Field[Any]", value: object) -> str:
     """The papermill option that passes the list the reader seems to have meant, else an example."""
-    items, choices = LISTS[one.metadata["kind"]], one.metadata["choices"]
+    items, choices = ITEM_KINDS[one.metadata["kind"]], one.metadata["choices"]
     text = str(value).strip().strip("[]()")
     try:
         meant = [name.strip(" \"'") for name in text.split(",")] if choices else json.loads(f"[{text}]")
     except json.JSONDecodeError:
         meant = []
-    if not meant or not all(items.is_fine(item) and (not choices or item in choices) for item in meant):
+    if not meant or not all(items.is_valid(item) and (not choices or item in choices) for item in meant):
         meant = items.example or list(choices[:2])
     # Names go without quotes: the shell has the only ones.
     listed = f"[{', '.join(meant)}]" if choices else json.dumps(meant)
@@ -232,7 +242,7 @@ def _listed(valid: Mapping[str, "Field[Any]"]) -> str:
 def _described(one: "Field[Any]") -> str:
     default = one.default if one.default_factory is MISSING else one.default_factory()
     kind = one.metadata["kind"]
-    of_type, of_them = ("text", "one") if kind == "text" else (f"list of {LISTS[kind].several}", "any")
+    of_type, of_them = ("text", "one") if kind == "text" else (f"list of {ITEM_KINDS[kind].several}", "any")
     notes = [f"{of_them} of {_quoted(one.metadata['choices'])}"] if one.metadata["choices"] else []
     notes += [one.metadata["note"]] if one.metadata["note"] else []
     return f"{one.name}: {of_type}, default {json.dumps(default)} ({'; '.join(notes)})"

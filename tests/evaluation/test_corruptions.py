@@ -566,7 +566,7 @@ def test_the_page_is_thin_and_its_figures_are_described() -> None:
     (parameters,) = [cell for cell in page.cells if "parameters" in cell.metadata.get("tags", [])]
     names: dict[str, object] = {}
     exec(parameters.source, {}, names)
-    assert names == asdict(parameters_page.DamageParameters())
+    assert names == asdict(parameters_page.MeasuresParameters())
     for cell in code_cells(page):
         assert len(cell.source.splitlines()) <= 8 and not cell.outputs
         kinds = {type(node) for node in ast.walk(ast.parse(cell.source))}
