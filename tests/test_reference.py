@@ -198,11 +198,11 @@ def test_every_room_is_on_one_page_and_every_page_is_in_the_contents(library: Li
 
 
 def test_every_option_of_every_command_says_what_it_is_for() -> None:
-    from replaylab.cli.main import _parser
+    from replaylab.cli.main import build_parser
 
     silent = [
         f"{name} {action.dest}"
-        for name, parser in rooms.leaves(_parser(), "replaylab")
+        for name, parser in rooms.leaves(build_parser(), "replaylab")
         for action in parser._actions
         if not action.help
     ]

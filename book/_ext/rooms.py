@@ -161,10 +161,10 @@ class Commands(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         # Not at the top: all other pages are made without importing the package.
-        from replaylab.cli.main import _parser
+        from replaylab.cli.main import build_parser
 
         self.env.note_reread()
-        return [self.command(name, parser) for name, parser in leaves(_parser(), f"python -m {PACKAGE}")]
+        return [self.command(name, parser) for name, parser in leaves(build_parser(), f"python -m {PACKAGE}")]
 
     def command(self, name: str, parser: argparse.ArgumentParser) -> nodes.section:
         """A section: what it does, how it is called, and its arguments, each with an anchor."""

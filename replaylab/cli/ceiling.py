@@ -1,7 +1,4 @@
-"""The command line of `ceiling`: a domain and a detector in, a table and a verdict out.
-
-The rooms that do it are imported when they are asked for.
-"""
+"""The verb `ceiling`: how well a detector does on real frames of a domain."""
 
 from __future__ import annotations
 
@@ -11,42 +8,35 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replaylab.cli import options as shared
+
 if TYPE_CHECKING:
     from replaylab.evaluation.detector_ceiling import Find, Frames
 
 
 def add_parser(verbs: Any) -> None:
-    """The verb `ceiling`, for `python -m replaylab`."""
+    """Add the verb to those of the command."""
     text = "how well a detector sees on your own real frames; to be known before anything is concluded from it"
-    sub = verbs.add_parser("ceiling", help=text, description=text)
-    sub.set_defaults(verb=run)
-    sub.add_argument("domain", metavar="DOMAIN", help="folder of a domain; tracks.parquet, if there, is the truth")
-    sub.add_argument(
-        "--detector", default="", metavar="NAME_OR_FOLDER",
-        help="object detector of transformers, such as PekingU/rtdetr_r50vd (default: the shipped one, for the made worlds)",
-    )  # fmt: skip
-    sub.add_argument(
-        "--agents", nargs="+", default=[], metavar="CLASS=AGENT",
-        help="which of the detector's classes count, and as what (default: COCO's on roads)",
-    )  # fmt: skip
-    sub.add_argument("--threshold", type=float, default=0.5, help="least score of a box (default: 0.5)")
-    sub.add_argument("--split", default="dev", help="train, dev or test (default: dev)")
-    sub.add_argument("--clips", type=int, default=24, help="one a scene, at most (default: 24)")
-    sub.add_argument("--frames", type=int, default=8, help="of a clip, context and all (default: 8)")
-    sub.add_argument("--context-frames", type=int, default=3, help="default: 3")
-    sub.add_argument(
-        "--miss-cap-px", type=float, metavar="PX",
-        help="what an agent that is not found costs (default: a quarter of the height, as in the book)",
-    )  # fmt: skip
-    sub.add_argument(
-        "--sharpness", type=float, nargs="+", default=[], metavar="RATIO",
-        help="also on frames blurred to this share of their sharpness (the arms' sharpness_ratio)",
-    )  # fmt: skip
-    sub.add_argument(
-        "--autoencoder", default="", metavar="MODEL",
-        help="video model, name or folder, whose autoencoder real frames go through where there is no truth",
-    )  # fmt: skip
-    sub.add_argument("--csv", default="ceiling.csv", help="file to keep the table in (default: ceiling.csv)")
+    parser = shared.add_verb(verbs, "ceiling", text, run)
+    parser.add_argument("domain", metavar="DOMAIN", help="folder of a domain; tracks.parquet, if there, is the truth")
+    text = (
+        "object detector of transformers, such as PekingU/rtdetr_r50vd (default: the shipped one, for the made worlds)"
+    )
+    parser.add_argument("--detector", default="", metavar="NAME_OR_FOLDER", help=text)
+    text = "which of the detector's classes count, and as what (default: COCO's on roads)"
+    parser.add_argument("--agents", nargs="+", default=[], metavar="CLASS=AGENT", help=text)
+    parser.add_argument("--threshold", type=float, default=0.5, help="least score of a box (default: 0.5)")
+    parser.add_argument("--split", default="dev", help="train, dev or test (default: dev)")
+    parser.add_argument("--clips", type=int, default=24, help="one a scene, at most (default: 24)")
+    parser.add_argument("--frames", type=int, default=8, help="of a clip, context and all (default: 8)")
+    parser.add_argument("--context-frames", type=int, default=3, help="default: 3")
+    text = "what an agent that is not found costs (default: a quarter of the height, as in the book)"
+    parser.add_argument("--miss-cap-px", type=float, metavar="PX", help=text)
+    text = "also on frames blurred to this share of their sharpness (the arms' sharpness_ratio)"
+    parser.add_argument("--sharpness", type=float, nargs="+", default=[], metavar="RATIO", help=text)
+    text = "video model, name or folder, whose autoencoder real frames go through where there is no truth"
+    parser.add_argument("--autoencoder", default="", metavar="MODEL", help=text)
+    parser.add_argument("--csv", default="ceiling.csv", help="file to keep the table in (default: ceiling.csv)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,7 +1,4 @@
-"""The command line of `domain add`: videos, nuScenes or KITTI in, a domain out.
-
-The rooms that do it are imported when they are asked for.
-"""
+"""The verb `domain add`: a domain of video files, nuScenes or KITTI."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replaylab.cli import options as shared
 from replaylab.util.processes import usable_cores
 
 if TYPE_CHECKING:
@@ -18,38 +16,60 @@ FORMATS = ".3gp, .avi, .mkv, .mov, .mp4, .ts, .webm ..."
 
 
 def add_parser(verbs: Any) -> None:
-    """Add the verb `domain` to the subparsers of the command."""
-    text = "make domains of what you filmed, or of public data sets"
-    inner = verbs.add_parser("domain", help=text, description=text).add_subparsers(required=True, metavar="VERB")
+    """Add the verb to those of the command."""
+    verbs = shared.add_group(verbs, "domain", "make domains of what you filmed, or of public data sets")
     text = "make a domain; goes on where it was stopped, and with what was added since"
-    kinds = inner.add_parser("add", help=text, description=text).add_subparsers(required=True, metavar="KIND")
-    _videos(_kind(kinds, "videos", videos, f"of a folder of video files ({FORMATS})", "4"))
-    _nuscenes(_kind(kinds, "nuscenes", nuscenes, "of nuScenes: camera sweeps, boxes and ego pose", "4"))
-    _kind(kinds, "kitti", kitti, "of KITTI tracking: training/image_02, label_02, calib and oxts", "5")
+    kinds = shared.add_group(verbs, "add", text, "KIND")
+    videos = _add_kind(kinds, "videos", f"of a folder of video files ({FORMATS})", 4)
+    text = "what never is in two splits: a file, or all files of a folder, e.g. of one drive (default: file)"
+    videos.add_argument("--scene-from", choices=("file", "folder"), default="file", help=text)
+    nuscenes = _add_kind(kinds, "nuscenes", "of nuScenes: camera sweeps, boxes and ego pose", 4)
+    nuscenes.add_argument("--version", default="v1.0-mini", help="folder of the tables (default: v1.0-mini)")
+    nuscenes.add_argument("--camera", default="CAM_FRONT", help="channel (default: CAM_FRONT)")
+    _add_kind(kinds, "kitti", "of KITTI tracking: training/image_02, label_02, calib and oxts", 5)
 
 
-def videos(options: argparse.Namespace) -> None:
-    """What `domain add videos` does."""
-    from replaylab.data.importers import video_folder as room
+def _add_kind(kinds: Any, name: str, text: str, rate: int) -> argparse.ArgumentParser:
+    """A parser with the options that every kind of source has; `rate`: frames per second by default."""
+    parser = shared.add_verb(kinds, name, text, run, f"Make a domain {text}.")
+    parser.set_defaults(kind=name)
+    if name == "videos":
+        parser.add_argument("source", metavar="FOLDER", help="searched with all folders in it")
+    else:
+        parser.add_argument("source", metavar="ROOT", help="where the data set was unpacked")
+    parser.add_argument("--out", required=True, metavar="DOMAIN", help="folder to make, or to go on with")
+    parser.add_argument("--name", default="", help="of the domain (default: the folder's)")
+    about = f"each true and nearest in time, none is made up (default: {rate})"
+    parser.add_argument("--frames-per-second", type=float, default=float(rate), help=about)
+    parser.add_argument("--size", default="64", help="64: a square; 480x832: height x width; both even (default: 64)")
+    about = "what does not fit the size is cut off evenly, or bars are added; never stretched (default: crop)"
+    parser.add_argument("--fit", choices=("crop", "pad"), default="crop", help=about)
+    parser.add_argument("--frames", type=int, default=8, help="of a clip; shorter pieces are left out (default: 8)")
+    for split in ("dev", "test"):
+        about = f"share of scenes for {split}, by their names (default: 0.1)"
+        parser.add_argument(f"--{split}", type=float, default=0.1, help=about)
+    parser.add_argument("--licence", default="", help="of the pictures, to be written down")
+    parser.add_argument("--prompt", default="", help="what the videos show, for models that are told in words")
+    parser.add_argument("--processes", type=int, default=0, help="at once (default: one a core)")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be made and how long it would take")
+    return parser
 
-    _print(room.add(Path(options.source), _settings(options), options.scene_from), options.out)
+
+def run(options: argparse.Namespace) -> None:
+    """Make the domain, or go on with it, and print what it holds."""
+    from replaylab.data.importers import kitti, nuscenes, video_folder
+
+    source, settings = Path(options.source), _settings(options)
+    if options.kind == "videos":
+        result = video_folder.add(source, settings, options.scene_from)
+    elif options.kind == "nuscenes":
+        result = nuscenes.add(source, settings, options.version, options.camera)
+    else:
+        result = kitti.add(source, settings)
+    _print(result, options.out)
 
 
-def nuscenes(options: argparse.Namespace) -> None:
-    """What `domain add nuscenes` does."""
-    from replaylab.data.importers import nuscenes as room
-
-    _print(room.add(Path(options.source), _settings(options), options.version, options.camera), options.out)
-
-
-def kitti(options: argparse.Namespace) -> None:
-    """What `domain add kitti` does."""
-    from replaylab.data.importers import kitti as room
-
-    _print(room.add(Path(options.source), _settings(options)), options.out)
-
-
-def size(text: str) -> tuple[int, int]:
+def _size(text: str) -> tuple[int, int]:
     """Height and width of "64" or "480x832"; raises ValueError."""
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
@@ -63,7 +83,7 @@ def _settings(options: argparse.Namespace) -> ConversionSettings:
 
     return ConversionSettings(
         Path(options.out),
-        Recipe(*size(options.size), options.fit, options.frames_per_second, options.frames),
+        Recipe(*_size(options.size), options.fit, options.frames_per_second, options.frames),
         SplitShares(options.dev, options.test),
         options.name,
         options.licence,
@@ -73,12 +93,12 @@ def _settings(options: argparse.Namespace) -> ConversionSettings:
     )
 
 
-def _print(added: ConversionResult, out: str) -> None:
-    if len(added.listing):
-        print(added.listing.to_string(index=False))
-    if len(added.unusable):
-        print(f"\nnot usable ({len(added.unusable)}):\n{added.unusable.to_string(index=False)}")
-    domain = added.domain
+def _print(result: ConversionResult, out: str) -> None:
+    if len(result.listing):
+        print(result.listing.to_string(index=False))
+    if len(result.unusable):
+        print(f"\nnot usable ({len(result.unusable)}):\n{result.unusable.to_string(index=False)}")
+    domain = result.domain
     if domain is None:
         print(f"\na dry run: {out} was not touched")
         return
@@ -89,52 +109,3 @@ def _print(added: ConversionResult, out: str) -> None:
     for split in ("train", "dev", "test"):
         if split not in counts:
             print(f"no scene fell to {split}: add scenes, or give other shares (--dev, --test)")
-
-
-def _kind(kinds: Any, name: str, verb: Any, text: str, rate: str) -> argparse.ArgumentParser:
-    sub = kinds.add_parser(name, help=text, description=f"Make a domain {text}.")
-    sub.set_defaults(verb=verb)
-    sub.add_argument(
-        "source",
-        metavar="FOLDER" if name == "videos" else "ROOT",
-        help="searched with all folders in it" if name == "videos" else "where the data set was unpacked",
-    )
-    sub.add_argument("--out", required=True, metavar="DOMAIN", help="folder to make, or to go on with")
-    sub.add_argument("--name", default="", help="of the domain (default: the folder's)")
-    sub.add_argument(
-        "--frames-per-second",
-        type=float,
-        default=float(rate),
-        help=f"each true and nearest in time, none is made up (default: {rate})",
-    )
-    sub.add_argument("--size", default="64", help="64: a square; 480x832: height x width; both even (default: 64)")
-    sub.add_argument(
-        "--fit",
-        choices=("crop", "pad"),
-        default="crop",
-        help="what does not fit the size is cut off evenly, or bars are added; never stretched (default: crop)",
-    )
-    sub.add_argument("--frames", type=int, default=8, help="of a clip; shorter pieces are left out (default: 8)")
-    for split in ("dev", "test"):
-        sub.add_argument(
-            f"--{split}", type=float, default=0.1, help=f"share of scenes for {split}, by their names (default: 0.1)"
-        )
-    sub.add_argument("--licence", default="", help="of the pictures, to be written down")
-    sub.add_argument("--prompt", default="", help="what the videos show, for models that are told in words")
-    sub.add_argument("--processes", type=int, default=0, help="at once (default: one a core)")
-    sub.add_argument("--dry-run", action="store_true", help="list what would be made and how long it would take")
-    return sub
-
-
-def _videos(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--scene-from",
-        choices=("file", "folder"),
-        default="file",
-        help="what never is in two splits: a file, or all files of a folder, e.g. of one drive (default: file)",
-    )
-
-
-def _nuscenes(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--version", default="v1.0-mini", help="folder of the tables (default: v1.0-mini)")
-    sub.add_argument("--camera", default="CAM_FRONT", help="channel (default: CAM_FRONT)")

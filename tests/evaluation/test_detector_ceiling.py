@@ -228,7 +228,7 @@ def test_the_command_prints_a_table_and_a_verdict_and_keeps_the_table(
         str(unknown.folder), "--detector", "somebody/some-detr", "--agents", "car=car", "person=pedestrian",
         "--threshold", "0.3", "--sharpness", "0.8", "--csv", str(csv),
     )  # fmt: skip
-    options.verb(options)
+    options.run(options)
     assert asked == [("somebody/some-detr", {"car": "car", "person": "pedestrian"}, 0.3)]
     printed = capsys.readouterr().out
     assert "real, shifted by 0.5 px" in printed and "May be used, as far as self-consistency" in printed
@@ -249,7 +249,7 @@ def test_bad_options_are_named(unknown: Domain) -> None:
     }.items():
         options = said(str(unknown.folder), *arguments)
         with pytest.raises(ValueError, match=words):
-            options.verb(options)
+            options.run(options)
 
 
 def test_an_autoencoder_is_one_of_the_harmless_changes(unknown: Domain) -> None:

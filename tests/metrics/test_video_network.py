@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaylab.cli.main import _parser
+from replaylab.cli.main import build_parser
 from replaylab.data import clips
 from replaylab.data.domain import write_domain
 from replaylab.data.video import write_video
@@ -259,7 +259,7 @@ def test_the_card_says_what_it_is_and_a_command_that_exists(trained: tuple[Any, 
     ):
         assert said in card
     (command,) = (line.split("`")[1] for line in card.splitlines() if line.startswith("- Made again by"))
-    options = _parser().parse_args(command.split()[3:])
+    options = build_parser().parse_args(command.split()[3:])
     assert command.startswith("python -m replaylab ") and pretrain.COMMANDS[options.part] is pretrain.video_features
 
 

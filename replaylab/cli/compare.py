@@ -1,0 +1,38 @@
+"""The verb `compare`: distances between two folders of videos."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from replaylab.cli import options as shared
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to those of the command."""
+    text = "distances between two folders of videos, and all that is needed to compare them"
+    parser = shared.add_verb(verbs, "compare", text, run)
+    parser.add_argument("made", metavar="MADE", help="folder of mp4 files, or a domain")
+    parser.add_argument("real", metavar="REAL", help="likewise; 20 videos or more in each, of one size and rate")
+    parser.add_argument("--context-frames", type=int, default=0, help="first frames to leave out (default: 0)")
+    parser.add_argument("--frames", type=int, default=0, help="to take after them (default: what all videos have)")
+    parser.add_argument("--split", default="test", help="of a domain: train, dev or test (default: test)")
+    parser.add_argument("--paired", action="store_true", help="PSNR, SSIM ... of files of one name, too")
+    parser.add_argument("--csv", help="file to keep the table in")
+    text = "efficientnet, videonet, inception=FILE, i3d=FILE, videomae=FOLDER, vjepa2=FOLDER (default: efficientnet)"
+    parser.add_argument("--extractor", nargs="+", default=["efficientnet"], help=text)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table; write it, with the whole digests, where a file is named."""
+    from replaylab.evaluation import compare
+    from replaylab.util.files import write_atomically
+
+    table = compare.table(
+        options.made, options.real, options.extractor, options.context_frames, options.frames, options.split, options.paired
+    )  # fmt: skip
+    if options.csv:
+        write_atomically(Path(options.csv), lambda path: table.to_csv(path, index=False))
+    shown = table.assign(extractor_digest=table["extractor_digest"].str[:12])
+    print(shown.to_string(index=False, na_rep="", float_format="{:.4f}".format))

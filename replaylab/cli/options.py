@@ -1,0 +1,89 @@
+"""Options that several verbs of the command line share, each written once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from replaylab.spec import CLUSTERS, PRECISIONS, MachineSpec
+from replaylab.sweeps.presets import PRESETS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def add_verb(
+    verbs: Any, name: str, text: str, run: Callable[[argparse.Namespace], None], description: str = ""
+) -> argparse.ArgumentParser:
+    """The parser of a verb that calls `run`; by default its description is the `text` that lists it."""
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=description or text)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_group(verbs: Any, name: str, text: str, metavar: str = "VERB") -> Any:
+    """A verb that has verbs of its own: what they are added to."""
+    return verbs.add_parser(name, help=text, description=text).add_subparsers(required=True, metavar=metavar)
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """`--preset` of a sweep, and its store."""
+    about = "; ".join(f"{preset.name}: {preset.about}" for preset in PRESETS.values()).replace("%", "%%")
+    parser.add_argument("--preset", choices=PRESETS, default="quick", help=about)
+    about = "folder of runs (default: book/results for the published presets, else book/runs/store)"
+    parser.add_argument("--store", default="", help=about)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The options that name one run of a sweep."""
+    add_sweep(parser)
+    about = "share of each batch that is replayed, 0 to 1"
+    parser.add_argument("--replay-fraction", type=float, required=True, help=about)
+    parser.add_argument("--seed", type=int, default=0, help="which run of that share (default: 0)")
+
+
+def add_own_store(parser: argparse.ArgumentParser) -> None:
+    """`--store` of what is made once and then read."""
+    parser.add_argument("--store", default="", help="folder to keep it in (default: the preset's own)")
+
+
+def add_cluster(parser: argparse.ArgumentParser, dry_run: str = "") -> None:
+    """Where missing runs are trained; `dry_run`: what else a dry run says."""
+    parser.add_argument("--cluster", choices=CLUSTERS, default="inline", help="who trains missing runs")
+    about = "YAML: what a job gets of the cluster (default: the cluster's own)"
+    parser.add_argument("--cluster-file", default="", help=about)
+    about = f"say what would be trained and what it would cost{dry_run}"
+    parser.add_argument("--dry-run", action="store_true", help=about)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """The fields of `MachineSpec`, as a group."""
+    group = parser.add_argument_group("machine", "how to execute; several processes are started by torchrun")
+    about = "auto: bf16 where a GPU has it, else fp32"
+    group.add_argument("--precision", choices=PRECISIONS, default="auto", help=about)
+    for name, about in {
+        "compiled": "torch.compile; pays after some hundreds of steps",
+        "sharded": "FSDP2 instead of DDP, with several processes",
+        "gradient-checkpointing": "less memory, a third more time",
+        "tensorboard": "event files beside each run's log.jsonl",
+    }.items():
+        group.add_argument(f"--{name}", action="store_true", help=about)
+    steps = MachineSpec().checkpoint_steps
+    group.add_argument("--checkpoint-steps", type=int, default=steps, help="default: %(default)s")
+
+
+def machine(options: argparse.Namespace) -> MachineSpec:
+    """What `add_machine` read."""
+    return MachineSpec(**{field.name: getattr(options, field.name) for field in fields(MachineSpec)})
+
+
+def print_means(rows: pd.DataFrame, measures: tuple[str, ...]) -> None:
+    """Each configuration's means of these measures after the last step, if there are any rows."""
+    from replaylab.analysis.tables import last_step, per_arm
+
+    if len(rows):
+        last = last_step(per_arm(rows))
+        shown = last[last["measure"].isin(measures)]
+        print(shown.pivot(index="arm", columns=["measure", "domain"], values="value").round(3).to_string())

@@ -1,0 +1,71 @@
+"""The verbs `worlds list`, `worlds build` and `worlds survey`: rendered domains."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from replaylab.cli import options as shared
+from replaylab.sweeps.presets import PRESETS, evaluated_worlds, trained_worlds
+from replaylab.worlds.named import DOMAINS, domain_spec
+
+CHANGES = ("videos", "size_px", "seed", "look", "motion", "eventful_share")  # options that change a domain
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verbs to those of the command."""
+    verbs = shared.add_group(verbs, "worlds", "render videos with known truth")
+    shared.add_verb(verbs, "list", "the domains that can be built by name", _list)
+    build = shared.add_verb(verbs, "build", "render domains on all cores; goes on where it was stopped", _build)
+    build.add_argument("names", nargs="*", metavar="NAME", help="see `worlds list` (default: all)")
+    build.add_argument("--preset", choices=PRESETS, help="the domains of a preset, in its size, into its store")
+    build.add_argument("--home", help="folder to make them in (default: domains; of a preset: in its store)")
+    build.add_argument("--videos", type=int, nargs=3, metavar=("TRAIN", "DEV", "TEST"), help="how many of each split")
+    build.add_argument("--size-px", type=int, help="width and height, even (default: 64)")
+    build.add_argument("--seed", type=int, help="other seeds give other scenes (default: 0)")
+    build.add_argument("--look", help="of a driving world: target, diverse, day, fog, rain, night, country, narrow N")
+    build.add_argument("--motion", help="what happens: ordinary, eventful, held-out, free, an event's name")
+    build.add_argument("--eventful-share", type=float, help="share of videos with an event, 0 to 1")
+    survey = shared.add_verb(verbs, "survey", "what moves in domains, and how regularly; made once, then read", _survey)
+    survey.add_argument("names", nargs="*", metavar="NAME", help="see `worlds list` (default: all)")
+    survey.add_argument("--preset", choices=PRESETS, default="quick", help="how many videos")
+    shared.add_own_store(survey)
+
+
+def _list(options: argparse.Namespace) -> None:
+    for spec in DOMAINS.values():
+        print(f"{spec.name:20} {spec.world}, look {spec.look}, motion {spec.motion}, videos {spec.videos}")
+
+
+def _build(options: argparse.Namespace) -> None:
+    from replaylab.store import store_of
+    from replaylab.worlds.build import build_domain, check_world
+
+    changes = {key: getattr(options, key) for key in CHANGES if getattr(options, key) is not None}
+    if "videos" in changes:
+        changes["videos"] = tuple(changes["videos"])
+    if options.preset and (options.names or changes):
+        raise ValueError("--preset says which domains and how: give it without names and without changes")
+    if options.preset:
+        preset = PRESETS[options.preset]
+        specs = [world for seed in preset.seeds for world in trained_worlds(preset, seed).values()]
+        specs += [*evaluated_worlds(preset).values(), *evaluated_worlds(preset, at_the_end=True).values()]
+        home = Path(options.home) if options.home else store_of(options.preset, "") / "domains"
+    else:
+        specs = [domain_spec(name, **changes) for name in options.names or DOMAINS]
+        home = Path(options.home or "domains")
+    for spec in specs:
+        check_world(spec)
+    for spec in specs:
+        domain = build_domain(spec, home)
+        counts = domain.videos["split"].value_counts().to_dict()
+        print(f"{domain.folder}: {counts}, {len(domain.tracks)} agent-frames of truth")
+
+
+def _survey(options: argparse.Namespace) -> None:
+    from replaylab.analysis import world_statistics
+
+    survey = world_statistics.run(options.preset, options.names, options.store)
+    table = survey.statistics.pivot(index="domain", columns="statistic", values="value")
+    print(table.loc[survey.domains, list(world_statistics.STATISTICS)].round(2).to_string())
