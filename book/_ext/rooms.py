@@ -42,6 +42,7 @@ PAGES = {
         "metrics.detectors.centre_point", "metrics.detectors.centre_point_training",
         "metrics.detectors.pretrained", "evaluation.detector_ceiling",
         "cli.ceiling", "metrics.detection", "metrics.dynamics", "metrics.trajectories", "metrics.optical_flow",
+        "metrics.ego_motion", "metrics.template_tracking",
         "metrics.fidelity", "metrics.distances", "metrics.extractors", "metrics.video_network",
         "metrics.video_network_training",
         "evaluation.compare", "evaluation.corruptions", "evaluation.corruption_study",

@@ -238,7 +238,7 @@ def _pairs(made: list[Video], real: list[Video], context_frames: int, frames: in
     for video in track(made, "comparing pairs", unit="pairs"):
         pair = [_decoded(one, context_frames, frames) for one in (video, partners[video.path.name])]
         try:
-            found.append(asdict(fidelity.clip_fidelity(*pair)))
+            found.append(fidelity.clip_fidelity(*pair))
         except ValueError as error:
             raise ValueError(f"{video}: {error}") from error
     about = {"n": len(found), "frames": frames, "size_px": min(made[0].size_px), "resize": "none", "clips": len(found)}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.data.boxes import centres
-from replaylab.metrics.trajectories import CELLS, cells
+from replaylab.metrics.trajectories import CELLS, image_cells
 from replaylab.spec import Described, WorldSpec, generator
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def pulled(scene: Scene, first: int, percent: float, mean_m_s: Floats, size_px: 
 
     last = first - 1
     boxes, _ = boxes_of(scene, last, size_px)
-    column, row = cells((boxes[:, :2] + boxes[:, 2:]) / 2, size_px).T
+    column, row = image_cells((boxes[:, :2] + boxes[:, 2:]) / 2, size_px).T
     velocities = mean_m_s[row, column]
 
     def relative(frame: int) -> Floats:
@@ -274,7 +274,7 @@ def velocity_field(tracks: pd.DataFrame, size_px: int, frames_per_second: float)
     later = now[["video", "agent", "frame", "x_m", "y_m"]].assign(frame=now["frame"] - 1)
     both = now.merge(later, on=["video", "agent", "frame"], suffixes=("", "_later"))
     speeds = (both[["x_m_later", "y_m_later"]].to_numpy() - both[["x_m", "y_m"]].to_numpy()) * frames_per_second
-    column, row = cells(centres(both[["x0", "y0", "x1", "y1"]]), size_px).T
+    column, row = image_cells(centres(both[["x0", "y0", "x1", "y1"]]), size_px).T
     field = np.tile(speeds.mean(axis=0), (CELLS, CELLS, 1))
     for at in set(zip(row.tolist(), column.tolist(), strict=True)):
         field[at] = speeds[(row == at[0]) & (column == at[1])].mean(axis=0)

@@ -34,7 +34,7 @@ from scipy.optimize import brentq
 from replaylab.data import clips as clips_room
 from replaylab.data.domain import Domain
 from replaylab.data.video import decode
-from replaylab.metrics import detection, dynamics, fidelity, optical_flow
+from replaylab.metrics import detection, dynamics, fidelity, template_tracking
 from replaylab.metrics.detectors.pretrained import Found, tracks_of
 from replaylab.util.progress import track
 
@@ -127,7 +127,7 @@ def of_domain(
     its standard error over clips, ade_matched_px, recall, false_positives (a frame), average_precision_iou50, all as in
     `dynamics` and `detections`; sharpness_ratio; `clips` with agents that count, and n of their agent-frames. Clip means,
     but for the precision, which is of all boxes together. Against itself there is one row more, TRACKED: how far from the
-    detector's tracks is what `motion.follow` makes of the same first boxes, by pixels alone.
+    detector's tracks is what `template_tracking.track_templates` makes of the same first boxes, by pixels alone.
 
     sharpness: ratios to the real frames' (0 to 1), each clip blurred to have them. autoencoder: (T, H, W, 3) -> the same
     clip, decoded. ValueError names what is wrong with the arguments or the clips.
@@ -180,13 +180,13 @@ def _own_tracks(pixels: Frames, find: Find) -> list[pd.DataFrame]:
     return tracks_of(found, *pixels.shape[1:3])
 
 
-def _second_tracker(clip: Frames, first: pd.DataFrame, agents: TrueAgents, cap: float) -> dynamics.Counted:
-    """ADE of `motion.follow`, which shares nothing with the detector, from the boxes of the first frame (the last of the
-    context) on: whether what was found moves as the pixels do.
+def _second_tracker(clip: Frames, first: pd.DataFrame, agents: TrueAgents, cap: float) -> dynamics.Statistic:
+    """ADE of `template_tracking`, which shares nothing with the detector, from the boxes of the first frame (the last of
+    the context) on: whether the detections move as the pixels do.
     """
     start = first[first["eligible"]]
-    followed = optical_flow.follow(clip, start[["x0", "y0", "x1", "y1"]].to_numpy(float))[1:]
-    return optical_flow.ade_tracked_px(followed, start["agent"].to_numpy(), *agents, miss_cap_px=cap)
+    followed = template_tracking.track_templates(clip, start[["x0", "y0", "x1", "y1"]].to_numpy(float))[1:]
+    return template_tracking.ade_tracked_px(followed, start["agent"].to_numpy(), *agents, miss_cap_px=cap)
 
 
 # --------------------------------------------------------------------------------------------------------------- clips
@@ -200,15 +200,14 @@ class _Tally:
         self.frames: list[tuple[Any, Any, Any]] = []
 
     def add(self, agents: TrueAgents, found: Sequence[Any], sharpness_ratio: float, cap: float) -> None:
-        result = dynamics.clip_dynamics(*agents, [boxes[:, :4] for boxes in found], miss_cap_px=cap)
-        self.clips.append({
-            "ade_px": result.ade_px, "ade_matched_px": result.ade_matched_px, "recall": result.recall,
-            "false_positives": result.false_positives, "sharpness_ratio": sharpness_ratio,
-        })  # fmt: skip
-        self.n += result.n
+        errors = dynamics.agent_errors(*agents, [boxes[:, :4] for boxes in found], miss_cap_px=cap)
+        accuracy = dynamics.accuracy(errors)
+        values = {name: value for name, (value, _) in accuracy._asdict().items()}
+        self.clips.append({**values, "sharpness_ratio": sharpness_ratio})
+        self.n += accuracy.ade_px.n
         self.frames += zip(agents.boxes, agents.eligible, found, strict=True)
 
-    def add_ade(self, ade: dynamics.Counted) -> None:
+    def add_ade(self, ade: dynamics.Statistic) -> None:
         self.clips.append({"ade_px": ade.value})
         self.n += ade.n
 

@@ -22,8 +22,8 @@ from replaylab.data.video import write_video
 from replaylab.evaluation import evaluation_sets, measurement
 from replaylab.evaluation.evaluation_sets import EvaluationSet, Frames, true_boxes
 from replaylab.evaluation.measurement import Measurement
-from replaylab.metrics.dynamics import Counted
-from replaylab.metrics.trajectories import over_samples
+from replaylab.metrics.dynamics import Statistic
+from replaylab.metrics.trajectories import ade_over_samples
 from replaylab.models import pipelines, sampling
 from replaylab.models.pipelines import Pipeline
 from replaylab.spec import EvaluationSpec
@@ -87,7 +87,7 @@ def _denoising(pipeline: Pipeline, evaluation_set: EvaluationSet, noise_seed: in
         losses = sampling.denoising_losses(
             pipeline.model, evaluation_set.latents, evaluation_set.sampling_condition, level, noise_seed
         )
-        values = [{f"{DENOISING}_{level:g}": Counted(loss, 1)} for loss in losses]
+        values = [{f"{DENOISING}_{level:g}": Statistic(loss, 1)} for loss in losses]
         parts.append(measurement.rows_of_clips(evaluation_set, values))
     return pd.concat(parts, ignore_index=True)
 
@@ -99,7 +99,7 @@ def _over_futures(rows: list[pd.DataFrame]) -> pd.DataFrame:
         return first
     values = np.stack([each["value"] for each in rows])
     of_ade = (first["measure"] == "ade_px").to_numpy()
-    best = first[of_ade].assign(measure="ade_best_px", value=over_samples(values[:, of_ade])[1])
+    best = first[of_ade].assign(measure="ade_best_px", value=ade_over_samples(values[:, of_ade])[1])
     with np.errstate(invalid="ignore"):
         return pd.concat([first.assign(value=values.mean(0)), best], ignore_index=True)
 

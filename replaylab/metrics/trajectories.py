@@ -1,15 +1,15 @@
-"""Do agents stay, keep their size and move as far as they should? What follows from one matching of a clip's agents.
+"""What follows from one matching of a clip's agents: whether they stay, keep their size and move as far as they should.
 
-The decision: `dynamics.agent_errors` matches once, and everything here is a function of what it returns, so that no
-measure chooses its own pairs. Two kinds of measure come of it, and their names tell them apart. Over *all* eligible
-agents (by horizon, metres on the ground) a miss costs a cap; over the *matched* ones alone (IoU, size, range,
-bearing, displacement) a model that loses its hard agents is flattered, so these stand beside recall, never alone. And
-because no pair is further apart than the gate of the matching, displacements are known only near the true ones:
-the gate pulls a slope towards 1.
+Decision: `dynamics.agent_errors` matches once, and everything here is a function of what it returns, so that no measure
+chooses its own pairs. There are two kinds of measure, and their names tell them apart. Over *all* eligible agents (by
+horizon, metres on the ground plane) a miss costs a cap; over the *matched* ones alone (IoU, size, range, bearing,
+displacement) a model that loses its hard agents is flattered, so these stand beside recall, never alone. And because no pair
+is further apart than the gate of the matching, displacements are known only near the true ones: the gate pulls a slope
+towards 1.
 
-On the ground: level, square pixels, the camera of the truth. A box stands where the middle of its lower edge does, the
-true box as well as the found one. That is the near end of the agent and not its middle (the tracks' x_m, y_m), and
-nothing is said of its heading, which no box shows. What is seen at or above the horizon stands nowhere.
+On the ground plane: level ground, square pixels, the camera of the truth. The place of a box, true or detected, is that of
+the middle of its lower edge: the near end of the agent and not its middle (the tracks' x_m, y_m). No box shows a heading,
+and none is measured. Pixels at or above the horizon have no place. Refused: cameras and displacements of another shape.
 
 Letters: T future frames, n eligible agent-frames, M matched ones. NaN marks what cannot be measured.
 """
@@ -22,35 +22,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaylab.data import boxes as boxes_module
-from replaylab.data.boxes import FloatArray, IntArray, centres, checked_agents, checked_boxes
+from replaylab.data.boxes import FloatArray, IntArray, centres, checked_agents, checked_boxes, iou
 from replaylab.metrics import dynamics
-from replaylab.metrics.dynamics import AgentErrors, Counted, mean
+from replaylab.metrics.dynamics import AgentErrors, Statistic, mean
 
 CELLS = 4  # a side of the image: where an agent is decides which mean motion it is compared with
 LEAST_SIDE_PX = 1.0  # sides are not compared below this: a box without an area has no logarithm
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How alike the boxes of the M matched agent-frames are, in the order of the errors."""
-
-    iou: FloatArray
-    """(M,) intersection over union with the true box, 0..1."""
-    log_area: FloatArray
-    """(M,) natural logarithm of found over true area: 0 alike, positive too large; scale-free."""
-
-
-@dataclass(frozen=True)
-class GroundErrors:
-    """One entry for each of the n eligible agent-frames, found minus true, seen from the ego car."""
+class GroundPlaneErrors:
+    """One entry for each of the n eligible agent-frames, detected minus true, seen from the ego car."""
 
     position_m: FloatArray
-    """(n,) distance on the ground, at most the cap, which a miss costs; NaN if the true box stands nowhere."""
+    """(n,) distance of places, at most the cap, which a miss costs; NaN if the true box has no place"""
     range_m: FloatArray
-    """(n,) error of the distance from the ego car, within ± the cap; NaN if missed or the true box stands nowhere."""
+    """(n,) error of the distance from the ego car, within ± the cap; NaN if missed or the true box has no place"""
     bearing_deg: FloatArray
-    """(n,) error of the direction, positive to the right, -180..180; NaN if missed."""
+    """(n,) error of the direction, positive to the right, -180..180; NaN if missed"""
 
 
 @dataclass(frozen=True)
@@ -64,81 +53,74 @@ class Displacements:
     start_px: FloatArray
     """(M, 2) the agent's true centre then."""
     true_px: FloatArray
-    """(M, 2) x and y from the agent's true centre then to its true centre now."""
+    """(M, 2) x and y from the agent's true centre then to its true centre now"""
     predicted_px: FloatArray
-    """(M, 2) from the same true centre then to the found centre now."""
+    """(M, 2) from the same true centre then to the detected centre now."""
 
 
-@dataclass(frozen=True)
-class Regression:
-    """Least squares of predicted on true displacement, x and y pooled."""
-
-    slope: float
-    """1: agents move as far as they should; 0: how far they move has nothing to do with how far they should."""
-    intercept: float
-    """pixels."""
-    n: int
-    """numbers pooled, two for each agent-frame; slope and intercept are NaN if they do not differ."""
-
-
-def clip_measures(errors: AgentErrors, cameras: ArrayLike | None, size_px: int, *, cap_m: float) -> dict[str, Counted]:
-    """Everything about one clip that needs no second clip, by name, each with its n; arguments as in `ground_errors`,
-    without whose measures it is where no camera is known.
+def clip_measures(
+    errors: AgentErrors, cameras: ArrayLike | None, size_px: int, *, cap_m: float
+) -> dict[str, Statistic]:
+    """Every measure of one clip that needs no second clip, by name; arguments as in `ground_plane_errors`, without whose
+    measures it is where no camera is known.
 
     Of range and bearing the mean size of the error; `size_error_matched` is that of the logarithm of areas, and
     `growth_matched` its mean with the sign.
     """
-    alike = agreement(errors)
-    return {
-        "iou_matched": mean(alike.iou),
-        "size_error_matched": mean(np.abs(alike.log_area)),
-        "growth_matched": mean(alike.log_area),
-        **({} if cameras is None else _on_the_ground(ground_errors(errors, cameras, size_px, cap_m=cap_m))),
-        "vanishing_rate": vanishing_rate(errors),
-        **{f"ade_px_frame_{t}": ade for t, ade in enumerate(by_horizon(errors), start=1)},
+    log_area = log_area_ratio(errors)
+    measures = {
+        "iou_matched": mean(iou(errors.true_boxes[errors.matched], errors.detected_boxes[errors.matched])),
+        "size_error_matched": mean(np.abs(log_area)),
+        "growth_matched": mean(log_area),
     }
+    if cameras is not None:
+        plane = ground_plane_errors(errors, cameras, size_px, cap_m=cap_m)
+        measures |= {
+            "position_error_m": _mean_known(plane.position_m),
+            "range_error_matched_m": _mean_known(np.abs(plane.range_m)),
+            "bearing_error_matched_deg": _mean_known(np.abs(plane.bearing_deg)),
+        }
+    horizons = {f"ade_px_frame_{t}": ade for t, ade in enumerate(ade_by_horizon(errors), start=1)}
+    return {**measures, "vanishing_rate": vanishing_rate(errors), **horizons}
 
 
-def _on_the_ground(ground: GroundErrors) -> dict[str, Counted]:
-    return {
-        "position_error_m": _mean_known(ground.position_m),
-        "range_error_matched_m": _mean_known(np.abs(ground.range_m)),
-        "bearing_error_matched_deg": _mean_known(np.abs(ground.bearing_deg)),
-    }
+def log_area_ratio(errors: AgentErrors) -> FloatArray:
+    """(M,) natural logarithm of detected over true area of the matched boxes: 0 alike, positive too large; scale-free.
+
+    Sides under LEAST_SIDE_PX are taken as that.
+    """
+    true, detected = (
+        np.maximum(boxes[errors.matched, 2:] - boxes[errors.matched, :2], LEAST_SIDE_PX).prod(1)
+        for boxes in (errors.true_boxes, errors.detected_boxes)
+    )
+    return np.log(detected / true)
 
 
-def agreement(errors: AgentErrors) -> Agreement:
-    """IoU and size of the matched boxes; sides under 1 px are taken as 1 px in the logarithm."""
-    true, found = errors.true_boxes[errors.matched], errors.found_boxes[errors.matched]
-    areas = [np.maximum(b[:, 2:] - b[:, :2], LEAST_SIDE_PX).prod(1) for b in (true, found)]
-    return Agreement(boxes_module.iou(true, found), np.log(areas[1] / areas[0]))
-
-
-def by_horizon(errors: AgentErrors) -> list[Counted]:
+def ade_by_horizon(errors: AgentErrors) -> list[Statistic]:
     """ADE over all eligible agents, a miss costing the cap, of each future frame 1..T; pixels."""
     return [mean(errors.error_px[errors.frame == t]) for t in range(len(errors.false_positives))]
 
 
-def vanishing_rate(errors: AgentErrors) -> Counted:
-    """Of the agents found in the first future frame in which they are eligible, the share not found in the last.
+def vanishing_rate(errors: AgentErrors) -> Statistic:
+    """Of the agents detected in the first future frame in which they are eligible, the share not detected in the last.
 
-    n counts those agents; one that is eligible in a single frame, or not found in the first, has nothing to lose
-    and is left out (recall holds it against the model).
+    n counts those agents; one that is eligible in a single frame, or not detected in the first, cannot vanish and is left
+    out (it lowers recall).
     """
-    lost = []
+    vanished = []
     for agent in np.unique(errors.agent):
         matched = errors.matched[errors.agent == agent]
         if len(matched) > 1 and matched[0]:
-            lost.append(not matched[-1])
-    return mean(np.array(lost, dtype=np.float64))
+            vanished.append(not matched[-1])
+    return mean(np.array(vanished, dtype=np.float64))
 
 
-def on_ground(points: ArrayLike, cameras: ArrayLike, size_px: int) -> FloatArray:
+def pixels_to_ground(points: ArrayLike, cameras: ArrayLike, size_px: int) -> FloatArray:
     """Where pixels lie on level ground: metres (N, 2), right and ahead of the ego car; NaN at or above the horizon.
 
     points (N, 2), x right and y down, in an image of size_px squared; cameras (N, 3), one for each: field of view in
-    degrees, height in m, pitch downwards in radians (in this order in the columns of `domain.EGO_COLUMNS`). It
-    inverts `worlds.renderer.Camera.project` for points on the ground. ValueError names the argument.
+    degrees, height in m, pitch downwards in radians (in this order in the columns of `domain.EGO_COLUMNS`). It inverts
+    `worlds.renderer.Camera.project` for points on the ground. ValueError names the argument.
     """
     pixels, checked = np.asarray(points, dtype=np.float64).reshape(-1, 2), _cameras(cameras, None)
     if len(pixels) != len(checked):
@@ -154,24 +136,24 @@ def range_and_bearing(places: ArrayLike) -> tuple[FloatArray, FloatArray]:
     return np.hypot(right, ahead), np.rad2deg(np.arctan2(right, ahead))
 
 
-def ground_errors(errors: AgentErrors, cameras: ArrayLike, size_px: int, *, cap_m: float) -> GroundErrors:
+def ground_plane_errors(errors: AgentErrors, cameras: ArrayLike, size_px: int, *, cap_m: float) -> GroundPlaneErrors:
     """Errors of the agents on the ground plane, relative to the ego car; no error counts for more than cap_m.
 
-    cameras (T, 3), a row a future frame, and size_px as in `on_ground`. A found box at or above the horizon is
+    cameras (T, 3), a row a future frame, and size_px as in `pixels_to_ground`. A detection at or above the horizon is
     infinitely far: it costs the cap. ValueError names the argument and frame.
     """
     if not (np.isfinite(cap_m) and cap_m > 0):
         raise ValueError(f"cap_m: {cap_m!r}, expected a positive number of metres")
     rows = _cameras(cameras, len(errors.false_positives))[errors.frame]
-    feet = [np.stack([b[:, [0, 2]].mean(1), b[:, 3]], axis=1) for b in (errors.true_boxes, errors.found_boxes)]
-    true, found = (on_ground(foot, rows, size_px) for foot in feet)
-    stands = np.isfinite(true).all(1)
-    away = np.nan_to_num(np.linalg.norm(found - true, axis=1), nan=np.inf)
-    farther = np.nan_to_num(range_and_bearing(found)[0] - range_and_bearing(true)[0], nan=np.inf)
+    feet = [np.stack([b[:, [0, 2]].mean(1), b[:, 3]], axis=1) for b in (errors.true_boxes, errors.detected_boxes)]
+    true, detected = (pixels_to_ground(foot, rows, size_px) for foot in feet)
+    has_place = np.isfinite(true).all(1)
+    away = np.nan_to_num(np.linalg.norm(detected - true, axis=1), nan=np.inf)
+    farther = np.nan_to_num(range_and_bearing(detected)[0] - range_and_bearing(true)[0], nan=np.inf)
     bearings = [range_and_bearing(_rays(foot, rows, size_px)[:, :2])[1] for foot in feet]
-    return GroundErrors(
-        np.where(stands, np.minimum(away, cap_m), np.nan),
-        np.where(stands & errors.matched, np.clip(farther, -cap_m, cap_m), np.nan),
+    return GroundPlaneErrors(
+        np.where(has_place, np.minimum(away, cap_m), np.nan),
+        np.where(has_place & errors.matched, np.clip(farther, -cap_m, cap_m), np.nan),
         (bearings[1] - bearings[0] + 180) % 360 - 180,
     )
 
@@ -191,22 +173,25 @@ def displacements(errors: AgentErrors, last_boxes: ArrayLike, last_agents: Array
         errors.agent[chosen],
         then,
         centres(errors.true_boxes[chosen]) - then,
-        centres(errors.found_boxes[chosen]) - then,
+        centres(errors.detected_boxes[chosen]) - then,
     )
 
 
-def regression(true_px: ArrayLike, predicted_px: ArrayLike) -> Regression:
-    """Predicted on true displacement (M, 2) px by ordinary least squares, both axes in one line; for claim C7."""
+def displacement_slope(true_px: ArrayLike, predicted_px: ArrayLike) -> Statistic:
+    """Slope of predicted on true displacement (M, 2) px by ordinary least squares, x and y pooled; for claim C7.
+
+    1: agents move as far as they should; 0: how far they move has nothing to do with how far they should. n counts the
+    numbers pooled, 2 M; NaN if the true ones do not differ.
+    """
     true, predicted = (values.ravel() for values in _paired(true_px, predicted_px=predicted_px))
-    spread = true - true.mean() if len(true) else true
-    if not spread.any():
-        return Regression(float("nan"), float("nan"), len(true))
-    slope = float(spread @ predicted / (spread @ spread))
-    return Regression(slope, float(predicted.mean() - slope * true.mean()), len(true))
+    deviation = true - true.mean() if len(true) else true
+    if not deviation.any():
+        return Statistic(float("nan"), len(true))
+    return Statistic(float(deviation @ predicted / (deviation @ deviation)), len(true))
 
 
-def pull_towards(true_px: ArrayLike, predicted_px: ArrayLike, mean_px: ArrayLike) -> Counted:
-    """How far of the way from the true displacement to a mean one the predictions lie; and M.
+def pull_towards(true_px: ArrayLike, predicted_px: ArrayLike, mean_px: ArrayLike) -> Statistic:
+    """Where the predictions lie on the way from the true displacement to a mean one, as a share of it; and M.
 
     All (M, 2) px; the mean may be one vector (2,), or a field, looked up for each agent-frame. The share s of
     predicted = true + s (mean - true) by least squares: 0 at the truth, 1 at the mean, negative on the far side. NaN
@@ -218,11 +203,11 @@ def pull_towards(true_px: ArrayLike, predicted_px: ArrayLike, mean_px: ArrayLike
     true, predicted, aim = _paired(true_px, predicted_px=predicted_px, mean_px=field)
     way = aim - true
     whole = float((way**2).sum())
-    return Counted(float((way * (predicted - true)).sum() / whole) if whole > 0 else float("nan"), len(true))
+    return Statistic(float((way * (predicted - true)).sum() / whole) if whole > 0 else float("nan"), len(true))
 
 
-def cells(points_px: ArrayLike, size_px: int | tuple[int, int]) -> IntArray:
-    """Column and row (n, 2) of the cell in which each point (n, 2) lies; those outside, or nowhere, count to an edge.
+def image_cells(points_px: ArrayLike, size_px: int | tuple[int, int]) -> IntArray:
+    """Column and row (n, 2) of the cell in which each point (n, 2) lies; those outside, or NaN, belong to an edge.
 
     size_px: of a side of the image, or its height and width.
     """
@@ -231,7 +216,7 @@ def cells(points_px: ArrayLike, size_px: int | tuple[int, int]) -> IntArray:
     return np.clip(np.floor(known / width_and_height * CELLS), 0, CELLS - 1).astype(np.int64)
 
 
-def over_samples(ade_px: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def ade_over_samples(ade_px: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Mean over k and best of k: of the ADE (k, N) px of k futures of the same N clips, two arrays (N,).
 
     The best is a whole future of the clip's agents together (joint minADE), not each agent's own best. A clip
@@ -245,26 +230,26 @@ def over_samples(ade_px: ArrayLike) -> tuple[FloatArray, FloatArray]:
     return ade.mean(0), ade.min(0)
 
 
-def extrapolated(context_found: Sequence[ArrayLike], n_future: int, *, gate_px: float) -> list[FloatArray]:
-    """The boxes of the last context frame carried on at constant velocity: found boxes for each future frame.
+def constant_velocity(context: Sequence[ArrayLike], n_future: int, *, gate_px: float) -> list[FloatArray]:
+    """Boxes for each future frame: those of the last context frame, moved on at constant velocity.
 
-    context_found: two or more frames of (K, 4), or (K, 5) with a score, which is kept. Boxes of one frame and the next are
-    matched one to one within gate_px (`dynamics.match`), backwards from the last. Centre and size go on linearly, as they
-    did since the earliest frame that a box was followed back to (over three frames, the slope of least squares), a size
-    not below 0; a box without a match in the frame before stays as it is. ValueError names argument and frame.
+    context: the detections of two or more frames, (K, 4), or (K, 5) with a score, which is kept. Boxes of one frame and the
+    next are matched one to one within gate_px (`dynamics.match`), backwards from the last. Centre and size go on linearly,
+    as they did since the earliest frame that a box was followed back to (over three frames, the slope of least squares), a
+    size not below 0; a box without a match in the frame before stays as it is. ValueError names argument and frame.
     """
-    if len(context_found) < 2:
-        raise ValueError(f"context_found: {len(context_found)} frames, but a velocity takes two")
+    if len(context) < 2:
+        raise ValueError(f"context: {len(context)} frames, but a velocity takes two")
     if n_future < 1:
         raise ValueError(f"n_future: {n_future!r}, expected at least 1")
-    frames = [checked_boxes(found, f"context_found[{t}]", scored=True) for t, found in enumerate(context_found)]
+    frames = [checked_boxes(boxes, f"context[{t}]", scored=True) for t, boxes in enumerate(context)]
     last = frames[-1]
     velocity, followed, at = np.zeros_like(last), np.arange(len(last)), np.arange(len(last))
     for back in range(1, len(frames)):
         rows, columns, _ = dynamics.match(frames[-back][at], frames[-back - 1], gate_px)
         followed, at = followed[rows], columns
         velocity[followed] = (last[followed] - frames[-back - 1][at]) / back
-    scores = np.asarray(context_found[-1], dtype=np.float64)[:, 4:] if len(last) else np.zeros((0, 1))
+    scores = np.asarray(context[-1], dtype=np.float64)[:, 4:] if len(last) else np.zeros((0, 1))
     future = []
     for step in range(1, n_future + 1):
         moved = last + step * velocity
@@ -274,7 +259,7 @@ def extrapolated(context_found: Sequence[ArrayLike], n_future: int, *, gate_px: 
 
 
 def _rays(pixels: FloatArray, cameras: FloatArray, size_px: int) -> FloatArray:
-    """Directions (N, 3) of what is seen at pixels (N, 2), level axes: right, ahead, down; one of depth 1."""
+    """Directions (N, 3) of the rays through pixels (N, 2), level axes: right, ahead, down; of depth 1."""
     if not size_px > 0:
         raise ValueError(f"size_px: {size_px!r}, expected a positive number of pixels")
     focal = size_px / 2 / np.tan(np.deg2rad(cameras[:, 0]) / 2)
@@ -311,5 +296,5 @@ def _paired(true_px: ArrayLike, **others: ArrayLike) -> list[FloatArray]:
     return checked
 
 
-def _mean_known(values: FloatArray) -> Counted:
+def _mean_known(values: FloatArray) -> Statistic:
     return mean(values[~np.isnan(values)])

@@ -211,8 +211,8 @@ def ade_px(clip: SampleClip) -> float:
     true, detected = clip.true_boxes[clip.context_frames :], clip.detected_boxes[clip.context_frames :]
     agents = [np.arange(len(boxes)) for boxes in true]
     counts = [np.ones(len(boxes), dtype=np.bool_) for boxes in true]
-    measured = dynamics.clip_dynamics(true, agents, counts, detected, miss_cap_px=clip.miss_cap_px)
-    return clip.scale * measured.ade_px
+    errors = dynamics.agent_errors(true, agents, counts, detected, miss_cap_px=clip.miss_cap_px)
+    return clip.scale * dynamics.accuracy(errors).ade_px.value
 
 
 # ----------------------------------------------------------------------------------------------------------------- HTML

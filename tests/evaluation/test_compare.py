@@ -132,7 +132,7 @@ def test_pairs_are_files_of_one_name(home: Path) -> None:
     (home / "real" / "another.mp4").rename(home / "real" / PLENTY[0])
     rows = compare.table(home / "made", home / "real", context_frames=CONTEXT, paired=True).set_index("name")
     pairs = zip(decoded(home / "made"), decoded(home / "real"), strict=True)
-    expected = pd.DataFrame([vars(fidelity.clip_fidelity(*pair)) for pair in pairs]).mean()
+    expected = pd.DataFrame([fidelity.clip_fidelity(*pair) for pair in pairs]).mean()
     pd.testing.assert_series_equal(rows.loc[expected.index, "value"], expected, check_names=False)
     assert rows.loc["ssim", "frames"] == FRAMES - CONTEXT and rows.loc["ssim", "n"] == 20
 

@@ -103,7 +103,7 @@ def test_agents_that_are_not_pulled_stay_to_the_bit_and_all_the_way_is_the_mean(
         x, y, heading = one.ego[frame]
         return placed(one.poses[:, frame, :3, 3] - [x, y, 0], np.zeros(3), -heading)[:, :2]
 
-    column, row = corruptions.cells(centres(scene, FIRST - 1), SIZE).T
+    column, row = corruptions.image_cells(centres(scene, FIRST - 1), SIZE).T
     for frame in future(scene):
         seconds = (frame - FIRST + 1) / 4.0
         assert seen(whole, frame) - seen(scene, FIRST - 1) == pytest.approx(FIELD[row, column] * seconds)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replaylab.data.boxes import centres
-from replaylab.metrics import dynamics, optical_flow
+from replaylab.metrics import dynamics, ego_motion, optical_flow, template_tracking
 from replaylab.worlds.renderer import Camera
 
 SIZE, CAP, RATE = 64, 10.0, 4.0
@@ -101,7 +101,7 @@ def test_a_sliding_texture_has_constant_flow_and_that_dominant_motion(seed: int,
     inner = field[:, 10:-10, 10:-10]
     assert np.abs(np.median(inner, axis=(1, 2)) - [x, y]).max() < 0.1
     models = optical_flow.dominant_motion(field, optical_flow.background(frames, NOBODY))
-    middle = optical_flow.carried(models, [[32.0, 32.0]])
+    middle = optical_flow.displacements_of(models, [[32.0, 32.0]])
     np.testing.assert_allclose(middle[:, 0], np.outer(np.arange(1, 6), [x, y]), atol=0.5)
 
 
@@ -154,7 +154,9 @@ def test_an_affine_field_is_found_again_though_a_third_moves_otherwise(seed: int
     field[rows] += [9.0, 6.0]
     found = optical_flow.dominant_motion(field[None], np.ones((1, SIZE, SIZE), bool))
     np.testing.assert_allclose(
-        optical_flow.carried(found, [[32, 32]]), optical_flow.carried(matrix[None], [[32, 32]]), atol=0.05
+        optical_flow.displacements_of(found, [[32, 32]]),
+        optical_flow.displacements_of(matrix[None], [[32, 32]]),
+        atol=0.05,
     )
 
 
@@ -175,7 +177,7 @@ def test_agents_carried_by_the_background_have_no_residual_error(seed: int) -> N
     models = [np.concatenate([rng.normal(0, 0.02, (5, 2, 2)), rng.normal(0, 0.3, (5, 2, 1))], 2) for _ in range(2)]
     middle = centres(start)
     own = rng.normal(0, 0.5, (5, 3, 2)).cumsum(0)  # the agents' own motion, right in the made clip
-    made, true = (start + np.tile(optical_flow.carried(model, middle) + own, 2) for model in models)
+    made, true = (start + np.tile(optical_flow.displacements_of(model, middle) + own, 2) for model in models)
     errors = errors_of(true, made)
     ids = np.arange(3)
     value, n = optical_flow.residual_agent_error_px(errors, start, ids, *models)
@@ -208,14 +210,14 @@ def test_a_plane_seen_from_a_known_camera_gives_back_speed_and_yaw_rate(speed: f
     frames = road(3, ego)
     cameras = np.tile(LENS, (6, 1))
     np.testing.assert_allclose(
-        optical_flow.true_ego_motion(ego, RATE), np.tile([speed, np.deg2rad(yaw_deg_s)], (5, 1)), atol=1e-9
+        ego_motion.true_ego_motion(ego, RATE), np.tile([speed, np.deg2rad(yaw_deg_s)], (5, 1)), atol=1e-9
     )
-    found = optical_flow.ego_motion(frames, cameras, NOBODY, RATE)
-    errors = optical_flow.ego_errors(found, ego, RATE)
+    found = ego_motion.ego_motion(frames, cameras, NOBODY, RATE)
+    errors = ego_motion.ego_errors(found, ego, RATE)
     assert errors["ego_speed_error_m_s"].n == 5
     assert errors["ego_speed_error_m_s"].value < 0.25
     assert errors["ego_yaw_rate_error_deg_s"].value < 0.5
-    flipped = optical_flow.ego_motion(frames[:, :, ::-1], cameras, NOBODY, RATE)
+    flipped = ego_motion.ego_motion(frames[:, :, ::-1], cameras, NOBODY, RATE)
     np.testing.assert_allclose(flipped * [1, -1], found, atol=0.02)
 
 
@@ -223,22 +225,22 @@ def test_a_still_clip_stands_and_agents_do_not_count() -> None:
     ego = driven(5, 0)
     frames = road(4, ego)
     cameras = np.tile(LENS, (6, 1))
-    still = optical_flow.ego_errors(optical_flow.ego_motion(frames[[0] * 6], cameras, NOBODY, RATE), ego, RATE)
+    still = ego_motion.ego_errors(ego_motion.ego_motion(frames[[0] * 6], cameras, NOBODY, RATE), ego, RATE)
     assert still["ego_speed_error_m_s"].value == pytest.approx(5, abs=0.1)
     box = [10, 42, 54, 54]  # something over the road that stays where it is in the image
     covered = frames.copy()
     covered[:, 42:54, 10:54] = texture(9)[42:54, 10:54].astype(np.uint8)
-    known = optical_flow.ego_errors(optical_flow.ego_motion(covered, cameras, [[box]] * 6, RATE), ego, RATE)
+    known = ego_motion.ego_errors(ego_motion.ego_motion(covered, cameras, [[box]] * 6, RATE), ego, RATE)
     assert known["ego_speed_error_m_s"].value < 0.25
 
 
 def test_where_no_ground_can_be_seen_nothing_is_said_of_the_ego() -> None:
     cameras = np.tile(LENS, (6, 1))
     plain = np.full((6, SIZE, SIZE, 3), 90, np.uint8)
-    hidden = optical_flow.ego_motion(road(4, driven(5, 0)), cameras, [[[0, 0, 64, 64]]] * 6, RATE)
-    for found in (optical_flow.ego_motion(plain, cameras, NOBODY, RATE), hidden):
+    hidden = ego_motion.ego_motion(road(4, driven(5, 0)), cameras, [[[0, 0, 64, 64]]] * 6, RATE)
+    for found in (ego_motion.ego_motion(plain, cameras, NOBODY, RATE), hidden):
         assert np.isnan(found).all()
-        assert optical_flow.ego_errors(found, driven(5, 0), RATE)["ego_speed_error_m_s"].n == 0
+        assert ego_motion.ego_errors(found, driven(5, 0), RATE)["ego_speed_error_m_s"].n == 0
 
 
 # The second tracker
@@ -250,19 +252,19 @@ def test_a_moving_square_is_followed_to_a_fraction_of_a_pixel(
     step: tuple[float, float], grow: float, shift: float
 ) -> None:
     frames, boxes = square((30.0, 34.0), step, grow=grow, shift=shift)
-    found = optical_flow.follow(frames, boxes[0])
+    found = template_tracking.track_templates(frames, boxes[0])
     np.testing.assert_array_equal(found[0], boxes[0])
     away = np.linalg.norm(centres(found[:, 0]) - centres(boxes[:, 0]), axis=1)
     assert away.max() < 0.5
     wide = found[-1, 0, 2] - found[-1, 0, 0]
     assert wide == pytest.approx(12 * grow**5, rel=0.12)
-    flipped = optical_flow.follow(frames[:, :, ::-1], mirrored(boxes[0]))
+    flipped = template_tracking.track_templates(frames[:, :, ::-1], mirrored(boxes[0]))
     np.testing.assert_allclose(mirrored(flipped), found, atol=0.3)
 
 
 def test_a_square_cut_off_by_the_edge_keeps_the_centre_of_the_whole() -> None:
     frames, boxes = square((2.0, 30.0), (1.0, 0.0))
-    found = optical_flow.follow(frames, boxes[0])
+    found = template_tracking.track_templates(frames, boxes[0])
     assert np.abs(centres(found[:, 0]) - centres(boxes[:, 0])).max() < 1
 
 
@@ -270,18 +272,18 @@ def test_a_square_cut_off_by_the_edge_keeps_the_centre_of_the_whole() -> None:
 def test_a_vanished_square_is_lost_for_good_and_costs_the_cap(behind: str) -> None:
     frames, boxes = square((30.0, 34.0), (1.0, 0.0))
     frames[3] = 100 if behind == "plain" else sliding(5, (0.0, 0.0))[3]
-    found = optical_flow.follow(frames, boxes[0])
+    found = template_tracking.track_templates(frames, boxes[0])
     assert np.isfinite(found[:3]).all() and np.isnan(found[3:]).all()
     value, n = tracked(found[1:], boxes[1:])
     assert n == 5 and value == pytest.approx(3 / 5 * CAP, abs=0.3)
 
 
-def tracked(found: np.ndarray, true: np.ndarray, **changes: Any) -> dynamics.Counted:
+def tracked(found: np.ndarray, true: np.ndarray, **changes: Any) -> dynamics.Statistic:
     n, frames = found.shape[1], len(true)
     given: dict[str, Any] = {
-        "followed_agents": np.arange(n), "agents": [np.arange(n)] * frames, "eligible": [np.ones(n, bool)] * frames,
+        "tracked_agents": np.arange(n), "agents": [np.arange(n)] * frames, "eligible": [np.ones(n, bool)] * frames,
     }  # fmt: skip
-    return optical_flow.ade_tracked_px(found, true_boxes=list(true), miss_cap_px=CAP, **(given | changes))
+    return template_tracking.ade_tracked_px(found, true_boxes=list(true), miss_cap_px=CAP, **(given | changes))
 
 
 def test_the_tracked_error_is_zero_at_the_truth_and_the_distance_or_the_cap_off_it() -> None:
@@ -291,9 +293,9 @@ def test_the_tracked_error_is_zero_at_the_truth_and_the_distance_or_the_cap_off_
     assert tracked(true + np.array([30, 40, 30, 40]), true) == (CAP, 10)
     assert tracked(np.full_like(true, np.nan), true) == (CAP, 10)
     # In any order; an agent that was not there, or does not count, is left out.
-    turned = tracked(true[:, ::-1], true, followed_agents=np.array([1, 0]))
+    turned = tracked(true[:, ::-1], true, tracked_agents=np.array([1, 0]))
     assert turned == (0.0, 10)
-    assert tracked(true[:, :1], true, followed_agents=np.array([1]), agents=[np.arange(2)] * 5,
+    assert tracked(true[:, :1], true, tracked_agents=np.array([1]), agents=[np.arange(2)] * 5,
                    eligible=[np.array([True, False])] * 5).n == 0  # fmt: skip
 
 
@@ -310,22 +312,22 @@ def test_bad_input_is_refused_by_name() -> None:
         (lambda: optical_flow.flow(frames[:1]), ValueError, "frames: one frame"),
         (lambda: optical_flow.flow(frames[..., 0]), ValueError, r"frames: shape \(6, 64, 64\)"),
         (lambda: optical_flow.flow(frames / 255), TypeError, "frames: float64"),
-        (lambda: optical_flow.follow(frames, bad), ValueError, "boxes: holds NaN"),
+        (lambda: template_tracking.track_templates(frames, bad), ValueError, "boxes: holds NaN"),
         (lambda: optical_flow.background(frames, [[]] * 5), ValueError, "boxes: 5 frames"),
         (lambda: optical_flow.background(frames, [bad] * 6), ValueError, r"boxes\[0\]: holds NaN"),
-        (lambda: optical_flow.background_flow_error_px(field[1:], field, mask), ValueError, "made: shape"),
+        (lambda: optical_flow.background_flow_error_px(field[1:], field, mask), ValueError, "generated: shape"),
         (lambda: optical_flow.background_flow_error_px(field, field, mask[1:]), ValueError, "mask: shape"),
         (lambda: optical_flow.background_flow_error_px(field, field * np.nan, mask), ValueError, "truth: holds NaN"),
         (lambda: optical_flow.dominant_motion(field, mask.astype(float)), TypeError, "mask: float64"),
-        (lambda: optical_flow.carried(np.zeros((5, 3, 2)), [[1, 1]]), ValueError, "motion: shape"),
-        (lambda: optical_flow.ego_motion(frames, cameras[1:], NOBODY, RATE), ValueError, "cameras: shape"),
-        (lambda: optical_flow.ego_motion(frames, cameras * 0, NOBODY, RATE), ValueError, "cameras"),
-        (lambda: optical_flow.ego_motion(frames, cameras, NOBODY, 0), ValueError, "frames_per_second: 0"),
-        (lambda: optical_flow.ego_motion(frames[:, :32], cameras, NOBODY, RATE), ValueError, "square"),
-        (lambda: optical_flow.ego_errors(np.zeros((5, 2)), np.zeros((5, 3)), RATE), ValueError, "found, ego: shapes"),
-        (lambda: optical_flow.ego_errors(np.zeros((5, 2)), np.full((6, 3), np.nan), RATE), ValueError, "ego: holds NaN"),
-        (lambda: tracked(boxes[1:, 0], boxes[1:]), ValueError, "followed: shape"),
-        (lambda: tracked(boxes[2:], boxes[1:]), ValueError, "followed: shape"),
+        (lambda: optical_flow.displacements_of(np.zeros((5, 3, 2)), [[1, 1]]), ValueError, "motion: shape"),
+        (lambda: ego_motion.ego_motion(frames, cameras[1:], NOBODY, RATE), ValueError, "cameras: shape"),
+        (lambda: ego_motion.ego_motion(frames, cameras * 0, NOBODY, RATE), ValueError, "cameras"),
+        (lambda: ego_motion.ego_motion(frames, cameras, NOBODY, 0), ValueError, "frames_per_second: 0"),
+        (lambda: ego_motion.ego_motion(frames[:, :32], cameras, NOBODY, RATE), ValueError, "square"),
+        (lambda: ego_motion.ego_errors(np.zeros((5, 2)), np.zeros((5, 3)), RATE), ValueError, "measured, ego: shapes"),
+        (lambda: ego_motion.ego_errors(np.zeros((5, 2)), np.full((6, 3), np.nan), RATE), ValueError, "ego: holds NaN"),
+        (lambda: tracked(boxes[1:, 0], boxes[1:]), ValueError, "tracks: shape"),
+        (lambda: tracked(boxes[2:], boxes[1:]), ValueError, "tracks: shape"),
     ]  # fmt: skip
     for call, kind, message in cases:
         with pytest.raises(kind, match=message):
@@ -338,7 +340,9 @@ def test_threads_are_put_back_and_the_same_clip_gives_the_same_numbers() -> None
     try:
         frames, boxes = square((30.0, 34.0), (1.0, 0.5), shift=1)
         np.testing.assert_array_equal(optical_flow.flow(frames), optical_flow.flow(frames.copy()))
-        np.testing.assert_array_equal(optical_flow.follow(frames, boxes[0]), optical_flow.follow(frames, boxes[0]))
+        np.testing.assert_array_equal(
+            template_tracking.track_templates(frames, boxes[0]), template_tracking.track_templates(frames, boxes[0])
+        )
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)

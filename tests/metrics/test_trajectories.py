@@ -53,10 +53,12 @@ def test_size_error_is_the_logarithm_of_what_boxes_were_scaled_by(seed: int, sca
     for boxes in clip[0]:
         middle, half = centres(boxes), scale * (boxes[:, 2:] - boxes[:, :2]) / 2
         found.append(np.concatenate([middle - half, middle + half], 1))
-    alike = trajectories.agreement(errors_of(clip, found))
-    assert len(alike.iou) == sum(e.sum() for e in clip[2])
-    np.testing.assert_allclose(alike.log_area, 2 * math.log(scale), atol=1e-9)
-    np.testing.assert_allclose(alike.iou, min(scale, 1 / scale) ** 2)
+    errors = errors_of(clip, found)
+    log_area, overlap = trajectories.log_area_ratio(errors), trajectories.clip_measures(errors, None, 64, cap_m=10)
+    assert len(log_area) == overlap["iou_matched"].n == sum(e.sum() for e in clip[2])
+    np.testing.assert_allclose(log_area, 2 * math.log(scale), atol=1e-9)
+    if len(log_area):
+        assert overlap["iou_matched"].value == pytest.approx(min(scale, 1 / scale) ** 2)
 
 
 @given(SEEDS)
@@ -66,9 +68,10 @@ def test_agreement_is_of_the_matched_alone_and_survives_a_box_without_area(seed:
     clip = clip_of(rng)
     points = [np.tile(centres(b), 2) for b in some_of(rng, clip[0])]
     errors = errors_of(clip, points)
-    alike = trajectories.agreement(errors)
-    assert len(alike.iou) == len(alike.log_area) == errors.matched.sum()
-    assert (alike.iou == 0).all() and np.isfinite(alike.log_area).all() and (alike.log_area < 0).all()
+    log_area, overlap = trajectories.log_area_ratio(errors), trajectories.clip_measures(errors, None, 64, cap_m=10)
+    assert len(log_area) == overlap["iou_matched"].n == errors.matched.sum()
+    assert overlap["iou_matched"].value in (0, pytest.approx(math.nan, nan_ok=True))
+    assert np.isfinite(log_area).all() and (log_area < 0).all()
 
 
 # Over time
@@ -80,11 +83,11 @@ def test_the_horizons_weighted_by_their_agents_make_the_whole(seed: int) -> None
     rng = np.random.default_rng(seed)
     clip = clip_of(rng)
     errors = errors_of(clip, some_of(rng, clip[0]))
-    frames, whole = trajectories.by_horizon(errors), dynamics.summary(errors)
-    assert len(frames) == 5 and sum(f.n for f in frames) == whole.n
-    np.testing.assert_equal(frames[-1], (whole.fde_px, whole.n_last))
-    if whole.n:
-        assert sum(f.value * f.n for f in frames if f.n) / whole.n == pytest.approx(whole.ade_px)
+    frames, whole = trajectories.ade_by_horizon(errors), dynamics.accuracy(errors)
+    assert len(frames) == 5 and sum(f.n for f in frames) == whole.ade_px.n
+    np.testing.assert_equal(frames[-1], whole.fde_px)
+    if whole.ade_px.n:
+        assert sum(f.value * f.n for f in frames if f.n) / whole.ade_px.n == pytest.approx(whole.ade_px.value)
 
 
 def test_vanishing_counts_agents_found_at_first_and_not_at_last() -> None:
@@ -130,15 +133,15 @@ def test_the_ground_inverts_the_camera_of_the_worlds(camera: Camera, seed: int, 
     ego = np.array([*rng.uniform(-100, 100, 2), 0.0])
     pixels, depth = camera.project(placed(relative, ego, heading), ego, heading, size)
     seen = depth > 0.1
-    places = trajectories.on_ground(pixels[seen], [row_of(camera)] * seen.sum(), size)
+    places = trajectories.pixels_to_ground(pixels[seen], [row_of(camera)] * seen.sum(), size)
     np.testing.assert_allclose(places, relative[seen, :2], rtol=1e-6, atol=1e-6)
 
 
 @given(cameras(), st.floats(-100, 164), st.floats(0, 60))
 def test_at_and_above_the_horizon_there_is_no_ground(camera: Camera, x: float, above: float) -> None:
     horizon = 32 - camera.focal_px(64) * math.tan(camera.pitch_rad)
-    assert np.isnan(trajectories.on_ground([[x, horizon - above - 1e-6]], [row_of(camera)], 64)).all()
-    assert np.isfinite(trajectories.on_ground([[x, horizon + above + 0.01]], [row_of(camera)], 64)).all()
+    assert np.isnan(trajectories.pixels_to_ground([[x, horizon - above - 1e-6]], [row_of(camera)], 64)).all()
+    assert np.isfinite(trajectories.pixels_to_ground([[x, horizon + above + 0.01]], [row_of(camera)], 64)).all()
 
 
 @given(st.floats(0.1, 100), st.floats(-179, 179))
@@ -155,10 +158,10 @@ def standing(camera: Camera, places: np.ndarray) -> np.ndarray:
     return np.concatenate([feet - np.array([2, 8]), feet + np.array([2, 0])], 1)
 
 
-def ground(camera: Camera, true: np.ndarray, found: np.ndarray, cap_m: float = 10) -> trajectories.GroundErrors:
+def ground(camera: Camera, true: np.ndarray, found: np.ndarray, cap_m: float = 10) -> trajectories.GroundPlaneErrors:
     n = len(true)
     errors = dynamics.agent_errors([true], [np.arange(n)], [np.ones(n, dtype=bool)], [found], miss_cap_px=16)
-    return trajectories.ground_errors(errors, [row_of(camera)], 64, cap_m=cap_m)
+    return trajectories.ground_plane_errors(errors, [row_of(camera)], 64, cap_m=cap_m)
 
 
 @given(st.floats(4, 12), st.floats(-25, 25), st.floats(0.9, 1.1), st.floats(-5, 5))
@@ -194,7 +197,7 @@ def test_directions_on_either_side_of_straight_behind_are_close() -> None:
     camera, below = Camera(50, 1.45, 0.5), 350.0  # so far under the image that its rays go backwards
     box = np.array([[28.0, below - 8, 32, below]])  # 2 px to the left of the middle, found 2 px to the right
     result = ground(camera, box, box + np.array([4, 0, 4, 0]))
-    left, right = trajectories.on_ground([[30, below], [34, below]], [row_of(camera)] * 2, 64)
+    left, right = trajectories.pixels_to_ground([[30, below], [34, below]], [row_of(camera)] * 2, 64)
     assert right[1] < 0
     assert -20 < result.bearing_deg[0] < 0
     assert result.position_m[0] == pytest.approx(math.dist(left, right), abs=1e-6)
@@ -224,19 +227,19 @@ def test_displacements_start_at_the_true_centres_of_the_last_context_frame(seed:
 
 
 @given(SEEDS, st.floats(-2, 2), st.floats(-5, 5))
-def test_the_slope_of_a_line_is_found_and_so_is_its_intercept(seed: int, slope: float, intercept: float) -> None:
+def test_the_slope_of_a_line_is_found_whatever_its_intercept(seed: int, slope: float, intercept: float) -> None:
     true = np.random.default_rng(seed).normal(0, 4, (20, 2))
-    line = trajectories.regression(true, slope * true + intercept)
-    assert (line.slope, line.intercept, line.n) == (pytest.approx(slope), pytest.approx(intercept), 40)
+    line = trajectories.displacement_slope(true, slope * true + intercept)
+    assert line == (pytest.approx(slope), 40)
 
 
 @given(SEEDS)
 def test_the_slope_is_that_of_numpy_and_the_axes_are_alike(seed: int) -> None:
     true, predicted = np.random.default_rng(seed).normal(0, 4, (2, 20, 2))
-    line = trajectories.regression(true, predicted)
-    np.testing.assert_allclose((line.slope, line.intercept), np.polyfit(true.ravel(), predicted.ravel(), 1), atol=1e-9)
-    turned = trajectories.regression(true[:, ::-1], predicted[:, ::-1])
-    assert (turned.slope, turned.intercept) == (pytest.approx(line.slope), pytest.approx(line.intercept))
+    line = trajectories.displacement_slope(true, predicted)
+    assert line.value == pytest.approx(np.polyfit(true.ravel(), predicted.ravel(), 1)[0], abs=1e-9)
+    turned = trajectories.displacement_slope(true[:, ::-1], predicted[:, ::-1])
+    assert turned.value == pytest.approx(line.value)
 
 
 @given(SEEDS, st.floats(-1, 2))
@@ -247,16 +250,14 @@ def test_predictions_part_of_the_way_to_the_mean_are_pulled_by_that_part(seed: i
         pull = trajectories.pull_towards(true, true + share * (mean - true), mean)
         assert pull == (pytest.approx(share, abs=1e-9), 20)
     # towards one mean for both axes: the slope falls by the pull
-    line = trajectories.regression(true, true + share * (3 - true))
-    assert (line.slope, line.intercept) == (
-        pytest.approx(1 - share, abs=1e-9), pytest.approx(3 * share, abs=1e-9),
-    )  # fmt: skip
+    line = trajectories.displacement_slope(true, true + share * (3 - true))
+    assert line.value == pytest.approx(1 - share, abs=1e-9)
 
 
 def test_without_any_difference_there_is_neither_slope_nor_pull() -> None:
     for true in (np.zeros((0, 2)), np.ones((3, 2))):
-        line = trajectories.regression(true, true)
-        assert math.isnan(line.slope) and math.isnan(line.intercept) and line.n == true.size
+        line = trajectories.displacement_slope(true, true)
+        assert math.isnan(line.value) and line.n == true.size
         pull = trajectories.pull_towards(true, true, [1, 1])
         assert math.isnan(pull.value) and pull.n == len(true)
 
@@ -265,13 +266,13 @@ def test_without_any_difference_there_is_neither_slope_nor_pull() -> None:
 def test_the_best_of_k_falls_with_k_and_the_mean_lies_between(seed: int, k: int) -> None:
     ade = np.random.default_rng(seed).uniform(0, CAP, (k, 7))
     ade[:, 3] = math.nan
-    mean, best = trajectories.over_samples(ade)
+    mean, best = trajectories.ade_over_samples(ade)
     assert np.isnan(mean).tolist() == np.isnan(best).tolist() == [i == 3 for i in range(7)]
     known = np.arange(7) != 3
     assert (best[known] <= mean[known] + 1e-12).all() and (mean[known] <= ade[:, known].max(0) + 1e-12).all()
-    fewer = trajectories.over_samples(ade[: max(1, k - 1)])[1]
+    fewer = trajectories.ade_over_samples(ade[: max(1, k - 1)])[1]
     assert (best[known] <= fewer[known]).all()
-    shuffled = trajectories.over_samples(ade[::-1])
+    shuffled = trajectories.ade_over_samples(ade[::-1])
     np.testing.assert_allclose(shuffled, (mean, best))
 
 
@@ -282,23 +283,23 @@ def test_constant_velocity_is_carried_on_exactly(seed: int, n_future: int) -> No
     boxes, ids, _ = clip_of(rng, n_frames=3 + n_future)
     scores = rng.random((4, 1))
     context = [np.concatenate([b, scores], 1) for b in boxes[:3]]
-    found = trajectories.extrapolated(context, n_future, gate_px=CAP)
+    found = trajectories.constant_velocity(context, n_future, gate_px=CAP)
     assert [f.shape for f in found] == [(4, 5)] * n_future
     for t, frame in enumerate(found):
         np.testing.assert_allclose(frame[np.argsort(ids[2]), :4], boxes[3 + t][np.argsort(ids[3 + t])], atol=1e-9)
         np.testing.assert_array_equal(frame[:, 4:], scores)
     clip: Clip = (boxes[3:], ids[3:], [np.ones(4, dtype=bool)] * n_future)
-    assert dynamics.summary(errors_of(clip, found)).ade_px == pytest.approx(0, abs=1e-9)
+    assert dynamics.accuracy(errors_of(clip, found)).ade_px.value == pytest.approx(0, abs=1e-9)
 
 
 def test_a_box_that_was_not_there_before_stays_and_a_shrinking_one_does_not_turn_inside_out() -> None:
     before = np.array([[0.0, 0, 8, 8]])
     last = np.array([[1.0, 1, 7, 7], [40, 40, 50, 50]])
-    found = trajectories.extrapolated([before, last], 5, gate_px=CAP)
+    found = trajectories.constant_velocity([before, last], 5, gate_px=CAP)
     assert found[0].tolist() == [[2, 2, 6, 6], [40, 40, 50, 50]]
     assert found[4].tolist() == [[4, 4, 4, 4], [40, 40, 50, 50]]
-    assert [len(f) for f in trajectories.extrapolated([before, []], 2, gate_px=CAP)] == [0, 0]
-    still = trajectories.extrapolated([[], last], 1, gate_px=CAP)
+    assert [len(f) for f in trajectories.constant_velocity([before, []], 2, gate_px=CAP)] == [0, 0]
+    still = trajectories.constant_velocity([[], last], 1, gate_px=CAP)
     assert still[0].tolist() == last.tolist()
 
 
@@ -331,24 +332,24 @@ CAMERA = [50.0, 1.45, 0.03]
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: trajectories.on_ground([[0, 0]], [CAMERA, CAMERA], 64), "cameras: 2 rows, but 1 points"),
-        (lambda: trajectories.on_ground([[0, 0]], [[50, 1]], 64), r"cameras: shape \(1, 2\)"),
-        (lambda: trajectories.on_ground([[0, 0]], [CAMERA], 0), "size_px: 0"),
-        (lambda: trajectories.ground_errors(ONE, [CAMERA], 64, cap_m=1), r"cameras.*expected \(2, 3\)"),
-        (lambda: trajectories.ground_errors(ONE, [CAMERA, [180.0, 1.0, 0.0]], 64, cap_m=1), r"cameras\[1\].*180"),
-        (lambda: trajectories.ground_errors(ONE, [[50, 1, math.nan], CAMERA], 64, cap_m=1), r"cameras\[0\]"),
-        (lambda: trajectories.ground_errors(ONE, [CAMERA] * 2, 64, cap_m=math.inf), "cap_m: inf"),
+        (lambda: trajectories.pixels_to_ground([[0, 0]], [CAMERA, CAMERA], 64), "cameras: 2 rows, but 1 points"),
+        (lambda: trajectories.pixels_to_ground([[0, 0]], [[50, 1]], 64), r"cameras: shape \(1, 2\)"),
+        (lambda: trajectories.pixels_to_ground([[0, 0]], [CAMERA], 0), "size_px: 0"),
+        (lambda: trajectories.ground_plane_errors(ONE, [CAMERA], 64, cap_m=1), r"cameras.*expected \(2, 3\)"),
+        (lambda: trajectories.ground_plane_errors(ONE, [CAMERA, [180.0, 1.0, 0.0]], 64, cap_m=1), r"cameras\[1\].*180"),
+        (lambda: trajectories.ground_plane_errors(ONE, [[50, 1, math.nan], CAMERA], 64, cap_m=1), r"cameras\[0\]"),
+        (lambda: trajectories.ground_plane_errors(ONE, [CAMERA] * 2, 64, cap_m=math.inf), "cap_m: inf"),
         (lambda: trajectories.displacements(ONE, BOX, [0, 1]), "last_agents: shape"),
         (lambda: trajectories.displacements(ONE, BOX[:, :3], [0]), "last_boxes: shape"),
-        (lambda: trajectories.regression([[0, 1]], [[0, 1], [2, 3]]), r"predicted_px.*\(1, 2\)"),
-        (lambda: trajectories.regression([[0, math.nan]], [[0, 1]]), "true_px: holds NaN"),
+        (lambda: trajectories.displacement_slope([[0, 1]], [[0, 1], [2, 3]]), r"predicted_px.*\(1, 2\)"),
+        (lambda: trajectories.displacement_slope([[0, math.nan]], [[0, 1]]), "true_px: holds NaN"),
         (lambda: trajectories.pull_towards([[0, 1]], [[0, 1]], [1, 2, 3]), "mean_px: shape"),
-        (lambda: trajectories.over_samples([1.0, 2.0]), "ade_px: shape"),
-        (lambda: trajectories.over_samples([[1.0], [math.nan]]), "ade_px: a clip is NaN in some"),
-        (lambda: trajectories.extrapolated([BOX], 1, gate_px=1), "context_found: 1 frames"),
-        (lambda: trajectories.extrapolated([BOX, BOX[:, :3]], 1, gate_px=1), r"context_found\[1\]: shape"),
-        (lambda: trajectories.extrapolated([BOX, BOX], 0, gate_px=1), "n_future: 0"),
-        (lambda: trajectories.extrapolated([BOX, BOX], 1, gate_px=0), "gate_px: 0"),
+        (lambda: trajectories.ade_over_samples([1.0, 2.0]), "ade_px: shape"),
+        (lambda: trajectories.ade_over_samples([[1.0], [math.nan]]), "ade_px: a clip is NaN in some"),
+        (lambda: trajectories.constant_velocity([BOX], 1, gate_px=1), "context: 1 frames"),
+        (lambda: trajectories.constant_velocity([BOX, BOX[:, :3]], 1, gate_px=1), r"context\[1\]: shape"),
+        (lambda: trajectories.constant_velocity([BOX, BOX], 0, gate_px=1), "n_future: 0"),
+        (lambda: trajectories.constant_velocity([BOX, BOX], 1, gate_px=0), "gate_px: 0"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_named(call: Any, message: str) -> None:

@@ -195,7 +195,7 @@ def matches(truth: Boxes, detections: Boxes) -> tuple[Matches, NDArray[np.float6
     eligible = is_eligible(truth[:, :4], truth[:, 4])
     rows, columns, errors = dynamics.match(truth[eligible, :4], detections, MATCH_GATE_PX)
     others = np.delete(detections, columns, axis=0)
-    false_positives = len(others) - dynamics.absorbed(truth[~eligible, :4], others, MATCH_GATE_PX)
+    false_positives = len(others) - dynamics.ignored_detections(truth[~eligible, :4], others, MATCH_GATE_PX)
     walks = truth[eligible, 5] > 0.5
     return Matches(int(eligible.sum()), len(rows), false_positives, int(walks.sum()), int(walks[rows].sum())), errors
 

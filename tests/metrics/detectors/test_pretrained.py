@@ -368,14 +368,15 @@ def test_an_agent_keeps_its_number_and_agrees_with_itself(seed: int, n: int) -> 
         agents = table["agent"].to_numpy()
         names.append({int(order[c]): int(agents[r]) for r, c in zip(rows, columns, strict=True)})
     assert all(name == names[0] for name in names)
-    result = dynamics.clip_dynamics(
+    errors = dynamics.agent_errors(
         [table[["x0", "y0", "x1", "y1"]].to_numpy() for table in tables],
         [table["agent"].to_numpy() for table in tables],
         [table["eligible"].to_numpy() for table in tables],
         [seen.boxes for seen in found],
         miss_cap_px=20.0,
     )
-    assert (result.ade_px, result.recall, result.false_positives) == (0.0, 1.0, 0.0)
+    accuracy = dynamics.accuracy(errors)
+    assert (accuracy.ade_px.value, accuracy.recall.value, accuracy.false_positives.value) == (0.0, 1.0, 0.0)
 
 
 def test_agents_that_pass_each_other_keep_their_numbers() -> None:

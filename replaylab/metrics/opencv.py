@@ -1,0 +1,45 @@
+"""Measures by OpenCV share this: one thread, a clip checked, and a peak between two steps of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Images = NDArray[np.uint8]
+FloatImages = NDArray[np.float32]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """On small images, often in one of many workers, OpenCV's own threads cost more than they give."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def checked_clip(values: ArrayLike, name: str) -> Images:
+    """Frames uint8 (T, H, W, 3), T at least 2; ValueError or TypeError under the argument's `name`."""
+    frames = np.asarray(values)
+    if frames.ndim != 4 or frames.shape[3] != 3:
+        raise ValueError(f"{name}: shape {frames.shape}, expected (T, H, W, 3)")
+    if frames.dtype != np.uint8:
+        raise TypeError(f"{name}: {frames.dtype} values, expected uint8")
+    if len(frames) < 2:
+        raise ValueError(f"{name}: one frame, but motion takes two; begin with the last context frame")
+    return frames
+
+
+def peak_offset(values: ArrayLike, at: int) -> float:
+    """From the largest value, at index `at`, to the top of the parabola through it and its neighbours, in steps."""
+    line = np.asarray(values, dtype=np.float64)
+    if not 0 < at < len(line) - 1:
+        return 0.0
+    curvature = line[at - 1] - 2 * line[at] + line[at + 1]
+    return float(np.clip((line[at - 1] - line[at + 1]) / (2 * curvature), -0.5, 0.5)) if curvature < 0 else 0.0
