@@ -1,10 +1,10 @@
-"""Do fidelity and dynamics improve together? The numbers of claim C3, from the rows of several sweeps.
+"""Whether fidelity and dynamics improve together: the numbers of claim C3, from the rows of several sweeps.
 
 Decision: everything is a change from the run's own base on the same clips, so runs of both bases can stand together. In
 pairs of two measures both changes are turned into gains, which grow where the model gets better. ρ within a run is read
 as it was preregistered (`claims.alignments`), which alone leads to a verdict, and in other ways, which are exploratory.
 
-Refused: sweeps that measure other clips. Missing runs are no error: they are counted in `Sweeps.runs`. No torch.
+Refused: sweeps that measure other clips, and what `changes` refuses. Missing runs are counted in `Sweeps.runs`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from replaylab.analysis import claims, statistics
-from replaylab.analysis.claims import Arm
-from replaylab.analysis.tables import FINE_TUNED, SEEDS_FOR_AN_INTERVAL
+from replaylab.analysis.changes import FINE_TUNED, RUN, before_and_after, last_steps, of_measure
+from replaylab.analysis.claims import Configuration
 from replaylab.catalogue import ALIGNMENT, PSEUDO, measure_of
 from replaylab.store import COLUMNS, Store, store_of
 from replaylab.sweeps.presets import grid
@@ -32,12 +32,12 @@ DOMAINS = (ORDINARY, EVENTFUL, HELD_OUT)
 FIDELITY, DYNAMICS, PULL = "effnet_kd", "ade_px", "pull_to_mean"
 OF_A_CLIP = ("effnet_perceptual", "psnr_db", "ssim", PSEUDO["effnet_kd"])
 """Measures of appearance that a clip has. The last is no fidelity of a clip: see the page."""
-MEASURES = (FIDELITY, DYNAMICS, PULL, *OF_A_CLIP)
+WHOLE = (FIDELITY, DYNAMICS, PULL)  # one value a run
+MEASURES = (*WHOLE, *OF_A_CLIP)
 SETTLED = 50  # the step before which EffNet-KD rises whatever is trained on
 PREREGISTERED, LATE, WITH_BASE = "all checkpoints", f"from step {SETTLED} on", "the base counted too"
 READINGS = (PREREGISTERED, LATE, WITH_BASE)
 ARM = ["target", "replay", "replay_fraction"]
-RUN = ["run", "base", "model", *ARM, "seed"]
 
 
 @dataclass(frozen=True)
@@ -47,35 +47,38 @@ class Sweeps:
     presets: tuple[str, ...]
     split: str
     rows: pd.DataFrame
-    """of finished runs and their references (`store.COLUMNS`), what this room looks at"""
+    """of finished runs and their references (`store.COLUMNS`), of DOMAINS and MEASURES"""
     runs: pd.DataFrame
     """one row a run that the presets ask for: run, base, target, replay, replay_fraction, seed, state"""
 
     @cached_property
     def values(self) -> pd.DataFrame:
-        """One value for each of RUN, step, domain and measure: the mean over clips."""
-        whole = self.rows[self.rows["measure"].isin((FIDELITY, DYNAMICS, PULL))]
-        keys = [*RUN, "step", "domain", "measure"]
+        """One value for each of RUN, model, step, domain and measure: the mean over clips."""
+        whole = self.rows[self.rows["measure"].isin(WHOLE)]
+        keys = [*RUN, "model", "step", "domain", "measure"]
         return whole.groupby(keys, dropna=False, as_index=False)["value"].mean()
 
     @cached_property
     def changes(self) -> pd.DataFrame:
-        """`values` of runs, with their base's as `before`, and `change`, after − before."""
-        tuned, base = (self.values[self.values["model"] == model] for model in (FINE_TUNED, "base"))
-        at = ["base", "domain", "measure"]
-        joined = tuned.merge(base[[*at, "value"]].rename(columns={"value": "before"}), on=at)
-        return joined.assign(change=joined["value"] - joined["before"])
+        """Of every run and step, for WHOLE and DOMAINS: RUN, step, domain, measure, value, before, and change."""
+        parts = []
+        for measure in WHOLE:
+            for domain in DOMAINS:
+                before, after = (table.mean(axis=1) for table in before_and_after(self.rows, measure, domain))
+                table = pd.DataFrame({"value": after, "before": before, "change": after - before})
+                parts.append(table.reset_index().assign(domain=domain, measure=measure))
+        return pd.concat(parts, ignore_index=True)
 
     @cached_property
-    def clip_changes(self) -> pd.DataFrame:
-        """Of every clip, the change at the last step of each run without replay: target, domain, measure, seed, base, scene,
-        change.
-        """
-        at = ["base", "domain", "measure", "scene"]
-        of_runs = (self.rows["model"] == FINE_TUNED) & (self.rows["replay_fraction"] == 0)
-        last, base = at_the_end(self.rows[of_runs]), self.rows[self.rows["model"] == "base"]
-        both = last.merge(base[[*at, "value"]].rename(columns={"value": "before"}), on=at)
-        return both.assign(change=both["value"] - both["before"])[["target", "seed", *at, "change"]]
+    def clip_changes(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """Measure of a clip and domain -> the changes of runs without replay at their last step (RUN; scenes)."""
+        rows = self.rows[(self.rows["model"] == "base") | (self.rows["replay_fraction"] == 0)]
+        tables = {}
+        for measure in (*OF_A_CLIP, DYNAMICS):
+            for domain in (ORDINARY, EVENTFUL):
+                before, after = before_and_after(rows, measure, domain)
+                tables[measure, domain] = last_steps(after - before)
+        return tables
 
     @cached_property
     def rhos(self) -> pd.DataFrame:
@@ -86,7 +89,7 @@ class Sweeps:
             values = _read_as(self.values, reading)
             for target in self.done_targets:
                 for domain in DOMAINS:
-                    found = claims.alignments(values, Arm(target=target), domain)
+                    found = claims.alignments(values, Configuration(target=target), domain)
                     if len(found):
                         line = found.rename("rho").reset_index()
                         parts.append(line.assign(target=target, domain=domain, reading=reading)[columns])
@@ -154,30 +157,22 @@ def dose(target: str) -> float:
     return {"ordinary": 0.0, "eventful": world.eventful_share}.get(world.motion, float("nan"))
 
 
-def interval(values: ArrayLike, widest: float = np.inf) -> tuple[float, float, float]:
-    """Mean, low and high of the 95 % t interval over seeds, cut at ± `widest`; NaN ends for fewer than three seeds."""
-    kept = np.asarray(values, np.float64)
-    if len(kept) < SEEDS_FOR_AN_INTERVAL:
-        return (float(kept.mean()) if len(kept) else np.nan), np.nan, np.nan
-    found = statistics.t_interval(kept)
-    estimate, low, high = np.clip([found.estimate, found.low, found.high], -widest, widest).tolist()
-    return estimate, low, high
-
-
 # -------------------------------------------------------------------------------------------------------- within a run
 def _read_as(values: pd.DataFrame, reading: str) -> pd.DataFrame:
     tuned = values["model"] == FINE_TUNED
     if reading == LATE:
         return values[~tuned | (values["step"] >= SETTLED)]
     if reading == WITH_BASE:
-        of_runs = values.loc[tuned, RUN].drop_duplicates()
+        of_runs = values.loc[tuned, [*RUN, "model"]].drop_duplicates()
         of_bases = values.loc[values["model"] == "base", ["base", "step", "domain", "measure", "value"]]
         return pd.concat([values, of_runs.merge(of_bases, on="base")], ignore_index=True)
     return values
 
 
-def less_ordinary(made: Sweeps, target: str, domain: str = EVENTFUL, reading: str = PREREGISTERED) -> pd.Series[float]:
-    """ρ of a target less that of ordinary driving, by seed and base: of the runs that are there for both."""
+def rho_minus_ordinary(
+    made: Sweeps, target: str, domain: str = EVENTFUL, reading: str = PREREGISTERED
+) -> pd.Series[float]:
+    """ρ of a target − that of ordinary driving, by seed and base: of the runs that are there for both."""
     table = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == reading)]
     of = [table[table["target"] == one].set_index(["seed", "base"])["rho"] for one in (target, ORDINARY)]
     return (of[0] - of[1]).dropna()
@@ -185,26 +180,20 @@ def less_ordinary(made: Sweeps, target: str, domain: str = EVENTFUL, reading: st
 
 def gains(made: Sweeps, domain: str) -> pd.DataFrame:
     """Every run at every step: RUN, step, `fidelity` (gain in EffNet-KD on ordinary driving) and `dynamics` (in ADE, px)."""
-    table = made.changes
     both = [
-        -table[(table["measure"] == measure) & (table["domain"] == of)].set_index([*RUN, "step"])["change"]
+        -of_measure(made.changes, measure, of).set_index([*RUN, "step"])["change"]
         for measure, of in ((FIDELITY, ORDINARY), (DYNAMICS, domain))
     ]
     return pd.concat(both, axis=1, keys=["fidelity", "dynamics"], join="inner").dropna().reset_index()
 
 
-# ---------------------------------------------------------------------------------------------- at the last step: arms
-def at_the_end(table: pd.DataFrame) -> pd.DataFrame:
-    """Of `gains` or `Sweeps.changes`: each run at its last step."""
-    return table[table["step"] == table.groupby("run")["step"].transform("max")]
-
-
+# ------------------------------------------------------------------------------------- at the last step: configurations
 def rhos_across(made: Sweeps, domain: str) -> tuple[NDArray[np.float64], int]:
-    """ρ over arms at the last step, one a seed, and over how many arms: those that every seed has.
+    """ρ over configurations at the last step, one a seed, and over how many: those that every seed has.
 
-    No ρ for fewer than three arms.
+    No ρ for fewer than three configurations.
     """
-    here = at_the_end(gains(made, domain))
+    here = last_steps(gains(made, domain))
     pair = [here.pivot(index="seed", columns=ARM, values=of).dropna(axis=1) for of in ("fidelity", "dynamics")]
     count = pair[0].shape[1]
     if count < 3 or not _vary(pair[0].to_numpy(), pair[1].to_numpy()):
@@ -222,19 +211,14 @@ def clip_gains(made: Sweeps, target: str, measure: str, domain: str) -> tuple[ND
 
     Clips without a value in either, in any run, are left out.
     """
-    looks, moves = (_of_clips(made, target, one, domain) for one in (measure, DYNAMICS))
-    clips = looks.columns.intersection(moves.columns)
-    fidelity = (-1 if measure_of(measure).better == "low" else 1) * looks[clips].to_numpy(np.float64)
-    dynamics = -moves[clips].to_numpy(np.float64)
+    both = []
+    for one in (measure, DYNAMICS):
+        changes = made.clip_changes[one, domain]
+        both.append((-1 if measure_of(one).better == "low" else 1) * changes.xs(target, level="target"))
+    clips = both[0].columns.intersection(both[1].columns)
+    fidelity, dynamics = (gains[clips].to_numpy(np.float64) for gains in both)
     whole = np.isfinite(fidelity).all(0) & np.isfinite(dynamics).all(0)
     return fidelity[:, whole], dynamics[:, whole]
-
-
-def _of_clips(made: Sweeps, target: str, measure: str, domain: str) -> pd.DataFrame:
-    """After − before, a line a run and a column a scene."""
-    table = made.clip_changes
-    at = (table["target"] == target) & (table["measure"] == measure) & (table["domain"] == domain)
-    return table[at].pivot(index=["seed", "base"], columns="scene", values="change")
 
 
 def _clip_rho(
@@ -244,7 +228,7 @@ def _clip_rho(
     seeds, clips = fidelity.shape
     if not seeds or clips < 4 or not _vary(fidelity, dynamics):
         return None
-    if seeds < SEEDS_FOR_AN_INTERVAL:
+    if seeds < statistics.SEEDS_FOR_AN_INTERVAL:
         return float(statistics.alignments(fidelity, dynamics).mean()), np.nan, np.nan, seeds, clips
     found = statistics.alignment_per_clip(fidelity, dynamics)
     return found.estimate, found.low, found.high, seeds, clips

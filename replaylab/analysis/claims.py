@@ -1,9 +1,11 @@
-"""Does each claim hold? The table of `book/preregistration.md`, computed from a sweep's rows.
+"""The claims of `book/preregistration.md`, and their verdicts from a sweep's rows.
 
-Decision: a claim is a description (arm, measure, domain, side), written down before the runs, and judging it takes no
-choice. Endpoints are after − before: a run's last step less step 0 of the base that it started from, clip by clip. Beside
-every interval stand each base's own mean and the rule. A claim is undecided where the two bases disagree, or where its
-base does no better than a copied last frame. Refused: rows without their base, and arms whose runs saw other clips.
+Decision: a claim is a description (configuration, measure, domain, side), written down before the runs, and judging it
+takes no choice. Endpoints are after − before: a run's last step minus step 0 of the base that it started from, clip by
+clip. Beside every interval stand each base's own mean and the rule. A claim is undecided where the two bases disagree, or
+where its base does no better than a copied last frame.
+
+Refused: what `changes` refuses: rows without their base, runs that saw other clips, or that end at different steps.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from replaylab.analysis import statistics
+from replaylab.analysis.changes import FINE_TUNED, before_and_after, check_ends, last_steps, of_measure
 from replaylab.analysis.statistics import Interval, Verdict
 from replaylab.catalogue import ALIGNMENT, PSEUDO
 
@@ -23,7 +26,7 @@ KEEPS = 0.1  # of the distance between base and copied last frame: the loss that
 
 
 @dataclass(frozen=True)
-class Arm:
+class Configuration:
     """Runs that differ in their seed only."""
 
     replay: str = ""
@@ -43,24 +46,24 @@ class Claim:
 
     name: str
     says: str
-    arm: Arm
+    configuration: Configuration
     measure: str
     domain: str
-    side: statistics.Claim
+    side: statistics.Side
     keeps: bool = False
-    against: Arm | None = None
-    """for alignment: the arm whose ρ is taken off"""
+    against: Configuration | None = None
+    """for alignment: the configuration whose ρ is subtracted"""
 
 
-_NONE = Arm()
+_NONE = Configuration()
 CLAIMS = (
     Claim("C1", "fidelity improves", _NONE, "effnet_kd", "driving", "below"),
     Claim("C2", "accuracy degrades on ordinary driving", _NONE, "ade_px", "driving", "above"),
     Claim("C2, ours", "accuracy degrades on eventful driving", _NONE, "ade_px", "driving-eventful", "above"),
-    Claim("C3", "they come apart where driving is regular", Arm(target="driving-eventful"),
+    Claim("C3", "they come apart where driving is regular", Configuration(target="driving-eventful"),
           ALIGNMENT, "driving-eventful", "above", against=_NONE),
     *(
-        Claim(f"C4, {kind}", f"{kind} replay keeps {what}", Arm(kind, 0.25), measure, domain, "below", keeps=True)
+        Claim(f"C4, {kind}", f"{kind} replay keeps {what}", Configuration(kind, 0.25), measure, domain, "below", keeps=True)
         for what, measure, domain in (("accuracy", "ade_px", "driving-eventful"), ("visual quality", "effnet_kd", "driving"))
         for kind in ("near", "far")
     ),
@@ -88,10 +91,10 @@ class Judged:
 
 
 def judge(rows: pd.DataFrame, claim: Claim) -> Judged | None:
-    """The claim's verdict from rows of runs and references (`store.COLUMNS`); None where an arm has under two seeds."""
+    """The claim's verdict from rows of runs and references (`store.COLUMNS`); None for fewer than two seeds."""
     if claim.against is not None:
         return _judge_alignment(rows, claim)
-    found = changes(rows, claim.arm, claim.measure, claim.domain)
+    found = changes(rows, claim.configuration, claim.measure, claim.domain)
     if found is None:
         return None
     table, bases = found
@@ -117,37 +120,32 @@ def _judged(
     return Judged(claim, interval, margin, verdict, of_bases, why)
 
 
-def changes(rows: pd.DataFrame, arm: Arm, measure: str, domain: str) -> tuple[NDArray[np.float64], list[str]] | None:
+def changes(
+    rows: pd.DataFrame, configuration: Configuration, measure: str, domain: str
+) -> tuple[NDArray[np.float64], list[str]] | None:
     """After − before (S, N) of every seed and clip, and the base of every seed; None for fewer than two seeds.
 
     Of a measure of the whole set, what each clip adds to it. Clips without a value are left out for all seeds. ValueError
-    where a run's base was not measured, or runs have other clips.
+    as from `before_and_after`, and where runs of one seed or of different lengths are mixed.
     """
-    here = _of(rows, PSEUDO.get(measure, measure), domain)
-    runs = _last(_runs(here, arm))
-    after = _by_scene(runs, ["seed", "base"])
-    if len(after) < 2:
-        return None
-    bases = list(after.index.get_level_values("base"))
-    before = _by_scene(here[here["model"] == "base"], ["base"])
-    if missing := set(bases) - set(before.index):
-        raise ValueError(f"rows hold runs from the base {min(missing)} without that base's own {measure} in {domain}")
-    if set(after.columns) != set(before.columns):
-        raise ValueError(f"{measure} in {domain}: the runs of {arm.name} and their base have other clips")
-    difference = after.to_numpy() - before.loc[bases, after.columns].to_numpy()
-    return difference[:, np.isfinite(difference).all(0)], bases
-
-
-def _by_scene(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    if rows.duplicated([*keys, "scene"]).any():
-        raise ValueError(f"rows hold two values of one scene for one {' and '.join(keys)}: give the rows of one sweep")
-    return rows.set_index([*keys, "scene"])["value"].unstack("scene").sort_index()
+    part = PSEUDO.get(measure, measure)
+    here = of_measure(rows, part, domain)
+    few = pd.concat([_runs(here, configuration), here[here["model"] == "base"]])
+    before, after = before_and_after(few, part, domain)
+    table = last_steps(after - before).reset_index(["seed", "base"]).sort_values(["seed", "base"])
+    if table.duplicated(["seed", "base"]).any():
+        raise ValueError(
+            f"rows hold two runs of {configuration.name} for one seed and base: give the rows of one sweep"
+        )
+    bases = list(table.pop("base"))
+    difference = table.drop(columns="seed").to_numpy()
+    return (difference[:, np.isfinite(difference).all(0)], bases) if len(bases) > 1 else None
 
 
 def _judge_alignment(rows: pd.DataFrame, claim: Claim) -> Judged | None:
-    """ρ of the arm less ρ of the other, seed by seed."""
+    """ρ of the configuration − ρ of the other, seed by seed."""
     assert claim.against is not None
-    pairs = [alignments(rows, arm, claim.domain) for arm in (claim.arm, claim.against)]
+    pairs = [alignments(rows, configuration, claim.domain) for configuration in (claim.configuration, claim.against)]
     apart = pd.concat(pairs, axis=1, join="inner").dropna()
     if len(apart) < 2:
         return None
@@ -157,14 +155,14 @@ def _judge_alignment(rows: pd.DataFrame, claim: Claim) -> Judged | None:
     return _judged(claim, interval, 0.0, difference, bases, "")
 
 
-def alignments(rows: pd.DataFrame, arm: Arm, domain: str) -> pd.Series[float]:
+def alignments(rows: pd.DataFrame, configuration: Configuration, domain: str) -> pd.Series[float]:
     """Spearman's ρ of each run, by seed and base: of the gain in EffNet-KD on ordinary driving and the gain in ADE, over
     its checkpoints. NaN where either never changes.
     """
     gains = []
     for measure, of in (("effnet_kd", "driving"), ("ade_px", domain)):
-        here = _of(rows, measure, of)
-        by_step = _runs(here, arm).groupby(["seed", "base", "step"])["value"].mean()
+        here = of_measure(rows, measure, of)
+        by_step = _runs(here, configuration).groupby(["seed", "base", "step"])["value"].mean()
         before = here[here["model"] == "base"].groupby("base")["value"].mean()
         gains.append(before.reindex(by_step.index.get_level_values("base")).to_numpy() - by_step)
     both = pd.concat(gains, axis=1, keys=["fidelity", "dynamics"], join="inner")
@@ -180,20 +178,14 @@ def _alignment_of_one(run: pd.DataFrame) -> float:
 
 def _before_and_copied(rows: pd.DataFrame, claim: Claim, bases: list[str]) -> tuple[float, float]:
     """The base's value, meaned over the runs' bases, and copy-last-frame's."""
-    here = _of(rows, claim.measure, claim.domain)
+    here = of_measure(rows, claim.measure, claim.domain)
     of_bases = here[here["model"] == "base"].groupby("base")["value"].mean()
     return float(of_bases.loc[bases].mean()), float(here.loc[here["model"] == "copy-last-frame", "value"].mean())
 
 
-def _of(rows: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
-    return rows[(rows["measure"] == measure) & (rows["domain"] == domain)]
-
-
-def _runs(rows: pd.DataFrame, arm: Arm) -> pd.DataFrame:
-    at = np.isclose(rows["replay_fraction"], arm.replay_fraction) & (rows["target"] == arm.target)
-    kind = (rows["replay"] == arm.replay) | (arm.replay_fraction == 0)
-    return rows[(rows["model"] == "fine-tuned") & at & kind]
-
-
-def _last(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows["step"] == rows["step"].max()]
+def _runs(rows: pd.DataFrame, configuration: Configuration) -> pd.DataFrame:
+    at = np.isclose(rows["replay_fraction"], configuration.replay_fraction) & (rows["target"] == configuration.target)
+    kind = (rows["replay"] == configuration.replay) | (configuration.replay_fraction == 0)
+    runs = rows[(rows["model"] == FINE_TUNED) & at & kind]
+    check_ends(runs, ["target", "replay_fraction"])
+    return runs

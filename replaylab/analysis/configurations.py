@@ -1,13 +1,12 @@
-"""How do runs that differ in one thing compare? The numbers behind the ablations, the second world and
-the second family.
+"""Configurations that differ in one thing, compared: the numbers behind the ablations, the second world and family.
 
-Decision: every arm is read twice, after its last step and where its looks have first gained most of what those of near
-replay of 25 % gain with the same seed, so that an arm that merely trains less is not flattered. Between the steps that
-were measured, the base's step 0 among them, it is read on a straight line. Arms are compared seed by seed and clip by
-clip, and where the interval of that difference over seeds and scenes holds 0, the data cannot tell.
+Decision: every configuration is read twice, after its last step and where its fidelity has first gained most of what near
+replay of 25 % gains with the same seed, so that one that merely trains less is not flattered. Between the steps that were
+measured, the base's step 0 among them, it is read on a straight line. Configurations are compared seed by seed and clip
+by clip, and where the interval of that difference over seeds and scenes holds 0, the data cannot tell.
 
-Refused: intervals from fewer than three seeds, and runs whose base was not measured. Missing runs are no error: they are
-counted in `Arms.runs`. No torch.
+Refused: what `changes` refuses. Intervals from fewer than three seeds have no ends. Missing runs are no error: they are
+counted in `Configurations.runs`.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from replaylab.analysis import statistics
-from replaylab.analysis.tables import FINE_TUNED, SEEDS_FOR_AN_INTERVAL
+from replaylab.analysis import changes
+from replaylab.analysis.changes import before_and_after
+from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, Interval, interval, outcome, pareto_front
 from replaylab.catalogue import CLIP_FRAMES, PSEUDO, domain_of, measure_of
 from replaylab.data import clips
 from replaylab.spec import RunSpec, WorldSpec
@@ -66,21 +66,9 @@ ORDINARY_DYNAMICS, DYNAMICS, RECALL = (
     label_of(measure, place)
     for measure, place in (("ade_px", "ordinary"), ("ade_px", "eventful"), ("recall", "eventful"))
 )
-BETTER, WORSE, TRADE, CANNOT_TELL, FEW = "better", "worse", "a trade", "cannot tell", "too few seeds"
-RUN = [
-    "run",
-    "group",
-    "arm",
-    "base",
-    "replay",
-    "replay_fraction",
-    "seed",
-    "state",
-    "seconds",
-    "step_seconds",
-    "last",
-    "clips_kept",
-]
+TRADE = "a trade"  # better in one of fidelity and dynamics, worse in the other
+RUN = ["run", "group", "arm", "base", "replay", "replay_fraction", "seed", "state", "seconds", "step_seconds", "last",
+       "clips_kept"]  # fmt: skip
 EFFECT = ["group", "arm", "measure", "reading", "step", "change", "low", "high", "difference", "difference_low",
           "difference_high", "seeds", "clips"]  # fmt: skip
 
@@ -124,21 +112,13 @@ class Arms:
     @cached_property
     def curves(self) -> dict[str, dict[str, pd.DataFrame]]:
         """Measure -> run -> after − before by step (the base's 0 first) and scene; of a whole set, what a scene adds."""
-        return {label: self._curves(*place(label, self.ordinary, self.eventful)) for label in MEASURES}
+        return {label: self._curves(*self.measured(label)) for label in MEASURES}
 
     def _curves(self, measure: str, domain: str) -> dict[str, pd.DataFrame]:
-        part = PSEUDO.get(measure, measure)
-        here = self.rows[(self.rows["measure"] == part) & (self.rows["domain"] == domain)]
-        tuned = here[here["model"] == FINE_TUNED]
-        before = here[here["model"] == "base"].pivot(index="base", columns="scene", values="value")
-        if missing := set(tuned["base"]) - set(before.index):
-            raise ValueError(f"rows hold runs from the base {min(missing)} without that base's own {part} in {domain}")
-        after = tuned.pivot(index=["run", "base", "step"], columns="scene", values="value")
-        of_bases = before.reindex(columns=after.columns).loc[after.index.get_level_values("base")]
-        change = after - of_bases.to_numpy()
+        before, after = before_and_after(self.rows, PSEUDO.get(measure, measure), domain)
         return {
-            str(run): pd.concat([pd.DataFrame(0.0, [0], change.columns), of.droplevel(["run", "base"])])
-            for run, of in change.groupby(level="run")
+            str(run): pd.concat([pd.DataFrame(0.0, [0], of.columns), of.droplevel(changes.RUN)])
+            for run, of in (after - before).groupby(level="run")
         }
 
     def steps_of(self, arm: str, reading: str) -> pd.Series[float]:
@@ -187,40 +167,38 @@ class Arms:
                 tables = {arm: self.changes(arm, label, reading) for arm in [*self.names, REFERENCE]}
                 for arm, change in tables.items():
                     if not change.empty:
-                        difference = interval(less(change, tables[REFERENCE]))
+                        difference = interval(minus(change, tables[REFERENCE]))
                         step = self.steps_of(arm, reading).mean()
-                        lines.append(
-                            (groups[arm], arm, label, reading, step, *interval(change), *difference, *change.shape)
-                        )
+                        of, against = ((one.estimate, one.low, one.high) for one in (interval(change), difference))
+                        lines.append((groups[arm], arm, label, reading, step, *of, *against, *change.shape))
         return pd.DataFrame(lines, columns=EFFECT)
 
-    def of(self, arm: str, label: str = DYNAMICS, reading: str = LAST) -> tuple[float, float, float]:
-        """An arm's change of a line of MEASURES, with its low and high end; NaN for what is not there."""
-        return self._looked_up(arm, label, reading, ("change", "low", "high"))
+    def change(self, arm: str, label: str = DYNAMICS, reading: str = LAST) -> Interval:
+        """An arm's change in a line of MEASURES; NaN for what is not there."""
+        return self._effect(arm, label, reading, ("change", "low", "high"))
 
-    def less_reference(self, arm: str, label: str = DYNAMICS, reading: str = LAST) -> tuple[float, float, float]:
-        """The same of its difference to near replay 25 %."""
-        return self._looked_up(arm, label, reading, ("difference", "difference_low", "difference_high"))
+    def difference_from_reference(self, arm: str, label: str = DYNAMICS, reading: str = LAST) -> Interval:
+        """An arm's change − that of near replay 25 %."""
+        return self._effect(arm, label, reading, ("difference", "difference_low", "difference_high"))
 
-    def _looked_up(
-        self, arm: str, label: str, reading: str, columns: tuple[str, str, str]
-    ) -> tuple[float, float, float]:
+    def _effect(self, arm: str, label: str, reading: str, columns: tuple[str, str, str]) -> Interval:
         table = self.effects
         here = table[(table["arm"] == arm) & (table["measure"] == label) & (table["reading"] == reading)]
         if here.empty:
-            return np.nan, np.nan, np.nan
+            return interval([])
         estimate, low, high = here[list(columns)].iloc[0].astype(float)
-        return estimate, low, high
+        return Interval(estimate, low, high, int(here["seeds"].iloc[0]))
 
-    def difference(
-        self, arm: str, other: str, label: str = DYNAMICS, reading: str = LAST
-    ) -> tuple[float, float, float]:
-        """An arm's change less another's, of the seeds and scenes that both have."""
-        return interval(less(self.changes(arm, label, reading), self.changes(other, label, reading)))
+    def difference(self, arm: str, other: str, label: str = DYNAMICS, reading: str = LAST) -> Interval:
+        """An arm's change − another's, of the seeds and scenes that both have."""
+        return interval(minus(self.changes(arm, label, reading), self.changes(other, label, reading)))
+
+    def measured(self, label: str) -> tuple[str, str]:
+        """The measure of a line of MEASURES and its domain."""
+        return _measured(label, self.ordinary, self.eventful)
 
 
-def place(label: str, ordinary: str, eventful: str) -> tuple[str, str]:
-    """The measure of a line of MEASURES and its domain, where these are the target and its eventful kind."""
+def _measured(label: str, ordinary: str, eventful: str) -> tuple[str, str]:
     measure, where = MEASURES[label]
     return measure, {"ordinary": ordinary, "eventful": eventful}.get(where, where)
 
@@ -248,45 +226,30 @@ def at_step(curve: pd.DataFrame, step: float) -> pd.Series[float]:
     return (1 - share) * curve.iloc[after - 1] + share * curve.iloc[after]
 
 
-def less(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+def minus(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """The difference of two tables (seeds, scenes), of the seeds and scenes that both have."""
     seeds, scenes = one.index.intersection(other.index), one.columns.intersection(other.columns)
     return one.loc[seeds, scenes] - other.loc[seeds, scenes]
 
 
-def interval(values: pd.DataFrame) -> tuple[float, float, float]:
-    """Mean, low and high of changes (seeds, scenes): over both, or over seeds where there is one number for all scenes.
-
-    NaN ends for fewer than three seeds.
-    """
-    table = values.to_numpy(np.float64)
-    if len(table) < SEEDS_FOR_AN_INTERVAL or not table.size:
-        return (float(table.mean()) if table.size else np.nan), np.nan, np.nan
-    found = statistics.t_interval(table[:, 0]) if table.shape[1] == 1 else statistics.seeds_and_scenes(table)
-    return found.estimate, found.low, found.high
+def outcome_of(difference: Interval, label: str = DYNAMICS) -> str:
+    """What a difference in a line of MEASURES shows: BETTER, WORSE, CANNOT_TELL or FEW."""
+    return outcome(difference, measure_of(MEASURES[label][0]).better)
 
 
-def side(low: float, high: float, label: str = DYNAMICS) -> str:
-    """What the interval of a difference says: BETTER, WORSE, CANNOT_TELL or FEW."""
-    if np.isnan(low):
-        return FEW
-    if low <= 0 <= high:
-        return CANNOT_TELL
-    return BETTER if (high < 0) != (measure_of(MEASURES[label][0]).better == "high") else WORSE
-
-
-def standing(made: Arms, arm: str) -> str:
+def against_reference(made: Arms, arm: str) -> str:
     """An arm against near replay 25 %, in ADE on eventful driving at equal fidelity: BETTER, WORSE, CANNOT_TELL or FEW.
 
-    Where one of its runs never comes to look so good, or near replay itself gains with too few seeds, by ADE and EffNet-KD
+    Where one of its runs never comes to that fidelity, or near replay itself gains with too few seeds, by ADE and EffNet-KD
     at the last step: BETTER or WORSE where one is so and the other is not the opposite, TRADE where it is.
     """
-    if not np.isnan(made.less_reference(arm, DYNAMICS, EQUAL)[1]):
-        return side(*made.less_reference(arm, DYNAMICS, EQUAL)[1:])
-    found = {side(*made.less_reference(arm, label)[1:]) for label in (DYNAMICS, FIDELITY)}
-    if {BETTER, WORSE} <= found:
+    at_equal = outcome_of(made.difference_from_reference(arm, DYNAMICS, EQUAL))
+    if at_equal != FEW:
+        return at_equal
+    both = {outcome_of(made.difference_from_reference(arm, label), label) for label in (DYNAMICS, FIDELITY)}
+    if {BETTER, WORSE} <= both:
         return TRADE
-    return next((word for word in (BETTER, WORSE, CANNOT_TELL) if word in found), FEW)
+    return next((word for word in (BETTER, WORSE, CANNOT_TELL) if word in both), FEW)
 
 
 def clips_kept(run: RunSpec) -> int:
@@ -311,7 +274,7 @@ def points(made: Arms) -> pd.DataFrame:
         .join(y.set_axis(["y", "y_low", "y_high"], axis=1), how="inner")
         .dropna(subset=["x", "y"])
     )
-    front = statistics.pareto_front(both[["x", "y"]].to_numpy()) if len(both) else np.empty(0, bool)
+    front = pareto_front(both[["x", "y"]].to_numpy()) if len(both) else np.empty(0, bool)
     return both.assign(front=front).rename_axis("arm").reset_index()
 
 
@@ -343,7 +306,7 @@ def arms_of(
         ))  # fmt: skip
     runs = pd.DataFrame(lines, columns=RUN).astype({"seconds": float, "step_seconds": float})
     runs = runs.drop_duplicates("run").reset_index(drop=True)
-    wanted = {place(label, ordinary, eventful) for label in MEASURES}
+    wanted = {_measured(label, ordinary, eventful) for label in MEASURES}
     measures = {one for measure, _ in wanted for one in (measure, PSEUDO.get(measure, measure))}
     rows = store.table([run for run, _, _ in named], measures)
     rows = rows.loc[rows["domain"].isin({domain for _, domain in wanted}), COLUMNS].reset_index(drop=True)

@@ -1,22 +1,20 @@
-"""Does a claim hold? Intervals over seeds and scenes, distances at infinite n, forgetting, alignment, trade-offs, and
-the rule that turns an interval into a verdict.
+"""Intervals over seeds and scenes, what they show, forgetting, alignment, trade-offs, and the rule of a verdict.
 
-S is the number of seeds (runs), N of scenes, K of checkpoints or arms, D of source domains. A *change* is after − before
-in the measure's own unit; a *gain* is positive where the model got better, whichever way the measure points.
+S is the number of seeds (runs), N of scenes, K of checkpoints or configurations, D of source domains. A *change* is
+after − before in the measure's own unit; a *gain* is positive where the model got better, whichever way the measure points.
 
 Decision: a verdict is a function of an interval alone, by a rule that can be printed (`rule`); how far a value can be
 trusted goes into the interval, and never into the wording. Intervals are t intervals over seeds. Scenes, which all seeds
 share, add their own part, so an interval over both is never narrower than the one over seeds.
 
-Refused, by the argument's name: one seed, NaN (a clip without a value is left out by the caller, for all seeds), arrays
-that do not pair, sizes beyond a set, and correlations of what never changes.
+Refused, by the argument's name: NaN (a clip without a value is left out by the caller, for all seeds), arrays that do not
+pair, and correlations of what never changes. `interval` has no ends for fewer than three seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,13 +23,19 @@ from scipy import special, stats
 from replaylab.spec import generator
 from replaylab.util.checks import Floats, checked_at_least, checked_numbers
 
-Claim = Literal["above", "below"]
+Side = Literal["above", "below"]
 Verdict = Literal["holds", "does not hold", "undecided", "exploratory"]
+SEEDS_FOR_AN_INTERVAL = 3
+BETTER, WORSE, CANNOT_TELL, FEW = "better", "worse", "cannot tell", "too few seeds"
+"""What an interval of a change can show (`outcome`)."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and what it may be, in the unit of the measure; ValueError if out of order or not numbers."""
+    """An estimate and what it may be, in the unit of the measure. Both ends are NaN where there are too few seeds for them.
+
+    ValueError if out of order.
+    """
 
     estimate: float
     low: float
@@ -39,13 +43,29 @@ class Interval:
     n: int  # seeds behind it
 
     def __post_init__(self) -> None:
-        if not self.low <= self.estimate <= self.high:
+        has_ends = not (np.isnan(self.low) and np.isnan(self.high))
+        if has_ends and not self.low <= self.estimate <= self.high:
             raise ValueError(
                 f"interval: low {self.low}, estimate {self.estimate}, high {self.high}; numbers in this order are needed"
             )
 
 
 # ----------------------------------------------------------------------------------------------------------- intervals
+def interval(values: ArrayLike, widest: float = np.inf) -> Interval:
+    """The mean of values (S,) of seeds or (S, N) of seeds and scenes, with its 95 % interval, cut at ± `widest`.
+
+    A single column counts as (S,). The ends are NaN for fewer than SEEDS_FOR_AN_INTERVAL seeds, and so is the mean of none.
+    """
+    kept = np.asarray(values, np.float64)
+    if not kept.size:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    if kept.ndim == 2 and kept.shape[1] == 1:
+        kept = kept[:, 0]
+    if len(kept) < SEEDS_FOR_AN_INTERVAL:
+        return Interval(float(kept.mean()), np.nan, np.nan, len(kept))
+    return _cut(t_interval(kept) if kept.ndim == 1 else seeds_and_scenes(kept), widest)
+
+
 def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Student's t interval for the mean of values (S,), one a seed; ValueError for fewer than two.
 
@@ -53,7 +73,7 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """
     kept = checked_numbers(values, "values", 1)
     n = checked_at_least(2, len(kept), "values", "seeds", "train another seed")
-    half = _t(n - 1, level) * float(kept.std(ddof=1)) / n**0.5
+    half = float(half_width(kept.std(ddof=1), n, level))
     return _around(float(kept.mean()), half, n)
 
 
@@ -75,20 +95,8 @@ def seeds_and_scenes(values: ArrayLike, level: float = 0.95) -> Interval:
     from_rest = (rest**2).sum() / ((seeds - 1) * (scenes - 1)) / (seeds * scenes)
     from_seeds = of_seeds.var(ddof=1) / seeds
     from_scenes = max(of_scenes.var(ddof=1) / scenes - from_rest, 0.0)
-    half = np.hypot(_t(seeds - 1, level) * from_seeds**0.5, _t(scenes - 1, level) * from_scenes**0.5)
+    half = np.hypot(t_quantile(seeds - 1, level) * from_seeds**0.5, t_quantile(scenes - 1, level) * from_scenes**0.5)
     return _around(float(mean), float(half), seeds)
-
-
-def pseudo_values(statistic: Callable[[NDArray[np.intp]], float], scenes: int) -> Floats:
-    """What each of N scenes adds to a statistic that is no mean, such as a kernel distance: pseudo-values (N,).
-
-    `statistic` is given the numbers of the scenes to use. N times the value of all, less N − 1 times that without the
-    scene (Tukey's jackknife; Efron & Stein 1981). One such row a seed goes into `seeds_and_scenes`.
-    """
-    checked_at_least(3, scenes, "scenes", "scenes", "measure more clips")
-    every = np.arange(scenes)
-    without = np.array([statistic(np.delete(every, one)) for one in every], np.float64)
-    return checked_numbers(scenes * statistic(every) - (scenes - 1) * without, "statistic", 1)
 
 
 def coverage(
@@ -116,16 +124,7 @@ def coverage(
     return inside / trials
 
 
-# ----------------------------------------------------------------------------------------------------------- distances
-
-
 # ---------------------------------------------------------------------------------------------------------- forgetting
-def gain(before: ArrayLike, after: ArrayLike, lower_is_better: bool = True) -> Floats:
-    """How much better, elementwise: before − after for errors and distances, after − before for PSNR or recall."""
-    old, new = _pair(before, after, ("before", "after"))
-    return old - new if lower_is_better else new - old
-
-
 def backward_transfer(changes: ArrayLike, lower_is_better: bool = True) -> float:
     """Mean gain over source domains, below 0 where they were forgotten (BWT of Lopez-Paz & Ranzato 2017).
 
@@ -154,11 +153,11 @@ def _gains(changes: ArrayLike, lower_is_better: bool) -> Floats:
 def alignments(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> Floats:
     """Spearman's ρ (S,) of the two gains (S, K) in each run: positive where both improve together.
 
-    K checkpoints of a run, or K arms of one seed at a fixed step; at least 3. Two groups of runs are compared by
+    K checkpoints of a run, or K configurations of one seed at a fixed step; at least 3. Two groups of runs are compared by
     `t_interval` of the difference. ValueError names the row in which a gain never changes: it has no ρ.
     """
     pair = _pair(fidelity_gain, dynamics_gain, ("fidelity_gain", "dynamics_gain"), 2)
-    checked_at_least(3, pair[0].shape[1], "fidelity_gain", "columns", "add checkpoints, arms or clips")
+    checked_at_least(3, pair[0].shape[1], "fidelity_gain", "columns", "add checkpoints, configurations or clips")
     for name, gains in zip(("fidelity_gain", "dynamics_gain"), pair, strict=True):
         still = np.flatnonzero(np.ptp(gains, axis=1) == 0)
         if len(still):
@@ -167,15 +166,10 @@ def alignments(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> Floats:
     return np.asarray((x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1)))
 
 
-def alignment(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike, level: float = 0.95) -> Interval:
-    """Mean of `alignments` over runs, with its t interval cut at −1 and 1; errors as theirs, or for one run."""
-    return _within_one(t_interval(alignments(fidelity_gain, dynamics_gain), level))
-
-
 def alignment_per_clip(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike, level: float = 0.95) -> Interval:
     """Mean over runs of ρ over clips, gains (S, N), one clip a scene: over seeds and scenes, cut at −1 and 1.
 
-    The width is `seeds_and_scenes` of each run's `pseudo_values`; errors as in `alignments`, or for one run.
+    The width is `seeds_and_scenes` of each run's pseudo-values (Tukey's jackknife); errors as in `alignments`.
     """
     x, y = _pair(fidelity_gain, dynamics_gain, ("fidelity_gain", "dynamics_gain"), 2)
     checked_at_least(4, x.shape[1], "fidelity_gain", "clips (columns)", "measure more clips")
@@ -184,7 +178,7 @@ def alignment_per_clip(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike, level
     without_each = [np.concatenate([np.delete(gains, clip, axis=1) for clip in range(clips)]) for gains in (x, y)]
     without = alignments(*without_each).reshape(clips, seeds).T
     spread = seeds_and_scenes(clips * estimate[:, None] - (clips - 1) * without, level)
-    return _within_one(_around(float(estimate.mean()), spread.high - spread.estimate, spread.n))
+    return _cut(_around(float(estimate.mean()), spread.high - spread.estimate, spread.n), 1.0)
 
 
 # ---------------------------------------------------------------------------------------------------------- trade-offs
@@ -203,26 +197,49 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     """
     kept, corner = _two_columns(points), checked_numbers(reference, "reference", 1)
     if corner.shape != (2,):
-        raise ValueError(f"reference: shape {corner.shape}, expected (2,), a value that all arms stay below")
+        raise ValueError(f"reference: shape {corner.shape}, expected (2,), a value that all points stay below")
     inside = kept[(kept < corner).all(1)]
     inside = inside[inside[:, 0].argsort()]
     widths = np.diff(inside[:, 0], append=corner[0])
     return float((widths * (corner[1] - np.minimum.accumulate(inside[:, 1]))).sum())
 
 
-# ------------------------------------------------------------------------------------------------------------ verdicts
-def verdict(interval: Interval, claim: Claim, margin: float = 0.0, seeds_needed: int = 0) -> Verdict:
+# ------------------------------------------------------------------------------------------------- outcomes, verdicts
+def side(found: Interval, margin: float = 0.0) -> str:
+    """Where the whole interval lies: "above" or "below" the margin, else CANNOT_TELL; FEW for one without ends."""
+    if np.isnan(found.low):
+        return FEW
+    return "below" if found.high < margin else "above" if found.low > margin else CANNOT_TELL
+
+
+def outcome(change: Interval, better: str) -> str:
+    """BETTER, WORSE, CANNOT_TELL or FEW: what the interval of a change shows of a measure that is better when `better`.
+
+    That is "low", "high" or "real" as in `catalogue.MeasureEntry`; of "real" a change alone cannot tell.
+    """
+    shown = {"low": {"below": BETTER, "above": WORSE}, "high": {"below": WORSE, "above": BETTER}}.get(better, {})
+    at = side(change)
+    return FEW if at == FEW else shown.get(at, CANNOT_TELL)
+
+
+def describe(found: Interval, digits: str = ".3g") -> str:
+    """Such as "+0.66 (0.31 to 1.00)", "+0.66" without ends, or "–" for what is not there."""
+    if np.isnan(found.estimate):
+        return "–"
+    ends = "" if np.isnan(found.low) else f" ({found.low:{digits}} to {found.high:{digits}})"
+    return f"{found.estimate:+{digits}}{ends}".replace("-", "−")
+
+
+def verdict(found: Interval, claim: Side, margin: float = 0.0, seeds_needed: int = 0) -> Verdict:
     """Whether a quantity is `claim` ("above" or "below") the margin, as `rule` says; ValueError for another claim."""
     _check_claim(claim, margin)
-    if interval.n < seeds_needed:
+    if found.n < seeds_needed:
         return "exploratory"
-    below, above = interval.high < margin, interval.low > margin
-    if not below and not above:
-        return "undecided"
-    return "holds" if below == (claim == "below") else "does not hold"
+    at = side(found, margin)
+    return "undecided" if at == CANNOT_TELL else "holds" if at == claim else "does not hold"
 
 
-def rule(claim: Claim, margin: float = 0.0, seeds_needed: int = 0) -> str:
+def rule(claim: Side, margin: float = 0.0, seeds_needed: int = 0) -> str:
     """The sentence that `verdict` follows, for a page."""
     _check_claim(claim, margin)
     other = "above" if claim == "below" else "below"
@@ -233,27 +250,14 @@ def rule(claim: Claim, margin: float = 0.0, seeds_needed: int = 0) -> str:
     return f"{sentence} With fewer than {seeds_needed} seeds it is exploratory." if seeds_needed else sentence
 
 
-def keeps(interval: Interval, margin: float, seeds_needed: int = 0) -> Verdict:
-    """Non-inferiority: whether what was lost stays below a margin fixed beforehand (`rule("below", margin)`).
-
-    The interval is of a loss, above 0 where it got worse: after − before of a measure that is better when lower.
-    ValueError for a margin that is not above 0: nothing could be shown to be kept.
-    """
-    if not margin > 0:
-        raise ValueError(f"margin: {margin}, must be above 0; give the loss that would still count as keeping")
-    return verdict(interval, "below", margin, seeds_needed)
-
-
 def _check_claim(claim: str, margin: float) -> None:
-    if claim not in get_args(Claim):
-        raise ValueError(f"claim: {claim!r} is none of {', '.join(get_args(Claim))}")
+    if claim not in get_args(Side):
+        raise ValueError(f"claim: {claim!r} is none of {', '.join(get_args(Side))}")
     if not np.isfinite(margin):
         raise ValueError(f"margin: {margin}, expected a number in the measure's unit")
 
 
-# -------------------------------------------------------------------------------------------------------------- inputs
-
-
+# ------------------------------------------------------------------------------------------------------------ helpers
 def _pair(
     first: ArrayLike, second: ArrayLike, names: tuple[str, str], dimensions: int | None = None
 ) -> tuple[Floats, Floats]:
@@ -270,17 +274,23 @@ def _two_columns(points: ArrayLike) -> Floats:
     return kept
 
 
-def _t(freedom: int, level: float) -> float:
+def t_quantile(freedom: Any, level: float = 0.95) -> Any:
+    """Of Student's t, so that `level` lies within ±; elementwise. ValueError for a level not between 0 and 1."""
     if not 0 < level < 1:
         raise ValueError(f"level: {level}, must lie between 0 and 1, such as 0.95")
-    return float(special.stdtrit(freedom, (1 + level) / 2))
+    return special.stdtrit(freedom, (1 + level) / 2)
+
+
+def half_width(sd: Any, seeds: Any, level: float = 0.95) -> Any:
+    """Of the t interval for a mean over seeds with this standard deviation (ddof 1); elementwise."""
+    return t_quantile(seeds - 1, level) * sd / np.sqrt(seeds)
 
 
 def _around(estimate: float, half: float, n: int) -> Interval:
     return Interval(estimate, estimate - half, estimate + half, n)
 
 
-def _within_one(interval: Interval) -> Interval:
-    # The estimate too: rounding may carry a mean of ones past 1.
-    estimate, low, high = np.clip([interval.estimate, interval.low, interval.high], -1, 1).tolist()
-    return Interval(estimate, low, high, interval.n)
+def _cut(found: Interval, widest: float) -> Interval:
+    """Within ± `widest`. The estimate too: rounding may carry a mean of ones past 1."""
+    estimate, low, high = np.clip([found.estimate, found.low, found.high], -widest, widest).tolist()
+    return Interval(estimate, low, high, found.n)

@@ -10,26 +10,17 @@ three seeds.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
+from replaylab.analysis.changes import FINE_TUNED, check_ends
+from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, half_width
 from replaylab.catalogue import DENOISING
 from replaylab.util.text import percent
 
-FINE_TUNED, NONE = "fine-tuned", "replay 0 %"
-
-
+NONE = "replay 0 %"  # the name of the configuration without replay
 FLOORS = {"real": "real", "autoencoder": "autoencoder", "copy-last-frame": "copy last frame"}
-
-
 EXTRAPOLATED = {"constant-velocity": "constant velocity"}  # a reference that has boxes and no pictures
-
-
 REFERENCES = {**FLOORS, **EXTRAPOLATED}
-
-
-SEEDS_FOR_AN_INTERVAL = 3
 
 
 def per_run(rows: pd.DataFrame) -> pd.DataFrame:
@@ -71,8 +62,7 @@ def per_arm(rows: pd.DataFrame) -> pd.DataFrame:
         clips=("clips", "first"),
         n=("n", "first"),
     )
-    t = stats.t.ppf(0.975, arms["seeds"].clip(lower=2) - 1)
-    half = (t * arms["spread"] / np.sqrt(arms["seeds"])).where(arms["seeds"] >= SEEDS_FOR_AN_INTERVAL)
+    half = half_width(arms["spread"], arms["seeds"]).where(arms["seeds"] >= SEEDS_FOR_AN_INTERVAL)
     return arms.drop(columns="spread").assign(low=arms["value"] - half, high=arms["value"] + half)
 
 
@@ -121,13 +111,7 @@ def _check(rows: pd.DataFrame) -> None:
                 f"rows hold {measure} in domain {domain} without its references "
                 f"{', '.join(sorted(missing))}: evaluate them into the same store"
             )
-    tuned = rows[rows["model"] == FINE_TUNED]
-    ends = tuned.groupby(["replay", "replay_fraction", "run"], observed=True)["step"].max()
-    if (ends.groupby(level=["replay", "replay_fraction"], observed=True).nunique() > 1).any():
-        raise ValueError(
-            f"runs of one arm end at different steps: {ends.droplevel([0, 1]).to_dict()}; give the finished runs of one "
-            "sweep"
-        )
+    check_ends(rows[rows["model"] == FINE_TUNED], ["replay", "replay_fraction"])
 
 
 def _arm_name(one: Any, name_the_kind: bool) -> str:

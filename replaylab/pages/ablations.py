@@ -2,8 +2,8 @@
 
 The functions take an `Ablations` (`read` makes one) and give back a pandas Styler or Markdown; no torch. Decision: early
 stop is one more alternative, whose settings are the evaluated steps of the run without replay, and it is chosen by the
-rule of `ablations.best`. The practical answer is put together from standings (`arms.standing`), so that it says no more
-than the intervals do.
+rule of `ablations.best`. The practical answer is put together from what differences show
+(`configurations.against_reference`), so that it says no more than the intervals do.
 """
 
 from __future__ import annotations
@@ -20,22 +20,19 @@ from pandas.io.formats.style import Styler
 
 from replaylab.analysis import statistics
 from replaylab.analysis.configurations import (
-    BETTER,
-    CANNOT_TELL,
     DYNAMICS,
-    FEW,
     FIDELITY,
     LOOKS,
     ORDINARY_DYNAMICS,
     REFERENCE,
     TRADE,
-    WORSE,
     Arms,
     arms_of,
     by_replay,
 )
+from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, describe
 from replaylab.pages import comparisons, verdicts
-from replaylab.pages.comparisons import counted, in_words, listed, names_of, sorted_out, told
+from replaylab.pages.comparisons import counted, describe_with_outcome, listed, names_of, sorted_out
 from replaylab.pages.style import styled
 from replaylab.pages.verdicts import MISSING
 from replaylab.store import Store, store_of
@@ -266,8 +263,8 @@ def _of_fractions(made: Arms, swept: Arms) -> str:
         f"**Fraction**: {advice} ({listed(found)}). Of the replay sweep's fractions ({seeds} seeds): {listed(stands)}."
     )
     for arm in stands.get(BETTER, []) + stands.get(TRADE, []):
-        motion, looks = (in_words(swept.less_reference(arm, label)) for label in (DYNAMICS, FIDELITY))
-        text += f" *{capital(arm)}* less {REFERENCE}: ADE {motion} px, EffNet-KD {looks}."
+        motion, looks = (describe(swept.difference_from_reference(arm, label)) for label in (DYNAMICS, FIDELITY))
+        text += f" *{capital(arm)}* − {REFERENCE}: ADE {motion} px, EffNet-KD {looks}."
     return text
 
 
@@ -298,15 +295,15 @@ def _of_buffers(made: Arms) -> str:
 
 
 def _of_pairs(made: Arms) -> str:
-    """Replay less no replay, for every arm that has one of its own without."""
+    """Replay − no replay, for every arm that has one of its own without."""
     each = []
     for arm in made.names:
         without = NO_REPLAY.name if arm == REFERENCE else f"{arm}, {NO_REPLAY.name}"
         if without in made.names:
             difference = made.difference(arm, without)
-            each.append(f"*{arm}* {MISSING if np.isnan(difference[0]) else told(difference)}")
+            each.append(f"*{arm}* {MISSING if np.isnan(difference.estimate) else describe_with_outcome(difference)}")
     return (
-        "**Does replay help whatever the target's size and whatever is trained?** Replay less no replay in ADE on eventful "
+        "**Does replay help whatever the target's size and whatever is trained?** Replay − no replay in ADE on eventful "
         f"driving, px: {'; '.join(each)}."
     )
 
@@ -324,10 +321,11 @@ def _of_cost(made: Arms) -> str:
     )
     if np.isnan(steps_ms).any():
         return f"{text}; how long a step takes: {MISSING}."
-    each = [f"{label} {told(made.difference(REFERENCE, NO_REPLAY.name, label), label)}" for label in ON_TARGET]
+    differences = {label: made.difference(REFERENCE, NO_REPLAY.name, label) for label in ON_TARGET}
+    each = [f"{label} {describe_with_outcome(one, label)}" for label, one in differences.items()]
     return (
         f"{text}. A step itself took {steps_ms[0]:.0f} ms with replay and {steps_ms[1]:.0f} ms without (medians). On the "
-        f"target itself, after as many steps, replay less no replay: {'; '.join(each)}."
+        f"target itself, after as many steps, replay − no replay: {'; '.join(each)}."
     )
 
 
@@ -340,8 +338,8 @@ def _of_alternatives(made: Arms) -> str:
 
 def _of_doubt(made: Arms) -> str:
     arms = [arm for arm in made.names if arm != REFERENCE]
-    ends = [made.less_reference(arm)[1:] for arm in arms]
-    halves = [(high - low) / 2 for low, high in ends if not np.isnan(low)]
+    differences = [made.difference_from_reference(arm) for arm in arms]
+    halves = [(one.high - one.low) / 2 for one in differences if not np.isnan(one.low)]
     if not halves:
         return "**Where the data cannot tell**: anywhere yet, with fewer than three seeds an arm."
     unsure = sorted_out(made, arms).get(CANNOT_TELL, [])

@@ -38,13 +38,13 @@ from replaylab.analysis.alignment import (  # fmt: skip
     READINGS,
     SETTLED,
     Sweeps,
-    at_the_end,
     dose,
     gains,
-    interval,
-    less_ordinary,
+    rho_minus_ordinary,
     rhos_across,
 )
+from replaylab.analysis.changes import last_steps
+from replaylab.analysis.statistics import Interval, describe, interval, side
 from replaylab.catalogue import ALIGNMENT, domain_of, measure_of
 from replaylab.pages import verdicts
 from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style, finished, legend_entry, styled
@@ -73,7 +73,7 @@ def opening(made: Sweeps, store: str | Path = "") -> str:
 
 
 def rho_table(made: Sweeps) -> Styler:
-    """ρ of eventful ADE for each target in each reading, and less that of ordinary driving, seed by seed."""
+    """ρ of eventful ADE for each target in each reading, and its difference from that of ordinary driving, seed by seed."""
     lines = [_rho_line(made, target, reading) for reading in READINGS for target in made.targets]
     return styled(pd.DataFrame(lines), "rho").hide(axis="index")
 
@@ -85,13 +85,13 @@ def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
         "reading": reading,
         "fine-tuned on": target_name(target),
         "seeds": str(len(values)),
-        measure_of(ALIGNMENT).label: in_words(interval(values, 1.0)),
-        "less that of 0 %": in_words(interval(less_ordinary(made, target, reading=reading))),
+        measure_of(ALIGNMENT).label: describe(interval(values, 1.0), ".2f"),
+        "− that of 0 %": describe(interval(rho_minus_ordinary(made, target, reading=reading)), ".2f"),
         "standing": "exploratory",
     }
     if target == ORDINARY:
-        line["less that of 0 %"] = "–"
-    elif target == CLAIM.arm.target and reading == PREREGISTERED and (result := _preregistered(made)):
+        line["− that of 0 %"] = "–"
+    elif target == CLAIM.configuration.target and reading == PREREGISTERED and (result := _preregistered(made)):
         line["standing"] = f"preregistered: {result.verdict}"
     if values.empty:
         few = target in made.done_targets
@@ -101,13 +101,6 @@ def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
 
 def _preregistered(made: Sweeps) -> claims.Judged | None:
     return judged(made)[0][1] if set(made.presets) <= set(verdicts.PREREGISTERED) else None
-
-
-def in_words(found: tuple[float, float, float]) -> str:
-    """Such as "+0.66 (0.31 to 1.00)", "+0.66", or "–" for what is not there."""
-    estimate, low, high = found
-    words = "–" if np.isnan(estimate) else f"{estimate:+.2f}"
-    return (words if np.isnan(low) else f"{words} ({low:.2f} to {high:.2f})").replace("-", "−")
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -160,7 +153,7 @@ def across_arms(made: Sweeps) -> Figure:
     with figure_style():
         figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True)
         for axes, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
-            for (target, replay, fraction), runs in at_the_end(gains(made, domain)).groupby(ARM):
+            for (target, replay, fraction), runs in last_steps(gains(made, domain)).groupby(ARM):
                 colour, marker, _ = looks[_kind(target, replay, fraction)]
                 at = runs[["fidelity", "dynamics"]].mean()
                 axes.plot(runs["fidelity"], runs["dynamics"], marker, color=colour, ms=3.5, alpha=0.4, mew=0)
@@ -217,18 +210,18 @@ def doses(made: Sweeps) -> Figure:
 def ways(made: Sweeps) -> pd.DataFrame:
     """What `plane` draws: `gains` of the runs without replay in both of its domains."""
     both = pd.concat([gains(made, domain).assign(domain=domain) for domain in (EVENTFUL, ORDINARY)])
-    return both[both["replay_fraction"] == 0].drop(columns=["model", "replay", "replay_fraction"])
+    return both[both["replay_fraction"] == 0].drop(columns=["replay", "replay_fraction"])
 
 
 def arms(made: Sweeps) -> pd.DataFrame:
     """What `across_arms` draws: `gains` of all runs at their last step in both of its domains."""
-    both = [at_the_end(gains(made, domain)).assign(domain=domain) for domain in (EVENTFUL, ORDINARY)]
-    return pd.concat(both).drop(columns="model")
+    both = [last_steps(gains(made, domain)).assign(domain=domain) for domain in (EVENTFUL, ORDINARY)]
+    return pd.concat(both)
 
 
 def last_changes(made: Sweeps) -> pd.DataFrame:
     """`Sweeps.changes` of the runs without replay at their last step."""
-    return at_the_end(made.changes[made.changes["replay_fraction"] == 0])
+    return last_steps(made.changes[made.changes["replay_fraction"] == 0])
 
 
 # ---------------------------------------------------------------------------------------------------- parts of figures
@@ -267,8 +260,9 @@ def _by_dose(axes: Axes, made: Sweeps, table: pd.DataFrame, column: str, widest:
         for turn, one in enumerate(runs.sort_values("seed").to_dict("records")):
             x = place - 0.14 - 0.07 * turn
             axes.plot(x, one[column], shapes[one["base"]], color=colour, ms=4, alpha=0.75, mew=0, zorder=3)
-        means[target], low, high = interval(runs[column], widest)
-        axes.plot([place + 0.1] * 2, [low, high], color=colour, lw=2, zorder=3)
+        middle = interval(runs[column], widest)
+        means[target] = middle.estimate
+        axes.plot([place + 0.1] * 2, [middle.low, middle.high], color=colour, lw=2, zorder=3)
         axes.plot(place + 0.1, means[target], "_", color=colour, ms=9, mew=2.5, zorder=4)
     line = [target for target in places if target in means and not np.isnan(dose(target))]
     axes.plot([places[one] + 0.1 for one in line], [means[one] for one in line], color=GREY, lw=1, zorder=1)
@@ -377,11 +371,10 @@ def found(made: Sweeps) -> str:
     return part + "\n".join(f"- {item}" for item in items)
 
 
-def _side(low: float, high: float, above: str, below: str) -> str:
-    """Which side of 0 an interval lies on, in words."""
-    if np.isnan(low):
-        return "too few seeds to tell"
-    return above if low > 0 else below if high < 0 else "neither is shown"
+def _in_words(found: Interval, above: str, below: str) -> str:
+    """What an interval shows, with a word for each side of 0."""
+    at = side(found)
+    return {"above": above, "below": below}.get(at, at)
 
 
 def _found_within(made: Sweeps, domain: str) -> str:
@@ -391,9 +384,9 @@ def _found_within(made: Sweeps, domain: str) -> str:
         values = table.loc[table["target"] == target, "rho"]
         if len(values):
             middle = interval(values, 1.0)
-            side = _side(*middle[1:], "together", "apart")
             above = f"above 0 in {(values > 0).sum()} of {len(values)} runs"
-            each.append(f"{target_name(target)} {in_words(middle)}, {above}: **{side}**")
+            words = f"**{_in_words(middle, 'together', 'apart')}**"
+            each.append(f"{target_name(target)} {describe(middle, '.2f')}, {above}: {words}")
     said = "; ".join(each) or "no run has enough checkpoints for a ρ"
     return f"**Within a run**, ρ of the gains in EffNet-KD and in ADE on {domain_of(domain).label}: {said}."
 
@@ -423,9 +416,9 @@ def _found_across(made: Sweeps) -> str:
         values, count = rhos_across(made, domain)
         if len(values):
             middle = interval(values, 1.0)
-            side = _side(*middle[1:], "arms that look better move better", "arms that look better move worse")
+            words = _in_words(middle, *(f"what looks better moves {how}" for how in ("better", "worse")))
             of = f"{count} arms, a ρ for each of {len(values)} seeds"
-            said.append(f"{domain_of(domain).label} {in_words(middle)} ({of}): **{side}**")
+            said.append(f"{domain_of(domain).label} {describe(middle, '.2f')} ({of}): **{words}**")
     told = "; ".join(said) or "fewer than three arms are there for every seed"
     return f"**Across arms at the last step** (exploratory): {told}."
 
@@ -450,7 +443,9 @@ def _found_doses(made: Sweeps) -> list[str]:
             values = here.loc[here["target"] == target, "change"]
             if len(values):
                 middle = interval(values)
-                each.append(f"{target_name(target)} {in_words(middle)}: **{_side(*middle[1:], 'worse', 'better')}**")
+                each.append(
+                    f"{target_name(target)} {describe(middle, '.2f')}: **{_in_words(middle, 'worse', 'better')}**"
+                )
         if each:
             items.append(
                 f"**{measure_of(measure).label} on {domain_of(domain).label}**, change at the last step: {'; '.join(each)}."

@@ -19,11 +19,8 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis.configurations import (  # fmt: skip
-    BETTER,
-    CANNOT_TELL,
     DYNAMICS,
     EQUAL,
-    FEW,
     FIDELITY,
     LAST,
     LOWER,
@@ -31,12 +28,12 @@ from replaylab.analysis.configurations import (  # fmt: skip
     REFERENCE,
     SHARES,
     TRADE,
-    WORSE,
     Arms,
+    against_reference,
+    outcome_of,
     points,
-    side,
-    standing,
 )
+from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, Interval, describe, interval
 from replaylab.pages import verdicts
 from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style, styled, text_figure
 from replaylab.sweeps.ablations import NO_REPLAY
@@ -60,12 +57,12 @@ def arms_table(made: Arms) -> Styler:
         kept, step_ms = int(runs["clips_kept"].iloc[0]), 1000 * there["step_seconds"].median()
         line: dict[str, str] = {"no.": str(place), "arm": arm, AGAINST: "–"}
         if arm != REFERENCE:
-            line[AGAINST] = verdicts.MISSING if there.empty else standing(made, arm)
+            line[AGAINST] = verdicts.MISSING if there.empty else against_reference(made, arm)
         for label, reading in READ_OFF:
-            difference = (np.nan,) * 3 if arm == REFERENCE else made.less_reference(arm, label, reading)
-            line[less_label(label, reading)] = in_words(difference)
-        line |= {label: in_words(made.of(arm, label)) for label in MEASURES}
-        line |= {f"{DYNAMICS}, {one}": in_words(made.of(arm, DYNAMICS, one)) for one in SHARES}
+            difference = interval([]) if arm == REFERENCE else made.difference_from_reference(arm, label, reading)
+            line[difference_label(label, reading)] = describe(difference)
+        line |= {label: describe(made.change(arm, label)) for label in MEASURES}
+        line |= {f"{DYNAMICS}, {one}": describe(made.change(arm, DYNAMICS, one)) for one in SHARES}
         steps = made.steps_of(arm, EQUAL)
         line["get so far"] = f"{steps.notna().sum()} of {len(steps)}" if len(steps) else "–"
         line["at step"] = "–" if steps.isna().any() or steps.empty else f"{steps.mean():.0f}"
@@ -77,30 +74,21 @@ def arms_table(made: Arms) -> Styler:
     return styled(pd.DataFrame(lines), f"arms-{made.preset}").hide(axis="index")
 
 
-def less_label(label: str, reading: str) -> str:
-    """The head of a column of differences, such as "ADE, eventful (px), less near replay's, at equal fidelity"."""
-    return f"{label}, less near replay's, {reading}"
+def difference_label(label: str, reading: str) -> str:
+    """The head of a column of differences, such as "ADE, eventful (px), minus near replay's, at equal fidelity"."""
+    return f"{label}, minus near replay's, {reading}"
 
 
-def in_words(found: tuple[float, float, float]) -> str:
-    """A change or a difference with its interval, such as "+1.2 (0.9 to 1.5)"; "–" for none."""
-    estimate, low, high = found
-    if np.isnan(estimate):
-        return "–"
-    words = f"{estimate:+.3g}" if np.isnan(low) else f"{estimate:+.3g} ({low:.3g} to {high:.3g})"
-    return words.replace("-", "−")
-
-
-def told(found: tuple[float, float, float], label: str = DYNAMICS) -> str:
-    """The same with what its interval says in a line of MEASURES, such as "+1.2 (0.9 to 1.5), worse"."""
-    return f"{in_words(found)}, {side(*found[1:], label)}"
+def describe_with_outcome(difference: Interval, label: str = DYNAMICS) -> str:
+    """A difference with what it shows in a line of MEASURES, such as "+1.2 (0.9 to 1.5), worse"."""
+    return f"{describe(difference)}, {outcome_of(difference, label)}"
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def plane(made: Arms) -> Figure:
     """Above, ADE on eventful driving over EffNet-KD at the last step, a point an arm with its intervals, and the Pareto
-    front; below, that ADE at equal fidelity. Both less near replay 25 %, so that what crosses a line of 0 is not told apart
-    from it; where it is not there yet, above are changes from the base. Numbers name the arms in both.
+    front; below, that ADE at equal fidelity. Both − those of near replay 25 %, so that what crosses a line of 0
+    cannot be told from it; where it is not there yet, above are changes from the base. Numbers name the arms in both.
     """
     if made.effects.empty:
         return nothing_yet(made)
@@ -128,7 +116,7 @@ def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
     axes.axvline(0, color=GREY, lw=0.8, zorder=0)
     shown = points(made)
     front = shown[shown["front"]].sort_values("x")
-    base = [-made.of(REFERENCE, label)[0] for label in (FIDELITY, DYNAMICS)] if made.has_reference else [0, 0]
+    base = [-made.change(REFERENCE, label).estimate for label in (FIDELITY, DYNAMICS)] if made.has_reference else [0, 0]
     axes.plot(front["x"], front["y"], color=INK, lw=1, ls=(0, (4, 2)), drawstyle="steps-post", zorder=1)
     for one in shown.itertuples():
         colour, place = colours[one.arm], made.names.index(one.arm) + 1
@@ -139,7 +127,7 @@ def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
                       fontweight="bold", zorder=4)  # fmt: skip
     axes.plot(*base, "D", color=INK, ms=7, zorder=4)
     _set_limits(axes, shown, base)
-    kind = "less near replay's" if made.has_reference else "change from the base's"
+    kind = "minus near replay's" if made.has_reference else "change from the base's"
     axes.set(xlabel=f"EffNet-KD on the target, {kind}", ylabel=f"ADE, eventful, {kind} (px)")
     axes.set_title(f"{capital(LAST)} (left and down are better; diamond: the base)", fontsize=9)
 
@@ -158,18 +146,18 @@ def _at_equal_fidelity(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
     axes.axvline(0, color=GREY, lw=0.8, zorder=0)
     for place, arm in enumerate(names):
         for reading, (marker, off) in marks.items():
-            less, low, high = made.less_reference(arm, DYNAMICS, reading)
+            found = made.difference_from_reference(arm, DYNAMICS, reading)
             y, filled, colour = place - off, reading == EQUAL, colours[arm]
-            axes.plot([low, high], [y, y], color=colour, lw=1.6 if filled else 0.8)
+            axes.plot([found.low, found.high], [y, y], color=colour, lw=1.6 if filled else 0.8)
             look = {"ms": 5 if filled else 4, "color": colour, "mfc": colour if filled else "white"}
-            axes.plot(less, y, marker, **look)
-            if filled and np.isnan(less):
+            axes.plot(found.estimate, y, marker, **look)
+            if filled and np.isnan(found.estimate):
                 axes.text(0.995, y, _why_none(made, arm), transform=axes.get_yaxis_transform(), fontsize=7.5, color=GREY,
                           ha="right", va="center", style="italic")  # fmt: skip
     axes.set_yticks(range(len(names)), [f"{arm}  {place}" for place, arm in enumerate(names, 1)], fontsize=8)
     for label, arm in zip(axes.get_yticklabels(), names, strict=True):
         label.set_color(colours[arm])
-    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="ADE, eventful, less near replay's (px)")
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="ADE, eventful, minus near replay's (px)")
     axes.set_title(f"{capital(EQUAL)} (left is better; hollow: {LOWER})", fontsize=9)
     axes.tick_params(axis="y", length=0)
 
@@ -228,7 +216,7 @@ def in_short(made: Arms) -> str:
     if made.done.empty:
         return f"**{verdicts.MISSING}** ({counted(made)})."
     others = [arm for arm in made.names if arm != REFERENCE]
-    stands = {arm: standing(made, arm) for arm in others if (made.done["arm"] == arm).any()}
+    stands = {arm: against_reference(made, arm) for arm in others if (made.done["arm"] == arm).any()}
     words = {BETTER: "better", WORSE: "worse", TRADE: "better in one, worse in another", CANNOT_TELL: "not told apart",
              FEW: FEW}  # fmt: skip
     counts = [f"{list(stands.values()).count(key)} {word}" for key, word in words.items() if key in stands.values()]
@@ -254,7 +242,7 @@ def sorted_out(made: Arms, arms: Sequence[str]) -> dict[str, list[str]]:
     """Standing -> arms; those without runs are not run yet."""
     there, found = set(made.done["arm"]), dict[str, list[str]]()
     for arm in arms:
-        found.setdefault(standing(made, arm) if arm in there else verdicts.MISSING, []).append(arm)
+        found.setdefault(against_reference(made, arm) if arm in there else verdicts.MISSING, []).append(arm)
     return found
 
 

@@ -28,8 +28,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
+from replaylab.analysis.changes import FINE_TUNED
 from replaylab.analysis.tables import (
-    FINE_TUNED,
     FLOORS,
     NONE,
     REFERENCES,

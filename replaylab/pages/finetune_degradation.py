@@ -3,7 +3,7 @@
 The functions take a `Changes` (`read` makes one of a sweep's table) and give back a matplotlib figure, a pandas Styler or
 Markdown; no torch. Decision: everything is after − before, clip by clip against the run's own base, and so are the values
 that a figure's link hands on. A change counts as better or worse where its interval over seeds and scenes leaves 0
-(`verdicts.seeds_and_scenes`); of a measure of a whole set, where no clip has a part, it is over seeds.
+(`statistics.interval`); of a measure of a whole set, where no clip has a part, it is over seeds.
 
 Refused: runs whose base was not measured, and intervals from fewer than three seeds.
 """
@@ -22,12 +22,23 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from numpy.typing import NDArray
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis import statistics
-from replaylab.analysis.claims import Arm
-from replaylab.analysis.tables import FINE_TUNED, NONE, SEEDS_FOR_AN_INTERVAL, per_arm, per_run
+from replaylab.analysis.changes import FINE_TUNED, before_and_after, of_measure
+from replaylab.analysis.claims import Configuration
+from replaylab.analysis.statistics import (
+    BETTER,
+    CANNOT_TELL,
+    FEW,
+    SEEDS_FOR_AN_INTERVAL,
+    WORSE,
+    Interval,
+    describe,
+    interval,
+    outcome,
+)
+from replaylab.analysis.tables import NONE, per_arm, per_run
 from replaylab.catalogue import (
     DENOISING_LOSSES,
     NOISE_LEVELS,
@@ -82,7 +93,7 @@ OVER_STEPS = [
 COLOURS = {"driving": VERMILION, "driving-eventful": BLUE, "driving-held-out": GREEN}
 MARKERS = {"driving": "o", "driving-eventful": "s", "driving-held-out": "^"}
 OF_SOURCES = {"near": BLUE, "physics": "#7b6fd0", "orbit": "#ca9161", "doom": "#949494"}
-STANDINGS = {"better": "#92c5de", "not apart from 0": "#f7f7f7", "worse": "#fdcc8a", "no interval": "#e4e4e4"}
+OUTCOMES = {BETTER: "#92c5de", CANNOT_TELL: "#f7f7f7", WORSE: "#fdcc8a", FEW: "#e4e4e4"}
 NOTHING = "No run without replay is finished in this sweep."
 
 
@@ -117,23 +128,27 @@ class Changes:
 def read(table: Table) -> Changes:
     """The changes in a sweep's rows; ValueError where a run's base was not measured on the same measures and domains."""
     of_runs, of_arms = [], []
-    keys, of_a_run = ["arm", "step", "domain", "measure"], ["run", "seed", "base"]
-    for _, there in _paired(table.rows).groupby("domain", sort=False):
-        by_clip = there.pivot(index=[*keys, *of_a_run], columns="scene", values=["before", "change"])
-        for key, here in by_clip.groupby(level=keys, sort=False):
-            before, change = here["before"].to_numpy(), here["change"].to_numpy()
-            in_all = np.isfinite(before + change).all(axis=0)
+    names = {PSEUDO.get(measure, measure): measure for measure in SHOWN}
+    few = table.rows[table.rows["measure"].isin(names) & table.rows["model"].isin([FINE_TUNED, "base"])]
+    keys = ["replay", "replay_fraction", "target", "step"]
+    for (domain, measure), here in few.groupby(["domain", "measure"], sort=False):
+        before, after = before_and_after(here, measure, domain)
+        for (*configuration, step), values in after.groupby(level=keys):
+            of_base = before.loc[values.index].to_numpy()
+            change = values.to_numpy() - of_base
+            in_all = np.isfinite(change).all(axis=0)
             if not in_all.any():
                 continue
-            before, change = before[:, in_all], change[:, in_all]
-            at = {**dict(zip(keys, key, strict=True)), "clips": in_all.sum()}
-            runs = here.index.droplevel(keys)
-            for run, of_base, by in zip(runs, before.mean(1), change.mean(1), strict=True):
-                of_runs.append({**at, **dict(zip(of_a_run, run, strict=True)), "before": of_base, "change": by})
-            mean, low, high = _interval(change)
-            of_arms.append(
-                {**at, "before": before.mean(), "change": mean, "low": low, "high": high, "seeds": len(runs)}
-            )
+            of_base, change = of_base[:, in_all], change[:, in_all]
+            at = {"arm": Configuration(*configuration).name, "step": step, "domain": domain, "measure": names[measure],
+                  "clips": in_all.sum()}  # fmt: skip
+            runs = values.index.droplevel(keys).to_frame().to_dict("records")
+            for run, one, by in zip(runs, of_base.mean(1), change.mean(1), strict=True):
+                of_runs.append({**at, **run, "before": one, "change": by})
+            mean = interval(change)
+            of_arms.append({**at, "before": of_base.mean(), "change": mean.estimate, "low": mean.low, "high": mean.high,
+                            "seeds": len(runs)})  # fmt: skip
+    keys = ["arm", "step", "domain", "measure"]
     numbers = ["before", "change", "clips"]
     return Changes(
         table.runs,
@@ -143,56 +158,22 @@ def read(table: Table) -> Changes:
     )
 
 
-def _paired(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every clip of every run beside the same clip of its base."""
-    names = {PSEUDO.get(measure, measure): measure for measure in SHOWN}
-    few = rows[rows["measure"].isin(names) & rows["model"].isin([FINE_TUNED, "base"])]
-    few = few.assign(measure=few["measure"].map(names))
-    tuned, base = (few[few["model"] == model] for model in (FINE_TUNED, "base"))
-    at = ["base", "domain", "measure"]
-    measured = pd.MultiIndex.from_frame(base[at].drop_duplicates())
-    unknown = pd.MultiIndex.from_frame(tuned[at].drop_duplicates()).difference(measured)
-    if len(unknown):
-        of, domain, measure = unknown[0]
-        raise ValueError(f"rows hold runs from the base {of} without that base's own {measure} in {domain}")
-    before = base[[*at, "scene", "value"]].rename(columns={"value": "before"})
-    both = tuned.merge(before, on=[*at, "scene"], how="left", validate="many_to_one")
-    arms = both[["replay", "replay_fraction", "target"]].drop_duplicates()
-    arms = arms.assign(arm=[Arm(one.replay, one.replay_fraction, one.target).name for one in arms.itertuples()])
-    return both.merge(arms).assign(change=lambda table: table["value"] - table["before"])
+def outcome_of(one: Any) -> str:
+    """What a line of `of_arms` shows: BETTER, WORSE, CANNOT_TELL or FEW."""
+    return outcome(_change(one), measure_of(one["measure"]).better)
 
 
-def _interval(by_clip: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean, low and high of changes (S, N)."""
-    if len(by_clip) < SEEDS_FOR_AN_INTERVAL:
-        return float(by_clip.mean()), np.nan, np.nan
-    of_a_set = by_clip.shape[1] == 1
-    found = statistics.t_interval(by_clip[:, 0]) if of_a_set else statistics.seeds_and_scenes(by_clip)
-    return found.estimate, found.low, found.high
-
-
-def standing(measure: str, low: float, high: float) -> str:
-    """One of STANDINGS: where an interval of a change lies, read in the measure's direction."""
-    if np.isnan(low):
-        return "no interval"
-    better = measure_of(measure).better
-    if low <= 0 <= high or better == "real":
-        return "not apart from 0"
-    return "better" if (high < 0) == (better == "low") else "worse"
+def _change(one: Any) -> Interval:
+    return Interval(one["change"], one["low"], one["high"], int(one["seeds"]))
 
 
 def in_words(one: Any) -> str:
     """A change with its interval, such as "+1.2 (0.9 to 1.5)", of a line of `of_arms`."""
-    words = f"{one['change']:+.3g}"
-    return words if np.isnan(one["low"]) else f"{words} ({one['low']:.3g} to {one['high']:.3g})"
+    return describe(_change(one))
 
 
 def _label(measure: str) -> str:
     return measure_of(measure).name
-
-
-def _of(table: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
-    return table[(table["measure"] == measure) & (table["domain"] == domain)]
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -203,13 +184,13 @@ def path(made: Changes) -> Figure:
     table = made.of_arms[made.of_arms["arm"] == NONE]
     if table.empty:
         return text_figure(NOTHING)
-    fidelity = _of(table, "effnet_kd", "driving").set_index("step").sort_index()
+    fidelity = of_measure(table, "effnet_kd", "driving").set_index("step").sort_index()
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
         axes.axhline(0, color=GREY, lw=0.8, zorder=0)
         axes.axvline(0, color=GREY, lw=0.8, zorder=0)
         for domain in _there(table, TARGET_LOOK):
-            motion = _of(table, "ade_px", domain).set_index("step").sort_index()
+            motion = of_measure(table, "ade_px", domain).set_index("step").sort_index()
             both = fidelity.merge(motion, left_index=True, right_index=True, suffixes=("_x", ""))
             x, y, colour = [0, *both["change_x"]], [0, *both["change"]], COLOURS[domain]
             axes.plot(x, y, color=colour, marker=MARKERS[domain], ms=5, lw=1.6, label=domain_of(domain).label)
@@ -239,8 +220,8 @@ def over_steps(made: Changes) -> Figure:
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 7.6), sharex=True)
         for axes, (measure, domain) in zip(panels.flat, OVER_STEPS, strict=True):
-            _line(axes, _of(table, measure, domain), VERMILION)
-            for _, one in _of(runs, measure, domain).groupby("run"):
+            _line(axes, of_measure(table, measure, domain), VERMILION)
+            for _, one in of_measure(runs, measure, domain).groupby("run"):
                 one = one.sort_values("step")
                 axes.plot([0, *one["step"]], [0, *one["change"]], color=VERMILION, lw=0.6, alpha=0.6)
             axes.axhline(0, color=INK, lw=1.2, zorder=1)
@@ -260,18 +241,18 @@ def map_of_changes(made: Changes) -> Figure:
         return text_figure(NOTHING)
     domains = _there(table, EVERYWHERE)
     measures = [measure for measure in IN_THE_MAP if measure in set(table["measure"])]
-    kinds = list(STANDINGS)
+    kinds = list(OUTCOMES)
     codes, words = np.full((len(measures), len(domains)), np.nan), np.full((len(measures), len(domains)), "")
     words = words.astype(object)
     for row, measure in enumerate(measures):
         for column, domain in enumerate(domains):
-            for one in _of(table, measure, domain).to_dict("records"):
-                codes[row, column] = kinds.index(standing(measure, one["low"], one["high"]))
+            for one in of_measure(table, measure, domain).to_dict("records"):
+                codes[row, column] = kinds.index(outcome_of(one))
                 words[row, column] = f"{one['change']:+.2g}".replace("-", "−")
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 1.5 + 0.24 * len(measures)))
         colours, bounds = (
-            ListedColormap(list(STANDINGS.values())),
+            ListedColormap(list(OUTCOMES.values())),
             BoundaryNorm(np.arange(-0.5, len(kinds)), len(kinds)),
         )
         sns.heatmap(
@@ -292,7 +273,7 @@ def map_of_changes(made: Changes) -> Figure:
                           transform=axes.get_xaxis_transform())  # fmt: skip
         axes.axvline(of_driving, color=INK, lw=1)
         there = [kind for code, kind in enumerate(kinds) if (codes == code).any()]
-        patches = [Patch(facecolor=STANDINGS[kind], edgecolor=GREY, lw=0.5, label=kind) for kind in there]
+        patches = [Patch(facecolor=OUTCOMES[kind], edgecolor=GREY, lw=0.5, label=kind) for kind in there]
         return _finished(figure, made, "What fine-tuning without replay changes", patches, 3)
 
 
@@ -309,7 +290,7 @@ def dominant_motion(made: Changes) -> Figure:
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.8), sharex=True)
         for axes, measure in zip(panels.flat, MOTION, strict=True):
             for domain in domains:
-                colour, here = COLOURS[domain], _of(values, measure, domain)
+                colour, here = COLOURS[domain], of_measure(values, measure, domain)
                 start = here.loc[here["arm"] == "base", "value"]
                 line = here[here["arm"] == NONE].sort_values("step")
                 if line.empty:
@@ -340,9 +321,9 @@ def forgetting(made: Changes) -> Figure:
             axes.axvline(0, color=INK, lw=1, zorder=1)
             for place, domain in enumerate(domains):
                 colour = INK if domain in SOURCES["all"] else GREY
-                dots = _of(runs, measure, domain)["change"]
+                dots = of_measure(runs, measure, domain)["change"]
                 axes.scatter(dots, [place] * len(dots), color=colour, **SEED_DOT)
-                for one in _of(table, measure, domain).to_dict("records"):
+                for one in of_measure(table, measure, domain).to_dict("records"):
                     axes.plot([one["low"], one["high"]], [place] * 2, color=colour, lw=1.6)
                     axes.plot(one["change"], place, "D", ms=5, color=colour, mec="white", zorder=4)
             axes.set_title(f"Change of\n{_label(measure)}", fontsize=9)
@@ -404,7 +385,8 @@ def transfer_table(made: Changes) -> Styler:
 def _transfers(made: Changes) -> list[dict[str, str]]:
     lines = []
     sources = made.of_runs[made.of_runs["domain"].isin(SOURCES["all"])]
-    for (arm, measure), here in sources[sources["measure"].isin(FORGOTTEN)].groupby(["arm", "measure"], sort=False):
+    sources = sources[sources["measure"].isin(FORGOTTEN)]
+    for (arm, measure), here in sources.sort_values("measure", kind="stable").groupby(["arm", "measure"], sort=False):
         tables = [
             run.pivot(index="step", columns="domain", values="change").sort_index().dropna()
             for _, run in here.groupby("run")
@@ -421,8 +403,7 @@ def _transfers(made: Changes) -> list[dict[str, str]]:
 
 
 def _mean_in_words(values: Sequence[float]) -> str:
-    change, low, high = _interval(np.array(values)[:, None])
-    return in_words({"change": change, "low": low, "high": high})
+    return describe(interval(values))
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences
@@ -430,7 +411,7 @@ def motion(made: Changes, domain: str = "driving-eventful") -> str:
     """C7 in a sentence, for the opening: the changes of its four numbers, and how many point where C7 says."""
     table = made.at_the_end()
     head = "**C7**, the model learns the dominant motion instead: "
-    found = {measure: _of(table, measure, domain) for measure in MOTION}
+    found = {measure: of_measure(table, measure, domain) for measure in MOTION}
     found = {measure: one.iloc[0] for measure, one in found.items() if len(one)}
     if not found:
         return f"{head}**not run yet**."
@@ -461,12 +442,12 @@ def found(made: Changes) -> str:
     part = completeness(made.runs)
     lines = [f"**{capital(part)}.**\n"] if part else []
     step = int(table["step"].max())
-    for kd in _of(table, "effnet_kd", "driving").to_dict("records"):
+    for kd in of_measure(table, "effnet_kd", "driving").to_dict("records"):
         words = f"after {step} steps EffNet-KD on ordinary driving changes by {in_words(kd)}"
         lines.append(f"- **Looks**: {words}: {_said(kd)}.")
     for ade in table[table["measure"] == "ade_px"].to_dict("records"):
         here = table[(table["domain"] == ade["domain"]) & table["measure"].isin(AGENTS)]
-        kinds = pd.Series([standing(one.measure, one.low, one.high) for one in here.itertuples()])
+        kinds = pd.Series([outcome_of(one) for one in here.to_dict("records")])
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.value_counts().items())
         where = capital(domain_of(ade["domain"]).label)
         lines.append(
@@ -481,7 +462,7 @@ def found(made: Changes) -> str:
 
 
 def _said(one: Any) -> str:
-    return f"{standing(one['measure'], one['low'], one['high'])}, {_seeds(int(one['seeds']))}"
+    return f"{outcome_of(one)}, {_seeds(int(one['seeds']))}"
 
 
 # ------------------------------------------------------------------------------------------------------ parts of figures

@@ -26,19 +26,8 @@ from pandas.io.formats.style import Styler
 from replaylab import spec
 from replaylab.analysis import claims, statistics
 from replaylab.analysis.claims import Claim, Judged
-from replaylab.analysis.configurations import (
-    CANNOT_TELL,
-    DYNAMICS,
-    FEW,
-    LAST,
-    LOOKS,
-    ORDINARY_DYNAMICS,
-    RECALL,
-    Arms,
-    arms_of,
-    by_replay,
-)
-from replaylab.analysis.tables import SEEDS_FOR_AN_INTERVAL
+from replaylab.analysis.configurations import DYNAMICS, LAST, LOOKS, ORDINARY_DYNAMICS, RECALL, Arms, arms_of, by_replay
+from replaylab.analysis.statistics import CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL, describe
 from replaylab.catalogue import domain_of, measure_of
 from replaylab.pages import comparisons, figures, verdicts
 from replaylab.pages.comparisons import counted
@@ -103,7 +92,7 @@ def claims_of(ordinary: str, eventful: str, elsewhere: str) -> list[Claim]:
         replace(
             claim,
             name=f"{elsewhere}, {claim.name}",
-            arm=replace(claim.arm, target=ordinary),
+            configuration=replace(claim.configuration, target=ordinary),
             domain=where[claim.domain],
         )
         for claim in claims.CLAIMS
@@ -148,7 +137,7 @@ def questions_table(made: Elsewhere) -> Styler:
         line = {"claim": claim.name.removeprefix(f"{of.claim}, "), "says": claim.says}
         line["measure"] = f"{measure_of(claim.measure).name}, {_kind(made, claim)}"
         for one, result in ((f"second {of.one}", second), (f"first {of.one}", first)):
-            line[f"change, {one}"] = "–" if result is None else verdicts.in_words(result).replace("-", "−")
+            line[f"change, {one}"] = "–" if result is None else describe(result.interval)
             line[one] = reading(result)
         line["seeds"] = " and ".join("–" if it is None else str(it.interval.n) for it in (second, first))
         lines.append(line)
@@ -291,7 +280,9 @@ def found(made: Elsewhere) -> str:
 
 def _looks(made: Arms) -> str:
     """Whether the target looks better after fine-tuning without replay: by the preregistered measure, then by others."""
-    changes = {label: made.of(NO_REPLAY.name, label) for label in LOOKS}
+    changes = {label: made.change(NO_REPLAY.name, label) for label in LOOKS}
     return "; ".join(
-        f"{label} {comparisons.told(change, label)}" for label, change in changes.items() if not np.isnan(change[0])
+        f"{label} {comparisons.describe_with_outcome(change, label)}"
+        for label, change in changes.items()
+        if not np.isnan(change.estimate)
     )

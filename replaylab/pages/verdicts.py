@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis import statistics
-from replaylab.analysis.claims import CLAIMS, SEEDS_NEEDED, Arm, Claim, Judged, changes, judge
-from replaylab.analysis.statistics import Interval, Verdict
+from replaylab.analysis.claims import CLAIMS, SEEDS_NEEDED, Claim, Configuration, Judged, changes, judge
+from replaylab.analysis.statistics import Interval, Verdict, describe
 from replaylab.catalogue import PSEUDO, domain_of, measure_of
 from replaylab.pages import figures
 from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled, text_figure
@@ -118,7 +118,7 @@ def opening(
         standing += f" They are not the preregistered ones: what they say is {figures.EXPLORATORY}."
     elif done < len(runs):
         standing += " **The sweep is not whole yet.**"
-    cost = f"- **Cost**: {cost_in_words(runs, store_of(presets[0], store))}"
+    cost = f"- **Cost**: {costdescribe(runs, store_of(presets[0], store))}"
     return "\n".join([*lines, standing, cost, f"- **Again**: `{command}`"])
 
 
@@ -133,11 +133,12 @@ def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregis
     head = f"- **{claim.name}**, {claim.says}: "
     where = f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}"
     if result is None:
-        some = (_of_arm(runs, claim.arm)["state"] == "done").any()
+        some = (_of_arm(runs, claim.configuration)["state"] == "done").any()
         needed = f"two are needed for an effect, {SEEDS_NEEDED} for a verdict"
         return f"{head}**{'too few runs' if some else MISSING}** ({_there(claim, runs)}; {needed})."
     verdict = result.verdict if is_preregistered else "exploratory"
-    words = f"{head}**{verdict}**. {where}: {in_words(result)}, {result.interval.n} seeds of {claim.arm.name}"
+    seeds = f"{result.interval.n} seeds of {claim.configuration.name}"
+    words = f"{head}**{verdict}**. {where}: {describe(result.interval)}, {seeds}"
     if verdict == "exploratory":
         return f"{words}; no verdict ({_there(claim, runs)})." if is_preregistered else f"{words}."
     limit = number(result.margin) if result.margin else "0"
@@ -147,17 +148,17 @@ def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregis
 
 def _there(claim: Claim, runs: pd.DataFrame) -> str:
     """Such as "2 of 5 runs of replay near 25 % are there"."""
-    arms = [arm for arm in (claim.arm, claim.against) if arm is not None]
-    counts = [(_of_arm(runs, arm), arm.name) for arm in arms]
+    both = [one for one in (claim.configuration, claim.against) if one is not None]
+    counts = [(_of_arm(runs, one), one.name) for one in both]
     return " and ".join(
         f"{int((of['state'] == 'done').sum())} of {len(of)} runs of {name} are there" for of, name in counts
     )
 
 
-def _of_arm(runs: pd.DataFrame, arm: Arm) -> pd.DataFrame:
-    kind = (runs["replay"] == arm.replay) | (arm.replay_fraction == 0)
-    at = (runs["replay_fraction"] - arm.replay_fraction).abs() < 1e-6
-    return runs[at & kind & (runs["target"] == arm.target)]
+def _of_arm(runs: pd.DataFrame, configuration: Configuration) -> pd.DataFrame:
+    kind = (runs["replay"] == configuration.replay) | (configuration.replay_fraction == 0)
+    at = (runs["replay_fraction"] - configuration.replay_fraction).abs() < 1e-6
+    return runs[at & kind & (runs["target"] == configuration.target)]
 
 
 def progress(runs: pd.DataFrame) -> str:
@@ -168,14 +169,14 @@ def progress(runs: pd.DataFrame) -> str:
     for (target, fraction, kind), of in runs.groupby(["target", "replay_fraction", "replay"], sort=False):
         there = int((of["state"] == "done").sum())
         if there < len(of):
-            arms.append(f"{Arm(kind, fraction, target).name}: {there} of {len(of)}")
+            arms.append(f"{Configuration(kind, fraction, target).name}: {there} of {len(of)}")
     return (
         f"**{int(done.sum())} of {len(runs)} preregistered runs are there: the sweep is not whole yet**, and a claim whose "
         f"arm has fewer than {SEEDS_NEEDED} seeds has no verdict. Not whole: {'; '.join(arms)}."
     )
 
 
-def cost_in_words(runs: pd.DataFrame, store: Path) -> str:
+def costdescribe(runs: pd.DataFrame, store: Path) -> str:
     """What the finished runs took, of their summaries: in all, one of them, and on what."""
     done = runs.loc[runs["state"] == "done", "run"]
     summaries: list[dict[str, Any]] = [Store(store).summary(run) for run in done]
@@ -209,14 +210,17 @@ def verdict_table(found: Found) -> Styler:
 
 def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
     head = {"claim": claim.name, "says": claim.says}
-    tail = {"measure": f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}", "arm": claim.arm.name}
+    tail = {
+        "measure": f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}",
+        "arm": claim.configuration.name,
+    }
     if result is None:
         return {**head, "verdict": MISSING, "change": "–", "holds if": "–", "seeds": "–", "bases": "–", **tail}
     limit = number(result.margin) if result.margin else "0"
     return {
         **head,
         "verdict": result.verdict,
-        "change": in_words(result),
+        "change": describe(result.interval),
         "holds if": f"{'under' if claim.side == 'below' else 'over'} {limit}",
         "seeds": str(result.interval.n),
         "bases": " and ".join(f"{mean:+.3g}" for mean in result.of_bases.values()),
@@ -238,16 +242,17 @@ def budgets(store: str | Path = "") -> pd.DataFrame:
     for budget, table in tables.items():
         steps = {(spec.replay.name, spec.replay.fraction): spec.training.steps for spec in table.specs}
         for (kind, fraction), count in steps.items():
-            arm = Arm(kind, fraction)
-            line: dict[str, Any] = {"arm": arm.name, "budget": budget, "steps": count}
-            line |= {f"{measure_of(measure).name}, {domain_of(domain).label}": _change(table.rows, arm, measure, domain)
-                     for measure, domain in BUDGET_ENDPOINTS}  # fmt: skip
+            configuration = Configuration(kind, fraction)
+            line: dict[str, Any] = {"arm": configuration.name, "budget": budget, "steps": count}
+            for measure, domain in BUDGET_ENDPOINTS:
+                label = f"{measure_of(measure).name}, {domain_of(domain).label}"
+                line[label] = _change(table.rows, configuration, measure, domain)
             lines.append(line)
     return pd.DataFrame(lines)
 
 
-def _change(rows: pd.DataFrame, arm: Arm, measure: str, domain: str) -> Interval | None:
-    found = changes(rows, arm, measure, domain) if len(rows) else None
+def _change(rows: pd.DataFrame, configuration: Configuration, measure: str, domain: str) -> Interval | None:
+    found = changes(rows, configuration, measure, domain) if len(rows) else None
     return None if found is None else statistics.seeds_and_scenes(found[0])
 
 
@@ -255,7 +260,7 @@ def budgets_table(made: pd.DataFrame) -> Styler:
     """`budgets` in words."""
     words = made.copy()
     for column in words.columns[3:]:
-        words[column] = [MISSING if one is None else _in_words(one) for one in made[column]]
+        words[column] = [MISSING if one is None else describe(one) for one in made[column]]
     return styled(words, "budgets").hide(axis="index")
 
 
@@ -267,20 +272,11 @@ def budgets_found(made: pd.DataFrame) -> str:
     pairs = [(arm, by[arm, "equal steps"], by[arm, "equal driving samples"]) for arm in arms]
     if none is None or any(one is None for pair in pairs for one in pair):
         return "The runs of equal driving samples are not all there."
-    each = [f"{arm}: {_in_words(equal)} and {_in_words(longer)}" for arm, equal, longer in pairs]
+    each = [f"{arm}: {describe(equal)} and {describe(longer)}" for arm, equal, longer in pairs]
     return (
-        f"{column} changes by {_in_words(none)} without replay. With equal steps, and with equal driving samples: "
+        f"{column} changes by {describe(none)} without replay. With equal steps, and with equal driving samples: "
         f"{'; '.join(each)}."
     )
-
-
-def in_words(result: Judged) -> str:
-    """The change and its interval, such as "+1.2 (0.9 to 1.5)"."""
-    return _in_words(result.interval)
-
-
-def _in_words(interval: Interval) -> str:
-    return f"{interval.estimate:+.3g} ({interval.low:.3g} to {interval.high:.3g})"
 
 
 def forest(found: Found) -> Figure:
@@ -324,7 +320,7 @@ def standing(found: Found) -> str:
         why = f" ({result.why})" if result.why else ""
         lines.append(
             f"- **{claim.name}** ({claim.says}): **{result.verdict}**{why}. {measure_of(claim.measure).name} on "
-            f"{domain_of(claim.domain).label} changes by {in_words(result)}, {result.interval.n} seeds. "
+            f"{domain_of(claim.domain).label} changes by {describe(result.interval)}, {result.interval.n} seeds. "
             f"{result.rule}"
         )
     decided = sum(result is not None and result.verdict != "exploratory" for _, result in found)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up_rows import BASES, NEAR_ARM, NONE, SCENES, made_up
 
 from replaylab.analysis import claims, statistics
-from replaylab.analysis.claims import CLAIMS, Arm
+from replaylab.analysis.claims import CLAIMS, Configuration
 
 FIDELITY, PAPERS, OURS, APART, NEAR, *_ = CLAIMS
 
@@ -61,7 +62,7 @@ def test_alignment_is_of_gains_within_a_run_and_compared_seed_by_seed():
     regular = {"driving-eventful": 2.0, "kd": -5.0}  # looks better, moves worse
     diverse = {"driving-eventful": -2.0, "kd": -5.0}
     rows = made_up({NONE: regular, ("", 0.0, "driving-eventful"): diverse})
-    assert (claims.alignments(rows, Arm(), "driving-eventful") == -1).all()
+    assert (claims.alignments(rows, Configuration(), "driving-eventful") == -1).all()
     judged = claims.judge(rows, APART)
     assert judged.interval.estimate == pytest.approx(2) and judged.verdict == "holds"
 
@@ -70,7 +71,7 @@ def test_an_interval_is_that_of_seeds_and_scenes_and_misses_are_left_out_for_all
     rows = made_up({NONE: {"driving": 1.0}})
     gone = (rows["scene"] == "scene 3") & (rows["measure"] == "ade_px") & (rows["seed"] == 2)
     rows.loc[gone, "value"] = np.nan
-    table, bases = claims.changes(rows, Arm(), "ade_px", "driving")
+    table, bases = claims.changes(rows, Configuration(), "ade_px", "driving")
     assert table.shape == (5, SCENES - 1) and bases == list(BASES.values())
     assert claims.judge(rows, PAPERS).interval == statistics.seeds_and_scenes(table)
 
@@ -79,7 +80,7 @@ def test_what_cannot_be_compared_is_refused():
     rows = made_up({NONE: {"driving": 1.0}})
     with pytest.raises(ValueError, match="from the base two without that base's own ade_px in driving"):
         claims.judge(rows[~((rows["model"] == "base") & (rows["base"] == "two"))], PAPERS)
-    with pytest.raises(ValueError, match="the runs of replay 0 % and their base have other clips"):
+    with pytest.raises(ValueError, match="ade_px in driving: the runs and their bases have other clips"):
         claims.judge(rows[~((rows["model"] == "base") & (rows["scene"] == "scene 3"))], PAPERS)
 
 
@@ -87,4 +88,34 @@ def test_the_claims_are_those_that_were_written_down():
     names = [claim.name for claim in CLAIMS]
     assert names == ["C1", "C2", "C2, ours", "C3", "C4, near", "C4, far", "C4, near", "C4, far"]
     assert {claim.keeps for claim in CLAIMS if claim.name.startswith("C4")} == {True}
-    assert replace(APART, against=None).arm.name == "replay 0 %, target driving-eventful"
+    assert replace(APART, against=None).configuration.name == "replay 0 %, target driving-eventful"
+
+
+@pytest.mark.parametrize("claim", [PAPERS, NEAR, APART], ids=lambda claim: claim.name)
+def test_runs_of_one_configuration_that_end_at_different_steps_are_refused(claim):
+    rows = made_up({NONE: {"driving": 1.0}, NEAR_ARM: {}, ("", 0.0, "driving-eventful"): {}})
+    of = claim.configuration
+    longer = (
+        rows["model"].eq("fine-tuned") & rows["replay_fraction"].eq(of.replay_fraction) & rows["target"].eq(of.target)
+    )
+    later = rows[longer & rows["seed"].eq(1) & rows["step"].eq(300)].assign(step=400)
+    with pytest.raises(ValueError, match=r"end at different steps \(.*0.* at 300, .*1.* at 400"):
+        claims.judge(pd.concat([rows, later]), claim)
+    with pytest.raises(ValueError, match=r"end at different steps \(another run at 400, .* at 300"):
+        claims.judge(pd.concat([rows, later.assign(run="another run")]), claim)
+
+
+def test_another_configuration_that_trains_longer_changes_no_verdict():
+    """Replay that shows as much driving takes more steps than no replay: each run is read at its own end."""
+    rows = made_up({NONE: {"driving": 1.0}, NEAR_ARM: {"driving-eventful": 0.1}})
+    expected = [claims.judge(rows, claim) for claim in (PAPERS, NEAR)]
+    near = rows["model"].eq("fine-tuned") & rows["replay_fraction"].eq(0.25)
+    longer = pd.concat([rows[~near], rows[near].assign(step=rows.loc[near, "step"] * 2)])
+    assert [claims.judge(longer, claim) for claim in (PAPERS, NEAR)] == expected
+
+
+def test_two_runs_of_one_seed_are_refused():
+    rows = made_up({NONE: {"driving": 1.0}})
+    again = rows[rows["model"].eq("fine-tuned") & rows["seed"].eq(0)].assign(run="again")
+    with pytest.raises(ValueError, match="two runs of replay 0 % for one seed and base"):
+        claims.judge(pd.concat([rows, again]), PAPERS)

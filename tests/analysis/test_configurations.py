@@ -15,7 +15,7 @@ from made_up_arms import OF_ARMS, SCENES, write_references, write_run
 from matplotlib.text import Annotation
 
 from replaylab.analysis import claims, configurations, statistics
-from replaylab.analysis.claims import Arm
+from replaylab.analysis.claims import Configuration
 from replaylab.analysis.configurations import DYNAMICS, EQUAL, FIDELITY, LAST, LOWER, MEASURES, REFERENCE, SHARES, Arms
 from replaylab.pages import comparisons
 from replaylab.sweeps import ablations
@@ -45,21 +45,22 @@ def test_changes_at_the_last_step_are_those_of_the_claims(made: Arms) -> None:
     alone = set(made.runs.loc[made.runs["arm"] == "no replay", "run"])
     rows = made.rows[(made.rows["model"] == "base") | made.rows["run"].isin(alone)]
     for label, (measure, domain) in ((FIDELITY, ("effnet_kd", "driving")), (DYNAMICS, ("ade_px", "driving-eventful"))):
-        found = claims.changes(rows, Arm(), measure, domain)
+        found = claims.changes(rows, Configuration(), measure, domain)
         assert found is not None
         expected = statistics.seeds_and_scenes(found[0])
-        assert made.of("no replay", label) == pytest.approx((expected.estimate, expected.low, expected.high))
+        found_by_label = made.change("no replay", label)
+        assert (found_by_label.low, found_by_label.high) == pytest.approx((expected.low, expected.high))
 
 
 @pytest.mark.parametrize("arm", CHOSEN)
 def test_what_was_put_in_comes_out(made: Arms, arm: str) -> None:
     kd, ade = OF_ARMS[arm]
-    assert made.of(arm, FIDELITY)[0] == pytest.approx(kd, abs=0.1)
-    assert made.of(arm, DYNAMICS)[0] == pytest.approx(ade, abs=0.1)
+    assert made.change(arm, FIDELITY).estimate == pytest.approx(kd, abs=0.1)
+    assert made.change(arm, DYNAMICS).estimate == pytest.approx(ade, abs=0.1)
     kd_less, ade_less = (mine - theirs for mine, theirs in zip((kd, ade), OF_ARMS[REFERENCE], strict=True))
     # a seed's luck is the same whatever the arm, so a difference is known better than a change
-    assert made.less_reference(arm, FIDELITY)[0] == pytest.approx(kd_less, abs=0.03)
-    assert made.less_reference(arm, DYNAMICS)[0] == pytest.approx(ade_less, abs=0.03)
+    assert made.difference_from_reference(arm, FIDELITY).estimate == pytest.approx(kd_less, abs=0.03)
+    assert made.difference_from_reference(arm, DYNAMICS).estimate == pytest.approx(ade_less, abs=0.03)
     set_of_effects = made.effects[made.effects["arm"] == arm]
     assert set(set_of_effects["measure"]) == set(MEASURES) and set(set_of_effects["seeds"]) == {len(SEEDS)}
     whole = set_of_effects["measure"] == configurations.label_of("pull_to_mean", "eventful")
@@ -76,14 +77,16 @@ def test_at_equal_fidelity_every_arm_has_the_same_gain_in_each_seed(made: Arms) 
 
 def test_an_arm_that_trains_less_is_not_flattered(made: Arms) -> None:
     """LoRA hardly moves and hardly looks better: at the last step its ADE is better, and at equal fidelity it has none."""
-    assert made.less_reference("LoRA", DYNAMICS)[2] < 0
-    assert np.isnan(made.of("LoRA", DYNAMICS, EQUAL)).all() and made.steps_of("LoRA", EQUAL).isna().all()
-    assert configurations.standing(made, "LoRA") == configurations.TRADE
+    assert made.difference_from_reference("LoRA", DYNAMICS).high < 0
+    assert np.isnan(made.change("LoRA", DYNAMICS, EQUAL).estimate) and made.steps_of("LoRA", EQUAL).isna().all()
+    assert configurations.against_reference(made, "LoRA") == configurations.TRADE
     # no replay gains as much earlier, and has lost less by then, but still more than replay
-    at_the_end, at_equal = (made.less_reference("no replay", DYNAMICS, one)[0] for one in (LAST, EQUAL))
-    assert 0 < at_equal < at_the_end and configurations.standing(made, "no replay") == configurations.WORSE
+    at_the_end, at_equal = (
+        made.difference_from_reference("no replay", DYNAMICS, one).estimate for one in (LAST, EQUAL)
+    )
+    assert 0 < at_equal < at_the_end and configurations.against_reference(made, "no replay") == statistics.WORSE
     assert (made.steps_of("no replay", EQUAL) < made.steps_of(REFERENCE, EQUAL)).all()
-    assert configurations.standing(made, "64 clips") == configurations.CANNOT_TELL
+    assert configurations.against_reference(made, "64 clips") == statistics.CANNOT_TELL
 
 
 def test_a_reading_is_on_the_line_between_the_steps_beside_it(made: Arms) -> None:
@@ -112,8 +115,10 @@ def test_where_replay_gains_nothing_there_is_no_equal_fidelity(made: Arms) -> No
     reference = made.runs.loc[made.runs["arm"] == REFERENCE, "run"]
     worse.loc[worse["run"].isin(reference) & (worse["measure"] == "effnet_kd_pseudo"), "value"] += 10
     flat = replace(made, rows=worse)
-    assert flat.steps_of("no replay", EQUAL).empty and np.isnan(flat.of("no replay", DYNAMICS, EQUAL)).all()
-    assert configurations.standing(flat, "no replay") == configurations.TRADE  # looks better now, and moves worse
+    assert flat.steps_of("no replay", EQUAL).empty and np.isnan(flat.change("no replay", DYNAMICS, EQUAL).estimate)
+    assert (
+        configurations.against_reference(flat, "no replay") == configurations.TRADE
+    )  # looks better now, and moves worse
 
 
 def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(made: Arms) -> None:
@@ -121,26 +126,22 @@ def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(m
     (flat,) = made.runs.loc[(made.runs["arm"] == REFERENCE) & (made.runs["seed"] == 0), "run"]
     rows.loc[(rows["run"] == flat) & (rows["measure"] == "effnet_kd_pseudo"), "value"] += 10
     two = replace(made, rows=rows)
-    assert set(two.levels) == {1, 3} and np.isnan(two.less_reference("physics", DYNAMICS, EQUAL)[1])
-    assert configurations.standing(two, "physics") == configurations.WORSE
+    assert set(two.levels) == {1, 3} and np.isnan(two.difference_from_reference("physics", DYNAMICS, EQUAL).low)
+    assert configurations.against_reference(two, "physics") == statistics.WORSE
     assert "With 1 of 3 seeds near replay 25 % gains nothing" in comparisons.how_read(two)
 
 
 def test_what_is_measured_at_the_end_only_is_not_read_before_it(made: Arms) -> None:
     early = replace(made, runs=made.runs.assign(last=150))
     assert early.changes("no replay", configurations.label_of("denoising_loss_0.5", "physics")).empty
-    assert early.of("no replay", DYNAMICS)[0] == pytest.approx(OF_ARMS["no replay"][1] / 2, abs=0.1)
+    assert early.change("no replay", DYNAMICS).estimate == pytest.approx(OF_ARMS["no replay"][1] / 2, abs=0.1)
 
 
 def test_words_follow_intervals_and_the_direction_of_the_measure() -> None:
-    assert (
-        configurations.side(0.1, 0.2) == configurations.WORSE
-        and configurations.side(-0.2, -0.1) == configurations.BETTER
-    )
-    assert (
-        configurations.side(-0.1, 0.2) == configurations.CANNOT_TELL
-        and configurations.side(np.nan, np.nan) == configurations.FEW
-    )
+    up, down = statistics.Interval(0.15, 0.1, 0.2, 3), statistics.Interval(-0.15, -0.2, -0.1, 3)
+    assert [configurations.outcome_of(one) for one in (up, down)] == [statistics.WORSE, statistics.BETTER]
+    assert configurations.outcome_of(up, configurations.RECALL) == statistics.BETTER
+    assert configurations.outcome_of(statistics.Interval(0.1, -0.1, 0.2, 3)) == statistics.CANNOT_TELL
 
 
 def test_runs_without_their_base_are_refused(made: Arms) -> None:
@@ -169,17 +170,17 @@ def test_the_figure_has_every_arm_in_both_halves(made: Arms) -> None:
     assert {"no replay", "LoRA"} <= front and "physics" not in front
     assert tuple(shown.loc[REFERENCE, ["x", "y"]]) == (0, 0)  # and so the base lies opposite to its change
     (base,) = [np.asarray(line.get_xydata()) for line in above.lines if line.get_marker() == "D"]
-    assert base[0] == pytest.approx([-made.of(REFERENCE, label)[0] for label in (FIDELITY, DYNAMICS)])
+    assert base[0] == pytest.approx([-made.change(REFERENCE, label).estimate for label in (FIDELITY, DYNAMICS)])
 
 
 def test_an_interval_of_the_figure_holds_zero_where_the_word_is_cannot_tell(made: Arms) -> None:
     below = comparisons.plane(made).subfigs[1].axes[0]
     ends = [np.asarray(line.get_xydata()) for line in below.lines if line.get_linewidth() == 1.6]
     bars = {made.names[round(at[0, 1])]: at[:, 0] for at in ends}
-    words = {arm: configurations.standing(made, arm) for arm in ("no replay", "physics", "64 clips")}
-    assert set(words.values()) == {configurations.WORSE, configurations.CANNOT_TELL}
+    words = {arm: configurations.against_reference(made, arm) for arm in ("no replay", "physics", "64 clips")}
+    assert set(words.values()) == {statistics.WORSE, statistics.CANNOT_TELL}
     for arm, word in words.items():
-        assert (bars[arm][0] <= 0 <= bars[arm][1]) == (word == configurations.CANNOT_TELL)
+        assert (bars[arm][0] <= 0 <= bars[arm][1]) == (word == statistics.CANNOT_TELL)
 
 
 def test_limits_hold_every_point_and_the_base(tmp_path: Path, made: Arms) -> None:
@@ -189,7 +190,7 @@ def test_limits_hold_every_point_and_the_base(tmp_path: Path, made: Arms) -> Non
         for of, (low, high) in (("x", above.get_xlim()), ("y", above.get_ylim())):
             assert shown[of].between(low, high).all() and low < 0 < high
     shown = configurations.points(without).set_index("arm")  # nothing to compare with: changes from the base
-    assert shown.loc["physics", "y"] == pytest.approx(without.of("physics", DYNAMICS)[0])
+    assert shown.loc["physics", "y"] == pytest.approx(without.change("physics", DYNAMICS).estimate)
     assert "change from the base" in above.get_xlabel()
 
 
@@ -198,12 +199,12 @@ def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Arms) -> N
     assert table.loc[REFERENCE, f"against {REFERENCE}"] == "–"
     assert table.loc["LoRA", ["get so far", "at step", f"{DYNAMICS}, {EQUAL}"]].tolist() == ["0 of 3", "–", "–"]
     assert table.loc["64 clips", ["clips kept", "time of a step (ms)"]].tolist() == ["64", "250"]
-    change = made.of("physics", DYNAMICS)
-    assert table.loc["physics", DYNAMICS] == comparisons.in_words(change) and change[0] > 0
+    change = made.change("physics", DYNAMICS)
+    assert table.loc["physics", DYNAMICS] == statistics.describe(change) and change.estimate > 0
     assert table.loc["no replay", f"{DYNAMICS}, {LOWER}"].startswith("+")
-    less = [comparisons.less_label(*one) for one in comparisons.READ_OFF]
+    less = [comparisons.difference_label(*one) for one in comparisons.READ_OFF]
     assert table.loc["physics", less].tolist() == [
-        comparisons.in_words(made.less_reference("physics", *one)) for one in comparisons.READ_OFF
+        statistics.describe(made.difference_from_reference("physics", *one)) for one in comparisons.READ_OFF
     ]
     assert set(table.loc[REFERENCE, less]) == {"–"} and table.loc["LoRA", less[0]] == "–"
 
@@ -212,7 +213,7 @@ def test_sentences_are_those_of_the_numbers(made: Arms) -> None:
     said = comparisons.found(made)
     for arm in set(CHOSEN) - {REFERENCE}:
         (group,) = [of for of in said.split(": ", 1)[1].splitlines()[0].split("; ") if f"*{arm}*" in of]
-        assert group.startswith(f"{configurations.standing(made, arm)}: ")
+        assert group.startswith(f"{configurations.against_reference(made, arm)}: ")
     unbeaten = configurations.points(made).query("front")["arm"]
     assert said.endswith(f"by their means: {comparisons.names_of(unbeaten)}.")
     assert "80 %" in comparisons.how_read(made) and "4 of 6 arms" in comparisons.how_read(made)
@@ -224,7 +225,7 @@ def test_sentences_are_those_of_the_numbers(made: Arms) -> None:
 @pytest.mark.parametrize(
     ("left_out", "said"),
     [
-        ((("no replay", 3),), configurations.FEW),
+        ((("no replay", 3),), statistics.FEW),
         (tuple((REFERENCE, seed) for seed in SEEDS), "nothing to compare with"),
         (tuple(("physics", seed) for seed in SEEDS), "not run yet: *physics*"),
     ],

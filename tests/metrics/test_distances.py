@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from replaylab.analysis.statistics import pseudo_values
 from replaylab.metrics import distances
-from replaylab.metrics.distances import Extractor
+from replaylab.metrics.distances import Extractor, subsampled_distance
 
 EXTRACTOR = Extractor("a network", "last", "5" * 64, "a package 1.0", "bicubic", 224, 6, frames=8)
 
@@ -20,6 +20,13 @@ def normal(seed: int, n: int, d: int, spread: float = 1.0) -> np.ndarray:
     """Correlated Gaussian samples (n, d); the correlation depends on d only."""
     mixing = np.random.default_rng(d).standard_normal((d, d)) / np.sqrt(d) + np.eye(d)
     return spread * np.random.default_rng((seed, n)).standard_normal((n, d)) @ mixing
+
+
+def pseudo_values(statistic: Callable[[np.ndarray], float], scenes: int) -> np.ndarray:
+    """N times the value of all, minus N − 1 times that without the scene (Tukey's jackknife)."""
+    every = np.arange(scenes)
+    without = [statistic(np.delete(every, one)) for one in every]
+    return scenes * statistic(every) - (scenes - 1) * np.array(without)
 
 
 def textbook_frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -296,3 +303,70 @@ def test_pseudo_values_need_clips_with_vectors_of_one_length() -> None:
         distances.kernel_pseudo_values(normal(4, 40, 7), normal(5, 30, 7))
     with pytest.raises(ValueError, match="features_b: 6 dimensions, features_a has 7"):
         distances.kernel_pseudo_values(normal(4, 40, 7).reshape(20, 2, 7), normal(5, 30, 6))
+
+
+# Distances carried on to infinite n
+
+
+def gaussian(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape)
+
+
+def test_a_distance_that_falls_as_one_over_n_is_carried_on_exactly() -> None:
+    a, b = gaussian(0, 90, 3), gaussian(1, 60, 3)
+    found = subsampled_distance(lambda x, y: 7 + 3 / len(x), a, b, [20, 30, 60], repeats=4)
+    assert (found.estimate, found.spread) == pytest.approx((7, 0), abs=1e-9)
+    assert found.means == pytest.approx((7 + 3 / 20, 7 + 3 / 30, 7 + 3 / 60))
+    assert found.sizes == (20, 30, 60)
+
+
+def test_the_bias_of_squared_mean_differences_is_taken_out() -> None:
+    a, b = gaussian(2, 400, 1) + 0.3, gaussian(3, 300, 1)
+
+    def squared(x: np.ndarray, y: np.ndarray) -> float:
+        return float((x.mean() - y.mean()) ** 2)
+
+    # Over subsets drawn without replacement, a mean of n varies by s^2 (1/n - 1/N).
+    expected = squared(a, b) - a.var(ddof=1) / 400 - b.var(ddof=1) / 300
+    found = subsampled_distance(squared, a, b, [25, 50, 100, 200], repeats=400)
+    assert found.estimate == pytest.approx(expected, abs=4 * found.spread / 400**0.5)
+    assert found.means[0] - found.estimate > 8 * found.spread / 400**0.5  # there was a bias to take out
+
+
+def test_subsets_have_the_asked_size_no_row_twice_and_depend_on_the_seed_alone() -> None:
+    a = np.arange(50.0)[:, None, None] * np.ones((1, 2, 3))
+    seen: list[tuple[float, ...]] = []
+
+    def distance(x: np.ndarray, y: np.ndarray) -> float:
+        assert x.shape == y.shape == (len(x), 2, 3)
+        assert len(set(x[:, 0, 0])) == len(x)
+        seen.append(tuple(x[:, 0, 0]))
+        return float(x.mean() - y.mean())
+
+    first = subsampled_distance(distance, a, a, [10, 40], repeats=3, seed=1)
+    assert [len(one) for one in seen] == [10, 40] * 3 and len(set(seen)) == 6
+    assert subsampled_distance(distance, a, a, [10, 40], repeats=3, seed=1) == first
+    assert subsampled_distance(distance, a, a, [10, 40], repeats=3, seed=2) != first
+
+
+CLIPS = gaussian(0, 20, 2)
+
+
+def mean_distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a.mean() - b.mean())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((mean_distance, CLIPS, CLIPS[:9], [5, 10]), "sizes: .* from 1 to 9"),
+        ((mean_distance, CLIPS, CLIPS, [0, 10]), "sizes: .* from 1 to 20"),
+        ((mean_distance, CLIPS, CLIPS, [10, 10]), "sizes: 1 different sizes"),
+        ((mean_distance, CLIPS, CLIPS, [5, 10], 1), "repeats: 1 repeats"),
+        ((mean_distance, CLIPS, CLIPS[:0], [5, 10]), "features_b: shape"),
+        ((lambda a, b: np.nan, CLIPS, CLIPS, [5, 10]), "distance: holds NaN"),
+    ],
+)
+def test_subsampling_refuses_bad_input_by_name(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        subsampled_distance(*arguments)

@@ -15,6 +15,7 @@ from made_up_arms import OF_ARMS, STEP_SECONDS, of_alternative, write_arms
 
 from replaylab.analysis import configurations, statistics
 from replaylab.analysis.configurations import DYNAMICS, LAST, REFERENCE
+from replaylab.analysis.statistics import describe
 from replaylab.pages import ablations as ablations_page
 from replaylab.pages import comparisons
 from replaylab.pages.ablations import DEV, EARLY_STOP, NEAR, Ablations
@@ -98,22 +99,20 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
     )
     for label in ablations_page.ON_TARGET:
         difference = made.arms.difference(REFERENCE, "no replay", label)
-        assert (
-            f"{label} {comparisons.in_words(difference)}, {configurations.side(*difference[1:], label)}" in said["Cost"]
-        )
+        assert f"{label} {describe(difference)}, {configurations.outcome_of(difference, label)}" in said["Cost"]
     assert "cannot tell: *bursts every 20 steps*" in said["Schedule"]
     assert "*early stop, step 300*" in said["Instead of replay"]
     doubt = said["Where the data cannot tell"]
     unsure = [
         arm
         for arm in made.arms.names
-        if configurations.standing(made.arms, arm) == configurations.CANNOT_TELL and arm != REFERENCE
+        if configurations.against_reference(made.arms, arm) == statistics.CANNOT_TELL and arm != REFERENCE
     ]
     assert f"{len(unsure)} of {len(ARMS) - 1} arms ({comparisons.names_of(unsure)})" in doubt and "64 clips" in unsure
     pairs = next(value for key, value in said.items() if key.startswith("Does replay help"))
     for arm in (REFERENCE, "64 videos", "2048 videos", "LoRA", "temporal layers"):
         without = "no replay" if arm == REFERENCE else f"{arm}, no replay"
-        assert comparisons.in_words(made.arms.difference(arm, without)) in pairs
+        assert describe(made.arms.difference(arm, without)) in pairs
 
 
 def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_how_much(made: Ablations) -> None:
@@ -125,9 +124,9 @@ def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_h
     others = [arm for arm in swept.names if arm not in ("no replay", REFERENCE)]
     for arm in others:
         assert f"*{arm}*" in said
-        difference = comparisons.in_words(swept.less_reference(arm, DYNAMICS))
-        is_better = configurations.standing(swept, arm) == configurations.BETTER
-        assert (f"less {REFERENCE}: ADE {difference} px" in said) == is_better
+        difference = describe(swept.difference_from_reference(arm, DYNAMICS))
+        is_better = configurations.against_reference(swept, arm) == statistics.BETTER
+        assert (f"− {REFERENCE}: ADE {difference} px" in said) == is_better
     nothing = swept.runs.assign(state="missing")
     assert "not run yet: *near replay 5 %*" in ablations_page.answer(
         replace(made, fractions=replace(swept, runs=nothing))
@@ -147,8 +146,8 @@ def test_the_opening_counts_each_run_once_and_draws_no_verdict(made: Ablations, 
     said = ablations_page.opening(made, store)
     runs = 3 * len(ARMS) + 3 * 6  # no replay and near replay are in both
     assert f"{runs} of {runs} are there" in said and "**exploratory**" in said and "4 min 20 s each" in said
-    standings = [configurations.standing(made.arms, arm.name) for arm in ARMS if arm.name != REFERENCE]
-    assert f"{standings.count(configurations.WORSE)} worse" in said and "--preset $preset" in said
+    standings = [configurations.against_reference(made.arms, arm.name) for arm in ARMS if arm.name != REFERENCE]
+    assert f"{standings.count(statistics.WORSE)} worse" in said and "--preset $preset" in said
 
 
 def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
@@ -163,7 +162,7 @@ def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     assert "10 of 36 runs are there" in said[1] and not part.settings["chosen"].any() and part.areas.empty
     assert "too few runs to say whether to replay" in said[2] and "fewer than three seeds" in said[2]
     assert "4 of 6 runs are there" in said[4] and "6 of 69 runs are there" in said[3]
-    assert part.arms.of("ramp", DYNAMICS, LAST)[0] == pytest.approx(OF_ARMS["ramp"][1], abs=0.1)
+    assert part.arms.change("ramp", DYNAMICS, LAST).estimate == pytest.approx(OF_ARMS["ramp"][1], abs=0.1)
     assert not any("nan" in text for text in said)
     table = ablations_page.settings_table(part).data
     assert (table["standing"] == "not run yet").sum() == len(part.settings) - 10
@@ -173,7 +172,7 @@ def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
 def test_seeds_are_those_that_were_asked_for(store: Path) -> None:
     one = ablations_page.read([0], store)
     assert set(one.arms.runs["seed"]) == {0} and len(one.arms.done) == len(ARMS)
-    assert np.isnan(one.arms.of("ramp")[1]) and "too few seeds" in comparisons.in_short(one.arms)
+    assert np.isnan(one.arms.change("ramp").low) and "too few seeds" in comparisons.in_short(one.arms)
 
 
 # ------------------------------------------------------------------------------------------------------------- the page

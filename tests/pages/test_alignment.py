@@ -14,7 +14,7 @@ from scipy import stats
 
 from replaylab.analysis import alignment, claims
 from replaylab.analysis.alignment import LATE, OF_A_CLIP, PREREGISTERED, WITH_BASE, Sweeps
-from replaylab.analysis.claims import Arm
+from replaylab.analysis.claims import Configuration
 from replaylab.pages import alignment as alignment_page
 
 STEPS, SCENES = (10, 25, 50, 100, 150, 300), 24
@@ -123,12 +123,12 @@ def test_readings_are_those_of_scipy_over_their_own_checkpoints() -> None:
 def test_the_preregistered_reading_is_that_of_the_claim(made: Sweeps) -> None:
     table = made.rhos[(made.rhos["domain"] == "driving-eventful") & (made.rhos["reading"] == PREREGISTERED)]
     for target in made.targets:
-        of_rows = claims.alignments(made.rows, Arm(target=target), "driving-eventful")
+        of_rows = claims.alignments(made.rows, Configuration(target=target), "driving-eventful")
         here = table[table["target"] == target].set_index(["seed", "base"])["rho"]
         pd.testing.assert_series_equal(here, of_rows, check_names=False)
     ((_, judged),) = alignment_page.judged(made)
     assert judged is not None and judged.verdict == "holds"
-    apart = alignment.less_ordinary(made, "driving-eventful")
+    apart = alignment.rho_minus_ordinary(made, "driving-eventful")
     assert judged.interval.estimate == pytest.approx(apart.mean()) and len(apart) == 5
 
 
@@ -178,12 +178,12 @@ def test_where_both_directions_are_found_neither_is_said() -> None:
     rows = [sweeps({REGULAR: (5, ade)}, {seed: BASES[seed]}) for seed, ade in ((0, 2), (1, -2), (3, 2))]
     mixed = Sweeps(("mixed",), "test", pd.concat([one.rows for one in rows]).drop_duplicates(),
                    pd.concat([one.runs for one in rows]))  # fmt: skip
-    assert "above 0 in 2 of 3 runs: **neither is shown**" in alignment_page.found(mixed)
+    assert "above 0 in 2 of 3 runs: **cannot tell**" in alignment_page.found(mixed)
 
 
 def test_too_few_seeds_get_no_words() -> None:
     few = sweeps({REGULAR: (5, -2)}, {0: "one", 1: "one"})
-    assert "**too few seeds to tell**" in alignment_page.found(few)
+    assert "**too few seeds**" in alignment_page.found(few)
 
 
 def test_only_the_preregistered_line_has_a_verdict(made: Sweeps) -> None:

@@ -12,15 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, run
-from hypothesis import given
-from hypothesis import strategies as some
 from made_up_rows import BASES, NONE, SCENES, made_up
 
 from replaylab.analysis import claims
+from replaylab.analysis.changes import of_measure
 from replaylab.analysis.tables import FLOORS
 from replaylab.catalogue import DENOISING_LOSSES, SOURCES
 from replaylab.pages import finetune_degradation
-from replaylab.pages.finetune_degradation import MOTION, STANDINGS, Changes
+from replaylab.pages.finetune_degradation import MOTION, OUTCOMES, Changes
 from replaylab.sweeps.sweep import Table
 
 EFFECT = {"driving": -1.0, "driving-eventful": 2.0, "kd": -5.0}
@@ -72,7 +71,7 @@ def test_a_change_is_the_one_of_the_claims_with_its_interval(made: Changes, rows
     for claim in claims.CLAIMS[:3]:
         judged = claims.judge(rows, claim)
         assert judged is not None
-        (one,) = finetune_degradation._of(made.at_the_end(), claim.measure, claim.domain).to_dict("records")
+        (one,) = of_measure(made.at_the_end(), claim.measure, claim.domain).to_dict("records")
         found = (one["change"], one["low"], one["high"], one["seeds"])
         assert found == pytest.approx((judged.interval.estimate, judged.interval.low, judged.interval.high, 5))
     assert made.of_arms.loc[made.of_arms["measure"] == "ade_px", "before"].to_numpy() == pytest.approx(3, abs=0.5)
@@ -98,7 +97,7 @@ def test_a_clip_that_one_run_lacks_is_left_out_for_all(rows: pd.DataFrame) -> No
 def test_fewer_than_three_seeds_have_a_change_and_no_interval(seeds: dict[int, str]) -> None:
     few = finetune_degradation.read(table_of(made_up({NONE: EFFECT}, seeds=seeds)))
     assert few.of_arms[["low", "high"]].isna().all(axis=None) and len(few.of_arms)
-    assert "no interval" in finetune_degradation.found(few)
+    assert "too few seeds" in finetune_degradation.found(few)
 
 
 def test_runs_without_their_base_are_refused(rows: pd.DataFrame) -> None:
@@ -107,28 +106,18 @@ def test_runs_without_their_base_are_refused(rows: pd.DataFrame) -> None:
         finetune_degradation.read(table_of(lost))
 
 
-@given(some.floats(-5, 5), some.floats(0.01, 5))
-def test_words_follow_the_interval_and_the_direction_of_the_measure(middle: float, half: float) -> None:
-    low, high = middle - half, middle + half
-    apart = "not apart from 0" if low <= 0 <= high else ""
-    up, down = ("worse", "better") if middle > 0 else ("better", "worse")
-    for measure, expected in (("ade_px", up), ("recall", down), ("psnr_db", down), ("denoising_loss_0.5", up)):
-        assert finetune_degradation.standing(measure, low, high) == (apart or expected)
-    assert finetune_degradation.standing("displacement_slope", low, high) == "not apart from 0"
-
-
 def test_transfer_is_the_mean_loss_of_the_sources_with_its_sign(made: Changes) -> None:
     table = finetune_degradation.transfer_table(made).data.set_index("measure")
     line = table.loc["denoising loss, level 0.5"]
-    assert line["backward transfer"] == "-0.25 (-0.25 to -0.25)" and line["average forgetting"].startswith("+0.25 ")
+    assert line["backward transfer"] == "−0.25 (−0.25 to −0.25)" and line["average forgetting"].startswith("+0.25 ")
     assert line["domains"].count(";") == len(SOURCES["all"]) - 1 and line["runs"] == "5"
 
 
 def test_sentences_hold_the_numbers_and_say_what_is_missing(made: Changes) -> None:
     said = finetune_degradation.found(made)
-    (ade,) = finetune_degradation._of(made.at_the_end(), "ade_px", "driving-eventful").to_dict("records")
+    (ade,) = of_measure(made.at_the_end(), "ade_px", "driving-eventful").to_dict("records")
     assert finetune_degradation.in_words(ade) in said and "5 of 6 runs" in said
-    (kd,) = finetune_degradation._of(made.at_the_end(), "effnet_kd", "driving").to_dict("records")
+    (kd,) = of_measure(made.at_the_end(), "effnet_kd", "driving").to_dict("records")
     assert f"EffNet-KD on ordinary driving changes by {finetune_degradation.in_words(kd)}: better, 5 seeds" in said
     assert finetune_degradation.motion(made).endswith("**not run yet**.")
 
@@ -150,7 +139,7 @@ def test_lines_over_steps_are_the_changes_from_zero(made: Changes) -> None:
     for axes, (measure, domain) in zip(
         finetune_degradation.over_steps(made).axes, finetune_degradation.OVER_STEPS, strict=True
     ):
-        here = finetune_degradation._of(made.of_arms, measure, domain).sort_values("step")
+        here = of_measure(made.of_arms, measure, domain).sort_values("step")
         (line,) = [line for line in axes.lines if line.get_marker() == "o"]
         np.testing.assert_allclose(np.asarray(line.get_ydata(), float), [0, *here["change"]])
         np.testing.assert_allclose(np.asarray(line.get_xdata(), float), [0, *here["step"]])
@@ -159,12 +148,12 @@ def test_lines_over_steps_are_the_changes_from_zero(made: Changes) -> None:
 def test_the_map_colours_what_the_words_say(made: Changes) -> None:
     axes = finetune_degradation.map_of_changes(made).axes[0]
     codes: np.ndarray = np.ma.filled(np.ma.asarray(axes.collections[0].get_array(), float), np.nan).ravel()
-    kinds = [list(STANDINGS)[int(code)] for code in codes if not np.isnan(code)]
+    kinds = [list(OUTCOMES)[int(code)] for code in codes if not np.isnan(code)]
     expected = [
-        finetune_degradation.standing(one.measure, one.low, one.high)
-        for one in made.at_the_end().itertuples()
-        if one.measure in (*finetune_degradation.FIDELITY, *finetune_degradation.AGENTS)
-        and one.domain in finetune_degradation.EVERYWHERE
+        finetune_degradation.outcome_of(one)
+        for one in made.at_the_end().to_dict("records")
+        if one["measure"] in (*finetune_degradation.FIDELITY, *finetune_degradation.AGENTS)
+        and one["domain"] in finetune_degradation.EVERYWHERE
     ]
     assert sorted(kinds) == sorted(expected)
 
@@ -200,6 +189,6 @@ def test_the_page_shows_a_reader_s_own_sweep(swept: Table, tmp_path: Path) -> No
     assert drawn == [f"{name}-figure" for name in ("path", "steps", "map", "motion", "forgetting", "drift")]
     (opening,), (found,) = shown["opening"], shown["found-text"]
     assert "1 of 1 are there" in opening["text/markdown"] and opening["text/markdown"].count("too few runs") == 3
-    assert "no interval" in found["text/markdown"]
+    assert "too few seeds" in found["text/markdown"]
     links = [data["text/html"] for name, datas in shown.items() if name.endswith("-values") for data in datas]
     assert len(links) == len(drawn) and all('class="rl-csv"' in link for link in links)

@@ -12,11 +12,10 @@ from executed_pages import shown
 from made_up_arms import write_references, write_run
 
 from replaylab import store as run_store
-from replaylab.analysis import configurations
 from replaylab.analysis.claims import CLAIMS
 from replaylab.analysis.configurations import DYNAMICS, LOOKS, Arms
+from replaylab.analysis.statistics import FEW, describe
 from replaylab.pages import generalisation
-from replaylab.pages.comparisons import in_words
 from replaylab.pages.generalisation import AS_CLAIMED, FAMILY, FIRST, OTHER_WAY, WORLD, Elsewhere
 from replaylab.store import base_curve
 from replaylab.sweeps.presets import PRESETS, grid
@@ -66,7 +65,7 @@ def test_the_claims_are_those_of_the_preregistration_on_the_second_s_clips(made:
     kept = [claim for claim in CLAIMS if claim.measure != "alignment"]
     assert [claim.says for claim in asked] == [claim.says for claim in kept]
     assert [claim.name for claim in asked] == [f"{differs.claim}, {claim.name}" for claim in kept]
-    assert {claim.arm.target for claim in asked} == {target}
+    assert {claim.configuration.target for claim in asked} == {target}
     assert {claim.domain for claim in asked} == {target, f"{target}-eventful"}
     assert all(result is not None and result.interval.n == 3 for _, result in made.asked[0])
 
@@ -94,8 +93,8 @@ def test_what_does_the_same_says_the_same(made: Elsewhere) -> None:
     looks = [line for line in said.splitlines() if "Looks without replay" in line]
     assert len(looks) == 2 and [line.split(": ", 1)[1] for line in looks] == [looks[0].split(": ", 1)[1]] * 2
     for label in LOOKS:
-        change = made.second.of("no replay", label)
-        assert f"{label} {in_words(change)}, better" in looks[0]
+        change = made.second.change("no replay", label)
+        assert f"{label} {describe(change)}, better" in looks[0]
 
 
 def test_what_parts_is_told(made: Elsewhere) -> None:
@@ -135,7 +134,7 @@ def test_what_is_missing_is_said(made: Elsewhere) -> None:
     two = made.second.runs.assign(state=made.second.runs["seed"].map({0: "done", 1: "done", 3: "missing"}))
     rows = made.second.rows[made.second.rows["seed"] != 3]
     few = replace(half, second=replace(made.second, rows=rows, runs=two))
-    assert set(generalisation.questions_table(few).data[f"second {one}"]) == {configurations.FEW}
+    assert set(generalisation.questions_table(few).data[f"second {one}"]) == {FEW}
     part = f"{2 * runs // 3} of {runs} runs are there"
     assert part in generalisation.over_fractions(few).get_suptitle()
 

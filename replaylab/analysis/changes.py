@@ -1,0 +1,63 @@
+"""After − before: each run beside the base that it started from, clip by clip; and which step is a run's last.
+
+Decision: every comparison of the library is made of these two tables, so that what counts as before is said once.
+
+Refused: runs whose base was not measured, runs and bases that have other clips, two values of one clip, and runs of one
+configuration that end at different steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+FINE_TUNED = "fine-tuned"  # the model of the rows of runs
+RUN = ["run", "base", "target", "replay", "replay_fraction", "seed"]
+
+
+def of_measure(rows: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
+    """The rows, or averaged values, of a measure in a domain."""
+    return rows[(rows["measure"] == measure) & (rows["domain"] == domain)]
+
+
+def before_and_after(rows: pd.DataFrame, measure: str, domain: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of each run and step (RUN, step) and scene (columns): the value of its base, and its own.
+
+    A measure of a whole set has one column. What was not measured in a clip is NaN. ValueError where a run's base was not
+    measured, where both have other clips, or where a clip has two values.
+    """
+    here = of_measure(rows, measure, domain)
+    after = _by_scene(here[here["model"] == FINE_TUNED], [*RUN, "step"], measure, domain)
+    before = _by_scene(here[here["model"] == "base"], ["base"], measure, domain)
+    bases = after.index.get_level_values("base")
+    if missing := set(bases) - set(before.index):
+        raise ValueError(f"rows hold runs from the base {min(missing)} without that base's own {measure} in {domain}")
+    if len(after) and set(after.columns) != set(before.columns):
+        raise ValueError(f"{measure} in {domain}: the runs and their bases have other clips")
+    return before.loc[bases, after.columns].set_axis(after.index), after
+
+
+def _by_scene(rows: pd.DataFrame, keys: list[str], measure: str, domain: str) -> pd.DataFrame:
+    indexed = rows.set_index([*keys, "scene"])["value"]
+    if indexed.index.has_duplicates:
+        raise ValueError(f"rows hold two values of one scene for one {keys[0]} ({measure} in {domain})")
+    return indexed.unstack("scene")
+
+
+def last_steps(table: pd.DataFrame) -> pd.DataFrame:
+    """Of a table with `run` and `step`, as columns or in its index: each run at its own last step."""
+    steps = table.index.to_frame(index=False) if "step" in table.index.names else table[["run", "step"]]
+    last = steps.groupby("run", observed=True)["step"].transform("max")
+    return table[(steps["step"] == last).to_numpy()]
+
+
+def check_ends(runs: pd.DataFrame, configuration: Sequence[str]) -> None:
+    """ValueError that says which runs end where, if runs that share these columns end at different steps."""
+    ends = runs.groupby([*configuration, "run"], observed=True)["step"].max()
+    for name, of in ends.groupby(level=list(configuration), observed=True):
+        if of.nunique() > 1:
+            words = ", ".join(f"{run} at {step}" for run, step in of.droplevel(list(configuration)).items())
+            raise ValueError(
+                f"runs of one configuration {name} end at different steps ({words}); give those of one sweep"
+            )
