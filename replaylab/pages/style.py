@@ -119,6 +119,11 @@ def legend_entry(colour: Any, label: str, marker: str, line: Any = "", **changes
     )
 
 
+def reference_style(model: str) -> dict[str, Any]:
+    """How the level of a reference baseline is drawn, for `axhline` and `axvline`."""
+    return {"color": GREY, "lw": 0.9, "ls": DASHES[model], "zorder": 0}
+
+
 def reference_entries(models: Sequence[str] = tuple(DASHES)) -> list[Line2D]:
     """Lines of a legend for the level lines of reference baselines."""
     return [legend_entry(GREY, REFERENCES[model], "", DASHES[model], lw=1.2) for model in models]

@@ -1,10 +1,7 @@
-"""What do the worlds look like, and how do they differ? One function per video, table, figure or sentence of the page.
+"""The page on the worlds: one function for each of its videos, tables, figures and texts.
 
-The functions take a `survey.Survey` and give back HTML, a pandas Styler, a matplotlib figure or Markdown. Decision:
-words and groups of the domains stand here once (`PLACES`), and a domain that is not among them is shown under its own
-name. Sentences take their direction and their numbers from the survey.
-
-Refused: videos picked by eye; they are the first of their split.
+The functions take a `Survey` and return HTML, a pandas Styler, a matplotlib figure or Markdown. Decision: sentences take
+their direction and their numbers from the survey. Refused: videos picked by eye; they are the first of their split.
 """
 
 from __future__ import annotations
@@ -26,11 +23,10 @@ from pandas.io.formats.style import Styler
 
 from replaylab.catalogue import DOMAINS, REPLAY, SECOND, TARGET, DomainEntry, domain_of
 from replaylab.pages.style import GREY, INK, LIGHT_GREY, WIDTH, figure_style, finished, on_the_page, styled
-from replaylab.util.text import capital, number, percent
+from replaylab.util.text import capital, number, percent, plain_number
 
 if TYPE_CHECKING:
     from replaylab.analysis.world_statistics import Survey
-
 
 COLUMNS = {
     "patterns": "effective patterns",
@@ -39,12 +35,10 @@ COLUMNS = {
     "ego_yaw_deg_s": "ego yaw (°/s)",
     "moved_px": "agents move (px)",
 }
-COLOURS = dict(zip((TARGET, REPLAY, SECOND), [sns.color_palette("colorblind")[one] for one in (0, 1, 2)], strict=True))
+COLOURS = dict(zip((TARGET, REPLAY, SECOND), sns.color_palette("colorblind"), strict=False))
 
 
 # -------------------------------------------------------------------------------------------------------------- videos
-
-
 CSS = """
 .worlds { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 1.4rem 1rem; }
 .worlds figure { margin: 0; }
@@ -89,7 +83,7 @@ def _ordered(domains: Sequence[str]) -> list[str]:
 
 # --------------------------------------------------------------------------------------------------------------- table
 def statistics_table(survey: Survey) -> Styler:
-    """A line a domain, a column a statistic: the value, and its 95 % interval below; then how many agents."""
+    """A row per domain, a column per statistic: the value, and its 95 % interval below; then how many windows."""
     values = survey.statistics.set_index(["domain", "statistic"])
     domains = _ordered(survey.domains)
     shown = {
@@ -110,47 +104,45 @@ def statistics_table(survey: Survey) -> Styler:
 def _cell(one: pd.Series[float], statistic: str) -> str:
     if np.isnan(one["value"]):
         return "–"
-    text = _in_words(one["value"], statistic)
+    text = _number(one["value"], statistic)
     if np.isnan(one["low"]) or one["low"] == one["high"]:  # one video, or no two that differ
         return text
-    low, high = (_in_words(one[end], statistic).removesuffix(" %") for end in ("low", "high"))
+    low, high = (_number(one[end], statistic).removesuffix(" %") for end in ("low", "high"))
     return f"{text}<br><small>{low} – {high}</small>"
 
 
-def _in_words(value: float, statistic: str) -> str:
-    if statistic == "lane_keepers":
-        return percent(round(value, 2))
-    return "0" if value == 0 else number(value)
+def _number(value: float, statistic: str) -> str:
+    return percent(round(value, 2)) if statistic == "lane_keepers" else plain_number(value)
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def velocity_clouds(survey: Survey) -> Figure:
-    """The velocities of agents in the image, a panel a domain, all on the same axes (px/s)."""
+    """The velocities of agents in the image, a panel per domain, all on the same axes (px/s)."""
     domains = _ordered(survey.domains)
     speeds = survey.velocities
-    further = speeds[["vx_px_s", "vy_px_s"]].abs().max(axis=1)
-    reach = float(max(10.0, np.ceil(further.quantile(0.985) / 10) * 10))
-    across, down = 3, -(-len(domains) // 3)
+    larger = speeds[["vx_px_s", "vy_px_s"]].abs().max(axis=1)
+    limit = float(max(10.0, np.ceil(larger.quantile(0.985) / 10) * 10))
+    rows = -(-len(domains) // 3)
     with figure_style():
         figure, panels = plt.subplots(
-            down, across, figsize=(WIDTH, 1.8 * down + 0.7), sharex=True, sharey=True, squeeze=False
+            rows, 3, figsize=(WIDTH, 1.8 * rows + 0.7), sharex=True, sharey=True, squeeze=False
         )
         for axes, domain in zip(panels.flat, domains, strict=False):
-            _cloud(axes, speeds[speeds["domain"] == domain], domain_of(domain), reach)
+            _cloud(axes, speeds[speeds["domain"] == domain], domain_of(domain), limit)
         for axes in panels.flat[len(domains) :]:
             axes.set_axis_off()
-        panels.flat[0].set(xlim=(-reach, reach), ylim=(reach, -reach))  # down is down, as in the image
+        panels.flat[0].set(xlim=(-limit, limit), ylim=(limit, -limit))  # down is down, as in the image
         figure.supxlabel("velocity to the right (px/s)", fontsize=10)
         figure.supylabel("velocity downwards (px/s)", fontsize=10)
         return finished(figure, "How agents move in the image")
 
 
-def _cloud(axes: Axes, speeds: pd.DataFrame, entry: DomainEntry, reach: float) -> None:
+def _cloud(axes: Axes, speeds: pd.DataFrame, entry: DomainEntry, limit: float) -> None:
     for line in (axes.axhline, axes.axvline):
         line(0, color=GREY, lw=0.6, zorder=0)
     colour = COLOURS.get(entry.group, INK)
     sns.scatterplot(speeds, x="vx_px_s", y="vy_px_s", s=9, alpha=0.45, linewidth=0, color=colour, ax=axes, legend=False)
-    outside = int((speeds[["vx_px_s", "vy_px_s"]].abs() > reach).any(axis=1).sum())
+    outside = int((speeds[["vx_px_s", "vy_px_s"]].abs() > limit).any(axis=1).sum())
     if outside:
         axes.text(0.98, 0.02, f"{outside} of {len(speeds)} outside", ha="right", va="bottom",
                   fontsize=8, color=GREY, transform=axes.transAxes,
@@ -165,10 +157,10 @@ def patterns_figure(survey: Survey) -> Figure:
     domains = _ordered(survey.domains)
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 0.34 * len(domains) + 1.2))
-        for line, domain in enumerate(domains):
+        for row, domain in enumerate(domains):
             one, colour = values.loc[domain], COLOURS.get(domain_of(domain).group, INK)
-            axes.plot([one["low"], one["high"]], [line, line], color=colour, lw=2, zorder=2, solid_capstyle="round")
-            axes.plot(one["value"], line, "o", color=colour, ms=7, mec="white", mew=0.8, zorder=3)
+            axes.plot([one["low"], one["high"]], [row, row], color=colour, lw=2, zorder=2, solid_capstyle="round")
+            axes.plot(one["value"], row, "o", color=colour, ms=7, mec="white", mew=0.8, zorder=3)
         axes.set_xscale("log")
         axes.set_xlim(0.93, survey.windows * 1.07)
         ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick < 0.75 * survey.windows]
@@ -195,9 +187,9 @@ def _wrapped(name: str, width: int = 17) -> str:
     return "\n".join(min(breaks, key=lambda halves: max(map(len, halves)), default=(name, "")))
 
 
-# ----------------------------------------------------------------------------------------------------------- sentences
-def standing(survey: Survey) -> str:
-    """Markdown: what the page shows, and whether it is still what the domains are."""
+# --------------------------------------------------------------------------------------------------------------- texts
+def status_line(survey: Survey) -> str:
+    """Markdown: what the page shows, and what of it is missing or no longer up to date."""
     text = (
         f"Preset **{survey.preset}**: {len(survey.domains)} domains, {survey.videos} videos of each "
         f"(the *{survey.split}* split)."
@@ -209,15 +201,15 @@ def standing(survey: Survey) -> str:
     return text
 
 
-def found(survey: Survey) -> str:
-    """Markdown: what the numbers say of the target beside its twin, and which domains lie at the ends."""
+def summary(survey: Survey) -> str:
+    """Markdown: the target compared with its twin, and the most and the least repetitive domain."""
     at = survey.statistics.set_index(["statistic", "domain"])
     lines = []
     if {"driving", "diverse-driving"} <= set(survey.domains):
-        lines += [_target_and_twin(survey, at), _other_measures(at)]
+        lines += [_patterns_of_the_twins(survey, at), _other_statistics_of_the_twins(at)]
     ranked = at.loc["patterns", "value"].dropna().sort_values()
     if len(ranked) > 1:
-        ends = [f"*{domain_of(name).label}* ({_in_words(ranked[name], 'patterns')})" for name in ranked.index[[0, -1]]]
+        ends = [f"*{domain_of(name).label}* ({_number(ranked[name], 'patterns')})" for name in ranked.index[[0, -1]]]
         lines.append(
             f"Of the {len(ranked)} domains {ends[0]} is the most repetitive and {ends[1]} the least, "
             f"counted at {survey.windows} windows each."
@@ -225,7 +217,7 @@ def found(survey: Survey) -> str:
     return "\n".join(f"- {line}" for line in lines) or "Too few domains to compare."
 
 
-def _target_and_twin(survey: Survey, at: pd.DataFrame) -> str:
+def _patterns_of_the_twins(survey: Survey, at: pd.DataFrame) -> str:
     one, other = (at.loc[("patterns", name)] for name in ("driving", "diverse-driving"))
     if np.isnan([one["value"], other["value"]]).any():
         return "Too few agents to count the motion patterns of ordinary driving."
@@ -238,18 +230,16 @@ def _target_and_twin(survey: Survey, at: pd.DataFrame) -> str:
 
 
 def _with_interval(one: pd.Series[float]) -> str:
-    value = _in_words(one["value"], "patterns")
+    value = _number(one["value"], "patterns")
     if np.isnan(one["low"]):
         return f"**{value}**"
     return f"**{value}** (95 % interval {number(one['low'])} to {number(one['high'])})"
 
 
-def _other_measures(at: pd.DataFrame) -> str:
+def _other_statistics_of_the_twins(at: pd.DataFrame) -> str:
     def pair(statistic: str, unit: str = "") -> str:
-        one, other = (
-            _in_words(at.loc[(statistic, name), "value"], statistic) for name in ("driving", "diverse-driving")
-        )
-        return f"{one}{unit} against {other}{unit}"
+        values = [at.loc[(statistic, name), "value"] for name in ("driving", "diverse-driving")]
+        return " against ".join(_number(value, statistic) + unit for value in values)
 
     return (
         f"In the same order, {pair('lane_keepers')} of the agents keep their lane, velocities spread by "

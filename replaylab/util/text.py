@@ -33,3 +33,8 @@ def number(value: float) -> str:
     if np.isinf(value):
         return "∞"
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
+
+
+def plain_number(value: float) -> str:
+    """As `number`, but an exact 0 without decimals."""
+    return "0" if value == 0 else number(value)

@@ -187,7 +187,7 @@ def test_a_domain_in_which_nobody_counts_has_no_numbers_and_spoils_nobodys() -> 
     shown = Survey("quick", Path("nowhere"), "dev", 5, windows, table, speeds)
     assert worlds.statistics_table(shown).data.loc["Empty", worlds.COLUMNS["patterns"]] == "–"
     assert worlds.patterns_figure(shown) and worlds.velocity_clouds(shown)
-    assert worlds.found(shown) == "Too few domains to compare."
+    assert worlds.summary(shown) == "Too few domains to compare."
 
 
 # The other statistics
@@ -386,7 +386,7 @@ def test_the_published_survey_is_only_read_and_says_what_is_not_in_it(
     found = world_statistics.run()
     assert found.outdated == ("driving",)
     assert set(found.missing) == set(DOMAINS) - set(made.domains)
-    said = worlds.standing(found)
+    said = worlds.status_line(found)
     assert "earlier description of:** driving" in said and "near" in said
     with pytest.raises(ValueError, match=r"holds none of near; it holds driving, diverse-driving, physics"):
         world_statistics.run(domains=["near"])
@@ -439,7 +439,7 @@ def test_sentences_say_what_the_numbers_say(made: Survey) -> None:
         for name, value in (("driving", driving), ("diverse-driving", diverse)):
             changed.loc[(name, "patterns"), ["value", "low", "high"]] = [value, value - half, value + half]
         changed.loc[("physics", "patterns"), "value"] = 7.0
-        return worlds.found(Survey("quick", made.folder, "dev", 4, 50, changed.reset_index(), made.velocities))
+        return worlds.summary(Survey("quick", made.folder, "dev", 4, 50, changed.reset_index(), made.velocities))
 
     expected = with_patterns(4, 20, 1)
     assert "**4.00** (95 % interval 3.00 to 5.00)" in expected and "n = 50 windows" in expected

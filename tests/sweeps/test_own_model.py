@@ -102,9 +102,9 @@ def test_the_adapters_that_are_kept_give_the_rows_again(home: Path, table: Any) 
 def test_figures_clips_and_words_come_from_the_rows(table: Any) -> None:
     assert your_model.domains(table) == ("driving", "kitchen")
     assert len(your_model.tradeoff(table).axes) == 2 and len(your_model.over_steps(table).axes) == 4
-    html = your_model.measures(table).to_html()
+    html = your_model.measures_table(table).to_html()
     assert "replay 50 %" in html and "copy last frame" in html and "kitchen" in html
-    assert your_model.found(table).count("replay 50 %") == 2
+    assert your_model.summary(table).count("replay 50 %") == 2
     shown = explorer.main_sample_clips(table, "driving")
     assert {one.configuration for one in shown} == {"truth", "base", "replay 0 %", "replay 50 %"}
     assert all(one.context_frames == 1 and one.frames_per_second == RATE for one in shown)
