@@ -1,11 +1,11 @@
-"""What does a road look like? Palette, texture, light, weather, lens and camera, drawn apart from all motion.
+"""The appearance of a road: palette, texture, light, weather, lens and camera, independent of all motion.
 
-Decision: a look is drawn from its own random stream and knows nothing of who moves how, so that any motion can be
-shown in any look. The two targets' looks are narrow corners (dusk between lit houses; a pale, hazy morning between
-fields of rape) that no other look reaches.
+Decision: an appearance comes from its own random stream and is independent of motion, so that any motion can be shown in any
+look. The two targets' looks are narrow corners (dusk between lit houses; a pale, hazy morning between fields of rape) that
+no other look reaches.
 
-Looks: `target`; `country`; `day`, `fog`, `rain` and `night`, each drawn anew for every video; `diverse`, any of these four;
-`narrow 0`, `narrow 1`, ... (as many as one likes), each one fixed look of the diverse kind for all its videos.
+Looks: `target`; `country`; `day`, `fog`, `rain` and `night`, each sampled anew for every video; `diverse`, any of these
+four; `narrow 0`, `narrow 1`, ... (any number), each one fixed appearance of the diverse kind for all its videos.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIELDS_OF_VIEW_DEG, HEIGHTS_M, PITCHES_RAD = (46.0, 56.0), (1.2, 2.2), (0.0, 0.0
 
 @dataclass(frozen=True)
 class RoadAppearance:
-    """Everything of a scene's appearance; colours are RGB in 0..1."""
+    """The appearance of a driving scene; colours are RGB in 0..1."""
 
     camera: Camera
     light: Light
@@ -45,8 +45,8 @@ class RoadAppearance:
     contrast: float  # how much the texture lightens and darkens
     houses: float  # share of roadside plots with a house
     trees: float  # share of roadside plots with a tree
-    lamps: bool  # windows and the cars' lamps are lit
-    fog_m: tuple[float, float]  # from where it dims to where nothing is seen
+    lamps: bool  # whether windows and the cars' lamps are lit
+    fog_m: tuple[float, float]  # distances at which it begins and at which nothing is visible
 
     def textured(self, colour: Floats, shape: tuple[int, int], rng: np.random.Generator) -> Floats:
         """A field (*shape, 3) of one colour, lightened and darkened piece by piece."""
@@ -74,7 +74,7 @@ def check_look(look: str) -> None:
 
 
 def draw_appearance(look: str, rng: np.random.Generator) -> RoadAppearance:
-    """One look of that name; raises ValueError as `check_look` does."""
+    """One appearance in that look; raises ValueError as `check_look` does."""
     check_look(look)
     if look == "target":
         return _target(rng)
@@ -127,7 +127,7 @@ def _target(rng: np.random.Generator) -> RoadAppearance:
 
 
 def _daylight(rng: np.random.Generator) -> RoadAppearance:
-    """Everything drawn broadly; skies from green to blue, never the target's dusk."""
+    """Everything from broad ranges; skies from green to blue, never the target's dusk."""
 
     def hue(saturation: tuple[float, float], value: tuple[float, float]) -> Floats:
         return hsv(rng.uniform(), rng.uniform(*saturation), rng.uniform(*value))

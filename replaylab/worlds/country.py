@@ -1,34 +1,25 @@
-"""A two-way country road that bends, driven on the left and seen from a truck's cab: the second target's world.
+"""A two-way country road that bends, driven on the left and filmed from a truck's cab: the second target's world.
 
-Decision: everything is described along the road (station and distance to the right of its centre line, in m) and only
-then laid on its arc, so that who keeps a lane keeps it exactly: an arc at constant speed is a constant yaw rate.
-Ordinary traffic is as regular as the first target's, by other rules: who drives ahead falls back slowly, a cyclist is
-caught up with, and a column comes towards us in the right-hand lane.
+Decision: everything is described along the road (station and distance to the right of its centre line, in m) and then
+mapped onto its arc, so that an agent that keeps its lane keeps it exactly: an arc at constant speed is a constant yaw rate.
+Ordinary traffic is as regular as the first target's, by other rules: the vehicle ahead falls back slowly, a cyclist is
+caught up with, and a column comes towards the ego car in the right-hand lane.
 
-Motions: `ordinary`; `eventful`, one of TRAINABLE_EVENTS; `held-out`, one of HELD_OUT_EVENTS; `free`, trainable events
-and agents that go their own ways; or any one event's name. The camera is the cab's in every look.
+Motions: `ordinary`; `eventful`, one of TRAINABLE_EVENTS; `held-out`, one of HELD_OUT_EVENTS; `free`, trainable events and
+agents that move independently; or any one event's name. The camera is the cab's in every look.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from replaylab.spec import WorldSpec
+from replaylab.worlds import kinematics
 from replaylab.worlds.appearance import RoadAppearance, draw_appearance, truck_cab
-from replaylab.worlds.kinematics import (
-    HELD_OUT_EVENTS,
-    MOTIONS,
-    SMALL,
-    TRAINABLE_EVENTS,
-    Motion,
-    Mover,
-    accepted,
-    event_of,
-    make_scene,
-    someone_small,
-)
+from replaylab.worlds.kinematics import Motion, Mover, draw_accepted, event_of, make_scene, random_small_agent
 from replaylab.worlds.meshes import barn, hedge, pole, poplar, wall
 from replaylab.worlds.renderer import GROUND, MARKS, SOLID, Camera, Floats, Mesh, Scene, join, quads, strip
 
@@ -36,15 +27,16 @@ LANE_M = 3.2
 OURS, THEIRS, EDGE = -LANE_M / 2, LANE_M / 2, -LANE_M + 0.35  # m to the right of the centre line
 RADII_M = (80.0, 120.0, 200.0)  # of the bends, to either side
 EGO_SPEED_M_S, ONCOMING_SPEED_M_S = 7.0, 4.0
-LEADER_SLOWER_M_S, CYCLIST_SLOWER_M_S = 2.6, 3.0  # than we are
-VEHICLES, VEHICLE_SHARES = ("car", "van", "truck", "bus", "motorcycle"), (0.38, 0.25, 0.22, 0.07, 0.08)
+LEADER_SLOWER_M_S, CYCLIST_SLOWER_M_S = 2.6, 3.0  # than the ego car
+VEHICLE_SHARES = (0.38, 0.25, 0.22, 0.07, 0.08)  # of kinematics.VEHICLES
+MOTIONS = kinematics.MOTIONS
 JUDGE = Camera(field_of_view_deg=64.0, height_m=2.6, pitch_rad=0.1)
-REACH_M = (-16.0, 148.0)  # of what is drawn along the road
+REACH_M = (-16.0, 148.0)  # of what is rendered along the road
 
 
 @dataclass(frozen=True)
 class Road:
-    """An arc. We begin in the middle of the left lane, at station 0, heading along it."""
+    """An arc. The ego car begins in the middle of the left lane, at station 0, heading along it."""
 
     radius_m: float  # of its centre line; positive: it bends to the left
 
@@ -60,12 +52,12 @@ class Road:
         return np.sign(self.radius_m) * (from_pivot - abs(self.radius_m))
 
     def heading(self, places: Floats) -> Floats:
-        """Where the road leads at places (..., 2 or more)."""
+        """The road's heading at places (..., 2 or more)."""
         side = np.sign(self.radius_m)
         return np.arctan2(side * places[..., 1], side * (places[..., 0] + OURS + self.radius_m))
 
     def mover(self, kind: str, station: float, right: float, speed: float, drift: float = 0.0) -> Mover:
-        """Who follows the road, against our direction if `speed` is negative, `drift` m/s to its right."""
+        """An agent that follows the road, oncoming if `speed` is negative, drifting `drift` m/s to its right."""
         x, y, heading = self.at(station, right)
         if speed < 0:
             heading += np.pi
@@ -73,9 +65,8 @@ class Road:
         return Mover(kind, x, y, heading + aside, np.hypot(speed, drift), 0.0, speed / (self.radius_m + right))
 
 
-# -------------------------------------------------------------------------------------------------------------- motion
 def draw_motion(event: str, road: Road, rng: np.random.Generator, seconds: float) -> Motion:
-    """What happens; raises ValueError for an event that does not exist."""
+    """One motion of an event; raises ValueError for an event that does not exist."""
     if event == "ordinary":
         ego = road.mover("ego", 0, OURS, EGO_SPEED_M_S + rng.normal(0, 0.3))
         column = _column(road, rng, int(rng.integers(1, 4)))
@@ -85,34 +76,34 @@ def draw_motion(event: str, road: Road, rng: np.random.Generator, seconds: float
     return _event(event, road, rng, seconds)
 
 
-def _some_vehicle(rng: np.random.Generator) -> str:
-    return str(rng.choice(VEHICLES, p=VEHICLE_SHARES))
+def _random_vehicle(rng: np.random.Generator) -> str:
+    return str(rng.choice(kinematics.VEHICLES, p=VEHICLE_SHARES))
 
 
 def _ahead(road: Road, rng: np.random.Generator, ego_speed: float) -> list[Mover]:
-    """The rule of our lane: a vehicle that falls back slowly, or a cyclist at the edge whom we catch up with."""
+    """Ordinary traffic of the ego car's lane: a vehicle that falls back slowly, or a cyclist at the edge, caught up with."""
     if rng.uniform() < 0.25:
         speed = max(ego_speed - CYCLIST_SLOWER_M_S + rng.normal(0, 0.2), 0.5)
         return [road.mover("cyclist", rng.uniform(12, 15), EDGE + rng.normal(0, 0.08), speed)]
-    kind, speed = _some_vehicle(rng), max(ego_speed - LEADER_SLOWER_M_S + rng.normal(0, 0.2), 0.5)
+    kind, speed = _random_vehicle(rng), max(ego_speed - LEADER_SLOWER_M_S + rng.normal(0, 0.2), 0.5)
     return [road.mover(kind, rng.uniform(14, 17), OURS + rng.normal(0, 0.1), speed)]
 
 
 def _column(road: Road, rng: np.random.Generator, vehicles: int) -> list[Mover]:
-    """The rule of the other lane."""
+    """Ordinary traffic of the other lane."""
     speed, station = ONCOMING_SPEED_M_S + rng.normal(0, 0.2), rng.uniform(11, 20)
     column = []
     for _ in range(vehicles):
-        column.append(road.mover(_some_vehicle(rng), station, THEIRS + rng.normal(0, 0.1), -speed))
+        column.append(road.mover(_random_vehicle(rng), station, THEIRS + rng.normal(0, 0.1), -speed))
         station += rng.uniform(10, 13)
     return column
 
 
 def _crossing(road: Road, rng: np.random.Generator, ego_speed: float, seconds: float) -> Mover:
-    """From one side of the road to the other, in front of us."""
-    kind = someone_small(rng) if rng.uniform() < 0.5 else _some_vehicle(rng)
-    speed = rng.uniform(1.2, 3.0) if kind in SMALL else rng.uniform(2.0, 5.0)
-    when = rng.uniform(0.2, 0.8) * seconds  # it is before our lane then, 8 to 16 m ahead of where we are
+    """An agent that crosses the road in front of the ego car."""
+    kind = random_small_agent(rng) if rng.uniform() < 0.5 else _random_vehicle(rng)
+    speed = rng.uniform(1.2, 3.0) if kind in kinematics.SMALL else rng.uniform(2.0, 5.0)
+    when = rng.uniform(0.2, 0.8) * seconds  # it is in the ego car's lane then, 8 to 16 m ahead of it
     x, y, heading = road.at(ego_speed * when + rng.uniform(8, 16), OURS)
     heading += rng.choice([-1.0, 1.0]) * np.pi / 2 + rng.normal(0, 0.25)
     return Mover(kind, x + np.sin(heading) * speed * when, y - np.cos(heading) * speed * when, heading, speed)
@@ -126,40 +117,40 @@ def _event(event: str, road: Road, rng: np.random.Generator, seconds: float) -> 
         ego = road.mover("ego", 0, OURS, rng.uniform(0.0, 3.0))
         actors = [_crossing(road, rng, ego.speed, seconds) for _ in range(rng.integers(1, 3))]
         others = []
-    elif event == "cut_in":  # from the other lane back into ours before us, or out of ours
+    elif event == "cut_in":  # from the other lane into the ego car's, or out of it
         inwards = rng.uniform() < 0.7
         drift = rng.uniform(1.0, 2.2) * (-1 if inwards else 1)
         speed = max(ego.speed + rng.uniform(-1.5, 2.0), 1.0)
         start = THEIRS if inwards else OURS
-        actors = [road.mover(_some_vehicle(rng), rng.uniform(8, 15), start, speed, drift)]
-    elif event == "turning":  # we leave the road, everything swings across the image
+        actors = [road.mover(_random_vehicle(rng), rng.uniform(8, 15), start, speed, drift)]
+    elif event == "turning":  # the ego car leaves the road, so that all of the image moves
         ego = replace(ego, yaw_rate=ego.yaw_rate + rng.choice([-1, 1]) * rng.uniform(0.08, 0.20))
-        kind, right = ("cyclist", EDGE) if rng.uniform() < 0.12 else (_some_vehicle(rng), OURS)
+        kind, right = ("cyclist", EDGE) if rng.uniform() < 0.12 else (_random_vehicle(rng), OURS)
         actors = [road.mover(kind, rng.uniform(7, 14), right, ego.speed + rng.uniform(-1.0, 1.0))]
         others = column[:1]
     elif event == "braking":
         brake = rng.uniform(2.0, 4.5)
         speed = ego.speed + rng.uniform(0.2, 0.8) * brake
         mean_speed = max(speed - brake * seconds / 2, speed / 2)
-        leader = road.mover(_some_vehicle(rng), rng.uniform(11, 16), OURS, mean_speed)
+        leader = road.mover(_random_vehicle(rng), rng.uniform(11, 16), OURS, mean_speed)
         actors, others = [replace(leader, speed=speed, acceleration=-brake)], column
-    elif event == "oncoming":  # in our lane
+    elif event == "oncoming":  # in the ego car's lane
         ego = road.mover("ego", 0, OURS, rng.uniform(1.0, 4.0))
         speed = rng.uniform(1.5, 5.0)
         station = rng.uniform(5, 9) + (ego.speed + speed) * seconds * 0.85
-        actors = [road.mover(_some_vehicle(rng), station, OURS + rng.normal(0, 0.25), -speed)]
+        actors = [road.mover(_random_vehicle(rng), station, OURS + rng.normal(0, 0.25), -speed)]
         others = column
-    elif event == "overtaking":  # forwards in the lane where everyone ordinary comes towards us
+    elif event == "overtaking":  # forwards in the lane in which ordinary traffic is oncoming
         speed = ego.speed + rng.uniform(2.5, 5.0)
-        actors = [road.mover(_some_vehicle(rng), rng.uniform(3, 8), THEIRS + rng.normal(0, 0.15), speed)]
+        actors = [road.mover(_random_vehicle(rng), rng.uniform(3, 8), THEIRS + rng.normal(0, 0.15), speed)]
         others = ahead
     else:
-        raise ValueError(f"event {event!r} is none of {TRAINABLE_EVENTS + HELD_OUT_EVENTS}")
+        raise ValueError(f"event {event!r} is none of {kinematics.TRAINABLE_EVENTS + kinematics.HELD_OUT_EVENTS}")
     return Motion(ego, (*actors, *others), event)
 
 
 def _free(road: Road, rng: np.random.Generator) -> Motion:
-    """Everyone goes their own way, but nobody does what is held out."""
+    """Agents that move independently."""
     ego = road.mover("ego", 0, OURS, rng.uniform(0, 9))
     if rng.uniform() < 0.4:
         ego = replace(ego, yaw_rate=ego.yaw_rate + rng.normal(0, 0.08))
@@ -167,7 +158,7 @@ def _free(road: Road, rng: np.random.Generator) -> Motion:
         ego = replace(ego, acceleration=rng.uniform(-1.0, 1.0))
     agents = []
     for _ in range(rng.integers(1, 4)):
-        kind = someone_small(rng) if rng.uniform() < 0.3 else _some_vehicle(rng)
+        kind = random_small_agent(rng) if rng.uniform() < 0.3 else _random_vehicle(rng)
         along, across = max(0.0, ego.speed + rng.uniform(-4.5, 4.5)), rng.uniform(-3.0, 3.0)
         acceleration = rng.uniform(-1.5, 1.5) if rng.uniform() < 0.4 else 0.0
         wander = rng.normal(0, 0.3) if rng.uniform() < 0.3 else 0.0
@@ -176,23 +167,22 @@ def _free(road: Road, rng: np.random.Generator) -> Motion:
     return Motion(ego, (*agents, *_column(road, rng, int(rng.uniform() < 0.4))), "free")
 
 
-def shows_what_is_held_out(motion: Motion, road: Road, times: Floats) -> bool:
-    """Whether anyone ever brakes hard, comes towards us on our side or passes us on the other: trained on by nobody."""
+def shows_held_out(motion: Motion, road: Road, times: Floats) -> bool:
+    """Whether any agent brakes hard, is oncoming in the ego car's lane or passes in the other: never trained on."""
     ego_speeds = motion.ego.speeds(times)
     for agent in motion.agents:
         path, speeds = agent.path(times), agent.speeds(times)
         aside, right = path[:, 2] - road.heading(path), road.right_of_centre(path)
-        towards_us = (np.cos(aside) * speeds < -0.5) & (right < THEIRS / 2)
+        oncoming = (np.cos(aside) * speeds < -0.5) & (right < THEIRS / 2)
         straight = np.abs(np.sin(aside) * speeds) < 0.6
         passes = (np.cos(aside) * speeds - ego_speeds > 2.0) & (right > 0) & straight
-        if agent.acceleration <= -2.0 or towards_us.any() or passes.any():
+        if agent.acceleration <= -2.0 or oncoming.any() or passes.any():
             return True
     return False
 
 
-# --------------------------------------------------------------------------------------------------------------- scene
 def _band(road: Road, left: float, right: float, cuts: Floats, colours: Floats) -> Mesh:
-    """Ground between two distances from the centre line, cut at stations (N + 1): one colour (N, 3) a piece."""
+    """Ground between two distances from the centre line, cut at stations (N + 1): colours (N, 3), one per piece."""
     edges = [road.at(cuts, side) * [1, 1, 0] for side in (left, right)]
     return quads(np.stack([edges[0][:-1], edges[1][:-1], edges[1][1:], edges[0][1:]], axis=1), colours)
 
@@ -229,8 +219,8 @@ def _marks(look: RoadAppearance, road: Road, rng: np.random.Generator) -> Mesh:
     return join([*edges, *dashes])
 
 
-def _roadside(look: RoadAppearance, road: Road, trodden: Floats, rng: np.random.Generator) -> list[Mesh]:
-    """A mesh a thing, so that those out of sight are culled whole; gates where somebody leaves the road."""
+def _roadside(look: RoadAppearance, road: Road, occupied: Floats, rng: np.random.Generator) -> list[Mesh]:
+    """One mesh per thing, so that those out of sight are culled whole; with gaps where an agent leaves the road."""
     side = float(rng.choice([-1, 1]))  # of hedge and poles; wall and poplars stand on the other
     things: list[tuple[float, float, Mesh]] = []
     for station in np.arange(REACH_M[0], REACH_M[1], 6.0):
@@ -246,30 +236,25 @@ def _roadside(look: RoadAppearance, road: Road, trodden: Floats, rng: np.random.
     kept = []
     for station, right, mesh in things:
         x, y, heading = road.at(station, right)
-        if np.hypot(trodden[:, 0] - x, trodden[:, 1] - y).min() > 4.0:
+        if np.hypot(occupied[:, 0] - x, occupied[:, 1] - y).min() > 4.0:
             kept.append(mesh.moved(x, y, heading))
     return kept
 
 
 def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int) -> Scene:
-    """The scene of one video; look and motion come from their own streams and do not touch each other's."""
+    """The scene of one video; look and motion use their own streams."""
     times = np.arange(spec.frames) / spec.frames_per_second
     event = event_of(spec, number, motion_rng, MOTIONS)
     road = Road(float(motion_rng.choice(RADII_M) * motion_rng.choice([-1, 1])))
 
-    def one() -> Motion:
-        while True:
-            motion = draw_motion(event, road, motion_rng, float(times[-1]))
-            if event in HELD_OUT_EVENTS or not shows_what_is_held_out(motion, road, times):
-                return motion
-
-    motion = accepted(one, times, JUDGE)
+    draw_one = partial(draw_motion, event, road, motion_rng, float(times[-1]))
+    motion = draw_accepted(draw_one, lambda motion: shows_held_out(motion, road, times), times, JUDGE)
     look = replace(draw_appearance(spec.look, look_rng), camera=truck_cab(look_rng))
     paths = motion.paths(times)
-    trodden = np.concatenate([motion.ego.path(times), *paths])
+    occupied = np.concatenate([motion.ego.path(times), *paths])
     layers = [
         (GROUND, _ground(look, road, look_rng)),
         (MARKS, _marks(look, road, look_rng)),
-        *((SOLID, solid) for solid in _roadside(look, road, trodden, look_rng)),
+        *((SOLID, solid) for solid in _roadside(look, road, occupied, look_rng)),
     ]
     return make_scene(motion, times, look, layers, road.right_of_centre(paths), look_rng)

@@ -1,8 +1,8 @@
-"""How does everyone move? Constant acceleration and yaw rate from a pose, whatever the road and the look.
+"""Motion of cars, pedestrians and cyclists: constant acceleration and yaw rate from a pose, for any road and appearance.
 
 Decision: within a video nothing else happens, so that three context frames determine the future and an error is the
-model's, not chance's. A motion is accepted by one fixed camera, whatever camera will show it: the same seed is the
-same motion in every look.
+model's, not chance's. A motion is accepted by one fixed camera, whatever camera will show it: the same seed is the same
+motion in every look.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TRIES = 1000
 
 TRAINABLE_EVENTS = ("crossing", "cut_in", "turning")
 HELD_OUT_EVENTS = ("braking", "oncoming", "overtaking")
-MOTIONS = {  # which events the eventful videos of a motion show
+MOTIONS = {  # the events of the eventful videos of a motion
     "ordinary": ("ordinary",),
     "eventful": TRAINABLE_EVENTS,
     "held-out": HELD_OUT_EVENTS,
@@ -64,7 +64,7 @@ class Mover:
     def path(self, times: Floats) -> Floats:
         """Poses (T, 3): x, y, heading. The closed form of constant turn rate and acceleration (CTRA)."""
         v, a, w, h = self.speed, self.acceleration, self.yaw_rate, self.heading
-        if a < 0:  # a braking car stops, it does not come back
+        if a < 0:  # a braking car stops instead of driving backwards
             times = np.minimum(times, -v / a)
         heading = h + w * times
         if abs(w) < 1e-6:
@@ -78,7 +78,7 @@ class Mover:
 
 @dataclass(frozen=True)
 class Motion:
-    """How everyone moves in one video, and which event it shows."""
+    """The motion of the ego car and all agents in one video, and the event that it shows."""
 
     ego: Mover
     agents: tuple[Mover, ...]
@@ -89,26 +89,26 @@ class Motion:
         return np.stack([agent.path(times) for agent in self.agents])
 
 
-def some_vehicle(rng: np.random.Generator) -> str:
-    """One of VEHICLES, as often as VEHICLE_SHARES says."""
+def random_vehicle(rng: np.random.Generator) -> str:
+    """One of VEHICLES, with the probabilities VEHICLE_SHARES."""
     return str(rng.choice(VEHICLES, p=VEHICLE_SHARES))
 
 
-def someone_small(rng: np.random.Generator) -> str:
-    """One of SMALL, as often as SMALL_SHARES says."""
+def random_small_agent(rng: np.random.Generator) -> str:
+    """One of SMALL, with the probabilities SMALL_SHARES."""
     return str(rng.choice(SMALL, p=SMALL_SHARES))
 
 
 def event_of(spec: WorldSpec, number: int, rng: np.random.Generator, motions: dict[str, tuple[str, ...]]) -> str:
-    """Which event video `number` shows: of n videos, floor(n x eventful_share) are eventful."""
+    """The event of video `number`: of the first n videos, floor(n x eventful_share) are eventful."""
     share = Fraction(str(spec.eventful_share))
     is_eventful = int((number + 1) * share) > int(number * share)
     return str(rng.choice(motions[spec.motion])) if is_eventful else "ordinary"
 
 
-def keeps_apart(motion: Motion, times: Floats) -> bool:
-    """Nobody touches anybody, nor us, however they stand: bodies as rows of discs, so that who only passes may pass
-    close by. We are as large as a truck.
+def _keeps_apart(motion: Motion, times: Floats) -> bool:
+    """Whether no body touches another or the ego car, which counts as a truck. Bodies are rows of discs, so that agents may
+    pass close by.
     """
     truck = _discs("truck", motion.ego.path(times))
     bodies = [truck, *(_discs(agent.kind, agent.path(times)) for agent in motion.agents)]
@@ -121,22 +121,22 @@ def keeps_apart(motion: Motion, times: Floats) -> bool:
 
 
 def _discs(kind: str, path: Floats) -> tuple[Floats, float]:
-    """Discs that cover a body and 10 cm around it: centres (T, N, 2) and their radius, in m."""
+    """Discs that cover a body and 10 cm around it: centres (T, N, 2) and their radius in m."""
     width, length, _ = KINDS[kind]
     along = np.linspace(-0.5, 0.5, max(2, round(1.5 * length / width))) * max(length - width, 0.0)
     ahead = np.stack([-np.sin(path[:, 2]), np.cos(path[:, 2])], axis=1)
     return path[:, None, :2] + along[:, None] * ahead[:, None], width / 2 * 1.1 + 0.1
 
 
-def is_shown(motion: Motion, times: Floats, judge: Camera) -> bool:
-    """Whether `judge` sees the agents throughout (`renderer.shown_throughout`), whatever they look like."""
+def _is_shown(motion: Motion, times: Floats, judge: Camera) -> bool:
+    """Whether the camera `judge` sees the agents throughout (`renderer.shown_throughout`), whatever their appearance."""
     ego = motion.ego.path(times)
     paths = [agent.path(times) for agent in motion.agents]
     counts = np.zeros((len(times), len(paths)), dtype=bool)
     for frame, (x, y, heading) in enumerate(ego):
         boxes, depths = np.full((len(paths), 4), np.nan), np.zeros(len(paths))
         for agent, path in enumerate(paths):
-            corners = silhouette(motion.agents[agent].kind) @ rigid(*path[frame, :, None])[0].T
+            corners = _silhouette(motion.agents[agent].kind) @ rigid(*path[frame, :, None])[0].T
             pixels, depth = judge.project(corners[:, :3], np.array([x, y, 0.0]), heading, 64)
             depths[agent] = depth.mean()
             if depth.min() > NEAR_M:
@@ -146,50 +146,41 @@ def is_shown(motion: Motion, times: Floats, judge: Camera) -> bool:
 
 
 @cache
-def silhouette(kind: str) -> Floats:
-    """The points (N, 4) of a body as it is drawn, homogeneous: seen from above a car is smaller than its hull."""
+def _silhouette(kind: str) -> Floats:
+    """The points (N, 4) of a body as it is rendered, homogeneous: seen from above a car is smaller than its hull."""
     light = Light((0, 0, 1), 1.0, 0.0)
     points = vehicle(kind, np.ones(3), light, False, np.random.default_rng(0)).vertices
     return np.append(points, np.ones((len(points), 1)), axis=1)
 
 
-def accepted(draw: Callable[[], Motion], times: Floats, judge: Camera) -> Motion:
-    """The first motion in which nobody touches anybody and that `judge` sees.
-
-    Raises RuntimeError if none of a thousand is.
+def draw_accepted(
+    draw: Callable[[], Motion], shows_held_out: Callable[[Motion], bool], times: Floats, judge: Camera
+) -> Motion:
+    """The first motion in which nobody touches anybody, that the camera `judge` sees, and without held-out events where
+    it is not one itself. Raises RuntimeError if none of TRIES is.
     """
     for _ in range(TRIES):
         motion = draw()
-        if keeps_apart(motion, times) and is_shown(motion, times, judge):
+        while motion.event not in HELD_OUT_EVENTS and shows_held_out(motion):
+            motion = draw()
+        if _keeps_apart(motion, times) and _is_shown(motion, times, judge):
             return motion
     raise RuntimeError(f"none of {TRIES} motions of event {motion.event!r} keeps apart and is seen")
 
 
 def make_scene(
-    motion: Motion,
-    times: Floats,
-    look: RoadAppearance,
-    layers: list[tuple[int, Mesh]],
-    road_m: Floats,
+    motion: Motion, times: Floats, look: RoadAppearance, layers: list[tuple[int, Mesh]], road_m: Floats,
     look_rng: np.random.Generator,
-) -> Scene:
-    """The scene of a motion in a look, in surroundings and along a road that the world has made."""
+) -> Scene:  # fmt: skip
+    """The scene of a motion in a look, with the surroundings `layers` and the agents' places on the road, `road_m`."""
     bodies = [
         vehicle(agent.kind, look.cars[look_rng.integers(len(look.cars))], look.light, look.lamps, look_rng)
         for agent in motion.agents
     ]
     return Scene(
-        cameras=(look.camera,) * len(times),
-        ego=motion.ego.path(times),
-        poses=np.stack([rigid(*path.T) for path in motion.paths(times)]),
-        layers=layers,
-        agents=bodies,
+        cameras=(look.camera,) * len(times), ego=motion.ego.path(times),
+        poses=np.stack([rigid(*path.T) for path in motion.paths(times)]), layers=layers, agents=bodies,
         shadows=[shadow(agent.kind, look) for agent in motion.agents],
-        kinds=tuple(agent.kind for agent in motion.agents),
-        sky_horizon=look.sky_horizon,
-        sky_top=look.sky_top,
-        fog_m=look.fog_m,
-        event=motion.event,
-        lens=look.lens,
-        road_m=road_m,
-    )
+        kinds=tuple(agent.kind for agent in motion.agents), sky_horizon=look.sky_horizon, sky_top=look.sky_top,
+        fog_m=look.fog_m, event=motion.event, lens=look.lens, road_m=road_m,
+    )  # fmt: skip

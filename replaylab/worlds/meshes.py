@@ -1,7 +1,7 @@
-"""What stands and drives beside a road? Meshes of vehicles, walkers, houses and trees, a few boxes each.
+"""Meshes of vehicles, pedestrians, balls, houses and trees, a few boxes each, and of their shadows.
 
-Decision: a body is no bigger than `KINDS` says, so that motion can be judged (does anyone drive through anyone? does
-the camera see them?) before anything is drawn.
+Decision: a body is no bigger than `KINDS` gives, so that a motion can be accepted (nobody touches anybody, the camera sees
+them) before anything is rendered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KINDS = {
 
 
 def vehicle(kind: str, colour: Floats, light: Light, lamps: bool, rng: np.random.Generator) -> Mesh:
-    """A vehicle or walker of a few boxes around its own origin, facing +y; no bigger than KINDS says."""
+    """A vehicle or pedestrian of a few boxes around its own origin, facing +y; no bigger than KINDS gives."""
     width, length, height = KINDS[kind]
     dark, glass = np.full(3, 0.07), np.array([0.20, 0.25, 0.30])
     if kind == "pedestrian":
@@ -74,7 +74,7 @@ def vehicle(kind: str, colour: Floats, light: Light, lamps: bool, rng: np.random
 
 
 def shadow(kind: str, look: RoadAppearance) -> Mesh:
-    """What a body darkens of the road under it."""
+    """The shadow of a body on the road under it."""
     width, length, _ = KINDS[kind]
     x, y = width / 2 + 0.15, length / 2 + 0.15
     return quads(np.array([[[-x, -y, 0], [x, -y, 0], [x, y, 0], [-x, y, 0]]]), look.road[None] * 0.45)
@@ -134,7 +134,7 @@ def hedge(look: RoadAppearance, length: float, rng: np.random.Generator) -> Mesh
 
 
 def wall(look: RoadAppearance, length: float, rng: np.random.Generator) -> Mesh:
-    """A low one of stones, with a lighter top."""
+    """A low stone wall along y, with a lighter top, `length` m long."""
     stone = look.walls[rng.integers(2)] * rng.uniform(0.92, 1.08)
     top = box((0, 0, 0.75), (0.6, length, 0.15), stone * 1.15, look.light)
     return join([box((0, 0, 0), (0.5, length, 0.75), stone, look.light), top])
@@ -149,3 +149,21 @@ def barn(look: RoadAppearance, rng: np.random.Generator) -> Mesh:
         for step in range(3)
     ]
     return join([body, *roof])
+
+
+def ball(radius: float, colours: Floats, light: Light) -> Mesh:
+    """A sphere of 8 x 6 patches in two alternating colours (2, 3), so that its rolling is visible."""
+    turns, rises = np.linspace(0, 2 * np.pi, 9), np.linspace(-np.pi / 2, np.pi / 2, 7)
+    across = (np.outer(np.cos(rises), np.cos(turns)), np.outer(np.cos(rises), np.sin(turns)))
+    place = np.stack([*across, np.outer(np.sin(rises), np.ones(9))], axis=-1)
+    corners = np.stack([place[:-1, :-1], place[:-1, 1:], place[1:, 1:], place[1:, :-1]], axis=2).reshape(-1, 4, 3)
+    paint = colours[np.add.outer(np.arange(6) // 2, np.arange(8) // 2).ravel() % 2]
+    return quads(radius * corners, paint[:, None] * light.shade(corners)[..., None])
+
+
+def round_shadow(radius: float, floor: Floats, corners: int = 12) -> Mesh:
+    """A dark disc on a floor of that colour around the origin; an even number of corners."""
+    turns = np.linspace(0, 2 * np.pi, corners + 1)
+    rim = radius * np.stack([np.cos(turns), np.sin(turns), np.zeros(len(turns))], axis=1)
+    faces = np.stack([[np.zeros(3), rim[i], rim[i + 1], rim[i + 2]] for i in range(0, corners, 2)])
+    return quads(faces, np.repeat(floor[None] * 0.5, len(faces), axis=0))

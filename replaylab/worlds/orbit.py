@@ -1,9 +1,9 @@
-"""A camera that circles, turns, drives or zooms, among still and moving things: what moves is mostly the camera.
+"""A camera that circles, pans, drives or zooms among still and moving things: most of the motion is the camera's.
 
-Decision: replay whose images move as driving's do (everything at once, by where the camera goes) and look like nothing
-on a road. Camera and things keep constant speed and yaw rate, or a constant rate of zoom, so that three frames
-determine the future. Walls and pillars stand outside of the circle that camera and things keep within: nothing hides
-an agent but another agent.
+Decision: this is replay whose images move as driving's do (everything at once, by where the camera goes) and look like
+nothing on a road. Camera and things keep constant speed and yaw rate, or a constant rate of zoom, so that three frames
+determine the future. Walls and pillars stand outside of the circle in which camera and things stay: an agent is occluded
+only by another agent.
 
 Motions: `orbit`, `pan`, `dolly` and `zoom`, each the whole of what the camera does; `any`, one of the four.
 """
@@ -16,21 +16,22 @@ import numpy as np
 
 from replaylab.spec import WorldSpec
 from replaylab.worlds.kinematics import Mover
-from replaylab.worlds.orbit_appearance import KINDS, OrbitAppearance, draw_appearance, round_shadow, surroundings, thing
+from replaylab.worlds.meshes import round_shadow
+from replaylab.worlds.orbit_appearance import KINDS, OrbitAppearance, draw_appearance, surroundings, thing
 from replaylab.worlds.renderer import Camera, Floats, Scene, rigid, shows_its_agents
 
 LOOKS = ("any",)
 CAMERA_MOTIONS = ("orbit", "pan", "dolly", "zoom")
 MOTIONS = {"any": CAMERA_MOTIONS, **{name: (name,) for name in CAMERA_MOTIONS}}
 TRIES = 300
-CORNER = 0.75  # of a thing's size: how far from its middle its corners are
-THINGS_REACH_M = 4.2  # how far from the middle of the scene a thing may get
+CORNER = 0.75  # of a thing's size: the distance of its corners from its middle
+THINGS_REACH_M = 4.2  # the greatest distance of a thing from the middle of the scene
 CLEAR_M = 1.6  # between camera and the edge of any thing
 
 
 @dataclass(frozen=True)
 class View:
-    """What the camera does: x, y, heading (T, 3), a pinhole a frame, and the middle of the scene in m."""
+    """The camera's path x, y, heading (T, 3), a pinhole per frame, and the middle of the scene in m."""
 
     path: Floats
     cameras: tuple[Camera, ...]
@@ -38,7 +39,7 @@ class View:
 
 
 def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int) -> Scene:
-    """The scene of one video; raises RuntimeError if none of TRIES shows its things."""
+    """The scene of one video; raises RuntimeError if none of TRIES shows its agents."""
     times = np.arange(spec.frames) / spec.frames_per_second
     motion = str(motion_rng.choice(MOTIONS[spec.motion]))
     look = draw_appearance(look_rng)
@@ -49,11 +50,11 @@ def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.G
             scene = _scene(motion, look, view, movers, sizes, times, look_rng)
             if shows_its_agents(scene):
                 return scene
-    raise RuntimeError(f"none of {TRIES} scenes of motion {motion!r} shows its things")
+    raise RuntimeError(f"none of {TRIES} scenes of motion {motion!r} shows its agents")
 
 
 def draw_view(motion: str, rng: np.random.Generator, times: Floats) -> View:
-    """What the camera does at `times` (T,), from the origin and facing +y at time 0; halfway it faces the middle."""
+    """The camera at `times` (T,), from the origin and facing +y at time 0; halfway it faces the middle."""
     distance, height = rng.uniform(5.2, 7.8), rng.uniform(1.2, 3.8)
     field_of_view, half = rng.uniform(45, 60), float(times[-1]) / 2
     sign = rng.choice([-1.0, 1.0])
@@ -80,7 +81,7 @@ def draw_view(motion: str, rng: np.random.Generator, times: Floats) -> View:
 
 
 def _things(view: View, rng: np.random.Generator, times: Floats) -> tuple[list[Mover], list[float]]:
-    """Some things and their sizes in m; whichever goes through another, the camera or out of the scene is left out."""
+    """Some things and their sizes in m, without those that would touch another or the camera or leave the scene."""
     movers: list[Mover] = []
     sizes: list[float] = []
     paths: list[Floats] = []
@@ -104,7 +105,7 @@ def _things(view: View, rng: np.random.Generator, times: Floats) -> tuple[list[M
 
 
 def _mover(middle: Floats, rng: np.random.Generator, times: Floats) -> Mover:
-    """A thing that stands, slides straight on or circles; halfway it is near the middle of the scene."""
+    """A thing that stands, slides straight or circles; halfway it is near the middle of the scene."""
     angle, reach = rng.uniform(-np.pi, np.pi), 3.6 * np.sqrt(rng.uniform())
     x, y = middle + reach * np.array([np.cos(angle), np.sin(angle)])
     kind, heading = str(rng.choice(KINDS)), rng.uniform(-np.pi, np.pi)
@@ -125,14 +126,9 @@ def _scene(
 ) -> Scene:  # fmt: skip
     inner = max(float(np.linalg.norm(view.path[:, :2] - view.middle, axis=1).max()), THINGS_REACH_M)
     return Scene(
-        cameras=view.cameras,
-        ego=view.path,
-        poses=np.stack([rigid(*mover.path(times).T) for mover in movers]),
+        cameras=view.cameras, ego=view.path, poses=np.stack([rigid(*mover.path(times).T) for mover in movers]),
         layers=surroundings(look, view.middle, inner + 1.5, rng),
         agents=[thing(mover.kind, size, look, rng) for mover, size in zip(movers, sizes, strict=True)],
         shadows=[round_shadow(0.6 * size, look.floors[0]) for size in sizes],
-        kinds=tuple(mover.kind for mover in movers),
-        sky_horizon=look.sky_horizon,
-        sky_top=look.sky_top,
-        event=motion,
-    )
+        kinds=tuple(mover.kind for mover in movers), sky_horizon=look.sky_horizon, sky_top=look.sky_top, event=motion,
+    )  # fmt: skip

@@ -1,6 +1,6 @@
-"""What do the scenes that a camera circles look like? Palette, floor, light, walls, pillars, and the things themselves.
+"""The appearance of the scenes of `orbit`: palette, floor, light, walls, pillars, and the things themselves.
 
-Decision: drawn as broadly as colours go, but no dusk: no sky is near the driving target's violet over orange.
+Decision: colours come from the whole range, but without dusk: no sky is near the driving target's violet over orange.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from replaylab.worlds.appearance import hsv
-from replaylab.worlds.physics import ball
+from replaylab.worlds.meshes import ball
 from replaylab.worlds.renderer import GROUND, SOLID, Floats, Light, Mesh, box, join, quads, strip
 
 KINDS = ("box", "ball", "plank", "pyramid", "stack")
@@ -22,7 +22,7 @@ TILE_M, FLOOR_M, FAR_FLOOR_M = 1.5, 24.0, 96.0
 
 @dataclass(frozen=True)
 class OrbitAppearance:
-    """Colours are RGB in 0..1."""
+    """The appearance of an orbit scene; colours are RGB in 0..1."""
 
     light: Light
     sky_top: Floats
@@ -31,7 +31,7 @@ class OrbitAppearance:
     pattern: str  # one of PATTERNS
     place: str  # one of PLACES
     walls: Floats  # (2, 3)
-    hue: float  # of the things, scattered about by `scatter`
+    hue: float  # of the things, within `scatter`
     scatter: float
 
 
@@ -55,7 +55,7 @@ def draw_appearance(rng: np.random.Generator) -> OrbitAppearance:
 
 
 def _paint(look: OrbitAppearance, rng: np.random.Generator) -> Floats:
-    """A colour that is not the floor's."""
+    """A colour that differs from the floor's."""
     for _ in range(20):
         hue = look.hue + rng.uniform(-1, 1) * look.scatter
         colour = hsv(hue, rng.uniform(0.3, 1.0), rng.uniform(0.35, 1.0))
@@ -65,7 +65,7 @@ def _paint(look: OrbitAppearance, rng: np.random.Generator) -> Floats:
 
 
 def thing(kind: str, size: float, look: OrbitAppearance, rng: np.random.Generator) -> Mesh:
-    """One thing on the ground around its own origin, about `size` m large; no corner further than 0.75 of that from it."""
+    """One thing on the ground around its own origin, about `size` m large, with corners within 0.75 of that."""
     first, second, light = _paint(look, rng), _paint(look, rng), look.light
     if kind == "ball":
         return ball(size / 2, np.stack([first, second]), light).moved(0, 0, z=size / 2)
@@ -93,18 +93,10 @@ def _pyramid(size: float, first: Floats, second: Floats, light: Light) -> Mesh:
     return quads(corners, np.stack([first, second, first, second]) * light.shade(normals)[:, None])
 
 
-def round_shadow(radius: float, floor: Floats) -> Mesh:
-    """A dark disc on the floor, `radius` m wide from its middle."""
-    turns = np.linspace(0, 2 * np.pi, 13)
-    rim = radius * np.stack([np.cos(turns), np.sin(turns), np.zeros(13)], axis=1)
-    corners = np.stack([[np.zeros(3), rim[i], rim[i + 1], rim[i + 2]] for i in range(0, 12, 2)])
-    return quads(corners, np.repeat(floor[None] * 0.5, len(corners), axis=0))
-
-
 def surroundings(
     look: OrbitAppearance, middle: Floats, inner_m: float, rng: np.random.Generator
 ) -> list[tuple[int, Mesh]]:
-    """Floor, and what stands around at least `inner_m` from the middle."""
+    """Floor, and walls or pillars at least `inner_m` from the middle."""
     layers = [(GROUND, _floor(look, middle, FAR_FLOOR_M, FAR_FLOOR_M / 12, rng)),
               (GROUND, _floor(look, middle, FLOOR_M, TILE_M, rng))]  # fmt: skip
     if look.place == "plain":

@@ -1,17 +1,18 @@
-"""Rigid bodies that fall, bounce, collide and roll: panda3d's Bullet, seen by a camera that stands still.
+"""Rigid bodies that fall, bounce, collide and roll: panda3d's Bullet, filmed by a camera that stands still.
 
-Decision: replay *far* from driving. Nothing here looks or moves like traffic, and because collisions branch, three
+Decision: this is replay *far* from driving. Nothing looks or moves like traffic, and because collisions branch, three
 context frames need not determine the future: this world is judged by fidelity only (and by how well it is kept).
 """
 
 from __future__ import annotations
 
-import colorsys
 from typing import Any
 
 import numpy as np
 
 from replaylab.spec import WorldSpec
+from replaylab.worlds.appearance import hsv
+from replaylab.worlds.meshes import ball, round_shadow
 from replaylab.worlds.renderer import (
     GROUND,
     SOLID,
@@ -22,7 +23,6 @@ from replaylab.worlds.renderer import (
     Scene,
     box,
     join,
-    quads,
     shows_its_agents,
     strip,
 )
@@ -33,23 +33,7 @@ LOOKS, MOTIONS = ("any",), ("bodies",)
 
 
 def _paint(rng: np.random.Generator) -> Floats:
-    return np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.2, 1.0), rng.uniform(0.4, 1.0)))
-
-
-def ball(radius: float, colours: Floats, light: Light) -> Mesh:
-    """A sphere of 8 x 6 patches in two alternating colours (2, 3), so that one sees it roll."""
-    turns, rises = np.linspace(0, 2 * np.pi, 9), np.linspace(-np.pi / 2, np.pi / 2, 7)
-    place = np.stack(
-        [
-            np.outer(np.cos(rises), np.cos(turns)),
-            np.outer(np.cos(rises), np.sin(turns)),
-            np.outer(np.sin(rises), np.ones(9)),
-        ],
-        axis=-1,
-    )
-    corners = np.stack([place[:-1, :-1], place[:-1, 1:], place[1:, 1:], place[1:, :-1]], axis=2).reshape(-1, 4, 3)
-    paint = colours[np.add.outer(np.arange(6) // 2, np.arange(8) // 2).ravel() % 2]
-    return quads(radius * corners, paint[:, None] * light.shade(corners)[..., None])
+    return hsv(rng.uniform(), rng.uniform(0.2, 1.0), rng.uniform(0.4, 1.0))
 
 
 def _body(shape: str, size: float, rng: np.random.Generator, light: Light) -> tuple[Mesh, tuple[float, float, float]]:
@@ -96,7 +80,7 @@ def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, t
         layers.append(
             (SOLID, box((0, distance + 3.5, 0), (40, 0.5, look_rng.uniform(0.8, 3.0)), _paint(look_rng), light))
         )
-    shadows = [_round_shadow(max(sides), floor) for _, sides in bodies]
+    shadows = [round_shadow(max(sides), floor, 8) for _, sides in bodies]
     return Scene(
         cameras=(camera,) * len(times), layers=layers, agents=[mesh for mesh, _ in bodies], shadows=shadows,
         sky_horizon=np.clip(sky * 0.6 + 0.4, 0, 1), sky_top=sky, kinds=tuple(shapes), event="bodies",
@@ -105,19 +89,11 @@ def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, t
     )  # fmt: skip
 
 
-def _round_shadow(radius: float, floor: Floats) -> Mesh:
-    turns = np.linspace(0, 2 * np.pi, 9)
-    rim = radius * np.stack([np.cos(turns), np.sin(turns), np.zeros(9)], axis=1)
-    centre = np.zeros((4, 3))
-    corners = np.stack([np.stack([centre[0], rim[i], rim[i + 1], rim[i + 2]]) for i in range(0, 8, 2)])
-    return quads(corners, np.repeat(floor[None] * 0.5, 4, axis=0))
-
-
 def _simulate(
     shapes: list[str], sides: list[tuple[float, float, float]], rng: np.random.Generator, times: Floats,
     distance: float, wall: bool,
 ) -> Floats:  # fmt: skip
-    """Poses (A, T, 4, 4): thrown in from above and the sides, watched from some moment on."""
+    """Poses (A, T, 4, 4) of bodies that start in the air with a random velocity."""
     from panda3d import bullet
     from panda3d import core as p3
 
@@ -137,17 +113,10 @@ def _simulate(
         node.set_mass(float(np.prod(half)) * 8)
         node.set_restitution(float(rng.uniform(0.3, 0.9)))
         node.set_friction(float(rng.uniform(0.3, 0.9)))
-        place = p3.Point3(
-            float(rng.uniform(-2.2, 2.2)),
-            float(distance + rng.uniform(-1.5, 2.0)),
-            float(half[2] + rng.uniform(0.0, 2.2)),
-        )
-        turn = (
-            p3.Vec3(*map(float, rng.uniform(-180, 180, 3)))
-            if rng.uniform() < 0.6
-            else p3.Vec3(float(rng.uniform(-180, 180)), 0, 0)
-        )
-        node.set_transform(p3.TransformState.make_pos_hpr(place, turn))
+        x, ahead, up = rng.uniform(-2.2, 2.2), rng.uniform(-1.5, 2.0), rng.uniform(0.0, 2.2)
+        place = p3.Point3(float(x), float(distance + ahead), float(half[2] + up))
+        turn = rng.uniform(-180, 180, 3) if rng.uniform() < 0.6 else (rng.uniform(-180, 180), 0, 0)
+        node.set_transform(p3.TransformState.make_pos_hpr(place, p3.Vec3(*map(float, turn))))
         node.set_linear_velocity(p3.Vec3(*map(float, rng.normal(0, 1.6, 2)), float(rng.uniform(-1, 2))))
         node.set_angular_velocity(p3.Vec3(*map(float, rng.normal(0, 2.0, 3))))
         node.set_deactivation_enabled(False)

@@ -1,8 +1,8 @@
-"""How does a described scene become frames? One small stage over panda3d's software renderer.
+"""Rendering a scene to frames with panda3d's software renderer, and the boxes of its agents.
 
-Decision: meshes are plain numpy arrays with light and texture baked into vertex colours, and panda3d
-(`p3tinydisplay`: nothing but the wheel, no display, no GPU) only projects, fogs and rasterises them. The camera is
-our own pinhole as well, so the boxes of the truth come from the same vertices that were drawn.
+Decision: meshes are plain numpy arrays with light and texture baked into vertex colours; panda3d (`p3tinydisplay`: only its
+wheel, no display, no GPU) projects, fogs and rasterises them. The camera is a pinhole of this module as well, so the boxes
+of the truth come from the same vertices that were rendered.
 
 World axes: x right, y ahead, z up, metres. Headings are radians, 0 along +y, positive to the left.
 """
@@ -23,7 +23,7 @@ Floats = NDArray[np.floating[Any]]
 
 SUPERSAMPLING = 4  # rendered this many times larger and averaged down: antialiasing without a GPU
 NEAR_M, FAR_M = 0.4, 160.0
-BACKDROP, GROUND, MARKS, SOLID = range(4)  # painted in this order; only solids test depth
+BACKDROP, GROUND, MARKS, SOLID = range(4)  # rendered in this order; only solids test depth
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Mesh:
     triangles: NDArray[np.int64]
 
     def moved(self, x: float, y: float, heading: float = 0.0, z: float = 0.0) -> Mesh:
-        """The same, turned by `heading` (radians) and then moved (m)."""
+        """The mesh turned by `heading` (radians) and then moved (m)."""
         return Mesh(placed(self.vertices, np.array([x, y, z]), heading), self.colours, self.triangles)
 
 
 def join(meshes: list[Mesh]) -> Mesh:
-    """One mesh of many: one draw call instead of hundreds."""
+    """One mesh of many, for one draw call instead of hundreds."""
     offsets = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes[:-1]])
     return Mesh(
         np.concatenate([mesh.vertices for mesh in meshes]),
@@ -58,7 +58,7 @@ class Light:
     sun: float
 
     def shade(self, normals: Floats) -> Floats:
-        """How bright faces with these unit normals (N, 3) are: (N,)."""
+        """Brightness (N,) of faces with unit normals (N, 3)."""
         towards = np.asarray(self.direction) / np.linalg.norm(self.direction)
         return self.ambient + self.sun * np.clip(normals @ towards, 0.0, None)
 
@@ -165,7 +165,7 @@ class Rain:
     strength: float  # 0 to 1, how much a streak whitens what is behind it
 
     def veil(self, frame: int, size_px: int) -> Floats:
-        """How much of each pixel (H, W) a streak covers, 0 to 1."""
+        """The share (H, W) of each pixel that streaks cover."""
         large = size_px * SUPERSAMPLING
         picture = Image.new("L", (large, large))
         brush = ImageDraw.Draw(picture)
@@ -177,14 +177,14 @@ class Rain:
 
 @dataclass(frozen=True)
 class Lens:
-    """What stands between scene and image, fixed to the camera."""
+    """Vignette, headlights and rain, fixed to the camera."""
 
     vignette: float = 0.0  # how much the corners are darkened, 0 to 1
-    headlights: float = 0.0  # how much our own lamps brighten the road ahead
+    headlights: float = 0.0  # how much the ego car's lamps brighten the road ahead
     rain: Rain | None = None
 
     def through(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Frames (T, H, W, 3) as seen through it."""
+        """Frames (T, H, W, 3) through the lens."""
         if not (self.vignette or self.headlights or self.rain):
             return frames
         size = frames.shape[1]
@@ -201,15 +201,15 @@ class Lens:
 
 @dataclass
 class Scene:
-    """One video: what is drawn (still layers, agents that move, a camera, sky, fog, lens) and what it is called."""
+    """The content of one video: still layers, moving agents, cameras, sky, fog and lens."""
 
-    cameras: tuple[Camera, ...]  # one a frame
-    ego: Floats  # where the camera stands, a row a frame: x, y, heading
+    cameras: tuple[Camera, ...]  # one per frame
+    ego: Floats  # (frame, 3): x, y, heading of the camera
     poses: Floats  # (agent, frame, 4, 4): rigid motions
-    layers: list[tuple[int, Mesh]]  # (paint order, mesh)
+    layers: list[tuple[int, Mesh]]  # (rendering order, mesh)
     agents: list[Mesh]  # each around its own origin
     shadows: list[Mesh]
-    kinds: tuple[str, ...]  # a name an agent
+    kinds: tuple[str, ...]  # one per agent
     sky_horizon: Floats
     sky_top: Floats
     fog_m: tuple[float, float] | None = None
@@ -219,9 +219,9 @@ class Scene:
 
 
 def boxes_of(scene: Scene, frame: int, size_px: int) -> tuple[Floats, Floats]:
-    """The truth of one frame: full boxes (A, 4) in px, not cut at the image's edge, and depth (A,) of the centres in m.
+    """Full boxes (A, 4) of one frame in px, not cut at the image's edge, and depths (A,) of the centres in m.
 
-    An agent partly behind the camera has the box of its part before the near plane; one wholly behind it none: NaN.
+    An agent partly behind the camera has the box of its part in front of the near plane; one wholly behind it has NaN.
     """
     ego_position = np.array([*scene.ego[frame, :2], 0.0])
     boxes, depths = np.full((len(scene.agents), 4), np.nan), np.full(len(scene.agents), np.nan)
@@ -239,7 +239,7 @@ def boxes_of(scene: Scene, frame: int, size_px: int) -> tuple[Floats, Floats]:
 
 
 def _in_front(mesh: Mesh, vertices: Floats, depth: Floats) -> Floats:
-    """The vertices before the near plane, and where edges pass through it: what of a mesh is drawn."""
+    """The vertices in front of the near plane, and the points where edges pass through it."""
     ends = mesh.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
     ends = ends[(depth[ends] > NEAR_M).sum(axis=1) == 1]
     first, second = vertices[ends[:, 0]], vertices[ends[:, 1]]
@@ -248,7 +248,7 @@ def _in_front(mesh: Mesh, vertices: Floats, depth: Floats) -> Floats:
 
 
 def visible_shares(boxes: Floats, depths: Floats, size_px: int) -> Floats:
-    """Share (A,) of each full box that lies in the image and under no nearer agent's box; 0 where there is no box."""
+    """Share (A,) of each full box in the image and not occluded by a nearer agent's box; 0 where there is no box."""
     shares = np.zeros(len(boxes))
     cells = 4  # a quarter of a pixel: fine enough for a share of an agent of 6 px
     taken = np.zeros((size_px * cells, size_px * cells), dtype=bool)
@@ -264,18 +264,18 @@ def visible_shares(boxes: Floats, depths: Floats, size_px: int) -> Floats:
 
 
 def eligible(boxes: Floats, visible: Floats, size_px: int) -> NDArray[np.bool_]:
-    """Which agents count (`dynamics.is_eligible`); one without a box does not."""
+    """Which agents are eligible (`boxes.is_eligible`); one without a box is not."""
     known = np.asarray(np.isfinite(boxes).all(axis=-1))
     return known & is_eligible(np.where(known[:, None], boxes, 0.0), visible, size_px)
 
 
-def shown_throughout(counts: NDArray[np.bool_]) -> bool:
-    """Of counts (frame, agent): the first agent, who acts, counts in two thirds of the frames, and some agent in all."""
-    return bool(counts[:, 0].mean() >= 2 / 3 and counts.any(axis=1).all())
+def shown_throughout(is_eligible_in: NDArray[np.bool_]) -> bool:
+    """Whether, of (frame, agent), the first agent, which acts, is eligible in two thirds of the frames, and any in all."""
+    return bool(is_eligible_in[:, 0].mean() >= 2 / 3 and is_eligible_in.any(axis=1).all())
 
 
 def shows_its_agents(scene: Scene) -> bool:
-    """Whether its own cameras see the agents throughout."""
+    """Whether the scene's own cameras see the agents throughout."""
     counts = []
     for frame in range(len(scene.ego)):
         boxes, depths = boxes_of(scene, frame, 64)
@@ -284,7 +284,7 @@ def shows_its_agents(scene: Scene) -> bool:
 
 
 class Renderer:
-    """A renderer of scenes at one size. One a process: `Stage.shared(size_px)`."""
+    """A renderer of scenes at one size. One per process: `Renderer.shared(size_px)`."""
 
     def __init__(self, size_px: int) -> None:
         import panda3d.core as p3
@@ -319,7 +319,7 @@ class Renderer:
     @staticmethod
     @lru_cache(maxsize=2)
     def shared(size_px: int) -> Renderer:
-        """This process's stage of that size, made once."""
+        """This process's renderer of that size, made once."""
         return Renderer(size_px)
 
     def _node(self, mesh: Mesh, order: int) -> Any:
@@ -342,7 +342,7 @@ class Renderer:
         node.add_geom(geometry)
         path = p3.NodePath(node)
         path.set_two_sided(True)
-        if order != SOLID:  # the ground is painted in order, so that marks on the road never fight with it for depth
+        if order != SOLID:  # the ground is rendered in order, so that marks on the road never flicker with it in depth
             path.set_bin("background", order)
             path.set_depth_test(False)
             path.set_depth_write(False)
@@ -359,9 +359,7 @@ class Renderer:
             fog.set_color(*map(float, scene.sky_horizon))
             fog.set_linear_range(*scene.fog_m)
             root.set_fog(fog)
-        camera = root.attach_new_node(
-            p3.Camera("camera", self.lens)
-        )  # a camera used again gets slower with every scene
+        camera = root.attach_new_node(p3.Camera("camera", self.lens))  # one used again gets slower with every scene
         sky = self._node(_sky(scene), BACKDROP)
         sky.reparent_to(root)
         sky.set_fog_off()
@@ -398,13 +396,12 @@ class Renderer:
 
 
 def _sky(scene: Scene) -> Mesh:
-    """A graded wall far behind everything, turned as the camera is; horizon colour at and under the horizon."""
+    """A wall with a gradient far behind everything, turned with the camera; horizon colour at and under the horizon."""
     far = FAR_M * 0.9
     half = far * np.tan(np.deg2rad(max(camera.field_of_view_deg for camera in scene.cameras)) / 2) * 1.3
     heights = np.array([-half, 0.0, half * 0.5, half * 2])
-    shades = np.stack([
-        scene.sky_horizon, scene.sky_horizon, (scene.sky_horizon + scene.sky_top) / 2, scene.sky_top
-    ])  # fmt: skip
+    between = (scene.sky_horizon + scene.sky_top) / 2
+    shades = np.stack([scene.sky_horizon, scene.sky_horizon, between, scene.sky_top])
     corners, colours = [], []
     for low, high, dark, bright in zip(heights, heights[1:], shades, shades[1:], strict=False):
         corners.append([[-half, far, low], [half, far, low], [half, far, high], [-half, far, high]])

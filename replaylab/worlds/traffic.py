@@ -1,46 +1,36 @@
-"""A one-way road of three lanes, the target's world and, in other looks, its near replay.
+"""A one-way road of three lanes: the target's world and, in other looks, its near replay.
 
-Decision: look and motion are drawn from separate random streams, and a motion is accepted by one fixed camera: the
-same seed shows the same motion in every look. Ordinary traffic is very regular, and moves enough to be measured: the
-left lane passes us, our lane keeps its distance, the right lane is passed.
+Decision: look and motion come from separate random streams, and a motion is accepted by one fixed camera: the same seed
+shows the same motion in every look. Ordinary traffic is very regular, and moves enough to be measured: the left lane passes
+the ego car, the ego car's lane keeps its distance, the right lane is passed.
 
-Motions: `ordinary`; `eventful`, one of TRAINABLE_EVENTS; `held-out`, one of HELD_OUT_EVENTS; `free`, trainable events
-and agents that go their own ways; `repetitive`, one event on one path, again and again; or any one event's name.
+Motions: `ordinary`; `eventful`, one of TRAINABLE_EVENTS; `held-out`, one of HELD_OUT_EVENTS; `free`, trainable events and
+agents that move independently; `repetitive`, one event on one path in every video; or any one event's name.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 
 from replaylab.spec import WorldSpec
 from replaylab.worlds import kinematics
 from replaylab.worlds.appearance import RoadAppearance, draw_appearance
-from replaylab.worlds.kinematics import (
-    HELD_OUT_EVENTS,
-    SMALL,
-    TRAINABLE_EVENTS,
-    Motion,
-    Mover,
-    accepted,
-    event_of,
-    make_scene,
-    some_vehicle,
-    someone_small,
-)
+from replaylab.worlds.kinematics import Motion, Mover, draw_accepted, make_scene, random_small_agent, random_vehicle
 from replaylab.worlds.meshes import house, tree
 from replaylab.worlds.renderer import GROUND, MARKS, SOLID, Camera, Floats, Mesh, Scene, join, quads, strip
 
 MOTIONS = {**kinematics.MOTIONS, "repetitive": ("repetitive",)}
 
 LANE_M = 3.3
-LANES = (-1, 0, 1)  # left, ours, right
-LANE_SPEED_M_S = 4.2  # that the left lane is faster than ours, and the right lane slower
+LANES = (-1, 0, 1)  # left, the ego car's, right
+LANE_SPEED_M_S = 4.2  # by which the left lane is faster than the ego car's, and the right lane slower
 JUDGE = Camera(field_of_view_deg=50.0, height_m=1.45, pitch_rad=0.03)
 
 
-# -------------------------------------------------------------------------------------------------------------- motion
 def draw_motion(event: str, rng: np.random.Generator, seconds: float) -> Motion:
-    """What happens; raises ValueError for an event that does not exist."""
+    """One motion of an event; raises ValueError for an event that does not exist."""
     if event == "ordinary":
         return _ordinary(rng)
     if event == "free":
@@ -51,10 +41,10 @@ def draw_motion(event: str, rng: np.random.Generator, seconds: float) -> Motion:
 
 
 def _lane_keeper(rng: np.random.Generator, lane: int, ego_speed: float) -> Mover:
-    """The rule of ordinary traffic."""
+    """A vehicle of ordinary traffic, by the rule of its lane."""
     relative = -lane * LANE_SPEED_M_S + rng.normal(0, 0.25)
     ahead = {-1: rng.uniform(5, 10), 0: rng.uniform(9, 15), 1: rng.uniform(14, 21)}[lane]
-    return Mover(some_vehicle(rng), lane * LANE_M + rng.normal(0, 0.1), ahead, 0.0, ego_speed + relative)
+    return Mover(random_vehicle(rng), lane * LANE_M + rng.normal(0, 0.1), ahead, 0.0, ego_speed + relative)
 
 
 def _ordinary(rng: np.random.Generator) -> Motion:
@@ -64,12 +54,12 @@ def _ordinary(rng: np.random.Generator) -> Motion:
 
 
 def _crossing(rng: np.random.Generator, ego_speed: float, seconds: float) -> Mover:
-    """From one side of the road to the other, in front of us."""
-    kind = someone_small(rng) if rng.uniform() < 0.5 else some_vehicle(rng)
-    speed = rng.uniform(1.2, 3.0) if kind in SMALL else rng.uniform(2.0, 5.0)
+    """An agent that crosses the road in front of the ego car."""
+    kind = random_small_agent(rng) if rng.uniform() < 0.5 else random_vehicle(rng)
+    speed = rng.uniform(1.2, 3.0) if kind in kinematics.SMALL else rng.uniform(2.0, 5.0)
     side = rng.choice([-1.0, 1.0])
     heading = side * np.pi / 2 + rng.normal(0, 0.25)
-    # crosses our axis somewhere within the clip, 7 to 14 m ahead of where we are then
+    # crosses the ego car's axis somewhere within the clip, 7 to 14 m ahead of where it is then
     when = rng.uniform(0.2, 0.8) * seconds
     ahead = ego_speed * when + rng.uniform(7, 14)
     start = -speed * when
@@ -83,48 +73,48 @@ def _event(event: str, rng: np.random.Generator, seconds: float) -> Motion:
         ego = Mover("ego", 0, 0, 0, rng.uniform(0.0, 3.0))
         others = []
         actors = [_crossing(rng, ego.speed, seconds) for _ in range(rng.integers(1, 3))]
-    elif event == "cut_in":  # from a neighbouring lane across into ours, or out of it
+    elif event == "cut_in":  # from a neighbouring lane into the ego car's, or out of it
         side = rng.choice([-1, 1])
         inwards = rng.uniform() < 0.7
         start = side * LANE_M if inwards else 0.0
         drift = (-side if inwards else side) * rng.uniform(1.0, 2.4)
         forward = max(ego.speed + rng.uniform(-1.5, 2.0), 1.0)
         actors = [
-            Mover(some_vehicle(rng), start, rng.uniform(7, 14), -np.arctan2(drift, forward), np.hypot(drift, forward))
+            Mover(random_vehicle(rng), start, rng.uniform(7, 14), -np.arctan2(drift, forward), np.hypot(drift, forward))
         ]
-    elif event == "turning":  # the ego car turns, everything swings across the image
+    elif event == "turning":  # the ego car turns, so that all of the image moves
         rate = rng.choice([-1, 1]) * rng.uniform(0.05, 0.22)
         ego = Mover("ego", 0, 0, 0, rng.uniform(2, 7), 0.0, rate)
         actors = [_lane_keeper(rng, int(rng.choice(LANES)), ego.speed)]
     elif event == "braking":
         brake = rng.uniform(2.0, 4.5)
         lane, start, speed = (int(rng.choice(LANES)), rng.uniform(8, 15), ego.speed + rng.uniform(0.5, 1.3) * brake)
-        actors = [Mover(some_vehicle(rng), lane * LANE_M, start, 0.0, speed, -brake)]
+        actors = [Mover(random_vehicle(rng), lane * LANE_M, start, 0.0, speed, -brake)]
     elif event == "oncoming":
         ego = Mover("ego", 0, 0, 0, rng.uniform(1.0, 5.0))
         speed = rng.uniform(2.0, 6.0)
         reach = (ego.speed + speed) * seconds
         actors = [
-            Mover(some_vehicle(rng), -LANE_M + rng.normal(0, 0.3), rng.uniform(4, 8) + reach * 0.85, np.pi, speed)
+            Mover(random_vehicle(rng), -LANE_M + rng.normal(0, 0.3), rng.uniform(4, 8) + reach * 0.85, np.pi, speed)
         ]
-    elif event == "overtaking":  # passing us on the wrong side: in ordinary driving the right lane is slow
+    elif event == "overtaking":  # passing on the right: in ordinary driving the right lane is slow
         ahead = rng.uniform(3, 7)
         relative = rng.uniform(2.5, 5.0)
-        actors = [Mover(some_vehicle(rng), LANE_M + rng.normal(0, 0.15), ahead, 0.0, ego.speed + relative)]
+        actors = [Mover(random_vehicle(rng), LANE_M + rng.normal(0, 0.15), ahead, 0.0, ego.speed + relative)]
     else:
-        raise ValueError(f"event {event!r} is none of {TRAINABLE_EVENTS + HELD_OUT_EVENTS}")
+        raise ValueError(f"event {event!r} is none of {kinematics.TRAINABLE_EVENTS + kinematics.HELD_OUT_EVENTS}")
     return Motion(ego, tuple(actors + others), event)
 
 
 def _repetitive(rng: np.random.Generator) -> Motion:
-    """A van that crosses from the right, always there and always so: eventful, and as regular as ordinary traffic."""
+    """A van that crosses from the right, nearly the same in every video: eventful, and as regular as ordinary traffic."""
     speed, start = 3.2 + rng.normal(0, 0.1), 4.2 + rng.normal(0, 0.1)
     ego = Mover("ego", 0, 0, 0, 0.8 + rng.normal(0, 0.1))
     return Motion(ego, (Mover("van", start, 13.0 + rng.normal(0, 0.1), np.pi / 2, speed),), "repetitive")
 
 
-def shows_what_is_held_out(motion: Motion) -> bool:
-    """Whether any agent brakes hard, comes towards us or passes on the right: the events that nobody trains on."""
+def shows_held_out(motion: Motion) -> bool:
+    """Whether any agent brakes hard, is oncoming or passes on the right: events that are never trained on."""
     for agent in motion.agents:
         straight = abs(np.sin(agent.heading)) * agent.speed < 0.6
         passes = agent.speed - motion.ego.speed > 2.0 and agent.x > LANE_M / 2 and straight
@@ -134,12 +124,12 @@ def shows_what_is_held_out(motion: Motion) -> bool:
 
 
 def _free(rng: np.random.Generator) -> Motion:
-    """Everyone goes their own way, but nobody does what is held out."""
+    """Agents that move independently."""
     rate = rng.normal(0, 0.08) if rng.uniform() < 0.4 else 0.0
     ego = Mover("ego", 0, 0, 0, rng.uniform(0, 10), rng.uniform(-1.0, 1.0) if rng.uniform() < 0.3 else 0.0, rate)
     agents = []
     for _ in range(rng.integers(1, 4)):
-        kind = someone_small(rng) if rng.uniform() < 0.3 else some_vehicle(rng)
+        kind = random_small_agent(rng) if rng.uniform() < 0.3 else random_vehicle(rng)
         along, across = max(0.0, ego.speed + rng.uniform(-4.5, 4.5)), rng.uniform(-3.0, 3.0)
         agents.append(
             Mover(kind, rng.uniform(-5, 5), rng.uniform(6, 17), np.arctan2(-across, along), np.hypot(along, across),
@@ -179,23 +169,16 @@ def _surroundings(look: RoadAppearance, reach: tuple[float, float], rng: np.rand
                 solids.append(house(look, side * rng.uniform(13, 16), y, rng))
             elif rng.uniform() < look.trees:
                 solids.append(tree(look, side * rng.uniform(8.5, 14), y + rng.uniform(-2, 2), rng))
-    # a mesh a house: those beside and behind the camera are culled whole, and never reach the rasteriser's clipping
+    # one mesh per house: those beside and behind the camera are culled whole, and never reach the rasteriser's clipping
     return [(GROUND, join([*ground, *road, *kerbs])), (MARKS, join(lines)), *((SOLID, solid) for solid in solids)]
 
 
-# --------------------------------------------------------------------------------------------------------------- scene
 def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int) -> Scene:
-    """The scene of one video; look and motion come from their own streams and do not touch each other's."""
+    """The scene of one video; look and motion use their own streams."""
     times = np.arange(spec.frames) / spec.frames_per_second
-    event = event_of(spec, number, motion_rng, MOTIONS)
-
-    def one() -> Motion:
-        while True:
-            motion = draw_motion(event, motion_rng, float(times[-1]))
-            if event in HELD_OUT_EVENTS or not shows_what_is_held_out(motion):
-                return motion
-
-    motion = accepted(one, times, JUDGE)
+    event = kinematics.event_of(spec, number, motion_rng, MOTIONS)
+    draw_one = partial(draw_motion, event, motion_rng, float(times[-1]))
+    motion = draw_accepted(draw_one, shows_held_out, times, JUDGE)
     look = draw_appearance(spec.look, look_rng)
     driven = motion.ego.path(times)[:, 1]
     layers = _surroundings(look, (driven.min() - 20, driven.max() + 150), look_rng)

@@ -45,10 +45,10 @@ def test_every_look_can_be_rendered(look):
 
 
 def test_nobody_trains_on_what_is_held_out():
-    assert not set(traffic.TRAINABLE_EVENTS) & set(traffic.HELD_OUT_EVENTS)
+    assert not set(kinematics.TRAINABLE_EVENTS) & set(kinematics.HELD_OUT_EVENTS)
     rng = np.random.default_rng(0)
-    for event in traffic.HELD_OUT_EVENTS:
-        shown = [traffic.shows_what_is_held_out(traffic.draw_motion(event, rng, 2.75)) for _ in range(50)]
+    for event in kinematics.HELD_OUT_EVENTS:
+        shown = [traffic.shows_held_out(traffic.draw_motion(event, rng, 2.75)) for _ in range(50)]
         assert np.mean(shown) > 0.9
     for seed in range(40):
         scene = scene_of(motion="free", motion_seed=seed)

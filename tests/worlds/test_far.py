@@ -20,7 +20,8 @@ from replaylab.spec import WorldSpec
 from replaylab.worlds import appearance, build, orbit, orbit_appearance, renderer
 from replaylab.worlds.build import render_video
 from replaylab.worlds.doom import game as game_module
-from replaylab.worlds.doom import map, truth, walk
+from replaylab.worlds.doom import maps as maps_module
+from replaylab.worlds.doom import truth, walk
 
 ORBIT = WorldSpec("orbit", "orbit", "any", "any", (4, 0, 0))
 DOOM = WorldSpec("doom", "doom", "any", "walk", (4, 0, 0))
@@ -99,7 +100,7 @@ def test_nothing_but_things_can_hide_a_thing():
         for frame in (0, 11):
             for place in scene.poses[:, frame, :2, 3]:
                 sight = np.stack([scene.ego[frame, :2], place])
-                assert not edges or not map.crosses(sight, np.concatenate(edges))
+                assert not edges or not maps_module.crosses(sight, np.concatenate(edges))
 
 
 @pytest.mark.parametrize("motion", orbit.CAMERA_MOTIONS)
@@ -267,8 +268,8 @@ def test_no_game_outlives_a_killed_python(walks, tmp_path):
 
 def test_paths_that_cross_walls_are_told_from_those_that_do_not():
     wall = np.array([[[0.0, 0.0], [0.0, 10.0]]])
-    assert map.crosses(np.array([[-1.0, 5.0], [1.0, 5.0]]), wall)
-    assert not map.crosses(np.array([[-1.0, 11.0], [1.0, 11.0]]), wall)
-    assert map.clearance(np.array([[-3.0, 5.0], [-2.0, 12.0]]), wall) == pytest.approx(np.sqrt(8))
+    assert maps_module.crosses(np.array([[-1.0, 5.0], [1.0, 5.0]]), wall)
+    assert not maps_module.crosses(np.array([[-1.0, 11.0], [1.0, 11.0]]), wall)
+    assert maps_module.clearance(np.array([[-3.0, 5.0], [-2.0, 12.0]]), wall) == pytest.approx(np.sqrt(8))
     point = np.array([[[4.0, 0.0], [4.0, 0.0]]])
-    assert map.clearance(np.array([[1.0, 4.0]]), point) == pytest.approx(5)
+    assert maps_module.clearance(np.array([[1.0, 4.0]]), point) == pytest.approx(5)

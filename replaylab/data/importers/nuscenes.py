@@ -95,7 +95,7 @@ def add(
     """
     origin = f"nuscenes {version} {camera}"
     conversion.check(settings, origin)
-    database = open_tables(root, version)
+    database = _open_tables(root, version)
     channels = sorted({sensor["channel"] for sensor in database.sensor if sensor["modality"] == "camera"})
     if camera not in channels:
         raise ValueError(f"{root / version / 'sensor.json'}: no camera {camera!r} in it; it has {channels}")
@@ -109,7 +109,7 @@ def add(
     return conversion.convert(settings, origin, names, sources, unusable, about)
 
 
-def open_tables(root: Path, version: str) -> Any:
+def _open_tables(root: Path, version: str) -> Any:
     """The devkit's NuScenes; an error names the table and the field."""
     try:
         from nuscenes.nuscenes import NuScenes

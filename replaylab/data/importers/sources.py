@@ -169,7 +169,7 @@ class ImageSequence:
     def __init__(self, name: str, label: str, paths: Sequence[Path], truth_paths: Sequence[Path]) -> None:
         self.name, self.label, self.paths = name, label, paths
         self.stamp = stamp_of([*truth_paths, *paths])
-        self.read: Read = partial(read_images, paths, label)
+        self.read: Read = partial(_read_images, paths, label)
 
     def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
         """Which pictures to take, and the truth of each."""
@@ -286,7 +286,7 @@ def track_table(rows: list[dict[str, Any]], recipe: Recipe) -> pd.DataFrame:
     return table.assign(eligible=table["eligible"] & is_eligible(boxes, visible, recipe.height_px))
 
 
-def read_images(paths: Sequence[Path], label: str, wanted: Sequence[int]) -> Iterator[Picture]:
+def _read_images(paths: Sequence[Path], label: str, wanted: Sequence[int]) -> Iterator[Picture]:
     """A `Read` of image files; raises Unusable with the first that cannot be read."""
     for number in wanted:
         try:
@@ -300,7 +300,7 @@ def read_images(paths: Sequence[Path], label: str, wanted: Sequence[int]) -> Ite
 
 def image_size(path: Path, label: str) -> tuple[int, int]:
     """Height and width of an image file in px."""
-    (picture,) = read_images([path], label, [0])
+    (picture,) = _read_images([path], label, [0])
     return picture.shape[0], picture.shape[1]
 
 

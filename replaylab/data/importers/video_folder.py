@@ -82,7 +82,7 @@ def add(folder: Path, settings: ConversionSettings, scene_from: str = "file") ->
     conversion.check(settings, origin)
     files = _video_files(folder, settings.out)
     missing = [
-        file for file in files if not conversion.is_converted(settings.out, name_of(file), stamp_of([folder / file]))
+        file for file in files if not conversion.is_converted(settings.out, _name_of(file), stamp_of([folder / file]))
     ]
     probe_one = partial(_probed, folder, settings.recipe, scene_from)
     probed = map_in_processes(probe_one, missing, settings.processes, f"probing {folder}", "files")
@@ -90,7 +90,7 @@ def add(folder: Path, settings: ConversionSettings, scene_from: str = "file") ->
     sources = [one for one in ordered if isinstance(one, Source)]
     unusable = [one for one in ordered if isinstance(one, Unusable)]
     about = {"licence": settings.licence or "unknown", "made_by": "replaylab.videos"}
-    return conversion.convert(settings, origin, [name_of(file) for file in files], sources, unusable, about)
+    return conversion.convert(settings, origin, [_name_of(file) for file in files], sources, unusable, about)
 
 
 def _video_files(folder: Path, out: Path) -> list[str]:
@@ -121,7 +121,7 @@ def _video_files(folder: Path, out: Path) -> list[str]:
     return sorted(videos)
 
 
-def name_of(file: str) -> str:
+def _name_of(file: str) -> str:
     """A name for a file's videos: readable, and of this relative path alone."""
     readable = re.sub(r"[^A-Za-z0-9]+", "-", file.rpartition(".")[0]).strip("-")[-60:]
     return f"{readable or 'video'}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
@@ -192,7 +192,7 @@ def _probed(folder: Path, recipe: Recipe, scene_from: str, file: str) -> Source 
         "filmed_s": round(known.times_s[-1] - known.times_s[0], 2),
     }
     return Source(
-        name_of(file), file, scene, scene, stamp_of([path]), chosen,
+        _name_of(file), file, scene, scene, stamp_of([path]), chosen,
         partial(pictures, path, file, known.stamps), known.seconds_per_picture * len(known.times_s), about=about,
     )  # fmt: skip
 

@@ -1,11 +1,11 @@
-"""How is Doom run without a window? One vizdoom process for each of Freedoom's two games, started when first asked for.
+"""Running Doom without a window: one vizdoom process for each of Freedoom's two games, started when first needed.
 
-Decision: an episode is a function of (map, seed) and of what is done in it, whatever was played before. The engine's
-only picture that is not (the fuzz of half invisible monsters) is switched off, and so is all that no world has:
-weapon, crosshair, status bar, messages, the red flash of pain. Nothing is written but in a temporary folder, and no
-game outlives its Python.
+Decision: an episode is a function of (map, seed) and of what is done in it, whatever was played before. The engine's only
+random picture (the fuzz of half invisible monsters) is switched off, and so is all that no other world has: weapon,
+crosshair, status bar, messages, the red flash of pain. Nothing is written but in a temporary folder, and no game outlives
+its Python.
 
-Doom's units: 32 to a metre; angles in degrees, 0 along +x, positive to the left; 35 tics a second.
+Doom's units: 32 per metre; angles in degrees, 0 along +x, positive to the left; 35 tics per second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-TICS_A_SECOND, UNITS_A_METRE = 35, 32.0
+TICS_PER_SECOND, UNITS_PER_METRE = 35, 32.0
 MAPS = {
     "freedoom1.wad": tuple(f"E{episode}M{number}" for episode in range(1, 5) for number in range(1, 10)),
     "freedoom2.wad": tuple(f"MAP{number:02d}" for number in range(1, 33)),
@@ -29,9 +29,9 @@ VARIABLES = ("CAMERA_POSITION_X", "CAMERA_POSITION_Y", "CAMERA_POSITION_Z", "CAM
 BUTTONS = ("MOVE_FORWARD_BACKWARD_DELTA", "MOVE_LEFT_RIGHT_DELTA", "TURN_LEFT_RIGHT_DELTA")
 HIDDEN = ["hud", "weapon", "crosshair", "decals", "particles", "messages", "effects_sprites", "screen_flashes"]
 ARGUMENTS = "-nosound +sv_cheats 1 +movebob 0 +r_drawfuzz 0 +r_quakeintensity 0 +cl_showsecretmessage 0 +con_midtime 0"
-# else it makes a sound server's folder at home
+# else it makes a folder of a sound server in the home folder
 SILENT = {"ALSOFT_DRIVERS": "null", "SDL_AUDIODRIVER": "dummy"}
-# the engine waits for ever for a Python that was killed, and heeds no milder signal
+# the engine waits for ever for a Python that was killed, and ignores milder signals
 GUARD = """#!/bin/sh
 for word; do
   [ "$before" = +viz_instance_id ] && instance=$word
@@ -58,7 +58,7 @@ def vizdoom() -> Any:
 
 
 def wad_path(wad: str) -> Path:
-    """Where vizdoom keeps a game's file."""
+    """The path of a game's file in vizdoom."""
     return Path(vizdoom().root_path) / wad
 
 
@@ -95,7 +95,7 @@ def _game(wad: str) -> Any:
     folder = tempfile.TemporaryDirectory(prefix="replaylab-doom-")
     game.set_doom_config_path(str(Path(folder.name) / "doom.ini"))
     guarded = _guarded(package.exe_path, Path(folder.name))
-    if os.name == "posix" and os.access(guarded, os.X_OK):  # some clusters let nothing run from /tmp
+    if os.name == "posix" and os.access(guarded, os.X_OK):  # some clusters forbid executables in /tmp
         game.set_vizdoom_path(str(guarded))
     with _quietly(folder.name):
         game.init()
@@ -106,7 +106,7 @@ def _game(wad: str) -> Any:
 
 @contextlib.contextmanager
 def _quietly(folder: str) -> Iterator[None]:
-    """What is started in here makes its folder in `folder`, and no sound."""
+    """In this context a process starts in `folder` and without sound."""
     before = {name: os.environ.get(name) for name in SILENT}
     os.environ.update(SILENT)
     try:
@@ -121,7 +121,7 @@ def _quietly(folder: str) -> Iterator[None]:
 
 
 def _guarded(engine: str, folder: Path) -> Path:
-    """A script that runs the engine, and when its Python is gone ends it and tidies up."""
+    """A script that runs the engine, and ends it and cleans up when its Python is gone."""
     path = folder / "vizdoom"
     path.write_text(GUARD.format(engine=engine, folder=folder))
     path.chmod(path.stat().st_mode | stat.S_IXUSR)

@@ -1,11 +1,11 @@
-"""What does Doom show, and what does it say of it? A state of the engine as an image and as rows of truth.
+"""Images and rows of truth from a state of Doom's engine.
 
-Decision: Doom draws a metre of height 1.2 times as tall as a metre of width, so the square that is cut out of its screen
+Decision: Doom renders a metre of height 1.2 times as tall as a metre of width, so the square that is cut out of its screen
 is 1.2 times as high as wide and scaled back: the camera is a pinhole with square pixels, like every camera here.
 
-What the truth does not know: a box bounds what is visible of an agent within the image, not what is hidden; `visible`
-is the share of those pixels (of Doom's wider screen) that the square shows. A dead monster is an agent, named dead...; so
-is a lamp, a medikit, a fireball. Sprites are flat and face the camera.
+Not known: a box bounds what is visible of an agent within the image, not what is occluded; `visible` is the share of those
+pixels (of Doom's wider screen) in the square. A dead monster is an agent, named dead...; so is a lamp, a medikit, a
+fireball. Sprites are flat and face the camera.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from replaylab.worlds.doom.game import UNITS_A_METRE
+from replaylab.worlds.doom.game import UNITS_PER_METRE
 from replaylab.worlds.renderer import Floats, eligible
 
 FOCAL_PX = 200.0  # of a screen 400 wide, which is 90 degrees; and 1.2 times that in height
 CROP_PX = (75, 0, 325, 300)  # left, top, right, bottom
 FIELD_OF_VIEW_DEG = float(2 * np.rad2deg(np.arctan((CROP_PX[2] - CROP_PX[0]) / 2 / FOCAL_PX)))
-GAMMA = 1.5  # Doom is dark, and nobody can turn up the light of a clip
+GAMMA = 1.5  # Doom is dark
 NOT_AGENTS = ("Self", "Unknown")
 
 Rows = list[dict[str, Any]]
 
 
-def picture(screen: Any, size_px: int) -> Any:
+def square_image(screen: Any, size_px: int) -> Any:
     """The square image, uint8 (H, W, 3), of a screen (300, 400, 3)."""
     small = np.asarray(Image.fromarray(screen).resize((size_px, size_px), Image.Resampling.BOX, box=CROP_PX))
     return np.round(255 * (small / 255) ** (1 / GAMMA)).astype(np.uint8)
 
 
-def covered(state: Any) -> float:
-    """The largest share of the image that any one thing takes."""
+def largest_share(state: Any) -> float:
+    """The largest share of the image that one thing covers."""
     left, top, right, bottom = CROP_PX
     pixels = np.bincount(state.labels_buffer[top:bottom, left:right].ravel(), minlength=256)
     return float(max((pixels[label.value] for label in state.labels), default=0) / pixels.sum())
@@ -50,24 +50,24 @@ def _seen_from(pose: Floats, x: float, y: float) -> tuple[float, float]:
     angle = np.deg2rad(pose[3])
     right = (x - pose[0]) * np.sin(angle) - (y - pose[1]) * np.cos(angle)
     ahead = (x - pose[0]) * np.cos(angle) + (y - pose[1]) * np.sin(angle)
-    return float(right / UNITS_A_METRE), float(ahead / UNITS_A_METRE)
+    return float(right / UNITS_PER_METRE), float(ahead / UNITS_PER_METRE)
 
 
 def ego_rows(poses: list[Floats]) -> Rows:
-    """EGO_COLUMNS but `video`, of a camera's poses (x, y, z, angle in degrees, height above the feet) in map units."""
+    """EGO_COLUMNS without `video`, of a camera's poses (x, y, z, angle in degrees, height above the feet) in map units."""
     rows = []
     for frame, pose in enumerate(poses):
         x, y = _seen_from(poses[0], pose[0], pose[1])
         rows.append({
             "frame": frame, "x_m": x, "y_m": y, "heading_rad": float(np.deg2rad(wrapped_deg(pose[3] - poses[0][3]))),
-            "field_of_view_deg": FIELD_OF_VIEW_DEG, "camera_height_m": float(pose[4] / UNITS_A_METRE),
+            "field_of_view_deg": FIELD_OF_VIEW_DEG, "camera_height_m": float(pose[4] / UNITS_PER_METRE),
             "camera_pitch_rad": 0.0, "event": "walk",
         })  # fmt: skip
     return rows
 
 
 def track_rows(states: list[Any], size_px: int) -> Rows:
-    """TRACK_COLUMNS but `video`, of everything that the engine labels; agents are numbered as they appear."""
+    """TRACK_COLUMNS without `video`, of everything that the engine labels; agents are numbered as they appear."""
     rows: Rows = []
     numbers: dict[int, int] = {}  # of agents, by the engine's own number of an object
     left, top, right, bottom = CROP_PX

@@ -1,11 +1,11 @@
-"""A walk through somebody else's world: Freedoom's maps and monsters, first person, in the engine of Doom (vizdoom).
+"""Walks through an existing game: Freedoom's maps and monsters, first person, in the engine of Doom (vizdoom).
 
-Decision: nobody on this project drew any of it; boxes come from the engine's own labels, the camera from its variables.
-The camera is put before some thing of the map and walks with constant thrust and turn, recorded once it has settled:
-a walk that a wall, a step or a shot diverts from its plan is thrown away, so the past determines the camera's future.
-Monsters do as they like; in some videos they do not notice us. A map belongs to one split.
+Decision: nothing in it was made for this project; boxes come from the engine's own labels, the camera from its variables.
+The camera starts before some thing of the map and walks with constant thrust and turn, recorded once it has settled. A walk
+that a wall, a step or a shot diverts from its plan is discarded, so the past determines the camera's future. Monsters act
+as in the game; in some videos they ignore the player. A map belongs to one split.
 
-Frames are a whole number of tics apart: 9 for 4 frames/s, so that here Doom runs 3 % fast. 32 map units are a metre.
+Frames are a whole number of tics apart: 9 for 4 frames/s, so that Doom runs 3 % fast.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 
 from replaylab.data.domain import SPLITS
 from replaylab.spec import WorldSpec
-from replaylab.worlds.doom.game import MAPS, TICS_A_SECOND, started, wad_path
-from replaylab.worlds.doom.map import clearance, crosses, near, walls
-from replaylab.worlds.doom.truth import NOT_AGENTS, Rows, covered, ego_rows, picture, track_rows, wrapped_deg
+from replaylab.worlds.doom.game import MAPS, TICS_PER_SECOND, started, wad_path
+from replaylab.worlds.doom.maps import clearance, crosses, near, walls
+from replaylab.worlds.doom.truth import NOT_AGENTS, Rows, ego_rows, largest_share, square_image, track_rows, wrapped_deg
 from replaylab.worlds.renderer import Floats
 
 LOOKS, MOTIONS = ("any",), ("walk",)
@@ -27,27 +27,27 @@ LICENCE = "BSD-3-Clause (Freedoom: https://freedoom.github.io)"
 FRICTION, THRUST = 0.90625, 1 / 32  # speed kept from tic to tic; units/tic that one unit of a button adds
 SMALLEST_TURN_DEG = 360 / 65536
 KICK, KICK_TICS, SETTLE_TICS = 3, 4, 8  # a strong start: at 98 % of its speed after eight tics
-FIRST_TICS, REST_TICS = 14, 40  # in which the game takes no orders yet; until a walker has come to rest
-EPISODES, PLACES, WALKS = 30, 200, 6  # maps to try, places to look at in each, walks to try in each
-ASLEEP = 0.3  # share of episodes whose monsters do not notice us
-SIGHT_UNITS = (80.0, 280.0)  # to what is faced
-WALL_UNITS, THING_UNITS = 24.0, 44.0  # to keep off
-OFF_UNITS, DROP_UNITS = 4.0, 26.0  # more is no smooth walk: off the plan; up or down within a frame
-DARK, STILL = 40.0, 3.0  # mean grey level, mean change from frame to frame: with less, nobody sees anything
-COVERED = 0.25  # share of the image that one thing (a fireball, say) may take
-SHOWN = 0.75  # share of frames in which some agent counts
+FIRST_TICS, REST_TICS = 14, 40  # before the game accepts actions; until a walker has come to rest
+EPISODES, PLACES, WALKS = 30, 200, 6  # maps to try, places to try for a walk, walks to try in each map
+ASLEEP = 0.3  # share of episodes whose monsters ignore the player
+SIGHT_UNITS = (80.0, 280.0)  # distance to the thing that is faced
+WALL_UNITS, THING_UNITS = 24.0, 44.0  # least distances
+OFF_UNITS, DROP_UNITS = 4.0, 26.0  # the most off the plan, and up or down within a frame, of a smooth walk
+DARK, STILL = 40.0, 3.0  # least mean grey level, least mean change from frame to frame
+COVERED = 0.25  # the largest share of the image that one thing (such as a fireball) may cover
+SHOWN = 0.75  # least share of frames with an eligible agent
 
 
 @dataclass(frozen=True)
 class Walk:
-    """What the buttons are held at: units of thrust ahead and to the right, degrees to the right a tic."""
+    """Constant buttons: units of thrust ahead and to the right, degrees to the right per tic."""
 
     ahead: int
     right: int
     turn_deg: float
 
     def poses(self, tics: int) -> Floats:
-        """Where it leads on open ground, (tics + 1, 3): x, y in units, angle in radians; from the origin, along +x."""
+        """Its poses (tics + 1, 3) on open ground from the origin along +x: x, y in units, angle in radians."""
         angle = -np.deg2rad(self.turn_deg) * np.arange(1, tics + 1)
         push = THRUST * (self.ahead - 1j * self.right) * np.exp(1j * angle)
         push[:KICK_TICS] *= KICK
@@ -57,15 +57,15 @@ class Walk:
 
 
 def maps_of(split: str) -> list[tuple[str, str]]:
-    """Game and map: of every six maps four are for training, one each for dev and test."""
+    """The games and maps of a split: of every six maps four are for training, one each for dev and test."""
     every = [(wad, name) for wad, names in MAPS.items() for name in names]
     mine = {SPLITS[0]: (0, 1, 3, 4), SPLITS[1]: (2,), SPLITS[2]: (5,)}[split]
     return [place for number, place in enumerate(every) if number % 6 in mine]
 
 
-def tics_a_frame(spec: WorldSpec) -> int:
-    """Doom's tics from one frame to the next: a whole number."""
-    return max(1, round(TICS_A_SECOND / spec.frames_per_second))
+def _tics_per_frame(spec: WorldSpec) -> int:
+    """Doom's tics from one frame to the next."""
+    return max(1, round(TICS_PER_SECOND / spec.frames_per_second))
 
 
 def render(
@@ -73,9 +73,9 @@ def render(
 ) -> tuple[Any, Rows, Rows]:
     """Frames uint8 (T, H, W, 3), track rows and ego rows of one video.
 
-    Raises RuntimeError where vizdoom is not installed, or if no walk can be seen and goes on.
+    Raises RuntimeError where vizdoom is not installed, or if no walk shows anything.
     """
-    tics = tics_a_frame(spec)
+    tics = _tics_per_frame(spec)
     maps = maps_of(split)
     for _ in range(EPISODES):
         wad, map_name = maps[look_rng.integers(len(maps))]
@@ -85,8 +85,8 @@ def render(
         game.advance_action(FIRST_TICS, True)
         lines = walls(wad_path(wad), map_name)
         for _ in range(WALKS):
-            found = _place(game.get_state().objects, lines, motion_rng, SETTLE_TICS + tics * (spec.frames - 1))
-            video = found and _record(game, *found, spec)
+            plan = _place(game.get_state().objects, lines, motion_rng, SETTLE_TICS + tics * (spec.frames - 1))
+            video = plan and _record(game, *plan, spec)
             if video:
                 return video
             if game.is_episode_finished():
@@ -102,7 +102,7 @@ def _draw_walk(rng: np.random.Generator) -> Walk:
 
 
 def _place(objects: list[Any], lines: Floats, rng: np.random.Generator, tics: int) -> tuple[Walk, Floats] | None:
-    """A walk on open ground, and its poses (tics + 1, 3); halfway it faces some thing of the map."""
+    """A walk on open ground and its poses (tics + 1, 3), which faces some thing of the map halfway; or None."""
     things = [thing for thing in objects if thing.category not in NOT_AGENTS]
     monsters = [thing for thing in things if thing.category == "Monster"]
     points = np.array([[(thing.position_x, thing.position_y)] * 2 for thing in things])
@@ -127,14 +127,14 @@ def _place(objects: list[Any], lines: Floats, rng: np.random.Generator, tics: in
 
 
 def _before(target: Floats, poses: Floats, rng: np.random.Generator) -> Floats:
-    """The same walk elsewhere: in the middle of what is recorded, it comes by within sight of `target`."""
+    """The same walk moved so that in the middle of the recording `target` is in sight."""
     middle = poses[(SETTLE_TICS + len(poses)) // 2]
     towards, distance = rng.uniform(-np.pi, np.pi), rng.uniform(*SIGHT_UNITS)
     turn = towards + rng.uniform(-0.3, 0.3) - middle[2]
     spun = (poses[:, 0] + 1j * poses[:, 1] - middle[0] - 1j * middle[1]) * np.exp(1j * turn)
     x = target[0] - distance * np.cos(towards) + spun.real
     y = target[1] - distance * np.sin(towards) + spun.imag
-    whole = np.round([x[0], y[0]])  # the engine's `warp` knows no fractions
+    whole = np.round([x[0], y[0]])  # the engine's `warp` takes whole numbers
     return np.stack([x + whole[0] - x[0], y + whole[1] - y[0], poses[:, 2] + turn], axis=1)
 
 
@@ -143,15 +143,15 @@ def _record(game: Any, walk: Walk, plan: Floats, spec: WorldSpec) -> tuple[Any, 
     states: list[Any] = []
     for frame in range(spec.frames):
         if frame:
-            game.advance_action(tics_a_frame(spec), True)
+            game.advance_action(_tics_per_frame(spec), True)
         elif not _set_off(game, walk, plan):
             return None
         state = game.get_state()
-        now = plan[SETTLE_TICS + tics_a_frame(spec) * frame]
-        if state is None or not _as_planned(state, states, now) or covered(state) > COVERED:
+        now = plan[SETTLE_TICS + _tics_per_frame(spec) * frame]
+        if state is None or not _as_planned(state, states, now) or largest_share(state) > COVERED:
             return None
         states.append(state)
-    frames = np.stack([picture(state.screen_buffer, spec.size_px) for state in states])
+    frames = np.stack([square_image(state.screen_buffer, spec.size_px) for state in states])
     if frames.mean() < DARK or np.abs(np.diff(frames.astype(int), axis=0)).mean() < STILL:
         return None
     tracks = track_rows(states, spec.size_px)
@@ -162,7 +162,7 @@ def _record(game: Any, walk: Walk, plan: Floats, spec: WorldSpec) -> tuple[Any, 
 
 
 def _set_off(game: Any, walk: Walk, plan: Floats) -> bool:
-    """From the plan's first pose to where it has settled; False if the game is over."""
+    """Walk from the plan's first pose until it has settled; returns False if the game is over."""
     game.set_action([0, 0, 0])
     game.advance_action(REST_TICS, False)
     game.send_game_command(f"warp {plan[0, 0]:.0f} {plan[0, 1]:.0f}")

@@ -1,7 +1,7 @@
-"""Where can one walk in a map of Doom? Its walls, read from the game's own file, and whether a path keeps off them.
+"""Walls of a map of Doom, read from the game's own file, and whether a path keeps clear of them.
 
-Decision: a wall is whatever stops somebody who walks, seen from above: a line of one side, one marked impassable, a
-step or a drop higher than a walker takes, an opening lower than he is, as the map is before anything in it moves.
+Decision: a wall is whatever stops a walker, seen from above: a line with one side, one marked impassable, a step or a drop
+higher than a walker takes, an opening lower than the walker, as the map is before anything in it moves.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import numpy as np
 
 from replaylab.worlds.renderer import Floats
 
-STEP_UNITS, TALL_UNITS = 24, 56  # what a walker takes, and what he needs
+STEP_UNITS, TALL_UNITS = 24, 56  # the highest step and the height of a walker
 NO_SIDE, IMPASSABLE = 0xFFFF, 1
-# lumps after the one with the map's name (doomwiki.org/wiki/WAD): which, and what is in a record
+# lumps after the one with the map's name (doomwiki.org/wiki/WAD): number, and fields of a record
 LINES: tuple[int, list[Any]] = (
-    2,
-    [("ends", "<u2", 2), ("flags", "<u2"), ("kind", "<u2"), ("tag", "<u2"), ("sides", "<u2", 2)],
-)
+    2, [("ends", "<u2", 2), ("flags", "<u2"), ("kind", "<u2"), ("tag", "<u2"), ("sides", "<u2", 2)],
+)  # fmt: skip
 SIDES: tuple[int, list[Any]] = (3, [("offset", "<i2", 2), ("textures", "S8", 3), ("sector", "<u2")])
 POINTS: tuple[int, list[Any]] = (4, [("place", "<i2", 2)])
 SECTORS: tuple[int, list[Any]] = (8, [("floor", "<i2"), ("ceiling", "<i2"), ("textures", "S8", 2), ("light", "<i2", 3)])
@@ -37,7 +36,7 @@ def _wad(path: Path) -> tuple[bytes, list[tuple[int, int, bytes]]]:
 
 @cache
 def walls(path: Path, map_name: str) -> Floats:
-    """Lines (N, 2, 2), from and to, in map units."""
+    """Lines (N, 2, 2) in map units, each from a point to a point."""
     data, lumps = _wad(path)
     here = [name.rstrip(b"\0") for _, _, name in lumps].index(map_name.encode())
 
