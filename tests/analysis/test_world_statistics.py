@@ -1,8 +1,6 @@
 """The statistics of motion agree with closed forms, and the survey is read where it is there and refused where not."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -414,18 +412,6 @@ def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionError, match="cannot be written"):
         world_statistics.run("smoke", ["driving"], tmp_path / "file")
-
-
-def test_reading_imports_neither_torch_nor_a_renderer(made: Survey) -> None:
-    code = (
-        "import sys; from replaylab.pages import parameters as notebook; "
-        "from replaylab.analysis import world_statistics as survey; from replaylab.pages import worlds as w; "
-        f"table = survey.run('smoke', ['physics'], {str(made.folder.parent)!r}); "
-        "w.videos(table), w.statistics_table(table), w.patterns_figure(table), w.velocity_clouds(table); "
-        "print({'torch', 'panda3d', 'av', 'decord', 'vizdoom'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
 
 
 # Words

@@ -541,21 +541,6 @@ def test_labels_of_known_measures_are_short_enough_for_a_phone() -> None:
     assert max(len(one.label) for one in catalogue.MEASURES.values()) <= 20
 
 
-def test_reading_imports_neither_torch_nor_a_renderer(made: CorruptionStudy) -> None:
-    code = (
-        "import sys, pandas as pd; from pathlib import Path; "
-        "from replaylab.evaluation import corruption_study, corruptions; from replaylab.pages import measures as d; "
-        "from replaylab.pages import parameters as notebook; "
-        f"folder = Path({str(made.folder)!r}); "
-        "made = corruption_study.CorruptionStudy('smoke', folder, 8, pd.read_parquet(folder / 'rows.parquet')); "
-        "d.examples_figure(made), d.response_map(made, corruptions.AGENTS), d.as_blur_figure(made), d.ceiling_figure(made); "
-        "d.values_table(made), d.found(made), corruption_study.blur_ceiling(made.rows, 0.9); "
-        "print({'torch', 'panda3d', 'av', 'decord', 'vizdoom'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
-
-
 def code_cells(page: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in page.cells if cell.cell_type == "code"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.ndimage
-from conftest import ROOT, run
 
 from replaylab.cli import ceiling
 from replaylab.data.domain import TRACK_COLUMNS, Domain, write_domain
@@ -235,11 +233,6 @@ def test_the_command_prints_a_table_and_a_verdict_and_keeps_the_table(
     kept = pd.read_csv(csv)
     assert set(kept["detector"]) == {"somebody/some-detr"} and set(kept["against"]) == {SELF}
     assert kept["frames"].tolist()[-2:] == [COPIED, TRACKED]
-
-
-def test_the_command_line_is_light() -> None:
-    code = "import sys; import replaylab.cli.ceiling; print({'torch', 'pandas', 'cv2'} & set(sys.modules))"
-    assert run([sys.executable, "-c", code], ROOT).strip() == "set()"
 
 
 def test_bad_options_are_named(unknown: Domain) -> None:

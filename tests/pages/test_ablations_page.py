@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from executed_pages import shown
 from made_up_arms import OF_ARMS, STEP_SECONDS, of_alternative, write_arms
 
@@ -192,13 +189,3 @@ def test_an_empty_store_is_a_page_that_says_so(tmp_path: Path) -> None:
     assert cells["settings-found"]["text/markdown"].startswith("Settings on dev: not run yet (0 of 36 runs are there)")
     assert "not run yet, 0 of 69 runs" in cells["answer-text"]["text/markdown"]
     assert not any("nan" in data.get("text/markdown", "") for data in cells.values())
-
-
-def test_reading_imports_no_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys; from replaylab.pages import ablations as a; from replaylab.pages import generalisation as s;"
-        f"a.answer(a.read(store={str(tmp_path)!r})); s.read('second-world', store={str(tmp_path)!r});"
-        "sys.exit('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr

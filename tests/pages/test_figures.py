@@ -2,10 +2,7 @@
 
 import io
 import re
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -420,17 +417,6 @@ def test_arms_of_one_budget_may_end_at_different_steps(rows: pd.DataFrame) -> No
     assert ends == {fraction: [400 if fraction == 0.5 else 200] for fraction in FRACTIONS}
     figures.tradeoff(longer, runs_of(longer))
     figures.over_steps(longer, runs_of(longer))
-
-
-def test_importing_and_drawing_does_not_import_torch() -> None:
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_figures as t;"
-        "from replaylab.pages import figures as f; from replaylab.pages import parameters as notebook;"
-        "rows = t.rows_of((0,)); f.tradeoff(rows, t.runs_of(rows)); f.measures_table(rows).to_html();"
-        "f.found(rows, t.runs_of(rows)); sys.exit('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_base_curve_draws_its_domains_and_their_floors() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -168,16 +166,6 @@ def test_without_a_finished_run_every_part_says_so(rows: pd.DataFrame) -> None:
     for table in (finetune_degradation.table_of_changes, finetune_degradation.transfer_table):
         assert len(table(nothing).data) == 0
         table(nothing).to_html()
-
-
-def test_reading_and_drawing_does_not_import_torch() -> None:
-    code = (
-        f"import sys; sys.path[:0] = {sys.path!r}; import test_finetune_degradation as t;"
-        "made = t.finetune_degradation.read(t.table_of(t.made_up({t.NONE: t.EFFECT}, seeds={0: 'one'})));"
-        "t.finetune_degradation.path(made); sys.exit('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_page_shows_a_reader_s_own_sweep(swept: Table, tmp_path: Path) -> None:

@@ -94,16 +94,6 @@ def test_the_same_spec_gives_the_same_rows(swept, tmp_path):
     assert np.array_equal(one["value"].to_numpy(), other["value"].to_numpy(), equal_nan=True)
 
 
-def test_reading_imports_no_torch(swept):
-    code = (
-        "import sys; from replaylab.sweeps import sweep; from replaylab.pages import figures;"
-        f"table = sweep.run('smoke', store={str(swept.store)!r});"
-        "figures.headline(table.rows); print('torch' in sys.modules, len(table.rows))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == f"False {len(swept.rows)}\n"
-
-
 def test_a_run_folder_with_another_spec_is_refused(swept, tmp_path):
     spec = swept.specs[0]
     folder = claim(spec, tmp_path)
