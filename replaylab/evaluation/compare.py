@@ -31,7 +31,7 @@ from replaylab.catalogue import measure_of
 from replaylab.data.domain import open_domain
 from replaylab.data.video import UndecodableVideo, decode
 from replaylab.metrics import distances, extractors, fidelity
-from replaylab.metrics.distances import Extractor, subsampled_distance
+from replaylab.metrics.distances import Extractor, extrapolated_distances
 from replaylab.metrics.extractors import Network
 from replaylab.util.progress import track
 
@@ -214,7 +214,7 @@ def _distances(
     n = min(len(a), len(b))
     infinite = math.nan
     if n >= 2 * distances.N_MIN:
-        infinite = subsampled_distance(_frechet, a, b, [n // 2, n * 3 // 4, n], REPEATS).estimate
+        infinite = float(extrapolated_distances(_frechet, a, b, [n // 2, n * 3 // 4, n], REPEATS).mean())
     measures = (distances.frechet_distance, infinite), (distances.kernel_distance, math.nan)
     return [
         asdict(distances.between(

@@ -27,57 +27,43 @@ from replaylab.metrics.dynamics import Statistic, mean
 
 
 def average_precision(
-    true_boxes: Sequence[ArrayLike],
-    eligible: Sequence[ArrayLike],
-    detections: Sequence[ArrayLike],
-    *,
-    min_iou: float | None = None,
-    within_px: float | None = None,
+    true_boxes: Sequence[ArrayLike], eligible: Sequence[ArrayLike], detections: Sequence[ArrayLike], *, min_iou: float
 ) -> Statistic:
     """Average precision over the frames of any number of clips, and the eligible agent-frames behind it.
 
-    The frames of all clips one after another: true_boxes (A, 4), eligible (A,) bool, detections (K, 5), the
-    score in the last column. One criterion: an IoU of at least `min_iou` (COCO, VOC: 0.5), or centres closer than
-    `within_px` (nuScenes' criterion, in pixels).
+    The frames of all clips one after another: true_boxes (A, 4), eligible (A,) bool, detections (K, 5), the score in the
+    last column.
 
-    Assignment as in COCO: by falling score, each detection takes the best eligible box still free that meets the
-    criterion; failing that, an ignored one, and then it does not count. As elsewhere here, an ignored agent also takes a
-    box centred inside its own. The area is VOC's since 2010: under precision made non-increasing, every point of recall
-    used (COCO samples it at 101); equal scores make one point, so the order of the frames plays no part. Without detections
-    it is 0; without eligible agents NaN. ValueError or TypeError names argument and frame.
+    Assignment as in COCO: by falling score, each detection takes the best eligible box still free with an IoU of at least
+    `min_iou` (COCO, VOC: 0.5); failing that, an ignored one, and then it does not count. As elsewhere here, an ignored
+    agent also takes a box centred inside its own. The area is VOC's since 2010: under precision made non-increasing, every
+    point of recall used (COCO samples it at 101); equal scores make one point, so the order of the frames plays no part.
+    Without detections it is 0; without eligible agents NaN. ValueError or TypeError names argument and frame.
     """
-    if (min_iou is None) == (within_px is None):
-        raise ValueError("min_iou, within_px: give one of them")
-    if min_iou is not None and not 0 < min_iou <= 1:
+    if not 0 < min_iou <= 1:
         raise ValueError(f"min_iou: {min_iou!r}, expected a number over 0 and up to 1")
-    gate = checked_positive(within_px, "within_px") if within_px is not None else 0.0
     scores, outcomes, n = [], [], 0
     for t in range(checked_frames(true_boxes, eligible=eligible, detections=detections)):
         truth = checked_boxes(true_boxes[t], f"true_boxes[{t}]")
         counts = checked_mask(eligible[t], len(truth), f"eligible[{t}]")
         boxes = checked_boxes(detections[t], f"detections[{t}]", scored=True)
         score = _scores(detections[t], f"detections[{t}]")
-        if min_iou is not None:
-            likeness = pairwise_iou(truth[:, None], boxes[None])
-            meets = likeness >= min_iou
-        else:
-            likeness = -np.linalg.norm(centres(truth)[:, None] - centres(boxes)[None], axis=-1)
-            meets = -likeness < gate
-        meets |= ~counts[:, None] & inside(truth, centres(boxes)[None])
+        overlap = pairwise_iou(truth[:, None], boxes[None])
+        meets = (overlap >= min_iou) | (~counts[:, None] & inside(truth, centres(boxes)[None]))
         scores.append(score)
-        outcomes.append(_outcomes(likeness, meets, counts, score))
+        outcomes.append(_outcomes(overlap, meets, counts, score))
         n += int(counts.sum())
     return Statistic(_area(np.concatenate(scores), np.concatenate(outcomes), n), n)
 
 
-def _outcomes(likeness: FloatArray, meets: BoolArray, counts: BoolArray, score: FloatArray) -> FloatArray:
-    """Of each detection (K,) of a frame: 1 right, 0 wrong, NaN taken by an ignored agent. likeness, meets (A, K)."""
+def _outcomes(overlap: FloatArray, meets: BoolArray, counts: BoolArray, score: FloatArray) -> FloatArray:
+    """Of each detection (K,) of a frame: 1 right, 0 wrong, NaN taken by an ignored agent. overlap, meets (A, K)."""
     outcome, free = np.zeros(len(score)), np.ones(len(counts), dtype=np.bool_)
     for box in np.argsort(-score, kind="stable"):
         for among, result in ((counts, 1.0), (~counts, np.nan)):
             able = np.flatnonzero(free & among & meets[:, box])
             if len(able):
-                free[able[np.argmax(likeness[able, box])]] = False
+                free[able[np.argmax(overlap[able, box])]] = False
                 outcome[box] = result
                 break
     return outcome

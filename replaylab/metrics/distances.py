@@ -8,7 +8,7 @@ The kernel distance is unbiased: its expectation does not depend on how many vec
 one distribution it is zero on average, so single values may be negative. The Fréchet distance falls as n grows: compare
 values of the same n only.
 
-Refused, by the set's name: sets of fewer than `n_min` vectors, where both are mostly noise, NaN and infinity, and
+Refused, by the set's name: sets of fewer than N_MIN vectors, where both are mostly noise, NaN and infinity, and
 features of two lengths. `between` also refuses repeated clips; the bare functions cannot, since a still video may
 rightly give the same frame, and so the same features, again and again.
 """
@@ -27,7 +27,7 @@ from replaylab.spec import generator
 from replaylab.util.checks import checked_at_least, checked_numbers
 
 N_MIN = 20
-"""Least number of feature vectors in each set, unless asked otherwise; with fewer, both distances are mostly noise."""
+"""Least number of feature vectors in each set; with fewer, both distances are mostly noise."""
 
 ROWS_AT_A_TIME = 1024
 
@@ -76,10 +76,9 @@ class _Gaussian:
     factor: Features  # (n, d), the vectors minus their mean
 
     @classmethod
-    def fitted(cls, features: ArrayLike, name: str, n_min: int) -> _Gaussian:
+    def fitted(cls, features: ArrayLike, name: str) -> _Gaussian:
         """ValueError names the set and what is wrong with it."""
         rows = _rows(features, name)
-        _enough(len(rows), name, n_min)
         mean = rows.mean(0)
         return cls(name, len(rows), mean, rows - mean)
 
@@ -102,35 +101,33 @@ class _Gaussian:
         return None if failed else lower  # a feature that never varies, or follows from others
 
 
-def frechet_distance(features_a: ArrayLike, features_b: ArrayLike, n_min: int = N_MIN) -> float:
+def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     """Fréchet distance of the Gaussians fitted to two sets of features (Heusel et al. 2017, equation 6).
 
-    features_a (n, d) and features_b (m, d); n and m at least n_min and not necessarily equal. Returns
+    features_a (n, d) and features_b (m, d); n and m at least N_MIN and not necessarily equal. Returns
     |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) with the unbiased covariances A and B, at least 0, in the features'
     unit squared. With fewer vectors than dimensions it is exact for the sample covariances all the same. ValueError names
     the set that has a wrong shape, too few rows, or holds NaN.
     """
-    a, b = _Gaussian.fitted(features_a, "features_a", n_min), _Gaussian.fitted(features_b, "features_b", n_min)
+    a, b = _Gaussian.fitted(features_a, "features_a"), _Gaussian.fitted(features_b, "features_b")
     _same_length(a.name, len(a.mean), b.name, len(b.mean))
     traces = sum(each.trace / (each.n - 1) for each in (a, b))
     shared = _trace_of_root(a, b) / np.sqrt((a.n - 1.0) * (b.n - 1.0))
     return max(0.0, float(((a.mean - b.mean) ** 2).sum() + traces - 2 * shared))
 
 
-def kernel_distance(features_a: ArrayLike, features_b: ArrayLike, n_min: int = N_MIN) -> float:
+def kernel_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, section 4).
 
-    features_a (n, d) and features_b (m, d); n and m at least n_min. All vectors are used at once, not subsets of them.
+    features_a (n, d) and features_b (m, d); n and m at least N_MIN. All vectors are used at once, not subsets of them.
     May be negative. Errors as in `frechet_distance`.
     """
     a, b = _rows(features_a, "features_a"), _rows(features_b, "features_b")
-    _enough(len(a), "features_a", n_min)
-    _enough(len(b), "features_b", n_min)
     _same_length("features_a", a.shape[1], "features_b", b.shape[1])
     return _kernel_within(a) + _kernel_within(b) - 2 * _kernel_sum(a, b) / (len(a) * len(b))
 
 
-def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike, n_min: int = N_MIN) -> Features:
+def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike) -> Features:
     """Jackknife pseudo-values (N,) of `kernel_distance`, one for each of N clips, from one pass over the kernel.
 
     features_a (N, v, d), v vectors of each clip, and features_b (m, d). N times the distance of all clips, minus N − 1
@@ -143,8 +140,6 @@ def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike, n_min: in
     size, each, d = clips.shape
     a, b = _rows(clips.reshape(-1, d), "features_a"), _rows(features_b, "features_b")
     _same_length("features_a", d, "features_b", b.shape[1])
-    _enough(len(a), "features_a", n_min)
-    _enough(len(b), "features_b", n_min)
     m = len(b)
     within_b = _kernel_within(b)
     to_all, to_own, to_b = np.empty((3, size))
@@ -173,23 +168,22 @@ def between(
     names: tuple[str, str] = ("features_a", "features_b"),
     clips_a: Sequence[Hashable] | None = None,
     clips_b: Sequence[Hashable] | None = None,
-    n_min: int = N_MIN,
 ) -> Distance:
-    """`of(a, b, n_min=n_min)`, such as `kernel_distance`, with everything a reader needs to compare it.
+    """`of(a, b)`, such as `kernel_distance`, with everything a reader needs to compare it.
 
     features_a and features_b are of the extractor, whose dimensions are d: (clips, d), or (clips, vectors of each, d).
     clips_a and clips_b name the clips or their scenes, and `names` are what the errors call the sets. ValueError names
     the set that has too few vectors, a wrong shape or NaN; two clips of one name, or with a vector in common, bit for
     bit (a clip may repeat its own: it stands still); or a clip or vector of the other set.
     """
-    a, owners_a = _clips(features_a, clips_a, names[0], extractor, n_min)
-    b, owners_b = _clips(features_b, clips_b, names[1], extractor, n_min)
+    a, owners_a = _clips(features_a, clips_a, names[0], extractor)
+    b, owners_b = _clips(features_b, clips_b, names[1], extractor)
     if shared := owners_a.keys() & owners_b.keys():
         clip = owners_b[min(shared)]
         raise ValueError(f"{names[1]}: clip {clip!r} has a feature vector of {names[0]}; no clip may be in both")
     if clips_a is not None and clips_b is not None and (both := set(clips_a) & set(clips_b)):
         raise ValueError(f"{names[1]}: clip {min(map(repr, both))} is in {names[0]} too; no clip may be in both")
-    value = of(a, b, n_min=n_min)
+    value = of(a, b)
     if not np.isfinite(value):
         raise ValueError(f"{name}: {value} between {names[0]} and {names[1]}")
     return Distance(
@@ -199,14 +193,13 @@ def between(
 
 
 def _clips(
-    features: ArrayLike, clips: Sequence[Hashable] | None, name: str, extractor: Extractor, n_min: int
+    features: ArrayLike, clips: Sequence[Hashable] | None, name: str, extractor: Extractor
 ) -> tuple[Features, dict[bytes, Hashable]]:
     """All vectors (n, d) of a set, and the one clip to which each vector's bits belong."""
     array = np.asarray(features, dtype=np.float64)
     if array.ndim not in (2, 3):
         raise ValueError(f"{name}: shape {array.shape}, expected (clips, d) or (clips, vectors, d)")
     rows = _rows(array.reshape(-1, array.shape[-1]) if array.size else np.zeros((0, 1)), name)
-    _enough(len(rows), name, n_min)
     _same_length(extractor.name, extractor.dimensions, name, rows.shape[1])
     clips = range(len(array)) if clips is None else clips
     if len(clips) != len(array) or len(set(clips)) < len(clips):
@@ -250,14 +243,11 @@ def _rows(features: ArrayLike, name: str) -> Features:
         raise ValueError(f"{name}: empty, expected at least one feature vector")
     if not np.isfinite(rows).all():
         raise ValueError(f"{name}: holds NaN or infinity")
+    if len(rows) < N_MIN:
+        raise ValueError(
+            f"{name}: {len(rows)} feature vectors, at least {N_MIN} are needed; add clips, do not repeat them"
+        )
     return rows
-
-
-def _enough(n: int, name: str, n_min: int) -> None:
-    if n_min < 2:
-        raise ValueError(f"n_min: {n_min}, must be at least 2; one vector has no spread")
-    if n < n_min:
-        raise ValueError(f"{name}: {n} feature vectors, at least {n_min} are needed; add clips, do not repeat them")
 
 
 def _same_length(name_a: str, d_a: int, name_b: str, d_b: int) -> None:
@@ -283,30 +273,20 @@ def _kernel_diagonal(a: Features) -> float:
     return float(_kernel((a**2).sum(1), a.shape[1]).sum())
 
 
-@dataclass(frozen=True)
-class Extrapolation:
-    """A distance at infinite n, and the line that leads there."""
-
-    estimate: float
-    spread: float  # standard deviation of the estimate over repeats: of the choice of subsets, not of other clips
-    sizes: tuple[int, ...]
-    means: tuple[float, ...]  # the distance at each size: should lie on a line over 1 / size
-
-
-def subsampled_distance(
+def extrapolated_distances(
     distance: Callable[[Any, Any], float],
     features_a: ArrayLike,
     features_b: ArrayLike,
     sizes: Sequence[int],
     repeats: int = 20,
     seed: int = 0,
-) -> Extrapolation:
-    """A distance that falls as sets grow, extrapolated to infinite n by a line in 1/n (Chong & Forsyth 2020).
+) -> Features:
+    """A distance that falls as sets grow, extrapolated to infinite n by lines in 1/n (Chong & Forsyth 2020): (repeats,).
 
     features_a (n, ...) and features_b (m, ...), one row a clip, so that a clip's frames stay together. `distance` gets as
-    many rows of each, sampled without replacement, at every size and repeat; each repeat gives one line, and the estimate
-    is the mean of their values at 1/n = 0. It may fall below 0. ValueError for fewer than two sizes or repeats, a size
-    beyond either set, or a distance that is no number.
+    many rows of each, sampled without replacement, at every size and repeat; each repeat gives one line and its value at
+    1/n = 0, which may be below 0. The spread over repeats is that of the choice of subsets, not of other clips. ValueError
+    for fewer than two sizes or repeats, a size beyond either set, or a distance that is no number.
     """
     a, b = checked_numbers(features_a, "features_a"), checked_numbers(features_b, "features_b")
     smaller = min(len(a), len(b))
@@ -323,7 +303,4 @@ def subsampled_distance(
         for column, size in enumerate(sizes):
             table[repeat, column] = distance(*(rows[random.choice(len(rows), size, replace=False)] for rows in (a, b)))
     checked_numbers(table, "distance", 2)
-    at_infinity = np.polynomial.polynomial.polyfit(1 / np.asarray(sizes, np.float64), table.T, 1)[0]
-    return Extrapolation(
-        float(at_infinity.mean()), float(at_infinity.std(ddof=1)), tuple(sizes), tuple(table.mean(0).tolist())
-    )
+    return np.asarray(np.polynomial.polynomial.polyfit(1 / np.asarray(sizes, np.float64), table.T, 1)[0])

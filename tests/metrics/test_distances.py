@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg
 
 from replaylab.metrics import distances
-from replaylab.metrics.distances import Extractor, subsampled_distance
+from replaylab.metrics.distances import Extractor, extrapolated_distances
 
 EXTRACTOR = Extractor("a network", "last", "5" * 64, "a package 1.0", "bicubic", 224, 6, frames=8)
 
@@ -211,15 +211,9 @@ def test_a_large_common_mean_costs_no_digits() -> None:
 
 
 @pytest.mark.parametrize("distance", [distances.frechet_distance, distances.kernel_distance])
-def test_a_minimum_is_the_callers_but_never_under_two(distance: Any) -> None:
-    pair, one = normal(0, 2, 4), normal(0, 1, 4)
-    assert np.isfinite(distance(pair, pair + 1, n_min=2))
-    with pytest.raises(ValueError, match="features_b: 1 feature vectors, at least 2"):
-        distance(pair, one, n_min=2)
-    with pytest.raises(ValueError, match="n_min: 1, must be at least 2"):
-        distance(pair, one, n_min=1)
+def test_an_empty_set_is_refused_by_name(distance: Any) -> None:
     with pytest.raises(ValueError, match="features_a: empty"):
-        distance(pair[:0], pair, n_min=2)
+        distance(normal(0, 0, 4), normal(0, 30, 4))
 
 
 def test_a_distance_carries_what_it_is_of() -> None:
@@ -234,8 +228,6 @@ def test_a_distance_carries_what_it_is_of() -> None:
         clips_a=range(8), clips_b=range(8, 18),
     )  # fmt: skip
     assert grouped == found
-    few = distances.between("fd", distances.frechet_distance, a[:5], b, EXTRACTOR, n_min=5)
-    assert few.value == distances.frechet_distance(a[:5], b, n_min=5) and few.n == 5
 
 
 def refused(a: np.ndarray, b: np.ndarray, match: str, **how: Any) -> None:
@@ -282,16 +274,16 @@ def test_bad_sets_are_refused_by_name() -> None:
 def test_a_distance_that_is_no_number_is_refused() -> None:
     a, b = normal(43, 24, 6), normal(44, 24, 6)
     with pytest.raises(ValueError, match="broken: nan between"):
-        distances.between("broken", lambda x, y, n_min: float("nan"), a, b, EXTRACTOR)
+        distances.between("broken", lambda x, y: float("nan"), a, b, EXTRACTOR)
 
 
 @pytest.mark.parametrize("each", [1, 3])
 def test_pseudo_values_are_those_of_leaving_one_clip_out(each: int) -> None:
-    clips, b = normal(4, 12 * each, 7).reshape(12, each, 7), normal(5, 30, 7, spread=1.3)
-    found = distances.kernel_pseudo_values(clips, b, n_min=2)
+    clips, b = normal(4, 24 * each, 7).reshape(24, each, 7), normal(5, 30, 7, spread=1.3)
+    found = distances.kernel_pseudo_values(clips, b)
 
     def without(kept: Any) -> float:
-        return distances.kernel_distance(clips[kept].reshape(-1, 7), b, n_min=2)
+        return distances.kernel_distance(clips[kept].reshape(-1, 7), b)
 
     np.testing.assert_allclose(found, pseudo_values(without, len(clips)), rtol=1e-9)
     if each == 1:  # a U-statistic: its pseudo-values have it for their mean
@@ -314,10 +306,8 @@ def gaussian(seed: int, *shape: int) -> np.ndarray:
 
 def test_a_distance_that_falls_as_one_over_n_is_carried_on_exactly() -> None:
     a, b = gaussian(0, 90, 3), gaussian(1, 60, 3)
-    found = subsampled_distance(lambda x, y: 7 + 3 / len(x), a, b, [20, 30, 60], repeats=4)
-    assert (found.estimate, found.spread) == pytest.approx((7, 0), abs=1e-9)
-    assert found.means == pytest.approx((7 + 3 / 20, 7 + 3 / 30, 7 + 3 / 60))
-    assert found.sizes == (20, 30, 60)
+    estimates = extrapolated_distances(lambda x, y: 7 + 3 / len(x), a, b, [20, 30, 60], repeats=4)
+    np.testing.assert_allclose(estimates, np.full(4, 7), atol=1e-9)
 
 
 def test_the_bias_of_squared_mean_differences_is_taken_out() -> None:
@@ -328,9 +318,11 @@ def test_the_bias_of_squared_mean_differences_is_taken_out() -> None:
 
     # Over subsets drawn without replacement, a mean of n varies by s^2 (1/n - 1/N).
     expected = squared(a, b) - a.var(ddof=1) / 400 - b.var(ddof=1) / 300
-    found = subsampled_distance(squared, a, b, [25, 50, 100, 200], repeats=400)
-    assert found.estimate == pytest.approx(expected, abs=4 * found.spread / 400**0.5)
-    assert found.means[0] - found.estimate > 8 * found.spread / 400**0.5  # there was a bias to take out
+    estimates = extrapolated_distances(squared, a, b, [25, 50, 100, 200], repeats=400)
+    error = estimates.std(ddof=1) / 400**0.5
+    assert estimates.mean() == pytest.approx(expected, abs=4 * error)
+    biased = squared(a, b) + a.var(ddof=1) * (1 / 25 - 1 / 400) + b.var(ddof=1) * (1 / 25 - 1 / 300)
+    assert biased - estimates.mean() > 8 * error  # of subsets of 25: there was a bias to take out
 
 
 def test_subsets_have_the_asked_size_no_row_twice_and_depend_on_the_seed_alone() -> None:
@@ -343,10 +335,10 @@ def test_subsets_have_the_asked_size_no_row_twice_and_depend_on_the_seed_alone()
         seen.append(tuple(x[:, 0, 0]))
         return float(x.mean() - y.mean())
 
-    first = subsampled_distance(distance, a, a, [10, 40], repeats=3, seed=1)
+    first = extrapolated_distances(distance, a, a, [10, 40], repeats=3, seed=1)
     assert [len(one) for one in seen] == [10, 40] * 3 and len(set(seen)) == 6
-    assert subsampled_distance(distance, a, a, [10, 40], repeats=3, seed=1) == first
-    assert subsampled_distance(distance, a, a, [10, 40], repeats=3, seed=2) != first
+    assert (extrapolated_distances(distance, a, a, [10, 40], repeats=3, seed=1) == first).all()
+    assert (extrapolated_distances(distance, a, a, [10, 40], repeats=3, seed=2) != first).any()
 
 
 CLIPS = gaussian(0, 20, 2)
@@ -369,4 +361,4 @@ def mean_distance(a: np.ndarray, b: np.ndarray) -> float:
 )
 def test_subsampling_refuses_bad_input_by_name(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        subsampled_distance(*arguments)
+        extrapolated_distances(*arguments)

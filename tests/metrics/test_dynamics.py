@@ -301,8 +301,6 @@ def scored(boxes: np.ndarray, scores: Any) -> np.ndarray:
     return np.concatenate([boxes, np.asarray(scores, dtype=float).reshape(-1, 1)], 1)
 
 
-BY_IOU: dict[str, float] = {"min_iou": 0.5}
-BY_DISTANCE: dict[str, float] = {"within_px": 4.0}
 Detections = tuple[Frames, Frames, Frames, list[list[int]]]
 
 
@@ -322,14 +320,12 @@ def detection_sets(draw: Callable[..., Any]) -> Detections:
     return boxes, eligible, found, right
 
 
-@given(detection_sets(), st.sampled_from([BY_IOU, BY_DISTANCE]))
+@given(detection_sets())
 @settings(max_examples=150, deadline=None)
-def test_average_precision_is_the_mean_over_agents_of_the_best_precision_that_reaches_them(
-    frames: Detections, by: dict[str, float]
-) -> None:
+def test_average_precision_is_the_mean_over_agents_of_the_best_precision_that_reaches_them(frames: Detections) -> None:
     boxes, eligible, found, right = frames
     n = sum(len(b) for b in boxes)
-    value, count = detection.average_precision(boxes, eligible, found, **by)
+    value, count = detection.average_precision(boxes, eligible, found, min_iou=0.5)
     assert count == n
     if n == 0:
         assert math.isnan(value)
@@ -340,35 +336,33 @@ def test_average_precision_is_the_mean_over_agents_of_the_best_precision_that_re
     assert value == pytest.approx(expected)
 
 
-@given(detection_sets(), st.sampled_from([BY_IOU, BY_DISTANCE]), st.randoms())
+@given(detection_sets(), st.randoms())
 @settings(max_examples=100, deadline=None)
 def test_average_precision_looks_at_the_order_of_scores_and_not_of_frames(
-    frames: Detections, by: dict[str, float], random: randomness.Random
+    frames: Detections, random: randomness.Random
 ) -> None:
     boxes, eligible, found, _ = frames
     order = list(range(len(boxes)))
     random.shuffle(order)
     mapped = [scored(f[:, :4], f[:, 4] ** 3 - 7) for f in found]
-    a = detection.average_precision(boxes, eligible, found, **by)
+    a = detection.average_precision(boxes, eligible, found, min_iou=0.5)
     b = detection.average_precision(
-        [boxes[t] for t in order], [eligible[t] for t in order], [mapped[t] for t in order], **by
+        [boxes[t] for t in order], [eligible[t] for t in order], [mapped[t] for t in order], min_iou=0.5
     )
     np.testing.assert_allclose(a, b)
 
 
-@given(detection_sets(), st.sampled_from([BY_IOU, BY_DISTANCE]))
+@given(detection_sets())
 @settings(max_examples=100, deadline=None)
-def test_average_precision_is_1_of_the_truth_and_a_second_box_for_an_agent_is_wrong(
-    frames: Detections, by: dict[str, float]
-) -> None:
+def test_average_precision_is_1_of_the_truth_and_a_second_box_for_an_agent_is_wrong(frames: Detections) -> None:
     boxes, eligible, _, _ = frames
     if sum(len(b) for b in boxes):
         perfect = [scored(b, np.full(len(b), 0.5)) for b in boxes]
-        assert detection.average_precision(boxes, eligible, perfect, **by).value == 1
+        assert detection.average_precision(boxes, eligible, perfect, min_iou=0.5).value == 1
         twice = [np.concatenate([b, b]) for b in perfect]
-        assert detection.average_precision(boxes, eligible, twice, **by).value == 0.5
+        assert detection.average_precision(boxes, eligible, twice, min_iou=0.5).value == 0.5
         none = [np.zeros((0, 5))] * len(boxes)
-        assert detection.average_precision(boxes, eligible, none, **by).value == 0
+        assert detection.average_precision(boxes, eligible, none, min_iou=0.5).value == 0
 
 
 def test_average_precision_meets_its_thresholds() -> None:
@@ -380,8 +374,6 @@ def test_average_precision_meets_its_thresholds() -> None:
     by_iou = detection.average_precision([truth], [counts], found(0, 0, 10, 5), min_iou=0.5)
     assert by_iou.value == 1  # half of it: an IoU of exactly 0.5 is enough, as in COCO
     assert detection.average_precision([truth], [counts], found(0, 0, 10, 4.9), min_iou=0.5).value == 0
-    assert detection.average_precision([truth], [counts], found(1.9, 0, 11.9, 10), within_px=2).value == 1
-    assert detection.average_precision([truth], [counts], found(2, 0, 12, 10), within_px=2).value == 0
 
 
 def test_a_better_scored_box_takes_its_best_agent_and_an_ignored_agent_takes_one_for_nothing() -> None:
@@ -389,14 +381,13 @@ def test_a_better_scored_box_takes_its_best_agent_and_an_ignored_agent_takes_one
     counts = np.array([True, True, False])
     # The first could take either agent and takes the nearer: the second reaches the other only.
     found = scored(boxes_at([[2.5, 0], [-1, 0], [50, 0]]), [0.9, 0.8, 0.95])
-    assert detection.average_precision([truth], [counts], [found], within_px=4) == (1, 2)
+    assert detection.average_precision([truth], [counts], [found], min_iou=0.5) == (1, 2)
     more = np.concatenate([found, scored(boxes_at([[50, 0]]), [0.99])])
-    assert detection.average_precision([truth], [counts], [more], within_px=4).value == pytest.approx(2 / 3)
+    assert detection.average_precision([truth], [counts], [more], min_iou=0.5).value == pytest.approx(2 / 3)
     cut_off = np.concatenate([truth[:2], [[-80.0, 100, 10, 160]]])  # an ignored bus, found where it can be seen
     part = scored(np.array([[0.0, 105, 10, 155]]), [0.99])
-    for by in (BY_IOU, BY_DISTANCE):
-        perfect = np.concatenate([part, scored(truth[:2], [0.9, 0.8])])
-        assert detection.average_precision([cut_off], [counts], [perfect], **by) == (1, 2)
+    perfect = np.concatenate([part, scored(truth[:2], [0.9, 0.8])])
+    assert detection.average_precision([cut_off], [counts], [perfect], min_iou=0.5) == (1, 2)
 
 
 @given(scenes())
@@ -428,10 +419,8 @@ def test_nta_iou_is_1_of_the_truth_and_ignores_false_positives() -> None:
         ({"detections": []}, ValueError, "detections: 0 frames"),
         ({"eligible": [[True], [1]]}, TypeError, r"eligible\[1\]"),
         ({"true_boxes": [BOX, BOX * np.nan]}, ValueError, r"true_boxes\[1\]: holds NaN"),
-        ({"min_iou": None}, ValueError, "give one"),
-        ({"within_px": 2}, ValueError, "give one"),
         ({"min_iou": 0}, ValueError, "min_iou: 0"),
-        ({"min_iou": None, "within_px": -1}, ValueError, "within_px: -1"),
+        ({"min_iou": 1.1}, ValueError, "min_iou: 1.1"),
     ],
 )
 def test_bad_arguments_of_average_precision_are_named(
