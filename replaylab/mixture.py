@@ -1,14 +1,14 @@
-"""Who fills slot i of step s? Exact, scheduled replay mixing as a pure function.
+"""Exact, scheduled replay mixing: which domain and which clip fill each slot of each batch, as a pure function.
 
-Decision: slots are numbered through the whole run, and at every slot each domain has a target: the share of all slots
-so far that its fraction, schedule and weight ask for, in exact rational arithmetic. Tijdeman's algorithm for the
-chairman assignment problem (R. Tijdeman, 1980, Discrete Mathematics 32, 323-330, section 2) fills the slots so that no
-domain is ever a whole sample away from its target, whatever the number of domains and however the targets vary. Clips
-of a domain are visited in epochs, each a fresh permutation: none repeats before the others were used. Who fills a slot
-depends on the mixture and the slot alone, so a resumed run cannot differ from one never killed, nor two ranks disagree.
+Decision: slots are numbered through the whole run, and at every slot each domain has a target: the share of all slots so far
+that its fraction, schedule and weight ask for, in exact rational arithmetic. Tijdeman's algorithm for the chairman
+assignment problem (R. Tijdeman, 1980, Discrete Mathematics 32, 323-330, section 2) fills the slots so that no domain is ever
+a whole sample away from its target, whatever the number of domains and however the targets vary. Clips of a domain are
+visited in epochs, each a fresh permutation: none repeats before the others were used. What fills a slot depends on the
+mixture and the slot alone, so a resumed run equals one that was never interrupted, and ranks agree.
 
 Refused: fractions outside 0 to 1, domains without clips, batches that ranks cannot share evenly, and steps beyond a
-scheduled run. This room needs numpy alone.
+scheduled run.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Mixture:
 
     replay_fraction: float
     batch_size: int  # of all ranks together
-    clips: Sequence[int]  # how many each domain has, the target's first
+    clips: Sequence[int]  # the number in each domain, the target's first
     seed: int
     schedule: str = "constant"
-    steps: int = 0  # of the whole run; what is not constant needs to know
+    steps: int = 0  # of the whole run; needed by all schedules but `constant`
     period: int = 0  # steps from one burst to the next
     weights: Sequence[float] = ()  # of the replayed domains among themselves; () for equal ones
 
@@ -94,11 +94,11 @@ class Mixture:
         return slots[rank::ranks]
 
     def counts(self, steps: int) -> list[int]:
-        """Samples of each domain in the first `steps` steps, realised."""
+        """Samples of each domain in the first `steps` steps, as realised."""
         return _filled(self).before(steps)
 
     def targets(self, steps: int) -> list[Fraction]:
-        """Samples of each domain in the first `steps` steps, as asked for: not whole numbers, but exact."""
+        """Samples of each domain in the first `steps` steps, as asked for: exact, not whole numbers."""
         return [self.target(domain, steps) for domain in range(len(self.clips))]
 
     def target(self, domain: int, step: int) -> Fraction:
@@ -107,7 +107,7 @@ class Mixture:
         return step * self.batch_size - replayed if domain == 0 else replayed * self._source_weights[domain - 1]
 
     def first_slot(self, domain: int, amount: Fraction) -> int:
-        """The least number of slots after which the domain's target is at least `amount`."""
+        """The smallest number of slots after which the domain's target is at least `amount`."""
         if self.schedule == "constant":
             return ceil(amount / self._shares[domain])
         step = bisect_left(self._targets_by_step[domain], amount) - 1  # reached within this step
@@ -155,10 +155,10 @@ class Mixture:
 
 
 class _Filled:
-    """The slots of a mixture, filled from the first on as far as anyone asked: a memory, not a state.
+    """The slots of a mixture, filled from the first on as far as needed: a cache, not a state.
 
     Of k domains, the m-th sample of one (m from 0) may be taken once its target has reached m + d, and must be before
-    it exceeds m + 1 - d, where d = 1 / (2k - 2); of those that may, the one that must soonest is taken.
+    it exceeds m + 1 - d, where d = 1 / (2k - 2); of those that may, the one with the earliest deadline is taken.
     """
 
     def __init__(self, mixture: Mixture) -> None:
@@ -207,7 +207,7 @@ def _order(seed: int, domain: int, epoch: int, clips: int) -> np.ndarray:
 
 
 def buffer(clips: int, size: int, choose: str = "first", seed: int = 0, features: ArrayLike | None = None) -> list[int]:
-    """Which `size` of a domain's clips are kept for replay: ascending numbers.
+    """The ascending numbers of the `size` clips of a domain that are kept for replay.
 
     `first`; `random`, from the seed; `coverage`, farthest-first in `features` (clips, D), so that every clip has a kept
     one near it: at most twice as far as with the best choice (Gonzalez 1985, Theoretical Computer Science 38, 293-306;
@@ -227,7 +227,7 @@ def buffer(clips: int, size: int, choose: str = "first", seed: int = 0, features
     kept = [int(np.linalg.norm(places - places.mean(0), axis=1).argmin())]
     nearest = np.linalg.norm(places - places[kept[0]], axis=1)
     while len(kept) < size:
-        nearest[kept] = -1.0  # twins of a kept clip come last, but come
+        nearest[kept] = -1.0  # copies of a kept clip come last
         kept.append(int(nearest.argmax()))
         nearest = np.minimum(nearest, np.linalg.norm(places - places[kept[-1]], axis=1))
     return sorted(kept)

@@ -1,10 +1,10 @@
-"""What is this run? Frozen descriptions, presets, canonical JSON and the run's name.
+"""Frozen descriptions of runs and their parts, canonical JSON, the digest that names a run, and its random streams.
 
-Decision: a run's name is the hash of everything that determines its numbers, base weights included, so a finished
-run can be read instead of trained, anywhere, and a changed setting can never be mistaken for the old one.
-Randomness is asked for by (seed, purpose, number) and never kept as state. Refused: unknown or missing keys.
+Decision: a run's name is the hash of everything that determines its numbers, base weights included, so a finished run can be
+read instead of trained, anywhere, and a changed setting can never be mistaken for the old one. Random numbers are a function
+of (seed, purpose, number) and never kept as state. Refused: unknown or missing keys.
 
-This room imports neither torch nor pandas: reading results must be quick.
+Neither torch nor pandas is imported here: reading results must be quick.
 """
 
 from __future__ import annotations
@@ -23,22 +23,20 @@ import numpy as np
 from replaylab.catalogue import SOURCES
 
 WEIGHTS = Path(__file__).parent / "weights"
-
-
 # A field that came after runs were published: it is left out where it has its default, so that they keep their names.
 LATER = {"later": True}
-PLACE = "folder"  # where something lies: it is written down, but changes no number and is no part of a name
+PLACE = "folder"  # a path: it is recorded, but changes no number and is no part of a name
 
 
 class Described:
-    """What all descriptions share: to and from plain JSON."""
+    """The base of all descriptions: dataclasses that become plain JSON."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON: tuples are lists."""
-        found = {one: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]  # all are dataclasses
+        values = {one: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]  # all are dataclasses
         return {
             one.name: _plain(value)
-            for one, value in found.items()
+            for one, value in values.items()
             if not ("later" in one.metadata and value == one.default)
         }
 
@@ -50,7 +48,7 @@ def _plain(value: Any) -> Any:
 
 
 def without_places(plain: Any) -> Any:
-    """Plain JSON of a description without what says where things lie."""
+    """Plain JSON of a description without its paths."""
     if isinstance(plain, list):
         return [without_places(each) for each in plain]
     if isinstance(plain, dict):
@@ -59,7 +57,7 @@ def without_places(plain: Any) -> Any:
 
 
 def canonical_json(spec: Described) -> str:
-    """What a description is named by."""
+    """The JSON whose hash names a description."""
     plain = without_places(spec.as_dict())
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -70,7 +68,7 @@ def digest(spec: Described) -> str:
 
 
 def generator(seed: int, purpose: str, number: int = 0) -> np.random.Generator:
-    """The stream of random numbers for one purpose: the same for the same arguments, wherever it is asked for."""
+    """The random stream for one purpose: the same for the same arguments."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), number])
 
 
@@ -81,17 +79,17 @@ def torch_seed(seed: int, purpose: str, number: int = 0) -> int:
 
 
 def check_fraction(fraction: float) -> None:
-    """Raises ValueError where it is no number from 0 to 1."""
+    """Raises ValueError unless the replay fraction is a number from 0 to 1."""
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
         raise ValueError(f"replay_fraction is {fraction!r}; it must be a number from 0 (no replay) to 1 (replay only)")
 
 
 @dataclass(frozen=True)
 class WorldSpec(Described):
-    """A domain to render: how many videos of (train, dev, test), of which world, look and motion.
+    """A domain to render: the numbers of videos of (train, dev, test), and the world, look and motion.
 
-    `worlds.check` lists what each world knows. In the driving worlds `motion` says what happens
-    in the eventful videos and `eventful_share` how many there are, exact in the long run; the others are ordinary.
+    `worlds.build.check_world` lists what each world has. In the driving worlds `motion` is that of the eventful videos,
+    whose share is `eventful_share`, exact in the long run; the others are ordinary.
     """
 
     name: str
@@ -109,7 +107,7 @@ class WorldSpec(Described):
 
 @dataclass(frozen=True)
 class FolderSpec(Described):
-    """A domain that lies in a folder (`domain`): your own videos."""
+    """A domain in a folder (`data.domain`): your own videos."""
 
     name: str
     digest: str  # of its domain.json, which has the checksum of every video
@@ -118,7 +116,7 @@ class FolderSpec(Described):
 
     @property
     def videos(self) -> tuple[int, int, int]:
-        """None to render."""
+        """No videos are rendered."""
         return 0, 0, 0
 
 
@@ -127,7 +125,7 @@ World = WorldSpec | FolderSpec
 
 @dataclass(frozen=True)
 class ModelSpec(Described):
-    """A pretrained video generator of one of the `families`, and the clips it is given."""
+    """A pretrained video generator of one of the `models.families`, and the shape of its clips."""
 
     folder: str  # in diffusers' layout, or a name on the hub
     digest: str  # of its network's weights
@@ -140,31 +138,31 @@ class ModelSpec(Described):
 
 @dataclass(frozen=True)
 class DetectorSpec(Described):
-    """An object detector of transformers, in place of the shipped one: see `object_detectors`."""
+    """An object detector of transformers, in place of the shipped one: see `metrics.detectors.pretrained`."""
 
     folder: str  # in transformers' layout, or a name on the hub
     digest: str  # of weights, classes and threshold
-    agents: tuple[str, ...] = ()  # of its classes, each with the kind of agent that it is: "car=car"; () for the usual
-    threshold: float = 0.5  # the least score of a box
+    agents: tuple[str, ...] = ()  # its classes, each with the kind of agent: "car=car"; () for the usual ones
+    threshold: float = 0.5  # the lowest score of a box
 
 
 @dataclass(frozen=True)
 class EvaluationSpec(Described):
-    """Which clips are sampled and measured, the same for every arm and step.
+    """Which clips are sampled and measured, the same for every configuration and step.
 
-    The first `clips` clips of `split` are continued by the model; real clips of other scenes of the same split, the
-    next `reference_clips`, are what distances are taken to.
+    The first `clips` clips of `split` are continued by the model; distances are taken to the next `reference_clips`, real
+    clips of other scenes of the same split.
     """
 
-    domains: tuple[World, ...]  # first ordinary driving in the target's look: others meet its mean motion
+    domains: tuple[World, ...]  # first ordinary driving in the target's look, whose mean motion the others use
     split: str
     clips: int
     reference_clips: int
     at_the_end: tuple[World, ...] = ()  # more domains, measured at the last step only
-    futures: int = 1  # drawn of each clip: its measures are means over them, beside the ADE of the best
+    futures: int = 1  # sampled per clip: its measures are means over them, beside the ADE of the best
     sampler_steps: int = 8
-    precision: str = "fp32"  # in which futures are drawn: fp32, or bf16, twice as quick where there is hardware
-    miss_cap_px: float = 16.0  # what an agent that is not found costs; no error counts for more
+    precision: str = "fp32"  # of sampling: fp32, or bf16, twice as fast where there is hardware
+    miss_cap_px: float = 16.0  # the cost of an agent that is not detected; no error counts for more
     noise_seed: int = 0
     detector: str = ""  # digest of its weights
     video_network: str = ""  # digest of its weights
@@ -184,7 +182,7 @@ BUFFERS = ("first", "random", "coverage")
 
 @dataclass(frozen=True)
 class ReplaySpec(Described):
-    """What fills the batches beside the target, how much of them, and when."""
+    """Which domains are replayed, what share of the batches they fill, and when."""
 
     domains: tuple[World, ...] = ()  # empty where the fraction is 0
     fraction: float = 0.0  # share of all samples that are replayed, exact in the long run
@@ -193,8 +191,8 @@ class ReplaySpec(Described):
     weights: tuple[float, ...] = ()  # of the domains among themselves; () for equal ones
     buffer_clips: int = 0  # clips kept of each domain; 0 for all
     buffer_choice: str = "random"  # one of BUFFERS: see `mixture.buffer`
-    generated: bool = False  # generative replay: of each clip the context is kept, the future is drawn by the base
-    still: bool = field(default=False, metadata=LATER)  # of each clip only the first frame is shown, repeated
+    generated: bool = False  # generative replay: of each clip the context is kept, the future is sampled from the base
+    still: bool = field(default=False, metadata=LATER)  # each clip is its first frame, repeated
 
     def __post_init__(self) -> None:
         check_fraction(self.fraction)
@@ -229,16 +227,16 @@ REMEDIES = ("none", "lwf", *REMEDIES_ON_WEIGHTS)
 
 @dataclass(frozen=True)
 class TrainingSpec(Described):
-    """How the weights are fitted."""
+    """Steps, batch size, learning rate and which weights are trained."""
 
     steps: int
-    batch_size: int  # of all ranks and parts of a step together
+    batch_size: int  # of all ranks and gradient accumulation steps together
     learning_rate: float
     ema_decay: float
-    decay: bool = False  # whether the rate falls linearly to zero at the end, as in pretraining
-    trained: str = "full"  # all weights | low-rank adapters | the layers in which places and frames meet
+    decay: bool = False  # whether the learning rate falls linearly to zero, as in pretraining
+    trained: str = "full"  # full: all weights | lora: low-rank adapters | temporal: the layers that mix frames
     lora_rank: int = 8
-    accumulate: int = 1  # parts a step is computed in, one after the other, to need less memory
+    accumulate: int = 1  # gradient accumulation steps
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lora_rank", "accumulate"):
@@ -255,12 +253,12 @@ class TrainingSpec(Described):
 
 @dataclass(frozen=True)
 class RemedySpec(Described):
-    """What is done against forgetting besides replay, or instead of it: see `continual`."""
+    """A method against forgetting besides replay, or instead of it: see `training.regularizers`."""
 
     kind: str = "none"
     strength: float = 0.0  # l2-sp, ewc, lwf: weight of the penalty; wise-ft: the base's share of the average
-    domains: tuple[World, ...] = ()  # ewc: where it is measured what the base knows
-    clips: int = 0  # ewc: how many of each
+    domains: tuple[World, ...] = ()  # ewc: of the Fisher information
+    clips: int = 0  # ewc: the number of each domain
 
     def __post_init__(self) -> None:
         if self.kind not in REMEDIES:
@@ -278,11 +276,11 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 @dataclass(frozen=True)
 class MachineSpec(Described):
-    """How a run is executed. It changes a run's numbers in their last bits at most, and is no part of its name."""
+    """How a run is executed: it changes numbers in their last bits at most, and is no part of a run's name."""
 
     precision: str = "auto"  # bf16 where a GPU has it, else fp32
-    compiled: bool = False  # torch.compile: pays after some hundreds of steps
-    sharded: bool = False  # FSDP2 instead of DDP, where there are several ranks
+    compiled: bool = False  # torch.compile: faster after some hundreds of steps
+    sharded: bool = False  # FSDP2 instead of DDP, with several ranks
     gradient_checkpointing: bool = False  # less memory, a third more time
     tensorboard: bool = False  # event files besides the log
     checkpoint_steps: int = 100  # from one checkpoint to the next
@@ -298,9 +296,9 @@ class MachineSpec(Described):
 class RunSpec(Described):
     """One fine-tuning and its evaluation."""
 
-    base: str  # digest of the weights that fine-tuning starts from
+    base: str  # digest of the base weights
     target: World
-    seed: int  # target clips' order, replayed clips' order, noise
+    seed: int  # of the order of target and replayed clips, and of noise
     training: TrainingSpec
     evaluate_at: tuple[int, ...]  # fine-tuning steps; step 0 is the base, measured once for all runs
     evaluation: EvaluationSpec
@@ -318,12 +316,12 @@ class RunSpec(Described):
 
     @property
     def run_id(self) -> str:
-        """The run's name: `digest` of it."""
+        """The run's name, its `digest`."""
         return digest(self)
 
     @property
     def title(self) -> str:
-        """For people: such as "driving, near replay 25 %, seed 0"."""
+        """The run in words, such as "driving, near replay 25 %, seed 0"."""
         kind = f"{self.replay.name} " if self.replay.name else ""
         return f"{self.target.name}, {kind}replay {100 * self.replay.fraction:g} %, seed {self.seed}"
 
@@ -334,7 +332,7 @@ class RunSpec(Described):
 
 
 def _build(cls: Any, plain: Any) -> Any:
-    """A description from plain JSON: nested ones by their type, lists as tuples, every key named and known."""
+    """A description from plain JSON: nested ones by their type, lists as tuples, every key known."""
     if not isinstance(plain, dict):
         raise ValueError(f"{cls.__name__}: an object with keys is needed, not {plain!r}")
     kinds = get_type_hints(cls)
@@ -350,7 +348,7 @@ def _build(cls: Any, plain: Any) -> Any:
 def _value(cls: Any, key: str, kind: Any, plain: Any) -> Any:
     if kind == World:
         kind = FolderSpec if isinstance(plain, dict) and PLACE in plain else WorldSpec
-    elif isinstance(kind, UnionType):  # or nothing: then it is not there
+    elif isinstance(kind, UnionType):  # with None, where the key is missing
         kind = get_args(kind)[0]
     if get_origin(kind) is tuple:
         return tuple(_value(cls, key, get_args(kind)[0], entry) for entry in plain)
@@ -383,13 +381,10 @@ def base_of(base: str) -> Path:
     return shipped[base]
 
 
-# ------------------------------------------------------------------------------------------------------------- presets
-
-
 def base_folder(seed: int = 0, family: str = "wan") -> Path:
-    """Where a shipped base is: Wan's of seed 0 has the plain name."""
+    """The folder of a shipped base; Wan's of seed 0 has the plain name."""
     return WEIGHTS / "-".join(["base", *[family] * (family != "wan"), *[str(seed)] * (seed != 0)])
 
 
 CLUSTERS = ("inline", "local", "slurm")
-"""Who trains missing runs: this process, processes that outlive it, or jobs."""
+"""Where missing runs are trained: in this process, in processes that outlive it, or in SLURM jobs."""

@@ -69,7 +69,7 @@ PAGES = {
     "reference_worlds": (
         "worlds.traffic", "worlds.country", "worlds.physics", "worlds.orbit", "worlds.doom.walk",
         "worlds.kinematics", "worlds.appearance", "worlds.meshes", "worlds.orbit_appearance", "worlds.renderer",
-        "worlds.doom.game", "worlds.doom.map", "worlds.doom.truth",
+        "worlds.doom.game", "worlds.doom.maps", "worlds.doom.truth",
     ),
 }  # fmt: skip
 """Which rooms are on which page, in the order of the way through."""

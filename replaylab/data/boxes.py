@@ -1,4 +1,4 @@
-"""Boxes of agents in frames: which of them count, their centres and overlaps, and checks of arrays of boxes.
+"""Boxes of agents in frames: which are eligible, their centres and overlaps, and checks of arrays of boxes.
 
 Boxes are (n, 4): left, top, right, bottom, px.
 """
@@ -10,23 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-MIN_HEIGHT_PX = 6.0
-
-
+MIN_HEIGHT_PX = 6.0  # of an image of 64
 MIN_VISIBLE = 0.5
 
-
 FloatArray = NDArray[np.float64]
-
-
 IntArray = NDArray[np.int64]
-
-
 BoolArray = NDArray[np.bool_]
 
 
 def is_eligible(boxes: ArrayLike, visible: ArrayLike, size_px: int = 64) -> BoolArray:
-    """Which agents count: at least 6 px tall in an image of 64 (in proportion in others) and at least half visible.
+    """Which agents count: at least 6 px tall in an image of 64 px (in proportion in others) and at least half visible.
 
     boxes (A, 4) as x0 y0 x1 y1 in pixels, visible (A,) in 0..1, size_px the image's side; returns (A,) bool.
     ValueError names a bad argument.
@@ -64,12 +57,12 @@ def pairwise_iou(first: FloatArray, second: FloatArray) -> FloatArray:
 
 
 def inside(boxes: FloatArray, points: FloatArray) -> BoolArray:
-    """(A, K): which points (1, K, 2) lie in which boxes (A, 4)."""
+    """Which points (1, K, 2) lie in which boxes (A, 4): bool (A, K)."""
     return np.asarray(((boxes[:, None, :2] <= points) & (points <= boxes[:, None, 2:])).all(-1))
 
 
 def checked_frames(true_boxes: Sequence[ArrayLike], **others: Sequence[ArrayLike]) -> int:
-    """How many frames there are, the same in every argument."""
+    """The number of frames; raises ValueError unless it is the same in every argument."""
     if len(true_boxes) == 0:
         raise ValueError("true_boxes: no frames; a clip needs at least one future frame")
     for name, frames in others.items():

@@ -30,7 +30,7 @@ LONGEST_SPAN = 32  # frames that overlapping clips may be decoded in together
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames of a video from `start` on; its scene says what it must not be split from."""
+    """Frames of a video from `start` on; clips of one scene must be in one split."""
 
     video: str
     scene: str
@@ -58,7 +58,7 @@ def one_a_scene(clips: list[Clip]) -> list[Clip]:
 
 
 def read(domain: Domain, clips: list[Clip], frames: int) -> Generator[NDArray[np.uint8], None, None]:
-    """Each clip's frames, uint8 (T, H, W, 3), in the order asked for, decoded ahead on all cores.
+    """Each clip's frames, uint8 (T, H, W, 3), in the order given, decoded ahead on all cores.
 
     Clips that follow and overlap one another are decoded once. A file that is missing or no video raises
     FileNotFoundError or UndecodableVideo at its clip, after those before it were given. Closing ends the threads.
@@ -84,15 +84,15 @@ def truth_of(domain: Domain, clips: list[Clip], frames: int) -> list[list[pd.Dat
     """For each clip and frame, the truth's rows (columns: domain.TRACK_COLUMNS)."""
     videos = {str(video): rows for video, rows in domain.tracks.groupby("video")}
     nothing = domain.tracks.iloc[:0]
-    found = []
+    truth = []
     for clip in clips:
         by_frame = {int(frame): rows for frame, rows in videos.get(clip.video, nothing).groupby("frame")}
-        found.append([by_frame.get(frame, nothing) for frame in range(clip.start, clip.start + frames)])
-    return found
+        truth.append([by_frame.get(frame, nothing) for frame in range(clip.start, clip.start + frames)])
+    return truth
 
 
 def _spans(clips: list[Clip], frames: int) -> Iterator[list[Clip]]:
-    """Runs of clips to decode together: of one video, each beginning within the one before or at its end."""
+    """Runs of clips to decode together: of one video, each beginning within the previous one or at its end."""
     span: list[Clip] = []
     for clip in clips:
         if span and not (

@@ -1,16 +1,16 @@
-"""What is a folder of videos, and of what is known of them? Read it, write it, check it.
+"""A domain: a folder of videos and of what is known of them; reading, writing and checking it.
 
-A domain is a folder anyone could make from their own videos:
+It is a folder that anyone could make of their own videos:
 
     videos/*.mp4     H.264
     domain.json      name, frame rate, size, licence, how it was made, and a list of the videos with split and checksum
-    tracks.parquet   one row a video, frame and agent (columns: TRACK_COLUMNS)
-    ego.parquet      one row a video and frame (columns: EGO_COLUMNS)
+    tracks.parquet   one row per video, frame and agent (columns: TRACK_COLUMNS)
+    ego.parquet      one row per video and frame (columns: EGO_COLUMNS)
 
 The tables are there where the truth is known; `size_px` is a square's side, or [height, width].
 
-Decision: `domain.json` is written last, so a folder that has one is whole. A split is a property of a video, and a
-video is a scene: splits are disjoint by scene. Refused: a domain whose files are missing or whose fields are wrong.
+Decision: `domain.json` is written last, so a folder that has one is complete. A split is a property of a video, and a video
+is a scene: splits are disjoint by scene. Refused: a domain whose files are missing or whose fields are wrong.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ EGO_COLUMNS = {
 
 @dataclass(frozen=True)
 class Domain:
-    """A checked domain folder. `videos`: file, split, scene, frames, sha256; one row a video, in a fixed order."""
+    """A checked domain folder. `videos`: file, split, scene, frames, sha256; one row per video, in a fixed order."""
 
     folder: Path
     name: str
@@ -69,12 +69,12 @@ class Domain:
 
     @property
     def height_px(self) -> int:
-        """Of a frame."""
+        """The height of a frame."""
         return self.shape_px if isinstance(self.shape_px, int) else self.shape_px[0]
 
     @property
     def width_px(self) -> int:
-        """Of a frame."""
+        """The width of a frame."""
         return self.shape_px if isinstance(self.shape_px, int) else self.shape_px[1]
 
     @property
@@ -101,12 +101,12 @@ class Domain:
 
     @property
     def has_tracks(self) -> bool:
-        """Whether it is known where the agents are."""
+        """Whether the agents' boxes and positions are known."""
         return (self.folder / "tracks.parquet").is_file()
 
     @property
     def has_ego(self) -> bool:
-        """Whether it is known where the ego car and its camera are."""
+        """Whether the ego car's and camera's poses are known."""
         return (self.folder / "ego.parquet").is_file()
 
     @cached_property
@@ -142,15 +142,10 @@ def open_domain(folder: str | Path) -> Domain:
 
 
 def write_domain(
-    folder: str | Path,
-    about: dict[str, Any],
-    videos: pd.DataFrame,
-    tracks: pd.DataFrame | None = None,
+    folder: str | Path, about: dict[str, Any], videos: pd.DataFrame, tracks: pd.DataFrame | None = None,
     ego: pd.DataFrame | None = None,
-) -> Domain:
-    """Finish a domain whose videos are already in `folder/videos`; `domain.json` comes last. A table that is not known
-    is not there.
-    """
+) -> Domain:  # fmt: skip
+    """Finish a domain whose videos are already in `folder/videos`; `domain.json` comes last, unknown tables are None."""
     folder = Path(folder)
     for name, table, columns in (("tracks", tracks, TRACK_COLUMNS), ("ego", ego, EGO_COLUMNS)):
         path = folder / f"{name}.parquet"

@@ -1,4 +1,4 @@
-"""Arguments that are arrays: checked once, with errors that name the argument, what is wrong and what to do."""
+"""Checks of arguments that are arrays, with errors that name the argument, what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Floats = NDArray[np.float64]
 
 
 def checked_numbers(values: ArrayLike, name: str, dimensions: int | None = None) -> Floats:
-    """As float64 (any shape, or with this many dimensions); ValueError for none, NaN or infinity."""
+    """The values as float64, of any shape or with `dimensions`; ValueError for none, NaN or infinity."""
     kept = np.asarray(values, np.float64)
     if kept.size == 0 or (dimensions is not None and kept.ndim != dimensions):
         wanted = f" and {dimensions} dimensions" if dimensions else ""

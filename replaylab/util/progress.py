@@ -1,15 +1,12 @@
-"""How far is it, and how long will it take?
+"""Progress of long work: messages, a bar or lines for one loop, a board for several things at once.
 
-`track` wraps an iterable. On a terminal it draws a tqdm bar; elsewhere (papermill, CI, a SLURM log, a
-notebook's cell) it writes whole lines, at most one every ten seconds, because a bar redrawn by carriage
-returns fills a log with thousands of fragments. Either way one closing line says what was done and how long
-it took. Everything goes to stderr, so that piped output stays clean.
+Decision: on a terminal `track` shows a tqdm bar; elsewhere (papermill, CI, a SLURM log, a notebook's cell) it writes whole
+lines, at most one every ten seconds, because a bar redrawn by carriage returns fills a log with thousands of fragments.
+A last line gives what was done and how long it took. Everything goes to stderr, so that piped output stays clean.
+`StatusBoard` has one line for each of several things, redrawn on a terminal; elsewhere a line when the state of one changes,
+and now and then one line for all.
 
-`Board` is for several things that go on at once, elsewhere: one line each, redrawn on a terminal; elsewhere a line
-when the state of one changes, and now and then one line that says how far all are.
-
-Refused: bars inside bars, messages in the bar, log levels. A loop that is left early (an exception, a
-`break`) gets no closing line: nothing was finished.
+Refused: bars inside bars, messages in the bar, log levels. A loop that is left early has no last line.
 """
 
 import os
@@ -26,7 +23,7 @@ from replaylab.util.text import duration
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 10.0
-MOST_NAMED = 4  # of those that run, in one line
+MOST_NAMED = 4  # running things in one line
 
 
 def report(text: str) -> None:
@@ -36,7 +33,7 @@ def report(text: str) -> None:
     if sys.stderr.isatty():
         tqdm.write(text, file=sys.stderr)
     else:
-        # One write for the whole line: several processes may share this log.
+        # one write for the whole line: several processes may share this log
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 
@@ -52,72 +49,72 @@ def track(iterable: Iterable[Item], what: str, total: int | None = None, unit: s
         total = len(iterable)
     start = time.monotonic()
     count = 0
-    reported = _silently if is_follower() else _bar if sys.stderr.isatty() else _lines
-    for item in reported(iterable, what, total, unit):
+    wrapped = _silently if is_follower() else _bar if sys.stderr.isatty() else _lines
+    for item in wrapped(iterable, what, total, unit):
         yield item
         count += 1
     report(f"{what}: {count} {unit} in {duration(time.monotonic() - start)}")
 
 
 class StatusBoard:
-    """The states of several things, as they are now: `show` as often as they are looked at, then `close`."""
+    """The current states of several things: call `show` as often as they may have changed, then `close`."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._shown: dict[str, tuple[str, str]] = {}
-        self._told = self._shown  # when all were told of in one line
-        self._said = time.monotonic()
-        self._drawn = 0  # lines on the terminal
+        self._reported = self._shown  # in the last line for all
+        self._reported_at = time.monotonic()
+        self._lines = 0  # on the terminal
 
     def show(self, things: dict[str, tuple[str, str]]) -> None:
-        """Name -> (state in one word, what more there is to say)."""
+        """Show the states: name -> (state in one word, more)."""
         if is_follower():
             return
         if sys.stderr.isatty():
-            self._draw(things)
+            self._redraw(things)
         else:
-            self._tell(things)
+            self._report(things)
         self._shown = dict(things)
 
     def close(self) -> None:
-        """What is shown stays; whatever comes next goes below it."""
-        self._drawn = 0
+        """Leave what is shown; whatever comes next goes below it."""
+        self._lines = 0
 
-    def _draw(self, things: dict[str, tuple[str, str]]) -> None:
+    def _redraw(self, things: dict[str, tuple[str, str]]) -> None:
         width, height = shutil.get_terminal_size()
-        lines = [_of_board(name, *state) for name, state in things.items()]
-        if len(lines) > height - 2:  # what is finished needs no room
-            lines = [_of_board(name, *state) for name, state in things.items() if state[0] != "done"]
+        lines = [_board_line(name, *state) for name, state in things.items()]
+        if len(lines) > height - 2:  # leave out what is finished
+            lines = [_board_line(name, *state) for name, state in things.items() if state[0] != "done"]
         lines = [line[: width - 1] for line in [*lines[: height - 2], f"{self._what}: {counted(things)}"]]
-        back = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""
+        back = f"\x1b[{self._lines}F\x1b[J" if self._lines else ""
         sys.stderr.write(back + "\n".join(lines) + "\n")
         sys.stderr.flush()
-        self._drawn = len(lines)
+        self._lines = len(lines)
 
-    def _tell(self, things: dict[str, tuple[str, str]]) -> None:
+    def _report(self, things: dict[str, tuple[str, str]]) -> None:
         for name, (state, more) in things.items():
-            if self._shown.get(name, ("done", ""))[0] != state:  # what was done before is no news
-                report(_of_board(name, state, more))
+            if self._shown.get(name, ("done", ""))[0] != state:  # what was done before is not news
+                report(_board_line(name, state, more))
         now = time.monotonic()
-        if now - self._said >= SECONDS_BETWEEN_LINES:
-            if things != self._told:
+        if now - self._reported_at >= SECONDS_BETWEEN_LINES:
+            if things != self._reported:
                 running = [f"{name}: {more}" for name, (state, more) in things.items() if state == "running"]
                 report("; ".join([f"{self._what}: {counted(things)}", *running[:MOST_NAMED]]))
-            self._said, self._told = now, dict(things)
+            self._reported_at, self._reported = now, dict(things)
 
 
 def counted(things: dict[str, tuple[str, str]]) -> str:
-    """How many are in which state: "1 done, 2 running"."""
+    """The number of things in each state: "1 done, 2 running"."""
     states = [state for state, _ in things.values()]
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
-def _of_board(name: str, state: str, more: str) -> str:
+def _board_line(name: str, state: str, more: str) -> str:
     return f"{name}: {state}" + (f", {more}" if more else "")
 
 
 def is_follower() -> bool:
-    """Whether this is one of several ranks (torchrun's, or submitit's) and not the one that speaks for all."""
+    """Whether this is one of several ranks (of torchrun or submitit) and not rank 0, the only one that reports."""
     return os.environ.get("RANK", "0") != "0"
 
 

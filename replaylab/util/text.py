@@ -1,10 +1,10 @@
-"""Numbers, shares and durations as a reader writes them."""
+"""Numbers, shares and durations as text."""
 
 import numpy as np
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words a reader takes in at once: "0.4 s", "19 s", "3 min 20 s", "2 h 5 min"."""
+    """Seconds as "0.4 s", "19 s", "3 min 20 s" or "2 h 5 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -17,17 +17,17 @@ def duration(seconds: float) -> str:
 
 
 def capital(text: str) -> str:
-    """With a capital first letter."""
+    """The text with a capital first letter."""
     return text[0].upper() + text[1:]
 
 
 def percent(fraction: float) -> str:
-    """A share as a reader writes it: 0.25 is "25 %"."""
+    """A share in percent: 0.25 is "25 %"."""
     return f"{100 * fraction:.3g} %"
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent where a reader does not need one: 0.0123, 5.67, 1234."""
+    """A number with three significant digits, without an exponent below a million: 0.0123, 5.67, 1234."""
     if np.isnan(value):
         return "not measured"
     if np.isinf(value):
