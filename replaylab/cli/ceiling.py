@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from replaylab.cli import options as shared
 
 if TYPE_CHECKING:
-    from replaylab.evaluation.detector_ceiling import Find, Frames
+    from replaylab.evaluation.detector_ceiling import Detect, Frames
 
 
 def add_parser(verbs: Any) -> None:
@@ -49,14 +49,14 @@ def run(options: argparse.Namespace) -> None:
     domain = open_domain(options.domain)
     pairs = pretrained.agents_of(options.agents)
     if options.detector:
-        find: Find = pretrained.load(options.detector, pairs or None, options.threshold).find
+        detect: Detect = pretrained.load(options.detector, pairs or None, options.threshold).find
     elif pairs:
         raise ValueError("--agents: the shipped detector has no classes; give --detector too")
     else:
-        find = partial(centre_point.detect, centre_point.load())
-    coder = _round_trip(options.autoencoder, options) if options.autoencoder else None
+        detect = partial(centre_point.detect, centre_point.load())
+    coder = _round_trip(options.autoencoder, options.context_frames) if options.autoencoder else None
     table, verdict = detector_ceiling.of_domain(
-        domain, find, split=options.split, clips=options.clips, frames=options.frames,
+        domain, detect, split=options.split, clips=options.clips, frames=options.frames,
         context_frames=options.context_frames, sharpness=options.sharpness, autoencoder=coder,
         miss_cap_px=options.miss_cap_px,
     )  # fmt: skip
@@ -67,8 +67,8 @@ def run(options: argparse.Namespace) -> None:
     print(verdict)
 
 
-def _round_trip(name: str, options: argparse.Namespace) -> Callable[[Frames], Frames]:
-    """A clip through a video model's autoencoder. The network that is not needed comes along, in half the bytes."""
+def _round_trip(name: str, context_frames: int) -> Callable[[Frames], Frames]:
+    """A clip through a video model's autoencoder; its transformer, which is not needed, is loaded too, in bfloat16."""
     import torch
 
     from replaylab.models import families
@@ -77,7 +77,7 @@ def _round_trip(name: str, options: argparse.Namespace) -> Callable[[Frames], Fr
     model = families.load(name, dtype=torch.bfloat16).to(distributed.this_rank().device)
 
     def through(clip: Frames) -> Frames:
-        model.check(options.context_frames, *clip.shape[:3])
+        model.check(context_frames, *clip.shape[:3])
         return model.decode(model.encode(clip[None]))[0]
 
     return through

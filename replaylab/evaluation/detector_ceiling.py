@@ -1,20 +1,17 @@
-"""How well does a detector see on your own real frames? To be known before anything is concluded from what it finds.
+"""How accurate a detector is on real frames of a domain: to be known before any conclusion is drawn from its boxes.
 
-Two cases, which are never mixed. Where the domain knows the truth (boxes in `tracks.parquet`), the detector is measured
-against it. Where it does not, all that can be had is *self-consistency*: the detector's own boxes on real frames are taken
-for the truth (`object_detectors.tracks_of`), and the frames are changed in ways that move nothing: coded again, shifted by
-half a pixel, sent through an autoencoder. That is a floor under its error and says nothing of what it never sees: of the
-shipped detector, on 24 dev clips of `driving`, 0.29 px against itself and 0.45 px against the truth, and so the still clip
-10.9 and 7.1 times as far off.
+Two cases, never mixed. Where the domain has the truth (`tracks.parquet`), the detector is measured against it. Elsewhere
+only *self-consistency* can be had: its own tracks on real frames are taken for the truth, and the frames are changed in
+ways that move nothing (coded again, shifted by half a pixel, sent through an autoencoder). That is a lower bound of its
+error and leaves out what it never detects: the shipped detector, on 24 dev clips of `driving`, has 0.29 px against itself
+and 0.45 px against the truth, and the still clip 10.9 and 7.1 times as much.
 
-Decision: the verdict is the protocol's rule. A measure that cannot tell real from copy-last-frame is not used: against the
-same boxes, the last context frame repeated must have an ADE of LEAST_RATIO times the detector's own error, or more. With
-fewer than LEAST_CLIPS clips in which anything counts there is no verdict. Where frames are blurred to a sharpness, that is
-the most that a model of that sharpness could show.
+Decision: the verdict is the protocol's rule, that a measure which cannot tell real from copy-last-frame is not used. The
+last context frame repeated must have an ADE of LEAST_RATIO times the detector's own error, or more; with fewer than
+LEAST_CLIPS clips that have eligible agents there is no verdict. On frames blurred to a sharpness, the table shows the most
+that a model of that sharpness could reach.
 
-Refused: clips without anything that counts, and frames that cannot be blurred that far.
-
-Letters: T frames of a clip, H W pixels.
+Refused: clips without eligible agents, and frames that cannot be blurred that far. Letters: T frames of a clip, H W pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from replaylab.data import clips as clips_room
+from replaylab.data import clips as clips_module
 from replaylab.data.domain import Domain
 from replaylab.data.video import decode
 from replaylab.metrics import detection, dynamics, fidelity, template_tracking
@@ -42,19 +39,20 @@ if TYPE_CHECKING:
     from replaylab.evaluation.evaluation_sets import TrueAgents
 
 Frames = NDArray[np.uint8]
-Find = Callable[[Frames], Sequence[NDArray[np.floating[Any]]]]
-"""Frames uint8 (N, H, W, 3) -> N arrays (K, 5), x0 y0 x1 y1 score in pixels: `ObjectDetector.find`, or the shipped one's."""
+Detect = Callable[[Frames], Sequence[NDArray[np.floating[Any]]]]
+"""Frames uint8 (N, H, W, 3) -> N arrays (K, 5): x0 y0 x1 y1 in pixels, and the score."""
 
 LEAST_RATIO = 5.0
 LEAST_CLIPS = 8
-MISS_CAP_SHARE = 16 / 64  # of the image's height: what an agent that is not found costs
+MISS_CAP_SHARE = 16 / 64  # of the image's height: the error of an agent that is not detected
 SHIFT_PX = 0.5
 REAL, COPIED, TRACKED = "real", "copy-last-frame", "real, second tracker"
 TRUTH, SELF = "truth", "self-consistency"
+MEANS = ("ade_px", "ade_matched_px", "recall", "false_positives", "sharpness_ratio")
 
 
-class Shown(NamedTuple):
-    """The future frames of a real clip, shown in one way."""
+class Variant(NamedTuple):
+    """The future frames of a real clip, as they are or changed in one way."""
 
     name: str
     frames: Frames
@@ -65,17 +63,17 @@ class Shown(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CeilingVerdict:
     """Whether errors that this detector measures on these clips tell a moving future from a still one."""
 
     against: str  # TRUTH or SELF
     error_px: float  # the detector's ADE on real frames; of SELF, the largest after a harmless change
     copied_px: float  # that of the last context frame repeated
-    clips: int  # in which anything counts
+    clips: int  # with eligible agents
 
     @property
     def ratio(self) -> float:
-        """The error of a copied last frame over the one that is judged; NaN or infinite where there is none."""
+        """The error of a copied last frame over the detector's; NaN or infinite where that is none."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return float(np.float64(self.copied_px) / self.error_px)
 
@@ -89,21 +87,21 @@ class Verdict:
             TRUTH: f"the detector's ADE on real frames is {self.error_px:.2f} px",
             SELF: f"after changes that move nothing the detector's boxes are {self.error_px:.2f} px from its own",
         }[self.against]
-        found = (
+        summary = (
             f"{what}, that of copy-last-frame {self.copied_px:.2f} px, {self.ratio:.1f} times as much "
             f"({self.clips} clips, against {'the truth' if self.against == TRUTH else 'itself'})"
         )
         if self.usable is None:
-            return f"No verdict: {found}; at least {LEAST_CLIPS} clips with agents that count are needed."
+            return f"No verdict: {summary}; at least {LEAST_CLIPS} clips with agents that count are needed."
         if not self.usable:
             return (
-                f"Not to be used: {found}; at least {LEAST_RATIO:g} times are needed. Take a better detector, larger "
+                f"Not to be used: {summary}; at least {LEAST_RATIO:g} times are needed. Take a better detector, larger "
                 "frames, or clips in which more moves."
             )
         if self.against == TRUTH:
-            return f"May be used: {found}."
+            return f"May be used: {summary}."
         return (
-            f"May be used, as far as self-consistency can say: {found}. Agents that it never finds, and errors that it "
+            f"May be used, as far as self-consistency can say: {summary}. Agents that it never finds, and errors that it "
             "makes in real and generated frames alike, are in neither number."
         )
 
@@ -111,7 +109,7 @@ class Verdict:
 # -------------------------------------------------------------------------------------------------------------- domain
 def of_domain(
     domain: Domain,
-    find: Find,
+    detect: Detect,
     *,
     split: str = "dev",
     clips: int = 24,
@@ -120,14 +118,14 @@ def of_domain(
     sharpness: Sequence[float] = (),
     autoencoder: Callable[[Frames], Frames] | None = None,
     miss_cap_px: float | None = None,
-) -> tuple[pd.DataFrame, Verdict]:
-    """The ceiling on the first `clips` clips of a split, one a scene, of `frames` frames with the context.
+) -> tuple[pd.DataFrame, CeilingVerdict]:
+    """The table and the verdict, of the first `clips` clips of a split, one a scene, of `frames` frames with the context.
 
-    Returns the table and the verdict on it. A row for each way the future frames are shown: `frames` (its name), ade_px and
-    its standard error over clips, ade_matched_px, recall, false_positives (a frame), average_precision_iou50, all as in
-    `dynamics` and `detections`; sharpness_ratio; `clips` with agents that count, and n of their agent-frames. Clip means,
-    but for the precision, which is of all boxes together. Against itself there is one row more, TRACKED: how far from the
-    detector's tracks is what `template_tracking.track_templates` makes of the same first boxes, by pixels alone.
+    A row for each variant of the future frames: `frames` (its name), ade_px and its standard error over clips,
+    ade_matched_px, recall, false_positives (a frame), average_precision_iou50, all as in `dynamics` and `detection`;
+    sharpness_ratio; `clips` with eligible agents, and n of their agent-frames. Means over clips, but for the precision,
+    which is of all boxes together. Against itself there is one row more, TRACKED: the error of `template_tracking`, by
+    pixels alone, from the detector's tracks.
 
     sharpness: ratios to the real frames' (0 to 1), each clip blurred to have them. autoencoder: (T, H, W, 3) -> the same
     clip, decoded. ValueError names what is wrong with the arguments or the clips.
@@ -140,25 +138,35 @@ def of_domain(
         raise ValueError(f"sharpness: {wrong[0]!r}, expected shares of the real frames' such as 0.8")
     from replaylab.evaluation.evaluation_sets import TrueAgents  # with it comes torch
 
-    chosen = clips_room.one_a_scene(clips_room.clips_of(domain, split, frames))[:clips]
-    truth = clips_room.truth_of(domain, chosen, frames) if domain.has_tracks else None
+    chosen = clips_module.one_a_scene(clips_module.clips_of(domain, split, frames))[:clips]
+    truth = clips_module.truth_of(domain, chosen, frames) if domain.has_tracks else None
     against = SELF if truth is None else TRUTH
-    tallies: dict[str, _Tally] = {}
-    for number, pixels in enumerate(
-        track(clips_room.read(domain, chosen, frames), "ceiling", total=len(chosen), unit="clips")
-    ):
-        tables = truth[number] if truth is not None else _own_tracks(pixels, find)
+    scores: dict[str, list[dict[str, float]]] = {}
+    detections: dict[str, list[Any]] = {}
+    harmless = set()
+    videos = track(clips_module.read(domain, chosen, frames), "ceiling", total=len(chosen), unit="clips")
+    for number, clip in enumerate(videos):
+        tables = truth[number] if truth is not None else _own_tracks(clip, detect)
         agents = TrueAgents.of(tables[context_frames:])
-        cap = miss_cap_px or MISS_CAP_SHARE * pixels.shape[1]
-        for way in ways_to_show(pixels, context_frames, sharpness, against, autoencoder):
-            there = agents._replace(boxes=[boxes + way.moved_px for boxes in agents.boxes])
-            sharp = fidelity.sharpness_ratio(way.frames, pixels[context_frames:])
-            tally = tallies.setdefault(way.name, _Tally(way.harmless))
-            tally.add(there, find(way.frames), sharp, cap)
+        cap = miss_cap_px or MISS_CAP_SHARE * clip.shape[1]
+        for variant in variants(clip, context_frames, sharpness, against, autoencoder):
+            true = agents._replace(boxes=[boxes + variant.moved_px for boxes in agents.boxes])
+            boxes = detect(variant.frames)
+            errors = dynamics.agent_errors(*true, [each[:, :4] for each in boxes], miss_cap_px=cap)
+            accuracy = dynamics.accuracy(errors)
+            score = {name: value for name, (value, _) in accuracy._asdict().items()}
+            score["sharpness_ratio"] = fidelity.sharpness_ratio(variant.frames, clip[context_frames:])
+            scores.setdefault(variant.name, []).append({**score, "n": accuracy.ade_px.n})
+            detections.setdefault(variant.name, []).extend(zip(true.boxes, true.eligible, boxes, strict=True))
+            harmless |= {variant.name} if variant.harmless else set()
         if against == SELF:
-            ade = _second_tracker(pixels[context_frames - 1 :], tables[context_frames - 1], agents, cap)
-            tallies.setdefault(TRACKED, _Tally(False)).add_ade(ade)
-    table = pd.DataFrame([{"frames": name, **tally.row()} for name, tally in tallies.items()])
+            ade = _second_tracker(clip[context_frames - 1 :], tables[context_frames - 1], agents, cap)
+            scores.setdefault(TRACKED, []).append({"ade_px": ade.value, "n": ade.n})
+    rows = [
+        {"frames": name, **_means(pd.DataFrame(clips_scores), detections.get(name, []), name in harmless)}
+        for name, clips_scores in scores.items()
+    ]
+    table = pd.DataFrame(rows)
     if not table["n"].max():
         raise ValueError(
             f"{domain.folder}: no agent that counts in {len(chosen)} clips of split {split!r}: "
@@ -167,82 +175,61 @@ def of_domain(
     return table.assign(against=against), verdict(table, against)
 
 
-def verdict(table: pd.DataFrame, against: str) -> Verdict:
+def verdict(table: pd.DataFrame, against: str) -> CeilingVerdict:
     """By the protocol's rule, of the rows of `of_domain`."""
     rows = table.set_index("frames")
-    error = rows.loc[REAL if against == TRUTH else rows["harmless"], "ade_px"]
-    return Verdict(against, float(np.max(error)), float(rows.loc[COPIED, "ade_px"]), int(rows.loc[COPIED, "clips"]))
+    error, copied = rows.loc[REAL if against == TRUTH else rows["harmless"], "ade_px"], rows.loc[COPIED]
+    return CeilingVerdict(against, float(np.max(error)), float(copied["ade_px"]), int(copied["clips"]))
 
 
-def _own_tracks(pixels: Frames, find: Find) -> list[pd.DataFrame]:
-    """What the detector makes of a real clip (T, H, W, 3), by frame."""
-    found = [Found(np.asarray(boxes, np.float32), ["agent"] * len(boxes)) for boxes in find(pixels)]
-    return tracks_of(found, *pixels.shape[1:3])
+def _own_tracks(clip: Frames, detect: Detect) -> list[pd.DataFrame]:
+    """The detector's tracks in a real clip (T, H, W, 3), by frame."""
+    frames = [Found(np.asarray(boxes, np.float32), ["agent"] * len(boxes)) for boxes in detect(clip)]
+    return tracks_of(frames, *clip.shape[1:3])
 
 
 def _second_tracker(clip: Frames, first: pd.DataFrame, agents: TrueAgents, cap: float) -> dynamics.Statistic:
-    """ADE of `template_tracking`, which shares nothing with the detector, from the boxes of the first frame (the last of
-    the context) on: whether the detections move as the pixels do.
+    """ADE of `template_tracking`, which shares nothing with the detector, from the boxes of the clip's first frame (the
+    last of the context) on.
     """
     start = first[first["eligible"]]
     followed = template_tracking.track_templates(clip, start[["x0", "y0", "x1", "y1"]].to_numpy(float))[1:]
     return template_tracking.ade_tracked_px(followed, start["agent"].to_numpy(), *agents, miss_cap_px=cap)
 
 
-# --------------------------------------------------------------------------------------------------------------- clips
-class _Tally:
-    """What was found in the clips of one row so far."""
-
-    def __init__(self, harmless: bool) -> None:
-        self.harmless = harmless
-        self.clips: list[dict[str, float]] = []
-        self.n = 0
-        self.frames: list[tuple[Any, Any, Any]] = []
-
-    def add(self, agents: TrueAgents, found: Sequence[Any], sharpness_ratio: float, cap: float) -> None:
-        errors = dynamics.agent_errors(*agents, [boxes[:, :4] for boxes in found], miss_cap_px=cap)
-        accuracy = dynamics.accuracy(errors)
-        values = {name: value for name, (value, _) in accuracy._asdict().items()}
-        self.clips.append({**values, "sharpness_ratio": sharpness_ratio})
-        self.n += accuracy.ade_px.n
-        self.frames += zip(agents.boxes, agents.eligible, found, strict=True)
-
-    def add_ade(self, ade: dynamics.Statistic) -> None:
-        self.clips.append({"ade_px": ade.value})
-        self.n += ade.n
-
-    def row(self) -> dict[str, Any]:
-        clips = pd.DataFrame(self.clips)
-        means = clips.reindex(columns=[
-            "ade_px", "ade_matched_px", "recall", "false_positives", "sharpness_ratio"
-        ]).mean()  # fmt: skip
-        precision = np.nan
-        if self.frames:
-            boxes, eligible, found = zip(*self.frames, strict=True)
-            precision = detection.average_precision(boxes, eligible, found, min_iou=0.5).value
-        return {
-            **means, "ade_standard_error_px": clips["ade_px"].sem(), "average_precision_iou50": precision,
-            "harmless": self.harmless, "clips": int(clips["ade_px"].notna().sum()), "n": self.n,
-        }  # fmt: skip
+def _means(clips: pd.DataFrame, detections: list[Any], harmless: bool) -> dict[str, Any]:
+    """A row of the table, of a line a clip, and true boxes, eligible and detected boxes of every frame."""
+    precision = np.nan
+    if detections:
+        precision = detection.average_precision(*zip(*detections, strict=True), min_iou=0.5).value
+    ade = clips["ade_px"]
+    return {
+        **clips.reindex(columns=MEANS).mean(),
+        "ade_standard_error_px": ade.sem(),
+        "average_precision_iou50": precision,
+        "harmless": harmless,
+        "clips": int(ade.notna().sum()),
+        "n": int(clips["n"].sum()),
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- changes
-def ways_to_show(
+def variants(
     clip: Frames, context_frames: int, sharpness: Sequence[float], against: str,
     autoencoder: Callable[[Frames], Frames] | None = None,
-) -> Iterator[Shown]:  # fmt: skip
-    """The future of a clip (T, H, W, 3): as it is, or changed in ways in which nothing moves; blurred; standing still."""
+) -> Iterator[Variant]:  # fmt: skip
+    """The future of a clip (T, H, W, 3): as it is, or changed in ways that move nothing; blurred; standing still."""
     real = clip[context_frames:]
     if against == TRUTH:
-        yield Shown(REAL, real)
-    else:  # as it is, it agrees with itself
-        yield Shown("real, coded again", coded_again(clip)[context_frames:], harmless=True)
-        yield Shown(f"real, shifted by {SHIFT_PX:g} px", shifted(real, SHIFT_PX), SHIFT_PX, True)
+        yield Variant(REAL, real)
+    else:  # unchanged, the detector agrees with itself
+        yield Variant("real, coded again", coded_again(clip)[context_frames:], harmless=True)
+        yield Variant(f"real, shifted by {SHIFT_PX:g} px", shifted(real, SHIFT_PX), SHIFT_PX, True)
         if autoencoder is not None:
-            yield Shown("real, autoencoder", autoencoder(clip)[context_frames:], harmless=True)
+            yield Variant("real, autoencoder", autoencoder(clip)[context_frames:], harmless=True)
     for ratio in sharpness:
-        yield Shown(f"real, blurred to {ratio:g}", blurred(real, blur_px_for(real, ratio)))
-    yield Shown(COPIED, np.repeat(clip[context_frames - 1 : context_frames], len(real), axis=0))
+        yield Variant(f"real, blurred to {ratio:g}", blurred(real, blur_px_for(real, ratio)))
+    yield Variant(COPIED, np.repeat(clip[context_frames - 1 : context_frames], len(real), axis=0))
 
 
 def coded_again(clip: Frames) -> Frames:
@@ -258,7 +245,7 @@ def coded_again(clip: Frames) -> Frames:
 
 
 def shifted(clip: Frames, shift_px: float) -> Frames:
-    """Frames (T, H, W, 3) moved to the right and down (Lanczos, which blurs least); the edge goes on."""
+    """Frames (T, H, W, 3) moved to the right and down (Lanczos, which blurs least), edges repeated."""
     matrix = np.array([[1, 0, shift_px], [0, 1, shift_px]])
     size = (clip.shape[2], clip.shape[1])
     return np.stack([
@@ -267,7 +254,7 @@ def shifted(clip: Frames, shift_px: float) -> Frames:
 
 
 def blurred(clip: Frames, blur_px: float) -> Frames:
-    """Frames (T, H, W, 3) of any size under a Gaussian of that standard deviation, edges held; 0 leaves them as they are.
+    """Frames (T, H, W, 3) blurred by a Gaussian of that standard deviation, edges repeated; 0 leaves them as they are.
 
     `blur.blurred`, which needs torch, within a grey level.
     """
@@ -280,9 +267,8 @@ def blurred(clip: Frames, blur_px: float) -> Frames:
 
 
 def blur_px_for(clip: Frames, sharpness_ratio: float) -> float:
-    """The standard deviation of the Gaussian under which a clip keeps this share of its sharpness.
-
-    As `fidelity.sharpness_ratio` has it. ValueError where none that is small beside the image does.
+    """The standard deviation of the Gaussian under which a clip keeps this share of its sharpness, as
+    `fidelity.sharpness_ratio` has it; ValueError where none up to an eighth of the height does.
     """
     if sharpness_ratio == 1:
         return 0.0

@@ -17,7 +17,7 @@ from replaylab.cli import ceiling
 from replaylab.data.domain import TRACK_COLUMNS, Domain, write_domain
 from replaylab.data.video import write_video
 from replaylab.evaluation import detector_ceiling
-from replaylab.evaluation.detector_ceiling import COPIED, REAL, SELF, TRACKED, TRUTH, Verdict
+from replaylab.evaluation.detector_ceiling import COPIED, REAL, SELF, TRACKED, TRUTH, CeilingVerdict
 from replaylab.metrics import blur, fidelity
 from replaylab.metrics.detectors import pretrained
 
@@ -98,7 +98,7 @@ def blind(frames: np.ndarray) -> list[np.ndarray]:
     return [np.array([[4, 8, 16, 18, 0.9], [60, 30, 74, 40, 0.9]], np.float32)] * len(frames)
 
 
-def of(domain: Domain, find: Callable[..., Any], **more: Any) -> tuple[pd.DataFrame, Verdict]:
+def of(domain: Domain, find: Callable[..., Any], **more: Any) -> tuple[pd.DataFrame, CeilingVerdict]:
     table, verdict = detector_ceiling.of_domain(domain, find, frames=FRAMES, context_frames=CONTEXT, **more)
     return table.set_index("frames"), verdict
 
@@ -152,7 +152,7 @@ def test_few_clips_get_no_verdict(known: Domain) -> None:
     ("error_px", "copied_px", "usable"), [(1, 5, True), (1, 4.99, False), (0, 1, True), (0, 0, False)]
 )
 def test_five_times_is_enough(error_px: float, copied_px: float, usable: bool) -> None:
-    assert Verdict(TRUTH, error_px, copied_px, detector_ceiling.LEAST_CLIPS).usable is usable
+    assert CeilingVerdict(TRUTH, error_px, copied_px, detector_ceiling.LEAST_CLIPS).usable is usable
 
 
 def test_what_nobody_counts_is_refused(known: Domain, unknown: Domain) -> None:
@@ -255,7 +255,7 @@ def test_the_autoencoder_of_a_video_model_takes_clips_that_fit_it(tmp_path: Path
     from tiny_families import TINY
 
     TINY["wan"](tmp_path)
-    through = ceiling._round_trip(str(tmp_path), SimpleNamespace(context_frames=1))  # type: ignore[arg-type]
+    through = ceiling._round_trip(str(tmp_path), context_frames=1)
     clip = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
     assert through(clip).shape == clip.shape and through(clip).dtype == np.uint8
     with pytest.raises(ValueError, match="n x 4"):
