@@ -1,15 +1,15 @@
-"""How far are one folder's videos from another's? Every distance, with what a reader needs to compare it.
+"""Distances between the videos of two folders, each with what a reader needs to compare it with others.
 
-The decision: one clip a video, the frames after the context, as many for all; clips are decoded once, and every network
-sees the same pixels. A folder holds mp4 files, or is a domain (`domain.json`), of which one split is taken. Sets are
-told apart by clips: with fewer than `distances.N_MIN` in either nothing is measured, however many frames they have.
+Decision: one clip a video, of the frames after the context, as many for all; clips are decoded once, and every network
+sees the same pixels. A folder holds mp4 files, or is a domain (`domain.json`), of which one split is taken. With fewer than
+`distances.N_MIN` clips in either set nothing is measured, however many frames they have.
 
-The Fréchet distance falls as n grows: beside it stands its value carried on to infinite n, from 2 N_MIN clips on. The
-kernel distance is unbiased and needs none. Both are floors of other scenes: where real clips continue the contexts that
-the made ones began from, as `paired` wants them, sets look nearer than they are.
+The Fréchet distance falls as n grows: beside it stands its value extrapolated to infinite n, from 2 N_MIN clips on. The
+kernel distance is unbiased and needs none. Where real clips continue the contexts of the generated ones, as `paired` wants
+them, the sets look nearer than sets of other scenes do.
 
 Refused, with the set and the file: what is no video or is cut off, another size or frame rate, too few frames (none is
-ever repeated), one clip twice, and features that are no numbers.
+ever repeated), one clip twice, and features that are not finite.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ NAMES = {  # of the Fréchet and the kernel distance
     "vjepa2": ("V-JEPA2-FVD", "V-JEPA2-MMD"),
 }
 CLIPS_AT_A_TIME, BYTES_AT_A_TIME = 8, 2**30
-REPEATS = 10  # lines that are drawn to infinite n, and meaned
+REPEATS = 10  # extrapolations to infinite n, averaged
 Features = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Video:
-    """A file of a set, and what its header says."""
+class VideoFile:
+    """A video of a set, with the contents of its header."""
 
-    of: str  # the set, as errors call it
+    set_name: str  # as errors call it
     path: Path
     size_px: tuple[int, int]  # width and height
     frames: int
     frames_per_second: float
 
     def __str__(self) -> str:
-        return f"{self.of}: {self.path}"
+        return f"{self.set_name}: {self.path}"
 
 
 def table(
@@ -72,7 +72,7 @@ def table(
     split: str = "test",
     paired: bool = False,
 ) -> pd.DataFrame:
-    """A row a measure: every network's distances; and, `paired`, means over clips of one file name in both folders.
+    """A row a measure: every network's distances; and, `paired`, mean fidelity of clips to those of their file names.
 
     networks: of EXTRACTORS, each with its path. frames: to take after the context; 0: as many as the shortest video has.
     Columns: those of `distances.Distance`, `at_infinite_n` (NaN where n does not allow it), `clips` in the smaller set,
@@ -82,12 +82,12 @@ def table(
     frames = _check([*sets[0], *sets[1]], context_frames, frames)
     first = sets[0][0]
     loaded = [_open(network, frames, min(first.size_px)) for network in networks]
-    digests: dict[bytes, Video] = {}
-    seen = [_features(videos, loaded, context_frames, frames, digests) for videos in sets]
+    digests: dict[bytes, VideoFile] = {}
+    features = [_features(videos, loaded, context_frames, frames, digests) for videos in sets]
     rows = [
         row
-        for text, network, *features in zip(networks, loaded, *seen, strict=True)
-        for row in _distances(NAMES[text.partition("=")[0]], network.extractor, sets, features)
+        for text, network, *of_both in zip(networks, loaded, *features, strict=True)
+        for row in _distances(NAMES[text.partition("=")[0]], network.extractor, sets, of_both)
     ]
     if paired:
         rows += _pairs(*sets, context_frames, frames)
@@ -96,30 +96,30 @@ def table(
 
 
 # ---------------------------------------------------------------------------------------------------------- the videos
-def _videos(of: str, folder: Path, split: str) -> list[Video]:
+def _videos(set_name: str, folder: Path, split: str) -> list[VideoFile]:
     if (folder / "domain.json").is_file():
         paths = [folder / "videos" / file for file in open_domain(folder).split(split)["file"]]
     else:
         paths = sorted(folder.glob("*.mp4"))
     if len(paths) < distances.N_MIN:
         raise ValueError(
-            f"{of}: {len(paths)} videos (*.mp4), at least {distances.N_MIN} are needed; add clips, do not repeat them"
+            f"{set_name}: {len(paths)} videos (*.mp4), at least {distances.N_MIN} are needed; add clips, do not repeat them"
         )
-    return [_header(of, path) for path in paths]
+    return [_header(set_name, path) for path in paths]
 
 
-def _header(of: str, path: Path) -> Video:
+def _header(set_name: str, path: Path) -> VideoFile:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             count = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
-            return Video(of, path, (stream.width, stream.height), count, float(stream.average_rate or 0))
+            return VideoFile(set_name, path, (stream.width, stream.height), count, float(stream.average_rate or 0))
     except (av.FFmpegError, OSError, IndexError) as error:
-        raise UndecodableVideo(f"{of}: {path} is no video, or not all of one ({type(error).__name__})") from error
+        raise UndecodableVideo(f"{set_name}: {path} is no video, or not all of one ({type(error).__name__})") from error
 
 
-def _check(videos: list[Video], context_frames: int, frames: int) -> int:
-    """The number of frames to take; ValueError names the video that has too few, or is not like the first."""
+def _check(videos: list[VideoFile], context_frames: int, frames: int) -> int:
+    """The number of frames to take; ValueError names a video with too few, or of another size or rate than the first."""
     if context_frames < 0 or frames < 0:
         raise ValueError(f"context_frames {context_frames}, frames {frames}: neither may be below 0")
     frames = frames or max(1, min(video.frames for video in videos) - context_frames)
@@ -142,11 +142,11 @@ def _check(videos: list[Video], context_frames: int, frames: int) -> int:
     return frames
 
 
-def _decoded(video: Video, context_frames: int, frames: int) -> NDArray[np.uint8]:
+def _decoded(video: VideoFile, context_frames: int, frames: int) -> NDArray[np.uint8]:
     try:
         pixels = decode(video.path, context_frames, context_frames + frames)
     except UndecodableVideo as error:
-        raise UndecodableVideo(f"{video.of}: {error}") from error
+        raise UndecodableVideo(f"{video.set_name}: {error}") from error
     if len(pixels) < frames:
         raise UndecodableVideo(f"{video}: cut off: {context_frames + len(pixels)} of {video.frames} frames came out")
     return pixels
@@ -177,24 +177,24 @@ def _open(text: str, frames: int, size_px: int) -> Network:
 
 
 def _of_each_frame(batch: Any) -> Features:
-    found = fidelity.efficientnet_features(batch.reshape(-1, *batch.shape[2:]))
-    return found.reshape(*batch.shape[:2], -1)
+    features = fidelity.efficientnet_features(batch.reshape(-1, *batch.shape[2:]))
+    return features.reshape(*batch.shape[:2], -1)
 
 
 def _features(
-    videos: list[Video], networks: list[Network], context_frames: int, frames: int, digests: dict[bytes, Video]
+    videos: list[VideoFile], networks: list[Network], context_frames: int, frames: int, digests: dict[bytes, VideoFile]
 ) -> list[Features]:  # fmt: skip
-    """Of a set, for each network: (clips, d), or (clips, frames, d). `digests` are of the clips seen before, and these."""
-    found: list[list[Features]] = [[] for _ in networks]
-    coming = track(videos, f"comparing {videos[0].of}", unit="clips")
+    """Of a set, for each network: (clips, d), or (clips, frames, d). `digests` of all clips so far, these included."""
+    features: list[list[Features]] = [[] for _ in networks]
+    remaining = track(videos, f"comparing {videos[0].set_name}", unit="clips")
     fitting = BYTES_AT_A_TIME // (frames * math.prod(videos[0].size_px) * 3)
-    while batch := list(islice(coming, max(1, min(CLIPS_AT_A_TIME, fitting)))):
+    while batch := list(islice(remaining, max(1, min(CLIPS_AT_A_TIME, fitting)))):
         pixels = np.stack([_decoded(video, context_frames, frames) for video in batch])
         for video, clip in zip(batch, pixels, strict=True):
             twin = digests.setdefault(hashlib.sha256(clip.tobytes()).digest(), video)
             if twin is not video:
                 raise ValueError(f"{video} has the frames of {twin}; no clip may count twice")
-        for network, parts in zip(networks, found, strict=True):
+        for network, parts in zip(networks, features, strict=True):
             extractor = network.extractor
             try:
                 parts.append(network.features(pixels[:, : frames if extractor.frames == 1 else extractor.frames]))
@@ -203,12 +203,15 @@ def _features(
             for video, one in zip(batch, parts[-1], strict=True):
                 if not np.isfinite(one).all():
                     raise ValueError(f"{video}: {extractor.name} gives NaN or infinity; are its weights whole?")
-    return [np.concatenate(parts) for parts in found]
+    return [np.concatenate(parts) for parts in features]
 
 
 # ------------------------------------------------------------------------------------------------------------ the table
 def _distances(
-    names: tuple[str, str], extractor: Extractor, sets: tuple[list[Video], list[Video]], features: list[Features]
+    names: tuple[str, str],
+    extractor: Extractor,
+    sets: tuple[list[VideoFile], list[VideoFile]],
+    features: list[Features],
 ) -> list[dict[str, Any]]:
     a, b = features
     n = min(len(a), len(b))
@@ -218,7 +221,7 @@ def _distances(
     measures = (distances.frechet_distance, infinite), (distances.kernel_distance, math.nan)
     return [
         asdict(distances.between(
-            name, of, a, b, extractor, names=(sets[0][0].of, sets[1][0].of),
+            name, of, a, b, extractor, names=(sets[0][0].set_name, sets[1][0].set_name),
             clips_a=[str(video.path) for video in sets[0]], clips_b=[str(video.path) for video in sets[1]],
         )) | {"at_infinite_n": at_infinite_n, "clips": n}
         for name, (of, at_infinite_n) in zip(names, measures, strict=True)
@@ -229,17 +232,23 @@ def _frechet(a: Any, b: Any) -> float:
     return distances.frechet_distance(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]))
 
 
-def _pairs(made: list[Video], real: list[Video], context_frames: int, frames: int) -> list[dict[str, Any]]:
+def _pairs(made: list[VideoFile], real: list[VideoFile], context_frames: int, frames: int) -> list[dict[str, Any]]:
     """Means of `fidelity.clip_fidelity` over made clips, each beside the real one of its file name."""
     partners = {video.path.name: video for video in real}
     if alone := [video for video in made if video.path.name not in partners]:
-        raise ValueError(f"{alone[0]} has no partner of that name in {real[0].of}")
-    found = []
+        raise ValueError(f"{alone[0]} has no partner of that name in {real[0].set_name}")
+    values = []
     for video in track(made, "comparing pairs", unit="pairs"):
         pair = [_decoded(one, context_frames, frames) for one in (video, partners[video.path.name])]
         try:
-            found.append(fidelity.clip_fidelity(*pair))
+            values.append(fidelity.clip_fidelity(*pair))
         except ValueError as error:
             raise ValueError(f"{video}: {error}") from error
-    about = {"n": len(found), "frames": frames, "size_px": min(made[0].size_px), "resize": "none", "clips": len(found)}
-    return [{"name": name, "value": value} | about for name, value in pd.DataFrame(found).mean().items()]
+    about = {
+        "n": len(values),
+        "frames": frames,
+        "size_px": min(made[0].size_px),
+        "resize": "none",
+        "clips": len(values),
+    }
+    return [{"name": name, "value": value} | about for name, value in pd.DataFrame(values).mean().items()]
