@@ -208,24 +208,22 @@ def _features(
 
 # ------------------------------------------------------------------------------------------------------------ the table
 def _distances(
-    names: tuple[str, str],
-    extractor: Extractor,
-    sets: tuple[list[VideoFile], list[VideoFile]],
-    features: list[Features],
+    names: tuple[str, str], extractor: Extractor, sets: Sequence[list[VideoFile]], features: list[Features]
 ) -> list[dict[str, Any]]:
+    """Fréchet and kernel distance under their names."""
     a, b = features
     n = min(len(a), len(b))
     infinite = math.nan
     if n >= 2 * distances.N_MIN:
         infinite = float(extrapolated_distances(_frechet, a, b, [n // 2, n * 3 // 4, n], REPEATS).mean())
     measures = (distances.frechet_distance, infinite), (distances.kernel_distance, math.nan)
-    return [
-        asdict(distances.between(
-            name, of, a, b, extractor, names=(sets[0][0].set_name, sets[1][0].set_name),
-            clips_a=[str(video.path) for video in sets[0]], clips_b=[str(video.path) for video in sets[1]],
-        )) | {"at_infinite_n": at_infinite_n, "clips": n}
-        for name, (of, at_infinite_n) in zip(names, measures, strict=True)
-    ]  # fmt: skip
+    set_names = sets[0][0].set_name, sets[1][0].set_name
+    clips_a, clips_b = ([str(video.path) for video in videos] for videos in sets)
+    rows = []
+    for name, (of, at_infinite_n) in zip(names, measures, strict=True):
+        distance = distances.between(name, of, a, b, extractor, names=set_names, clips_a=clips_a, clips_b=clips_b)
+        rows.append(asdict(distance) | {"at_infinite_n": at_infinite_n, "clips": n})
+    return rows
 
 
 def _frechet(a: Any, b: Any) -> float:
@@ -244,11 +242,6 @@ def _pairs(made: list[VideoFile], real: list[VideoFile], context_frames: int, fr
             values.append(fidelity.clip_fidelity(*pair))
         except ValueError as error:
             raise ValueError(f"{video}: {error}") from error
-    about = {
-        "n": len(values),
-        "frames": frames,
-        "size_px": min(made[0].size_px),
-        "resize": "none",
-        "clips": len(values),
-    }
+    n, side = len(values), min(made[0].size_px)
+    about = {"n": n, "frames": frames, "size_px": side, "resize": "none", "clips": n}
     return [{"name": name, "value": value} | about for name, value in pd.DataFrame(values).mean().items()]

@@ -40,16 +40,8 @@ LEAST_EVIDENCE = 3.0
 PARTS = 8  # of the clips, each left out once: the jackknife of a measure of all boxes together
 
 
-@dataclass(frozen=True)
-class StudySize:
-    """How many clips of each domain are corrupted, and how many real clips of other scenes distances are taken to."""
-
-    clips: int
-    reference_clips: int
-    videos: int  # of the dev split: as many as the sweep that shares them has
-
-
-PRESETS = {"published": StudySize(64, 64, 128), "quick": StudySize(24, 72, 112), "smoke": StudySize(8, 8, 16)}
+PRESETS = {"published": (64, 64, 128), "quick": (24, 72, 112), "smoke": (8, 8, 16)}
+"""Of each domain: clips to corrupt, real clips of other scenes, and videos (those of the sweep that shares them)."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +81,10 @@ def spec_of(preset: str) -> CorruptionStudySpec:
     """What a preset corrupts; raises ValueError that lists the presets."""
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
-    size = PRESETS[preset]
-    worlds = tuple(domain_spec(name, videos=(0, size.videos, 0)) for name in DOMAINS)
-    evaluation = EvaluationSpec(
-        worlds, SPLIT, size.clips, size.reference_clips, detector=weights_digest(WEIGHTS / "detector"),
-        video_network=weights_digest(WEIGHTS / "videonet"),
-    )  # fmt: skip
+    clips, reference_clips, videos = PRESETS[preset]
+    worlds = tuple(domain_spec(name, videos=(0, videos, 0)) for name in DOMAINS)
+    detector, video_network = (weights_digest(WEIGHTS / name) for name in ("detector", "videonet"))
+    evaluation = EvaluationSpec(worlds, SPLIT, clips, reference_clips, detector=detector, video_network=video_network)
     return CorruptionStudySpec(evaluation, every_corruption())
 
 
@@ -126,8 +116,7 @@ def _make(spec: CorruptionStudySpec, home: Path, folder: Path) -> None:
     """A file for each corruption; then all rows, and `summary.json` last."""
     from replaylab.evaluation import evaluation_sets
 
-    text = json.dumps(spec.as_dict(), indent=1, sort_keys=True)
-    write_text(folder / "spec.json", text)
+    write_text(folder / "spec.json", json.dumps(spec.as_dict(), indent=1, sort_keys=True))
     parts = {one: folder / "parts" / f"{one.key}.parquet" for one in spec.damages}
     missing = [one for one, part in parts.items() if not part.is_file()]
     report(
@@ -142,10 +131,8 @@ def _make(spec: CorruptionStudySpec, home: Path, folder: Path) -> None:
         if done == 1 and len(missing) > 1:
             seconds = (time.monotonic() - started) * (len(missing) - 1)
             report(f"Estimated: {duration(seconds)} for the other {len(missing) - 1}")
-    rows = pd.concat(map(pd.read_parquet, parts.values()), ignore_index=True)
-    write_table(folder / "rows.parquet", rows)
-    summary = {"clips": spec.evaluation.clips, "split": SPLIT, **provenance()}
-    write_json(folder / "summary.json", summary)
+    write_table(folder / "rows.parquet", pd.concat(map(pd.read_parquet, parts.values()), ignore_index=True))
+    write_json(folder / "summary.json", {"clips": spec.evaluation.clips, "split": SPLIT, **provenance()})
     shutil.rmtree(folder / "parts")
 
 
@@ -172,10 +159,8 @@ def _measured(
                 write_atomically(example, lambda path, one=frames[0, -1]: Image.fromarray(one).save(path, "PNG"))
         if len(boxes):
             tables.append(_pseudo_values(evaluation_set, boxes, cap))
-    rows = pd.concat(tables, ignore_index=True).assign(
-        damage=corruption.name, grade=corruption.grade, unit=KINDS[corruption.name].unit
-    )
-    return rows.astype({"value": np.float32, "n": np.int32})
+    about = {"damage": corruption.name, "grade": corruption.grade, "unit": KINDS[corruption.name].unit}
+    return pd.concat(tables, ignore_index=True).assign(**about).astype({"value": np.float32, "n": np.int32})
 
 
 def _pseudo_values(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: float) -> pd.DataFrame:
@@ -226,8 +211,7 @@ def _changes(rows: pd.DataFrame, lines: list[str]) -> pd.DataFrame:
     clip = ["domain", "measure", "video", "start"]
     real = rows.loc[rows["damage"] == "real", [*clip, "value"]].rename(columns={"value": "real"})
     both = rows[[*lines, "video", "start", "value"]].merge(real, on=clip, how="left")
-    both = both.assign(change=both["value"] - both["real"])
-    return both.groupby(lines, as_index=False, sort=False).agg(
+    return both.assign(change=both["value"] - both["real"]).groupby(lines, as_index=False, sort=False).agg(
         value=("value", "mean"), real=("real", "mean"), change=("change", "mean"), error=("change", "sem"),
         clips=("change", "count"),
     )  # fmt: skip
@@ -235,12 +219,8 @@ def _changes(rows: pd.DataFrame, lines: list[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class BlurCeiling:
-    """The detector's ADE and recall on real frames of one domain, blurred to a sharpness: no model of that sharpness can do
-    better.
-    """
+    """The detector's ADE and recall on real frames of a domain, blurred to a sharpness: the best at that sharpness."""
 
-    domain: str
-    sharpness_ratio: float  # that was asked for
     ade_px: float
     recall: float
     beyond: str  # "" within what was measured; else which end is taken instead
@@ -252,25 +232,22 @@ class BlurCeiling:
 
 
 def blur_ceiling(rows: pd.DataFrame, sharpness_ratio: float, domain: str = EVENTFUL) -> BlurCeiling:
-    """The detector's ADE and recall on real frames blurred to this sharpness, of the rows of `run`.
+    """The ceiling at this sharpness, of the rows of `run`.
 
     Monotone and piecewise linear between the blurs that were measured. Outside them it is that of the nearest end,
     and `beyond` says so. ValueError for a sharpness that is no positive number, or a domain without blur.
     """
     if not (np.isfinite(sharpness_ratio) and sharpness_ratio > 0):
         raise ValueError(f"sharpness_ratio: {sharpness_ratio!r}, expected a number above 0, such as 0.8")
-    at = blur_curve(rows, domain)
-    ratios = at["sharpness_ratio"].to_numpy()[::-1]
-    ade, recall = (at[name].to_numpy()[::-1] for name in ("ade_px", "recall"))
+    at = blur_curve(rows, domain)[::-1]
+    ratios = at["sharpness_ratio"].to_numpy()
+    ade_px, recall = (float(np.interp(sharpness_ratio, ratios, at[name])) for name in ("ade_px", "recall"))
     beyond = ""
     if sharpness_ratio > ratios[-1]:
         beyond = "sharper than real; real frames stand for it"
     elif sharpness_ratio < ratios[0]:
-        beyond = f"less sharp than a blur of {at.index[-1]:g} px, which stands for it"
-    return BlurCeiling(
-        domain, sharpness_ratio, float(np.interp(sharpness_ratio, ratios, ade)),
-        float(np.interp(sharpness_ratio, ratios, recall)), beyond,
-    )  # fmt: skip
+        beyond = f"less sharp than a blur of {at.index[0]:g} px, which stands for it"
+    return BlurCeiling(ade_px, recall, beyond)
 
 
 def blur_curve(rows: pd.DataFrame, domain: str) -> pd.DataFrame:

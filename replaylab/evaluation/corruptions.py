@@ -48,9 +48,7 @@ KINDS = {
     "re-rendered": CorruptionKind(REFERENCES, "", (0,)),  # the control
     "autoencoder": CorruptionKind(REFERENCES, "", (0,)),
     "copy-last-frame": CorruptionKind(REFERENCES, "", (0,)),
-    "constant-velocity": CorruptionKind(
-        REFERENCES, "", (0,)
-    ),  # boxes without pictures: those of the context, extrapolated
+    "constant-velocity": CorruptionKind(REFERENCES, "", (0,)),  # boxes of the context, extrapolated; no pictures
     "blur": CorruptionKind(PICTURES, "px", (0.35, 0.5, 0.7, 1, 1.4, 2)),
     "noise": CorruptionKind(PICTURES, "grey levels", (4, 8, 16)),
     "colour": CorruptionKind(PICTURES, "%", (5, 10, 20)),
@@ -130,8 +128,7 @@ def _corrupted_scene(
     if corruption.name == "slowed":
         return slowed(scene, first, corruption.grade)
     if corruption.name == "moved":
-        sides = rng.choice([-1.0, 1.0], len(scene.agents))
-        return moved(scene, first, corruption.grade * sides, world.size_px)
+        return moved(scene, first, corruption.grade * rng.choice([-1.0, 1.0], len(scene.agents)), world.size_px)
     if corruption.name == "removed":
         return without_nearest(scene, first, world.size_px)
     if corruption.name == "pulled":
@@ -179,16 +176,14 @@ def moved(scene: Scene, first: int, shifts_px: Floats, size_px: int) -> Scene:
     from replaylab.worlds.renderer import boxes_of
 
     poses = scene.poses.copy()
-    middle = [0, 2]
     for frame in range(first, poses.shape[1]):
-        heading = scene.ego[frame, 2]
-        right = np.array([np.cos(heading), np.sin(heading), 0.0])
+        right = np.array([np.cos(scene.ego[frame, 2]), np.sin(scene.ego[frame, 2]), 0.0])
         before, depths = boxes_of(scene, frame, size_px)
         here = np.isfinite(before).all(axis=1)
         steps_m = np.where(here, shifts_px * depths / scene.cameras[frame].focal_px(size_px), 0.0)
         poses[:, frame, :3, 3] += steps_m[:, None] * right
         after, _ = boxes_of(replace(scene, poses=poses), frame, size_px)
-        reached_px = (after - before)[:, middle].mean(axis=1)
+        reached_px = (after - before)[:, [0, 2]].mean(axis=1)
         scale = np.divide(shifts_px, reached_px, out=np.ones_like(reached_px), where=np.abs(reached_px) > 1e-9)
         poses[:, frame, :3, 3] += ((scale - 1) * steps_m)[:, None] * right
     return replace(scene, poses=poses)

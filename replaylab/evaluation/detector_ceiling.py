@@ -56,10 +56,8 @@ class Variant(NamedTuple):
 
     name: str
     frames: Frames
-    moved_px: float = 0.0
-    """how far everything was moved, right and down"""
-    harmless: bool = False
-    """whether nothing moved but for that"""
+    moved_px: float = 0.0  # how far everything was moved, right and down
+    harmless: bool = False  # whether nothing moved but for that
 
 
 @dataclass(frozen=True)

@@ -51,32 +51,22 @@ class EvaluationSet:
 
     name: str
     split: str
-    has_agents: bool
-    """whether its agents are measured"""
+    has_agents: bool  # whether its agents are measured
     frames_per_second: float
     clips: list[Clip]
-    frames: Frames
-    """(N, T, H, W, 3)"""
-    truth: list[list[pd.DataFrame]]
-    """N x T"""
+    frames: Frames  # (N, T, H, W, 3)
+    truth: list[list[pd.DataFrame]]  # N x T
     ego: NDArray[np.float64] | None
     """(N, T, 3): where the ego car is, x and y in m, and its heading in radians; None where that is not known"""
     cameras: NDArray[np.float64] | None
     """(N, T, 3): field of view in degrees, height in m, pitch in radians; None where they are not known"""
-    pipeline: Pipeline
-    """the model that continues the clips, or one with the same autoencoder and context"""
-    latents: torch.Tensor
-    """(N, C, T, h, w)"""
-    condition: Condition
-    """what the model is conditioned on beside the context latents"""
-    references: Frames
-    """(M, T, H, W, 3)"""
-    reference_names: tuple[str, ...]
-    """the scenes of the references"""
-    mean_motion: MeanMotion | None
-    """of the target's ordinary driving; None where none of its agents is known"""
-    detect: Callable[[Frames], ClipBoxes]
-    """boxes of agents, with scores, in clips (N, T, H, W, 3)"""
+    pipeline: Pipeline  # the model that continues the clips, or one with the same autoencoder and context
+    latents: torch.Tensor  # (N, C, T, h, w)
+    condition: Condition  # what the model is conditioned on beside the context latents
+    references: Frames  # (M, T, H, W, 3)
+    reference_names: tuple[str, ...]  # the scenes of the references
+    mean_motion: MeanMotion | None  # of the target's ordinary driving; None where none of its agents is known
+    detect: Callable[[Frames], ClipBoxes]  # boxes of agents, with scores, in clips (N, T, H, W, 3)
 
     @property
     def context_frames(self) -> int:
@@ -146,12 +136,9 @@ class EvaluationSet:
 class TrueAgents(NamedTuple):
     """The true agents of a clip's T future frames; A may differ from frame to frame."""
 
-    boxes: list[NDArray[np.float64]]
-    """T x (A, 4) px"""
-    ids: list[NDArray[np.int64]]
-    """T x (A,)"""
-    eligible: list[NDArray[np.bool_]]
-    """T x (A,)"""
+    boxes: list[NDArray[np.float64]]  # T x (A, 4) px
+    ids: list[NDArray[np.int64]]  # T x (A,)
+    eligible: list[NDArray[np.bool_]]  # T x (A,)
 
     @classmethod
     def of(cls, future: list[pd.DataFrame]) -> TrueAgents:
@@ -164,8 +151,7 @@ class TrueAgents(NamedTuple):
 class MeanMotion:
     """How agents move on average, by their position in the last context frame."""
 
-    size_px: tuple[int, int]
-    """height and width"""
+    size_px: tuple[int, int]  # height and width
     field_px: NDArray[np.float64]
     """(future frames, CELLS, CELLS, 2): mean displacement since then, x and y; of all agents where a cell has none"""
 

@@ -48,12 +48,9 @@ Values = dict[str, Statistic]
 class NetworkOutputs:
     """What the networks make of the futures of N clips."""
 
-    frames: Activations
-    """EfficientNet's activations on every future frame, N x future frames"""
-    videos: NDArray[np.float32] | None
-    """video features (N, d); None of clips that the video network does not take"""
-    boxes: ClipBoxes
-    """detected, N x future frames; empty where no agent is measured"""
+    frames: Activations  # EfficientNet's activations on every future frame, N x future frames
+    videos: NDArray[np.float32] | None  # video features (N, d); None of clips that the video network does not take
+    boxes: ClipBoxes  # detected, N x future frames; empty where no agent is measured
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,7 @@ class Measurement:
     """The measures of generated clips, and the boxes that they rest on."""
 
     rows: pd.DataFrame
-    boxes: ClipBoxes
-    """detected, N x future frames"""
+    boxes: ClipBoxes  # detected, N x future frames
 
 
 def measure(
@@ -157,24 +153,17 @@ def _feature_distances(evaluation_set: EvaluationSet, outputs: NetworkOutputs) -
     """
     scenes, others = [clip.scene for clip in evaluation_set.clips], evaluation_set.reference_names
     features, real = outputs.frames.features, evaluation_set.reference_features
-    sets: list[tuple[str, Any, Any, Extractor]] = [
-        (
-            "effnet",
-            features.reshape(len(scenes), -1, features.shape[1]),
-            real.reshape(len(others), -1, real.shape[1]),
-            fidelity.EXTRACTOR,
-        )
-    ]
+    by_clip = features.reshape(len(scenes), -1, features.shape[1]), real.reshape(len(others), -1, real.shape[1])
+    sets: list[tuple[str, Any, Any, Extractor]] = [("effnet", *by_clip, fidelity.EXTRACTOR)]
     if outputs.videos is not None and _enough_videos(evaluation_set):
         sets.append(("video", outputs.videos, evaluation_set.reference_videos, video_network.extractor()))
     names = f"{evaluation_set.name}, made", f"{evaluation_set.name}, real"
     rows = []
     for network, a, b, extractor in sets:
-        for name, of in (("fd", distances.frechet_distance), ("kd", distances.kernel_distance)):
-            distance = distances.between(
-                f"{network}_{name}", of, a, b, extractor, names=names, clips_a=scenes, clips_b=others
-            )
-            rows.append({"measure": distance.name, **asdict(distance)})
+        for kind, of in (("fd", distances.frechet_distance), ("kd", distances.kernel_distance)):
+            name = f"{network}_{kind}"
+            distance = distances.between(name, of, a, b, extractor, names=names, clips_a=scenes, clips_b=others)
+            rows.append({"measure": name, **asdict(distance)})
     return _of_the_set(evaluation_set, pd.DataFrame(rows).drop(columns="name"))
 
 
@@ -198,19 +187,14 @@ def _agents(evaluation_set: EvaluationSet, boxes: ClipBoxes, errors: list[AgentE
     clips, displacements = [], []
     for number, (true, _, eligible) in enumerate(evaluation_set.true_agents):
         cameras = None if evaluation_set.cameras is None else evaluation_set.cameras[number, context:]
-        clips.append(
-            {
-                **dynamics.accuracy(errors[number])._asdict(),
-                **trajectories.clip_measures(errors[number], cameras, width, cap_m=MISS_CAP_M),
-                "nta_iou": detection.nta_iou(true, eligible, boxes[number], gate_px=gate_px),
-            }
-        )
+        values: Values = dynamics.accuracy(errors[number])._asdict()
+        values |= trajectories.clip_measures(errors[number], cameras, width, cap_m=MISS_CAP_M)
+        values["nta_iou"] = detection.nta_iou(true, eligible, boxes[number], gate_px=gate_px)
+        clips.append(values)
         last = evaluation_set.truth[number][context - 1]
         displacements.append(trajectories.displacements(errors[number], true_boxes(last), last["agent"].to_numpy()))
-    of_set = {
-        **_displacement_measures(evaluation_set, displacements),
-        "average_precision_iou50": _average_precision(evaluation_set, boxes),
-    }
+    of_set = _displacement_measures(evaluation_set, displacements)
+    of_set["average_precision_iou50"] = _average_precision(evaluation_set, boxes)
     rows = [{"measure": name, "value": value, "n": n} for name, (value, n) in of_set.items()]
     parts = [rows_of_clips(evaluation_set, clips), _of_the_set(evaluation_set, pd.DataFrame(rows))]
     return pd.concat(parts, ignore_index=True)
@@ -218,10 +202,8 @@ def _agents(evaluation_set: EvaluationSet, boxes: ClipBoxes, errors: list[AgentE
 
 def _displacement_measures(evaluation_set: EvaluationSet, clips: list[trajectories.Displacements]) -> Values:
     """Claim C7: the slope of predicted on true displacement, and the pull of predictions to the target's mean motion."""
-    true, predicted, frame, start = (
-        np.concatenate([getattr(clip, name) for clip in clips])
-        for name in ("true_px", "predicted_px", "frame", "start_px")
-    )
+    names = ("true_px", "predicted_px", "frame", "start_px")
+    true, predicted, frame, start = (np.concatenate([getattr(clip, name) for clip in clips]) for name in names)
     values = {"displacement_slope": trajectories.displacement_slope(true, predicted)}
     if evaluation_set.mean_motion is not None:
         mean = evaluation_set.mean_motion.of(frame, start)
@@ -250,10 +232,9 @@ def _motion(
     for number, truth in enumerate(evaluation_set.truth):
         generated, true = frames[number, last:], evaluation_set.frames[number, last:]
         agents = evaluation_set.true_agents[number]
-        start, ids, eligible = (
+        start, (ids, eligible) = (
             true_boxes(truth[last]),
-            truth[last]["agent"].to_numpy(),
-            truth[last]["eligible"].to_numpy(),
+            (truth[last][name].to_numpy() for name in ("agent", "eligible")),
         )
         # an agent in the wrong place is no error of the background
         hidden = [start, *(np.concatenate([a, b[:, :4]]) for a, b in zip(agents.boxes, boxes[number], strict=True))]
@@ -266,10 +247,9 @@ def _motion(
         }
         if miss_cap_px is not None:
             values |= _ego_errors(evaluation_set, number, generated, hidden)
-            tracks = template_tracking.track_templates(generated, start[eligible])[1:]
-            values["ade_tracked_px"] = template_tracking.ade_tracked_px(
-                tracks, ids[eligible], *agents, miss_cap_px=miss_cap_px
-            )
+            path = template_tracking.track_templates(generated, start[eligible])[1:]
+            ade = template_tracking.ade_tracked_px(path, ids[eligible], *agents, miss_cap_px=miss_cap_px)
+            values["ade_tracked_px"] = ade
         clips.append(values)
     return clips
 

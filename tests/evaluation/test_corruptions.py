@@ -434,8 +434,8 @@ def test_where_nothing_is_published_it_says_so(tmp_path: Path, monkeypatch: pyte
 
 
 def test_presets_have_their_videos() -> None:
-    for size in corruption_study.PRESETS.values():
-        assert size.clips + size.reference_clips <= size.videos
+    for clips, reference_clips, videos in corruption_study.PRESETS.values():
+        assert clips + reference_clips <= videos
 
 
 # Words, figures and the page
