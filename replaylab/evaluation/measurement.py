@@ -31,7 +31,7 @@ from replaylab.metrics import (
     template_tracking,
     trajectories,
     video_network,
-)  # fmt: skip
+)
 from replaylab.metrics.distances import Extractor
 from replaylab.metrics.dynamics import AgentErrors, Statistic
 from replaylab.metrics.fidelity import Activations
