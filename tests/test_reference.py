@@ -1,4 +1,4 @@
-"""Does the book's reference hold everything public, as the source says it, without importing torch?"""
+"""The book's reference holds everything public with its documentation, and is built without torch."""
 
 import re
 import shutil
@@ -12,9 +12,9 @@ from conftest import ROOT, run
 
 sys.path.append(str(ROOT / "book" / "_ext"))
 
-import rooms
+import reference
 from html_page import Page
-from room_reader import Item, Library, package_folder, read_library, read_room
+from module_reader import COMMAND_LINE, Item, Library, package_folder, read_library, read_module
 
 pytestmark = pytest.mark.timeout(900)  # a slow machine is no failure
 
@@ -101,7 +101,7 @@ def sample(tmp_path: Path) -> Library:
     spec.write_text(
         '"""Runs."""\n\nclass Described:\n    """Plain."""\n\n    def as_dict(self):\n        """Lists."""\n'
     )
-    return Library({f"replaylab.{name.stem}": read_room(name, f"replaylab.{name.stem}") for name in (path, spec)})
+    return Library({f"replaylab.{name.stem}": read_module(name, f"replaylab.{name.stem}") for name in (path, spec)})
 
 
 def of(sample: Library, name: str) -> Item:
@@ -133,8 +133,8 @@ def test_signatures_are_those_of_the_source(sample: Library) -> None:
     assert of(sample, "measured").signature == wanted
     assert of(sample, "Size.of").signature == "(number: int) -> 'Size'"
     assert of(sample, "Model.draw").signature == "(noise: Tensor, /) -> Tensor"
-    assert rooms.nature(of(sample, "Size")) == "Frozen dataclass, a kind of `Described`."
-    assert rooms.nature(of(sample, "Model")) == "Protocol."
+    assert reference.nature(of(sample, "Size")) == "Frozen dataclass, a kind of `Described`."
+    assert reference.nature(of(sample, "Model")) == "Protocol."
 
 
 def test_what_is_private_or_long_and_without_a_note_is_left_out(sample: Library) -> None:
@@ -149,13 +149,13 @@ def test_what_says_nothing_of_itself_is_found_and_an_override_says_what_it_overr
 
 
 def test_names_in_backticks_are_found_where_they_stand(sample: Library) -> None:
-    room = "replaylab.sample"
-    assert sample.find("kind", room, "Size") == "replaylab.sample.Size.kind"
-    assert sample.find("measured()", room) == "replaylab.sample.measured"
-    assert sample.find("Described.as_dict", room) == "replaylab.spec.Described.as_dict"
+    module = "replaylab.sample"
+    assert sample.find("kind", module, "Size") == "replaylab.sample.Size.kind"
+    assert sample.find("measured()", module) == "replaylab.sample.measured"
+    assert sample.find("Described.as_dict", module) == "replaylab.spec.Described.as_dict"
     assert sample.find("spec.Described") == "replaylab.spec.Described"
     assert sample.find("spec") == "replaylab.spec"
-    assert sample.find("of all", room) is None
+    assert sample.find("of all", module) is None
     assert sample.find("Size.clips") is None
     assert sample.find_in_prose("Size.clips") == "replaylab.sample.Size.clips"  # the only one of that name
     assert sample.find_in_prose("measured") is None
@@ -170,29 +170,30 @@ def test_names_in_backticks_are_found_where_they_stand(sample: Library) -> None:
     ],
 )
 def test_prose_stays_as_it_is_written(text: str) -> None:
-    shown = "\n".join(node.astext() for node in rooms.prose(text, lambda name: None))
+    shown = "\n".join(node.astext() for node in reference.prose(text, lambda name: None))
     assert shown.split() == text.split()
 
 
 def test_prose_has_code_lists_tables_and_indented_text() -> None:
     text = "Of `one`:\n\n- *all*\n- none\n\n| a | b |\n|---|---|\n| 1 | `2` |\n\n    as  it\n      stands"
-    tags = Counter(node.tagname for part in rooms.prose(text, lambda name: None) for node in part.findall())
+    tags = Counter(node.tagname for part in reference.prose(text, lambda name: None) for node in part.findall())
     assert tags["literal"] == 2
     assert (tags["list_item"], tags["emphasis"], tags["row"], tags["literal_block"]) == (2, 1, 2, 1)
 
 
 # --------------------------------------------------------------------------------------------------------- what is there
-def test_everything_public_says_what_it_is(library: Library) -> None:
+def test_everything_public_has_a_docstring(library: Library) -> None:
     silent = library.undescribed()
     assert not silent, f"no docstring: {', '.join(silent)}"
 
 
-def test_every_room_is_on_one_page_and_every_page_is_in_the_contents(library: Library) -> None:
-    listed = Counter(f"replaylab.{name}" for names in rooms.PAGES.values() for name in names)
-    assert [room for room, times in listed.items() if times > 1] == []
-    differs = set(listed) ^ (set(library.rooms) - {"replaylab"})
-    assert not differs, f"on no page (PAGES in book/_ext/rooms.py), or no room: {', '.join(sorted(differs))}"
-    for page in rooms.PAGES:
+def test_every_package_is_on_one_page_and_every_page_is_in_the_contents(library: Library) -> None:
+    listed = Counter(name for names in reference.PAGES.values() for name in names)
+    top = {path.stem for path in package_folder().iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert listed == Counter(top - {"__init__", *COMMAND_LINE}), "PAGES in book/_ext/reference.py"
+    shown = Counter(module.name for page in reference.PAGES for module in reference.modules_of(page))
+    assert shown == Counter(library.modules.keys() - {"replaylab"})
+    for page in reference.PAGES:
         assert f"file: {page}\n" in (ROOT / "_toc.yml").read_text()
         assert f"{{overview}} {page}\n" in (ROOT / "book" / "reference.md").read_text()
 
@@ -202,7 +203,7 @@ def test_every_option_of_every_command_says_what_it_is_for() -> None:
 
     silent = [
         f"{name} {action.dest}"
-        for name, parser in rooms.leaves(build_parser(), "replaylab")
+        for name, parser in reference.leaves(build_parser(), "replaylab")
         for action in parser._actions
         if not action.help
     ]
@@ -224,7 +225,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         from pathlib import Path
 
         sys.path.insert(0, {str(ROOT / "book" / "_ext")!r})
-        extensions = ["myst_parser", "rooms"]
+        extensions = ["myst_parser", "reference"]
         html_theme = "basic"
         html_domain_indices = False
 
@@ -251,31 +252,29 @@ def test_the_reference_builds_without_a_warning_and_without_torch(built: dict[st
 
 
 def test_every_public_name_has_an_anchor_on_its_page(built: dict[str, str], library: Library) -> None:
-    for page, names in rooms.PAGES.items():
+    for page in reference.PAGES:
         anchors = set(re.findall(r'\bid="([^"]+)"', built[page]))
-        for name in names:
-            room = library.rooms[f"replaylab.{name}"]
-            wanted = {f"{room.module}.{item.name}" for whole in room.items for item in whole.everything()}
+        for module in reference.modules_of(page):
+            wanted = {f"{module.name}.{item.name}" for whole in module.items for item in whole.everything()}
             assert wanted <= anchors, f"{page} lacks {sorted(wanted - anchors)[:5]}"
 
 
 def test_a_page_says_every_word_of_a_docstring(built: dict[str, str], library: Library, tmp_path: Path) -> None:
-    for page, names in rooms.PAGES.items():
+    for page in reference.PAGES:
         path = tmp_path / f"{page}.html"
         path.write_text(built[page])
         shown = f" {' '.join(words(Page(path).text))} "
-        for name in names:
-            module = f"replaylab.{name}"
-            texts = [library.rooms[module].docstring]
-            texts += [item.docstring for whole in library.rooms[module].items for item in whole.everything()]
+        for module in reference.modules_of(page):
+            texts = [module.docstring]
+            texts += [item.docstring for whole in module.items for item in whole.everything()]
             for text in texts:
                 for part in re.split(r"^\d+\. |\n\n", text, flags=re.MULTILINE):
-                    assert f" {' '.join(words(part))} " in shown or not words(part), f"{page}, {name}: {part}"
+                    assert f" {' '.join(words(part))} " in shown or not words(part), f"{page}, {module.name}: {part}"
 
 
-def test_types_of_other_rooms_are_links(built: dict[str, str]) -> None:
-    assert 'href="reference_data.html#replaylab.spec.RunSpec"' in built["reference_sweeps"]
-    assert 'href="#replaylab.spec.WorldSpec"' in built["reference_data"]
+def test_types_of_other_modules_are_links(built: dict[str, str]) -> None:
+    assert 'href="reference_runs.html#replaylab.spec.RunSpec"' in built["reference_sweeps"]
+    assert 'href="#replaylab.spec.WorldSpec"' in built["reference_runs"]
 
 
 def test_the_commands_are_those_of_the_parser(built: dict[str, str]) -> None:
@@ -284,5 +283,5 @@ def test_the_commands_are_those_of_the_parser(built: dict[str, str]) -> None:
 
 
 def test_the_library_is_read_without_being_imported() -> None:
-    code = "import sys, room_reader as r; r.read_library(r.package_folder()); print('numpy' in sys.modules)"
+    code = "import sys, module_reader as r; r.read_library(r.package_folder()); print('numpy' in sys.modules)"
     assert run(f'cd book/_ext && {sys.executable} -c "{code}"', ROOT).strip() == "False"

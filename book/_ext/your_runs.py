@@ -1,4 +1,4 @@
-"""Are the reader's runs listed on every page, each under its own name?
+"""Lists the reader's runs on every page, each under its own name.
 
 Executed copies in book/runs/ all have the title of the notebook they are copies of, so the file's name is added to it.
 They have its labels too, which become the copy's own, so that a reference in it leads to its own figure. And Sphinx

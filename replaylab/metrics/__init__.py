@@ -1,0 +1,1 @@
+"""Metrics as functions of arrays, and the networks that some of them need."""

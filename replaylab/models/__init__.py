@@ -1,0 +1,1 @@
+"""Video generators behind one interface: the tiny ones that are trained here, and families of published models."""

@@ -1,0 +1,1 @@
+"""One run: the training loop, the alternatives to replay, checkpoints and preemption."""

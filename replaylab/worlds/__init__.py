@@ -1,0 +1,1 @@
+"""Rendered worlds in which every position is known, each built as a domain."""

@@ -1,0 +1,1 @@
+"""Domains made of videos that exist: folders of files, nuScenes, KITTI."""

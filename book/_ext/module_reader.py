@@ -1,10 +1,11 @@
-"""What does `replaylab` offer, and what does it say of it? Its source is read as text; nothing of it is imported.
+"""The public names of `replaylab` and their documentation, read from its source as text; nothing of it is imported.
 
 Decision: public is what has no underscore in front. The notes on fields and constants are the comments beside them (of a
-constant also those right above it, or a docstring below), because that is how this house writes them. That is why no
-library reads it: autodoc, autodoc2, autoapi and griffe drop these comments, and the first imports torch besides.
+constant also those right above it, or a docstring below), because that is how this library is written. No package
+for this is used: autodoc, autodoc2, autoapi and griffe drop these comments, and the first imports torch besides.
 
-A constant is public where it has a note or fits on a line; what is in `__main__` is told by the commands' own help.
+A constant is public where it has a note or fits on a line. Left out are the modules of the command line (`cli` and
+`__main__`): the help of the commands documents them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from functools import cached_property
 from pathlib import Path
 
 PACKAGE = "replaylab"
-# What is no prose in a comment begins so.
+COMMAND_LINE = ("cli", "__main__")
+# How the parts of a comment begin that are not prose.
 FOR_TOOLS = r"\s# |-{5,}|\bnoqa\b|\b(?:fmt|ruff|mypy|pragma): |\btype: ignore"
 LONGEST_VALUE = 100  # characters of a constant without a note, name included; longer ones are details
 
@@ -32,7 +34,7 @@ class Item:
     """Something public, as it is written."""
 
     kind: str  # of Sphinx's Python domain: function, class, method, property, attribute or data
-    name: str  # within its room: "RunSpec.run_id"
+    name: str  # within its module: "RunSpec.run_id"
     signature: str = ""  # of what is called: "(seed: int, purpose: str) -> Generator"
     parameters: tuple[str, ...] = ()  # their names
     docstring: str = ""
@@ -50,57 +52,65 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Room:
-    """A module of the package."""
+class Module:
+    """A module of the package, or a package by its `__init__`."""
 
-    module: str  # "replaylab.spec"
+    name: str  # "replaylab.spec"
     path: Path
     docstring: str
     items: tuple[Item, ...]
-    imports: dict[str, str]  # what a name of another room is in full: {"RunSpec": "replaylab.spec.RunSpec"}
+    imports: dict[str, str]  # what a name of another module is in full: {"RunSpec": "replaylab.spec.RunSpec"}
 
     @property
-    def question(self) -> str:
-        """What its docstring opens with."""
+    def summary(self) -> str:
+        """The first paragraph of its docstring."""
         return self.docstring.split("\n\n")[0].replace("\n", " ")
 
 
 @dataclass(frozen=True)
 class Library:
-    """All rooms, by their module."""
+    """All modules by their names."""
 
-    rooms: dict[str, Room]
+    modules: dict[str, Module]
 
     @cached_property
     def objects(self) -> dict[str, Item]:
         """Everything public by its full name."""
         return {
-            f"{module}.{item.name}": item
-            for module, room in self.rooms.items()
-            for whole in room.items
+            f"{name}.{item.name}": item
+            for name, module in self.modules.items()
+            for whole in module.items
             for item in whole.everything()
         }
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        """The full names of everything by its name within a room."""
+        """The full names of everything by its name within a module."""
         found: dict[str, list[str]] = {}
         for full, item in self.objects.items():
             found.setdefault(item.name, []).append(full)
         return found
 
     def find(self, text: str, module: str = PACKAGE, of: str = "") -> str | None:
-        """The full name of what `text` means in a room, in the class `of` first; None where it is nothing public."""
+        """The full name of what `text` means in a module, in the class `of` first; None where it is nothing public."""
         text = text.removesuffix("()").removeprefix(f"{PACKAGE}.")
         first, _, rest = text.partition(".")
-        imported = self.rooms[module].imports.get(first) if module in self.rooms else None
+        imported = self.modules[module].imports.get(first) if module in self.modules else None
         candidates = [f"{module}.{of}.{text}", f"{module}.{text}"]
         candidates += [f"{imported}.{rest}".rstrip(".")] if imported else []
         candidates += [f"{PACKAGE}.{text}"]
-        return next((name for name in candidates if name in self.objects or name in self.rooms), None)
+        return next(filter(None, map(self._known, candidates)), None)
+
+    def _known(self, full: str) -> str | None:
+        """A full name where it is public; of a name that a package only hands on, the one where it is defined."""
+        if full in self.objects or full in self.modules:
+            return full
+        module, _, name = full.rpartition(".")
+        defined = self.modules[module].imports.get(name) if module in self.modules else None
+        return self._known(defined) if defined else None
 
     def find_in_prose(self, text: str, module: str = PACKAGE, of: str = "") -> str | None:
-        """As `find`; what begins with a capital may stand without its room where it is the only one of that name."""
+        """As `find`; what begins with a capital may stand without its module where it is the only one of that name."""
         elsewhere = self._by_name.get(text, []) if text[:1].isupper() else []
         return self.find(text, module, of) or (elsewhere[0] if len(elsewhere) == 1 else None)
 
@@ -121,7 +131,7 @@ class Library:
 
     def _bases(self, full: str) -> Iterator[str]:
         """The classes of the package that a class derives from, nearest first."""
-        module = max((room for room in self.rooms if full.startswith(f"{room}.")), key=len)
+        module = max((name for name in self.modules if full.startswith(f"{name}.")), key=len)
         for base in self.objects[full].bases:
             found = self.find(base, module)
             if found in self.objects:
@@ -129,9 +139,9 @@ class Library:
                 yield from self._bases(found)
 
     def undescribed(self) -> list[str]:
-        """The full names of rooms, functions, classes, methods and properties that say nothing of themselves."""
-        rooms = [module for module, room in self.rooms.items() if not room.docstring]
-        return rooms + [
+        """The full names of modules, functions, classes, methods and properties without a docstring."""
+        modules = [name for name, module in self.modules.items() if not module.docstring]
+        return modules + [
             full
             for full, item in self.objects.items()
             if item.kind not in ("attribute", "data") and not self.described(full)
@@ -147,21 +157,21 @@ def package_folder() -> Path:
 
 
 def read_library(folder: Path) -> Library:
-    """All rooms below the package's folder, but for the commands."""
-    rooms = {}
+    """All modules below the package's folder except those of the command line."""
+    modules = {}
     for path in sorted(folder.rglob("*.py")):
         parts = [PACKAGE, *path.relative_to(folder).with_suffix("").parts]
-        if path.name != "__main__.py":
-            module = ".".join(parts).removesuffix(".__init__")
-            rooms[module] = read_room(path, module)
-    return Library(rooms)
+        if parts[1] not in COMMAND_LINE:
+            name = ".".join(parts).removesuffix(".__init__")
+            modules[name] = read_module(path, name)
+    return Library(modules)
 
 
-def read_room(path: Path, module: str) -> Room:
+def read_module(path: Path, name: str) -> Module:
     """One module; raises SyntaxError as Python does."""
     text = path.read_text()
     tree = ast.parse(text, filename=str(path))
-    return Room(module, path, ast.get_docstring(tree) or "", tuple(_items(tree, _Comments(text))), _imports(tree))
+    return Module(name, path, ast.get_docstring(tree) or "", tuple(_items(tree, _Comments(text))), _imports(tree))
 
 
 class _Comments:
@@ -220,7 +230,7 @@ def _class(node: ast.ClassDef, comments: _Comments) -> Item:
         if isinstance(part, Function) and part.name == "__init__":
             signature, parameters = _signature(part, skip=1)
         elif isinstance(part, Function):
-            # A protocol's method is all on its line: what it says of itself stands beside it.
+            # A protocol's method is all on its line: its note stands beside it.
             note = comments.beside_all_of(part) if ast.unparse(part.body[0]) == "..." else ""
             members.append(_method(part, f"{node.name}.{part.name}", note))
         elif isinstance(part, ast.Assign | ast.AnnAssign):

@@ -1,11 +1,12 @@
-"""The pages of the reference: every room's public names with what they say of themselves, and every command's options.
+"""The pages of the reference: every module's public names with their documentation, and every command's options.
 
-Decision: Sphinx's own Python domain makes signatures, anchors, index and search, and `room_reader` the text that goes in.
+Decision: Sphinx's own Python domain makes signatures, anchors, index and search, and `module_reader` the text that goes in.
 Docstrings are Markdown of the plainest kind: what would be a link, a picture, a heading or HTML stays as it was written. A
-name in backticks, or in a signature, becomes a link where the reference has it. The pages are written by hand but for two
-directives, `rooms` (all of a page's, PAGES) and `commands`, so nothing that is generated lies in the source tree.
+name in backticks, or in a signature, becomes a link where the reference has it. A page has the
+modules of its packages (PAGES), in alphabetical order, so a new module needs no line here. The pages in the source tree are
+written by hand; the directives `modules`, `overview` and `commands` fill them while the book is built.
 
-Refused: a room of PAGES that is not there. tests/test_reference.py wants every room on one page.
+Refused: a package of PAGES that does not exist. tests/test_reference.py checks that every package is on one page.
 """
 
 from __future__ import annotations
@@ -18,61 +19,29 @@ from functools import cache, partial
 from docutils import nodes
 from docutils.statemachine import StringList
 from markdown_it import MarkdownIt
+from module_reader import PACKAGE, Item, Library, Module, package_folder, read_library
 from myst_parser.config.main import MdParserConfig
 from myst_parser.mdit_to_docutils.base import DocutilsRenderer
 from myst_parser.parsers.mdit import create_md_parser
-from room_reader import PACKAGE, Item, Library, Room, package_folder, read_library
 from sphinx.addnodes import desc_content, pending_xref
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, new_document
 
 PAGES = {
-    "reference_data": (
-        "spec", "data.domain", "worlds.build", "data.clips", "mixture", "sampler", "models.latent_cache",
-        "analysis.world_statistics",
-    ),
-    "reference_models": (
-        "models.interface", "models.autoencoder", "models.tiny", "models.tiny_wan", "models.tiny_cogvideox",
-        "models.pipelines", "models.fused_attention", "training.loop", "training.checkpoint",
-        "training.regularizers", "util.distributed", "models.sampling", "training.pretrain",
-    ),
-    "reference_measures": (
-        "evaluation.evaluate", "evaluation.evaluation_sets", "evaluation.measurement",
-        "metrics.detectors.centre_point", "metrics.detectors.centre_point_training",
-        "metrics.detectors.pretrained", "evaluation.detector_ceiling",
-        "cli.ceiling", "metrics.detection", "metrics.dynamics", "metrics.trajectories", "metrics.optical_flow",
-        "metrics.ego_motion", "metrics.template_tracking",
-        "metrics.fidelity", "metrics.distances", "metrics.extractors", "metrics.video_network",
-        "metrics.video_network_training",
-        "evaluation.compare", "evaluation.corruptions", "evaluation.corruption_study",
-    ),
-    "reference_results": (
-        "store", "analysis.statistics", "analysis.claims", "analysis.alignment", "sweeps.ablations",
-        "analysis.configurations", "pages.figures", "pages.verdicts", "pages.finetune_degradation",
-        "pages.alignment", "pages.comparisons", "pages.ablations", "pages.generalisation", "pages.worlds",
-        "pages.measures", "pages.explorer", "pages.parameters",
-    ),
-    "reference_sweeps": (
-        "sweeps.sweep", "training.fine_tuning", "sweeps.cluster", "sweeps.jobs", "training.preemption",
-        "util.progress", "sweeps.monitor",
-    ),
-    "reference_footage": (
-        "sweeps.own_model", "cli.own", "pages.your_model", "cli.domain", "data.importers.conversion",
-        "data.importers.sources", "data.importers.video_folder", "data.importers.nuscenes", "data.importers.kitti",
-    ),
-    "reference_families": (
-        "models.families", "util.downloads", "models.families.shared", "models.families.tensors", "models.lora",
-        "models.families.wan", "models.families.cogvideox", "models.families.ltx", "models.families.svd",
-        "models.families.presets",
-    ),
-    "reference_worlds": (
-        "worlds.traffic", "worlds.country", "worlds.physics", "worlds.orbit", "worlds.doom.walk",
-        "worlds.kinematics", "worlds.appearance", "worlds.meshes", "worlds.orbit_appearance", "worlds.renderer",
-        "worlds.doom.game", "worlds.doom.maps", "worlds.doom.truth",
-    ),
-}  # fmt: skip
-"""Which rooms are on which page, in the order of the way through."""
+    "reference_runs": ("spec", "catalogue", "mixture", "sampler", "store"),
+    "reference_data": ("data",),
+    "reference_worlds": ("worlds",),
+    "reference_metrics": ("metrics",),
+    "reference_models": ("models",),
+    "reference_evaluation": ("evaluation",),
+    "reference_training": ("training",),
+    "reference_sweeps": ("sweeps",),
+    "reference_analysis": ("analysis",),
+    "reference_pages": ("pages",),
+    "reference_util": ("util",),
+}
+"""The packages, and the modules at the top, on each page of the reference."""
 
 AS_WRITTEN = [
     "autolink", "blockquote", "entity", "escape", "heading", "hr", "html_block", "html_inline", "image", "lheading",
@@ -83,10 +52,22 @@ AS_WRITTEN = [
 
 @cache
 def library() -> Library:
-    """The rooms of PAGES, read once a build: what is on no page is no link either."""
-    rooms = read_library(package_folder()).rooms
-    listed = [f"{PACKAGE}.{name}" for names in PAGES.values() for name in names]
-    return Library({module: rooms[module] for module in listed if module in rooms})
+    """The library, read once a build."""
+    return read_library(package_folder())
+
+
+def modules_of(page: str) -> list[Module]:
+    """The modules on a page: package by package, each with its own docstring first.
+
+    Raises ExtensionError for a package that does not exist.
+    """
+    found: list[Module] = []
+    for package in PAGES[page]:
+        whole = f"{PACKAGE}.{package}"
+        if whole not in library().modules:
+            raise ExtensionError(f"PAGES in book/_ext/reference.py lists {package!r}, which does not exist")
+        found += [module for name, module in library().modules.items() if f"{name}.".startswith(f"{whole}.")]
+    return found
 
 
 @cache
@@ -110,50 +91,49 @@ def prose(text: str, find: Callable[[str], str | None]) -> list[nodes.Node]:
     return list(document.children)
 
 
-class Rooms(SphinxDirective):
-    """All rooms of this page: a section each."""
+class Modules(SphinxDirective):
+    """All modules of this page: a section each."""
 
     def run(self) -> list[nodes.Node]:
         found: list[nodes.Node] = []
-        for name in PAGES[self.env.docname]:
-            room = _room(name)
-            self.env.note_dependency(str(room.path))
+        for module in modules_of(self.env.docname):
+            self.env.note_dependency(str(module.path))
+            name = module.name.removeprefix(f"{PACKAGE}.")
             section = _section(name, name)
-            self.state.nested_parse(StringList(list(room_text(room)), "rooms"), 0, section)
+            self.state.nested_parse(StringList(list(module_text(module)), "modules"), 0, section)
             link_types(section, library())
             found.append(section)
         return found
 
 
 class Docstring(SphinxDirective):
-    """What an object, by its full name, says of itself."""
+    """The documentation of an object, by its full name."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        full, rooms = self.arguments[0], library()
-        if full in rooms.rooms:
-            return prose(rooms.rooms[full].docstring, partial(rooms.find_in_prose, module=full))
-        item, module = rooms.objects[full], self.env.ref_context["py:module"]
+        full, known = self.arguments[0], library()
+        if full in known.modules:
+            return prose(known.modules[full].docstring, partial(known.find_in_prose, module=full))
+        item, module = known.objects[full], self.env.ref_context["py:module"]
         of = item.name if item.kind == "class" else item.name.rpartition(".")[0]
 
         def find(text: str) -> str | None:
-            return None if text in item.parameters else rooms.find_in_prose(text, module, of)
+            return None if text in item.parameters else known.find_in_prose(text, module, of)
 
-        return prose(rooms.described(full), find) + prose(nature(item), find)
+        return prose(known.described(full), find) + prose(nature(item), find)
 
 
 class Overview(SphinxDirective):
-    """The rooms of a page, each with what its docstring opens with."""
+    """The modules of a page, each with the first paragraph of its docstring."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        lines = ["| room | what it is for |", "|---|---|"]
-        for name in PAGES[self.arguments[0]]:
-            room = _room(name)
-            self.env.note_dependency(str(room.path))
-            lines.append(f"| `{name}` | {room.question} |")
+        lines = ["| module | what it has |", "|---|---|"]
+        for module in modules_of(self.arguments[0]):
+            self.env.note_dependency(str(module.path))
+            lines.append(f"| `{module.name.removeprefix(f'{PACKAGE}.')}` | {module.summary} |")
         return prose("\n".join(lines), library().find_in_prose)
 
 
@@ -204,20 +184,20 @@ def leaves(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, ar
             yield from leaves(inner, f"{name} {verb}")
 
 
-def room_text(room: Room) -> Iterator[str]:
-    """A room in MyST: its docstring, its classes and functions as they stand there, its constants."""
-    yield from (f"```{{py:module}} {room.module}", "```", f"```{{docstring}} {room.module}", "```")
-    constants = [item for item in room.items if item.kind == "data"]
-    for item in room.items:
+def module_text(module: Module) -> Iterator[str]:
+    """A module in MyST: its docstring, its classes and functions as they stand there, its constants."""
+    yield from (f"```{{py:module}} {module.name}", "```", f"```{{docstring}} {module.name}", "```")
+    constants = [item for item in module.items if item.kind == "data"]
+    for item in module.items:
         if item not in constants:
-            yield from _item_text(room, item)
+            yield from _item_text(module, item)
     if constants:
         yield from ("", "```{rubric} Constants", "```")
     for item in constants:
-        yield from _item_text(room, item)
+        yield from _item_text(module, item)
 
 
-def _item_text(room: Room, item: Item, ticks: int = 5) -> Iterator[str]:
+def _item_text(module: Module, item: Item, ticks: int = 5) -> Iterator[str]:
     fence = "`" * ticks
     yield f"{fence}{{py:{item.kind}}} {item.name.rpartition('.')[2]}{item.signature}"
     if item.annotation:
@@ -227,9 +207,9 @@ def _item_text(room: Room, item: Item, ticks: int = 5) -> Iterator[str]:
     if item.kind == "data" or "." in item.name:
         yield ":no-contents-entry:"  # the contents of a page list classes and functions
     yield from (f":{option}:" for option in item.options)
-    yield from ("", f"```{{docstring}} {room.module}.{item.name}", "```")
+    yield from ("", f"```{{docstring}} {module.name}.{item.name}", "```")
     for member in item.members:
-        yield from _item_text(room, member, ticks - 1)
+        yield from _item_text(module, member, ticks - 1)
     yield fence
 
 
@@ -238,13 +218,6 @@ def nature(item: Item) -> str:
     bases = ", ".join(f"`{base}`" for base in item.bases)
     words = (item.nature or ("class" if bases else "")) + (f", a kind of {bases}" if bases else "")
     return f"{words[:1].upper()}{words[1:]}." if words else ""
-
-
-def _room(name: str) -> Room:
-    rooms = library().rooms
-    if f"{PACKAGE}.{name}" not in rooms:
-        raise ExtensionError(f"PAGES in book/_ext/rooms.py lists {name!r}, which is no module")
-    return rooms[f"{PACKAGE}.{name}"]
 
 
 def _section(title: str, name: str) -> nodes.section:
@@ -257,11 +230,11 @@ def _nothing(text: str) -> None:
     """No name in the help of a command is a link."""
 
 
-def link_types(section: nodes.section, rooms: Library) -> None:
-    """Types in signatures: links where they are ours, whichever room they are imported from; else as they are written."""
+def link_types(section: nodes.section, known: Library) -> None:
+    """Types in signatures: links where they are ours, whichever module they are imported from; else as they are written."""
     for link in list(section.findall(pending_xref)):
         if "py:module" in link:
-            full = rooms.find(link["reftarget"], link["py:module"], link.get("py:class") or "")
+            full = known.find(link["reftarget"], link["py:module"], link.get("py:class") or "")
             if full is None:
                 link.replace_self(link.children)
             else:
@@ -270,7 +243,7 @@ def link_types(section: nodes.section, rooms: Library) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
-    app.add_directive("rooms", Rooms)
+    app.add_directive("modules", Modules)
     app.add_directive("docstring", Docstring)
     app.add_directive("overview", Overview)
     app.add_directive("commands", Commands)
