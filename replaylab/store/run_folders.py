@@ -72,6 +72,7 @@ def claim(spec: RunSpec | ReferenceSpec, store: Path) -> Path:
 
 
 def check_spec(spec: Described, folder: Path) -> None:
+    """Raise ValueError, with what differs, where the folder holds another spec."""
     path = folder / "spec.json"
     try:
         found = json.loads(path.read_text())
