@@ -77,7 +77,7 @@ def _round_trip(name: str, context_frames: int) -> Callable[[Frames], Frames]:
     model = families.load(name, dtype=torch.bfloat16).to(distributed.this_rank().device)
 
     def through(clip: Frames) -> Frames:
-        model.check(context_frames, *clip.shape[:3])
+        model.check_clips(context_frames, *clip.shape[:3])
         return model.decode(model.encode(clip[None]))[0]
 
     return through

@@ -75,7 +75,7 @@ def _futures(
         first = number * len(evaluation_set.clips)
         with torch.autocast(model.transformer.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
             latents = sampling.futures(
-                model, evaluation_set.sampling_condition, shape, spec.sampler_steps, spec.noise_seed, first, rank
+                model, evaluation_set.condition, shape, spec.sampler_steps, spec.noise_seed, first, rank
             )
         yield (pipeline.decode(latents) if rank.is_main else evaluation_set.frames), latents
 
@@ -85,7 +85,7 @@ def _denoising(pipeline: Pipeline, evaluation_set: EvaluationSet, noise_seed: in
     parts = []
     for level in NOISE_LEVELS:
         losses = sampling.denoising_losses(
-            pipeline.model, evaluation_set.latents, evaluation_set.sampling_condition, level, noise_seed
+            pipeline.model, evaluation_set.latents, evaluation_set.condition, level, noise_seed
         )
         values = [{f"{DENOISING}_{level:g}": Statistic(loss, 1)} for loss in losses]
         parts.append(measurement.rows_of_clips(evaluation_set, values))

@@ -30,7 +30,7 @@ from replaylab.metrics.detectors import centre_point
 from replaylab.metrics.fidelity import Activations
 from replaylab.metrics.trajectories import CELLS, image_cells
 from replaylab.models import pipelines
-from replaylab.models.interface import Condition, stacked, to_draw
+from replaylab.models.interface import Condition, stack_clips
 from replaylab.models.pipelines import Frames, Pipeline
 from replaylab.spec import DetectorSpec, EvaluationSpec, FolderSpec, World
 from replaylab.worlds.build import build_domain
@@ -62,7 +62,7 @@ class EvaluationSet:
     """(N, T, 3): field of view in degrees, height in m, pitch in radians; None where they are not known"""
     pipeline: Pipeline  # the model that continues the clips, or one with the same autoencoder and context
     latents: torch.Tensor  # (N, C, T, h, w)
-    condition: Condition  # what the model is conditioned on beside the context latents
+    condition: Condition  # what the model is conditioned on: the context, and what its family needs
     references: Frames  # (M, T, H, W, 3)
     reference_names: tuple[str, ...]  # the scenes of the references
     mean_motion: MeanMotion | None  # of the target's ordinary driving; None where none of its agents is known
@@ -72,11 +72,6 @@ class EvaluationSet:
     def context_frames(self) -> int:
         """The frames of a clip that a model is given."""
         return self.pipeline.context_frames
-
-    @property
-    def sampling_condition(self) -> Condition:
-        """What the futures are sampled from: the context latents, or `condition`."""
-        return to_draw(self.latents, self.condition)
 
     def future(self, frames: Frames) -> Frames:
         """The frames after the context of clips (N, T, H, W, 3)."""
@@ -214,7 +209,7 @@ def _prepared(
             f"{reference_clips} reference clips of other scenes are asked for"
         )
     chosen, others = scenes[:clips], scenes[clips : clips + reference_clips]
-    latents, condition = stacked(list(pipeline.encode_clips(domain, split, chosen, home)))
+    latents, condition = stack_clips(list(pipeline.encode_clips(domain, split, chosen, home)))
     return EvaluationSet(
         domain.name,
         split,

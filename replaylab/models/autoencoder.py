@@ -8,22 +8,20 @@ Shapes: B clips, T frames, C latent channels, H x W pixels, h x w = H/4 x W/4 la
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from replaylab.util import networks
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
 
-
 FOLD, LATENT_CHANNELS = 4, 8
-
-
 FRAMES_AT_ONCE = 256  # encoded or decoded together
 
 
@@ -48,20 +46,12 @@ def load_autoencoder(folder: str | Path) -> AutoencoderTiny:
     path = Path(folder) / "vae"
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is missing: make it with `python -m replaylab pretrain autoencoder`")
-    return AutoencoderTiny.from_pretrained(path).eval()
+    return networks.load(AutoencoderTiny, path)
 
 
-def save_part(part: Any, folder: Path) -> None:
-    """`save_pretrained` into a folder aside, then each file moved: weights are whole or not there."""
-    aside = folder.with_name(f".{folder.name}.aside")
-    part.save_pretrained(aside, safe_serialization=True)
-    config = json.loads((aside / "config.json").read_text())
-    config.pop("block_out_channels", None)  # AutoencoderTiny writes it down, and warns of it when it reads it
-    (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in sorted(aside.iterdir()):
-        file.replace(folder / file.name)
-    aside.rmdir()
+def save_autoencoder(vae: AutoencoderTiny, folder: Path) -> None:
+    """To `<folder>/vae`."""
+    networks.save(vae, folder / "vae", leave_out=("block_out_channels",))  # it warns of this one when it reads it
 
 
 def fold(frames: np.ndarray | Tensor) -> Tensor:

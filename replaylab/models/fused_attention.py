@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from diffusers import CogVideoXTransformer3DModel, WanTransformer3DModel
 
 
-def hasten(transformer: WanTransformer3DModel) -> WanTransformer3DModel:
+def use_fused_attention(transformer: WanTransformer3DModel) -> WanTransformer3DModel:
     """Exchange the parts, in place. Weights and their names stay; those that nothing depends on any more stand still."""
     for block in transformer.blocks:
-        block.attn1.set_processor(RotaryAttention())
-        block.attn2.set_processor(AttentionToOneWord())
+        block.attn1.set_processor(FusedSelfAttention())
+        block.attn2.set_processor(SingleTokenCrossAttention())
         block.ffn.net[0].gelu = gelu
         for unheard in (block.norm2, *(getattr(block.attn2, name) for name in ("to_q", "to_k", "norm_q", "norm_k"))):
             unheard.requires_grad_(False)
     return transformer
 
 
-def hasten_joint(transformer: CogVideoXTransformer3DModel) -> CogVideoXTransformer3DModel:
+def use_fused_joint_attention(transformer: CogVideoXTransformer3DModel) -> CogVideoXTransformer3DModel:
     """Exchange CogVideoX's attention, in place."""
     for block in transformer.transformer_blocks:
-        block.attn1.set_processor(JointAttention())
+        block.attn1.set_processor(FusedJointAttention())
     return transformer
 
 
-class RotaryAttention:
+class FusedSelfAttention:
     """Wan's self-attention; a rotary position is a rotation in the complex plane (Su et al. 2021, arXiv 2104.09864)."""
 
     def __call__(self, attn: Any, hidden: Tensor, _text: None, _mask: None, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -52,7 +52,7 @@ class RotaryAttention:
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
 
 
-class JointAttention:
+class FusedJointAttention:
     """CogVideoX's attention of text and video together. Only the video has places; a word is turned by nothing."""
 
     def __call__(
@@ -90,7 +90,7 @@ def _turned(tokens: Tensor, turn: Tensor, heads: int) -> Tensor:
     return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2).to(tokens.dtype)
 
 
-class AttentionToOneWord:
+class SingleTokenCrossAttention:
     """Cross-attention where the text is one word: (B, 1, width), for every token alike."""
 
     def __call__(self, attn: Any, hidden: Tensor, text: Tensor, _mask: None, _rotary: None) -> Tensor:

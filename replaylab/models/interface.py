@@ -1,9 +1,18 @@
-"""What the training loop, the sampler and the evaluation need of a video generator, whatever its family."""
+"""What training, sampling and evaluation need of a video generator, whatever its family.
+
+Decision: a model adapter does four things: it encodes clips as latents, conditions on context frames and prompt, predicts
+from noisy latents, and decodes. Loss, error and sampling follow from these, and are written once, in `VideoModel`; the
+tiny models (`tiny`) and the published families (`families`) derive from it.
+
+Shapes: B clips, T frames, K context frames, H x W pixels; latents (B, C, t, h, w), of which the first k may be known.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,69 +20,179 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from replaylab.catalogue import CONTEXT_FRAMES
+from replaylab.util import networks
 
 Condition = dict[str, Tensor]
-"""What is known of some clips beside their latents: tensors whose first axis is the clip. `known` in it are latents that
-are never noisy, (B, C, k, h, w), in front."""
-
+"""What is known of clips beside their latents: tensors whose first axis is the clip. `known` among them are the clean
+latents of the context, (B, C, k, h, w), which take the place of the first noisy ones."""
 
 Clip = NDArray[np.float32] | Condition
-"""One clip to learn from: latents (C, T, h, w) that hold all that is known; or what is known, with its `latents`, each with
-a first axis of one."""
+"""One clip to train on: latents (C, T, h, w) of a tiny model, whose context is in them; or a condition with `latents`, each
+with a first axis of one."""
 
 
-def stacked(clips: Sequence[Clip]) -> tuple[Tensor, Condition]:
-    """Clips as a batch: latents (B, C, T, h, w), and what is known beside them."""
+def stack_clips(clips: Sequence[Clip]) -> tuple[Tensor, Condition]:
+    """Clips as a batch: latents (B, C, t, h, w) and condition."""
     arrays = [clip for clip in clips if isinstance(clip, np.ndarray)]
     if arrays:
-        return torch.from_numpy(np.stack(arrays)), {}
+        latents = torch.from_numpy(np.stack(arrays))
+        return latents, {"known": latents[:, :, :CONTEXT_FRAMES]}
     conditions = [clip for clip in clips if isinstance(clip, dict)]
-    together = {name: torch.cat([clip[name] for clip in conditions]) for name in conditions[0]}
-    return together.pop("latents"), together
+    batch = {name: torch.cat([clip[name] for clip in conditions]) for name in conditions[0]}
+    return batch.pop("latents"), batch
 
 
-def to_draw(latents: Tensor, known: Condition) -> Condition:
-    """What `draw` must know of clips: what is known beside their latents (B, C, T, h, w), else those of the context."""
-    return known or {"known": latents[:, :, :CONTEXT_FRAMES]}
+def over_clips(numbers: Tensor) -> Tensor:
+    """(B,) to (B, 1, 1, 1, 1)."""
+    return numbers.view(-1, 1, 1, 1, 1)
 
 
-class VideoModel(Protocol):
-    """What the training loop and the sampler ask of a model, whatever its family."""
+def with_known(latents: Tensor, condition: Condition) -> Tensor:
+    """Latents whose first ones are those that are known."""
+    if "known" not in condition:
+        return latents
+    known = condition["known"].to(latents)
+    return torch.cat([known, latents[:, :, known.shape[2] :]], dim=2)
 
-    CLIPS_AT_ONCE: int  # drawn together
 
-    @property
-    def transformer(self) -> Any: ...  # the network that is trained
+class VideoModel(ABC):
+    """A network with its autoencoder and noise schedule."""
 
-    @property
-    def ADAPTED(self) -> str: ...  # the layers that LoRA adapts, a pattern for whole names
+    NETWORK: ClassVar[tuple[str, str]]  # its folder, and its class in diffusers
+    ADAPTED: ClassVar[str]  # the layers that LoRA adapts, a pattern for whole names
+    TEMPORAL: ClassVar[tuple[str, ...]] = ("attn1",)  # in the path of layers where frames interact; here space does too
+    CLIPS_AT_ONCE: ClassVar[int]  # encoded, sampled and decoded together
 
-    @property
-    def TEMPORAL(self) -> tuple[str, ...]: ...  # names in the path of a layer where frames see each other
+    transformer: Any  # the network that is trained
+    scheduler: Any  # diffusers' own, which samples
+    vae: Any
 
+    def to(self, device: torch.device) -> Self:
+        """The network on that device; itself."""
+        self.transformer.to(device)
+        return self
+
+    @abstractmethod
+    def with_network(self, network: Any) -> Self:
+        """The same model around another network: a frozen copy, or one that was fine-tuned."""
+
+    def save_network(self, folder: Path) -> None:
+        """The network in diffusers' layout, `<folder>/transformer/` or `unet/`."""
+        networks.save(self.transformer, folder / self.NETWORK[0])
+
+    @abstractmethod
     def encode(self, frames: np.ndarray) -> Tensor:
-        """uint8 (B, T, H, W, 3) to latents (B, C, t, h, w)."""
+        """uint8 (B, T, H, W, 3) to latents (B, C, t, h, w) on the CPU."""
 
-    def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
-        """The noise level (1,) at a share of the way from data (0) to noise (1)."""
-
-    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
-        """The noise levels (B,) to train at, from standard normal numbers (B,)."""
-
-    def loss(
-        self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition, teacher: Any = None,
-        strength: float = 0.0, /,
-    ) -> Tensor:  # fmt: skip
-        """What training makes smaller, of a batch of clips."""
-
-    def errors(self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition, /) -> Tensor:
-        """The loss of each clip (B,) at one noise level."""
-
-    def draw(self, noise: Tensor, condition: Condition, steps: int, /) -> Tensor:
-        """Futures: latents (B, C, t, h, w) from noise of that shape."""
-
-    def with_network(self, network: Any, /) -> VideoModel:
-        """The same model around another network."""
-
+    @abstractmethod
     def decode(self, latents: Tensor) -> np.ndarray:
         """Latents (B, C, t, h, w) to uint8 (B, T, H, W, 3)."""
+
+    # ---------------------------------------------------------------------------------------- noise and prediction
+    @abstractmethod
+    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
+        """The noise levels (B,) to train at, from standard normal numbers (B,); `shape` is that of the latents."""
+
+    def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
+        """The noise level (1,) below which this share of those to train at lies."""
+        return self.levels(torch.special.ndtri(torch.tensor([share])), shape)
+
+    @abstractmethod
+    def level_of_step(self, scheduler: Any, number: int) -> Tensor:
+        """The noise level () of a sampling step, in the terms of `predict`."""
+
+    @abstractmethod
+    def add_noise(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """Latents at noise levels (B,)."""
+
+    @abstractmethod
+    def target(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """What `predict` should return, (B, C, t, h, w)."""
+
+    @abstractmethod
+    def predict(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """The network's prediction (B, C, t, h, w) from noisy latents with the known ones in place, at levels (B,)."""
+
+    def weight(self, level: Tensor) -> Tensor | float:
+        """The factor of a prediction's error in the loss, before it is squared."""
+        return 1.0
+
+    # ---------------------------------------------------------------------------------------- training and sampling
+    def loss(
+        self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition, teacher: VideoModel | None = None,
+        strength: float = 0.0,
+    ) -> Tensor:  # fmt: skip
+        """The weighted mean squared error of the prediction over all latents that are not known. With a teacher, plus
+        `strength` times the same distance from its prediction (learning without forgetting, `training.regularizers`).
+        """
+        noisy = with_known(self.add_noise(latents, noise, level), condition)
+        predicted = self.predict(noisy, level, condition)
+
+        def error(wanted: Tensor) -> Tensor:
+            difference = self.weight(level) * (predicted.float() - wanted.float())
+            return _unknown(difference, condition).square().mean()
+
+        loss = error(self.target(latents, noise, level))
+        if teacher is None:
+            return loss
+        with torch.no_grad():
+            wanted = teacher.predict(noisy, level, condition)
+        return loss + strength * error(wanted)
+
+    @torch.no_grad()
+    def errors(self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """The mean squared error of each clip's prediction (B,), not weighted, over latents that are not known."""
+        noisy = with_known(self.add_noise(latents, noise, level), condition)
+        predicted = self.predict(noisy, level, condition)
+        difference = predicted.float() - self.target(latents, noise, level).float()
+        return _unknown(difference, condition).square().mean((1, 2, 3, 4))
+
+    def sample(self, noise: Tensor, condition: Condition, steps: int) -> Tensor:
+        """Clips (B, C, t, h, w) from standard normal noise of that shape, by the family's own scheduler."""
+        return self._denoise(noise, condition, steps, self.predict)
+
+    @torch.no_grad()
+    def _denoise(
+        self, noise: Tensor, condition: Condition, steps: int, predict: Callable[[Tensor, Tensor, Condition], Tensor]
+    ) -> Tensor:
+        scheduler = self.schedule(steps, noise)
+        latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+        for number, timestep in enumerate(scheduler.timesteps):
+            latents = with_known(latents, condition)
+            level = self.level_of_step(scheduler, number).expand(len(latents)).to(noise.device)
+            predicted = predict(latents, level, condition).float()
+            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+        return with_known(latents, condition)
+
+    def schedule(self, steps: int, noise: Tensor) -> Any:
+        """A fresh scheduler, since it counts its steps, with its timesteps set."""
+        scheduler = self.scheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps, device=noise.device)
+        return scheduler
+
+
+class VPrediction(VideoModel):
+    """v-prediction (Salimans and Ho 2022, arXiv 2202.00512) at uniformly drawn timesteps; a level is a timestep."""
+
+    @property
+    def _timesteps(self) -> int:
+        return int(self.scheduler.config["num_train_timesteps"])
+
+    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
+        """Timesteps, uniformly."""
+        return (torch.special.ndtr(normal) * self._timesteps).long().clamp(max=self._timesteps - 1)
+
+    def level_of_step(self, scheduler: Any, number: int) -> Tensor:
+        return scheduler.timesteps[number]
+
+    def add_noise(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        return self.scheduler.add_noise(latents, noise, level)
+
+    def target(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """v = sqrt(alpha) noise - sqrt(1 - alpha) x."""
+        return self.scheduler.get_velocity(latents, noise, level)
+
+
+def _unknown(latents: Tensor, condition: Condition) -> Tensor:
+    """Those latents behind the known ones."""
+    return latents[:, :, condition["known"].shape[2] :] if "known" in condition else latents

@@ -1,14 +1,14 @@
-"""Encode once, read many times: the frames of a split's videos as latents, memory-mapped.
+"""The frames of a split's videos as latents, encoded once and memory-mapped.
 
 Decision: every frame is encoded once, however many clips it is in, because the autoencoder works frame by frame. A
 chunk, one file, holds videos that follow one another in the split, whichever clips are asked for, so that runs which
 train on different clips share it. Its name is the digest of the autoencoder, of the window that is encoded together
 and of its videos' checksums: nothing stale can be read, and videos appended to a domain cost only the last chunk and
-themselves. Each chunk is made by one process at a time, written aside and renamed: several that want the same latents
-share the work, and one that is killed loses the chunk it was at. A chunk that was damaged is made again.
+themselves. Each chunk is encoded by one process at a time, written aside and renamed: several processes share the
+work, and one that is killed loses its current chunk. A damaged chunk is encoded again.
 
-Refused: a video that is not the one, or has not as many frames, as its domain says, and a clip that is longer than
-what it is cut from.
+Refused: a video with another checksum or number of frames than its domain lists, and a clip that is longer than its
+video.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from replaylab.util.files import locked, sha256, write_atomically
 from replaylab.util.progress import report, track
 
 VIDEOS_AT_ONCE = 32
-WINDOW_FRAMES = 1  # encoded together, without a look at those before and after
+WINDOW_FRAMES = 1  # encoded together, independently of those before and after
 
 
 @dataclass(frozen=True)
-class Latents(Sequence[NDArray[np.float32]]):
-    """Clips as latents (C, T, h, w): item i is the i-th of the clips that were asked for."""
+class CachedClips(Sequence[NDArray[np.float32]]):
+    """Clips as latents (C, T, h, w), in the order in which they were requested."""
 
     chunks: list[NDArray[np.float32]]  # each (frames, C, h, w), memory-mapped
-    places: list[tuple[int, int]]  # each clip's chunk, and its first frame in there
+    positions: list[tuple[int, int]]  # each clip's chunk, and its first frame in there
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.positions)
 
     def __getitem__(self, clip: int) -> NDArray[np.float32]:  # type: ignore[override]  # no slices
-        chunk, start = self.places[clip]
+        chunk, start = self.positions[clip]
         return self.chunks[chunk][start : start + CLIP_FRAMES].swapaxes(0, 1)
 
 
@@ -56,10 +56,10 @@ class _Chunk:
     checksums: list[str]  # of the files
 
 
-def encoded(model: TinyModel, domain: Domain, split: str, chosen: list[Clip], home: Path, key: str) -> Latents:
+def encode_clips(model: TinyModel, domain: Domain, split: str, chosen: list[Clip], home: Path, key: str) -> CachedClips:
     """Latents of the chosen clips of a split; `key` names the autoencoder's weights.
 
-    Raises UndecodableVideo, with the file, for a video that is not what its domain says.
+    Raises UndecodableVideo, with the file, for a video that is not the one its domain lists.
     """
     wanted = {clip.video for clip in chosen}
     chunks = [
@@ -67,10 +67,11 @@ def encoded(model: TinyModel, domain: Domain, split: str, chosen: list[Clip], ho
     ]
     missing = [chunk for chunk in chunks if not _is_whole(chunk)]
     if missing:
-        made = _made(model, missing)
-        for _ in track(made, what=f"encoding {domain.name}", total=len(missing), unit="chunks"):
+        for _ in track(
+            _encode_chunks(model, missing), what=f"encoding {domain.name}", total=len(missing), unit="chunks"
+        ):
             pass
-    return Latents([_read(chunk) for chunk in chunks], _places(domain, chunks, chosen))
+    return CachedClips([_read(chunk) for chunk in chunks], _positions(domain, chunks, chosen))
 
 
 def _chunks(domain: Domain, split: str, home: Path, key: str) -> list[_Chunk]:
@@ -88,7 +89,7 @@ def _chunks(domain: Domain, split: str, home: Path, key: str) -> list[_Chunk]:
     return chunks
 
 
-def _places(domain: Domain, chunks: list[_Chunk], chosen: list[Clip]) -> list[tuple[int, int]]:
+def _positions(domain: Domain, chunks: list[_Chunk], chosen: list[Clip]) -> list[tuple[int, int]]:
     """Each chosen clip's chunk, and its first frame in there."""
     videos = {}
     for number, chunk in enumerate(chunks):
@@ -96,38 +97,38 @@ def _places(domain: Domain, chunks: list[_Chunk], chosen: list[Clip]) -> list[tu
         for video, frames in chunk.videos.items():
             videos[video.stem] = (number, first, frames)
             first += frames
-    places = []
+    positions = []
     for clip in chosen:
         number, first, frames = videos[clip.video]
         if clip.start + CLIP_FRAMES > frames:  # it would go on in the next video
             raise ValueError(
                 f"{domain.folder}: no {CLIP_FRAMES} frames from frame {clip.start} of {clip.video} on: it has {frames}"
             )
-        places.append((number, first + clip.start))
-    return places
+        positions.append((number, first + clip.start))
+    return positions
 
 
-def _made(model: TinyModel, missing: list[_Chunk]) -> Iterator[_Chunk]:
-    """Every chunk once it is there: first those that nobody is at, then those that others were making."""
+def _encode_chunks(model: TinyModel, missing: list[_Chunk]) -> Iterator[_Chunk]:
+    """Each chunk once it exists: first those that no process is encoding, then those that others were encoding."""
     others = []
     for chunk in missing:
         with locked(chunk.path, wait=False) as mine:
             if mine:
-                _make(model, chunk)
+                _write_chunk(model, chunk)
         if mine:
             yield chunk
         else:
             others.append(chunk)
     for chunk in others:
         with locked(chunk.path):
-            _make(model, chunk)  # unless whoever was at it has finished it
+            _write_chunk(model, chunk)  # unless the other process has finished it
         yield chunk
 
 
-def _make(model: TinyModel, chunk: _Chunk) -> None:
+def _write_chunk(model: TinyModel, chunk: _Chunk) -> None:
     if not _is_whole(chunk):
         if chunk.path.exists():
-            report(f"{chunk.path} is damaged and is made again")
+            report(f"{chunk.path} is damaged and is encoded again")
         frames = _encode(model, chunk)
         write_atomically(chunk.path, lambda aside: write(aside, frames))
 

@@ -18,7 +18,7 @@ from replaylab.util.files import write_atomically
 FILE = "pytorch_lora_weights.safetensors"
 
 
-def put_on(network: Any, pattern: str, rank: int, seed: int) -> None:
+def add_lora(network: Any, pattern: str, rank: int, seed: int) -> None:
     """LoRA (Hu et al. 2021, arXiv 2106.09685) on the layers whose names match; all other weights stand still.
 
     Scaled by alpha / rank = 1. Raises ValueError where no layer matches.
@@ -33,14 +33,14 @@ def put_on(network: Any, pattern: str, rank: int, seed: int) -> None:
             weight.data = weight.data.float()  # a small step would be lost in half precision
 
 
-def weights_of(network: Any, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+def lora_weights(network: Any, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The adapters' weights by name; of `weights`, where the network's own are in parts."""
     from peft import get_peft_model_state_dict
 
     return get_peft_model_state_dict(network, state_dict=weights)
 
 
-def write(network: Any, folder: Path, network_name: str, weights: dict[str, Tensor] | None = None) -> None:
+def write_lora(network: Any, folder: Path, network_name: str, weights: dict[str, Tensor] | None = None) -> None:
     """`<folder>/pytorch_lora_weights.safetensors`, each name behind that of the network in its pipeline; `weights` as in
     `weights_of`.
     """
@@ -48,12 +48,12 @@ def write(network: Any, folder: Path, network_name: str, weights: dict[str, Tens
 
     named = {
         f"{network_name}.{name}": weight.detach().cpu().contiguous()
-        for name, weight in weights_of(network, weights).items()
+        for name, weight in lora_weights(network, weights).items()
     }
     write_atomically(folder / FILE, lambda aside: save_file(named, aside))
 
 
-def read(network: Any, folder: Path, network_name: str) -> None:
+def read_lora(network: Any, folder: Path, network_name: str) -> None:
     """What `write` wrote, into the adapters that are put on; raises FileNotFoundError, with the path."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -65,7 +65,7 @@ def read(network: Any, folder: Path, network_name: str) -> None:
     set_peft_model_state_dict(network, weights)
 
 
-def melt(network: Any) -> None:
+def merge_lora(network: Any) -> None:
     """Add the adapters to the weights they adapt, and take them off."""
     from diffusers.utils.peft_utils import recurse_remove_peft_layers
     from peft.tuners.tuners_utils import BaseTunerLayer

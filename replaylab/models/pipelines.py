@@ -1,36 +1,36 @@
-"""Which model is it, and what clips is it given? The tiny one that ships, or one of the `families` from a folder.
+"""Which model a run starts from, and the clips it takes: a tiny one that is shipped, or one of `families` from a folder.
 
-Decision: what a model is given decides what can be measured, so the two go together: a `Subject` knows how many frames a
-clip has and how many of them are context, makes clips ready to learn from, and takes frames to latents and back. Two
-subjects of one description are the same one. Refused: weights other than those that the description is of.
+Decision: what a model is given decides what can be measured, so the two go together: a `Pipeline` has a model, the length
+of its clips and of their context, and encodes clips for training. Two pipelines of one description are equal. Refused:
+weights other than those of the description.
 """
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
-from replaylab.data import clips as clips_room
-from replaylab.data.clips import Clip
+from replaylab.data import clips as video_clips
 from replaylab.data.domain import Domain
-from replaylab.models import families, interface, latent_cache
-from replaylab.models.autoencoder import save_part
+from replaylab.models import families, latent_cache
+from replaylab.models.interface import Clip
 from replaylab.models.tiny import TinyModel
 from replaylab.models.tiny_cogvideox import TinyCogVideoX
 from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, ModelSpec, RunSpec, base_of, weights_digest
 from replaylab.store import ReferenceSpec
-from replaylab.util import distributed, downloads
+from replaylab.util import distributed, downloads, networks
 from replaylab.util.progress import track
 
 Frames = NDArray[np.uint8]
@@ -38,50 +38,59 @@ NETWORKS = ("transformer", "unet")
 TINY: dict[str, type[TinyModel]] = {"wan": TinyWan, "cogvideox": TinyCogVideoX}  # by spec.FAMILIES
 
 
-@dataclass(frozen=True)
-class TinyPipeline:
-    """A tiny model: its autoencoder, which all bases share, works frame by frame."""
+class Pipeline(ABC):
+    """A model and its clips: `frames` frames each, of which the first `context_frames` are given."""
 
-    model: TinyModel = field(compare=False)
-    network: ClassVar[str] = "transformer"  # its folder
-    frames: ClassVar[int] = CLIP_FRAMES
-    context_frames: ClassVar[int] = CONTEXT_FRAMES
+    model: Any
+    frames: Any
+    context_frames: Any
 
-    def encode_clips(self, domain: Domain, split: str, chosen: list[Clip], home: Path) -> Sequence[interface.Clip]:
-        """The chosen clips of a split as latents, memory-mapped, from `home/latents` or made there."""
-        key = weights_digest(WEIGHTS / "base" / "vae")
-        return latent_cache.encoded(self.model, domain, split, chosen, home / "latents", key)
+    @abstractmethod
+    def encode_clips(self, domain: Domain, split: str, chosen: list[video_clips.Clip], home: Path) -> Sequence[Clip]:
+        """The chosen clips of a split with their conditions, memory-mapped, from a cache in `home` or encoded into it."""
 
     def encode(self, frames: Frames) -> torch.Tensor:
-        """Clips (N, T, H, W, 3) to latents (N, C, T, h, w)."""
-        return self.model.encode(frames)
+        """Clips (N, T, H, W, 3) to latents (N, C, t, h, w)."""
+        return torch.cat([self.model.encode(frames[part]) for part in self._parts(len(frames))])
 
-    def decode(self, clips: torch.Tensor) -> Frames:
-        """Latents (N, C, T, h, w) to clips (N, T, H, W, 3)."""
-        return self.model.decode(clips)
+    def decode(self, latents: torch.Tensor) -> Frames:
+        """Latents (N, C, t, h, w) to clips (N, T, H, W, 3)."""
+        return np.concatenate([self.model.decode(latents[part]) for part in self._parts(len(latents))])
 
-    def with_network(self, network: Any) -> TinyPipeline:
-        """The same with another network."""
-        return TinyPipeline(self.model.with_network(network))
+    @abstractmethod
+    def with_network(self, network: Any) -> Pipeline:
+        """The same around another network."""
 
-    def save(self, folder: Path) -> None:
-        """The network, in diffusers' layout."""
-        save_part(self.model.transformer, folder / self.network)
+    def _parts(self, clips: int) -> list[slice]:
+        size = self.model.CLIPS_AT_ONCE
+        return [slice(first, first + size) for first in range(0, clips, size)]
 
 
 @dataclass(frozen=True)
-class PretrainedPipeline:
+class TinyPipeline(Pipeline):
+    """A tiny model: its autoencoder, which all bases share, works frame by frame, so all are equal."""
+
+    model: TinyModel = field(compare=False)
+    frames = CLIP_FRAMES
+    context_frames = CONTEXT_FRAMES
+
+    def encode_clips(self, domain: Domain, split: str, chosen: list[video_clips.Clip], home: Path) -> Sequence[Clip]:
+        """In `home/latents`."""
+        key = weights_digest(WEIGHTS / "base" / "vae")
+        return latent_cache.encode_clips(self.model, domain, split, chosen, home / "latents", key)
+
+    def with_network(self, network: Any) -> TinyPipeline:
+        return TinyPipeline(self.model.with_network(network))
+
+
+@dataclass(frozen=True)
+class PretrainedPipeline(Pipeline):
     """A model of one of the families, as described; the prompt is the domain's own (`prompt` in domain.json), else the
     description's.
     """
 
     spec: ModelSpec
     model: families.Family = field(compare=False)
-
-    @property
-    def network(self) -> str:
-        """What diffusers calls the network that is trained."""
-        return self.model.NETWORK[0]
 
     @property
     def frames(self) -> int:
@@ -93,36 +102,17 @@ class PretrainedPipeline:
         """How many of them are given."""
         return self.spec.context_frames
 
-    def encode_clips(self, domain: Domain, split: str, chosen: list[Clip], home: Path) -> Sequence[interface.Clip]:
-        """The chosen clips with what is known of them, memory-mapped, from `home/conditions` or made there.
-
-        Raises ValueError where the family cannot take clips of that length and size.
-        """
-        self.model.check(self.context_frames, self.frames, domain.height_px, domain.width_px)
+    def encode_clips(self, domain: Domain, split: str, chosen: list[video_clips.Clip], home: Path) -> Sequence[Clip]:
+        """In `home/conditions`. Raises ValueError where the family cannot take clips of that length and size."""
+        self.model.check_clips(self.context_frames, self.frames, domain.height_px, domain.width_px)
         prompt = str(domain.about.get("prompt", self.spec.prompt))
-        pictures = clips_room.read(domain, chosen, self.frames)
-        told = track(pictures, what=f"encoding {domain.name}", total=len(chosen), unit="clips")
+        frames = video_clips.read(domain, chosen, self.frames)
+        tracked = track(frames, what=f"encoding {domain.name}", total=len(chosen), unit="clips")
         rate = self.spec.frames_per_second
-        return self.model.examples(told, [prompt] * len(chosen), self.context_frames, rate)
-
-    def encode(self, frames: Frames) -> torch.Tensor:
-        """Clips (N, T, H, W, 3) to latents (N, C, t, h, w), one at a time."""
-        return torch.cat([self.model.encode(clip[None]) for clip in frames])
-
-    def decode(self, clips: torch.Tensor) -> Frames:
-        """Latents (N, C, t, h, w) to clips (N, T, H, W, 3), one at a time."""
-        return np.concatenate([self.model.decode(clip[None]) for clip in clips])
+        return self.model.examples(tracked, [prompt] * len(chosen), self.context_frames, rate)
 
     def with_network(self, network: Any) -> PretrainedPipeline:
-        """The same with another network."""
         return PretrainedPipeline(self.spec, self.model.with_network(network))
-
-    def save(self, folder: Path) -> None:
-        """The network, in diffusers' layout."""
-        self.model.save(folder)
-
-
-Pipeline = TinyPipeline | PretrainedPipeline
 
 
 def load(spec: RunSpec | ReferenceSpec, home: Path) -> Pipeline:
@@ -133,24 +123,23 @@ def load(spec: RunSpec | ReferenceSpec, home: Path) -> Pipeline:
     device = distributed.this_rank().device
     if spec.model is None:
         return load_tiny(base_of(spec.base))
-    found = digest_of(spec.model.folder)
-    if found != spec.model.digest:
+    digest = digest_of(spec.model.folder)
+    if digest != spec.model.digest:
         raise ValueError(
-            f"{spec.model.folder} holds other weights ({found}) than the run is described with ({spec.model.digest})"
+            f"{spec.model.folder} holds other weights ({digest}) than the run is described with ({spec.model.digest})"
         )
-    # else there is a bar for each part of each model
     for library in ("diffusers", "transformers"):
-        import_module(f"{library}.utils.logging").disable_progress_bar()
+        import_module(f"{library}.utils.logging").disable_progress_bar()  # one for each part of each model
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = families.load(spec.model.folder, cache=home / "conditions", dtype=dtype)
     if device.type == "cuda":
-        model.spare_memory()
+        model.reduce_memory()
     model.guidance = spec.model.guidance
     return PretrainedPipeline(spec.model, model.to(device))
 
 
 def load_tiny(folder: Path) -> TinyPipeline:
-    """The tiny model in a folder, whichever family its model_index.json says it is of; on this process's device."""
+    """The tiny model in a folder, of the family that its model_index.json names; on this process's device."""
     name = json.loads((folder / "model_index.json").read_text())["_class_name"]
     kind = {one.__name__: one for one in TINY.values()}[name]
     return TinyPipeline(kind.load(folder).to(distributed.this_rank().device))
@@ -158,13 +147,13 @@ def load_tiny(folder: Path) -> TinyPipeline:
 
 @cache
 def published_tiny() -> TinyPipeline:
-    """A tiny model, for the autoencoder."""
+    """The first published base, for its autoencoder."""
     return load_tiny(WEIGHTS / "base")
 
 
 def digest_of(name: str | Path) -> str:
-    """What names the weights of a model's network: a folder in diffusers' layout, or a name on the hub."""
-    folder = downloads.found(name)
-    downloads.index_of(folder)  # refuses what is no such folder
+    """The digest of the weights of a model's network: a folder in diffusers' layout, or a name on the hub."""
+    folder = downloads.fetch(name)
+    downloads.read_index(folder)  # refuses what is no such folder
     network = next((part for part in NETWORKS if (folder / part).is_dir()), NETWORKS[0])
-    return downloads.digest_of(folder, (network,))
+    return networks.digest(folder, (network,))

@@ -1,13 +1,11 @@
-"""Does it hold in another family of models? The tiny task of `models`, done by CogVideoX.
+"""A tiny CogVideoX (`tiny`): the same task and context in another family of models.
 
-Decision: what `TinyWan` is given and asked for stays the same: the autoencoder, the context in extra channels, one token for
-the whole future of a place, and a network that puts out what is to be added to the last context latent. What differs is
-the family: CogVideoX's transformer (text and video in one attention, Yang et al. 2024, arXiv 2408.06072) with patches in
-time and rotary places as in CogVideoX 1.5, a variance-preserving noise schedule that ends in pure noise, v-prediction
-(Salimans and Ho 2022, arXiv 2202.00512), evenly drawn timesteps, and DDIM. So two families differ in how they are trained
-and sampled, not in what they know.
+Decision: what differs from `TinyWan` is the family alone: CogVideoX's transformer (text and video in one attention, Yang et
+al. 2024, arXiv 2408.06072) with patches in time and rotary positions as in CogVideoX 1.5, a variance-preserving noise
+schedule that ends in pure noise, v-prediction at uniformly drawn timesteps, and DDIM. So two families differ in how they
+are trained and sampled, not in what they are given.
 
-Shapes as in `models`; a level is a timestep, 0 to 999.
+A level is a timestep, 0 to 999.
 """
 
 from __future__ import annotations
@@ -21,8 +19,9 @@ from torch import Tensor
 
 from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.models.autoencoder import LATENT_CHANNELS
-from replaylab.models.fused_attention import hasten_joint
-from replaylab.models.tiny import TEXT_DIM, TinyModel
+from replaylab.models.fused_attention import use_fused_joint_attention
+from replaylab.models.interface import Condition, VPrediction, over_clips
+from replaylab.models.tiny import FUTURE, TEXT_DIM, TinyModel
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
@@ -31,14 +30,14 @@ HEADS, WIDTH = 2, 64  # of attention; a head's width is shared by time, height a
 CELLS = 16  # of a side
 
 
-class TinyCogVideoX(TinyModel):
-    """A tiny CogVideoX, by v-prediction."""
+class TinyCogVideoX(VPrediction, TinyModel):
+    """A tiny CogVideoX."""
 
-    TRANSFORMER, SCHEDULER = "CogVideoXTransformer3DModel", "CogVideoXDDIMScheduler"
+    NETWORK, SCHEDULER = ("transformer", "CogVideoXTransformer3DModel"), "CogVideoXDDIMScheduler"
     ADAPTED = r"transformer_blocks\.\d+\.(attn1\.(to_[qkv]|to_out\.0)|ff\.net\.(0\.proj|2))"
 
     def __init__(self, vae: AutoencoderTiny, transformer: Any, scheduler: Any) -> None:
-        super().__init__(vae, hasten_joint(transformer), scheduler)
+        super().__init__(vae, use_fused_joint_attention(transformer), scheduler)
 
     @classmethod
     def new(cls, vae: AutoencoderTiny) -> Self:
@@ -60,51 +59,33 @@ class TinyCogVideoX(TinyModel):
         """That share of the timesteps."""
         return torch.tensor([round(share * (self._timesteps - 1))])
 
-    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
-        """Timesteps, evenly."""
-        return (torch.special.ndtr(normal) * self._timesteps).long().clamp(max=self._timesteps - 1)
-
-    def level(self, scheduler: Any, number: int) -> Tensor:
-        return scheduler.timesteps[number]
-
-    def mix(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        return self.scheduler.add_noise(latents, noise, level)
-
-    def target(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """v = sqrt(alpha) noise - sqrt(1 - alpha) x."""
-        return self.scheduler.get_velocity(latents, noise, level)
-
     def weight(self, level: Tensor) -> Tensor:
         """Sqrt(1 - alpha)."""
         return (1 - self._alphas(level)).sqrt()
 
-    def predict(self, noisy: Tensor, level: Tensor, condition: Tensor) -> Tensor:
-        """v (B, C, T, h, w) of noisy latents at timesteps (B,); only future frames go through the network."""
-        future, channels = slice(CONTEXT_FRAMES, None), noisy.shape[1]
+    def predict(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """v; that of the context is 0."""
+        hidden, last = self.network_input(noisy, condition)
         change = self.transformer(
-            hidden_states=torch.cat([noisy, condition], dim=1)[:, :, future].transpose(1, 2),
+            hidden_states=hidden.transpose(1, 2),
             timestep=level,
             encoder_hidden_states=noisy.new_zeros(len(noisy), 1, TEXT_DIM),
-            image_rotary_emb=rotary_places(*noisy.shape[3:], noisy.device),
+            image_rotary_emb=_rotary_embedding(*noisy.shape[3:], noisy.device),
             return_dict=False,
         )[0]
-        clean = condition[:, :channels, future] + change.transpose(1, 2)
+        clean = last + change.transpose(1, 2)
         v = torch.zeros_like(noisy)
-        v[:, :, future] = (self._alphas(level).sqrt() * noisy[:, :, future] - clean) / self.weight(level)
+        v[:, :, FUTURE] = (self._alphas(level).sqrt() * noisy[:, :, FUTURE] - clean) / self.weight(level)
         return v
-
-    @property
-    def _timesteps(self) -> int:
-        return int(self.scheduler.config["num_train_timesteps"])
 
     def _alphas(self, level: Tensor) -> Tensor:
         """The cumulative products, (B, 1, 1, 1, 1)."""
-        return self.scheduler.alphas_cumprod.float().to(level.device)[level][:, None, None, None, None]
+        return over_clips(self.scheduler.alphas_cumprod.float().to(level.device)[level])
 
 
 @cache
-def rotary_places(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (height width, WIDTH) of the places of one patch in time, as CogVideoX 1.5 turns them."""
+def _rotary_embedding(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (height width, WIDTH) of the positions of one patch in time, as in CogVideoX 1.5."""
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
     return get_3d_rotary_pos_embed(

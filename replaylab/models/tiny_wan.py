@@ -1,4 +1,7 @@
-"""A tiny Wan, by flow matching."""
+"""A tiny Wan (`tiny`), by flow matching (Lipman et al. 2023, arXiv 2210.02747, eq. 14).
+
+A level is sigma, in 0..1: noisy = (1 - sigma) x + sigma noise, and the velocity, which is predicted, is noise - x.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,25 @@ from torch import Tensor
 
 from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.models.autoencoder import LATENT_CHANNELS
-from replaylab.models.fused_attention import hasten
-from replaylab.models.tiny import TEXT_DIM, TinyModel
+from replaylab.models.fused_attention import use_fused_attention
+from replaylab.models.interface import Condition, over_clips
+from replaylab.models.tiny import FUTURE, TEXT_DIM, TinyModel
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
-
 
 SHIFT = 3.0  # towards much noise, where it is decided what moves where (Esser et al. 2024, arXiv 2403.03206, eq. 23)
 
 
 class TinyWan(TinyModel):
-    """A tiny Wan, by flow matching (Lipman et al. 2023, eq. 14). A level is sigma."""
+    """A tiny Wan."""
 
-    TRANSFORMER, SCHEDULER = "WanTransformer3DModel", "FlowMatchEulerDiscreteScheduler"
-    # the layers that LoRA adapts: all linear ones of a block that are heard
+    NETWORK, SCHEDULER = ("transformer", "WanTransformer3DModel"), "FlowMatchEulerDiscreteScheduler"
+    # all linear layers of a block that the output depends on
     ADAPTED = r".*\.(attn1\.to_[qkv]|attn2\.to_v|attn[12]\.to_out\.0|ffn\.net\.0\.proj|ffn\.net\.2)"
 
     def __init__(self, vae: AutoencoderTiny, transformer: Any, scheduler: Any) -> None:
-        super().__init__(vae, hasten(transformer), scheduler)
+        super().__init__(vae, use_fused_attention(transformer), scheduler)
 
     @classmethod
     def new(cls, vae: AutoencoderTiny) -> Self:
@@ -43,11 +46,11 @@ class TinyWan(TinyModel):
         shift = float(self.scheduler.config["shift"])
         return shift * normal.sigmoid() / (1 + (shift - 1) * normal.sigmoid())
 
-    def level(self, scheduler: Any, number: int) -> Tensor:
+    def level_of_step(self, scheduler: Any, number: int) -> Tensor:
         return scheduler.sigmas[number]
 
-    def mix(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        sigma = self.weight(level)
+    def add_noise(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        sigma = over_clips(level)
         return (1 - sigma) * latents + sigma * noise
 
     def target(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
@@ -56,32 +59,27 @@ class TinyWan(TinyModel):
 
     def weight(self, level: Tensor) -> Tensor:
         """Sigma."""
-        return level[:, None, None, None, None]
+        return over_clips(level)
 
-    def predict(self, noisy: Tensor, level: Tensor, condition: Tensor) -> Tensor:
-        """The velocity (B, C, T, h, w) of noisy latents at noise levels `level` (B,).
-
-        Only future frames go through the network: all it is told of the context is in the condition. The context's
-        own velocity is 0.
-        """
-        future, channels = slice(CONTEXT_FRAMES, None), noisy.shape[1]
+    def predict(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """The velocity; that of the context is 0."""
+        hidden, last = self.network_input(noisy, condition)
         change = self.transformer(
-            hidden_states=torch.cat([noisy, condition], dim=1)[:, :, future],
+            hidden_states=hidden,
             timestep=level * self.scheduler.config["num_train_timesteps"],
             encoder_hidden_states=noisy.new_zeros(len(noisy), 1, TEXT_DIM),
             return_dict=False,
         )[0]
-        clean = condition[:, :channels, future] + change
         velocity = torch.zeros_like(noisy)
-        velocity[:, :, future] = (noisy[:, :, future] - clean) / self.weight(level).clamp(min=1e-3)
+        velocity[:, :, FUTURE] = (noisy[:, :, FUTURE] - (last + change)) / over_clips(level).clamp(min=1e-3)
         return velocity
 
 
 def new_transformer() -> WanTransformer3DModel:
-    """One token for the whole future of a 4x4 px place: five frames share what is found out about its motion.
+    """One token for the whole future of a 4x4 px place, so that five frames share what is computed of its motion.
 
-    A token for every frame of 8x8 px learnt less in the same time: the network then finds the motion five times over,
-    and has to shift what is smaller than a token. Two wide heads, and `quick.attend`, make a step in bf16 a third
+    A token for every frame of 8x8 px learnt less in the same time: the network then computes the motion five times, and
+    has to shift what is smaller than a token. Two wide heads, and `fused_attention.attend`, make a step in bf16 a third
     quicker on a CPU.
     """
     from diffusers import WanTransformer3DModel

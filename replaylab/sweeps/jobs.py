@@ -63,7 +63,7 @@ def prepare(specs: Sequence[RunSpec], store: Path) -> None:
     loaded = {base: pipelines.load(spec, store) for base, spec in bases.items()}
     for spec in specs:
         evaluate.references(ReferenceSpec.of(spec), store, loaded[spec.base])
-        fine_tuning.mixed(loaded[spec.base], spec, store)
+        fine_tuning.mixed_sources(loaded[spec.base], spec, store)
 
 
 def is_prepared(specs: Sequence[RunSpec], store: Path) -> bool:
@@ -117,8 +117,8 @@ class Task:
         except Exception as error:
             # to be started again: too often by submitit's count, or SLURM said no
             was_refused = isinstance(error, (submitit.core.utils.UncompletedJobError, subprocess.CalledProcessError))
-            if preemption.told() == preemption.LEAVE and not was_refused:
-                preemption.leave()  # this is what it looks like when another rank has left
+            if preemption.requested() == preemption.EXIT and not was_refused:
+                preemption.exit_now()  # this is what it looks like when another rank has left
             if not self.prepares:
                 _write_failure(store / RunSpec.from_dict(self.specs[0]).run_id, error)
             raise
@@ -153,9 +153,9 @@ def _listen(job: Any) -> None:
 
     if job.cluster == "local":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # `kill` is all there is to stop it with
-        preemption.listen(go, [], [signal_to_leave])
+        preemption.install_handlers(go, [], [signal_to_leave])
     else:
-        preemption.listen(go, [signal.SIGTERM], [signal_to_leave])
+        preemption.install_handlers(go, [signal.SIGTERM], [signal_to_leave])
 
 
 @contextmanager

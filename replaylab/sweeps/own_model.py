@@ -110,9 +110,9 @@ def grid(
 
 def estimates() -> str:
     """What each preset would take of a GPU, counted and not run here: a line each."""
-    from replaylab.models.families import presets
+    from replaylab.models.families import estimates, presets
 
-    return "\n".join(str(presets.estimate(presets.PRESETS[name])) for name in PRESETS)
+    return "\n".join(str(estimates.estimate(presets.PRESETS[name])) for name in PRESETS)
 
 
 def _opened(folder: str | Path) -> Domain:

@@ -1,8 +1,8 @@
 """One run, from its spec to its summary.
 
-Decision: everything a run needs is found or made under the store (`domains/`, `latents/`, `references-…/`), everything
-it gives lies in its own folder, and running it again continues it: rendered chunks, latents, the newest checkpoint and
-the rows of every evaluation that was finished are taken as they are.
+Decision: a run's inputs are cached in the store (`domains/`, `latents/`, `references-…/`) and its results lie in its own
+folder, so that running it again continues it: from rendered chunks, latents, the newest checkpoint and the rows of every
+evaluation that was finished.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.mixture import Mixture, buffer
 from replaylab.models import latent_cache, lora, pipelines
 from replaylab.models.autoencoder import FOLD, LATENT_CHANNELS
-from replaylab.models.interface import Clip
+from replaylab.models.interface import Clip, stack_clips
 from replaylab.models.pipelines import Pipeline
 from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
 from replaylab.store import ReferenceSpec, Store, claim, finish, samples_folder, write_rows
 from replaylab.training import loop, regularizers
-from replaylab.util import distributed
+from replaylab.util import distributed, networks
 from replaylab.util.distributed import flush_denormals
 from replaylab.util.files import locked, write_atomically
 from replaylab.util.processes import usable_cores
@@ -42,9 +42,9 @@ MODELS_OF_REFERENCES = 4  # base, real, autoencoder, copy-last-frame
 
 @flush_denormals()
 def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, Any] | None = None) -> str:
-    """Train, evaluate and record one run; returns its id. Takes its descriptions as plain JSON: that is what travels.
+    """Train, evaluate and record one run; returns its id. The descriptions are plain JSON, as jobs transport them.
 
-    Called by every rank, if there are several (torchrun, or a submitit job's tasks).
+    A collective: every rank calls it (torchrun, or a submitit job's tasks).
     """
     spec, machine, rank = (RunSpec.from_dict(plain_spec), MachineSpec(**(plain_machine or {})), distributed.this_rank())
     if Store(store).is_done(spec):
@@ -56,7 +56,7 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
     started = time.monotonic()
     pipeline = pipelines.load(spec, store)
     gallery = evaluate.references(ReferenceSpec.of(spec), store, pipeline)
-    sources, mixture = mixed(pipeline, spec, store)
+    sources, mixture = mixed_sources(pipeline, spec, store)
 
     def evaluate_now(step: int) -> None:
         path = folder / f"rows-{step:06d}.parquet"
@@ -70,9 +70,10 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
     model = pipeline.model
     loop.fit(
         model, sources, mixture, spec.training, spec.seed, folder, spec.title, machine=machine, rank=rank,
-        remedy=spec.remedy, known=_known(pipeline, spec, store), evaluate_at=spec.evaluate_at, evaluate=evaluate_now,
+        remedy=spec.remedy, base_clips=_base_clips(pipeline, spec, store), evaluate_at=spec.evaluate_at,
+        evaluate=evaluate_now,
     )  # fmt: skip
-    weights = loop.whole_weights(model)
+    weights = loop.full_state_dict(model)
     if rank.is_main:
         _save_network(pipeline, weights, spec, store, folder)
         _finish(spec, mixture, folder, round(time.monotonic() - started, 1))
@@ -93,10 +94,10 @@ def _finish(spec: RunSpec, mixture: Mixture, folder: Path, seconds: float) -> No
     )  # fmt: skip
     for part in parts:
         part.unlink()
-    forget_checkpoints(folder)
+    delete_checkpoints(folder)
 
 
-def forget_checkpoints(folder: Path) -> None:
+def delete_checkpoints(folder: Path) -> None:
     """They are several times as large as the weights, and a finished run has no use for them."""
     shutil.rmtree(folder / "checkpoints")
 
@@ -104,39 +105,37 @@ def forget_checkpoints(folder: Path) -> None:
 def _save_network(
     pipeline: Pipeline, weights: dict[str, torch.Tensor], spec: RunSpec, store: Path, folder: Path
 ) -> None:
-    """What was trained, as diffusers' pipelines load it: `transformer/` or `unet/`; where only adapters were trained, those
-    alone, for `load_lora_weights`.
+    """The trained weights, as diffusers' pipelines load them: `transformer/` or `unet/`; of LoRA the adapters alone, for
+    `load_lora_weights`.
     """
     if spec.training.trained == "lora":
-        lora.write(pipeline.model.transformer, folder, pipeline.network, weights)
+        lora.write_lora(pipeline.model.transformer, folder, pipeline.model.NETWORK[0], weights)
         return
     fresh = pipelines.load(spec, store)  # this one's network may be in parts, on several GPUs
     fresh.model.transformer.load_state_dict(weights)
-    fresh.save(folder)
+    fresh.model.save_network(folder)
 
 
-def tuned(spec: RunSpec, store: Path, folder: Path) -> Pipeline:
+def load_fine_tuned(spec: RunSpec, store: Path, folder: Path) -> Pipeline:
     """A finished run's model with its last weights; raises FileNotFoundError, with the path, if they were not kept."""
     pipeline = pipelines.load(spec, store)
-    network = pipeline.model.transformer
+    network, name = pipeline.model.transformer, pipeline.model.NETWORK[0]
     if spec.training.trained == "lora":
-        loop.choose(pipeline.model, spec.training, spec.seed)
-        lora.read(network, folder, pipeline.network)
-        lora.melt(network)
+        loop.select_trainable(pipeline.model, spec.training, spec.seed)
+        lora.read_lora(network, folder, name)
+        lora.merge_lora(network)
         return pipeline
-    if not (folder / pipeline.network).is_dir():
-        raise FileNotFoundError(
-            f"{folder / pipeline.network} is missing: this run's weights were not kept, train it again"
-        )
-    kept = type(network).from_pretrained(folder / pipeline.network).to(network.device, network.dtype)
+    if not (folder / name).is_dir():
+        raise FileNotFoundError(f"{folder / name} is missing: this run's weights were not kept, train it again")
+    kept = networks.load(type(network), folder / name).to(network.device, network.dtype)
     return pipeline.with_network(kept)
 
 
 # -------------------------------------------------------------------------------------------------------------- clips
-def mixed(pipeline: Pipeline, spec: RunSpec, store: Path) -> tuple[list[Sequence[Clip]], Mixture]:
-    """The latents of target and replayed clips, those that are kept, and who fills which slot."""
+def mixed_sources(pipeline: Pipeline, spec: RunSpec, store: Path) -> tuple[list[Sequence[Clip]], Mixture]:
+    """The latents of the target's clips and of the replay buffers, and the mixture that fills batches with them."""
     replay, training = spec.replay, spec.training
-    sources: list[Sequence[Clip]] = [_ready(pipeline, spec.target, store)]
+    sources: list[Sequence[Clip]] = [_training_clips(pipeline, spec.target, store)]
     sources += [_replayed(pipeline, world, spec, store) for world in replay.domains]
     mixture = Mixture(
         replay.fraction, training.batch_size, [len(source) for source in sources], spec.seed, replay.schedule,
@@ -146,8 +145,8 @@ def mixed(pipeline: Pipeline, spec: RunSpec, store: Path) -> tuple[list[Sequence
 
 
 def _replayed(pipeline: Pipeline, world: World, spec: RunSpec, store: Path) -> Sequence[Clip]:
-    """A replayed domain's clips: all or a buffer of them, as they are or as the base would go on."""
-    replay, clips_there = spec.replay, _ready(pipeline, world, store)
+    """A replayed domain's clips: all or a buffer of them, as they are or with futures generated by the base."""
+    replay, clips_there = spec.replay, _training_clips(pipeline, world, store)
     size = replay.buffer_clips or len(clips_there)
     features = _features(clips_there) if replay.buffer_choice == "coverage" else None
     numbers = buffer(len(clips_there), size, replay.buffer_choice, spec.seed, features)
@@ -161,12 +160,12 @@ def _replayed(pipeline: Pipeline, world: World, spec: RunSpec, store: Path) -> S
     path = store / "latents" / f"generated-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
     with locked(path):
         if not path.is_file():
-            drawn = regularizers.generated(pipeline.model, kept, steps, noise).numpy()
-            write_atomically(path, lambda aside: latent_cache.write(aside, drawn))
-    made = np.load(path, mmap_mode="r")
+            latents = regularizers.generate_replay(pipeline.model, kept, steps, noise).numpy()
+            write_atomically(path, lambda aside: latent_cache.write(aside, latents))
+    generated = np.load(path, mmap_mode="r")
     return [
         {**clip, "latents": torch.from_numpy(each[None])} if isinstance(clip, dict) else each
-        for clip, each in zip(kept, made, strict=True)
+        for clip, each in zip(kept, generated, strict=True)
     ]
 
 
@@ -178,30 +177,30 @@ def _still(clip: Clip) -> Clip:
 
 
 def _features(source: Sequence[Clip]) -> NDArray[np.float64]:
-    """What a clip shows and how it changes, on 4 x 4 cells: (clips, 32 C)."""
-    described = []
+    """Each clip's mean latents and mean absolute change, on 4 x 4 cells: (clips, 32 C)."""
+    features = []
     for clip in source:
-        shown = clip["latents"][0].float().numpy() if isinstance(clip, dict) else clip
-        parts = np.stack([shown.mean(1), np.abs(np.diff(shown, axis=1)).mean(1)])
+        latents = clip["latents"][0].float().numpy() if isinstance(clip, dict) else clip
+        parts = np.stack([latents.mean(1), np.abs(np.diff(latents, axis=1)).mean(1)])
         rows, columns = (np.array_split(np.arange(side), 4) for side in parts.shape[2:])
         cells = [parts[:, :, row][:, :, :, column].mean((2, 3)) for row in rows for column in columns]
-        described.append(np.stack(cells, axis=-1).ravel())
-    return np.stack(described).astype(float)
+        features.append(np.stack(cells, axis=-1).ravel())
+    return np.stack(features).astype(float)
 
 
-def _known(pipeline: Pipeline, spec: RunSpec, store: Path) -> list[Sequence[Clip]]:
-    """The clips on which it is measured what the base knows, where the remedy asks for them."""
-    found: list[Sequence[Clip]] = []
+def _base_clips(pipeline: Pipeline, spec: RunSpec, store: Path) -> list[Clip]:
+    """Clips of the base's domains, for a remedy that measures the base on them."""
+    chosen: list[Clip] = []
     for world in spec.remedy.domains:
-        source = _ready(pipeline, world, store)
-        numbers = buffer(len(source), min(spec.remedy.clips, len(source)), "random", spec.seed)
-        found.append([source[number] for number in numbers])
-    return found
+        clips_there = _training_clips(pipeline, world, store)
+        numbers = buffer(len(clips_there), min(spec.remedy.clips, len(clips_there)), "random", spec.seed)
+        chosen += [clips_there[number] for number in numbers]
+    return chosen
 
 
 @flush_denormals()
 def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
-    """What the missing runs of one grid will take here, from a training step, a few measured frames and a video, timed."""
+    """The time that a grid's missing runs will take here, from a training step, a few measured frames and a video, timed."""
     spec = missing[0]
     evaluation = spec.evaluation
     pipeline = pipelines.load(spec, store)
@@ -211,7 +210,7 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
     shape = np.broadcast_to(spec.target.size_px, 2)
     futures = np.zeros((CLIPS_TO_TIME, pipeline.frames - pipeline.context_frames, *shape, 3), np.uint8)
     measured = _timed(lambda: measurement.run_networks(futures, detect)) / len(futures)
-    # a step goes forwards once, backwards twice
+    # a training step costs a forward pass and a backward pass of twice its time
     sampled = step / 3 / spec.training.batch_size * evaluation.sampler_steps
     all_worlds = (*evaluation.domains, *evaluation.at_the_end)
     of_runs = sum(len(run.evaluate_at) * len(evaluation.domains) + len(evaluation.at_the_end) for run in missing)
@@ -227,7 +226,7 @@ def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
 
 
 def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path) -> float:
-    """Of one training step. Of a large model forwards only, three times: gradients of all of it would not fit."""
+    """Of one training step. Of a large model three times the forward pass: gradients of all of it would not fit."""
     size = spec.training.batch_size
     if isinstance(pipeline, pipelines.PretrainedPipeline):
         domain = build_domain(spec.target, store / "domains")
@@ -242,7 +241,8 @@ def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path) -> float:
     shape = (size, LATENT_CHANNELS, pipeline.frames, cells, cells)
     device = pipeline.model.transformer.device
     levels = pipeline.model.levels(torch.randn(size), shape)
-    batch = loop.Batch(torch.randn(shape), torch.randn(shape), levels, {}).to(device)
+    latents, condition = stack_clips(list(np.random.default_rng(0).standard_normal(shape, np.float32)))
+    batch = loop.Batch(latents, torch.randn(shape), levels, condition).to(device)
     objective = loop.Objective(pipeline.model)
     return _timed(lambda: objective(batch).backward())
 
@@ -258,7 +258,7 @@ def _timed(work: Callable[[], object]) -> float:
 def evaluate_again(folder: Path, store: Path) -> pd.DataFrame:
     """Rows of a finished run's last weights, measured anew; raises FileNotFoundError if they were not kept."""
     spec = RunSpec.from_dict(json.loads((folder / "spec.json").read_text()))
-    rows = evaluate.evaluate(tuned(spec, store, folder), spec.evaluation, store, at_the_end=True)
+    rows = evaluate.evaluate(load_fine_tuned(spec, store, folder), spec.evaluation, store, at_the_end=True)
     return _named(rows, spec, spec.training.steps)
 
 
@@ -269,7 +269,7 @@ def _named(rows: pd.DataFrame, spec: RunSpec, step: int) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def _ready(pipeline: Pipeline, world: World, store: Path) -> Sequence[Clip]:
-    """The training clips of a domain, ready to learn from."""
+def _training_clips(pipeline: Pipeline, world: World, store: Path) -> Sequence[Clip]:
+    """The encoded training clips of a domain."""
     domain = build_domain(world, store / "domains")
     return pipeline.encode_clips(domain, "train", clips.clips_of(domain, "train", pipeline.frames), store)

@@ -1,16 +1,15 @@
-"""The loop: fit a video generator to mixed batches of latents, on one CPU or many GPUs, resumably.
+"""The training loop: fit a video generator to mixed batches of latents, on one CPU or many GPUs, resumably.
 
-Decision: every random number of a step is asked for by (seed, step, slot of the batch), the batch by the mixture, so a
-run that was killed continues from its newest checkpoint as if nothing had happened, and a batch is the same whoever
-computes its parts. Told to leave (`leaving`), it saves after the step it is at. Weights are averaged (EMA), and it is the
-average that is evaluated and kept. Refused: to resume with other settings than the run began with.
+Decision: every random number of a step is a function of (seed, step, slot of the batch), and the batch of the mixture, so
+that a killed run continues from its newest checkpoint to the same bits, and a batch does not depend on which rank
+computes which part of it. On a preemption (`preemption`) it saves after the current step. Weights are averaged (EMA), and
+the average is what is evaluated and kept. Refused: to resume with other settings than the run began with.
 
-Shapes as in `models`: latents (B, C, T, h, w), of which the first K frames are context.
+Shapes as in `interface`.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -25,8 +24,8 @@ from torch import Tensor
 
 from replaylab.mixture import Mixture
 from replaylab.models import lora
-from replaylab.models.interface import Clip, Condition, VideoModel, stacked
-from replaylab.spec import REMEDIES_ON_WEIGHTS, MachineSpec, RemedySpec, TrainingSpec, torch_seed
+from replaylab.models.interface import Clip, Condition, VideoModel, stack_clips
+from replaylab.spec import MachineSpec, RemedySpec, TrainingSpec, torch_seed
 from replaylab.training import checkpoint, preemption, regularizers
 from replaylab.util import distributed
 from replaylab.util.distributed import Execution, Rank
@@ -39,39 +38,37 @@ Sources = Sequence[Sequence[Clip]]
 
 
 class Batch(NamedTuple):
-    """What one rank sees of a step: latents and noise (B, C, T, h, w), noise levels (B,), and what is known of the clips."""
+    """One rank's part of a step: latents and noise (B, C, t, h, w), noise levels (B,), and the clips' condition."""
 
     latents: Tensor
     noise: Tensor
     level: Tensor
-    known: Condition
+    condition: Condition
 
-    def parts(self, count: int) -> list[Batch]:
-        """The batch in `count` parts, to be computed one after the other."""
-        known = {name: tensor.chunk(count) for name, tensor in self.known.items()}
+    def split(self, count: int) -> list[Batch]:
+        """The batch in `count` gradient accumulation steps."""
+        condition = {name: tensor.chunk(count) for name, tensor in self.condition.items()}
         tensors = zip(*(tensor.chunk(count) for tensor in (self.latents, self.noise, self.level)), strict=True)
         return [
-            Batch(latents, noise, level, {name: chunks[number] for name, chunks in known.items()})
+            Batch(latents, noise, level, {name: chunks[number] for name, chunks in condition.items()})
             for number, (latents, noise, level) in enumerate(tensors)
         ]
 
     def to(self, device: torch.device) -> Batch:
-        """The same on that device, copied while something else runs."""
+        """The same on that device, copied asynchronously."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
-        """The same in memory that a GPU reads by itself."""
+        """The same in pinned memory."""
         return self._mapped(lambda tensor: tensor.pin_memory())
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        known = {name: change(tensor) for name, tensor in self.known.items()}
-        return Batch(change(self.latents), change(self.noise), change(self.level), known)
+        condition = {name: change(tensor) for name, tensor in self.condition.items()}
+        return Batch(change(self.latents), change(self.noise), change(self.level), condition)
 
 
 class Objective(torch.nn.Module):
-    """The model's own loss of a batch, as one module that has the weights. With a teacher, its predictions are asked for
-    too (`continual`).
-    """
+    """The model's own loss of a batch, as one module that has the weights; with a teacher as in `regularizers`."""
 
     def __init__(self, model: VideoModel, teacher: VideoModel | None = None, strength: float = 0.0) -> None:
         super().__init__()
@@ -85,16 +82,16 @@ class Objective(torch.nn.Module):
 
 
 def batch_of(model: VideoModel, sources: Sources, mixture: Mixture, seed: int, step: int, rank: Rank = Rank()) -> Batch:
-    """What the mixture names for this rank, each slot with the noise that is its own, at the model's noise levels."""
+    """This rank's slots of the mixture's batch, each with its own noise, at the model's noise levels."""
     slots = mixture.batch(step, rank.index, rank.world_size)
-    latents, known = stacked([sources[slot.domain][slot.clip] for slot in slots])
+    latents, condition = stack_clips([sources[slot.domain][slot.clip] for slot in slots])
     noise, normal = torch.empty_like(latents), torch.empty(len(slots))
     for i in range(len(slots)):
         number = step * mixture.batch_size + rank.index + i * rank.world_size
         random = torch.Generator().manual_seed(torch_seed(seed, "training noise", number))
         torch.randn(noise[i].shape, generator=random, out=noise[i])
         torch.randn((1,), generator=random, out=normal[i : i + 1])
-    batch = Batch(latents, noise, model.levels(normal, latents.shape), known)
+    batch = Batch(latents, noise, model.levels(normal, latents.shape), condition)
     return batch if rank.device.type == "cpu" else batch.pinned()
 
 
@@ -110,14 +107,14 @@ def fit(
     machine: MachineSpec = MachineSpec(),
     rank: Rank = Rank(),
     remedy: RemedySpec = RemedySpec(),
-    known: Sources = (),
+    base_clips: Sequence[Clip] = (),
     evaluate_at: Sequence[int] = (),
     evaluate: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Train `model` in place and leave it with its averaged weights.
 
-    `known`: clips of what the base knows, where the remedy asks for them. `evaluate(step)` is called on every rank with
-    the averaged weights in place, after each step of `evaluate_at`, and again if it was interrupted. Raises
+    `base_clips`: of the base's domains, for a remedy that measures the base on them. `evaluate(step)` is called on every
+    rank with the averaged weights in place, after each step of `evaluate_at`, and again if it was interrupted. Raises
     FloatingPointError, with the step, its clips and the last good checkpoint, on a loss that is not finite, and
     ValueError where a checkpoint was made with other settings.
     """
@@ -126,18 +123,19 @@ def fit(
     execution = Execution.of(machine, rank)
     _check_manifest(folder, execution, rank)
     network = model.transformer.to(rank.device).train()
-    trained = choose(model, training, seed)
-    teacher, importances = _what_the_base_knows(model, remedy, known, list(trained.values()), seed, rank)
+    trained = select_trainable(model, training, seed)
+    regularizer = regularizers.REGULARIZERS[remedy.kind](remedy.strength)
+    loss_of_clip = _single_losses(model, base_clips, seed, rank)
+    regularizer.measure_base(model, list(trained.values()), loss_of_clip, len(base_clips))
     if execution.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     if execution.compiled:
         network.compile_repeated_blocks()
-    objective = distributed.data_parallel(rank, network, Objective(model, teacher, remedy.strength), execution.sharded)
-    trained = {name: weight for name, weight in network.named_parameters() if name in trained}
+    loss_module = Objective(model, regularizer.teacher, regularizer.strength)
+    objective = distributed.data_parallel(rank, network, loss_module, execution.sharded)
+    trained = {name: weight for name, weight in network.named_parameters() if name in trained}  # sharded, perhaps
     weights = list(trained.values())
-    if importances is not None:
-        importances = [distributed.shard_like(each, weight) for each, weight in zip(importances, weights, strict=True)]
-    anchor = regularizers.Anchor(weights, importances) if remedy.kind in REMEDIES_ON_WEIGHTS else None
+    regularizer.attach(weights)
     optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.01, fused=True)
     average = EMAModel(weights, decay=training.ema_decay, foreach=not execution.sharded)
     state = State(folder / "checkpoints", trained, optimizer, average, rank)
@@ -147,8 +145,7 @@ def fit(
     def measure(step: int) -> None:
         average.store(weights)
         average.copy_to(weights)
-        if anchor and remedy.kind == "wise-ft":
-            anchor.mix(weights, remedy.strength)
+        regularizer.average(weights)
         network.eval()
         # other shapes, and no gradients: it would compile again
         with torch.compiler.set_stance("force_eager"):
@@ -164,21 +161,20 @@ def fit(
     batches = distributed.prefetch(
         lambda step: batch_of(model, sources, mixture, seed, step, rank), first, training.steps
     )
-    with preemption.held():
+    with preemption.deferred():
         for step, batch in zip(track(range(first, training.steps), what=what, unit="steps"), batches, strict=True):
             rate = training.learning_rate * _schedule(training, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            parts = batch.to(rank.device).parts(training.accumulate)
+            parts = batch.to(rank.device).split(training.accumulate)
             losses = []
             for number, part in enumerate(parts, start=1):
                 with distributed.gradient_sync(objective, network, number == len(parts)), execution.autocast():
                     loss = objective(part) * (len(part.level) / len(batch.level))
                     loss.backward()
                 losses.append(loss.detach())
-            if anchor and remedy.kind != "wise-ft":
-                anchor.pull(weights, remedy.strength)
+            regularizer.add_gradient(weights)
             gradient = torch.nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT, foreach=True)
             optimizer.step()
             average.step(weights)
@@ -189,57 +185,48 @@ def fit(
                 distributed.full_tensor(gradient),
                 rate,
             )
-            told = distributed.all_reduce_max(rank, preemption.told())
-            if told or done % machine.checkpoint_steps == 0 or done == training.steps or done in evaluate_at:
+            requested = distributed.all_reduce_max(rank, preemption.requested())
+            if requested or done % machine.checkpoint_steps == 0 or done == training.steps or done in evaluate_at:
                 log.flush()
                 state.save(done)
-                preemption.saved()
-            if told == preemption.LEAVE:
-                preemption.leave()
+                preemption.mark_saved()
+            if requested == preemption.EXIT:
+                preemption.exit_now()
             if done in evaluate_at:
-                with preemption.free():
+                with preemption.immediate():
                     measure(done)
     log.close()
     average.copy_to(weights)
-    if anchor and remedy.kind == "wise-ft":
-        anchor.mix(weights, remedy.strength)
+    regularizer.average(weights)
     network.eval()
 
 
-def choose(model: VideoModel, training: TrainingSpec, seed: int) -> dict[str, Any]:
-    """The weights to train, by name; the others stand still. Adds the adapters where they are asked for."""
+def select_trainable(model: VideoModel, training: TrainingSpec, seed: int) -> dict[str, Any]:
+    """The weights to train, by name; the others are frozen. Adds the adapters of LoRA."""
     network = model.transformer
     if training.trained == "lora":
-        lora.put_on(network, model.ADAPTED, training.lora_rank, seed)
+        lora.add_lora(network, model.ADAPTED, training.lora_rank, seed)
     elif training.trained == "temporal":
         for name, weight in network.named_parameters():
             weight.requires_grad_(any(layer in name.split(".") for layer in model.TEMPORAL))
     return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
 
 
-def whole_weights(model: VideoModel) -> dict[str, Tensor]:
-    """Every weight by name, whole and on the CPU; all ranks must ask."""
+def full_state_dict(model: VideoModel) -> dict[str, Tensor]:
+    """Every weight by name, whole and on the CPU; a collective: every rank must call it."""
     return {name: distributed.full_tensor(weight).cpu() for name, weight in model.transformer.state_dict().items()}
 
 
-def _what_the_base_knows(
-    model: VideoModel, remedy: RemedySpec, known: Sources, weights: list[Any], seed: int, rank: Rank
-) -> tuple[VideoModel | None, list[Tensor] | None]:
-    """A frozen copy of the base, or the importances of its weights, if the remedy asks for one."""
-    if remedy.kind == "lwf":
-        frozen = copy.deepcopy(model.transformer).requires_grad_(False).eval()
-        return model.with_network(frozen), None
-    if remedy.kind != "ewc":
-        return None, None
-    objective = Objective(model)
-    single = Mixture(0.0, 1, [sum(map(len, known))], seed)
-    clips = [clip for source in known for clip in source]
-    return None, regularizers.importances(
-        lambda number: objective(
-            batch_of(model, [clips], single, torch_seed(seed, "fisher"), number).to(rank.device)
-        ),
-        len(clips), weights,
-    )  # fmt: skip
+def _single_losses(model: VideoModel, clips: Sequence[Clip], seed: int, rank: Rank) -> Callable[[int], Tensor]:
+    """The loss of a single clip, by number, for the Fisher information."""
+    mixture = Mixture(0.0, 1, [len(clips)], seed) if len(clips) else None
+
+    def loss_of_clip(number: int) -> Tensor:
+        assert mixture is not None
+        batch = batch_of(model, [clips], mixture, torch_seed(seed, "fisher"), number)
+        return model.loss(*batch.to(rank.device))
+
+    return loss_of_clip
 
 
 def _schedule(training: TrainingSpec, step: int) -> float:
@@ -248,7 +235,7 @@ def _schedule(training: TrainingSpec, step: int) -> float:
 
 
 def _check_manifest(folder: Path, execution: Execution, rank: Rank) -> None:
-    """Write down how the run is executed; raise ValueError, with what differs, if its checkpoints were made otherwise."""
+    """Write how the run is executed; raise ValueError, with what differs, if its checkpoints were made otherwise."""
     path = folder / "manifest.json"
     begun = any((folder / "checkpoints").glob("step-*")) and path.is_file()
     distributed.barrier(rank)
@@ -257,11 +244,11 @@ def _check_manifest(folder: Path, execution: Execution, rank: Rank) -> None:
             text = json.dumps(asdict(execution), indent=1)
             write_text(path, text)
         return
-    found = json.loads(path.read_text())
+    written = json.loads(path.read_text())
     differing = [
-        f"{name} {found.get(name)!r} then, {value!r} now"
+        f"{name} {written.get(name)!r} then, {value!r} now"
         for name, value in asdict(execution).items()
-        if found.get(name) != value
+        if written.get(name) != value
     ]
     if differing:
         raise ValueError(
@@ -271,14 +258,14 @@ def _check_manifest(folder: Path, execution: Execution, rank: Rank) -> None:
 
 
 class State:
-    """Everything a step changes, to and from checkpoints: whole tensors under the weights' names."""
+    """All that a step changes, to and from checkpoints: whole tensors under the weights' names."""
 
     def __init__(self, folder: Path, trained: dict[str, Any], optimizer: Any, average: Any, rank: Rank) -> None:
         self.folder, self.trained, self.rank = folder, trained, rank
         self.optimizer, self.average = optimizer, average
 
     def save(self, step: int) -> None:
-        """A checkpoint after `step` steps; all ranks must ask for it."""
+        """A checkpoint after `step` steps; a collective: every rank must call it."""
         groups: dict[str, dict[str, Tensor]] = {
             "weights": {}, "average": {}, "exp_avg": {}, "exp_avg_sq": {}, "step": {}
         }  # fmt: skip
@@ -291,15 +278,15 @@ class State:
 
     def resume(self) -> int:
         """Take the newest checkpoint's state; returns how many steps it has seen."""
-        found = checkpoint.newest(self.folder)
-        step = 0 if found is None else int(found[1]["step"])
+        newest = checkpoint.newest(self.folder)
+        step = 0 if newest is None else int(newest[1]["step"])
         if distributed.broadcast_number(self.rank, step) != step:
             raise ValueError(
                 f"{self.folder}: rank {self.rank.index} finds step {step} and rank 0 another: not one folder"
             )
-        if found is None:
+        if newest is None:
             return 0
-        groups, about = found
+        groups, about = newest
         with torch.no_grad():
             for (name, weight), shadow in zip(self.trained.items(), self.average.shadow_params, strict=True):
                 weight.copy_(distributed.shard_like(groups["weights"][name], weight))
@@ -315,13 +302,13 @@ class State:
 class Log:
     """JSON lines, one a step, and TensorBoard's event files when asked; written by the leading rank.
 
-    On a GPU a step's loss is looked at while the next step runs, and always before a checkpoint is made.
+    On a GPU a step's loss is read while the next step runs, and always before a checkpoint is saved.
     """
 
     def __init__(self, folder: Path, first: int, rank: Rank, tensorboard: bool, mixture: Mixture, what: str) -> None:
         self._folder, self._what, self._mixture = folder, what, mixture
-        self._patience = 1 if rank.device.type == "cuda" else 0
-        self._waiting: list[tuple[int, Tensor, Tensor, float, float]] = []
+        self._delay = 1 if rank.device.type == "cuda" else 0
+        self._pending: list[tuple[int, Tensor, Tensor, float, float]] = []
         self._file = _open_log(folder, first) if rank.is_main else None
         self._board = None
         self._since = time.monotonic()
@@ -330,26 +317,26 @@ class Log:
 
     def add(self, step: int, loss: Tensor, gradient: Tensor, rate: float) -> None:
         """One step: written now, or on a GPU while the next one runs."""
-        self._waiting.append((step, loss, gradient, rate, time.monotonic() - self._since))
-        self._write(keep=self._patience)
+        self._pending.append((step, loss, gradient, rate, time.monotonic() - self._since))
+        self._write(keep=self._delay)
 
     def flush(self) -> None:
-        """Write what waits, and make sure that it is on disk."""
+        """Write what is pending, and make sure that it is on disk."""
         self._write(keep=0)
         if self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write what waits; nothing can be added any more."""
+        """Write what is pending; nothing can be added any more."""
         self.flush()
         for each in (self._file, self._board):
             if each:
                 each.close()
 
     def _write(self, keep: int) -> None:
-        while len(self._waiting) > keep:
-            step, loss, gradient, rate, seconds = self._waiting.pop(0)
+        while len(self._pending) > keep:
+            step, loss, gradient, rate, seconds = self._pending.pop(0)
             values = {"loss": loss.item(), "gradient_norm": gradient.item(), "learning_rate": rate}
             if not math.isfinite(values["loss"]):
                 self._stop(step, values["loss"])
@@ -370,7 +357,7 @@ class Log:
 
 
 def seconds_logged(folder: Path) -> float:
-    """What the steps of a run took, evaluations and interruptions included; the clock begins again where it resumed."""
+    """Duration of a run's steps, evaluations and interruptions included; the clock starts anew where it resumed."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     clocks = [line["seconds"] for line in lines]
     ends = [before for before, after in zip(clocks, [*clocks[1:], 0.0], strict=True) if after < before]
@@ -378,11 +365,11 @@ def seconds_logged(folder: Path) -> float:
 
 
 def _open_log(folder: Path, steps: int) -> Any:
-    """The log, cut to the steps that the checkpoint knows of."""
+    """The log, cut to the steps of the checkpoint."""
     path = folder / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True)[:steps] if path.is_file() else []
     write_text(path, "".join(lines))
-    return path.open("a", buffering=1)  # a line as soon as it is whole: it may be watched from elsewhere
+    return path.open("a", buffering=1)  # a line as soon as it is whole: it may be monitored
 
 
 def _open_board(folder: Path, first: int) -> Any:

@@ -1,8 +1,8 @@
-"""The machine is about to be taken away: what does a run do with its last minute?
+"""Preemption: signals by which a cluster asks this process to save a checkpoint, or to save and exit.
 
 Decision: only a training step lives in memory alone. All else is files, each written whole (rendered chunks, latents,
-checkpoints, rows), so a process that is told to leave does so at once; within the steps it finishes the one it is at,
-saves, and leaves. How to leave is up to whoever listens, a job of a cluster (`jobs`): where nobody listens, signals
+checkpoints, rows), so a process that is asked to exit does so at once; within training it finishes the current step,
+saves, and exits. How to exit is up to whoever installs the handlers, a job of a cluster (`jobs`): without them signals
 do what they always do. Refused: to save from inside a signal's handler, when half of the weights may be a step ahead.
 """
 
@@ -11,76 +11,75 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
-SAVE, LEAVE = 1, 2  # what one may be told; 0: nothing
-
-
-class _Ear:
-    """What this process was told, and whether it is in the middle of something."""
-
-    def __init__(self) -> None:
-        self.told = 0
-        self.holds = False
-        self.leaves = False
-        self.go: Callable[[], None] | None = None
-
-    def hear(self, what: int) -> None:
-        self.told = max(self.told, what)
-        if self.told == LEAVE and not self.holds and not self.leaves:  # SLURM may say it twice
-            leave()
+SAVE, EXIT = 1, 2  # what may be requested; 0: nothing
 
 
-_ear = _Ear()
+class _State:
+    """What was requested of this process, and whether it is within a training step."""
+
+    requested = 0
+    deferred = False
+    exiting = False
+    exit: Callable[[], None] | None = None
+
+    def request(self, what: int, *about_signal: object) -> None:
+        self.requested = max(self.requested, what)
+        if self.requested == EXIT and not self.deferred and not self.exiting:  # SLURM may signal twice
+            exit_now()
 
 
-def listen(go: Callable[[], None], save: list[signal.Signals], leave: list[signal.Signals]) -> None:
-    """From now on these signals tell this process to save, or to save and `go()`, which must not return."""
-    _ear.go = go
-    for each in save:
-        signal.signal(each, lambda number, frame: _ear.hear(SAVE))
-    for each in leave:
-        signal.signal(each, lambda number, frame: _ear.hear(LEAVE))
+_state = _State()
 
 
-def told() -> int:
-    """SAVE or LEAVE, if this process was told to and has not done so; else 0."""
-    return _ear.told
+def install_handlers(exit: Callable[[], None], save: list[signal.Signals], leave: list[signal.Signals]) -> None:
+    """From now on the signals `save` ask this process to save, and `leave` to save and `exit()`, which must not return."""
+    _state.exit = exit
+    for signals, what in ((save, SAVE), (leave, EXIT)):
+        for each in signals:
+            signal.signal(each, partial(_state.request, what))
 
 
-def saved() -> None:
-    """What SAVE asked for is done."""
-    _ear.told = 0 if _ear.told == SAVE else _ear.told
+def requested() -> int:
+    """SAVE or EXIT, if it was requested of this process and is not done; else 0."""
+    return _state.requested
 
 
-def leave() -> None:
+def mark_saved() -> None:
+    """A requested SAVE is done."""
+    _state.requested = 0 if _state.requested == SAVE else _state.requested
+
+
+def exit_now() -> None:
     """Does not return."""
-    assert _ear.go is not None, "nobody listens, so nobody can have been told"
-    _ear.leaves = True
-    _ear.go()
+    assert _state.exit is not None, "no handler is installed, so nothing can have been requested"
+    _state.exiting = True
+    _state.exit()
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Inside, whoever is told to leave stays: `told` has to be asked. At its end nobody stays longer."""
-    _ear.holds = True
+def deferred() -> Iterator[None]:
+    """Inside, a request to exit is deferred: `requested` has to be asked. At its end the process exits."""
+    _state.deferred = True
     try:
         yield
     finally:
-        _ear.holds = False
-    _leave_if_told()
+        _state.deferred = False
+    _exit_if_requested()
 
 
 @contextmanager
-def free() -> Iterator[None]:
-    """Within `held`, for a while: what is written is all there is, so whoever is told to leave, or was, does so at once."""
-    _ear.holds = False
-    _leave_if_told()
+def immediate() -> Iterator[None]:
+    """Within `deferred`, for a while: all work is in files, so a request to exit, earlier or now, is followed at once."""
+    _state.deferred = False
+    _exit_if_requested()
     try:
         yield
     finally:
-        _ear.holds = True
+        _state.deferred = True
 
 
-def _leave_if_told() -> None:
-    if _ear.told == LEAVE:
-        leave()
+def _exit_if_requested() -> None:
+    if _state.requested == EXIT:
+        exit_now()

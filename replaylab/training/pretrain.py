@@ -1,11 +1,10 @@
-"""Where do the shipped weights come from? Autoencoder, detector, video network and base, each made by one command.
+"""The shipped weights (autoencoder, detector, video network, base), each trained by one command.
 
     python -m replaylab pretrain autoencoder | detector | videonet | base
 
-Decision: the base learns from diverse domains that leave out the targets' narrow looks: traffic in many looks that
-moves freely, rigid bodies, roving cameras, a game. The others are instruments, so they see the targets' looks too, in
-free motion. Autoencoder and base resume where they were killed; all write safetensors with a
-card beside them.
+Decision: the base is trained on diverse domains without the targets' narrow appearance: traffic of many appearances that
+moves freely, rigid bodies, moving cameras, a game. The others are instruments, so they are trained on the targets'
+appearance too, in free motion. Autoencoder and base resume where they were killed; all write safetensors and a card.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from replaylab.models.autoencoder import (
     fold,
     load_autoencoder,
     new_autoencoder,
-    save_part,
+    save_autoencoder,
     unfold,
 )
 from replaylab.spec import (
@@ -121,7 +120,7 @@ def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOEN
     with torch.no_grad():
         coded = vae.encode(fold(frames[:: max(1, len(frames) // 2000)])).latents
     vae.register_to_config(scaling_factor=1 / coded.square().mean().sqrt().item())
-    save_part(vae, folder / "vae")
+    save_autoencoder(vae, folder)
     about = {"steps": steps, "batch_size": AUTOENCODER_BATCH, "seed": SEED, "frames": len(frames),
              "seconds": round(time.monotonic() - started), "first_step_of_last_run": first}  # fmt: skip
     _card(folder / "vae", "autoencoder", about, domains)
@@ -153,7 +152,7 @@ def base(
         domain = _domain(spec, home)
         chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
         sources.append(
-            latent_cache.encoded(model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae"))
+            latent_cache.encode_clips(model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae"))
         )
     mixture = Mixture(FAR_SHARE, BASE_BATCH, [len(source) for source in sources], seed)
     training = TrainingSpec(steps, BASE_BATCH, BASE_RATE, ema_decay=0.998, decay=True)

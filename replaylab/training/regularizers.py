@@ -1,54 +1,117 @@
-"""What else is done against forgetting? The alternatives to replay, each a few lines around the same loop.
+"""The alternatives to replay against forgetting, each a few lines around the same training loop.
 
 | remedy | what it does |
 |---|---|
 | l2-sp | pulls every weight towards the base's (Li, Grandvalet and Davoine 2018, arXiv 1802.01483) |
 | ewc | the same, each weight by its diagonal Fisher information (Kirkpatrick et al. 2017, arXiv 1612.00796, eq. 3) |
-| lwf | asks for the base's own predictions on the new clips, in the model's loss (Li and Hoiem 2016, arXiv 1606.09282) |
+| lwf | distils the base's own predictions on the new clips, in the model's loss (Li and Hoiem 2016, arXiv 1606.09282) |
 | wise-ft | averages the weights with the base's (Wortsman et al. 2022, arXiv 2109.01903) |
-| generative replay | replays clips that the base drew (Shin et al. 2017, arXiv 1705.08690): `ReplaySpec.generated` |
+| generative replay | replays clips that the base generated (Shin et al. 2017, arXiv 1705.08690): `ReplaySpec.generated` |
 | lower rate | `TrainingSpec.learning_rate` |
-| early stop | `early_stop`, over the steps that were evaluated |
 
-Decision: a pull towards the base enters as its gradient, which is known in closed form: no graph is kept for it, it works
-on sharded weights, and the loss in the log stays the loss of the clips.
+Decision: one class each, which overrides the hooks of `Regularizer` that it needs. A pull towards the base enters as its
+gradient, which is known in closed form: no graph is kept for it, it works on sharded weights, and the loss in the log
+stays the loss of the clips.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from replaylab.models import sampling
-from replaylab.models.interface import Clip, VideoModel, stacked, to_draw
+from replaylab.models.interface import Clip, VideoModel, stack_clips
+from replaylab.util.distributed import shard_like
 
 
-class Anchor:
-    """The base's weights, and how much each matters: the penalty is strength / 2 x sum of importance x (w - base)^2."""
+class Regularizer:
+    """No regularizer: the hooks do nothing."""
 
-    def __init__(self, weights: Sequence[Tensor], importances: Sequence[Tensor] | None = None) -> None:
+    teacher: VideoModel | None = None  # whose predictions the loss is pulled towards, `strength` times
+
+    def __init__(self, strength: float = 0.0) -> None:
+        self.strength = strength
+
+    def measure_base(
+        self, model: VideoModel, weights: Sequence[Tensor], loss_of_clip: Callable[[int], Tensor], clips: int
+    ) -> None:
+        """Before training, and before the weights are sharded; `loss_of_clip` of each of so many clips of the base."""
+
+    def attach(self, weights: Sequence[Tensor]) -> None:
+        """To the weights as the optimizer has them, perhaps sharded, while they are still the base's."""
+
+    def add_gradient(self, weights: Sequence[Tensor]) -> None:
+        """After the backward pass of each step."""
+
+    def average(self, weights: Sequence[Tensor]) -> None:
+        """On the averaged weights that are evaluated and kept, in place."""
+
+
+class _Anchored(Regularizer):
+    """Keeps the base's weights."""
+
+    def attach(self, weights: Sequence[Tensor]) -> None:
         self.base = [weight.detach().clone() for weight in weights]
-        self.importances = importances
+
+
+class L2SP(_Anchored):
+    """The penalty strength / 2 x sum of (w - base)^2."""
 
     @torch.no_grad()
-    def pull(self, weights: Sequence[Tensor], strength: float) -> None:
-        """Add the penalty's gradient to each weight's own."""
-        for i, (weight, base) in enumerate(zip(weights, self.base, strict=True)):
+    def add_gradient(self, weights: Sequence[Tensor]) -> None:
+        for number, (weight, base) in enumerate(zip(weights, self.base, strict=True)):
             assert weight.grad is not None
-            away = weight - base if self.importances is None else (weight - base) * self.importances[i]
-            weight.grad.add_(away, alpha=strength)
+            weight.grad.add_(self._scaled(weight - base, number), alpha=self.strength)
+
+    def _scaled(self, difference: Tensor, number: int) -> Tensor:
+        return difference
+
+
+class EWC(L2SP):
+    """The penalty strength / 2 x sum of importance x (w - base)^2."""
+
+    importances: Sequence[Tensor]
+
+    def measure_base(
+        self, model: VideoModel, weights: Sequence[Tensor], loss_of_clip: Callable[[int], Tensor], clips: int
+    ) -> None:
+        self.importances = fisher_information(loss_of_clip, clips, weights)
+
+    def attach(self, weights: Sequence[Tensor]) -> None:
+        super().attach(weights)
+        self.importances = [shard_like(each, weight) for each, weight in zip(self.importances, weights, strict=True)]
+
+    def _scaled(self, difference: Tensor, number: int) -> Tensor:
+        return difference * self.importances[number]
+
+
+class LearningWithoutForgetting(Regularizer):
+    """A frozen copy of the base as teacher."""
+
+    def measure_base(
+        self, model: VideoModel, weights: Sequence[Tensor], loss_of_clip: Callable[[int], Tensor], clips: int
+    ) -> None:
+        self.teacher = model.with_network(copy.deepcopy(model.transformer).requires_grad_(False).eval())
+
+
+class WiSEFT(_Anchored):
+    """(1 - strength) x weight + strength x base; strength 1 is the base, to the bit."""
 
     @torch.no_grad()
-    def mix(self, weights: Sequence[Tensor], share: float) -> None:
-        """WiSE-FT, in place: (1 - share) x weight + share x base. Share 1 is the base, to the bit."""
+    def average(self, weights: Sequence[Tensor]) -> None:
         for weight, base in zip(weights, self.base, strict=True):
-            weight.lerp_(base, share)
+            weight.lerp_(base, self.strength)
 
 
-def importances(loss_of_clip: Callable[[int], Tensor], clips: int, weights: Sequence[Tensor]) -> list[Tensor]:
+REGULARIZERS: dict[str, type[Regularizer]] = {  # by spec.REMEDIES
+    "none": Regularizer, "l2-sp": L2SP, "ewc": EWC, "lwf": LearningWithoutForgetting, "wise-ft": WiSEFT,
+}  # fmt: skip
+
+
+def fisher_information(loss_of_clip: Callable[[int], Tensor], clips: int, weights: Sequence[Tensor]) -> list[Tensor]:
     """The diagonal Fisher information of each weight, estimated as the mean squared gradient over single clips.
 
     Divided by their overall mean, so that a strength means as much as it does in L2-SP. Raises ValueError where no
@@ -66,29 +129,10 @@ def importances(loss_of_clip: Callable[[int], Tensor], clips: int, weights: Sequ
     return [total / mean for total in sums]
 
 
-def generated(base: VideoModel, clips: Sequence[Clip], sampler_steps: int, seed: int) -> Tensor:
-    """Latents (N, C, T, h, w): the clips' own contexts, and the futures that the base draws for them.
+def generate_replay(base: VideoModel, clips: Sequence[Clip], sampler_steps: int, seed: int) -> Tensor:
+    """Latents (N, C, T, h, w): the clips' own contexts, and the futures that the base generates for them.
 
     The noise of a clip depends on the seed and its number alone.
     """
-    latents, known = stacked(clips)
-    return sampling.futures(base, to_draw(latents, known), latents.shape[1:], sampler_steps, seed)
-
-
-def early_stop(rows: pd.DataFrame, measure: str, domain: str, patience: int = 1) -> int:
-    """The step to stop at: the best one before `measure` (lower is better) failed `patience` times to get better.
-
-    `rows` of one run, or of several whose mean decides. Raises ValueError, naming what there is, if there are none.
-    """
-    chosen = rows[(rows["measure"] == measure) & (rows["domain"] == domain)]
-    if chosen.empty:
-        raise ValueError(
-            f"no rows of measure {measure!r} in domain {domain!r}; measures: {sorted(set(rows['measure']))}, domains: "
-            f"{sorted(set(rows['domain']))}"
-        )
-    best, lowest, worse = -1, float("inf"), 0
-    for step, value in chosen.groupby("step")["value"].mean().items():
-        best, lowest, worse = (step, value, 0) if value < lowest else (best, lowest, worse + 1)
-        if worse >= patience:
-            break
-    return int(best)
+    latents, condition = stack_clips(clips)
+    return sampling.futures(base, condition, latents.shape[1:], sampler_steps, seed)

@@ -1,25 +1,26 @@
-"""Where are a model's weights, and are they whole? A folder in diffusers' layout, or a name on the Hugging Face hub.
+"""Pipelines in diffusers' layout: a folder, or a name on the Hugging Face hub that is downloaded, and its parts.
 
-Decision: every part is read by its own class's `from_pretrained`, from safetensors, after its files were looked at: a
-network that is partly random because a file was cut short or a tensor is missing would train without a word. Refused:
-pickled weights, parts of another class than the family has, and a hub that cannot be reached (at once, with what to do).
+Decision: a name is looked up on the hub with a time limit, then in the local cache. Refused: parts of another class than
+the family has, and a hub that cannot be reached (at once, with what to do).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MIB = 2**20
+from replaylab.util import networks
+
 PATIENCE_S = 10  # to wait for the hub's first answer
 
 
-def found(name: str | Path) -> Path:
+def fetch(name: str | Path, download: Callable[[str], Path] | None = None) -> Path:
     """The folder itself, or the hub's copy of it in the local cache, downloaded where it can be.
 
-    Raises FileNotFoundError for a folder that is not there, and ConnectionError for a hub that is gated or out of reach.
+    `download`: in place of a pipeline's. Raises FileNotFoundError for a folder that is not there, and ConnectionError for a
+    hub that is gated or out of reach.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -29,15 +30,15 @@ def found(name: str | Path) -> Path:
             f"{name} is no folder here, and no name on the Hugging Face hub (organisation/model) either"
         )
     try:
-        return _downloaded(str(name))
+        return (download or _download)(str(name))
     except Exception as error:  # of several libraries, with nothing in common but Exception
         raise ConnectionError(
-            f"{name} is no folder here, and from the Hugging Face hub: {why(error)}. {what_to_do(str(name))}"
+            f"{name} is no folder here, and from the Hugging Face hub: {_reason(error)}. {_instructions(str(name))}"
         ) from error
 
 
-def _downloaded(name: str) -> Path:
-    """What the hub has now; where it does not answer, what the cache has."""
+def _download(name: str) -> Path:
+    """The hub's current version; where the hub does not answer, the cached one."""
     from diffusers import DiffusionPipeline
     from huggingface_hub import model_info
 
@@ -51,8 +52,8 @@ def _downloaded(name: str) -> Path:
     return Path(DiffusionPipeline.download(name, use_safetensors=True))
 
 
-def why(error: BaseException) -> str:
-    """What stopped a download, from an error or those that it came from."""
+def _reason(error: BaseException) -> str:
+    """Why a download failed, from an error or those that caused it."""
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     chain: list[BaseException] = []
@@ -69,16 +70,16 @@ def why(error: BaseException) -> str:
     return f"it is not in the local cache, and the hub cannot be reached ({chain[min(1, len(chain) - 1)]})"
 
 
-def what_to_do(name: str) -> str:
-    """How to have a model of the hub without the hub."""
+def _instructions(name: str) -> str:
+    """How to get a model of the hub without the hub."""
     return (
         f"Without the hub: `hf download {name} --local-dir {name.split('/')[1]}` on a machine that reaches it, copy that "
         "folder here, and give its path instead of the name"
     )
 
 
-def index_of(folder: Path) -> dict[str, Any]:
-    """What `model_index.json` says; raises FileNotFoundError or ValueError that names it."""
+def read_index(folder: Path) -> dict[str, Any]:
+    """The contents of `model_index.json`; raises FileNotFoundError or ValueError that names it."""
     path = folder / "model_index.json"
     if not path.is_file():
         raise FileNotFoundError(
@@ -94,7 +95,7 @@ def index_of(folder: Path) -> dict[str, Any]:
     return index
 
 
-def read(folder: Path, part: str, expected: str | None = None, **settings: Any) -> Any:
+def load_part(folder: Path, part: str, expected: str | None = None, **settings: Any) -> Any:
     """One part of the pipeline, by `from_pretrained`; `settings` go there (dtype).
 
     Raises ValueError where its class is not `expected`, or its weights are cut short or not all there.
@@ -102,7 +103,7 @@ def read(folder: Path, part: str, expected: str | None = None, **settings: Any) 
     import diffusers
     import transformers
 
-    library, name = index_of(folder).get(part) or (None, None)
+    library, name = read_index(folder).get(part) or (None, None)
     if name is None or not (folder / part).is_dir():
         raise FileNotFoundError(f"{folder / part} is missing: the {part} of this model was not copied or downloaded")
     if expected is not None and name != expected:
@@ -112,70 +113,4 @@ def read(folder: Path, part: str, expected: str | None = None, **settings: Any) 
         raise ValueError(f"{folder / 'model_index.json'}: {part!r} is a {name} of {library}, which is not known here")
     if not (folder / part / "config.json").is_file():  # a scheduler, a tokenizer, an image processor
         return kind.from_pretrained(folder / part)
-    return read_network(kind, folder / part, **settings)
-
-
-def read_network(kind: Any, folder: Path, **settings: Any) -> Any:
-    """A network from its folder, frozen and in evaluation mode; raises ValueError if not all of its weights are there."""
-    look_at_weights(folder)
-    try:
-        network, about = kind.from_pretrained(
-            folder, output_loading_info=True, use_safetensors=True, local_files_only=True, **settings
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{folder} cannot be read as a {kind.__name__}: {error}") from error
-    if about["missing_keys"]:
-        lacking = sorted(about["missing_keys"])
-        raise ValueError(
-            f"{folder}: {len(lacking)} tensors of a {kind.__name__} are missing, {lacking[0]!r} for one: these weights are "
-            "not whole, or of another model"
-        )
-    return network.eval().requires_grad_(False)
-
-
-def look_at_weights(folder: Path) -> None:
-    """Raise FileNotFoundError or ValueError unless a network's files are all there and as long as they say."""
-    from safetensors import SafetensorError, safe_open
-
-    for path in weights_of(folder):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing, but its index lists it: copy or download it again")
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is no whole safetensors file ({error}): it was cut short, or is a Git LFS pointer; copy or "
-                "download it again"
-            ) from error
-
-
-def weights_of(folder: Path) -> list[Path]:
-    """A network's weight files, those that its index lists included; raises FileNotFoundError if there are none."""
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    listed = {file for index in indices for file in json.loads(index.read_text())["weight_map"].values()}
-    files = [folder / file for file in sorted(listed)] or sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = any(folder.glob("*.bin"))
-        raise FileNotFoundError(
-            f"{folder} has no weights (*.safetensors)"
-            + (": those in .bin files are pickled, and are not read" if pickled else "")
-        )
-    return files
-
-
-def digest_of(folder: Path, parts: tuple[str, ...]) -> str:
-    """Sixteen hex digits that name some parts' weights: of their configurations, and of every weight file its size, its
-    first and its last MiB. All of a text encoder's ten gigabytes would take a minute to read, each time.
-    """
-    seen = hashlib.sha256()
-    for part in parts:
-        for path in sorted((folder / part).glob("*.json")):
-            seen.update(path.read_bytes())
-        for path in weights_of(folder / part) if (folder / part / "config.json").is_file() else []:
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                seen.update(str(size).encode() + file.read(MIB))
-                file.seek(max(0, size - MIB))
-                seen.update(file.read())
-    return seen.hexdigest()[:16]
+    return networks.load(kind, folder / part, **settings)

@@ -82,11 +82,7 @@ def time_measuring(home: Path, clips_measured: int = 400) -> None:
     drawn = timed(
         "drawing",
         lambda: sampling.futures(
-            model,
-            evaluation_set.sampling_condition,
-            evaluation_set.latents.shape[1:],
-            spec.sampler_steps,
-            spec.noise_seed,
+            model, evaluation_set.condition, evaluation_set.latents.shape[1:], spec.sampler_steps, spec.noise_seed
         ),
     )
     made = timed("decoding", lambda: model.decode(drawn))

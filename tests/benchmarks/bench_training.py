@@ -47,7 +47,7 @@ from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
 from replaylab.mixture import Mixture
 from replaylab.models import latent_cache
-from replaylab.models.latent_cache import Latents
+from replaylab.models.latent_cache import CachedClips
 from replaylab.models.tiny_wan import SHIFT, TinyWan
 from replaylab.spec import WEIGHTS, MachineSpec, TrainingSpec, WorldSpec, weights_digest
 from replaylab.sweeps.presets import grid
@@ -80,7 +80,7 @@ class Material:
     home: Path
     domain: Domain
     chosen: list[Clip]
-    cached: Latents
+    cached: CachedClips
 
 
 class Steps(NamedTuple):
@@ -128,7 +128,9 @@ def material(home: Path) -> Material:
     domain = build_domain(spec, home)
     chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
     key = weights_digest(WEIGHTS / "base" / "vae")
-    return Material(home, domain, chosen, latent_cache.encoded(base(), domain, "train", chosen, home / "latents", key))
+    return Material(
+        home, domain, chosen, latent_cache.encode_clips(base(), domain, "train", chosen, home / "latents", key)
+    )
 
 
 def base() -> TinyWan:
@@ -214,7 +216,7 @@ def plain_loss(model: TinyWan, clean: Tensor) -> Tensor:
     level = sigma.view(-1, 1, 1, 1, 1)
     context = clean[:, :, :CONTEXT_FRAMES]
     noisy = torch.cat([context, ((1 - level) * clean + level * noise)[:, :, CONTEXT_FRAMES:]], dim=2)
-    velocity = model.predict(noisy, sigma, model.condition(context, clean.shape[2]))
+    velocity = model.predict(noisy, sigma, {"known": context})
     return (level * (velocity - (noise - clean)))[:, :, CONTEXT_FRAMES:].square().mean()
 
 

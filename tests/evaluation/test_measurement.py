@@ -131,7 +131,7 @@ def test_futures_are_meaned_clip_by_clip_and_the_best_is_the_best(home, road, fu
     each = []
     for number in range(futures):
         drawn = sampling.futures(
-            model, road.sampling_condition, road.latents.shape[1:], spec.sampler_steps, spec.noise_seed, number * CLIPS
+            model, road.condition, road.latents.shape[1:], spec.sampler_steps, spec.noise_seed, number * CLIPS
         )
         each.append(of(measure(road, model.decode(drawn), CAP_PX, drawn).rows, "ade_px").to_numpy())
     assert np.array_equal(of(rows, "ade_px"), np.mean(each, axis=0), equal_nan=True)

@@ -51,5 +51,5 @@ def happen(fault):
     if fault["kind"] == "raise":
         raise FloatingPointError("the loss is nan")
     Path(f"{gate}-reached").touch()
-    while gate.exists() and not preemption.told():
+    while gate.exists() and not preemption.requested():
         time.sleep(0.05)

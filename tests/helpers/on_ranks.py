@@ -37,7 +37,7 @@ def fitted(folder: Path, name: str, machine: MachineSpec, rank=distributed.Rank(
     loop.fit(made, CLIPS, MIXED, training(5, **changes), 1, folder, name, machine=machine, rank=rank, remedy=remedy,
               evaluate_at=(2, 5), evaluate=seen.append)  # fmt: skip
     assert seen == [2, 5]
-    return loop.whole_weights(made)
+    return loop.full_state_dict(made)
 
 
 def under_accelerate(split: bool) -> list[list[int]]:

@@ -35,13 +35,13 @@ def training(steps=6, **changes):
 
 
 def fit(folder, latents, steps=6, evaluate_at=(), evaluate=lambda step: None, mixture=None, machine=None,
-        remedy=RemedySpec(), known=(), **changes):  # fmt: skip
+        remedy=RemedySpec(), base_clips=(), **changes):  # fmt: skip
     """The model after `steps`."""
     made = model()
     mixture = mixture or Mixture(0.25, 4, [len(source) for source in latents], 1)
     loop.fit(
         made, latents, mixture, training(steps, **changes), 1, folder, "test",
-        machine=machine or MachineSpec(checkpoint_steps=2), remedy=remedy, known=known, evaluate_at=evaluate_at,
+        machine=machine or MachineSpec(checkpoint_steps=2), remedy=remedy, base_clips=base_clips, evaluate_at=evaluate_at,
         evaluate=evaluate,
     )  # fmt: skip
     return made

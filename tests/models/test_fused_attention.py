@@ -24,24 +24,24 @@ def heard(transformer):
 
 @pytest.fixture
 def pair():
-    """The base's transformer with random weights, as it is and hastened, and what goes into it."""
+    """The base's transformer with random weights, as it is and fused, and what goes into it."""
     torch.manual_seed(0)
     plain = heard(new_transformer())
     inputs = {
         "hidden_states": torch.randn(2, 4 * LATENT_CHANNELS, 5, 8, 8), "timestep": torch.tensor([10.0, 900.0]),
         "encoder_hidden_states": torch.randn(2, 1, tiny.TEXT_DIM), "return_dict": False,
     }  # fmt: skip
-    return plain, fused_attention.hasten(copy.deepcopy(plain)), inputs
+    return plain, fused_attention.use_fused_attention(copy.deepcopy(plain)), inputs
 
 
 def test_outputs_and_gradients_are_those_of_diffusers(pair):
-    plain, hastened, inputs = pair
-    one, other = plain(**inputs)[0], hastened(**inputs)[0]
+    plain, fused, inputs = pair
+    one, other = plain(**inputs)[0], fused(**inputs)[0]
     assert torch.allclose(one, other, atol=1e-5) and one.abs().mean() > 0.05
     for made in (one, other):
         made.square().sum().backward()
     theirs = dict(plain.named_parameters())
-    for name, weight in hastened.named_parameters():
+    for name, weight in fused.named_parameters():
         wanted = theirs[name].grad
         if not weight.requires_grad:  # the softmax of one number is 1, whatever the query
             assert weight.grad is None and wanted.abs().max() < 1e-4, name
@@ -51,41 +51,41 @@ def test_outputs_and_gradients_are_those_of_diffusers(pair):
 
 def test_attention_of_text_and_video_together_is_that_of_diffusers():
     torch.manual_seed(0)
-    hastened = heard(TinyCogVideoX.new(None).transformer)
-    plain = copy.deepcopy(hastened)
+    fused = heard(TinyCogVideoX.new(None).transformer)
+    plain = copy.deepcopy(fused)
     plain.set_attn_processor(CogVideoXAttnProcessor2_0())
     inputs = {
         "hidden_states": torch.randn(2, 5, 4 * LATENT_CHANNELS, 8, 8), "timestep": torch.tensor([10, 900]),
         "encoder_hidden_states": torch.randn(2, 3, tiny.TEXT_DIM), "return_dict": False,
-        "image_rotary_emb": tiny_cogvideox.rotary_places(8, 8, torch.device("cpu")),
+        "image_rotary_emb": tiny_cogvideox._rotary_embedding(8, 8, torch.device("cpu")),
     }  # fmt: skip
-    one, other = plain(**inputs)[0], hastened(**inputs)[0]
+    one, other = plain(**inputs)[0], fused(**inputs)[0]
     assert torch.allclose(one, other, atol=1e-5) and one.abs().mean() > 0.05
     for made in (one, other):
         made.square().sum().backward()
-    for (name, weight), theirs in zip(hastened.named_parameters(), plain.parameters(), strict=True):
+    for (name, weight), theirs in zip(fused.named_parameters(), plain.parameters(), strict=True):
         assert torch.allclose(weight.grad, theirs.grad, rtol=1e-3, atol=1e-4 * float(theirs.grad.abs().max()) + 1e-7), (
             name
         )
 
 
 def test_names_and_files_stay_the_same(pair, tmp_path):
-    plain, hastened, inputs = pair
-    hastened.save_pretrained(tmp_path)
+    plain, fused, inputs = pair
+    fused.save_pretrained(tmp_path)
     again = type(plain).from_pretrained(tmp_path)
-    assert again.state_dict().keys() == hastened.state_dict().keys() == plain.state_dict().keys()
+    assert again.state_dict().keys() == fused.state_dict().keys() == plain.state_dict().keys()
     assert torch.equal(again(**inputs)[0], plain(**inputs)[0])
 
 
 def test_adapters_are_heard(pair):
-    plain, hastened, inputs = pair
-    for network in (plain, hastened):
+    plain, fused, inputs = pair
+    for network in (plain, fused):
         torch.manual_seed(1)
         network.add_adapter(LoraConfig(r=2, target_modules=TinyWan.ADAPTED, init_lora_weights=False))
-    with_adapters = hastened(**inputs)[0]
+    with_adapters = fused(**inputs)[0]
     assert torch.allclose(plain(**inputs)[0], with_adapters, atol=1e-5)
-    hastened.disable_adapters()
-    assert not torch.allclose(hastened(**inputs)[0], with_adapters, atol=1e-3)
+    fused.disable_adapters()
+    assert not torch.allclose(fused(**inputs)[0], with_adapters, atol=1e-3)
 
 
 def test_gelu_and_its_derivative():
@@ -95,9 +95,9 @@ def test_gelu_and_its_derivative():
 
 
 def test_more_words_than_one_are_refused(pair):
-    *_, hastened, inputs = pair
+    *_, fused, inputs = pair
     with pytest.raises(ValueError, match="the text has 3 words"):
-        hastened(**{**inputs, "encoder_hidden_states": torch.randn(2, 3, tiny.TEXT_DIM)})
+        fused(**{**inputs, "encoder_hidden_states": torch.randn(2, 3, tiny.TEXT_DIM)})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

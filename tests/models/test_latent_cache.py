@@ -72,7 +72,7 @@ def _small_chunks(monkeypatch):
 def read_all(model, domain: Domain, home: Path, key: str = "key") -> np.ndarray:
     """Every clip of the split (clips, C, T, h, w)."""
     chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
-    return np.stack(list(latent_cache.encoded(model, domain, "train", chosen, home, key)))
+    return np.stack(list(latent_cache.encode_clips(model, domain, "train", chosen, home, key)))
 
 
 def chunks_in(home: Path) -> dict[Path, tuple[bytes, int]]:
@@ -108,7 +108,7 @@ def test_a_clips_latents_are_those_of_its_frames(domain, tmp_path):
     torch.manual_seed(0)
     model = TinyWan(new_autoencoder().eval(), new_transformer(), new_scheduler())
     chosen = clips.clips_of(domain, "train", CLIP_FRAMES)[1::3]
-    coded = latent_cache.encoded(model, domain, "train", chosen, tmp_path, "key")
+    coded = latent_cache.encode_clips(model, domain, "train", chosen, tmp_path, "key")
     frames = np.stack(list(clips.read(domain, chosen, CLIP_FRAMES)))
     assert len(coded) == len(chosen) == VIDEOS
     assert {(type(clip), clip.shape, clip.dtype) for clip in coded} == {
@@ -152,7 +152,7 @@ def test_only_chunks_that_are_asked_for_are_made_and_other_choices_and_names_sha
     chosen = clips.one_a_scene(clips.clips_of(domain, "train", CLIP_FRAMES))
     for wanted, chunks in (([0, 2], 1), ([1], 1), ([2, 9], 2), ([4, 5, 0], 3), (range(VIDEOS), 4)):
         some = [chosen[number] for number in wanted]
-        coded = latent_cache.encoded(model, domain, "train", some, home, "key")
+        coded = latent_cache.encode_clips(model, domain, "train", some, home, "key")
         assert len(model.encoded) == chunks
         assert np.array_equal(
             np.stack(list(coded)), read_all(Noted(tmp_path / "other"), domain, tmp_path / "o")[::3][wanted]
@@ -193,7 +193,7 @@ def test_a_damaged_chunk_is_made_again_with_a_word(harm, model, domain, tmp_path
     capsys.readouterr()
     assert np.array_equal(read_all(model, domain, home), whole)
     assert len(model.encoded) == 4 + 1 and path.read_bytes() == bad and other.read_bytes() == contents[other]
-    assert capsys.readouterr().err.count(f"{path} is damaged and is made again\n") == 1
+    assert capsys.readouterr().err.count(f"{path} is damaged and is encoded again\n") == 1
 
 
 def test_a_video_of_another_length_than_its_domain_says_is_named_and_nothing_is_kept(model, domain, tmp_path):
@@ -215,7 +215,7 @@ def test_a_video_that_was_exchanged_is_named_and_not_encoded_under_the_old_name(
 
 def test_a_clip_that_would_go_on_in_the_next_video_is_refused(model, domain, tmp_path):
     with pytest.raises(ValueError, match="no 8 frames from frame 6 of train-00000 on: it has 12"):
-        latent_cache.encoded(model, domain, "train", [Clip("train-00000", "", 6)], tmp_path, "key")
+        latent_cache.encode_clips(model, domain, "train", [Clip("train-00000", "", 6)], tmp_path, "key")
 
 
 def test_two_processes_that_want_the_same_share_the_work(model, domain, tmp_path):

@@ -9,6 +9,7 @@ from torch import Tensor
 from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.models import pipelines
 from replaylab.models.autoencoder import LATENT_CHANNELS
+from replaylab.models.interface import Condition
 from replaylab.models.tiny import TinyModel
 
 SHAPE = (3, LATENT_CHANNELS, CLIP_FRAMES, 8, 8)
@@ -38,7 +39,7 @@ def knowing(family: type[TinyModel]) -> Callable[[Tensor], TinyModel]:
     def make(clean: Tensor) -> TinyModel:
         model = family.new(None)
         change = clean[:, :, FUTURE] - clean[:, :, CONTEXT_FRAMES - 1 : CONTEXT_FRAMES]
-        model.transformer = Knowing(change, model.TRANSFORMER.startswith("CogVideoX"))
+        model.transformer = Knowing(change, model.NETWORK[1].startswith("CogVideoX"))
         return model
 
     return make
@@ -48,11 +49,15 @@ def numbers(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape or SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
+def context_of(latents: Tensor) -> Condition:
+    return {"known": latents[:, :, :CONTEXT_FRAMES]}
+
+
 def test_the_ends_of_the_noise_are_the_clip_and_noise_alone(family):
     model, latents, noise = family.new(None), numbers(0), numbers(1)
     least, most = (model.level_at(share, SHAPE).expand(3) for share in (0.0, 1.0))
-    assert (model.mix(latents, noise, least) - latents).square().mean().sqrt() < 0.1
-    assert torch.allclose(model.mix(latents, noise, most), noise, atol=1e-5)
+    assert (model.add_noise(latents, noise, least) - latents).square().mean().sqrt() < 0.1
+    assert torch.allclose(model.add_noise(latents, noise, most), noise, atol=1e-5)
 
 
 def test_levels_are_known_from_their_numbers_and_noisier_where_these_are_higher(family):
@@ -72,32 +77,32 @@ def test_the_loss_is_the_squared_error_of_the_clean_latents_at_any_level(family,
     model = knowing(wrong)
     level = model.level_at(share, SHAPE).expand(3)
     expected = (wrong - latents)[:, :, FUTURE].square().mean()
-    assert torch.allclose(model.loss(latents, numbers(1), level), expected, rtol=1e-4)
+    assert torch.allclose(model.loss(latents, numbers(1), level, context_of(latents)), expected, rtol=1e-4)
 
 
 def test_a_model_that_knows_the_clip_has_no_loss_and_no_error(knowing):
     latents = numbers(0)
     model = knowing(latents)
     level = model.levels(numbers(3, 3), SHAPE)
-    assert model.loss(latents, numbers(1), level) < 1e-6
-    assert (model.errors(latents, numbers(1), level) < 1e-4).all()
+    assert model.loss(latents, numbers(1), level, context_of(latents)) < 1e-6
+    assert (model.errors(latents, numbers(1), level, context_of(latents)) < 1e-4).all()
 
 
 @pytest.mark.parametrize("steps", [1, 4, 8])
-def test_a_model_that_knows_the_clip_draws_it_from_any_noise(knowing, steps):
+def test_a_model_that_knows_the_clip_samples_it_from_any_noise(knowing, steps):
     latents = numbers(0)
     with torch.no_grad():
-        drawn = knowing(latents).draw(numbers(1), {"known": latents[:, :, :CONTEXT_FRAMES]}, steps)
-    assert torch.allclose(drawn, latents, atol=1e-3)
+        sampled = knowing(latents).sample(numbers(1), context_of(latents), steps)
+    assert torch.allclose(sampled, latents, atol=1e-3)
 
 
 def test_the_network_is_told_of_the_future_no_more_than_noise_lets_through(family):
     """At pure noise, two clips with the same context give the same prediction."""
     model, noise = family.new(None), numbers(1)
     one, other = numbers(0), numbers(2)
-    level, context = model.level_at(1.0, SHAPE).expand(3), one[:, :, :CONTEXT_FRAMES]
+    level = model.level_at(1.0, SHAPE).expand(3)
     with torch.no_grad():
         predicted = [
-            model.predict(model.mix(clip, noise, level), level, model.condition(context)) for clip in (one, other)
+            model.predict(model.add_noise(clip, noise, level), level, context_of(one)) for clip in (one, other)
         ]
     assert torch.allclose(*predicted, atol=1e-4)

@@ -244,11 +244,11 @@ def test_a_dry_run_trains_nothing_and_writes_nothing(swept, tmp_path, capsys):
     assert "core hours" in said
 
 
-# --------------------------------------------------------------------------------------------------------------- leaving
-LEAVER = """
+# ---------------------------------------------------------------------------------------------------------- preemption
+PREEMPTED = """
 import os, signal, sys, time
-from replaylab import leaving
-leaving.listen(lambda: sys.exit(7), [signal.SIGTERM], [signal.SIGUSR2])
+from replaylab.training import preemption as p
+p.install_handlers(lambda: sys.exit(7), [signal.SIGTERM], [signal.SIGUSR2])
 me = os.getpid()
 """
 
@@ -257,24 +257,24 @@ me = os.getpid()
     ("code", "status", "said"),
     [
         ("os.kill(me, signal.SIGUSR2); print('stayed')", 7, ""),
-        ("os.kill(me, signal.SIGTERM); print(leaving.told()); leaving.saved(); print(leaving.told())", 0, "1 0"),
-        ("with leaving.held():\n os.kill(me, signal.SIGUSR2); leaving.saved(); print(leaving.told())\nprint('s')", 7, "2"),
-        ("with leaving.held():\n os.kill(me, signal.SIGUSR2)\n with leaving.free(): print('stayed')", 7, ""),
-        ("with leaving.held():\n with leaving.free(): os.kill(me, signal.SIGUSR2); print('stayed')", 7, ""),
-        ("with leaving.held():\n with leaving.free(): pass\n os.kill(me, signal.SIGUSR2); print('held')", 7, "held"),
-        ("with leaving.held(): print('nothing')", 0, "nothing"),
+        ("os.kill(me, signal.SIGTERM); print(p.requested()); p.mark_saved(); print(p.requested())", 0, "1 0"),
+        ("with p.deferred():\n os.kill(me, signal.SIGUSR2); p.mark_saved(); print(p.requested())\nprint('s')", 7, "2"),
+        ("with p.deferred():\n os.kill(me, signal.SIGUSR2)\n with p.immediate(): print('stayed')", 7, ""),
+        ("with p.deferred():\n with p.immediate(): os.kill(me, signal.SIGUSR2); print('stayed')", 7, ""),
+        ("with p.deferred():\n with p.immediate(): pass\n os.kill(me, signal.SIGUSR2); print('deferred')", 7, "deferred"),
+        ("with p.deferred(): print('nothing')", 0, "nothing"),
         ("import atexit; atexit.register(os.kill, me, signal.SIGUSR2); os.kill(me, signal.SIGUSR2)", 7, ""),
     ],
 )  # fmt: skip
 def test_whoever_is_told_leaves_at_once_but_in_the_middle_of_something_after_it(code, status, said):
-    done = subprocess.run([sys.executable, "-c", LEAVER + code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", PREEMPTED + code], capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     assert done.stdout.split() == said.split()
 
 
 def test_where_nobody_listens_training_goes_on_as_ever():
-    assert preemption.told() == 0
-    with preemption.held(), preemption.free():
+    assert preemption.requested() == 0
+    with preemption.deferred(), preemption.immediate():
         pass
 
 

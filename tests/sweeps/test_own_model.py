@@ -127,7 +127,7 @@ def test_a_killed_run_ends_with_the_same_bits(home: Path, tmp_path: Path) -> Non
 
     def fitted(folder: Path, killed: bool) -> dict[str, torch.Tensor]:
         pipeline = pipelines.load(spec, home / "store")
-        sources, mixture = fine_tuning.mixed(pipeline, spec, home / "store")
+        sources, mixture = fine_tuning.mixed_sources(pipeline, spec, home / "store")
 
         def stop(step: int) -> None:
             if killed:
@@ -137,7 +137,7 @@ def test_a_killed_run_ends_with_the_same_bits(home: Path, tmp_path: Path) -> Non
             pipeline.model, sources, mixture, spec.training, 0, folder, "own", machine=MachineSpec(checkpoint_steps=1),
             evaluate_at=(2,), evaluate=stop,
         )  # fmt: skip
-        return loop.whole_weights(pipeline.model)
+        return loop.full_state_dict(pipeline.model)
 
     whole = fitted(tmp_path / "whole", False)
     with pytest.raises(KeyboardInterrupt):
@@ -170,7 +170,7 @@ def test_a_domains_own_prompt_is_heard(home: Path, tmp_path: Path) -> None:
     texts = []
     for spec in (own_prompt, none):
         pipeline = pipelines.load(spec, tmp_path)
-        ready = fine_tuning._ready(pipeline, spec.target, tmp_path)
+        ready = fine_tuning._training_clips(pipeline, spec.target, tmp_path)
         texts.append(ready[0]["text"])  # type: ignore[call-overload]
     assert not torch.equal(*texts)
 
@@ -211,7 +211,7 @@ def test_domains_of_another_size_or_rate_are_refused(home: Path, tmp_path: Path)
 def test_clips_that_the_family_does_not_take_are_refused(home: Path) -> None:
     spec = grid(home, frames=10)[0]
     with pytest.raises(ValueError, match=r"n x 4 \+ 1 frames, not of 10"):
-        fine_tuning._ready(pipelines.load(spec, home), spec.target, home)
+        fine_tuning._training_clips(pipelines.load(spec, home), spec.target, home)
 
 
 def test_other_weights_than_described_are_refused(home: Path, tmp_path: Path) -> None:

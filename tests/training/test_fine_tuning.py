@@ -55,7 +55,7 @@ def test_every_way_of_fine_tuning_goes_through_to_its_rows(name, swept):
     assert summary["execution"]["ranks"] == 1 and summary["execution"]["precision"] == "fp32"
     assert not (folder / "checkpoints").exists()
     base = pipelines.load_tiny(base_of(spec.base)).model.transformer.state_dict()
-    kept = fine_tuning.tuned(spec, swept.store, folder).model.transformer.state_dict()
+    kept = fine_tuning.load_fine_tuned(spec, swept.store, folder).model.transformer.state_dict()
     assert kept.keys() == base.keys() and any(not torch.equal(kept[name], base[name]) for name in base)
     assert (folder / "transformer").is_dir() == ("lora" not in name)
     if "lora" in name:
@@ -68,7 +68,7 @@ def test_every_way_of_fine_tuning_goes_through_to_its_rows(name, swept):
 
 def clips_of(swept, **changes):
     spec = replace(swept.specs[1], replay=ReplaySpec((NEAR,), 0.5, **changes))
-    (_, replayed), _ = fine_tuning.mixed(pipelines.load(spec, swept.store), spec, swept.store)
+    (_, replayed), _ = fine_tuning.mixed_sources(pipelines.load(spec, swept.store), spec, swept.store)
     return np.stack(list(replayed))
 
 

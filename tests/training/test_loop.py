@@ -239,9 +239,10 @@ def test_old_checkpoints_are_pruned_and_half_written_ones_do_not_count(tmp_path)
 
 def test_condition_repeats_the_last_latent_its_change_and_how_that_changes():
     context = torch.arange(3.0).reshape(1, 1, 3, 1, 1).expand(2, CHANNELS, 3, CELLS, CELLS) ** 2  # 0, 1, 4
-    condition = model().condition(context)
-    assert condition.shape == (2, 3 * CHANNELS, FRAMES, CELLS, CELLS)
-    for part, value in zip(condition.split(CHANNELS, dim=1), (4, 3, 2), strict=True):
+    noisy = torch.full((2, CHANNELS, FRAMES, CELLS, CELLS), 7.0)
+    given, last = model().network_input(noisy, {"known": context})
+    assert given.shape == (2, 4 * CHANNELS, FRAMES - 3, CELLS, CELLS) and (last == 4).all()
+    for part, value in zip(given.split(CHANNELS, dim=1), (7, 4, 3, 2), strict=True):
         assert (part == value).all()
 
 
@@ -273,7 +274,7 @@ def test_the_two_families_predict_what_their_papers_say(latents):
         made = model(family)
         level = made.levels(torch.tensor([-1.0, -0.3, 0.4, 1.5]), clean.shape)
         assert (level.diff() > 0).all() and (made.weight(level).flatten().diff() > 0).all()
-        noisy, share = made.mix(clean, noise, level), made.weight(level)
+        noisy, share = made.add_noise(clean, noise, level), made.weight(level)
         if family == "wan":
             kept, wanted = 1 - share, noise - clean
         else:

@@ -70,7 +70,7 @@ def test_ranks_take_turns_with_the_batches_of_a_sampling(monkeypatch):
     """Each rank, played in turn, draws its batches; put together they are what one process draws."""
     model = SimpleNamespace(
         transformer=SimpleNamespace(device=torch.device("cpu")), CLIPS_AT_ONCE=2,
-        draw=lambda noise, condition, steps: noise.clone(),
+        sample=lambda noise, condition, steps: noise.clone(),
     )  # fmt: skip
     given = {"known": torch.zeros(7, 2, 3, 4, 4)}, (2, 8, 4, 4)
     whole = sampling.futures(model, *given, 1, 0)

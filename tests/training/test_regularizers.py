@@ -1,13 +1,13 @@
 """The alternatives to replay: each against its closed form, and in the loop."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from small_training import fit, log_of, loss_of, model, same, weights
 
 from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.models import sampling
+from replaylab.models.interface import with_known
 from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import RemedySpec, WorldSpec
 from replaylab.training import regularizers
@@ -23,10 +23,12 @@ def some_weights():
 @pytest.mark.parametrize("importances", [None, [torch.rand(3, 4), torch.rand(5)]])
 def test_the_pull_is_the_gradient_of_the_penalty(importances):
     now, base = some_weights(), some_weights()
-    anchor = regularizers.Anchor(base, importances)
+    regularizer = regularizers.L2SP(0.7) if importances is None else regularizers.EWC(0.7)
+    regularizer.importances = importances
+    regularizer.attach(base)
     for weight in now:
         weight.grad = torch.ones_like(weight)
-    anchor.pull(now, 0.7)
+    regularizer.add_gradient(now)
     factors = importances or [torch.ones_like(weight) for weight in now]
     penalty = sum(
         (0.7 / 2) * (factor * (weight - start.detach()) ** 2).sum()
@@ -40,10 +42,11 @@ def test_descent_under_l2_sp_ends_where_the_closed_form_says():
     """The minimum of 1/2 (w - a)^2 + s/2 (w - w0)^2 is (a + s w0) / (1 + s)."""
     (weight, _), (wanted, _) = some_weights(), some_weights()
     start = weight.detach().clone()
-    anchor = regularizers.Anchor([weight])
+    regularizer = regularizers.L2SP(2.0)
+    regularizer.attach([weight])
     for _ in range(200):
         weight.grad = (weight - wanted).detach()
-        anchor.pull([weight], 2.0)
+        regularizer.add_gradient([weight])
         with torch.no_grad():
             weight -= 0.1 * weight.grad
     assert torch.allclose(weight, (wanted + 2 * start) / 3, atol=1e-5)
@@ -53,13 +56,13 @@ def test_importances_are_the_fisher_information_of_a_linear_model():
     """For 1/2 (y - x w)^2 the gradient of clip i is -(y_i - x_i w) x_i."""
     x, y = torch.randn(50, 4, generator=GENERATOR), torch.randn(50, generator=GENERATOR)
     weight = torch.randn(4, generator=GENERATOR, requires_grad=True)
-    unheard = torch.zeros(2, requires_grad=True)
-    found = regularizers.importances(lambda i: (y[i] - x[i] @ weight).square() / 2, 50, [weight, unheard])
+    unused = torch.zeros(2, requires_grad=True)
+    found = regularizers.fisher_information(lambda i: (y[i] - x[i] @ weight).square() / 2, 50, [weight, unused])
     wanted = (((y - x @ weight)[:, None] * x) ** 2).sum(0).detach()
     assert torch.allclose(found[0], wanted / (wanted.sum() / 6), rtol=1e-4)
     assert torch.equal(found[1], torch.zeros(2))
     with pytest.raises(ValueError, match="no gradient of 3 clips"):
-        regularizers.importances(lambda i: 0 * weight.sum(), 3, [weight])
+        regularizers.fisher_information(lambda i: 0 * weight.sum(), 3, [weight])
 
 
 def distance(made):
@@ -73,22 +76,22 @@ def test_a_stronger_pull_ends_nearer_to_the_base(kind, latents, tmp_path):
     away = [distance(fit(tmp_path / "0", latents, 8))]
     for strength in (1.0, 100.0):
         remedy = RemedySpec(kind, strength, **about)
-        away.append(distance(fit(tmp_path / f"{strength}", latents, 8, remedy=remedy, known=[latents[1][:4]])))
+        away.append(distance(fit(tmp_path / f"{strength}", latents, 8, remedy=remedy, base_clips=latents[1][:4])))
     assert away[0] > away[1] > away[2] > 0
     assert log_of(tmp_path / "0")[0] == {**log_of(tmp_path / "100.0")[0]}  # at the base nothing pulls yet
 
 
 def test_a_pulled_run_that_was_killed_remembers_the_base_and_not_where_it_resumed(latents, tmp_path):
     remedy = RemedySpec("ewc", 10.0, domains=(WORLD,), clips=4)
-    known = [latents[1][:4]]
-    whole = fit(tmp_path / "whole", latents, 6, remedy=remedy, known=known)
+    clips = latents[1][:4]
+    whole = fit(tmp_path / "whole", latents, 6, remedy=remedy, base_clips=clips)
 
     def killed(step):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "killed", latents, 6, (3,), killed, remedy=remedy, known=known)
-    resumed = fit(tmp_path / "killed", latents, 6, remedy=remedy, known=known)
+        fit(tmp_path / "killed", latents, 6, (3,), killed, remedy=remedy, base_clips=clips)
+    resumed = fit(tmp_path / "killed", latents, 6, remedy=remedy, base_clips=clips)
     assert same(weights(whole), weights(resumed))
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
 
@@ -100,8 +103,9 @@ def test_distillation_is_the_weighted_squared_difference_of_the_futures(latents)
     clips = torch.from_numpy(latents[0][:2])
     noise = torch.randn(clips.shape, generator=GENERATOR)
     with torch.no_grad():
-        plain, taught = (made.loss(clips, noise, level, {}, *by).item() for by in ((), (teacher, 4.0)))
-        noisy, known = made._noisy(clips, noise, level)
+        known = {"known": clips[:, :, :CONTEXT_FRAMES]}
+        plain, taught = (made.loss(clips, noise, level, known, *by).item() for by in ((), (teacher, 4.0)))
+        noisy = with_known(made.add_noise(clips, noise, level), known)
         apart = (made.predict(noisy, level, known) - teacher.predict(noisy, level, known))[:, :, CONTEXT_FRAMES:]
     wanted = np.mean([(s * apart[i].numpy()) ** 2 for i, s in enumerate((0.5, 0.25))])
     assert wanted > 0 and taught - plain == pytest.approx(4 * wanted, rel=1e-4)
@@ -135,36 +139,11 @@ def test_wise_ft_averages_with_the_base_and_leaves_training_alone(latents, tmp_p
 
 def test_generated_clips_keep_their_context_and_go_on_as_the_base_would(latents, monkeypatch):
     base, clips = model(), list(latents[0][:5])
-    made = regularizers.generated(base, clips, 2, seed=3).numpy()
+    made = regularizers.generate_replay(base, clips, 2, seed=3).numpy()
     assert made.shape == (5, *clips[0].shape) and made.dtype == np.float32
     context = torch.from_numpy(np.stack(clips))[:, :, :CONTEXT_FRAMES]
     assert np.array_equal(made[:, :, :CONTEXT_FRAMES], context.numpy())
     assert np.array_equal(made, sampling.futures(base, {"known": context}, clips[0].shape, 2, 3).numpy())
     monkeypatch.setattr(TinyWan, "CLIPS_AT_ONCE", 2)
-    assert np.allclose(made, regularizers.generated(base, clips, 2, seed=3), atol=1e-5)
-    assert not np.allclose(made, regularizers.generated(base, clips, 2, seed=4), atol=1e-2)
-
-
-def rows(values):
-    return pd.DataFrame([
-        {"measure": "ade_px", "domain": "near", "step": step, "value": value + shift}
-        for step, value in values.items() for shift in (-0.1, 0.1)
-    ])  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("values", "patience", "step"),
-    [
-        ({1: 3.0, 2: 2.0, 3: 2.5, 4: 1.0}, 1, 2),
-        ({1: 3.0, 2: 2.0, 3: 2.5, 4: 1.0}, 2, 4),
-        ({1: 3.0, 2: 2.0, 3: 1.0}, 1, 3),
-        ({10: 1.0, 20: 2.0}, 1, 10),
-    ],
-)
-def test_early_stop_is_at_the_best_step_before_it_got_worse(values, patience, step):
-    assert regularizers.early_stop(rows(values), "ade_px", "near", patience) == step
-
-
-def test_early_stop_says_what_there_is():
-    with pytest.raises(ValueError, match=r"'fid' in domain 'near'; measures: \['ade_px'\]"):
-        regularizers.early_stop(rows({1: 1.0}), "fid", "near")
+    assert np.allclose(made, regularizers.generate_replay(base, clips, 2, seed=3), atol=1e-5)
+    assert not np.allclose(made, regularizers.generate_replay(base, clips, 2, seed=4), atol=1e-2)

@@ -133,16 +133,15 @@ def load(name_or_folder: str | Path, agents: Mapping[str, str] | None = None, th
     """
     from transformers import AutoModelForObjectDetection
 
-    from replaylab.util import distributed
-    from replaylab.util import downloads as folders
+    from replaylab.util import distributed, downloads, networks
 
     if not 0 < threshold < 1:
         raise ValueError(f"threshold: {threshold!r}, expected a score between 0 and 1")
-    folder = _folder(name_or_folder)
+    folder = downloads.fetch(name_or_folder, _downloaded)
     config = _checked_config(folder)
     kinds = _kinds(config.id2label, agents, folder)
-    network = folders.read_network(AutoModelForObjectDetection, folder, **_float32())
-    about = json.dumps([folders.digest_of(folder, (".",)), threshold, sorted(kinds.items())])
+    network = networks.load(AutoModelForObjectDetection, folder, **_float32())
+    about = json.dumps([networks.digest(folder, (".",)), threshold, sorted(kinds.items())])
     return ObjectDetector(
         str(name_or_folder), network.to(distributed.this_rank().device), _processor(folder), kinds, float(threshold),
         hashlib.sha256(about.encode()).hexdigest()[:16],
@@ -164,21 +163,6 @@ def _float32() -> dict[str, Any]:
     import torch
 
     return {"dtype": torch.float32, "trust_remote_code": False}
-
-
-def _folder(name: str | Path) -> Path:
-    """The folder itself, or the hub's copy in the local cache, downloaded where the hub answers."""
-    from replaylab.util import downloads as folders
-
-    if Path(name).is_dir() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
-        return folders.found(name)  # it, or FileNotFoundError
-    try:
-        return _downloaded(str(name))
-    except Exception as error:  # of several libraries, with nothing in common but Exception
-        raise ConnectionError(
-            f"{name} is no folder here, and from the Hugging Face hub: {folders.why(error)}. "
-            f"{folders.what_to_do(str(name))}"
-        ) from error
 
 
 def _downloaded(name: str) -> Path:

@@ -1,12 +1,12 @@
-"""Which video generator is this? The families that people fine-tune, each a small class over diffusers' own pipeline.
+"""The published families that people fine-tune, each a small class around diffusers' own image-to-video pipeline.
 
     model = load("folder/of/a/Wan2.1-I2V", cache="conditions")   # or a name on the hub
     example = model.example(clip, "a car drives", context_frames=1, frames_per_second=16)
     loss = model.loss(example["latents"], noise, model.levels(normal, noise.shape), example)
 
-Decision: `model_index.json` names the family, and its own image-to-video pipeline is what an adapter is compared with: the
-same samples from the same noise, and the published loss on the same tensors (tests/models/families, on tiny networks of
-random weights). On weights and GPUs of real size nothing here has been run by us. Refused: what is none of the families.
+Decision: `model_index.json` names the family, and an adapter is compared with the family's own pipeline: the same samples
+from the same noise, and the published loss on the same tensors (tests/models/families, on tiny networks of random
+weights). On weights and GPUs of real size nothing here has been run by us. Refused: a folder of none of the families.
 """
 
 from __future__ import annotations
@@ -15,16 +15,13 @@ from pathlib import Path
 
 import torch
 
-from replaylab.models.families.cogvideox import CogVideoX
-from replaylab.models.families.ltx import LTXVideo
+from replaylab.models.families.presets import FAMILIES
 from replaylab.models.families.shared import Family
-from replaylab.models.families.svd import StableVideoDiffusion
-from replaylab.models.families.tensors import Condition
 from replaylab.models.families.wan import WanByChannels, WanInPlace
-from replaylab.util import downloads as folders
+from replaylab.models.interface import Condition
+from replaylab.util import downloads, networks
 
 __all__ = ["Condition", "Family", "load"]
-FAMILIES: tuple[type[Family], ...] = (WanByChannels, WanInPlace, CogVideoX, LTXVideo, StableVideoDiffusion)
 
 
 def load(
@@ -43,18 +40,18 @@ def load(
     """
     import diffusers
 
-    folder = folders.found(name)
+    folder = downloads.fetch(name)
     family = _family_of(folder)
     network_name, kind = family.NETWORK
     if network is None:
-        weights = folders.read(folder, network_name, kind, torch_dtype=dtype)
+        weights = downloads.load_part(folder, network_name, kind, torch_dtype=dtype)
     else:
-        weights = folders.read_network(getattr(diffusers, kind), Path(network) / network_name, torch_dtype=dtype)
+        weights = networks.load(getattr(diffusers, kind), Path(network) / network_name, torch_dtype=dtype)
     return family(folder, weights.requires_grad_(True), Path(cache) if cache else None, dtype)
 
 
 def _family_of(folder: Path) -> type[Family]:
-    index = folders.index_of(folder)
+    index = downloads.read_index(folder)
     name, in_place = index["_class_name"], bool(index.get("expand_timesteps"))
     if name in WanInPlace.PIPELINES:
         if name == "WanPipeline" and not in_place:

@@ -1,10 +1,10 @@
-"""CogVideoX image-to-video: what it is told and asked for.
+"""CogVideoX image-to-video.
 
 Decision: as diffusers' `CogVideoXImageToVideoPipeline` and its training example (train_cogvideox_image_to_video_lora.py) do
 it: the context's latents in extra channels, zeros behind them; v-prediction (Salimans and Ho 2022, arXiv 2202.00512) at
-timesteps drawn evenly; the example's weight 1 / (1 - alpha) on the clean clip's error is a weight of one on v's. Samples are
-drawn by DDIM, whatever solver the folder names: its DPM solver draws new noise at every step, and arms could not be
-compared under the same noise. The example's noise on the image is left out, since a context is encoded once.
+uniformly drawn timesteps; the example's weight 1 / (1 - alpha) on the clean clip's error is a weight of one on v's. It is
+sampled by DDIM, whatever solver the folder names: its DPM solver draws new noise at every step, and configurations could
+not be compared under the same noise. The example's noise on the image is left out, since a context is encoded once.
 Pretrained, it saw one context frame; the latents of 4 n + 1 are taken.
 
 CogVideoX 1.5 takes two latents of one place together. As in its training, an odd number of latents is made even by a copy
@@ -13,7 +13,6 @@ of the first in front, and clips have 8 n + 1 frames so that it is known to be t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,49 +20,47 @@ import torch
 from torch import Tensor
 
 from replaylab.models.families.shared import Family
-from replaylab.models.families.tensors import Condition, frames_of, own_generator, pixels_of, refuse_misfits
+from replaylab.models.families.tensors import check_format, empty, generator_of, to_frames, to_pixels
+from replaylab.models.interface import Condition, VPrediction
 
 MOTION = 2.0  # the `ofs` number of CogVideoX 1.5, always this
 
 
-class CogVideoX(Family):
+class CogVideoX(VPrediction, Family):
     """CogVideoX 1.0 and 1.5, image to video."""
 
     PIPELINE = "CogVideoXImageToVideoPipeline"
     PIPELINES = ("CogVideoXImageToVideoPipeline",)
     NETWORK, VAE = ("transformer", "CogVideoXTransformer3DModel"), "AutoencoderKLCogVideoX"
     ADAPTED = r"transformer_blocks\.\d+\.attn1\.(to_[qkv]|to_out\.0)"
-    TEMPORAL = ("attn1",)  # no layers for time alone: in these, places and frames see each other
 
     @property
     def _copies(self) -> int:
         """Latents in front that are copies of the first one."""
         return 0 if self.transformer.config["patch_size_t"] is None else 1
 
-    def check(self, context_frames: int, frames: int, height: int, width: int) -> None:
+    def check_clips(self, context_frames: int, frames: int, height: int, width: int) -> None:
         every = self.vae.config["temporal_compression_ratio"]
         side = self.pipe.vae_scale_factor_spatial * self.transformer.config["patch_size"]
         together = self.transformer.config["patch_size_t"] or 1
-        refuse_misfits(
+        check_format(
             "CogVideoX", context_frames, frames, (height, width),
             multiple=side, every=every * together, context_every=every,
         )  # fmt: skip
 
     def encode(self, frames: np.ndarray) -> Tensor:
-        """uint8 (B, T, H, W, 3) to latents (B, C, t, h, w)."""
-        with self.visiting("vae") as vae:
-            latents = vae.encode(pixels_of(frames).to(vae.device)).latent_dist.mode() * vae.config["scaling_factor"]
+        with self.on_device("vae") as vae:
+            latents = vae.encode(to_pixels(frames).to(vae.device)).latent_dist.mode() * vae.config["scaling_factor"]
         return torch.cat([latents[:, :, : self._copies], latents], dim=2).cpu()
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Latents (B, C, t, h, w) to uint8 (B, T, H, W, 3)."""
-        with self.visiting("vae") as vae:
+        with self.on_device("vae") as vae:
             scaled = latents[:, :, self._copies :].to(vae.device, vae.dtype) / vae.config["scaling_factor"]
-            return frames_of(vae.decode(scaled).sample)
+            return to_frames(vae.decode(scaled).sample)
 
-    def describe(self, prompt: str) -> Condition:
+    def encode_prompt(self, prompt: str) -> Condition:
         """{"text": (1, words, width)}."""
-        with self.visiting("text_encoder") as encoder:
+        with self.on_device("text_encoder") as encoder:
             text, _ = self.pipe.encode_prompt(
                 [prompt],
                 do_classifier_free_guidance=False,
@@ -72,28 +69,16 @@ class CogVideoX(Family):
             )
         return {"text": text}
 
-    def look(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
+    def encode_context(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
         """{"channels": (1, C, t, h, w)}: the context's latents in front of zeros."""
         config = self.vae.config
         scale = 1 / config["scaling_factor"] if config["invert_scale_latents"] else config["scaling_factor"]
-        with self.visiting("vae") as vae:
-            posterior = vae.encode(pixels_of(context[None]).to(vae.device)).latent_dist
-        latents = posterior.sample(own_generator(context)) * scale
+        with self.on_device("vae") as vae:
+            posterior = vae.encode(to_pixels(context[None]).to(vae.device)).latent_dist
+        latents = posterior.sample(generator_of(context)) * scale
         count = (frames - 1) // config["temporal_compression_ratio"] + 1 + self._copies
         rest = latents.new_zeros(*latents.shape[:2], count - latents.shape[2], *latents.shape[3:])
         return {"channels": torch.cat([latents, rest], dim=2)}
-
-    def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
-        """Timesteps 0 to 999, evenly."""
-        count = self.pipe.scheduler.config["num_train_timesteps"]
-        return (torch.special.ndtr(normal) * count).long().clamp(max=count - 1)
-
-    def mix(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        return self.pipe.scheduler.add_noise(latents, noise, level)
-
-    def target(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """v = sqrt(alpha) noise - sqrt(1 - alpha) x."""
-        return self.pipe.scheduler.get_velocity(latents, noise, level)
 
     def predict(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
         config, side = self.transformer.config, self.pipe.vae_scale_factor_spatial
@@ -114,9 +99,15 @@ class CogVideoX(Family):
     def schedule(self, steps: int, noise: Tensor) -> Any:
         from diffusers import CogVideoXDDIMScheduler
 
-        scheduler = CogVideoXDDIMScheduler.from_config(self.pipe.scheduler.config)
+        scheduler = CogVideoXDDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps, device=noise.device)
         return scheduler
 
-    def level(self, scheduler: Any, number: int) -> Tensor:
-        return scheduler.timesteps[number]
+    @classmethod
+    def meta_inputs(cls, latent: tuple[int, int, int, int], config: dict[str, Any]) -> dict[str, Any]:
+        channels, frames, height, width = latent
+        rotary = torch.empty(frames * height * width // 4, 64)
+        return {
+            "hidden_states": empty(1, frames, 2 * channels, height, width), "encoder_hidden_states": empty(1, 226, 4096),
+            "timestep": torch.empty(1), "image_rotary_emb": (rotary, rotary),
+        }  # fmt: skip

@@ -1,9 +1,9 @@
-"""LTX-Video: what it is told and asked for.
+"""LTX-Video image-to-video.
 
 Decision: as diffusers' `LTXImageToVideoPipeline` and Lightricks' trainer do it: the context's latents in place of the noisy
 ones, their tokens at noise level 0; flow matching on the others, at logit-normal levels whose shift grows with the number
-of tokens (HaCohen et al. 2024, arXiv 2501.00103). Where a token is in space is told in pixels and in time in seconds, so
-the clips' frame rate counts. Latents are of 8 frames, so a context has 8 n + 1; pretrained, mostly one.
+of tokens (HaCohen et al. 2024, arXiv 2501.00103). The network is given a token's position in space in pixels and in time
+in seconds, so the clips' frame rate counts. Latents are of 8 frames, so a context has 8 n + 1; pretrained, mostly one.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from replaylab.models.families.shared import FlowMatching
-from replaylab.models.families.tensors import Condition, frames_of, over_clips, own_generator, pixels_of, refuse_misfits
+from replaylab.models.families.tensors import check_format, empty, generator_of, to_frames, to_pixels
+from replaylab.models.interface import Condition, over_clips
 
 
 class LTXVideo(FlowMatching):
@@ -25,42 +27,41 @@ class LTXVideo(FlowMatching):
     PIPELINES = ("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline")  # all of the same parts
     NETWORK, VAE = ("transformer", "LTXVideoTransformer3DModel"), "AutoencoderKLLTXVideo"
     ADAPTED = r"transformer_blocks\.\d+\.attn[12]\.(to_[qkv]|to_out\.0)"
-    TEMPORAL = ("attn1",)  # no layers for time alone: in these, places and frames see each other
 
-    def check(self, context_frames: int, frames: int, height: int, width: int) -> None:
+    def check_clips(self, context_frames: int, frames: int, height: int, width: int) -> None:
         every, side = self.pipe.vae_temporal_compression_ratio, self.pipe.vae_spatial_compression_ratio
-        refuse_misfits(
+        check_format(
             "LTX-Video", context_frames, frames, (height, width), multiple=side, every=every, context_every=every
         )
 
     def encode(self, frames: np.ndarray) -> Tensor:
         """uint8 (B, T, H, W, 3) to latents (B, C, t, h, w) of mean 0 and deviation 1 over LTX-Video's own clips."""
-        with self.visiting("vae") as vae:
-            latents = vae.encode(pixels_of(frames).to(vae.device)).latent_dist.mode()
+        with self.on_device("vae") as vae:
+            latents = vae.encode(to_pixels(frames).to(vae.device)).latent_dist.mode()
             return self.pipe._normalize_latents(latents, vae.latents_mean, vae.latents_std).cpu()
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Latents (B, C, t, h, w) to uint8 (B, T, H, W, 3); a decoder that denoises takes them as clean."""
-        with self.visiting("vae") as vae:
+        with self.on_device("vae") as vae:
             scaled = self.pipe._denormalize_latents(
                 latents.to(vae.device, vae.dtype), vae.latents_mean, vae.latents_std, vae.config["scaling_factor"]
             )
             timestep = scaled.new_zeros(len(scaled)) if vae.config["timestep_conditioning"] else None
-            return frames_of(vae.decode(scaled, timestep, return_dict=False)[0])
+            return to_frames(vae.decode(scaled, timestep, return_dict=False)[0])
 
-    def describe(self, prompt: str) -> Condition:
+    def encode_prompt(self, prompt: str) -> Condition:
         """{"text": (1, words, width), "is_word": (1, words)}."""
-        with self.visiting("text_encoder") as encoder:
+        with self.on_device("text_encoder") as encoder:
             text, is_word, _, _ = self.pipe.encode_prompt(
                 [prompt], do_classifier_free_guidance=False, device=encoder.device
             )
         return {"text": text, "is_word": is_word}
 
-    def look(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
+    def encode_context(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
         """{"known": the context's latents (1, C, k, h, w), "frames_per_second": (1,)}."""
-        with self.visiting("vae") as vae:
-            posterior = vae.encode(pixels_of(context[None]).to(vae.device)).latent_dist
-            latents = posterior.sample(own_generator(context))
+        with self.on_device("vae") as vae:
+            posterior = vae.encode(to_pixels(context[None]).to(vae.device)).latent_dist
+            latents = posterior.sample(generator_of(context))
             known = self.pipe._normalize_latents(latents, vae.latents_mean, vae.latents_std)
         return {"known": known, "frames_per_second": known.new_tensor([frames_per_second])}
 
@@ -73,7 +74,7 @@ class LTXVideo(FlowMatching):
         predicted = self.transformer(
             hidden_states=self._packed(noisy).to(self.dtype),
             encoder_hidden_states=condition["text"].to(noisy.device, self.dtype),
-            timestep=self._packed(levels)[..., 0] * self.pipe.scheduler.config["num_train_timesteps"],
+            timestep=self._packed(levels)[..., 0] * self.scheduler.config["num_train_timesteps"],
             encoder_attention_mask=condition["is_word"].to(noisy.device),
             num_frames=frames,
             height=height,
@@ -87,14 +88,14 @@ class LTXVideo(FlowMatching):
         """From `base_shift` for `base_image_seq_len` tokens along a line to `max_shift` for `max_image_seq_len`."""
         from diffusers.pipelines.ltx.pipeline_ltx_image2video import calculate_shift
 
-        config, tokens = self.pipe.scheduler.config, shape[2] * shape[3] * shape[4]
+        config, tokens = self.scheduler.config, shape[2] * shape[3] * shape[4]
         return calculate_shift(
             tokens,
             config["base_image_seq_len"], config["max_image_seq_len"], config["base_shift"], config["max_shift"],
         )  # fmt: skip
 
     def schedule(self, steps: int, noise: Tensor) -> Any:
-        scheduler = self.pipe.scheduler.from_config(self.pipe.scheduler.config)
+        scheduler = self.scheduler.from_config(self.scheduler.config)
         sigmas = np.linspace(1.0, 1 / steps, steps)
         scheduler.set_timesteps(sigmas=sigmas, mu=self.log_shift(noise.shape), device=noise.device)
         return scheduler
@@ -106,3 +107,13 @@ class LTXVideo(FlowMatching):
     @property
     def _patch(self) -> tuple[int, int]:
         return self.pipe.transformer_spatial_patch_size, self.pipe.transformer_temporal_patch_size
+
+    @classmethod
+    def meta_inputs(cls, latent: tuple[int, int, int, int], config: dict[str, Any]) -> dict[str, Any]:
+        channels, frames, height, width = latent
+        tokens = frames * height * width
+        return {
+            "hidden_states": empty(1, tokens, channels), "encoder_hidden_states": empty(1, 128, 4096),
+            "timestep": torch.empty(1, tokens), "encoder_attention_mask": torch.empty(1, 128), "num_frames": frames,
+            "height": height, "width": width,
+        }  # fmt: skip

@@ -1,7 +1,4 @@
-"""Pixels, latents and conditions as tensors: small functions that every family needs.
-
-Shapes: B clips, K context frames, T frames of H x W pixels, uint8; latents (B, C, t, h, w). Conditions as in `models`.
-"""
+"""Pixels and conditions as tensors: small functions that every family needs. Shapes as in `interface`."""
 
 from __future__ import annotations
 
@@ -18,43 +15,24 @@ from replaylab.spec import torch_seed
 from replaylab.util.files import write_atomically
 
 
-def error(prediction: Tensor, target: Tensor, condition: Condition) -> Tensor:
-    """The mean squared difference where nothing is known: the loss, or the distance from a teacher's prediction."""
-    first = condition["known"].shape[2] if "known" in condition else 0
-    return (prediction.float() - target.float())[:, :, first:].square().mean()
-
-
-def in_place(latents: Tensor, condition: Condition) -> Tensor:
-    """Latents with what is known of them in front."""
-    if "known" not in condition:
-        return latents
-    known = condition["known"].to(latents)
-    return torch.cat([known, latents[:, :, known.shape[2] :]], dim=2)
-
-
-def over_clips(numbers: Tensor) -> Tensor:
-    """(B,) to (B, 1, 1, 1, 1)."""
-    return numbers.view(-1, 1, 1, 1, 1)
-
-
-def pixels_of(frames: np.ndarray) -> Tensor:
+def to_pixels(frames: np.ndarray) -> Tensor:
     """uint8 (B, T, H, W, 3) to (B, 3, T, H, W) in -1..1."""
     return torch.as_tensor(np.ascontiguousarray(frames)).permute(0, 4, 1, 2, 3).float() / 255 * 2 - 1
 
 
-def frames_of(pixels: Tensor) -> np.ndarray:
+def to_frames(pixels: Tensor) -> np.ndarray:
     """(B, 3, T, H, W) in -1..1 to uint8 (B, T, H, W, 3)."""
     in_bytes = (pixels.float().clamp(-1, 1) / 2 + 0.5) * 255
     return in_bytes.round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
-def own_generator(context: np.ndarray) -> torch.Generator:
-    """Where a family draws noise to encode a context: the context's own, so that a condition is made once and for all."""
+def generator_of(context: np.ndarray) -> torch.Generator:
+    """The generator of the noise that encodes a context, seeded by the context: a condition is a function of it."""
     number = int(hashlib.sha256(context.tobytes()).hexdigest()[:15], 16)
     return torch.Generator().manual_seed(torch_seed(0, "encoding a context", number))
 
 
-def refuse_misfits(
+def check_format(
     family: str,
     context_frames: int,
     frames: int,
@@ -77,13 +55,18 @@ def refuse_misfits(
         raise ValueError(f"{family} takes a context of n x {context_every} + 1 frames, not of {context_frames}")
 
 
+def empty(*shape: int) -> Tensor:
+    """An uninitialised bf16 tensor, on the meta device where operations are counted."""
+    return torch.empty(shape, dtype=torch.bfloat16)
+
+
 def on_cpu(condition: Condition) -> Condition:
     """The same tensors, contiguous, where they need no GPU."""
     return {name: tensor.cpu().contiguous() for name, tensor in condition.items()}
 
 
-def kept(path: Path, make: Callable[[], Condition]) -> Condition:
-    """What `make` gives, memory-mapped, from the file where it was written before or is now."""
+def cached_tensors(path: Path, make: Callable[[], Condition]) -> Condition:
+    """The result of `make`, memory-mapped, from the file where it was written before or is now."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 

@@ -1,10 +1,10 @@
-"""Wan: what its image-to-video models are told and asked for.
+"""Wan 2.1 image-to-video and Wan 2.2 TI2V.
 
 Decision: both ways in which Wan takes context frames, as diffusers' `WanImageToVideoPipeline` does it. Wan 2.1 gets, beside
-the noisy latents, the latents of the context followed by grey and a mask of the frames that are known; CLIP looks at the
-first one. Wan 2.2 TI2V gets the context's own latents in place of the noisy ones, at noise level 0. The objective is flow
-matching (Wan team 2025, arXiv 2503.20314, eq. 1 to 3), at logit-normal levels shifted as the scheduler's are. Any number
-of context frames goes into Wan 2.1's mask; TI2V takes whole latents, 4 n + 1 frames. Pretrained, both saw one.
+the noisy latents, the latents of the context followed by grey and a mask of the frames that are known; CLIP encodes the
+first one. Wan 2.2 TI2V gets the context's own latents in place of the noisy ones, at noise level 0. The objective is
+flow matching (Wan team 2025, arXiv 2503.20314, eq. 1 to 3), at logit-normal levels shifted as the scheduler's are. Wan
+2.1's mask takes any number of context frames; TI2V takes whole latents, 4 n + 1 frames. Pretrained, both saw one.
 
 Refused: text-to-video models, and Wan 2.2 A14B, which is two networks that take turns.
 """
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from replaylab.models.families.shared import FlowMatching
-from replaylab.models.families.tensors import Condition, frames_of, over_clips, pixels_of, refuse_misfits
+from replaylab.models.families.tensors import check_format, empty, to_frames, to_pixels
+from replaylab.models.interface import Condition, over_clips
 
 WORDS = 512  # that the prompt is padded to
 
@@ -33,7 +34,6 @@ class Wan(FlowMatching):
     PIPELINE = "WanImageToVideoPipeline"
     NETWORK, VAE = ("transformer", "WanTransformer3DModel"), "AutoencoderKLWan"
     ADAPTED = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
-    TEMPORAL = ("attn1",)  # no layers for time alone: in these, places and frames see each other
     IN_PLACE = False  # where the context's latents go
 
     @property
@@ -41,24 +41,23 @@ class Wan(FlowMatching):
         """Frames in a latent, but for the first one."""
         return self.vae.config["scale_factor_temporal"]
 
-    def check(self, context_frames: int, frames: int, height: int, width: int) -> None:
+    def check_clips(self, context_frames: int, frames: int, height: int, width: int) -> None:
         side = self.vae.config["scale_factor_spatial"] * self.transformer.config["patch_size"][1]
-        refuse_misfits(
+        check_format(
             "Wan", context_frames, frames, (height, width),
             multiple=side, every=self._every, context_every=self._every if self.IN_PLACE else 1,
         )  # fmt: skip
 
     def encode(self, frames: np.ndarray) -> Tensor:
         """uint8 (B, T, H, W, 3) to latents (B, C, t, h, w) of mean 0 and deviation 1 over Wan's own clips."""
-        return self._encoded(pixels_of(frames)).cpu()
+        return self._encoded(to_pixels(frames)).cpu()
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Latents (B, C, t, h, w) to uint8 (B, T, H, W, 3)."""
-        with self.visiting("vae") as vae:
+        with self.on_device("vae") as vae:
             mean, deviation = self._statistics()
-            return frames_of(vae.decode(latents.to(vae.device, vae.dtype) * deviation + mean, return_dict=False)[0])
+            return to_frames(vae.decode(latents.to(vae.device, vae.dtype) * deviation + mean, return_dict=False)[0])
 
-    def describe(self, prompt: str) -> Condition:
+    def encode_prompt(self, prompt: str) -> Condition:
         """{"text": (1, WORDS, width)}: what is behind the prompt's end is 0, as in the pipeline. That one cleans prompts by
         `ftfy` too, which is not needed for well-formed ones.
         """
@@ -66,17 +65,22 @@ class Wan(FlowMatching):
         tokens = self.pipe.tokenizer(
             [clean], padding="max_length", max_length=WORDS, truncation=True, return_tensors="pt"
         )
-        with self.visiting("text_encoder") as encoder:
+        with self.on_device("text_encoder") as encoder:
             mask = tokens.attention_mask.to(encoder.device)
             states = encoder(tokens.input_ids.to(encoder.device), mask).last_hidden_state
         return {"text": states * mask[..., None].to(states)}
 
+    @classmethod
+    def _meta_latents_and_text(cls, latent: tuple[int, int, int, int], config: dict[str, Any]) -> dict[str, Any]:
+        latents = empty(1, config["in_channels"], *latent[1:])
+        return {"hidden_states": latents, "encoder_hidden_states": empty(1, WORDS, 4096)}
+
     def log_shift(self, shape: Sequence[int]) -> float:
-        config = self.pipe.scheduler.config
+        config = self.scheduler.config
         return math.log(config["flow_shift"] if "flow_shift" in config else config["shift"])
 
     def _encoded(self, pixels: Tensor) -> Tensor:
-        with self.visiting("vae") as vae:
+        with self.on_device("vae") as vae:
             latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
             mean, deviation = self._statistics()
             return (latents - mean) / deviation
@@ -95,8 +99,8 @@ class WanByChannels(Wan):
     """Wan 2.1 image-to-video: the context in extra channels."""
 
     PIPELINES = ("WanImageToVideoPipeline",)
-    TOOLS = ("scheduler", "tokenizer", "image_processor")
-    LOOKERS = ("image_encoder",)
+    PROCESSORS = ("tokenizer", "image_processor")
+    IMAGE_ENCODERS = ("image_encoder",)
 
     def __init__(self, folder: Path, network: Any, cache: Path | None, dtype: torch.dtype) -> None:
         super().__init__(folder, network, cache, dtype)
@@ -109,34 +113,39 @@ class WanByChannels(Wan):
                 "context): this is a text-to-video model"
             )
 
-    def look(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
+    def encode_context(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
         """{"channels": mask and context latents (1, 4 + C, t, h, w)}, and CLIP's {"image": (1, patches, width)}."""
         from PIL import Image
 
-        pixels = pixels_of(context[None])
+        pixels = to_pixels(context[None])
         rest = pixels.new_zeros(1, 3, frames - len(context), *pixels.shape[3:])
         latents = self._encoded(torch.cat([pixels, rest], dim=2))
         is_known = (torch.arange(frames) < len(context)).float()
         # the first latent is of one frame, whose mask is repeated; each of the others is of `_every` frames
         mask = torch.cat([is_known[:1].expand(self._every), is_known[1:]]).view(-1, self._every).T
         mask = mask[None, :, :, None, None].expand(-1, -1, -1, *latents.shape[3:]).to(latents)
-        looks = {"channels": torch.cat([mask, latents], dim=1)}
+        condition = {"channels": torch.cat([mask, latents], dim=1)}
         if self.transformer.config["image_dim"] is not None:
             image = self.pipe.image_processor(images=Image.fromarray(context[0]), return_tensors="pt").pixel_values
-            with self.visiting("image_encoder") as encoder:
+            with self.on_device("image_encoder") as encoder:
                 states = encoder(image.to(encoder.device, encoder.dtype), output_hidden_states=True)
-            looks["image"] = states.hidden_states[-2]
-        return looks
+            condition["image"] = states.hidden_states[-2]
+        return condition
 
     def predict(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
         image = condition.get("image")
         return self.transformer(
             hidden_states=torch.cat([noisy, condition["channels"].to(noisy)], dim=1).to(self.dtype),
-            timestep=level * self.pipe.scheduler.config["num_train_timesteps"],
+            timestep=level * self.scheduler.config["num_train_timesteps"],
             encoder_hidden_states=condition["text"].to(noisy.device, self.dtype),
             encoder_hidden_states_image=None if image is None else image.to(noisy.device, self.dtype),
             return_dict=False,
         )[0]
+
+    @classmethod
+    def meta_inputs(cls, latent: tuple[int, int, int, int], config: dict[str, Any]) -> dict[str, Any]:
+        image = {"timestep": torch.empty(1), "encoder_hidden_states_image": empty(1, 257, 1280)}
+        return cls._meta_latents_and_text(latent, config) | image
 
 
 class WanInPlace(Wan):
@@ -145,12 +154,12 @@ class WanInPlace(Wan):
     PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")  # the hub's TI2V-5B goes by the first name
     IN_PLACE = True
 
-    def settings(self) -> dict[str, Any]:
+    def pipeline_settings(self) -> dict[str, Any]:
         return {"expand_timesteps": True}
 
-    def look(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
+    def encode_context(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
         """{"known": the context's latents (1, C, k, h, w)}."""
-        return {"known": self._encoded(pixels_of(context[None]))}
+        return {"known": self._encoded(to_pixels(context[None]))}
 
     def predict(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
         patch = self.transformer.config["patch_size"]
@@ -159,7 +168,11 @@ class WanInPlace(Wan):
         levels[:, : condition["known"].shape[2] // patch[0]] = 0
         return self.transformer(
             hidden_states=noisy.to(self.dtype),
-            timestep=levels.flatten(1) * self.pipe.scheduler.config["num_train_timesteps"],
+            timestep=levels.flatten(1) * self.scheduler.config["num_train_timesteps"],
             encoder_hidden_states=condition["text"].to(noisy.device, self.dtype),
             return_dict=False,
         )[0]
+
+    @classmethod
+    def meta_inputs(cls, latent: tuple[int, int, int, int], config: dict[str, Any]) -> dict[str, Any]:
+        return cls._meta_latents_and_text(latent, config) | {"timestep": torch.empty(1, math.prod(latent[1:]) // 4)}

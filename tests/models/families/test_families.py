@@ -200,7 +200,7 @@ def sampled(name: str, pipe: Any, noise: Tensor, guidance: float, output_type: s
     from PIL import Image
 
     image = Image.fromarray(a_clip(name)[0])
-    random = tensors.own_generator(a_clip(name)[:1])  # where the adapter draws what it needs to encode the image
+    random = tensors.generator_of(a_clip(name)[:1])  # where the adapter draws what it needs to encode the image
     common = {
         "image": image, "height": SIDE[name], "width": SIDE[name], "num_frames": FRAMES[name], "generator": random,
         "num_inference_steps": STEPS, "output_type": output_type,
@@ -232,7 +232,7 @@ def test_guidance_away_from_nothing_is_refused(tiny: Callable[[str], Path]) -> N
     model = families.load(tiny("ltx"))
     example = an_example(model, "ltx")
     with pytest.raises(ValueError, match="away from what"):
-        model.draw(draws(example["latents"])[0], example, STEPS, GUIDANCE)
+        model.sample(draws(example["latents"])[0], example, STEPS, GUIDANCE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -240,9 +240,9 @@ def test_its_own_guidance_is_away_from_an_empty_prompt(name: str, tiny: Callable
     model = families.load(tiny(name))
     example = an_example(model, name)
     noise, _ = draws(example["latents"])
-    asked = model.draw(noise.clone(), example, STEPS, GUIDANCE, model.unconditional(example))
+    asked = model.sample(noise.clone(), example, STEPS, GUIDANCE, model.unconditional(example))
     model.guidance = GUIDANCE
-    assert torch.equal(model.draw(noise.clone(), example, STEPS), asked)
+    assert torch.equal(model.sample(noise.clone(), example, STEPS), asked)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -267,7 +267,7 @@ def test_samples_are_those_of_the_familys_pipeline(
     example = an_example(model, name)
     noise, _ = draws(example["latents"])
     without = model.unconditional(example, "" if name == "svd" else "the road") if guidance > 1 else None
-    ours = model.draw(noise, example, STEPS, guidance, without)
+    ours = model.sample(noise, example, STEPS, guidance, without)
     theirs = sampled(name, pipeline(name, tiny(name), monkeypatch), noise.clone(), guidance, "latent")
     theirs = as_ours(name, theirs, ours)
     assert (ours - theirs).abs().max() <= 2e-5 * theirs.abs().max()
@@ -280,7 +280,7 @@ def test_decoded_frames_are_those_of_the_familys_pipeline(
     model = families.load(tiny(name))
     example = an_example(model, name)
     noise, _ = draws(example["latents"])
-    ours = model.decode(model.draw(noise, example, STEPS))
+    ours = model.decode(model.sample(noise, example, STEPS))
     theirs = sampled(name, pipeline(name, tiny(name), monkeypatch), noise.clone(), 1.0, "np")
     assert ours.shape == (1, *a_clip(name).shape)
     assert np.abs(ours / 255 - theirs).max() <= 0.51 / 255 + 1e-4
@@ -294,7 +294,7 @@ def test_cogvideox_samples_by_ddim_whatever_solver_is_named(tiny: Callable[[str]
     other = families.load(tmp_path)
     example = an_example(model, "cogvideox")
     noise, _ = draws(example["latents"])
-    assert torch.equal(model.draw(noise, example, STEPS), other.draw(noise, example, STEPS))
+    assert torch.equal(model.sample(noise, example, STEPS), other.sample(noise, example, STEPS))
 
 
 # ---------------------------------------------------------------------------------------------------- context frames
@@ -314,7 +314,7 @@ def test_known_latents_are_those_of_the_whole_clip_and_stay(name: str, tiny: Cal
     if name == "wan-in-place":  # LTX-Video's are a draw around them
         assert torch.allclose(known, example["latents"][:, :, :2], atol=1e-5)
     noise, _ = draws(example["latents"])
-    assert torch.equal(model.draw(noise, example, STEPS)[:, :, :2], known)
+    assert torch.equal(model.sample(noise, example, STEPS)[:, :, :2], known)
 
 
 @pytest.mark.parametrize("name", ["wan-in-place", "ltx"])
@@ -342,8 +342,8 @@ def test_the_loss_does_not_look_at_what_is_known(name: str, tiny: Callable[[str]
 )
 def test_adapters_are_on_the_layers_of_the_family(name: str, layers: int, tiny: Callable[[str], Path]) -> None:
     model: VideoModel = families.load(tiny(name))
-    lora.put_on(model.transformer, model.ADAPTED, rank=2, seed=0)
-    assert len(lora.weights_of(model.transformer)) == 2 * layers
+    lora.add_lora(model.transformer, model.ADAPTED, rank=2, seed=0)
+    assert len(lora.lora_weights(model.transformer)) == 2 * layers
     for layer in model.TEMPORAL:
         assert any(layer in key.split(".") for key, _ in model.transformer.named_parameters())
 
@@ -355,7 +355,7 @@ def test_a_fine_tune_with_replay_lowers_the_loss_on_both(
     model = families.load(tiny(name))
     sources = [[an_example(model, name, number=number) for number in numbers] for numbers in ((0, 1), (2, 3))]
     before = {key: weight.clone() for key, weight in model.transformer.state_dict().items()}
-    lora.put_on(model.transformer, model.ADAPTED, rank=4, seed=0)
+    lora.add_lora(model.transformer, model.ADAPTED, rank=4, seed=0)
     trained = {key: weight for key, weight in model.transformer.named_parameters() if weight.requires_grad}
     assert trained and all("lora" in key for key in trained)
     model.transformer.enable_gradient_checkpointing()
@@ -384,11 +384,11 @@ def test_a_fine_tune_with_replay_lowers_the_loss_on_both(
     assert all(last < 0.97 * first for first, last in zip(at_first, at_last, strict=True)), (at_first, at_last)
 
     with_adapters = loss_of(sources[0][0], 0).item()
-    lora.write(model.transformer, tmp_path, model.NETWORK[0])
-    lora.melt(model.transformer)
+    lora.write_lora(model.transformer, tmp_path, model.NETWORK[0])
+    lora.merge_lora(model.transformer)
     assert set(model.transformer.state_dict()) == set(before)
     assert loss_of(sources[0][0], 0).item() == pytest.approx(with_adapters, rel=1e-4)
-    model.save(tmp_path)
+    model.save_network(tmp_path)
     again = families.load(tiny(name), network=tmp_path)
     example = sources[0][0]
     noise, normal = draws(example["latents"])
@@ -403,18 +403,18 @@ def test_written_adapters_are_what_diffusers_loads(
     example = an_example(model, "ltx")
     noise, normal = draws(example["latents"])
     level = model.levels(normal, noise.shape)
-    lora.put_on(model.transformer, model.ADAPTED, rank=2, seed=0)
+    lora.add_lora(model.transformer, model.ADAPTED, rank=2, seed=0)
     with torch.no_grad():
         for key, weight in model.transformer.named_parameters():
             if "lora_B" in key:
                 weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
         ours = model.predict(noise, level, example)
-        lora.write(model.transformer, tmp_path, model.NETWORK[0])
+        lora.write_lora(model.transformer, tmp_path, model.NETWORK[0])
         pipe = pipeline("ltx", tiny("ltx"), monkeypatch)
         pipe.load_lora_weights(tmp_path)
         plain = families.load(tiny("ltx"))
         unadapted = plain.predict(noise, level, example)
-        plain.pipe.transformer = pipe.transformer
+        plain = plain.with_network(pipe.transformer)
         assert torch.allclose(plain.predict(noise, level, example), ours, atol=1e-5)
     assert not torch.allclose(unadapted, ours, atol=1e-3)
 
@@ -457,16 +457,16 @@ def test_conditions_are_encoded_once_and_no_encoder_is_loaded_again(
 ) -> None:
     folder = tiny(name)
     first = families.load(folder, cache=tmp_path)
-    encoders = (*first.READERS, *first.LOOKERS)
+    encoders = (*first.TEXT_ENCODERS, *first.IMAGE_ENCODERS)
     assert all(getattr(first.pipe, encoder) is None for encoder in encoders)
     made = an_example(first, name)
     assert all(getattr(first.pipe, encoder) is not None for encoder in encoders)
-    first.forget_encoders()
+    first.unload_encoders()
     assert all(getattr(first.pipe, encoder) is None for encoder in encoders)
 
     again = families.load(folder, cache=tmp_path)
-    monkeypatch.setattr(again, "describe", lambda prompt: pytest.fail("the prompt was read again"))
-    monkeypatch.setattr(again, "look", lambda *_: pytest.fail("the context was encoded again"))
+    monkeypatch.setattr(again, "encode_prompt", lambda prompt: pytest.fail("the prompt was read again"))
+    monkeypatch.setattr(again, "encode_context", lambda *_: pytest.fail("the context was encoded again"))
     monkeypatch.setattr(again, "encode", lambda frames: pytest.fail("the clip was encoded again"))
     found = an_example(again, name)
     assert set(found) == set(made)
@@ -520,7 +520,7 @@ def test_sparing_memory_keeps_the_autoencoder(name: str, tiny: Callable[[str], P
     clips = np.stack([a_clip(name, 0), a_clip(name, 1)])
     latents = model.encode(clips)
     frames = model.decode(latents)
-    model.spare_memory()
+    model.reduce_memory()
     if name != "svd":  # its autoencoder has neither
         assert model.vae.use_slicing and model.vae.use_tiling
     assert torch.allclose(model.encode(clips), latents, atol=1e-4)
@@ -707,7 +707,7 @@ def test_clips_that_do_not_fit_are_refused(
         model.condition(clip, [prompt_for(name)], frames, FPS)
 
 
-def test_svd_refuses_what_it_cannot_hear(tiny: Callable[[str], Path]) -> None:
+def test_svd_refuses_what_it_does_not_take(tiny: Callable[[str], Path]) -> None:
     model = families.load(tiny("svd"))
-    with pytest.raises(ValueError, match="hears no text"):
+    with pytest.raises(ValueError, match="takes no text"):
         model.condition(a_clip("svd")[None, :1], ["a car"], 5, FPS)

@@ -9,22 +9,23 @@ import pytest
 import torch
 from torch import nn
 
-from replaylab.models.families import presets
+from replaylab.models.families import estimates, presets
+from replaylab.models.families.estimates import Estimate
 
 PUBLISHED = {"wan": 5.0e9, "cogvideox": 5.57e9, "ltx": 1.92e9, "svd": 1.52e9}  # weights, by their model cards
 
 
 @pytest.fixture(scope="module")
-def estimates() -> dict[str, presets.Estimate]:
-    return {name: presets.estimate(preset) for name, preset in presets.PRESETS.items()}
+def estimated() -> dict[str, Estimate]:
+    return {name: estimates.estimate(preset) for name, preset in presets.PRESETS.items()}
 
 
-def test_networks_have_the_published_number_of_weights(estimates: dict[str, presets.Estimate]) -> None:
-    assert {name: each.weights for name, each in estimates.items()} == pytest.approx(PUBLISHED, rel=0.01)
+def test_networks_have_the_published_number_of_weights(estimated: dict[str, Estimate]) -> None:
+    assert {name: each.weights for name, each in estimated.items()} == pytest.approx(PUBLISHED, rel=0.01)
 
 
-def test_every_estimate_says_that_it_was_not_run(estimates: dict[str, presets.Estimate]) -> None:
-    for name, each in estimates.items():
+def test_every_estimate_says_that_it_was_not_run(estimated: dict[str, Estimate]) -> None:
+    for name, each in estimated.items():
         assert str(each).startswith(f"{name}: ")
         assert str(each).endswith("Estimated; not run here")
         assert each.preset.hub_name in str(each)
@@ -34,8 +35,8 @@ def test_every_estimate_says_that_it_was_not_run(estimates: dict[str, presets.Es
 
 def test_an_estimate_is_the_sum_of_its_parts() -> None:
     preset = replace(presets.PRESETS["ltx"], batch_size=3, steps=1000)
-    each = presets.Estimate(preset, 10**9, 10**7, 2 * 10**9, 10**12)
-    assert each.training_gb == pytest.approx(2 + 0.2 + 6 + presets.ELSEWHERE_GB)
+    each = Estimate(preset, 10**9, 10**7, 2 * 10**9, 10**12)
+    assert each.training_gb == pytest.approx(2 + 0.2 + 6 + estimates.OVERHEAD_GB)
     assert each.hours == pytest.approx(3 * 1e12 * 3 * 1000 / (989e12 * 0.4) / 3600)
 
 
@@ -58,7 +59,7 @@ class Layers(nn.Module):
 
 def test_what_is_kept_of_plain_layers_is_their_inputs() -> None:
     with torch.device("meta"):
-        flops, kept = presets._measured(Layers(5, 16), {"hidden": torch.empty(3, 16)})
+        flops, kept = estimates._measured(Layers(5, 16), {"hidden": torch.empty(3, 16)})
     assert flops == 5 * 2 * 3 * 16 * 16
     assert kept == 5 * (3 * 16 * 4) + 3 * 16 * 4  # of all layers, and again within one
 
@@ -83,7 +84,7 @@ def test_fused_attention_is_counted_like_written_out_and_keeps_no_scores() -> No
 
     with torch.device("meta"):
         network, x = Attention(), torch.empty(2, 3, 100, 4)
-        flops, kept = presets._measured(network, {"x": x})
+        flops, kept = estimates._measured(network, {"x": x})
         network.checkpoint = lambda block, x: block(x)
         with FlopCounterMode(display=False) as counter:
             network(x)

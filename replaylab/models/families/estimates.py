@@ -1,0 +1,157 @@
+"""The memory and hours that fine-tuning a preset takes on one GPU, estimated; none was run here.
+
+Decision: operations and bytes are counted. The network of the published configuration is built and run once on torch's
+meta device, which has shapes and no memory: weights, floating-point operations, and what a training step keeps for its
+backward pass are counted as they are, attention as in fused kernels (Dao et al. 2022, arXiv 2205.14135: queries, keys,
+values and output are kept, not the scores). Assumed is a GPU's utilisation alone: `BUSY` of an H100's peak in bf16.
+
+Memory of a LoRA training step, gradient checkpointing on: 2 bytes a frozen weight; 20 bytes an adapter's weight (it and its
+gradient, AdamW's two moments, the average, all float32); the inputs of every checkpointed block and what is kept within the
+largest one, times the batch; `OVERHEAD_GB` for kernels, fragments and the rest. Encoders are unloaded by then; the largest
+one alone sets a minimum, where conditions are encoded on the same GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from replaylab.models import lora
+from replaylab.models.families.presets import GpuPreset
+
+GB = 1e9
+PEAK_FLOPS, BUSY = 989e12, 0.4  # an H100's dense bf16, and how much of it large transformers reach
+OVERHEAD_GB = 3.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one training step, and of a whole fine-tuning on one H100; sizes in 1e9 bytes."""
+
+    preset: GpuPreset
+    weights: int
+    adapter_weights: int
+    kept_bytes_a_clip: int  # for the backward pass, with gradient checkpointing
+    forward_flops_a_clip: int
+
+    @property
+    def training_gb(self) -> float:
+        """At the peak of a training step: weights, adapters with their moments, and what is kept for the gradient."""
+        kept = self.preset.batch_size * self.kept_bytes_a_clip
+        return (2 * self.weights + 20 * self.adapter_weights + kept) / GB + OVERHEAD_GB
+
+    @property
+    def encoding_gb(self) -> float:
+        """While conditions are encoded: the largest encoder."""
+        return 2 * self.preset.encoder_weights / GB + OVERHEAD_GB
+
+    @property
+    def hours(self) -> float:
+        """Forward, forward again for the checkpoints, and backward through weights that get no gradient of their own."""
+        flops = 3 * self.forward_flops_a_clip * self.preset.batch_size * self.preset.steps
+        return flops / (PEAK_FLOPS * BUSY) / 3600
+
+    def __str__(self) -> str:
+        preset = self.preset
+        return (
+            f"{preset.name}: {preset.hub_name}, LoRA of rank {preset.lora_rank}, clips of {preset.frames} frames of "
+            f"{preset.width_px} x {preset.height_px}, {preset.steps} steps of {preset.batch_size}: about "
+            f"{max(self.training_gb, self.encoding_gb):.0f} GB (training {self.training_gb:.0f}, encoding "
+            f"{self.encoding_gb:.0f}) and {self.hours:.1f} hours of one H100 a run, evaluations not counted. Estimated; not "
+            "run here"
+        )
+
+
+def estimate(preset: GpuPreset) -> Estimate:
+    """Count weights, operations and bytes on the meta device; a second or two, and no memory."""
+    import diffusers
+
+    family = preset.family
+    with torch.device("meta"):
+        network = getattr(diffusers, family.NETWORK[1])(**preset.config)
+    network = network.to("meta", torch.bfloat16)  # a few parameters are made on the CPU whatever one says
+    weights = _count(network)
+    lora.add_lora(network, family.ADAPTED, preset.lora_rank, seed=0)
+    network.to("meta", torch.bfloat16).train()  # as autocast computes, in whatever the adapters are kept
+    with torch.device("meta"):
+        flops, kept = _measured(network, family.meta_inputs(preset.latent, preset.config))
+    return Estimate(preset, weights, _count(network) - weights, kept, flops)
+
+
+def _count(network: Any) -> int:
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def _measured(network: Any, inputs: dict[str, Any]) -> tuple[int, int]:
+    """Operations of a forward pass, and the bytes a checkpointed one keeps."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    outside, blocks = _Kept(network), []
+
+    def checkpoint(block: Any, *given: Any) -> Any:
+        within = _Kept(network)
+        with within:
+            result = block(*given)
+        for each in given:
+            outside.add(each)
+        blocks.append(within.bytes)
+        return result
+
+    network.enable_gradient_checkpointing(checkpoint)
+    counter, fused = FlopCounterMode(display=False), _FusedAttention()
+    with counter, outside, fused:
+        network(**inputs)
+    return counter.get_total_flops() + fused.flops, outside.bytes + max(blocks)
+
+
+class _Kept:
+    """Around a forward pass: what autograd keeps of it, weights not counted, nothing twice."""
+
+    def __init__(self, network: Any) -> None:
+        self._weights = {weight.untyped_storage()._cdata for weight in network.parameters()}
+        self._storages: dict[int, Any] = {}  # kept alive: an address must not be used again
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self.add, lambda tensor: tensor)
+
+    def add(self, given: Any) -> Any:
+        if isinstance(given, Tensor) and given.untyped_storage()._cdata not in self._weights:
+            self._storages[given.untyped_storage()._cdata] = given.untyped_storage()
+        return given
+
+    def __enter__(self) -> None:
+        self._hooks.__enter__()
+
+    def __exit__(self, *about: Any) -> None:
+        self._hooks.__exit__(*about)
+
+    @property
+    def bytes(self) -> int:
+        return sum(storage.nbytes() for storage in self._storages.values())
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention that keeps what fused kernels keep, and counts what they compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not functional.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        given = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
+        query, key, value = (given[name] for name in ("query", "key", "value"))
+        self.flops += 4 * query.numel() * key.shape[-2]
+        return _Attention.apply(query, key, value)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, output)
+        return output

@@ -1,0 +1,100 @@
+"""Networks on disk, as folders of `config.json` and safetensors: read, saved, checked and named by a digest.
+
+Decision: a network is read by its own class's `from_pretrained` after its files were checked: one that is partly random
+because a file was cut short or a tensor is missing would train without a word. Refused: pickled weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+MIB = 2**20
+
+
+def load(kind: Any, folder: Path, **settings: Any) -> Any:
+    """A network of a class from its folder, frozen and in evaluation mode; `settings` go to `from_pretrained` (dtype).
+
+    Raises FileNotFoundError or ValueError if not all of its weights are there.
+    """
+    check_weights(folder)
+    try:
+        network, about = kind.from_pretrained(
+            folder, output_loading_info=True, use_safetensors=True, local_files_only=True, **settings
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{folder} cannot be read as a {kind.__name__}: {error}") from error
+    if about["missing_keys"]:
+        lacking = sorted(about["missing_keys"])
+        raise ValueError(
+            f"{folder}: {len(lacking)} tensors of a {kind.__name__} are missing, {lacking[0]!r} for one: these weights are "
+            "not whole, or of another model"
+        )
+    return network.eval().requires_grad_(False)
+
+
+def save(network: Any, folder: Path, leave_out: tuple[str, ...] = ()) -> None:
+    """`save_pretrained` into a folder aside, then each file moved: weights are whole or not there. `leave_out`: fields of
+    the configuration.
+    """
+    aside = folder.with_name(f".{folder.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    network.save_pretrained(aside, safe_serialization=True)
+    config = json.loads((aside / "config.json").read_text())
+    kept = {name: value for name, value in config.items() if name not in leave_out}
+    (aside / "config.json").write_text(json.dumps(kept, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(aside.iterdir()):
+        file.replace(folder / file.name)
+    aside.rmdir()
+
+
+def check_weights(folder: Path) -> None:
+    """Raise FileNotFoundError or ValueError unless a network's files are all there and as long as they say."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in weight_files(folder):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing, but its index lists it: copy or download it again")
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is no whole safetensors file ({error}): it was cut short, or is a Git LFS pointer; copy or "
+                "download it again"
+            ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """A network's weight files, those that its index lists included; raises FileNotFoundError if there are none."""
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    listed = {file for index in indices for file in json.loads(index.read_text())["weight_map"].values()}
+    files = [folder / file for file in sorted(listed)] or sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickled = any(folder.glob("*.bin"))
+        raise FileNotFoundError(
+            f"{folder} has no weights (*.safetensors)"
+            + (": those in .bin files are pickled, and are not read" if pickled else "")
+        )
+    return files
+
+
+def digest(folder: Path, parts: tuple[str, ...]) -> str:
+    """Sixteen hex digits that name the weights of some of a pipeline's parts: of their configurations, and of every weight
+    file its size, its first and its last MiB. All of a text encoder's ten gigabytes would take a minute to read, each time.
+    """
+    seen = hashlib.sha256()
+    for part in parts:
+        for path in sorted((folder / part).glob("*.json")):
+            seen.update(path.read_bytes())
+        for path in weight_files(folder / part) if (folder / part / "config.json").is_file() else []:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                seen.update(str(size).encode() + file.read(MIB))
+                file.seek(max(0, size - MIB))
+                seen.update(file.read())
+    return seen.hexdigest()[:16]
