@@ -152,7 +152,9 @@ def test_at_the_end_all_domains_are_measured_and_how_well_they_can_be_denoised(h
         noise = torch.randn(clips.shape[1:], generator=torch.Generator().manual_seed(
             torch_seed(SPEC.noise_seed, "sampling noise", 2)))[None]  # fmt: skip
         with torch.no_grad():
-            error = model.errors(clips[2:], noise, torch.tensor([NOISE_LEVELS[0]]))
+            error = model.errors(
+                clips[2:], noise, torch.tensor([NOISE_LEVELS[0]]), {"known": clips[2:, :, :CONTEXT_FRAMES]}
+            )
         assert losses[0].iloc[2] == pytest.approx(error.item(), rel=1e-4)
 
 
