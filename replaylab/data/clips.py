@@ -37,19 +37,19 @@ class Clip:
     start: int
 
 
-def clips_of(domain: Domain, split: str, frames: int, stride: int = STRIDE) -> list[Clip]:
+def clips_of(domain: Domain, split: str, frames: int) -> list[Clip]:
     """Every window of a split, in the domain's order; raises ValueError, with the folder, if there is none."""
     clips = [
-        Clip(video, scene, start)
-        for video, scene, length in _named(domain.split(split))
-        for start in range(0, length - frames + 1, stride)
+        Clip(Path(video.file).stem, str(video.scene), start)
+        for video in domain.split(split).itertuples()
+        for start in range(0, int(video.frames) - frames + 1, STRIDE)
     ]
     if not clips:
         raise ValueError(f"{domain.folder}: no clips in split {split!r}: every video has fewer than {frames} frames")
     return clips
 
 
-def one_a_scene(clips: list[Clip]) -> list[Clip]:
+def one_per_scene(clips: list[Clip]) -> list[Clip]:
     """The first window of every scene: independent clips, for evaluation."""
     first: dict[str, Clip] = {}
     for clip in clips:
@@ -117,10 +117,6 @@ def _cut(domain: Domain, span: list[Clip], frames: int, pixels: NDArray[np.uint8
                 f"but a clip needs frames {clip.start} to {clip.start + frames - 1}"
             )
         yield pixels[start : start + frames]
-
-
-def _named(videos: pd.DataFrame) -> list[tuple[str, str, int]]:
-    return [(Path(row.file).stem, str(row.scene), int(row.frames)) for row in videos.itertuples()]
 
 
 def _path(domain: Domain, clip: Clip) -> Path:

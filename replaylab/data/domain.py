@@ -62,20 +62,10 @@ class Domain:
     folder: Path
     name: str
     frames_per_second: float
-    shape_px: int | tuple[int, int]
-    """a square's side, or height and width"""
+    height_px: int
+    width_px: int
     videos: pd.DataFrame
     about: dict[str, Any]
-
-    @property
-    def height_px(self) -> int:
-        """The height of a frame."""
-        return self.shape_px if isinstance(self.shape_px, int) else self.shape_px[0]
-
-    @property
-    def width_px(self) -> int:
-        """The width of a frame."""
-        return self.shape_px if isinstance(self.shape_px, int) else self.shape_px[1]
 
     @property
     def size_px(self) -> int:
@@ -130,7 +120,7 @@ def open_domain(folder: str | Path) -> Domain:
     for field, kind in (("name", str), ("frames_per_second", (int, float)), ("size_px", (int, list)), ("videos", list)):
         if not isinstance(about.get(field), kind):
             raise ValueError(f"{path}: field {field!r} is missing or of the wrong type")
-    shape_px = _shape_px(path, about["size_px"])
+    height_px, width_px = _sides_px(path, about["size_px"])
     videos = pd.DataFrame(about.pop("videos"), columns=["file", "split", "scene", "frames", "sha256"])
     wrong = sorted(set(videos["split"]) - set(SPLITS))
     if wrong:
@@ -138,7 +128,7 @@ def open_domain(folder: str | Path) -> Domain:
     shared = videos.groupby("scene")["split"].nunique()
     if (shared > 1).any():
         raise ValueError(f"{path}: scene {shared.idxmax()!r} is in more than one split")
-    return Domain(folder, about["name"], float(about["frames_per_second"]), shape_px, videos, about)
+    return Domain(folder, about["name"], float(about["frames_per_second"]), height_px, width_px, videos, about)
 
 
 def write_domain(
@@ -157,11 +147,12 @@ def write_domain(
     return open_domain(folder)
 
 
-def _shape_px(path: Path, given: Any) -> int | tuple[int, int]:
-    sides = given if isinstance(given, list) else [given]
-    if (isinstance(given, list) and len(given) != 2) or not all(type(side) is int and side > 0 for side in sides):
-        raise ValueError(f"{path}: field 'size_px' is {given!r}; it is a side in pixels, or [height, width]")
-    return given if isinstance(given, int) else (given[0], given[1])
+def _sides_px(path: Path, size_px: int | list[Any]) -> tuple[int, int]:
+    """Height and width of `size_px`, a side or both."""
+    sides = size_px if isinstance(size_px, list) else [size_px, size_px]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(f"{path}: field 'size_px' is {size_px!r}; it is a side in pixels, or [height, width]")
+    return sides[0], sides[1]
 
 
 def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:

@@ -136,7 +136,7 @@ def of_domain(
         raise ValueError(f"sharpness: {wrong[0]!r}, expected shares of the real frames' such as 0.8")
     from replaylab.evaluation.evaluation_sets import TrueAgents  # with it comes torch
 
-    chosen = clips_module.one_a_scene(clips_module.clips_of(domain, split, frames))[:clips]
+    chosen = clips_module.one_per_scene(clips_module.clips_of(domain, split, frames))[:clips]
     truth = clips_module.truth_of(domain, chosen, frames) if domain.has_tracks else None
     against = SELF if truth is None else TRUTH
     scores: dict[str, list[dict[str, float]]] = {}

@@ -202,7 +202,7 @@ def _prepared(
     home: Path, pipeline: Pipeline,
 ) -> EvaluationSet:  # fmt: skip
     domain, length = build_domain(world, home / "domains"), pipeline.frames
-    scenes = clips_module.one_a_scene(clips_module.clips_of(domain, split, length))
+    scenes = clips_module.one_per_scene(clips_module.clips_of(domain, split, length))
     if len(scenes) < clips + reference_clips:
         raise ValueError(
             f"{domain.folder}: split {split!r} has {len(scenes)} scenes, but {clips} clips to continue and "
@@ -268,7 +268,7 @@ def _mean_motion(
     domain, length = build_domain(world, home / "domains"), pipeline.frames
     if not _has_agents(world, detector):
         return None
-    scenes = clips_module.one_a_scene(clips_module.clips_of(domain, split, length))
+    scenes = clips_module.one_per_scene(clips_module.clips_of(domain, split, length))
     truth = _truth(domain, scenes, length, detector)
     size_px = domain.height_px, domain.width_px
     try:

@@ -143,9 +143,9 @@ def _check_alike(domains: list[Domain]) -> None:
 
 def _counts(domains: list[Domain], settings: Settings) -> tuple[int, int]:
     """How many clips of the test split are continued, and how many are compared with: what the smallest domain has."""
-    from replaylab.data.clips import clips_of, one_a_scene  # a decoder that reading pages do without
+    from replaylab.data.clips import clips_of, one_per_scene  # a decoder that reading pages do without
 
-    counts = [len(one_a_scene(clips_of(domain, "test", settings.frames))) for domain in domains]
+    counts = [len(one_per_scene(clips_of(domain, "test", settings.frames))) for domain in domains]
     fewest, least = min(counts), 2 * ceil(N_MIN / (settings.frames - settings.context_frames))
     if fewest < least:
         raise ValueError(

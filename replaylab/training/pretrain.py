@@ -245,7 +245,7 @@ def video_features(home: Path, folder: Path = WEIGHTS / "videonet", steps: int =
     checks = {}
     for spec in VIDEONET_CHECKS:
         domain = _domain(spec, home)
-        scenes = clips.one_a_scene(clips.clips_of(domain, "dev", CLIP_FRAMES))
+        scenes = clips.one_per_scene(clips.clips_of(domain, "dev", CLIP_FRAMES))
         read = clips.read(domain, scenes, CLIP_FRAMES)
         checks[spec.name] = np.stack([frames[CONTEXT_FRAMES:] for frames in read])
     video_network_training.fit(

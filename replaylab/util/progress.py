@@ -123,8 +123,7 @@ def _silently(iterable: Iterable[Item], what: str, total: int | None, unit: str)
 
 
 def _bar(iterable: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:
-    bar = tqdm(iterable, desc=what, total=total, unit=f" {unit}", leave=False, dynamic_ncols=True)
-    yield from bar
+    yield from tqdm(iterable, desc=what, total=total, unit=f" {unit}", leave=False, dynamic_ncols=True)
 
 
 def _lines(iterable: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:

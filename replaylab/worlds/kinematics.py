@@ -15,20 +15,10 @@ from functools import cache
 import numpy as np
 
 from replaylab.spec import WorldSpec
+from replaylab.worlds import renderer
 from replaylab.worlds.appearance import RoadAppearance
 from replaylab.worlds.meshes import KINDS, shadow, vehicle
-from replaylab.worlds.renderer import (
-    NEAR_M,
-    Camera,
-    Floats,
-    Light,
-    Mesh,
-    Scene,
-    eligible,
-    rigid,
-    shown_throughout,
-    visible_shares,
-)
+from replaylab.worlds.renderer import NEAR_M, Camera, Floats, Light, Mesh, Scene, eligible, rigid, visible_shares
 
 VEHICLES, VEHICLE_SHARES = ("car", "van", "truck", "bus", "motorcycle"), (0.55, 0.17, 0.12, 0.06, 0.10)
 SMALL, SMALL_SHARES = ("pedestrian", "cyclist"), (0.6, 0.4)
@@ -142,7 +132,7 @@ def _is_shown(motion: Motion, times: Floats, judge: Camera) -> bool:
             if depth.min() > NEAR_M:
                 boxes[agent] = [*pixels.min(axis=0), *pixels.max(axis=0)]
         counts[frame] = eligible(boxes, visible_shares(boxes, depths, 64), 64)
-    return shown_throughout(counts)
+    return renderer.shown_throughout(counts)
 
 
 @cache

@@ -11,21 +11,10 @@ from typing import Any
 import numpy as np
 
 from replaylab.spec import WorldSpec
+from replaylab.worlds import renderer
 from replaylab.worlds.appearance import hsv
 from replaylab.worlds.meshes import ball, round_shadow
-from replaylab.worlds.renderer import (
-    GROUND,
-    SOLID,
-    Camera,
-    Floats,
-    Light,
-    Mesh,
-    Scene,
-    box,
-    join,
-    shows_its_agents,
-    strip,
-)
+from replaylab.worlds.renderer import GROUND, SOLID, Camera, Floats, Light, Mesh, Scene
 
 STEP_S = 1 / 120
 SHAPES = ("box", "ball", "plank")
@@ -44,11 +33,11 @@ def _body(shape: str, size: float, rng: np.random.Generator, light: Light) -> tu
     lower, upper = _paint(rng), _paint(rng)
     width, length, height = (2 * side for side in sides)
     halves = [
-        box((0, 0, -height / 2), (width, length, height / 2), lower, light),
-        box((0, 0, 0), (width, length, height / 2), upper, light),
-        box((0, 0, -height / 2), (width * 0.99, length * 0.99, 0.001), lower * 0.6, light),  # the underside
+        renderer.box((0, 0, -height / 2), (width, length, height / 2), lower, light),
+        renderer.box((0, 0, 0), (width, length, height / 2), upper, light),
+        renderer.box((0, 0, -height / 2), (width * 0.99, length * 0.99, 0.001), lower * 0.6, light),  # the underside
     ]
-    return join(halves), sides
+    return renderer.join(halves), sides
 
 
 def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int) -> Scene:
@@ -56,7 +45,7 @@ def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.G
     times = np.arange(spec.frames) / spec.frames_per_second
     for _ in range(100):
         scene = _draw_once(look_rng, motion_rng, times)
-        if shows_its_agents(scene):
+        if renderer.shows_its_agents(scene):
             return scene
     raise RuntimeError("no physics scene in 100 shows its bodies")
 
@@ -72,13 +61,16 @@ def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, t
     bodies = [_body(shape, look_rng.uniform(0.35, 0.8), look_rng, light) for shape in shapes]
     cuts = np.arange(-2.0, 40.0, 1.5)
     tiles = [
-        strip(x, x + 1.5, cuts, np.clip(floor * (1 + look_rng.normal(0, 0.06, (len(cuts) - 1, 1))), 0, 1))
+        renderer.strip(x, x + 1.5, cuts, np.clip(floor * (1 + look_rng.normal(0, 0.06, (len(cuts) - 1, 1))), 0, 1))
         for x in np.arange(-21.0, 21.0, 1.5)
     ]
-    layers: list[tuple[int, Mesh]] = [(GROUND, join(tiles))]
+    layers: list[tuple[int, Mesh]] = [(GROUND, renderer.join(tiles))]
     if look_rng.uniform() < 0.5:  # a wall to bounce off, behind
         layers.append(
-            (SOLID, box((0, distance + 3.5, 0), (40, 0.5, look_rng.uniform(0.8, 3.0)), _paint(look_rng), light))
+            (
+                SOLID,
+                renderer.box((0, distance + 3.5, 0), (40, 0.5, look_rng.uniform(0.8, 3.0)), _paint(look_rng), light),
+            )
         )
     shadows = [round_shadow(max(sides), floor, 8) for _, sides in bodies]
     return Scene(

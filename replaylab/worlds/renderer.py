@@ -99,11 +99,10 @@ def quads(corners: Floats, colours: Floats) -> Mesh:
     return Mesh(corners.reshape(-1, 3), np.clip(colours.reshape(-1, 3), 0, 1), triangles)
 
 
-def strip(x0: float, x1: float, cuts: Floats, colours: Floats, z: float = 0.0) -> Mesh:
-    """Ground between two x, cut along y at `cuts` (N + 1): one colour (N, 3) a piece."""
+def strip(x0: float, x1: float, cuts: Floats, colours: Floats) -> Mesh:
+    """Ground between two x, cut along y at `cuts` (N + 1): colours (N, 3), one per piece."""
     near, far = cuts[:-1], cuts[1:]
-    corners = np.empty((len(near), 4, 3))
-    corners[..., 2] = z
+    corners = np.zeros((len(near), 4, 3))
     corners[:, [0, 3], 0], corners[:, [1, 2], 0] = x0, x1
     corners[:, :2, 1], corners[:, 2:, 1] = near[:, None], far[:, None]
     return quads(corners, colours)

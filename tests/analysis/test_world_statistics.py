@@ -64,7 +64,7 @@ def ego_of(headings: dict[str, np.ndarray]) -> pd.DataFrame:
 def domain_of(tracks: pd.DataFrame, videos: list[str], ego: pd.DataFrame | None = None) -> Domain:
     """A domain in memory, all of it in the dev split."""
     listed = pd.DataFrame({"file": [f"{v}.mp4" for v in videos], "split": "dev", "scene": videos, "frames": FRAMES})
-    domain = Domain(Path("nowhere"), "test", RATE, 64, listed.assign(sha256=""), {})
+    domain = Domain(Path("nowhere"), "test", RATE, 64, 64, listed.assign(sha256=""), {})
     domain.__dict__["tracks"] = tracks
     domain.__dict__["ego"] = ego_of({v: np.zeros(FRAMES) for v in videos}) if ego is None else ego
     return domain

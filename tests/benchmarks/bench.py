@@ -193,7 +193,7 @@ def long_videos(folder: Path, videos: int = 6, frames: int = 300, size_px: int =
         {"file": f"{number}.mp4", "split": "train", "scene": str(number), "frames": frames, "sha256": ""}
         for number in range(videos)
     )
-    return Domain(folder, "long", 10.0, size_px, listed, {})
+    return Domain(folder, "long", 10.0, size_px, size_px, listed, {})
 
 
 def compare_frechet(n: int, d: int) -> None:

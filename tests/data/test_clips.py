@@ -26,7 +26,7 @@ def test_windows_start_every_stride_and_never_cross_a_video(domain):
     assert [(clip.video, clip.start) for clip in found[:4]] == [("train-00000", 0), ("train-00000", 2), ("train-00000", 4),
                                                                 ("train-00001", 0)]  # fmt: skip
     assert len(found) == 9
-    assert [clip.start for clip in clips.one_a_scene(found)] == [0, 0, 0]
+    assert [clip.start for clip in clips.one_per_scene(found)] == [0, 0, 0]
 
 
 def test_clips_of_a_rectangle_without_truth(tmp_path):

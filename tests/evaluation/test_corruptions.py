@@ -144,7 +144,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from replaylab.worlds.build import build_domain
 
     domain = build_domain(WORLD, tmp_path_factory.mktemp("domains"))
-    chosen = room.one_a_scene(room.clips_of(domain, "dev", FRAMES))
+    chosen = room.one_per_scene(room.clips_of(domain, "dev", FRAMES))
     frames = np.stack(list(room.read(domain, chosen, FRAMES)))
     return SimpleNamespace(name=WORLD.name, split="dev", clips=chosen, frames=frames)
 

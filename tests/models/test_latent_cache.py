@@ -149,7 +149,7 @@ def test_another_reader_of_videos_has_chunks_of_its_own(model, domain, tmp_path,
 
 def test_only_chunks_that_are_asked_for_are_made_and_other_choices_and_names_share_them(model, domain, tmp_path):
     home = tmp_path / "home"
-    chosen = clips.one_a_scene(clips.clips_of(domain, "train", CLIP_FRAMES))
+    chosen = clips.one_per_scene(clips.clips_of(domain, "train", CLIP_FRAMES))
     for wanted, chunks in (([0, 2], 1), ([1], 1), ([2, 9], 2), ([4, 5, 0], 3), (range(VIDEOS), 4)):
         some = [chosen[number] for number in wanted]
         coded = latent_cache.encode_clips(model, domain, "train", some, home, "key")

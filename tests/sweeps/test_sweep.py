@@ -52,7 +52,7 @@ def test_nothing_is_evaluated_on_a_scene_of_the_reference_set_or_of_training(swe
     spec = swept.specs[0]
     trained = build_domain(spec.target, swept.store / "domains")
     domain = build_domain(spec.evaluation.domains[0], swept.store / "domains")
-    scenes = clips_module.one_a_scene(clips_module.clips_of(domain, "dev", 8))
+    scenes = clips_module.one_per_scene(clips_module.clips_of(domain, "dev", 8))
     evaluated = set(swept.rows.loc[(swept.rows["domain"] == "driving") & (swept.rows["scene"] != ""), "scene"])
     assert evaluated == {clip.scene for clip in scenes[: spec.evaluation.clips]}
     assert not evaluated & set(trained.split("train")["scene"])

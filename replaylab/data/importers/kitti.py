@@ -18,22 +18,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from replaylab.data.importers import conversion
+from replaylab.data.importers import conversion, sources
 from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
-from replaylab.data.importers.sources import (
-    Fit,
-    Floats,
-    ImageSequence,
-    Recipe,
-    Source,
-    Unusable,
-    ego_rows,
-    image_size,
-    piece_name,
-    pieces,
-    share_inside,
-    track_table,
-)
+from replaylab.data.importers.sources import Fit, Floats, ImageSequence, Recipe, Source, Unusable
 from replaylab.util.progress import track
 
 ORIGIN = "kitti tracking"
@@ -68,9 +55,9 @@ def add(root: Path, settings: ConversionSettings) -> ConversionResult:
         )
     conversion.check(settings, ORIGIN)
     openers = [partial(KittiSequence, root / "training", sequence) for sequence in sequences]
-    sources, unusable = conversion.sources_of(settings, track(openers, "reading sequences", unit="sequences"))
+    missing, unusable = conversion.sources_of(settings, track(openers, "reading sequences", unit="sequences"))
     about = {"licence": settings.licence or LICENCE, "made_by": "replaylab.kitti"}
-    return conversion.convert(settings, ORIGIN, sequences, sources, unusable, about)
+    return conversion.convert(settings, ORIGIN, sequences, missing, unusable, about)
 
 
 class KittiSequence(ImageSequence):
@@ -97,21 +84,23 @@ class KittiSequence(ImageSequence):
         if frames[-1] >= len(poses):
             why = f"{self.texts['oxts']} has {len(poses)} lines, and there is a picture {frames[-1]}"
             raise Unusable(self.label, why, "unpack it again")
-        chosen = pieces([frame / PICTURES_PER_SECOND for frame in frames], recipe, self.label)
-        fit = Fit.of(*image_size(self.paths[0], self.label), recipe)
+        chosen = sources.pieces([frame / PICTURES_PER_SECOND for frame in frames], recipe, self.label)
+        fit = Fit.of(*sources.image_size(self.paths[0], self.label), recipe)
         truth = _in_picture(labels, camera, fit, recipe)
         tracks, ego = [], []
         for number, piece in enumerate(chosen):
-            video = piece_name(self.name, number)
+            video = sources.piece_name(self.name, number)
             numbers = [frames[at] for at in piece]
             rows = _numbered(truth[truth["frame"].isin(numbers)])
             frame = rows["frame"].map({old: new for new, old in enumerate(numbers)})
             tracks += rows.assign(video=video, frame=frame).to_dict("records")
-            cameras = ego_rows(poses[numbers], fit, camera.focal_px, CAMERA_HEIGHT_M, camera.pitch_rad(fit), "drive")
+            cameras = sources.ego_rows(
+                poses[numbers], fit, camera.focal_px, CAMERA_HEIGHT_M, camera.pitch_rad(fit), "drive"
+            )
             ego += [{"video": video, **row} for row in cameras]
         return Source(
             self.name, self.label, self.name, self.name, self.stamp, chosen, self.read,
-            seconds_per_picture * sum(map(len, chosen)), track_table(tracks, recipe), pd.DataFrame(ego),
+            seconds_per_picture * sum(map(len, chosen)), sources.track_table(tracks, recipe), pd.DataFrame(ego),
         )  # fmt: skip
 
     def labels(self) -> pd.DataFrame:
@@ -220,7 +209,7 @@ def _in_picture(labels: pd.DataFrame, camera: _CarCamera, fit: Fit, recipe: Reci
         **{side: boxes[:, number] for number, side in enumerate(("x0", "y0", "x1", "y1"))},
         "x_m": np.where(regions, np.nan, places[:, 0]), "y_m": np.where(regions, np.nan, places[:, 2]),
         "heading_rad": np.where(regions, np.nan, np.arctan2(-np.cos(turn), -np.sin(turn))), "road_m": np.nan,
-        "visible": share_inside(boxes, recipe) * np.where(regions, 1.0, np.nan_to_num(seen, nan=VISIBLE[3])),
+        "visible": sources.share_inside(boxes, recipe) * np.where(regions, 1.0, np.nan_to_num(seen, nan=VISIBLE[3])),
         "eligible": ~regions,
     })  # fmt: skip
 

@@ -22,23 +22,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from replaylab.data.importers import conversion
+from replaylab.data.importers import conversion, sources
 from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
-from replaylab.data.importers.sources import (
-    Fit,
-    Floats,
-    ImageSequence,
-    Recipe,
-    Source,
-    Unusable,
-    ego_rows,
-    piece_name,
-    pieces,
-    seen_from,
-    share_inside,
-    track_table,
-    wrapped,
-)
+from replaylab.data.importers.sources import Fit, Floats, ImageSequence, Recipe, Source, Unusable
 from replaylab.util.progress import track
 
 LICENCE = "CC BY-NC-SA 4.0, nuScenes"
@@ -102,11 +88,11 @@ def add(
     openers = [partial(NuscenesScene, database, scene, camera) for scene in database.scene]
     try:
         names = [_name(scene) for scene in database.scene]
-        sources, unusable = conversion.sources_of(settings, track(openers, "reading scenes", unit="scenes"))
+        missing, unusable = conversion.sources_of(settings, track(openers, "reading scenes", unit="scenes"))
     except (KeyError, TypeError, ValueError) as error:
         raise _diagnosed(root, version, error) from error
     about = {"licence": settings.licence or LICENCE, "made_by": "replaylab.nuscenes", "camera": camera}
-    return conversion.convert(settings, origin, names, sources, unusable, about)
+    return conversion.convert(settings, origin, names, missing, unusable, about)
 
 
 def _open_tables(root: Path, version: str) -> Any:
@@ -149,7 +135,7 @@ class NuscenesScene(ImageSequence):
         start = self.records[0]["timestamp"]
         times = [(record["timestamp"] - start) / 1e6 for record in self.records]
         try:
-            chosen = pieces(times, recipe, self.label)
+            chosen = sources.pieces(times, recipe, self.label)
         except Unusable as error:
             if not self.missing:
                 raise
@@ -158,12 +144,12 @@ class NuscenesScene(ImageSequence):
             raise Unusable(self.label, why, f"download the sweeps; or {what_to_do}") from error
         tracks, ego = [], []
         for number, piece in enumerate(chosen):
-            video = piece_name(self.name, number)
+            video = sources.piece_name(self.name, number)
             agents, cameras = self._truth(piece, recipe)
             tracks += [{"video": video, **row} for row in agents]
             ego += [{"video": video, **row} for row in cameras]
         log = self.database.get("log", self.scene["log_token"])["logfile"]
-        table = track_table(tracks, recipe) if self.database.sample_annotation else None
+        table = sources.track_table(tracks, recipe) if self.database.sample_annotation else None
         return Source(
             self.name, self.label, self.label, log, self.stamp, chosen, self.read,
             seconds_per_picture * sum(map(len, chosen)), table, pd.DataFrame(ego),
@@ -180,7 +166,7 @@ class NuscenesScene(ImageSequence):
                 annotation = self.database.get("sample_annotation", box.token)
                 if (kind := self._kind(annotation)) is None or (hull := pose.box(box.corners().T)) is None:
                     continue
-                inside = float(share_inside(hull[None], recipe)[0])
+                inside = float(sources.share_inside(hull[None], recipe)[0])
                 if not inside:
                     continue
                 agent = numbers.setdefault(annotation["instance_token"], len(numbers))
@@ -192,7 +178,7 @@ class NuscenesScene(ImageSequence):
                 })  # fmt: skip
         first = poses[0]
         cameras = np.stack([pose.camera for pose in poses])
-        return rows, ego_rows(cameras, first.fit, first.focal_px, first.height_m, first.pitch_rad, "drive")
+        return rows, sources.ego_rows(cameras, first.fit, first.focal_px, first.height_m, first.pitch_rad, "drive")
 
     def _kind(self, annotation: dict[str, Any]) -> str | None:
         category = annotation["category_name"]
@@ -237,10 +223,10 @@ class _CameraPose:
 
     def place(self, box: Any) -> dict[str, float]:
         """x_m, y_m and heading_rad of a box of the devkit."""
-        right, ahead = seen_from(self.camera, np.asarray(box.center)[None, :2])[0]
+        right, ahead = sources.seen_from(self.camera, np.asarray(box.center)[None, :2])[0]
         along = box.orientation.rotation_matrix[:, 0]
-        heading = wrapped(np.arctan2(-along[0], along[1]) - self.camera[2])
-        return {"x_m": float(right), "y_m": float(ahead), "heading_rad": heading}
+        heading = (np.arctan2(-along[0], along[1]) - self.camera[2] + np.pi) % (2 * np.pi) - np.pi
+        return {"x_m": float(right), "y_m": float(ahead), "heading_rad": float(heading)}
 
 
 def _records(database: Any, scene: dict[str, Any], camera: str) -> Iterator[dict[str, Any]]:

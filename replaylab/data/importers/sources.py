@@ -246,11 +246,6 @@ def seen_from(camera: Floats, points: Floats) -> Floats:
     return np.stack([dx * cos + dy * sin, dy * cos - dx * sin], axis=1)
 
 
-def wrapped(angle_rad: float) -> float:
-    """The same angle, from -pi to pi."""
-    return float((angle_rad + np.pi) % (2 * np.pi) - np.pi)
-
-
 def ego_rows(
     cameras: Floats, fit: Fit, focal_px: float, height_m: float, pitch_rad: float, event: str
 ) -> list[dict[str, Any]]:

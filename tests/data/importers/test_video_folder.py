@@ -344,7 +344,7 @@ def test_files_of_a_folder_are_one_scene_if_asked_for(tmp_path):
         film(tmp_path / "in" / name, times=range(40 + 5 * number))
     domain = add(tmp_path / "in", scene_from="folder").domain
     assert list(domain.videos["scene"]) == ["drive", "drive", "other"]
-    assert len(clips.one_a_scene(clips.clips_of(domain, domain.videos["split"][0], 4))) <= 2
+    assert len(clips.one_per_scene(clips.clips_of(domain, domain.videos["split"][0], 4))) <= 2
 
 
 # --------------------------------------------------------------------------------------------------------------- command
