@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 MIN_HEIGHT_PX = 6.0  # of an image of 64
 MIN_VISIBLE = 0.5
+SAME_BOX_IOU = 0.7  # of two detections: above it they are of one agent
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

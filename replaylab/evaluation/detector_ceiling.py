@@ -32,7 +32,8 @@ from replaylab.data import clips as clips_module
 from replaylab.data.domain import Domain
 from replaylab.data.video import decode
 from replaylab.metrics import detection, dynamics, fidelity, template_tracking
-from replaylab.metrics.detectors.pretrained import Found, tracks_of
+from replaylab.metrics.detectors.pretrained import Detections
+from replaylab.metrics.detectors.pseudo_tracks import tracks_of
 from replaylab.util.progress import track
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def verdict(table: pd.DataFrame, against: str) -> CeilingVerdict:
 
 def _own_tracks(clip: Frames, detect: Detect) -> list[pd.DataFrame]:
     """The detector's tracks in a real clip (T, H, W, 3), by frame."""
-    frames = [Found(np.asarray(boxes, np.float32), ["agent"] * len(boxes)) for boxes in detect(clip)]
+    frames = [Detections(np.asarray(boxes, np.float32), ["agent"] * len(boxes)) for boxes in detect(clip)]
     return tracks_of(frames, *clip.shape[1:3])
 
 

@@ -243,10 +243,11 @@ def _truth(domain: Domain, chosen: list[Clip], length: int, detector: DetectorSp
         return clips_module.truth_of(domain, chosen, length)
     if detector is None:
         return [[pd.DataFrame(columns=list(TRACK_COLUMNS))] * length] * len(chosen)
-    from replaylab.metrics.detectors import pretrained
+    from replaylab.metrics.detectors import pseudo_tracks
 
     return [
-        pretrained.pseudo_tracks(clip, _object_detector(detector)) for clip in clips_module.read(domain, chosen, length)
+        pseudo_tracks.pseudo_tracks(clip, _object_detector(detector))
+        for clip in clips_module.read(domain, chosen, length)
     ]
 
 
@@ -300,7 +301,7 @@ def clear_cache() -> None:
 def detector_for(spec: DetectorSpec | None = None) -> Callable[[Frames], ClipBoxes]:
     """Detects agents in clips (N, T, H, W, 3): N x T boxes with scores, of the shipped detector or one of transformers."""
     if spec is not None:
-        return _object_detector(spec).find_in_clips
+        return _object_detector(spec).detect_in_clips
     network = centre_point.load()
 
     def detect(frames: Frames) -> ClipBoxes:

@@ -5,7 +5,7 @@
 Decision: a family's settings come as a preset, everything else from what is there: clips are as long as the preset says,
 of the size and rate of the domains, and as many are measured as there are scenes of the test split. Runs are described,
 stored, resumed and sent to a cluster as all others are (`sweep`). Agents are measured where a detector is named; where a
-domain has no tracks, against those that it finds in the real frames (`object_detectors.pseudo_tracks`).
+domain has no tracks, against those that it finds in the real frames (`pseudo_tracks.pseudo_tracks`).
 
 Refused: domains of different sizes or frame rates, with too few scenes, and clips that the family does not take.
 """

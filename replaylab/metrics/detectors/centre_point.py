@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from replaylab.data.boxes import is_eligible
+from replaylab.data.boxes import SAME_BOX_IOU, is_eligible
 from replaylab.metrics import dynamics, network_files
 from replaylab.metrics.blur import as_tensor
 from replaylab.spec import WEIGHTS
@@ -36,7 +36,6 @@ SHIPPED = WEIGHTS / "detector"
 STRIDE = 2
 MATCH_GATE_PX = 5.0
 """A detection whose centre is farther than this from every agent's is wrong, and the agent missed."""
-SAME_BOX_IOU = 0.7
 PIXELS_PER_OUTPUT = 8.0
 """The sides are predicted in units of 8 px, so that the network's outputs are of the order of one."""
 

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_detectors import CLASSES, SQUARE, TINY, tiny_detector
 
-from replaylab.data.boxes import MIN_HEIGHT_PX, pairwise_iou
+from replaylab.data.boxes import MIN_HEIGHT_PX, SAME_BOX_IOU, pairwise_iou
 from replaylab.data.domain import TRACK_COLUMNS
 from replaylab.metrics import dynamics
 from replaylab.metrics.detectors import pretrained
-from replaylab.metrics.detectors.pretrained import Found, ObjectDetector, load, tracks_of
+from replaylab.metrics.detectors.pretrained import Detections, ObjectDetector, load
+from replaylab.metrics.detectors.pseudo_tracks import pseudo_tracks, tracks_of
 
 HEIGHT, WIDTH = 38, 61
 LOW = 0.05  # random models are sure of nothing
@@ -67,7 +68,7 @@ def test_boxes_are_those_of_transformers_own_way(name: str, made: Callable[[str]
         outputs = model(pixel_values=inputs["pixel_values"])
     theirs = processor.post_process_object_detection(outputs, threshold=LOW, target_sizes=[(HEIGHT, WIDTH)] * 3)
     agents = {"car": "vehicle", "truck": "vehicle", "person": "pedestrian"}
-    seen = load(made(name), agents, threshold=LOW).look(frames)
+    seen = load(made(name), agents, threshold=LOW).detect_with_kinds(frames)
     assert any(found.kinds for found in seen)
     for found, result in zip(seen, theirs, strict=True):
         assert found.boxes.dtype == np.float32 and found.boxes.shape == (len(found.kinds), 5)
@@ -80,20 +81,20 @@ def test_boxes_are_those_of_transformers_own_way(name: str, made: Callable[[str]
         for row, agent in zip(rows, kinds, strict=True):
             if agent is not None:
                 near = pairwise_iou(row[:4].astype(float), found.boxes[:, :4].astype(float))
-                assert (found.boxes[near > pretrained.SAME_BOX_IOU - 1e-3, 4] >= row[4] - 1e-5).any()
+                assert (found.boxes[near > SAME_BOX_IOU - 1e-3, 4] >= row[4] - 1e-5).any()
 
 
 def test_batches_and_clips_change_nothing(made: Callable[[str], Path]) -> None:
     detector, frames = load(made("detr"), threshold=LOW), some_frames(4)
-    whole = detector.find(frames, batch_size=4)
+    whole = detector.detect(frames, batch_size=4)
     assert sum(map(len, whole)) > 0
     for others in (
-        detector.find(frames, batch_size=3),
-        [found for clip in detector.find_in_clips(frames.reshape(2, 2, *frames.shape[1:])) for found in clip],
+        detector.detect(frames, batch_size=3),
+        [found for clip in detector.detect_in_clips(frames.reshape(2, 2, *frames.shape[1:])) for found in clip],
     ):
         for one, other in zip(whole, others, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-3)
-    assert detector.find(frames[:0]) == []
+    assert detector.detect(frames[:0]) == []
 
 
 class Fixed(torch.nn.Module):
@@ -118,7 +119,7 @@ def fixed(logits: list[list[float]], boxes: list[list[float]]) -> ObjectDetector
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (64, 64), (15, 200)])
 def test_boxes_are_in_pixels_of_the_frames_that_were_given(height: int, width: int) -> None:
     detector = fixed([[3.0, -9.0, -9.0]], [[0.5, 0.25, 0.2, 0.5]])
-    (found,) = detector.find(some_frames(1, height, width))
+    (found,) = detector.detect(some_frames(1, height, width))
     np.testing.assert_allclose(found[0, :4], [0.4 * width, 0, 0.6 * width, 0.5 * height], atol=1e-3)
     assert found[0, 4] == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-5)
 
@@ -129,7 +130,7 @@ def test_one_agent_that_is_called_two_things_is_one_agent() -> None:
     detector = fixed(
         [[1.0, 2.0, 9.0], [-9.0, 0.5, -9.0], [-9.0, -9.0, 9.0], *nothing], [box, beside, box] + [beside] * 3
     )
-    (found,) = detector.look(some_frames(1))  # what is no agent hides none
+    (found,) = detector.detect_with_kinds(some_frames(1))  # what is no agent hides none
     assert found.kinds == ["truck", "truck"]
     assert found.boxes[:, 0] == pytest.approx([0.2 * WIDTH, 0.6 * WIDTH], abs=1e-3)
 
@@ -139,7 +140,7 @@ def test_one_agent_that_is_called_two_things_is_one_agent() -> None:
 )
 def test_other_frames_are_refused(frames: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"frames: .*expected uint8 \(N, H, W, 3\)"):
-        fixed([[0.0] * 3], [[0.5] * 4]).find(frames)
+        fixed([[0.0] * 3], [[0.5] * 4]).detect(frames)
 
 
 # ------------------------------------------------------------------------------------------------------------- classes
@@ -340,12 +341,12 @@ SIDE = 120  # px
 STARTS = [(20.0, 20.0), (60.0, 60.0), (100.0, 100.0)]
 
 
-def seen_at(centres: list[tuple[float, float]], kinds: list[str] | None = None, half: float = 8.0) -> Found:
+def seen_at(centres: list[tuple[float, float]], kinds: list[str] | None = None, half: float = 8.0) -> Detections:
     boxes = np.array([[x - half, y - half, x + half, y + half, 0.9] for x, y in centres], np.float32)
-    return Found(boxes.reshape(-1, 5), kinds or ["car"] * len(centres))
+    return Detections(boxes.reshape(-1, 5), kinds or ["car"] * len(centres))
 
 
-def moving(rng: np.random.Generator, frames: int) -> tuple[list[Found], list[np.ndarray]]:
+def moving(rng: np.random.Generator, frames: int) -> tuple[list[Detections], list[np.ndarray]]:
     """Agents well apart that move by up to 3 px a frame, in any order; and which of them each row is."""
     velocity = rng.uniform(-3, 3, (len(STARTS), 2))
     orders = [rng.permutation(len(STARTS)) for _ in range(frames)]
@@ -419,7 +420,7 @@ def test_the_kind_is_what_most_frames_say_and_nothing_makes_empty_tables() -> No
 
 def test_pseudo_tracks_are_those_of_what_is_found() -> None:
     detector = fixed([[3.0, -9.0, -9.0]], [[0.5, 0.5, 0.2, 0.5]])
-    tables = pretrained.pseudo_tracks(some_frames(4), detector)
+    tables = pseudo_tracks(some_frames(4), detector)
     assert [table["agent"].tolist() for table in tables] == [[0]] * 4
     assert {table["kind"].item() for table in tables} == {"car"}
     assert tables[0][["x0", "x1"]].to_numpy().tolist()[0] == pytest.approx([0.4 * WIDTH, 0.6 * WIDTH], abs=1e-3)
