@@ -23,4 +23,4 @@ def run(options: argparse.Namespace) -> None:
 
     study = corruption_study.run(options.preset, options.store)
     for domain in corruption_study.DOMAINS:
-        print(measures.found(study, domain), end="\n\n")
+        print(measures.summary(study, domain), end="\n\n")

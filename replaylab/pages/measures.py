@@ -1,10 +1,8 @@
-"""Which measure sees which damage? One function per figure, table or sentence of the page; no torch.
+"""The page on measures: how each responds to controlled corruptions of real clips, in figures, a table and texts; no torch.
 
-The functions take a `CorruptionStudy` and give back a matplotlib figure, a pandas Styler or Markdown. Decision: names,
-groups and directions of the measures stand here once (`MEASURES`), and a measure that is not among them is shown all the
-same, under its own name and among the others. What counts as seen is `LEAST_EVIDENCE`, for every measure alike.
-
-Refused: a domain that was not damaged.
+The functions take a `CorruptionStudy` and return a matplotlib figure, a pandas Styler or Markdown. Decision: a corruption is
+seen where the evidence is `LEAST_EVIDENCE` or more, for every measure alike; a measure that the catalogue does not list is
+shown under its own name. Refused: a domain that was not corrupted.
 """
 
 from __future__ import annotations
@@ -24,146 +22,123 @@ from matplotlib.patches import Patch
 from pandas.io.formats.style import Styler
 from PIL import Image
 
-from replaylab.analysis import tables
+from replaylab import catalogue
+from replaylab.analysis.tables import REFERENCES as BASELINES
 from replaylab.analysis.tables import last_step, per_arm
-from replaylab.catalogue import (
-    BY_HORIZON,
-    GROUPS,
-    MEASURES,
-    OF_AGENTS,
-    OF_FRAMES,
-    OF_VIDEOS,
-    PSEUDO_SUFFIX,
-    domain_of,
-    measure_of,
-)
+from replaylab.catalogue import domain_of, measure_of
 from replaylab.evaluation import corruption_study
-from replaylab.evaluation.corruption_study import DOMAINS, EVENTFUL, LEAST_EVIDENCE, CorruptionStudy
+from replaylab.evaluation.corruption_study import DOMAINS, EVENTFUL, LEAST_EVIDENCE, SPLIT, CorruptionStudy
 from replaylab.evaluation.corruptions import AGENTS, KINDS, PICTURES, REFERENCES, TIME
 from replaylab.pages.style import GREY, INK, LIGHT_GREY, WIDTH, figure_style, finished, styled
-from replaylab.util import text as text_module
-from replaylab.util.text import capital, number
+from replaylab.util.text import capital, number, plain_number
 
-DAMAGES = {
-    "real": "real", "re-rendered": "rendered again", "autoencoder": "autoencoder", "copy-last-frame": "copy last frame",
-    "constant-velocity": "constant velocity", "blur": "blur", "noise": "noise", "colour": "warmer",
-    "slowed": "slower", "shuffled": "shuffled", "moved": "agents moved", "removed": "nearest agent removed",
-    "pulled": "motion pulled to the mean",
+LABELS = {
+    **BASELINES, "re-rendered": "rendered again", "colour": "warmer", "slowed": "slower", "moved": "agents moved",
+    "removed": "nearest agent removed", "pulled": "motion pulled to the mean",
 }  # fmt: skip
-SHORT = {"re-rendered": "again", "autoencoder": "autoenc.", "copy-last-frame": "copy", "shuffled": "shuffled",
-         "slowed": "slower", "removed": "gone", "pulled": "pulled", "moved": "moved"}  # fmt: skip
+SHORT = {"re-rendered": "again", "autoencoder": "autoenc.", "copy-last-frame": "copy", "colour": "warmer",
+         "slowed": "slower", "removed": "gone"}  # fmt: skip
 SHOWN_BLUR = (0.5, 1.0, 2.0)  # in the maps; the others are for the detector's ceiling
-COLUMNS = {  # what stands in which map
+COLUMNS = {  # of the maps
     PICTURES: ("blur", "noise", "colour"),
     TIME: ("re-rendered", "autoencoder", "slowed", "shuffled", "copy-last-frame"),
     AGENTS: ("moved", "pulled", "removed"),
 }
 TITLES = {PICTURES: "Damaged pictures", TIME: "Damaged time, and references", AGENTS: "Damaged agents"}
-BOUNDS = (-np.inf, -10.0, -LEAST_EVIDENCE, LEAST_EVIDENCE, 10.0, 30.0, np.inf)
-SHADES = ("#2166ac", "#92c5de", "#f7f7f7", "#fdcc8a", "#f16913", "#9e2f00")
-CLASSES = (
-    "better, over 10",
-    "better",
-    f"not seen, under {LEAST_EVIDENCE:g}",
-    "worse",
-    "worse, over 10",
-    "worse, over 30",
-)
+BOUNDS = (-1e9, -10.0, -LEAST_EVIDENCE, LEAST_EVIDENCE, 10.0, 30.0, 1e9)  # of the colours, in standard errors
+SHADES = {
+    "better, over 10": "#2166ac", "better": "#92c5de", f"not seen, under {LEAST_EVIDENCE:g}": "#f7f7f7",
+    "worse": "#fdcc8a", "worse, over 10": "#f16913", "worse, over 30": "#9e2f00",
+}  # fmt: skip
 
 
-def damage_name(name: str, grade: float) -> str:
+def label_of(corruption: str, grade: float) -> str:
     """Such as "blur 0.5 px"."""
-    kind = KINDS.get(name)
-    words = DAMAGES.get(name, name)
-    return f"{words} {grade:g} {kind.unit}".strip() if kind and kind.unit else words
+    label, kind = LABELS.get(corruption, corruption), KINDS.get(corruption)
+    return f"{label} {grade:g} {kind.unit}" if kind and kind.unit else label
 
 
-def answers(made: CorruptionStudy, domain: str = EVENTFUL) -> pd.DataFrame:
-    """`damage.response` of one domain with a column `worse`: the evidence, positive where the measure says worse.
+def responses(made: CorruptionStudy, domain: str = EVENTFUL) -> pd.DataFrame:
+    """`corruption_study.response` of one domain with a column `worse`: the evidence, positive where the measure got worse.
 
-    ValueError lists the domains there are.
+    ValueError lists the domains of the study.
     """
-    there = sorted(set(made.rows["domain"]))
-    if domain not in there:
-        raise ValueError(f"domain {domain!r} is none of {', '.join(there)}")
+    domains = sorted(set(made.rows["domain"]))
+    if domain not in domains:
+        raise ValueError(f"domain {domain!r} is none of {', '.join(domains)}")
     table = corruption_study.response(made.rows[made.rows["domain"] == domain])
     better = table["measure"].map(lambda name: measure_of(name).better)
     sign = better.map({"low": 1.0, "high": -1.0}).fillna(0.0)
     return table.assign(worse=np.where(sign == 0, table["evidence"].abs(), sign * table["evidence"]))
 
 
+def _without_horizons(table: pd.DataFrame) -> pd.DataFrame:
+    return table[~table["measure"].str.startswith(catalogue.BY_HORIZON)]
+
+
 def _in_order(names: Iterable[str]) -> list[str]:
-    """As MEASURES lists them, by group; others last in theirs."""
-    known = list(MEASURES)
+    """As the catalogue lists them, by group; others last in theirs."""
+    known = {name: place for place, name in enumerate(catalogue.MEASURES)}
+    groups = catalogue.GROUPS
     return sorted(
-        set(names),
-        key=lambda name: (
-            GROUPS.index(measure_of(name).group), known.index(name) if name in known else len(known), name,
-        ),
-    )  # fmt: skip
+        set(names), key=lambda name: (groups.index(measure_of(name).group), known.get(name, len(known)), name)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def examples_figure(made: CorruptionStudy) -> Figure:
-    """The last frame of one eventful clip, under the strongest of each kind of damage."""
-    pictures, across = made.examples(), 4
-    down = -(-len(pictures) // across)
+    """The last frame of one eventful clip, under the strongest of each kind of corruption."""
+    pictures = made.examples()
+    rows = -(-len(pictures) // 4)
     with figure_style():
-        figure, panels = plt.subplots(down, across, figsize=(WIDTH, 1.72 * down + 0.4), squeeze=False)
+        figure, panels = plt.subplots(rows, 4, figsize=(WIDTH, 1.72 * rows + 0.4), squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()
         for axes, ((name, grade), png) in zip(panels.flat, pictures.items(), strict=False):
             axes.imshow(np.asarray(Image.open(io.BytesIO(png))), interpolation="nearest")
             unit = f"\n{grade:g} {KINDS[name].unit}" if KINDS[name].unit else "\n"
-            axes.set_title(SHORT.get(name, DAMAGES[name]) + unit, fontsize=9)
+            axes.set_title(SHORT.get(name, name) + unit, fontsize=9)
         return finished(figure, "The same frame under each damage")
 
 
 def response_map(made: CorruptionStudy, group: str, domain: str = EVENTFUL) -> Figure:
-    """Measures (lines) against the damages of one group of COLUMNS: how many standard errors worse.
+    """Measures (rows) against the corruptions of one group of COLUMNS: how many standard errors worse.
 
     "=" where nothing changed at all, "?" where the error is not known, "–" where there is nothing to compare; a measure
     that has nothing to compare anywhere (PSNR: a clip against itself has none) stands in the table of values only.
     """
-    table = answers(made, domain)
-    table = table[~table["measure"].str.startswith(BY_HORIZON)]
+    table = _without_horizons(responses(made, domain))
     table = table[table["damage"].isin(COLUMNS[group])]
     table = table[(table["damage"] != "blur") | table["grade"].isin(SHOWN_BLUR)]
     columns = [
         (name, grade) for name in COLUMNS[group] for grade in sorted(set(table.loc[table["damage"] == name, "grade"]))
     ]
     by_cell = table.set_index(["measure", "damage", "grade"])
-    lines = _lines(_in_order(table.loc[table["change"].notna(), "measure"]))
+    names = _with_groups(_in_order(table.loc[table["change"].notna(), "measure"]))
     with figure_style():
-        height = 0.205 * len(lines) + 1.75
-        figure, axes = plt.subplots(figsize=(WIDTH, height))
-        shown = np.full((len(lines), len(columns)), np.nan)
-        for row, measure in enumerate(lines):
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.205 * len(names) + 1.75))
+        worse = np.full((len(names), len(columns)), np.nan)
+        for row, measure in enumerate(names):
             for column, at in enumerate(columns):
                 if (measure, *at) in by_cell.index:
                     cell = by_cell.loc[(measure, *at)]
-                    shown[row, column] = cell["worse"]
+                    worse[row, column] = cell["worse"]
                     _annotate(axes, column, row, cell)
-        colours = ListedColormap(list(SHADES)).with_extremes(bad="white")
-        edges = [-1e9, *BOUNDS[1:-1], 1e9]
-        axes.imshow(np.clip(shown, -1e8, 1e8), cmap=colours, norm=BoundaryNorm(edges, len(SHADES)), aspect="auto")
-        _name_lines(axes, lines)
+        colours = ListedColormap(list(SHADES.values())).with_extremes(bad="white")
+        axes.imshow(np.clip(worse, -1e8, 1e8), cmap=colours, norm=BoundaryNorm(BOUNDS, len(SHADES)), aspect="auto")
+        _name_rows(axes, names)
         _name_columns(axes, columns)
-        entries = [Patch(fc=shade, ec=GREY, lw=0.5, label=label) for shade, label in zip(SHADES, CLASSES, strict=True)]
+        entries = [Patch(fc=shade, ec=GREY, lw=0.5, label=label) for label, shade in SHADES.items()]
         return finished(
             figure, f"{TITLES[group]}: {domain_of(domain).label}", entries=entries, below_in=1.05,
             fontsize=9, title="standard errors from real", title_fontsize=9,
         )  # fmt: skip
 
 
-def _lines(measures: list[str]) -> list[str]:
+def _with_groups(measures: list[str]) -> list[str]:
     """The measures with the groups' names between them."""
-    lines: list[str] = []
-    for name in measures:
-        if measure_of(name).group not in lines:
-            lines.append(measure_of(name).group)
-        lines.append(name)
-    return lines
+    groups = dict.fromkeys(measure_of(name).group for name in measures)
+    return [row for group in groups for row in [group, *(one for one in measures if measure_of(one).group == group)]]
 
 
 def _annotate(axes: Axes, column: int, row: int, cell: pd.Series[Any]) -> None:
@@ -179,25 +154,24 @@ def _annotate(axes: Axes, column: int, row: int, cell: pd.Series[Any]) -> None:
     axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
 
 
-def _name_lines(axes: Axes, lines: list[str]) -> None:
-    axes.set_yticks(range(len(lines)), ["" if line in GROUPS else measure_of(line).label for line in lines])
+def _name_rows(axes: Axes, names: list[str]) -> None:
+    axes.set_yticks(range(len(names)), ["" if name in catalogue.GROUPS else measure_of(name).label for name in names])
     axes.tick_params(length=0)
-    for row, line in enumerate(lines):
-        if line in GROUPS:
-            axes.text(-0.02, row, line, ha="right", va="center", fontsize=9, fontweight="bold",
+    for row, name in enumerate(names):
+        if name in catalogue.GROUPS:
+            axes.text(-0.02, row, name, ha="right", va="center", fontsize=9, fontweight="bold",
                       transform=axes.get_yaxis_transform())  # fmt: skip
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
 
 
 def _name_columns(axes: Axes, columns: list[tuple[str, float]]) -> None:
-    """Grades above the cells, and the damage above its grades."""
+    """Grades above the cells, and the corruption above its grades."""
     axes.xaxis.tick_top()
     axes.set_xticks(range(len(columns)), [f"{at:g}" if KINDS[name].unit else "" for name, at in columns])
     for name in dict.fromkeys(name for name, _ in columns):
         places = [place for place, (one, _) in enumerate(columns) if one == name]
         unit = f"\n({KINDS[name].unit})" if KINDS[name].unit else ""
-        label = SHORT.get(name, DAMAGES[name]) + unit
+        label = SHORT.get(name, name) + unit
         axes.annotate(label, ((places[0] + places[-1]) / 2, 1), (0, 14 if unit else 4), fontsize=9, ha="center",
                       va="bottom", xycoords=axes.get_xaxis_transform(), textcoords="offset points",
                       rotation=0 if unit else 30)  # fmt: skip
@@ -206,19 +180,18 @@ def _name_columns(axes: Axes, columns: list[tuple[str, float]]) -> None:
 
 
 def as_blur_figure(made: CorruptionStudy, domain: str = EVENTFUL) -> Figure:
-    """Which blur of all frames changes each distance between sets as much as a damage to agents or time does."""
+    """Which blur of all frames changes each distance between sets as much as a corruption of agents or time does."""
     table = _distances_as_blur(made, domain)
     strongest = max(KINDS["blur"].grades)
     edge = strongest * 1.15
-    damages = list(dict.fromkeys(zip(table["damage"], table["grade"], strict=True)))
+    corruptions = list(dict.fromkeys(_at(table)))
     names = _in_order(table["measure"])
     colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
     with figure_style():
-        figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * max(len(damages), 3) + 1.7))
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * max(len(corruptions), 3) + 1.7))
         for place, name in enumerate(names):
             here = table[table["measure"] == name]
-            rows = np.array([damages.index(at) for at in zip(here["damage"], here["grade"], strict=True)])
-            rows = rows + 0.16 * (place - (len(names) - 1) / 2)
+            rows = np.array([corruptions.index(at) for at in _at(here)]) + 0.16 * (place - (len(names) - 1) / 2)
             beyond = np.isinf(here["blur_px"].to_numpy())
             faces = [colours[name] if not abs(evidence) < LEAST_EVIDENCE else "white" for evidence in here["evidence"]]
             x = np.where(beyond, edge, here["blur_px"])
@@ -226,8 +199,8 @@ def as_blur_figure(made: CorruptionStudy, domain: str = EVENTFUL) -> Figure:
                 axes.scatter(x[chosen], rows[chosen], marker=marker, s=38, zorder=3, edgecolors=[colours[name]],
                              facecolors=[face for face, one in zip(faces, chosen, strict=True) if one])  # fmt: skip
             axes.plot([], [], "o", color=colours[name], label=measure_of(name).label)
-        axes.set_yticks(range(len(damages)), [damage_name(*at) for at in damages])
-        axes.set_ylim(max(len(damages), 1) - 0.5, -0.5)
+        axes.set_yticks(range(len(corruptions)), [label_of(*at) for at in corruptions])
+        axes.set_ylim(max(len(corruptions), 1) - 0.5, -0.5)
         axes.set_xlim(-0.05, edge + 0.1)
         axes.axvline(strongest, color=GREY, lw=0.9, ls=(0, (1, 1.5)))
         axes.grid(axis="x", color=LIGHT_GREY, lw=0.8)
@@ -238,19 +211,23 @@ def as_blur_figure(made: CorruptionStudy, domain: str = EVENTFUL) -> Figure:
         return finished(figure, title, entries=entries, columns=4, below_in=0.3, fontsize=9)
 
 
+def _at(table: pd.DataFrame) -> Iterable[tuple[str, float]]:
+    return zip(table["damage"], table["grade"], strict=True)
+
+
 def _distances_as_blur(made: CorruptionStudy, domain: str) -> pd.DataFrame:
-    """`damage.as_blur` of the distances between sets of frames or videos, for damages to time and agents."""
-    table = corruption_study.as_blur(answers(made, domain))
+    """`corruption_study.as_blur` of the distances between sets of frames or videos, for corruptions of time and agents."""
+    table = corruption_study.as_blur(responses(made, domain))
     of_sets = set(made.rows.loc[made.rows["video"] == "", "measure"])
-    wanted = {name for name in of_sets if measure_of(name).group in (OF_FRAMES, OF_VIDEOS)}
-    shown = [name for name, kind in KINDS.items() if kind.group in (TIME, AGENTS)] + ["copy-last-frame"]
-    table = table[table["measure"].isin(wanted) & table["damage"].isin(shown)]
-    order = table["damage"].map({name: place for place, name in enumerate(shown)})
-    return table.assign(order=order).sort_values(["order", "grade"], kind="stable").drop(columns="order")
+    distances = {name for name in of_sets if measure_of(name).group in (catalogue.OF_FRAMES, catalogue.OF_VIDEOS)}
+    order = [*(name for name, kind in KINDS.items() if kind.group in (TIME, AGENTS)), "copy-last-frame"]
+    table = table[table["measure"].isin(distances) & table["damage"].isin(order)]
+    place = table["damage"].map(order.index)
+    return table.assign(place=place).sort_values(["place", "grade"]).drop(columns="place")
 
 
 def ceiling_figure(made: CorruptionStudy) -> Figure:
-    """The detector on real frames, blurred more and more: ADE and recall against sharpness, a line a domain."""
+    """The detector on real frames, blurred more and more: ADE and recall against sharpness, a line per domain."""
     domains = [name for name in DOMAINS if name in set(made.rows["domain"])]
     colours = dict(zip(DOMAINS, sns.color_palette("colorblind")[:2], strict=True))
     with figure_style():
@@ -266,51 +243,43 @@ def ceiling_figure(made: CorruptionStudy) -> Figure:
             panels[0].annotate(label, (ratio, 1), (0, 2), xycoords=panels[0].get_xaxis_transform(), fontsize=8,
                                textcoords="offset points", ha="center", rotation=45, color=GREY)  # fmt: skip
         panels[0].set(ylabel=measure_of("ade_px").axis, ylim=(0, None))
-        panels[1].set(
-            ylabel=measure_of("recall").axis, ylim=(0, 1.03), xlabel="sharpness of the frames (of the real ones')"
-        )
+        panels[1].set(ylabel=measure_of("recall").axis, ylim=(0, 1.03))
+        panels[1].set_xlabel("sharpness of the frames (of the real ones')")
         panels[1].legend(loc="lower right")
         return finished(figure, "What the detector can reach in blurred frames")
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def values_table(made: CorruptionStudy, domain: str = EVENTFUL) -> Styler:
-    """Every measure (a column) under every damage (a line), the references first: the plain values."""
-    table = answers(made, domain).pivot(index=["damage", "grade"], columns="measure", values="value")
+    """Every measure (a column) under every corruption (a row), the references first: the plain values."""
+    table = responses(made, domain).pivot(index=["damage", "grade"], columns="measure", values="value")
     order = [(name, float(grade)) for name, kind in KINDS.items() for grade in kind.grades]
     table = table.reindex([at for at in order if at in table.index])
     table = table[_in_order(table.columns)]
     first = next((place for place, (name, _) in enumerate(table.index) if KINDS[name].group != REFERENCES), 0)
-    table.index = pd.Index([damage_name(*at) for at in table.index])
+    table.index = pd.Index([label_of(*at) for at in table.index])
     table.columns = pd.Index([measure_of(name).name for name in table.columns])
-    return styled(table, f"damage-values-{domain}", ruled=[first], wide=True).format(_plain, na_rep="–")
+    return styled(table, f"damage-values-{domain}", ruled=[first], wide=True).format(plain_number, na_rep="–")
 
 
-def _plain(value: float) -> str:
-    return "0" if value == 0 else number(value)
-
-
-# ----------------------------------------------------------------------------------------------------------- sentences
-def standing(made: CorruptionStudy) -> str:
+# --------------------------------------------------------------------------------------------------------------- texts
+def status_line(made: CorruptionStudy) -> str:
     """Markdown: what the page shows."""
-    damages = made.rows[["damage", "grade"]].drop_duplicates()
-    kinds = [KINDS[name].group for name in damages["damage"]]
-    measures = {name for name in made.rows["measure"] if not name.endswith(PSEUDO_SUFFIX)}
+    kinds = [KINDS[name].group for name, _ in dict.fromkeys(_at(made.rows))]
+    measures = {name for name in made.rows["measure"] if not name.endswith(catalogue.PSEUDO_SUFFIX)}
     domains = [domain_of(name).label for name in DOMAINS if name in set(made.rows["domain"])]
+    references = kinds.count(REFERENCES)
     return (
-        f"Preset **{made.preset}**: {made.clips} clips each of {' and '.join(domains)} "
-        f"(the *{corruption_study.SPLIT}* split), "
-        f"{sum(kind != REFERENCES for kind in kinds)} damages and {kinds.count(REFERENCES)} references, "
-        f"{len(measures)} measures."
+        f"Preset **{made.preset}**: {made.clips} clips each of {' and '.join(domains)} (the *{SPLIT}* split), "
+        f"{len(kinds) - references} damages and {references} references, {len(measures)} measures."
     )
 
 
-def found(made: CorruptionStudy, domain: str = EVENTFUL) -> str:
+def summary(made: CorruptionStudy, domain: str = EVENTFUL) -> str:
     """Markdown: what the numbers say, line by line."""
-    table = answers(made, domain)
-    table = table[~table["measure"].str.startswith(BY_HORIZON)]
-    lines = [_control(table), _told_apart(table), *_who_sees_agents(table), _who_minds_blur(table), _flattered(table)]
-    lines += [_as_which_blur(made, domain, table), _ceilings(made, domain)]
+    table = _without_horizons(responses(made, domain))
+    lines = [_control(table), _copied_frame(table), *_corrupted_agents(table), _mild_blur(table)]
+    lines += [_taken_for_better(table), _distances(made, domain, table), _ceilings(made, domain)]
     text = "\n".join(f"- {line}" for line in lines if line)
     return f"On {domain_of(domain).label}, with {made.clips} clips:\n\n{text}"
 
@@ -333,87 +302,81 @@ def _control(table: pd.DataFrame) -> str:
     )
 
 
-def _told_apart(table: pd.DataFrame) -> str:
-    """A measure that cannot tell real from copy-last-frame is not used."""
-    still = table[table["damage"] == "copy-last-frame"].dropna(subset=["evidence"])
-    blind = still[still["worse"] < LEAST_EVIDENCE]
-    if still.empty:
+def _copied_frame(table: pd.DataFrame) -> str:
+    """A measure that does not tell real frames from a copied last frame is not used."""
+    copied = table[table["damage"] == "copy-last-frame"].dropna(subset=["evidence"])
+    if copied.empty:
         return ""
-    text = f"Of {len(still)} measures whose error is known, {len(still) - len(blind)} tell real from copying the last frame"
-    if blind.empty:
+    seen = _seen(copied)
+    text = f"Of {len(copied)} measures whose error is known, {seen.sum()} tell real from copying the last frame"
+    if seen.all():
         return f"{text}."
-    return f"{text}. With this many clips these do not, and by themselves say nothing of motion: {_named(blind)}."
+    return (
+        f"{text}. With this many clips these do not, and by themselves say nothing of motion: {_listed(copied[~seen])}."
+    )
 
 
-def _who_sees_agents(table: pd.DataFrame) -> list[str]:
-    """Of the strongest damage of each kind."""
+def _corrupted_agents(table: pd.DataFrame) -> list[str]:
+    """Of the strongest of each kind of corruption of agents: how many measures see it."""
     lines = []
     for name in COLUMNS[AGENTS]:
-        one = table[table["damage"] == name].dropna(subset=["evidence"])
-        one = one[one["grade"] == one["grade"].max()]
+        one = _strongest(table.dropna(subset=["evidence"]), name)
         if one.empty:
             continue
-        groups = one["measure"].map(lambda measure: measure_of(measure).group)
-        looks, moves = one[groups.isin([OF_FRAMES, OF_VIDEOS])], one[groups == OF_AGENTS]
-        blind = moves[moves["worse"] < LEAST_EVIDENCE]
-        unseen = f" (not by {_named(blind)})" if 0 < len(blind) < len(moves) else ""
+        fidelity, accuracy = (
+            _of_groups(one, catalogue.OF_FRAMES, catalogue.OF_VIDEOS),
+            _of_groups(one, catalogue.OF_AGENTS),
+        )
+        seen = _seen(accuracy)
+        unseen = f" (not by {_listed(accuracy[~seen])})" if seen.any() and not seen.all() else ""
         lines.append(
-            f"*{capital(damage_name(name, float(one['grade'].iloc[0])))}*: seen by {_seen(looks)} measures of fidelity "
-            f"and by {_seen(moves)} of agents{unseen}."
+            f"*{capital(label_of(name, float(one['grade'].iloc[0])))}*: seen by {_counted(fidelity)} measures of fidelity "
+            f"and by {_counted(accuracy)} of agents{unseen}."
         )
     return lines
 
 
-def _who_minds_blur(table: pd.DataFrame) -> str:
+def _mild_blur(table: pd.DataFrame) -> str:
     """Measures of agents that would take a loss of sharpness for a loss of accuracy."""
     blur = table[(table["damage"] == "blur") & (table["grade"] == 1)].dropna(subset=["evidence"])
-    agents = blur[blur["measure"].map(lambda measure: measure_of(measure).group) == OF_AGENTS]
+    agents = _of_groups(blur, catalogue.OF_AGENTS)
     if agents.empty:
         return ""
-    minds = agents[agents["worse"] >= LEAST_EVIDENCE]
-    text = f"A blur of 1 px, which moves no agent, is seen by {_seen(agents)} measures of agents"
-    if minds.empty:
+    text = f"A blur of 1 px, which moves no agent, is seen by {_counted(agents)} measures of agents"
+    if not _seen(agents).any():
         return f"{text}."
-    return f"{text}: {_named(minds)}. That is the detector's doing, and why its ceiling is printed."
+    return f"{text}: {_listed(agents[_seen(agents)])}. That is the detector's doing, and why its ceiling is printed."
 
 
-def _flattered(table: pd.DataFrame) -> str:
-    damaged = table[table["damage"].map(lambda name: KINDS[name].group != REFERENCES)]
-    better = damaged[damaged["worse"] <= -LEAST_EVIDENCE]
+def _taken_for_better(table: pd.DataFrame) -> str:
+    corrupted = table[table["damage"].map(lambda name: KINDS[name].group != REFERENCES)]
+    better = corrupted[corrupted["worse"] <= -LEAST_EVIDENCE]
     if better.empty:
         return "No damage is taken for an improvement by any measure."
-    each = []
-    for measure, one in better.groupby("measure", sort=False):
-        damages = ", ".join(damage_name(*at) for at in zip(one["damage"], one["grade"], strict=True))
-        each.append(f"{measure_of(measure).label} ({damages})")
+    each = [
+        f"{measure_of(measure).label} ({', '.join(label_of(*at) for at in _at(one))})"
+        for measure, one in better.groupby("measure", sort=False)
+    ]
     return f"Damage is taken for an improvement by {'; '.join(each)}."
 
 
-def _as_which_blur(made: CorruptionStudy, domain: str, table: pd.DataFrame) -> str:
-    """Does a distance between videos see what the paper cares about? Beside what ADE says of the same damage."""
+def _distances(made: CorruptionStudy, domain: str, table: pd.DataFrame) -> str:
+    """Whether distances between sets see what happens to agents, beside the ADE under the same corruption."""
     blurs = _distances_as_blur(made, domain)
     ade = table[table["measure"] == "ade_px"].set_index(["damage", "grade"])["value"]
     lines = []
     for name in COLUMNS[AGENTS]:
-        one = blurs[blurs["damage"] == name]
-        one = one[one["grade"] == one["grade"].max()]
-        at = (name, float(KINDS[name].grades[-1]))
+        one, at = _strongest(blurs, name).set_index("measure"), (name, float(KINDS[name].grades[-1]))
         if one.empty or not {("real", 0.0), at} <= set(ade.index):
             continue
-        each = one.set_index("measure")
-        told = [f"{measure_of(measure).label} {_blur_in_words(each.loc[measure])}" for measure in _in_order(each.index)]
-        lines.append(
-            f"    - {damage_name(*at)}, ADE from {number(ade[('real', 0.0)])} to {number(ade[at])} px: {', '.join(told)}"
-        )
-    if not lines:
-        return ""
-    question = (
-        "Do distances between sets see what happens to agents? A damage changes each as a blur of all frames does:"
-    )
-    return "\n".join([question, *lines])
+        each = [f"{measure_of(measure).label} {_blur_text(one.loc[measure])}" for measure in _in_order(one.index)]
+        errors = f"ADE from {number(ade[('real', 0.0)])} to {number(ade[at])} px"
+        lines.append(f"    - {label_of(*at)}, {errors}: {', '.join(each)}")
+    question = "Do distances between sets see what happens to agents?"
+    return "\n".join([f"{question} A damage changes each as a blur of all frames does:", *lines]) if lines else ""
 
 
-def _blur_in_words(one: pd.Series[Any]) -> str:
+def _blur_text(one: pd.Series[Any]) -> str:
     unsure = " (not seen)" if abs(one["evidence"]) < LEAST_EVIDENCE else ""
     if np.isinf(one["blur_px"]):
         return f"more than one of {max(KINDS['blur'].grades):g} px{unsure}"
@@ -421,9 +384,9 @@ def _blur_in_words(one: pd.Series[Any]) -> str:
 
 
 def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
-    """Markdown: what the detector reaches on real frames that are blurred to each model's sharpness, of a sweep's rows.
+    """Markdown, for a sweep's rows: the detector's ceiling at the sharpness of the least sharp model and of the sharpest.
 
-    From the published damages; where the results were not copied along, a sentence that says so.
+    From the published corruptions; where the results were not copied along, a sentence that says so.
     """
     try:
         made = corruption_study.run("published")
@@ -431,9 +394,9 @@ def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
         return "The detector's ceiling under blur is not here: its results lie in book/results."
     values = last_step(per_arm(rows))
     sharp = values[(values["measure"] == "sharpness_ratio") & (values["domain"] == domain)].set_index("arm")["value"]
-    sharp = sharp[[arm for arm in sharp.index if arm not in tables.REFERENCES.values()]]
+    sharp = sharp[[arm for arm in sharp.index if arm not in BASELINES.values()]]
     least, most = (
-        f"{arm}, {text_module.number(sharp[arm])} times as sharp as real frames, it has "
+        f"{arm}, {number(sharp[arm])} times as sharp as real frames, it has "
         f"{corruption_study.blur_ceiling(made.rows, sharp[arm], domain)}"
         for arm in (sharp.idxmin(), sharp.idxmax())
     )
@@ -444,19 +407,32 @@ def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
 
 
 def _ceilings(made: CorruptionStudy, domain: str) -> str:
-    at = corruption_study.blur_curve(made.rows, domain)
-    ratios = at["sharpness_ratio"]
-    asked = [ratio for ratio in (0.9, 0.8, 0.6) if ratios.min() <= ratio <= ratios.max()]
-    each = [
-        f"at a sharpness of {ratio:g}, {corruption_study.blur_ceiling(made.rows, ratio, domain)}" for ratio in asked
-    ]
-    real = corruption_study.blur_ceiling(made.rows, float(ratios.iloc[0]), domain)
-    return f"The detector's ceiling on real frames is {real}; blurred, " + "; ".join(each) + "." if each else ""
+    ratios = corruption_study.blur_curve(made.rows, domain)["sharpness_ratio"]
+    at = {
+        ratio: corruption_study.blur_ceiling(made.rows, ratio, domain)
+        for ratio in (float(ratios.iloc[0]), 0.9, 0.8, 0.6)
+    }
+    real, *blurred = (ratio for ratio in at if ratios.min() <= ratio <= ratios.max())
+    each = "; ".join(f"at a sharpness of {ratio:g}, {at[ratio]}" for ratio in blurred)
+    return f"The detector's ceiling on real frames is {at[real]}; blurred, {each}." if each else ""
 
 
-def _seen(some: pd.DataFrame) -> str:
-    return f"{int((some['worse'] >= LEAST_EVIDENCE).sum())} of {len(some)}"
+def _strongest(table: pd.DataFrame, corruption: str) -> pd.DataFrame:
+    one = table[table["damage"] == corruption]
+    return one[one["grade"] == one["grade"].max()]
 
 
-def _named(some: pd.DataFrame) -> str:
-    return ", ".join(measure_of(name).label for name in _in_order(some["measure"]))
+def _of_groups(table: pd.DataFrame, *groups: str) -> pd.DataFrame:
+    return table[table["measure"].map(lambda measure: measure_of(measure).group in groups)]
+
+
+def _seen(table: pd.DataFrame) -> pd.Series[bool]:
+    return table["worse"] >= LEAST_EVIDENCE
+
+
+def _counted(table: pd.DataFrame) -> str:
+    return f"{_seen(table).sum()} of {len(table)}"
+
+
+def _listed(table: pd.DataFrame) -> str:
+    return ", ".join(measure_of(name).label for name in _in_order(table["measure"]))

@@ -269,7 +269,7 @@ def test_worse_is_where_the_measure_says_so(measure: str, value: float, worse: i
     real, steps = np.zeros(4), value * np.array([1, 2, 1, 2.0])
     rows = rows_of({("real", 0): real, ("moved", 4): steps}, measure)
     made = CorruptionStudy("smoke", Path(), 4, rows)
-    assert np.sign(line(measures.answers(made), measure, "moved", 4).worse) == worse
+    assert np.sign(line(measures.responses(made), measure, "moved", 4).worse) == worse
 
 
 def blur_rows() -> pd.DataFrame:
@@ -421,7 +421,7 @@ def test_what_does_not_exist_is_refused_with_a_list(tmp_path: Path, monkeypatch:
     with pytest.raises(ValueError, match="damage 'rust' is none of real, re-rendered, "):
         corruptions.corrupt(Corruption("rust", 1), SimpleNamespace(frames=np.zeros(1)), WORLD, FIELD)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="domain 'near' is none of driving-eventful"):
-        measures.answers(CorruptionStudy("smoke", tmp_path, 2, blur_rows()), "near")
+        measures.responses(CorruptionStudy("smoke", tmp_path, 2, blur_rows()), "near")
 
 
 @needs_networks
@@ -496,20 +496,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> CorruptionStudy:
 
 
 def test_sentences_say_what_the_rows_say(made: CorruptionStudy) -> None:
-    said = measures.found(made)
+    said = measures.summary(made)
     assert "The control, rendered again without damage, measures as real does: 9 of 9 measures" in said
     assert "*Agents moved 4 px*: seen by 0 of 4 measures of fidelity and by 3 of 3 of agents." in said
     assert "EffNet-KD as one of 0.0100 px" in said and "video-KD as one" in said
     assert "No damage is taken for an improvement" in said
     assert "The detector's ceiling on real frames" in said
-    assert "8 clips each of ordinary driving and eventful driving" in measures.standing(made)
+    assert "8 clips each of ordinary driving and eventful driving" in measures.status_line(made)
 
 
 def test_a_control_that_is_not_the_real_clip_is_said_to_be_none(made: CorruptionStudy) -> None:
     rows = made.rows.copy()
     wrong = (rows["damage"] == "re-rendered") & (rows["measure"] == "ade_px")
     rows.loc[wrong, "value"] += np.linspace(0.5, 0.6, wrong.sum())
-    assert "changes 1 of 9 measures, most of all ADE (px)" in measures.found(dataclasses.replace(made, rows=rows))
+    assert "changes 1 of 9 measures, most of all ADE (px)" in measures.summary(dataclasses.replace(made, rows=rows))
 
 
 def test_a_measure_nobody_listed_is_shown_under_its_own_name(made: CorruptionStudy) -> None:
@@ -534,7 +534,7 @@ def test_without_distances_of_videos_or_any_other_the_figures_are_drawn(made: Co
     rows = made.rows[(made.rows["video"] != "") & ~made.rows["measure"].str.endswith(PSEUDO_SUFFIX)]
     fewer = dataclasses.replace(made, rows=rows)
     assert measures.as_blur_figure(fewer).axes
-    assert "Do distances" not in measures.found(fewer)
+    assert "Do distances" not in measures.summary(fewer)
 
 
 def test_labels_of_known_measures_are_short_enough_for_a_phone() -> None:
