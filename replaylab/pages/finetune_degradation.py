@@ -1,9 +1,9 @@
-"""What does fine-tuning change, measure by measure and step by step? One function per figure, table or sentence.
+"""The page on what fine-tuning changes, measure by measure and step by step: its figures, tables and texts; no torch.
 
-The functions take a `Changes` (`read` makes one of a sweep's table) and give back a matplotlib figure, a pandas Styler or
-Markdown; no torch. Decision: everything is after − before, clip by clip against the run's own base, and so are the values
-that a figure's link hands on. A change counts as better or worse where its interval over seeds and scenes leaves 0
-(`statistics.interval`); of a measure of a whole set, where no clip has a part, it is over seeds.
+The functions take a `Changes` (`read` makes one of a sweep's table) and return a matplotlib figure, a pandas Styler or
+Markdown. Decision: everything is after − before, clip by clip against the run's own base, and so are the values behind a
+figure. A change is better or worse where its interval over seeds and scenes excludes 0 (`statistics.interval`); of a measure
+of a whole set, to which no clip adds a part, the interval is over seeds.
 
 Refused: runs whose base was not measured, and intervals from fewer than three seeds.
 """
@@ -24,37 +24,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from pandas.io.formats.style import Styler
 
+from replaylab import catalogue
 from replaylab.analysis import statistics
 from replaylab.analysis.changes import FINE_TUNED, before_and_after, of_measure
 from replaylab.analysis.claims import Configuration
-from replaylab.analysis.statistics import (
-    BETTER,
-    CANNOT_TELL,
-    FEW,
-    SEEDS_FOR_AN_INTERVAL,
-    WORSE,
-    Interval,
-    describe,
-    interval,
-    outcome,
-)
+from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, Interval, describe, interval
 from replaylab.analysis.tables import NONE, per_arm, per_run
-from replaylab.catalogue import (
-    DENOISING_LOSSES,
-    NOISE_LEVELS,
-    OTHER_LOOKS,
-    PSEUDO,
-    SOURCES,
-    TARGET_LOOK,
-    domain_of,
-    measure_of,
-)
+from replaylab.catalogue import DENOISING_LOSSES, OTHER_LOOKS, TARGET_LOOK, domain_of, measure_of
 from replaylab.pages.style import (
     BLUE,
     DASHES,
     GREEN,
     GREY,
     INK,
+    LIGHT_GREY,
     SEED_DOT,
     VERMILION,
     WIDTH,
@@ -81,20 +64,26 @@ MOTION = {  # what C7 says of each: the sign of its change
 PATH = ("effnet_kd", "ade_px")
 IN_THE_MAP = (*FIDELITY, *AGENTS)
 EVERYWHERE = (*TARGET_LOOK, *OTHER_LOOKS)
-ALL_DOMAINS = (*EVERYWHERE, *(name for name in SOURCES["all"] if name not in EVERYWHERE))
+SOURCES = catalogue.SOURCES["all"]  # what the base was trained on, and can forget
+ALL_DOMAINS = dict.fromkeys((*EVERYWHERE, *SOURCES))
 MOTION_PANELS = [(measure, domain) for measure in MOTION for domain in TARGET_LOOK]
 FORGOTTEN = (*DENOISING_LOSSES, "effnet_kd", "flow_error_px", "ade_px")
 SHOWN = dict.fromkeys((*AGENTS, *FIDELITY, *MOTION, *FORGOTTEN))
-
 OVER_STEPS = [
     ("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"), ("ade_px", "driving-held-out"),
     ("ade_matched_px", "driving-eventful"), ("recall", "driving-eventful"),
 ]  # fmt: skip
 COLOURS = {"driving": VERMILION, "driving-eventful": BLUE, "driving-held-out": GREEN}
 MARKERS = {"driving": "o", "driving-eventful": "s", "driving-held-out": "^"}
-OF_SOURCES = {"near": BLUE, "physics": "#7b6fd0", "orbit": "#ca9161", "doom": "#949494"}
-OUTCOMES = {BETTER: "#92c5de", CANNOT_TELL: "#f7f7f7", WORSE: "#fdcc8a", FEW: "#e4e4e4"}
-NOTHING = "No run without replay is finished in this sweep."
+DRIFT_COLOURS = {
+    "near": BLUE, "physics": "#7b6fd0", "orbit": "#ca9161", "doom": "#949494", "driving": VERMILION,
+    "driving-eventful": "#e8a26e",
+}  # fmt: skip
+OUTCOME_COLOURS = {
+    statistics.BETTER: "#92c5de", statistics.CANNOT_TELL: "#f7f7f7", statistics.WORSE: "#fdcc8a",
+    statistics.FEW: LIGHT_GREY,
+}  # fmt: skip
+NO_RUN = "No run without replay is finished in this sweep."
 
 
 @dataclass(frozen=True)
@@ -104,31 +93,28 @@ class Changes:
     runs: pd.DataFrame
     """the grid's runs, as `sweep.Table` has them"""
     values: pd.DataFrame
-    """`figures.per_run`: the levels themselves, and those of the references"""
+    """`tables.per_run`: the levels themselves, and those of the reference baselines"""
     of_runs: pd.DataFrame
-    """arm, run, seed, base, step, domain, measure, before, change, and clips, which are the same for an arm's runs"""
-    of_arms: pd.DataFrame
+    """arm, run, seed, base, step, domain, measure, before, change, and clips, the same for all runs of a configuration"""
+    of_configurations: pd.DataFrame
     """arm, step, domain, measure, before, change, low, high (NaN for fewer than three seeds), seeds, clips"""
 
-    def at_the_end(self, arm: str = NONE) -> pd.DataFrame:
-        """An arm's changes at its last step, by measure and domain."""
-        here = self.of_arms[self.of_arms["arm"] == arm]
+    def at_the_end(self) -> pd.DataFrame:
+        """The changes without replay at the last step, by measure and domain."""
+        here = self.of_configurations[self.of_configurations["arm"] == NONE]
         return here[here["step"] == here["step"].max()]
 
-    def drawn(
-        self, measures: Iterable[str], domains: Iterable[str], *, at_the_end: bool = False, arm: str = NONE
-    ) -> pd.DataFrame:
-        """The rows of runs behind a figure, for `figures.csv_link`; arm "" for all."""
-        here = self.of_runs[self.of_runs["arm"].isin([arm] if arm else self.of_runs["arm"])]
-        last = here["step"] == here.groupby("arm")["step"].transform("max")
-        here = here[last] if at_the_end else here
+    def drawn(self, measures: Iterable[str], domains: Iterable[str], *, at_the_end: bool = False) -> pd.DataFrame:
+        """The rows of the runs without replay behind a figure, for `style.csv_link`."""
+        here = self.of_runs[self.of_runs["arm"] == NONE]
+        here = here[here["step"] == here["step"].max()] if at_the_end else here
         return here[here["measure"].isin(list(measures)) & here["domain"].isin(list(domains))]
 
 
 def read(table: Table) -> Changes:
     """The changes in a sweep's rows; ValueError where a run's base was not measured on the same measures and domains."""
-    of_runs, of_arms = [], []
-    names = {PSEUDO.get(measure, measure): measure for measure in SHOWN}
+    of_runs, of_configurations = [], []
+    names = {catalogue.PSEUDO.get(measure, measure): measure for measure in SHOWN}
     few = table.rows[table.rows["measure"].isin(names) & table.rows["model"].isin([FINE_TUNED, "base"])]
     keys = ["replay", "replay_fraction", "target", "step"]
     for (domain, measure), here in few.groupby(["domain", "measure"], sort=False):
@@ -146,30 +132,28 @@ def read(table: Table) -> Changes:
             for run, one, by in zip(runs, of_base.mean(1), change.mean(1), strict=True):
                 of_runs.append({**at, **run, "before": one, "change": by})
             mean = interval(change)
-            of_arms.append({**at, "before": of_base.mean(), "change": mean.estimate, "low": mean.low, "high": mean.high,
-                            "seeds": len(runs)})  # fmt: skip
-    keys = ["arm", "step", "domain", "measure"]
-    numbers = ["before", "change", "clips"]
+            ends = {"change": mean.estimate, "low": mean.low, "high": mean.high}
+            of_configurations.append({**at, **ends, "before": of_base.mean(), "seeds": len(runs)})
+    at_step = ["step", "domain", "measure", "before", "change"]
     return Changes(
-        table.runs,
-        per_run(table.rows),
-        pd.DataFrame(of_runs, columns=["arm", "run", "seed", "base", "step", "domain", "measure", *numbers]),
-        pd.DataFrame(of_arms, columns=[*keys, *numbers[:2], "low", "high", "seeds", "clips"]),
-    )
+        table.runs, per_run(table.rows),
+        pd.DataFrame(of_runs, columns=["arm", "run", "seed", "base", *at_step, "clips"]),
+        pd.DataFrame(of_configurations, columns=["arm", *at_step, "low", "high", "seeds", "clips"]),
+    )  # fmt: skip
 
 
 def outcome_of(one: Any) -> str:
-    """What a line of `of_arms` shows: BETTER, WORSE, CANNOT_TELL or FEW."""
-    return outcome(_change(one), measure_of(one["measure"]).better)
+    """What a row of `of_configurations` shows, as `statistics.outcome`."""
+    return statistics.outcome(_interval(one), measure_of(one["measure"]).better)
 
 
-def _change(one: Any) -> Interval:
+def described(one: Any) -> str:
+    """The change of a row of `of_configurations` with its interval, such as "+1.2 (0.9 to 1.5)"."""
+    return describe(_interval(one))
+
+
+def _interval(one: Any) -> Interval:
     return Interval(one["change"], one["low"], one["high"], int(one["seeds"]))
-
-
-def in_words(one: Any) -> str:
-    """A change with its interval, such as "+1.2 (0.9 to 1.5)", of a line of `of_arms`."""
-    return describe(_change(one))
 
 
 def _label(measure: str) -> str:
@@ -181,15 +165,15 @@ def path(made: Changes) -> Figure:
     """Where fine-tuning without replay goes: change of EffNet-KD on ordinary driving against change of ADE, a line for
     each kind of driving, a point for each evaluated step, bars over both at the last one.
     """
-    table = made.of_arms[made.of_arms["arm"] == NONE]
+    table = made.of_configurations[made.of_configurations["arm"] == NONE]
     if table.empty:
-        return text_figure(NOTHING)
+        return text_figure(NO_RUN)
     fidelity = of_measure(table, "effnet_kd", "driving").set_index("step").sort_index()
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
         axes.axhline(0, color=GREY, lw=0.8, zorder=0)
         axes.axvline(0, color=GREY, lw=0.8, zorder=0)
-        for domain in _there(table, TARGET_LOOK):
+        for domain in _measured(table, TARGET_LOOK):
             motion = of_measure(table, "ade_px", domain).set_index("step").sort_index()
             both = fidelity.merge(motion, left_index=True, right_index=True, suffixes=("_x", ""))
             x, y, colour = [0, *both["change_x"]], [0, *both["change"]], COLOURS[domain]
@@ -198,7 +182,7 @@ def path(made: Changes) -> Figure:
             axes.plot([last["low_x"], last["high_x"]], [last["change"]] * 2, color=colour, lw=1)
             axes.plot([last["change_x"]] * 2, [last["low"], last["high"]], color=colour, lw=1)
             axes.plot(x[-1], y[-1], MARKERS[domain], color=colour, ms=9, mec="white", zorder=4)
-        for step, at in _apart(dict(fidelity["change"]), 0.05).items():
+        for step, at in _spaced(dict(fidelity["change"]), 0.05).items():
             axes.annotate(
                 f"step {step}", (at, 0), xycoords=("data", "axes fraction"), xytext=(2, 3),
                 textcoords="offset points", rotation=90, fontsize=7.5, color=GREY,
@@ -214,67 +198,67 @@ def path(made: Changes) -> Figure:
 
 def over_steps(made: Changes) -> Figure:
     """Changes from the base over fine-tuning without replay; thin lines are single runs, bars intervals."""
-    table, runs = (one[one["arm"] == NONE] for one in (made.of_arms, made.of_runs))
+    table, runs = (one[one["arm"] == NONE] for one in (made.of_configurations, made.of_runs))
     if table.empty:
-        return text_figure(NOTHING)
+        return text_figure(NO_RUN)
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 7.6), sharex=True)
         for axes, (measure, domain) in zip(panels.flat, OVER_STEPS, strict=True):
-            _line(axes, of_measure(table, measure, domain), VERMILION)
+            _plot_changes(axes, of_measure(table, measure, domain), VERMILION)
             for _, one in of_measure(runs, measure, domain).groupby("run"):
                 one = one.sort_values("step")
                 axes.plot([0, *one["step"]], [0, *one["change"]], color=VERMILION, lw=0.6, alpha=0.6)
             axes.axhline(0, color=INK, lw=1.2, zorder=1)
             axes.set_title(capital(domain_of(domain).label))
             axes.set(xlabel="fine-tuning step", ylabel=f"change of\n{_label(measure)}")
-        _over_square_root(panels[0, 0], table["step"])
+        _square_root_steps(panels[0, 0], table["step"])
         entries = [legend_entry(VERMILION, NONE, "o", "-"), legend_entry(INK, "base", "", "-")]
         return _finished(figure, made, "Changes from the base over fine-tuning", entries)
 
 
-def map_of_changes(made: Changes) -> Figure:
-    """Every measure of looks and of agents in every kind of driving and look: its change at the last step, coloured by
-    whether its interval leaves 0.
+def changes_map(made: Changes) -> Figure:
+    """Every measure of fidelity and of agents in every kind of driving and look: its change at the last step, coloured by
+    whether its interval excludes 0.
     """
     table = made.at_the_end()
     if table.empty:
-        return text_figure(NOTHING)
-    domains = _there(table, EVERYWHERE)
-    measures = [measure for measure in IN_THE_MAP if measure in set(table["measure"])]
-    kinds = list(OUTCOMES)
-    codes, words = np.full((len(measures), len(domains)), np.nan), np.full((len(measures), len(domains)), "")
-    words = words.astype(object)
-    for row, measure in enumerate(measures):
-        for column, domain in enumerate(domains):
-            for one in of_measure(table, measure, domain).to_dict("records"):
-                codes[row, column] = kinds.index(outcome_of(one))
-                words[row, column] = f"{one['change']:+.2g}".replace("-", "−")
+        return text_figure(NO_RUN)
+    outcomes, rows = list(OUTCOME_COLOURS), table.to_dict("records")
+    codes = _wide(table, [outcomes.index(outcome_of(one)) for one in rows], IN_THE_MAP)
+    texts = _wide(table, [f"{one['change']:+.2g}".replace("-", "−") for one in rows], IN_THE_MAP).fillna("")
+    measures, domains = list(codes.index), list(codes.columns)
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 1.5 + 0.24 * len(measures)))
-        colours, bounds = (
-            ListedColormap(list(OUTCOMES.values())),
-            BoundaryNorm(np.arange(-0.5, len(kinds)), len(kinds)),
-        )
+        colours = ListedColormap(list(OUTCOME_COLOURS.values()))
         sns.heatmap(
-            codes, annot=words, fmt="", cmap=colours, norm=bounds, cbar=False, linewidths=0.8, linecolor="white",
-            annot_kws={"fontsize": 7.5, "color": INK}, ax=axes,
+            codes.to_numpy(float), annot=texts.to_numpy(), fmt="", annot_kws={"fontsize": 7.5, "color": INK}, ax=axes,
+            cmap=colours, norm=BoundaryNorm(np.arange(-0.5, len(outcomes)), len(outcomes)), cbar=False,
+            linewidths=0.8, linecolor="white",
         )  # fmt: skip
-        labels = [_label(measure) for measure in measures]
-        axes.set_yticks(np.arange(len(measures)) + 0.5, labels, fontsize=8, rotation=0)
+        axes.set_yticks(np.arange(len(measures)) + 0.5, [_label(name) for name in measures], fontsize=8, rotation=0)
         heads = [domain_of(domain).short.replace(" ", "\n") for domain in domains]
         axes.set_xticks(np.arange(len(domains)) + 0.5, heads, fontsize=7.5, rotation=0)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
-        of_driving = sum(domain in TARGET_LOOK for domain in domains)
+        of_target = sum(domain in TARGET_LOOK for domain in domains)
         axes.axhline(sum(measure in FIDELITY for measure in measures), color=INK, lw=1)
-        for first, last, name in ((0, of_driving, "driving's look"), (of_driving, len(domains), "other looks")):
+        axes.axvline(of_target, color=INK, lw=1)
+        for first, last, name in ((0, of_target, "driving's look"), (of_target, len(domains), "other looks")):
             if last > first:
                 axes.text((first + last) / 2, 1.065, name, ha="center", va="bottom", fontsize=8.5,
                           transform=axes.get_xaxis_transform())  # fmt: skip
-        axes.axvline(of_driving, color=INK, lw=1)
-        there = [kind for code, kind in enumerate(kinds) if (codes == code).any()]
-        patches = [Patch(facecolor=OUTCOMES[kind], edgecolor=GREY, lw=0.5, label=kind) for kind in there]
+        patches = [
+            Patch(facecolor=colour, edgecolor=GREY, lw=0.5, label=outcome)
+            for code, (outcome, colour) in enumerate(OUTCOME_COLOURS.items())
+            if (codes == code).any(axis=None)
+        ]
         return _finished(figure, made, "What fine-tuning without replay changes", patches, 3)
+
+
+def _wide(table: pd.DataFrame, values: Sequence[Any], measures: Iterable[str]) -> pd.DataFrame:
+    """One of the values, a row's each, by measure (rows) and domain (columns), of what was measured."""
+    wide = table.assign(shown=values).pivot(index="measure", columns="domain", values="shown")
+    return wide.reindex(index=[name for name in measures if name in wide.index], columns=_measured(table, EVERYWHERE))
 
 
 def dominant_motion(made: Changes) -> Figure:
@@ -284,8 +268,8 @@ def dominant_motion(made: Changes) -> Figure:
     values = per_arm(made.values)
     tuned = values[values["arm"] == NONE]
     if tuned.empty:
-        return text_figure(NOTHING)
-    domains = _there(tuned, TARGET_LOOK)
+        return text_figure(NO_RUN)
+    domains = _measured(tuned, TARGET_LOOK)
     with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.8), sharex=True)
         for axes, measure in zip(panels.flat, MOTION, strict=True):
@@ -302,7 +286,7 @@ def dominant_motion(made: Changes) -> Figure:
                         axes.axhline(level, color=colour, lw=0.9, ls=DASHES[model], alpha=0.8, zorder=0)
             axes.set(xlabel="fine-tuning step")
             axes.set_title(capital(measure_of(measure).axis), fontsize=9)
-        _over_square_root(panels[0, 0], tuned["step"])
+        _square_root_steps(panels[0, 0], tuned["step"])
         entries = [legend_entry(COLOURS[domain], domain_of(domain).label, MARKERS[domain], "-") for domain in domains]
         levels = reference_entries(("real", "copy-last-frame"))
         return _finished(figure, made, "Background's motion and the agents' own", [*entries, *levels])
@@ -312,15 +296,15 @@ def forgetting(made: Changes) -> Figure:
     """What each domain lost at the last step without replay: a panel per measure, mean and interval; dots are runs."""
     table, runs = made.at_the_end(), made.drawn(FORGOTTEN, ALL_DOMAINS, at_the_end=True)
     if table.empty:
-        return text_figure(NOTHING)
+        return text_figure(NO_RUN)
     measures = [DENOISING_LOSSES[1], "effnet_kd", "flow_error_px", "ade_px"]
-    domains = _there(table, [*TARGET_LOOK, *[name for name in OTHER_LOOKS if name != "near"], *SOURCES["all"]])
+    domains = _measured(table, [*TARGET_LOOK, *[name for name in OTHER_LOOKS if name != "near"], *SOURCES])
     with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 1.3 + 0.46 * len(domains)), sharey=True)
         for axes, measure in zip(panels.flat, measures, strict=True):
             axes.axvline(0, color=INK, lw=1, zorder=1)
             for place, domain in enumerate(domains):
-                colour = INK if domain in SOURCES["all"] else GREY
+                colour = INK if domain in SOURCES else GREY
                 dots = of_measure(runs, measure, domain)["change"]
                 axes.scatter(dots, [place] * len(dots), color=colour, **SEED_DOT)
                 for one in of_measure(table, measure, domain).to_dict("records"):
@@ -329,12 +313,10 @@ def forgetting(made: Changes) -> Figure:
             axes.set_title(f"Change of\n{_label(measure)}", fontsize=9)
             axes.set_yticks(range(len(domains)), [domain_of(domain).label for domain in domains], fontsize=8)
             axes.tick_params(axis="x", labelsize=8)
-            axes.axhline(len(domains) - sum(domain in SOURCES["all"] for domain in domains) - 0.5, color=GREY, lw=0.6)
+            axes.axhline(len(domains) - sum(domain in SOURCES for domain in domains) - 0.5, color=GREY, lw=0.6)
         panels[0, 0].invert_yaxis()
-        entries = [
-            legend_entry(INK, "what the base was trained on", "D"),
-            legend_entry(GREY, "not in its training", "D"),
-        ]
+        names = {INK: "what the base was trained on", GREY: "not in its training"}
+        entries = [legend_entry(colour, name, "D") for colour, name in names.items()]
         return _finished(figure, made, "What was forgotten at the last step (right is worse)", entries)
 
 
@@ -343,48 +325,46 @@ def drift(made: Changes) -> Figure:
     table = made.at_the_end()
     table = table[table["measure"].isin(DENOISING_LOSSES)]
     if table.empty:
-        return text_figure(NOTHING)
-    colours = {**OF_SOURCES, "driving": VERMILION, "driving-eventful": "#e8a26e"}
-    domains = _there(table, colours)
+        return text_figure(NO_RUN)
+    domains = _measured(table, DRIFT_COLOURS)
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 4.0))
         axes.axhline(0, color=INK, lw=1, zorder=1)
         for place, domain in enumerate(domains):
             here = table[table["domain"] == domain].set_index("measure").reindex(DENOISING_LOSSES)
-            x = np.array(NOISE_LEVELS) + 0.006 * (place - len(domains) / 2)  # so that bars do not hide each other
-            axes.plot(x, here["change"], color=colours[domain], marker="o", ms=5, lw=1.6)
-            axes.vlines(x, here["low"], here["high"], color=colours[domain], lw=1.2)
-        axes.set_xticks(NOISE_LEVELS)
+            x = np.array(catalogue.NOISE_LEVELS) + 0.006 * (
+                place - len(domains) / 2
+            )  # so that bars do not hide each other
+            axes.plot(x, here["change"], color=DRIFT_COLOURS[domain], marker="o", ms=5, lw=1.6)
+            axes.vlines(x, here["low"], here["high"], color=DRIFT_COLOURS[domain], lw=1.2)
+        axes.set_xticks(catalogue.NOISE_LEVELS)
         axes.set(xlabel="noise level (0: clean, 1: noise alone)", ylabel="change of denoising loss (no unit)")
-        entries = [legend_entry(colours[domain], domain_of(domain).label, "o", "-") for domain in domains]
+        entries = [legend_entry(DRIFT_COLOURS[domain], domain_of(domain).label, "o", "-") for domain in domains]
         return _finished(figure, made, "Drift from the base by noise level (up is worse)", entries)
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
-def table_of_changes(made: Changes) -> Styler:
-    """`map_of_changes` with intervals, and the four numbers of C7."""
+def changes_table(made: Changes) -> Styler:
+    """`changes_map` with intervals, and the four numbers of C7."""
     table = made.at_the_end()
-    domains = _there(table, EVERYWHERE)
-    words = table.assign(words=[in_words(one) for one in table.to_dict("records")])
-    wide = words.pivot(index="measure", columns="domain", values="words")
-    order = [measure for measure in (*IN_THE_MAP, *MOTION) if measure in wide.index]
-    wide = wide.reindex(index=order, columns=domains).fillna("–").rename(columns=lambda domain: domain_of(domain).label)
-    wide.index = pd.Index([_label(measure) for measure in order], name="measure")
-    wide.columns.name = None
+    wide = _wide(table, [described(one) for one in table.to_dict("records")], (*IN_THE_MAP, *MOTION)).fillna("–")
+    wide = wide.rename(columns=lambda domain: domain_of(domain).label, index=_label).rename_axis(
+        index="measure", columns=None
+    )
     return styled(wide.reset_index(), "changes").hide(axis="index")
 
 
 def transfer_table(made: Changes) -> Styler:
-    """Backward transfer and average forgetting over the base's own domains, in each arm, means over runs with intervals.
+    """Backward transfer and average forgetting over the base's own domains by configuration, means over runs.
 
-    Both as in `verdicts`, of all checkpoints at which every one of those domains was measured.
+    Both as in `statistics`, of all checkpoints at which every one of those domains was measured.
     """
     return styled(pd.DataFrame(_transfers(made)), "transfer").hide(axis="index")
 
 
 def _transfers(made: Changes) -> list[dict[str, str]]:
     lines = []
-    sources = made.of_runs[made.of_runs["domain"].isin(SOURCES["all"])]
+    sources = made.of_runs[made.of_runs["domain"].isin(SOURCES)]
     sources = sources[sources["measure"].isin(FORGOTTEN)]
     for (arm, measure), here in sources.sort_values("measure", kind="stable").groupby(["arm", "measure"], sort=False):
         tables = [
@@ -395,33 +375,26 @@ def _transfers(made: Changes) -> list[dict[str, str]]:
         losses = [statistics.average_forgetting(one) for one in tables]
         lines.append({
             "arm": arm, "measure": _label(measure),
-            "domains": "; ".join(domain_of(domain).label for domain in SOURCES["all"] if domain in set(here["domain"])),
+            "domains": "; ".join(domain_of(domain).label for domain in SOURCES if domain in set(here["domain"])),
             "checkpoints": str(max(map(len, tables))), "runs": str(len(tables)),
-            "backward transfer": _mean_in_words(transfers), "average forgetting": _mean_in_words(losses),
+            "backward transfer": describe(interval(transfers)), "average forgetting": describe(interval(losses)),
         })  # fmt: skip
     return lines
 
 
-def _mean_in_words(values: Sequence[float]) -> str:
-    return describe(interval(values))
-
-
-# ----------------------------------------------------------------------------------------------------------- sentences
-def motion(made: Changes, domain: str = "driving-eventful") -> str:
-    """C7 in a sentence, for the opening: the changes of its four numbers, and how many point where C7 says."""
-    table = made.at_the_end()
+# --------------------------------------------------------------------------------------------------------------- texts
+def motion_claim(made: Changes, domain: str = "driving-eventful") -> str:
+    """C7 in a sentence, for the opening: the changes of its four numbers, and how many have the sign that C7 expects."""
     head = "**C7**, the model learns the dominant motion instead: "
-    found = {measure: of_measure(table, measure, domain) for measure in MOTION}
-    found = {measure: one.iloc[0] for measure, one in found.items() if len(one)}
-    if not found:
+    table = made.at_the_end()
+    table = table[(table["domain"] == domain) & table["measure"].isin(MOTION)].set_index("measure", drop=False)
+    rows = [table.loc[measure] for measure in MOTION if measure in table.index]
+    if not rows:
         return f"{head}**not run yet**."
-    each = "; ".join(f"{measure_of(measure).axis} {in_words(one)}" for measure, one in found.items())
-    apart = [np.sign(one["change"]) * MOTION[measure] for measure, one in found.items() if one["low"] * one["high"] > 0]
-    counted = (
-        f"{sum(sign > 0 for sign in apart)} of {len(found)} change as C7 says, "
-        f"{sum(sign < 0 for sign in apart)} the other way"
-    )
-    seeds = max(int(one["seeds"]) for one in found.values())
+    each = "; ".join(f"{measure_of(one['measure']).axis} {described(one)}" for one in rows)
+    signs = [np.sign(one["change"]) * MOTION[one["measure"]] for one in rows if one["low"] * one["high"] > 0]
+    counted = f"{signs.count(1)} of {len(rows)} change as C7 says, {signs.count(-1)} the other way"
+    seeds = max(int(one["seeds"]) for one in rows)
     if seeds < SEEDS_FOR_AN_INTERVAL:
         counted = f"{_seeds(seeds)}, no interval"
     return (
@@ -434,25 +407,25 @@ def _seeds(count: int) -> str:
     return f"{count} seed{'s' * (count > 1)}"
 
 
-def found(made: Changes) -> str:
+def summary(made: Changes) -> str:
     """Markdown: fidelity and accuracy in numbers, how many measures of agents got worse where, and what was forgotten."""
     table = made.at_the_end()
     if table.empty:
-        return NOTHING
+        return NO_RUN
     part = completeness(made.runs)
     lines = [f"**{capital(part)}.**\n"] if part else []
     step = int(table["step"].max())
     for kd in of_measure(table, "effnet_kd", "driving").to_dict("records"):
-        words = f"after {step} steps EffNet-KD on ordinary driving changes by {in_words(kd)}"
-        lines.append(f"- **Looks**: {words}: {_said(kd)}.")
+        changed = f"after {step} steps EffNet-KD on ordinary driving changes by {described(kd)}"
+        lines.append(f"- **Looks**: {changed}: {_outcome_and_seeds(kd)}.")
     for ade in table[table["measure"] == "ade_px"].to_dict("records"):
         here = table[(table["domain"] == ade["domain"]) & table["measure"].isin(AGENTS)]
-        kinds = pd.Series([outcome_of(one) for one in here.to_dict("records")])
-        counted = ", ".join(f"{count} {kind}" for kind, count in kinds.value_counts().items())
+        outcomes = pd.Series([outcome_of(one) for one in here.to_dict("records")])
+        counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.value_counts().items())
         where = capital(domain_of(ade["domain"]).label)
         lines.append(
-            f"- **{where}**: ADE changes by {in_words(ade)} px from {number(ade['before'])}: "
-            f"{_said(ade)}. Of {len(here)} measures of agents: {counted}."
+            f"- **{where}**: ADE changes by {described(ade)} px from {number(ade['before'])}: "
+            f"{_outcome_and_seeds(ade)}. Of {len(here)} measures of agents: {counted}."
         )
     lost = [line for line in _transfers(made) if line["arm"] == NONE]
     if lost:
@@ -461,38 +434,38 @@ def found(made: Changes) -> str:
     return "\n".join(lines)
 
 
-def _said(one: Any) -> str:
+def _outcome_and_seeds(one: Any) -> str:
     return f"{outcome_of(one)}, {_seeds(int(one['seeds']))}"
 
 
 # ------------------------------------------------------------------------------------------------------ parts of figures
-def _there(table: pd.DataFrame, domains: Any) -> list[str]:
+def _measured(table: pd.DataFrame, domains: Iterable[str]) -> list[str]:
     """Of these domains, those that were measured."""
     measured = set(table["domain"])
     return [domain for domain in domains if domain in measured]
 
 
-def _line(axes: Axes, line: pd.DataFrame, colour: Any) -> None:
+def _plot_changes(axes: Axes, line: pd.DataFrame, colour: Any) -> None:
     line = line.sort_values("step")
     axes.plot([0, *line["step"]], [0, *line["change"]], color=colour, lw=2, marker="o", ms=5)
     axes.vlines(line["step"], line["low"], line["high"], color=colour, lw=1.4)
 
 
-def _over_square_root(axes: Axes, steps: Any) -> None:
-    """Early steps, which are close together, apart; the x axis of all panels that share it."""
+def _square_root_steps(axes: Axes, steps: Any) -> None:
+    """A square-root scale, for early steps that are close together, on the x axis of all panels that share it."""
     axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
     ticks = {step: float(np.sqrt(step)) for step in [0, *sorted(set(steps))]}
-    named = _apart(ticks, 0.14)
+    named = _spaced(ticks, 0.14)
     axes.set_xticks(list(ticks), [str(step) if step in named else "" for step in ticks], fontsize=8)
     axes.minorticks_off()
 
 
-def _apart(places: dict[int, float], share: float) -> dict[int, float]:
-    """Of steps at these places, those with room for a label: the last one first, and none nearer than a share of all."""
+def _spaced(places: dict[int, float], share: float) -> dict[int, float]:
+    """Of steps at these places those to label: the last one first, and none nearer to another than a share of the axis."""
     kept: dict[int, float] = {}
-    room = share * np.ptp([0.0, *places.values()])
+    distance = share * np.ptp([0.0, *places.values()])
     for step in sorted(places, reverse=True):
-        if all(abs(places[step] - other) >= room for other in kept.values()):
+        if all(abs(places[step] - other) >= distance for other in kept.values()):
             kept[step] = places[step]
     return kept
 

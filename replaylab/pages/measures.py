@@ -297,7 +297,7 @@ def _control(table: pd.DataFrame) -> str:
     worst = moved.loc[moved["evidence"].abs().idxmax()] if moved["evidence"].notna().any() else moved.iloc[0]
     return (
         f"The control, rendered again without damage, changes {len(moved)} of {len(again)} measures, most of all "
-        f"{measure_of(worst['measure']).label}, by {number(worst['change'])} "
+        f"{measure_of(worst['measure']).name}, by {number(worst['change'])} "
         f"({number(abs(worst['evidence']))} standard errors)."
     )
 

@@ -17,11 +17,11 @@ from replaylab.analysis.changes import of_measure
 from replaylab.analysis.tables import FLOORS
 from replaylab.catalogue import DENOISING_LOSSES, SOURCES
 from replaylab.pages import finetune_degradation
-from replaylab.pages.finetune_degradation import MOTION, OUTCOMES, Changes
+from replaylab.pages.finetune_degradation import MOTION, OUTCOME_COLOURS, Changes
 from replaylab.sweeps.sweep import Table
 
 EFFECT = {"driving": -1.0, "driving-eventful": 2.0, "kd": -5.0}
-FIGURES = ("path", "over_steps", "map_of_changes", "dominant_motion", "forgetting", "drift")
+FIGURES = ("path", "over_steps", "changes_map", "dominant_motion", "forgetting", "drift")
 
 
 def table_of(rows: pd.DataFrame, done: int = 5) -> Table:
@@ -72,13 +72,14 @@ def test_a_change_is_the_one_of_the_claims_with_its_interval(made: Changes, rows
         (one,) = of_measure(made.at_the_end(), claim.measure, claim.domain).to_dict("records")
         found = (one["change"], one["low"], one["high"], one["seeds"])
         assert found == pytest.approx((judged.interval.estimate, judged.interval.low, judged.interval.high, 5))
-    assert made.of_arms.loc[made.of_arms["measure"] == "ade_px", "before"].to_numpy() == pytest.approx(3, abs=0.5)
+    of_ade = made.of_configurations[made.of_configurations["measure"] == "ade_px"]
+    assert of_ade["before"].to_numpy() == pytest.approx(3, abs=0.5)
 
 
 def test_changes_of_runs_average_to_those_of_their_arm(made: Changes) -> None:
     keys = ["arm", "step", "domain", "measure"]
     means = made.of_runs.groupby(keys)["change"].mean()
-    assert means.to_dict() == pytest.approx(made.of_arms.set_index(keys)["change"].to_dict())
+    assert means.to_dict() == pytest.approx(made.of_configurations.set_index(keys)["change"].to_dict())
     assert set(made.of_runs["base"]) == set(BASES.values())
 
 
@@ -94,8 +95,8 @@ def test_a_clip_that_one_run_lacks_is_left_out_for_all(rows: pd.DataFrame) -> No
 @pytest.mark.parametrize("seeds", [{0: "one"}, {0: "one", 3: "two"}])
 def test_fewer_than_three_seeds_have_a_change_and_no_interval(seeds: dict[int, str]) -> None:
     few = finetune_degradation.read(table_of(made_up({NONE: EFFECT}, seeds=seeds)))
-    assert few.of_arms[["low", "high"]].isna().all(axis=None) and len(few.of_arms)
-    assert "too few seeds" in finetune_degradation.found(few)
+    assert few.of_configurations[["low", "high"]].isna().all(axis=None) and len(few.of_configurations)
+    assert "too few seeds" in finetune_degradation.summary(few)
 
 
 def test_runs_without_their_base_are_refused(rows: pd.DataFrame) -> None:
@@ -112,18 +113,20 @@ def test_transfer_is_the_mean_loss_of_the_sources_with_its_sign(made: Changes) -
 
 
 def test_sentences_hold_the_numbers_and_say_what_is_missing(made: Changes) -> None:
-    said = finetune_degradation.found(made)
+    said = finetune_degradation.summary(made)
     (ade,) = of_measure(made.at_the_end(), "ade_px", "driving-eventful").to_dict("records")
-    assert finetune_degradation.in_words(ade) in said and "5 of 6 runs" in said
+    assert finetune_degradation.described(ade) in said and "5 of 6 runs" in said
     (kd,) = of_measure(made.at_the_end(), "effnet_kd", "driving").to_dict("records")
-    assert f"EffNet-KD on ordinary driving changes by {finetune_degradation.in_words(kd)}: better, 5 seeds" in said
-    assert finetune_degradation.motion(made).endswith("**not run yet**.")
+    assert f"EffNet-KD on ordinary driving changes by {finetune_degradation.described(kd)}: better, 5 seeds" in said
+    assert finetune_degradation.motion_claim(made).endswith("**not run yet**.")
 
 
 def test_motion_counts_what_points_where_the_claim_says(rows: pd.DataFrame) -> None:
     of_ade = rows[(rows["measure"] == "ade_px") & (rows["domain"] == "driving-eventful")]  # rises by 2
     more = [of_ade.assign(measure=measure) for measure in MOTION]
-    said = finetune_degradation.motion(finetune_degradation.read(table_of(pd.concat([rows, *more], ignore_index=True))))
+    said = finetune_degradation.motion_claim(
+        finetune_degradation.read(table_of(pd.concat([rows, *more], ignore_index=True)))
+    )
     assert "2 of 4 change as C7 says, 2 the other way" in said and "exploratory" in said
 
 
@@ -137,16 +140,16 @@ def test_lines_over_steps_are_the_changes_from_zero(made: Changes) -> None:
     for axes, (measure, domain) in zip(
         finetune_degradation.over_steps(made).axes, finetune_degradation.OVER_STEPS, strict=True
     ):
-        here = of_measure(made.of_arms, measure, domain).sort_values("step")
+        here = of_measure(made.of_configurations, measure, domain).sort_values("step")
         (line,) = [line for line in axes.lines if line.get_marker() == "o"]
         np.testing.assert_allclose(np.asarray(line.get_ydata(), float), [0, *here["change"]])
         np.testing.assert_allclose(np.asarray(line.get_xdata(), float), [0, *here["step"]])
 
 
 def test_the_map_colours_what_the_words_say(made: Changes) -> None:
-    axes = finetune_degradation.map_of_changes(made).axes[0]
+    axes = finetune_degradation.changes_map(made).axes[0]
     codes: np.ndarray = np.ma.filled(np.ma.asarray(axes.collections[0].get_array(), float), np.nan).ravel()
-    kinds = [list(OUTCOMES)[int(code)] for code in codes if not np.isnan(code)]
+    kinds = [list(OUTCOME_COLOURS)[int(code)] for code in codes if not np.isnan(code)]
     expected = [
         finetune_degradation.outcome_of(one)
         for one in made.at_the_end().to_dict("records")
@@ -160,10 +163,10 @@ def test_without_a_finished_run_every_part_says_so(rows: pd.DataFrame) -> None:
     nothing = finetune_degradation.read(table_of(rows[rows["model"] != "fine-tuned"], done=0))
     for name in FIGURES:
         figure = getattr(finetune_degradation, name)(nothing)
-        assert len(figure.axes) == 1 and figure.texts[0].get_text() == finetune_degradation.NOTHING
-    assert finetune_degradation.found(nothing) == finetune_degradation.NOTHING
-    assert "not run yet" in finetune_degradation.motion(nothing)
-    for table in (finetune_degradation.table_of_changes, finetune_degradation.transfer_table):
+        assert len(figure.axes) == 1 and figure.texts[0].get_text() == finetune_degradation.NO_RUN
+    assert finetune_degradation.summary(nothing) == finetune_degradation.NO_RUN
+    assert "not run yet" in finetune_degradation.motion_claim(nothing)
+    for table in (finetune_degradation.changes_table, finetune_degradation.transfer_table):
         assert len(table(nothing).data) == 0
         table(nothing).to_html()
 
