@@ -93,7 +93,7 @@ class WorldSpec(Described):
     """
 
     name: str
-    world: str  # traffic | country | physics | orbit | doom
+    world: str  # one of worlds.build.WORLDS
     look: str
     motion: str
     videos: tuple[int, int, int]

@@ -122,8 +122,7 @@ def open_domain(folder: str | Path) -> Domain:
             raise ValueError(f"{path}: field {field!r} is missing or of the wrong type")
     height_px, width_px = _sides_px(path, about["size_px"])
     videos = pd.DataFrame(about.pop("videos"), columns=["file", "split", "scene", "frames", "sha256"])
-    wrong = sorted(set(videos["split"]) - set(SPLITS))
-    if wrong:
+    if wrong := sorted(set(videos["split"]) - set(SPLITS)):
         raise ValueError(f"{path}: unknown split {wrong[0]!r}; splits are {', '.join(SPLITS)}")
     shared = videos.groupby("scene")["split"].nunique()
     if (shared > 1).any():
@@ -159,7 +158,6 @@ def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: this domain has no known truth")
     table = pd.read_parquet(path)
-    missing = [column for column in columns if column not in table]
-    if missing:
+    if missing := [column for column in columns if column not in table]:
         raise ValueError(f"{path}: column {missing[0]!r} is missing ({columns[missing[0]]})")
     return table

@@ -18,7 +18,7 @@ from replaylab.spec import WorldSpec
 from replaylab.worlds import renderer
 from replaylab.worlds.appearance import RoadAppearance
 from replaylab.worlds.meshes import KINDS, shadow, vehicle
-from replaylab.worlds.renderer import NEAR_M, Camera, Floats, Light, Mesh, Scene, eligible, rigid, visible_shares
+from replaylab.worlds.renderer import NEAR_M, Camera, Floats, Layers, Light, Scene, eligible, rigid, visible_shares
 
 VEHICLES, VEHICLE_SHARES = ("car", "van", "truck", "bus", "motorcycle"), (0.55, 0.17, 0.12, 0.06, 0.10)
 SMALL, SMALL_SHARES = ("pedestrian", "cyclist"), (0.6, 0.4)
@@ -159,7 +159,7 @@ def draw_accepted(
 
 
 def make_scene(
-    motion: Motion, times: Floats, look: RoadAppearance, layers: list[tuple[int, Mesh]], road_m: Floats,
+    motion: Motion, times: Floats, look: RoadAppearance, layers: Layers, road_m: Floats,
     look_rng: np.random.Generator,
 ) -> Scene:  # fmt: skip
     """The scene of a motion in a look, with the surroundings `layers` and the agents' places on the road, `road_m`."""

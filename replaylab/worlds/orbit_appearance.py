@@ -12,7 +12,7 @@ import numpy as np
 
 from replaylab.worlds.appearance import hsv
 from replaylab.worlds.meshes import ball
-from replaylab.worlds.renderer import GROUND, SOLID, Floats, Light, Mesh, box, join, quads, strip
+from replaylab.worlds.renderer import GROUND, SOLID, Floats, Layers, Light, Mesh, box, join, quads, strip
 
 KINDS = ("box", "ball", "plank", "pyramid", "stack")
 PATTERNS = ("checks", "stripes", "patches", "rings", "paving")
@@ -93,9 +93,7 @@ def _pyramid(size: float, first: Floats, second: Floats, light: Light) -> Mesh:
     return quads(corners, np.stack([first, second, first, second]) * light.shade(normals)[:, None])
 
 
-def surroundings(
-    look: OrbitAppearance, middle: Floats, inner_m: float, rng: np.random.Generator
-) -> list[tuple[int, Mesh]]:
+def surroundings(look: OrbitAppearance, middle: Floats, inner_m: float, rng: np.random.Generator) -> Layers:
     """Floor, and walls or pillars at least `inner_m` from the middle."""
     layers = [(GROUND, _floor(look, middle, FAR_FLOOR_M, FAR_FLOOR_M / 12, rng)),
               (GROUND, _floor(look, middle, FLOOR_M, TILE_M, rng))]  # fmt: skip

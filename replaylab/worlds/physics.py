@@ -14,7 +14,7 @@ from replaylab.spec import WorldSpec
 from replaylab.worlds import renderer
 from replaylab.worlds.appearance import hsv
 from replaylab.worlds.meshes import ball, round_shadow
-from replaylab.worlds.renderer import GROUND, SOLID, Camera, Floats, Light, Mesh, Scene
+from replaylab.worlds.renderer import GROUND, SOLID, Camera, Floats, Layers, Light, Mesh, Scene
 
 STEP_S = 1 / 120
 SHAPES = ("box", "ball", "plank")
@@ -64,7 +64,7 @@ def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, t
         renderer.strip(x, x + 1.5, cuts, np.clip(floor * (1 + look_rng.normal(0, 0.06, (len(cuts) - 1, 1))), 0, 1))
         for x in np.arange(-21.0, 21.0, 1.5)
     ]
-    layers: list[tuple[int, Mesh]] = [(GROUND, renderer.join(tiles))]
+    layers: Layers = [(GROUND, renderer.join(tiles))]
     if look_rng.uniform() < 0.5:  # a wall to bounce off, behind
         layers.append(
             (
@@ -91,13 +91,11 @@ def _simulate(
 
     world = bullet.BulletWorld()
     world.set_gravity(p3.Vec3(0, 0, -9.81))
-    _still(world, bullet.BulletPlaneShape(p3.Vec3(0, 0, 1), 0), p3.TransformState.make_identity())
+    floor = bullet.BulletPlaneShape(p3.Vec3(0, 0, 1), 0)
+    _add_still(world, bullet.BulletRigidBodyNode("still"), floor, p3.TransformState.make_identity())
     if wall:
-        _still(
-            world,
-            bullet.BulletBoxShape(p3.Vec3(20, 0.25, 1.5)),
-            p3.TransformState.make_pos(p3.Point3(0, distance + 3.5, 1.5)),
-        )
+        place = p3.TransformState.make_pos(p3.Point3(0, distance + 3.5, 1.5))
+        _add_still(world, bullet.BulletRigidBodyNode("still"), bullet.BulletBoxShape(p3.Vec3(20, 0.25, 1.5)), place)
     nodes = []
     for number, (shape, half) in enumerate(zip(shapes, sides, strict=True)):
         node = bullet.BulletRigidBodyNode(f"body {number}")
@@ -126,10 +124,7 @@ def _simulate(
     return poses
 
 
-def _still(world: Any, shape: Any, transform: Any) -> None:
-    from panda3d import bullet
-
-    node = bullet.BulletRigidBodyNode("still")
+def _add_still(world: Any, node: Any, shape: Any, transform: Any) -> None:
     node.add_shape(shape)
     node.set_restitution(0.7)
     node.set_transform(transform)

@@ -49,6 +49,9 @@ def join(meshes: list[Mesh]) -> Mesh:
     )
 
 
+Layers = list[tuple[int, Mesh]]  # with the order of rendering
+
+
 @dataclass(frozen=True)
 class Light:
     """Sun from `direction` (to the sun), with ambient light; baked into colours, face by face."""
@@ -205,7 +208,7 @@ class Scene:
     cameras: tuple[Camera, ...]  # one per frame
     ego: Floats  # (frame, 3): x, y, heading of the camera
     poses: Floats  # (agent, frame, 4, 4): rigid motions
-    layers: list[tuple[int, Mesh]]  # (rendering order, mesh)
+    layers: Layers
     agents: list[Mesh]  # each around its own origin
     shadows: list[Mesh]
     kinds: tuple[str, ...]  # one per agent

@@ -19,7 +19,7 @@ from replaylab.worlds import kinematics
 from replaylab.worlds.appearance import RoadAppearance, draw_appearance
 from replaylab.worlds.kinematics import Motion, Mover, draw_accepted, make_scene, random_small_agent, random_vehicle
 from replaylab.worlds.meshes import house, tree
-from replaylab.worlds.renderer import GROUND, MARKS, SOLID, Camera, Floats, Mesh, Scene, join, quads, strip
+from replaylab.worlds.renderer import GROUND, MARKS, SOLID, Camera, Floats, Layers, Mesh, Scene, join, quads, strip
 
 MOTIONS = {**kinematics.MOTIONS, "repetitive": ("repetitive",)}
 
@@ -31,13 +31,8 @@ JUDGE = Camera(field_of_view_deg=50.0, height_m=1.45, pitch_rad=0.03)
 
 def draw_motion(event: str, rng: np.random.Generator, seconds: float) -> Motion:
     """One motion of an event; raises ValueError for an event that does not exist."""
-    if event == "ordinary":
-        return _ordinary(rng)
-    if event == "free":
-        return _free(rng)
-    if event == "repetitive":
-        return _repetitive(rng)
-    return _event(event, rng, seconds)
+    without_event = {"ordinary": _ordinary, "free": _free, "repetitive": _repetitive}
+    return without_event[event](rng) if event in without_event else _event(event, rng, seconds)
 
 
 def _lane_keeper(rng: np.random.Generator, lane: int, ego_speed: float) -> Mover:
@@ -139,7 +134,7 @@ def _free(rng: np.random.Generator) -> Motion:
     return Motion(ego, tuple(agents), "free")
 
 
-def _surroundings(look: RoadAppearance, reach: tuple[float, float], rng: np.random.Generator) -> list[tuple[int, Mesh]]:
+def _surroundings(look: RoadAppearance, reach: tuple[float, float], rng: np.random.Generator) -> Layers:
     """Road, verge, lane marks, houses and trees between two y, in m."""
     cuts = np.arange(reach[0], reach[1] + 4, 4.0)
     pieces = len(cuts) - 1
@@ -153,9 +148,8 @@ def _surroundings(look: RoadAppearance, reach: tuple[float, float], rng: np.rand
     ground = [strip(x, x + 12.0, cuts, verge[:, column]) for column, x in enumerate(columns)]
     road = [strip(x, x + LANE_M, cuts, worn(look.road)) for x in LANE_M * np.array([-1.5, -0.5, 0.5])]
     kerbs = [strip(x, x + 0.6, cuts, worn(look.road * 0.8 + 0.1)) for x in (-edge, edge - 0.6)]
-    lines = []
-    for x in (-LANE_M * 1.5, LANE_M * 1.5):
-        lines.append(strip(x - 0.09, x + 0.09, cuts, np.repeat(look.marks[None], pieces, axis=0)))
+    white = np.repeat(look.marks[None], pieces, axis=0)
+    lines = [strip(x - 0.09, x + 0.09, cuts, white) for x in (-LANE_M * 1.5, LANE_M * 1.5)]
     starts = np.arange(reach[0], reach[1], 8.0) + rng.uniform(0, 8)
     for x in (-LANE_M / 2, LANE_M / 2):
         dashes = np.array(

@@ -67,8 +67,7 @@ class KittiSequence(ImageSequence):
         paths = sorted((training / "image_02" / sequence).glob("*.png"))
         if not paths:
             raise Unusable(sequence, "has no pictures (*.png)", "unpack data_tracking_image_2 again")
-        wrong = [path for path in paths if not path.stem.isdecimal()]
-        if wrong:
+        if wrong := [path for path in paths if not path.stem.isdecimal()]:
             raise Unusable(sequence, f"{wrong[0]} has no frame number for a name", "take it away")
         self.texts = {kind: training / kind / f"{sequence}.txt" for kind in ("label_02", "calib", "oxts")}
         for kind, path in self.texts.items():
@@ -173,6 +172,7 @@ class _CarCamera:
 
     def __init__(self, calibration: dict[str, Floats]) -> None:
         self.intrinsics = calibration["P2"][:, :3]
+        self.focal_px = float(self.intrinsics[0, 0])
         self.offset = np.linalg.solve(self.intrinsics, calibration["P2"][:, 3])  # from camera 0 to this one
         to_camera = (
             _homogeneous(calibration["R_rect"])
@@ -181,10 +181,6 @@ class _CarCamera:
         )
         to_camera[:3, 3] += self.offset
         self.in_car = np.linalg.inv(to_camera)
-
-    @property
-    def focal_px(self) -> float:
-        return float(self.intrinsics[0, 0])
 
     def pitch_rad(self, fit: Fit) -> float:
         """Downwards, of the middle of the domain's picture; the rectified camera itself is level."""

@@ -75,11 +75,6 @@ class Recipe:
         if self.frames < 1:
             raise ValueError(f"frames: {self.frames!r}; a clip has at least one")
 
-    @property
-    def piece_frames(self) -> int:
-        """The most in a file; at least two clips, so that equal parts are never too short."""
-        return max(PIECE_FRAMES, 2 * self.frames)
-
 
 @dataclass(frozen=True)
 class Fit:
@@ -203,9 +198,8 @@ def pieces(times_s: Sequence[float], recipe: Recipe, label: str) -> tuple[tuple[
             f"too short: {longest} frames at {rate} without a gap, and a clip needs {recipe.frames}",
             "give a longer one, or fewer --frames, or more --frames-per-second",
         )
-    return tuple(
-        tuple(map(int, part)) for run in usable for part in np.array_split(run, -(-len(run) // recipe.piece_frames))
-    )
+    most = max(PIECE_FRAMES, 2 * recipe.frames)  # two clips at least, so that equal parts are never too short
+    return tuple(tuple(map(int, part)) for run in usable for part in np.array_split(run, -(-len(run) // most)))
 
 
 def _runs(times_s: Sequence[float], step_s: float) -> list[list[int]]:

@@ -43,7 +43,7 @@ LEAST_MISSING_S = 1.0  # and a twentieth: less of a video's end is no sign of a 
 
 
 @dataclass(frozen=True)
-class Probe:
+class _Probe:
     """The size and times of a video file's pictures."""
 
     height_px: int
@@ -127,7 +127,7 @@ def _name_of(file: str) -> str:
     return f"{readable or 'video'}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
 
 
-def probe(path: Path, label: str) -> Probe:
+def _probe(path: Path, label: str) -> _Probe:
     """What a video file is; raises Unusable, under its `label`."""
     if not path.stat().st_size:
         raise Unusable(label, "empty", "copy it again")
@@ -153,10 +153,10 @@ def probe(path: Path, label: str) -> Probe:
         raise Unusable(label, f"turned by {first.rotation} degrees", "turn it: ffmpeg -i FILE new.mp4")
     height, width = _upright(np.zeros((first.height, first.width, 3), np.uint8), first.rotation, square).shape[:2]
     times = [float(stamp * unit) for stamp in stamps]
-    return Probe(height, width, first.rotation, times, stamps, seconds_per_picture)
+    return _Probe(height, width, first.rotation, times, stamps, seconds_per_picture)
 
 
-def pictures(path: Path, label: str, stamps: Sequence[int], wanted: Sequence[int]) -> Iterator[Picture]:
+def _pictures(path: Path, label: str, stamps: Sequence[int], wanted: Sequence[int]) -> Iterator[Picture]:
     """A `Read` of a video file, whose pictures are at `stamps`; raises Unusable where one cannot be decoded."""
     due = {stamps[number] for number in wanted}
     try:
@@ -179,7 +179,7 @@ def pictures(path: Path, label: str, stamps: Sequence[int], wanted: Sequence[int
 def _probed(folder: Path, recipe: Recipe, scene_from: str, file: str) -> Source | Unusable:
     path = folder / file
     try:
-        known = probe(path, file)
+        known = _probe(path, file)
         chosen = pieces(known.times_s, recipe, file)
     except Unusable as error:
         return error
@@ -193,7 +193,7 @@ def _probed(folder: Path, recipe: Recipe, scene_from: str, file: str) -> Source 
     }
     return Source(
         _name_of(file), file, scene, scene, stamp_of([path]), chosen,
-        partial(pictures, path, file, known.stamps), known.seconds_per_picture * len(known.times_s), about=about,
+        partial(_pictures, path, file, known.stamps), known.seconds_per_picture * len(known.times_s), about=about,
     )  # fmt: skip
 
 

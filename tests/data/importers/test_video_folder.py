@@ -17,7 +17,7 @@ from replaylab.data import clips
 from replaylab.data.domain import open_domain
 from replaylab.data.importers import conversion, video_folder
 from replaylab.data.importers.conversion import ConversionSettings, SplitShares
-from replaylab.data.importers.sources import FITS, Fit, Recipe, Unusable, pieces
+from replaylab.data.importers.sources import FITS, PIECE_FRAMES, Fit, Recipe, Unusable, pieces
 from replaylab.data.video import decode
 
 RECIPE = Recipe(32, 32, frames_per_second=4.0, frames=4)
@@ -73,7 +73,7 @@ def test_every_frame_is_the_nearest_picture_and_within_half_a_step(steps, rate, 
     every = [number for piece in found for number in piece]
     assert every == sorted(set(every))
     for piece in found:
-        assert frames <= len(piece) <= recipe.piece_frames
+        assert frames <= len(piece) <= max(PIECE_FRAMES, 2 * frames)
     for piece in found[:1]:
         due = times[piece[0]] + np.arange(len(piece)) / rate
         late = np.abs(np.array(times)[list(piece)] - due)
