@@ -103,7 +103,7 @@ def test_the_values_of_a_figure_are_saved_by_the_keyboard_and_from_the_disk(
         links.first.press("Enter")
     assert download.value.suggested_filename == "degradation-path.csv"
     download.value.save_as(tmp_path / "values.csv")
-    assert (tmp_path / "values.csv").read_text().startswith("arm,run,seed,base,step,domain,measure,")
+    assert (tmp_path / "values.csv").read_text().startswith("configuration,run,seed,base,step,domain,measure,")
     card = page.locator(".text_html:has(.rl-csv)").first
     assert card.evaluate("card => getComputedStyle(card).backgroundColor") == "rgba(0, 0, 0, 0)"
     context.close()

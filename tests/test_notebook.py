@@ -387,7 +387,7 @@ def test_the_page_on_alignment_shows_what_a_store_has(store: Path, tmp_path: Pat
     papermill(ROOT, "book/06_alignment.ipynb", str(out), *words)
     executed = {cell: datas for cell, datas in shown(nbformat.read(out, as_version=4)).items() if datas}
     drawn = [cell for cell, (data,) in executed.items() if "image/png" in data]
-    assert drawn == ["plane-figure", "within-figure", "arms-figure", "clips-figure", "dose-figure"]
+    assert drawn == ["plane-figure", "within-figure", "configurations-figure", "clips-figure", "dose-figure"]
     assert "2 of 2 are there" in executed["opening"][0]["text/markdown"]
     assert "no run has enough checkpoints" in executed["found-text"][0]["text/markdown"]
 

@@ -125,9 +125,9 @@ def test_the_run_without_replay_is_one_run_whatever_is_not_replayed():
             ReplaySpec(**not_replayed)
 
 
-def test_each_kind_of_replay_is_an_arm_and_nothing_or_everything_replayed_is_one():
-    arms = [(spec.replay.name, spec.replay.fraction) for spec in grid("published", [0, 0.25, 1], [0])]
-    assert arms == [("", 0.0), ("near", 0.25), ("far", 0.25), ("all", 1.0)]
+def test_each_kind_of_replay_is_a_configuration_and_nothing_or_everything_replayed_is_one():
+    configurations = [(spec.replay.name, spec.replay.fraction) for spec in grid("published", [0, 0.25, 1], [0])]
+    assert configurations == [("", 0.0), ("near", 0.25), ("far", 0.25), ("all", 1.0)]
     everything = grid("published", [1], [0])[0].replay
     shares = dict(zip((world.name for world in everything.domains), everything.weights, strict=True))
     assert shares["near"] / sum(shares.values()) == 0.75 and len(shares) == 4

@@ -37,7 +37,7 @@ MEASURES = (*WHOLE, *OF_A_CLIP)
 SETTLED = 50  # the step before which EffNet-KD rises whatever is trained on
 PREREGISTERED, LATE, WITH_BASE = "all checkpoints", f"from step {SETTLED} on", "the base counted too"
 READINGS = (PREREGISTERED, LATE, WITH_BASE)
-ARM = ["target", "replay", "replay_fraction"]
+CONFIGURATION = ["target", "replay", "replay_fraction"]
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,9 @@ def rhos_across(made: Sweeps, domain: str) -> tuple[NDArray[np.float64], int]:
     No ρ for fewer than three configurations.
     """
     here = last_steps(gains(made, domain))
-    pair = [here.pivot(index="seed", columns=ARM, values=of).dropna(axis=1) for of in ("fidelity", "dynamics")]
+    pair = [
+        here.pivot(index="seed", columns=CONFIGURATION, values=of).dropna(axis=1) for of in ("fidelity", "dynamics")
+    ]
     count = pair[0].shape[1]
     if count < 3 or not _vary(pair[0].to_numpy(), pair[1].to_numpy()):
         return np.empty(0), count

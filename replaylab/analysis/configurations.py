@@ -32,8 +32,8 @@ from replaylab.util.text import percent
 REFERENCE = AS_IT_IS.name
 LAST, EQUAL, LOWER = "at the last step", "at equal fidelity", "at a lower one"
 SHARES = {EQUAL: 0.8, LOWER: 0.5}
-"""Readings at equal fidelity: how much of the gain in EffNet-KD of near replay 25 %, seed by seed. Not all of it: an arm
-that comes to just as much would miss it by chance.
+"""Readings at equal fidelity: how much of the gain in EffNet-KD of near replay 25 %, seed by seed. Not all of it: what
+comes to just as much would miss it by chance.
 """
 
 
@@ -67,16 +67,16 @@ ORDINARY_DYNAMICS, DYNAMICS, RECALL = (
     for measure, place in (("ade_px", "ordinary"), ("ade_px", "eventful"), ("recall", "eventful"))
 )
 TRADE = "a trade"  # better in one of fidelity and dynamics, worse in the other
-RUN = ["run", "group", "arm", "base", "replay", "replay_fraction", "seed", "state", "seconds", "step_seconds", "last",
-       "clips_kept"]  # fmt: skip
-EFFECT = ["group", "arm", "measure", "reading", "step", "change", "low", "high", "difference", "difference_low",
+RUN = ["run", "group", "configuration", "base", "replay", "replay_fraction", "seed", "state", "seconds", "step_seconds",
+       "last", "clips_kept"]  # fmt: skip
+EFFECT = ["group", "configuration", "measure", "reading", "step", "change", "low", "high", "difference", "difference_low",
           "difference_high", "seeds", "clips"]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers
 @dataclass(frozen=True)
-class Arms:
-    """Runs by arm, as they stand in a store."""
+class Configurations:
+    """Runs by configuration, as they stand in a store."""
 
     preset: str
     title: str
@@ -87,12 +87,12 @@ class Arms:
     rows: pd.DataFrame
     """of finished runs and their references (`store.COLUMNS`), only what MEASURES names"""
     runs: pd.DataFrame
-    """one row a run that is asked for (RUN): `last` is the step at which an arm ends, `clips_kept` those it replays from"""
+    """one row a run that is asked for (RUN): `last` is its last step, `clips_kept` those that it replays from"""
 
     @property
     def names(self) -> list[str]:
-        """Every arm that is asked for, in its order."""
-        return list(dict.fromkeys(self.runs["arm"]))
+        """Every configuration that is asked for, in its order."""
+        return list(dict.fromkeys(self.runs["configuration"]))
 
     @cached_property
     def done(self) -> pd.DataFrame:
@@ -102,7 +102,7 @@ class Arms:
     @property
     def has_reference(self) -> bool:
         """Whether there is anything to compare with: a finished run of near replay 25 %."""
-        return bool((self.done["arm"] == REFERENCE).any())
+        return bool((self.done["configuration"] == REFERENCE).any())
 
     @property
     def first_step(self) -> int:
@@ -121,11 +121,11 @@ class Arms:
             for run, of in (after - before).groupby(level="run")
         }
 
-    def steps_of(self, arm: str, reading: str) -> pd.Series[float]:
-        """Seed -> the step at which a reading takes an arm's run: NaN where it never looks as good, and no seed where
-        near replay of 25 % is missing or looks no better than its base.
+    def steps_of(self, name: str, reading: str) -> pd.Series[float]:
+        """Seed -> the step at which a reading takes a configuration's run: NaN where it never comes to that fidelity, and no
+        seed where near replay of 25 % is missing or has gained none.
         """
-        runs = self.done[self.done["arm"] == arm].set_index("seed")
+        runs = self.done[self.done["configuration"] == name].set_index("seed")
         if reading == LAST:
             return runs["last"].astype(float)
         steps = {}
@@ -139,16 +139,20 @@ class Arms:
     @cached_property
     def levels(self) -> dict[int, float]:
         """Seed -> change of EffNet-KD of near replay 25 % at its last step, where it is a gain."""
-        of = {one.seed: self.curves[FIDELITY].get(one.run) for one in self.done.itertuples() if one.arm == REFERENCE}
+        of = {
+            one.seed: self.curves[FIDELITY].get(one.run)
+            for one in self.done.itertuples()
+            if one.configuration == REFERENCE
+        }
         levels = {seed: float(curve.iloc[-1].mean()) for seed, curve in of.items() if curve is not None}
         return {seed: level for seed, level in levels.items() if level < 0}
 
-    def changes(self, arm: str, label: str, reading: str = LAST) -> pd.DataFrame:
+    def changes(self, name: str, label: str, reading: str = LAST) -> pd.DataFrame:
         """After − before of each seed (rows) and scene (columns); none where a seed never looks as good, or where that is
-        measured at the end only and an arm ends before.
+        measured at the end only and a configuration ends before.
         """
-        runs = self.done[self.done["arm"] == arm].set_index("seed")["run"]
-        steps = self.steps_of(arm, reading)
+        runs = self.done[self.done["configuration"] == name].set_index("seed")["run"]
+        steps = self.steps_of(name, reading)
         curves = {seed: self.curves[label].get(runs[seed]) for seed in steps.index}
         if steps.isna().any() or any(
             curve is None or (reading == LAST and steps[seed] not in curve.index) for seed, curve in curves.items()
@@ -159,39 +163,39 @@ class Arms:
 
     @cached_property
     def effects(self) -> pd.DataFrame:
-        """A line for each arm, measure and reading (EFFECT): its change, and its difference to near replay 25 %."""
+        """A line for each configuration, measure and reading (EFFECT): its change, and that − near replay 25 %'s."""
         lines = []
-        groups = self.runs.drop_duplicates("arm").set_index("arm")["group"]
+        groups = self.runs.drop_duplicates("configuration").set_index("configuration")["group"]
         for label in MEASURES:
             for reading in (LAST, *SHARES) if label in (FIDELITY, DYNAMICS) else (LAST,):
-                tables = {arm: self.changes(arm, label, reading) for arm in [*self.names, REFERENCE]}
-                for arm, change in tables.items():
+                tables = {name: self.changes(name, label, reading) for name in [*self.names, REFERENCE]}
+                for name, change in tables.items():
                     if not change.empty:
                         difference = interval(minus(change, tables[REFERENCE]))
-                        step = self.steps_of(arm, reading).mean()
+                        step = self.steps_of(name, reading).mean()
                         of, against = ((one.estimate, one.low, one.high) for one in (interval(change), difference))
-                        lines.append((groups[arm], arm, label, reading, step, *of, *against, *change.shape))
+                        lines.append((groups[name], name, label, reading, step, *of, *against, *change.shape))
         return pd.DataFrame(lines, columns=EFFECT)
 
-    def change(self, arm: str, label: str = DYNAMICS, reading: str = LAST) -> Interval:
-        """An arm's change in a line of MEASURES; NaN for what is not there."""
-        return self._effect(arm, label, reading, ("change", "low", "high"))
+    def change(self, name: str, label: str = DYNAMICS, reading: str = LAST) -> Interval:
+        """A configuration's change in a line of MEASURES; NaN for what is not there."""
+        return self._effect(name, label, reading, ("change", "low", "high"))
 
-    def difference_from_reference(self, arm: str, label: str = DYNAMICS, reading: str = LAST) -> Interval:
-        """An arm's change − that of near replay 25 %."""
-        return self._effect(arm, label, reading, ("difference", "difference_low", "difference_high"))
+    def difference_from_reference(self, name: str, label: str = DYNAMICS, reading: str = LAST) -> Interval:
+        """A configuration's change − that of near replay 25 %."""
+        return self._effect(name, label, reading, ("difference", "difference_low", "difference_high"))
 
-    def _effect(self, arm: str, label: str, reading: str, columns: tuple[str, str, str]) -> Interval:
+    def _effect(self, name: str, label: str, reading: str, columns: tuple[str, str, str]) -> Interval:
         table = self.effects
-        here = table[(table["arm"] == arm) & (table["measure"] == label) & (table["reading"] == reading)]
+        here = table[(table["configuration"] == name) & (table["measure"] == label) & (table["reading"] == reading)]
         if here.empty:
             return interval([])
         estimate, low, high = here[list(columns)].iloc[0].astype(float)
         return Interval(estimate, low, high, int(here["seeds"].iloc[0]))
 
-    def difference(self, arm: str, other: str, label: str = DYNAMICS, reading: str = LAST) -> Interval:
-        """An arm's change − another's, of the seeds and scenes that both have."""
-        return interval(minus(self.changes(arm, label, reading), self.changes(other, label, reading)))
+    def difference(self, name: str, other: str, label: str = DYNAMICS, reading: str = LAST) -> Interval:
+        """A configuration's change − another's, of the seeds and scenes that both have."""
+        return interval(minus(self.changes(name, label, reading), self.changes(other, label, reading)))
 
     def measured(self, label: str) -> tuple[str, str]:
         """The measure of a line of MEASURES and its domain."""
@@ -237,16 +241,16 @@ def outcome_of(difference: Interval, label: str = DYNAMICS) -> str:
     return outcome(difference, measure_of(MEASURES[label][0]).better)
 
 
-def against_reference(made: Arms, arm: str) -> str:
-    """An arm against near replay 25 %, in ADE on eventful driving at equal fidelity: BETTER, WORSE, CANNOT_TELL or FEW.
+def against_reference(made: Configurations, name: str) -> str:
+    """Against near replay 25 %, in ADE on eventful driving at equal fidelity: BETTER, WORSE, CANNOT_TELL or FEW.
 
     Where one of its runs never comes to that fidelity, or near replay itself gains with too few seeds, by ADE and EffNet-KD
     at the last step: BETTER or WORSE where one is so and the other is not the opposite, TRADE where it is.
     """
-    at_equal = outcome_of(made.difference_from_reference(arm, DYNAMICS, EQUAL))
+    at_equal = outcome_of(made.difference_from_reference(name, DYNAMICS, EQUAL))
     if at_equal != FEW:
         return at_equal
-    both = {outcome_of(made.difference_from_reference(arm, label), label) for label in (DYNAMICS, FIDELITY)}
+    both = {outcome_of(made.difference_from_reference(name, label), label) for label in (DYNAMICS, FIDELITY)}
     if {BETTER, WORSE} <= both:
         return TRADE
     return next((word for word in (BETTER, WORSE, CANNOT_TELL) if word in both), FEW)
@@ -262,46 +266,47 @@ def clips_kept(run: RunSpec) -> int:
     return kept
 
 
-def points(made: Arms) -> pd.DataFrame:
-    """Every arm at its last step: arm, x (FIDELITY) and y (DYNAMICS) with low and high ends, and whether it is on the Pareto
-    front of the means. They are differences to near replay 25 %, or changes from the base where that is not there.
+def points(made: Configurations) -> pd.DataFrame:
+    """Every configuration at its last step: x (FIDELITY) and y (DYNAMICS) with low and high ends, and whether it is on the
+    Pareto front of the means. They are differences to near replay 25 %, or changes from the base where that is not there.
     """
     table = made.effects[made.effects["reading"] == LAST]
     shown = ["difference", "difference_low", "difference_high"] if made.has_reference else ["change", "low", "high"]
-    x, y = (table[table["measure"] == label].set_index("arm")[shown] for label in (FIDELITY, DYNAMICS))
+    x, y = (table[table["measure"] == label].set_index("configuration")[shown] for label in (FIDELITY, DYNAMICS))
     both = (
         x.set_axis(["x", "x_low", "x_high"], axis=1)
         .join(y.set_axis(["y", "y_low", "y_high"], axis=1), how="inner")
         .dropna(subset=["x", "y"])
     )
     front = pareto_front(both[["x", "y"]].to_numpy()) if len(both) else np.empty(0, bool)
-    return both.assign(front=front).rename_axis("arm").reset_index()
+    return both.assign(front=front).rename_axis("configuration").reset_index()
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
 def by_replay(runs: Sequence[RunSpec]) -> list[tuple[RunSpec, str, str]]:
-    """Runs of a sweep with their group and arm, for `arms_of`; near replay is in the group of no replay, as among the
-    ablations.
+    """Runs of a sweep with their group and configuration, for `configurations_of`.
+
+    Near replay is in the group of no replay, as among the ablations.
     """
     named = []
     for run in runs:
         kind, share = run.replay.name, percent(run.replay.fraction)
-        arm = f"{kind} replay {share}" if kind else NO_REPLAY.name
-        named.append((run, f"{kind} replay" if kind not in ("", "near") else NO_REPLAY.group, arm))
+        name = f"{kind} replay {share}" if kind else NO_REPLAY.name
+        named.append((run, f"{kind} replay" if kind not in ("", "near") else NO_REPLAY.group, name))
     return named
 
 
-def arms_of(
+def configurations_of(
     preset: str, title: str, named: Sequence[tuple[RunSpec, str, str]], home: Path, ordinary: str, eventful: str
-) -> Arms:  # fmt: skip
-    """Runs, each with its group and its arm, as they stand in the store `home`; nothing is trained."""
+) -> Configurations:  # fmt: skip
+    """Runs, each with its group and its configuration, as they stand in the store `home`; nothing is trained."""
     lines, store = [], Store(home)
-    for run, group, arm in named:
+    for run, group, name in named:
         done = store.is_done(run)
         seconds = store.summary(run.run_id)["seconds"] if done else None
         step_seconds = store.seconds_a_step(run.run_id) if done else None
         lines.append((
-            run.run_id, group, arm, run.base, run.replay.name, run.replay.fraction, run.seed, "done" if done else "missing",
+            run.run_id, group, name, run.base, run.replay.name, run.replay.fraction, run.seed, "done" if done else "missing",
             seconds, step_seconds, run.training.steps, clips_kept(run),
         ))  # fmt: skip
     runs = pd.DataFrame(lines, columns=RUN).astype({"seconds": float, "step_seconds": float})
@@ -310,4 +315,4 @@ def arms_of(
     measures = {one for measure, _ in wanted for one in (measure, PSEUDO.get(measure, measure))}
     rows = store.table([run for run, _, _ in named], measures)
     rows = rows.loc[rows["domain"].isin({domain for _, domain in wanted}), COLUMNS].reset_index(drop=True)
-    return Arms(preset, title, ordinary, eventful, rows, runs)
+    return Configurations(preset, title, ordinary, eventful, rows, runs)

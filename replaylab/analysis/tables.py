@@ -26,11 +26,11 @@ REFERENCES = {**FLOORS, **EXTRAPOLATED}
 def per_run(rows: pd.DataFrame) -> pd.DataFrame:
     """One value per run, step, domain and measure: the mean over its clips, for runs and references alike.
 
-    Adds the arm's name ("replay 25 %", "base", "copy last frame"), the split, and `clips`, how many had a value; `n` is
-    the sum of agent-frames or frames that went in. What this gave back comes back as it is. Raises ValueError where a
-    reference is missing, where splits are mixed, or where an arm's runs end at different steps.
+    Adds the configuration's name ("replay 25 %", "base", "copy last frame"), the split, and `clips`, how many had a value;
+    `n` is the sum of agent-frames or frames that went in. What this gave back comes back as it is. Raises ValueError where a
+    reference is missing, where splits are mixed, or where a configuration's runs end at different steps.
     """
-    if "arm" in rows:
+    if "configuration" in rows:
         return rows
     split = _split(rows)
     keys = ["run", "model", "replay", "replay_fraction", "seed", "step", "domain", "measure"]
@@ -40,45 +40,45 @@ def per_run(rows: pd.DataFrame) -> pd.DataFrame:
     _check(short)
     grouped = short.dropna(subset=["value"]).groupby(keys, dropna=False, observed=True, as_index=False)
     runs = grouped.agg(value=("value", "mean"), clips=("value", "size"), n=("n", "sum")).astype(kinds)
-    # Without replay the kind of replay means nothing: those runs are one arm.
+    # Without replay the kind of replay means nothing: those runs are one configuration.
     runs["replay"] = runs["replay"].where(~(runs["replay_fraction"] <= 0), "")
     name_the_kind = runs.loc[runs["replay_fraction"] > 0, "replay"].nunique() > 1
-    arms = [_arm_name(one, name_the_kind) for one in runs.itertuples()]
-    return runs.assign(split=split, arm=arms)
+    names = [_configuration_name(one, name_the_kind) for one in runs.itertuples()]
+    return runs.assign(split=split, configuration=names)
 
 
-def per_arm(rows: pd.DataFrame) -> pd.DataFrame:
-    """One value per arm, step, domain and measure: the mean over the seeds of `per_run`.
+def per_configuration(rows: pd.DataFrame) -> pd.DataFrame:
+    """One value per configuration, step, domain and measure: the mean over the seeds of `per_run`.
 
     Adds `seeds`, and `low` and `high`, the 95 % t interval over seeds: NaN with fewer than three. `clips` and
     `n` are those of one run.
     """
-    keys = ["arm", "model", "replay", "replay_fraction", "step", "domain", "measure"]
+    keys = ["configuration", "model", "replay", "replay_fraction", "step", "domain", "measure"]
     grouped = per_run(rows).groupby(keys, dropna=False, observed=True, as_index=False)
-    arms = grouped.agg(
+    names = grouped.agg(
         value=("value", "mean"),
         spread=("value", "std"),
         seeds=("value", "size"),
         clips=("clips", "first"),
         n=("n", "first"),
     )
-    half = half_width(arms["spread"], arms["seeds"]).where(arms["seeds"] >= SEEDS_FOR_AN_INTERVAL)
-    return arms.drop(columns="spread").assign(low=arms["value"] - half, high=arms["value"] + half)
+    half = half_width(names["spread"], names["seeds"]).where(names["seeds"] >= SEEDS_FOR_AN_INTERVAL)
+    return names.drop(columns="spread").assign(low=names["value"] - half, high=names["value"] + half)
 
 
 def last_step(values: pd.DataFrame) -> pd.DataFrame:
-    """Of `per_run` or `per_arm`: the references, and the fine-tuned models at their arm's last step.
+    """Of `per_run` or `per_configuration`: the references, and the fine-tuned models at their configuration's last step.
 
-    Arms may differ in theirs: with a budget of driving samples, more replay takes more steps.
+    Configurations may differ in theirs: with a budget of driving samples, more replay takes more steps.
     """
-    return values[values["step"] == values.groupby("arm")["step"].transform("max")]
+    return values[values["step"] == values.groupby("configuration")["step"].transform("max")]
 
 
 def drawn(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], *, at_the_end: bool = False) -> pd.DataFrame:
     """The values of each run and reference in a figure's panels (measure, domain), for `csv_link`; none where there are
     no rows.
     """
-    columns = ["arm", "run", "seed", "step", "domain", "measure", "value", "clips"]
+    columns = ["configuration", "run", "seed", "step", "domain", "measure", "value", "clips"]
     if rows.empty:
         return pd.DataFrame(columns=columns)
     values = per_run(rows)
@@ -114,7 +114,7 @@ def _check(rows: pd.DataFrame) -> None:
     check_ends(rows[rows["model"] == FINE_TUNED], ["replay", "replay_fraction"])
 
 
-def _arm_name(one: Any, name_the_kind: bool) -> str:
+def _configuration_name(one: Any, name_the_kind: bool) -> str:
     if one.model != FINE_TUNED:
         return REFERENCES.get(one.model, one.model)
     kind = f"{one.replay} " if name_the_kind and one.replay else ""

@@ -32,7 +32,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--context-frames", type=int, default=3, help="default: 3")
     text = "what an agent that is not found costs (default: a quarter of the height, as in the book)"
     parser.add_argument("--miss-cap-px", type=float, metavar="PX", help=text)
-    text = "also on frames blurred to this share of their sharpness (the arms' sharpness_ratio)"
+    text = "also on frames blurred to this share of their sharpness (the configurations' sharpness_ratio)"
     parser.add_argument("--sharpness", type=float, nargs="+", default=[], metavar="RATIO", help=text)
     text = "video model, name or folder, whose autoencoder real frames go through where there is no truth"
     parser.add_argument("--autoencoder", default="", metavar="MODEL", help=text)

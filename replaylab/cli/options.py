@@ -81,9 +81,9 @@ def machine(options: argparse.Namespace) -> MachineSpec:
 
 def print_means(rows: pd.DataFrame, measures: tuple[str, ...]) -> None:
     """Each configuration's means of these measures after the last step, if there are any rows."""
-    from replaylab.analysis.tables import last_step, per_arm
+    from replaylab.analysis.tables import last_step, per_configuration
 
     if len(rows):
-        last = last_step(per_arm(rows))
+        last = last_step(per_configuration(rows))
         shown = last[last["measure"].isin(measures)]
-        print(shown.pivot(index="arm", columns=["measure", "domain"], values="value").round(3).to_string())
+        print(shown.pivot(index="configuration", columns=["measure", "domain"], values="value").round(3).to_string())

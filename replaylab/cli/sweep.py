@@ -30,7 +30,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train or read the runs; print them and their means, or the headline."""
-    from replaylab.pages import figures
+    from replaylab.pages import replay_sweep
     from replaylab.sweeps import sweep
 
     table = sweep.run(
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(table.runs.drop(columns=["trained_now", "reason"]).to_string(index=False))
     elif options.headline:
-        print(figures.headline(table.rows))
+        print(replay_sweep.headline(table.rows))
     else:
         print_runs(table)
 

@@ -26,9 +26,9 @@ from replaylab.analysis.configurations import (
     ORDINARY_DYNAMICS,
     REFERENCE,
     TRADE,
-    Arms,
-    arms_of,
+    Configurations,
     by_replay,
+    configurations_of,
 )
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, describe
 from replaylab.pages import comparisons, verdicts
@@ -53,9 +53,9 @@ CHOSEN_BY = {"effnet_kd": "driving", "ade_px": "driving-eventful"}  # as in `abl
 class Ablations:
     """What the page shows, as far as it is there."""
 
-    arms: Arms
+    ablations: Configurations
     """near replay of 25 % with one thing changed"""
-    alternatives: Arms
+    alternatives: Configurations
     """what is done instead of replay, each in its chosen setting, beside no replay and near replay of 25 %"""
     settings: pd.DataFrame
     """a setting a row, on the dev split with one seed: group, setting, effnet_kd, ade_px (NaN where it was not run),
@@ -63,7 +63,7 @@ class Ablations:
     """
     areas: pd.Series[float]
     """method -> the area that its settings dominate, as a share of near replay's; empty where that is not known"""
-    fractions: Arms
+    fractions: Configurations
     """near replay in the fractions of the published sweep"""
 
 
@@ -76,53 +76,51 @@ def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
     home = store_of(DEV, store)
     settings = _settings(home)
     stop = settings.loc[settings["chosen"] & (settings["group"] == EARLY_STOP), "setting"]
-    alternatives = _arms("alternatives", "Alternatives to replay", seeds, home)
+    alternatives = _configurations("alternatives", "Alternatives to replay", seeds, home)
     if len(stop):
         alternatives = _stopped(alternatives, int(stop.item().removeprefix("step ")))
-    arms = _arms("ablations", "Near replay of 25 %, one thing changed", seeds, home)
-    return Ablations(arms, alternatives, settings, _areas(settings, home), _fractions(seeds))
+    changed = _configurations("ablations", "Near replay of 25 %, one thing changed", seeds, home)
+    return Ablations(changed, alternatives, settings, _areas(settings, home), _fractions(seeds))
 
 
-def _fractions(seeds: Sequence[int]) -> Arms:
+def _fractions(seeds: Sequence[int]) -> Configurations:
     """`Ablations.fractions`, of the published store, whatever store holds the ablations."""
     runs = [run for run in grid("published", None, list(seeds)) if run.replay.name in ("", "near")]
     home = store_of("published", "")
     title = "Fractions of near replay"
-    return arms_of("published", title, by_replay(runs), home, "driving", "driving-eventful")
+    return configurations_of("published", title, by_replay(runs), home, "driving", "driving-eventful")
 
 
-def _arms(preset: str, title: str, seeds: Sequence[int], home: Path) -> Arms:
+def _configurations(preset: str, title: str, seeds: Sequence[int], home: Path) -> Configurations:
     try:
-        arms = ablations.arms(preset, home)
+        variations = ablations.variations(preset, home)
     except FileNotFoundError:
-        arms, title = (NO_REPLAY, AS_IT_IS), f"{title}, settings not chosen yet"
+        variations, title = (NO_REPLAY, AS_IT_IS), f"{title}, settings not chosen yet"
     named = [
-        (run, arm.group, f"{arm.group} {arm.name}" if arm in ablations.ALTERNATIVES else arm.name)
-        for arm in arms
-        for run in ablations.runs_of(preset, arm, list(seeds))
+        (run, one.group, f"{one.group} {one.name}" if one in ablations.ALTERNATIVES else one.name)
+        for one in variations
+        for run in ablations.runs_of(preset, one, list(seeds))
     ]
-    return arms_of(preset, title, named, home, "driving", "driving-eventful")
+    return configurations_of(preset, title, named, home, "driving", "driving-eventful")
 
 
-def _stopped(made: Arms, step: int) -> Arms:
-    """With early stop as one more arm: the runs without replay, at this step."""
-    runs = made.runs[made.runs["arm"] == NO_REPLAY.name]
-    runs = runs.assign(group=EARLY_STOP, arm=f"{EARLY_STOP}, step {step}", last=step)
+def _stopped(made: Configurations, step: int) -> Configurations:
+    """With early stop as one more configuration: the runs without replay, at this step."""
+    runs = made.runs[made.runs["configuration"] == NO_REPLAY.name]
+    runs = runs.assign(group=EARLY_STOP, configuration=f"{EARLY_STOP}, step {step}", last=step)
     return replace(made, runs=pd.concat([made.runs, runs], ignore_index=True))
 
 
 def _settings(home: Path) -> pd.DataFrame:
     """`Ablations.settings`; nothing is chosen before all runs are there."""
-    lines = []
-    for arm in ablations.ALTERNATIVES:
-        lines.append((arm.group, arm.name, *_by_step(arm, home).iloc[-1]))
+    lines = [(one.group, one.name, *_by_step(one, home).iloc[-1]) for one in ablations.ALTERNATIVES]
     without = _by_step(NO_REPLAY, home).itertuples(name=None)
     lines += [(EARLY_STOP, f"step {step}", *values) for step, *values in without]
     table = pd.DataFrame(lines, columns=["group", "setting", *CHOSEN_BY])
     limit = table.loc[(table["group"] == NEAR) & (table["setting"] == percent(0.25)), "effnet_kd"].item()
     table = table.assign(looks_as_good=table["effnet_kd"] <= limit, chosen=False)
     if table["effnet_kd"].notna().all():
-        chosen = {(arm.group, arm.name) for arm in ablations.best(home)}
+        chosen = {(one.group, one.name) for one in ablations.best(home)}
         stop = table[table["group"] == EARLY_STOP]
         best = ablations.choice(stop, limit)
         keys = zip(table["group"], table["setting"], strict=True)
@@ -130,9 +128,9 @@ def _settings(home: Path) -> pd.DataFrame:
     return table
 
 
-def _by_step(arm: ablations.Arm, home: Path) -> pd.DataFrame:
-    """What settings are chosen by, a line for each evaluated step of an arm's run on dev; NaN where it is not there."""
-    (run,) = ablations.runs_of(DEV, arm)
+def _by_step(variation: ablations.Variation, home: Path) -> pd.DataFrame:
+    """What settings are chosen by, a line for each evaluated step of a variation's run on dev; NaN where it is not there."""
+    (run,) = ablations.runs_of(DEV, variation)
     if not Store(home).is_done(run):
         return pd.DataFrame(np.nan, index=run.evaluate_at, columns=list(CHOSEN_BY))
     rows = Store(home).rows([run.run_id], CHOSEN_BY)
@@ -165,10 +163,10 @@ def _mean(rows: pd.DataFrame, model: str, measure: str, domain: str) -> float:
 
 # ---------------------------------------------------------------------------------------------------- opening, settings
 def opening(made: Ablations, store: str | Path = "") -> str:
-    """Markdown for the top of the page: how the arms stand, how many runs are there, what they cost, the command."""
-    runs = pd.concat([made.arms.runs, made.alternatives.runs]).drop_duplicates("run")
+    """Markdown for the top of the page: what the comparisons show, how many runs are there, their cost, the command."""
+    runs = pd.concat([made.ablations.runs, made.alternatives.runs]).drop_duplicates("run")
     again = f"for preset in ablations {DEV} alternatives; do python -m replaylab sweep --preset $preset --store FOLDER; done"
-    both = (made.arms, made.alternatives)
+    both = (made.ablations, made.alternatives)
     beside = [f"**{one.title}**: {comparisons.in_short(one)}" for one in both]
     return verdicts.opening([], [], runs, again, PRESETS, store, beside)
 
@@ -228,48 +226,48 @@ def of_settings(made: Ablations) -> str:
 # ---------------------------------------------------------------------------------------------------- a practical answer
 def answer(made: Ablations) -> str:
     """Markdown: what to do, from the rows: how much, when, from where, how many clips, at what cost, or else what."""
-    arms = made.arms
-    if arms.done.empty:
-        return f"A practical answer: {MISSING}, {counted(arms)}."
+    changed = made.ablations
+    if changed.done.empty:
+        return f"A practical answer: {MISSING}, {counted(changed)}."
     items = [
-        _of_fractions(arms, made.fractions),
-        _of_group(arms, "schedule", "constant replay"),
-        _of_group(arms, "source", "replay of near video"),
-        _of_group(arms, "control", "diverse, moving clips"),
-        _of_buffers(arms),
-        _of_group(arms, "trained", "training all weights with replay"),
-        _of_pairs(arms),
-        _of_cost(arms),
+        _of_fractions(changed, made.fractions),
+        _of_group(changed, "schedule", "constant replay"),
+        _of_group(changed, "source", "replay of near video"),
+        _of_group(changed, "control", "diverse, moving clips"),
+        _of_buffers(changed),
+        _of_group(changed, "trained", "training all weights with replay"),
+        _of_pairs(changed),
+        _of_cost(changed),
         _of_alternatives(made.alternatives),
-        _of_doubt(arms),
+        _of_doubt(changed),
     ]
     return "\n".join(f"- {item}" for item in items)
 
 
-def _of_fractions(made: Arms, swept: Arms) -> str:
+def _of_fractions(made: Configurations, swept: Configurations) -> str:
     """Replay or none, of the ablations; then the other fractions of the sweep, and by how much any is better."""
     found = sorted_out(made, [NO_REPLAY.name, "near replay 1 %"])
-    word = next(word for word, arms in found.items() if NO_REPLAY.name in arms)
+    word = next(word for word, names in found.items() if NO_REPLAY.name in names)
     advice = {
         WORSE: f"do replay: {REFERENCE} is better than none",
         BETTER: f"do not replay: none is better than {REFERENCE}",
         TRADE: "it depends: replay is better in one of looks and motion, and worse in the other",
         CANNOT_TELL: f"the data cannot tell {REFERENCE} from none",
     }.get(word, "too few runs to say whether to replay")
-    others = [arm for arm in swept.names if arm not in (REFERENCE, NO_REPLAY.name)]
+    others = [name for name in swept.names if name not in (REFERENCE, NO_REPLAY.name)]
     stands = sorted_out(swept, others)
-    seeds = swept.done.loc[swept.done["arm"].isin(others), "seed"].nunique()
+    seeds = swept.done.loc[swept.done["configuration"].isin(others), "seed"].nunique()
     text = (
         f"**Fraction**: {advice} ({listed(found)}). Of the replay sweep's fractions ({seeds} seeds): {listed(stands)}."
     )
-    for arm in stands.get(BETTER, []) + stands.get(TRADE, []):
-        motion, looks = (describe(swept.difference_from_reference(arm, label)) for label in (DYNAMICS, FIDELITY))
-        text += f" *{capital(arm)}* − {REFERENCE}: ADE {motion} px, EffNet-KD {looks}."
+    for name in stands.get(BETTER, []) + stands.get(TRADE, []):
+        motion, looks = (describe(swept.difference_from_reference(name, label)) for label in (DYNAMICS, FIDELITY))
+        text += f" *{capital(name)}* − {REFERENCE}: ADE {motion} px, EffNet-KD {looks}."
     return text
 
 
-def _of_group(made: Arms, group: str, usual: str) -> str:
-    found = sorted_out(made, list(made.runs.loc[made.runs["group"] == group, "arm"].unique()))
+def _of_group(made: Configurations, group: str, usual: str) -> str:
+    found = sorted_out(made, list(made.runs.loc[made.runs["group"] == group, "configuration"].unique()))
     if found.get(BETTER):
         advice = f"take {names_of(found[BETTER])}"
     elif {FEW, MISSING} & set(found):
@@ -279,12 +277,12 @@ def _of_group(made: Arms, group: str, usual: str) -> str:
     return f"**{capital(group)}**: {advice} ({listed(found)})."
 
 
-def _of_buffers(made: Arms) -> str:
-    here = made.runs[(made.runs["group"] == "buffer") | (made.runs["arm"] == REFERENCE)]
-    kept = here.groupby("arm")["clips_kept"].first().sort_values()
+def _of_buffers(made: Configurations) -> str:
+    here = made.runs[(made.runs["group"] == "buffer") | (made.runs["configuration"] == REFERENCE)]
+    kept = here.groupby("configuration")["clips_kept"].first().sort_values()
     whole = f"all {kept.pop(REFERENCE)}"
     found = sorted_out(made, list(kept.index))
-    unshown = [arm for arm in kept.index if arm not in found.get(WORSE, [])]
+    unshown = [name for name in kept.index if name not in found.get(WORSE, [])]
     if {FEW, MISSING} & set(found):
         advice = f"too few runs to compare all with {whole}"
     elif unshown:
@@ -294,26 +292,26 @@ def _of_buffers(made: Arms) -> str:
     return f"**Clips to keep**: {advice} ({listed(found)})."
 
 
-def _of_pairs(made: Arms) -> str:
-    """Replay − no replay, for every arm that has one of its own without."""
+def _of_pairs(made: Configurations) -> str:
+    """Replay − no replay, for every configuration that has one of its own without."""
     each = []
-    for arm in made.names:
-        without = NO_REPLAY.name if arm == REFERENCE else f"{arm}, {NO_REPLAY.name}"
+    for name in made.names:
+        without = NO_REPLAY.name if name == REFERENCE else f"{name}, {NO_REPLAY.name}"
         if without in made.names:
-            difference = made.difference(arm, without)
-            each.append(f"*{arm}* {MISSING if np.isnan(difference.estimate) else describe_with_outcome(difference)}")
+            difference = made.difference(name, without)
+            each.append(f"*{name}* {MISSING if np.isnan(difference.estimate) else describe_with_outcome(difference)}")
     return (
         "**Does replay help whatever the target's size and whatever is trained?** Replay − no replay in ADE on eventful "
         f"driving, px: {'; '.join(each)}."
     )
 
 
-def _of_cost(made: Arms) -> str:
+def _of_cost(made: Configurations) -> str:
     training, share = presets.PRESETS[made.preset].training, 0.25
     longer = steps_for(training.steps * training.batch_size, share, training.batch_size)
     steps_ms = [
-        1000 * float(made.done.loc[made.done["arm"] == arm, "step_seconds"].median())
-        for arm in (REFERENCE, NO_REPLAY.name)
+        1000 * float(made.done.loc[made.done["configuration"] == name, "step_seconds"].median())
+        for name in (REFERENCE, NO_REPLAY.name)
     ]
     text = (
         f"**Cost**: of every batch {percent(share)} is not driving, so to see as much driving takes {longer} steps in place "
@@ -329,23 +327,23 @@ def _of_cost(made: Arms) -> str:
     )
 
 
-def _of_alternatives(made: Arms) -> str:
-    arms = [arm for arm in made.names if arm not in (REFERENCE, NO_REPLAY.name)]
-    if not arms:
+def _of_alternatives(made: Configurations) -> str:
+    names = [name for name in made.names if name not in (REFERENCE, NO_REPLAY.name)]
+    if not names:
         return f"**Instead of replay**: {MISSING}."
-    return f"**Instead of replay**, against {REFERENCE}: {listed(sorted_out(made, arms))}."
+    return f"**Instead of replay**, against {REFERENCE}: {listed(sorted_out(made, names))}."
 
 
-def _of_doubt(made: Arms) -> str:
-    arms = [arm for arm in made.names if arm != REFERENCE]
-    differences = [made.difference_from_reference(arm) for arm in arms]
+def _of_doubt(made: Configurations) -> str:
+    names = [name for name in made.names if name != REFERENCE]
+    differences = [made.difference_from_reference(name) for name in names]
     halves = [(one.high - one.low) / 2 for one in differences if not np.isnan(one.low)]
     if not halves:
-        return "**Where the data cannot tell**: anywhere yet, with fewer than three seeds an arm."
-    unsure = sorted_out(made, arms).get(CANNOT_TELL, [])
+        return "**Where the data cannot tell**: anywhere yet, with fewer than three seeds a configuration."
+    unsure = sorted_out(made, names).get(CANNOT_TELL, [])
     named = f" ({names_of(unsure)})" if unsure else ""
     return (
-        f"**Where the data cannot tell**: {len(unsure)} of {len(arms)} arms{named} are not told apart from "
-        f"{REFERENCE}, which is not to say that they are equal: the "
-        f"difference of two arms in ADE on eventful driving is known to ± {number(median(halves))} px (the median)."
+        f"**Where the data cannot tell**: {len(unsure)} of {len(names)} configurations{named} are not told apart from "
+        f"{REFERENCE}, which is not to say that they are equal: the difference of two configurations in ADE on eventful "
+        f"driving is known to ± {number(median(halves))} px (the median)."
     )

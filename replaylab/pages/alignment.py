@@ -23,8 +23,8 @@ from pandas.io.formats.style import Styler
 
 from replaylab.analysis import claims
 from replaylab.analysis.alignment import (  # fmt: skip
-    ARM,
     CLAIM,
+    CONFIGURATION,
     DOMAINS,
     DYNAMICS,
     EVENTFUL,
@@ -147,13 +147,13 @@ def _way(axes: Axes, way: pd.DataFrame, colour: Any) -> None:
         axes.plot(*way.iloc[-1], "o", color=colour, ms=9, mec="white", zorder=5)
 
 
-def across_arms(made: Sweeps) -> Figure:
-    """Every arm at the last step: gain in ADE over gain in EffNet-KD; large points are means over seeds."""
+def across_configurations(made: Sweeps) -> Figure:
+    """Every configuration at the last step: gain in ADE over gain in EffNet-KD; large points are means over seeds."""
     looks = _looks(made)
     with figure_style():
         figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True)
         for axes, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
-            for (target, replay, fraction), runs in last_steps(gains(made, domain)).groupby(ARM):
+            for (target, replay, fraction), runs in last_steps(gains(made, domain)).groupby(CONFIGURATION):
                 colour, marker, _ = looks[_kind(target, replay, fraction)]
                 at = runs[["fidelity", "dynamics"]].mean()
                 axes.plot(runs["fidelity"], runs["dynamics"], marker, color=colour, ms=3.5, alpha=0.4, mew=0)
@@ -165,7 +165,7 @@ def across_arms(made: Sweeps) -> Figure:
             _gain_axes(axes, domain)
         panels[-1].set_xlabel("gain in EffNet-KD on ordinary driving (right: better)")
         entries = [legend_entry(colour, name, marker) for colour, marker, name in looks.values()]
-        return _finished(figure, "All arms at the last step", made.runs, entries)
+        return _finished(figure, "All configurations at the last step", made.runs, entries)
 
 
 def per_clip(made: Sweeps) -> Figure:
@@ -207,14 +207,14 @@ def doses(made: Sweeps) -> Figure:
         return _finished(figure, "What a share of events changes", made.without_replay, _of_bases(made))
 
 
-def ways(made: Sweeps) -> pd.DataFrame:
+def gains_over_steps(made: Sweeps) -> pd.DataFrame:
     """What `plane` draws: `gains` of the runs without replay in both of its domains."""
     both = pd.concat([gains(made, domain).assign(domain=domain) for domain in (EVENTFUL, ORDINARY)])
     return both[both["replay_fraction"] == 0].drop(columns=["replay", "replay_fraction"])
 
 
-def arms(made: Sweeps) -> pd.DataFrame:
-    """What `across_arms` draws: `gains` of all runs at their last step in both of its domains."""
+def gains_at_the_end(made: Sweeps) -> pd.DataFrame:
+    """What `across_configurations` draws: `gains` of all runs at their last step in both of its domains."""
     both = [last_steps(gains(made, domain)).assign(domain=domain) for domain in (EVENTFUL, ORDINARY)]
     return pd.concat(both)
 
@@ -291,21 +291,21 @@ def _gain_axes(axes: Axes, domain: str) -> None:
 
 
 def _kind(target: str, replay: str, fraction: float) -> str:
-    """Of what group an arm is: a kind of replay, or its target."""
+    """Of what group a configuration is: a kind of replay, or its target."""
     if fraction > 0:
         return replay
     return "doses" if dose(target) > 0 else target
 
 
 def _looks(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
-    """Colour, marker and name of each group of arms that is asked for."""
+    """Colour, marker and name of each group of configurations that is asked for."""
     known = {
         "driving": (VERMILION, "o", "replay 0 %"), "near": (BLUE, "s", "near replay (%)"),
         "far": (GREEN, "^", "far replay (%)"), "all": (INK, "*", "replay 100 %"),
         "doses": (VIOLET, "D", "eventful target (%)"), "driving-repetitive": (LIGHT, "X", "target of one event"),
         "diverse-driving": (BROWN, "P", "target of free motion"),
     }  # fmt: skip
-    there = {_kind(*arm) for arm in made.runs[ARM].itertuples(index=False)}
+    there = {_kind(*name) for name in made.runs[CONFIGURATION].itertuples(index=False)}
     return {kind: look for kind, look in known.items() if kind in there}
 
 
@@ -417,10 +417,10 @@ def _found_across(made: Sweeps) -> str:
         if len(values):
             middle = interval(values, 1.0)
             words = _in_words(middle, *(f"what looks better moves {how}" for how in ("better", "worse")))
-            of = f"{count} arms, a ρ for each of {len(values)} seeds"
+            of = f"{count} configurations, a ρ for each of {len(values)} seeds"
             said.append(f"{domain_of(domain).label} {describe(middle, '.2f')} ({of}): **{words}**")
-    told = "; ".join(said) or "fewer than three arms are there for every seed"
-    return f"**Across arms at the last step** (exploratory): {told}."
+    told = "; ".join(said) or "fewer than three configurations are there for every seed"
+    return f"**Across configurations at the last step** (exploratory): {told}."
 
 
 def _found_per_clip(made: Sweeps) -> str:

@@ -1,9 +1,9 @@
-"""How do arms compare? The figure, table and sentences that every page of arms shows.
+"""Configurations compared: the figure, the table and the sentences that several pages show.
 
-The functions take `arms.Arms` and give back a matplotlib figure, a pandas Styler or Markdown; no torch. Decision: words
-such as "better" are read off the interval of the difference to near replay 25 %, seed by seed and clip by clip, and where
-it holds 0 they are "cannot tell". The figure draws those intervals, and the table begins with them; changes from the base
-are wider, because seeds differ, and stand behind. What is missing is counted in every title.
+The functions take `configurations.Configurations` and give back a matplotlib figure, a pandas Styler or Markdown. Decision:
+words such as "better" are read off the interval of the difference from near replay 25 %, seed by seed and clip by clip, and
+where it holds 0 they are "cannot tell". The figure draws those intervals, and the table begins with them; changes from the
+base are wider, because seeds differ, and stand behind. What is missing is counted in every title.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from replaylab.analysis.configurations import (  # fmt: skip
     REFERENCE,
     SHARES,
     TRADE,
-    Arms,
+    Configurations,
     against_reference,
     outcome_of,
     points,
@@ -46,24 +46,24 @@ HUES = ("#029e73", "#7b6fd0", "#8f5a2c", "#c0578f", "#5f6b73", "#b8860b", "#0b5a
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
-def arms_table(made: Arms) -> Styler:
-    """Every arm: its standing against near replay 25 % and the differences that it is read off, then its changes from the
+def configurations_table(made: Configurations) -> Styler:
+    """Every configuration: what it is against near replay 25 % and the differences that show it, then its changes from the
     base, all with intervals, and what it costs.
     """
     lines = []
-    for place, arm in enumerate(made.names, start=1):
-        runs = made.runs[made.runs["arm"] == arm]
+    for place, name in enumerate(made.names, start=1):
+        runs = made.runs[made.runs["configuration"] == name]
         there = runs[runs["state"] == "done"]
         kept, step_ms = int(runs["clips_kept"].iloc[0]), 1000 * there["step_seconds"].median()
-        line: dict[str, str] = {"no.": str(place), "arm": arm, AGAINST: "–"}
-        if arm != REFERENCE:
-            line[AGAINST] = verdicts.MISSING if there.empty else against_reference(made, arm)
+        line: dict[str, str] = {"no.": str(place), "configuration": name, AGAINST: "–"}
+        if name != REFERENCE:
+            line[AGAINST] = verdicts.MISSING if there.empty else against_reference(made, name)
         for label, reading in READ_OFF:
-            difference = interval([]) if arm == REFERENCE else made.difference_from_reference(arm, label, reading)
+            difference = interval([]) if name == REFERENCE else made.difference_from_reference(name, label, reading)
             line[difference_label(label, reading)] = describe(difference)
-        line |= {label: describe(made.change(arm, label)) for label in MEASURES}
-        line |= {f"{DYNAMICS}, {one}": describe(made.change(arm, DYNAMICS, one)) for one in SHARES}
-        steps = made.steps_of(arm, EQUAL)
+        line |= {label: describe(made.change(name, label)) for label in MEASURES}
+        line |= {f"{DYNAMICS}, {one}": describe(made.change(name, DYNAMICS, one)) for one in SHARES}
+        steps = made.steps_of(name, EQUAL)
         line["get so far"] = f"{steps.notna().sum()} of {len(steps)}" if len(steps) else "–"
         line["at step"] = "–" if steps.isna().any() or steps.empty else f"{steps.mean():.0f}"
         line["time of a step (ms)"] = "–" if np.isnan(step_ms) else f"{step_ms:.0f}"
@@ -71,7 +71,7 @@ def arms_table(made: Arms) -> Styler:
         line["seeds"] = f"{len(there)} of {len(runs)}"
         line["group"] = str(runs["group"].iloc[0])
         lines.append(line)
-    return styled(pd.DataFrame(lines), f"arms-{made.preset}").hide(axis="index")
+    return styled(pd.DataFrame(lines), f"configurations-{made.preset}").hide(axis="index")
 
 
 def difference_label(label: str, reading: str) -> str:
@@ -85,10 +85,10 @@ def describe_with_outcome(difference: Interval, label: str = DYNAMICS) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
-def plane(made: Arms) -> Figure:
-    """Above, ADE on eventful driving over EffNet-KD at the last step, a point an arm with its intervals, and the Pareto
-    front; below, that ADE at equal fidelity. Both − those of near replay 25 %, so that what crosses a line of 0
-    cannot be told from it; where it is not there yet, above are changes from the base. Numbers name the arms in both.
+def plane(made: Configurations) -> Figure:
+    """Above, ADE on eventful driving over EffNet-KD at the last step, with intervals and the Pareto front; below, ADE at
+    equal fidelity. Both minus those of near replay 25 %, so what crosses a line of 0 is not told apart from it; where that
+    is not there yet, above are changes from the base. Numbers name the configurations in both.
     """
     if made.effects.empty:
         return nothing_yet(made)
@@ -106,12 +106,12 @@ def plane(made: Arms) -> Figure:
     return figure
 
 
-def nothing_yet(made: Arms) -> Figure:
+def nothing_yet(made: Configurations) -> Figure:
     """A figure that says that there is no run to draw."""
     return text_figure(f"{made.title}: {verdicts.MISSING}, {counted(made)}.")
 
 
-def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
+def _at_equal_steps(axes: Axes, made: Configurations, colours: dict[str, Any]) -> None:
     axes.axhline(0, color=GREY, lw=0.8, zorder=0)
     axes.axvline(0, color=GREY, lw=0.8, zorder=0)
     shown = points(made)
@@ -119,7 +119,7 @@ def _at_equal_steps(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
     base = [-made.change(REFERENCE, label).estimate for label in (FIDELITY, DYNAMICS)] if made.has_reference else [0, 0]
     axes.plot(front["x"], front["y"], color=INK, lw=1, ls=(0, (4, 2)), drawstyle="steps-post", zorder=1)
     for one in shown.itertuples():
-        colour, place = colours[one.arm], made.names.index(one.arm) + 1
+        colour, place = colours[one.configuration], made.names.index(one.configuration) + 1
         axes.plot([one.x_low, one.x_high], [one.y] * 2, color=colour, lw=0.8, alpha=0.45, zorder=2)
         axes.plot([one.x] * 2, [one.y_low, one.y_high], color=colour, lw=0.8, alpha=0.45, zorder=2)
         axes.plot(one.x, one.y, "o", ms=12, color=colour, mec=INK if one.front else "white", mew=1, zorder=3)
@@ -141,68 +141,68 @@ def _set_limits(axes: Axes, shown: pd.DataFrame, base: Sequence[float]) -> None:
         set_limits(low - margin, high + margin)
 
 
-def _at_equal_fidelity(axes: Axes, made: Arms, colours: dict[str, Any]) -> None:
+def _at_equal_fidelity(axes: Axes, made: Configurations, colours: dict[str, Any]) -> None:
     names, marks = made.names, {EQUAL: ("o", 0.18), LOWER: ("s", -0.2)}
     axes.axvline(0, color=GREY, lw=0.8, zorder=0)
-    for place, arm in enumerate(names):
+    for place, name in enumerate(names):
         for reading, (marker, off) in marks.items():
-            found = made.difference_from_reference(arm, DYNAMICS, reading)
-            y, filled, colour = place - off, reading == EQUAL, colours[arm]
+            found = made.difference_from_reference(name, DYNAMICS, reading)
+            y, filled, colour = place - off, reading == EQUAL, colours[name]
             axes.plot([found.low, found.high], [y, y], color=colour, lw=1.6 if filled else 0.8)
             look = {"ms": 5 if filled else 4, "color": colour, "mfc": colour if filled else "white"}
             axes.plot(found.estimate, y, marker, **look)
             if filled and np.isnan(found.estimate):
-                axes.text(0.995, y, _why_none(made, arm), transform=axes.get_yaxis_transform(), fontsize=7.5, color=GREY,
+                axes.text(0.995, y, _why_none(made, name), transform=axes.get_yaxis_transform(), fontsize=7.5, color=GREY,
                           ha="right", va="center", style="italic")  # fmt: skip
-    axes.set_yticks(range(len(names)), [f"{arm}  {place}" for place, arm in enumerate(names, 1)], fontsize=8)
-    for label, arm in zip(axes.get_yticklabels(), names, strict=True):
-        label.set_color(colours[arm])
+    axes.set_yticks(range(len(names)), [f"{name}  {place}" for place, name in enumerate(names, 1)], fontsize=8)
+    for label, name in zip(axes.get_yticklabels(), names, strict=True):
+        label.set_color(colours[name])
     axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="ADE, eventful, minus near replay's (px)")
     axes.set_title(f"{capital(EQUAL)} (left is better; hollow: {LOWER})", fontsize=9)
     axes.tick_params(axis="y", length=0)
 
 
-def _why_none(made: Arms, arm: str) -> str:
-    """Why an arm has no value at equal fidelity."""
-    if not (made.done["arm"] == arm).any():
+def _why_none(made: Configurations, name: str) -> str:
+    """Why a configuration has no value at equal fidelity."""
+    if not (made.done["configuration"] == name).any():
         return verdicts.MISSING
-    steps = made.steps_of(arm, EQUAL)
+    steps = made.steps_of(name, EQUAL)
     return "nothing to compare with" if steps.empty else f"{steps.notna().sum()} of {len(steps)} get there"
 
 
-def _colours(made: Arms) -> dict[str, Any]:
+def _colours(made: Configurations) -> dict[str, Any]:
     """A colour a group; no replay is vermilion and replay blue, as everywhere."""
     groups = [one for one in dict.fromkeys(made.runs["group"]) if one != NO_REPLAY.group]
     hues = {NO_REPLAY.group: BLUE, **dict(zip(groups, HUES, strict=False))}
-    of = made.runs.drop_duplicates("arm").set_index("arm")["group"]
-    return {arm: VERMILION if arm == NO_REPLAY.name else hues[of[arm]] for arm in made.names}
+    of = made.runs.drop_duplicates("configuration").set_index("configuration")["group"]
+    return {name: VERMILION if name == NO_REPLAY.name else hues[of[name]] for name in made.names}
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences
-def counted(made: Arms) -> str:
+def counted(made: Configurations) -> str:
     """Such as "3 of 69 runs"; a run that is read at two steps counts once."""
     return f"{made.done['run'].nunique()} of {made.runs['run'].nunique()} runs"
 
 
-def how_read(made: Arms) -> str:
-    """Markdown: what equal fidelity is here, how many arms come to it, and where lines between steps are long."""
+def how_read(made: Configurations) -> str:
+    """Markdown: what equal fidelity is here, how many configurations come to it, and where lines between steps are long."""
     shares = [percent(share) for share in SHARES.values()]
     text = (
-        f"*{capital(EQUAL)}* is where an arm's EffNet-KD has gained {shares[0]} of what {REFERENCE} gains by its "
+        f"*{capital(EQUAL)}* is where a configuration's EffNet-KD has gained {shares[0]} of what {REFERENCE} gains by its "
         f"last step with the same seed, and *{LOWER}* {shares[1]} of it."
     )
-    seeds = int((made.done["arm"] == REFERENCE).sum())
+    seeds = int((made.done["configuration"] == REFERENCE).sum())
     without = seeds - len(made.levels)
     if without:
-        text += f" With {without} of {seeds} seeds {REFERENCE} gains nothing, and no arm is read there."
-    steps = {arm: made.steps_of(arm, EQUAL) for arm in made.names if (made.done["arm"] == arm).any()}
-    steps = {arm: of for arm, of in steps.items() if len(of)}
+        text += f" With {without} of {seeds} seeds {REFERENCE} gains nothing, and no configuration is read there."
+    steps = {name: made.steps_of(name, EQUAL) for name in made.names if (made.done["configuration"] == name).any()}
+    steps = {name: of for name, of in steps.items() if len(of)}
     if not steps:
-        return f"{text} Arms that come to it: {verdicts.MISSING}."
-    there = [arm for arm, of in steps.items() if of.notna().all()]
+        return f"{text} Configurations that come to it: {verdicts.MISSING}."
+    there = [name for name, of in steps.items() if of.notna().all()]
     first = made.first_step
-    early = [arm for arm in there if (steps[arm] < first).any()]
-    text += f" {len(there)} of {len(steps)} arms come to the first with every seed."
+    early = [name for name in there if (steps[name] < first).any()]
+    text += f" {len(there)} of {len(steps)} configurations come to the first with every seed."
     if early:
         text += (
             f" Between the base and step {first} nothing was measured, and looks may not get better evenly there: that is "
@@ -211,46 +211,48 @@ def how_read(made: Arms) -> str:
     return text
 
 
-def in_short(made: Arms) -> str:
-    """How the arms stand against near replay 25 %."""
+def in_short(made: Configurations) -> str:
+    """How the configurations stand against near replay 25 %."""
     if made.done.empty:
         return f"**{verdicts.MISSING}** ({counted(made)})."
-    others = [arm for arm in made.names if arm != REFERENCE]
-    stands = {arm: against_reference(made, arm) for arm in others if (made.done["arm"] == arm).any()}
+    others = [name for name in made.names if name != REFERENCE]
+    stands = {name: against_reference(made, name) for name in others if (made.done["configuration"] == name).any()}
     words = {BETTER: "better", WORSE: "worse", TRADE: "better in one, worse in another", CANNOT_TELL: "not told apart",
              FEW: FEW}  # fmt: skip
     counts = [f"{list(stands.values()).count(key)} {word}" for key, word in words.items() if key in stands.values()]
-    return f"of {len(stands)} arms against {REFERENCE}, {', '.join(counts)}." if counts else f"{counted(made)}."
+    return (
+        f"of {len(stands)} configurations against {REFERENCE}, {', '.join(counts)}." if counts else f"{counted(made)}."
+    )
 
 
-def found(made: Arms) -> str:
-    """Markdown: how the arms stand against near replay 25 %, and which no other beats in both."""
+def found(made: Configurations) -> str:
+    """Markdown: how the configurations stand against near replay 25 %, and which no other beats in both."""
     if made.done.empty:
         return f"{made.title}: {verdicts.MISSING}, {counted(made)}."
     lines = [] if len(made.done) == len(made.runs) else [f"**{counted(made)} are there.**", ""]
-    stands = sorted_out(made, [arm for arm in made.names if arm != REFERENCE])
+    stands = sorted_out(made, [name for name in made.names if name != REFERENCE])
     words = listed(stands) if made.has_reference else "nothing to compare with"
     lines.append(f"- **Against {REFERENCE}**: {words}.")
     front = points(made)
     if front["front"].any():
-        unbeaten = names_of(front.loc[front["front"], "arm"])
-        lines.append(f"- **Beaten by no other arm in both**, by their means: {unbeaten}.")
+        unbeaten = names_of(front.loc[front["front"], "configuration"])
+        lines.append(f"- **Beaten by no other configuration in both**, by their means: {unbeaten}.")
     return "\n".join(lines)
 
 
-def sorted_out(made: Arms, arms: Sequence[str]) -> dict[str, list[str]]:
-    """Standing -> arms; those without runs are not run yet."""
-    there, found = set(made.done["arm"]), dict[str, list[str]]()
-    for arm in arms:
-        found.setdefault(against_reference(made, arm) if arm in there else verdicts.MISSING, []).append(arm)
+def sorted_out(made: Configurations, names: Sequence[str]) -> dict[str, list[str]]:
+    """Standing -> configurations; those without runs are not run yet."""
+    there, found = set(made.done["configuration"]), dict[str, list[str]]()
+    for name in names:
+        found.setdefault(against_reference(made, name) if name in there else verdicts.MISSING, []).append(name)
     return found
 
 
-def names_of(arms: Iterable[str]) -> str:
-    """Markdown: a list of arms, whose names may have commas of their own."""
-    return ", ".join(f"*{arm}*" for arm in arms)
+def names_of(names: Iterable[str]) -> str:
+    """Markdown: a list of configurations, whose names may have commas of their own."""
+    return ", ".join(f"*{name}*" for name in names)
 
 
 def listed(stands: dict[str, list[str]]) -> str:
     """Markdown: `sorted_out` in words, such as "worse: *ramp*, *anneal*; cannot tell: *64 clips*"."""
-    return "; ".join(f"{word}: {names_of(arms)}" for word, arms in stands.items())
+    return "; ".join(f"{word}: {names_of(names)}" for word, names in stands.items())

@@ -29,7 +29,7 @@ from replaylab.analysis import statistics
 from replaylab.analysis.changes import FINE_TUNED, before_and_after, of_measure
 from replaylab.analysis.claims import Configuration
 from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, Interval, describe, interval
-from replaylab.analysis.tables import NONE, per_arm, per_run
+from replaylab.analysis.tables import NONE, per_configuration, per_run
 from replaylab.catalogue import DENOISING_LOSSES, OTHER_LOOKS, TARGET_LOOK, domain_of, measure_of
 from replaylab.pages.style import (
     BLUE,
@@ -95,18 +95,18 @@ class Changes:
     values: pd.DataFrame
     """`tables.per_run`: the levels themselves, and those of the reference baselines"""
     of_runs: pd.DataFrame
-    """arm, run, seed, base, step, domain, measure, before, change, and clips, the same for all runs of a configuration"""
+    """configuration, run, seed, base, step, domain, measure, before, change, and clips, the same for runs of one"""
     of_configurations: pd.DataFrame
-    """arm, step, domain, measure, before, change, low, high (NaN for fewer than three seeds), seeds, clips"""
+    """configuration, step, domain, measure, before, change, low, high (NaN for fewer than three seeds), seeds, clips"""
 
     def at_the_end(self) -> pd.DataFrame:
         """The changes without replay at the last step, by measure and domain."""
-        here = self.of_configurations[self.of_configurations["arm"] == NONE]
+        here = self.of_configurations[self.of_configurations["configuration"] == NONE]
         return here[here["step"] == here["step"].max()]
 
     def drawn(self, measures: Iterable[str], domains: Iterable[str], *, at_the_end: bool = False) -> pd.DataFrame:
         """The rows of the runs without replay behind a figure, for `style.csv_link`."""
-        here = self.of_runs[self.of_runs["arm"] == NONE]
+        here = self.of_runs[self.of_runs["configuration"] == NONE]
         here = here[here["step"] == here["step"].max()] if at_the_end else here
         return here[here["measure"].isin(list(measures)) & here["domain"].isin(list(domains))]
 
@@ -126,8 +126,8 @@ def read(table: Table) -> Changes:
             if not in_all.any():
                 continue
             of_base, change = of_base[:, in_all], change[:, in_all]
-            at = {"arm": Configuration(*configuration).name, "step": step, "domain": domain, "measure": names[measure],
-                  "clips": in_all.sum()}  # fmt: skip
+            at = {"configuration": Configuration(*configuration).name, "step": step, "domain": domain,
+                  "measure": names[measure], "clips": in_all.sum()}  # fmt: skip
             runs = values.index.droplevel(keys).to_frame().to_dict("records")
             for run, one, by in zip(runs, of_base.mean(1), change.mean(1), strict=True):
                 of_runs.append({**at, **run, "before": one, "change": by})
@@ -137,8 +137,8 @@ def read(table: Table) -> Changes:
     at_step = ["step", "domain", "measure", "before", "change"]
     return Changes(
         table.runs, per_run(table.rows),
-        pd.DataFrame(of_runs, columns=["arm", "run", "seed", "base", *at_step, "clips"]),
-        pd.DataFrame(of_configurations, columns=["arm", *at_step, "low", "high", "seeds", "clips"]),
+        pd.DataFrame(of_runs, columns=["configuration", "run", "seed", "base", *at_step, "clips"]),
+        pd.DataFrame(of_configurations, columns=["configuration", *at_step, "low", "high", "seeds", "clips"]),
     )  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def path(made: Changes) -> Figure:
     """Where fine-tuning without replay goes: change of EffNet-KD on ordinary driving against change of ADE, a line for
     each kind of driving, a point for each evaluated step, bars over both at the last one.
     """
-    table = made.of_configurations[made.of_configurations["arm"] == NONE]
+    table = made.of_configurations[made.of_configurations["configuration"] == NONE]
     if table.empty:
         return text_figure(NO_RUN)
     fidelity = of_measure(table, "effnet_kd", "driving").set_index("step").sort_index()
@@ -198,7 +198,7 @@ def path(made: Changes) -> Figure:
 
 def over_steps(made: Changes) -> Figure:
     """Changes from the base over fine-tuning without replay; thin lines are single runs, bars intervals."""
-    table, runs = (one[one["arm"] == NONE] for one in (made.of_configurations, made.of_runs))
+    table, runs = (one[one["configuration"] == NONE] for one in (made.of_configurations, made.of_runs))
     if table.empty:
         return text_figure(NO_RUN)
     with figure_style():
@@ -265,8 +265,8 @@ def dominant_motion(made: Changes) -> Figure:
     """The four numbers of C7 over fine-tuning without replay, a line for each kind of driving from its base; level lines:
     the same of real frames (solid) and of a copied last frame (dotted).
     """
-    values = per_arm(made.values)
-    tuned = values[values["arm"] == NONE]
+    values = per_configuration(made.values)
+    tuned = values[values["configuration"] == NONE]
     if tuned.empty:
         return text_figure(NO_RUN)
     domains = _measured(tuned, TARGET_LOOK)
@@ -275,8 +275,8 @@ def dominant_motion(made: Changes) -> Figure:
         for axes, measure in zip(panels.flat, MOTION, strict=True):
             for domain in domains:
                 colour, here = COLOURS[domain], of_measure(values, measure, domain)
-                start = here.loc[here["arm"] == "base", "value"]
-                line = here[here["arm"] == NONE].sort_values("step")
+                start = here.loc[here["configuration"] == "base", "value"]
+                line = here[here["configuration"] == NONE].sort_values("step")
                 if line.empty:
                     continue
                 axes.plot([0, *line["step"]], [*start, *line["value"]], color=colour, marker=MARKERS[domain], ms=5)
@@ -366,7 +366,9 @@ def _transfers(made: Changes) -> list[dict[str, str]]:
     lines = []
     sources = made.of_runs[made.of_runs["domain"].isin(SOURCES)]
     sources = sources[sources["measure"].isin(FORGOTTEN)]
-    for (arm, measure), here in sources.sort_values("measure", kind="stable").groupby(["arm", "measure"], sort=False):
+    for (name, measure), here in sources.sort_values("measure", kind="stable").groupby(
+        ["configuration", "measure"], sort=False
+    ):
         tables = [
             run.pivot(index="step", columns="domain", values="change").sort_index().dropna()
             for _, run in here.groupby("run")
@@ -374,7 +376,7 @@ def _transfers(made: Changes) -> list[dict[str, str]]:
         transfers = [statistics.backward_transfer(one) for one in tables]
         losses = [statistics.average_forgetting(one) for one in tables]
         lines.append({
-            "arm": arm, "measure": _label(measure),
+            "configuration": name, "measure": _label(measure),
             "domains": "; ".join(domain_of(domain).label for domain in SOURCES if domain in set(here["domain"])),
             "checkpoints": str(max(map(len, tables))), "runs": str(len(tables)),
             "backward transfer": describe(interval(transfers)), "average forgetting": describe(interval(losses)),
@@ -427,7 +429,7 @@ def summary(made: Changes) -> str:
             f"- **{where}**: ADE changes by {described(ade)} px from {number(ade['before'])}: "
             f"{_outcome_and_seeds(ade)}. Of {len(here)} measures of agents: {counted}."
         )
-    lost = [line for line in _transfers(made) if line["arm"] == NONE]
+    lost = [line for line in _transfers(made) if line["configuration"] == NONE]
     if lost:
         each = "; ".join(f"{line['measure']} {line['backward transfer']}" for line in lost)
         lines.append(f"- **What the base was trained on** (backward transfer, below 0: forgotten): {each}.")

@@ -26,10 +26,19 @@ from pandas.io.formats.style import Styler
 from replaylab import spec
 from replaylab.analysis import claims, statistics
 from replaylab.analysis.claims import Claim, Judged
-from replaylab.analysis.configurations import DYNAMICS, LAST, LOOKS, ORDINARY_DYNAMICS, RECALL, Arms, arms_of, by_replay
+from replaylab.analysis.configurations import (
+    DYNAMICS,
+    LAST,
+    LOOKS,
+    ORDINARY_DYNAMICS,
+    RECALL,
+    Configurations,
+    by_replay,
+    configurations_of,
+)
 from replaylab.analysis.statistics import CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL, describe
 from replaylab.catalogue import domain_of, measure_of
-from replaylab.pages import comparisons, figures, verdicts
+from replaylab.pages import comparisons, replay_sweep, verdicts
 from replaylab.pages.comparisons import counted
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, finished, styled
 from replaylab.pages.verdicts import MISSING
@@ -63,10 +72,10 @@ FAMILY = Difference("C5", "family", "families", "Replay in the {} family")
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """The same arms twice, as far as they are there, with a difference."""
+    """The same configurations twice, as far as they are there, with a difference."""
 
-    second: Arms
-    first: Arms
+    second: Configurations
+    first: Configurations
     """of the published sweep, whatever was asked for"""
     differs: Difference = WORLD
 
@@ -115,8 +124,8 @@ def read(
     second, first = (differs.title.format(one) for one in ("second", "first"))
     beside = grid("published", fractions)
     return Elsewhere(
-        arms_of(preset, second, by_replay(wanted), home, target, f"{target}-eventful"),
-        arms_of("published", first, by_replay(beside), published, *FIRST),
+        configurations_of(preset, second, by_replay(wanted), home, target, f"{target}-eventful"),
+        configurations_of("published", first, by_replay(beside), published, *FIRST),
         differs,
     )
 
@@ -165,7 +174,7 @@ def reading(result: Judged | None) -> str:
 # -------------------------------------------------------------------------------------------------------------- figures
 def base_curves(made: Elsewhere) -> Figure:
     """How the second's base learnt to move, and the first's beside it."""
-    return figures.base_curve(*_curves(made))
+    return replay_sweep.base_curve(*_curves(made))
 
 
 def both_curves(made: Elsewhere) -> pd.DataFrame:
@@ -227,11 +236,11 @@ def over_fractions(made: Elsewhere) -> Figure:
         return finished(figure, title, part, entries=entries, below_in=0.53, fontsize=9)
 
 
-def changes(made: Arms, label: str, kind: str) -> pd.DataFrame:
+def changes(made: Configurations, label: str, kind: str) -> pd.DataFrame:
     """A measure's change at the last step by replay_fraction, without replay and with replay of a kind."""
-    arms = made.runs[made.runs["replay"].isin(["", kind])][["arm", "replay_fraction"]].drop_duplicates()
+    names = made.runs[made.runs["replay"].isin(["", kind])][["configuration", "replay_fraction"]].drop_duplicates()
     here = made.effects[(made.effects["measure"] == label) & (made.effects["reading"] == LAST)]
-    return arms.merge(here, on="arm").sort_values("replay_fraction")
+    return names.merge(here, on="configuration").sort_values("replay_fraction")
 
 
 def _line(axes: Axes, line: pd.DataFrame, colour: Any, beside: bool) -> None:
@@ -248,7 +257,7 @@ def _line(axes: Axes, line: pd.DataFrame, colour: Any, beside: bool) -> None:
 
 
 def both_effects(made: Elsewhere) -> pd.DataFrame:
-    """What the figures draw: `Arms.effects` of both, with a column `world` or `family`."""
+    """What the figures draw: `Configurations.effects` of both, with a column `world` or `family`."""
     of = made.differs.one
     parts = [made.second.effects.assign(**{of: "second"}), made.first.effects.assign(**{of: "first"})]
     return pd.concat([one for one in parts if len(one)] or parts, ignore_index=True)
@@ -257,7 +266,7 @@ def both_effects(made: Elsewhere) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------------------ sentences
 def found(made: Elsewhere) -> str:
     """Markdown: in how many claims both say the same, which the rule leaves open, the looks by every measure, and how the
-    second's arms stand.
+    second's configurations stand.
     """
     if made.second.done.empty:
         return f"Claim {made.differs.claim}: {MISSING}, {counted(made.second)}."
@@ -273,12 +282,12 @@ def found(made: Elsewhere) -> str:
     if left_open := [f"{claim.says} ({result.why})" for claim, result in made.asked[0] if result and result.why]:
         lines.append(f"- **Cannot tell, whatever the interval**: {'; '.join(left_open)}.")
     for which, one in (("second", made.second), ("first", made.first)):
-        if (one.done["arm"] == NO_REPLAY.name).any():
+        if (one.done["configuration"] == NO_REPLAY.name).any():
             lines.append(f"- **Looks without replay, {which} {made.differs.one}**: {_looks(one)}.")
     return "\n".join([*lines, "", comparisons.found(made.second)])
 
 
-def _looks(made: Arms) -> str:
+def _looks(made: Configurations) -> str:
     """Whether the target looks better after fine-tuning without replay: by the preregistered measure, then by others."""
     changes = {label: made.change(NO_REPLAY.name, label) for label in LOOKS}
     return "; ".join(

@@ -23,8 +23,9 @@ from pandas.io.formats.style import Styler
 from PIL import Image
 
 from replaylab import catalogue
+from replaylab.analysis.changes import of_measure
 from replaylab.analysis.tables import REFERENCES as BASELINES
-from replaylab.analysis.tables import last_step, per_arm
+from replaylab.analysis.tables import last_step, per_configuration
 from replaylab.catalogue import domain_of, measure_of
 from replaylab.evaluation import corruption_study
 from replaylab.evaluation.corruption_study import DOMAINS, EVENTFUL, LEAST_EVIDENCE, SPLIT, CorruptionStudy
@@ -392,13 +393,13 @@ def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
         made = corruption_study.run("published")
     except FileNotFoundError:
         return "The detector's ceiling under blur is not here: its results lie in book/results."
-    values = last_step(per_arm(rows))
-    sharp = values[(values["measure"] == "sharpness_ratio") & (values["domain"] == domain)].set_index("arm")["value"]
-    sharp = sharp[[arm for arm in sharp.index if arm not in BASELINES.values()]]
+    values = last_step(per_configuration(rows))
+    sharp = of_measure(values, "sharpness_ratio", domain).set_index("configuration")["value"]
+    sharp = sharp[[name for name in sharp.index if name not in BASELINES.values()]]
     least, most = (
-        f"{arm}, {number(sharp[arm])} times as sharp as real frames, it has "
-        f"{corruption_study.blur_ceiling(made.rows, sharp[arm], domain)}"
-        for arm in (sharp.idxmin(), sharp.idxmax())
+        f"{name}, {number(sharp[name])} times as sharp as real frames, it has "
+        f"{corruption_study.blur_ceiling(made.rows, sharp[name], domain)}"
+        for name in (sharp.idxmin(), sharp.idxmax())
     )
     return (
         f"**The detector's ceiling**, on real frames of {domain_of(domain).label} blurred to a model's sharpness (the page "

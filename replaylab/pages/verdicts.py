@@ -23,7 +23,7 @@ from replaylab.analysis import statistics
 from replaylab.analysis.claims import CLAIMS, SEEDS_NEEDED, Claim, Configuration, Judged, changes, judge
 from replaylab.analysis.statistics import Interval, Verdict, describe
 from replaylab.catalogue import PSEUDO, domain_of, measure_of
-from replaylab.pages import figures
+from replaylab.pages import replay_sweep
 from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled, text_figure
 from replaylab.store import Store, store_of
 from replaylab.sweeps import sweep
@@ -43,7 +43,7 @@ Found = Sequence[tuple[Claim, Judged | None]]
 
 JUDGED = {"ade_px", "effnet_kd", PSEUDO["effnet_kd"]}
 """The measures that verdicts are drawn from."""
-SHOWN = JUDGED | set(figures.TABLE)
+SHOWN = JUDGED | set(replay_sweep.TABLE)
 """The measures that the page of a sweep shows, of all that were measured."""
 
 
@@ -84,7 +84,7 @@ def of_target(table: Table, target: str) -> Table:
 
 def control() -> Table:
     """The published runs without replay on driving in which every clip is eventful, with the measures of PANELS."""
-    read = sweep.read("dose", measures=[measure for measure, _ in figures.PANELS])
+    read = sweep.read("dose", measures=[measure for measure, _ in replay_sweep.PANELS])
     return of_target(read, "driving-eventful")
 
 
@@ -115,10 +115,10 @@ def opening(
     which = f"preset{'s' * (len(presets) > 1)} {' and '.join(presets)}, *{split}* split"
     standing = f"- **Runs**: {done} of {len(runs)} are there ({which})."
     if not is_preregistered:
-        standing += f" They are not the preregistered ones: what they say is {figures.EXPLORATORY}."
+        standing += f" They are not the preregistered ones: what they say is {replay_sweep.EXPLORATORY}."
     elif done < len(runs):
         standing += " **The sweep is not whole yet.**"
-    cost = f"- **Cost**: {costdescribe(runs, store_of(presets[0], store))}"
+    cost = f"- **Cost**: {cost_in_words(runs, store_of(presets[0], store))}"
     return "\n".join([*lines, standing, cost, f"- **Again**: `{command}`"])
 
 
@@ -133,7 +133,7 @@ def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregis
     head = f"- **{claim.name}**, {claim.says}: "
     where = f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}"
     if result is None:
-        some = (_of_arm(runs, claim.configuration)["state"] == "done").any()
+        some = (_of_configuration(runs, claim.configuration)["state"] == "done").any()
         needed = f"two are needed for an effect, {SEEDS_NEEDED} for a verdict"
         return f"{head}**{'too few runs' if some else MISSING}** ({_there(claim, runs)}; {needed})."
     verdict = result.verdict if is_preregistered else "exploratory"
@@ -149,34 +149,34 @@ def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregis
 def _there(claim: Claim, runs: pd.DataFrame) -> str:
     """Such as "2 of 5 runs of replay near 25 % are there"."""
     both = [one for one in (claim.configuration, claim.against) if one is not None]
-    counts = [(_of_arm(runs, one), one.name) for one in both]
+    counts = [(_of_configuration(runs, one), one.name) for one in both]
     return " and ".join(
         f"{int((of['state'] == 'done').sum())} of {len(of)} runs of {name} are there" for of, name in counts
     )
 
 
-def _of_arm(runs: pd.DataFrame, configuration: Configuration) -> pd.DataFrame:
+def _of_configuration(runs: pd.DataFrame, configuration: Configuration) -> pd.DataFrame:
     kind = (runs["replay"] == configuration.replay) | (configuration.replay_fraction == 0)
     at = (runs["replay_fraction"] - configuration.replay_fraction).abs() < 1e-6
     return runs[at & kind & (runs["target"] == configuration.target)]
 
 
 def progress(runs: pd.DataFrame) -> str:
-    """Markdown: how many of the preregistered runs there are, in all and in each arm that is not whole."""
-    done, arms = runs["state"] == "done", []
+    """Markdown: how many of the preregistered runs there are, in all and in each configuration that is not whole."""
+    done, parts = runs["state"] == "done", []
     if done.all():
         return f"All **{len(runs)}** preregistered runs are there."
     for (target, fraction, kind), of in runs.groupby(["target", "replay_fraction", "replay"], sort=False):
         there = int((of["state"] == "done").sum())
         if there < len(of):
-            arms.append(f"{Configuration(kind, fraction, target).name}: {there} of {len(of)}")
+            parts.append(f"{Configuration(kind, fraction, target).name}: {there} of {len(of)}")
     return (
         f"**{int(done.sum())} of {len(runs)} preregistered runs are there: the sweep is not whole yet**, and a claim whose "
-        f"arm has fewer than {SEEDS_NEEDED} seeds has no verdict. Not whole: {'; '.join(arms)}."
+        f"configuration has fewer than {SEEDS_NEEDED} seeds has no verdict. Not whole: {'; '.join(parts)}."
     )
 
 
-def costdescribe(runs: pd.DataFrame, store: Path) -> str:
+def cost_in_words(runs: pd.DataFrame, store: Path) -> str:
     """What the finished runs took, of their summaries: in all, one of them, and on what."""
     done = runs.loc[runs["state"] == "done", "run"]
     summaries: list[dict[str, Any]] = [Store(store).summary(run) for run in done]
@@ -212,7 +212,7 @@ def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
     head = {"claim": claim.name, "says": claim.says}
     tail = {
         "measure": f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}",
-        "arm": claim.configuration.name,
+        "configuration": claim.configuration.name,
     }
     if result is None:
         return {**head, "verdict": MISSING, "change": "–", "holds if": "–", "seeds": "–", "bases": "–", **tail}
@@ -230,8 +230,8 @@ def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
 
 def budgets(store: str | Path = "") -> pd.DataFrame:
     """Replay in as many steps as no replay, and in as many driving samples, which is more steps: the changes of both, three
-    seeds, exploratory. Columns arm, budget, steps, and an `Interval` for each endpoint, or None for what is not there yet.
-    Nothing is trained.
+    seeds, exploratory. Columns configuration, budget, steps, and an `Interval` for each endpoint, None for what is not
+    there yet. Nothing is trained.
     """
     seeds = [0, 1, 2]
     tables = {
@@ -243,7 +243,7 @@ def budgets(store: str | Path = "") -> pd.DataFrame:
         steps = {(spec.replay.name, spec.replay.fraction): spec.training.steps for spec in table.specs}
         for (kind, fraction), count in steps.items():
             configuration = Configuration(kind, fraction)
-            line: dict[str, Any] = {"arm": configuration.name, "budget": budget, "steps": count}
+            line: dict[str, Any] = {"configuration": configuration.name, "budget": budget, "steps": count}
             for measure, domain in BUDGET_ENDPOINTS:
                 label = f"{measure_of(measure).name}, {domain_of(domain).label}"
                 line[label] = _change(table.rows, configuration, measure, domain)
@@ -265,14 +265,15 @@ def budgets_table(made: pd.DataFrame) -> Styler:
 
 
 def budgets_found(made: pd.DataFrame) -> str:
-    """Markdown: what `budgets` says of the agents on eventful driving, arm by arm."""
+    """Markdown: what `budgets` says of the agents on eventful driving, configuration by configuration."""
     column = made.columns[-1]
-    by = {(line["arm"], line["budget"]): line[column] for _, line in made.iterrows()}
-    none, arms = by[made["arm"][0], "equal steps"], list(made["arm"][made["budget"] != "equal steps"])
-    pairs = [(arm, by[arm, "equal steps"], by[arm, "equal driving samples"]) for arm in arms]
+    by = {(line["configuration"], line["budget"]): line[column] for _, line in made.iterrows()}
+    none = by[made["configuration"][0], "equal steps"]
+    names = list(made["configuration"][made["budget"] != "equal steps"])
+    pairs = [(name, by[name, "equal steps"], by[name, "equal driving samples"]) for name in names]
     if none is None or any(one is None for pair in pairs for one in pair):
         return "The runs of equal driving samples are not all there."
-    each = [f"{arm}: {describe(equal)} and {describe(longer)}" for arm, equal, longer in pairs]
+    each = [f"{name}: {describe(equal)} and {describe(longer)}" for name, equal, longer in pairs]
     return (
         f"{column} changes by {describe(none)} without replay. With equal steps, and with equal driving samples: "
         f"{'; '.join(each)}."

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
-from replaylab.analysis.tables import FLOORS, last_step, per_arm, per_run
+from replaylab.analysis.tables import FLOORS, last_step, per_configuration, per_run
 from replaylab.catalogue import measure_of
 from replaylab.pages.style import (
     BLUE,
@@ -42,11 +42,13 @@ def domains(table: Table) -> tuple[str, ...]:
 
 def measures_table(table: Table) -> Styler:
     """Every model at its last step, in every domain; means over clips, then seeds."""
-    values = last_step(per_arm(table.rows))
+    values = last_step(per_configuration(table.rows))
     shown = values[values["measure"].isin(TABLE)]
-    wide = shown.pivot(index="arm", columns=["domain", "measure"], values="value")
+    wide = shown.pivot(index="configuration", columns=["domain", "measure"], values="value")
     order = [(domain, measure) for domain in domains(table) for measure in TABLE if (domain, measure) in wide]
-    wide = wide.loc[shown["arm"].unique(), order].rename(columns=lambda name: measure_of(name).name, level="measure")
+    wide = wide.loc[shown["configuration"].unique(), order].rename(
+        columns=lambda name: measure_of(name).name, level="measure"
+    )
     return styled(wide, "own-measures").format("{:.3g}", na_rep="–")
 
 
@@ -65,17 +67,17 @@ def tradeoff(table: Table) -> Figure:
                 if len(at):
                     axes.axhline(at["y"].mean(), **reference_style(model))
                     axes.axvline(at["x"].mean(), **reference_style(model))
-            means = both.groupby("arm", sort=False)[["x", "y"]].mean()
-            tuned = [arm for arm in _tuned(both) if arm in means.index]
-            for arm, colour in zip(tuned, _colours(len(tuned)), strict=True):
-                here = both[both["arm"] == arm]
+            means = both.groupby("configuration", sort=False)[["x", "y"]].mean()
+            tuned = [name for name in _tuned(both) if name in means.index]
+            for name, colour in zip(tuned, _colours(len(tuned)), strict=True):
+                here = both[both["configuration"] == name]
                 axes.scatter(here["x"], here["y"], color=colour, **SEED_DOT)
-                axes.plot(*means.loc[arm], "o", color=colour, ms=8, label=arm)
+                axes.plot(*means.loc[name], "o", color=colour, ms=8, label=name)
             axes.plot(*means.loc["base"], "D", color=INK, ms=7, label="base")
             if tuned:
                 line = means.loc[tuned]
                 axes.plot(line["x"], line["y"], color=GREY, lw=1, zorder=0)
-                start, end = (tuple(means.loc[arm]) for arm in ("base", tuned[0]))
+                start, end = (tuple(means.loc[name]) for name in ("base", tuned[0]))
                 arrow = {"arrowstyle": "->", "color": GREY, "shrinkA": 6, "shrinkB": 6}
                 axes.annotate("", end, start, arrowprops=arrow, zorder=0)
             axes.set(xlabel=f"EffNet-KD on {names[0]}", ylabel=measure_of(measure).axis, title=domain)
@@ -90,10 +92,10 @@ def over_steps(table: Table) -> Figure:
         for row, domain in zip(panels, names, strict=True):
             for axes, measure in zip(row, ("effnet_kd", _accuracy(values, domain)), strict=True):
                 here = values[(values["domain"] == domain) & (values["measure"] == measure)]
-                before = here.loc[here["arm"] == "base", "value"].mean()
-                for arm, colour in zip(_tuned(here), _colours(len(_tuned(here))), strict=True):
-                    course = here[here["arm"] == arm].groupby("step")["value"].mean()
-                    axes.plot([0, *course.index], [before, *course], "o-", color=colour, ms=4, label=arm)
+                before = here.loc[here["configuration"] == "base", "value"].mean()
+                for name, colour in zip(_tuned(here), _colours(len(_tuned(here))), strict=True):
+                    course = here[here["configuration"] == name].groupby("step")["value"].mean()
+                    axes.plot([0, *course.index], [before, *course], "o-", color=colour, ms=4, label=name)
                 axes.plot(0, before, "D", color=INK, ms=6, label="base")
                 for model in FLOORS:
                     level = here.loc[here["model"] == model, "value"].mean()
@@ -109,9 +111,9 @@ def summary(table: Table) -> str:
     for domain in domains(table):
         measure = _accuracy(values, domain)
         here = values[(values["domain"] == domain) & (values["measure"] == measure)]
-        means = here.groupby("arm", sort=False)["value"].mean()
+        means = here.groupby("configuration", sort=False)["value"].mean()
         before = means["base"]
-        changes = ", ".join(f"{arm} {means[arm] - before:+.3g}" for arm in _tuned(here))
+        changes = ", ".join(f"{name} {means[name] - before:+.3g}" for name in _tuned(here))
         lines.append(
             f"- **{domain}**: {measure_of(measure).name} is {before:.3g} before fine-tuning; it changes by {changes}."
         )
@@ -127,7 +129,7 @@ def _accuracy(values: pd.DataFrame, domain: str) -> str:
 
 def _pairs(values: pd.DataFrame, target: str, domain: str, accuracy: str) -> pd.DataFrame:
     """Per run: x, EffNet-KD on the target, and y, the accuracy in the domain."""
-    keys = ["arm", "model", "replay_fraction", "run"]
+    keys = ["configuration", "model", "replay_fraction", "run"]
     x, y = (
         values[(values["domain"] == of) & (values["measure"] == measure)].set_index(keys)["value"]
         for of, measure in ((target, "effnet_kd"), (domain, accuracy))
@@ -138,7 +140,7 @@ def _pairs(values: pd.DataFrame, target: str, domain: str, accuracy: str) -> pd.
 def _tuned(values: pd.DataFrame) -> list[str]:
     """The fine-tuned configurations, from no replay upwards."""
     tuned = values[values["model"] == "fine-tuned"].sort_values("replay_fraction", kind="stable")
-    return list(tuned["arm"].unique())
+    return list(tuned["configuration"].unique())
 
 
 def _colours(count: int) -> Sequence[tuple[float, ...]]:

@@ -1,8 +1,8 @@
-"""What is it about replay that works, and against what else? The arms of the ablations: one run, changed in one thing.
+"""The variations of the ablations, and the alternatives to replay: one run, changed in one thing.
 
-Decision: every arm is near replay of 25 % with something changed, or the alternative to replay that it names, so that an
-arm is a function of a run and the sweep, its store and its pages need nothing new. Alternatives get as many settings as
-replay has fractions, on the dev split; the setting that `best` takes there is what is run on the test split.
+Decision: every variation is near replay of 25 % with something changed, or the alternative to replay that it names, so a
+variation is a function of a run, and the sweep, its store and its pages need nothing new. Alternatives get as many
+settings as replay has fractions, on the dev split; the setting that `best` takes there is what is run on the test split.
 
 Refused: the alternatives on the test split before those on the dev split are there.
 """
@@ -27,7 +27,7 @@ MORE_SEED = 100  # added to a run's seed: clips that it has not seen
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variation:
     """What is changed, in words and in deed."""
 
     group: str
@@ -94,55 +94,55 @@ STRENGTHS = {
 }
 RATES = (3e-4, 2.5e-4, 2e-4, 1.5e-4, 1e-4)  # beside 4e-4
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75)
-AS_IT_IS = Arm("replay", "near replay 25 %", lambda run: run)
-NO_REPLAY = Arm("replay", "no replay", lambda run: replace(run, replay=ReplaySpec()))
+AS_IT_IS = Variation("replay", "near replay 25 %", lambda run: run)
+NO_REPLAY = Variation("replay", "no replay", lambda run: replace(run, replay=ReplaySpec()))
 
-ARMS = (
+ABLATIONS = (
     NO_REPLAY,
     AS_IT_IS,
-    Arm("replay", "near replay 1 %", _replay(fraction=0.01)),
-    Arm("schedule", "bursts every 20 steps", _replay(schedule="periodic", period=20)),
-    Arm("schedule", "ramp", _replay(schedule="ramp")),
-    Arm("schedule", "anneal", _replay(schedule="anneal")),
-    Arm("source", "physics", _source("physics")),
-    Arm("source", "orbit", _source("orbit")),
-    Arm("source", "doom", _source("doom")),
-    Arm("source", "near and far", _source("near", "physics", "orbit", "doom")),
-    Arm("control", "more driving", _more_driving),
-    Arm("control", "still clips", _replay(still=True)),
-    Arm("buffer", "16 clips", _replay(buffer_clips=16)),
-    Arm("buffer", "64 clips", _replay(buffer_clips=64)),
-    Arm("buffer", "256 clips", _replay(buffer_clips=256)),
-    Arm("target", "64 videos, no replay", _target(64, replayed=False)),
-    Arm("target", "64 videos", _target(64, replayed=True)),
-    Arm("target", "2048 videos, no replay", _target(2048, replayed=False)),
-    Arm("target", "2048 videos", _target(2048, replayed=True)),
-    Arm("trained", "LoRA, no replay", _without_replay(_training(trained="lora"))),
-    Arm("trained", "LoRA", _training(trained="lora")),
-    Arm("trained", "temporal layers, no replay", _without_replay(_training(trained="temporal"))),
-    Arm("trained", "temporal layers", _training(trained="temporal")),
+    Variation("replay", "near replay 1 %", _replay(fraction=0.01)),
+    Variation("schedule", "bursts every 20 steps", _replay(schedule="periodic", period=20)),
+    Variation("schedule", "ramp", _replay(schedule="ramp")),
+    Variation("schedule", "anneal", _replay(schedule="anneal")),
+    Variation("source", "physics", _source("physics")),
+    Variation("source", "orbit", _source("orbit")),
+    Variation("source", "doom", _source("doom")),
+    Variation("source", "near and far", _source("near", "physics", "orbit", "doom")),
+    Variation("control", "more driving", _more_driving),
+    Variation("control", "still clips", _replay(still=True)),
+    Variation("buffer", "16 clips", _replay(buffer_clips=16)),
+    Variation("buffer", "64 clips", _replay(buffer_clips=64)),
+    Variation("buffer", "256 clips", _replay(buffer_clips=256)),
+    Variation("target", "64 videos, no replay", _target(64, replayed=False)),
+    Variation("target", "64 videos", _target(64, replayed=True)),
+    Variation("target", "2048 videos, no replay", _target(2048, replayed=False)),
+    Variation("target", "2048 videos", _target(2048, replayed=True)),
+    Variation("trained", "LoRA, no replay", _without_replay(_training(trained="lora"))),
+    Variation("trained", "LoRA", _training(trained="lora")),
+    Variation("trained", "temporal layers, no replay", _without_replay(_training(trained="temporal"))),
+    Variation("trained", "temporal layers", _training(trained="temporal")),
 )
 """Each with three seeds on the test split."""
 
 ALTERNATIVES = (
-    *(Arm("near replay", f"{100 * share:g} %", _replay(fraction=share)) for share in FRACTIONS),
-    *(Arm(kind, f"{each:g}", _remedy(kind, each)) for kind, strengths in STRENGTHS.items() for each in strengths),
-    *(Arm("lower rate", f"{rate:g}", _without_replay(_training(learning_rate=rate))) for rate in RATES),
-    *(Arm("generative replay", f"{100 * share:g} %", _replay(fraction=share, generated=True)) for share in FRACTIONS),
+    *(Variation("near replay", f"{100 * share:g} %", _replay(fraction=share)) for share in FRACTIONS),
+    *(Variation(kind, f"{each:g}", _remedy(kind, each)) for kind, strengths in STRENGTHS.items() for each in strengths),
+    *(Variation("lower rate", f"{rate:g}", _without_replay(_training(learning_rate=rate))) for rate in RATES),
+    *(Variation("generative replay", f"{100 * share:g} %", _replay(fraction=share, generated=True)) for share in FRACTIONS),
 )  # fmt: skip
-"""Each method with SETTINGS settings on the dev split; early stop is read off the steps of the arm without replay."""
+"""Each method with SETTINGS settings on the dev split; early stop is read off the steps of the variation without replay."""
 PRESETS = ("ablations", "alternatives-dev", "alternatives")
 
 
 def grid(preset: str, seeds: Sequence[int] = (), store: Path | None = None) -> list[RunSpec]:
-    """The runs of a preset of PRESETS: every arm with every seed. `store`: where the runs on the dev split are."""
-    return [run for arm in arms(preset, store) for run in runs_of(preset, arm, seeds)]
+    """The runs of a preset of PRESETS: every variation with every seed. `store`: where the runs on the dev split are."""
+    return [run for variation in variations(preset, store) for run in runs_of(preset, variation, seeds)]
 
 
-def arms(preset: str, store: Path | None = None) -> tuple[Arm, ...]:
-    """The arms of a preset; raises FileNotFoundError for the alternatives before their settings were chosen."""
+def variations(preset: str, store: Path | None = None) -> tuple[Variation, ...]:
+    """The variations of a preset; raises FileNotFoundError for the alternatives before their settings were chosen."""
     if preset == "ablations":
-        return ARMS
+        return ABLATIONS
     if preset == "alternatives-dev":
         return (NO_REPLAY, *ALTERNATIVES)
     if preset == "alternatives":
@@ -150,43 +150,49 @@ def arms(preset: str, store: Path | None = None) -> tuple[Arm, ...]:
     raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
 
 
-def runs_of(preset: str, arm: Arm, seeds: Sequence[int] = ()) -> list[RunSpec]:
-    """An arm's runs, one a seed."""
+def runs_of(preset: str, variation: Variation, seeds: Sequence[int] = ()) -> list[RunSpec]:
+    """A variation's runs, one a seed."""
     plain = presets.grid(preset, [0.25], list(seeds) or None)
-    return [arm.change(run) for run in plain]
+    return [variation.change(run) for run in plain]
 
 
 def named(preset: str, seeds: Sequence[int] = (), store: Path | None = None) -> pd.DataFrame:
-    """Which run is of which arm: columns run, group, arm."""
+    """Which run is of which variation: columns run, group, variation."""
     lines = [
-        {"run": run.run_id, "group": arm.group, "arm": arm.name}
-        for arm in arms(preset, store)
-        for run in runs_of(preset, arm, seeds)
+        {"run": run.run_id, "group": variation.group, "variation": variation.name}
+        for variation in variations(preset, store)
+        for run in runs_of(preset, variation, seeds)
     ]
     return pd.DataFrame(lines).drop_duplicates("run")
 
 
-def best(store: Path | None) -> tuple[Arm, ...]:
+def best(store: Path | None) -> tuple[Variation, ...]:
     """Of each alternative the setting to take: on the dev split, the least ADE on eventful driving of those whose EffNet-KD
     on the target is no higher than near replay's of 25 %; where none is, the one with the least EffNet-KD.
 
     Raises FileNotFoundError, with what to run, where the dev split's runs are not all there.
     """
-    found = {arm: runs_of("alternatives-dev", arm)[0] for arm in (*ALTERNATIVES, replace(AS_IT_IS, group="limit"))}
+    found = {
+        variation: runs_of("alternatives-dev", variation)[0]
+        for variation in (*ALTERNATIVES, replace(AS_IT_IS, group="limit"))
+    }
     missing = [run for run in found.values() if store is None or not Store(store).is_done(run)]
     if missing or store is None:
         raise FileNotFoundError(
             f"{len(missing)} of {len(found)} runs that settings are chosen by are not in {store}: run "
             "`python -m replaylab sweep --preset alternatives-dev` first"
         )
-    lines = [{"arm": arm, "group": arm.group, **_at_the_end(run, store)} for arm, run in found.items()]
+    lines = [
+        {"variation": variation, "group": variation.group, **_at_the_end(run, store)}
+        for variation, run in found.items()
+    ]
     table = pd.DataFrame(lines)
     limit = table.loc[table["group"] == "limit", "effnet_kd"].item()
     chosen = []
     for group, settings in table.groupby("group", sort=False):
         if group in ("near replay", "limit"):
             continue
-        chosen.append(table.loc[choice(settings, limit), "arm"])
+        chosen.append(table.loc[choice(settings, limit), "variation"])
     return tuple(chosen)
 
 

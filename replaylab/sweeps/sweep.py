@@ -116,7 +116,7 @@ def _specs(
     if preset not in ablations.PRESETS:
         return grid(preset, replay_fractions, seeds, budget)
     if replay_fractions or budget != "steps":
-        raise ValueError(f"preset {preset!r} has arms of its own: give it no replay fractions and no budget")
+        raise ValueError(f"preset {preset!r} has variations of its own: give it no replay fractions and no budget")
     return ablations.grid(preset, seeds or (), home)
 
 

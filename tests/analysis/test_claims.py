@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_rows import BASES, NEAR_ARM, NONE, SCENES, made_up
+from made_up_rows import BASES, NEAR_CONFIGURATION, NONE, SCENES, made_up
 
 from replaylab.analysis import claims, statistics
 from replaylab.analysis.claims import CLAIMS, Configuration
@@ -31,14 +31,14 @@ def test_a_claim_is_judged_by_the_change_that_was_put_in(ordinary, eventful, kd,
 
 @pytest.mark.parametrize(("loss", "verdict"), [(0.05, "holds"), (2.0, "does not hold"), (0.4, "undecided")])
 def test_keeping_is_losing_less_than_a_tenth_of_what_there_is_to_lose(loss, verdict):
-    rows = made_up({NEAR_ARM: {"driving-eventful": loss}})
+    rows = made_up({NEAR_CONFIGURATION: {"driving-eventful": loss}})
     judged = claims.judge(rows, NEAR)
     assert judged.margin == pytest.approx(0.1 * (7 - 3), abs=1e-9)
     assert judged.verdict == verdict and f"{judged.margin:.4g}" in judged.rule
 
 
 def test_bases_that_disagree_leave_a_claim_undecided():
-    rows = made_up({NEAR_ARM: {"driving-eventful": 0.0}}, of_base=(-3.0, 0.6))
+    rows = made_up({NEAR_CONFIGURATION: {"driving-eventful": 0.0}}, of_base=(-3.0, 0.6))
     judged = claims.judge(rows, NEAR)
     assert judged.verdict == "undecided" and "two bases" in judged.why
     assert judged.of_bases["one"] < judged.margin < judged.of_bases["two"]
@@ -93,7 +93,7 @@ def test_the_claims_are_those_that_were_written_down():
 
 @pytest.mark.parametrize("claim", [PAPERS, NEAR, APART], ids=lambda claim: claim.name)
 def test_runs_of_one_configuration_that_end_at_different_steps_are_refused(claim):
-    rows = made_up({NONE: {"driving": 1.0}, NEAR_ARM: {}, ("", 0.0, "driving-eventful"): {}})
+    rows = made_up({NONE: {"driving": 1.0}, NEAR_CONFIGURATION: {}, ("", 0.0, "driving-eventful"): {}})
     of = claim.configuration
     longer = (
         rows["model"].eq("fine-tuned") & rows["replay_fraction"].eq(of.replay_fraction) & rows["target"].eq(of.target)
@@ -107,7 +107,7 @@ def test_runs_of_one_configuration_that_end_at_different_steps_are_refused(claim
 
 def test_another_configuration_that_trains_longer_changes_no_verdict():
     """Replay that shows as much driving takes more steps than no replay: each run is read at its own end."""
-    rows = made_up({NONE: {"driving": 1.0}, NEAR_ARM: {"driving-eventful": 0.1}})
+    rows = made_up({NONE: {"driving": 1.0}, NEAR_CONFIGURATION: {"driving-eventful": 0.1}})
     expected = [claims.judge(rows, claim) for claim in (PAPERS, NEAR)]
     near = rows["model"].eq("fine-tuned") & rows["replay_fraction"].eq(0.25)
     longer = pd.concat([rows[~near], rows[near].assign(step=rows.loc[near, "step"] * 2)])

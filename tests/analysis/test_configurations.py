@@ -1,4 +1,4 @@
-"""Arms whose effects are known: what is read at the last step and at equal fidelity, and the words that follow."""
+"""Configurations whose effects are known: what is read at the last step and at equal fidelity, and the words that follow."""
 
 from __future__ import annotations
 
@@ -11,12 +11,22 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from made_up_arms import OF_ARMS, SCENES, write_references, write_run
+from made_up_configurations import EFFECTS_OF, SCENES, write_references, write_run
 from matplotlib.text import Annotation
 
 from replaylab.analysis import claims, configurations, statistics
 from replaylab.analysis.claims import Configuration
-from replaylab.analysis.configurations import DYNAMICS, EQUAL, FIDELITY, LAST, LOWER, MEASURES, REFERENCE, SHARES, Arms
+from replaylab.analysis.configurations import (
+    DYNAMICS,
+    EQUAL,
+    FIDELITY,
+    LAST,
+    LOWER,
+    MEASURES,
+    REFERENCE,
+    SHARES,
+    Configurations,
+)
 from replaylab.pages import comparisons
 from replaylab.sweeps import ablations
 
@@ -24,25 +34,29 @@ CHOSEN = ("no replay", "near replay 25 %", "physics", "64 clips", "LoRA", "64 vi
 SEEDS = (0, 1, 3)
 
 
-def store_of(folder: Path, left_out: tuple[tuple[str, int], ...] = ()) -> Arms:
-    """Some arms, without the runs (arm, seed) that are left out."""
-    chosen = [arm for arm in ablations.ARMS if arm.name in CHOSEN]
-    named = [(run, arm.group, arm.name) for arm in chosen for run in ablations.runs_of("ablations", arm)]
+def store_of(folder: Path, left_out: tuple[tuple[str, int], ...] = ()) -> Configurations:
+    """Some configurations, without the runs (configuration, seed) that are left out."""
+    chosen = [configuration for configuration in ablations.ABLATIONS if configuration.name in CHOSEN]
+    named = [
+        (run, configuration.group, configuration.name)
+        for configuration in chosen
+        for run in ablations.runs_of("ablations", configuration)
+    ]
     write_references([run for run, _, _ in named], folder)
     for run, _, name in named:
         if (name, run.seed) not in left_out:
-            write_run(run, folder, OF_ARMS[name])
-    return configurations.arms_of("ablations", "Arms", named, folder, "driving", "driving-eventful")
+            write_run(run, folder, EFFECTS_OF[name])
+    return configurations.configurations_of("ablations", "Configurations", named, folder, "driving", "driving-eventful")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Arms:
-    return store_of(tmp_path_factory.mktemp("arms"))
+def made(tmp_path_factory: pytest.TempPathFactory) -> Configurations:
+    return store_of(tmp_path_factory.mktemp("configurations"))
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers
-def test_changes_at_the_last_step_are_those_of_the_claims(made: Arms) -> None:
-    alone = set(made.runs.loc[made.runs["arm"] == "no replay", "run"])
+def test_changes_at_the_last_step_are_those_of_the_claims(made: Configurations) -> None:
+    alone = set(made.runs.loc[made.runs["configuration"] == "no replay", "run"])
     rows = made.rows[(made.rows["model"] == "base") | made.rows["run"].isin(alone)]
     for label, (measure, domain) in ((FIDELITY, ("effnet_kd", "driving")), (DYNAMICS, ("ade_px", "driving-eventful"))):
         found = claims.changes(rows, Configuration(), measure, domain)
@@ -52,30 +66,30 @@ def test_changes_at_the_last_step_are_those_of_the_claims(made: Arms) -> None:
         assert (found_by_label.low, found_by_label.high) == pytest.approx((expected.low, expected.high))
 
 
-@pytest.mark.parametrize("arm", CHOSEN)
-def test_what_was_put_in_comes_out(made: Arms, arm: str) -> None:
-    kd, ade = OF_ARMS[arm]
-    assert made.change(arm, FIDELITY).estimate == pytest.approx(kd, abs=0.1)
-    assert made.change(arm, DYNAMICS).estimate == pytest.approx(ade, abs=0.1)
-    kd_less, ade_less = (mine - theirs for mine, theirs in zip((kd, ade), OF_ARMS[REFERENCE], strict=True))
-    # a seed's luck is the same whatever the arm, so a difference is known better than a change
-    assert made.difference_from_reference(arm, FIDELITY).estimate == pytest.approx(kd_less, abs=0.03)
-    assert made.difference_from_reference(arm, DYNAMICS).estimate == pytest.approx(ade_less, abs=0.03)
-    set_of_effects = made.effects[made.effects["arm"] == arm]
+@pytest.mark.parametrize("configuration", CHOSEN)
+def test_what_was_put_in_comes_out(made: Configurations, name: str) -> None:
+    kd, ade = EFFECTS_OF[name]
+    assert made.change(name, FIDELITY).estimate == pytest.approx(kd, abs=0.1)
+    assert made.change(name, DYNAMICS).estimate == pytest.approx(ade, abs=0.1)
+    kd_less, ade_less = (mine - theirs for mine, theirs in zip((kd, ade), EFFECTS_OF[REFERENCE], strict=True))
+    # a seed's luck is the same whatever the configuration, so a difference is known better than a change
+    assert made.difference_from_reference(name, FIDELITY).estimate == pytest.approx(kd_less, abs=0.03)
+    assert made.difference_from_reference(name, DYNAMICS).estimate == pytest.approx(ade_less, abs=0.03)
+    set_of_effects = made.effects[made.effects["configuration"] == name]
     assert set(set_of_effects["measure"]) == set(MEASURES) and set(set_of_effects["seeds"]) == {len(SEEDS)}
     whole = set_of_effects["measure"] == configurations.label_of("pull_to_mean", "eventful")
     assert set(set_of_effects.loc[~whole, "clips"]) == {SCENES} and set(set_of_effects.loc[whole, "clips"]) == {1}
 
 
-def test_at_equal_fidelity_every_arm_has_the_same_gain_in_each_seed(made: Arms) -> None:
+def test_at_equal_fidelity_every_configuration_has_the_same_gain_in_each_seed(made: Configurations) -> None:
     for reading, share in SHARES.items():
         levels = share * made.changes(REFERENCE, FIDELITY).mean(axis=1)
-        for arm in ("no replay", REFERENCE, "physics"):
-            gained = made.changes(arm, FIDELITY, reading).mean(axis=1)
+        for name in ("no replay", REFERENCE, "physics"):
+            gained = made.changes(name, FIDELITY, reading).mean(axis=1)
             pd.testing.assert_series_equal(gained, levels, check_names=False, check_dtype=False)
 
 
-def test_an_arm_that_trains_less_is_not_flattered(made: Arms) -> None:
+def test_a_configuration_that_trains_less_is_not_flattered(made: Configurations) -> None:
     """LoRA hardly moves and hardly looks better: at the last step its ADE is better, and at equal fidelity it has none."""
     assert made.difference_from_reference("LoRA", DYNAMICS).high < 0
     assert np.isnan(made.change("LoRA", DYNAMICS, EQUAL).estimate) and made.steps_of("LoRA", EQUAL).isna().all()
@@ -89,9 +103,9 @@ def test_an_arm_that_trains_less_is_not_flattered(made: Arms) -> None:
     assert configurations.against_reference(made, "64 clips") == statistics.CANNOT_TELL
 
 
-def test_a_reading_is_on_the_line_between_the_steps_beside_it(made: Arms) -> None:
+def test_a_reading_is_on_the_line_between_the_steps_beside_it(made: Configurations) -> None:
     step = made.steps_of("no replay", EQUAL)[0]
-    (run,) = made.runs.loc[(made.runs["arm"] == "no replay") & (made.runs["seed"] == 0), "run"]
+    (run,) = made.runs.loc[(made.runs["configuration"] == "no replay") & (made.runs["seed"] == 0), "run"]
     curve = made.curves[DYNAMICS][run]
     assert 50 < step < 150
     expected = curve.loc[50] + (curve.loc[150] - curve.loc[50]) * (step - 50) / 100
@@ -110,9 +124,9 @@ def test_a_level_is_reached_where_the_line_first_comes_down_to_it(values: list[f
         assert configurations.at_step(table, step).to_numpy() == pytest.approx([found, 2 * found], abs=1e-6)
 
 
-def test_where_replay_gains_nothing_there_is_no_equal_fidelity(made: Arms) -> None:
+def test_where_replay_gains_nothing_there_is_no_equal_fidelity(made: Configurations) -> None:
     worse = made.rows.copy()
-    reference = made.runs.loc[made.runs["arm"] == REFERENCE, "run"]
+    reference = made.runs.loc[made.runs["configuration"] == REFERENCE, "run"]
     worse.loc[worse["run"].isin(reference) & (worse["measure"] == "effnet_kd_pseudo"), "value"] += 10
     flat = replace(made, rows=worse)
     assert flat.steps_of("no replay", EQUAL).empty and np.isnan(flat.change("no replay", DYNAMICS, EQUAL).estimate)
@@ -121,9 +135,9 @@ def test_where_replay_gains_nothing_there_is_no_equal_fidelity(made: Arms) -> No
     )  # looks better now, and moves worse
 
 
-def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(made: Arms) -> None:
+def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(made: Configurations) -> None:
     rows = made.rows.copy()
-    (flat,) = made.runs.loc[(made.runs["arm"] == REFERENCE) & (made.runs["seed"] == 0), "run"]
+    (flat,) = made.runs.loc[(made.runs["configuration"] == REFERENCE) & (made.runs["seed"] == 0), "run"]
     rows.loc[(rows["run"] == flat) & (rows["measure"] == "effnet_kd_pseudo"), "value"] += 10
     two = replace(made, rows=rows)
     assert set(two.levels) == {1, 3} and np.isnan(two.difference_from_reference("physics", DYNAMICS, EQUAL).low)
@@ -131,10 +145,10 @@ def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(m
     assert "With 1 of 3 seeds near replay 25 % gains nothing" in comparisons.how_read(two)
 
 
-def test_what_is_measured_at_the_end_only_is_not_read_before_it(made: Arms) -> None:
+def test_what_is_measured_at_the_end_only_is_not_read_before_it(made: Configurations) -> None:
     early = replace(made, runs=made.runs.assign(last=150))
     assert early.changes("no replay", configurations.label_of("denoising_loss_0.5", "physics")).empty
-    assert early.change("no replay", DYNAMICS).estimate == pytest.approx(OF_ARMS["no replay"][1] / 2, abs=0.1)
+    assert early.change("no replay", DYNAMICS).estimate == pytest.approx(EFFECTS_OF["no replay"][1] / 2, abs=0.1)
 
 
 def test_words_follow_intervals_and_the_direction_of_the_measure() -> None:
@@ -144,26 +158,26 @@ def test_words_follow_intervals_and_the_direction_of_the_measure() -> None:
     assert configurations.outcome_of(statistics.Interval(0.1, -0.1, 0.2, 3)) == statistics.CANNOT_TELL
 
 
-def test_runs_without_their_base_are_refused(made: Arms) -> None:
+def test_runs_without_their_base_are_refused(made: Configurations) -> None:
     with pytest.raises(ValueError, match="without that base's own effnet_kd_pseudo in driving"):
         _ = replace(made, rows=made.rows[made.rows["model"] != "base"]).effects
 
 
-def test_clips_are_counted_as_they_are_cut(made: Arms) -> None:
-    kept = made.runs.groupby("arm")["clips_kept"].first()
+def test_clips_are_counted_as_they_are_cut(made: Configurations) -> None:
+    kept = made.runs.groupby("configuration")["clips_kept"].first()
     assert kept[["no replay", REFERENCE, "64 clips"]].tolist() == [0, 1536, 64]
 
 
 # ---------------------------------------------------------------------------------------------------- figure and words
-def test_the_figure_has_every_arm_in_both_halves(made: Arms) -> None:
+def test_the_figure_has_every_configuration_in_both_halves(made: Configurations) -> None:
     figure = comparisons.plane(made)
     above, below = (part.axes[0] for part in figure.subfigs)
     numbers = {text.get_text(): text.xy for text in above.texts if isinstance(text, Annotation)}
-    shown = configurations.points(made).set_index("arm")
-    for place, arm in enumerate(made.names, start=1):
-        assert numbers[str(place)] == pytest.approx(tuple(shown.loc[arm, ["x", "y"]]))
+    shown = configurations.points(made).set_index("configuration")
+    for place, name in enumerate(made.names, start=1):
+        assert numbers[str(place)] == pytest.approx(tuple(shown.loc[name, ["x", "y"]]))
     assert [label.get_text() for label in below.get_yticklabels()] == [
-        f"{arm}  {n}" for n, arm in enumerate(made.names, 1)
+        f"{name}  {n}" for n, name in enumerate(made.names, 1)
     ]
     assert {text.get_text() for text in below.texts} == {"0 of 3 get there"} and plt.get_fignums() == []
     front = set(shown.index[shown["front"]])
@@ -173,29 +187,29 @@ def test_the_figure_has_every_arm_in_both_halves(made: Arms) -> None:
     assert base[0] == pytest.approx([-made.change(REFERENCE, label).estimate for label in (FIDELITY, DYNAMICS)])
 
 
-def test_an_interval_of_the_figure_holds_zero_where_the_word_is_cannot_tell(made: Arms) -> None:
+def test_an_interval_of_the_figure_holds_zero_where_the_word_is_cannot_tell(made: Configurations) -> None:
     below = comparisons.plane(made).subfigs[1].axes[0]
     ends = [np.asarray(line.get_xydata()) for line in below.lines if line.get_linewidth() == 1.6]
     bars = {made.names[round(at[0, 1])]: at[:, 0] for at in ends}
-    words = {arm: configurations.against_reference(made, arm) for arm in ("no replay", "physics", "64 clips")}
+    words = {name: configurations.against_reference(made, name) for name in ("no replay", "physics", "64 clips")}
     assert set(words.values()) == {statistics.WORSE, statistics.CANNOT_TELL}
-    for arm, word in words.items():
-        assert (bars[arm][0] <= 0 <= bars[arm][1]) == (word == statistics.CANNOT_TELL)
+    for name, word in words.items():
+        assert (bars[name][0] <= 0 <= bars[name][1]) == (word == statistics.CANNOT_TELL)
 
 
-def test_limits_hold_every_point_and_the_base(tmp_path: Path, made: Arms) -> None:
+def test_limits_hold_every_point_and_the_base(tmp_path: Path, made: Configurations) -> None:
     without = store_of(tmp_path, tuple((REFERENCE, seed) for seed in SEEDS))
     for one in (made, without):
         above, shown = comparisons.plane(one).subfigs[0].axes[0], configurations.points(one)
         for of, (low, high) in (("x", above.get_xlim()), ("y", above.get_ylim())):
             assert shown[of].between(low, high).all() and low < 0 < high
-    shown = configurations.points(without).set_index("arm")  # nothing to compare with: changes from the base
+    shown = configurations.points(without).set_index("configuration")  # nothing to compare with: changes from the base
     assert shown.loc["physics", "y"] == pytest.approx(without.change("physics", DYNAMICS).estimate)
     assert "change from the base" in above.get_xlabel()
 
 
-def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Arms) -> None:
-    table = comparisons.arms_table(made).data.set_index("arm")
+def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Configurations) -> None:
+    table = comparisons.configurations_table(made).data.set_index("configuration")
     assert table.loc[REFERENCE, f"against {REFERENCE}"] == "–"
     assert table.loc["LoRA", ["get so far", "at step", f"{DYNAMICS}, {EQUAL}"]].tolist() == ["0 of 3", "–", "–"]
     assert table.loc["64 clips", ["clips kept", "time of a step (ms)"]].tolist() == ["64", "250"]
@@ -209,14 +223,14 @@ def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Arms) -> N
     assert set(table.loc[REFERENCE, less]) == {"–"} and table.loc["LoRA", less[0]] == "–"
 
 
-def test_sentences_are_those_of_the_numbers(made: Arms) -> None:
+def test_sentences_are_those_of_the_numbers(made: Configurations) -> None:
     said = comparisons.found(made)
-    for arm in set(CHOSEN) - {REFERENCE}:
-        (group,) = [of for of in said.split(": ", 1)[1].splitlines()[0].split("; ") if f"*{arm}*" in of]
-        assert group.startswith(f"{configurations.against_reference(made, arm)}: ")
-    unbeaten = configurations.points(made).query("front")["arm"]
+    for name in set(CHOSEN) - {REFERENCE}:
+        (group,) = [of for of in said.split(": ", 1)[1].splitlines()[0].split("; ") if f"*{name}*" in of]
+        assert group.startswith(f"{configurations.against_reference(made, name)}: ")
+    unbeaten = configurations.points(made).query("front")["configuration"]
     assert said.endswith(f"by their means: {comparisons.names_of(unbeaten)}.")
-    assert "80 %" in comparisons.how_read(made) and "4 of 6 arms" in comparisons.how_read(made)
+    assert "80 %" in comparisons.how_read(made) and "4 of 6 configurations" in comparisons.how_read(made)
     assert "nothing was measured" not in comparisons.how_read(made)
     late = replace(made, rows=made.rows[made.rows["step"] != 50])
     assert "Between the base and step 150 nothing was measured" in comparisons.how_read(late)
@@ -237,14 +251,14 @@ def test_what_is_missing_is_said(tmp_path: Path, left_out: tuple[tuple[str, int]
     assert f"{18 - len(left_out)} of 18 runs are there" in words
     for text in (comparisons.found(part), comparisons.how_read(part), comparisons.in_short(part)):
         assert "nan" not in text
-    assert "nan" not in comparisons.arms_table(part).to_html()
+    assert "nan" not in comparisons.configurations_table(part).to_html()
 
 
 def test_without_any_run_everything_says_so(tmp_path: Path) -> None:
-    nothing = store_of(tmp_path, tuple((arm, seed) for arm in CHOSEN for seed in SEEDS))
+    nothing = store_of(tmp_path, tuple((name, seed) for name in CHOSEN for seed in SEEDS))
     figure = comparisons.plane(nothing)
     assert "not run yet, 0 of 18 runs" in figure.texts[0].get_text()
     assert "not run yet, 0 of 18 runs" in comparisons.found(nothing)
     assert "not run yet" in comparisons.how_read(nothing) and "not run yet" in comparisons.in_short(nothing)
-    table = comparisons.arms_table(nothing).data
-    assert set(table.loc[table["arm"] != REFERENCE, f"against {REFERENCE}"]) == {"not run yet"}
+    table = comparisons.configurations_table(nothing).data
+    assert set(table.loc[table["configuration"] != REFERENCE, f"against {REFERENCE}"]) == {"not run yet"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from executed_pages import shown
-from made_up_arms import OF_ARMS, STEP_SECONDS, of_alternative, write_arms
+from made_up_configurations import EFFECTS_OF, STEP_SECONDS, of_alternative, write_variations
 
 from replaylab.analysis import configurations, statistics
 from replaylab.analysis.configurations import DYNAMICS, LAST, REFERENCE
@@ -17,7 +17,7 @@ from replaylab.pages import ablations as ablations_page
 from replaylab.pages import comparisons
 from replaylab.pages.ablations import DEV, EARLY_STOP, NEAR, Ablations
 from replaylab.sweeps import ablations
-from replaylab.sweeps.ablations import ALTERNATIVES, ARMS
+from replaylab.sweeps.ablations import ABLATIONS, ALTERNATIVES
 from replaylab.sweeps.presets import PRESETS
 from replaylab.util.text import percent
 
@@ -28,9 +28,9 @@ FIGURES = ("plane-figure", "alternatives-figure")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All three presets, whole."""
     folder = tmp_path_factory.mktemp("ablations")
-    write_arms("ablations", folder, lambda arm: OF_ARMS[arm.name])
-    write_arms(DEV, folder, of_alternative)
-    write_arms("alternatives", folder, of_alternative)
+    write_variations("ablations", folder, lambda name: EFFECTS_OF[name.name])
+    write_variations(DEV, folder, of_alternative)
+    write_variations("alternatives", folder, of_alternative)
     return folder
 
 
@@ -42,22 +42,28 @@ def made(store: Path) -> Ablations:
 # ------------------------------------------------------------------------------------------------------------- settings
 def test_settings_are_those_that_were_run_on_the_test_split_and_early_stop(made: Ablations, store: Path) -> None:
     chosen = made.settings[made.settings["chosen"]]
-    best = [(arm.group, arm.name) for arm in ablations.best(store)]
+    best = [(configuration.group, configuration.name) for configuration in ablations.best(store)]
     assert list(zip(chosen["group"], chosen["setting"], strict=True)) == [*best, (EARLY_STOP, "step 300")]
     names = [*(f"{group} {name}" for group, name in best), f"{EARLY_STOP}, step 300"]
     assert made.alternatives.names == ["no replay", REFERENCE, *names]
-    assert made.arms.names == [arm.name for arm in ARMS]
+    assert made.ablations.names == [configuration.name for configuration in ABLATIONS]
     assert len(made.settings) == len(ALTERNATIVES) + 3
 
 
 def test_early_stop_is_chosen_by_the_same_rule(store: Path, made: Ablations, tmp_path: Path) -> None:
-    """Less is lost earlier, so the earliest step that looks as good is taken, and its arm ends there."""
-    write_arms(DEV, tmp_path, lambda arm: (-8.0, 1.2) if arm.name == "no replay" else of_alternative(arm))
+    """Less is lost earlier, so the earliest step that looks as good is taken, and its configuration ends there."""
+    write_variations(
+        DEV,
+        tmp_path,
+        lambda configuration: (-8.0, 1.2) if configuration.name == "no replay" else of_alternative(configuration),
+    )
     early = ablations_page.read(store=tmp_path)
-    (name,) = [arm for arm in early.alternatives.names if arm.startswith(EARLY_STOP)]
+    (name,) = [configuration for configuration in early.alternatives.names if configuration.startswith(EARLY_STOP)]
     assert name == f"{EARLY_STOP}, step 150"
     stopped = ablations_page._stopped(made.alternatives, 150)
-    late, soon = (stopped.changes(arm, DYNAMICS) for arm in ("no replay", f"{EARLY_STOP}, step 150"))
+    late, soon = (
+        stopped.changes(configuration, DYNAMICS) for configuration in ("no replay", f"{EARLY_STOP}, step 150")
+    )
     assert soon.mean(axis=None) == pytest.approx(late.mean(axis=None) / 2, abs=0.1)
     assert comparisons.counted(stopped) == "24 of 24 runs"
 
@@ -95,21 +101,24 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
         and f"{1000 * STEP_SECONDS:.0f} ms with replay" in said["Cost"]
     )
     for label in ablations_page.ON_TARGET:
-        difference = made.arms.difference(REFERENCE, "no replay", label)
+        difference = made.ablations.difference(REFERENCE, "no replay", label)
         assert f"{label} {describe(difference)}, {configurations.outcome_of(difference, label)}" in said["Cost"]
     assert "cannot tell: *bursts every 20 steps*" in said["Schedule"]
     assert "*early stop, step 300*" in said["Instead of replay"]
     doubt = said["Where the data cannot tell"]
     unsure = [
-        arm
-        for arm in made.arms.names
-        if configurations.against_reference(made.arms, arm) == statistics.CANNOT_TELL and arm != REFERENCE
+        name
+        for name in made.ablations.names
+        if configurations.against_reference(made.ablations, name) == statistics.CANNOT_TELL and name != REFERENCE
     ]
-    assert f"{len(unsure)} of {len(ARMS) - 1} arms ({comparisons.names_of(unsure)})" in doubt and "64 clips" in unsure
+    assert (
+        f"{len(unsure)} of {len(ABLATIONS) - 1} configurations ({comparisons.names_of(unsure)})" in doubt
+        and "64 clips" in unsure
+    )
     pairs = next(value for key, value in said.items() if key.startswith("Does replay help"))
-    for arm in (REFERENCE, "64 videos", "2048 videos", "LoRA", "temporal layers"):
-        without = "no replay" if arm == REFERENCE else f"{arm}, no replay"
-        assert describe(made.arms.difference(arm, without)) in pairs
+    for name in (REFERENCE, "64 videos", "2048 videos", "LoRA", "temporal layers"):
+        without = "no replay" if name == REFERENCE else f"{name}, no replay"
+        assert describe(made.ablations.difference(name, without)) in pairs
 
 
 def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_how_much(made: Ablations) -> None:
@@ -118,11 +127,11 @@ def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_h
         "no replay",
         *(f"near replay {percent(share)}" for share in PRESETS["published"].replay_fractions if 0 < share < 1),
     ]
-    others = [arm for arm in swept.names if arm not in ("no replay", REFERENCE)]
-    for arm in others:
-        assert f"*{arm}*" in said
-        difference = describe(swept.difference_from_reference(arm, DYNAMICS))
-        is_better = configurations.against_reference(swept, arm) == statistics.BETTER
+    others = [name for name in swept.names if name not in ("no replay", REFERENCE)]
+    for name in others:
+        assert f"*{name}*" in said
+        difference = describe(swept.difference_from_reference(name, DYNAMICS))
+        is_better = configurations.against_reference(swept, name) == statistics.BETTER
         assert (f"− {REFERENCE}: ADE {difference} px" in said) == is_better
     nothing = swept.runs.assign(state="missing")
     assert "not run yet: *near replay 5 %*" in ablations_page.answer(
@@ -131,45 +140,49 @@ def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_h
 
 
 def test_where_less_replay_is_as_good_replay_is_not_advised(made: Ablations) -> None:
-    rows = made.arms.rows.copy()
-    without = made.arms.runs.loc[made.arms.runs["arm"] == "no replay", "run"]
+    rows = made.ablations.rows.copy()
+    without = made.ablations.runs.loc[made.ablations.runs["configuration"] == "no replay", "run"]
     here = rows["run"].isin(without) & (rows["measure"] == "ade_px")
     rows.loc[here, "value"] -= 1.5 * rows.loc[here, "step"] / 300
-    turned = replace(made, arms=replace(made.arms, rows=rows))
+    turned = replace(made, ablations=replace(made.ablations, rows=rows))
     assert f"do not replay: none is better than {REFERENCE}" in ablations_page.answer(turned)
 
 
 def test_the_opening_counts_each_run_once_and_draws_no_verdict(made: Ablations, store: Path) -> None:
     said = ablations_page.opening(made, store)
-    runs = 3 * len(ARMS) + 3 * 6  # no replay and near replay are in both
+    runs = 3 * len(ABLATIONS) + 3 * 6  # no replay and near replay are in both
     assert f"{runs} of {runs} are there" in said and "**exploratory**" in said and "4 min 20 s each" in said
-    standings = [configurations.against_reference(made.arms, arm.name) for arm in ARMS if arm.name != REFERENCE]
+    standings = [
+        configurations.against_reference(made.ablations, name.name) for name in ABLATIONS if name.name != REFERENCE
+    ]
     assert f"{standings.count(statistics.WORSE)} worse" in said and "--preset $preset" in said
 
 
 def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
-    """Two seeds of three arms, and some of the settings."""
+    """Two seeds of three configurations, and some of the settings."""
     few = ("no replay", REFERENCE, "ramp")
-    write_arms("ablations", tmp_path, lambda arm: OF_ARMS[arm.name] if arm.name in few else None, seeds=(0, 1))
-    write_arms(DEV, tmp_path, lambda arm: of_alternative(arm) if arm.group in (NEAR, "ewc") else None)
+    write_variations(
+        "ablations", tmp_path, lambda name: EFFECTS_OF[name.name] if name.name in few else None, seeds=(0, 1)
+    )
+    write_variations(DEV, tmp_path, lambda name: of_alternative(name) if name.group in (NEAR, "ewc") else None)
     part = ablations_page.read(store=tmp_path)
     said = [ablations_page.opening(part, tmp_path), ablations_page.of_settings(part), ablations_page.answer(part)]
-    said += [comparisons.found(one) for one in (part.arms, part.alternatives)]
+    said += [comparisons.found(one) for one in (part.ablations, part.alternatives)]
     assert "6 of 69 are there" in said[0] and "too few seeds" in said[0]
     assert "10 of 36 runs are there" in said[1] and not part.settings["chosen"].any() and part.areas.empty
     assert "too few runs to say whether to replay" in said[2] and "fewer than three seeds" in said[2]
     assert "4 of 6 runs are there" in said[4] and "6 of 69 runs are there" in said[3]
-    assert part.arms.change("ramp", DYNAMICS, LAST).estimate == pytest.approx(OF_ARMS["ramp"][1], abs=0.1)
+    assert part.ablations.change("ramp", DYNAMICS, LAST).estimate == pytest.approx(EFFECTS_OF["ramp"][1], abs=0.1)
     assert not any("nan" in text for text in said)
     table = ablations_page.settings_table(part).data
     assert (table["standing"] == "not run yet").sum() == len(part.settings) - 10
-    assert "6 of 69" in comparisons.plane(part.arms).subfigs[0].get_suptitle()
+    assert "6 of 69" in comparisons.plane(part.ablations).subfigs[0].get_suptitle()
 
 
 def test_seeds_are_those_that_were_asked_for(store: Path) -> None:
     one = ablations_page.read([0], store)
-    assert set(one.arms.runs["seed"]) == {0} and len(one.arms.done) == len(ARMS)
-    assert np.isnan(one.arms.change("ramp").low) and "too few seeds" in comparisons.in_short(one.arms)
+    assert set(one.ablations.runs["seed"]) == {0} and len(one.ablations.done) == len(ABLATIONS)
+    assert np.isnan(one.ablations.change("ramp").low) and "too few seeds" in comparisons.in_short(one.ablations)
 
 
 # ------------------------------------------------------------------------------------------------------------- the page
@@ -177,7 +190,7 @@ def test_the_page_shows_figures_tables_and_the_answer(store: Path, tmp_path: Pat
     cells = shown(store, tmp_path / "out.ipynb", "04_ablations")
     assert tuple(name for name, data in cells.items() if "image/png" in data) == FIGURES
     assert "take *ramp*" in cells["answer-text"]["text/markdown"]
-    assert cells["arms-table"]["text/html"].count("<tr") == len(ARMS) + 1
+    assert cells["configurations-table"]["text/html"].count("<tr") == len(ABLATIONS) + 1
     links = [data["text/html"] for name, data in cells.items() if name.endswith("-values")]
     assert len(links) == 3 and all('class="rl-csv"' in link for link in links)
 

@@ -21,7 +21,7 @@ STEPS, SCENES = (10, 25, 50, 100, 150, 300), 24
 BASES = {0: "one", 1: "one", 2: "one", 3: "two", 4: "two"}
 HIGHER = ("psnr_db", "ssim")  # is better
 SHARES = np.array([0.1, 0.2, 0.4, 0.6, 0.8, 1.0])  # of the last step's gain that each step has
-DRAWINGS = ("within_runs", "plane", "across_arms", "per_clip", "doses")
+DRAWINGS = ("within_runs", "plane", "across_configurations", "per_clip", "doses")
 SENTENCES = ("standing", "starting_points", "early", "found")
 
 Key = tuple[str, str, float]  # target, replay, fraction
@@ -37,16 +37,16 @@ def sweeps(
 ) -> Sweeps:
     """Runs that gain these (EffNet-KD, ADE) by their last step, and `shares` of the first before it, ADE evenly.
 
-    Of each clip, every measure of looks gains `clips_agree` times what its ADE gains. `asked`: arms without a run.
+    Of each clip, every measure of looks gains `clips_agree` times what its ADE gains. `asked`: configurations without a run.
     """
     random = np.random.default_rng(3)
     rows: list[dict[str, Any]] = []
     scene = random.normal(0, 0.3, SCENES)
 
-    def add(run: str, base: str, model: str, arm: Key, seed: int, step: int, kd: float, ade: np.ndarray) -> None:
+    def add(run: str, base: str, model: str, key: Key, seed: int, step: int, kd: float, ade: np.ndarray) -> None:
         looks = clips_agree * (ade - ade.mean() - scene)  # rises where ADE rises more than elsewhere
         values = {"ade_px": ade, **{name: scene + (-1 if name in HIGHER else 1) * looks for name in OF_A_CLIP}}
-        same = {"run": run, "base": base, "model": model, "target": arm[0], "replay": arm[1], "replay_fraction": arm[2],
+        same = {"run": run, "base": base, "model": model, "target": key[0], "replay": key[1], "replay_fraction": key[2],
                 "seed": seed, "step": step, "split": split}  # fmt: skip
         for domain in alignment.DOMAINS:
             rows.extend(
@@ -64,17 +64,17 @@ def sweeps(
         add(base, base, "base", nothing, -1, 0, 20.0, 3 + scene)
     for model, ade in (("real", 0.5), ("copy-last-frame", 7.0)):
         add(model, "one", model, nothing, -1, -1, 0.0, ade + scene)
-    for arm, (kd, ade) in gains.items():
+    for key, (kd, ade) in gains.items():
         for seed, base in seeds.items():
             luck = random.normal(0, 0.02)
             for share, step in zip(shares, STEPS, strict=True):
                 of_clips = random.normal(0, 0.2, SCENES)
                 after = 3 + scene - ade * step / 300 - luck + of_clips - of_clips.mean()
-                add(f"{arm}{seed}", base, "fine-tuned", arm, seed, step, 20 - kd * share - luck, after)
+                add(f"{key}{seed}", base, "fine-tuned", key, seed, step, 20 - kd * share - luck, after)
     runs = [
-        {"run": f"{arm}{seed}", "base": base, "target": arm[0], "replay": arm[1], "replay_fraction": arm[2],
-         "seed": seed, "state": "done" if arm in gains else "missing"}
-        for arm in (*gains, *asked)
+        {"run": f"{key}{seed}", "base": base, "target": key[0], "replay": key[1], "replay_fraction": key[2],
+         "seed": seed, "state": "done" if key in gains else "missing"}
+        for key in (*gains, *asked)
         for seed, base in seeds.items()
     ]  # fmt: skip
     return Sweeps(("published", "dose"), split, pd.DataFrame(rows), pd.DataFrame(runs))
@@ -132,7 +132,7 @@ def test_the_preregistered_reading_is_that_of_the_claim(made: Sweeps) -> None:
     assert judged.interval.estimate == pytest.approx(apart.mean()) and len(apart) == 5
 
 
-def test_across_arms_only_those_that_every_seed_has_are_ranked(made: Sweeps) -> None:
+def test_across_configurations_only_those_that_every_seed_has_are_ranked(made: Sweeps) -> None:
     values, count = alignment.rhos_across(made, "driving-eventful")
     order = stats.spearmanr([5, 3, 4, 2, 4.5], [-2, 2, -1, -1.5, -0.2])[0]
     assert count == 5 and len(values) == 5 and values == pytest.approx(order)
@@ -236,7 +236,7 @@ def test_changes_stand_at_their_dose(made: Sweeps) -> None:
 
 
 def test_gains_point_up_and_right_where_the_model_gets_better(made: Sweeps) -> None:
-    ends = alignment_page.across_arms(made).axes[0]
+    ends = alignment_page.across_configurations(made).axes[0]
     large = [line for line in ends.lines if line.get_markersize() == 9]
     found = sorted(tuple(np.asarray(line.get_xydata())[0]) for line in large)
     np.testing.assert_allclose(found, [(2, -1.5), (3, 2), (4, -1), (4.5, -0.2), (5, -2)], atol=0.05)
@@ -270,7 +270,7 @@ def test_every_figure_and_sentence_stands_whatever_is_missing(made: Sweeps, cut:
     done, asked = int((part.runs["state"] == "done").sum()), len(part.runs)
     ordinary = part.without_replay.query("target == 'driving'")["state"].eq("done").sum()
     assert f"0 % eventful {ordinary} of 5, 20 % eventful" in alignment_page.standing(part)
-    assert f"{done} of {asked} runs are there" in alignment_page.across_arms(part)._suptitle.get_text()  # type: ignore[attr-defined]
+    assert f"{done} of {asked} runs are there" in alignment_page.across_configurations(part)._suptitle.get_text()  # type: ignore[attr-defined]
     for name in DRAWINGS:
         assert "runs are there" in getattr(alignment_page, name)(part)._suptitle.get_text()
     for name in SENTENCES:

@@ -76,8 +76,8 @@ def test_a_change_is_the_one_of_the_claims_with_its_interval(made: Changes, rows
     assert of_ade["before"].to_numpy() == pytest.approx(3, abs=0.5)
 
 
-def test_changes_of_runs_average_to_those_of_their_arm(made: Changes) -> None:
-    keys = ["arm", "step", "domain", "measure"]
+def test_changes_of_runs_average_to_those_of_their_configuration(made: Changes) -> None:
+    keys = ["configuration", "step", "domain", "measure"]
     means = made.of_runs.groupby(keys)["change"].mean()
     assert means.to_dict() == pytest.approx(made.of_configurations.set_index(keys)["change"].to_dict())
     assert set(made.of_runs["base"]) == set(BASES.values())

@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from executed_pages import shown
-from made_up_arms import write_references, write_run
+from made_up_configurations import write_references, write_run
 
-from replaylab import store as run_store
 from replaylab.analysis.claims import CLAIMS
-from replaylab.analysis.configurations import DYNAMICS, LOOKS, Arms
+from replaylab.analysis.configurations import DYNAMICS, LOOKS, Configurations
 from replaylab.analysis.statistics import FEW, describe
 from replaylab.pages import generalisation
 from replaylab.pages.generalisation import AS_CLAIMED, FAMILY, FIRST, OTHER_WAY, WORLD, Elsewhere
-from replaylab.store import base_curve
+from replaylab.store import base_curve, locations
 from replaylab.sweeps.presets import PRESETS, grid
 
 EFFECTS = {("", 0.0): (-5.0, 1.0), ("near", 0.1): (-4.6, 0.6), ("far", 0.1): (-4.5, 0.7),
@@ -48,14 +47,14 @@ def made(store: Path, request: pytest.FixtureRequest) -> Elsewhere:
     return replace(read, first=as_first(read.second))
 
 
-def as_first(second: Arms) -> Arms:
+def as_first(second: Configurations) -> Configurations:
     """The same rows, as if they were of the first."""
     names = dict(zip((second.ordinary, second.eventful), FIRST, strict=True))
     rows = second.rows.replace({"domain": names, "target": names})
     return replace(second, preset="published", ordinary=FIRST[0], eventful=FIRST[1], rows=rows)
 
 
-def without_runs(some: Arms) -> Arms:
+def without_runs(some: Configurations) -> Configurations:
     return replace(some, rows=some.rows.iloc[:0], runs=some.runs.assign(state="missing"))
 
 
@@ -154,9 +153,9 @@ def test_both_bases_are_drawn_and_told(tmp_path: Path, monkeypatch: pytest.Monke
     for base, of in (("base", curve), ("base-cogvideox", ours)):
         (tmp_path / base).mkdir()
         of.to_csv(tmp_path / base / "curve.csv", index=False)
-    monkeypatch.setattr(run_store, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(locations, "WEIGHTS", tmp_path)
     second, first = (
-        Arms(preset, "", *FIRST, pd.DataFrame(), pd.DataFrame()) for preset in ("second-family", "published")
+        Configurations(preset, "", *FIRST, pd.DataFrame(), pd.DataFrame()) for preset in ("second-family", "published")
     )
     family = Elsewhere(second, first, FAMILY)
     figure, values = generalisation.base_curves(family), generalisation.both_curves(family)

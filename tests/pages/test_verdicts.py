@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import ROOT
-from made_up_rows import NEAR_ARM, NONE, made_up
+from made_up_rows import NEAR_CONFIGURATION, NONE, made_up
 
 from replaylab.analysis.claims import CLAIMS
 from replaylab.analysis.statistics import describe
@@ -22,7 +22,9 @@ RESULTS = ROOT / "book" / "results"
 
 @pytest.fixture(scope="module")
 def found():
-    return verdicts_page.judged(made_up({NONE: {"driving": -1.0, "kd": -5.0}, NEAR_ARM: {"driving-eventful": 2.0}}))
+    return verdicts_page.judged(
+        made_up({NONE: {"driving": -1.0, "kd": -5.0}, NEAR_CONFIGURATION: {"driving-eventful": 2.0}})
+    )
 
 
 def test_every_claim_has_a_line_and_those_without_runs_say_so(found):
@@ -31,7 +33,7 @@ def test_every_claim_has_a_line_and_those_without_runs_say_so(found):
     verdicts = dict(zip(table["says"], table["verdict"], strict=True))
     assert verdicts["fidelity improves"] == "holds" and verdicts["near replay keeps accuracy"] == "does not hold"
     assert verdicts["accuracy degrades on ordinary driving"] == "does not hold"
-    without = table[table["arm"].str.contains("far|driving-eventful")]
+    without = table[table["configuration"].str.contains("far|driving-eventful")]
     assert set(without["verdict"]) == {MISSING} and set(without["change"]) == {"–"}
 
 
@@ -65,7 +67,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def runs_of(done: int, fraction: float = 0.0) -> pd.DataFrame:
-    """Five runs of an arm, of which the first are done."""
+    """Five runs of a configuration, of which the first are done."""
     states = ["done"] * done + ["missing"] * (5 - done)
     return pd.DataFrame({"run": list("abcde"), "replay": "", "replay_fraction": fraction, "state": states})
 
@@ -96,7 +98,7 @@ def test_an_opening_counts_the_runs_of_a_claim_that_lacks_them(store) -> None:
     assert "**exploratory**" in said and "no verdict (2 of 5 runs of replay 0 % are there)" in said
 
 
-def test_progress_names_the_arms_that_are_not_whole() -> None:
+def test_progress_names_the_configurations_that_are_not_whole() -> None:
     both = pd.concat([runs_of(5), runs_of(2, 0.25).assign(replay="near")]).assign(target="driving")
     said = verdicts_page.progress(both)
     assert "7 of 10 preregistered runs" in said and "replay near 25 %: 2 of 5" in said and "0 %:" not in said
@@ -143,6 +145,8 @@ def test_budgets_stand_side_by_side_and_say_what_is_not_run(tmp_path: Path) -> N
     assert "not all there" in verdicts_page.budgets_found(nothing)
     made = verdicts_page.budgets(RESULTS)
     shown = verdicts_page.budgets_table(made).data
-    assert list(shown["arm"]) == list(table["arm"]) and not (shown == verdicts_page.MISSING).any(axis=None)
+    assert list(shown["configuration"]) == list(table["configuration"]) and not (shown == verdicts_page.MISSING).any(
+        axis=None
+    )
     said = verdicts_page.budgets_found(made)
     assert all(words in said for words in shown["ADE (px), eventful driving"].drop([*range(1, 5)]))

@@ -1,4 +1,4 @@
-"""The arms of the ablations are what they say, and the settings of the alternatives are chosen by a rule."""
+"""The variations of the ablations are what they say, and the settings of the alternatives are chosen by a rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from replaylab import spec
 from replaylab.spec import RunSpec, without_places
 from replaylab.store import COLUMNS, claim, finish
 from replaylab.sweeps import ablations, sweep
-from replaylab.sweeps.ablations import ALTERNATIVES, ARMS, AS_IT_IS, NO_REPLAY, SETTINGS
+from replaylab.sweeps.ablations import ABLATIONS, ALTERNATIVES, AS_IT_IS, NO_REPLAY, SETTINGS
 from replaylab.sweeps.presets import SHARES
 
 
@@ -29,29 +29,29 @@ def differing(one: RunSpec, other: RunSpec) -> set[str]:
     return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
 
 
-def test_every_arm_has_three_seeds_over_two_bases_and_its_own_name() -> None:
-    for arm in ARMS:
-        runs = ablations.runs_of("ablations", arm)
+def test_every_variation_has_three_seeds_over_two_bases_and_its_own_name() -> None:
+    for variation in ABLATIONS:
+        runs = ablations.runs_of("ablations", variation)
         assert [run.seed for run in runs] == [0, 1, 3]
         assert len({run.base for run in runs}) == 2
         assert {run.evaluation.split for run in runs} == {"test"}
     names = ablations.named("ablations")
-    assert len(names) == 3 * len(ARMS) and names["arm"].nunique() == len(ARMS)
+    assert len(names) == 3 * len(ABLATIONS) and names["variation"].nunique() == len(ABLATIONS)
     assert [run.run_id for run in ablations.grid("ablations")] == list(names["run"])
 
 
-@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
-def test_an_arm_changes_one_thing(arm: ablations.Arm) -> None:
-    (plain,), (run,) = (ablations.runs_of("ablations", one, [1]) for one in (AS_IT_IS, arm))
+@pytest.mark.parametrize("variation", ABLATIONS, ids=lambda variation: variation.name)
+def test_a_variation_changes_one_thing(variation: ablations.Variation) -> None:
+    (plain,), (run,) = (ablations.runs_of("ablations", one, [1]) for one in (AS_IT_IS, variation))
     parts = {key.split(".")[0] for key in differing(plain, run)}
-    allowed = {"replay", "target"} if arm.group == "target" else {"replay", "training"}
-    assert parts <= allowed and (arm is AS_IT_IS or parts)
+    allowed = {"replay", "target"} if variation.group == "target" else {"replay", "training"}
+    assert parts <= allowed and (variation is AS_IT_IS or parts)
     assert run.evaluation == plain.evaluation and run.seed == 1
-    assert (run.replay.fraction == 0) == ("no replay" in arm.name)
+    assert (run.replay.fraction == 0) == ("no replay" in variation.name)
 
 
 def test_more_driving_is_of_other_scenes_and_sources_have_as_many_clips() -> None:
-    by_name = {arm.name: ablations.runs_of("ablations", arm, [0])[0] for arm in ARMS}
+    by_name = {variation.name: ablations.runs_of("ablations", variation, [0])[0] for variation in ABLATIONS}
     (more,), target = by_name["more driving"].replay.domains, by_name["more driving"].target
     assert isinstance(more, spec.WorldSpec) and isinstance(target, spec.WorldSpec)
     assert more.seed != target.seed and (more.world, more.look, more.motion) == (
@@ -67,7 +67,7 @@ def test_more_driving_is_of_other_scenes_and_sources_have_as_many_clips() -> Non
 
 
 def test_every_alternative_has_as_many_settings_as_replay_on_dev() -> None:
-    counted = Counter(arm.group for arm in ALTERNATIVES)
+    counted = Counter(variation.group for variation in ALTERNATIVES)
     assert set(counted) == {"near replay", "l2-sp", "ewc", "lwf", "wise-ft", "lower rate", "generative replay"}
     assert set(counted.values()) == {SETTINGS}
     runs = ablations.grid("alternatives-dev")
@@ -90,23 +90,23 @@ def test_settings_are_chosen_by_dynamics_among_those_that_look_as_good(tmp_path:
     with pytest.raises(FileNotFoundError, match=r"36 of 36 runs .*alternatives-dev"):
         ablations.grid("alternatives", store=tmp_path)
     (limit,) = ablations.runs_of("alternatives-dev", AS_IT_IS)
-    for number, arm in enumerate(ALTERNATIVES):
-        (run,) = ablations.runs_of("alternatives-dev", arm)
+    for number, variation in enumerate(ALTERNATIVES):
+        (run,) = ablations.runs_of("alternatives-dev", variation)
         at = number % SETTINGS
         if run == limit:
             finished(tmp_path, run, 10, 2.0)
-        elif arm.group == "lwf":  # none looks as good: the one that looks best
+        elif variation.group == "lwf":  # none looks as good: the one that looks best
             finished(tmp_path, run, 20 - at, 1.0 + at)
         else:  # of the first three, which look as good, the second moves best
             finished(tmp_path, run, 9 + 0.5 * at, [2.0, 1.0, 3.0, 0.1, 0.1][at])
-    chosen = {arm.group: arm.name for arm in ablations.best(tmp_path)}
+    chosen = {variation.group: variation.name for variation in ablations.best(tmp_path)}
     assert chosen == {
         "l2-sp": "0.0003", "ewc": "0.0003", "lwf": "10", "wise-ft": "0.25", "lower rate": "0.00025",
         "generative replay": "10 %",
     }  # fmt: skip
     runs = ablations.grid("alternatives", store=tmp_path)
     assert len(runs) == 3 * (2 + len(chosen)) and {run.evaluation.split for run in runs} == {"test"}
-    assert set(ablations.named("alternatives", store=tmp_path)["arm"]) == {
+    assert set(ablations.named("alternatives", store=tmp_path)["variation"]) == {
         NO_REPLAY.name,
         AS_IT_IS.name,
         *chosen.values(),
@@ -115,7 +115,7 @@ def test_settings_are_chosen_by_dynamics_among_those_that_look_as_good(tmp_path:
 
 def test_a_sweep_reads_them_and_refuses_fractions(tmp_path: Path) -> None:
     table = sweep.read("ablations", store=tmp_path)
-    assert len(table.runs) == 3 * len(ARMS) and set(table.runs["state"]) == {"missing"}
-    with pytest.raises(ValueError, match="arms of its own"):
+    assert len(table.runs) == 3 * len(ABLATIONS) and set(table.runs["state"]) == {"missing"}
+    with pytest.raises(ValueError, match="variations of its own"):
         sweep.read("ablations", [0.5], store=tmp_path)
     json.dumps([run.as_dict() for run in table.specs])

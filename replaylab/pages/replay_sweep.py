@@ -36,7 +36,7 @@ from replaylab.analysis.tables import (
     SEEDS_FOR_AN_INTERVAL,
     _split,
     last_step,
-    per_arm,
+    per_configuration,
     per_run,
 )
 from replaylab.catalogue import HEADLINE, domain_of, measure_of
@@ -75,7 +75,7 @@ PANELS = [
     ("recall", "near"),
 ]
 TRADEOFF = [("effnet_kd", "driving"), *(("ade_px", domain) for domain in HEADLINE)]
-FEW_ARMS = 5  # so many can show their seeds as lines
+FEW_CONFIGURATIONS = 5  # so many can show their seeds as lines
 EXPLORATORY = "**exploratory**, and no verdict is drawn from it"
 
 
@@ -86,17 +86,17 @@ def _of(values: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
     return values[(values["measure"] == measure) & (values["domain"] == domain)]
 
 
-def _value(values: pd.DataFrame, arm: str, measure: str, domain: str) -> float:
-    """An arm's value in a table of `per_arm` at one step; NaN where it was not measured."""
-    found = _of(values[values["arm"] == arm], measure, domain)["value"]
+def _value(values: pd.DataFrame, name: str, measure: str, domain: str) -> float:
+    """A configuration's value in a table of `per_configuration` at one step; NaN where it was not measured."""
+    found = _of(values[values["configuration"] == name], measure, domain)["value"]
     return float(found.iloc[0]) if len(found) else float("nan")
 
 
-def _tuned_arms(values: pd.DataFrame) -> list[str]:
-    """The names of the fine-tuned arms: no replay, then each kind of it upwards."""
-    arms = values[values["model"] == FINE_TUNED].drop_duplicates("arm")
-    ordered = sorted(arms.itertuples(), key=lambda one: (*_hue_first(str(one.replay)), one.replay_fraction))
-    return sorted((str(one.arm) for one in ordered), key=lambda arm: arm != NONE)
+def _tuned_configurations(values: pd.DataFrame) -> list[str]:
+    """The names of the fine-tuned configurations: no replay, then each kind of it upwards."""
+    names = values[values["model"] == FINE_TUNED].drop_duplicates("configuration")
+    ordered = sorted(names.itertuples(), key=lambda one: (*_hue_first(str(one.replay)), one.replay_fraction))
+    return sorted((str(one.configuration) for one in ordered), key=lambda name: name != NONE)
 
 
 # Tables
@@ -126,14 +126,14 @@ def measures_table(rows: pd.DataFrame) -> Styler:
     Columns are measures with their units, then how many seeds, clips, agent-frames (of the ADE) and frames
     (of the EffNet distances) went into one value.
     """
-    values = last_step(per_arm(rows))
-    order = [*REFERENCES.values(), "base", *_tuned_arms(values)]
+    values = last_step(per_configuration(rows))
+    order = [*REFERENCES.values(), "base", *_tuned_configurations(values)]
     domains = [*HEADLINE, *sorted(set(values["domain"]) - set(HEADLINE))]
     lines = pd.MultiIndex.from_product([domains, order], names=["domain", "model"])
-    table = values.pivot(index=["domain", "arm"], columns="measure", values="value").reindex(lines)
+    table = values.pivot(index=["domain", "configuration"], columns="measure", values="value").reindex(lines)
     table = table[[measure for measure in TABLE if measure in table]]
     table.columns = [measure_of(measure).name for measure in table]
-    by_line = values.set_index(["domain", "arm"])
+    by_line = values.set_index(["domain", "configuration"])
     table["seeds"] = by_line.groupby(level=[0, 1])["seeds"].max()
     for name, count, measure in [
         ("clips", "clips", "ade_px"),
@@ -166,7 +166,7 @@ def standing(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     elif seeds < SEEDS_FOR_AN_INTERVAL:
         text += f"Not every replay fraction has {SEEDS_FOR_AN_INTERVAL} seeds: what follows is {EXPLORATORY}."
     else:
-        text += f"Every arm has at least {seeds} seeds; intervals are 95 % t intervals over seeds."
+        text += f"Every configuration has at least {seeds} seeds; intervals are 95 % t intervals over seeds."
     return text
 
 
@@ -175,7 +175,7 @@ def headline(rows: pd.DataFrame) -> str:
 
     EffNet-KD on ordinary driving and ADE on eventful driving; the direction is read off the numbers.
     """
-    values = last_step(per_arm(rows))
+    values = last_step(per_configuration(rows))
     tuned = values[values["model"] == FINE_TUNED]
     if tuned.empty:
         return "No run of this sweep is finished: only the references were measured."
@@ -183,46 +183,48 @@ def headline(rows: pd.DataFrame) -> str:
     mixed = [fraction for fraction in fractions if 0 < fraction < 1] or [f for f in fractions if f > 0]
     shown = fractions[: 1 if fractions[0] == 0 else 0] + mixed[-1:]
     parts = []
-    for arm in _tuned_arms(tuned[tuned["replay_fraction"].isin(shown)]):
-        kind, share = arm.split("replay ")
-        how = "without replay" if arm == NONE else f"with {share} {kind}replay"
-        kd = _change(values, arm, "effnet_kd", "driving")
-        ade = _change(values, arm, "ade_px", "driving-eventful")
-        seeds = int(values.loc[values["arm"] == arm, "seeds"].max())
+    for name in _tuned_configurations(tuned[tuned["replay_fraction"].isin(shown)]):
+        kind, share = name.split("replay ")
+        how = "without replay" if name == NONE else f"with {share} {kind}replay"
+        kd = _change(values, name, "effnet_kd", "driving")
+        ade = _change(values, name, "ade_px", "driving-eventful")
+        seeds = int(values.loc[values["configuration"] == name, "seeds"].max())
         parts.append(f"{how} ({_of_seeds(seeds)}), {kd}, and {ade}")
     return f"Fine-tuned on driving {'; '.join(parts)}."
 
 
 def found(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """Markdown: the headline, then for every domain of ADE where each arm stands between its floors."""
-    values = last_step(per_arm(rows))
+    """Markdown: the headline, then for every domain of ADE where each configuration stands between its floors."""
+    values = last_step(per_configuration(rows))
     part = f"**{capital(completeness(runs))}.** " if completeness(runs) else ""
     lines = [part + headline(rows), ""]
     for domain in HEADLINE:
         if _of(values, "ade_px", domain).empty:
             continue
-        real, copy, base = (_value(values, arm, "ade_px", domain) for arm in ("real", "copy last frame", "base"))
-        arms = [f"{arm} {number(_value(values, arm, 'ade_px', domain))}" for arm in _tuned_arms(values)]
-        worse = [a for a in ["base", *_tuned_arms(values)] if _value(values, a, "ade_px", domain) >= copy]
+        real, copy, base = (_value(values, name, "ade_px", domain) for name in ("real", "copy last frame", "base"))
+        values_of = [
+            f"{name} {number(_value(values, name, 'ade_px', domain))}" for name in _tuned_configurations(values)
+        ]
+        worse = [a for a in ["base", *_tuned_configurations(values)] if _value(values, a, "ade_px", domain) >= copy]
         lines.append(
-            f"- {capital(domain_of(domain).label)}: ADE in px is {', '.join([f'base {number(base)}', *arms])}; the detector "
-            f"itself has {number(real)} on real frames, and copying the last frame {number(copy)}. "
+            f"- {capital(domain_of(domain).label)}: ADE in px is {', '.join([f'base {number(base)}', *values_of])}; "
+            f"the detector itself has {number(real)} on real frames, and copying the last frame {number(copy)}. "
             + (f"No better than copying: {', '.join(worse)}." if worse else "All are better than copying.")
         )
     return "\n".join(lines)
 
 
-def _change(values: pd.DataFrame, arm: str, measure: str, domain: str) -> str:
+def _change(values: pd.DataFrame, name: str, measure: str, domain: str) -> str:
     """Like "ADE on eventful driving rises from 5.72 to 7.21 px (worse)"; for measures better when lower."""
     unit = f" {measure_of(measure).unit}".rstrip()
     what = f"{measure_of(measure).label} on {domain_of(domain).label}"
-    before, after = _value(values, "base", measure, domain), _value(values, arm, measure, domain)
+    before, after = _value(values, "base", measure, domain), _value(values, name, measure, domain)
     if np.isnan(before) or np.isnan(after):
         return f"{what} was not measured"
     if number(before) == number(after):
         return f"{what} stays at {number(before)}{unit}"
     verb, note = ("falls", "better") if after < before else ("rises", "worse")
-    line = _of(values[values["arm"] == arm], measure, domain).iloc[0]
+    line = _of(values[values["configuration"] == name], measure, domain).iloc[0]
     if not np.isnan(line["low"]):
         interval = f"95 % interval {number(line['low'])} to {number(line['high'])}"
         is_apart = not line["low"] <= before <= line["high"]
@@ -245,27 +247,31 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     Large points are means over seeds at the last step, small ones the seeds, bars the t interval (three seeds
     or more); the arrow goes from the base to the least replay, the line on to more.
     """
-    means, seeds = last_step(per_arm(rows)), last_step(per_run(rows))
+    means, seeds = last_step(per_configuration(rows)), last_step(per_run(rows))
     colours = _colours(means)
     with figure_style():
         figure, panels = plt.subplots(len(HEADLINE), 1, figsize=(WIDTH, 9.0), sharex=True)
         for axes, domain in zip(panels, HEADLINE, strict=True):
-            at = _pairs(means, domain, ["arm"]).reindex([*FLOORS.values(), "base", *colours])
+            at = _pairs(means, domain, ["configuration"]).reindex([*FLOORS.values(), "base", *colours])
             _floors_across(axes, means, "ade_px", domain)
             for model, floor in FLOORS.items():
                 axes.axvline(at.loc[floor, "x"], color=GREY, lw=0.9, ls=DASHES[model], zorder=0)
             for chain in _chains(means).values():
                 axes.plot(at.loc[chain, "x"], at.loc[chain, "y"], color=_shade(chain, colours), lw=1, zorder=1)
             _arrow(axes, at.loc[["base", *colours]])
-            single = _pairs(seeds[seeds["model"] == FINE_TUNED], domain, ["arm", "run"]).reset_index()
+            single = _pairs(seeds[seeds["model"] == FINE_TUNED], domain, ["configuration", "run"]).reset_index()
             if len(single):
-                sns.scatterplot(single, x="x", y="y", hue="arm", palette=colours, ax=axes, legend=False, **SEED_DOT)
-            for arm, colour in {"base": INK, **colours}.items():
-                _point(axes, at.loc[arm], colour, "D" if arm == "base" else "o")
+                sns.scatterplot(
+                    single, x="x", y="y", hue="configuration", palette=colours, ax=axes, legend=False, **SEED_DOT
+                )
+            for name, colour in {"base": INK, **colours}.items():
+                _point(axes, at.loc[name], colour, "D" if name == "base" else "o")
             axes.set(xlabel="", ylabel=measure_of("ade_px").axis, title=capital(domain_of(domain).label))
             axes.set_ylim(bottom=0)
         panels[-1].set_xlabel("EffNet-KD on ordinary driving (no unit)")
-        entries = [legend_entry(INK, "base", "D")] + [legend_entry(colour, arm, "o") for arm, colour in colours.items()]
+        entries = [legend_entry(INK, "base", "D")] + [
+            legend_entry(colour, name, "o") for name, colour in colours.items()
+        ]
         return finished_with_references(
             figure, "Fidelity and accuracy: lower and further left is better", runs, entries
         )
@@ -273,22 +279,22 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 
 def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Each measure against the share of replay in a batch, at the last step; base and floors as level lines."""
-    everything = last_step(per_arm(rows))
+    everything = last_step(per_configuration(rows))
     means, seeds = (one[one["model"] == FINE_TUNED] for one in (everything, last_step(per_run(rows))))
-    percents = dict(zip(means["arm"], 100 * means["replay_fraction"], strict=True))
+    percents = dict(zip(means["configuration"], 100 * means["replay_fraction"], strict=True))
     chains, colours = _chains(means), _colours(means)
     shades = {kind: _shade(chain, colours) for kind, chain in chains.items()}
-    shade_of = {arm: shades[kind] for kind, chain in chains.items() for arm in chain}
+    shade_of = {name: shades[kind] for kind, chain in chains.items() for name in chain}
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
         for axes, (measure, domain) in _six(panels):
             _floors_across(axes, everything, measure, domain)
             axes.axhline(_value(everything, "base", measure, domain), color=INK, lw=1.6, zorder=1)
-            here, single = (_of(one, measure, domain).set_index("arm") for one in (means, seeds))
+            here, single = (_of(one, measure, domain).set_index("configuration") for one in (means, seeds))
             bars, dots = (one.index.map(shade_of).tolist() for one in (here, single))
             axes.vlines(here.index.map(percents), here["low"], here["high"], color=bars, lw=1.6, zorder=2)
             for kind, chain in chains.items():
-                x, y = [percents[arm] for arm in chain], here["value"].reindex(chain).to_numpy()
+                x, y = [percents[name] for name in chain], here["value"].reindex(chain).to_numpy()
                 sns.lineplot(x=x, y=y, color=shades[kind], marker="o", ms=7, ax=axes)
             if len(single):
                 axes.scatter(single.index.map(percents), single["value"], c=dots, **SEED_DOT)
@@ -299,26 +305,28 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 
 
 def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Each measure over fine-tuning, a line per replay fraction from the base at step 0; where arms are few, thin lines
-    are seeds.
+    """Each measure over fine-tuning, a line per replay fraction from the base at step 0; where these are few, thin lines are
+    seeds.
     """
-    means, seeds = per_arm(rows), per_run(rows)
+    means, seeds = per_configuration(rows), per_run(rows)
     colours = _colours(means)
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
         for axes, (measure, domain) in _six(panels):
             _floors_across(axes, means, measure, domain)
             start = _value(means, "base", measure, domain)
-            for arm, colour in colours.items():
-                here = _of(means[means["arm"] == arm], measure, domain).sort_values("step")
+            for name, colour in colours.items():
+                here = _of(means[means["configuration"] == name], measure, domain).sort_values("step")
                 steps, values = [0, *here["step"]], [start, *here["value"]]
                 sns.lineplot(x=steps, y=values, color=colour, lw=2, marker="o", ms=5, ax=axes, legend=False)
-                single = _of(seeds[seeds["arm"] == arm], measure, domain)
-                for _, one in single.groupby("run") if len(colours) <= FEW_ARMS else ():
+                single = _of(seeds[seeds["configuration"] == name], measure, domain)
+                for _, one in single.groupby("run") if len(colours) <= FEW_CONFIGURATIONS else ():
                     axes.plot(one["step"], one["value"], color=colour, lw=0.6, alpha=0.7)
             axes.plot(0, start, "D", ms=7, color=INK, zorder=5)
             axes.set(xlabel="fine-tuning step", ylabel=measure_of(measure).axis)
-        entries = [legend_entry(INK, "base", "D")] + [legend_entry(c, arm, "o", line="-") for arm, c in colours.items()]
+        entries = [legend_entry(INK, "base", "D")] + [
+            legend_entry(c, name, "o", line="-") for name, c in colours.items()
+        ]
         return finished_with_references(figure, "Measures over fine-tuning", runs, entries)
 
 
@@ -366,27 +374,27 @@ def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure
 
 
 def _chains(values: pd.DataFrame) -> dict[str, list[str]]:
-    """Kind of replay -> the arms its line goes through, from no replay to the most; "fine-tuned" for the only kind.
+    """Kind of replay -> what its line goes through, from no replay to the most; "fine-tuned" for the only kind.
 
     Nothing and everything replayed ("all", beside other kinds) end every chain.
     """
     tuned = values[values["model"] == FINE_TUNED].sort_values("replay_fraction")
     ends = {"", "all"} if set(tuned["replay"]) - {"", "all"} else {""}
     kinds = sorted(set(tuned["replay"]) - ends) or [""]
-    chains = [list(dict.fromkeys(tuned.loc[tuned["replay"].isin([*ends, kind]), "arm"])) for kind in kinds]
+    chains = [list(dict.fromkeys(tuned.loc[tuned["replay"].isin([*ends, kind]), "configuration"])) for kind in kinds]
     return dict(zip([FINE_TUNED] if len(kinds) == 1 else kinds, chains, strict=True))
 
 
 def _colours(values: pd.DataFrame) -> dict[str, Any]:
-    """A colour per fine-tuned arm: vermilion without replay; with it a hue per kind, which darkens as replay grows."""
-    arms = values[values["model"] == FINE_TUNED].drop_duplicates("arm").set_index("arm")["replay"]
-    some = [arm for arm in _tuned_arms(values) if arm != NONE]
+    """Vermilion without replay; with it a hue per kind, which darkens as replay grows."""
+    names = values[values["model"] == FINE_TUNED].drop_duplicates("configuration").set_index("configuration")["replay"]
+    some = [name for name in _tuned_configurations(values) if name != NONE]
     colours: dict[str, Any] = {}
-    for kind, hue in zip(sorted({arms[arm] for arm in some}, key=_hue_first), HUES, strict=False):
-        of_kind = [arm for arm in some if arms[arm] == kind]
+    for kind, hue in zip(sorted({names[name] for name in some}, key=_hue_first), HUES, strict=False):
+        of_kind = [name for name in some if names[name] == kind]
         shades = sns.blend_palette(hue, len(of_kind)) if len(of_kind) > 1 else [hue[1]]
         colours |= dict(zip(of_kind, shades, strict=True))
-    return {arm: colours.get(arm, VERMILION) for arm in _tuned_arms(values)}
+    return {name: colours.get(name, VERMILION) for name in _tuned_configurations(values)}
 
 
 def _shade(chain: Sequence[str], colours: dict[str, Any]) -> Any:

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from replaylab.analysis import tables
-from replaylab.analysis.tables import last_step, per_arm, per_run
-from replaylab.pages import figures
+from replaylab.analysis.tables import last_step, per_configuration, per_run
+from replaylab.pages import replay_sweep
 from replaylab.pages.style import csv_link
 
 FRACTIONS, STEPS, CLIPS = (0.0, 0.25, 0.5), (50, 200), 5
@@ -89,13 +89,13 @@ def plain(rows: pd.DataFrame, model: str, fraction: float, step: int, measure: s
 # Numbers
 
 
-def test_an_arm_is_the_mean_over_seeds_of_the_mean_over_clips_with_a_t_interval(rows: pd.DataFrame) -> None:
-    arms = per_arm(rows)
+def test_a_configuration_is_the_mean_over_seeds_of_the_mean_over_clips_with_a_t_interval(rows: pd.DataFrame) -> None:
+    names = per_configuration(rows)
     for fraction in FRACTIONS:
         for measure in ("ade_px", "effnet_kd"):
             values = plain(rows, "fine-tuned", fraction, 200, measure, "near")
             low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-            here = arms[(arms["replay_fraction"] == fraction) & (arms["step"] == 200)]
+            here = names[(names["replay_fraction"] == fraction) & (names["step"] == 200)]
             here = here[(here["measure"] == measure) & (here["domain"] == "near")]
             np.testing.assert_allclose(here[["value", "low", "high"]].to_numpy(), [[np.mean(values), low, high]])
             assert here["seeds"].tolist() == [3]
@@ -106,24 +106,24 @@ def test_clips_count_alike_whatever_seed_has_more_of_them(rows: pd.DataFrame) ->
     holes = rows.copy()
     gone = (holes["run"] == "run0.0-0") & (holes["measure"] == "ade_px") & (holes["video"] != "v0")
     holes.loc[gone, "value"] = np.nan
-    arms = last_step(per_arm(holes))
+    names = last_step(per_configuration(holes))
     values = plain(holes, "fine-tuned", 0.0, 200, "ade_px", "driving")
-    assert figures._value(arms, "replay 0 %", "ade_px", "driving") == pytest.approx(np.mean(values))
+    assert replay_sweep._value(names, "replay 0 %", "ade_px", "driving") == pytest.approx(np.mean(values))
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_fewer_than_three_seeds_have_no_interval(seeds: tuple[int, ...]) -> None:
-    assert per_arm(rows_of(seeds))[["low", "high"]].isna().all(axis=None)
+    assert per_configuration(rows_of(seeds))[["low", "high"]].isna().all(axis=None)
 
 
-def test_runs_without_replay_are_one_arm_whatever_is_not_replayed() -> None:
+def test_runs_without_replay_are_one_configuration_whatever_is_not_replayed() -> None:
     both = pd.concat([rows_of((0,), "near"), rows_of((1,), "far").query("model == 'fine-tuned'")])
     both.loc[both["run"] == "run0.0-1", "replay"] = "far"
-    arms = figures._tuned_arms(per_arm(both))
-    assert sorted(arms) == sorted(
+    names = replay_sweep._tuned_configurations(per_configuration(both))
+    assert sorted(names) == sorted(
         ["replay 0 %", "near replay 25 %", "near replay 50 %", "far replay 25 %", "far replay 50 %"]
     )
-    assert figures._chains(last_step(per_arm(both))) == {
+    assert replay_sweep._chains(last_step(per_configuration(both))) == {
         "far": ["replay 0 %", "far replay 25 %", "far replay 50 %"],
         "near": ["replay 0 %", "near replay 25 %", "near replay 50 %"],
     }
@@ -132,9 +132,9 @@ def test_runs_without_replay_are_one_arm_whatever_is_not_replayed() -> None:
 def test_values_of_runs_stand_for_the_rows_that_they_are_means_of(rows: pd.DataFrame) -> None:
     values, runs = per_run(rows), runs_of(rows)
     assert per_run(values) is values
-    assert figures.found(values, runs) == figures.found(rows, runs)
-    assert figures.standing("quick", values, runs) == figures.standing("quick", rows, runs)
-    assert figures.measures_table(values).to_html() == figures.measures_table(rows).to_html()
+    assert replay_sweep.found(values, runs) == replay_sweep.found(rows, runs)
+    assert replay_sweep.standing("quick", values, runs) == replay_sweep.standing("quick", rows, runs)
+    assert replay_sweep.measures_table(values).to_html() == replay_sweep.measures_table(rows).to_html()
 
 
 def of_two_kinds() -> pd.DataFrame:
@@ -145,11 +145,11 @@ def of_two_kinds() -> pd.DataFrame:
 
 def test_kinds_of_replay_have_a_line_a_colour_and_a_name_each() -> None:
     both = of_two_kinds()
-    means = last_step(per_arm(both))
-    arms = [f"{kind} replay {share} %" for kind in ("near", "far") for share in (25, 50)]
-    assert figures._tuned_arms(means) == ["replay 0 %", *arms, "all replay 100 %"]
-    assert len(set(map(tuple, figures._colours(means).values()))) == 6
-    figure = figures.over_fractions(both, runs_of(both))
+    means = last_step(per_configuration(both))
+    configurations = [f"{kind} replay {share} %" for kind in ("near", "far") for share in (25, 50)]
+    assert replay_sweep._tuned_configurations(means) == ["replay 0 %", *configurations, "all replay 100 %"]
+    assert len(set(map(tuple, replay_sweep._colours(means).values()))) == 6
+    figure = replay_sweep.over_fractions(both, runs_of(both))
     names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert names.count("near") == names.count("far") == 1
     (near, far) = [legend_line.get_color() for legend_line in figure.legends[1].get_lines()[:2]]
@@ -168,15 +168,15 @@ def saved(link: Any) -> tuple[str, pd.DataFrame]:
 
 
 def test_a_link_saves_the_values_that_the_figure_draws(rows: pd.DataFrame) -> None:
-    values = tables.drawn(rows, figures.TRADEOFF, at_the_end=True)
+    values = tables.drawn(rows, replay_sweep.TRADEOFF, at_the_end=True)
     name, table = saved(csv_link(values, "tradeoff"))
     assert name == "tradeoff.csv" and list(table) == list(values)
     np.testing.assert_allclose(table["value"], values["value"], rtol=1e-5)
-    at = table[(table["arm"] == "replay 25 %") & (table["measure"] == "ade_px") & (table["domain"] == "near")]
+    at = table[(table["configuration"] == "replay 25 %") & (table["measure"] == "ade_px") & (table["domain"] == "near")]
     np.testing.assert_allclose(at["value"], plain(rows, "fine-tuned", 0.25, 200, "ade_px", "near"), rtol=1e-5)
-    assert set(zip(table["measure"], table["domain"], strict=True)) == set(figures.TRADEOFF)
-    assert set(tables.drawn(rows, figures.PANELS)["step"]) == {-1, 0, *STEPS}
-    assert tables.drawn(pd.DataFrame(), figures.PANELS).empty
+    assert set(zip(table["measure"], table["domain"], strict=True)) == set(replay_sweep.TRADEOFF)
+    assert set(tables.drawn(rows, replay_sweep.PANELS)["step"]) == {-1, 0, *STEPS}
+    assert tables.drawn(pd.DataFrame(), replay_sweep.PANELS).empty
 
 
 @given(some.lists(some.text(max_size=8), min_size=1, max_size=4), some.text(min_size=1, max_size=6))
@@ -195,10 +195,14 @@ def test_a_link_holds_whatever_stands_in_the_table(texts: list[str], name: str) 
 def test_rows_without_a_reference_are_refused(rows: pd.DataFrame, missing: str) -> None:
     runs = runs_of(rows)
     without = rows[~((rows["model"] == missing) & (rows["measure"] == "ade_px") & (rows["domain"] == "near"))]
-    for show in (figures.measures_table, figures.headline, lambda rows: figures.found(rows, runs_of(rows))):
+    for show in (
+        replay_sweep.measures_table,
+        replay_sweep.headline,
+        lambda rows: replay_sweep.found(rows, runs_of(rows)),
+    ):
         with pytest.raises(ValueError, match=f"ade_px in domain near without its references {missing}"):
             show(without)
-    for draw in (figures.tradeoff, figures.over_fractions, figures.over_steps):
+    for draw in (replay_sweep.tradeoff, replay_sweep.over_fractions, replay_sweep.over_steps):
         with pytest.raises(ValueError, match="without its references"):
             draw(without, runs)
 
@@ -216,22 +220,26 @@ def test_runs_of_different_lengths_are_refused(rows: pd.DataFrame) -> None:
 
 def test_no_rows_at_all_say_so(rows: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="holds neither a finished run nor the references"):
-        figures.standing("quick", rows.iloc[:0], runs_of(rows).iloc[:0])
+        replay_sweep.standing("quick", rows.iloc[:0], runs_of(rows).iloc[:0])
 
 
 # Tables
 
 
 def test_the_table_begins_with_the_floors_and_agrees_with_plain_pandas(rows: pd.DataFrame) -> None:
-    table = figures.measures_table(rows).data
-    arms = ["real", "autoencoder", "copy last frame", "base", "replay 0 %", "replay 25 %", "replay 50 %"]
+    table = replay_sweep.measures_table(rows).data
+    configurations = ["real", "autoencoder", "copy last frame", "base", "replay 0 %", "replay 25 %", "replay 50 %"]
     names = ["ordinary driving", "eventful driving", "other looks, free motion"]
-    assert list(table.index) == [(domain, arm) for domain in names for arm in arms]
+    assert list(table.index) == [(domain, configuration) for domain in names for configuration in configurations]
     for domain, name in zip(DOMAINS, names, strict=True):
-        for model, arm, step in [("real", "real", -1), ("base", "base", 0), ("fine-tuned", "replay 25 %", 200)]:
+        for model, configuration, step in [
+            ("real", "real", -1),
+            ("base", "base", 0),
+            ("fine-tuned", "replay 25 %", 200),
+        ]:
             for measure, column in [("ade_px", "ADE (px)"), ("effnet_kd", "EffNet-KD"), ("recall", "recall (share)")]:
                 values = plain(rows, model, 0.25, step, measure, domain)
-                assert table.loc[(name, arm), column] == pytest.approx(np.mean(values))
+                assert table.loc[(name, configuration), column] == pytest.approx(np.mean(values))
     counts = table[["seeds", "clips", "agent-frames", "frames"]]
     assert counts.loc[("ordinary driving", "replay 0 %")].tolist() == [3, CLIPS, 9 * CLIPS, 5 * CLIPS]
     assert counts.loc[("ordinary driving", "real")].tolist() == [1, CLIPS, 9 * CLIPS, 5 * CLIPS]
@@ -240,15 +248,15 @@ def test_the_table_begins_with_the_floors_and_agrees_with_plain_pandas(rows: pd.
 def test_the_infinite_psnr_of_real_frames_is_shown_as_such(of_one_seed: pd.DataFrame) -> None:
     real = of_one_seed[(of_one_seed["model"] == "autoencoder") & (of_one_seed["measure"] == "psnr_db")]
     rows = pd.concat([of_one_seed, real.assign(run="real", model="real", value=np.inf)])
-    assert figures.measures_table(rows).to_html().count("∞") == len(DOMAINS)
+    assert replay_sweep.measures_table(rows).to_html().count("∞") == len(DOMAINS)
 
 
 def test_the_same_table_makes_the_same_page(rows: pd.DataFrame) -> None:
-    assert figures.measures_table(rows).to_html() == figures.measures_table(rows).to_html()
+    assert replay_sweep.measures_table(rows).to_html() == replay_sweep.measures_table(rows).to_html()
 
 
 def test_runs_that_are_not_there_are_lines_with_their_reason(rows: pd.DataFrame) -> None:
-    page = figures.status_table(runs_of(rows, missing=2)).to_html()
+    page = replay_sweep.status_table(runs_of(rows, missing=2)).to_html()
     assert page.count("out of memory") == 2 and page.count("done") == 9 and "nan" not in page.lower()
 
 
@@ -268,7 +276,7 @@ def with_values(rows: pd.DataFrame, base: float, none: float, most: float) -> pd
 @given(some.tuples(*3 * [some.integers(100, 999)]))
 def test_direction_words_follow_the_numbers(numbers: tuple[int, int, int]) -> None:
     base, none, most = (number / 100 for number in numbers)
-    said = figures.headline(with_values(ONE_SEED, base, none, most))
+    said = replay_sweep.headline(with_values(ONE_SEED, base, none, most))
     first, second = said.split("; with 50 % replay")
     for part, after in ((first, none), (second, most)):
         words = {-1: "falls from {} to {}{} (better)", 0: "stays at {}{}", 1: "rises from {} to {}{} (worse)"}
@@ -282,32 +290,32 @@ ONE_SEED = rows_of((0,))
 
 
 def test_an_interval_that_holds_the_base_is_neither_better_nor_worse(rows: pd.DataFrame) -> None:
-    arms = last_step(per_arm(rows))
-    arm = arms[(arms["arm"] == "replay 0 %") & (arms["measure"] == "ade_px")]
-    low, high = arm.loc[arm["domain"] == "driving-eventful", ["low", "high"]].to_numpy()[0]
+    names = last_step(per_configuration(rows))
+    name = names[(names["configuration"] == "replay 0 %") & (names["measure"] == "ade_px")]
+    low, high = name.loc[name["domain"] == "driving-eventful", ["low", "high"]].to_numpy()[0]
     inside, outside = rows.copy(), rows.copy()
     inside.loc[inside["model"] == "base", "value"] = low + 0.9 * (high - low)
     outside.loc[outside["model"] == "base", "value"] = high + 1
     for changed, words in ((inside, "holds the base's value"), (outside, "(better; 95 % interval")):
-        without_replay = figures.headline(changed).split("; with 50 %")[0]
+        without_replay = replay_sweep.headline(changed).split("; with 50 %")[0]
         assert words in without_replay.split(" and ADE on eventful driving ")[1]
 
 
-def test_an_arm_no_better_than_copying_is_named(of_one_seed: pd.DataFrame) -> None:
+def test_a_configuration_no_better_than_copying_is_named(of_one_seed: pd.DataFrame) -> None:
     rows = with_values(of_one_seed, base=2.0, none=5.0, most=1.0)
     rows.loc[rows["model"] == "copy-last-frame", "value"] = 5.0
-    for line in figures.found(rows, runs_of(rows)).splitlines()[2:]:
+    for line in replay_sweep.found(rows, runs_of(rows)).splitlines()[2:]:
         assert line.endswith("No better than copying: replay 0 %.")
 
 
 def test_a_sweep_without_a_finished_run_claims_nothing(of_one_seed: pd.DataFrame) -> None:
     references = of_one_seed[of_one_seed["model"] != "fine-tuned"]
-    assert "No run of this sweep is finished" in figures.headline(references)
+    assert "No run of this sweep is finished" in replay_sweep.headline(references)
 
 
 def test_standing_says_how_far_to_trust(rows: pd.DataFrame, of_one_seed: pd.DataFrame) -> None:
     def said(rows: pd.DataFrame, missing: int = 0) -> str:
-        return figures.standing("quick", rows, runs_of(rows, missing))
+        return replay_sweep.standing("quick", rows, runs_of(rows, missing))
 
     assert "9 runs, all of them finished" in said(rows)
     assert "exploratory" in said(rows) and "exploratory" in said(of_one_seed.assign(split="test"))
@@ -317,7 +325,7 @@ def test_standing_says_how_far_to_trust(rows: pd.DataFrame, of_one_seed: pd.Data
 
 # Figures
 
-DRAWINGS = (figures.tradeoff, figures.over_fractions, figures.over_steps)
+DRAWINGS = (replay_sweep.tradeoff, replay_sweep.over_fractions, replay_sweep.over_steps)
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +345,7 @@ def single_points(axes: Axes) -> list[tuple[float, float]]:
 
 
 def test_the_tradeoff_stands_where_the_numbers_are(rows: pd.DataFrame) -> None:
-    for domain, axes in zip(DOMAINS, figures.tradeoff(rows, runs_of(rows)).axes, strict=True):
+    for domain, axes in zip(DOMAINS, replay_sweep.tradeoff(rows, runs_of(rows)).axes, strict=True):
         models = [("base", 0.0, 0), *(("fine-tuned", fraction, 200) for fraction in FRACTIONS)]
         expected = [
             (np.mean(plain(rows, *model, "effnet_kd", "driving")), np.mean(plain(rows, *model, "ade_px", domain)))
@@ -349,7 +357,7 @@ def test_the_tradeoff_stands_where_the_numbers_are(rows: pd.DataFrame) -> None:
 def test_floors_are_level_lines_in_every_panel(drawn: dict[str, Figure], of_one_seed: pd.DataFrame) -> None:
     measured = [("ade_px", domain) for domain in DOMAINS]
     for name, panels in (
-        ("tradeoff", measured), ("over_fractions", figures.PANELS), ("over_steps", figures.PANELS)
+        ("tradeoff", measured), ("over_fractions", replay_sweep.PANELS), ("over_steps", replay_sweep.PANELS)
     ):  # fmt: skip
         for axes, (measure, domain) in zip(drawn[name].axes, panels, strict=True):
             plain_lines = lines_of(axes, "None")
@@ -360,7 +368,7 @@ def test_floors_are_level_lines_in_every_panel(drawn: dict[str, Figure], of_one_
 
 
 def test_lines_over_steps_start_at_the_base(drawn: dict[str, Figure], of_one_seed: pd.DataFrame) -> None:
-    for axes, (measure, domain) in zip(drawn["over_steps"].axes, figures.PANELS, strict=True):
+    for axes, (measure, domain) in zip(drawn["over_steps"].axes, replay_sweep.PANELS, strict=True):
         lines = lines_of(axes, "o")
         expected = [
             [(0, plain(of_one_seed, "base", 0, 0, measure, domain)[0])]
@@ -371,7 +379,7 @@ def test_lines_over_steps_start_at_the_base(drawn: dict[str, Figure], of_one_see
 
 
 def test_lines_over_fractions_go_from_none_to_most(drawn: dict[str, Figure], of_one_seed: pd.DataFrame) -> None:
-    for axes, (measure, domain) in zip(drawn["over_fractions"].axes, figures.PANELS, strict=True):
+    for axes, (measure, domain) in zip(drawn["over_fractions"].axes, replay_sweep.PANELS, strict=True):
         (line,) = lines_of(axes, "o")
         expected = [
             (100 * fraction, plain(of_one_seed, "fine-tuned", fraction, 200, measure, domain)[0])
@@ -406,17 +414,17 @@ def test_without_a_finished_run_the_references_still_show(
     references = of_one_seed[of_one_seed["model"] != "fine-tuned"]
     lost = runs_of(of_one_seed, missing=2).tail(2)
     assert "0 of 2 runs" in draw(references, lost).get_suptitle()
-    assert len(figures.measures_table(references).data) == 4 * len(DOMAINS)
+    assert len(replay_sweep.measures_table(references).data) == 4 * len(DOMAINS)
 
 
-def test_arms_of_one_budget_may_end_at_different_steps(rows: pd.DataFrame) -> None:
+def test_configurations_of_one_budget_may_end_at_different_steps(rows: pd.DataFrame) -> None:
     longer = rows.assign(step=rows["step"].where(rows["replay_fraction"] != 0.5, 2 * rows["step"]))
-    shown = last_step(per_arm(longer))
+    shown = last_step(per_configuration(longer))
     tuned = shown[shown["model"] == "fine-tuned"]
     ends = tuned.groupby("replay_fraction")["step"].unique().map(list).to_dict()
     assert ends == {fraction: [400 if fraction == 0.5 else 200] for fraction in FRACTIONS}
-    figures.tradeoff(longer, runs_of(longer))
-    figures.over_steps(longer, runs_of(longer))
+    replay_sweep.tradeoff(longer, runs_of(longer))
+    replay_sweep.over_steps(longer, runs_of(longer))
 
 
 def test_the_base_curve_draws_its_domains_and_their_floors() -> None:
@@ -429,7 +437,7 @@ def test_the_base_curve_draws_its_domains_and_their_floors() -> None:
         ],
         columns=["model", "step", "domain", "measure", "value"],
     )
-    (axes,) = figures.base_curve(curve).axes
+    (axes,) = replay_sweep.base_curve(curve).axes
     drawn = [np.asarray(line.get_xydata()) for line in axes.lines]
     learnt = [points for points in drawn if points[:, 0].tolist() == [1, 2]]
     assert [points[:, 1].tolist() for points in learnt] == [[6.0, 3.0]] * 2
@@ -438,5 +446,5 @@ def test_the_base_curve_draws_its_domains_and_their_floors() -> None:
 
 
 def test_a_control_that_is_not_there_is_said_and_not_drawn() -> None:
-    figure = figures.control(pd.DataFrame(), pd.DataFrame())
+    figure = replay_sweep.control(pd.DataFrame(), pd.DataFrame())
     assert len(figure.axes) == 1 and "not here" in figure.texts[0].get_text()

@@ -1,4 +1,4 @@
-"""A store of made-up runs whose effects are known: what a sweep of arms leaves, without its training."""
+"""A store of made-up runs whose effects are known: what a sweep of variations leaves, without its training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from replaylab.spec import RunSpec, generator
 from replaylab.store import COLUMNS, OF_DISTANCES, ReferenceSpec, claim, write_rows
 from replaylab.sweeps import ablations
-from replaylab.sweeps.ablations import Arm
+from replaylab.sweeps.ablations import Variation
 
 SCENES = 12
 KD, ADE = 20.0, 3.0  # of every base; a copied last frame has 30 and 7
@@ -65,7 +65,7 @@ def _empty() -> Table:
 
 
 def write_run(run: RunSpec, store: Path, effect: Effect) -> None:
-    """A finished run with this effect, and a little of its seed's own luck that is the same whatever the arm."""
+    """A finished run with this effect, and a little of its seed's own luck that is the same whatever the variation."""
     kd, ade = effect
     luck = generator(run.seed, "luck").normal(0, 0.05)
     facts = {"base": run.base, "model": "fine-tuned", "target": run.target.name, "replay": run.replay.name,
@@ -96,18 +96,20 @@ def write_references(runs: Sequence[RunSpec], store: Path) -> None:
         _write(claim(reference, store), tables)
 
 
-def write_arms(preset: str, store: Path, effect: Callable[[Arm], Effect | None], seeds: Sequence[int] = ()) -> None:
-    """The runs of a preset of `ablations`, each arm with its effect; those without one are left out."""
-    for arm in ablations.arms(preset, store):
-        found = effect(arm)
-        runs = ablations.runs_of(preset, arm, seeds)
+def write_variations(
+    preset: str, store: Path, effect: Callable[[Variation], Effect | None], seeds: Sequence[int] = ()
+) -> None:
+    """The runs of a preset of `ablations`, each variation with its effect; those without one are left out."""
+    for variation in ablations.variations(preset, store):
+        found = effect(variation)
+        runs = ablations.runs_of(preset, variation, seeds)
         write_references(runs, store)
         for run in runs if found is not None else ():
             write_run(run, store, found)  # type: ignore[arg-type]
 
 
-# What each arm of the made-up world does. Near replay of 25 % gains 5 in EffNet-KD and loses 0.2 px.
-OF_ARMS: dict[str, Effect] = {
+# What each variation of the made-up world does. Near replay of 25 % gains 5 in EffNet-KD and loses 0.2 px.
+EFFECTS_OF: dict[str, Effect] = {
     "no replay": (-6.0, 1.2), "near replay 25 %": (-5.0, 0.2), "near replay 1 %": (-5.8, 1.0),
     "bursts every 20 steps": (-5.0, 0.2), "ramp": (-5.6, -0.3), "anneal": (-4.0, 0.7), "physics": (-5.0, 0.8),
     "orbit": (-4.5, 0.9), "doom": (-5.5, 0.6), "near and far": (-4.9, 0.3), "more driving": (-6.2, 1.1),
@@ -118,15 +120,15 @@ OF_ARMS: dict[str, Effect] = {
 }  # fmt: skip
 
 
-def of_alternative(arm: Arm) -> Effect:
+def of_alternative(variation: Variation) -> Effect:
     """On dev and on test: stronger settings keep more and gain less."""
-    if arm.name in OF_ARMS:
-        return OF_ARMS[arm.name]
-    group = [one for one in ablations.ALTERNATIVES if one.group == arm.group]
-    at = group.index(arm) / (len(group) - 1)
-    if arm.group == "near replay":
-        changes = [(-5.8, 0.9), (-5.5, 0.6), OF_ARMS["near replay 25 %"], (-4.0, 0.05), (-3.0, 0.0)]
-        return changes[group.index(arm)]
-    if arm.group == "lower rate":
+    if variation.name in EFFECTS_OF:
+        return EFFECTS_OF[variation.name]
+    group = [one for one in ablations.ALTERNATIVES if one.group == variation.group]
+    at = group.index(variation) / (len(group) - 1)
+    if variation.group == "near replay":
+        changes = [(-5.8, 0.9), (-5.5, 0.6), EFFECTS_OF["near replay 25 %"], (-4.0, 0.05), (-3.0, 0.0)]
+        return changes[group.index(variation)]
+    if variation.group == "lower rate":
         return -4.0 + 3 * at, 0.6 - 0.5 * at
     return -6.0 + 4 * at, 1.2 - 1.1 * at
