@@ -48,7 +48,7 @@ def main() -> None:
         imports = [
             sys.executable,
             "-c",
-            "from replaylab.training import fine_tuning as runs; from replaylab.sweeps import sweep",
+            "from replaylab.training import fine_tuning; from replaylab.sweeps import sweep",
         ]
         print(f"{'imports, paid once':31} {_timed(lambda: subprocess.run(imports, check=True)):8.1f} s")
         first = _timed(lambda: sweep.run("bench", store=store))

@@ -488,13 +488,13 @@ def time_to_first_step(store: Path, size: Size) -> None:
     """`python -m replaylab train`, until the first line of the log can be read: a checkpoint is written before that."""
     command = [sys.executable, "-m", "replaylab", "train", "--preset", "smoke", "--store", str(store)]
     subprocess.run([*command, "--replay-fraction", "0.5"], check=True, stdout=subprocess.DEVNULL)
-    imports = [seconds_of(lambda: run("-c", "import replaylab.runs")) for _ in range(size.rounds)]
+    imports = [seconds_of(lambda: run("-c", "import replaylab.training.fine_tuning")) for _ in range(size.rounds)]
     found = np.array([first_step_seconds(command, store, seed) for seed in range(size.rounds)])
     whole, claimed, step = found.T
     print(f"\n(d) from command to first step, caches warm: {middle(whole)} (range over {size.rounds} runs)")
     print(f"  of which until the run's folder is there, imports and the estimate of its time: {middle(claimed)}")
     print(f"  of which the first step itself, the wait for its batch included: {middle(step)}")
-    print(f"imports alone, python -c 'import replaylab.runs': {middle(np.array(imports))}")
+    print(f"imports alone, python -c 'import replaylab.training.fine_tuning': {middle(np.array(imports))}")
 
 
 def middle(seconds: np.ndarray) -> str:

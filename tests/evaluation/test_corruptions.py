@@ -140,12 +140,12 @@ def test_the_mean_velocity_is_of_the_cell_and_where_that_is_empty_of_all() -> No
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Three real clips, as `evaluation_sets` makes them ready, without what networks see in them."""
-    from replaylab.data import clips as room
+    from replaylab.data.clips import clips_of, one_per_scene, read
     from replaylab.worlds.build import build_domain
 
     domain = build_domain(WORLD, tmp_path_factory.mktemp("domains"))
-    chosen = room.one_per_scene(room.clips_of(domain, "dev", FRAMES))
-    frames = np.stack(list(room.read(domain, chosen, FRAMES)))
+    chosen = one_per_scene(clips_of(domain, "dev", FRAMES))
+    frames = np.stack(list(read(domain, chosen, FRAMES)))
     return SimpleNamespace(name=WORLD.name, split="dev", clips=chosen, frames=frames)
 
 

@@ -1,4 +1,4 @@
-"""What the instruments say of clips whose truth is known, all together; each alone is tested in its own room."""
+"""Every measure of clips whose truth is known, all together; each alone is tested beside its own module."""
 
 from __future__ import annotations
 

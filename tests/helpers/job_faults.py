@@ -25,8 +25,8 @@ class Task(jobs.Task):
         import importlib
 
         fault = json.loads(os.environ[FAULT])
-        room, path = PLACES[fault["where"]]
-        owner = importlib.import_module(f"replaylab.{room}")
+        module, path = PLACES[fault["where"]]
+        owner = importlib.import_module(f"replaylab.{module}")
         *outer, name = path.split(".")
         for each in outer:
             owner = getattr(owner, each)

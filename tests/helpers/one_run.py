@@ -1,4 +1,4 @@
-"""Trains one run as a process of its own, and dies where it is told to: `one_run.py FILE [PHASE [NUMBER [RANK]]]`.
+"""Trains one run as a process of its own, and kills it where a test wants that: `one_run.py FILE [PHASE [NUMBER [RANK]]]`.
 
 FILE is JSON with the run's "spec", "machine" and "store". The process kills itself (SIGKILL: nothing is cleaned up, nothing
 is flushed) in the NUMBER-th call of what PHASE names; under torchrun it is rank RANK that dies ("any": the first to get
@@ -30,8 +30,8 @@ PHASES = {
 
 
 def die_in(phase: str, number: int, rank: str) -> None:
-    room, name = PHASES[phase]
-    honest, calls = getattr(room, name), []
+    owner, name = PHASES[phase]
+    honest, calls = getattr(owner, name), []
 
     def deadly(*arguments, **named):
         calls.append(1)
@@ -39,7 +39,7 @@ def die_in(phase: str, number: int, rank: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return honest(*arguments, **named)
 
-    setattr(room, name, deadly)
+    setattr(owner, name, deadly)
 
 
 def main(file: str, phase: str = "", number: str = "1", rank: str = "0") -> None:

@@ -125,10 +125,10 @@ def told(looks: list[dict[str, tuple[str, str]]], seconds: float = 1.0) -> list[
 def test_a_log_has_every_change_of_state_once_and_now_and_then_how_far_all_are() -> None:
     looks = [{"a": ("queued", ""), "b": ("done", "")}]
     looks += [{"a": ("running", f"step {step}"), "b": ("done", "")} for step in range(25)]
-    looks += [{"a": ("failed", "no room"), "b": ("done", "")}] * 30
+    looks += [{"a": ("failed", "no space"), "b": ("done", "")}] * 30
     log = told(looks)
     assert [line for line in log if not line.startswith("runs: ")] == [
-        "a: queued", "a: running, step 0", "a: failed, no room",
+        "a: queued", "a: running, step 0", "a: failed, no space",
     ]  # fmt: skip
     assert [line for line in log if line.startswith("runs: ")] == [
         "runs: 1 running, 1 done; a: step 9", "runs: 1 running, 1 done; a: step 19", "runs: 1 failed, 1 done",

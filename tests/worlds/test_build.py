@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from painted_boxes import box_errors_px
 
 from replaylab.data.domain import open_domain
 from replaylab.spec import WorldSpec
@@ -150,25 +151,9 @@ def test_drawn_agents_fill_their_stated_size(kind):
 
 
 def test_the_true_box_is_where_the_renderer_painted_the_agent():
-    """A white agent on black, nothing else: the painted pixels' bounds are the box of the truth, to the pixel."""
-    scene = scene_of(motion_seed=5)
-    flat = [dataclasses.replace(mesh, colours=np.ones_like(mesh.colours)) for mesh in scene.agents]
-    for agent in range(len(flat)):
-        bare = dataclasses.replace(
-            scene, layers=[], agents=flat[agent : agent + 1],
-            shadows=[renderer.quads(np.zeros((1, 4, 3)), np.zeros((1, 3)))],
-            poses=scene.poses[agent : agent + 1], sky_horizon=np.zeros(3), sky_top=np.zeros(3), fog_m=None,
-            lens=renderer.Lens(),
-        )  # fmt: skip
-        frames = renderer.Renderer.shared(64).render(bare)
-        for frame in range(0, 12, 3):
-            boxes, depths = renderer.boxes_of(bare, frame, 64)
-            if not np.isfinite(boxes).all() or renderer.visible_shares(boxes, depths, 64)[0] < 0.99:
-                continue
-            painted = np.argwhere(frames[frame, :, :, 1] > 0)
-            top, left = painted.min(0)
-            bottom, right = painted.max(0) + 1
-            assert np.abs(np.array([left, top, right, bottom]) - boxes[0]).max() <= 1.25
+    """The painted pixels' bounds are the box of the truth, to the pixel."""
+    errors = list(box_errors_px(scene_of(motion_seed=5), range(0, 12, 3)))
+    assert errors and max(errors) <= 1.25
 
 
 def test_hidden_agents_are_less_visible():
@@ -239,10 +224,10 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(domain, tmp_path):
 def test_two_processes_that_build_the_same_domain_render_it_once(tmp_path):
     script = tmp_path / "build.py"
     script.write_text(
-        "from replaylab.worlds import build as worlds; from replaylab.spec import WorldSpec\n"
+        "from replaylab.worlds import build; from replaylab.spec import WorldSpec\n"
         "if __name__ == '__main__':\n"
         "    spec = WorldSpec('w', 'traffic', 'target', 'ordinary', (4, 0, 0))\n"
-        f"    print(len(worlds.build_domain(spec, {str(tmp_path)!r}).split('train')))\n"
+        f"    print(len(build.build_domain(spec, {str(tmp_path)!r}).split('train')))\n"
     )
     both = [
         subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -279,9 +264,9 @@ def test_bodies_fall_and_stay_above_the_ground():
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_renderers_do_not_outlive_a_killed_build(tmp_path):
     code = (
-        "from replaylab.worlds import build as worlds; from replaylab.spec import WorldSpec\n"
+        "from replaylab.worlds import build; from replaylab.spec import WorldSpec\n"
         "if __name__ == '__main__':\n"
-        f"    worlds.build_domain(WorldSpec('w', 'traffic', 'target', 'ordinary', (4000, 0, 0)), {str(tmp_path)!r})\n"
+        f"    build.build_domain(WorldSpec('w', 'traffic', 'target', 'ordinary', (4000, 0, 0)), {str(tmp_path)!r})\n"
     )
     script = tmp_path / "build.py"
     script.write_text(code)

@@ -225,10 +225,10 @@ def test_walks_are_the_same_in_another_process_and_order_and_leave_nothing_behin
     script = tmp_path / "again.py"
     script.write_text(
         "import json, sys\n"
-        "from replaylab.worlds import build as worlds\nfrom replaylab.spec import WorldSpec\n"
+        "from replaylab.worlds import build\nfrom replaylab.spec import WorldSpec\n"
         f"spec = WorldSpec(**{dataclasses.asdict(DOOM)!r})\n"
         "for key in (('test', 0), ('train', 4), ('train', 1)):\n"
-        "    frames, tracks, ego = worlds.render_video(spec, *key)\n"
+        "    frames, tracks, ego = build.render_video(spec, *key)\n"
         "    print(json.dumps([frames.tobytes().hex(), tracks, ego]))\n"
     )
     environment = os.environ | {"HOME": str(home), "PYTHONPATH": str(Path(build.__file__).parents[2])}
@@ -246,8 +246,8 @@ def test_walks_are_the_same_in_another_process_and_order_and_leave_nothing_behin
 def test_no_game_outlives_a_killed_python(walks, tmp_path):
     """Nor the memory it shares with it (11 MB), nor its folder."""
     code = (
-        "import time\nfrom replaylab.worlds.doom import game as doom_game\n"
-        "doom_game.started('freedoom2.wad', 'MAP01', 1)\nprint('started', flush=True)\ntime.sleep(60)"
+        "import time\nfrom replaylab.worlds.doom import game\n"
+        "game.started('freedoom2.wad', 'MAP01', 1)\nprint('started', flush=True)\ntime.sleep(60)"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(build.__file__).parents[2]), "TMPDIR": str(tmp_path)}
     python = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path, env=environment)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from fake_hub import OWNER, REFUSALS, refusing_hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -261,22 +260,6 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     refuses("rtdetr", FileNotFoundError, "no name on the Hugging Face hub")
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Answers like the Hugging Face hub: the status and the error that the model's name says."""
-
-    def do_GET(self) -> None:
-        code, kind = self.path.split("replaylab-tests/")[1].split("/")[0].split("-")
-        self.send_response(int(code))
-        self.send_header("X-Error-Code", kind)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_HEAD = do_GET  # by its base class
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing on the screen."""
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
     """Puts the hub at another address, and the cache at an empty one."""
@@ -287,34 +270,18 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None
     return lambda address: monkeypatch.setattr(constants, "ENDPOINT", address)
 
 
-@pytest.fixture
-def answering() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        ("403-GatedRepo", "licence"),
-        ("401-GatedRepo", "licence"),
-        ("404-RepoNotFound", "no such model"),
-        ("500-Broken", "cannot be reached"),
-    ],
-)
-def test_a_hub_that_refuses_says_what_to_do(model: str, words: str, hub: Callable[[str], None], answering: str) -> None:
-    hub(answering)
-    name = f"replaylab-tests/{model}"
-    refuses(name, ConnectionError, words, f"hf download {name} --local-dir {model}")
+@pytest.mark.parametrize(("model", "words"), REFUSALS.items())
+def test_a_hub_that_refuses_says_what_to_do(model: str, words: str, hub: Callable[[str], None]) -> None:
+    name = f"{OWNER}/{model}"
+    with refusing_hub() as address:
+        hub(address)
+        refuses(name, ConnectionError, words, f"hf download {name} --local-dir {model}")
 
 
 def test_a_hub_out_of_reach_says_so_at_once(hub: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
-    name = "replaylab-tests/not-there"
+    name = f"{OWNER}/not-there"
     hub("http://127.0.0.1:9")  # nobody listens there
     refuses(name, ConnectionError, "cannot be reached", f"hf download {name}")
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the question, and never answers

@@ -6,10 +6,8 @@ import copy
 import importlib
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fake_hub import OWNER, REFUSALS, refusing_hub
 from tiny_families import CONTEXT, FRAMES, SIDE, TINY
 from torch import Tensor
 
@@ -632,42 +631,15 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         families.load("wan")
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Answers like the Hugging Face hub: the status and the error that the model's name says."""
-
-    def do_GET(self) -> None:
-        code, kind = self.path.rsplit("/", 1)[1].split("-")
-        self.send_response(int(code))
-        self.send_header("X-Error-Code", kind)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_HEAD = do_GET  # by its base class
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing on the screen."""
-
-
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        ("403-GatedRepo", "licence"),
-        ("401-GatedRepo", "licence"),
-        ("404-RepoNotFound", "no such model"),
-        ("500-Broken", "cannot be reached"),
-    ],
-)
+@pytest.mark.parametrize(("model", "words"), REFUSALS.items())
 def test_a_hub_that_refuses_says_what_to_do(model: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import hf_api
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(hf_api.api, "endpoint", f"http://127.0.0.1:{server.server_port}")
-    name = f"replaylab-tests/{model}"
-    with pytest.raises(ConnectionError) as caught:
-        families.load(name)
-    server.shutdown()
-    server.server_close()
+    name = f"{OWNER}/{model}"
+    with refusing_hub() as address:
+        monkeypatch.setattr(hf_api.api, "endpoint", address)
+        with pytest.raises(ConnectionError) as caught:
+            families.load(name)
     assert words in str(caught.value)
     assert f"hf download {name} --local-dir {model}" in str(caught.value)
 
