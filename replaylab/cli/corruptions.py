@@ -13,7 +13,7 @@ def add_parser(verbs: Any) -> None:
     text = "measure clips that were damaged in known ways; goes on where it was stopped"
     parser = shared.add_verb(verbs, "damage", text, run)
     parser.add_argument("--preset", default="quick", help="published, quick or smoke: how many clips (default: quick)")
-    shared.add_own_store(parser)
+    parser.add_argument("--store", default="", help="folder to keep it in (default: the preset's own)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -44,11 +44,6 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="which run of that share (default: 0)")
 
 
-def add_own_store(parser: argparse.ArgumentParser) -> None:
-    """`--store` of what is made once and then read."""
-    parser.add_argument("--store", default="", help="folder to keep it in (default: the preset's own)")
-
-
 def add_cluster(parser: argparse.ArgumentParser, dry_run: str = "") -> None:
     """Where missing runs are trained; `dry_run`: what else a dry run says."""
     parser.add_argument("--cluster", choices=CLUSTERS, default="inline", help="who trains missing runs")

@@ -1,15 +1,19 @@
-"""The verbs `pretrain`, `train` and `evaluate`: the shipped weights, and one run."""
+"""The verbs `pretrain`, `train`, `evaluate` and `sweep`: the shipped weights, one run, and a grid of runs."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from replaylab.cli import options as shared
-from replaylab.cli.sweep import print_runs
 from replaylab.spec import MachineSpec
-from replaylab.sweeps.presets import FAMILIES, grid
+from replaylab.sweeps.presets import BUDGETS, FAMILIES, grid
+
+if TYPE_CHECKING:
+    from replaylab.sweeps.sweep import Table
+
+SHOWN = ("effnet_kd", "effnet_fd", "ade_px", "fde_px", "recall")
 
 
 def add_parser(verbs: Any) -> None:
@@ -27,6 +31,16 @@ def add_parser(verbs: Any) -> None:
     shared.add_run(train)
     shared.add_machine(train)
     shared.add_run(shared.add_verb(verbs, "evaluate", "measure a finished run's weights again", _evaluate))
+    text = "train what is missing of a grid of runs and show its measures"
+    sweep = shared.add_verb(verbs, "sweep", text, _sweep)
+    shared.add_sweep(sweep)
+    sweep.add_argument("--replay-fractions", type=float, nargs="+", default=[], help="default: the preset's own")
+    sweep.add_argument("--seeds", type=int, nargs="+", default=[], help="default: the preset's own")
+    shared.add_cluster(sweep)
+    text = "what all fractions have equally much of (default: steps)"
+    sweep.add_argument("--budget", choices=BUDGETS, default="steps", help=text)
+    shared.add_machine(sweep)
+    sweep.add_argument("--headline", action="store_true", help="print one line with the figures found")
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -45,7 +59,7 @@ def _train(options: argparse.Namespace) -> None:
     from replaylab.sweeps import sweep
 
     fractions, seeds = [options.replay_fraction], [options.seed]
-    print_runs(sweep.run(options.preset, fractions, seeds, store=options.store, machine=shared.machine(options)))
+    _print_runs(sweep.run(options.preset, fractions, seeds, store=options.store, machine=shared.machine(options)))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -57,3 +71,27 @@ def _evaluate(options: argparse.Namespace) -> None:
         rows = fine_tuning.evaluate_again(store / spec.run_id, store)
         print(f"{spec.run_id} {spec.replay.name}")
         print(rows.pivot_table(index="domain", columns="measure", values="value").round(4).to_string())
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from replaylab.pages import replay_sweep
+    from replaylab.sweeps import sweep
+
+    table = sweep.run(
+        options.preset, options.replay_fractions, options.seeds, options.cluster, options.store, options.budget,
+        shared.machine(options), options.cluster_file, options.dry_run,
+    )  # fmt: skip
+    if options.dry_run:
+        print(table.runs.drop(columns=["trained_now", "reason"]).to_string(index=False))
+    elif options.headline:
+        print(replay_sweep.headline(table.rows))
+    else:
+        _print_runs(table)
+
+
+def _print_runs(table: Table) -> None:
+    """The runs and their means; raises ValueError if not all of them are done."""
+    print(table.runs.to_string(index=False))
+    shared.print_means(table.rows, SHOWN)
+    if missing := (table.runs["state"] != "done").sum():
+        raise ValueError(f"{missing} of {len(table.runs)} runs are not done")

@@ -30,7 +30,7 @@ def add_parser(verbs: Any) -> None:
     survey = shared.add_verb(verbs, "survey", "what moves in domains, and how regularly; made once, then read", _survey)
     survey.add_argument("names", nargs="*", metavar="NAME", help="see `worlds list` (default: all)")
     survey.add_argument("--preset", choices=PRESETS, default="quick", help="how many videos")
-    shared.add_own_store(survey)
+    survey.add_argument("--store", default="", help="folder to keep it in (default: the preset's own)")
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -95,7 +95,6 @@ def table(
     return pd.DataFrame(rows).assign(video=f"{width}x{height}, {first.frames_per_second:g}/s")
 
 
-# ---------------------------------------------------------------------------------------------------------- the videos
 def _videos(set_name: str, folder: Path, split: str) -> list[VideoFile]:
     if (folder / "domain.json").is_file():
         paths = [folder / "videos" / file for file in open_domain(folder).split(split)["file"]]
@@ -152,7 +151,6 @@ def _decoded(video: VideoFile, context_frames: int, frames: int) -> NDArray[np.u
     return pixels
 
 
-# --------------------------------------------------------------------------------------------------------- the networks
 def _open(text: str, frames: int, size_px: int) -> Network:
     """The network of a text such as "i3d=weights/i3d_torchscript.pt", for clips of that many frames."""
     kind, _, path = text.partition("=")
@@ -206,7 +204,6 @@ def _features(
     return [np.concatenate(parts) for parts in features]
 
 
-# ------------------------------------------------------------------------------------------------------------ the table
 def _distances(
     names: tuple[str, str], extractor: Extractor, sets: Sequence[list[VideoFile]], features: list[Features]
 ) -> list[dict[str, Any]]:

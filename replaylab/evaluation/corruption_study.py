@@ -76,7 +76,6 @@ class CorruptionStudy:
         return {(one.name, one.grade): file.read_bytes() for one, file in files.items() if file.is_file()}
 
 
-# --------------------------------------------------------------------------------------------------------------- store
 def spec_of(preset: str) -> CorruptionStudySpec:
     """What a preset corrupts; raises ValueError that lists the presets."""
     if preset not in PRESETS:
@@ -170,9 +169,11 @@ def _pseudo_values(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px:
     """
     from replaylab.evaluation import measurement
 
+    errors = measurement.agent_errors(evaluation_set, boxes, miss_cap_px)
+
     def of_all(kept: NDArray[np.intp]) -> pd.Series[float]:
-        rows = measurement.measure_boxes(evaluation_set.subset(kept), [boxes[clip] for clip in kept], miss_cap_px)
-        return rows[rows["video"] == ""].set_index("measure")["value"].astype(float)
+        values = measurement.pooled_measures(evaluation_set, boxes, errors, kept)
+        return pd.Series({name: value for name, (value, _) in values.items()}, name="value", dtype=float)
 
     clips = np.arange(len(boxes))
     parts = np.array_split(clips, min(PARTS, len(clips)))
@@ -180,12 +181,11 @@ def _pseudo_values(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px:
     tables = []
     for index, part in enumerate(parts):
         pseudo = len(parts) * whole - (len(parts) - 1) * of_all(np.delete(clips, part))
-        named = pseudo.rename(lambda name: f"{name}{PSEUDO_SUFFIX}").reset_index()
+        named = pseudo.rename(lambda name: f"{name}{PSEUDO_SUFFIX}").rename_axis("measure").reset_index()
         tables.append(named.assign(video=f"part {index}", n=len(part)))
     return pd.concat(tables).assign(start=-1, scene="", domain=evaluation_set.name, split=evaluation_set.split)
 
 
-# ------------------------------------------------------------------------------------------------------------- numbers
 def response(rows: pd.DataFrame) -> pd.DataFrame:
     """How each measure responds to each corruption: one line a domain, measure, damage and grade.
 

@@ -82,14 +82,12 @@ class CeilingVerdict:
         return self.ratio >= LEAST_RATIO if self.clips >= LEAST_CLIPS else None
 
     def __str__(self) -> str:
-        what = {
-            TRUTH: f"the detector's ADE on real frames is {self.error_px:.2f} px",
-            SELF: f"after changes that move nothing the detector's boxes are {self.error_px:.2f} px from its own",
-        }[self.against]
-        summary = (
-            f"{what}, that of copy-last-frame {self.copied_px:.2f} px, {self.ratio:.1f} times as much "
-            f"({self.clips} clips, against {'the truth' if self.against == TRUTH else 'itself'})"
-        )
+        what, whom = f"the detector's ADE on real frames is {self.error_px:.2f} px", "the truth"
+        if self.against == SELF:
+            what = f"after changes that move nothing the detector's boxes are {self.error_px:.2f} px from its own"
+            whom = "itself"
+        summary = f"{what}, that of copy-last-frame {self.copied_px:.2f} px, {self.ratio:.1f} times as much "
+        summary += f"({self.clips} clips, against {whom})"
         if self.usable is None:
             return f"No verdict: {summary}; at least {LEAST_CLIPS} clips with agents that count are needed."
         if not self.usable:
@@ -105,7 +103,6 @@ class CeilingVerdict:
         )
 
 
-# -------------------------------------------------------------------------------------------------------------- domain
 def of_domain(
     domain: Domain,
     detect: Detect,
@@ -131,7 +128,7 @@ def of_domain(
     """
     if not 0 < context_frames < frames:
         raise ValueError(
-            f"context_frames {context_frames} of {frames} frames: at least one, and one to look at after it"
+            f"context_frames {context_frames} of {frames} frames: at least one, and one after it to look at"
         )
     if wrong := [ratio for ratio in sharpness if not 0 < ratio <= 1]:
         raise ValueError(f"sharpness: {wrong[0]!r}, expected shares of the real frames' such as 0.8")
@@ -171,14 +168,10 @@ def of_domain(
             f"{domain.folder}: no agent that counts in {len(chosen)} clips of split {split!r}: "
             + ("none is eligible" if against == TRUTH else "the detector follows none that is tall enough")
         )
-    return table.assign(against=against), verdict(table, against)
-
-
-def verdict(table: pd.DataFrame, against: str) -> CeilingVerdict:
-    """By the protocol's rule, of the rows of `of_domain`."""
-    rows = table.set_index("frames")
-    error, copied = rows.loc[REAL if against == TRUTH else rows["harmless"], "ade_px"], rows.loc[COPIED]
-    return CeilingVerdict(against, float(np.max(error)), float(copied["ade_px"]), int(copied["clips"]))
+    by_name = table.set_index("frames")
+    error, copied = by_name.loc[REAL if against == TRUTH else by_name["harmless"], "ade_px"], by_name.loc[COPIED]
+    verdict = CeilingVerdict(against, float(np.max(error)), float(copied["ade_px"]), int(copied["clips"]))
+    return table.assign(against=against), verdict
 
 
 def _own_tracks(clip: Frames, detect: Detect) -> list[pd.DataFrame]:
@@ -212,7 +205,6 @@ def _means(clips: pd.DataFrame, detections: list[Any], harmless: bool) -> dict[s
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- changes
 def variants(
     clip: Frames, context_frames: int, sharpness: Sequence[float], against: str,
     autoencoder: Callable[[Frames], Frames] | None = None,
@@ -246,10 +238,9 @@ def coded_again(clip: Frames) -> Frames:
 def shifted(clip: Frames, shift_px: float) -> Frames:
     """Frames (T, H, W, 3) moved to the right and down (Lanczos, which blurs least), edges repeated."""
     matrix = np.array([[1, 0, shift_px], [0, 1, shift_px]])
-    size = (clip.shape[2], clip.shape[1])
-    return np.stack([
-        cv2.warpAffine(frame, matrix, size, flags=cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE) for frame in clip
-    ]).astype(np.uint8)  # fmt: skip
+    size, lanczos, border = (clip.shape[2], clip.shape[1]), cv2.INTER_LANCZOS4, cv2.BORDER_REPLICATE
+    frames = [cv2.warpAffine(frame, matrix, size, flags=lanczos, borderMode=border) for frame in clip]
+    return np.stack(frames).astype(np.uint8)
 
 
 def blurred(clip: Frames, blur_px: float) -> Frames:
@@ -259,10 +250,8 @@ def blurred(clip: Frames, blur_px: float) -> Frames:
     """
     if blur_px == 0:
         return clip
-    side = 2 * int(np.ceil(3 * blur_px)) + 1
-    return np.stack([
-        cv2.GaussianBlur(frame, (side, side), blur_px, borderType=cv2.BORDER_REPLICATE) for frame in clip
-    ]).astype(np.uint8)  # fmt: skip
+    size, border = (2 * int(np.ceil(3 * blur_px)) + 1,) * 2, cv2.BORDER_REPLICATE
+    return np.stack([cv2.GaussianBlur(frame, size, blur_px, borderType=border) for frame in clip]).astype(np.uint8)
 
 
 def blur_px_for(clip: Frames, sharpness_ratio: float) -> float:

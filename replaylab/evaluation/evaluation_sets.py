@@ -10,7 +10,7 @@ Refused: a split with too few scenes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -76,16 +76,6 @@ class EvaluationSet:
     def future(self, frames: Frames) -> Frames:
         """The frames after the context of clips (N, T, H, W, 3)."""
         return frames[:, self.context_frames :]
-
-    def subset(self, kept: NDArray[np.intp]) -> EvaluationSet:
-        """The same evaluation set with the clips of these numbers."""
-        return replace(
-            self, clips=[self.clips[clip] for clip in kept], truth=[self.truth[clip] for clip in kept],
-            frames=self.frames[kept], latents=self.latents[kept],
-            ego=None if self.ego is None else self.ego[kept],
-            cameras=None if self.cameras is None else self.cameras[kept],
-            condition={name: tensor[kept] for name, tensor in self.condition.items()},
-        )  # fmt: skip
 
     @cached_property
     def true_agents(self) -> list[TrueAgents]:
@@ -201,14 +191,14 @@ def _prepared(
     world: World, ordinary: World, split: str, clips: int, reference_clips: int, detector: DetectorSpec | None,
     home: Path, pipeline: Pipeline,
 ) -> EvaluationSet:  # fmt: skip
-    domain, length = build_domain(world, home / "domains"), pipeline.frames
-    scenes = clips_module.one_per_scene(clips_module.clips_of(domain, split, length))
+    domain, scenes = _scenes(world, split, home, pipeline.frames)
     if len(scenes) < clips + reference_clips:
         raise ValueError(
             f"{domain.folder}: split {split!r} has {len(scenes)} scenes, but {clips} clips to continue and "
             f"{reference_clips} reference clips of other scenes are asked for"
         )
     chosen, others = scenes[:clips], scenes[clips : clips + reference_clips]
+    length = pipeline.frames
     latents, condition = stack_clips(list(pipeline.encode_clips(domain, split, chosen, home)))
     return EvaluationSet(
         domain.name,
@@ -230,6 +220,12 @@ def _prepared(
     )
 
 
+def _scenes(world: World, split: str, home: Path, length: int) -> tuple[Domain, list[Clip]]:
+    """The domain, and a clip of each scene of a split."""
+    domain = build_domain(world, home / "domains")
+    return domain, clips_module.one_per_scene(clips_module.clips_of(domain, split, length))
+
+
 def _has_agents(world: World, detector: DetectorSpec | None) -> bool:
     """Whether agents are measured: in the driving worlds, and in folders for which a detector is given."""
     if isinstance(world, FolderSpec):
@@ -245,10 +241,8 @@ def _truth(domain: Domain, chosen: list[Clip], length: int, detector: DetectorSp
         return [[pd.DataFrame(columns=list(TRACK_COLUMNS))] * length] * len(chosen)
     from replaylab.metrics.detectors import pseudo_tracks
 
-    return [
-        pseudo_tracks.pseudo_tracks(clip, _object_detector(detector))
-        for clip in clips_module.read(domain, chosen, length)
-    ]
+    loaded = _object_detector(detector)
+    return [pseudo_tracks.pseudo_tracks(clip, loaded) for clip in clips_module.read(domain, chosen, length)]
 
 
 @cache
@@ -266,12 +260,10 @@ def _mean_motion(
     world: World, split: str, detector: DetectorSpec | None, home: Path, pipeline: Pipeline
 ) -> MeanMotion | None:
     """Of all clips of the split, one a scene; None where no agent is measured."""
-    domain, length = build_domain(world, home / "domains"), pipeline.frames
     if not _has_agents(world, detector):
         return None
-    scenes = clips_module.one_per_scene(clips_module.clips_of(domain, split, length))
-    truth = _truth(domain, scenes, length, detector)
-    size_px = domain.height_px, domain.width_px
+    domain, scenes = _scenes(world, split, home, pipeline.frames)
+    truth, size_px = _truth(domain, scenes, pipeline.frames, detector), (domain.height_px, domain.width_px)
     try:
         return MeanMotion.measured(truth, size_px, pipeline.context_frames)
     except ValueError:

@@ -10,7 +10,7 @@ Refused: clips of another shape than the real ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ def measure(
         _feature_distances(evaluation_set, outputs),
     ]
     if evaluation_set.has_agents:
-        errors = _agent_errors(evaluation_set, outputs.boxes, miss_cap_px)
+        errors = agent_errors(evaluation_set, outputs.boxes, miss_cap_px)
         parts.append(_agents(evaluation_set, outputs.boxes, errors))
         motion = _motion(evaluation_set, frames, outputs.boxes, errors, miss_cap_px if thorough else None)
         parts.append(rows_of_clips(evaluation_set, motion))
@@ -170,10 +170,10 @@ def _feature_distances(evaluation_set: EvaluationSet, outputs: NetworkOutputs) -
 # -------------------------------------------------------------------------------------------------------------- agents
 def measure_boxes(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: float) -> pd.DataFrame:
     """Rows of every measure of the agents that needs boxes (N x future frames, with scores) alone."""
-    return _agents(evaluation_set, boxes, _agent_errors(evaluation_set, boxes, miss_cap_px))
+    return _agents(evaluation_set, boxes, agent_errors(evaluation_set, boxes, miss_cap_px))
 
 
-def _agent_errors(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: float) -> list[AgentErrors]:
+def agent_errors(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: float) -> list[AgentErrors]:
     """Each clip's agents matched with the detected boxes, once for all measures."""
     return [
         dynamics.agent_errors(*agents, detected, miss_cap_px=miss_cap_px)
@@ -184,37 +184,39 @@ def _agent_errors(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: 
 def _agents(evaluation_set: EvaluationSet, boxes: ClipBoxes, errors: list[AgentErrors]) -> pd.DataFrame:
     context, width = evaluation_set.context_frames, evaluation_set.frames.shape[3]
     gate_px = NTA_GATE_PX * width / NTA_WIDTH_PX
-    clips, displacements = [], []
+    clips = []
     for number, (true, _, eligible) in enumerate(evaluation_set.true_agents):
         cameras = None if evaluation_set.cameras is None else evaluation_set.cameras[number, context:]
         values: Values = dynamics.accuracy(errors[number])._asdict()
         values |= trajectories.clip_measures(errors[number], cameras, width, cap_m=MISS_CAP_M)
         values["nta_iou"] = detection.nta_iou(true, eligible, boxes[number], gate_px=gate_px)
         clips.append(values)
-        last = evaluation_set.truth[number][context - 1]
-        displacements.append(trajectories.displacements(errors[number], true_boxes(last), last["agent"].to_numpy()))
-    of_set = _displacement_measures(evaluation_set, displacements)
-    of_set["average_precision_iou50"] = _average_precision(evaluation_set, boxes)
-    rows = [{"measure": name, "value": value, "n": n} for name, (value, n) in of_set.items()]
+    pooled = pooled_measures(evaluation_set, boxes, errors, range(len(clips)))
+    rows = [{"measure": name, "value": value, "n": n} for name, (value, n) in pooled.items()]
     parts = [rows_of_clips(evaluation_set, clips), _of_the_set(evaluation_set, pd.DataFrame(rows))]
     return pd.concat(parts, ignore_index=True)
 
 
-def _displacement_measures(evaluation_set: EvaluationSet, clips: list[trajectories.Displacements]) -> Values:
-    """Claim C7: the slope of predicted on true displacement, and the pull of predictions to the target's mean motion."""
+def pooled_measures(
+    evaluation_set: EvaluationSet, boxes: ClipBoxes, errors: list[AgentErrors], clips: Iterable[int]
+) -> Values:
+    """Measures of all agents of these clips (by number) together: the slope of predicted on true displacement and the pull
+    of predictions to the target's mean motion (claim C7), and the average precision.
+    """
+    moves: list[trajectories.Displacements] = []
+    frames: list[Any] = []
+    for clip in clips:
+        last, true = evaluation_set.truth[clip][evaluation_set.context_frames - 1], evaluation_set.true_agents[clip]
+        moves.append(trajectories.displacements(errors[clip], true_boxes(last), last["agent"].to_numpy()))
+        frames += zip(true.boxes, true.eligible, boxes[clip], strict=True)
     names = ("true_px", "predicted_px", "frame", "start_px")
-    true, predicted, frame, start = (np.concatenate([getattr(clip, name) for clip in clips]) for name in names)
-    values = {"displacement_slope": trajectories.displacement_slope(true, predicted)}
+    true_px, predicted_px, frame, start_px = (np.concatenate([getattr(one, name) for one in moves]) for name in names)
+    values = {"displacement_slope": trajectories.displacement_slope(true_px, predicted_px)}
     if evaluation_set.mean_motion is not None:
-        mean = evaluation_set.mean_motion.of(frame, start)
-        values["pull_to_mean"] = trajectories.pull_towards(true, predicted, mean)
+        mean_px = evaluation_set.mean_motion.of(frame, start_px)
+        values["pull_to_mean"] = trajectories.pull_towards(true_px, predicted_px, mean_px)
+    values["average_precision_iou50"] = detection.average_precision(*zip(*frames, strict=True), min_iou=0.5)
     return values
-
-
-def _average_precision(evaluation_set: EvaluationSet, boxes: ClipBoxes) -> Statistic:
-    true, _, eligible = zip(*evaluation_set.true_agents, strict=True)
-    frames = [[frame for clip in clips for frame in clip] for clips in (true, eligible, boxes)]
-    return detection.average_precision(*frames, min_iou=0.5)
 
 
 # -------------------------------------------------------------------------------------------------------------- motion

@@ -380,36 +380,17 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_rows(
 
 
 def test_parts_of_the_clips_add_their_own_mean_to_a_mean_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from replaylab.evaluation import evaluation_sets, measurement
+    from replaylab.evaluation import measurement
 
-    @dataclasses.dataclass(frozen=True)
-    class EvaluationSet:
-        subset = evaluation_sets.EvaluationSet.subset
-        clips: list[int]
-        truth: list[int]
-        frames: np.ndarray
-        cameras: np.ndarray
-        ego: np.ndarray
-        latents: np.ndarray
-        condition: dict[str, Any] = dataclasses.field(default_factory=dict)
-        name: str = "driving"
-        split: str = "dev"
+    def mean_of(_: Any, boxes: np.ndarray, errors: list[Any], clips: np.ndarray) -> dict[str, tuple[float, int]]:
+        return {"precision": (boxes[clips].mean(), len(clips))}
 
-    def measure_boxes(evaluation_set: EvaluationSet, found: list[float], cap: float) -> pd.DataFrame:
-        assert (
-            evaluation_set.clips
-            == evaluation_set.truth
-            == evaluation_set.frames.tolist()
-            == evaluation_set.latents.tolist()
-        )
-        each = [("", "precision", np.mean(found)), ("dev-00001", "ade_px", 0.0)]
-        return pd.DataFrame(each, columns=["video", "measure", "value"])
-
-    monkeypatch.setattr(measurement, "measure_boxes", measure_boxes)
+    monkeypatch.setattr(measurement, "agent_errors", lambda *_: [])
+    monkeypatch.setattr(measurement, "pooled_measures", mean_of)
     clips = np.arange(2 * corruption_study.PARTS)
     values = np.random.default_rng(0).normal(size=len(clips))
-    evaluation_set: Any = EvaluationSet([*clips.tolist()], [*clips.tolist()], clips, clips, clips, clips)
-    found = corruption_study._pseudo_values(evaluation_set, values.tolist(), 16)
+    evaluation_set: Any = SimpleNamespace(name="driving", split="dev")
+    found = corruption_study._pseudo_values(evaluation_set, values, 16)  # type: ignore[arg-type]
     assert set(found["measure"]) == {"precision_pseudo"} and found["video"].nunique() == corruption_study.PARTS
     assert found["value"].to_numpy() == pytest.approx(values.reshape(-1, 2).mean(axis=1))
 

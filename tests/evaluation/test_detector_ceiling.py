@@ -218,7 +218,7 @@ def test_the_command_prints_a_table_and_a_verdict_and_keeps_the_table(
 
     def load(*about: Any) -> Any:
         asked.append(about)
-        return SimpleNamespace(find=exact)
+        return SimpleNamespace(detect=exact)
 
     monkeypatch.setattr(pretrained, "load", load)
     csv = tmp_path / "kept.csv"
