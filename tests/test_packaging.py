@@ -102,7 +102,16 @@ def test_decord_is_asked_for_only_where_it_has_a_wheel(system: str, machine: str
 
 def test_the_top_level_holds_what_was_agreed_and_nothing_else() -> None:
     agreed = {"book", "replaylab", "tests", "_config.yml", "_toc.yml", "environment.yml", "README.md"}
-    tools = {"pyproject.toml", "Makefile", "constraints.txt", "LICENSE", "CITATION.cff", ".gitignore", ".ci"}
+    tools = {
+        "pyproject.toml",
+        "Makefile",
+        "constraints.txt",
+        "LICENSE",
+        "CITATION.cff",
+        "CONTRIBUTING.md",
+        ".gitignore",
+        ".ci",
+    }
     assert {name.parts[0] for name in tracked_files()} == agreed | tools
 
 
