@@ -147,9 +147,9 @@ def test_a_process_number_that_became_anothers_is_no_job():
 def test_a_claim_keeps_others_out_and_dies_with_its_owner(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from replaylab.sweeps import jobs\n"
-        "from replaylab.util.distributed import Place\n"
+        "from replaylab.util.distributed import Rank\n"
         "from replaylab.sweeps.presets import grid\n"
-        "with jobs.claimed(grid('smoke', [0.5])[0], Path(sys.argv[1]), Place()) as mine:\n"
+        "with jobs.claimed(grid('smoke', [0.5])[0], Path(sys.argv[1]), Rank()) as mine:\n"
         "    print(mine, flush=True); time.sleep(600)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -89,9 +89,9 @@ def test_a_buffer_keeps_that_many_of_the_domains_clips(swept):
 
 
 def test_generated_replay_keeps_contexts_and_draws_the_rest_once(swept, monkeypatch):
-    real, drawn = clips_of(swept, buffer_clips=3), clips_of(swept, buffer_clips=3, generated=True)
-    assert np.array_equal(real[:, :, :3], drawn[:, :, :3]) and not np.allclose(
-        real[:, :, 3:], drawn[:, :, 3:], atol=0.1
+    real, generated = clips_of(swept, buffer_clips=3), clips_of(swept, buffer_clips=3, generated=True)
+    assert np.array_equal(real[:, :, :3], generated[:, :, :3]) and not np.allclose(
+        real[:, :, 3:], generated[:, :, 3:], atol=0.1
     )
-    monkeypatch.setattr(fine_tuning.continual, "generated", lambda *_: pytest.fail("drawn again"))
-    assert np.array_equal(clips_of(swept, buffer_clips=3, generated=True), drawn)
+    monkeypatch.setattr(fine_tuning.regularizers, "generate_replay", lambda *_: pytest.fail("generated again"))
+    assert np.array_equal(clips_of(swept, buffer_clips=3, generated=True), generated)
