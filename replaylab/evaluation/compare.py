@@ -32,7 +32,7 @@ from replaylab.data.domain import open_domain
 from replaylab.data.video import UndecodableVideo, decode
 from replaylab.metrics import distances, extractors, fidelity
 from replaylab.metrics.distances import Extractor, extrapolated_distances
-from replaylab.metrics.extractors import Network
+from replaylab.metrics.extractors import FeatureNetwork
 from replaylab.util.progress import track
 
 EXTRACTORS = ("efficientnet", "videonet", "inception=FILE", "i3d=FILE", "videomae=FOLDER", "vjepa2=FOLDER")
@@ -151,17 +151,17 @@ def _decoded(video: VideoFile, context_frames: int, frames: int) -> NDArray[np.u
     return pixels
 
 
-def _open(text: str, frames: int, size_px: int) -> Network:
+def _open(text: str, frames: int, size_px: int) -> FeatureNetwork:
     """The network of a text such as "i3d=weights/i3d_torchscript.pt", for clips of that many frames."""
     kind, _, path = text.partition("=")
     if kind not in NAMES or (kind not in ("efficientnet", "videonet")) != bool(path):
         raise ValueError(f"extractor: {text!r} is none of {', '.join(EXTRACTORS)}")
     if kind == "efficientnet":
-        network = Network(replace(fidelity.EXTRACTOR, frame_size_px=size_px), _of_each_frame)
+        network = FeatureNetwork(replace(fidelity.EXTRACTOR, frame_size_px=size_px), _of_each_frame)
     elif kind == "videonet":
         from replaylab.metrics import video_network
 
-        network = Network(video_network.extractor(), video_network.features)
+        network = FeatureNetwork(video_network.extractor(), video_network.features)
     elif kind in ("i3d", "vjepa2"):
         network = getattr(extractors, kind)(path, frames)
     else:
@@ -180,7 +180,7 @@ def _of_each_frame(batch: Any) -> Features:
 
 
 def _features(
-    videos: list[VideoFile], networks: list[Network], context_frames: int, frames: int, digests: dict[bytes, VideoFile]
+    videos: list[VideoFile], networks: list[FeatureNetwork], context_frames: int, frames: int, digests: dict[bytes, VideoFile]
 ) -> list[Features]:  # fmt: skip
     """Of a set, for each network: (clips, d), or (clips, frames, d). `digests` of all clips so far, these included."""
     features: list[list[Features]] = [[] for _ in networks]

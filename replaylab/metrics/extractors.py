@@ -1,11 +1,11 @@
-"""What do the field's own networks see in a clip? For those who have the weights: FID, FVD, VideoMAE and V-JEPA 2.
+"""The field's own feature extractors, for those who have their weights: FID, FVD, VideoMAE and V-JEPA 2.
 
-The decision: a loaded network is a function from clips, uint8 RGB (N, T, H, W, 3), to float32 features, beside the
-`Extractor` that its distances carry. Weights are files on this machine: nothing is fetched, unpickled or left at its
-random beginning, and a file of another network fails when it is loaded.
+Decision: a loaded network is a function from clips, uint8 RGB (N, T, H, W, 3), to float32 features, beside the `Extractor`
+that its distances carry. Weights are files on this machine: nothing is downloaded, unpickled or left at its random
+initialisation, and a file of another network fails when it is loaded.
 
-Inception and I3D resize by themselves, as in the implementations whose published values they give. Frames for the
-transformers become squares by one kernel (RESIZE); as in cd-fvd, the whole frame is seen and nothing is cropped.
+Inception and I3D resize by themselves, as in the implementations whose published values they reproduce. Frames for the
+transformers become squares by one kernel (RESIZE); as in cd-fvd, the whole frame is used and nothing is cropped.
 
 Refused: files that are missing, cut off, or of another network, and clips of another length than a network was opened
 for. Frames are never repeated, interpolated or left out to get there.
@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from replaylab.metrics.distances import Extractor
-from replaylab.util import distributed
+from replaylab.util import distributed, networks
 from replaylab.util.files import sha256
 
 RESIZE = "bicubic, antialiased"
@@ -41,7 +41,7 @@ PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 
 
 @dataclass(frozen=True)
-class Network:
+class FeatureNetwork:
     """A loaded network: `features` takes uint8 (N, T, H, W, 3).
 
     It gives float32 (N, d) where a vector sees a clip, of `extractor.frames` frames, and (N, T, d) where it sees a frame
@@ -52,7 +52,7 @@ class Network:
     features: Callable[[ArrayLike], NDArray[np.float32]]
 
 
-def inception(path: str | Path) -> Network:
+def inception(path: str | Path) -> FeatureNetwork:
     """FID's network (Heusel et al. 2017): `inception-2015-12-05.pt`, TorchScript as NVIDIA gives it out.
 
     From nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics. Called as in metrics/metric_utils.py of
@@ -65,7 +65,7 @@ def inception(path: str | Path) -> Network:
     )  # fmt: skip
 
 
-def i3d(path: str | Path, frames: int = 16) -> Network:
+def i3d(path: str | Path, frames: int = 16) -> FeatureNetwork:
     """FVD's network (Unterthiner et al. 2018): `i3d_torchscript.pt`, StyleGAN-V's port of the one on TensorFlow Hub.
 
     Called as in src/metrics of universome/stylegan-v: uint8 RGB (N, 3, T, H, W), `rescale=True` (0..255 to -1..1),
@@ -84,7 +84,7 @@ def i3d(path: str | Path, frames: int = 16) -> Network:
     )  # fmt: skip
 
 
-def videomae(folder: str | Path) -> Network:
+def videomae(folder: str | Path) -> FeatureNetwork:
     """VideoMAE in transformers' layout, such as MCG-NJU/videomae-base-finetuned-ssv2: for content-debiased FVD.
 
     Ge et al. 2024 take what the classifier of a model fine-tuned on Something-Something v2 reads: the mean over tokens,
@@ -98,7 +98,7 @@ def videomae(folder: str | Path) -> Network:
     folder = Path(folder)
     config = _config(folder, "videomae", "VideoMAEForVideoClassification", "VideoMAEModel")
     classifies = "VideoMAEForVideoClassification" in (config.get("architectures") or [])
-    model = _pretrained(folder, VideoMAEForVideoClassification if classifies else VideoMAEModel)
+    model = _loaded(VideoMAEForVideoClassification if classifies else VideoMAEModel, folder)
     encoder = model.videomae if classifies else model
     norm = model.fc_norm if classifies and model.fc_norm is not None else torch.nn.Identity()
     layer = "last hidden states, mean over tokens" + (", fc_norm" if classifies else "")
@@ -109,7 +109,7 @@ def videomae(folder: str | Path) -> Network:
     )  # fmt: skip
 
 
-def vjepa2(folder: str | Path, frames: int = 16) -> Network:
+def vjepa2(folder: str | Path, frames: int = 16) -> FeatureNetwork:
     """The encoder of V-JEPA 2 in transformers' layout, such as facebook/vjepa2-vitl-fpc64-256: mean over tokens.
 
     With `distances.kernel_distance` a relative of JEDi (Luo et al. 2024) and not the same: JEDi takes V-JEPA's ViT-H,
@@ -120,7 +120,7 @@ def vjepa2(folder: str | Path, frames: int = 16) -> Network:
 
     folder = Path(folder)
     _config(folder, "vjepa2", "VJEPA2Model", "VJEPA2ForVideoClassification")
-    model = _pretrained(folder, VJEPA2Model, unused=("predictor.",))
+    model = _loaded(VJEPA2Model, folder, unused=("predictor.",))
     settings = model.config
     if frames < 1 or frames % settings.tubelet_size:
         raise ValueError(
@@ -133,7 +133,7 @@ def vjepa2(folder: str | Path, frames: int = 16) -> Network:
     )  # fmt: skip
 
 
-def _network(extractor: Extractor, forward: Callable[[Tensor], Any]) -> Network:
+def _network(extractor: Extractor, forward: Callable[[Tensor], Any]) -> FeatureNetwork:
     """`forward` takes uint8 (N, H, W, 3) on the device where a vector sees one frame, else (N, T, H, W, 3)."""
 
     def features(clips: ArrayLike) -> NDArray[np.float32]:
@@ -147,25 +147,25 @@ def _network(extractor: Extractor, forward: Callable[[Tensor], Any]) -> Network:
                 "length (frames are never repeated)"
             )
         shape = array.shape[: 2 if of_a_frame else 1]
-        seen = array.reshape(-1, *array.shape[len(shape) :])
+        units = array.reshape(-1, *array.shape[len(shape) :])
         size = FRAMES_AT_A_TIME if of_a_frame else CLIPS_AT_A_TIME
-        found = np.empty((len(seen), extractor.dimensions), np.float32)
+        made = np.empty((len(units), extractor.dimensions), np.float32)
         with torch.inference_mode():
-            for start in range(0, len(seen), size):
-                batch = torch.from_numpy(np.ascontiguousarray(seen[start : start + size]))
+            for start in range(0, len(units), size):
+                batch = torch.from_numpy(np.ascontiguousarray(units[start : start + size]))
                 vectors = forward(batch.to(distributed.this_rank().device)).float().cpu().numpy()
                 if vectors.shape != (len(batch), extractor.dimensions):
                     raise ValueError(f"gave {vectors.shape}, not {(len(batch), extractor.dimensions)}")
-                found[start : start + size] = vectors
-        return found.reshape(*shape, extractor.dimensions)
+                made[start : start + size] = vectors
+        return made.reshape(*shape, extractor.dimensions)
 
-    return Network(extractor, features)
+    return FeatureNetwork(extractor, features)
 
 
 # --------------------------------------------------------------------------------------------------------- TorchScript
 def _torchscript(
     path: Path, name: str, layer: str, size: int, dimensions: int, frames: int, call: Callable[[Any, Tensor], Any]
-) -> Network:  # fmt: skip
+) -> FeatureNetwork:  # fmt: skip
     """The program in a file, which torch.jit.load gets without unpickling; `call` hands it a batch, zeros at first."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {name} is expected there, and nothing is downloaded here")
@@ -215,32 +215,13 @@ def _json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
         raise ValueError(f"{path}: no JSON object ({error}); copy it again") from error
 
 
-def _pretrained(folder: Path, kind: Any, unused: tuple[str, ...] = ()) -> Any:
-    """The model in float32 on the device; every weight, but those `unused`, must come from the folder's safetensors."""
-    if not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(
-            f"{folder}: no *.safetensors; weights as .bin are pickles, which are not read: download model.safetensors"
-        )
-    try:
-        model, found = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except Exception as error:  # safetensors' own is derived from nothing else
-        raise ValueError(
-            f"{folder}: no {kind.__name__} could be loaded ({type(error).__name__}: {_reason(error)}); is every file there, "
-            "and whole?"
-        ) from error
-    if missing := sorted(name for name in found["missing_keys"] if not name.startswith(unused)):
-        raise ValueError(
-            f"{folder}: {len(missing)} weights of {kind.__name__} are not in the files, such as {missing[0]}; they would be "
-            "random"
-        )
-    return model.to(distributed.this_rank().device).eval().requires_grad_(False)
+def _loaded(kind: Any, folder: Path, unused: tuple[str, ...] = ()) -> Any:
+    return networks.load(kind, folder, unused, dtype=torch.float32).to(distributed.this_rank().device)
 
 
 def _transformer(
     folder: Path, name: str, layer: str, size: int, frames: int, dimensions: int, forward: Callable[[Tensor], Any]
-) -> Network:  # fmt: skip
+) -> FeatureNetwork:  # fmt: skip
     """Clips -> squares, scaled as the folder's preprocessor says -> `forward`, of float (N, T, 3, size, size)."""
     import transformers
 

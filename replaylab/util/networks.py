@@ -15,10 +15,10 @@ from typing import Any
 MIB = 2**20
 
 
-def load(kind: Any, folder: Path, **settings: Any) -> Any:
+def load(kind: Any, folder: Path, unused: tuple[str, ...] = (), **settings: Any) -> Any:
     """A network of a class from its folder, frozen and in evaluation mode; `settings` go to `from_pretrained` (dtype).
 
-    Raises FileNotFoundError or ValueError if not all of its weights are there.
+    Raises FileNotFoundError or ValueError if not all of its weights are there, but for the `unused` ones of these prefixes.
     """
     check_weights(folder)
     try:
@@ -27,8 +27,7 @@ def load(kind: Any, folder: Path, **settings: Any) -> Any:
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{folder} cannot be read as a {kind.__name__}: {error}") from error
-    if about["missing_keys"]:
-        lacking = sorted(about["missing_keys"])
+    if lacking := sorted(name for name in about["missing_keys"] if not name.startswith(unused)):
         raise ValueError(
             f"{folder}: {len(lacking)} tensors of a {kind.__name__} are missing, {lacking[0]!r} for one: these weights are "
             "not whole, or of another model"
