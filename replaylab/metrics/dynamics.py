@@ -49,35 +49,24 @@ class Statistic(NamedTuple):
 class AgentErrors:
     """One entry per eligible agent-frame, by frame and then in the order of the truth; n entries in all."""
 
-    frame: IntArray
-    """(n,) index of the future frame, from 0."""
-    agent: IntArray
-    """(n,) agent id."""
-    error_px: FloatArray
-    """(n,) distance of centres, pixels; the cap where the agent was missed."""
-    matched: BoolArray
-    """(n,) whether a detection was matched to the agent."""
-    false_positives: IntArray
-    """(T,) detections in each frame that match no agent, eligible or ignored."""
-    true_boxes: FloatArray
-    """(n, 4) the agent's box, pixels."""
-    detected_boxes: FloatArray
-    """(n, 4) the box matched to it, pixels; NaN where the agent was missed."""
+    frame: IntArray  # (n,) index of the future frame, from 0
+    agent: IntArray  # (n,) agent id
+    error_px: FloatArray  # (n,) distance of centres, pixels; the cap where the agent was missed
+    matched: BoolArray  # (n,) whether a detection was matched to the agent
+    false_positives: IntArray  # (T,) detections in each frame that match no agent, eligible or ignored
+    true_boxes: FloatArray  # (n, 4) the agent's box, pixels
+    detected_boxes: FloatArray  # (n, 4) the box matched to it, pixels; NaN where the agent was missed
 
 
 class ClipAccuracy(NamedTuple):
     """Spatial accuracy of the agents of one clip."""
 
-    ade_px: Statistic
-    """mean error over all eligible agent-frames, a miss costing the cap; pixels"""
-    fde_px: Statistic
-    """the same at the last frame only; pixels"""
+    ade_px: Statistic  # mean error over all eligible agent-frames, a miss costing the cap; pixels
+    fde_px: Statistic  # the same at the last frame only; pixels
     ade_matched_px: Statistic
     """mean error over the matched agent-frames alone; pixels. Flatters a model that loses the hard agents"""
-    recall: Statistic
-    """share of the eligible agent-frames that were matched, 0..1"""
-    false_positives: Statistic
-    """detections per frame that match no agent; n counts frames"""
+    recall: Statistic  # share of the eligible agent-frames that were matched, 0..1
+    false_positives: Statistic  # detections per frame that match no agent; n counts frames
 
 
 def match(true_boxes: ArrayLike, detections: ArrayLike, gate_px: float) -> tuple[IntArray, IntArray, FloatArray]:

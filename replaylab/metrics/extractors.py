@@ -14,7 +14,6 @@ for. Frames are never repeated, interpolated or left out to get there.
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -196,23 +195,13 @@ def _config(folder: Path, model_type: str, *classes: str) -> dict[str, Any]:
             f"`hf download REPOSITORY --local-dir FOLDER` (accept a gated one's licence on its page and `hf auth login` "
             "before); offline, copy that folder over; then give its path"
         )
-    config = _json(folder, ("config.json",))
+    config = networks.read_json(folder, "config.json")
     if config.get("model_type") != model_type:
         raise ValueError(
             f"{folder / 'config.json'}: a {', '.join(config.get('architectures') or ['model'])} of type "
             f"{config.get('model_type')!r}, expected {' or '.join(classes)} of type {model_type!r}"
         )
     return config
-
-
-def _json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"{folder}: no {' or '.join(names)}; it comes with the weights: copy it too")
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise ValueError(f"{path}: no JSON object ({error}); copy it again") from error
 
 
 def _loaded(kind: Any, folder: Path, unused: tuple[str, ...] = ()) -> Any:
@@ -225,7 +214,7 @@ def _transformer(
     """Clips -> squares, scaled as the folder's preprocessor says -> `forward`, of float (N, T, 3, size, size)."""
     import transformers
 
-    preprocessor = _json(folder, PREPROCESSORS)
+    preprocessor = networks.read_json(folder, *PREPROCESSORS)
     if not {"image_mean", "image_std"} <= preprocessor.keys():
         raise ValueError(f"{folder}: the preprocessor's JSON has no image_mean or no image_std; copy it again")
     mean, std = (

@@ -24,6 +24,7 @@ import scipy.ndimage
 from numpy.typing import ArrayLike, NDArray
 
 from replaylab.metrics.distances import Extractor
+from replaylab.util.checks import checked_images
 from replaylab.util.files import sha256
 
 EXTRACTOR = Extractor(
@@ -41,6 +42,7 @@ SSIM_SIGMA_PX = 1.5
 SSIM_RADIUS_PX = 5  # a window of 11 x 11
 SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
+STRIDE = 32  # of the network
 # The last block before each halving of the resolution: 1/2, 1/4, 1/8, 1/16, 1/32.
 PERCEPTUAL_BLOCKS = (0, 2, 4, 10, 15)
 
@@ -134,11 +136,9 @@ def flicker_excess(generated: ArrayLike, truth: ArrayLike) -> float:
 
 
 def _clip(frames: ArrayLike, name: str) -> NDArray[np.uint8]:
-    clip = np.asarray(frames)
-    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[3] != 3 or clip.size == 0:
-        raise ValueError(f"{name}: {clip.dtype} {clip.shape}, expected uint8 (T, H, W, 3), not empty")
-    if min(clip.shape[1:3]) < 2:
-        raise ValueError(f"{name}: {clip.shape[2]}x{clip.shape[1]} pixels, at least 2x2 are needed")
+    clip = checked_images(frames, name)
+    if len(clip) == 0 or min(clip.shape[1:3]) < 2:
+        raise ValueError(f"{name}: shape {clip.shape}, at least 1 frame of 2x2 pixels is needed")
     return clip
 
 
@@ -169,8 +169,7 @@ def _windowed(values: NDArray[np.float64]) -> NDArray[np.float64]:
 class Activations:
     """EfficientNet-Lite0's activations on N frames."""
 
-    features: NDArray[np.float32]
-    """(N, 1280), as EXTRACTOR describes."""
+    features: NDArray[np.float32]  # (N, 1280), as EXTRACTOR describes
     maps: tuple[NDArray[np.float16], ...]
     """(N, C, h, w) at PERCEPTUAL_BLOCKS, of unit length along C: half precision, because many are kept."""
 
@@ -183,7 +182,7 @@ def efficientnet(frames: ArrayLike, batch_size: int = 64, with_maps: bool = True
     import torch
     from torch.nn.functional import normalize
 
-    images, maps = _images(frames, "frames"), []
+    images, maps = checked_images(frames, "frames", STRIDE), []
     features = [np.empty((0, EXTRACTOR.dimensions), np.float32)]
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
@@ -211,15 +210,6 @@ def perceptual_distances(a: Activations, b: Activations) -> NDArray[np.float64]:
         difference = map_a.astype(np.float32) - map_b
         total += np.square(difference, out=difference).sum(1, dtype=np.float64).mean((1, 2))
     return total
-
-
-def _images(frames: ArrayLike, name: str) -> NDArray[np.uint8]:
-    images = np.asarray(frames)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"{name}: {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)")
-    if images.shape[1] % 32 or images.shape[2] % 32 or 0 in images.shape[1:]:
-        raise ValueError(f"{name}: {images.shape[2]}x{images.shape[1]} pixels, both sides must be divisible by 32")
-    return images
 
 
 def _scaled(images: NDArray[np.uint8]) -> Any:

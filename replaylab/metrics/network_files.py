@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from replaylab.util.files import sha256, write_folder
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 FILES = {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE}
-
-Network = TypeVar("Network", bound="nn.Module")
 
 
 def checked(folder: Path, remedy: str) -> Path:
@@ -31,7 +29,7 @@ def checked(folder: Path, remedy: str) -> Path:
     return folder
 
 
-def load(folder: Path, build: Callable[[dict[str, Any]], Network], what: str, remedy: str) -> Network:
+def load(folder: Path, build: Callable[[dict[str, Any]], nn.Module], what: str, remedy: str) -> Any:
     """The network that `build` makes of the configuration, with the folder's weights, ready for inference.
 
     FileNotFoundError or ValueError names the folder, what is wrong with it and the remedy.

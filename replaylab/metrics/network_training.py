@@ -65,11 +65,6 @@ def record(started: float, losses: Sequence[float], **settings: Any) -> dict[str
     return {**settings, "seconds": seconds, "last_loss": round(float(np.mean(losses[-50:])), 4)}
 
 
-def size_of(network: nn.Module) -> int:
-    """Number of its parameters."""
-    return sum(weights.numel() for weights in network.parameters())
-
-
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table in Markdown."""
     cells = [heads, ["---"] * len(heads), *([_cell(value) for value in row] for row in rows)]

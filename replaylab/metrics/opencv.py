@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from replaylab.util.checks import checked_images
+
 Images = NDArray[np.uint8]
 FloatImages = NDArray[np.float32]
 
@@ -25,12 +27,8 @@ def one_thread() -> Iterator[None]:
 
 
 def checked_clip(values: ArrayLike, name: str) -> Images:
-    """Frames uint8 (T, H, W, 3), T at least 2; ValueError or TypeError under the argument's `name`."""
-    frames = np.asarray(values)
-    if frames.ndim != 4 or frames.shape[3] != 3:
-        raise ValueError(f"{name}: shape {frames.shape}, expected (T, H, W, 3)")
-    if frames.dtype != np.uint8:
-        raise TypeError(f"{name}: {frames.dtype} values, expected uint8")
+    """Frames uint8 (T, H, W, 3), T at least 2; ValueError under the argument's `name`."""
+    frames = checked_images(values, name)
     if len(frames) < 2:
         raise ValueError(f"{name}: one frame, but motion takes two; begin with the last context frame")
     return frames

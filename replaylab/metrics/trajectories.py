@@ -38,24 +38,18 @@ class GroundPlaneErrors:
     """(n,) distance of places, at most the cap, which a miss costs; NaN if the true box has no place"""
     range_m: FloatArray
     """(n,) error of the distance from the ego car, within ± the cap; NaN if missed or the true box has no place"""
-    bearing_deg: FloatArray
-    """(n,) error of the direction, positive to the right, -180..180; NaN if missed"""
+    bearing_deg: FloatArray  # (n,) error of the direction, positive to the right, -180..180; NaN if missed
 
 
 @dataclass(frozen=True)
 class Displacements:
     """Movement since the last context frame of the M matched agent-frames whose agent was there already, pixels."""
 
-    frame: IntArray
-    """(M,) index of the future frame, from 0."""
-    agent: IntArray
-    """(M,) agent id."""
-    start_px: FloatArray
-    """(M, 2) the agent's true centre then."""
-    true_px: FloatArray
-    """(M, 2) x and y from the agent's true centre then to its true centre now"""
-    predicted_px: FloatArray
-    """(M, 2) from the same true centre then to the detected centre now."""
+    frame: IntArray  # (M,) index of the future frame, from 0
+    agent: IntArray  # (M,) agent id
+    start_px: FloatArray  # (M, 2) the agent's true centre then
+    true_px: FloatArray  # (M, 2) x and y from the agent's true centre then to its true centre now
+    predicted_px: FloatArray  # (M, 2) from the same true centre then to the detected centre now
 
 
 def clip_measures(

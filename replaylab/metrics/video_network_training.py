@@ -375,7 +375,7 @@ It is not I3D: its Fréchet distance is not FVD, and cannot be compared with pub
 - It learns to tell the domain and event ({len(config["kinds"])} kinds), the order of the frames, which cells of a
   {CELLS}x{CELLS} grid hold an agent in each frame and how far it moved since the frame before, and the camera's speed
   and yaw rate.
-- Size: {network_training.size_of(network)} parameters, safetensors, sha256 {config["weights_sha256"]}.
+- Size: {sum(p.numel() for p in network.parameters())} parameters, safetensors, sha256 {config["weights_sha256"]}.
 - Made again by: `python -m replaylab pretrain videonet`
 
 On held-out scenes, the middle {FRAMES} frames of each video: share of right kinds and of right orders (each clip in

@@ -24,3 +24,14 @@ def checked_at_least(least: int, count: int, name: str, what: str, advice: str) 
     if count < least:
         raise ValueError(f"{name}: {count} {what}, at least {least} are needed; {advice}")
     return count
+
+
+def checked_images(values: ArrayLike, name: str, multiple: int = 1) -> NDArray[np.uint8]:
+    """Frames uint8 (N, H, W, 3), H and W multiples of a number; ValueError under the argument's `name`."""
+    images = np.asarray(values)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
+        raise ValueError(f"{name}: {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)")
+    if images.shape[1] % multiple or images.shape[2] % multiple:
+        sides = f"{images.shape[2]}x{images.shape[1]}"
+        raise ValueError(f"{name}: {sides} pixels, both sides must be divisible by {multiple}")
+    return images

@@ -51,6 +51,20 @@ def save(network: Any, folder: Path, leave_out: tuple[str, ...] = ()) -> None:
     aside.rmdir()
 
 
+def read_json(folder: Path, *names: str) -> dict[str, Any]:
+    """The first of these files that is there; FileNotFoundError or ValueError says what is wrong."""
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{folder}: no {' or '.join(names)}; it comes with the weights: copy it too")
+    try:
+        read = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON object ({error}): copy or download it again") from error
+    if not isinstance(read, dict):
+        raise ValueError(f"{path} is no JSON object: copy or download it again")
+    return read
+
+
 def check_weights(folder: Path) -> None:
     """Raise FileNotFoundError or ValueError unless a network's files are all there and as long as they say."""
     from safetensors import SafetensorError, safe_open

@@ -289,7 +289,7 @@ def test_folders_that_are_not_the_model_are_refused(videomae_folder: Path, vjepa
     with pytest.raises(FileNotFoundError, match="pickled"):
         extractors.videomae(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config.json: no JSON object"):
+    with pytest.raises(ValueError, match=r"config.json is no JSON object"):
         extractors.videomae(folder)
 
 

@@ -143,7 +143,7 @@ def test_bad_clips_are_refused_by_name() -> None:
             measure(good, good[:2])
         with pytest.raises(ValueError, match=r"(clip_a|generated): float64"):
             measure(good / 255, good)
-        with pytest.raises(ValueError, match=r"(clip_b|truth): uint8 .* not empty"):
+        with pytest.raises(ValueError, match=r"(clip_b|truth): shape .* at least 1 frame"):
             measure(good, good[:0])
         with pytest.raises(ValueError, match=r"(clip_a|generated): uint8 \(24, 17, 3\)"):
             measure(good[0], good)
@@ -153,7 +153,7 @@ def test_bad_clips_are_refused_by_name() -> None:
         fidelity.flicker(good[:2])
     with pytest.raises(ValueError, match="truth: every frame is of one colour"):
         fidelity.sharpness_ratio(good, good * 0)
-    with pytest.raises(ValueError, match=r"clip: .* at least 2x2"):
+    with pytest.raises(ValueError, match=r"clip: .* 2x2 pixels"):
         fidelity.sharpness(good[:, :1])
 
 

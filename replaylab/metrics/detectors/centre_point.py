@@ -31,9 +31,11 @@ from replaylab.data.boxes import SAME_BOX_IOU, is_eligible
 from replaylab.metrics import dynamics, network_files
 from replaylab.metrics.blur import as_tensor
 from replaylab.spec import WEIGHTS
+from replaylab.util.checks import checked_images
 
 SHIPPED = WEIGHTS / "detector"
-STRIDE = 2
+STRIDE = 2  # of the output
+LARGEST_STRIDE = 8
 MATCH_GATE_PX = 5.0
 """A detection whose centre is farther than this from every agent's is wrong, and the agent missed."""
 PIXELS_PER_OUTPUT = 8.0
@@ -46,10 +48,8 @@ Boxes = NDArray[np.float32]
 class DetectorConfig:
     """What is needed besides the weights to use them."""
 
-    channels: tuple[int, int, int] = (32, 64, 96)
-    """Width at strides 2, 4 and 8."""
-    score_threshold: float = 0.3
-    """Least heatmap value of a detection; training chooses it on the validation frames."""
+    channels: tuple[int, int, int] = (32, 64, 96)  # Width at strides 2, 4 and 8
+    score_threshold: float = 0.3  # Least heatmap value of a detection; training chooses it on the validation frames
 
 
 class Detector(nn.Module):
@@ -139,7 +139,7 @@ def detect(model: Detector, frames: ArrayLike, batch_size: int = 64, least_score
     score first; none below `least_score`, by default the model's own threshold.
     """
     images, least = (
-        checked_images(frames, "frames"),
+        checked_images(frames, "frames", LARGEST_STRIDE),
         model.config.score_threshold if least_score is None else least_score,
     )
     model.eval()
@@ -157,25 +157,22 @@ def measure(model: Detector, frames: ArrayLike, boxes: Sequence[ArrayLike]) -> d
     centre is matched one to one within MATCH_GATE_PX. Returns recall, precision (both NaN without anything to count), mean
     centre error of the matched agents in pixels, recall of pedestrians alone, and n (eligible agents).
     """
-    images = checked_images(frames, "frames")
+    images = checked_images(frames, "frames", LARGEST_STRIDE)
     truth = checked_truth(boxes, images, "boxes")
     if not truth:
         raise ValueError("frames: none to measure on")
-    detections = detect(model, images)
-    counts, errors = zip(*[matches(t, d[:, :4]) for t, d in zip(truth, detections, strict=True)], strict=True)
-    total = Matches(*np.sum(counts, axis=0).tolist())
-    error = np.concatenate(errors)
+    total, error = match_all(truth, detect(model, images))
     return {
         "recall": total.recall,
-        "precision": ratio(total.detected, total.detected + total.false_positives),
+        "precision": _ratio(total.detected, total.detected + total.false_positives),
         "centre_error_px": float(error.mean()) if len(error) else float("nan"),
-        "recall_pedestrian": ratio(total.detected_pedestrians, total.pedestrians),
+        "recall_pedestrian": _ratio(total.detected_pedestrians, total.pedestrians),
         "n": total.agents,
     }
 
 
 class Matches(NamedTuple):
-    """Numbers of eligible agents and of detections, of one frame or several."""
+    """Numbers of eligible agents and of detections."""
 
     agents: int
     detected: int
@@ -185,12 +182,17 @@ class Matches(NamedTuple):
 
     @property
     def recall(self) -> float:
-        """Share of the agents that are detected."""
-        return ratio(self.detected, self.agents)
+        """Share of the agents that are detected; NaN without any."""
+        return _ratio(self.detected, self.agents)
 
 
-def matches(truth: Boxes, detections: Boxes) -> tuple[Matches, NDArray[np.float64]]:
-    """Of one frame: the numbers, and the centre errors of the matched agents in pixels."""
+def match_all(truth: Sequence[Boxes], detections: Sequence[Boxes]) -> tuple[Matches, NDArray[np.float64]]:
+    """The numbers over all frames, and the centre errors of the matched agents in pixels."""
+    counts, errors = zip(*[_matches(t, d[:, :4]) for t, d in zip(truth, detections, strict=True)], strict=True)
+    return Matches(*np.sum(counts, axis=0).tolist()), np.concatenate(errors)
+
+
+def _matches(truth: Boxes, detections: Boxes) -> tuple[Matches, NDArray[np.float64]]:
     eligible = is_eligible(truth[:, :4], truth[:, 4])
     rows, columns, errors = dynamics.match(truth[eligible, :4], detections, MATCH_GATE_PX)
     others = np.delete(detections, columns, axis=0)
@@ -199,8 +201,7 @@ def matches(truth: Boxes, detections: Boxes) -> tuple[Matches, NDArray[np.float6
     return Matches(int(eligible.sum()), len(rows), false_positives, int(walks.sum()), int(walks[rows].sum())), errors
 
 
-def ratio(part: float, whole: float) -> float:
-    """part / whole, NaN of nothing."""
+def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
@@ -243,16 +244,6 @@ def boxes_of_cells(sides: Tensor) -> Tensor:
 def _cell_centres(h: int, w: int) -> tuple[Tensor, Tensor]:
     x, y = (torch.arange(size, dtype=torch.float32) * STRIDE + STRIDE / 2 for size in (w, h))
     return x[None, :].expand(h, w), y[:, None].expand(h, w)
-
-
-def checked_images(frames: ArrayLike, name: str) -> NDArray[np.uint8]:
-    """Frames uint8 (N, H, W, 3) with sides divisible by 8; ValueError under the argument's `name`."""
-    images = np.asarray(frames)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"{name}: {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)")
-    if images.shape[1] % 8 or images.shape[2] % 8:
-        raise ValueError(f"{name}: {images.shape[2]}x{images.shape[1]} pixels, both sides must be divisible by 8")
-    return images
 
 
 def checked_truth(boxes: Sequence[ArrayLike], images: NDArray[np.uint8], name: str) -> list[Boxes]:

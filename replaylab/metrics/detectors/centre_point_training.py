@@ -29,15 +29,8 @@ from replaylab.data.boxes import MIN_HEIGHT_PX, is_eligible
 from replaylab.metrics import network_files, network_training
 from replaylab.metrics.blur import as_tensor, gaussian_blur
 from replaylab.metrics.detectors import centre_point
-from replaylab.metrics.detectors.centre_point import (
-    MATCH_GATE_PX,
-    PIXELS_PER_OUTPUT,
-    STRIDE,
-    Boxes,
-    Detector,
-    DetectorConfig,
-    Matches,
-)
+from replaylab.metrics.detectors.centre_point import STRIDE, Boxes, Detector, DetectorConfig
+from replaylab.util.checks import checked_images
 from replaylab.util.progress import report
 
 BARELY_VISIBLE = 0.05
@@ -134,7 +127,7 @@ def _loss(logits: Tensor, sides: Tensor, targets: _Targets) -> Tensor:
     away = (1 - positive) * (1 - targets.heat) ** 4 * p**2 * log_not_p
     heat_loss = -(targets.counted * (near + away)).sum() / positive.sum().clamp(min=1)
     box = centre_point.boxes_of_cells(sides)
-    apart = (box - targets.box).abs().mean(1) / PIXELS_PER_OUTPUT
+    apart = (box - targets.box).abs().mean(1) / centre_point.PIXELS_PER_OUTPUT
     box_loss = (targets.box_weight * (2 * apart + 1 - _giou(box, targets.box))).sum()
     return heat_loss + box_loss / targets.box_weight.sum().clamp(min=1)
 
@@ -229,13 +222,8 @@ def _best_threshold(model: Detector, frames: NDArray[np.uint8], truth: list[Boxe
     detections = centre_point.detect(model, frames, least_score=float(candidates[0]))
     best = (float(candidates[0]), -1.0)
     for threshold in candidates:
-        counts = [
-            centre_point.matches(rows, boxes[boxes[:, 4] >= threshold, :4])[0]
-            for rows, boxes in zip(truth, detections, strict=True)
-        ]
-        total = Matches(*np.sum(counts, axis=0).tolist())
-        precision = centre_point.ratio(total.detected, max(1, total.detected + total.false_positives))
-        worse = min(total.recall, precision)
+        total, _ = centre_point.match_all(truth, [boxes[boxes[:, 4] >= threshold] for boxes in detections])
+        worse = min(total.recall, total.detected / max(1, total.detected + total.false_positives))
         if worse > best[1]:
             best = (float(threshold), worse)
     return best
@@ -251,10 +239,10 @@ Detects vehicles and pedestrians in small frames, and the full box of each; see
   {facts["frames"]} frames to train on, {facts["validation_frames"]} of other scenes held out.
 - Training: {facts["steps"]} steps of {facts["batch_size"]} frames, learning rate {facts["learning_rate"]:g},
   seed {facts["seed"]}, {facts["seconds"]:g} s; frames blurred, dimmed, tinted and made noisy.
-- Size: {network_training.size_of(model)} parameters, safetensors.
+- Size: {sum(p.numel() for p in model.parameters())} parameters, safetensors.
 - Held-out scenes, agents at least {MIN_HEIGHT_PX:g} px tall and at least half visible:
   {_in_words(facts["validation"])}.
-  A detection is right within {MATCH_GATE_PX:g} px of the centre. The same frames picked the score threshold
+  A detection is right within {centre_point.MATCH_GATE_PX:g} px of the centre. The same frames picked the score threshold
   ({model.config.score_threshold:g}), so precision and recall are slightly flattered.
 - Made again by: `python -m replaylab pretrain detector`
 {_table(facts["checks"])}
@@ -276,9 +264,8 @@ On scenes that neither trained it nor picked its threshold, also blurred (Gaussi
 
 def _in_words(values: dict[str, float]) -> str:
     return (
-        f"recall {values['recall']:.3f} (pedestrians alone {values['recall_pedestrian']:.3f}), precision"
-        f" {values['precision']:.3f}, mean centre error {values['centre_error_px']:.2f} px,"
-        f" {values['n']} agents"
+        f"recall {values['recall']:.3f} (pedestrians alone {values['recall_pedestrian']:.3f}), precision "
+        f"{values['precision']:.3f}, mean centre error {values['centre_error_px']:.2f} px, {values['n']} agents"
     )
 
 
@@ -289,7 +276,7 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 def _labelled(
     frames: ArrayLike, boxes: Sequence[ArrayLike], frames_name: str, boxes_name: str
 ) -> tuple[NDArray[np.uint8], list[Boxes]]:
-    images = centre_point.checked_images(frames, frames_name)
+    images = checked_images(frames, frames_name, centre_point.LARGEST_STRIDE)
     truth = centre_point.checked_truth(boxes, images, boxes_name)
     if not any(is_eligible(rows[:, :4], rows[:, 4]).any() for rows in truth):
         raise ValueError(f"{boxes_name}: no agent of {MIN_HEIGHT_PX:g} px or more that is half visible")

@@ -12,7 +12,7 @@ It differs from the shipped detector in two ways that cannot be avoided on real 
 longer be seen, and its accuracy is not known. `detector_ceiling` is to be looked at first.
 
 Refused: classes the model does not know, other models, weights that are missing, cut short or pickled, code from the hub,
-and a hub that is out of reach (within PATIENCE_S, with what to do).
+and a hub that is out of reach (within seconds, with what to do).
 
 Letters: N frames, H W pixels, K boxes in a frame.
 """
@@ -32,6 +32,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaylab.data.boxes import SAME_BOX_IOU, pairwise_iou
+from replaylab.util import downloads, networks
+from replaylab.util.checks import checked_images
 
 AGENTS = {
     "car": "car", "truck": "truck", "bus": "bus", "motorcycle": "motorcycle", "motorbike": "motorcycle",
@@ -40,7 +42,6 @@ AGENTS = {
 """COCO's classes on roads, as kinds of agents; RT-DETR's checkpoints call one of them motorbike. COCO draws a bicycle and
 who rides it as two boxes.
 """
-PATIENCE_S = 10.0
 FILES = ["*.json", "*.safetensors"]  # of a repository on the hub
 
 Boxes = NDArray[np.float32]
@@ -49,10 +50,8 @@ Boxes = NDArray[np.float32]
 class Detections(NamedTuple):
     """The agents detected in one frame, best score first."""
 
-    boxes: Boxes
-    """(K, 5): x0 y0 x1 y1 in pixels, y down, and the score"""
-    kinds: list[str]
-    """K kinds of agents"""
+    boxes: Boxes  # (K, 5): x0 y0 x1 y1 in pixels, y down, and the score
+    kinds: list[str]  # K kinds of agents
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +61,9 @@ class ObjectDetector:
     name: str
     network: Any
     processor: Any
-    kinds: dict[int, str]
-    """by number of the class; classes that are not in it are ignored"""
-    threshold: float
-    """least score of a box"""
-    digest: str
-    """sixteen hex digits of weights, classes and threshold: what boxes depend on"""
+    kinds: dict[int, str]  # by number of the class; classes that are not in it are ignored
+    threshold: float  # least score of a box
+    digest: str  # sixteen hex digits of weights, classes and threshold: what boxes depend on
 
     def detect(self, frames: ArrayLike, batch_size: int = 8) -> list[Boxes]:
         """The agents in every frame: uint8 (N, H, W, 3) of any height and width -> N float32 arrays (K, 5).
@@ -86,7 +82,7 @@ class ObjectDetector:
         """`detect`, with the kind of each agent."""
         import torch
 
-        images = checked_images(frames)
+        images = checked_images(frames, "frames")
         device = next(self.network.parameters()).device
         detections: list[Detections] = []
         for start in range(0, len(images), batch_size):
@@ -119,19 +115,20 @@ class ObjectDetector:
 def load(name_or_folder: str | Path, agents: Mapping[str, str] | None = None, threshold: float = 0.5) -> ObjectDetector:
     """The detector in a folder in transformers' layout, or of that name on the Hugging Face hub, on this process's device.
 
-    agents: the model's class name -> kind of agent; by default those of AGENTS that the model has. threshold: the least
+    agents: the model's class name -> kind of agent; without any, those of AGENTS that the model has. threshold: the least
     score of a box. Raises ValueError, FileNotFoundError or ConnectionError, with what to do, for what the module refuses.
     """
+    import torch
     from transformers import AutoModelForObjectDetection
 
-    from replaylab.util import distributed, downloads, networks
+    from replaylab.util import distributed
 
     if not 0 < threshold < 1:
         raise ValueError(f"threshold: {threshold!r}, expected a score between 0 and 1")
     folder = downloads.fetch(name_or_folder, _downloaded)
     config = _checked_config(folder)
     kinds = _kinds(config.id2label, agents, folder)
-    network = networks.load(AutoModelForObjectDetection, folder, **_float32())
+    network = networks.load(AutoModelForObjectDetection, folder, dtype=torch.float32, trust_remote_code=False)
     about = json.dumps([networks.digest(folder, (".",)), threshold, sorted(kinds.items())])
     return ObjectDetector(
         str(name_or_folder), network.to(distributed.this_rank().device), _processor(folder), kinds, float(threshold),
@@ -150,18 +147,12 @@ def agents_of(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _float32() -> dict[str, Any]:
-    import torch
-
-    return {"dtype": torch.float32, "trust_remote_code": False}
-
-
 def _downloaded(name: str) -> Path:
-    """What the hub has now; where it does not answer, what the cache has."""
+    """The hub's current version; where the hub does not answer, the cached one."""
     from huggingface_hub import HfApi, snapshot_download
 
     try:  # one question with a time limit: `snapshot_download` by itself has none
-        revision = HfApi().model_info(name, timeout=PATIENCE_S).sha
+        revision = HfApi().model_info(name, timeout=downloads.PATIENCE_S).sha
     except Exception:
         return Path(snapshot_download(name, allow_patterns=FILES, local_files_only=True))
     return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
@@ -173,15 +164,7 @@ def _checked_config(folder: Path) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES as DETECTORS
 
     path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: {folder} is no folder in transformers' layout (config.json, preprocessor_config.json, "
-            "model.safetensors)"
-        )
-    try:
-        model_type = json.loads(path.read_text()).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no JSON object ({error}): copy or download it again") from error
+    model_type = networks.read_json(folder, path.name).get("model_type")
     if model_type not in DETECTORS:
         raise ValueError(
             f"{path}: model_type {model_type!r} is no object detector of transformers (code that comes with a model is not "
@@ -204,17 +187,12 @@ def _checked_config(folder: Path) -> Any:
 def _kinds(names: Mapping[int, str], agents: Mapping[str, str] | None, folder: Path) -> dict[int, str]:
     """Kind of agent by number of the class; a name may stand for several numbers."""
     known = sorted(set(names.values()))
-    if agents is None:
-        wanted = {name: kind for name, kind in AGENTS.items() if name in known}
-        if not wanted:
-            raise ValueError(
-                f"{folder}: the model knows none of {', '.join(AGENTS)}; it knows {_some(known)}. Say which of them are "
-                'agents, such as agents={"Car": "car"}'
-            )
-    else:
-        wanted = dict(agents)
-        if not wanted:
-            raise ValueError(f"agents: no class at all; the model knows {_some(known)}")
+    wanted = agents or {name: kind for name, kind in AGENTS.items() if name in known}
+    if not wanted:
+        raise ValueError(
+            f"{folder}: the model knows none of {', '.join(AGENTS)}; it knows {_some(known)}. Say which of them are agents, "
+            'such as agents={"Car": "car"}'
+        )
     for name in wanted:
         if name not in known:
             lower = {each.lower(): each for each in known}
@@ -235,17 +213,8 @@ def _processor(folder: Path) -> Any:
     from transformers import AutoImageProcessor
 
     names = ("preprocessor_config.json", "processor_config.json")
-    if not any((folder / name).is_file() for name in names):
-        raise FileNotFoundError(f"{folder / names[0]} is missing; it comes with the weights: copy it too")
+    networks.read_json(folder, *names)
     try:
         return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ValueError(f"{folder / names[0]}: no image processor of transformers ({error})") from error
-
-
-def checked_images(frames: ArrayLike) -> NDArray[np.uint8]:
-    """Frames uint8 (N, H, W, 3), of any number; ValueError for others."""
-    images = np.asarray(frames)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
-        raise ValueError(f"frames: {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)")
-    return images

@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from replaylab.data.boxes import centres, is_eligible
 from replaylab.data.domain import TRACK_COLUMNS
 from replaylab.metrics import dynamics
-from replaylab.metrics.detectors.pretrained import Detections, ObjectDetector, checked_images
+from replaylab.metrics.detectors.pretrained import Detections, ObjectDetector
+from replaylab.util.checks import checked_images
 
 GATE = 10 / 64  # of the image's height: a detection further from the expected box is of another agent
 MOST_MISSED = 1  # frames in a row, between which an agent is still the same
@@ -41,7 +42,7 @@ def pseudo_tracks(frames: ArrayLike, detector: ObjectDetector) -> list[pd.DataFr
     - places on the ground and headings are not known (NaN);
     - an agent that comes into view after the context counts, though no model could foresee it.
     """
-    images = checked_images(frames)
+    images = checked_images(frames, "frames")
     return tracks_of(detector.detect_with_kinds(images), *images.shape[1:3])
 
 
