@@ -180,7 +180,8 @@ def _of_each_frame(batch: Any) -> Features:
 
 
 def _features(
-    videos: list[VideoFile], networks: list[FeatureNetwork], context_frames: int, frames: int, digests: dict[bytes, VideoFile]
+    videos: list[VideoFile], networks: list[FeatureNetwork], context_frames: int, frames: int,
+    digests: dict[bytes, VideoFile],
 ) -> list[Features]:  # fmt: skip
     """Of a set, for each network: (clips, d), or (clips, frames, d). `digests` of all clips so far, these included."""
     features: list[list[Features]] = [[] for _ in networks]

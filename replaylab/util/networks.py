@@ -55,7 +55,9 @@ def read_json(folder: Path, *names: str) -> dict[str, Any]:
     """The first of these files that is there; FileNotFoundError or ValueError says what is wrong."""
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
-        raise FileNotFoundError(f"{folder}: no {' or '.join(names)}; it comes with the weights: copy it too")
+        raise FileNotFoundError(
+            f"{folder}: no {' or '.join(names)}; it comes with the weights in transformers' layout: copy it too"
+        )
     try:
         read = json.loads(path.read_text())
     except ValueError as error:
