@@ -205,9 +205,7 @@ def detected_rows(clip: SampleClip) -> list[dict[int, int]]:
 
 
 def ade_px(clip: SampleClip) -> float:
-    """Mean error of the true agents of the future frames, in px of the clip; one that is not detected costs the miss cap.
-    NaN without any.
-    """
+    """Mean error of the future frames' true agents in px of the clip, the miss cap for one not detected; NaN without any."""
     true, detected = clip.true_boxes[clip.context_frames :], clip.detected_boxes[clip.context_frames :]
     agents = [np.arange(len(boxes)) for boxes in true]
     counts = [np.ones(len(boxes), dtype=np.bool_) for boxes in true]
@@ -221,9 +219,9 @@ def player(versions: Sequence[SampleClip]) -> HTML:
     if not versions:
         return NO_CLIPS
     clips, body = _by_clip(versions), ""
-    several = len({domain for domain, _ in clips}) > 1
+    has_domains = len({domain for domain, _ in clips}) > 1
     for place, ((domain, percentile), these) in enumerate(clips.items()):
-        title = _motion(percentile) + (f", {domain_of(domain).label}" if several else "")
+        title = _motion(percentile) + (f", {domain_of(domain).label}" if has_domains else "")
         body += f'<p class="rl-title">{html.escape(capital(title))}</p>\n{_screens(these, place, range(len(these)))}\n'
     return _page("rl-player", body, _data(clips, sheets=False))
 
@@ -238,16 +236,18 @@ def explorer(versions: Sequence[SampleClip]) -> HTML:
     these = clips[start]
     last = max(place for place, one in enumerate(these) if one.configuration == first.configuration)
     places = [*(place for place, one in enumerate(these) if not one.step), last]
-    choices = [
-        _select("domain", "Domain", {domain: capital(domain_of(domain).label) for domain, _ in clips}, first.domain),
-        _select("percentile", "Clip, by motion", {each: f"{each}th percentile" for _, each in clips}, start[1]),
-        _select("configuration", "Fine-tuned with", {one.configuration: one.configuration for one in tuned},
-                first.configuration),
-        _select("step", "Step", {str(step): str(step) for step in sorted({one.step for one in tuned})},
-                str(these[last].step)),
-    ]  # fmt: skip
+    domains = {domain: capital(domain_of(domain).label) for domain, _ in clips}
+    percentiles = {percentile: f"{percentile}th percentile" for _, percentile in clips}
+    configurations = {one.configuration: one.configuration for one in tuned}
+    steps = {str(step): str(step) for step in sorted({one.step for one in tuned})}
+    choices = (
+        _select("domain", "Domain", domains, first.domain)
+        + _select("percentile", "Clip, by motion", percentiles, start[1])
+        + _select("configuration", "Fine-tuned with", configurations, first.configuration)
+        + _select("step", "Step", steps, str(these[last].step))
+    )
     body = (
-        f'<div class="rl-choices">{"".join(choices)}</div>\n'
+        f'<div class="rl-choices">{choices}</div>\n'
         f"{_screens(these, list(clips).index(start), places)}\n"
         '<p class="rl-status" aria-live="polite"></p>\n'
         "<noscript><p>To choose others, allow this page to run scripts.</p></noscript>\n"
@@ -326,18 +326,16 @@ def _clip_data(key: tuple[str, str], versions: Sequence[SampleClip], sheets: boo
 
 
 def _centre_paths(clip: SampleClip, boxes: Boxes, rows: list[dict[int, int]]) -> list[list[list[float] | None]]:
-    """The centre in every frame of what is each true agent's among `boxes`; `rows` as `detected_rows` gives them."""
-    return [
-        [
-            _centre(boxes[frame][rows[frame][row]]) if row is not None and row in rows[frame] else None
-            for frame, row in enumerate(path)
-        ]
-        for path in true_paths(clip.true_boxes, clip.miss_cap_px)
-    ]
+    """For each true agent the centre of its box among `boxes` in every frame; `rows` as `detected_rows` gives them."""
 
+    def centre(frame: int, row: int | None) -> list[float] | None:
+        if row is None or row not in rows[frame]:
+            return None
+        x0, y0, x1, y1 = boxes[frame][rows[frame][row]][:4]
+        return [round((x0 + x1) / 2, 1), round((y0 + y1) / 2, 1)]
 
-def _centre(box: Sequence[float]) -> list[float]:
-    return [round((box[0] + box[2]) / 2, 1), round((box[1] + box[3]) / 2, 1)]
+    paths = true_paths(clip.true_boxes, clip.miss_cap_px)
+    return [[centre(frame, row) for frame, row in enumerate(path)] for path in paths]
 
 
 def _rounded(boxes: Boxes) -> list[list[list[float]]]:

@@ -156,10 +156,6 @@ def _interval(one: Any) -> Interval:
     return Interval(one["change"], one["low"], one["high"], int(one["seeds"]))
 
 
-def _label(measure: str) -> str:
-    return measure_of(measure).name
-
-
 # ------------------------------------------------------------------------------------------------------------- figures
 def path(made: Changes) -> Figure:
     """Where fine-tuning without replay goes: change of EffNet-KD on ordinary driving against change of ADE, a line for
@@ -183,10 +179,8 @@ def path(made: Changes) -> Figure:
             axes.plot([last["change_x"]] * 2, [last["low"], last["high"]], color=colour, lw=1)
             axes.plot(x[-1], y[-1], MARKERS[domain], color=colour, ms=9, mec="white", zorder=4)
         for step, at in _spaced(dict(fidelity["change"]), 0.05).items():
-            axes.annotate(
-                f"step {step}", (at, 0), xycoords=("data", "axes fraction"), xytext=(2, 3),
-                textcoords="offset points", rotation=90, fontsize=7.5, color=GREY,
-            )  # fmt: skip
+            axes.annotate(f"step {step}", (at, 0), (2, 3), xycoords=("data", "axes fraction"),
+                          textcoords="offset points", rotation=90, fontsize=7.5, color=GREY)  # fmt: skip
             axes.axvline(at, color=GREY, lw=0.4, ls=":", zorder=0)
         axes.plot(0, 0, "D", color=INK, ms=7, zorder=5, label="base")
         axes.set(
@@ -204,22 +198,22 @@ def over_steps(made: Changes) -> Figure:
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 7.6), sharex=True)
         for axes, (measure, domain) in zip(panels.flat, OVER_STEPS, strict=True):
-            _plot_changes(axes, of_measure(table, measure, domain), VERMILION)
+            line = of_measure(table, measure, domain).sort_values("step")
+            axes.plot([0, *line["step"]], [0, *line["change"]], color=VERMILION, lw=2, marker="o", ms=5)
+            axes.vlines(line["step"], line["low"], line["high"], color=VERMILION, lw=1.4)
             for _, one in of_measure(runs, measure, domain).groupby("run"):
                 one = one.sort_values("step")
                 axes.plot([0, *one["step"]], [0, *one["change"]], color=VERMILION, lw=0.6, alpha=0.6)
             axes.axhline(0, color=INK, lw=1.2, zorder=1)
             axes.set_title(capital(domain_of(domain).label))
-            axes.set(xlabel="fine-tuning step", ylabel=f"change of\n{_label(measure)}")
+            axes.set(xlabel="fine-tuning step", ylabel=f"change of\n{measure_of(measure).name}")
         _square_root_steps(panels[0, 0], table["step"])
         entries = [legend_entry(VERMILION, NONE, "o", "-"), legend_entry(INK, "base", "", "-")]
         return _finished(figure, made, "Changes from the base over fine-tuning", entries)
 
 
 def changes_map(made: Changes) -> Figure:
-    """Every measure of fidelity and of agents in every kind of driving and look: its change at the last step, coloured by
-    whether its interval excludes 0.
-    """
+    """Measures of fidelity and of agents by kind of driving and look: changes at the last step, coloured by outcome."""
     table = made.at_the_end()
     if table.empty:
         return text_figure(NO_RUN)
@@ -235,7 +229,9 @@ def changes_map(made: Changes) -> Figure:
             cmap=colours, norm=BoundaryNorm(np.arange(-0.5, len(outcomes)), len(outcomes)), cbar=False,
             linewidths=0.8, linecolor="white",
         )  # fmt: skip
-        axes.set_yticks(np.arange(len(measures)) + 0.5, [_label(name) for name in measures], fontsize=8, rotation=0)
+        axes.set_yticks(
+            np.arange(len(measures)) + 0.5, [measure_of(name).name for name in measures], fontsize=8, rotation=0
+        )
         heads = [domain_of(domain).short.replace(" ", "\n") for domain in domains]
         axes.set_xticks(np.arange(len(domains)) + 0.5, heads, fontsize=7.5, rotation=0)
         axes.xaxis.tick_top()
@@ -310,7 +306,7 @@ def forgetting(made: Changes) -> Figure:
                 for one in of_measure(table, measure, domain).to_dict("records"):
                     axes.plot([one["low"], one["high"]], [place] * 2, color=colour, lw=1.6)
                     axes.plot(one["change"], place, "D", ms=5, color=colour, mec="white", zorder=4)
-            axes.set_title(f"Change of\n{_label(measure)}", fontsize=9)
+            axes.set_title(f"Change of\n{measure_of(measure).name}", fontsize=9)
             axes.set_yticks(range(len(domains)), [domain_of(domain).label for domain in domains], fontsize=8)
             axes.tick_params(axis="x", labelsize=8)
             axes.axhline(len(domains) - sum(domain in SOURCES for domain in domains) - 0.5, color=GREY, lw=0.6)
@@ -348,9 +344,9 @@ def changes_table(made: Changes) -> Styler:
     """`changes_map` with intervals, and the four numbers of C7."""
     table = made.at_the_end()
     wide = _wide(table, [described(one) for one in table.to_dict("records")], (*IN_THE_MAP, *MOTION)).fillna("–")
-    wide = wide.rename(columns=lambda domain: domain_of(domain).label, index=_label).rename_axis(
-        index="measure", columns=None
-    )
+    wide = wide.rename(
+        columns=lambda domain: domain_of(domain).label, index=lambda name: measure_of(name).name
+    ).rename_axis(index="measure", columns=None)
     return styled(wide.reset_index(), "changes").hide(axis="index")
 
 
@@ -376,7 +372,7 @@ def _transfers(made: Changes) -> list[dict[str, str]]:
         transfers = [statistics.backward_transfer(one) for one in tables]
         losses = [statistics.average_forgetting(one) for one in tables]
         lines.append({
-            "configuration": name, "measure": _label(measure),
+            "configuration": name, "measure": measure_of(measure).name,
             "domains": "; ".join(domain_of(domain).label for domain in SOURCES if domain in set(here["domain"])),
             "checkpoints": str(max(map(len, tables))), "runs": str(len(tables)),
             "backward transfer": describe(interval(transfers)), "average forgetting": describe(interval(losses)),
@@ -425,10 +421,8 @@ def summary(made: Changes) -> str:
         outcomes = pd.Series([outcome_of(one) for one in here.to_dict("records")])
         counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.value_counts().items())
         where = capital(domain_of(ade["domain"]).label)
-        lines.append(
-            f"- **{where}**: ADE changes by {described(ade)} px from {number(ade['before'])}: "
-            f"{_outcome_and_seeds(ade)}. Of {len(here)} measures of agents: {counted}."
-        )
+        changed = f"ADE changes by {described(ade)} px from {number(ade['before'])}: {_outcome_and_seeds(ade)}"
+        lines.append(f"- **{where}**: {changed}. Of {len(here)} measures of agents: {counted}.")
     lost = [line for line in _transfers(made) if line["configuration"] == NONE]
     if lost:
         each = "; ".join(f"{line['measure']} {line['backward transfer']}" for line in lost)
@@ -445,12 +439,6 @@ def _measured(table: pd.DataFrame, domains: Iterable[str]) -> list[str]:
     """Of these domains, those that were measured."""
     measured = set(table["domain"])
     return [domain for domain in domains if domain in measured]
-
-
-def _plot_changes(axes: Axes, line: pd.DataFrame, colour: Any) -> None:
-    line = line.sort_values("step")
-    axes.plot([0, *line["step"]], [0, *line["change"]], color=colour, lw=2, marker="o", ms=5)
-    axes.vlines(line["step"], line["low"], line["high"], color=colour, lw=1.4)
 
 
 def _square_root_steps(axes: Axes, steps: Any) -> None:

@@ -201,8 +201,7 @@ def as_blur_figure(made: CorruptionStudy, domain: str = EVENTFUL) -> Figure:
                              facecolors=[face for face, one in zip(faces, chosen, strict=True) if one])  # fmt: skip
             axes.plot([], [], "o", color=colours[name], label=measure_of(name).label)
         axes.set_yticks(range(len(corruptions)), [label_of(*at) for at in corruptions])
-        axes.set_ylim(max(len(corruptions), 1) - 0.5, -0.5)
-        axes.set_xlim(-0.05, edge + 0.1)
+        axes.set(xlim=(-0.05, edge + 0.1), ylim=(max(len(corruptions), 1) - 0.5, -0.5))
         axes.axvline(strongest, color=GREY, lw=0.9, ls=(0, (1, 1.5)))
         axes.grid(axis="x", color=LIGHT_GREY, lw=0.8)
         axes.set_axisbelow(True)
@@ -236,8 +235,9 @@ def ceiling_figure(made: CorruptionStudy) -> Figure:
         for domain in domains:
             at = corruption_study.blur_curve(made.rows, domain)
             for axes, name in zip(panels, ("ade_px", "recall"), strict=True):
-                axes.plot(at["sharpness_ratio"], at[name], "o-", ms=5, color=colours[domain],
-                          label=domain_of(domain).label)  # fmt: skip
+                axes.plot(
+                    at["sharpness_ratio"], at[name], "o-", ms=5, color=colours[domain], label=domain_of(domain).label
+                )
         named = corruption_study.blur_curve(made.rows, domains[-1])["sharpness_ratio"]
         for sigma, ratio in named[~(named.diff() > -0.04)].items():  # not so near the one before that they overlap
             label = "real" if sigma == 0 else f"{sigma:g} px"

@@ -10,7 +10,6 @@ Refused: parameters that are not plain values, and guessing what a mistyped one 
 
 import difflib
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
@@ -25,11 +24,11 @@ from replaylab.worlds.named import DOMAINS
 PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 OF_IPYTHON = {"In", "Out", "exit", "quit", "open"}
 PRESETS_OWN = "[] for the preset's own"
+CLUSTER_FILE = 'YAML: what a job gets; "" for the cluster\'s own'
 
 
 def _is_fraction(item: object) -> bool:
-    is_number = isinstance(item, int | float) and not isinstance(item, bool)
-    return is_number and math.isfinite(item) and 0 <= item <= 1  # type: ignore[arg-type, operator]
+    return isinstance(item, int | float) and not isinstance(item, bool) and 0 <= item <= 1  # NaN is not
 
 
 def _is_seed(item: object) -> bool:
@@ -71,14 +70,6 @@ def list_of(kind: str, note: str = PRESETS_OWN, default: Sequence[Any] = (), cho
     return field(default_factory=lambda: list(default), metadata=metadata)
 
 
-def _cluster() -> Any:
-    return text_of("inline", choices=CLUSTERS)
-
-
-def _cluster_file() -> Any:
-    return text_of("", 'YAML: what a job gets; "" for the cluster\'s own')
-
-
 def _store(default: str = "the preset's own") -> Any:
     return text_of("", f'a folder; "" for {default}')
 
@@ -90,8 +81,8 @@ class SweepParameters:
     preset: str = text_of("published", choices=PRESETS)
     replay_fractions: list[float] = list_of("fractions")
     seeds: list[int] = list_of("seeds")
-    cluster: str = _cluster()
-    cluster_file: str = _cluster_file()
+    cluster: str = text_of("inline", choices=CLUSTERS)
+    cluster_file: str = text_of("", CLUSTER_FILE)
     store: str = _store()
 
 
@@ -169,8 +160,8 @@ class YourModelParameters:
     seeds: list[int] = list_of("seeds", "", [0])
     detector: str = text_of("", "of transformers; without one no agent is measured")
     agents: list[str] = list_of("agents", "[] for the usual classes")
-    cluster: str = _cluster()
-    cluster_file: str = _cluster_file()
+    cluster: str = text_of("inline", choices=CLUSTERS)
+    cluster_file: str = text_of("", CLUSTER_FILE)
     store: str = _store("book/runs/store")
 
 
@@ -190,8 +181,7 @@ def parameters(names: Mapping[str, object], kind: type[Parameters] = SweepParame
             raise ValueError(f"unknown parameter {name!r}{_nearest(name, list(valid))}\n{_listed(valid)}")
     given = {name: names[name] for name in valid if name in names}
     for name, value in given.items():
-        problem = _problem(valid[name], value)
-        if problem:
+        if problem := _problem(valid[name], value):
             raise ValueError(f"{problem}\n{_listed(valid)}")
     return kind(**given)
 
@@ -243,9 +233,9 @@ def _described(one: "Field[Any]") -> str:
     default = one.default if one.default_factory is MISSING else one.default_factory()
     kind = one.metadata["kind"]
     of_type, of_them = ("text", "one") if kind == "text" else (f"list of {ITEM_KINDS[kind].several}", "any")
-    notes = [f"{of_them} of {_quoted(one.metadata['choices'])}"] if one.metadata["choices"] else []
-    notes += [one.metadata["note"]] if one.metadata["note"] else []
-    return f"{one.name}: {of_type}, default {json.dumps(default)} ({'; '.join(notes)})"
+    choices = f"{of_them} of {_quoted(one.metadata['choices'])}" if one.metadata["choices"] else ""
+    notes = "; ".join(filter(None, [choices, one.metadata["note"]]))
+    return f"{one.name}: {of_type}, default {json.dumps(default)} ({notes})"
 
 
 def _nearest(name: str, valid: list[str]) -> str:

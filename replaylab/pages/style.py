@@ -129,27 +129,23 @@ def reference_entries(models: Sequence[str] = tuple(DASHES)) -> list[Line2D]:
     return [legend_entry(GREY, REFERENCES[model], "", DASHES[model], lw=1.2) for model in models]
 
 
-def titled(figure: Figure, *lines: str) -> Figure:
-    """The figure with a title of these lines, without those that are empty, and no longer open in pyplot."""
+def finished(
+    figure: Figure, *lines: str, entries: Sequence[Artist] = (), columns: int = 2, below_in: float = 0.0, **legend: Any
+) -> Figure:
+    """The figure with a title of these lines, without those that are empty, and one legend below everything, for which
+    `below_in` inches are left; no longer open in pyplot.
+    """
     figure.suptitle("\n".join(filter(None, lines)), x=0.02, ha="left")
+    if entries:
+        figure.legend(handles=list(entries), loc="lower center", ncols=columns, **legend)
+    figure.align_ylabels()
+    figure.tight_layout(rect=(0, below_in / figure.get_figheight(), 1, 1))
     # Otherwise a notebook shows it twice: once as the cell's value and once as pyplot's open figure.
     plt.close(figure)
     return figure
 
 
-def finished(
-    figure: Figure, *lines: str, entries: Sequence[Artist] = (), columns: int = 2, below_in: float = 0.0, **legend: Any
-) -> Figure:
-    """`titled`, with one legend below everything, for which `below_in` inches are left, and panels that do not overlap."""
-    titled(figure, *lines)
-    if entries:
-        figure.legend(handles=list(entries), loc="lower center", ncols=columns, **legend)
-    figure.align_ylabels()
-    figure.tight_layout(rect=(0, below_in / figure.get_figheight(), 1, 1))
-    return figure
-
-
-def finished_with_references(figure: Figure, title: str, runs: pd.DataFrame, entries: Sequence[Line2D]) -> Figure:
+def finished_with_references(figure: Figure, title: str, runs: pd.DataFrame, entries: Sequence[Artist]) -> Figure:
     """`finished`, with how much of the sweep is there, and below the entries a legend of the reference baselines."""
     references, line_in = reference_entries(), 0.22
     below_in = -(-len(references) // 2) * line_in

@@ -161,8 +161,7 @@ def patterns_figure(survey: Survey) -> Figure:
             one, colour = values.loc[domain], COLOURS.get(domain_of(domain).group, INK)
             axes.plot([one["low"], one["high"]], [row, row], color=colour, lw=2, zorder=2, solid_capstyle="round")
             axes.plot(one["value"], row, "o", color=colour, ms=7, mec="white", mew=0.8, zorder=3)
-        axes.set_xscale("log")
-        axes.set_xlim(0.93, survey.windows * 1.07)
+        axes.set(xscale="log", xlim=(0.93, survey.windows * 1.07), ylim=(len(domains) - 0.4, -0.6))
         ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick < 0.75 * survey.windows]
         axes.set_xticks([*ticks, survey.windows])
         axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -172,7 +171,6 @@ def patterns_figure(survey: Survey) -> Figure:
         axes.set_axisbelow(True)
         axes.set_yticks(range(len(domains)), [capital(domain_of(domain).label) for domain in domains])
         axes.tick_params(axis="y", length=0)
-        axes.set_ylim(len(domains) - 0.4, -0.6)
         axes.set_xlabel(f"effective number of motion patterns in {survey.windows} windows")
         axes.spines["left"].set_visible(False)
         return finished(figure, "How repetitive is the motion?")

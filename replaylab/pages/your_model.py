@@ -11,9 +11,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis.tables import FLOORS, last_step, per_configuration, per_run
@@ -53,9 +51,7 @@ def measures_table(table: Table) -> Styler:
 
 
 def tradeoff(table: Table) -> Figure:
-    """EffNet-KD on the target against the accuracy in each domain, at the last step: an arrow from the base to no replay,
-    a line on to more.
-    """
+    """EffNet-KD on the target against accuracy in each domain at the last step: from the base to no replay, then to more."""
     values, names = last_step(per_run(table.rows)), domains(table)
     with figure_style():
         figure, panels = plt.subplots(len(names), 1, figsize=(WIDTH, 0.8 + 3.0 * len(names)), squeeze=False)
@@ -81,7 +77,8 @@ def tradeoff(table: Table) -> Figure:
                 arrow = {"arrowstyle": "->", "color": GREY, "shrinkA": 6, "shrinkB": 6}
                 axes.annotate("", end, start, arrowprops=arrow, zorder=0)
             axes.set(xlabel=f"EffNet-KD on {names[0]}", ylabel=measure_of(measure).axis, title=domain)
-        return _finished(figure, panels[0, 0], "Fidelity against dynamics", table.runs)
+        entries = panels[0, 0].get_legend_handles_labels()[0]
+        return finished_with_references(figure, "Fidelity against dynamics", table.runs, entries)
 
 
 def over_steps(table: Table) -> Figure:
@@ -101,7 +98,8 @@ def over_steps(table: Table) -> Figure:
                     level = here.loc[here["model"] == model, "value"].mean()
                     axes.axhline(level, **reference_style(model))
                 axes.set(xlabel="step", title=f"{domain}: {measure_of(measure).name}")
-        return _finished(figure, panels[0, 0], "Over fine-tuning", table.runs)
+        entries = panels[0, 0].get_legend_handles_labels()[0]
+        return finished_with_references(figure, "Over fine-tuning", table.runs, entries)
 
 
 def summary(table: Table) -> str:
@@ -114,9 +112,8 @@ def summary(table: Table) -> str:
         means = here.groupby("configuration", sort=False)["value"].mean()
         before = means["base"]
         changes = ", ".join(f"{name} {means[name] - before:+.3g}" for name in _tuned(here))
-        lines.append(
-            f"- **{domain}**: {measure_of(measure).name} is {before:.3g} before fine-tuning; it changes by {changes}."
-        )
+        level = f"{measure_of(measure).name} is {before:.3g} before fine-tuning"
+        lines.append(f"- **{domain}**: {level}; it changes by {changes}.")
     seeds = table.runs["seed"].nunique()
     note = f"Of {seeds} seed{'s' if seeds > 1 else ''}: look for changes that are larger than what seeds differ by."
     return "\n".join([*lines, "", note])
@@ -145,8 +142,3 @@ def _tuned(values: pd.DataFrame) -> list[str]:
 
 def _colours(count: int) -> Sequence[tuple[float, ...]]:
     return [VERMILION, *sns.light_palette(BLUE, max(count, 2) + 1)[2:]][:count]
-
-
-def _finished(figure: Figure, axes: Axes, title: str, runs: pd.DataFrame) -> Figure:
-    handles, _ = axes.get_legend_handles_labels()
-    return finished_with_references(figure, title, runs, [one for one in handles if isinstance(one, Line2D)])
