@@ -48,7 +48,7 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     machine = shared.machine(options)
     if options.part == "base":
-        pretrain.base(Path(options.home), seed=options.seed, machine=machine, family=options.family)
+        pretrain.train_base(Path(options.home), seed=options.seed, machine=machine, family=options.family)
     elif options.seed or options.family != FAMILIES[0] or machine != MachineSpec():
         raise ValueError(f"--seed, --family and the machine's options are for the base; {options.part} has none")
     else:

@@ -1,10 +1,9 @@
-"""The same transformer in fewer passes over memory: what makes a training step quick where memory is slow.
+"""Attention and GELU of diffusers' transformers in fewer passes over memory, which is most of a step at this size.
 
-Decision: diffusers' blocks stay as they are, and three of their parts are exchanged for others that compute the same up to
-rounding. At this size half of a step goes to elementwise work, so what counts is how often memory is walked through:
-rotary embedding is one complex multiplication instead of two strided writes; GELU comes from a sigmoid, in place, with
-its derivative in closed form; and attention to a single word, whose softmax is 1 whatever the query, is that word's
-value, without queries; `make bench` compares. Of CogVideoX's blocks only the attention is exchanged.
+Decision: diffusers' blocks stay as they are, and three of their parts are replaced by others that compute the same up to
+rounding: rotary embedding is one complex multiplication instead of two strided writes; GELU comes from a sigmoid, in
+place, with its derivative in closed form; and cross-attention to a single token, whose softmax is 1 for any query, is
+that token's value (`make bench` compares). Of CogVideoX's blocks only the attention is replaced.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ if TYPE_CHECKING:
 
 
 def use_fused_attention(transformer: WanTransformer3DModel) -> WanTransformer3DModel:
-    """Exchange the parts, in place. Weights and their names stay; those that nothing depends on any more stand still."""
+    """Replace the parts, in place. Weights and their names stay; those without any effect left are frozen."""
     for block in transformer.blocks:
         block.attn1.set_processor(FusedSelfAttention())
         block.attn2.set_processor(SingleTokenCrossAttention())
         block.ffn.net[0].gelu = gelu
-        for unheard in (block.norm2, *(getattr(block.attn2, name) for name in ("to_q", "to_k", "norm_q", "norm_k"))):
-            unheard.requires_grad_(False)
+        for unused in (block.norm2, *(getattr(block.attn2, name) for name in ("to_q", "to_k", "norm_q", "norm_k"))):
+            unused.requires_grad_(False)
     return transformer
 
 
 def use_fused_joint_attention(transformer: CogVideoXTransformer3DModel) -> CogVideoXTransformer3DModel:
-    """Exchange CogVideoX's attention, in place."""
+    """Replace CogVideoX's attention, in place."""
     for block in transformer.transformer_blocks:
         block.attn1.set_processor(FusedJointAttention())
     return transformer
@@ -43,37 +42,37 @@ class FusedSelfAttention:
 
     def __call__(self, attn: Any, hidden: Tensor, _text: None, _mask: None, rotary: tuple[Tensor, Tensor]) -> Tensor:
         cos, sin = (part.transpose(1, 2)[..., ::2] for part in rotary)  # (1, 1, tokens, head / 2)
-        turn = torch.complex(cos, sin)
-        query, key = (_turned(part, turn, attn.heads) for part in (
+        rotation = torch.complex(cos, sin)
+        query, key = (_rotated(part, rotation, attn.heads) for part in (
             attn.norm_q(attn.to_q(hidden)), attn.norm_k(attn.to_k(hidden)))
         )  # fmt: skip
         value = _heads(attn.to_v(hidden), attn.heads)
-        mixed = attend(query, key, value)
-        return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+        attended = attend(query, key, value)
+        return attn.to_out[0](attended.transpose(1, 2).flatten(2))
 
 
 class FusedJointAttention:
-    """CogVideoX's attention of text and video together. Only the video has places; a word is turned by nothing."""
+    """CogVideoX's joint attention of text and video. Only the video has positions; text is not rotated."""
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor,
         image_rotary_emb: tuple[Tensor, Tensor], attention_mask: None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        words = encoder_hidden_states.shape[1]
+        tokens = encoder_hidden_states.shape[1]
         both = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         cos, sin = (part[:, ::2] for part in image_rotary_emb)  # (tokens, head / 2)
-        turn = functional.pad(torch.complex(cos, sin), (0, 0, words, 0), value=1)
+        rotation = functional.pad(torch.complex(cos, sin), (0, 0, tokens, 0), value=1)
         query, key = (
-            _turned(norm(part.unflatten(2, (attn.heads, -1))).flatten(2), turn, attn.heads)
+            _rotated(norm(part.unflatten(2, (attn.heads, -1))).flatten(2), rotation, attn.heads)
             for norm, part in ((attn.norm_q, attn.to_q(both)), (attn.norm_k, attn.to_k(both)))
         )
-        mixed = attend(query, key, _heads(attn.to_v(both), attn.heads))
-        made = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
-        return made[:, words:], made[:, :words]
+        attended = attend(query, key, _heads(attn.to_v(both), attn.heads))
+        output = attn.to_out[0](attended.transpose(1, 2).flatten(2))
+        return output[:, tokens:], output[:, :tokens]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(Q K' / sqrt(d)) V, each (B, heads, tokens, width). Short rows in half precision are quickest written out."""
+    """softmax(Q K' / sqrt(d)) V, each (B, heads, tokens, width); written out where that is fastest, in bf16 on a CPU."""
     if query.device.type != "cpu" or query.dtype == torch.float32:
         return functional.scaled_dot_product_attention(query, key, value)
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
@@ -85,17 +84,17 @@ def _heads(tokens: Tensor, heads: int) -> Tensor:
     return tokens.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
-def _turned(tokens: Tensor, turn: Tensor, heads: int) -> Tensor:
+def _rotated(tokens: Tensor, rotation: Tensor, heads: int) -> Tensor:
     pairs = _heads(tokens, heads).float().unflatten(-1, (-1, 2)).contiguous()
-    return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2).to(tokens.dtype)
+    return torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(-2).to(tokens.dtype)
 
 
 class SingleTokenCrossAttention:
-    """Cross-attention where the text is one word: (B, 1, width), for every token alike."""
+    """Cross-attention to one text token, (B, 1, width): the same for every query."""
 
     def __call__(self, attn: Any, hidden: Tensor, text: Tensor, _mask: None, _rotary: None) -> Tensor:
         if text.shape[1] != 1:
-            raise ValueError(f"the text has {text.shape[1]} words; this attention is for one")
+            raise ValueError(f"the text has {text.shape[1]} tokens; this attention is for one")
         return attn.to_out[0](attn.to_v(text))
 
 

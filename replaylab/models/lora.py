@@ -1,7 +1,7 @@
-"""Low-rank adapters on any network: put on, written, melted in. Through peft's own layers, whoever made the network.
+"""Low-rank adapters on any network: added, written, read and merged.
 
-Decision: not diffusers' `add_adapter`, which UNetSpatioTemporalConditionModel does not have. What is written is what
-diffusers' pipelines load by `load_lora_weights`.
+Decision: peft's own layers, not diffusers' `add_adapter`, which UNetSpatioTemporalConditionModel does not have. What is
+written is what diffusers' pipelines load by `load_lora_weights`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FILE = "pytorch_lora_weights.safetensors"
 
 
 def add_lora(network: Any, pattern: str, rank: int, seed: int) -> None:
-    """LoRA (Hu et al. 2021, arXiv 2106.09685) on the layers whose names match; all other weights stand still.
+    """LoRA (Hu et al. 2021, arXiv 2106.09685) on the layers whose names match; all other weights are frozen.
 
     Scaled by alpha / rank = 1. Raises ValueError where no layer matches.
     """
@@ -34,15 +34,15 @@ def add_lora(network: Any, pattern: str, rank: int, seed: int) -> None:
 
 
 def lora_weights(network: Any, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The adapters' weights by name; of `weights`, where the network's own are in parts."""
+    """The adapters' weights by name; of `weights`, where the network's own are sharded."""
     from peft import get_peft_model_state_dict
 
     return get_peft_model_state_dict(network, state_dict=weights)
 
 
 def write_lora(network: Any, folder: Path, network_name: str, weights: dict[str, Tensor] | None = None) -> None:
-    """`<folder>/pytorch_lora_weights.safetensors`, each name behind that of the network in its pipeline; `weights` as in
-    `weights_of`.
+    """`<folder>/pytorch_lora_weights.safetensors`, each name after that of the network in its pipeline; `weights` as in
+    `lora_weights`.
     """
     from safetensors.torch import save_file
 
@@ -54,7 +54,7 @@ def write_lora(network: Any, folder: Path, network_name: str, weights: dict[str,
 
 
 def read_lora(network: Any, folder: Path, network_name: str) -> None:
-    """What `write` wrote, into the adapters that are put on; raises FileNotFoundError, with the path."""
+    """What `write_lora` wrote, into the adapters of the network; raises FileNotFoundError, with the path."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
@@ -66,7 +66,7 @@ def read_lora(network: Any, folder: Path, network_name: str) -> None:
 
 
 def merge_lora(network: Any) -> None:
-    """Add the adapters to the weights they adapt, and take them off."""
+    """Add the adapters to the weights they adapt, and remove them."""
     from diffusers.utils.peft_utils import recurse_remove_peft_layers
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,8 +125,7 @@ def fit(
     network = model.transformer.to(rank.device).train()
     trained = select_trainable(model, training, seed)
     regularizer = regularizers.REGULARIZERS[remedy.kind](remedy.strength)
-    loss_of_clip = _single_losses(model, base_clips, seed, rank)
-    regularizer.measure_base(model, list(trained.values()), loss_of_clip, len(base_clips))
+    regularizer.measure_base(model, list(trained.values()), _clip_losses(model, base_clips, seed, rank))
     if execution.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     if execution.compiled:
@@ -217,16 +216,12 @@ def full_state_dict(model: VideoModel) -> dict[str, Tensor]:
     return {name: distributed.full_tensor(weight).cpu() for name, weight in model.transformer.state_dict().items()}
 
 
-def _single_losses(model: VideoModel, clips: Sequence[Clip], seed: int, rank: Rank) -> Callable[[int], Tensor]:
-    """The loss of a single clip, by number, for the Fisher information."""
-    mixture = Mixture(0.0, 1, [len(clips)], seed) if len(clips) else None
-
-    def loss_of_clip(number: int) -> Tensor:
-        assert mixture is not None
+def _clip_losses(model: VideoModel, clips: Sequence[Clip], seed: int, rank: Rank) -> Iterator[Tensor]:
+    """The loss of each clip by itself, in a random order."""
+    for number in range(len(clips)):
+        mixture = Mixture(0.0, 1, [len(clips)], seed)
         batch = batch_of(model, [clips], mixture, torch_seed(seed, "fisher"), number)
-        return model.loss(*batch.to(rank.device))
-
-    return loss_of_clip
+        yield model.loss(*batch.to(rank.device))
 
 
 def _schedule(training: TrainingSpec, step: int) -> float:

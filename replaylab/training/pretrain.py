@@ -34,17 +34,8 @@ from replaylab.metrics.blur import blurred
 from replaylab.metrics.detectors import centre_point_training
 from replaylab.metrics.video_network_training import LabelledVideos, labelled_videos
 from replaylab.mixture import Mixture
-from replaylab.models import autoencoder as autoencoder_module
-from replaylab.models import latent_cache, pipelines, tiny
-from replaylab.models.autoencoder import (
-    LATENT_CHANNELS,
-    encode,
-    fold,
-    load_autoencoder,
-    new_autoencoder,
-    save_autoencoder,
-    unfold,
-)
+from replaylab.models import autoencoder, latent_cache, pipelines
+from replaylab.models.tiny import TinyModel
 from replaylab.spec import (
     WEIGHTS,
     EvaluationSpec,
@@ -82,7 +73,7 @@ TARGET_LOOKS = (  # instruments only
 AUTOENCODER_STEPS, AUTOENCODER_BATCH, AUTOENCODER_RATE = 1500, 48, 1e-3
 BASE_STEPS, BASE_BATCH, BASE_RATE = {"wan": 20000, "cogvideox": 10000}, 16, 2e-3
 CURVE_POINTS = 20  # how often the base is measured while it learns
-CURVE = EvaluationSpec(  # looks never seen (other scenes, another seed), and the target's
+CURVE = EvaluationSpec(  # appearances never trained on (other scenes, another seed), and the target's
     tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("near", "driving-eventful")), "dev", 64, 64
 )
 DETECTOR_STEPS = 1200
@@ -93,14 +84,14 @@ SEED = 0
 
 
 @flush_denormals()
-def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOENCODER_STEPS) -> None:
+def train_autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOENCODER_STEPS) -> None:
     """Train the autoencoder on single frames of all domains; resumes from `home/autoencoder`."""
     started = time.monotonic()
     domains = (NEAR, *FAR, *TARGET_LOOKS)
     frames = np.concatenate([_all_frames(_domain(spec, home), "train") for spec in domains])
     torch.manual_seed(SEED)  # diffusers draws a new network's weights from the global stream
-    vae = new_autoencoder().to(memory_format=torch.channels_last)
-    start_as_principal_components(vae, fold(frames[:: max(1, len(frames) // 2000)]))
+    vae = autoencoder.new_autoencoder().to(memory_format=torch.channels_last)
+    start_as_principal_components(vae, autoencoder.fold(frames[:: max(1, len(frames) // 2000)]))
     weights = list(vae.parameters())
     optimizer = torch.optim.AdamW(weights, lr=AUTOENCODER_RATE, weight_decay=0.0, fused=True)
     first = _resume_autoencoder(home / "autoencoder", vae, optimizer)
@@ -118,27 +109,23 @@ def autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOEN
             _save_autoencoder(home / "autoencoder", step + 1, vae, optimizer)
     vae.eval()
     with torch.no_grad():
-        coded = vae.encode(fold(frames[:: max(1, len(frames) // 2000)])).latents
+        coded = vae.encode(autoencoder.fold(frames[:: max(1, len(frames) // 2000)])).latents
     vae.register_to_config(scaling_factor=1 / coded.square().mean().sqrt().item())
-    save_autoencoder(vae, folder)
+    autoencoder.save_autoencoder(vae, folder)
     about = {"steps": steps, "batch_size": AUTOENCODER_BATCH, "seed": SEED, "frames": len(frames),
              "seconds": round(time.monotonic() - started), "first_step_of_last_run": first}  # fmt: skip
     _card(folder / "vae", "autoencoder", about, domains)
 
 
 @flush_denormals()
-def base(
-    home: Path,
-    folder: Path | None = None,
-    steps: int = 0,
-    seed: int = SEED,
-    machine: MachineSpec = MachineSpec(),
+def train_base(
+    home: Path, folder: Path | None = None, steps: int = 0, seed: int = SEED, machine: MachineSpec = MachineSpec(),
     family: str = "wan",
-) -> None:
+) -> None:  # fmt: skip
     """Train a family's transformer on the diverse domains' latents; resumes from its folder in `home`.
 
-    Every family and seed has a folder of its own among the shipped weights, the autoencoder included. `curve.csv` beside the
-    weights tells how fidelity and dynamics came, on dev clips. steps: 0 for the family's own.
+    Every family and seed has a folder of its own among the shipped weights, with the autoencoder. `curve.csv` beside the
+    weights has fidelity and dynamics on dev clips during training. steps: 0 for the family's own.
     """
     steps = steps or BASE_STEPS[family]
     folder = folder or base_folder(seed, family)
@@ -146,7 +133,7 @@ def base(
         shutil.copytree(WEIGHTS / "base" / "vae", folder / "vae")
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(seed, "new transformer"))  # diffusers draws from the global stream
-        model = pipelines.TINY[family].new(load_autoencoder(folder))
+        model = pipelines.TINY[family].new(autoencoder.load_autoencoder(folder))
     sources = []
     for spec in BASE_DOMAINS:
         domain = _domain(spec, home)
@@ -177,7 +164,7 @@ def base(
     _card(folder, "base", about, BASE_DOMAINS, options)
 
 
-def _measure(model: tiny.TinyModel, step: int, home: Path, run: Path) -> None:
+def _measure(model: TinyModel, step: int, home: Path, run: Path) -> None:
     path = run / f"curve-{step:06d}.csv"
     if not path.is_file():
         table = _means(evaluate.evaluate(pipelines.TinyPipeline(model), CURVE, home)).assign(model="base", step=step)
@@ -203,40 +190,41 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ade_in_words(table: pd.DataFrame) -> list[str]:
-    found = table[table["measure"] == "ade_px"]
-    return [f"ADE {row.value:.2f} px on {row.domain}" for row in found.itertuples()]
+    rows = table[table["measure"] == "ade_px"]
+    return [f"ADE {row.value:.2f} px on {row.domain}" for row in rows.itertuples()]
 
 
-def agent_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int = DETECTOR_STEPS) -> None:
-    """Train the detector on real and autoencoded frames of all looks of both driving worlds.
+def train_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int = DETECTOR_STEPS) -> None:
+    """Train the detector on real and autoencoded frames of all appearances of both driving worlds.
 
-    Half of the dev scenes pick its threshold; the figures on its card come from the other half, among them its
-    ceiling on real frames that are blurred in steps.
+    Half of the dev scenes choose its threshold; the figures on its card come from the other half, among them its
+    scores on real frames that are blurred in steps.
     """
-    vae = load_autoencoder(WEIGHTS / "base")
-    training, picking, checks = Labelled(), Labelled(), {}
+    vae = autoencoder.load_autoencoder(WEIGHTS / "base")
+    training, validation, checks = [], [], {}
     for spec in (NEAR, *TARGET_LOOKS):
         domain = _domain(spec, home)
         real, truth = _all_frames(domain, "train"), _all_boxes(domain, "train")
-        training.add(real, truth).add(_autoencoded(vae, real), truth)
+        training += [(real, truth), (_autoencoded(vae, real), truth)]
         real, truth = _all_frames(domain, "dev"), _all_boxes(domain, "dev")
         half = len(real) // 2  # whole scenes: their number is even, and all are equally long
-        picking.add(real[:half], truth[:half]).add(_autoencoded(vae, real[:half]), truth[:half])
-        kept = real[half:]
-        checks[f"{spec.name}, autoencoded"] = (_autoencoded(vae, kept), truth[half:])
+        validation += [(real[:half], truth[:half]), (_autoencoded(vae, real[:half]), truth[:half])]
+        held_out = real[half:]
+        checks[f"{spec.name}, autoencoded"] = (_autoencoded(vae, held_out), truth[half:])
         for blur_px in BLURS_PX:
             how = f"blurred by {blur_px:g} px" if blur_px else "real"
-            checks[f"{spec.name}, {how}"] = (blurred(kept, blur_px), truth[half:])
+            checks[f"{spec.name}, {how}"] = (blurred(held_out, blur_px), truth[half:])
+    validation_frames, validation_boxes = _concatenated(validation)
     centre_point_training.fit(
-        training.frames, training.boxes, validation_frames=picking.frames, validation_boxes=picking.boxes,
+        *_concatenated(training), validation_frames=validation_frames, validation_boxes=validation_boxes,
         checks=checks, seed=SEED, steps=steps, folder=folder,
         data="Real and autoencoded frames of rendered traffic: " + "; ".join(map(_in_words, (NEAR, *TARGET_LOOKS))),
     )  # fmt: skip
 
 
 @flush_denormals()
-def video_features(home: Path, folder: Path = WEIGHTS / "videonet", steps: int = VIDEONET_STEPS) -> None:
-    """Train the video network on all domains; its distances are shown on dev clips of the target's look."""
+def train_video_network(home: Path, folder: Path = WEIGHTS / "videonet", steps: int = VIDEONET_STEPS) -> None:
+    """Train the video network on all domains; its card has distances between dev clips of the target's appearance."""
     specs = (*BASE_DOMAINS, *TARGET_LOOKS)
     training, held_out = (
         LabelledVideos.concatenated([labelled_videos(_domain(spec, home), split, VIDEONET_VIDEOS) for spec in specs])
@@ -254,27 +242,15 @@ def video_features(home: Path, folder: Path = WEIGHTS / "videonet", steps: int =
     )  # fmt: skip
 
 
-class Labelled:
-    """Frames and their boxes, gathered from several domains."""
-
-    def __init__(self) -> None:
-        self._frames: list[NDArray[np.uint8]] = []
-        self.boxes: list[NDArray[np.float64]] = []
-
-    def add(self, frames: NDArray[np.uint8], boxes: list[NDArray[np.float64]]) -> Labelled:
-        """Frames (N, H, W, 3) and the boxes of each; itself."""
-        self._frames.append(frames)
-        self.boxes += boxes
-        return self
-
-    @property
-    def frames(self) -> NDArray[np.uint8]:
-        """All of them, uint8 (N, H, W, 3)."""
-        return np.concatenate(self._frames)
+def _concatenated(
+    parts: list[tuple[NDArray[np.uint8], list[NDArray[np.float64]]]],
+) -> tuple[NDArray[np.uint8], list[NDArray[np.float64]]]:
+    """Frames (N, H, W, 3) of several domains, and the boxes of each."""
+    return np.concatenate([frames for frames, _ in parts]), [each for _, boxes in parts for each in boxes]
 
 
 def _autoencoded(vae: Any, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return autoencoder_module.decode(vae, encode(vae, frames[:, None]))[:, 0]
+    return autoencoder.decode(vae, autoencoder.encode(vae, frames[:, None]))[:, 0]
 
 
 def _domain(spec: WorldSpec, home: Path) -> Domain:
@@ -292,9 +268,9 @@ def _all_boxes(domain: Domain, split: str) -> list[NDArray[np.float64]]:
     """For every frame of a split, (K, 6): x0 y0 x1 y1 visible is_pedestrian."""
     table = domain.tracks.assign(pedestrian=domain.tracks["kind"] == "pedestrian")
     columns = ["x0", "y0", "x1", "y1", "visible", "pedestrian"]
-    found = {key: rows[columns].to_numpy(float) for key, rows in table.groupby(["video", "frame"])}
+    boxes = {key: rows[columns].to_numpy(float) for key, rows in table.groupby(["video", "frame"])}
     return [
-        found.get((row.file.removesuffix(".mp4"), frame), np.zeros((0, 6)))
+        boxes.get((row.file.removesuffix(".mp4"), frame), np.zeros((0, 6)))
         for row in domain.split(split).itertuples()
         for frame in range(int(row.frames))
     ]
@@ -302,12 +278,12 @@ def _all_boxes(domain: Domain, split: str) -> list[NDArray[np.float64]]:
 
 def _reconstruction_loss(vae: Any, frames: NDArray[np.uint8]) -> Tensor:
     """Absolute and squared error, and the absolute error of the image's gradients: edges are where agents are."""
-    folded = fold(frames)
-    made = unfold(vae.decode(vae.encode(folded).latents).sample)
-    wanted = unfold(folded)
-    loss = (made - wanted).abs().mean() + (made - wanted).square().mean()
+    folded = autoencoder.fold(frames)
+    decoded = autoencoder.unfold(vae.decode(vae.encode(folded).latents).sample)
+    real = autoencoder.unfold(folded)
+    loss = (decoded - real).abs().mean() + (decoded - real).square().mean()
     for axis in (-1, -2):
-        loss = loss + (made.diff(dim=axis) - wanted.diff(dim=axis)).abs().mean()
+        loss = loss + (decoded.diff(dim=axis) - real.diff(dim=axis)).abs().mean()
     return loss
 
 
@@ -315,13 +291,13 @@ def _reconstruction_loss(vae: Any, frames: NDArray[np.uint8]) -> Tensor:
 def start_as_principal_components(vae: Any, folded: Tensor) -> None:
     """Set the weights so that the untrained network is a principal component analysis of `folded` (N, F, h, w).
 
-    Two cores have little time to learn what linear algebra knows at once. Components keep the fourth root
-    of their variance, between equal shares (noise drowns the picture last) and their own (detail drowns first).
+    Linear algebra saves two cores this much of training. Components are scaled to the fourth root of their variance, between
+    equal scales (noise hides all of them last) and their own (noise hides detail first).
     """
     pixels = folded.permute(0, 2, 3, 1).reshape(-1, folded.shape[1])
     mean = pixels.mean(0)
     variances, directions = torch.linalg.eigh(torch.cov((pixels - mean).T))
-    count = LATENT_CHANNELS
+    count = autoencoder.LATENT_CHANNELS
     variances, directions = variances[-count:].flip(0), directions[:, -count:].flip(1).T
     sizes = variances**0.25
     sizes = 0.5 * sizes / sizes.square().mean().sqrt()  # small: the decoder begins with a tanh
@@ -340,7 +316,7 @@ def start_as_principal_components(vae: Any, folded: Tensor) -> None:
 
 
 def _set_centre(layer: Any, matrix: Tensor, bias: Tensor) -> None:
-    """Make the leading channels of a 3x3 convolution a matrix product; the others stay as they are, unheard."""
+    """Make the leading channels of a 3x3 convolution a matrix product; the others stay as they are, without effect."""
     rows, columns = matrix.shape
     layer.weight[:rows].zero_()
     layer.weight[:rows, :columns, 1, 1] = matrix
@@ -348,18 +324,18 @@ def _set_centre(layer: Any, matrix: Tensor, bias: Tensor) -> None:
 
 
 def _save_autoencoder(folder: Path, step: int, vae: Any, optimizer: Any) -> None:
-    states = {kind: {} for kind in ("exp_avg", "exp_avg_sq", "step")}  # type: dict[str, dict[str, Tensor]]
-    for name, weight in vae.named_parameters():
-        for kind, group in states.items():
-            group[name] = optimizer.state[weight][kind]
+    states = {
+        kind: {name: optimizer.state[weight][kind] for name, weight in vae.named_parameters()}
+        for kind in ("exp_avg", "exp_avg_sq", "step")
+    }
     checkpoint.save(folder, step, {"vae": vae.state_dict(), **states}, {})
 
 
 def _resume_autoencoder(folder: Path, vae: Any, optimizer: Any) -> int:
-    found = checkpoint.newest(folder)
-    if found is None:
+    newest = checkpoint.newest(folder)
+    if newest is None:
         return 0
-    tensors, state = found
+    tensors, state = newest
     vae.load_state_dict(tensors.pop("vae"))
     for name, weight in vae.named_parameters():
         optimizer.state[weight] = {kind: group[name] for kind, group in tensors.items()}
@@ -372,7 +348,7 @@ def _in_words(spec: WorldSpec) -> str:
 
 
 def _card(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...], options: str = "") -> None:
-    """A card beside the weights: what they are, from which data, how to make them again."""
+    """A card beside the weights: what they are, trained on which data, and the command that trains them again."""
     about = {**about, "threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
     lines = [
         f"# {what} of replaylab's tiny world", "",
@@ -386,8 +362,5 @@ def _card(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec,
     write_json(folder / "pretraining.json", about)
 
 
-COMMANDS = {
-    "autoencoder": autoencoder,
-    "detector": agent_detector,
-    "videonet": video_features,
-}  # and `base`, which takes a seed and a machine
+COMMANDS = {"autoencoder": train_autoencoder, "detector": train_detector, "videonet": train_video_network}
+"""By name; `train_base` takes a seed and a machine besides."""

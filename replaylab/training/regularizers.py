@@ -17,7 +17,7 @@ stays the loss of the clips.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -35,10 +35,8 @@ class Regularizer:
     def __init__(self, strength: float = 0.0) -> None:
         self.strength = strength
 
-    def measure_base(
-        self, model: VideoModel, weights: Sequence[Tensor], loss_of_clip: Callable[[int], Tensor], clips: int
-    ) -> None:
-        """Before training, and before the weights are sharded; `loss_of_clip` of each of so many clips of the base."""
+    def measure_base(self, model: VideoModel, weights: Sequence[Tensor], losses: Iterable[Tensor]) -> None:
+        """Before training, and before the weights are sharded; `losses` of single clips of the base's domains."""
 
     def attach(self, weights: Sequence[Tensor]) -> None:
         """To the weights as the optimizer has them, perhaps sharded, while they are still the base's."""
@@ -75,10 +73,8 @@ class EWC(L2SP):
 
     importances: Sequence[Tensor]
 
-    def measure_base(
-        self, model: VideoModel, weights: Sequence[Tensor], loss_of_clip: Callable[[int], Tensor], clips: int
-    ) -> None:
-        self.importances = fisher_information(loss_of_clip, clips, weights)
+    def measure_base(self, model: VideoModel, weights: Sequence[Tensor], losses: Iterable[Tensor]) -> None:
+        self.importances = fisher_information(losses, weights)
 
     def attach(self, weights: Sequence[Tensor]) -> None:
         super().attach(weights)
@@ -91,9 +87,7 @@ class EWC(L2SP):
 class LearningWithoutForgetting(Regularizer):
     """A frozen copy of the base as teacher."""
 
-    def measure_base(
-        self, model: VideoModel, weights: Sequence[Tensor], loss_of_clip: Callable[[int], Tensor], clips: int
-    ) -> None:
+    def measure_base(self, model: VideoModel, weights: Sequence[Tensor], losses: Iterable[Tensor]) -> None:
         self.teacher = model.with_network(copy.deepcopy(model.transformer).requires_grad_(False).eval())
 
 
@@ -111,15 +105,16 @@ REGULARIZERS: dict[str, type[Regularizer]] = {  # by spec.REMEDIES
 }  # fmt: skip
 
 
-def fisher_information(loss_of_clip: Callable[[int], Tensor], clips: int, weights: Sequence[Tensor]) -> list[Tensor]:
+def fisher_information(losses: Iterable[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
     """The diagonal Fisher information of each weight, estimated as the mean squared gradient over single clips.
 
     Divided by their overall mean, so that a strength means as much as it does in L2-SP. Raises ValueError where no
     gradient reaches any weight.
     """
-    sums = [torch.zeros_like(weight) for weight in weights]
-    for clip in range(clips):
-        gradients = torch.autograd.grad(loss_of_clip(clip), list(weights), allow_unused=True)
+    sums, clips = [torch.zeros_like(weight) for weight in weights], 0
+    for loss in losses:
+        clips += 1
+        gradients = torch.autograd.grad(loss, list(weights), allow_unused=True)
         for total, gradient in zip(sums, gradients, strict=True):
             if gradient is not None:
                 total.add_(gradient.square())

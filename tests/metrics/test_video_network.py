@@ -258,7 +258,9 @@ def test_the_card_says_what_it_is_and_a_command_that_exists(trained: tuple[Any, 
         assert said in card
     (command,) = (line.split("`")[1] for line in card.splitlines() if line.startswith("- Made again by"))
     options = build_parser().parse_args(command.split()[3:])
-    assert command.startswith("python -m replaylab ") and pretrain.COMMANDS[options.part] is pretrain.video_features
+    assert (
+        command.startswith("python -m replaylab ") and pretrain.COMMANDS[options.part] is pretrain.train_video_network
+    )
 
 
 def test_training_again_replaces_the_folder_but_nothing_else_is_replaced(tmp_path: Path) -> None:
@@ -311,7 +313,7 @@ def test_the_command_runs_through_in_small(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(pretrain, "BASE_DOMAINS", (near,))
     monkeypatch.setattr(pretrain, "TARGET_LOOKS", ())
     monkeypatch.setattr(pretrain, "VIDEONET_CHECKS", (driving,))
-    pretrain.video_features(tmp_path / "home", tmp_path / "weights", steps=2)
+    pretrain.train_video_network(tmp_path / "home", tmp_path / "weights", steps=2)
     card = (tmp_path / "weights" / "README.md").read_text()
     for said in ("near (6 videos", "| near | 2 |", "| driving | real, other scenes |"):
         assert said in card

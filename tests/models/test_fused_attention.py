@@ -96,7 +96,7 @@ def test_gelu_and_its_derivative():
 
 def test_more_words_than_one_are_refused(pair):
     *_, fused, inputs = pair
-    with pytest.raises(ValueError, match="the text has 3 words"):
+    with pytest.raises(ValueError, match="the text has 3 tokens"):
         fused(**{**inputs, "encoder_hidden_states": torch.randn(2, 3, tiny.TEXT_DIM)})
 
 

@@ -53,9 +53,9 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
     weights = []
     for home, stops in (("a", (4,)), ("b", (2, 4))):  # the second is stopped half way and goes on
         folder = tmp_path / f"weights {home}"
-        pretrain.autoencoder(tmp_path / home, folder, steps=4)
+        pretrain.train_autoencoder(tmp_path / home, folder, steps=4)
         for steps in stops:
-            pretrain.base(tmp_path / home, folder, steps=steps)
+            pretrain.train_base(tmp_path / home, folder, steps=steps)
         model = TinyWan.load(folder)
         curve = pd.read_csv(folder / "curve.csv")
         assert set(zip(curve["model"], curve["step"], strict=True)) == {
@@ -72,7 +72,7 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
 
 def test_another_family_has_a_base_and_a_folder_of_its_own(small, tmp_path):
     folder = tmp_path / "weights"
-    pretrain.base(tmp_path / "home", folder, steps=2, family="cogvideox")
+    pretrain.train_base(tmp_path / "home", folder, steps=2, family="cogvideox")
     made = pipelines.load_tiny(folder).model
     assert isinstance(made, TinyCogVideoX) and all(one.isfinite().all() for one in made.transformer.parameters())
     card = (folder / "README.md").read_text()
@@ -81,7 +81,7 @@ def test_another_family_has_a_base_and_a_folder_of_its_own(small, tmp_path):
 
 
 def test_the_detectors_card_tells_every_look_real_autoencoded_and_blurred(small, tmp_path):
-    pretrain.agent_detector(tmp_path / "home", tmp_path / "detector", steps=2)
+    pretrain.train_detector(tmp_path / "home", tmp_path / "detector", steps=2)
     card = (tmp_path / "detector" / "README.md").read_text()
     for spec in (pretrain.NEAR, *pretrain.TARGET_LOOKS):
         for how in ("real", "autoencoded", *(f"blurred by {blur:g} px" for blur in pretrain.BLURS_PX[1:])):

@@ -57,12 +57,12 @@ def test_importances_are_the_fisher_information_of_a_linear_model():
     x, y = torch.randn(50, 4, generator=GENERATOR), torch.randn(50, generator=GENERATOR)
     weight = torch.randn(4, generator=GENERATOR, requires_grad=True)
     unused = torch.zeros(2, requires_grad=True)
-    found = regularizers.fisher_information(lambda i: (y[i] - x[i] @ weight).square() / 2, 50, [weight, unused])
+    found = regularizers.fisher_information(((y[i] - x[i] @ weight).square() / 2 for i in range(50)), [weight, unused])
     wanted = (((y - x @ weight)[:, None] * x) ** 2).sum(0).detach()
     assert torch.allclose(found[0], wanted / (wanted.sum() / 6), rtol=1e-4)
     assert torch.equal(found[1], torch.zeros(2))
     with pytest.raises(ValueError, match="no gradient of 3 clips"):
-        regularizers.fisher_information(lambda i: 0 * weight.sum(), 3, [weight])
+        regularizers.fisher_information((0 * weight.sum() for _ in range(3)), [weight])
 
 
 def distance(made):

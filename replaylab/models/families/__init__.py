@@ -19,35 +19,22 @@ from replaylab.models.families.presets import FAMILIES
 from replaylab.models.families.shared import Family
 from replaylab.models.families.wan import WanByChannels, WanInPlace
 from replaylab.models.interface import Condition
-from replaylab.util import downloads, networks
+from replaylab.util import downloads
 
 __all__ = ["Condition", "Family", "load"]
 
 
-def load(
-    name: str | Path,
-    *,
-    cache: str | Path | None = None,
-    network: str | Path | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Family:
+def load(name: str | Path, *, cache: str | Path | None = None, dtype: torch.dtype = torch.float32) -> Family:
     """The adapter for a folder in diffusers' layout, or for a name on the Hugging Face hub.
 
-    `cache` is a folder to keep encoded clips and conditions in, `network` one with a fine-tuned `transformer/` or `unet/` to
-    take in place of the pretrained, `dtype` that of network and encoders; the autoencoder is float32. Encoders of prompts
-    and contexts are not loaded before they are needed. Raises FileNotFoundError, ValueError or ConnectionError, with what
-    to do, where something is missing, damaged or of another family.
+    `cache` is a folder to keep encoded clips and conditions in, `dtype` that of network and encoders; the autoencoder is
+    float32. Encoders of prompts and contexts are not loaded before they are needed. Raises FileNotFoundError, ValueError or
+    ConnectionError, with what to do, where something is missing, damaged or of another family.
     """
-    import diffusers
-
     folder = downloads.fetch(name)
     family = _family_of(folder)
-    network_name, kind = family.NETWORK
-    if network is None:
-        weights = downloads.load_part(folder, network_name, kind, torch_dtype=dtype)
-    else:
-        weights = networks.load(getattr(diffusers, kind), Path(network) / network_name, torch_dtype=dtype)
-    return family(folder, weights.requires_grad_(True), Path(cache) if cache else None, dtype)
+    network = downloads.load_part(folder, *family.NETWORK, torch_dtype=dtype).requires_grad_(True)
+    return family(folder, network, Path(cache) if cache else None, dtype)
 
 
 def _family_of(folder: Path) -> type[Family]:

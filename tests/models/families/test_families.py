@@ -23,6 +23,7 @@ from replaylab.mixture import Mixture
 from replaylab.models import families, lora
 from replaylab.models.families import tensors
 from replaylab.models.interface import VideoModel
+from replaylab.util import networks
 
 NAMES = tuple(TINY)
 PROMPT = "a car drives on the  road"
@@ -388,7 +389,8 @@ def test_a_fine_tune_with_replay_lowers_the_loss_on_both(
     assert set(model.transformer.state_dict()) == set(before)
     assert loss_of(sources[0][0], 0).item() == pytest.approx(with_adapters, rel=1e-4)
     model.save_network(tmp_path)
-    again = families.load(tiny(name), network=tmp_path)
+    again = families.load(tiny(name))
+    again = again.with_network(networks.load(type(model.transformer), tmp_path / model.NETWORK[0]))
     example = sources[0][0]
     noise, normal = draws(example["latents"])
     saved = again.loss(example["latents"], noise, again.levels(normal, noise.shape), example).item()
