@@ -66,7 +66,7 @@ def test_changes_at_the_last_step_are_those_of_the_claims(made: Configurations) 
         assert (found_by_label.low, found_by_label.high) == pytest.approx((expected.low, expected.high))
 
 
-@pytest.mark.parametrize("configuration", CHOSEN)
+@pytest.mark.parametrize("name", CHOSEN)
 def test_what_was_put_in_comes_out(made: Configurations, name: str) -> None:
     kd, ade = EFFECTS_OF[name]
     assert made.change(name, FIDELITY).estimate == pytest.approx(kd, abs=0.1)
