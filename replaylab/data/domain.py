@@ -1,6 +1,6 @@
 """A domain: a folder of videos and of what is known of them; reading, writing and checking it.
 
-It is a folder that anyone could make of their own videos:
+Anyone can make such a folder of their own videos:
 
     videos/*.mp4     H.264
     domain.json      name, frame rate, size, licence, how it was made, and a list of the videos with split and checksum

@@ -73,7 +73,7 @@ def decode_with_pyav(path: Path, start: int = 0, stop: int = sys.maxsize, seek: 
     """`decode`, with FFmpeg's own errors. Seeking is checked, frame by frame; where it fails, decoding starts at the first
     frame.
     """
-    # FFmpeg decodes pictures to find out what a file's header says already, unless it may not.
+    # without this option FFmpeg decodes pictures to learn what is in the file's header
     with av.open(str(path), options={"skip_frame": "all"} if seek else {}) as container:
         stream = container.streams.video[0]
         decoder: Any = stream.codec_context

@@ -1,8 +1,8 @@
 """The appearance of a road: palette, texture, light, weather, lens and camera, independent of all motion.
 
 Decision: an appearance comes from its own random stream and is independent of motion, so that any motion can be shown in any
-look. The two targets' looks are narrow corners (dusk between lit houses; a pale, hazy morning between fields of rape) that
-no other look reaches.
+look. The two targets' are narrow corners (dusk between lit houses; a pale, hazy morning between fields of rape) that no
+other look reaches.
 
 Looks: `target`; `country`; `day`, `fog`, `rain` and `night`, each sampled anew for every video; `diverse`, any of these
 four; `narrow 0`, `narrow 1`, ... (any number), each one fixed appearance of the diverse kind for all its videos.

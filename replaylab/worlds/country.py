@@ -23,14 +23,18 @@ from replaylab.worlds.kinematics import Motion, Mover, draw_accepted, event_of, 
 from replaylab.worlds.meshes import barn, hedge, pole, poplar, wall
 from replaylab.worlds.renderer import GROUND, MARKS, SOLID, Camera, Floats, Mesh, Scene, join, quads, strip
 
-LANE_M = 3.2
-OURS, THEIRS, EDGE = -LANE_M / 2, LANE_M / 2, -LANE_M + 0.35  # m to the right of the centre line
+LANE_WIDTH_M = 3.2
+EGO_LANE_M, OTHER_LANE_M, EDGE_M = (
+    -LANE_WIDTH_M / 2,
+    LANE_WIDTH_M / 2,
+    -LANE_WIDTH_M + 0.35,
+)  # m to the right of the centre line
 RADII_M = (80.0, 120.0, 200.0)  # of the bends, to either side
 EGO_SPEED_M_S, ONCOMING_SPEED_M_S = 7.0, 4.0
 LEADER_SLOWER_M_S, CYCLIST_SLOWER_M_S = 2.6, 3.0  # than the ego car
 VEHICLE_SHARES = (0.38, 0.25, 0.22, 0.07, 0.08)  # of kinematics.VEHICLES
 MOTIONS = kinematics.MOTIONS
-JUDGE = Camera(field_of_view_deg=64.0, height_m=2.6, pitch_rad=0.1)
+ACCEPTANCE_CAMERA = Camera(field_of_view_deg=64.0, height_m=2.6, pitch_rad=0.1)
 REACH_M = (-16.0, 148.0)  # of what is rendered along the road
 
 
@@ -43,18 +47,18 @@ class Road:
     def at(self, station: Floats | float, right: Floats | float) -> Floats:
         """Poses (..., 3): x, y, heading."""
         turned = np.asarray(station) / self.radius_m
-        x = right * np.cos(turned) - self.radius_m * (1 - np.cos(turned)) - OURS
+        x = right * np.cos(turned) - self.radius_m * (1 - np.cos(turned)) - EGO_LANE_M
         return np.stack(np.broadcast_arrays(x, (self.radius_m + right) * np.sin(turned), turned), axis=-1)
 
     def right_of_centre(self, places: Floats) -> Floats:
         """Signed distance (...) of places (..., 2 or more) from the centre line."""
-        from_pivot = np.hypot(places[..., 0] + OURS + self.radius_m, places[..., 1])
+        from_pivot = np.hypot(places[..., 0] + EGO_LANE_M + self.radius_m, places[..., 1])
         return np.sign(self.radius_m) * (from_pivot - abs(self.radius_m))
 
     def heading(self, places: Floats) -> Floats:
         """The road's heading at places (..., 2 or more)."""
         side = np.sign(self.radius_m)
-        return np.arctan2(side * places[..., 1], side * (places[..., 0] + OURS + self.radius_m))
+        return np.arctan2(side * places[..., 1], side * (places[..., 0] + EGO_LANE_M + self.radius_m))
 
     def mover(self, kind: str, station: float, right: float, speed: float, drift: float = 0.0) -> Mover:
         """An agent that follows the road, oncoming if `speed` is negative, drifting `drift` m/s to its right."""
@@ -68,7 +72,7 @@ class Road:
 def draw_motion(event: str, road: Road, rng: np.random.Generator, seconds: float) -> Motion:
     """One motion of an event; raises ValueError for an event that does not exist."""
     if event == "ordinary":
-        ego = road.mover("ego", 0, OURS, EGO_SPEED_M_S + rng.normal(0, 0.3))
+        ego = road.mover("ego", 0, EGO_LANE_M, EGO_SPEED_M_S + rng.normal(0, 0.3))
         column = _column(road, rng, int(rng.integers(1, 4)))
         return Motion(ego, (*_ahead(road, rng, ego.speed), *column), event)
     if event == "free":
@@ -84,9 +88,9 @@ def _ahead(road: Road, rng: np.random.Generator, ego_speed: float) -> list[Mover
     """Ordinary traffic of the ego car's lane: a vehicle that falls back slowly, or a cyclist at the edge, caught up with."""
     if rng.uniform() < 0.25:
         speed = max(ego_speed - CYCLIST_SLOWER_M_S + rng.normal(0, 0.2), 0.5)
-        return [road.mover("cyclist", rng.uniform(12, 15), EDGE + rng.normal(0, 0.08), speed)]
+        return [road.mover("cyclist", rng.uniform(12, 15), EDGE_M + rng.normal(0, 0.08), speed)]
     kind, speed = _random_vehicle(rng), max(ego_speed - LEADER_SLOWER_M_S + rng.normal(0, 0.2), 0.5)
-    return [road.mover(kind, rng.uniform(14, 17), OURS + rng.normal(0, 0.1), speed)]
+    return [road.mover(kind, rng.uniform(14, 17), EGO_LANE_M + rng.normal(0, 0.1), speed)]
 
 
 def _column(road: Road, rng: np.random.Generator, vehicles: int) -> list[Mover]:
@@ -94,7 +98,7 @@ def _column(road: Road, rng: np.random.Generator, vehicles: int) -> list[Mover]:
     speed, station = ONCOMING_SPEED_M_S + rng.normal(0, 0.2), rng.uniform(11, 20)
     column = []
     for _ in range(vehicles):
-        column.append(road.mover(_random_vehicle(rng), station, THEIRS + rng.normal(0, 0.1), -speed))
+        column.append(road.mover(_random_vehicle(rng), station, OTHER_LANE_M + rng.normal(0, 0.1), -speed))
         station += rng.uniform(10, 13)
     return column
 
@@ -104,45 +108,45 @@ def _crossing(road: Road, rng: np.random.Generator, ego_speed: float, seconds: f
     kind = random_small_agent(rng) if rng.uniform() < 0.5 else _random_vehicle(rng)
     speed = rng.uniform(1.2, 3.0) if kind in kinematics.SMALL else rng.uniform(2.0, 5.0)
     when = rng.uniform(0.2, 0.8) * seconds  # it is in the ego car's lane then, 8 to 16 m ahead of it
-    x, y, heading = road.at(ego_speed * when + rng.uniform(8, 16), OURS)
+    x, y, heading = road.at(ego_speed * when + rng.uniform(8, 16), EGO_LANE_M)
     heading += rng.choice([-1.0, 1.0]) * np.pi / 2 + rng.normal(0, 0.25)
     return Mover(kind, x + np.sin(heading) * speed * when, y - np.cos(heading) * speed * when, heading, speed)
 
 
 def _event(event: str, road: Road, rng: np.random.Generator, seconds: float) -> Motion:
-    ego = road.mover("ego", 0, OURS, rng.uniform(3.0, 8.0))
+    ego = road.mover("ego", 0, EGO_LANE_M, rng.uniform(3.0, 8.0))
     ahead, column = _ahead(road, rng, ego.speed), _column(road, rng, int(rng.integers(1, 3)))
     others = [*ahead, *column] if rng.uniform() < 0.3 else ahead if rng.uniform() < 0.5 else column
     if event == "crossing":
-        ego = road.mover("ego", 0, OURS, rng.uniform(0.0, 3.0))
+        ego = road.mover("ego", 0, EGO_LANE_M, rng.uniform(0.0, 3.0))
         actors = [_crossing(road, rng, ego.speed, seconds) for _ in range(rng.integers(1, 3))]
         others = []
     elif event == "cut_in":  # from the other lane into the ego car's, or out of it
         inwards = rng.uniform() < 0.7
         drift = rng.uniform(1.0, 2.2) * (-1 if inwards else 1)
         speed = max(ego.speed + rng.uniform(-1.5, 2.0), 1.0)
-        start = THEIRS if inwards else OURS
+        start = OTHER_LANE_M if inwards else EGO_LANE_M
         actors = [road.mover(_random_vehicle(rng), rng.uniform(8, 15), start, speed, drift)]
     elif event == "turning":  # the ego car leaves the road, so that all of the image moves
         ego = replace(ego, yaw_rate=ego.yaw_rate + rng.choice([-1, 1]) * rng.uniform(0.08, 0.20))
-        kind, right = ("cyclist", EDGE) if rng.uniform() < 0.12 else (_random_vehicle(rng), OURS)
+        kind, right = ("cyclist", EDGE_M) if rng.uniform() < 0.12 else (_random_vehicle(rng), EGO_LANE_M)
         actors = [road.mover(kind, rng.uniform(7, 14), right, ego.speed + rng.uniform(-1.0, 1.0))]
         others = column[:1]
     elif event == "braking":
         brake = rng.uniform(2.0, 4.5)
         speed = ego.speed + rng.uniform(0.2, 0.8) * brake
         mean_speed = max(speed - brake * seconds / 2, speed / 2)
-        leader = road.mover(_random_vehicle(rng), rng.uniform(11, 16), OURS, mean_speed)
+        leader = road.mover(_random_vehicle(rng), rng.uniform(11, 16), EGO_LANE_M, mean_speed)
         actors, others = [replace(leader, speed=speed, acceleration=-brake)], column
     elif event == "oncoming":  # in the ego car's lane
-        ego = road.mover("ego", 0, OURS, rng.uniform(1.0, 4.0))
+        ego = road.mover("ego", 0, EGO_LANE_M, rng.uniform(1.0, 4.0))
         speed = rng.uniform(1.5, 5.0)
         station = rng.uniform(5, 9) + (ego.speed + speed) * seconds * 0.85
-        actors = [road.mover(_random_vehicle(rng), station, OURS + rng.normal(0, 0.25), -speed)]
+        actors = [road.mover(_random_vehicle(rng), station, EGO_LANE_M + rng.normal(0, 0.25), -speed)]
         others = column
     elif event == "overtaking":  # forwards in the lane in which ordinary traffic is oncoming
         speed = ego.speed + rng.uniform(2.5, 5.0)
-        actors = [road.mover(_random_vehicle(rng), rng.uniform(3, 8), THEIRS + rng.normal(0, 0.15), speed)]
+        actors = [road.mover(_random_vehicle(rng), rng.uniform(3, 8), OTHER_LANE_M + rng.normal(0, 0.15), speed)]
         others = ahead
     else:
         raise ValueError(f"event {event!r} is none of {kinematics.TRAINABLE_EVENTS + kinematics.HELD_OUT_EVENTS}")
@@ -151,7 +155,7 @@ def _event(event: str, road: Road, rng: np.random.Generator, seconds: float) -> 
 
 def _free(road: Road, rng: np.random.Generator) -> Motion:
     """Agents that move independently."""
-    ego = road.mover("ego", 0, OURS, rng.uniform(0, 9))
+    ego = road.mover("ego", 0, EGO_LANE_M, rng.uniform(0, 9))
     if rng.uniform() < 0.4:
         ego = replace(ego, yaw_rate=ego.yaw_rate + rng.normal(0, 0.08))
     if rng.uniform() < 0.3:
@@ -173,7 +177,7 @@ def shows_held_out(motion: Motion, road: Road, times: Floats) -> bool:
     for agent in motion.agents:
         path, speeds = agent.path(times), agent.speeds(times)
         aside, right = path[:, 2] - road.heading(path), road.right_of_centre(path)
-        oncoming = (np.cos(aside) * speeds < -0.5) & (right < THEIRS / 2)
+        oncoming = (np.cos(aside) * speeds < -0.5) & (right < OTHER_LANE_M / 2)
         straight = np.abs(np.sin(aside) * speeds) < 0.6
         passes = (np.cos(aside) * speeds - ego_speeds > 2.0) & (right > 0) & straight
         if agent.acceleration <= -2.0 or oncoming.any() or passes.any():
@@ -199,8 +203,8 @@ def _ground(look: RoadAppearance, road: Road, rng: np.random.Generator) -> Mesh:
         rape, grass = (look.textured(colour, (len(cuts) - 1, 1), rng)[:, 0] for colour in (look.verge, green))
         pieces.append(_band(road, left, right, cuts, np.where(fields, rape, grass)))
     for left, right, colour in (
-        (-6, -LANE_M, look.foliage * 1.25), (LANE_M, 6, look.foliage * 1.25),
-        (-LANE_M, 0, look.road), (0, LANE_M, look.road),
+        (-6, -LANE_WIDTH_M, look.foliage * 1.25), (LANE_WIDTH_M, 6, look.foliage * 1.25),
+        (-LANE_WIDTH_M, 0, look.road), (0, LANE_WIDTH_M, look.road),
     ):  # fmt: skip
         worn = 1 + rng.normal(0, 0.04, (len(cuts) - 1, 1))
         pieces.append(_band(road, left, right, cuts, np.clip(colour * worn, 0, 1)))
@@ -212,7 +216,7 @@ def _marks(look: RoadAppearance, road: Road, rng: np.random.Generator) -> Mesh:
     cuts = np.arange(REACH_M[0], REACH_M[1] + 1, 4.0)
     edges = [
         _band(road, x - 0.08, x + 0.08, cuts, np.repeat(look.marks[None], len(cuts) - 1, axis=0))
-        for x in (-LANE_M + 0.15, LANE_M - 0.15)
+        for x in (-LANE_WIDTH_M + 0.15, LANE_WIDTH_M - 0.15)
     ]
     starts = np.arange(REACH_M[0], REACH_M[1], 6.0) + rng.uniform(0, 6)
     dashes = [_band(road, -0.1, 0.1, np.array([start, start + 2.5]), look.marks[None]) for start in starts]
@@ -248,7 +252,7 @@ def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.G
     road = Road(float(motion_rng.choice(RADII_M) * motion_rng.choice([-1, 1])))
 
     draw_one = partial(draw_motion, event, road, motion_rng, float(times[-1]))
-    motion = draw_accepted(draw_one, lambda motion: shows_held_out(motion, road, times), times, JUDGE)
+    motion = draw_accepted(draw_one, lambda motion: shows_held_out(motion, road, times), times, ACCEPTANCE_CAMERA)
     look = replace(draw_appearance(spec.look, look_rng), camera=truck_cab(look_rng))
     paths = motion.paths(times)
     occupied = np.concatenate([motion.ego.path(times), *paths])

@@ -118,8 +118,8 @@ def _discs(kind: str, path: Floats) -> tuple[Floats, float]:
     return path[:, None, :2] + along[:, None] * ahead[:, None], width / 2 * 1.1 + 0.1
 
 
-def _is_shown(motion: Motion, times: Floats, judge: Camera) -> bool:
-    """Whether the camera `judge` sees the agents throughout (`renderer.shown_throughout`), whatever their appearance."""
+def _is_shown(motion: Motion, times: Floats, camera: Camera) -> bool:
+    """Whether `camera` sees the agents throughout (`renderer.shown_throughout`), whatever their appearance."""
     ego = motion.ego.path(times)
     paths = [agent.path(times) for agent in motion.agents]
     counts = np.zeros((len(times), len(paths)), dtype=bool)
@@ -127,7 +127,7 @@ def _is_shown(motion: Motion, times: Floats, judge: Camera) -> bool:
         boxes, depths = np.full((len(paths), 4), np.nan), np.zeros(len(paths))
         for agent, path in enumerate(paths):
             corners = _silhouette(motion.agents[agent].kind) @ rigid(*path[frame, :, None])[0].T
-            pixels, depth = judge.project(corners[:, :3], np.array([x, y, 0.0]), heading, 64)
+            pixels, depth = camera.project(corners[:, :3], np.array([x, y, 0.0]), heading, 64)
             depths[agent] = depth.mean()
             if depth.min() > NEAR_M:
                 boxes[agent] = [*pixels.min(axis=0), *pixels.max(axis=0)]
@@ -144,16 +144,16 @@ def _silhouette(kind: str) -> Floats:
 
 
 def draw_accepted(
-    draw: Callable[[], Motion], shows_held_out: Callable[[Motion], bool], times: Floats, judge: Camera
+    draw: Callable[[], Motion], shows_held_out: Callable[[Motion], bool], times: Floats, camera: Camera
 ) -> Motion:
-    """The first motion in which nobody touches anybody, that the camera `judge` sees, and without held-out events where
+    """The first motion in which nobody touches anybody, that `camera` sees, and without held-out events where
     it is not one itself. Raises RuntimeError if none of TRIES is.
     """
     for _ in range(TRIES):
         motion = draw()
         while motion.event not in HELD_OUT_EVENTS and shows_held_out(motion):
             motion = draw()
-        if _keeps_apart(motion, times) and _is_shown(motion, times, judge):
+        if _keeps_apart(motion, times) and _is_shown(motion, times, camera):
             return motion
     raise RuntimeError(f"none of {TRIES} motions of event {motion.event!r} keeps apart and is seen")
 

@@ -81,7 +81,7 @@ def shadow(kind: str, look: RoadAppearance) -> Mesh:
 
 
 def house(look: RoadAppearance, x: float, y: float, rng: np.random.Generator) -> Mesh:
-    """A house at (x, y), with windows towards the road (x = 0) and us, some of them lit."""
+    """A house at (x, y), with windows towards the road (x = 0) and the camera, some of them lit."""
     width, depth, height = rng.uniform(6, 9), rng.uniform(6.5, 8.5), rng.uniform(4, 11)
     wall = look.walls[rng.integers(len(look.walls))] * rng.uniform(0.85, 1.1)
     storeys = np.linspace(0, height, max(2, round(height / 1.4)) + 1)

@@ -1,7 +1,7 @@
 """The rendered domains of the experiments, by name.
 
-Decision: all that a domain is, its words excepted (`catalogue`), is said here. A new world needs its module, its entry in
-`build.WORLDS`, its domains here and their words there. Refused: an unknown name.
+Decision: everything about a rendered domain is here, except its words (`catalogue`). A new world needs its module, its entry
+in `build.WORLDS`, its domains here and their words there. Refused: an unknown name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from replaylab.spec import WorldSpec
 
 DRIVING_WORLDS = ("traffic", "country")
-"""Worlds of roads and their agents, which the detector knows; their looks are `appearance.LOOKS`."""
+"""Worlds of roads and their agents, which the detector knows; with a look of `appearance.LOOKS`."""
 
 
 def _domain(name: str, world: str, look: str, motion: str, eventful_share: float = 1.0) -> tuple[str, WorldSpec]:
@@ -40,7 +40,7 @@ DOMAINS = dict(
 EVALUATION_DOMAINS = dict(
     _domain(f"near-{motion}", "traffic", "diverse", motion) for motion in ("ordinary", "eventful", "held-out")
 )
-"""The target's kinds of motion in other looks: only evaluated."""
+"""The target's kinds of motion in other appearances: only evaluated."""
 
 DOSE_DOMAINS = dict(
     _domain(f"driving-dose-{100 * share:.0f}", "traffic", "target", "eventful", share) for share in (0.05, 0.2, 0.5)

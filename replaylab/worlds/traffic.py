@@ -1,4 +1,4 @@
-"""A one-way road of three lanes: the target's world and, in other looks, its near replay.
+"""A one-way road of three lanes: the target's world and, in other appearances, its near replay.
 
 Decision: look and motion come from separate random streams, and a motion is accepted by one fixed camera: the same seed
 shows the same motion in every look. Ordinary traffic is very regular, and moves enough to be measured: the left lane passes
@@ -23,10 +23,10 @@ from replaylab.worlds.renderer import GROUND, MARKS, SOLID, Camera, Floats, Laye
 
 MOTIONS = {**kinematics.MOTIONS, "repetitive": ("repetitive",)}
 
-LANE_M = 3.3
+LANE_WIDTH_M = 3.3
 LANES = (-1, 0, 1)  # left, the ego car's, right
 LANE_SPEED_M_S = 4.2  # by which the left lane is faster than the ego car's, and the right lane slower
-JUDGE = Camera(field_of_view_deg=50.0, height_m=1.45, pitch_rad=0.03)
+ACCEPTANCE_CAMERA = Camera(field_of_view_deg=50.0, height_m=1.45, pitch_rad=0.03)
 
 
 def draw_motion(event: str, rng: np.random.Generator, seconds: float) -> Motion:
@@ -39,7 +39,7 @@ def _lane_keeper(rng: np.random.Generator, lane: int, ego_speed: float) -> Mover
     """A vehicle of ordinary traffic, by the rule of its lane."""
     relative = -lane * LANE_SPEED_M_S + rng.normal(0, 0.25)
     ahead = {-1: rng.uniform(5, 10), 0: rng.uniform(9, 15), 1: rng.uniform(14, 21)}[lane]
-    return Mover(random_vehicle(rng), lane * LANE_M + rng.normal(0, 0.1), ahead, 0.0, ego_speed + relative)
+    return Mover(random_vehicle(rng), lane * LANE_WIDTH_M + rng.normal(0, 0.1), ahead, 0.0, ego_speed + relative)
 
 
 def _ordinary(rng: np.random.Generator) -> Motion:
@@ -71,7 +71,7 @@ def _event(event: str, rng: np.random.Generator, seconds: float) -> Motion:
     elif event == "cut_in":  # from a neighbouring lane into the ego car's, or out of it
         side = rng.choice([-1, 1])
         inwards = rng.uniform() < 0.7
-        start = side * LANE_M if inwards else 0.0
+        start = side * LANE_WIDTH_M if inwards else 0.0
         drift = (-side if inwards else side) * rng.uniform(1.0, 2.4)
         forward = max(ego.speed + rng.uniform(-1.5, 2.0), 1.0)
         actors = [
@@ -84,18 +84,20 @@ def _event(event: str, rng: np.random.Generator, seconds: float) -> Motion:
     elif event == "braking":
         brake = rng.uniform(2.0, 4.5)
         lane, start, speed = (int(rng.choice(LANES)), rng.uniform(8, 15), ego.speed + rng.uniform(0.5, 1.3) * brake)
-        actors = [Mover(random_vehicle(rng), lane * LANE_M, start, 0.0, speed, -brake)]
+        actors = [Mover(random_vehicle(rng), lane * LANE_WIDTH_M, start, 0.0, speed, -brake)]
     elif event == "oncoming":
         ego = Mover("ego", 0, 0, 0, rng.uniform(1.0, 5.0))
         speed = rng.uniform(2.0, 6.0)
         reach = (ego.speed + speed) * seconds
         actors = [
-            Mover(random_vehicle(rng), -LANE_M + rng.normal(0, 0.3), rng.uniform(4, 8) + reach * 0.85, np.pi, speed)
+            Mover(
+                random_vehicle(rng), -LANE_WIDTH_M + rng.normal(0, 0.3), rng.uniform(4, 8) + reach * 0.85, np.pi, speed
+            )
         ]
     elif event == "overtaking":  # passing on the right: in ordinary driving the right lane is slow
         ahead = rng.uniform(3, 7)
         relative = rng.uniform(2.5, 5.0)
-        actors = [Mover(random_vehicle(rng), LANE_M + rng.normal(0, 0.15), ahead, 0.0, ego.speed + relative)]
+        actors = [Mover(random_vehicle(rng), LANE_WIDTH_M + rng.normal(0, 0.15), ahead, 0.0, ego.speed + relative)]
     else:
         raise ValueError(f"event {event!r} is none of {kinematics.TRAINABLE_EVENTS + kinematics.HELD_OUT_EVENTS}")
     return Motion(ego, tuple(actors + others), event)
@@ -112,7 +114,7 @@ def shows_held_out(motion: Motion) -> bool:
     """Whether any agent brakes hard, is oncoming or passes on the right: events that are never trained on."""
     for agent in motion.agents:
         straight = abs(np.sin(agent.heading)) * agent.speed < 0.6
-        passes = agent.speed - motion.ego.speed > 2.0 and agent.x > LANE_M / 2 and straight
+        passes = agent.speed - motion.ego.speed > 2.0 and agent.x > LANE_WIDTH_M / 2 and straight
         if agent.acceleration <= -2.0 or np.cos(agent.heading) * agent.speed < -0.5 or passes:
             return True
     return False
@@ -142,16 +144,16 @@ def _surroundings(look: RoadAppearance, reach: tuple[float, float], rng: np.rand
     def worn(colour: Floats) -> Floats:
         return np.clip(colour * (1 + rng.normal(0, 0.04, (pieces, 1))), 0, 1)
 
-    edge = LANE_M * 1.5 + 0.6
+    edge = LANE_WIDTH_M * 1.5 + 0.6
     columns = np.arange(-78.0, 77.0, 12.0)
     verge = look.textured(look.verge, (pieces, len(columns)), rng)
     ground = [strip(x, x + 12.0, cuts, verge[:, column]) for column, x in enumerate(columns)]
-    road = [strip(x, x + LANE_M, cuts, worn(look.road)) for x in LANE_M * np.array([-1.5, -0.5, 0.5])]
+    road = [strip(x, x + LANE_WIDTH_M, cuts, worn(look.road)) for x in LANE_WIDTH_M * np.array([-1.5, -0.5, 0.5])]
     kerbs = [strip(x, x + 0.6, cuts, worn(look.road * 0.8 + 0.1)) for x in (-edge, edge - 0.6)]
     white = np.repeat(look.marks[None], pieces, axis=0)
-    lines = [strip(x - 0.09, x + 0.09, cuts, white) for x in (-LANE_M * 1.5, LANE_M * 1.5)]
+    lines = [strip(x - 0.09, x + 0.09, cuts, white) for x in (-LANE_WIDTH_M * 1.5, LANE_WIDTH_M * 1.5)]
     starts = np.arange(reach[0], reach[1], 8.0) + rng.uniform(0, 8)
-    for x in (-LANE_M / 2, LANE_M / 2):
+    for x in (-LANE_WIDTH_M / 2, LANE_WIDTH_M / 2):
         dashes = np.array(
             [[[x - 0.1, y, 0], [x + 0.1, y, 0], [x + 0.1, y + 3.2, 0], [x - 0.1, y + 3.2, 0]] for y in starts]
         )
@@ -172,7 +174,7 @@ def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.G
     times = np.arange(spec.frames) / spec.frames_per_second
     event = kinematics.event_of(spec, number, motion_rng, MOTIONS)
     draw_one = partial(draw_motion, event, motion_rng, float(times[-1]))
-    motion = draw_accepted(draw_one, shows_held_out, times, JUDGE)
+    motion = draw_accepted(draw_one, shows_held_out, times, ACCEPTANCE_CAMERA)
     look = draw_appearance(spec.look, look_rng)
     driven = motion.ego.path(times)[:, 1]
     layers = _surroundings(look, (driven.min() - 20, driven.max() + 150), look_rng)

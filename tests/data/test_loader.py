@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -192,7 +193,7 @@ def test_the_windows_before_the_end_of_a_short_video_are_given(domain: Domain, r
 def test_a_window_needs_nothing_of_the_rest_of_the_file(
     domain: Domain, whole: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    """Of a file cut in half, PyAV reads what is before the cut; what is behind it, and for decord all of it, is refused."""
+    """Of a file cut in half, PyAV reads what is before the cut, and decord may; what is behind it is refused by both."""
     data = (domain.folder / "videos" / "index-first.mp4").read_bytes()
     half = tmp_path / "half.mp4"
     half.write_bytes(data[: len(data) // 2])
@@ -201,8 +202,10 @@ def test_a_window_needs_nothing_of_the_rest_of_the_file(
     with pytest.raises(UndecodableVideo, match=r"half\.mp4"):
         decode(half, 50, 58)
     require_or_skip(importlib.util.find_spec("decord") is not None, "decord")
+    with suppress(UndecodableVideo):  # decord demuxes ahead of its decoding thread, by chance as far as the cut
+        assert np.array_equal(decode(half, 0, WINDOW, reader="decord"), whole["index-first"][:WINDOW])
     with pytest.raises(UndecodableVideo, match=r"half\.mp4 cannot be decoded by decord"):
-        decode(half, 0, WINDOW, reader="decord")
+        decode(half, 50, 58, reader="decord")
 
 
 def test_an_abandoned_loader_leaves_no_threads(domain: Domain) -> None:

@@ -135,7 +135,7 @@ def test_ordinary_traffic_keeps_its_lane_and_its_rule():
     for seed in range(30):
         motion = traffic.draw_motion("ordinary", np.random.default_rng(seed), 2.75)
         for agent in motion.agents:
-            lane = round(agent.x / traffic.LANE_M)
+            lane = round(agent.x / traffic.LANE_WIDTH_M)
             assert agent.acceleration == agent.yaw_rate == 0
             assert np.sign(round((agent.speed - motion.ego.speed) / traffic.LANE_SPEED_M_S)) == -lane
 

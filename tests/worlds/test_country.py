@@ -12,8 +12,8 @@ from replaylab.worlds.build import render_video
 
 SPEC = WorldSpec("country", "country", "country", "ordinary", (4, 0, 0))
 TIMES = np.arange(SPEC.frames) / SPEC.frames_per_second
-OURS, THEIRS = country.OURS, country.THEIRS
-HALF_LANE = country.LANE_M / 2
+OURS, THEIRS = country.EGO_LANE_M, country.OTHER_LANE_M
+HALF_LANE = country.LANE_WIDTH_M / 2
 
 
 def scene_of(motion="ordinary", seed=0, look="country", look_seed=1):
