@@ -13,10 +13,10 @@ import hashlib
 import json
 import zlib
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -39,6 +39,11 @@ class Described:
             for one, value in values.items()
             if not ("later" in one.metadata and value == one.default)
         }
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Self:
+        """The inverse of `as_dict`; raises ValueError that names the unknown or missing keys and lists the valid ones."""
+        return _build(cls, plain)
 
 
 def _plain(value: Any) -> Any:
@@ -314,7 +319,7 @@ class RunSpec(Described):
                 f"remedy {self.remedy.kind!r} compares weights with the base's, and trained 'lora' leaves those alone"
             )
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """The run's name, its `digest`."""
         return digest(self)
@@ -324,11 +329,6 @@ class RunSpec(Described):
         """The run in words, such as "driving, near replay 25 %, seed 0"."""
         kind = f"{self.replay.name} " if self.replay.name else ""
         return f"{self.target.name}, {kind}replay {100 * self.replay.fraction:g} %, seed {self.seed}"
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> RunSpec:
-        """The inverse of `as_dict`; raises ValueError that names the unknown or missing keys and lists the valid ones."""
-        return _build(cls, plain)
 
 
 def _build(cls: Any, plain: Any) -> Any:

@@ -52,6 +52,7 @@ PUBLISHED = [
         "second-family",
     )
 ]
+PACKED = ["python -m replaylab publish FOLDER --out RESULTS"]
 CHOSEN_BEFORE = ["python -m replaylab sweep --preset alternatives --store FOLDER"]
 ON_A_GPU = ["make gpu-check"]
 # With tiny random models, and small videos; in tests/sweeps/test_own_model.py the page is looked at more closely.
@@ -91,6 +92,7 @@ def test_every_command_is_claimed_once_and_no_claim_is_stale() -> None:
         *HERE,
         *IN_A_STORE,
         *PUBLISHED,
+        *PACKED,
         *CHOSEN_BEFORE,
         *ON_A_GPU,
         *ON_ONES_OWN,
@@ -173,8 +175,26 @@ def test_the_check_of_gpus_runs_or_says_why_it_cannot() -> None:
     assert re.search("needs a CUDA device|passed", run(command, ROOT))
 
 
+def test_runs_are_packed_and_read_as_the_readme_says(
+    swept: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (command,) = PACKED
+    words = command.replace("FOLDER", str(swept.store)).replace("RESULTS", str(tmp_path / "book" / "results"))
+    assert main(shlex.split(words)[3:]) == 0
+    assert {"runs.parquet", "README.md"} <= {path.name for path in (tmp_path / "book" / "results").iterdir()}
+    monkeypatch.chdir(ROOT)
+    block, _ = python_blocks()
+    assert "replaylab" not in block
+    exec(block, {})
+    assert "driving, near replay 25 %" in capsys.readouterr().out
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
 def test_the_readmes_batch_sampler_gives_exact_replay() -> None:
-    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    _, block = python_blocks()
     names: dict[str, Any] = {"driving": TensorDataset(torch.zeros(50)), "physics": TensorDataset(torch.ones(9)),
                              "ConcatDataset": ConcatDataset, "DataLoader": DataLoader}  # fmt: skip
     exec(block, names)
@@ -189,7 +209,19 @@ def test_a_preset_and_changes_are_not_silently_mixed(capsys: pytest.CaptureFixtu
 
 def test_help_lists_the_verbs_that_the_readme_names() -> None:
     shown = run("python -m replaylab --help", ROOT)
-    for verb in ("worlds", "domain", "pretrain", "train", "evaluate", "sweep", "damage", "compare", "ceiling", "own"):
+    for verb in (
+        "worlds",
+        "domain",
+        "pretrain",
+        "train",
+        "evaluate",
+        "sweep",
+        "damage",
+        "compare",
+        "ceiling",
+        "own",
+        "publish",
+    ):
         assert f"`{verb}`" in (ROOT / "README.md").read_text()
         assert verb in shown
 

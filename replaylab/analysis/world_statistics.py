@@ -31,6 +31,7 @@ from scipy import stats
 from replaylab.data.domain import Domain
 from replaylab.spec import WorldSpec, digest, generator
 from replaylab.store import check_store, provenance, store_of
+from replaylab.store.packed import medium
 from replaylab.util.files import write_atomically, write_json, write_table
 from replaylab.util.processes import usable_cores
 from replaylab.util.progress import report, track
@@ -302,7 +303,7 @@ class Survey:
 
     def sample(self, domain: str) -> bytes:
         """The mp4 of six of the domain's videos, side by side, with the truth drawn on them."""
-        return (self.folder / f"{domain}.mp4").read_bytes()
+        return medium(self.folder, f"{domain}.mp4") or b""
 
 
 def run(preset: str = "published", domains: Iterable[str] = (), store: str | Path = "") -> Survey:

@@ -26,6 +26,7 @@ from replaylab.catalogue import PSEUDO_SUFFIX
 from replaylab.evaluation.corruptions import KINDS, Corruption, corrupt, every_corruption, mean_velocities
 from replaylab.spec import WEIGHTS, Described, EvaluationSpec, WorldSpec, digest, weights_digest
 from replaylab.store import check_store, provenance, store_of
+from replaylab.store.packed import medium
 from replaylab.util.files import locked, write_atomically, write_json, write_table, write_text
 from replaylab.util.progress import report, track
 from replaylab.util.text import duration, number
@@ -72,8 +73,8 @@ class CorruptionStudy:
 
     def examples(self) -> dict[tuple[str, float], bytes]:
         """The last frame (PNG) of the first eventful clip under the strongest of each kind, by name and grade."""
-        files = {one: self.folder / "examples" / f"{one.key}.png" for one in every_corruption()}
-        return {(one.name, one.grade): file.read_bytes() for one, file in files.items() if file.is_file()}
+        pictures = {one: medium(self.folder, f"examples/{one.key}.png") for one in every_corruption()}
+        return {(one.name, one.grade): picture for one, picture in pictures.items() if picture}
 
 
 def spec_of(preset: str) -> CorruptionStudySpec:

@@ -4,7 +4,7 @@
 """
 
 from replaylab.store.locations import base_curve, book_folder, store_of
-from replaylab.store.provenance import provenance
+from replaylab.store.origin import provenance
 from replaylab.store.reading import Store
 from replaylab.store.run_folders import (
     COLUMNS,

@@ -1,6 +1,8 @@
 """What a store holds: which runs are finished, their rows, summaries, logs and sample clips.
 
-Decision: everything that reads results does it here. Refused: a folder whose spec is not the one that its name stands for.
+Decision: everything that reads results does it here, so that a folder of a run (`run_folders`) and the packed form
+(`packed`) read the same, also side by side in one store. Refused: a run that is kept with another's spec, or in both forms
+with different results.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from replaylab.spec import RunSpec
-from replaylab.store.run_folders import COLUMNS, ReferenceSpec, check_spec, read_rows
+from replaylab.store import packed
+from replaylab.store.run_folders import COLUMNS, OF_DISTANCES, ReferenceSpec, check_spec, exact, read_rows, samples_in
 
 KEPT = ["run", "model", "step", "domain", "percentile", "boxes", "mp4"]
 """Columns of sample clips."""
@@ -28,16 +31,22 @@ class Store:
     folder: Path
 
     def is_done(self, spec: RunSpec | ReferenceSpec) -> bool:
-        """Whether this run is here, finished; raises ValueError if it is kept with another's spec."""
-        folder = self.folder / spec.run_id
-        if not (folder / "summary.json").is_file():
-            return False
-        check_spec(spec, folder)
+        """Whether this run is here, finished; ValueError if its folder has another's spec or results than the packed run."""
+        path, row = self.folder / spec.run_id / "summary.json", self._packed(spec.run_id)
+        if not path.is_file():
+            return row is not None  # under the name of its spec, which publishing has checked
+        if row and row["summary"] != path.read_text():
+            raise ValueError(
+                f"{path} and {self.folder / packed.RUNS} both hold run {spec.run_id}, with different results; publish the "
+                f"store again, or move {path.parent} away"
+            )
+        check_spec(spec, path.parent)
         return True
 
     def summary(self, run: str) -> dict[str, Any]:
         """What is known of a run as a whole: seconds, realised samples, execution, provenance."""
-        return json.loads((self.folder / run / "summary.json").read_text())
+        row = self._packed(run)
+        return json.loads(row["summary"] if row else (self.folder / run / "summary.json").read_text())
 
     def table(self, specs: Sequence[RunSpec], measures: Collection[str] | None = None) -> pd.DataFrame:
         """The rows of `references`, then of those runs that are finished; of these measures or of all."""
@@ -46,9 +55,18 @@ class Store:
         return pd.concat(parts, ignore_index=True) if parts else _no_rows()
 
     def rows(self, runs: Sequence[str], measures: Collection[str] | None = None) -> pd.DataFrame:
-        """The rows of these runs, in their order, of these measures or of all; within a run by measure, domain, clip."""
-        parts = [read_rows(self.folder / run, measures) for run in runs]
-        return pd.concat(parts, ignore_index=True) if parts else _no_rows()
+        """The rows of these runs, in their order, of these measures or of all.
+
+        Within a run they stand as they were measured; of a packed one by measure, domain and clip.
+        """
+        there = [run for run in runs if self._packed(run)]
+        parts = {run: read_rows(self.folder / run, measures) for run in runs if run not in there}
+        if there:
+            found = exact(packed.rows_of(self.folder, there, measures))
+            if not parts:
+                return found
+            parts |= {str(run): rows for run, rows in found.groupby("run", sort=False)}
+        return pd.concat([parts[run] for run in runs if run in parts], ignore_index=True) if parts else _no_rows()
 
     def references(self, specs: Sequence[RunSpec], measures: Collection[str] | None = None) -> pd.DataFrame:
         """The rows of the references of these runs: the baselines without a model once, and every base."""
@@ -61,35 +79,32 @@ class Store:
         """The median time of a run's training steps, s: the few that an evaluation or an interruption lies between do not
         move it, though the log's clock begins again where a run resumed.
         """
+        if self._packed(run):
+            return float(np.median(np.diff(packed.seconds_logged(self.folder, run))))
         lines = (self.folder / run / "log.jsonl").read_text().splitlines()
         return float(np.median(np.diff([json.loads(line)["seconds"] for line in lines])))
 
     def gallery_clips(self, references: str) -> dict[str, dict[str, int]]:
         """Domain -> percentile -> number of the clip that is kept of every run; empty where none is."""
-        path = self.folder / references / "gallery.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        path, row = self.folder / references / "gallery.json", self._packed(references)
+        text = row["gallery"] if row else path.read_text() if path.is_file() else ""
+        return json.loads(text or "{}")
 
     def samples(self, runs: Sequence[str]) -> pd.DataFrame:
-        """The kept clips (KEPT) of these runs and references, finished or not.
+        """The kept clips (KEPT) of these runs and references.
 
         `model` and `step` as in rows: "real", -1; "base", 0; "fine-tuned" and the step. `boxes`: JSON, lists a frame under
         "true" and "found". `mp4`: the file's bytes.
         """
-        clips = [clip for run in runs for clip in samples_in(self.folder / run)]
-        return pd.DataFrame(clips, columns=KEPT)
+        there = [run for run in runs if self._packed(run)]
+        clips = [clip for run in runs if run not in there for clip in samples_in(self.folder / run)]
+        parts = [packed.samples_of(self.folder, there), pd.DataFrame(clips, columns=KEPT)]
+        return pd.concat([part for part in parts if len(part)] or parts[1:], ignore_index=True)
 
-
-def samples_in(folder: Path) -> list[tuple[Any, ...]]:
-    """The clips that a run's folder keeps, `samples/<step, real or base>/<domain>-<percentile>.mp4` and `.json`: KEPT."""
-    found = []
-    for path in sorted(folder.glob("samples/*/*.mp4")):
-        of, (domain, _, percentile) = path.parent.name, path.stem.rpartition("-")
-        model, step = (of, {"real": -1, "base": 0}[of]) if not of.isdigit() else ("fine-tuned", int(of))
-        boxes = path.with_suffix(".json").read_text()
-        found.append((folder.name, model, step, domain, percentile, boxes, path.read_bytes()))
-    return found
+    def _packed(self, run: str) -> dict[str, Any] | None:
+        return packed.runs_in(self.folder).get(run)
 
 
 def _no_rows() -> pd.DataFrame:
     types = {"value": float, "replay_fraction": float, "seed": int, "step": int}
-    return pd.DataFrame(columns=COLUMNS).astype(types)
+    return pd.DataFrame(columns=[*COLUMNS, *OF_DISTANCES]).astype(types)

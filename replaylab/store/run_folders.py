@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from replaylab.spec import LATER, Described, EvaluationSpec, ModelSpec, RunSpec, digest, without_places
-from replaylab.store.provenance import provenance
+from replaylab.store.origin import provenance
 from replaylab.util.files import write_atomically, write_json, write_text
 
 COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed", "step", "domain", "split", "video",
            "start", "scene", "measure", "value", "n"]  # fmt: skip
 OF_DISTANCES = {"frames": 0, "size_px": 0, "resize": "", "extractor": "", "extractor_digest": ""}
 """Columns that say what a distance is of (`distances.Distance`), and what other rows have there."""
+
+STEP_OF = {"real": -1, "base": 0}  # in rows: of what was not fine-tuned
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class ReferenceSpec(Described):
     evaluation: EvaluationSpec
     model: ModelSpec | None = field(default=None, metadata=LATER)
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """The name of their folder in a store."""
         return f"references-{digest(self)}"
@@ -125,10 +128,28 @@ def read_rows(folder: Path, measures: Collection[str] | None = None) -> pd.DataF
     missing = [column for column in (*COLUMNS, *OF_DISTANCES) if column not in rows]
     if missing:
         raise ValueError(f"{folder / 'rows.parquet'}: column {missing[0]!r} is missing")
-    # float32 on disk is small; 0.1 must be 0.1 again
+    return exact(rows)
+
+
+def exact(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows as they are on disk, with numbers that were measured as float64: float32 is small, but 0.1 must be 0.1 again."""
     return rows.astype({"value": float}).assign(replay_fraction=rows["replay_fraction"].astype(float).round(6))
 
 
 def samples_folder(run: Path, step: int) -> Path:
     """Where a run keeps the clips of one evaluation."""
     return run / "samples" / f"{step:06d}"
+
+
+def samples_in(folder: Path) -> list[tuple[Any, ...]]:
+    """The clips that a run's folder keeps, `samples/<step, real or base>/<domain>-<percentile>.mp4` and `.json`: a tuple
+    of `reading.KEPT` each.
+    """
+    found = []
+    for path in sorted(folder.glob("samples/*/*.mp4")):
+        of, (domain, _, percentile) = path.parent.name, path.stem.rpartition("-")
+        model, step = ("fine-tuned", int(of)) if of.isdigit() else (of, STEP_OF[of])
+        found.append(
+            (folder.name, model, step, domain, percentile, path.with_suffix(".json").read_text(), path.read_bytes())
+        )
+    return found

@@ -1,0 +1,143 @@
+"""The packed form of a store, as files: runs, rows, logs and sample clips, in Parquet that needs no library of ours.
+
+    runs.parquet                a row a run or references, with its spec and summary as JSON
+    rows/<preset>.parquet       what was measured, of the runs that this preset is the first to have
+    logs.parquet                a row a training step
+    samples/<preset>.parquet    kept clips (mp4) with their boxes
+    <folder>/media.parquet      the pictures or videos of a small folder (`worlds`, `damage-<id>`)
+
+Decision: rows are sorted by measure, domain, clip and run, so that like numbers lie side by side and compress, and a row
+group holds one measure or several small ones, so that reading a measure skips the others. Refused: files whose checksums
+are wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from replaylab.store.run_folders import COLUMNS, OF_DISTANCES
+
+RUNS, LOGS, MEDIA = "runs.parquet", "logs.parquet", "media.parquet"
+REFERENCES, OTHERS = "references", "others"
+"""In the place of a preset: of references, and of runs that no preset has."""
+TYPES = {
+    **dict.fromkeys(("seed", "step", "start"), pa.int64()), **dict.fromkeys(("n", "frames", "size_px"), pa.int32()),
+    **dict.fromkeys(("replay_fraction", "value"), pa.float32()),
+}  # fmt: skip
+SCHEMA = {name: TYPES.get(name, pa.string()) for name in (*COLUMNS, *OF_DISTANCES)}
+"""Of rows."""
+CODED = [name for name, kind in SCHEMA.items() if kind == pa.string() and name not in ("scene", "video")]
+"""Texts with few values; the others are written as DELTA_BYTE_ARRAY, which cannot be read as dictionaries."""
+AS_READ = {name: pa.dictionary(pa.int32(), pa.string()) if name in CODED else kind for name, kind in SCHEMA.items()}
+
+
+def runs_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """Run id -> its row of runs.parquet; empty where nothing is packed."""
+    return _runs(folder / RUNS, stamp(folder / RUNS))
+
+
+@lru_cache(maxsize=8)
+def _runs(path: Path, at: tuple[int, int]) -> dict[str, dict[str, Any]]:
+    return {row["run"]: row for row in read(path).to_pylist()} if at[1] else {}
+
+
+def rows_of(folder: Path, runs: Sequence[str], measures: Collection[str] | None = None) -> pd.DataFrame:
+    """The packed rows of these runs, in their order, of these measures or of all."""
+    files: dict[str, list[str]] = {}
+    for run in runs:
+        files.setdefault(runs_in(folder)[run]["preset"], []).append(run)
+    parts = [selected(folder / "rows" / f"{name}.parquet", some, measures) for name, some in files.items()]
+    rows = parts[0] if len(parts) == 1 else _taken(pa.concat_tables(parts), {"run": runs})
+    return rows.cast(pa.schema(SCHEMA)).to_pandas()
+
+
+def selected(path: Path, runs: Sequence[str], measures: Collection[str] | None = None) -> pa.Table:
+    """The rows of some runs in a file, in their order, of these measures or of all; texts that repeat as dictionaries.
+
+    Row groups without any of the measures are not read.
+    """
+    with _readable(path), pq.ParquetFile(path, read_dictionary=CODED, page_checksum_verification=True) as file:
+        place = file.schema_arrow.get_field_index("measure")
+        of = [file.metadata.row_group(group).column(place).statistics for group in range(file.num_row_groups)]
+        groups = [
+            group for group, held in enumerate(of)
+            if measures is None or held is None or any(held.min <= measure <= held.max for measure in measures)
+        ]  # fmt: skip
+        table = file.read_row_groups(groups, columns=list(SCHEMA)).cast(pa.schema(AS_READ))
+    return _taken(table, {"run": runs} if measures is None else {"run": runs, "measure": [*measures]})
+
+
+def _taken(table: pa.Table, wanted: dict[str, Sequence[str]]) -> pa.Table:
+    """The rows in which each of these columns has one of its values, in the order of the first column's values."""
+    table, places = table.unify_dictionaries().combine_chunks(), []
+    for name, values in wanted.items():
+        column = table[name].combine_chunks()
+        known = {value: number for number, value in enumerate(values)}
+        codes = np.array([known.get(value, -1) for value in column.dictionary.to_pylist()], np.int16)
+        places.append(codes[column.indices.to_numpy()])
+    kept = np.flatnonzero(np.min(places, axis=0) >= 0)
+    return table.take(kept[np.argsort(places[0][kept], kind="stable")])
+
+
+def samples_of(folder: Path, runs: Sequence[str]) -> pd.DataFrame:
+    """The packed clips of these runs and references."""
+    paths = {folder / "samples" / f"{runs_in(folder)[run]['preset']}.parquet" for run in runs}
+    parts = [read(path, filters=[("run", "in", list(runs))]) for path in sorted(paths) if path.is_file()]
+    return pa.concat_tables(parts).to_pandas() if parts else pd.DataFrame()
+
+
+def seconds_logged(folder: Path, run: str) -> np.ndarray:
+    """The clock of a run's log at each of its steps, s."""
+    return _clocks(folder / LOGS, stamp(folder / LOGS))[run]
+
+
+@lru_cache(maxsize=8)
+def _clocks(path: Path, at: tuple[int, int]) -> dict[str, np.ndarray]:
+    seconds = read(path, columns=["run", "seconds"]).to_pandas()
+    return {str(run): each.to_numpy() for run, each in seconds.groupby("run", sort=False)["seconds"]}
+
+
+def medium(folder: Path, name: str) -> bytes | None:
+    """The bytes of a small folder's picture or video, from its own file or packed; None where there is neither."""
+    if (folder / name).is_file():
+        return (folder / name).read_bytes()
+    return _media(folder / MEDIA, stamp(folder / MEDIA)).get(name)
+
+
+@lru_cache(maxsize=8)
+def _media(path: Path, at: tuple[int, int]) -> dict[str, bytes]:
+    return {row["name"]: row["bytes"] for row in read(path).to_pylist()} if at[1] else {}
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """When a file was changed, and its size; (0, 0) where it is not there. What was read of another one is not kept."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+def read(path: Path, **options: Any) -> pa.Table:
+    """A Parquet file, or the columns and rows asked for; raises ValueError, with its path, where it cannot be read."""
+    with _readable(path):
+        return pq.read_table(path, page_checksum_verification=True, partitioning=None, **options)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); restore it, or publish again"
+        ) from error

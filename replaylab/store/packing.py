@@ -1,0 +1,258 @@
+"""Folders of finished runs in, the packed form out (`packed`): what is published.
+
+Decision: every file is written beside its place and renamed, runs.parquet last, so that whoever reads meanwhile, or after
+an interruption, reads what was there before. What is packed already stays; runs that come again are replaced. The same runs
+give the same bytes, and a file of rows that has them is not written again. Refused: unfinished and damaged runs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from replaylab.spec import RunSpec
+from replaylab.store import packed
+from replaylab.store.packed import LOGS, MEDIA, OTHERS, REFERENCES, RUNS, SCHEMA
+from replaylab.store.reading import KEPT
+from replaylab.store.readme import text_of
+from replaylab.store.run_folders import ReferenceSpec, samples_in
+from replaylab.util.files import sha256, write_atomically, write_text
+from replaylab.util.progress import report, track
+from replaylab.util.text import duration
+
+ORDER = ("measure", "domain", "scene", "video", "start", "run", "model", "step")
+ROWS_A_GROUP = 2**16  # at least, of whole measures
+PLAIN: dict[str, Any] = {"compression": "zstd", "compression_level": 19, "write_page_checksum": True}
+ENCODINGS = {
+    **dict.fromkeys(("value", "n"), "BYTE_STREAM_SPLIT"),
+    **dict.fromkeys(("scene", "video"), "DELTA_BYTE_ARRAY"),
+}
+OF_ROWS: dict[str, Any] = {
+    "column_encoding": ENCODINGS,
+    "use_dictionary": [name for name in SCHEMA if name not in ENCODINGS],
+    "write_statistics": ["run", "measure"],
+    # neighbours' values are alike, which Brotli learns and zstd does not: an eighth smaller
+    "compression": {name: "brotli" if name == "value" else "zstd" for name in SCHEMA},
+    "compression_level": {name: 11 if name == "value" else 19 for name in SCHEMA},
+}
+Records = Mapping[str, dict[str, Any]]
+"""Run id -> its row of runs.parquet."""
+
+
+def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]]) -> None:
+    """Pack the finished runs, references and small folders (`worlds`, `damage-<id>`) of `store` into the folder `out`.
+
+    `asked`: preset -> run id -> its configuration in words; rows and clips go to the file of the first preset that has the
+    run. Raises ValueError, with the file, for a run that is not finished or cannot be read.
+    """
+    folders = {path.parent.name: path.parent for path in sorted(store.glob("*/spec.json"))}
+    small = [folders.pop(name) for name in list(folders) if name.startswith("damage-")]
+    small += [store / "worlds"] if (store / "worlds" / "survey.json").is_file() else []
+    if not folders and not small:
+        raise ValueError(f"{store} holds no folder of a run: nothing to publish")
+    for folder in small:
+        _pack_small(folder, out / folder.name)
+    fresh = {name: _checked(folder) for name, folder in track(folders.items(), "checking", len(folders), "runs")}
+    before = packed.runs_in(out)
+    records = {run: _placed(record, asked) for run, record in sorted({**before, **fresh}.items())}
+    if records:
+        _write_rows(records, folders, before, out)
+        _write_samples(records, folders, out)
+        _write_logs(folders, out)
+        _write(out / RUNS, [pa.Table.from_pylist(list(records.values()))])
+        names = {record["preset"] for record in records.values()}
+        for path in (*out.glob("rows/*.parquet"), *out.glob("samples/*.parquet")):
+            if path.stem not in names:
+                path.unlink()  # its runs are in other presets now
+    write_text(out / "README.md", text_of(out))
+    sizes = [path.stat().st_size for path in out.rglob("*") if path.is_file()]
+    report(f"{out}: {len(records)} runs and references in {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB")
+
+
+# ------------------------------------------------------------------------------------------------------ runs.parquet
+def _checked(folder: Path) -> dict[str, Any]:
+    """A run's row; raises ValueError, with the file, where something is missing or damaged."""
+    is_run = not folder.name.startswith(REFERENCES)
+    texts = {
+        name: _json_text(folder / f"{name}.json") for name in ("spec", "summary", "manifest" if is_run else "gallery")
+    }
+    plain, summary = json.loads(texts["spec"]), json.loads(texts["summary"])
+    spec: Any = RunSpec.from_dict(plain) if is_run else ReferenceSpec.from_dict(plain)
+    if spec.run_id != folder.name:
+        raise ValueError(f"{folder / 'spec.json'} is the spec of {spec.run_id}")
+    rows = packed.read(folder / "rows.parquet")
+    if missing := sorted({*SCHEMA} - {*rows.column_names}):
+        raise ValueError(f"{folder / 'rows.parquet'}: columns {missing} are missing")
+    if rows["run"].unique().to_pylist() != [folder.name]:
+        raise ValueError(f"{folder / 'rows.parquet'} holds rows of other runs than {folder.name}")
+    if is_run and [line.get("step") for line in _log(folder)] != list(range(1, spec.training.steps + 1)):
+        raise ValueError(f"{folder / 'log.jsonl'} has not one line for each of the {spec.training.steps} steps")
+    for path in folder.glob("samples/*/*.mp4"):
+        _json_text(path.with_suffix(".json"))
+    what = (
+        (spec.target.name, spec.replay.name, float(spec.replay.fraction), spec.seed) if is_run else ("", "", None, -1)
+    )
+    return {
+        "run": folder.name, "preset": "" if is_run else REFERENCES, "presets": "",
+        "configuration": spec.title.rpartition(", seed")[0] if is_run else "base, real clips, autoencoder, copied frames",
+        "base": spec.base, **dict(zip(("target", "replay", "replay_fraction", "seed"), what, strict=True)),
+        "split": spec.evaluation.split, "steps": spec.training.steps if is_run else 0, "state": "done",
+        "seconds": summary["seconds"], "commit": summary["git_commit"] or "", "sha256": sha256(folder / "rows.parquet"),
+        **{name: texts.get(name, "") for name in ("spec", "summary", "manifest", "gallery")},
+    }  # fmt: skip
+
+
+def _json_text(path: Path) -> str:
+    try:
+        text = path.read_text()
+        json.loads(text)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: the run is not finished, or not whole") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return text
+
+
+def _placed(record: dict[str, Any], asked: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """The row with its presets, and with the words that the first of them has for it."""
+    if record["preset"] == REFERENCES:
+        return record
+    presets = [name for name, runs in asked.items() if record["run"] in runs]
+    words = asked[presets[0]][record["run"]] if presets else record["configuration"]
+    return record | {"preset": (presets or [OTHERS])[0], "presets": " ".join(presets), "configuration": words}
+
+
+# ------------------------------------------------------------------------------------------------------ rows/<preset>
+def _write_rows(records: Records, folders: Mapping[str, Path], before: Records, out: Path) -> None:
+    """The small files first, so that the time left is known early."""
+
+    def rows_of(runs: Iterable[str]) -> pa.Table:
+        sources: dict[Path, list[str]] = {}
+        for run in runs:
+            old = (
+                out / "rows" / f"{before[run]['preset']}.parquet"
+                if run not in folders
+                else folders[run] / "rows.parquet"
+            )
+            sources.setdefault(old, []).append(run)
+        return pa.concat_tables([packed.selected(path, of_path) for path, of_path in sources.items()])
+
+    files: dict[str, dict[str, str]] = {}
+    for run, record in records.items():
+        files.setdefault(record["preset"], {})[run] = record["sha256"]
+    stale = {path: runs for name, runs in files.items() if not _is_of(path := out / "rows" / f"{name}.parquet", runs)}
+    # all are read before the first is written: a run may move from one file to another
+    tables = {path: _sorted(rows_of(runs)) for path, runs in stale.items()}
+    started, done, total = time.monotonic(), 0, sum(map(len, tables.values()))
+    for path in sorted(tables, key=lambda path: len(tables[path])):
+        _write(path, list(_by_measure(tables[path])), {"sources": json.dumps(stale[path])}, **OF_ROWS)
+        done += len(tables[path])
+        left = (time.monotonic() - started) * (total - done) / max(1, done)
+        report(f"{path.name}: {len(tables[path])} rows of {len(stale[path])} runs; {duration(left)} left")
+
+
+def _is_of(path: Path, sources: Mapping[str, str]) -> bool:
+    """Whether a file holds the rows of these files, by their checksums."""
+    if not path.is_file():
+        return False
+    return json.loads((pq.read_schema(path).metadata or {}).get(b"sources", b"{}")) == sources
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    """In ORDER; rows that are alike in it stay as they were."""
+    table, keys = table.unify_dictionaries().combine_chunks(), []
+    for name in ORDER:
+        column = table[name].combine_chunks()
+        if SCHEMA[name] == pa.string():
+            column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+            ranks = np.argsort(np.argsort(np.asarray(column.dictionary.to_pylist(), dtype=object)))
+            keys.append(ranks[column.indices.to_numpy()])
+        else:
+            keys.append(column.to_numpy())
+    return table.take(np.lexsort(keys[::-1]))
+
+
+def _by_measure(table: pa.Table) -> Iterator[pa.Table]:
+    """The table in parts of ROWS_A_GROUP rows or more, each of whole measures."""
+    begin = end = 0
+    for count in table["measure"].value_counts().field("counts").to_pylist():
+        end += count
+        if end - begin >= ROWS_A_GROUP or end == len(table):
+            yield table.slice(begin, end - begin).cast(pa.schema(SCHEMA))
+            begin = end
+
+
+# -------------------------------------------------------------------------------------------------------- other files
+def _write_samples(records: Records, folders: Mapping[str, Path], out: Path) -> None:
+    clips = [clip for folder in folders.values() for clip in samples_in(folder)]
+    for path in out.glob("samples/*.parquet"):
+        clips += [tuple(line[name] for name in KEPT) for line in _lines(path) if line["run"] not in folders]
+    files: dict[str, list[tuple[Any, ...]]] = {}
+    for clip in sorted(clips):
+        files.setdefault(records[clip[0]]["preset"], []).append(clip)
+    for name, some in files.items():
+        table = pa.table(dict(zip(KEPT, map(list, zip(*some, strict=True)), strict=True)))
+        # one dictionary however large: a clip that comes twice is kept once
+        _write(out / "samples" / f"{name}.parquet", [table], dictionary_pagesize_limit=2**30)
+
+
+def _write_logs(folders: Mapping[str, Path], out: Path) -> None:
+    lines = [line for line in _lines(out / LOGS) if line["run"] not in folders]
+    lines = sorted(
+        [*lines, *(line for folder in folders.values() for line in _log(folder))], key=lambda line: line["run"]
+    )
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    if lines:
+        logs = pa.table({name: [line.get(name) for line in lines] for name in names})
+        numbers = [name for name in names if logs[name].type == pa.float64()]
+        _write(out / LOGS, [logs], use_dictionary=["run"], use_byte_stream_split=numbers)
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; none of references."""
+    path = folder / "log.jsonl"
+    if folder.name.startswith(REFERENCES):
+        return []
+    try:
+        return [{"run": folder.name, **json.loads(line)} for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return packed.read(path).to_pylist() if path.is_file() else []
+
+
+def _pack_small(folder: Path, out: Path) -> None:
+    """Tables and JSON as they are, pictures and videos in one file."""
+    if folder.name != "worlds":
+        _json_text(folder / "summary.json")
+    for path in folder.iterdir():
+        if path.suffix in (".json", ".parquet") and out != folder:
+            write_atomically(out / path.name, partial(shutil.copyfile, path))
+    media = sorted(path for path in folder.rglob("*") if path.suffix in (".mp4", ".png"))
+    if media:
+        names = [path.relative_to(folder).as_posix() for path in media]
+        table = pa.table({"name": names, "bytes": [path.read_bytes() for path in media]})
+        _write(out / MEDIA, [table], use_dictionary=False)
+
+
+def _write(path: Path, parts: Sequence[pa.Table], about: dict[str, str] | None = None, **options: Any) -> None:
+    """A row group a part."""
+    schema = parts[0].schema.with_metadata(about)
+
+    def write(aside: Path) -> None:
+        with pq.ParquetWriter(aside, schema, **(PLAIN | options)) as writer:
+            for part in parts:
+                writer.write_table(part.cast(schema), row_group_size=max(1, len(part)))
+
+    write_atomically(path, write)

@@ -1,0 +1,36 @@
+"""Which presets a published run belongs to, and its configuration in words; packing itself is the store's (`packing`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from replaylab.spec import RunSpec
+from replaylab.store import packing
+from replaylab.sweeps import ablations, presets
+
+
+def publish(store: Path, out: Path) -> None:
+    """Pack the finished runs of a store into the folder `out`, beside what is packed there; as `packing.publish`."""
+    packing.publish(store, out, {name: configurations(name, store, out) for name in presets.PRESETS})
+
+
+def configurations(preset: str, *stores: Path) -> dict[str, str]:
+    """Run id -> what is done, in words, of every run of a preset; where its settings were chosen by runs, by those of the
+    first store that has them, and empty where none does.
+    """
+    if preset in ablations.PRESETS:
+        for store in stores:
+            try:
+                named = ablations.named(preset, store=store)
+            except FileNotFoundError:
+                continue
+            return {run: f"{group}: {name}" for run, group, name in named.itertuples(index=False)}
+        return {}
+    found = {spec.run_id: _words(spec) for spec in presets.grid(preset)}
+    shares = [share for share in presets.PRESETS[preset].replay_fractions if 0 < share < 1]
+    longer = presets.grid(preset, shares, budget="driving-samples") if shares else []
+    return {spec.run_id: f"{_words(spec)}, as many driving samples" for spec in longer} | found
+
+
+def _words(spec: RunSpec) -> str:
+    return spec.title.rpartition(", seed")[0]
