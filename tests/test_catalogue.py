@@ -22,7 +22,7 @@ LABELS = {
 def published() -> tuple[set[str], set[str]]:
     """The domains and measures of all rows in `book/results`."""
     domains, measures = set[str](), set[str]()
-    for file in sorted((ROOT / "book/results").rglob("rows*.parquet")):
+    for file in sorted((ROOT / "book/results").glob("rows/*.parquet")):
         rows = pd.read_parquet(file, columns=["domain", "measure"]).drop_duplicates()
         domains, measures = domains | set(rows["domain"]), measures | set(rows["measure"])
     return domains, measures

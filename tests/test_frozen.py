@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -56,7 +57,9 @@ STEPS = 100  # of runs whose replayed share is constant; of the others all
 @cache
 def published() -> dict[str, dict[str, Any]]:
     """The name of everything published (a run, references, damages), and its description as it was written down."""
-    return {path.parent.name: json.loads(path.read_text()) for path in RESULTS.glob("*/spec.json")}
+    runs = pd.read_parquet(RESULTS / "runs.parquet", columns=["run", "spec"])
+    damaged = {path.parent.name: json.loads(path.read_text()) for path in RESULTS.glob("*/spec.json")}
+    return {run: json.loads(spec) for run, spec in runs.itertuples(index=False)} | damaged
 
 
 @cache
