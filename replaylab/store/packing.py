@@ -57,12 +57,12 @@ def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]]) -> N
     folders = {path.parent.name: path.parent for path in sorted(store.glob("*/spec.json"))}
     small = [folders.pop(name) for name in list(folders) if name.startswith("damage-")]
     small += [store / "worlds"] if (store / "worlds" / "survey.json").is_file() else []
-    if not folders and not small:
+    before = packed.runs_in(out)
+    if not folders and not small and not before:
         raise ValueError(f"{store} holds no folder of a run: nothing to publish")
     for folder in small:
         _pack_small(folder, out / folder.name)
     fresh = {name: _checked(folder) for name, folder in track(folders.items(), "checking", len(folders), "runs")}
-    before = packed.runs_in(out)
     records = {run: _placed(record, asked) for run, record in sorted({**before, **fresh}.items())}
     if records:
         _write_rows(records, folders, before, out)
