@@ -85,6 +85,7 @@ def text_of(folder: Path) -> str:
         "",
         "```python",
         "import pandas as pd",
+        "",
         'runs = pd.read_parquet("runs.parquet")',
         'rows = pd.read_parquet("rows/published.parquet", filters=[("measure", "==", "ade_px")])',
         "```",
