@@ -182,17 +182,14 @@ def _keep(
     for percentile, clip in chosen.items():
         path = folder / f"{evaluation_set.name}-{percentile}"
         detected = measured.boxes[clip] if evaluation_set.has_agents else [np.zeros((0, 4))] * future_frames
+        eligible = [table[table["eligible"].astype(bool)] for table in evaluation_set.truth[clip]]
         boxes = {
             "video": evaluation_set.clips[clip].video,
-            "true": [
-                _rounded(true_boxes(table[table["eligible"].astype(bool)])) for table in evaluation_set.truth[clip]
-            ],
+            "true": [_rounded(true_boxes(table)) for table in eligible],
             "found": [[]] * context + [_rounded(frame[:, :4]) for frame in detected],
         }
-        rate = evaluation_set.frames_per_second
-        write_atomically(
-            path.with_suffix(".mp4"), lambda aside, clip=clip, rate=rate: write_video(aside, frames[clip], rate)
-        )
+        video, rate = path.with_suffix(".mp4"), evaluation_set.frames_per_second
+        write_atomically(video, lambda aside, clip=clip, rate=rate: write_video(aside, frames[clip], rate))
         write_text(path.with_suffix(".json"), json.dumps(boxes))
 
 

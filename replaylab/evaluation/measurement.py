@@ -116,10 +116,9 @@ def _pictures(
     future, true = evaluation_set.future(frames), evaluation_set.future(evaluation_set.frames)
     count = future.shape[1]
     by_clip = outputs.frames.features.reshape(len(frames), count, -1)
+    perceptual = fidelity.perceptual_distances(outputs.frames, evaluation_set.activations)
     of_networks: dict[str, Any] = {
-        "effnet_perceptual": fidelity.perceptual_distances(outputs.frames, evaluation_set.activations)
-        .reshape(-1, count)
-        .mean(1),
+        "effnet_perceptual": perceptual.reshape(-1, count).mean(1),
         "latent_mse": _latent_mse(evaluation_set, latents.cpu()),
         PSEUDO["effnet_kd"]: distances.kernel_pseudo_values(by_clip, evaluation_set.reference_features),
     }
