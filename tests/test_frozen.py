@@ -26,7 +26,7 @@ import pytest
 from conftest import ROOT
 
 import replaylab
-from replaylab.analysis import world_statistics
+from replaylab.analysis import world_survey
 from replaylab.evaluation import corruption_study
 from replaylab.mixture import Mixture, buffer
 from replaylab.spec import (
@@ -189,9 +189,7 @@ def found_domains() -> list[str]:
     worlds = {world for preset in FROZEN["grids"] for spec in grid_of(preset) for world in _worlds_of(spec)}
     damaged = [corruption_study.spec_of(preset).evaluation for preset in corruption_study.PRESETS]
     worlds |= {world for each in damaged for world in each.domains if isinstance(world, WorldSpec)}
-    worlds |= {
-        domain_spec(name, videos=(0, videos, 0)) for name in DOMAINS for videos in world_statistics.PRESETS.values()
-    }
+    worlds |= {domain_spec(name, videos=(0, videos, 0)) for name in DOMAINS for videos in world_survey.PRESETS.values()}
     worlds |= {domain_spec(name) for name in (*DOMAINS, *EVALUATION_DOMAINS, *DOSE_DOMAINS)}
     return sorted(folder_of(world, "").name for world in worlds)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from replaylab.analysis import world_statistics
+from replaylab.analysis import world_survey
 from replaylab.evaluation import corruption_study
 from replaylab.spec import CLUSTERS
 from replaylab.sweeps import own_model
@@ -114,7 +114,7 @@ class SecondFamilyParameters(ExplorerParameters):
 class WorldsParameters:
     """The parameters of the worlds' notebook; an empty list means all domains, an empty text the preset's own."""
 
-    preset: str = text_of("published", choices=world_statistics.PRESETS)
+    preset: str = text_of("published", choices=world_survey.PRESETS)
     domains: list[str] = list_of("names", "[] for all", choices=DOMAINS)
     store: str = _store()
 

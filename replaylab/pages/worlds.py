@@ -26,7 +26,7 @@ from replaylab.pages.style import GREY, INK, LIGHT_GREY, WIDTH, figure_style, fi
 from replaylab.util.text import capital, number, percent, plain_number
 
 if TYPE_CHECKING:
-    from replaylab.analysis.world_statistics import Survey
+    from replaylab.analysis.world_survey import Survey
 
 COLUMNS = {
     "patterns": "effective patterns",

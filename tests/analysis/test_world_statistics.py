@@ -1,7 +1,7 @@
 """The statistics of motion agree with closed forms, and the survey is read where it is there and refused where not."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -14,14 +14,21 @@ from hypothesis import strategies as some
 from scipy import special, stats
 
 from replaylab import catalogue
-from replaylab.analysis import world_statistics
-from replaylab.analysis import world_statistics as world_statistics_module
-from replaylab.analysis.world_statistics import AGENTS, DARK, GAP_PX, TILE_PX, Survey
+from replaylab.analysis import sample_videos, world_statistics, world_survey
+from replaylab.analysis.sample_videos import AGENTS, DARK, GAP_PX, TILE_PX
+from replaylab.analysis.world_survey import PRESETS, Survey, run
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain
 from replaylab.pages import worlds
 from replaylab.spec import digest
 from replaylab.store.packed import medium
 from replaylab.worlds.named import DOMAINS, EVALUATION_DOMAINS, domain_spec
+
+
+def effective_number(counts: Iterable[int], windows: int | None = None) -> float:
+    """How many equally frequent patterns would be as diverse (Hill 1973), of all windows or as expected of some."""
+    numbers = np.array(list(counts), dtype=int)
+    return float(np.exp(world_statistics.entropy_at(numbers, int(numbers.sum()) if windows is None else windows)[0]))
+
 
 RATE = 4.0
 FRAMES = 12
@@ -72,7 +79,7 @@ def domain_of(tracks: pd.DataFrame, videos: list[str], ego: pd.DataFrame | None 
 
 
 def statistics_of(domain: Domain) -> pd.DataFrame:
-    table, _, _ = world_statistics.measured({"test": domain})
+    table, _, _ = world_statistics.measure_domains({"test": domain})
     return table.set_index("statistic")
 
 
@@ -81,7 +88,7 @@ def statistics_of(domain: Domain) -> pd.DataFrame:
 
 @given(some.integers(1, 40), some.integers(1, 20))
 def test_k_equally_frequent_patterns_count_as_k(patterns: int, each: int) -> None:
-    assert world_statistics.effective_number([each] * patterns) == pytest.approx(patterns)
+    assert effective_number([each] * patterns) == pytest.approx(patterns)
 
 
 counts = some.lists(some.integers(1, 30), min_size=1, max_size=12)
@@ -89,23 +96,21 @@ counts = some.lists(some.integers(1, 30), min_size=1, max_size=12)
 
 @given(counts)
 def test_the_effective_number_lies_between_one_and_the_patterns_there_are(numbers: list[int]) -> None:
-    found = world_statistics.effective_number(numbers)
+    found = effective_number(numbers)
     assert 1 - 1e-9 <= found <= len(numbers) + 1e-9
-    assert found == pytest.approx(world_statistics.effective_number([*reversed(numbers), 0, 0]))
+    assert found == pytest.approx(effective_number([*reversed(numbers), 0, 0]))
 
 
 @given(counts)
 def test_splitting_every_pattern_in_two_equal_halves_doubles_the_number(numbers: list[int]) -> None:
     """The replication principle (Jost 2006), which entropy itself does not have."""
     doubled = [2 * number for number in numbers]
-    assert world_statistics.effective_number(numbers * 2) == pytest.approx(
-        2 * world_statistics.effective_number(doubled)
-    )
+    assert effective_number(numbers * 2) == pytest.approx(2 * effective_number(doubled))
 
 
 def test_it_is_the_exponential_of_the_entropy() -> None:
     numbers = [5, 3, 1, 1]
-    assert world_statistics.effective_number(numbers) == pytest.approx(np.exp(stats.entropy(numbers)))
+    assert effective_number(numbers) == pytest.approx(np.exp(stats.entropy(numbers)))
 
 
 @given(some.lists(some.integers(1, 3), min_size=1, max_size=3), some.data())
@@ -121,22 +126,22 @@ def test_rarefaction_is_the_mean_over_all_subsamples(numbers: list[int], data: s
 @given(counts)
 def test_fewer_windows_never_show_more_patterns(numbers: list[int]) -> None:
     few = sorted({1, 2, 3, 5, 10, 30, 100, sum(numbers)} & set(range(sum(numbers) + 1)))
-    shown = [world_statistics.effective_number(numbers, windows) for windows in few]
+    shown = [effective_number(numbers, windows) for windows in few]
     assert shown[0] == pytest.approx(1)
     assert np.all(np.diff(shown) >= -1e-9)
-    assert np.isnan(world_statistics.effective_number(numbers, sum(numbers) + 1))
+    assert np.isnan(effective_number(numbers, sum(numbers) + 1))
 
 
 def test_a_pattern_is_where_an_agent_starts_and_how_far_it_gets_in_a_second() -> None:
     tracks = tracks_of([("a", line((20, 40), (16, -8))), ("b", line((60, 2), (0, 0)))])
-    found = world_statistics.patterns(tracks, RATE, 64)
+    found = world_statistics.motion_patterns(tracks, RATE, 64)
     assert found[["column", "row", "right", "down"]].to_numpy().tolist() == [[1, 2, 2, -1], [3, 0, 0, 0]]
 
 
 def test_only_agents_that_count_at_both_ends_of_the_second_have_a_pattern() -> None:
     tracks = tracks_of([("a", line((20, 40), (0, 0))), ("b", line((20, 40), (0, 0)))])
     tracks.loc[(tracks["video"] == "a") & (tracks["frame"] == 6), "eligible"] = False
-    assert world_statistics.patterns(tracks, RATE, 64)["video"].tolist() == ["b"]
+    assert world_statistics.motion_patterns(tracks, RATE, 64)["video"].tolist() == ["b"]
 
 
 @settings(max_examples=10)
@@ -151,9 +156,9 @@ def test_agents_that_differ_by_noise_alone_are_one_pattern(seed: int) -> None:
 def test_half_of_the_videos_going_another_way_make_two_patterns() -> None:
     paths = [(f"v{n}", line((24, 24), (20 if n % 2 else -20, 0))) for n in range(40)]
     tracks, videos = tracks_of(paths), [video for video, _ in paths]
-    assert world_statistics.effective_number(
-        world_statistics.patterns(tracks, RATE, 64).value_counts("right")
-    ) == pytest.approx(2)
+    assert effective_number(world_statistics.motion_patterns(tracks, RATE, 64).value_counts("right")) == pytest.approx(
+        2
+    )
     found = statistics_of(domain_of(tracks, videos)).loc["patterns"]
     assert 1.9 < found["value"] <= 2  # a little less: what 39 of 40 windows are expected to show
     assert found["low"] <= found["value"] <= found["high"]
@@ -164,20 +169,18 @@ def test_domains_are_compared_at_the_same_number_of_windows() -> None:
         paths = [(f"v{n}", line((24, 24), (8 * (n % ways), 0))) for n in range(number)]
         return domain_of(tracks_of(paths), [video for video, _ in paths])
 
-    table, _, windows = world_statistics.measured({"small": of(12, 6), "large": of(60, 6)})
+    table, _, windows = world_statistics.measure_domains({"small": of(12, 6), "large": of(60, 6)})
     assert windows == 11  # so many are left in the small one without a scene
     found = table[table["statistic"] == "patterns"].set_index("domain")
     assert found["n"].to_dict() == {"small": 12, "large": 60}
-    whole = {
-        name: world_statistics.effective_number([count] * 6, windows) for name, count in (("small", 2), ("large", 10))
-    }
+    whole = {name: effective_number([count] * 6, windows) for name, count in (("small", 2), ("large", 10))}
     assert found["value"].to_dict() == pytest.approx(whole)
 
 
 def test_a_domain_in_which_nobody_counts_has_no_numbers_and_spoils_nobodys() -> None:
     tracks, videos = (tracks_of([(f"v{n}", line((24, 24), (8, 0))) for n in range(5)]), [f"v{n}" for n in range(5)])
     empty = domain_of(tracks.assign(eligible=False), videos)
-    table, speeds, windows = world_statistics.measured({"full": domain_of(tracks, videos), "empty": empty})
+    table, speeds, windows = world_statistics.measure_domains({"full": domain_of(tracks, videos), "empty": empty})
     found = table.set_index(["domain", "statistic"])
     assert windows == 4 and set(speeds["domain"]) == {"full"}
     assert found.loc[("full", "patterns"), "value"] == pytest.approx(1)
@@ -209,7 +212,7 @@ def test_a_constant_velocity_is_found_and_has_no_spread(right: float, down: floa
 def test_moved_is_the_error_of_repeating_the_last_given_frame(right: float, down: float) -> None:
     tracks = tracks_of([("a", line((30, 30), (right, down)))])
     expected = np.mean([np.hypot(right, down) * ahead / RATE for ahead in range(1, 6)])
-    assert world_statistics.moved(tracks)["moved_px"].mean() == pytest.approx(expected, abs=1e-9)
+    assert world_statistics.displacements(tracks)["moved_px"].mean() == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_spread_is_what_numpy_finds() -> None:
@@ -306,7 +309,7 @@ def test_truth_is_drawn_where_it_is_and_clips_do_not_touch() -> None:
     tracks = tracks_of([("a", line((32, 32), (0, 0)))], size=16)
     by_frame = [tracks[tracks["frame"] == frame] for frame in range(FRAMES)]
     clips = np.full((4, FRAMES, 64, 64, 3), 100, np.uint8)
-    tiled = world_statistics_module.tiled(clips, [by_frame, by_frame, by_frame, [tracks.iloc[:0]] * FRAMES])
+    tiled = sample_videos.tile_clips(clips, [by_frame, by_frame, by_frame, [tracks.iloc[:0]] * FRAMES])
     assert tiled.shape[0] == FRAMES and tiled.shape[1] % 2 == tiled.shape[2] % 2 == 0
     scale = TILE_PX // 64
     assert tuple(tiled[0, 32 * scale, 24 * scale]) == AGENTS[0]  # the left edge of its box
@@ -326,14 +329,14 @@ def test_every_domain_has_words() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Survey:
-    return world_statistics.run("smoke", ["driving", "diverse-driving", "physics"], tmp_path_factory.mktemp("survey"))
+    return run("smoke", ["driving", "diverse-driving", "physics"], tmp_path_factory.mktemp("survey"))
 
 
 def test_it_holds_every_statistic_of_every_domain_and_a_video(made: Survey) -> None:
     assert made.domains == ["driving", "diverse-driving", "physics"]
     found = made.statistics.groupby("domain")["statistic"].apply(set)
     assert all(found[name] == set(world_statistics.STATISTICS) for name in made.domains)
-    assert set(made.statistics["scenes"]) == {world_statistics.PRESETS["smoke"]}
+    assert set(made.statistics["scenes"]) == {PRESETS["smoke"]}
     from replaylab.data.video import decode
 
     for name in made.domains:
@@ -346,10 +349,10 @@ def test_what_is_there_is_read_and_some_of_it_too(made: Survey, monkeypatch: pyt
     def never(*_: object) -> None:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(world_statistics, "_make", never)
-    again = world_statistics.run("smoke", ["driving", "diverse-driving", "physics"], made.folder.parent)
+    monkeypatch.setattr(world_survey, "_make", never)
+    again = run("smoke", ["driving", "diverse-driving", "physics"], made.folder.parent)
     pd.testing.assert_frame_equal(again.statistics, made.statistics)
-    part = world_statistics.run("smoke", ["physics"], made.folder.parent)
+    part = run("smoke", ["physics"], made.folder.parent)
     assert part.domains == ["physics"] and part.windows == made.windows
 
 
@@ -357,9 +360,9 @@ def test_another_size_is_another_survey(made: Survey, monkeypatch: pytest.Monkey
     def asked(*_: object) -> None:
         raise InterruptedError
 
-    monkeypatch.setattr(world_statistics, "_make", asked)
+    monkeypatch.setattr(world_survey, "_make", asked)
     with pytest.raises(InterruptedError):
-        world_statistics.run("quick", ["physics"], made.folder.parent)
+        run("quick", ["physics"], made.folder.parent)
 
 
 def published_copy(made: Survey, book: Path, change: Callable[[dict], None]) -> None:
@@ -369,7 +372,7 @@ def published_copy(made: Survey, book: Path, change: Callable[[dict], None]) -> 
     for file in made.folder.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     about = json.loads((folder / "survey.json").read_text())
-    specs = {name: domain_spec(name, videos=(0, world_statistics.PRESETS["published"], 0)) for name in made.domains}
+    specs = {name: domain_spec(name, videos=(0, PRESETS["published"], 0)) for name in made.domains}
     about["domains"] = {name: digest(spec) for name, spec in specs.items()}
     change(about)
     (folder / "survey.json").write_text(json.dumps(about))
@@ -382,13 +385,13 @@ def test_the_published_survey_is_only_read_and_says_what_is_not_in_it(
 ) -> None:
     published_copy(made, tmp_path / "book", lambda about: about["domains"].update({"driving": "before"}))
     monkeypatch.chdir(tmp_path)
-    found = world_statistics.run()
+    found = run()
     assert found.outdated == ("driving",)
     assert set(found.missing) == set(DOMAINS) - set(made.domains)
     said = worlds.status_line(found)
     assert "earlier description of:** driving" in said and "near" in said
     with pytest.raises(ValueError, match=r"holds none of near; it holds driving, diverse-driving, physics"):
-        world_statistics.run(domains=["near"])
+        run(domains=["near"])
     assert sorted(path.name for path in (tmp_path / "book").iterdir()) == [
         "03_replay_sweep.ipynb", "_toc.yml", "results"
     ]  # fmt: skip
@@ -399,20 +402,20 @@ def test_where_nothing_is_published_it_says_so(tmp_path: Path, monkeypatch: pyte
         (tmp_path / name).write_text("")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"survey\.json is missing"):
-        world_statistics.run()
+        run()
 
 
 def test_unknown_names_are_refused_with_a_list(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="domain 'highway' is none of driving, "):
-        world_statistics.run("smoke", ["highway"], tmp_path)
+        run("smoke", ["highway"], tmp_path)
     with pytest.raises(ValueError, match="preset 'huge' is none of published, quick, smoke"):
-        world_statistics.run("huge")
+        run("huge")
 
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionError, match="cannot be written"):
-        world_statistics.run("smoke", ["driving"], tmp_path / "file")
+        run("smoke", ["driving"], tmp_path / "file")
 
 
 # Words
@@ -457,7 +460,7 @@ def test_videos_play_by_themselves_without_sound_and_have_words(made: Survey) ->
 
 def test_the_published_survey_is_whole_small_and_of_the_worlds_as_they_are() -> None:
     about = json.loads((PUBLISHED / "survey.json").read_text())
-    videos = world_statistics.PRESETS["published"]
+    videos = PRESETS["published"]
     assert about["domains"] == {name: digest(domain_spec(name, videos=(0, videos, 0))) for name in DOMAINS}, (
         "made from other descriptions: worlds survey --preset published --store FOLDER, then publish FOLDER"
     )
