@@ -39,13 +39,18 @@ class Configuration:
         share = f"{self.replay} {100 * self.replay_fraction:g} %".strip()
         return f"replay {share}" + (f", target {self.target}" if self.target != "driving" else "")
 
+    def select(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Its lines of a table of runs, with the columns target, replay and replay_fraction."""
+        at = np.isclose(table["replay_fraction"], self.replay_fraction) & (table["target"] == self.target)
+        return table[at & ((table["replay"] == self.replay) | (self.replay_fraction == 0))]
+
 
 @dataclass(frozen=True)
 class Claim:
-    """One endpoint; `keeps` asks whether a loss stays under a margin, else the margin is 0."""
+    """One endpoint. Of `keeps`, the margin is the loss that still counts as keeping; else it is 0."""
 
     name: str
-    says: str
+    statement: str
     configuration: Configuration
     measure: str
     domain: str
@@ -184,8 +189,6 @@ def _before_and_copied(rows: pd.DataFrame, claim: Claim, bases: list[str]) -> tu
 
 
 def _runs(rows: pd.DataFrame, configuration: Configuration) -> pd.DataFrame:
-    at = np.isclose(rows["replay_fraction"], configuration.replay_fraction) & (rows["target"] == configuration.target)
-    kind = (rows["replay"] == configuration.replay) | (configuration.replay_fraction == 0)
-    runs = rows[(rows["model"] == FINE_TUNED) & at & kind]
+    runs = configuration.select(rows[rows["model"] == FINE_TUNED])
     check_ends(runs, ["target", "replay_fraction"])
     return runs

@@ -59,7 +59,7 @@ MEASURES = {
     )
 }
 """By label, in the order of tables: the measure, and where (`label_of`)."""
-FIDELITY, VIDEO_FIDELITY, PSNR = LOOKS = tuple(
+FIDELITY, VIDEO_FIDELITY, PSNR = FIDELITIES = tuple(
     label_of(measure, "ordinary") for measure in ("effnet_kd", "video_kd", "psnr_db")
 )
 ORDINARY_DYNAMICS, DYNAMICS, RECALL = (
@@ -148,8 +148,8 @@ class Configurations:
         return {seed: level for seed, level in levels.items() if level < 0}
 
     def changes(self, name: str, label: str, reading: str = LAST) -> pd.DataFrame:
-        """After − before of each seed (rows) and scene (columns); none where a seed never looks as good, or where that is
-        measured at the end only and a configuration ends before.
+        """After − before of each seed (rows) and scene (columns); none where a seed never comes to that fidelity, or
+        where that is measured at the end only and a configuration ends before.
         """
         runs = self.done[self.done["configuration"] == name].set_index("seed")["run"]
         steps = self.steps_of(name, reading)

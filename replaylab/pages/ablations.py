@@ -1,9 +1,9 @@
-"""What is it about replay that works, and against what else? What the page of the ablations reads and says.
+"""What the page of the ablations reads, and its table and sentences.
 
-The functions take an `Ablations` (`read` makes one) and give back a pandas Styler or Markdown; no torch. Decision: early
-stop is one more alternative, whose settings are the evaluated steps of the run without replay, and it is chosen by the
-rule of `ablations.best`. The practical answer is put together from what differences show
-(`configurations.against_reference`), so that it says no more than the intervals do.
+The functions take an `Ablations` (`read` makes one) and give back a pandas Styler or Markdown. Decision: early stopping is
+one more alternative, whose settings are the evaluated steps of the run without replay, and it is chosen by the rule of
+`ablations.best`. The practical answer is put together from what differences show (`configurations.against_reference`), so it
+goes no further than the intervals do.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pandas.io.formats.style import Styler
 from replaylab.analysis import statistics
 from replaylab.analysis.configurations import (
     DYNAMICS,
+    FIDELITIES,
     FIDELITY,
-    LOOKS,
     ORDINARY_DYNAMICS,
     REFERENCE,
     TRADE,
@@ -32,7 +32,7 @@ from replaylab.analysis.configurations import (
 )
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, describe
 from replaylab.pages import comparisons, verdicts
-from replaylab.pages.comparisons import counted, describe_with_outcome, listed, names_of, sorted_out
+from replaylab.pages.comparisons import by_outcome, count_runs, describe_with_outcome, list_names, list_outcomes
 from replaylab.pages.style import styled
 from replaylab.pages.verdicts import MISSING
 from replaylab.store import Store, store_of
@@ -45,7 +45,7 @@ PRESETS = ("ablations", "alternatives")  # on the test split
 DEV = "alternatives-dev"
 EARLY_STOP = "early stop"
 NEAR = "near replay"  # the method that every other is an alternative to
-ON_TARGET = (*LOOKS, ORDINARY_DYNAMICS)  # what fine-tuning is for
+ON_TARGET = (*FIDELITIES, ORDINARY_DYNAMICS)  # what fine-tuning is for
 CHOSEN_BY = {"effnet_kd": "driving", "ade_px": "driving-eventful"}  # as in `ablations.best`: measure and domain
 
 
@@ -167,7 +167,7 @@ def opening(made: Ablations, store: str | Path = "") -> str:
     runs = pd.concat([made.ablations.runs, made.alternatives.runs]).drop_duplicates("run")
     again = f"for preset in ablations {DEV} alternatives; do python -m replaylab sweep --preset $preset --store FOLDER; done"
     both = (made.ablations, made.alternatives)
-    beside = [f"**{one.title}**: {comparisons.in_short(one)}" for one in both]
+    beside = [f"**{one.title}**: {comparisons.short_summary(one)}" for one in both]
     return verdicts.opening([], [], runs, again, PRESETS, store, beside)
 
 
@@ -181,14 +181,14 @@ def settings_table(made: Ablations) -> Styler:
             FIDELITY: made.settings["effnet_kd"].map(number),
             DYNAMICS: made.settings["ade_px"].map(number),
             looks: made.settings["looks_as_good"].map({True: "yes", False: "no"}),
-            "standing": [_standing(one) for one in made.settings.itertuples()],
+            "choice": [_choice(one) for one in made.settings.itertuples()],
         }
     )
     shown.loc[made.settings["effnet_kd"].isna(), [FIDELITY, DYNAMICS, looks]] = "–"
     return styled(shown, "settings").hide(axis="index")
 
 
-def _standing(one: Any) -> str:
+def _choice(one: Any) -> str:
     if np.isnan(one.effnet_kd):
         return MISSING
     if one.group == NEAR:
@@ -198,7 +198,7 @@ def _standing(one: Any) -> str:
     return "chosen" if one.looks_as_good else "chosen, looks best"
 
 
-def of_settings(made: Ablations) -> str:
+def settings_summary(made: Ablations) -> str:
     """Markdown: which setting was chosen for each method, or why none is yet, and the areas that settings dominate."""
     table = made.settings
     early, asked = table["group"] == EARLY_STOP, len(ablations.ALTERNATIVES) + 1
@@ -210,8 +210,8 @@ def of_settings(made: Ablations) -> str:
             "no alternative is run on the test split."
         )
     chosen = table[table["chosen"]]
-    said = ", ".join(f"{one.group} {one.setting}" for one in chosen.itertuples())
-    text = f"Chosen on dev, with one seed: {said}."
+    names = ", ".join(f"{one.group} {one.setting}" for one in chosen.itertuples())
+    text = f"Chosen on dev, with one seed: {names}."
     if none := list(chosen.loc[~chosen["looks_as_good"], "group"]):
         text += f" No setting of {', '.join(none)} looks as good as {REFERENCE}, so the best-looking one was taken."
     if len(made.areas):
@@ -228,7 +228,7 @@ def answer(made: Ablations) -> str:
     """Markdown: what to do, from the rows: how much, when, from where, how many clips, at what cost, or else what."""
     changed = made.ablations
     if changed.done.empty:
-        return f"A practical answer: {MISSING}, {counted(changed)}."
+        return f"A practical answer: {MISSING}, {count_runs(changed)}."
     items = [
         _of_fractions(changed, made.fractions),
         _of_group(changed, "schedule", "constant replay"),
@@ -246,42 +246,41 @@ def answer(made: Ablations) -> str:
 
 def _of_fractions(made: Configurations, swept: Configurations) -> str:
     """Replay or none, of the ablations; then the other fractions of the sweep, and by how much any is better."""
-    found = sorted_out(made, [NO_REPLAY.name, "near replay 1 %"])
+    found = by_outcome(made, [NO_REPLAY.name, "near replay 1 %"])
     word = next(word for word, names in found.items() if NO_REPLAY.name in names)
     advice = {
         WORSE: f"do replay: {REFERENCE} is better than none",
         BETTER: f"do not replay: none is better than {REFERENCE}",
-        TRADE: "it depends: replay is better in one of looks and motion, and worse in the other",
+        TRADE: "it depends: replay is better in one of fidelity and motion, and worse in the other",
         CANNOT_TELL: f"the data cannot tell {REFERENCE} from none",
     }.get(word, "too few runs to say whether to replay")
     others = [name for name in swept.names if name not in (REFERENCE, NO_REPLAY.name)]
-    stands = sorted_out(swept, others)
+    stands = by_outcome(swept, others)
     seeds = swept.done.loc[swept.done["configuration"].isin(others), "seed"].nunique()
-    text = (
-        f"**Fraction**: {advice} ({listed(found)}). Of the replay sweep's fractions ({seeds} seeds): {listed(stands)}."
-    )
+    text = f"**Fraction**: {advice} ({list_outcomes(found)}). "
+    text += f"Of the replay sweep's fractions ({seeds} seeds): {list_outcomes(stands)}."
     for name in stands.get(BETTER, []) + stands.get(TRADE, []):
-        motion, looks = (describe(swept.difference_from_reference(name, label)) for label in (DYNAMICS, FIDELITY))
-        text += f" *{capital(name)}* − {REFERENCE}: ADE {motion} px, EffNet-KD {looks}."
+        motion, fidelity = (describe(swept.difference_from_reference(name, label)) for label in (DYNAMICS, FIDELITY))
+        text += f" *{capital(name)}* − {REFERENCE}: ADE {motion} px, EffNet-KD {fidelity}."
     return text
 
 
 def _of_group(made: Configurations, group: str, usual: str) -> str:
-    found = sorted_out(made, list(made.runs.loc[made.runs["group"] == group, "configuration"].unique()))
+    found = by_outcome(made, list(made.runs.loc[made.runs["group"] == group, "configuration"].unique()))
     if found.get(BETTER):
-        advice = f"take {names_of(found[BETTER])}"
+        advice = f"take {list_names(found[BETTER])}"
     elif {FEW, MISSING} & set(found):
         advice = f"too few runs to compare all with {usual}"
     else:
         advice = f"nothing is shown to be better than {usual}"
-    return f"**{capital(group)}**: {advice} ({listed(found)})."
+    return f"**{capital(group)}**: {advice} ({list_outcomes(found)})."
 
 
 def _of_buffers(made: Configurations) -> str:
     here = made.runs[(made.runs["group"] == "buffer") | (made.runs["configuration"] == REFERENCE)]
     kept = here.groupby("configuration")["clips_kept"].first().sort_values()
     whole = f"all {kept.pop(REFERENCE)}"
-    found = sorted_out(made, list(kept.index))
+    found = by_outcome(made, list(kept.index))
     unshown = [name for name in kept.index if name not in found.get(WORSE, [])]
     if {FEW, MISSING} & set(found):
         advice = f"too few runs to compare all with {whole}"
@@ -289,7 +288,7 @@ def _of_buffers(made: Configurations) -> str:
         advice = f"*{unshown[0]}* are the fewest that are not shown to be worse than {whole}"
     else:
         advice = f"keep {whole}: every smaller buffer is worse"
-    return f"**Clips to keep**: {advice} ({listed(found)})."
+    return f"**Clips to keep**: {advice} ({list_outcomes(found)})."
 
 
 def _of_pairs(made: Configurations) -> str:
@@ -331,7 +330,7 @@ def _of_alternatives(made: Configurations) -> str:
     names = [name for name in made.names if name not in (REFERENCE, NO_REPLAY.name)]
     if not names:
         return f"**Instead of replay**: {MISSING}."
-    return f"**Instead of replay**, against {REFERENCE}: {listed(sorted_out(made, names))}."
+    return f"**Instead of replay**, against {REFERENCE}: {list_outcomes(by_outcome(made, names))}."
 
 
 def _of_doubt(made: Configurations) -> str:
@@ -340,8 +339,8 @@ def _of_doubt(made: Configurations) -> str:
     halves = [(one.high - one.low) / 2 for one in differences if not np.isnan(one.low)]
     if not halves:
         return "**Where the data cannot tell**: anywhere yet, with fewer than three seeds a configuration."
-    unsure = sorted_out(made, names).get(CANNOT_TELL, [])
-    named = f" ({names_of(unsure)})" if unsure else ""
+    unsure = by_outcome(made, names).get(CANNOT_TELL, [])
+    named = f" ({list_names(unsure)})" if unsure else ""
     return (
         f"**Where the data cannot tell**: {len(unsure)} of {len(names)} configurations{named} are not told apart from "
         f"{REFERENCE}, which is not to say that they are equal: the difference of two configurations in ADE on eventful "

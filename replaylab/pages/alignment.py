@@ -1,8 +1,8 @@
-"""Do fidelity and dynamics improve together? One function per figure, table or sentence of the page on claim C3.
+"""The figures, tables and sentences of the page on claim C3: whether fidelity and dynamics improve together.
 
-The functions take an `alignment.Sweeps` and give back a matplotlib figure, a pandas Styler or Markdown; no torch.
-Decision: words such as "together" and "apart" are read off intervals, and where there are too few seeds for one they are
-not used. What is missing is counted in every title, and a place on an axis stays empty for it.
+The functions take an `alignment.Sweeps` and give back a matplotlib figure, a pandas Styler or Markdown. Decision: words
+such as "together" and "apart" are read off intervals, and where there are too few seeds for one they are not used. What is
+missing is counted in every title, and its place on an axis stays empty.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis import claims
-from replaylab.analysis.alignment import (  # fmt: skip
+from replaylab.analysis.alignment import (
     CLAIM,
     CONFIGURATION,
     DOMAINS,
@@ -43,13 +43,14 @@ from replaylab.analysis.alignment import (  # fmt: skip
     rho_minus_ordinary,
     rhos_across,
 )
-from replaylab.analysis.changes import last_steps
+from replaylab.analysis.changes import last_steps, of_measure
 from replaylab.analysis.statistics import Interval, describe, interval, side
 from replaylab.catalogue import ALIGNMENT, domain_of, measure_of
 from replaylab.pages import verdicts
 from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style, finished, legend_entry, styled
 from replaylab.util.text import capital, number, percent
 
+BOTH = (EVENTFUL, ORDINARY)  # the clips that the panels of a figure are of
 DARKEST, GREEN, LIGHT, VIOLET, BROWN = "#0b2d4e", "#029e73", "#949494", "#7b6fd0", "#ca9161"
 
 
@@ -59,7 +60,7 @@ def target_name(target: str) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
-def judged(made: Sweeps) -> list[tuple[claims.Claim, claims.Judged | None]]:
+def judged_claim(made: Sweeps) -> list[tuple[claims.Claim, claims.Judged | None]]:
     """Claim C3 with what was found, as `claims_figures` takes it."""
     return [(CLAIM, claims.judge(made.rows, CLAIM))]
 
@@ -69,7 +70,7 @@ def opening(made: Sweeps, store: str | Path = "") -> str:
     again = (
         f"for preset in {' '.join(made.presets)}; do python -m replaylab sweep --preset $preset --store FOLDER; done"
     )
-    return verdicts.opening(judged(made), [CLAIM.name], made.runs, again, made.presets, store)
+    return verdicts.opening(judged_claim(made), [CLAIM.name], made.runs, again, made.presets, store)
 
 
 def rho_table(made: Sweeps) -> Styler:
@@ -87,20 +88,20 @@ def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
         "seeds": str(len(values)),
         measure_of(ALIGNMENT).label: describe(interval(values, 1.0), ".2f"),
         "− that of 0 %": describe(interval(rho_minus_ordinary(made, target, reading=reading)), ".2f"),
-        "standing": "exploratory",
+        "status": "exploratory",
     }
     if target == ORDINARY:
         line["− that of 0 %"] = "–"
     elif target == CLAIM.configuration.target and reading == PREREGISTERED and (result := _preregistered(made)):
-        line["standing"] = f"preregistered: {result.verdict}"
+        line["status"] = f"preregistered: {result.verdict}"
     if values.empty:
         few = target in made.done_targets
-        line["standing"] = "too few checkpoints or no change" if few else verdicts.MISSING
+        line["status"] = "too few checkpoints or no change" if few else verdicts.MISSING
     return line
 
 
 def _preregistered(made: Sweeps) -> claims.Judged | None:
-    return judged(made)[0][1] if set(made.presets) <= set(verdicts.PREREGISTERED) else None
+    return judged_claim(made)[0][1] if set(made.presets) <= set(verdicts.PREREGISTERED) else None
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -110,7 +111,7 @@ def within_runs(made: Sweeps) -> Figure:
     """
     with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.9), sharex=True, sharey=True)
-        for row, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
+        for row, domain in zip(panels, BOTH, strict=True):
             for axes, reading in zip(row, (PREREGISTERED, LATE), strict=True):
                 here = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == reading)]
                 _by_dose(axes, made, here, "rho", widest=1.0)
@@ -126,7 +127,7 @@ def plane(made: Sweeps) -> Figure:
     colours = _colours(made)
     with figure_style():
         figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True)
-        for axes, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
+        for axes, domain in zip(panels, BOTH, strict=True):
             table = gains(made, domain)
             for target, colour in colours.items():
                 here = table[(table["replay_fraction"] == 0) & (table["target"] == target)]
@@ -149,12 +150,12 @@ def _way(axes: Axes, way: pd.DataFrame, colour: Any) -> None:
 
 def across_configurations(made: Sweeps) -> Figure:
     """Every configuration at the last step: gain in ADE over gain in EffNet-KD; large points are means over seeds."""
-    looks = _looks(made)
+    styles = _group_styles(made)
     with figure_style():
         figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True)
-        for axes, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
+        for axes, domain in zip(panels, BOTH, strict=True):
             for (target, replay, fraction), runs in last_steps(gains(made, domain)).groupby(CONFIGURATION):
-                colour, marker, _ = looks[_kind(target, replay, fraction)]
+                colour, marker, _ = styles[_kind(target, replay, fraction)]
                 at = runs[["fidelity", "dynamics"]].mean()
                 axes.plot(runs["fidelity"], runs["dynamics"], marker, color=colour, ms=3.5, alpha=0.4, mew=0)
                 axes.plot(*at, marker, color=colour, ms=9, mec="white", zorder=3)
@@ -164,7 +165,7 @@ def across_configurations(made: Sweeps) -> Figure:
                                   zorder=4)  # fmt: skip
             _gain_axes(axes, domain)
         panels[-1].set_xlabel("gain in EffNet-KD on ordinary driving (right: better)")
-        entries = [legend_entry(colour, name, marker) for colour, marker, name in looks.values()]
+        entries = [legend_entry(colour, name, marker) for colour, marker, name in styles.values()]
         return _finished(figure, "All configurations at the last step", made.runs, entries)
 
 
@@ -174,7 +175,7 @@ def per_clip(made: Sweeps) -> Figure:
     order = list(colours)
     with figure_style():
         figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 4.6), sharex=True, sharey=True)
-        for axes, domain in zip(panels, (EVENTFUL, ORDINARY), strict=True):
+        for axes, domain in zip(panels, BOTH, strict=True):
             axes.axvline(0, color=GREY, lw=0.8)
             for one in made.clip_rhos[made.clip_rhos["domain"] == domain].itertuples():
                 y = list(OF_A_CLIP).index(one.measure) + 0.12 * (order.index(one.target) - (len(order) - 1) / 2)
@@ -199,7 +200,7 @@ def doses(made: Sweeps) -> Figure:
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.2), sharex=True)
         for axes, (measure, domain) in zip(panels.flat, shown, strict=True):
-            _by_dose(axes, made, table[(table["measure"] == measure) & (table["domain"] == domain)], "change")
+            _by_dose(axes, made, of_measure(table, measure, domain), "change")
             axes.set_title(capital(domain_of(domain).label), fontsize=9)
             axes.set_ylabel(f"change of\n{measure_of(measure).name}", fontsize=9)
         figure.align_ylabels()
@@ -209,14 +210,13 @@ def doses(made: Sweeps) -> Figure:
 
 def gains_over_steps(made: Sweeps) -> pd.DataFrame:
     """What `plane` draws: `gains` of the runs without replay in both of its domains."""
-    both = pd.concat([gains(made, domain).assign(domain=domain) for domain in (EVENTFUL, ORDINARY)])
+    both = pd.concat([gains(made, domain).assign(domain=domain) for domain in BOTH])
     return both[both["replay_fraction"] == 0].drop(columns=["replay", "replay_fraction"])
 
 
 def gains_at_the_end(made: Sweeps) -> pd.DataFrame:
     """What `across_configurations` draws: `gains` of all runs at their last step in both of its domains."""
-    both = [last_steps(gains(made, domain)).assign(domain=domain) for domain in (EVENTFUL, ORDINARY)]
-    return pd.concat(both)
+    return pd.concat([last_steps(gains(made, domain)).assign(domain=domain) for domain in BOTH])
 
 
 def last_changes(made: Sweeps) -> pd.DataFrame:
@@ -280,7 +280,7 @@ def _dose_axis(panels: NDArray[Any], made: Sweeps) -> None:
 
 
 def _gain_axes(axes: Axes, domain: str) -> None:
-    """The base's lines, and on their right what the claim asks for."""
+    """The base's lines, and on their right what the claim is about."""
     axes.axhline(0, color=GREY, lw=0.8, zorder=0)
     axes.axvline(0, color=GREY, lw=0.8, zorder=0)
     axes.margins(0.14)
@@ -297,7 +297,7 @@ def _kind(target: str, replay: str, fraction: float) -> str:
     return "doses" if dose(target) > 0 else target
 
 
-def _looks(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
+def _group_styles(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
     """Colour, marker and name of each group of configurations that is asked for."""
     known = {
         "driving": (VERMILION, "o", "replay 0 %"), "near": (BLUE, "s", "near replay (%)"),
@@ -306,7 +306,7 @@ def _looks(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
         "diverse-driving": (BROWN, "P", "target of free motion"),
     }  # fmt: skip
     there = {_kind(*name) for name in made.runs[CONFIGURATION].itertuples(index=False)}
-    return {kind: look for kind, look in known.items() if kind in there}
+    return {kind: style for kind, style in known.items() if kind in there}
 
 
 def _finished(figure: Figure, title: str, runs: pd.DataFrame, entries: Sequence[Line2D]) -> Figure:
@@ -320,7 +320,7 @@ def _there(runs: pd.DataFrame) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences
-def standing(made: Sweeps) -> str:
+def status_line(made: Sweeps) -> str:
     """Markdown: how many runs without replay there are of each target."""
     is_done = made.without_replay["state"] == "done"
     counts = is_done.groupby(made.without_replay["target"]).agg(["sum", "size"])
@@ -328,12 +328,11 @@ def standing(made: Sweeps) -> str:
     return f"Runs without replay that are there, by what they are fine-tuned on: {', '.join(each)}."
 
 
-def starting_points(made: Sweeps) -> str:
+def bases_summary(made: Sweeps) -> str:
     """Markdown: where the bases stand between real and copied frames, from where a change is to be read."""
     lines, empty = [], []
     for domain in DOMAINS:
-        here = made.values[(made.values["domain"] == domain) & (made.values["measure"] == DYNAMICS)]
-        of = here.groupby("model")["value"].mean()
+        of = of_measure(made.values, DYNAMICS, domain).groupby("model")["value"].mean()
         if {"base", "real", "copy-last-frame"} <= set(of.index):
             base, real, copied = of["base"], of["real"], of["copy-last-frame"]
             lines.append(
@@ -351,7 +350,7 @@ def starting_points(made: Sweeps) -> str:
     return text
 
 
-def early(made: Sweeps) -> str:
+def early_rise(made: Sweeps) -> str:
     """Markdown: in how many runs EffNet-KD is above the base's, step by step, whatever they are fine-tuned on."""
     here = gains(made, ORDINARY)
     here = here[here["replay_fraction"] == 0]
@@ -361,12 +360,12 @@ def early(made: Sweeps) -> str:
     return f"Runs without replay whose EffNet-KD on ordinary driving is above their base's: {', '.join(each)}."
 
 
-def found(made: Sweeps) -> str:
-    """Markdown: what each way of looking found, an item each, with intervals."""
+def summary(made: Sweeps) -> str:
+    """Markdown: the results of each analysis, an item each, with intervals."""
     if not made.done_targets:
         return f"Claim C3: {verdicts.MISSING}."
-    items = [_found_within(made, EVENTFUL), _found_within(made, ORDINARY), _found_late(made), _found_across(made),
-             _found_per_clip(made), *_found_doses(made)]  # fmt: skip
+    items = [*(_within_text(made, domain) for domain in BOTH), _late_text(made), _across_text(made), _per_clip_text(made),
+             *_doses_texts(made)]  # fmt: skip
     part = f"**{_there(made.runs)}.**\n\n" if _there(made.runs) else ""
     return part + "\n".join(f"- {item}" for item in items)
 
@@ -377,21 +376,26 @@ def _in_words(found: Interval, above: str, below: str) -> str:
     return {"above": above, "below": below}.get(at, at)
 
 
-def _found_within(made: Sweeps, domain: str) -> str:
-    table = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == PREREGISTERED)]
+def _by_target(made: Sweeps, table: pd.DataFrame, column: str, above: str, below: str, widest: float = np.inf) -> str:
+    """Of each target the mean with its interval, and what that shows; of ρ also in how many runs it is above 0."""
     each = []
     for target in made.targets:
-        values = table.loc[table["target"] == target, "rho"]
+        values = table.loc[table["target"] == target, column]
         if len(values):
-            middle = interval(values, 1.0)
-            above = f"above 0 in {(values > 0).sum()} of {len(values)} runs"
-            words = f"**{_in_words(middle, 'together', 'apart')}**"
-            each.append(f"{target_name(target)} {describe(middle, '.2f')}, {above}: {words}")
-    said = "; ".join(each) or "no run has enough checkpoints for a ρ"
-    return f"**Within a run**, ρ of the gains in EffNet-KD and in ADE on {domain_of(domain).label}: {said}."
+            middle = interval(values, widest)
+            counted = f", above 0 in {(values > 0).sum()} of {len(values)} runs" if column == "rho" else ""
+            words = f"**{_in_words(middle, above, below)}**"
+            each.append(f"{target_name(target)} {describe(middle, '.2f')}{counted}: {words}")
+    return "; ".join(each)
 
 
-def _found_late(made: Sweeps) -> str:
+def _within_text(made: Sweeps, domain: str) -> str:
+    table = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == PREREGISTERED)]
+    text = _by_target(made, table, "rho", "together", "apart", 1.0) or "no run has enough checkpoints for a ρ"
+    return f"**Within a run**, ρ of the gains in EffNet-KD and in ADE on {domain_of(domain).label}: {text}."
+
+
+def _late_text(made: Sweeps) -> str:
     table = made.rhos[made.rhos["domain"] == EVENTFUL]
     means = table.pivot_table(index="target", columns="reading", values="rho").reindex(columns=list(READINGS))
     means = means[[PREREGISTERED, LATE]].dropna()
@@ -410,44 +414,35 @@ def _found_late(made: Sweeps) -> str:
     )
 
 
-def _found_across(made: Sweeps) -> str:
-    said = []
-    for domain in (EVENTFUL, ORDINARY):
+def _across_text(made: Sweeps) -> str:
+    texts = []
+    for domain in BOTH:
         values, count = rhos_across(made, domain)
         if len(values):
             middle = interval(values, 1.0)
             words = _in_words(middle, *(f"what looks better moves {how}" for how in ("better", "worse")))
             of = f"{count} configurations, a ρ for each of {len(values)} seeds"
-            said.append(f"{domain_of(domain).label} {describe(middle, '.2f')} ({of}): **{words}**")
-    told = "; ".join(said) or "fewer than three configurations are there for every seed"
-    return f"**Across configurations at the last step** (exploratory): {told}."
+            texts.append(f"{domain_of(domain).label} {describe(middle, '.2f')} ({of}): **{words}**")
+    text = "; ".join(texts) or "fewer than three configurations are there for every seed"
+    return f"**Across configurations at the last step** (exploratory): {text}."
 
 
-def _found_per_clip(made: Sweeps) -> str:
-    said = []
+def _per_clip_text(made: Sweeps) -> str:
+    texts = []
     for target, table in made.clip_rhos.groupby("target", sort=False):
         reach = f"{table['rho'].min():+.2f} to {table['rho'].max():+.2f}".replace("-", "−")
         above, below = (table["low"] > 0).sum(), (table["high"] < 0).sum()
         intervals = f"{above} of {len(table)} intervals above 0, {below} below"
-        said.append(f"{target_name(target)} {reach} ({'no intervals' if table['low'].isna().all() else intervals})")
-    told = "; ".join(said) or "no clip was measured in both"
-    return f"**Clip by clip** (exploratory), ρ over {len(OF_A_CLIP)} measures and two kinds of clips: {told}."
+        texts.append(f"{target_name(target)} {reach} ({'no intervals' if table['low'].isna().all() else intervals})")
+    text = "; ".join(texts) or "no clip was measured in both"
+    return f"**Clip by clip** (exploratory), ρ over {len(OF_A_CLIP)} measures and two kinds of clips: {text}."
 
 
-def _found_doses(made: Sweeps) -> list[str]:
-    table, items = last_changes(made), []
+def _doses_texts(made: Sweeps) -> list[str]:
+    texts = []
     for measure, domain in ((DYNAMICS, EVENTFUL), (DYNAMICS, HELD_OUT), (DYNAMICS, ORDINARY), (FIDELITY, ORDINARY)):
-        here = table[(table["measure"] == measure) & (table["domain"] == domain)]
-        each = []
-        for target in made.targets:
-            values = here.loc[here["target"] == target, "change"]
-            if len(values):
-                middle = interval(values)
-                each.append(
-                    f"{target_name(target)} {describe(middle, '.2f')}: **{_in_words(middle, 'worse', 'better')}**"
-                )
-        if each:
-            items.append(
-                f"**{measure_of(measure).label} on {domain_of(domain).label}**, change at the last step: {'; '.join(each)}."
-            )
-    return items
+        table = of_measure(last_changes(made), measure, domain)
+        if text := _by_target(made, table, "change", "worse", "better"):
+            where = f"{measure_of(measure).label} on {domain_of(domain).label}"
+            texts.append(f"**{where}**, change at the last step: {text}.")
+    return texts

@@ -41,7 +41,7 @@ from replaylab.util.text import capital, percent
 
 AGAINST = f"against {REFERENCE}"
 READ_OFF = ((DYNAMICS, EQUAL), (DYNAMICS, LAST), (FIDELITY, LAST))
-"""The differences that a standing is read off."""
+"""The differences that the comparison with near replay rests on."""
 HUES = ("#029e73", "#7b6fd0", "#8f5a2c", "#c0578f", "#5f6b73", "#b8860b", "#0b5a73", "#94493a")  # of groups
 
 
@@ -100,15 +100,15 @@ def plane(made: Configurations) -> Figure:
         above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
         _at_equal_steps(above.add_subplot(), made, colours)
         _at_equal_fidelity(below.add_subplot(), made, colours)
-        words = [made.title, *([] if len(made.done) == len(made.runs) else [f"{counted(made)} are there"])]
+        words = [made.title, *([] if len(made.done) == len(made.runs) else [f"{count_runs(made)} are there"])]
         above.suptitle("\n".join(words), x=0.02, ha="left")
         plt.close(figure)
     return figure
 
 
 def nothing_yet(made: Configurations) -> Figure:
-    """A figure that says that there is no run to draw."""
-    return text_figure(f"{made.title}: {verdicts.MISSING}, {counted(made)}.")
+    """A sentence in place of a figure, where no run is finished."""
+    return text_figure(f"{made.title}: {verdicts.MISSING}, {count_runs(made)}.")
 
 
 def _at_equal_steps(axes: Axes, made: Configurations, colours: dict[str, Any]) -> None:
@@ -179,12 +179,12 @@ def _colours(made: Configurations) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences
-def counted(made: Configurations) -> str:
+def count_runs(made: Configurations) -> str:
     """Such as "3 of 69 runs"; a run that is read at two steps counts once."""
     return f"{made.done['run'].nunique()} of {made.runs['run'].nunique()} runs"
 
 
-def how_read(made: Configurations) -> str:
+def reading_explained(made: Configurations) -> str:
     """Markdown: what equal fidelity is here, how many configurations come to it, and where lines between steps are long."""
     shares = [percent(share) for share in SHARES.values()]
     text = (
@@ -205,42 +205,44 @@ def how_read(made: Configurations) -> str:
     text += f" {len(there)} of {len(steps)} configurations come to the first with every seed."
     if early:
         text += (
-            f" Between the base and step {first} nothing was measured, and looks may not get better evenly there: that is "
-            f"where {', '.join(early)} {'is' if len(early) == 1 else 'are'} read with some seed."
+            f" Between the base and step {first} nothing was measured, and fidelity may not get better evenly there: "
+            f"that is where {', '.join(early)} {'is' if len(early) == 1 else 'are'} read with some seed."
         )
     return text
 
 
-def in_short(made: Configurations) -> str:
+def short_summary(made: Configurations) -> str:
     """How the configurations stand against near replay 25 %."""
     if made.done.empty:
-        return f"**{verdicts.MISSING}** ({counted(made)})."
+        return f"**{verdicts.MISSING}** ({count_runs(made)})."
     others = [name for name in made.names if name != REFERENCE]
     stands = {name: against_reference(made, name) for name in others if (made.done["configuration"] == name).any()}
     words = {BETTER: "better", WORSE: "worse", TRADE: "better in one, worse in another", CANNOT_TELL: "not told apart",
              FEW: FEW}  # fmt: skip
     counts = [f"{list(stands.values()).count(key)} {word}" for key, word in words.items() if key in stands.values()]
     return (
-        f"of {len(stands)} configurations against {REFERENCE}, {', '.join(counts)}." if counts else f"{counted(made)}."
+        f"of {len(stands)} configurations against {REFERENCE}, {', '.join(counts)}."
+        if counts
+        else f"{count_runs(made)}."
     )
 
 
-def found(made: Configurations) -> str:
+def summary(made: Configurations) -> str:
     """Markdown: how the configurations stand against near replay 25 %, and which no other beats in both."""
     if made.done.empty:
-        return f"{made.title}: {verdicts.MISSING}, {counted(made)}."
-    lines = [] if len(made.done) == len(made.runs) else [f"**{counted(made)} are there.**", ""]
-    stands = sorted_out(made, [name for name in made.names if name != REFERENCE])
-    words = listed(stands) if made.has_reference else "nothing to compare with"
+        return f"{made.title}: {verdicts.MISSING}, {count_runs(made)}."
+    lines = [] if len(made.done) == len(made.runs) else [f"**{count_runs(made)} are there.**", ""]
+    stands = by_outcome(made, [name for name in made.names if name != REFERENCE])
+    words = list_outcomes(stands) if made.has_reference else "nothing to compare with"
     lines.append(f"- **Against {REFERENCE}**: {words}.")
     front = points(made)
     if front["front"].any():
-        unbeaten = names_of(front.loc[front["front"], "configuration"])
+        unbeaten = list_names(front.loc[front["front"], "configuration"])
         lines.append(f"- **Beaten by no other configuration in both**, by their means: {unbeaten}.")
     return "\n".join(lines)
 
 
-def sorted_out(made: Configurations, names: Sequence[str]) -> dict[str, list[str]]:
+def by_outcome(made: Configurations, names: Sequence[str]) -> dict[str, list[str]]:
     """Standing -> configurations; those without runs are not run yet."""
     there, found = set(made.done["configuration"]), dict[str, list[str]]()
     for name in names:
@@ -248,11 +250,11 @@ def sorted_out(made: Configurations, names: Sequence[str]) -> dict[str, list[str
     return found
 
 
-def names_of(names: Iterable[str]) -> str:
+def list_names(names: Iterable[str]) -> str:
     """Markdown: a list of configurations, whose names may have commas of their own."""
     return ", ".join(f"*{name}*" for name in names)
 
 
-def listed(stands: dict[str, list[str]]) -> str:
+def list_outcomes(stands: dict[str, list[str]]) -> str:
     """Markdown: `sorted_out` in words, such as "worse: *ramp*, *anneal*; cannot tell: *64 clips*"."""
-    return "; ".join(f"{word}: {names_of(names)}" for word, names in stands.items())
+    return "; ".join(f"{word}: {list_names(names)}" for word, names in stands.items())

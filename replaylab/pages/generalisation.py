@@ -1,10 +1,9 @@
-"""Does it hold elsewhere? What the pages on another driving world (claim C6) and another family of models (C5) read, draw
-and say.
+"""The pages on another driving world (claim C6) and another family of models (C5): the same claims, judged twice.
 
-The functions take an `Elsewhere` (`read` makes one) and give back a matplotlib figure, a pandas Styler or Markdown; no
-torch. Decision: the claims of the preregistration are asked again, word by word, of what is second, and each stands beside
-what the published sweep says of the first. With three seeds none gets a verdict: an interval lies where the claim says, on
-the other side, or cannot tell.
+The functions take a `Generalisation` (`read` makes one) and give back a matplotlib figure, a pandas Styler or Markdown.
+Decision: the claims of the preregistration are judged again, unchanged, on the second, and each stands beside its result in
+the published sweep, the first. With three seeds none gets a verdict: an interval lies on the claim's side, on the other
+side, or cannot tell.
 """
 
 from __future__ import annotations
@@ -25,11 +24,12 @@ from pandas.io.formats.style import Styler
 
 from replaylab import spec
 from replaylab.analysis import claims, statistics
+from replaylab.analysis.changes import of_measure
 from replaylab.analysis.claims import Claim, Judged
 from replaylab.analysis.configurations import (
     DYNAMICS,
+    FIDELITIES,
     LAST,
-    LOOKS,
     ORDINARY_DYNAMICS,
     RECALL,
     Configurations,
@@ -39,7 +39,7 @@ from replaylab.analysis.configurations import (
 from replaylab.analysis.statistics import CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL, describe
 from replaylab.catalogue import domain_of, measure_of
 from replaylab.pages import comparisons, replay_sweep, verdicts
-from replaylab.pages.comparisons import counted
+from replaylab.pages.comparisons import count_runs
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, finished, styled
 from replaylab.pages.verdicts import MISSING
 from replaylab.store import base_curve, store_of
@@ -48,16 +48,16 @@ from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.util.text import capital, number
 
 FIRST = ("driving", "driving-eventful")
-PANELS = (*LOOKS, RECALL, ORDINARY_DYNAMICS, DYNAMICS)
+PANELS = (*FIDELITIES, RECALL, ORDINARY_DYNAMICS, DYNAMICS)
 COLOURS = {"near": BLUE, "far": GREEN}
 AS_CLAIMED, OTHER_WAY = "as claimed", "the other way"
 READINGS = {"holds": AS_CLAIMED, "does not hold": OTHER_WAY, "undecided": CANNOT_TELL}
-Asked = list[tuple[Claim, Judged | None]]
+Judgements = list[tuple[Claim, Judged | None]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What is another one, and the claim that says that it makes no difference."""
+    """In what the second differs from the first, and the claim that this makes no difference."""
 
     claim: str
     one: str
@@ -71,7 +71,7 @@ FAMILY = Difference("C5", "family", "families", "Replay in the {} family")
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class Generalisation:
     """The same configurations twice, as far as they are there, with a difference."""
 
     second: Configurations
@@ -80,38 +80,32 @@ class Elsewhere:
     differs: Difference = WORLD
 
     @cached_property
-    def asked(self) -> tuple[Asked, Asked]:
+    def judged(self) -> tuple[Judgements, Judgements]:
         """The claims of the preregistration that are of a single target, with what was found: second, first."""
         second, first = (
-            [
-                (claim, claims.judge(made.rows, claim))
-                for claim in claims_of(made.ordinary, made.eventful, self.differs.claim)
-            ]
+            [(claim, claims.judge(made.rows, claim)) for claim in claims_about(made, self.differs.claim)]
             for made in (self.second, self.first)
         )
         return second, first
 
 
-def claims_of(ordinary: str, eventful: str, elsewhere: str) -> list[Claim]:
-    """The claims of the preregistration without alignment, which is of two targets, asked of a target for the sake of the
-    claim `elsewhere`.
+def claims_about(made: Configurations, name: str) -> list[Claim]:
+    """The claims of the preregistration without alignment, which is of two targets, about these runs' target.
+
+    They are named as parts of the claim `name`.
     """
-    where = dict(zip(FIRST, (ordinary, eventful), strict=True))
+    where = dict(zip(FIRST, (made.ordinary, made.eventful), strict=True))
+    single = [claim for claim in claims.CLAIMS if claim.against is None]
+    of_target = [replace(claim.configuration, target=made.ordinary) for claim in single]
     return [
-        replace(
-            claim,
-            name=f"{elsewhere}, {claim.name}",
-            configuration=replace(claim.configuration, target=ordinary),
-            domain=where[claim.domain],
-        )
-        for claim in claims.CLAIMS
-        if claim.against is None
+        replace(claim, name=f"{name}, {claim.name}", configuration=configuration, domain=where[claim.domain])
+        for claim, configuration in zip(single, of_target, strict=True)
     ]
 
 
 def read(
     preset: str, replay_fractions: Sequence[float] = (), seeds: Sequence[int] = (), store: str | Path = ""
-) -> Elsewhere:
+) -> Generalisation:
     """The finished runs of a preset beside the published ones; nothing is trained. Empty arguments: the preset's own.
 
     ValueError for an unknown preset, or for a fraction or seed that is none.
@@ -123,7 +117,7 @@ def read(
     differs = FAMILY if preset == "second-family" else WORLD
     second, first = (differs.title.format(one) for one in ("second", "first"))
     beside = grid("published", fractions)
-    return Elsewhere(
+    return Generalisation(
         configurations_of(preset, second, by_replay(wanted), home, target, f"{target}-eventful"),
         configurations_of("published", first, by_replay(beside), published, *FIRST),
         differs,
@@ -131,33 +125,33 @@ def read(
 
 
 # ----------------------------------------------------------------------------------------------------- opening and table
-def opening(made: Elsewhere, store: str | Path = "") -> str:
+def opening(made: Generalisation, store: str | Path = "") -> str:
     """Markdown for the top of the page: what each claim came to here, how many runs there are, cost and command."""
     second = made.second
     runs = second.runs.assign(target=second.ordinary)
     again = f"python -m replaylab sweep --preset {second.preset} --store FOLDER"
-    return verdicts.opening(made.asked[0], [made.differs.claim], runs, again, [second.preset], store)
+    return verdicts.opening(made.judged[0], [made.differs.claim], runs, again, [second.preset], store)
 
 
-def questions_table(made: Elsewhere) -> Styler:
+def claims_table(made: Generalisation) -> Styler:
     """A claim a line: its change and where the interval lies, of the second and of the first."""
     lines, of = [], made.differs
-    for (claim, second), (_, first) in zip(*made.asked, strict=True):
-        line = {"claim": claim.name.removeprefix(f"{of.claim}, "), "says": claim.says}
+    for (claim, second), (_, first) in zip(*made.judged, strict=True):
+        line = {"claim": claim.name.removeprefix(f"{of.claim}, "), "statement": claim.statement}
         line["measure"] = f"{measure_of(claim.measure).name}, {_kind(made, claim)}"
         for one, result in ((f"second {of.one}", second), (f"first {of.one}", first)):
             line[f"change, {one}"] = "–" if result is None else describe(result.interval)
-            line[one] = reading(result)
+            line[one] = outcome_of_claim(result)
         line["seeds"] = " and ".join("–" if it is None else str(it.interval.n) for it in (second, first))
         lines.append(line)
     return styled(pd.DataFrame(lines), of.both).hide(axis="index")
 
 
-def _kind(made: Elsewhere, claim: Claim) -> str:
+def _kind(made: Generalisation, claim: Claim) -> str:
     return "eventful" if claim.domain == made.second.eventful else "ordinary"
 
 
-def reading(result: Judged | None) -> str:
+def outcome_of_claim(result: Judged | None) -> str:
     """Where a claim's interval lies: one of READINGS, FEW or not run yet. No verdict.
 
     Where the preregistered rule leaves a claim open whatever the interval (`Judged.why`), it cannot tell.
@@ -172,18 +166,18 @@ def reading(result: Judged | None) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
-def base_curves(made: Elsewhere) -> Figure:
+def base_curves(made: Generalisation) -> Figure:
     """How the second's base learnt to move, and the first's beside it."""
     return replay_sweep.base_curve(*_curves(made))
 
 
-def both_curves(made: Elsewhere) -> pd.DataFrame:
+def both_curves(made: Generalisation) -> pd.DataFrame:
     """What `base_curves` draws: ADE in px of both bases over pretraining, with a column `base`."""
     both = pd.concat(_curves(made), ignore_index=True)
     return both[both["measure"] == "ade_px"]
 
 
-def learnt(made: Elsewhere) -> str:
+def bases_summary(made: Generalisation) -> str:
     """Markdown: how far both bases came in pretraining, between a copied last frame and the autoencoder's own error."""
     second, first = _curves(made)
     lines = []
@@ -200,17 +194,16 @@ def learnt(made: Elsewhere) -> str:
 
 def _end(curve: pd.DataFrame, model: str, domain: str) -> tuple[str, int]:
     """A model's last ADE in a domain, in words, and its step."""
-    of = (curve["measure"] == "ade_px") & (curve["model"] == model) & (curve["domain"] == domain)
-    last = curve[of].sort_values("step").iloc[-1]
+    last = of_measure(curve[curve["model"] == model], "ade_px", domain).sort_values("step").iloc[-1]
     return number(float(last["value"])), int(last["step"])
 
 
-def _curves(made: Elsewhere) -> list[pd.DataFrame]:
+def _curves(made: Generalisation) -> list[pd.DataFrame]:
     bases = [spec.base_folder(family=PRESETS[preset].family).name for preset in (made.second.preset, made.first.preset)]
     return [base_curve(base).assign(base=base) for base in bases]
 
 
-def over_fractions(made: Elsewhere) -> Figure:
+def over_fractions(made: Generalisation) -> Figure:
     """Changes at the last step over the replayed share of a batch: near and far replay of the second, and, dashed, of the
     first.
     """
@@ -231,7 +224,7 @@ def over_fractions(made: Elsewhere) -> Figure:
         entries = [Line2D([], [], color=colour, marker="o", label=f"{kind} replay") for kind, colour in COLOURS.items()]
         entries += [Line2D([], [], color=VERMILION, marker="o", ls="", label=NO_REPLAY.name),
                     Line2D([], [], color=GREY, ls="--", label=f"first {made.differs.one}")]  # fmt: skip
-        part = "" if len(made.second.done) == len(made.second.runs) else f"{counted(made.second)} are there"
+        part = "" if len(made.second.done) == len(made.second.runs) else f"{count_runs(made.second)} are there"
         title = f"Changes over the share of replay, second {made.differs.one}"
         return finished(figure, title, part, entries=entries, below_in=0.53, fontsize=9)
 
@@ -256,7 +249,7 @@ def _line(axes: Axes, line: pd.DataFrame, colour: Any, beside: bool) -> None:
         axes.plot(place, one.change, "o", color=own, ms=6, zorder=5)
 
 
-def both_effects(made: Elsewhere) -> pd.DataFrame:
+def both_effects(made: Generalisation) -> pd.DataFrame:
     """What the figures draw: `Configurations.effects` of both, with a column `world` or `family`."""
     of = made.differs.one
     parts = [made.second.effects.assign(**{of: "second"}), made.first.effects.assign(**{of: "first"})]
@@ -264,32 +257,35 @@ def both_effects(made: Elsewhere) -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------------------------------------ sentences
-def found(made: Elsewhere) -> str:
-    """Markdown: in how many claims both say the same, which the rule leaves open, the looks by every measure, and how the
-    second's configurations stand.
+def summary(made: Generalisation) -> str:
+    """Markdown: in how many claims both results are the same, which the rule leaves open, the fidelity by every measure, and
+    what the second's configurations show.
     """
     if made.second.done.empty:
-        return f"Claim {made.differs.claim}: {MISSING}, {counted(made.second)}."
-    pairs = [(claim, reading(second), reading(first)) for (claim, second), (_, first) in zip(*made.asked, strict=True)]
-    told = (AS_CLAIMED, OTHER_WAY)
+        return f"Claim {made.differs.claim}: {MISSING}, {count_runs(made.second)}."
+    pairs = [
+        (claim, outcome_of_claim(second), outcome_of_claim(first))
+        for (claim, second), (_, first) in zip(*made.judged, strict=True)
+    ]
+    decided = (AS_CLAIMED, OTHER_WAY)
     groups = {
-        "they say the same": [claim for claim, a, b in pairs if a == b and a in told],
-        "they say the opposite": [claim for claim, a, b in pairs if a != b and a in told and b in told],
-        "one or both cannot tell": [claim for claim, a, b in pairs if a not in told or b not in told],
+        "the same result": [claim for claim, a, b in pairs if a == b and a in decided],
+        "opposite results": [claim for claim, a, b in pairs if a != b and a in decided and b in decided],
+        "one or both cannot tell": [claim for claim, a, b in pairs if a not in decided or b not in decided],
     }
-    each = [f"{words} in {len(of)} ({'; '.join(one.says for one in of)})" for words, of in groups.items() if of]
+    each = [f"{words} in {len(of)} ({'; '.join(one.statement for one in of)})" for words, of in groups.items() if of]
     lines = [f"- **Both {made.differs.both}**, of {len(pairs)} questions: {'; '.join(each)}."]
-    if left_open := [f"{claim.says} ({result.why})" for claim, result in made.asked[0] if result and result.why]:
+    if left_open := [f"{claim.statement} ({result.why})" for claim, result in made.judged[0] if result and result.why]:
         lines.append(f"- **Cannot tell, whatever the interval**: {'; '.join(left_open)}.")
     for which, one in (("second", made.second), ("first", made.first)):
         if (one.done["configuration"] == NO_REPLAY.name).any():
-            lines.append(f"- **Looks without replay, {which} {made.differs.one}**: {_looks(one)}.")
-    return "\n".join([*lines, "", comparisons.found(made.second)])
+            lines.append(f"- **Fidelity without replay, {which} {made.differs.one}**: {_fidelity(one)}.")
+    return "\n".join([*lines, "", comparisons.summary(made.second)])
 
 
-def _looks(made: Configurations) -> str:
-    """Whether the target looks better after fine-tuning without replay: by the preregistered measure, then by others."""
-    changes = {label: made.change(NO_REPLAY.name, label) for label in LOOKS}
+def _fidelity(made: Configurations) -> str:
+    """Whether fidelity on the target is better after fine-tuning without replay, by each measure."""
+    changes = {label: made.change(NO_REPLAY.name, label) for label in FIDELITIES}
     return "; ".join(
         f"{label} {comparisons.describe_with_outcome(change, label)}"
         for label, change in changes.items()

@@ -1,19 +1,11 @@
-"""What do the rows say? One function per figure, table or sentence of the book.
+"""The figures, tables and sentences of page 03, the replay sweep.
 
-The functions take the long table of measures (`rows`) and the table of runs (`runs`) as `sweep` returns them
-and give back a matplotlib figure, a pandas Styler or Markdown; none reads a file or imports torch. The one
-decision: a value is first the mean over a run's clips, then the mean over seeds, and the references (real,
-autoencoder, copy-last-frame, base) stand in everything by construction, so that no number is read without its
-floor. Direction words come from the numbers, never from what the paper expects.
+The functions take the long table of measures (`rows`) and the table of runs (`runs`) as `sweep` returns them, or the values
+of `tables.per_run` in place of the rows, and give back a matplotlib figure, a pandas Styler or Markdown; none reads a file.
+Decision: the reference baselines stand in everything, so that no number is read without them, and words such as "falls"
+come from the numbers. A sweep that is not whole is called so in every title.
 
-Refused: rows without references, rows of more than one split, runs of different lengths, and intervals from
-fewer than three seeds. A sweep that is not whole says so in every title.
-
-A published sweep has millions of rows, so a page takes the mean over clips once: everything here takes what
-`per_run` gives back in place of the rows that it was given. `drawn` and `csv_link` hand a figure's own values on.
-
-Figures are 5.2 inches wide with 10 pt text: readable on a phone, and as large as the page's own text on a
-desk. They stand on white, in light and dark pages alike.
+Refused: what `tables.per_run` refuses.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
-from replaylab.analysis.changes import FINE_TUNED
+from replaylab.analysis.changes import FINE_TUNED, of_measure
 from replaylab.analysis.tables import (
     FLOORS,
     NONE,
@@ -67,28 +59,17 @@ TABLE = (
 )  # fmt: skip
 """The measures of the table, in its order."""
 PANELS = [
-    ("effnet_kd", "driving"),
-    ("ade_px", "driving"),
-    ("ade_px", "driving-eventful"),
-    ("recall", "driving-eventful"),
-    ("ade_px", "near"),
-    ("recall", "near"),
-]
+    ("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"), ("recall", "driving-eventful"),
+    ("ade_px", "near"), ("recall", "near"),
+]  # fmt: skip
 TRADEOFF = [("effnet_kd", "driving"), *(("ade_px", domain) for domain in HEADLINE)]
 FEW_CONFIGURATIONS = 5  # so many can show their seeds as lines
 EXPLORATORY = "**exploratory**, and no verdict is drawn from it"
 
 
-# Numbers: rows in, numbers out
-
-
-def _of(values: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
-    return values[(values["measure"] == measure) & (values["domain"] == domain)]
-
-
 def _value(values: pd.DataFrame, name: str, measure: str, domain: str) -> float:
     """A configuration's value in a table of `per_configuration` at one step; NaN where it was not measured."""
-    found = _of(values[values["configuration"] == name], measure, domain)["value"]
+    found = of_measure(values[values["configuration"] == name], measure, domain)["value"]
     return float(found.iloc[0]) if len(found) else float("nan")
 
 
@@ -99,9 +80,7 @@ def _tuned_configurations(values: pd.DataFrame) -> list[str]:
     return sorted((str(one.configuration) for one in ordered), key=lambda name: name != NONE)
 
 
-# Tables
-
-
+# -------------------------------------------------------------------------------------------------------------- tables
 def status_table(runs: pd.DataFrame) -> Styler:
     """Every run of the grid: finished, missing or failed and why; its cost, and the replay it really had."""
     shown = pd.DataFrame(
@@ -121,7 +100,7 @@ def status_table(runs: pd.DataFrame) -> Styler:
 
 
 def measures_table(rows: pd.DataFrame) -> Styler:
-    """Measures at the last step, per domain: the floors first, then the base, then every replay fraction.
+    """Measures at the last step, per domain: the reference baselines first, then the base, then every replay fraction.
 
     Columns are measures with their units, then how many seeds, clips, agent-frames (of the ADE) and frames
     (of the EffNet distances) went into one value.
@@ -135,11 +114,8 @@ def measures_table(rows: pd.DataFrame) -> Styler:
     table.columns = [measure_of(measure).name for measure in table]
     by_line = values.set_index(["domain", "configuration"])
     table["seeds"] = by_line.groupby(level=[0, 1])["seeds"].max()
-    for name, count, measure in [
-        ("clips", "clips", "ade_px"),
-        ("agent-frames", "n", "ade_px"),
-        ("frames", "n", "effnet_kd"),
-    ]:
+    columns = (("clips", "clips", "ade_px"), ("agent-frames", "n", "ade_px"), ("frames", "n", "effnet_kd"))
+    for name, count, measure in columns:
         table[name] = by_line.loc[by_line["measure"] == measure, count]
     table = table.dropna(how="all").rename(index=lambda domain: domain_of(domain).label, level="domain")
     counts = ["seeds", "clips", "agent-frames", "frames"]
@@ -149,10 +125,8 @@ def measures_table(rows: pd.DataFrame) -> Styler:
     return styler.format("{:.0f}", na_rep="–", subset=counts)
 
 
-# Sentences
-
-
-def standing(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
+# ----------------------------------------------------------------------------------------------------------- sentences
+def status_line(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Markdown: what a page shows, how much of it is there, and how far it can be trusted."""
     split = _split(rows)
     done = runs[runs["state"] == "done"]
@@ -193,13 +167,13 @@ def headline(rows: pd.DataFrame) -> str:
     return f"Fine-tuned on driving {'; '.join(parts)}."
 
 
-def found(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """Markdown: the headline, then for every domain of ADE where each configuration stands between its floors."""
+def summary(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Markdown: the headline, then the ADE of every domain beside that of the reference baselines."""
     values = last_step(per_configuration(rows))
     part = f"**{capital(completeness(runs))}.** " if completeness(runs) else ""
     lines = [part + headline(rows), ""]
     for domain in HEADLINE:
-        if _of(values, "ade_px", domain).empty:
+        if of_measure(values, "ade_px", domain).empty:
             continue
         real, copy, base = (_value(values, name, "ade_px", domain) for name in ("real", "copy last frame", "base"))
         values_of = [
@@ -224,7 +198,7 @@ def _change(values: pd.DataFrame, name: str, measure: str, domain: str) -> str:
     if number(before) == number(after):
         return f"{what} stays at {number(before)}{unit}"
     verb, note = ("falls", "better") if after < before else ("rises", "worse")
-    line = _of(values[values["configuration"] == name], measure, domain).iloc[0]
+    line = of_measure(values[values["configuration"] == name], measure, domain).iloc[0]
     if not np.isnan(line["low"]):
         interval = f"95 % interval {number(line['low'])} to {number(line['high'])}"
         is_apart = not line["low"] <= before <= line["high"]
@@ -237,12 +211,9 @@ def _of_seeds(seeds: int) -> str:
     return counted if seeds >= SEEDS_FOR_AN_INTERVAL else f"{counted}: no interval"
 
 
-# Figures
-
-
+# ------------------------------------------------------------------------------------------------------------- figures
 def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Fidelity against accuracy: EffNet-KD on ordinary driving (x) and agents' ADE in px (y), a panel per
-    domain.
+    """Fidelity against accuracy: EffNet-KD on ordinary driving (x) and ADE (y), a panel per domain.
 
     Large points are means over seeds at the last step, small ones the seeds, bars the t interval (three seeds
     or more); the arrow goes from the base to the least replay, the line on to more.
@@ -253,7 +224,7 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         figure, panels = plt.subplots(len(HEADLINE), 1, figsize=(WIDTH, 9.0), sharex=True)
         for axes, domain in zip(panels, HEADLINE, strict=True):
             at = _pairs(means, domain, ["configuration"]).reindex([*FLOORS.values(), "base", *colours])
-            _floors_across(axes, means, "ade_px", domain)
+            _reference_lines(axes, means, "ade_px", domain)
             for model, floor in FLOORS.items():
                 axes.axvline(at.loc[floor, "x"], color=GREY, lw=0.9, ls=DASHES[model], zorder=0)
             for chain in _chains(means).values():
@@ -269,16 +240,14 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axes.set(xlabel="", ylabel=measure_of("ade_px").axis, title=capital(domain_of(domain).label))
             axes.set_ylim(bottom=0)
         panels[-1].set_xlabel("EffNet-KD on ordinary driving (no unit)")
-        entries = [legend_entry(INK, "base", "D")] + [
-            legend_entry(colour, name, "o") for name, colour in colours.items()
-        ]
+        entries = [legend_entry(INK, "base", "D"), *(legend_entry(shade, name, "o") for name, shade in colours.items())]
         return finished_with_references(
             figure, "Fidelity and accuracy: lower and further left is better", runs, entries
         )
 
 
 def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Each measure against the share of replay in a batch, at the last step; base and floors as level lines."""
+    """Each measure against the share of replay in a batch, at the last step; base and reference baselines as level lines."""
     everything = last_step(per_configuration(rows))
     means, seeds = (one[one["model"] == FINE_TUNED] for one in (everything, last_step(per_run(rows))))
     percents = dict(zip(means["configuration"], 100 * means["replay_fraction"], strict=True))
@@ -288,9 +257,9 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
         for axes, (measure, domain) in _six(panels):
-            _floors_across(axes, everything, measure, domain)
+            _reference_lines(axes, everything, measure, domain)
             axes.axhline(_value(everything, "base", measure, domain), color=INK, lw=1.6, zorder=1)
-            here, single = (_of(one, measure, domain).set_index("configuration") for one in (means, seeds))
+            here, single = (of_measure(one, measure, domain).set_index("configuration") for one in (means, seeds))
             bars, dots = (one.index.map(shade_of).tolist() for one in (here, single))
             axes.vlines(here.index.map(percents), here["low"], here["high"], color=bars, lw=1.6, zorder=2)
             for kind, chain in chains.items():
@@ -313,35 +282,32 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
         for axes, (measure, domain) in _six(panels):
-            _floors_across(axes, means, measure, domain)
+            _reference_lines(axes, means, measure, domain)
             start = _value(means, "base", measure, domain)
             for name, colour in colours.items():
-                here = _of(means[means["configuration"] == name], measure, domain).sort_values("step")
+                here = of_measure(means[means["configuration"] == name], measure, domain).sort_values("step")
                 steps, values = [0, *here["step"]], [start, *here["value"]]
                 sns.lineplot(x=steps, y=values, color=colour, lw=2, marker="o", ms=5, ax=axes, legend=False)
-                single = _of(seeds[seeds["configuration"] == name], measure, domain)
+                single = of_measure(seeds[seeds["configuration"] == name], measure, domain)
                 for _, one in single.groupby("run") if len(colours) <= FEW_CONFIGURATIONS else ():
                     axes.plot(one["step"], one["value"], color=colour, lw=0.6, alpha=0.7)
             axes.plot(0, start, "D", ms=7, color=INK, zorder=5)
             axes.set(xlabel="fine-tuning step", ylabel=measure_of(measure).axis)
-        entries = [legend_entry(INK, "base", "D")] + [
-            legend_entry(c, name, "o", line="-") for name, c in colours.items()
-        ]
+        of_names = [legend_entry(shade, name, "o", line="-") for name, shade in colours.items()]
+        entries = [legend_entry(INK, "base", "D"), *of_names]
         return finished_with_references(figure, "Measures over fine-tuning", runs, entries)
 
 
 def control(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """`over_steps` of the published control; where the results were not copied along, a figure that says so."""
-    return (
-        over_steps(rows, runs)
-        if len(rows)
-        else text_figure("The control's results are not here: they lie in book/results.")
-    )
+    if rows.empty:
+        return text_figure("The control's results are not here: they lie in book/results.")
+    return over_steps(rows, runs)
 
 
 def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure:
-    """How a base learnt to move: ADE in px over the steps of pretraining, a line per domain, with its floors. Of a second
-    base, with the `first` in thin lines beside it.
+    """How a base learnt to move: ADE in px over the steps of pretraining, a line per domain, with its reference
+    baselines. Of a second base, with the `first` in thin lines beside it.
 
     `curve` has the columns model, step, domain, measure and value (`store.base_curve`).
     """
@@ -358,7 +324,7 @@ def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure
                 if model in here.index:
                     axes.axhline(here.loc[model, "value"], color=colour, lw=0.9, ls=dashes, zorder=0)
             if first is not None:
-                beside = _of(first[first["model"] == "base"], "ade_px", domain)
+                beside = of_measure(first[first["model"] == "base"], "ade_px", domain)
                 axes.plot(beside["step"], beside["value"], color=colour, **thin)
         axes.set(xlabel="pretraining step", ylabel=measure_of("ade_px").axis)
         axes.set_ylim(bottom=0)
@@ -370,9 +336,7 @@ def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure
         return finished(figure, title, entries=entries, below_in=below_in)
 
 
-# Parts of figures
-
-
+# ---------------------------------------------------------------------------------------------------- parts of figures
 def _chains(values: pd.DataFrame) -> dict[str, list[str]]:
     """Kind of replay -> what its line goes through, from no replay to the most; "fine-tuned" for the only kind.
 
@@ -418,7 +382,7 @@ def _six(panels: np.ndarray) -> Iterator[tuple[Axes, tuple[str, str]]]:
             axes.set_ylim(bottom=0)
 
 
-def _floors_across(axes: Axes, values: pd.DataFrame, measure: str, domain: str) -> None:
+def _reference_lines(axes: Axes, values: pd.DataFrame, measure: str, domain: str) -> None:
     for model, dashes in DASHES.items():
         axes.axhline(_value(values, REFERENCES[model], measure, domain), color=GREY, lw=0.9, ls=dashes, zorder=0)
 
@@ -426,17 +390,11 @@ def _floors_across(axes: Axes, values: pd.DataFrame, measure: str, domain: str) 
 def _pairs(values: pd.DataFrame, domain: str, by: list[str]) -> pd.DataFrame:
     """EffNet-KD on ordinary driving and ADE in `domain` side by side: columns x and y with their intervals."""
     columns = [column for column in ("value", "low", "high") if column in values]
-    x = (
-        _of(values, "effnet_kd", "driving")
-        .set_index(by)[columns]
-        .rename(columns={"value": "x", "low": "x_low", "high": "x_high"})
-    )
-    y = (
-        _of(values, "ade_px", domain)
-        .set_index(by)[columns]
-        .rename(columns={"value": "y", "low": "y_low", "high": "y_high"})
-    )
-    return x.join(y, how="outer")
+    sides = []
+    for axis, measure, of in (("x", "effnet_kd", "driving"), ("y", "ade_px", domain)):
+        names = {"value": axis, "low": f"{axis}_low", "high": f"{axis}_high"}
+        sides.append(of_measure(values, measure, of).set_index(by)[columns].rename(columns=names))
+    return sides[0].join(sides[1], how="outer")
 
 
 def _arrow(axes: Axes, at: pd.DataFrame) -> None:

@@ -1,8 +1,8 @@
-"""What was found about each claim? The verdicts as a table, a figure and a sentence; no torch.
+"""The verdicts of the claims as a table, a figure and sentences, and what the top of every page of results has.
 
 Decision: verdict, effect, interval, seeds and rule stand together, each base's own mean beside them, so that no verdict
-is read without what it rests on. A claim whose runs are missing has a line that says so, and how many of how many are
-there. Only the preregistered presets lead to a verdict: whatever else was run is exploratory, however many its seeds.
+is read without what it rests on. A claim whose runs are missing has a line that counts those that are there. Only the
+preregistered presets lead to a verdict: whatever else was run is exploratory, however many its seeds.
 
 Refused: presets that measure other splits together.
 """
@@ -38,18 +38,16 @@ MISSING = "not run yet"
 BUDGET_ENDPOINTS = (("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"))
 PREREGISTERED = ("published", "dose", "dose-between")
 """The presets of the preregistration, which alone lead to a verdict."""
-Found = Sequence[tuple[Claim, Judged | None]]
-
-
+Judgements = Sequence[tuple[Claim, Judged | None]]
 JUDGED = {"ade_px", "effnet_kd", PSEUDO["effnet_kd"]}
 """The measures that verdicts are drawn from."""
 SHOWN = JUDGED | set(replay_sweep.TABLE)
 """The measures that the page of a sweep shows, of all that were measured."""
 
 
-def together(presets: Sequence[str] = PREREGISTERED, store: str | Path = "") -> Table:
-    """Several presets as one table with the rows that verdicts are drawn from, each run and each reference once; `runs` says
-    the target besides.
+def read_together(presets: Sequence[str] = PREREGISTERED, store: str | Path = "") -> Table:
+    """Several presets as one table with the rows that verdicts are drawn from, each run and each reference once; `runs` has
+    a column `target` too.
 
     Nothing is trained. ValueError for presets of different splits.
     """
@@ -61,17 +59,13 @@ def together(presets: Sequence[str] = PREREGISTERED, store: str | Path = "") -> 
     for part in parts:
         rows.append(part.rows[~part.rows["run"].isin(seen)])
         seen |= set(rows[-1]["run"])
-    runs = pd.concat([with_targets(part) for part in parts], ignore_index=True).drop_duplicates("run")
     specs = {spec.run_id: spec for part in parts for spec in part.specs}
+    runs = pd.concat([part.runs for part in parts], ignore_index=True).drop_duplicates("run")
+    runs = runs.assign(target=[specs[run].target.name for run in runs["run"]])
     return Table(
         " + ".join(presets), parts[0].split, parts[0].store, pd.concat(rows, ignore_index=True),
         runs.reset_index(drop=True), tuple(specs.values()),
     )  # fmt: skip
-
-
-def with_targets(table: Table) -> pd.DataFrame:
-    """The table's runs with a column `target`."""
-    return table.runs.assign(target=[spec.target.name for spec in table.specs])
 
 
 def of_target(table: Table, target: str) -> Table:
@@ -88,14 +82,14 @@ def control() -> Table:
     return of_target(read, "driving-eventful")
 
 
-def judged(rows: pd.DataFrame) -> list[tuple[Claim, Judged | None]]:
-    """Every claim of the preregistration with what the rows say; None where runs are missing."""
+def judge_all(rows: pd.DataFrame) -> list[tuple[Claim, Judged | None]]:
+    """Every claim of the preregistration with its verdict; None where runs are missing."""
     few = rows[rows["measure"].isin(JUDGED)]
     return [(claim, judge(few, claim)) for claim in CLAIMS]
 
 
 def opening(
-    found: Found, names: Sequence[str], runs: pd.DataFrame, command: str, presets: Sequence[str],
+    found: Judgements, names: Sequence[str], runs: pd.DataFrame, command: str, presets: Sequence[str],
     store: str | Path = "", beside: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """Markdown for the top of a result page: each claim's verdict, effect, interval and seeds, then what the runs cost
@@ -113,52 +107,50 @@ def opening(
     done = int((runs["state"] == "done").sum())
     split = PRESETS[presets[0]].split
     which = f"preset{'s' * (len(presets) > 1)} {' and '.join(presets)}, *{split}* split"
-    standing = f"- **Runs**: {done} of {len(runs)} are there ({which})."
+    status = f"- **Runs**: {done} of {len(runs)} are there ({which})."
     if not is_preregistered:
-        standing += f" They are not the preregistered ones: what they say is {replay_sweep.EXPLORATORY}."
+        status += f" They are not the preregistered ones: what follows from them is {replay_sweep.EXPLORATORY}."
     elif done < len(runs):
-        standing += " **The sweep is not whole yet.**"
+        status += " **The sweep is not whole yet.**"
     cost = f"- **Cost**: {cost_in_words(runs, store_of(presets[0], store))}"
-    return "\n".join([*lines, standing, cost, f"- **Again**: `{command}`"])
+    return "\n".join([*lines, status, cost, f"- **Again**: `{command}`"])
 
 
 def opening_of(table: Table, names: Sequence[str], options: str = "", beside: Sequence[str] = ()) -> str:
     """`opening` for the page of one preset; options: what its command takes besides."""
     words = ["python -m replaylab sweep --preset", table.preset, *filter(None, [options]), "--store FOLDER"]
-    found = judged(table.rows)
+    found = judge_all(table.rows)
     return opening(found, names, table.runs, " ".join(words), [table.preset], table.store, beside)
 
 
 def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregistered: bool) -> str:
-    head = f"- **{claim.name}**, {claim.says}: "
-    where = f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}"
+    head = f"- **{claim.name}**, {claim.statement}: "
     if result is None:
-        some = (_of_configuration(runs, claim.configuration)["state"] == "done").any()
+        some = (claim.configuration.select(runs)["state"] == "done").any()
         needed = f"two are needed for an effect, {SEEDS_NEEDED} for a verdict"
-        return f"{head}**{'too few runs' if some else MISSING}** ({_there(claim, runs)}; {needed})."
+        return f"{head}**{'too few runs' if some else MISSING}** ({_count_runs(claim, runs)}; {needed})."
     verdict = result.verdict if is_preregistered else "exploratory"
     seeds = f"{result.interval.n} seeds of {claim.configuration.name}"
-    words = f"{head}**{verdict}**. {where}: {describe(result.interval)}, {seeds}"
+    words = f"{head}**{verdict}**. {_where(claim)}: {describe(result.interval)}, {seeds}"
     if verdict == "exploratory":
-        return f"{words}; no verdict ({_there(claim, runs)})." if is_preregistered else f"{words}."
-    limit = number(result.margin) if result.margin else "0"
+        return f"{words}; no verdict ({_count_runs(claim, runs)})." if is_preregistered else f"{words}."
     why = f"; {result.why}" if result.why else ""
-    return f"{words}. It holds {'under' if claim.side == 'below' else 'over'} {limit}{why}."
+    return f"{words}. It holds {_limit(claim, result)}{why}."
 
 
-def _there(claim: Claim, runs: pd.DataFrame) -> str:
+def _count_runs(claim: Claim, runs: pd.DataFrame) -> str:
     """Such as "2 of 5 runs of replay near 25 % are there"."""
     both = [one for one in (claim.configuration, claim.against) if one is not None]
-    counts = [(_of_configuration(runs, one), one.name) for one in both]
-    return " and ".join(
-        f"{int((of['state'] == 'done').sum())} of {len(of)} runs of {name} are there" for of, name in counts
-    )
+    counts = [(one.select(runs)["state"] == "done", one.name) for one in both]
+    return " and ".join(f"{done.sum()} of {len(done)} runs of {name} are there" for done, name in counts)
 
 
-def _of_configuration(runs: pd.DataFrame, configuration: Configuration) -> pd.DataFrame:
-    kind = (runs["replay"] == configuration.replay) | (configuration.replay_fraction == 0)
-    at = (runs["replay_fraction"] - configuration.replay_fraction).abs() < 1e-6
-    return runs[at & kind & (runs["target"] == configuration.target)]
+def _where(claim: Claim) -> str:
+    return f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}"
+
+
+def _limit(claim: Claim, result: Judged) -> str:
+    return f"{'under' if claim.side == 'below' else 'over'} {number(result.margin) if result.margin else '0'}"
 
 
 def progress(runs: pd.DataFrame) -> str:
@@ -192,13 +184,11 @@ def cost_in_words(runs: pd.DataFrame, store: Path) -> str:
 
 
 def _device(summary: dict[str, Any]) -> str:
-    execution = summary["execution"]
-    threads = execution["threads"]
-    on_cpu = f"{threads} thread{'s' * (threads > 1)} a run"
-    return on_cpu if execution["device"] == "cpu" else f"device {execution['device']}"
+    device, threads = (summary["execution"][name] for name in ("device", "threads"))
+    return f"{threads} thread{'s' * (threads > 1)} a run" if device == "cpu" else f"device {device}"
 
 
-def verdict_table(found: Found) -> Styler:
+def verdict_table(found: Judgements) -> Styler:
     """A line a claim: what was changed, by how much, and the verdict."""
     lines = [_line(claim, result) for claim, result in found]
     styler = styled(pd.DataFrame(lines), "verdicts").hide(axis="index")
@@ -209,19 +199,15 @@ def verdict_table(found: Found) -> Styler:
 
 
 def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
-    head = {"claim": claim.name, "says": claim.says}
-    tail = {
-        "measure": f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}",
-        "configuration": claim.configuration.name,
-    }
+    head = {"claim": claim.name, "statement": claim.statement}
+    tail = {"measure": _where(claim), "configuration": claim.configuration.name}
     if result is None:
         return {**head, "verdict": MISSING, "change": "–", "holds if": "–", "seeds": "–", "bases": "–", **tail}
-    limit = number(result.margin) if result.margin else "0"
     return {
         **head,
         "verdict": result.verdict,
         "change": describe(result.interval),
-        "holds if": f"{'under' if claim.side == 'below' else 'over'} {limit}",
+        "holds if": _limit(claim, result),
         "seeds": str(result.interval.n),
         "bases": " and ".join(f"{mean:+.3g}" for mean in result.of_bases.values()),
         **tail,
@@ -264,8 +250,8 @@ def budgets_table(made: pd.DataFrame) -> Styler:
     return styled(words, "budgets").hide(axis="index")
 
 
-def budgets_found(made: pd.DataFrame) -> str:
-    """Markdown: what `budgets` says of the agents on eventful driving, configuration by configuration."""
+def budgets_summary(made: pd.DataFrame) -> str:
+    """Markdown: the changes of `budgets` in ADE on eventful driving."""
     column = made.columns[-1]
     by = {(line["configuration"], line["budget"]): line[column] for _, line in made.iterrows()}
     none = by[made["configuration"][0], "equal steps"]
@@ -280,9 +266,9 @@ def budgets_found(made: pd.DataFrame) -> str:
     )
 
 
-def forest(found: Found) -> Figure:
-    """Each claim's change with its interval, in units of what the claim's own interval and margin span; seeds of the two
-    bases apart. The shaded side is where the claim holds.
+def forest(found: Judgements) -> Figure:
+    """Each claim's change with its interval, on an axis that its interval and margin span; short strokes are the means
+    of the two bases. The shaded side is where the claim holds.
     """
     shown = [(claim, result) for claim, result in found if result is not None]
     if not shown:
@@ -306,21 +292,21 @@ def _one_of_the_forest(axes: plt.Axes, claim: Claim, result: Judged) -> None:
     axes.plot(interval.estimate, 0, "o", color=COLOURS[result.verdict], ms=7)
     for mean in result.of_bases.values():
         axes.plot(mean, 0, "|", color=INK, ms=11)
-    axes.set_title(f"{claim.name}: {claim.says} – {result.verdict}", fontsize=9)
+    axes.set_title(f"{claim.name}: {claim.statement} – {result.verdict}", fontsize=9)
     axes.set_xlabel(f"change of {measure_of(claim.measure).name}", fontsize=8, labelpad=1)
     axes.spines["left"].set_visible(False)
 
 
-def standing(found: Found) -> str:
+def summary(found: Judgements) -> str:
     """Markdown: how many claims have a verdict, and each in a sentence."""
     lines = []
     for claim, result in found:
         if result is None:
-            lines.append(f"- **{claim.name}** ({claim.says}): {MISSING}.")
+            lines.append(f"- **{claim.name}** ({claim.statement}): {MISSING}.")
             continue
         why = f" ({result.why})" if result.why else ""
         lines.append(
-            f"- **{claim.name}** ({claim.says}): **{result.verdict}**{why}. {measure_of(claim.measure).name} on "
+            f"- **{claim.name}** ({claim.statement}): **{result.verdict}**{why}. {measure_of(claim.measure).name} on "
             f"{domain_of(claim.domain).label} changes by {describe(result.interval)}, {result.interval.n} seeds. "
             f"{result.rule}"
         )

@@ -142,7 +142,7 @@ def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(m
     two = replace(made, rows=rows)
     assert set(two.levels) == {1, 3} and np.isnan(two.difference_from_reference("physics", DYNAMICS, EQUAL).low)
     assert configurations.against_reference(two, "physics") == statistics.WORSE
-    assert "With 1 of 3 seeds near replay 25 % gains nothing" in comparisons.how_read(two)
+    assert "With 1 of 3 seeds near replay 25 % gains nothing" in comparisons.reading_explained(two)
 
 
 def test_what_is_measured_at_the_end_only_is_not_read_before_it(made: Configurations) -> None:
@@ -224,16 +224,18 @@ def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Configurat
 
 
 def test_sentences_are_those_of_the_numbers(made: Configurations) -> None:
-    said = comparisons.found(made)
+    said = comparisons.summary(made)
     for name in set(CHOSEN) - {REFERENCE}:
         (group,) = [of for of in said.split(": ", 1)[1].splitlines()[0].split("; ") if f"*{name}*" in of]
         assert group.startswith(f"{configurations.against_reference(made, name)}: ")
     unbeaten = configurations.points(made).query("front")["configuration"]
-    assert said.endswith(f"by their means: {comparisons.names_of(unbeaten)}.")
-    assert "80 %" in comparisons.how_read(made) and "4 of 6 configurations" in comparisons.how_read(made)
-    assert "nothing was measured" not in comparisons.how_read(made)
+    assert said.endswith(f"by their means: {comparisons.list_names(unbeaten)}.")
+    assert "80 %" in comparisons.reading_explained(made) and "4 of 6 configurations" in comparisons.reading_explained(
+        made
+    )
+    assert "nothing was measured" not in comparisons.reading_explained(made)
     late = replace(made, rows=made.rows[made.rows["step"] != 50])
-    assert "Between the base and step 150 nothing was measured" in comparisons.how_read(late)
+    assert "Between the base and step 150 nothing was measured" in comparisons.reading_explained(late)
 
 
 @pytest.mark.parametrize(
@@ -246,10 +248,10 @@ def test_sentences_are_those_of_the_numbers(made: Configurations) -> None:
 )
 def test_what_is_missing_is_said(tmp_path: Path, left_out: tuple[tuple[str, int], ...], said: str) -> None:
     part = store_of(tmp_path, left_out)
-    assert said in comparisons.found(part) and f"{18 - len(left_out)} of 18 runs" in comparisons.found(part)
+    assert said in comparisons.summary(part) and f"{18 - len(left_out)} of 18 runs" in comparisons.summary(part)
     words = comparisons.plane(part).subfigs[0].get_suptitle()
     assert f"{18 - len(left_out)} of 18 runs are there" in words
-    for text in (comparisons.found(part), comparisons.how_read(part), comparisons.in_short(part)):
+    for text in (comparisons.summary(part), comparisons.reading_explained(part), comparisons.short_summary(part)):
         assert "nan" not in text
     assert "nan" not in comparisons.configurations_table(part).to_html()
 
@@ -258,7 +260,9 @@ def test_without_any_run_everything_says_so(tmp_path: Path) -> None:
     nothing = store_of(tmp_path, tuple((name, seed) for name in CHOSEN for seed in SEEDS))
     figure = comparisons.plane(nothing)
     assert "not run yet, 0 of 18 runs" in figure.texts[0].get_text()
-    assert "not run yet, 0 of 18 runs" in comparisons.found(nothing)
-    assert "not run yet" in comparisons.how_read(nothing) and "not run yet" in comparisons.in_short(nothing)
+    assert "not run yet, 0 of 18 runs" in comparisons.summary(nothing)
+    assert "not run yet" in comparisons.reading_explained(nothing) and "not run yet" in comparisons.short_summary(
+        nothing
+    )
     table = comparisons.configurations_table(nothing).data
     assert set(table.loc[table["configuration"] != REFERENCE, f"against {REFERENCE}"]) == {"not run yet"}

@@ -65,17 +65,17 @@ def test_early_stop_is_chosen_by_the_same_rule(store: Path, made: Ablations, tmp
         stopped.changes(configuration, DYNAMICS) for configuration in ("no replay", f"{EARLY_STOP}, step 150")
     )
     assert soon.mean(axis=None) == pytest.approx(late.mean(axis=None) / 2, abs=0.1)
-    assert comparisons.counted(stopped) == "24 of 24 runs"
+    assert comparisons.count_runs(stopped) == "24 of 24 runs"
 
 
 def test_the_table_says_how_a_setting_was_chosen(made: Ablations) -> None:
     table = ablations_page.settings_table(made).data
-    why = table[table["standing"].str.startswith("chosen")].set_index("method")["standing"]
+    why = table[table["choice"].str.startswith("chosen")].set_index("method")["choice"]
     assert why["lower rate"] == "chosen, looks best" and len(why) == 7
     assert (why.drop("lower rate") == "chosen").all()
-    said = ablations_page.of_settings(made)
+    said = ablations_page.settings_summary(made)
     assert "No setting of lower rate looks as good" in said
-    chosen = table[table["standing"].str.startswith("chosen")]
+    chosen = table[table["choice"].str.startswith("chosen")]
     assert all(f"{one.method} {one.setting}" in said for one in chosen.itertuples())
 
 
@@ -112,7 +112,7 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
         if configurations.against_reference(made.ablations, name) == statistics.CANNOT_TELL and name != REFERENCE
     ]
     assert (
-        f"{len(unsure)} of {len(ABLATIONS) - 1} configurations ({comparisons.names_of(unsure)})" in doubt
+        f"{len(unsure)} of {len(ABLATIONS) - 1} configurations ({comparisons.list_names(unsure)})" in doubt
         and "64 clips" in unsure
     )
     pairs = next(value for key, value in said.items() if key.startswith("Does replay help"))
@@ -166,8 +166,8 @@ def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     )
     write_variations(DEV, tmp_path, lambda name: of_alternative(name) if name.group in (NEAR, "ewc") else None)
     part = ablations_page.read(store=tmp_path)
-    said = [ablations_page.opening(part, tmp_path), ablations_page.of_settings(part), ablations_page.answer(part)]
-    said += [comparisons.found(one) for one in (part.ablations, part.alternatives)]
+    said = [ablations_page.opening(part, tmp_path), ablations_page.settings_summary(part), ablations_page.answer(part)]
+    said += [comparisons.summary(one) for one in (part.ablations, part.alternatives)]
     assert "6 of 69 are there" in said[0] and "too few seeds" in said[0]
     assert "10 of 36 runs are there" in said[1] and not part.settings["chosen"].any() and part.areas.empty
     assert "too few runs to say whether to replay" in said[2] and "fewer than three seeds" in said[2]
@@ -175,14 +175,14 @@ def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     assert part.ablations.change("ramp", DYNAMICS, LAST).estimate == pytest.approx(EFFECTS_OF["ramp"][1], abs=0.1)
     assert not any("nan" in text for text in said)
     table = ablations_page.settings_table(part).data
-    assert (table["standing"] == "not run yet").sum() == len(part.settings) - 10
+    assert (table["choice"] == "not run yet").sum() == len(part.settings) - 10
     assert "6 of 69" in comparisons.plane(part.ablations).subfigs[0].get_suptitle()
 
 
 def test_seeds_are_those_that_were_asked_for(store: Path) -> None:
     one = ablations_page.read([0], store)
     assert set(one.ablations.runs["seed"]) == {0} and len(one.ablations.done) == len(ABLATIONS)
-    assert np.isnan(one.ablations.change("ramp").low) and "too few seeds" in comparisons.in_short(one.ablations)
+    assert np.isnan(one.ablations.change("ramp").low) and "too few seeds" in comparisons.short_summary(one.ablations)
 
 
 # ------------------------------------------------------------------------------------------------------------- the page

@@ -22,7 +22,7 @@ BASES = {0: "one", 1: "one", 2: "one", 3: "two", 4: "two"}
 HIGHER = ("psnr_db", "ssim")  # is better
 SHARES = np.array([0.1, 0.2, 0.4, 0.6, 0.8, 1.0])  # of the last step's gain that each step has
 DRAWINGS = ("within_runs", "plane", "across_configurations", "per_clip", "doses")
-SENTENCES = ("standing", "starting_points", "early", "found")
+SENTENCES = ("status_line", "bases_summary", "early_rise", "summary")
 
 Key = tuple[str, str, float]  # target, replay, fraction
 
@@ -106,7 +106,7 @@ def test_what_does_not_change_has_no_rho() -> None:
     still = sweeps({REGULAR: (0, 2)}, seeds={0: "one", 3: "two"})
     assert set(still.rhos["reading"]) <= {WITH_BASE}  # a base may differ from a run that never changes
     table = alignment_page.rho_table(still).data
-    assert set(table.loc[table["reading"] != WITH_BASE, "standing"]) == {"too few checkpoints or no change"}
+    assert set(table.loc[table["reading"] != WITH_BASE, "status"]) == {"too few checkpoints or no change"}
 
 
 def test_readings_are_those_of_scipy_over_their_own_checkpoints() -> None:
@@ -126,7 +126,7 @@ def test_the_preregistered_reading_is_that_of_the_claim(made: Sweeps) -> None:
         of_rows = claims.alignments(made.rows, Configuration(target=target), "driving-eventful")
         here = table[table["target"] == target].set_index(["seed", "base"])["rho"]
         pd.testing.assert_series_equal(here, of_rows, check_names=False)
-    ((_, judged),) = alignment_page.judged(made)
+    ((_, judged),) = alignment_page.judged_claim(made)
     assert judged is not None and judged.verdict == "holds"
     apart = alignment.rho_minus_ordinary(made, "driving-eventful")
     assert judged.interval.estimate == pytest.approx(apart.mean()) and len(apart) == 5
@@ -169,7 +169,7 @@ def test_targets_go_by_dose_and_what_is_no_dose_comes_last(made: Sweeps) -> None
 
 @pytest.mark.parametrize(("ade", "said"), [(2, "**together**"), (-2, "**apart**")])
 def test_words_are_those_of_the_interval(ade: float, said: str) -> None:
-    first = alignment_page.found(sweeps({REGULAR: (5, ade)})).splitlines()[0]
+    first = alignment_page.summary(sweeps({REGULAR: (5, ade)})).splitlines()[0]
     assert said in first and f"above 0 in {5 if ade > 0 else 0} of 5 runs" in first
     assert "−1.00 (" in first or "+1.00 (" in first
 
@@ -178,36 +178,36 @@ def test_where_both_directions_are_found_neither_is_said() -> None:
     rows = [sweeps({REGULAR: (5, ade)}, {seed: BASES[seed]}) for seed, ade in ((0, 2), (1, -2), (3, 2))]
     mixed = Sweeps(("mixed",), "test", pd.concat([one.rows for one in rows]).drop_duplicates(),
                    pd.concat([one.runs for one in rows]))  # fmt: skip
-    assert "above 0 in 2 of 3 runs: **cannot tell**" in alignment_page.found(mixed)
+    assert "above 0 in 2 of 3 runs: **cannot tell**" in alignment_page.summary(mixed)
 
 
 def test_too_few_seeds_get_no_words() -> None:
     few = sweeps({REGULAR: (5, -2)}, {0: "one", 1: "one"})
-    assert "**too few seeds**" in alignment_page.found(few)
+    assert "**too few seeds**" in alignment_page.summary(few)
 
 
 def test_only_the_preregistered_line_has_a_verdict(made: Sweeps) -> None:
     table = alignment_page.rho_table(made).data
-    judged = table[table["standing"] == "preregistered: holds"]
+    judged = table[table["status"] == "preregistered: holds"]
     assert judged[["reading", "fine-tuned on", "ρ"]].to_numpy().tolist() == [
         [PREREGISTERED, "100 % eventful", "+1.00 (1.00 to 1.00)"]
     ]
-    assert set(table["standing"]) == {"preregistered: holds", "exploratory"}
+    assert set(table["status"]) == {"preregistered: holds", "exploratory"}
     own = alignment_page.rho_table(Sweeps(("quick",), made.split, made.rows, made.runs)).data
-    assert set(own["standing"]) == {"exploratory"}
+    assert set(own["status"]) == {"exploratory"}
 
 
 def test_a_base_that_is_no_better_than_copying_is_named(made: Sweeps) -> None:
-    assert "no better than" not in alignment_page.starting_points(made)
+    assert "no better than" not in alignment_page.bases_summary(made)
     rows = made.rows.copy()
     rows.loc[(rows["model"] == "copy-last-frame") & (rows["domain"] == "driving-held-out"), "value"] = 1.0
-    told = alignment_page.starting_points(Sweeps(("low",), "test", rows, made.runs))
+    told = alignment_page.bases_summary(Sweeps(("low",), "test", rows, made.runs))
     assert "On held-out events the bases are no better than a copied last frame" in told
 
 
 def test_an_early_rise_is_counted() -> None:
     rises_first = np.array([-0.4, -0.6, 0.1, 0.3, 0.2, 1.0])
-    told = alignment_page.early(sweeps({REGULAR: (5, -2), EVENTFUL: (4, 2)}, shares=rises_first))
+    told = alignment_page.early_rise(sweeps({REGULAR: (5, -2), EVENTFUL: (4, 2)}, shares=rises_first))
     assert "10 of 10 at step 10, 10 of 10 at step 25, 0 of 10 at step 50" in told
 
 
@@ -269,16 +269,16 @@ def test_every_figure_and_sentence_stands_whatever_is_missing(made: Sweeps, cut:
     part = some_of(made, CUTS[cut])
     done, asked = int((part.runs["state"] == "done").sum()), len(part.runs)
     ordinary = part.without_replay.query("target == 'driving'")["state"].eq("done").sum()
-    assert f"0 % eventful {ordinary} of 5, 20 % eventful" in alignment_page.standing(part)
+    assert f"0 % eventful {ordinary} of 5, 20 % eventful" in alignment_page.status_line(part)
     assert f"{done} of {asked} runs are there" in alignment_page.across_configurations(part)._suptitle.get_text()  # type: ignore[attr-defined]
     for name in DRAWINGS:
         assert "runs are there" in getattr(alignment_page, name)(part)._suptitle.get_text()
     for name in SENTENCES:
         assert "nan" not in getattr(alignment_page, name)(part)
-    ((_, judged),) = alignment_page.judged(part)
+    ((_, judged),) = alignment_page.judged_claim(part)
     assert judged is None or judged.verdict == "exploratory"
     table = alignment_page.rho_table(part).data
-    assert len(table) == 12 and ("not run yet" in set(table["standing"])) == (cut != "two seeds")
+    assert len(table) == 12 and ("not run yet" in set(table["status"])) == (cut != "two seeds")
 
 
 def test_an_empty_store_is_read_as_runs_that_are_missing(tmp_path: Path) -> None:
@@ -289,9 +289,9 @@ def test_an_empty_store_is_read_as_runs_that_are_missing(tmp_path: Path) -> None
         ("driving-dose-5", "driving-dose-20", "driving-dose-50", "driving-repetitive"), 3)}  # fmt: skip
     for name in DRAWINGS:
         getattr(alignment_page, name)(made)
-    assert alignment_page.found(made) == "Claim C3: not run yet."
-    assert set(alignment_page.rho_table(made).data["standing"]) == {"not run yet"}
-    assert "not run yet" in alignment_page.early(made) + alignment_page.starting_points(made)
+    assert alignment_page.summary(made) == "Claim C3: not run yet."
+    assert set(alignment_page.rho_table(made).data["status"]) == {"not run yet"}
+    assert "not run yet" in alignment_page.early_rise(made) + alignment_page.bases_summary(made)
 
 
 def test_sweeps_of_other_clips_are_refused(tmp_path: Path) -> None:

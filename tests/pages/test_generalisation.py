@@ -12,10 +12,10 @@ from executed_pages import shown
 from made_up_configurations import write_references, write_run
 
 from replaylab.analysis.claims import CLAIMS
-from replaylab.analysis.configurations import DYNAMICS, LOOKS, Configurations
+from replaylab.analysis.configurations import DYNAMICS, FIDELITIES, Configurations
 from replaylab.analysis.statistics import FEW, describe
 from replaylab.pages import generalisation
-from replaylab.pages.generalisation import AS_CLAIMED, FAMILY, FIRST, OTHER_WAY, WORLD, Elsewhere
+from replaylab.pages.generalisation import AS_CLAIMED, FAMILY, FIRST, OTHER_WAY, WORLD, Generalisation
 from replaylab.store import base_curve, locations
 from replaylab.sweeps.presets import PRESETS, grid
 
@@ -41,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=list(PAGES))
-def made(store: Path, request: pytest.FixtureRequest) -> Elsewhere:
+def made(store: Path, request: pytest.FixtureRequest) -> Generalisation:
     """Where both are the same."""
     read = generalisation.read(request.param, store=store)
     return replace(read, first=as_first(read.second))
@@ -58,15 +58,15 @@ def without_runs(some: Configurations) -> Configurations:
     return replace(some, rows=some.rows.iloc[:0], runs=some.runs.assign(state="missing"))
 
 
-def test_the_claims_are_those_of_the_preregistration_on_the_second_s_clips(made: Elsewhere) -> None:
+def test_the_claims_are_those_of_the_preregistration_on_the_second_s_clips(made: Generalisation) -> None:
     _, differs, _, target, _ = PAGES[made.second.preset]
-    asked = [claim for claim, _ in made.asked[0]]
+    asked = [claim for claim, _ in made.judged[0]]
     kept = [claim for claim in CLAIMS if claim.measure != "alignment"]
-    assert [claim.says for claim in asked] == [claim.says for claim in kept]
+    assert [claim.statement for claim in asked] == [claim.statement for claim in kept]
     assert [claim.name for claim in asked] == [f"{differs.claim}, {claim.name}" for claim in kept]
     assert {claim.configuration.target for claim in asked} == {target}
     assert {claim.domain for claim in asked} == {target, f"{target}-eventful"}
-    assert all(result is not None and result.interval.n == 3 for _, result in made.asked[0])
+    assert all(result is not None and result.interval.n == 3 for _, result in made.judged[0])
 
 
 @pytest.mark.parametrize("preset", ["smoke", *PAGES])
@@ -78,33 +78,33 @@ def test_only_the_second_family_differs_in_its_family(preset: str, tmp_path: Pat
         assert f"the {one} {made.differs.one}" in title
 
 
-def test_what_does_the_same_says_the_same(made: Elsewhere) -> None:
-    table, one = generalisation.questions_table(made).data, made.differs.one
+def test_what_does_the_same_says_the_same(made: Generalisation) -> None:
+    table, one = generalisation.claims_table(made).data, made.differs.one
     assert table[f"second {one}"].tolist() == table[f"first {one}"].tolist()
     assert table[f"change, second {one}"].tolist() == table[f"change, first {one}"].tolist()
     assert table["claim"].tolist() == [claim.name for claim in CLAIMS if claim.against is None]
-    by = dict(zip(table["says"], table[f"second {one}"], strict=True))
+    by = dict(zip(table["statement"], table[f"second {one}"], strict=True))
     assert by["fidelity improves"] == by["near replay keeps accuracy"] == AS_CLAIMED
     assert by["far replay keeps accuracy"] == OTHER_WAY
-    said = generalisation.found(made)
-    assert f"**Both {made.differs.both}**" in said and "they say the same in 7" in said
+    said = generalisation.summary(made)
+    assert f"**Both {made.differs.both}**" in said and "the same result in 7" in said
     assert "whatever the interval" not in said
-    looks = [line for line in said.splitlines() if "Looks without replay" in line]
+    looks = [line for line in said.splitlines() if "Fidelity without replay" in line]
     assert len(looks) == 2 and [line.split(": ", 1)[1] for line in looks] == [looks[0].split(": ", 1)[1]] * 2
-    for label in LOOKS:
+    for label in FIDELITIES:
         change = made.second.change("no replay", label)
         assert f"{label} {describe(change)}, better" in looks[0]
 
 
-def test_what_parts_is_told(made: Elsewhere) -> None:
+def test_what_parts_is_told(made: Generalisation) -> None:
     rows = made.first.rows.copy()
     moved = (rows["model"] == "fine-tuned") & (rows["measure"] == "ade_px")
     rows.loc[moved, "value"] -= 3 * rows.loc[moved, "step"] / 300  # there, all get better
-    said = generalisation.found(replace(made, first=replace(made.first, rows=rows)))
-    assert "they say the opposite in 3" in said and "accuracy degrades on eventful driving" in said
+    said = generalisation.summary(replace(made, first=replace(made.first, rows=rows)))
+    assert "opposite results in 3" in said and "accuracy degrades on eventful driving" in said
 
 
-def test_the_figure_has_each_kind_from_no_replay_up(made: Elsewhere) -> None:
+def test_the_figure_has_each_kind_from_no_replay_up(made: Generalisation) -> None:
     figure, one = generalisation.over_fractions(made), made.differs.one
     panel = figure.axes[generalisation.PANELS.index(DYNAMICS)]
     solid = [line for line in panel.lines if line.get_linewidth() == 1.8]
@@ -119,26 +119,26 @@ def test_the_figure_has_each_kind_from_no_replay_up(made: Elsewhere) -> None:
     assert counts == dict.fromkeys(("second", "first"), len(made.second.effects))
 
 
-def test_what_is_missing_is_said(made: Elsewhere) -> None:
+def test_what_is_missing_is_said(made: Generalisation) -> None:
     runs, one = PAGES[made.second.preset][2], made.differs.one
     nothing = without_runs(made.second)
     half = replace(made, first=nothing)
-    table = generalisation.questions_table(half).data
+    table = generalisation.claims_table(half).data
     assert set(table[f"first {one}"]) == {"not run yet"} and set(table[f"change, first {one}"]) == {"–"}
-    assert "one or both cannot tell in 7" in generalisation.found(half)
+    assert "one or both cannot tell in 7" in generalisation.summary(half)
     empty = replace(half, second=nothing)
-    said = generalisation.found(empty)
+    said = generalisation.summary(empty)
     assert f"Claim {made.differs.claim}: not run yet, 0 of {runs} runs" in said
     assert f"0 of {runs} runs" in generalisation.over_fractions(empty).texts[0].get_text()
     two = made.second.runs.assign(state=made.second.runs["seed"].map({0: "done", 1: "done", 3: "missing"}))
     rows = made.second.rows[made.second.rows["seed"] != 3]
     few = replace(half, second=replace(made.second, rows=rows, runs=two))
-    assert set(generalisation.questions_table(few).data[f"second {one}"]) == {FEW}
+    assert set(generalisation.claims_table(few).data[f"second {one}"]) == {FEW}
     part = f"{2 * runs // 3} of {runs} runs are there"
     assert part in generalisation.over_fractions(few).get_suptitle()
 
 
-def test_an_opening_has_every_question_and_no_verdict(made: Elsewhere, store: Path) -> None:
+def test_an_opening_has_every_question_and_no_verdict(made: Generalisation, store: Path) -> None:
     said, runs = generalisation.opening(made, store), PAGES[made.second.preset][2]
     assert said.count("**exploratory**") == len(CLAIMS) and "holds" not in said
     assert f"{runs} of {runs} are there" in said and f"- **{made.differs.claim}, C1**" in said
@@ -157,7 +157,7 @@ def test_both_bases_are_drawn_and_told(tmp_path: Path, monkeypatch: pytest.Monke
     second, first = (
         Configurations(preset, "", *FIRST, pd.DataFrame(), pd.DataFrame()) for preset in ("second-family", "published")
     )
-    family = Elsewhere(second, first, FAMILY)
+    family = Generalisation(second, first, FAMILY)
     figure, values = generalisation.base_curves(family), generalisation.both_curves(family)
     drawn = [np.asarray(line.get_xydata()) for line in figure.axes[0].lines]
     for base in ("base", "base-cogvideox"):
@@ -166,7 +166,7 @@ def test_both_bases_are_drawn_and_told(tmp_path: Path, monkeypatch: pytest.Monke
         for _, of in of_base.groupby("domain"):
             assert any(np.array_equal(line, of[["step", "value"]]) for line in drawn)
     last = curve[learnt & (curve["domain"] == "near") & (curve["measure"] == "ade_px")].iloc[-1]
-    said = generalisation.learnt(family)
+    said = generalisation.bases_summary(family)
     assert f"{last['value'] / 3:.2f} px after {last['step'] // 2} steps" in said
     assert f"first at {last['value']:.2f} px after {last['step']}" in said
 

@@ -132,8 +132,8 @@ def test_runs_without_replay_are_one_configuration_whatever_is_not_replayed() ->
 def test_values_of_runs_stand_for_the_rows_that_they_are_means_of(rows: pd.DataFrame) -> None:
     values, runs = per_run(rows), runs_of(rows)
     assert per_run(values) is values
-    assert replay_sweep.found(values, runs) == replay_sweep.found(rows, runs)
-    assert replay_sweep.standing("quick", values, runs) == replay_sweep.standing("quick", rows, runs)
+    assert replay_sweep.summary(values, runs) == replay_sweep.summary(rows, runs)
+    assert replay_sweep.status_line("quick", values, runs) == replay_sweep.status_line("quick", rows, runs)
     assert replay_sweep.measures_table(values).to_html() == replay_sweep.measures_table(rows).to_html()
 
 
@@ -198,7 +198,7 @@ def test_rows_without_a_reference_are_refused(rows: pd.DataFrame, missing: str) 
     for show in (
         replay_sweep.measures_table,
         replay_sweep.headline,
-        lambda rows: replay_sweep.found(rows, runs_of(rows)),
+        lambda rows: replay_sweep.summary(rows, runs_of(rows)),
     ):
         with pytest.raises(ValueError, match=f"ade_px in domain near without its references {missing}"):
             show(without)
@@ -220,7 +220,7 @@ def test_runs_of_different_lengths_are_refused(rows: pd.DataFrame) -> None:
 
 def test_no_rows_at_all_say_so(rows: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="holds neither a finished run nor the references"):
-        replay_sweep.standing("quick", rows.iloc[:0], runs_of(rows).iloc[:0])
+        replay_sweep.status_line("quick", rows.iloc[:0], runs_of(rows).iloc[:0])
 
 
 # Tables
@@ -304,7 +304,7 @@ def test_an_interval_that_holds_the_base_is_neither_better_nor_worse(rows: pd.Da
 def test_a_configuration_no_better_than_copying_is_named(of_one_seed: pd.DataFrame) -> None:
     rows = with_values(of_one_seed, base=2.0, none=5.0, most=1.0)
     rows.loc[rows["model"] == "copy-last-frame", "value"] = 5.0
-    for line in replay_sweep.found(rows, runs_of(rows)).splitlines()[2:]:
+    for line in replay_sweep.summary(rows, runs_of(rows)).splitlines()[2:]:
         assert line.endswith("No better than copying: replay 0 %.")
 
 
@@ -313,9 +313,9 @@ def test_a_sweep_without_a_finished_run_claims_nothing(of_one_seed: pd.DataFrame
     assert "No run of this sweep is finished" in replay_sweep.headline(references)
 
 
-def test_standing_says_how_far_to_trust(rows: pd.DataFrame, of_one_seed: pd.DataFrame) -> None:
+def test_the_status_says_how_far_to_trust(rows: pd.DataFrame, of_one_seed: pd.DataFrame) -> None:
     def said(rows: pd.DataFrame, missing: int = 0) -> str:
-        return replay_sweep.standing("quick", rows, runs_of(rows, missing))
+        return replay_sweep.status_line("quick", rows, runs_of(rows, missing))
 
     assert "9 runs, all of them finished" in said(rows)
     assert "exploratory" in said(rows) and "exploratory" in said(of_one_seed.assign(split="test"))

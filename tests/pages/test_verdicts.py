@@ -22,7 +22,7 @@ RESULTS = ROOT / "book" / "results"
 
 @pytest.fixture(scope="module")
 def found():
-    return verdicts_page.judged(
+    return verdicts_page.judge_all(
         made_up({NONE: {"driving": -1.0, "kd": -5.0}, NEAR_CONFIGURATION: {"driving-eventful": 2.0}})
     )
 
@@ -30,7 +30,7 @@ def found():
 def test_every_claim_has_a_line_and_those_without_runs_say_so(found):
     table = verdicts_page.verdict_table(found).data
     assert table["claim"].tolist() == [claim.name for claim in CLAIMS]
-    verdicts = dict(zip(table["says"], table["verdict"], strict=True))
+    verdicts = dict(zip(table["statement"], table["verdict"], strict=True))
     assert verdicts["fidelity improves"] == "holds" and verdicts["near replay keeps accuracy"] == "does not hold"
     assert verdicts["accuracy degrades on ordinary driving"] == "does not hold"
     without = table[table["configuration"].str.contains("far|driving-eventful")]
@@ -38,7 +38,7 @@ def test_every_claim_has_a_line_and_those_without_runs_say_so(found):
 
 
 def test_sentences_give_the_verdict_its_interval_and_the_rule(found):
-    said = verdicts_page.standing(found)
+    said = verdicts_page.summary(found)
     first = next(result for _, result in found if result is not None)
     assert describe(first.interval) in said and first.rule in said
     assert said.startswith("5 of 8 preregistered endpoints") and said.count(MISSING) == 3
@@ -93,7 +93,7 @@ def test_an_opening_counts_the_runs_of_a_claim_that_lacks_them(store) -> None:
     assert f"**{MISSING}** (0 of 5 runs of replay 0 % are there" in said and "no run is finished yet" in said
     said = verdicts_page.opening(nothing, ["C1"], runs_of(1), "make it", ["published"], store)
     assert "**too few runs** (1 of 5 runs of replay 0 % are there" in said and MISSING not in said
-    few = verdicts_page.judged(made_up({NONE: {"kd": -5.0}}, seeds={0: "one", 3: "two"}))
+    few = verdicts_page.judge_all(made_up({NONE: {"kd": -5.0}}, seeds={0: "one", 3: "two"}))
     said = verdicts_page.opening(few, ["C1"], runs_of(2), "make it", ["published"], store)
     assert "**exploratory**" in said and "no verdict (2 of 5 runs of replay 0 % are there)" in said
 
@@ -107,7 +107,7 @@ def test_progress_names_the_configurations_that_are_not_whole() -> None:
 
 def test_presets_together_hold_each_run_and_each_reference_once() -> None:
     presets = ("pilot", "pilot-diverse")
-    both = verdicts_page.together(presets, RESULTS)
+    both = verdicts_page.read_together(presets, RESULTS)
     keys = ["run", "base", "model", "step", "domain", "measure", "video"]
     assert not both.rows.duplicated(keys).any()
     assert list(both.runs["run"]) == [spec.run_id for spec in both.specs]
@@ -117,9 +117,9 @@ def test_presets_together_hold_each_run_and_each_reference_once() -> None:
     of_one = verdicts_page.of_target(both, "driving")
     assert of_one.specs == alone.specs
     assert len(of_one.rows) == alone.rows["measure"].isin(verdicts_page.JUDGED).sum()
-    assert verdicts_page.judged(of_one.rows) == verdicts_page.judged(alone.rows)
+    assert verdicts_page.judge_all(of_one.rows) == verdicts_page.judge_all(alone.rows)
     with pytest.raises(ValueError, match="pilot, published do not measure the same split"):
-        verdicts_page.together(("pilot", "published"), RESULTS)
+        verdicts_page.read_together(("pilot", "published"), RESULTS)
 
 
 def test_the_opening_of_a_preset_s_page_names_its_command_and_its_runs() -> None:
@@ -129,8 +129,8 @@ def test_the_opening_of_a_preset_s_page_names_its_command_and_its_runs() -> None
 
 
 def test_a_store_without_anything_has_no_verdict_and_no_error(tmp_path: Path) -> None:
-    nothing = verdicts_page.together(store=tmp_path)
-    found = verdicts_page.judged(nothing.rows)
+    nothing = verdicts_page.read_together(store=tmp_path)
+    found = verdicts_page.judge_all(nothing.rows)
     assert [result for _, result in found] == [None] * len(CLAIMS)
     assert f"**0 of {len(nothing.runs)} preregistered runs" in verdicts_page.progress(nothing.runs)
     assert set(verdicts_page.verdict_table(found).data["verdict"]) == {MISSING}
@@ -142,11 +142,11 @@ def test_budgets_stand_side_by_side_and_say_what_is_not_run(tmp_path: Path) -> N
     assert list(table["budget"]) == ["equal steps"] * 5 + ["equal driving samples"] * 4
     assert list(table["steps"]) == [300] * 5 + [334, 334, 400, 400]
     assert (table.iloc[:, 3:] == verdicts_page.MISSING).all(axis=None)
-    assert "not all there" in verdicts_page.budgets_found(nothing)
+    assert "not all there" in verdicts_page.budgets_summary(nothing)
     made = verdicts_page.budgets(RESULTS)
     shown = verdicts_page.budgets_table(made).data
     assert list(shown["configuration"]) == list(table["configuration"]) and not (shown == verdicts_page.MISSING).any(
         axis=None
     )
-    said = verdicts_page.budgets_found(made)
+    said = verdicts_page.budgets_summary(made)
     assert all(words in said for words in shown["ADE (px), eventful driving"].drop([*range(1, 5)]))
