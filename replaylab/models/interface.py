@@ -51,8 +51,10 @@ def with_known(latents: Tensor, condition: Condition) -> Tensor:
     """Latents whose first ones are those that are known."""
     if "known" not in condition:
         return latents
-    known = condition["known"].to(latents)
-    return torch.cat([known, latents[:, :, known.shape[2] :]], dim=2)
+    known = condition["known"]
+    latents = latents.clone()  # in its own memory layout, on which the order of the loss's sum depends
+    latents[:, :, : known.shape[2]] = known.to(latents)
+    return latents
 
 
 class VideoModel(ABC):

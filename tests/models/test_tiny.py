@@ -9,7 +9,7 @@ from torch import Tensor
 from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.models import pipelines
 from replaylab.models.autoencoder import LATENT_CHANNELS
-from replaylab.models.interface import Condition
+from replaylab.models.interface import Condition, with_known
 from replaylab.models.tiny import TinyModel
 
 SHAPE = (3, LATENT_CHANNELS, CLIP_FRAMES, 8, 8)
@@ -106,3 +106,12 @@ def test_the_network_is_told_of_the_future_no_more_than_noise_lets_through(famil
             model.predict(model.add_noise(clip, noise, level), level, context_of(one)) for clip in (one, other)
         ]
     assert torch.allclose(*predicted, atol=1e-4)
+
+
+def test_known_latents_are_put_in_place_without_a_change_of_memory_layout():
+    """Latents of stacked clips are permuted in memory, and the last bits of a loss depend on that."""
+    latents, known = numbers(0).transpose(1, 2).contiguous().transpose(1, 2), numbers(1)[:, :, :CONTEXT_FRAMES]
+    before = latents.clone()
+    placed = with_known(latents, {"known": known})
+    assert placed.stride() == latents.stride() and torch.equal(latents, before)
+    assert torch.equal(placed, torch.cat([known, latents[:, :, CONTEXT_FRAMES:]], dim=2))
