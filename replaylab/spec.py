@@ -289,10 +289,13 @@ class MachineSpec(Described):
     gradient_checkpointing: bool = False  # less memory, a third more time
     tensorboard: bool = False  # event files besides the log
     checkpoint_steps: int = 100  # from one checkpoint to the next
+    threads: int = 0  # of each process; 0: torch's own choice
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}; it must be at least 1, or 0 for torch's own choice")
         if self.checkpoint_steps < 1:
             raise ValueError(f"checkpoint_steps is {self.checkpoint_steps}; it must be at least 1")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from replaylab.spec import CLUSTERS, PRECISIONS, MachineSpec
@@ -56,8 +56,10 @@ def add_cluster(parser: argparse.ArgumentParser, dry_run: str = "") -> None:
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """The fields of `MachineSpec`, as a group."""
     group = parser.add_argument_group("machine", "how to execute; several processes are started by torchrun")
-    about = "auto: bf16 where a GPU has it, else fp32"
-    group.add_argument("--precision", choices=PRECISIONS, default="auto", help=about)
+    about = "auto: bf16 where a GPU has it, else fp32 (default: the preset's own, bf16 for published runs; else auto)"
+    group.add_argument("--precision", choices=PRECISIONS, help=about)
+    about = "of each process, 0 for torch's own choice (default: the preset's own, 1 for published runs; else 0)"
+    group.add_argument("--threads", type=int, help=about)
     for name, about in {
         "compiled": "torch.compile; pays after some hundreds of steps",
         "sharded": "FSDP2 instead of DDP, with several processes",
@@ -65,13 +67,15 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         "tensorboard": "event files beside each run's log.jsonl",
     }.items():
         group.add_argument(f"--{name}", action="store_true", help=about)
-    steps = MachineSpec().checkpoint_steps
-    group.add_argument("--checkpoint-steps", type=int, default=steps, help="default: %(default)s")
+    group.add_argument("--checkpoint-steps", type=int, help=f"default: {MachineSpec().checkpoint_steps}")
 
 
-def machine(options: argparse.Namespace) -> MachineSpec:
-    """What `add_machine` read."""
-    return MachineSpec(**{field.name: getattr(options, field.name) for field in fields(MachineSpec)})
+def machine(options: argparse.Namespace, default: MachineSpec = MachineSpec()) -> MachineSpec:
+    """What `add_machine` read; what was not given is as in `default`."""
+    given = {field.name: getattr(options, field.name) for field in fields(MachineSpec)}
+    return replace(
+        default, **{name: value for name, value in given.items() if value is not None and value is not False}
+    )
 
 
 def print_means(rows: pd.DataFrame, measures: tuple[str, ...]) -> None:

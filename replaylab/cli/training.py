@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from replaylab.cli import options as shared
 from replaylab.spec import MachineSpec
-from replaylab.sweeps.presets import BUDGETS, FAMILIES, grid
+from replaylab.sweeps.presets import BUDGETS, FAMILIES, PRESETS, grid
 
 if TYPE_CHECKING:
     from replaylab.sweeps.sweep import Table
@@ -55,11 +55,16 @@ def _pretrain(options: argparse.Namespace) -> None:
         pretrain.COMMANDS[options.part](Path(options.home))
 
 
+def machine_of(options: argparse.Namespace) -> MachineSpec:
+    """How to execute: as the preset's runs are, where no option says otherwise."""
+    return shared.machine(options, PRESETS[options.preset].execution)
+
+
 def _train(options: argparse.Namespace) -> None:
     from replaylab.sweeps import sweep
 
     fractions, seeds = [options.replay_fraction], [options.seed]
-    _print_runs(sweep.run(options.preset, fractions, seeds, store=options.store, machine=shared.machine(options)))
+    _print_runs(sweep.run(options.preset, fractions, seeds, store=options.store, machine=machine_of(options)))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -79,7 +84,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
     table = sweep.run(
         options.preset, options.replay_fractions, options.seeds, options.cluster, options.store, options.budget,
-        shared.machine(options), options.cluster_file, options.dry_run,
+        machine_of(options), options.cluster_file, options.dry_run,
     )  # fmt: skip
     if options.dry_run:
         print(table.runs.drop(columns=["trained_now", "reason"]).to_string(index=False))

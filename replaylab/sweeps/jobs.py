@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,6 +224,7 @@ def _submitted(
     specs: Sequence[RunSpec], store: Path, machine: MachineSpec, cluster: str, settings: ClusterSpec
 ) -> list[Any]:
     threads = settings.cpus_per_task or (1 if cluster == "slurm" else 0)
+    machine = replace(machine, threads=settings.cpus_per_task or machine.threads)
     plain = [spec.as_dict() for spec in specs]
     executor = executor_for(store, cluster, settings, {})
     if cluster == "slurm" and not is_prepared(specs, store):

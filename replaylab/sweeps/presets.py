@@ -14,6 +14,7 @@ from replaylab.spec import (
     WEIGHTS,
     Described,
     EvaluationSpec,
+    MachineSpec,
     ReplaySpec,
     RunSpec,
     TrainingSpec,
@@ -62,6 +63,7 @@ class Preset(Described):
     drawn_in: str = "fp32"  # EvaluationSpec.precision
     family: str = "wan"  # of the base that runs start from, one of FAMILIES
     second_base_seeds: tuple[int, ...] = ()  # the runs that start from the family's other base
+    execution: MachineSpec = MachineSpec()  # how its runs are executed where nobody says otherwise; in no run's name
 
 
 _QUICK = Preset(
@@ -88,6 +90,7 @@ _PUBLISHED = replace(
     videos=(512, 0, 384), evaluation_clips=128, reference_clips=256, training=replace(_QUICK.training, steps=300),
     evaluate_at=(10, 25, 50, 100, 150, 300), split="test", replay_kinds=("near", "far"), evaluated=_TARGET_LOOK,
     at_the_end=_OTHERS, replayed_at=(50, 150, 300), drawn_in="bf16", second_base_seeds=(3, 4),
+    execution=MachineSpec("bf16", threads=1),
     about="the preregistered replay sweep: five seeds on the test split, two bases; hours on two cores",
 )  # fmt: skip
 

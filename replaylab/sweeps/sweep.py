@@ -23,7 +23,7 @@ from replaylab.spec import CLUSTERS, MachineSpec, RunSpec
 from replaylab.store import Store, check_store, store_of
 from replaylab.sweeps import ablations, jobs, monitor
 from replaylab.sweeps.cluster import ClusterSpec, Job, states
-from replaylab.sweeps.presets import grid
+from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.util.files import write_text
 from replaylab.util.progress import report
 from replaylab.util.text import duration
@@ -43,16 +43,16 @@ class Table:
 
 def run(
     preset: str, replay_fractions: list[float] | None = None, seeds: list[int] | None = None,
-    cluster: str = "inline", store: str | Path = "", budget: str = "steps", machine: MachineSpec = MachineSpec(),
+    cluster: str = "inline", store: str | Path = "", budget: str = "steps", machine: MachineSpec | None = None,
     cluster_file: str | Path = "", dry_run: bool = False, measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
     """Read the grid of a preset from a store, and train what is missing (never in the published store).
 
-    Empty lists and texts mean the preset's own; `budget` as in `spec.grid`, `machine` says how to execute, and
-    `cluster_file` (YAML, `cluster.ClusterSpec`) what a job gets. A dry run says what would be trained and what it would
-    cost, and trains nothing. The table has the rows of `measures`, or of all that were measured. Raises ValueError for an
-    unknown preset, fraction, budget, cluster or key of the file or a run folder whose spec differs, PermissionError for a
-    store that cannot be written. Ctrl-C leaves jobs running: the same call finds them again.
+    Empty lists and texts mean the preset's own, and so does no `machine`, which says how to execute; `budget` as in
+    `presets.grid`, `cluster_file` (YAML, `cluster.ClusterSpec`) what a job gets. A dry run says what would be trained and
+    what it would cost, and trains nothing. The table has the rows of `measures`, or of all that were measured. Raises
+    ValueError for an unknown preset, fraction, budget, cluster or key of the file or a run folder whose spec differs,
+    PermissionError for a store that cannot be written. Ctrl-C leaves jobs running: the same call finds them again.
     """
     home = store_of(preset, store)
     specs = _specs(preset, replay_fractions, seeds, budget, home)
@@ -65,6 +65,7 @@ def run(
                 f"{len(missing)} of {len(specs)} published runs are not in {home}; to train them, name a store of your own"
             )
         return _table(preset, specs, home, set(), {}, measures=measures)
+    machine = machine or PRESETS[preset].execution
     return run_specs(preset, specs, home, cluster, machine, cluster_file, dry_run, back, measures)
 
 

@@ -31,7 +31,7 @@ from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
 from replaylab.store import ReferenceSpec, Store, claim, finish, samples_folder, write_rows
 from replaylab.training import loop, regularizers
 from replaylab.util import distributed, networks
-from replaylab.util.distributed import flush_denormals
+from replaylab.util.distributed import Rank, flush_denormals
 from replaylab.util.files import locked, write_atomically
 from replaylab.util.processes import usable_cores
 from replaylab.worlds.build import build_domain, is_built, render_video
@@ -46,7 +46,12 @@ def train_one(plain_spec: dict[str, Any], store: Path, plain_machine: dict[str, 
 
     A collective: every rank calls it (torchrun, or a submitit job's tasks).
     """
-    spec, machine, rank = (RunSpec.from_dict(plain_spec), MachineSpec(**(plain_machine or {})), distributed.this_rank())
+    spec, machine = RunSpec.from_dict(plain_spec), MachineSpec(**(plain_machine or {}))
+    with distributed.threads(machine.threads):
+        return _train_one(spec, store, machine, distributed.this_rank())
+
+
+def _train_one(spec: RunSpec, store: Path, machine: MachineSpec, rank: Rank) -> str:
     if Store(store).is_done(spec):
         return spec.run_id
     if rank.is_main:

@@ -181,6 +181,17 @@ class Execution:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Torch's threads of this process, in here; 0 leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def can_compile(device: str) -> bool:
     """Whether torch.compile has what it needs: a C++ compiler, and on GPUs Triton."""
     compilers = (os.environ.get("CXX", "g++"), "clang++")

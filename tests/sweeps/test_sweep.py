@@ -10,12 +10,17 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from replaylab.catalogue import PUBLISHED
+from replaylab.cli import training
+from replaylab.cli.main import build_parser
 from replaylab.pages import verdicts
-from replaylab.store import ReferenceSpec, Store, check_store, claim
+from replaylab.spec import MachineSpec
+from replaylab.store import ReferenceSpec, Store, check_store, claim, store_of
 from replaylab.sweeps import sweep
 from replaylab.sweeps.cluster import ClusterSpec
-from replaylab.sweeps.presets import grid
+from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.training import fine_tuning
 
 
@@ -234,3 +239,34 @@ def test_an_estimate_says_that_the_machine_was_busy(load, told, tmp_path, monkey
 def test_a_wrong_cluster_is_refused_where_nothing_would_be_trained_too():
     with pytest.raises(ValueError, match="cluster 'cloud' is none of inline, local, slurm"):
         sweep.run("published", cluster="cloud")
+
+
+def test_presets_of_published_runs_are_executed_as_those_were():
+    runs = pd.read_parquet(store_of("published", "") / "runs.parquet", columns=["preset", "summary"])
+    for name, summary in runs[runs["preset"].isin(PUBLISHED)].itertuples(index=False):
+        execution = json.loads(summary)["execution"]
+        own = PRESETS[name].execution
+        assert (own.precision, own.threads) == (execution["precision"], execution["threads"]), name
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([], ("bf16", 1)),
+        (["--precision", "fp32"], ("fp32", 1)),
+        (["--threads", "2"], ("bf16", 2)),
+        (["--precision", "auto", "--threads", "0"], ("auto", 0)),
+    ],
+)
+def test_the_plain_command_executes_as_its_preset_and_options_go_over_it(words, wanted):
+    options = build_parser().parse_args(["sweep", "--preset", "dose", *words])
+    machine = training.machine_of(options)
+    assert (machine.precision, machine.threads) == wanted
+
+
+def test_a_run_has_the_threads_of_its_machine_and_leaves_others_theirs(tmp_path, monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(fine_tuning, "_train_one", lambda *_: seen.append(torch.get_num_threads()))
+    for threads in (before + 1, 0):
+        fine_tuning.train_one(grid("smoke")[0].as_dict(), tmp_path, MachineSpec(threads=threads).as_dict())
+    assert [*seen, torch.get_num_threads()] == [before + 1, before, before]
