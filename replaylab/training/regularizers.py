@@ -60,6 +60,7 @@ class L2SP(_Anchored):
 
     @torch.no_grad()
     def add_gradient(self, weights: Sequence[Tensor]) -> None:
+        """The penalty's: strength x (w - base), scaled."""
         for number, (weight, base) in enumerate(zip(weights, self.base, strict=True)):
             assert weight.grad is not None
             weight.grad.add_(self._scaled(weight - base, number), alpha=self.strength)
@@ -74,9 +75,11 @@ class EWC(L2SP):
     importances: Sequence[Tensor]
 
     def measure_base(self, model: VideoModel, weights: Sequence[Tensor], losses: Iterable[Tensor]) -> None:
+        """The Fisher information at the base's weights."""
         self.importances = fisher_information(losses, weights)
 
     def attach(self, weights: Sequence[Tensor]) -> None:
+        """Keep the base's weights, and importances sharded like them."""
         super().attach(weights)
         self.importances = [shard_like(each, weight) for each, weight in zip(self.importances, weights, strict=True)]
 
@@ -96,6 +99,7 @@ class WiSEFT(_Anchored):
 
     @torch.no_grad()
     def average(self, weights: Sequence[Tensor]) -> None:
+        """The interpolation, in place."""
         for weight, base in zip(weights, self.base, strict=True):
             weight.lerp_(base, self.strength)
 
