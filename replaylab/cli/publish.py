@@ -6,20 +6,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from replaylab.cli.options import add_verb
+
 
 def add_parser(verbs: Any) -> None:
-    """The verb `publish`, for `python -m replaylab`."""
+    """Add the verb to those of the command."""
     text = "pack finished runs into a few Parquet files that anyone can read; adds to those that are there"
-    sub = verbs.add_parser("publish", help=text, description=text)
-    sub.set_defaults(verb=run)
+    sub = add_verb(verbs, "publish", text, _publish)
     sub.add_argument("store", metavar="STORE", type=Path, help="folder of runs, all of them finished")
-    sub.add_argument(
-        "--out", type=Path, default=Path("book/results"), help="folder to pack into (default: %(default)s)"
-    )
+    about = "folder to pack into (default: %(default)s)"
+    sub.add_argument("--out", type=Path, default=Path("book/results"), help=about)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Pack; what was done is reported on the way."""
+def _publish(options: argparse.Namespace) -> None:
     from replaylab.sweeps import publishing
 
     publishing.publish(options.store, options.out)

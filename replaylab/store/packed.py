@@ -122,7 +122,7 @@ def stamp(path: Path) -> tuple[int, int]:
     """When a file was changed, and its size; (0, 0) where it is not there. What was read of another one is not kept."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0, 0
     return found.st_mtime_ns, found.st_size
 
