@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     domain = open_domain(options.domain)
     pairs = pretrained.agents_of(options.agents)
     if options.detector:
-        detect: Detect = pretrained.load(options.detector, pairs, options.threshold).detect
+        detect: Detect = pretrained.load(options.detector, pairs or None, options.threshold).detect
     elif pairs:
         raise ValueError("--agents: the shipped detector has no classes; give --detector too")
     else:

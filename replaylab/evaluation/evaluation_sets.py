@@ -249,7 +249,7 @@ def _truth(domain: Domain, chosen: list[Clip], length: int, detector: DetectorSp
 def _object_detector(spec: DetectorSpec) -> ObjectDetector:
     from replaylab.metrics.detectors import pretrained
 
-    loaded = pretrained.load(spec.folder, pretrained.agents_of(spec.agents), spec.threshold)
+    loaded = pretrained.load(spec.folder, pretrained.agents_of(spec.agents) or None, spec.threshold)
     if loaded.digest != spec.digest:
         raise ValueError(f"{spec.folder} is another detector ({loaded.digest}) than the one described ({spec.digest})")
     return loaded

@@ -29,10 +29,13 @@ def checked(folder: Path, remedy: str) -> Path:
     return folder
 
 
-def load(folder: Path, build: Callable[[dict[str, Any]], nn.Module], what: str, remedy: str) -> Any:
+def load(
+    folder: Path, build: Callable[[dict[str, Any]], nn.Module], what: str, remedy: str, *, is_checked: bool
+) -> Any:
     """The network that `build` makes of the configuration, with the folder's weights, ready for inference.
 
-    FileNotFoundError or ValueError names the folder, what is wrong with it and the remedy.
+    `is_checked`: the configuration records the weights' SHA-256, and must. FileNotFoundError or ValueError names the folder,
+    what is wrong with it and the remedy.
     """
     from safetensors.torch import load_file
 
@@ -40,7 +43,7 @@ def load(folder: Path, build: Callable[[dict[str, Any]], nn.Module], what: str, 
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
         digest = sha256(folder / WEIGHTS_FILE)
-        if (recorded := config.get("weights_sha256", digest)) != digest:
+        if is_checked and (recorded := config["weights_sha256"]) != digest:
             raise ValueError(f"{WEIGHTS_FILE} has sha256 {digest}, not {recorded}")
         network = build(config)
         network.load_state_dict(load_file(folder / WEIGHTS_FILE))

@@ -88,7 +88,9 @@ def load(folder: Path | None = None) -> nn.ModuleDict:
     Raises FileNotFoundError or ValueError, with the folder, what is wrong with it and what to do.
     """
     folder = SHIPPED if folder is None else folder
-    return network_files.load(folder, lambda config: new_network(len(config["kinds"])), "video network", REMEDY)
+    return network_files.load(
+        folder, lambda config: new_network(len(config["kinds"])), "video network", REMEDY, is_checked=True
+    )
 
 
 @cache

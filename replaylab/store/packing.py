@@ -1,8 +1,9 @@
 """Folders of finished runs in, the packed form out (`packed`): what is published.
 
-Decision: every file is written beside its place and renamed, runs.parquet last, so that whoever reads meanwhile, or after
-an interruption, reads what was there before. What is packed already stays; runs that come again are replaced. The same runs
-give the same bytes, and a file of rows that has them is not written again. Refused: unfinished and damaged runs.
+Decision: every file is written beside its place and renamed, runs.parquet last, so that no file is ever half there and runs
+that are new are not seen before their rows; after an interruption the same call goes on. What is packed already stays; runs
+that come again are replaced. The same runs give the same bytes, and a file of rows that has them is not written again.
+Refused: unfinished and damaged runs.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def _detector(name: str, agents: Sequence[str], threshold: float) -> DetectorSpe
         return None
     from replaylab.metrics.detectors import pretrained
 
-    found = pretrained.load(name, pretrained.agents_of(agents), threshold)
+    found = pretrained.load(name, pretrained.agents_of(agents) or None, threshold)
     return DetectorSpec(_absolute(name), found.digest, tuple(agents), threshold)
 
 

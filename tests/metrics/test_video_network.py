@@ -306,6 +306,16 @@ def test_truncated_or_exchanged_weights_are_refused(trained: tuple[Any, Path], t
         video_network.load(tmp_path)
 
 
+def test_weights_without_their_checksum_are_refused(trained: tuple[Any, Path], tmp_path: Path) -> None:
+    for name in FILES:
+        (tmp_path / name).write_bytes((trained[1] / name).read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["weights_sha256"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"not a video network .*weights_sha256"):
+        video_network.load(tmp_path)
+
+
 # ---------------------------------------------------------------------------------------------- what ships, and its making
 def test_the_command_runs_through_in_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     near = domain_spec("near", videos=(6, 2, 0), seed=100)  # that is all kinds that the two show

@@ -115,7 +115,7 @@ class ObjectDetector:
 def load(name_or_folder: str | Path, agents: Mapping[str, str] | None = None, threshold: float = 0.5) -> ObjectDetector:
     """The detector in a folder in transformers' layout, or of that name on the Hugging Face hub, on this process's device.
 
-    agents: the model's class name -> kind of agent; without any, those of AGENTS that the model has. threshold: the least
+    agents: the model's class name -> kind of agent; by default those of AGENTS that the model has. threshold: the least
     score of a box. Raises ValueError, FileNotFoundError or ConnectionError, with what to do, for what the module refuses.
     """
     import torch
@@ -187,6 +187,8 @@ def _checked_config(folder: Path) -> Any:
 def _kinds(names: Mapping[int, str], agents: Mapping[str, str] | None, folder: Path) -> dict[int, str]:
     """Kind of agent by number of the class; a name may stand for several numbers."""
     known = sorted(set(names.values()))
+    if agents is not None and not agents:
+        raise ValueError(f"agents: no class at all; the model knows {_some(known)}")
     wanted = agents or {name: kind for name, kind in AGENTS.items() if name in known}
     if not wanted:
         raise ValueError(

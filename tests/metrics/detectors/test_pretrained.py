@@ -173,6 +173,8 @@ def test_an_unknown_class_lists_the_nearest(made: Callable[[str], Path], tmp_pat
         load(made("yolos"), {"Cars": "car"})
     with pytest.raises(ValueError, match=r"knows no class 'zebra'; it knows 'car', 'dog'"):
         load(made("yolos"), {"zebra": "animal"})
+    with pytest.raises(ValueError, match="no class at all"):
+        load(made("yolos"), {})
     other = tiny_detector("yolos", tmp_path, ("Car", "Pedestrian"))
     with pytest.raises(ValueError, match=r"none of car, truck.*it knows 'Car', 'Pedestrian'"):
         load(other)
