@@ -35,13 +35,9 @@ DOMAINS = {
     "driving-repetitive": DomainEntry("one repeated event", TARGET, "control: eventful, and yet regular", "one event"),
     "diverse-driving": DomainEntry("diverse driving", TARGET, "control: the target's look, free motion", "free"),
     "near": DomainEntry("other looks, free motion", REPLAY, "near replay: roads, never in the target's look", "free"),
-    "near-ordinary": DomainEntry(
-        "other looks, ordinary", REPLAY, "test: the target's motion in other looks", "ordinary"
-    ),
+    "near-ordinary": DomainEntry("other looks, ordinary", REPLAY, "test: the target's motion in other looks", "ordinary"),
     "near-eventful": DomainEntry("other looks, eventful", REPLAY, "test: events in other looks", "eventful"),
-    "near-held-out": DomainEntry(
-        "other looks, held-out events", REPLAY, "test: held-out events in other looks", "held-out"
-    ),
+    "near-held-out": DomainEntry("other looks, held-out events", REPLAY, "test: held-out events in other looks", "held-out"),
     "physics": DomainEntry("rigid bodies", REPLAY, "far replay: no road, no car"),
     "orbit": DomainEntry("moving camera", REPLAY, "far replay: mostly the camera moves"),
     "doom": DomainEntry("first-person game", REPLAY, "far replay: a world that nobody here made"),
@@ -144,11 +140,7 @@ PSEUDO = {measure: measure + PSEUDO_SUFFIX for measure in ("effnet_kd", "video_k
 """The distances between whole sets that every run is evaluated with, and the names of those rows."""
 
 _UNITS = {"px": "px", "m": "m", "deg": "°", "db": "dB"}
-_IN_NAMES = {
-    OF_BACKGROUND: ("background", "flow", "ego"),
-    OF_AGENTS: ("ade_", "tracker", "agent"),
-    OF_VIDEOS: ("video",),
-}
+_IN_NAMES = {OF_BACKGROUND: ("background", "flow", "ego"), OF_AGENTS: ("ade_", "tracker", "agent"), OF_VIDEOS: ("video",)}
 _LOWER_IS_BETTER = ("error", "ade_", "fde_", "_fd", "_kd", "loss")
 
 

@@ -72,9 +72,7 @@ class Mixture:
             or not all(np.isfinite(weight) and weight >= 0 for weight in self.weights)
             or not sum(self.weights)
         ):
-            raise ValueError(
-                f"weights is {self.weights}; give {sources} numbers from 0, one a replayed domain, not all 0"
-            )
+            raise ValueError(f"weights is {self.weights}; give {sources} numbers from 0, one a replayed domain, not all 0")
         empty = [domain for domain, share in enumerate(self._shares) if share and self.clips[domain] < 1]
         if empty:
             raise ValueError(f"domain {empty[0]} (0 is the target) has no clips to fill its slots with")
@@ -82,9 +80,7 @@ class Mixture:
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> list[Slot]:
         """The slots of one step (from 0) that a rank fills: every `ranks`-th of the batch, from `rank` on."""
         if self.batch_size % ranks:
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be shared evenly by {ranks} ranks: make it a multiple"
-            )
+            raise ValueError(f"batch_size {self.batch_size} cannot be shared evenly by {ranks} ranks: make it a multiple")
         filled = _filled(self)
         visits = filled.before(step)
         slots = []

@@ -32,10 +32,7 @@ class ReplayBatchSampler(Sampler[list[int]]):
         if not 0 <= rank < ranks:
             raise ValueError(f"rank is {rank}; with {ranks} ranks it must be from 0 to {ranks - 1}")
         self.mixture, self.steps, self.rank, self.ranks = mixture, steps, rank, ranks
-        self.batch_size, self.drop_last = (
-            mixture.batch_size // ranks,
-            False,
-        )  # which accelerate reads of a batch sampler
+        self.batch_size, self.drop_last = (mixture.batch_size // ranks, False)  # which accelerate reads of a batch sampler
         self.step = 0
         self._first = [0, *accumulate(mixture.clips)]
 

@@ -342,9 +342,7 @@ def _build(cls: Any, plain: Any) -> Any:
     later = {one.name for one in fields(cls) if "later" in one.metadata}
     unknown, missing = sorted(plain.keys() - kinds), sorted(kinds - plain.keys() - later)
     if unknown or missing:
-        raise ValueError(
-            f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}; valid keys are {sorted(kinds)}"
-        )
+        raise ValueError(f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}; valid keys are {sorted(kinds)}")
     return cls(**{key: _value(cls, key, kind, plain[key]) for key, kind in kinds.items() if key in plain})
 
 

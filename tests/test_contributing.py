@@ -15,9 +15,7 @@ TASKS = re.findall(r"^### ([^\n]+): (two|three|four) files\n(.*?)(?=^##)", TEXT,
 def floors() -> list[str]:
     """The packages of test_architecture.FLOORS, from the ground up."""
     source = (ROOT / "tests" / "test_architecture.py").read_text()
-    assigned = {
-        ast.unparse(node.targets[0]): node.value for node in ast.parse(source).body if isinstance(node, ast.Assign)
-    }
+    assigned = {ast.unparse(node.targets[0]): node.value for node in ast.parse(source).body if isinstance(node, ast.Assign)}
     return [name for floor in ast.literal_eval(assigned["FLOORS"]) for name in sorted(floor)]
 
 

@@ -29,17 +29,7 @@ import replaylab
 from replaylab.analysis import world_survey
 from replaylab.evaluation import corruption_study
 from replaylab.mixture import Mixture, buffer
-from replaylab.spec import (
-    WEIGHTS,
-    RunSpec,
-    WorldSpec,
-    base_folder,
-    base_of,
-    digest,
-    generator,
-    torch_seed,
-    weights_digest,
-)
+from replaylab.spec import WEIGHTS, RunSpec, WorldSpec, base_folder, base_of, digest, generator, torch_seed, weights_digest
 from replaylab.store import COLUMNS, OF_DISTANCES, ReferenceSpec
 from replaylab.sweeps import ablations
 from replaylab.sweeps.presets import FAMILIES, PRESETS, grid
@@ -210,8 +200,7 @@ def found_weights() -> dict[str, str]:
 def found_classes() -> dict[str, str]:
     """What the bases' files say that they are: users' copies say it too."""
     return {
-        path.parent.name: json.loads(path.read_text())["_class_name"]
-        for path in sorted(WEIGHTS.glob("*/model_index.json"))
+        path.parent.name: json.loads(path.read_text())["_class_name"] for path in sorted(WEIGHTS.glob("*/model_index.json"))
     }
 
 
@@ -281,8 +270,7 @@ def _template(node: ast.expr, known: dict[str, ast.expr]) -> str:
 def found_draws(questions: list[list[Any]]) -> list[list[Any]]:
     """Each question (seed, purpose, number) with the first two draws and the seed for torch."""
     return [
-        [*question, *map(int, generator(*question).integers(0, 2**31, 2)), torch_seed(*question)]
-        for question in questions
+        [*question, *map(int, generator(*question).integers(0, 2**31, 2)), torch_seed(*question)] for question in questions
     ]
 
 

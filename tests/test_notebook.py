@@ -233,9 +233,7 @@ def test_the_parameters_cell_has_the_defaults_and_nothing_else(page: nbformat.No
     assert names == asdict(KINDS[path]())
 
 
-def test_no_cell_leaves_a_plain_value_that_would_be_taken_for_a_parameter(
-    page: nbformat.NotebookNode, path: Path
-) -> None:
+def test_no_cell_leaves_a_plain_value_that_would_be_taken_for_a_parameter(page: nbformat.NotebookNode, path: Path) -> None:
     """Or the second cell would fail when a reader runs it again."""
     assigned = [
         (target.id, type(node.value))

@@ -64,9 +64,7 @@ def test_environment_yml_installs_the_same_packages_at_the_same_pins() -> None:
     in_pyproject = named(project()["project"]["dependencies"])
     in_conda = named(packages)
     # The whole line, so that a condition on the platform (decord's) cannot differ, nor a version creep in.
-    assert {name: str(line) for name, line in in_conda.items()} == {
-        name: str(line) for name, line in in_pyproject.items()
-    }
+    assert {name: str(line) for name, line in in_conda.items()} == {name: str(line) for name, line in in_pyproject.items()}
 
 
 def test_conda_and_pyproject_want_the_same_python() -> None:
@@ -87,12 +85,7 @@ def test_what_is_installed_here_is_what_is_pinned(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("system", "machine", "wanted"),
-    [
-        ("linux", "x86_64", True),
-        ("linux", "aarch64", False),
-        ("darwin", "configuration64", False),
-        ("win32", "AMD64", True),
-    ],
+    [("linux", "x86_64", True), ("linux", "aarch64", False), ("darwin", "configuration64", False), ("win32", "AMD64", True)],
 )
 def test_decord_is_asked_for_only_where_it_has_a_wheel(system: str, machine: str, wanted: bool) -> None:
     marker = named(project()["project"]["dependencies"])["decord"].marker
@@ -136,9 +129,7 @@ def test_setup_refuses_a_wrong_python_and_says_which_one_it_needs(tmp_path: Path
     old = tmp_path / "python3.9"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.1" && exit 0\nexit 1\n')
     old.chmod(0o755)
-    done = subprocess.run(
-        ["make", "setup", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, env=os.environ
-    )
+    done = subprocess.run(["make", "setup", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert done.returncode != 0
     assert "Python 3.11 is needed" in done.stderr
     assert "Python 3.9.1" in done.stderr

@@ -160,9 +160,7 @@ def test_the_published_runs_say_what_they_would_take(command: str, tmp_path: Pat
     assert re.search(r"0 of \d+ runs are in .* would be trained. Estimated: \d+ min", said), said
 
 
-def test_alternatives_want_the_runs_that_choose_their_settings(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_alternatives_want_the_runs_that_choose_their_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (command,) = CHOSEN_BEFORE
     words = shlex.split(command.replace("FOLDER", str(tmp_path)))
     assert main([*words[words.index("sweep") :], "--dry-run"]) == 2

@@ -98,9 +98,7 @@ def sample(tmp_path: Path) -> Library:
     path = tmp_path / "sample.py"
     path.write_text(SOURCE)
     spec = tmp_path / "spec.py"
-    spec.write_text(
-        '"""Runs."""\n\nclass Described:\n    """Plain."""\n\n    def as_dict(self):\n        """Lists."""\n'
-    )
+    spec.write_text('"""Runs."""\n\nclass Described:\n    """Plain."""\n\n    def as_dict(self):\n        """Lists."""\n')
     return Library({f"replaylab.{name.stem}": read_module(name, f"replaylab.{name.stem}") for name in (path, spec)})
 
 

@@ -179,10 +179,7 @@ def test_an_unknown_preset_is_refused_with_the_valid_ones():
 def test_only_preregistered_runs_may_look_at_the_test_split():
     looking = {name for name, preset in PRESETS.items() if preset.split == "test"}
     exploratory = {"dose-between", "ablations", "alternatives", "second-world", "second-family"}
-    assert looking == {"published", "dose", *exploratory} and {PRESETS[name].split for name in PRESETS} == {
-        "dev",
-        "test",
-    }
+    assert looking == {"published", "dose", *exploratory} and {PRESETS[name].split for name in PRESETS} == {"dev", "test"}
 
 
 def test_randomness_depends_on_every_part_of_the_question_and_on_nothing_else():

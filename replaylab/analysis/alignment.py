@@ -169,9 +169,7 @@ def _read_as(values: pd.DataFrame, reading: str) -> pd.DataFrame:
     return values
 
 
-def rho_minus_ordinary(
-    made: Sweeps, target: str, domain: str = EVENTFUL, reading: str = PREREGISTERED
-) -> pd.Series[float]:
+def rho_minus_ordinary(made: Sweeps, target: str, domain: str = EVENTFUL, reading: str = PREREGISTERED) -> pd.Series[float]:
     """ρ of a target − that of ordinary driving, by seed and base: of the runs that are there for both."""
     table = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == reading)]
     of = [table[table["target"] == one].set_index(["seed", "base"])["rho"] for one in (target, ORDINARY)]
@@ -194,9 +192,7 @@ def rhos_across(made: Sweeps, domain: str) -> tuple[NDArray[np.float64], int]:
     No ρ for fewer than three configurations.
     """
     here = last_steps(gains(made, domain))
-    pair = [
-        here.pivot(index="seed", columns=CONFIGURATION, values=of).dropna(axis=1) for of in ("fidelity", "dynamics")
-    ]
+    pair = [here.pivot(index="seed", columns=CONFIGURATION, values=of).dropna(axis=1) for of in ("fidelity", "dynamics")]
     count = pair[0].shape[1]
     if count < 3 or not _vary(pair[0].to_numpy(), pair[1].to_numpy()):
         return np.empty(0), count
@@ -223,9 +219,7 @@ def clip_gains(made: Sweeps, target: str, measure: str, domain: str) -> tuple[ND
     return fidelity[:, whole], dynamics[:, whole]
 
 
-def _clip_rho(
-    fidelity: NDArray[np.float64], dynamics: NDArray[np.float64]
-) -> tuple[float, float, float, int, int] | None:
+def _clip_rho(fidelity: NDArray[np.float64], dynamics: NDArray[np.float64]) -> tuple[float, float, float, int, int] | None:
     """ρ, its interval, how many seeds and clips; None where there is no rank correlation."""
     seeds, clips = fidelity.shape
     if not seeds or clips < 4 or not _vary(fidelity, dynamics):

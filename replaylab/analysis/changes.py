@@ -58,6 +58,4 @@ def check_ends(runs: pd.DataFrame, configuration: Sequence[str]) -> None:
     for name, of in ends.groupby(level=list(configuration), observed=True):
         if of.nunique() > 1:
             words = ", ".join(f"{run} at {step}" for run, step in of.droplevel(list(configuration)).items())
-            raise ValueError(
-                f"runs of one configuration {name} end at different steps ({words}); give those of one sweep"
-            )
+            raise ValueError(f"runs of one configuration {name} end at different steps ({words}); give those of one sweep")

@@ -139,9 +139,7 @@ def changes(
     before, after = before_and_after(few, part, domain)
     table = last_steps(after - before).reset_index(["seed", "base"]).sort_values(["seed", "base"])
     if table.duplicated(["seed", "base"]).any():
-        raise ValueError(
-            f"rows hold two runs of {configuration.name} for one seed and base: give the rows of one sweep"
-        )
+        raise ValueError(f"rows hold two runs of {configuration.name} for one seed and base: give the rows of one sweep")
     bases = list(table.pop("base"))
     difference = table.drop(columns="seed").to_numpy()
     return (difference[:, np.isfinite(difference).all(0)], bases) if len(bases) > 1 else None

@@ -63,8 +63,7 @@ FIDELITY, VIDEO_FIDELITY, PSNR = FIDELITIES = tuple(
     label_of(measure, "ordinary") for measure in ("effnet_kd", "video_kd", "psnr_db")
 )
 ORDINARY_DYNAMICS, DYNAMICS, RECALL = (
-    label_of(measure, place)
-    for measure, place in (("ade_px", "ordinary"), ("ade_px", "eventful"), ("recall", "eventful"))
+    label_of(measure, place) for measure, place in (("ade_px", "ordinary"), ("ade_px", "eventful"), ("recall", "eventful"))
 )
 TRADE = "a trade"  # better in one of fidelity and dynamics, worse in the other
 RUN = ["run", "group", "configuration", "base", "replay", "replay_fraction", "seed", "state", "seconds", "step_seconds",
@@ -140,9 +139,7 @@ class Configurations:
     def levels(self) -> dict[int, float]:
         """Seed -> change of EffNet-KD of near replay 25 % at its last step, where it is a gain."""
         of = {
-            one.seed: self.curves[FIDELITY].get(one.run)
-            for one in self.done.itertuples()
-            if one.configuration == REFERENCE
+            one.seed: self.curves[FIDELITY].get(one.run) for one in self.done.itertuples() if one.configuration == REFERENCE
         }
         levels = {seed: float(curve.iloc[-1].mean()) for seed, curve in of.items() if curve is not None}
         return {seed: level for seed, level in levels.items() if level < 0}

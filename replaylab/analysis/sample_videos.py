@@ -42,11 +42,7 @@ def tile_clips(clips: NDArray[np.uint8], truth: Sequence[Sequence[pd.DataFrame]]
 
 
 def _draw_truth(
-    picture: Image.Image,
-    rows: pd.DataFrame,
-    frame: int,
-    centres: dict[int, dict[int, tuple[float, float]]],
-    scale: float,
+    picture: Image.Image, rows: pd.DataFrame, frame: int, centres: dict[int, dict[int, tuple[float, float]]], scale: float
 ) -> None:
     """One frame's boxes and trails; adds where its agents are to `centres`."""
     brush = ImageDraw.Draw(picture)

@@ -56,11 +56,7 @@ def per_configuration(rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["configuration", "model", "replay", "replay_fraction", "step", "domain", "measure"]
     grouped = per_run(rows).groupby(keys, dropna=False, observed=True, as_index=False)
     names = grouped.agg(
-        value=("value", "mean"),
-        spread=("value", "std"),
-        seeds=("value", "size"),
-        clips=("clips", "first"),
-        n=("n", "first"),
+        value=("value", "mean"), spread=("value", "std"), seeds=("value", "size"), clips=("clips", "first"), n=("n", "first")
     )
     half = half_width(names["spread"], names["seeds"]).where(names["seeds"] >= SEEDS_FOR_AN_INTERVAL)
     return names.drop(columns="spread").assign(low=names["value"] - half, high=names["value"] + half)

@@ -19,9 +19,7 @@ def add_parser(verbs: Any) -> None:
     text = "how well a detector sees on your own real frames; to be known before anything is concluded from it"
     parser = shared.add_verb(verbs, "ceiling", text, run)
     parser.add_argument("domain", metavar="DOMAIN", help="folder of a domain; tracks.parquet, if there, is the truth")
-    text = (
-        "object detector of transformers, such as PekingU/rtdetr_r50vd (default: the shipped one, for the made worlds)"
-    )
+    text = "object detector of transformers, such as PekingU/rtdetr_r50vd (default: the shipped one, for the made worlds)"
     parser.add_argument("--detector", default="", metavar="NAME_OR_FOLDER", help=text)
     text = "which of the detector's classes count, and as what (default: COCO's on roads)"
     parser.add_argument("--agents", nargs="+", default=[], metavar="CLASS=AGENT", help=text)

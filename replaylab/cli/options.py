@@ -73,9 +73,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
 def machine(options: argparse.Namespace, default: MachineSpec = MachineSpec()) -> MachineSpec:
     """What `add_machine` read; what was not given is as in `default`."""
     given = {field.name: getattr(options, field.name) for field in fields(MachineSpec)}
-    return replace(
-        default, **{name: value for name, value in given.items() if value is not None and value is not False}
-    )
+    return replace(default, **{name: value for name, value in given.items() if value is not None and value is not False})
 
 
 def print_means(rows: pd.DataFrame, measures: tuple[str, ...]) -> None:

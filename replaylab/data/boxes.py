@@ -68,9 +68,7 @@ def checked_frames(true_boxes: Sequence[ArrayLike], **others: Sequence[ArrayLike
         raise ValueError("true_boxes: no frames; a clip needs at least one future frame")
     for name, frames in others.items():
         if len(frames) != len(true_boxes):
-            raise ValueError(
-                f"{name}: {len(frames)} frames, but true_boxes has {len(true_boxes)}; give one entry per frame"
-            )
+            raise ValueError(f"{name}: {len(frames)} frames, but true_boxes has {len(true_boxes)}; give one entry per frame")
     return len(true_boxes)
 
 

@@ -71,9 +71,7 @@ class Domain:
     def size_px(self) -> int:
         """A square's side; raises ValueError, with the folder, where height and width differ."""
         if self.height_px != self.width_px:
-            raise ValueError(
-                f"{self.folder}: pictures are {self.height_px}x{self.width_px}, and squares are needed here"
-            )
+            raise ValueError(f"{self.folder}: pictures are {self.height_px}x{self.width_px}, and squares are needed here")
         return self.height_px
 
     def split(self, split: str) -> pd.DataFrame:

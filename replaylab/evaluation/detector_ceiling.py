@@ -127,9 +127,7 @@ def of_domain(
     clip, decoded. ValueError names what is wrong with the arguments or the clips.
     """
     if not 0 < context_frames < frames:
-        raise ValueError(
-            f"context_frames {context_frames} of {frames} frames: at least one, and one after it to look at"
-        )
+        raise ValueError(f"context_frames {context_frames} of {frames} frames: at least one, and one after it to look at")
     if wrong := [ratio for ratio in sharpness if not 0 < ratio <= 1]:
         raise ValueError(f"sharpness: {wrong[0]!r}, expected shares of the real frames' such as 0.8")
     from replaylab.evaluation.evaluation_sets import TrueAgents  # with it comes torch

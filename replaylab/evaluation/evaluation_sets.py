@@ -158,9 +158,7 @@ class MeanMotion:
                 table = table[table["eligible"] & table["agent"].isin(start)]
                 then = np.array([start[agent] for agent in table["agent"]]).reshape(-1, 2)
                 now = centres(true_boxes(table))
-                parts += [
-                    (frame, *cell, *moved) for cell, moved in zip(image_cells(then, size_px), now - then, strict=True)
-                ]
+                parts += [(frame, *cell, *moved) for cell, moved in zip(image_cells(then, size_px), now - then, strict=True)]
         if not parts:
             raise ValueError("mean motion: no eligible agent is there from the last context frame on")
         moves = pd.DataFrame(parts, columns=["frame", "column", "row", "x", "y"])
@@ -181,9 +179,7 @@ def prepare_sets(
     worlds = (*spec.domains, *(spec.at_the_end if at_the_end else ()))
     pipeline = pipeline or pipelines.published_tiny()
     counts = spec.clips, spec.reference_clips
-    return [
-        _prepared(world, spec.domains[0], spec.split, *counts, spec.object_detector, home, pipeline) for world in worlds
-    ]
+    return [_prepared(world, spec.domains[0], spec.split, *counts, spec.object_detector, home, pipeline) for world in worlds]
 
 
 @cache

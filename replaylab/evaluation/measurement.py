@@ -109,9 +109,7 @@ def run_networks(futures: Frames, detect: Callable[[Frames], ClipBoxes] | None) 
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
-def _pictures(
-    evaluation_set: EvaluationSet, frames: Frames, outputs: NetworkOutputs, latents: torch.Tensor
-) -> list[Values]:
+def _pictures(evaluation_set: EvaluationSet, frames: Frames, outputs: NetworkOutputs, latents: torch.Tensor) -> list[Values]:
     """Each clip's fidelity to the true one, and its contribution to the kernel distances."""
     future, true = evaluation_set.future(frames), evaluation_set.future(evaluation_set.frames)
     count = future.shape[1]
@@ -220,11 +218,7 @@ def pooled_measures(
 
 # -------------------------------------------------------------------------------------------------------------- motion
 def _motion(
-    evaluation_set: EvaluationSet,
-    frames: Frames,
-    boxes: ClipBoxes,
-    errors: list[AgentErrors],
-    miss_cap_px: float | None,
+    evaluation_set: EvaluationSet, frames: Frames, boxes: ClipBoxes, errors: list[AgentErrors], miss_cap_px: float | None
 ) -> list[Values]:
     """Measures of each clip by optical flow: the background, and agents relative to it. Where a cap for lost agents is
     given, also the second tracker and the ego car's motion.
@@ -233,10 +227,7 @@ def _motion(
     for number, truth in enumerate(evaluation_set.truth):
         generated, true = frames[number, last:], evaluation_set.frames[number, last:]
         agents = evaluation_set.true_agents[number]
-        start, (ids, eligible) = (
-            true_boxes(truth[last]),
-            (truth[last][name].to_numpy() for name in ("agent", "eligible")),
-        )
+        start, (ids, eligible) = (true_boxes(truth[last]), (truth[last][name].to_numpy() for name in ("agent", "eligible")))
         # an agent in the wrong place is no error of the background
         hidden = [start, *(np.concatenate([a, b[:, :4]]) for a, b in zip(agents.boxes, boxes[number], strict=True))]
         mask = optical_flow.background(true, hidden)

@@ -208,9 +208,7 @@ def _clips(
     clip_of_row = (clip for clip in clips for _ in range(len(rows) // len(array)))
     for row, clip in zip(rows + 0.0, clip_of_row, strict=True):  # + 0.0: the bits of -0 are those of 0
         if (first := owners.setdefault(row.tobytes(), clip)) != clip:
-            raise ValueError(
-                f"{name}: clips {first!r} and {clip!r} share a feature vector; add clips, do not repeat them"
-            )
+            raise ValueError(f"{name}: clips {first!r} and {clip!r} share a feature vector; add clips, do not repeat them")
     return rows, owners
 
 
@@ -223,9 +221,7 @@ def _trace_of_root(a: _Gaussian, b: _Gaussian) -> float:
     """
     if min(a.n, b.n) > len(a.mean) and (root := b.root()) is not None:
         product = scipy.linalg.blas.dtrmm(1.0, root, a.factor.T, lower=1, trans_a=1)  # L'Fa'
-        squared = scipy.linalg.eigvalsh(
-            scipy.linalg.blas.dsyrk(1.0, product, lower=1), overwrite_a=True, check_finite=False
-        )
+        squared = scipy.linalg.eigvalsh(scipy.linalg.blas.dsyrk(1.0, product, lower=1), overwrite_a=True, check_finite=False)
         return float(np.sqrt(np.maximum(squared, 0)).sum())
     return float(np.linalg.svd(_condensed(a.factor) @ _condensed(b.factor).T, compute_uv=False).sum())
 
@@ -244,9 +240,7 @@ def _rows(features: ArrayLike, name: str) -> Features:
     if not np.isfinite(rows).all():
         raise ValueError(f"{name}: holds NaN or infinity")
     if len(rows) < N_MIN:
-        raise ValueError(
-            f"{name}: {len(rows)} feature vectors, at least {N_MIN} are needed; add clips, do not repeat them"
-        )
+        raise ValueError(f"{name}: {len(rows)} feature vectors, at least {N_MIN} are needed; add clips, do not repeat them")
     return rows
 
 

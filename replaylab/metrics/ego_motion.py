@@ -27,9 +27,7 @@ LEAST_PIXELS = 50  # fewer do not determine the motion of a car
 
 
 @one_thread()
-def ego_motion(
-    frames: ArrayLike, cameras: ArrayLike, boxes: Sequence[ArrayLike], frames_per_second: float
-) -> FloatArray:
+def ego_motion(frames: ArrayLike, cameras: ArrayLike, boxes: Sequence[ArrayLike], frames_per_second: float) -> FloatArray:
     """Speed in m/s and yaw rate in rad/s, positive to the left: (T-1, 2), one row a transition, of square frames.
 
     The motion under which the level ground of the frame before, seen from where the camera is after, correlates most with

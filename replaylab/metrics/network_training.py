@@ -54,9 +54,7 @@ def minimise(
 
 def _schedule(step: int, steps: int) -> float:
     """A short warm-up, then a cosine to zero."""
-    return (
-        min(1.0, (step + 1) / min(LONGEST_WARM_UP, max(1, steps // 10))) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    )
+    return min(1.0, (step + 1) / min(LONGEST_WARM_UP, max(1, steps // 10))) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def record(started: float, losses: Sequence[float], **settings: Any) -> dict[str, Any]:

@@ -114,15 +114,11 @@ def _best_match(image: Images, template: Images, at: FloatArray, scale: float) -
             continue
         method = cv2.INTER_AREA if scale * grown < 1 else cv2.INTER_LINEAR
         view = _patch(image, at, (width + 2 * reach, height + 2 * reach))
-        scores = cv2.matchTemplate(
-            view, cv2.resize(template, (width, height), interpolation=method), cv2.TM_CCOEFF_NORMED
-        )
+        scores = cv2.matchTemplate(view, cv2.resize(template, (width, height), interpolation=method), cv2.TM_CCOEFF_NORMED)
         _, score, _, (x, y) = cv2.minMaxLoc(scores)
         if np.isfinite(score) and score > best[0]:
             corner = _corner(at, (width + 2 * reach, height + 2 * reach))
-            within = np.array(
-                [x + peak_offset(scores[y], x) + width / 2, y + peak_offset(scores[:, x], y) + height / 2]
-            )
+            within = np.array([x + peak_offset(scores[y], x) + width / 2, y + peak_offset(scores[:, x], y) + height / 2])
             best = (score, corner + within, scale * grown)
     return best
 

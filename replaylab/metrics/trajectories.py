@@ -52,9 +52,7 @@ class Displacements:
     predicted_px: FloatArray  # (M, 2) from the same true centre then to the detected centre now
 
 
-def clip_measures(
-    errors: AgentErrors, cameras: ArrayLike | None, size_px: int, *, cap_m: float
-) -> dict[str, Statistic]:
+def clip_measures(errors: AgentErrors, cameras: ArrayLike | None, size_px: int, *, cap_m: float) -> dict[str, Statistic]:
     """Every measure of one clip that needs no second clip, by name; arguments as in `ground_plane_errors`, without whose
     measures it is where no camera is known.
 

@@ -163,11 +163,7 @@ def _convolution(inputs: int, outputs: int, size: tuple[int, int, int], stride: 
     from torch import nn
 
     padding = (size[0] // 2, size[1] // 2, size[2] // 2)
-    return [
-        nn.Conv3d(inputs, outputs, size, (1, stride, stride), padding, bias=False),
-        nn.BatchNorm3d(outputs),
-        nn.ReLU(),
-    ]
+    return [nn.Conv3d(inputs, outputs, size, (1, stride, stride), padding, bias=False), nn.BatchNorm3d(outputs), nn.ReLU()]
 
 
 def _pixels(clips: Clips) -> Tensor:

@@ -62,14 +62,10 @@ def encode_clips(model: TinyModel, domain: Domain, split: str, chosen: list[Clip
     Raises UndecodableVideo, with the file, for a video that is not the one its domain lists.
     """
     wanted = {clip.video for clip in chosen}
-    chunks = [
-        chunk for chunk in _chunks(domain, split, home, key) if any(video.stem in wanted for video in chunk.videos)
-    ]
+    chunks = [chunk for chunk in _chunks(domain, split, home, key) if any(video.stem in wanted for video in chunk.videos)]
     missing = [chunk for chunk in chunks if not _is_whole(chunk)]
     if missing:
-        for _ in track(
-            _encode_chunks(model, missing), what=f"encoding {domain.name}", total=len(missing), unit="chunks"
-        ):
+        for _ in track(_encode_chunks(model, missing), what=f"encoding {domain.name}", total=len(missing), unit="chunks"):
             pass
     return CachedClips([_read(chunk) for chunk in chunks], _positions(domain, chunks, chosen))
 
@@ -140,9 +136,7 @@ def _encode(model: TinyModel, chunk: _Chunk) -> NDArray[np.float32]:
             raise ValueError(f"{path} is another video than its domain.json lists (its checksum differs)")
         videos.append(decode(path))
         if len(videos[-1]) != frames:
-            raise UndecodableVideo(
-                f"{path}: {len(videos[-1])} frames could be decoded, but its domain.json says {frames}"
-            )
+            raise UndecodableVideo(f"{path}: {len(videos[-1])} frames could be decoded, but its domain.json says {frames}")
     return model.encode(np.concatenate(videos)[:, None])[:, :, 0].numpy()
 
 

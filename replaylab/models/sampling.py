@@ -44,9 +44,7 @@ def futures(
 
 
 @torch.no_grad()
-def denoising_losses(
-    model: VideoModel, clips: Tensor, condition: Condition, share: float, noise_seed: int
-) -> list[float]:
+def denoising_losses(model: VideoModel, clips: Tensor, condition: Condition, share: float, noise_seed: int) -> list[float]:
     """The mean squared error of each clip's prediction (`VideoModel.errors`) at one noise level, from latents
     (B, C, t, h, w) and the noise of `futures`. `share`: from 0, no noise, to 1 (`level_at`).
     """

@@ -67,9 +67,7 @@ def judged_claim(made: Sweeps) -> list[tuple[claims.Claim, claims.Judged | None]
 
 def opening(made: Sweeps, store: str | Path = "") -> str:
     """Markdown for the top of the page: the claim's verdict, effect, seeds, cost and command."""
-    again = (
-        f"for preset in {' '.join(made.presets)}; do python -m replaylab sweep --preset $preset --store FOLDER; done"
-    )
+    again = f"for preset in {' '.join(made.presets)}; do python -m replaylab sweep --preset $preset --store FOLDER; done"
     return verdicts.opening(judged_claim(made), [CLAIM.name], made.runs, again, made.presets, store)
 
 
@@ -270,9 +268,7 @@ def _by_dose(axes: Axes, made: Sweeps, table: pd.DataFrame, column: str, widest:
 
 def _dose_axis(panels: NDArray[Any], made: Sweeps) -> None:
     places = _places(made)
-    labels = [
-        domain_of(one).short.replace(" ", "\n") if np.isnan(dose(one)) else f"{100 * dose(one):g}" for one in places
-    ]
+    labels = [domain_of(one).short.replace(" ", "\n") if np.isnan(dose(one)) else f"{100 * dose(one):g}" for one in places]
     for axes in panels:
         axes.set_xticks(list(places.values()), labels)
         axes.set_xlim(-0.7, max(places.values()) + 0.5)

@@ -220,11 +220,7 @@ def short_summary(made: Configurations) -> str:
     words = {BETTER: "better", WORSE: "worse", TRADE: "better in one, worse in another", CANNOT_TELL: "not told apart",
              FEW: FEW}  # fmt: skip
     counts = [f"{list(stands.values()).count(key)} {word}" for key, word in words.items() if key in stands.values()]
-    return (
-        f"of {len(stands)} configurations against {REFERENCE}, {', '.join(counts)}."
-        if counts
-        else f"{count_runs(made)}."
-    )
+    return f"of {len(stands)} configurations against {REFERENCE}, {', '.join(counts)}." if counts else f"{count_runs(made)}."
 
 
 def summary(made: Configurations) -> str:

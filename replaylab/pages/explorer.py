@@ -107,9 +107,7 @@ def main_sample_clips(table: Table, domain: str = "driving-eventful") -> list[Sa
     configuration with the most below 100 %; at their last step.
     """
     most = {  # of a kind the last, as fractions rise
-        (run.target.name, run.replay.name): (name, run)
-        for name, run in _finished(table).items()
-        if run.replay.fraction < 1
+        (run.target.name, run.replay.name): (name, run) for name, run in _finished(table).items() if run.replay.fraction < 1
     }
     return _read(table, [domain], {name: (run, run.evaluate_at[-1:]) for name, run in most.values()})
 

@@ -229,9 +229,7 @@ def changes_map(made: Changes) -> Figure:
             cmap=colours, norm=BoundaryNorm(np.arange(-0.5, len(outcomes)), len(outcomes)), cbar=False,
             linewidths=0.8, linecolor="white",
         )  # fmt: skip
-        axes.set_yticks(
-            np.arange(len(measures)) + 0.5, [measure_of(name).name for name in measures], fontsize=8, rotation=0
-        )
+        axes.set_yticks(np.arange(len(measures)) + 0.5, [measure_of(name).name for name in measures], fontsize=8, rotation=0)
         heads = [domain_of(domain).short.replace(" ", "\n") for domain in domains]
         axes.set_xticks(np.arange(len(domains)) + 0.5, heads, fontsize=7.5, rotation=0)
         axes.xaxis.tick_top()
@@ -328,9 +326,7 @@ def drift(made: Changes) -> Figure:
         axes.axhline(0, color=INK, lw=1, zorder=1)
         for place, domain in enumerate(domains):
             here = table[table["domain"] == domain].set_index("measure").reindex(DENOISING_LOSSES)
-            x = np.array(catalogue.NOISE_LEVELS) + 0.006 * (
-                place - len(domains) / 2
-            )  # so that bars do not hide each other
+            x = np.array(catalogue.NOISE_LEVELS) + 0.006 * (place - len(domains) / 2)  # so that bars do not hide each other
             axes.plot(x, here["change"], color=DRIFT_COLOURS[domain], marker="o", ms=5, lw=1.6)
             axes.vlines(x, here["low"], here["high"], color=DRIFT_COLOURS[domain], lw=1.2)
         axes.set_xticks(catalogue.NOISE_LEVELS)
@@ -344,9 +340,9 @@ def changes_table(made: Changes) -> Styler:
     """`changes_map` with intervals, and the four numbers of C7."""
     table = made.at_the_end()
     wide = _wide(table, [described(one) for one in table.to_dict("records")], (*IN_THE_MAP, *MOTION)).fillna("–")
-    wide = wide.rename(
-        columns=lambda domain: domain_of(domain).label, index=lambda name: measure_of(name).name
-    ).rename_axis(index="measure", columns=None)
+    wide = wide.rename(columns=lambda domain: domain_of(domain).label, index=lambda name: measure_of(name).name).rename_axis(
+        index="measure", columns=None
+    )
     return styled(wide.reset_index(), "changes").hide(axis="index")
 
 

@@ -81,9 +81,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
     """As the catalogue lists them, by group; others last in theirs."""
     known = {name: place for place, name in enumerate(catalogue.MEASURES)}
     groups = catalogue.GROUPS
-    return sorted(
-        set(names), key=lambda name: (groups.index(measure_of(name).group), known.get(name, len(known)), name)
-    )
+    return sorted(set(names), key=lambda name: (groups.index(measure_of(name).group), known.get(name, len(known)), name))
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -235,9 +233,7 @@ def ceiling_figure(made: CorruptionStudy) -> Figure:
         for domain in domains:
             at = corruption_study.blur_curve(made.rows, domain)
             for axes, name in zip(panels, ("ade_px", "recall"), strict=True):
-                axes.plot(
-                    at["sharpness_ratio"], at[name], "o-", ms=5, color=colours[domain], label=domain_of(domain).label
-                )
+                axes.plot(at["sharpness_ratio"], at[name], "o-", ms=5, color=colours[domain], label=domain_of(domain).label)
         named = corruption_study.blur_curve(made.rows, domains[-1])["sharpness_ratio"]
         for sigma, ratio in named[~(named.diff() > -0.04)].items():  # not so near the one before that they overlap
             label = "real" if sigma == 0 else f"{sigma:g} px"
@@ -312,9 +308,7 @@ def _copied_frame(table: pd.DataFrame) -> str:
     text = f"Of {len(copied)} measures whose error is known, {seen.sum()} tell real from copying the last frame"
     if seen.all():
         return f"{text}."
-    return (
-        f"{text}. With this many clips these do not, and by themselves say nothing of motion: {_listed(copied[~seen])}."
-    )
+    return f"{text}. With this many clips these do not, and by themselves say nothing of motion: {_listed(copied[~seen])}."
 
 
 def _corrupted_agents(table: pd.DataFrame) -> list[str]:
@@ -409,10 +403,7 @@ def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
 
 def _ceilings(made: CorruptionStudy, domain: str) -> str:
     ratios = corruption_study.blur_curve(made.rows, domain)["sharpness_ratio"]
-    at = {
-        ratio: corruption_study.blur_ceiling(made.rows, ratio, domain)
-        for ratio in (float(ratios.iloc[0]), 0.9, 0.8, 0.6)
-    }
+    at = {ratio: corruption_study.blur_ceiling(made.rows, ratio, domain) for ratio in (float(ratios.iloc[0]), 0.9, 0.8, 0.6)}
     real, *blurred = (ratio for ratio in at if ratios.min() <= ratio <= ratios.max())
     each = "; ".join(f"at a sharpness of {ratio:g}, {at[ratio]}" for ratio in blurred)
     return f"The detector's ceiling on real frames is {at[real]}; blurred, {each}." if each else ""

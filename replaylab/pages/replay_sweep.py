@@ -176,9 +176,7 @@ def summary(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
         if of_measure(values, "ade_px", domain).empty:
             continue
         real, copy, base = (_value(values, name, "ade_px", domain) for name in ("real", "copy last frame", "base"))
-        values_of = [
-            f"{name} {number(_value(values, name, 'ade_px', domain))}" for name in _tuned_configurations(values)
-        ]
+        values_of = [f"{name} {number(_value(values, name, 'ade_px', domain))}" for name in _tuned_configurations(values)]
         worse = [a for a in ["base", *_tuned_configurations(values)] if _value(values, a, "ade_px", domain) >= copy]
         lines.append(
             f"- {capital(domain_of(domain).label)}: ADE in px is {', '.join([f'base {number(base)}', *values_of])}; "
@@ -241,9 +239,7 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axes.set_ylim(bottom=0)
         panels[-1].set_xlabel("EffNet-KD on ordinary driving (no unit)")
         entries = [legend_entry(INK, "base", "D"), *(legend_entry(shade, name, "o") for name, shade in colours.items())]
-        return finished_with_references(
-            figure, "Fidelity and accuracy: lower and further left is better", runs, entries
-        )
+        return finished_with_references(figure, "Fidelity and accuracy: lower and further left is better", runs, entries)
 
 
 def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:

@@ -114,9 +114,7 @@ def text_figure(text: str) -> Figure:
 
 def legend_entry(colour: Any, label: str, marker: str, line: Any = "", **changes: Any) -> Line2D:
     """A line of a legend; `line` as matplotlib's linestyle, "" for a marker alone."""
-    return Line2D(
-        [], [], **{"color": colour, "label": label, "marker": marker, "ms": 7, "ls": line, "lw": 2, **changes}
-    )
+    return Line2D([], [], **{"color": colour, "label": label, "marker": marker, "ms": 7, "ls": line, "lw": 2, **changes})
 
 
 def reference_style(model: str) -> dict[str, Any]:

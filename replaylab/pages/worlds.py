@@ -124,9 +124,7 @@ def velocity_clouds(survey: Survey) -> Figure:
     limit = float(max(10.0, np.ceil(larger.quantile(0.985) / 10) * 10))
     rows = -(-len(domains) // 3)
     with figure_style():
-        figure, panels = plt.subplots(
-            rows, 3, figsize=(WIDTH, 1.8 * rows + 0.7), sharex=True, sharey=True, squeeze=False
-        )
+        figure, panels = plt.subplots(rows, 3, figsize=(WIDTH, 1.8 * rows + 0.7), sharex=True, sharey=True, squeeze=False)
         for axes, domain in zip(panels.flat, domains, strict=False):
             _cloud(axes, speeds[speeds["domain"] == domain], domain_of(domain), limit)
         for axes in panels.flat[len(domains) :]:

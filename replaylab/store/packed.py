@@ -138,6 +138,4 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); restore it, or publish again"
-        ) from error
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); restore it, or publish again") from error

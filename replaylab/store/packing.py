@@ -33,10 +33,7 @@ from replaylab.util.text import duration
 ORDER = ("measure", "domain", "scene", "video", "start", "run", "model", "step")
 ROWS_A_GROUP = 2**16  # at least, of whole measures
 PLAIN: dict[str, Any] = {"compression": "zstd", "compression_level": 19, "write_page_checksum": True}
-ENCODINGS = {
-    **dict.fromkeys(("value", "n"), "BYTE_STREAM_SPLIT"),
-    **dict.fromkeys(("scene", "video"), "DELTA_BYTE_ARRAY"),
-}
+ENCODINGS = {**dict.fromkeys(("value", "n"), "BYTE_STREAM_SPLIT"), **dict.fromkeys(("scene", "video"), "DELTA_BYTE_ARRAY")}
 OF_ROWS: dict[str, Any] = {
     "column_encoding": ENCODINGS,
     "use_dictionary": [name for name in SCHEMA if name not in ENCODINGS],
@@ -83,9 +80,7 @@ def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]]) -> N
 def _checked(folder: Path) -> dict[str, Any]:
     """A run's row; raises ValueError, with the file, where something is missing or damaged."""
     is_run = not folder.name.startswith(REFERENCES)
-    texts = {
-        name: _json_text(folder / f"{name}.json") for name in ("spec", "summary", "manifest" if is_run else "gallery")
-    }
+    texts = {name: _json_text(folder / f"{name}.json") for name in ("spec", "summary", "manifest" if is_run else "gallery")}
     plain, summary = json.loads(texts["spec"]), json.loads(texts["summary"])
     spec: Any = RunSpec.from_dict(plain) if is_run else ReferenceSpec.from_dict(plain)
     if spec.run_id != folder.name:
@@ -99,9 +94,7 @@ def _checked(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / 'log.jsonl'} has not one line for each of the {spec.training.steps} steps")
     for path in folder.glob("samples/*/*.mp4"):
         _json_text(path.with_suffix(".json"))
-    what = (
-        (spec.target.name, spec.replay.name, float(spec.replay.fraction), spec.seed) if is_run else ("", "", None, -1)
-    )
+    what = (spec.target.name, spec.replay.name, float(spec.replay.fraction), spec.seed) if is_run else ("", "", None, -1)
     return {
         "run": folder.name, "preset": "" if is_run else REFERENCES, "presets": "",
         "configuration": spec.title.rpartition(", seed")[0] if is_run else "base, real clips, autoencoder, copied frames",
@@ -139,11 +132,7 @@ def _write_rows(records: Records, folders: Mapping[str, Path], before: Records, 
     def rows_of(runs: Iterable[str]) -> pa.Table:
         sources: dict[Path, list[str]] = {}
         for run in runs:
-            old = (
-                out / "rows" / f"{before[run]['preset']}.parquet"
-                if run not in folders
-                else folders[run] / "rows.parquet"
-            )
+            old = out / "rows" / f"{before[run]['preset']}.parquet" if run not in folders else folders[run] / "rows.parquet"
             sources.setdefault(old, []).append(run)
         return pa.concat_tables([packed.selected(path, of_path) for path, of_path in sources.items()])
 
@@ -208,9 +197,7 @@ def _write_samples(records: Records, folders: Mapping[str, Path], out: Path) -> 
 
 def _write_logs(folders: Mapping[str, Path], out: Path) -> None:
     lines = [line for line in _lines(out / LOGS) if line["run"] not in folders]
-    lines = sorted(
-        [*lines, *(line for folder in folders.values() for line in _log(folder))], key=lambda line: line["run"]
-    )
+    lines = sorted([*lines, *(line for folder in folders.values() for line in _log(folder))], key=lambda line: line["run"])
     names = list(dict.fromkeys(name for line in lines for name in line))
     if lines:
         logs = pa.table({name: [line.get(name) for line in lines] for name in names})

@@ -100,9 +100,7 @@ def text_of(folder: Path) -> str:
     measures = {name for path in folder.glob("rows/*.parquet") for name in _measures(path)}
     entries = {name: measure_of(name) for name in sorted(measures)}
     better = {"low": "lower", "high": "higher", "real": "as on real clips"}
-    of_measures = [
-        (f"`{name}`", one.label, one.unit or "–", better[one.better], one.group) for name, one in entries.items()
-    ]
+    of_measures = [(f"`{name}`", one.label, one.unit or "–", better[one.better], one.group) for name, one in entries.items()]
     lines += ["## Measures", "", *_table(("measure", "name", "unit", "better", "group"), of_measures), ""]
     of_domains = [(f"`{name}`", domain.label, domain.role) for name, domain in DOMAINS.items()]
     lines += ["## Domains", "", *_table(("domain", "name", "role"), of_domains), ""]
@@ -122,8 +120,7 @@ def _sizes(folder: Path, paths: Iterable[Path]) -> list[tuple[str, ...]]:
 def _columns(paths: Iterable[Path]) -> list[tuple[str, ...]]:
     types = {field.name: str(field.type) for path in paths for field in pq.read_schema(path)}
     return [
-        (f"`{name}`", kind.removeprefix("large_"), COLUMNS.get(name, "as the run logged it"))
-        for name, kind in types.items()
+        (f"`{name}`", kind.removeprefix("large_"), COLUMNS.get(name, "as the run logged it")) for name, kind in types.items()
     ]
 
 

@@ -183,8 +183,7 @@ def best(store: Path | None) -> tuple[Variation, ...]:
             "`python -m replaylab sweep --preset alternatives-dev` first"
         )
     lines = [
-        {"variation": variation, "group": variation.group, **_at_the_end(run, store)}
-        for variation, run in found.items()
+        {"variation": variation, "group": variation.group, **_at_the_end(run, store)} for variation, run in found.items()
     ]
     table = pd.DataFrame(lines)
     limit = table.loc[table["group"] == "limit", "effnet_kd"].item()

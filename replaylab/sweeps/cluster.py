@@ -56,9 +56,7 @@ class ClusterSpec:
 
         path = Path(file).expanduser()
         if cluster == "inline":
-            raise ValueError(
-                f"{path} says how to use a cluster, and cluster is 'inline': name local or slurm, or no file"
-            )
+            raise ValueError(f"{path} says how to use a cluster, and cluster is 'inline': name local or slurm, or no file")
         try:
             found = yaml.safe_load(path.read_text()) or {}
         except yaml.YAMLError as error:
@@ -104,9 +102,7 @@ def _slurm_options() -> list[str]:
 
     said_otherwise = {"partition", "account", "qos", "nodes", "ntasks_per_node", "gpus_per_node", "cpus_per_task",
                       "time", "mem", "array_parallelism", "num_gpus", "job_name", "stderr_to_stdout"}  # fmt: skip
-    return [
-        f"slurm_{name}" for name in sorted({*SlurmExecutor._valid_parameters(), "max_num_timeout"} - said_otherwise)
-    ]
+    return [f"slurm_{name}" for name in sorted({*SlurmExecutor._valid_parameters(), "max_num_timeout"} - said_otherwise)]
 
 
 # ----------------------------------------------------------------------------------------------------- what it says

@@ -223,8 +223,7 @@ def _replays(preset: Preset, worlds: dict[str, WorldSpec], fraction: float) -> l
         return [ReplaySpec()]
     kinds = ("all",) if fraction == 1 and len(preset.replay_kinds) > 1 else preset.replay_kinds
     return [
-        ReplaySpec(tuple(worlds[name] for name in SOURCES[kind]), fraction, weights=SHARES.get(kind, ()))
-        for kind in kinds
+        ReplaySpec(tuple(worlds[name] for name in SOURCES[kind]), fraction, weights=SHARES.get(kind, ())) for kind in kinds
     ]
 
 

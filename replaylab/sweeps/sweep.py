@@ -173,9 +173,7 @@ def _under_way(missing: list[RunSpec], store: Path) -> dict[str, str]:
     """Run id -> queued or running, of those that have a job."""
     known = {spec.run_id: job for spec in missing if (job := Job.of(spec, store))}
     alive = states(list(known.values())) or {}
-    return {
-        run: "queued" if alive[job.id][0] == "PENDING" else "running" for run, job in known.items() if job.id in alive
-    }
+    return {run: "queued" if alive[job.id][0] == "PENDING" else "running" for run, job in known.items() if job.id in alive}
 
 
 def _to_come_back(

@@ -107,9 +107,7 @@ def delete_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints")
 
 
-def _save_network(
-    pipeline: Pipeline, weights: dict[str, torch.Tensor], spec: RunSpec, store: Path, folder: Path
-) -> None:
+def _save_network(pipeline: Pipeline, weights: dict[str, torch.Tensor], spec: RunSpec, store: Path, folder: Path) -> None:
     """The trained weights, as diffusers' pipelines load them: `transformer/` or `unet/`; of LoRA the adapters alone, for
     `load_lora_weights`.
     """

@@ -157,9 +157,7 @@ def fit(
     if rank.world_size > 1 and not execution.sharded and first < training.steps:
         # DDP orders its sums by the first backward pass it sees: a resumed run must add in the same order
         objective(batch_of(model, sources, mixture, seed, first, rank).to(rank.device)).backward()
-    batches = distributed.prefetch(
-        lambda step: batch_of(model, sources, mixture, seed, step, rank), first, training.steps
-    )
+    batches = distributed.prefetch(lambda step: batch_of(model, sources, mixture, seed, step, rank), first, training.steps)
     with preemption.deferred():
         for step, batch in zip(track(range(first, training.steps), what=what, unit="steps"), batches, strict=True):
             rate = training.learning_rate * _schedule(training, step)
@@ -179,10 +177,7 @@ def fit(
             average.step(weights)
             done = step + 1
             log.add(
-                done,
-                distributed.all_reduce_mean(rank, torch.stack(losses).sum()),
-                distributed.full_tensor(gradient),
-                rate,
+                done, distributed.all_reduce_mean(rank, torch.stack(losses).sum()), distributed.full_tensor(gradient), rate
             )
             requested = distributed.all_reduce_max(rank, preemption.requested())
             if requested or done % machine.checkpoint_steps == 0 or done == training.steps or done in evaluate_at:
@@ -276,9 +271,7 @@ class State:
         newest = checkpoint.newest(self.folder)
         step = 0 if newest is None else int(newest[1]["step"])
         if distributed.broadcast_number(self.rank, step) != step:
-            raise ValueError(
-                f"{self.folder}: rank {self.rank.index} finds step {step} and rank 0 another: not one folder"
-            )
+            raise ValueError(f"{self.folder}: rank {self.rank.index} finds step {step} and rank 0 another: not one folder")
         if newest is None:
             return 0
         groups, about = newest

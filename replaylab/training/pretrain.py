@@ -157,9 +157,7 @@ def train_base(
              "clips": [len(source) for source in sources], "samples": mixture.counts(steps),
              "seconds": round(loop.seconds_logged(run)), **json.loads((run / "manifest.json").read_text())}  # fmt: skip
     options = (
-        f" --family {family}" * (family != "wan")
-        + f" --seed {seed}" * (seed != 0)
-        + f" --precision {about['precision']}"
+        f" --family {family}" * (family != "wan") + f" --seed {seed}" * (seed != 0) + f" --precision {about['precision']}"
     )
     _card(folder, "base", about, BASE_DOMAINS, options)
 

@@ -26,9 +26,7 @@ def fetch(name: str | Path, download: Callable[[str], Path] | None = None) -> Pa
     if folder.is_dir():
         return folder
     if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):  # no organisation/model
-        raise FileNotFoundError(
-            f"{name} is no folder here, and no name on the Hugging Face hub (organisation/model) either"
-        )
+        raise FileNotFoundError(f"{name} is no folder here, and no name on the Hugging Face hub (organisation/model) either")
     try:
         return (download or _download)(str(name))
     except Exception as error:  # of several libraries, with nothing in common but Exception

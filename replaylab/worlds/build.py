@@ -115,9 +115,7 @@ def _render_chunk(spec: WorldSpec, folder: Path, chunk: Chunk) -> None:
         path = folder / "videos" / f"{name}.mp4"
         write_atomically(path, lambda aside, frames=frames: write_video(aside, frames, spec.frames_per_second))
         scene = f"{spec.name}/{name}"
-        videos.append(
-            {"file": path.name, "split": split, "scene": scene, "frames": len(frames), "sha256": sha256(path)}
-        )
+        videos.append({"file": path.name, "split": split, "scene": scene, "frames": len(frames), "sha256": sha256(path)})
         tracks += [{"video": name, **row} for row in agent_rows]
         ego += [{"video": name, **row} for row in ego_rows]
     for kind, rows in (("videos", videos), ("tracks", tracks), ("ego", ego)):  # ego last: with it the chunk is complete

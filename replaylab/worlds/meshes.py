@@ -52,9 +52,7 @@ def vehicle(kind: str, colour: Floats, light: Light, lamps: bool, rng: np.random
         parts.append(box((0, -0.2, 0.85), (width * 0.86, length * 0.5, height - 0.93), glass, light))
         parts.append(box((0, -0.2, height - 0.1), (width * 0.84, length * 0.46, 0.1), colour, light))
     elif kind == "truck":
-        parts.append(
-            box((0, length * 0.37, floor), (width * 0.95, length * 0.26, height * 0.75 - floor), colour, light)
-        )
+        parts.append(box((0, length * 0.37, floor), (width * 0.95, length * 0.26, height * 0.75 - floor), colour, light))
         parts.append(box((0, length * 0.47, height * 0.42), (width * 0.9, length * 0.07, 0.7), glass, light))
         cargo = np.clip(0.6 * colour + 0.4 * rng.uniform(0.3, 1.0), 0, 1)
         parts.append(box((0, -length * 0.13, floor + 0.3), (width, length * 0.74, height - floor - 0.3), cargo, light))

@@ -67,10 +67,7 @@ def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, t
     layers: Layers = [(GROUND, renderer.join(tiles))]
     if look_rng.uniform() < 0.5:  # a wall to bounce off, behind
         layers.append(
-            (
-                SOLID,
-                renderer.box((0, distance + 3.5, 0), (40, 0.5, look_rng.uniform(0.8, 3.0)), _paint(look_rng), light),
-            )
+            (SOLID, renderer.box((0, distance + 3.5, 0), (40, 0.5, look_rng.uniform(0.8, 3.0)), _paint(look_rng), light))
         )
     shadows = [round_shadow(max(sides), floor, 8) for _, sides in bodies]
     return Scene(

@@ -300,9 +300,7 @@ class Renderer:
         self.engine = p3.GraphicsEngine.get_global_ptr()
         pipe = p3.GraphicsPipeSelection.get_global_ptr().make_module_pipe("p3tinydisplay")
         if pipe is None:
-            raise RuntimeError(
-                "panda3d has no p3tinydisplay: reinstall it with `pip install --force-reinstall panda3d`"
-            )
+            raise RuntimeError("panda3d has no p3tinydisplay: reinstall it with `pip install --force-reinstall panda3d`")
         properties = p3.FrameBufferProperties(p3.FrameBufferProperties.get_default())
         properties.set_rgb_color(True)
         properties.set_depth_bits(24)

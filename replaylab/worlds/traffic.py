@@ -90,9 +90,7 @@ def _event(event: str, rng: np.random.Generator, seconds: float) -> Motion:
         speed = rng.uniform(2.0, 6.0)
         reach = (ego.speed + speed) * seconds
         actors = [
-            Mover(
-                random_vehicle(rng), -LANE_WIDTH_M + rng.normal(0, 0.3), rng.uniform(4, 8) + reach * 0.85, np.pi, speed
-            )
+            Mover(random_vehicle(rng), -LANE_WIDTH_M + rng.normal(0, 0.3), rng.uniform(4, 8) + reach * 0.85, np.pi, speed)
         ]
     elif event == "overtaking":  # passing on the right: in ordinary driving the right lane is slow
         ahead = rng.uniform(3, 7)
@@ -154,9 +152,7 @@ def _surroundings(look: RoadAppearance, reach: tuple[float, float], rng: np.rand
     lines = [strip(x - 0.09, x + 0.09, cuts, white) for x in (-LANE_WIDTH_M * 1.5, LANE_WIDTH_M * 1.5)]
     starts = np.arange(reach[0], reach[1], 8.0) + rng.uniform(0, 8)
     for x in (-LANE_WIDTH_M / 2, LANE_WIDTH_M / 2):
-        dashes = np.array(
-            [[[x - 0.1, y, 0], [x + 0.1, y, 0], [x + 0.1, y + 3.2, 0], [x - 0.1, y + 3.2, 0]] for y in starts]
-        )
+        dashes = np.array([[[x - 0.1, y, 0], [x + 0.1, y, 0], [x + 0.1, y + 3.2, 0], [x - 0.1, y + 3.2, 0]] for y in starts])
         lines.append(quads(dashes, np.repeat(look.marks[None], len(starts), axis=0)))
     solids: list[Mesh] = []
     for side in (-1, 1):

@@ -95,9 +95,7 @@ def test_the_claims_are_those_that_were_written_down():
 def test_runs_of_one_configuration_that_end_at_different_steps_are_refused(claim):
     rows = made_up({NONE: {"driving": 1.0}, NEAR_CONFIGURATION: {}, ("", 0.0, "driving-eventful"): {}})
     of = claim.configuration
-    longer = (
-        rows["model"].eq("fine-tuned") & rows["replay_fraction"].eq(of.replay_fraction) & rows["target"].eq(of.target)
-    )
+    longer = rows["model"].eq("fine-tuned") & rows["replay_fraction"].eq(of.replay_fraction) & rows["target"].eq(of.target)
     later = rows[longer & rows["seed"].eq(1) & rows["step"].eq(300)].assign(step=400)
     with pytest.raises(ValueError, match=r"end at different steps \(.*0.* at 300, .*1.* at 400"):
         claims.judge(pd.concat([rows, later]), claim)

@@ -95,9 +95,7 @@ def test_a_configuration_that_trains_less_is_not_flattered(made: Configurations)
     assert np.isnan(made.change("LoRA", DYNAMICS, EQUAL).estimate) and made.steps_of("LoRA", EQUAL).isna().all()
     assert configurations.against_reference(made, "LoRA") == configurations.TRADE
     # no replay gains as much earlier, and has lost less by then, but still more than replay
-    at_the_end, at_equal = (
-        made.difference_from_reference("no replay", DYNAMICS, one).estimate for one in (LAST, EQUAL)
-    )
+    at_the_end, at_equal = (made.difference_from_reference("no replay", DYNAMICS, one).estimate for one in (LAST, EQUAL))
     assert 0 < at_equal < at_the_end and configurations.against_reference(made, "no replay") == statistics.WORSE
     assert (made.steps_of("no replay", EQUAL) < made.steps_of(REFERENCE, EQUAL)).all()
     assert configurations.against_reference(made, "64 clips") == statistics.CANNOT_TELL
@@ -130,9 +128,7 @@ def test_where_replay_gains_nothing_there_is_no_equal_fidelity(made: Configurati
     worse.loc[worse["run"].isin(reference) & (worse["measure"] == "effnet_kd_pseudo"), "value"] += 10
     flat = replace(made, rows=worse)
     assert flat.steps_of("no replay", EQUAL).empty and np.isnan(flat.change("no replay", DYNAMICS, EQUAL).estimate)
-    assert (
-        configurations.against_reference(flat, "no replay") == configurations.TRADE
-    )  # looks better now, and moves worse
+    assert configurations.against_reference(flat, "no replay") == configurations.TRADE  # looks better now, and moves worse
 
 
 def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(made: Configurations) -> None:
@@ -230,9 +226,7 @@ def test_sentences_are_those_of_the_numbers(made: Configurations) -> None:
         assert group.startswith(f"{configurations.against_reference(made, name)}: ")
     unbeaten = configurations.points(made).query("front")["configuration"]
     assert said.endswith(f"by their means: {comparisons.list_names(unbeaten)}.")
-    assert "80 %" in comparisons.reading_explained(made) and "4 of 6 configurations" in comparisons.reading_explained(
-        made
-    )
+    assert "80 %" in comparisons.reading_explained(made) and "4 of 6 configurations" in comparisons.reading_explained(made)
     assert "nothing was measured" not in comparisons.reading_explained(made)
     late = replace(made, rows=made.rows[made.rows["step"] != 50])
     assert "Between the base and step 150 nothing was measured" in comparisons.reading_explained(late)
@@ -261,8 +255,6 @@ def test_without_any_run_everything_says_so(tmp_path: Path) -> None:
     figure = comparisons.plane(nothing)
     assert "not run yet, 0 of 18 runs" in figure.texts[0].get_text()
     assert "not run yet, 0 of 18 runs" in comparisons.summary(nothing)
-    assert "not run yet" in comparisons.reading_explained(nothing) and "not run yet" in comparisons.short_summary(
-        nothing
-    )
+    assert "not run yet" in comparisons.reading_explained(nothing) and "not run yet" in comparisons.short_summary(nothing)
     table = comparisons.configurations_table(nothing).data
     assert set(table.loc[table["configuration"] != REFERENCE, f"against {REFERENCE}"]) == {"not run yet"}

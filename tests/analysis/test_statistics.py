@@ -240,9 +240,7 @@ def test_hypervolume_counts_dominated_cells_and_only_the_front_matters(points: n
 
 
 @given(some.lists(ORDINARY, min_size=3, max_size=3), ORDINARY)
-def test_a_verdict_holds_where_every_value_of_the_interval_fulfils_the_claim(
-    values: list[float], margin: float
-) -> None:
+def test_a_verdict_holds_where_every_value_of_the_interval_fulfils_the_claim(values: list[float], margin: float) -> None:
     low, estimate, high = sorted(values)
     interval = Interval(estimate, low, high, 5)
     inside = np.array([low, estimate, high])

@@ -35,21 +35,12 @@ FRAMES = 12
 PUBLISHED = ROOT / "book" / "results" / "worlds"
 
 
-def tracks_of(
-    paths: list[tuple[str, np.ndarray]], road_m: list[float] | None = None, size: float = 8.0
-) -> pd.DataFrame:
+def tracks_of(paths: list[tuple[str, np.ndarray]], road_m: list[float] | None = None, size: float = 8.0) -> pd.DataFrame:
     """Truth of agents that go along `paths`: (video, centres in px, a row a frame); all are eligible throughout."""
     tables = []
     for agent, (video, centres) in enumerate(paths):
         (x, y), half = centres.T, size / 2
-        known = {
-            "video": video,
-            "frame": range(len(x)),
-            "agent": agent,
-            "kind": "car",
-            "visible": 1.0,
-            "eligible": True,
-        }
+        known = {"video": video, "frame": range(len(x)), "agent": agent, "kind": "car", "visible": 1.0, "eligible": True}
         boxes = {"x0": x - half, "y0": y - half, "x1": x + half, "y1": y + half}
         tables.append(pd.DataFrame({**known, **boxes, "road_m": np.nan if road_m is None else road_m}))
     return pd.concat(tables, ignore_index=True).reindex(columns=list(TRACK_COLUMNS))
@@ -63,8 +54,7 @@ def line(start: Sequence[float], px_s: Sequence[float]) -> np.ndarray:
 
 def ego_of(headings: dict[str, np.ndarray]) -> pd.DataFrame:
     tables = [
-        pd.DataFrame({"video": video, "frame": range(len(path)), "heading_rad": path})
-        for video, path in headings.items()
+        pd.DataFrame({"video": video, "frame": range(len(path)), "heading_rad": path}) for video, path in headings.items()
     ]
     return pd.concat(tables, ignore_index=True).reindex(columns=list(EGO_COLUMNS))
 
@@ -156,9 +146,7 @@ def test_agents_that_differ_by_noise_alone_are_one_pattern(seed: int) -> None:
 def test_half_of_the_videos_going_another_way_make_two_patterns() -> None:
     paths = [(f"v{n}", line((24, 24), (20 if n % 2 else -20, 0))) for n in range(40)]
     tracks, videos = tracks_of(paths), [video for video, _ in paths]
-    assert effective_number(world_statistics.motion_patterns(tracks, RATE, 64).value_counts("right")) == pytest.approx(
-        2
-    )
+    assert effective_number(world_statistics.motion_patterns(tracks, RATE, 64).value_counts("right")) == pytest.approx(2)
     found = statistics_of(domain_of(tracks, videos)).loc["patterns"]
     assert 1.9 < found["value"] <= 2  # a little less: what 39 of 40 windows are expected to show
     assert found["low"] <= found["value"] <= found["high"]
@@ -264,9 +252,7 @@ def test_the_jackknife_of_a_mean_is_the_t_interval(values: list[float]) -> None:
     sums = np.stack([values, np.ones(len(values))], axis=1)
     value, low, high = world_statistics.jackknife(sums, world_statistics._mean)
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    assert [value, low, high] == pytest.approx(
-        [np.mean(values), np.mean(values) - half, np.mean(values) + half], abs=1e-6
-    )
+    assert [value, low, high] == pytest.approx([np.mean(values), np.mean(values) - half, np.mean(values) + half], abs=1e-6)
 
 
 def test_agents_of_one_scene_do_not_narrow_the_interval() -> None:

@@ -45,11 +45,7 @@ def main() -> None:
     preset = SHORT if parser.parse_args().short else FULL
     with tempfile.TemporaryDirectory() as home, mock.patch.dict(presets.PRESETS, {"bench": preset}):
         store = Path(home)
-        imports = [
-            sys.executable,
-            "-c",
-            "from replaylab.training import fine_tuning; from replaylab.sweeps import sweep",
-        ]
+        imports = [sys.executable, "-c", "from replaylab.training import fine_tuning; from replaylab.sweeps import sweep"]
         print(f"{'imports, paid once':31} {_timed(lambda: subprocess.run(imports, check=True)):8.1f} s")
         first = _timed(lambda: sweep.run("bench", store=store))
         runs = grid("bench")
@@ -64,9 +60,7 @@ def main() -> None:
         print(f"{name:31} {seconds:8.1f} s")
     print(f"{'all else':31} {whole - bare:8.1f} s")
     verdict = "within" if whole <= RATIO * bare else "BEYOND"
-    print(
-        f"a sweep of {len(runs)} runs: {whole:.1f} s, {whole / bare:.3f} x its steps and evaluations ({verdict} {RATIO})"
-    )
+    print(f"a sweep of {len(runs)} runs: {whole:.1f} s, {whole / bare:.3f} x its steps and evaluations ({verdict} {RATIO})")
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -128,9 +128,7 @@ def material(home: Path) -> Material:
     domain = build_domain(spec, home)
     chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
     key = weights_digest(WEIGHTS / "base" / "vae")
-    return Material(
-        home, domain, chosen, latent_cache.encode_clips(base(), domain, "train", chosen, home / "latents", key)
-    )
+    return Material(home, domain, chosen, latent_cache.encode_clips(base(), domain, "train", chosen, home / "latents", key))
 
 
 def base() -> TinyWan:
@@ -250,9 +248,7 @@ def compare_speed(made: Material, compiled: bool, size: Size) -> dict[str, float
         for other in list(ways)[:2]:
             if not name.startswith("plain"):
                 ratios = np.array([each[other] for each in rounds]) / seconds
-                print(
-                    f"  {np.median(ratios):.2f} x ({ratios.min():.2f} to {ratios.max():.2f}) the samples/s of the {other}"
-                )
+                print(f"  {np.median(ratios):.2f} x ({ratios.min():.2f} to {ratios.max():.2f}) the samples/s of the {other}")
     return {name: float(np.median([each[name] for each in rounds])) for name in ways}
 
 

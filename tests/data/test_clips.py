@@ -33,9 +33,7 @@ def test_clips_of_a_rectangle_without_truth(tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (12, 6, 10, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "a.mp4", frames, 4.0)
-    videos = pd.DataFrame(
-        [("a.mp4", "train", "one", 12, "0" * 64)], columns=["file", "split", "scene", "frames", "sha256"]
-    )
+    videos = pd.DataFrame([("a.mp4", "train", "one", 12, "0" * 64)], columns=["file", "split", "scene", "frames", "sha256"])
     domain = write_domain(tmp_path, {"name": "wide", "frames_per_second": 4.0, "size_px": [48, 80]}, videos)
     chosen = clips.clips_of(domain, "train", 8)
     assert [clip.start for clip in chosen] == [0, 2, 4]

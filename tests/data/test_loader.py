@@ -82,9 +82,7 @@ def whole(domain: Domain) -> dict[str, np.ndarray]:
 @pytest.fixture(params=READERS)
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each reader, chosen by the environment."""
-    require_or_skip(
-        importlib.util.find_spec("decord" if request.param == "decord" else "av") is not None, request.param
-    )
+    require_or_skip(importlib.util.find_spec("decord" if request.param == "decord" else "av") is not None, request.param)
     monkeypatch.setenv(READER_VARIABLE, request.param)
     return request.param
 
@@ -110,9 +108,7 @@ def test_every_window_is_its_part_of_the_whole_video(
     assert np.array_equal(decode(path), whole[video])
 
 
-def test_the_reader_is_an_argument_before_it_is_the_environments(
-    domain: Domain, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_reader_is_an_argument_before_it_is_the_environments(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
     path = domain.folder / "videos" / f"{SHORT}.mp4"
     monkeypatch.delenv(READER_VARIABLE, raising=False)
     assert chosen_reader() == "pyav"
@@ -154,9 +150,7 @@ def test_clips_come_in_the_order_asked_for(
 
 
 @pytest.mark.parametrize("stride", [1, 2, 7, 8])
-def test_overlapping_windows_are_exact_too(
-    domain: Domain, whole: dict[str, np.ndarray], stride: int, reader: str
-) -> None:
+def test_overlapping_windows_are_exact_too(domain: Domain, whole: dict[str, np.ndarray], stride: int, reader: str) -> None:
     chosen = [clip("usual", start) for start in range(0, FRAMES - WINDOW + 1, stride)]
     for one, pixels in zip(chosen, clips.read(domain, chosen, WINDOW), strict=True):
         assert np.array_equal(pixels, whole["usual"][one.start : one.start + WINDOW])

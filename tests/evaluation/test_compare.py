@@ -94,9 +94,7 @@ def test_a_row_has_the_distance_of_the_frames_after_the_context(home: Path) -> N
         assert np.isnan(row["at_infinite_n"])  # 20 clips cannot be halved
 
 
-def test_a_video_network_sees_each_clip_once_and_the_frechet_distance_is_extrapolated(
-    kept: Path, tmp_path: Path
-) -> None:
+def test_a_video_network_sees_each_clip_once_and_the_frechet_distance_is_extrapolated(kept: Path, tmp_path: Path) -> None:
     weights = scripted(I3D(), tmp_path / "i3d.pt")
     rows = compare.table(kept / "made", kept / "real", [f"i3d={weights}"], CONTEXT).set_index("name")
     flat = [np.moveaxis(decoded(kept / folder), 4, 1).reshape(N, 30, -1) for folder in ("made", "real")]

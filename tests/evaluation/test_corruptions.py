@@ -178,9 +178,7 @@ def test_only_where_agents_are_or_were_is_anything_else_drawn(clips: Any) -> Non
 
 def test_more_blur_is_less_sharp(clips: Any) -> None:
     grades = corruptions.KINDS["blur"].grades
-    ratios = [
-        fidelity.sharpness_ratio(after(clips, "blur", grade)[0, FIRST:], clips.frames[0, FIRST:]) for grade in grades
-    ]
+    ratios = [fidelity.sharpness_ratio(after(clips, "blur", grade)[0, FIRST:], clips.frames[0, FIRST:]) for grade in grades]
     assert ratios[0] < 1 and np.all(np.diff(ratios) < 0)
 
 
@@ -201,9 +199,7 @@ def test_shuffling_keeps_every_frame_and_never_the_order(frames: int, seed: int)
 # Numbers
 
 
-def rows_of(
-    values: dict[tuple[str, float], Any], measure: str, domain: str = corruption_study.EVENTFUL
-) -> pd.DataFrame:
+def rows_of(values: dict[tuple[str, float], Any], measure: str, domain: str = corruption_study.EVENTFUL) -> pd.DataFrame:
     """Rows of one measure: by damage and grade, a value a clip, or one number for the whole set."""
     tables = []
     for (name, grade), each in values.items():
@@ -294,18 +290,16 @@ def test_a_ceiling_is_not_carried_on_beyond_what_was_measured() -> None:
     assert blurred.ade_px == 4.0 and "less sharp than a blur of 2 px" in str(blurred)
     with pytest.raises(ValueError, match="sharpness_ratio: 0, expected a number above 0"):
         corruption_study.blur_ceiling(blur_rows(), 0)
-    with pytest.raises(
-        ValueError, match=r"domain 'near' has no blurred frames measured; there are \['driving-eventful'\]"
-    ):
+    with pytest.raises(ValueError, match=r"domain 'near' has no blurred frames measured; there are \['driving-eventful'\]"):
         corruption_study.blur_ceiling(blur_rows(), 0.5, "near")
 
 
 def test_a_damage_is_as_bad_as_the_blur_that_changes_as_much() -> None:
     values = {("real", 0): 1.0, ("blur", 0.5): 2.0, ("blur", 1): 2.0, ("blur", 2): 4.0, ("moved", 1): 1.5, ("moved", 2): 3.0,
               ("moved", 4): 9.0, ("removed", 1): 0.5}  # fmt: skip
-    found = corruption_study.as_blur(corruption_study.response(rows_of(values, "effnet_fd"))).set_index(
-        ["damage", "grade"]
-    )["blur_px"]
+    found = corruption_study.as_blur(corruption_study.response(rows_of(values, "effnet_fd"))).set_index(["damage", "grade"])[
+        "blur_px"
+    ]
     assert found.to_dict() == {("moved", 1): 0.25, ("moved", 2): 1.5, ("moved", 4): np.inf, ("removed", 1): 0.0}
     falling = {at: -value for at, value in values.items()}
     fallen = corruption_study.as_blur(corruption_study.response(rows_of(falling, "effnet_fd")))["blur_px"]
@@ -422,15 +416,7 @@ def test_presets_have_their_videos() -> None:
 # Words, figures and the page
 
 
-MEASURED = [
-    "effnet_perceptual",
-    "ssim",
-    "sharpness_ratio",
-    "ade_px",
-    "recall",
-    "ade_px_frame_1",
-    "second_tracker_ade_px",
-]
+MEASURED = ["effnet_perceptual", "ssim", "sharpness_ratio", "ade_px", "recall", "ade_px_frame_1", "second_tracker_ade_px"]
 OF_SETS = ["effnet_kd", "effnet_fd", "video_kd"]
 
 
@@ -574,9 +560,7 @@ def test_the_page_shows_what_a_store_holds(made: CorruptionStudy, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_smoke_preset_measures_everything_and_the_control_measures_as_real(tmp_path: Path) -> None:
-    assert (
-        papermill(tmp_path / "out.ipynb", "-p", "preset", "smoke", "-p", "store", str(tmp_path), seconds=1400) == SHOWN
-    )
+    assert papermill(tmp_path / "out.ipynb", "-p", "preset", "smoke", "-p", "store", str(tmp_path), seconds=1400) == SHOWN
     found = corruption_study.run("smoke", tmp_path)
     assert set(zip(found.rows["damage"], found.rows["grade"], strict=True)) == {
         (one.name, one.grade) for one in corruptions.every_corruption()
@@ -590,14 +574,10 @@ def test_the_smoke_preset_measures_everything_and_the_control_measures_as_real(t
 def test_the_ceiling_is_told_for_the_least_and_the_sharpest_model() -> None:
     values = per_run(sweep.read("pilot").rows)
     here = values[
-        (values["measure"] == "sharpness_ratio")
-        & (values["domain"] == "driving-eventful")
-        & (values["step"].isin([0, 300]))
+        (values["measure"] == "sharpness_ratio") & (values["domain"] == "driving-eventful") & (values["step"].isin([0, 300]))
     ]
     means = (
-        here[here["model"].isin(["base", "fine-tuned"])]
-        .groupby(["model", "replay_fraction"], dropna=False)["value"]
-        .mean()
+        here[here["model"].isin(["base", "fine-tuned"])].groupby(["model", "replay_fraction"], dropna=False)["value"].mean()
     )
     least = text_module.number(means.min())
     said = measures.ceilings(values)

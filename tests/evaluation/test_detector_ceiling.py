@@ -88,8 +88,7 @@ def coarse(frames: np.ndarray) -> list[np.ndarray]:
     """Right within 4 px to each side, by what the frame looks like."""
     shifts = [np.random.default_rng(int(frame.sum())).choice([-4, 4]) for frame in frames]
     return [
-        boxes + np.array([shift, 0, shift, 0, 0], np.float32)
-        for boxes, shift in zip(exact(frames), shifts, strict=True)
+        boxes + np.array([shift, 0, shift, 0, 0], np.float32) for boxes, shift in zip(exact(frames), shifts, strict=True)
     ]
 
 
@@ -148,9 +147,7 @@ def test_few_clips_get_no_verdict(known: Domain) -> None:
     assert verdict.usable is None and str(verdict).startswith("No verdict")
 
 
-@pytest.mark.parametrize(
-    ("error_px", "copied_px", "usable"), [(1, 5, True), (1, 4.99, False), (0, 1, True), (0, 0, False)]
-)
+@pytest.mark.parametrize(("error_px", "copied_px", "usable"), [(1, 5, True), (1, 4.99, False), (0, 1, True), (0, 0, False)])
 def test_five_times_is_enough(error_px: float, copied_px: float, usable: bool) -> None:
     assert CeilingVerdict(TRUTH, error_px, copied_px, detector_ceiling.LEAST_CLIPS).usable is usable
 

@@ -60,9 +60,7 @@ def test_real_clips_are_as_real_as_can_be(road):
 
 
 def test_what_stands_still_is_found_out(road):
-    still, real = (
-        measure(road, frames, CAP_PX).rows for frames in (evaluate.copy_last_frame(road.frames), road.frames)
-    )
+    still, real = (measure(road, frames, CAP_PX).rows for frames in (evaluate.copy_last_frame(road.frames), road.frames))
     assert of(still, "ade_px").mean() > 3 * of(real, "ade_px").mean()
     assert of(still, "effnet_perceptual").min() > 0 and of(still, "latent_mse").min() > 0
     assert of(still, "displacement_slope").item() < 0.7
@@ -152,9 +150,7 @@ def test_at_the_end_all_domains_are_measured_and_how_well_they_can_be_denoised(h
         noise = torch.randn(clips.shape[1:], generator=torch.Generator().manual_seed(
             torch_seed(SPEC.noise_seed, "sampling noise", 2)))[None]  # fmt: skip
         with torch.no_grad():
-            error = model.errors(
-                clips[2:], noise, torch.tensor([NOISE_LEVELS[0]]), {"known": clips[2:, :, :CONTEXT_FRAMES]}
-            )
+            error = model.errors(clips[2:], noise, torch.tensor([NOISE_LEVELS[0]]), {"known": clips[2:, :, :CONTEXT_FRAMES]})
         assert losses[0].iloc[2] == pytest.approx(error.item(), rel=1e-4)
 
 

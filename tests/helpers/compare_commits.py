@@ -98,8 +98,7 @@ def compare(old: Path, new: Path) -> pd.DataFrame:
     """One row a file of either store: columns what (its kind), file, and difference ("" for none)."""
     files = sorted({*_files(old), *_files(new)})
     return pd.DataFrame(
-        [(_kind(file), file, _difference(old / file, new / file)) for file in files],
-        columns=["what", "file", "difference"],
+        [(_kind(file), file, _difference(old / file, new / file)) for file in files], columns=["what", "file", "difference"]
     )
 
 

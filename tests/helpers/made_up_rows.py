@@ -43,14 +43,5 @@ def made_up(effects: dict[tuple[str, float, str], dict[str, float]], seeds=BASES
                     kd = 20 + share * (effect.get("kd", 0.0) + luck)
                     add("fine-tuned", base, seed, step, configuration, "ade_px", domain, ade)
                     add("fine-tuned", base, seed, step, configuration, "effnet_kd", domain, kd, 1)
-                    add(
-                        "fine-tuned",
-                        base,
-                        seed,
-                        step,
-                        configuration,
-                        "effnet_kd_pseudo",
-                        domain,
-                        kd + scene_effect + noise,
-                    )
+                    add("fine-tuned", base, seed, step, configuration, "effnet_kd_pseudo", domain, kd + scene_effect + noise)
     return pd.DataFrame(rows)

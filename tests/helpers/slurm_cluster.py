@@ -240,9 +240,7 @@ StorageLoc=slurm
 
     def history(self, job: str) -> list[str]:
         """Every state in which an attempt at a job ended, in turn, by the accounts."""
-        shown = self.run(
-            "sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", "-j", job, "-o", "State"
-        )
+        shown = self.run("sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", "-j", job, "-o", "State")
         return shown.split("\n")[:-1]
 
 

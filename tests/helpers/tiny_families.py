@@ -18,14 +18,7 @@ LETTERS = "▁abcdefghijklmnopqrstuvwxyz"
 WIDTH = 16  # of the text and image encoders
 FRAMES = {"wan": 9, "wan-in-place": 9, "cogvideox": 9, "cogvideox-1.5": 9, "ltx": 17, "svd": 5}
 SIDE = {"wan": 32, "wan-in-place": 64, "cogvideox": 32, "cogvideox-1.5": 32, "ltx": 64, "svd": 32}  # px
-CONTEXT = {
-    "wan": 3,
-    "wan-in-place": 5,
-    "cogvideox": 5,
-    "cogvideox-1.5": 5,
-    "ltx": 9,
-    "svd": 1,
-}  # the most that is tested
+CONTEXT = {"wan": 3, "wan-in-place": 5, "cogvideox": 5, "cogvideox-1.5": 5, "ltx": 9, "svd": 1}  # the most that is tested
 
 
 def reproducible(make: Callable[..., None]) -> Callable[..., None]:
@@ -153,12 +146,7 @@ def cogvideox_newer(folder: Path, **changed: Any) -> None:
 @reproducible
 def ltx(folder: Path, **changed: Any) -> None:
     """LTX-Video; the hub's goes by the name of the text-to-video pipeline."""
-    from diffusers import (
-        AutoencoderKLLTXVideo,
-        FlowMatchEulerDiscreteScheduler,
-        LTXPipeline,
-        LTXVideoTransformer3DModel,
-    )
+    from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXPipeline, LTXVideoTransformer3DModel
 
     vae = AutoencoderKLLTXVideo(
         latent_channels=8, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),

@@ -126,8 +126,7 @@ def test_kernel_distance_is_unbiased(shift: float) -> None:
     rng = np.random.default_rng(15)
     for n in (20, 50):
         values = [
-            distances.kernel_distance(rng.standard_normal((n, 1)), rng.standard_normal((n, 1)) + shift)
-            for _ in range(2000)
+            distances.kernel_distance(rng.standard_normal((n, 1)), rng.standard_normal((n, 1)) + shift) for _ in range(2000)
         ]
         error = float(np.std(values) / np.sqrt(len(values)))
         assert abs(np.mean(values) - true) < 4 * error

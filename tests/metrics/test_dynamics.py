@@ -201,8 +201,7 @@ def test_an_agent_counts_in_the_frames_where_it_is_eligible() -> None:
 def test_a_clip_without_eligible_agents_has_no_error_rather_than_zero() -> None:
     result = measure(np.zeros((0, 2)), np.zeros(0, dtype=bool), [[5, 5]])
     assert all(
-        math.isnan(v)
-        for v in (result.ade_px.value, result.fde_px.value, result.ade_matched_px.value, result.recall.value)
+        math.isnan(v) for v in (result.ade_px.value, result.fde_px.value, result.ade_matched_px.value, result.recall.value)
     )
     assert (result.ade_px.n, result.fde_px.n, result.ade_matched_px.n, result.false_positives.value) == (0, 0, 0, 1)
 
@@ -423,9 +422,7 @@ def test_nta_iou_is_1_of_the_truth_and_ignores_false_positives() -> None:
         ({"min_iou": 1.1}, ValueError, "min_iou: 1.1"),
     ],
 )
-def test_bad_arguments_of_average_precision_are_named(
-    change: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_bad_arguments_of_average_precision_are_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
     arguments: dict[str, Any] = {
         "true_boxes": [BOX, BOX], "eligible": [[True], [True]], "detections": [scored(BOX, [1])] * 2, "min_iou": 0.5,
     }  # fmt: skip

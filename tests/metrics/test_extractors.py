@@ -114,10 +114,7 @@ def by_pillow(clips: np.ndarray) -> torch.Tensor:
     """Each frame's bands resized in Pillow's own floats and cut to 0..255, then scaled: (N, T, 3, size, size)."""
     frames = clips.reshape(-1, *clips.shape[2:]).astype(np.float32)
     squares = [
-        [
-            Image.fromarray(band).resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)
-            for band in np.moveaxis(frame, 2, 0)
-        ]
+        [Image.fromarray(band).resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC) for band in np.moveaxis(frame, 2, 0)]
         for frame in frames
     ]
     pixels = np.clip(np.array([[np.asarray(band) for band in frame] for frame in squares]), 0, 255) / 255

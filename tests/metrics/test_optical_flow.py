@@ -118,9 +118,7 @@ def test_a_clip_against_itself_has_no_error_and_against_a_still_one_its_own_moti
     still = np.repeat(frames[:1], 6, axis=0)
     mask, truth = optical_flow.background(frames, NOBODY), optical_flow.flow(frames)
     assert optical_flow.background_flow_error_px(truth, truth, mask) == (0.0, int(mask.sum()))
-    assert optical_flow.background_flow_error_px(optical_flow.flow(still), truth, mask).value == pytest.approx(
-        2, abs=0.2
-    )
+    assert optical_flow.background_flow_error_px(optical_flow.flow(still), truth, mask).value == pytest.approx(2, abs=0.2)
 
 
 def test_an_error_inside_the_boxes_is_no_error_of_the_background() -> None:
@@ -154,9 +152,7 @@ def test_an_affine_field_is_found_again_though_a_third_moves_otherwise(seed: int
     field[rows] += [9.0, 6.0]
     found = optical_flow.dominant_motion(field[None], np.ones((1, SIZE, SIZE), bool))
     np.testing.assert_allclose(
-        optical_flow.displacements_of(found, [[32, 32]]),
-        optical_flow.displacements_of(matrix[None], [[32, 32]]),
-        atol=0.05,
+        optical_flow.displacements_of(found, [[32, 32]]), optical_flow.displacements_of(matrix[None], [[32, 32]]), atol=0.05
     )
 
 
@@ -248,9 +244,7 @@ def test_where_no_ground_can_be_seen_nothing_is_said_of_the_ego() -> None:
 
 @pytest.mark.parametrize("shift", [0.0, 1.5, -2.0])
 @pytest.mark.parametrize(("step", "grow"), [((0.0, 0.0), 1.0), ((2.3, -0.7), 1.0), ((-1.4, 0.6), 1.05)])
-def test_a_moving_square_is_followed_to_a_fraction_of_a_pixel(
-    step: tuple[float, float], grow: float, shift: float
-) -> None:
+def test_a_moving_square_is_followed_to_a_fraction_of_a_pixel(step: tuple[float, float], grow: float, shift: float) -> None:
     frames, boxes = square((30.0, 34.0), step, grow=grow, shift=shift)
     found = template_tracking.track_templates(frames, boxes[0])
     np.testing.assert_array_equal(found[0], boxes[0])

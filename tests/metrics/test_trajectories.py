@@ -37,9 +37,7 @@ def errors_of(clip: Clip, found: list[np.ndarray]) -> dynamics.AgentErrors:
 
 def some_of(rng: np.random.Generator, boxes: list[np.ndarray]) -> list[np.ndarray]:
     """A detector's view: shifted by up to 2 px, some missing, in any order."""
-    return [
-        rng.permutation(b + np.tile(rng.uniform(-2, 2, (len(b), 2)), 2))[: rng.integers(0, len(b) + 1)] for b in boxes
-    ]
+    return [rng.permutation(b + np.tile(rng.uniform(-2, 2, (len(b), 2)), 2))[: rng.integers(0, len(b) + 1)] for b in boxes]
 
 
 # Boxes

@@ -62,9 +62,7 @@ def short_fit(folder: Path, steps: int = 3, seed: int = 0, data: str = "Drawn sq
         "held_out": moving(8, 2),
         "checks": {name: moving(40, seed).frames[:, :5] for name, seed in (("squares", 3), ("others", 4))},
     }
-    return video_network_training.fit(
-        **(arguments | others), seed=seed, steps=steps, folder=folder, data=data, batch_size=8
-    )
+    return video_network_training.fit(**(arguments | others), seed=seed, steps=steps, folder=folder, data=data, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +191,7 @@ def domain_on_disk(folder: Path) -> Any:
     path = folder / "videos" / "train-00000.mp4"
     path.parent.mkdir(parents=True)
     write_video(path, moving(1, 8).frames[0, :frames], 4)
-    videos = pd.DataFrame(
-        [{"file": path.name, "split": "train", "scene": "a", "frames": frames, "sha256": sha256(path)}]
-    )
+    videos = pd.DataFrame([{"file": path.name, "split": "train", "scene": "a", "frames": frames, "sha256": sha256(path)}])
     about = {"name": "circle", "frames_per_second": 4.0, "size_px": 64, "licence": "CC0-1.0", "made_by": "a test"}
     return write_domain(folder, about, videos, tracks, ego)
 
@@ -233,9 +229,7 @@ def test_what_is_loaded_is_what_was_written(trained: tuple[Any, Path]) -> None:
     network, folder = trained
     some = moving(5, 9).frames[:, :5]
     again = video_network.load(folder)
-    np.testing.assert_array_equal(
-        video_network.features(some, network=network), video_network.features(some, network=again)
-    )
+    np.testing.assert_array_equal(video_network.features(some, network=network), video_network.features(some, network=again))
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
     config = json.loads((folder / "config.json").read_text())
@@ -258,9 +252,7 @@ def test_the_card_says_what_it_is_and_a_command_that_exists(trained: tuple[Any, 
         assert said in card
     (command,) = (line.split("`")[1] for line in card.splitlines() if line.startswith("- Made again by"))
     options = build_parser().parse_args(command.split()[3:])
-    assert (
-        command.startswith("python -m replaylab ") and pretrain.COMMANDS[options.part] is pretrain.train_video_network
-    )
+    assert command.startswith("python -m replaylab ") and pretrain.COMMANDS[options.part] is pretrain.train_video_network
 
 
 def test_training_again_replaces_the_folder_but_nothing_else_is_replaced(tmp_path: Path) -> None:
@@ -288,9 +280,7 @@ def test_missing_weights_are_named_with_the_remedy(trained: tuple[Any, Path], tm
     for name in FILES - {missing}:
         (tmp_path / name).write_bytes((trained[1] / name).read_bytes())
     for use in (video_network.load, video_network.extractor):
-        with pytest.raises(
-            FileNotFoundError, match=rf"{tmp_path}: no {missing}.*python -m replaylab pretrain videonet"
-        ):
+        with pytest.raises(FileNotFoundError, match=rf"{tmp_path}: no {missing}.*python -m replaylab pretrain videonet"):
             use(tmp_path)
 
 

@@ -64,9 +64,7 @@ def test_attention_of_text_and_video_together_is_that_of_diffusers():
     for made in (one, other):
         made.square().sum().backward()
     for (name, weight), theirs in zip(fused.named_parameters(), plain.parameters(), strict=True):
-        assert torch.allclose(weight.grad, theirs.grad, rtol=1e-3, atol=1e-4 * float(theirs.grad.abs().max()) + 1e-7), (
-            name
-        )
+        assert torch.allclose(weight.grad, theirs.grad, rtol=1e-3, atol=1e-4 * float(theirs.grad.abs().max()) + 1e-7), name
 
 
 def test_names_and_files_stay_the_same(pair, tmp_path):

@@ -275,9 +275,7 @@ def test_what_was_not_written_to_its_end_is_no_chunk(model, domain, tmp_path, mo
     assert not any((tmp_path / "home").iterdir())
 
 
-def test_a_process_killed_while_it_encodes_leaves_whole_chunks_and_the_rest_ends_in_the_same_bits(
-    model, domain, tmp_path
-):
+def test_a_process_killed_while_it_encodes_leaves_whole_chunks_and_the_rest_ends_in_the_same_bits(model, domain, tmp_path):
     folder, home = tmp_path / "killed", tmp_path / "home"
     folder.mkdir()
     (folder / "go").touch()

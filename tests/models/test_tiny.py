@@ -102,9 +102,7 @@ def test_the_network_is_told_of_the_future_no_more_than_noise_lets_through(famil
     one, other = numbers(0), numbers(2)
     level = model.level_at(1.0, SHAPE).expand(3)
     with torch.no_grad():
-        predicted = [
-            model.predict(model.add_noise(clip, noise, level), level, context_of(one)) for clip in (one, other)
-        ]
+        predicted = [model.predict(model.add_noise(clip, noise, level), level, context_of(one)) for clip in (one, other)]
     assert torch.allclose(*predicted, atol=1e-4)
 
 

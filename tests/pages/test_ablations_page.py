@@ -61,9 +61,7 @@ def test_early_stop_is_chosen_by_the_same_rule(store: Path, made: Ablations, tmp
     (name,) = [configuration for configuration in early.alternatives.names if configuration.startswith(EARLY_STOP)]
     assert name == f"{EARLY_STOP}, step 150"
     stopped = ablations_page._stopped(made.alternatives, 150)
-    late, soon = (
-        stopped.changes(configuration, DYNAMICS) for configuration in ("no replay", f"{EARLY_STOP}, step 150")
-    )
+    late, soon = (stopped.changes(configuration, DYNAMICS) for configuration in ("no replay", f"{EARLY_STOP}, step 150"))
     assert soon.mean(axis=None) == pytest.approx(late.mean(axis=None) / 2, abs=0.1)
     assert comparisons.count_runs(stopped) == "24 of 24 runs"
 
@@ -96,10 +94,7 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
     assert "take *ramp* (" in said["Schedule"] and "worse: *anneal*" in said["Schedule"]
     assert "nothing is shown to be better than replay of near video" in said["Source"]
     assert "*64 clips* are the fewest that are not shown to be worse than all 1536" in said["Clips to keep"]
-    assert (
-        "takes 400 steps in place of 300" in said["Cost"]
-        and f"{1000 * STEP_SECONDS:.0f} ms with replay" in said["Cost"]
-    )
+    assert "takes 400 steps in place of 300" in said["Cost"] and f"{1000 * STEP_SECONDS:.0f} ms with replay" in said["Cost"]
     for label in ablations_page.ON_TARGET:
         difference = made.ablations.difference(REFERENCE, "no replay", label)
         assert f"{label} {describe(difference)}, {configurations.outcome_of(difference, label)}" in said["Cost"]
@@ -134,9 +129,7 @@ def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_h
         is_better = configurations.against_reference(swept, name) == statistics.BETTER
         assert (f"− {REFERENCE}: ADE {difference} px" in said) == is_better
     nothing = swept.runs.assign(state="missing")
-    assert "not run yet: *near replay 5 %*" in ablations_page.answer(
-        replace(made, fractions=replace(swept, runs=nothing))
-    )
+    assert "not run yet: *near replay 5 %*" in ablations_page.answer(replace(made, fractions=replace(swept, runs=nothing)))
 
 
 def test_where_less_replay_is_as_good_replay_is_not_advised(made: Ablations) -> None:
@@ -152,18 +145,14 @@ def test_the_opening_counts_each_run_once_and_draws_no_verdict(made: Ablations, 
     said = ablations_page.opening(made, store)
     runs = 3 * len(ABLATIONS) + 3 * 6  # no replay and near replay are in both
     assert f"{runs} of {runs} are there" in said and "**exploratory**" in said and "4 min 20 s each" in said
-    standings = [
-        configurations.against_reference(made.ablations, name.name) for name in ABLATIONS if name.name != REFERENCE
-    ]
+    standings = [configurations.against_reference(made.ablations, name.name) for name in ABLATIONS if name.name != REFERENCE]
     assert f"{standings.count(statistics.WORSE)} worse" in said and "--preset $preset" in said
 
 
 def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     """Two seeds of three configurations, and some of the settings."""
     few = ("no replay", REFERENCE, "ramp")
-    write_variations(
-        "ablations", tmp_path, lambda name: EFFECTS_OF[name.name] if name.name in few else None, seeds=(0, 1)
-    )
+    write_variations("ablations", tmp_path, lambda name: EFFECTS_OF[name.name] if name.name in few else None, seeds=(0, 1))
     write_variations(DEV, tmp_path, lambda name: of_alternative(name) if name.group in (NEAR, "ewc") else None)
     part = ablations_page.read(store=tmp_path)
     said = [ablations_page.opening(part, tmp_path), ablations_page.settings_summary(part), ablations_page.answer(part)]

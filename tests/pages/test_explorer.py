@@ -88,11 +88,7 @@ def test_agents_that_keep_apart_are_followed_in_whatever_order_they_are_listed(n
 
 def test_a_leap_and_a_return_are_new_agents() -> None:
     here, far = [[0.0, 0.0, 4.0, 4.0]], [[explorer.MISS_CAP_PX, 0.0, 4.0 + explorer.MISS_CAP_PX, 4.0]]
-    assert explorer.true_paths([here, far, [], far]) == [
-        [0, None, None, None],
-        [None, 0, None, None],
-        [None, None, None, 0],
-    ]
+    assert explorer.true_paths([here, far, [], far]) == [[0, None, None, None], [None, 0, None, None], [None, None, None, 0]]
 
 
 @given(some.lists(some.lists(some.tuples(some.floats(0, 60), some.floats(0, 60)), max_size=4), max_size=6))
@@ -109,9 +105,7 @@ BOXES = some.lists(some.tuples(some.floats(0, 60), some.floats(0, 60)), max_size
 
 
 @given(some.lists(some.tuples(BOXES, BOXES), min_size=FRAMES, max_size=FRAMES))
-def test_the_error_on_a_picture_is_that_of_its_paths_and_of_the_measure(
-    frames: list[tuple[list[Any], list[Any]]],
-) -> None:
+def test_the_error_on_a_picture_is_that_of_its_paths_and_of_the_measure(frames: list[tuple[list[Any], list[Any]]]) -> None:
     true, detected = ([[[x, y, x + 5, y + 5] for x, y in frame[side]] for frame in frames] for side in range(2))
     one = replace(clip(), true_boxes=true, detected_boxes=detected)
     future = range(GIVEN, FRAMES)
@@ -338,9 +332,7 @@ def marks(page: "Page", kind: str) -> "Locator":
 
 @pytest.mark.slow
 def test_choices_switch_the_picture(opened: Opened) -> None:
-    shown = [
-        one for one in everything() if (one.percentile, one.configuration, one.step) != ("5", CONFIGURATIONS[1], 300)
-    ]
+    shown = [one for one in everything() if (one.percentile, one.configuration, one.step) != ("5", CONFIGURATIONS[1], 300)]
     page = opened(explorer.explorer(shown).data, reduced_motion="reduce")
     last = FRAMES - 1
     shows(page, [0, 1, 3], last)

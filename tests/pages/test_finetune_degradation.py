@@ -34,9 +34,7 @@ def table_of(rows: pd.DataFrame, done: int = 5) -> Table:
         for model in FLOORS
     ]
     whole = pd.concat([rows[rows["model"] != "copy-last-frame"], *floors]).assign(split="test", video="")
-    runs = pd.DataFrame(
-        {"run": [f"run {one}" for one in range(6)], "state": ["done"] * done + ["missing"] * (6 - done)}
-    )
+    runs = pd.DataFrame({"run": [f"run {one}" for one in range(6)], "state": ["done"] * done + ["missing"] * (6 - done)})
     return Table("published", "test", Path("store"), whole, runs, ())
 
 

@@ -195,11 +195,7 @@ def test_a_link_holds_whatever_stands_in_the_table(texts: list[str], name: str) 
 def test_rows_without_a_reference_are_refused(rows: pd.DataFrame, missing: str) -> None:
     runs = runs_of(rows)
     without = rows[~((rows["model"] == missing) & (rows["measure"] == "ade_px") & (rows["domain"] == "near"))]
-    for show in (
-        replay_sweep.measures_table,
-        replay_sweep.headline,
-        lambda rows: replay_sweep.summary(rows, runs_of(rows)),
-    ):
+    for show in (replay_sweep.measures_table, replay_sweep.headline, lambda rows: replay_sweep.summary(rows, runs_of(rows))):
         with pytest.raises(ValueError, match=f"ade_px in domain near without its references {missing}"):
             show(without)
     for draw in (replay_sweep.tradeoff, replay_sweep.over_fractions, replay_sweep.over_steps):
@@ -232,11 +228,7 @@ def test_the_table_begins_with_the_floors_and_agrees_with_plain_pandas(rows: pd.
     names = ["ordinary driving", "eventful driving", "other looks, free motion"]
     assert list(table.index) == [(domain, configuration) for domain in names for configuration in configurations]
     for domain, name in zip(DOMAINS, names, strict=True):
-        for model, configuration, step in [
-            ("real", "real", -1),
-            ("base", "base", 0),
-            ("fine-tuned", "replay 25 %", 200),
-        ]:
+        for model, configuration, step in [("real", "real", -1), ("base", "base", 0), ("fine-tuned", "replay 25 %", 200)]:
             for measure, column in [("ade_px", "ADE (px)"), ("effnet_kd", "EffNet-KD"), ("recall", "recall (share)")]:
                 values = plain(rows, model, 0.25, step, measure, domain)
                 assert table.loc[(name, configuration), column] == pytest.approx(np.mean(values))
@@ -382,8 +374,7 @@ def test_lines_over_fractions_go_from_none_to_most(drawn: dict[str, Figure], of_
     for axes, (measure, domain) in zip(drawn["over_fractions"].axes, replay_sweep.PANELS, strict=True):
         (line,) = lines_of(axes, "o")
         expected = [
-            (100 * fraction, plain(of_one_seed, "fine-tuned", fraction, 200, measure, domain)[0])
-            for fraction in FRACTIONS
+            (100 * fraction, plain(of_one_seed, "fine-tuned", fraction, 200, measure, domain)[0]) for fraction in FRACTIONS
         ]
         assert np.allclose(line, expected)
 
@@ -408,9 +399,7 @@ def test_a_partial_sweep_says_so_in_its_title_and_a_whole_one_does_not(
 
 
 @pytest.mark.parametrize("draw", DRAWINGS)
-def test_without_a_finished_run_the_references_still_show(
-    draw: Callable[..., Figure], of_one_seed: pd.DataFrame
-) -> None:
+def test_without_a_finished_run_the_references_still_show(draw: Callable[..., Figure], of_one_seed: pd.DataFrame) -> None:
     references = of_one_seed[of_one_seed["model"] != "fine-tuned"]
     lost = runs_of(of_one_seed, missing=2).tail(2)
     assert "0 of 2 runs" in draw(references, lost).get_suptitle()
@@ -430,11 +419,7 @@ def test_configurations_of_one_budget_may_end_at_different_steps(rows: pd.DataFr
 def test_the_base_curve_draws_its_domains_and_their_floors() -> None:
     steps = [("copy-last-frame", -1, 6.0), ("autoencoder", -1, 0.5), ("base", 1, 6.0), ("base", 2, 3.0)]
     curve = pd.DataFrame(
-        [
-            (model, step, domain, "ade_px", value)
-            for domain in ("near", "driving-eventful")
-            for model, step, value in steps
-        ],
+        [(model, step, domain, "ade_px", value) for domain in ("near", "driving-eventful") for model, step, value in steps],
         columns=["model", "step", "domain", "measure", "value"],
     )
     (axes,) = replay_sweep.base_curve(curve).axes

@@ -107,9 +107,7 @@ def assert_same(folders: Path, out: Path, specs: list[RunSpec]) -> None:
     assert list(again["run"].unique()) == list(whole["run"].unique())
     for column in ("value", "replay_fraction", "n"):
         key = ["run", "model", "step", "domain", "video"]
-        pd.testing.assert_series_equal(
-            whole.set_index(key)[column].sort_index(), again.set_index(key)[column].sort_index()
-        )
+        pd.testing.assert_series_equal(whole.set_index(key)[column].sort_index(), again.set_index(key)[column].sort_index())
 
 
 @settings(max_examples=8)
@@ -162,11 +160,7 @@ def test_runs_are_added_and_replaced_and_move_with_the_presets(store: Path, tmp_
     for path in (tmp_path / "at once").rglob("*.*"):
         assert path.read_bytes() == (out / path.relative_to(tmp_path / "at once")).read_bytes(), path
     runs = pd.read_parquet(out / "runs.parquet").set_index("run")
-    assert runs.loc[SPECS[1].run_id, ["preset", "presets", "configuration"]].tolist() == [
-        "smoke",
-        "smoke quick",
-        "words",
-    ]
+    assert runs.loc[SPECS[1].run_id, ["preset", "presets", "configuration"]].tolist() == ["smoke", "smoke quick", "words"]
     assert runs.loc[SPECS[2].run_id, "preset"] == "others"
 
 

@@ -54,11 +54,7 @@ def test_more_driving_is_of_other_scenes_and_sources_have_as_many_clips() -> Non
     by_name = {variation.name: ablations.runs_of("ablations", variation, [0])[0] for variation in ABLATIONS}
     (more,), target = by_name["more driving"].replay.domains, by_name["more driving"].target
     assert isinstance(more, spec.WorldSpec) and isinstance(target, spec.WorldSpec)
-    assert more.seed != target.seed and (more.world, more.look, more.motion) == (
-        target.world,
-        target.look,
-        target.motion,
-    )
+    assert more.seed != target.seed and (more.world, more.look, more.motion) == (target.world, target.look, target.motion)
     for name in ("physics", "orbit", "doom", "near and far", "more driving"):
         replay = by_name[name].replay
         assert sum(world.videos[0] for world in replay.domains) >= 512

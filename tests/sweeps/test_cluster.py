@@ -83,9 +83,7 @@ def test_the_page_about_clusters_lists_every_key_with_its_default(tmp_path):
 
 def test_what_the_file_says_is_what_sbatch_is_told(tmp_path, monkeypatch):
     """With a program for `sbatch`: submitit writes the script, and this one keeps it."""
-    programs(
-        tmp_path, monkeypatch, sbatch='cp "$1" $HERE/script; echo Submitted batch job 7', srun="true", squeue="true"
-    )
+    programs(tmp_path, monkeypatch, sbatch='cp "$1" $HERE/script; echo Submitted batch job 7', srun="true", squeue="true")
     monkeypatch.setattr(jobs, "is_prepared", lambda *_: True)
     settings = ClusterSpec(
         "gpu", "lab", "short", nodes=2, tasks_per_node=4, gpus_per_node=4, cpus_per_task=3, time_minutes=30, memory_gb=8,
@@ -178,8 +176,7 @@ def test_two_sweeps_in_two_processes_train_each_run_once(swept, tmp_path):
         "table = sweep.run('smoke', store=store); print(table.runs['state'].tolist(), table.runs['trained_now'].sum())"
     )
     both = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     said = [each.communicate(timeout=200)[0] for each in both]
     assert all("['done', 'done']" in each for each in said), said
@@ -290,18 +287,7 @@ def a_store(folder: Path, swept, *but: str) -> Path:
 @pytest.mark.slow
 def test_local_jobs_outlive_ctrl_c_and_are_found_again(swept, tmp_path):
     store = a_store(tmp_path, swept)
-    words = [
-        sys.executable,
-        "-m",
-        "replaylab",
-        "sweep",
-        "--preset",
-        "smoke",
-        "--cluster",
-        "local",
-        "--store",
-        str(store),
-    ]
+    words = [sys.executable, "-m", "replaylab", "sweep", "--preset", "smoke", "--cluster", "local", "--store", str(store)]
     left = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert left.stderr is not None
     lines_until("queued", left.stderr)

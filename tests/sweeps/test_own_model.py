@@ -54,9 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def grid(home: Path, fractions: tuple[float, ...] = (0.0, 0.5), **changes: Any) -> list[RunSpec]:
-    return own_model.grid(
-        str(home / "wan"), home / "driving", [home / "kitchen"], fractions, replace(SETTINGS, **changes)
-    )
+    return own_model.grid(str(home / "wan"), home / "driving", [home / "kitchen"], fractions, replace(SETTINGS, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -241,15 +239,11 @@ def test_settings_are_a_presets_but_for_what_is_said() -> None:
 def test_without_videos_the_command_says_what_each_preset_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["own", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert all(f"{name}: " in said for name in own_model.PRESETS) and said.count("not run here") == len(
-        own_model.PRESETS
-    )
+    assert all(f"{name}: " in said for name in own_model.PRESETS) and said.count("not run here") == len(own_model.PRESETS)
     assert main(["own"]) == 2
 
 
-def test_the_page_runs_under_papermill_with_a_model_and_videos_of_ones_own(
-    home: Path, table: Any, tmp_path: Path
-) -> None:
+def test_the_page_runs_under_papermill_with_a_model_and_videos_of_ones_own(home: Path, table: Any, tmp_path: Path) -> None:
     out = tmp_path / "out.ipynb"
     changes = json.dumps([f"{name}={getattr(SETTINGS, name)}" for name in OPTIONS if name != "prompt"])
     command = [

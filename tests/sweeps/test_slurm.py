@@ -160,9 +160,7 @@ def log_of(job: Job, store: Path) -> str:
 def test_a_higher_partition_preempts_and_the_run_saves_first(slurm, held, left_alone):
     store, job = held["preemption"]
     wait_until_held(store)
-    slurm.run(
-        "sbatch", "--partition=high", "--nodelist=n1", "--exclusive", f"--output={store}/higher", "--wrap=sleep 2"
-    )
+    slurm.run("sbatch", "--partition=high", "--nodelist=n1", "--exclusive", f"--output={store}/higher", "--wrap=sleep 2")
     wait_for("the requeue", lambda: slurm.restarts(job.id) >= 1)
     assert f"step-{HELD_AT:06d}" in checkpoints(store)
     assert "this job is preempted" in log_of(job, store)
@@ -190,9 +188,7 @@ def test_a_cancelled_run_is_a_row_and_goes_on_when_it_is_asked_for_again(slurm, 
     slurm.run("scancel", job.id)
     table = picked_up_once_gone(slurm, store, job)
     assert table.runs["state"].tolist() == ["failed"]
-    assert (
-        f"job {job.id} ended as CANCELLED" in table.runs["reason"][0] and str(job.log(store)) in table.runs["reason"][0]
-    )
+    assert f"job {job.id} ended as CANCELLED" in table.runs["reason"][0] and str(job.log(store)) in table.runs["reason"][0]
     assert f"step-{HELD_AT:06d}" in checkpoints(store)  # SIGTERM comes some seconds before the end
     (store / "gate").unlink()
     assert_done(picked_up(store))

@@ -6,20 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from small_training import (
-    CELLS,
-    CHANNELS,
-    FRAMES,
-    Killed,
-    fit,
-    log_of,
-    loss_of,
-    model,
-    same,
-    sampled,
-    training,
-    weights,
-)
+from small_training import CELLS, CHANNELS, FRAMES, Killed, fit, log_of, loss_of, model, same, sampled, training, weights
 
 from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.mixture import Mixture
@@ -54,9 +41,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(step, schedule, latents, 
     assert same(weights(whole), weights(resumed))
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed") and len(log_of(tmp_path / "killed")) == 6
     assert list(dict.fromkeys(seen["killed"])) == seen["whole"] == [2, 5, 6]
-    (one, about), (other, same_about) = (
-        checkpoint.newest(tmp_path / name / "checkpoints") for name in ("whole", "killed")
-    )
+    (one, about), (other, same_about) = (checkpoint.newest(tmp_path / name / "checkpoints") for name in ("whole", "killed"))
     assert about == same_about and set(one) == {"weights", "average", "exp_avg", "exp_avg_sq", "step"}
     assert all(same(one[group], other[group]) for group in one)
 
@@ -94,14 +79,10 @@ def test_fine_tuning_lowers_the_loss_and_moves_what_it_should(trained, latents, 
     made = fit(tmp_path, latents, 40, trained=trained, learning_rate=3e-3)
     assert loss_of(made, latents[0]) < 0.9 * loss_of(untouched, latents[0])
     before = weights(untouched)
-    moved = {
-        name for name, weight in weights(made).items() if name not in before or not torch.equal(weight, before[name])
-    }
+    moved = {name for name, weight in weights(made).items() if name not in before or not torch.equal(weight, before[name])}
     if trained == "lora":
         assert moved and all("lora_" in name or ".base_layer." in name for name in moved)
-        kept = {
-            name.replace(".base_layer", ""): weight for name, weight in weights(made).items() if "lora_" not in name
-        }
+        kept = {name.replace(".base_layer", ""): weight for name, weight in weights(made).items() if "lora_" not in name}
         assert same(kept, before)
     elif trained == "temporal":
         assert moved and all(".attn1." in name for name in moved)

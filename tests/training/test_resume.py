@@ -79,9 +79,7 @@ def last_state(folder: Path) -> dict:
 
 def assert_same(whole: Path, killed: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(whole / "rows.parquet"), pd.read_parquet(killed / "rows.parquet"))
-    logs = [
-        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (whole, killed)
-    ]
+    logs = [[json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (whole, killed)]
     assert len(logs[0]) == 6
     assert [{**line, "seconds": 0} for line in logs[0]] == [{**line, "seconds": 0} for line in logs[1]]
     name = "transformer/diffusion_pytorch_model.safetensors"

@@ -94,9 +94,7 @@ def test_rain_falls_at_one_speed():
 
 
 def test_larger_videos_show_the_same_truth_in_proportion():
-    small, large = (
-        build_module.render_video(dataclasses.replace(SMALL, size_px=size), "train", 2) for size in (64, 128)
-    )
+    small, large = (build_module.render_video(dataclasses.replace(SMALL, size_px=size), "train", 2) for size in (64, 128))
     assert large[0].shape == (12, 128, 128, 3)
     for column in ("x0", "y0", "x1", "y1"):
         assert [row[column] for row in large[1]] == pytest.approx([2 * row[column] for row in small[1]])
@@ -181,10 +179,7 @@ def test_same_seed_same_truth_and_other_split_other_truth():
 
 def test_look_and_motion_vary_apart():
     first = scene_of("diverse", "ordinary")
-    other_motion, other_look = (
-        scene_of("diverse", "free", motion_seed=3),
-        scene_of("diverse", "ordinary", look_seed=4),
-    )
+    other_motion, other_look = (scene_of("diverse", "free", motion_seed=3), scene_of("diverse", "ordinary", look_seed=4))
     assert np.array_equal(first.sky_top, other_motion.sky_top) and first.cameras == other_motion.cameras
     assert not np.array_equal(first.sky_top, other_look.sky_top) and first.cameras != other_look.cameras
     assert other_look.event == first.event == "ordinary" != other_motion.event
@@ -288,9 +283,6 @@ def children(parent: int) -> list[int]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             pid, _, rest = stat.read_text().partition(" ")
-            if (
-                int(rest.rpartition(")")[2].split()[1]) == parent
-                and b"spawn_main" in (stat.parent / "cmdline").read_bytes()
-            ):
+            if int(rest.rpartition(")")[2].split()[1]) == parent and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
                 found.append(int(pid))
     return found

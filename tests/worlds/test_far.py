@@ -232,9 +232,7 @@ def test_walks_are_the_same_in_another_process_and_order_and_leave_nothing_behin
         "    print(json.dumps([frames.tobytes().hex(), tracks, ego]))\n"
     )
     environment = os.environ | {"HOME": str(home), "PYTHONPATH": str(Path(build.__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, script], cwd=here, env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, script], cwd=here, env=environment, capture_output=True, text=True, check=True)
     for line, key in zip(done.stdout.splitlines(), (("test", 0), ("train", 4), ("train", 1)), strict=True):
         frames, tracks, ego = walks[key]
         assert line == json.dumps([frames.tobytes().hex(), tracks, ego])

@@ -191,9 +191,7 @@ def _convert_source(out: Path, recipe: Recipe, source: Source) -> None:
         path = out / "videos" / file
         frames = np.stack(fitted)
         write_atomically(path, lambda aside, frames=frames: write_video(aside, frames, recipe.frames_per_second))
-        rows.append(
-            {"file": file, "frames": len(piece), "sha256": sha256(path), "source": source.label, **source.about}
-        )
+        rows.append({"file": file, "frames": len(piece), "sha256": sha256(path), "source": source.label, **source.about})
     for kind, table, columns in (("tracks", source.tracks, TRACK_COLUMNS), ("ego", source.ego, EGO_COLUMNS)):
         if table is not None:
             write_table(_part_path(out, source.name, kind), table[list(columns)])

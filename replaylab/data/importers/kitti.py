@@ -93,9 +93,7 @@ class KittiSequence(ImageSequence):
             rows = _numbered(truth[truth["frame"].isin(numbers)])
             frame = rows["frame"].map({old: new for new, old in enumerate(numbers)})
             tracks += rows.assign(video=video, frame=frame).to_dict("records")
-            cameras = sources.ego_rows(
-                poses[numbers], fit, camera.focal_px, CAMERA_HEIGHT_M, camera.pitch_rad(fit), "drive"
-            )
+            cameras = sources.ego_rows(poses[numbers], fit, camera.focal_px, CAMERA_HEIGHT_M, camera.pitch_rad(fit), "drive")
             ego += [{"video": video, **row} for row in cameras]
         return Source(
             self.name, self.label, self.name, self.name, self.stamp, chosen, self.read,

@@ -72,9 +72,7 @@ INSTALL = (
 )
 
 
-def add(
-    root: Path, settings: ConversionSettings, version: str = "v1.0-mini", camera: str = "CAM_FRONT"
-) -> ConversionResult:
+def add(root: Path, settings: ConversionSettings, version: str = "v1.0-mini", camera: str = "CAM_FRONT") -> ConversionResult:
     """Make a domain of all scenes of a version; goes on where it was stopped.
 
     Raises OSError without the devkit, FileNotFoundError or ValueError for tables that are missing or wrong.
@@ -126,9 +124,7 @@ class NuscenesScene(ImageSequence):
         if not self.records:
             raise Unusable(scene["name"], f"no picture of {camera} is there", "download the camera's files")
         paths = [root / record["filename"] for record in self.records]
-        super().__init__(
-            _name(scene), scene["name"], paths, [tables / "sample_annotation.json", tables / "ego_pose.json"]
-        )
+        super().__init__(_name(scene), scene["name"], paths, [tables / "sample_annotation.json", tables / "ego_pose.json"])
 
     def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
         """Which pictures to take, and the truth of each."""
@@ -233,9 +229,7 @@ def _records(database: Any, scene: dict[str, Any], camera: str) -> Iterator[dict
     """The camera's sample_data from the scene's first key frame to its last, in time."""
     ends = [database.get("sample", scene[field])["data"] for field in ("first_sample_token", "last_sample_token")]
     if not all(camera in end for end in ends):
-        raise Unusable(
-            scene["name"], f"no key frame of {camera} at its ends", "unpack the metadata again, or leave it out"
-        )
+        raise Unusable(scene["name"], f"no key frame of {camera} at its ends", "unpack the metadata again, or leave it out")
     token, last = (end[camera] for end in ends)
     while token:
         record = database.get("sample_data", token)
@@ -286,9 +280,7 @@ def _diagnosed(root: Path, version: str, error: Exception) -> Exception:
             )
     levels = {record["level"] for record in tables["visibility"]}
     if unknown := sorted(levels - VISIBLE.keys()):
-        return ValueError(
-            f"{root / version / 'visibility.json'}: field 'level' is {unknown[0]!r}, none of {list(VISIBLE)}"
-        )
+        return ValueError(f"{root / version / 'visibility.json'}: field 'level' is {unknown[0]!r}, none of {list(VISIBLE)}")
     return ValueError(
         f"{root / version}: the tables cannot be read together ({type(error).__name__}: {error}); unpack them again"
     )

@@ -146,9 +146,7 @@ def _probe(path: Path, label: str) -> _Probe:
             "if it plays, convert it: ffmpeg -i FILE new.mp4; else copy it again",
         ) from error
     if not stamps:
-        raise Unusable(
-            label, "its pictures have no times", "give it some: ffmpeg -fflags +genpts -i FILE -c copy new.mp4"
-        )
+        raise Unusable(label, "its pictures have no times", "give it some: ffmpeg -fflags +genpts -i FILE -c copy new.mp4")
     if first.rotation % 90:
         raise Unusable(label, f"turned by {first.rotation} degrees", "turn it: ffmpeg -i FILE new.mp4")
     height, width = _upright(np.zeros((first.height, first.width, 3), np.uint8), first.rotation, square).shape[:2]

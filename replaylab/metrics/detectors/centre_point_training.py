@@ -144,9 +144,7 @@ def _giou(a: Tensor, b: Tensor) -> Tensor:
     return shared / union.clamp(min=1e-6) - (hull - union) / hull.clamp(min=1e-6)
 
 
-def _batch(
-    images: NDArray[np.uint8], truth: list[Boxes], batch_size: int, seed: int, step: int
-) -> tuple[Tensor, _Targets]:
+def _batch(images: NDArray[np.uint8], truth: list[Boxes], batch_size: int, seed: int, step: int) -> tuple[Tensor, _Targets]:
     """The frames of one step, disturbed, and the targets of the network; a function of (seed, step)."""
     rng = np.random.default_rng((seed, step))
     chosen = rng.integers(0, len(images), batch_size)

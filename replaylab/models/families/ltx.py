@@ -30,9 +30,7 @@ class LTXVideo(FlowMatching):
 
     def check_clips(self, context_frames: int, frames: int, height: int, width: int) -> None:
         every, side = self.pipe.vae_temporal_compression_ratio, self.pipe.vae_spatial_compression_ratio
-        check_format(
-            "LTX-Video", context_frames, frames, (height, width), multiple=side, every=every, context_every=every
-        )
+        check_format("LTX-Video", context_frames, frames, (height, width), multiple=side, every=every, context_every=every)
 
     def encode(self, frames: np.ndarray) -> Tensor:
         """uint8 (B, T, H, W, 3) to latents (B, C, t, h, w) of mean 0 and deviation 1 over LTX-Video's own clips."""
@@ -52,9 +50,7 @@ class LTXVideo(FlowMatching):
     def encode_prompt(self, prompt: str) -> Condition:
         """{"text": (1, words, width), "is_word": (1, words)}."""
         with self.on_device("text_encoder") as encoder:
-            text, is_word, _, _ = self.pipe.encode_prompt(
-                [prompt], do_classifier_free_guidance=False, device=encoder.device
-            )
+            text, is_word, _, _ = self.pipe.encode_prompt([prompt], do_classifier_free_guidance=False, device=encoder.device)
         return {"text": text, "is_word": is_word}
 
     def encode_context(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:

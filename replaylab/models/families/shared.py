@@ -75,9 +75,7 @@ class Family(VideoModel):
                 getattr(self.vae, f"enable_{saver}")()
 
     # ---------------------------------------------------------------------------------------------------- conditions
-    def condition(
-        self, context: np.ndarray, prompts: Sequence[str], frames: int, frames_per_second: float
-    ) -> Condition:
+    def condition(self, context: np.ndarray, prompts: Sequence[str], frames: int, frames_per_second: float) -> Condition:
         """The condition of clips of `frames` frames: context frames (B, K, H, W, 3) uint8, and a prompt each."""
         conditions = []
         for clip, prompt in zip(context, prompts, strict=True):

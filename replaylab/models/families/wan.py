@@ -62,9 +62,7 @@ class Wan(FlowMatching):
         `ftfy` too, which is not needed for well-formed ones.
         """
         clean = " ".join(html.unescape(html.unescape(prompt)).split())
-        tokens = self.pipe.tokenizer(
-            [clean], padding="max_length", max_length=WORDS, truncation=True, return_tensors="pt"
-        )
+        tokens = self.pipe.tokenizer([clean], padding="max_length", max_length=WORDS, truncation=True, return_tensors="pt")
         with self.on_device("text_encoder") as encoder:
             mask = tokens.attention_mask.to(encoder.device)
             states = encoder(tokens.input_ids.to(encoder.device), mask).last_hidden_state

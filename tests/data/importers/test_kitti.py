@@ -63,9 +63,7 @@ def sequence(root: Path, name: str = "0000", frames=range(FRAMES)) -> Path:
             lines.append(label(frame, 2, "Cyclist", (400, 150, 467, 260), (-4.0, 1.7, 16.0), np.pi, truncated=1))
     (training / "label_02" / f"{name}.txt").write_text("\n".join(lines) + "\n")
     (training / "calib" / f"{name}.txt").write_text(CALIBRATION)
-    (training / "oxts" / f"{name}.txt").write_text(
-        "\n".join(oxts(frame / 10) for frame in range(max(frames) + 1)) + "\n"
-    )
+    (training / "oxts" / f"{name}.txt").write_text("\n".join(oxts(frame / 10) for frame in range(max(frames) + 1)) + "\n")
     return training
 
 
@@ -155,9 +153,7 @@ def test_wrong_sequences_are_listed_and_the_rest_goes_on(tmp_path):
     picture = training / "image_02" / "0009" / "000004.png"
     sequence(tmp_path, "0009")
     picture.write_bytes(picture.read_bytes()[:200])
-    added = kitti.add(
-        tmp_path, ConversionSettings(tmp_path / "domain", Recipe(64, 64, "crop", 5.0, 4), SplitShares(0, 0))
-    )
+    added = kitti.add(tmp_path, ConversionSettings(tmp_path / "domain", Recipe(64, 64, "crop", 5.0, 4), SplitShares(0, 0)))
     why = added.unusable.set_index("file")["why"]
     for name, (_, _, message) in damage.items():
         assert message in why[name]
@@ -175,20 +171,7 @@ def test_a_folder_that_is_not_kitti_is_refused(tmp_path):
 def test_the_command_makes_a_domain_that_feeds_clips(tmp_path, capsys):
     sequence(tmp_path)
     out = tmp_path / "domain"
-    command = [
-        "domain",
-        "add",
-        "kitti",
-        str(tmp_path),
-        "--out",
-        str(out),
-        "--size",
-        "48x160",
-        "--dev",
-        "0",
-        "--test",
-        "0",
-    ]
+    command = ["domain", "add", "kitti", str(tmp_path), "--out", str(out), "--size", "48x160", "--dev", "0", "--test", "0"]
     assert main.main([*command, "--processes", "1"]) == 0
     assert "agent-frames of truth" in capsys.readouterr().out
     domain = open_domain(out)

@@ -179,11 +179,7 @@ def test_boxes_are_the_devkits_projected_then_cut_like_the_picture(root, added):
     scale, left = 64 / HEIGHT, (WIDTH - HEIGHT) / 2
     for frame in range(5):
         _, boxes, intrinsics = database.get_sample_data(f"sd-1-{3 * frame}", BoxVisibility.NONE)
-        for name, kind in (
-            ("vehicle.car", "car"),
-            ("human.pedestrian.adult", "pedestrian"),
-            ("vehicle.bicycle", "bicycle"),
-        ):
+        for name, kind in (("vehicle.car", "car"), ("human.pedestrian.adult", "pedestrian"), ("vehicle.bicycle", "bicycle")):
             (box,) = [box for box in boxes if box.name == name]
             corners = view_points(box.corners(), intrinsics, normalize=True)[:2]
             wanted = np.concatenate([corners.min(axis=1), corners.max(axis=1)])

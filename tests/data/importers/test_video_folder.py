@@ -60,9 +60,7 @@ def add(folder: Path, recipe: Recipe = RECIPE, scene_from: str = "file", **order
 
 
 # ------------------------------------------------------------------------------------------------------------------ time
-@given(
-    st.lists(st.floats(0.005, 0.6), min_size=1, max_size=80), st.sampled_from([1.0, 4.0, 7.5, 10.0]), st.integers(1, 5)
-)
+@given(st.lists(st.floats(0.005, 0.6), min_size=1, max_size=80), st.sampled_from([1.0, 4.0, 7.5, 10.0]), st.integers(1, 5))
 def test_every_frame_is_the_nearest_picture_and_within_half_a_step(steps, rate, frames):
     times, recipe = list(np.cumsum(steps)), Recipe(frames_per_second=rate, frames=frames)
     try:
@@ -134,10 +132,7 @@ def test_a_box_stays_on_what_it_bounds():
         fit = Fit.of(90, 160, Recipe(64, 64, fit=how))
         x0, y0, x1, y1 = fit.boxes(np.array([[70, 30, 110, 60.0]]))[0]
         rows, columns = np.nonzero(fit.picture(picture)[..., 0] > 127)
-        assert (
-            np.abs(np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) - [x0, y0, x1, y1]).max()
-            < 1
-        )
+        assert np.abs(np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) - [x0, y0, x1, y1]).max() < 1
 
 
 # ----------------------------------------------------------------------------------------------------------------- files
@@ -145,9 +140,7 @@ def test_the_frames_of_a_domain_are_the_nearest_of_the_file_and_none_is_blended(
     film(tmp_path / "in" / "even.mp4")  # 20 a second
     film(tmp_path / "in" / "sub" / "uneven.mp4", times=[0, 3, 4, 11, 12, 13, 14, 15, 20, 26, 27, 30])
     domain = add(tmp_path / "in").domain
-    by_source = {
-        Path(row["source"]).stem: row for row in json.loads((domain.folder / "domain.json").read_text())["videos"]
-    }
+    by_source = {Path(row["source"]).stem: row for row in json.loads((domain.folder / "domain.json").read_text())["videos"]}
     assert shown_numbers(domain.folder / "videos" / by_source["even"]["file"]) == [0, 5, 10, 15, 20, 25, 30, 35]
     # due at 0, 5, 10, 15, 20, 25 and 30 twentieths of a second
     assert shown_numbers(domain.folder / "videos" / by_source["uneven"]["file"]) == [0, 2, 3, 7, 8, 9, 11]
@@ -246,9 +239,7 @@ def test_nothing_usable_is_an_error_that_names_the_first(tmp_path):
     with pytest.raises(ValueError, match=r"no video files in or below it"):
         add(tmp_path / "in")
     (tmp_path / "in" / "text.mp4").write_text("no video")
-    with pytest.raises(
-        ValueError, match=r"nothing usable among 1 sources, see unusable.csv; the first: text.mp4: no video"
-    ):
+    with pytest.raises(ValueError, match=r"nothing usable among 1 sources, see unusable.csv; the first: text.mp4: no video"):
         add(tmp_path / "in")
     with pytest.raises(FileNotFoundError, match="is no folder"):
         add(tmp_path / "nowhere")

@@ -127,17 +127,13 @@ def test_boxes_are_in_pixels_of_the_frames_that_were_given(height: int, width: i
 def test_one_agent_that_is_called_two_things_is_one_agent() -> None:
     box, beside = [0.3, 0.5, 0.2, 0.4], [0.7, 0.5, 0.2, 0.4]
     nothing = [[-9.0] * 3] * 3  # RT-DETR gives out as many boxes as it has queries
-    detector = fixed(
-        [[1.0, 2.0, 9.0], [-9.0, 0.5, -9.0], [-9.0, -9.0, 9.0], *nothing], [box, beside, box] + [beside] * 3
-    )
+    detector = fixed([[1.0, 2.0, 9.0], [-9.0, 0.5, -9.0], [-9.0, -9.0, 9.0], *nothing], [box, beside, box] + [beside] * 3)
     (found,) = detector.detect_with_kinds(some_frames(1))  # what is no agent hides none
     assert found.kinds == ["truck", "truck"]
     assert found.boxes[:, 0] == pytest.approx([0.2 * WIDTH, 0.6 * WIDTH], abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    "frames", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 0, 8, 3), np.uint8)]
-)
+@pytest.mark.parametrize("frames", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 0, 8, 3), np.uint8)])
 def test_other_frames_are_refused(frames: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"frames: .*expected uint8 \(N, H, W, 3\)"):
         fixed([[0.0] * 3], [[0.5] * 4]).detect(frames)

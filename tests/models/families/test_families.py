@@ -77,9 +77,7 @@ def wan_formula(model: Any, x: Tensor, noise: Tensor, level: Tensor, given: dict
     there runs from noise to clip, and diffusers' network gives the opposite velocity."""
     t = (1 - level)[:, None, None, None, None]
     x_t = t * x + (1 - t) * noise
-    u = -model.transformer(
-        torch.cat([x_t, given["channels"]], dim=1), 1000 * level, given["text"], given["image"]
-    ).sample
+    u = -model.transformer(torch.cat([x_t, given["channels"]], dim=1), 1000 * level, given["text"], given["image"]).sample
     return ((u - (x - noise)) ** 2).mean()
 
 
@@ -349,9 +347,7 @@ def test_adapters_are_on_the_layers_of_the_family(name: str, layers: int, tiny: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_fine_tune_with_replay_lowers_the_loss_on_both(
-    name: str, tiny: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_fine_tune_with_replay_lowers_the_loss_on_both(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
     model = families.load(tiny(name))
     sources = [[an_example(model, name, number=number) for number in numbers] for numbers in ((0, 1), (2, 3))]
     before = {key: weight.clone() for key, weight in model.transformer.state_dict().items()}
