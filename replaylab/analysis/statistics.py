@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from replaylab.spec import generator
-from replaylab.util.checks import Floats, checked_at_least, checked_numbers
+from replaylab.util.checks import FloatArray, checked_at_least, checked_numbers
 
 Side = Literal["above", "below"]
 Verdict = Literal["holds", "does not hold", "undecided", "exploratory"]
@@ -144,13 +144,13 @@ def average_forgetting(changes: ArrayLike, lower_is_better: bool = True) -> floa
     return float((gains[:-1].max(0, initial=0.0) - gains[-1]).mean())
 
 
-def _gains(changes: ArrayLike, lower_is_better: bool) -> Floats:
+def _gains(changes: ArrayLike, lower_is_better: bool) -> FloatArray:
     kept = checked_numbers(changes, "changes", 2)
     return -kept if lower_is_better else kept
 
 
 # ----------------------------------------------------------------------------------------------------------- alignment
-def alignments(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> Floats:
+def alignments(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> FloatArray:
     """Spearman's ρ (S,) of the two gains (S, K) in each run: positive where both improve together.
 
     K checkpoints of a run, or K configurations of one seed at a fixed step; at least 3. Two groups of runs are compared by
@@ -260,14 +260,14 @@ def _check_claim(claim: str, margin: float) -> None:
 # ------------------------------------------------------------------------------------------------------------ helpers
 def _pair(
     first: ArrayLike, second: ArrayLike, names: tuple[str, str], dimensions: int | None = None
-) -> tuple[Floats, Floats]:
+) -> tuple[FloatArray, FloatArray]:
     a, b = checked_numbers(first, names[0], dimensions), checked_numbers(second, names[1], dimensions)
     if a.shape != b.shape:
         raise ValueError(f"{names[1]}: shape {b.shape}, {names[0]} has {a.shape}; give values of the same clips")
     return a, b
 
 
-def _two_columns(points: ArrayLike) -> Floats:
+def _two_columns(points: ArrayLike) -> FloatArray:
     kept = checked_numbers(points, "points", 2)
     if kept.shape[1] != 2:
         raise ValueError(f"points: shape {kept.shape}, expected (P, 2), two measures that are better when lower")

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from replaylab.util.checks import BoolArray, FloatArray, IntArray, checked_shape
 
 MIN_HEIGHT_PX = 6.0  # of an image of 64
 MIN_VISIBLE = 0.5
 SAME_BOX_IOU = 0.7  # of two detections: above it they are of one agent
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 
 def is_eligible(boxes: ArrayLike, visible: ArrayLike, size_px: int = 64) -> BoolArray:
@@ -26,9 +24,7 @@ def is_eligible(boxes: ArrayLike, visible: ArrayLike, size_px: int = 64) -> Bool
     ValueError names a bad argument.
     """
     checked = checked_boxes(boxes, "boxes")
-    share = np.asarray(visible, dtype=np.float64)
-    if share.shape != (len(checked),):
-        raise ValueError(f"visible: shape {share.shape}, expected ({len(checked)},), one value per box")
+    share = checked_shape(visible, "visible", (len(checked),), ", one value per box")
     if not np.all((share >= 0) & (share <= 1)):
         raise ValueError("visible: every value must be a number in 0..1")
     return ((checked[:, 3] - checked[:, 1]) >= MIN_HEIGHT_PX * size_px / 64) & (share >= MIN_VISIBLE)
@@ -72,13 +68,6 @@ def checked_frames(true_boxes: Sequence[ArrayLike], **others: Sequence[ArrayLike
     return len(true_boxes)
 
 
-def checked_positive(value: float, name: str) -> float:
-    """A positive number of pixels as a float; ValueError under the argument's `name`."""
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name}: {value!r}, expected a positive number of pixels")
-    return float(value)
-
-
 def checked_boxes(values: ArrayLike, name: str, scored: bool = False) -> FloatArray:
     """(A, 4) float boxes; an empty list is no boxes. A score column, where one is allowed, is dropped.
 
@@ -101,9 +90,7 @@ def checked_boxes(values: ArrayLike, name: str, scored: bool = False) -> FloatAr
 
 def checked_agents(values: ArrayLike, n: int, name: str) -> IntArray:
     """(n,) integer ids, each once; ValueError or TypeError under the argument's `name`."""
-    ids = np.asarray(values) if n else np.asarray(values, dtype=np.int64)
-    if ids.shape != (n,):
-        raise ValueError(f"{name}: shape {ids.shape}, expected ({n},), one id per true box")
+    ids = checked_shape(values, name, (n,), ", one id per true box", dtype=None if n else np.int64)
     if not np.issubdtype(ids.dtype, np.integer):
         raise TypeError(f"{name}: {ids.dtype} values, expected integer agent ids")
     if len(np.unique(ids)) != n:
@@ -113,9 +100,7 @@ def checked_agents(values: ArrayLike, n: int, name: str) -> IntArray:
 
 def checked_mask(values: ArrayLike, n: int, name: str) -> BoolArray:
     """Truth values (n,); ValueError for another shape, TypeError for other values, under the argument's `name`."""
-    mask = np.asarray(values) if n else np.asarray(values, dtype=np.bool_)
-    if mask.shape != (n,):
-        raise ValueError(f"{name}: shape {mask.shape}, expected ({n},), one value per true box")
+    mask = checked_shape(values, name, (n,), ", one value per true box", dtype=None if n else np.bool_)
     if mask.dtype != np.bool_:
         raise TypeError(f"{name}: {mask.dtype} values, expected True or False")
     return mask

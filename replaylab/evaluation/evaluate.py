@@ -23,7 +23,6 @@ from replaylab.evaluation import evaluation_sets, measurement
 from replaylab.evaluation.evaluation_sets import EvaluationSet, Frames, true_boxes
 from replaylab.evaluation.measurement import Measurement
 from replaylab.metrics.dynamics import Statistic
-from replaylab.metrics.trajectories import ade_over_samples
 from replaylab.models import pipelines, sampling
 from replaylab.models.pipelines import Pipeline
 from replaylab.spec import EvaluationSpec
@@ -93,13 +92,13 @@ def _denoising(pipeline: Pipeline, evaluation_set: EvaluationSet, noise_seed: in
 
 
 def _over_futures(rows: list[pd.DataFrame]) -> pd.DataFrame:
-    """Means over the futures of each clip, and the ADE of its best one."""
+    """Means over the futures of each clip, and the ADE of its best one: of all its agents together (joint minADE)."""
     first = rows[0]
     if len(rows) == 1:
         return first
     values = np.stack([each["value"] for each in rows])
     of_ade = (first["measure"] == "ade_px").to_numpy()
-    best = first[of_ade].assign(measure="ade_best_px", value=ade_over_samples(values[:, of_ade])[1])
+    best = first[of_ade].assign(measure="ade_best_px", value=values[:, of_ade].min(0))
     with np.errstate(invalid="ignore"):
         return pd.concat([first.assign(value=values.mean(0)), best], ignore_index=True)
 

@@ -21,20 +21,12 @@ from numpy.typing import NDArray
 
 from replaylab.catalogue import PSEUDO
 from replaylab.evaluation.evaluation_sets import ClipBoxes, EvaluationSet, Frames, flat, true_boxes
-from replaylab.metrics import (
-    detection,
-    distances,
-    dynamics,
-    ego_motion,
-    fidelity,
-    optical_flow,
-    template_tracking,
-    trajectories,
-    video_network,
-)
+from replaylab.metrics import distances, dynamics, ego_motion, fidelity, optical_flow, trajectories, video_network
+from replaylab.metrics.detection import average_precision, nta_iou
 from replaylab.metrics.distances import Extractor
 from replaylab.metrics.dynamics import AgentErrors, Statistic
 from replaylab.metrics.fidelity import Activations
+from replaylab.metrics.template_tracking import ade_tracked_px, track_templates
 from replaylab.models.pipelines import PretrainedPipeline
 
 MISS_CAP_M = 10.0  # error on the ground plane of an agent that is not detected; no error counts for more
@@ -186,7 +178,7 @@ def _agents(evaluation_set: EvaluationSet, boxes: ClipBoxes, errors: list[AgentE
         cameras = None if evaluation_set.cameras is None else evaluation_set.cameras[number, context:]
         values: Values = dynamics.accuracy(errors[number])._asdict()
         values |= trajectories.clip_measures(errors[number], cameras, width, cap_m=MISS_CAP_M)
-        values["nta_iou"] = detection.nta_iou(true, eligible, boxes[number], gate_px=gate_px)
+        values["nta_iou"] = nta_iou(true, eligible, boxes[number], gate_px=gate_px)
         clips.append(values)
     pooled = pooled_measures(evaluation_set, boxes, errors, range(len(clips)))
     rows = [{"measure": name, "value": value, "n": n} for name, (value, n) in pooled.items()]
@@ -212,7 +204,7 @@ def pooled_measures(
     if evaluation_set.mean_motion is not None:
         mean_px = evaluation_set.mean_motion.of(frame, start_px)
         values["pull_to_mean"] = trajectories.pull_towards(true_px, predicted_px, mean_px)
-    values["average_precision_iou50"] = detection.average_precision(*zip(*frames, strict=True), min_iou=0.5)
+    values["average_precision_iou50"] = average_precision(*zip(*frames, strict=True), min_iou=0.5)
     return values
 
 
@@ -239,8 +231,8 @@ def _motion(
         }
         if miss_cap_px is not None:
             values |= _ego_errors(evaluation_set, number, generated, hidden)
-            path = template_tracking.track_templates(generated, start[eligible])[1:]
-            ade = template_tracking.ade_tracked_px(path, ids[eligible], *agents, miss_cap_px=miss_cap_px)
+            path = track_templates(generated, start[eligible])[1:]
+            ade = ade_tracked_px(path, ids[eligible], *agents, miss_cap_px=miss_cap_px)
             values["ade_tracked_px"] = ade
         clips.append(values)
     return clips

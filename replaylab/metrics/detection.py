@@ -12,18 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaylab.data.boxes import (
-    BoolArray,
-    FloatArray,
-    centres,
-    checked_boxes,
-    checked_frames,
-    checked_mask,
-    checked_positive,
-    inside,
-    pairwise_iou,
-)
+from replaylab.data.boxes import centres, checked_boxes, checked_frames, checked_mask, inside, pairwise_iou
 from replaylab.metrics.dynamics import Statistic, mean
+from replaylab.util.checks import BoolArray, FloatArray, checked_positive, checked_shape
 
 
 def average_precision(
@@ -108,11 +99,9 @@ def nta_iou(
 
 def _scores(values: ArrayLike, name: str) -> FloatArray:
     """(K,) the last column of detections (K, 5), checked as boxes before."""
-    boxes = np.asarray(values, dtype=np.float64)
-    if boxes.size == 0:
+    if np.size(values) == 0:
         return np.zeros(0)
-    if boxes.shape[1] != 5:
-        raise ValueError(f"{name}: shape {boxes.shape}, expected (K, 5), boxes with a score")
+    boxes = checked_shape(values, name, ("K", 5), ", boxes with a score")
     if not np.isfinite(boxes[:, 4]).all():
         raise ValueError(f"{name}: holds a score that is NaN or infinity")
     return boxes[:, 4]

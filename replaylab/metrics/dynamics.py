@@ -24,18 +24,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
-from replaylab.data.boxes import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    centres,
-    checked_agents,
-    checked_boxes,
-    checked_frames,
-    checked_mask,
-    checked_positive,
-    inside,
-)
+from replaylab.data.boxes import centres, checked_agents, checked_boxes, checked_frames, checked_mask, inside
+from replaylab.util.checks import BoolArray, FloatArray, IntArray, checked_positive
 
 
 class Statistic(NamedTuple):

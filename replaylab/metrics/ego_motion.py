@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaylab.data.boxes import BoolArray, FloatArray
 from replaylab.metrics import trajectories
 from replaylab.metrics.dynamics import Statistic, mean
 from replaylab.metrics.opencv import FloatImages, Images, checked_clip, one_thread, peak_offset
 from replaylab.metrics.optical_flow import outside
+from replaylab.util.checks import BoolArray, FloatArray, checked_positive, checked_shape
 
 FASTEST_M_S, FASTEST_TURN_DEG_S = 15.0, 20.0  # of the search
 GROUND_AHEAD_M, GROUND_ASIDE_M = 30.0, 8.0  # the ground that is compared: further off, a pixel is metres
@@ -45,11 +45,8 @@ def ego_motion(frames: ArrayLike, cameras: ArrayLike, boxes: Sequence[ArrayLike]
     size = clip.shape[1]
     if clip.shape[2] != size:
         raise ValueError(f"frames: {clip.shape[2]} by {size} px; the camera's image is square")
-    if not (np.isfinite(frames_per_second) and frames_per_second > 0):
-        raise ValueError(f"frames_per_second: {frames_per_second!r}, expected a positive number")
-    lenses = np.asarray(cameras, dtype=np.float64)
-    if lenses.shape != (len(clip), 3):
-        raise ValueError(f"cameras: shape {lenses.shape}, expected ({len(clip)}, 3): degrees, m, radians")
+    checked_positive(frames_per_second, "frames_per_second", "number")
+    lenses = checked_shape(cameras, "cameras", (len(clip), 3), ": degrees, m, radians")
     free = outside(boxes, clip.shape)
     fine = [_without_shading(frame) for frame in clip]
     rows, columns = np.nonzero(_chessboard(size))
@@ -97,10 +94,8 @@ def _search(
     before: FloatImages, after: FloatImages, ground: FloatImages, lens: FloatArray, frames_per_second: float
 ) -> FloatArray:
     """Speed and yaw rate of the highest correlation: all turns at few speeds, then all speeds, then a fine grid."""
-    speeds, turns = (
-        np.arange(0, FASTEST_M_S + 0.1, 3),
-        np.deg2rad(np.arange(-FASTEST_TURN_DEG_S, FASTEST_TURN_DEG_S + 0.1, 4)),
-    )
+    speeds = np.arange(0, FASTEST_M_S + 0.1, 3)
+    turns = np.deg2rad(np.arange(-FASTEST_TURN_DEG_S, FASTEST_TURN_DEG_S + 0.1, 4))
     scores = _correlations(before, after, ground, lens, frames_per_second, speeds, turns)
     turn = turns[np.unravel_index(scores.argmax(), scores.shape)[1]]
     speeds = np.arange(0, FASTEST_M_S + 0.1, 0.5)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from replaylab.util.checks import checked_positive
 from replaylab.util.progress import track
 
 LONGEST_WARM_UP = 100  # steps
@@ -25,8 +26,7 @@ def check_settings(steps: int, batch_size: int, learning_rate: float) -> None:
     """ValueError names the setting that cannot train."""
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size: {steps} and {batch_size}, expected at least 1")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate: {learning_rate}, expected a positive number")
+    checked_positive(learning_rate, "learning_rate", "number")
 
 
 def minimise(

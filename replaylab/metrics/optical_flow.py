@@ -21,10 +21,11 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaylab.data.boxes import BoolArray, FloatArray, centres, checked_agents, checked_boxes
+from replaylab.data.boxes import centres, checked_agents, checked_boxes
 from replaylab.metrics import trajectories
 from replaylab.metrics.dynamics import AgentErrors, Statistic, mean
 from replaylab.metrics.opencv import FloatImages, Images, checked_clip, one_thread
+from replaylab.util.checks import BoolArray, FloatArray, checked_shape
 
 MARGIN_PX = 2.0  # around boxes: what smoothing mixes the agent into
 LEAST_CONTRAST = 4.0  # grey levels a pixel, root mean square over 3 x 3: below it motion cannot be seen
@@ -117,9 +118,8 @@ def dominant_motion(flow: ArrayLike, mask: ArrayLike) -> FloatArray:
 
 def displacements_of(motion: ArrayLike, points: ArrayLike) -> FloatArray:
     """Displacements (T-1, A, 2) px, after each transition, of points (A, 2) that move with dominant motion (T-1, 2, 3)."""
-    models, start = np.asarray(motion, dtype=np.float64), np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    if models.ndim != 3 or models.shape[1:] != (2, 3):
-        raise ValueError(f"motion: shape {models.shape}, expected (T-1, 2, 3), from `dominant_motion`")
+    models = checked_shape(motion, "motion", ("T-1", 2, 3), ", from `dominant_motion`")
+    start = np.asarray(points, dtype=np.float64).reshape(-1, 2)
     at, moved = start, np.zeros((len(models), *start.shape))
     for t, model in enumerate(models):
         at = at + at @ model[:, :2].T + model[:, 2]
@@ -163,18 +163,11 @@ def _contrast(frame: Images) -> FloatImages:
 
 
 def _flow(values: ArrayLike, name: str) -> FloatImages:
-    fields = np.asarray(values, dtype=np.float32)
-    if fields.ndim != 4 or fields.shape[3] != 2:
-        raise ValueError(f"{name}: shape {fields.shape}, expected (T-1, H, W, 2), from `flow`")
-    if not np.isfinite(fields).all():
-        raise ValueError(f"{name}: holds NaN or infinity")
-    return fields
+    return checked_shape(values, name, ("T-1", "H", "W", 2), ", from `flow`", finite=True, dtype=np.float32)
 
 
 def _mask(values: ArrayLike, fields: FloatImages) -> BoolArray:
-    mask = np.asarray(values)
-    if mask.shape != fields.shape[:3]:
-        raise ValueError(f"mask: shape {mask.shape}, expected {fields.shape[:3]}, as the flow has")
+    mask = checked_shape(values, "mask", fields.shape[:3], ", as the flow has", dtype=None)
     if mask.dtype != np.bool_:
         raise TypeError(f"mask: {mask.dtype} values, expected True or False")
     return mask

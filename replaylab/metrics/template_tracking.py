@@ -12,17 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from replaylab.data.boxes import (
-    FloatArray,
-    centres,
-    checked_agents,
-    checked_boxes,
-    checked_frames,
-    checked_mask,
-    checked_positive,
-)  # fmt: skip
+from replaylab.data.boxes import centres, checked_agents, checked_boxes, checked_frames, checked_mask
 from replaylab.metrics.dynamics import Statistic, mean
 from replaylab.metrics.opencv import Images, checked_clip, one_thread, peak_offset
+from replaylab.util.checks import FloatArray, checked_positive, checked_shape
 
 ENLARGED = 2  # templates are matched at twice the resolution
 FRINGE_PX = 0.5  # of the background in a template: the outline of a plain agent
@@ -88,9 +81,7 @@ def ade_tracked_px(
     """
     cap, n_frames = checked_positive(miss_cap_px, "miss_cap_px"), len(true_boxes)
     checked_frames(true_boxes, agents=agents, eligible=eligible)
-    boxes = np.asarray(tracks, dtype=np.float64)
-    if boxes.ndim != 3 or boxes.shape[::2] != (n_frames, 4):
-        raise ValueError(f"tracks: shape {boxes.shape}, expected ({n_frames}, A, 4), one entry per true frame")
+    boxes = checked_shape(tracks, "tracks", (n_frames, "A", 4), ", one entry per true frame")
     ids = checked_agents(tracked_agents, boxes.shape[1], "tracked_agents")
     errors = []
     for t in range(n_frames):

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaylab.data.boxes import FloatArray, IntArray, centres, checked_agents, checked_boxes, iou
+from replaylab.data.boxes import centres, checked_agents, checked_boxes, iou
 from replaylab.metrics import dynamics
 from replaylab.metrics.dynamics import AgentErrors, Statistic, mean
+from replaylab.util.checks import FloatArray, IntArray, checked_positive, checked_shape
 
 CELLS = 4  # a side of the image: where an agent is decides which mean motion it is compared with
 LEAST_SIDE_PX = 1.0  # sides are not compared below this: a box without an area has no logarithm
@@ -34,10 +35,8 @@ LEAST_SIDE_PX = 1.0  # sides are not compared below this: a box without an area 
 class GroundPlaneErrors:
     """One entry for each of the n eligible agent-frames, detected minus true, seen from the ego car."""
 
-    position_m: FloatArray
-    """(n,) distance of places, at most the cap, which a miss costs; NaN if the true box has no place"""
-    range_m: FloatArray
-    """(n,) error of the distance from the ego car, within ± the cap; NaN if missed or the true box has no place"""
+    position_m: FloatArray  # (n,) distance of places, at most the cap, which a miss costs; NaN if the true box has no place
+    range_m: FloatArray  # (n,) error of the distance from the ego car, within ± the cap; NaN if missed or of no true place
     bearing_deg: FloatArray  # (n,) error of the direction, positive to the right, -180..180; NaN if missed
 
 
@@ -56,8 +55,8 @@ def clip_measures(errors: AgentErrors, cameras: ArrayLike | None, size_px: int, 
     """Every measure of one clip that needs no second clip, by name; arguments as in `ground_plane_errors`, without whose
     measures it is where no camera is known.
 
-    Of range and bearing the mean size of the error; `size_error_matched` is that of the logarithm of areas, and
-    `growth_matched` its mean with the sign.
+    `ade_px_frame_1` and so on: the ADE of each future frame alone. Of range and bearing the mean size of the error;
+    `size_error_matched` is that of the logarithm of areas, and `growth_matched` its mean with the sign.
     """
     log_area = log_area_ratio(errors)
     measures = {
@@ -72,7 +71,8 @@ def clip_measures(errors: AgentErrors, cameras: ArrayLike | None, size_px: int, 
             "range_error_matched_m": _mean_known(np.abs(plane.range_m)),
             "bearing_error_matched_deg": _mean_known(np.abs(plane.bearing_deg)),
         }
-    horizons = {f"ade_px_frame_{t}": ade for t, ade in enumerate(ade_by_horizon(errors), start=1)}
+    frames = range(len(errors.false_positives))
+    horizons = {f"ade_px_frame_{t + 1}": mean(errors.error_px[errors.frame == t]) for t in frames}
     return {**measures, "vanishing_rate": vanishing_rate(errors), **horizons}
 
 
@@ -86,11 +86,6 @@ def log_area_ratio(errors: AgentErrors) -> FloatArray:
         for boxes in (errors.true_boxes, errors.detected_boxes)
     )
     return np.log(detected / true)
-
-
-def ade_by_horizon(errors: AgentErrors) -> list[Statistic]:
-    """ADE over all eligible agents, a miss costing the cap, of each future frame 1..T; pixels."""
-    return [mean(errors.error_px[errors.frame == t]) for t in range(len(errors.false_positives))]
 
 
 def vanishing_rate(errors: AgentErrors) -> Statistic:
@@ -114,7 +109,7 @@ def pixels_to_ground(points: ArrayLike, cameras: ArrayLike, size_px: int) -> Flo
     degrees, height in m, pitch downwards in radians (in this order in the columns of `domain.EGO_COLUMNS`). It inverts
     `worlds.renderer.Camera.project` for points on the ground. ValueError names the argument.
     """
-    pixels, checked = np.asarray(points, dtype=np.float64).reshape(-1, 2), _cameras(cameras, None)
+    pixels, checked = np.asarray(points, dtype=np.float64).reshape(-1, 2), _cameras(cameras, "N")
     if len(pixels) != len(checked):
         raise ValueError(f"cameras: {len(checked)} rows, but {len(pixels)} points; give one for each")
     rays = _rays(pixels, checked, size_px)
@@ -134,8 +129,7 @@ def ground_plane_errors(errors: AgentErrors, cameras: ArrayLike, size_px: int, *
     cameras (T, 3), a row a future frame, and size_px as in `pixels_to_ground`. A detection at or above the horizon is
     infinitely far: it costs the cap. ValueError names the argument and frame.
     """
-    if not (np.isfinite(cap_m) and cap_m > 0):
-        raise ValueError(f"cap_m: {cap_m!r}, expected a positive number of metres")
+    checked_positive(cap_m, "cap_m", "number of metres")
     rows = _cameras(cameras, len(errors.false_positives))[errors.frame]
     feet = [np.stack([b[:, [0, 2]].mean(1), b[:, 3]], axis=1) for b in (errors.true_boxes, errors.detected_boxes)]
     true, detected = (pixels_to_ground(foot, rows, size_px) for foot in feet)
@@ -160,13 +154,8 @@ def displacements(errors: AgentErrors, last_boxes: ArrayLike, last_agents: Array
     chosen = errors.matched & np.isin(errors.agent, ids)
     order = np.argsort(ids)
     then = centres(boxes)[order[np.searchsorted(ids[order], errors.agent[chosen])]]
-    return Displacements(
-        errors.frame[chosen],
-        errors.agent[chosen],
-        then,
-        centres(errors.true_boxes[chosen]) - then,
-        centres(errors.detected_boxes[chosen]) - then,
-    )
+    moves = (centres(boxes[chosen]) - then for boxes in (errors.true_boxes, errors.detected_boxes))
+    return Displacements(errors.frame[chosen], errors.agent[chosen], then, *moves)
 
 
 def displacement_slope(true_px: ArrayLike, predicted_px: ArrayLike) -> Statistic:
@@ -185,14 +174,10 @@ def displacement_slope(true_px: ArrayLike, predicted_px: ArrayLike) -> Statistic
 def pull_towards(true_px: ArrayLike, predicted_px: ArrayLike, mean_px: ArrayLike) -> Statistic:
     """Where the predictions lie on the way from the true displacement to a mean one, as a share of it; and M.
 
-    All (M, 2) px; the mean may be one vector (2,), or a field, looked up for each agent-frame. The share s of
-    predicted = true + s (mean - true) by least squares: 0 at the truth, 1 at the mean, negative on the far side. NaN
-    where truth and mean are the same everywhere.
+    All (M, 2) px, the mean one looked up for each agent-frame. The share s of predicted = true + s (mean - true) by least
+    squares: 0 at the truth, 1 at the mean, negative on the far side. NaN where truth and mean are the same everywhere.
     """
-    field = np.asarray(mean_px, dtype=np.float64)
-    if field.shape == (2,):
-        field = np.broadcast_to(field, np.shape(true_px))
-    true, predicted, aim = _paired(true_px, predicted_px=predicted_px, mean_px=field)
+    true, predicted, aim = _paired(true_px, predicted_px=predicted_px, mean_px=mean_px)
     way = aim - true
     whole = float((way**2).sum())
     return Statistic(float((way * (predicted - true)).sum() / whole) if whole > 0 else float("nan"), len(true))
@@ -206,20 +191,6 @@ def image_cells(points_px: ArrayLike, size_px: int | tuple[int, int]) -> IntArra
     known = np.nan_to_num(np.asarray(points_px, dtype=np.float64))
     width_and_height = np.broadcast_to(size_px, 2)[::-1]
     return np.clip(np.floor(known / width_and_height * CELLS), 0, CELLS - 1).astype(np.int64)
-
-
-def ade_over_samples(ade_px: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Mean over k and best of k: of the ADE (k, N) px of k futures of the same N clips, two arrays (N,).
-
-    The best is a whole future of the clip's agents together (joint minADE), not each agent's own best. A clip
-    without eligible agents is NaN in every future, and in the results; one that is NaN in some only is refused.
-    """
-    ade = np.asarray(ade_px, dtype=np.float64)
-    if ade.ndim != 2 or len(ade) == 0:
-        raise ValueError(f"ade_px: shape {ade.shape}, expected (k, N), at least one future of each clip")
-    if (np.isnan(ade) != np.isnan(ade[0])).any():
-        raise ValueError("ade_px: a clip is NaN in some futures and not in others; are they of the same clips?")
-    return ade.mean(0), ade.min(0)
 
 
 def constant_velocity(context: Sequence[ArrayLike], n_future: int, *, gate_px: float) -> list[FloatArray]:
@@ -252,19 +223,15 @@ def constant_velocity(context: Sequence[ArrayLike], n_future: int, *, gate_px: f
 
 def _rays(pixels: FloatArray, cameras: FloatArray, size_px: int) -> FloatArray:
     """Directions (N, 3) of the rays through pixels (N, 2), level axes: right, ahead, down; of depth 1."""
-    if not size_px > 0:
-        raise ValueError(f"size_px: {size_px!r}, expected a positive number of pixels")
+    checked_positive(size_px, "size_px")
     focal = size_px / 2 / np.tan(np.deg2rad(cameras[:, 0]) / 2)
     right, up = (pixels[:, 0] - size_px / 2) / focal, (size_px / 2 - pixels[:, 1]) / focal
     cos, sin = np.cos(cameras[:, 2]), np.sin(cameras[:, 2])
     return np.stack([right, cos + up * sin, sin - up * cos], axis=1)
 
 
-def _cameras(values: ArrayLike, n: int | None) -> FloatArray:
-    cameras = np.asarray(values, dtype=np.float64)
-    if cameras.ndim != 2 or cameras.shape[1] != 3 or n not in (None, len(cameras)):
-        wanted = "N" if n is None else n
-        raise ValueError(f"cameras: shape {cameras.shape}, expected ({wanted}, 3): degrees, m, radians")
+def _cameras(values: ArrayLike, n: int | str) -> FloatArray:
+    cameras = checked_shape(values, "cameras", (n, 3), ": degrees, m, radians")
     view, height, pitch = cameras.T
     good = (view > 0) & (view < 180) & (height > 0) & np.isfinite(height) & (np.abs(pitch) < np.pi / 2)
     if not good.all():
@@ -278,13 +245,7 @@ def _paired(true_px: ArrayLike, **others: ArrayLike) -> list[FloatArray]:
     """Displacements (M, 2), all of one length and finite."""
     checked: list[FloatArray] = []
     for name, values in {"true_px": true_px, **others}.items():
-        array = np.asarray(values, dtype=np.float64)
-        if array.ndim != 2 or array.shape[1] != 2 or (checked and len(array) != len(checked[0])):
-            wanted = len(checked[0]) if checked else "M"
-            raise ValueError(f"{name}: shape {array.shape}, expected ({wanted}, 2)")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name}: holds NaN or infinity")
-        checked.append(array)
+        checked.append(checked_shape(values, name, (len(checked[0]) if checked else "M", 2), finite=True))
     return checked
 
 

@@ -30,25 +30,10 @@ from torch.nn import functional
 
 from replaylab.data.domain import Domain
 from replaylab.data.video import decode
-from replaylab.metrics import network_files, network_training
+from replaylab.metrics import network_files, network_training, video_network
 from replaylab.metrics.blur import blurred
 from replaylab.metrics.distances import frechet_distance, kernel_distance
-from replaylab.metrics.video_network import (
-    CELLS,
-    EGO_UNITS,
-    FASTEST_PX,
-    FRAMES,
-    ORDERS,
-    PIXELS_PER_OUTPUT,
-    WIDTHS,
-    Clips,
-    Floats,
-    checked_clips,
-    features,
-    maps_of,
-    new_network,
-    pooled,
-)  # fmt: skip
+from replaylab.metrics.video_network import CELLS, EGO_UNITS, FASTEST_PX, FRAMES, ORDERS, PIXELS_PER_OUTPUT, Clips, Floats
 from replaylab.spec import generator, torch_seed
 from replaylab.util.progress import report, track
 
@@ -196,9 +181,9 @@ class _Predictions:
 
 
 def _predict(network: nn.ModuleDict, clips: Clips, kinds: int) -> _Predictions:
-    maps = maps_of(network, clips)
+    maps = video_network.maps_of(network, clips)
     cells = network["cells"](maps).transpose(1, 2)  # (B, T, 3, c, c)
-    whole = network["clip"](pooled(maps)).split([kinds, len(EGO_UNITS), len(ORDERS)], 1)
+    whole = network["clip"](video_network.pooled(maps)).split([kinds, len(EGO_UNITS), len(ORDERS)], 1)
     return _Predictions(whole[0], cells[:, :, 0], cells[:, :, 1:], whole[1], whole[2])
 
 
@@ -247,13 +232,13 @@ def fit(
     network_files.check_replaceable(folder, "video network")
     network_training.check_settings(steps, batch_size, learning_rate)
     for name, clips in checks.items():
-        checked_clips(clips, f"checks[{name!r}]")
+        video_network.checked_clips(clips, f"checks[{name!r}]")
     kinds = sorted(set(videos.kinds.tolist()))
     if unknown := sorted(set(held_out.kinds.tolist()) - set(kinds)):
         raise ValueError(f"held_out: {unknown[0]!r} is not among the kinds of the videos, {', '.join(kinds)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "new video network"))
-        network = new_network(len(kinds))
+        network = video_network.new_network(len(kinds))
     of_domain = [np.flatnonzero(videos.domains == name) for name in sorted(set(videos.domains.tolist()))]
 
     def loss_at(step: int) -> Tensor:
@@ -334,8 +319,8 @@ def responses(network: nn.ModuleDict, checks: Mapping[str, ArrayLike]) -> dict[s
     for name, (first, second) in halves.items():
         sets = {"real, other scenes": first, **_damaged(first)}
         sets |= {f"real, but of {other}": clips[0] for other, clips in halves.items() if other != name}
-        reference = features(second, network=network)
-        seen = {what: features(clips, network=network) for what, clips in sets.items()}
+        reference = video_network.features(second, network=network)
+        seen = {what: video_network.features(clips, network=network) for what, clips in sets.items()}
         table[name] = {
             what: {"frechet": frechet_distance(each, reference), "kernel": kernel_distance(each, reference)}
             for what, each in seen.items()
@@ -356,7 +341,7 @@ def _damaged(clips: Clips) -> dict[str, Clips]:
 
 
 def _card(network: nn.ModuleDict, config: dict[str, Any]) -> str:
-    facts = config["training"]
+    facts, width = config["training"], video_network.WIDTHS[-1]
     shares = ", ".join(f"{share:.0%} {order}" for order, share in zip(ORDERS, ORDER_SHARES, strict=True))
     heads = ["domain", "clips", "kind", "order", "agents", "agents' motion", "speed ahead", "yaw rate"]
     quality = [[name, *values.values()] for name, values in facts["quality"].items()]
@@ -365,7 +350,7 @@ def _card(network: nn.ModuleDict, config: dict[str, Any]) -> str:
     ]
     return f"""# Video network: features of clips of {FRAMES} frames, for distances between sets of videos
 
-{WIDTHS[-1]} features of a clip, by which motion counts as well as appearance; see `replaylab/metrics/video_network.py`.
+{width} features of a clip, by which motion counts as well as appearance; see `replaylab/metrics/video_network.py`.
 It is not I3D: its Fréchet distance is not FVD, and cannot be compared with published values of it.
 
 - Data: {facts["data"]}.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-Floats = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 
-def checked_numbers(values: ArrayLike, name: str, dimensions: int | None = None) -> Floats:
+def checked_numbers(values: ArrayLike, name: str, dimensions: int | None = None) -> FloatArray:
     """The values as float64, of any shape or with `dimensions`; ValueError for none, NaN or infinity."""
     kept = np.asarray(values, np.float64)
     if kept.size == 0 or (dimensions is not None and kept.ndim != dimensions):
@@ -35,3 +39,29 @@ def checked_images(values: ArrayLike, name: str, multiple: int = 1) -> NDArray[n
         sides = f"{images.shape[2]}x{images.shape[1]}"
         raise ValueError(f"{name}: {sides} pixels, both sides must be divisible by {multiple}")
     return images
+
+
+def checked_shape(
+    values: ArrayLike, name: str, sides: tuple[int | str, ...], note: str = "", *, finite: bool = False,
+    dtype: DTypeLike | None = np.float64,
+) -> NDArray[Any]:  # fmt: skip
+    """The values as an array of these `sides`, a letter where any length will do; with `finite`, without NaN and infinity.
+
+    ValueError, under the argument's `name`, with the shape that is expected and the `note` on what that is.
+    """
+    array = np.asarray(values, dtype)
+    if array.ndim != len(sides) or any(
+        isinstance(side, int) and side != length for length, side in zip(array.shape, sides, strict=True)
+    ):
+        wanted = str(sides).replace("'", "")
+        raise ValueError(f"{name}: shape {array.shape}, expected {wanted}{note}")
+    if finite and not np.isfinite(array).all():
+        raise ValueError(f"{name}: holds NaN or infinity")
+    return array
+
+
+def checked_positive(value: float, name: str, what: str = "number of pixels") -> float:
+    """A positive number as a float; ValueError under the argument's `name`."""
+    if not (np.isfinite(value) and value > 0):
+        raise ValueError(f"{name}: {value!r}, expected a positive {what}")
+    return float(value)

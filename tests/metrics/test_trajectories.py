@@ -81,8 +81,9 @@ def test_the_horizons_weighted_by_their_agents_make_the_whole(seed: int) -> None
     rng = np.random.default_rng(seed)
     clip = clip_of(rng)
     errors = errors_of(clip, some_of(rng, clip[0]))
-    frames, whole = trajectories.ade_by_horizon(errors), dynamics.accuracy(errors)
-    assert len(frames) == 5 and sum(f.n for f in frames) == whole.ade_px.n
+    measures, whole = trajectories.clip_measures(errors, None, 64, cap_m=1), dynamics.accuracy(errors)
+    frames = [measures[f"ade_px_frame_{t}"] for t in range(1, 6)]
+    assert "ade_px_frame_6" not in measures and sum(f.n for f in frames) == whole.ade_px.n
     np.testing.assert_equal(frames[-1], whole.fde_px)
     if whole.ade_px.n:
         assert sum(f.value * f.n for f in frames if f.n) / whole.ade_px.n == pytest.approx(whole.ade_px.value)
@@ -244,7 +245,7 @@ def test_the_slope_is_that_of_numpy_and_the_axes_are_alike(seed: int) -> None:
 def test_predictions_part_of_the_way_to_the_mean_are_pulled_by_that_part(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     true, field, vector = rng.normal(0, 4, (20, 2)), rng.normal(0, 4, (20, 2)), rng.normal(0, 4, 2)
-    for mean in (field, vector, np.array([3.0, 3.0])):
+    for mean in (field, np.tile(vector, (20, 1)), np.full((20, 2), 3.0)):
         pull = trajectories.pull_towards(true, true + share * (mean - true), mean)
         assert pull == (pytest.approx(share, abs=1e-9), 20)
     # towards one mean for both axes: the slope falls by the pull
@@ -256,22 +257,8 @@ def test_without_any_difference_there_is_neither_slope_nor_pull() -> None:
     for true in (np.zeros((0, 2)), np.ones((3, 2))):
         line = trajectories.displacement_slope(true, true)
         assert math.isnan(line.value) and line.n == true.size
-        pull = trajectories.pull_towards(true, true, [1, 1])
+        pull = trajectories.pull_towards(true, true, np.ones_like(true))
         assert math.isnan(pull.value) and pull.n == len(true)
-
-
-@given(SEEDS, st.integers(1, 6))
-def test_the_best_of_k_falls_with_k_and_the_mean_lies_between(seed: int, k: int) -> None:
-    ade = np.random.default_rng(seed).uniform(0, CAP, (k, 7))
-    ade[:, 3] = math.nan
-    mean, best = trajectories.ade_over_samples(ade)
-    assert np.isnan(mean).tolist() == np.isnan(best).tolist() == [i == 3 for i in range(7)]
-    known = np.arange(7) != 3
-    assert (best[known] <= mean[known] + 1e-12).all() and (mean[known] <= ade[:, known].max(0) + 1e-12).all()
-    fewer = trajectories.ade_over_samples(ade[: max(1, k - 1)])[1]
-    assert (best[known] <= fewer[known]).all()
-    shuffled = trajectories.ade_over_samples(ade[::-1])
-    np.testing.assert_allclose(shuffled, (mean, best))
 
 
 @given(SEEDS, st.integers(1, 5))
@@ -342,8 +329,6 @@ CAMERA = [50.0, 1.45, 0.03]
         (lambda: trajectories.displacement_slope([[0, 1]], [[0, 1], [2, 3]]), r"predicted_px.*\(1, 2\)"),
         (lambda: trajectories.displacement_slope([[0, math.nan]], [[0, 1]]), "true_px: holds NaN"),
         (lambda: trajectories.pull_towards([[0, 1]], [[0, 1]], [1, 2, 3]), "mean_px: shape"),
-        (lambda: trajectories.ade_over_samples([1.0, 2.0]), "ade_px: shape"),
-        (lambda: trajectories.ade_over_samples([[1.0], [math.nan]]), "ade_px: a clip is NaN in some"),
         (lambda: trajectories.constant_velocity([BOX], 1, gate_px=1), "context: 1 frames"),
         (lambda: trajectories.constant_velocity([BOX, BOX[:, :3]], 1, gate_px=1), r"context\[1\]: shape"),
         (lambda: trajectories.constant_velocity([BOX, BOX], 0, gate_px=1), "n_future: 0"),

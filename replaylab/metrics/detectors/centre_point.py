@@ -31,7 +31,7 @@ from replaylab.data.boxes import SAME_BOX_IOU, is_eligible
 from replaylab.metrics import dynamics, network_files
 from replaylab.metrics.blur import as_tensor
 from replaylab.spec import WEIGHTS
-from replaylab.util.checks import checked_images
+from replaylab.util.checks import checked_images, checked_shape
 
 SHIPPED = WEIGHTS / "detector"
 STRIDE = 2  # of the output
@@ -139,10 +139,8 @@ def detect(model: Detector, frames: ArrayLike, batch_size: int = 64, least_score
     Boxes are in pixels, y down, whole agents: they reach under what covers them and past the edge of the image. Best
     score first; none below `least_score`, by default the model's own threshold.
     """
-    images, least = (
-        checked_images(frames, "frames", LARGEST_STRIDE),
-        model.config.score_threshold if least_score is None else least_score,
-    )
+    images = checked_images(frames, "frames", LARGEST_STRIDE)
+    least = model.config.score_threshold if least_score is None else least_score
     model.eval()
     detections: list[Boxes] = []
     for start in range(0, len(images), batch_size):
@@ -251,12 +249,12 @@ def checked_truth(boxes: Sequence[ArrayLike], images: NDArray[np.uint8], name: s
     """N arrays (K, 6), one a frame; ValueError under the argument's `name`."""
     if len(boxes) != len(images):
         raise ValueError(f"{name}: {len(boxes)} entries for {len(images)} frames; give one array per frame")
-    rows = [np.asarray(b, dtype=np.float32) for b in boxes]
-    rows = [row if row.size else np.zeros((0, 6), dtype=np.float32) for row in rows]
-    for i, row in enumerate(rows):
-        if row.ndim != 2 or row.shape[1] != 6:
-            wanted = "(K, 6): x0 y0 x1 y1 visible kind_is_pedestrian"
-            raise ValueError(f"{name}[{i}]: shape {row.shape}, expected {wanted}")
+    rows: list[Boxes] = []
+    for i, values in enumerate(boxes):
+        known = values if np.size(values) else np.zeros((0, 6))
+        columns = ": x0 y0 x1 y1 visible kind_is_pedestrian"
+        row = checked_shape(known, f"{name}[{i}]", ("K", 6), columns, dtype=np.float32)
+        rows.append(row)
         try:
             is_eligible(row[:, :4], row[:, 4])
         except ValueError as error:
