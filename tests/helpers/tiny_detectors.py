@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
+from replaylab.metrics.detectors.pretrained import ObjectDetector
+
+HEIGHT, WIDTH = 38, 61
 CLASSES = ("car", "person", "dog", "truck")
 
 
@@ -75,3 +80,26 @@ def tiny_detector(name: str, folder: Path, classes: tuple[str, ...] = CLASSES) -
     model.save_pretrained(folder)
     getattr(transformers, f"{processor}ImageProcessorPil")(**size).save_pretrained(folder)
     return folder
+
+
+class Fixed(torch.nn.Module):
+    """A network that says the same of every frame: logits (Q, classes), boxes (Q, 4) as shares of the image."""
+
+    def __init__(self, logits: list[list[float]], boxes: list[list[float]]) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.logits, self.boxes = torch.tensor(logits), torch.tensor(boxes)
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:
+        n = len(pixel_values)
+        return SimpleNamespace(logits=self.logits.expand(n, -1, -1), pred_boxes=self.boxes.expand(n, -1, -1))
+
+
+def fixed(logits: list[list[float]], boxes: list[list[float]]) -> ObjectDetector:
+    processor = transformers.RTDetrImageProcessorPil(**SQUARE)
+    kinds = {0: "car", 1: "truck"}
+    return ObjectDetector("fixed", Fixed(logits, boxes), processor, kinds, 0.3, "")
+
+
+def some_frames(n: int = 3, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
