@@ -26,10 +26,10 @@ from replaylab.catalogue import CLIP_FRAMES, PSEUDO, domain_of, measure_of
 from replaylab.data import clips
 from replaylab.spec import RunSpec, WorldSpec
 from replaylab.store import COLUMNS, Store
-from replaylab.sweeps.ablations import AS_IT_IS, NO_REPLAY
+from replaylab.sweeps.ablations import NEAR_25, NO_REPLAY
 from replaylab.util.text import percent
 
-REFERENCE = AS_IT_IS.name
+REFERENCE = NEAR_25.name
 LAST, EQUAL, LOWER = "at the last step", "at equal fidelity", "at a lower one"
 SHARES = {EQUAL: 0.8, LOWER: 0.5}
 """Readings at equal fidelity: how much of the gain in EffNet-KD of near replay 25 %, seed by seed. Not all of it: what

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from replaylab.cli import options as shared
-from replaylab.sweeps.own_settings import OPTIONS, PRESETS
+from replaylab.sweeps.own_settings import OPTIONS, PRESETS, Settings
 
 SHOWN = ("effnet_kd", "ade_px", "recall", "flow_error_px")
 
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
         return
     table = own_model.run(
         options.model or own_model.hub_name(options.preset), options.driving, options.replay, options.replay_fractions,
-        own_model.settings(options.preset, vars(options)), seeds=options.seeds, detector=options.detector,
+        Settings.of(options.preset, vars(options)), seeds=options.seeds, detector=options.detector,
         agents=options.agents, cluster=options.cluster, cluster_file=options.cluster_file, store=options.store,
         dry_run=options.dry_run,
     )  # fmt: skip

@@ -37,7 +37,7 @@ from replaylab.pages.style import styled
 from replaylab.pages.verdicts import MISSING
 from replaylab.store import Store, store_of
 from replaylab.sweeps import ablations, presets
-from replaylab.sweeps.ablations import AS_IT_IS, NO_REPLAY
+from replaylab.sweeps.ablations import NEAR_25, NO_REPLAY
 from replaylab.sweeps.presets import grid, steps_for
 from replaylab.util.text import capital, number, percent
 
@@ -95,7 +95,7 @@ def _configurations(preset: str, title: str, seeds: Sequence[int], home: Path) -
     try:
         variations = ablations.variations(preset, home)
     except FileNotFoundError:
-        variations, title = (NO_REPLAY, AS_IT_IS), f"{title}, settings not chosen yet"
+        variations, title = (NO_REPLAY, NEAR_25), f"{title}, settings not chosen yet"
     named = [
         (run, one.group, f"{one.group} {one.name}" if one in ablations.ALTERNATIVES else one.name)
         for one in variations

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from replaylab.analysis import world_survey
 from replaylab.evaluation import corruption_study
 from replaylab.spec import CLUSTERS
-from replaylab.sweeps import own_model
+from replaylab.sweeps import own_settings
 from replaylab.sweeps.presets import PRESETS
 from replaylab.worlds.named import DOMAINS
 
@@ -154,7 +154,7 @@ class YourModelParameters:
     driving: str = text_of("", "a domain: python -m replaylab domain add")
     replay: list[str] = list_of("folders", "domains to replay")
     replay_fractions: list[float] = list_of("fractions", "0 is no replay", [0.0, 0.25])
-    preset: str = text_of("wan", "settings of a family", own_model.PRESETS)
+    preset: str = text_of("wan", "settings of a family", own_settings.PRESETS)
     model: str = text_of("", 'a folder or a name on the hub; "" for the preset\'s')
     settings: list[str] = list_of("settings")
     seeds: list[int] = list_of("seeds", "", [0])

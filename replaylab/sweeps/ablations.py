@@ -22,13 +22,13 @@ from replaylab.sweeps import presets
 from replaylab.sweeps.presets import SHARES
 from replaylab.worlds.named import domain_spec
 
-SETTINGS = 5  # of every alternative: as many as replay has fractions
-MORE_SEED = 100  # added to a run's seed: clips that it has not seen
+SETTINGS = 5  # of every alternative, as many as replay has fractions
+MORE_SEED = 100  # added to a run's seed, for clips that are not in its target
 
 
 @dataclass(frozen=True)
 class Variation:
-    """What is changed, in words and in deed."""
+    """One change of a run, with its group and name in tables."""
 
     group: str
     name: str
@@ -48,7 +48,7 @@ def _without_replay(change: Callable[[RunSpec], RunSpec]) -> Callable[[RunSpec],
 
 
 def _source(*names: str) -> Callable[[RunSpec], RunSpec]:
-    """Other domains in the place of the replayed one, as many clips in all and for each seed its own."""
+    """Replay other domains, with as many clips in all, drawn anew for each seed."""
 
     def change(run: RunSpec) -> RunSpec:
         count = -(-run.replay.domains[0].videos[0] // len(names))
@@ -60,7 +60,7 @@ def _source(*names: str) -> Callable[[RunSpec], RunSpec]:
 
 
 def _more_driving(run: RunSpec) -> RunSpec:
-    """Clips of the target's own kind that the target does not have."""
+    """Replay further clips of the target's own distribution."""
     count = run.replay.domains[0].videos[0]
     more = domain_spec("driving", name="more-driving", videos=(count, 0, 0), seed=run.seed + MORE_SEED)
     return replace(run, replay=replace(run.replay, domains=(more,)))
@@ -76,7 +76,7 @@ def _target(videos: int, replayed: bool) -> Callable[[RunSpec], RunSpec]:
 
 
 def _remedy(kind: str, strength: float) -> Callable[[RunSpec], RunSpec]:
-    """An alternative in the place of replay. EWC measures what the base knows on clips of the replayed domain."""
+    """An alternative in place of replay. EWC estimates the Fisher information on clips of the replayed domain."""
 
     def change(run: RunSpec) -> RunSpec:
         known = {"domains": run.replay.domains, "clips": EWC_CLIPS} if kind == "ewc" else {}
@@ -92,14 +92,14 @@ STRENGTHS = {
     "lwf": (0.1, 0.3, 1.0, 3.0, 10.0),
     "wise-ft": (0.1, 0.25, 0.5, 0.75, 0.9),
 }
-RATES = (3e-4, 2.5e-4, 2e-4, 1.5e-4, 1e-4)  # beside 4e-4
+LEARNING_RATES = (3e-4, 2.5e-4, 2e-4, 1.5e-4, 1e-4)  # the presets have 4e-4
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75)
-AS_IT_IS = Variation("replay", "near replay 25 %", lambda run: run)
+NEAR_25 = Variation("replay", "near replay 25 %", lambda run: run)
 NO_REPLAY = Variation("replay", "no replay", lambda run: replace(run, replay=ReplaySpec()))
 
 ABLATIONS = (
     NO_REPLAY,
-    AS_IT_IS,
+    NEAR_25,
     Variation("replay", "near replay 1 %", _replay(fraction=0.01)),
     Variation("schedule", "bursts every 20 steps", _replay(schedule="periodic", period=20)),
     Variation("schedule", "ramp", _replay(schedule="ramp")),
@@ -122,12 +122,12 @@ ABLATIONS = (
     Variation("trained", "temporal layers, no replay", _without_replay(_training(trained="temporal"))),
     Variation("trained", "temporal layers", _training(trained="temporal")),
 )
-"""Each with three seeds on the test split."""
+"""On the test split, three seeds each."""
 
 ALTERNATIVES = (
     *(Variation("near replay", f"{100 * share:g} %", _replay(fraction=share)) for share in FRACTIONS),
     *(Variation(kind, f"{each:g}", _remedy(kind, each)) for kind, strengths in STRENGTHS.items() for each in strengths),
-    *(Variation("lower rate", f"{rate:g}", _without_replay(_training(learning_rate=rate))) for rate in RATES),
+    *(Variation("lower rate", f"{rate:g}", _without_replay(_training(learning_rate=rate))) for rate in LEARNING_RATES),
     *(Variation("generative replay", f"{100 * share:g} %", _replay(fraction=share, generated=True)) for share in FRACTIONS),
 )  # fmt: skip
 """Each method with SETTINGS settings on the dev split; early stop is read off the steps of the variation without replay."""
@@ -146,7 +146,7 @@ def variations(preset: str, store: Path | None = None) -> tuple[Variation, ...]:
     if preset == "alternatives-dev":
         return (NO_REPLAY, *ALTERNATIVES)
     if preset == "alternatives":
-        return (NO_REPLAY, AS_IT_IS, *best(store))
+        return (NO_REPLAY, NEAR_25, *best(store))
     raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
 
 
@@ -157,7 +157,7 @@ def runs_of(preset: str, variation: Variation, seeds: Sequence[int] = ()) -> lis
 
 
 def named(preset: str, seeds: Sequence[int] = (), store: Path | None = None) -> pd.DataFrame:
-    """Which run is of which variation: columns run, group, variation."""
+    """The variation of each run: columns run, group, variation."""
     lines = [
         {"run": run.run_id, "group": variation.group, "variation": variation.name}
         for variation in variations(preset, store)
@@ -167,23 +167,24 @@ def named(preset: str, seeds: Sequence[int] = (), store: Path | None = None) -> 
 
 
 def best(store: Path | None) -> tuple[Variation, ...]:
-    """Of each alternative the setting to take: on the dev split, the least ADE on eventful driving of those whose EffNet-KD
-    on the target is no higher than near replay's of 25 %; where none is, the one with the least EffNet-KD.
+    """The setting of each alternative that is run on the test split: on the dev split, the lowest ADE on eventful driving of
+    those whose EffNet-KD on the target is no higher than that of near replay 25 %; where none is, the lowest EffNet-KD.
 
     Raises FileNotFoundError, with what to run, where the dev split's runs are not all there.
     """
-    found = {
+    candidates = {
         variation: runs_of("alternatives-dev", variation)[0]
-        for variation in (*ALTERNATIVES, replace(AS_IT_IS, group="limit"))
+        for variation in (*ALTERNATIVES, replace(NEAR_25, group="limit"))
     }
-    missing = [run for run in found.values() if store is None or not Store(store).is_done(run)]
+    missing = [run for run in candidates.values() if store is None or not Store(store).is_done(run)]
     if missing or store is None:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(found)} runs that settings are chosen by are not in {store}: run "
+            f"{len(missing)} of {len(candidates)} runs that settings are chosen by are not in {store}: run "
             "`python -m replaylab sweep --preset alternatives-dev` first"
         )
     lines = [
-        {"variation": variation, "group": variation.group, **_at_the_end(run, store)} for variation, run in found.items()
+        {"variation": variation, "group": variation.group, **_at_last_step(run, store)}
+        for variation, run in candidates.items()
     ]
     table = pd.DataFrame(lines)
     limit = table.loc[table["group"] == "limit", "effnet_kd"].item()
@@ -196,12 +197,12 @@ def best(store: Path | None) -> tuple[Variation, ...]:
 
 
 def choice(settings: pd.DataFrame, limit: float) -> int:
-    """The row of the setting to take, by the rule of `best`: columns effnet_kd and ade_px."""
-    close = settings[settings["effnet_kd"] <= limit]
-    return int(close["ade_px"].idxmin() if len(close) else settings["effnet_kd"].idxmin())
+    """The row that the rule of `best` selects; columns effnet_kd and ade_px."""
+    admissible = settings[settings["effnet_kd"] <= limit]
+    return int(admissible["ade_px"].idxmin() if len(admissible) else settings["effnet_kd"].idxmin())
 
 
-def _at_the_end(run: RunSpec, store: Path) -> dict[str, float]:
+def _at_last_step(run: RunSpec, store: Path) -> dict[str, float]:
     rows = Store(store).rows([run.run_id], ("effnet_kd", "ade_px"))
     rows = rows[rows["step"] == run.training.steps]
     return {

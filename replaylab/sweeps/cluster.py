@@ -1,8 +1,8 @@
-"""What is a cluster here, and what does it say of its jobs?
+"""The settings of a cluster (a YAML file), the record of a run's job, and the state of jobs.
 
-Decision: a small YAML file says what a job gets, in words of our own for what everybody sets, and in submitit's
-(`slurm_...`) for the rest. The store remembers each run's job, `jobs/<run id>.json`, and SLURM's queue is asked what
-became of it: accounts lag, and many clusters keep none. Refused: options that would not be heeded.
+Decision: the YAML file has short keys for what everybody sets, and submitit's (`slurm_...`) for the rest. A store records
+each run's job in `jobs/<run id>.json`; its state is taken from SLURM's queue, since accounting lags and many clusters have
+none. Refused: keys that would have no effect.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from replaylab.spec import RunSpec
 from replaylab.util.files import write_text
 
 MINUTES_WITHOUT_END = 60 * 24 * 365  # for local jobs
-INTERRUPTIONS = 1000  # a job may run into its time limit so often: each time it has come further
+MAX_RESTARTS = 1000  # by the time limit; each continues from a checkpoint
 NAME = "replaylab"  # of every job
 
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """What a run gets of a cluster: the keys of the YAML file. Empty texts and zeros mean the cluster's own."""
+    """The resources of a run's job: the keys of the YAML file. Empty texts and zeros mean the cluster's own defaults."""
 
     partition: str = ""
     account: str = ""
@@ -40,14 +40,14 @@ class ClusterSpec:
     cpus_per_task: int = 0  # threads of a rank; 0: one under slurm, torch's own choice under local
     time_minutes: int = 60
     memory_gb: float = 0.0  # a node
-    runs_at_once: int = 0  # 0: as many as the cluster lets, under local one
-    slurm: dict[str, Any] = field(default_factory=dict)  # the free options, by submitit's names (`slurm_...`)
+    runs_at_once: int = 0  # 0: no limit under slurm, one under local
+    slurm: dict[str, Any] = field(default_factory=dict)  # by submitit's names (`slurm_...`)
 
     @classmethod
     def read(cls, file: str | Path, cluster: str) -> ClusterSpec:
         """From a YAML file, or the defaults where none is named.
 
-        Raises ValueError, with the key and the valid ones, for a key that is unknown or would not be heeded, or a
+        Raises ValueError, with the key and the valid ones, for a key that is unknown or would have no effect, or a
         value of the wrong kind, and FileNotFoundError.
         """
         if not str(file):
@@ -58,36 +58,36 @@ class ClusterSpec:
         if cluster == "inline":
             raise ValueError(f"{path} says how to use a cluster, and cluster is 'inline': name local or slurm, or no file")
         try:
-            found = yaml.safe_load(path.read_text()) or {}
+            options = yaml.safe_load(path.read_text()) or {}
         except yaml.YAMLError as error:
             raise ValueError(f"{path} is not YAML: {error}") from error
-        if not isinstance(found, dict):
-            raise ValueError(f"{path} must hold keys with values, such as `partition: gpu`; got {found!r}")
-        plain: dict[str, Any] = {}
-        free: dict[str, Any] = {}
-        for key, value in found.items():
+        if not isinstance(options, dict):
+            raise ValueError(f"{path} must hold keys with values, such as `partition: gpu`; got {options!r}")
+        own: dict[str, Any] = {}
+        slurm: dict[str, Any] = {}
+        for key, value in options.items():
             _check_key(path, str(key), value, cluster)
-            (free if key.startswith("slurm_") else plain)[key] = value
-        return cls(**plain, slurm=free)
+            (slurm if key.startswith("slurm_") else own)[key] = value
+        return cls(**own, slurm=slurm)
 
     @property
     def ranks(self) -> int:
-        """How many processes train a run together."""
+        """Processes that train a run together."""
         return self.nodes * self.tasks_per_node
 
 
-KINDS = {each.name: type(each.default) for each in fields(ClusterSpec) if each.name != "slurm"}
-HEEDED = {"local": ("tasks_per_node", "gpus_per_node", "cpus_per_task", "runs_at_once"), "slurm": tuple(KINDS)}
+KEY_TYPES = {each.name: type(each.default) for each in fields(ClusterSpec) if each.name != "slurm"}
+VALID_KEYS = {"local": ("tasks_per_node", "gpus_per_node", "cpus_per_task", "runs_at_once"), "slurm": tuple(KEY_TYPES)}
 
 
 def _check_key(path: Path, key: str, value: object, cluster: str) -> None:
-    valid = [*HEEDED[cluster], *(_slurm_options() if cluster == "slurm" else ())]
+    valid = [*VALID_KEYS[cluster], *(_slurm_options() if cluster == "slurm" else ())]
     if key not in valid:
         near = difflib.get_close_matches(key, valid, n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
-        unheeded = f"cluster {cluster!r} does not heed" if key in KINDS else "unknown key"
+        unheeded = f"cluster {cluster!r} has no use for" if key in KEY_TYPES else "unknown key"
         raise ValueError(f"{path}: {unheeded} {key!r}{meant}; valid keys are {', '.join(valid)}")
-    kind = KINDS.get(key)
+    kind = KEY_TYPES.get(key)
     if kind is not None:
         fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
         if not fits or (kind is not str and value < 0):  # type: ignore[operator]
@@ -100,50 +100,51 @@ def _check_key(path: Path, key: str, value: object, cluster: str) -> None:
 def _slurm_options() -> list[str]:
     from submitit.slurm.slurm import SlurmExecutor
 
-    said_otherwise = {"partition", "account", "qos", "nodes", "ntasks_per_node", "gpus_per_node", "cpus_per_task",
+    with_keys_of_our_own = {"partition", "account", "qos", "nodes", "ntasks_per_node", "gpus_per_node", "cpus_per_task",
                       "time", "mem", "array_parallelism", "num_gpus", "job_name", "stderr_to_stdout"}  # fmt: skip
-    return [f"slurm_{name}" for name in sorted({*SlurmExecutor._valid_parameters(), "max_num_timeout"} - said_otherwise)]
+    return [
+        f"slurm_{name}" for name in sorted({*SlurmExecutor._valid_parameters(), "max_num_timeout"} - with_keys_of_our_own)
+    ]
 
 
-# ----------------------------------------------------------------------------------------------------- what it says
+# ------------------------------------------------------------------------------------------------------ state of jobs
 @dataclass(frozen=True)
 class Job:
-    """A job that was submitted for a run, as the store remembers it."""
+    """A job that was submitted for a run, as the store records it."""
 
     cluster: str
     id: str
     host: str  # of a local job
-    submitted: str  # when, in UTC
+    submitted: str  # time in UTC
 
     @classmethod
-    def of(cls, spec: RunSpec, store: Path) -> Job | None:
-        """The job that the store remembers for a run; None where there is none, or its file cannot be read."""
+    def read(cls, spec: RunSpec, store: Path) -> Job | None:
+        """The job that the store records for a run; None where there is none, or its file cannot be read."""
         with suppress(OSError, ValueError, TypeError):
             return cls(**json.loads(cls.file(spec, store).read_text()))
         return None
 
     @staticmethod
     def file(spec: RunSpec, store: Path) -> Path:
-        """Where the store keeps it: `jobs/<run id>.json`."""
+        """The record's path: `jobs/<run id>.json`."""
         return store / "jobs" / f"{spec.run_id}.json"
 
-    def keep(self, spec: RunSpec, store: Path) -> None:
-        """Write it there, whole or not at all."""
-        text = json.dumps(self.__dict__)
-        write_text(self.file(spec, store), text)
+    def write(self, spec: RunSpec, store: Path) -> None:
+        """Record it, atomically."""
+        write_text(self.file(spec, store), json.dumps(self.__dict__))
 
     def log(self, store: Path) -> Path:
-        """What the job wrote to its error stream: the file's path."""
+        """The path of the job's standard error."""
         from submitit.core.utils import JobPaths
 
         return JobPaths(store / "jobs", self.id).stderr
 
-    def is_here(self) -> bool:
-        """Whether a local job is still there."""
+    def is_running_here(self) -> bool:
+        """Whether a local job's process is alive on this host."""
         command = Path(f"/proc/{self.id}/cmdline")
         if self.host != socket.gethostname():
             return False
-        if Path("/proc/self").exists():  # a number may have become another process's
+        if Path("/proc/self").exists():  # the id may since have gone to another process
             with suppress(OSError):
                 return b"submitit" in command.read_bytes()
             return False
@@ -154,10 +155,10 @@ class Job:
         return True
 
 
-def ask_slurm(ids: Sequence[str]) -> dict[str, tuple[str, str]] | None:
-    """Those of the jobs that are queued or running: id -> (state, reason). None if SLURM does not answer.
+def slurm_queue(ids: Sequence[str]) -> dict[str, tuple[str, str]] | None:
+    """The state of those jobs that are queued or running: id -> (state, reason). None if SLURM does not answer.
 
-    The queue, not the accounts: it lags behind nothing, and a job that is being requeued never leaves it.
+    From squeue, not sacct: it does not lag, and a job that is being requeued never leaves it.
     """
     arrays = sorted({each.split("_")[0] for each in ids})
     command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={','.join(arrays)}"]
@@ -171,52 +172,52 @@ def ask_slurm(ids: Sequence[str]) -> dict[str, tuple[str, str]] | None:
     return {job: (state, reason) for job, state, reason in parts if job in ids}
 
 
-def states(jobs: Sequence[Job]) -> dict[str, tuple[str, str]] | None:
-    """Those that will still come to an end, as `ask_slurm`; None if that is not known now."""
-    here = {job.id: ("RUNNING", "") for job in jobs if job.cluster == "local" and job.is_here()}
-    elsewhere = [job.id for job in jobs if job.cluster == "slurm"]
-    found = ask_slurm(elsewhere) if elsewhere else {}
-    return None if found is None else here | found
+def active(jobs: Sequence[Job]) -> dict[str, tuple[str, str]] | None:
+    """The state of those jobs that are queued or running, local ones too, as `slurm_queue`; None if it is unknown."""
+    local = {job.id: ("RUNNING", "") for job in jobs if job.cluster == "local" and job.is_running_here()}
+    slurm_ids = [job.id for job in jobs if job.cluster == "slurm"]
+    queue = slurm_queue(slurm_ids) if slurm_ids else {}
+    return None if queue is None else local | queue
 
 
 # --------------------------------------------------------------------------------------------------------- dispatching
 def executor_for(store: Path, cluster: str, settings: ClusterSpec, changes: dict[str, Any]) -> Any:
-    """submitit's executor as the cluster's file wants it; under slurm `changes`, in submitit's words, go over the file."""
+    """submitit's executor with these settings; under slurm `changes`, by submitit's names, override them."""
     import submitit
 
-    free = dict(settings.slurm)
-    times = free.pop("slurm_max_num_timeout", INTERRUPTIONS)
+    slurm = dict(settings.slurm)
+    restarts = slurm.pop("slurm_max_num_timeout", MAX_RESTARTS)
     options = {
         "name": NAME, "nodes": settings.nodes, "tasks_per_node": settings.tasks_per_node,
         "gpus_per_node": settings.gpus_per_node or None,
     }  # fmt: skip
     if cluster == "local":
-        made = submitit.AutoExecutor(store / "jobs", cluster="local", local_max_num_timeout=INTERRUPTIONS)
-        made.update_parameters(**options, timeout_min=MINUTES_WITHOUT_END)
-        return made
-    made = submitit.AutoExecutor(store / "jobs", cluster="slurm", slurm_max_num_timeout=times)
+        executor = submitit.AutoExecutor(store / "jobs", cluster="local", local_max_num_timeout=MAX_RESTARTS)
+        executor.update_parameters(**options, timeout_min=MINUTES_WITHOUT_END)
+        return executor
+    executor = submitit.AutoExecutor(store / "jobs", cluster="slurm", slurm_max_num_timeout=restarts)
     threads = settings.cpus_per_task or 1
     options |= {
         "timeout_min": settings.time_minutes, "cpus_per_task": threads, "mem_gb": settings.memory_gb or None,
         "slurm_partition": settings.partition or None, "slurm_account": settings.account or None,
         "slurm_qos": settings.qos or None, "slurm_array_parallelism": settings.runs_at_once or None,
-        **free, **changes,
+        **slurm, **changes,
     }  # fmt: skip
-    # whatever the cluster's default is, for node failures and preemption
-    options["slurm_additional_parameters"] = {"requeue": True} | (free.get("slurm_additional_parameters") or {})
-    # since 22.05 srun does not take over what sbatch was told
-    options["slurm_srun_args"] = [f"--cpus-per-task={threads}", *(free.get("slurm_srun_args") or [])]
-    made.update_parameters(**options)
-    return made
+    # after node failure and preemption too, whatever the cluster's default
+    options["slurm_additional_parameters"] = {"requeue": True} | (slurm.get("slurm_additional_parameters") or {})
+    # since 22.05 srun does not inherit sbatch's
+    options["slurm_srun_args"] = [f"--cpus-per-task={threads}", *(slurm.get("slurm_srun_args") or [])]
+    executor.update_parameters(**options)
+    return executor
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ctrl-C and a closed terminal do nothing here, nor to processes that are started here, to their end."""
+def signals_ignored() -> Iterator[None]:
+    """Ignore SIGINT and SIGHUP inside, and in processes started inside for as long as they live."""
     signals = [signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     try:
         before = [signal.signal(each, signal.SIG_IGN) for each in signals]
-    except ValueError:  # not the main thread, which alone hears signals
+    except ValueError:  # not the main thread, which alone handles signals
         yield
         return
     try:
@@ -227,8 +228,8 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def outside_of_a_job() -> Iterator[None]:
-    """Where this process is a job itself: what it submits must not inherit its tasks."""
+def clean_environment() -> Iterator[None]:
+    """Without the variables of the SLURM job that this process may be part of: jobs submitted inside do not inherit them."""
     if "SLURM_JOB_ID" not in os.environ:
         yield
         return

@@ -1,45 +1,34 @@
-"""Does it hold for your own model and your own videos? The same experiment, from folders.
+"""The experiment on a model and videos of one's own: a diffusers model and domain folders.
 
     python -m replaylab own --preset wan --driving domains/driving --replay domains/kitchen domains/street
 
-Decision: a family's settings come as a preset, everything else from what is there: clips are as long as the preset says,
-of the size and rate of the domains, and as many are measured as there are scenes of the test split. Runs are described,
-stored, resumed and sent to a cluster as all others are (`sweep`). Agents are measured where a detector is named; where a
-domain has no tracks, against those that it finds in the real frames (`pseudo_tracks.pseudo_tracks`).
+Decision: settings come from the family's preset; the size and the frame rate of clips from the domains; their number from
+the scenes of the test split. Runs are described, stored, resumed and submitted to a cluster as all others are (`sweep`).
+Agents are measured where a detector is named; in a domain without tracks, against those that the detector has in the real
+frames (`pseudo_tracks.pseudo_tracks`).
 
 Refused: domains of different sizes or frame rates, with too few scenes, and clips that the family does not take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from replaylab import spec
 from replaylab.data.domain import Domain, open_domain
 from replaylab.metrics.distances import N_MIN
-from replaylab.spec import (
-    DetectorSpec,
-    EvaluationSpec,
-    FolderSpec,
-    MachineSpec,
-    ModelSpec,
-    ReplaySpec,
-    RunSpec,
-    TrainingSpec,
-)
 from replaylab.store import store_of
 from replaylab.sweeps import sweep
-from replaylab.sweeps.own_settings import OPTIONS, PRESETS, Settings
+from replaylab.sweeps.own_settings import PRESETS, Settings
 from replaylab.sweeps.sweep import Table
 from replaylab.util.progress import report
 
 MOST_CLIPS, MOST_REFERENCES = 64, 128
-MISS_CAP = 1 / 4  # of the height: what an agent that is not found costs
+MISS_CAP = 1 / 4  # of the height: the error of an agent that is not detected
 EMA_DECAY = 0.99
 
 
@@ -58,7 +47,7 @@ def run(
         f"{len(specs)} runs; measured on {first.clips} clips a domain, beside {first.reference_clips} real ones"
         + ("" if first.object_detector else "; without a detector no agent is measured")
     )
-    machine = MachineSpec(gradient_checkpointing=True)
+    machine = spec.MachineSpec(gradient_checkpointing=True)
     return sweep.run_specs(
         "own", specs, store_of("own", store), cluster, machine, cluster_file, dry_run,
         "call the same again",
@@ -68,7 +57,7 @@ def run(
 def grid(
     model: str, driving: str | Path, replay: Sequence[str | Path], replay_fractions: Sequence[float],
     settings: Settings, seeds: Sequence[int] = (0,), detector: str = "", agents: Sequence[str] = (),
-) -> list[RunSpec]:  # fmt: skip
+) -> list[spec.RunSpec]:  # fmt: skip
     """The runs of one model, a folder in diffusers' layout or a name on the hub, for every seed and replay fraction.
 
     `driving` and `replay`: domain folders (`python -m replaylab domain add`). `detector`: an object detector of
@@ -83,25 +72,25 @@ def grid(
         raise ValueError("replay: name at least one domain to replay, or the fraction 0 alone")
     folders = tuple(_described(domain) for domain in domains)
     target, others = folders[0], folders[1:]
-    about = ModelSpec(
+    about = spec.ModelSpec(
         _absolute(model), pipelines.digest_of(model), settings.frames, settings.context_frames,
         domains[0].frames_per_second, settings.prompt, settings.guidance,
     )  # fmt: skip
     clips, references = _counts(domains, settings)
-    evaluation = EvaluationSpec(
+    evaluation = spec.EvaluationSpec(
         folders, "test", clips, references, sampler_steps=settings.sampler_steps,
         miss_cap_px=MISS_CAP * domains[0].height_px,
         object_detector=_detector(detector, agents, settings.detector_threshold),
     )  # fmt: skip
-    training = TrainingSpec(
+    training = spec.TrainingSpec(
         settings.steps, settings.batch_size, settings.learning_rate, EMA_DECAY,
         trained="lora" if settings.lora_rank else "full", lora_rank=settings.lora_rank or 1,
     )  # fmt: skip
     steps = tuple(sorted({max(1, settings.steps // 4), max(1, settings.steps // 2), settings.steps}))
     return [
-        RunSpec(
+        spec.RunSpec(
             about.digest, target, seed, training, steps, evaluation,
-            ReplaySpec(others, float(fraction)) if fraction else ReplaySpec(), model=about,
+            spec.ReplaySpec(others, float(fraction)) if fraction else spec.ReplaySpec(), model=about,
         )
         for seed in seeds
         for fraction in replay_fractions
@@ -122,8 +111,8 @@ def _opened(folder: str | Path) -> Domain:
     return domain
 
 
-def _described(domain: Domain) -> FolderSpec:
-    return FolderSpec(domain.name, domain.digest, (domain.height_px, domain.width_px), str(domain.folder))
+def _described(domain: Domain) -> spec.FolderSpec:
+    return spec.FolderSpec(domain.name, domain.digest, (domain.height_px, domain.width_px), str(domain.folder))
 
 
 def _check_alike(domains: list[Domain]) -> None:
@@ -156,38 +145,19 @@ def _counts(domains: list[Domain], settings: Settings) -> tuple[int, int]:
     return clips, min(MOST_REFERENCES, fewest - clips)
 
 
-def _detector(name: str, agents: Sequence[str], threshold: float) -> DetectorSpec | None:
+def _detector(name: str, agents: Sequence[str], threshold: float) -> spec.DetectorSpec | None:
     if not name:
         return None
     from replaylab.metrics.detectors import pretrained
 
     found = pretrained.load(name, pretrained.agents_of(agents) or None, threshold)
-    return DetectorSpec(_absolute(name), found.digest, tuple(agents), threshold)
+    return spec.DetectorSpec(_absolute(name), found.digest, tuple(agents), threshold)
 
 
 def _absolute(name: str) -> str:
     """A folder's whole path, since jobs run elsewhere; a name on the hub as it is."""
     folder = Path(name).expanduser()
     return str(folder.absolute()) if folder.is_dir() else name
-
-
-def settings(preset: str, changes: Mapping[str, Any]) -> Settings:
-    """Those of a preset, but for what is given and not None."""
-    given = {one.name: changes[one.name] for one in fields(Settings) if changes.get(one.name) is not None}
-    return replace(Settings.of(preset), **given)
-
-
-def settings_from(preset: str, texts: Sequence[str]) -> Settings:
-    """A preset's, but for what texts such as "steps=200" say; raises ValueError that lists what can be set."""
-    changes = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            changes[name] = OPTIONS[name][0](value)
-        except (KeyError, ValueError) as error:
-            known = ", ".join(f"{name} ({about})" for name, (_, about) in OPTIONS.items())
-            raise ValueError(f"settings: {text!r} is no NAME=VALUE that can be set; there are {known}") from error
-    return settings(preset, changes)
 
 
 def hub_name(preset: str) -> str:

@@ -1,32 +1,30 @@
-"""Settings of `own`: how a model of one's own is fine-tuned and sampled. Imports no torch."""
+"""The settings of `own`: how a model of one's own is fine-tuned and sampled. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 PRESETS = ("wan", "cogvideox", "ltx", "svd")
-
-
 OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "frames": (int, "frames of a clip, the context included"),
-    "context_frames": (int, "of them given"),
+    "context_frames": (int, "of them given as context"),
     "steps": (int, "of fine-tuning"),
     "batch_size": (int, "clips a step"),
     "learning_rate": (float, "of AdamW"),
     "lora_rank": (int, "of the adapters; 0 trains all weights"),
     "prompt": (str, "for domains that have none of their own"),
     "guidance": (float, "classifier-free; 1 for none"),
-    "sampler_steps": (int, "to draw a clip"),
-    "detector_threshold": (float, "the least score of a box"),
+    "sampler_steps": (int, "to generate a clip"),
+    "detector_threshold": (float, "the lowest score of a box"),
 }
-"""The fields of `own.Settings`: type, and what they are."""
+"""The fields of `Settings`: type, and what they are."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is fine-tuned and drawn from; `Settings.of` has those of a preset."""
+    """How a model is fine-tuned and sampled; `Settings.of` has those of a preset."""
 
     frames: int
     context_frames: int = 1
@@ -40,11 +38,29 @@ class Settings:
     detector_threshold: float = 0.5
 
     @classmethod
-    def of(cls, preset: str) -> Settings:
-        """Those of a preset of `families.presets`; raises ValueError that lists them."""
+    def of(cls, preset: str, changes: Mapping[str, Any] | None = None) -> Settings:
+        """Those of a preset of `families.presets`, with the `changes` that are not None.
+
+        Raises ValueError, with the valid ones, for an unknown preset.
+        """
         if preset not in PRESETS:
             raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
         from replaylab.models.families import presets
 
         one = presets.PRESETS[preset]
-        return cls(one.frames, 1, one.steps, one.batch_size, one.learning_rate, one.lora_rank, guidance=one.guidance)
+        plain = cls(one.frames, 1, one.steps, one.batch_size, one.learning_rate, one.lora_rank, guidance=one.guidance)
+        given = {name: value for name, value in (changes or {}).items() if value is not None}
+        return replace(plain, **{field.name: given[field.name] for field in fields(cls) if field.name in given})
+
+    @classmethod
+    def parse(cls, preset: str, texts: Sequence[str]) -> Settings:
+        """Those of a preset, changed by texts such as "steps=200"; raises ValueError that lists what can be set."""
+        changes = {}
+        for text in texts:
+            name, _, value = text.partition("=")
+            try:
+                changes[name] = OPTIONS[name][0](value)
+            except (KeyError, ValueError) as error:
+                known = ", ".join(f"{name} ({about})" for name, (_, about) in OPTIONS.items())
+                raise ValueError(f"settings: {text!r} is no NAME=VALUE that can be set; there are {known}") from error
+        return cls.of(preset, changes)

@@ -1,4 +1,4 @@
-"""Which presets a published run belongs to, and its configuration in words; packing itself is the store's (`packing`)."""
+"""Publishing a store: the presets and the configuration of each run; the files are written by `store.packing`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def publish(store: Path, out: Path) -> None:
 
 
 def configurations(preset: str, *stores: Path) -> dict[str, str]:
-    """Run id -> what is done, in words, of every run of a preset; where its settings were chosen by runs, by those of the
-    first store that has them, and empty where none does.
+    """Run id -> configuration in words, of every run of a preset. Where the preset depends on the results of other runs, the
+    first store that has them decides; empty where none has.
     """
     if preset in ablations.PRESETS:
         for store in stores:
@@ -26,10 +26,10 @@ def configurations(preset: str, *stores: Path) -> dict[str, str]:
                 continue
             return {run: f"{group}: {name}" for run, group, name in named.itertuples(index=False)}
         return {}
-    found = {spec.run_id: _words(spec) for spec in presets.grid(preset)}
+    plain = {spec.run_id: _words(spec) for spec in presets.grid(preset)}
     shares = [share for share in presets.PRESETS[preset].replay_fractions if 0 < share < 1]
     longer = presets.grid(preset, shares, budget="driving-samples") if shares else []
-    return {spec.run_id: f"{_words(spec)}, as many driving samples" for spec in longer} | found
+    return {spec.run_id: f"{_words(spec)}, as many driving samples" for spec in longer} | plain
 
 
 def _words(spec: RunSpec) -> str:

@@ -1,9 +1,10 @@
-"""Which runs are missing, and who trains them?
+"""Sweeps: the runs of a grid are read from a store, and those that are missing are trained.
 
-Decision: a sweep is a grid of specs read against a store. Finished runs are read, missing ones trained, in this process
-(`inline`) or by jobs (`local` processes, `slurm`: see `jobs`), each by one process, however many sweeps are at it.
-Called again, it trains nothing again and finds the jobs it left. The published store is only read. A run that fails
-becomes a row with its reason; the others go on. Reading imports no torch.
+Decision: missing runs are trained in this process (`inline`) or by jobs (`local` processes or `slurm`, see `jobs`), each by
+one process, however many sweeps share the store. Called again, a sweep trains nothing twice and finds the jobs that it
+submitted. A run that fails becomes a row with its reason; the others continue. Reading imports no torch.
+
+Refused: to train in the published store, which is only read.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from replaylab.catalogue import PUBLISHED
 from replaylab.spec import CLUSTERS, MachineSpec, RunSpec
 from replaylab.store import Store, check_store, store_of
 from replaylab.sweeps import ablations, jobs, monitor
-from replaylab.sweeps.cluster import ClusterSpec, Job, states
+from replaylab.sweeps.cluster import ClusterSpec, Job, active
 from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.util.files import write_text
 from replaylab.util.progress import report
@@ -31,7 +32,7 @@ from replaylab.util.text import duration
 
 @dataclass(frozen=True)
 class Table:
-    """A sweep as it stands: `rows` of finished runs and references, `runs` with one row a run of the grid."""
+    """The state of a sweep: `rows` of finished runs and references, and `runs` with a row for each run of the grid."""
 
     preset: str
     split: str
@@ -54,97 +55,97 @@ def run(
     ValueError for an unknown preset, fraction, budget, cluster or key of the file or a run folder whose spec differs,
     PermissionError for a store that cannot be written. Ctrl-C leaves jobs running: the same call finds them again.
     """
-    home = store_of(preset, store)
-    specs = _specs(preset, replay_fractions, seeds, budget, home)
-    back = _to_come_back(preset, replay_fractions, seeds, cluster, home, budget, cluster_file)
+    root = store_of(preset, store)
+    specs = _specs(preset, replay_fractions, seeds, budget, root)
+    resume_hint = _resume_command(preset, replay_fractions, seeds, cluster, root, budget, cluster_file)
     if preset in PUBLISHED and not str(store):
-        _settings(cluster, cluster_file)  # nobody is to train, but a wrong word is still wrong
-        missing = _missing(specs, home)
+        _settings(cluster, cluster_file)  # nothing is trained, but invalid settings are still refused
+        missing = _missing(specs, root)
         if missing:
             report(
-                f"{len(missing)} of {len(specs)} published runs are not in {home}; to train them, name a store of your own"
+                f"{len(missing)} of {len(specs)} published runs are not in {root}; to train them, name a store of your own"
             )
-        return _table(preset, specs, home, set(), {}, measures=measures)
+        return _table(preset, specs, root, set(), {}, measures=measures)
     machine = machine or PRESETS[preset].execution
-    return run_specs(preset, specs, home, cluster, machine, cluster_file, dry_run, back, measures)
+    return run_specs(preset, specs, root, cluster, machine, cluster_file, dry_run, resume_hint, measures)
 
 
 def run_specs(
-    name: str, specs: list[RunSpec], home: Path, cluster: str, machine: MachineSpec, cluster_file: str | Path,
-    dry_run: bool, back: str, measures: Collection[str] | None = None,
+    name: str, specs: list[RunSpec], root: Path, cluster: str, machine: MachineSpec, cluster_file: str | Path,
+    dry_run: bool, resume_hint: str, measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
-    """`run` of any runs, in the store `home`; `back` says how to come back to jobs that were left running."""
+    """`run` of any runs, in the store `root`; `resume_hint` says how to return to jobs that were left running."""
     settings = _settings(cluster, cluster_file)
-    missing = _missing(specs, home)
+    missing = _missing(specs, root)
     failed: dict[str, str] = {}
     trained: set[str] = set()
-    counted = f"{len(specs) - len(missing)} of {len(specs)} runs are in {home}; "
+    counted = f"{len(specs) - len(missing)} of {len(specs)} runs are in {root}; "
     if dry_run:
-        report(f"{counted}{len(missing)} would be trained. {estimate(missing, home, specs, cluster, settings)}")
-        return _table(name, specs, home, set(), {}, _under_way(missing, home), measures)
+        report(f"{counted}{len(missing)} would be trained. {estimate(missing, root, specs, cluster, settings)}")
+        return _table(name, specs, root, set(), {}, _active(missing, root), measures)
     if missing and cluster == "inline":
-        check_store(home)
-        report(f"{counted}training {len(missing)}. {estimate(missing, home, specs, cluster, settings)}")
-        failed, trained = _inline(missing, home, machine)
+        check_store(root)
+        report(f"{counted}training {len(missing)}. {estimate(missing, root, specs, cluster, settings)}")
+        failed, trained = _inline(missing, root, machine)
     elif missing:
-        check_store(home)
+        check_store(root)
         report(f"{counted}{len(missing)} are for jobs ({cluster})")
-        jobs.submit(missing, home, machine, cluster, settings)
-        failed = monitor.watch(specs, home, back)
+        jobs.submit(missing, root, machine, cluster, settings)
+        failed = monitor.watch(specs, root, resume_hint)
         trained = {spec.run_id for spec in missing}
     else:
-        report(f"all {len(specs)} runs are in {home}: trained nothing")
-    return _table(name, specs, home, trained, failed, measures=measures)
+        report(f"all {len(specs)} runs are in {root}: trained nothing")
+    return _table(name, specs, root, trained, failed, measures=measures)
 
 
 def read(
     preset: str, replay_fractions: list[float] | None = None, seeds: list[int] | None = None, store: str | Path = "",
     budget: str = "steps", measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
-    """The grid as it stands in a store, trained or not, with the rows of these measures or of all.
+    """The grid with what a store has of it; nothing is trained. The table has the rows of `measures`, or all.
 
     Other arguments, and errors, as in `run`.
     """
-    home = store_of(preset, store)
-    specs = _specs(preset, replay_fractions, seeds, budget, home)
-    return _table(preset, specs, home, set(), {}, _under_way(_missing(specs, home), home), measures)
+    root = store_of(preset, store)
+    specs = _specs(preset, replay_fractions, seeds, budget, root)
+    return _table(preset, specs, root, set(), {}, _active(_missing(specs, root), root), measures)
 
 
 def _specs(
-    preset: str, replay_fractions: list[float] | None, seeds: list[int] | None, budget: str, home: Path
+    preset: str, replay_fractions: list[float] | None, seeds: list[int] | None, budget: str, root: Path
 ) -> list[RunSpec]:
-    """Every run of a preset; those of ablations are no grid of fractions."""
+    """Every run of a preset; ablations are no grid of fractions."""
     if preset not in ablations.PRESETS:
         return grid(preset, replay_fractions, seeds, budget)
     if replay_fractions or budget != "steps":
         raise ValueError(f"preset {preset!r} has variations of its own: give it no replay fractions and no budget")
-    return ablations.grid(preset, seeds or (), home)
+    return ablations.grid(preset, seeds or (), root)
 
 
 def _settings(cluster: str, cluster_file: str | Path) -> ClusterSpec:
-    """What a job gets; raises ValueError for an unknown cluster or key of the file."""
+    """The resources of a job; raises ValueError for an unknown cluster or key of the file."""
     if cluster not in CLUSTERS:
         raise ValueError(f"cluster {cluster!r} is none of {', '.join(CLUSTERS)}")
     return ClusterSpec.read(cluster_file, cluster)
 
 
-def _missing(specs: list[RunSpec], home: Path) -> list[RunSpec]:
-    return [spec for spec in specs if not Store(home).is_done(spec)]
+def _missing(specs: list[RunSpec], root: Path) -> list[RunSpec]:
+    return [spec for spec in specs if not Store(root).is_done(spec)]
 
 
 def estimate(missing: list[RunSpec], store: Path, specs: list[RunSpec], cluster: str, settings: ClusterSpec) -> str:
-    """What training the missing runs will take: as the finished ones of the grid did, else a few real steps timed here."""
+    """Predicted cost of the missing runs: from the finished ones of the grid, else from a few steps timed here."""
     if not missing:
         return "Estimated: nothing"
-    steps, kept = sum(spec.training.steps for spec in missing), Store(store)
-    finished = [(kept.summary(spec.run_id)["seconds"], spec.training.steps) for spec in specs if kept.is_done(spec)]
+    steps, results = sum(spec.training.steps for spec in missing), Store(store)
+    finished = [(results.summary(spec.run_id)["seconds"], spec.training.steps) for spec in specs if results.is_done(spec)]
     if finished:
         seconds = steps * median(took / of_steps for took, of_steps in finished)
-        how = f"as the {len(finished)} that are done took"
+        how = f"from the {len(finished)} that are done"
     else:
         from replaylab.training import fine_tuning
 
-        (load, *_), cores = os.getloadavg(), os.cpu_count() or 1  # before the timing, which is work too
+        (load, *_), cores = os.getloadavg(), os.cpu_count() or 1  # before the timing, which adds to the load
         seconds, how = fine_tuning.estimate_seconds(missing, store), "timed on this machine"
         if load >= cores:
             how += f" while it does other work (load {load:.1f} on {cores} cores): alone it is quicker"
@@ -153,11 +154,11 @@ def estimate(missing: list[RunSpec], store: Path, specs: list[RunSpec], cluster:
 
 
 def _cost(seconds: float, runs: int, cluster: str, settings: ClusterSpec) -> str:
-    """What that is on a cluster, if its machines are as quick."""
+    """The cost on a cluster whose machines are as fast."""
     hours, each = seconds / 3600, seconds / runs
     gpus = settings.nodes * settings.gpus_per_node
     cores = settings.ranks * (settings.cpus_per_task or 1)
-    text = f"If a job is as quick as that: {duration(each)} a run, " + (
+    text = f"If a job is as fast: {duration(each)} a run, " + (
         f"{hours * gpus:.1f} GPU hours" if gpus else f"{hours * cores:.1f} core hours"
     )
     limit = 60 * settings.time_minutes
@@ -169,18 +170,18 @@ def _cost(seconds: float, runs: int, cluster: str, settings: ClusterSpec) -> str
     return text
 
 
-def _under_way(missing: list[RunSpec], store: Path) -> dict[str, str]:
-    """Run id -> queued or running, of those that have a job."""
-    known = {spec.run_id: job for spec in missing if (job := Job.of(spec, store))}
-    alive = states(list(known.values())) or {}
+def _active(missing: list[RunSpec], store: Path) -> dict[str, str]:
+    """Run id -> queued or running, of the runs that have a job."""
+    known = {spec.run_id: job for spec in missing if (job := Job.read(spec, store))}
+    alive = active(list(known.values())) or {}
     return {run: "queued" if alive[job.id][0] == "PENDING" else "running" for run, job in known.items() if job.id in alive}
 
 
-def _to_come_back(
+def _resume_command(
     preset: str, replay_fractions: list[float] | None, seeds: list[int] | None, cluster: str, store: Path, budget: str,
     cluster_file: str | Path,
 ) -> str:  # fmt: skip
-    """The command that is the same call."""
+    """How to make the same call again."""
     words = [*f"python -m replaylab sweep --preset {preset} --cluster {cluster} --store".split(), str(store)]
     for option, values in (("--replay-fractions", replay_fractions), ("--seeds", seeds)):
         words += [option, *(f"{value:g}" for value in values)] if values else []
@@ -190,7 +191,7 @@ def _to_come_back(
 
 
 def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[dict[str, str], set[str]]:
-    """Why runs failed, and which were trained here. Those that another process is at come last."""
+    """Train here; returns why runs failed and which were trained. Those that another process trains are tried last."""
     from replaylab.training import fine_tuning
     from replaylab.util import distributed
 
@@ -199,35 +200,35 @@ def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[
     rank = distributed.this_rank()
 
     def train(spec: RunSpec, wait: bool) -> bool:
-        """Whether there is nothing more to do, here or elsewhere."""
+        """False where another process trains it and is not waited for."""
         try:
-            with jobs.claimed(spec, store, rank, wait) as mine:
-                if mine and not Store(store).is_done(spec):
+            with jobs.claimed(spec, store, rank, wait) as acquired:
+                if acquired and not Store(store).is_done(spec):
                     fine_tuning.train_one(spec.as_dict(), store, machine.as_dict())
                     trained.add(spec.run_id)
-                return mine
-        except Exception as error:  # one run's failure is a row of the table; the others go on
-            if rank.world_size > 1:  # but not where other ranks wait for this one
+                return acquired
+        except Exception as error:  # becomes a row of the table; the other runs continue
+            if rank.world_size > 1:  # other ranks wait for this one
                 raise
-            failed[spec.run_id] = _failed(store / spec.run_id, error)
+            failed[spec.run_id] = _record_failure(store / spec.run_id, error)
             return True
 
-    elsewhere = []
+    busy = []
     for number, spec in enumerate(missing, start=1):
         if not train(spec, wait=False):
-            elsewhere.append(spec)
+            busy.append(spec)
         if len(missing) > 1:
             left = len(missing) - number
-            report(f"runs: {len(trained)} trained, {len(failed)} failed, {len(elsewhere)} elsewhere, {left} left")
-    for spec in elsewhere:
+            report(f"runs: {len(trained)} trained, {len(failed)} failed, {len(busy)} trained elsewhere, {left} left")
+    for spec in busy:
         train(spec, wait=True)
     return failed, trained
 
 
-def _failed(folder: Path, error: Exception) -> str:
+def _record_failure(folder: Path, error: Exception) -> str:
     text = "".join(traceback.format_exception(error))
     write_text(folder / "failed.txt", text)
-    report(f"failed: {error}; the whole story is in {folder / 'failed.txt'}")
+    report(f"failed: {error}; the traceback is in {folder / 'failed.txt'}")
     return f"{type(error).__name__}: {error}"
 
 
@@ -235,16 +236,16 @@ def _table(
     preset: str, specs: list[RunSpec], store: Path, trained: set[str], failed: dict[str, str],
     under_way: dict[str, str] | None = None, measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
-    kept, runs = Store(store), []
+    results, runs = Store(store), []
     states = {**(under_way or {}), **dict.fromkeys(failed, "failed")}
     for spec in specs:
-        done = kept.is_done(spec)
-        summary = kept.summary(spec.run_id) if done else {}
+        done = results.is_done(spec)
+        summary = results.summary(spec.run_id) if done else {}
         runs.append({
             "run": spec.run_id, "replay": spec.replay.name, "replay_fraction": spec.replay.fraction, "seed": spec.seed,
             "state": "done" if done else states.get(spec.run_id, "missing"),
             "trained_now": done and spec.run_id in trained, "seconds": summary.get("seconds"),
             "realised_replay_fraction": summary.get("realised_replay_fraction"), "reason": failed.get(spec.run_id, ""),
         })  # fmt: skip
-    rows = kept.table(specs, measures)
+    rows = results.table(specs, measures)
     return Table(preset, specs[0].evaluation.split, store, rows, pd.DataFrame(runs), tuple(specs))

@@ -13,7 +13,7 @@ from replaylab import spec
 from replaylab.spec import RunSpec, without_places
 from replaylab.store import COLUMNS, claim, finish
 from replaylab.sweeps import ablations, sweep
-from replaylab.sweeps.ablations import ABLATIONS, ALTERNATIVES, AS_IT_IS, NO_REPLAY, SETTINGS
+from replaylab.sweeps.ablations import ABLATIONS, ALTERNATIVES, NEAR_25, NO_REPLAY, SETTINGS
 from replaylab.sweeps.presets import SHARES
 
 
@@ -42,10 +42,10 @@ def test_every_variation_has_three_seeds_over_two_bases_and_its_own_name() -> No
 
 @pytest.mark.parametrize("variation", ABLATIONS, ids=lambda variation: variation.name)
 def test_a_variation_changes_one_thing(variation: ablations.Variation) -> None:
-    (plain,), (run,) = (ablations.runs_of("ablations", one, [1]) for one in (AS_IT_IS, variation))
+    (plain,), (run,) = (ablations.runs_of("ablations", one, [1]) for one in (NEAR_25, variation))
     parts = {key.split(".")[0] for key in differing(plain, run)}
     allowed = {"replay", "target"} if variation.group == "target" else {"replay", "training"}
-    assert parts <= allowed and (variation is AS_IT_IS or parts)
+    assert parts <= allowed and (variation is NEAR_25 or parts)
     assert run.evaluation == plain.evaluation and run.seed == 1
     assert (run.replay.fraction == 0) == ("no replay" in variation.name)
 
@@ -85,7 +85,7 @@ def finished(store: Path, run: RunSpec, effnet_kd: float, ade_px: float) -> None
 def test_settings_are_chosen_by_dynamics_among_those_that_look_as_good(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"36 of 36 runs .*alternatives-dev"):
         ablations.grid("alternatives", store=tmp_path)
-    (limit,) = ablations.runs_of("alternatives-dev", AS_IT_IS)
+    (limit,) = ablations.runs_of("alternatives-dev", NEAR_25)
     for number, variation in enumerate(ALTERNATIVES):
         (run,) = ablations.runs_of("alternatives-dev", variation)
         at = number % SETTINGS
@@ -104,7 +104,7 @@ def test_settings_are_chosen_by_dynamics_among_those_that_look_as_good(tmp_path:
     assert len(runs) == 3 * (2 + len(chosen)) and {run.evaluation.split for run in runs} == {"test"}
     assert set(ablations.named("alternatives", store=tmp_path)["variation"]) == {
         NO_REPLAY.name,
-        AS_IT_IS.name,
+        NEAR_25.name,
         *chosen.values(),
     }
 

@@ -52,7 +52,7 @@ def test_a_file_gives_what_it_says_and_the_defaults_besides(tmp_path):
         ("partitoin: gpu", "slurm", r"lab\.yaml: unknown key 'partitoin' \(did you mean 'partition'\?\); valid.*qos"),
         ("slurm_constrain: a100", "slurm", "did you mean 'slurm_constraint'"),
         ("slurm_time: 3", "slurm", "unknown key 'slurm_time'.*time_minutes"),
-        ("partition: gpu", "local", "cluster 'local' does not heed 'partition'.*runs_at_once"),
+        ("partition: gpu", "local", "cluster 'local' has no use for 'partition'.*runs_at_once"),
         ("nodes: 1", "inline", "cluster is 'inline': name local or slurm"),
         ("nodes: two", "slurm", r"nodes is 'two'; it must be a number \(int\)"),
         ("nodes: 0", "slurm", "nodes is 0; it must be at least 1"),
@@ -98,7 +98,7 @@ def test_what_the_file_says_is_what_sbatch_is_told(tmp_path, monkeypatch):
     ):  # fmt: skip
         assert f"#SBATCH --{line}\n" in script
     assert " --cpus-per-task=3 --mpi=none " in script
-    assert [Job.of(spec, tmp_path / "store").id for spec in specs] == ["7_0", "7_1"]
+    assert [Job.read(spec, tmp_path / "store").id for spec in specs] == ["7_0", "7_1"]
 
 
 def programs(folder: Path, monkeypatch, **scripts: str) -> None:
@@ -113,14 +113,14 @@ def programs(folder: Path, monkeypatch, **scripts: str) -> None:
 # ------------------------------------------------------------------------------------------------------ who is at a run
 def test_while_a_job_is_queued_nobody_submits_another(tmp_path, monkeypatch, capsys):
     programs(tmp_path, monkeypatch, squeue="echo '12_1|PENDING|Resources'", sbatch="exit 1", srun="true")
-    Job("slurm", "12_1", "", "2026-01-01T00:00:00+00:00").keep(SPEC, tmp_path)
+    Job("slurm", "12_1", "", "2026-01-01T00:00:00+00:00").write(SPEC, tmp_path)
     jobs.submit([SPEC], tmp_path, MachineSpec(), "slurm", ClusterSpec())
     assert "1 runs have a job already" in capsys.readouterr().err
 
 
 def test_where_slurm_does_not_answer_nothing_is_submitted(tmp_path, monkeypatch):
     programs(tmp_path, monkeypatch, squeue="echo 'Unable to contact slurm controller' >&2; exit 1", sbatch="exit 1")
-    Job("slurm", "12_1", "", "2026-01-01T00:00:00+00:00").keep(SPEC, tmp_path)
+    Job("slurm", "12_1", "", "2026-01-01T00:00:00+00:00").write(SPEC, tmp_path)
     with pytest.raises(OSError, match="SLURM does not answer"):
         jobs.submit([SPEC], tmp_path, MachineSpec(), "slurm", ClusterSpec())
 
@@ -131,15 +131,15 @@ def test_the_queue_is_asked_once_for_all_and_old_jobs_are_no_error(tmp_path, mon
         monkeypatch,
         squeue='echo "$@" >> $HERE/asked; printf "5|RUNNING|None\\n6_0|PENDING|A|B\\n9|RUNNING|None\\n"',
     )
-    assert cluster.ask_slurm(["5", "6_0", "6_1"]) == {"5": ("RUNNING", "None"), "6_0": ("PENDING", "A|B")}
+    assert cluster.slurm_queue(["5", "6_0", "6_1"]) == {"5": ("RUNNING", "None"), "6_0": ("PENDING", "A|B")}
     assert (tmp_path / "asked").read_text().count("--jobs=5,6") == 1
     programs(tmp_path, monkeypatch, squeue="echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
-    assert cluster.ask_slurm(["5"]) == {}
+    assert cluster.slurm_queue(["5"]) == {}
 
 
 def test_a_process_number_that_became_anothers_is_no_job():
-    assert not Job("local", str(os.getpid()), socket.gethostname(), "").is_here()
-    assert not Job("local", str(os.getpid()), "elsewhere", "").is_here()
+    assert not Job("local", str(os.getpid()), socket.gethostname(), "").is_running_here()
+    assert not Job("local", str(os.getpid()), "elsewhere", "").is_running_here()
 
 
 def test_a_claim_keeps_others_out_and_dies_with_its_owner(tmp_path):
@@ -196,29 +196,29 @@ def test_how_far_a_run_is_says_its_last_whole_line(steps, begun):
 
     with tempfile.TemporaryDirectory() as home:
         a_log(Path(home), "".join(f'{{"step": {step}, "loss": 0.25}}\n' for step in steps) + begun)
-        assert monitor.progress_of(SPEC, Path(home)) == f"step {steps[-1]}/4, loss 0.25"
-        assert monitor.progress_of(SPEC, Path(home), "2999-01-01T00:00:00+00:00") == ""
+        assert monitor.progress(SPEC, Path(home)) == f"step {steps[-1]}/4, loss 0.25"
+        assert monitor.progress(SPEC, Path(home), "2999-01-01T00:00:00+00:00") == ""
 
 
 def test_before_the_first_line_nothing_is_said_of_it(tmp_path):
-    assert monitor.progress_of(SPEC, tmp_path) == ""
+    assert monitor.progress(SPEC, tmp_path) == ""
     a_log(tmp_path, '{"step": 1')
-    assert monitor.progress_of(SPEC, tmp_path) == ""
+    assert monitor.progress(SPEC, tmp_path) == ""
 
 
 def test_a_job_that_is_gone_without_a_word_is_a_failure_with_its_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(monitor, "SECONDS_OF_GRACE", 0.0)
-    Job("local", "999999999", socket.gethostname(), "2026-01-01T00:00:00+00:00").keep(SPEC, tmp_path)
+    monkeypatch.setattr(monitor, "GRACE_S", 0.0)
+    Job("local", "999999999", socket.gethostname(), "2026-01-01T00:00:00+00:00").write(SPEC, tmp_path)
     failed = monitor.watch([SPEC], tmp_path, "come back")
     assert failed[SPEC.run_id] == (
-        f"process 999999999 on {socket.gethostname()} ended before it could say why "
+        f"process 999999999 on {socket.gethostname()} ended before it recorded a reason "
         f"(log: {tmp_path}/jobs/999999999_0_log.err)"
     )
 
 
 def test_ctrl_c_leaves_jobs_and_says_how_to_come_back(tmp_path, monkeypatch, capsys):
     programs(tmp_path, monkeypatch, squeue="echo '12|RUNNING|None'")
-    Job("slurm", "12", "", "2026-01-01T00:00:00+00:00").keep(SPEC, tmp_path)
+    Job("slurm", "12", "", "2026-01-01T00:00:00+00:00").write(SPEC, tmp_path)
     a_log(tmp_path, '{"step": 3, "loss": 0.5}\n')
 
     def interrupt(seconds):
@@ -229,7 +229,7 @@ def test_ctrl_c_leaves_jobs_and_says_how_to_come_back(tmp_path, monkeypatch, cap
         monitor.watch([SPEC], tmp_path, "do this")
     said = capsys.readouterr().err
     assert f"{SPEC.title}: running, step 3/4, loss 0.5\n" in said
-    assert "1 jobs go on without this process" in said and "do this" in said and "scancel 12" in said
+    assert "1 jobs continue without this process" in said and "do this" in said and "scancel 12" in said
 
 
 def test_a_dry_run_trains_nothing_and_writes_nothing(swept, tmp_path, capsys):
@@ -237,7 +237,7 @@ def test_a_dry_run_trains_nothing_and_writes_nothing(swept, tmp_path, capsys):
     table = sweep.run("smoke", [0, 0.5, 1], cluster="slurm", store=swept.store, dry_run=True)
     assert table.runs["state"].tolist() == ["done", "done", "missing"] and sorted(swept.store.rglob("*")) == before
     said = capsys.readouterr().err
-    assert "2 of 3 runs are in" in said and "1 would be trained" in said and "as the 2 that are done took" in said
+    assert "2 of 3 runs are in" in said and "1 would be trained" in said and "from the 2 that are done" in said
     assert "core hours" in said
 
 
@@ -314,7 +314,7 @@ def test_told_to_leave_outside_of_the_steps_a_job_does_and_is_started_again(wher
     monkeypatch.setenv("PYTHONPATH", f"{HELPERS}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv(job_faults.FAULT, json.dumps({"kind": "hold", "where": where, "gate": str(gate)}))
     jobs.submit([SPEC], store, MachineSpec(), "local", ClusterSpec())
-    job = Job.of(SPEC, store)
+    job = Job.read(SPEC, store)
     wait_for("the fault", Path(f"{gate}-reached").exists, 250)
     (task,) = (int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if parent_of(path) == int(job.id))
     os.kill(task, signal.SIGUSR2)

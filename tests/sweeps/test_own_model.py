@@ -26,7 +26,7 @@ from replaylab.pages import explorer, your_model
 from replaylab.spec import MachineSpec, RunSpec, without_places
 from replaylab.store.run_folders import read_rows
 from replaylab.sweeps import own_model
-from replaylab.sweeps.own_settings import OPTIONS, Settings
+from replaylab.sweeps.own_settings import OPTIONS, PRESETS, Settings
 from replaylab.training import fine_tuning, loop
 
 SETTINGS = Settings(
@@ -227,11 +227,9 @@ def test_every_setting_is_an_option() -> None:
 
 def test_settings_are_a_presets_but_for_what_is_said() -> None:
     plain = Settings.of("wan")
-    assert own_model.settings_from("wan", ["steps=7", "prompt=a car = fast"]) == replace(
-        plain, steps=7, prompt="a car = fast"
-    )
+    assert Settings.parse("wan", ["steps=7", "prompt=a car = fast"]) == replace(plain, steps=7, prompt="a car = fast")
     with pytest.raises(ValueError, match=r"'pace=3' is no NAME=VALUE .* learning_rate"):
-        own_model.settings_from("wan", ["pace=3"])
+        Settings.parse("wan", ["pace=3"])
     with pytest.raises(ValueError, match="none of wan"):
         Settings.of("sora")
 
@@ -239,7 +237,7 @@ def test_settings_are_a_presets_but_for_what_is_said() -> None:
 def test_without_videos_the_command_says_what_each_preset_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["own", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert all(f"{name}: " in said for name in own_model.PRESETS) and said.count("not run here") == len(own_model.PRESETS)
+    assert all(f"{name}: " in said for name in PRESETS) and said.count("not run here") == len(PRESETS)
     assert main(["own"]) == 2
 
 

@@ -90,7 +90,7 @@ def submitted(store: Path, kind: str, *, machine: MachineSpec = MachineSpec(), *
         patch.setenv(job_faults.FAULT, json.dumps(fault))
         given = ClusterSpec.read(a_file(store / "cluster.yaml", **settings), "slurm")
         jobs_module.submit([spec()], store, machine, "slurm", given)
-    job = Job.of(spec(), store)
+    job = Job.read(spec(), store)
     assert job is not None
     return job
 
@@ -178,7 +178,7 @@ def test_a_requeue_from_outside_is_a_surprise_and_no_loss(slurm, held, left_alon
     wait_for("the requeue", lambda: slurm.restarts(job.id) >= 1)
     (store / "gate").unlink()
     assert_done(picked_up(store))
-    assert Job.of(spec(), store) == job and "this job is" not in log_of(job, store)
+    assert Job.read(spec(), store) == job and "this job is" not in log_of(job, store)
     assert_same(spec(), left_alone, store)
 
 
@@ -273,7 +273,7 @@ def test_an_array_is_left_by_its_sweep_and_found_again(slurm, left_alone, tmp_pa
     left.send_signal(signal.SIGINT)
     said = before + left.communicate(timeout=120)[1]
     ids = [json.loads(file.read_text())["id"] for file in jobs]
-    assert left.returncode == 130 and f"scancel {' '.join(ids)}" in said and "2 jobs go on without this process" in said
+    assert left.returncode == 130 and f"scancel {' '.join(ids)}" in said and "2 jobs continue without this process" in said
     about = slurm.run("scontrol", "show", "job", ids[0])
     for wanted in ("Account=lab", "QOS=replay", "gpu:1", "Comment=tests", "Partition=main", "ArrayTaskThrottle=2"):
         assert wanted in about, about
