@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from replaylab.analysis.changes import FINE_TUNED, check_ends
+from replaylab.analysis.changes import FINE_TUNED, check_ends, of_measure
 from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, half_width
 from replaylab.catalogue import DENOISING
 from replaylab.util.text import percent
@@ -70,10 +70,18 @@ def last_step(values: pd.DataFrame) -> pd.DataFrame:
     return values[values["step"] == values.groupby("configuration")["step"].transform("max")]
 
 
+def side_by_side(values: pd.DataFrame, x: tuple[str, str], y: tuple[str, str], by: list[str]) -> pd.DataFrame:
+    """Two measures, each in a domain, of what has both: columns x and y, and x_low, ..., where there are intervals."""
+    ends = [end for end in ("low", "high") if end in values]
+    sides = []
+    for axis, (measure, domain) in (("x", x), ("y", y)):
+        names = {"value": axis, **{end: f"{axis}_{end}" for end in ends}}
+        sides.append(of_measure(values, measure, domain).set_index(by)[list(names)].rename(columns=names))
+    return sides[0].join(sides[1], how="inner")
+
+
 def drawn(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], *, at_the_end: bool = False) -> pd.DataFrame:
-    """The values of each run and reference in a figure's panels (measure, domain), for `csv_link`; none where there are
-    no rows.
-    """
+    """The values of each run and reference in a figure's panels (measure, domain), for `csv_link`; no rows, no values."""
     columns = ["configuration", "run", "seed", "step", "domain", "measure", "value", "clips"]
     if rows.empty:
         return pd.DataFrame(columns=columns)

@@ -18,22 +18,12 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from replaylab.analysis import statistics
-from replaylab.analysis.configurations import (
-    DYNAMICS,
-    FIDELITIES,
-    FIDELITY,
-    ORDINARY_DYNAMICS,
-    REFERENCE,
-    TRADE,
-    Configurations,
-    by_replay,
-    configurations_of,
-)
+from replaylab.analysis import configurations, statistics
+from replaylab.analysis.configurations import DYNAMICS, FIDELITY, REFERENCE, TRADE, Configurations
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, describe
 from replaylab.pages import comparisons, verdicts
-from replaylab.pages.comparisons import by_outcome, count_runs, describe_with_outcome, list_names, list_outcomes
-from replaylab.pages.style import styled
+from replaylab.pages.comparisons import by_outcome, describe_with_outcome, list_names, list_outcomes
+from replaylab.pages.style import count_runs, styled
 from replaylab.pages.verdicts import MISSING
 from replaylab.store import Store, store_of
 from replaylab.sweeps import ablations, presets
@@ -45,7 +35,7 @@ PRESETS = ("ablations", "alternatives")  # on the test split
 DEV = "alternatives-dev"
 EARLY_STOP = "early stop"
 NEAR = "near replay"  # the method that every other is an alternative to
-ON_TARGET = (*FIDELITIES, ORDINARY_DYNAMICS)  # what fine-tuning is for
+ON_TARGET = (*configurations.FIDELITIES, configurations.ORDINARY_DYNAMICS)  # what fine-tuning is for
 CHOSEN_BY = {"effnet_kd": "driving", "ade_px": "driving-eventful"}  # as in `ablations.best`: measure and domain
 
 
@@ -88,7 +78,9 @@ def _fractions(seeds: Sequence[int]) -> Configurations:
     runs = [run for run in grid("published", None, list(seeds)) if run.replay.name in ("", "near")]
     home = store_of("published", "")
     title = "Fractions of near replay"
-    return configurations_of("published", title, by_replay(runs), home, "driving", "driving-eventful")
+    return configurations.configurations_of(
+        "published", title, configurations.by_replay(runs), home, "driving", "driving-eventful"
+    )
 
 
 def _configurations(preset: str, title: str, seeds: Sequence[int], home: Path) -> Configurations:
@@ -101,7 +93,7 @@ def _configurations(preset: str, title: str, seeds: Sequence[int], home: Path) -
         for one in variations
         for run in ablations.runs_of(preset, one, list(seeds))
     ]
-    return configurations_of(preset, title, named, home, "driving", "driving-eventful")
+    return configurations.configurations_of(preset, title, named, home, "driving", "driving-eventful")
 
 
 def _stopped(made: Configurations, step: int) -> Configurations:
@@ -228,7 +220,7 @@ def answer(made: Ablations) -> str:
     """Markdown: what to do, from the rows: how much, when, from where, how many clips, at what cost, or else what."""
     changed = made.ablations
     if changed.done.empty:
-        return f"A practical answer: {MISSING}, {count_runs(changed)}."
+        return f"A practical answer: {MISSING}, {count_runs(changed.runs)}."
     items = [
         _of_fractions(changed, made.fractions),
         _of_group(changed, "schedule", "constant replay"),

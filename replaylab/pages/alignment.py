@@ -7,7 +7,6 @@ missing is counted in every title, and its place on an axis stays empty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +20,17 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from pandas.io.formats.style import Styler
 
-from replaylab.analysis import claims
-from replaylab.analysis.alignment import (
-    CLAIM,
-    CONFIGURATION,
-    DOMAINS,
-    DYNAMICS,
-    EVENTFUL,
-    FIDELITY,
-    HELD_OUT,
-    LATE,
-    OF_A_CLIP,
-    ORDINARY,
-    PREREGISTERED,
-    PULL,
-    READINGS,
-    SETTLED,
-    Sweeps,
-    dose,
-    gains,
-    rho_minus_ordinary,
-    rhos_across,
-)
+from replaylab.analysis import alignment, claims
+from replaylab.analysis.alignment import CLAIM, DYNAMICS, EVENTFUL, FIDELITY, ORDINARY, PREREGISTERED, Sweeps, dose, gains
 from replaylab.analysis.changes import last_steps, of_measure
 from replaylab.analysis.statistics import Interval, describe, interval, side
 from replaylab.catalogue import ALIGNMENT, domain_of, measure_of
-from replaylab.pages import verdicts
-from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style, finished, legend_entry, styled
+from replaylab.pages import style, verdicts
+from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, finished, legend_entry
 from replaylab.util.text import capital, number, percent
 
 BOTH = (EVENTFUL, ORDINARY)  # the clips that the panels of a figure are of
-DARKEST, GREEN, LIGHT, VIOLET, BROWN = "#0b2d4e", "#029e73", "#949494", "#7b6fd0", "#ca9161"
+DARKEST, LIGHT, VIOLET, BROWN = "#0b2d4e", "#949494", "#7b6fd0", "#ca9161"
 
 
 def target_name(target: str) -> str:
@@ -73,8 +52,8 @@ def opening(made: Sweeps, store: str | Path = "") -> str:
 
 def rho_table(made: Sweeps) -> Styler:
     """ρ of eventful ADE for each target in each reading, and its difference from that of ordinary driving, seed by seed."""
-    lines = [_rho_line(made, target, reading) for reading in READINGS for target in made.targets]
-    return styled(pd.DataFrame(lines), "rho").hide(axis="index")
+    lines = [_rho_line(made, target, reading) for reading in alignment.READINGS for target in made.targets]
+    return style.styled(pd.DataFrame(lines), "rho").hide(axis="index")
 
 
 def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
@@ -85,7 +64,7 @@ def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
         "fine-tuned on": target_name(target),
         "seeds": str(len(values)),
         measure_of(ALIGNMENT).label: describe(interval(values, 1.0), ".2f"),
-        "− that of 0 %": describe(interval(rho_minus_ordinary(made, target, reading=reading)), ".2f"),
+        "− that of 0 %": describe(interval(alignment.rho_minus_ordinary(made, target, reading=reading)), ".2f"),
         "status": "exploratory",
     }
     if target == ORDINARY:
@@ -110,14 +89,14 @@ def within_runs(made: Sweeps) -> Figure:
     with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.9), sharex=True, sharey=True)
         for row, domain in zip(panels, BOTH, strict=True):
-            for axes, reading in zip(row, (PREREGISTERED, LATE), strict=True):
+            for axes, reading in zip(row, (PREREGISTERED, alignment.LATE), strict=True):
                 here = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == reading)]
                 _by_dose(axes, made, here, "rho", widest=1.0)
                 axes.set_ylim(-1.08, 1.08)
                 axes.set_title(f"{capital(domain_of(domain).label)},\n{reading}", fontsize=9)
             row[0].set_ylabel("ρ within a run")
         _dose_axis(panels[-1], made)
-        return _finished(figure, "Do both improve together, within a run?", made.without_replay, _of_bases(made))
+        return finished(figure, "Do both improve together, within a run?", made.without_replay, _of_bases(made), fontsize=9)
 
 
 def plane(made: Sweeps) -> Figure:
@@ -135,7 +114,7 @@ def plane(made: Sweeps) -> Figure:
             _gain_axes(axes, domain)
         panels[-1].set_xlabel("gain in EffNet-KD on ordinary driving (right: better)")
         entries = [legend_entry(colour, target_name(target), "o", "-") for target, colour in colours.items()]
-        return _finished(figure, "Over fine-tuning, from the base at the cross", made.without_replay, entries)
+        return finished(figure, "Over fine-tuning, from the base at the cross", made.without_replay, entries, fontsize=9)
 
 
 def _way(axes: Axes, way: pd.DataFrame, colour: Any) -> None:
@@ -152,7 +131,7 @@ def across_configurations(made: Sweeps) -> Figure:
     with figure_style():
         figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True)
         for axes, domain in zip(panels, BOTH, strict=True):
-            for (target, replay, fraction), runs in last_steps(gains(made, domain)).groupby(CONFIGURATION):
+            for (target, replay, fraction), runs in last_steps(gains(made, domain)).groupby(alignment.CONFIGURATION):
                 colour, marker, _ = styles[_kind(target, replay, fraction)]
                 at = runs[["fidelity", "dynamics"]].mean()
                 axes.plot(runs["fidelity"], runs["dynamics"], marker, color=colour, ms=3.5, alpha=0.4, mew=0)
@@ -164,7 +143,7 @@ def across_configurations(made: Sweeps) -> Figure:
             _gain_axes(axes, domain)
         panels[-1].set_xlabel("gain in EffNet-KD on ordinary driving (right: better)")
         entries = [legend_entry(colour, name, marker) for colour, marker, name in styles.values()]
-        return _finished(figure, "All configurations at the last step", made.runs, entries)
+        return finished(figure, "All configurations at the last step", made.runs, entries, fontsize=9)
 
 
 def per_clip(made: Sweeps) -> Figure:
@@ -176,34 +155,31 @@ def per_clip(made: Sweeps) -> Figure:
         for axes, domain in zip(panels, BOTH, strict=True):
             axes.axvline(0, color=GREY, lw=0.8)
             for one in made.clip_rhos[made.clip_rhos["domain"] == domain].itertuples():
-                y = list(OF_A_CLIP).index(one.measure) + 0.12 * (order.index(one.target) - (len(order) - 1) / 2)
+                y = list(alignment.OF_A_CLIP).index(one.measure) + 0.12 * (order.index(one.target) - (len(order) - 1) / 2)
                 axes.plot([one.low, one.high], [y, y], color=colours[one.target], lw=1.4)
                 axes.plot(one.rho, y, "o", color=colours[one.target], ms=5)
             axes.set_title(capital(domain_of(domain).label), fontsize=9)
-            axes.set(xlabel="ρ over clips", xlim=(-1.05, 1.05), ylim=(len(OF_A_CLIP) - 0.5, -0.5))
+            axes.set(xlabel="ρ over clips", xlim=(-1.05, 1.05), ylim=(len(alignment.OF_A_CLIP) - 0.5, -0.5))
         panels[0].set_yticks(
-            range(len(OF_A_CLIP)), [measure_of(measure).label.replace(", ", ",\n") for measure in OF_A_CLIP]
+            range(len(alignment.OF_A_CLIP)),
+            [measure_of(measure).label.replace(", ", ",\n") for measure in alignment.OF_A_CLIP],
         )
         entries = [legend_entry(colour, target_name(target), "o") for target, colour in colours.items()]
-        return _finished(figure, "Do both improve together, clip by clip?", made.without_replay, entries)
+        return finished(figure, "Do both improve together, clip by clip?", made.without_replay, entries, fontsize=9)
 
 
 def doses(made: Sweeps) -> Figure:
     """Changes at the last step by the share of eventful clips: a point a run, mean and interval over seeds."""
-    shown = [
-        (FIDELITY, ORDINARY), (DYNAMICS, ORDINARY), (DYNAMICS, EVENTFUL), (DYNAMICS, HELD_OUT), (PULL, EVENTFUL),
-        (PULL, HELD_OUT),
-    ]  # fmt: skip
+    of_ade, of_pull = ([(measure, domain) for domain in alignment.DOMAINS] for measure in (DYNAMICS, alignment.PULL))
     table = last_changes(made)
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.2), sharex=True)
-        for axes, (measure, domain) in zip(panels.flat, shown, strict=True):
+        for axes, (measure, domain) in zip(panels.flat, [(FIDELITY, ORDINARY), *of_ade, *of_pull[1:]], strict=True):
             _by_dose(axes, made, of_measure(table, measure, domain), "change")
             axes.set_title(capital(domain_of(domain).label), fontsize=9)
             axes.set_ylabel(f"change of\n{measure_of(measure).name}", fontsize=9)
-        figure.align_ylabels()
         _dose_axis(panels[-1], made)
-        return _finished(figure, "What a share of events changes", made.without_replay, _of_bases(made))
+        return finished(figure, "What a share of events changes", made.without_replay, _of_bases(made), fontsize=9)
 
 
 def gains_over_steps(made: Sweeps) -> pd.DataFrame:
@@ -301,18 +277,8 @@ def _group_styles(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
         "doses": (VIOLET, "D", "eventful target (%)"), "driving-repetitive": (LIGHT, "X", "target of one event"),
         "diverse-driving": (BROWN, "P", "target of free motion"),
     }  # fmt: skip
-    there = {_kind(*name) for name in made.runs[CONFIGURATION].itertuples(index=False)}
+    there = {_kind(*name) for name in made.runs[alignment.CONFIGURATION].itertuples(index=False)}
     return {kind: style for kind, style in known.items() if kind in there}
-
-
-def _finished(figure: Figure, title: str, runs: pd.DataFrame, entries: Sequence[Line2D]) -> Figure:
-    below_in = 0.2 * -(-len(entries) // 2) + 0.15
-    return finished(figure, title, _there(runs), entries=entries, below_in=below_in, fontsize=9)
-
-
-def _there(runs: pd.DataFrame) -> str:
-    done = int((runs["state"] == "done").sum())
-    return "" if done == len(runs) else f"{done} of {len(runs)} runs are there"
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences
@@ -327,7 +293,7 @@ def status_line(made: Sweeps) -> str:
 def bases_summary(made: Sweeps) -> str:
     """Markdown: where the bases stand between real and copied frames, from where a change is to be read."""
     lines, empty = [], []
-    for domain in DOMAINS:
+    for domain in alignment.DOMAINS:
         of = of_measure(made.values, DYNAMICS, domain).groupby("model")["value"].mean()
         if {"base", "real", "copy-last-frame"} <= set(of.index):
             base, real, copied = of["base"], of["real"], of["copy-last-frame"]
@@ -362,8 +328,7 @@ def summary(made: Sweeps) -> str:
         return f"Claim C3: {verdicts.MISSING}."
     items = [*(_within_text(made, domain) for domain in BOTH), _late_text(made), _across_text(made), _per_clip_text(made),
              *_doses_texts(made)]  # fmt: skip
-    part = f"**{_there(made.runs)}.**\n\n" if _there(made.runs) else ""
-    return part + "\n".join(f"- {item}" for item in items)
+    return style.completeness_paragraph(made.runs) + "\n".join(f"- {item}" for item in items)
 
 
 def _in_words(found: Interval, above: str, below: str) -> str:
@@ -393,27 +358,22 @@ def _within_text(made: Sweeps, domain: str) -> str:
 
 def _late_text(made: Sweeps) -> str:
     table = made.rhos[made.rhos["domain"] == EVENTFUL]
-    means = table.pivot_table(index="target", columns="reading", values="rho").reindex(columns=list(READINGS))
-    means = means[[PREREGISTERED, LATE]].dropna()
+    means = table.pivot_table(index="target", columns="reading", values="rho").reindex(columns=list(alignment.READINGS))
+    means = means[[PREREGISTERED, alignment.LATE]].dropna()
     if means.empty:
-        return f"**Without the checkpoints before step {SETTLED}** too few are left for a ρ."
+        return f"**Without the checkpoints before step {alignment.SETTLED}** too few are left for a ρ."
     turned = [target_name(one) for one, both in means.iterrows() if np.sign(both).nunique() > 1]
-    each = [
-        f"{target_name(one)} from {means.loc[one, PREREGISTERED]:+.2f} to {means.loc[one, LATE]:+.2f}".replace("-", "−")
-        for one in made.targets
-        if one in means.index
-    ]
+    means = means.loc[[target for target in made.targets if target in means.index]]
+    each = [f"{target_name(one)} from {first:+.2f} to {late:+.2f}" for one, first, late in means.itertuples()]
     signs = f"the sign of the mean changes for {', '.join(turned)}" if turned else "no mean changes its sign"
-    return (
-        f"**Without the checkpoints before step {SETTLED}** (exploratory), ρ with ADE on eventful driving: {signs} "
-        f"({'; '.join(each)})."
-    )
+    words = f"ρ with ADE on eventful driving: {signs} ({'; '.join(each).replace('-', '−')})"
+    return f"**Without the checkpoints before step {alignment.SETTLED}** (exploratory), {words}."
 
 
 def _across_text(made: Sweeps) -> str:
     texts = []
     for domain in BOTH:
-        values, count = rhos_across(made, domain)
+        values, count = alignment.rhos_across(made, domain)
         if len(values):
             middle = interval(values, 1.0)
             words = _in_words(middle, *(f"what looks better moves {how}" for how in ("better", "worse")))
@@ -431,12 +391,13 @@ def _per_clip_text(made: Sweeps) -> str:
         intervals = f"{above} of {len(table)} intervals above 0, {below} below"
         texts.append(f"{target_name(target)} {reach} ({'no intervals' if table['low'].isna().all() else intervals})")
     text = "; ".join(texts) or "no clip was measured in both"
-    return f"**Clip by clip** (exploratory), ρ over {len(OF_A_CLIP)} measures and two kinds of clips: {text}."
+    return f"**Clip by clip** (exploratory), ρ over {len(alignment.OF_A_CLIP)} measures and two kinds of clips: {text}."
 
 
 def _doses_texts(made: Sweeps) -> list[str]:
     texts = []
-    for measure, domain in ((DYNAMICS, EVENTFUL), (DYNAMICS, HELD_OUT), (DYNAMICS, ORDINARY), (FIDELITY, ORDINARY)):
+    of_ade = [(DYNAMICS, domain) for domain in (EVENTFUL, alignment.HELD_OUT, ORDINARY)]
+    for measure, domain in [*of_ade, (FIDELITY, ORDINARY)]:
         table = of_measure(last_changes(made), measure, domain)
         if text := _by_target(made, table, "change", "worse", "better"):
             where = f"{measure_of(measure).label} on {domain_of(domain).label}"

@@ -18,24 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from replaylab.analysis.configurations import (  # fmt: skip
-    DYNAMICS,
-    EQUAL,
-    FIDELITY,
-    LAST,
-    LOWER,
-    MEASURES,
-    REFERENCE,
-    SHARES,
-    TRADE,
-    Configurations,
-    against_reference,
-    outcome_of,
-    points,
-)
+from replaylab.analysis import configurations
+from replaylab.analysis.configurations import DYNAMICS, EQUAL, FIDELITY, LAST, LOWER, REFERENCE, TRADE, Configurations
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, Interval, describe, interval
-from replaylab.pages import verdicts
-from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style, styled, text_figure
+from replaylab.pages import style, verdicts
+from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style
 from replaylab.sweeps.ablations import NO_REPLAY
 from replaylab.util.text import capital, percent
 
@@ -57,12 +44,12 @@ def configurations_table(made: Configurations) -> Styler:
         kept, step_ms = int(runs["clips_kept"].iloc[0]), 1000 * there["step_seconds"].median()
         line: dict[str, str] = {"no.": str(place), "configuration": name, AGAINST: "–"}
         if name != REFERENCE:
-            line[AGAINST] = verdicts.MISSING if there.empty else against_reference(made, name)
+            line[AGAINST] = verdicts.MISSING if there.empty else configurations.against_reference(made, name)
         for label, reading in READ_OFF:
             difference = interval([]) if name == REFERENCE else made.difference_from_reference(name, label, reading)
             line[difference_label(label, reading)] = describe(difference)
-        line |= {label: describe(made.change(name, label)) for label in MEASURES}
-        line |= {f"{DYNAMICS}, {one}": describe(made.change(name, DYNAMICS, one)) for one in SHARES}
+        line |= {label: describe(made.change(name, label)) for label in configurations.MEASURES}
+        line |= {f"{DYNAMICS}, {one}": describe(made.change(name, DYNAMICS, one)) for one in configurations.SHARES}
         steps = made.steps_of(name, EQUAL)
         line["get so far"] = f"{steps.notna().sum()} of {len(steps)}" if len(steps) else "–"
         line["at step"] = "–" if steps.isna().any() or steps.empty else f"{steps.mean():.0f}"
@@ -71,7 +58,7 @@ def configurations_table(made: Configurations) -> Styler:
         line["seeds"] = f"{len(there)} of {len(runs)}"
         line["group"] = str(runs["group"].iloc[0])
         lines.append(line)
-    return styled(pd.DataFrame(lines), f"configurations-{made.preset}").hide(axis="index")
+    return style.styled(pd.DataFrame(lines), f"configurations-{made.preset}").hide(axis="index")
 
 
 def difference_label(label: str, reading: str) -> str:
@@ -81,7 +68,7 @@ def difference_label(label: str, reading: str) -> str:
 
 def describe_with_outcome(difference: Interval, label: str = DYNAMICS) -> str:
     """A difference with what it shows in a line of MEASURES, such as "+1.2 (0.9 to 1.5), worse"."""
-    return f"{describe(difference)}, {outcome_of(difference, label)}"
+    return f"{describe(difference)}, {configurations.outcome_of(difference, label)}"
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -100,21 +87,20 @@ def plane(made: Configurations) -> Figure:
         above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
         _at_equal_steps(above.add_subplot(), made, colours)
         _at_equal_fidelity(below.add_subplot(), made, colours)
-        words = [made.title, *([] if len(made.done) == len(made.runs) else [f"{count_runs(made)} are there"])]
-        above.suptitle("\n".join(words), x=0.02, ha="left")
+        style.add_title(above, made.title, made.runs)
         plt.close(figure)
     return figure
 
 
 def nothing_yet(made: Configurations) -> Figure:
     """A sentence in place of a figure, where no run is finished."""
-    return text_figure(f"{made.title}: {verdicts.MISSING}, {count_runs(made)}.")
+    return style.text_figure(f"{made.title}: {verdicts.MISSING}, {style.count_runs(made.runs)}.")
 
 
 def _at_equal_steps(axes: Axes, made: Configurations, colours: dict[str, Any]) -> None:
     axes.axhline(0, color=GREY, lw=0.8, zorder=0)
     axes.axvline(0, color=GREY, lw=0.8, zorder=0)
-    shown = points(made)
+    shown = configurations.points(made)
     front = shown[shown["front"]].sort_values("x")
     base = [-made.change(REFERENCE, label).estimate for label in (FIDELITY, DYNAMICS)] if made.has_reference else [0, 0]
     axes.plot(front["x"], front["y"], color=INK, lw=1, ls=(0, (4, 2)), drawstyle="steps-post", zorder=1)
@@ -179,14 +165,9 @@ def _colours(made: Configurations) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences
-def count_runs(made: Configurations) -> str:
-    """Such as "3 of 69 runs"; a run that is read at two steps counts once."""
-    return f"{made.done['run'].nunique()} of {made.runs['run'].nunique()} runs"
-
-
 def reading_explained(made: Configurations) -> str:
     """Markdown: what equal fidelity is here, how many configurations come to it, and where lines between steps are long."""
-    shares = [percent(share) for share in SHARES.values()]
+    shares = [percent(share) for share in configurations.SHARES.values()]
     text = (
         f"*{capital(EQUAL)}* is where a configuration's EffNet-KD has gained {shares[0]} of what {REFERENCE} gains by its "
         f"last step with the same seed, and *{LOWER}* {shares[1]} of it."
@@ -214,35 +195,40 @@ def reading_explained(made: Configurations) -> str:
 def short_summary(made: Configurations) -> str:
     """How the configurations stand against near replay 25 %."""
     if made.done.empty:
-        return f"**{verdicts.MISSING}** ({count_runs(made)})."
+        return f"**{verdicts.MISSING}** ({style.count_runs(made.runs)})."
     others = [name for name in made.names if name != REFERENCE]
-    stands = {name: against_reference(made, name) for name in others if (made.done["configuration"] == name).any()}
+    stands = {
+        name: configurations.against_reference(made, name) for name in others if (made.done["configuration"] == name).any()
+    }
     words = {BETTER: "better", WORSE: "worse", TRADE: "better in one, worse in another", CANNOT_TELL: "not told apart",
              FEW: FEW}  # fmt: skip
     counts = [f"{list(stands.values()).count(key)} {word}" for key, word in words.items() if key in stands.values()]
-    return f"of {len(stands)} configurations against {REFERENCE}, {', '.join(counts)}." if counts else f"{count_runs(made)}."
+    if not counts:
+        return f"{style.count_runs(made.runs)}."
+    return f"of {len(stands)} configurations against {REFERENCE}, {', '.join(counts)}."
 
 
 def summary(made: Configurations) -> str:
     """Markdown: how the configurations stand against near replay 25 %, and which no other beats in both."""
     if made.done.empty:
-        return f"{made.title}: {verdicts.MISSING}, {count_runs(made)}."
-    lines = [] if len(made.done) == len(made.runs) else [f"**{count_runs(made)} are there.**", ""]
+        return f"{made.title}: {verdicts.MISSING}, {style.count_runs(made.runs)}."
     stands = by_outcome(made, [name for name in made.names if name != REFERENCE])
     words = list_outcomes(stands) if made.has_reference else "nothing to compare with"
-    lines.append(f"- **Against {REFERENCE}**: {words}.")
-    front = points(made)
+    text = f"{style.completeness_paragraph(made.runs)}- **Against {REFERENCE}**: {words}."
+    front = configurations.points(made)
     if front["front"].any():
         unbeaten = list_names(front.loc[front["front"], "configuration"])
-        lines.append(f"- **Beaten by no other configuration in both**, by their means: {unbeaten}.")
-    return "\n".join(lines)
+        text += f"\n- **Beaten by no other configuration in both**, by their means: {unbeaten}."
+    return text
 
 
 def by_outcome(made: Configurations, names: Sequence[str]) -> dict[str, list[str]]:
     """Standing -> configurations; those without runs are not run yet."""
     there, found = set(made.done["configuration"]), dict[str, list[str]]()
     for name in names:
-        found.setdefault(against_reference(made, name) if name in there else verdicts.MISSING, []).append(name)
+        found.setdefault(configurations.against_reference(made, name) if name in there else verdicts.MISSING, []).append(
+            name
+        )
     return found
 
 

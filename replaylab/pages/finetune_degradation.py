@@ -10,7 +10,7 @@ Refused: runs whose base was not measured, and intervals from fewer than three s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,27 +28,11 @@ from replaylab import catalogue
 from replaylab.analysis import statistics
 from replaylab.analysis.changes import FINE_TUNED, before_and_after, of_measure
 from replaylab.analysis.claims import Configuration
-from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, Interval, describe, interval
+from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, describe, interval
 from replaylab.analysis.tables import NONE, per_configuration, per_run
 from replaylab.catalogue import DENOISING_LOSSES, OTHER_LOOKS, TARGET_LOOK, domain_of, measure_of
-from replaylab.pages.style import (
-    BLUE,
-    DASHES,
-    GREEN,
-    GREY,
-    INK,
-    LIGHT_GREY,
-    SEED_DOT,
-    VERMILION,
-    WIDTH,
-    completeness,
-    figure_style,
-    finished,
-    legend_entry,
-    reference_entries,
-    styled,
-    text_figure,
-)
+from replaylab.pages import style
+from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, finished, legend_entry
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import capital, number
 
@@ -81,7 +65,7 @@ DRIFT_COLOURS = {
 }  # fmt: skip
 OUTCOME_COLOURS = {
     statistics.BETTER: "#92c5de", statistics.CANNOT_TELL: "#f7f7f7", statistics.WORSE: "#fdcc8a",
-    statistics.FEW: LIGHT_GREY,
+    statistics.FEW: style.LIGHT_GREY,
 }  # fmt: skip
 NO_RUN = "No run without replay is finished in this sweep."
 
@@ -97,7 +81,8 @@ class Changes:
     of_runs: pd.DataFrame
     """configuration, run, seed, base, step, domain, measure, before, change, and clips, the same for runs of one"""
     of_configurations: pd.DataFrame
-    """configuration, step, domain, measure, before, change, low, high (NaN for fewer than three seeds), seeds, clips"""
+    """configuration, step, domain, measure, before, change, low, high (NaN for fewer than three seeds), seeds, clips, and in
+    words `described`, such as "+1.2 (0.9 to 1.5)", and `outcome` (`statistics.outcome`)"""
 
     def at_the_end(self) -> pd.DataFrame:
         """The changes without replay at the last step, by measure and domain."""
@@ -132,38 +117,25 @@ def read(table: Table) -> Changes:
             for run, one, by in zip(runs, of_base.mean(1), change.mean(1), strict=True):
                 of_runs.append({**at, **run, "before": one, "change": by})
             mean = interval(change)
-            ends = {"change": mean.estimate, "low": mean.low, "high": mean.high}
-            of_configurations.append({**at, **ends, "before": of_base.mean(), "seeds": len(runs)})
-    at_step = ["step", "domain", "measure", "before", "change"]
+            of_configurations.append({
+                **at, "change": mean.estimate, "low": mean.low, "high": mean.high, "before": of_base.mean(),
+                "seeds": len(runs), "described": describe(mean),
+                "outcome": statistics.outcome(mean, measure_of(names[measure]).better),
+            })  # fmt: skip
+    at_step = ["step", "domain", "measure", "before", "change", "clips"]
     return Changes(
         table.runs, per_run(table.rows),
-        pd.DataFrame(of_runs, columns=["configuration", "run", "seed", "base", *at_step, "clips"]),
-        pd.DataFrame(of_configurations, columns=["configuration", *at_step, "low", "high", "seeds", "clips"]),
+        pd.DataFrame(of_runs, columns=["configuration", "run", "seed", "base", *at_step]),
+        pd.DataFrame(of_configurations, columns=["configuration", *at_step, "low", "high", "seeds", "described", "outcome"]),
     )  # fmt: skip
-
-
-def outcome_of(one: Any) -> str:
-    """What a row of `of_configurations` shows, as `statistics.outcome`."""
-    return statistics.outcome(_interval(one), measure_of(one["measure"]).better)
-
-
-def described(one: Any) -> str:
-    """The change of a row of `of_configurations` with its interval, such as "+1.2 (0.9 to 1.5)"."""
-    return describe(_interval(one))
-
-
-def _interval(one: Any) -> Interval:
-    return Interval(one["change"], one["low"], one["high"], int(one["seeds"]))
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def path(made: Changes) -> Figure:
-    """Where fine-tuning without replay goes: change of EffNet-KD on ordinary driving against change of ADE, a line for
-    each kind of driving, a point for each evaluated step, bars over both at the last one.
-    """
+    """Change of EffNet-KD on ordinary driving against that of ADE, without replay, with intervals at the last step."""
     table = made.of_configurations[made.of_configurations["configuration"] == NONE]
     if table.empty:
-        return text_figure(NO_RUN)
+        return style.text_figure(NO_RUN)
     fidelity = of_measure(table, "effnet_kd", "driving").set_index("step").sort_index()
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
@@ -183,18 +155,16 @@ def path(made: Changes) -> Figure:
                           textcoords="offset points", rotation=90, fontsize=7.5, color=GREY)  # fmt: skip
             axes.axvline(at, color=GREY, lw=0.4, ls=":", zorder=0)
         axes.plot(0, 0, "D", color=INK, ms=7, zorder=5, label="base")
-        axes.set(
-            xlabel="change of EffNet-KD on ordinary driving (no unit); left is better",
-            ylabel="change of ADE (px); down is better",
-        )
-        return _finished(figure, made, "Where fine-tuning without replay goes", axes.get_legend_handles_labels()[0])
+        axes.set_xlabel("change of EffNet-KD on ordinary driving (no unit); left is better")
+        axes.set_ylabel("change of ADE (px); down is better")
+        return finished(figure, "Where fine-tuning without replay goes", made.runs, axes.get_legend_handles_labels()[0])
 
 
 def over_steps(made: Changes) -> Figure:
     """Changes from the base over fine-tuning without replay; thin lines are single runs, bars intervals."""
     table, runs = (one[one["configuration"] == NONE] for one in (made.of_configurations, made.of_runs))
     if table.empty:
-        return text_figure(NO_RUN)
+        return style.text_figure(NO_RUN)
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 7.6), sharex=True)
         for axes, (measure, domain) in zip(panels.flat, OVER_STEPS, strict=True):
@@ -209,17 +179,18 @@ def over_steps(made: Changes) -> Figure:
             axes.set(xlabel="fine-tuning step", ylabel=f"change of\n{measure_of(measure).name}")
         _square_root_steps(panels[0, 0], table["step"])
         entries = [legend_entry(VERMILION, NONE, "o", "-"), legend_entry(INK, "base", "", "-")]
-        return _finished(figure, made, "Changes from the base over fine-tuning", entries)
+        return finished(figure, "Changes from the base over fine-tuning", made.runs, entries)
 
 
 def changes_map(made: Changes) -> Figure:
     """Measures of fidelity and of agents by kind of driving and look: changes at the last step, coloured by outcome."""
     table = made.at_the_end()
     if table.empty:
-        return text_figure(NO_RUN)
-    outcomes, rows = list(OUTCOME_COLOURS), table.to_dict("records")
-    codes = _wide(table, [outcomes.index(outcome_of(one)) for one in rows], IN_THE_MAP)
-    texts = _wide(table, [f"{one['change']:+.2g}".replace("-", "−") for one in rows], IN_THE_MAP).fillna("")
+        return style.text_figure(NO_RUN)
+    outcomes = list(OUTCOME_COLOURS)
+    table = table.assign(code=table["outcome"].map(outcomes.index), text=table["change"].map("{:+.2g}".format))
+    codes = _wide(table, "code", IN_THE_MAP)
+    texts = _wide(table, "text", IN_THE_MAP).fillna("").replace("-", "−", regex=True)
     measures, domains = list(codes.index), list(codes.columns)
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 1.5 + 0.24 * len(measures)))
@@ -246,23 +217,21 @@ def changes_map(made: Changes) -> Figure:
             for code, (outcome, colour) in enumerate(OUTCOME_COLOURS.items())
             if (codes == code).any(axis=None)
         ]
-        return _finished(figure, made, "What fine-tuning without replay changes", patches, 3)
+        return finished(figure, "What fine-tuning without replay changes", made.runs, patches, columns=3)
 
 
-def _wide(table: pd.DataFrame, values: Sequence[Any], measures: Iterable[str]) -> pd.DataFrame:
-    """One of the values, a row's each, by measure (rows) and domain (columns), of what was measured."""
-    wide = table.assign(shown=values).pivot(index="measure", columns="domain", values="shown")
+def _wide(table: pd.DataFrame, column: str, measures: Iterable[str]) -> pd.DataFrame:
+    """A column by measure (rows) and domain (columns), of what was measured."""
+    wide = table.pivot(index="measure", columns="domain", values=column)
     return wide.reindex(index=[name for name in measures if name in wide.index], columns=_measured(table, EVERYWHERE))
 
 
 def dominant_motion(made: Changes) -> Figure:
-    """The four numbers of C7 over fine-tuning without replay, a line for each kind of driving from its base; level lines:
-    the same of real frames (solid) and of a copied last frame (dotted).
-    """
+    """The four numbers of C7 over fine-tuning without replay, beside those of real frames and of a copied last frame."""
     values = per_configuration(made.values)
     tuned = values[values["configuration"] == NONE]
     if tuned.empty:
-        return text_figure(NO_RUN)
+        return style.text_figure(NO_RUN)
     domains = _measured(tuned, TARGET_LOOK)
     with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.8), sharex=True)
@@ -277,20 +246,20 @@ def dominant_motion(made: Changes) -> Figure:
                 axes.vlines(line["step"], line["low"], line["high"], color=colour, lw=1.2)
                 for model in ("real", "copy-last-frame"):
                     for level in here.loc[here["model"] == model, "value"]:
-                        axes.axhline(level, color=colour, lw=0.9, ls=DASHES[model], alpha=0.8, zorder=0)
+                        axes.axhline(level, color=colour, lw=0.9, ls=style.DASHES[model], alpha=0.8, zorder=0)
             axes.set(xlabel="fine-tuning step")
             axes.set_title(capital(measure_of(measure).axis), fontsize=9)
         _square_root_steps(panels[0, 0], tuned["step"])
         entries = [legend_entry(COLOURS[domain], domain_of(domain).label, MARKERS[domain], "-") for domain in domains]
-        levels = reference_entries(("real", "copy-last-frame"))
-        return _finished(figure, made, "Background's motion and the agents' own", [*entries, *levels])
+        levels = style.reference_entries(("real", "copy-last-frame"))
+        return finished(figure, "Background's motion and the agents' own", made.runs, [*entries, *levels])
 
 
 def forgetting(made: Changes) -> Figure:
     """What each domain lost at the last step without replay: a panel per measure, mean and interval; dots are runs."""
     table, runs = made.at_the_end(), made.drawn(FORGOTTEN, ALL_DOMAINS, at_the_end=True)
     if table.empty:
-        return text_figure(NO_RUN)
+        return style.text_figure(NO_RUN)
     measures = [DENOISING_LOSSES[1], "effnet_kd", "flow_error_px", "ade_px"]
     domains = _measured(table, [*TARGET_LOOK, *[name for name in OTHER_LOOKS if name != "near"], *SOURCES])
     with figure_style():
@@ -300,7 +269,7 @@ def forgetting(made: Changes) -> Figure:
             for place, domain in enumerate(domains):
                 colour = INK if domain in SOURCES else GREY
                 dots = of_measure(runs, measure, domain)["change"]
-                axes.scatter(dots, [place] * len(dots), color=colour, **SEED_DOT)
+                axes.scatter(dots, [place] * len(dots), color=colour, **style.SEED_DOT)
                 for one in of_measure(table, measure, domain).to_dict("records"):
                     axes.plot([one["low"], one["high"]], [place] * 2, color=colour, lw=1.6)
                     axes.plot(one["change"], place, "D", ms=5, color=colour, mec="white", zorder=4)
@@ -311,7 +280,7 @@ def forgetting(made: Changes) -> Figure:
         panels[0, 0].invert_yaxis()
         names = {INK: "what the base was trained on", GREY: "not in its training"}
         entries = [legend_entry(colour, name, "D") for colour, name in names.items()]
-        return _finished(figure, made, "What was forgotten at the last step (right is worse)", entries)
+        return finished(figure, "What was forgotten at the last step (right is worse)", made.runs, entries)
 
 
 def drift(made: Changes) -> Figure:
@@ -319,7 +288,7 @@ def drift(made: Changes) -> Figure:
     table = made.at_the_end()
     table = table[table["measure"].isin(DENOISING_LOSSES)]
     if table.empty:
-        return text_figure(NO_RUN)
+        return style.text_figure(NO_RUN)
     domains = _measured(table, DRIFT_COLOURS)
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 4.0))
@@ -332,18 +301,16 @@ def drift(made: Changes) -> Figure:
         axes.set_xticks(catalogue.NOISE_LEVELS)
         axes.set(xlabel="noise level (0: clean, 1: noise alone)", ylabel="change of denoising loss (no unit)")
         entries = [legend_entry(DRIFT_COLOURS[domain], domain_of(domain).label, "o", "-") for domain in domains]
-        return _finished(figure, made, "Drift from the base by noise level (up is worse)", entries)
+        return finished(figure, "Drift from the base by noise level (up is worse)", made.runs, entries)
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def changes_table(made: Changes) -> Styler:
     """`changes_map` with intervals, and the four numbers of C7."""
-    table = made.at_the_end()
-    wide = _wide(table, [described(one) for one in table.to_dict("records")], (*IN_THE_MAP, *MOTION)).fillna("–")
-    wide = wide.rename(columns=lambda domain: domain_of(domain).label, index=lambda name: measure_of(name).name).rename_axis(
-        index="measure", columns=None
-    )
-    return styled(wide.reset_index(), "changes").hide(axis="index")
+    wide = _wide(made.at_the_end(), "described", (*IN_THE_MAP, *MOTION)).fillna("–")
+    wide = wide.rename(columns=lambda domain: domain_of(domain).label, index=lambda name: measure_of(name).name)
+    wide = wide.rename_axis(index="measure", columns=None)
+    return style.styled(wide.reset_index(), "changes").hide(axis="index")
 
 
 def transfer_table(made: Changes) -> Styler:
@@ -351,20 +318,15 @@ def transfer_table(made: Changes) -> Styler:
 
     Both as in `statistics`, of all checkpoints at which every one of those domains was measured.
     """
-    return styled(pd.DataFrame(_transfers(made)), "transfer").hide(axis="index")
+    return style.styled(pd.DataFrame(_transfers(made)), "transfer").hide(axis="index")
 
 
 def _transfers(made: Changes) -> list[dict[str, str]]:
     lines = []
-    sources = made.of_runs[made.of_runs["domain"].isin(SOURCES)]
-    sources = sources[sources["measure"].isin(FORGOTTEN)]
-    for (name, measure), here in sources.sort_values("measure", kind="stable").groupby(
-        ["configuration", "measure"], sort=False
-    ):
-        tables = [
-            run.pivot(index="step", columns="domain", values="change").sort_index().dropna()
-            for _, run in here.groupby("run")
-        ]
+    sources = made.of_runs[made.of_runs["domain"].isin(SOURCES) & made.of_runs["measure"].isin(FORGOTTEN)]
+    sources = sources.sort_values("measure", kind="stable")
+    for (name, measure), here in sources.groupby(["configuration", "measure"], sort=False):
+        tables = [run.pivot(index="step", columns="domain", values="change").dropna() for _, run in here.groupby("run")]
         transfers = [statistics.backward_transfer(one) for one in tables]
         losses = [statistics.average_forgetting(one) for one in tables]
         lines.append({
@@ -385,7 +347,7 @@ def motion_claim(made: Changes, domain: str = "driving-eventful") -> str:
     rows = [table.loc[measure] for measure in MOTION if measure in table.index]
     if not rows:
         return f"{head}**not run yet**."
-    each = "; ".join(f"{measure_of(one['measure']).axis} {described(one)}" for one in rows)
+    each = "; ".join(f"{measure_of(one['measure']).axis} {one['described']}" for one in rows)
     signs = [np.sign(one["change"]) * MOTION[one["measure"]] for one in rows if one["low"] * one["high"] > 0]
     counted = f"{signs.count(1)} of {len(rows)} change as C7 says, {signs.count(-1)} the other way"
     seeds = max(int(one["seeds"]) for one in rows)
@@ -406,28 +368,21 @@ def summary(made: Changes) -> str:
     table = made.at_the_end()
     if table.empty:
         return NO_RUN
-    part = completeness(made.runs)
-    lines = [f"**{capital(part)}.**\n"] if part else []
-    step = int(table["step"].max())
-    for kd in of_measure(table, "effnet_kd", "driving").to_dict("records"):
-        changed = f"after {step} steps EffNet-KD on ordinary driving changes by {described(kd)}"
-        lines.append(f"- **Looks**: {changed}: {_outcome_and_seeds(kd)}.")
-    for ade in table[table["measure"] == "ade_px"].to_dict("records"):
-        here = table[(table["domain"] == ade["domain"]) & table["measure"].isin(AGENTS)]
-        outcomes = pd.Series([outcome_of(one) for one in here.to_dict("records")])
-        counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.value_counts().items())
-        where = capital(domain_of(ade["domain"]).label)
-        changed = f"ADE changes by {described(ade)} px from {number(ade['before'])}: {_outcome_and_seeds(ade)}"
+    lines = []
+    for kd in of_measure(table, "effnet_kd", "driving").itertuples():
+        changed = f"after {kd.step} steps EffNet-KD on ordinary driving changes by {kd.described}"
+        lines.append(f"- **Visual quality**: {changed}: {kd.outcome}, {_seeds(kd.seeds)}.")
+    for ade in table[table["measure"] == "ade_px"].itertuples():
+        here = table[(table["domain"] == ade.domain) & table["measure"].isin(AGENTS)]
+        counted = ", ".join(f"{count} {outcome}" for outcome, count in here["outcome"].value_counts().items())
+        changed = f"ADE changes by {ade.described} px from {number(ade.before)}: {ade.outcome}, {_seeds(ade.seeds)}"
+        where = capital(domain_of(ade.domain).label)
         lines.append(f"- **{where}**: {changed}. Of {len(here)} measures of agents: {counted}.")
     lost = [line for line in _transfers(made) if line["configuration"] == NONE]
     if lost:
         each = "; ".join(f"{line['measure']} {line['backward transfer']}" for line in lost)
         lines.append(f"- **What the base was trained on** (backward transfer, below 0: forgotten): {each}.")
-    return "\n".join(lines)
-
-
-def _outcome_and_seeds(one: Any) -> str:
-    return f"{outcome_of(one)}, {_seeds(int(one['seeds']))}"
+    return style.completeness_paragraph(made.runs) + "\n".join(lines)
 
 
 # ------------------------------------------------------------------------------------------------------ parts of figures
@@ -454,8 +409,3 @@ def _spaced(places: dict[int, float], share: float) -> dict[int, float]:
         if all(abs(places[step] - other) >= distance for other in kept.values()):
             kept[step] = places[step]
     return kept
-
-
-def _finished(figure: Figure, made: Changes, title: str, entries: Sequence[Any], columns: int = 2) -> Figure:
-    below_in = -(-len(entries) // columns) * 0.22 + 0.05
-    return finished(figure, title, completeness(made.runs), entries=entries, columns=columns, below_in=below_in)

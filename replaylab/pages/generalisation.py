@@ -23,24 +23,14 @@ from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
 from replaylab import spec
-from replaylab.analysis import claims, statistics
+from replaylab.analysis import claims, configurations, statistics
 from replaylab.analysis.changes import of_measure
 from replaylab.analysis.claims import Claim, Judged
-from replaylab.analysis.configurations import (
-    DYNAMICS,
-    FIDELITIES,
-    LAST,
-    ORDINARY_DYNAMICS,
-    RECALL,
-    Configurations,
-    by_replay,
-    configurations_of,
-)
+from replaylab.analysis.configurations import DYNAMICS, FIDELITIES, LAST, Configurations
 from replaylab.analysis.statistics import CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL, describe
 from replaylab.catalogue import domain_of, measure_of
-from replaylab.pages import comparisons, replay_sweep, verdicts
-from replaylab.pages.comparisons import count_runs
-from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, finished, styled
+from replaylab.pages import comparisons, replay_sweep, style, verdicts
+from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style
 from replaylab.pages.verdicts import MISSING
 from replaylab.store import base_curve, store_of
 from replaylab.sweeps.ablations import NO_REPLAY
@@ -48,7 +38,7 @@ from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.util.text import capital, number
 
 FIRST = ("driving", "driving-eventful")
-PANELS = (*FIDELITIES, RECALL, ORDINARY_DYNAMICS, DYNAMICS)
+PANELS = (*FIDELITIES, configurations.RECALL, configurations.ORDINARY_DYNAMICS, DYNAMICS)
 COLOURS = {"near": BLUE, "far": GREEN}
 AS_CLAIMED, OTHER_WAY = "as claimed", "the other way"
 READINGS = {"holds": AS_CLAIMED, "does not hold": OTHER_WAY, "undecided": CANNOT_TELL}
@@ -118,8 +108,10 @@ def read(
     second, first = (differs.title.format(one) for one in ("second", "first"))
     beside = grid("published", fractions)
     return Generalisation(
-        configurations_of(preset, second, by_replay(wanted), home, target, f"{target}-eventful"),
-        configurations_of("published", first, by_replay(beside), published, *FIRST),
+        configurations.configurations_of(
+            preset, second, configurations.by_replay(wanted), home, target, f"{target}-eventful"
+        ),
+        configurations.configurations_of("published", first, configurations.by_replay(beside), published, *FIRST),
         differs,
     )
 
@@ -144,7 +136,7 @@ def claims_table(made: Generalisation) -> Styler:
             line[one] = outcome_of_claim(result)
         line["seeds"] = " and ".join("–" if it is None else str(it.interval.n) for it in (second, first))
         lines.append(line)
-    return styled(pd.DataFrame(lines), of.both).hide(axis="index")
+    return style.styled(pd.DataFrame(lines), of.both).hide(axis="index")
 
 
 def _kind(made: Generalisation, claim: Claim) -> str:
@@ -224,9 +216,8 @@ def over_fractions(made: Generalisation) -> Figure:
         entries = [Line2D([], [], color=colour, marker="o", label=f"{kind} replay") for kind, colour in COLOURS.items()]
         entries += [Line2D([], [], color=VERMILION, marker="o", ls="", label=NO_REPLAY.name),
                     Line2D([], [], color=GREY, ls="--", label=f"first {made.differs.one}")]  # fmt: skip
-        part = "" if len(made.second.done) == len(made.second.runs) else f"{count_runs(made.second)} are there"
         title = f"Changes over the share of replay, second {made.differs.one}"
-        return finished(figure, title, part, entries=entries, below_in=0.53, fontsize=9)
+        return style.finished(figure, title, made.second.runs, entries, fontsize=9)
 
 
 def changes(made: Configurations, label: str, kind: str) -> pd.DataFrame:
@@ -262,7 +253,7 @@ def summary(made: Generalisation) -> str:
     what the second's configurations show.
     """
     if made.second.done.empty:
-        return f"Claim {made.differs.claim}: {MISSING}, {count_runs(made.second)}."
+        return f"Claim {made.differs.claim}: {MISSING}, {style.count_runs(made.second.runs)}."
     pairs = [
         (claim, outcome_of_claim(second), outcome_of_claim(first))
         for (claim, second), (_, first) in zip(*made.judged, strict=True)

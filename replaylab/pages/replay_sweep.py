@@ -20,36 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
+from replaylab.analysis import tables
 from replaylab.analysis.changes import FINE_TUNED, of_measure
-from replaylab.analysis.tables import (
-    FLOORS,
-    NONE,
-    REFERENCES,
-    SEEDS_FOR_AN_INTERVAL,
-    _split,
-    last_step,
-    per_configuration,
-    per_run,
-)
+from replaylab.analysis.tables import FLOORS, NONE, last_step, per_configuration, per_run
 from replaylab.catalogue import HEADLINE, domain_of, measure_of
-from replaylab.pages.style import (
-    BLUE,
-    DASHES,
-    GREY,
-    HUES,
-    INK,
-    SEED_DOT,
-    VERMILION,
-    WIDTH,
-    completeness,
-    figure_style,
-    finished,
-    finished_with_references,
-    legend_entry,
-    reference_entries,
-    styled,
-    text_figure,
-)
+from replaylab.pages import style
+from replaylab.pages.style import BLUE, GREY, INK, SEED_DOT, VERMILION, WIDTH, figure_style, legend_entry
 from replaylab.util.text import capital, number, percent
 
 TABLE = (
@@ -73,11 +49,11 @@ def _value(values: pd.DataFrame, name: str, measure: str, domain: str) -> float:
     return float(found.iloc[0]) if len(found) else float("nan")
 
 
-def _tuned_configurations(values: pd.DataFrame) -> list[str]:
+def tuned_configurations(values: pd.DataFrame) -> list[str]:
     """The names of the fine-tuned configurations: no replay, then each kind of it upwards."""
-    names = values[values["model"] == FINE_TUNED].drop_duplicates("configuration")
-    ordered = sorted(names.itertuples(), key=lambda one: (*_hue_first(str(one.replay)), one.replay_fraction))
-    return sorted((str(one.configuration) for one in ordered), key=lambda name: name != NONE)
+    tuned = values[values["model"] == FINE_TUNED].drop_duplicates("configuration").itertuples()
+    ordered = sorted(tuned, key=lambda one: (one.configuration != NONE, *_hue_first(one.replay), one.replay_fraction))
+    return [one.configuration for one in ordered]
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
@@ -96,7 +72,7 @@ def status_table(runs: pd.DataFrame) -> Styler:
             "reason": runs["reason"],
         }
     )
-    return styled(shown.fillna("–"), "runs").hide(axis="index")
+    return style.styled(shown.fillna("–"), "runs").hide(axis="index")
 
 
 def measures_table(rows: pd.DataFrame) -> Styler:
@@ -106,7 +82,7 @@ def measures_table(rows: pd.DataFrame) -> Styler:
     (of the EffNet distances) went into one value.
     """
     values = last_step(per_configuration(rows))
-    order = [*REFERENCES.values(), "base", *_tuned_configurations(values)]
+    order = [*tables.REFERENCES.values(), "base", *tuned_configurations(values)]
     domains = [*HEADLINE, *sorted(set(values["domain"]) - set(HEADLINE))]
     lines = pd.MultiIndex.from_product([domains, order], names=["domain", "model"])
     table = values.pivot(index=["domain", "configuration"], columns="measure", values="value").reindex(lines)
@@ -120,7 +96,7 @@ def measures_table(rows: pd.DataFrame) -> Styler:
     table = table.dropna(how="all").rename(index=lambda domain: domain_of(domain).label, level="domain")
     counts = ["seeds", "clips", "agent-frames", "frames"]
     firsts = np.flatnonzero(~table.index.get_level_values(0).duplicated())  # the first row of each domain
-    styler = styled(table, "measures", ruled=firsts).hide(names=True)
+    styler = style.styled(table, "measures", ruled=firsts).hide(names=True)
     styler = styler.format(number, na_rep="–", subset=[column for column in table if column not in counts])
     return styler.format("{:.0f}", na_rep="–", subset=counts)
 
@@ -128,7 +104,7 @@ def measures_table(rows: pd.DataFrame) -> Styler:
 # ----------------------------------------------------------------------------------------------------------- sentences
 def status_line(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Markdown: what a page shows, how much of it is there, and how far it can be trusted."""
-    split = _split(rows)
+    split = tables._split(rows)
     done = runs[runs["state"] == "done"]
     whole = "all of them finished"
     if len(done) < len(runs):
@@ -137,8 +113,8 @@ def status_line(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     text = f"Preset **{preset}**, {len(runs)} runs, {whole}, measured on the **{split}** split. "
     if split != "test":
         text += f"That split is for pilots and tuning: what follows is {EXPLORATORY}."
-    elif seeds < SEEDS_FOR_AN_INTERVAL:
-        text += f"Not every replay fraction has {SEEDS_FOR_AN_INTERVAL} seeds: what follows is {EXPLORATORY}."
+    elif seeds < tables.SEEDS_FOR_AN_INTERVAL:
+        text += f"Not every replay fraction has {tables.SEEDS_FOR_AN_INTERVAL} seeds: what follows is {EXPLORATORY}."
     else:
         text += f"Every configuration has at least {seeds} seeds; intervals are 95 % t intervals over seeds."
     return text
@@ -157,7 +133,7 @@ def headline(rows: pd.DataFrame) -> str:
     mixed = [fraction for fraction in fractions if 0 < fraction < 1] or [f for f in fractions if f > 0]
     shown = fractions[: 1 if fractions[0] == 0 else 0] + mixed[-1:]
     parts = []
-    for name in _tuned_configurations(tuned[tuned["replay_fraction"].isin(shown)]):
+    for name in tuned_configurations(tuned[tuned["replay_fraction"].isin(shown)]):
         kind, share = name.split("replay ")
         how = "without replay" if name == NONE else f"with {share} {kind}replay"
         kd = _change(values, name, "effnet_kd", "driving")
@@ -170,14 +146,13 @@ def headline(rows: pd.DataFrame) -> str:
 def summary(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Markdown: the headline, then the ADE of every domain beside that of the reference baselines."""
     values = last_step(per_configuration(rows))
-    part = f"**{capital(completeness(runs))}.** " if completeness(runs) else ""
-    lines = [part + headline(rows), ""]
+    lines = [style.completeness_paragraph(runs) + headline(rows), ""]
     for domain in HEADLINE:
         if of_measure(values, "ade_px", domain).empty:
             continue
         real, copy, base = (_value(values, name, "ade_px", domain) for name in ("real", "copy last frame", "base"))
-        values_of = [f"{name} {number(_value(values, name, 'ade_px', domain))}" for name in _tuned_configurations(values)]
-        worse = [a for a in ["base", *_tuned_configurations(values)] if _value(values, a, "ade_px", domain) >= copy]
+        values_of = [f"{name} {number(_value(values, name, 'ade_px', domain))}" for name in tuned_configurations(values)]
+        worse = [a for a in ["base", *tuned_configurations(values)] if _value(values, a, "ade_px", domain) >= copy]
         lines.append(
             f"- {capital(domain_of(domain).label)}: ADE in px is {', '.join([f'base {number(base)}', *values_of])}; "
             f"the detector itself has {number(real)} on real frames, and copying the last frame {number(copy)}. "
@@ -206,7 +181,7 @@ def _change(values: pd.DataFrame, name: str, measure: str, domain: str) -> str:
 
 def _of_seeds(seeds: int) -> str:
     counted = f"{seeds} seed" + ("s" if seeds > 1 else "")
-    return counted if seeds >= SEEDS_FOR_AN_INTERVAL else f"{counted}: no interval"
+    return counted if seeds >= tables.SEEDS_FOR_AN_INTERVAL else f"{counted}: no interval"
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -221,25 +196,26 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     with figure_style():
         figure, panels = plt.subplots(len(HEADLINE), 1, figsize=(WIDTH, 9.0), sharex=True)
         for axes, domain in zip(panels, HEADLINE, strict=True):
-            at = _pairs(means, domain, ["configuration"]).reindex([*FLOORS.values(), "base", *colours])
+            pair = (("effnet_kd", "driving"), ("ade_px", domain))
+            at = tables.side_by_side(means, *pair, ["configuration"]).reindex([*FLOORS.values(), "base", *colours])
             _reference_lines(axes, means, "ade_px", domain)
             for model, floor in FLOORS.items():
-                axes.axvline(at.loc[floor, "x"], color=GREY, lw=0.9, ls=DASHES[model], zorder=0)
+                axes.axvline(at.loc[floor, "x"], **style.reference_style(model))
             for chain in _chains(means).values():
                 axes.plot(at.loc[chain, "x"], at.loc[chain, "y"], color=_shade(chain, colours), lw=1, zorder=1)
             _arrow(axes, at.loc[["base", *colours]])
-            single = _pairs(seeds[seeds["model"] == FINE_TUNED], domain, ["configuration", "run"]).reset_index()
-            if len(single):
-                sns.scatterplot(
-                    single, x="x", y="y", hue="configuration", palette=colours, ax=axes, legend=False, **SEED_DOT
-                )
+            of_seeds = tables.side_by_side(seeds[seeds["model"] == FINE_TUNED], *pair, ["configuration", "run"])
+            of_names = [colours[name] for name, _ in of_seeds.index]
+            axes.scatter(of_seeds["x"], of_seeds["y"], c=of_names or None, **SEED_DOT)
             for name, colour in {"base": INK, **colours}.items():
                 _point(axes, at.loc[name], colour, "D" if name == "base" else "o")
             axes.set(xlabel="", ylabel=measure_of("ade_px").axis, title=capital(domain_of(domain).label))
             axes.set_ylim(bottom=0)
         panels[-1].set_xlabel("EffNet-KD on ordinary driving (no unit)")
         entries = [legend_entry(INK, "base", "D"), *(legend_entry(shade, name, "o") for name, shade in colours.items())]
-        return finished_with_references(figure, "Fidelity and accuracy: lower and further left is better", runs, entries)
+        return style.finished_with_references(
+            figure, "Fidelity and accuracy: lower and further left is better", runs, entries
+        )
 
 
 def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
@@ -266,13 +242,11 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axes.set(xlabel="replay in a batch (%)", ylabel=measure_of(measure).axis)
         entries = [legend_entry(shade, kind, "o", line="-") for kind, shade in shades.items()]
         entries.append(legend_entry(INK, "base", "", line="-"))
-        return finished_with_references(figure, "Measures against the share of replay", runs, entries)
+        return style.finished_with_references(figure, "Measures against the share of replay", runs, entries)
 
 
 def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Each measure over fine-tuning, a line per replay fraction from the base at step 0; where these are few, thin lines are
-    seeds.
-    """
+    """Each measure over fine-tuning, a line per replay fraction from the base at step 0, of a few also a thin one a seed."""
     means, seeds = per_configuration(rows), per_run(rows)
     colours = _colours(means)
     with figure_style():
@@ -291,13 +265,13 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axes.set(xlabel="fine-tuning step", ylabel=measure_of(measure).axis)
         of_names = [legend_entry(shade, name, "o", line="-") for name, shade in colours.items()]
         entries = [legend_entry(INK, "base", "D"), *of_names]
-        return finished_with_references(figure, "Measures over fine-tuning", runs, entries)
+        return style.finished_with_references(figure, "Measures over fine-tuning", runs, entries)
 
 
 def control(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """`over_steps` of the published control; where the results were not copied along, a figure that says so."""
     if rows.empty:
-        return text_figure("The control's results are not here: they lie in book/results.")
+        return style.text_figure("The control's results are not here: they lie in book/results.")
     return over_steps(rows, runs)
 
 
@@ -316,7 +290,7 @@ def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure
             here = ade[ade["domain"] == domain].set_index("model")
             learnt = here.loc["base"]
             axes.plot(learnt["step"], learnt["value"], "o-", color=colour, ms=4, label=domain_of(domain).label)
-            for model, dashes in DASHES.items():
+            for model, dashes in style.DASHES.items():
                 if model in here.index:
                     axes.axhline(here.loc[model, "value"], color=colour, lw=0.9, ls=dashes, zorder=0)
             if first is not None:
@@ -324,12 +298,12 @@ def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure
                 axes.plot(beside["step"], beside["value"], color=colour, **thin)
         axes.set(xlabel="pretraining step", ylabel=measure_of("ade_px").axis)
         axes.set_ylim(bottom=0)
-        entries = [*axes.get_legend_handles_labels()[0], *reference_entries(("copy-last-frame", "autoencoder"))]
-        title, below_in = "The base learns to move", 0.5
+        entries = [*axes.get_legend_handles_labels()[0], *style.reference_entries(("copy-last-frame", "autoencoder"))]
+        title = "The base learns to move"
         if first is not None:
-            title, below_in = "The second base learns to move", 0.72
+            title = "The second base learns to move"
             entries.append(Line2D([], [], color=GREY, label="the first base", **thin))
-        return finished(figure, title, entries=entries, below_in=below_in)
+        return style.finished(figure, title, entries=entries)
 
 
 # ---------------------------------------------------------------------------------------------------- parts of figures
@@ -348,13 +322,13 @@ def _chains(values: pd.DataFrame) -> dict[str, list[str]]:
 def _colours(values: pd.DataFrame) -> dict[str, Any]:
     """Vermilion without replay; with it a hue per kind, which darkens as replay grows."""
     names = values[values["model"] == FINE_TUNED].drop_duplicates("configuration").set_index("configuration")["replay"]
-    some = [name for name in _tuned_configurations(values) if name != NONE]
+    some = [name for name in tuned_configurations(values) if name != NONE]
     colours: dict[str, Any] = {}
-    for kind, hue in zip(sorted({names[name] for name in some}, key=_hue_first), HUES, strict=False):
+    for kind, hue in zip(sorted({names[name] for name in some}, key=_hue_first), style.HUES, strict=False):
         of_kind = [name for name in some if names[name] == kind]
         shades = sns.blend_palette(hue, len(of_kind)) if len(of_kind) > 1 else [hue[1]]
         colours |= dict(zip(of_kind, shades, strict=True))
-    return {name: colours.get(name, VERMILION) for name in _tuned_configurations(values)}
+    return {name: colours.get(name, VERMILION) for name in tuned_configurations(values)}
 
 
 def _shade(chain: Sequence[str], colours: dict[str, Any]) -> Any:
@@ -379,18 +353,8 @@ def _six(panels: np.ndarray) -> Iterator[tuple[Axes, tuple[str, str]]]:
 
 
 def _reference_lines(axes: Axes, values: pd.DataFrame, measure: str, domain: str) -> None:
-    for model, dashes in DASHES.items():
-        axes.axhline(_value(values, REFERENCES[model], measure, domain), color=GREY, lw=0.9, ls=dashes, zorder=0)
-
-
-def _pairs(values: pd.DataFrame, domain: str, by: list[str]) -> pd.DataFrame:
-    """EffNet-KD on ordinary driving and ADE in `domain` side by side: columns x and y with their intervals."""
-    columns = [column for column in ("value", "low", "high") if column in values]
-    sides = []
-    for axis, measure, of in (("x", "effnet_kd", "driving"), ("y", "ade_px", domain)):
-        names = {"value": axis, "low": f"{axis}_low", "high": f"{axis}_high"}
-        sides.append(of_measure(values, measure, of).set_index(by)[columns].rename(columns=names))
-    return sides[0].join(sides[1], how="outer")
+    for model in style.DASHES:
+        axes.axhline(_value(values, tables.REFERENCES[model], measure, domain), **style.reference_style(model))
 
 
 def _arrow(axes: Axes, at: pd.DataFrame) -> None:

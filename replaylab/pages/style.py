@@ -26,6 +26,7 @@ DASHES: dict[str, Any] = {
     "real": "solid", "autoencoder": (0, (6, 2)), "copy-last-frame": (0, (1, 1.5)),
     "constant-velocity": (0, (5, 1.5, 1, 1.5)),
 }  # fmt: skip
+LEGEND_LINE_IN = 0.22
 SEED_DOT: dict[str, Any] = {"s": 12, "alpha": 0.8, "linewidth": 0, "zorder": 3}
 
 
@@ -70,10 +71,20 @@ def styled(table: pd.DataFrame, name: str, *, ruled: Iterable[int] = (), wide: b
     return table.style.set_uuid(name).set_table_attributes('class="dataframe"').set_table_styles(styles)
 
 
+def count_runs(runs: pd.DataFrame) -> str:
+    """Such as "3 of 69 runs", of those that are finished; a run that is read at two steps counts once."""
+    once = runs.drop_duplicates("run")
+    return f"{(once['state'] == 'done').sum()} of {len(once)} runs"
+
+
 def completeness(runs: pd.DataFrame) -> str:
-    """How much of the sweep is there, in words; "" if it is whole."""
-    done = int((runs["state"] == "done").sum())
-    return "" if done == len(runs) else f"{done} of {len(runs)} runs: not the whole sweep"
+    """How much of a sweep is there, for the title of a figure; "" if it is whole."""
+    return "" if (runs["state"] == "done").all() else f"{count_runs(runs)} are there"
+
+
+def completeness_paragraph(runs: pd.DataFrame) -> str:
+    """`completeness` as a paragraph before a summary, in Markdown."""
+    return f"**{completeness(runs)}.**\n\n" if completeness(runs) else ""
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -127,15 +138,24 @@ def reference_entries(models: Sequence[str] = tuple(DASHES)) -> list[Line2D]:
     return [legend_entry(GREY, REFERENCES[model], "", DASHES[model], lw=1.2) for model in models]
 
 
+def add_title(figure: Any, title: str, runs: pd.DataFrame | None = None) -> None:
+    """A figure's or subfigure's title, with a second line where the sweep of these runs is not whole."""
+    part = "" if runs is None else completeness(runs)
+    figure.suptitle("\n".join(filter(None, [title, part])), x=0.02, ha="left")
+
+
 def finished(
-    figure: Figure, *lines: str, entries: Sequence[Artist] = (), columns: int = 2, below_in: float = 0.0, **legend: Any
-) -> Figure:
-    """The figure with a title of these lines, without those that are empty, and one legend below everything, for which
-    `below_in` inches are left; no longer open in pyplot.
+    figure: Figure, title: str, runs: pd.DataFrame | None = None, entries: Sequence[Artist] = (), *,
+    columns: int = 2, extra_in: float = 0.05, **legend: Any,
+) -> Figure:  # fmt: skip
+    """The figure, no longer open in pyplot, with a title, how much of the sweep of `runs` is there, and below everything a
+    legend, for which the height of its lines and `extra_in` inches are left.
     """
-    figure.suptitle("\n".join(filter(None, lines)), x=0.02, ha="left")
+    add_title(figure, title, runs)
+    below_in = 0.0
     if entries:
         figure.legend(handles=list(entries), loc="lower center", ncols=columns, **legend)
+        below_in = -(-len(entries) // columns) * LEGEND_LINE_IN + extra_in
     figure.align_ylabels()
     figure.tight_layout(rect=(0, below_in / figure.get_figheight(), 1, 1))
     # Otherwise a notebook shows it twice: once as the cell's value and once as pyplot's open figure.
@@ -145,12 +165,11 @@ def finished(
 
 def finished_with_references(figure: Figure, title: str, runs: pd.DataFrame, entries: Sequence[Artist]) -> Figure:
     """`finished`, with how much of the sweep is there, and below the entries a legend of the reference baselines."""
-    references, line_in = reference_entries(), 0.22
-    below_in = -(-len(references) // 2) * line_in
+    references = reference_entries()
+    references_in = -(-len(references) // 2) * LEGEND_LINE_IN
     figure.legend(handles=references, loc="lower center", ncols=2)
     narrow = {"fontsize": 9, "columnspacing": 1.0, "handlelength": 1.4} if len(entries) > 6 else {}
+    above_them = (0.5, (references_in + 0.04) / figure.get_figheight())
     return finished(
-        figure, title, completeness(runs), entries=entries, columns=3,
-        below_in=-(-len(entries) // 3) * line_in + below_in + 0.15,
-        bbox_to_anchor=(0.5, (below_in + 0.04) / figure.get_figheight()), **narrow,
+        figure, title, runs, entries, columns=3, extra_in=references_in + 0.15, bbox_to_anchor=above_them, **narrow
     )  # fmt: skip

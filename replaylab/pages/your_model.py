@@ -14,20 +14,12 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from replaylab.analysis.tables import FLOORS, last_step, per_configuration, per_run
+from replaylab.analysis.changes import of_measure
+from replaylab.analysis.tables import FLOORS, last_step, per_configuration, per_run, side_by_side
 from replaylab.catalogue import measure_of
-from replaylab.pages.style import (
-    BLUE,
-    GREY,
-    INK,
-    SEED_DOT,
-    VERMILION,
-    WIDTH,
-    figure_style,
-    finished_with_references,
-    reference_style,
-    styled,
-)
+from replaylab.pages import style
+from replaylab.pages.replay_sweep import tuned_configurations
+from replaylab.pages.style import GREY, INK, VERMILION, WIDTH, figure_style
 from replaylab.sweeps.sweep import Table
 
 TABLE = ("effnet_kd", "effnet_fd", "psnr_db", "effnet_perceptual", "ade_px", "recall", "flow_error_px")
@@ -44,10 +36,9 @@ def measures_table(table: Table) -> Styler:
     shown = values[values["measure"].isin(TABLE)]
     wide = shown.pivot(index="configuration", columns=["domain", "measure"], values="value")
     order = [(domain, measure) for domain in domains(table) for measure in TABLE if (domain, measure) in wide]
-    wide = wide.loc[shown["configuration"].unique(), order].rename(
-        columns=lambda name: measure_of(name).name, level="measure"
-    )
-    return styled(wide, "own-measures").format("{:.3g}", na_rep="–")
+    wide = wide.loc[shown["configuration"].unique(), order]
+    wide = wide.rename(columns=lambda name: measure_of(name).name, level="measure")
+    return style.styled(wide, "own-measures").format("{:.3g}", na_rep="–")
 
 
 def tradeoff(table: Table) -> Figure:
@@ -57,17 +48,18 @@ def tradeoff(table: Table) -> Figure:
         figure, panels = plt.subplots(len(names), 1, figsize=(WIDTH, 0.8 + 3.0 * len(names)), squeeze=False)
         for axes, domain in zip(panels[:, 0], names, strict=True):
             measure = _accuracy(values, domain)
-            both = _pairs(values, names[0], domain, measure)
+            keys = ["configuration", "model", "replay", "replay_fraction", "run"]
+            both = side_by_side(values, ("effnet_kd", names[0]), (measure, domain), keys).reset_index()
             for model in FLOORS:
                 at = both[both["model"] == model]
                 if len(at):
-                    axes.axhline(at["y"].mean(), **reference_style(model))
-                    axes.axvline(at["x"].mean(), **reference_style(model))
+                    axes.axhline(at["y"].mean(), **style.reference_style(model))
+                    axes.axvline(at["x"].mean(), **style.reference_style(model))
             means = both.groupby("configuration", sort=False)[["x", "y"]].mean()
-            tuned = [name for name in _tuned(both) if name in means.index]
+            tuned = tuned_configurations(both)
             for name, colour in zip(tuned, _colours(len(tuned)), strict=True):
                 here = both[both["configuration"] == name]
-                axes.scatter(here["x"], here["y"], color=colour, **SEED_DOT)
+                axes.scatter(here["x"], here["y"], color=colour, **style.SEED_DOT)
                 axes.plot(*means.loc[name], "o", color=colour, ms=8, label=name)
             axes.plot(*means.loc["base"], "D", color=INK, ms=7, label="base")
             if tuned:
@@ -78,7 +70,7 @@ def tradeoff(table: Table) -> Figure:
                 axes.annotate("", end, start, arrowprops=arrow, zorder=0)
             axes.set(xlabel=f"EffNet-KD on {names[0]}", ylabel=measure_of(measure).axis, title=domain)
         entries = panels[0, 0].get_legend_handles_labels()[0]
-        return finished_with_references(figure, "Fidelity against dynamics", table.runs, entries)
+        return style.finished_with_references(figure, "Fidelity against dynamics", table.runs, entries)
 
 
 def over_steps(table: Table) -> Figure:
@@ -88,18 +80,19 @@ def over_steps(table: Table) -> Figure:
         figure, panels = plt.subplots(len(names), 2, figsize=(WIDTH, 0.8 + 2.2 * len(names)), squeeze=False)
         for row, domain in zip(panels, names, strict=True):
             for axes, measure in zip(row, ("effnet_kd", _accuracy(values, domain)), strict=True):
-                here = values[(values["domain"] == domain) & (values["measure"] == measure)]
+                here = of_measure(values, measure, domain)
                 before = here.loc[here["configuration"] == "base", "value"].mean()
-                for name, colour in zip(_tuned(here), _colours(len(_tuned(here))), strict=True):
+                tuned = tuned_configurations(here)
+                for name, colour in zip(tuned, _colours(len(tuned)), strict=True):
                     course = here[here["configuration"] == name].groupby("step")["value"].mean()
                     axes.plot([0, *course.index], [before, *course], "o-", color=colour, ms=4, label=name)
                 axes.plot(0, before, "D", color=INK, ms=6, label="base")
                 for model in FLOORS:
                     level = here.loc[here["model"] == model, "value"].mean()
-                    axes.axhline(level, **reference_style(model))
+                    axes.axhline(level, **style.reference_style(model))
                 axes.set(xlabel="step", title=f"{domain}: {measure_of(measure).name}")
         entries = panels[0, 0].get_legend_handles_labels()[0]
-        return finished_with_references(figure, "Over fine-tuning", table.runs, entries)
+        return style.finished_with_references(figure, "Over fine-tuning", table.runs, entries)
 
 
 def summary(table: Table) -> str:
@@ -108,14 +101,14 @@ def summary(table: Table) -> str:
     lines = []
     for domain in domains(table):
         measure = _accuracy(values, domain)
-        here = values[(values["domain"] == domain) & (values["measure"] == measure)]
+        here = of_measure(values, measure, domain)
         means = here.groupby("configuration", sort=False)["value"].mean()
         before = means["base"]
-        changes = ", ".join(f"{name} {means[name] - before:+.3g}" for name in _tuned(here))
+        changes = ", ".join(f"{name} {means[name] - before:+.3g}" for name in tuned_configurations(here))
         level = f"{measure_of(measure).name} is {before:.3g} before fine-tuning"
         lines.append(f"- **{domain}**: {level}; it changes by {changes}.")
     seeds = table.runs["seed"].nunique()
-    note = f"Of {seeds} seed{'s' if seeds > 1 else ''}: look for changes that are larger than what seeds differ by."
+    note = f"Of {seeds} seed{'s' * (seeds > 1)}: look for changes that are larger than what seeds differ by."
     return "\n".join([*lines, "", note])
 
 
@@ -124,21 +117,5 @@ def _accuracy(values: pd.DataFrame, domain: str) -> str:
     return "ade_px" if "ade_px" in measured else "flow_error_px"
 
 
-def _pairs(values: pd.DataFrame, target: str, domain: str, accuracy: str) -> pd.DataFrame:
-    """Per run: x, EffNet-KD on the target, and y, the accuracy in the domain."""
-    keys = ["configuration", "model", "replay_fraction", "run"]
-    x, y = (
-        values[(values["domain"] == of) & (values["measure"] == measure)].set_index(keys)["value"]
-        for of, measure in ((target, "effnet_kd"), (domain, accuracy))
-    )
-    return pd.concat({"x": x, "y": y}, axis=1, join="inner").reset_index()
-
-
-def _tuned(values: pd.DataFrame) -> list[str]:
-    """The fine-tuned configurations, from no replay upwards."""
-    tuned = values[values["model"] == "fine-tuned"].sort_values("replay_fraction", kind="stable")
-    return list(tuned["configuration"].unique())
-
-
 def _colours(count: int) -> Sequence[tuple[float, ...]]:
-    return [VERMILION, *sns.light_palette(BLUE, max(count, 2) + 1)[2:]][:count]
+    return [VERMILION, *sns.light_palette(style.BLUE, max(count, 2) + 1)[2:]][:count]

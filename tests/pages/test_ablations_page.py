@@ -14,7 +14,7 @@ from replaylab.analysis import configurations, statistics
 from replaylab.analysis.configurations import DYNAMICS, LAST, REFERENCE
 from replaylab.analysis.statistics import describe
 from replaylab.pages import ablations as ablations_page
-from replaylab.pages import comparisons
+from replaylab.pages import comparisons, style
 from replaylab.pages.ablations import DEV, EARLY_STOP, NEAR, Ablations
 from replaylab.sweeps import ablations
 from replaylab.sweeps.ablations import ABLATIONS, ALTERNATIVES
@@ -63,7 +63,7 @@ def test_early_stop_is_chosen_by_the_same_rule(store: Path, made: Ablations, tmp
     stopped = ablations_page._stopped(made.alternatives, 150)
     late, soon = (stopped.changes(configuration, DYNAMICS) for configuration in ("no replay", f"{EARLY_STOP}, step 150"))
     assert soon.mean(axis=None) == pytest.approx(late.mean(axis=None) / 2, abs=0.1)
-    assert comparisons.count_runs(stopped) == "24 of 24 runs"
+    assert style.count_runs(stopped.runs) == "24 of 24 runs"
 
 
 def test_the_table_says_how_a_setting_was_chosen(made: Ablations) -> None:

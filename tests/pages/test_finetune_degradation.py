@@ -113,9 +113,9 @@ def test_transfer_is_the_mean_loss_of_the_sources_with_its_sign(made: Changes) -
 def test_sentences_hold_the_numbers_and_say_what_is_missing(made: Changes) -> None:
     said = finetune_degradation.summary(made)
     (ade,) = of_measure(made.at_the_end(), "ade_px", "driving-eventful").to_dict("records")
-    assert finetune_degradation.described(ade) in said and "5 of 6 runs" in said
+    assert ade["described"] in said and "5 of 6 runs" in said
     (kd,) = of_measure(made.at_the_end(), "effnet_kd", "driving").to_dict("records")
-    assert f"EffNet-KD on ordinary driving changes by {finetune_degradation.described(kd)}: better, 5 seeds" in said
+    assert f"EffNet-KD on ordinary driving changes by {kd['described']}: better, 5 seeds" in said
     assert finetune_degradation.motion_claim(made).endswith("**not run yet**.")
 
 
@@ -149,7 +149,7 @@ def test_the_map_colours_what_the_words_say(made: Changes) -> None:
     codes: np.ndarray = np.ma.filled(np.ma.asarray(axes.collections[0].get_array(), float), np.nan).ravel()
     kinds = [list(OUTCOME_COLOURS)[int(code)] for code in codes if not np.isnan(code)]
     expected = [
-        finetune_degradation.outcome_of(one)
+        one["outcome"]
         for one in made.at_the_end().to_dict("records")
         if one["measure"] in (*finetune_degradation.FIDELITY, *finetune_degradation.AGENTS)
         and one["domain"] in finetune_degradation.EVERYWHERE

@@ -119,7 +119,7 @@ def test_fewer_than_three_seeds_have_no_interval(seeds: tuple[int, ...]) -> None
 def test_runs_without_replay_are_one_configuration_whatever_is_not_replayed() -> None:
     both = pd.concat([rows_of((0,), "near"), rows_of((1,), "far").query("model == 'fine-tuned'")])
     both.loc[both["run"] == "run0.0-1", "replay"] = "far"
-    names = replay_sweep._tuned_configurations(per_configuration(both))
+    names = replay_sweep.tuned_configurations(per_configuration(both))
     assert sorted(names) == sorted(
         ["replay 0 %", "near replay 25 %", "near replay 50 %", "far replay 25 %", "far replay 50 %"]
     )
@@ -147,7 +147,7 @@ def test_kinds_of_replay_have_a_line_a_colour_and_a_name_each() -> None:
     both = of_two_kinds()
     means = last_step(per_configuration(both))
     configurations = [f"{kind} replay {share} %" for kind in ("near", "far") for share in (25, 50)]
-    assert replay_sweep._tuned_configurations(means) == ["replay 0 %", *configurations, "all replay 100 %"]
+    assert replay_sweep.tuned_configurations(means) == ["replay 0 %", *configurations, "all replay 100 %"]
     assert len(set(map(tuple, replay_sweep._colours(means).values()))) == 6
     figure = replay_sweep.over_fractions(both, runs_of(both))
     names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
