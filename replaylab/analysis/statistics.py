@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from replaylab.spec import generator
 from replaylab.util.checks import FloatArray, checked_at_least, checked_numbers
 
 Side = Literal["above", "below"]
@@ -66,26 +65,25 @@ def interval(values: ArrayLike, widest: float = np.inf) -> Interval:
     return _cut(t_interval(kept) if kept.ndim == 1 else seeds_and_scenes(kept), widest)
 
 
-def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+def t_interval(values: ArrayLike) -> Interval:
     """Student's t interval for the mean of values (S,), one a seed; ValueError for fewer than two.
 
     Seeds count as independent; those that start from one base share its luck, and the interval does not know.
     """
     kept = checked_numbers(values, "values", 1)
     n = checked_at_least(2, len(kept), "values", "seeds", "train another seed")
-    half = float(half_width(kept.std(ddof=1), n, level))
-    return _around(float(kept.mean()), half, n)
+    return _around(float(kept.mean()), float(half_width(kept.std(ddof=1), n)), n)
 
 
-def seeds_and_scenes(values: ArrayLike, level: float = 0.95) -> Interval:
+def seeds_and_scenes(values: ArrayLike) -> Interval:
     """An interval for the mean of values (S, N), if other seeds and other scenes had been drawn.
 
     Every seed is measured on the same scenes, so the two are crossed: value = mean + seed + scene + rest. The variance
     of the mean is estimated from the mean squares of that layout (Searle, Casella & McCulloch 1992, chapter 4): of the
     seeds' means over S, the rest included, and of the scenes' means over N, without it. Each part has its own t
     quantile, and the half widths add up as squares (Howe 1974; Zou & Donner 2008). This is in place of drawing scenes
-    at random inside a t interval over seeds, and needs no random numbers. `coverage` says how often it is right: for
-    normal effects a little more often than asked. n is S. ValueError for fewer than two seeds or scenes.
+    at random inside a t interval over seeds, and needs no random numbers. By simulation it is right,
+    for normal effects, a little more often than asked. n is S. ValueError for fewer than two seeds or scenes.
     """
     kept = checked_numbers(values, "values", 2)
     seeds = checked_at_least(2, kept.shape[0], "values", "seeds (rows)", "train another seed")
@@ -95,58 +93,28 @@ def seeds_and_scenes(values: ArrayLike, level: float = 0.95) -> Interval:
     from_rest = (rest**2).sum() / ((seeds - 1) * (scenes - 1)) / (seeds * scenes)
     from_seeds = of_seeds.var(ddof=1) / seeds
     from_scenes = max(of_scenes.var(ddof=1) / scenes - from_rest, 0.0)
-    half = np.hypot(t_quantile(seeds - 1, level) * from_seeds**0.5, t_quantile(scenes - 1, level) * from_scenes**0.5)
+    half = np.hypot(t_quantile(seeds - 1) * from_seeds**0.5, t_quantile(scenes - 1) * from_scenes**0.5)
     return _around(float(mean), float(half), seeds)
 
 
-def coverage(
-    seeds: int,
-    scenes: int,
-    seed_sd: float,
-    scene_sd: float,
-    rest_sd: float,
-    *,
-    skewed: bool = False,
-    level: float = 0.95,
-    trials: int = 2000,
-    seed: int = 0,
-) -> float:
-    """The share of simulated experiments in which `seeds_and_scenes` holds the true mean; it should be `level`.
-
-    Effects of seeds, scenes and the rest are normal with these standard deviations; skewed scenes are exponential.
-    """
-    random, inside = generator(seed, "coverage"), 0
-    for _ in range(trials):
-        scene = random.exponential(size=scenes) - 1 if skewed else random.standard_normal(scenes)
-        values = seed_sd * random.standard_normal((seeds, 1)) + scene_sd * scene
-        interval = seeds_and_scenes(values + rest_sd * random.standard_normal((seeds, scenes)), level)
-        inside += interval.low <= 0 <= interval.high
-    return inside / trials
-
-
 # ---------------------------------------------------------------------------------------------------------- forgetting
-def backward_transfer(changes: ArrayLike, lower_is_better: bool = True) -> float:
+def backward_transfer(changes: ArrayLike) -> float:
     """Mean gain over source domains, below 0 where they were forgotten (BWT of Lopez-Paz & Ranzato 2017).
 
-    changes (K, D): after − before at K checkpoints, the last one last, all domains in one unit. Only the last
-    checkpoint counts. Theirs is of accuracies; an error that rises (lower_is_better) is likewise below 0.
+    changes (K, D): after − before at K checkpoints, the last one last, all domains in one unit, of a measure that is better
+    when lower. Only the last checkpoint counts. Theirs is of accuracies; an error that rises is likewise below 0.
     """
-    return float(_gains(changes, lower_is_better)[-1].mean())
+    return float(-checked_numbers(changes, "changes", 2)[-1].mean())
 
 
-def average_forgetting(changes: ArrayLike, lower_is_better: bool = True) -> float:
+def average_forgetting(changes: ArrayLike) -> float:
     """Mean over source domains of what was lost since their best (Chaudhry et al. 2018); above 0: forgotten.
 
     changes (K, D) as in `backward_transfer`. The best is taken over the base, whose change is 0, and the checkpoints
     before the last; so it is at least minus the backward transfer, and equal to it for one checkpoint.
     """
-    gains = _gains(changes, lower_is_better)
+    gains = -checked_numbers(changes, "changes", 2)
     return float((gains[:-1].max(0, initial=0.0) - gains[-1]).mean())
-
-
-def _gains(changes: ArrayLike, lower_is_better: bool) -> FloatArray:
-    kept = checked_numbers(changes, "changes", 2)
-    return -kept if lower_is_better else kept
 
 
 # ----------------------------------------------------------------------------------------------------------- alignment
@@ -156,7 +124,7 @@ def alignments(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> FloatArray
     K checkpoints of a run, or K configurations of one seed at a fixed step; at least 3. Two groups of runs are compared by
     `t_interval` of the difference. ValueError names the row in which a gain never changes: it has no ρ.
     """
-    pair = _pair(fidelity_gain, dynamics_gain, ("fidelity_gain", "dynamics_gain"), 2)
+    pair = _pair(fidelity_gain, dynamics_gain)
     checked_at_least(3, pair[0].shape[1], "fidelity_gain", "columns", "add checkpoints, configurations or clips")
     for name, gains in zip(("fidelity_gain", "dynamics_gain"), pair, strict=True):
         still = np.flatnonzero(np.ptp(gains, axis=1) == 0)
@@ -166,18 +134,18 @@ def alignments(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> FloatArray
     return np.asarray((x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1)))
 
 
-def alignment_per_clip(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike, level: float = 0.95) -> Interval:
+def alignment_per_clip(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> Interval:
     """Mean over runs of ρ over clips, gains (S, N), one clip a scene: over seeds and scenes, cut at −1 and 1.
 
     The width is `seeds_and_scenes` of each run's pseudo-values (Tukey's jackknife); errors as in `alignments`.
     """
-    x, y = _pair(fidelity_gain, dynamics_gain, ("fidelity_gain", "dynamics_gain"), 2)
+    x, y = _pair(fidelity_gain, dynamics_gain)
     checked_at_least(4, x.shape[1], "fidelity_gain", "clips (columns)", "measure more clips")
     estimate = alignments(x, y)
     seeds, clips = x.shape
     without_each = [np.concatenate([np.delete(gains, clip, axis=1) for clip in range(clips)]) for gains in (x, y)]
     without = alignments(*without_each).reshape(clips, seeds).T
-    spread = seeds_and_scenes(clips * estimate[:, None] - (clips - 1) * without, level)
+    spread = seeds_and_scenes(clips * estimate[:, None] - (clips - 1) * without)
     return _cut(_around(float(estimate.mean()), spread.high - spread.estimate, spread.n), 1.0)
 
 
@@ -258,12 +226,10 @@ def _check_claim(claim: str, margin: float) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
-def _pair(
-    first: ArrayLike, second: ArrayLike, names: tuple[str, str], dimensions: int | None = None
-) -> tuple[FloatArray, FloatArray]:
-    a, b = checked_numbers(first, names[0], dimensions), checked_numbers(second, names[1], dimensions)
+def _pair(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    a, b = checked_numbers(fidelity_gain, "fidelity_gain", 2), checked_numbers(dynamics_gain, "dynamics_gain", 2)
     if a.shape != b.shape:
-        raise ValueError(f"{names[1]}: shape {b.shape}, {names[0]} has {a.shape}; give values of the same clips")
+        raise ValueError(f"dynamics_gain: shape {b.shape}, fidelity_gain has {a.shape}; give values of the same clips")
     return a, b
 
 
@@ -274,16 +240,14 @@ def _two_columns(points: ArrayLike) -> FloatArray:
     return kept
 
 
-def t_quantile(freedom: Any, level: float = 0.95) -> Any:
-    """Of Student's t, so that `level` lies within ±; elementwise. ValueError for a level not between 0 and 1."""
-    if not 0 < level < 1:
-        raise ValueError(f"level: {level}, must lie between 0 and 1, such as 0.95")
-    return special.stdtrit(freedom, (1 + level) / 2)
+def t_quantile(freedom: Any) -> Any:
+    """Of Student's t, so that 95 % lie within ±; elementwise."""
+    return special.stdtrit(freedom, (1 + 0.95) / 2)
 
 
-def half_width(sd: Any, seeds: Any, level: float = 0.95) -> Any:
+def half_width(sd: Any, seeds: Any) -> Any:
     """Of the t interval for a mean over seeds with this standard deviation (ddof 1); elementwise."""
-    return t_quantile(seeds - 1, level) * sd / np.sqrt(seeds)
+    return t_quantile(seeds - 1) * sd / np.sqrt(seeds)
 
 
 def _around(estimate: float, half: float, n: int) -> Interval:
