@@ -128,7 +128,7 @@ def response_map(made: CorruptionStudy, group: str, domain: str = EVENTFUL) -> F
         _name_rows(axes, names)
         _name_columns(axes, columns)
         entries = [Patch(fc=shade, ec=GREY, lw=0.5, label=label) for label, shade in SHADES.items()]
-        legend = {"extra_in": 0.39, "fontsize": 9, "title": "standard errors from real", "title_fontsize": 9}
+        legend: dict[str, Any] = {"extra_in": 0.39, "title": "standard errors from real", "title_fontsize": 9, "fontsize": 9}
         return finished(figure, f"{TITLES[group]}: {domain_of(domain).label}", entries=entries, **legend)
 
 
