@@ -14,7 +14,6 @@ from scipy import stats
 
 from replaylab.analysis import statistics
 from replaylab.analysis.statistics import Interval
-from replaylab.spec import generator
 
 ORDINARY = some.floats(-100, 100, width=32)
 GRID = some.integers(0, 8)  # few values, so that ties and duplicates come up
@@ -87,14 +86,8 @@ def test_scenes_never_narrow_an_interval_and_order_and_unit_do_not_matter(
 def test_the_interval_over_seeds_and_scenes_holds_the_truth_as_often_as_it_says(
     seeds: int, scenes: int, seed_sd: float, scene_sd: float, rest_sd: float, skewed: bool
 ) -> None:
-    random, inside = generator(0, "coverage"), 0
-    for _ in range(1500):
-        scene = random.exponential(size=scenes) - 1 if skewed else random.standard_normal(scenes)
-        values = seed_sd * random.standard_normal((seeds, 1)) + scene_sd * scene
-        interval = statistics.seeds_and_scenes(values + rest_sd * random.standard_normal((seeds, scenes)))
-        inside += interval.low <= 0 <= interval.high
-    # two and a half standard errors below 0.95; up to 0.98 where both parts are alike
-    assert 0.935 <= inside / 1500 <= 0.99
+    share = statistics.coverage(seeds, scenes, seed_sd, scene_sd, rest_sd, skewed=skewed, trials=1500)
+    assert 0.935 <= share <= 0.99  # two and a half standard errors below 0.95; up to 0.98 where both parts are alike
 
 
 def test_leaving_scenes_out_of_the_interval_would_be_found() -> None:
