@@ -95,6 +95,10 @@ class Sweeps:
                         parts.append(line.assign(target=target, domain=domain, reading=reading)[columns])
         return pd.concat(parts[1:] or parts, ignore_index=True).dropna(subset=["rho"])
 
+    def rhos_of(self, domain: str, reading: str) -> pd.DataFrame:
+        """The lines of `rhos` of a domain in a reading."""
+        return self.rhos[(self.rhos["domain"] == domain) & (self.rhos["reading"] == reading)]
+
     @cached_property
     def clip_rhos(self) -> pd.DataFrame:
         """ρ over clips: target, domain, measure, rho, low, high (NaN for fewer than three seeds), seeds, clips."""
@@ -169,9 +173,9 @@ def _read_as(values: pd.DataFrame, reading: str) -> pd.DataFrame:
     return values
 
 
-def rho_minus_ordinary(made: Sweeps, target: str, domain: str = EVENTFUL, reading: str = PREREGISTERED) -> pd.Series[float]:
-    """ρ of a target − that of ordinary driving, by seed and base: of the runs that are there for both."""
-    table = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == reading)]
+def rho_minus_ordinary(made: Sweeps, target: str, reading: str = PREREGISTERED) -> pd.Series[float]:
+    """ρ of ADE on eventful driving of a target − that of ordinary driving, by seed and base, of the runs that both have."""
+    table = made.rhos_of(EVENTFUL, reading)
     of = [table[table["target"] == one].set_index(["seed", "base"])["rho"] for one in (target, ORDINARY)]
     return (of[0] - of[1]).dropna()
 

@@ -47,24 +47,16 @@ def label_of(measure: str, place: str) -> str:
 MEASURES = {
     label_of(measure, place): (measure, place)
     for measure, place in (
-        ("effnet_kd", "ordinary"),
-        ("video_kd", "ordinary"),
-        ("psnr_db", "ordinary"),
-        ("ade_px", "ordinary"),
-        ("ade_px", "eventful"),
-        ("ade_px", "near-eventful"),
-        ("recall", "eventful"),
-        ("pull_to_mean", "eventful"),
+        ("effnet_kd", "ordinary"), ("video_kd", "ordinary"), ("psnr_db", "ordinary"), ("ade_px", "ordinary"),
+        ("ade_px", "eventful"), ("ade_px", "near-eventful"), ("recall", "eventful"), ("pull_to_mean", "eventful"),
         ("denoising_loss_0.5", "physics"),
     )
-}
+}  # fmt: skip
 """By label, in the order of tables: the measure, and where (`label_of`)."""
-FIDELITY, VIDEO_FIDELITY, PSNR = FIDELITIES = tuple(
-    label_of(measure, "ordinary") for measure in ("effnet_kd", "video_kd", "psnr_db")
-)
-ORDINARY_DYNAMICS, DYNAMICS, RECALL = (
-    label_of(measure, place) for measure, place in (("ade_px", "ordinary"), ("ade_px", "eventful"), ("recall", "eventful"))
-)
+FIDELITIES = tuple(label_of(measure, "ordinary") for measure in ("effnet_kd", "video_kd", "psnr_db"))
+FIDELITY = FIDELITIES[0]
+ORDINARY_DYNAMICS, DYNAMICS = label_of("ade_px", "ordinary"), label_of("ade_px", "eventful")
+RECALL = label_of("recall", "eventful")
 TRADE = "a trade"  # better in one of fidelity and dynamics, worse in the other
 RUN = ["run", "group", "configuration", "base", "replay", "replay_fraction", "seed", "state", "seconds", "step_seconds",
        "last", "clips_kept"]  # fmt: skip
@@ -138,10 +130,8 @@ class Configurations:
     @cached_property
     def levels(self) -> dict[int, float]:
         """Seed -> change of EffNet-KD of near replay 25 % at its last step, where it is a gain."""
-        of = {
-            one.seed: self.curves[FIDELITY].get(one.run) for one in self.done.itertuples() if one.configuration == REFERENCE
-        }
-        levels = {seed: float(curve.iloc[-1].mean()) for seed, curve in of.items() if curve is not None}
+        curves, done = self.curves[FIDELITY], self.done[self.done["configuration"] == REFERENCE]
+        levels = {one.seed: float(curves[one.run].iloc[-1].mean()) for one in done.itertuples() if one.run in curves}
         return {seed: level for seed, level in levels.items() if level < 0}
 
     def changes(self, name: str, label: str, reading: str = LAST) -> pd.DataFrame:
@@ -190,18 +180,14 @@ class Configurations:
         estimate, low, high = here[list(columns)].iloc[0].astype(float)
         return Interval(estimate, low, high, int(here["seeds"].iloc[0]))
 
-    def difference(self, name: str, other: str, label: str = DYNAMICS, reading: str = LAST) -> Interval:
-        """A configuration's change − another's, of the seeds and scenes that both have."""
-        return interval(minus(self.changes(name, label, reading), self.changes(other, label, reading)))
+    def difference(self, name: str, other: str, label: str = DYNAMICS) -> Interval:
+        """A configuration's change at the last step − another's, of the seeds and scenes that both have."""
+        return interval(minus(self.changes(name, label), self.changes(other, label)))
 
     def measured(self, label: str) -> tuple[str, str]:
         """The measure of a line of MEASURES and its domain."""
-        return _measured(label, self.ordinary, self.eventful)
-
-
-def _measured(label: str, ordinary: str, eventful: str) -> tuple[str, str]:
-    measure, where = MEASURES[label]
-    return measure, {"ordinary": ordinary, "eventful": eventful}.get(where, where)
+        measure, where = MEASURES[label]
+        return measure, {"ordinary": self.ordinary, "eventful": self.eventful}.get(where, where)
 
 
 def reached(curve: pd.Series[float], level: float) -> float:
@@ -270,11 +256,8 @@ def points(made: Configurations) -> pd.DataFrame:
     table = made.effects[made.effects["reading"] == LAST]
     shown = ["difference", "difference_low", "difference_high"] if made.has_reference else ["change", "low", "high"]
     x, y = (table[table["measure"] == label].set_index("configuration")[shown] for label in (FIDELITY, DYNAMICS))
-    both = (
-        x.set_axis(["x", "x_low", "x_high"], axis=1)
-        .join(y.set_axis(["y", "y_low", "y_high"], axis=1), how="inner")
-        .dropna(subset=["x", "y"])
-    )
+    x, y = x.set_axis(["x", "x_low", "x_high"], axis=1), y.set_axis(["y", "y_low", "y_high"], axis=1)
+    both = x.join(y, how="inner").dropna(subset=["x", "y"])
     front = pareto_front(both[["x", "y"]].to_numpy()) if len(both) else np.empty(0, bool)
     return both.assign(front=front).rename_axis("configuration").reset_index()
 
@@ -287,8 +270,8 @@ def by_replay(runs: Sequence[RunSpec]) -> list[tuple[RunSpec, str, str]]:
     """
     named = []
     for run in runs:
-        kind, share = run.replay.name, percent(run.replay.fraction)
-        name = f"{kind} replay {share}" if kind else NO_REPLAY.name
+        kind = run.replay.name
+        name = f"{kind} replay {percent(run.replay.fraction)}" if kind else NO_REPLAY.name
         named.append((run, f"{kind} replay" if kind not in ("", "near") else NO_REPLAY.group, name))
     return named
 
@@ -308,8 +291,8 @@ def configurations_of(
         ))  # fmt: skip
     runs = pd.DataFrame(lines, columns=RUN).astype({"seconds": float, "step_seconds": float})
     runs = runs.drop_duplicates("run").reset_index(drop=True)
-    wanted = {_measured(label, ordinary, eventful) for label in MEASURES}
-    measures = {one for measure, _ in wanted for one in (measure, PSEUDO.get(measure, measure))}
+    measures = {one for measure, _ in MEASURES.values() for one in (measure, PSEUDO.get(measure, measure))}
     rows = store.table([run for run, _, _ in named], measures)
-    rows = rows.loc[rows["domain"].isin({domain for _, domain in wanted}), COLUMNS].reset_index(drop=True)
-    return Configurations(preset, title, ordinary, eventful, rows, runs)
+    made = Configurations(preset, title, ordinary, eventful, rows, runs)
+    domains = {made.measured(label)[1] for label in MEASURES}
+    return replace(made, rows=rows.loc[rows["domain"].isin(domains), COLUMNS].reset_index(drop=True))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from replaylab.analysis.changes import FINE_TUNED, check_ends, of_measure
 from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, half_width
@@ -36,7 +37,7 @@ def per_run(rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["run", "model", "replay", "replay_fraction", "seed", "step", "domain", "measure"]
     kinds = rows.dtypes[keys].to_dict()
     # Of millions of rows: their texts are compared once.
-    short = rows[[*keys, "value", "n"]].astype({key: "category" for key in keys if not _is_number(kinds[key])})
+    short = rows[[*keys, "value", "n"]].astype({key: "category" for key in keys if not is_numeric_dtype(kinds[key])})
     _check(short)
     grouped = short.dropna(subset=["value"]).groupby(keys, dropna=False, observed=True, as_index=False)
     runs = grouped.agg(value=("value", "mean"), clips=("value", "size"), n=("n", "sum")).astype(kinds)
@@ -89,10 +90,6 @@ def drawn(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], *, at_the_end: 
     values = last_step(values) if at_the_end else values
     shown = pd.MultiIndex.from_frame(values[["measure", "domain"]]).isin(list(panels))
     return values.loc[shown, columns]
-
-
-def _is_number(kind: Any) -> bool:
-    return bool(pd.api.types.is_numeric_dtype(kind))
 
 
 def _split(rows: pd.DataFrame) -> str:

@@ -57,8 +57,7 @@ def _with_later_centres(tracks: pd.DataFrame, frames: int) -> pd.DataFrame:
 
 
 def velocities(tracks: pd.DataFrame, frames_per_second: float) -> pd.DataFrame:
-    """Velocity of the box's centre in the image from a frame to the next: video, agent, frame, vx_px_s (to the right),
-    vy_px_s (downwards)."""
+    """Velocity of the box's centre to the next frame: video, agent, frame, vx_px_s (to the right), vy_px_s (downwards)."""
     both = _with_later_centres(tracks, 1)
     return both[["video", "agent", "frame"]].assign(
         vx_px_s=(both["x_px_later"] - both["x_px"]) * frames_per_second,

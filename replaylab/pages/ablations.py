@@ -19,7 +19,16 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis import configurations, statistics
-from replaylab.analysis.configurations import DYNAMICS, FIDELITY, REFERENCE, TRADE, Configurations
+from replaylab.analysis.changes import of_measure
+from replaylab.analysis.configurations import (
+    DYNAMICS,
+    FIDELITY,
+    REFERENCE,
+    TRADE,
+    Configurations,
+    by_replay,
+    configurations_of,
+)
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, describe
 from replaylab.pages import comparisons, verdicts
 from replaylab.pages.comparisons import by_outcome, describe_with_outcome, list_names, list_outcomes
@@ -48,9 +57,7 @@ class Ablations:
     alternatives: Configurations
     """what is done instead of replay, each in its chosen setting, beside no replay and near replay of 25 %"""
     settings: pd.DataFrame
-    """a setting a row, on the dev split with one seed: group, setting, effnet_kd, ade_px (NaN where it was not run),
-    looks_as_good (as near replay 25 %), chosen
-    """
+    """on the dev split, one seed: group, setting, effnet_kd, ade_px (or NaN), looks_as_good (as near replay 25 %), chosen"""
     areas: pd.Series[float]
     """method -> the area that its settings dominate, as a share of near replay's; empty where that is not known"""
     fractions: Configurations
@@ -76,11 +83,8 @@ def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
 def _fractions(seeds: Sequence[int]) -> Configurations:
     """`Ablations.fractions`, of the published store, whatever store holds the ablations."""
     runs = [run for run in grid("published", None, list(seeds)) if run.replay.name in ("", "near")]
-    home = store_of("published", "")
-    title = "Fractions of near replay"
-    return configurations.configurations_of(
-        "published", title, configurations.by_replay(runs), home, "driving", "driving-eventful"
-    )
+    named, home = by_replay(runs), store_of("published", "")
+    return configurations_of("published", "Fractions of near replay", named, home, "driving", "driving-eventful")
 
 
 def _configurations(preset: str, title: str, seeds: Sequence[int], home: Path) -> Configurations:
@@ -93,7 +97,7 @@ def _configurations(preset: str, title: str, seeds: Sequence[int], home: Path) -
         for one in variations
         for run in ablations.runs_of(preset, one, list(seeds))
     ]
-    return configurations.configurations_of(preset, title, named, home, "driving", "driving-eventful")
+    return configurations_of(preset, title, named, home, "driving", "driving-eventful")
 
 
 def _stopped(made: Configurations, step: int) -> Configurations:
@@ -112,11 +116,9 @@ def _settings(home: Path) -> pd.DataFrame:
     limit = table.loc[(table["group"] == NEAR) & (table["setting"] == percent(0.25)), "effnet_kd"].item()
     table = table.assign(looks_as_good=table["effnet_kd"] <= limit, chosen=False)
     if table["effnet_kd"].notna().all():
-        chosen = {(one.group, one.name) for one in ablations.best(home)}
-        stop = table[table["group"] == EARLY_STOP]
-        best = ablations.choice(stop, limit)
-        keys = zip(table["group"], table["setting"], strict=True)
-        table["chosen"] = [key in chosen for key in keys] | (table.index == best)
+        chosen = [(one.group, one.name) for one in ablations.best(home)]
+        stop = ablations.choice(table[table["group"] == EARLY_STOP], limit)
+        table["chosen"] = pd.MultiIndex.from_frame(table[["group", "setting"]]).isin(chosen) | (table.index == stop)
     return table
 
 
@@ -126,11 +128,8 @@ def _by_step(variation: ablations.Variation, home: Path) -> pd.DataFrame:
     if not Store(home).is_done(run):
         return pd.DataFrame(np.nan, index=run.evaluate_at, columns=list(CHOSEN_BY))
     rows = Store(home).rows([run.run_id], CHOSEN_BY)
-    of = {
-        measure: rows[(rows["measure"] == measure) & (rows["domain"] == domain)].groupby("step")["value"].mean()
-        for measure, domain in CHOSEN_BY.items()
-    }
-    return pd.DataFrame(of)
+    of = {measure: of_measure(rows, measure, domain).groupby("step") for measure, domain in CHOSEN_BY.items()}
+    return pd.DataFrame({measure: steps["value"].mean() for measure, steps in of.items()})
 
 
 def _areas(settings: pd.DataFrame, home: Path) -> pd.Series[float]:
@@ -139,18 +138,11 @@ def _areas(settings: pd.DataFrame, home: Path) -> pd.Series[float]:
     references = Store(home).references([run], CHOSEN_BY)
     if references.empty or settings["effnet_kd"].isna().any():
         return pd.Series(dtype=float)
-    models = zip(("base", "copy-last-frame"), CHOSEN_BY.items(), strict=True)
-    corner = [_mean(references, model, measure, domain) for model, (measure, domain) in models]
-    of = {
-        group: statistics.hypervolume(points[list(CHOSEN_BY)].to_numpy(), corner)
-        for group, points in settings.groupby("group", sort=False)
-    }
-    return pd.Series(of) / of[NEAR] if of[NEAR] > 0 else pd.Series(dtype=float)
-
-
-def _mean(rows: pd.DataFrame, model: str, measure: str, domain: str) -> float:
-    here = (rows["model"] == model) & (rows["measure"] == measure) & (rows["domain"] == domain)
-    return float(rows.loc[here, "value"].mean())
+    means = references.groupby(["model", "measure", "domain"])["value"].mean()
+    corner = [means[model, *of] for model, of in zip(("base", "copy-last-frame"), CHOSEN_BY.items(), strict=True)]
+    groups = settings.groupby("group", sort=False)[list(CHOSEN_BY)]
+    areas = groups.apply(lambda points: statistics.hypervolume(points.to_numpy(), corner))
+    return areas / areas[NEAR] if areas[NEAR] > 0 else pd.Series(dtype=float)
 
 
 # ---------------------------------------------------------------------------------------------------- opening, settings
@@ -158,25 +150,18 @@ def opening(made: Ablations, store: str | Path = "") -> str:
     """Markdown for the top of the page: what the comparisons show, how many runs are there, their cost, the command."""
     runs = pd.concat([made.ablations.runs, made.alternatives.runs]).drop_duplicates("run")
     again = f"for preset in ablations {DEV} alternatives; do python -m replaylab sweep --preset $preset --store FOLDER; done"
-    both = (made.ablations, made.alternatives)
-    beside = [f"**{one.title}**: {comparisons.short_summary(one)}" for one in both]
+    beside = [f"**{one.title}**: {comparisons.short_summary(one)}" for one in (made.ablations, made.alternatives)]
     return verdicts.opening([], [], runs, again, PRESETS, store, beside)
 
 
 def settings_table(made: Ablations) -> Styler:
     """The settings on dev: what each came to, and which was chosen."""
-    looks = "looks as good"
-    shown = pd.DataFrame(
-        {
-            "method": made.settings["group"],
-            "setting": made.settings["setting"],
-            FIDELITY: made.settings["effnet_kd"].map(number),
-            DYNAMICS: made.settings["ade_px"].map(number),
-            looks: made.settings["looks_as_good"].map({True: "yes", False: "no"}),
-            "choice": [_choice(one) for one in made.settings.itertuples()],
-        }
-    )
-    shown.loc[made.settings["effnet_kd"].isna(), [FIDELITY, DYNAMICS, looks]] = "–"
+    names = {"group": "method", "effnet_kd": FIDELITY, "ade_px": DYNAMICS, "looks_as_good": "looks as good"}
+    shown = made.settings.drop(columns="chosen").rename(columns=names)
+    shown[[FIDELITY, DYNAMICS]] = shown[[FIDELITY, DYNAMICS]].map(number)
+    shown["looks as good"] = shown["looks as good"].map({True: "yes", False: "no"})
+    shown.loc[made.settings["effnet_kd"].isna(), [FIDELITY, DYNAMICS, "looks as good"]] = "–"
+    shown["choice"] = [_choice(one) for one in made.settings.itertuples()]
     return styled(shown, "settings").hide(axis="index")
 
 
@@ -300,10 +285,8 @@ def _of_pairs(made: Configurations) -> str:
 def _of_cost(made: Configurations) -> str:
     training, share = presets.PRESETS[made.preset].training, 0.25
     longer = steps_for(training.steps * training.batch_size, share, training.batch_size)
-    steps_ms = [
-        1000 * float(made.done.loc[made.done["configuration"] == name, "step_seconds"].median())
-        for name in (REFERENCE, NO_REPLAY.name)
-    ]
+    medians = made.done.groupby("configuration")["step_seconds"].median()
+    steps_ms = [1000 * medians.get(name, np.nan) for name in (REFERENCE, NO_REPLAY.name)]
     text = (
         f"**Cost**: of every batch {percent(share)} is not driving, so to see as much driving takes {longer} steps in place "
         f"of {training.steps}"

@@ -57,7 +57,7 @@ def rho_table(made: Sweeps) -> Styler:
 
 
 def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
-    table = made.rhos[(made.rhos["domain"] == EVENTFUL) & (made.rhos["reading"] == reading)]
+    table = made.rhos_of(EVENTFUL, reading)
     values = table.loc[table["target"] == target, "rho"]
     line = {
         "reading": reading,
@@ -72,8 +72,7 @@ def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
     elif target == CLAIM.configuration.target and reading == PREREGISTERED and (result := _preregistered(made)):
         line["status"] = f"preregistered: {result.verdict}"
     if values.empty:
-        few = target in made.done_targets
-        line["status"] = "too few checkpoints or no change" if few else verdicts.MISSING
+        line["status"] = "too few checkpoints or no change" if target in made.done_targets else verdicts.MISSING
     return line
 
 
@@ -83,15 +82,12 @@ def _preregistered(made: Sweeps) -> claims.Judged | None:
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def within_runs(made: Sweeps) -> Figure:
-    """ρ over a run's checkpoints by dose, of eventful and of ordinary ADE, as preregistered and without the first
-    checkpoints: a point a run, mean and interval over runs.
-    """
+    """ρ over a run's checkpoints by dose, of eventful and ordinary ADE, with and without the first checkpoints."""
     with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.9), sharex=True, sharey=True)
         for row, domain in zip(panels, BOTH, strict=True):
             for axes, reading in zip(row, (PREREGISTERED, alignment.LATE), strict=True):
-                here = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == reading)]
-                _by_dose(axes, made, here, "rho", widest=1.0)
+                _by_dose(axes, made, made.rhos_of(domain, reading), "rho", widest=1.0)
                 axes.set_ylim(-1.08, 1.08)
                 axes.set_title(f"{capital(domain_of(domain).label)},\n{reading}", fontsize=9)
             row[0].set_ylabel("ρ within a run")
@@ -160,10 +156,8 @@ def per_clip(made: Sweeps) -> Figure:
                 axes.plot(one.rho, y, "o", color=colours[one.target], ms=5)
             axes.set_title(capital(domain_of(domain).label), fontsize=9)
             axes.set(xlabel="ρ over clips", xlim=(-1.05, 1.05), ylim=(len(alignment.OF_A_CLIP) - 0.5, -0.5))
-        panels[0].set_yticks(
-            range(len(alignment.OF_A_CLIP)),
-            [measure_of(measure).label.replace(", ", ",\n") for measure in alignment.OF_A_CLIP],
-        )
+        labels = [measure_of(measure).label.replace(", ", ",\n") for measure in alignment.OF_A_CLIP]
+        panels[0].set_yticks(range(len(labels)), labels)
         entries = [legend_entry(colour, target_name(target), "o") for target, colour in colours.items()]
         return finished(figure, "Do both improve together, clip by clip?", made.without_replay, entries, fontsize=9)
 
@@ -297,18 +291,15 @@ def bases_summary(made: Sweeps) -> str:
         of = of_measure(made.values, DYNAMICS, domain).groupby("model")["value"].mean()
         if {"base", "real", "copy-last-frame"} <= set(of.index):
             base, real, copied = of["base"], of["real"], of["copy-last-frame"]
-            lines.append(
-                f"on {domain_of(domain).label} {number(base)} (real {number(real)}, copied last frame {number(copied)})"
-            )
-            empty += [domain_of(domain).label] if base >= copied else []
+            label = domain_of(domain).label
+            lines.append(f"on {label} {number(base)} (real {number(real)}, copied last frame {number(copied)})")
+            empty += [label] if base >= copied else []
     if not lines:
         return f"The bases: {verdicts.MISSING}."
     text = f"Where changes start: the bases' ADE in px is {'; '.join(lines)}."
     if empty:
-        text += (
-            f" On {' and '.join(empty)} the bases are no better than a copied last frame: what changes there is no loss of "
-            "what they knew."
-        )
+        text += f" On {' and '.join(empty)} the bases are no better than a copied last frame"
+        text += ": what changes there is no loss of what they knew."
     return text
 
 
@@ -351,7 +342,7 @@ def _by_target(made: Sweeps, table: pd.DataFrame, column: str, above: str, below
 
 
 def _within_text(made: Sweeps, domain: str) -> str:
-    table = made.rhos[(made.rhos["domain"] == domain) & (made.rhos["reading"] == PREREGISTERED)]
+    table = made.rhos_of(domain, PREREGISTERED)
     text = _by_target(made, table, "rho", "together", "apart", 1.0) or "no run has enough checkpoints for a ρ"
     return f"**Within a run**, ρ of the gains in EffNet-KD and in ADE on {domain_of(domain).label}: {text}."
 

@@ -34,9 +34,7 @@ HUES = ("#029e73", "#7b6fd0", "#8f5a2c", "#c0578f", "#5f6b73", "#b8860b", "#0b5a
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def configurations_table(made: Configurations) -> Styler:
-    """Every configuration: what it is against near replay 25 % and the differences that show it, then its changes from the
-    base, all with intervals, and what it costs.
-    """
+    """Every configuration against near replay 25 %, then its changes from the base, with intervals, and what it costs."""
     lines = []
     for place, name in enumerate(made.names, start=1):
         runs = made.runs[made.runs["configuration"] == name]
@@ -197,15 +195,14 @@ def short_summary(made: Configurations) -> str:
     if made.done.empty:
         return f"**{verdicts.MISSING}** ({style.count_runs(made.runs)})."
     others = [name for name in made.names if name != REFERENCE]
-    stands = {
-        name: configurations.against_reference(made, name) for name in others if (made.done["configuration"] == name).any()
-    }
+    stands = by_outcome(made, others)
     words = {BETTER: "better", WORSE: "worse", TRADE: "better in one, worse in another", CANNOT_TELL: "not told apart",
              FEW: FEW}  # fmt: skip
-    counts = [f"{list(stands.values()).count(key)} {word}" for key, word in words.items() if key in stands.values()]
+    counts = [f"{len(stands[key])} {word}" for key, word in words.items() if key in stands]
     if not counts:
         return f"{style.count_runs(made.runs)}."
-    return f"of {len(stands)} configurations against {REFERENCE}, {', '.join(counts)}."
+    known = len(others) - len(stands.get(verdicts.MISSING, []))
+    return f"of {known} configurations against {REFERENCE}, {', '.join(counts)}."
 
 
 def summary(made: Configurations) -> str:
@@ -224,12 +221,11 @@ def summary(made: Configurations) -> str:
 
 def by_outcome(made: Configurations, names: Sequence[str]) -> dict[str, list[str]]:
     """Standing -> configurations; those without runs are not run yet."""
-    there, found = set(made.done["configuration"]), dict[str, list[str]]()
+    there, stands = set(made.done["configuration"]), dict[str, list[str]]()
     for name in names:
-        found.setdefault(configurations.against_reference(made, name) if name in there else verdicts.MISSING, []).append(
-            name
-        )
-    return found
+        outcome = configurations.against_reference(made, name) if name in there else verdicts.MISSING
+        stands.setdefault(outcome, []).append(name)
+    return stands
 
 
 def list_names(names: Iterable[str]) -> str:

@@ -103,9 +103,7 @@ def sample_clips(table: Table, domains: Iterable[str] = ()) -> list[SampleClip]:
 
 
 def main_sample_clips(table: Table, domain: str = "driving-eventful") -> list[SampleClip]:
-    """What to compare first in a domain: truth, base, fine-tuned without replay and, of each kind of replay, the
-    configuration with the most below 100 %; at their last step.
-    """
+    """To compare first, at the last step: truth, base, no replay, and of each kind of replay the most below 100 %."""
     most = {  # of a kind the last, as fractions rise
         (run.target.name, run.replay.name): (name, run) for name, run in _finished(table).items() if run.replay.fraction < 1
     }

@@ -130,17 +130,14 @@ def claims_table(made: Generalisation) -> Styler:
     lines, of = [], made.differs
     for (claim, second), (_, first) in zip(*made.judged, strict=True):
         line = {"claim": claim.name.removeprefix(f"{of.claim}, "), "statement": claim.statement}
-        line["measure"] = f"{measure_of(claim.measure).name}, {_kind(made, claim)}"
+        kind = "eventful" if claim.domain == made.second.eventful else "ordinary"
+        line["measure"] = f"{measure_of(claim.measure).name}, {kind}"
         for one, result in ((f"second {of.one}", second), (f"first {of.one}", first)):
             line[f"change, {one}"] = "–" if result is None else describe(result.interval)
             line[one] = outcome_of_claim(result)
         line["seeds"] = " and ".join("–" if it is None else str(it.interval.n) for it in (second, first))
         lines.append(line)
     return style.styled(pd.DataFrame(lines), of.both).hide(axis="index")
-
-
-def _kind(made: Generalisation, claim: Claim) -> str:
-    return "eventful" if claim.domain == made.second.eventful else "ordinary"
 
 
 def outcome_of_claim(result: Judged | None) -> str:
@@ -196,9 +193,7 @@ def _curves(made: Generalisation) -> list[pd.DataFrame]:
 
 
 def over_fractions(made: Generalisation) -> Figure:
-    """Changes at the last step over the replayed share of a batch: near and far replay of the second, and, dashed, of the
-    first.
-    """
+    """Changes at the last step over the share of near and far replay in a batch, of the second and, dashed, of the first."""
     if made.second.effects.empty:
         return comparisons.nothing_yet(made.second)
     with figure_style():
@@ -206,8 +201,9 @@ def over_fractions(made: Generalisation) -> Figure:
         for axes, label in zip(panels.flat, PANELS, strict=True):
             axes.axhline(0, color=INK, lw=1.2, zorder=1)
             for kind, colour in COLOURS.items():
-                _line(axes, changes(made.first, label, kind), colour, beside=True)
-                _line(axes, changes(made.second, label, kind), colour, beside=False)
+                first = changes(made.first, label, kind)
+                axes.plot(100 * first["replay_fraction"], first["change"], "--", color=colour, lw=1, alpha=0.7, zorder=2)
+                _line(axes, changes(made.second, label, kind), colour)
             axes.set_title(label, fontsize=9)
         for axes in panels[-1]:
             axes.set_xlabel("replay in a batch (%)")
@@ -227,11 +223,8 @@ def changes(made: Configurations, label: str, kind: str) -> pd.DataFrame:
     return names.merge(here, on="configuration").sort_values("replay_fraction")
 
 
-def _line(axes: Axes, line: pd.DataFrame, colour: Any, beside: bool) -> None:
+def _line(axes: Axes, line: pd.DataFrame, colour: Any) -> None:
     x = 100 * line["replay_fraction"]
-    if beside:
-        axes.plot(x, line["change"], "--", color=colour, lw=1, alpha=0.7, zorder=2)
-        return
     axes.plot(x, line["change"], color=colour, lw=1.8, zorder=3)
     aside = 0.4 if colour == GREEN else -0.4  # both kinds may have the same value
     for at, one in zip(x, line.itertuples(), strict=True):
@@ -249,9 +242,7 @@ def both_effects(made: Generalisation) -> pd.DataFrame:
 
 # ------------------------------------------------------------------------------------------------------------ sentences
 def summary(made: Generalisation) -> str:
-    """Markdown: in how many claims both results are the same, which the rule leaves open, the fidelity by every measure, and
-    what the second's configurations show.
-    """
+    """Markdown: in how many claims both results agree, which are left open, fidelity, and the second's configurations."""
     if made.second.done.empty:
         return f"Claim {made.differs.claim}: {MISSING}, {style.count_runs(made.second.runs)}."
     pairs = [

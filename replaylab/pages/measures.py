@@ -33,6 +33,7 @@ from replaylab.evaluation.corruptions import AGENTS, KINDS, PICTURES, REFERENCES
 from replaylab.pages.style import GREY, INK, LIGHT_GREY, WIDTH, figure_style, finished, styled
 from replaylab.util.text import capital, number, plain_number
 
+FIDELITY = (catalogue.OF_FRAMES, catalogue.OF_VIDEOS)  # the groups of such measures
 LABELS = {
     **BASELINES, "re-rendered": "rendered again", "colour": "warmer", "slowed": "slower", "moved": "agents moved",
     "removed": "nearest agent removed", "pulled": "motion pulled to the mean",
@@ -60,17 +61,17 @@ def label_of(corruption: str, grade: float) -> str:
 
 
 def responses(made: CorruptionStudy, domain: str = EVENTFUL) -> pd.DataFrame:
-    """`corruption_study.response` of one domain with a column `worse`: the evidence, positive where the measure got worse.
-
-    ValueError lists the domains of the study.
+    """`corruption_study.response` of one domain, with the measure's kind, whether the corruption is `seen`, and the evidence
+    that it got `worse`. ValueError lists the domains of the study.
     """
     domains = sorted(set(made.rows["domain"]))
     if domain not in domains:
         raise ValueError(f"domain {domain!r} is none of {', '.join(domains)}")
     table = corruption_study.response(made.rows[made.rows["domain"] == domain])
-    better = table["measure"].map(lambda name: measure_of(name).better)
-    sign = better.map({"low": 1.0, "high": -1.0}).fillna(0.0)
-    return table.assign(worse=np.where(sign == 0, table["evidence"].abs(), sign * table["evidence"]))
+    entries = table["measure"].map(measure_of)
+    sign = entries.map(lambda entry: {"low": 1.0, "high": -1.0}.get(entry.better, 0.0))
+    worse = np.where(sign == 0, table["evidence"].abs(), sign * table["evidence"])
+    return table.assign(worse=worse, seen=worse >= LEAST_EVIDENCE, kind=entries.map(lambda entry: entry.group))
 
 
 def _without_horizons(table: pd.DataFrame) -> pd.DataFrame:
@@ -109,20 +110,15 @@ def response_map(made: CorruptionStudy, group: str, domain: str = EVENTFUL) -> F
     table = _without_horizons(responses(made, domain))
     table = table[table["damage"].isin(COLUMNS[group])]
     table = table[(table["damage"] != "blur") | table["grade"].isin(SHOWN_BLUR)]
-    columns = [
-        (name, grade) for name in COLUMNS[group] for grade in sorted(set(table.loc[table["damage"] == name, "grade"]))
-    ]
-    by_cell = table.set_index(["measure", "damage", "grade"])
+    columns = sorted(set(_at(table)), key=lambda at: (COLUMNS[group].index(at[0]), at[1]))
     names = _with_groups(_in_order(table.loc[table["change"].notna(), "measure"]))
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 0.205 * len(names) + 1.75))
         worse = np.full((len(names), len(columns)), np.nan)
-        for row, measure in enumerate(names):
-            for column, at in enumerate(columns):
-                if (measure, *at) in by_cell.index:
-                    cell = by_cell.loc[(measure, *at)]
-                    worse[row, column] = cell["worse"]
-                    _annotate(axes, column, row, cell)
+        for _, cell in table[table["measure"].isin(names)].iterrows():
+            row, column = names.index(cell["measure"]), columns.index((cell["damage"], cell["grade"]))
+            worse[row, column] = cell["worse"]
+            _annotate(axes, column, row, cell)
         colours = ListedColormap(list(SHADES.values())).with_extremes(bad="white")
         axes.imshow(np.clip(worse, -1e8, 1e8), cmap=colours, norm=BoundaryNorm(BOUNDS, len(SHADES)), aspect="auto")
         _name_rows(axes, names)
@@ -214,12 +210,10 @@ def _at(table: pd.DataFrame) -> Iterable[tuple[str, float]]:
 def _distances_as_blur(made: CorruptionStudy, domain: str) -> pd.DataFrame:
     """`corruption_study.as_blur` of the distances between sets of frames or videos, for corruptions of time and agents."""
     table = corruption_study.as_blur(responses(made, domain))
-    of_sets = set(made.rows.loc[made.rows["video"] == "", "measure"])
-    distances = {name for name in of_sets if measure_of(name).group in (catalogue.OF_FRAMES, catalogue.OF_VIDEOS)}
+    of_sets = made.rows.loc[made.rows["video"] == "", "measure"].unique()
     order = [*(name for name, kind in KINDS.items() if kind.group in (TIME, AGENTS)), "copy-last-frame"]
-    table = table[table["measure"].isin(distances) & table["damage"].isin(order)]
-    place = table["damage"].map(order.index)
-    return table.assign(place=place).sort_values(["place", "grade"]).drop(columns="place")
+    table = table[table["measure"].isin(of_sets) & table["kind"].isin(FIDELITY) & table["damage"].isin(order)]
+    return table.assign(place=table["damage"].map(order.index)).sort_values(["place", "grade"])
 
 
 def ceiling_figure(made: CorruptionStudy) -> Figure:
@@ -273,8 +267,8 @@ def status_line(made: CorruptionStudy) -> str:
 def summary(made: CorruptionStudy, domain: str = EVENTFUL) -> str:
     """Markdown: what the numbers say, line by line."""
     table = _without_horizons(responses(made, domain))
-    lines = [_control(table), _copied_frame(table), *_corrupted_agents(table), _mild_blur(table)]
-    lines += [_taken_for_better(table), _distances(made, domain, table), _ceilings(made, domain)]
+    lines = [_control(table), _copied_frame(table), *_corrupted_agents(table), _mild_blur(table), _taken_for_better(table),
+             _distances(made, domain, table), _ceilings(made, domain)]  # fmt: skip
     text = "\n".join(f"- {line}" for line in lines if line)
     return f"On {domain_of(domain).label}, with {made.clips} clips:\n\n{text}"
 
@@ -302,11 +296,11 @@ def _copied_frame(table: pd.DataFrame) -> str:
     copied = table[table["damage"] == "copy-last-frame"].dropna(subset=["evidence"])
     if copied.empty:
         return ""
-    seen = _seen(copied)
-    text = f"Of {len(copied)} measures whose error is known, {seen.sum()} tell real from copying the last frame"
-    if seen.all():
+    text = f"Of {len(copied)} measures whose error is known, {copied['seen'].sum()} tell real from copying the last frame"
+    if copied["seen"].all():
         return f"{text}."
-    return f"{text}. With this many clips these do not, and by themselves say nothing of motion: {_listed(copied[~seen])}."
+    unseen = _listed(copied[~copied["seen"]])
+    return f"{text}. With this many clips these do not, and by themselves say nothing of motion: {unseen}."
 
 
 def _corrupted_agents(table: pd.DataFrame) -> list[str]:
@@ -316,11 +310,8 @@ def _corrupted_agents(table: pd.DataFrame) -> list[str]:
         one = _strongest(table.dropna(subset=["evidence"]), name)
         if one.empty:
             continue
-        fidelity, accuracy = (
-            _of_groups(one, catalogue.OF_FRAMES, catalogue.OF_VIDEOS),
-            _of_groups(one, catalogue.OF_AGENTS),
-        )
-        seen = _seen(accuracy)
+        fidelity, accuracy = one[one["kind"].isin(FIDELITY)], one[one["kind"] == catalogue.OF_AGENTS]
+        seen = accuracy["seen"]
         unseen = f" (not by {_listed(accuracy[~seen])})" if seen.any() and not seen.all() else ""
         lines.append(
             f"*{capital(label_of(name, float(one['grade'].iloc[0])))}*: seen by {_counted(fidelity)} measures of fidelity "
@@ -332,13 +323,13 @@ def _corrupted_agents(table: pd.DataFrame) -> list[str]:
 def _mild_blur(table: pd.DataFrame) -> str:
     """Measures of agents that would take a loss of sharpness for a loss of accuracy."""
     blur = table[(table["damage"] == "blur") & (table["grade"] == 1)].dropna(subset=["evidence"])
-    agents = _of_groups(blur, catalogue.OF_AGENTS)
+    agents = blur[blur["kind"] == catalogue.OF_AGENTS]
     if agents.empty:
         return ""
     text = f"A blur of 1 px, which moves no agent, is seen by {_counted(agents)} measures of agents"
-    if not _seen(agents).any():
+    if not agents["seen"].any():
         return f"{text}."
-    return f"{text}: {_listed(agents[_seen(agents)])}. That is the detector's doing, and why its ceiling is printed."
+    return f"{text}: {_listed(agents[agents['seen']])}. That is the detector's doing, and why its ceiling is printed."
 
 
 def _taken_for_better(table: pd.DataFrame) -> str:
@@ -376,26 +367,26 @@ def _blur_text(one: pd.Series[Any]) -> str:
     return f"as one of {number(one['blur_px'])} px{unsure}" if one["blur_px"] > 0 else f"not for the worse{unsure}"
 
 
-def ceilings(rows: pd.DataFrame, domain: str = EVENTFUL) -> str:
+def ceilings(rows: pd.DataFrame) -> str:
     """Markdown, for a sweep's rows: the detector's ceiling at the sharpness of the least sharp model and of the sharpest.
 
-    From the published corruptions; where the results were not copied along, a sentence that says so.
+    On eventful driving, from the published corruptions; where the results were not copied along, a sentence that says so.
     """
     try:
         made = corruption_study.run("published")
     except FileNotFoundError:
         return "The detector's ceiling under blur is not here: its results lie in book/results."
     values = last_step(per_configuration(rows))
-    sharp = of_measure(values, "sharpness_ratio", domain).set_index("configuration")["value"]
+    sharp = of_measure(values, "sharpness_ratio", EVENTFUL).set_index("configuration")["value"]
     sharp = sharp[[name for name in sharp.index if name not in BASELINES.values()]]
     least, most = (
         f"{name}, {number(sharp[name])} times as sharp as real frames, it has "
-        f"{corruption_study.blur_ceiling(made.rows, sharp[name], domain)}"
+        f"{corruption_study.blur_ceiling(made.rows, sharp[name], EVENTFUL)}"
         for name in (sharp.idxmin(), sharp.idxmax())
     )
     return (
-        f"**The detector's ceiling**, on real frames of {domain_of(domain).label} blurred to a model's sharpness (the page "
-        f"on measures has its curve): at that of the least sharp model here, {least}; at that of the sharpest, {most}."
+        f"**The detector's ceiling**, on real frames of {domain_of(EVENTFUL).label} blurred to a model's sharpness (the "
+        f"page on measures has its curve): at that of the least sharp model here, {least}; at that of the sharpest, {most}."
     )
 
 
@@ -412,16 +403,8 @@ def _strongest(table: pd.DataFrame, corruption: str) -> pd.DataFrame:
     return one[one["grade"] == one["grade"].max()]
 
 
-def _of_groups(table: pd.DataFrame, *groups: str) -> pd.DataFrame:
-    return table[table["measure"].map(lambda measure: measure_of(measure).group in groups)]
-
-
-def _seen(table: pd.DataFrame) -> pd.Series[bool]:
-    return table["worse"] >= LEAST_EVIDENCE
-
-
 def _counted(table: pd.DataFrame) -> str:
-    return f"{_seen(table).sum()} of {len(table)}"
+    return f"{table['seen'].sum()} of {len(table)}"
 
 
 def _listed(table: pd.DataFrame) -> str:

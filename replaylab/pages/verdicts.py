@@ -10,6 +10,7 @@ Refused: presets that measure other splits together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +22,7 @@ from pandas.io.formats.style import Styler
 
 from replaylab.analysis import statistics
 from replaylab.analysis.claims import CLAIMS, SEEDS_NEEDED, Claim, Configuration, Judged, changes, judge
-from replaylab.analysis.statistics import Interval, Verdict, describe
+from replaylab.analysis.statistics import Verdict, describe
 from replaylab.catalogue import PSEUDO, domain_of, measure_of
 from replaylab.pages import replay_sweep
 from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled, text_figure
@@ -46,34 +47,27 @@ SHOWN = JUDGED | set(replay_sweep.TABLE)
 
 
 def read_together(presets: Sequence[str] = PREREGISTERED, store: str | Path = "") -> Table:
-    """Several presets as one table with the rows that verdicts are drawn from, each run and each reference once; `runs` has
-    a column `target` too.
+    """Several presets as one table with the rows that verdicts are drawn from, each run and each reference once.
 
-    Nothing is trained. ValueError for presets of different splits.
+    `runs` has a column `target` too. Nothing is trained. ValueError for presets of different splits.
     """
     parts = [sweep.read(preset, store=store, measures=JUDGED) for preset in presets]
     if len({part.split for part in parts}) > 1:
         raise ValueError(f"presets {', '.join(presets)} do not measure the same split; name some that do")
-    rows: list[pd.DataFrame] = []
-    seen: set[str] = set()
-    for part in parts:
-        rows.append(part.rows[~part.rows["run"].isin(seen)])
-        seen |= set(rows[-1]["run"])
+    rows = parts[0].rows
+    for part in parts[1:]:
+        rows = pd.concat([rows, part.rows[~part.rows["run"].isin(rows["run"].unique())]], ignore_index=True)
     specs = {spec.run_id: spec for part in parts for spec in part.specs}
-    runs = pd.concat([part.runs for part in parts], ignore_index=True).drop_duplicates("run")
+    runs = pd.concat([part.runs for part in parts]).drop_duplicates("run", ignore_index=True)
     runs = runs.assign(target=[specs[run].target.name for run in runs["run"]])
-    return Table(
-        " + ".join(presets), parts[0].split, parts[0].store, pd.concat(rows, ignore_index=True),
-        runs.reset_index(drop=True), tuple(specs.values()),
-    )  # fmt: skip
+    return replace(parts[0], preset=" + ".join(presets), rows=rows, runs=runs, specs=tuple(specs.values()))
 
 
 def of_target(table: Table, target: str) -> Table:
     """Only the runs that were fine-tuned on this domain, with all references."""
-    kept = [spec for spec in table.specs if spec.target.name == target]
-    runs = table.runs[table.runs["run"].isin([spec.run_id for spec in kept])].reset_index(drop=True)
-    rows = table.rows[table.rows["target"].isin(["", target])]
-    return Table(table.preset, table.split, table.store, rows, runs, tuple(kept))
+    specs = tuple(spec for spec in table.specs if spec.target.name == target)
+    runs = table.runs[table.runs["run"].isin([spec.run_id for spec in specs])].reset_index(drop=True)
+    return replace(table, rows=table.rows[table.rows["target"].isin(["", target])], runs=runs, specs=specs)
 
 
 def control() -> Table:
@@ -155,13 +149,13 @@ def _limit(claim: Claim, result: Judged) -> str:
 
 def progress(runs: pd.DataFrame) -> str:
     """Markdown: how many of the preregistered runs there are, in all and in each configuration that is not whole."""
-    done, parts = runs["state"] == "done", []
+    done = runs["state"] == "done"
     if done.all():
         return f"All **{len(runs)}** preregistered runs are there."
-    for (target, fraction, kind), of in runs.groupby(["target", "replay_fraction", "replay"], sort=False):
-        there = int((of["state"] == "done").sum())
-        if there < len(of):
-            parts.append(f"{Configuration(kind, fraction, target).name}: {there} of {len(of)}")
+    parts = []
+    for (target, fraction, kind), of in done.groupby([runs["target"], runs["replay_fraction"], runs["replay"]], sort=False):
+        if not of.all():
+            parts.append(f"{Configuration(kind, fraction, target).name}: {of.sum()} of {len(of)}")
     return (
         f"**{int(done.sum())} of {len(runs)} preregistered runs are there: the sweep is not whole yet**, and a claim whose "
         f"configuration has fewer than {SEEDS_NEEDED} seeds has no verdict. Not whole: {'; '.join(parts)}."
@@ -199,25 +193,19 @@ def verdict_table(found: Judgements) -> Styler:
 
 
 def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
+    found = {"verdict": MISSING, "change": "–", "holds if": "–", "seeds": "–", "bases": "–"}
+    if result is not None:
+        bases = " and ".join(f"{mean:+.3g}" for mean in result.of_bases.values())
+        values = (result.verdict, describe(result.interval), _limit(claim, result), str(result.interval.n), bases)
+        found = dict(zip(found, values, strict=True))
     head = {"claim": claim.name, "statement": claim.statement}
-    tail = {"measure": _where(claim), "configuration": claim.configuration.name}
-    if result is None:
-        return {**head, "verdict": MISSING, "change": "–", "holds if": "–", "seeds": "–", "bases": "–", **tail}
-    return {
-        **head,
-        "verdict": result.verdict,
-        "change": describe(result.interval),
-        "holds if": _limit(claim, result),
-        "seeds": str(result.interval.n),
-        "bases": " and ".join(f"{mean:+.3g}" for mean in result.of_bases.values()),
-        **tail,
-    }
+    return {**head, **found, "measure": _where(claim), "configuration": claim.configuration.name}
 
 
 def budgets(store: str | Path = "") -> pd.DataFrame:
-    """Replay in as many steps as no replay, and in as many driving samples, which is more steps: the changes of both, three
-    seeds, exploratory. Columns configuration, budget, steps, and an `Interval` for each endpoint, None for what is not
-    there yet. Nothing is trained.
+    """Changes with replay in as many steps as without, and in as many driving samples, which is more steps; exploratory.
+
+    Columns configuration, budget, steps, and for each endpoint an `Interval`, None for what is not there yet.
     """
     seeds = [0, 1, 2]
     tables = {
@@ -231,15 +219,11 @@ def budgets(store: str | Path = "") -> pd.DataFrame:
             configuration = Configuration(kind, fraction)
             line: dict[str, Any] = {"configuration": configuration.name, "budget": budget, "steps": count}
             for measure, domain in BUDGET_ENDPOINTS:
-                label = f"{measure_of(measure).name}, {domain_of(domain).label}"
-                line[label] = _change(table.rows, configuration, measure, domain)
+                found = changes(table.rows, configuration, measure, domain) if len(table.rows) else None
+                change = None if found is None else statistics.seeds_and_scenes(found[0])
+                line[f"{measure_of(measure).name}, {domain_of(domain).label}"] = change
             lines.append(line)
     return pd.DataFrame(lines)
-
-
-def _change(rows: pd.DataFrame, configuration: Configuration, measure: str, domain: str) -> Interval | None:
-    found = changes(rows, configuration, measure, domain) if len(rows) else None
-    return None if found is None else statistics.seeds_and_scenes(found[0])
 
 
 def budgets_table(made: pd.DataFrame) -> Styler:
@@ -267,9 +251,7 @@ def budgets_summary(made: pd.DataFrame) -> str:
 
 
 def forest(found: Judgements) -> Figure:
-    """Each claim's change with its interval, on an axis that its interval and margin span; short strokes are the means
-    of the two bases. The shaded side is where the claim holds.
-    """
+    """Each claim's change with its interval, short strokes for the means of the two bases; shaded where the claim holds."""
     shown = [(claim, result) for claim, result in found if result is not None]
     if not shown:
         return text_figure("No claim has its runs yet.")
