@@ -145,7 +145,7 @@ def add_title(figure: Any, title: str, runs: pd.DataFrame | None = None) -> None
 
 
 def finished(
-    figure: Figure, title: str, runs: pd.DataFrame | None = None, entries: Sequence[Artist] = (), *,
+    figure: Figure, title: str, /, runs: pd.DataFrame | None = None, entries: Sequence[Artist] = (), *,
     columns: int = 2, extra_in: float = 0.05, **legend: Any,
 ) -> Figure:  # fmt: skip
     """The figure, no longer open in pyplot, with a title, how much of the sweep of `runs` is there, and below everything a
