@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from bisect import bisect_left, bisect_right, insort
 from contextlib import closing
 from fractions import Fraction
@@ -40,6 +41,14 @@ def write_video(path: Path, frames: Any, frames_per_second: float) -> None:
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         container.mux(stream.encode())
+
+
+def coded(frames: NDArray[np.uint8], frames_per_second: float) -> NDArray[np.uint8]:
+    """Frames (T, H, W, 3) written as H.264 and read back, as those of every rendered domain are."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        write_video(path, frames, frames_per_second)
+        return decode(path)
 
 
 def chosen_reader(reader: str = "") -> str:

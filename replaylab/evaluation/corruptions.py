@@ -9,7 +9,6 @@ Refused: a kind that does not exist. Importing loads neither torch nor panda3d.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -158,13 +157,10 @@ def shuffled(frames: Frames, rng: np.random.Generator) -> Frames:
 # -------------------------------------------------------------------------- scenes: `first` is the first future frame
 def rendered(scene: Scene, size_px: int, frames_per_second: float) -> Frames:
     """A scene's frames (T, H, W, 3), written as H.264 and read back as those of every domain are."""
-    from replaylab.data.video import decode, write_video
+    from replaylab.data.video import coded
     from replaylab.worlds.renderer import Renderer
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "video.mp4"
-        write_video(path, Renderer.shared(size_px).render(scene), frames_per_second)
-        return decode(path)
+    return coded(Renderer.shared(size_px).render(scene), frames_per_second)
 
 
 def moved(scene: Scene, first: int, shifts_px: Floats, size_px: int) -> Scene:

@@ -16,10 +16,8 @@ Refused: clips without eligible agents, and frames that cannot be blurred that f
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -30,7 +28,7 @@ from scipy.optimize import brentq
 
 from replaylab.data import clips as clips_module
 from replaylab.data.domain import Domain
-from replaylab.data.video import decode
+from replaylab.data.video import coded
 from replaylab.metrics import detection, dynamics, fidelity, template_tracking
 from replaylab.metrics.detectors.pretrained import Detections
 from replaylab.metrics.detectors.pseudo_tracks import tracks_of
@@ -223,14 +221,9 @@ def variants(
 
 def coded_again(clip: Frames) -> Frames:
     """Frames (T, H, W, 3) through H.264, as the videos of made domains are written; an odd side loses nothing."""
-    from replaylab.data.video import write_video
-
     height, width = clip.shape[1:3]
     even = np.pad(clip, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"
-        write_video(path, even, 8)
-        return decode(path)[:, :height, :width]
+    return coded(even, 8)[:, :height, :width]
 
 
 def shifted(clip: Frames, shift_px: float) -> Frames:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -288,15 +288,13 @@ def clear_cache() -> None:
 @cache
 def detector_for(spec: DetectorSpec | None = None) -> Callable[[Frames], ClipBoxes]:
     """Detects agents in clips (N, T, H, W, 3): N x T boxes with scores, of the shipped detector or one of transformers."""
-    if spec is not None:
-        return _object_detector(spec).detect_in_clips
-    network = centre_point.load()
+    detect = partial(centre_point.detect, centre_point.load()) if spec is None else _object_detector(spec).detect
 
-    def detect(frames: Frames) -> ClipBoxes:
-        length, boxes = frames.shape[1], centre_point.detect(network, flat(frames))
+    def in_clips(frames: Frames) -> ClipBoxes:
+        length, boxes = frames.shape[1], detect(flat(frames))
         return [boxes[first : first + length] for first in range(0, len(boxes), length)]
 
-    return detect
+    return in_clips
 
 
 def flat(frames: Frames) -> Frames:

@@ -18,7 +18,7 @@ from replaylab.models.interface import Condition, over_clips
 from replaylab.models.tiny import FUTURE, TEXT_DIM, TinyModel
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+    from diffusers import AutoencoderTiny, WanTransformer3DModel
 
 SHIFT = 3.0  # towards much noise, where it is decided what moves where (Esser et al. 2024, arXiv 2403.03206, eq. 23)
 
@@ -35,7 +35,9 @@ class TinyWan(TinyModel):
 
     @classmethod
     def new(cls, vae: AutoencoderTiny) -> Self:
-        return cls(vae, new_transformer(), new_scheduler())
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        return cls(vae, new_transformer(), FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT))
 
     def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
         """The share itself."""
@@ -89,10 +91,3 @@ def new_transformer() -> WanTransformer3DModel:
         in_channels=4 * LATENT_CHANNELS, out_channels=LATENT_CHANNELS, text_dim=TEXT_DIM, freq_dim=128, ffn_dim=512,
         num_layers=6, rope_max_seq_len=64,
     )  # fmt: skip
-
-
-def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """diffusers' scheduler of flow matching, shifted as training is."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT)

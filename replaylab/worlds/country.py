@@ -24,11 +24,8 @@ from replaylab.worlds.meshes import barn, hedge, pole, poplar, wall
 from replaylab.worlds.renderer import GROUND, MARKS, SOLID, Camera, Floats, Mesh, Scene, join, quads, strip
 
 LANE_WIDTH_M = 3.2
-EGO_LANE_M, OTHER_LANE_M, EDGE_M = (
-    -LANE_WIDTH_M / 2,
-    LANE_WIDTH_M / 2,
-    -LANE_WIDTH_M + 0.35,
-)  # m to the right of the centre line
+# to the right of the centre line
+EGO_LANE_M, OTHER_LANE_M, EDGE_M = -LANE_WIDTH_M / 2, LANE_WIDTH_M / 2, -LANE_WIDTH_M + 0.35
 RADII_M = (80.0, 120.0, 200.0)  # of the bends, to either side
 EGO_SPEED_M_S, ONCOMING_SPEED_M_S = 7.0, 4.0
 LEADER_SLOWER_M_S, CYCLIST_SLOWER_M_S = 2.6, 3.0  # than the ego car

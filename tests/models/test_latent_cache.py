@@ -21,7 +21,7 @@ from replaylab.data.domain import Domain, open_domain
 from replaylab.data.video import READER_VARIABLE, UndecodableVideo
 from replaylab.models import latent_cache
 from replaylab.models.autoencoder import FOLD, LATENT_CHANNELS, fold, new_autoencoder
-from replaylab.models.tiny_wan import TinyWan, new_scheduler, new_transformer
+from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WorldSpec
 from replaylab.worlds.build import build_domain
 
@@ -106,7 +106,7 @@ def wait_until(happens) -> None:
 
 def test_a_clips_latents_are_those_of_its_frames(domain, tmp_path):
     torch.manual_seed(0)
-    model = TinyWan(new_autoencoder().eval(), new_transformer(), new_scheduler())
+    model = TinyWan.new(new_autoencoder().eval())
     chosen = clips.clips_of(domain, "train", CLIP_FRAMES)[1::3]
     coded = latent_cache.encode_clips(model, domain, "train", chosen, tmp_path, "key")
     frames = np.stack(list(clips.read(domain, chosen, CLIP_FRAMES)))

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain, write_domain
-from replaylab.data.importers.sources import Fit, ImageSequence, Picture, Recipe, Source, Unusable, seconds_per_picture
+from replaylab.data.importers.sources import Fit, ImageSequence, Recipe, Source, Unusable, seconds_per_picture
 from replaylab.data.video import write_video
 from replaylab.util.files import locked, sha256, write_atomically, write_json, write_table
 from replaylab.util.processes import map_in_processes
@@ -185,7 +185,9 @@ def _convert_source(out: Path, recipe: Recipe, source: Source) -> None:
     pictures = source.read([number for piece in source.pieces for number in piece])
     rows = []
     for file, piece in zip(source.files(), source.pieces, strict=True):
-        fitted = [_fitted(picture, recipe) for _, picture in zip(piece, pictures, strict=False)]
+        fitted = [
+            Fit.of(each.shape[0], each.shape[1], recipe).picture(each) for _, each in zip(piece, pictures, strict=False)
+        ]
         if len(fitted) < len(piece):
             raise Unusable(source.label, "damaged: not all of its pictures can be decoded", "copy it again")
         path = out / "videos" / file
@@ -198,10 +200,6 @@ def _convert_source(out: Path, recipe: Recipe, source: Source) -> None:
     note = {"name": source.name, "shown": source.label, "stamp": source.stamp, "scene": source.scene,
             "drawn_by": source.split_key, "rows": rows}  # fmt: skip
     write_json(_note_path(out, source.name), note)
-
-
-def _fitted(picture: Picture, recipe: Recipe) -> Picture:
-    return Fit.of(picture.shape[0], picture.shape[1], recipe).picture(picture)
 
 
 def _finish(

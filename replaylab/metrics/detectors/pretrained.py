@@ -72,12 +72,6 @@ class ObjectDetector:
         """
         return [each.boxes for each in self.detect_with_kinds(frames, batch_size)]
 
-    def detect_in_clips(self, clips: ArrayLike) -> list[list[Boxes]]:
-        """`detect` in clips (N, T, H, W, 3) of one length: N x T."""
-        array = np.asarray(clips)
-        boxes = iter(self.detect(array.reshape(-1, *array.shape[2:])))
-        return [[next(boxes) for _ in range(array.shape[1])] for _ in range(array.shape[0])]
-
     def detect_with_kinds(self, frames: ArrayLike, batch_size: int = 8) -> list[Detections]:
         """`detect`, with the kind of each agent."""
         import torch

@@ -109,24 +109,18 @@ def _measured(network: Any, inputs: dict[str, Any]) -> tuple[int, int]:
     return counter.get_total_flops() + fused.flops, outside.bytes + max(blocks)
 
 
-class _Kept:
+class _Kept(torch.autograd.graph.saved_tensors_hooks):
     """Around a forward pass: what autograd keeps of it, weights not counted, nothing twice."""
 
     def __init__(self, network: Any) -> None:
+        super().__init__(self.add, lambda tensor: tensor)
         self._weights = {weight.untyped_storage()._cdata for weight in network.parameters()}
         self._storages: dict[int, Any] = {}  # kept alive: an address must not be used again
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self.add, lambda tensor: tensor)
 
     def add(self, given: Any) -> Any:
         if isinstance(given, Tensor) and given.untyped_storage()._cdata not in self._weights:
             self._storages[given.untyped_storage()._cdata] = given.untyped_storage()
         return given
-
-    def __enter__(self) -> None:
-        self._hooks.__enter__()
-
-    def __exit__(self, *about: Any) -> None:
-        self._hooks.__exit__(*about)
 
     @property
     def bytes(self) -> int:

@@ -83,7 +83,8 @@ class Family(VideoModel):
             text = self._cached("text", [prompt], self._prompt_parts, partial(self.encode_prompt, prompt))
             about = clip.tobytes(), str((clip.shape, frames, frames_per_second))
             encode = partial(self.encode_context, clip, frames, frames_per_second)
-            conditions.append({**text, **self._cached("context", about, ("vae", *self._context_parts), encode)})
+            parts = ("vae", *self.IMAGE_ENCODERS, *self.PROCESSORS)
+            conditions.append({**text, **self._cached("context", about, parts, encode)})
         return {name: torch.cat([each[name] for each in conditions]) for name in conditions[0]}
 
     def example(self, clip: np.ndarray, prompt: str, context_frames: int, frames_per_second: float) -> Condition:
@@ -103,10 +104,9 @@ class Family(VideoModel):
         self.unload_encoders()
         return made
 
-    def unconditional(self, condition: Condition, negative_prompt: str = "") -> Condition:
-        """The same contexts with another prompt, for classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598)."""
-        make = partial(self.encode_prompt, negative_prompt)
-        text = self._cached("text", [negative_prompt], self._prompt_parts, make)
+    def unconditional(self, condition: Condition) -> Condition:
+        """The same contexts, an empty prompt: for classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598)."""
+        text = self._cached("text", [""], self._prompt_parts, partial(self.encode_prompt, ""))
         clips = len(next(iter(condition.values())))
         return condition | {name: tensor.expand(clips, *tensor.shape[1:]) for name, tensor in text.items()}
 
@@ -125,10 +125,6 @@ class Family(VideoModel):
     @property
     def _prompt_parts(self) -> tuple[str, ...]:
         return (*self.TEXT_ENCODERS, *self.PROCESSORS)  # all that a prompt goes through, and that has files
-
-    @property
-    def _context_parts(self) -> tuple[str, ...]:
-        return (*self.IMAGE_ENCODERS, *self.PROCESSORS)
 
     def _cached(
         self, kind: str, about: Sequence[str | bytes], parts: Sequence[str], make: Callable[[], Condition]
@@ -159,33 +155,22 @@ class Family(VideoModel):
         self.pipe.register_modules(**dict.fromkeys((*self.TEXT_ENCODERS, *self.IMAGE_ENCODERS)))
 
     # ------------------------------------------------------------------------------------------------------ guidance
-    def sample(
-        self, noise: Tensor, condition: Condition, steps: int, guidance: float | None = None,
-        unconditional: Condition | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Clips' latents from standard normal noise (B, C, t, h, w), by the family's own scheduler.
-
-        By default guidance is the model's own (`guidance`), away from an empty prompt. Another one than 1 is away from
-        `unconditional`; raises ValueError where that is not given.
-        """
-        if guidance is None:
-            guidance = self.guidance
-            unconditional = self.unconditional(condition) if guidance != 1 else None
-        if guidance != 1 and unconditional is None:
-            raise ValueError(f"guidance is {guidance}, but away from what? Give `unconditional` (model.unconditional)")
+    def sample(self, noise: Tensor, condition: Condition, steps: int) -> Tensor:
+        """As every model samples, with the model's own `guidance`, away from an empty prompt."""
+        unconditional = self.unconditional(condition) if self.guidance != 1 else None
 
         def predict(latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
             predicted = self.predict(latents, level, condition).float()
             if unconditional is None:
                 return predicted
             without = self.predict(latents, level, unconditional).float()
-            return without + self.guidance_by_frame(guidance, latents) * (predicted - without)
+            return without + self.guidance_by_frame(latents) * (predicted - without)
 
         return self._denoise(noise, condition, steps, predict)
 
-    def guidance_by_frame(self, guidance: float, latents: Tensor) -> float | Tensor:
+    def guidance_by_frame(self, latents: Tensor) -> float | Tensor:
         """The guidance of each frame, to be multiplied with latents (B, C, t, h, w)."""
-        return guidance
+        return self.guidance
 
     @classmethod
     @abstractmethod

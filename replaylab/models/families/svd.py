@@ -93,9 +93,8 @@ class StableVideoDiffusion(Family):
         numbers = torch.tensor([[frames_per_second - 1, MOTION_BUCKET, IMAGE_NOISE]])  # it was trained on fps - 1
         return {"image": image, "channels": channels, "numbers": numbers}
 
-    def unconditional(self, condition: Condition, negative_prompt: str = "") -> Condition:
-        """Without the image; raises ValueError for a prompt."""
-        self.encode_prompt(negative_prompt)
+    def unconditional(self, condition: Condition) -> Condition:
+        """Without the image."""
         return condition | {name: torch.zeros_like(condition[name]) for name in ("image", "channels")}
 
     def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
@@ -129,9 +128,9 @@ class StableVideoDiffusion(Family):
     def level_of_step(self, scheduler: Any, number: int) -> Tensor:
         return scheduler.sigmas[number]
 
-    def guidance_by_frame(self, guidance: float, latents: Tensor) -> Tensor:
+    def guidance_by_frame(self, latents: Tensor) -> Tensor:
         """From 1 in the first frame, which is known, to the whole in the last."""
-        return torch.linspace(1.0, guidance, latents.shape[2], device=latents.device).view(1, 1, -1, 1, 1)
+        return torch.linspace(1.0, self.guidance, latents.shape[2], device=latents.device).view(1, 1, -1, 1, 1)
 
     @classmethod
     def meta_inputs(cls, latent: tuple[int, int, int, int], config: dict[str, Any]) -> dict[str, Any]:

@@ -72,16 +72,12 @@ def test_boxes_are_those_of_transformers_own_way(name: str, made: Callable[[str]
                 assert (found.boxes[near > SAME_BOX_IOU - 1e-3, 4] >= row[4] - 1e-5).any()
 
 
-def test_batches_and_clips_change_nothing(made: Callable[[str], Path]) -> None:
+def test_batches_change_nothing(made: Callable[[str], Path]) -> None:
     detector, frames = load(made("detr"), threshold=LOW), some_frames(4)
     whole = detector.detect(frames, batch_size=4)
     assert sum(map(len, whole)) > 0
-    for others in (
-        detector.detect(frames, batch_size=3),
-        [found for clip in detector.detect_in_clips(frames.reshape(2, 2, *frames.shape[1:])) for found in clip],
-    ):
-        for one, other in zip(whole, others, strict=True):
-            np.testing.assert_allclose(one, other, atol=1e-3)
+    for one, other in zip(whole, detector.detect(frames, batch_size=3), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
     assert detector.detect(frames[:0]) == []
 
 
