@@ -15,6 +15,7 @@ from replaylab.util.checks import BoolArray, FloatArray, IntArray, checked_shape
 MIN_HEIGHT_PX = 6.0  # of an image of 64
 MIN_VISIBLE = 0.5
 SAME_BOX_IOU = 0.7  # of two detections: above it they are of one agent
+PerFrame = Sequence[ArrayLike]
 
 
 def is_eligible(boxes: ArrayLike, visible: ArrayLike, size_px: int = 64) -> BoolArray:
@@ -48,9 +49,17 @@ def pairwise_iou(first: FloatArray, second: FloatArray) -> FloatArray:
     """IoU of boxes (..., 4) that broadcast against each other."""
     low, high = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
     shared = np.clip(high - low, 0, None).prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (first, second)]
-    union = areas[0] + areas[1] - shared
+    union = _areas(first) + _areas(second) - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def share_inside(boxes: FloatArray, height_px: int, width_px: int) -> FloatArray:
+    """Share (A,) of the area of each box (A, 4) that lies in an image; 0 of those without an area."""
+    return _areas(np.clip(boxes, 0, np.tile([width_px, height_px], 2))) / np.maximum(_areas(boxes), 1e-9)
+
+
+def _areas(boxes: FloatArray) -> FloatArray:
+    return (boxes[..., 2:] - boxes[..., :2]).prod(-1)
 
 
 def inside(boxes: FloatArray, points: FloatArray) -> BoolArray:
@@ -58,7 +67,7 @@ def inside(boxes: FloatArray, points: FloatArray) -> BoolArray:
     return np.asarray(((boxes[:, None, :2] <= points) & (points <= boxes[:, None, 2:])).all(-1))
 
 
-def checked_frames(true_boxes: Sequence[ArrayLike], **others: Sequence[ArrayLike]) -> int:
+def checked_frames(true_boxes: PerFrame, **others: PerFrame) -> int:
     """The number of frames; raises ValueError unless it is the same in every argument."""
     if len(true_boxes) == 0:
         raise ValueError("true_boxes: no frames; a clip needs at least one future frame")

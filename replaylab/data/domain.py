@@ -42,6 +42,7 @@ TRACK_COLUMNS = {
     "visible": "share of the full box in the image and not covered by a nearer agent's box, 0 to 1",
     "eligible": "whether the agent counts in this frame: tall enough and visible enough",
 }
+TRACK_TYPES = dict.fromkeys(TRACK_COLUMNS, float) | {"video": str, "frame": int, "agent": int, "kind": str, "eligible": bool}
 EGO_COLUMNS = {
     "video": "file name without its ending",
     "frame": "from 0",
@@ -53,6 +54,7 @@ EGO_COLUMNS = {
     "camera_pitch_rad": "downwards",
     "event": "what happens in the video",
 }
+Rows = list[dict[str, Any]]  # of a table
 
 
 @dataclass(frozen=True)

@@ -64,14 +64,9 @@ class VideoFile:
 
 
 def table(
-    made: str | Path,
-    real: str | Path,
-    networks: Sequence[str] = ("efficientnet",),
-    context_frames: int = 0,
-    frames: int = 0,
-    split: str = "test",
-    paired: bool = False,
-) -> pd.DataFrame:
+    made: str | Path, real: str | Path, networks: Sequence[str] = ("efficientnet",), context_frames: int = 0,
+    frames: int = 0, split: str = "test", paired: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """A row a measure: every network's distances; and, `paired`, mean fidelity of clips to those of their file names.
 
     networks: of EXTRACTORS, each with its path. frames: to take after the context; 0: as many as the shortest video has.
@@ -125,10 +120,8 @@ def _check(videos: list[VideoFile], context_frames: int, frames: int) -> int:
     first = videos[0]
     for video in videos:
         if video.size_px != first.size_px:
-            sizes = ["x".join(map(str, one.size_px)) for one in (video, first)]
-            raise ValueError(
-                f"{video}: {sizes[0]} pixels, {first.path} has {sizes[1]}; bring all to one size, by one kernel"
-            )
+            size, wanted = ("x".join(map(str, one.size_px)) for one in (video, first))
+            raise ValueError(f"{video}: {size} pixels, {first.path} has {wanted}; bring all to one size, by one kernel")
         if not math.isclose(video.frames_per_second, first.frames_per_second, rel_tol=0.01):
             raise ValueError(
                 f"{video}: {video.frames_per_second:g} frames per second, {first.path} has "

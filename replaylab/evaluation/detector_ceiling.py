@@ -102,17 +102,10 @@ class CeilingVerdict:
 
 
 def of_domain(
-    domain: Domain,
-    detect: Detect,
-    *,
-    split: str = "dev",
-    clips: int = 24,
-    frames: int = 8,
-    context_frames: int = 3,
-    sharpness: Sequence[float] = (),
-    autoencoder: Callable[[Frames], Frames] | None = None,
+    domain: Domain, detect: Detect, *, split: str = "dev", clips: int = 24, frames: int = 8, context_frames: int = 3,
+    sharpness: Sequence[float] = (), autoencoder: Callable[[Frames], Frames] | None = None,
     miss_cap_px: float | None = None,
-) -> tuple[pd.DataFrame, CeilingVerdict]:
+) -> tuple[pd.DataFrame, CeilingVerdict]:  # fmt: skip
     """The table and the verdict, of the first `clips` clips of a split, one a scene, of `frames` frames with the context.
 
     A row for each variant of the future frames: `frames` (its name), ade_px and its standard error over clips,

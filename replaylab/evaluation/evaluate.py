@@ -36,13 +36,9 @@ GALLERY_PERCENTILES = (5, 50, 95)
 
 
 def evaluate(
-    pipeline: Pipeline,
-    spec: EvaluationSpec,
-    home: Path,
-    gallery: tuple[Gallery, Path] | None = None,
-    rank: Rank = Rank(),
-    at_the_end: bool = False,
-) -> pd.DataFrame:
+    pipeline: Pipeline, spec: EvaluationSpec, home: Path, gallery: tuple[Gallery, Path] | None = None,
+    rank: Rank = Rank(), at_the_end: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Generate every clip's future with the pipeline's model and measure it; rows without the run's own columns.
 
     `gallery`: the clips to keep as examples, and the folder to keep them in. Ranks share the sampling; the main one
@@ -69,23 +65,19 @@ def _futures(
     pipeline: Pipeline, evaluation_set: EvaluationSet, spec: EvaluationSpec, rank: Rank
 ) -> Iterator[tuple[Frames, torch.Tensor]]:
     """Every clip's first future, then every clip's second and so on, as frames and latents."""
-    model, shape = pipeline.model, evaluation_set.latents.shape[1:]
+    model, condition, shape = pipeline.model, evaluation_set.condition, evaluation_set.latents.shape[1:]
     for number in range(spec.futures):
         first = number * len(evaluation_set.clips)
         with torch.autocast(model.transformer.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            latents = sampling.futures(
-                model, evaluation_set.condition, shape, spec.sampler_steps, spec.noise_seed, first, rank
-            )
+            latents = sampling.futures(model, condition, shape, spec.sampler_steps, spec.noise_seed, first, rank)
         yield (pipeline.decode(latents) if rank.is_main else evaluation_set.frames), latents
 
 
 def _denoising(pipeline: Pipeline, evaluation_set: EvaluationSet, noise_seed: int) -> pd.DataFrame:
     """The loss of denoising each clip at NOISE_LEVELS, with the noise that its first future is sampled from."""
-    parts = []
+    parts, clips = [], (evaluation_set.latents, evaluation_set.condition)
     for level in NOISE_LEVELS:
-        losses = sampling.denoising_losses(
-            pipeline.model, evaluation_set.latents, evaluation_set.condition, level, noise_seed
-        )
+        losses = sampling.denoising_losses(pipeline.model, *clips, level, noise_seed)
         values = [{f"{DENOISING}_{level:g}": Statistic(loss, 1)} for loss in losses]
         parts.append(measurement.rows_of_clips(evaluation_set, values))
     return pd.concat(parts, ignore_index=True)
@@ -173,12 +165,10 @@ def _at_percentiles(rows: pd.DataFrame) -> dict[str, int]:
     return {str(at): int(values.index[round(at / 100 * (len(values) - 1))]) for at in GALLERY_PERCENTILES}
 
 
-def _keep(
-    folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured: Measurement, chosen: dict[str, int]
-) -> None:
+def _keep(folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured: Measurement, clips: dict[str, int]) -> None:
     """The video and the boxes of each chosen clip: `<domain>-<percentile>.mp4` and `.json`."""
     context, future_frames = evaluation_set.context_frames, frames.shape[1] - evaluation_set.context_frames
-    for percentile, clip in chosen.items():
+    for percentile, clip in clips.items():
         path = folder / f"{evaluation_set.name}-{percentile}"
         detected = measured.boxes[clip] if evaluation_set.has_agents else [np.zeros((0, 4))] * future_frames
         eligible = [table[table["eligible"].astype(bool)] for table in evaluation_set.truth[clip]]

@@ -56,10 +56,8 @@ class EvaluationSet:
     clips: list[Clip]
     frames: Frames  # (N, T, H, W, 3)
     truth: list[list[pd.DataFrame]]  # N x T
-    ego: NDArray[np.float64] | None
-    """(N, T, 3): where the ego car is, x and y in m, and its heading in radians; None where that is not known"""
-    cameras: NDArray[np.float64] | None
-    """(N, T, 3): field of view in degrees, height in m, pitch in radians; None where they are not known"""
+    ego: NDArray[np.float64] | None  # (N, T, 3): the ego car's x and y in m, its heading in radians; None: not known
+    cameras: NDArray[np.float64] | None  # (N, T, 3): field of view, degrees; height, m; pitch, radians; None: not known
     pipeline: Pipeline  # the model that continues the clips, or one with the same autoencoder and context
     latents: torch.Tensor  # (N, C, T, h, w)
     condition: Condition  # what the model is conditioned on: the context, and what its family needs
@@ -197,23 +195,13 @@ def _prepared(
     length = pipeline.frames
     latents, condition = stack_clips(list(pipeline.encode_clips(domain, split, chosen, home)))
     return EvaluationSet(
-        domain.name,
-        split,
-        _has_agents(world, detector),
-        domain.frames_per_second,
-        chosen,
-        _frames(domain, chosen, length),
-        _truth(domain, chosen, length, detector),
+        domain.name, split, _has_agents(world, detector), domain.frames_per_second, chosen,
+        _frames(domain, chosen, length), _truth(domain, chosen, length, detector),
         _ego(domain, chosen, length, ["x_m", "y_m", "heading_rad"]),
-        _ego(domain, chosen, length, ["field_of_view_deg", "camera_height_m", "camera_pitch_rad"]),
-        pipeline,
-        latents,
-        condition,
-        _frames(domain, others, length),
-        tuple(clip.scene for clip in others),
-        _mean_motion(ordinary, split, detector, home, pipeline),
-        detector_for(detector),
-    )
+        _ego(domain, chosen, length, ["field_of_view_deg", "camera_height_m", "camera_pitch_rad"]), pipeline, latents,
+        condition, _frames(domain, others, length), tuple(clip.scene for clip in others),
+        _mean_motion(ordinary, split, detector, home, pipeline), detector_for(detector),
+    )  # fmt: skip
 
 
 def _scenes(world: World, split: str, home: Path, length: int) -> tuple[Domain, list[Clip]]:

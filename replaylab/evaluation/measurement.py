@@ -54,21 +54,16 @@ class Measurement:
 
 
 def measure(
-    evaluation_set: EvaluationSet,
-    frames: Frames,
-    miss_cap_px: float,
-    latents: torch.Tensor | None = None,
+    evaluation_set: EvaluationSet, frames: Frames, miss_cap_px: float, latents: torch.Tensor | None = None,
     thorough: bool = True,
-) -> Measurement:
+) -> Measurement:  # fmt: skip
     """Every measure of generated clips (N, T, H, W, 3), one for each clip of the evaluation set.
 
     `latents` (N, C, T, h, w): those that the frames were decoded from, if any. `thorough`: also what takes longest and is
     not compared over many steps, the ego car's motion and the second tracker. ValueError for clips of another shape.
     """
-    if frames.shape != evaluation_set.frames.shape:
-        raise ValueError(
-            f"frames: shape {frames.shape}, but {evaluation_set.name} has clips of shape {evaluation_set.frames.shape}"
-        )
+    if frames.shape != (shape := evaluation_set.frames.shape):
+        raise ValueError(f"frames: shape {frames.shape}, but {evaluation_set.name} has clips of shape {shape}")
     detect = evaluation_set.detect if evaluation_set.has_agents else None
     outputs = run_networks(evaluation_set.future(frames), detect)
     latents = evaluation_set.pipeline.encode(frames) if latents is None else latents

@@ -7,19 +7,15 @@ T frames, A true agents in a frame, K detections.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaylab.data.boxes import centres, checked_boxes, checked_frames, checked_mask, inside, pairwise_iou
+from replaylab.data.boxes import PerFrame, centres, checked_boxes, checked_frames, checked_mask, inside, pairwise_iou
 from replaylab.metrics.dynamics import Statistic, mean
 from replaylab.util.checks import BoolArray, FloatArray, checked_positive, checked_shape
 
 
-def average_precision(
-    true_boxes: Sequence[ArrayLike], eligible: Sequence[ArrayLike], detections: Sequence[ArrayLike], *, min_iou: float
-) -> Statistic:
+def average_precision(true_boxes: PerFrame, eligible: PerFrame, detections: PerFrame, *, min_iou: float) -> Statistic:
     """Average precision over the frames of any number of clips, and the eligible agent-frames behind it.
 
     The frames of all clips one after another: true_boxes (A, 4), eligible (A,) bool, detections (K, 5), the score in the
@@ -73,9 +69,7 @@ def _area(scores: FloatArray, outcomes: FloatArray, n: int) -> float:
     return float(np.sum(np.diff(right[ends] / n, prepend=0.0) * best_beyond))
 
 
-def nta_iou(
-    true_boxes: Sequence[ArrayLike], eligible: Sequence[ArrayLike], detections: Sequence[ArrayLike], *, gate_px: float
-) -> Statistic:
+def nta_iou(true_boxes: PerFrame, eligible: PerFrame, detections: PerFrame, *, gate_px: float) -> Statistic:
     """Novel-trajectory-agent IoU over the T frames of a clip, and the eligible agent-frames behind it.
 
     Zhao et al., DriveDreamer4D (arXiv 2410.13571), as their evaluation code computes it: every true box counts the

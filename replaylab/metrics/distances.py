@@ -159,16 +159,10 @@ def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike) -> Featur
 
 
 def between(
-    name: str,
-    of: Callable[..., float],
-    features_a: ArrayLike,
-    features_b: ArrayLike,
-    extractor: Extractor,
-    *,
-    names: tuple[str, str] = ("features_a", "features_b"),
-    clips_a: Sequence[Hashable] | None = None,
+    name: str, of: Callable[..., float], features_a: ArrayLike, features_b: ArrayLike, extractor: Extractor, *,
+    names: tuple[str, str] = ("features_a", "features_b"), clips_a: Sequence[Hashable] | None = None,
     clips_b: Sequence[Hashable] | None = None,
-) -> Distance:
+) -> Distance:  # fmt: skip
     """`of(a, b)`, such as `kernel_distance`, with everything a reader needs to compare it.
 
     features_a and features_b are of the extractor, whose dimensions are d: (clips, d), or (clips, vectors of each, d).
@@ -268,13 +262,9 @@ def _kernel_diagonal(a: Features) -> float:
 
 
 def extrapolated_distances(
-    distance: Callable[[Any, Any], float],
-    features_a: ArrayLike,
-    features_b: ArrayLike,
-    sizes: Sequence[int],
-    repeats: int = 20,
-    seed: int = 0,
-) -> Features:
+    distance: Callable[[Any, Any], float], features_a: ArrayLike, features_b: ArrayLike, sizes: Sequence[int],
+    repeats: int = 20, seed: int = 0,
+) -> Features:  # fmt: skip
     """A distance that falls as sets grow, extrapolated to infinite n by lines in 1/n (Chong & Forsyth 2020): (repeats,).
 
     features_a (n, ...) and features_b (m, ...), one row a clip, so that a clip's frames stay together. `distance` gets as

@@ -53,8 +53,7 @@ class ClipAccuracy(NamedTuple):
 
     ade_px: Statistic  # mean error over all eligible agent-frames, a miss costing the cap; pixels
     fde_px: Statistic  # the same at the last frame only; pixels
-    ade_matched_px: Statistic
-    """mean error over the matched agent-frames alone; pixels. Flatters a model that loses the hard agents"""
+    ade_matched_px: Statistic  # over the matched agent-frames alone; pixels. Flatters a model that loses the hard agents
     recall: Statistic  # share of the eligible agent-frames that were matched, 0..1
     false_positives: Statistic  # detections per frame that match no agent; n counts frames
 
@@ -90,13 +89,9 @@ def ignored_detections(ignored_agents: ArrayLike, detections: ArrayLike, gate_px
 
 
 def agent_errors(
-    true_boxes: Sequence[ArrayLike],
-    agents: Sequence[ArrayLike],
-    eligible: Sequence[ArrayLike],
-    detections: Sequence[ArrayLike],
-    *,
-    miss_cap_px: float,
-) -> AgentErrors:
+    true_boxes: Sequence[ArrayLike], agents: Sequence[ArrayLike], eligible: Sequence[ArrayLike],
+    detections: Sequence[ArrayLike], *, miss_cap_px: float,
+) -> AgentErrors:  # fmt: skip
     """Error of every eligible agent in every future frame of one clip.
 
     Each argument is a sequence of T frames: true_boxes (A, 4) as x0 y0 x1 y1 in pixels, agents (A,) integer ids, eligible

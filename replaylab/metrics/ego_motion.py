@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike
 
 from replaylab.metrics import trajectories
 from replaylab.metrics.dynamics import Statistic, mean
-from replaylab.metrics.opencv import FloatImages, Images, checked_clip, one_thread, peak_offset
+from replaylab.metrics.opencv import FloatImages, checked_clip, one_thread, peak_offset
 from replaylab.metrics.optical_flow import outside
-from replaylab.util.checks import BoolArray, FloatArray, checked_positive, checked_shape
+from replaylab.util.checks import BoolArray, FloatArray, Images, checked_positive, checked_shape
 
 FASTEST_M_S, FASTEST_TURN_DEG_S = 15.0, 20.0  # of the search
 GROUND_AHEAD_M, GROUND_ASIDE_M = 30.0, 8.0  # the ground that is compared: further off, a pixel is metres
@@ -69,14 +69,12 @@ def ego_errors(measured: ArrayLike, ego: ArrayLike, frames_per_second: float) ->
 
     `ego_speed_error_m_s` and `ego_yaw_rate_error_deg_s`; n counts the transitions whose motion is known.
     """
-    motion, poses = np.asarray(measured, dtype=np.float64), np.asarray(ego, dtype=np.float64)
-    if motion.ndim != 2 or motion.shape[1] != 2 or poses.shape != (len(motion) + 1, 3):
-        raise ValueError(
-            f"measured, ego: shapes {motion.shape} and {poses.shape}, expected (T-1, 2) and (T, 3), of one clip"
-        )
+    moved, poses = np.asarray(measured, dtype=np.float64), np.asarray(ego, dtype=np.float64)
+    if moved.ndim != 2 or moved.shape[1] != 2 or poses.shape != (len(moved) + 1, 3):
+        raise ValueError(f"measured, ego: shapes {moved.shape} and {poses.shape}, expected (T-1, 2) and (T, 3), of one clip")
     if not np.isfinite(poses).all():
         raise ValueError("ego: holds NaN or infinity")
-    error = motion - true_ego_motion(poses, frames_per_second)
+    error = moved - true_ego_motion(poses, frames_per_second)
     known = np.abs(error[np.isfinite(error).all(axis=1)])
     return {"ego_speed_error_m_s": mean(known[:, 0]), "ego_yaw_rate_error_deg_s": mean(np.rad2deg(known[:, 1]))}
 

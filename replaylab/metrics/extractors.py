@@ -173,9 +173,8 @@ def _torchscript(
         try:
             program = torch.jit.load(str(path), map_location=distributed.this_rank().device).eval()
         except RuntimeError as error:
-            raise ValueError(
-                f"{path} is no TorchScript file, or not all of it ({_reason(error)}); download {name} again"
-            ) from error
+            why = f"{path} is no TorchScript file, or not all of it ({_reason(error)}); download {name} again"
+            raise ValueError(why) from error
     network = _network(
         Extractor(name, layer, sha256(path), path.name, "bilinear, by the network", size, dimensions, frames),
         lambda batch: call(program, batch),

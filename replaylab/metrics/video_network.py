@@ -54,15 +54,10 @@ def extractor(folder: Path | None = None) -> Extractor:
     """
     folder = network_files.checked(SHIPPED if folder is None else folder, REMEDY)
     return Extractor(
-        name="replaylab video network (rendered worlds)",
-        layer="last convolution, averaged over frames and image",
-        weights_sha256=sha256(folder / network_files.WEIGHTS_FILE),
-        package="replaylab",
-        resize="none",
-        frame_size_px=SIZE_PX,
-        dimensions=WIDTHS[-1],
-        frames=FRAMES,
-    )
+        name="replaylab video network (rendered worlds)", layer="last convolution, averaged over frames and image",
+        weights_sha256=sha256(folder / network_files.WEIGHTS_FILE), package="replaylab", resize="none",
+        frame_size_px=SIZE_PX, dimensions=WIDTHS[-1], frames=FRAMES,
+    )  # fmt: skip
 
 
 def features(clips: ArrayLike, batch_size: int = 50, network: nn.ModuleDict | None = None) -> Floats:

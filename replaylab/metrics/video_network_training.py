@@ -79,13 +79,10 @@ def labelled_videos(domain: Domain, split: str, most: int) -> LabelledVideos:
     ego = domain.ego[domain.ego["video"].isin(names)].sort_values(["video", "frame"]).set_index("video")
     agents, moved_px = _grids(domain, names, frames.shape[1])
     return LabelledVideos(
-        frames,
-        np.full(len(names), domain.name),
-        np.array([f"{domain.name}, {ego.loc[name, 'event'].iloc[0]}" for name in names]),
-        agents,
-        moved_px,
+        frames, np.full(len(names), domain.name),
+        np.array([f"{domain.name}, {ego.loc[name, 'event'].iloc[0]}" for name in names]), agents, moved_px,
         np.stack([_rates(ego.loc[name], domain.frames_per_second) for name in names]),
-    )
+    )  # fmt: skip
 
 
 def _grids(domain: Domain, names: list[str], frames: int) -> tuple[Floats, Floats]:
@@ -148,22 +145,16 @@ def _batch(
     ego = videos.ego[chosen[:, None], starts[:, None] + IN_ORDER[1:]].mean(1)
     number = {kind: i for i, kind in enumerate(kinds)}
     return _Batch(
-        videos.frames[window],
-        np.where(orders == 0, [number[kind] for kind in videos.kinds[chosen]], NO_KIND),
-        videos.agents[window],
-        moved * AGENTS_GO[orders][:, None, None, None, None],
-        ego * EGO_GOES[orders][:, None],
+        videos.frames[window], np.where(orders == 0, [number[kind] for kind in videos.kinds[chosen]], NO_KIND),
+        videos.agents[window], moved * AGENTS_GO[orders][:, None, None, None, None], ego * EGO_GOES[orders][:, None],
         orders,
-    )
+    )  # fmt: skip
 
 
 def _sampled_batch(
-    videos: LabelledVideos,
-    kinds: Sequence[str],
-    of_domain: list[NDArray[np.int64]],
-    batch_size: int,
+    videos: LabelledVideos, kinds: Sequence[str], of_domain: list[NDArray[np.int64]], batch_size: int,
     rng: np.random.Generator,
-) -> _Batch:
+) -> _Batch:  # fmt: skip
     """Domains in equal parts, and ORDERS in their shares."""
     domains = rng.integers(0, len(of_domain), batch_size)
     chosen = np.array([rng.choice(of_domain[domain]) for domain in domains])
@@ -210,17 +201,9 @@ def _huber(predicted: Tensor, true: Floats) -> Tensor:
 
 
 def fit(
-    videos: LabelledVideos,
-    held_out: LabelledVideos,
-    checks: Mapping[str, ArrayLike],
-    *,
-    seed: int,
-    steps: int,
-    folder: Path,
-    data: str,
-    batch_size: int = 32,
-    learning_rate: float = 3e-3,
-) -> nn.ModuleDict:
+    videos: LabelledVideos, held_out: LabelledVideos, checks: Mapping[str, ArrayLike], *, seed: int, steps: int,
+    folder: Path, data: str, batch_size: int = 32, learning_rate: float = 3e-3,
+) -> nn.ModuleDict:  # fmt: skip
     """Train a network and write it to `folder` (model.safetensors, config.json, README.md), whole or not at all.
 
     Domains fill a batch equally; which clips a step sees and in which order their frames come depends on (seed, step)
@@ -345,9 +328,7 @@ def _card(network: nn.ModuleDict, config: dict[str, Any]) -> str:
     shares = ", ".join(f"{share:.0%} {order}" for order, share in zip(ORDERS, ORDER_SHARES, strict=True))
     heads = ["domain", "clips", "kind", "order", "agents", "agents' motion", "speed ahead", "yaw rate"]
     quality = [[name, *values.values()] for name, values in facts["quality"].items()]
-    responses = [
-        [domain, what, *values.values()] for domain, sets in facts["responses"].items() for what, values in sets.items()
-    ]
+    rows = [[domain, what, *values.values()] for domain, sets in facts["responses"].items() for what, values in sets.items()]
     return f"""# Video network: features of clips of {FRAMES} frames, for distances between sets of videos
 
 {width} features of a clip, by which motion counts as well as appearance; see `replaylab/metrics/video_network.py`.
@@ -371,7 +352,7 @@ ahead and yaw rate:
 
 Distances to real clips of other scenes ({FRAMES} frames after the context, dev split), of real and of damaged clips:
 
-{network_training.table(["domain", "clips", "Fréchet", "kernel"], responses)}
+{network_training.table(["domain", "clips", "Fréchet", "kernel"], rows)}
 
 Not for real streets: it has seen rendered frames only.
 """

@@ -82,7 +82,6 @@ def encode(vae: AutoencoderTiny, frames: np.ndarray) -> Tensor:
 def decode(vae: AutoencoderTiny, latents: Tensor) -> np.ndarray:
     """Scaled latents (B, C, T, h, w) to uint8 (B, T, H, W, 3)."""
     flat = latents.transpose(1, 2).flatten(0, 1) / vae.config["scaling_factor"]
-    frames = np.concatenate(
-        [to_frames(unfold(vae.decode(part.to(vae.device)).sample)) for part in flat.split(FRAMES_AT_ONCE)]
-    )
+    parts = (vae.decode(part.to(vae.device)).sample for part in flat.split(FRAMES_AT_ONCE))
+    frames = np.concatenate([to_frames(unfold(part)) for part in parts])
     return frames.reshape(latents.shape[0], latents.shape[2], *frames.shape[1:])

@@ -37,9 +37,8 @@ def futures(
         mine = model.sample(noise.to(device), known, steps).cpu()
         for source in range(min(rank.world_size, len(firsts) - turn)):
             count = min(size, _clips_in(condition) - firsts[turn + source])
-            sampled.append(
-                distributed.broadcast(rank, source, mine if source == rank.index else mine.new_empty(count, *shape))
-            )
+            part = mine if source == rank.index else mine.new_empty(count, *shape)
+            sampled.append(distributed.broadcast(rank, source, part))
     return torch.cat(sampled)
 
 

@@ -67,12 +67,10 @@ class TinyCogVideoX(VPrediction, TinyModel):
         """v; that of the context is 0."""
         hidden, last = self.network_input(noisy, condition)
         change = self.transformer(
-            hidden_states=hidden.transpose(1, 2),
-            timestep=level,
+            hidden_states=hidden.transpose(1, 2), timestep=level,
             encoder_hidden_states=noisy.new_zeros(len(noisy), 1, TEXT_DIM),
-            image_rotary_emb=_rotary_embedding(*noisy.shape[3:], noisy.device),
-            return_dict=False,
-        )[0]
+            image_rotary_emb=_rotary_embedding(tuple(noisy.shape[3:]), noisy.device), return_dict=False,
+        )[0]  # fmt: skip
         clean = last + change.transpose(1, 2)
         v = torch.zeros_like(noisy)
         v[:, :, FUTURE] = (self._alphas(level).sqrt() * noisy[:, :, FUTURE] - clean) / self.weight(level)
@@ -84,10 +82,8 @@ class TinyCogVideoX(VPrediction, TinyModel):
 
 
 @cache
-def _rotary_embedding(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _rotary_embedding(size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines (height width, WIDTH) of the positions of one patch in time, as in CogVideoX 1.5."""
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
-    return get_3d_rotary_pos_embed(
-        WIDTH, None, (height, width), 1, grid_type="slice", max_size=(height, width), device=device
-    )
+    return get_3d_rotary_pos_embed(WIDTH, None, size, 1, grid_type="slice", max_size=size, device=device)

@@ -67,11 +67,9 @@ class TinyWan(TinyModel):
         """The velocity; that of the context is 0."""
         hidden, last = self.network_input(noisy, condition)
         change = self.transformer(
-            hidden_states=hidden,
-            timestep=level * self.scheduler.config["num_train_timesteps"],
-            encoder_hidden_states=noisy.new_zeros(len(noisy), 1, TEXT_DIM),
-            return_dict=False,
-        )[0]
+            hidden_states=hidden, timestep=level * self.scheduler.config["num_train_timesteps"],
+            encoder_hidden_states=noisy.new_zeros(len(noisy), 1, TEXT_DIM), return_dict=False,
+        )[0]  # fmt: skip
         velocity = torch.zeros_like(noisy)
         velocity[:, :, FUTURE] = (noisy[:, :, FUTURE] - (last + change)) / over_clips(level).clamp(min=1e-3)
         return velocity

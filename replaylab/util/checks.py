@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+Images = NDArray[np.uint8]
 
 
 def checked_numbers(values: ArrayLike, name: str, dimensions: int | None = None) -> FloatArray:
@@ -30,7 +31,7 @@ def checked_at_least(least: int, count: int, name: str, what: str, advice: str) 
     return count
 
 
-def checked_images(values: ArrayLike, name: str, multiple: int = 1) -> NDArray[np.uint8]:
+def checked_images(values: ArrayLike, name: str, multiple: int = 1) -> Images:
     """Frames uint8 (N, H, W, 3), H and W multiples of a number; ValueError under the argument's `name`."""
     images = np.asarray(values)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:

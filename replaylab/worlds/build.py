@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replaylab.data.domain import SPLITS, Domain, open_domain, write_domain
+from replaylab.data.domain import SPLITS, Domain, Rows, open_domain, write_domain
 from replaylab.data.video import write_video
 from replaylab.spec import FolderSpec, World, WorldSpec, digest, generator
 from replaylab.util.files import locked, sha256, write_atomically, write_table
@@ -31,7 +31,6 @@ WORLDS: dict[str, Any] = {"traffic": traffic, "country": country, "physics": phy
 """Modules with MOTIONS, LOOKS and `draw`, which gives the scene of a video; doom has `render`, which gives its frames."""
 
 VIDEOS_PER_CHUNK = 24
-Rows = list[dict[str, Any]]
 Chunk = tuple[str, int, int]  # split, first video, the one after the last
 
 

@@ -51,9 +51,8 @@ def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.G
 
 
 def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, times: Floats) -> Scene:
-    light = Light(
-        (look_rng.uniform(-1, 1), look_rng.uniform(-1, 0), 1.0), look_rng.uniform(0.4, 0.7), look_rng.uniform(0.3, 0.5)
-    )
+    sun = (look_rng.uniform(-1, 1), look_rng.uniform(-1, 0), 1.0)
+    light = Light(sun, look_rng.uniform(0.4, 0.7), look_rng.uniform(0.3, 0.5))
     distance = look_rng.uniform(5.5, 8.0)
     camera = Camera(look_rng.uniform(40, 55), look_rng.uniform(1.6, 3.2), look_rng.uniform(0.15, 0.30))
     floor, sky = _paint(look_rng) * 0.8, _paint(look_rng)
@@ -66,9 +65,8 @@ def _draw_once(look_rng: np.random.Generator, motion_rng: np.random.Generator, t
     ]
     layers: Layers = [(GROUND, renderer.join(tiles))]
     if look_rng.uniform() < 0.5:  # a wall to bounce off, behind
-        layers.append(
-            (SOLID, renderer.box((0, distance + 3.5, 0), (40, 0.5, look_rng.uniform(0.8, 3.0)), _paint(look_rng), light))
-        )
+        size = (40, 0.5, look_rng.uniform(0.8, 3.0))
+        layers.append((SOLID, renderer.box((0, distance + 3.5, 0), size, _paint(look_rng), light)))
     shadows = [round_shadow(max(sides), floor, 8) for _, sides in bodies]
     return Scene(
         cameras=(camera,) * len(times), layers=layers, agents=[mesh for mesh, _ in bodies], shadows=shadows,

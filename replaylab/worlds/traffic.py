@@ -74,9 +74,8 @@ def _event(event: str, rng: np.random.Generator, seconds: float) -> Motion:
         start = side * LANE_WIDTH_M if inwards else 0.0
         drift = (-side if inwards else side) * rng.uniform(1.0, 2.4)
         forward = max(ego.speed + rng.uniform(-1.5, 2.0), 1.0)
-        actors = [
-            Mover(random_vehicle(rng), start, rng.uniform(7, 14), -np.arctan2(drift, forward), np.hypot(drift, forward))
-        ]
+        kind, ahead = random_vehicle(rng), rng.uniform(7, 14)
+        actors = [Mover(kind, start, ahead, -np.arctan2(drift, forward), np.hypot(drift, forward))]
     elif event == "turning":  # the ego car turns, so that all of the image moves
         rate = rng.choice([-1, 1]) * rng.uniform(0.05, 0.22)
         ego = Mover("ego", 0, 0, 0, rng.uniform(2, 7), 0.0, rate)
@@ -89,9 +88,8 @@ def _event(event: str, rng: np.random.Generator, seconds: float) -> Motion:
         ego = Mover("ego", 0, 0, 0, rng.uniform(1.0, 5.0))
         speed = rng.uniform(2.0, 6.0)
         reach = (ego.speed + speed) * seconds
-        actors = [
-            Mover(random_vehicle(rng), -LANE_WIDTH_M + rng.normal(0, 0.3), rng.uniform(4, 8) + reach * 0.85, np.pi, speed)
-        ]
+        kind, x = random_vehicle(rng), -LANE_WIDTH_M + rng.normal(0, 0.3)
+        actors = [Mover(kind, x, rng.uniform(4, 8) + reach * 0.85, np.pi, speed)]
     elif event == "overtaking":  # passing on the right: in ordinary driving the right lane is slow
         ahead = rng.uniform(3, 7)
         relative = rng.uniform(2.5, 5.0)

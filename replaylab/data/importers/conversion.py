@@ -55,11 +55,9 @@ class ConversionSettings:
     out: Path
     recipe: Recipe = Recipe()
     shares: SplitShares = SplitShares(0.1, 0.1)
-    name: str = ""
-    """of the domain; the folder's if empty"""
+    name: str = ""  # of the domain; the folder's if empty
     licence: str = ""
-    prompt: str = ""
-    """what its videos show, for models with a text condition"""
+    prompt: str = ""  # what its videos show, for models with a text condition
     processes: int = 1
     dry_run: bool = False
 
@@ -68,12 +66,9 @@ class ConversionSettings:
 class ConversionResult:
     """The domain, and what was and was not converted."""
 
-    domain: Domain | None
-    """None of a dry run"""
-    listing: pd.DataFrame
-    """what was, or is to be, converted: one row a source"""
-    unusable: pd.DataFrame
-    """file, why, what_to_do"""
+    domain: Domain | None  # None of a dry run
+    listing: pd.DataFrame  # what was, or is to be, converted: one row a source
+    unusable: pd.DataFrame  # file, why, what_to_do
 
 
 def check(settings: ConversionSettings, origin: str) -> None:
@@ -84,10 +79,8 @@ def check(settings: ConversionSettings, origin: str) -> None:
     if path.is_file():
         known = json.loads(path.read_text())
         for name, value in wanted.items():
-            if known.get(name) != value:
-                raise ValueError(
-                    f"{out}: was begun with {name} {known.get(name)!r}, and {value!r} is asked for; give another --out"
-                )
+            if (before := known.get(name)) != value:
+                raise ValueError(f"{out}: was begun with {name} {before!r}, and {value!r} is asked for; give another --out")
     elif (out.is_dir() and any(out.iterdir())) or out.is_file():
         raise ValueError(f"{out}: is there already, and `domain add` did not begin it; give a new --out for the domain")
 
@@ -182,12 +175,10 @@ def _convert_source(out: Path, recipe: Recipe, source: Source) -> None:
     _note_path(out, source.name).unlink(missing_ok=True)
     for old in (out / "videos").glob(f"{source.name}-[0-9]*.mp4"):
         old.unlink()
-    pictures = source.read([number for piece in source.pieces for number in piece])
+    images = source.read([number for piece in source.pieces for number in piece])
     rows = []
     for file, piece in zip(source.files(), source.pieces, strict=True):
-        fitted = [
-            Fit.of(each.shape[0], each.shape[1], recipe).picture(each) for _, each in zip(piece, pictures, strict=False)
-        ]
+        fitted = [Fit.of(each.shape[0], each.shape[1], recipe).picture(each) for _, each in zip(piece, images, strict=False)]
         if len(fitted) < len(piece):
             raise Unusable(source.label, "damaged: not all of its pictures can be decoded", "copy it again")
         path = out / "videos" / file

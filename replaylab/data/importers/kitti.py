@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from replaylab.data.boxes import share_inside
 from replaylab.data.importers import conversion, sources
 from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
 from replaylab.data.importers.sources import Fit, Floats, ImageSequence, Recipe, Source, Unusable
@@ -197,13 +198,14 @@ def _in_picture(labels: pd.DataFrame, camera: _CarCamera, fit: Fit, recipe: Reci
     places = labels[["x", "y", "z"]].to_numpy(float) + camera.offset
     regions = (labels["type"] == "DontCare").to_numpy()
     turn = labels["rotation_y"].to_numpy(float)  # 0: to the right; -90 degrees: ahead
+    inside = share_inside(boxes, recipe.height_px, recipe.width_px)
     seen = labels["occluded"].map(VISIBLE).to_numpy(float) * labels["truncated"].map(CUT).to_numpy(float)
     return pd.DataFrame({
         "frame": labels["frame"], "agent": labels["track_id"], "kind": labels["type"].map(KINDS),
         **{side: boxes[:, number] for number, side in enumerate(("x0", "y0", "x1", "y1"))},
         "x_m": np.where(regions, np.nan, places[:, 0]), "y_m": np.where(regions, np.nan, places[:, 2]),
         "heading_rad": np.where(regions, np.nan, np.arctan2(-np.cos(turn), -np.sin(turn))), "road_m": np.nan,
-        "visible": sources.share_inside(boxes, recipe) * np.where(regions, 1.0, np.nan_to_num(seen, nan=VISIBLE[3])),
+        "visible": inside * np.where(regions, 1.0, np.nan_to_num(seen, nan=VISIBLE[3])),
         "eligible": ~regions,
     })  # fmt: skip
 

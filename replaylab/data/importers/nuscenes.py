@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from replaylab.data.boxes import share_inside
+from replaylab.data.domain import Rows
 from replaylab.data.importers import conversion, sources
 from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
 from replaylab.data.importers.sources import Fit, Floats, ImageSequence, Recipe, Source, Unusable
@@ -99,13 +101,12 @@ def _open_tables(root: Path, version: str) -> Any:
         from nuscenes.nuscenes import NuScenes
     except ModuleNotFoundError as error:
         raise OSError(f"{error.name} is missing: {INSTALL}") from error
-    if not (root / version).is_dir():
-        raise FileNotFoundError(
-            f"{root / version} is missing: give the folder in which samples, sweeps, maps and {version} lie"
-        )
+    folder = root / version
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing: give the folder in which samples, sweeps, maps and {version} lie")
     for table in FIELDS:
-        if not (root / version / f"{table}.json").is_file():
-            raise FileNotFoundError(f"{root / version / f'{table}.json'} is missing: unpack the metadata again")
+        if not (folder / f"{table}.json").is_file():
+            raise FileNotFoundError(f"{folder / f'{table}.json'} is missing: unpack the metadata again")
     try:
         return NuScenes(version, str(root), verbose=False)
     except Exception as error:  # whatever the devkit meets in a broken table
@@ -152,9 +153,9 @@ class NuscenesScene(ImageSequence):
             {"drive": log, "description": self.scene["description"]},
         )  # fmt: skip
 
-    def _truth(self, piece: tuple[int, ...], recipe: Recipe) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def _truth(self, piece: tuple[int, ...], recipe: Recipe) -> tuple[Rows, Rows]:
         """Rows of agents and of the ego car of one piece."""
-        rows: list[dict[str, Any]] = []
+        rows: Rows = []
         numbers: dict[str, int] = {}  # of agents, by the instance's token
         poses = [_CameraPose(self.database, self.records[number], recipe) for number in piece]
         for frame, (number, pose) in enumerate(zip(piece, poses, strict=True)):
@@ -162,7 +163,7 @@ class NuscenesScene(ImageSequence):
                 annotation = self.database.get("sample_annotation", box.token)
                 if (kind := self._kind(annotation)) is None or (hull := pose.box(box.corners().T)) is None:
                     continue
-                inside = float(sources.share_inside(hull[None], recipe)[0])
+                inside = float(share_inside(hull[None], recipe.height_px, recipe.width_px)[0])
                 if not inside:
                     continue
                 agent = numbers.setdefault(annotation["instance_token"], len(numbers))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from replaylab.data.boxes import is_eligible
-from replaylab.data.domain import TRACK_COLUMNS
+from replaylab.data.domain import TRACK_COLUMNS, TRACK_TYPES, Rows
 
 Floats = NDArray[np.float64]
 Picture = NDArray[np.uint8]  # (H, W, 3)
@@ -58,11 +58,9 @@ class Recipe:
 
     height_px: int = 64
     width_px: int = 64
-    fit: str = "crop"
-    """or pad"""
+    fit: str = "crop"  # or pad
     frames_per_second: float = 4.0
-    frames: int = 8
-    """of a clip; shorter pieces are left out"""
+    frames: int = 8  # of a clip; shorter pieces are left out
 
     def __post_init__(self) -> None:
         for side in (self.height_px, self.width_px):
@@ -128,25 +126,17 @@ class Fit:
 class Source:
     """One recording, and which of its pictures to take."""
 
-    name: str
-    """with which the names of its files begin; unique"""
-    label: str
-    """its name for people"""
+    name: str  # with which the names of its files begin; unique
+    label: str  # its name for people
     scene: str
-    split_key: str
-    """whose hash decides the split"""
-    stamp: str
-    """changes with the files that it is made of"""
-    pieces: tuple[tuple[int, ...], ...]
-    """numbers of the pictures of each of its videos"""
+    split_key: str  # whose hash decides the split
+    stamp: str  # changes with the files that it is made of
+    pieces: tuple[tuple[int, ...], ...]  # numbers of the pictures of each of its videos
     read: Read
-    seconds: float
-    """that reading it will take"""
-    tracks: pd.DataFrame | None = None
-    """TRACK_COLUMNS, of all pieces; None: not known"""
+    seconds: float  # that reading it will take
+    tracks: pd.DataFrame | None = None  # TRACK_COLUMNS, of all pieces; None: not known
     ego: pd.DataFrame | None = None
-    about: dict[str, Any] = field(default_factory=dict)
-    """more fields of each of its videos in domain.json"""
+    about: dict[str, Any] = field(default_factory=dict)  # more fields of each of its videos in domain.json
 
     @property
     def frames(self) -> int:
@@ -240,9 +230,7 @@ def seen_from(camera: Floats, points: Floats) -> Floats:
     return np.stack([dx * cos + dy * sin, dy * cos - dx * sin], axis=1)
 
 
-def ego_rows(
-    cameras: Floats, fit: Fit, focal_px: float, height_m: float, pitch_rad: float, event: str
-) -> list[dict[str, Any]]:
+def ego_rows(cameras: Floats, fit: Fit, focal_px: float, height_m: float, pitch_rad: float, event: str) -> Rows:
     """EGO_COLUMNS without `video`, of one piece: cameras (T, 3) in the world, `focal_px` of the source."""
     places = seen_from(cameras[0], cameras[:, :2])
     headings = np.unwrap(cameras[:, 2]) - cameras[0, 2]
@@ -255,21 +243,9 @@ def ego_rows(
     ]  # fmt: skip
 
 
-def share_inside(boxes: Floats, recipe: Recipe) -> Floats:
-    """(A,): the share of each box (A, 4) that lies in the domain's picture."""
-    corners = np.clip(boxes, 0, np.tile([recipe.width_px, recipe.height_px], 2))
-    return _areas(corners) / np.maximum(_areas(boxes), 1e-9)
-
-
-def _areas(boxes: Floats) -> Floats:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def track_table(rows: list[dict[str, Any]], recipe: Recipe) -> pd.DataFrame:
+def track_table(rows: Rows, recipe: Recipe) -> pd.DataFrame:
     """TRACK_COLUMNS of what is visible at all; `eligible` by `boxes.is_eligible`, and only where the row's own is true."""
-    kinds = {"video": str, "frame": int, "agent": int, "kind": str, "eligible": bool}
-    table = pd.DataFrame(rows, columns=list(TRACK_COLUMNS))
-    table = table.astype({name: kinds.get(name, float) for name in TRACK_COLUMNS})
+    table = pd.DataFrame(rows, columns=list(TRACK_COLUMNS)).astype(TRACK_TYPES)
     table = table[table["visible"] > 0].reset_index(drop=True)
     boxes, visible = table[["x0", "y0", "x1", "y1"]].to_numpy(), table["visible"].to_numpy()
     return table.assign(eligible=table["eligible"] & is_eligible(boxes, visible, recipe.height_px))
@@ -282,9 +258,8 @@ def _read_images(paths: Sequence[Path], label: str, wanted: Sequence[int]) -> It
             with Image.open(paths[number]) as image:
                 yield np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken files
-            raise Unusable(
-                label, f"{paths[number]} cannot be read ({type(error).__name__})", "copy or download it again"
-            ) from error
+            why = f"{paths[number]} cannot be read ({type(error).__name__})"
+            raise Unusable(label, why, "copy or download it again") from error
 
 
 def image_size(path: Path, label: str) -> tuple[int, int]:

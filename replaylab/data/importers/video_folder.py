@@ -47,16 +47,11 @@ class _Probe:
     """The size and times of a video file's pictures."""
 
     height_px: int
-    width_px: int
-    """as shown: turned, and with square pixels"""
-    turned_deg: int
-    """by which a player turns it to the left"""
-    times_s: list[float]
-    """of the pictures, ascending"""
-    stamps: list[int]
-    """the same in the file's own unit"""
-    seconds_per_picture: float
-    """of decoding"""
+    width_px: int  # as shown: turned, and with square pixels
+    turned_deg: int  # by which a player turns it to the left
+    times_s: list[float]  # of the pictures, ascending
+    stamps: list[int]  # the same in the file's own unit
+    seconds_per_picture: float  # of decoding
 
     @property
     def frames_per_second(self) -> float:
@@ -81,11 +76,9 @@ def add(folder: Path, settings: ConversionSettings, scene_from: str = "file") ->
     origin = f"videos, scene from {scene_from}"
     conversion.check(settings, origin)
     files = _video_files(folder, settings.out)
-    missing = [
-        file for file in files if not conversion.is_converted(settings.out, _name_of(file), stamp_of([folder / file]))
-    ]
+    new = [file for file in files if not conversion.is_converted(settings.out, _name_of(file), stamp_of([folder / file]))]
     probe_one = partial(_probed, folder, settings.recipe, scene_from)
-    probed = map_in_processes(probe_one, missing, settings.processes, f"probing {folder}", "files")
+    probed = map_in_processes(probe_one, new, settings.processes, f"probing {folder}", "files")
     ordered = sorted(probed, key=lambda one: one.label)
     sources = [one for one in ordered if isinstance(one, Source)]
     unusable = [one for one in ordered if isinstance(one, Unusable)]
@@ -103,10 +96,8 @@ def _video_files(folder: Path, out: Path) -> list[str]:
     if (folder / "domain.json").is_file():
         raise ValueError(f"{folder} is a domain already; use it as it is")
     videos, others = [], 0
-    for place, folders, names in os.walk(folder):
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and (Path(place) / name).resolve() != out.resolve()
-        ]
+    for place, below, names in os.walk(folder):
+        below[:] = [name for name in below if not name.startswith(".") and (Path(place) / name).resolve() != out.resolve()]
         for name in names:
             if name.startswith("."):
                 continue

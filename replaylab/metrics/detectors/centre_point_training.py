@@ -38,19 +38,10 @@ BARELY_VISIBLE = 0.05
 
 
 def fit(
-    frames: ArrayLike,
-    boxes: Sequence[ArrayLike],
-    *,
-    validation_frames: ArrayLike,
-    validation_boxes: Sequence[ArrayLike],
-    checks: Mapping[str, tuple[ArrayLike, Sequence[ArrayLike]]] | None = None,
-    seed: int,
-    steps: int,
-    folder: str | Path,
-    data: str,
-    batch_size: int = 32,
-    learning_rate: float = 3e-3,
-) -> Detector:
+    frames: ArrayLike, boxes: Sequence[ArrayLike], *, validation_frames: ArrayLike,
+    validation_boxes: Sequence[ArrayLike], checks: Mapping[str, tuple[ArrayLike, Sequence[ArrayLike]]] | None = None,
+    seed: int, steps: int, folder: str | Path, data: str, batch_size: int = 32, learning_rate: float = 3e-3,
+) -> Detector:  # fmt: skip
     """Train a detector and write it to `folder` (model.safetensors, config.json, README.md), whole or not at all.
 
     frames uint8 (N, H, W, 3); boxes N arrays (K, 6): x0 y0 x1 y1 visible kind_is_pedestrian. The validation frames must

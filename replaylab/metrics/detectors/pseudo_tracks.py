@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from replaylab.data.boxes import centres, is_eligible
-from replaylab.data.domain import TRACK_COLUMNS
+from replaylab.data.boxes import centres, is_eligible, share_inside
+from replaylab.data.domain import TRACK_TYPES
 from replaylab.metrics import dynamics
 from replaylab.metrics.detectors.pretrained import Detections, ObjectDetector
 from replaylab.util.checks import checked_images
@@ -76,8 +76,7 @@ def tracks_of(detections: Sequence[Detections], height_px: int, width_px: int) -
 
 
 _SIDES = ["x0", "y0", "x1", "y1"]
-_TYPES = {"video": str, "frame": int, "agent": int, "kind": str, "eligible": bool}
-_NOTHING = pd.DataFrame({name: pd.Series(dtype=_TYPES.get(name, float)) for name in TRACK_COLUMNS})
+_NOTHING = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in TRACK_TYPES.items()})
 
 
 @dataclass(frozen=True)
@@ -100,18 +99,10 @@ class _Track:
         """Of every frame from the first to the last."""
         frames, known = np.arange(self.frames[0], self.frames[-1] + 1), np.stack(self.boxes)
         boxes = np.stack([np.interp(frames, self.frames, side) for side in known.T], axis=1)
-        visible = np.where(np.isin(frames, self.frames), _share_inside(boxes, height_px, width_px), 0.0)
+        visible = np.where(np.isin(frames, self.frames), share_inside(boxes, height_px, width_px), 0.0)
         eligible = is_eligible(boxes, visible, height_px) & (len(self.frames) >= least)
         kind = max(self.kinds, key=self.kinds.count)
         unknown = dict.fromkeys(("x_m", "y_m", "heading_rad", "road_m"), np.nan)
         return pd.DataFrame(boxes, columns=_SIDES).assign(
             video="", frame=frames, kind=kind, visible=visible, eligible=eligible, **unknown
         )
-
-
-def _share_inside(boxes: NDArray[np.float64], height_px: int, width_px: int) -> NDArray[np.float64]:
-    """Share (n,) of the area of boxes (n, 4) that lies in the image; 0 of those without an area."""
-    edges = np.array([width_px, height_px])
-    inside = np.clip(boxes[:, 2:], 0, edges) - np.clip(boxes[:, :2], 0, edges)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    return np.divide(inside.prod(1), area, out=np.zeros(len(boxes)), where=area > 0).clip(0, 1)

@@ -88,12 +88,10 @@ class CogVideoX(VPrediction, Family):
             rotary = self.pipe._prepare_rotary_positional_embeddings(height, width, noisy.shape[2], noisy.device)
         predicted = self.transformer(
             hidden_states=torch.cat([noisy, condition["channels"].to(noisy)], dim=1).transpose(1, 2).to(self.dtype),
-            encoder_hidden_states=condition["text"].to(noisy.device, self.dtype),
-            timestep=level,
+            encoder_hidden_states=condition["text"].to(noisy.device, self.dtype), timestep=level,
             ofs=None if config["ofs_embed_dim"] is None else noisy.new_full((1,), MOTION).to(self.dtype),
-            image_rotary_emb=rotary,
-            return_dict=False,
-        )[0]
+            image_rotary_emb=rotary, return_dict=False,
+        )[0]  # fmt: skip
         return predicted.transpose(1, 2)
 
     def schedule(self, steps: int, noise: Tensor) -> Any:

@@ -71,13 +71,9 @@ class LTXVideo(FlowMatching):
             hidden_states=self._packed(noisy).to(self.dtype),
             encoder_hidden_states=condition["text"].to(noisy.device, self.dtype),
             timestep=self._packed(levels)[..., 0] * self.scheduler.config["num_train_timesteps"],
-            encoder_attention_mask=condition["is_word"].to(noisy.device),
-            num_frames=frames,
-            height=height,
-            width=width,
-            rope_interpolation_scale=(seconds, side, side),
-            return_dict=False,
-        )[0]
+            encoder_attention_mask=condition["is_word"].to(noisy.device), num_frames=frames, height=height,
+            width=width, rope_interpolation_scale=(seconds, side, side), return_dict=False,
+        )[0]  # fmt: skip
         return self.pipe._unpack_latents(predicted, frames, height, width, *self._patch)
 
     def log_shift(self, shape: Sequence[int]) -> float:

@@ -48,10 +48,8 @@ class Family(VideoModel):
         self.folder, self.cache, self.dtype = folder, cache, dtype
         parts = {name: downloads.load_part(folder, name) for name in ("scheduler", *self.PROCESSORS) if self._has(name)}
         parts["vae"] = downloads.load_part(folder, "vae", self.VAE, torch_dtype=torch.float32)
-        absent = dict.fromkeys((*self.TEXT_ENCODERS, *self.IMAGE_ENCODERS))
-        self.pipe = getattr(diffusers, self.PIPELINE)(
-            **absent, **parts, **{self.NETWORK[0]: network}, **self.pipeline_settings()
-        )
+        parts |= {self.NETWORK[0]: network, **dict.fromkeys((*self.TEXT_ENCODERS, *self.IMAGE_ENCODERS))}
+        self.pipe = getattr(diffusers, self.PIPELINE)(**parts, **self.pipeline_settings())
         self.vae, self.scheduler, self.transformer = self.pipe.vae, self.pipe.scheduler, network
         self._keys: dict[str, str] = {}
 

@@ -33,15 +33,9 @@ def generator_of(context: np.ndarray) -> torch.Generator:
 
 
 def check_format(
-    family: str,
-    context_frames: int,
-    frames: int,
-    sides: tuple[int, int],
-    *,
-    multiple: int,
-    every: int = 1,
+    family: str, context_frames: int, frames: int, sides: tuple[int, int], *, multiple: int, every: int = 1,
     context_every: int = 1,
-) -> None:
+) -> None:  # fmt: skip
     """Raise ValueError unless there are n x `every` + 1 frames, of them n x `context_every` + 1 of context, and the sides
     are multiples of `multiple` pixels.
     """

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from replaylab.data.domain import Rows
 from replaylab.worlds.doom.game import UNITS_PER_METRE
 from replaylab.worlds.renderer import Floats, eligible
 
@@ -23,8 +24,6 @@ CROP_PX = (75, 0, 325, 300)  # left, top, right, bottom
 FIELD_OF_VIEW_DEG = float(2 * np.rad2deg(np.arctan((CROP_PX[2] - CROP_PX[0]) / 2 / FOCAL_PX)))
 GAMMA = 1.5  # Doom is dark
 NOT_AGENTS = ("Self", "Unknown")
-
-Rows = list[dict[str, Any]]
 
 
 def square_image(screen: Any, size_px: int) -> Any:

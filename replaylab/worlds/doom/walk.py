@@ -36,6 +36,7 @@ OFF_UNITS, DROP_UNITS = 4.0, 26.0  # the most off the plan, and up or down withi
 DARK, STILL = 40.0, 3.0  # least mean grey level, least mean change from frame to frame
 COVERED = 0.25  # the largest share of the image that one thing (such as a fireball) may cover
 SHOWN = 0.75  # least share of frames with an eligible agent
+Video = tuple[Any, Rows, Rows]
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ def _tics_per_frame(spec: WorldSpec) -> int:
     return max(1, round(TICS_PER_SECOND / spec.frames_per_second))
 
 
-def render(
-    spec: WorldSpec, split: str, look_rng: np.random.Generator, motion_rng: np.random.Generator
-) -> tuple[Any, Rows, Rows]:
+def render(spec: WorldSpec, split: str, look_rng: np.random.Generator, motion_rng: np.random.Generator) -> Video:
     """Frames uint8 (T, H, W, 3), track rows and ego rows of one video.
 
     Raises RuntimeError where vizdoom is not installed, or if no walk shows anything.
@@ -138,7 +137,7 @@ def _before(target: Floats, poses: Floats, rng: np.random.Generator) -> Floats:
     return np.stack([x + whole[0] - x[0], y + whole[1] - y[0], poses[:, 2] + turn], axis=1)
 
 
-def _record(game: Any, walk: Walk, plan: Floats, spec: WorldSpec) -> tuple[Any, Rows, Rows] | None:
+def _record(game: Any, walk: Walk, plan: Floats, spec: WorldSpec) -> Video | None:
     """The video of a walk, or None if it does not go as planned or shows nothing."""
     states: list[Any] = []
     for frame in range(spec.frames):
