@@ -16,7 +16,6 @@ appears twice in one frame. What follows from the matched agents over time, on t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
-from replaylab.data.boxes import centres, checked_agents, checked_boxes, checked_frames, checked_mask, inside
+from replaylab.data.boxes import PerFrame, centres, checked_agents, checked_boxes, checked_frames, checked_mask, inside
 from replaylab.util.checks import BoolArray, FloatArray, IntArray, checked_positive
 
 
@@ -89,9 +88,8 @@ def ignored_detections(ignored_agents: ArrayLike, detections: ArrayLike, gate_px
 
 
 def agent_errors(
-    true_boxes: Sequence[ArrayLike], agents: Sequence[ArrayLike], eligible: Sequence[ArrayLike],
-    detections: Sequence[ArrayLike], *, miss_cap_px: float,
-) -> AgentErrors:  # fmt: skip
+    true_boxes: PerFrame, agents: PerFrame, eligible: PerFrame, detections: PerFrame, *, miss_cap_px: float
+) -> AgentErrors:
     """Error of every eligible agent in every future frame of one clip.
 
     Each argument is a sequence of T frames: true_boxes (A, 4) as x0 y0 x1 y1 in pixels, agents (A,) integer ids, eligible

@@ -135,7 +135,7 @@ def maps_of(network: nn.ModuleDict, clips: Clips) -> Tensor:
     """The last layer's maps of clips: uint8 (B, T, H, W, 3) -> (B, 128, T, c, c)."""
     import torch
 
-    streams = [network["looks"](_pixels(clips)), network["motion"](_flows(clips))]
+    streams = [network["looks"](_folded(clips) / 127.5 - 1), network["motion"](_flows(clips))]
     return network["both"](torch.cat(streams, 1))
 
 
@@ -159,11 +159,6 @@ def _convolution(inputs: int, outputs: int, size: tuple[int, int, int], stride: 
 
     padding = (size[0] // 2, size[1] // 2, size[2] // 2)
     return [nn.Conv3d(inputs, outputs, size, (1, stride, stride), padding, bias=False), nn.BatchNorm3d(outputs), nn.ReLU()]
-
-
-def _pixels(clips: Clips) -> Tensor:
-    """uint8 (B, T, H, W, 3) -> -1..1 (B, 12, T, H/2, W/2)."""
-    return _folded(clips) / 127.5 - 1
 
 
 def _folded(values: NDArray[Any]) -> Tensor:

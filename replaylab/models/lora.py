@@ -33,23 +33,15 @@ def add_lora(network: Any, pattern: str, rank: int, seed: int) -> None:
             weight.data = weight.data.float()  # a small step would be lost in half precision
 
 
-def lora_weights(network: Any, weights: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The adapters' weights by name; of `weights`, where the network's own are sharded."""
-    from peft import get_peft_model_state_dict
-
-    return get_peft_model_state_dict(network, state_dict=weights)
-
-
 def write_lora(network: Any, folder: Path, network_name: str, weights: dict[str, Tensor] | None = None) -> None:
-    """`<folder>/pytorch_lora_weights.safetensors`, each name after that of the network in its pipeline; `weights` as in
-    `lora_weights`.
+    """`<folder>/pytorch_lora_weights.safetensors`, each name after that of the network in its pipeline; `weights`: all of
+    the network's, where its own are sharded.
     """
+    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    named = {
-        f"{network_name}.{name}": weight.detach().cpu().contiguous()
-        for name, weight in lora_weights(network, weights).items()
-    }
+    adapters = get_peft_model_state_dict(network, state_dict=weights)
+    named = {f"{network_name}.{name}": weight.detach().cpu().contiguous() for name, weight in adapters.items()}
     write_atomically(folder / FILE, lambda aside: save_file(named, aside))
 
 

@@ -19,22 +19,20 @@ def _domain(name: str, world: str, look: str, motion: str, eventful_share: float
     return name, WorldSpec(name, world, look, motion, (512, 128, 128), eventful_share=eventful_share)
 
 
-DOMAINS = dict(
-    [
-        _domain("driving", "traffic", "target", "ordinary"),
-        _domain("driving-eventful", "traffic", "target", "eventful"),
-        _domain("driving-held-out", "traffic", "target", "held-out"),
-        _domain("driving-repetitive", "traffic", "target", "repetitive"),
-        _domain("diverse-driving", "traffic", "target", "free"),
-        _domain("near", "traffic", "diverse", "free"),
-        _domain("physics", "physics", "any", "bodies"),
-        _domain("orbit", "orbit", "any", "any"),
-        _domain("doom", "doom", "any", "walk"),
-        _domain("country", "country", "country", "ordinary"),
-        _domain("country-eventful", "country", "country", "eventful"),
-        _domain("country-held-out", "country", "country", "held-out"),
-    ]
-)
+DOMAINS = dict([
+    _domain("driving", "traffic", "target", "ordinary"),
+    _domain("driving-eventful", "traffic", "target", "eventful"),
+    _domain("driving-held-out", "traffic", "target", "held-out"),
+    _domain("driving-repetitive", "traffic", "target", "repetitive"),
+    _domain("diverse-driving", "traffic", "target", "free"),
+    _domain("near", "traffic", "diverse", "free"),
+    _domain("physics", "physics", "any", "bodies"),
+    _domain("orbit", "orbit", "any", "any"),
+    _domain("doom", "doom", "any", "walk"),
+    _domain("country", "country", "country", "ordinary"),
+    _domain("country-eventful", "country", "country", "eventful"),
+    _domain("country-held-out", "country", "country", "held-out"),
+])  # fmt: skip
 """The domains of the experiments, in a size that is easily changed: `domain_spec("near", videos=...)`."""
 
 EVALUATION_DOMAINS = dict(

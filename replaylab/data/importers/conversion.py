@@ -29,6 +29,8 @@ from replaylab.util.processes import map_in_processes
 from replaylab.util.progress import report
 from replaylab.util.text import duration
 
+RECIPE_FILE = "sources/recipe.json"  # how a folder was begun
+
 
 class SplitShares(NamedTuple):
     """The shares of scenes that are not for training."""
@@ -41,11 +43,6 @@ class SplitShares(NamedTuple):
         digits = hashlib.sha256(scene.encode(errors="surrogateescape")).hexdigest()[:13]
         place = int(digits, 16) / 16**13
         return "test" if place < self.test else "dev" if place < self.test + self.dev else "train"
-
-    def check(self) -> None:
-        """Raises ValueError."""
-        if not (self.dev >= 0 and self.test >= 0 and self.dev + self.test <= 1):
-            raise ValueError(f"dev {self.dev}, test {self.test}: shares of scenes, from 0 to 1 together")
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,11 @@ class ConversionResult:
 
 def check(settings: ConversionSettings, origin: str) -> None:
     """Raises ValueError, with the field, unless `out` is free or was begun by the same command."""
-    settings.shares.check()
+    dev, test = settings.shares
+    if not (dev >= 0 and test >= 0 and dev + test <= 1):
+        raise ValueError(f"dev {dev}, test {test}: shares of scenes, from 0 to 1 together")
     out, wanted = settings.out, {"origin": origin, **asdict(settings.recipe)}
-    path = _recipe_path(out)
+    path = out / RECIPE_FILE
     if path.is_file():
         known = json.loads(path.read_text())
         for name, value in wanted.items():
@@ -133,7 +132,7 @@ def convert(
     if settings.dry_run:
         return ConversionResult(None, listing, _unusable_table(unusable))
     with locked(settings.out):
-        write_json(_recipe_path(settings.out), {"origin": origin, **asdict(settings.recipe)})
+        write_json(settings.out / RECIPE_FILE, {"origin": origin, **asdict(settings.recipe)})
         unusable = [*unusable, *_convert_missing(settings, sources)]
         domain, table = _finish(settings, names, about, unusable)
     return ConversionResult(domain, listing, table)
@@ -254,10 +253,6 @@ def _joined_parts(out: Path, notes: list[dict[str, Any]], kind: str) -> pd.DataF
 def _unusable_table(unusable: Sequence[Unusable]) -> pd.DataFrame:
     rows = sorted((error.row() for error in unusable), key=lambda row: row["file"])
     return pd.DataFrame(rows, columns=["file", "why", "what_to_do"])
-
-
-def _recipe_path(out: Path) -> Path:
-    return out / "sources" / "recipe.json"
 
 
 def _note_path(out: Path, name: str) -> Path:

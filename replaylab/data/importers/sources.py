@@ -178,16 +178,11 @@ def pieces(times_s: Sequence[float], recipe: Recipe, label: str) -> tuple[tuple[
         longest = max(map(len, runs), default=0)
         step_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
         if step_s > 1 / recipe.frames_per_second + ROUNDING_S:
-            raise Unusable(
-                label,
-                f"its pictures come {1 / step_s:.3g} a second, and {rate} are wanted",
-                f"film faster, or give --frames-per-second {np.floor(1000 / step_s) / 1000:g} or less",
-            )
-        raise Unusable(
-            label,
-            f"too short: {longest} frames at {rate} without a gap, and a clip needs {recipe.frames}",
-            "give a longer one, or fewer --frames, or more --frames-per-second",
-        )
+            why = f"its pictures come {1 / step_s:.3g} a second, and {rate} are wanted"
+            fastest = np.floor(1000 / step_s) / 1000
+            raise Unusable(label, why, f"film faster, or give --frames-per-second {fastest:g} or less")
+        why = f"too short: {longest} frames at {rate} without a gap, and a clip needs {recipe.frames}"
+        raise Unusable(label, why, "give a longer one, or fewer --frames, or more --frames-per-second")
     most = max(PIECE_FRAMES, 2 * recipe.frames)  # two clips at least, so that equal parts are never too short
     return tuple(tuple(map(int, part)) for run in usable for part in np.array_split(run, -(-len(run) // most)))
 

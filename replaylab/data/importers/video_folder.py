@@ -131,11 +131,8 @@ def _probe(path: Path, label: str) -> _Probe:
             stamps = _decoded_stamps(path)
         first, square, seconds_per_picture = _first_picture(path)
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise Unusable(
-            label,
-            f"no video, or damaged at its beginning ({type(error).__name__})",
-            "if it plays, convert it: ffmpeg -i FILE new.mp4; else copy it again",
-        ) from error
+        why = f"no video, or damaged at its beginning ({type(error).__name__})"
+        raise Unusable(label, why, "if it plays, convert it: ffmpeg -i FILE new.mp4; else copy it again") from error
     if not stamps:
         raise Unusable(label, "its pictures have no times", "give it some: ffmpeg -fflags +genpts -i FILE -c copy new.mp4")
     if first.rotation % 90:

@@ -62,11 +62,9 @@ class CogVideoX(VPrediction, Family):
         """{"text": (1, words, width)}."""
         with self.on_device("text_encoder") as encoder:
             text, _ = self.pipe.encode_prompt(
-                [prompt],
-                do_classifier_free_guidance=False,
-                max_sequence_length=self.transformer.config["max_text_seq_length"],
-                device=encoder.device,
-            )
+                [prompt], do_classifier_free_guidance=False,
+                max_sequence_length=self.transformer.config["max_text_seq_length"], device=encoder.device,
+            )  # fmt: skip
         return {"text": text}
 
     def encode_context(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
