@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
@@ -49,3 +51,14 @@ def square(
 
 def mirrored(boxes: np.ndarray) -> np.ndarray:
     return np.stack([SIZE - boxes[..., 2], boxes[..., 1], SIZE - boxes[..., 0], boxes[..., 3]], axis=-1)
+
+
+def is_repeatable_on_two_threads(measure: Callable[[], np.ndarray]) -> None:
+    """The measure gives the same twice, and leaves OpenCV with the threads that it had."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        np.testing.assert_array_equal(measure(), measure())
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
