@@ -128,9 +128,8 @@ def _check(videos: list[VideoFile], context_frames: int, frames: int) -> int:
                 f"{first.frames_per_second:g}; bring all to one rate"
             )
         if video.frames < context_frames + frames:
-            raise ValueError(
-                f"{video}: {video.frames} frames, but {context_frames} of context and {frames} to compare are needed"
-            )
+            needed = f"{context_frames} of context and {frames} to compare are needed"
+            raise ValueError(f"{video}: {video.frames} frames, but {needed}")
     return frames
 
 

@@ -123,15 +123,13 @@ def load(spec: RunSpec | ReferenceSpec, home: Path) -> Pipeline:
     device = distributed.this_rank().device
     if spec.model is None:
         return load_tiny(base_of(spec.base))
-    digest = digest_of(spec.model.folder)
-    if digest != spec.model.digest:
-        raise ValueError(
-            f"{spec.model.folder} holds other weights ({digest}) than the run is described with ({spec.model.digest})"
-        )
+    folder, described = spec.model.folder, spec.model.digest
+    if (digest := digest_of(folder)) != described:
+        raise ValueError(f"{folder} holds other weights ({digest}) than the run is described with ({described})")
     for library in ("diffusers", "transformers"):
         import_module(f"{library}.utils.logging").disable_progress_bar()  # one for each part of each model
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = families.load(spec.model.folder, cache=home / "conditions", dtype=dtype)
+    model = families.load(folder, cache=home / "conditions", dtype=dtype)
     if device.type == "cuda":
         model.reduce_memory()
     model.guidance = spec.model.guidance

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,8 +102,6 @@ class _Track:
         boxes = np.stack([np.interp(frames, self.frames, side) for side in known.T], axis=1)
         visible = np.where(np.isin(frames, self.frames), share_inside(boxes, height_px, width_px), 0.0)
         eligible = is_eligible(boxes, visible, height_px) & (len(self.frames) >= least)
-        kind = max(self.kinds, key=self.kinds.count)
-        unknown = dict.fromkeys(("x_m", "y_m", "heading_rad", "road_m"), np.nan)
-        return pd.DataFrame(boxes, columns=_SIDES).assign(
-            video="", frame=frames, kind=kind, visible=visible, eligible=eligible, **unknown
-        )
+        same: dict[str, Any] = {"video": "", "kind": max(self.kinds, key=self.kinds.count)}
+        same |= dict.fromkeys(("x_m", "y_m", "heading_rad", "road_m"), np.nan)
+        return pd.DataFrame(boxes, columns=_SIDES).assign(frame=frames, visible=visible, eligible=eligible, **same)
