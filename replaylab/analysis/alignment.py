@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +63,10 @@ class Sweeps:
     def changes(self) -> pd.DataFrame:
         """Of every run and step, for WHOLE and DOMAINS: RUN, step, domain, measure, value, before, and change."""
         parts = []
-        for measure in WHOLE:
-            for domain in DOMAINS:
-                before, after = (table.mean(axis=1) for table in before_and_after(self.rows, measure, domain))
-                table = pd.DataFrame({"value": after, "before": before, "change": after - before})
-                parts.append(table.reset_index().assign(domain=domain, measure=measure))
+        for measure, domain in product(WHOLE, DOMAINS):
+            before, after = (table.mean(axis=1) for table in before_and_after(self.rows, measure, domain))
+            table = pd.DataFrame({"value": after, "before": before, "change": after - before})
+            parts.append(table.reset_index().assign(domain=domain, measure=measure))
         return pd.concat(parts, ignore_index=True)
 
     @cached_property
@@ -74,10 +74,9 @@ class Sweeps:
         """Measure of a clip and domain -> the changes of runs without replay at their last step (RUN; scenes)."""
         rows = self.rows[(self.rows["model"] == "base") | (self.rows["replay_fraction"] == 0)]
         tables = {}
-        for measure in (*OF_A_CLIP, DYNAMICS):
-            for domain in (ORDINARY, EVENTFUL):
-                before, after = before_and_after(rows, measure, domain)
-                tables[measure, domain] = last_steps(after - before)
+        for measure, domain in product((*OF_A_CLIP, DYNAMICS), (ORDINARY, EVENTFUL)):
+            before, after = before_and_after(rows, measure, domain)
+            tables[measure, domain] = last_steps(after - before)
         return tables
 
     @cached_property
@@ -87,12 +86,11 @@ class Sweeps:
         parts = [pd.DataFrame(columns=columns).astype({"seed": int, "rho": float})]
         for reading in READINGS:
             values = _read_as(self.values, reading)
-            for target in self.done_targets:
-                for domain in DOMAINS:
-                    found = claims.alignments(values, Configuration(target=target), domain)
-                    if len(found):
-                        line = found.rename("rho").reset_index()
-                        parts.append(line.assign(target=target, domain=domain, reading=reading)[columns])
+            for target, domain in product(self.done_targets, DOMAINS):
+                found = claims.alignments(values, Configuration(target=target), domain)
+                if len(found):
+                    line = found.rename("rho").reset_index()
+                    parts.append(line.assign(target=target, domain=domain, reading=reading)[columns])
         return pd.concat(parts[1:] or parts, ignore_index=True).dropna(subset=["rho"])
 
     def rhos_of(self, domain: str, reading: str) -> pd.DataFrame:
@@ -104,9 +102,7 @@ class Sweeps:
         """ρ over clips: target, domain, measure, rho, low, high (NaN for fewer than three seeds), seeds, clips."""
         lines = [
             (target, domain, measure, *found)
-            for target in self.done_targets
-            for domain in (ORDINARY, EVENTFUL)
-            for measure in OF_A_CLIP
+            for target, domain, measure in product(self.done_targets, (ORDINARY, EVENTFUL), OF_A_CLIP)
             if (found := _clip_rho(*clip_gains(self, target, measure, domain)))
         ]
         columns = ["target", "domain", "measure", "rho", "low", "high", "seeds", "clips"]
@@ -191,10 +187,7 @@ def gains(made: Sweeps, domain: str) -> pd.DataFrame:
 
 # ------------------------------------------------------------------------------------- at the last step: configurations
 def rhos_across(made: Sweeps, domain: str) -> tuple[NDArray[np.float64], int]:
-    """ρ over configurations at the last step, one a seed, and over how many: those that every seed has.
-
-    No ρ for fewer than three configurations.
-    """
+    """ρ over the configurations that every seed has, at the last step, one a seed; none for fewer than 3; and how many."""
     here = last_steps(gains(made, domain))
     pair = [here.pivot(index="seed", columns=CONFIGURATION, values=of).dropna(axis=1) for of in ("fidelity", "dynamics")]
     count = pair[0].shape[1]
@@ -209,10 +202,7 @@ def _vary(*tables: NDArray[np.float64]) -> bool:
 
 # ------------------------------------------------------------------------------------------- at the last step: clips
 def clip_gains(made: Sweeps, target: str, measure: str, domain: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gains of each clip (S, N) in `measure`, one of OF_A_CLIP, and in ADE, of the runs without replay.
-
-    Clips without a value in either, in any run, are left out.
-    """
+    """Gains of each clip (S, N) in `measure` and in ADE, without replay; only of clips that have both in every run."""
     both = []
     for one in (measure, DYNAMICS):
         changes = made.clip_changes[one, domain]

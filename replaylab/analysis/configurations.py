@@ -264,10 +264,7 @@ def points(made: Configurations) -> pd.DataFrame:
 
 # ------------------------------------------------------------------------------------------------------------- reading
 def by_replay(runs: Sequence[RunSpec]) -> list[tuple[RunSpec, str, str]]:
-    """Runs of a sweep with their group and configuration, for `configurations_of`.
-
-    Near replay is in the group of no replay, as among the ablations.
-    """
+    """Runs of a sweep with their group and configuration; near replay is in the group of no replay, as among ablations."""
     named = []
     for run in runs:
         kind = run.replay.name

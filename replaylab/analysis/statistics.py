@@ -32,10 +32,7 @@ BETTER, WORSE, CANNOT_TELL, FEW = "better", "worse", "cannot tell", "too few see
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and what it may be, in the unit of the measure. Both ends are NaN where there are too few seeds for them.
-
-    ValueError if out of order.
-    """
+    """An estimate and what it may be, in the measure's unit; no ends (NaN) for too few seeds. ValueError if out of order."""
 
     estimate: float
     low: float

@@ -20,8 +20,7 @@ from replaylab.util.text import percent
 
 NONE = "replay 0 %"  # the name of the configuration without replay
 FLOORS = {"real": "real", "autoencoder": "autoencoder", "copy-last-frame": "copy last frame"}
-EXTRAPOLATED = {"constant-velocity": "constant velocity"}  # a reference that has boxes and no pictures
-REFERENCES = {**FLOORS, **EXTRAPOLATED}
+REFERENCES = {**FLOORS, "constant-velocity": "constant velocity"}  # the last has boxes and no pictures
 
 
 def per_run(rows: pd.DataFrame) -> pd.DataFrame:
@@ -64,10 +63,7 @@ def per_configuration(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def last_step(values: pd.DataFrame) -> pd.DataFrame:
-    """Of `per_run` or `per_configuration`: the references, and the fine-tuned models at their configuration's last step.
-
-    Configurations may differ in theirs: with a budget of driving samples, more replay takes more steps.
-    """
+    """Of `per_run` or `per_configuration`: the references, and fine-tuned models at their configuration's own last step."""
     return values[values["step"] == values.groupby("configuration")["step"].transform("max")]
 
 

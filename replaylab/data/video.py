@@ -22,7 +22,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-CRF = 10  # H.264 quality: visually lossless, so that what is lost is the model's doing
+FAITHFUL = {"crf": "10", "preset": "superfast"}  # H.264 visually lossless, so that what is lost is the model's doing
 READER_VARIABLE = "REPLAYLAB_READER"
 
 
@@ -30,13 +30,13 @@ class UndecodableVideo(ValueError):
     """A video file that is not what its domain lists; the message names the file."""
 
 
-def write_video(path: Path, frames: Any, frames_per_second: float) -> None:
+def write_video(path: Path, frames: Any, frames_per_second: float, options: dict[str, str] = FAITHFUL) -> None:
     """Write uint8 frames (T, H, W, 3) as H.264 mp4 (yuv420p, so that every browser plays it); H and W even."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         # slower presets gave other bytes each time for the same frames of this size, even with one thread
-        stream.options = {"crf": str(CRF), "preset": "superfast"}
+        stream.options = options
         stream.codec_context.thread_count = 1
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))

@@ -212,8 +212,7 @@ def _shapes(made: Sweeps) -> dict[str, str]:
 
 
 def _of_bases(made: Sweeps) -> list[Line2D]:
-    names = ("first", "second", "third", "fourth")
-    shapes = zip(names, _shapes(made).values(), strict=False)
+    shapes = zip(("first", "second", "third", "fourth"), _shapes(made).values(), strict=False)
     seeds = [legend_entry(GREY, f"a run, {name} base", marker) for name, marker in shapes]
     return [*seeds, legend_entry(INK, "mean and interval", "_")]
 
@@ -305,8 +304,7 @@ def bases_summary(made: Sweeps) -> str:
 
 def early_rise(made: Sweeps) -> str:
     """Markdown: in how many runs EffNet-KD is above the base's, step by step, whatever they are fine-tuned on."""
-    here = gains(made, ORDINARY)
-    here = here[here["replay_fraction"] == 0]
+    here = gains(made, ORDINARY).query("replay_fraction == 0")
     each = [f"{(at['fidelity'] < 0).sum()} of {len(at)} at step {step}" for step, at in here.groupby("step")]
     if not each:
         return f"How EffNet-KD begins: {verdicts.MISSING}."

@@ -71,9 +71,9 @@ def describe_with_outcome(difference: Interval, label: str = DYNAMICS) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def plane(made: Configurations) -> Figure:
-    """Above, ADE on eventful driving over EffNet-KD at the last step, with intervals and the Pareto front; below, ADE at
-    equal fidelity. Both minus those of near replay 25 %, so what crosses a line of 0 is not told apart from it; where that
-    is not there yet, above are changes from the base. Numbers name the configurations in both.
+    """Above, ADE on eventful driving over EffNet-KD at the last step, with the Pareto front; below, ADE at equal fidelity.
+
+    Both minus those of near replay 25 %; where that is not there yet, above are changes from the base.
     """
     if made.effects.empty:
         return nothing_yet(made)
@@ -133,8 +133,7 @@ def _at_equal_fidelity(axes: Axes, made: Configurations, colours: dict[str, Any]
             found = made.difference_from_reference(name, DYNAMICS, reading)
             y, filled, colour = place - off, reading == EQUAL, colours[name]
             axes.plot([found.low, found.high], [y, y], color=colour, lw=1.6 if filled else 0.8)
-            look = {"ms": 5 if filled else 4, "color": colour, "mfc": colour if filled else "white"}
-            axes.plot(found.estimate, y, marker, **look)
+            axes.plot(found.estimate, y, marker, color=colour, mfc=colour if filled else "white", ms=5 if filled else 4)
             if filled and np.isnan(found.estimate):
                 axes.text(0.995, y, _why_none(made, name), transform=axes.get_yaxis_transform(), fontsize=7.5, color=GREY,
                           ha="right", va="center", style="italic")  # fmt: skip
@@ -174,8 +173,7 @@ def reading_explained(made: Configurations) -> str:
     without = seeds - len(made.levels)
     if without:
         text += f" With {without} of {seeds} seeds {REFERENCE} gains nothing, and no configuration is read there."
-    steps = {name: made.steps_of(name, EQUAL) for name in made.names if (made.done["configuration"] == name).any()}
-    steps = {name: of for name, of in steps.items() if len(of)}
+    steps = {name: of for name in made.names if len(of := made.steps_of(name, EQUAL))}
     if not steps:
         return f"{text} Configurations that come to it: {verdicts.MISSING}."
     there = [name for name, of in steps.items() if of.notna().all()]
@@ -234,5 +232,5 @@ def list_names(names: Iterable[str]) -> str:
 
 
 def list_outcomes(stands: dict[str, list[str]]) -> str:
-    """Markdown: `sorted_out` in words, such as "worse: *ramp*, *anneal*; cannot tell: *64 clips*"."""
+    """Markdown: `by_outcome` in words, such as "worse: *ramp*, *anneal*; cannot tell: *64 clips*"."""
     return "; ".join(f"{word}: {list_names(names)}" for word, names in stands.items())

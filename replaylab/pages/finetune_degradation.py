@@ -28,13 +28,13 @@ from replaylab import catalogue
 from replaylab.analysis import statistics
 from replaylab.analysis.changes import FINE_TUNED, before_and_after, of_measure
 from replaylab.analysis.claims import Configuration
-from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, describe, interval
-from replaylab.analysis.tables import NONE, per_configuration, per_run
+from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL, WORSE, describe, interval
+from replaylab.analysis.tables import NONE, per_configuration, per_run, side_by_side
 from replaylab.catalogue import DENOISING_LOSSES, OTHER_LOOKS, TARGET_LOOK, domain_of, measure_of
 from replaylab.pages import style
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, finished, legend_entry
 from replaylab.sweeps.sweep import Table
-from replaylab.util.text import capital, number
+from replaylab.util.text import capital, counted, number
 
 AGENTS = (
     "ade_px", *(f"ade_px_frame_{frame}" for frame in range(1, 6)), "ade_matched_px", "ade_tracked_px", "fde_px",
@@ -63,10 +63,7 @@ DRIFT_COLOURS = {
     "near": BLUE, "physics": "#7b6fd0", "orbit": "#ca9161", "doom": "#949494", "driving": VERMILION,
     "driving-eventful": "#e8a26e",
 }  # fmt: skip
-OUTCOME_COLOURS = {
-    statistics.BETTER: "#92c5de", statistics.CANNOT_TELL: "#f7f7f7", statistics.WORSE: "#fdcc8a",
-    statistics.FEW: style.LIGHT_GREY,
-}  # fmt: skip
+OUTCOME_COLOURS = {BETTER: "#92c5de", CANNOT_TELL: "#f7f7f7", WORSE: "#fdcc8a", FEW: style.LIGHT_GREY}
 NO_RUN = "No run without replay is finished in this sweep."
 
 
@@ -136,21 +133,21 @@ def path(made: Changes) -> Figure:
     table = made.of_configurations[made.of_configurations["configuration"] == NONE]
     if table.empty:
         return style.text_figure(NO_RUN)
-    fidelity = of_measure(table, "effnet_kd", "driving").set_index("step").sort_index()
+    levels = table.rename(columns={"change": "value"})
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
         axes.axhline(0, color=GREY, lw=0.8, zorder=0)
         axes.axvline(0, color=GREY, lw=0.8, zorder=0)
         for domain in _measured(table, TARGET_LOOK):
-            motion = of_measure(table, "ade_px", domain).set_index("step").sort_index()
-            both = fidelity.merge(motion, left_index=True, right_index=True, suffixes=("_x", ""))
-            x, y, colour = [0, *both["change_x"]], [0, *both["change"]], COLOURS[domain]
+            both = side_by_side(levels, ("effnet_kd", "driving"), ("ade_px", domain), ["step"]).sort_index()
+            x, y, colour = [0, *both["x"]], [0, *both["y"]], COLOURS[domain]
             axes.plot(x, y, color=colour, marker=MARKERS[domain], ms=5, lw=1.6, label=domain_of(domain).label)
             last = both.iloc[-1]
-            axes.plot([last["low_x"], last["high_x"]], [last["change"]] * 2, color=colour, lw=1)
-            axes.plot([last["change_x"]] * 2, [last["low"], last["high"]], color=colour, lw=1)
+            axes.plot([last["x_low"], last["x_high"]], [last["y"]] * 2, color=colour, lw=1)
+            axes.plot([last["x"]] * 2, [last["y_low"], last["y_high"]], color=colour, lw=1)
             axes.plot(x[-1], y[-1], MARKERS[domain], color=colour, ms=9, mec="white", zorder=4)
-        for step, at in _spaced(dict(fidelity["change"]), 0.05).items():
+        fidelity = of_measure(levels, "effnet_kd", "driving").set_index("step")["value"]
+        for step, at in _spaced(dict(fidelity), 0.05).items():
             axes.annotate(f"step {step}", (at, 0), (2, 3), xycoords=("data", "axes fraction"),
                           textcoords="offset points", rotation=90, fontsize=7.5, color=GREY)  # fmt: skip
             axes.axvline(at, color=GREY, lw=0.4, ls=":", zorder=0)
@@ -171,8 +168,7 @@ def over_steps(made: Changes) -> Figure:
             line = of_measure(table, measure, domain).sort_values("step")
             axes.plot([0, *line["step"]], [0, *line["change"]], color=VERMILION, lw=2, marker="o", ms=5)
             axes.vlines(line["step"], line["low"], line["high"], color=VERMILION, lw=1.4)
-            for _, one in of_measure(runs, measure, domain).groupby("run"):
-                one = one.sort_values("step")
+            for _, one in of_measure(runs, measure, domain).sort_values("step").groupby("run"):
                 axes.plot([0, *one["step"]], [0, *one["change"]], color=VERMILION, lw=0.6, alpha=0.6)
             axes.axhline(0, color=INK, lw=1.2, zorder=1)
             axes.set_title(capital(domain_of(domain).label))
@@ -339,28 +335,23 @@ def _transfers(made: Changes) -> list[dict[str, str]]:
 
 
 # --------------------------------------------------------------------------------------------------------------- texts
-def motion_claim(made: Changes, domain: str = "driving-eventful") -> str:
+def motion_claim(made: Changes) -> str:
     """C7 in a sentence, for the opening: the changes of its four numbers, and how many have the sign that C7 expects."""
     head = "**C7**, the model learns the dominant motion instead: "
     table = made.at_the_end()
-    table = table[(table["domain"] == domain) & table["measure"].isin(MOTION)].set_index("measure", drop=False)
+    table = table[table["domain"] == "driving-eventful"].set_index("measure", drop=False)
     rows = [table.loc[measure] for measure in MOTION if measure in table.index]
     if not rows:
         return f"{head}**not run yet**."
     each = "; ".join(f"{measure_of(one['measure']).axis} {one['described']}" for one in rows)
     signs = [np.sign(one["change"]) * MOTION[one["measure"]] for one in rows if one["low"] * one["high"] > 0]
-    counted = f"{signs.count(1)} of {len(rows)} change as C7 says, {signs.count(-1)} the other way"
-    seeds = max(int(one["seeds"]) for one in rows)
+    expected = f"{signs.count(1)} of {len(rows)} change as C7 says, {signs.count(-1)} the other way"
+    seeds = max(one["seeds"] for one in rows)
+    of_seeds = counted(seeds, "seed")
     if seeds < SEEDS_FOR_AN_INTERVAL:
-        counted = f"{_seeds(seeds)}, no interval"
-    return (
-        f"{head}**exploratory**, no verdict was planned. Changes on {domain_of(domain).label}, {_seeds(seeds)}: {each}. "
-        f"{capital(counted)}."
-    )
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' * (count > 1)}"
+        expected = f"{of_seeds}, no interval"
+    text = f"{head}**exploratory**, no verdict was planned. Changes on {domain_of('driving-eventful').label}, {of_seeds}"
+    return f"{text}: {each}. {capital(expected)}."
 
 
 def summary(made: Changes) -> str:
@@ -371,13 +362,13 @@ def summary(made: Changes) -> str:
     lines = []
     for kd in of_measure(table, "effnet_kd", "driving").itertuples():
         changed = f"after {kd.step} steps EffNet-KD on ordinary driving changes by {kd.described}"
-        lines.append(f"- **Visual quality**: {changed}: {kd.outcome}, {_seeds(kd.seeds)}.")
+        lines.append(f"- **Visual quality**: {changed}: {kd.outcome}, {counted(kd.seeds, 'seed')}.")
     for ade in table[table["measure"] == "ade_px"].itertuples():
         here = table[(table["domain"] == ade.domain) & table["measure"].isin(AGENTS)]
-        counted = ", ".join(f"{count} {outcome}" for outcome, count in here["outcome"].value_counts().items())
-        changed = f"ADE changes by {ade.described} px from {number(ade.before)}: {ade.outcome}, {_seeds(ade.seeds)}"
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in here["outcome"].value_counts().items())
+        changed = f"ADE changes by {ade.described} px from {number(ade.before)}: {ade.outcome}, {counted(ade.seeds, 'seed')}"
         where = capital(domain_of(ade.domain).label)
-        lines.append(f"- **{where}**: {changed}. Of {len(here)} measures of agents: {counted}.")
+        lines.append(f"- **{where}**: {changed}. Of {len(here)} measures of agents: {outcomes}.")
     lost = [line for line in _transfers(made) if line["configuration"] == NONE]
     if lost:
         each = "; ".join(f"{line['measure']} {line['backward transfer']}" for line in lost)

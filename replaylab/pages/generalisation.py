@@ -80,10 +80,7 @@ class Generalisation:
 
 
 def claims_about(made: Configurations, name: str) -> list[Claim]:
-    """The claims of the preregistration without alignment, which is of two targets, about these runs' target.
-
-    They are named as parts of the claim `name`.
-    """
+    """The claims of the preregistration about one target (alignment is of two), about these runs', as parts of `name`."""
     where = dict(zip(FIRST, (made.ordinary, made.eventful), strict=True))
     single = [claim for claim in claims.CLAIMS if claim.against is None]
     of_target = [replace(claim.configuration, target=made.ordinary) for claim in single]

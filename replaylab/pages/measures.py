@@ -277,17 +277,13 @@ def _control(table: pd.DataFrame) -> str:
     again = table[table["damage"] == "re-rendered"].dropna(subset=["change"])
     if again.empty:
         return ""
-    moved = again[again["change"] != 0]
+    control, moved = "The control, rendered again without damage,", again[again["change"] != 0]
     if moved.empty:
-        return (
-            f"The control, rendered again without damage, measures as real does: {len(again)} of {len(again)} measures, "
-            "to the last digit."
-        )
+        return f"{control} measures as real does: {len(again)} of {len(again)} measures, to the last digit."
     worst = moved.loc[moved["evidence"].abs().idxmax()] if moved["evidence"].notna().any() else moved.iloc[0]
     return (
-        f"The control, rendered again without damage, changes {len(moved)} of {len(again)} measures, most of all "
-        f"{measure_of(worst['measure']).name}, by {number(worst['change'])} "
-        f"({number(abs(worst['evidence']))} standard errors)."
+        f"{control} changes {len(moved)} of {len(again)} measures, most of all {measure_of(worst['measure']).name}, by "
+        f"{number(worst['change'])} ({number(abs(worst['evidence']))} standard errors)."
     )
 
 

@@ -75,18 +75,6 @@ def _store(default: str = "the preset's own") -> Any:
 
 
 @dataclass(frozen=True)
-class SweepParameters:
-    """The parameters of the replay sweep's notebook; an empty list or text means the preset's own."""
-
-    preset: str = text_of("published", choices=PRESETS)
-    replay_fractions: list[float] = list_of("fractions")
-    seeds: list[int] = list_of("seeds")
-    cluster: str = text_of("inline", choices=CLUSTERS)
-    cluster_file: str = text_of("", CLUSTER_FILE)
-    store: str = _store()
-
-
-@dataclass(frozen=True)
 class ExplorerParameters:
     """The parameters of the explorer's notebook, which only reads; an empty list or text means the preset's own."""
 
@@ -94,6 +82,14 @@ class ExplorerParameters:
     replay_fractions: list[float] = list_of("fractions")
     seeds: list[int] = list_of("seeds")
     store: str = _store()
+
+
+@dataclass(frozen=True)
+class SweepParameters(ExplorerParameters):
+    """The parameters of the notebooks that train what is missing: those of the explorer's, and where."""
+
+    cluster: str = text_of("inline", choices=CLUSTERS)
+    cluster_file: str = text_of("", CLUSTER_FILE)
 
 
 @dataclass(frozen=True)

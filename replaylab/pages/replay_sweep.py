@@ -26,7 +26,7 @@ from replaylab.analysis.tables import FLOORS, NONE, last_step, per_configuration
 from replaylab.catalogue import HEADLINE, domain_of, measure_of
 from replaylab.pages import style
 from replaylab.pages.style import BLUE, GREY, INK, SEED_DOT, VERMILION, WIDTH, figure_style, legend_entry
-from replaylab.util.text import capital, number, percent
+from replaylab.util.text import capital, counted, number, percent
 
 TABLE = (
     "effnet_kd", "ade_px", "recall", "fde_px", "ade_matched_px", "false_positives", "position_error_m", "ade_tracked_px",
@@ -121,10 +121,7 @@ def status_line(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 
 def headline(rows: pd.DataFrame) -> str:
-    """One sentence: from the base to fine-tuning without replay and with the most replay below 100 %.
-
-    EffNet-KD on ordinary driving and ADE on eventful driving; the direction is read off the numbers.
-    """
+    """EffNet-KD on ordinary and ADE on eventful driving, from the base to no replay and to the most replay below 100 %."""
     values = last_step(per_configuration(rows))
     tuned = values[values["model"] == FINE_TUNED]
     if tuned.empty:
@@ -148,15 +145,16 @@ def summary(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     values = last_step(per_configuration(rows))
     lines = [style.completeness_paragraph(runs) + headline(rows), ""]
     for domain in HEADLINE:
-        if of_measure(values, "ade_px", domain).empty:
+        ade = of_measure(values, "ade_px", domain).set_index("configuration")["value"]
+        if ade.empty:
             continue
-        real, copy, base = (_value(values, name, "ade_px", domain) for name in ("real", "copy last frame", "base"))
-        values_of = [f"{name} {number(_value(values, name, 'ade_px', domain))}" for name in tuned_configurations(values)]
-        worse = [a for a in ["base", *tuned_configurations(values)] if _value(values, a, "ade_px", domain) >= copy]
+        models, real, copy = ade.reindex(["base", *tuned_configurations(values)]), ade["real"], ade["copy last frame"]
+        worse = ", ".join(models.index[models >= copy])
+        values_of = ", ".join(f"{name} {number(value)}" for name, value in models.items())
         lines.append(
-            f"- {capital(domain_of(domain).label)}: ADE in px is {', '.join([f'base {number(base)}', *values_of])}; "
-            f"the detector itself has {number(real)} on real frames, and copying the last frame {number(copy)}. "
-            + (f"No better than copying: {', '.join(worse)}." if worse else "All are better than copying.")
+            f"- {capital(domain_of(domain).label)}: ADE in px is {values_of}; the detector itself has {number(real)} on "
+            f"real frames, and copying the last frame {number(copy)}. "
+            + (f"No better than copying: {worse}." if worse else "All are better than copying.")
         )
     return "\n".join(lines)
 
@@ -180,8 +178,7 @@ def _change(values: pd.DataFrame, name: str, measure: str, domain: str) -> str:
 
 
 def _of_seeds(seeds: int) -> str:
-    counted = f"{seeds} seed" + ("s" if seeds > 1 else "")
-    return counted if seeds >= tables.SEEDS_FOR_AN_INTERVAL else f"{counted}: no interval"
+    return counted(seeds, "seed") + (": no interval" if seeds < tables.SEEDS_FOR_AN_INTERVAL else "")
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -222,7 +219,6 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Each measure against the share of replay in a batch, at the last step; base and reference baselines as level lines."""
     everything = last_step(per_configuration(rows))
     means, seeds = (one[one["model"] == FINE_TUNED] for one in (everything, last_step(per_run(rows))))
-    percents = dict(zip(means["configuration"], 100 * means["replay_fraction"], strict=True))
     chains, colours = _chains(means), _colours(means)
     shades = {kind: _shade(chain, colours) for kind, chain in chains.items()}
     shade_of = {name: shades[kind] for kind, chain in chains.items() for name in chain}
@@ -233,12 +229,11 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axes.axhline(_value(everything, "base", measure, domain), color=INK, lw=1.6, zorder=1)
             here, single = (of_measure(one, measure, domain).set_index("configuration") for one in (means, seeds))
             bars, dots = (one.index.map(shade_of).tolist() for one in (here, single))
-            axes.vlines(here.index.map(percents), here["low"], here["high"], color=bars, lw=1.6, zorder=2)
+            axes.vlines(100 * here["replay_fraction"], here["low"], here["high"], color=bars, lw=1.6, zorder=2)
             for kind, chain in chains.items():
-                x, y = [percents[name] for name in chain], here["value"].reindex(chain).to_numpy()
+                x, y = 100 * here.loc[chain, "replay_fraction"], here.loc[chain, "value"]
                 sns.lineplot(x=x, y=y, color=shades[kind], marker="o", ms=7, ax=axes)
-            if len(single):
-                axes.scatter(single.index.map(percents), single["value"], c=dots, **SEED_DOT)
+            axes.scatter(100 * single["replay_fraction"], single["value"], c=dots or None, **SEED_DOT)
             axes.set(xlabel="replay in a batch (%)", ylabel=measure_of(measure).axis)
         entries = [legend_entry(shade, kind, "o", line="-") for kind, shade in shades.items()]
         entries.append(legend_entry(INK, "base", "", line="-"))
@@ -247,6 +242,8 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 
 def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Each measure over fine-tuning, a line per replay fraction from the base at step 0, of a few also a thin one a seed."""
+    if rows.empty:
+        return style.text_figure("These results are not here: they lie in book/results.")
     means, seeds = per_configuration(rows), per_run(rows)
     colours = _colours(means)
     with figure_style():
@@ -266,13 +263,6 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         of_names = [legend_entry(shade, name, "o", line="-") for name, shade in colours.items()]
         entries = [legend_entry(INK, "base", "D"), *of_names]
         return style.finished_with_references(figure, "Measures over fine-tuning", runs, entries)
-
-
-def control(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """`over_steps` of the published control; where the results were not copied along, a figure that says so."""
-    if rows.empty:
-        return style.text_figure("The control's results are not here: they lie in book/results.")
-    return over_steps(rows, runs)
 
 
 def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure:
@@ -321,14 +311,14 @@ def _chains(values: pd.DataFrame) -> dict[str, list[str]]:
 
 def _colours(values: pd.DataFrame) -> dict[str, Any]:
     """Vermilion without replay; with it a hue per kind, which darkens as replay grows."""
-    names = values[values["model"] == FINE_TUNED].drop_duplicates("configuration").set_index("configuration")["replay"]
-    some = [name for name in tuned_configurations(values) if name != NONE]
-    colours: dict[str, Any] = {}
-    for kind, hue in zip(sorted({names[name] for name in some}, key=_hue_first), style.HUES, strict=False):
-        of_kind = [name for name in some if names[name] == kind]
+    names = tuned_configurations(values)
+    kinds = values.drop_duplicates("configuration").set_index("configuration")["replay"]
+    kinds = kinds.reindex([name for name in names if name != NONE])
+    colours: dict[str, Any] = dict.fromkeys(names, VERMILION)
+    for hue, (_, of_kind) in zip(style.HUES, kinds.groupby(kinds, sort=False), strict=False):
         shades = sns.blend_palette(hue, len(of_kind)) if len(of_kind) > 1 else [hue[1]]
-        colours |= dict(zip(of_kind, shades, strict=True))
-    return {name: colours.get(name, VERMILION) for name in tuned_configurations(values)}
+        colours |= dict(zip(of_kind.index, shades, strict=True))
+    return colours
 
 
 def _shade(chain: Sequence[str], colours: dict[str, Any]) -> Any:

@@ -30,7 +30,7 @@ from replaylab.store import Store, store_of
 from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import PRESETS
 from replaylab.sweeps.sweep import Table
-from replaylab.util.text import duration, number
+from replaylab.util.text import counted, duration, number
 
 COLOURS: dict[Verdict, str] = {
     "holds": "#0173b2", "does not hold": "#d55e00", "undecided": GREY, "exploratory": "#cc78bc",
@@ -89,7 +89,7 @@ def opening(
     """Markdown for the top of a result page: each claim's verdict, effect, interval and seeds, then what the runs cost
     and the command that makes them again.
 
-    found: as from `judged`; names: the claims to show, "C2" for all that begin so. runs: those the page rests on, columns
+    found: as from `judge_all`; names: the claims to show, "C2" for all that begin so. runs: those the page rests on, columns
     run, replay, replay_fraction, state, and target where there are several. presets and store: where the runs are from.
     beside: sentences of claims without a verdict, shown with the others.
     """
@@ -112,9 +112,8 @@ def opening(
 
 def opening_of(table: Table, names: Sequence[str], options: str = "", beside: Sequence[str] = ()) -> str:
     """`opening` for the page of one preset; options: what its command takes besides."""
-    words = ["python -m replaylab sweep --preset", table.preset, *filter(None, [options]), "--store FOLDER"]
-    found = judge_all(table.rows)
-    return opening(found, names, table.runs, " ".join(words), [table.preset], table.store, beside)
+    command = " ".join(f"python -m replaylab sweep --preset {table.preset} {options} --store FOLDER".split())
+    return opening(judge_all(table.rows), names, table.runs, command, [table.preset], table.store, beside)
 
 
 def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregistered: bool) -> str:
@@ -172,14 +171,14 @@ def cost_in_words(runs: pd.DataFrame, store: Path) -> str:
     machines = dict.fromkeys(f"{one['processors']} {one['machine']} processors, {_device(one)}" for one in summaries)
     hours = f"{sum(seconds) / 3600:.1f} hours" if sum(seconds) > 3600 else duration(sum(seconds))
     return (
-        f"{len(seconds)} run{'s' * (len(seconds) > 1)}, {hours} in all, {duration(median(seconds))} each (the median), on "
+        f"{counted(len(seconds), 'run')}, {hours} in all, {duration(median(seconds))} each (the median), on "
         f"{' or '.join(machines)}."
     )
 
 
 def _device(summary: dict[str, Any]) -> str:
     device, threads = (summary["execution"][name] for name in ("device", "threads"))
-    return f"{threads} thread{'s' * (threads > 1)} a run" if device == "cpu" else f"device {device}"
+    return f"{counted(threads, 'thread')} a run" if device == "cpu" else f"device {device}"
 
 
 def verdict_table(found: Judgements) -> Styler:

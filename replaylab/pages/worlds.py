@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -84,14 +84,11 @@ def _ordered(domains: Sequence[str]) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------- table
 def statistics_table(survey: Survey) -> Styler:
     """A row per domain, a column per statistic: the value, and its 95 % interval below; then how many windows."""
-    values = survey.statistics.set_index(["domain", "statistic"])
-    domains = _ordered(survey.domains)
-    shown = {
-        title: [_cell(values.loc[(domain, statistic)], statistic) for domain in domains]
-        for statistic, title in COLUMNS.items()
-    }
-    counts = [f"{values.loc[(domain, 'patterns'), 'n']:.0f}" for domain in domains]
-    table = pd.DataFrame({**shown, "windows": counts}, index=[capital(domain_of(name).label) for name in domains])
+    domains, values = _ordered(survey.domains), survey.statistics.set_index("domain")
+    of_statistics = {name: values[values["statistic"] == name].loc[domains] for name in COLUMNS}
+    shown = {COLUMNS[name]: of.apply(_cell, axis=1) for name, of in of_statistics.items()}
+    table = pd.DataFrame({**shown, "windows": of_statistics["patterns"]["n"].map("{:.0f}".format)})
+    table.index = [capital(domain_of(name).label) for name in domains]
     groups = pd.Series([domain_of(name).group for name in domains])
     firsts = np.flatnonzero(groups != groups.shift())
     intervals = [
@@ -101,13 +98,13 @@ def statistics_table(survey: Survey) -> Styler:
     return styled(table, "worlds-statistics", ruled=firsts, wide=True).set_table_styles(intervals, overwrite=False)
 
 
-def _cell(one: pd.Series[float], statistic: str) -> str:
+def _cell(one: pd.Series[Any]) -> str:
     if np.isnan(one["value"]):
         return "–"
-    text = _number(one["value"], statistic)
+    text = _number(one["value"], one["statistic"])
     if np.isnan(one["low"]) or one["low"] == one["high"]:  # one video, or no two that differ
         return text
-    low, high = (_number(one[end], statistic).removesuffix(" %") for end in ("low", "high"))
+    low, high = (_number(one[end], one["statistic"]).removesuffix(" %") for end in ("low", "high"))
     return f"{text}<br><small>{low} – {high}</small>"
 
 

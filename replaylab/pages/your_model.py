@@ -21,6 +21,7 @@ from replaylab.pages import style
 from replaylab.pages.replay_sweep import tuned_configurations
 from replaylab.pages.style import GREY, INK, VERMILION, WIDTH, figure_style
 from replaylab.sweeps.sweep import Table
+from replaylab.util.text import counted
 
 TABLE = ("effnet_kd", "effnet_fd", "psnr_db", "effnet_perceptual", "ade_px", "recall", "flow_error_px")
 
@@ -108,7 +109,7 @@ def summary(table: Table) -> str:
         level = f"{measure_of(measure).name} is {before:.3g} before fine-tuning"
         lines.append(f"- **{domain}**: {level}; it changes by {changes}.")
     seeds = table.runs["seed"].nunique()
-    note = f"Of {seeds} seed{'s' * (seeds > 1)}: look for changes that are larger than what seeds differ by."
+    note = f"Of {counted(seeds, 'seed')}: look for changes that are larger than what seeds differ by."
     return "\n".join([*lines, "", note])
 
 

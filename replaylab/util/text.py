@@ -21,6 +21,11 @@ def capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
+def counted(count: int, noun: str) -> str:
+    """How many of something there are: "1 seed", "5 seeds"."""
+    return f"{count} {noun}{'s' * (count > 1)}"
+
+
 def percent(fraction: float) -> str:
     """A share in percent: 0.25 is "25 %"."""
     return f"{100 * fraction:.3g} %"

@@ -431,5 +431,5 @@ def test_the_base_curve_draws_its_domains_and_their_floors() -> None:
 
 
 def test_a_control_that_is_not_there_is_said_and_not_drawn() -> None:
-    figure = replay_sweep.control(pd.DataFrame(), pd.DataFrame())
+    figure = replay_sweep.over_steps(pd.DataFrame(), pd.DataFrame())
     assert len(figure.axes) == 1 and "not here" in figure.texts[0].get_text()
