@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Mapping
 from contextlib import closing
 from fractions import Fraction
 from importlib.util import find_spec
@@ -30,13 +31,13 @@ class UndecodableVideo(ValueError):
     """A video file that is not what its domain lists; the message names the file."""
 
 
-def write_video(path: Path, frames: Any, frames_per_second: float, options: dict[str, str] = FAITHFUL) -> None:
+def write_video(path: Path, frames: Any, frames_per_second: float, options: Mapping[str, object] = FAITHFUL) -> None:
     """Write uint8 frames (T, H, W, 3) as H.264 mp4 (yuv420p, so that every browser plays it); H and W even."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         # slower presets gave other bytes each time for the same frames of this size, even with one thread
-        stream.options = options
+        stream.options = dict(options)
         stream.codec_context.thread_count = 1
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))

@@ -23,7 +23,7 @@ def capital(text: str) -> str:
 
 def counted(count: int, noun: str) -> str:
     """How many of something there are: "1 seed", "5 seeds"."""
-    return f"{count} {noun}{'s' * (count > 1)}"
+    return f"{count} {noun}s" if count > 1 else f"{count} {noun}"
 
 
 def percent(fraction: float) -> str:
