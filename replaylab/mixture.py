@@ -5,7 +5,8 @@ that its fraction, schedule and weight ask for, in exact rational arithmetic. Ti
 assignment problem (R. Tijdeman, 1980, Discrete Mathematics 32, 323-330, section 2) fills the slots so that no domain is ever
 a whole sample away from its target, whatever the number of domains and however the targets vary. Clips of a domain are
 visited in epochs, each a fresh permutation: none repeats before the others were used. What fills a slot depends on the
-mixture and the slot alone, so a resumed run equals one that was never interrupted, and ranks agree.
+mixture and the slot alone, so a resumed run equals one that was never interrupted, and ranks agree; no step needs those
+before it.
 
 Refused: fractions outside 0 to 1, domains without clips, batches that ranks cannot share evenly, and steps beyond a
 scheduled run.
@@ -18,16 +19,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from math import ceil
+from heapq import heappop, heappush, heappushpop
+from math import lcm
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaylab.spec import BUFFERS, SCHEDULES, check_fraction, generator
+from replaylab.spec import BUFFERS, CLIP_ORDERS, SCHEDULES, check_fraction, generator
+
+MOST_SHUFFLED = 2**16  # clips of a domain whose order is a held permutation even where orders are computed
+ROUNDS = 8
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One sample of a batch: domain 0 is the target, 1, 2, ... the replayed ones in the spec's order."""
 
     domain: int
@@ -51,6 +56,7 @@ class Mixture:
     steps: int = 0  # of the whole run; needed by all schedules but `constant`
     period: int = 0  # steps from one burst to the next
     weights: Sequence[float] = ()  # of the replayed domains among themselves; () for equal ones
+    clip_order: str = "shuffled"  # of an epoch: a permutation in memory; or `computed` clip by clip, for millions of clips
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clips", tuple(self.clips))
@@ -63,6 +69,8 @@ class Mixture:
             raise ValueError(f"replay_fraction is {self.replay_fraction}, but there is no domain to replay")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        if self.clip_order not in CLIP_ORDERS:
+            raise ValueError(f"clip_order {self.clip_order!r} is none of {', '.join(CLIP_ORDERS)}")
         if self.schedule != "constant" and self.steps < 1:
             raise ValueError(f"steps is {self.steps}; schedule {self.schedule!r} must know the run's length")
         if self.schedule == "periodic" and (self.period < 1 or self.steps % self.period):
@@ -81,17 +89,19 @@ class Mixture:
         """The slots of one step (from 0) that a rank fills: every `ranks`-th of the batch, from `rank` on."""
         if self.batch_size % ranks:
             raise ValueError(f"batch_size {self.batch_size} cannot be shared evenly by {ranks} ranks: make it a multiple")
-        filled = _filled(self)
-        visits = filled.before(step)
-        slots = []
-        for domain in filled.domains(step):
-            slots.append(Slot(domain, self._clip(domain, visits[domain])))
-            visits[domain] += 1
-        return slots[rank::ranks]
+        self.check_step(step + 1)
+        domains, before = _filling(self).advance(step * self.batch_size, (step + 1) * self.batch_size)
+        visits = np.empty(self.batch_size, np.int64)
+        for domain in np.flatnonzero(np.bincount(domains)):
+            slots = np.flatnonzero(domains == domain)
+            visits[slots] = before[domain] + np.arange(len(slots))
+        clips = self._clips_of(domains, visits)
+        return list(map(Slot._make, zip(domains[rank::ranks].tolist(), clips[rank::ranks].tolist(), strict=True)))
 
     def counts(self, steps: int) -> list[int]:
         """Samples of each domain in the first `steps` steps, as realised."""
-        return _filled(self).before(steps)
+        self.check_step(steps)
+        return _filling(self).counts(steps * self.batch_size)
 
     def targets(self, steps: int) -> list[Fraction]:
         """Samples of each domain in the first `steps` steps, as asked for: exact, not whole numbers."""
@@ -102,16 +112,6 @@ class Mixture:
         replayed = self.batch_size * self._replayed_until(step)
         return step * self.batch_size - replayed if domain == 0 else replayed * self._source_weights[domain - 1]
 
-    def first_slot(self, domain: int, amount: Fraction) -> int:
-        """The smallest number of slots after which the domain's target is at least `amount`."""
-        if self.schedule == "constant":
-            return ceil(amount / self._shares[domain])
-        step = bisect_left(self._targets_by_step[domain], amount) - 1  # reached within this step
-        if step >= self.steps:
-            return (self.steps + 1) * self.batch_size  # not within this run
-        before, after = self._targets_by_step[domain][step : step + 2]
-        return step * self.batch_size + ceil((amount - before) * self.batch_size / (after - before))
-
     def check_step(self, step: int) -> None:
         """Raises ValueError for a step beyond the run, where the schedule depends on the run's length."""
         if self.schedule != "constant" and step > self.steps:
@@ -119,7 +119,7 @@ class Mixture:
 
     def _replayed_until(self, step: int) -> Fraction:
         """The sum of the first `step` batches' replayed shares."""
-        fraction = Fraction(str(self.replay_fraction))  # 0.1 means one tenth, not its binary neighbour
+        fraction = self._fraction
         if self.schedule == "constant":
             return step * fraction
         self.check_step(step)
@@ -130,6 +130,27 @@ class Mixture:
         start, slope = (low, high - low) if self.schedule == "ramp" else (high, low - high)
         return start * step + slope * step**2 / (2 * self.steps)
 
+    def _clips_of(self, domains: np.ndarray, visits: np.ndarray) -> np.ndarray:
+        """The clips of samples, each a domain and a number among its samples."""
+        sizes = np.array(self.clips)[domains]
+        epochs, places = visits // sizes, visits % sizes
+        clips = np.empty(len(visits), np.int64)
+        large = sizes > (MOST_SHUFFLED if self.clip_order == "computed" else sizes.max())
+        groups, group = np.unique(epochs * len(self.clips) + domains, return_inverse=True)
+        keys = np.zeros((len(groups), ROUNDS), np.uint64)
+        for number, code in enumerate(groups.tolist()):
+            slots, (epoch, domain) = np.flatnonzero(group == number), divmod(code, len(self.clips))
+            if large[slots[0]]:
+                keys[number] = _round_keys(self.seed, domain, epoch)
+            else:
+                clips[slots] = _order(self.seed, domain, epoch, self.clips[domain])[places[slots]]
+        clips[large] = _computed(places[large], sizes[large], keys[group[large]])
+        return clips
+
+    @cached_property
+    def _fraction(self) -> Fraction:
+        return Fraction(str(self.replay_fraction))  # 0.1 means one tenth, not its binary neighbour
+
     @cached_property
     def _source_weights(self) -> list[Fraction]:
         given = [Fraction(str(weight)) for weight in self.weights] or [Fraction(1)] * (len(self.clips) - 1)
@@ -138,68 +159,201 @@ class Mixture:
     @cached_property
     def _shares(self) -> list[Fraction]:
         """Each domain's share of the run."""
-        fraction = Fraction(str(self.replay_fraction))
-        return [1 - fraction, *(fraction * weight for weight in self._source_weights)]
-
-    @cached_property
-    def _targets_by_step(self) -> list[list[Fraction]]:
-        return [[self.target(domain, step) for step in range(self.steps + 1)] for domain in range(len(self.clips))]
-
-    def _clip(self, domain: int, visit: int) -> int:
-        epoch, place = divmod(visit, self.clips[domain])
-        return int(_order(self.seed, domain, epoch, self.clips[domain])[place])
+        return [1 - self._fraction, *(self._fraction * weight for weight in self._source_weights)]
 
 
-class _Filled:
-    """The slots of a mixture, filled from the first on as far as needed: a cache, not a state.
+class _Filling:
+    """The slots of a mixture, filled by Tijdeman's rule, from any slot on.
 
     Of k domains, the m-th sample of one (m from 0) may be taken once its target has reached m + d, and must be before
     it exceeds m + 1 - d, where d = 1 / (2k - 2); of those that may, the one with the earliest deadline is taken.
+
+    Slot n is reached without the slots before it. How many samples of deadlines up to x wait at n depends on the number of
+    such samples that waited earlier, not on which (the queue's recursion: D. V. Lindley, 1952, Mathematical Proceedings of
+    the Cambridge Philosophical Society 48, 277-289). So filling may begin at a slot s by which no sample is released that
+    can still wait at n, with any choice of the released samples as those that wait at s, as long as their number is right:
+    from n on all is as if it had begun at slot 0. From s to n it is no further than a sample may wait, which is 1 / (the
+    smallest share) where shares are constant.
+
+    All numbers are whole: targets are counted in `unit` parts of a sample. Arrays are of int64 where that holds them, else
+    of Python's integers.
     """
 
     def __init__(self, mixture: Mixture) -> None:
-        self.mixture = mixture
-        self.active = [domain for domain, share in enumerate(mixture._shares) if share]
-        self.margin = Fraction(1, max(2, 2 * len(self.active) - 2))
-        self.order = bytearray() if len(mixture.clips) < 256 else []  # type: bytearray | list[int]
-        self.counts = [[0] * len(mixture.clips)]  # before each step
-        self.windows = {domain: self._window(domain, 0) for domain in self.active}
+        self.mixture, self.size = mixture, mixture.batch_size
+        self.is_constant = mixture.schedule == "constant"
+        self.domains = [domain for domain, share in enumerate(mixture._shares) if share]
+        margin = Fraction(1, max(2, 2 * len(self.domains) - 2))
+        self.whole = lcm(*(weight.denominator for weight in mixture._source_weights))
+        self.weights = [int(weight * self.whole) for weight in mixture._source_weights]
+        self.unit = margin.denominator * mixture._fraction.denominator * self.whole
+        self.unit *= 2 * mixture.steps if mixture.schedule in ("ramp", "anneal") else 1
+        self.margin = int(margin * self.unit)
+        self._targets = lru_cache(maxsize=1024)(self._targets_after)
+        self._reached = 0, [0] * len(self.domains)  # a slot, and the samples taken before it: where the next step begins
 
-    def _window(self, domain: int, taken: int) -> tuple[int, int]:
-        first = self.mixture.first_slot(domain, taken + self.margin)
-        return first, self.mixture.first_slot(domain, taken + 1 - self.margin)
+    def _taken(self, slots: int) -> list[int]:
+        if self._reached[0] != slots:
+            start, taken = self._start(slots)
+            self._reached = slots, self._fill(start, slots, taken)[1]
+        return self._reached[1]
 
-    def _fill(self, steps: int) -> None:
-        size = self.mixture.batch_size
-        self.mixture.check_step(steps)
-        while len(self.counts) <= steps:
-            taken = list(self.counts[-1])
-            for slot in range(len(self.order) + 1, len(self.order) + size + 1):
-                ready = [(last, domain) for domain, (first, last) in self.windows.items() if first <= slot]
-                _, domain = min(ready)
-                taken[domain] += 1
-                self.windows[domain] = self._window(domain, taken[domain])
-                self.order.append(domain)
-            self.counts.append(taken)
+    def advance(self, start: int, stop: int) -> tuple[np.ndarray, list[int]]:
+        """The domain of each slot from `start` to `stop`, and the samples of each domain before them."""
+        before = self._taken(start)
+        filled, after = self._fill(start, stop, before)
+        self._reached = stop, after
+        return np.array(self.domains)[filled], self._of_all(before)
 
-    def before(self, step: int) -> list[int]:
-        self._fill(step)
-        return list(self.counts[step])
+    def counts(self, slots: int) -> list[int]:
+        """Samples of each domain in the first `slots` slots."""
+        return self._of_all(self._taken(slots))
 
-    def domains(self, step: int) -> list[int]:
-        self._fill(step + 1)
-        size = self.mixture.batch_size
-        return list(self.order[step * size : (step + 1) * size])
+    def _of_all(self, taken: list[int]) -> list[int]:
+        counts = dict(zip(self.domains, taken, strict=True))
+        return [counts.get(domain, 0) for domain in range(len(self.mixture.clips))]
+
+    def _start(self, slots: int) -> tuple[int, list[int]]:
+        """Where to begin for the state after `slots` slots, and what to regard as taken there."""
+        ends = [self._slot(which, (m + 1) * self.unit - self.margin) for which, m in enumerate(self._surely_taken(slots))]
+        undue = self._due(min(slots, min(ends) - 1))  # each domain's first sample that may wait then, or is released later
+        released = [self._slot(which, m * self.unit + self.margin) for which, m in enumerate(undue)]
+        begin = max(0, min(slots, min(released) - 1))
+        taken = self._released(begin)
+        waiting = sum(taken) - begin
+        for which, least in enumerate(self._surely_taken(begin)):
+            untaken = min(waiting, taken[which] - least)
+            taken[which] -= untaken
+            waiting -= untaken
+        return begin, taken
+
+    def _fill(self, start: int, stop: int, taken: list[int]) -> tuple[np.ndarray, list[int]]:
+        """Which of `domains` fills each slot from `start` to `stop`, and what is taken after them."""
+        counts = np.array(self._released(stop)) - np.array(taken)
+        which = np.repeat(np.arange(len(counts)), counts)
+        samples = np.array(taken)[which] + np.arange(len(which)) - (np.cumsum(counts) - counts)[which]
+        steps = range(0, 2) if self.is_constant else range(start // self.size, -(-stop // self.size) + 1)
+        bounds = [self._targets(step) for step in steps]
+        largest = max((max(taken) + len(which) + 2) * self.unit, *bounds[-1]) * (1 if self.is_constant else self.size)
+        kind = np.int64 if max(largest, 2 * stop * len(counts)) < 2**62 else object
+        amounts, limits = samples.astype(kind) * self.unit, np.array(bounds, kind)
+        releases = self._slots(which, amounts + self.margin, steps, limits)
+        deadlines = self._slots(which, amounts + (self.unit - self.margin), steps, limits)
+        priorities = deadlines * len(counts) + which  # by deadline, then by domain
+        order = np.argsort(releases, kind="stable")
+        filled = _earliest_first(releases[order].tolist(), priorities[order].tolist(), start, stop) % len(counts)
+        filled = filled.astype(np.int64)
+        return filled, (np.array(taken) + np.bincount(filled, minlength=len(counts))).tolist()
+
+    def _slots(self, which: np.ndarray, amounts: np.ndarray, steps: range, limits: np.ndarray) -> np.ndarray:
+        """`_slot` of many: quick where that is within `steps`, at whose ends the targets are `limits`."""
+        if self.is_constant:
+            return -(-amounts // (limits[1] // self.size)[which])
+        piece = np.empty(len(amounts), int)
+        for number in range(limits.shape[1]):
+            piece[which == number] = np.searchsorted(limits[:, number], amounts[which == number]) - 1
+        inside = (piece >= 0) & (piece < len(limits) - 1)
+        before, after = (limits[piece[inside] + later, which[inside]] for later in (0, 1))
+        slots = np.zeros_like(amounts)
+        slots[inside] = (steps[0] + piece[inside]) * self.size - (before - amounts[inside]) * self.size // (after - before)
+        for number in np.flatnonzero(~inside).tolist():
+            slots[number] = self._slot(int(which[number]), int(amounts[number]))
+        return slots
+
+    def _slot(self, which: int, amount: int) -> int:
+        """The smallest number of slots after which the target of a domain is at least `amount`."""
+        if self.is_constant:
+            return -(-amount // (self._targets(1)[which] // self.size))
+        last = self.mixture.steps
+        step = bisect_left(range(last + 1), amount, key=lambda step: self._targets(step)[which]) - 1  # reached within it
+        if step >= last:
+            return (last + 1) * self.size  # not within this run
+        before, after = self._targets(step)[which], self._targets(step + 1)[which]
+        return step * self.size - (before - amount) * self.size // (after - before)
+
+    def _released(self, slots: int) -> list[int]:
+        return [(level - self.size * self.margin) // (self.size * self.unit) + 1 for level in self._levels(slots)]
+
+    def _due(self, slots: int) -> list[int]:
+        return [(level + self.size * self.margin) // (self.size * self.unit) for level in self._levels(slots)]
+
+    def _surely_taken(self, slots: int) -> list[int]:
+        """How many deadlines have passed: a sample may still wait when its deadline has just been reached."""
+        return [
+            -((self.size * (self.unit - self.margin) - level) // (self.size * self.unit)) for level in self._levels(slots)
+        ]
+
+    def _levels(self, slots: int) -> list[int]:
+        """The targets after `slots` slots, times the batch size: within a step they grow evenly."""
+        step, rest = divmod(slots, self.size)
+        before = self._targets(step)
+        after = self._targets(step + 1) if rest else before
+        return [low * self.size + (high - low) * rest for low, high in zip(before, after, strict=True)]
+
+    def _targets_after(self, step: int) -> list[int]:
+        replayed = self.size * int(self.mixture._replayed_until(step) * (self.unit // self.whole))  # of `weights` each
+        driving = step * self.size * self.unit - replayed * self.whole
+        targets = [driving, *(replayed * weight for weight in self.weights)]
+        return [targets[domain] for domain in self.domains]
+
+
+def _earliest_first(releases: list[int], priorities: list[int], start: int, stop: int) -> np.ndarray:
+    """What fills each slot: of all that is released by then and has not been taken, the least of `priorities`."""
+    filled: list[int] = []
+    waiting: list[int] = []
+    releases.append(stop + 1)
+    event = 0
+    for slot in range(start + 1, stop + 1):
+        if releases[event] > slot:
+            filled.append(heappop(waiting))
+            continue
+        while releases[event + 1] <= slot:
+            heappush(waiting, priorities[event])
+            event += 1
+        filled.append(heappushpop(waiting, priorities[event]))
+        event += 1
+    return np.array(filled)
 
 
 @lru_cache(maxsize=16)
-def _filled(mixture: Mixture) -> _Filled:
-    return _Filled(mixture)
+def _filling(mixture: Mixture) -> _Filling:
+    return _Filling(mixture)
 
 
 @lru_cache(maxsize=64)
 def _order(seed: int, domain: int, epoch: int, clips: int) -> np.ndarray:
     return generator(seed, f"order of domain {domain}", epoch).permutation(clips)
+
+
+@lru_cache(maxsize=1024)
+def _round_keys(seed: int, domain: int, epoch: int) -> np.ndarray:
+    return generator(seed, f"rounds of domain {domain}", epoch).integers(2**64, size=ROUNDS, dtype=np.uint64)
+
+
+def _computed(places: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """The clips at `places` of permutations of `sizes` clips that are computed place by place, and held nowhere.
+
+    A Feistel network over the least even number of bits, with a round for each of the `keys` (places, rounds); what it
+    takes beyond the size is permuted again (cycle walking: J. Black and P. Rogaway, 2002, CT-RSA, section 4).
+    """
+    numbers = places.astype(np.uint64)
+    half = ((np.frexp(sizes - 1)[1] + 1) // 2).astype(np.uint64)  # of the bits of the largest number
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    walking = np.arange(len(numbers))
+    while len(walking):
+        left, right = numbers[walking] >> half[walking], numbers[walking] & mask[walking]
+        for key in keys[walking].T:
+            left, right = right, left ^ (_scrambled(right + key) & mask[walking])
+        numbers[walking] = (left << half[walking]) | right
+        walking = walking[numbers[walking] >= sizes[walking].astype(np.uint64)]
+    return numbers.astype(np.int64)
+
+
+def _scrambled(numbers: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (G. L. Steele, D. Lea and C. H. Flood, 2014, OOPSLA, figure 16)."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
 
 
 def buffer(clips: int, size: int, choose: str = "first", seed: int = 0, features: ArrayLike | None = None) -> list[int]:

@@ -183,6 +183,7 @@ class EvaluationSpec(Described):
 
 SCHEDULES = ("constant", "periodic", "ramp", "anneal")
 BUFFERS = ("first", "random", "coverage")
+CLIP_ORDERS = ("shuffled", "computed")
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,7 @@ class TrainingSpec(Described):
     trained: str = "full"  # full: all weights | lora: low-rank adapters | temporal: the layers that mix frames
     lora_rank: int = 8
     accumulate: int = 1  # gradient accumulation steps
+    clip_order: str = field(default="shuffled", metadata=LATER)  # one of CLIP_ORDERS: see `mixture.Mixture`
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lora_rank", "accumulate"):
@@ -254,6 +256,8 @@ class TrainingSpec(Described):
             )
         if self.trained not in TRAINED:
             raise ValueError(f"trained is {self.trained!r}, none of {', '.join(TRAINED)}")
+        if self.clip_order not in CLIP_ORDERS:
+            raise ValueError(f"clip_order is {self.clip_order!r}, none of {', '.join(CLIP_ORDERS)}")
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,19 @@
 """Replay mixing: exact at every step, no clip again before the others, and nothing remembered."""
 
+import tracemalloc
+from bisect import bisect_left
 from collections import Counter
 from fractions import Fraction
 from itertools import pairwise
+from math import ceil
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
-from replaylab.mixture import Mixture, buffer
+from replaylab.mixture import MOST_SHUFFLED, Mixture, buffer
 from replaylab.spec import BUFFERS, SCHEDULES
 from replaylab.sweeps.presets import steps_for
 
@@ -61,6 +65,7 @@ def test_ranks_share_each_batch_without_overlap(mixture, ranks, step):
     assert together == mixture.batch(step)
 
 
+@settings(max_examples=25)
 @given(mixtures(), st.randoms(use_true_random=False))
 def test_a_step_does_not_depend_on_what_was_asked_before(mixture, random):
     forwards = [mixture.batch(step) for step in range(STEPS)]
@@ -68,6 +73,91 @@ def test_a_step_does_not_depend_on_what_was_asked_before(mixture, random):
     random.shuffle(steps)
     fresh = Mixture(*(getattr(mixture, name) for name in mixture.__dataclass_fields__))
     assert {step: fresh.batch(step) for step in steps} == dict(enumerate(forwards))
+
+
+def tijdeman(mixture: Mixture) -> list[int]:
+    """The domains of all slots of STEPS steps by the rule as it is written: slot after slot, in exact fractions."""
+    size, slots = mixture.batch_size, STEPS * mixture.batch_size
+
+    def target(domain: int, slot: int) -> Fraction:
+        step, rest = divmod(slot, size)
+        before = mixture.target(domain, step)
+        return before + (mixture.target(domain, step + 1) - before) * rest / size if rest else before
+
+    sources = [domain for domain in range(len(mixture.clips)) if mixture.target(domain, STEPS)]
+    margin = Fraction(1, max(2, 2 * len(sources) - 2))
+    targets = {domain: [target(domain, slot) for slot in range(slots + 1)] for domain in sources}
+
+    def first_slot(domain: int, amount: Fraction) -> int:
+        if mixture.schedule == "constant":
+            return ceil(amount * size / mixture.target(domain, 1))
+        return bisect_left(targets[domain], amount)  # whatever is beyond the run is equally late
+
+    taken, filled = dict.fromkeys(sources, 0), []
+    windows = {domain: (first_slot(domain, margin), first_slot(domain, 1 - margin)) for domain in sources}
+    for slot in range(1, slots + 1):
+        domain = min((last, domain) for domain, (first, last) in windows.items() if first <= slot)[1]
+        filled.append(domain)
+        taken[domain] += 1
+        windows[domain] = first_slot(domain, taken[domain] + margin), first_slot(domain, taken[domain] + 1 - margin)
+    return filled
+
+
+@given(mixtures(), st.integers(0, STEPS - 1))
+def test_any_step_is_filled_as_if_all_before_it_had_been(mixture, step):
+    filled = tijdeman(mixture)
+    size = mixture.batch_size
+    assert [slot.domain for slot in mixture.batch(step)] == filled[step * size : (step + 1) * size]
+    assert mixture.counts(step + 1) == [filled[: (step + 1) * size].count(domain) for domain in range(len(mixture.clips))]
+
+
+LARGE = {"clips": [10**7] * 50, "seed": 0, "clip_order": "computed"}
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, "weights"])
+def test_a_late_step_of_a_large_run_needs_little_memory_and_is_exact(schedule):
+    given = (
+        {"weights": [1 + (7 * number) % 23 / 10 for number in range(49)]}
+        if schedule == "weights"
+        else {"schedule": schedule}
+    )
+    step = 9_000_000
+    mixture = Mixture(0.25, 512, steps=10**7, period=1000, **given, **LARGE)
+    tracemalloc.start()
+    batch = mixture.batch(step)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 50e6
+    before, after, targets = mixture.counts(step), mixture.counts(step + 1), mixture.targets(step)
+    assert all(abs(count - target) < 1 for count, target in zip(before, targets, strict=True))
+    filled = Counter(slot.domain for slot in batch)
+    assert [later - earlier for earlier, later in zip(before, after, strict=True)] == [
+        filled[domain] for domain in range(50)
+    ]
+    assert all(0 <= slot.clip < 10**7 for slot in batch) and len(set(batch)) == len(batch)
+
+
+@pytest.mark.parametrize("clips", [MOST_SHUFFLED, MOST_SHUFFLED + 1, 100_003, 2**17])
+def test_a_computed_order_visits_every_clip_once_in_each_epoch_and_otherwise_in_the_next(clips):
+    mixture = Mixture(0.0, clips, [clips], 3, clip_order="computed")
+    first, second = ([slot.clip for slot in mixture.batch(epoch)] for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(clips))
+    assert sum(a == b for a, b in zip(first, second, strict=True)) < 10  # one is expected of independent permutations
+
+
+def test_a_computed_order_is_as_even_as_a_shuffled_one():
+    """Chi-square over cells of (place, clip) and of neighbouring clips, one below 1 in 1000 for a fair permutation."""
+    clips, cells = 100_003, 16
+    mixture = Mixture(0.0, clips, [clips], 5, clip_order="computed")
+    order = np.array([slot.clip for slot in mixture.batch(0)])
+    low, high = chi2.ppf([0.001, 0.999], (cells - 1) ** 2)
+    place, band = np.arange(clips), order * cells // clips
+    for a, b in ((place * cells // clips, band), (band[:-1], band[1:]), (place % cells, order % cells)):
+        table = np.bincount(a * cells + b, minlength=cells**2).reshape(cells, cells)
+        expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / table.sum()
+        assert low < ((table - expected) ** 2 / expected).sum() < high
+    steps = np.diff(order)
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 4 / np.sqrt(clips) and len(np.unique(steps)) > 0.4 * clips
 
 
 @given(FRACTIONS, st.integers(1, 9), st.sampled_from(SCHEDULES))
@@ -117,6 +207,7 @@ def test_a_fraction_outside_zero_to_one_is_refused_by_name(fraction):
     ({"clips": [5]}, "no domain to replay"),
     ({"batch_size": 0}, "batch_size is 0"),
     ({"schedule": "sometimes"}, "none of constant, periodic, ramp, anneal"),
+    ({"clip_order": "sorted"}, "none of shuffled, computed"),
     ({"schedule": "ramp"}, "steps is 0"),
     ({"schedule": "periodic", "steps": 9}, "period is 0"),
     ({"schedule": "periodic", "steps": 9, "period": 4}, "whole periods"),

@@ -142,7 +142,7 @@ def mixed_sources(pipeline: Pipeline, spec: RunSpec, store: Path) -> tuple[list[
     sources += [_replayed(pipeline, world, spec, store) for world in replay.domains]
     mixture = Mixture(
         replay.fraction, training.batch_size, [len(source) for source in sources], spec.seed, replay.schedule,
-        training.steps, replay.period, replay.weights,
+        training.steps, replay.period, replay.weights, training.clip_order,
     )  # fmt: skip
     return sources, mixture
 
