@@ -159,9 +159,7 @@ def _judge_alignment(rows: pd.DataFrame, claim: Claim) -> Judged | None:
 
 
 def alignments(rows: pd.DataFrame, configuration: Configuration, domain: str) -> pd.Series[float]:
-    """Spearman's ρ of each run, by seed and base: of the gain in EffNet-KD on ordinary driving and the gain in ADE, over
-    its checkpoints. NaN where either never changes.
-    """
+    """Spearman's ρ of the gains in EffNet-KD on ordinary driving and in ADE over a run's checkpoints; NaN if one is flat."""
     gains = []
     for measure, of in (("effnet_kd", "driving"), ("ade_px", domain)):
         here = of_measure(rows, measure, of)

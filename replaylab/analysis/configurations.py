@@ -32,9 +32,7 @@ from replaylab.util.text import percent
 REFERENCE = NEAR_25.name
 LAST, EQUAL, LOWER = "at the last step", "at equal fidelity", "at a lower one"
 SHARES = {EQUAL: 0.8, LOWER: 0.5}
-"""Readings at equal fidelity: how much of the gain in EffNet-KD of near replay 25 %, seed by seed. Not all of it: what
-comes to just as much would miss it by chance.
-"""
+"""Readings at equal fidelity: shares of near replay 25 %'s gain in EffNet-KD, by seed; all of it is missed by chance."""
 
 
 def label_of(measure: str, place: str) -> str:
