@@ -54,7 +54,6 @@ OTHER_LOOKS = ("near-ordinary", "near-eventful", "near-held-out", "near")
 SOURCES = {"near": ("near",), "far": ("physics", "orbit", "doom"), "all": ("near", "physics", "orbit", "doom")}
 """Kinds of replay: what is shown as driving is, in other looks; what is not; and both, as the base saw them."""
 
-
 PUBLISHED = (
     "pilot", "pilot-diverse", "published", "dose", "dose-between", "ablations", "alternatives-dev", "alternatives",
     "second-world", "second-family",

@@ -125,14 +125,10 @@ def _make(folder: Path, preset: str, specs: Mapping[str, WorldSpec], home: Path)
     for name, table in {"statistics": statistics, "velocities": speeds}.items():
         write_table(folder / f"{name}.parquet", table)
     about = {
-        "preset": preset,
-        "split": SPLIT,
-        "videos": PRESETS[preset],
-        "windows": windows,
+        "preset": preset, "split": SPLIT, "videos": PRESETS[preset], "windows": windows,
         "domains": {name: digest(spec) for name, spec in specs.items()},
-        "described": {name: spec.as_dict() for name, spec in specs.items()},
-        "made_by": provenance(),
-    }
+        "described": {name: spec.as_dict() for name, spec in specs.items()}, "made_by": provenance(),
+    }  # fmt: skip
     write_json(folder / "survey.json", about)
 
 

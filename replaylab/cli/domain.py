@@ -82,15 +82,10 @@ def _settings(options: argparse.Namespace) -> ConversionSettings:
     from replaylab.data.importers.sources import Recipe
 
     return ConversionSettings(
-        Path(options.out),
-        Recipe(*_size(options.size), options.fit, options.frames_per_second, options.frames),
-        SplitShares(options.dev, options.test),
-        options.name,
-        options.licence,
-        options.prompt,
-        options.processes or usable_cores(),
-        options.dry_run,
-    )
+        Path(options.out), Recipe(*_size(options.size), options.fit, options.frames_per_second, options.frames),
+        SplitShares(options.dev, options.test), options.name, options.licence, options.prompt,
+        options.processes or usable_cores(), options.dry_run,
+    )  # fmt: skip
 
 
 def _print(result: ConversionResult, out: str) -> None:

@@ -40,7 +40,6 @@ SPLIT = "dev"
 LEAST_EVIDENCE = 3.0
 PARTS = 8  # of the clips, each left out once: the jackknife of a measure of all boxes together
 
-
 PRESETS = {"published": (64, 64, 128), "quick": (24, 72, 112), "smoke": (8, 8, 16)}
 """Of each domain: clips to corrupt, real clips of other scenes, and videos (those of the sweep that shares them)."""
 

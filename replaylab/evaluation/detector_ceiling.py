@@ -185,13 +185,9 @@ def _means(clips: pd.DataFrame, detections: list[Any], harmless: bool) -> dict[s
         precision = detection.average_precision(*zip(*detections, strict=True), min_iou=0.5).value
     ade = clips["ade_px"]
     return {
-        **clips.reindex(columns=MEANS).mean(),
-        "ade_standard_error_px": ade.sem(),
-        "average_precision_iou50": precision,
-        "harmless": harmless,
-        "clips": int(ade.notna().sum()),
-        "n": int(clips["n"].sum()),
-    }
+        **clips.reindex(columns=MEANS).mean(), "ade_standard_error_px": ade.sem(), "average_precision_iou50": precision,
+        "harmless": harmless, "clips": int(ade.notna().sum()), "n": int(clips["n"].sum()),
+    }  # fmt: skip
 
 
 def variants(

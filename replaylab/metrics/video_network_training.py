@@ -273,14 +273,12 @@ def _quality(
     occupied, truly_occupied = predicted.agents.numpy() > 0, true.agents > 0
     ego = predicted.ego.numpy() * EGO_UNITS
     return {
-        "clips": len(chosen),
-        "kind": float((predicted.kinds.argmax(1).numpy() == true.kinds).mean()),
+        "clips": len(chosen), "kind": float((predicted.kinds.argmax(1).numpy() == true.kinds).mean()),
         "order": float(np.mean(ordered)),
         "agents_f1": float(2 * (occupied & truly_occupied).sum() / max(1, occupied.sum() + truly_occupied.sum())),
         "moved_r2": _explained(predicted.moved.numpy() * PIXELS_PER_OUTPUT, true.moved_px),
-        "ahead_r2": _explained(ego[:, 1], true.ego[:, 1]),
-        "yaw_r2": _explained(ego[:, 2], true.ego[:, 2]),
-    }
+        "ahead_r2": _explained(ego[:, 1], true.ego[:, 1]), "yaw_r2": _explained(ego[:, 2], true.ego[:, 2]),
+    }  # fmt: skip
 
 
 def _explained(predicted: NDArray[np.floating], true: NDArray[np.floating]) -> float | None:

@@ -60,24 +60,19 @@ def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
     table = made.rhos_of(EVENTFUL, reading)
     values = table.loc[table["target"] == target, "rho"]
     line = {
-        "reading": reading,
-        "fine-tuned on": target_name(target),
-        "seeds": str(len(values)),
+        "reading": reading, "fine-tuned on": target_name(target), "seeds": str(len(values)),
         measure_of(ALIGNMENT).label: describe(interval(values, 1.0), ".2f"),
         "− that of 0 %": describe(interval(alignment.rho_minus_ordinary(made, target, reading=reading)), ".2f"),
         "status": "exploratory",
-    }
+    }  # fmt: skip
     if target == ORDINARY:
         line["− that of 0 %"] = "–"
-    elif target == CLAIM.configuration.target and reading == PREREGISTERED and (result := _preregistered(made)):
-        line["status"] = f"preregistered: {result.verdict}"
+    elif (target, reading) == (CLAIM.configuration.target, PREREGISTERED) and {*made.presets} <= {*verdicts.PREREGISTERED}:
+        result = claims.judge(made.rows, CLAIM)
+        line["status"] = f"preregistered: {result.verdict}" if result else line["status"]
     if values.empty:
         line["status"] = "too few checkpoints or no change" if target in made.done_targets else verdicts.MISSING
     return line
-
-
-def _preregistered(made: Sweeps) -> claims.Judged | None:
-    return judged_claim(made)[0][1] if set(made.presets) <= set(verdicts.PREREGISTERED) else None
 
 
 # ------------------------------------------------------------------------------------------------------------- figures

@@ -59,19 +59,14 @@ def tuned_configurations(values: pd.DataFrame) -> list[str]:
 # -------------------------------------------------------------------------------------------------------------- tables
 def status_table(runs: pd.DataFrame) -> Styler:
     """Every run of the grid: finished, missing or failed and why; its cost, and the replay it really had."""
-    shown = pd.DataFrame(
-        {
-            "run": runs["run"].str[:8],
-            "replay": runs["replay"].replace("", "–"),
-            "replay asked": runs["replay_fraction"].map(percent),
-            "replay realised": runs["realised_replay_fraction"].map(percent, na_action="ignore"),
-            "seed": runs["seed"],
-            "state": runs["state"],
-            "trained": runs["trained_now"].map({True: "now", False: "earlier"}).where(runs["state"] == "done"),
-            "time (s)": runs["seconds"].map("{:.0f}".format, na_action="ignore"),
-            "reason": runs["reason"],
-        }
-    )
+    trained = runs["trained_now"].map({True: "now", False: "earlier"}).where(runs["state"] == "done")
+    shown = pd.DataFrame({
+        "run": runs["run"].str[:8], "replay": runs["replay"].replace("", "–"),
+        "replay asked": runs["replay_fraction"].map(percent),
+        "replay realised": runs["realised_replay_fraction"].map(percent, na_action="ignore"), "seed": runs["seed"],
+        "state": runs["state"], "trained": trained, "time (s)": runs["seconds"].map("{:.0f}".format, na_action="ignore"),
+        "reason": runs["reason"],
+    })  # fmt: skip
     return style.styled(shown.fillna("–"), "runs").hide(axis="index")
 
 
@@ -136,7 +131,8 @@ def headline(rows: pd.DataFrame) -> str:
         kd = _change(values, name, "effnet_kd", "driving")
         ade = _change(values, name, "ade_px", "driving-eventful")
         seeds = int(values.loc[values["configuration"] == name, "seeds"].max())
-        parts.append(f"{how} ({_of_seeds(seeds)}), {kd}, and {ade}")
+        count = counted(seeds, "seed") + (": no interval" if seeds < tables.SEEDS_FOR_AN_INTERVAL else "")
+        parts.append(f"{how} ({count}), {kd}, and {ade}")
     return f"Fine-tuned on driving {'; '.join(parts)}."
 
 
@@ -175,10 +171,6 @@ def _change(values: pd.DataFrame, name: str, measure: str, domain: str) -> str:
         is_apart = not line["low"] <= before <= line["high"]
         note = f"{note}; {interval}" if is_apart else f"{interval} holds the base's value"
     return f"{what} {verb} from {number(before)} to {number(after)}{unit} ({note})"
-
-
-def _of_seeds(seeds: int) -> str:
-    return counted(seeds, "seed") + (": no interval" if seeds < tables.SEEDS_FOR_AN_INTERVAL else "")
 
 
 # ------------------------------------------------------------------------------------------------------------- figures

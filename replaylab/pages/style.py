@@ -92,23 +92,11 @@ def completeness_paragraph(runs: pd.DataFrame) -> str:
 def figure_style() -> Iterator[None]:
     """The appearance of every figure of the book, as a matplotlib context: on white, in light and dark pages alike."""
     settings = {
-        **sns.axes_style("ticks"),
-        "font.size": 10,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "axes.labelsize": 10,
-        "xtick.labelsize": 9,
-        "ytick.labelsize": 9,
-        "legend.fontsize": 10,
-        "legend.frameon": False,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": GREY,
-        "figure.titlesize": 11,
-        "figure.titleweight": "bold",
-        "figure.facecolor": "white",
-        "figure.dpi": 200,
-    }
+        **sns.axes_style("ticks"), "font.size": 10, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": 10,
+        "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 10, "legend.frameon": False, "axes.spines.top": False,
+        "axes.spines.right": False, "axes.edgecolor": GREY, "figure.titlesize": 11, "figure.titleweight": "bold",
+        "figure.facecolor": "white", "figure.dpi": 200,
+    }  # fmt: skip
     with plt.rc_context(settings):
         yield
 

@@ -17,13 +17,10 @@ LIBRARY = Path(__file__).parents[1]
 def provenance() -> dict[str, Any]:
     """Git commit, package versions and machine; no host name, no paths."""
     return {
-        "replaylab": version("replaylab"),
-        "git_commit": _git_commit(LIBRARY),
-        "packages": {package: _version(package) for package in PACKAGES},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-    }
+        "replaylab": version("replaylab"), "git_commit": _git_commit(LIBRARY),
+        "packages": {package: _version(package) for package in PACKAGES}, "python": platform.python_version(),
+        "machine": platform.machine(), "processors": os.cpu_count(),
+    }  # fmt: skip
 
 
 def _version(package: str) -> str | None:

@@ -201,7 +201,8 @@ def submit(specs: Sequence[RunSpec], store: Path, machine: MachineSpec, cluster:
         alive = active([job for job in known.values() if job])
         if alive is None:
             raise OSError(f"SLURM does not answer (squeue), and {folder} names jobs that may be alive: try again")
-        wanted = [spec for spec in specs if not Store(store).is_done(spec) and _id(known[spec.run_id]) not in alive]
+        with_jobs = {run for run, job in known.items() if job and job.id in alive}
+        wanted = [spec for spec in specs if not Store(store).is_done(spec) and spec.run_id not in with_jobs]
         if len(wanted) < len(specs):
             report(f"{len(specs) - len(wanted)} runs have a job already, or are done: watching")
         if not wanted:
@@ -214,10 +215,6 @@ def submit(specs: Sequence[RunSpec], store: Path, machine: MachineSpec, cluster:
         for spec, job in zip(wanted, jobs, strict=True):
             Job(cluster, job.job_id, socket.gethostname(), now).write(spec, store)
         report(f"submitted {len(jobs)} jobs ({cluster}: {_listed([job.job_id for job in jobs])}); logs are in {folder}")
-
-
-def _id(job: Job | None) -> str:
-    return job.id if job else ""
 
 
 def _submitted(

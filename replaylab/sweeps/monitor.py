@@ -61,11 +61,11 @@ class _Monitor:
 
     def jobs(self) -> dict[str, Job]:
         """Run id -> its newest job, of the runs that have not ended."""
-        jobs = {spec.run_id: Job.read(spec, self.store) for spec in self.specs if not self._has_ended(spec)}
+        done = Store(self.store).is_done
+        jobs = {
+            one.run_id: Job.read(one, self.store) for one in self.specs if one.run_id not in self.failed and not done(one)
+        }
         return {run: job for run, job in jobs.items() if job}
-
-    def _has_ended(self, spec: RunSpec) -> bool:
-        return spec.run_id in self.failed or Store(self.store).is_done(spec)
 
     def states(self) -> dict[str, tuple[str, str]]:
         """Run id -> (queued | running | done | failed, details)."""

@@ -67,23 +67,14 @@ class Preset(Described):
 
 
 _QUICK = Preset(
-    name="quick",
-    replay_fractions=(0.0, 0.25, 0.5),
-    seeds=(0,),
-    videos=(192, 112, 0),
-    evaluation_clips=40,
-    reference_clips=72,
-    training=TrainingSpec(steps=120, batch_size=16, learning_rate=4e-4, ema_decay=0.98),
-    evaluate_at=(40, 120),
-    about="one seed on the dev split, at most ten minutes on two cores",
-)
-
+    name="quick", replay_fractions=(0.0, 0.25, 0.5), seeds=(0,), videos=(192, 112, 0), evaluation_clips=40,
+    reference_clips=72, training=TrainingSpec(steps=120, batch_size=16, learning_rate=4e-4, ema_decay=0.98),
+    evaluate_at=(40, 120), about="one seed on the dev split, at most ten minutes on two cores",
+)  # fmt: skip
 
 _TARGET_LOOK = ("driving", "driving-eventful", "driving-held-out")
 
-
 _OTHERS = ("near", "near-ordinary", "near-eventful", "near-held-out", "physics", "orbit", "doom")
-
 
 _PUBLISHED = replace(
     _QUICK, name="published", replay_fractions=(0.0, 0.05, 0.1, 0.25, 0.5, 1.0), seeds=(0, 1, 2, 3, 4),
@@ -94,26 +85,22 @@ _PUBLISHED = replace(
     about="the preregistered replay sweep: five seeds on the test split, two bases; hours on two cores",
 )  # fmt: skip
 
-
 _PILOT = replace(
     _PUBLISHED, name="pilot", replay_fractions=(0.0, 0.25), seeds=(0, 1, 3), videos=(512, 128, 0),
     evaluation_clips=40, reference_clips=80, replayed_at=(), split="dev",
     about="what was looked at before the preregistration: three seeds on the dev split, exploratory",
 )  # fmt: skip
 
-
 _DOSE = replace(
     _PUBLISHED, name="dose", targets=("driving", "driving-eventful"), replay_fractions=(0.0,),
     about="targets that are all ordinary and all eventful, without replay: five seeds on the test split",
 )  # fmt: skip
-
 
 _ABLATION = replace(
     _PUBLISHED, replay_fractions=(0.0, 0.25), seeds=(0, 1, 3), evaluation_clips=64, reference_clips=128,
     evaluate_at=(50, 150, 300), replayed_at=(), replay_kinds=("near",), evaluated=("driving", "driving-eventful"),
     at_the_end=("near-eventful", "physics"),
 )  # fmt: skip
-
 
 PRESETS = {
     preset.name: preset
@@ -180,7 +167,6 @@ def evaluated_worlds(preset: Preset, at_the_end: bool = False) -> dict[str, Worl
 
 FAMILIES = ("wan", "cogvideox")
 """Of the tiny bases."""
-
 
 BUDGETS = ("steps", "driving-samples")
 

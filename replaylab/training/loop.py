@@ -96,21 +96,10 @@ def batch_of(model: VideoModel, sources: Sources, mixture: Mixture, seed: int, s
 
 
 def fit(
-    model: VideoModel,
-    sources: Sources,
-    mixture: Mixture,
-    training: TrainingSpec,
-    seed: int,
-    folder: Path,
-    what: str,
-    *,
-    machine: MachineSpec = MachineSpec(),
-    rank: Rank = Rank(),
-    remedy: RemedySpec = RemedySpec(),
-    base_clips: Sequence[Clip] = (),
-    evaluate_at: Sequence[int] = (),
-    evaluate: Callable[[int], None] = lambda step: None,
-) -> None:
+    model: VideoModel, sources: Sources, mixture: Mixture, training: TrainingSpec, seed: int, folder: Path, what: str, *,
+    machine: MachineSpec = MachineSpec(), rank: Rank = Rank(), remedy: RemedySpec = RemedySpec(),
+    base_clips: Sequence[Clip] = (), evaluate_at: Sequence[int] = (), evaluate: Callable[[int], None] = lambda step: None,
+) -> None:  # fmt: skip
     """Train `model` in place and leave it with its averaged weights.
 
     `base_clips`: of the base's domains, for a remedy that measures the base on them. `evaluate(step)` is called on every
@@ -231,15 +220,11 @@ def _check_manifest(folder: Path, execution: Execution, rank: Rank) -> None:
     distributed.barrier(rank)
     if not begun:
         if rank.is_main:
-            text = json.dumps(asdict(execution), indent=1)
-            write_text(path, text)
+            write_text(path, json.dumps(asdict(execution), indent=1))
         return
     written = json.loads(path.read_text())
-    differing = [
-        f"{name} {written.get(name)!r} then, {value!r} now"
-        for name, value in asdict(execution).items()
-        if written.get(name) != value
-    ]
+    changed = {name: value for name, value in asdict(execution).items() if written.get(name) != value}
+    differing = [f"{name} {written.get(name)!r} then, {value!r} now" for name, value in changed.items()]
     if differing:
         raise ValueError(
             f"{folder} was begun with other settings, and would not end in the same bits: {'; '.join(differing)}. Go on "

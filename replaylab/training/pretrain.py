@@ -167,7 +167,8 @@ def _measure(model: TinyModel, step: int, home: Path, run: Path) -> None:
     if not path.is_file():
         table = _means(evaluate.evaluate(pipelines.TinyPipeline(model), CURVE, home)).assign(model="base", step=step)
         write_atomically(path, lambda aside: table.to_csv(aside, index=False))
-        report(f"base: step {step}: " + "; ".join(_ade_in_words(table)))
+        ades = table[table["measure"] == "ade_px"].set_index("domain")["value"]
+        report(f"base: step {step}: " + "; ".join(f"ADE {ade:.2f} px on {domain}" for domain, ade in ades.items()))
 
 
 def _floors(home: Path) -> pd.DataFrame:
@@ -185,11 +186,6 @@ def _floors(home: Path) -> pd.DataFrame:
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby(["domain", "measure"], as_index=False)["value"].mean()
-
-
-def _ade_in_words(table: pd.DataFrame) -> list[str]:
-    rows = table[table["measure"] == "ade_px"]
-    return [f"ADE {row.value:.2f} px on {row.domain}" for row in rows.itertuples()]
 
 
 def train_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int = DETECTOR_STEPS) -> None:

@@ -49,8 +49,13 @@ def track(iterable: Iterable[Item], what: str, total: int | None = None, unit: s
         total = len(iterable)
     start = time.monotonic()
     count = 0
-    wrapped = _silently if is_follower() else _bar if sys.stderr.isatty() else _lines
-    for item in wrapped(iterable, what, total, unit):
+    if is_follower():
+        shown = iterable
+    elif sys.stderr.isatty():
+        shown = tqdm(iterable, desc=what, total=total, unit=f" {unit}", leave=False, dynamic_ncols=True)
+    else:
+        shown = _lines(iterable, what, total, unit)
+    for item in shown:
         yield item
         count += 1
     report(f"{what}: {count} {unit} in {duration(time.monotonic() - start)}")
@@ -116,14 +121,6 @@ def _board_line(name: str, state: str, more: str) -> str:
 def is_follower() -> bool:
     """Whether this is one of several ranks (of torchrun or submitit) and not rank 0, the only one that reports."""
     return os.environ.get("RANK", "0") != "0"
-
-
-def _silently(iterable: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:
-    yield from iterable
-
-
-def _bar(iterable: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:
-    yield from tqdm(iterable, desc=what, total=total, unit=f" {unit}", leave=False, dynamic_ncols=True)
 
 
 def _lines(iterable: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:

@@ -89,13 +89,9 @@ def _build(spec: WorldSpec, folder: Path) -> None:
         for kind in ("videos", "tracks", "ego")
     )
     about = {
-        "name": spec.name,
-        "frames_per_second": spec.frames_per_second,
-        "size_px": spec.size_px,
-        "licence": getattr(WORLDS[spec.world], "LICENCE", "CC0-1.0"),
-        "made_by": "replaylab.worlds",
-        "world": spec.as_dict(),
-    }
+        "name": spec.name, "frames_per_second": spec.frames_per_second, "size_px": spec.size_px,
+        "licence": getattr(WORLDS[spec.world], "LICENCE", "CC0-1.0"), "made_by": "replaylab.worlds", "world": spec.as_dict(),
+    }  # fmt: skip
     write_domain(folder, about, videos, tracks, ego)
     shutil.rmtree(folder / "parts")
 

@@ -77,14 +77,11 @@ def fit(
     quality = centre_point.measure(model, held_out, held_out_truth)
     settings = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     facts: dict[str, Any] = {
-        "data": data,
-        "frames": len(images),
-        "validation_frames": len(held_out),
-        **network_training.record(started, losses, **settings),
-        "validation_worse_of_recall_and_precision": round(worse, 4),
+        "data": data, "frames": len(images), "validation_frames": len(held_out),
+        **network_training.record(started, losses, **settings), "validation_worse_of_recall_and_precision": round(worse, 4),
         "validation": _rounded(quality),
         "checks": {name: _rounded(centre_point.measure(model, *held)) for name, held in (checks or {}).items()},
-    }
+    }  # fmt: skip
     config = json.dumps({"detector": asdict(model.config), "training": facts}, indent=2)
     network_files.write(folder, network_files.weights_bytes(model), config, _card(model, facts))
     report(f"detector: {_in_words(quality)}; written to {folder}")
