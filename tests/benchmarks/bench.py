@@ -31,6 +31,7 @@ from replaylab.data.domain import Domain
 from replaylab.data.video import READERS, decode
 from replaylab.evaluation import evaluation_sets, measurement
 from replaylab.metrics import distances, fidelity, video_network
+from replaylab.mixture import Mixture, _filling
 from replaylab.models import sampling
 from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec
@@ -57,9 +58,34 @@ def main() -> None:
         compare_loaders("videos of 12 frames, 64 px", domain, plain, count=64)
         compare_loaders("videos of 300 frames, 256 px", long_videos(Path(home) / "long"), plain, count=32)
         time_measuring(Path(home))
+    time_mixture()
     for d in (1280, 2048):
         for n in (d // 2, d + d // 4):
             compare_frechet(n, d)
+
+
+def time_mixture() -> None:
+    """The batch of a step by itself, from nothing, and that of the next step; beside it the time of the first step's."""
+    large = {"clips": [10**7] * 50, "seed": 0, "clip_order": "computed"}
+    uneven = [1 + 7 * number % 23 / 10 for number in range(49)]
+    for name, step, given in (
+        ("batch 16, 4 domains, step 200,000", 200_000, {"batch_size": 16, "clips": [1000] * 4, "seed": 0}),
+        ("batch 256, 4 domains, step 1,000,000", 10**6, {"batch_size": 256, "clips": [1000] * 4, "seed": 0}),
+        ("batch 4096, 50 domains of 10^7 clips, step 10,000,000", 10**7, {"batch_size": 4096, **large}),
+        ("the same with uneven weights", 10**7, {"batch_size": 4096, "weights": uneven, **large}),
+        ("the same, a ramp", 10**7, {"batch_size": 4096, "schedule": "ramp", "steps": 2 * 10**7, **large}),
+    ):
+        seconds: dict[str, list[float]] = {"first": [], "late": [], "next": []}
+        for round_ in range(ROUNDS):
+            mixture = Mixture(0.25, **given)  # type: ignore[arg-type]
+            for kind, at in (("first", round_), ("late", step + 100 * round_), ("next", step + 100 * round_ + 1)):
+                if kind != "next":
+                    _filling.cache_clear()
+                started = time.perf_counter()
+                mixture.batch(at)
+                seconds[kind].append(time.perf_counter() - started)
+        first, late, after = (1e3 * statistics.median(seconds[kind]) for kind in ("first", "late", "next"))
+        print(f"mixture, {name}: {late:.2f} ms ({late / first:.2f} of one of the first steps), the next {after:.2f} ms")
 
 
 def time_measuring(home: Path, clips_measured: int = 400) -> None:
