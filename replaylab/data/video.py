@@ -109,12 +109,18 @@ def decode_with_pyav(path: Path, start: int = 0, stop: int = sys.maxsize, seek: 
 
 def decode_with_decord(path: Path, start: int = 0, stop: int = sys.maxsize) -> NDArray[np.uint8]:
     """`decode`, with decord's own errors; from the first frame on, because decord's seeking gives wrong frames in files
-    with open groups of pictures or intra refresh.
+    with open groups of pictures or intra refresh. FFmpeg is asked first whether the file is whole as far as that: under
+    load decord did not always refuse one that was cut short.
     """
     import decord
 
-    video = decord.VideoReader(str(path), num_threads=1)
-    return video.get_batch(range(min(stop, len(video)))).asnumpy()[start:]
+    video = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-9)  # no frame may be another one repeated
+    wanted = min(stop, len(video))
+    with av.open(str(path)) as container:
+        there = sum(bool(packet.size) and not packet.is_corrupt for packet in container.demux(video=0))
+    if there < wanted:
+        raise ValueError(f"the file ends within frame {there + 1}")
+    return video.get_batch(range(wanted)).asnumpy()[start:]
 
 
 READERS = {"pyav": decode_with_pyav, "decord": decode_with_decord}

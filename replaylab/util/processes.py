@@ -34,13 +34,13 @@ def _end_with_parent() -> None:
 
 
 def map_in_processes(
-    function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, what: str, unit: str
+    function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, what: str, unit: str, here: bool = True
 ) -> Iterator[Result]:
-    """`function` of every job, as results come, with progress (`progress.track`); here where one process is enough.
+    """`function` of every job, as results come, with progress (`progress.track`); `here` where one process is enough.
 
     Raises OSError where a process was killed.
     """
-    if min(processes, len(jobs)) <= 1:
+    if here and min(processes, len(jobs)) <= 1:
         yield from track(map(function, jobs), what, len(jobs), unit)
         return
     # spawn: FFmpeg's and OpenCV's threads do not survive a fork

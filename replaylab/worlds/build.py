@@ -82,7 +82,9 @@ def _build(spec: WorldSpec, folder: Path) -> None:
     if len(missing) < len(chunks):
         report(f"{folder}: {len(chunks) - len(missing)} of {len(chunks)} chunks were already rendered")
     what = f"rendering {spec.name} ({VIDEOS_PER_CHUNK} videos each)"
-    for _ in map_in_processes(partial(_render_chunk, spec, folder), missing, usable_cores(), what, "chunks"):
+    # a notebook's kernel is killed when it has run, and would leave the game of doom behind
+    here, render = spec.world != "doom", partial(_render_chunk, spec, folder)
+    for _ in map_in_processes(render, missing, usable_cores(), what, "chunks", here):
         pass
     videos, tracks, ego = (
         pd.concat([pd.read_parquet(_part_path(folder, chunk, kind)) for chunk in chunks], ignore_index=True)
