@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from replaylab.analysis.world_survey import run
 from replaylab.cli import options as shared
 from replaylab.sweeps.presets import PRESETS, evaluated_worlds, trained_worlds
 from replaylab.worlds.named import DOMAINS, domain_spec
@@ -65,8 +64,8 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _survey(options: argparse.Namespace) -> None:
-    from replaylab.analysis import world_statistics
+    from replaylab.analysis import world_statistics, world_survey
 
-    survey = run(options.preset, options.names, options.store)
+    survey = world_survey.run(options.preset, options.names, options.store)
     table = survey.statistics.pivot(index="domain", columns="statistic", values="value")
     print(table.loc[survey.domains, list(world_statistics.STATISTICS)].round(2).to_string())
