@@ -16,7 +16,7 @@ WITHOUT_CLIPS = {"compute", "01_worlds", "02_finetune_degradation", "05_measures
 
 @pytest.mark.timeout(900)
 def test_reading_imports_neither_torch_nor_a_renderer_nor_decord(swept: Table, tmp_path: Path) -> None:
-    """Descriptions of runs and the options of a command do without pandas and OpenCV, pages without clips without PyAV."""
+    """Descriptions of runs and the options of all verbs do without pandas and OpenCV, pages without clips without PyAV."""
     written = run([sys.executable, str(HELPERS / "read_pages.py"), str(swept.store), str(tmp_path)], ROOT, 600)
     seen = json.loads(written.splitlines()[-1])
     assert seen.pop("describe") == []

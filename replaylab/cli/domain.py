@@ -49,7 +49,7 @@ def _add_kind(kinds: Any, name: str, text: str, rate: int) -> argparse.ArgumentP
         about = f"share of scenes for {split}, by their names (default: 0.1)"
         parser.add_argument(f"--{split}", type=float, default=0.1, help=about)
     parser.add_argument("--licence", default="", help="of the pictures, to be written down")
-    parser.add_argument("--prompt", default="", help="what the videos show, for models that are told in words")
+    parser.add_argument("--prompt", default="", help="what the videos show, for models with a text encoder")
     parser.add_argument("--processes", type=int, default=0, help="at once (default: one a core)")
     parser.add_argument("--dry-run", action="store_true", help="list what would be made and how long it would take")
     return parser

@@ -108,9 +108,8 @@ def decode_with_pyav(path: Path, start: int = 0, stop: int = sys.maxsize, seek: 
 
 
 def decode_with_decord(path: Path, start: int = 0, stop: int = sys.maxsize) -> NDArray[np.uint8]:
-    """`decode`, with decord's own errors; from the first frame on, because decord's seeking gives wrong frames in files
-    with open groups of pictures or intra refresh. FFmpeg is asked first whether the file is whole as far as that: under
-    load decord did not always refuse one that was cut short.
+    """`decode`, with decord's own errors; from the first frame on, because decord's seeking gives wrong frames in files with
+    open groups of pictures or intra refresh, and of a file that is whole so far: decord did not always refuse another.
     """
     import decord
 

@@ -81,9 +81,8 @@ def _build(spec: WorldSpec, folder: Path) -> None:
     missing = [chunk for chunk in chunks if not _part_path(folder, chunk, "ego").is_file()]
     if len(missing) < len(chunks):
         report(f"{folder}: {len(chunks) - len(missing)} of {len(chunks)} chunks were already rendered")
-    what = f"rendering {spec.name} ({VIDEOS_PER_CHUNK} videos each)"
-    # a notebook's kernel is killed when it has run, and would leave the game of doom behind
-    here, render = spec.world != "doom", partial(_render_chunk, spec, folder)
+    render, what = partial(_render_chunk, spec, folder), f"rendering {spec.name} ({VIDEOS_PER_CHUNK} videos each)"
+    here = spec.world != "doom"  # a notebook's kernel is killed when it has run, and would leave the game behind
     for _ in map_in_processes(render, missing, usable_cores(), what, "chunks", here):
         pass
     videos, tracks, ego = (
