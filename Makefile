@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PY := $(BIN)/python
+JOBS ?= 2
 NOTEBOOK := book/03_replay_sweep.ipynb
 EXECUTED := book/runs/quick.ipynb
 PAGE := book/_build/html/runs/quick.html
@@ -34,8 +35,9 @@ check: setup  ## ruff and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-test: setup  ## the fast tests; SLOW=1 adds the slow and optional ones, and requires them
-	$(PY) -m pytest
+# Much of a test is not numerical work: two files at a time, a thread each.
+test: setup  ## the fast tests, JOBS=2 at a time; SLOW=1 adds the slow and optional ones, and requires them
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile
 
 # -W: a notebook that fails is an error, not a warning.
 book: setup  ## build the report from what is there; trains nothing

@@ -218,7 +218,8 @@ def test_videos_of_several_domains_stand_one_after_the_other() -> None:
 def test_a_seed_repeats_itself_to_the_bit_and_another_differs(tmp_path: Path) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    first, same, other = (short_fit(tmp_path / str(i), seed=seed).state_dict() for i, seed in enumerate((0, 0, 1)))
+    fits = (short_fit(tmp_path / str(i), seed=seed, checks={}) for i, seed in enumerate((0, 0, 1)))
+    first, same, other = (network.state_dict() for network in fits)
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["clip.weight"], other["clip.weight"])
     assert sha256(tmp_path / "0" / "model.safetensors") == sha256(tmp_path / "1" / "model.safetensors")
@@ -256,8 +257,8 @@ def test_the_card_says_what_it_is_and_a_command_that_exists(trained: tuple[Any, 
 
 
 def test_training_again_replaces_the_folder_but_nothing_else_is_replaced(tmp_path: Path) -> None:
-    short_fit(tmp_path / "weights", steps=1)
-    short_fit(tmp_path / "weights", steps=2)
+    short_fit(tmp_path / "weights", steps=1, checks={})
+    short_fit(tmp_path / "weights", steps=2, checks={})
     assert json.loads((tmp_path / "weights" / "config.json").read_text())["training"]["steps"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
     (tmp_path / "thesis.txt").write_text("years of work")
