@@ -20,6 +20,7 @@ import torch
 from conftest import HELPERS, TWO_RANKS
 from safetensors.torch import load_file
 
+from replaylab.evaluation import evaluate
 from replaylab.spec import MachineSpec
 from replaylab.store import ReferenceSpec
 from replaylab.sweeps.presets import grid
@@ -42,19 +43,30 @@ CAMPAIGNS = {
 
 
 def spec():
-    """Six steps of a ramp from driving to replay; measured in the middle and at the end."""
+    """Six steps of a ramp from driving to replay; measured in the middle and at the end, on few clips of two domains."""
     smoke = grid("smoke", [0.5])[0]
+    few = replace(smoke.evaluation, domains=smoke.evaluation.domains[:2], clips=4, sampler_steps=2)
     return replace(
-        smoke, training=replace(smoke.training, steps=6), evaluate_at=(3, 6), replay=replace(smoke.replay, schedule="ramp")
+        smoke, training=replace(smoke.training, steps=6), evaluate_at=(3, 6), evaluation=few,
+        replay=replace(smoke.replay, schedule="ramp"),
     )  # fmt: skip
 
 
-def started(store: Path, swept, way: str, *deadly) -> subprocess.Popen:
+@pytest.fixture(scope="module")
+def shared(swept, tmp_path_factory):
+    """A store with what all runs share: domains and references."""
+    store = tmp_path_factory.mktemp("shared")
+    (store / "domains").symlink_to(swept.store / "domains")
+    evaluate.references(ReferenceSpec.of(spec()), store)
+    return store
+
+
+def started(store: Path, shared, way: str, *deadly) -> subprocess.Popen:
     store.mkdir(exist_ok=True)
     references = ReferenceSpec.of(spec()).run_id
-    for shared in ("domains", references):
-        if not (store / shared).is_symlink():
-            os.symlink(swept.store / shared, store / shared)
+    for name in ("domains", references):
+        if not (store / name).is_symlink():
+            os.symlink(shared / name, store / name)
     launcher, machine = WAYS[way]
     about = store / "about.json"
     about.write_text(json.dumps({"spec": spec().as_dict(), "machine": machine.as_dict(), "store": str(store)}))
@@ -64,8 +76,8 @@ def started(store: Path, swept, way: str, *deadly) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def finished(store: Path, swept, way: str) -> Path:
-    process = started(store, swept, way)
+def finished(store: Path, shared, way: str) -> Path:
+    process = started(store, shared, way)
     errors = process.communicate(timeout=300)[1]
     assert process.returncode == 0, errors
     return store / spec().run_id
@@ -100,26 +112,26 @@ def assert_same(whole: Path, killed: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("way", CAMPAIGNS)
-def test_killed_in_every_phase_it_ends_with_the_same_bits(way, swept, tmp_path):
-    whole = finished(tmp_path / "whole", swept, way)
+def test_killed_in_every_phase_it_ends_with_the_same_bits(way, shared, tmp_path):
+    whole = finished(tmp_path / "whole", shared, way)
     for phase, number, rank in CAMPAIGNS[way]:
-        process = started(tmp_path / "killed", swept, way, phase, number, rank)
+        process = started(tmp_path / "killed", shared, way, phase, number, rank)
         errors = process.communicate(timeout=300)[1]
         assert process.returncode == -signal.SIGKILL or "Signal 9 (SIGKILL)" in errors, (phase, errors)
         assert not (tmp_path / "killed" / spec().run_id / "summary.json").exists()
-    assert_same(whole, finished(tmp_path / "killed", swept, way))
+    assert_same(whole, finished(tmp_path / "killed", shared, way))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_killed_at_random_moments_it_ends_with_the_same_bits(swept, tmp_path):
+def test_killed_at_random_moments_it_ends_with_the_same_bits(shared, tmp_path):
     began = time.monotonic()
-    whole = finished(tmp_path / "whole", swept, "one process")
+    whole = finished(tmp_path / "whole", shared, "one process")
     seconds = time.monotonic() - began
     moments = random.Random(0)
     for _ in range(3):
-        process = started(tmp_path / "killed", swept, "one process")
+        process = started(tmp_path / "killed", shared, "one process")
         time.sleep(moments.uniform(0.2, 1.0) * seconds)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    assert_same(whole, finished(tmp_path / "killed", swept, "one process"))
+    assert_same(whole, finished(tmp_path / "killed", shared, "one process"))
