@@ -4,9 +4,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PY := $(BIN)/python
 JOBS ?= 2
+PRESET ?= quick
 NOTEBOOK := book/03_replay_sweep.ipynb
-EXECUTED := book/runs/quick.ipynb
-PAGE := book/_build/html/runs/quick.html
+EXECUTED := book/runs/$(PRESET).ipynb
+PAGE := book/_build/html/runs/$(PRESET).html
 
 .PHONY: help setup check test book reproduce bench gpu-check clean
 
@@ -44,11 +45,11 @@ book: setup  ## build the report from what is there; trains nothing
 	$(BIN)/jupyter-book build book -W -n --keep-going
 
 reproduce: setup  ## fine-tune the replay sweep on this machine (at most 10 minutes on two cores), build the book
-	@echo "reproduce: $(NOTEBOOK) with preset quick fine-tunes the shipped base model at several replay fractions,"
+	@echo "reproduce: $(NOTEBOOK) with preset $(PRESET) fine-tunes the shipped base model at several replay fractions,"
 	@echo "reproduce: or reads the runs that are already in book/runs/store; then the book is built."
-	$(PY) -m papermill $(NOTEBOOK) $(EXECUTED) -p preset quick --log-output --no-progress-bar
+	$(PY) -m papermill $(NOTEBOOK) $(EXECUTED) -p preset $(PRESET) --log-output --no-progress-bar
 	$(BIN)/jupyter-book build book -W -n --keep-going
-	@found="$$($(PY) -m replaylab sweep --preset quick --headline)" && echo "open $(PAGE): $$found"
+	@found="$$($(PY) -m replaylab sweep --preset $(PRESET) --headline)" && echo "open $(PAGE): $$found"
 
 bench: setup  ## measure speed on this machine
 	$(PY) tests/benchmarks/bench.py

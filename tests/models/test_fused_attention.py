@@ -57,7 +57,7 @@ def test_attention_of_text_and_video_together_is_that_of_diffusers():
     inputs = {
         "hidden_states": torch.randn(2, 5, 4 * LATENT_CHANNELS, 8, 8), "timestep": torch.tensor([10, 900]),
         "encoder_hidden_states": torch.randn(2, 3, tiny.TEXT_DIM), "return_dict": False,
-        "image_rotary_emb": tiny_cogvideox._rotary_embedding(8, 8, torch.device("cpu")),
+        "image_rotary_emb": tiny_cogvideox._rotary_embedding((8, 8), torch.device("cpu")),
     }  # fmt: skip
     one, other = plain(**inputs)[0], fused(**inputs)[0]
     assert torch.allclose(one, other, atol=1e-5) and one.abs().mean() > 0.05

@@ -300,18 +300,18 @@ def test_two_sweeps_at_once_train_each_run_once(slurm, left_alone, tmp_path):
         assert_same(run, left_alone, store)
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP2"])
-def test_two_nodes_with_two_tasks_each_survive_a_requeue(sharded, slurm, left_alone, tmp_path):
+@pytest.mark.parametrize(("sharded", "tasks"), [(False, 2), (True, 1)], ids=["DDP, two tasks each", "FSDP2, a task each"])
+def test_two_nodes_survive_a_requeue(sharded, tasks, slurm, left_alone, tmp_path):
     whole = a_store(tmp_path / "whole", left_alone)
     way = ["--sharded"] if sharded else []
     alone = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m", "replaylab", "train",
-         "--preset", "smoke", "--replay-fraction", "0.5", "--store", str(whole), *way],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(2 * tasks),
+         "-m", "replaylab", "train", "--preset", "smoke", "--replay-fraction", "0.5", "--store", str(whole), *way],
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert alone.returncode == 0, alone.stderr
     store, machine = a_store(tmp_path / "nodes", left_alone), replace(MachineSpec(), sharded=sharded)
-    job = submitted(store, "hold", machine=machine, nodes=2, tasks_per_node=2)
+    job = submitted(store, "hold", machine=machine, nodes=2, tasks_per_node=tasks)
     wait_until_held(store)
     assert "NumNodes=2" in slurm.run("scontrol", "show", "job", job.id)
     slurm.run("scancel", "--signal=USR2", job.id)
@@ -319,7 +319,7 @@ def test_two_nodes_with_two_tasks_each_survive_a_requeue(sharded, slurm, left_al
     assert f"step-{HELD_AT:06d}" in checkpoints(store)
     (store / "gate").unlink()
     assert_done(picked_up(store, machine))
-    assert Store(store).summary(spec().run_id)["execution"]["ranks"] == 4
+    assert Store(store).summary(spec().run_id)["execution"]["ranks"] == 2 * tasks
     assert_same(spec(), whole, store)
 
 
