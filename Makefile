@@ -44,7 +44,7 @@ test: setup  ## the fast tests, JOBS=2 at a time; SLOW=1 adds the slow and optio
 book: setup  ## build the report from what is there; trains nothing
 	$(BIN)/jupyter-book build book -W -n --keep-going
 
-reproduce: setup  ## fine-tune the replay sweep on this machine (at most 10 minutes on two cores), build the book
+reproduce: setup  ## fine-tune the replay sweep, PRESET=quick, on this machine (at most 10 minutes on two cores), build the book
 	@echo "reproduce: $(NOTEBOOK) with preset $(PRESET) fine-tunes the shipped base model at several replay fractions,"
 	@echo "reproduce: or reads the runs that are already in book/runs/store; then the book is built."
 	$(PY) -m papermill $(NOTEBOOK) $(EXECUTED) -p preset $(PRESET) --log-output --no-progress-bar

@@ -135,7 +135,7 @@ class Mixture:
         sizes = np.array(self.clips)[domains]
         epochs, places = visits // sizes, visits % sizes
         clips = np.empty(len(visits), np.int64)
-        large = sizes > (MOST_SHUFFLED if self.clip_order == "computed" else sizes.max())
+        large = (sizes > MOST_SHUFFLED) & (self.clip_order == "computed")
         groups, group = np.unique(epochs * len(self.clips) + domains, return_inverse=True)
         keys = np.zeros((len(groups), ROUNDS), np.uint64)
         for number, code in enumerate(groups.tolist()):
@@ -184,24 +184,25 @@ class _Filling:
         self.is_constant = mixture.schedule == "constant"
         self.domains = [domain for domain, share in enumerate(mixture._shares) if share]
         margin = Fraction(1, max(2, 2 * len(self.domains) - 2))
-        self.whole = lcm(*(weight.denominator for weight in mixture._source_weights))
-        self.weights = [int(weight * self.whole) for weight in mixture._source_weights]
-        self.unit = margin.denominator * mixture._fraction.denominator * self.whole
+        self.weight_sum = lcm(*(weight.denominator for weight in mixture._source_weights))
+        self.weights = [int(weight * self.weight_sum) for weight in mixture._source_weights]
+        self.unit = margin.denominator * mixture._fraction.denominator * self.weight_sum
         self.unit *= 2 * mixture.steps if mixture.schedule in ("ramp", "anneal") else 1
         self.margin = int(margin * self.unit)
         self._targets = lru_cache(maxsize=1024)(self._targets_after)
         self._reached = 0, [0] * len(self.domains)  # a slot, and the samples taken before it: where the next step begins
 
     def _taken(self, slots: int) -> list[int]:
-        if self._reached[0] != slots:
-            start, taken = self._start(slots)
-            self._reached = slots, self._fill(start, slots, taken)[1]
-        return self._reached[1]
+        reached, taken = self._reached  # at once: a loader's thread may be filling too
+        if reached != slots:
+            taken = self._fill(*self._start(slots), slots)[1]
+            self._reached = slots, taken
+        return taken
 
     def advance(self, start: int, stop: int) -> tuple[np.ndarray, list[int]]:
         """The domain of each slot from `start` to `stop`, and the samples of each domain before them."""
         before = self._taken(start)
-        filled, after = self._fill(start, stop, before)
+        filled, after = self._fill(start, before, stop)
         self._reached = stop, after
         return np.array(self.domains)[filled], self._of_all(before)
 
@@ -227,22 +228,22 @@ class _Filling:
             waiting -= untaken
         return begin, taken
 
-    def _fill(self, start: int, stop: int, taken: list[int]) -> tuple[np.ndarray, list[int]]:
+    def _fill(self, start: int, taken: list[int], stop: int) -> tuple[np.ndarray, list[int]]:
         """Which of `domains` fills each slot from `start` to `stop`, and what is taken after them."""
         counts = np.array(self._released(stop)) - np.array(taken)
         which = np.repeat(np.arange(len(counts)), counts)
         samples = np.array(taken)[which] + np.arange(len(which)) - (np.cumsum(counts) - counts)[which]
         steps = range(0, 2) if self.is_constant else range(start // self.size, -(-stop // self.size) + 1)
         bounds = [self._targets(step) for step in steps]
-        largest = max((max(taken) + len(which) + 2) * self.unit, *bounds[-1]) * (1 if self.is_constant else self.size)
-        kind = np.int64 if max(largest, 2 * stop * len(counts)) < 2**62 else object
+        most = max((max(taken) + len(which) + 2) * self.unit, *bounds[-1]) * (len(counts) if self.is_constant else self.size)
+        latest = max(stop, (self.mixture.steps + 1) * self.size) * len(counts)  # of priorities, where a run has an end
+        kind = np.int64 if max(most, 2 * latest) < 2**62 else object
         amounts, limits = samples.astype(kind) * self.unit, np.array(bounds, kind)
         releases = self._slots(which, amounts + self.margin, steps, limits)
         deadlines = self._slots(which, amounts + (self.unit - self.margin), steps, limits)
         priorities = deadlines * len(counts) + which  # by deadline, then by domain
         order = np.argsort(releases, kind="stable")
-        filled = _earliest_first(releases[order].tolist(), priorities[order].tolist(), start, stop) % len(counts)
-        filled = filled.astype(np.int64)
+        filled = _earliest_first(releases[order].tolist(), priorities[order].tolist(), start, stop, len(counts))
         return filled, (np.array(taken) + np.bincount(filled, minlength=len(counts))).tolist()
 
     def _slots(self, which: np.ndarray, amounts: np.ndarray, steps: range, limits: np.ndarray) -> np.ndarray:
@@ -272,33 +273,32 @@ class _Filling:
         return step * self.size - (before - amount) * self.size // (after - before)
 
     def _released(self, slots: int) -> list[int]:
-        return [(level - self.size * self.margin) // (self.size * self.unit) + 1 for level in self._levels(slots)]
+        return self._count(slots, self.size * (self.unit - self.margin))
 
     def _due(self, slots: int) -> list[int]:
-        return [(level + self.size * self.margin) // (self.size * self.unit) for level in self._levels(slots)]
+        return self._count(slots, self.size * self.margin)
 
     def _surely_taken(self, slots: int) -> list[int]:
         """How many deadlines have passed: a sample may still wait when its deadline has just been reached."""
-        return [
-            -((self.size * (self.unit - self.margin) - level) // (self.size * self.unit)) for level in self._levels(slots)
-        ]
+        return self._count(slots, self.size * self.margin - 1)
 
-    def _levels(self, slots: int) -> list[int]:
-        """The targets after `slots` slots, times the batch size: within a step they grow evenly."""
+    def _count(self, slots: int, ahead: int) -> list[int]:
+        """Whole samples in the targets after `slots` slots, which grow evenly within a step, plus `ahead` / (size unit)."""
         step, rest = divmod(slots, self.size)
         before = self._targets(step)
         after = self._targets(step + 1) if rest else before
-        return [low * self.size + (high - low) * rest for low, high in zip(before, after, strict=True)]
+        levels = (low * self.size + (high - low) * rest for low, high in zip(before, after, strict=True))
+        return [(level + ahead) // (self.size * self.unit) for level in levels]
 
     def _targets_after(self, step: int) -> list[int]:
-        replayed = self.size * int(self.mixture._replayed_until(step) * (self.unit // self.whole))  # of `weights` each
-        driving = step * self.size * self.unit - replayed * self.whole
+        replayed = self.size * int(self.mixture._replayed_until(step) * (self.unit // self.weight_sum))  # over `weight_sum`
+        driving = step * self.size * self.unit - replayed * self.weight_sum
         targets = [driving, *(replayed * weight for weight in self.weights)]
         return [targets[domain] for domain in self.domains]
 
 
-def _earliest_first(releases: list[int], priorities: list[int], start: int, stop: int) -> np.ndarray:
-    """What fills each slot: of all that is released by then and has not been taken, the least of `priorities`."""
+def _earliest_first(releases: list[int], priorities: list[int], start: int, stop: int, kinds: int) -> np.ndarray:
+    """The kind, `priority % kinds`, of what fills each slot: of what is released and not taken, the least of `priorities`."""
     filled: list[int] = []
     waiting: list[int] = []
     releases.append(stop + 1)
@@ -312,7 +312,7 @@ def _earliest_first(releases: list[int], priorities: list[int], start: int, stop
             event += 1
         filled.append(heappushpop(waiting, priorities[event]))
         event += 1
-    return np.array(filled)
+    return (np.array(filled) % kinds).astype(np.int64)
 
 
 @lru_cache(maxsize=16)

@@ -32,7 +32,7 @@ from replaylab.util.text import percent
 REFERENCE = NEAR_25.name
 LAST, EQUAL, LOWER = "at the last step", "at equal fidelity", "at a lower one"
 SHARES = {EQUAL: 0.8, LOWER: 0.5}
-"""Readings at equal fidelity: shares of near replay 25 %'s gain in EffNet-KD, by seed; all of it is missed by chance."""
+"""Readings at equal fidelity: shares of near replay 25 %'s gain in EffNet-KD, by seed; who gains it all is chance."""
 
 
 def label_of(measure: str, place: str) -> str:

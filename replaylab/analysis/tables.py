@@ -32,7 +32,7 @@ def per_run(rows: pd.DataFrame) -> pd.DataFrame:
     """
     if "configuration" in rows:
         return rows
-    split = _split(rows)
+    split = split_of(rows)
     keys = ["run", "model", "replay", "replay_fraction", "seed", "step", "domain", "measure"]
     kinds = rows.dtypes[keys].to_dict()
     # Of millions of rows: their texts are compared once.
@@ -88,7 +88,7 @@ def drawn(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], *, at_the_end: 
     return values.loc[shown, columns]
 
 
-def _split(rows: pd.DataFrame) -> str:
+def split_of(rows: pd.DataFrame) -> str:
     if rows.empty:
         raise ValueError("no rows: the store holds neither a finished run nor the references; run the sweep")
     splits = sorted(rows["split"].unique())

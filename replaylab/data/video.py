@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from fractions import Fraction
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +110,17 @@ def decode_with_pyav(path: Path, start: int = 0, stop: int = sys.maxsize, seek: 
 
 def decode_with_decord(path: Path, start: int = 0, stop: int = sys.maxsize) -> NDArray[np.uint8]:
     """`decode`, with decord's own errors; from the first frame on, because decord's seeking gives wrong frames in files with
-    open groups of pictures or intra refresh, and of a file that is whole so far: decord did not always refuse another.
+    open groups of pictures or intra refresh. It may take a file that was cut short for a shorter one, so FFmpeg looks first.
     """
     import decord
 
-    video = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-9)  # no frame may be another one repeated
-    wanted = min(stop, len(video))
     with av.open(str(path)) as container:
-        there = sum(bool(packet.size) and not packet.is_corrupt for packet in container.demux(video=0))
-    if there < wanted:
-        raise ValueError(f"the file ends within frame {there + 1}")
-    return video.get_batch(range(wanted)).asnumpy()[start:]
+        listed = min(stop, container.streams.video[0].frames)  # 0 where the file does not list its frames
+        whole = (packet for packet in container.demux(video=0) if packet.size and not packet.is_corrupt)
+        if (there := sum(1 for _ in islice(whole, listed))) < listed:
+            raise ValueError(f"the file ends within frame {there + 1} of at least {listed}")
+    video = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-9)  # no frame may be another one repeated
+    return video.get_batch(range(min(stop, len(video)))).asnumpy()[start:]
 
 
 READERS = {"pyav": decode_with_pyav, "decord": decode_with_decord}

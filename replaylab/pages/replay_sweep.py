@@ -99,7 +99,7 @@ def measures_table(rows: pd.DataFrame) -> Styler:
 # ----------------------------------------------------------------------------------------------------------- sentences
 def status_line(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Markdown: what a page shows, how much of it is there, and how far it can be trusted."""
-    split = tables._split(rows)
+    split = tables.split_of(rows)
     done = runs[runs["state"] == "done"]
     whole = "all of them finished"
     if len(done) < len(runs):
