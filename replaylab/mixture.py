@@ -298,7 +298,7 @@ class _Filling:
 
 
 def _earliest_first(releases: list[int], priorities: list[int], start: int, stop: int, kinds: int) -> np.ndarray:
-    """The kind, `priority % kinds`, of what fills each slot: of what is released and not taken, the least of `priorities`."""
+    """The kind, `priority % kinds`, of what fills each slot: of what is released and not taken, the least priority."""
     filled: list[int] = []
     waiting: list[int] = []
     releases.append(stop + 1)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -200,6 +201,29 @@ def test_a_window_needs_nothing_of_the_rest_of_the_file(
         assert np.array_equal(decode(half, 0, WINDOW, reader="decord"), whole["index-first"][:WINDOW])
     with pytest.raises(UndecodableVideo, match=r"half\.mp4 cannot be decoded by decord"):
         decode(half, 50, 58, reader="decord")
+
+
+def test_a_file_that_decord_takes_for_a_shorter_one_is_refused(
+    domain: Domain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By chance decord opens a file that was cut short, and counts only the frames before the cut."""
+    require_or_skip(importlib.util.find_spec("decord") is not None, "decord")
+    import decord
+
+    data = (domain.folder / "videos" / "index-first.mp4").read_bytes()
+    (tmp_path / "half.mp4").write_bytes(data[: len(data) // 2])
+    whole = decord.VideoReader(str(domain.folder / "videos" / "index-first.mp4"))
+
+    class Shorter:
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            self.get_batch = whole.get_batch
+
+        def __len__(self) -> int:
+            return 20
+
+    monkeypatch.setattr(decord, "VideoReader", Shorter)
+    with pytest.raises(UndecodableVideo, match=r"half\.mp4 cannot be decoded by decord"):
+        decode(tmp_path / "half.mp4", 50, 58, reader="decord")
 
 
 def test_an_abandoned_loader_leaves_no_threads(domain: Domain) -> None:
