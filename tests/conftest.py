@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,35 @@ HELPERS = ROOT / "tests" / "helpers"
 # Python's arguments to run a script in two processes.
 TWO_RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SLOW = os.environ.get("SLOW", "") == "1"
+CI = os.environ.get("CI", "") == "true"
+# The limit of what a test waits for: it ends what hangs, before pytest does (pyproject.toml), on slow machines too.
+LIMIT_SECONDS = 1200
+
+
+@pytest.hookimpl(trylast=True)  # the terminal's own comes first
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if CI and terminal is not None:  # not in xdist's workers, which report to the process that has the terminal
+        # A job that is started in the background inherits that Ctrl-C is ignored; .ci/run ends pytest by it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        config.pluginmanager.register(ReportsAtOnce(terminal))
+
+
+class ReportsAtOnce:
+    """In continuous integration a failure is shown when it happens: a run that is cut off has no summary."""
+
+    def __init__(self, terminal: Any) -> None:
+        self.terminal = terminal
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.terminal.write_line("")
+            self.terminal.write_sep("_", f"FAILED ({report.when}, {report.duration:.0f} s) {report.nodeid}", red=True)
+            self.terminal.write_line(report.longreprtext)
+            for title, text in report.sections:
+                self.terminal.write_sep("-", title)
+                self.terminal.write_line(text[-5000:])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,7 +81,7 @@ def require_or_skip(there: bool, what: str) -> None:
     pytest.skip(f"missing: {what}")
 
 
-def run(command: str | list[str], folder: Path, timeout_seconds: int = 300) -> str:
+def run(command: str | list[str], folder: Path, timeout_seconds: int = LIMIT_SECONDS) -> str:
     """What `command` wrote (both streams), run in `folder` with this Python's environment on the path.
 
     A string goes through bash. Fails with the whole output if the exit status is not 0.
@@ -111,9 +141,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Table:
 def built_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The HTML folder of the whole book, built strictly, with one executed copy (preset smoke) under Your runs."""
     clone = copy_of_the_tree(tmp_path_factory.mktemp("book"))
-    run("papermill book/03_replay_sweep.ipynb book/runs/smoke.ipynb -p preset smoke", clone, 600)
-    run("papermill book/explorer.ipynb book/runs/explorer-smoke.ipynb -p preset smoke", clone, 600)
-    run("jupyter-book build book -W -n --keep-going", clone, 600)
+    run("papermill book/03_replay_sweep.ipynb book/runs/smoke.ipynb -p preset smoke", clone)
+    run("papermill book/explorer.ipynb book/runs/explorer-smoke.ipynb -p preset smoke", clone)
+    run("jupyter-book build book -W -n --keep-going", clone)
     return clone / "book" / "_build" / "html"
 
 

@@ -101,7 +101,6 @@ def pages(html: Path) -> dict[str, Page]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_the_book_builds_strictly_and_lists_every_page(built_book: Path) -> None:
     built = pages(built_book)
     assert {
@@ -118,14 +117,13 @@ def test_the_book_builds_strictly_and_lists_every_page(built_book: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_a_run_that_is_new_is_listed_on_every_page_under_its_own_name(built_book: Path, tmp_path: Path) -> None:
     book = tmp_path / "book"
     shutil.copytree(built_book.parents[1], book, symlinks=True)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(ROOT / name, tmp_path / name)
     shutil.copy2(book / "runs" / "smoke.ipynb", book / "runs" / "another.ipynb")
-    run("jupyter-book build book -W -n --keep-going", tmp_path, 600)
+    run("jupyter-book build book -W -n --keep-going", tmp_path)
     for name, page in pages(book / "_build" / "html").items():
         if name not in ("genindex.html", "search.html"):
             assert "(another)" in page.text, f"{name} does not list the new run"
@@ -133,7 +131,6 @@ def test_a_run_that_is_new_is_listed_on_every_page_under_its_own_name(built_book
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_an_executed_copy_stands_under_your_runs_with_its_figures(built_book: Path) -> None:
     page = pages(built_book)["runs/smoke.html"]
     figures = [image for image in page.images if "_images" in str(image.get("src"))]
@@ -142,7 +139,6 @@ def test_an_executed_copy_stands_under_your_runs_with_its_figures(built_book: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_pages_fetch_nothing_from_another_host_and_link_to_nothing_missing(built_book: Path) -> None:
     for name, page in pages(built_book).items():
         outside = [address for address in page.fetched if re.match(r"(https?:)?//", address)]
@@ -154,7 +150,6 @@ def test_pages_fetch_nothing_from_another_host_and_link_to_nothing_missing(built
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_progress_lines_stay_off_the_pages(built_book: Path) -> None:
     for path in built_book.rglob("*.html"):
         assert "output stderr" not in path.read_text(), path.name

@@ -11,7 +11,7 @@ from replaylab.worlds.named import DOMAINS
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -116,5 +116,5 @@ def test_a_phone_opens_the_sidebar_and_the_contents_of_the_page(built_book: Path
     for button, shown in ((".primary-toggle", "The replay sweep"), (".secondary-toggle", "How to read a result")):
         page.goto((built_book / "index.html").as_uri(), wait_until="load")
         page.locator(f"{button}:visible").click()
-        page.locator("dialog[open]").get_by_text(shown, exact=True).first.wait_for(state="visible", timeout=5000)
+        page.locator("dialog[open]").get_by_text(shown, exact=True).first.wait_for(state="visible")
     context.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import LIMIT_SECONDS
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -261,11 +262,11 @@ def test_every_figure_is_described_in_words(page: nbformat.NotebookNode, path: P
 # The page, executed
 
 
-def papermill(folder: Path, *words: str, fails: bool = False, seconds: int = 280) -> str:
+def papermill(folder: Path, *words: str, fails: bool = False) -> str:
     """What papermill wrote to stdout, run in `folder` without a terminal; with `fails`, to stderr."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "papermill", *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert (done.returncode != 0) == fails, done.stderr[-4000:]
     return done.stderr if fails else done.stdout
 
@@ -405,10 +406,10 @@ SHOWN_OF_WORLDS = {
 }
 
 
-def worlds_shown(folder: Path, *words: str, seconds: int = 280) -> dict[str, list[dict[str, str]]]:
+def worlds_shown(folder: Path, *words: str) -> dict[str, list[dict[str, str]]]:
     out = folder / "worlds.ipynb"
     store = ["-p", "store", str(folder / "store")]
-    papermill(ROOT, "book/01_worlds.ipynb", str(out), "-p", "preset", "smoke", *store, *words, seconds=seconds)
+    papermill(ROOT, "book/01_worlds.ipynb", str(out), "-p", "preset", "smoke", *store, *words)
     executed = shown(nbformat.read(out, as_version=4))
     assert {cell for cell, datas in executed.items() if datas} == set(SHOWN_OF_WORLDS)
     for cell, kind in SHOWN_OF_WORLDS.items():
@@ -424,9 +425,8 @@ def test_the_worlds_page_shows_the_domains_that_were_asked_for(tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_worlds_page_shows_every_domain(tmp_path: Path) -> None:
-    executed = worlds_shown(tmp_path, seconds=850)
+    executed = worlds_shown(tmp_path)
     videos = [executed[f"{group}-videos"][0]["text/html"].count("<video ") for group in ("target", "replay", "second")]
     assert sum(videos) == len(DOMAINS) and min(videos) > 0
 

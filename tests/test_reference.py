@@ -16,8 +16,6 @@ import reference
 from html_page import Page
 from module_reader import COMMAND_LINE, Item, Library, package_folder, read_library, read_module
 
-pytestmark = pytest.mark.timeout(900)  # a slow machine is no failure
-
 SOURCE = '''\
 """What is here? Nothing of use.
 
@@ -236,7 +234,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         """)
     )
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "-n", "-b", "html", str(folder), str(folder / "html")]
-    run(command, ROOT, 600)
+    run(command, ROOT)
     html = {path.stem: path.read_text() for path in (folder / "html").glob("reference*.html")}
     return html | {"heavy": (folder / "html" / "heavy.txt").read_text()}
 

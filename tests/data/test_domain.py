@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import LIMIT_SECONDS
 
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, open_domain, write_domain
 from replaylab.util.files import locked, write_atomically
@@ -116,7 +117,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_several_may_write_the_same_file_at_once(tmp_path):
-    path, both = tmp_path / "file.txt", threading.Barrier(2, timeout=60)
+    path, both = tmp_path / "file.txt", threading.Barrier(2, timeout=LIMIT_SECONDS)
 
     def write_slowly(aside):
         aside.write_text("wh")
@@ -136,7 +137,7 @@ def holder(path: Path):
     """A process that is inside for `path`, and stays there."""
     process = multiprocessing.get_context("spawn").Process(target=_hold, args=(path,))
     process.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT_SECONDS
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)

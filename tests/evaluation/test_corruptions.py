@@ -15,7 +15,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import LIMIT_SECONDS, ROOT
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -529,10 +529,10 @@ def test_the_page_is_thin_and_its_figures_are_described() -> None:
         assert len(cell.metadata.mystnb.image.alt) > 80 and len(cell.metadata.mystnb.figure.caption) > 40
 
 
-def papermill(out: Path, *words: str, seconds: int = 280) -> dict[str, list[str]]:
+def papermill(out: Path, *words: str) -> dict[str, list[str]]:
     """The kinds of output of each cell that shows something."""
     command = [sys.executable, "-m", "papermill", str(PAGE), str(out), *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
     kinds = ("image/png", "text/markdown", "text/html")
     return {
@@ -558,9 +558,8 @@ def test_the_page_shows_what_a_store_holds(made: CorruptionStudy, tmp_path: Path
 
 @needs_networks
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_the_smoke_preset_measures_everything_and_the_control_measures_as_real(tmp_path: Path) -> None:
-    assert papermill(tmp_path / "out.ipynb", "-p", "preset", "smoke", "-p", "store", str(tmp_path), seconds=1400) == SHOWN
+    assert papermill(tmp_path / "out.ipynb", "-p", "preset", "smoke", "-p", "store", str(tmp_path)) == SHOWN
     found = corruption_study.run("smoke", tmp_path)
     assert set(zip(found.rows["damage"], found.rows["grade"], strict=True)) == {
         (one.name, one.grade) for one in corruptions.every_corruption()

@@ -33,7 +33,7 @@ def missing() -> str:
     return "" if os.geteuid() == 0 else "root, which SLURM's daemons need"
 
 
-def wait_for(what: str, there: Callable[[], object], seconds: float = 120.0) -> None:
+def wait_for(what: str, there: Callable[[], object], seconds: float = 1200.0) -> None:
     deadline = time.monotonic() + seconds
     while not there():
         if time.monotonic() > deadline:

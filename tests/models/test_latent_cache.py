@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import require_or_skip
+from conftest import LIMIT_SECONDS, require_or_skip
 
 from replaylab.catalogue import CLIP_FRAMES
 from replaylab.data import clips
@@ -98,7 +98,7 @@ def _read_and_save(folder: Path, home: Path, notes: Path, seconds: float, hangs_
 
 
 def wait_until(happens) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + LIMIT_SECONDS
     while not happens():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -18,7 +18,7 @@ import job_faults
 import pandas as pd
 import pytest
 import yaml
-from conftest import HELPERS, ROOT
+from conftest import HELPERS, LIMIT_SECONDS, ROOT
 from hypothesis import given
 from hypothesis import strategies as some
 from slurm_cluster import lines_until, wait_for
@@ -178,7 +178,7 @@ def test_two_sweeps_in_two_processes_train_each_run_once(swept, tmp_path):
     both = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    said = [each.communicate(timeout=200)[0] for each in both]
+    said = [each.communicate(timeout=LIMIT_SECONDS)[0] for each in both]
     assert all("['done', 'done']" in each for each in said), said
     assert sum(int(each.split()[-1]) for each in said) == 2
     assert sorted((tmp_path / "trained").read_text().split()) == sorted(swept.runs["run"])
@@ -297,7 +297,7 @@ def test_local_jobs_outlive_ctrl_c_and_are_found_again(swept, tmp_path):
     files = [Job.file(spec, store) for spec in grid("smoke")]
     ids = [json.loads(file.read_text())["id"] for file in files]
     assert left.returncode == 130 and f"kill {' '.join(ids)}" in said, said
-    back = subprocess.run(words, capture_output=True, text=True, timeout=280)
+    back = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert back.returncode == 0 and "2 runs have a job already" in back.stderr, back.stderr
     assert [json.loads(file.read_text())["id"] for file in files] == ids
     assert all((store / spec.run_id / "summary.json").is_file() for spec in grid("smoke"))
@@ -315,11 +315,11 @@ def test_told_to_leave_outside_of_the_steps_a_job_does_and_is_started_again(wher
     monkeypatch.setenv(job_faults.FAULT, json.dumps({"kind": "hold", "where": where, "gate": str(gate)}))
     jobs.submit([SPEC], store, MachineSpec(), "local", ClusterSpec())
     job = Job.read(SPEC, store)
-    wait_for("the fault", Path(f"{gate}-reached").exists, 250)
+    wait_for("the fault", Path(f"{gate}-reached").exists)
     (task,) = (int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if parent_of(path) == int(job.id))
     os.kill(task, signal.SIGUSR2)
     out = job.log(store).with_suffix(".out")
-    wait_for("the new start", lambda: out.read_text().count("Starting with") == 2, 250)
+    wait_for("the new start", lambda: out.read_text().count("Starting with") == 2)
     gate.unlink()
     failed = monitor.watch([SPEC], store, "")
     assert not failed

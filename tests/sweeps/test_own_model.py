@@ -250,6 +250,6 @@ def test_the_page_runs_under_papermill_with_a_model_and_videos_of_ones_own(home:
         "-y", f"settings: {changes}", "-p", "detector", str(home / "detector"),
         "-y", "agents: [car=car, person=pedestrian]", "-p", "store", str(home / "store"),
     ]  # fmt: skip
-    run(command, ROOT, 600)
+    run(command, ROOT)
     said = json.dumps(nbformat.read(out, as_version=4))
     assert "trained nothing" in said and "rl-player" in said and said.count("image/png") == 2

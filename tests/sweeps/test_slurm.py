@@ -18,7 +18,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from conftest import HELPERS, ROOT, require_or_skip
+from conftest import HELPERS, LIMIT_SECONDS, ROOT, require_or_skip
 from slurm_cluster import Cluster, lines_until, missing, wait_for
 
 from replaylab.spec import MachineSpec, RunSpec
@@ -28,9 +28,8 @@ from replaylab.sweeps import sweep
 from replaylab.sweeps.cluster import ClusterSpec, Job
 from replaylab.sweeps.presets import grid
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow
 HELD_AT = 3  # no step to measure at, nor one with a checkpoint of its own
-PATIENCE_SECONDS = 400
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def left_alone(slurm, tmp_path_factory):
 
 def cli(*words: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "replaylab", *words], capture_output=True, text=True, timeout=600, **options
+        [sys.executable, "-m", "replaylab", *words], capture_output=True, text=True, timeout=LIMIT_SECONDS, **options
     )
 
 
@@ -97,8 +96,7 @@ def submitted(store: Path, kind: str, *, machine: MachineSpec = MachineSpec(), *
 
 def wait_until_held(store: Path) -> None:
     log = store / spec().run_id / "log.jsonl"
-    wait_for(f"step {HELD_AT} in {log}", lambda: log.is_file() and len(log.read_text().splitlines()) == HELD_AT,
-             PATIENCE_SECONDS)  # fmt: skip
+    wait_for(f"step {HELD_AT} in {log}", lambda: log.is_file() and len(log.read_text().splitlines()) == HELD_AT)
 
 
 def picked_up(store: Path, machine: MachineSpec = MachineSpec()) -> sweep.Table:
@@ -216,7 +214,7 @@ def test_a_node_that_dies_loses_nothing_that_was_saved(slurm, held, left_alone):
 
 def test_at_the_time_limit_a_run_saves_and_is_started_again(slurm, held, left_alone):
     store, job = held["time limit"]
-    wait_for("the requeue", lambda: slurm.restarts(job.id) >= 1, PATIENCE_SECONDS)
+    wait_for("the requeue", lambda: slurm.restarts(job.id) >= 1)
     assert f"step-{HELD_AT:06d}" in checkpoints(store)
     assert "this job is timed-out" in log_of(job, store)
     (store / "gate").unlink()
@@ -271,7 +269,7 @@ def test_an_array_is_left_by_its_sweep_and_found_again(slurm, left_alone, tmp_pa
     assert left.stderr is not None
     before = lines_until("queued", left.stderr)
     left.send_signal(signal.SIGINT)
-    said = before + left.communicate(timeout=120)[1]
+    said = before + left.communicate(timeout=LIMIT_SECONDS)[1]
     ids = [json.loads(file.read_text())["id"] for file in jobs]
     assert left.returncode == 130 and f"scancel {' '.join(ids)}" in said and "2 jobs continue without this process" in said
     about = slurm.run("scontrol", "show", "job", ids[0])
@@ -292,7 +290,7 @@ def test_two_sweeps_at_once_train_each_run_once(slurm, left_alone, tmp_path):
     words = sweep_words(file, store)
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, "-m", "replaylab", *words], **piped) for _ in range(2)]
-    said = [each.communicate(timeout=PATIENCE_SECONDS) for each in both]
+    said = [each.communicate(timeout=LIMIT_SECONDS) for each in both]
     assert [each.returncode for each in both] == [0, 0], said
     assert sorted("submitted 2 jobs" in err for _, err in said) == [False, True]
     assert len(list((store / "jobs").glob("*_result.pkl"))) == 2
@@ -307,7 +305,7 @@ def test_two_nodes_survive_a_requeue(sharded, tasks, slurm, left_alone, tmp_path
     alone = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(2 * tasks),
          "-m", "replaylab", "train", "--preset", "smoke", "--replay-fraction", "0.5", "--store", str(whole), *way],
-        capture_output=True, text=True, timeout=600,
+        capture_output=True, text=True, timeout=LIMIT_SECONDS,
     )  # fmt: skip
     assert alone.returncode == 0, alone.stderr
     store, machine = a_store(tmp_path / "nodes", left_alone), replace(MachineSpec(), sharded=sharded)
@@ -333,7 +331,7 @@ def test_the_notebook_dispatches_waits_and_draws_what_is_there(slurm, left_alone
     subprocess.run(
         ["papermill", "book/03_replay_sweep.ipynb", str(output), "-p", "preset", "smoke", "-p", "cluster", "slurm",
          "-p", "store", str(store), "--no-progress-bar"],
-        cwd=ROOT, check=True, timeout=600, capture_output=True,
+        cwd=ROOT, check=True, timeout=LIMIT_SECONDS, capture_output=True,
         env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )  # fmt: skip
     text = json.dumps(nbformat.read(output, as_version=4)["cells"])

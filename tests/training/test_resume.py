@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import HELPERS, TWO_RANKS
+from conftest import HELPERS, LIMIT_SECONDS, TWO_RANKS
 from safetensors.torch import load_file
 
 from replaylab.evaluation import evaluate
@@ -78,7 +78,7 @@ def started(store: Path, shared, way: str, *deadly) -> subprocess.Popen:
 
 def finished(store: Path, shared, way: str) -> Path:
     process = started(store, shared, way)
-    errors = process.communicate(timeout=300)[1]
+    errors = process.communicate(timeout=LIMIT_SECONDS)[1]
     assert process.returncode == 0, errors
     return store / spec().run_id
 
@@ -110,20 +110,18 @@ def assert_same(whole: Path, killed: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("way", CAMPAIGNS)
 def test_killed_in_every_phase_it_ends_with_the_same_bits(way, shared, tmp_path):
     whole = finished(tmp_path / "whole", shared, way)
     for phase, number, rank in CAMPAIGNS[way]:
         process = started(tmp_path / "killed", shared, way, phase, number, rank)
-        errors = process.communicate(timeout=300)[1]
+        errors = process.communicate(timeout=LIMIT_SECONDS)[1]
         assert process.returncode == -signal.SIGKILL or "Signal 9 (SIGKILL)" in errors, (phase, errors)
         assert not (tmp_path / "killed" / spec().run_id / "summary.json").exists()
     assert_same(whole, finished(tmp_path / "killed", shared, way))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_killed_at_random_moments_it_ends_with_the_same_bits(shared, tmp_path):
     began = time.monotonic()
     whole = finished(tmp_path / "whole", shared, "one process")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import LIMIT_SECONDS
 from painted_boxes import box_errors_px
 
 from replaylab.data.domain import open_domain
@@ -228,7 +229,7 @@ def test_two_processes_that_build_the_same_domain_render_it_once(tmp_path):
         subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=120) for process in both]
+    said = [process.communicate(timeout=LIMIT_SECONDS) for process in both]
     assert [(process.returncode, out) for process, (out, _) in zip(both, said, strict=True)] == [(0, "4\n")] * 2
     assert sum("rendering w" in err for _, err in said) == 1, said
     assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*/parts"))
@@ -266,7 +267,7 @@ def test_renderers_do_not_outlive_a_killed_build(tmp_path):
     script = tmp_path / "build.py"
     script.write_text(code)
     build = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT_SECONDS
     while not list(tmp_path.glob("*/videos/*.mp4")) and time.monotonic() < deadline:
         time.sleep(0.1)
     workers = children(build.pid)
