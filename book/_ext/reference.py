@@ -15,6 +15,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from typing import cast
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -74,15 +75,17 @@ def modules_of(page: str) -> list[Module]:
 def markdown() -> MarkdownIt:
     """Paragraphs, lists, tables, indented text, `code` and *stress*."""
     parser = create_md_parser(MdParserConfig(commonmark_only=True), DocutilsRenderer)
+    parser.options["document"] = new_document("docstrings")
+    parser.render("")  # sets the renderer up: for thousands of docstrings one by one, that takes longer than their text
     return parser.enable("table").disable(AS_WRITTEN)
 
 
 def prose(text: str, find: Callable[[str], str | None]) -> list[nodes.Node]:
     """A docstring as nodes; `find` says which public object a name in backticks is, if any."""
-    document = new_document("docstring")
-    parser = markdown()
-    parser.options["document"] = document
-    parser.render(text)
+    document = nodes.Element()
+    renderer = cast(DocutilsRenderer, markdown().renderer)
+    with renderer.current_node_context(document):
+        renderer.nested_render_text(text, 0)
     for literal in list(document.findall(nodes.literal)):
         if full := find(literal.astext()):
             link = pending_xref("", refdomain="py", reftype="obj", reftarget=full, refexplicit=True, refwarn=True)
