@@ -89,6 +89,7 @@ def drawn(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], *, at_the_end: 
 
 
 def split_of(rows: pd.DataFrame) -> str:
+    """The split that all rows are of; ValueError for no rows and for those of several."""
     if rows.empty:
         raise ValueError("no rows: the store holds neither a finished run nor the references; run the sweep")
     splits = sorted(rows["split"].unique())
