@@ -1,0 +1,82 @@
+"""Executes the notebooks of a book side by side, as many at a time as there are cores.
+
+Decision: myst-nb reads the notebooks as ever, decides which need executing, and reports what failed; only where it would
+execute one itself, it is given what was executed meanwhile. Pages without code are read first, while kernels work.
+Nothing is kept between builds: Sphinx reads what changed, and only that is executed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from forked_kernels import use_forked_kernels
+from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
+from myst_nb.core.execute import NotebookClientDirect, create_client, direct
+from myst_nb.core.read import create_nb_reader
+from myst_nb.sphinx_ import SphinxEnvType
+from nbformat import NotebookNode
+from sphinx.application import Sphinx
+from sphinx.util.logging import getLogger
+
+QUIET = logging.getLogger(__name__)  # what myst-nb decides is logged where the page is read
+
+
+def start(app: Sphinx, env: SphinxEnvType, docnames: list[str]) -> None:
+    """Execute the notebooks among the pages that are about to be read, and put these last."""
+    pages = {name: notebook for name in docnames if (notebook := to_execute(Path(env.doc2path(name)), env))}
+    docnames.sort(key=lambda name: name in pages)
+    if not pages:
+        return
+    cores = os.cpu_count() or 1
+    at_once = min(cores, len(pages))
+    use_forked_kernels(threads=cores // at_once)
+    pool, config = ThreadPoolExecutor(at_once), env.mystnb_config
+    started: dict[str, Future[ExecutionResult]] = {}
+    for name, notebook in pages.items():
+        started[name] = pool.submit(
+            single_nb_execution, notebook, cwd=str(Path(env.doc2path(name)).parent), timeout=config.execution_timeout,
+            allow_errors=config.execution_allow_errors,
+        )  # fmt: skip
+        started[name].add_done_callback(partial(_report, name))
+    pool.shutdown(wait=False)
+
+    def executed(notebook: NotebookNode, **options: Any) -> ExecutionResult:
+        """In the place of `single_nb_execution` where myst-nb calls it: the notebook of the page that is being read."""
+        try:
+            result = started[env.docname].result()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        notebook.update(result.nb)
+        return result
+
+    direct.single_nb_execution = executed
+
+
+def to_execute(path: Path, env: SphinxEnvType) -> NotebookNode | None:
+    """The notebook of a page, if myst-nb is going to execute it."""
+    config, text = env.mystnb_config, path.read_text()
+    reader = create_nb_reader(str(path), env.myst_config, config, text)
+    if reader is None:
+        return None
+    notebook = reader.read(text)
+    return notebook if isinstance(create_client(notebook, str(path), config, QUIET), NotebookClientDirect) else None
+
+
+def _report(name: str, done: Future[ExecutionResult]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        result = done.result()
+        log, shown = getLogger(__name__), f"{name}: executed in {result.time:.1f} s"
+        log.info(f"{shown}, up to the cell that failed\n{result.err}" if result.err else shown)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("env-before-read-docs", start)
+    # Not in parallel: a page is given what was executed in this process.
+    return {"parallel_read_safe": False, "parallel_write_safe": True}
