@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 FINE_TUNED = "fine-tuned"  # the model of the rows of runs
@@ -39,10 +40,19 @@ def before_and_after(rows: pd.DataFrame, measure: str, domain: str) -> tuple[pd.
 
 
 def _by_scene(rows: pd.DataFrame, keys: list[str], measure: str, domain: str) -> pd.DataFrame:
-    indexed = rows.set_index([*keys, "scene"])["value"]
-    if indexed.index.has_duplicates:
+    # As set_index and unstack would have it. The first key says all others but the step, so only these are compared.
+    lines, of = pd.factorize(rows[keys[0]], sort=True)
+    if "step" in keys:
+        lines, of = pd.factorize(lines * (rows["step"].max() + 1) + rows["step"].to_numpy(), sort=True)
+    columns, scenes = pd.factorize(rows["scene"], sort=True)
+    places = lines * len(scenes) + columns
+    if len(np.unique(places)) < len(places):
         raise ValueError(f"rows hold two values of one scene for one {keys[0]} ({measure} in {domain})")
-    return indexed.unstack("scene")
+    values = np.full(len(of) * len(scenes), np.nan)
+    values[places] = rows["value"]
+    firsts = rows[keys].iloc[np.unique(lines, return_index=True)[1]]
+    index = pd.MultiIndex.from_frame(firsts) if len(keys) > 1 else pd.Index(firsts[keys[0]])
+    return pd.DataFrame(values.reshape(len(of), len(scenes)), index, pd.Index(scenes, name="scene"))
 
 
 def last_steps(table: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -114,6 +115,16 @@ class Configurations:
         """Seed -> the step at which a reading takes a configuration's run: NaN where it never comes to that fidelity, and no
         seed where near replay of 25 % is missing or has gained none.
         """
+        if (name, reading) not in self._steps:
+            self._steps[name, reading] = self._steps_of(name, reading)
+        return self._steps[name, reading]
+
+    @cached_property
+    def _steps(self) -> dict[tuple[str, str], pd.Series[float]]:
+        """What `steps_of` has said."""
+        return {}
+
+    def _steps_of(self, name: str, reading: str) -> pd.Series[float]:
         runs = self.done[self.done["configuration"] == name].set_index("seed")
         if reading == LAST:
             return runs["last"].astype(float)
@@ -144,7 +155,10 @@ class Configurations:
         ):
             return pd.DataFrame()
         found = {seed: at_step(curve, steps[seed]) for seed, curve in curves.items() if curve is not None}
-        return pd.DataFrame(found).T.dropna(axis=1)
+        if not found:
+            return pd.DataFrame()
+        scenes = next(iter(found.values())).index  # the same in every run
+        return pd.DataFrame(np.stack([*found.values()], axis=1), scenes, list(found)).T.dropna(axis=1)
 
     @cached_property
     def effects(self) -> pd.DataFrame:
@@ -171,12 +185,16 @@ class Configurations:
         return self._effect(name, label, reading, ("difference", "difference_low", "difference_high"))
 
     def _effect(self, name: str, label: str, reading: str, columns: tuple[str, str, str]) -> Interval:
-        table = self.effects
-        here = table[(table["configuration"] == name) & (table["measure"] == label) & (table["reading"] == reading)]
-        if here.empty:
+        line = self._effects.get((name, label, reading))
+        if line is None:
             return interval([])
-        estimate, low, high = here[list(columns)].iloc[0].astype(float)
-        return Interval(estimate, low, high, int(here["seeds"].iloc[0]))
+        estimate, low, high = (float(line[column]) for column in columns)
+        return Interval(estimate, low, high, int(line["seeds"]))
+
+    @cached_property
+    def _effects(self) -> dict[tuple[str, str, str], dict[str, Any]]:
+        """The lines of `effects` by configuration, measure and reading."""
+        return {(one["configuration"], one["measure"], one["reading"]): one for one in self.effects.to_dict("records")}
 
     def difference(self, name: str, other: str, label: str = DYNAMICS) -> Interval:
         """A configuration's change at the last step − another's, of the seeds and scenes that both have."""

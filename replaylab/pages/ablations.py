@@ -34,6 +34,7 @@ from replaylab.pages import comparisons, verdicts
 from replaylab.pages.comparisons import by_outcome, describe_with_outcome, list_names, list_outcomes
 from replaylab.pages.style import count_runs, styled
 from replaylab.pages.verdicts import MISSING
+from replaylab.spec import RunSpec
 from replaylab.store import Store, store_of
 from replaylab.sweeps import ablations, presets
 from replaylab.sweeps.ablations import NEAR_25, NO_REPLAY
@@ -109,8 +110,11 @@ def _stopped(made: Configurations, step: int) -> Configurations:
 
 def _settings(home: Path) -> pd.DataFrame:
     """`Ablations.settings`; nothing is chosen before all runs are there."""
-    lines = [(one.group, one.name, *_by_step(one, home).iloc[-1]) for one in ablations.ALTERNATIVES]
-    without = _by_step(NO_REPLAY, home).itertuples(name=None)
+    runs = {one: ablations.runs_of(DEV, one)[0] for one in (NO_REPLAY, *ablations.ALTERNATIVES)}
+    store = Store(home)
+    rows = store.rows([run.run_id for run in runs.values() if store.is_done(run)], CHOSEN_BY)
+    lines = [(one.group, one.name, *_by_step(runs[one], rows).iloc[-1]) for one in ablations.ALTERNATIVES]
+    without = _by_step(runs[NO_REPLAY], rows).itertuples(name=None)
     lines += [(EARLY_STOP, f"step {step}", *values) for step, *values in without]
     table = pd.DataFrame(lines, columns=["group", "setting", *CHOSEN_BY])
     limit = table.loc[(table["group"] == NEAR) & (table["setting"] == percent(0.25)), "effnet_kd"].item()
@@ -122,12 +126,11 @@ def _settings(home: Path) -> pd.DataFrame:
     return table
 
 
-def _by_step(variation: ablations.Variation, home: Path) -> pd.DataFrame:
-    """What settings are chosen by, a line for each evaluated step of a variation's run on dev; NaN where it is not there."""
-    (run,) = ablations.runs_of(DEV, variation)
-    if not Store(home).is_done(run):
+def _by_step(run: RunSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """What settings are chosen by, a line for each evaluated step of a run; NaN where the rows have none of it."""
+    rows = rows[rows["run"] == run.run_id]
+    if rows.empty:
         return pd.DataFrame(np.nan, index=run.evaluate_at, columns=list(CHOSEN_BY))
-    rows = Store(home).rows([run.run_id], CHOSEN_BY)
     of = {measure: of_measure(rows, measure, domain).groupby("step") for measure, domain in CHOSEN_BY.items()}
     return pd.DataFrame({measure: steps["value"].mean() for measure, steps in of.items()})
 

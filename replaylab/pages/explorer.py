@@ -18,7 +18,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -75,7 +75,7 @@ class SampleClip:
         """The configuration, for a caption."""
         return capital(self.configuration).replace(" %", "\N{NO-BREAK SPACE}%")
 
-    @property
+    @cached_property
     def note(self) -> str:
         """The step of a fine-tuned model, and the error as figures write it."""
         error = ade_px(self)

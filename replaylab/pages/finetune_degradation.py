@@ -101,22 +101,22 @@ def read(table: Table) -> Changes:
     keys = ["replay", "replay_fraction", "target", "step"]
     for (domain, measure), here in few.groupby(["domain", "measure"], sort=False):
         before, after = before_and_after(here, measure, domain)
-        for (*configuration, step), values in after.groupby(level=keys):
-            of_base = before.loc[values.index].to_numpy()
-            change = values.to_numpy() - of_base
+        index, all_before, all_changes = after.index.to_frame(index=False), before.to_numpy(), (after - before).to_numpy()
+        runs = index[["run", "seed", "base"]].to_dict("records")
+        for (*configuration, step), places in index.groupby(keys).indices.items():
+            of_base, change = all_before[places], all_changes[places]
             in_all = np.isfinite(change).all(axis=0)
             if not in_all.any():
                 continue
             of_base, change = of_base[:, in_all], change[:, in_all]
             at = {"configuration": Configuration(*configuration).name, "step": step, "domain": domain,
                   "measure": names[measure], "clips": in_all.sum()}  # fmt: skip
-            runs = values.index.droplevel(keys).to_frame().to_dict("records")
-            for run, one, by in zip(runs, of_base.mean(1), change.mean(1), strict=True):
-                of_runs.append({**at, **run, "before": one, "change": by})
+            for place, one, by in zip(places, of_base.mean(1), change.mean(1), strict=True):
+                of_runs.append({**at, **runs[place], "before": one, "change": by})
             mean = interval(change)
             of_configurations.append({
                 **at, "change": mean.estimate, "low": mean.low, "high": mean.high, "before": of_base.mean(),
-                "seeds": len(runs), "described": describe(mean),
+                "seeds": len(places), "described": describe(mean),
                 "outcome": statistics.outcome(mean, measure_of(names[measure]).better),
             })  # fmt: skip
     at_step = ["step", "domain", "measure", "before", "change", "clips"]

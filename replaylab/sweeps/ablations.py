@@ -182,8 +182,9 @@ def best(store: Path | None) -> tuple[Variation, ...]:
             f"{len(missing)} of {len(candidates)} runs that settings are chosen by are not in {store}: run "
             "`python -m replaylab sweep --preset alternatives-dev` first"
         )
+    rows = Store(store).rows([run.run_id for run in candidates.values()], ("effnet_kd", "ade_px"))
     lines = [
-        {"variation": variation, "group": variation.group, **_at_last_step(run, store)}
+        {"variation": variation, "group": variation.group, **_at_last_step(run, rows)}
         for variation, run in candidates.items()
     ]
     table = pd.DataFrame(lines)
@@ -202,9 +203,8 @@ def choice(settings: pd.DataFrame, limit: float) -> int:
     return int(admissible["ade_px"].idxmin() if len(admissible) else settings["effnet_kd"].idxmin())
 
 
-def _at_last_step(run: RunSpec, store: Path) -> dict[str, float]:
-    rows = Store(store).rows([run.run_id], ("effnet_kd", "ade_px"))
-    rows = rows[rows["step"] == run.training.steps]
+def _at_last_step(run: RunSpec, rows: pd.DataFrame) -> dict[str, float]:
+    rows = rows[(rows["run"] == run.run_id) & (rows["step"] == run.training.steps)]
     return {
         measure: float(rows.loc[(rows["measure"] == measure) & (rows["domain"] == domain), "value"].mean())
         for measure, domain in (("effnet_kd", "driving"), ("ade_px", "driving-eventful"))
