@@ -1,4 +1,4 @@
-"""Executes the notebooks of a book side by side, as many at a time as there are cores.
+"""Executes the notebooks of a book side by side, as many at a time as there are cores, and writes its pages likewise.
 
 Decision: myst-nb reads the notebooks as ever, decides which need executing, and reports what failed; only where it would
 execute one itself, it is given what was executed meanwhile. Pages without code are read first, while kernels work.
@@ -68,6 +68,11 @@ def to_execute(path: Path, env: SphinxEnvType) -> NotebookNode | None:
     return notebook if isinstance(create_client(notebook, str(path), config, QUIET), NotebookClientDirect) else None
 
 
+def write_in_parallel(app: Sphinx, env: SphinxEnvType) -> None:
+    """What was read, one page after the other, is written by as many processes as there are cores."""
+    app.parallel = (os.cpu_count() or 1) + 1  # one of them prepares pages for the others
+
+
 def _report(name: str, done: Future[ExecutionResult]) -> None:
     if not done.cancelled() and done.exception() is None:
         result = done.result()
@@ -78,5 +83,6 @@ def _report(name: str, done: Future[ExecutionResult]) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("env-before-read-docs", start)
+    app.connect("env-updated", write_in_parallel)
     # Not in parallel: a page is given what was executed in this process.
     return {"parallel_read_safe": False, "parallel_write_safe": True}
