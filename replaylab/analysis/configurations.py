@@ -5,8 +5,8 @@ replay of 25 % gains with the same seed, so that one that merely trains less is 
 measured, the base's step 0 among them, it is read on a straight line. Configurations are compared seed by seed and clip
 by clip, and where the interval of that difference over seeds and scenes holds 0, the data cannot tell.
 
-Refused: what `changes` refuses. Intervals from fewer than three seeds have no ends. Missing runs are no error: they are
-counted in `Configurations.runs`.
+Refused: what `before_and_after` refuses. Intervals from fewer than three seeds have no ends. Missing runs are no error:
+they are counted in `Configurations.runs`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from replaylab.analysis import changes
 from replaylab.analysis.changes import before_and_after
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, Interval, interval, outcome, pareto_front
 from replaylab.catalogue import CLIP_FRAMES, PSEUDO, domain_of, measure_of
@@ -106,9 +105,11 @@ class Configurations:
 
     def _curves(self, measure: str, domain: str) -> dict[str, pd.DataFrame]:
         before, after = before_and_after(self.rows, PSEUDO.get(measure, measure), domain)
+        change, steps = (after - before).to_numpy(), after.index.get_level_values("step").to_numpy()
+        base = np.zeros((1, change.shape[1]))
         return {
-            str(run): pd.concat([pd.DataFrame(0.0, [0], of.columns), of.droplevel(changes.RUN)])
-            for run, of in (after - before).groupby(level="run")
+            str(run): pd.DataFrame(np.asfortranarray(np.vstack([base, change[of]])), [0, *steps[of]], after.columns)
+            for run, of in after.groupby(level="run").indices.items()
         }
 
     def steps_of(self, name: str, reading: str) -> pd.Series[float]:
@@ -158,6 +159,7 @@ class Configurations:
         if not found:
             return pd.DataFrame()
         scenes = next(iter(found.values())).index  # the same in every run
+        # Laid out like this because published sums were: their last digits depend on it.
         return pd.DataFrame(np.stack([*found.values()], axis=1), scenes, list(found)).T.dropna(axis=1)
 
     @cached_property
@@ -221,12 +223,12 @@ def reached(curve: pd.Series[float], level: float) -> float:
 
 def at_step(curve: pd.DataFrame, step: float) -> pd.Series[float]:
     """A curve (steps, scenes) at a step from its first to its last, on straight lines between them."""
-    steps = curve.index.to_numpy(float)
+    steps, values = curve.index.to_numpy(float), curve.to_numpy()
     after = int(np.searchsorted(steps, step))
     if steps[after] == step:
-        return curve.iloc[after]
+        return pd.Series(values[after], curve.columns)
     share = (step - steps[after - 1]) / (steps[after] - steps[after - 1])
-    return (1 - share) * curve.iloc[after - 1] + share * curve.iloc[after]
+    return pd.Series((1 - share) * values[after - 1] + share * values[after], curve.columns)
 
 
 def minus(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
