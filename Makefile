@@ -38,7 +38,7 @@ check: setup  ## ruff and mypy
 
 # Much of a test is not numerical work: two files at a time, a thread each.
 test: setup  ## the fast tests, JOBS=2 at a time; SLOW=1 adds the slow and optional ones, and requires them
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # -W: a notebook that fails is an error, not a warning.
 book: setup  ## build the report from what is there; trains nothing

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from in_browser import FLAGS
 
+from replaylab.spec import MachineSpec
 from replaylab.sweeps import sweep
 from replaylab.sweeps.sweep import Table
 
@@ -63,8 +68,20 @@ class ReportsAtOnce:
                 self.terminal.write_line(text[-5000:])
 
 
+# Files whose tests take longest come first, so that two workers end together; what opens the book comes well after the
+# test of the README's commands, which builds it.
+FIRST = (
+    "test_readme", "test_slurm", "test_resume", "test_cluster", "test_sweep", "test_fine_tuning", "test_notebook",
+    "test_corruptions", "test_families", "test_book", "test_browser", "test_own_model", "test_measurement",
+    "test_ablations_page", "test_pretrain", "test_ranks", "test_video_network", "test_explorer",
+)  # fmt: skip
+OPENING = "test_the_readme_in_a_fresh_clone"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked slow, unless SLOW=1."""
+    """Put what takes long first; skip what is marked slow, unless SLOW=1."""
+    place = {name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: (place.get(item.path.stem, len(FIRST)), item.name != OPENING))
     if SLOW:
         return
     for item in items:
@@ -131,20 +148,63 @@ def copy_of_the_tree(folder: Path) -> Path:
     return folder
 
 
+def made_once(name: str, make: Callable[[Path], None], factory: pytest.TempPathFactory) -> Path:
+    """A folder that `make` fills, made by the first of xdist's workers that needs it while the others wait."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    made = folder.with_name(f"{name}.made")
+    with FileLock(folder.with_name(f"{name}.lock")):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that did not get to the end
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Table:
     """A real sweep of the smoke preset, trained once for all tests that look at what a sweep leaves."""
-    return sweep.run("smoke", store=tmp_path_factory.mktemp("smoke"))
+
+    def make(folder: Path) -> None:
+        # On one thread, as jobs are, so that theirs are the same bits.
+        sweep.run("smoke", store=folder / "store", machine=MachineSpec(threads=1)).runs.to_parquet(folder / "runs.parquet")
+
+    shared, store = made_once("smoke", make, tmp_path_factory), tmp_path_factory.mktemp("swept") / "store"
+    shutil.copytree(shared / "store", store, symlinks=True)  # tests add to it
+    return replace(sweep.read("smoke", store=store), runs=pd.read_parquet(shared / "runs.parquet"))
 
 
 @pytest.fixture(scope="session")
-def built_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The HTML folder of the whole book, built strictly, with one executed copy (preset smoke) under Your runs."""
-    clone = copy_of_the_tree(tmp_path_factory.mktemp("book"))
-    run("papermill book/03_replay_sweep.ipynb book/runs/smoke.ipynb -p preset smoke", clone)
-    run("papermill book/explorer.ipynb book/runs/explorer-smoke.ipynb -p preset smoke", clone)
-    run("jupyter-book build book -W -n --keep-going", clone)
-    return clone / "book" / "_build" / "html"
+def light(swept: Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the light runs of `light_runs`, trained once, on one thread."""
+    from light_runs import grid
+
+    store = tmp_path_factory.mktemp("light")
+    (store / "domains").symlink_to(swept.store / "domains")
+    table = sweep.run_specs("smoke", grid("smoke"), store, "inline", MachineSpec(threads=1), "", False, "")
+    assert (table.runs["state"] == "done").all(), table.runs["reason"].tolist()
+    return store
+
+
+@pytest.fixture(scope="session")
+def readers_clone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A fresh clone in which somebody went the README's way, with what was seen on it."""
+    from fresh_clone import go_the_readmes_way
+
+    def make(folder: Path) -> None:
+        seen = go_the_readmes_way(folder / "clone with spaces")
+        (folder / "seen.json").write_text(json.dumps(seen))
+
+    folder = made_once("readme", make, tmp_path_factory)
+    return folder / "clone with spaces", json.loads((folder / "seen.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def built_book(readers_clone: tuple[Path, dict[str, Any]]) -> Path:
+    """The HTML folder of the whole book, built strictly as the README says, with executed copies under Your runs."""
+    from fresh_clone import html_of
+
+    return html_of(readers_clone[0])
 
 
 @pytest.fixture(scope="module")

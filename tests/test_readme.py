@@ -8,14 +8,13 @@ nobody claims fails.
 import re
 import shlex
 import shutil
-import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import ROOT, copy_of_the_tree, run
+from fresh_clone import IN_A_FRESH_CLONE, borrow_packages, commands, html_of
 from tiny_detectors import tiny_detector
 from tiny_families import TINY
 from tiny_videos import write_videos
@@ -67,23 +66,8 @@ ON_ONES_OWN = [
     "papermill book/your_model.ipynb book/runs/wan.ipynb -p preset wan -p driving domains/drives "
     '-y "replay: [domains/holidays]" -p detector PekingU/rtdetr_r50vd',
 ]
-IN_A_FRESH_CLONE = [
-    "make reproduce",
-    "make setup",
-    "source .venv/bin/activate",
-    "papermill book/03_replay_sweep.ipynb book/runs/quick.ipynb -p preset quick",
-    "jupyter-book build book",
-    'papermill book/03_replay_sweep.ipynb book/runs/two.ipynb -p preset quick -y "replay_fractions: [0, 0.5]"',
-]
 # A test that ran the tests would never end.
 BY_CONTINUOUS_INTEGRATION = ["make check", "make test", "SLOW=1 make test"]
-
-
-def commands(path: Path) -> list[str]:
-    """The commands in the fenced bash blocks of a Markdown file, in order."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def test_every_command_is_claimed_once_and_no_claim_is_stale() -> None:
@@ -229,28 +213,19 @@ def test_help_lists_the_verbs_that_the_readme_names() -> None:
 
 
 @pytest.mark.parametrize("command", [line for line in IN_A_FRESH_CLONE if line.startswith("papermill")])
-def test_papermill_commands_run_with_the_smoke_preset(command: str, tmp_path: Path) -> None:
+def test_papermill_commands_run_with_the_smoke_preset(command: str, swept: Table, tmp_path: Path) -> None:
+    """Of a whole sweep one run is missing; in a fresh clone, below, all is."""
+    store = tmp_path / "store"
+    shutil.copytree(swept.store, store, symlinks=True)
+    missing = store / swept.specs["two" in command].run_id
+    shutil.rmtree(missing)
     words = shlex.split(command)
     output = tmp_path / "out.ipynb"
     words[2] = str(output)
     words[words.index("quick")] = "smoke"
-    run([*words, "-p", "store", str(tmp_path / "store")], ROOT)
+    run([*words, "-p", "store", str(store)], ROOT)
     assert output.exists()
-    assert list((tmp_path / "store").iterdir()), "nothing was kept in the store"
-
-
-def borrow_packages(clone: Path) -> None:
-    """A .venv in which this Python's packages count as installed, so that `make setup` downloads nothing.
-
-    That a bare clone really installs is proven by .ci/run, which does it before it starts these tests.
-    """
-    run([sys.executable, "-m", "venv", "--without-pip", ".venv"], clone)
-    (packages,) = clone.glob(".venv/lib/python*/site-packages")
-    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    for name in ("papermill", "jupyter-book"):
-        script = clone / ".venv" / "bin" / name
-        script.write_text(f'#!/bin/sh\nexec "{clone}/.venv/bin/python" "{Path(sys.executable).parent / name}" "$@"\n')
-        script.chmod(0o755)
+    assert (missing / "summary.json").is_file(), "nothing was kept in the store"
 
 
 def test_setup_installs_the_clone_it_is_called_in_and_only_once(tmp_path: Path) -> None:
@@ -263,22 +238,13 @@ def test_setup_installs_the_clone_it_is_called_in_and_only_once(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_the_readme_in_a_fresh_clone(tmp_path: Path) -> None:
-    """The commands in their order, with the smallest preset: on one core quick takes as long as a third of all tests."""
-    clone = copy_of_the_tree(tmp_path / "clone with spaces")
-    borrow_packages(clone)
-    page = clone / "book" / "_build" / "html" / "runs" / "smoke.html"
-
-    last = run("make reproduce PRESET=smoke", clone).splitlines()[-1]
+def test_the_readme_in_a_fresh_clone(readers_clone: tuple[Path, dict[str, Any]]) -> None:
+    """Its two builds are strict; what they hold is looked at in `test_book` and `test_browser`."""
+    clone, seen = readers_clone
+    last = seen["reproduce"].splitlines()[-1]
     assert last.startswith("open book/_build/html/runs/smoke.html: ")
-    assert page.exists()
-
-    trained = sorted((clone / "book" / "runs" / "store").glob("*/summary.json"))
-    assert len(trained) >= 3
-    times = [path.stat().st_mtime_ns for path in trained]
-    page.unlink()
-
-    by_hand = [line for line in commands(clone / "README.md") if line in IN_A_FRESH_CLONE and line != "make reproduce"]
-    run("\n".join(by_hand).replace("quick", "smoke"), clone)
-    assert page.exists()
-    assert [path.stat().st_mtime_ns for path in trained] == times, "what was there was trained again"
+    assert seen["reproduced"]
+    assert len(seen["trained"]) >= 3
+    assert (html_of(clone) / "runs" / "smoke.html").exists()
+    assert (clone / "book" / "runs" / "two.ipynb").exists()
+    assert seen["trained_by_hand"] == seen["trained"], "what was there was trained again, or more was trained"

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import job_faults
+import light_runs
 import pandas as pd
 import pytest
 import yaml
@@ -24,6 +25,7 @@ from hypothesis import strategies as some
 from slurm_cluster import lines_until, wait_for
 
 from replaylab.spec import MachineSpec
+from replaylab.store import Store
 from replaylab.sweeps import cluster, jobs, monitor, sweep
 from replaylab.sweeps.cluster import ClusterSpec, Job
 from replaylab.sweeps.presets import grid
@@ -276,56 +278,59 @@ def test_where_nobody_listens_training_goes_on_as_ever():
 
 
 # ---------------------------------------------------------------------------------------------------------- local jobs
-def a_store(folder: Path, swept, *but: str) -> Path:
+LIGHT = light_runs.grid("smoke", [0.5])[0]
+
+
+def a_store(folder: Path, light: Path, *but: str) -> Path:
     """All is prepared but for what is named, and no run is there."""
-    for shared in ("domains", "latents", *(path.name for path in swept.store.glob("references-*"))):
+    for shared in ("domains", "latents", *(path.name for path in light.glob("references-*"))):
         if shared not in but:
-            (folder / shared).symlink_to(swept.store / shared)
+            (folder / shared).symlink_to(light / shared)
     return folder
 
 
 @pytest.mark.slow
-def test_local_jobs_outlive_ctrl_c_and_are_found_again(swept, tmp_path):
-    store = a_store(tmp_path, swept)
-    words = [sys.executable, "-m", "replaylab", "sweep", "--preset", "smoke", "--cluster", "local", "--store", str(store)]
+def test_local_jobs_outlive_ctrl_c_and_are_found_again(light, tmp_path):
+    store = a_store(tmp_path, light)
+    words = [sys.executable, str(HELPERS / "light_runs.py"), *["sweep", "--preset", "smoke", "--cluster", "local"]]
+    words += ["--store", str(store)]
     left = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert left.stderr is not None
     lines_until("queued", left.stderr)
     os.killpg(left.pid, signal.SIGINT)  # as a terminal does: to the jobs too
     said = lines_until("replaylab: stopped", left.stderr)  # not to its end: the jobs hold it open
     left.wait(60)
-    files = [Job.file(spec, store) for spec in grid("smoke")]
+    files = [Job.file(spec, store) for spec in light_runs.grid("smoke")]
     ids = [json.loads(file.read_text())["id"] for file in files]
     assert left.returncode == 130 and f"kill {' '.join(ids)}" in said, said
     back = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert back.returncode == 0 and "2 runs have a job already" in back.stderr, back.stderr
     assert [json.loads(file.read_text())["id"] for file in files] == ids
-    assert all((store / spec.run_id / "summary.json").is_file() for spec in grid("smoke"))
+    assert all((store / spec.run_id / "summary.json").is_file() for spec in light_runs.grid("smoke"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["encode", "evaluation"])
-def test_told_to_leave_outside_of_the_steps_a_job_does_and_is_started_again(where, swept, tmp_path, monkeypatch):
-    store = a_store(tmp_path, swept, "latents")
+def test_told_to_leave_outside_of_the_steps_a_job_does_and_is_started_again(where, light, tmp_path, monkeypatch):
+    store = a_store(tmp_path, light, "latents")
     gate = store / "gate"
     gate.touch()
     monkeypatch.setattr(jobs, "Task", job_faults.Task)
     monkeypatch.setattr(jobs, "is_prepared", lambda *_: True)
     monkeypatch.setenv("PYTHONPATH", f"{HELPERS}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv(job_faults.FAULT, json.dumps({"kind": "hold", "where": where, "gate": str(gate)}))
-    jobs.submit([SPEC], store, MachineSpec(), "local", ClusterSpec())
-    job = Job.read(SPEC, store)
+    jobs.submit([LIGHT], store, MachineSpec(), "local", ClusterSpec())
+    job = Job.read(LIGHT, store)
     wait_for("the fault", Path(f"{gate}-reached").exists)
     (task,) = (int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if parent_of(path) == int(job.id))
     os.kill(task, signal.SIGUSR2)
     out = job.log(store).with_suffix(".out")
     wait_for("the new start", lambda: out.read_text().count("Starting with") == 2)
     gate.unlink()
-    failed = monitor.watch([SPEC], store, "")
+    failed = monitor.watch([LIGHT], store, "")
     assert not failed
-    again = sweep.run("smoke", [0.5], store=store)
-    whole = swept.rows[swept.rows["run"] == SPEC.run_id].reset_index(drop=True)
-    mine = again.rows[again.rows["run"] == SPEC.run_id].reset_index(drop=True)
+    mine, whole = (Store(folder).rows([LIGHT.run_id]) for folder in (store, light))
+    assert len(whole)
     pd.testing.assert_frame_equal(mine, whole)
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import HELPERS, LIMIT_SECONDS, ROOT, require_or_skip
+from light_runs import grid
 from slurm_cluster import Cluster, lines_until, missing, wait_for
 
 from replaylab.spec import MachineSpec, RunSpec
@@ -26,9 +27,9 @@ from replaylab.store import ReferenceSpec, Store, claim
 from replaylab.sweeps import jobs as jobs_module
 from replaylab.sweeps import sweep
 from replaylab.sweeps.cluster import ClusterSpec, Job
-from replaylab.sweeps.presets import grid
 
 pytestmark = pytest.mark.slow
+LIGHT = [sys.executable, str(HELPERS / "light_runs.py")]  # python -m replaylab
 HELD_AT = 3  # no step to measure at, nor one with a checkpoint of its own
 
 
@@ -48,7 +49,7 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def left_alone(slurm, tmp_path_factory):
-    """A store with the smoke sweep, trained by one process that nothing happened to."""
+    """A store with the light smoke sweep, trained by one process that nothing happened to."""
     store = tmp_path_factory.mktemp("alone")
     done = cli("sweep", "--preset", "smoke", "--store", str(store))
     assert done.returncode == 0, done.stderr
@@ -56,9 +57,7 @@ def left_alone(slurm, tmp_path_factory):
 
 
 def cli(*words: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "replaylab", *words], capture_output=True, text=True, timeout=LIMIT_SECONDS, **options
-    )
+    return subprocess.run([*LIGHT, *words], capture_output=True, text=True, timeout=LIMIT_SECONDS, **options)
 
 
 def spec() -> RunSpec:
@@ -101,7 +100,7 @@ def wait_until_held(store: Path) -> None:
 
 def picked_up(store: Path, machine: MachineSpec = MachineSpec()) -> sweep.Table:
     """What the sweep makes of the store, once every job has come to an end."""
-    return sweep.run("smoke", [0.5], cluster="slurm", store=store, machine=machine, cluster_file=store / "cluster.yaml")
+    return sweep.run_specs("smoke", [spec()], store, "slurm", machine, store / "cluster.yaml", False, "")
 
 
 def assert_same(run: RunSpec, one: Path, other: Path) -> None:
@@ -264,7 +263,7 @@ def test_an_array_is_left_by_its_sweep_and_found_again(slurm, left_alone, tmp_pa
     assert planned.returncode == 0 and planned.stdout.count("missing") == 2
     assert "2 would be trained. Estimated:" in planned.stderr and "GPU hours" in planned.stderr
     assert not (store / "jobs").exists()
-    left = subprocess.Popen([sys.executable, "-m", "replaylab", *words], stderr=subprocess.PIPE, text=True)
+    left = subprocess.Popen([*LIGHT, *words], stderr=subprocess.PIPE, text=True)
     jobs = [Job.file(run, store) for run in grid("smoke")]
     assert left.stderr is not None
     before = lines_until("queued", left.stderr)
@@ -289,7 +288,7 @@ def test_two_sweeps_at_once_train_each_run_once(slurm, left_alone, tmp_path):
     file = a_file(tmp_path / "cluster.yaml")
     words = sweep_words(file, store)
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen([sys.executable, "-m", "replaylab", *words], **piped) for _ in range(2)]
+    both = [subprocess.Popen([*LIGHT, *words], **piped) for _ in range(2)]
     said = [each.communicate(timeout=LIMIT_SECONDS) for each in both]
     assert [each.returncode for each in both] == [0, 0], said
     assert sorted("submitted 2 jobs" in err for _, err in said) == [False, True]
@@ -304,7 +303,7 @@ def test_two_nodes_survive_a_requeue(sharded, tasks, slurm, left_alone, tmp_path
     way = ["--sharded"] if sharded else []
     alone = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(2 * tasks),
-         "-m", "replaylab", "train", "--preset", "smoke", "--replay-fraction", "0.5", "--store", str(whole), *way],
+         LIGHT[1], "train", "--preset", "smoke", "--replay-fraction", "0.5", "--store", str(whole), *way],
         capture_output=True, text=True, timeout=LIMIT_SECONDS,
     )  # fmt: skip
     assert alone.returncode == 0, alone.stderr
@@ -321,9 +320,13 @@ def test_two_nodes_survive_a_requeue(sharded, tasks, slurm, left_alone, tmp_path
     assert_same(spec(), whole, store)
 
 
-def test_the_notebook_dispatches_waits_and_draws_what_is_there(slurm, left_alone, tmp_path):
-    store = a_store(tmp_path / "notebook", left_alone)
-    doomed = grid("smoke")[0]
+def test_the_notebook_dispatches_waits_and_draws_what_is_there(slurm, swept, tmp_path):
+    """With runs that are measured on all that the page shows."""
+    doomed, good = swept.specs
+    store = tmp_path / "notebook"
+    store.mkdir()
+    for shared in ("domains", "latents", ReferenceSpec.of(doomed).run_id):
+        (store / shared).symlink_to(swept.store / shared)
     folder = claim(doomed, store)
     (folder / "checkpoints" / "step-000001").mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps({"ranks": 64}))  # begun by 64 processes: it refuses to go on
@@ -338,4 +341,4 @@ def test_the_notebook_dispatches_waits_and_draws_what_is_there(slurm, left_alone
     assert "ranks 64 then, 1 now" in text and "_log.err" in text
     assert "1 of them finished, the others missing or failed" in text
     assert "driving, near replay 50 %, seed 0: running" in text
-    assert_same(grid("smoke")[1], left_alone, store)
+    assert_same(good, swept.store, store)

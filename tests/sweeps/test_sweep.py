@@ -14,7 +14,7 @@ import torch
 
 from replaylab.catalogue import PUBLISHED
 from replaylab.cli import training
-from replaylab.cli.main import build_parser
+from replaylab.cli.main import build_parser, main
 from replaylab.pages import verdicts
 from replaylab.spec import MachineSpec
 from replaylab.store import ReferenceSpec, Store, check_store, claim, store_of
@@ -93,6 +93,8 @@ def test_a_table_of_some_measures_holds_the_same_rows_of_them_and_all_runs(swept
 
 
 def test_the_same_spec_gives_the_same_rows(swept, tmp_path):
+    references = ReferenceSpec.of(swept.specs[1]).run_id  # of no model that was trained
+    (tmp_path / references).symlink_to(swept.store / references)
     again = sweep.run("smoke", [0.5], store=tmp_path)
     key = ["model", "step", "domain", "video", "measure"]
     one, other = (table.rows[table.rows["run"] == swept.specs[1].run_id].sort_values(key) for table in (swept, again))
@@ -170,7 +172,8 @@ def test_the_published_store_is_only_read(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_submitit_trains_the_same_bits_in_other_processes(swept, tmp_path):
-    os.symlink(swept.store / "domains", tmp_path / "domains")
+    for shared in ("domains", ReferenceSpec.of(swept.specs[0]).run_id):
+        os.symlink(swept.store / shared, tmp_path / shared)
     table = sweep.run("smoke", cluster="local", store=tmp_path)
     assert (table.runs["state"] == "done").all(), table.runs["reason"].tolist()
     mine, theirs = (t.rows[t.rows["model"] == "fine-tuned"].reset_index(drop=True) for t in (swept, table))
@@ -195,13 +198,13 @@ def run_cli(*arguments):
     return subprocess.run([sys.executable, "-m", "replaylab", *arguments], capture_output=True, text=True)
 
 
-def test_the_command_line_lists_its_verbs_and_shows_the_sweep(swept):
+def test_the_command_line_lists_its_verbs_and_shows_the_sweep(swept, capsys):
     shown = run_cli("--help").stdout
     assert all(verb in shown for verb in ("worlds", "pretrain", "train", "evaluate", "sweep"))
     done = run_cli("sweep", "--preset", "smoke", "--store", str(swept.store))
     assert done.returncode == 0 and "ade_px" in done.stdout and swept.specs[0].run_id in done.stdout
-    headline = run_cli("sweep", "--preset", "smoke", "--store", str(swept.store), "--headline")
-    assert headline.returncode == 0 and len(headline.stdout.strip().splitlines()) == 1
+    assert main(["sweep", "--preset", "smoke", "--store", str(swept.store), "--headline"]) == 0
+    assert len(capsys.readouterr().out.strip().splitlines()) == 1
 
 
 def test_the_command_line_says_what_is_wrong_in_a_sentence(tmp_path):
@@ -210,10 +213,10 @@ def test_the_command_line_says_what_is_wrong_in_a_sentence(tmp_path):
     assert done.stderr.strip().splitlines()[-1].startswith("replaylab: replay_fraction is 1.5")
 
 
-def test_pretraining_refuses_what_it_would_not_heed(tmp_path):
+def test_pretraining_refuses_what_it_would_not_heed(tmp_path, capsys):
     for option in (["--seed", "1"], ["--family", "cogvideox"], ["--precision", "bf16"]):
-        done = run_cli("pretrain", "detector", "--home", str(tmp_path), *option)
-        assert done.returncode == 2 and "are for the base; detector has none" in done.stderr
+        assert main(["pretrain", "detector", "--home", str(tmp_path), *option]) == 2
+        assert "are for the base; detector has none" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_measured_again_with_the_same_result(swept):

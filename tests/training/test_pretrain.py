@@ -27,7 +27,9 @@ def small(monkeypatch):
     monkeypatch.setattr(pretrain, "BASE_DOMAINS", (pretrain.NEAR, *pretrain.FAR))
     monkeypatch.setattr(pretrain, "CURVE_POINTS", 2)
     worlds = tuple(dataclasses.replace(world, videos=(0, 8, 0)) for world in pretrain.CURVE.domains)
-    monkeypatch.setattr(pretrain, "CURVE", dataclasses.replace(pretrain.CURVE, domains=worlds, clips=4, reference_clips=4))
+    monkeypatch.setattr(
+        pretrain, "CURVE", dataclasses.replace(pretrain.CURVE, domains=worlds, clips=4, reference_clips=4, sampler_steps=2)
+    )
 
 
 def test_every_shipped_part_has_a_card_and_all_are_small():

@@ -8,16 +8,17 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from conftest import HELPERS, LIMIT_SECONDS, TWO_RANKS
+from conftest import HELPERS, LIMIT_SECONDS, ROOT
+from one_run import CONTEXT, start
 from safetensors.torch import load_file
 
 from replaylab.evaluation import evaluate
@@ -26,11 +27,10 @@ from replaylab.store import ReferenceSpec
 from replaylab.sweeps.presets import grid
 from replaylab.training import checkpoint
 
-SCRIPT = HELPERS / "one_run.py"
 WAYS = {
-    "one process": ([], MachineSpec(checkpoint_steps=2)),
-    "two, DDP": (TWO_RANKS, MachineSpec(checkpoint_steps=2)),
-    "two, FSDP2": (TWO_RANKS, MachineSpec(checkpoint_steps=2, sharded=True)),
+    "one process": (1, MachineSpec(checkpoint_steps=2)),
+    "two, DDP": (2, MachineSpec(checkpoint_steps=2)),
+    "two, FSDP2": (2, MachineSpec(checkpoint_steps=2, sharded=True)),
 }
 # (phase, number of the call, rank): in the order in which a run comes to them. Ranks share the encoding as it happens.
 CAMPAIGNS = {
@@ -61,25 +61,41 @@ def shared(swept, tmp_path_factory):
     return store
 
 
-def started(store: Path, shared, way: str, *deadly) -> subprocess.Popen:
+@pytest.fixture(scope="module", autouse=True)
+def environment():
+    """Of the server that all processes are forked from, which is started with the first of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", f"{ROOT}:{HELPERS}")
+        forkserver.ensure_running()
+        yield
+
+
+def started(store: Path, shared, way: str, *deadly):
     store.mkdir(exist_ok=True)
     references = ReferenceSpec.of(spec()).run_id
     for name in ("domains", references):
         if not (store / name).is_symlink():
             os.symlink(shared / name, store / name)
-    launcher, machine = WAYS[way]
+    ranks, machine = WAYS[way]
     about = store / "about.json"
     about.write_text(json.dumps({"spec": spec().as_dict(), "machine": machine.as_dict(), "store": str(store)}))
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(SCRIPT), str(about), *map(str, deadly)], stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
-    )  # fmt: skip
+    (store / "errors.txt").write_text("")
+    process = CONTEXT.Process(target=start, args=(ranks, str(store / "errors.txt"), str(about), *map(str, deadly)))
+    process.start()
+    return process
+
+
+def ended(process, store: Path) -> tuple[int, str]:
+    """The exit status of a process, and what it wrote to stderr."""
+    process.join(LIMIT_SECONDS)
+    assert process.exitcode is not None, f"still there after {LIMIT_SECONDS} s"
+    return process.exitcode, (store / "errors.txt").read_text()
 
 
 def finished(store: Path, shared, way: str) -> Path:
-    process = started(store, shared, way)
-    errors = process.communicate(timeout=LIMIT_SECONDS)[1]
-    assert process.returncode == 0, errors
+    status, errors = ended(started(store, shared, way), store)
+    assert status == 0, errors
     return store / spec().run_id
 
 
@@ -114,9 +130,8 @@ def assert_same(whole: Path, killed: Path) -> None:
 def test_killed_in_every_phase_it_ends_with_the_same_bits(way, shared, tmp_path):
     whole = finished(tmp_path / "whole", shared, way)
     for phase, number, rank in CAMPAIGNS[way]:
-        process = started(tmp_path / "killed", shared, way, phase, number, rank)
-        errors = process.communicate(timeout=LIMIT_SECONDS)[1]
-        assert process.returncode == -signal.SIGKILL or "Signal 9 (SIGKILL)" in errors, (phase, errors)
+        status, errors = ended(started(tmp_path / "killed", shared, way, phase, number, rank), tmp_path / "killed")
+        assert status == (-signal.SIGKILL if WAYS[way][0] == 1 else 1) and f"killed in {phase}\n" in errors, (status, errors)
         assert not (tmp_path / "killed" / spec().run_id / "summary.json").exists()
     assert_same(whole, finished(tmp_path / "killed", shared, way))
 
@@ -130,6 +145,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(shared, tmp_path):
     for _ in range(3):
         process = started(tmp_path / "killed", shared, "one process")
         time.sleep(moments.uniform(0.2, 1.0) * seconds)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        with suppress(ProcessLookupError):  # it was faster than the one before
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
     assert_same(whole, finished(tmp_path / "killed", shared, "one process"))
