@@ -31,6 +31,7 @@ from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, ModelSpec, RunSpec, base_of, weights_digest
 from replaylab.store import ReferenceSpec
 from replaylab.util import distributed, downloads, networks
+from replaylab.util.processes import collecting_no_garbage
 from replaylab.util.progress import track
 
 Frames = NDArray[np.uint8]
@@ -136,6 +137,7 @@ def load(spec: RunSpec | ReferenceSpec, home: Path) -> Pipeline:
     return PretrainedPipeline(spec.model, model.to(device))
 
 
+@collecting_no_garbage()
 def load_tiny(folder: Path) -> TinyPipeline:
     """The tiny model in a folder, of the family that its model_index.json names; on this process's device."""
     name = json.loads((folder / "model_index.json").read_text())["_class_name"]

@@ -31,6 +31,7 @@ from replaylab.store import ReferenceSpec, Store
 from replaylab.sweeps.cluster import ClusterSpec, Job, active, clean_environment, executor_for, signals_ignored, slurm_queue
 from replaylab.training import preemption
 from replaylab.util.files import locked, write_text
+from replaylab.util.processes import collecting_no_garbage
 from replaylab.util.progress import report
 
 if TYPE_CHECKING:
@@ -125,8 +126,9 @@ class Task:
 
     def work(self, store: Path, job: Any) -> None:
         """Make what runs share, or train the one run, unless it belongs to another job or is done."""
-        from replaylab.training import fine_tuning
-        from replaylab.util import distributed
+        with collecting_no_garbage():
+            from replaylab.training import fine_tuning
+            from replaylab.util import distributed
 
         specs = [RunSpec.from_dict(plain) for plain in self.specs]
         if self.prepares:

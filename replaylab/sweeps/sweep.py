@@ -26,6 +26,7 @@ from replaylab.sweeps import ablations, jobs, monitor
 from replaylab.sweeps.cluster import ClusterSpec, Job, active
 from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.util.files import write_text
+from replaylab.util.processes import collecting_no_garbage
 from replaylab.util.progress import report
 from replaylab.util.text import duration
 
@@ -143,7 +144,8 @@ def estimate(missing: list[RunSpec], store: Path, specs: list[RunSpec], cluster:
         seconds = steps * median(took / of_steps for took, of_steps in finished)
         how = f"from the {len(finished)} that are done"
     else:
-        from replaylab.training import fine_tuning
+        with collecting_no_garbage():
+            from replaylab.training import fine_tuning
 
         (load, *_), cores = os.getloadavg(), os.cpu_count() or 1  # before the timing, which adds to the load
         seconds, how = fine_tuning.estimate_seconds(missing, store), "timed on this machine"

@@ -24,7 +24,7 @@ from replaylab.store.run_folders import read_rows
 CLIPS, CAP_PX = 20, 16.0
 SPEC = EvaluationSpec(
     (WorldSpec("tiny", "traffic", "target", "ordinary", (0, 2 * CLIPS, 0)),), "dev", CLIPS, CLIPS,
-    at_the_end=(WorldSpec("far", "physics", "any", "bodies", (0, 2 * CLIPS, 0)),),
+    at_the_end=(WorldSpec("far", "physics", "any", "bodies", (0, 2 * CLIPS, 0)),), sampler_steps=2,
 )  # fmt: skip
 PER_SET = {"effnet_fd", "effnet_kd", "video_fd", "video_kd"}
 
