@@ -16,7 +16,8 @@ from typing import Any
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 IMPORTED = [
-    "ipykernel.kernelapp", "pandas.io.formats.style", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "seaborn",
+    "ipykernel.kernelapp", "ipykernel.debugger", "pandas.io.formats.style", "pyarrow.dataset", "matplotlib.pyplot",
+    "matplotlib.backends.backend_agg", "seaborn",
     "replaylab.pages.parameters", "replaylab.pages.measures", "replaylab.pages.verdicts", "replaylab.pages.worlds",
     "jupyter_book.cli.main",  # the program that builds the book: multiprocessing imports it into every process
 ]  # fmt: skip

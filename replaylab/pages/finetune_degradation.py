@@ -53,6 +53,8 @@ ALL_DOMAINS = dict.fromkeys((*EVERYWHERE, *SOURCES))
 MOTION_PANELS = [(measure, domain) for measure in MOTION for domain in TARGET_LOOK]
 FORGOTTEN = (*DENOISING_LOSSES, "effnet_kd", "flow_error_px", "ade_px")
 SHOWN = dict.fromkeys((*AGENTS, *FIDELITY, *MOTION, *FORGOTTEN))
+NAMES = {catalogue.PSEUDO.get(measure, measure): measure for measure in SHOWN}  # of what is compared clip by clip
+MEASURES = {*SHOWN, *NAMES}  # the measures that this page wants in a sweep's rows
 OVER_STEPS = [
     ("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"), ("ade_px", "driving-held-out"),
     ("ade_matched_px", "driving-eventful"), ("recall", "driving-eventful"),
@@ -96,8 +98,7 @@ class Changes:
 def read(table: Table) -> Changes:
     """The changes in a sweep's rows; ValueError where a run's base was not measured on the same measures and domains."""
     of_runs, of_configurations = [], []
-    names = {catalogue.PSEUDO.get(measure, measure): measure for measure in SHOWN}
-    few = table.rows[table.rows["measure"].isin(names) & table.rows["model"].isin([FINE_TUNED, "base"])]
+    few = table.rows[table.rows["measure"].isin(NAMES) & table.rows["model"].isin([FINE_TUNED, "base"])]
     keys = ["replay", "replay_fraction", "target", "step"]
     for (domain, measure), here in few.groupby(["domain", "measure"], sort=False):
         before, after = before_and_after(here, measure, domain)
@@ -110,14 +111,14 @@ def read(table: Table) -> Changes:
                 continue
             of_base, change = of_base[:, in_all], change[:, in_all]
             at = {"configuration": Configuration(*configuration).name, "step": step, "domain": domain,
-                  "measure": names[measure], "clips": in_all.sum()}  # fmt: skip
+                  "measure": NAMES[measure], "clips": in_all.sum()}  # fmt: skip
             for place, one, by in zip(places, of_base.mean(1), change.mean(1), strict=True):
                 of_runs.append({**at, **runs[place], "before": one, "change": by})
             mean = interval(change)
             of_configurations.append({
                 **at, "change": mean.estimate, "low": mean.low, "high": mean.high, "before": of_base.mean(),
                 "seeds": len(places), "described": describe(mean),
-                "outcome": statistics.outcome(mean, measure_of(names[measure]).better),
+                "outcome": statistics.outcome(mean, measure_of(NAMES[measure]).better),
             })  # fmt: skip
     at_step = ["step", "domain", "measure", "before", "change", "clips"]
     return Changes(
