@@ -108,3 +108,23 @@ def test_attention_written_out_is_torchs(dtype):
     assert torch.allclose(ours.double(), exact, atol=1e-5 if dtype == torch.float32 else 0.03)
     ours.float().square().sum().backward()
     assert all(part.grad is not None and part.grad.isfinite().all() for part in parts)
+
+
+def test_in_half_precision_gelu_is_the_tanh_one_up_to_the_rounding_of_its_input():
+    x = torch.linspace(-8, 8, 4001)
+    rounded = x.bfloat16()
+    exact = functional.gelu(rounded.double(), approximate="tanh")
+    by_input = (functional.gelu(x.double(), approximate="tanh") - exact).abs().max()
+    error = (fused_attention.gelu(rounded).double() - exact).abs()
+    by_output = (exact.bfloat16().double() - exact).abs()
+    assert by_input > 1e-3 and (error - by_output).max() <= 1e-3
+    assert fused_attention.gelu(rounded).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_attention_in_half_precision_is_the_same_with_gradients_and_without(learning):
+    random = torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, 2, 20, 64, generator=random) for _ in range(3)]
+    with torch.set_grad_enabled(learning):
+        ours = fused_attention.attend(*(part.bfloat16() for part in parts))
+    assert torch.allclose(ours.float(), functional.scaled_dot_product_attention(*parts), atol=0.03)
