@@ -19,11 +19,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-import scipy.ndimage
 from numpy.typing import ArrayLike, NDArray
 
 from replaylab.metrics.distances import Extractor
+from replaylab.util import networks
 from replaylab.util.checks import Images, checked_images
 from replaylab.util.files import sha256
 
@@ -151,9 +152,8 @@ def _luminance(frames: Images) -> NDArray[np.float64]:
 
 def _windowed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Gaussian means (T, H - 10, W - 10, 3) over the windows that lie inside the frame."""
-    mean = scipy.ndimage.gaussian_filter(values, SSIM_SIGMA_PX, radius=SSIM_RADIUS_PX, axes=(1, 2))
-    inside = slice(SSIM_RADIUS_PX, -SSIM_RADIUS_PX)
-    return np.asarray(mean[:, inside, inside])
+    kernel, inside = cv2.getGaussianKernel(2 * SSIM_RADIUS_PX + 1, SSIM_SIGMA_PX), slice(SSIM_RADIUS_PX, -SSIM_RADIUS_PX)
+    return np.stack([cv2.sepFilter2D(frame, cv2.CV_64F, kernel, kernel)[inside, inside] for frame in values])
 
 
 # The network: everything below loads torch, and only when it is called.
@@ -167,7 +167,7 @@ class Activations:
     maps: tuple[NDArray[np.float16], ...]  # (N, C, h, w) at PERCEPTUAL_BLOCKS, of unit length along C; half: many are kept
 
 
-def efficientnet(frames: ArrayLike, batch_size: int = 64, with_maps: bool = True) -> Activations:
+def efficientnet(frames: ArrayLike, batch_size: int = 20, with_maps: bool = True) -> Activations:
     """One pass over single frames, uint8 (N, H, W, 3), not resized; no maps of no frames, or if they are not wanted.
 
     ValueError if the frames are of another type or shape; sides must be divisible by 32, the network's stride.
@@ -186,7 +186,7 @@ def efficientnet(frames: ArrayLike, batch_size: int = 64, with_maps: bool = True
     return Activations(np.concatenate(features), tuple(map(np.concatenate, zip(*maps, strict=True))))
 
 
-def efficientnet_features(frames: ArrayLike, batch_size: int = 64) -> NDArray[np.float32]:
+def efficientnet_features(frames: ArrayLike, batch_size: int = 20) -> NDArray[np.float32]:
     """The features alone, float32 (N, 1280); frames and errors as in `efficientnet`."""
     return efficientnet(frames, batch_size, with_maps=False).features
 
@@ -234,4 +234,4 @@ def _efficientnet() -> Any:
         raise ValueError(f"{path}: sha256 {digest}, expected {EXTRACTOR.weights_sha256}; install {EXTRACTOR.package} again")
     with contextlib.redirect_stdout(None):  # it prints that it was loaded
         network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(path))
-    return network.eval().requires_grad_(False)
+    return networks.without_batch_norm(network.requires_grad_(False))

@@ -9,10 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MIB = 2**20
+Network = TypeVar("Network", bound="nn.Module")
 
 
 def load(kind: Any, folder: Path, unused: tuple[str, ...] = (), **settings: Any) -> Any:
@@ -49,6 +54,20 @@ def save(network: Any, folder: Path, leave_out: tuple[str, ...] = ()) -> None:
     for file in sorted(aside.iterdir()):
         file.replace(folder / file.name)
     aside.rmdir()
+
+
+def without_batch_norm(network: Network) -> Network:
+    """For inference: each batch norm becomes part of the convolution before it, in place; the same up to rounding."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    network.eval()
+    for module in network.modules():
+        for (name, before), (name_of_norm, norm) in pairwise(list(module.named_children())):
+            if isinstance(before, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
+                setattr(module, name, fuse_conv_bn_eval(before, norm))
+                setattr(module, name_of_norm, nn.Identity())
+    return network
 
 
 def read_json(folder: Path, *names: str) -> dict[str, Any]:
