@@ -173,12 +173,14 @@ class EvaluationSpec(Described):
     video_network: str = ""  # digest of its weights
     edition: int = 2  # of the measures: raised when the same description would give other numbers
     object_detector: DetectorSpec | None = field(default=None, metadata=LATER)  # None: the shipped one
+    measured_in: str = field(default="fp32", metadata=LATER)  # or bf16: the video network, denoising losses
 
     def __post_init__(self) -> None:
         if self.futures < 1:
             raise ValueError(f"futures is {self.futures}; it must be at least 1")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision {self.precision!r} is none of fp32, bf16")
+        for name in ("precision", "measured_in"):
+            if (value := getattr(self, name)) not in ("fp32", "bf16"):
+                raise ValueError(f"{name} {value!r} is none of fp32, bf16")
 
 
 SCHEDULES = ("constant", "periodic", "ramp", "anneal")
@@ -287,7 +289,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 class MachineSpec(Described):
     """How a run is executed: it changes numbers in their last bits at most, and is no part of a run's name."""
 
-    precision: str = "auto"  # bf16 where a GPU has it, else fp32
+    precision: str = "auto"  # bf16 where the GPU or the processor has it, else fp32
     compiled: bool = False  # torch.compile: faster after some hundreds of steps
     sharded: bool = False  # FSDP2 instead of DDP, with several ranks
     gradient_checkpointing: bool = False  # less memory, a third more time

@@ -27,6 +27,7 @@ from replaylab.models import pipelines, sampling
 from replaylab.models.pipelines import Pipeline
 from replaylab.spec import EvaluationSpec
 from replaylab.store import ReferenceSpec, Store, claim, finish
+from replaylab.util import distributed
 from replaylab.util.distributed import Rank
 from replaylab.util.files import locked, write_atomically, write_json, write_text
 from replaylab.util.progress import track
@@ -68,7 +69,7 @@ def _futures(
     model, condition, shape = pipeline.model, evaluation_set.condition, evaluation_set.latents.shape[1:]
     for number in range(spec.futures):
         first = number * len(evaluation_set.clips)
-        with torch.autocast(model.transformer.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+        with distributed.autocast(model.transformer.device.type, spec.precision):
             latents = sampling.futures(model, condition, shape, spec.sampler_steps, spec.noise_seed, first, rank)
         yield (pipeline.decode(latents) if rank.is_main else evaluation_set.frames), latents
 
@@ -77,7 +78,8 @@ def _denoising(pipeline: Pipeline, evaluation_set: EvaluationSet, noise_seed: in
     """The loss of denoising each clip at NOISE_LEVELS, with the noise that its first future is sampled from."""
     parts, clips = [], (evaluation_set.latents, evaluation_set.condition)
     for level in NOISE_LEVELS:
-        losses = sampling.denoising_losses(pipeline.model, *clips, level, noise_seed)
+        with distributed.autocast(pipeline.model.transformer.device.type, evaluation_set.measured_in):
+            losses = sampling.denoising_losses(pipeline.model, *clips, level, noise_seed)
         values = [{f"{DENOISING}_{level:g}": Statistic(loss, 1)} for loss in losses]
         parts.append(measurement.rows_of_clips(evaluation_set, values))
     return pd.concat(parts, ignore_index=True)

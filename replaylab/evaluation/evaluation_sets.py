@@ -1,8 +1,8 @@
 """Evaluation sets: the held-out clips of a domain, their truth, and the real clips that distances are taken to.
 
-Decision: clips, truth, context latents and the networks' outputs on real frames are prepared once a process and shared by
-all configurations and steps, so that a configuration costs only what it generates. Distances are taken to real clips of
-other scenes, so the baseline 'real' is what a perfect model would reach.
+Decision: what is computed from real frames (latents, features, optical flow, pseudo-tracks, mean motion) is computed once
+a store, and shared by all configurations and steps, so that a configuration costs only what it generates. Distances are
+taken to real clips of other scenes, so the baseline 'real' is what a perfect model would reach.
 
 Refused: a split with too few scenes.
 """
@@ -24,7 +24,8 @@ from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.data import clips as clips_module
 from replaylab.data.boxes import centres
 from replaylab.data.clips import Clip
-from replaylab.data.domain import TRACK_COLUMNS, Domain
+from replaylab.data.domain import TRACK_COLUMNS, TRACK_TYPES, Domain
+from replaylab.evaluation.feature_cache import Arrays, FeatureCache
 from replaylab.metrics import ego_motion, fidelity, optical_flow, trajectories, video_network
 from replaylab.metrics.detectors import centre_point
 from replaylab.metrics.fidelity import Activations
@@ -33,6 +34,8 @@ from replaylab.models import pipelines
 from replaylab.models.interface import Condition, stack_clips
 from replaylab.models.pipelines import Frames, Pipeline
 from replaylab.spec import DetectorSpec, EvaluationSpec, FolderSpec, World
+from replaylab.util import distributed, networks
+from replaylab.util.files import sha256
 from replaylab.worlds.build import build_domain
 from replaylab.worlds.named import DRIVING_WORLDS
 
@@ -61,8 +64,11 @@ class EvaluationSet:
     pipeline: Pipeline  # the model that continues the clips, or one with the same autoencoder and context
     latents: torch.Tensor  # (N, C, T, h, w)
     condition: Condition  # what the model is conditioned on: the context, and what its family needs
-    references: Frames  # (M, T, H, W, 3)
-    reference_names: tuple[str, ...]  # the scenes of the references
+    measured_in: str  # fp32 or bf16, as in `EvaluationSpec`
+    reference_clips: list[Clip]  # M
+    read_references: Callable[[], Frames]  # (M, T, H, W, 3)
+    kept: FeatureCache  # of the clips
+    kept_of_references: FeatureCache
     mean_motion: MeanMotion | None  # of the target's ordinary driving; None where none of its agents is known
     detect: Callable[[Frames], ClipBoxes]  # boxes of agents, with scores, in clips (N, T, H, W, 3)
 
@@ -83,22 +89,46 @@ class EvaluationSet:
     @cached_property
     def activations(self) -> Activations:
         """EfficientNet's on the true future frames (N x future frames)."""
-        return fidelity.efficientnet(flat(self.future(self.frames)))
+
+        def compute() -> Arrays:
+            made = fidelity.efficientnet(flat(self.future(self.frames)))
+            return {"features": made.features} | {f"map {number}": each for number, each in enumerate(made.maps)}
+
+        kept = self.kept.arrays(f"activations, context {self.context_frames}, {fidelity.EXTRACTOR.weights_sha256}", compute)
+        maps = [kept[f"map {number}"] for number in range(len(kept) - 1)]
+        return Activations(kept["features"], tuple(maps))
 
     @cached_property
     def reference_features(self) -> NDArray[np.float32]:
         """EfficientNet's on the references' future frames: (M x future frames, 1280)."""
-        return fidelity.efficientnet_features(flat(self.future(self.references)))
+        what = f"features, context {self.context_frames}, {fidelity.EXTRACTOR.weights_sha256}"
+        return self._of_references(what, lambda futures: fidelity.efficientnet_features(flat(futures)))
 
     @cached_property
     def reference_videos(self) -> NDArray[np.float32]:
         """The video network's on the references' futures: (M, d)."""
-        return video_network.features(self.future(self.references))
+        network = video_network.extractor().weights_sha256
+        what = f"video features in {self.measured_in}, context {self.context_frames}, {network}"
+        return self._of_references(what, self.video_features)
+
+    def video_features(self, futures: Frames, flows: Sequence[NDArray[np.float32]] | None = None) -> NDArray[np.float32]:
+        """The video network's of futures (N, F, H, W, 3): (N, d). `flows`: their optical flow, where it is known."""
+        with distributed.autocast("cpu", self.measured_in):
+            return video_network.features(futures, flows=flows)
+
+    def _of_references(self, what: str, compute: Callable[[Frames], NDArray[np.float32]]) -> NDArray[np.float32]:
+        kept = self.kept_of_references.arrays(what, lambda: {"features": compute(self.future(self.read_references()))})
+        return kept["features"]
 
     @cached_property
-    def flows(self) -> list[NDArray[np.float32]]:
-        """Optical flow of the true clips from the last context frame on, N x (future frames, H, W, 2)."""
-        return [optical_flow.flow(clip[self.context_frames - 1 :]) for clip in self.frames]
+    def flows(self) -> NDArray[np.float32]:
+        """Optical flow of the true clips from the last context frame on, (N, future frames, H, W, 2)."""
+        first = self.context_frames - 1
+
+        def compute() -> Arrays:
+            return {"flows": np.stack([optical_flow.flow(clip[first:]) for clip in self.frames])}
+
+        return self.kept.arrays(f"optical flow from frame {first}", compute)["flows"]
 
     @cached_property
     def ego_turns(self) -> bool:
@@ -176,15 +206,12 @@ def prepare_sets(
     """
     worlds = (*spec.domains, *(spec.at_the_end if at_the_end else ()))
     pipeline = pipeline or pipelines.published_tiny()
-    counts = spec.clips, spec.reference_clips
-    return [_prepared(world, spec.domains[0], spec.split, *counts, spec.object_detector, home, pipeline) for world in worlds]
+    return [_prepared(world, spec, home, pipeline) for world in worlds]
 
 
 @cache
-def _prepared(
-    world: World, ordinary: World, split: str, clips: int, reference_clips: int, detector: DetectorSpec | None,
-    home: Path, pipeline: Pipeline,
-) -> EvaluationSet:  # fmt: skip
+def _prepared(world: World, spec: EvaluationSpec, home: Path, pipeline: Pipeline) -> EvaluationSet:
+    split, clips, reference_clips, detector = spec.split, spec.clips, spec.reference_clips, spec.object_detector
     domain, scenes = _scenes(world, split, home, pipeline.frames)
     if len(scenes) < clips + reference_clips:
         raise ValueError(
@@ -196,12 +223,43 @@ def _prepared(
     latents, condition = stack_clips(list(pipeline.encode_clips(domain, split, chosen, home)))
     return EvaluationSet(
         domain.name, split, _has_agents(world, detector), domain.frames_per_second, chosen,
-        _frames(domain, chosen, length), _truth(domain, chosen, length, detector),
+        _frames(domain, chosen, length), _truth(domain, chosen, length, detector, home),
         _ego(domain, chosen, length, ["x_m", "y_m", "heading_rad"]),
         _ego(domain, chosen, length, ["field_of_view_deg", "camera_height_m", "camera_pitch_rad"]), pipeline, latents,
-        condition, _frames(domain, others, length), tuple(clip.scene for clip in others),
-        _mean_motion(ordinary, split, detector, home, pipeline), detector_for(detector),
+        condition, spec.measured_in, others, lambda: _frames(domain, others, length),
+        _features(home, domain, chosen, length), _features(home, domain, others, length),
+        _mean_motion(spec.domains[0], split, detector, home, pipeline),
+        detector_for(detector),
     )  # fmt: skip
+
+
+def synthetic_set(
+    spec: EvaluationSpec, pipeline: Pipeline, size_px: tuple[int, int], clips: int, home: Path
+) -> EvaluationSet:  # fmt: skip
+    """Clips of noise with three agents each, on which the cost of measuring is timed before any domain is rendered.
+
+    `size_px`: height and width.
+    """
+    height, width = size_px
+    has_agents = _has_agents(spec.domains[0], spec.object_detector)
+    frames = np.random.default_rng(0).integers(0, 256, (clips, pipeline.frames, *size_px, 3), np.uint8)
+    agents = pd.DataFrame({name: np.zeros(3, kind) for name, kind in TRACK_TYPES.items()}).assign(
+        agent=range(3), x0=0.2 * width, x1=0.5 * width, y0=[0.2 * height, 0.4 * height, 0.6 * height], eligible=True
+    )
+    agents["y1"] = agents["y0"] + 0.2 * height
+    ahead, camera = np.zeros((clips, pipeline.frames, 3)), np.tile([70.0, 1.5, 0.1], (clips, pipeline.frames, 1))
+    ahead[:, :, 1] = range(pipeline.frames)
+    scenes = [Clip(f"video {number}", f"scene {number}", 0) for number in range(2 * clips)]
+    kept, kept_of_others = (FeatureCache(home / "features", part) for part in ("noise", "noise of other scenes"))
+    return EvaluationSet(
+        "noise", spec.split, has_agents, 4.0, scenes[:clips], frames, [[agents] * pipeline.frames] * clips, ahead, camera,
+        pipeline, pipeline.encode(frames), {}, spec.measured_in, scenes[clips:], lambda: frames, kept, kept_of_others, None,
+        detector_for(spec.object_detector),
+    )  # fmt: skip
+
+
+def _features(home: Path, domain: Domain, chosen: list[Clip], length: int) -> FeatureCache:
+    return FeatureCache.of(home / "features", domain, chosen, length)
 
 
 def _scenes(world: World, split: str, home: Path, length: int) -> tuple[Domain, list[Clip]]:
@@ -217,16 +275,28 @@ def _has_agents(world: World, detector: DetectorSpec | None) -> bool:
     return world.world in DRIVING_WORLDS
 
 
-def _truth(domain: Domain, chosen: list[Clip], length: int, detector: DetectorSpec | None) -> list[list[pd.DataFrame]]:
+def _truth(
+    domain: Domain, chosen: list[Clip], length: int, detector: DetectorSpec | None, home: Path
+) -> list[list[pd.DataFrame]]:
     """The domain's tracks, else pseudo-tracks of the detector on the real frames, else none."""
     if domain.has_tracks:
         return clips_module.truth_of(domain, chosen, length)
     if detector is None:
         return [[pd.DataFrame(columns=list(TRACK_COLUMNS))] * length] * len(chosen)
-    from replaylab.metrics.detectors import pseudo_tracks
 
-    loaded = _object_detector(detector)
-    return [pseudo_tracks.pseudo_tracks(clip, loaded) for clip in clips_module.read(domain, chosen, length)]
+    def compute() -> pd.DataFrame:
+        from replaylab.metrics.detectors import pseudo_tracks
+
+        loaded = _object_detector(detector)
+        tracks = (pseudo_tracks.pseudo_tracks(clip, loaded) for clip in clips_module.read(domain, chosen, length))
+        return pd.concat(
+            [table.assign(clip=clip, at=at) for clip, tables in enumerate(tracks) for at, table in enumerate(tables)]
+        )
+
+    kept = _features(home, domain, chosen, length).table(f"pseudo-tracks, {detector}", compute)
+    nothing = kept.iloc[:0].drop(columns=["clip", "at"])
+    tables = {key: table.drop(columns=["clip", "at"]) for key, table in kept.groupby(["clip", "at"])}
+    return [[tables.get((clip, at), nothing) for at in range(length)] for clip in range(len(chosen))]
 
 
 @cache
@@ -247,9 +317,16 @@ def _mean_motion(
     if not _has_agents(world, detector):
         return None
     domain, scenes = _scenes(world, split, home, pipeline.frames)
-    truth, size_px = _truth(domain, scenes, pipeline.frames, detector), (domain.height_px, domain.width_px)
+    size_px, context = (domain.height_px, domain.width_px), pipeline.context_frames
+
+    def compute() -> Arrays:
+        truth = _truth(domain, scenes, pipeline.frames, detector, home)
+        return {"field_px": MeanMotion.measured(truth, size_px, context).field_px}
+
+    tracks = sha256(domain.folder / "tracks.parquet") if domain.has_tracks else detector
     try:
-        return MeanMotion.measured(truth, size_px, pipeline.context_frames)
+        kept = _features(home, domain, scenes, pipeline.frames).arrays(f"mean motion, context {context}, {tracks}", compute)
+        return MeanMotion(size_px, kept["field_px"])
     except ValueError:
         if isinstance(world, FolderSpec):  # in one's own videos it may be that no agent stays
             return None
@@ -276,7 +353,11 @@ def clear_cache() -> None:
 @cache
 def detector_for(spec: DetectorSpec | None = None) -> Callable[[Frames], ClipBoxes]:
     """Detects agents in clips (N, T, H, W, 3): N x T boxes with scores, of the shipped detector or one of transformers."""
-    detect = partial(centre_point.detect, centre_point.load()) if spec is None else _object_detector(spec).detect
+    detect: Callable[[Frames], Sequence[NDArray[np.floating]]] = (
+        partial(centre_point.detect, networks.without_batch_norm(centre_point.load()))
+        if spec is None
+        else _object_detector(spec).detect
+    )
 
     def in_clips(frames: Frames) -> ClipBoxes:
         length, boxes = frames.shape[1], detect(flat(frames))

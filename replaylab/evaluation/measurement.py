@@ -10,7 +10,7 @@ Refused: clips of another shape than the real ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from replaylab.models.pipelines import PretrainedPipeline
 MISS_CAP_M = 10.0  # error on the ground plane of an agent that is not detected; no error counts for more
 NTA_GATE_PX, NTA_WIDTH_PX = 10, 480  # its authors' gate in images of that width
 
+Flows = Sequence[NDArray[np.float32]]  # of each clip from the last context frame on: N x (future frames, H, W, 2)
 Values = dict[str, Statistic]
 """Measures by name, each with the number of observations."""
 
@@ -64,8 +65,8 @@ def measure(
     """
     if frames.shape != (shape := evaluation_set.frames.shape):
         raise ValueError(f"frames: shape {frames.shape}, but {evaluation_set.name} has clips of shape {shape}")
-    detect = evaluation_set.detect if evaluation_set.has_agents else None
-    outputs = run_networks(evaluation_set.future(frames), detect)
+    flows = [optical_flow.flow(clip[evaluation_set.context_frames - 1 :]) for clip in frames]
+    outputs = _network_outputs(evaluation_set, evaluation_set.future(frames), flows)
     latents = evaluation_set.pipeline.encode(frames) if latents is None else latents
     parts = [
         rows_of_clips(evaluation_set, _pictures(evaluation_set, frames, outputs, latents)),
@@ -74,24 +75,25 @@ def measure(
     if evaluation_set.has_agents:
         errors = agent_errors(evaluation_set, outputs.boxes, miss_cap_px)
         parts.append(_agents(evaluation_set, outputs.boxes, errors))
-        motion = _motion(evaluation_set, frames, outputs.boxes, errors, miss_cap_px if thorough else None)
+        motion = _motion(evaluation_set, frames, flows, outputs.boxes, errors, miss_cap_px if thorough else None)
         parts.append(rows_of_clips(evaluation_set, motion))
     # in one's own videos agents may never be detected
     if not evaluation_set.has_agents or isinstance(evaluation_set.pipeline, PretrainedPipeline):
-        parts.append(rows_of_clips(evaluation_set, _flow_errors(evaluation_set, frames)))
+        parts.append(rows_of_clips(evaluation_set, _flow_errors(evaluation_set, flows)))
     return Measurement(pd.concat(parts, ignore_index=True), outputs.boxes)
 
 
-def run_networks(futures: Frames, detect: Callable[[Frames], ClipBoxes] | None) -> NetworkOutputs:
-    """All networks on the futures (N, F, H, W, 3) of clips; the detector where one is given.
+def _network_outputs(evaluation_set: EvaluationSet, futures: Frames, flows: Flows) -> NetworkOutputs:
+    """All networks on the futures (N, F, H, W, 3) of clips; the detector where agents are measured.
 
     The video network was trained on the tiny model's clips and takes no others; `compare` has the field's own for those.
     """
     takes = (video_network.FRAMES, video_network.SIZE_PX, video_network.SIZE_PX)
+    within = [flow[1:] for flow in flows]  # without the step out of the context
     return NetworkOutputs(
         fidelity.efficientnet(flat(futures)),
-        video_network.features(futures) if futures.shape[1:4] == takes else None,
-        detect(futures) if detect else [],
+        evaluation_set.video_features(futures, within) if futures.shape[1:4] == takes else None,
+        evaluation_set.detect(futures) if evaluation_set.has_agents else [],
     )
 
 
@@ -127,7 +129,7 @@ def _latent_mse(evaluation_set: EvaluationSet, latents: torch.Tensor) -> torch.T
 
 
 def _enough_videos(evaluation_set: EvaluationSet) -> bool:
-    return min(len(evaluation_set.clips), len(evaluation_set.reference_names)) >= distances.N_MIN
+    return min(len(evaluation_set.clips), len(evaluation_set.reference_clips)) >= distances.N_MIN
 
 
 def _feature_distances(evaluation_set: EvaluationSet, outputs: NetworkOutputs) -> pd.DataFrame:
@@ -135,7 +137,7 @@ def _feature_distances(evaluation_set: EvaluationSet, outputs: NetworkOutputs) -
 
     Those of fewer vectors than `distances.N_MIN` are left out: small presets have none of whole futures.
     """
-    scenes, others = [clip.scene for clip in evaluation_set.clips], evaluation_set.reference_names
+    scenes, others = ([clip.scene for clip in each] for each in (evaluation_set.clips, evaluation_set.reference_clips))
     features, real = outputs.frames.features, evaluation_set.reference_features
     by_clip = features.reshape(len(scenes), -1, features.shape[1]), real.reshape(len(others), -1, real.shape[1])
     sets: list[tuple[str, Any, Any, Extractor]] = [("effnet", *by_clip, fidelity.EXTRACTOR)]
@@ -205,8 +207,9 @@ def pooled_measures(
 
 # -------------------------------------------------------------------------------------------------------------- motion
 def _motion(
-    evaluation_set: EvaluationSet, frames: Frames, boxes: ClipBoxes, errors: list[AgentErrors], miss_cap_px: float | None
-) -> list[Values]:
+    evaluation_set: EvaluationSet, frames: Frames, flows: Flows, boxes: ClipBoxes, errors: list[AgentErrors],
+    miss_cap_px: float | None,
+) -> list[Values]:  # fmt: skip
     """Measures of each clip by optical flow: the background, and agents relative to it. Where a cap for lost agents is
     given, also the second tracker and the ego car's motion.
     """
@@ -218,7 +221,7 @@ def _motion(
         # an agent in the wrong place is no error of the background
         hidden = [start, *(np.concatenate([a, b[:, :4]]) for a, b in zip(agents.boxes, boxes[number], strict=True))]
         mask = optical_flow.background(true, hidden)
-        flow, true_flow = optical_flow.flow(generated), evaluation_set.flows[number]
+        flow, true_flow = flows[number], evaluation_set.flows[number]
         dominant = (optical_flow.dominant_motion(each, mask) for each in (flow, true_flow))
         values = {
             "background_flow_error_px": optical_flow.background_flow_error_px(flow, true_flow, mask),
@@ -245,14 +248,13 @@ def _ego_errors(evaluation_set: EvaluationSet, number: int, clip: Frames, hidden
     return values
 
 
-def _flow_errors(evaluation_set: EvaluationSet, frames: Frames) -> list[Values]:
+def _flow_errors(evaluation_set: EvaluationSet, flows: Flows) -> list[Values]:
     """Each clip's error of optical flow wherever there is texture, for domains in which no agent is measured."""
     last, clips = evaluation_set.context_frames - 1, []
     for number, true_flow in enumerate(evaluation_set.flows):
         true = evaluation_set.frames[number, last:]
         mask = optical_flow.background(true, [np.zeros((0, 4))] * len(true))
-        flow = optical_flow.flow(frames[number, last:])
-        clips.append({"flow_error_px": optical_flow.background_flow_error_px(flow, true_flow, mask)})
+        clips.append({"flow_error_px": optical_flow.background_flow_error_px(flows[number], true_flow, mask)})
     return clips
 
 

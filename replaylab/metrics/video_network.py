@@ -14,6 +14,7 @@ Letters: N clips, B of a batch, T = 5 frames, c = 4 cells a side of the image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from replaylab.metrics import network_files, optical_flow
 from replaylab.metrics.distances import Extractor
 from replaylab.spec import WEIGHTS
+from replaylab.util import networks
 from replaylab.util.files import sha256
 
 if TYPE_CHECKING:
@@ -60,10 +62,13 @@ def extractor(folder: Path | None = None) -> Extractor:
     )  # fmt: skip
 
 
-def features(clips: ArrayLike, batch_size: int = 50, network: nn.ModuleDict | None = None) -> Floats:
+def features(
+    clips: ArrayLike, batch_size: int = 50, network: nn.ModuleDict | None = None, flows: Sequence[Floats] | None = None
+) -> Floats:
     """Features of clips: uint8 (N, 5, 64, 64, 3) -> float32 (N, 128), by the shipped network or the one given.
 
-    ValueError if the clips are of another type or shape; errors of `load`.
+    `flows`: each clip's optical flow (4, 64, 64, 2), where it is known already. ValueError if the clips are of another type
+    or shape; errors of `load`.
     """
     import torch
 
@@ -72,8 +77,8 @@ def features(clips: ArrayLike, batch_size: int = 50, network: nn.ModuleDict | No
     made = np.empty((len(checked), WIDTHS[-1]), np.float32)
     with torch.inference_mode():
         for start in range(0, len(checked), batch_size):
-            maps = maps_of(network, checked[start : start + batch_size])
-            made[start : start + batch_size] = pooled(maps).numpy()
+            part = slice(start, start + batch_size)
+            made[part] = pooled(maps_of(network, checked[part], None if flows is None else flows[part]).float()).numpy()
     return made
 
 
@@ -90,7 +95,7 @@ def load(folder: Path | None = None) -> nn.ModuleDict:
 
 @cache
 def _shipped() -> nn.ModuleDict:
-    return load()
+    return networks.without_batch_norm(load())
 
 
 def checked_clips(clips: ArrayLike, name: str) -> Clips:
@@ -131,17 +136,17 @@ def new_network(kinds: int) -> nn.ModuleDict:
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
-def maps_of(network: nn.ModuleDict, clips: Clips) -> Tensor:
-    """The last layer's maps of clips: uint8 (B, T, H, W, 3) -> (B, 128, T, c, c)."""
+def maps_of(network: nn.ModuleDict, clips: Clips, flows: Sequence[Floats] | None = None) -> Tensor:
+    """The last layer's maps of clips: uint8 (B, T, H, W, 3) -> (B, 128, T, c, c). `flows` as in `features`."""
     import torch
 
-    streams = [network["looks"](_folded(clips) / 127.5 - 1), network["motion"](_flows(clips))]
+    flows = [optical_flow.flow(clip) for clip in clips] if flows is None else flows
+    streams = [network["looks"](_folded(clips) / 127.5 - 1), network["motion"](_motion(np.stack(flows)))]
     return network["both"](torch.cat(streams, 1))
 
 
-def _flows(clips: Clips) -> Tensor:
-    """uint8 (B, T, H, W, 3) -> (B, 8, T, H/2, W/2): how each place moved since the frame before, 0 in the first."""
-    flows = np.stack([optical_flow.flow(clip) for clip in clips])
+def _motion(flows: Floats) -> Tensor:
+    """(B, T - 1, H, W, 2) -> (B, 8, T, H/2, W/2): how each place moved since the frame before, 0 in the first."""
     flows = np.pad(flows, ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0))).clip(-FASTEST_PX, FASTEST_PX)
     return _folded(flows) / PIXELS_PER_OUTPUT
 

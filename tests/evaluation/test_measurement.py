@@ -13,7 +13,7 @@ from replaylab.catalogue import CONTEXT_FRAMES, NOISE_LEVELS
 from replaylab.evaluation import evaluate, evaluation_sets
 from replaylab.evaluation.evaluation_sets import EvaluationSet
 from replaylab.evaluation.measurement import measure, measure_boxes
-from replaylab.metrics import distances
+from replaylab.metrics import distances, fidelity, optical_flow, video_network
 from replaylab.models import sampling
 from replaylab.models.pipelines import TinyPipeline
 from replaylab.models.tiny_wan import TinyWan
@@ -166,3 +166,44 @@ def test_rows_come_back_from_disk_with_four_digits_and_all_their_columns(road, t
     assert (distances_of["frames"] > 0).all() and set(back.drop(distances_of.index)["extractor"]) == {""}
     write_rows(tmp_path / "rows.parquet", back)
     pd.testing.assert_frame_equal(read_rows(tmp_path), back)
+
+
+def test_a_set_is_made_ready_once_a_store(prepared, home, monkeypatch):
+    for each in prepared:
+        measure(each, each.frames, CAP_PX, each.latents)
+    evaluation_sets.clear_cache()
+
+    def never(*_, **__):
+        raise AssertionError("computed again")
+
+    again = evaluation_sets.prepare_sets(SPEC, home, at_the_end=True)
+    for module, name in ((fidelity, "efficientnet"), (video_network, "features"), (optical_flow, "flow")):
+        monkeypatch.setattr(module, name, never)
+    monkeypatch.setattr(evaluation_sets.MeanMotion, "measured", never)
+    for one, other in zip(prepared, again, strict=True):
+        assert np.array_equal(one.activations.features, other.activations.features)
+        assert all(map(np.array_equal, one.activations.maps, other.activations.maps))
+        for name in ("reference_features", "reference_videos", "flows"):
+            assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    assert np.array_equal(prepared[0].mean_motion.field_px, again[0].mean_motion.field_px)
+
+
+def test_measured_in_half_precision_every_measure_is_within_a_tenth_of_its_standard_error(road, home):
+    (half, *_) = evaluation_sets.prepare_sets(replace(SPEC, measured_in="bf16"), home)
+    moved = evaluate.copy_last_frame(road.frames)
+    rows, in_half = (measure(each, moved, CAP_PX, road.latents).rows for each in (road, half))
+    both = rows.assign(half=in_half["value"], difference=in_half["value"] - rows["value"])
+    assert (both["measure"] == in_half["measure"]).all()
+    of_clips = both[both["video"] != ""].groupby("measure")
+    apart, error = of_clips["difference"].mean().abs(), of_clips["value"].sem()
+    assert (apart <= 0.1 * error).all(), apart[apart > 0.1 * error]
+    assert apart["video_kd_pseudo"] > 0, "nothing was measured in bf16"
+    of_the_set = both[both["video"] == ""].set_index("measure")
+    assert np.allclose(of_the_set["half"], of_the_set["value"], rtol=0.01, atol=0.01 * abs(of_the_set["value"]).min())
+    losses, losses_in_half = (
+        evaluate.evaluate(road.pipeline, replace(SPEC, measured_in=precision), home, at_the_end=True)
+        .query("measure.str.startswith('denoising')").groupby(["domain", "measure"])["value"].agg(["mean", "sem"])
+        for precision in ("fp32", "bf16")
+    )  # fmt: skip
+    apart = (losses["mean"] - losses_in_half["mean"]).abs()
+    assert ((apart > 0) & (apart <= 0.1 * losses["sem"])).all()

@@ -1,0 +1,88 @@
+"""What networks, optical flow and a detector give for real clips, computed once a store and kept on disk.
+
+Decision: a file is named by the digest of all that it comes from (the videos' checksums, the clips' first frames and their
+length, the video reader, the networks' weights), so that nothing stale can be read and all runs and processes of a store
+share it. It is computed by one process at a time and written atomically; a damaged file is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from replaylab.data.clips import Clip
+from replaylab.data.domain import Domain
+from replaylab.data.video import chosen_reader
+from replaylab.util.files import locked, write_atomically
+from replaylab.util.progress import report
+
+Arrays = dict[str, NDArray[Any]]
+Kept = TypeVar("Kept", Arrays, pd.DataFrame)
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Of some clips; `content` is the digest of their frames' source."""
+
+    folder: Path
+    content: str
+
+    @classmethod
+    def of(cls, folder: Path, domain: Domain, clips: Sequence[Clip], frames: int) -> FeatureCache:
+        """Of clips of so many frames."""
+        checksums = {Path(video.file).stem: video.sha256 for video in domain.videos.itertuples()}
+        lines = [f"reader {chosen_reader()}, {frames} frames"]
+        lines += [f"{checksums[clip.video]} from {clip.start}" for clip in clips]
+        return cls(folder, hashlib.sha256("\n".join(lines).encode()).hexdigest())
+
+    def arrays(self, what: str, compute: Callable[[], Arrays]) -> Arrays:
+        """What `compute` gives. `what` names it with all that it depends on besides the clips."""
+        from safetensors.numpy import load_file, save_file
+
+        def write(path: Path, made: Arrays) -> None:
+            # safetensors writes memory as it lies, and would mix up an array with another order of its axes
+            save_file({name: np.ascontiguousarray(array) for name, array in made.items()}, path)
+
+        return _kept(self._path(what, ".safetensors"), load_file, write, compute)
+
+    def table(self, what: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """The same of a table."""
+        return _kept(self._path(what, ".parquet"), pd.read_parquet, lambda path, made: made.to_parquet(path), compute)
+
+    def _path(self, what: str, suffix: str) -> Path:
+        name = hashlib.sha256(f"{self.content}\n{what}".encode()).hexdigest()[:32]
+        return self.folder / f"{name}{suffix}"
+
+
+def _kept(
+    path: Path, read: Callable[[Path], Kept], write: Callable[[Path, Kept], None], compute: Callable[[], Kept]
+) -> Kept:
+    def there() -> Kept | None:
+        try:
+            return read(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno is not None:  # it may well be whole
+                raise
+        except Exception as error:  # safetensors and pyarrow raise their own
+            report(f"{path} is damaged and is computed again ({error})")
+        return None
+
+    found = there()
+    if found is not None:
+        return found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        found = there()  # by the process that held the lock
+        if found is None:
+            made = found = compute()
+            write_atomically(path, lambda aside: write(aside, made))
+    return found
