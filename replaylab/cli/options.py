@@ -56,7 +56,9 @@ def add_cluster(parser: argparse.ArgumentParser, dry_run: str = "") -> None:
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """The fields of `MachineSpec`, as a group."""
     group = parser.add_argument_group("machine", "how to execute; several processes are started by torchrun")
-    about = "auto: bf16 where a GPU has it, else fp32 (default: the preset's own, bf16 for published runs; else auto)"
+    about = (
+        "auto: bf16 where GPU or processor has it, else fp32 (default: the preset's own, bf16 for published runs; else auto)"
+    )
     group.add_argument("--precision", choices=PRECISIONS, help=about)
     about = "of each process, 0 for torch's own choice (default: the preset's own, 1 for published runs; else 0)"
     group.add_argument("--threads", type=int, help=about)

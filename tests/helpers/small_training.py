@@ -41,8 +41,8 @@ def fit(folder, latents, steps=6, evaluate_at=(), evaluate=lambda step: None, mi
     mixture = mixture or Mixture(0.25, 4, [len(source) for source in latents], 1)
     loop.fit(
         made, latents, mixture, training(steps, **changes), 1, folder, "test",
-        machine=machine or MachineSpec(checkpoint_steps=2), remedy=remedy, base_clips=base_clips, evaluate_at=evaluate_at,
-        evaluate=evaluate,
+        machine=machine or MachineSpec("fp32", checkpoint_steps=2), remedy=remedy, base_clips=base_clips,
+        evaluate_at=evaluate_at, evaluate=evaluate,
     )  # fmt: skip
     return made
 

@@ -119,7 +119,7 @@ def test_evaluation_sees_the_average_and_training_goes_on_from_the_weights(laten
     first = next(made.transformer.parameters())
     loop.fit(
         made, latents, Mixture(0.25, 4, [12, 12], 1), training(4), 1, tmp_path / "b", "test",
-        machine=MachineSpec(checkpoint_steps=2), evaluate_at=(1, 2, 3),
+        machine=MachineSpec("fp32", checkpoint_steps=2), evaluate_at=(1, 2, 3),
         evaluate=lambda step: seen.append((step, first.detach().clone(), made.transformer.training)),
     )  # fmt: skip
     assert [step for step, *_ in seen] == [1, 2, 3]
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_its_clips_and_the_last_go
 def test_half_precision_and_checkpointed_gradients_learn_the_same_within_their_rounding(latents, tmp_path):
     losses = {}
     for name, machine in {
-        "fp32": MachineSpec(), "again": MachineSpec(gradient_checkpointing=True), "bf16": MachineSpec(precision="bf16"),
+        "fp32": MachineSpec("fp32"), "again": MachineSpec("fp32", gradient_checkpointing=True), "bf16": MachineSpec("bf16"),
     }.items():  # fmt: skip
         made = fit(tmp_path / name, latents, 8, machine=machine)
         assert {weight.dtype for weight in made.transformer.parameters()} == {torch.float32}
@@ -159,7 +159,7 @@ def test_half_precision_and_checkpointed_gradients_learn_the_same_within_their_r
 
 @pytest.mark.slow
 def test_compiled_it_learns_the_same_within_rounding(latents, tmp_path):
-    for name, machine in {"eager": MachineSpec(), "compiled": MachineSpec(compiled=True)}.items():
+    for name, machine in {"eager": MachineSpec("fp32"), "compiled": MachineSpec("fp32", compiled=True)}.items():
         fit(tmp_path / name, latents, 8, machine=machine)
     eager, compiled = ([line["loss"] for line in log_of(tmp_path / name)] for name in ("eager", "compiled"))
     assert np.allclose(eager, compiled, rtol=1e-3)
