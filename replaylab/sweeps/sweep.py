@@ -82,11 +82,11 @@ def run_specs(
     trained: set[str] = set()
     counted = f"{len(specs) - len(missing)} of {len(specs)} runs are in {root}; "
     if dry_run:
-        report(f"{counted}{len(missing)} would be trained. {estimate(missing, root, specs, cluster, settings)}")
+        report(f"{counted}{len(missing)} would be trained. {estimate(missing, root, specs, cluster, settings, machine)}")
         return _table(name, specs, root, set(), {}, _active(missing, root), measures)
     if missing and cluster == "inline":
         check_store(root)
-        report(f"{counted}training {len(missing)}. {estimate(missing, root, specs, cluster, settings)}")
+        report(f"{counted}training {len(missing)}. {estimate(missing, root, specs, cluster, settings, machine)}")
         failed, trained = _inline(missing, root, machine)
     elif missing:
         check_store(root)
@@ -134,7 +134,10 @@ def _missing(specs: list[RunSpec], root: Path) -> list[RunSpec]:
     return [spec for spec in specs if not Store(root).is_done(spec)]
 
 
-def estimate(missing: list[RunSpec], store: Path, specs: list[RunSpec], cluster: str, settings: ClusterSpec) -> str:
+def estimate(
+    missing: list[RunSpec], store: Path, specs: list[RunSpec], cluster: str, settings: ClusterSpec,
+    machine: MachineSpec = MachineSpec(),
+) -> str:  # fmt: skip
     """Predicted cost of the missing runs: from the finished ones of the grid, else from a few steps timed here."""
     if not missing:
         return "Estimated: nothing"
@@ -148,7 +151,7 @@ def estimate(missing: list[RunSpec], store: Path, specs: list[RunSpec], cluster:
             from replaylab.training import fine_tuning
 
         (load, *_), cores = os.getloadavg(), os.cpu_count() or 1  # before the timing, which adds to the load
-        seconds, how = fine_tuning.estimate_seconds(missing, store), "timed on this machine"
+        seconds, how = fine_tuning.estimate_seconds(missing, store, machine), "timed on this machine"
         if load >= cores:
             how += f" while it does other work (load {load:.1f} on {cores} cores): alone it is quicker"
     text = f"Estimated: {seconds / 60:.0f} min, {how} ({len(missing)} runs, {steps} steps)"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +22,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from replaylab.catalogue import NOISE_LEVELS
 from replaylab.data import clips
 from replaylab.evaluation import evaluate, evaluation_sets, measurement
+from replaylab.metrics.distances import N_MIN
 from replaylab.mixture import Mixture, buffer
 from replaylab.models import latent_cache, lora, pipelines
 from replaylab.models.autoencoder import FOLD, LATENT_CHANNELS
@@ -31,7 +35,7 @@ from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
 from replaylab.store import ReferenceSpec, Store, claim, finish, samples_folder, write_rows
 from replaylab.training import loop, regularizers
 from replaylab.util import distributed, networks
-from replaylab.util.distributed import Rank, flush_denormals
+from replaylab.util.distributed import Execution, Rank, flush_denormals
 from replaylab.util.files import locked, write_atomically
 from replaylab.util.processes import usable_cores
 from replaylab.worlds.build import build_domain, is_built, render_video
@@ -202,33 +206,50 @@ def _base_clips(pipeline: Pipeline, spec: RunSpec, store: Path) -> list[Clip]:
 
 
 @flush_denormals()
-def estimate_seconds(missing: list[RunSpec], store: Path) -> float:
-    """The time that a grid's missing runs will take here, from a training step, a few measured frames and a video, timed."""
+def estimate_seconds(missing: list[RunSpec], store: Path, machine: MachineSpec = MachineSpec()) -> float:
+    """The time that a grid's missing runs will take here, from a training step, a few measured clips and a video, timed."""
     spec = missing[0]
     evaluation = spec.evaluation
-    pipeline = pipelines.load(spec, store)
-    step = _seconds_a_step(pipeline, spec, store)
-    has_agents = spec.model is None or evaluation.object_detector is not None
-    detect = evaluation_sets.detector_for(evaluation.object_detector) if has_agents else None
-    shape = np.broadcast_to(spec.target.size_px, 2)
-    futures = np.zeros((CLIPS_TO_TIME, pipeline.frames - pipeline.context_frames, *shape, 3), np.uint8)
-    measured = _timed(lambda: measurement.run_networks(futures, detect)) / len(futures)
+    with distributed.threads(machine.threads):
+        pipeline = pipelines.load(spec, store)
+        step = _seconds_a_step(pipeline, spec, store, Execution.of(machine, distributed.this_rank()))
+        quick, thorough = _seconds_a_clip(pipeline, spec)
     # a training step costs a forward pass and a backward pass of twice its time
-    sampled = step / 3 / spec.training.batch_size * evaluation.sampler_steps
+    forward = step / 3 / spec.training.batch_size
+    sampled = forward * evaluation.sampler_steps
     all_worlds = (*evaluation.domains, *evaluation.at_the_end)
-    of_runs = sum(len(run.evaluate_at) * len(evaluation.domains) + len(evaluation.at_the_end) for run in missing)
+    of_runs = sum((len(run.evaluate_at) - 1) * len(evaluation.domains) for run in missing) * evaluation.futures
+    last = len(missing) * len(all_worlds)
+    seconds = of_runs * (quick + sampled) + last * (evaluation.futures * (thorough + sampled) + len(NOISE_LEVELS) * forward)
     bases = {ReferenceSpec.of(run) for run in missing}
     floors = MODELS_OF_REFERENCES * sum(not Store(store).is_done(references) for references in bases)
-    clips_measured = evaluation.clips * (of_runs * evaluation.futures + floors * len(all_worlds))
+    seconds = evaluation.clips * (seconds + floors * len(all_worlds) * thorough)
+    if floors:  # features of the real clips
+        seconds += len(all_worlds) * (evaluation.clips + evaluation.reference_clips) * quick
     worlds_needed = {*all_worlds, *(world for run in missing for world in (run.target, *run.replay.domains))}
     videos = sum(sum(world.videos) for world in worlds_needed if not is_built(world, store / "domains"))
     video, target = 0.0, spec.target
     if videos and isinstance(target, WorldSpec):
         video = _timed(lambda: render_video(target, "dev", 0)) / usable_cores()
-    return sum(run.training.steps for run in missing) * step + clips_measured * (measured + sampled) + videos * video
+    return sum(run.training.steps for run in missing) * step + seconds + videos * video
 
 
-def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path) -> float:
+def _seconds_a_clip(pipeline: Pipeline, spec: RunSpec) -> tuple[float, float]:
+    """Of decoding and measuring one clip while a model is trained, and at the end."""
+    height, width = np.broadcast_to(spec.target.size_px, 2).tolist()
+    least = math.ceil(N_MIN / (pipeline.frames - pipeline.context_frames))  # for distances
+    count = CLIPS_TO_TIME if spec.model is None else least
+    with tempfile.TemporaryDirectory() as home:
+        noise = evaluation_sets.synthetic_set(spec.evaluation, pipeline, (height, width), count, Path(home))
+
+        def measure(thorough: bool) -> object:
+            frames = pipeline.decode(noise.latents)
+            return measurement.measure(noise, frames, spec.evaluation.miss_cap_px, noise.latents, thorough)
+
+        return _timed(lambda: measure(False)) / count, _timed(lambda: measure(True)) / count
+
+
+def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path, execution: Execution) -> float:
     """Of one training step. Of a large model three times the forward pass: gradients of all of it would not fit."""
     size = spec.training.batch_size
     if isinstance(pipeline, pipelines.PretrainedPipeline):
@@ -237,7 +258,7 @@ def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path) -> float:
         ready = [pipeline.encode_clips(domain, "train", chosen, store)]
         batch = loop.batch_of(pipeline.model, ready, Mixture(0.0, size, [len(chosen)], 0), 0, 0)
         batch = batch.to(pipeline.model.transformer.device)
-        with torch.no_grad():
+        with torch.no_grad(), execution.autocast():
             return 3 * _timed(lambda: pipeline.model.loss(*batch))
     assert isinstance(spec.target, WorldSpec)
     cells = spec.target.size_px // FOLD
@@ -247,7 +268,13 @@ def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path) -> float:
     latents, condition = stack_clips(list(np.random.default_rng(0).standard_normal(shape, np.float32)))
     batch = loop.Batch(latents, torch.randn(shape), levels, condition).to(device)
     objective = loop.Objective(pipeline.model)
-    return _timed(lambda: objective(batch).backward())
+
+    def forward_and_backward() -> None:
+        with execution.autocast():
+            loss = objective(batch)
+        loss.backward()
+
+    return _timed(forward_and_backward)
 
 
 def _timed(work: Callable[[], object]) -> float:

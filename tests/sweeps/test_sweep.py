@@ -231,7 +231,7 @@ def test_a_finished_run_is_measured_again_with_the_same_result(swept):
 
 @pytest.mark.parametrize(("load", "told"), [(0.4, False), (8.0, True)])
 def test_an_estimate_says_that_the_machine_was_busy(load, told, tmp_path, monkeypatch):
-    monkeypatch.setattr(fine_tuning, "estimate_seconds", lambda missing, store: 90.0)
+    monkeypatch.setattr(fine_tuning, "estimate_seconds", lambda *_: 90.0)
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     said = sweep.estimate(grid("smoke"), tmp_path, grid("smoke"), "inline", ClusterSpec())
