@@ -30,6 +30,15 @@ print("{own} has met {other}")
 """
 
 
+STARTS_A_PROCESS = """
+import multiprocessing
+
+with multiprocessing.get_context("spawn").Pool(1) as pool:
+    found = pool.apply(abs, [-7654321])
+found
+"""
+
+
 def write(path: Path, *cells: str) -> None:
     cells_ = [nbformat.v4.new_markdown_cell("# A page"), *map(nbformat.v4.new_code_cell, cells)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -51,7 +60,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "index.md").write_text("# Index\n\n```{toctree}\none\ntwo\nthree\nnever\n```\n")
     write(folder / "one.ipynb", MEETS.format(own="one", other="two"))
     write(folder / "two.ipynb", MEETS.format(own="two", other="one"))
-    write(folder / "three.ipynb", 'open("log.txt", "a").write("three\\n")\n"a value"')
+    write(folder / "three.ipynb", 'open("log.txt", "a").write("three\\n")\n"a value"', STARTS_A_PROCESS)
     write(folder / "never.ipynb", 'open("log.txt", "a").write("never\\n")')
     done = build(folder)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -75,7 +84,7 @@ def page(folder: Path, name: str) -> str:
 def test_notebooks_are_executed_side_by_side_and_only_those_that_change(built: Path) -> None:
     assert executed(built) == ["one", "three", "two"]  # each once, and the excluded one not
     assert "one has met two" in page(built, "one") and "two has met one" in page(built, "two")
-    assert "a value" in page(built, "three")
+    assert "a value" in page(built, "three") and "7654321" in page(built, "three").replace("-7654321", "")
     assert build(built).returncode == 0
     assert executed(built) == []
     write(built / "three.ipynb", 'open("log.txt", "a").write("three\\n")\n"another value"')

@@ -76,5 +76,6 @@ def _run(words: list[str], folder: str, environment: dict[str, str]) -> None:
 
     os.chdir(folder)
     os.environ.update(environment)
+    multiprocessing.current_process().daemon = False  # a notebook may start processes of its own
     # It ends when the fork server has ended. A kernel warns that this machine's users could listen: errors are enough.
     IPKernelApp.launch_instance(words, parent_handle=os.getppid(), log_level=logging.ERROR)
