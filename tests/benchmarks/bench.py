@@ -11,11 +11,15 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import av
 import decord
@@ -24,17 +28,19 @@ import pandas as pd
 import scipy.linalg
 import torch
 
-from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
+from replaylab.catalogue import CLIP_FRAMES
 from replaylab.data import clips
 from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
 from replaylab.data.video import READERS, decode
-from replaylab.evaluation import evaluation_sets, measurement
-from replaylab.metrics import distances, fidelity, video_network
+from replaylab.evaluation import evaluate, measurement
+from replaylab.metrics import distances, ego_motion, fidelity, optical_flow, video_network
+from replaylab.metrics.detectors import centre_point
 from replaylab.mixture import Mixture, _filling
-from replaylab.models import sampling
+from replaylab.models import pipelines, sampling
 from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec
+from replaylab.util import distributed
 from replaylab.util.processes import usable_cores
 from replaylab.worlds.build import build_domain
 
@@ -88,38 +94,45 @@ def time_mixture() -> None:
         print(f"mixture, {name}: {late:.2f} ms ({late / first:.2f} of one of the first steps), the next {after:.2f} ms")
 
 
-def time_measuring(home: Path, clips_measured: int = 400) -> None:
-    """Drawing and measuring the futures of so many clips, by parts, once each; references are prepared beforehand."""
+def time_measuring(home: Path, clips_measured: int = 40) -> None:
+    """Evaluating a model on so many clips, as the published runs were and as the second edition's are."""
     world = WorldSpec("measured", "traffic", "target", "ordinary", (0, 2 * clips_measured, 0))
-    spec = EvaluationSpec((world,), "dev", clips_measured, clips_measured)
-    (evaluation_set,) = evaluation_sets.prepare_sets(spec, home)
-    measurement.measure(
-        evaluation_set, evaluation_set.frames, spec.miss_cap_px, evaluation_set.latents
-    )  # what is prepared once, and warm networks
-    model = TinyWan.load(WEIGHTS / "base")
-    seconds: dict[str, float] = {}
-
-    def timed(name: str, work: Callable[[], Any]) -> Any:
+    eight = EvaluationSpec((world,), "dev", clips_measured, clips_measured, precision=distributed.best_precision("cpu")[0])
+    four = replace(eight, sampler_steps=4, measured_in=eight.precision)
+    pipeline = pipelines.load_tiny(WEIGHTS / "base")
+    ways: dict[str, Callable[[], object]] = {
+        name: partial(evaluate.evaluate, pipeline, spec, home, at_the_end=True)
+        for name, spec in (("8 sampler steps", eight), (f"4, measured in {four.measured_in}", four))
+    }
+    compare(f"sampling and measuring {clips_measured} clips in {eight.precision}", ways, clips_measured)
+    parts = {
+        "sampling": (sampling, "futures"), "denoising losses": (sampling, "denoising_losses"),
+        "decoding": (TinyWan, "decode"), "optical flow": (optical_flow, "flow"),
+        "EfficientNet": (fidelity, "efficientnet"), "video network": (video_network, "features"),
+        "detector": (centre_point.Detector, "forward"), "second tracker": (measurement, "track_templates"),
+        "ego motion": (ego_motion, "ego_motion"), "fidelity without networks": (fidelity, "clip_fidelity"),
+    }  # fmt: skip
+    spent: Counter[str] = Counter()
+    with ExitStack() as stack:
+        for name, (owner, attribute) in parts.items():
+            stack.enter_context(mock.patch.object(owner, attribute, counting(name, getattr(owner, attribute), spent)))
         started = time.perf_counter()
-        result = work()
-        seconds[name] = time.perf_counter() - started
-        return result
+        evaluate.evaluate(pipeline, four, home, at_the_end=True)
+        whole = time.perf_counter() - started
+    shares = ", ".join(f"{name} {100 * seconds / whole:.0f} %" for name, seconds in spent.most_common())
+    print(f"of the latter: {shares}, all else {100 * (1 - spent.total() / whole):.0f} %")
 
-    drawn = timed(
-        "drawing",
-        lambda: sampling.futures(
-            model, evaluation_set.condition, evaluation_set.latents.shape[1:], spec.sampler_steps, spec.noise_seed
-        ),
-    )
-    made = timed("decoding", lambda: model.decode(drawn))
-    timed("measuring", lambda: measurement.measure(evaluation_set, made, spec.miss_cap_px, drawn))
-    whole = sum(seconds.values())
-    future = made[:, CONTEXT_FRAMES:]
-    timed("of it the detector", lambda: evaluation_sets.detector_for()(future))
-    timed("of it EfficientNet", lambda: fidelity.efficientnet(evaluation_sets.flat(future)))
-    timed("of it the video network", lambda: video_network.features(future))
-    parts = ", ".join(f"{name} {part:.1f} s" for name, part in seconds.items())
-    print(f"drawing and measuring {clips_measured} clips: {whole:.1f} s ({parts})")
+
+def counting(name: str, work: Callable[..., Any], spent: Counter[str]) -> Callable[..., Any]:
+    """`work`, which adds its seconds to `spent`."""
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        made = work(*arguments, **named)
+        spent[name] += time.perf_counter() - started  # type: ignore[assignment]
+        return made
+
+    return wrapped
 
 
 def decode_all(paths: list[Path], reader: str) -> None:

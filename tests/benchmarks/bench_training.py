@@ -105,6 +105,7 @@ def main() -> None:
         print(json.dumps(ours(material(Path(options.compile_in)), compiled=True)(size.steps)))
         return
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; batch {BATCH}, fp32 unless said")
+    print("precision auto: {}, because {}".format(*distributed.best_precision("cpu")))
     with tempfile.TemporaryDirectory() as home:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{home}/compiler"
         made = material(Path(home))
@@ -144,7 +145,12 @@ def plain_base() -> TinyWan:
 
 # ---------------------------------------------------------------------------------------------------------- the ways
 def our_ways(made: Material, compiled: bool) -> dict[str, Way]:
-    return {"ours, eager": ours(made)} | ({"ours, compiled": ours(made, compiled=True)} if compiled else {})
+    ways = {"ours, eager": ours(made)} | ({"ours, compiled": ours(made, compiled=True)} if compiled else {})
+    return ways | ({"ours, bf16": ours(made, precision="bf16")} if has_bf16() else {})
+
+
+def has_bf16() -> bool:
+    return distributed.best_precision("cpu")[0] == "bf16"
 
 
 def ours(made: Material, compiled: bool = False, precision: str = "fp32") -> Way:
@@ -168,8 +174,8 @@ def ours(made: Material, compiled: bool = False, precision: str = "fp32") -> Way
     return steps
 
 
-def plain(made: Material, cached: bool) -> Way:
-    loop = plain_loop(made, cached)
+def plain(made: Material, cached: bool, precision: str = "no") -> Way:
+    loop = plain_loop(made, cached, precision)
 
     def steps(count: int) -> Steps:
         losses, ends = [], [time.perf_counter()]
@@ -181,8 +187,11 @@ def plain(made: Material, cached: bool) -> Way:
     return steps
 
 
-def plain_loop(made: Material, cached: bool) -> Iterator[float]:
-    """What people write from diffusers' training examples, with the library's defaults; gives each step's loss."""
+def plain_loop(made: Material, cached: bool, precision: str) -> Iterator[float]:
+    """What people write from diffusers' training examples, with the library's defaults; gives each step's loss.
+
+    `precision`: accelerate's, "no" or "bf16".
+    """
     torch.manual_seed(0)
     model = plain_base()
     dataset: Any = torch.from_numpy(np.stack([*made.cached])) if cached else DecodedClips(made)
@@ -190,13 +199,14 @@ def plain_loop(made: Material, cached: bool) -> Iterator[float]:
     optimizer = torch.optim.AdamW(model.transformer.parameters(), lr=LEARNING_RATE)
     schedule = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=loop_module.WARM_UP_STEPS)
     average = EMAModel(model.transformer.parameters())
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
     model.transformer, optimizer, loader, schedule = accelerator.prepare(model.transformer, optimizer, loader, schedule)
     model.transformer.train()
     while True:
         for batch in loader:
             with accelerator.accumulate(model.transformer):
-                loss = plain_loss(model, batch if cached else model.encode(batch.numpy()))
+                with accelerator.autocast():
+                    loss = plain_loss(model, batch if cached else model.encode(batch.numpy()))
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(model.transformer.parameters(), loop_module.LARGEST_GRADIENT)
@@ -237,6 +247,7 @@ def compare_speed(made: Material, compiled: bool, size: Size) -> dict[str, float
     ways = {
         "plain loop, decodes and encodes": plain(made, cached=False),
         "plain loop, cached latents": plain(made, cached=True),
+        **({"plain loop, cached latents, bf16": plain(made, cached=True, precision="bf16")} if has_bf16() else {}),
         **our_ways(made, compiled),
     }
     rounds = [{name: way(size.steps).seconds for name, way in ways.items()} for _ in range(size.rounds + 1)]
@@ -245,8 +256,8 @@ def compare_speed(made: Material, compiled: bool, size: Size) -> dict[str, float
     for name in ways:
         seconds = np.array([each[name] for each in rounds])
         print(f"{name}: {BATCH / np.median(seconds):.1f} samples/s, {1000 * np.median(seconds):.0f} ms a step")
-        for other in list(ways)[:2]:
-            if not name.startswith("plain"):
+        for other in ways:
+            if other.startswith("plain") and not name.startswith("plain"):
                 ratios = np.array([each[other] for each in rounds]) / seconds
                 print(f"  {np.median(ratios):.2f} x ({ratios.min():.2f} to {ratios.max():.2f}) the samples/s of the {other}")
     return {name: float(np.median([each[name] for each in rounds])) for name in ways}
@@ -277,7 +288,8 @@ def compare_curves(made: Material, compiled: bool, size: Size, eager_seconds: fl
     if slower > 2:  # then no longer than two of the others together
         bf16_steps = max(1, round(2 * bf16_steps / slower / BLOCK_STEPS)) * BLOCK_STEPS
     curves = {"plain loop, cached latents": plain(made, cached=True)(size.curve_steps).losses}
-    curves |= {name: way(size.curve_steps).losses for name, way in our_ways(made, compiled).items()}
+    others = {name: way for name, way in our_ways(made, compiled).items() if name != "ours, bf16"}
+    curves |= {name: way(size.curve_steps).losses for name, way in others.items()}
     curves["ours, bf16"] = ours(made, precision="bf16")(bf16_steps).losses
     print(f"\n(a) loss curves, {size.curve_steps} steps from the same base: means of every {size.last_steps} steps")
     print(f"ours, bf16: {slower:.1f} x the seconds a step of fp32, followed for {bf16_steps} steps")
@@ -383,11 +395,15 @@ def share_of_the_peak(made: Material, seconds: dict[str, float]) -> None:
     peak = max(rates.values())
     for size, rate in rates.items():
         print(f"matrix product {size} x {size} x {size}: {rate / 1e9:.0f} GFLOP/s")
+    peak_bf16 = max(gemm_rate(size, size, size, torch.bfloat16) for size in GEMM_SIZES) if has_bf16() else peak
+    if has_bf16():
+        print(f"the best of these sizes in bf16: {peak_bf16 / 1e9:.0f} GFLOP/s")
     for what, rate in rates_of_the_models_shapes(made).items():
         print(f"{what}: {rate / 1e9:.0f} GFLOP/s, {100 * rate / peak:.0f} % of the best of these")
     for name, step in seconds.items():
         rate = sum(done["ours" if name.startswith("ours") else "plain"]) / step
-        print(f"{name}: {rate / 1e9:.1f} GFLOP/s, {100 * rate / peak:.0f} % of the best matrix product")
+        best, of = (peak_bf16, " in bf16") if "bf16" in name else (peak, "")
+        print(f"{name}: {rate / 1e9:.1f} GFLOP/s, {100 * rate / best:.0f} % of the best matrix product{of}")
 
 
 def flops_of_a_step(model: TinyWan, made: Material) -> tuple[int, int]:
@@ -433,8 +449,8 @@ def rates_of_the_models_shapes(made: Material) -> dict[str, float]:
     return found
 
 
-def gemm_rate(rows: int, inner: int, columns: int) -> float:
-    left, right = torch.randn(rows, inner), torch.randn(inner, columns)
+def gemm_rate(rows: int, inner: int, columns: int, dtype: torch.dtype = torch.float32) -> float:
+    left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, columns, dtype=dtype)
     return 2 * rows * inner * columns / least_seconds(lambda: left @ right)
 
 
