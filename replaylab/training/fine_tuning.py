@@ -1,8 +1,8 @@
 """One run, from its spec to its summary.
 
-Decision: a run's inputs are cached in the store (`domains/`, `latents/`, `references-…/`) and its results lie in its own
-folder, so that running it again continues it: from rendered chunks, latents, the newest checkpoint and the rows of every
-evaluation that was finished.
+Decision: a run's inputs are cached in the store (`domains/`, `latents/`, `features/`, `references-…/`) and its results lie
+in its own folder, so that running it again continues it: from rendered chunks, latents, the newest checkpoint and the rows
+of every evaluation that was finished.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from replaylab.util.files import locked, write_atomically
 from replaylab.util.processes import usable_cores
 from replaylab.worlds.build import build_domain, is_built, render_video
 
-CLIPS_TO_TIME = 8  # measured to estimate what a sweep will take
+CLIPS_TO_TIME = 4  # measured to estimate what a sweep will take
 MODELS_OF_REFERENCES = 4  # base, real, autoencoder, copy-last-frame
 
 
@@ -237,8 +237,7 @@ def estimate_seconds(missing: list[RunSpec], store: Path, machine: MachineSpec =
 def _seconds_a_clip(pipeline: Pipeline, spec: RunSpec) -> tuple[float, float]:
     """Of decoding and measuring one clip while a model is trained, and at the end."""
     height, width = np.broadcast_to(spec.target.size_px, 2).tolist()
-    least = math.ceil(N_MIN / (pipeline.frames - pipeline.context_frames))  # for distances
-    count = CLIPS_TO_TIME if spec.model is None else least
+    count = max(CLIPS_TO_TIME, math.ceil(N_MIN / (pipeline.frames - pipeline.context_frames)))  # enough for distances
     with tempfile.TemporaryDirectory() as home:
         noise = evaluation_sets.synthetic_set(spec.evaluation, pipeline, (height, width), count, Path(home))
 
@@ -246,7 +245,8 @@ def _seconds_a_clip(pipeline: Pipeline, spec: RunSpec) -> tuple[float, float]:
             frames = pipeline.decode(noise.latents)
             return measurement.measure(noise, frames, spec.evaluation.miss_cap_px, noise.latents, thorough)
 
-        return _timed(lambda: measure(False)) / count, _timed(lambda: measure(True)) / count
+        measure(True)  # warms up
+        return _seconds(lambda: measure(False)) / count, _seconds(lambda: measure(True)) / count
 
 
 def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path, execution: Execution) -> float:
@@ -280,6 +280,10 @@ def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path, execution: E
 def _timed(work: Callable[[], object]) -> float:
     """Seconds of the second of two calls: the first one warms up."""
     work()
+    return _seconds(work)
+
+
+def _seconds(work: Callable[[], object]) -> float:
     started = time.monotonic()
     work()
     return time.monotonic() - started

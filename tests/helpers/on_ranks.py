@@ -52,7 +52,7 @@ def main(home: Path) -> None:
     for way, sharded in (("DDP", False), ("FSDP2", True)):
         for name in VARIANTS:
             folder = home / way / name
-            weights = fitted(folder, name, MachineSpec(sharded=sharded, checkpoint_steps=2), rank)
+            weights = fitted(folder, name, MachineSpec("fp32", sharded=sharded, checkpoint_steps=2), rank)
             if rank.is_main:
                 save_file(weights, folder / "weights.safetensors")
     got = {way: under_accelerate(split) for way, split in (("split", True), ("in turns", False))}

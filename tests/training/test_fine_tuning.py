@@ -13,6 +13,7 @@ from replaylab.models import pipelines
 from replaylab.spec import RemedySpec, ReplaySpec, WorldSpec, base_folder, base_of, weights_digest
 from replaylab.sweeps.presets import grid
 from replaylab.training import fine_tuning
+from replaylab.util.distributed import best_precision
 
 NEAR = grid("smoke", [0.5])[0].replay.domains[0]
 assert isinstance(NEAR, WorldSpec)
@@ -53,7 +54,7 @@ def test_every_way_of_fine_tuning_goes_through_to_its_rows(name, swept):
     assert sum(counts.values()) == 16 and summary["realised_replay_fraction"] == spec.replay.fraction
     if name == "two sources, weighted":
         assert counts == {"driving": 8, "near": 6, "physics": 2}
-    assert summary["execution"]["ranks"] == 1 and summary["execution"]["precision"] == "fp32"
+    assert summary["execution"]["ranks"] == 1 and summary["execution"]["precision"] == best_precision("cpu")[0]
     assert not (folder / "checkpoints").exists()
     base = pipelines.load_tiny(base_of(spec.base)).model.transformer.state_dict()
     kept = fine_tuning.load_fine_tuned(spec, swept.store, folder).model.transformer.state_dict()

@@ -40,7 +40,7 @@ def two(tmp_path_factory):
 @pytest.mark.parametrize("way", ["DDP", "FSDP2"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_ranks_learn_what_one_learns(way, name, two, tmp_path):
-    alone = fitted(tmp_path, name, MachineSpec(checkpoint_steps=2))
+    alone = fitted(tmp_path, name, MachineSpec("fp32", checkpoint_steps=2))
     theirs = load_file(two / way / name / "weights.safetensors")
     assert theirs.keys() == alone.keys()
     for weight in alone:
