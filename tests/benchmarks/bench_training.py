@@ -174,7 +174,7 @@ def ours(made: Material, compiled: bool = False, precision: str = "fp32") -> Way
     return steps
 
 
-def plain(made: Material, cached: bool, precision: str = "no") -> Way:
+def plain(made: Material, cached: bool, precision: str = "fp32") -> Way:
     loop = plain_loop(made, cached, precision)
 
     def steps(count: int) -> Steps:
@@ -190,7 +190,7 @@ def plain(made: Material, cached: bool, precision: str = "no") -> Way:
 def plain_loop(made: Material, cached: bool, precision: str) -> Iterator[float]:
     """What people write from diffusers' training examples, with the library's defaults; gives each step's loss.
 
-    `precision`: accelerate's, "no" or "bf16".
+    `precision`: fp32, or bf16 as accelerate has it; its own setting is one for the whole process.
     """
     torch.manual_seed(0)
     model = plain_base()
@@ -199,13 +199,13 @@ def plain_loop(made: Material, cached: bool, precision: str) -> Iterator[float]:
     optimizer = torch.optim.AdamW(model.transformer.parameters(), lr=LEARNING_RATE)
     schedule = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=loop_module.WARM_UP_STEPS)
     average = EMAModel(model.transformer.parameters())
-    accelerator = Accelerator(cpu=True, mixed_precision=precision)
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
     model.transformer, optimizer, loader, schedule = accelerator.prepare(model.transformer, optimizer, loader, schedule)
     model.transformer.train()
     while True:
         for batch in loader:
             with accelerator.accumulate(model.transformer):
-                with accelerator.autocast():
+                with distributed.autocast("cpu", precision):
                     loss = plain_loss(model, batch if cached else model.encode(batch.numpy()))
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
@@ -434,7 +434,7 @@ def rates_of_the_models_shapes(made: Material) -> dict[str, float]:
     heads, head = config["num_attention_heads"], config["attention_head_dim"]
     width, inner = heads * head, config["ffn_dim"]
     cells = made.cached[0].shape[-1] // config["patch_size"][-1]
-    tokens = (CLIP_FRAMES - CONTEXT_FRAMES) * cells**2
+    tokens = (CLIP_FRAMES - CONTEXT_FRAMES) // config["patch_size"][0] * cells**2
     rows = BATCH * tokens
     found = {
         f"matrix product {rows} x {width} x {out}, {what}": gemm_rate(rows, width, out)
