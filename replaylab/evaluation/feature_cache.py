@@ -1,8 +1,9 @@
 """What networks, optical flow and a detector give for real clips, computed once a store and kept on disk.
 
 Decision: a file is named by the digest of all that it comes from (the videos' checksums, the clips' first frames and their
-length, the video reader, the networks' weights), so that nothing stale can be read and all runs and processes of a store
-share it. It is computed by one process at a time and written atomically; a damaged file is computed again.
+length, the video reader, the edition of the measures, the networks' weights), so that nothing stale can be read and all
+runs and processes of a store share it. It is computed by one process at a time and written atomically; a damaged file is
+computed again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
 from replaylab.data.video import chosen_reader
+from replaylab.spec import EvaluationSpec
 from replaylab.util.files import locked, write_atomically
 from replaylab.util.progress import report
 
@@ -38,7 +40,7 @@ class FeatureCache:
     def of(cls, folder: Path, domain: Domain, clips: Sequence[Clip], frames: int) -> FeatureCache:
         """Of clips of so many frames."""
         checksums = {Path(video.file).stem: video.sha256 for video in domain.videos.itertuples()}
-        lines = [f"reader {chosen_reader()}, {frames} frames"]
+        lines = [f"edition {EvaluationSpec.edition} of the measures, reader {chosen_reader()}, {frames} frames"]
         lines += [f"{checksums[clip.video]} from {clip.start}" for clip in clips]
         return cls(folder, hashlib.sha256("\n".join(lines).encode()).hexdigest())
 
@@ -72,9 +74,9 @@ def _kept(
         except OSError as error:
             if error.errno is not None:  # it may well be whole
                 raise
-        except Exception as error:  # safetensors and pyarrow raise their own
-            report(f"{path} is damaged and is computed again ({error})")
-        return None
+            return None
+        except Exception:  # safetensors and pyarrow raise their own where a file is damaged
+            return None
 
     found = there()
     if found is not None:
@@ -83,6 +85,8 @@ def _kept(
     with locked(path):
         found = there()  # by the process that held the lock
         if found is None:
+            if path.exists():
+                report(f"{path} is damaged and is computed again")
             made = found = compute()
             write_atomically(path, lambda aside: write(aside, made))
     return found
