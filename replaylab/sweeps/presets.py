@@ -61,8 +61,6 @@ class Preset(Described):
     at_the_end: tuple[str, ...] = ()  # evaluated besides, after the last step only
     replayed_at: tuple[int, ...] = ()  # steps at which runs with replay are evaluated; () for `evaluate_at`
     drawn_in: str = "fp32"  # EvaluationSpec.precision
-    sampler_steps: int = 8
-    measured_in: str = "fp32"  # EvaluationSpec.measured_in
     family: str = "wan"  # of the base that runs start from, one of FAMILIES
     second_base_seeds: tuple[int, ...] = ()  # the runs that start from the family's other base
     execution: MachineSpec = MachineSpec()  # how its runs are executed where nobody says otherwise; in no run's name
@@ -189,8 +187,7 @@ def grid(
     evaluation = EvaluationSpec(
         tuple(evaluated_worlds(preset).values()), preset.split, preset.evaluation_clips, preset.reference_clips,
         tuple(evaluated_worlds(preset, at_the_end=True).values()), detector=weights_digest(WEIGHTS / "detector"),
-        sampler_steps=preset.sampler_steps, precision=preset.drawn_in, measured_in=preset.measured_in,
-        video_network=weights_digest(WEIGHTS / "videonet"),
+        precision=preset.drawn_in, video_network=weights_digest(WEIGHTS / "videonet"),
     )  # fmt: skip
     specs = []
     for seed in seeds or preset.seeds:

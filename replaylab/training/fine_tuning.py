@@ -220,18 +220,18 @@ def estimate_seconds(missing: list[RunSpec], store: Path, machine: MachineSpec =
     all_worlds = (*evaluation.domains, *evaluation.at_the_end)
     of_runs = sum((len(run.evaluate_at) - 1) * len(evaluation.domains) for run in missing) * evaluation.futures
     last = len(missing) * len(all_worlds)
-    seconds = of_runs * (quick + sampled) + last * (evaluation.futures * (thorough + sampled) + len(NOISE_LEVELS) * forward)
+    a_clip = of_runs * (quick + sampled) + last * (evaluation.futures * (thorough + sampled) + len(NOISE_LEVELS) * forward)
     bases = {ReferenceSpec.of(run) for run in missing}
     floors = MODELS_OF_REFERENCES * sum(not Store(store).is_done(references) for references in bases)
-    seconds = evaluation.clips * (seconds + floors * len(all_worlds) * thorough)
+    measuring = evaluation.clips * (a_clip + floors * len(all_worlds) * thorough)
     if floors:  # features of the real clips
-        seconds += len(all_worlds) * (evaluation.clips + evaluation.reference_clips) * quick
+        measuring += len(all_worlds) * (evaluation.clips + evaluation.reference_clips) * quick
     worlds_needed = {*all_worlds, *(world for run in missing for world in (run.target, *run.replay.domains))}
     videos = sum(sum(world.videos) for world in worlds_needed if not is_built(world, store / "domains"))
     video, target = 0.0, spec.target
     if videos and isinstance(target, WorldSpec):
         video = _timed(lambda: render_video(target, "dev", 0)) / usable_cores()
-    return sum(run.training.steps for run in missing) * step + seconds + videos * video
+    return sum(run.training.steps for run in missing) * step + measuring + videos * video
 
 
 def _seconds_a_clip(pipeline: Pipeline, spec: RunSpec) -> tuple[float, float]:
