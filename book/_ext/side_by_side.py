@@ -8,7 +8,6 @@ Nothing is kept between builds: Sphinx reads what changed, and only that is exec
 from __future__ import annotations
 
 import logging
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,8 @@ from nbformat import NotebookNode
 from sphinx.application import Sphinx
 from sphinx.util.logging import getLogger
 
+from replaylab.util.processes import usable_cores
+
 QUIET = logging.getLogger(__name__)  # what myst-nb decides is logged where the page is read
 
 
@@ -32,7 +33,7 @@ def start(app: Sphinx, env: SphinxEnvType, docnames: list[str]) -> None:
     docnames.sort(key=lambda name: name in pages)
     if not pages:
         return
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     at_once = min(cores, len(pages))
     use_forked_kernels(threads=cores // at_once)
     pool, config = ThreadPoolExecutor(at_once), env.mystnb_config
@@ -70,7 +71,7 @@ def to_execute(path: Path, env: SphinxEnvType) -> NotebookNode | None:
 
 def write_in_parallel(app: Sphinx, env: SphinxEnvType) -> None:
     """What was read, one page after the other, is written by as many processes as there are cores."""
-    app.parallel = (os.cpu_count() or 1) + 1  # one of them prepares pages for the others
+    app.parallel = usable_cores() + 1  # one of them prepares pages for the others
 
 
 def _report(name: str, done: Future[ExecutionResult]) -> None:
