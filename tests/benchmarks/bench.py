@@ -11,15 +11,12 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-from unittest import mock
+from typing import Literal
 
 import av
 import decord
@@ -27,6 +24,7 @@ import numpy as np
 import pandas as pd
 import scipy.linalg
 import torch
+from bench_training import stopwatches
 
 from replaylab.catalogue import CLIP_FRAMES
 from replaylab.data import clips
@@ -112,27 +110,14 @@ def time_measuring(home: Path, clips_measured: int = 40) -> None:
         "detector": (centre_point.Detector, "forward"), "second tracker": (measurement, "track_templates"),
         "ego motion": (ego_motion, "ego_motion"), "fidelity without networks": (fidelity, "clip_fidelity"),
     }  # fmt: skip
-    spent: Counter[str] = Counter()
-    with ExitStack() as stack:
-        for name, (owner, attribute) in parts.items():
-            stack.enter_context(mock.patch.object(owner, attribute, counting(name, getattr(owner, attribute), spent)))
-        started = time.perf_counter()
+    started = time.perf_counter()
+    with stopwatches(parts) as each:
         evaluate.evaluate(pipeline, four, home, at_the_end=True)
-        whole = time.perf_counter() - started
-    shares = ", ".join(f"{name} {100 * seconds / whole:.0f} %" for name, seconds in spent.most_common())
-    print(f"of the latter: {shares}, all else {100 * (1 - spent.total() / whole):.0f} %")
-
-
-def counting(name: str, work: Callable[..., Any], spent: Counter[str]) -> Callable[..., Any]:
-    """`work`, which adds its seconds to `spent`."""
-
-    def wrapped(*arguments: Any, **named: Any) -> Any:
-        started = time.perf_counter()
-        made = work(*arguments, **named)
-        spent[name] += time.perf_counter() - started  # type: ignore[assignment]
-        return made
-
-    return wrapped
+    whole = time.perf_counter() - started
+    spent = sorted(((sum(seconds), name) for name, seconds in each.items()), reverse=True)
+    rest = 1 - sum(seconds for seconds, _ in spent) / whole
+    shares = ", ".join(f"{name} {100 * seconds / whole:.0f} %" for seconds, name in spent)
+    print(f"of the latter: {shares}, all else {100 * rest:.0f} %")
 
 
 def decode_all(paths: list[Path], reader: str) -> None:
