@@ -16,7 +16,7 @@ Letters: N frames, B frames of a batch, C channels, H W pixels, h w cells (strid
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,7 +117,7 @@ def _twice(x: Tensor) -> Tensor:
 
 
 def load(path: str | Path | None = None) -> Detector:
-    """The detector in a folder written by `centre_point_training.fit`, or the one that ships with the package.
+    """The detector in a folder written by `fitting.fit`, or the one that ships with the package.
 
     FileNotFoundError or ValueError names the folder and what is wrong with it.
     """
@@ -148,12 +148,15 @@ def detect(model: Detector, frames: ArrayLike, batch_size: int = 64, least_score
     return detections
 
 
-def measure(model: Detector, frames: ArrayLike, boxes: Sequence[ArrayLike]) -> dict[str, float]:
+def measure(
+    model: Any, frames: ArrayLike, boxes: Sequence[ArrayLike], detect: Callable[..., list[Boxes]] = detect
+) -> dict[str, float]:
     """How well the detector detects the eligible agents, on frames with known boxes.
 
     frames uint8 (N, H, W, 3); boxes N arrays (K, 6): x0 y0 x1 y1 visible kind_is_pedestrian. A detection is right when its
     centre is matched one to one within MATCH_GATE_PX. Returns recall, precision (both NaN without anything to count), mean
-    centre error of the matched agents in pixels, recall of pedestrians alone, and n (eligible agents).
+    centre error of the matched agents in pixels, recall of pedestrians alone, and n (eligible agents). `detect`: another
+    detector's, for its model.
     """
     images = checked_images(frames, "frames", LARGEST_STRIDE)
     truth = checked_truth(boxes, images, "boxes")

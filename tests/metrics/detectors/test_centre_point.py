@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from replaylab.metrics.blur import blurred, gaussian_blur
-from replaylab.metrics.detectors import centre_point, centre_point_training
+from replaylab.metrics.detectors import centre_point, centre_point_training, fitting
 
 SIZE = 32
 Trained = tuple[centre_point.Detector, Path]
@@ -136,9 +136,9 @@ def test_every_agent_that_counts_has_one_cell_and_that_cell_gives_its_box() -> N
 
 def test_flipping_twice_changes_nothing() -> None:
     _, boxes = drawn(1, 8)
-    once = centre_point_training._mirrored(boxes[0], SIZE)
+    once = fitting.mirrored(boxes[0], SIZE)
     assert (once[:, 0] < once[:, 2]).all()
-    np.testing.assert_array_equal(centre_point_training._mirrored(once, SIZE), boxes[0])
+    np.testing.assert_array_equal(fitting.mirrored(once, SIZE), boxes[0])
 
 
 def test_blur_keeps_the_mean_and_does_nothing_without_width() -> None:
