@@ -20,7 +20,8 @@ def add_parser(verbs: Any) -> None:
     """Add the verbs to those of the command."""
     text = "make the shipped weights again (hours; resumes where it was stopped)"
     pretrain = shared.add_verb(verbs, "pretrain", text, _pretrain)
-    pretrain.add_argument("part", choices=("autoencoder", "detector", "videonet", "base"), help="which of them")
+    parts = ("autoencoder", "detector", "second-detector", "videonet", "base")
+    pretrain.add_argument("part", choices=parts, help="which of them")
     text = "where domains, latents and checkpoints are kept (default: .cache)"
     pretrain.add_argument("--home", default=".cache", help=text)
     pretrain.add_argument("--seed", type=int, default=0, help="of the base only: another seed, another base")

@@ -1,6 +1,6 @@
-"""The shipped weights (autoencoder, detector, video network, base), each trained by one command.
+"""The shipped weights (autoencoder, detectors, video network, base), each trained by one command.
 
-    python -m replaylab pretrain autoencoder | detector | videonet | base
+    python -m replaylab pretrain autoencoder | detector | second-detector | videonet | base
 
 Decision: the base is trained on diverse domains without the targets' narrow appearance: traffic of many appearances that
 moves freely, rigid bodies, moving cameras, a game. The others are instruments, so they are trained on the targets'
@@ -31,7 +31,7 @@ from replaylab.data.video import decode
 from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.metrics import video_network_training
 from replaylab.metrics.blur import blurred
-from replaylab.metrics.detectors import centre_point_training
+from replaylab.metrics.detectors import centre_point_training, fcos, fcos_training
 from replaylab.metrics.video_network_training import LabelledVideos, labelled_videos
 from replaylab.mixture import Mixture
 from replaylab.models import autoencoder, latent_cache, pipelines
@@ -77,6 +77,7 @@ CURVE = EvaluationSpec(  # appearances never trained on (other scenes, another s
     tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("near", "driving-eventful")), "dev", 64, 64
 )
 DETECTOR_STEPS = 1200
+SECOND_DETECTOR_STEPS, SECOND_DETECTOR_RATE = 3000, 2e-3
 BLURS_PX = (0.0, 0.5, 1.0, 1.5, 2.0)
 VIDEONET_STEPS, VIDEONET_VIDEOS = 1000, 1200  # videos of each domain at most
 VIDEONET_CHECKS = tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("driving", "driving-eventful"))
@@ -194,6 +195,18 @@ def train_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int =
     Half of the dev scenes choose its threshold; the figures on its card come from the other half, among them its
     scores on real frames that are blurred in steps.
     """
+    centre_point_training.fit(**_labelled_frames(home), seed=SEED, steps=steps, folder=folder)
+
+
+@flush_denormals()
+def train_second_detector(home: Path, folder: Path = fcos.SHIPPED, steps: int = SECOND_DETECTOR_STEPS) -> None:
+    """Train the second detector on the frames of the first, with a seed of its own; nothing is taken from the first."""
+    rate = SECOND_DETECTOR_RATE
+    fcos_training.fit(**_labelled_frames(home), seed=SEED + 1, steps=steps, folder=folder, learning_rate=rate)
+
+
+def _labelled_frames(home: Path) -> dict[str, Any]:
+    """What both detectors are trained, tuned and checked on: arguments of `fitting.fit`."""
     vae = autoencoder.load_autoencoder(WEIGHTS / "base")
     training, validation, checks = [], [], {}
     for spec in (NEAR, *TARGET_LOOKS):
@@ -208,12 +221,13 @@ def train_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int =
         for blur_px in BLURS_PX:
             how = f"blurred by {blur_px:g} px" if blur_px else "real"
             checks[f"{spec.name}, {how}"] = (blurred(held_out, blur_px), truth[half:])
+    frames, boxes = _concatenated(training)
     validation_frames, validation_boxes = _concatenated(validation)
-    centre_point_training.fit(
-        *_concatenated(training), validation_frames=validation_frames, validation_boxes=validation_boxes,
-        checks=checks, seed=SEED, steps=steps, folder=folder,
-        data="Real and autoencoded frames of rendered traffic: " + "; ".join(map(_in_words, (NEAR, *TARGET_LOOKS))),
-    )  # fmt: skip
+    return {
+        "frames": frames, "boxes": boxes, "validation_frames": validation_frames, "validation_boxes": validation_boxes,
+        "checks": checks,
+        "data": "Real and autoencoded frames of rendered traffic: " + "; ".join(map(_in_words, (NEAR, *TARGET_LOOKS))),
+    }  # fmt: skip
 
 
 @flush_denormals()
@@ -356,5 +370,8 @@ def _card(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec,
     write_json(folder / "pretraining.json", about)
 
 
-COMMANDS = {"autoencoder": train_autoencoder, "detector": train_detector, "videonet": train_video_network}
+COMMANDS = {
+    "autoencoder": train_autoencoder, "detector": train_detector, "second-detector": train_second_detector,
+    "videonet": train_video_network,
+}  # fmt: skip
 """By name; `train_base` takes a seed and a machine besides."""

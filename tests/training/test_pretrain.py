@@ -80,8 +80,9 @@ def test_another_family_has_a_base_and_a_folder_of_its_own(small, tmp_path):
     assert base_folder(1, "cogvideox") == WEIGHTS / "base-cogvideox-1" and base_folder() == WEIGHTS / "base"
 
 
-def test_the_detectors_card_tells_every_look_real_autoencoded_and_blurred(small, tmp_path):
-    pretrain.train_detector(tmp_path / "home", tmp_path / "detector", steps=2)
+@pytest.mark.parametrize("train", [pretrain.train_detector, pretrain.train_second_detector])
+def test_a_detectors_card_tells_every_look_real_autoencoded_and_blurred(train, small, tmp_path):
+    train(tmp_path / "home", tmp_path / "detector", steps=2)
     card = (tmp_path / "detector" / "README.md").read_text()
     for spec in (pretrain.NEAR, *pretrain.TARGET_LOOKS):
         for how in ("real", "autoencoded", *(f"blurred by {blur:g} px" for blur in pretrain.BLURS_PX[1:])):

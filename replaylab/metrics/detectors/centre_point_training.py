@@ -49,12 +49,12 @@ def _loss(logits: Tensor, sides: Tensor, targets: _Targets) -> Tensor:
     heat_loss = -(targets.counted * (near + away)).sum() / positive.sum().clamp(min=1)
     box = centre_point.boxes_of_cells(sides)
     apart = (box - targets.box).abs().mean(1) / centre_point.PIXELS_PER_OUTPUT
-    box_loss = (targets.box_weight * (2 * apart + 1 - _giou(box, targets.box))).sum()
+    box_loss = (targets.box_weight * (2 * apart + 1 - giou(box, targets.box))).sum()
     return heat_loss + box_loss / targets.box_weight.sum().clamp(min=1)
 
 
-def _giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised intersection over union of boxes (B, 4, h, w), -1..1."""
+def giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised intersection over union (B, h, w) of boxes (B, 4, h, w), -1..1."""
 
     def area(low: Tensor, high: Tensor) -> Tensor:
         return (high - low).clamp(min=0).prod(1)
