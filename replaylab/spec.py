@@ -151,6 +151,10 @@ class DetectorSpec(Described):
     threshold: float = 0.5  # the lowest score of a box
 
 
+EDITIONS = (2, 3)
+"""Of the measures: 3 has the share of the true motion that is predicted besides."""
+
+
 @dataclass(frozen=True)
 class EvaluationSpec(Described):
     """Which clips are sampled and measured, the same for every configuration and step.
@@ -171,16 +175,26 @@ class EvaluationSpec(Described):
     noise_seed: int = 0
     detector: str = ""  # digest of its weights
     video_network: str = ""  # digest of its weights
-    edition: int = 2  # of the measures: raised when the same description would give other numbers
+    edition: int = 2  # of the measures, one of EDITIONS: raised when the same description would give other numbers
     object_detector: DetectorSpec | None = field(default=None, metadata=LATER)  # None: the shipped one
     measured_in: str = field(default="fp32", metadata=LATER)  # or bf16: the video network, denoising losses
+    futures_at_the_end: int = field(default=0, metadata=LATER)  # sampled per clip after the last step; 0: `futures`
+    second_detector: str = field(default="", metadata=LATER)  # digest of its weights; "": agents are detected once
 
     def __post_init__(self) -> None:
         if self.futures < 1:
             raise ValueError(f"futures is {self.futures}; it must be at least 1")
+        if self.futures_at_the_end < 0:
+            raise ValueError(f"futures_at_the_end is {self.futures_at_the_end}; it must be at least 1, or 0 for as ever")
+        if self.edition not in EDITIONS:
+            raise ValueError(f"edition {self.edition} is none of {', '.join(map(str, EDITIONS))}")
         for name in ("precision", "measured_in"):
             if (value := getattr(self, name)) not in ("fp32", "bf16"):
                 raise ValueError(f"{name} {value!r} is none of fp32, bf16")
+
+    def futures_of(self, at_the_end: bool) -> int:
+        """How many are sampled per clip, after the last step or an earlier one."""
+        return (self.futures_at_the_end if at_the_end else 0) or self.futures
 
 
 SCHEDULES = ("constant", "periodic", "ramp", "anneal")

@@ -50,7 +50,7 @@ def evaluate(
     parts = []
     for evaluation_set in evaluation_sets.prepare_sets(spec, home, at_the_end, pipeline):
         rows: list[pd.DataFrame] = []
-        for frames, latents in _futures(pipeline, evaluation_set, spec, rank):
+        for frames, latents in _futures(pipeline, evaluation_set, spec, rank, spec.futures_of(at_the_end)):
             if not rank.is_main:
                 continue
             measured = measurement.measure(evaluation_set, frames, spec.miss_cap_px, latents, at_the_end)
@@ -63,11 +63,11 @@ def evaluate(
 
 
 def _futures(
-    pipeline: Pipeline, evaluation_set: EvaluationSet, spec: EvaluationSpec, rank: Rank
+    pipeline: Pipeline, evaluation_set: EvaluationSet, spec: EvaluationSpec, rank: Rank, futures: int
 ) -> Iterator[tuple[Frames, torch.Tensor]]:
     """Every clip's first future, then every clip's second and so on, as frames and latents."""
     model, condition, shape = pipeline.model, evaluation_set.condition, evaluation_set.latents.shape[1:]
-    for number in range(spec.futures):
+    for number in range(futures):
         first = number * len(evaluation_set.clips)
         with distributed.autocast(model.transformer.device.type, spec.precision):
             latents = sampling.futures(model, condition, shape, spec.sampler_steps, spec.noise_seed, first, rank)
@@ -133,7 +133,8 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
                 _keep(folder / "samples" / name, evaluation_set, frames, measured, gallery[evaluation_set.name])
     for evaluation_set in prepared:
         if evaluation_set.has_agents and evaluation_set.context_frames > 1:  # a velocity needs two frames
-            rows = measurement.measure_boxes(evaluation_set, evaluation_set.extrapolated, evaluation.miss_cap_px)
+            both = evaluation_set.extrapolated, evaluation_set.extrapolated_again
+            rows = measurement.measure_boxes(evaluation_set, both[0], evaluation.miss_cap_px, both[1])
             parts.append(rows.assign(model="constant-velocity", step=-1))
     write_json(folder / "gallery.json", gallery)
     measured_base = evaluate(base, evaluation, store, (gallery, folder / "samples" / "base"), at_the_end=True)

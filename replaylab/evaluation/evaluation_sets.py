@@ -27,13 +27,13 @@ from replaylab.data.clips import Clip
 from replaylab.data.domain import TRACK_COLUMNS, TRACK_TYPES, Domain
 from replaylab.evaluation.feature_cache import Arrays, FeatureCache
 from replaylab.metrics import ego_motion, fidelity, optical_flow, trajectories, video_network
-from replaylab.metrics.detectors import centre_point
+from replaylab.metrics.detectors import centre_point, fcos
 from replaylab.metrics.fidelity import Activations
 from replaylab.metrics.trajectories import CELLS, image_cells
 from replaylab.models import pipelines
 from replaylab.models.interface import Condition, stack_clips
 from replaylab.models.pipelines import Frames, Pipeline
-from replaylab.spec import DetectorSpec, EvaluationSpec, FolderSpec, World
+from replaylab.spec import DetectorSpec, EvaluationSpec, FolderSpec, World, weights_digest
 from replaylab.util import distributed, networks
 from replaylab.util.files import sha256
 from replaylab.worlds.build import build_domain
@@ -71,6 +71,8 @@ class EvaluationSet:
     kept_of_references: FeatureCache
     mean_motion: MeanMotion | None  # of the target's ordinary driving; None where none of its agents is known
     detect: Callable[[Frames], ClipBoxes]  # boxes of agents, with scores, in clips (N, T, H, W, 3)
+    detect_again: Callable[[Frames], ClipBoxes] | None  # the second detector; None: agents are detected once
+    edition: int  # of the measures
 
     @property
     def context_frames(self) -> int:
@@ -141,9 +143,17 @@ class EvaluationSet:
     @cached_property
     def extrapolated(self) -> ClipBoxes:
         """Boxes detected in the context, extrapolated at constant velocity: N x future frames."""
+        return self._extrapolated(self.detect)
+
+    @cached_property
+    def extrapolated_again(self) -> ClipBoxes | None:
+        """The same of the second detector's boxes; None where agents are detected once."""
+        return self._extrapolated(self.detect_again) if self.detect_again else None
+
+    def _extrapolated(self, detect: Callable[[Frames], ClipBoxes]) -> ClipBoxes:
         context = self.frames[:, : self.context_frames]
         count, gate_px = self.frames.shape[1] - context.shape[1], TRACKING_GATE * self.frames.shape[3]
-        return [trajectories.constant_velocity(clip, count, gate_px=gate_px) for clip in self.detect(context)]
+        return [trajectories.constant_velocity(clip, count, gate_px=gate_px) for clip in detect(context)]
 
 
 class TrueAgents(NamedTuple):
@@ -229,7 +239,7 @@ def _prepared(world: World, spec: EvaluationSpec, home: Path, pipeline: Pipeline
         condition, spec.measured_in, others, lambda: _frames(domain, others, length),
         _features(home, domain, chosen, length), _features(home, domain, others, length),
         _mean_motion(spec.domains[0], split, detector, home, pipeline),
-        detector_for(detector),
+        detector_for(detector), second_detector_for(spec.second_detector), spec.edition,
     )  # fmt: skip
 
 
@@ -254,7 +264,7 @@ def synthetic_set(
     return EvaluationSet(
         "noise", spec.split, has_agents, 4.0, scenes[:clips], frames, [[agents] * pipeline.frames] * clips, ahead, camera,
         pipeline, pipeline.encode(frames), {}, spec.measured_in, scenes[clips:], lambda: frames, kept, kept_of_others, None,
-        detector_for(spec.object_detector),
+        detector_for(spec.object_detector), second_detector_for(spec.second_detector), spec.edition,
     )  # fmt: skip
 
 
@@ -359,11 +369,23 @@ def detector_for(spec: DetectorSpec | None = None) -> Callable[[Frames], ClipBox
         else _object_detector(spec).detect
     )
 
-    def in_clips(frames: Frames) -> ClipBoxes:
-        length, boxes = frames.shape[1], detect(flat(frames))
-        return [boxes[first : first + length] for first in range(0, len(boxes), length)]
+    return partial(_in_clips, detect)
 
-    return in_clips
+
+@cache
+def second_detector_for(digest: str) -> Callable[[Frames], ClipBoxes] | None:
+    """The shipped second detector, as `detector_for` gives the first; None for no digest, ValueError for another's."""
+    if not digest:
+        return None
+    detector = fcos.load()
+    if (shipped := weights_digest(fcos.SHIPPED)) != digest:
+        raise ValueError(f"second_detector is {digest}, but {fcos.SHIPPED} has {shipped}: take the version that shipped it")
+    return partial(_in_clips, partial(fcos.detect, detector))
+
+
+def _in_clips(detect: Callable[[Frames], Sequence[NDArray[np.floating]]], frames: Frames) -> ClipBoxes:
+    length, boxes = frames.shape[1], detect(flat(frames))
+    return [boxes[first : first + length] for first in range(0, len(boxes), length)]
 
 
 def flat(frames: Frames) -> Frames:

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from replaylab.catalogue import PSEUDO
+from replaylab.catalogue import PSEUDO, PSEUDO_SUFFIX
 from replaylab.evaluation.evaluation_sets import ClipBoxes, EvaluationSet, Frames, flat, true_boxes
 from replaylab.metrics import distances, dynamics, ego_motion, fidelity, optical_flow, trajectories, video_network
 from replaylab.metrics.detection import average_precision, nta_iou
@@ -44,6 +44,7 @@ class NetworkOutputs:
     frames: Activations  # EfficientNet's activations on every future frame, N x future frames
     videos: NDArray[np.float32] | None  # video features (N, d); None of clips that the video network does not take
     boxes: ClipBoxes  # detected, N x future frames; empty where no agent is measured
+    boxes_again: ClipBoxes | None  # by the second detector; None where no agent is measured, or only once
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def measure(
     if evaluation_set.has_agents:
         errors = agent_errors(evaluation_set, outputs.boxes, miss_cap_px)
         parts.append(_agents(evaluation_set, outputs.boxes, errors))
+        parts += _agents_again(evaluation_set, outputs.boxes_again, miss_cap_px)
         motion = _motion(evaluation_set, frames, flows, outputs.boxes, errors, miss_cap_px if thorough else None)
         parts.append(rows_of_clips(evaluation_set, motion))
     # in one's own videos agents may never be detected
@@ -94,6 +96,7 @@ def _network_outputs(evaluation_set: EvaluationSet, futures: Frames, flows: Flow
         fidelity.efficientnet(flat(futures)),
         evaluation_set.video_features(futures, within) if futures.shape[1:4] == takes else None,
         evaluation_set.detect(futures) if evaluation_set.has_agents else [],
+        evaluation_set.detect_again(futures) if evaluation_set.has_agents and evaluation_set.detect_again else None,
     )
 
 
@@ -154,9 +157,14 @@ def _feature_distances(evaluation_set: EvaluationSet, outputs: NetworkOutputs) -
 
 
 # -------------------------------------------------------------------------------------------------------------- agents
-def measure_boxes(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: float) -> pd.DataFrame:
-    """Rows of every measure of the agents that needs boxes (N x future frames, with scores) alone."""
-    return _agents(evaluation_set, boxes, agent_errors(evaluation_set, boxes, miss_cap_px))
+def measure_boxes(
+    evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: float, boxes_again: ClipBoxes | None = None
+) -> pd.DataFrame:
+    """Rows of every measure of the agents that needs boxes (N x future frames, with scores) alone; `boxes_again`: what
+    the second detector's measures are of.
+    """
+    rows = _agents(evaluation_set, boxes, agent_errors(evaluation_set, boxes, miss_cap_px))
+    return pd.concat([rows, *_agents_again(evaluation_set, boxes_again, miss_cap_px)], ignore_index=True)
 
 
 def agent_errors(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: float) -> list[AgentErrors]:
@@ -180,7 +188,35 @@ def _agents(evaluation_set: EvaluationSet, boxes: ClipBoxes, errors: list[AgentE
     pooled = pooled_measures(evaluation_set, boxes, errors, range(len(clips)))
     rows = [{"measure": name, "value": value, "n": n} for name, (value, n) in pooled.items()]
     parts = [rows_of_clips(evaluation_set, clips), _of_the_set(evaluation_set, pd.DataFrame(rows))]
+    parts += _motion_shares(evaluation_set, errors) if evaluation_set.edition >= 3 else []
     return pd.concat(parts, ignore_index=True)
+
+
+def _agents_again(evaluation_set: EvaluationSet, boxes: ClipBoxes | None, miss_cap_px: float) -> list[pd.DataFrame]:
+    """Rows of what the second detector says of accuracy."""
+    if boxes is None:
+        return []
+    clips = [dynamics.accuracy(each) for each in agent_errors(evaluation_set, boxes, miss_cap_px)]
+    values: list[Values] = [{"ade_second_detector_px": one.ade_px, "recall_second_detector": one.recall} for one in clips]
+    return [rows_of_clips(evaluation_set, values)]
+
+
+def _motion_shares(evaluation_set: EvaluationSet, errors: list[AgentErrors]) -> list[pd.DataFrame]:
+    """Rows of the share of the agents' true motion that is predicted, of the set and as each clip's pseudo-value."""
+    last, name = evaluation_set.context_frames - 1, "motion_share"
+    starts = [(true_boxes(truth[last]), truth[last]["agent"].to_numpy()) for truth in evaluation_set.truth]
+    moves = [trajectories.motion_along_truth(one, *start) for one, start in zip(errors, starts, strict=True)]
+    true_px, along_px = (np.concatenate([move[side] for move in moves]) for side in (0, 1))
+    whole = trajectories.motion_share(true_px, along_px)
+    sums = np.array([[true.sum(), along.sum()] for true, along in moves])
+    without = sums.sum(0) - sums
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pseudo = len(moves) * whole.value - (len(moves) - 1) * without[:, 1] / without[:, 0]
+    values: list[Values] = [
+        {name + PSEUDO_SUFFIX: Statistic(float(value), len(move[0]))} for value, move in zip(pseudo, moves, strict=True)
+    ]
+    of_set = pd.DataFrame([{"measure": name, "value": whole.value, "n": whole.n}])
+    return [rows_of_clips(evaluation_set, values), _of_the_set(evaluation_set, of_set)]
 
 
 def pooled_measures(

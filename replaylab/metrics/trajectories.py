@@ -5,7 +5,7 @@ chooses its own pairs. There are two kinds of measure, and their names tell them
 horizon, metres on the ground plane) a miss costs a cap; over the *matched* ones alone (IoU, size, range, bearing,
 displacement) a model that loses its hard agents is flattered, so these stand beside recall, never alone. And because no pair
 is further apart than the gate of the matching, displacements are known only near the true ones: the gate pulls a slope
-towards 1.
+towards 1. How much of the true motion is predicted (`motion_share`) is of all agents again: of one that is missed, none is.
 
 On the ground plane: level ground, square pixels, the camera of the truth. The place of a box, true or detected, is that of
 the middle of its lower edge: the near end of the agent and not its middle (the tracks' x_m, y_m). No box shows a heading,
@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from replaylab.data.boxes import centres, checked_agents, checked_boxes, iou
 from replaylab.metrics import dynamics
 from replaylab.metrics.dynamics import AgentErrors, Statistic, mean
-from replaylab.util.checks import FloatArray, IntArray, checked_positive, checked_shape
+from replaylab.util.checks import BoolArray, FloatArray, IntArray, checked_positive, checked_shape
 
 CELLS = 4  # a side of the image: where an agent is decides which mean motion it is compared with
 LEAST_SIDE_PX = 1.0  # sides are not compared below this: a box without an area has no logarithm
@@ -149,13 +149,40 @@ def displacements(errors: AgentErrors, last_boxes: ArrayLike, last_agents: Array
 
     Those of several clips may be concatenated. ValueError or TypeError names the argument.
     """
-    boxes = checked_boxes(last_boxes, "last_boxes")
-    ids = checked_agents(last_agents, len(boxes), "last_agents")
-    chosen = errors.matched & np.isin(errors.agent, ids)
-    order = np.argsort(ids)
-    then = centres(boxes)[order[np.searchsorted(ids[order], errors.agent[chosen])]]
+    there, starts = _starts(errors, last_boxes, last_agents)
+    chosen = errors.matched & there
+    then = starts[chosen[there]]
     moves = (centres(boxes[chosen]) - then for boxes in (errors.true_boxes, errors.detected_boxes))
     return Displacements(errors.frame[chosen], errors.agent[chosen], then, *moves)
+
+
+def motion_along_truth(errors: AgentErrors, last_boxes: ArrayLike, last_agents: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """How far agents truly moved since the last context frame, and how far that way by the detections; px, (m,) each.
+
+    Of the m eligible agent-frames, matched or missed, whose agent was there already. The second is the projection of the
+    predicted displacement on the true direction (the along-track part: Gong & McNally 2004, AIAA 2004-4788): below 0 for
+    the opposite way, and 0 for an agent that is missed or does not truly move. Arguments and errors as in `displacements`.
+    """
+    there, then = _starts(errors, last_boxes, last_agents)
+    true = centres(errors.true_boxes[there]) - then
+    distance, matched = np.linalg.norm(true, axis=1), errors.matched[there]
+    moves = matched & (distance > 0)
+    predicted = centres(errors.detected_boxes[there][moves]) - then[moves]
+    along = np.zeros(len(true))
+    along[moves] = (predicted * true[moves]).sum(1) / distance[moves]
+    return distance, along
+
+
+def motion_share(true_px: ArrayLike, along_px: ArrayLike) -> Statistic:
+    """The share of the true motion that is predicted: the sum of `along_px` over that of `true_px`, (m,) each; and m.
+
+    1: agents move as far as they should, 0: they stand still, vanish, or move with no regard to the truth; over 1: too far.
+    A ratio of sums, so that the noise of a box beside an agent that hardly moves weighs little. NaN where nothing moves.
+    """
+    true = checked_shape(true_px, "true_px", ("m",), finite=True)
+    along = checked_shape(along_px, "along_px", (len(true),), ", one for each in true_px", finite=True)
+    whole = float(true.sum())
+    return Statistic(float(along.sum()) / whole if whole > 0 else float("nan"), len(true))
 
 
 def displacement_slope(true_px: ArrayLike, predicted_px: ArrayLike) -> Statistic:
@@ -219,6 +246,14 @@ def constant_velocity(context: Sequence[ArrayLike], n_future: int, *, gate_px: f
         middle, half = (moved[:, :2] + moved[:, 2:]) / 2, np.maximum(moved[:, 2:] - moved[:, :2], 0) / 2
         future.append(np.concatenate([middle - half, middle + half, scores], axis=1))
     return future
+
+
+def _starts(errors: AgentErrors, last_boxes: ArrayLike, last_agents: ArrayLike) -> tuple[BoolArray, FloatArray]:
+    """Which agent-frames (n,) are of an agent with a box in the last context frame, and its centre there (m, 2)."""
+    boxes = checked_boxes(last_boxes, "last_boxes")
+    ids = checked_agents(last_agents, len(boxes), "last_agents")
+    there, order = np.isin(errors.agent, ids), np.argsort(ids)
+    return there, centres(boxes)[order[np.searchsorted(ids[order], errors.agent[there])]]
 
 
 def _rays(pixels: FloatArray, cameras: FloatArray, size_px: int) -> FloatArray:

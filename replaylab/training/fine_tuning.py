@@ -220,7 +220,8 @@ def estimate_seconds(missing: list[RunSpec], store: Path, machine: MachineSpec =
     all_worlds = (*evaluation.domains, *evaluation.at_the_end)
     of_runs = sum((len(run.evaluate_at) - 1) * len(evaluation.domains) for run in missing) * evaluation.futures
     last = len(missing) * len(all_worlds)
-    a_clip = of_runs * (quick + sampled) + last * (evaluation.futures * (thorough + sampled) + len(NOISE_LEVELS) * forward)
+    at_the_end = evaluation.futures_of(at_the_end=True) * (thorough + sampled) + len(NOISE_LEVELS) * forward
+    a_clip = of_runs * (quick + sampled) + last * at_the_end
     bases = {ReferenceSpec.of(run) for run in missing}
     floors = MODELS_OF_REFERENCES * sum(not Store(store).is_done(references) for references in bases)
     measuring = evaluation.clips * (a_clip + floors * len(all_worlds) * thorough)

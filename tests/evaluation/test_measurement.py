@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,11 +15,12 @@ from replaylab.catalogue import CONTEXT_FRAMES, NOISE_LEVELS
 from replaylab.evaluation import evaluate, evaluation_sets
 from replaylab.evaluation.evaluation_sets import EvaluationSet
 from replaylab.evaluation.measurement import measure, measure_boxes
-from replaylab.metrics import distances, fidelity, optical_flow, video_network
+from replaylab.metrics import distances, fidelity, network_files, optical_flow, video_network
+from replaylab.metrics.detectors import fcos
 from replaylab.models import sampling
 from replaylab.models.pipelines import TinyPipeline
 from replaylab.models.tiny_wan import TinyWan
-from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, torch_seed
+from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, torch_seed, weights_digest
 from replaylab.store import COLUMNS, OF_DISTANCES, write_rows
 from replaylab.store.run_folders import read_rows
 
@@ -135,6 +138,17 @@ def test_futures_are_meaned_clip_by_clip_and_the_best_is_the_best(home, road, fu
     assert np.array_equal(of(rows, "ade_px"), np.mean(each, axis=0), equal_nan=True)
     assert np.array_equal(of(rows, "ade_best_px"), np.min(each, axis=0) if futures > 1 else [], equal_nan=True)
     assert not rows["measure"].str.startswith("denoising").any()
+    last_only = evaluate.evaluate(TinyPipeline(model), replace(SPEC, futures_at_the_end=futures, at_the_end=()), home)
+    assert last_only["measure"].eq("ade_best_px").sum() == 0  # it is not the end
+
+
+def test_more_futures_may_be_sampled_after_the_last_step_than_before(home):
+    pipeline = TinyPipeline(TinyWan.load(WEIGHTS / "base"))
+    every, last = replace(SPEC, futures=2, at_the_end=()), replace(SPEC, futures_at_the_end=2, at_the_end=())
+    ends = [evaluate.evaluate(pipeline, spec, home, at_the_end=True) for spec in (every, last)]
+    pd.testing.assert_frame_equal(*ends)
+    with pytest.raises(ValueError, match="futures_at_the_end is -1"):
+        replace(SPEC, futures_at_the_end=-1)
 
 
 def test_at_the_end_all_domains_are_measured_and_how_well_they_can_be_denoised(home, prepared):
@@ -207,3 +221,65 @@ def test_measured_in_half_precision_every_measure_is_within_a_tenth_of_its_stand
     )  # fmt: skip
     apart = (losses["mean"] - losses_in_half["mean"]).abs()
     assert ((apart > 0) & (apart <= 0.1 * losses["sem"])).all()
+
+
+# The second edition's measures
+
+
+@pytest.fixture(scope="module")
+def painted_detector() -> fcos.Fcos:
+    """An untrained second detector: what it finds is of no account, but the same every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return fcos.Fcos(fcos.FcosConfig(score_threshold=0.05))
+
+
+@pytest.fixture(scope="module")
+def road_again(home, road, painted_detector) -> EvaluationSet:
+    """The road as the second edition measures it."""
+    again = partial(evaluation_sets._in_clips, partial(fcos.detect, painted_detector))
+    return replace(road, edition=3, detect_again=again)
+
+
+def test_the_second_edition_adds_rows_and_changes_none(road, road_again):
+    before, after = (measure(each, road.frames, CAP_PX, road.latents).rows for each in (road, road_again))
+    new = {"motion_share", "motion_share_pseudo", "ade_second_detector_px", "recall_second_detector"}
+    assert set(after["measure"]) - set(before["measure"]) == new
+    kept = after[~after["measure"].isin(new)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, before[kept.columns])
+
+
+def test_real_clips_move_as_far_as_they_should_and_still_ones_hardly(road_again):
+    real, still = (
+        measure(road_again, frames, CAP_PX).rows
+        for frames in (road_again.frames, evaluate.copy_last_frame(road_again.frames))
+    )
+    assert of(real, "motion_share").item() == pytest.approx(1, abs=0.1)
+    assert abs(of(still, "motion_share").item()) < 0.25
+    for rows in (real, still):
+        assert of(rows, "motion_share_pseudo").mean() == pytest.approx(of(rows, "motion_share").item(), abs=0.05)
+        assert len(of(rows, "motion_share_pseudo")) == CLIPS
+
+
+def test_the_second_detector_is_measured_by_the_rules_of_the_first(road, road_again):
+    same = replace(road, detect_again=road.detect)
+    rows = measure(same, road.frames, CAP_PX).rows
+    np.testing.assert_array_equal(of(rows, "ade_second_detector_px"), of(rows, "ade_px"))
+    np.testing.assert_array_equal(of(rows, "recall_second_detector"), of(rows, "recall"))
+    boxes = measure_boxes(same, same.extrapolated, CAP_PX, same.extrapolated_again)
+    np.testing.assert_array_equal(of(boxes, "ade_second_detector_px"), of(boxes, "ade_px"))
+    assert of(measure(road_again, road.frames, CAP_PX).rows, "ade_second_detector_px").mean() > of(rows, "ade_px").mean()
+
+
+def test_a_second_detector_that_is_not_the_shipped_one_is_refused(monkeypatch, tmp_path, painted_detector):
+    folder = tmp_path / "another"
+    network_files.write(
+        folder, network_files.weights_bytes(painted_detector), json.dumps({"detector": asdict(painted_detector.config)}), ""
+    )
+    monkeypatch.setattr(fcos, "SHIPPED", folder)
+    evaluation_sets.second_detector_for.cache_clear()
+    assert evaluation_sets.second_detector_for("") is None
+    assert evaluation_sets.second_detector_for(weights_digest(folder)) is not None
+    with pytest.raises(ValueError, match=f"second_detector is 0123, but {folder} has {weights_digest(folder)}"):
+        evaluation_sets.second_detector_for("0123")
+    evaluation_sets.second_detector_for.cache_clear()

@@ -338,3 +338,61 @@ CAMERA = [50.0, 1.45, 0.03]
 def test_bad_arguments_are_named(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# How much of the true motion is predicted
+
+
+def moved(clip: Clip, share: float, sideways_px: float = 0.0) -> list[np.ndarray]:
+    """Detections of agents that went this share of their way since the first frame, and so far across it."""
+    boxes, ids, _ = clip
+    start = dict(zip(ids[0], centres(boxes[0]), strict=True))
+    found = []
+    for box, of in zip(boxes, ids, strict=True):
+        way = centres(box) - np.array([start[agent] for agent in of])
+        across = np.stack([-way[:, 1], way[:, 0]], 1)
+        across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
+        found.append(box + np.tile((share - 1) * way + sideways_px * across, 2))
+    return found
+
+
+def share_of(clip: Clip, found: list[np.ndarray]) -> dynamics.Statistic:
+    boxes, ids, eligible = (part[1:] for part in clip)
+    errors = dynamics.agent_errors(boxes, ids, eligible, found[1:], miss_cap_px=19)  # no agent moves as far
+    return trajectories.motion_share(*trajectories.motion_along_truth(errors, clip[0][0], clip[1][0]))
+
+
+@given(SEEDS, st.floats(0, 1.3), st.floats(-1, 1))
+@settings(deadline=None)
+def test_the_motion_share_is_what_agents_moved_and_steps_aside_do_not_count(seed: int, share: float, aside: float) -> None:
+    clip = clip_of(np.random.default_rng(seed))
+    found = share_of(clip, moved(clip, share, aside))
+    assert found.n == sum(e.sum() for e in clip[2][1:])
+    if found.n:
+        assert found.value == pytest.approx(share, abs=1e-9)
+
+
+@given(SEEDS)
+@settings(deadline=None)
+def test_of_an_agent_that_is_missed_no_motion_is_predicted(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    clip = clip_of(rng)
+    lost = [box[of != 7] for box, of in zip(clip[0], clip[1], strict=True)]
+    start = dict(zip(clip[1][0], centres(clip[0][0]), strict=True))
+    way = dict.fromkeys(start, 0.0)
+    for boxes, of, counts in zip(*(part[1:] for part in clip), strict=True):
+        for centre, agent in zip(centres(boxes)[counts], of[counts], strict=True):
+            way[agent] += float(np.linalg.norm(centre - start[agent]))
+    if sum(way.values()):
+        assert share_of(clip, lost).value == pytest.approx(1 - way[7] / sum(way.values()), abs=1e-9)
+
+
+def test_a_noisy_box_beside_an_agent_that_stands_still_weighs_nothing_and_going_back_is_below_zero() -> None:
+    still, mover = np.array([0.0, 0, 8, 8]), np.array([40.0, 0, 48, 8])
+    boxes = [np.stack([still, mover + 3 * t * np.array([1, 0, 1, 0])]) for t in range(3)]
+    clip: Clip = boxes, [np.array([0, 1])] * 3, [np.array([True, True])] * 3
+    noisy = [box + np.array([[2.0], [0.0]]) for box in boxes]
+    assert share_of(clip, noisy).value == pytest.approx(1)
+    assert share_of(clip, moved(clip, -0.5)).value == pytest.approx(-0.5)
+    stands: Clip = [boxes[0]] * 3, clip[1], clip[2]
+    assert math.isnan(share_of(stands, [boxes[0]] * 3).value)
