@@ -5,8 +5,8 @@ sees the same pixels. A folder holds mp4 files, or is a domain (`domain.json`), 
 `distances.N_MIN` clips in either set nothing is measured, however many frames they have.
 
 The Fréchet distance falls as n grows: beside it stands its value extrapolated to infinite n, from 2 N_MIN clips on. The
-kernel distance is unbiased and needs none. Where real clips continue the contexts of the generated ones, as `paired` wants
-them, the sets look nearer than sets of other scenes do.
+kernel distance needs none; `distances` says how far it depends on n. Where real clips continue the contexts of the generated
+ones, as `paired` wants them, the sets look nearer than sets of other scenes do.
 
 Refused, with the set and the file: what is no video or is cut off, another size or frame rate, too few frames (none is
 ever repeated), one clip twice, and features that are not finite.

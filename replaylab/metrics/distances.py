@@ -4,9 +4,12 @@ Decision: everything here is a function of feature arrays and knows nothing of n
 described by an `Extractor`, and travels with the value in a `Distance`. d is the number of dimensions of a feature
 vector; n and m are numbers of vectors, one vector a row.
 
-The kernel distance is unbiased: its expectation does not depend on how many vectors go in, and between two samples of
-one distribution it is zero on average, so single values may be negative. The Fréchet distance falls as n grows: compare
-values of the same n only.
+The kernel distance of independent vectors is unbiased: its expectation does not depend on how many go in, and between two
+samples of one distribution it is zero on average, so single values may be negative. Frames of one clip are not independent.
+With v of each clip, (v − 1) / (n − 1) of the pairs within a set are of one clip and more alike than the others, and the
+distance is too large by that share of the difference, in each set. So it falls as clips are added: compare values of equal
+numbers of clips and frames only. The mean of `kernel_pseudo_values`, which leave out whole clips, has next to nothing of the
+first set's part. The Fréchet distance falls as n grows: compare values of the same n only.
 
 Refused, by the set's name: sets of fewer than N_MIN vectors, where both are mostly noise, NaN and infinity, and
 features of two lengths. `between` also refuses repeated clips; the bare functions cannot, since a still video may
@@ -117,10 +120,11 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
 
 
 def kernel_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, section 4).
+    """Squared maximum mean discrepancy with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, section 4).
 
     features_a (n, d) and features_b (m, d); n and m at least N_MIN. All vectors are used at once, not subsets of them.
-    May be negative. Errors as in `frechet_distance`.
+    Unbiased if they are independent, as one frame a clip is; of several frames a clip too large, as the module says. May be
+    negative. Errors as in `frechet_distance`.
     """
     a, b = _rows(features_a, "features_a"), _rows(features_b, "features_b")
     _same_length("features_a", a.shape[1], "features_b", b.shape[1])
@@ -131,8 +135,9 @@ def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike) -> Featur
     """Jackknife pseudo-values (N,) of `kernel_distance`, one for each of N clips, from one pass over the kernel.
 
     features_a (N, v, d), v vectors of each clip, and features_b (m, d). N times the distance of all clips, minus N − 1
-    times that without the clip (Tukey; Efron & Stein 1981): their mean is the distance, and their spread estimates how
-    it would vary with other clips. ValueError as in `kernel_distance`, and for fewer than two clips.
+    times that without the clip (Tukey; Efron & Stein 1981): their mean is the distance, for v over 1 without what the
+    pairs within clips add to it, and their spread estimates how it would vary with other clips. ValueError as in
+    `kernel_distance`, and for fewer than two clips.
     """
     clips = np.asarray(features_a, dtype=np.float64)
     if clips.ndim != 3 or len(clips) < 2:

@@ -361,3 +361,50 @@ def mean_distance(a: np.ndarray, b: np.ndarray) -> float:
 def test_subsampling_refuses_bad_input_by_name(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         extrapolated_distances(*arguments)
+
+
+def correlated(seed: int, clips: int, each: int, d: int = 6, own: float = 0.8) -> np.ndarray:
+    """Vectors (clips, each, d) of which those of a clip have a part in common."""
+    random = np.random.default_rng((seed, clips, each))
+    return own * random.standard_normal((clips, 1, d)) + np.sqrt(1 - own**2) * random.standard_normal((clips, each, d))
+
+
+def mean_kernel(a: np.ndarray, of_one_clip: bool) -> float:
+    """Over the pairs of different vectors that are, or are not, of one clip."""
+    rows, clip = a.reshape(-1, a.shape[2]), np.repeat(np.arange(len(a)), a.shape[1])
+    pairs = (clip[:, None] == clip) == of_one_clip
+    np.fill_diagonal(pairs, False)
+    return float(((rows @ rows.T / rows.shape[1] + 1) ** 3)[pairs].mean())
+
+
+@pytest.mark.parametrize(("clips", "each"), [(20, 5), (40, 2), (25, 1)])
+def test_frames_of_one_clip_make_the_kernel_distance_too_large_by_their_share_of_the_pairs(clips: int, each: int) -> None:
+    a, b = correlated(1, clips, each), correlated(2, clips + 5, each)
+    flat_a, flat_b = (x.reshape(-1, x.shape[2]) for x in (a, b))
+    across = 2 * float(((flat_a @ flat_b.T / 6 + 1) ** 3).mean())
+    unbiased = mean_kernel(a, of_one_clip=False) + mean_kernel(b, of_one_clip=False) - across
+    too_much = 0.0
+    for x in (a, b) if each > 1 else ():
+        share = (each - 1) / (x.shape[0] * each - 1)
+        too_much += share * (mean_kernel(x, of_one_clip=True) - mean_kernel(x, of_one_clip=False))
+    assert distances.kernel_distance(flat_a, flat_b) == pytest.approx(unbiased + too_much)
+    assert too_much > 0 or each == 1
+
+
+def test_on_average_only_independent_vectors_are_no_distance_apart() -> None:
+    def mean_of(clips: int, each: int) -> float:
+        pairs = [(correlated(2 * trial, clips, each), correlated(2 * trial + 1, clips, each)) for trial in range(300)]
+        return float(np.mean([distances.kernel_distance(*(x.reshape(-1, 6) for x in pair)) for pair in pairs]))
+
+    one, many, more = mean_of(40, 1), mean_of(40, 5), mean_of(80, 5)
+    assert abs(one) < 0.3 * many
+    assert more == pytest.approx(many / 2, rel=0.35)
+
+
+def test_leaving_out_whole_clips_takes_away_what_pairs_within_them_add() -> None:
+    found, whole = [], []
+    for trial in range(300):
+        a, b = correlated(2 * trial, 40, 5), correlated(2 * trial + 1, 200, 1)
+        found.append(distances.kernel_pseudo_values(a, b.reshape(-1, 6)).mean())
+        whole.append(distances.kernel_distance(a.reshape(-1, 6), b.reshape(-1, 6)))
+    assert abs(np.mean(found)) < 0.3 * np.mean(whole)
