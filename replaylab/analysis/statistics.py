@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from replaylab.spec import generator
 from replaylab.util.checks import FloatArray, checked_at_least, checked_numbers
@@ -26,6 +26,7 @@ from replaylab.util.checks import FloatArray, checked_at_least, checked_numbers
 Side = Literal["above", "below"]
 Verdict = Literal["holds", "does not hold", "undecided", "exploratory"]
 SEEDS_FOR_AN_INTERVAL = 3
+LEAST_LOG_P = -25.0  # of a p value; below it, e to this
 BETTER, WORSE, CANNOT_TELL, FEW = "better", "worse", "cannot tell", "too few seeds"
 """What an interval of a change can show (`outcome`)."""
 
@@ -83,6 +84,58 @@ def seeds_and_scenes(values: ArrayLike) -> Interval:
     at random inside a t interval over seeds, and needs no random numbers. `coverage` says how often it is right: for
     normal effects a little more often than asked. n is S. ValueError for fewer than two seeds or scenes.
     """
+    mean, seeds, scenes = _crossed(values)
+    half = np.hypot(t_quantile(seeds.n - 1) * seeds.variance**0.5, t_quantile(scenes.n - 1) * scenes.variance**0.5)
+    return _around(mean, float(half), seeds.n)
+
+
+def p_value(values: ArrayLike) -> float:
+    """Two-sided, for a mean of 0 of values (S,) of seeds or (S, N) of seeds and scenes.
+
+    1 − the level of the widest interval, `t_interval` or `seeds_and_scenes`, that leaves 0 out: 0.05 where the 95 % interval
+    ends at 0. Errors as there.
+    """
+    if np.ndim(values) == 1:
+        kept = checked_numbers(values, "values", 1)
+        n = checked_at_least(2, len(kept), "values", "seeds", "train another seed")
+        mean, parts = float(kept.mean()), [_Part(n, float(kept.var(ddof=1) / n))]
+    else:
+        mean, *parts = _crossed(values)
+    if mean == 0 or not any(part.variance for part in parts):
+        return float(mean == 0)
+
+    def beyond(log_p: float) -> float:
+        halves = (t_quantile(part.n - 1, 1 - np.exp(log_p)) ** 2 * part.variance for part in parts)
+        return float(np.sqrt(sum(halves)) - abs(mean))
+
+    is_least = beyond(LEAST_LOG_P) <= 0
+    return float(np.exp(LEAST_LOG_P if is_least else optimize.brentq(beyond, LEAST_LOG_P, 0.0)))
+
+
+def holm(p_values: ArrayLike) -> FloatArray:
+    """Adjusted for testing all of them: those of at most α may be claimed, and one false claim in all is made at most so
+    often (Holm 1979, Scandinavian Journal of Statistics 6). p_values (M,) in any order; ValueError for what is no p value.
+    """
+    kept = checked_numbers(p_values, "p_values", 1)
+    if ((kept < 0) | (kept > 1)).any():
+        raise ValueError(f"p_values: {kept.tolist()}, expected numbers from 0 to 1")
+    order = np.argsort(kept, kind="stable")
+    stepped = np.maximum.accumulate(kept[order] * np.arange(len(kept), 0, -1))
+    adjusted = np.empty(len(kept))
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one of two crossed factors adds to the variance of a mean."""
+
+    n: int  # levels of the factor
+    variance: float
+
+
+def _crossed(values: ArrayLike) -> tuple[float, _Part, _Part]:
+    """The mean of values (S, N), and what seeds and scenes add to its variance: see `seeds_and_scenes`."""
     kept = checked_numbers(values, "values", 2)
     seeds = checked_at_least(2, kept.shape[0], "values", "seeds (rows)", "train another seed")
     scenes = checked_at_least(2, kept.shape[1], "values", "scenes (columns)", "measure more clips")
@@ -91,8 +144,7 @@ def seeds_and_scenes(values: ArrayLike) -> Interval:
     from_rest = (rest**2).sum() / ((seeds - 1) * (scenes - 1)) / (seeds * scenes)
     from_seeds = of_seeds.var(ddof=1) / seeds
     from_scenes = max(of_scenes.var(ddof=1) / scenes - from_rest, 0.0)
-    half = np.hypot(t_quantile(seeds - 1) * from_seeds**0.5, t_quantile(scenes - 1) * from_scenes**0.5)
-    return _around(float(mean), float(half), seeds)
+    return float(mean), _Part(seeds, float(from_seeds)), _Part(scenes, float(from_scenes))
 
 
 def coverage(
@@ -254,9 +306,9 @@ def _two_columns(points: ArrayLike) -> FloatArray:
     return kept
 
 
-def t_quantile(freedom: Any) -> Any:
-    """Of Student's t, so that 95 % lie within ±; elementwise."""
-    return special.stdtrit(freedom, (1 + 0.95) / 2)
+def t_quantile(freedom: Any, level: Any = 0.95) -> Any:
+    """Of Student's t, so that this share lies within ±; elementwise."""
+    return special.stdtrit(freedom, (1 + level) / 2)
 
 
 def half_width(sd: Any, seeds: Any) -> Any:

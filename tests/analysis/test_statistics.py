@@ -303,3 +303,48 @@ WITH_NAN = np.array([[1.0, np.nan, 2.0], [1.0, 2.0, 3.0]])
 def test_bad_input_is_refused_by_name(name: str, arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         getattr(statistics, name)(*arguments)
+
+
+# p values, and many claims
+
+
+@given(arrays.arrays(float, some.integers(3, 9), elements=ORDINARY))
+def test_the_p_value_of_seeds_is_that_of_scipy(values: np.ndarray) -> None:
+    if np.ptp(values) > 1e-3 and abs(values.mean()) > 1e-6:
+        theirs = stats.ttest_1samp(values, 0).pvalue
+        assert statistics.p_value(values) == pytest.approx(max(theirs, np.exp(statistics.LEAST_LOG_P)), rel=1e-3)
+
+
+@given(some.integers(0, 1000), some.integers(2, 7), some.integers(2, 30), some.floats(0, 3))
+def test_the_p_value_is_a_twentieth_where_the_interval_ends_at_zero(
+    seed: int, seeds: int, scenes: int, scene_sd: float
+) -> None:
+    values = normal(seed, seeds, scenes) + scene_sd * normal(seed, scenes)
+    interval = statistics.seeds_and_scenes(values)
+    assert statistics.p_value(values - interval.low) == pytest.approx(0.05, rel=1e-6)
+    assert statistics.p_value(values - interval.high) == pytest.approx(0.05, rel=1e-6)
+    further = values - interval.low + (interval.estimate - interval.low)
+    assert statistics.p_value(further) < 0.05 < statistics.p_value(values - interval.low / 2 - interval.estimate / 2)
+
+
+def test_p_values_of_what_does_not_vary() -> None:
+    assert statistics.p_value(np.zeros((3, 4))) == 1.0
+    assert statistics.p_value(np.full(4, 2.0)) == 0.0
+
+
+@given(some.lists(some.floats(0, 1), min_size=1, max_size=12), some.floats(0.001, 0.5))
+def test_holm_rejects_what_stepping_down_rejects(values: list[float], alpha: float) -> None:
+    adjusted = statistics.holm(values)
+    order = sorted(range(len(values)), key=lambda at: values[at])
+    rejected = set()
+    for number, at in enumerate(order):
+        if values[at] * (len(values) - number) > alpha:
+            break
+        rejected.add(at)
+    assert {at for at, p in enumerate(adjusted) if p <= alpha} == rejected
+    assert (adjusted >= values).all() and (adjusted <= 1).all()
+
+
+def test_holm_refuses_what_is_no_p_value() -> None:
+    with pytest.raises(ValueError, match="p_values"):
+        statistics.holm([0.1, 1.2])
