@@ -48,10 +48,10 @@ def _pretrain(options: argparse.Namespace) -> None:
     machine = shared.machine(options)
     if options.part != "base" and (options.seed or options.family != FAMILIES[0] or machine != MachineSpec()):
         raise ValueError(f"--seed, --family and the machine's options are for the base; {options.part} has none")
-    from replaylab.training import pretrain
+    from replaylab.training import bases, pretrain
 
     if options.part == "base":
-        pretrain.train_base(Path(options.home), seed=options.seed, machine=machine, family=options.family)
+        bases.train_base(Path(options.home), seed=options.seed, machine=machine, family=options.family)
     else:
         pretrain.COMMANDS[options.part](Path(options.home))
 

@@ -1,25 +1,18 @@
-"""The shipped weights (autoencoder, detectors, video network, base), each trained by one command.
+"""The shipped instruments (autoencoder, detectors, video network), each trained by one command; the bases are in `bases`.
 
-    python -m replaylab pretrain autoencoder | detector | second-detector | videonet | base
+    python -m replaylab pretrain autoencoder | detector | second-detector | videonet
 
-Decision: the base is trained on diverse domains without the targets' narrow appearance: traffic of many appearances that
-moves freely, rigid bodies, moving cameras, a game. The others are instruments, so they are trained on the targets'
-appearance too, in free motion. Autoencoder and base resume where they were killed; all write safetensors and a card.
+Decision: they measure, so they are trained on the targets' appearance too, in free motion. The autoencoder resumes where it
+was killed; all write safetensors and a card.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import shutil
 import time
-from dataclasses import replace
-from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -28,54 +21,24 @@ from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.data import clips
 from replaylab.data.domain import Domain
 from replaylab.data.video import decode
-from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.metrics import video_network_training
 from replaylab.metrics.blur import blurred
 from replaylab.metrics.detectors import centre_point_training, fcos, fcos_training
 from replaylab.metrics.video_network_training import LabelledVideos, labelled_videos
-from replaylab.mixture import Mixture
-from replaylab.models import autoencoder, latent_cache, pipelines
-from replaylab.models.tiny import TinyModel
-from replaylab.spec import (
-    WEIGHTS,
-    EvaluationSpec,
-    MachineSpec,
-    TrainingSpec,
-    WorldSpec,
-    base_folder,
-    generator,
-    torch_seed,
-    weights_digest,
-)
-from replaylab.training import checkpoint, loop
+from replaylab.models import autoencoder
+from replaylab.spec import WEIGHTS, generator
+from replaylab.training import bases, cards, checkpoint
 from replaylab.util.distributed import flush_denormals
-from replaylab.util.files import write_atomically, write_json, write_text
 from replaylab.util.progress import report, track
 from replaylab.worlds.build import build_domain
 from replaylab.worlds.named import domain_spec
 
-NEAR = domain_spec("near", videos=(2400, 128, 0), seed=100)
-FAR = (
-    domain_spec("physics", videos=(600, 48, 0), seed=100),
-    domain_spec("orbit", videos=(480, 48, 0), seed=100),
-    domain_spec("doom", videos=(240, 48, 0), seed=100),
-)
-BASE_DOMAINS = tuple(  # more of the same than the instruments see: near, then far
-    replace(spec, videos=(train_videos, *spec.videos[1:]))
-    for spec, train_videos in zip((NEAR, *FAR), (8000, 1200, 1200, 600), strict=True)
-)
-FAR_SHARE = 0.25  # of the base's batches, in equal parts
 TARGET_LOOKS = (  # instruments only
     domain_spec("diverse-driving", videos=(480, 96, 0), seed=100),
     domain_spec("country", motion="free", videos=(480, 96, 0), seed=100, name="country-free"),
 )
 
 AUTOENCODER_STEPS, AUTOENCODER_BATCH, AUTOENCODER_RATE = 1500, 48, 1e-3
-BASE_STEPS, BASE_BATCH, BASE_RATE = {"wan": 20000, "cogvideox": 10000}, 16, 2e-3
-CURVE_POINTS = 20  # how often the base is measured while it learns
-CURVE = EvaluationSpec(  # appearances never trained on (other scenes, another seed), and the target's
-    tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("near", "driving-eventful")), "dev", 64, 64
-)
 DETECTOR_STEPS = 1200
 SECOND_DETECTOR_STEPS, SECOND_DETECTOR_RATE = 3000, 2e-3
 BLURS_PX = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -88,8 +51,8 @@ SEED = 0
 def train_autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = AUTOENCODER_STEPS) -> None:
     """Train the autoencoder on single frames of all domains; resumes from `home/autoencoder`."""
     started = time.monotonic()
-    domains = (NEAR, *FAR, *TARGET_LOOKS)
-    frames = np.concatenate([_all_frames(_domain(spec, home), "train") for spec in domains])
+    domains = (bases.NEAR, *bases.FAR, *TARGET_LOOKS)
+    frames = np.concatenate([_all_frames(build_domain(spec, home / "domains"), "train") for spec in domains])
     torch.manual_seed(SEED)  # diffusers draws a new network's weights from the global stream
     vae = autoencoder.new_autoencoder().to(memory_format=torch.channels_last)
     start_as_principal_components(vae, autoencoder.fold(frames[:: max(1, len(frames) // 2000)]))
@@ -115,78 +78,7 @@ def train_autoencoder(home: Path, folder: Path = WEIGHTS / "base", steps: int = 
     autoencoder.save_autoencoder(vae, folder)
     about = {"steps": steps, "batch_size": AUTOENCODER_BATCH, "seed": SEED, "frames": len(frames),
              "seconds": round(time.monotonic() - started), "first_step_of_last_run": first}  # fmt: skip
-    _card(folder / "vae", "autoencoder", about, domains)
-
-
-@flush_denormals()
-def train_base(
-    home: Path, folder: Path | None = None, steps: int = 0, seed: int = SEED, machine: MachineSpec = MachineSpec(),
-    family: str = "wan",
-) -> None:  # fmt: skip
-    """Train a family's transformer on the diverse domains' latents; resumes from its folder in `home`.
-
-    Every family and seed has a folder of its own among the shipped weights, with the autoencoder. `curve.csv` beside the
-    weights has fidelity and dynamics on dev clips during training. steps: 0 for the family's own.
-    """
-    steps = steps or BASE_STEPS[family]
-    folder = folder or base_folder(seed, family)
-    if not (folder / "vae").is_dir():
-        shutil.copytree(WEIGHTS / "base" / "vae", folder / "vae")
-    with torch.random.fork_rng():
-        torch.manual_seed(torch_seed(seed, "new transformer"))  # diffusers draws from the global stream
-        model = pipelines.TINY[family].new(autoencoder.load_autoencoder(folder))
-    sources = []
-    for spec in BASE_DOMAINS:
-        domain = _domain(spec, home)
-        chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
-        sources.append(
-            latent_cache.encode_clips(model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae"))
-        )
-    mixture = Mixture(FAR_SHARE, BASE_BATCH, [len(source) for source in sources], seed)
-    training = TrainingSpec(steps, BASE_BATCH, BASE_RATE, ema_decay=0.998, decay=True)
-    points = sorted({ceil(steps * (point + 1) / CURVE_POINTS) for point in range(CURVE_POINTS)})
-    run = home / base_folder(seed, family).name
-    loop.fit(
-        model, sources, mixture, training, seed, run, f"base {family} {seed}", machine=machine, evaluate_at=points,
-        evaluate=lambda step: _measure(model, step, home, run),
-    )  # fmt: skip
-    model.save(folder)
-    curve = pd.concat([pd.read_csv(run / f"curve-{step:06d}.csv") for step in points])
-    curve = pd.concat([_floors(home), curve], ignore_index=True)
-    write_atomically(folder / "curve.csv", lambda path: curve.to_csv(path, index=False, float_format="%.4f"))
-    about = {"steps": steps, "batch_size": BASE_BATCH, "seed": seed, "learning_rate": BASE_RATE,
-             "clips": [len(source) for source in sources], "samples": mixture.counts(steps),
-             "seconds": round(loop.seconds_logged(run)), **json.loads((run / "manifest.json").read_text())}  # fmt: skip
-    options = (
-        f" --family {family}" * (family != "wan") + f" --seed {seed}" * (seed != 0) + f" --precision {about['precision']}"
-    )
-    _card(folder, "base", about, BASE_DOMAINS, options)
-
-
-def _measure(model: TinyModel, step: int, home: Path, run: Path) -> None:
-    path = run / f"curve-{step:06d}.csv"
-    if not path.is_file():
-        table = _means(evaluate.evaluate(pipelines.TinyPipeline(model), CURVE, home)).assign(model="base", step=step)
-        write_atomically(path, lambda aside: table.to_csv(aside, index=False))
-        ades = table[table["measure"] == "ade_px"].set_index("domain")["value"]
-        report(f"base: step {step}: " + "; ".join(f"ADE {ade:.2f} px on {domain}" for domain, ade in ades.items()))
-
-
-def _floors(home: Path) -> pd.DataFrame:
-    """Copy-last-frame and the autoencoder on the curve's clips."""
-    parts = []
-    for evaluation_set in evaluation_sets.prepare_sets(CURVE, home):
-        for name, frames in (
-            ("copy-last-frame", evaluate.copy_last_frame(evaluation_set.frames)),
-            ("autoencoder", evaluate.autoencoded(evaluation_set.frames)),
-        ):
-            rows = measurement.measure(evaluation_set, frames, CURVE.miss_cap_px).rows
-            parts.append(_means(rows).assign(model=name, step=-1))
-    return pd.concat(parts)
-
-
-def _means(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.groupby(["domain", "measure"], as_index=False)["value"].mean()
+    cards.write(folder / "vae", "autoencoder", about, domains)
 
 
 def train_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int = DETECTOR_STEPS) -> None:
@@ -209,8 +101,8 @@ def _labelled_frames(home: Path) -> dict[str, Any]:
     """What both detectors are trained, tuned and checked on: arguments of `fitting.fit`."""
     vae = autoencoder.load_autoencoder(WEIGHTS / "base")
     training, validation, checks = [], [], {}
-    for spec in (NEAR, *TARGET_LOOKS):
-        domain = _domain(spec, home)
+    for spec in (bases.NEAR, *TARGET_LOOKS):
+        domain = build_domain(spec, home / "domains")
         real, truth = _all_frames(domain, "train"), _all_boxes(domain, "train")
         training += [(real, truth), (_autoencoded(vae, real), truth)]
         real, truth = _all_frames(domain, "dev"), _all_boxes(domain, "dev")
@@ -226,27 +118,30 @@ def _labelled_frames(home: Path) -> dict[str, Any]:
     return {
         "frames": frames, "boxes": boxes, "validation_frames": validation_frames, "validation_boxes": validation_boxes,
         "checks": checks,
-        "data": "Real and autoencoded frames of rendered traffic: " + "; ".join(map(_in_words, (NEAR, *TARGET_LOOKS))),
+        "data": "Real and autoencoded frames of rendered traffic: "
+        + "; ".join(map(cards.in_words, (bases.NEAR, *TARGET_LOOKS))),
     }  # fmt: skip
 
 
 @flush_denormals()
 def train_video_network(home: Path, folder: Path = WEIGHTS / "videonet", steps: int = VIDEONET_STEPS) -> None:
     """Train the video network on all domains; its card has distances between dev clips of the target's appearance."""
-    specs = (*BASE_DOMAINS, *TARGET_LOOKS)
+    specs = (*bases.BASE_DOMAINS, *TARGET_LOOKS)
     training, held_out = (
-        LabelledVideos.concatenated([labelled_videos(_domain(spec, home), split, VIDEONET_VIDEOS) for spec in specs])
+        LabelledVideos.concatenated(
+            [labelled_videos(build_domain(spec, home / "domains"), split, VIDEONET_VIDEOS) for spec in specs]
+        )
         for split in ("train", "dev")
     )
     checks = {}
     for spec in VIDEONET_CHECKS:
-        domain = _domain(spec, home)
+        domain = build_domain(spec, home / "domains")
         scenes = clips.one_per_scene(clips.clips_of(domain, "dev", CLIP_FRAMES))
         read = clips.read(domain, scenes, CLIP_FRAMES)
         checks[spec.name] = np.stack([frames[CONTEXT_FRAMES:] for frames in read])
     video_network_training.fit(
         training, held_out, checks, seed=SEED, steps=steps, folder=folder,
-        data=f"at most {VIDEONET_VIDEOS} training videos of each of: " + "; ".join(map(_in_words, specs)),
+        data=f"at most {VIDEONET_VIDEOS} training videos of each of: " + "; ".join(map(cards.in_words, specs)),
     )  # fmt: skip
 
 
@@ -259,10 +154,6 @@ def _concatenated(
 
 def _autoencoded(vae: Any, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return autoencoder.decode(vae, autoencoder.encode(vae, frames[:, None]))[:, 0]
-
-
-def _domain(spec: WorldSpec, home: Path) -> Domain:
-    return build_domain(spec, home / "domains")
 
 
 def _all_frames(domain: Domain, split: str) -> NDArray[np.uint8]:
@@ -350,28 +241,8 @@ def _resume_autoencoder(folder: Path, vae: Any, optimizer: Any) -> int:
     return int(state["step"])
 
 
-def _in_words(spec: WorldSpec) -> str:
-    size = f"{spec.videos[0]} videos of {spec.frames} frames"
-    return f"{spec.name} ({size}, look {spec.look}, motion {spec.motion}, seed {spec.seed})"
-
-
-def _card(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...], options: str = "") -> None:
-    """A card beside the weights: what they are, trained on which data, and the command that trains them again."""
-    about = {**about, "threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
-    lines = [
-        f"# {what} of replaylab's tiny world", "",
-        f"Made again by `python -m replaylab pretrain {what}{options}`.", "",
-        "Trained on rendered video only (our own, CC0-1.0; in doom the pictures are Freedoom's, BSD-3-Clause):",
-        *(f"- {_in_words(spec)}" for spec in data), "",
-        "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in about.items()), "",
-        "For studying forgetting in small; it generates nothing but toy traffic at 64x64 pixels.", "",
-    ]  # fmt: skip
-    write_text(folder / "README.md", "\n".join(lines))
-    write_json(folder / "pretraining.json", about)
-
-
 COMMANDS = {
     "autoencoder": train_autoencoder, "detector": train_detector, "second-detector": train_second_detector,
     "videonet": train_video_network,
 }  # fmt: skip
-"""By name; `train_base` takes a seed and a machine besides."""
+"""By name; `bases.train_base` takes a seed and a machine besides."""

@@ -14,21 +14,21 @@ from replaylab.models.autoencoder import new_autoencoder
 from replaylab.models.tiny_cogvideox import TinyCogVideoX
 from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, base_folder
-from replaylab.training import pretrain
+from replaylab.training import bases, pretrain
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Three videos a domain, and not all domains."""
-    for name in ("NEAR", "FAR", "TARGET_LOOKS"):
-        specs = getattr(pretrain, name)
+    for module, name in ((bases, "NEAR"), (bases, "FAR"), (pretrain, "TARGET_LOOKS")):
+        specs = getattr(module, name)
         few = tuple(dataclasses.replace(spec, videos=(3, 4, 0)) for spec in (specs if name != "NEAR" else [specs])[:2])
-        monkeypatch.setattr(pretrain, name, few if name != "NEAR" else few[0])
-    monkeypatch.setattr(pretrain, "BASE_DOMAINS", (pretrain.NEAR, *pretrain.FAR))
-    monkeypatch.setattr(pretrain, "CURVE_POINTS", 2)
-    worlds = tuple(dataclasses.replace(world, videos=(0, 8, 0)) for world in pretrain.CURVE.domains)
+        monkeypatch.setattr(module, name, few if name != "NEAR" else few[0])
+    monkeypatch.setattr(bases, "BASE_DOMAINS", (bases.NEAR, *bases.FAR))
+    monkeypatch.setattr(bases, "CURVE_POINTS", 2)
+    worlds = tuple(dataclasses.replace(world, videos=(0, 8, 0)) for world in bases.CURVE.domains)
     monkeypatch.setattr(
-        pretrain, "CURVE", dataclasses.replace(pretrain.CURVE, domains=worlds, clips=4, reference_clips=4, sampler_steps=2)
+        bases, "CURVE", dataclasses.replace(bases.CURVE, domains=worlds, clips=4, reference_clips=4, sampler_steps=2)
     )
 
 
@@ -44,7 +44,7 @@ def test_every_shipped_part_has_a_card_and_all_are_small():
 
 
 def test_the_base_never_saw_the_targets_look():
-    assert {spec.look for spec in pretrain.BASE_DOMAINS} == {"diverse", "any"}
+    assert {spec.look for spec in bases.BASE_DOMAINS} == {"diverse", "any"}
     card = (WEIGHTS / "base" / "README.md").read_text()
     assert not [spec.name for spec in pretrain.TARGET_LOOKS if spec.name in card]
 
@@ -55,7 +55,7 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
         folder = tmp_path / f"weights {home}"
         pretrain.train_autoencoder(tmp_path / home, folder, steps=4)
         for steps in stops:
-            pretrain.train_base(tmp_path / home, folder, steps=steps)
+            bases.train_base(tmp_path / home, folder, steps=steps)
         model = TinyWan.load(folder)
         curve = pd.read_csv(folder / "curve.csv")
         assert set(zip(curve["model"], curve["step"], strict=True)) == {
@@ -72,7 +72,7 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
 
 def test_another_family_has_a_base_and_a_folder_of_its_own(small, tmp_path):
     folder = tmp_path / "weights"
-    pretrain.train_base(tmp_path / "home", folder, steps=2, family="cogvideox")
+    bases.train_base(tmp_path / "home", folder, steps=2, family="cogvideox")
     made = pipelines.load_tiny(folder).model
     assert isinstance(made, TinyCogVideoX) and all(one.isfinite().all() for one in made.transformer.parameters())
     card = (folder / "README.md").read_text()
@@ -84,7 +84,7 @@ def test_another_family_has_a_base_and_a_folder_of_its_own(small, tmp_path):
 def test_a_detectors_card_tells_every_look_real_autoencoded_and_blurred(train, small, tmp_path):
     train(tmp_path / "home", tmp_path / "detector", steps=2)
     card = (tmp_path / "detector" / "README.md").read_text()
-    for spec in (pretrain.NEAR, *pretrain.TARGET_LOOKS):
+    for spec in (bases.NEAR, *pretrain.TARGET_LOOKS):
         for how in ("real", "autoencoded", *(f"blurred by {blur:g} px" for blur in pretrain.BLURS_PX[1:])):
             assert f"| {spec.name}, {how} |" in card
 
