@@ -135,7 +135,7 @@ def changes(
     """
     part = PSEUDO.get(measure, measure)
     here = of_measure(rows, part, domain)
-    few = pd.concat([_runs(here, configuration), here[here["model"] == "base"]])
+    few = pd.concat([runs_of(here, configuration), here[here["model"] == "base"]])
     before, after = before_and_after(few, part, domain)
     table = last_steps(after - before).reset_index(["seed", "base"]).sort_values(["seed", "base"])
     if table.duplicated(["seed", "base"]).any():
@@ -158,12 +158,16 @@ def _judge_alignment(rows: pd.DataFrame, claim: Claim) -> Judged | None:
     return _judged(claim, interval, 0.0, difference, bases, "")
 
 
-def alignments(rows: pd.DataFrame, configuration: Configuration, domain: str) -> pd.Series[float]:
-    """Spearman's ρ of the gains in EffNet-KD on ordinary driving and in ADE over a run's checkpoints; NaN if one is flat."""
+def alignments(
+    rows: pd.DataFrame, configuration: Configuration, domain: str, accuracy: str = "ade_px", look: str = "driving"
+) -> pd.Series[float]:  # fmt: skip
+    """Spearman's ρ of the gains in EffNet-KD in the domain `look` and in `accuracy` over a run's checkpoints, by seed and
+    base; NaN if one of them is flat.
+    """
     gains = []
-    for measure, of in (("effnet_kd", "driving"), ("ade_px", domain)):
+    for measure, of in (("effnet_kd", look), (accuracy, domain)):
         here = of_measure(rows, measure, of)
-        by_step = _runs(here, configuration).groupby(["seed", "base", "step"])["value"].mean()
+        by_step = runs_of(here, configuration).groupby(["seed", "base", "step"])["value"].mean()
         before = here[here["model"] == "base"].groupby("base")["value"].mean()
         gains.append(before.reindex(by_step.index.get_level_values("base")).to_numpy() - by_step)
     both = pd.concat(gains, axis=1, keys=["fidelity", "dynamics"], join="inner")
@@ -184,7 +188,8 @@ def _before_and_copied(rows: pd.DataFrame, claim: Claim, bases: list[str]) -> tu
     return float(of_bases.loc[bases].mean()), float(here.loc[here["model"] == "copy-last-frame", "value"].mean())
 
 
-def _runs(rows: pd.DataFrame, configuration: Configuration) -> pd.DataFrame:
+def runs_of(rows: pd.DataFrame, configuration: Configuration) -> pd.DataFrame:
+    """The rows of a configuration's runs; ValueError where they end at different steps."""
     runs = configuration.select(rows[rows["model"] == FINE_TUNED])
     check_ends(runs, ["target", "replay_fraction"])
     return runs
