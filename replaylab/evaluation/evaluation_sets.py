@@ -83,6 +83,18 @@ class EvaluationSet:
         """The frames after the context of clips (N, T, H, W, 3)."""
         return frames[:, self.context_frames :]
 
+    def decode(self, latents: torch.Tensor, pipeline: Pipeline) -> Frames:
+        """Generated latents (N, C, t, h, w) as clips. The context, which all models of one autoencoder give back alike, is
+        decoded once where frames are decoded one by one.
+        """
+        if not pipeline.frame_by_frame:
+            return pipeline.decode(latents)
+        return np.concatenate([self._decoded_context, pipeline.decode(latents[:, :, self.context_frames :])], axis=1)
+
+    @cached_property
+    def _decoded_context(self) -> Frames:
+        return self.pipeline.decode(self.latents[:, :, : self.context_frames])
+
     @cached_property
     def true_agents(self) -> list[TrueAgents]:
         """The true agents of each clip's future frames."""

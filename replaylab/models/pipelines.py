@@ -45,6 +45,7 @@ class Pipeline(ABC):
     model: Any
     frames: Any
     context_frames: Any
+    frame_by_frame = False  # whether its autoencoder takes each frame by itself, a latent of one frame
 
     @abstractmethod
     def encode_clips(self, domain: Domain, split: str, chosen: list[video_clips.Clip], home: Path) -> Sequence[Clip]:
@@ -74,6 +75,7 @@ class TinyPipeline(Pipeline):
     model: TinyModel = field(compare=False)
     frames = CLIP_FRAMES
     context_frames = CONTEXT_FRAMES
+    frame_by_frame = True
 
     def encode_clips(self, domain: Domain, split: str, chosen: list[video_clips.Clip], home: Path) -> Sequence[Clip]:
         """In `home/latents`."""
