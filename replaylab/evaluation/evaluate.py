@@ -71,7 +71,7 @@ def _futures(
         first = number * len(evaluation_set.clips)
         with distributed.autocast(model.transformer.device.type, spec.precision):
             latents = sampling.futures(model, condition, shape, spec.sampler_steps, spec.noise_seed, first, rank)
-        yield (pipeline.decode(latents) if rank.is_main else evaluation_set.frames), latents
+        yield (evaluation_set.decode(latents, pipeline) if rank.is_main else evaluation_set.frames), latents
 
 
 def _denoising(pipeline: Pipeline, evaluation_set: EvaluationSet, noise_seed: int) -> pd.DataFrame:
@@ -137,11 +137,13 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
             rows = measurement.measure_boxes(evaluation_set, both[0], evaluation.miss_cap_px, both[1])
             parts.append(rows.assign(model="constant-velocity", step=-1))
     write_json(folder / "gallery.json", gallery)
+    base_started = time.monotonic()
     measured_base = evaluate(base, evaluation, store, (gallery, folder / "samples" / "base"), at_the_end=True)
+    base_seconds = round(time.monotonic() - base_started, 1)
     parts.append(measured_base.assign(model="base", step=0))
     rows = pd.concat(parts, ignore_index=True)
     rows = rows.assign(run=spec.run_id, base=spec.base, target="", replay="", replay_fraction=np.nan, seed=-1)
-    finish(folder, rows, seconds=round(time.monotonic() - started, 1))
+    finish(folder, rows, seconds=round(time.monotonic() - started, 1), base_seconds=base_seconds)
 
 
 def autoencoded(frames: Frames, pipeline: Pipeline | None = None) -> Frames:

@@ -15,14 +15,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from replaylab.catalogue import NOISE_LEVELS
+from replaylab.catalogue import CONTEXT_FRAMES, NOISE_LEVELS
 from replaylab.data import clips
 from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.metrics.distances import N_MIN
@@ -205,49 +205,84 @@ def _base_clips(pipeline: Pipeline, spec: RunSpec, store: Path) -> list[Clip]:
     return chosen
 
 
+class EvaluationSeconds(NamedTuple):
+    """What evaluations take: one before the last step, the one after it, and the references of a base."""
+
+    before_the_last: float
+    last: float
+    references: float
+
+
 @flush_denormals()
 def estimate_seconds(missing: list[RunSpec], store: Path, machine: MachineSpec = MachineSpec()) -> float:
-    """The time that a grid's missing runs will take here, from a training step, a few measured clips and a video, timed."""
+    """The time that a grid's missing runs will take here: a training step and a video are timed, and a few clips are
+    measured where the store's references do not say how long that took.
+    """
     spec = missing[0]
-    evaluation = spec.evaluation
     with distributed.threads(machine.threads):
         pipeline = pipelines.load(spec, store)
         step = _seconds_a_step(pipeline, spec, store, Execution.of(machine, distributed.this_rank()))
-        quick, thorough = _seconds_a_clip(pipeline, spec)
-    # a training step costs a forward pass and a backward pass of twice its time
-    forward = step / 3 / spec.training.batch_size
-    sampled = forward * evaluation.sampler_steps
-    all_worlds = (*evaluation.domains, *evaluation.at_the_end)
-    of_runs = sum((len(run.evaluate_at) - 1) * len(evaluation.domains) for run in missing) * evaluation.futures
-    last = len(missing) * len(all_worlds)
-    at_the_end = evaluation.futures_of(at_the_end=True) * (thorough + sampled) + len(NOISE_LEVELS) * forward
-    a_clip = of_runs * (quick + sampled) + last * at_the_end
-    bases = {ReferenceSpec.of(run) for run in missing}
-    floors = MODELS_OF_REFERENCES * sum(not Store(store).is_done(references) for references in bases)
-    measuring = evaluation.clips * (a_clip + floors * len(all_worlds) * thorough)
-    if floors:  # features of the real clips
-        measuring += len(all_worlds) * (evaluation.clips + evaluation.reference_clips) * quick
-    worlds_needed = {*all_worlds, *(world for run in missing for world in (run.target, *run.replay.domains))}
-    videos = sum(sum(world.videos) for world in worlds_needed if not is_built(world, store / "domains"))
+        evaluation = _seconds_recorded(spec, store) or _seconds_measured(pipeline, spec, step)
+    before = sum(len(run.evaluate_at) - 1 for run in missing)
+    bases = sum(not Store(store).is_done(references) for references in {ReferenceSpec.of(run) for run in missing})
+    measuring = before * evaluation.before_the_last + len(missing) * evaluation.last + bases * evaluation.references
+    worlds = {*_measured_worlds(spec), *(world for run in missing for world in (run.target, *run.replay.domains))}
+    videos = sum(sum(world.videos) for world in worlds if not is_built(world, store / "domains"))
     video, target = 0.0, spec.target
     if videos and isinstance(target, WorldSpec):
         video = _timed(lambda: render_video(target, "dev", 0)) / usable_cores()
     return sum(run.training.steps for run in missing) * step + measuring + videos * video
 
 
-def _seconds_a_clip(pipeline: Pipeline, spec: RunSpec) -> tuple[float, float]:
-    """Of decoding and measuring one clip while a model is trained, and at the end."""
+def _measured_worlds(spec: RunSpec) -> tuple[World, ...]:
+    return (*spec.evaluation.domains, *spec.evaluation.at_the_end)
+
+
+def _seconds_recorded(spec: RunSpec, store: Path) -> EvaluationSeconds | None:
+    """As long as the base, one of the references, took: it is measured as a run is after its last step. None where the
+    references are not there or do not say.
+    """
+    references, evaluation, kept = ReferenceSpec.of(spec), spec.evaluation, Store(store)
+    summary = kept.summary(references.run_id) if kept.is_done(references) else {}
+    if (last := summary.get("base_seconds")) is None:
+        return None
+    futures = len(_measured_worlds(spec)) * evaluation.futures_of(at_the_end=True)
+    return EvaluationSeconds(last * len(evaluation.domains) * evaluation.futures / futures, last, summary["seconds"])
+
+
+def _seconds_measured(pipeline: Pipeline, spec: RunSpec, step: float) -> EvaluationSeconds:
+    """From the seconds of a few clips of noise: of decoding and measuring them, in both ways, and of a forward pass."""
+    evaluation, worlds = spec.evaluation, len(_measured_worlds(spec))
     height, width = np.broadcast_to(spec.target.size_px, 2).tolist()
     count = max(CLIPS_TO_TIME, math.ceil(N_MIN / (pipeline.frames - pipeline.context_frames)))  # enough for distances
     with tempfile.TemporaryDirectory() as home:
-        noise = evaluation_sets.synthetic_set(spec.evaluation, pipeline, (height, width), count, Path(home))
+        noise = evaluation_sets.synthetic_set(evaluation, pipeline, (height, width), count, Path(home))
 
-        def measure(thorough: bool) -> object:
-            frames = pipeline.decode(noise.latents)
-            return measurement.measure(noise, frames, spec.evaluation.miss_cap_px, noise.latents, thorough)
+        def measure(thorough: bool) -> float:
+            def work() -> None:
+                frames = noise.decode(noise.latents, pipeline)
+                measurement.measure(noise, frames, evaluation.miss_cap_px, noise.latents, thorough)
+
+            return _seconds(work) / count
 
         measure(True)  # warms up
-        return _seconds(lambda: measure(False)) / count, _seconds(lambda: measure(True)) / count
+        quick, thorough = measure(False), measure(True)
+    forward = step / 3 / spec.training.batch_size  # a backward pass takes twice the time
+    if isinstance(pipeline, pipelines.TinyPipeline):
+        forward = _seconds_of_a_forward(pipeline.model, noise.latents, evaluation.precision)
+    sampled, losses = forward * evaluation.sampler_steps, len(NOISE_LEVELS) * forward
+    before = evaluation.clips * len(evaluation.domains) * evaluation.futures * (quick + sampled)
+    last = evaluation.clips * worlds * (evaluation.futures_of(at_the_end=True) * (thorough + sampled) + losses)
+    features = (evaluation.clips + evaluation.reference_clips) * quick  # of the real clips
+    floors = worlds * ((MODELS_OF_REFERENCES - 1) * evaluation.clips * thorough + features)
+    return EvaluationSeconds(before, last, floors + last)
+
+
+def _seconds_of_a_forward(model: Any, latents: torch.Tensor, precision: str) -> float:
+    """Of one clip of a tiny model, in that precision."""
+    noise = latents[: model.CLIPS_AT_ONCE].to(model.transformer.device)
+    with distributed.autocast(noise.device.type, precision):
+        return _timed(lambda: model.sample(noise, {"known": noise[:, :, :CONTEXT_FRAMES]}, 1)) / len(noise)
 
 
 def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path, execution: Execution) -> float:
@@ -268,14 +303,18 @@ def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path, execution: E
     levels = pipeline.model.levels(torch.randn(size), shape)
     latents, condition = stack_clips(list(np.random.default_rng(0).standard_normal(shape, np.float32)))
     batch = loop.Batch(latents, torch.randn(shape), levels, condition).to(device)
-    objective = loop.Objective(pipeline.model)
+    objective, weights = loop.Objective(pipeline.model), list(pipeline.model.transformer.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=0.0, fused=True)
 
-    def forward_and_backward() -> None:
+    def train() -> None:
         with execution.autocast():
             loss = objective(batch)
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, loop.LARGEST_GRADIENT, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
-    return _timed(forward_and_backward)
+    return _timed(train)
 
 
 def _timed(work: Callable[[], object]) -> float:
