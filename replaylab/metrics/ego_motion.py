@@ -53,8 +53,9 @@ def ego_motion(frames: ArrayLike, cameras: ArrayLike, boxes: Sequence[ArrayLike]
     pixels = np.stack([columns + 0.5, rows + 0.5], axis=1)
     result = np.full((len(clip) - 1, 2), np.nan)
     for t in range(len(clip) - 1):
-        ground = trajectories.pixels_to_ground(pixels, np.broadcast_to(lenses[t + 1], (len(pixels), 3)), size)
-        near = (ground[:, 1] < GROUND_AHEAD_M) & (np.abs(ground[:, 0]) < GROUND_ASIDE_M)
+        if t == 0 or (lenses[t + 1] != lenses[t]).any():  # a car's camera hardly ever changes
+            ground = trajectories.pixels_to_ground(pixels, np.broadcast_to(lenses[t + 1], (len(pixels), 3)), size)
+            near = (ground[:, 1] < GROUND_AHEAD_M) & (np.abs(ground[:, 0]) < GROUND_ASIDE_M)
         chosen = near & (free[t] & free[t + 1])[rows, columns]
         after = fine[t + 1][rows[chosen], columns[chosen]]
         if len(after) >= LEAST_PIXELS and (np.abs(after) >= 1).any():
@@ -120,12 +121,18 @@ def _correlations(
     angle = (turns / frames_per_second)[None, :, None].astype(np.float32)
     cos, sin = np.cos(angle), np.sin(angle)
     right = cos * ground[:, 0] - sin * ground[:, 1] - np.sin(angle / 2) * distance
-    ahead = sin * ground[:, 0] + cos * ground[:, 1] + np.cos(angle / 2) * distance
+    ahead = sin * ground[:, 0] + cos * ground[:, 1] + np.cos(angle / 2) * distance  # (speeds, turns, n), as all below
     size, height, pitch = len(before), np.float32(lens[1]), np.float32(lens[2])
     focal = np.float32(size / 2 / np.tan(np.deg2rad(lens[0]) / 2))
     depth = np.maximum(ahead * np.cos(pitch) + height * np.sin(pitch), np.float32(0.1))
-    x = size / 2 - 0.5 + focal * right / depth
-    y = size / 2 - 0.5 - focal * (ahead * np.sin(pitch) - height * np.cos(pitch)) / depth
+    right *= focal
+    right /= depth
+    right += size / 2 - 0.5
+    ahead *= np.sin(pitch)
+    ahead -= height * np.cos(pitch)
+    ahead *= focal
+    ahead /= depth
+    x, y = right, np.subtract(size / 2 - 0.5, ahead, out=ahead)
     flat = (x.reshape(-1, len(after)), y.reshape(-1, len(after)))
     warped = cv2.remap(before, *flat, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
     pixels, visible = warped[..., 0], warped[..., 1]

@@ -110,8 +110,10 @@ def dominant_motion(flow: ArrayLike, mask: ArrayLike) -> FloatArray:
             weighted = places * weights[:, None]
             # A mask that is one line has no affine motion: then the smallest.
             model = np.linalg.lstsq(weighted.T @ places, weighted.T @ moved, rcond=1e-12)[0]
-            residual = np.linalg.norm(moved - places @ model, axis=1)
-            weights = (1 + (residual / max(float(np.median(residual)), 0.5)) ** 2) ** -2.0
+            apart = moved - places @ model
+            apart *= apart
+            residual = np.sqrt(apart[:, 0] + apart[:, 1])
+            weights = (1 + (residual / max(_median(residual), 0.5)) ** 2) ** -2.0
         models[t] = model.T
     return models
 
@@ -152,6 +154,15 @@ def residual_agent_error_px(
            for agent, field in zip((moved.predicted_px, moved.true_px), dominant, strict=True)]  # fmt: skip
     apart = np.linalg.norm(own[0] - own[1], axis=1)
     return mean(apart[np.isfinite(apart)])
+
+
+def _median(values: FloatArray) -> float:
+    """numpy's median of (n,) finite values: its checks take three times as long as the median of some hundred does."""
+    half = len(values) // 2
+    if len(values) % 2:
+        return float(np.partition(values, half)[half])
+    low, high = np.partition(values, (half - 1, half))[half - 1 : half + 1]
+    return float((low + high) / 2)
 
 
 def _contrast(frame: Images) -> FloatImages:

@@ -119,6 +119,13 @@ def test_constant_velocity_is_nearer_the_truth_than_standing_still(road):
     assert of(rows, "ade_px").mean() < of(still, "ade_px").mean() / 1.5
 
 
+def test_the_context_of_generated_clips_is_decoded_once_and_to_the_same_bits(road):
+    pipeline, drawn = road.pipeline, road.latents.clone()
+    drawn[:, :, CONTEXT_FRAMES:] = drawn[:, :, CONTEXT_FRAMES:].flip(0)
+    frames = road.decode(drawn, pipeline)
+    assert np.array_equal(frames, pipeline.decode(drawn)) and not np.array_equal(frames, road.frames)
+
+
 def test_clips_of_another_shape_are_refused(road):
     with pytest.raises(ValueError, match=r"frames: shape \(19, .*but tiny has clips of shape \(20, "):
         measure(road, road.frames[1:], CAP_PX)

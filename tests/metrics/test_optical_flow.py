@@ -57,6 +57,12 @@ def test_an_error_inside_the_boxes_is_no_error_of_the_background() -> None:
     assert not optical_flow.outside(boxes, frames.shape)[:, 18:42, 18:42].any()
 
 
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=60))
+@settings(deadline=None, max_examples=40)
+def test_the_median_residual_is_numpys_to_the_bit(values: list[float]) -> None:
+    assert optical_flow._median(np.array(values)) == np.median(values)
+
+
 def test_plain_sky_is_no_background_and_without_any_pixel_nothing_is_said() -> None:
     plain = np.full((3, SIZE, SIZE, 3), 120, np.uint8)
     mask = optical_flow.background(plain, [[]] * 3)
