@@ -20,7 +20,7 @@ from replaylab.spec import (
     torch_seed,
     weights_digest,
 )
-from replaylab.sweeps.presets import PRESETS, grid, trained_worlds
+from replaylab.sweeps.presets import CONFIRMATORY, PRESETS, grid, trained_worlds
 
 
 def test_a_spec_survives_its_json_and_keeps_its_name():
@@ -179,7 +179,9 @@ def test_an_unknown_preset_is_refused_with_the_valid_ones():
 def test_only_preregistered_runs_may_look_at_the_test_split():
     looking = {name for name, preset in PRESETS.items() if preset.split == "test"}
     exploratory = {"dose-between", "ablations", "alternatives", "second-world", "second-family"}
-    assert looking == {"published", "dose", *exploratory} and {PRESETS[name].split for name in PRESETS} == {"dev", "test"}
+    confirmatory = {name for name in CONFIRMATORY if name in PRESETS}  # which they are when their bases are there
+    assert looking == {"published", "dose", *exploratory, *confirmatory}
+    assert {PRESETS[name].split for name in PRESETS} == {"dev", "test"}
 
 
 def test_randomness_depends_on_every_part_of_the_question_and_on_nothing_else():

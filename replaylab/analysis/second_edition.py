@@ -131,7 +131,7 @@ FAMILIES = ("driving-family-a", "driving-family-b")
 """Targets of disjoint families of events, and tests of them."""
 NEAR_WITHOUT = Configuration("near-without-a", 0.25)
 """Near replay of every family of events but the first."""
-NATURAL = "motorway"
+NATURAL = "natural"
 """The target that a published driver model moves."""
 EVENTFUL, ORDINARY, REPEATED = "driving-eventful", "driving", "driving-repetitive"
 

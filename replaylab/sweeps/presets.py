@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
+from pathlib import Path
+from typing import Any
 
 from replaylab.catalogue import SOURCES
 from replaylab.spec import (
@@ -56,14 +58,24 @@ class Preset(Described):
     about: str
     split: str = "dev"  # the test split belongs to preregistered runs
     targets: tuple[str, ...] = ("driving",)
-    replay_kinds: tuple[str, ...] = ("near",)  # of SOURCES; all of them are one where everything is replayed
+    replay_kinds: tuple[str, ...] = ("near",)  # of SOURCES, or a domain; all are one where everything is replayed
     evaluated: tuple[str, ...] = ("driving", "driving-eventful", "near")
     at_the_end: tuple[str, ...] = ()  # evaluated besides, after the last step only
     replayed_at: tuple[int, ...] = ()  # steps at which runs with replay are evaluated; () for `evaluate_at`
     drawn_in: str = "fp32"  # EvaluationSpec.precision
     family: str = "wan"  # of the base that runs start from, one of FAMILIES
     second_base_seeds: tuple[int, ...] = ()  # the runs that start from the family's other base
+    bases: tuple[str, ...] = ()  # folders of the bases that runs start from instead, one for each of the seeds
+    measures: str = "first"  # how runs are measured, one of MEASURED
     execution: MachineSpec = MachineSpec()  # how its runs are executed where nobody says otherwise; in no run's name
+
+
+MEASURED: dict[str, dict[str, Any]] = {
+    "first": {},
+    "second": {"sampler_steps": 4, "measured_in": "bf16", "futures_at_the_end": 5, "edition": 3},
+}  # fmt: skip
+"""Settings of `EvaluationSpec`, of the first and second edition of the experiment; the second has a second detector too."""
+SECOND_DETECTOR = "detector-fcos"  # its folder of weights
 
 
 _QUICK = Preset(
@@ -101,6 +113,34 @@ _ABLATION = replace(
     evaluate_at=(50, 150, 300), replayed_at=(), replay_kinds=("near",), evaluated=("driving", "driving-eventful"),
     at_the_end=("near-eventful", "physics"),
 )  # fmt: skip
+
+SECOND_BASES = tuple(f"base-2-{number}" for number in range(6))
+"""The bases of the second edition, each from its own seed and clips: the units of its claims."""
+
+_CONFIRMATORY = replace(
+    _PUBLISHED, name="confirmatory", replay_fractions=(0.0, 0.25), seeds=tuple(range(10, 16)), bases=SECOND_BASES,
+    second_base_seeds=(), replay_kinds=("near", "near-without-a", "far"), replayed_at=(300,), measures="second",
+    evaluated=("driving", "driving-family-a", "driving-family-b"), at_the_end=("driving-eventful",),
+    about="the second edition's claims on driving: no replay and a quarter of it, one run from each of six bases",
+)  # fmt: skip
+
+CONFIRMATORY = {
+    preset.name: preset
+    for preset in (
+        _CONFIRMATORY,
+        replace(
+            _CONFIRMATORY, name="confirmatory-targets", replay_fractions=(0.0,),
+            targets=("driving-repetitive", "driving-family-a", "driving-family-b"),
+            about="the second edition's regular and diverse targets without replay: one run from each of six bases",
+        ),
+        replace(
+            _CONFIRMATORY, name="confirmatory-natural", replay_fractions=(0.0,), targets=("natural",),
+            evaluate_at=(50, 150, 300), evaluated=("natural",), at_the_end=("natural-eventful",),
+            about="the second edition's target that a driver model moves, without replay: one run from each of six bases",
+        ),
+    )
+}  # fmt: skip
+"""The runs of the second edition's claims. They are among PRESETS once their bases are among the shipped weights."""
 
 PRESETS = {
     preset.name: preset
@@ -149,12 +189,21 @@ PRESETS = {
 }  # fmt: skip
 
 
+if all((WEIGHTS / folder).is_dir() for folder in (*SECOND_BASES, SECOND_DETECTOR)):
+    PRESETS |= CONFIRMATORY
+
+
 def trained_worlds(preset: Preset, seed: int = 0) -> dict[str, WorldSpec]:
     """The targets and what is replayed, by name; training clips only, other ones for each seed."""
     train = preset.videos[0]
-    videos = {name: ceil(train / len(SOURCES[kind])) for kind in preset.replay_kinds for name in SOURCES[kind]}
+    videos = {name: ceil(train / len(members_of(kind))) for kind in preset.replay_kinds for name in members_of(kind)}
     videos |= dict.fromkeys(preset.targets, train)
     return {name: domain_spec(name, videos=(count, 0, 0), seed=seed) for name, count in videos.items()}
+
+
+def members_of(kind: str) -> tuple[str, ...]:
+    """The domains of a kind of replay: of SOURCES, or the one of that name."""
+    return SOURCES.get(kind, (kind,))
 
 
 def evaluated_worlds(preset: Preset, at_the_end: bool = False) -> dict[str, WorldSpec]:
@@ -184,15 +233,11 @@ def grid(
     if budget not in BUDGETS:
         raise ValueError(f"budget {budget!r} is none of {', '.join(BUDGETS)}")
     preset = PRESETS[preset_name]
-    evaluation = EvaluationSpec(
-        tuple(evaluated_worlds(preset).values()), preset.split, preset.evaluation_clips, preset.reference_clips,
-        tuple(evaluated_worlds(preset, at_the_end=True).values()), detector=weights_digest(WEIGHTS / "detector"),
-        precision=preset.drawn_in, video_network=weights_digest(WEIGHTS / "videonet"),
-    )  # fmt: skip
+    evaluation = evaluation_of(preset)
     specs = []
     for seed in seeds or preset.seeds:
         worlds = trained_worlds(preset, seed)
-        base = weights_digest(base_folder(int(seed in preset.second_base_seeds), preset.family))
+        base = weights_digest(_base_of(preset, seed))
         for fraction in replay_fractions or preset.replay_fractions:
             check_fraction(fraction)
             for target in preset.targets:
@@ -203,13 +248,35 @@ def grid(
     return specs
 
 
+def evaluation_of(preset: Preset) -> EvaluationSpec:
+    """How the runs of a preset are measured."""
+    settings = dict(MEASURED[preset.measures])
+    if preset.measures == "second":
+        settings["second_detector"] = weights_digest(WEIGHTS / SECOND_DETECTOR)
+    return EvaluationSpec(
+        tuple(evaluated_worlds(preset).values()), preset.split, preset.evaluation_clips, preset.reference_clips,
+        tuple(evaluated_worlds(preset, at_the_end=True).values()), detector=weights_digest(WEIGHTS / "detector"),
+        precision=preset.drawn_in, video_network=weights_digest(WEIGHTS / "videonet"), **settings,
+    )  # fmt: skip
+
+
+def _base_of(preset: Preset, seed: int) -> Path:
+    if not preset.bases:
+        return base_folder(int(seed in preset.second_base_seeds), preset.family)
+    of_seeds = dict(zip(preset.seeds, preset.bases, strict=True))
+    if seed not in of_seeds:
+        raise ValueError(f"seed {seed} has no base: preset {preset.name!r} has the seeds {', '.join(map(str, of_seeds))}")
+    return WEIGHTS / of_seeds[seed]
+
+
 def _replays(preset: Preset, worlds: dict[str, WorldSpec], fraction: float) -> list[ReplaySpec]:
     """One for each kind of replay; with nothing or everything replayed, all kinds are one."""
     if fraction == 0:
         return [ReplaySpec()]
     kinds = ("all",) if fraction == 1 and len(preset.replay_kinds) > 1 else preset.replay_kinds
     return [
-        ReplaySpec(tuple(worlds[name] for name in SOURCES[kind]), fraction, weights=SHARES.get(kind, ())) for kind in kinds
+        ReplaySpec(tuple(worlds[name] for name in members_of(kind)), fraction, weights=SHARES.get(kind, ()))
+        for kind in kinds
     ]
 
 

@@ -26,7 +26,7 @@ from replaylab.sweeps import ablations, jobs, monitor
 from replaylab.sweeps.cluster import ClusterSpec, Job, active
 from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.util.files import write_text
-from replaylab.util.processes import collecting_no_garbage
+from replaylab.util.processes import collecting_no_garbage, usable_cores
 from replaylab.util.progress import report
 from replaylab.util.text import duration
 
@@ -155,7 +155,9 @@ def estimate(
         if load >= cores:
             how += f" while it does other work (load {load:.1f} on {cores} cores): alone it is quicker"
     text = f"Estimated: {seconds / 60:.0f} min, {how} ({len(missing)} runs, {steps} steps)"
-    return text if cluster == "inline" else f"{text}. {_cost(seconds, len(missing), cluster, settings)}"
+    if cluster == "inline":
+        return f"{text}; {seconds / 3600 * (machine.threads or usable_cores()):.1f} core hours"
+    return f"{text}. {_cost(seconds, len(missing), cluster, settings)}"
 
 
 def _cost(seconds: float, runs: int, cluster: str, settings: ClusterSpec) -> str:

@@ -1,0 +1,99 @@
+"""The second edition's presets are the runs that its claims are about, measured where they are read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from replaylab.analysis.claims import Configuration
+from replaylab.analysis.second_edition import BASES_NEEDED, CLAIMS, READINGS, AlignmentClaim
+from replaylab.spec import MachineSpec, RunSpec, weights_digest
+from replaylab.store import ReferenceSpec
+from replaylab.sweeps import presets, sweep
+from replaylab.sweeps.cluster import ClusterSpec
+from replaylab.sweeps.presets import CONFIRMATORY, MEASURED, SECOND_BASES, SECOND_DETECTOR, Preset
+from replaylab.worlds.named import domain_spec
+
+
+def configurations(preset: Preset) -> set[Configuration]:
+    shares = [(kind, share) for kind in preset.replay_kinds for share in preset.replay_fractions if share]
+    none = [("", 0.0)] if 0 in preset.replay_fractions else []
+    return {Configuration(kind, share, target) for kind, share in (*none, *shares) for target in preset.targets}
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_what_a_claim_is_about_is_run_from_every_base_and_measured_where_it_is_read(claim) -> None:
+    for configuration in claim.configurations:
+        preset = next(one for one in CONFIRMATORY.values() if configuration in configurations(one))
+        assert len(preset.bases) == len(set(preset.bases)) == len(preset.seeds) == BASES_NEEDED
+        at_steps = isinstance(claim, AlignmentClaim)
+        assert set(claim.domains) <= {*preset.evaluated, *(() if at_steps else preset.at_the_end)}
+        assert not at_steps or len(preset.evaluate_at) >= 5
+
+
+def test_nothing_is_run_that_no_claim_is_about() -> None:
+    wanted = {configuration for claim in CLAIMS for configuration in claim.configurations}
+    assert {one for preset in CONFIRMATORY.values() for one in configurations(preset)} == wanted
+
+
+@pytest.fixture
+def there(monkeypatch, tmp_path) -> Path:
+    """Weights of six bases and of the detectors, which are nothing but their names."""
+    for folder in (*SECOND_BASES, SECOND_DETECTOR, "detector", "videonet"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(f'"{folder}"')
+    monkeypatch.setattr(presets, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(presets, "PRESETS", presets.PRESETS | CONFIRMATORY)
+    monkeypatch.setattr(
+        presets, "domain_spec", lambda name, **changes: replace(domain_spec("driving"), name=name, **changes)
+    )
+    return tmp_path
+
+
+def test_every_base_has_one_run_of_each_configuration_with_clips_of_its_own(there) -> None:
+    specs = presets.grid("confirmatory")
+    assert len(specs) == 4 * 6 == len({spec.run_id for spec in specs})
+    by_base: dict[str, list[RunSpec]] = {}
+    for spec in specs:
+        by_base.setdefault(spec.base, []).append(spec)
+    assert set(by_base) == {weights_digest(there / folder) for folder in SECOND_BASES}
+    for of in by_base.values():
+        assert {(spec.replay.name, spec.replay.fraction) for spec in of} == {
+            ("", 0.0), ("near", 0.25), ("near-without-a", 0.25), ("far", 0.25)
+        }  # fmt: skip
+        assert len({spec.seed for spec in of}) == len({spec.target for spec in of}) == 1
+    assert len({spec.target for spec in specs}) == len(SECOND_BASES)
+    targets = presets.grid("confirmatory-targets")
+    assert {ReferenceSpec.of(spec) for spec in targets} == {ReferenceSpec.of(spec) for spec in specs}
+
+
+def test_the_second_edition_is_measured_with_its_own_settings_and_the_first_as_ever(there) -> None:
+    (evaluation,) = {spec.evaluation for spec in presets.grid("confirmatory")}
+    assert (evaluation.sampler_steps, evaluation.measured_in, evaluation.edition) == (4, "bf16", 3)
+    assert (evaluation.futures_of(False), evaluation.futures_of(True)) == (1, 5)
+    assert evaluation.second_detector == weights_digest(there / SECOND_DETECTOR)
+    assert READINGS[2] == "ade_second_detector_px"
+    assert MEASURED["first"] == {} and presets.evaluation_of(presets.PRESETS["quick"]).second_detector == ""
+
+
+def test_a_seed_without_a_base_is_refused(there) -> None:
+    with pytest.raises(ValueError, match="seed 0 has no base: preset 'confirmatory' has the seeds 10, 11, 12, 13, 14, 15"):
+        presets.grid("confirmatory", seeds=[0])
+
+
+def test_they_are_offered_once_their_bases_are_shipped() -> None:
+    shipped = all((presets.WEIGHTS / folder).is_dir() for folder in (*SECOND_BASES, SECOND_DETECTOR))
+    assert (CONFIRMATORY.keys() <= presets.PRESETS.keys()) == shipped
+    assert {preset.split for preset in CONFIRMATORY.values()} == {"test"}
+
+
+def test_a_dry_run_tells_core_hours(monkeypatch, tmp_path) -> None:
+    from replaylab.training import fine_tuning
+
+    monkeypatch.setattr(fine_tuning, "estimate_seconds", lambda *_: 5400.0)
+    specs = presets.grid("smoke")
+    for threads, hours in ((1, "1.5 core hours"), (4, "6.0 core hours")):
+        machine = MachineSpec(threads=threads)
+        assert sweep.estimate(specs, tmp_path, specs, "inline", ClusterSpec(), machine).endswith(hours)
