@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import HELPERS, ROOT, run
 
 from replaylab.sweeps.sweep import Table
@@ -13,6 +14,7 @@ from replaylab.sweeps.sweep import Table
 WITHOUT_CLIPS = {"compute", "01_worlds", "02_finetune_degradation", "05_measures"}
 
 
+@pytest.mark.slow
 def test_reading_imports_neither_torch_nor_a_renderer_nor_decord(swept: Table, tmp_path: Path) -> None:
     """Descriptions of runs and the options of all verbs do without pandas and OpenCV, pages without clips without PyAV."""
     written = run([sys.executable, str(HELPERS / "read_pages.py"), str(swept.store), str(tmp_path)], ROOT)

@@ -328,6 +328,7 @@ def prose(executed: dict[str, list[dict[str, str]]]) -> list[str]:
     return [executed[cell][0]["text/markdown"] for cell in ("standing", "found-text")]
 
 
+@pytest.mark.slow
 def test_from_the_book_folder_it_shows_the_same(
     store: Path, from_root: dict[str, list[dict[str, str]]], tmp_path: Path
 ) -> None:
@@ -336,6 +337,7 @@ def test_from_the_book_folder_it_shows_the_same(
     assert prose(executed) == prose(from_root)
 
 
+@pytest.mark.slow
 def test_in_place_it_shows_the_same(store: Path, from_root: dict[str, list[dict[str, str]]], tmp_path: Path) -> None:
     book = tmp_path / "book"
     book.mkdir()
@@ -346,6 +348,7 @@ def test_in_place_it_shows_the_same(store: Path, from_root: dict[str, list[dict[
     assert prose(shown(nbformat.read(tmp_path / same, as_version=4))) == prose(from_root)
 
 
+@pytest.mark.slow
 def test_piped_it_prints_the_executed_notebook(store: Path, from_root: dict[str, list[dict[str, str]]]) -> None:
     printed = papermill(ROOT, "book/03_replay_sweep.ipynb", *smoke(store))
     assert prose(shown(nbformat.reads(printed, as_version=4))) == prose(from_root)

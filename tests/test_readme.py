@@ -98,6 +98,7 @@ def test_help_answers(command: str) -> None:
     assert "usage" in shown.lower()
 
 
+@pytest.mark.slow
 def test_domains_are_listed_built_and_compared(tmp_path: Path) -> None:
     said = {command.split()[3]: run(command, tmp_path) for command in HERE}
     built = sorted(path.parent.name.rsplit("-", 1)[0] for path in tmp_path.glob("domains/*/domain.json"))
@@ -105,6 +106,7 @@ def test_domains_are_listed_built_and_compared(tmp_path: Path) -> None:
     assert "'train': 8, 'dev': 4, 'test': 4" in said["worlds"] and "EffNet-KD" in said["compare"]
 
 
+@pytest.mark.slow
 def test_videos_and_models_of_ones_own_go_the_readmes_way(tmp_path: Path) -> None:
     for seed, name in enumerate(("drives", "holidays")):
         write_videos(tmp_path / name, seed)
@@ -212,6 +214,7 @@ def test_help_lists_the_verbs_that_the_readme_names() -> None:
         assert verb in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [line for line in IN_A_FRESH_CLONE if line.startswith("papermill")])
 def test_papermill_commands_run_with_the_smoke_preset(command: str, swept: Table, tmp_path: Path) -> None:
     """Of a whole sweep one run is missing; in a fresh clone, below, all is."""
@@ -228,6 +231,7 @@ def test_papermill_commands_run_with_the_smoke_preset(command: str, swept: Table
     assert (missing / "summary.json").is_file(), "nothing was kept in the store"
 
 
+@pytest.mark.slow
 def test_setup_installs_the_clone_it_is_called_in_and_only_once(tmp_path: Path) -> None:
     clone = copy_of_the_tree(tmp_path / "a clone")
     borrow_packages(clone)

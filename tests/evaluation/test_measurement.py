@@ -208,6 +208,7 @@ def test_a_set_is_made_ready_once_a_store(prepared, home, monkeypatch):
     assert np.array_equal(prepared[0].mean_motion.field_px, again[0].mean_motion.field_px)
 
 
+@pytest.mark.slow
 def test_measured_in_half_precision_every_measure_is_within_a_tenth_of_its_standard_error(road, home):
     (half, *_) = evaluation_sets.prepare_sets(replace(SPEC, measured_in="bf16"), home)
     moved = evaluate.copy_last_frame(road.frames)

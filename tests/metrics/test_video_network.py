@@ -68,7 +68,7 @@ def short_fit(folder: Path, steps: int = 3, seed: int = 0, data: str = "Drawn sq
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     folder = tmp_path_factory.mktemp("videonet") / "deep" / "weights"
-    return short_fit(folder, steps=80), folder
+    return short_fit(folder, steps=60), folder
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +308,7 @@ def test_weights_without_their_checksum_are_refused(trained: tuple[Any, Path], t
 
 
 # ---------------------------------------------------------------------------------------------- what ships, and its making
+@pytest.mark.slow
 def test_the_command_runs_through_in_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     near = domain_spec("near", videos=(6, 2, 0), seed=100)  # that is all kinds that the two show
     driving = domain_spec("driving", videos=(0, 40, 0))

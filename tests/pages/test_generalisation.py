@@ -171,7 +171,7 @@ def test_both_bases_are_drawn_and_told(tmp_path: Path, monkeypatch: pytest.Monke
     assert f"first at {last['value']:.2f} px after {last['step']}" in said
 
 
-@pytest.mark.parametrize("preset", PAGES)
+@pytest.mark.parametrize("preset", ["second-world", pytest.param("second-family", marks=pytest.mark.slow)])
 def test_the_page_shows_what_a_store_has(preset: str, store: Path, tmp_path: Path) -> None:
     page, differs, runs, _, drawn = PAGES[preset]
     cells = shown(store, tmp_path / "out.ipynb", page)

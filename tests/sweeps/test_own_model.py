@@ -234,6 +234,7 @@ def test_settings_are_a_presets_but_for_what_is_said() -> None:
         Settings.of("sora")
 
 
+@pytest.mark.slow
 def test_without_videos_the_command_says_what_each_preset_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["own", "--dry-run"]) == 0
     said = capsys.readouterr().out
@@ -241,6 +242,7 @@ def test_without_videos_the_command_says_what_each_preset_takes(capsys: pytest.C
     assert main(["own"]) == 2
 
 
+@pytest.mark.slow
 def test_the_page_runs_under_papermill_with_a_model_and_videos_of_ones_own(home: Path, table: Any, tmp_path: Path) -> None:
     out = tmp_path / "out.ipynb"
     changes = json.dumps([f"{name}={getattr(SETTINGS, name)}" for name in OPTIONS if name != "prompt"])

@@ -92,6 +92,7 @@ def test_a_table_of_some_measures_holds_the_same_rows_of_them_and_all_runs(swept
     pd.testing.assert_frame_equal(few.runs.drop(columns="trained_now"), swept.runs.drop(columns="trained_now"))
 
 
+@pytest.mark.slow
 def test_the_same_spec_gives_the_same_rows(swept, tmp_path):
     references = ReferenceSpec.of(swept.specs[1]).run_id  # of no model that was trained
     (tmp_path / references).symlink_to(swept.store / references)

@@ -49,6 +49,7 @@ def test_the_base_never_saw_the_targets_look():
     assert not [spec.name for spec in pretrain.TARGET_LOOKS if spec.name in card]
 
 
+@pytest.mark.slow
 def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
     weights = []
     for home, stops in (("a", (4,)), ("b", (2, 4))):  # the second is stopped half way and goes on
@@ -80,7 +81,9 @@ def test_another_family_has_a_base_and_a_folder_of_its_own(small, tmp_path):
     assert base_folder(1, "cogvideox") == WEIGHTS / "base-cogvideox-1" and base_folder() == WEIGHTS / "base"
 
 
-@pytest.mark.parametrize("train", [pretrain.train_detector, pretrain.train_second_detector])
+@pytest.mark.parametrize(
+    "train", [pretrain.train_detector, pytest.param(pretrain.train_second_detector, marks=pytest.mark.slow)]
+)
 def test_a_detectors_card_tells_every_look_real_autoencoded_and_blurred(train, small, tmp_path):
     train(tmp_path / "home", tmp_path / "detector", steps=2)
     card = (tmp_path / "detector" / "README.md").read_text()

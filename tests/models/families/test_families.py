@@ -330,7 +330,8 @@ def test_adapters_are_on_the_layers_of_the_family(name: str, layers: int, tiny: 
         assert any(layer in key.split(".") for key, _ in model.transformer.named_parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
+# SVD, whose smallest network is large, takes ten times as long as the others
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "svd")) for name in NAMES])
 def test_a_fine_tune_with_replay_lowers_the_loss_on_both(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
     model = families.load(tiny(name))
     sources = [[an_example(model, name, number=number) for number in numbers] for numbers in ((0, 1), (2, 3))]
