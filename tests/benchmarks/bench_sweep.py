@@ -30,7 +30,7 @@ from replaylab.sweeps import presets, sweep
 from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.training import loop
 
-RATIO = 1.15
+RATIO = 1.10
 QUICK = PRESETS["quick"]
 FULL = replace(
     QUICK, name="bench", replay_fractions=(0.0, 0.25, 0.5, 0.75), videos=(64, 48, 0), evaluation_clips=16,
