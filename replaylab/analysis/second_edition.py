@@ -215,6 +215,28 @@ def rule(claim: AnyClaim, claims_: Sequence[AnyClaim] = CLAIMS) -> str:
     )
 
 
+def claims_table(claims_: Sequence[AnyClaim] = CLAIMS) -> pd.DataFrame:
+    """The claims in words: a line for each contrast, with the runs that it is of, where it is read, by which measures, and
+    on which side of 0 it must lie.
+    """
+    lines: list[tuple[str, ...]] = []
+    for claim in claims_:
+        head, tail = (claim.name, claim.statement), (f"{', '.join(claim.measures)}", f"{claim.side} 0")
+        if isinstance(claim, AlignmentClaim):
+            groups = (
+                "; ".join(f"{one.name} read on {domain}" for one, domain in of) for of in (claim.together, claim.apart)
+            )
+            lines.append((*head, " − ".join(f"mean ρ of ({words})" for words in groups), *tail))
+            continue
+        for contrast_ in claim.contrasts:
+            runs = " and ".join(f"{weight:+g} × {one.name}".replace("-", "−") for one, weight in contrast_.changes)
+            lines.append((*head, f"{contrast_.words}: {runs}, on {claim.domain}", *tail))
+        for condition, side in claim.presupposes:
+            name = condition.changes[0][0].name
+            lines.append((claim.name, "presupposes", f"{condition.words}: {name}, on {claim.domain}", tail[0], f"{side} 0"))
+    return pd.DataFrame(lines, columns=["claim", "statement", "contrast", "measures", "holds if"])
+
+
 def judging_code() -> str:
     """Twelve hex digits of the SHA-256 of the modules that make a verdict of rows."""
     whole = hashlib.sha256()
