@@ -221,12 +221,10 @@ def claims_table(claims_: Sequence[AnyClaim] = CLAIMS) -> pd.DataFrame:
     """
     lines: list[tuple[str, ...]] = []
     for claim in claims_:
-        head, tail = (claim.name, claim.statement), (f"{', '.join(claim.measures)}", f"{claim.side} 0")
+        head, tail = (claim.name, claim.statement), (", ".join(claim.measures), f"{claim.side} 0")
         if isinstance(claim, AlignmentClaim):
-            groups = (
-                "; ".join(f"{one.name} read on {domain}" for one, domain in of) for of in (claim.together, claim.apart)
-            )
-            lines.append((*head, " − ".join(f"mean ρ of ({words})" for words in groups), *tail))
+            groups = [[f"{one.name} read on {domain}" for one, domain in of] for of in (claim.together, claim.apart)]
+            lines.append((*head, " − ".join(f"mean ρ of ({'; '.join(words)})" for words in groups), *tail))
             continue
         for contrast_ in claim.contrasts:
             runs = " and ".join(f"{weight:+g} × {one.name}".replace("-", "−") for one, weight in contrast_.changes)

@@ -58,10 +58,11 @@ def in_words(of: Sequence[Endpoint]) -> str:
         f"{line.claim} ({line.contrast}, {line.measure}): {line.needed or f'more than {design.MOST_BASES}'}"
         for line in short.rename(columns={"bases needed": "needed"}).itertuples()
     ]
+    told, share = (table[enough] == "yes").sum(), f"{100 * design.POWER:g} %"
     return (
-        f"{second_edition.BASES_NEEDED} bases tell {(table[enough] == 'yes').sum()} of {len(table)} contrasts, each alone, in "
-        f"{100 * design.POWER:g} % of experiments, if its claim is the first of {len(second_edition.CLAIMS)} that Holm's steps "
-        f"come to. The others need: {'; '.join(needed)}."
+        f"{second_edition.BASES_NEEDED} bases tell {told} of {len(table)} contrasts, each alone, in {share} of experiments, "
+        f"if its claim is the first of {len(second_edition.CLAIMS)} that Holm's steps come to. The others need: "
+        f"{'; '.join(needed)}."
     )
 
 
