@@ -3,7 +3,7 @@
 Decision: a change is base + seed + scene + rest, each normal; their standard deviations are estimated from an experiment
 that was run, and the next one is reckoned from them: bases, one run of each, crossed with scenes. What cannot be known
 from two bases, how much bases differ, is not taken from them alone: everything is also shown with bases that differ as much
-as seeds, and three times as much.
+as runs of one base do, and three times as much.
 
 Refused: fewer than two runs in every base, and levels and powers outside 0 to 1.
 """
@@ -25,11 +25,11 @@ from replaylab.spec import generator
 from replaylab.util.checks import FloatArray, checked_at_least, checked_numbers
 
 RATIOS = (1.0, 2.0, 3.0)
-"""Of the bases' standard deviation to the seeds', at which coverage is simulated."""
+"""Of the standard deviation of bases to that of runs of one base, at which coverage is simulated."""
 FIRST_EDITION = (3, 2)
 """Runs from each of its bases."""
 POWER = 0.8
-MOST_BASES = 40
+MOST_BASES, ALL_BASES = 40, 100_000
 STAND_INS = {"ade_second_detector_px": "ade_tracked_px"}
 """In the first edition: the reading of accuracy that shares nothing with the detector."""
 
@@ -45,13 +45,18 @@ class Components:
     scenes: int
 
     def with_ratio(self, ratio: float) -> Components:
-        """With bases that differ so many times as much as seeds do."""
-        return replace(self, base=ratio * self.seed)
+        """With bases that differ so many times as much as runs of one base do."""
+        return replace(self, base=ratio * self.within_a_base**0.5)
+
+    @property
+    def within_a_base(self) -> float:
+        """Variance of the mean over scenes among runs of one base."""
+        return self.seed**2 + self.rest**2 / self.scenes
 
     @property
     def of_a_run(self) -> float:
-        """Variance of the mean over scenes of the one run from a base, without what all runs have in common."""
-        return self.base**2 + self.seed**2 + self.rest**2 / self.scenes
+        """The same, among runs of bases of their own."""
+        return self.base**2 + self.within_a_base
 
 
 def components(values: ArrayLike, bases: Sequence[str]) -> Components:
@@ -114,7 +119,7 @@ def coverage_table(of: dict[str, Components], bases: int = BASES_NEEDED, trials:
             before = coverage(at, FIRST_EDITION, trials, units="runs")
             after = coverage(at, [1] * bases, trials)
             lines.append((name, ratio, *before, *after))
-    columns = ["endpoint", "base SD / seed SD", "five runs of two bases", "its half width", f"{bases} bases", "half width"]
+    columns = ["endpoint", "base SD / run SD", "five runs of two bases", "its half width", f"{bases} bases", "half width"]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -217,25 +222,30 @@ def _of_alignment(rows: pd.DataFrame) -> list[Endpoint]:
     return [Endpoint(first.name, "ρ − ρ", "ade_px", float(values.mean()), abs(float(values.mean())), parts)]
 
 
-def power_table(of: Sequence[Endpoint], bases: int = BASES_NEEDED, claims_: int = len(CLAIMS)) -> pd.DataFrame:
+def power_table(
+    of: Sequence[Endpoint], bases: int = BASES_NEEDED, claims_: int = len(CLAIMS), scenes: int = 0
+) -> pd.DataFrame:  # fmt: skip
     """A line an endpoint: the standard deviations, the difference that so many bases tell, and whether that is enough.
 
     `told` is with a p of 0.05, `told first` with that of the first of so many claims (Holm), and the two after it the same
-    with bases that differ as much as seeds, and three times as much. `bases needed`: for `told first`, 0 for more than
-    MOST_BASES or none at all. A claim of several contrasts is shown less often than each of them.
+    with bases that differ as much as runs of one base, and three times as much. `bases needed`: for `told first`, 0 for
+    more than MOST_BASES or none at all; `told by all bases` is what only more scenes would better. scenes: 0 for as many as
+    there were. A claim of several contrasts is shown less often than each of them.
     """
     p = FALSE_CLAIMS / claims_
     lines = []
     for one in of:
-        parts = one.parts
+        parts = replace(one.parts, scenes=scenes) if scenes and one.parts.scenes > 1 else one.parts
         told = [detectable(parts, bases), *(detectable(each, bases, p) for each in _with_other_bases(parts))]
         enough = "no margin" if np.isnan(one.to_tell) else "yes" if told[1] <= one.to_tell else "no"
         needed = bases_needed(parts, one.to_tell, p)
         sd = (parts.base, parts.seed, parts.scene, parts.rest)
-        lines.append((one.claim, one.words, one.measure, one.seen, one.to_tell, *sd, *told, enough, needed))
+        limit = detectable(parts, ALL_BASES, p)
+        lines.append((one.claim, one.words, one.measure, one.seen, one.to_tell, *sd, *told, enough, needed, limit))
     columns = [
         "claim", "contrast", "measure", "seen", "to tell", "base SD", "seed SD", "scene SD", "rest SD", "told", "told first",
-        "told first, bases as seeds", "told first, bases three times seeds", f"{bases} are enough", "bases needed",
+        "told first, bases as runs", "told first, bases three times runs", f"{bases} are enough", "bases needed",
+        "told by all bases",
     ]  # fmt: skip
     return pd.DataFrame(lines, columns=columns)
 

@@ -227,7 +227,7 @@ def claims_table(claims_: Sequence[AnyClaim] = CLAIMS) -> pd.DataFrame:
             lines.append((*head, " − ".join(f"mean ρ of ({'; '.join(words)})" for words in groups), *tail))
             continue
         for contrast_ in claim.contrasts:
-            runs = " and ".join(f"{weight:+g} × {one.name}".replace("-", "−") for one, weight in contrast_.changes)
+            runs = " and ".join(f"{weight:+g}".replace("-", "−") + f" × {one.name}" for one, weight in contrast_.changes)
             lines.append((*head, f"{contrast_.words}: {runs}, on {claim.domain}", *tail))
         for condition, side in claim.presupposes:
             name = condition.changes[0][0].name

@@ -73,7 +73,7 @@ def test_runs_that_share_bases_are_not_independent_and_the_more_bases_differ_the
     of = Components(base=0, seed=0.3, scene=0.5, rest=0.5, scenes=64)
     table = design.coverage_table({"an endpoint": of}, trials=800)
     old, new = table["five runs of two bases"], table["6 bases"]
-    assert list(table["base SD / seed SD"]) == list(design.RATIOS)
+    assert list(table["base SD / run SD"]) == list(design.RATIOS)
     assert old.is_monotonic_decreasing and old.iloc[-1] < 0.85 and new.min() > 0.93
 
 
@@ -125,6 +125,17 @@ def test_the_table_says_where_a_margin_cannot_be_told() -> None:
     needed = list(table["bases needed"])
     assert needed[0] == 6 and needed[1] > 6 and needed[2] == 0
     assert (table["told"] < table["told first"]).all() and table["told first"].iloc[0] == pytest.approx(told)
+    limit = table["told by all bases"].iloc[0]
+    normal = stats.norm.ppf(0.8) - stats.norm.ppf(0.05 / len(CLAIMS) / 2)
+    assert limit == pytest.approx(normal * PLAIN.scene / PLAIN.scenes**0.5, rel=0.05) and limit < told
+    more = design.power_table(of, scenes=4 * PLAIN.scenes)
+    assert more["told by all bases"].iloc[0] == pytest.approx(limit / 2, rel=0.05)
+    assert more["6 are enough"].iloc[1] == "yes" and (more["told first"] < table["told first"]).all()
+
+
+def test_bases_as_runs_differ_by_what_runs_of_one_base_do_rest_included() -> None:
+    of = Components(base=5.0, seed=0.0, scene=1.0, rest=0.8, scenes=64)
+    assert of.with_ratio(3).base == pytest.approx(3 * 0.8 / 8) and of.with_ratio(3).of_a_run == pytest.approx(10 * 0.01)
 
 
 # The first edition's runs
