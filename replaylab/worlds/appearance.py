@@ -5,7 +5,8 @@ look. The two targets' are narrow corners (dusk between lit houses; a pale, hazy
 other look reaches.
 
 Looks: `target`; `country`; `day`, `fog`, `rain` and `night`, each sampled anew for every video; `diverse`, any of these
-four; `narrow 0`, `narrow 1`, ... (any number), each one fixed appearance of the diverse kind for all its videos.
+four; `broad`, the same with wider ranges of camera, sky, texture and buildings, for the bases; `narrow 0`, `narrow 1`, ...
+(any number), each one fixed appearance of the diverse kind for all its videos.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from replaylab.spec import generator
 from replaylab.worlds.renderer import Camera, Floats, Lens, Light, Rain
 
 WEATHERS = {"day": 0.55, "fog": 0.15, "rain": 0.15, "night": 0.15}  # and their shares of the diverse look
-LOOKS = ("target", "country", "diverse", *WEATHERS, "narrow N")
+LOOKS = ("target", "country", "diverse", "broad", *WEATHERS, "narrow N")
 TEXTURES = ("plain", "patches", "stripes", "checks")
 
 FIELDS_OF_VIEW_DEG, HEIGHTS_M, PITCHES_RAD = (46.0, 56.0), (1.2, 2.2), (0.0, 0.08)
@@ -83,6 +84,8 @@ def draw_appearance(look: str, rng: np.random.Generator) -> RoadAppearance:
     if look.startswith("narrow"):
         return draw_appearance("diverse", generator(int(look.split()[1]), "narrow look"))
     weather = str(rng.choice(list(WEATHERS), p=list(WEATHERS.values())))
+    if look == "broad":
+        return _weathered(_broadened(_daylight(rng), rng), weather, rng)
     return _weathered(_daylight(rng), weather if look == "diverse" else look, rng)
 
 
@@ -150,6 +153,20 @@ def _daylight(rng: np.random.Generator) -> RoadAppearance:
         texture=str(rng.choice(TEXTURES)), contrast=rng.uniform(0.04, 0.18),
         houses=rng.uniform(0, 0.6), trees=rng.uniform(0, 0.7), lamps=False,
         fog_m=(fog_start, fog_start + rng.uniform(60, 150)),
+    )  # fmt: skip
+
+
+def _broadened(look: RoadAppearance, rng: np.random.Generator) -> RoadAppearance:
+    """A daylight with a camera from a low car's to a truck's, any sky from green to violet, and denser roadsides."""
+    sky_top = hsv(rng.uniform(0.40, 0.75), rng.uniform(0.0, 0.7), rng.uniform(0.45, 1.0))
+    return replace(
+        look,
+        camera=Camera(rng.uniform(42, 68), rng.uniform(1.1, 2.8), rng.uniform(-0.01, 0.11)),
+        lens=Lens(vignette=rng.uniform(0, 0.4) if rng.uniform() < 0.3 else 0.0),
+        sky_top=sky_top, sky_horizon=np.clip(sky_top + rng.uniform(0.0, 0.4) + rng.normal(0, 0.04, 3), 0, 1),
+        road=np.clip(look.road + rng.normal(0, 0.03, 3), 0, 1),
+        verge=hsv(rng.uniform(), rng.uniform(0.05, 0.8), rng.uniform(0.2, 0.9)),
+        contrast=rng.uniform(0.02, 0.22), houses=rng.uniform(0, 0.95), trees=rng.uniform(0, 0.9),
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ RADII_M = (80.0, 120.0, 200.0)  # of the bends, to either side
 EGO_SPEED_M_S, ONCOMING_SPEED_M_S = 7.0, 4.0
 LEADER_SLOWER_M_S, CYCLIST_SLOWER_M_S = 2.6, 3.0  # than the ego car
 VEHICLE_SHARES = (0.38, 0.25, 0.22, 0.07, 0.08)  # of kinematics.VEHICLES
-MOTIONS = kinematics.MOTIONS
+MOTIONS = {motion: events for motion, events in kinematics.MOTIONS.items() if motion != "any"}
 ACCEPTANCE_CAMERA = Camera(field_of_view_deg=64.0, height_m=2.6, pitch_rad=0.1)
 REACH_M = (-16.0, 148.0)  # of what is rendered along the road
 

@@ -31,6 +31,7 @@ MOTIONS = {  # the events of the eventful videos of a motion
     "eventful": TRAINABLE_EVENTS,
     "held-out": HELD_OUT_EVENTS,
     "free": ("free", "free", "free", *TRAINABLE_EVENTS),
+    "any": ("any",),
     **{event: (event,) for event in TRAINABLE_EVENTS + HELD_OUT_EVENTS},
 }
 
@@ -96,6 +97,44 @@ def event_of(spec: WorldSpec, number: int, rng: np.random.Generator, motions: di
     return str(rng.choice(motions[spec.motion])) if is_eventful else "ordinary"
 
 
+def draw_any(rng: np.random.Generator, seconds: float) -> Motion:
+    """From one to three agents with any constant acceleration and yaw rate, from anywhere: a continuous family.
+
+    A motion is described at a random time of the video, when the agent is in front of the ego car, so that it may come from
+    anywhere. Half of the agents follow the road's direction, with or against the ego car; the others have any heading.
+    """
+    ego = Mover(
+        "ego", 0, 0, 0, rng.uniform(0, 10), rng.uniform(-2.5, 2.0) if rng.uniform() < 0.4 else 0.0,
+        rng.normal(0, 0.12) if rng.uniform() < 0.5 else 0.0,
+    )  # fmt: skip
+    return Motion(ego, tuple(_any_agent(rng, ego, seconds) for _ in range(rng.integers(1, 4))), "any")
+
+
+def _any_agent(rng: np.random.Generator, ego: Mover, seconds: float) -> Mover:
+    small = rng.uniform() < 0.25
+    when = rng.uniform(0, 1) * seconds
+    acceleration = rng.uniform(-4.5, 3.0) if rng.uniform() < 0.5 else 0.0
+    yaw_rate = rng.normal(0, 0.3) if rng.uniform() < 0.4 else 0.0
+    if small:
+        speed, heading = rng.uniform(0, 4), rng.uniform(-np.pi, np.pi)
+    elif rng.uniform() < 0.5:
+        against = rng.uniform() < 0.25
+        speed = rng.uniform(0, 7) if against else max(0.0, ego.speeds(np.array([when]))[0] + rng.uniform(-6, 6))
+        heading = rng.normal(0, 0.1) + np.pi * against
+    else:
+        speed, heading = rng.uniform(0, 8), rng.uniform(-np.pi, np.pi)
+    # its speed at that time; a braking agent was faster before
+    start_speed = max(speed - acceleration * when, 0.0)
+    moved = Mover("car", 0, 0, heading - yaw_rate * when, start_speed, acceleration, yaw_rate).path(np.array([when]))[0]
+    at, turned = ego.path(np.array([when]))[0, :2], ego.path(np.array([when]))[0, 2]
+    ahead, aside = rng.uniform(5, 20), rng.uniform(-0.45, 0.45)
+    right = ahead * aside
+    x = at[0] + np.cos(turned) * right - np.sin(turned) * ahead
+    y = at[1] + np.sin(turned) * right + np.cos(turned) * ahead
+    kind = random_small_agent(rng) if small else random_vehicle(rng)
+    return Mover(kind, x - moved[0], y - moved[1], heading - yaw_rate * when, start_speed, acceleration, yaw_rate)
+
+
 def _keeps_apart(motion: Motion, times: Floats) -> bool:
     """Whether no body touches another or the ego car, which counts as a truck. Bodies are rows of discs, so that agents may
     pass close by.
@@ -147,11 +186,11 @@ def draw_accepted(
     draw: Callable[[], Motion], shows_held_out: Callable[[Motion], bool], times: Floats, camera: Camera
 ) -> Motion:
     """The first motion in which nobody touches anybody, that `camera` sees, and without held-out events where
-    it is not one itself. Raises RuntimeError if none of TRIES is.
+    it is neither one itself nor any motion. Raises RuntimeError if none of TRIES is.
     """
     for _ in range(TRIES):
         motion = draw()
-        while motion.event not in HELD_OUT_EVENTS and shows_held_out(motion):
+        while motion.event not in (*HELD_OUT_EVENTS, "any") and shows_held_out(motion):
             motion = draw()
         if _keeps_apart(motion, times) and _is_shown(motion, times, camera):
             return motion

@@ -40,6 +40,9 @@ EVALUATION_DOMAINS = dict(
 )
 """The target's kinds of motion in other appearances: only evaluated."""
 
+BASE_DOMAINS = dict([_domain("near-any", "traffic", "broad", "any")])
+"""What only bases are trained on: any motion, in the broadest appearances."""
+
 DOSE_DOMAINS = dict(
     _domain(f"driving-dose-{100 * share:.0f}", "traffic", "target", "eventful", share) for share in (0.05, 0.2, 0.5)
 )
@@ -48,7 +51,7 @@ DOSE_DOMAINS = dict(
 
 def domain_spec(name: str, /, **changes: Any) -> WorldSpec:
     """A domain by its name, with other fields; raises ValueError that lists the names."""
-    known = {**DOMAINS, **EVALUATION_DOMAINS, **DOSE_DOMAINS}
+    known = {**DOMAINS, **EVALUATION_DOMAINS, **BASE_DOMAINS, **DOSE_DOMAINS}
     if name not in known:
         raise ValueError(f"domain {name!r} is none of {', '.join(known)}")
     return replace(known[name], **changes)

@@ -5,7 +5,8 @@ shows the same motion in every look. Ordinary traffic is very regular, and moves
 the ego car, the ego car's lane keeps its distance, the right lane is passed.
 
 Motions: `ordinary`; `eventful`, one of TRAINABLE_EVENTS; `held-out`, one of HELD_OUT_EVENTS; `free`, trainable events and
-agents that move independently; `repetitive`, one event on one path in every video; or any one event's name.
+agents that move independently; `any`, a continuous family for the bases (`kinematics.draw_any`); `repetitive`, one event
+on one path in every video; or any one event's name.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ ACCEPTANCE_CAMERA = Camera(field_of_view_deg=50.0, height_m=1.45, pitch_rad=0.03
 
 def draw_motion(event: str, rng: np.random.Generator, seconds: float) -> Motion:
     """One motion of an event; raises ValueError for an event that does not exist."""
+    if event == "any":
+        return kinematics.draw_any(rng, seconds)
     without_event = {"ordinary": _ordinary, "free": _free, "repetitive": _repetitive}
     return without_event[event](rng) if event in without_event else _event(event, rng, seconds)
 

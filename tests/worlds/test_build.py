@@ -40,7 +40,7 @@ def test_every_motion_shows_its_events_and_its_agents(motion):
         assert renderer.shows_its_agents(scene)
 
 
-@pytest.mark.parametrize("look", ["target", *appearance.WEATHERS, "narrow 0"])
+@pytest.mark.parametrize("look", ["target", "broad", *appearance.WEATHERS, "narrow 0"])
 def test_every_look_can_be_rendered(look):
     frames = renderer.Renderer.shared(64).render(scene_of(look))
     assert frames.shape == (12, 64, 64, 3) and frames.std() > 10
@@ -56,6 +56,32 @@ def test_nobody_trains_on_what_is_held_out():
         scene = scene_of(motion="free", motion_seed=seed)
         velocities = np.diff(scene.poses[:, :, 1, 3], axis=1) * 4
         assert (velocities > -1).all()  # nobody comes towards us
+
+
+def test_any_motion_is_a_continuous_family_that_has_held_out_events_in_it():
+    motions = [traffic.draw_motion("any", np.random.default_rng(seed), 2.75) for seed in range(300)]
+    agents = [(motion.ego, agent) for motion in motions for agent in motion.agents]
+    assert np.mean([traffic.shows_held_out(motion) for motion in motions]) > 0.2
+    accelerations = np.array([agent.acceleration for _, agent in agents])
+    rates = np.array([agent.yaw_rate for _, agent in agents])
+    assert (accelerations < -2).mean() > 0.1 and (accelerations > 1.5).mean() > 0.05 and (np.abs(rates) > 0.2).mean() > 0.1
+    headings = np.histogram([agent.heading % (2 * np.pi) for _, agent in agents], 8, (0, 2 * np.pi))[0]
+    assert headings.min() > 0.03 * headings.sum()  # from anywhere to anywhere
+    moving = [values for values in (accelerations, rates) for values in [values[values != 0]]]
+    assert all(len(set(values)) == len(values) for values in moving)
+
+
+def test_the_broad_look_reaches_neither_target():
+    def colours(look):
+        drawn = [appearance.draw_appearance(look, np.random.default_rng(seed)) for seed in range(200)]
+        return np.array([[*each.sky_top, *each.sky_horizon, *each.verge] for each in drawn])
+
+    for target in ("target", "country"):
+        nearest = np.abs(colours("broad")[:, None] - colours(target)[None]).max(-1).min()
+        assert nearest > 0.15, target
+    cameras = [appearance.draw_appearance("broad", np.random.default_rng(seed)).camera for seed in range(200)]
+    assert np.ptp([camera.field_of_view_deg for camera in cameras]) > 20
+    assert np.ptp([camera.height_m for camera in cameras]) > 1.5
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.5, 1.0])
