@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, cached_property
@@ -260,6 +261,8 @@ class TrainingSpec(Described):
     lora_rank: int = 8
     accumulate: int = 1  # gradient accumulation steps
     clip_order: str = field(default="shuffled", metadata=LATER)  # one of CLIP_ORDERS: see `mixture.Mixture`
+    stable_share: float = field(default=0.0, metadata=LATER)  # of the steps, before the learning rate begins to fall
+    muon_rate: float = field(default=0.0, metadata=LATER)  # of Muon on the blocks' matrices; 0: AdamW on all weights
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lora_rank", "accumulate"):
@@ -269,6 +272,11 @@ class TrainingSpec(Described):
             raise ValueError(
                 f"learning_rate is {self.learning_rate} and ema_decay {self.ema_decay}; they must be above 0, and from "
                 "0 to below 1"
+            )
+        if not 0 <= self.stable_share < 1 or not 0 <= self.muon_rate < math.inf:
+            raise ValueError(
+                f"stable_share is {self.stable_share} and muon_rate {self.muon_rate}; they must be from 0 to below 1, and "
+                "0 or above"
             )
         if self.trained not in TRAINED:
             raise ValueError(f"trained is {self.trained!r}, none of {', '.join(TRAINED)}")
@@ -402,9 +410,10 @@ def base_of(base: str) -> Path:
     return shipped[base]
 
 
-def base_folder(seed: int = 0, family: str = "wan") -> Path:
-    """The folder of a shipped base; Wan's of seed 0 has the plain name."""
-    return WEIGHTS / "-".join(["base", *[family] * (family != "wan"), *[str(seed)] * (seed != 0)])
+def base_folder(seed: int = 0, family: str = "wan", sixteenths: int = 16) -> Path:
+    """The folder of a shipped base, or of one with fewer sixteenths of its training; Wan's of seed 0 has the plain name."""
+    part = [f"{sixteenths}of16"] * (sixteenths != 16)
+    return WEIGHTS / "-".join(["base", *[family] * (family != "wan"), *[str(seed)] * (seed != 0), *part])
 
 
 CLUSTERS = ("inline", "local", "slurm")

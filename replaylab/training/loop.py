@@ -14,6 +14,7 @@ import json
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,7 @@ from replaylab.models import lora
 from replaylab.models.interface import Clip, Condition, VideoModel, stack_clips
 from replaylab.spec import MachineSpec, RemedySpec, TrainingSpec, torch_seed
 from replaylab.training import checkpoint, preemption, regularizers
+from replaylab.training.optimizers import Optimizer
 from replaylab.util import distributed
 from replaylab.util.distributed import Execution, Rank
 from replaylab.util.files import write_text
@@ -124,7 +126,7 @@ def fit(
     trained = {name: weight for name, weight in network.named_parameters() if name in trained}  # sharded, perhaps
     weights = list(trained.values())
     regularizer.attach(weights)
-    optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.01, fused=True)
+    optimizer = Optimizer(trained, training, execution.sharded)
     average = EMAModel(weights, decay=training.ema_decay, foreach=not execution.sharded)
     state = State(folder / "checkpoints", trained, optimizer, average, rank)
     first = state.resume()
@@ -149,10 +151,8 @@ def fit(
     batches = distributed.prefetch(lambda step: batch_of(model, sources, mixture, seed, step, rank), first, training.steps)
     with preemption.deferred():
         for step, batch in zip(track(range(first, training.steps), what=what, unit="steps"), batches, strict=True):
-            rate = training.learning_rate * _schedule(training, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad(set_to_none=True)
+            share = _schedule(training, step)
+            optimizer.zero_grad()
             parts = batch.to(rank.device).split(training.accumulate)
             losses = []
             for number, part in enumerate(parts, start=1):
@@ -162,12 +162,11 @@ def fit(
                 losses.append(loss.detach())
             regularizer.add_gradient(weights)
             gradient = torch.nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT, foreach=True)
-            optimizer.step()
+            optimizer.step(share)
             average.step(weights)
             done = step + 1
-            log.add(
-                done, distributed.all_reduce_mean(rank, torch.stack(losses).sum()), distributed.full_tensor(gradient), rate
-            )
+            loss, norm = distributed.all_reduce_mean(rank, torch.stack(losses).sum()), distributed.full_tensor(gradient)
+            log.add(done, loss, norm, training.learning_rate * share)
             requested = distributed.all_reduce_max(rank, preemption.requested())
             if requested or done % machine.checkpoint_steps == 0 or done == training.steps or done in evaluate_at:
                 log.flush()
@@ -209,7 +208,9 @@ def _clip_losses(model: VideoModel, clips: Sequence[Clip], seed: int, rank: Rank
 
 
 def _schedule(training: TrainingSpec, step: int) -> float:
-    left = 1 - step / training.steps if training.decay else 1.0
+    left = 1.0
+    if training.decay:  # linearly, from the end of the stable phase
+        left = min(1.0, (1 - step / training.steps) / (1 - training.stable_share))
     return min(1.0, (step + 1) / WARM_UP_STEPS) * left
 
 
@@ -237,16 +238,14 @@ class State:
 
     def __init__(self, folder: Path, trained: dict[str, Any], optimizer: Any, average: Any, rank: Rank) -> None:
         self.folder, self.trained, self.rank = folder, trained, rank
-        self.optimizer, self.average = optimizer, average
+        self.optimizer: Optimizer = optimizer
+        self.average = average
 
     def save(self, step: int) -> None:
         """A checkpoint after `step` steps; a collective: every rank must call it."""
-        groups: dict[str, dict[str, Tensor]] = {
-            "weights": {}, "average": {}, "exp_avg": {}, "exp_avg_sq": {}, "step": {}
-        }  # fmt: skip
+        groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for (name, weight), shadow in zip(self.trained.items(), self.average.shadow_params, strict=True):
-            state = self.optimizer.state[weight]
-            for group, tensor in {"weights": weight, "average": shadow, **state}.items():
+            for group, tensor in {"weights": weight, "average": shadow, **self.optimizer.state(weight)}.items():
                 groups[group][name] = distributed.full_tensor(tensor).cpu()
         if self.rank.is_main:
             checkpoint.save(self.folder, step, groups, {"average_steps": self.average.optimization_step})
@@ -264,10 +263,11 @@ class State:
             for (name, weight), shadow in zip(self.trained.items(), self.average.shadow_params, strict=True):
                 weight.copy_(distributed.shard_like(groups["weights"][name], weight))
                 shadow.copy_(distributed.shard_like(groups["average"][name], shadow))
-                self.optimizer.state[weight] = {
-                    "step": groups["step"][name].to(weight.device),
-                    **{kind: distributed.shard_like(groups[kind][name], weight) for kind in ("exp_avg", "exp_avg_sq")},
-                }
+                kinds = [kind for kind in groups if kind not in ("weights", "average") and name in groups[kind]]
+                self.optimizer.restore(weight, {
+                    kind: groups[kind][name].to(weight.device) if kind == "step"
+                    else distributed.shard_like(groups[kind][name], weight) for kind in kinds
+                })  # fmt: skip
         self.average.optimization_step = about["average_steps"]
         return step
 
