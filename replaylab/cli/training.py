@@ -24,9 +24,16 @@ def add_parser(verbs: Any) -> None:
     pretrain.add_argument("part", choices=parts, help="which of them")
     text = "where domains, latents and checkpoints are kept (default: .cache)"
     pretrain.add_argument("--home", default=".cache", help=text)
-    pretrain.add_argument("--seed", type=int, default=0, help="of the base only: another seed, another base")
+    pretrain.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of a base: 0 and 1 are the first edition's, from 2 on the second's; of an autoencoder: 0 or 2 (default: 0)",
+    )
     text = "of the base only (default: %(default)s)"
     pretrain.add_argument("--family", choices=FAMILIES, default=FAMILIES[0], help=text)
+    text = "of the base's whole training, from 2 on: 1, 2, 4, 8 or 16 (default: 16)"
+    pretrain.add_argument("--sixteenths", type=int, default=16, help=text)
     shared.add_machine(pretrain)
     train = shared.add_verb(verbs, "train", "fine-tune and measure one run, or read it", _train)
     shared.add_run(train)
@@ -45,15 +52,21 @@ def add_parser(verbs: Any) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    machine = shared.machine(options)
-    if options.part != "base" and (options.seed or options.family != FAMILIES[0] or machine != MachineSpec()):
-        raise ValueError(f"--seed, --family and the machine's options are for the base; {options.part} has none")
-    from replaylab.training import bases, pretrain
+    machine, home = shared.machine(options), Path(options.home)
+    of_the_base = options.family != FAMILIES[0] or options.sixteenths != 16 or machine != MachineSpec()
+    if options.part != "base" and (of_the_base or (options.seed and options.part != "autoencoder")):
+        raise ValueError(
+            "--family, --sixteenths and the machine's options are for the base, --seed for it and the autoencoder; "
+            f"{options.part} has none"
+        )
+    from replaylab.training import autoencoders, bases, pretrain
 
     if options.part == "base":
-        bases.train_base(Path(options.home), seed=options.seed, machine=machine, family=options.family)
+        bases.train_base(home, seed=options.seed, machine=machine, family=options.family, sixteenths=options.sixteenths)
+    elif options.part == "autoencoder":
+        autoencoders.train_autoencoder(home, seed=options.seed)
     else:
-        pretrain.COMMANDS[options.part](Path(options.home))
+        pretrain.COMMANDS[options.part](home)
 
 
 def machine_of(options: argparse.Namespace) -> MachineSpec:

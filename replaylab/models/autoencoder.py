@@ -1,13 +1,14 @@
 """The tiny models' autoencoder, which works frame by frame, and how it takes clips to latents and back.
 
 Decision: diffusers' `AutoencoderTiny` on frames whose pixels were folded 4x4 into channels, saved in diffusers' layout.
-Pretrained once (`training.pretrain`) and shared by all bases.
+Pretrained once (`training.autoencoders`) and shared by the bases of an edition.
 
 Shapes: B clips, T frames, C latent channels, H x W pixels, h x w = H/4 x W/4 latent cells; N frames.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ FOLD, LATENT_CHANNELS = 4, 8
 FRAMES_AT_ONCE = 256  # encoded or decoded together
 
 
-def new_autoencoder() -> AutoencoderTiny:
+def new_autoencoder(channels: int = LATENT_CHANNELS) -> AutoencoderTiny:
     """A small autoencoder of frames whose pixels were folded 4x4 into channels: no convolution at full size.
 
     No normalisation layers, so that its weights can be set to a principal component analysis before training.
@@ -33,10 +34,15 @@ def new_autoencoder() -> AutoencoderTiny:
     from diffusers import AutoencoderTiny
 
     return AutoencoderTiny(
-        in_channels=3 * FOLD**2, out_channels=3 * FOLD**2, latent_channels=LATENT_CHANNELS,
+        in_channels=3 * FOLD**2, out_channels=3 * FOLD**2, latent_channels=channels,
         encoder_block_out_channels=(64,), decoder_block_out_channels=(64,), num_encoder_blocks=(2,),
         num_decoder_blocks=(3,),
     )  # fmt: skip
+
+
+def latent_channels(vae: AutoencoderTiny | None) -> int:
+    """Of an autoencoder; without one, LATENT_CHANNELS."""
+    return LATENT_CHANNELS if vae is None else int(vae.config["latent_channels"])
 
 
 def load_autoencoder(folder: str | Path) -> AutoencoderTiny:
@@ -47,6 +53,14 @@ def load_autoencoder(folder: str | Path) -> AutoencoderTiny:
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is missing: make it with `python -m replaylab pretrain autoencoder`")
     return networks.load(AutoencoderTiny, path)
+
+
+def digest(vae: AutoencoderTiny) -> str:
+    """Twelve hex digits of its scale and weights: latents that are kept are named by it."""
+    whole = hashlib.sha256(repr(vae.config["scaling_factor"]).encode())
+    for name, weight in sorted(vae.state_dict().items()):
+        whole.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return whole.hexdigest()[:12]
 
 
 def save_autoencoder(vae: AutoencoderTiny, folder: Path) -> None:

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.data import clips as video_clips
 from replaylab.data.domain import Domain
-from replaylab.models import families, latent_cache
+from replaylab.models import autoencoder, families, latent_cache
 from replaylab.models.interface import Clip
 from replaylab.models.tiny import TinyModel
 from replaylab.models.tiny_cogvideox import TinyCogVideoX
 from replaylab.models.tiny_wan import TinyWan
-from replaylab.spec import WEIGHTS, ModelSpec, RunSpec, base_of, weights_digest
+from replaylab.spec import WEIGHTS, ModelSpec, RunSpec, base_of
 from replaylab.store import ReferenceSpec
 from replaylab.util import distributed, downloads, networks
 from replaylab.util.processes import collecting_no_garbage
@@ -79,7 +79,7 @@ class TinyPipeline(Pipeline):
 
     def encode_clips(self, domain: Domain, split: str, chosen: list[video_clips.Clip], home: Path) -> Sequence[Clip]:
         """In `home/latents`."""
-        key = weights_digest(WEIGHTS / "base" / "vae")
+        key = autoencoder.digest(self.model.vae)
         return latent_cache.encode_clips(self.model, domain, split, chosen, home / "latents", key)
 
     def with_network(self, network: Any) -> TinyPipeline:

@@ -11,6 +11,8 @@ Refused: prompts; the text is one empty token. Shapes as in `interface`; a laten
 
 from __future__ import annotations
 
+import copy
+import os
 from abc import abstractmethod
 from importlib import import_module
 from pathlib import Path
@@ -58,17 +60,25 @@ class TinyModel(VideoModel):
                 raise FileNotFoundError(f"{folder / part} is missing: make it with `python -m replaylab pretrain base`")
         name, kind = cls.NETWORK
         return cls(
-            autoencoder.load_autoencoder(folder),
+            _autoencoder_of(folder),
             networks.load(getattr(diffusers, kind), folder / name).requires_grad_(True),
             getattr(diffusers, cls.SCHEDULER).from_pretrained(folder / "scheduler"),
         )
 
-    def save(self, folder: Path) -> None:
-        """The whole model in diffusers' layout."""
-        autoencoder.save_autoencoder(self.vae, folder)
-        self.save_network(folder)
+    def save(self, folder: Path, shared_autoencoder: Path | None = None) -> None:
+        """The whole model in diffusers' layout; with a folder for the autoencoder, which is then only referred to, the
+        transformer as float16.
+        """
+        index: dict[str, Any] = {}
+        if shared_autoencoder is None:
+            autoencoder.save_autoencoder(self.vae, folder)
+            self.save_network(folder)
+        else:
+            networks.save(copy.deepcopy(self.transformer).half(), folder / self.NETWORK[0])
+            place = os.path.relpath(shared_autoencoder, folder)
+            index = {"_autoencoder": {"folder": place, "digest": autoencoder.digest(self.vae)}}
         self.scheduler.save_pretrained(folder / "scheduler")
-        index = {"_class_name": type(self).__name__, "vae": ["diffusers", "AutoencoderTiny"],
+        index |= {"_class_name": type(self).__name__, "vae": ["diffusers", "AutoencoderTiny"],
                  "transformer": ["diffusers", self.NETWORK[1]], "scheduler": ["diffusers", self.SCHEDULER]}  # fmt: skip
         write_json(folder / "model_index.json", index)
 
@@ -91,3 +101,17 @@ class TinyModel(VideoModel):
         context = torch.cat([last, last - previous, last - 2 * previous + before], dim=1)
         # the gradients' bits depend on the memory layout: frames are selected last
         return torch.cat([noisy, context.expand(-1, -1, noisy.shape[2], -1, -1)], dim=1)[:, :, FUTURE], last
+
+
+def _autoencoder_of(folder: Path) -> AutoencoderTiny:
+    """The one in the folder, or the shared one that it refers to; raises ValueError if that is another one by now."""
+    if (folder / "vae").is_dir():
+        return autoencoder.load_autoencoder(folder)
+    shared = networks.read_json(folder, "model_index.json").get("_autoencoder", {})
+    vae = autoencoder.load_autoencoder(folder / shared.get("folder", ""))
+    if (digest := autoencoder.digest(vae)) != shared["digest"]:
+        raise ValueError(
+            f"{folder} was trained with the autoencoder {shared['digest']}, but {folder / shared['folder']} has {digest}: "
+            "copy both folders again, from one place"
+        )
+    return vae

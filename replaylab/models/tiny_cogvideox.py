@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
-from replaylab.models.autoencoder import LATENT_CHANNELS
+from replaylab.models.autoencoder import latent_channels
 from replaylab.models.fused_attention import use_fused_joint_attention
 from replaylab.models.interface import Condition, VPrediction, over_clips
 from replaylab.models.tiny import FUTURE, TEXT_DIM, TinyModel
@@ -43,9 +43,10 @@ class TinyCogVideoX(VPrediction, TinyModel):
     def new(cls, vae: AutoencoderTiny) -> Self:
         from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 
+        channels = latent_channels(vae)
         transformer = CogVideoXTransformer3DModel(
-            num_attention_heads=HEADS, attention_head_dim=WIDTH, in_channels=4 * LATENT_CHANNELS,
-            out_channels=LATENT_CHANNELS, time_embed_dim=64, text_embed_dim=TEXT_DIM, num_layers=6, sample_width=CELLS,
+            num_attention_heads=HEADS, attention_head_dim=WIDTH, in_channels=4 * channels,
+            out_channels=channels, time_embed_dim=64, text_embed_dim=TEXT_DIM, num_layers=6, sample_width=CELLS,
             sample_height=CELLS, sample_frames=CLIP_FRAMES - CONTEXT_FRAMES, patch_size=1,
             patch_size_t=CLIP_FRAMES - CONTEXT_FRAMES, temporal_compression_ratio=1, max_text_seq_length=1,
             use_rotary_positional_embeddings=True,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
-from replaylab.models.autoencoder import LATENT_CHANNELS
+from replaylab.models.autoencoder import LATENT_CHANNELS, latent_channels
 from replaylab.models.fused_attention import use_fused_attention
 from replaylab.models.interface import Condition, over_clips
 from replaylab.models.tiny import FUTURE, TEXT_DIM, TinyModel
@@ -37,7 +37,11 @@ class TinyWan(TinyModel):
     def new(cls, vae: AutoencoderTiny) -> Self:
         from diffusers import FlowMatchEulerDiscreteScheduler
 
-        return cls(vae, new_transformer(), FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT))
+        return cls(
+            vae,
+            new_transformer(latent_channels(vae)),
+            FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT),
+        )
 
     def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
         """The share itself."""
@@ -75,7 +79,7 @@ class TinyWan(TinyModel):
         return velocity
 
 
-def new_transformer() -> WanTransformer3DModel:
+def new_transformer(channels: int = LATENT_CHANNELS) -> WanTransformer3DModel:
     """One token for the whole future of a 4x4 px place, so that five frames share what is computed of its motion.
 
     A token for every frame of 8x8 px learnt less in the same time: the network then computes the motion five times, and
@@ -86,6 +90,6 @@ def new_transformer() -> WanTransformer3DModel:
 
     return WanTransformer3DModel(
         patch_size=(CLIP_FRAMES - CONTEXT_FRAMES, 1, 1), num_attention_heads=2, attention_head_dim=64,
-        in_channels=4 * LATENT_CHANNELS, out_channels=LATENT_CHANNELS, text_dim=TEXT_DIM, freq_dim=128, ffn_dim=512,
+        in_channels=4 * channels, out_channels=channels, text_dim=TEXT_DIM, freq_dim=128, ffn_dim=512,
         num_layers=6, rope_max_seq_len=64,
     )  # fmt: skip

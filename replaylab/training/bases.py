@@ -1,18 +1,22 @@
 """The bases: transformers trained on diverse domains, which fine-tuning makes forget.
 
-    python -m replaylab pretrain base --seed 0
+    python -m replaylab pretrain base --seed 2
+    python -m replaylab pretrain base --seed 2 --sixteenths 4
 
-Decision: a base is trained on diverse domains without the targets' narrow appearance: traffic of many appearances that moves
-freely, rigid bodies, moving cameras, a game. Training resumes where it was killed; weights are safetensors with a card.
+Decision: a base is trained on diverse domains without the targets' narrow appearance: traffic of many appearances, rigid
+bodies, moving cameras, a game. Seeds 0 and 1 are the first edition's recipe, those from 2 on the second's: any motion in
+broader appearances, clips of its own for every base, Muon, and a stable phase from which a base with less training branches
+off. Training resumes where it was killed; weights are safetensors with a card.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,10 +27,10 @@ from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.mixture import Mixture
 from replaylab.models import autoencoder, latent_cache, pipelines
 from replaylab.models.tiny import TinyModel
-from replaylab.spec import WEIGHTS, EvaluationSpec, MachineSpec, TrainingSpec, base_folder, torch_seed, weights_digest
-from replaylab.training import cards, loop
+from replaylab.spec import WEIGHTS, EvaluationSpec, MachineSpec, TrainingSpec, WorldSpec, base_folder, torch_seed
+from replaylab.training import cards, checkpoint, loop
 from replaylab.util.distributed import flush_denormals
-from replaylab.util.files import write_atomically
+from replaylab.util.files import write_atomically, write_text
 from replaylab.util.progress import report
 from replaylab.worlds.build import build_domain
 from replaylab.worlds.named import domain_spec
@@ -41,78 +45,156 @@ BASE_DOMAINS = tuple(  # more of the same than the instruments see: near, then f
     replace(spec, videos=(train_videos, *spec.videos[1:]))
     for spec, train_videos in zip((NEAR, *FAR), (8000, 1200, 1200, 600), strict=True)
 )
-FAR_SHARE = 0.25  # of the base's batches, in equal parts
-BASE_STEPS, BASE_BATCH, BASE_RATE = {"wan": 20000, "cogvideox": 10000}, 16, 2e-3
-CURVE_POINTS = 20  # how often the base is measured while it learns
-CURVE = EvaluationSpec(  # appearances never trained on (other scenes, another seed), and the target's
-    tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("near", "driving-eventful")), "dev", 64, 64
-)
+FAR_SHARE = 0.25  # of a base's batches, in equal parts
+SIXTEENTHS = (1, 2, 4, 8, 16)  # of its training, that a base can have
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a base is trained and measured while it learns; domains: near, then far."""
+
+    domains: tuple[WorldSpec, ...]
+    training: TrainingSpec
+    curve: EvaluationSpec
+    points: int  # on the curve
+    autoencoder: str  # folder among the shipped weights
+    is_shared: bool  # whether bases refer to the autoencoder, and are kept as float16
+
+
+def recipe_of(seed: int, family: str = "wan") -> Recipe:
+    """Of the first edition's bases, 0 and 1, or of the second's, from 2 on, each with clips of its own.
+
+    Raises ValueError for a seed below 0.
+    """
+    if seed < 0:
+        raise ValueError(f"the seed of a base is {seed}; it must be 0 or above")
+    if seed < 2:
+        training = TrainingSpec({"wan": 20000, "cogvideox": 10000}[family], 16, 2e-3, ema_decay=0.998, decay=True)
+        curve = _curve(("near", "driving-eventful"), clips=64, references=64)
+        return Recipe(BASE_DOMAINS, training, curve, 20, "base", False)
+    domains = tuple(
+        domain_spec(name, videos=(videos, 0, 0), seed=1000 + seed)
+        for name, videos in (("near-any", 8000), ("physics", 1200), ("orbit", 1200), ("doom", 600))
+    )
+    training = TrainingSpec(
+        {"wan": 12000, "cogvideox": 12000}[family], 16, 2e-3, ema_decay=0.998, decay=True, stable_share=0.5, muon_rate=2e-2,
+        clip_order="computed",
+    )  # fmt: skip
+    places = ("driving", "driving-eventful", "near-eventful", "driving-held-out", "country", "country-eventful")
+    curve = _curve(places, clips=48, references=80, sampler_steps=4, precision="bf16", measured_in="bf16")
+    return Recipe(domains, training, curve, 4, "autoencoder-2", True)
+
+
+def _curve(names: tuple[str, ...], clips: int, references: int, **changes: Any) -> EvaluationSpec:
+    """On dev clips of appearances that no base is trained on: other scenes, another seed, or the targets'."""
+    domains = tuple(domain_spec(name, videos=(0, 128, 128)) for name in names)
+    return EvaluationSpec(domains, "dev", clips, references, **changes)
 
 
 @flush_denormals()
 def train_base(
     home: Path, folder: Path | None = None, steps: int = 0, seed: int = 0, machine: MachineSpec = MachineSpec(),
-    family: str = "wan",
+    family: str = "wan", sixteenths: int = 16,
 ) -> None:  # fmt: skip
     """Train a family's transformer on the diverse domains' latents; resumes from its folder in `home`.
 
-    Every family and seed has a folder of its own among the shipped weights, with the autoencoder. `curve.csv` beside the
-    weights has fidelity and dynamics on dev clips during training. steps: 0 for the family's own.
+    Every family and seed has a folder of its own among the shipped weights. `curve.csv` beside the weights has fidelity and
+    dynamics on dev clips during training. steps: 0 for the recipe's own. sixteenths: of these steps, with the recipe's own
+    decay at their end; it branches off the whole training where that is in `home`, to the same bits as without it. Raises
+    ValueError for a share that is none of SIXTEENTHS, or for less than all of a training that has no stable phase.
     """
-    steps = steps or BASE_STEPS[family]
-    folder = folder or base_folder(seed, family)
-    if not (folder / "vae").is_dir():
-        shutil.copytree(WEIGHTS / "base" / "vae", folder / "vae")
+    recipe = recipe_of(seed, family)
+    whole = replace(recipe.training, steps=steps or recipe.training.steps)
+    if sixteenths not in SIXTEENTHS or (sixteenths < 16 and not whole.stable_share):
+        raise ValueError(f"base {seed} cannot be trained for {sixteenths}/16 of its steps: only bases from 2 on, by "
+                         f"{', '.join(map(str, SIXTEENTHS))} sixteenths")  # fmt: skip
+    training = _part(whole, sixteenths)
+    folder = folder or base_folder(seed, family, sixteenths)
+    shared = WEIGHTS / recipe.autoencoder if recipe.is_shared else None
+    if not shared and not (folder / "vae").is_dir():
+        shutil.copytree(WEIGHTS / recipe.autoencoder / "vae", folder / "vae")
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(seed, "new transformer"))  # diffusers draws from the global stream
-        model = pipelines.TINY[family].new(autoencoder.load_autoencoder(folder))
+        model = pipelines.TINY[family].new(autoencoder.load_autoencoder(shared or folder))
     sources = []
-    for spec in BASE_DOMAINS:
+    for spec in recipe.domains:
         domain = build_domain(spec, home / "domains")
         chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
-        sources.append(
-            latent_cache.encode_clips(model, domain, "train", chosen, home / "latents", weights_digest(folder / "vae"))
-        )
-    mixture = Mixture(FAR_SHARE, BASE_BATCH, [len(source) for source in sources], seed)
-    training = TrainingSpec(steps, BASE_BATCH, BASE_RATE, ema_decay=0.998, decay=True)
-    points = sorted({ceil(steps * (point + 1) / CURVE_POINTS) for point in range(CURVE_POINTS)})
-    run = home / base_folder(seed, family).name
+        key = autoencoder.digest(model.vae)
+        sources.append(latent_cache.encode_clips(model, domain, "train", chosen, home / "latents", key))
+    mixture = Mixture(
+        FAR_SHARE, training.batch_size, [len(source) for source in sources], seed, clip_order=training.clip_order
+    )
+    points = {ceil(training.steps * (point + 1) / recipe.points) for point in range(recipe.points)}
+    run = home / base_folder(seed, family, sixteenths).name
+    branches = {} if sixteenths < 16 or not whole.stable_share else {
+        _end_of_stable_phase(_part(whole, part)): home / base_folder(seed, family, part).name for part in SIXTEENTHS[:-1]
+    }  # fmt: skip
+    branches.pop(0, None)  # a training of a few steps
+
+    def at(step: int) -> None:
+        if step in branches:
+            _branch_off(run, branches[step], step)
+        if step in points:
+            _measure(model, recipe.curve, step, home, run)
+
     loop.fit(
-        model, sources, mixture, training, seed, run, f"base {family} {seed}", machine=machine, evaluate_at=points,
-        evaluate=lambda step: _measure(model, step, home, run),
+        model, sources, mixture, training, seed, run, f"base {family} {seed}", machine=machine,
+        evaluate_at=sorted(points | branches.keys()), evaluate=at,
     )  # fmt: skip
-    model.save(folder)
-    curve = pd.concat([pd.read_csv(run / f"curve-{step:06d}.csv") for step in points])
-    curve = pd.concat([_floors(home), curve], ignore_index=True)
+    model.save(folder, shared_autoencoder=shared)
+    curve = pd.concat([pd.read_csv(run / f"curve-{step:06d}.csv") for step in sorted(points)])
+    curve = pd.concat([_references(model, recipe.curve, home), curve], ignore_index=True)
     write_atomically(folder / "curve.csv", lambda path: curve.to_csv(path, index=False, float_format="%.4f"))
-    about = {"steps": steps, "batch_size": BASE_BATCH, "seed": seed, "learning_rate": BASE_RATE,
-             "clips": [len(source) for source in sources], "samples": mixture.counts(steps),
+    about = {"steps": training.steps, "batch_size": training.batch_size, "seed": seed,
+             "learning_rate": training.learning_rate, "muon_rate": training.muon_rate, "stable_share": training.stable_share,
+             "clips": [len(source) for source in sources], "samples": mixture.counts(training.steps),
              "seconds": round(loop.seconds_logged(run)), **json.loads((run / "manifest.json").read_text())}  # fmt: skip
     options = (
-        f" --family {family}" * (family != "wan") + f" --seed {seed}" * (seed != 0) + f" --precision {about['precision']}"
-    )
-    cards.write(folder, "base", about, BASE_DOMAINS, options)
+        f" --family {family}" * (family != "wan") + f" --seed {seed}" * (seed != 0)
+        + f" --sixteenths {sixteenths}" * (sixteenths != 16) + f" --precision {about['precision']}"
+    )  # fmt: skip
+    cards.write(folder, "base", about, recipe.domains, options)
 
 
-def _measure(model: TinyModel, step: int, home: Path, run: Path) -> None:
+def _part(training: TrainingSpec, sixteenths: int) -> TrainingSpec:
+    return replace(training, steps=ceil(training.steps * sixteenths / 16))
+
+
+def _end_of_stable_phase(training: TrainingSpec) -> int:
+    """The last step whose rate is still whole; a shorter training is the same until there."""
+    return int(training.stable_share * training.steps)
+
+
+def _branch_off(run: Path, branch: Path, step: int) -> None:
+    """A shorter training that has come as far as this one: its checkpoint, log and way of execution."""
+    checkpoint.copy(run / "checkpoints", branch / "checkpoints", step)
+    for name in ("log.jsonl", "manifest.json"):
+        write_text(branch / name, (run / name).read_text())
+
+
+def _measure(model: TinyModel, curve: EvaluationSpec, step: int, home: Path, run: Path) -> None:
     path = run / f"curve-{step:06d}.csv"
     if not path.is_file():
-        table = _means(evaluate.evaluate(pipelines.TinyPipeline(model), CURVE, home)).assign(model="base", step=step)
+        table = _means(evaluate.evaluate(pipelines.TinyPipeline(model), curve, home)).assign(model="base", step=step)
         write_atomically(path, lambda aside: table.to_csv(aside, index=False))
         ades = table[table["measure"] == "ade_px"].set_index("domain")["value"]
         report(f"base: step {step}: " + "; ".join(f"ADE {ade:.2f} px on {domain}" for domain, ade in ades.items()))
 
 
-def _floors(home: Path) -> pd.DataFrame:
-    """Copy-last-frame and the autoencoder on the curve's clips."""
-    parts = []
-    for evaluation_set in evaluation_sets.prepare_sets(CURVE, home):
+def _references(model: TinyModel, curve: EvaluationSpec, home: Path) -> pd.DataFrame:
+    """Copy-last-frame, the autoencoder and constant velocity on the curve's clips."""
+    pipeline, cap, parts = pipelines.TinyPipeline(model), curve.miss_cap_px, []
+    for evaluation_set in evaluation_sets.prepare_sets(curve, home, pipeline=pipeline):
         for name, frames in (
             ("copy-last-frame", evaluate.copy_last_frame(evaluation_set.frames)),
-            ("autoencoder", evaluate.autoencoded(evaluation_set.frames)),
+            ("autoencoder", evaluate.autoencoded(evaluation_set.frames, pipeline)),
         ):
-            rows = measurement.measure(evaluation_set, frames, CURVE.miss_cap_px).rows
+            rows = measurement.measure(evaluation_set, frames, cap).rows
             parts.append(_means(rows).assign(model=name, step=-1))
+        if evaluation_set.has_agents:
+            rows = measurement.measure_boxes(evaluation_set, evaluation_set.extrapolated, cap)
+            parts.append(_means(rows).assign(model="constant-velocity", step=-1))
     return pd.concat(parts)
 
 

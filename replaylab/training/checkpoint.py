@@ -46,6 +46,19 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
         shutil.rmtree(old)
 
 
+def copy(folder: Path, to: Path, step: int) -> None:
+    """A checkpoint to another folder, where there is none of that step yet."""
+    name = f"step-{step:06d}"
+    aside = to / f".{name}.aside"
+    if not (to / name).is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(folder / name, aside)
+        for file in aside.iterdir():
+            _sync(file)
+        aside.replace(to / name)
+        _sync(to)
+
+
 def newest(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
     """The newest whole checkpoint's tensors and state, or None."""
     for whole in reversed(steps(folder)):

@@ -28,7 +28,7 @@ from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.metrics.distances import N_MIN
 from replaylab.mixture import Mixture, buffer
 from replaylab.models import latent_cache, lora, pipelines
-from replaylab.models.autoencoder import FOLD, LATENT_CHANNELS
+from replaylab.models.autoencoder import FOLD, latent_channels
 from replaylab.models.interface import Clip, stack_clips
 from replaylab.models.pipelines import Pipeline
 from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
@@ -298,7 +298,7 @@ def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path, execution: E
             return 3 * _timed(lambda: pipeline.model.loss(*batch))
     assert isinstance(spec.target, WorldSpec)
     cells = spec.target.size_px // FOLD
-    shape = (size, LATENT_CHANNELS, pipeline.frames, cells, cells)
+    shape = (size, latent_channels(pipeline.model.vae), pipeline.frames, cells, cells)
     device = pipeline.model.transformer.device
     levels = pipeline.model.levels(torch.randn(size), shape)
     latents, condition = stack_clips(list(np.random.default_rng(0).standard_normal(shape, np.float32)))

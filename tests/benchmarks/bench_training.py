@@ -46,10 +46,10 @@ from replaylab.data import clips
 from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
 from replaylab.mixture import Mixture
-from replaylab.models import latent_cache
+from replaylab.models import autoencoder, latent_cache
 from replaylab.models.latent_cache import CachedClips
 from replaylab.models.tiny_wan import SHIFT, TinyWan
-from replaylab.spec import WEIGHTS, MachineSpec, TrainingSpec, WorldSpec, weights_digest
+from replaylab.spec import WEIGHTS, MachineSpec, TrainingSpec, WorldSpec
 from replaylab.sweeps.presets import grid
 from replaylab.training import loop as loop_module
 from replaylab.util import distributed
@@ -128,8 +128,9 @@ def material(home: Path) -> Material:
     spec = WorldSpec("bench", "traffic", "target", "ordinary", (96, 0, 0))
     domain = build_domain(spec, home)
     chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
-    key = weights_digest(WEIGHTS / "base" / "vae")
-    return Material(home, domain, chosen, latent_cache.encode_clips(base(), domain, "train", chosen, home / "latents", key))
+    model = base()
+    key = autoencoder.digest(model.vae)
+    return Material(home, domain, chosen, latent_cache.encode_clips(model, domain, "train", chosen, home / "latents", key))
 
 
 def base() -> TinyWan:

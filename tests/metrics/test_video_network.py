@@ -21,7 +21,7 @@ from replaylab.data.video import write_video
 from replaylab.metrics import video_network, video_network_training
 from replaylab.metrics.network_files import FILES
 from replaylab.metrics.video_network_training import LabelledVideos, labelled_videos
-from replaylab.training import bases, pretrain
+from replaylab.training import autoencoders, bases, pretrain
 from replaylab.util.files import sha256
 from replaylab.worlds.build import build_domain
 from replaylab.worlds.named import domain_spec
@@ -313,7 +313,7 @@ def test_the_command_runs_through_in_small(monkeypatch: pytest.MonkeyPatch, tmp_
     near = domain_spec("near", videos=(6, 2, 0), seed=100)  # that is all kinds that the two show
     driving = domain_spec("driving", videos=(0, 40, 0))
     monkeypatch.setattr(bases, "BASE_DOMAINS", (near,))
-    monkeypatch.setattr(pretrain, "TARGET_LOOKS", ())
+    monkeypatch.setattr(autoencoders, "TARGET_LOOKS", ())
     monkeypatch.setattr(pretrain, "VIDEONET_CHECKS", (driving,))
     pretrain.train_video_network(tmp_path / "home", tmp_path / "weights", steps=2)
     card = (tmp_path / "weights" / "README.md").read_text()
@@ -330,7 +330,7 @@ def test_what_ships_is_whole_small_and_carded() -> None:
     assert (video_network.SHIPPED / "model.safetensors").stat().st_size < 2e6
     card = (video_network.SHIPPED / "README.md").read_text()
     assert video_network.extractor().weights_sha256 in card and "python -m replaylab pretrain videonet" in card
-    for spec in (*bases.BASE_DOMAINS, *pretrain.TARGET_LOOKS):
+    for spec in (*bases.BASE_DOMAINS, *autoencoders.TARGET_LOOKS):
         assert f"| {spec.name} |" in card
 
 

@@ -14,22 +14,28 @@ from replaylab.models.autoencoder import new_autoencoder
 from replaylab.models.tiny_cogvideox import TinyCogVideoX
 from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, base_folder
-from replaylab.training import bases, pretrain
+from replaylab.training import autoencoders, bases, pretrain
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Three videos a domain, and not all domains."""
-    for module, name in ((bases, "NEAR"), (bases, "FAR"), (pretrain, "TARGET_LOOKS")):
-        specs = getattr(module, name)
-        few = tuple(dataclasses.replace(spec, videos=(3, 4, 0)) for spec in (specs if name != "NEAR" else [specs])[:2])
-        monkeypatch.setattr(module, name, few if name != "NEAR" else few[0])
-    monkeypatch.setattr(bases, "BASE_DOMAINS", (bases.NEAR, *bases.FAR))
-    monkeypatch.setattr(bases, "CURVE_POINTS", 2)
-    worlds = tuple(dataclasses.replace(world, videos=(0, 8, 0)) for world in bases.CURVE.domains)
-    monkeypatch.setattr(
-        bases, "CURVE", dataclasses.replace(bases.CURVE, domains=worlds, clips=4, reference_clips=4, sampler_steps=2)
-    )
+    recipe_of = bases.recipe_of
+
+    def few(specs):
+        return tuple(dataclasses.replace(spec, videos=(3, 4, 0)) for spec in specs[:2])
+
+    def small_recipe(*which):
+        recipe = recipe_of(*which)
+        worlds = tuple(dataclasses.replace(world, videos=(0, 8, 0)) for world in recipe.curve.domains[:2])
+        curve = dataclasses.replace(recipe.curve, domains=worlds, clips=4, reference_clips=4, sampler_steps=2)
+        return dataclasses.replace(recipe, domains=few(recipe.domains), curve=curve, points=2)
+
+    monkeypatch.setattr(bases, "recipe_of", small_recipe)
+    monkeypatch.setattr(bases, "NEAR", few([bases.NEAR])[0])
+    monkeypatch.setattr(autoencoders, "TARGET_LOOKS", few(autoencoders.TARGET_LOOKS))
+    recipes = {seed: dataclasses.replace(each, domains=few(each.domains)) for seed, each in autoencoders.RECIPES.items()}
+    monkeypatch.setattr(autoencoders, "RECIPES", recipes)
 
 
 def test_every_shipped_part_has_a_card_and_all_are_small():
@@ -46,7 +52,7 @@ def test_every_shipped_part_has_a_card_and_all_are_small():
 def test_the_base_never_saw_the_targets_look():
     assert {spec.look for spec in bases.BASE_DOMAINS} == {"diverse", "any"}
     card = (WEIGHTS / "base" / "README.md").read_text()
-    assert not [spec.name for spec in pretrain.TARGET_LOOKS if spec.name in card]
+    assert not [spec.name for spec in autoencoders.TARGET_LOOKS if spec.name in card]
 
 
 @pytest.mark.slow
@@ -54,13 +60,13 @@ def test_autoencoder_and_base_are_made_and_made_again_alike(small, tmp_path):
     weights = []
     for home, stops in (("a", (4,)), ("b", (2, 4))):  # the second is stopped half way and goes on
         folder = tmp_path / f"weights {home}"
-        pretrain.train_autoencoder(tmp_path / home, folder, steps=4)
+        autoencoders.train_autoencoder(tmp_path / home, folder, steps=4)
         for steps in stops:
             bases.train_base(tmp_path / home, folder, steps=steps)
         model = TinyWan.load(folder)
         curve = pd.read_csv(folder / "curve.csv")
         assert set(zip(curve["model"], curve["step"], strict=True)) == {
-            ("copy-last-frame", -1), ("autoencoder", -1), ("base", 2), ("base", 4)
+            ("copy-last-frame", -1), ("autoencoder", -1), ("constant-velocity", -1), ("base", 2), ("base", 4)
         }  # fmt: skip
         assert {"ade_px", "recall", "effnet_kd"} <= set(curve["measure"]) and len(set(curve["domain"])) == 2
         assert (folder / "README.md").is_file() and (folder / "vae" / "README.md").is_file()
@@ -87,7 +93,7 @@ def test_another_family_has_a_base_and_a_folder_of_its_own(small, tmp_path):
 def test_a_detectors_card_tells_every_look_real_autoencoded_and_blurred(train, small, tmp_path):
     train(tmp_path / "home", tmp_path / "detector", steps=2)
     card = (tmp_path / "detector" / "README.md").read_text()
-    for spec in (bases.NEAR, *pretrain.TARGET_LOOKS):
+    for spec in (bases.NEAR, *autoencoders.TARGET_LOOKS):
         for how in ("real", "autoencoded", *(f"blurred by {blur:g} px" for blur in pretrain.BLURS_PX[1:])):
             assert f"| {spec.name}, {how} |" in card
 
@@ -99,7 +105,7 @@ def test_the_autoencoder_learns():
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3)
     losses = []
     for _ in range(15):
-        loss = pretrain._reconstruction_loss(vae, frames)
+        loss = autoencoders._reconstruction_loss(vae, frames)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
