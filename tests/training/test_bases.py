@@ -32,7 +32,10 @@ def small(monkeypatch, tmp_path):
         worlds = tuple(dataclasses.replace(world, videos=(0, 8, 0)) for world in recipe.curve.domains[:2])
         curve = dataclasses.replace(recipe.curve, domains=worlds, clips=4, reference_clips=4, sampler_steps=2)
         folder = str(tmp_path / "autoencoder")
-        return dataclasses.replace(recipe, domains=few(recipe.domains), curve=curve, points=2, autoencoder=folder)
+        training = dataclasses.replace(recipe.training, batch_size=4)
+        return dataclasses.replace(
+            recipe, domains=few(recipe.domains), training=training, curve=curve, points=2, autoencoder=folder
+        )
 
     monkeypatch.setattr(bases, "recipe_of", small_recipe)
     monkeypatch.setattr(autoencoders, "RECIPES", {2: dataclasses.replace(recipe, domains=few(recipe.domains))})
@@ -54,17 +57,17 @@ def test_no_two_bases_share_a_clip_and_none_sees_a_targets_look():
 
 
 def test_less_training_branches_off_the_whole_to_the_same_bits_as_by_itself(small, tmp_path):
-    bases.train_base(tmp_path / "home", tmp_path / "whole", steps=32, seed=2, machine=FP32)
-    home = tmp_path / "home" / "base-2-4of16"
+    bases.train_base(tmp_path / "home", tmp_path / "whole", steps=16, seed=2, machine=FP32)
+    home = tmp_path / "home" / "base-2-8of16"
     branched_at = int((home / "checkpoints").glob("step-*").__next__().name.removeprefix("step-"))
     assert branched_at == 4 and len((home / "log.jsonl").read_text().splitlines()) >= branched_at
-    bases.train_base(tmp_path / "home", tmp_path / "branched", steps=32, seed=2, machine=FP32, sixteenths=4)
-    bases.train_base(tmp_path / "other home", tmp_path / "alone", steps=32, seed=2, machine=FP32, sixteenths=4)
+    bases.train_base(tmp_path / "home", tmp_path / "branched", steps=16, seed=2, machine=FP32, sixteenths=8)
+    bases.train_base(tmp_path / "other home", tmp_path / "alone", steps=16, seed=2, machine=FP32, sixteenths=8)
     branched, alone, whole = (weights(tmp_path / name) for name in ("branched", "alone", "whole"))
     assert all(torch.equal(branched[name], alone[name]) for name in branched)
     assert any(not torch.equal(branched[name], whole[name]) for name in branched)
     assert json.loads((tmp_path / "alone" / "pretraining.json").read_text())["steps"] == 8
-    assert "--seed 2 --sixteenths 4 --precision fp32`" in (tmp_path / "alone" / "README.md").read_text()
+    assert "--seed 2 --sixteenths 8 --precision fp32`" in (tmp_path / "alone" / "README.md").read_text()
     rates = [json.loads(line)["learning_rate"] for line in (home / "log.jsonl").read_text().splitlines()]
     assert len(rates) == 8 and np.all(np.diff(rates[4:]) < 0)
     with pytest.raises(ValueError, match=r"3/16 .* by 1, 2, 4, 8, 16 sixteenths"):
