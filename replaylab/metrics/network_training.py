@@ -1,25 +1,32 @@
 """How the small networks are trained here: AdamW on a warm-up and a cosine, the record of it, and the tables of its card.
 
-Decision: what a step learns from is the caller's function of the step alone, so that a seed gives the same weights again.
-Refused: settings that cannot train, and a loss that is not finite.
+Decision: what a step learns from is the caller's function of the step alone, so that a seed gives the same weights again,
+and a training that was stopped and goes on gives those of one that was not.
+Refused: settings that cannot train, a loss that is not finite, and to go on from what another training left.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from replaylab.util.checks import checked_positive
+from replaylab.util.files import write_atomically
 from replaylab.util.progress import track
 
 LONGEST_WARM_UP = 100  # steps
 LARGEST_GRADIENT = 5.0  # its norm
+SAVED_EVERY = 200  # steps
 
 
 def check_settings(steps: int, batch_size: int, learning_rate: float) -> None:
@@ -31,14 +38,21 @@ def check_settings(steps: int, batch_size: int, learning_rate: float) -> None:
 
 def minimise(
     network: nn.Module, loss_at: Callable[[int], Tensor], *,
-    steps: int, learning_rate: float, weight_decay: float, what: str,
-) -> Iterator[float]:  # fmt: skip
-    """Train on the loss of each step; yields its value after the step's update. `what` names the network on the screen.
+    steps: int, learning_rate: float, weight_decay: float, what: str, resume: Path | None = None,
+    settings: Mapping[str, Any] | None = None, kept: Mapping[str, Tensor] | None = None,
+) -> Iterator[tuple[int, float]]:  # fmt: skip
+    """Train on the loss of each step; yields the step and its loss after its update. `what` names it on the screen.
 
-    FloatingPointError if a loss is NaN or infinite.
+    resume: a file that says how far it has come, written every SAVED_EVERY steps; if it is there, the training goes on from
+    it. settings: what else the losses depend on, such as the seed. kept: the caller's tensors, which change with every step
+    and are restored too. FloatingPointError if a loss is NaN or infinite, ValueError for a file of another training.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    for step in track(range(steps), what=f"training the {what}", unit="steps"):
+    about = json.dumps([what, steps, learning_rate, weight_decay, settings])
+    first = _resumed(resume, network, optimizer, kept or {}, about) if resume and resume.is_file() else 0
+    for step in track(range(first, steps), what=f"training the {what}", unit="steps"):
+        if resume and step > first and step % SAVED_EVERY == 0:
+            _save(resume, step, network, optimizer, kept or {}, about)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * _schedule(step, steps)
         loss = loss_at(step)
@@ -49,7 +63,36 @@ def minimise(
         value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(f"learning_rate: the loss is {value} at {learning_rate}; try a lower one")
-        yield value
+        yield step, value
+
+
+def _save(
+    path: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor], about: str
+) -> None:  # fmt: skip
+    tensors = {f"network {name}": value for name, value in network.state_dict().items()}
+    tensors |= {f"kept {name}": value for name, value in kept.items()}
+    for name, weight in network.named_parameters():
+        tensors |= {f"{kind} {name}": value for kind, value in optimizer.state[weight].items()}
+    data = save({name: value.contiguous() for name, value in tensors.items()}, {"step": str(step), "about": about})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda aside: aside.write_bytes(data))
+
+
+def _resumed(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor], about: str
+) -> int:  # fmt: skip
+    """The step to go on with; ValueError, with what to do, for a file of another training."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
+    if metadata.get("about") != about:
+        raise ValueError(f"{path} is of another training ({metadata.get('about')}, not {about}); remove it to begin anew")
+    network.load_state_dict({name: tensors[f"network {name}"] for name in network.state_dict()})
+    for name, value in kept.items():
+        value.copy_(tensors[f"kept {name}"])
+    for name, weight in network.named_parameters():
+        optimizer.state[weight] = {kind: tensors[f"{kind} {name}"] for kind in ("step", "exp_avg", "exp_avg_sq")}
+    return int(metadata["step"])
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -202,14 +202,15 @@ def _huber(predicted: Tensor, true: Floats) -> Tensor:
 
 def fit(
     videos: LabelledVideos, held_out: LabelledVideos, checks: Mapping[str, ArrayLike], *, seed: int, steps: int,
-    folder: Path, data: str, batch_size: int = 32, learning_rate: float = 3e-3,
+    folder: Path, data: str, batch_size: int = 32, learning_rate: float = 3e-3, resume: Path | None = None,
 ) -> nn.ModuleDict:  # fmt: skip
     """Train a network and write it to `folder` (model.safetensors, config.json, README.md), whole or not at all.
 
     Domains fill a batch equally; which clips a step sees and in which order their frames come depends on (seed, step)
     only. For the card: `held_out` are videos of other scenes, `checks` real clips (N, 5, 64, 64, 3) by domain, each of
     one look and of scenes never trained on (see `responses`), and `data` describes the videos in a sentence. Returns what
-    was written. ValueError if the folder holds something else; FloatingPointError if the loss is not finite.
+    was written. resume: a file from which a training that was stopped goes on; it is removed at the end. ValueError if the
+    folder holds something else; FloatingPointError if the loss is not finite.
     """
     started = time.monotonic()
     network_files.check_replaceable(folder, "video network")
@@ -228,11 +229,12 @@ def fit(
         batch = _sampled_batch(videos, kinds, of_domain, batch_size, generator(seed, "video network batch", step))
         return _loss(_predict(network, batch.clips, len(kinds)), batch)
 
-    losses = list(network_training.minimise(
-        network, loss_at, steps=steps, learning_rate=learning_rate, weight_decay=1e-2, what="video network"
-    ))  # fmt: skip
-    network.eval().requires_grad_(False)
     settings = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    losses = [loss for _, loss in network_training.minimise(
+        network, loss_at, steps=steps, learning_rate=learning_rate, weight_decay=1e-2, what="video network", resume=resume,
+        settings=settings | {"videos": len(videos.frames)},
+    )]  # fmt: skip
+    network.eval().requires_grad_(False)
     facts = {
         "data": data, "videos": len(videos.frames), "held_out_videos": len(held_out.frames),
         **network_training.record(started, losses, **settings),
@@ -241,6 +243,8 @@ def fit(
     weights = network_files.weights_bytes(network)
     config = {"weights_sha256": hashlib.sha256(weights).hexdigest(), "kinds": kinds, "training": facts}
     network_files.write(folder, weights, json.dumps(config, indent=1), _card(network, config))
+    if resume:
+        resume.unlink(missing_ok=True)
     report(f"video network: written to {folder}")
     return network
 

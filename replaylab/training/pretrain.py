@@ -2,7 +2,8 @@
 
     python -m replaylab pretrain detector | second-detector | videonet
 
-Decision: they measure, so they are trained on the targets' appearance too, in free motion. All write safetensors and a card.
+Decision: they measure, so they are trained on the targets' appearance too, in free motion. All resume where they were
+killed, and write safetensors and a card.
 """
 
 from __future__ import annotations
@@ -41,14 +42,17 @@ def train_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int =
     Half of the dev scenes choose its threshold; the figures on its card come from the other half, among them its
     scores on real frames that are blurred in steps.
     """
-    centre_point_training.fit(**_labelled_frames(home), seed=SEED, steps=steps, folder=folder)
+    resume = home / "detector.safetensors"
+    centre_point_training.fit(**_labelled_frames(home), seed=SEED, steps=steps, folder=folder, resume=resume)
 
 
 @flush_denormals()
 def train_second_detector(home: Path, folder: Path = fcos.SHIPPED, steps: int = SECOND_DETECTOR_STEPS) -> None:
     """Train the second detector on the frames of the first, with a seed of its own; nothing is taken from the first."""
-    rate = SECOND_DETECTOR_RATE
-    fcos_training.fit(**_labelled_frames(home), seed=SEED + 1, steps=steps, folder=folder, learning_rate=rate)
+    fcos_training.fit(
+        **_labelled_frames(home), seed=SEED + 1, steps=steps, folder=folder, learning_rate=SECOND_DETECTOR_RATE,
+        resume=home / "second-detector.safetensors",
+    )  # fmt: skip
 
 
 def _labelled_frames(home: Path) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def train_video_network(home: Path, folder: Path = WEIGHTS / "videonet", steps: 
         read = clips.read(domain, scenes, CLIP_FRAMES)
         checks[spec.name] = np.stack([frames[CONTEXT_FRAMES:] for frames in read])
     video_network_training.fit(
-        training, held_out, checks, seed=SEED, steps=steps, folder=folder,
+        training, held_out, checks, seed=SEED, steps=steps, folder=folder, resume=home / "videonet.safetensors",
         data=f"at most {VIDEONET_VIDEOS} training videos of each of: " + "; ".join(map(cards.in_words, specs)),
     )  # fmt: skip
 

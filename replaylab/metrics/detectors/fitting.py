@@ -55,13 +55,15 @@ def fit(
     kind: DetectorKind, frames: ArrayLike, boxes: Sequence[ArrayLike], *, validation_frames: ArrayLike,
     validation_boxes: Sequence[ArrayLike], checks: Mapping[str, tuple[ArrayLike, Sequence[ArrayLike]]] | None = None,
     seed: int, steps: int, folder: str | Path, data: str, batch_size: int = 32, learning_rate: float = 3e-3,
+    resume: Path | None = None,
 ) -> Any:  # fmt: skip
     """Train a detector and write it to `folder` (model.safetensors, config.json, README.md), whole or not at all.
 
     frames uint8 (N, H, W, 3); boxes N arrays (K, 6): x0 y0 x1 y1 visible kind_is_pedestrian. The validation frames must
     come from other scenes: they determine the score threshold. `checks`, frames and boxes of still other scenes by name,
     are measured afterwards for the card. `data` describes the frames in a sentence, for the card. Which frames a step
-    sees and how they are disturbed depends on (seed, step) only. Returns the averaged model that was written.
+    sees and how they are disturbed depends on (seed, step) only. resume: a file from which a training that was stopped goes
+    on; it is removed at the end. Returns the averaged model that was written.
     """
     started, folder = time.monotonic(), Path(folder)
     network_files.check_replaceable(folder, "detector")
@@ -76,10 +78,12 @@ def fit(
     def loss_at(step: int) -> Tensor:
         return kind.loss(model, *batch_of(images, truth, batch_size, seed, step))
 
+    settings = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     losses = []
-    for step, loss in enumerate(network_training.minimise(
-        model, loss_at, steps=steps, learning_rate=learning_rate, weight_decay=1e-4, what="detector"
-    )):  # fmt: skip
+    for step, loss in network_training.minimise(
+        model, loss_at, steps=steps, learning_rate=learning_rate, weight_decay=1e-4, what="detector", resume=resume,
+        settings=settings | {"title": kind.title, "frames": len(images)}, kept=average,
+    ):  # fmt: skip
         losses.append(loss)
         _update_average(average, model, step)
     model.load_state_dict(average)
@@ -87,7 +91,6 @@ def fit(
     model.config = replace(model.config, score_threshold=threshold)
     model.eval().requires_grad_(False)
     quality = centre_point.measure(model, held_out, held_out_truth, kind.detect)
-    settings = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     measured = {name: centre_point.measure(model, *held, kind.detect) for name, held in (checks or {}).items()}
     facts: dict[str, Any] = {
         "data": data, "frames": len(images), "validation_frames": len(held_out),
@@ -96,6 +99,8 @@ def fit(
     }  # fmt: skip
     config = json.dumps({"detector": asdict(model.config), "training": facts}, indent=2)
     network_files.write(folder, network_files.weights_bytes(model), config, _card(kind, model, facts))
+    if resume:
+        resume.unlink(missing_ok=True)
     report(f"detector: {_in_words(quality)}; written to {folder}")
     return model
 

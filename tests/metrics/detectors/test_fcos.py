@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from drawn_rectangles import SIZE, drawn
 
-from replaylab.metrics.detectors import centre_point, fcos, fcos_training
+from replaylab.metrics import network_training
+from replaylab.metrics.detectors import centre_point, fcos, fcos_training, fitting
 from replaylab.metrics.detectors.fcos import STRIDE
 
 Trained = tuple[fcos.Fcos, Path]
 
 
-def short_fit(folder: Path, steps: int = 60, seed: int = 1) -> fcos.Fcos:
+def short_fit(folder: Path, steps: int = 60, seed: int = 1, resume: Path | None = None) -> fcos.Fcos:
     frames, boxes = drawn(120, 1)
     held_out, held_out_boxes = drawn(40, 2)
     return fcos_training.fit(
         frames, boxes, validation_frames=held_out, validation_boxes=held_out_boxes,
         seed=seed, steps=steps, folder=folder, data="Drawn rectangles.", batch_size=16,
+        resume=resume,
     )  # fmt: skip
 
 
@@ -114,3 +117,25 @@ def test_of_overlapping_boxes_the_best_stays_and_no_frames_give_no_boxes() -> No
     rows = np.array([[0, 0, 10, 10, 0.7], [1, 0, 11, 10, 0.9], [8, 0, 18, 10, 0.8]], np.float32)
     assert fcos._best_of_overlapping(rows)[:, 4].tolist() == rows[[1, 2], 4].tolist()
     assert fcos.detect(fcos.Fcos(), np.zeros((0, 64, 64, 3), np.uint8)) == []
+
+
+def test_a_training_that_was_stopped_gives_the_same_weights(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resume, batch_of = tmp_path / "second-detector.safetensors", fitting.batch_of
+    monkeypatch.setattr(network_training, "SAVED_EVERY", 20)
+
+    def stops(*arguments: Any) -> Any:
+        if arguments[-1] == 50:
+            raise KeyboardInterrupt
+        return batch_of(*arguments)
+
+    monkeypatch.setattr(fitting, "batch_of", stops)
+    with pytest.raises(KeyboardInterrupt):
+        short_fit(tmp_path / "weights", resume=resume)
+    assert resume.is_file() and not (tmp_path / "weights").exists()
+    monkeypatch.setattr(fitting, "batch_of", batch_of)
+    again = short_fit(tmp_path / "weights", resume=resume)
+    assert not resume.exists() and again.config == trained[0].config
+    for name, value in trained[0].state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
