@@ -65,7 +65,7 @@ class Preset(Described):
     drawn_in: str = "fp32"  # EvaluationSpec.precision
     family: str = "wan"  # of the base that runs start from, one of FAMILIES
     second_base_seeds: tuple[int, ...] = ()  # the runs that start from the family's other base
-    bases: tuple[str, ...] = ()  # folders of the bases that runs start from instead, one for each of the seeds
+    bases: tuple[int, ...] = ()  # seeds of the bases that runs start from instead, one for each of the seeds
     measures: str = "first"  # how runs are measured, one of MEASURED
     execution: MachineSpec = MachineSpec()  # how its runs are executed where nobody says otherwise; in no run's name
 
@@ -114,13 +114,13 @@ _ABLATION = replace(
     at_the_end=("near-eventful", "physics"),
 )  # fmt: skip
 
-SECOND_BASES = tuple(f"base-2-{number}" for number in range(6))
-"""The bases of the second edition, each from its own seed and clips: the units of its claims."""
+SECOND_BASES = tuple(range(2, 8))
+"""Seeds of the bases of the second edition, each with clips of its own: the units of its claims."""
 
 _CONFIRMATORY = replace(
-    _PUBLISHED, name="confirmatory", replay_fractions=(0.0, 0.25), seeds=tuple(range(10, 16)), bases=SECOND_BASES,
-    second_base_seeds=(), replay_kinds=("near", "near-without-a", "far"), replayed_at=(300,), measures="second",
-    evaluated=("driving", "driving-family-a", "driving-family-b"), at_the_end=("driving-eventful",),
+    _PUBLISHED, name="confirmatory", replay_fractions=(0.0, 0.25), seeds=tuple(10 + base for base in SECOND_BASES),
+    bases=SECOND_BASES, second_base_seeds=(), replay_kinds=("near", "near-without-a", "far"), replayed_at=(300,),
+    evaluated=("driving", "driving-family-a", "driving-family-b"), at_the_end=("driving-eventful",), measures="second",
     about="the second edition's claims on driving: no replay and a quarter of it, one run from each of six bases",
 )  # fmt: skip
 
@@ -189,7 +189,7 @@ PRESETS = {
 }  # fmt: skip
 
 
-if all((WEIGHTS / folder).is_dir() for folder in (*SECOND_BASES, SECOND_DETECTOR)):
+if all(folder.is_dir() for folder in (*map(base_folder, SECOND_BASES), WEIGHTS / SECOND_DETECTOR)):
     PRESETS |= CONFIRMATORY
 
 
@@ -266,7 +266,7 @@ def _base_of(preset: Preset, seed: int) -> Path:
     of_seeds = dict(zip(preset.seeds, preset.bases, strict=True))
     if seed not in of_seeds:
         raise ValueError(f"seed {seed} has no base: preset {preset.name!r} has the seeds {', '.join(map(str, of_seeds))}")
-    return WEIGHTS / of_seeds[seed]
+    return base_folder(of_seeds[seed], preset.family)
 
 
 def _replays(preset: Preset, worlds: dict[str, WorldSpec], fraction: float) -> list[ReplaySpec]:

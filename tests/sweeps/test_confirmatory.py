@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from replaylab import spec as spec_module
 from replaylab.analysis.claims import Configuration
 from replaylab.analysis.second_edition import BASES_NEEDED, CLAIMS, READINGS, AlignmentClaim
-from replaylab.spec import MachineSpec, RunSpec, weights_digest
+from replaylab.spec import MachineSpec, RunSpec, base_folder, weights_digest
 from replaylab.store import ReferenceSpec
 from replaylab.sweeps import presets, sweep
 from replaylab.sweeps.cluster import ClusterSpec
@@ -41,10 +42,12 @@ def test_nothing_is_run_that_no_claim_is_about() -> None:
 @pytest.fixture
 def there(monkeypatch, tmp_path) -> Path:
     """Weights of six bases and of the detectors, which are nothing but their names."""
-    for folder in (*SECOND_BASES, SECOND_DETECTOR, "detector", "videonet"):
+    for module in (presets, spec_module):
+        monkeypatch.setattr(module, "WEIGHTS", tmp_path)
+    folders = [base_folder(seed).name for seed in (0, *SECOND_BASES)]
+    for folder in (*folders, SECOND_DETECTOR, "detector", "videonet"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "config.json").write_text(f'"{folder}"')
-    monkeypatch.setattr(presets, "WEIGHTS", tmp_path)
     monkeypatch.setattr(presets, "PRESETS", presets.PRESETS | CONFIRMATORY)
     monkeypatch.setattr(
         presets, "domain_spec", lambda name, **changes: replace(domain_spec("driving"), name=name, **changes)
@@ -58,7 +61,7 @@ def test_every_base_has_one_run_of_each_configuration_with_clips_of_its_own(ther
     by_base: dict[str, list[RunSpec]] = {}
     for spec in specs:
         by_base.setdefault(spec.base, []).append(spec)
-    assert set(by_base) == {weights_digest(there / folder) for folder in SECOND_BASES}
+    assert set(by_base) == {weights_digest(there / f"base-{seed}") for seed in range(2, 8)}
     for of in by_base.values():
         assert {(spec.replay.name, spec.replay.fraction) for spec in of} == {
             ("", 0.0), ("near", 0.25), ("near-without-a", 0.25), ("far", 0.25)
@@ -79,12 +82,13 @@ def test_the_second_edition_is_measured_with_its_own_settings_and_the_first_as_e
 
 
 def test_a_seed_without_a_base_is_refused(there) -> None:
-    with pytest.raises(ValueError, match="seed 0 has no base: preset 'confirmatory' has the seeds 10, 11, 12, 13, 14, 15"):
+    with pytest.raises(ValueError, match="seed 0 has no base: preset 'confirmatory' has the seeds 12, 13, 14, 15, 16, 17"):
         presets.grid("confirmatory", seeds=[0])
 
 
 def test_they_are_offered_once_their_bases_are_shipped() -> None:
-    shipped = all((presets.WEIGHTS / folder).is_dir() for folder in (*SECOND_BASES, SECOND_DETECTOR))
+    needed = (*(base_folder(seed) for seed in SECOND_BASES), presets.WEIGHTS / SECOND_DETECTOR)
+    shipped = all(folder.is_dir() for folder in needed)
     assert (CONFIRMATORY.keys() <= presets.PRESETS.keys()) == shipped
     assert {preset.split for preset in CONFIRMATORY.values()} == {"test"}
 
