@@ -1,6 +1,7 @@
-"""What the preregistration of the second edition rests on, as tables: its claims, what six bases can see, and coverage.
+"""The second edition as tables: its claims and their verdicts; and what they rest on, what six bases can see, and coverage.
 
-Decision: everything is reckoned from the first edition's published runs when the page is built, so no figure is typed.
+Decision: power and coverage are reckoned from the first edition's published runs when the page is built, so no figure is
+typed. A verdict stands beside every interval that it is of and whatever was not shown that it presupposes.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from pandas.io.formats.style import Styler
 
 from replaylab.analysis import design, second_edition
 from replaylab.analysis.design import Endpoint
-from replaylab.catalogue import PSEUDO
-from replaylab.pages.style import styled
+from replaylab.analysis.second_edition import AnyClaim, Judged
+from replaylab.analysis.statistics import describe
+from replaylab.catalogue import PSEUDO, measure_of
+from replaylab.pages.style import GREY, styled
+from replaylab.pages.verdicts import COLOURS, MISSING
 from replaylab.sweeps import sweep
 from replaylab.util.text import number
 
+Judgements = Sequence[tuple[AnyClaim, Judged | None]]
 PRESETS = ("published", "dose")
 MEASURES = {*design.STAND_INS.values(), *second_edition.READINGS, *second_edition.LOOKS}
 COVERED = ("ade_px", "effnet_kd")
@@ -36,6 +41,42 @@ def first_edition(presets: Sequence[str] = PRESETS) -> list[Endpoint]:
 def claims() -> Styler:
     """Every contrast that is judged."""
     return styled(second_edition.claims_table(), "second-edition-claims").hide(axis="index")
+
+
+def verdicts(found: Judgements) -> Styler:
+    """A line a claim: its verdict, p before and after Holm's adjustment, every contrast in every reading, and what was not
+    shown. found: as from `second_edition.judge_all`.
+    """
+    styler = styled(pd.DataFrame([_line(claim, one) for claim, one in found]), "second-edition-verdicts").hide(axis="index")
+    return styler.map(
+        lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS.get(verdict, GREY)}", subset=["verdict"]
+    )
+
+
+def _line(claim: AnyClaim, one: Judged | None) -> dict[str, str]:
+    line = {"claim": claim.name, "statement": claim.statement, "verdict": MISSING, "p": "–", "p, Holm": "–", "bases": "–"}
+    if one is None:
+        return {**line, "change": "–", "not shown": "–"}
+    changes = [f"{part.words}, {measure_of(part.measure).name}: {describe(part.interval)}" for part in one.parts]
+    numbers = {"p": number(one.p), "p, Holm": number(one.adjusted_p), "bases": str(one.bases)}
+    return {**line, "verdict": one.verdict, **numbers, "change": "; ".join(changes), "not shown": one.why or "–"}
+
+
+def in_sentences(found: Judgements) -> str:
+    """Markdown: how many claims have a verdict, and each with what it is of and its rule."""
+    decided = sum(one is not None and one.verdict in ("holds", "does not hold") for _, one in found)
+    lines = [f"{decided} of {len(found)} claims hold or do not hold."]
+    for claim, one in found:
+        if one is None:
+            lines.append(f"- **{claim.name}** ({claim.statement}): {MISSING}.")
+            continue
+        each = "; ".join(f"{measure_of(part.measure).name} {describe(part.interval)} ({part.words})" for part in one.parts)
+        why = f" Undecided because {one.why}." if one.why and one.verdict == "undecided" else ""
+        lines.append(
+            f"- **{claim.name}** ({claim.statement}): **{one.verdict}**, p {number(one.adjusted_p)} by Holm, "
+            f"{one.bases} bases. {each}.{why} {second_edition.rule(claim, [claim for claim, _ in found])}"
+        )
+    return "\n".join([lines[0], "", *lines[1:]])
 
 
 def power(of: Sequence[Endpoint]) -> Styler:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from made_up_bases import NEAR, NONE, made_up
 
 from replaylab.analysis import design
-from replaylab.analysis.second_edition import CLAIMS
+from replaylab.analysis.second_edition import CLAIMS, judge_all
+from replaylab.analysis.statistics import describe
 from replaylab.pages import second_edition as page
+from replaylab.pages.verdicts import MISSING
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +38,38 @@ def test_keeping_has_a_line_for_each_margin_and_one_for_what_it_presupposes() ->
     assert list(near["statement"]) == ["near replay keeps accuracy"] * 2 + ["presupposes"]
     assert list(near["holds if"]) == ["below 0", "below 0", "above 0"]
     assert "−0.25 × replay 0 %" in near["contrast"].iloc[1]
+
+
+@pytest.fixture(scope="module")
+def found():
+    ordinary = {("ade", "driving"): -1.0, ("ade", "driving-eventful"): 2.0, ("kd", ""): -8.0}
+    return judge_all(made_up({NONE: ordinary, NEAR: {("ade", ""): 0.02, ("kd", ""): -2.0}}))
+
+
+def test_every_claim_has_a_verdict_with_what_it_is_of(found) -> None:
+    table = page.verdicts(found).data.set_index("claim")
+    assert list(table.index) == [claim.name for claim in CLAIMS]
+    expected = {
+        "C1": "holds", "C2": "does not hold", "C2, eventful": "holds", "C4, near": "holds",
+        "C4, near, quality": "does not hold", "C4, far": MISSING, "C3": MISSING,
+    }  # fmt: skip
+    assert {name: table.loc[name, "verdict"] for name in expected} == expected
+    near = table.loc["C4, near"]
+    assert near["change"].count("; ") == 5 and near["bases"] == "6" and near["not shown"] == "–"
+    parts = next(one for claim, one in found if claim.name == "C4, near").parts
+    assert all(describe(part.interval) in near["change"] for part in parts)
+
+
+def test_sentences_count_verdicts_and_give_the_rule(found) -> None:
+    said = page.in_sentences(found)
+    assert said.startswith(f"5 of {len(CLAIMS)} claims hold or do not hold.")
+    assert said.count(MISSING) == sum(one is None for _, one in found)
+    assert f"Holm's adjustment over {len(CLAIMS)} claims" in said
+
+
+def test_what_was_not_shown_is_said() -> None:
+    behind = judge_all(made_up({NONE: {("ade", ""): 2.0}}, ahead=-0.5))
+    table = page.verdicts(behind).data.set_index("claim")
+    assert table.loc["C2", "verdict"] == "undecided"
+    assert "not shown that the bases are better than constant-velocity in driving" in table.loc["C2", "not shown"]
+    assert "Undecided because not shown that the bases" in page.in_sentences(behind)
