@@ -3,13 +3,15 @@
 Decision: diffusers' blocks stay as they are, and three of their parts are replaced by others that compute the same up to
 rounding: rotary embedding is one complex multiplication instead of two strided writes; GELU comes from a sigmoid, in
 place, with its derivative in closed form; and cross-attention to a single token, whose softmax is 1 for any query, is
-that token's value, so the query's norm is left out (`make bench` compares). Of CogVideoX's blocks only the attention is
-replaced.
+that token's value, so the query's norm is left out (`make bench` compares). In half precision on a CPU, where products are
+quick and memory is what is waited for, a block's norms, modulation and residuals stay in half precision, each in one pass.
+Of CogVideoX's blocks only the attention is replaced.
 """
 
 from __future__ import annotations
 
 import math
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 def use_fused_attention(transformer: WanTransformer3DModel) -> WanTransformer3DModel:
     """Replace the parts, in place. Weights and their names stay; those without any effect left are frozen."""
     for block in transformer.blocks:
+        block.forward = MethodType(block_forward, block)
         block.attn1.set_processor(FusedSelfAttention())
         block.attn2.set_processor(SingleTokenCrossAttention())
         block.ffn.net[0].gelu = gelu
@@ -39,15 +42,44 @@ def use_fused_joint_attention(transformer: CogVideoXTransformer3DModel) -> CogVi
     return transformer
 
 
+def block_forward(block: Any, hidden: Tensor, text: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """A Wan block. In half precision on a CPU its own forward would go through memory in fp32 for every norm, factor and
+    sum; here each rounds to half precision, as its result does there.
+    """
+    if not _is_half_on_cpu(hidden):
+        return type(block).forward(block, hidden, text, modulation, rotary)
+    # (B, 6, width): shift, scale and gate of the attention, then of the feed-forward layer
+    shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (block.scale_shift_table + modulation.float()).split(1, dim=1)
+
+    def modulated(norm: Any, shift: Tensor, scale: Tensor) -> Tensor:
+        normed = functional.layer_norm(hidden, norm.normalized_shape, eps=norm.eps)
+        return torch.addcmul(shift.to(hidden.dtype), normed, (1 + scale).to(hidden.dtype))
+
+    attended = block.attn1(modulated(block.norm1, shift, scale), None, None, rotary)
+    hidden = torch.addcmul(hidden, attended, gate.to(hidden.dtype))
+    hidden = hidden + block.attn2(hidden, text, None, None)
+    fed_forward = block.ffn(modulated(block.norm3, shift_ffn, scale_ffn))
+    return torch.addcmul(hidden, fed_forward, gate_ffn.to(hidden.dtype))
+
+
+def _is_half_on_cpu(hidden: Tensor) -> bool:
+    """Not while torch compiles: it fuses the plain operations itself."""
+    return hidden.device.type == "cpu" and hidden.dtype != torch.float32 and not torch.compiler.is_compiling()
+
+
 class FusedSelfAttention:
     """Wan's self-attention; a rotary position is a rotation in the complex plane (Su et al. 2021, arXiv 2104.09864)."""
 
     def __call__(self, attn: Any, hidden: Tensor, _text: None, _mask: None, rotary: tuple[Tensor, Tensor]) -> Tensor:
         cos, sin = (part.transpose(1, 2)[..., ::2] for part in rotary)  # (1, 1, tokens, head / 2)
         rotation = torch.complex(cos, sin)
-        query, key = (_rotated(part, rotation, attn.heads) for part in (
-            _normed(attn.norm_q, attn.to_q(hidden)), _normed(attn.norm_k, attn.to_k(hidden)))
-        )  # fmt: skip
+
+        def turned(norm: torch.nn.RMSNorm, tokens: Tensor) -> Tensor:
+            if _is_half_on_cpu(tokens):
+                return NormAndRotation.apply(tokens, norm.weight, rotation, attn.heads, norm.eps)
+            return _rotated(_normed(norm, tokens), rotation, attn.heads)
+
+        query, key = turned(attn.norm_q, attn.to_q(hidden)), turned(attn.norm_k, attn.to_k(hidden))
         value = _heads(attn.to_v(hidden), attn.heads)
         attended = attend(query, key, value)
         return attn.to_out[0](attended.transpose(1, 2).flatten(2))
@@ -96,6 +128,43 @@ def _heads(tokens: Tensor, heads: int) -> Tensor:
 def _rotated(tokens: Tensor, rotation: Tensor, heads: int) -> Tensor:
     pairs = _heads(tokens, heads).float().unflatten(-1, (-1, 2)).contiguous()
     return torch.view_as_real(torch.view_as_complex(pairs) * rotation).flatten(-2).to(tokens.dtype)
+
+
+class NormAndRotation(torch.autograd.Function):
+    """`_normed` and `_rotated` of tokens (B, tokens, width) in half precision, in fp32 within and rounded once, with the
+    derivatives in closed form: (B, heads, tokens, width / heads). rotation (1, 1, tokens, width / heads / 2), complex.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor, rotation: Tensor, heads: int, eps: float | None) -> Tensor:
+        """x r w turned, where r = 1 / sqrt(mean(x^2) + eps) of each token; keeps x and r."""
+        norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True, dtype=torch.float32)
+        eps = torch.finfo(tokens.dtype).eps if eps is None else eps
+        scale = norm.square_().div_(tokens.shape[-1]).add_(eps).rsqrt_()
+        rotation = rotation.transpose(1, 2)  # (1, tokens, 1, width / heads / 2)
+        ctx.save_for_backward(tokens, weight, rotation, scale)
+        normed = tokens.to(torch.float32, copy=True).mul_(scale).mul_(weight)
+        _complex(normed, heads).mul_(rotation)
+        return _heads(normed, heads).to(tokens.dtype, memory_format=torch.contiguous_format)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """With u = x r and g the gradient of u w, turned back: r (g w - u mean(g w u)) for x, the sum of g u for w."""
+        tokens, weight, rotation, scale = ctx.saved_tensors
+        heads = gradient.shape[1]
+        back = gradient.transpose(1, 2).to(torch.float32, copy=True, memory_format=torch.contiguous_format).flatten(2)
+        _complex(back, heads).mul_(rotation.conj())
+        normed = tokens.to(torch.float32, copy=True).mul_(scale)
+        product = back * normed
+        of_weight = product.sum((0, 1)) if ctx.needs_input_grad[1] else None
+        inner = (product @ weight).unsqueeze(-1)
+        of_tokens = back.mul_(weight).addcmul_(normed, inner, value=-1 / tokens.shape[-1]).mul_(scale)
+        return of_tokens.to(tokens.dtype), of_weight, None, None, None
+
+
+def _complex(tokens: Tensor, heads: int) -> Tensor:
+    """(B, tokens, width) as pairs (B, tokens, heads, width / heads / 2), a complex view."""
+    return torch.view_as_complex(tokens.unflatten(-1, (heads, -1, 2)))
 
 
 class SingleTokenCrossAttention:

@@ -128,3 +128,47 @@ def test_attention_in_half_precision_is_the_same_with_gradients_and_without(lear
     with torch.set_grad_enabled(learning):
         ours = fused_attention.attend(*(part.bfloat16() for part in parts))
     assert torch.allclose(ours.float(), functional.scaled_dot_product_attention(*parts), atol=0.03)
+
+
+def distance(some, others):
+    """Of two lists of tensors, relative to the second."""
+    difference = sum(float((one.double() - other.double()).square().sum()) for one, other in zip(some, others, strict=True))
+    return (difference / sum(float(other.double().square().sum()) for other in others)) ** 0.5
+
+
+def test_blocks_in_half_precision_are_as_near_to_fp32_as_diffusers_own(pair):
+    plain, fused, inputs = pair
+    trained = [name for name, weight in fused.named_parameters() if weight.requires_grad]
+
+    def found(network, half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = network(**inputs)[0]
+        output.float().square().sum().backward()
+        weights, network_grads = dict(network.named_parameters()), []
+        for name in trained:
+            network_grads.append(weights[name].grad)
+            weights[name].grad = None
+        return output.detach(), network_grads
+
+    exact, theirs, ours = found(plain, False), found(plain, True), found(fused, True)
+    for part in (0, 1):
+        errors = [distance(*(list(each[part]) for each in (one, exact))) for one in (theirs, ours)]
+        assert 0 < errors[1] < 1.25 * errors[0] < 0.1, (part, errors)
+
+
+def test_norm_and_rotation_and_their_derivatives_are_those_of_the_parts():
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3, 10, 16, generator=random).requires_grad_()
+    norm = torch.nn.RMSNorm(16, eps=1e-6)
+    with torch.no_grad():
+        norm.weight += 0.3 * torch.randn(16, generator=random)
+    angle = 6 * torch.rand(1, 1, 10, 4, generator=random)
+    rotation = torch.complex(angle.cos(), angle.sin())
+    before = tokens.detach().clone()
+    one = fused_attention._rotated(fused_attention._normed(norm, tokens), rotation, 2)
+    other = fused_attention.NormAndRotation.apply(tokens, norm.weight, rotation, 2, norm.eps)
+    wanted, ours = (
+        torch.autograd.grad((made * made.detach().roll(1, 2)).sum(), (tokens, norm.weight)) for made in (one, other)
+    )
+    assert torch.equal(tokens, before) and torch.allclose(one, other, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(wanted, ours, strict=True))
