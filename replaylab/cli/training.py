@@ -20,7 +20,7 @@ def add_parser(verbs: Any) -> None:
     """Add the verbs to those of the command."""
     text = "make the shipped weights again (hours; resumes where it was stopped)"
     pretrain = shared.add_verb(verbs, "pretrain", text, _pretrain)
-    parts = ("autoencoder", "detector", "second-detector", "videonet", "base")
+    parts = ("autoencoder", "detector", "second-detector", "videonet", "base", "recipes")
     pretrain.add_argument("part", choices=parts, help="which of them")
     text = "where domains, latents and checkpoints are kept (default: .cache)"
     pretrain.add_argument("--home", default=".cache", help=text)
@@ -53,18 +53,21 @@ def add_parser(verbs: Any) -> None:
 
 def _pretrain(options: argparse.Namespace) -> None:
     machine, home = shared.machine(options), Path(options.home)
-    of_the_base = options.family != FAMILIES[0] or options.sixteenths != 16 or machine != MachineSpec()
-    if options.part != "base" and (of_the_base or (options.seed and options.part != "autoencoder")):
-        raise ValueError(
-            "--family, --sixteenths and the machine's options are for the base, --seed for it and the autoencoder; "
-            f"{options.part} has none"
-        )
-    from replaylab.training import autoencoders, bases, pretrain
+    given = {
+        "--family": options.family != FAMILIES[0], "--sixteenths": options.sixteenths != 16, "--seed": options.seed != 0,
+        "the machine's options": machine != MachineSpec(),
+    }  # fmt: skip
+    taken = {"base": set(given), "autoencoder": {"--seed"}, "recipes": {"the machine's options"}}
+    if wrong := [name for name, is_given in given.items() if is_given and name not in taken.get(options.part, ())]:
+        raise ValueError(f"{options.part} does not take {' and '.join(wrong)}")
+    from replaylab.training import autoencoders, bases, pretrain, recipe_study
 
     if options.part == "base":
         bases.train_base(home, seed=options.seed, machine=machine, family=options.family, sixteenths=options.sixteenths)
     elif options.part == "autoencoder":
         autoencoders.train_autoencoder(home, seed=options.seed)
+    elif options.part == "recipes":
+        recipe_study.run(home, machine=machine)
     else:
         pretrain.COMMANDS[options.part](home)
 

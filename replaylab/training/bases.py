@@ -148,18 +148,9 @@ def train_base(
     shared = WEIGHTS / recipe.autoencoder if recipe.is_shared else None
     if not shared and not (folder / "vae").is_dir():
         shutil.copytree(WEIGHTS / recipe.autoencoder / "vae", folder / "vae")
-    with torch.random.fork_rng():
-        torch.manual_seed(torch_seed(seed, "new transformer"))  # diffusers draws from the global stream
-        model = pipelines.TINY[family].new(autoencoder.load_autoencoder(shared or folder))
-    sources = []
-    for spec in recipe.domains:
-        domain = build_domain(spec, home / "domains")
-        chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
-        key = autoencoder.digest(model.vae)
-        sources.append(latent_cache.encode_clips(model, domain, "train", chosen, home / "latents", key))
-    mixture = Mixture(
-        FAR_SHARE, training.batch_size, [len(source) for source in sources], seed, clip_order=training.clip_order
-    )
+    model = new_model(family, seed, shared or folder)
+    sources = sources_of(recipe, model, home)
+    mixture = mixture_of(training, sources, seed)
     points = {ceil(training.steps * (point + 1) / recipe.points) for point in range(recipe.points)}
     run = home / base_folder(seed, family, sixteenths).name
     branches = {} if sixteenths < 16 or not whole.stable_share else {
@@ -192,6 +183,35 @@ def train_base(
     cards.write(folder, "base", about, recipe.domains, options)
 
 
+def new_model(family: str, seed: int, folder: Path) -> TinyModel:
+    """An untrained model with the autoencoder in a folder."""
+    with torch.random.fork_rng():
+        torch.manual_seed(torch_seed(seed, "new transformer"))  # diffusers draws from the global stream
+        return pipelines.TINY[family].new(autoencoder.load_autoencoder(folder))
+
+
+def sources_of(recipe: Recipe, model: TinyModel, home: Path) -> list[latent_cache.CachedClips]:
+    """The training clips of every domain as latents, rendered and encoded unless that was done before."""
+    sources = []
+    for spec in recipe.domains:
+        domain = build_domain(spec, home / "domains")
+        chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
+        key = autoencoder.digest(model.vae)
+        sources.append(latent_cache.encode_clips(model, domain, "train", chosen, home / "latents", key))
+    return sources
+
+
+def mixture_of(training: TrainingSpec, sources: loop.Sources, seed: int) -> Mixture:
+    """Near and far clips as a base sees them."""
+    sizes = [len(source) for source in sources]
+    return Mixture(FAR_SHARE, training.batch_size, sizes, seed, clip_order=training.clip_order)
+
+
+def measured(model: TinyModel, curve: EvaluationSpec, home: Path) -> pd.DataFrame:
+    """Means over clips: domain, measure, value."""
+    return _means(evaluate.evaluate(pipelines.TinyPipeline(model), curve, home))
+
+
 def _part(training: TrainingSpec, sixteenths: int) -> TrainingSpec:
     return replace(training, steps=ceil(training.steps * sixteenths / 16))
 
@@ -211,7 +231,7 @@ def _branch_off(run: Path, branch: Path, step: int) -> None:
 def _measure(model: TinyModel, curve: EvaluationSpec, step: int, home: Path, run: Path) -> None:
     path = run / f"curve-{step:06d}.csv"
     if not path.is_file():
-        table = _means(evaluate.evaluate(pipelines.TinyPipeline(model), curve, home)).assign(model="base", step=step)
+        table = measured(model, curve, home).assign(model="base", step=step)
         write_atomically(path, lambda aside: table.to_csv(aside, index=False))
         ades = table[table["measure"] == "ade_px"].set_index("domain")["value"]
         report(f"base: step {step}: " + "; ".join(f"ADE {ade:.2f} px on {domain}" for domain, ade in ades.items()))

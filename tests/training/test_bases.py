@@ -13,7 +13,7 @@ from replaylab.catalogue import CLIP_FRAMES
 from replaylab.models import pipelines
 from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import MachineSpec, base_folder, weights_digest
-from replaylab.training import autoencoders, bases
+from replaylab.training import autoencoders, bases, recipe_study
 
 FP32 = MachineSpec("fp32")
 
@@ -56,6 +56,7 @@ def test_no_two_bases_share_a_clip_and_none_sees_a_targets_look():
         bases.recipe_of(-1)
 
 
+@pytest.mark.slow
 def test_less_training_branches_off_the_whole_to_the_same_bits_as_by_itself(small, tmp_path):
     bases.train_base(tmp_path / "home", tmp_path / "whole", steps=16, seed=2, machine=FP32)
     home = tmp_path / "home" / "base-2-8of16"
@@ -94,6 +95,20 @@ def test_a_base_refers_to_its_autoencoder_and_another_one_there_is_refused(small
         pipelines.load_tiny(folder)
     assert weights_digest(folder) == digest  # which names the autoencoder too: see model_index.json
     assert "digest" in json.loads((folder / "model_index.json").read_text())["_autoencoder"]
+
+
+@pytest.mark.slow
+def test_the_study_of_recipes_changes_one_thing_at_a_time_and_goes_on_where_it_was(small, tmp_path, monkeypatch):
+    assert all(len(changes) <= 2 for changes in recipe_study.VARIATIONS.values())
+    chosen = {name: recipe_study.VARIATIONS[name] for name in ("the recipe", "AdamW")}
+    monkeypatch.setattr(recipe_study, "VARIATIONS", chosen)
+    table = recipe_study.run(tmp_path / "home", tmp_path, FP32, steps=2)
+    assert set(table["variation"]) == set(chosen) and {"loss", "ade_px", "effnet_kd"} <= set(table["measure"])
+    losses = table.query("measure == 'loss'").set_index("variation")["value"]
+    assert losses["the recipe"] != losses["AdamW"]
+    monkeypatch.setattr(recipe_study.loop, "fit", None)  # nothing is trained again
+    again = recipe_study.run(tmp_path / "home", tmp_path, FP32, steps=2)
+    assert pd.read_csv(tmp_path / "recipes.csv").shape == again.shape == table.shape
 
 
 def test_folders_are_named_by_seed_family_and_share():
