@@ -41,7 +41,8 @@ def small(monkeypatch):
 def test_every_shipped_part_has_a_card_and_all_are_small():
     for part, command in (
         ("base", "base"), ("base-1", "base --seed 1"), ("base-cogvideox", "base --family cogvideox"),
-        ("base/vae", "autoencoder"), ("autoencoder-2/vae", "autoencoder --seed 2"), ("detector", "detector"), ("videonet", "videonet"),
+        ("base/vae", "autoencoder"), ("autoencoder-2/vae", "autoencoder --seed 2"),
+        ("detector", "detector"), ("videonet", "videonet"),
     ):  # fmt: skip
         assert f"python -m replaylab pretrain {command}" in (WEIGHTS / part / "README.md").read_text()
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
