@@ -342,6 +342,8 @@ def _reference(here: pd.DataFrame, model: str, part: str, domain: str) -> pd.Ser
     found = here[here["model"] == model]
     if found.empty:
         raise ValueError(f"rows hold no {model} of {part} in {domain}: evaluate the references into the same store")
+    if found["scene"].duplicated().any():
+        raise ValueError(f"rows hold {model} of {part} in {domain} twice: give the rows of each reference once")
     return found.set_index("scene")["value"]
 
 

@@ -6,7 +6,8 @@ typed. A verdict stands beside every interval that it is of and whatever was not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -17,25 +18,30 @@ from replaylab.analysis.second_edition import AnyClaim, Judged
 from replaylab.analysis.statistics import describe
 from replaylab.catalogue import PSEUDO, measure_of
 from replaylab.pages.style import GREY, styled
-from replaylab.pages.verdicts import COLOURS, MISSING
-from replaylab.sweeps import sweep
+from replaylab.pages.verdicts import COLOURS, MISSING, read_together
+from replaylab.sweeps.presets import CONFIRMATORY
+from replaylab.sweeps.sweep import Table
 from replaylab.util.text import number
 
 Judgements = Sequence[tuple[AnyClaim, Judged | None]]
 PRESETS = ("published", "dose")
-MEASURES = {*design.STAND_INS.values(), *second_edition.READINGS, *second_edition.LOOKS}
 COVERED = ("ade_px", "effnet_kd")
 """The measures whose endpoints are in the table of coverage."""
 
 
 def first_edition(presets: Sequence[str] = PRESETS) -> list[Endpoint]:
     """The second edition's endpoints, as the first edition's published runs show them."""
-    wanted = MEASURES | {PSEUDO.get(measure, measure) for measure in MEASURES}
-    parts = [sweep.read(preset, measures=wanted).rows for preset in presets]
-    rows = parts[0]
-    for part in parts[1:]:
-        rows = pd.concat([rows, part[~part["run"].isin(rows["run"].unique())]], ignore_index=True)
-    return design.endpoints(rows)
+    return design.endpoints(read_together(presets, measures=_measures(design.STAND_INS.values())).rows)
+
+
+def read(store: str | Path = "") -> Table:
+    """The second edition's runs in a store, with the rows that its verdicts are drawn from; nothing is trained."""
+    return read_together(tuple(CONFIRMATORY), store, _measures())
+
+
+def _measures(others: Iterable[str] = ()) -> set[str]:
+    named = {*second_edition.READINGS, *second_edition.LOOKS, *others}
+    return named | {PSEUDO.get(measure, measure) for measure in named}
 
 
 def claims() -> Styler:

@@ -9,7 +9,7 @@ Refused: presets that measure other splits together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -46,12 +46,14 @@ SHOWN = JUDGED | set(replay_sweep.TABLE)
 """The measures that the page of a sweep shows, of all that were measured."""
 
 
-def read_together(presets: Sequence[str] = PREREGISTERED, store: str | Path = "") -> Table:
+def read_together(
+    presets: Sequence[str] = PREREGISTERED, store: str | Path = "", measures: Collection[str] = frozenset(JUDGED)
+) -> Table:  # fmt: skip
     """Several presets as one table with the rows that verdicts are drawn from, each run and each reference once.
 
     `runs` has a column `target` too. Nothing is trained. ValueError for presets of different splits.
     """
-    parts = [sweep.read(preset, store=store, measures=JUDGED) for preset in presets]
+    parts = [sweep.read(preset, store=store, measures=measures) for preset in presets]
     if len({part.split for part in parts}) > 1:
         raise ValueError(f"presets {', '.join(presets)} do not measure the same split; name some that do")
     rows = parts[0].rows

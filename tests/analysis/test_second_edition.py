@@ -167,6 +167,9 @@ def test_two_runs_from_one_base_and_references_that_are_missing_are_refused() ->
         judge_all(pd.concat([rows, again], ignore_index=True))
     with pytest.raises(ValueError, match="no constant-velocity of ade_px in driving"):
         judge_all(rows[rows["model"] != "constant-velocity"])
+    copied = rows[rows["model"] == "copy-last-frame"]
+    with pytest.raises(ValueError, match="copy-last-frame of ade_px in driving twice: give the rows of each reference once"):
+        judge_all(pd.concat([rows, copied], ignore_index=True))
 
 
 def test_the_claims_name_their_runs_and_the_code_that_judges_has_a_digest() -> None:
