@@ -27,23 +27,37 @@ class DomainEntry:
     """its motion alone, under a heading that names the look"""
 
 
-TARGET, REPLAY, SECOND, OWN = "the target and its twins", "what can be replayed", "a second driving world", "others"
+TARGET, REPLAY, SECOND = "the target and its twins", "what can be replayed", "a second driving world"
+NATURAL, OWN = "simulated traffic", "others"
 DOMAINS = {
     "driving": DomainEntry("ordinary driving", TARGET, "the target: what models are fine-tuned on", "ordinary"),
     "driving-eventful": DomainEntry("eventful driving", TARGET, "test: events that near replay shows too", "eventful"),
     "driving-held-out": DomainEntry("held-out events", TARGET, "test: events that nobody trains on", "held-out"),
     "driving-repetitive": DomainEntry("one repeated event", TARGET, "control: eventful, and yet regular", "one event"),
     "diverse-driving": DomainEntry("diverse driving", TARGET, "control: the target's look, free motion", "free"),
+    "driving-family-a": DomainEntry("events A", TARGET, "target: cars cut in, or the ego car turns", "events A"),
+    "driving-family-b": DomainEntry("events B", TARGET, "target: braking, oncoming or overtaking cars", "events B"),
     "near": DomainEntry("other looks, free motion", REPLAY, "near replay: roads, never in the target's look", "free"),
     "near-ordinary": DomainEntry("other looks, ordinary", REPLAY, "test: the target's motion in other looks", "ordinary"),
     "near-eventful": DomainEntry("other looks, eventful", REPLAY, "test: events in other looks", "eventful"),
     "near-held-out": DomainEntry("other looks, held-out events", REPLAY, "test: held-out events in other looks", "held-out"),
+    "near-without-a": DomainEntry("other looks, all but events A", REPLAY, "near replay that lacks events A", "without A"),
+    "near-without-b": DomainEntry("other looks, all but events B", REPLAY, "near replay that lacks events B", "without B"),
+    "near-all-events": DomainEntry("other looks, all events", REPLAY, "near replay with every event", "all events"),
     "physics": DomainEntry("rigid bodies", REPLAY, "far replay: no road, no car"),
     "orbit": DomainEntry("moving camera", REPLAY, "far replay: mostly the camera moves"),
     "doom": DomainEntry("first-person game", REPLAY, "far replay: a world that nobody here made"),
     "country": DomainEntry("country road", SECOND, "second target: other road, camera and rules"),
     "country-eventful": DomainEntry("eventful country road", SECOND, "test of the second target"),
     "country-held-out": DomainEntry("country road, held-out events", SECOND, "test of the second target"),
+    "natural": DomainEntry("natural driving", NATURAL, "third target: simulated drivers, events as they come", "natural"),
+    "natural-eventful": DomainEntry(
+        "natural driving, with an event", NATURAL, "test: its clips with an event", "with an event"
+    ),
+    "natural-unfiltered": DomainEntry(
+        "natural driving, unfiltered", NATURAL, "test: also what three frames do not determine", "unfiltered"
+    ),
+    "natural-regular": DomainEntry("simulated regular driving", NATURAL, "control: drivers who are all alike", "regular"),
 }
 """By name, in the order of tables."""
 HEADLINE = ("driving", "driving-eventful", "near")

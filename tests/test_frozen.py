@@ -34,7 +34,7 @@ from replaylab.store import COLUMNS, OF_DISTANCES, ReferenceSpec
 from replaylab.sweeps import ablations
 from replaylab.sweeps.presets import FAMILIES, PRESETS, grid
 from replaylab.worlds.build import folder_of
-from replaylab.worlds.named import DOMAINS, DOSE_DOMAINS, EVALUATION_DOMAINS, domain_spec
+from replaylab.worlds.named import ALL_DOMAINS, BASE_DOMAINS, DOMAINS, domain_spec
 
 RESULTS = ROOT / "book" / "results"
 FROZEN: dict[str, Any] = json.loads((ROOT / "tests" / "frozen.json").read_text())
@@ -180,7 +180,7 @@ def found_domains() -> list[str]:
     damaged = [corruption_study.spec_of(preset).evaluation for preset in corruption_study.PRESETS]
     worlds |= {world for each in damaged for world in each.domains if isinstance(world, WorldSpec)}
     worlds |= {domain_spec(name, videos=(0, videos, 0)) for name in DOMAINS for videos in world_survey.PRESETS.values()}
-    worlds |= {domain_spec(name) for name in (*DOMAINS, *EVALUATION_DOMAINS, *DOSE_DOMAINS)}
+    worlds |= {domain_spec(name) for name in ALL_DOMAINS if name not in BASE_DOMAINS}
     return sorted(folder_of(world, "").name for world in worlds)
 
 

@@ -26,13 +26,22 @@ TRIES = 1000
 
 TRAINABLE_EVENTS = ("crossing", "cut_in", "turning")
 HELD_OUT_EVENTS = ("braking", "oncoming", "overtaking")
+EVENT_FAMILIES = {"a": ("cut_in", "turning"), "b": HELD_OUT_EVENTS}
+"""Two disjoint families of events, neither of which has the one that is repeated (`traffic`, a crossing)."""
+ALL_EVENTS = TRAINABLE_EVENTS + HELD_OUT_EVENTS
 MOTIONS = {  # the events of the eventful videos of a motion
     "ordinary": ("ordinary",),
     "eventful": TRAINABLE_EVENTS,
     "held-out": HELD_OUT_EVENTS,
     "free": ("free", "free", "free", *TRAINABLE_EVENTS),
     "any": ("any",),
-    **{event: (event,) for event in TRAINABLE_EVENTS + HELD_OUT_EVENTS},
+    **{f"family-{name}": events for name, events in EVENT_FAMILIES.items()},
+    **{
+        f"without-{name}": tuple(event for event in ALL_EVENTS if event not in events)
+        for name, events in EVENT_FAMILIES.items()
+    },
+    "all-events": ALL_EVENTS,
+    **{event: (event,) for event in ALL_EVENTS},
 }
 
 
@@ -165,7 +174,7 @@ def _is_shown(motion: Motion, times: Floats, camera: Camera) -> bool:
     for frame, (x, y, heading) in enumerate(ego):
         boxes, depths = np.full((len(paths), 4), np.nan), np.zeros(len(paths))
         for agent, path in enumerate(paths):
-            corners = _silhouette(motion.agents[agent].kind) @ rigid(*path[frame, :, None])[0].T
+            corners = silhouette(motion.agents[agent].kind) @ rigid(*path[frame, :, None])[0].T
             pixels, depth = camera.project(corners[:, :3], np.array([x, y, 0.0]), heading, 64)
             depths[agent] = depth.mean()
             if depth.min() > NEAR_M:
@@ -175,7 +184,7 @@ def _is_shown(motion: Motion, times: Floats, camera: Camera) -> bool:
 
 
 @cache
-def _silhouette(kind: str) -> Floats:
+def silhouette(kind: str) -> Floats:
     """The points (N, 4) of a body as it is rendered, homogeneous: seen from above a car is smaller than its hull."""
     light = Light((0, 0, 1), 1.0, 0.0)
     points = vehicle(kind, np.ones(3), light, False, np.random.default_rng(0)).vertices

@@ -11,12 +11,15 @@ from typing import Any
 
 from replaylab.spec import WorldSpec
 
-DRIVING_WORLDS = ("traffic", "country")
+DRIVING_WORLDS = ("traffic", "country", "sumo")
 """Worlds of roads and their agents, which the detector knows; with a look of `appearance.LOOKS`."""
 
 
-def _domain(name: str, world: str, look: str, motion: str, eventful_share: float = 1.0) -> tuple[str, WorldSpec]:
-    return name, WorldSpec(name, world, look, motion, (512, 128, 128), eventful_share=eventful_share)
+def _domain(
+    name: str, world: str, look: str, motion: str, eventful_share: float = 1.0,
+    videos: tuple[int, int, int] = (512, 128, 128),
+) -> tuple[str, WorldSpec]:  # fmt: skip
+    return name, WorldSpec(name, world, look, motion, videos, eventful_share=eventful_share)
 
 
 DOMAINS = dict([
@@ -49,9 +52,28 @@ DOSE_DOMAINS = dict(
 """Targets between ordinary and eventful driving: the share of eventful videos in percent."""
 
 
+FAMILY_DOMAINS = dict([
+    _domain("driving-family-a", "traffic", "target", "family-a"),
+    _domain("driving-family-b", "traffic", "target", "family-b"),
+    _domain("near-without-a", "traffic", "diverse", "without-a", 0.5),
+    _domain("near-without-b", "traffic", "diverse", "without-b", 0.5),
+    _domain("near-all-events", "traffic", "diverse", "all-events", 0.5),
+])  # fmt: skip
+"""Targets of two disjoint families of events, and near replay that lacks one of them, or none: half of it is ordinary."""
+
+NATURAL_DOMAINS = dict([
+    _domain("natural", "sumo", "winter", "natural"),
+    _domain("natural-eventful", "sumo", "winter", "eventful", videos=(0, 128, 128)),
+    _domain("natural-unfiltered", "sumo", "winter", "unfiltered"),
+    _domain("natural-regular", "sumo", "winter", "regular"),
+])  # fmt: skip
+"""Simulated traffic: events as they come, those of its clips that have one, whether to be foreseen or not, and without."""
+
+ALL_DOMAINS = {**DOMAINS, **EVALUATION_DOMAINS, **BASE_DOMAINS, **FAMILY_DOMAINS, **NATURAL_DOMAINS, **DOSE_DOMAINS}
+
+
 def domain_spec(name: str, /, **changes: Any) -> WorldSpec:
     """A domain by its name, with other fields; raises ValueError that lists the names."""
-    known = {**DOMAINS, **EVALUATION_DOMAINS, **BASE_DOMAINS, **DOSE_DOMAINS}
-    if name not in known:
-        raise ValueError(f"domain {name!r} is none of {', '.join(known)}")
-    return replace(known[name], **changes)
+    if name not in ALL_DOMAINS:
+        raise ValueError(f"domain {name!r} is none of {', '.join(ALL_DOMAINS)}")
+    return replace(ALL_DOMAINS[name], **changes)

@@ -21,7 +21,7 @@ from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain
 from replaylab.pages import worlds
 from replaylab.spec import digest
 from replaylab.store.packed import medium
-from replaylab.worlds.named import DOMAINS, EVALUATION_DOMAINS, domain_spec
+from replaylab.worlds.named import ALL_DOMAINS, BASE_DOMAINS, DOMAINS, DOSE_DOMAINS, domain_spec
 
 
 def effective_number(counts: Iterable[int], windows: int | None = None) -> float:
@@ -307,7 +307,7 @@ def test_truth_is_drawn_where_it_is_and_clips_do_not_touch() -> None:
 
 
 def test_every_domain_has_words() -> None:
-    assert set(catalogue.DOMAINS) == {*DOMAINS, *EVALUATION_DOMAINS}
+    assert set(catalogue.DOMAINS) == set(ALL_DOMAINS) - set(DOSE_DOMAINS) - set(BASE_DOMAINS)
 
 
 # The survey
