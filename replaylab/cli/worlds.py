@@ -1,4 +1,4 @@
-"""The verbs `worlds list`, `worlds build` and `worlds survey`: rendered domains."""
+"""The verbs `worlds list`, `worlds build`, `worlds survey` and `worlds tracks`: rendered domains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from replaylab.cli import options as shared
 from replaylab.sweeps.presets import PRESETS, evaluated_worlds, trained_worlds
-from replaylab.worlds.named import DOMAINS, domain_spec
+from replaylab.worlds.named import ALL_DOMAINS, DOMAINS, domain_spec
 
 CHANGES = ("videos", "size_px", "seed", "look", "motion", "eventful_share")  # options that change a domain
 
@@ -24,17 +24,21 @@ def add_parser(verbs: Any) -> None:
     build.add_argument("--videos", type=int, nargs=3, metavar=("TRAIN", "DEV", "TEST"), help="how many of each split")
     build.add_argument("--size-px", type=int, help="width and height, even (default: 64)")
     build.add_argument("--seed", type=int, help="other seeds give other scenes (default: 0)")
-    build.add_argument("--look", help="of a driving world: target, diverse, day, fog, rain, night, country, narrow N")
+    about = "of a driving world: target, country, winter, diverse, day, fog, rain, night, narrow N"
+    build.add_argument("--look", help=about)
     build.add_argument("--motion", help="what happens: ordinary, eventful, held-out, free, an event's name")
     build.add_argument("--eventful-share", type=float, help="share of videos with an event, 0 to 1")
     survey = shared.add_verb(verbs, "survey", "what moves in domains, and how regularly; made once, then read", _survey)
     survey.add_argument("names", nargs="*", metavar="NAME", help="see `worlds list` (default: all)")
     survey.add_argument("--preset", choices=PRESETS, default="quick", help="how many videos")
     survey.add_argument("--store", default="", help="folder to keep it in (default: the preset's own)")
+    about = "simulate the traffic of natural driving again; needs the extra `sumo`"
+    tracks = shared.add_verb(verbs, "tracks", about, _tracks)
+    tracks.add_argument("--out", required=True, metavar="FOLDER", help="where to write the tables")
 
 
 def _list(options: argparse.Namespace) -> None:
-    for spec in DOMAINS.values():
+    for spec in ALL_DOMAINS.values():
         print(f"{spec.name:20} {spec.world}, look {spec.look}, motion {spec.motion}, videos {spec.videos}")
 
 
@@ -69,3 +73,9 @@ def _survey(options: argparse.Namespace) -> None:
     survey = world_survey.run(options.preset, options.names, options.store)
     table = survey.statistics.pivot(index="domain", columns="statistic", values="value")
     print(table.loc[survey.domains, list(world_statistics.STATISTICS)].round(2).to_string())
+
+
+def _tracks(options: argparse.Namespace) -> None:
+    from replaylab.worlds.sumo import tracks
+
+    print(tracks.make(Path(options.out)).to_string(index=False))

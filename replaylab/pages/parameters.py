@@ -19,7 +19,7 @@ from replaylab.evaluation import corruption_study
 from replaylab.spec import CLUSTERS
 from replaylab.sweeps import own_settings
 from replaylab.sweeps.presets import PRESETS
-from replaylab.worlds.named import DOMAINS
+from replaylab.worlds.named import ALL_DOMAINS
 
 PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 OF_IPYTHON = {"In", "Out", "exit", "quit", "open"}
@@ -111,7 +111,7 @@ class WorldsParameters:
     """The parameters of the worlds' notebook; an empty list means all domains, an empty text the preset's own."""
 
     preset: str = text_of("published", choices=world_survey.PRESETS)
-    domains: list[str] = list_of("names", "[] for all", choices=DOMAINS)
+    domains: list[str] = list_of("names", "[] for all", choices=ALL_DOMAINS)
     store: str = _store()
 
 

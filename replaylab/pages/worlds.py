@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from pandas.io.formats.style import Styler
 
-from replaylab.catalogue import DOMAINS, REPLAY, SECOND, TARGET, DomainEntry, domain_of
+from replaylab.catalogue import DOMAINS, NATURAL, REPLAY, SECOND, TARGET, DomainEntry, domain_of
 from replaylab.pages.style import GREY, INK, LIGHT_GREY, WIDTH, figure_style, finished, on_the_page, styled
 from replaylab.util.text import capital, number, percent, plain_number
 
@@ -35,7 +35,7 @@ COLUMNS = {
     "ego_yaw_deg_s": "ego yaw (°/s)",
     "moved_px": "agents move (px)",
 }
-COLOURS = dict(zip((TARGET, REPLAY, SECOND), sns.color_palette("colorblind"), strict=False))
+COLOURS = dict(zip((TARGET, REPLAY, SECOND, NATURAL), sns.color_palette("colorblind"), strict=False))
 
 
 # -------------------------------------------------------------------------------------------------------------- videos

@@ -1,12 +1,12 @@
 """The appearance of a road: palette, texture, light, weather, lens and camera, independent of all motion.
 
 Decision: an appearance comes from its own random stream and is independent of motion, so that any motion can be shown in any
-look. The two targets' are narrow corners (dusk between lit houses; a pale, hazy morning between fields of rape) that no
-other look reaches.
+look. The three targets' are narrow corners (dusk between lit houses; a pale, hazy morning between fields of rape; a clear
+winter's day with frost beside the road) that no other look reaches.
 
-Looks: `target`; `country`; `day`, `fog`, `rain` and `night`, each sampled anew for every video; `diverse`, any of these
-four; `broad`, the same with wider ranges of camera, sky, texture and buildings, for the bases; `narrow 0`, `narrow 1`, ...
-(any number), each one fixed appearance of the diverse kind for all its videos.
+Looks: `target`; `country`; `winter`; `day`, `fog`, `rain` and `night`, each sampled anew for every video; `diverse`, any of
+these four; `broad`, the same with wider ranges of camera, sky, texture and buildings, for the bases; `narrow 0`, `narrow 1`,
+... (any number), each one fixed appearance of the diverse kind for all its videos.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from replaylab.spec import generator
 from replaylab.worlds.renderer import Camera, Floats, Lens, Light, Rain
 
 WEATHERS = {"day": 0.55, "fog": 0.15, "rain": 0.15, "night": 0.15}  # and their shares of the diverse look
-LOOKS = ("target", "country", "diverse", "broad", *WEATHERS, "narrow N")
+LOOKS = ("target", "country", "winter", "diverse", "broad", *WEATHERS, "narrow N")
 TEXTURES = ("plain", "patches", "stripes", "checks")
 
 FIELDS_OF_VIEW_DEG, HEIGHTS_M, PITCHES_RAD = (46.0, 56.0), (1.2, 2.2), (0.0, 0.08)
@@ -81,6 +81,8 @@ def draw_appearance(look: str, rng: np.random.Generator) -> RoadAppearance:
         return _target(rng)
     if look == "country":
         return _country(rng)
+    if look == "winter":
+        return _winter(rng)
     if look.startswith("narrow"):
         return draw_appearance("diverse", generator(int(look.split()[1]), "narrow look"))
     weather = str(rng.choice(list(WEATHERS), p=list(WEATHERS.values())))
@@ -111,6 +113,26 @@ def _country(rng: np.random.Generator) -> RoadAppearance:
         walls=np.stack([near(0.66, 0.62, 0.56), near(0.56, 0.53, 0.48), near(0.55, 0.26, 0.18)]),
         cars=np.stack([near(0.10, 0.20, 0.42), near(0.09, 0.28, 0.22), near(0.55, 0.10, 0.10), near(0.96, 0.96, 0.94)]),
         texture="stripes", contrast=0.06, houses=0.04, trees=0.8, lamps=False, fog_m=(8.0, 75.0),
+    )  # fmt: skip
+
+
+def dashboard(rng: np.random.Generator) -> Camera:
+    """A longer lens than any other look's."""
+    return Camera(42 + rng.normal(0, 0.4), 1.35 + rng.normal(0, 0.02), 0.02)
+
+
+def _winter(rng: np.random.Generator) -> RoadAppearance:
+    near = partial(_near, rng)
+    return RoadAppearance(
+        camera=dashboard(rng),
+        light=Light((0.6, 0.5, 0.45), 0.55 + rng.normal(0, 0.01), 0.45),
+        lens=Lens(),
+        sky_top=near(0.10, 0.24, 0.66), sky_horizon=near(0.97, 0.80, 0.84),
+        road=near(0.36, 0.38, 0.44), verge=near(0.80, 0.86, 0.90), marks=near(0.98, 0.98, 0.98),
+        foliage=near(0.48, 0.52, 0.55),
+        walls=np.stack([near(0.70, 0.46, 0.36), near(0.82, 0.70, 0.48), near(0.56, 0.36, 0.34)]),
+        cars=np.stack([near(0.80, 0.12, 0.10), near(0.10, 0.12, 0.16), near(0.92, 0.58, 0.10), near(0.10, 0.36, 0.40)]),
+        texture="patches", contrast=0.05, houses=0.75, trees=0.3, lamps=False, fog_m=(30.0, 140.0),
     )  # fmt: skip
 
 

@@ -26,8 +26,11 @@ from replaylab.worlds import appearance, country, orbit, physics, traffic
 from replaylab.worlds.doom import walk
 from replaylab.worlds.named import DRIVING_WORLDS
 from replaylab.worlds.renderer import Renderer, Scene, boxes_of, eligible, heading_of, placed, visible_shares
+from replaylab.worlds.sumo import scenes
 
-WORLDS: dict[str, Any] = {"traffic": traffic, "country": country, "physics": physics, "orbit": orbit, "doom": walk}
+WORLDS: dict[str, Any] = {
+    "traffic": traffic, "country": country, "sumo": scenes, "physics": physics, "orbit": orbit, "doom": walk
+}  # fmt: skip
 """Modules with MOTIONS, LOOKS and `draw`, which gives the scene of a video; doom has `render`, which gives its frames."""
 
 VIDEOS_PER_CHUNK = 24
@@ -131,6 +134,8 @@ def check_world(spec: WorldSpec) -> None:
         raise ValueError(f"look {spec.look!r} is none of {', '.join(world.LOOKS)} (world {spec.world!r})")
     if not 0 <= spec.eventful_share <= 1:
         raise ValueError(f"eventful_share is {spec.eventful_share!r}; it must be a number from 0 to 1")
+    if spec.world == "sumo":
+        scenes.check(spec)
     if spec.size_px % 2 or spec.size_px < 16:
         raise ValueError(f"size_px is {spec.size_px}; it must be even, and at least 16")
 
@@ -146,7 +151,10 @@ def render_video(spec: WorldSpec, split: str, number: int) -> tuple[NDArray[np.u
 
 def scene_of(spec: WorldSpec, split: str, number: int) -> Scene:
     """The scene of a video, in every world but doom, whose scenes are the game's own."""
-    return WORLDS[spec.world].draw(spec, *_streams(spec, split, number), number)
+    look, motion = _streams(spec, split, number)
+    if spec.world == "sumo":  # its motion is recorded
+        return scenes.draw(spec, look, split, number)
+    return WORLDS[spec.world].draw(spec, look, motion, number)
 
 
 def _streams(spec: WorldSpec, split: str, number: int) -> tuple[np.random.Generator, np.random.Generator]:

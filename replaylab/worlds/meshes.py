@@ -125,6 +125,13 @@ def pole(look: RoadAppearance) -> Mesh:
     return join([mast, box((0, 0, 6.6), (2.4, 0.25, 0.25), wood, look.light)])
 
 
+def rail(look: RoadAppearance, length: float) -> Mesh:
+    """A crash barrier along y at the origin, `length` m long."""
+    steel = np.array([0.62, 0.64, 0.66])
+    posts = [box((0, y, 0), (0.12, 0.12, 0.6), steel * 0.7, look.light) for y in (-length / 3, 0.0, length / 3)]
+    return join([*posts, box((0, 0, 0.5), (0.12, length, 0.3), steel, look.light)])
+
+
 def hedge(look: RoadAppearance, length: float, rng: np.random.Generator) -> Mesh:
     """A hedge along y, `length` m long."""
     size = (rng.uniform(0.9, 1.2), length, rng.uniform(0.9, 1.15))
