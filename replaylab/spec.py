@@ -410,10 +410,13 @@ def base_of(base: str) -> Path:
     return shipped[base]
 
 
-def base_folder(seed: int = 0, family: str = "wan", sixteenths: int = 16) -> Path:
-    """The folder of a shipped base, or of one with fewer sixteenths of its training; Wan's of seed 0 has the plain name."""
+def base_folder(seed: int = 0, family: str = "wan", sixteenths: int = 16, large: bool = False) -> Path:
+    """The folder of a shipped base, or of a large one, or of one with fewer sixteenths of its training;
+    Wan's of seed 0 has the plain name.
+    """
     part = [f"{sixteenths}of16"] * (sixteenths != 16)
-    return WEIGHTS / "-".join(["base", *[family] * (family != "wan"), *[str(seed)] * (seed != 0), *part])
+    name = ["base", *["large"] * large, *[family] * (family != "wan"), *[str(seed)] * (seed != 0), *part]
+    return WEIGHTS / "-".join(name)
 
 
 CLUSTERS = ("inline", "local", "slurm")

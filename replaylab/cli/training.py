@@ -32,6 +32,8 @@ def add_parser(verbs: Any) -> None:
     )
     text = "of the base only (default: %(default)s)"
     pretrain.add_argument("--family", choices=FAMILIES, default=FAMILIES[0], help=text)
+    text = "a larger base in larger batches, from 2 on: for a GPU"
+    pretrain.add_argument("--large", action="store_true", help=text)
     text = "of the base's whole training, from 2 on: 1, 2, 4, 8 or 16 (default: 16)"
     pretrain.add_argument("--sixteenths", type=int, default=16, help=text)
     shared.add_machine(pretrain)
@@ -54,7 +56,8 @@ def add_parser(verbs: Any) -> None:
 def _pretrain(options: argparse.Namespace) -> None:
     machine, home = shared.machine(options), Path(options.home)
     given = {
-        "--family": options.family != FAMILIES[0], "--sixteenths": options.sixteenths != 16, "--seed": options.seed != 0,
+        "--family": options.family != FAMILIES[0], "--sixteenths": options.sixteenths != 16,
+        "--large": options.large, "--seed": options.seed != 0,
         "the machine's options": machine != MachineSpec(),
     }  # fmt: skip
     taken = {"base": set(given), "autoencoder": {"--seed"}, "recipes": {"the machine's options"}}
@@ -63,7 +66,10 @@ def _pretrain(options: argparse.Namespace) -> None:
     from replaylab.training import autoencoders, bases, pretrain, recipe_study
 
     if options.part == "base":
-        bases.train_base(home, seed=options.seed, machine=machine, family=options.family, sixteenths=options.sixteenths)
+        bases.train_base(
+            home, seed=options.seed, machine=machine, family=options.family, sixteenths=options.sixteenths,
+            large=options.large,
+        )  # fmt: skip
     elif options.part == "autoencoder":
         autoencoders.train_autoencoder(home, seed=options.seed)
     elif options.part == "recipes":

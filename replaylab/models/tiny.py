@@ -16,7 +16,7 @@ import os
 from abc import abstractmethod
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -33,6 +33,19 @@ if TYPE_CHECKING:
 
 TEXT_DIM = 8  # of the empty token: Wan's blocks cross-attend to something
 FUTURE = slice(CONTEXT_FRAMES, None)
+HEAD_WIDTH = 64  # of attention
+
+
+class Size(NamedTuple):
+    """Of a transformer: attention heads, each HEAD_WIDTH wide, and layers."""
+
+    heads: int
+    layers: int
+
+
+TINY = Size(heads=2, layers=6)
+LARGE = Size(heads=6, layers=12)
+"""Fourteen times the weights: for a GPU."""
 
 
 class TinyModel(VideoModel):
@@ -48,7 +61,7 @@ class TinyModel(VideoModel):
 
     @classmethod
     @abstractmethod
-    def new(cls, vae: AutoencoderTiny) -> Self:
+    def new(cls, vae: AutoencoderTiny, size: Size = TINY) -> Self:
         """Around an autoencoder, the transformer's weights drawn from torch's global stream."""
 
     @classmethod

@@ -21,12 +21,11 @@ from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.models.autoencoder import latent_channels
 from replaylab.models.fused_attention import use_fused_joint_attention
 from replaylab.models.interface import Condition, VPrediction, over_clips
-from replaylab.models.tiny import FUTURE, TEXT_DIM, TinyModel
+from replaylab.models.tiny import FUTURE, HEAD_WIDTH, TEXT_DIM, TINY, Size, TinyModel
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
 
-HEADS, WIDTH = 2, 64  # of attention; a head's width is shared by time, height and width
 CELLS = 16  # of a side
 
 
@@ -40,13 +39,13 @@ class TinyCogVideoX(VPrediction, TinyModel):
         super().__init__(vae, use_fused_joint_attention(transformer), scheduler)
 
     @classmethod
-    def new(cls, vae: AutoencoderTiny) -> Self:
+    def new(cls, vae: AutoencoderTiny, size: Size = TINY) -> Self:
         from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 
         channels = latent_channels(vae)
         transformer = CogVideoXTransformer3DModel(
-            num_attention_heads=HEADS, attention_head_dim=WIDTH, in_channels=4 * channels,
-            out_channels=channels, time_embed_dim=64, text_embed_dim=TEXT_DIM, num_layers=6, sample_width=CELLS,
+            num_attention_heads=size.heads, attention_head_dim=HEAD_WIDTH, in_channels=4 * channels,
+            out_channels=channels, time_embed_dim=64, text_embed_dim=TEXT_DIM, num_layers=size.layers, sample_width=CELLS,
             sample_height=CELLS, sample_frames=CLIP_FRAMES - CONTEXT_FRAMES, patch_size=1,
             patch_size_t=CLIP_FRAMES - CONTEXT_FRAMES, temporal_compression_ratio=1, max_text_seq_length=1,
             use_rotary_positional_embeddings=True,
@@ -84,7 +83,7 @@ class TinyCogVideoX(VPrediction, TinyModel):
 
 @cache
 def _rotary_embedding(size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (height width, WIDTH) of the positions of one patch in time, as in CogVideoX 1.5."""
+    """Cosines and sines (height width, HEAD_WIDTH) of the positions of one patch in time, as in CogVideoX 1.5."""
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
-    return get_3d_rotary_pos_embed(WIDTH, None, size, 1, grid_type="slice", max_size=size, device=device)
+    return get_3d_rotary_pos_embed(HEAD_WIDTH, None, size, 1, grid_type="slice", max_size=size, device=device)

@@ -15,7 +15,7 @@ from replaylab.catalogue import CLIP_FRAMES, CONTEXT_FRAMES
 from replaylab.models.autoencoder import LATENT_CHANNELS, latent_channels
 from replaylab.models.fused_attention import use_fused_attention
 from replaylab.models.interface import Condition, over_clips
-from replaylab.models.tiny import FUTURE, TEXT_DIM, TinyModel
+from replaylab.models.tiny import FUTURE, HEAD_WIDTH, TEXT_DIM, TINY, Size, TinyModel
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, WanTransformer3DModel
@@ -34,12 +34,12 @@ class TinyWan(TinyModel):
         super().__init__(vae, use_fused_attention(transformer), scheduler)
 
     @classmethod
-    def new(cls, vae: AutoencoderTiny) -> Self:
+    def new(cls, vae: AutoencoderTiny, size: Size = TINY) -> Self:
         from diffusers import FlowMatchEulerDiscreteScheduler
 
         return cls(
             vae,
-            new_transformer(latent_channels(vae)),
+            new_transformer(latent_channels(vae), size),
             FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT),
         )
 
@@ -79,7 +79,7 @@ class TinyWan(TinyModel):
         return velocity
 
 
-def new_transformer(channels: int = LATENT_CHANNELS) -> WanTransformer3DModel:
+def new_transformer(channels: int = LATENT_CHANNELS, size: Size = TINY) -> WanTransformer3DModel:
     """One token for the whole future of a 4x4 px place, so that five frames share what is computed of its motion.
 
     A token for every frame of 8x8 px learnt less in the same time: the network then computes the motion five times, and
@@ -89,7 +89,7 @@ def new_transformer(channels: int = LATENT_CHANNELS) -> WanTransformer3DModel:
     from diffusers import WanTransformer3DModel
 
     return WanTransformer3DModel(
-        patch_size=(CLIP_FRAMES - CONTEXT_FRAMES, 1, 1), num_attention_heads=2, attention_head_dim=64,
-        in_channels=4 * channels, out_channels=channels, text_dim=TEXT_DIM, freq_dim=128, ffn_dim=512,
-        num_layers=6, rope_max_seq_len=64,
+        patch_size=(CLIP_FRAMES - CONTEXT_FRAMES, 1, 1), num_attention_heads=size.heads, attention_head_dim=HEAD_WIDTH,
+        in_channels=4 * channels, out_channels=channels, text_dim=TEXT_DIM, freq_dim=128,
+        ffn_dim=4 * size.heads * HEAD_WIDTH, num_layers=size.layers, rope_max_seq_len=64,
     )  # fmt: skip

@@ -26,9 +26,10 @@ from replaylab.data import clips
 from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.mixture import Mixture
 from replaylab.models import autoencoder, latent_cache, pipelines
-from replaylab.models.tiny import TinyModel
+from replaylab.models.tiny import LARGE, TINY, Size, TinyModel
 from replaylab.spec import WEIGHTS, EvaluationSpec, MachineSpec, TrainingSpec, WorldSpec, base_folder, torch_seed
 from replaylab.training import cards, checkpoint, loop
+from replaylab.util import distributed
 from replaylab.util.distributed import flush_denormals
 from replaylab.util.files import write_atomically, write_text
 from replaylab.util.progress import report
@@ -94,13 +95,16 @@ class Recipe:
     points: int  # on the curve
     autoencoder: str  # folder among the shipped weights
     is_shared: bool  # whether bases refer to the autoencoder, and are kept as float16
+    size: Size = TINY
 
 
-def recipe_of(seed: int, family: str = "wan") -> Recipe:
+def recipe_of(seed: int, family: str = "wan", large: bool = False) -> Recipe:
     """Of the first edition's bases, 0 and 1, or of the second's, from 2 on, each with clips of its own.
 
-    Raises ValueError for a seed below 0.
+    large: for a GPU, on the same clips. Raises ValueError for a seed below 0, or for a large one below 2.
     """
+    if large and seed < 2:
+        raise ValueError(f"base {seed} has no large recipe: only those from 2 on")
     if seed < 0:
         raise ValueError(f"the seed of a base is {seed}; it must be 0 or above")
     if seed < 2:
@@ -117,7 +121,9 @@ def recipe_of(seed: int, family: str = "wan") -> Recipe:
     )  # fmt: skip
     places = ("driving", "driving-eventful", "near-eventful", "driving-held-out", "country", "country-eventful")
     curve = _curve(places, clips=48, references=80, sampler_steps=4, precision="bf16", measured_in="bf16")
-    return Recipe(domains, training, curve, 4, "autoencoder-2", True)
+    if large:
+        training = replace(training, steps=20000, batch_size=128, ema_decay=0.999)
+    return Recipe(domains, training, curve, 4, "autoencoder-2", True, LARGE if large else TINY)
 
 
 def _curve(names: tuple[str, ...], clips: int, references: int, **changes: Any) -> EvaluationSpec:
@@ -129,32 +135,36 @@ def _curve(names: tuple[str, ...], clips: int, references: int, **changes: Any) 
 @flush_denormals()
 def train_base(
     home: Path, folder: Path | None = None, steps: int = 0, seed: int = 0, machine: MachineSpec = MachineSpec(),
-    family: str = "wan", sixteenths: int = 16,
+    family: str = "wan", sixteenths: int = 16, large: bool = False,
 ) -> None:  # fmt: skip
     """Train a family's transformer on the diverse domains' latents; resumes from its folder in `home`.
 
     Every family and seed has a folder of its own among the shipped weights. `curve.csv` beside the weights has fidelity and
     dynamics on dev clips during training. steps: 0 for the recipe's own. sixteenths: of these steps, with the recipe's own
-    decay at their end; it branches off the whole training where that is in `home`, to the same bits as without it. Raises
+    decay at their end; it branches off the whole training where that is in `home`, to the same bits as without it. large:
+    with the recipe for a GPU; any base is trained on one where there is one. Raises
     ValueError for a share that is none of SIXTEENTHS, or for less than all of a training that has no stable phase.
     """
-    recipe = recipe_of(seed, family)
+    recipe, rank = recipe_of(seed, family, large), distributed.this_rank()
+    if rank.world_size > 1:
+        raise ValueError(f"a base is trained by one process, and there are {rank.world_size}: start it without torchrun")
     whole = replace(recipe.training, steps=steps or recipe.training.steps)
     if sixteenths not in SIXTEENTHS or (sixteenths < 16 and not whole.stable_share):
         raise ValueError(f"base {seed} cannot be trained for {sixteenths}/16 of its steps: only bases from 2 on, by "
                          f"{', '.join(map(str, SIXTEENTHS))} sixteenths")  # fmt: skip
     training = _part(whole, sixteenths)
-    folder = folder or base_folder(seed, family, sixteenths)
+    folder = folder or base_folder(seed, family, sixteenths, large)
     shared = WEIGHTS / recipe.autoencoder if recipe.is_shared else None
     if not shared and not (folder / "vae").is_dir():
         shutil.copytree(WEIGHTS / recipe.autoencoder / "vae", folder / "vae")
-    model = new_model(family, seed, shared or folder)
+    model = new_model(family, seed, shared or folder, recipe.size).to(rank.device)
     sources = sources_of(recipe, model, home)
     mixture = mixture_of(training, sources, seed)
     points = {ceil(training.steps * (point + 1) / recipe.points) for point in range(recipe.points)}
-    run = home / base_folder(seed, family, sixteenths).name
+    run = home / base_folder(seed, family, sixteenths, large).name
     branches = {} if sixteenths < 16 or not whole.stable_share else {
-        _end_of_stable_phase(_part(whole, part)): home / base_folder(seed, family, part).name for part in SIXTEENTHS[:-1]
+        _end_of_stable_phase(_part(whole, part)): home / base_folder(seed, family, part, large).name
+        for part in SIXTEENTHS[:-1]
     }  # fmt: skip
     branches.pop(0, None)  # a training of a few steps
 
@@ -165,7 +175,7 @@ def train_base(
             _measure(model, recipe.curve, step, home, run)
 
     loop.fit(
-        model, sources, mixture, training, seed, run, f"base {family} {seed}", machine=machine,
+        model, sources, mixture, training, seed, run, f"base {family} {seed}", machine=machine, rank=rank,
         evaluate_at=sorted(points | branches.keys()), evaluate=at,
     )  # fmt: skip
     model.save(folder, shared_autoencoder=shared)
@@ -174,20 +184,22 @@ def train_base(
     write_atomically(folder / "curve.csv", lambda path: curve.to_csv(path, index=False, float_format="%.4f"))
     about = {"steps": training.steps, "batch_size": training.batch_size, "seed": seed,
              "learning_rate": training.learning_rate, "muon_rate": training.muon_rate, "stable_share": training.stable_share,
+             "million_weights": round(sum(weight.numel() for weight in model.transformer.parameters()) / 1e6, 2),
+             "peak_gpu_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if rank.device.type == "cuda" else 0,
              "clips": [len(source) for source in sources], "samples": mixture.counts(training.steps),
              "seconds": round(loop.seconds_logged(run)), **json.loads((run / "manifest.json").read_text())}  # fmt: skip
     options = (
         f" --family {family}" * (family != "wan") + f" --seed {seed}" * (seed != 0)
-        + f" --sixteenths {sixteenths}" * (sixteenths != 16) + f" --precision {about['precision']}"
+        + f" --sixteenths {sixteenths}" * (sixteenths != 16) + " --large" * large + f" --precision {about['precision']}"
     )  # fmt: skip
     cards.write(folder, "base", about, recipe.domains, options)
 
 
-def new_model(family: str, seed: int, folder: Path) -> TinyModel:
+def new_model(family: str, seed: int, folder: Path, size: Size = TINY) -> TinyModel:
     """An untrained model with the autoencoder in a folder."""
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(seed, "new transformer"))  # diffusers draws from the global stream
-        return pipelines.TINY[family].new(autoencoder.load_autoencoder(folder))
+        return pipelines.TINY[family].new(autoencoder.load_autoencoder(folder), size)
 
 
 def sources_of(recipe: Recipe, model: TinyModel, home: Path) -> list[latent_cache.CachedClips]:

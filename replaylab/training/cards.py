@@ -20,7 +20,13 @@ def in_words(spec: WorldSpec) -> str:
 
 def write(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...], options: str = "") -> None:
     """A card beside the weights: what they are, trained on which data, and the command that trains them again."""
-    about = {**about, "threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
+    about = {
+        **about,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "torch": torch.__version__,
+    }
     lines = [
         f"# {what} of replaylab's tiny world", "",
         f"Made again by `python -m replaylab pretrain {what}{options}`.", "",

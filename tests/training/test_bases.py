@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from replaylab.catalogue import CLIP_FRAMES
 from replaylab.models import pipelines
+from replaylab.models.tiny import LARGE
 from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import MachineSpec, base_folder, weights_digest
 from replaylab.training import autoencoders, bases, recipe_study
@@ -109,6 +110,17 @@ def test_the_study_of_recipes_changes_one_thing_at_a_time_and_goes_on_where_it_w
     monkeypatch.setattr(recipe_study.loop, "fit", None)  # nothing is trained again
     again = recipe_study.run(tmp_path / "home", tmp_path, FP32, steps=2)
     assert pd.read_csv(tmp_path / "recipes.csv").shape == again.shape == table.shape
+
+
+def test_a_large_base_is_wider_and_deeper_and_is_read_back_as_it_was(small, tmp_path):
+    bases.train_base(tmp_path / "home", tmp_path / "large", steps=1, seed=2, machine=FP32, large=True)
+    config = TinyWan.load(tmp_path / "large").transformer.config
+    assert (config["num_attention_heads"], config["num_layers"]) == LARGE
+    about = json.loads((tmp_path / "large" / "pretraining.json").read_text())
+    assert about["million_weights"] > 20 and "--seed 2 --large" in (tmp_path / "large" / "README.md").read_text()
+    assert base_folder(2, large=True).name == "base-large-2"
+    with pytest.raises(ValueError, match="base 1 has no large recipe"):
+        bases.train_base(tmp_path / "home", seed=1, large=True)
 
 
 def test_folders_are_named_by_seed_family_and_share():
