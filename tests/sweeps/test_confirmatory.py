@@ -10,6 +10,7 @@ import pytest
 from replaylab import spec as spec_module
 from replaylab.analysis.claims import Configuration
 from replaylab.analysis.second_edition import BASES_NEEDED, CLAIMS, READINGS, AlignmentClaim
+from replaylab.catalogue import DOMAINS
 from replaylab.spec import MachineSpec, RunSpec, base_folder, weights_digest
 from replaylab.store import ReferenceSpec
 from replaylab.sweeps import presets, sweep
@@ -101,3 +102,12 @@ def test_a_dry_run_tells_core_hours(monkeypatch, tmp_path) -> None:
     for threads, hours in ((1, "1.5 core hours"), (4, "6.0 core hours")):
         machine = MachineSpec(threads=threads)
         assert sweep.estimate(specs, tmp_path, specs, "inline", ClusterSpec(), machine).endswith(hours)
+
+
+def test_every_domain_that_is_trained_on_or_read_exists_and_has_words() -> None:
+    read = {domain for claim in CLAIMS for domain in claim.domains}
+    for preset in CONFIRMATORY.values():
+        kinds = preset.replay_kinds if any(preset.replay_fractions) else ()
+        trained = {*preset.targets, *(name for kind in kinds for name in presets.members_of(kind))}
+        for name in trained | read | {*preset.evaluated, *preset.at_the_end}:
+            assert domain_spec(name).name == name in DOMAINS
