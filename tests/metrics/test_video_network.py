@@ -243,7 +243,7 @@ def test_the_card_says_what_it_is_and_a_command_that_exists(trained: tuple[Any, 
     card = (trained[1] / "README.md").read_text()
     for said in (
         "Drawn squares",
-        "80 steps",
+        "60 steps",
         "seed 0",
         "not FVD",
         "| squares | standing still |",
