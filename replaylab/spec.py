@@ -403,11 +403,19 @@ def weights_digest(folder: Path) -> str:
 
 def base_of(base: str) -> Path:
     """The folder of the shipped base with this digest; raises ValueError that lists those there are."""
-    shipped = {weights_digest(folder): folder for folder in sorted(WEIGHTS.glob("base*"))}
-    if base not in shipped:
+    return shipped_of("base", base)
+
+
+def shipped_of(kind: str, wanted: str) -> Path:
+    """The folder of shipped weights whose name begins with `kind` and whose digest is this one.
+
+    Raises ValueError that lists those there are.
+    """
+    shipped = {weights_digest(folder): folder for folder in sorted(WEIGHTS.glob(f"{kind}*"))}
+    if wanted not in shipped:
         there = ", ".join(f"{digest} ({folder.name})" for digest, folder in shipped.items())
-        raise ValueError(f"the run wants the base {base}, but {WEIGHTS} holds {there}")
-    return shipped[base]
+        raise ValueError(f"the run wants the {kind} {wanted}, but {WEIGHTS} holds {there}")
+    return shipped[wanted]
 
 
 def base_folder(seed: int = 0, family: str = "wan", sixteenths: int = 16, large: bool = False) -> Path:

@@ -24,12 +24,8 @@ def add_parser(verbs: Any) -> None:
     pretrain.add_argument("part", choices=parts, help="which of them")
     text = "where domains, latents and checkpoints are kept (default: .cache)"
     pretrain.add_argument("--home", default=".cache", help=text)
-    pretrain.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="of a base: 0 and 1 are the first edition's, from 2 on the second's; of an autoencoder: 0 or 2 (default: 0)",
-    )
+    text = "of a base: 0 and 1 are the first edition's, from 2 on the second's; of an autoencoder, a detector: 0 or 2"
+    pretrain.add_argument("--seed", type=int, default=0, help=f"{text} (default: 0)")
     text = "of the base only (default: %(default)s)"
     pretrain.add_argument("--family", choices=FAMILIES, default=FAMILIES[0], help=text)
     text = "a larger base in larger batches, from 2 on: for a GPU"
@@ -60,7 +56,7 @@ def _pretrain(options: argparse.Namespace) -> None:
         "--large": options.large, "--seed": options.seed != 0,
         "the machine's options": machine != MachineSpec(),
     }  # fmt: skip
-    taken = {"base": set(given), "autoencoder": {"--seed"}, "recipes": {"the machine's options"}}
+    taken = {"base": set(given), "autoencoder": {"--seed"}, "detector": {"--seed"}, "recipes": {"the machine's options"}}
     if wrong := [name for name, is_given in given.items() if is_given and name not in taken.get(options.part, ())]:
         raise ValueError(f"{options.part} does not take {' and '.join(wrong)}")
     from replaylab.training import autoencoders, bases, pretrain, recipe_study
@@ -75,7 +71,7 @@ def _pretrain(options: argparse.Namespace) -> None:
     elif options.part == "recipes":
         recipe_study.run(home, machine=machine)
     else:
-        pretrain.COMMANDS[options.part](home)
+        pretrain.COMMANDS[options.part](home, **({"seed": options.seed} if options.seed else {}))
 
 
 def machine_of(options: argparse.Namespace) -> MachineSpec:

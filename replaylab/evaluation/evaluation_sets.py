@@ -33,7 +33,7 @@ from replaylab.metrics.trajectories import CELLS, image_cells
 from replaylab.models import pipelines
 from replaylab.models.interface import Condition, stack_clips
 from replaylab.models.pipelines import Frames, Pipeline
-from replaylab.spec import DetectorSpec, EvaluationSpec, FolderSpec, World, weights_digest
+from replaylab.spec import DetectorSpec, EvaluationSpec, FolderSpec, World, shipped_of
 from replaylab.util import distributed, networks
 from replaylab.util.files import sha256
 from replaylab.worlds.build import build_domain
@@ -251,7 +251,7 @@ def _prepared(world: World, spec: EvaluationSpec, home: Path, pipeline: Pipeline
         condition, spec.measured_in, others, lambda: _frames(domain, others, length),
         _features(home, domain, chosen, length), _features(home, domain, others, length),
         _mean_motion(spec.domains[0], split, detector, home, pipeline),
-        detector_for(detector), second_detector_for(spec.second_detector), spec.edition,
+        detector_for(detector, spec.detector), second_detector_for(spec.second_detector), spec.edition,
     )  # fmt: skip
 
 
@@ -276,7 +276,7 @@ def synthetic_set(
     return EvaluationSet(
         "noise", spec.split, has_agents, 4.0, scenes[:clips], frames, [[agents] * pipeline.frames] * clips, ahead, camera,
         pipeline, pipeline.encode(frames), {}, spec.measured_in, scenes[clips:], lambda: frames, kept, kept_of_others, None,
-        detector_for(spec.object_detector), second_detector_for(spec.second_detector), spec.edition,
+        detector_for(spec.object_detector, spec.detector), second_detector_for(spec.second_detector), spec.edition,
     )  # fmt: skip
 
 
@@ -373,26 +373,23 @@ def clear_cache() -> None:
 
 
 @cache
-def detector_for(spec: DetectorSpec | None = None) -> Callable[[Frames], ClipBoxes]:
-    """Detects agents in clips (N, T, H, W, 3): N x T boxes with scores, of the shipped detector or one of transformers."""
-    detect: Callable[[Frames], Sequence[NDArray[np.floating]]] = (
-        partial(centre_point.detect, networks.without_batch_norm(centre_point.load()))
-        if spec is None
-        else _object_detector(spec).detect
-    )
-
+def detector_for(spec: DetectorSpec | None = None, digest: str = "") -> Callable[[Frames], ClipBoxes]:
+    """Detects agents in clips (N, T, H, W, 3): N x T boxes with scores, of one of transformers' detectors, or of the shipped
+    one with that digest; without a digest, of the first edition's. Raises ValueError that lists those there are.
+    """
+    detect: Callable[[Frames], Sequence[NDArray[np.floating]]]
+    if spec is None:
+        loaded = centre_point.load(shipped_of("detector", digest) if digest else None)
+        detect = partial(centre_point.detect, networks.without_batch_norm(loaded))
+    else:
+        detect = _object_detector(spec).detect
     return partial(_in_clips, detect)
 
 
 @cache
 def second_detector_for(digest: str) -> Callable[[Frames], ClipBoxes] | None:
-    """The shipped second detector, as `detector_for` gives the first; None for no digest, ValueError for another's."""
-    if not digest:
-        return None
-    detector = fcos.load()
-    if (shipped := weights_digest(fcos.SHIPPED)) != digest:
-        raise ValueError(f"second_detector is {digest}, but {fcos.SHIPPED} has {shipped}: take the version that shipped it")
-    return partial(_in_clips, partial(fcos.detect, detector))
+    """The shipped second detector with that digest, as `detector_for` gives the first; None for no digest."""
+    return partial(_in_clips, partial(fcos.detect, fcos.load(shipped_of("detector", digest)))) if digest else None
 
 
 def _in_clips(detect: Callable[[Frames], Sequence[NDArray[np.floating]]], frames: Frames) -> ClipBoxes:

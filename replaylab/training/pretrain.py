@@ -1,9 +1,10 @@
 """The shipped instruments (detectors, video network), each trained by one command.
 
-    python -m replaylab pretrain detector | second-detector | videonet
+    python -m replaylab pretrain detector --seed 2 | second-detector | videonet
 
-Decision: they measure, so they are trained on the targets' appearance too, in free motion. All resume where they were
-killed, and write safetensors and a card.
+Decision: they measure, so they are trained on the targets' appearance too, in free motion. The first edition's detector has
+the seed 0; the second's, 2, and the second detector know simulated traffic and the bases' appearances as well. All resume
+where they were stopped, and write safetensors and a card.
 """
 
 from __future__ import annotations
@@ -22,44 +23,61 @@ from replaylab.metrics.blur import blurred
 from replaylab.metrics.detectors import centre_point_training, fcos, fcos_training
 from replaylab.metrics.video_network_training import LabelledVideos, labelled_videos
 from replaylab.models import autoencoder
-from replaylab.spec import WEIGHTS
+from replaylab.spec import WEIGHTS, WorldSpec
 from replaylab.training import autoencoders, bases, cards
 from replaylab.util.distributed import flush_denormals
 from replaylab.worlds.build import build_domain
 from replaylab.worlds.named import domain_spec
 
-DETECTOR_STEPS = 1200
+DETECTOR_STEPS = {0: 1200, 2: 2400}
 SECOND_DETECTOR_STEPS, SECOND_DETECTOR_RATE = 3000, 2e-3
 BLURS_PX = (0.0, 0.5, 1.0, 1.5, 2.0)
 VIDEONET_STEPS, VIDEONET_VIDEOS = 1000, 1200  # videos of each domain at most
 VIDEONET_CHECKS = tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("driving", "driving-eventful"))
 SEED = 0
+NATURAL_LOOKS = (
+    domain_spec("natural-unfiltered", videos=(480, 96, 0), seed=100),
+    domain_spec("natural-unfiltered", videos=(480, 96, 0), seed=101, look="diverse", name="natural-diverse"),
+)
 
 
-def train_detector(home: Path, folder: Path = WEIGHTS / "detector", steps: int = DETECTOR_STEPS) -> None:
-    """Train the detector on real and autoencoded frames of all appearances of both driving worlds.
+def detector_domains(seed: int) -> tuple[WorldSpec, ...]:
+    """What a detector is trained on, by its seed; raises ValueError for one that has no recipe."""
+    if seed not in DETECTOR_STEPS:
+        raise ValueError(f"no detector has the seed {seed}: there are {' and '.join(map(str, DETECTOR_STEPS))}")
+    first = (bases.NEAR, *autoencoders.TARGET_LOOKS)
+    return first if seed == 0 else (*first, domain_spec("near-any", videos=(1200, 96, 0), seed=100), *NATURAL_LOOKS)
+
+
+def train_detector(home: Path, folder: Path | None = None, steps: int = 0, seed: int = 0) -> None:
+    """Train the detector on real and autoencoded frames of all appearances of the driving worlds.
 
     Half of the dev scenes choose its threshold; the figures on its card come from the other half, among them its
-    scores on real frames that are blurred in steps.
+    scores on real frames that are blurred in steps. steps: 0 for the recipe's own. Raises ValueError as
+    `detector_domains` does.
     """
-    resume = home / "detector.safetensors"
-    centre_point_training.fit(**_labelled_frames(home), seed=SEED, steps=steps, folder=folder, resume=resume)
+    data, name = _labelled_frames(home, seed), "-".join(["detector", *[str(seed)] * (seed != 0)])
+    centre_point_training.fit(
+        **data, seed=seed, steps=steps or DETECTOR_STEPS[seed], folder=folder or WEIGHTS / name,
+        resume=home / f"{name}.safetensors",
+    )  # fmt: skip
 
 
 @flush_denormals()
 def train_second_detector(home: Path, folder: Path = fcos.SHIPPED, steps: int = SECOND_DETECTOR_STEPS) -> None:
-    """Train the second detector on the frames of the first, with a seed of its own; nothing is taken from the first."""
+    """Train the second detector on the frames of detector 2, with a seed of its own; nothing is taken from that one."""
     fcos_training.fit(
-        **_labelled_frames(home), seed=SEED + 1, steps=steps, folder=folder, learning_rate=SECOND_DETECTOR_RATE,
+        **_labelled_frames(home, 2), seed=SEED + 1, steps=steps, folder=folder, learning_rate=SECOND_DETECTOR_RATE,
         resume=home / "second-detector.safetensors",
     )  # fmt: skip
 
 
-def _labelled_frames(home: Path) -> dict[str, Any]:
-    """What both detectors are trained, tuned and checked on: arguments of `fitting.fit`."""
-    vae = autoencoder.load_autoencoder(WEIGHTS / "base")
+def _labelled_frames(home: Path, seed: int) -> dict[str, Any]:
+    """What a detector is trained, tuned and checked on: arguments of `fitting.fit`."""
+    specs = detector_domains(seed)
+    vae = autoencoder.load_autoencoder(autoencoders.autoencoder_folder(seed))
     training, validation, checks = [], [], {}
-    for spec in (bases.NEAR, *autoencoders.TARGET_LOOKS):
+    for spec in specs:
         domain = build_domain(spec, home / "domains")
         real, truth = autoencoders.all_frames(domain, "train"), _all_boxes(domain, "train")
         training += [(real, truth), (_autoencoded(vae, real), truth)]
@@ -77,7 +95,7 @@ def _labelled_frames(home: Path) -> dict[str, Any]:
         "frames": frames, "boxes": boxes, "validation_frames": validation_frames, "validation_boxes": validation_boxes,
         "checks": checks,
         "data": "Real and autoencoded frames of rendered traffic: "
-        + "; ".join(map(cards.in_words, (bases.NEAR, *autoencoders.TARGET_LOOKS))),
+        + "; ".join(map(cards.in_words, specs)),
     }  # fmt: skip
 
 
@@ -127,4 +145,4 @@ def _all_boxes(domain: Domain, split: str) -> list[NDArray[np.float64]]:
 
 
 COMMANDS = {"detector": train_detector, "second-detector": train_second_detector, "videonet": train_video_network}
-"""By name; an autoencoder and a base take a seed besides."""
+"""By name; the detector, an autoencoder and a base take a seed besides."""

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from replaylab import spec
 from replaylab.catalogue import CONTEXT_FRAMES, NOISE_LEVELS
 from replaylab.evaluation import evaluate, evaluation_sets
 from replaylab.evaluation.evaluation_sets import EvaluationSet
@@ -278,15 +279,20 @@ def test_the_second_detector_is_measured_by_the_rules_of_the_first(road, road_ag
     assert of(measure(road_again, road.frames, CAP_PX).rows, "ade_second_detector_px").mean() > of(rows, "ade_px").mean()
 
 
-def test_a_second_detector_that_is_not_the_shipped_one_is_refused(monkeypatch, tmp_path, painted_detector):
-    folder = tmp_path / "another"
+def test_detectors_are_shipped_ones_named_by_their_digest(monkeypatch, tmp_path, painted_detector):
+    folder = tmp_path / "detector-again"
     network_files.write(
         folder, network_files.weights_bytes(painted_detector), json.dumps({"detector": asdict(painted_detector.config)}), ""
     )
-    monkeypatch.setattr(fcos, "SHIPPED", folder)
+    digest = weights_digest(folder)
+    shipped = weights_digest(WEIGHTS / "detector")
+    assert evaluation_sets.detector_for(digest=shipped) is not None
+    monkeypatch.setattr(spec, "WEIGHTS", tmp_path)
     evaluation_sets.second_detector_for.cache_clear()
     assert evaluation_sets.second_detector_for("") is None
-    assert evaluation_sets.second_detector_for(weights_digest(folder)) is not None
-    with pytest.raises(ValueError, match=f"second_detector is 0123, but {folder} has {weights_digest(folder)}"):
-        evaluation_sets.second_detector_for("0123")
+    assert evaluation_sets.second_detector_for(digest) is not None
+    evaluation_sets.detector_for.cache_clear()
+    for detector_for in (evaluation_sets.second_detector_for, lambda digest: evaluation_sets.detector_for(digest=digest)):
+        with pytest.raises(ValueError, match=rf"wants the detector {shipped}, but .* holds {digest} \(detector-again\)"):
+            detector_for(shipped)
     evaluation_sets.second_detector_for.cache_clear()

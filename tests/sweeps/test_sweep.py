@@ -215,7 +215,7 @@ def test_the_command_line_says_what_is_wrong_in_a_sentence(tmp_path):
 
 
 def test_pretraining_refuses_what_it_would_not_heed(tmp_path, capsys):
-    for option in (["--seed", "1"], ["--family", "cogvideox"], ["--precision", "bf16"]):
+    for option in (["--large"], ["--family", "cogvideox"], ["--precision", "bf16"]):
         assert main(["pretrain", "detector", "--home", str(tmp_path), *option]) == 2
         assert "detector does not take" in capsys.readouterr().err
 
