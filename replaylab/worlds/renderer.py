@@ -342,8 +342,10 @@ class Renderer:
         node.add_geom(geometry)
         path = p3.NodePath(node)
         path.set_two_sided(True)
-        if order != SOLID:  # the ground is rendered in order, so that marks on the road never flicker with it in depth
-            path.set_bin("background", order)
+        # always in the order of the scene: by itself panda3d takes addresses in memory for it, and of two solids that are
+        # equally far it would be chance which one is seen
+        path.set_bin("fixed", order)
+        if order != SOLID:  # so that marks on the road never flicker with it in depth
             path.set_depth_test(False)
             path.set_depth_write(False)
         return path
