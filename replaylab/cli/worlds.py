@@ -24,7 +24,7 @@ def add_parser(verbs: Any) -> None:
     build.add_argument("--videos", type=int, nargs=3, metavar=("TRAIN", "DEV", "TEST"), help="how many of each split")
     build.add_argument("--size-px", type=int, help="width and height, even (default: 64)")
     build.add_argument("--seed", type=int, help="other seeds give other scenes (default: 0)")
-    about = "of a driving world: target, country, winter, diverse, day, fog, rain, night, narrow N"
+    about = "of a driving world: target, country, winter, diverse, broad, day, fog, rain, night, narrow N"
     build.add_argument("--look", help=about)
     build.add_argument("--motion", help="what happens: ordinary, eventful, held-out, free, an event's name")
     build.add_argument("--eventful-share", type=float, help="share of videos with an event, 0 to 1")

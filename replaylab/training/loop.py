@@ -236,10 +236,9 @@ def _check_manifest(folder: Path, execution: Execution, rank: Rank) -> None:
 class State:
     """All that a step changes, to and from checkpoints: whole tensors under the weights' names."""
 
-    def __init__(self, folder: Path, trained: dict[str, Any], optimizer: Any, average: Any, rank: Rank) -> None:
+    def __init__(self, folder: Path, trained: dict[str, Any], optimizer: Optimizer, average: Any, rank: Rank) -> None:
         self.folder, self.trained, self.rank = folder, trained, rank
-        self.optimizer: Optimizer = optimizer
-        self.average = average
+        self.optimizer, self.average = optimizer, average
 
     def save(self, step: int) -> None:
         """A checkpoint after `step` steps; a collective: every rank must call it."""

@@ -31,7 +31,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "AdamW's rate 0.006": {"learning_rate": 6e-3},
     "decay from the start": {"stable_share": 0.0},
     "decay in the last fifth": {"stable_share": 0.8},
-    "batches of 8": {"batch_size": 8, "steps": 2 * STEPS},
+    "batches of 8": {"batch_size": 8},
     "average over 100 steps": {"ema_decay": 0.99},
 }
 """What is changed of the recipe's training, by name."""
@@ -45,7 +45,8 @@ def run(home: Path, folder: Path = WEIGHTS, machine: MachineSpec = MachineSpec()
     """
     recipe, parts = bases.recipe_of(SEED), []
     for name, changes in track(VARIATIONS.items(), what="recipes", total=len(VARIATIONS), unit="variations"):
-        training = replace(recipe.training, **{"steps": steps, **changes})
+        training = replace(recipe.training, steps=steps, **changes)
+        training = replace(training, steps=steps * recipe.training.batch_size // training.batch_size)  # as many clips
         aside = home / "recipes" / digest(training)
         if not (aside / "rows.csv").is_file():
             model = bases.new_model("wan", SEED, WEIGHTS / recipe.autoencoder)
