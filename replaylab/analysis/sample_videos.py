@@ -69,7 +69,7 @@ SHOWN_VIDEOS = 6
 SMALL = {"crf": "30", "preset": "medium", "tune": "animation"}  # a tenth of the size: a page carries all sample videos
 
 
-def write_sample(path: Path, domain: Domain) -> None:
+def write_sample(aside: Path, domain: Domain) -> None:
     """The first videos of the split, nobody's choice, side by side with the truth drawn on them."""
     from replaylab.data.clips import Clip, truth_of
     from replaylab.data.video import decode, write_video
@@ -78,4 +78,4 @@ def write_sample(path: Path, domain: Domain) -> None:
     clips = [Clip(Path(row.file).stem, str(row.scene), 0) for row in rows.itertuples()]
     frames = int(rows["frames"].min())
     pixels = np.stack([decode(domain.folder / "videos" / f"{clip.video}.mp4")[:frames] for clip in clips])
-    write_video(path, tile_clips(pixels, truth_of(domain, clips, frames)), domain.frames_per_second, SMALL)
+    write_video(aside, tile_clips(pixels, truth_of(domain, clips, frames)), domain.frames_per_second, SMALL)

@@ -121,7 +121,7 @@ def _make(folder: Path, preset: str, specs: Mapping[str, WorldSpec], home: Path)
     statistics, speeds, windows = measure_domains(domains)
     (folder / "survey.json").unlink(missing_ok=True)
     for name in track(domains, what="sample videos", unit="domains"):
-        write_atomically(folder / f"{name}.mp4", lambda path, domain=domains[name]: write_sample(path, domain))
+        write_atomically(folder / f"{name}.mp4", lambda aside, domain=domains[name]: write_sample(aside, domain))
     for name, table in {"statistics": statistics, "velocities": speeds}.items():
         write_table(folder / f"{name}.parquet", table)
     about = {

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
         miss_cap_px=options.miss_cap_px,
     )  # fmt: skip
     named = table.assign(detector=options.detector or "shipped", domain=domain.name, split=options.split)
-    write_atomically(Path(options.csv), lambda path: named.to_csv(path, index=False))
+    write_atomically(Path(options.csv), lambda aside: named.to_csv(aside, index=False))
     shown = table.drop(columns=["harmless", "against"])
     print(shown.to_string(index=False, na_rep="", float_format="{:.3f}".format))
     print(verdict)

@@ -33,6 +33,6 @@ def run(options: argparse.Namespace) -> None:
         options.made, options.real, options.extractor, options.context_frames, options.frames, options.split, options.paired
     )  # fmt: skip
     if options.csv:
-        write_atomically(Path(options.csv), lambda path: table.to_csv(path, index=False))
+        write_atomically(Path(options.csv), lambda aside: table.to_csv(aside, index=False))
     shown = table.assign(extractor_digest=table["extractor_digest"].str[:12])
     print(shown.to_string(index=False, na_rep="", float_format="{:.4f}".format))

@@ -155,7 +155,7 @@ def _measured(
             boxes = measured.boxes
             tables.append(measured.rows)
             if evaluation_set.name == EVENTFUL and corruption.grade == KINDS[corruption.name].grades[-1]:
-                write_atomically(example, lambda path, one=frames[0, -1]: Image.fromarray(one).save(path, "PNG"))
+                write_atomically(example, lambda aside, one=frames[0, -1]: Image.fromarray(one).save(aside, "PNG"))
         if len(boxes):
             tables.append(_pseudo_values(evaluation_set, boxes, cap))
     about = {"damage": corruption.name, "grade": corruption.grade, "unit": KINDS[corruption.name].unit}

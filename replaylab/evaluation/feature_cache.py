@@ -48,15 +48,15 @@ class FeatureCache:
         """What `compute` gives. `what` names it with all that it depends on besides the clips."""
         from safetensors.numpy import load_file, save_file
 
-        def write(path: Path, made: Arrays) -> None:
+        def write(aside: Path, made: Arrays) -> None:
             # safetensors writes memory as it lies, and would mix up an array with another order of its axes
-            save_file({name: np.ascontiguousarray(array) for name, array in made.items()}, path)
+            save_file({name: np.ascontiguousarray(array) for name, array in made.items()}, aside)
 
         return _kept(self._path(what, ".safetensors"), load_file, write, compute)
 
     def table(self, what: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The same of a table."""
-        return _kept(self._path(what, ".parquet"), pd.read_parquet, lambda path, made: made.to_parquet(path), compute)
+        return _kept(self._path(what, ".parquet"), pd.read_parquet, lambda aside, made: made.to_parquet(aside), compute)
 
     def _path(self, what: str, suffix: str) -> Path:
         name = hashlib.sha256(f"{self.content}\n{what}".encode()).hexdigest()[:32]

@@ -159,7 +159,7 @@ def _read(chunk: _Chunk) -> NDArray[np.float32]:
     return frames
 
 
-def write(path: Path, latents: NDArray[np.float32]) -> None:
+def write(aside: Path, latents: NDArray[np.float32]) -> None:
     """As .npy, whatever the file's name."""
-    with path.open("wb") as file:  # a name would get `.npy` appended
+    with aside.open("wb") as file:  # a name would get `.npy` appended
         np.save(file, latents)

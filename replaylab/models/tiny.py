@@ -26,7 +26,7 @@ from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.models import autoencoder
 from replaylab.models.interface import Condition, VideoModel
 from replaylab.util import networks
-from replaylab.util.files import write_json
+from replaylab.util.files import write_folder, write_json
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
@@ -90,7 +90,7 @@ class TinyModel(VideoModel):
             networks.save(copy.deepcopy(self.transformer).half(), folder / self.NETWORK[0])
             place = os.path.relpath(shared_autoencoder, folder)
             index = {"_autoencoder": {"folder": place, "digest": autoencoder.digest(self.vae)}}
-        self.scheduler.save_pretrained(folder / "scheduler")
+        write_folder(folder / "scheduler", self.scheduler.save_pretrained)
         index |= {"_class_name": type(self).__name__, "vae": ["diffusers", "AutoencoderTiny"],
                  "transformer": ["diffusers", self.NETWORK[1]], "scheduler": ["diffusers", self.SCHEDULER]}  # fmt: skip
         write_json(folder / "model_index.json", index)

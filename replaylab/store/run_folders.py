@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from replaylab.spec import LATER, Described, EvaluationSpec, ModelSpec, RunSpec, digest, without_places
 from replaylab.store.origin import provenance
-from replaylab.util.files import write_atomically, write_json, write_text
+from replaylab.util.files import sync, write_atomically, write_json, write_text
 
 COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed", "step", "domain", "split", "video",
            "start", "scene", "measure", "value", "n"]  # fmt: skip
@@ -92,8 +92,12 @@ def check_spec(spec: Described, folder: Path) -> None:
 
 
 def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
-    """Write the rows, then the summary: from now on the run is done."""
+    """Write the rows, then the summary: from now on the run is done. All else that it has must be there already; what was
+    appended to (logs) is on disk from here on, too.
+    """
     write_rows(folder / "rows.parquet", rows)
+    for path in folder.glob("*.jsonl"):
+        sync(path)
     summary = {**facts, **provenance()}
     write_json(folder / "summary.json", summary)
 

@@ -31,7 +31,7 @@ from replaylab.spec import WEIGHTS, EvaluationSpec, MachineSpec, TrainingSpec, W
 from replaylab.training import cards, checkpoint, loop
 from replaylab.util import distributed
 from replaylab.util.distributed import flush_denormals
-from replaylab.util.files import write_atomically, write_text
+from replaylab.util.files import write_atomically, write_folder, write_text
 from replaylab.util.progress import report
 from replaylab.worlds.build import build_domain
 from replaylab.worlds.named import domain_spec
@@ -156,7 +156,8 @@ def train_base(
     folder = folder or base_folder(seed, family, sixteenths, large)
     shared = WEIGHTS / recipe.autoencoder if recipe.is_shared else None
     if not shared and not (folder / "vae").is_dir():
-        shutil.copytree(WEIGHTS / recipe.autoencoder / "vae", folder / "vae")
+        vae = WEIGHTS / recipe.autoencoder / "vae"
+        write_folder(folder / "vae", lambda fresh: shutil.copytree(vae, fresh, dirs_exist_ok=True))
     model = new_model(family, seed, shared or folder, recipe.size).to(rank.device)
     sources = sources_of(recipe, model, home)
     mixture = mixture_of(training, sources, seed)
@@ -181,7 +182,7 @@ def train_base(
     model.save(folder, shared_autoencoder=shared)
     curve = pd.concat([pd.read_csv(run / f"curve-{step:06d}.csv") for step in sorted(points)])
     curve = pd.concat([_references(model, recipe.curve, home), curve], ignore_index=True)
-    write_atomically(folder / "curve.csv", lambda path: curve.to_csv(path, index=False, float_format="%.4f"))
+    write_atomically(folder / "curve.csv", lambda aside: curve.to_csv(aside, index=False, float_format="%.4f"))
     about = {"steps": training.steps, "batch_size": training.batch_size, "seed": seed,
              "learning_rate": training.learning_rate, "muon_rate": training.muon_rate, "stable_share": training.stable_share,
              "million_weights": round(sum(weight.numel() for weight in model.transformer.parameters()) / 1e6, 2),

@@ -102,13 +102,13 @@ def _finish(spec: RunSpec, mixture: Mixture, folder: Path, seconds: float) -> No
         execution=json.loads((folder / "manifest.json").read_text()),
     )  # fmt: skip
     for part in parts:
-        part.unlink()
+        part.unlink(missing_ok=True)
     delete_checkpoints(folder)
 
 
 def delete_checkpoints(folder: Path) -> None:
     """They are several times as large as the weights, and a finished run has no use for them."""
-    shutil.rmtree(folder / "checkpoints")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # without locks, another process may write there
 
 
 def _save_network(pipeline: Pipeline, weights: dict[str, torch.Tensor], spec: RunSpec, store: Path, folder: Path) -> None:

@@ -53,10 +53,10 @@ def run(home: Path, folder: Path = WEIGHTS, machine: MachineSpec = MachineSpec()
             sources = bases.sources_of(recipe, model, home)
             loop.fit(model, sources, bases.mixture_of(training, sources, SEED), training, SEED, aside, name, machine=machine)
             rows = pd.concat([bases.measured(model, recipe.curve, home), _loss(aside)])
-            write_atomically(aside / "rows.csv", lambda path, rows=rows: rows.to_csv(path, index=False))
+            write_atomically(aside / "rows.csv", lambda aside, rows=rows: rows.to_csv(aside, index=False))
         parts.append(pd.read_csv(aside / "rows.csv", keep_default_na=False).assign(variation=name))
     table = pd.concat(parts)[["variation", "domain", "measure", "value"]]
-    write_atomically(folder / "recipes.csv", lambda path: table.to_csv(path, index=False, float_format="%.4f"))
+    write_atomically(folder / "recipes.csv", lambda aside: table.to_csv(aside, index=False, float_format="%.4f"))
     return table
 
 

@@ -1,7 +1,8 @@
 """Atomic writing of files and folders, checksums, and locks between processes.
 
-Decision: a file is written beside its place, fsynced and renamed. A lock is the kernel's (`filelock`, without its fallback
-to marker files, which would outlive a killed owner).
+Decision: all that is kept is written here, by `write_atomically` or `write_folder`: beside its place, fsynced, renamed, and
+then the folder fsynced, so that what comes later (a summary that says a run is done) is never on disk without it. A lock is
+the kernel's (`filelock`, without its fallback to marker files, which would outlive a killed owner).
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
 def sha256(path: Path) -> str:
@@ -35,15 +38,31 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def make_folder(folder: Path) -> None:
+    """A folder and those above it, where they are missing; each is on disk before anything is written into it."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)  # another process may be as quick
+        sync(each.parent)
+
+
 def write_atomically(path: Path, write: Any) -> None:
-    """Call `write(aside)` beside the target, fsync and rename: the file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid4().hex[:12]}")  # processes of two hosts may have one number
+    """Call `write(aside)` on an empty file beside the target and put it in place: it is whole or not there, and when this
+    returns it is there after a power failure too. Readable by whom the umask says, whatever `write` did.
+    """
+    make_folder(path.parent)
+    aside = _beside(path)
     try:
+        aside.touch(exist_ok=False)
+        mode = aside.stat().st_mode
         write(aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
+        _open_to(aside, mode)
+        sync(aside)
         aside.replace(path)
+        sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -63,20 +82,60 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_atomically(path, lambda aside: table.to_parquet(aside, index=False))
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Call `fill(fresh)` on a folder beside the target, then put it in place: nobody ever reads half of it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+def write_folder(folder: Path, fill: Callable[[Path], Any]) -> None:
+    """Call `fill(fresh)` on a folder beside the target and put it in place of what is there, as `write_atomically` does."""
+    make_folder(folder.parent)
+    fresh, replaced = _beside(folder), []
     try:
-        fresh.chmod(0o755)
+        fresh.mkdir()
+        mode = fresh.stat().st_mode
         fill(fresh)
-        aside = fresh.with_name(fresh.name + "-old")
-        if folder.exists():
-            folder.replace(aside)
-        fresh.replace(folder)
-        shutil.rmtree(aside, ignore_errors=True)
+        for here, _, names in os.walk(fresh, topdown=False):
+            for path in (Path(here, name) for name in names):
+                _open_to(path, mode & 0o666)
+                sync(path)
+            sync(Path(here))
+        while not _moved(fresh, folder):
+            replaced.append(_beside(folder))
+            with suppress(FileNotFoundError):  # another process replaces it, too
+                folder.replace(replaced[-1])
+        sync(folder.parent)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        for each in (fresh, *replaced):
+            shutil.rmtree(each, ignore_errors=True)
+
+
+def _moved(fresh: Path, folder: Path) -> bool:
+    """Whether a folder could take its place; False where another one has it."""
+    try:
+        fresh.replace(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or which names a folder has, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot, of folders
+        if error.errno not in NO_SYNC or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _beside(path: Path) -> Path:
+    """A new name that tells whose it is: two processes may write one file, where there are no locks, and die."""
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{uuid4().hex[:8]}")
+
+
+def _open_to(path: Path, mode: int) -> None:
+    if path.stat().st_mode & 0o777 != mode & 0o777:  # safetensors makes files that are their owner's alone
+        path.chmod(mode & 0o777)
 
 
 @contextmanager

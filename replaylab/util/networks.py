@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from replaylab.util.files import write_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,19 +42,17 @@ def load(kind: Any, folder: Path, unused: tuple[str, ...] = (), **settings: Any)
 
 
 def save(network: Any, folder: Path, leave_out: tuple[str, ...] = ()) -> None:
-    """`save_pretrained` into a folder aside, then each file moved: weights are whole or not there. `leave_out`: fields of
-    the configuration.
+    """`save_pretrained` in place of the folder: weights are whole or not there. `leave_out`: fields of the configuration,
+    besides the path that the network was read from, which says nothing elsewhere.
     """
-    aside = folder.with_name(f".{folder.name}.aside")
-    shutil.rmtree(aside, ignore_errors=True)
-    network.save_pretrained(aside, safe_serialization=True)
-    config = json.loads((aside / "config.json").read_text())
-    kept = {name: value for name, value in config.items() if name not in leave_out}
-    (aside / "config.json").write_text(json.dumps(kept, indent=2) + "\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in sorted(aside.iterdir()):
-        file.replace(folder / file.name)
-    aside.rmdir()
+
+    def fill(fresh: Path) -> None:
+        network.save_pretrained(fresh, safe_serialization=True)
+        config = json.loads((fresh / "config.json").read_text())
+        kept = {name: value for name, value in config.items() if name not in ("_name_or_path", *leave_out)}
+        (fresh / "config.json").write_text(json.dumps(kept, indent=2) + "\n")
+
+    write_folder(folder, fill)
 
 
 def without_batch_norm(network: Network) -> Network:

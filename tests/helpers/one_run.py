@@ -32,7 +32,7 @@ CONTEXT.set_forkserver_preload(["one_run"])  # found through PYTHONPATH
 PHASES = {
     "batch": (loop, "batch_of"),  # in the loader's thread, while a step is computed
     "step": (torch.optim.AdamW, "step"),  # gradients are there, weights half old, half new
-    "save": (checkpoint, "_sync"),  # files are written and not yet renamed
+    "save": (checkpoint, "_write_group"),  # some files are written and none is renamed
     "prune": (shutil, "rmtree"),  # the new checkpoint is there, old ones are being removed
     "evaluation": (measurement, "measure"),  # some domains are measured
     "encode": (latent_cache.TinyModel, "encode"),  # some latents are there

@@ -211,7 +211,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
 
 
 def test_old_checkpoints_are_pruned_and_half_written_ones_do_not_count(tmp_path):
-    (tmp_path / ".step-000009.aside").mkdir(parents=True)
+    (tmp_path / ".step-000009.of-a-process-that-was-killed").mkdir(parents=True)
     for step in range(1, 5):
         checkpoint.save(tmp_path, step, {"weights": {"w": torch.zeros(1)}}, {})
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-000003", "step-000004"]

@@ -202,7 +202,7 @@ def _finish(
     notes = [json.loads(path.read_text()) for path in paths if path.is_file()]
     notes, copies = _without_copies([note for note in notes if note["shown"] not in failed])
     table = _unusable_table([*unusable, *copies])
-    write_atomically(out / "unusable.csv", lambda path: table.to_csv(path, index=False, errors="backslashreplace"))
+    write_atomically(out / "unusable.csv", lambda aside: table.to_csv(aside, index=False, errors="backslashreplace"))
     if not notes:
         first = table.iloc[0]
         raise ValueError(

@@ -140,11 +140,11 @@ def write_tables(folder: Path, windows: pd.DataFrame, tracks: pd.DataFrame, shar
         write_atomically(folder / f"{name}.parquet", lambda aside, table=table: _write(table, aside))
 
 
-def _write(table: pd.DataFrame, file: Path) -> None:
+def _write(table: pd.DataFrame, aside: Path) -> None:
     whole = [name for name in table if pd.api.types.is_integer_dtype(table[name])]
     packed = dict.fromkeys(whole, "DELTA_BINARY_PACKED")
     words = [name for name in table if name not in whole]
-    table.to_parquet(file, index=False, compression="zstd", use_dictionary=words, column_encoding=packed)
+    table.to_parquet(aside, index=False, compression="zstd", use_dictionary=words, column_encoding=packed)
 
 
 def _shares(about: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,53 @@
+"""What a run has when it says that it is done: everything that it names is on disk, for good."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from light_runs import grid
+from simulated_disk import Disk
+
+from replaylab.spec import MachineSpec
+from replaylab.store import ReferenceSpec
+from replaylab.training import fine_tuning
+
+SPEC = grid("smoke", [0.0])[0]
+MACHINE = MachineSpec(threads=1, checkpoint_steps=1).as_dict()
+NAMED = {
+    "spec.json", "manifest.json", "log.jsonl", "rows.parquet", "samples/000004/driving-5.mp4",
+    "samples/000004/driving-5.json",
+    "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors",
+}  # fmt: skip
+
+
+def store_with_inputs(light: Path, folder: Path) -> Path:
+    """A store with what the run is made from."""
+    folder.mkdir()
+    (folder / "domains").symlink_to(light / "domains")
+    references = ReferenceSpec.of(SPEC).run_id
+    shutil.copytree(light / references, folder / references)
+    return folder
+
+
+def test_a_run_is_done_only_when_all_that_it_names_is_on_disk(light, tmp_path, monkeypatch):
+    """On a disk that has only what was fsynced, at the moment when the summary is put in place and at each later one."""
+    store = store_with_inputs(light, tmp_path / "store")
+    folder = store / SPEC.run_id
+    after: list[dict[str, bytes]] = []
+    with Disk(store, monkeypatch) as disk:
+
+        def look() -> None:
+            if (folder / "summary.json").exists() and len(after) < 2:
+                after.append(disk.tree())
+
+        disk.at_every_event = look
+        fine_tuning.train_one(SPEC.as_dict(), store, MACHINE)
+        after.append(disk.tree())
+    there = {path.relative_to(store).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {f"{SPEC.run_id}/{name}" for name in NAMED} <= there.keys()
+    for tree in after:
+        assert {name: tree.get(name) for name in there if not name.endswith("summary.json")} == {
+            name: data for name, data in there.items() if not name.endswith("summary.json")
+        }
+    assert f"{SPEC.run_id}/summary.json" in after[-1]
