@@ -203,6 +203,10 @@ BUFFERS = ("first", "random", "coverage")
 CLIP_ORDERS = ("shuffled", "computed")
 
 
+NOISE_LEVELS = ("all", "high", "low")
+"""Of replayed clips: as the model's own distribution has them, or only those above, or below, its median."""
+
+
 @dataclass(frozen=True)
 class ReplaySpec(Described):
     """Which domains are replayed, what share of the batches they fill, and when."""
@@ -216,6 +220,8 @@ class ReplaySpec(Described):
     buffer_choice: str = "random"  # one of BUFFERS: see `mixture.buffer`
     generated: bool = False  # generative replay: of each clip the context is kept, the future is sampled from the base
     still: bool = field(default=False, metadata=LATER)  # each clip is its first frame, repeated
+    loss_weight: float = field(default=1.0, metadata=LATER)  # of a replayed clip's loss, where a driving clip's is 1
+    noise_levels: str = field(default="all", metadata=LATER)  # at which replayed clips are trained, one of NOISE_LEVELS
 
     def __post_init__(self) -> None:
         check_fraction(self.fraction)
@@ -228,6 +234,10 @@ class ReplaySpec(Described):
             raise ValueError(f"replay_fraction is {self.fraction}, but replay names no domain")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        if not 0 < self.loss_weight < math.inf:
+            raise ValueError(f"loss_weight is {self.loss_weight}; it must be above 0 and finite (no replay is fraction 0)")
+        if self.noise_levels not in NOISE_LEVELS:
+            raise ValueError(f"noise_levels {self.noise_levels!r} is none of {', '.join(NOISE_LEVELS)}")
         if self.still and self.generated:
             raise ValueError("replay is still or generated, not both")
         if self.buffer_choice not in BUFFERS or self.buffer_clips < 0:

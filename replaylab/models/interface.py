@@ -122,16 +122,19 @@ class VideoModel(ABC):
     # ---------------------------------------------------------------------------------------- training and sampling
     def loss(
         self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition, teacher: VideoModel | None = None,
-        strength: float = 0.0,
+        strength: float = 0.0, clip_weight: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """The weighted mean squared error of the prediction over all latents that are not known. With a teacher, plus
         `strength` times the same distance from its prediction (learning without forgetting, `training.regularizers`).
+        `clip_weight` (B,): by which each clip's squared error is multiplied before the mean.
         """
         noisy = with_known(self.add_noise(latents, noise, level), condition)
         predicted = self.predict(noisy, level, condition)
 
         def error(wanted: Tensor) -> Tensor:
             difference = self.weight(level) * (predicted.float() - wanted.float())
+            if clip_weight is not None:
+                difference = over_clips(clip_weight).sqrt() * difference
             return _unknown(difference, condition).square().mean()
 
         loss = error(self.target(latents, noise, level))

@@ -79,7 +79,7 @@ def _train_one(spec: RunSpec, store: Path, machine: MachineSpec, rank: Rank) -> 
     model = pipeline.model
     loop.fit(
         model, sources, mixture, spec.training, spec.seed, folder, spec.title, machine=machine, rank=rank,
-        remedy=spec.remedy, base_clips=_base_clips(pipeline, spec, store), evaluate_at=spec.evaluate_at,
+        replay=spec.replay, remedy=spec.remedy, base_clips=_base_clips(pipeline, spec, store), evaluate_at=spec.evaluate_at,
         evaluate=evaluate_now,
     )  # fmt: skip
     weights = loop.full_state_dict(model)
@@ -295,7 +295,7 @@ def _seconds_a_step(pipeline: Pipeline, spec: RunSpec, store: Path, execution: E
         batch = loop.batch_of(pipeline.model, ready, Mixture(0.0, size, [len(chosen)], 0), 0, 0)
         batch = batch.to(pipeline.model.transformer.device)
         with torch.no_grad(), execution.autocast():
-            return 3 * _timed(lambda: pipeline.model.loss(*batch))
+            return 3 * _timed(lambda: pipeline.model.loss(*batch[:4]))
     assert isinstance(spec.target, WorldSpec)
     cells = spec.target.size_px // FOLD
     shape = (size, latent_channels(pipeline.model.vae), pipeline.frames, cells, cells)

@@ -26,7 +26,7 @@ from torch import Tensor
 from replaylab.mixture import Mixture
 from replaylab.models import lora
 from replaylab.models.interface import Clip, Condition, VideoModel, stack_clips
-from replaylab.spec import MachineSpec, RemedySpec, TrainingSpec, torch_seed
+from replaylab.spec import MachineSpec, RemedySpec, ReplaySpec, TrainingSpec, torch_seed
 from replaylab.training import checkpoint, preemption, regularizers
 from replaylab.training.optimizers import Optimizer
 from replaylab.util import distributed
@@ -40,21 +40,24 @@ Sources = Sequence[Sequence[Clip]]
 
 
 class Batch(NamedTuple):
-    """One rank's part of a step: latents and noise (B, C, t, h, w), noise levels (B,), and the clips' condition."""
+    """One rank's part of a step: latents and noise (B, C, t, h, w), noise levels (B,), the clips' condition, and the weight
+    of each clip's loss (B,), or None where all are 1.
+    """
 
     latents: Tensor
     noise: Tensor
     level: Tensor
     condition: Condition
+    clip_weight: Tensor | None = None
 
     def split(self, count: int) -> list[Batch]:
         """The batch in `count` gradient accumulation steps."""
-        condition = {name: tensor.chunk(count) for name, tensor in self.condition.items()}
-        tensors = zip(*(tensor.chunk(count) for tensor in (self.latents, self.noise, self.level)), strict=True)
-        return [
-            Batch(latents, noise, level, {name: chunks[number] for name, chunks in condition.items()})
-            for number, (latents, noise, level) in enumerate(tensors)
-        ]
+        parts = range(-(-len(self.level) // -(-len(self.level) // count)))  # as many as `chunk` makes
+
+        def part(number: int) -> Batch:
+            return self._mapped(lambda tensor: tensor.chunk(count)[number])
+
+        return [part(number) for number in parts]
 
     def to(self, device: torch.device) -> Batch:
         """The same on that device, copied asynchronously."""
@@ -66,7 +69,8 @@ class Batch(NamedTuple):
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         condition = {name: change(tensor) for name, tensor in self.condition.items()}
-        return Batch(change(self.latents), change(self.noise), change(self.level), condition)
+        weight = None if self.clip_weight is None else change(self.clip_weight)
+        return Batch(change(self.latents), change(self.noise), change(self.level), condition, weight)
 
 
 class Objective(torch.nn.Module):
@@ -80,11 +84,16 @@ class Objective(torch.nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """The loss, a scalar."""
         model, teacher = self._models
-        return model.loss(*batch, teacher, self._strength)
+        return model.loss(*batch[:4], teacher, self._strength, batch.clip_weight)
 
 
-def batch_of(model: VideoModel, sources: Sources, mixture: Mixture, seed: int, step: int, rank: Rank = Rank()) -> Batch:
-    """This rank's slots of the mixture's batch, each with its own noise, at the model's noise levels."""
+def batch_of(
+    model: VideoModel, sources: Sources, mixture: Mixture, seed: int, step: int, rank: Rank = Rank(),
+    replay: ReplaySpec = ReplaySpec(),
+) -> Batch:  # fmt: skip
+    """This rank's slots of the mixture's batch, each with its own noise, at the model's noise levels; replayed clips at the
+    levels and with the weight that `replay` names.
+    """
     slots = mixture.batch(step, rank.index, rank.world_size)
     latents, condition = stack_clips([sources[slot.domain][slot.clip] for slot in slots])
     noise, normal = torch.empty_like(latents), torch.empty(len(slots))
@@ -93,20 +102,27 @@ def batch_of(model: VideoModel, sources: Sources, mixture: Mixture, seed: int, s
         random = torch.Generator().manual_seed(torch_seed(seed, "training noise", number))
         torch.randn(noise[i].shape, generator=random, out=noise[i])
         torch.randn((1,), generator=random, out=normal[i : i + 1])
-    batch = Batch(latents, noise, model.levels(normal, latents.shape), condition)
+    replayed = torch.tensor([slot.domain > 0 for slot in slots])
+    if replay.noise_levels != "all":  # the model's own, given the side of the median
+        side = normal.abs() if replay.noise_levels == "high" else -normal.abs()
+        normal = torch.where(replayed, side, normal)
+    weight = None if replay.loss_weight == 1 else torch.where(replayed, replay.loss_weight, 1.0)
+    batch = Batch(latents, noise, model.levels(normal, latents.shape), condition, weight)
     return batch if rank.device.type == "cpu" else batch.pinned()
 
 
 def fit(
     model: VideoModel, sources: Sources, mixture: Mixture, training: TrainingSpec, seed: int, folder: Path, what: str, *,
-    machine: MachineSpec = MachineSpec(), rank: Rank = Rank(), remedy: RemedySpec = RemedySpec(),
-    base_clips: Sequence[Clip] = (), evaluate_at: Sequence[int] = (), evaluate: Callable[[int], None] = lambda step: None,
+    machine: MachineSpec = MachineSpec(), rank: Rank = Rank(), replay: ReplaySpec = ReplaySpec(),
+    remedy: RemedySpec = RemedySpec(), base_clips: Sequence[Clip] = (), evaluate_at: Sequence[int] = (),
+    evaluate: Callable[[int], None] = lambda step: None,
 ) -> None:  # fmt: skip
     """Train `model` in place and leave it with its averaged weights.
 
-    `base_clips`: of the base's domains, for a remedy that measures the base on them. `evaluate(step)` is called on every
-    rank with the averaged weights in place, after each step of `evaluate_at`, and again if it was interrupted. Raises
-    FloatingPointError, with the step, its clips and the last good checkpoint, on a loss that is not finite, and
+    `replay`: of which the weight and the noise levels of replayed clips are taken. `base_clips`: of the base's domains, for
+    a remedy that measures the base on them. `evaluate(step)` is called on every rank with the averaged weights in place,
+    after each step of `evaluate_at`, and again if it was interrupted. Raises FloatingPointError, with the step, its clips
+    and the last good checkpoint, on a loss that is not finite, and
     ValueError where a checkpoint was made with other settings.
     """
     from diffusers.training_utils import EMAModel
@@ -143,12 +159,15 @@ def fit(
         network.train()
         average.restore(weights)
 
+    def draw(step: int) -> Batch:
+        return batch_of(model, sources, mixture, seed, step, rank, replay)
+
     if first in evaluate_at:  # it may have been killed while measuring
         measure(first)
     if rank.world_size > 1 and not execution.sharded and first < training.steps:
         # DDP orders its sums by the first backward pass it sees: a resumed run must add in the same order
-        objective(batch_of(model, sources, mixture, seed, first, rank).to(rank.device)).backward()
-    batches = distributed.prefetch(lambda step: batch_of(model, sources, mixture, seed, step, rank), first, training.steps)
+        objective(draw(first).to(rank.device)).backward()
+    batches = distributed.prefetch(draw, first, training.steps)
     with preemption.deferred():
         for step, batch in zip(track(range(first, training.steps), what=what, unit="steps"), batches, strict=True):
             share = _schedule(training, step)
@@ -204,7 +223,7 @@ def _clip_losses(model: VideoModel, clips: Sequence[Clip], seed: int, rank: Rank
     for number in range(len(clips)):
         mixture = Mixture(0.0, 1, [len(clips)], seed)
         batch = batch_of(model, [clips], mixture, torch_seed(seed, "fisher"), number)
-        yield model.loss(*batch.to(rank.device))
+        yield model.loss(*batch.to(rank.device)[:4])
 
 
 def _schedule(training: TrainingSpec, step: int) -> float:

@@ -12,10 +12,16 @@ from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.mixture import Mixture
 from replaylab.models import pipelines, tiny
 from replaylab.models.autoencoder import fold, new_autoencoder, to_frames, unfold
-from replaylab.spec import MachineSpec
+from replaylab.spec import MachineSpec, ReplaySpec
 from replaylab.sweeps.presets import FAMILIES
 from replaylab.training import checkpoint, loop
 from replaylab.util.distributed import Rank, flush_denormals
+from replaylab.worlds.named import domain_spec
+
+
+def replay(**changes):
+    return ReplaySpec((domain_spec("near"),), 0.5, **changes)
+
 
 both_families = pytest.mark.parametrize("family", FAMILIES)
 
@@ -111,6 +117,36 @@ def test_a_batch_is_the_same_whoever_computes_its_parts(ranks, latents):
     assert torch.equal(again[0], whole.noise)
     assert not torch.equal(again[1], whole.noise) and not torch.equal(again[2], whole.noise)
     assert len(whole.noise.flatten(1).unique(dim=0)) == 8 and ((whole.level > 0) & (whole.level < 1)).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("levels", ["high", "low"])
+def test_replayed_clips_can_be_trained_on_one_side_of_the_median_noise_level(family, levels, latents):
+    made, mixture = model(family), Mixture(0.5, 8, [12, 12], 1)
+    whole = [loop.batch_of(made, latents, mixture, 3, step) for step in range(4)]
+    chosen = [loop.batch_of(made, latents, mixture, 3, step, replay=replay(noise_levels=levels)) for step in range(4)]
+    median, sides = made.levels(torch.zeros(1), whole[0].latents.shape), set()
+    for step, (all_, some) in enumerate(zip(whole, chosen, strict=True)):
+        replayed = torch.tensor([slot.domain > 0 for slot in mixture.batch(step)])
+        assert torch.equal(some.noise, all_.noise) and torch.equal(some.latents, all_.latents)
+        assert torch.equal(some.level[~replayed], all_.level[~replayed])
+        side = some.level[replayed] >= median if levels == "high" else some.level[replayed] <= median
+        assert side.all()
+        sides |= set((all_.level[replayed] >= median).tolist())
+    assert sides == {True, False}  # otherwise there is nothing to choose
+
+
+def test_a_replayed_clips_loss_counts_by_its_weight(latents):
+    made, mixture = model(), Mixture(0.5, 8, [12, 12], 1)
+    plain, weighted = (
+        loop.batch_of(made, latents, mixture, 3, 5, replay=each) for each in (replay(), replay(loss_weight=0.25))
+    )
+    expected = torch.tensor([0.25 if slot.domain else 1.0 for slot in mixture.batch(5)])
+    with torch.no_grad():
+        of_clips = torch.stack([loop.Objective(made)(part) for part in plain.split(8)])
+        assert loop.Objective(made)(weighted).item() == pytest.approx((expected * of_clips).mean().item(), rel=1e-4)
+        parts = [loop.Objective(made)(part).item() for part in weighted.split(2)]
+    assert np.mean(parts) == pytest.approx((expected * of_clips).mean().item(), rel=1e-4)
 
 
 def test_evaluation_sees_the_average_and_training_goes_on_from_the_weights(latents, tmp_path):
