@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from heapq import heappop, heappush, heappushpop
-from math import lcm
+from math import isfinite, lcm
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +77,7 @@ class Mixture:
             raise ValueError(f"period is {self.period}; the {self.steps} steps must be whole periods, at least one")
         if self.weights and (
             len(self.weights) != sources
-            or not all(np.isfinite(weight) and weight >= 0 for weight in self.weights)
+            or not all(isfinite(weight) and weight >= 0 for weight in self.weights)
             or not sum(self.weights)
         ):
             raise ValueError(f"weights is {self.weights}; give {sources} numbers from 0, one a replayed domain, not all 0")
