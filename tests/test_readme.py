@@ -8,6 +8,7 @@ nobody claims fails.
 import re
 import shlex
 import shutil
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fresh_clone import IN_A_FRESH_CLONE, borrow_packages, commands, html_of
 from tiny_detectors import tiny_detector
 from tiny_families import TINY
 from tiny_videos import write_videos
-from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, TensorDataset, default_collate
 
 from replaylab.cli.main import main
 from replaylab.store import Store
@@ -171,7 +172,7 @@ def test_runs_are_packed_and_read_as_the_readme_says(
     assert main(shlex.split(words)[3:]) == 0
     assert {"runs.parquet", "README.md"} <= {path.name for path in (tmp_path / "book" / "results").iterdir()}
     monkeypatch.chdir(ROOT)
-    block, _ = python_blocks()
+    block, *_ = python_blocks()
     assert "replaylab" not in block
     exec(block, {})
     assert "driving, near replay 25 %" in capsys.readouterr().out
@@ -181,13 +182,25 @@ def python_blocks() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_the_readmes_batch_sampler_gives_exact_replay() -> None:
-    _, block = python_blocks()
-    names: dict[str, Any] = {"driving": TensorDataset(torch.zeros(50)), "physics": TensorDataset(torch.ones(9)),
-                             "ConcatDataset": ConcatDataset, "DataLoader": DataLoader}  # fmt: skip
-    exec(block, names)
-    shares = [batch[0].mean().item() for _, batch in zip(range(20), names["loader"], strict=False)]
-    assert shares == [0.25] * 20 and len(names["loader"]) == 1000
+def test_the_readmes_own_trainer_has_exact_replay_resumed_streamed_and_in_buckets() -> None:
+    _, sampled, resumed, streamed, bucketed = python_blocks()
+    parts = [TensorDataset(torch.full((count,), float(domain))) for domain, count in enumerate((50, 9))]
+    names: dict[str, Any] = {"driving": parts[0], "physics": parts[1], "ConcatDataset": ConcatDataset,
+                             "DataLoader": DataLoader, "default_collate": default_collate,
+                             "sizes": [[(480, 832)] * 50, [(480, 832)] * 9]}  # fmt: skip
+
+    def trained_on(steps: int) -> list[float]:
+        return [batch[0].mean().item() for batch in islice(names["loader"], steps)]
+
+    exec(sampled, names)
+    assert trained_on(20) == [0.25] * 20 and len(names["loader"]) == 1000
+    names["trained"] = 990
+    exec(resumed, names)
+    assert trained_on(20) == [0.25] * 10 and len(names["loader"]) == 10
+    exec(streamed, names)
+    assert trained_on(20) == [0.25] * 10 and len(names["loader"]) == 10
+    exec(bucketed, names)
+    assert trained_on(20) == [0.25] * 20 and names["mixture"].bounds() == [1, 1]
 
 
 def test_a_preset_and_changes_are_not_silently_mixed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,20 @@ def under_accelerate(split: bool) -> list[list[int]]:
     return [batch[0].tolist() for batch in accelerator.prepare(loader)]
 
 
+def resumed_under_accelerate(split: bool, dispatch: bool) -> list[list[int]]:
+    """The items that this rank gets in all steps, of a stateful loader that was stopped after 7."""
+    config = DataLoaderConfiguration(split_batches=split, dispatch_batches=dispatch, use_stateful_dataloader=True)
+
+    def loader() -> Any:
+        batches = ReplayBatchSampler(MIXTURE, STEPS, shards=1 if split else 2)
+        return Accelerator(cpu=True, dataloader_config=config).prepare(DataLoader(DATA, batch_sampler=batches))
+
+    stopped, resumed = loader(), loader()
+    seen = [batch[0].tolist() for batch in islice(stopped, 7)]
+    resumed.load_state_dict(stopped.state_dict())
+    return seen + [batch[0].tolist() for batch in resumed]
+
+
 def main(home: Path) -> None:
     rank = distributed.this_rank()
     for way, sharded in (("DDP", False), ("FSDP2", True)):
@@ -56,6 +71,8 @@ def main(home: Path) -> None:
             if rank.is_main:
                 save_file(weights, folder / "weights.safetensors")
     got = {way: under_accelerate(split) for way, split in (("split", True), ("in turns", False))}
+    for split, dispatch in product((True, False), (True, False)):
+        got[f"resumed {split=} {dispatch=}"] = resumed_under_accelerate(split, dispatch)
     (home / f"accelerate-{rank.index}.json").write_text(json.dumps(got))
     bad = [CLIPS[0] * float("nan"), CLIPS[1]]
     try:

@@ -59,6 +59,11 @@ def test_accelerate_gives_two_ranks_exactly_the_mixture(two):
     assert split == WANTED
     in_turns = [batch for pair in zip(*(rank["in turns"] for rank in ranks), strict=True) for batch in pair]
     assert in_turns == WANTED and len(in_turns) == STEPS
+    resumed = [way for way in ranks[0] if way.startswith("resumed")]
+    assert len(resumed) == 4
+    for way in resumed:
+        both = [sorted(first + second) for first, second in zip(*(rank[way] for rank in ranks), strict=True)]
+        assert both == [sorted(batch) for batch in WANTED], way
 
 
 @pytest.mark.slow
