@@ -77,5 +77,5 @@ def write_sample(aside: Path, domain: Domain) -> None:
     rows = domain.split(SPLIT).head(SHOWN_VIDEOS)
     clips = [Clip(Path(row.file).stem, str(row.scene), 0) for row in rows.itertuples()]
     frames = int(rows["frames"].min())
-    pixels = np.stack([decode(domain.folder / "videos" / f"{clip.video}.mp4")[:frames] for clip in clips])
+    pixels = np.stack([decode(domain.video(clip.video))[:frames] for clip in clips])
     write_video(aside, tile_clips(pixels, truth_of(domain, clips, frames)), domain.frames_per_second, SMALL)

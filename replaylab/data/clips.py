@@ -120,4 +120,4 @@ def _cut(domain: Domain, span: list[Clip], frames: int, pixels: NDArray[np.uint8
 
 
 def _path(domain: Domain, clip: Clip) -> Path:
-    return domain.folder / "videos" / f"{clip.video}.mp4"
+    return domain.video(clip.video)

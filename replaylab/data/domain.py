@@ -16,6 +16,8 @@ is a scene: splits are disjoint by scene. Refused: a domain whose files are miss
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +25,8 @@ from typing import Any
 
 import pandas as pd
 
-from replaylab.util.files import sha256, write_json, write_table
+from replaylab.util import digests
+from replaylab.util.files import sha256, write_json, write_sums, write_table
 
 SPLITS = ("train", "dev", "test")
 TRACK_COLUMNS = {
@@ -92,12 +95,25 @@ class Domain:
     @property
     def has_tracks(self) -> bool:
         """Whether the agents' boxes and positions are known."""
-        return (self.folder / "tracks.parquet").is_file()
+        return _is_known(self.folder / "tracks.parquet")
 
     @property
     def has_ego(self) -> bool:
         """Whether the ego car's and camera's poses are known."""
-        return (self.folder / "ego.parquet").is_file()
+        return _is_known(self.folder / "ego.parquet")
+
+    def video(self, name: str) -> Path:
+        """The file of a video, by its name without its ending; ValueError if it is not the one that domain.json lists."""
+        path = self.folder / "videos" / f"{name}.mp4"
+        checksum = self._checksums.get(path.name)
+        if isinstance(checksum, str) and checksum and path.is_file():  # else the reader says that it is missing
+            with _whole(self.folder):
+                digests.compare(path, checksum, self.folder / "domain.json")
+        return path
+
+    @cached_property
+    def _checksums(self) -> dict[str, str]:
+        return dict(zip(self.videos["file"], self.videos["sha256"], strict=True))
 
     @cached_property
     def tracks(self) -> pd.DataFrame:
@@ -142,6 +158,7 @@ def write_domain(
             path.unlink(missing_ok=True)
         else:
             write_table(path, table[list(columns)])
+    write_sums(folder, [name for name in ("tracks.parquet", "ego.parquet") if (folder / name).is_file()])
     write_json(folder / "domain.json", {**about, "videos": videos.to_dict("records")})
     return open_domain(folder)
 
@@ -154,9 +171,27 @@ def _sides_px(path: Path, size_px: int | list[Any]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+def _is_known(path: Path) -> bool:
+    """Whether a table is there, or should be."""
+    return path.is_file() or digests.line_of(path) is not None
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except digests.WrongDigest as error:
+        raise ValueError(
+            f"{error}. Copy it again from where it is whole, or make {folder} again (if it was changed on purpose, "
+            "correct its line there)"
+        ) from error
+
+
 def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: this domain has no known truth")
+    with _whole(path.parent):
+        digests.check(path)
     table = pd.read_parquet(path)
     if missing := [column for column in columns if column not in table]:
         raise ValueError(f"{path}: column {missing[0]!r} is missing ({columns[missing[0]]})")

@@ -2,8 +2,7 @@
 
 Decision: a file is named by the digest of all that it comes from (the videos' checksums, the clips' first frames and their
 length, the video reader, the edition of the measures, the networks' weights), so that nothing stale can be read and all
-runs and processes of a store share it. It is computed by one process at a time and written atomically; a damaged file is
-computed again.
+runs and processes of a store share it (`util.cache`).
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,11 +21,9 @@ from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
 from replaylab.data.video import chosen_reader
 from replaylab.spec import EvaluationSpec
-from replaylab.util.files import locked, write_atomically
-from replaylab.util.progress import report
+from replaylab.util.cache import cached
 
 Arrays = dict[str, NDArray[Any]]
-Kept = TypeVar("Kept", Arrays, pd.DataFrame)
 
 
 @dataclass(frozen=True)
@@ -52,41 +49,12 @@ class FeatureCache:
             # safetensors writes memory as it lies, and would mix up an array with another order of its axes
             save_file({name: np.ascontiguousarray(array) for name, array in made.items()}, aside)
 
-        return _kept(self._path(what, ".safetensors"), load_file, write, compute)
+        return cached(self._path(what, ".safetensors"), load_file, write, compute)
 
     def table(self, what: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The same of a table."""
-        return _kept(self._path(what, ".parquet"), pd.read_parquet, lambda aside, made: made.to_parquet(aside), compute)
+        return cached(self._path(what, ".parquet"), pd.read_parquet, lambda aside, made: made.to_parquet(aside), compute)
 
     def _path(self, what: str, suffix: str) -> Path:
         name = hashlib.sha256(f"{self.content}\n{what}".encode()).hexdigest()[:32]
         return self.folder / f"{name}{suffix}"
-
-
-def _kept(
-    path: Path, read: Callable[[Path], Kept], write: Callable[[Path, Kept], None], compute: Callable[[], Kept]
-) -> Kept:
-    def there() -> Kept | None:
-        try:
-            return read(path)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno is not None:  # it may well be whole
-                raise
-            return None
-        except Exception:  # safetensors and pyarrow raise their own where a file is damaged
-            return None
-
-    found = there()
-    if found is not None:
-        return found
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path):
-        found = there()  # by the process that held the lock
-        if found is None:
-            if path.exists():
-                report(f"{path} is damaged and is computed again")
-            made = found = compute()
-            write_atomically(path, lambda aside: write(aside, made))
-    return found

@@ -73,7 +73,7 @@ def labelled_videos(domain: Domain, split: str, most: int) -> LabelledVideos:
     files = domain.split(split)["file"].iloc[:most]
     names = [file.removesuffix(".mp4") for file in files]
     frames = np.stack([
-        decode(domain.folder / "videos" / file)
+        decode(domain.video(Path(file).stem))
         for file in track(files, what=f"decoding {domain.name} {split}", unit="videos")
     ])  # fmt: skip
     ego = domain.ego[domain.ego["video"].isin(names)].sort_values(["video", "frame"]).set_index("video")

@@ -4,8 +4,8 @@ Decision: every frame is encoded once, however many clips it is in, because the 
 chunk, one file, holds videos that follow one another in the split, whichever clips are asked for, so that runs which
 train on different clips share it. Its name is the digest of the autoencoder, of the window that is encoded together
 and of its videos' checksums: nothing stale can be read, and videos appended to a domain cost only the last chunk and
-themselves. Each chunk is encoded by one process at a time, written aside and renamed: several processes share the
-work, and one that is killed loses its current chunk. A damaged chunk is encoded again.
+themselves. Each chunk is encoded by one process at a time (`util.cache`): several processes share the work, and one that
+is killed loses its current chunk.
 
 Refused: a video with another checksum or number of frames than its domain lists, and a clip that is longer than its
 video.
@@ -27,8 +27,9 @@ from replaylab.data.clips import Clip
 from replaylab.data.domain import Domain
 from replaylab.data.video import UndecodableVideo, chosen_reader, decode
 from replaylab.models.tiny import TinyModel
-from replaylab.util.files import locked, sha256, write_atomically
-from replaylab.util.progress import report, track
+from replaylab.util import cache
+from replaylab.util.files import locked, sha256
+from replaylab.util.progress import track
 
 VIDEOS_AT_ONCE = 32
 WINDOW_FRAMES = 1  # encoded together, independently of those before and after
@@ -123,10 +124,7 @@ def _encode_chunks(model: TinyModel, missing: list[_Chunk]) -> Iterator[_Chunk]:
 
 def _write_chunk(model: TinyModel, chunk: _Chunk) -> None:
     if not _is_whole(chunk):
-        if chunk.path.exists():
-            report(f"{chunk.path} is damaged and is encoded again")
-        frames = _encode(model, chunk)
-        write_atomically(chunk.path, lambda aside: write(aside, frames))
+        cache.write(chunk.path, write, _encode(model, chunk))
 
 
 def _encode(model: TinyModel, chunk: _Chunk) -> NDArray[np.float32]:
@@ -141,15 +139,7 @@ def _encode(model: TinyModel, chunk: _Chunk) -> NDArray[np.float32]:
 
 
 def _is_whole(chunk: _Chunk) -> bool:
-    try:
-        _read(chunk)
-    except FileNotFoundError:
-        return False
-    except OSError:  # it may well be whole
-        raise
-    except Exception:  # a damaged header can raise almost anything, tokenize.TokenError for one
-        return False
-    return True
+    return cache.kept(chunk.path, lambda path: _read(chunk)) is not None
 
 
 def _read(chunk: _Chunk) -> NDArray[np.float32]:

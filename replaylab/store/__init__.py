@@ -10,7 +10,9 @@ from replaylab.store.run_folders import (
     COLUMNS,
     OF_DISTANCES,
     ReferenceSpec,
+    check_result,
     check_store,
+    checked_rows,
     claim,
     finish,
     samples_folder,
@@ -18,6 +20,6 @@ from replaylab.store.run_folders import (
 )
 
 __all__ = [
-    "COLUMNS", "OF_DISTANCES", "ReferenceSpec", "Store", "base_curve", "book_folder", "check_store", "claim", "finish",
-    "provenance", "samples_folder", "store_of", "write_rows",
+    "COLUMNS", "OF_DISTANCES", "ReferenceSpec", "Store", "base_curve", "book_folder", "check_result", "check_store",
+    "checked_rows", "claim", "finish", "provenance", "samples_folder", "store_of", "write_rows",
 ]  # fmt: skip

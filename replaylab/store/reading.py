@@ -18,7 +18,16 @@ import pandas as pd
 
 from replaylab.spec import RunSpec
 from replaylab.store import packed
-from replaylab.store.run_folders import COLUMNS, OF_DISTANCES, ReferenceSpec, check_spec, exact, read_rows, samples_in
+from replaylab.store.run_folders import (
+    COLUMNS,
+    OF_DISTANCES,
+    ReferenceSpec,
+    check_result,
+    check_spec,
+    exact,
+    read_rows,
+    samples_in,
+)
 
 KEPT = ["run", "model", "step", "domain", "percentile", "boxes", "mp4"]
 """Columns of sample clips."""
@@ -46,7 +55,7 @@ class Store:
     def summary(self, run: str) -> dict[str, Any]:
         """What is known of a run as a whole: seconds, realised samples, execution, provenance."""
         row = self._packed(run)
-        return json.loads(row["summary"] if row else (self.folder / run / "summary.json").read_text())
+        return json.loads(row["summary"] if row else self._text(run, "summary.json"))
 
     def table(self, specs: Sequence[RunSpec], measures: Collection[str] | None = None) -> pd.DataFrame:
         """The rows of `references`, then of those runs that are finished; of these measures or of all."""
@@ -81,13 +90,13 @@ class Store:
         """
         if self._packed(run):
             return float(np.median(np.diff(packed.seconds_logged(self.folder, run))))
-        lines = (self.folder / run / "log.jsonl").read_text().splitlines()
+        lines = self._text(run, "log.jsonl").splitlines()
         return float(np.median(np.diff([json.loads(line)["seconds"] for line in lines])))
 
     def gallery_clips(self, references: str) -> dict[str, dict[str, int]]:
         """Domain -> percentile -> number of the clip that is kept of every run; empty where none is."""
         path, row = self.folder / references / "gallery.json", self._packed(references)
-        text = row["gallery"] if row else path.read_text() if path.is_file() else ""
+        text = row["gallery"] if row else self._text(references, path.name) if path.is_file() else ""
         return json.loads(text or "{}")
 
     def samples(self, runs: Sequence[str]) -> pd.DataFrame:
@@ -100,6 +109,12 @@ class Store:
         clips = [clip for run in runs if run not in there for clip in samples_in(self.folder / run)]
         parts = [packed.samples_of(self.folder, there), pd.DataFrame(clips, columns=KEPT)]
         return pd.concat([part for part in parts if len(part)] or parts[1:], ignore_index=True)
+
+    def _text(self, run: str, name: str) -> str:
+        """A file of a run's folder, checked."""
+        path = self.folder / run / name
+        check_result(path, f"move {path.parent} away and run again")
+        return path.read_text()
 
     def _packed(self, run: str) -> dict[str, Any] | None:
         return packed.runs_in(self.folder).get(run)

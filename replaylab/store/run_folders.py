@@ -23,13 +23,16 @@ from numpy.typing import NDArray
 
 from replaylab.spec import LATER, Described, EvaluationSpec, ModelSpec, RunSpec, digest, without_places
 from replaylab.store.origin import provenance
-from replaylab.util.files import sync, write_atomically, write_json, write_text
+from replaylab.util import digests
+from replaylab.util.files import BESIDE, SUMS, sync, write_atomically, write_sums, write_text
 
 COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed", "step", "domain", "split", "video",
            "start", "scene", "measure", "value", "n"]  # fmt: skip
 OF_DISTANCES = {"frames": 0, "size_px": 0, "resize": "", "extractor": "", "extractor_digest": ""}
 """Columns that say what a distance is of (`distances.Distance`), and what other rows have there."""
 
+WORKING = {"checkpoints", "tensorboard", "parts", "failed.txt", "summary.json", SUMS}
+"""Names in a run's folder that are no result, or are written after them."""
 STEP_OF = {"real": -1, "base": 0}  # in rows: of what was not fine-tuned
 
 
@@ -98,11 +101,21 @@ def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
     write_rows(folder / "rows.parquet", rows)
     for path in folder.glob("*.jsonl"):
         sync(path)
-    summary = {**facts, **provenance()}
-    write_json(folder / "summary.json", summary)
+    summary = json.dumps({**facts, **provenance()}, indent=1)
+    write_sums(folder, results_in(folder), {"summary.json": summary})
+    write_text(folder / "summary.json", summary)
 
 
-def write_rows(path: Path, rows: pd.DataFrame) -> None:
+def results_in(folder: Path) -> list[str]:
+    """The files that a finished run has, besides its summary: what only its training needs is left out."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [
+        path.as_posix() for path in found
+        if path.parts[0] not in WORKING and not path.name.startswith((".", "rows-")) and not path.name.endswith(BESIDE)
+    ]  # fmt: skip
+
+
+def write_rows(path: Path, rows: pd.DataFrame, with_digest: bool = False) -> None:
     """Rows as Parquet, in COLUMNS and OF_DISTANCES, values as float32; whole or not at all."""
     of_no_distance = {column: other for column, other in OF_DISTANCES.items() if column not in rows}
     narrow = rows.assign(**of_no_distance).reindex(columns=[*COLUMNS, *OF_DISTANCES]).fillna(OF_DISTANCES)
@@ -115,8 +128,9 @@ def write_rows(path: Path, rows: pd.DataFrame) -> None:
         "use_dictionary": [column for column in narrow if column != "value"],
         "compression": "zstd",
         "compression_level": 19,
+        "write_page_checksum": True,
     }
-    write_atomically(path, lambda aside: narrow.to_parquet(aside, index=False, **packed))
+    write_atomically(path, lambda aside: narrow.to_parquet(aside, index=False, **packed), with_digest)
 
 
 def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -128,11 +142,25 @@ def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def read_rows(folder: Path, measures: Collection[str] | None = None) -> pd.DataFrame:
     """The rows of a run's folder, of these measures only or of all; ValueError for a column that is missing."""
     only = None if measures is None else [("measure", "in", sorted(measures) or [""])]
-    rows = pd.read_parquet(folder / "rows.parquet", filters=only)
+    rows = checked_rows(folder / "rows.parquet", f"move {folder} away and run again", filters=only)
     missing = [column for column in (*COLUMNS, *OF_DISTANCES) if column not in rows]
     if missing:
         raise ValueError(f"{folder / 'rows.parquet'}: column {missing[0]!r} is missing")
     return exact(rows)
+
+
+def checked_rows(path: Path, remedy: str, **options: Any) -> pd.DataFrame:
+    """A Parquet file of rows; ValueError, with the remedy, if it is not as it was written."""
+    check_result(path, remedy)
+    return pd.read_parquet(path, page_checksum_verification=True, **options)
+
+
+def check_result(path: Path, remedy: str = "") -> None:
+    """ValueError, with what to do, if a file of a run is not as it was written."""
+    try:
+        digests.check(path)
+    except digests.WrongDigest as error:
+        raise ValueError(f"{error}. Copy it again from where it is whole, or {remedy or 'run again'}") from error
 
 
 def exact(rows: pd.DataFrame) -> pd.DataFrame:
@@ -151,6 +179,8 @@ def samples_in(folder: Path) -> list[tuple[Any, ...]]:
     """
     found = []
     for path in sorted(folder.glob("samples/*/*.mp4")):
+        for file in (path, path.with_suffix(".json")):
+            check_result(file, f"move {folder} away and run again")
         of, (domain, _, percentile) = path.parent.name, path.stem.rpartition("-")
         model, step = ("fine-tuned", int(of)) if of.isdigit() else (of, STEP_OF[of])
         found.append(

@@ -110,7 +110,7 @@ def train_autoencoder(home: Path, folder: Path | None = None, seed: int = 0, ste
 def all_frames(domain: Domain, split: str) -> NDArray[np.uint8]:
     """Every frame of a split, uint8 (N, H, W, 3)."""
     files = domain.split(split)["file"]
-    return np.concatenate([decode(domain.folder / "videos" / file)
+    return np.concatenate([decode(domain.video(Path(file).stem))
                            for file in track(files, what=f"decoding {domain.name} {split}", unit="videos")])  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Whole or not there: weights and state of a run on disk.
 
-Decision: a checkpoint is a folder `step-000123/` of safetensors and one readable `state.json` with the checksums of
-the others. It is written as a whole, so a kill at any moment leaves the one before. A damaged one is passed over with a
+Decision: a checkpoint is a folder `step-000123/` of safetensors and one readable `state.json`, with the digests of both
+(`digests`). It is written as a whole, so a kill at any moment leaves the one before. A damaged one is passed over with a
 warning. Refused: pickle.
 """
 
@@ -15,7 +15,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from replaylab.util.files import sha256, write_folder
+from replaylab.util import digests
+from replaylab.util.files import sha256, write_folder, write_sums
 from replaylab.util.progress import report
 
 KEPT = 2
@@ -27,8 +28,8 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
     def fill(fresh: Path) -> None:
         for name, group in tensors.items():
             _write_group(fresh / f"{name}.safetensors", group)
-        checksums = {file.name: sha256(file) for file in fresh.iterdir()}
-        (fresh / "state.json").write_text(json.dumps({"step": step, **state, "checksums": checksums}, indent=1))
+        (fresh / "state.json").write_text(json.dumps({"step": step, **state, "tensors": sorted(tensors)}, indent=1))
+        write_sums(fresh, [file.name for file in fresh.iterdir()])
 
     write_folder(folder / f"step-{step:06d}", fill)
     for old in steps(folder)[:-KEPT]:
@@ -57,12 +58,16 @@ def newest(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] 
 
 
 def _load(whole: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    digests.check(whole / "state.json")
     state = json.loads((whole / "state.json").read_text())
+    listed = state.pop("checksums", {})  # of a checkpoint of an older version
     tensors = {}
-    for name, checksum in state.pop("checksums").items():
-        if sha256(whole / name) != checksum:
-            raise ValueError(f"{name} does not have the checksum that state.json gives")
-        tensors[Path(name).stem] = load_file(whole / name)
+    for name in state.pop("tensors", [Path(file).stem for file in listed]):
+        path = whole / f"{name}.safetensors"
+        digests.check(path)
+        if listed and sha256(path) != listed[path.name]:
+            raise ValueError(f"{path.name} does not have the checksum that state.json gives")
+        tensors[name] = load_file(path)
     return tensors, state
 
 

@@ -32,11 +32,12 @@ from replaylab.models.autoencoder import FOLD, latent_channels
 from replaylab.models.interface import Clip, stack_clips
 from replaylab.models.pipelines import Pipeline
 from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
-from replaylab.store import ReferenceSpec, Store, claim, finish, samples_folder, write_rows
+from replaylab.store import ReferenceSpec, Store, check_result, checked_rows, claim, finish, samples_folder, write_rows
 from replaylab.training import loop, regularizers
 from replaylab.util import distributed, networks
+from replaylab.util.cache import cached
 from replaylab.util.distributed import Execution, Rank, flush_denormals
-from replaylab.util.files import locked, write_atomically
+from replaylab.util.files import BESIDE
 from replaylab.util.processes import usable_cores
 from replaylab.worlds.build import build_domain, is_built, render_video
 
@@ -74,7 +75,7 @@ def _train_one(spec: RunSpec, store: Path, machine: MachineSpec, rank: Rank) -> 
             at_the_end = step == spec.training.steps
             rows = evaluate.evaluate(pipeline, spec.evaluation, store, kept, rank, at_the_end)
             if rank.is_main:
-                write_rows(path, _named(rows, spec, step))
+                write_rows(path, _named(rows, spec, step), with_digest=True)
 
     model = pipeline.model
     loop.fit(
@@ -94,15 +95,16 @@ def _train_one(spec: RunSpec, store: Path, machine: MachineSpec, rank: Rank) -> 
 
 def _finish(spec: RunSpec, mixture: Mixture, folder: Path, seconds: float) -> None:
     parts = [folder / f"rows-{step:06d}.parquet" for step in spec.evaluate_at]
-    counts = mixture.counts(spec.training.steps)
+    counts, again = mixture.counts(spec.training.steps), f"remove {folder} and train again"
     finish(
-        folder, pd.concat(map(pd.read_parquet, parts), ignore_index=True), seconds=seconds,
+        folder, pd.concat([checked_rows(part, again) for part in parts], ignore_index=True), seconds=seconds,
         realised_samples=dict(zip([spec.target.name, *(world.name for world in spec.replay.domains)], counts, strict=True)),
         realised_replay_fraction=sum(counts[1:]) / sum(counts),
         execution=json.loads((folder / "manifest.json").read_text()),
     )  # fmt: skip
     for part in parts:
-        part.unlink(missing_ok=True)
+        for path in (part, part.with_name(part.name + BESIDE)):
+            path.unlink(missing_ok=True)
     delete_checkpoints(folder)
 
 
@@ -127,6 +129,8 @@ def load_fine_tuned(spec: RunSpec, store: Path, folder: Path) -> Pipeline:
     """A finished run's model with its last weights; raises FileNotFoundError, with the path, if they were not kept."""
     pipeline = pipelines.load(spec, store)
     network, name = pipeline.model.transformer, pipeline.model.NETWORK[0]
+    for path in (folder / lora.FILE, *(folder / name).glob("*")):
+        check_result(path, f"move {folder} away and train it again")
     if spec.training.trained == "lora":
         loop.select_trainable(pipeline.model, spec.training, spec.seed)
         lora.read_lora(network, folder, name)
@@ -165,11 +169,10 @@ def _replayed(pipeline: Pipeline, world: World, spec: RunSpec, store: Path) -> S
     steps, noise = spec.evaluation.sampler_steps, torch_seed(spec.seed, "generated replay")
     about = json.dumps([spec.base, world.as_dict(), numbers, steps, noise])
     path = store / "latents" / f"generated-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
-    with locked(path):
-        if not path.is_file():
-            latents = regularizers.generate_replay(pipeline.model, kept, steps, noise).numpy()
-            write_atomically(path, lambda aside: latent_cache.write(aside, latents))
-    generated = np.load(path, mmap_mode="r")
+    generated = cached(
+        path, lambda path: np.load(path, mmap_mode="r"), latent_cache.write,
+        lambda: regularizers.generate_replay(pipeline.model, kept, steps, noise).numpy(),
+    )  # fmt: skip
     return [
         {**clip, "latents": torch.from_numpy(each[None])} if isinstance(clip, dict) else each
         for clip, each in zip(kept, generated, strict=True)

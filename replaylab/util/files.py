@@ -1,4 +1,4 @@
-"""Atomic writing of files and folders, checksums, and locks between processes.
+"""Writing of files and folders, whole and for good, and locks between processes.
 
 Decision: all that is kept is written here, by `write_atomically` or `write_folder`: beside its place, fsynced, renamed, and
 then the folder fsynced, so that what comes later (a summary that says a run is done) is never on disk without it. A lock is
@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+SUMS, BESIDE = "SHA256SUMS", ".sha256"
+"""Files of digests, as sha256sum writes and checks them: of a folder's files, and `<name>.sha256` of one; see `digests`."""
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
@@ -49,9 +51,10 @@ def make_folder(folder: Path) -> None:
         sync(each.parent)
 
 
-def write_atomically(path: Path, write: Any) -> None:
+def write_atomically(path: Path, write: Any, with_digest: bool = False) -> None:
     """Call `write(aside)` on an empty file beside the target and put it in place: it is whole or not there, and when this
-    returns it is there after a power failure too. Readable by whom the umask says, whatever `write` did.
+    returns it is there after a power failure too. Readable by whom the umask says, whatever `write` did. `with_digest`: as
+    `<name>.sha256` beside it, for `digests.check`.
     """
     make_folder(path.parent)
     aside = _beside(path)
@@ -61,6 +64,8 @@ def write_atomically(path: Path, write: Any) -> None:
         write(aside)
         _open_to(aside, mode)
         sync(aside)
+        if with_digest:  # first: the file is never there without it
+            write_text(path.with_name(path.name + BESIDE), _lines({path.name: sha256(aside)}))
         aside.replace(path)
         sync(path.parent)
     finally:
@@ -136,6 +141,20 @@ def _beside(path: Path) -> Path:
 def _open_to(path: Path, mode: int) -> None:
     if path.stat().st_mode & 0o777 != mode & 0o777:  # safetensors makes files that are their owner's alone
         path.chmod(mode & 0o777)
+
+
+def write_sums(folder: Path, names: Iterable[str], texts: Mapping[str, str] = {}) -> None:
+    """SHA256SUMS of a folder: of these files, and of others that are to be written with these texts."""
+    found = {name: sha256(folder / name) for name in names}
+    found |= {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    if found:
+        write_text(folder / SUMS, _lines(found))
+    else:
+        (folder / SUMS).unlink(missing_ok=True)
+
+
+def _lines(found: Mapping[str, str]) -> str:
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(found.items()))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from replaylab.data.domain import SPLITS, Domain, Rows, open_domain, write_domain
 from replaylab.data.video import write_video
 from replaylab.spec import FolderSpec, World, WorldSpec, digest, generator
+from replaylab.util import digests
 from replaylab.util.files import locked, sha256, write_atomically, write_table
 from replaylab.util.processes import map_in_processes, usable_cores
 from replaylab.util.progress import report
@@ -56,11 +57,64 @@ def build_domain(spec: World, home: str | Path) -> Domain:
     if isinstance(spec, FolderSpec):
         return _opened(spec)
     folder = folder_of(spec, home)
-    if not is_built(spec, home):
-        with locked(folder):
-            if not is_built(spec, home):  # by the one that was waited for
+    if not (is_built(spec, home) and _is_whole(spec, folder)):
+        with locked(folder):  # another process may have made it meanwhile
+            if not (is_built(spec, home) and (_is_whole(spec, folder) or _mended(spec, folder))):
                 _build(spec, folder)
     return open_domain(folder)
+
+
+def _is_whole(spec: WorldSpec, folder: Path) -> bool:
+    """Whether every file of a finished domain is as it was written."""
+    try:
+        domain = _listed(spec, folder)
+        return all(domain.video(Path(file).stem).is_file() for file in domain.videos["file"])
+    except (ValueError, FileNotFoundError):
+        return False
+
+
+def _listed(spec: WorldSpec, folder: Path) -> Domain:
+    """The domain, if its tables are whole and it lists the videos that it should; else ValueError or FileNotFoundError."""
+    domain, names = open_domain(folder), [(split, name) for split in SPLITS for name in _names(spec, split)]
+    for name in ("tracks.parquet", "ego.parquet"):
+        digests.check(folder / name)
+    wanted = pd.DataFrame({
+        "file": [f"{name}.mp4" for _, name in names], "split": [split for split, _ in names],
+        "scene": [f"{spec.name}/{name}" for _, name in names], "frames": spec.frames,
+    })  # fmt: skip
+    if not wanted.equals(domain.videos[[*wanted]].reset_index(drop=True)) or _about(spec) != domain.about:
+        raise ValueError(f"{folder / 'domain.json'} is not the one that was written")
+    return domain
+
+
+def _mended(spec: WorldSpec, folder: Path) -> bool:
+    """Render videos that are damaged or missing again; False where more is damaged, or they are not the same any more."""
+    report(f"warning: {folder} is damaged: what is not as it was written is rendered again")
+    try:
+        domain = _listed(spec, folder)
+    except (ValueError, FileNotFoundError):
+        return False
+    for name in (Path(file).stem for file in domain.videos["file"]):
+        try:
+            if domain.video(name).is_file():
+                continue
+        except ValueError:
+            pass
+        split, _, number = name.rpartition("-")
+        _write_video(spec, folder, name, render_video(spec, split, int(number))[0])
+    return _is_whole(spec, folder)
+
+
+def _names(spec: WorldSpec, split: str) -> list[str]:
+    return [f"{split}-{number:05d}" for number in range(dict(zip(SPLITS, spec.videos, strict=True))[split])]
+
+
+def _about(spec: WorldSpec) -> dict[str, Any]:
+    """What domain.json says besides its videos."""
+    return {
+        "name": spec.name, "frames_per_second": spec.frames_per_second, "size_px": spec.size_px,
+        "licence": getattr(WORLDS[spec.world], "LICENCE", "CC0-1.0"), "made_by": "replaylab.worlds", "world": spec.as_dict(),
+    }  # fmt: skip
 
 
 def _opened(spec: FolderSpec) -> Domain:
@@ -76,6 +130,7 @@ def _opened(spec: FolderSpec) -> Domain:
 def _build(spec: WorldSpec, folder: Path) -> None:
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     (folder / "parts").mkdir(exist_ok=True)
+    (folder / "domain.json").unlink(missing_ok=True)  # of one that is damaged
     chunks = [
         (split, start, min(start + VIDEOS_PER_CHUNK, count))
         for split, count in zip(SPLITS, spec.videos, strict=True)
@@ -92,11 +147,7 @@ def _build(spec: WorldSpec, folder: Path) -> None:
         pd.concat([pd.read_parquet(_part_path(folder, chunk, kind)) for chunk in chunks], ignore_index=True)
         for kind in ("videos", "tracks", "ego")
     )
-    about = {
-        "name": spec.name, "frames_per_second": spec.frames_per_second, "size_px": spec.size_px,
-        "licence": getattr(WORLDS[spec.world], "LICENCE", "CC0-1.0"), "made_by": "replaylab.worlds", "world": spec.as_dict(),
-    }  # fmt: skip
-    write_domain(folder, about, videos, tracks, ego)
+    write_domain(folder, _about(spec), videos, tracks, ego)
     shutil.rmtree(folder / "parts")
 
 
@@ -111,14 +162,19 @@ def _render_chunk(spec: WorldSpec, folder: Path, chunk: Chunk) -> None:
     for number in range(start, stop):
         name = f"{split}-{number:05d}"
         frames, agent_rows, ego_rows = render_video(spec, split, number)
-        path = folder / "videos" / f"{name}.mp4"
-        write_atomically(path, lambda aside, frames=frames: write_video(aside, frames, spec.frames_per_second))
+        path = _write_video(spec, folder, name, frames)
         scene = f"{spec.name}/{name}"
         videos.append({"file": path.name, "split": split, "scene": scene, "frames": len(frames), "sha256": sha256(path)})
         tracks += [{"video": name, **row} for row in agent_rows]
         ego += [{"video": name, **row} for row in ego_rows]
     for kind, rows in (("videos", videos), ("tracks", tracks), ("ego", ego)):  # ego last: with it the chunk is complete
         write_table(_part_path(folder, chunk, kind), pd.DataFrame(rows))
+
+
+def _write_video(spec: WorldSpec, folder: Path, name: str, frames: NDArray[np.uint8]) -> Path:
+    path = folder / "videos" / f"{name}.mp4"
+    write_atomically(path, lambda aside: write_video(aside, frames, spec.frames_per_second))
+    return path
 
 
 def check_world(spec: WorldSpec) -> None:

@@ -11,6 +11,7 @@ from replaylab.data import clips
 from replaylab.data.domain import write_domain
 from replaylab.data.video import READERS, UndecodableVideo, decode, write_video
 from replaylab.spec import WorldSpec
+from replaylab.util.files import sha256
 from replaylab.worlds.build import build_domain, render_video
 
 SMALL = WorldSpec("near", "traffic", "diverse", "free", (3, 0, 0))
@@ -33,7 +34,8 @@ def test_clips_of_a_rectangle_without_truth(tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (12, 6, 10, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "a.mp4", frames, 4.0)
-    videos = pd.DataFrame([("a.mp4", "train", "one", 12, "0" * 64)], columns=["file", "split", "scene", "frames", "sha256"])
+    checksum = sha256(tmp_path / "videos" / "a.mp4")
+    videos = pd.DataFrame([("a.mp4", "train", "one", 12, checksum)], columns=["file", "split", "scene", "frames", "sha256"])
     domain = write_domain(tmp_path, {"name": "wide", "frames_per_second": 4.0, "size_px": [48, 80]}, videos)
     chosen = clips.clips_of(domain, "train", 8)
     assert [clip.start for clip in chosen] == [0, 2, 4]

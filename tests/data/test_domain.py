@@ -97,6 +97,7 @@ def test_missing_truth_is_named(tmp_path):
     (tmp_path / "tracks.parquet").unlink()
     with pytest.raises(FileNotFoundError, match=r"tracks\.parquet is missing"):
         _ = open_domain(tmp_path).tracks
+    (tmp_path / "SHA256SUMS").unlink()  # as of a folder that somebody made
     pd.DataFrame({"video": ["a"]}).to_parquet(tmp_path / "ego.parquet")
     with pytest.raises(ValueError, match=r"ego\.parquet: column 'frame' is missing"):
         _ = open_domain(tmp_path).ego
@@ -218,3 +219,21 @@ def test_an_error_that_is_not_about_locks_is_raised(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(OSError, match="broken disk"), locked(tmp_path / "what"):
         pytest.fail("let in")
+
+
+@pytest.mark.parametrize("table", ["tracks", "ego"])
+def test_truth_that_is_not_as_it_was_written_is_named(table, tmp_path):
+    """Every bit of it counts; a table that was taken away is missed."""
+    path, columns = tmp_path / f"{table}.parquet", {"tracks": TRACK_COLUMNS, "ego": EGO_COLUMNS}[table]
+    tables = {table: pd.DataFrame([dict.fromkeys(columns, 1)])}
+    videos = pd.DataFrame([("a.mp4", "train", "one", 12, "")], columns=["file", "split", "scene", "frames", "sha256"])
+    write_domain(tmp_path, {"name": "x", "frames_per_second": 4.0, "size_px": 64}, videos, **tables)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=rf"{table}\.parquet is damaged.*SHA256SUMS says.*Copy it again"):
+            getattr(open_domain(tmp_path), table)
+    path.unlink()
+    assert getattr(open_domain(tmp_path), f"has_{table}")
+    with pytest.raises(FileNotFoundError, match=rf"{table}\.parquet is missing"):
+        getattr(open_domain(tmp_path), table)

@@ -194,7 +194,7 @@ def test_a_damaged_chunk_is_made_again_with_a_word(harm, model, domain, tmp_path
     capsys.readouterr()
     assert np.array_equal(read_all(model, domain, home), whole)
     assert len(model.encoded) == 4 + 1 and path.read_bytes() == bad and other.read_bytes() == contents[other]
-    assert capsys.readouterr().err.count(f"{path} is damaged and is encoded again\n") == 1
+    assert capsys.readouterr().err.count(f"{path} is damaged and is made again\n") == 1
 
 
 def test_a_video_of_another_length_than_its_domain_says_is_named_and_nothing_is_kept(model, domain, tmp_path):

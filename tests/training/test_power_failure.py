@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
 from light_runs import grid
 from simulated_disk import Disk
 
@@ -51,3 +53,13 @@ def test_a_run_is_done_only_when_all_that_it_names_is_on_disk(light, tmp_path, m
             name: data for name, data in there.items() if not name.endswith("summary.json")
         }
     assert f"{SPEC.run_id}/summary.json" in after[-1]
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
+    listed = {line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
+    assert listed == {name.removeprefix(f"{SPEC.run_id}/") for name in there if not name.endswith("SHA256SUMS")}
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1000] + bytes([data[-1000] ^ 1]) + data[-999:])
+    with pytest.raises(
+        ValueError, match=r"diffusion_pytorch_model\.safetensors is damaged.*move .* away and train it again"
+    ):
+        fine_tuning.load_fine_tuned(SPEC, store, folder)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 import subprocess
 import sys
 import time
@@ -313,3 +314,32 @@ def children(parent: int) -> list[int]:
             if int(rest.rpartition(")")[2].split()[1]) == parent and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
                 found.append(int(pid))
     return found
+
+
+@pytest.mark.parametrize("harm", ["a bit of a video", "no video", "a bit of the tracks", "no tracks", "a split", "a scene"])
+def test_a_damaged_domain_is_rendered_again_with_a_warning(harm, domain, tmp_path, capsys, monkeypatch):
+    """Only a damaged video where no more is damaged; in the end it is the same to the bit."""
+    folder = build_module.folder_of(SMALL, tmp_path)
+    shutil.copytree(domain.folder, folder)
+    path = folder / {"video": "videos/dev-00001.mp4", "tracks": "tracks.parquet"}.get(harm.split()[-1], "domain.json")
+    data = path.read_bytes()
+    if harm.startswith("no"):
+        path.unlink()
+    elif harm.startswith("a bit"):
+        path.write_bytes(data[:-99] + bytes([data[-99] ^ 4]) + data[-98:])
+    else:
+        path.write_bytes(data.replace(*{"a split": (b'"dev"', b'"test"'), "a scene": (b'dev-00001"', b'dev-00000"')}[harm]))
+    rendered, honest = [], build_module.render_video
+    monkeypatch.setattr(build_module, "render_video", lambda *which: rendered.append(which) or honest(*which))
+    monkeypatch.setattr(build_module, "usable_cores", lambda: 1)
+    build_module.build_domain(SMALL, tmp_path)
+    assert capsys.readouterr().err.count(f"warning: {folder} is damaged") == 1
+    if path.suffix == ".mp4":
+        assert [number for *_, number in rendered] == [1]
+    assert files_of(folder) == files_of(domain.folder)
+    build_module.build_domain(SMALL, tmp_path)
+    assert not capsys.readouterr().err
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from replaylab.models.interface import Condition
 from replaylab.spec import torch_seed
-from replaylab.util.files import write_atomically
+from replaylab.util.cache import cached
 
 
 def to_pixels(frames: np.ndarray) -> Tensor:
@@ -61,13 +61,6 @@ def on_cpu(condition: Condition) -> Condition:
 
 def cached_tensors(path: Path, make: Callable[[], Condition]) -> Condition:
     """The result of `make`, memory-mapped, from the file where it was written before or is now."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    try:
-        return load_file(path)
-    except (FileNotFoundError, SafetensorError):
-        pass  # not made yet, or damaged: made again
-    made = on_cpu(make())
-    write_atomically(path, lambda aside: save_file(made, aside))
-    return load_file(path)
+    return cached(path, load_file, lambda aside, made: save_file(made, aside), lambda: on_cpu(make()))

@@ -1,0 +1,54 @@
+"""Files that can be made again: kept on disk under a name that says all that they come from, with a digest beside them.
+
+Decision: one mechanism for latents, conditions, features and generated clips. A file is made by one process at a time and
+read by all; one that is damaged (its digest is another, or it cannot be read) is made again, with a warning. Refused: to
+take what the system reports (no permission, a broken disk) for damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from replaylab.util import digests
+from replaylab.util.files import locked, make_folder, write_atomically
+from replaylab.util.progress import report
+
+Kept = TypeVar("Kept")
+
+
+def cached(path: Path, load: Callable[[Path], Kept], save: Callable[[Path, Any], object], make: Callable[[], Any]) -> Kept:
+    """The file by `load`; where it is missing or damaged, what `make` gives is written first, by `save(aside, made)`."""
+    found = kept(path, load)
+    if found is not None:
+        return found
+    make_folder(path.parent)
+    with locked(path):
+        found = kept(path, load)  # by the process that held the lock
+        if found is None:
+            write(path, save, make())
+            found = load(path)
+    return found
+
+
+def kept(path: Path, load: Callable[[Path], Kept]) -> Kept | None:
+    """The file by `load`; None where it is missing or damaged."""
+    try:
+        digests.check(path)
+        return load(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno is not None:  # it may well be whole
+            raise
+        return None
+    except Exception:  # a damaged file can raise almost anything: tokenize.TokenError, safetensors' and pyarrow's own
+        return None
+
+
+def write(path: Path, save: Callable[[Path, Any], object], made: Any) -> None:
+    """Write the file with its digest, and say so if it takes the place of a damaged one."""
+    if path.exists():
+        report(f"warning: {path} is damaged and is made again")
+    write_atomically(path, lambda aside: save(aside, made), with_digest=True)

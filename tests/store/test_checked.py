@@ -1,0 +1,89 @@
+"""A result of which one bit is another is never read: each file of a finished run is an error with its name and a remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from replaylab.spec import generator
+from replaylab.store import COLUMNS, ReferenceSpec, Store, claim, finish, samples_folder, write_rows
+from replaylab.store.run_folders import checked_rows
+from replaylab.sweeps.presets import grid
+
+SPEC = grid("smoke", [0.5])[0]
+READERS = {
+    "rows.parquet": lambda store: store.rows([SPEC.run_id], ["ssim"]),
+    "summary.json": lambda store: store.summary(SPEC.run_id),
+    "log.jsonl": lambda store: store.seconds_a_step(SPEC.run_id),
+    "samples/000004/driving-5.mp4": lambda store: store.samples([SPEC.run_id]),
+    "samples/000004/driving-5.json": lambda store: store.samples([SPEC.run_id]),
+    "spec.json": lambda store: store.is_done(SPEC),
+}
+
+
+def rows_of(run: str) -> pd.DataFrame:
+    """Of some clips, made up."""
+    random = generator(0, "rows")
+    lines = [(measure, f"test-{clip:05d}") for measure in ("ssim", "ade_px") for clip in range(40)]
+    rows = pd.DataFrame(lines, columns=["measure", "video"]).assign(value=random.normal(size=len(lines)), n=3)
+    rows = rows.assign(
+        run=run, base=SPEC.base, model="fine-tuned", step=4, domain="driving", split="dev", scene=rows["video"]
+    )
+    return rows.assign(target="", replay="", replay_fraction=0.5, seed=0, start=0)[COLUMNS]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A finished run."""
+    folder = claim(SPEC, tmp_path)
+    (folder / "log.jsonl").write_text("".join(json.dumps({"step": at, "seconds": 0.1 * at}) + "\n" for at in range(4)))
+    clip = samples_folder(folder, 4) / "driving-5.mp4"
+    clip.parent.mkdir(parents=True)
+    clip.write_bytes(generator(0, "clip").bytes(200))
+    clip.with_suffix(".json").write_text("{}")
+    finish(folder, rows_of(SPEC.run_id), seconds=1.0)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_bit_that_is_another_is_an_error_with_the_file_and_what_to_do(name: str, store: Path) -> None:
+    path = store / SPEC.run_id / name
+    read, whole = READERS[name], path.read_bytes()
+    read(Store(store))
+    for place in range(0, len(whole), max(1, len(whole) // 40)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=rf"{path}.*(run again|train)"):
+            read(Store(store))
+    path.write_bytes(whole)
+    read(Store(store))
+
+
+def test_a_run_of_an_older_version_is_read_as_before(store: Path) -> None:
+    (store / SPEC.run_id / "SHA256SUMS").unlink()
+    for read in READERS.values():
+        read(Store(store))
+
+
+def test_the_digest_of_references_covers_their_gallery(tmp_path: Path) -> None:
+    spec = ReferenceSpec.of(SPEC)
+    folder = claim(spec, tmp_path)
+    (folder / "gallery.json").write_text(json.dumps({"driving": {"5": 3}}))
+    finish(folder, rows_of(spec.run_id), seconds=1.0)
+    assert Store(tmp_path).gallery_clips(spec.run_id) == {"driving": {"5": 3}}
+    (folder / "gallery.json").write_text(json.dumps({"driving": {"5": 2}}))
+    with pytest.raises(ValueError, match=r"gallery\.json is damaged.*run again"):
+        Store(tmp_path).gallery_clips(spec.run_id)
+
+
+def test_rows_of_one_step_are_checked_before_they_are_joined(tmp_path: Path) -> None:
+    path = tmp_path / "rows-000004.parquet"
+    write_rows(path, rows_of(SPEC.run_id), with_digest=True)
+    whole, remedy = path.read_bytes(), "train again"
+    checked_rows(path, remedy)
+    for place in range(0, len(whole), 211):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"rows-000004\.parquet is damaged.*train again"):
+            checked_rows(path, remedy)
