@@ -50,6 +50,16 @@ class CachedClips(Sequence[NDArray[np.float32]]):
         return self.chunks[chunk][start : start + CLIP_FRAMES].swapaxes(0, 1)
 
 
+def joined(parts: Sequence[CachedClips]) -> CachedClips:
+    """The clips of several, one after the other."""
+    chunks: list[NDArray[np.float32]] = []
+    positions: list[tuple[int, int]] = []
+    for part in parts:
+        positions += [(len(chunks) + chunk, start) for chunk, start in part.positions]
+        chunks += part.chunks
+    return CachedClips(chunks, positions)
+
+
 @dataclass(frozen=True)
 class _Chunk:
     path: Path

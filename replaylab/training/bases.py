@@ -4,9 +4,9 @@
     python -m replaylab pretrain base --seed 2 --sixteenths 4
 
 Decision: a base is trained on diverse domains without the targets' narrow appearance: traffic of many appearances, rigid
-bodies, moving cameras, a game. Seeds 0 and 1 are the first edition's recipe, those from 2 on the second's: any motion in
-broader appearances, clips of its own for every base, Muon, and a stable phase from which a base with less training branches
-off. Training resumes where it was killed; weights are safetensors with a card.
+bodies, moving cameras, a game. Seeds 0 and 1 are the first edition's recipe, those from 2 on the second's: any motion beside
+free and ordinary traffic in broader appearances, clips of its own for every base, Muon, and a stable phase from which a base
+with less training branches off. Training resumes where it was killed; weights are safetensors with a card.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ BASE_DOMAINS = tuple(  # more of the same than the instruments see: near, then f
     replace(spec, videos=(train_videos, *spec.videos[1:]))
     for spec, train_videos in zip((NEAR, *FAR), (8000, 1200, 1200, 600), strict=True)
 )
-FAR_SHARE = 0.25  # of a base's batches, in equal parts
 SIXTEENTHS = (1, 2, 4, 8, 16)  # of its training, that a base can have
 
 
@@ -87,15 +86,22 @@ def bars(curve: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a base is trained and measured while it learns; domains: near, then far."""
+    """How a base is trained and measured while it learns."""
 
-    domains: tuple[WorldSpec, ...]
+    near: tuple[WorldSpec, ...]  # each video as often as any other
+    far: tuple[WorldSpec, ...]  # in equal parts
     training: TrainingSpec
     curve: EvaluationSpec
     points: int  # on the curve
     autoencoder: str  # folder among the shipped weights
     is_shared: bool  # whether bases refer to the autoencoder, and are kept as float16
+    far_share: float = 0.25  # of the batches
     size: Size = TINY
+
+    @property
+    def domains(self) -> tuple[WorldSpec, ...]:
+        """All that a base is trained on."""
+        return self.near + self.far
 
 
 def recipe_of(seed: int, family: str = "wan", large: bool = False) -> Recipe:
@@ -110,10 +116,15 @@ def recipe_of(seed: int, family: str = "wan", large: bool = False) -> Recipe:
     if seed < 2:
         training = TrainingSpec({"wan": 20000, "cogvideox": 10000}[family], 16, 2e-3, ema_decay=0.998, decay=True)
         curve = _curve(("near", "driving-eventful"), clips=64, references=64)
-        return Recipe(BASE_DOMAINS, training, curve, 20, "base", False)
-    domains = tuple(
+        return Recipe(BASE_DOMAINS[:1], BASE_DOMAINS[1:], training, curve, 20, "base", False)
+    near = (  # a domain's seed is its videos' appearances too
+        domain_spec("near-any", videos=(3200, 0, 0), seed=1000 + seed),
+        domain_spec("near", name="near-free", look="broad", videos=(3200, 0, 0), seed=2000 + seed),
+        domain_spec("near-ordinary", look="broad", videos=(1600, 0, 0), seed=3000 + seed),
+    )
+    far = tuple(
         domain_spec(name, videos=(videos, 0, 0), seed=1000 + seed)
-        for name, videos in (("near-any", 8000), ("physics", 1200), ("orbit", 1200), ("doom", 600))
+        for name, videos in (("physics", 1200), ("orbit", 1200), ("doom", 600))
     )
     training = TrainingSpec(
         {"wan": 12000, "cogvideox": 12000}[family], 16, 2e-3, ema_decay=0.998, decay=True, stable_share=0.5, muon_rate=2e-2,
@@ -123,7 +134,7 @@ def recipe_of(seed: int, family: str = "wan", large: bool = False) -> Recipe:
     curve = _curve(places, clips=48, references=80, sampler_steps=4, precision="bf16", measured_in="bf16")
     if large:
         training = replace(training, steps=20000, batch_size=128, ema_decay=0.999)
-    return Recipe(domains, training, curve, 4, "autoencoder-2", True, LARGE if large else TINY)
+    return Recipe(near, far, training, curve, 4, "autoencoder-2", True, size=LARGE if large else TINY)
 
 
 def _curve(names: tuple[str, ...], clips: int, references: int, **changes: Any) -> EvaluationSpec:
@@ -160,7 +171,7 @@ def train_base(
         write_folder(folder / "vae", lambda fresh: shutil.copytree(vae, fresh, dirs_exist_ok=True))
     model = new_model(family, seed, shared or folder, recipe.size).to(rank.device)
     sources = sources_of(recipe, model, home)
-    mixture = mixture_of(training, sources, seed)
+    mixture = mixture_of(replace(recipe, training=training), sources, seed)
     points = {ceil(training.steps * (point + 1) / recipe.points) for point in range(recipe.points)}
     run = home / base_folder(seed, family, sixteenths, large).name
     branches = {} if sixteenths < 16 or not whole.stable_share else {
@@ -204,20 +215,23 @@ def new_model(family: str, seed: int, folder: Path, size: Size = TINY) -> TinyMo
 
 
 def sources_of(recipe: Recipe, model: TinyModel, home: Path) -> list[latent_cache.CachedClips]:
-    """The training clips of every domain as latents, rendered and encoded unless that was done before."""
+    """Training clips as latents, all near ones together, then each far domain's; rendered and encoded unless that was done
+    before.
+    """
     sources = []
     for spec in recipe.domains:
         domain = build_domain(spec, home / "domains")
         chosen = clips.clips_of(domain, "train", CLIP_FRAMES)
         key = autoencoder.digest(model.vae)
         sources.append(latent_cache.encode_clips(model, domain, "train", chosen, home / "latents", key))
-    return sources
+    near = len(recipe.near)
+    return [latent_cache.joined(sources[:near]), *sources[near:]]
 
 
-def mixture_of(training: TrainingSpec, sources: loop.Sources, seed: int) -> Mixture:
+def mixture_of(recipe: Recipe, sources: loop.Sources, seed: int) -> Mixture:
     """Near and far clips as a base sees them."""
-    sizes = [len(source) for source in sources]
-    return Mixture(FAR_SHARE, training.batch_size, sizes, seed, clip_order=training.clip_order)
+    sizes, training = [len(source) for source in sources], recipe.training
+    return Mixture(recipe.far_share, training.batch_size, sizes, seed, clip_order=training.clip_order)
 
 
 def measured(model: TinyModel, curve: EvaluationSpec, home: Path) -> pd.DataFrame:

@@ -2,13 +2,14 @@
 
     python -m replaylab pretrain recipes
 
-Decision: every variation trains on the same clips, from the same weights and noise, for as many clips as STEPS steps have,
-and is measured on dev as the bases are. One row a variation, domain and measure, in `recipes.csv` beside the weights; what
-is done is kept in `home`.
+Decision: every variation starts from the same weights with the same noise, sees as many clips as STEPS steps have, the same
+ones unless it is they that are varied, and is measured on dev as the bases are. One row a variation, domain and measure, in
+`recipes.csv` beside the weights; what is done is kept in `home`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,22 @@ from typing import Any
 
 import pandas as pd
 
-from replaylab.spec import WEIGHTS, MachineSpec, digest
+from replaylab.spec import WEIGHTS, MachineSpec, WorldSpec
 from replaylab.training import bases, loop
 from replaylab.util.distributed import flush_denormals
 from replaylab.util.files import write_atomically
 from replaylab.util.progress import track
+from replaylab.worlds.named import domain_spec
 
 STEPS, SEED = 900, 2
+
+
+def _near(**names: str) -> tuple[WorldSpec, ...]:
+    """The recipe's number of near videos, all in one motion and look."""
+    videos = sum(spec.videos[0] for spec in bases.recipe_of(SEED).near)
+    return (domain_spec("near", videos=(videos, 0, 0), seed=1000 + SEED, **names),)
+
+
 VARIATIONS: dict[str, dict[str, Any]] = {
     "the recipe": {},
     "AdamW": {"muon_rate": 0.0},
@@ -33,8 +43,12 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "decay in the last fifth": {"stable_share": 0.8},
     "batches of 8": {"batch_size": 8},
     "average over 100 steps": {"ema_decay": 0.99},
+    "a tenth far": {"far_share": 0.1},
+    "any motion only": {"near": _near(name="near-any", look="broad", motion="any")},
+    "free motion only": {"near": _near(name="near-free", look="broad", motion="free")},
+    "free motion in the diverse look": {"near": _near(motion="free")},
 }
-"""What is changed of the recipe's training, by name."""
+"""What is changed of the recipe or of its training, by name."""
 
 
 @flush_denormals()
@@ -45,19 +59,27 @@ def run(home: Path, folder: Path = WEIGHTS, machine: MachineSpec = MachineSpec()
     """
     recipe, parts = bases.recipe_of(SEED), []
     for name, changes in track(VARIATIONS.items(), what="recipes", total=len(VARIATIONS), unit="variations"):
-        training = replace(recipe.training, steps=steps, **changes)
-        training = replace(training, steps=steps * recipe.training.batch_size // training.batch_size)  # as many clips
-        aside = home / "recipes" / digest(training)
+        varied = _changed(recipe, steps, changes)
+        aside = home / "recipes" / hashlib.sha256(repr(varied).encode()).hexdigest()[:12]
         if not (aside / "rows.csv").is_file():
             model = bases.new_model("wan", SEED, WEIGHTS / recipe.autoencoder)
-            sources = bases.sources_of(recipe, model, home)
-            loop.fit(model, sources, bases.mixture_of(training, sources, SEED), training, SEED, aside, name, machine=machine)
+            sources = bases.sources_of(varied, model, home)
+            mixture = bases.mixture_of(varied, sources, SEED)
+            loop.fit(model, sources, mixture, varied.training, SEED, aside, name, machine=machine)
             rows = pd.concat([bases.measured(model, recipe.curve, home), _loss(aside)])
             write_atomically(aside / "rows.csv", lambda aside, rows=rows: rows.to_csv(aside, index=False))
         parts.append(pd.read_csv(aside / "rows.csv", keep_default_na=False).assign(variation=name))
     table = pd.concat(parts)[["variation", "domain", "measure", "value"]]
     write_atomically(folder / "recipes.csv", lambda aside: table.to_csv(aside, index=False, float_format="%.4f"))
     return table
+
+
+def _changed(recipe: bases.Recipe, steps: int, changes: dict[str, Any]) -> bases.Recipe:
+    """The recipe in few steps, or in as many as have as many clips where batches have another size."""
+    of_training = {name: value for name, value in changes.items() if name not in vars(recipe)}
+    training = replace(recipe.training, steps=steps, **of_training)
+    training = replace(training, steps=steps * recipe.training.batch_size // training.batch_size)
+    return replace(recipe, training=training, **{name: changes[name] for name in changes.keys() - of_training.keys()})
 
 
 def _loss(folder: Path) -> pd.DataFrame:

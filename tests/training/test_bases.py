@@ -35,7 +35,13 @@ def small(monkeypatch, tmp_path):
         folder = str(tmp_path / "autoencoder")
         training = dataclasses.replace(recipe.training, batch_size=4)
         return dataclasses.replace(
-            recipe, domains=few(recipe.domains), training=training, curve=curve, points=2, autoencoder=folder
+            recipe,
+            near=few(recipe.near),
+            far=few(recipe.far[:1]),
+            training=training,
+            curve=curve,
+            points=2,
+            autoencoder=folder,
         )
 
     monkeypatch.setattr(bases, "recipe_of", small_recipe)

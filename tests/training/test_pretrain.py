@@ -32,7 +32,7 @@ def small(monkeypatch):
         recipe = recipe_of(*which)
         worlds = tuple(dataclasses.replace(world, videos=(0, 8, 0)) for world in recipe.curve.domains[:2])
         curve = dataclasses.replace(recipe.curve, domains=worlds, clips=4, reference_clips=4, sampler_steps=2)
-        return dataclasses.replace(recipe, domains=few(recipe.domains), curve=curve, points=2)
+        return dataclasses.replace(recipe, near=few(recipe.near), far=few(recipe.far[:1]), curve=curve, points=2)
 
     monkeypatch.setattr(bases, "recipe_of", small_recipe)
     monkeypatch.setattr(bases, "NEAR", few([bases.NEAR])[0])
