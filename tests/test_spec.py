@@ -20,7 +20,7 @@ from replaylab.spec import (
     torch_seed,
     weights_digest,
 )
-from replaylab.sweeps.presets import CONFIRMATORY, PRESETS, grid, trained_worlds
+from replaylab.sweeps.presets import CONFIRMATORY, EXPLORATORY, PRESETS, grid, trained_worlds
 
 
 def test_a_spec_survives_its_json_and_keeps_its_name():
@@ -179,8 +179,8 @@ def test_an_unknown_preset_is_refused_with_the_valid_ones():
 def test_only_preregistered_runs_may_look_at_the_test_split():
     looking = {name for name, preset in PRESETS.items() if preset.split == "test"}
     exploratory = {"dose-between", "ablations", "alternatives", "second-world", "second-family"}
-    confirmatory = {name for name in CONFIRMATORY if name in PRESETS}  # which they are when their bases are there
-    assert looking == {"published", "dose", *exploratory, *confirmatory}
+    second = {name for name in CONFIRMATORY | EXPLORATORY if name in PRESETS}  # which they are when their bases are there
+    assert looking == {"published", "dose", *exploratory, *second}
     assert {PRESETS[name].split for name in PRESETS} == {"dev", "test"}
 
 

@@ -124,6 +124,16 @@ ABLATIONS = (
 )
 """On the test split, three seeds each."""
 
+SECOND_ABLATIONS = (
+    NO_REPLAY,
+    NEAR_25,
+    *(each for each in ABLATIONS if each.name in ("bursts every 20 steps", "ramp", "LoRA", "LoRA, no replay")),
+    *(each for each in ABLATIONS if each.group == "buffer"),
+    *(Variation("loss weight", f"{weight:g}", _replay(loss_weight=weight)) for weight in (0.25, 0.5)),
+    *(Variation("noise levels", f"{levels} only", _replay(noise_levels=levels)) for levels in ("high", "low")),
+)
+"""On the test split, from three of the second edition's bases; a loss weight of 1 at all noise levels is NEAR_25."""
+
 ALTERNATIVES = (
     *(Variation("near replay", f"{100 * share:g} %", _replay(fraction=share)) for share in FRACTIONS),
     *(Variation(kind, f"{each:g}", _remedy(kind, each)) for kind, strengths in STRENGTHS.items() for each in strengths),
@@ -131,7 +141,7 @@ ALTERNATIVES = (
     *(Variation("generative replay", f"{100 * share:g} %", _replay(fraction=share, generated=True)) for share in FRACTIONS),
 )  # fmt: skip
 """Each method with SETTINGS settings on the dev split; early stop is read off the steps of the variation without replay."""
-PRESETS = ("ablations", "alternatives-dev", "alternatives")
+PRESETS = ("ablations", "alternatives-dev", "alternatives", "second-ablations")
 
 
 def grid(preset: str, seeds: Sequence[int] = (), store: Path | None = None) -> list[RunSpec]:
@@ -143,6 +153,8 @@ def variations(preset: str, store: Path | None = None) -> tuple[Variation, ...]:
     """The variations of a preset; raises FileNotFoundError for the alternatives before their settings were chosen."""
     if preset == "ablations":
         return ABLATIONS
+    if preset == "second-ablations":
+        return SECOND_ABLATIONS
     if preset == "alternatives-dev":
         return (NO_REPLAY, *ALTERNATIVES)
     if preset == "alternatives":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import product
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ class Preset(Described):
     family: str = "wan"  # of the base that runs start from, one of FAMILIES
     second_base_seeds: tuple[int, ...] = ()  # the runs that start from the family's other base
     bases: tuple[int, ...] = ()  # seeds of the bases that runs start from instead, one for each of the seeds
+    sixteenths: tuple[int, ...] = (16,)  # of the bases' whole training: runs start from each of them
     measures: str = "first"  # how runs are measured, one of MEASURED
     execution: MachineSpec = MachineSpec()  # how its runs are executed where nobody says otherwise; in no run's name
 
@@ -140,7 +142,48 @@ CONFIRMATORY = {
         ),
     )
 }  # fmt: skip
-"""The runs of the second edition's claims. They are among PRESETS once their bases are among the shipped weights."""
+"""The runs of the second edition's claims."""
+
+_SECOND_ABLATION = replace(
+    _CONFIRMATORY, seeds=(12, 13, 14), bases=(2, 3, 4), replay_kinds=("near",), evaluation_clips=64, reference_clips=128,
+    evaluate_at=(50, 150, 300), evaluated=("driving", "driving-eventful"), at_the_end=("near-eventful", "physics"),
+)  # fmt: skip
+
+EXPLORATORY = {
+    preset.name: preset
+    for preset in (
+        replace(
+            _CONFIRMATORY, name="fractions", replay_fractions=(0.05, 0.1, 0.5, 1.0), replay_kinds=("near", "far"),
+            about="the second edition's other replay fractions: one run from each of six bases, exploratory",
+        ),
+        replace(
+            CONFIRMATORY["confirmatory-natural"], name="natural-replay", replay_fractions=(0.25,),
+            replay_kinds=("near", "far"), evaluate_at=(300,),
+            about="a quarter of replay on natural driving: one run from each of six bases, exploratory",
+        ),
+        replace(
+            _SECOND_ABLATION, name="country-replay", targets=("country",), replay_fractions=(0.0, 0.25),
+            replay_kinds=("near", "far"), evaluated=("country", "country-eventful"), at_the_end=(),
+            seeds=_CONFIRMATORY.seeds, bases=SECOND_BASES, evaluation_clips=128, reference_clips=256,
+            about="no replay and a quarter of it on the country road: one run from each of six bases, exploratory",
+        ),
+        replace(
+            _SECOND_ABLATION, name="scale", seeds=(12, 13), bases=(2, 3), sixteenths=(1, 2, 4, 8, 16),
+            replay_fractions=(0.0, 0.25), evaluate_at=(300,), evaluation_clips=128, reference_clips=256,
+            about="bases with a sixteenth to all of their training: does a better base forget more? exploratory",
+        ),
+        replace(
+            _SECOND_ABLATION, name="second-ablations",
+            about="near replay of 25 % from three of the second edition's bases with one thing changed, exploratory",
+        ),
+        replace(
+            _SECOND_ABLATION, name="second-family-replay", family="cogvideox", seeds=(12, 13), bases=(2, 3),
+            replay_fractions=(0.0, 0.25), replay_kinds=("near", "far"), evaluation_clips=128, reference_clips=256,
+            about="no replay and a quarter of it with another family of models, from two bases, exploratory",
+        ),
+    )
+}  # fmt: skip
+"""The second edition's runs besides. Each of its presets is among PRESETS once its bases are among the shipped weights."""
 
 PRESETS = {
     preset.name: preset
@@ -189,8 +232,11 @@ PRESETS = {
 }  # fmt: skip
 
 
-if all(folder.is_dir() for folder in (*map(base_folder, SECOND_BASES), WEIGHTS / SECOND_DETECTOR)):
-    PRESETS |= CONFIRMATORY
+def is_offered(preset: Preset) -> bool:
+    """Whether the weights that its runs start from and are measured with are among the shipped ones."""
+    needed = [base for seed in preset.seeds for base in _bases_of(preset, seed)]
+    needed += [WEIGHTS / SECOND_DETECTOR] * (preset.measures == "second")
+    return all(folder.is_dir() for folder in needed)
 
 
 def trained_worlds(preset: Preset, seed: int = 0) -> dict[str, WorldSpec]:
@@ -237,10 +283,10 @@ def grid(
     specs = []
     for seed in seeds or preset.seeds:
         worlds = trained_worlds(preset, seed)
-        base = weights_digest(_base_of(preset, seed))
+        bases = [weights_digest(folder) for folder in _bases_of(preset, seed)]
         for fraction in replay_fractions or preset.replay_fractions:
             check_fraction(fraction)
-            for target in preset.targets:
+            for base, target in product(bases, preset.targets):
                 for replay in _replays(preset, worlds, float(fraction)):
                     steps = preset.replayed_at if replay.fraction and preset.replayed_at else preset.evaluate_at
                     spec = RunSpec(base, worlds[target], seed, preset.training, steps, evaluation, replay)
@@ -260,13 +306,16 @@ def evaluation_of(preset: Preset) -> EvaluationSpec:
     )  # fmt: skip
 
 
-def _base_of(preset: Preset, seed: int) -> Path:
+def _bases_of(preset: Preset, seed: int) -> list[Path]:
     if not preset.bases:
-        return base_folder(int(seed in preset.second_base_seeds), preset.family)
+        return [base_folder(int(seed in preset.second_base_seeds), preset.family)]
     of_seeds = dict(zip(preset.seeds, preset.bases, strict=True))
     if seed not in of_seeds:
         raise ValueError(f"seed {seed} has no base: preset {preset.name!r} has the seeds {', '.join(map(str, of_seeds))}")
-    return base_folder(of_seeds[seed], preset.family)
+    return [base_folder(of_seeds[seed], preset.family, part) for part in preset.sixteenths]
+
+
+PRESETS |= {name: preset for name, preset in (CONFIRMATORY | EXPLORATORY).items() if is_offered(preset)}
 
 
 def _replays(preset: Preset, worlds: dict[str, WorldSpec], fraction: float) -> list[ReplaySpec]:

@@ -13,10 +13,12 @@ from replaylab.analysis.second_edition import BASES_NEEDED, CLAIMS, READINGS, Al
 from replaylab.catalogue import DOMAINS
 from replaylab.spec import MachineSpec, RunSpec, base_folder, weights_digest
 from replaylab.store import ReferenceSpec
-from replaylab.sweeps import presets, sweep
+from replaylab.sweeps import ablations, presets, sweep
 from replaylab.sweeps.cluster import ClusterSpec
-from replaylab.sweeps.presets import CONFIRMATORY, MEASURED, SECOND_BASES, SECOND_DETECTOR, Preset
+from replaylab.sweeps.presets import CONFIRMATORY, EXPLORATORY, MEASURED, SECOND_BASES, SECOND_DETECTOR, Preset
 from replaylab.worlds.named import domain_spec
+
+SECOND_EDITION = CONFIRMATORY | EXPLORATORY
 
 
 def configurations(preset: Preset) -> set[Configuration]:
@@ -49,7 +51,7 @@ def there(monkeypatch, tmp_path) -> Path:
     for folder in (*folders, SECOND_DETECTOR, "detector", "videonet"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "config.json").write_text(f'"{folder}"')
-    monkeypatch.setattr(presets, "PRESETS", presets.PRESETS | CONFIRMATORY)
+    monkeypatch.setattr(presets, "PRESETS", presets.PRESETS | SECOND_EDITION)
     monkeypatch.setattr(
         presets, "domain_spec", lambda name, **changes: replace(domain_spec("driving"), name=name, **changes)
     )
@@ -87,11 +89,42 @@ def test_a_seed_without_a_base_is_refused(there) -> None:
         presets.grid("confirmatory", seeds=[0])
 
 
-def test_they_are_offered_once_their_bases_are_shipped() -> None:
-    needed = (*(base_folder(seed) for seed in SECOND_BASES), presets.WEIGHTS / SECOND_DETECTOR)
-    shipped = all(folder.is_dir() for folder in needed)
-    assert (CONFIRMATORY.keys() <= presets.PRESETS.keys()) == shipped
-    assert {preset.split for preset in CONFIRMATORY.values()} == {"test"}
+@pytest.mark.parametrize("name", SECOND_EDITION)
+def test_a_preset_is_offered_once_its_bases_are_shipped(name, there) -> None:
+    preset = SECOND_EDITION[name]
+    assert preset.split == "test"
+    parts = [base_folder(base, preset.family, part) for base in preset.bases for part in preset.sixteenths]
+    for folder in parts:
+        folder.mkdir(exist_ok=True)
+    assert presets.is_offered(preset)
+    for missing in (parts[-1], there / SECOND_DETECTOR):
+        missing.rename(there / "elsewhere")
+        assert not presets.is_offered(preset)
+        (there / "elsewhere").rename(missing)
+
+
+@pytest.mark.parametrize("name", SECOND_EDITION)
+def test_what_is_offered_is_what_can_be_run(name) -> None:
+    assert (name in presets.PRESETS) == presets.is_offered(SECOND_EDITION[name])
+
+
+def test_whether_a_better_base_forgets_more_is_run_from_every_part_of_two_bases_training(there) -> None:
+    for base in (2, 3):
+        for part in (1, 2, 4, 8):
+            folder = base_folder(base, "wan", part)
+            folder.mkdir()
+            (folder / "config.json").write_text(f'"{folder.name}"')
+    specs = presets.grid("scale")
+    assert len(specs) == 2 * 5 * 2 == len({spec.run_id for spec in specs})
+    assert len({spec.base for spec in specs}) == 10 and {spec.replay.fraction for spec in specs} == {0.0, 0.25}
+
+
+def test_the_second_editions_ablations_change_one_thing_each(there) -> None:
+    made = {variation.name: ablations.runs_of("second-ablations", variation) for variation in ablations.SECOND_ABLATIONS}
+    assert len({run.run_id for runs in made.values() for run in runs}) == 3 * len(made)
+    plain = made["near replay 25 %"][0].replay
+    assert made["0.25"][0].replay == replace(plain, loss_weight=0.25)
+    assert made["high only"][0].replay == replace(plain, noise_levels="high")
 
 
 def test_a_dry_run_tells_core_hours(monkeypatch, tmp_path) -> None:
