@@ -21,8 +21,12 @@ def add_parser(verbs: Any) -> None:
     text = "make a domain; goes on where it was stopped, and with what was added since"
     kinds = shared.add_group(verbs, "add", text, "KIND")
     videos = _add_kind(kinds, "videos", f"of a folder of video files ({FORMATS})", 4)
-    text = "what never is in two splits: a file, or all files of a folder, e.g. of one drive (default: file)"
-    videos.add_argument("--scene-from", choices=("file", "folder"), default="file", help=text)
+    text = "what never is in two splits: a file, all files of a folder (of one drive), or from cut to cut (default: file)"
+    videos.add_argument("--scene-from", choices=("file", "folder", "cuts"), default="file", help=text)
+    text = "cut long files into scenes of about that length; a clip's length is left out between them"
+    videos.add_argument("--scene-seconds", type=float, default=0.0, help=text)
+    text = "of files with several video streams: which, from 0 (default: that which players show)"
+    videos.add_argument("--stream", type=int, help=text)
     nuscenes = _add_kind(kinds, "nuscenes", "of nuScenes: camera sweeps, boxes and ego pose", 4)
     nuscenes.add_argument("--version", default="v1.0-mini", help="folder of the tables (default: v1.0-mini)")
     nuscenes.add_argument("--camera", default="CAM_FRONT", help="channel (default: CAM_FRONT)")
@@ -61,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
 
     source, settings = Path(options.source), _settings(options)
     if options.kind == "videos":
-        result = video_folder.add(source, settings, options.scene_from)
+        result = video_folder.add(source, settings, options.scene_from, options.scene_seconds, options.stream)
     elif options.kind == "nuscenes":
         result = nuscenes.add(source, settings, options.version, options.camera)
     else:
@@ -93,6 +97,8 @@ def _print(result: ConversionResult, out: str) -> None:
         print(result.listing.to_string(index=False))
     if len(result.unusable):
         print(f"\nnot usable ({len(result.unusable)}):\n{result.unusable.to_string(index=False)}")
+    if len(result.look_alikes):
+        print(f"\nin one split because they show nearly the same:\n{result.look_alikes.to_string(index=False)}")
     domain = result.domain
     if domain is None:
         print(f"\na dry run: {out} was not touched")

@@ -1,19 +1,19 @@
 """Converting the sources of an importer (video files, KITTI sequences, nuScenes scenes) into a domain.
 
-Decision: a scene's split follows from a hash of its name, so that files added later move no others. A converted source
-leaves a note in `sources/`, which is read instead of converting it again. A source that cannot be used is `Unusable`:
-one row of `unusable.csv`, and the others are converted.
+Decision: `placement` says in which split a scene is. A converted source leaves a note in `sources/`, which is read instead
+of converting it again. A source that cannot be used is `Unusable`: one row of `unusable.csv`, and the others are converted.
+A long source is read in parts, side by side; its note is written when all are there.
 
-Refused: a folder that holds something else or was begun with another recipe, a copy of an earlier source (it could be in
-another split), and a domain without a single usable source.
+Refused: a folder that holds something else, cannot be written or was begun with another recipe, a copy of an earlier source
+(it could be in another split), and a domain without a single usable source.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +22,10 @@ import numpy as np
 import pandas as pd
 
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain, write_domain
+from replaylab.data.importers import look_alikes
+from replaylab.data.importers.placement import PLACES_FILE, Places, SplitShares, empty_splits
 from replaylab.data.importers.sources import Fit, ImageSequence, Recipe, Source, Unusable, seconds_per_picture
-from replaylab.data.video import write_video
+from replaylab.data.video import decode, write_video
 from replaylab.util.files import locked, sha256, write_atomically, write_json, write_table
 from replaylab.util.processes import map_in_processes
 from replaylab.util.progress import report
@@ -32,17 +34,12 @@ from replaylab.util.text import duration
 RECIPE_FILE = "sources/recipe.json"  # how a folder was begun
 
 
-class SplitShares(NamedTuple):
-    """The shares of scenes that are not for training."""
+class Video(NamedTuple):
+    """A video that was made."""
 
-    dev: float
-    test: float
-
-    def split_of(self, scene: str) -> str:
-        """The split of a scene, by a hash of its name."""
-        digits = hashlib.sha256(scene.encode(errors="surrogateescape")).hexdigest()[:13]
-        place = int(digits, 16) / 16**13
-        return "test" if place < self.test else "dev" if place < self.test + self.dev else "train"
+    frames: int
+    sha256: str
+    hashes: list[str]  # of `look_alikes`
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,7 @@ class ConversionResult:
     domain: Domain | None  # None of a dry run
     listing: pd.DataFrame  # what was, or is to be, converted: one row a source
     unusable: pd.DataFrame  # file, why, what_to_do
+    look_alikes: pd.DataFrame  # scene, looks_like, split: those that are in one split because they show nearly the same
 
 
 def check(settings: ConversionSettings, origin: str) -> None:
@@ -82,15 +80,29 @@ def check(settings: ConversionSettings, origin: str) -> None:
                 raise ValueError(f"{out}: was begun with {name} {before!r}, and {value!r} is asked for; give another --out")
     elif (out.is_dir() and any(out.iterdir())) or out.is_file():
         raise ValueError(f"{out}: is there already, and `domain add` did not begin it; give a new --out for the domain")
+    if not settings.dry_run:
+        _check_writable(out)
 
 
-def is_converted(out: Path, name: str, stamp: str) -> bool:
-    """Whether a source was converted as it is now."""
-    path = _note_path(out, name)
-    if not path.is_file():
+def _check_writable(out: Path) -> None:
+    """Raises ValueError where a folder cannot be made or written to."""
+    place = next(one for one in (out.absolute(), *out.absolute().parents) if one.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=place):
+            pass
+    except OSError as error:
+        raise ValueError(f"{out}: nothing can be written to {place} ({error.strerror}); give another --out") from error
+
+
+def is_converted(out: Path, name: str, stamp: str, names: Collection[str] = ()) -> bool:
+    """Whether a source was converted as it is now; a copy, whose videos are not kept, if its original is among `names`."""
+    note = _note(out, name)
+    if note is None or note["stamp"] != stamp:
         return False
-    note = json.loads(path.read_text())
-    return note["stamp"] == stamp and all((out / "videos" / row["file"]).is_file() for row in note["rows"])
+    if "twin_of" in note:
+        original = _note(out, note["twin_of"]) if note["twin_of"] in names else None
+        return original is not None and not _checksums(note).isdisjoint(_checksums(original))
+    return all((out / "videos" / row["file"]).is_file() for row in note["rows"])
 
 
 def sources_of(
@@ -112,36 +124,71 @@ def sources_of(
 
 def convert(
     settings: ConversionSettings, origin: str, names: Sequence[str], sources: Sequence[Source],
-    unusable: Sequence[Unusable], about: dict[str, Any],
+    unusable: Sequence[Unusable], about: dict[str, Any], join_look_alikes: bool = False,
 ) -> ConversionResult:  # fmt: skip
     """Convert what is missing, and finish the domain of all the sources `names`; an estimate is reported first.
 
-    `origin` describes the importer in words that never change for this domain; `about` goes into domain.json. Raises
-    ValueError where nothing is usable, after unusable.csv was written.
+    `origin` describes the importer in words that never change for this domain; `about` goes into domain.json.
+    `join_look_alikes`: scenes that show nearly the same are kept in one split. Raises ValueError where nothing is usable,
+    after unusable.csv was written.
     """
     if len(sources) + len(unusable) < len(names):
         done = len(names) - len(sources) - len(unusable)
         report(f"{settings.out}: {done} of {len(names)} sources were already converted")
     if sources:
         report(_estimate(settings, sources))
+    places = _places(settings, names)
+    for line in empty_splits(_splits_to_be(settings.out, names, sources, places), settings.shares):
+        report(f"{settings.out}: {line}")
     listing = pd.DataFrame([
         {"file": source.label, **source.about, "files": len(source.pieces), "frames": source.frames,
-         "scene": source.scene, "split": settings.shares.split_of(source.split_key)}
+         "scene": source.scene, "split": _described_splits(source, places)}
         for source in sources
     ])  # fmt: skip
     if settings.dry_run:
-        return ConversionResult(None, listing, _unusable_table(unusable))
+        return ConversionResult(None, listing, _unusable_table(unusable), _look_alike_table(places))
     with locked(settings.out):
         write_json(settings.out / RECIPE_FILE, {"origin": origin, **asdict(settings.recipe)})
+        places = _places(settings, names)
+        places.write(settings.out)
         unusable = [*unusable, *_convert_missing(settings, sources)]
-        domain, table = _finish(settings, names, about, unusable)
-    return ConversionResult(domain, listing, table)
+        domain, table = _finish(settings, names, about, unusable, places, join_look_alikes)
+    return ConversionResult(domain, listing, table, _look_alike_table(places))
+
+
+def _places(settings: ConversionSettings, names: Sequence[str]) -> Places:
+    """The places of what was converted; of a domain of before they were written down, or with other shares, by names."""
+    out, shares = settings.out, settings.shares
+    if known := Places.read(out, shares):
+        return known
+    places = Places(shares)
+    if (out / PLACES_FILE).is_file() or not (out / "domain.json").is_file():
+        return places
+    for note in filter(None, (_note(out, name) for name in names)):
+        places.stamps[note["name"]] = note["stamp"]
+        places.splits |= {scene: shares.split_of(scene) for scene in _rows_by_scene(note)}
+    return places
+
+
+def _splits_to_be(out: Path, names: Sequence[str], sources: Sequence[Source], places: Places) -> dict[str, str]:
+    """The splits by scene of all sources, of those too that are still to be converted."""
+    notes = filter(None, (_note(out, name) for name in names))
+    scenes = {scene for note in notes for scene in _rows_by_scene(note)}
+    scenes |= {scene for source in sources for scene in source.scenes or [source.split_key]}
+    return {scene: places.split_of(scene) for scene in sorted(scenes)}
+
+
+def _described_splits(source: Source, places: Places) -> str:
+    """The split of a source, or how many of its scenes are in each: "train 5, test 1"."""
+    splits = [places.split_of(scene) for scene in dict.fromkeys(source.scenes or [source.split_key])]
+    return splits[0] if len(splits) == 1 else ", ".join(f"{split} {splits.count(split)}" for split in dict.fromkeys(splits))
 
 
 def _estimate(settings: ConversionSettings, sources: Sequence[Source]) -> str:
     files = sum(len(source.pieces) for source in sources)
     frames = sum(source.frames for source in sources)
-    seconds = sum(source.seconds for source in sources) / max(1, min(settings.processes, len(sources)))
+    parts = sum(len(source.parts) for source in sources)
+    seconds = sum(source.seconds for source in sources) / max(1, min(settings.processes, parts))
     of_video = duration(frames / settings.recipe.frames_per_second)
     return (
         f"{len(sources)} sources to convert: {frames} frames, {of_video} of video in {files} files; "
@@ -156,64 +203,100 @@ def _convert_missing(settings: ConversionSettings, sources: Sequence[Source]) ->
         return []
     (settings.out / "domain.json").unlink(missing_ok=True)  # written again when all are converted
     (settings.out / "videos").mkdir(exist_ok=True)
+    jobs, left = [], {source.name: len(source.parts) for source in missing}
+    for source in missing:
+        _note_path(settings.out, source.name).unlink(missing_ok=True)
+        for old in (settings.out / "videos").glob(f"{source.name}-[0-9]*.mp4"):
+            old.unlink()
+        ends = [*source.parts[1:], len(source.pieces)]
+        light = replace(source, tracks=None, ego=None)  # of what goes to other processes
+        jobs += [(light, start, end) for start, end in zip(source.parts, ends, strict=True)]
+    by_name = {source.name: source for source in missing}
+    done: dict[str, dict[str, Video]] = {source.name: {} for source in missing}
+    errors: dict[str, Unusable] = {}
+    unit = "sources" if len(jobs) == len(missing) else "parts of sources"
     convert_one = partial(_try_to_convert, settings.out, settings.recipe)
-    errors = map_in_processes(convert_one, missing, settings.processes, "converting", "sources")
-    return [error for error in errors if error is not None]
+    for name, made in map_in_processes(convert_one, jobs, settings.processes, "converting", unit):
+        left[name] -= 1
+        if isinstance(made, Unusable):
+            errors[name] = made
+        else:
+            done[name] |= made
+        if not left[name] and name not in errors:
+            _write_note(settings.out, by_name[name], done[name])
+    return list(errors.values())
 
 
-def _try_to_convert(out: Path, recipe: Recipe, source: Source) -> Unusable | None:
+def _try_to_convert(out: Path, recipe: Recipe, job: tuple[Source, int, int]) -> tuple[str, dict[str, Video] | Unusable]:
+    """The name of a source, and its videos of some pieces (from, to before), or why there are none."""
+    source, start, end = job
     try:
-        _convert_source(out, recipe, source)
+        return source.name, _convert_pieces(out, recipe, source, start, end)
     except Unusable as error:
-        return error
-    return None
+        return source.name, error
 
 
-def _convert_source(out: Path, recipe: Recipe, source: Source) -> None:
-    """Write the videos of a source, then its tables, then its note: with a note, it is complete."""
-    _note_path(out, source.name).unlink(missing_ok=True)
-    for old in (out / "videos").glob(f"{source.name}-[0-9]*.mp4"):
-        old.unlink()
-    images = source.read([number for piece in source.pieces for number in piece])
-    rows = []
-    for file, piece in zip(source.files(), source.pieces, strict=True):
+def _convert_pieces(out: Path, recipe: Recipe, source: Source, start: int, end: int) -> dict[str, Video]:
+    """Write some of the videos of a source; returns them by file."""
+    chosen, videos = source.pieces[start:end], {}
+    images = source.read([number for piece in chosen for number in piece])
+    for file, piece in zip(source.files()[start:end], chosen, strict=True):
         fitted = [Fit.of(each.shape[0], each.shape[1], recipe).picture(each) for _, each in zip(piece, images, strict=False)]
         if len(fitted) < len(piece):
             raise Unusable(source.label, "damaged: not all of its pictures can be decoded", "copy it again")
         path = out / "videos" / file
         frames = np.stack(fitted)
         write_atomically(path, lambda aside, frames=frames: write_video(aside, frames, recipe.frames_per_second))
-        rows.append({"file": file, "frames": len(piece), "sha256": sha256(path), "source": source.label, **source.about})
+        videos[file] = Video(len(piece), sha256(path), look_alikes.hashes(frames, recipe.frames_per_second))
+    return videos
+
+
+def _write_note(out: Path, source: Source, videos: Mapping[str, Video]) -> None:
+    """Write the tables of a source, then its note: with a note, it is complete."""
     for kind, table, columns in (("tracks", source.tracks, TRACK_COLUMNS), ("ego", source.ego, EGO_COLUMNS)):
         if table is not None:
             write_table(_part_path(out, source.name, kind), table[list(columns)])
+    rows = [
+        {"file": file, "frames": videos[file].frames, "sha256": videos[file].sha256, "source": source.label, **source.about}
+        | ({"scene": source.scenes[number]} if source.scenes else {})
+        for number, file in enumerate(source.files())
+    ]
     note = {"name": source.name, "shown": source.label, "stamp": source.stamp, "scene": source.scene,
-            "drawn_by": source.split_key, "rows": rows}  # fmt: skip
+            "drawn_by": source.split_key, "rows": rows,
+            "hashes": {file: videos[file].hashes for file in source.files()}}  # fmt: skip
     write_json(_note_path(out, source.name), note)
 
 
 def _finish(
-    settings: ConversionSettings, names: Sequence[str], about: dict[str, Any], unusable: Sequence[Unusable]
-) -> tuple[Domain, pd.DataFrame]:
+    settings: ConversionSettings, names: Sequence[str], about: dict[str, Any], unusable: Sequence[Unusable], places: Places,
+    join_look_alikes: bool,
+) -> tuple[Domain, pd.DataFrame]:  # fmt: skip
     """The domain of all the named sources that are converted, and the table of those that are not in it."""
     out, recipe = settings.out, settings.recipe
     failed = {error.label for error in unusable}
-    paths = [_note_path(out, name) for name in names]
-    notes = [json.loads(path.read_text()) for path in paths if path.is_file()]
-    notes, copies = _without_copies([note for note in notes if note["shown"] not in failed])
-    table = _unusable_table([*unusable, *copies])
+    notes = [note for name in names if (note := _note(out, name)) is not None and note["shown"] not in failed]
+    # what has its place comes first, and what was a copy before comes last
+    notes.sort(key=lambda note: ("twin_of" in note, places.stamps.get(note["name"]) != note["stamp"]))
+    notes, copies = _without_copies(out, notes)
+    torn = _place(out, recipe, notes, places, join_look_alikes)
+    notes.sort(key=lambda note: names.index(note["name"]))
+    places.stamps = {note["name"]: note["stamp"] for note in notes}
+    places.write(out)
+    table = _unusable_table([*unusable, *copies, *torn.values()])
     write_atomically(out / "unusable.csv", lambda aside: table.to_csv(aside, index=False, errors="backslashreplace"))
-    if not notes:
+    rows = [
+        {"file": row["file"], "split": places.splits[scene], "scene": note["scene"], **row}
+        for note in notes
+        for scene, of_scene in _rows_by_scene(note).items()
+        if (note["name"], scene) not in torn
+        for row in of_scene
+    ]
+    if not rows:
         first = table.iloc[0]
         raise ValueError(
             f"{out}: nothing usable among {len(table)} sources, see unusable.csv; the first: "
             f"{first['file']}: {first['why']}: {first['what_to_do']}"
         )
-    rows = [
-        {"file": row["file"], "split": settings.shares.split_of(note["drawn_by"]), "scene": note["scene"], **row}
-        for note in notes
-        for row in note["rows"]
-    ]
     sides = [recipe.height_px, recipe.width_px]
     description: dict[str, Any] = {
         "name": settings.name or out.resolve().name,
@@ -227,19 +310,88 @@ def _finish(
     return write_domain(out, description | about, pd.DataFrame(rows), *tables), table
 
 
-def _without_copies(notes: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Unusable]]:
-    """Copies of a video could be in two splits: the first one stays."""
-    seen: dict[str, str] = {}
+def _without_copies(out: Path, notes: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Unusable]]:
+    """Copies of a video could be in two splits: the first one stays, and no video of the others."""
+    seen: dict[str, dict[str, Any]] = {}
     kept, copies = [], []
     for note in notes:
-        checksums = [row["sha256"] for row in note["rows"]]
-        original = next((seen[checksum] for checksum in checksums if checksum in seen), "")
-        if original:
-            copies.append(Unusable(note["shown"], f"shows the same as {original}", "take one of them away"))
+        original = next((seen[checksum] for checksum in _checksums(note) if checksum in seen), None)
+        if original is not None:
+            copies.append(Unusable(note["shown"], f"shows the same as {original['shown']}", "take one of them away"))
+            _mark_as_copy(out, note, original["name"])
+        elif "twin_of" in note:  # of what has changed since
+            _note_path(out, note["name"]).unlink()
+            why = "showed the same as another file, which has changed"
+            copies.append(Unusable(note["shown"], why, "give the same command once more"))
         else:
             kept.append(note)
-            seen |= dict.fromkeys(checksums, note["shown"])
+            seen |= dict.fromkeys(_checksums(note), note)
     return kept, copies
+
+
+def _mark_as_copy(out: Path, note: dict[str, Any], original: str) -> None:
+    """Note of what a source is a copy, and delete its videos."""
+    if note.get("twin_of") != original:
+        write_json(_note_path(out, note["name"]), note | {"twin_of": original})
+    for row in note["rows"]:
+        (out / "videos" / row["file"]).unlink(missing_ok=True)
+
+
+def _place(
+    out: Path, recipe: Recipe, notes: Sequence[dict[str, Any]], places: Places, join_look_alikes: bool
+) -> dict[tuple[str, str], Unusable]:
+    """Give every scene its place, in the order of the notes; returns, by note and scene, what would be in two splits."""
+    new = [note for note in notes if places.stamps.get(note["name"]) != note["stamp"]]
+    like: dict[str, list[str]] = {}
+    if join_look_alikes and new:
+        hashes: dict[str, list[str]] = {}
+        for note in notes:
+            for scene, texts in _hashes_by_scene(out, recipe, note).items():
+                hashes.setdefault(scene, []).extend(texts)
+        fresh = {scene for note in new for scene in _rows_by_scene(note)}
+        like = look_alikes.alike({scene: texts for scene, texts in hashes.items() if scene in fresh}, hashes)
+    torn = {}
+    for note in notes:
+        for scene in _rows_by_scene(note):
+            others = [other for other in like.get(scene, []) if other in places.splits]
+            if by_split := places.place(scene, others if note in new else []):
+                where = " and ".join(f"{other} ({split})" for split, other in sorted(by_split.items()))
+                torn[note["name"], scene] = Unusable(
+                    note["shown"] if scene == note["drawn_by"] else scene, f"shows nearly the same as {where}",
+                    "take all but one of them away, or start a new --out",
+                )  # fmt: skip
+    return torn
+
+
+def _hashes_by_scene(out: Path, recipe: Recipe, note: dict[str, Any]) -> dict[str, list[str]]:
+    """`look_alikes.hashes` of a source's frames; of one that was converted before there were any, of its videos."""
+    if "hashes" not in note:
+        files = [row["file"] for row in note["rows"]]
+        note["hashes"] = {
+            file: look_alikes.hashes(decode(out / "videos" / file), recipe.frames_per_second) for file in files
+        }  # fmt: skip
+        write_json(_note_path(out, note["name"]), note)
+    return {
+        scene: [text for row in rows for text in note["hashes"][row["file"]]]
+        for scene, rows in _rows_by_scene(note).items()
+    }  # fmt: skip
+
+
+def _rows_by_scene(note: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a note by the scene that decides their split."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in note["rows"]:
+        rows.setdefault(row.get("scene", note["drawn_by"]), []).append(row)
+    return rows
+
+
+def _checksums(note: dict[str, Any]) -> set[str]:
+    return {row["sha256"] for row in note["rows"]}
+
+
+def _look_alike_table(places: Places) -> pd.DataFrame:
+    rows = [(scene, ", ".join(others), places.splits[scene]) for scene, others in sorted(places.looks_like.items())]
+    return pd.DataFrame(rows, columns=["scene", "looks_like", "split"])
 
 
 def _joined_parts(out: Path, notes: list[dict[str, Any]], kind: str) -> pd.DataFrame | None:
@@ -253,6 +405,12 @@ def _joined_parts(out: Path, notes: list[dict[str, Any]], kind: str) -> pd.DataF
 def _unusable_table(unusable: Sequence[Unusable]) -> pd.DataFrame:
     rows = sorted((error.row() for error in unusable), key=lambda row: row["file"])
     return pd.DataFrame(rows, columns=["file", "why", "what_to_do"])
+
+
+def _note(out: Path, name: str) -> dict[str, Any] | None:
+    """What is noted of a converted source."""
+    path = _note_path(out, name)
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _note_path(out: Path, name: str) -> Path:

@@ -1,9 +1,9 @@
 """What is taken of a source: which of its pictures, how they fit the domain's size, and what is known of each.
 
 Decision: no picture is made up. Each is the source's nearest in time to where one is due; where none is near enough
-(`_runs`) the video is cut, and long ones are cut into equal pieces; all pieces of a source are one scene. The aspect ratio
-is kept: what does not fit is cut off evenly on both sides, or bars are added. Refused, as `Unusable`: a source without a
-piece of the length of a clip, and images that cannot be read.
+(`_nearness`) the video is cut, and long ones are cut into equal pieces. The aspect ratio is kept: what does not fit is cut
+off evenly on both sides, or bars are added. Refused, as `Unusable`: a source without a piece of the length of a clip, and
+images that cannot be read.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ FITS = ("crop", "pad")
 PIECE_FRAMES = 120  # half a minute at 4 frames/s: what is decoded at once
 ROUNDING_S = 1e-6  # of times
 LEAST_NEARNESS, SOURCE_NEARNESS = 1 / 4, 3 / 4  # of a step: how far a picture may be from where it is due
+NEIGHBOURS = 5  # steps before, and as many after, whose median is the source's own step at a place
 
 
 class Unusable(Exception):
@@ -137,6 +138,8 @@ class Source:
     tracks: pd.DataFrame | None = None  # TRACK_COLUMNS, of all pieces; None: not known
     ego: pd.DataFrame | None = None
     about: dict[str, Any] = field(default_factory=dict)  # more fields of each of its videos in domain.json
+    scenes: tuple[str, ...] = ()  # of each piece, where there are several; it decides the split in place of `split_key`
+    parts: tuple[int, ...] = (0,)  # the numbers of the pieces at which reading may begin, each part in a process of its own
 
     @property
     def frames(self) -> int:
@@ -166,20 +169,28 @@ def piece_name(source: str, number: int) -> str:
     return f"{source}-{number:03d}"
 
 
-def pieces(times_s: Sequence[float], recipe: Recipe, label: str) -> tuple[tuple[int, ...], ...]:
+def pieces(
+    times_s: Sequence[float], recipe: Recipe, label: str, spans: Sequence[tuple[int, int]] = ()
+) -> tuple[tuple[int, ...], ...]:
     """Numbers of the pictures to take of a source whose pictures are at `times_s` (ascending), piece by piece.
 
+    `spans`: the first number and that after the last of what may be taken; no piece crosses their ends (default: all).
     Raises Unusable where no piece is long enough for a clip.
     """
-    runs = _runs(times_s, 1 / recipe.frames_per_second)
+    step_s = 1 / recipe.frames_per_second
+    runs = [
+        [start + number for number in run]
+        for start, stop in spans or [(0, len(times_s))]
+        for run in _runs(times_s[start:stop], step_s)
+    ]
     usable = [run for run in runs if len(run) >= recipe.frames]
     rate = f"{recipe.frames_per_second:g} a second"
     if not usable:
         longest = max(map(len, runs), default=0)
-        step_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
-        if step_s > 1 / recipe.frames_per_second + ROUNDING_S:
-            why = f"its pictures come {1 / step_s:.3g} a second, and {rate} are wanted"
-            fastest = np.floor(1000 / step_s) / 1000
+        its_own_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
+        if its_own_s > step_s + ROUNDING_S:
+            why = f"its pictures come {1 / its_own_s:.3g} a second, and {rate} are wanted"
+            fastest = np.floor(1000 / its_own_s) / 1000
             raise Unusable(label, why, f"film faster, or give --frames-per-second {fastest:g} or less")
         why = f"too short: {longest} frames at {rate} without a gap, and a clip needs {recipe.frames}"
         raise Unusable(label, why, "give a longer one, or fewer --frames, or more --frames-per-second")
@@ -187,14 +198,59 @@ def pieces(times_s: Sequence[float], recipe: Recipe, label: str) -> tuple[tuple[
     return tuple(tuple(map(int, part)) for run in usable for part in np.array_split(run, -(-len(run) // most)))
 
 
-def _runs(times_s: Sequence[float], step_s: float) -> list[list[int]]:
-    """Numbers of pictures, each the nearest to its time, one per step; a new run where none is near enough.
+def left_out(
+    times_s: Sequence[float], chosen: Sequence[Sequence[int]], recipe: Recipe, spans: Sequence[tuple[int, int]] = ()
+) -> tuple[float, str]:
+    """How many seconds of a source `pieces` leaves out, and why, for people; nothing is said of less than a step."""
+    times = np.array(times_s)
+    if len(times) < 2:
+        return 0.0, ""
+    step_s, steps = 1 / recipe.frames_per_second, np.diff(times)
+    ends = np.array([(times[piece[0]], times[piece[-1]] + step_s) for piece in chosen]).reshape(-1, 2)
+    taken = np.concatenate([[0.0], np.cumsum(ends[:, 1] - ends[:, 0])])
+    within = np.interp(times, ends.ravel(), np.repeat(taken, 2)[1:-1])  # seconds taken up to each picture
+    missing = (steps - np.diff(within)).clip(0)
+    inside = np.zeros(len(steps), bool)
+    for start, stop in spans or [(0, len(times))]:
+        inside[start : max(start, stop - 1)] = True
+    own_s, near_s = _own_steps(steps), _nearness(steps, step_s)
+    slow = own_s > step_s + ROUNDING_S
+    gap = steps > 2 * near_s
+    kinds = {
+        "between scenes": ~inside,
+        f"slower than {recipe.frames_per_second:g} pictures a second": inside & slow,
+        f"gaps of up to {steps[gap].max(initial=0):.2f} s between pictures": inside & ~slow & gap,
+        f"runs shorter than {recipe.frames} frames": inside & ~slow & ~gap,
+    }
+    seconds = {why: float(missing[those].sum()) for why, those in kinds.items()}
+    said = {why: one for why, one in seconds.items() if one >= step_s}
+    return round(float(sum(said.values())), 2), "; ".join(f"{one:.1f} s: {why}" for why, one in said.items())
 
-    Near enough is a quarter of the step, or three quarters of the source's own (half of it for sampling, the rest for
-    jitter), but never more than half of the step: a gap is cut out instead of looking like a jerk.
+
+def _own_steps(steps_s: Floats) -> Floats:
+    """At each of a source's steps, its usual one there: the longer of the medians of those before and of those after."""
+    around = np.full((2, NEIGHBOURS, len(steps_s)), np.nan)
+    for away in range(1, min(NEIGHBOURS, len(steps_s) - 1) + 1):
+        around[0, away - 1, away:] = steps_s[:-away]
+        around[1, away - 1, :-away] = steps_s[away:]
+    known = ~np.isnan(around).all(1)
+    around[:, 0][~known] = 0.0
+    longer = np.nanmedian(around, axis=1).max(0)
+    return np.where(longer > 0, longer, steps_s)
+
+
+def _nearness(steps_s: Floats, step_s: float) -> Floats:
+    """At each of a source's steps: how far a picture may be from where it is due.
+
+    A quarter of the domain's step, or three quarters of the source's own there (half of it for sampling, the rest for
+    jitter), but never more than half of the domain's: a gap is cut out instead of looking like a jerk.
     """
-    source_step_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
-    near_s = min(step_s / 2, max(LEAST_NEARNESS * step_s, SOURCE_NEARNESS * source_step_s)) + ROUNDING_S
+    return np.minimum(step_s / 2, np.maximum(LEAST_NEARNESS * step_s, SOURCE_NEARNESS * _own_steps(steps_s))) + ROUNDING_S
+
+
+def _runs(times_s: Sequence[float], step_s: float) -> list[list[int]]:
+    """Numbers of pictures, each the nearest to its time, one per step; a new run where none is near enough."""
+    near_s: list[float] = _nearness(np.diff(times_s), step_s).tolist() or [ROUNDING_S]
     runs: list[list[int]] = []
     first = 0
     while first < len(times_s):
@@ -202,11 +258,12 @@ def _runs(times_s: Sequence[float], step_s: float) -> list[list[int]]:
         while True:
             due = times_s[first] + len(run) * step_s
             near = _nearest(times_s, due)
-            if near == run[-1] or abs(times_s[near] - due) > near_s or due > times_s[-1] + ROUNDING_S:
+            within_s = near_s[min(max(bisect_left(times_s, due) - 1, 0), len(near_s) - 1)]
+            if near == run[-1] or abs(times_s[near] - due) > within_s or due > times_s[-1] + ROUNDING_S:
                 break
             run.append(near)
         runs.append(run)
-        first = max(run[-1] + 1, bisect_left(times_s, due - near_s))
+        first = max(run[-1] + 1, bisect_left(times_s, due - within_s))
     return runs
 
 

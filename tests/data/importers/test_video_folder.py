@@ -1,6 +1,7 @@
 """Any folder of video files becomes a domain: what is shown is what was filmed, and what cannot be used is said."""
 
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from replaylab.data import clips
 from replaylab.data.domain import open_domain
 from replaylab.data.importers import conversion, video_folder
 from replaylab.data.importers.conversion import ConversionSettings, SplitShares
-from replaylab.data.importers.sources import FITS, PIECE_FRAMES, Fit, Recipe, Unusable, pieces
-from replaylab.data.video import decode
+from replaylab.data.importers.sources import FITS, PIECE_FRAMES, Fit, Recipe, Unusable, left_out, pieces
+from replaylab.data.video import decode, write_video
 
 RECIPE = Recipe(32, 32, frames_per_second=4.0, frames=4)
 GREY_A_FRAME = 5
@@ -336,6 +337,201 @@ def test_files_of_a_folder_are_one_scene_if_asked_for(tmp_path):
     domain = add(tmp_path / "in", scene_from="folder").domain
     assert list(domain.videos["scene"]) == ["drive", "drive", "other"]
     assert len(clips.one_per_scene(clips.clips_of(domain, domain.videos["split"][0], 4))) <= 2
+
+
+# ------------------------------------------------------------------------------------------------- what real folders have
+def test_what_cannot_be_listed_or_read_is_one_line_each_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
+    film(tmp_path / "elsewhere" / "linked.mp4")
+    folder = tmp_path / "in"
+    film(folder / "10:30:05.mp4", times=range(45))  # FFmpeg takes "10:" for a protocol
+    (folder / "drives").symlink_to(tmp_path / "elsewhere")
+    (folder / "drives" / "round").symlink_to(folder)  # without an end, if it were followed again and again
+    (folder / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    os.mkfifo(folder / "pipe.mp4")  # reading it would wait for ever
+    film(tmp_path / "elsewhere" / "x.mp4", times=range(50)).rename(os.fsdecode(bytes(folder) + b"/caf\xe9.mp4"))
+    film(folder / "secret.mp4")
+    real = av.open
+
+    def guarded(file, *arguments, **named):
+        if str(file).endswith("secret.mp4"):
+            raise PermissionError(13, "Permission denied", file)
+        return real(file, *arguments, **named)
+
+    monkeypatch.setattr(av, "open", guarded)  # root may read everything
+    monkeypatch.chdir(folder)
+    added = video_folder.add(Path("."), ConversionSettings(tmp_path / "domain", RECIPE))
+    assert list(added.domain.videos["scene"]) == ["10:30:05.mp4", "drives/linked.mp4"]
+    why = added.unusable.set_index("file")["why"].to_dict()
+    assert why == {
+        "caf\\xe9.mp4": "its name is not UTF-8",
+        "gone.mp4": "a link to what is not there",
+        "pipe.mp4": "neither a file nor a folder",
+        "secret.mp4": "it may not be read (permission denied)",
+    }
+    assert pd.read_csv(tmp_path / "domain" / "unusable.csv").equals(added.unusable)
+    print(added.unusable.to_string())  # as the command does
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(tmp_path, monkeypatch):
+    film(tmp_path / "in" / "a.mp4")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(video_folder, "listed", None)
+    with pytest.raises(ValueError, match=r"file/domain: nothing can be written to .*file \(Not a directory\); give another"):
+        video_folder.add(tmp_path / "in", ConversionSettings(tmp_path / "file" / "domain", RECIPE))
+
+
+def test_how_much_is_left_out_of_each_file_and_why_is_a_column(tmp_path, capsys):
+    film(tmp_path / "in" / "gap.mp4", times=[*range(30), *range(60, 100), *range(110, 114)])
+    film(tmp_path / "in" / "slower.mp4", times=[*range(40), *range(40, 100, 4)])  # 20 a second, then 5
+    film(tmp_path / "in" / "whole.mp4", times=range(55))
+    listing = add(tmp_path / "in", Recipe(32, 32, frames_per_second=10.0, frames=8)).listing.set_index("file")
+    assert listing["left_out_s"].tolist() == pytest.approx([2.2, 2.8, 0], abs=0.15)
+    assert "gaps of up to 1.55 s between pictures" in listing["left_out_why"]["gap.mp4"]
+    assert "runs shorter than 8 frames" in listing["left_out_why"]["gap.mp4"]
+    assert listing["left_out_why"]["slower.mp4"].endswith("slower than 10 pictures a second")
+    assert listing["left_out_why"]["whole.mp4"] == ""
+    assert "in part left out (columns left_out_s, left_out_why): 2 files, e.g. gap.mp4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rates", "wanted"), [((24, 12), 12), ((24, 12), 8), ((12, 24), 10), ((20, 10), 10), ((10, 30), 9)])
+def test_a_rate_that_changes_is_followed(rates, wanted):
+    first, second = (np.arange(5 * rate) / rate for rate in rates)
+    times = [*first, *(5 + second)]
+    recipe = Recipe(frames_per_second=float(wanted), frames=8)
+    found = pieces(times, recipe, "x")
+    assert sum(map(len, found)) >= 10 * wanted - 2
+    assert left_out(times, found, recipe) == (0, "")
+
+
+def test_enlarging_is_told(tmp_path, capsys):
+    film(tmp_path / "in" / "a.mp4")
+    assert add(tmp_path / "in", Recipe(96, 96, frames=4)).listing["remarks"][0] == "enlarged 2.0 times"
+    assert "enlarged: a.mp4" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------- copies and places
+def street(path: Path, seed: int, frames: int = 24, rate: int = 8, size=(64, 96), crf: str = "12", skipped: int = 0) -> Path:
+    """A video of a texture that moves, like no other seed's; with other sizes and qualities the same content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 255, (8, 40, 3), np.uint8)
+    texture = cv2.resize(coarse, (640, 64), interpolation=cv2.INTER_CUBIC)
+    pictures = [
+        cv2.resize(texture[:, 3 * (n + skipped) : 3 * (n + skipped) + 96], size[::-1], interpolation=cv2.INTER_AREA)
+        for n in range(frames)
+    ]
+    write_video(path, np.stack(pictures), rate, {"crf": crf, "preset": "superfast"})
+    return path
+
+
+def of_split(split: str, start: int, shares: SplitShares) -> str:
+    """A file's name that falls to a split."""
+    return next(name for n in range(start, start + 999) if shares.split_of(name := f"{n:03}.mp4") == split)
+
+
+def test_copies_that_were_encoded_again_go_where_the_first_one_is(tmp_path):
+    shares, recipe = SplitShares(0.2, 0.3), Recipe(32, 48, frames_per_second=4.0, frames=4)
+    names = {split: of_split(split, 100, shares) for split in ("train", "test")}
+    for seed, split in enumerate(names):
+        street(tmp_path / "in" / names[split], seed)
+    first = add(tmp_path / "in", recipe, shares=shares)
+    assert first.look_alikes.empty
+    # before the others by name, and by its own name it would be in the other split
+    copies = {split: of_split({"train": "test", "test": "train"}[split], 0, shares) for split in names}
+    for seed, split in enumerate(names):
+        street(tmp_path / "in" / copies[split], seed, size=(48, 72), crf="24")
+    street(tmp_path / "in" / "other.mp4", 7)
+    second = add(tmp_path / "in", recipe, shares=shares)
+    splits = second.domain.videos.set_index("scene")["split"]
+    for split in names:
+        assert splits[names[split]] == splits[copies[split]] == split
+    assert splits["other.mp4"] == shares.split_of("other.mp4")
+    told = second.look_alikes.set_index("scene")["looks_like"].to_dict()
+    assert told == {copies[split]: names[split] for split in names}
+    # with other shares all are placed anew, copies together
+    third = add(tmp_path / "in", recipe, shares=SplitShares(0, 0))
+    assert set(third.domain.videos["split"]) == {"train"} and len(third.look_alikes) == 2
+
+
+def test_what_shows_scenes_of_two_splits_is_left_out(tmp_path):
+    shares, recipe = SplitShares(0.2, 0.3), Recipe(32, 48, frames_per_second=4.0, frames=4)
+    names = [of_split("train", 100, shares), of_split("test", 100, shares)]
+    for start, name in zip((0, 24), names, strict=True):
+        street(tmp_path / "in" / name, 0, skipped=start)
+    add(tmp_path / "in", recipe, shares=shares)
+    street(tmp_path / "in" / "all.mp4", 0, frames=48, crf="14")
+    added = add(tmp_path / "in", recipe, shares=shares)
+    assert sorted(added.domain.videos["scene"]) == sorted(names)
+    assert list(added.unusable["file"]) == ["all.mp4"]
+    assert f"shows nearly the same as {names[1]} (test) and {names[0]} (train)" in added.unusable["why"][0]
+
+
+def test_a_copy_that_comes_later_moves_nothing_and_leaves_no_video(tmp_path, capsys):
+    folder = tmp_path / "in"
+    whole = film(folder / "b.mp4").read_bytes()
+    before = add(folder).domain.videos
+    (folder / "a.mp4").write_bytes(whole)  # before the other by its name
+    added = add(folder)
+    assert added.domain.videos.equals(before)
+    assert added.unusable[["file", "why"]].to_numpy().tolist() == [["a.mp4", "shows the same as b.mp4"]]
+    videos = added.domain.folder / "videos"
+    assert sorted(path.name for path in videos.iterdir()) == list(before["file"])
+    again = add(folder)
+    assert again.listing.empty and list(again.unusable["file"]) == ["a.mp4"]  # not converted again, and told again
+    (folder / "b.mp4").unlink()  # then the copy is all there is
+    assert list(add(folder).domain.videos["scene"]) == ["a.mp4"]
+
+
+# ------------------------------------------------------------------------------------------------------------ long drives
+def test_a_long_drive_is_cut_into_scenes_with_a_clip_between_them(tmp_path):
+    film(tmp_path / "in" / "drive.mp4", times=range(400))  # 20 s
+    shares = SplitShares(0.3, 0.3)
+    added = video_folder.add(
+        tmp_path / "in", ConversionSettings(tmp_path / "domain", RECIPE, shares), scene_seconds=5.0
+    )  # fmt: skip
+    videos = added.domain.videos
+    assert list(videos["scene"]) == [f"drive.mp4 from {start} s" for start in ("0.00", "5.00", "10.00", "15.00")]
+    assert list(videos["frames"]) == [16, 16, 16, 20]  # of 20: a clip has 4
+    assert added.listing["left_out_s"][0] == pytest.approx(3) and "between scenes" in added.listing["left_out_why"][0]
+    with pytest.raises(ValueError, match=r"scene_seconds: 1\.5; a clip has 1 s, and a scene needs at least two of them"):
+        video_folder.add(tmp_path / "in", ConversionSettings(tmp_path / "other", RECIPE), scene_seconds=1.5)
+    with pytest.raises(ValueError, match="was begun with origin 'videos, scene from file, 5 s each'"):
+        add(tmp_path / "in")
+
+
+def test_a_film_is_cut_into_scenes_where_it_changes(tmp_path):
+    for seed in range(3):
+        street(tmp_path / f"{seed}.mp4", seed)
+    frames = np.concatenate([decode(tmp_path / f"{seed}.mp4") for seed in range(3)])
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / "film.mp4", frames, 8)
+    domain = add(tmp_path / "in", scene_from="cuts").domain
+    assert list(domain.videos["scene"]) == [f"film.mp4 from {start} s" for start in ("0.00", "3.00", "6.00")]
+    assert list(domain.videos["frames"]) == [12, 12, 12]
+
+
+def test_parts_of_a_long_file_are_read_side_by_side_and_give_the_same_domain(tmp_path, monkeypatch, capsys):
+    film(tmp_path / "in" / "a.mp4", times=range(600))
+    whole = add(tmp_path / "in", Recipe(32, 32, frames_per_second=10.0, frames=4)).domain
+    monkeypatch.setattr(video_folder, "PART_S", 10.0)
+    order = ConversionSettings(tmp_path / "other", Recipe(32, 32, frames_per_second=10.0, frames=4), name="domain")
+    parts = video_folder.add(tmp_path / "in", order).domain
+    assert "converting: 3 parts of sources" in capsys.readouterr().err
+    assert (parts.folder / "domain.json").read_bytes() == (whole.folder / "domain.json").read_bytes()
+
+
+def test_an_empty_split_is_told_with_the_remedy_before_anything_is_converted(tmp_path, capsys):
+    film(tmp_path / "in" / "a.mp4")
+    add(tmp_path / "in", dry_run=True)
+    assert "the only scene falls to" in (said := capsys.readouterr().err) and "--scene-seconds 60" in said
+    shares = SplitShares(0, 0.001)
+    for number in range(3):
+        film(tmp_path / "in" / f"{number}.mp4", times=range(30 + 5 * number))
+    add(tmp_path / "in", dry_run=True, shares=shares)
+    said = capsys.readouterr().err
+    assert "none of 4 scenes falls to test (--test 0.001)" in said
+    enough = float(said.rpartition("give --test ")[2].split(",")[0])
+    splits = [SplitShares(0, enough).split_of(name) for name in ("a.mp4", "0.mp4", "1.mp4", "2.mp4")]
+    assert splits.count("test") == 1
 
 
 # --------------------------------------------------------------------------------------------------------------- command

@@ -1,0 +1,102 @@
+"""In which split each scene of a converted domain is, and why it stays there.
+
+Decision: a scene's split follows from a hash of its name, so that files added later move no others. What shows nearly the
+same as a scene that has a place goes where that one is. Places are written down (`sources/places.json`) and kept as long as
+the shares are: with other shares everything is placed anew. Refused, as `Unusable`: a source that looks like scenes of two
+splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from replaylab.util.files import write_json
+
+PLACES_FILE = "sources/places.json"
+
+
+class SplitShares(NamedTuple):
+    """The shares of scenes that are not for training."""
+
+    dev: float
+    test: float
+
+    def split_of(self, scene: str) -> str:
+        """The split of a scene, by a hash of its name."""
+        place = place_of(scene)
+        return "test" if place < self.test else "dev" if place < self.test + self.dev else "train"
+
+
+def place_of(scene: str) -> float:
+    """A number from 0 to 1 by a hash of a scene's name."""
+    digits = hashlib.sha256(scene.encode(errors="surrogateescape")).hexdigest()[:13]
+    return int(digits, 16) / 16**13
+
+
+@dataclass
+class Places:
+    """The splits of scenes that have one."""
+
+    shares: SplitShares
+    splits: dict[str, str] = field(default_factory=dict)  # by scene
+    stamps: dict[str, str] = field(default_factory=dict)  # of the sources that were placed, by name
+    looks_like: dict[str, list[str]] = field(default_factory=dict)  # a scene, and those that were there before
+
+    @classmethod
+    def read(cls, out: Path, shares: SplitShares) -> Places | None:
+        """What is written down; None where nothing is, or where it is of other shares."""
+        path = out / PLACES_FILE
+        if not path.is_file():
+            return None
+        known = json.loads(path.read_text())
+        if SplitShares(*known.pop("shares")) != shares:
+            return None
+        return cls(shares, **known)
+
+    def write(self, out: Path) -> None:
+        """Write it down."""
+        write_json(out / PLACES_FILE, asdict(self))
+
+    def split_of(self, scene: str) -> str:
+        """Where a scene is, or will be if it looks like no other."""
+        return self.splits.get(scene) or self.shares.split_of(scene)
+
+    def place(self, scene: str, like: Iterable[str]) -> dict[str, str]:
+        """Give a scene its place, that of the scenes it looks like; returns those by split where they are in several, and
+        then the scene, unless it has a place already, has none.
+        """
+        like = list(like)
+        known = {self.splits[other]: other for other in reversed([*([scene] if scene in self.splits else []), *like])}
+        if len(known) > 1:
+            return known
+        self.splits[scene] = next(iter(known), None) or self.shares.split_of(scene)
+        if like:
+            self.looks_like[scene] = sorted({*self.looks_like.get(scene, []), *like})
+        return {}
+
+
+def empty_splits(splits: Mapping[str, str], shares: SplitShares) -> list[str]:
+    """A line for each split that is wanted and that no scene fell to, with what can be done; `splits` by scene."""
+    lines = []
+    for split, share in (("dev", shares.dev), ("test", shares.test)):
+        if not share or split in splits.values() or not splits:
+            continue
+        if len(splits) == 1:
+            remedy = "cut it into scenes (--scene-seconds 60, or --scene-from cuts for a film), or add other recordings"
+            lines.append(f"the only scene falls to {splits[next(iter(splits))]}, and {split} stays empty: {remedy}")
+            continue
+        lower = 0.0 if split == "test" else shares.test
+        nearest = min((place for scene in splits if (place := place_of(scene)) >= lower), default=None)
+        remedies = ["add scenes", "cut long files into scenes (--scene-seconds 60)"]
+        if nearest is not None and math.floor(100 * (nearest - lower) + 1) < 100:
+            remedies.append(
+                f"give --{split} {math.floor(100 * (nearest - lower) + 1) / 100:g}, which places all scenes anew"
+            )
+        lines.append(f"none of {len(splits)} scenes falls to {split} (--{split} {share:g}): {', or '.join(remedies)}")
+    return lines
