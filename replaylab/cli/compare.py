@@ -13,7 +13,7 @@ def add_parser(verbs: Any) -> None:
     """Add the verb to those of the command."""
     text = "distances between two folders of videos, and all that is needed to compare them"
     parser = shared.add_verb(verbs, "compare", text, run)
-    parser.add_argument("made", metavar="MADE", help="folder of mp4 files, or a domain")
+    parser.add_argument("made", metavar="MADE", help="folder of video files, searched with all folders in it, or a domain")
     parser.add_argument("real", metavar="REAL", help="likewise; 20 videos or more in each, of one size and rate")
     parser.add_argument("--context-frames", type=int, default=0, help="first frames to leave out (default: 0)")
     parser.add_argument("--frames", type=int, default=0, help="to take after them (default: what all videos have)")

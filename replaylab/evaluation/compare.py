@@ -1,7 +1,8 @@
 """Distances between the videos of two folders, each with what a reader needs to compare it with others.
 
 Decision: one clip a video, of the frames after the context, as many for all; clips are decoded once, and every network
-sees the same pixels. A folder holds mp4 files, or is a domain (`domain.json`), of which one split is taken. With fewer than
+sees the same pixels, those that a player shows (`data.importers.recording`: upright, square pixels, BT.709). A folder holds
+video files, with those of the folders in it, or is a domain (`domain.json`), of which one split is taken. With fewer than
 `distances.N_MIN` clips in either set nothing is measured, however many frames they have.
 
 The Fréchet distance falls as n grows: beside it stands its value extrapolated to infinite n, from 2 N_MIN clips on. The
@@ -17,19 +18,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from replaylab.catalogue import measure_of
 from replaylab.data.domain import open_domain
-from replaylab.data.video import UndecodableVideo, decode
+from replaylab.data.importers.listing import listed
+from replaylab.data.importers.recording import NoVideo, Recording, probe
+from replaylab.data.importers.sources import Unusable
+from replaylab.data.video import UndecodableVideo
 from replaylab.metrics import distances, extractors, fidelity
 from replaylab.metrics.distances import Extractor, extrapolated_distances
 from replaylab.metrics.extractors import FeatureNetwork
@@ -51,13 +54,27 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video of a set, with the contents of its header."""
+    """A video of a set."""
 
     set_name: str  # as errors call it
     path: Path
-    size_px: tuple[int, int]  # width and height
-    frames: int
-    frames_per_second: float
+    name: str  # its path below the folder, or its file in a domain: those of a pair have the same
+    recording: Recording = field(repr=False)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.recording.width_px, self.recording.height_px
+
+    @property
+    def frames(self) -> int:
+        """How many there are."""
+        return len(self.recording.stamps)
+
+    @property
+    def frames_per_second(self) -> float:
+        """By the median time between them; 0 of a single one."""
+        return self.recording.frames_per_second
 
     def __str__(self) -> str:
         return f"{self.set_name}: {self.path}"
@@ -93,23 +110,34 @@ def table(
 def _videos(set_name: str, folder: Path, split: str) -> list[VideoFile]:
     if (folder / "domain.json").is_file():
         paths = [folder / "videos" / file for file in open_domain(folder).split(split)["file"]]
+        videos = [(path, path.name) for path in paths]
+        found = f"{len(videos)} videos in split {split!r}"
+    elif folder.is_dir():
+        files = listed(folder)
+        if files.unusable:
+            raise UndecodableVideo(f"{set_name}: {_reason(files.unusable[0])}")
+        videos = [(folder / file, file) for file in files.videos]
+        found = f"{len(videos)} videos in and below it (by their endings; {files.described_others})"
     else:
-        paths = sorted(folder.glob("*.mp4"))
-    if len(paths) < distances.N_MIN:
-        raise ValueError(
-            f"{set_name}: {len(paths)} videos (*.mp4), at least {distances.N_MIN} are needed; add clips, do not repeat them"
-        )
-    return [_header(set_name, path) for path in paths]
+        videos, found = [], "0 videos: there is no such folder"
+    if len(videos) < distances.N_MIN:
+        raise ValueError(f"{set_name}: {found}, at least {distances.N_MIN} are needed; add clips, do not repeat them")
+    return [_opened(set_name, path, name) for path, name in videos]
 
 
-def _header(set_name: str, path: Path) -> VideoFile:
+def _opened(set_name: str, path: Path, name: str) -> VideoFile:
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            count = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
-            return VideoFile(set_name, path, (stream.width, stream.height), count, float(stream.average_rate or 0))
-    except (av.FFmpegError, OSError, IndexError) as error:
+        return VideoFile(set_name, path, name, probe(path, str(path)))
+    except NoVideo as error:
+        raise UndecodableVideo(f"{set_name}: {path} is no video, or not all of one: {error.args[1]}") from error
+    except Unusable as error:
+        raise UndecodableVideo(f"{set_name}: {_reason(error)}") from error
+    except OSError as error:
         raise UndecodableVideo(f"{set_name}: {path} is no video, or not all of one ({type(error).__name__})") from error
+
+
+def _reason(error: Unusable) -> str:
+    return "{}: {}; {}".format(*error.args)
 
 
 def _check(videos: list[VideoFile], context_frames: int, frames: int) -> int:
@@ -135,12 +163,14 @@ def _check(videos: list[VideoFile], context_frames: int, frames: int) -> int:
 
 def _decoded(video: VideoFile, context_frames: int, frames: int) -> NDArray[np.uint8]:
     try:
-        pixels = decode(video.path, context_frames, context_frames + frames)
-    except UndecodableVideo as error:
-        raise UndecodableVideo(f"{video.set_name}: {error}") from error
-    if len(pixels) < frames:
-        raise UndecodableVideo(f"{video}: cut off: {context_frames + len(pixels)} of {video.frames} frames came out")
-    return pixels
+        pictures = list(video.recording.pictures(range(context_frames, context_frames + frames)))
+    except Unusable as error:
+        raise UndecodableVideo(f"{video.set_name}: {_reason(error)}") from error
+    for picture in pictures:
+        if picture.shape[1::-1] != video.size_px:
+            size, wanted = ("x".join(map(str, one)) for one in (picture.shape[1::-1], video.size_px))
+            raise UndecodableVideo(f"{video}: a frame has {size} pixels, and the first one {wanted}")
+    return np.stack(pictures)
 
 
 def _open(text: str, frames: int, size_px: int) -> FeatureNetwork:
@@ -222,12 +252,12 @@ def _frechet(a: Any, b: Any) -> float:
 
 def _pairs(made: list[VideoFile], real: list[VideoFile], context_frames: int, frames: int) -> list[dict[str, Any]]:
     """Means of `fidelity.clip_fidelity` over made clips, each beside the real one of its file name."""
-    partners = {video.path.name: video for video in real}
-    if alone := [video for video in made if video.path.name not in partners]:
+    partners = {video.name: video for video in real}
+    if alone := [video for video in made if video.name not in partners]:
         raise ValueError(f"{alone[0]} has no partner of that name in {real[0].set_name}")
     values = []
     for video in track(made, "comparing pairs", unit="pairs"):
-        pair = [_decoded(one, context_frames, frames) for one in (video, partners[video.path.name])]
+        pair = [_decoded(one, context_frames, frames) for one in (video, partners[video.name])]
         try:
             values.append(fidelity.clip_fidelity(*pair))
         except ValueError as error:

@@ -259,3 +259,35 @@ def test_what_a_network_refuses_names_the_video(home: Path) -> None:
             video(path, number + 100 * (folder == "real"), size_px=40)
     with pytest.raises(ValueError, match=r"^MADE .*clip-00.mp4: EfficientNet-Lite0 .*divisible by 32"):
         compare.table(home / "made", home / "real")
+
+
+def test_both_sets_are_read_as_a_player_shows_them(home: Path) -> None:
+    """Turned and mirrored copies of the same pictures, in folders of folders, with other endings."""
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 3, 4, 8, 3), dtype=np.uint8).repeat(8, 2).repeat(8, 3)
+    for number, frames in enumerate(pictures):
+        for folder, stored, turn in (("upright", frames, 0), ("turned", np.rot90(frames, 1, (1, 2)), -90)):
+            path = home / folder / f"drive {number % 2}" / f"{number}.{'MKV' if folder == 'upright' else 'MP4'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with av.open(str(path), "w", format="mp4") as container:
+                stream = container.add_stream("libx264", rate=RATE, options={"crf": "0"})
+                stream.height, stream.width, stream.pix_fmt = *stored.shape[1:3], "yuv444p"
+                stream.set_display_rotation(turn)
+                for picture in stored:
+                    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                    container.mux(stream.encode(frame))
+                container.mux(stream.encode())
+    for path in sorted((home / "turned").rglob("*.MP4")):
+        path.rename(path.with_suffix(".MKV"))  # those of a pair have one name
+    with pytest.raises(ValueError, match=r"REAL .* has the frames of MADE .*upright/drive 0/0.MKV; no clip may count twice"):
+        compare.table(home / "upright", home / "turned", paired=True)
+
+
+def test_too_few_videos_name_what_is_there(home: Path) -> None:
+    (home / "pictures").mkdir()
+    (home / "pictures" / "a.png").touch()
+    with pytest.raises(
+        ValueError, match=r"REAL .*: 0 videos in and below it \(by their endings; 1 others: a.png\), at least"
+    ):
+        compare.table(home / "made", home / "pictures")
+    with pytest.raises(ValueError, match=r"REAL .*nowhere: 0 videos: there is no such folder"):
+        compare.table(home / "made", home / "nowhere")
