@@ -109,7 +109,8 @@ def table(
 
 def _videos(set_name: str, folder: Path, split: str) -> list[VideoFile]:
     if (folder / "domain.json").is_file():
-        paths = [folder / "videos" / file for file in open_domain(folder).split(split)["file"]]
+        domain = open_domain(folder)
+        paths = [domain.video(Path(file).stem) for file in domain.split(split)["file"]]
         videos = [(path, path.name) for path in paths]
         found = f"{len(videos)} videos in split {split!r}"
     elif folder.is_dir():
