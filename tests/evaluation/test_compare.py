@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -269,8 +270,8 @@ def test_both_sets_are_read_as_a_player_shows_them(home: Path) -> None:
             path = home / folder / f"drive {number % 2}" / f"{number}.{'MKV' if folder == 'upright' else 'MP4'}"
             path.parent.mkdir(parents=True, exist_ok=True)
             with av.open(str(path), "w", format="mp4") as container:
-                stream = container.add_stream("libx264", rate=RATE, options={"crf": "0"})
-                stream.height, stream.width, stream.pix_fmt = *stored.shape[1:3], "yuv444p"
+                stream: Any = container.add_stream("libx264", rate=RATE, options={"crf": "0"})
+                stream.height, stream.width, stream.pix_fmt = stored.shape[1], stored.shape[2], "yuv444p"
                 stream.set_display_rotation(turn)
                 for picture in stored:
                     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")

@@ -130,9 +130,9 @@ def tagged(transfer: int, primaries: int, matrix: int) -> Callable[[Any], None]:
     return change
 
 
-def hdr(path: Path, signal: tuple[float, float, float], transfer: int, primaries: int = 9) -> np.ndarray:
+def hdr(path: Path, signal: Iterable[float], transfer: int, primaries: int = 9) -> np.ndarray:
     """One colour, of the given signal, as `probe` shows it."""
-    picture = np.full((*SIZE, 3), np.round(65535 * np.array(signal)), np.uint16)
+    picture = np.full((*SIZE, 3), np.round(65535 * np.array(list(signal))), np.uint16)
     film(path, range(2), lambda number: picture, "ffv1", "gbrp10le", change=tagged(transfer, primaries, 0))
     shown = np.stack(list(probe(path, "a").pictures([0, 1])))
     assert np.ptp(shown, axis=(0, 1, 2)).max() == 0
@@ -161,7 +161,7 @@ def test_paper_is_the_same_by_both_curves_and_brighter_light_stays_brighter(tmp_
 
 def test_a_colour_of_bt709_comes_out_as_itself(tmp_path: Path) -> None:
     red = np.linalg.solve(colour._to_bt709(9).astype(float), [60.0, 0, 0])  # cd/m2
-    shown = hdr(tmp_path / "red.mkv", tuple(pq(one) for one in red), colour.PQ)
+    shown = hdr(tmp_path / "red.mkv", map(pq, red), colour.PQ)
     assert shown == pytest.approx([255 * (60 / 203) ** (1 / 2.4), 0, 0], abs=8)
     # BT.2087: BT.709's red in BT.2020
     assert red / 60 == pytest.approx([0.6274, 0.0691, 0.0164], abs=2e-4)
