@@ -22,6 +22,8 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--csv", help="file to keep the table in")
     text = "efficientnet, videonet, inception=FILE, i3d=FILE, videomae=FOLDER, vjepa2=FOLDER (default: efficientnet)"
     parser.add_argument("--extractor", nargs="+", default=["efficientnet"], help=text)
+    text = "run TorchScript files of inception= and i3d= that are not the published ones: they are programs"
+    parser.add_argument("--allow-unknown-programs", action="store_true", help=text)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,7 +32,8 @@ def run(options: argparse.Namespace) -> None:
     from replaylab.util.files import write_atomically
 
     table = compare.table(
-        options.made, options.real, options.extractor, options.context_frames, options.frames, options.split, options.paired
+        options.made, options.real, options.extractor, options.context_frames, options.frames, options.split, options.paired,
+        options.allow_unknown_programs,
     )  # fmt: skip
     if options.csv:
         write_atomically(Path(options.csv), lambda aside: table.to_csv(aside, index=False))

@@ -82,18 +82,19 @@ class VideoFile:
 
 def table(
     made: str | Path, real: str | Path, networks: Sequence[str] = ("efficientnet",), context_frames: int = 0,
-    frames: int = 0, split: str = "test", paired: bool = False,
+    frames: int = 0, split: str = "test", paired: bool = False, allow_unknown: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """A row a measure: every network's distances; and, `paired`, mean fidelity of clips to those of their file names.
 
     networks: of EXTRACTORS, each with its path. frames: to take after the context; 0: as many as the shortest video has.
+    allow_unknown: run TorchScript files that are not the published ones, too.
     Columns: those of `distances.Distance`, `at_infinite_n` (NaN where n does not allow it), `clips` in the smaller set,
     `video` (size and rate). ValueError or FileNotFoundError names the set and the file.
     """
     sets = _videos(f"MADE {made}", Path(made), split), _videos(f"REAL {real}", Path(real), split)
     frames = _check([*sets[0], *sets[1]], context_frames, frames)
     first = sets[0][0]
-    loaded = [_open(network, frames, min(first.size_px)) for network in networks]
+    loaded = [_open(network, frames, min(first.size_px), allow_unknown) for network in networks]
     digests: dict[bytes, VideoFile] = {}
     features = [_features(videos, loaded, context_frames, frames, digests) for videos in sets]
     rows = [
@@ -174,7 +175,7 @@ def _decoded(video: VideoFile, context_frames: int, frames: int) -> NDArray[np.u
     return np.stack(pictures)
 
 
-def _open(text: str, frames: int, size_px: int) -> FeatureNetwork:
+def _open(text: str, frames: int, size_px: int, allow_unknown: bool) -> FeatureNetwork:
     """The network of a text such as "i3d=weights/i3d_torchscript.pt", for clips of that many frames."""
     kind, _, path = text.partition("=")
     if kind not in NAMES or (kind not in ("efficientnet", "videonet")) != bool(path):
@@ -185,10 +186,12 @@ def _open(text: str, frames: int, size_px: int) -> FeatureNetwork:
         from replaylab.metrics import video_network
 
         network = FeatureNetwork(video_network.extractor(), video_network.features)
-    elif kind in ("i3d", "vjepa2"):
-        network = getattr(extractors, kind)(path, frames)
+    elif kind == "inception":
+        network = extractors.inception(path, allow_unknown)
+    elif kind == "i3d":
+        network = extractors.i3d(path, frames, allow_unknown)
     else:
-        network = getattr(extractors, kind)(path)
+        network = extractors.vjepa2(path, frames) if kind == "vjepa2" else extractors.videomae(path)
     if network.extractor.frames > frames:
         raise ValueError(
             f"{text}: sees {network.extractor.frames} frames, but {frames} after the context are to be compared; give "

@@ -7,8 +7,10 @@ initialisation, and a file of another network fails when it is loaded.
 Inception and I3D resize by themselves, as in the implementations whose published values they reproduce. Frames for the
 transformers become squares by one kernel (RESIZE); as in cd-fvd, the whole frame is used and nothing is cropped.
 
-Refused: files that are missing, cut off, or of another network, and clips of another length than a network was opened
-for. Frames are never repeated, interpolated or left out to get there.
+A TorchScript file is a program: one that is not the published one, by its SHA-256, is run only where that is allowed.
+
+Refused: files that are missing, cut off, of another network or of an unknown origin, and clips of another length than a
+network was opened for. Frames are never repeated, interpolated or left out to get there.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from replaylab.metrics.distances import Extractor
-from replaylab.util import distributed, networks
+from replaylab.util import distributed, networks, reading
 from replaylab.util.files import sha256
+from replaylab.util.progress import report
 
 RESIZE = "bicubic, antialiased"
 """torch's `interpolate(mode="bicubic", antialias=True)`: Pillow's bicubic, without rounding in between."""
@@ -36,6 +39,11 @@ CLIPS_AT_A_TIME = 8
 FRAMES_AT_A_TIME = 64
 I3D_LEAST_FRAMES = 10
 """Time is halved three times and then averaged in pairs; of fewer frames no pair is left."""
+PUBLISHED = {
+    "Inception v3 (FID)": "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+    "I3D (Kinetics-400)": "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+}
+"""SHA-256 of inception-2015-12-05.pt (which k-diffusion compares, too) and of i3d_torchscript.pt."""
 PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 
 
@@ -51,20 +59,21 @@ class FeatureNetwork:
     features: Callable[[ArrayLike], NDArray[np.float32]]
 
 
-def inception(path: str | Path) -> FeatureNetwork:
+def inception(path: str | Path, allow_unknown: bool = False) -> FeatureNetwork:
     """FID's network (Heusel et al. 2017): `inception-2015-12-05.pt`, TorchScript as NVIDIA gives it out.
 
     From nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics. Called as in metrics/metric_utils.py of
     NVlabs/stylegan2-ada-pytorch: uint8 RGB (N, 3, H, W), `return_features=True`; it resizes to 299 x 299 and scales by
-    itself. 2048 features a frame. FileNotFoundError or ValueError names the file and what is wrong with it.
+    itself. 2048 features a frame. `allow_unknown`: run a file that is not the published one, too. FileNotFoundError or
+    ValueError names the file and what is wrong with it.
     """
     return _torchscript(
         Path(path), "Inception v3 (FID)", "last pooling", 299, 2048, 1,
-        lambda program, batch: program(batch.permute(0, 3, 1, 2).contiguous(), return_features=True),
+        lambda program, batch: program(batch.permute(0, 3, 1, 2).contiguous(), return_features=True), allow_unknown,
     )  # fmt: skip
 
 
-def i3d(path: str | Path, frames: int = 16) -> FeatureNetwork:
+def i3d(path: str | Path, frames: int = 16, allow_unknown: bool = False) -> FeatureNetwork:
     """FVD's network (Unterthiner et al. 2018): `i3d_torchscript.pt`, StyleGAN-V's port of the one on TensorFlow Hub.
 
     Called as in src/metrics of universome/stylegan-v: uint8 RGB (N, 3, T, H, W), `rescale=True` (0..255 to -1..1),
@@ -79,7 +88,7 @@ def i3d(path: str | Path, frames: int = 16) -> FeatureNetwork:
         Path(path), "I3D (Kinetics-400)", "logits", 224, 400, frames,
         lambda program, batch: program(
             batch.permute(0, 4, 1, 2, 3).contiguous(), rescale=True, resize=True, return_features=True
-        ),
+        ), allow_unknown,
     )  # fmt: skip
 
 
@@ -163,20 +172,31 @@ def _network(extractor: Extractor, forward: Callable[[Tensor], Any]) -> FeatureN
 
 # --------------------------------------------------------------------------------------------------------- TorchScript
 def _torchscript(
-    path: Path, name: str, layer: str, size: int, dimensions: int, frames: int, call: Callable[[Any, Tensor], Any]
+    path: Path, name: str, layer: str, size: int, dimensions: int, frames: int, call: Callable[[Any, Tensor], Any],
+    allow_unknown: bool,
 ) -> FeatureNetwork:  # fmt: skip
     """The program in a file, which torch.jit.load gets without unpickling; `call` hands it a batch, zeros at first."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {name} is expected there, and nothing is downloaded here")
+    with reading.named(path, "TorchScript file", f"download {name} again"):
+        digest = sha256(path)
+    if digest != PUBLISHED[name]:
+        about = f"{path} is not the published {name}: its SHA-256 is {digest}, that one's {PUBLISHED[name]}"
+        if not allow_unknown:
+            raise ValueError(
+                f"{about}. A TorchScript file is a program, and this one may be anybody's: download it again, or, if you "
+                "know where it is from, allow it (--allow-unknown-programs, allow_unknown=True)"
+            )
+        report(f"warning: {about}; it is run, because that was allowed")
     with warnings.catch_warnings():  # deprecated, but what these weights are given out as
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         try:
             program = torch.jit.load(str(path), map_location=distributed.this_rank().device).eval()
-        except RuntimeError as error:
+        except Exception as error:  # of TorchScript, or of the zip file that it should be
             why = f"{path} is no TorchScript file, or not all of it ({_reason(error)}); download {name} again"
             raise ValueError(why) from error
     network = _network(
-        Extractor(name, layer, sha256(path), path.name, "bilinear, by the network", size, dimensions, frames),
+        Extractor(name, layer, digest, path.name, "bilinear, by the network", size, dimensions, frames),
         lambda batch: call(program, batch),
     )
     try:

@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def vjepa2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_inception_sees_every_frame_as_nvidias_code_calls_it(tmp_path: Path) -> None:
     path = scripted(Inception(), tmp_path / "inception-2015-12-05.pt")
-    network, clips = extractors.inception(path), noise(30, 3)
+    network, clips = extractors.inception(path, allow_unknown=True), noise(30, 3)
     features = network.features(clips)
     assert features.shape == (30, 3, 2048) and features.dtype == np.float32
     np.testing.assert_allclose(features[..., :3], clips.mean((2, 3)), rtol=1e-5)
@@ -103,7 +104,7 @@ def test_inception_sees_every_frame_as_nvidias_code_calls_it(tmp_path: Path) -> 
 
 
 def test_i3d_sees_clips_as_styleganv_calls_it(tmp_path: Path) -> None:
-    network = extractors.i3d(scripted(I3D(), tmp_path / "i3d_torchscript.pt"), frames=12)
+    network = extractors.i3d(scripted(I3D(), tmp_path / "i3d_torchscript.pt"), frames=12, allow_unknown=True)
     clips = noise(9, 12)
     features = network.features(clips)
     assert features.shape == (9, 400) and network.extractor.frames == 12
@@ -230,16 +231,17 @@ def test_numbers_of_frames_that_a_network_cannot_see_are_refused(vjepa2_folder: 
 @pytest.mark.parametrize("load", [extractors.inception, extractors.i3d])
 def test_torchscript_files_that_are_not_the_network_are_refused(load: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
+    known, load = load, partial(load, allow_unknown=True)
     with pytest.raises(FileNotFoundError, match=r"weights.pt is missing; .*nothing is downloaded"):
         load(path)
-    whole = scripted({extractors.inception: Inception(), extractors.i3d: I3D()}[load], path).read_bytes()
+    whole = scripted({extractors.inception: Inception(), extractors.i3d: I3D()}[known], path).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"weights.pt is no TorchScript file, or not all of it"):
         load(path)
     torch.save({"weights": torch.zeros(3)}, path)  # a pickle
     with pytest.raises(ValueError, match=r"weights.pt is no TorchScript file"):
         load(path)
-    scripted({extractors.inception: I3D(), extractors.i3d: Inception()}[load], path)  # each other's
+    scripted({extractors.inception: I3D(), extractors.i3d: Inception()}[known], path)  # each other's
     with pytest.raises(ValueError, match=r"weights.pt: another network than (I3D|Inception)"):
         load(path)
 
@@ -252,6 +254,19 @@ def test_torchscript_files_that_are_not_the_network_are_refused(load: Callable[.
     scripted(Short(), path)
     with pytest.raises(ValueError, match=r"another network than .* \(gave \(1, 7\), not"):
         load(path)
+
+
+def test_a_program_of_unknown_origin_is_run_only_where_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = scripted(Inception(), tmp_path / "inception.pt")
+    with pytest.raises(ValueError, match=r"inception\.pt is not the published Inception v3 \(FID\).*allow-unknown-programs"):
+        extractors.inception(path)
+    extractors.inception(path, allow_unknown=True)
+    assert "warning" in capsys.readouterr().err
+    monkeypatch.setitem(extractors.PUBLISHED, "Inception v3 (FID)", sha256(path))
+    extractors.inception(path)
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_folders_that_are_not_the_model_are_refused(videomae_folder: Path, vjepa2_folder: Path, tmp_path: Path) -> None:
