@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import zlib
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, cached_property
@@ -26,6 +27,8 @@ from replaylab.catalogue import SOURCES
 WEIGHTS = Path(__file__).parent / "weights"
 # A field that came after runs were published: it is left out where it has its default, so that they keep their names.
 LATER = {"later": True}
+NAME = re.compile(r"[^\W_](?:[\w .-]{0,62}[\w-])?")
+"""Of a domain: it becomes a part of paths, pages, figures and tables, and may be somebody else's."""
 PLACE = "folder"  # a path: it is recorded, but changes no number and is no part of a name
 
 
@@ -84,6 +87,39 @@ def torch_seed(seed: int, purpose: str, number: int = 0) -> int:
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
+def check_name(name: object, where: str) -> None:
+    """Raises ValueError, with `where` it stands, unless this is a NAME."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        short = repr(name) if len(repr(name)) < 100 else f"{repr(name)[:100]}..."
+        raise ValueError(
+            f"{where} is {short}; a name has at most 64 letters, digits, spaces, '.', '_' and '-', and begins with a letter "
+            "or a digit"
+        )
+
+
+LONGEST_PROMPT = 2000  # characters
+
+
+def check_prompt(prompt: object, where: str) -> None:
+    """Raises ValueError, with `where` it stands, unless this is one line of a length that a text encoder reads."""
+    if not isinstance(prompt, str) or len(prompt) > LONGEST_PROMPT or not prompt.isprintable():
+        short = repr(prompt) if len(repr(prompt)) < 100 else f"{repr(prompt)[:100]}..."
+        raise ValueError(f"{where} is {short}; it must be a text of one line, of at most {LONGEST_PROMPT} characters")
+
+
+def check_numbers(of: Any, *names: str, above: float = -math.inf, least: float = -math.inf) -> None:
+    """Raises ValueError, with the field, unless these fields are finite numbers `above` one and of at `least` another."""
+    for name in names:
+        value = getattr(of, name)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not (above < value < math.inf and value >= least)
+        ):
+            bounds = [f"above {above:g}"] * (above > -math.inf) + [f"at least {least:g}"] * (least > -math.inf)
+            raise ValueError(f"{name} is {value!r}; it must be {' and '.join(bounds or ['a finite number'])}, and finite")
+
+
 def check_fraction(fraction: float) -> None:
     """Raises ValueError unless the replay fraction is a number from 0 to 1."""
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
@@ -110,6 +146,9 @@ class WorldSpec(Described):
     size_px: int = 64
     edition: int = 2  # of the worlds: raised when the same description would give other videos
 
+    def __post_init__(self) -> None:
+        check_name(self.name, "name")
+
 
 @dataclass(frozen=True)
 class FolderSpec(Described):
@@ -119,6 +158,9 @@ class FolderSpec(Described):
     digest: str  # of its domain.json, which has the checksum of every video
     size_px: tuple[int, int]  # height and width
     folder: str
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "name")
 
     @property
     def videos(self) -> tuple[int, int, int]:
@@ -141,6 +183,10 @@ class ModelSpec(Described):
     prompt: str = ""
     guidance: float = 1.0  # at sampling, away from an empty prompt
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "frames", "context_frames", least=1)
+        check_numbers(self, "frames_per_second", "guidance", least=0)
+
 
 @dataclass(frozen=True)
 class DetectorSpec(Described):
@@ -150,6 +196,9 @@ class DetectorSpec(Described):
     digest: str  # of weights, classes and threshold
     agents: tuple[str, ...] = ()  # its classes, each with the kind of agent: "car=car"; () for the usual ones
     threshold: float = 0.5  # the lowest score of a box
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "threshold", above=0)
 
 
 EDITIONS = (2, 3)
@@ -183,8 +232,9 @@ class EvaluationSpec(Described):
     second_detector: str = field(default="", metadata=LATER)  # digest of its weights; "": agents are detected once
 
     def __post_init__(self) -> None:
-        if self.futures < 1:
-            raise ValueError(f"futures is {self.futures}; it must be at least 1")
+        check_numbers(self, "sampler_steps", "futures", least=1)
+        check_numbers(self, "clips", "reference_clips", "noise_seed", least=0)
+        check_numbers(self, "miss_cap_px", above=0)
         if self.futures_at_the_end < 0:
             raise ValueError(f"futures_at_the_end is {self.futures_at_the_end}; it must be at least 1, or 0 for as ever")
         if self.edition not in EDITIONS:
@@ -238,6 +288,8 @@ class ReplaySpec(Described):
             raise ValueError(f"loss_weight is {self.loss_weight}; it must be above 0 and finite (no replay is fraction 0)")
         if self.noise_levels not in NOISE_LEVELS:
             raise ValueError(f"noise_levels {self.noise_levels!r} is none of {', '.join(NOISE_LEVELS)}")
+        if not all(isinstance(each, (int, float)) and 0 < each < math.inf for each in self.weights) or self.period < 0:
+            raise ValueError(f"weights are {self.weights} and period {self.period}; they must be above 0, and 0 or above")
         if self.still and self.generated:
             raise ValueError("replay is still or generated, not both")
         if self.buffer_choice not in BUFFERS or self.buffer_clips < 0:
@@ -275,14 +327,10 @@ class TrainingSpec(Described):
     muon_rate: float = field(default=0.0, metadata=LATER)  # of Muon on the blocks' matrices; 0: AdamW on all weights
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "lora_rank", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.learning_rate > 0 or not 0 <= self.ema_decay < 1:
-            raise ValueError(
-                f"learning_rate is {self.learning_rate} and ema_decay {self.ema_decay}; they must be above 0, and from "
-                "0 to below 1"
-            )
+        check_numbers(self, "steps", "batch_size", "lora_rank", "accumulate", least=1)
+        check_numbers(self, "learning_rate", above=0)
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; it must be from 0 to below 1")
         if not 0 <= self.stable_share < 1 or not 0 <= self.muon_rate < math.inf:
             raise ValueError(
                 f"stable_share is {self.stable_share} and muon_rate {self.muon_rate}; they must be from 0 to below 1, and "
@@ -304,6 +352,7 @@ class RemedySpec(Described):
     clips: int = 0  # ewc: the number of each domain
 
     def __post_init__(self) -> None:
+        check_numbers(self, "strength", "clips", least=0)
         if self.kind not in REMEDIES:
             raise ValueError(f"remedy {self.kind!r} is none of {', '.join(REMEDIES)}")
         if (self.kind == "none") != (self.strength == 0) or self.strength < 0:
@@ -353,6 +402,7 @@ class RunSpec(Described):
     model: ModelSpec | None = field(default=None, metadata=LATER)  # None: the tiny one
 
     def __post_init__(self) -> None:
+        check_numbers(self, "seed", least=0)
         if not self.evaluate_at or self.evaluate_at[-1] != self.training.steps:
             raise ValueError(f"evaluate_at must end with the last step, {self.training.steps}; got {self.evaluate_at}")
         if self.training.trained == "lora" and self.remedy.kind in REMEDIES_ON_WEIGHTS:

@@ -5,7 +5,6 @@ Refused: domains that nobody described, writing into the published survey. Readi
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import time
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from replaylab.analysis.world_statistics import SPLIT, measure_domains
 from replaylab.spec import WorldSpec, digest
 from replaylab.store import check_store, provenance, store_of
 from replaylab.store.packed import medium
+from replaylab.util import reading
 from replaylab.util.files import write_atomically, write_json, write_table
 from replaylab.util.processes import usable_cores
 from replaylab.util.progress import report, track
@@ -89,16 +89,18 @@ def _holds(folder: Path, specs: Mapping[str, WorldSpec]) -> bool:
     """Whether there is a survey of these very domains, or of more."""
     if not (folder / "survey.json").is_file():
         return False
-    there = json.loads((folder / "survey.json").read_text())["domains"]
+    there = reading.json_object(folder / "survey.json", domains=dict)["domains"]
     return all(there.get(name) == digest(spec) for name, spec in specs.items())
 
 
 def _read(folder: Path, preset: str, specs: Mapping[str, WorldSpec]) -> Survey:
-    about = json.loads((folder / "survey.json").read_text())
+    about = reading.json_object(folder / "survey.json", domains=dict, split=str, videos=int, windows=int)
     shown = [name for name in specs if name in about["domains"]]
     if not shown:
         raise ValueError(f"{folder} holds none of {', '.join(specs)}; it holds {', '.join(about['domains'])}")
-    statistics, speeds = (pd.read_parquet(folder / f"{name}.parquet") for name in ("statistics", "velocities"))
+    statistics, speeds = (
+        reading.table(folder / f"{name}.parquet", columns=("domain",)) for name in ("statistics", "velocities")
+    )
     return Survey(
         preset, folder, about["split"], about["videos"], about["windows"],
         statistics[statistics["domain"].isin(shown)].reset_index(drop=True),

@@ -15,7 +15,7 @@ is a scene: splits are disjoint by scene. Refused: a domain whose files are miss
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,10 +25,14 @@ from typing import Any
 
 import pandas as pd
 
-from replaylab.util import digests
+from replaylab.spec import check_name, check_prompt
+from replaylab.util import digests, reading
 from replaylab.util.files import sha256, write_json, write_sums, write_table
 
 SPLITS = ("train", "dev", "test")
+VIDEO_FIELDS = {"file": (str,), "split": (str,), "scene": (str, int), "frames": (int,), "sha256": (str,)}
+MOST_FRAMES_PER_SECOND, MOST_SIDE_PX = 1000, 16384
+REMEDY = "correct it, or make the domain again"
 TRACK_COLUMNS = {
     "video": "file name without its ending",
     "frame": "from 0",
@@ -132,12 +136,14 @@ def open_domain(folder: str | Path) -> Domain:
     path = folder / "domain.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} is no domain, or was not finished")
-    about = json.loads(path.read_text())
-    for field, kind in (("name", str), ("frames_per_second", (int, float)), ("size_px", (int, list)), ("videos", list)):
-        if not isinstance(about.get(field), kind):
-            raise ValueError(f"{path}: field {field!r} is missing or of the wrong type")
+    about = reading.json_object(path, REMEDY, name=str, frames_per_second=(int, float), size_px=(int, list), videos=list)
+    check_name(about["name"], f"{path}: field 'name'")
+    check_prompt(about.get("prompt", ""), f"{path}: field 'prompt'")
+    if not 0 < about["frames_per_second"] <= MOST_FRAMES_PER_SECOND:  # nor is NaN
+        rate = about["frames_per_second"]
+        raise ValueError(f"{path}: field 'frames_per_second' is {rate!r}; above 0, and at most {MOST_FRAMES_PER_SECOND}")
     height_px, width_px = _sides_px(path, about["size_px"])
-    videos = pd.DataFrame(about.pop("videos"), columns=["file", "split", "scene", "frames", "sha256"])
+    videos = _videos(path, about.pop("videos"))
     if wrong := sorted(set(videos["split"]) - set(SPLITS)):
         raise ValueError(f"{path}: unknown split {wrong[0]!r}; splits are {', '.join(SPLITS)}")
     shared = videos.groupby("scene")["split"].nunique()
@@ -163,11 +169,36 @@ def write_domain(
     return open_domain(folder)
 
 
+def is_file_name(value: object) -> bool:
+    """Whether this is the name of an mp4 file, and no path."""
+    return isinstance(value, str) and re.fullmatch(r"[^/\\\x00-\x1f\x7f]+\.mp4", value) is not None and value[0] != "."
+
+
+def _videos(path: Path, listed: list[Any]) -> pd.DataFrame:
+    """The table of a domain's videos; ValueError, with what is wrong, for one that cannot be."""
+    for number, video in enumerate(listed):
+        where = f"{path}: field 'videos', entry {number}"
+        if not isinstance(video, dict):
+            raise ValueError(f"{where} is {reading.shown(video)}; an object with {', '.join(VIDEO_FIELDS)} is needed")
+        for field, kinds in VIDEO_FIELDS.items():
+            if type(video.get(field)) not in kinds:
+                wanted = " or ".join(kind.__name__ for kind in kinds)
+                raise ValueError(f"{where}: {field!r} is {reading.shown(video.get(field))}, not of type {wanted}")
+        if not is_file_name(video["file"]):
+            raise ValueError(f"{where}: 'file' is {reading.shown(video['file'])}; a name in videos/ such as 'one.mp4'")
+        if video["frames"] < 1:
+            raise ValueError(f"{where}: 'frames' is {video['frames']}; a video has at least one")
+    videos = pd.DataFrame(listed, columns=list(VIDEO_FIELDS))
+    if (twice := videos["file"].duplicated()).any():
+        raise ValueError(f"{path}: field 'videos' lists {videos['file'][twice].iloc[0]!r} twice")
+    return videos
+
+
 def _sides_px(path: Path, size_px: int | list[Any]) -> tuple[int, int]:
     """Height and width of `size_px`, a side or both."""
     sides = size_px if isinstance(size_px, list) else [size_px, size_px]
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise ValueError(f"{path}: field 'size_px' is {size_px!r}; it is a side in pixels, or [height, width]")
+    if len(sides) != 2 or not all(type(side) is int and 0 < side <= MOST_SIDE_PX for side in sides):
+        raise ValueError(f"{path}: field 'size_px' is {reading.shown(size_px)}; it is a side in pixels, or [height, width]")
     return sides[0], sides[1]
 
 
@@ -192,7 +223,5 @@ def _read_table(path: Path, columns: dict[str, str]) -> pd.DataFrame:
         raise FileNotFoundError(f"{path} is missing: this domain has no known truth")
     with _whole(path.parent):
         digests.check(path)
-    table = pd.read_parquet(path)
-    if missing := [column for column in columns if column not in table]:
-        raise ValueError(f"{path}: column {missing[0]!r} is missing ({columns[missing[0]]})")
-    return table
+    numbers = [column for column in columns if TRACK_TYPES.get(column, str if column == "event" else float) in (float, int)]
+    return reading.table(path, REMEDY, columns, numbers)

@@ -27,6 +27,7 @@ from replaylab.evaluation.corruptions import KINDS, Corruption, corrupt, every_c
 from replaylab.spec import WEIGHTS, Described, EvaluationSpec, WorldSpec, digest, weights_digest
 from replaylab.store import check_store, provenance, store_of
 from replaylab.store.packed import medium
+from replaylab.util import reading
 from replaylab.util.files import locked, write_atomically, write_json, write_table, write_text
 from replaylab.util.progress import report, track
 from replaylab.util.text import duration, number
@@ -107,7 +108,7 @@ def run(preset: str = "published", store: str | Path = "") -> CorruptionStudy:
         with locked(folder):
             if not (folder / "summary.json").is_file():  # by the process that held the lock
                 _make(spec, home, folder)
-    rows = pd.read_parquet(folder / "rows.parquet").astype({"value": float})
+    rows = reading.table(folder / "rows.parquet", columns=("value",), numbers=("value",)).astype({"value": float})
     return CorruptionStudy(preset, folder, spec.evaluation.clips, rows)
 
 
@@ -130,7 +131,7 @@ def _make(spec: CorruptionStudySpec, home: Path, folder: Path) -> None:
         if done == 1 and len(missing) > 1:
             seconds = (time.monotonic() - started) * (len(missing) - 1)
             report(f"Estimated: {duration(seconds)} for the other {len(missing) - 1}")
-    write_table(folder / "rows.parquet", pd.concat(map(pd.read_parquet, parts.values()), ignore_index=True))
+    write_table(folder / "rows.parquet", pd.concat(map(reading.table, parts.values()), ignore_index=True))
     write_json(folder / "summary.json", {"clips": spec.evaluation.clips, "split": SPLIT, **provenance()})
     shutil.rmtree(folder / "parts")
 

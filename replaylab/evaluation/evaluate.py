@@ -174,7 +174,7 @@ def _keep(folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured:
     """The video and the boxes of each chosen clip: `<domain>-<percentile>.mp4` and `.json`."""
     context, future_frames = evaluation_set.context_frames, frames.shape[1] - evaluation_set.context_frames
     for percentile, clip in clips.items():
-        path = folder / f"{evaluation_set.name}-{percentile}"
+        name = f"{evaluation_set.name}-{percentile}"  # no suffix is replaced: the domain's name may have dots
         detected = measured.boxes[clip] if evaluation_set.has_agents else [np.zeros((0, 4))] * future_frames
         eligible = [table[table["eligible"].astype(bool)] for table in evaluation_set.truth[clip]]
         boxes = {
@@ -182,9 +182,9 @@ def _keep(folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured:
             "true": [_rounded(true_boxes(table)) for table in eligible],
             "found": [[]] * context + [_rounded(frame[:, :4]) for frame in detected],
         }
-        video, rate = path.with_suffix(".mp4"), evaluation_set.frames_per_second
+        video, rate = folder / f"{name}.mp4", evaluation_set.frames_per_second
         write_atomically(video, lambda aside, clip=clip, rate=rate: write_video(aside, frames[clip], rate))
-        write_text(path.with_suffix(".json"), json.dumps(boxes))
+        write_text(folder / f"{name}.json", json.dumps(boxes))
 
 
 def _rounded(boxes: NDArray[np.floating]) -> list[list[float]]:

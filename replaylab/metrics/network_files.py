@@ -7,11 +7,11 @@ a folder that holds anything else. Torch is loaded only when a network is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replaylab.util import reading
 from replaylab.util.files import sha256, write_folder
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ def load(folder: Path, build: Callable[[dict[str, Any]], nn.Module], what: str, 
 
     checked(folder, remedy)
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text())
+        config = reading.json_object(folder / CONFIG_FILE, remedy)
         digest = sha256(folder / WEIGHTS_FILE)
         if is_checked and (recorded := config["weights_sha256"]) != digest:
             raise ValueError(f"{WEIGHTS_FILE} has sha256 {digest}, not {recorded}")
         network = build(config)
-        network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        network.load_state_dict(reading.tensors(folder / WEIGHTS_FILE, load_file, remedy))
     except Exception as error:
         raise ValueError(f"{folder}: not a {what} of this version ({error}); {remedy}") from error
     return network.eval().requires_grad_(False)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from replaylab.spec import torch_seed
+from replaylab.util import reading
 from replaylab.util.files import write_atomically
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -52,7 +53,7 @@ def read_lora(network: Any, folder: Path, network_name: str) -> None:
 
     if not (folder / FILE).is_file():
         raise FileNotFoundError(f"{folder / FILE} is missing: this run's adapters were not kept, train it again")
-    named = load_file(folder / FILE)
+    named = reading.tensors(folder / FILE, load_file, "train the run again")
     weights = {name.removeprefix(f"{network_name}."): weight for name, weight in named.items()}
     set_peft_model_state_dict(network, weights)
 

@@ -7,7 +7,6 @@ weights other than those of the description.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from replaylab.models.tiny_cogvideox import TinyCogVideoX
 from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, ModelSpec, RunSpec, base_of
 from replaylab.store import ReferenceSpec
-from replaylab.util import distributed, downloads, networks
+from replaylab.util import distributed, downloads, networks, reading
 from replaylab.util.processes import collecting_no_garbage
 from replaylab.util.progress import track
 
@@ -142,8 +141,10 @@ def load(spec: RunSpec | ReferenceSpec, home: Path) -> Pipeline:
 @collecting_no_garbage()
 def load_tiny(folder: Path) -> TinyPipeline:
     """The tiny model in a folder, of the family that its model_index.json names; on this process's device."""
-    name = json.loads((folder / "model_index.json").read_text())["_class_name"]
-    kind = {one.__name__: one for one in TINY.values()}[name]
+    name = downloads.read_index(folder)["_class_name"]
+    kind = {one.__name__: one for one in TINY.values()}.get(name)
+    if kind is None:
+        raise ValueError(f"{folder / 'model_index.json'}: {reading.shown(name)} is no tiny model; {networks.AGAIN}")
     return TinyPipeline(kind.load(folder).to(distributed.this_rank().device))
 
 

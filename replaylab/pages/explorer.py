@@ -34,6 +34,7 @@ from replaylab.pages.style import on_the_page
 from replaylab.spec import RunSpec
 from replaylab.store import ReferenceSpec, Store
 from replaylab.sweeps.sweep import Table
+from replaylab.util import reading
 from replaylab.util.text import capital, number, percent
 
 TRUTH, BASE = "truth", "base"
@@ -140,8 +141,9 @@ def _read(table: Table, domains: Iterable[str], runs: Mapping[str, tuple[RunSpec
             for name, step, run, kept_step in versions:
                 if (run, kept_step, domain, percentile) in kept.index:
                     mp4, text = kept.loc[(run, kept_step, domain, percentile)]
-                    frames, scale = _small(_decoded(mp4))
-                    true, detected = (_scaled(json.loads(text)[kind], scale) for kind in ("true", "found"))
+                    with reading.named(table.store / run, f"run: its clip of {domain}, percentile {percentile}"):
+                        frames, scale = _small(_decoded(mp4))
+                        true, detected = (_scaled(json.loads(text)[kind], scale) for kind in ("true", "found"))
                     clips.append(SampleClip(
                         domain, percentile, name, step, frames, true, detected,
                         context_frames, rate, miss_cap_px / scale, scale,

@@ -8,6 +8,7 @@ import pandas as pd
 
 from replaylab.catalogue import PUBLISHED
 from replaylab.spec import WEIGHTS
+from replaylab.util import reading
 
 LANDMARK = "03_replay_sweep.ipynb"
 
@@ -15,7 +16,7 @@ LANDMARK = "03_replay_sweep.ipynb"
 def store_of(preset: str, store: str | Path) -> Path:
     """The folder a sweep reads and writes: the one that was named, else book/results for PUBLISHED, else book/runs/store."""
     if str(store):
-        return Path(store).expanduser().absolute()
+        return reading.expanded(store).absolute()
     return book_folder() / ("results" if preset in PUBLISHED else "runs/store")
 
 
@@ -38,4 +39,4 @@ def book_folder() -> Path:
 
 def base_curve(base: str = "base") -> pd.DataFrame:
     """How a shipped base came to its errors: columns model, step, domain, measure, value (on dev clips)."""
-    return pd.read_csv(WEIGHTS / base / "curve.csv")
+    return reading.csv(WEIGHTS / base / "curve.csv", "restore it: it comes with the package")

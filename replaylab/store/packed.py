@@ -13,6 +13,7 @@ are wrong.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replaylab.store.run_folders import COLUMNS, OF_DISTANCES
+from replaylab.util import reading
 
 RUNS, LOGS, MEDIA = "runs.parquet", "logs.parquet", "media.parquet"
 REFERENCES, OTHERS = "references", "others"
@@ -47,7 +49,21 @@ def runs_in(folder: Path) -> dict[str, dict[str, Any]]:
 
 @lru_cache(maxsize=8)
 def _runs(path: Path, at: tuple[int, int]) -> dict[str, dict[str, Any]]:
-    return {row["run"]: row for row in read(path).to_pylist()} if at[1] else {}
+    if not at[0]:
+        return {}
+    table = read(path)
+    if missing := [name for name in ("run", "preset", "summary", "gallery") if name not in table.column_names]:
+        raise ValueError(f"{path}: column {missing[0]!r} is missing; restore it, or publish again")
+    return {row["run"]: row for row in table.to_pylist()}
+
+
+def json_in(folder: Path, row: dict[str, Any], column: str) -> dict[str, Any]:
+    """What a column of a row of runs.parquet holds as JSON; ValueError, with file and run, where it holds none."""
+    with reading.named(folder / RUNS, f"table of runs: {column} of {row['run']}", "restore it, or publish again"):
+        found = json.loads(row[column])
+        if not isinstance(found, dict):
+            raise ValueError(f"no object, but {reading.shown(found)}")
+        return found
 
 
 def rows_of(folder: Path, runs: Sequence[str], measures: Collection[str] | None = None) -> pd.DataFrame:
@@ -91,7 +107,7 @@ def _taken(table: pa.Table, wanted: dict[str, Sequence[str]]) -> pa.Table:
 def samples_of(folder: Path, runs: Sequence[str]) -> pd.DataFrame:
     """The packed clips of these runs and references."""
     paths = {folder / "samples" / f"{runs_in(folder)[run]['preset']}.parquet" for run in runs}
-    parts = [read(path, filters=[("run", "in", list(runs))]) for path in sorted(paths) if path.is_file()]
+    parts = [read(path, filters=[("run", "in", list(runs))]) for path in sorted(paths) if path.exists()]
     return pa.concat_tables(parts).to_pandas() if parts else pd.DataFrame()
 
 
@@ -115,7 +131,7 @@ def medium(folder: Path, name: str) -> bytes | None:
 
 @lru_cache(maxsize=8)
 def _media(path: Path, at: tuple[int, int]) -> dict[str, bytes]:
-    return {row["name"]: row["bytes"] for row in read(path).to_pylist()} if at[1] else {}
+    return {row["name"]: row["bytes"] for row in read(path).to_pylist()} if at[0] else {}
 
 
 def stamp(path: Path) -> tuple[int, int]:
@@ -137,5 +153,6 @@ def read(path: Path, **options: Any) -> pa.Table:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); restore it, or publish again") from error
+    except Exception as error:  # of pyarrow, or of what it raised in a schema that is another table's
+        why = f"{type(error).__name__}: {reading.reason(error)}"
+        raise ValueError(f"{path} cannot be read ({why}); restore it, or publish again") from error

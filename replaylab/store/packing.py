@@ -26,6 +26,7 @@ from replaylab.store.packed import LOGS, MEDIA, OTHERS, REFERENCES, RUNS, SCHEMA
 from replaylab.store.reading import KEPT
 from replaylab.store.readme import text_of
 from replaylab.store.run_folders import ReferenceSpec, samples_in
+from replaylab.util import reading
 from replaylab.util.files import sha256, write_atomically, write_text
 from replaylab.util.progress import report, track
 from replaylab.util.text import duration
@@ -107,13 +108,12 @@ def _checked(folder: Path) -> dict[str, Any]:
 
 def _json_text(path: Path) -> str:
     try:
-        text = path.read_text()
-        json.loads(text)
+        reading.json_object(path, "train the run again")
+        return reading.text(path)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: the run is not finished, or not whole") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    return text
 
 
 def _placed(record: dict[str, Any], asked: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
@@ -210,10 +210,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     path = folder / "log.jsonl"
     if folder.name.startswith(REFERENCES):
         return []
-    try:
-        return [{"run": folder.name, **json.loads(line)} for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    return [{"run": folder.name, **line} for line in reading.json_lines(path, "train the run again")]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

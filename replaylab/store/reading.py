@@ -7,7 +7,6 @@ with different results.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from replaylab.store.run_folders import (
     read_rows,
     samples_in,
 )
+from replaylab.util import reading
 
 KEPT = ["run", "model", "step", "domain", "percentile", "boxes", "mp4"]
 """Columns of sample clips."""
@@ -44,7 +44,7 @@ class Store:
         path, row = self.folder / spec.run_id / "summary.json", self._packed(spec.run_id)
         if not path.is_file():
             return row is not None  # under the name of its spec, which publishing has checked
-        if row and row["summary"] != path.read_text():
+        if row and row["summary"] != reading.text(path):
             raise ValueError(
                 f"{path} and {self.folder / packed.RUNS} both hold run {spec.run_id}, with different results; publish the "
                 f"store again, or move {path.parent} away"
@@ -55,7 +55,10 @@ class Store:
     def summary(self, run: str) -> dict[str, Any]:
         """What is known of a run as a whole: seconds, realised samples, execution, provenance."""
         row = self._packed(run)
-        return json.loads(row["summary"] if row else self._text(run, "summary.json"))
+        if row:
+            return packed.json_in(self.folder, row, "summary")
+        path = self._checked(run, "summary.json")
+        return reading.json_object(path, f"move {path.parent} away and run again")
 
     def table(self, specs: Sequence[RunSpec], measures: Collection[str] | None = None) -> pd.DataFrame:
         """The rows of `references`, then of those runs that are finished; of these measures or of all."""
@@ -90,14 +93,17 @@ class Store:
         """
         if self._packed(run):
             return float(np.median(np.diff(packed.seconds_logged(self.folder, run))))
-        lines = self._text(run, "log.jsonl").splitlines()
-        return float(np.median(np.diff([json.loads(line)["seconds"] for line in lines])))
+        path = self._checked(run, "log.jsonl")
+        lines = reading.json_lines(path)
+        with reading.named(path, "whole log"):
+            return float(np.median(np.diff([line["seconds"] for line in lines])))
 
     def gallery_clips(self, references: str) -> dict[str, dict[str, int]]:
         """Domain -> percentile -> number of the clip that is kept of every run; empty where none is."""
         path, row = self.folder / references / "gallery.json", self._packed(references)
-        text = row["gallery"] if row else self._text(references, path.name) if path.is_file() else ""
-        return json.loads(text or "{}")
+        if row:
+            return packed.json_in(self.folder, row, "gallery") if row["gallery"] else {}
+        return reading.json_object(self._checked(references, path.name)) if path.exists() else {}
 
     def samples(self, runs: Sequence[str]) -> pd.DataFrame:
         """The kept clips (KEPT) of these runs and references.
@@ -110,11 +116,12 @@ class Store:
         parts = [packed.samples_of(self.folder, there), pd.DataFrame(clips, columns=KEPT)]
         return pd.concat([part for part in parts if len(part)] or parts[1:], ignore_index=True)
 
-    def _text(self, run: str, name: str) -> str:
-        """A file of a run's folder, checked."""
+    def _checked(self, run: str, name: str) -> Path:
+        """A file of a run's folder, with the content that was written."""
         path = self.folder / run / name
-        check_result(path, f"move {path.parent} away and run again")
-        return path.read_text()
+        if not path.is_dir():
+            check_result(path, f"move {path.parent} away and run again")
+        return path
 
     def _packed(self, run: str) -> dict[str, Any] | None:
         return packed.runs_in(self.folder).get(run)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from replaylab.spec import LATER, Described, EvaluationSpec, ModelSpec, RunSpec, digest, without_places
 from replaylab.store.origin import provenance
-from replaylab.util import digests
+from replaylab.util import digests, reading
 from replaylab.util.files import BESIDE, SUMS, sync, write_atomically, write_sums, write_text
 
 COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed", "step", "domain", "split", "video",
@@ -31,6 +31,8 @@ COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed"
 OF_DISTANCES = {"frames": 0, "size_px": 0, "resize": "", "extractor": "", "extractor_digest": ""}
 """Columns that say what a distance is of (`distances.Distance`), and what other rows have there."""
 
+NUMBERS = ("replay_fraction", "seed", "step", "start", "value", "n", "frames", "size_px")
+"""The columns that hold numbers."""
 WORKING = {"checkpoints", "tensorboard", "parts", "failed.txt", "summary.json", SUMS}
 """Names in a run's folder that are no result, or are written after them."""
 STEP_OF = {"real": -1, "base": 0}  # in rows: of what was not fine-tuned
@@ -81,8 +83,8 @@ def check_spec(spec: Described, folder: Path) -> None:
     """Raise ValueError, with what differs, where the folder holds another spec."""
     path = folder / "spec.json"
     try:
-        found = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        found = reading.json_object(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); move {folder} away and run again") from error
     wanted, found = without_places(spec.as_dict()), without_places(found)
     differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
@@ -90,7 +92,8 @@ def check_spec(spec: Described, folder: Path) -> None:
         first = differing[0]
         raise ValueError(
             f"{path} is not the spec that its folder is named after: {', '.join(differing)} differ "
-            f"({first}: {found.get(first)!r} there, {wanted.get(first)!r} wanted); move {folder} away and run again"
+            f"({first}: {reading.shown(found.get(first))} there, {reading.shown(wanted.get(first))} wanted); move {folder} "
+            "away and run again"
         )
 
 
@@ -142,17 +145,15 @@ def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def read_rows(folder: Path, measures: Collection[str] | None = None) -> pd.DataFrame:
     """The rows of a run's folder, of these measures only or of all; ValueError for a column that is missing."""
     only = None if measures is None else [("measure", "in", sorted(measures) or [""])]
-    rows = checked_rows(folder / "rows.parquet", f"move {folder} away and run again", filters=only)
-    missing = [column for column in (*COLUMNS, *OF_DISTANCES) if column not in rows]
-    if missing:
-        raise ValueError(f"{folder / 'rows.parquet'}: column {missing[0]!r} is missing")
-    return exact(rows)
+    remedy, needed = f"move {folder} away and run again", (*COLUMNS, *OF_DISTANCES)
+    return exact(checked_rows(folder / "rows.parquet", remedy, columns=needed, numbers=NUMBERS, filters=only))
 
 
 def checked_rows(path: Path, remedy: str, **options: Any) -> pd.DataFrame:
     """A Parquet file of rows; ValueError, with the remedy, if it is not as it was written."""
-    check_result(path, remedy)
-    return pd.read_parquet(path, page_checksum_verification=True, **options)
+    if not path.is_dir():
+        check_result(path, remedy)
+    return reading.table(path, remedy, **options)
 
 
 def check_result(path: Path, remedy: str = "") -> None:
@@ -184,6 +185,6 @@ def samples_in(folder: Path) -> list[tuple[Any, ...]]:
         of, (domain, _, percentile) = path.parent.name, path.stem.rpartition("-")
         model, step = ("fine-tuned", int(of)) if of.isdigit() else (of, STEP_OF[of])
         found.append(
-            (folder.name, model, step, domain, percentile, path.with_suffix(".json").read_text(), path.read_bytes())
+            (folder.name, model, step, domain, percentile, reading.text(path.with_suffix(".json")), path.read_bytes())
         )
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from replaylab.spec import RunSpec
+from replaylab.util import reading
 from replaylab.util.files import write_text
 
 MINUTES_WITHOUT_END = 60 * 24 * 365  # for local jobs
@@ -52,22 +54,15 @@ class ClusterSpec:
         """
         if not str(file):
             return cls()
-        import yaml
-
-        path = Path(file).expanduser()
+        path = reading.expanded(file)
         if cluster == "inline":
             raise ValueError(f"{path} says how to use a cluster, and cluster is 'inline': name local or slurm, or no file")
-        try:
-            options = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {error}") from error
-        if not isinstance(options, dict):
-            raise ValueError(f"{path} must hold keys with values, such as `partition: gpu`; got {options!r}")
+        options = reading.yaml_object(path)
         own: dict[str, Any] = {}
         slurm: dict[str, Any] = {}
         for key, value in options.items():
             _check_key(path, str(key), value, cluster)
-            (slurm if key.startswith("slurm_") else own)[key] = value
+            (slurm if str(key).startswith("slurm_") else own)[key] = value
         return cls(**own, slurm=slurm)
 
     @property
@@ -80,31 +75,64 @@ KEY_TYPES = {each.name: type(each.default) for each in fields(ClusterSpec) if ea
 VALID_KEYS = {"local": ("tasks_per_node", "gpus_per_node", "cpus_per_task", "runs_at_once"), "slurm": tuple(KEY_TYPES)}
 
 
+def _fits_slurm(kind: str, value: object) -> bool:
+    """Whether a value is of the kind that submitit's annotation, as text, asks for."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if "Dict" in kind:
+        return isinstance(value, dict) and all(
+            isinstance(name, str) and isinstance(each, str | int | float | bool) for name, each in value.items()
+        )
+    if "List" in kind or "Iterable" in kind:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    if "str" in kind:  # SLURM's texts may be numbers, such as memory
+        return isinstance(value, str) or is_number or ("bool" in kind and isinstance(value, bool))
+    return isinstance(value, bool) if "bool" in kind else is_number
+
+
 def _check_key(path: Path, key: str, value: object, cluster: str) -> None:
-    valid = [*VALID_KEYS[cluster], *(_slurm_options() if cluster == "slurm" else ())]
+    of_slurm = _slurm_options() if cluster == "slurm" else {}
+    valid = [*VALID_KEYS[cluster], *of_slurm]
     if key not in valid:
         near = difflib.get_close_matches(key, valid, n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
         unheeded = f"cluster {cluster!r} has no use for" if key in KEY_TYPES else "unknown key"
         raise ValueError(f"{path}: {unheeded} {key!r}{meant}; valid keys are {', '.join(valid)}")
+    if key in of_slurm and not _fits_slurm(of_slurm[key], value):
+        raise ValueError(f"{path}: {key} is {reading.shown(value)}; submitit takes {_in_words(of_slurm[key])}")
     kind = KEY_TYPES.get(key)
     if kind is not None:
         fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-        if not fits or (kind is not str and value < 0):  # type: ignore[operator]
+        if not fits or (kind is not str and not 0 <= value < math.inf):  # type: ignore[operator]
             words = "text" if kind is str else f"a number ({kind.__name__}) from 0 up"
-            raise ValueError(f"{path}: {key} is {value!r}; it must be {words}")
+            raise ValueError(f"{path}: {key} is {reading.shown(value)}; it must be {words}")
         if key in ("nodes", "tasks_per_node", "time_minutes") and value == 0:
             raise ValueError(f"{path}: {key} is 0; it must be at least 1")
 
 
-def _slurm_options() -> list[str]:
+def _in_words(kind: str) -> str:
+    for part, words in (
+        ("Dict", "keys with values, such as {mem-bind: local}"), ("List", "a list of texts"),
+        ("Iterable", "a list of texts"), ("bool, str", "true, false or a text"), ("str", "a text"),
+        ("bool", "true or false"),
+    ):  # fmt: skip
+        if part in kind:
+            return words
+    return "a whole number from 0 up"
+
+
+def _slurm_options() -> dict[str, str]:
+    """Submitit's options, as keys of the file: name -> the annotation that says of what kind it is."""
+    import inspect
+
+    from submitit.slurm import slurm
     from submitit.slurm.slurm import SlurmExecutor
 
     with_keys_of_our_own = {"partition", "account", "qos", "nodes", "ntasks_per_node", "gpus_per_node", "cpus_per_task",
                       "time", "mem", "array_parallelism", "num_gpus", "job_name", "stderr_to_stdout"}  # fmt: skip
-    return [
-        f"slurm_{name}" for name in sorted({*SlurmExecutor._valid_parameters(), "max_num_timeout"} - with_keys_of_our_own)
-    ]
+    kinds = {name: str(one.annotation) for name, one in inspect.signature(slurm._make_sbatch_string).parameters.items()}
+    kinds |= {"max_num_timeout": "int"}
+    names = sorted({*SlurmExecutor._valid_parameters(), "max_num_timeout"} - with_keys_of_our_own)
+    return {f"slurm_{name}": kinds[name] for name in names}
 
 
 # ------------------------------------------------------------------------------------------------------ state of jobs

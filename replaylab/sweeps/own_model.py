@@ -26,6 +26,7 @@ from replaylab.sweeps import sweep
 from replaylab.sweeps.own_settings import PRESETS, Settings
 from replaylab.sweeps.sweep import Table
 from replaylab.util.progress import report
+from replaylab.util.reading import expanded
 
 MOST_CLIPS, MOST_REFERENCES = 64, 128
 MISS_CAP = 1 / 4  # of the height: the error of an agent that is not detected
@@ -105,7 +106,7 @@ def estimates() -> str:
 
 
 def _opened(folder: str | Path) -> Domain:
-    domain = open_domain(Path(folder).expanduser().absolute())
+    domain = open_domain(expanded(folder).absolute())
     for split in ("train", "test"):
         domain.split(split)
     return domain
@@ -156,7 +157,7 @@ def _detector(name: str, agents: Sequence[str], threshold: float) -> spec.Detect
 
 def _absolute(name: str) -> str:
     """A folder's whole path, since jobs run elsewhere; a name on the hub as it is."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     return str(folder.absolute()) if folder.is_dir() else name
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from replaylab.spec import check_numbers, check_prompt
+
 PRESETS = ("wan", "cogvideox", "ltx", "svd")
 OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "frames": (int, "frames of a clip, the context included"),
@@ -36,6 +38,16 @@ class Settings:
     guidance: float = 1.0
     sampler_steps: int = 30
     detector_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "frames", "context_frames", "steps", "batch_size", "sampler_steps", least=1)
+        check_numbers(self, "lora_rank", "guidance", least=0)
+        check_numbers(self, "learning_rate", "detector_threshold", above=0)
+        check_prompt(self.prompt, "prompt")
+        if self.detector_threshold >= 1:
+            raise ValueError(f"detector_threshold is {self.detector_threshold}; it must be below 1")
+        if self.context_frames >= self.frames:
+            raise ValueError(f"context_frames is {self.context_frames}; it must be below frames, {self.frames}")
 
     @classmethod
     def of(cls, preset: str, changes: Mapping[str, Any] | None = None) -> Settings:

@@ -233,9 +233,12 @@ def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[
 
 
 def _record_failure(folder: Path, error: Exception) -> str:
-    text = "".join(traceback.format_exception(error))
-    write_text(folder / "failed.txt", text)
-    report(f"failed: {error}; the traceback is in {folder / 'failed.txt'}")
+    where = f"the traceback is in {folder / 'failed.txt'}"
+    try:
+        write_text(folder / "failed.txt", "".join(traceback.format_exception(error)))
+    except OSError as unwritten:  # the store may be full
+        where = f"the traceback has no place: {unwritten}"
+    report(f"failed: {error}; {where}")
     return f"{type(error).__name__}: {error}"
 
 

@@ -11,7 +11,6 @@ with less training branches off. Training resumes where it was killed; weights a
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, replace
 from math import ceil
@@ -29,7 +28,7 @@ from replaylab.models import autoencoder, latent_cache, pipelines
 from replaylab.models.tiny import LARGE, TINY, Size, TinyModel
 from replaylab.spec import WEIGHTS, EvaluationSpec, MachineSpec, TrainingSpec, WorldSpec, base_folder, torch_seed
 from replaylab.training import cards, checkpoint, loop
-from replaylab.util import distributed
+from replaylab.util import distributed, reading
 from replaylab.util.distributed import flush_denormals
 from replaylab.util.files import write_atomically, write_folder, write_text
 from replaylab.util.progress import report
@@ -191,7 +190,7 @@ def train_base(
         evaluate_at=sorted(points | branches.keys()), evaluate=at,
     )  # fmt: skip
     model.save(folder, shared_autoencoder=shared)
-    curve = pd.concat([pd.read_csv(run / f"curve-{step:06d}.csv") for step in sorted(points)])
+    curve = pd.concat([reading.csv(run / f"curve-{step:06d}.csv") for step in sorted(points)])
     curve = pd.concat([_references(model, recipe.curve, home), curve], ignore_index=True)
     write_atomically(folder / "curve.csv", lambda aside: curve.to_csv(aside, index=False, float_format="%.4f"))
     about = {"steps": training.steps, "batch_size": training.batch_size, "seed": seed,
@@ -199,7 +198,7 @@ def train_base(
              "million_weights": round(sum(weight.numel() for weight in model.transformer.parameters()) / 1e6, 2),
              "peak_gpu_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if rank.device.type == "cuda" else 0,
              "clips": [len(source) for source in sources], "samples": mixture.counts(training.steps),
-             "seconds": round(loop.seconds_logged(run)), **json.loads((run / "manifest.json").read_text())}  # fmt: skip
+             "seconds": round(loop.seconds_logged(run)), **reading.json_object(run / "manifest.json")}  # fmt: skip
     options = (
         f" --family {family}" * (family != "wan") + f" --seed {seed}" * (seed != 0)
         + f" --sixteenths {sixteenths}" * (sixteenths != 16) + " --large" * large + f" --precision {about['precision']}"
@@ -252,7 +251,7 @@ def _branch_off(run: Path, branch: Path, step: int) -> None:
     """A shorter training that has come as far as this one: its checkpoint, log and way of execution."""
     checkpoint.copy(run / "checkpoints", branch / "checkpoints", step)
     for name in ("log.jsonl", "manifest.json"):
-        write_text(branch / name, (run / name).read_text())
+        write_text(branch / name, reading.text(run / name))
 
 
 def _measure(model: TinyModel, curve: EvaluationSpec, step: int, home: Path, run: Path) -> None:

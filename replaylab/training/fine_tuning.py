@@ -34,7 +34,7 @@ from replaylab.models.pipelines import Pipeline
 from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
 from replaylab.store import ReferenceSpec, Store, check_result, checked_rows, claim, finish, samples_folder, write_rows
 from replaylab.training import loop, regularizers
-from replaylab.util import distributed, networks
+from replaylab.util import distributed, networks, reading
 from replaylab.util.cache import cached
 from replaylab.util.distributed import Execution, Rank, flush_denormals
 from replaylab.util.files import BESIDE
@@ -100,7 +100,7 @@ def _finish(spec: RunSpec, mixture: Mixture, folder: Path, seconds: float) -> No
         folder, pd.concat([checked_rows(part, again) for part in parts], ignore_index=True), seconds=seconds,
         realised_samples=dict(zip([spec.target.name, *(world.name for world in spec.replay.domains)], counts, strict=True)),
         realised_replay_fraction=sum(counts[1:]) / sum(counts),
-        execution=json.loads((folder / "manifest.json").read_text()),
+        execution=reading.json_object(folder / "manifest.json"),
     )  # fmt: skip
     for part in parts:
         for path in (part, part.with_name(part.name + BESIDE)):
@@ -170,7 +170,7 @@ def _replayed(pipeline: Pipeline, world: World, spec: RunSpec, store: Path) -> S
     about = json.dumps([spec.base, world.as_dict(), numbers, steps, noise])
     path = store / "latents" / f"generated-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npy"
     generated = cached(
-        path, lambda path: np.load(path, mmap_mode="r"), latent_cache.write,
+        path, reading.array, latent_cache.write,
         lambda: regularizers.generate_replay(pipeline.model, kept, steps, noise).numpy(),
     )  # fmt: skip
     return [
@@ -334,7 +334,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def evaluate_again(folder: Path, store: Path) -> pd.DataFrame:
     """Rows of a finished run's last weights, measured anew; raises FileNotFoundError if they were not kept."""
-    spec = RunSpec.from_dict(json.loads((folder / "spec.json").read_text()))
+    spec = RunSpec.from_dict(reading.json_object(folder / "spec.json"))
     rows = evaluate.evaluate(load_fine_tuned(spec, store, folder), spec.evaluation, store, at_the_end=True)
     return _named(rows, spec, spec.training.steps)
 

@@ -29,7 +29,7 @@ from replaylab.models.interface import Clip, Condition, VideoModel, stack_clips
 from replaylab.spec import MachineSpec, RemedySpec, ReplaySpec, TrainingSpec, torch_seed
 from replaylab.training import checkpoint, preemption, regularizers
 from replaylab.training.optimizers import Optimizer
-from replaylab.util import distributed
+from replaylab.util import distributed, reading
 from replaylab.util.distributed import Execution, Rank
 from replaylab.util.files import write_text
 from replaylab.util.progress import track
@@ -236,13 +236,13 @@ def _schedule(training: TrainingSpec, step: int) -> float:
 def _check_manifest(folder: Path, execution: Execution, rank: Rank) -> None:
     """Write how the run is executed; raise ValueError, with what differs, if its checkpoints were made otherwise."""
     path = folder / "manifest.json"
-    begun = any((folder / "checkpoints").glob("step-*")) and path.is_file()
+    begun = any((folder / "checkpoints").glob("step-*")) and path.exists()
     distributed.barrier(rank)
     if not begun:
         if rank.is_main:
             write_text(path, json.dumps(asdict(execution), indent=1))
         return
-    written = json.loads(path.read_text())
+    written = reading.json_object(path, f"remove {folder / 'checkpoints'} to begin again")
     changed = {name: value for name, value in asdict(execution).items() if written.get(name) != value}
     differing = [f"{name} {written.get(name)!r} then, {value!r} now" for name, value in changed.items()]
     if differing:
@@ -332,7 +332,8 @@ class Log:
             if not math.isfinite(values["loss"]):
                 self._stop(step, values["loss"])
             if self._file:
-                self._file.write(json.dumps({"step": step, **values, "seconds": round(seconds, 3)}) + "\n")
+                with reading.named(self._folder / "log.jsonl", "log", "make room, and call the same again"):
+                    self._file.write(json.dumps({"step": step, **values, "seconds": round(seconds, 3)}) + "\n")
             if self._board:
                 for name, value in values.items():
                     self._board.add_scalar(name, value, step)
@@ -349,8 +350,7 @@ class Log:
 
 def seconds_logged(folder: Path) -> float:
     """Duration of a run's steps, evaluations and interruptions included; the clock starts anew where it resumed."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    clocks = [line["seconds"] for line in lines]
+    clocks = [line["seconds"] for line in reading.json_lines(folder / "log.jsonl")]
     ends = [before for before, after in zip(clocks, [*clocks[1:], 0.0], strict=True) if after < before]
     return sum(ends)
 
@@ -358,7 +358,7 @@ def seconds_logged(folder: Path) -> float:
 def _open_log(folder: Path, steps: int) -> Any:
     """The log, cut to the steps of the checkpoint."""
     path = folder / "log.jsonl"
-    lines = path.read_text().splitlines(keepends=True)[:steps] if path.is_file() else []
+    lines = reading.text(path).splitlines(keepends=True)[:steps] if path.is_file() else []
     write_text(path, "".join(lines))
     return path.open("a", buffering=1)  # a line as soon as it is whole: it may be monitored
 

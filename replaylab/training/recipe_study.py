@@ -10,7 +10,6 @@ ones unless it is they that are varied, and is measured on dev as the bases are.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pandas as pd
 
 from replaylab.spec import WEIGHTS, MachineSpec, WorldSpec
 from replaylab.training import bases, loop
+from replaylab.util import reading
 from replaylab.util.distributed import flush_denormals
 from replaylab.util.files import write_atomically
 from replaylab.util.progress import track
@@ -68,7 +68,7 @@ def run(home: Path, folder: Path = WEIGHTS, machine: MachineSpec = MachineSpec()
             loop.fit(model, sources, mixture, varied.training, SEED, aside, name, machine=machine)
             rows = pd.concat([bases.measured(model, recipe.curve, home), _loss(aside)])
             write_atomically(aside / "rows.csv", lambda aside, rows=rows: rows.to_csv(aside, index=False))
-        parts.append(pd.read_csv(aside / "rows.csv", keep_default_na=False).assign(variation=name))
+        parts.append(reading.csv(aside / "rows.csv", keep_default_na=False).assign(variation=name))
     table = pd.concat(parts)[["variation", "domain", "measure", "value"]]
     write_atomically(folder / "recipes.csv", lambda aside: table.to_csv(aside, index=False, float_format="%.4f"))
     return table
@@ -83,6 +83,6 @@ def _changed(recipe: bases.Recipe, steps: int, changes: dict[str, Any]) -> bases
 
 
 def _loss(folder: Path) -> pd.DataFrame:
-    losses = [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in reading.json_lines(folder / "log.jsonl")]
     last = losses[-max(1, len(losses) // 10) :]
     return pd.DataFrame({"domain": [""], "measure": ["loss"], "value": [sum(last) / len(last)]})

@@ -6,12 +6,11 @@ the family has, and a hub that cannot be reached (at once, with what to do).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from replaylab.util import networks
+from replaylab.util import networks, reading
 
 PATIENCE_S = 10  # to wait for the hub's first answer
 
@@ -84,13 +83,7 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{path} is missing: {folder} is no folder in diffusers' layout (model_index.json, transformer/, vae/, ...). "
             "Models in other layouts have a conversion script in diffusers' repository, under scripts/"
         )
-    try:
-        index = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): copy or download it again") from error
-    if not isinstance(index, dict) or "_class_name" not in index:
-        raise ValueError(f"{path} has no field '_class_name': it does not say which pipeline this is")
-    return index
+    return reading.json_object(path, networks.AGAIN, _class_name=str)
 
 
 def load_part(folder: Path, part: str, expected: str | None = None, **settings: Any) -> Any:
@@ -101,7 +94,10 @@ def load_part(folder: Path, part: str, expected: str | None = None, **settings: 
     import diffusers
     import transformers
 
-    library, name = read_index(folder).get(part) or (None, None)
+    entry = read_index(folder).get(part) or (None, None)
+    if not isinstance(entry, list | tuple) or len(entry) != 2:
+        raise reading.DamagedFile(f"{folder / 'model_index.json'}: {part!r} is {reading.shown(entry)}, no library and class")
+    library, name = entry
     if name is None or not (folder / part).is_dir():
         raise FileNotFoundError(f"{folder / part} is missing: the {part} of this model was not copied or downloaded")
     if expected is not None and name != expected:
@@ -110,5 +106,6 @@ def load_part(folder: Path, part: str, expected: str | None = None, **settings: 
     if kind is None:
         raise ValueError(f"{folder / 'model_index.json'}: {part!r} is a {name} of {library}, which is not known here")
     if not (folder / part / "config.json").is_file():  # a scheduler, a tokenizer, an image processor
-        return kind.from_pretrained(folder / part)
+        with reading.named(folder / part, f"{name}'s folder", networks.AGAIN):
+            return kind.from_pretrained(folder / part)
     return networks.load(kind, folder / part, **settings)

@@ -12,12 +12,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from replaylab.util import reading
 from replaylab.util.files import write_folder
 
 if TYPE_CHECKING:
     from torch import nn
 
 MIB = 2**20
+AGAIN = "copy or download it again"
 Network = TypeVar("Network", bound="nn.Module")
 
 
@@ -31,8 +33,8 @@ def load(kind: Any, folder: Path, unused: tuple[str, ...] = (), **settings: Any)
         network, about = kind.from_pretrained(
             folder, output_loading_info=True, use_safetensors=True, local_files_only=True, **settings
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{folder} cannot be read as a {kind.__name__}: {error}") from error
+    except Exception as error:  # of several libraries, with nothing in common
+        raise ValueError(f"{folder} cannot be read as a {kind.__name__}: {reading.reason(error)}; {AGAIN}") from error
     if lacking := sorted(name for name in about["missing_keys"] if not name.startswith(unused)):
         raise ValueError(
             f"{folder}: {len(lacking)} tensors of a {kind.__name__} are missing, {lacking[0]!r} for one: these weights are "
@@ -76,36 +78,28 @@ def read_json(folder: Path, *names: str) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder}: no {' or '.join(names)}; it comes with the weights in transformers' layout: copy it too"
         )
-    try:
-        read = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON object ({error}): copy or download it again") from error
-    if not isinstance(read, dict):
-        raise ValueError(f"{path} is no JSON object: copy or download it again")
-    return read
+    return reading.json_object(path, AGAIN)
 
 
 def check_weights(folder: Path) -> None:
     """Raise FileNotFoundError or ValueError unless a network's files are all there and as long as they say."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     for path in weight_files(folder):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing, but its index lists it: copy or download it again")
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is no whole safetensors file ({error}): it was cut short, or is a Git LFS pointer; copy or "
-                "download it again"
-            ) from error
+        with reading.named(path, "safetensors file", f"{reading.CUT}: {AGAIN}"), safe_open(path, "pt"):
+            pass
 
 
 def weight_files(folder: Path) -> list[Path]:
     """A network's weight files, those that its index lists included; raises FileNotFoundError if there are none."""
     indices = sorted(folder.glob("*.safetensors.index.json"))
-    listed = {file for index in indices for file in json.loads(index.read_text())["weight_map"].values()}
+    maps = [(index, reading.json_object(index, AGAIN, weight_map=dict)["weight_map"]) for index in indices]
+    for index, files in maps:
+        if wrong := [file for file in files.values() if not isinstance(file, str) or "/" in file]:
+            raise reading.DamagedFile(f"{index}: {reading.shown(wrong[0])} is no file's name; {AGAIN}")
+    listed = {file for _, files in maps for file in files.values()}
     files = [folder / file for file in sorted(listed)] or sorted(folder.glob("*.safetensors"))
     if not files:
         pickled = any(folder.glob("*.bin"))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from replaylab.data.domain import SPLITS, Domain, Rows, open_domain, write_domain
 from replaylab.data.video import write_video
 from replaylab.spec import FolderSpec, World, WorldSpec, digest, generator
-from replaylab.util import digests
+from replaylab.util import digests, reading
 from replaylab.util.files import locked, sha256, write_atomically, write_table
 from replaylab.util.processes import map_in_processes, usable_cores
 from replaylab.util.progress import report
@@ -143,8 +143,9 @@ def _build(spec: WorldSpec, folder: Path) -> None:
     here = spec.world != "doom"  # a notebook's kernel is killed when it has run, and would leave the game behind
     for _ in map_in_processes(render, missing, usable_cores(), what, "chunks", here):
         pass
+    again = f"remove {folder}, and it is rendered again"
     videos, tracks, ego = (
-        pd.concat([pd.read_parquet(_part_path(folder, chunk, kind)) for chunk in chunks], ignore_index=True)
+        pd.concat([reading.table(_part_path(folder, chunk, kind), again) for chunk in chunks], ignore_index=True)
         for kind in ("videos", "tracks", "ego")
     )
     write_domain(folder, _about(spec), videos, tracks, ego)

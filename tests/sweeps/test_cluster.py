@@ -62,7 +62,7 @@ def test_a_file_gives_what_it_says_and_the_defaults_besides(tmp_path):
         ("runs_at_once: true", "slurm", "runs_at_once is True"),
         ("partition: 7", "slurm", "partition is 7; it must be text"),
         ("- nodes", "slurm", "must hold keys with values"),
-        ("a: [", "slurm", "is not YAML"),
+        ("a: [", "slurm", r"lab\.yaml is no whole YAML file"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_said(text, of, message, tmp_path):

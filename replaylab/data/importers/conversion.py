@@ -10,7 +10,6 @@ Refused: a folder that holds something else, cannot be written or was begun with
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,17 +20,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain, write_domain
+from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain, is_file_name, write_domain
 from replaylab.data.importers import look_alikes
 from replaylab.data.importers.placement import PLACES_FILE, Places, SplitShares, empty_splits
 from replaylab.data.importers.sources import Fit, ImageSequence, Recipe, Source, Unusable, seconds_per_picture
 from replaylab.data.video import decode, write_video
+from replaylab.spec import check_name, check_prompt
+from replaylab.util import reading
 from replaylab.util.files import locked, sha256, write_atomically, write_json, write_table
 from replaylab.util.processes import map_in_processes
 from replaylab.util.progress import report
 from replaylab.util.text import duration
 
 RECIPE_FILE = "sources/recipe.json"  # how a folder was begun
+AGAIN = "remove it, and call the same again"
 
 
 class Video(NamedTuple):
@@ -68,13 +70,15 @@ class ConversionResult:
 
 def check(settings: ConversionSettings, origin: str) -> None:
     """Raises ValueError, with the field, unless `out` is free or was begun by the same command."""
+    check_name(settings.name or settings.out.resolve().name, f"{settings.out}: --name (by default the folder's)")
+    check_prompt(settings.prompt, "prompt")
     dev, test = settings.shares
     if not (dev >= 0 and test >= 0 and dev + test <= 1):
         raise ValueError(f"dev {dev}, test {test}: shares of scenes, from 0 to 1 together")
     out, wanted = settings.out, {"origin": origin, **asdict(settings.recipe)}
     path = out / RECIPE_FILE
-    if path.is_file():
-        known = json.loads(path.read_text())
+    if path.exists():
+        known = reading.json_object(path, "give a new --out")
         for name, value in wanted.items():
             if (before := known.get(name)) != value:
                 raise ValueError(f"{out}: was begun with {name} {before!r}, and {value!r} is asked for; give another --out")
@@ -399,7 +403,7 @@ def _joined_parts(out: Path, notes: list[dict[str, Any]], kind: str) -> pd.DataF
     parts = [_part_path(out, note["name"], kind) for note in notes]
     if not all(path.is_file() for path in parts):
         return None
-    return pd.concat(map(pd.read_parquet, parts), ignore_index=True)
+    return pd.concat([reading.table(path, AGAIN) for path in parts], ignore_index=True)
 
 
 def _unusable_table(unusable: Sequence[Unusable]) -> pd.DataFrame:
@@ -408,9 +412,19 @@ def _unusable_table(unusable: Sequence[Unusable]) -> pd.DataFrame:
 
 
 def _note(out: Path, name: str) -> dict[str, Any] | None:
-    """What is noted of a converted source."""
+    """What is noted of a converted source; None where nothing is, or what is there cannot be read: it is converted again."""
     path = _note_path(out, name)
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.exists():
+        return None
+    try:
+        note = reading.json_object(path, stamp=str, shown=str, scene=str, drawn_by=str, name=str, rows=list)
+        for row in note["rows"]:
+            if not isinstance(row, dict) or not is_file_name(row.get("file")):
+                raise reading.DamagedFile(f"{path}: {reading.shown(row)} is no row of a video")
+    except reading.DamagedFile as error:
+        report(f"warning: {error}: the source is converted again")
+        return None
+    return note
 
 
 def _note_path(out: Path, name: str) -> Path:

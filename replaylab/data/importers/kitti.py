@@ -22,6 +22,7 @@ from replaylab.data.boxes import share_inside
 from replaylab.data.importers import conversion, sources
 from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
 from replaylab.data.importers.sources import Fit, Floats, ImageSequence, Recipe, Source, Unusable
+from replaylab.util import reading
 from replaylab.util.progress import track
 
 ORIGIN = "kitti tracking"
@@ -78,7 +79,12 @@ class KittiSequence(ImageSequence):
 
     def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
         """Which pictures to take, and the truth of each."""
-        labels, camera = self.labels(), _CarCamera(self.calibration())
+        labels, matrices = self.labels(), self.calibration()
+        try:
+            camera = _CarCamera(matrices)
+        except np.linalg.LinAlgError as error:
+            why = f"{self.texts['calib']}: no camera has these matrices ({error})"
+            raise Unusable(self.label, why, "unpack it again") from error
         frames = [int(path.stem) for path in self.paths]
         poses = self.poses(camera)
         if frames[-1] >= len(poses):
@@ -104,14 +110,14 @@ class KittiSequence(ImageSequence):
     def labels(self) -> pd.DataFrame:
         """The columns LABELS, one row per frame and agent or region."""
         path, rows = self.texts["label_02"], []
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
+        for number, line in enumerate(self._lines(path), start=1):
             parts = line.split()
             if not parts:
                 continue
             if len(parts) != len(LABELS) or parts[2] not in KINDS:
                 raise self._wrong("label_02", number, f"{len(LABELS)} fields, the third one of {', '.join(KINDS)}")
             try:
-                values = [float(part) for part in (*parts[:2], *parts[3:])]
+                values = [_number(part) for part in (*parts[:2], *parts[3:])]
             except ValueError:
                 raise self._wrong("label_02", number, "numbers") from None
             rows.append((int(values[0]), int(values[1]), parts[2], *values[2:]))
@@ -120,11 +126,11 @@ class KittiSequence(ImageSequence):
     def calibration(self) -> dict[str, Floats]:
         """MATRICES by name."""
         path, matrices = self.texts["calib"], {}
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
+        for number, line in enumerate(self._lines(path), start=1):
             name, *values = line.replace(":", " ").split() or [""]
             if name in MATRICES:
                 try:
-                    matrices[name] = np.array([float(value) for value in values]).reshape(MATRICES[name])
+                    matrices[name] = np.array([_number(value) for value in values]).reshape(MATRICES[name])
                 except ValueError:
                     rows, columns = MATRICES[name]
                     raise self._wrong("calib", number, f"{rows * columns} numbers after {name}") from None
@@ -136,9 +142,9 @@ class KittiSequence(ImageSequence):
     def poses(self, camera: _CarCamera) -> Floats:
         """(T, 3) of the camera, one per line of oxts: x to the east and y to the north in m, heading (0: north)."""
         path, lines = self.texts["oxts"], []
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
+        for number, line in enumerate(self._lines(path), start=1):
             try:
-                values = [float(value) for value in line.split()]
+                values = [_number(value) for value in line.split()]
             except ValueError:
                 raise self._wrong("oxts", number, "numbers") from None
             if len(values) < OXTS_FIELDS:
@@ -148,8 +154,22 @@ class KittiSequence(ImageSequence):
             raise Unusable(self.label, f"{path} is empty", "unpack it again")
         return np.stack([camera.seen_at(pose) for pose in imu_poses(np.array(lines))])
 
+    def _lines(self, path: Path) -> list[str]:
+        try:
+            return reading.text(path, "unpack it again").splitlines()
+        except ValueError as error:
+            raise Unusable(self.label, f"{path} is no text", "unpack it again") from error
+
     def _wrong(self, kind: str, number: int, wanted: str) -> Unusable:
         return Unusable(self.label, f"{self.texts[kind]} line {number}: expected {wanted}", "unpack it again")
+
+
+def _number(text: str) -> float:
+    """Of a text; ValueError for one that is none, NaN or infinite."""
+    value = float(text)
+    if not np.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def imu_poses(oxts: Floats) -> Floats:

@@ -12,7 +12,7 @@ Refused: missing or unreadable tables, with the table and the field.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -27,6 +27,7 @@ from replaylab.data.domain import Rows
 from replaylab.data.importers import conversion, sources
 from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
 from replaylab.data.importers.sources import Fit, Floats, ImageSequence, Recipe, Source, Unusable
+from replaylab.util import reading
 from replaylab.util.progress import track
 
 LICENCE = "CC BY-NC-SA 4.0, nuScenes"
@@ -245,7 +246,10 @@ def _rotation(quaternion: list[float]) -> Floats:
 
 
 def _name(scene: dict[str, Any]) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", scene["name"])
+    """For files; with a hash where the scene's own name has other characters, so that no two are one."""
+    own = str(scene["name"])
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", own)
+    return plain if plain == own else f"{plain}-{hashlib.sha256(own.encode()).hexdigest()[:8]}"
 
 
 def _diagnosed(root: Path, version: str, error: Exception) -> Exception:
@@ -254,12 +258,12 @@ def _diagnosed(root: Path, version: str, error: Exception) -> Exception:
     for name, wanted in FIELDS.items():
         path = root / version / f"{name}.json"
         try:
-            tables[name] = json.loads(path.read_text())
-        except ValueError as broken:
-            return ValueError(f"{path} is no whole JSON ({broken}): unpack the metadata again")
+            tables[name] = reading.json_value(path, list, "unpack the metadata again")
+        except (OSError, ValueError) as broken:
+            return broken
         for number, record in enumerate(tables[name]):
             for field in wanted:
-                if field not in record:
+                if not isinstance(record, dict) or field not in record:
                     return ValueError(f"{path}: record {number}: field {field!r} is missing")
     tokens = {name: {record["token"] for record in table} for name, table in tables.items()}
     for name, table in tables.items():

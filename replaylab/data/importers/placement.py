@@ -9,16 +9,17 @@ splits.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from replaylab.util import reading
 from replaylab.util.files import write_json
 
 PLACES_FILE = "sources/places.json"
+AGAIN = "restore it, or give a new --out: which split a scene is in is written down there"
 
 
 class SplitShares(NamedTuple):
@@ -54,7 +55,7 @@ class Places:
         path = out / PLACES_FILE
         if not path.is_file():
             return None
-        known = json.loads(path.read_text())
+        known = reading.json_object(path, AGAIN, shares=list, splits=dict, stamps=dict)
         if SplitShares(*known.pop("shares")) != shares:
             return None
         return cls(shares, **known)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from replaylab.data.domain import SPLITS
+from replaylab.util import reading
 from replaylab.util.files import write_atomically
 from replaylab.util.processes import map_in_processes, usable_cores
 from replaylab.worlds.renderer import Floats
@@ -80,7 +81,7 @@ def _read(name: str) -> pd.DataFrame:
     file = TRACKS / f"{name}.parquet"
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: make it with `python -m replaylab worlds tracks`")
-    return pd.read_parquet(file)
+    return reading.table(file, "restore it: it comes with the package")
 
 
 # -------------------------------------------------------------------------------------------------------------- making

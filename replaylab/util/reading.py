@@ -1,0 +1,192 @@
+"""Files that are read: one reader for each format.
+
+Decision: whatever a library raises for a file that is empty, cut off, garbage, of another type or too large becomes a
+`DamagedFile` that names the file, what is wrong with it and what to do; a file that is missing is a FileNotFoundError that
+does the same, and what the system reports (no permission, a broken disk) stays an OSError with the path. So nobody who reads
+has to know what pyarrow, safetensors or a parser of JSON can raise. Refused: pickled arrays, and aliases in YAML, which let
+a few lines stand for gigabytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import reprlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+RESTORE = "copy it again, or move it away and make it again"
+CUT = "it was cut short, or is a Git LFS pointer"
+MOST_SETTINGS_BYTES = 2**20  # of a file that somebody wrote by hand
+LONGEST_REASON = 300  # characters of what a library says
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 120, 120
+
+
+class DamagedFile(ValueError):
+    """A file that is there and cannot be used."""
+
+
+def shown(value: object) -> str:
+    """A value that somebody else wrote, for an error: as `repr`, but never long."""
+    return _SHORT.repr(value)
+
+
+def reason(error: BaseException) -> str:
+    """What a library says about a failure: its first line, not too long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:LONGEST_REASON]
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with `~` and `~user` replaced; raises ValueError, with the path, for a user who is not known here."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no such user here, so it is no folder; write the whole path") from error
+
+
+@contextmanager
+def named(path: Path, what: str, remedy: str = RESTORE) -> Iterator[None]:
+    """Whatever goes wrong inside is an error with this path. `what` the file should be: "Parquet file"."""
+    try:
+        yield
+    except DamagedFile:
+        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing; {remedy}") from error
+    except OSError as error:
+        if error.errno == errno.EISDIR:
+            raise DamagedFile(f"{path} is a folder, and should be a {what}; {remedy}") from error
+        if error.errno is None:  # pyarrow's and PyAV's, where the content is wrong
+            raise DamagedFile(f"{path} is no whole {what} ({reason(error)}); {remedy}") from error
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror or reason(error), str(path)) from error
+        raise
+    except Exception as error:
+        empty = path.is_file() and path.stat().st_size == 0
+        why = "it is empty" if empty else reason(error)
+        raise DamagedFile(f"{path} is no whole {what} ({why}); {remedy}") from error
+
+
+def text(path: Path, remedy: str = RESTORE) -> str:
+    """A text file in UTF-8."""
+    with named(path, "text file in UTF-8", remedy):
+        return path.read_text(encoding="utf-8")
+
+
+def json_value(path: Path, kind: type, remedy: str = RESTORE) -> Any:
+    """The value of a JSON file, of this type (dict or list)."""
+    with named(path, "JSON file", remedy):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, kind):
+        wanted = "an object with keys" if kind is dict else "a list"
+        raise DamagedFile(f"{path} holds {shown(found)}, and should hold {wanted}; {remedy}")
+    return found
+
+
+def json_object(path: Path, remedy: str = RESTORE, **fields: type | tuple[type, ...]) -> dict[str, Any]:
+    """A JSON file that is an object; it must have these fields, of these types."""
+    found: dict[str, Any] = json_value(path, dict, remedy)
+    for name, kind in fields.items():
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if name not in found:
+            raise DamagedFile(f"{path}: field {name!r} is missing; {remedy}")
+        if not isinstance(found[name], kinds) or (isinstance(found[name], bool) and bool not in kinds):
+            wanted = " or ".join(each.__name__ for each in kinds)
+            raise DamagedFile(f"{path}: field {name!r} is {shown(found[name])}, not of type {wanted}; {remedy}")
+    return found
+
+
+def json_lines(path: Path, remedy: str = RESTORE) -> list[dict[str, Any]]:
+    """The objects of a file that has one a line, and at least one."""
+    found = []
+    for number, line in enumerate(text(path, remedy).splitlines(), start=1):
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise DamagedFile(f"{path}: line {number} is no JSON ({reason(error)}); {remedy}") from error
+        if not isinstance(found[-1], dict):
+            raise DamagedFile(f"{path}: line {number} is {shown(found[-1])}, and should be an object; {remedy}")
+    if not found:
+        raise DamagedFile(f"{path} is empty; {remedy}")
+    return found
+
+
+def yaml_object(path: Path, remedy: str = "see the page about clusters") -> dict[str, Any]:
+    """A YAML file of settings: keys with values, or nothing; without aliases."""
+    import yaml
+
+    if path.is_file() and path.stat().st_size > MOST_SETTINGS_BYTES:
+        raise DamagedFile(f"{path} has {path.stat().st_size} bytes, too many for a file of settings; {remedy}")
+    with named(path, "YAML file", remedy):
+        written = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(written, yaml.SafeLoader)):
+            raise DamagedFile(f"{path} has aliases (*name), which are not read: write the values out; {remedy}")
+        found = yaml.safe_load(written) or {}
+    if not isinstance(found, dict):
+        raise DamagedFile(f"{path} must hold keys with values, such as `partition: gpu`; got {shown(found)}")
+    return found
+
+
+def table(
+    path: Path, remedy: str = RESTORE, columns: Mapping[str, str] | Collection[str] = (), numbers: Collection[str] = (),
+    **options: Any,
+) -> pd.DataFrame:  # fmt: skip
+    """A Parquet file, whose pages' checksums are compared where it has some.
+
+    It must have these `columns` (names, or names with what they are, for the error), and `numbers` in these of them.
+    `options` go to `pandas.read_parquet`.
+    """
+    import pandas as pd
+
+    with named(path, "Parquet file", remedy):
+        if path.is_dir():  # pandas would read all files in it
+            raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+        found = pd.read_parquet(path, page_checksum_verification=True, **options)
+    _check_columns(found, path, remedy, columns)
+    for column in numbers:
+        if not pd.api.types.is_numeric_dtype(found[column]):
+            raise DamagedFile(f"{path}: column {column!r} holds {found[column].dtype}, and should hold numbers; {remedy}")
+    return found
+
+
+def csv(path: Path, remedy: str = RESTORE, columns: Collection[str] = (), **options: Any) -> pd.DataFrame:
+    """A CSV file with a head; it must have these columns. `options` go to `pandas.read_csv`."""
+    import pandas as pd
+
+    with named(path, "CSV file", remedy):
+        found = pd.read_csv(path, **options)
+    _check_columns(found, path, remedy, columns)
+    return found
+
+
+def _check_columns(
+    found: pd.DataFrame, path: Path, remedy: str, columns: Mapping[str, str] | Collection[str]
+) -> None:  # fmt: skip
+    for column in columns:
+        if column not in found:
+            about = f" ({columns[column]})" if isinstance(columns, Mapping) else ""
+            raise DamagedFile(f"{path}: column {column!r} is missing{about}; {remedy}")
+
+
+def tensors(path: Path, load: Callable[[Path], dict[str, Any]], remedy: str = RESTORE) -> dict[str, Any]:
+    """A safetensors file by `safetensors.torch.load_file`, or the same of another library."""
+    with named(path, "safetensors file", f"{CUT}: {remedy}"):
+        return load(path)
+
+
+def array(path: Path, remedy: str = RESTORE) -> np.ndarray[Any, Any]:
+    """A .npy file, memory-mapped; never a pickled one."""
+    import numpy as np
+    from numpy.lib.format import open_memmap
+
+    with named(path, ".npy file", remedy):
+        return np.asarray(open_memmap(path, mode="r"))  # still mapped: a plain array is quicker to cut
