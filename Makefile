@@ -9,7 +9,7 @@ NOTEBOOK := book/03_replay_sweep.ipynb
 EXECUTED := book/runs/$(PRESET).ipynb
 PAGE := book/_build/html/runs/$(PRESET).html
 
-.PHONY: help setup check test book reproduce bench gpu-check clean
+.PHONY: help setup check test book reproduce bench faults gpu-check clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | while IFS='	' read -r target what; do \
@@ -55,6 +55,9 @@ bench: setup  ## measure speed on this machine
 	$(PY) tests/benchmarks/bench.py
 	$(PY) -u tests/benchmarks/bench_training.py
 	$(PY) -u tests/benchmarks/bench_sweep.py
+
+faults: setup  ## the campaign of faults: bad input, hostile names, full disks, kills; prints how each kind ended
+	OMP_NUM_THREADS=1 $(PY) tests/helpers/fault_campaign.py
 
 gpu-check: setup  ## what needs a CUDA device: run it on a machine that has one (it skips itself elsewhere)
 	$(PY) -m pytest -m gpu

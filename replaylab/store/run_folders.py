@@ -61,7 +61,7 @@ def check_store(store: Path) -> None:
     """Raise PermissionError, with the path, if nothing can be written there."""
     try:
         store.mkdir(parents=True, exist_ok=True)
-        write_text(store / ".writable", "")
+        write_text(store / ".writable", "yes")  # not empty: there must be room
         (store / ".writable").unlink(missing_ok=True)  # another sweep may have been as quick
     except OSError as error:
         raise PermissionError(

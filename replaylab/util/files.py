@@ -23,6 +23,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from replaylab.util.progress import report
+from replaylab.util.reading import reason
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,9 +62,10 @@ def write_atomically(path: Path, write: Any, with_digest: bool = False) -> None:
     try:
         aside.touch(exist_ok=False)
         mode = aside.stat().st_mode
-        write(aside)
-        _open_to(aside, mode)
-        sync(aside)
+        with _named(path, aside):
+            write(aside)
+            _open_to(aside, mode)
+            sync(aside)
         if with_digest:  # first: the file is never there without it
             write_text(path.with_name(path.name + BESIDE), _lines({path.name: sha256(aside)}))
         aside.replace(path)
@@ -94,7 +96,8 @@ def write_folder(folder: Path, fill: Callable[[Path], Any]) -> None:
     try:
         fresh.mkdir()
         mode = fresh.stat().st_mode
-        fill(fresh)
+        with _named(folder, fresh):
+            fill(fresh)
         for here, _, names in os.walk(fresh, topdown=False):
             for path in (Path(here, name) for name in names):
                 _open_to(path, mode & 0o666)
@@ -131,6 +134,23 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _named(path: Path, aside: Path) -> Iterator[None]:
+    """A write that fails inside, on a full disk most likely, is an OSError with the path that was to be written."""
+    try:
+        yield
+    except Exception as error:
+        of_safetensors = type(error).__name__ == "SafetensorError" and "error" in str(error)  # no OSError, and no errno
+        if not of_safetensors and not isinstance(error, OSError):
+            raise
+        filename = getattr(error, "filename", None)
+        if filename is not None and not str(filename).startswith(str(aside)):
+            raise  # of what is read for it
+        why = getattr(error, "strerror", None) or reason(error)
+        number = getattr(error, "errno", None) or errno.EIO
+        raise OSError(number, f"{why}: make room, and call the same again", str(path)) from error
 
 
 def _beside(path: Path) -> Path:

@@ -1,0 +1,90 @@
+"""The campaign of faults: everything that can go wrong, on purpose, and a table of how it ended. `make faults` runs it.
+
+A fault is clear if what it raises is a sentence for people (an error that the command line prints as one line, which names
+the file or field), and harmless if all is as it would have been without it. Every module of MODULES has FAULTS; those that
+take no more than a moment are also tests (tests/test_faults.py).
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+MODULES = ("bad_inputs", "bad_settings", "full_disk")
+LONGEST_MESSAGE = 1500  # characters
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong. `happen` is called with an empty folder, and raises AssertionError where the fault is
+    neither clear nor harmless.
+    """
+
+    kind: str
+    """a row of the table"""
+    name: str
+    happen: Callable[[Path], None]
+    is_short: bool = True
+    """whether it takes a moment, and is a test too"""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.name}"
+
+
+@contextmanager
+def clear(*words: object) -> Iterator[None]:
+    """What is raised inside must be an error that the command line shows as a sentence, with these words in it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        text = str(error)
+        missing = [str(word) for word in words if str(word) not in text]
+        assert not missing, f"{missing} not in: {text[:LONGEST_MESSAGE]}"
+        assert len(text) <= LONGEST_MESSAGE, f"a message of {len(text)} characters"
+        return
+    except Exception as error:
+        raise AssertionError(f"no sentence, but {type(error).__name__}: {str(error)[:300]}") from error
+    raise AssertionError("nothing was raised")
+
+
+def all_faults() -> list[Fault]:
+    """Of all modules, those of a kind together."""
+    faults = [fault for name in MODULES for fault in import_module(name).FAULTS]
+    names = [str(fault) for fault in faults]
+    assert len(set(names)) == len(names), "two faults have one name"
+    return faults
+
+
+def main() -> int:
+    """Let all happen, print the table, and those that were neither clear nor harmless."""
+    kinds: dict[str, list[bool]] = {}
+    seconds: dict[str, float] = {}
+    wrong = []
+    for fault in all_faults():
+        began = time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                with redirect_stderr(io.StringIO()):
+                    fault.happen(Path(folder))
+            except Exception as error:
+                wrong.append(f"{fault}: {type(error).__name__}: {str(error)[:500]}")
+        kinds.setdefault(fault.kind, []).append(not (wrong and wrong[-1].startswith(f"{fault}: ")))
+        seconds[fault.kind] = seconds.get(fault.kind, 0.0) + time.process_time() - began
+    print(f"{'kind of fault':32} {'tried':>6} {'clear or unharmed':>18} {'CPU s':>7}")
+    for kind, ended in kinds.items():
+        print(f"{kind:32} {len(ended):6} {sum(ended):18} {seconds[kind]:7.1f}")
+    total = [each for ended in kinds.values() for each in ended]
+    print(f"{'all':32} {len(total):6} {sum(total):18} {sum(seconds.values()):7.1f}")
+    print("\n".join(wrong))
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""Nothing goes wrong silently: each short fault of the campaign (`make faults`) is clear or harmless."""
+
+from pathlib import Path
+
+import pytest
+from fault_campaign import Fault, all_faults
+
+SHORT = [fault for fault in all_faults() if fault.is_short]
+
+
+@pytest.mark.parametrize("fault", SHORT, ids=str)
+def test_a_fault_is_clear_or_harmless(fault: Fault, tmp_path: Path) -> None:
+    fault.happen(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [fault for fault in all_faults() if not fault.is_short], ids=str)
+def test_a_long_fault_is_clear_or_harmless(fault: Fault, tmp_path: Path) -> None:
+    fault.happen(tmp_path)
+
+
+def test_the_campaign_has_every_reader_with_every_damage() -> None:
+    """Formats that are read, times what can be wrong with a file of each."""
+    from bad_inputs import DAMAGES, READERS
+
+    tried = [fault.name for fault in SHORT if fault.kind == "bad inputs"]
+    assert len(tried) == sum(len(DAMAGES[reader.format]) for reader in READERS)
+    print(f"{len(READERS)} readers, {len(tried)} bad inputs")
