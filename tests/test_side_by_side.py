@@ -45,10 +45,10 @@ def write(path: Path, *cells: str) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=cells_, metadata=kernel), path)
 
 
-def build(folder: Path) -> subprocess.CompletedProcess[str]:
-    """A strict build."""
+def build(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A build, strict with -W."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'book' / '_ext'}"}
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", "html", ".", "_build/html"]
+    command = [sys.executable, "-m", "sphinx", *options, "--keep-going", "-b", "html", ".", "_build/html"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
 
 
@@ -62,7 +62,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "two.ipynb", MEETS.format(own="two", other="one"))
     write(folder / "three.ipynb", 'open("log.txt", "a").write("three\\n")\n"a value"', STARTS_A_PROCESS)
     write(folder / "never.ipynb", 'open("log.txt", "a").write("never\\n")')
-    done = build(folder)
+    done = build(folder, "-W")
     assert done.returncode == 0, done.stderr[-4000:]
     for name in ("one", "two", "three"):
         assert f"{name}: executed in " in done.stdout
@@ -85,15 +85,16 @@ def test_notebooks_are_executed_side_by_side_and_only_those_that_change(built: P
     assert executed(built) == ["one", "three", "two"]  # each once, and the excluded one not
     assert "one has met two" in page(built, "one") and "two has met one" in page(built, "two")
     assert "a value" in page(built, "three") and "7654321" in page(built, "three").replace("-7654321", "")
-    assert build(built).returncode == 0
+    assert build(built, "-W").returncode == 0
     assert executed(built) == []
     write(built / "three.ipynb", 'open("log.txt", "a").write("three\\n")\n"another value"')
-    assert build(built).returncode == 0
+    assert build(built, "-W").returncode == 0
     assert executed(built) == ["three"]
     assert "another value" in page(built, "three") and "one has met two" in page(built, "one")
 
 
 def test_a_notebook_that_fails_fails_the_build_and_is_named_with_its_cell(built: Path) -> None:
+    """Also without -W, as the README builds the book; and also a build that finds it unchanged."""
     write(built / "two.ipynb", "right = 1", "import json\n\njson.loads(right) + wrong")
     write(built / "one.ipynb", '"this one works"')
     done = build(built)
@@ -102,3 +103,6 @@ def test_a_notebook_that_fails_fails_the_build_and_is_named_with_its_cell(built:
     assert "two.ipynb" in warning and "CellExecutionError" in warning
     assert "json.loads(right) + wrong" in done.stdout and "TypeError" in done.stdout
     assert "this one works" in page(built, "one")
+    assert "these pages could not be computed:" in done.stderr and "  two: TypeError" in done.stderr
+    again = build(built)
+    assert again.returncode != 0 and "  two: TypeError" in again.stderr

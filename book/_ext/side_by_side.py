@@ -2,12 +2,14 @@
 
 Decision: myst-nb reads the notebooks as ever, decides which need executing, and reports what failed; only where it would
 execute one itself, it is given what was executed meanwhile. Pages without code are read first, while kernels work.
-Nothing is kept between builds: Sphinx reads what changed, and only that is executed.
+Nothing is kept between builds: Sphinx reads what changed, and only that is executed. A page that could not be computed fails
+the build, with what it could not read, also without -W, and also where it failed in an earlier build and is kept.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,9 +19,10 @@ from forked_kernels import use_forked_kernels
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
 from myst_nb.core.execute import NotebookClientDirect, create_client, direct
 from myst_nb.core.read import create_nb_reader
-from myst_nb.sphinx_ import SphinxEnvType
+from myst_nb.sphinx_ import NbMetadataCollector, SphinxEnvType
 from nbformat import NotebookNode
 from sphinx.application import Sphinx
+from sphinx.errors import SphinxError
 from sphinx.util.logging import getLogger
 
 from replaylab.util.processes import usable_cores
@@ -74,6 +77,23 @@ def write_in_parallel(app: Sphinx, env: SphinxEnvType) -> None:
     app.parallel = usable_cores() + 1  # one of them prepares pages for the others
 
 
+def fail_with_the_pages(app: Sphinx, error: Exception | None) -> None:
+    """Raise SphinxError, with each page and why, where a notebook failed: a report with a hole is none."""
+    if error is not None:
+        return
+    data = NbMetadataCollector.get_doc_data(app.env)
+    made = {name: data[name].get("exec_data") or {} for name in sorted(data) if name in app.env.found_docs}
+    failed = {name: about["traceback"] or "" for name, about in made.items() if about.get("succeeded") is False}
+    if failed:
+        lines = [f"  {name}: {_last_line(text)}" for name, text in failed.items()]
+        raise SphinxError("\n".join(["these pages could not be computed:", *lines]))
+
+
+def _last_line(traceback: str) -> str:
+    lines = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", traceback).splitlines() if line.strip()]
+    return (lines or ["no reason given"])[-1]
+
+
 def _report(name: str, done: Future[ExecutionResult]) -> None:
     if not done.cancelled() and done.exception() is None:
         result = done.result()
@@ -85,5 +105,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("env-before-read-docs", start)
     app.connect("env-updated", write_in_parallel)
+    app.connect("build-finished", fail_with_the_pages)
     # Not in parallel: a page is given what was executed in this process.
     return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from replaylab.cli import options as shared
 from replaylab.util.processes import usable_cores
+from replaylab.util.text import printable
 
 if TYPE_CHECKING:
     from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
@@ -94,11 +95,12 @@ def _settings(options: argparse.Namespace) -> ConversionSettings:
 
 def _print(result: ConversionResult, out: str) -> None:
     if len(result.listing):
-        print(result.listing.to_string(index=False))
+        print(printable(result.listing.to_string(index=False)))
     if len(result.unusable):
-        print(f"\nnot usable ({len(result.unusable)}):\n{result.unusable.to_string(index=False)}")
+        print(printable(f"\nnot usable ({len(result.unusable)}):\n{result.unusable.to_string(index=False)}"))
     if len(result.look_alikes):
-        print(f"\nin one split because they show nearly the same:\n{result.look_alikes.to_string(index=False)}")
+        alike = result.look_alikes.to_string(index=False)
+        print(printable(f"\nin one split because they show nearly the same:\n{alike}"))
     domain = result.domain
     if domain is None:
         print(f"\na dry run: {out} was not touched")

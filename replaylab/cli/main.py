@@ -14,6 +14,7 @@ from contextlib import nullcontext, redirect_stdout
 
 from replaylab.cli import ceiling, compare, corruptions, domain, own, publish, training, worlds
 from replaylab.util.progress import is_follower
+from replaylab.util.text import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with quiet:
             options.run(options)
     except (ValueError, OSError) as error:  # bad input is a sentence, not a stack of frames
-        print(f"replaylab: {error}", file=sys.stderr)
+        print(printable(f"replaylab: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("replaylab: stopped; the same command goes on from here", file=sys.stderr)

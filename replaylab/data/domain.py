@@ -136,13 +136,13 @@ def open_domain(folder: str | Path) -> Domain:
     path = folder / "domain.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} is no domain, or was not finished")
-    about = reading.json_object(path, REMEDY, name=str, frames_per_second=(int, float), size_px=(int, list), videos=list)
+    about = reading.json_object(path, REMEDY, name=str, frames_per_second=(int, float), videos=list)
     check_name(about["name"], f"{path}: field 'name'")
     check_prompt(about.get("prompt", ""), f"{path}: field 'prompt'")
     if not 0 < about["frames_per_second"] <= MOST_FRAMES_PER_SECOND:  # nor is NaN
         rate = about["frames_per_second"]
         raise ValueError(f"{path}: field 'frames_per_second' is {rate!r}; above 0, and at most {MOST_FRAMES_PER_SECOND}")
-    height_px, width_px = _sides_px(path, about["size_px"])
+    height_px, width_px = _sides_px(path, about.get("size_px"))
     videos = _videos(path, about.pop("videos"))
     if wrong := sorted(set(videos["split"]) - set(SPLITS)):
         raise ValueError(f"{path}: unknown split {wrong[0]!r}; splits are {', '.join(SPLITS)}")
@@ -194,7 +194,7 @@ def _videos(path: Path, listed: list[Any]) -> pd.DataFrame:
     return videos
 
 
-def _sides_px(path: Path, size_px: int | list[Any]) -> tuple[int, int]:
+def _sides_px(path: Path, size_px: Any) -> tuple[int, int]:
     """Height and width of `size_px`, a side or both."""
     sides = size_px if isinstance(size_px, list) else [size_px, size_px]
     if len(sides) != 2 or not all(type(side) is int and 0 < side <= MOST_SIDE_PX for side in sides):

@@ -178,7 +178,7 @@ def _torchscript(
     """The program in a file, which torch.jit.load gets without unpickling; `call` hands it a batch, zeros at first."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {name} is expected there, and nothing is downloaded here")
-    with reading.named(path, "TorchScript file", f"download {name} again"):
+    with reading.named(path, "whole TorchScript file", f"download {name} again"):
         digest = sha256(path)
     if digest != PUBLISHED[name]:
         about = f"{path} is not the published {name}: its SHA-256 is {digest}, that one's {PUBLISHED[name]}"

@@ -141,7 +141,7 @@ def _read(table: Table, domains: Iterable[str], runs: Mapping[str, tuple[RunSpec
             for name, step, run, kept_step in versions:
                 if (run, kept_step, domain, percentile) in kept.index:
                     mp4, text = kept.loc[(run, kept_step, domain, percentile)]
-                    with reading.named(table.store / run, f"run: its clip of {domain}, percentile {percentile}"):
+                    with reading.named(table.store / run, f"run with a whole clip of {domain}, percentile {percentile}"):
                         frames, scale = _small(_decoded(mp4))
                         true, detected = (_scaled(json.loads(text)[kind], scale) for kind in ("true", "found"))
                     clips.append(SampleClip(

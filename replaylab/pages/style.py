@@ -1,4 +1,8 @@
-"""The appearance of the book: colours, the style of figures and tables, their legends, and links to their values."""
+"""The appearance of the book: colours, the style of figures and tables, their legends, and links to their values.
+
+Decision: a name in a table or figure may be somebody else's, so text is text here: tables are escaped and left alone by
+MathJax, unless a cell is `markupsafe.Markup`, and figures have no mathtext. In Markdown it goes through `text.in_markdown`.
+"""
 
 import html
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,6 +55,14 @@ def on_the_page(css_class: str) -> str:
     )
 
 
+class EscapedStyler(Styler):
+    """A Styler that escapes cells, however they are formatted, and the names of rows and columns."""
+
+    def format(self, formatter: Any = None, subset: Any = None, *arguments: Any, **options: Any) -> Any:
+        """As a Styler's, but escaped for HTML."""
+        return super().format(formatter, subset, *arguments, **{**options, "escape": "html"})
+
+
 def styled(table: pd.DataFrame, name: str, *, ruled: Iterable[int] = (), wide: bool = False) -> Styler:
     """The appearance of every table of the book; `name` is its id on the page: one per page, the same each time it is made.
 
@@ -68,7 +80,10 @@ def styled(table: pd.DataFrame, name: str, *, ruled: Iterable[int] = (), wide: b
         stays = "position: sticky; left: 0; z-index: 1; background: var(--pst-color-background, inherit)"
         styles.append({"selector": "th.row_heading, th.blank", "props": f"{stays}; min-width: 8.5em"})
         styles.append({"selector": "td", "props": "text-align: right"})
-    return table.style.set_uuid(name).set_table_attributes('class="dataframe"').set_table_styles(styles)
+    styler = EscapedStyler(table).set_uuid(name).set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"')
+    for axis in (0, 1):
+        styler.format_index(axis=axis, escape="html").format_index_names(axis=axis, escape="html")
+    return styler.set_table_styles(styles)
 
 
 def count_runs(runs: pd.DataFrame) -> str:
@@ -95,7 +110,7 @@ def figure_style() -> Iterator[None]:
         **sns.axes_style("ticks"), "font.size": 10, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": 10,
         "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 10, "legend.frameon": False, "axes.spines.top": False,
         "axes.spines.right": False, "axes.edgecolor": GREY, "figure.titlesize": 11, "figure.titleweight": "bold",
-        "figure.facecolor": "white", "figure.dpi": 200,
+        "figure.facecolor": "white", "figure.dpi": 200, "text.parse_math": False,
     }  # fmt: skip
     with plt.rc_context(settings):
         yield
@@ -129,7 +144,7 @@ def reference_entries(models: Sequence[str] = tuple(DASHES)) -> list[Line2D]:
 def add_title(figure: Any, title: str, runs: pd.DataFrame | None = None) -> None:
     """A figure's or subfigure's title, with a second line where the sweep of these runs is not whole."""
     part = "" if runs is None else completeness(runs)
-    figure.suptitle("\n".join(filter(None, [title, part])), x=0.02, ha="left")
+    figure.suptitle("\n".join(filter(None, [title, part])), x=0.02, ha="left", parse_math=False)
 
 
 def finished(
@@ -142,7 +157,8 @@ def finished(
     add_title(figure, title, runs)
     below_in = 0.0
     if entries:
-        figure.legend(handles=list(entries), loc="lower center", ncols=columns, **legend)
+        with plt.rc_context({"text.parse_math": False}):
+            figure.legend(handles=list(entries), loc="lower center", ncols=columns, **legend)
         below_in = -(-len(entries) // columns) * LEGEND_LINE_IN + extra_in
     figure.align_ylabels()
     figure.tight_layout(rect=(0, below_in / figure.get_figheight(), 1, 1))

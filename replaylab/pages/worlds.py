@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
@@ -86,7 +87,10 @@ def statistics_table(survey: Survey) -> Styler:
     """A row per domain, a column per statistic: the value, and its 95 % interval below; then how many windows."""
     domains, values = _ordered(survey.domains), survey.statistics.set_index("domain")
     of_statistics = {name: values[values["statistic"] == name].loc[domains] for name in COLUMNS}
-    shown = {COLUMNS[name]: of.apply(_cell, axis=1) for name, of in of_statistics.items()}
+    shown = {
+        COLUMNS[name]: pd.Series([_cell(one) for _, one in of.iterrows()], of.index, dtype=object)
+        for name, of in of_statistics.items()
+    }
     table = pd.DataFrame({**shown, "windows": of_statistics["patterns"]["n"].map("{:.0f}".format)})
     table.index = [capital(domain_of(name).label) for name in domains]
     groups = pd.Series([domain_of(name).group for name in domains])
@@ -105,7 +109,7 @@ def _cell(one: pd.Series[Any]) -> str:
     if np.isnan(one["low"]) or one["low"] == one["high"]:  # one video, or no two that differ
         return text
     low, high = (_number(one[end], one["statistic"]).removesuffix(" %") for end in ("low", "high"))
-    return f"{text}<br><small>{low} – {high}</small>"
+    return Markup("{}<br><small>{} – {}</small>").format(text, low, high)
 
 
 def _number(value: float, statistic: str) -> str:

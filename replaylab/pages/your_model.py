@@ -21,7 +21,7 @@ from replaylab.pages import style
 from replaylab.pages.replay_sweep import tuned_configurations
 from replaylab.pages.style import GREY, INK, VERMILION, WIDTH, figure_style
 from replaylab.sweeps.sweep import Table
-from replaylab.util.text import counted
+from replaylab.util.text import counted, in_markdown
 
 TABLE = ("effnet_kd", "effnet_fd", "psnr_db", "effnet_perceptual", "ade_px", "recall", "flow_error_px")
 
@@ -105,9 +105,9 @@ def summary(table: Table) -> str:
         here = of_measure(values, measure, domain)
         means = here.groupby("configuration", sort=False)["value"].mean()
         before = means["base"]
-        changes = ", ".join(f"{name} {means[name] - before:+.3g}" for name in tuned_configurations(here))
+        changes = ", ".join(f"{in_markdown(name)} {means[name] - before:+.3g}" for name in tuned_configurations(here))
         level = f"{measure_of(measure).name} is {before:.3g} before fine-tuning"
-        lines.append(f"- **{domain}**: {level}; it changes by {changes}.")
+        lines.append(f"- **{in_markdown(domain)}**: {level}; it changes by {changes}.")
     seeds = table.runs["seed"].nunique()
     note = f"Of {counted(seeds, 'seed')}: look for changes that are larger than what seeds differ by."
     return "\n".join([*lines, "", note])

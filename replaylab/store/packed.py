@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replaylab.store.run_folders import COLUMNS, OF_DISTANCES
+from replaylab.store.run_folders import COLUMNS, NAMES, OF_DISTANCES, check_names
 from replaylab.util import reading
 
 RUNS, LOGS, MEDIA = "runs.parquet", "logs.parquet", "media.parquet"
@@ -59,7 +59,7 @@ def _runs(path: Path, at: tuple[int, int]) -> dict[str, dict[str, Any]]:
 
 def json_in(folder: Path, row: dict[str, Any], column: str) -> dict[str, Any]:
     """What a column of a row of runs.parquet holds as JSON; ValueError, with file and run, where it holds none."""
-    with reading.named(folder / RUNS, f"table of runs: {column} of {row['run']}", "restore it, or publish again"):
+    with reading.named(folder / RUNS, f"whole table of runs: {column} of {row['run']}", "restore it, or publish again"):
         found = json.loads(row[column])
         if not isinstance(found, dict):
             raise ValueError(f"no object, but {reading.shown(found)}")
@@ -89,6 +89,9 @@ def selected(path: Path, runs: Sequence[str], measures: Collection[str] | None =
             if measures is None or held is None or any(held.min <= measure <= held.max for measure in measures)
         ]  # fmt: skip
         table = file.read_row_groups(groups, columns=list(SCHEMA)).cast(pa.schema(AS_READ))
+    table = table.unify_dictionaries()
+    names = {name: table[name].chunk(0).dictionary.to_pylist() for name in NAMES if table[name].num_chunks}
+    check_names(names, path, "restore it, or publish again")
     return _taken(table, {"run": runs} if measures is None else {"run": runs, "measure": [*measures]})
 
 

@@ -11,7 +11,7 @@ Refused: a folder whose spec is not the one that its name stands for.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replaylab.spec import LATER, Described, EvaluationSpec, ModelSpec, RunSpec, digest, without_places
+from replaylab.spec import LATER, NAME, Described, EvaluationSpec, ModelSpec, RunSpec, digest, without_places
 from replaylab.store.origin import provenance
 from replaylab.util import digests, reading
-from replaylab.util.files import BESIDE, SUMS, sync, write_atomically, write_sums, write_text
+from replaylab.util.files import BESIDE, SUMS, remove_abandoned, sync, write_atomically, write_sums, write_text
 
 COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed", "step", "domain", "split", "video",
            "start", "scene", "measure", "value", "n"]  # fmt: skip
@@ -33,6 +33,8 @@ OF_DISTANCES = {"frames": 0, "size_px": 0, "resize": "", "extractor": "", "extra
 
 NUMBERS = ("replay_fraction", "seed", "step", "start", "value", "n", "frames", "size_px")
 """The columns that hold numbers."""
+NAMES = ("domain", "target", "replay", "model", "measure", "split")
+"""The columns that hold a `spec.NAME`, several joined by "+", or nothing: they are shown on pages."""
 WORKING = {"checkpoints", "tensorboard", "parts", "failed.txt", "summary.json", SUMS}
 """Names in a run's folder that are no result, or are written after them."""
 STEP_OF = {"real": -1, "base": 0}  # in rows: of what was not fine-tuned
@@ -58,9 +60,10 @@ class ReferenceSpec(Described):
 
 
 def check_store(store: Path) -> None:
-    """Raise PermissionError, with the path, if nothing can be written there."""
+    """Raise PermissionError, with the path, if nothing can be written there; remove what dead processes half wrote."""
     try:
         store.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(store)
         write_text(store / ".writable", "yes")  # not empty: there must be room
         (store / ".writable").unlink(missing_ok=True)  # another sweep may have been as quick
     except OSError as error:
@@ -99,7 +102,7 @@ def check_spec(spec: Described, folder: Path) -> None:
 
 def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
     """Write the rows, then the summary: from now on the run is done. All else that it has must be there already; what was
-    appended to (logs) is on disk from here on, too.
+    appended to (logs) is on disk from here on, too. An earlier failure is past.
     """
     write_rows(folder / "rows.parquet", rows)
     for path in folder.glob("*.jsonl"):
@@ -107,6 +110,7 @@ def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
     summary = json.dumps({**facts, **provenance()}, indent=1)
     write_sums(folder, results_in(folder), {"summary.json": summary})
     write_text(folder / "summary.json", summary)
+    (folder / "failed.txt").unlink(missing_ok=True)
 
 
 def results_in(folder: Path) -> list[str]:
@@ -146,7 +150,10 @@ def read_rows(folder: Path, measures: Collection[str] | None = None) -> pd.DataF
     """The rows of a run's folder, of these measures only or of all; ValueError for a column that is missing."""
     only = None if measures is None else [("measure", "in", sorted(measures) or [""])]
     remedy, needed = f"move {folder} away and run again", (*COLUMNS, *OF_DISTANCES)
-    return exact(checked_rows(folder / "rows.parquet", remedy, columns=needed, numbers=NUMBERS, filters=only))
+    path = folder / "rows.parquet"
+    rows = checked_rows(path, remedy, columns=needed, numbers=NUMBERS, filters=only)
+    check_names({name: rows[name].unique() for name in NAMES}, path, remedy)
+    return exact(rows)
 
 
 def checked_rows(path: Path, remedy: str, **options: Any) -> pd.DataFrame:
@@ -162,6 +169,14 @@ def check_result(path: Path, remedy: str = "") -> None:
         digests.check(path)
     except digests.WrongDigest as error:
         raise ValueError(f"{error}. Copy it again from where it is whole, or {remedy or 'run again'}") from error
+
+
+def check_names(values: Mapping[str, Iterable[str]], path: Path, remedy: str) -> None:
+    """Raises DamagedFile, with the file and the column, for a value of a column of NAMES that is none."""
+    for column, several in values.items():
+        for value in several:
+            if isinstance(value, str) and not all(NAME.fullmatch(name) for name in value.split("+") if value):
+                raise reading.DamagedFile(f"{path}: {column} {reading.shown(value)} is no name; {remedy}")
 
 
 def exact(rows: pd.DataFrame) -> pd.DataFrame:

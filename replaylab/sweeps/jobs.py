@@ -33,6 +33,7 @@ from replaylab.training import preemption
 from replaylab.util.files import locked, write_text
 from replaylab.util.processes import collecting_no_garbage
 from replaylab.util.progress import report
+from replaylab.util.text import printable
 
 if TYPE_CHECKING:
     from replaylab.util.distributed import Rank
@@ -188,7 +189,7 @@ def _write_failure(folder: Path, error: Exception) -> None:
     path = folder / "failed.txt"
     with suppress(OSError):  # the store may be full
         if not path.exists():
-            text = "".join(traceback.format_exception(error))
+            text = printable("".join(traceback.format_exception(error)))
             write_text(path, text)
 
 

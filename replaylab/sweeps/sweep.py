@@ -21,14 +21,14 @@ import pandas as pd
 
 from replaylab.catalogue import PUBLISHED
 from replaylab.spec import CLUSTERS, MachineSpec, RunSpec
-from replaylab.store import Store, check_store, store_of
+from replaylab.store import ReferenceSpec, Store, check_store, store_of
 from replaylab.sweeps import ablations, jobs, monitor
 from replaylab.sweeps.cluster import ClusterSpec, Job, active
 from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.util.files import write_text
 from replaylab.util.processes import collecting_no_garbage, usable_cores
 from replaylab.util.progress import report
-from replaylab.util.text import duration
+from replaylab.util.text import duration, printable
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,21 @@ def run_specs(
         trained = {spec.run_id for spec in missing}
     else:
         report(f"all {len(specs)} runs are in {root}: trained nothing")
+    _measure_lost_references(specs, root)
     return _table(name, specs, root, trained, failed, measures=measures)
+
+
+def _measure_lost_references(specs: list[RunSpec], root: Path) -> None:
+    """References that somebody deleted under finished runs are measured again, here: without them no value is read."""
+    results = Store(root)
+    lost = {ReferenceSpec.of(spec): spec for spec in specs if results.is_done(spec)}
+    for references in [one for one in lost if not results.is_done(one)]:
+        check_store(root)
+        report(f"{root / references.run_id} is missing under finished runs: measuring it again")
+        with collecting_no_garbage():
+            from replaylab.evaluation import evaluate
+
+        evaluate.references(references, root)
 
 
 def read(
@@ -235,11 +249,11 @@ def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[
 def _record_failure(folder: Path, error: Exception) -> str:
     where = f"the traceback is in {folder / 'failed.txt'}"
     try:
-        write_text(folder / "failed.txt", "".join(traceback.format_exception(error)))
+        write_text(folder / "failed.txt", printable("".join(traceback.format_exception(error))))
     except OSError as unwritten:  # the store may be full
         where = f"the traceback has no place: {unwritten}"
     report(f"failed: {error}; {where}")
-    return f"{type(error).__name__}: {error}"
+    return printable(f"{type(error).__name__}: {error}")
 
 
 def _table(

@@ -106,6 +106,6 @@ def load_part(folder: Path, part: str, expected: str | None = None, **settings: 
     if kind is None:
         raise ValueError(f"{folder / 'model_index.json'}: {part!r} is a {name} of {library}, which is not known here")
     if not (folder / part / "config.json").is_file():  # a scheduler, a tokenizer, an image processor
-        with reading.named(folder / part, f"{name}'s folder", networks.AGAIN):
+        with reading.named(folder / part, f"whole {name}", networks.AGAIN):
             return kind.from_pretrained(folder / part)
     return networks.load(kind, folder / part, **settings)

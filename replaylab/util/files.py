@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,6 +33,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 SUMS, BESIDE = "SHA256SUMS", ".sha256"
 """Files of digests, as sha256sum writes and checks them: of a folder's files, and `<name>.sha256` of one; see `digests`."""
+_BESIDE = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-[0-9a-f]{8}")  # as `_beside` names
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
@@ -134,6 +136,19 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what processes of this host that are no longer alive left beside its place, here and in all folders below."""
+    for here, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            if (found := _BESIDE.fullmatch(name)) and found[1] == _HOST and not Path(f"/proc/{found[2]}").exists():
+                path = Path(here, name)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+        folders[:] = [name for name in folders if not _BESIDE.fullmatch(name)]
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def check_weights(folder: Path) -> None:
     for path in weight_files(folder):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing, but its index lists it: copy or download it again")
-        with reading.named(path, "safetensors file", f"{reading.CUT}: {AGAIN}"), safe_open(path, "pt"):
+        with reading.named(path, "whole safetensors file", f"{reading.CUT}: {AGAIN}"), safe_open(path, "pt"):
             pass
 
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from replaylab.util.text import duration
+from replaylab.util.text import duration, printable
 
 Item = TypeVar("Item")
 
@@ -30,6 +30,7 @@ def report(text: str) -> None:
     """Write `text` as one line to stderr, above the bar if there is one."""
     if is_follower():
         return
+    text = printable(text)
     if sys.stderr.isatty():
         tqdm.write(text, file=sys.stderr)
     else:

@@ -55,7 +55,7 @@ def expanded(path: str | Path) -> Path:
 
 @contextmanager
 def named(path: Path, what: str, remedy: str = RESTORE) -> Iterator[None]:
-    """Whatever goes wrong inside is an error with this path. `what` the file should be: "Parquet file"."""
+    """Whatever goes wrong inside is an error with this path. `what` it should be: "whole Parquet file"."""
     try:
         yield
     except DamagedFile:
@@ -64,31 +64,31 @@ def named(path: Path, what: str, remedy: str = RESTORE) -> Iterator[None]:
         raise FileNotFoundError(f"{path} is missing; {remedy}") from error
     except OSError as error:
         if error.errno == errno.EISDIR:
-            raise DamagedFile(f"{path} is a folder, and should be a {what}; {remedy}") from error
+            raise DamagedFile(f"{path} is a folder, and no {what}; {remedy}") from error
         if error.errno is None:  # pyarrow's and PyAV's, where the content is wrong
-            raise DamagedFile(f"{path} is no whole {what} ({reason(error)}); {remedy}") from error
+            raise DamagedFile(f"{path} is no {what} ({reason(error)}); {remedy}") from error
         if error.filename is None:
             raise OSError(error.errno, error.strerror or reason(error), str(path)) from error
         raise
     except Exception as error:
         empty = path.is_file() and path.stat().st_size == 0
         why = "it is empty" if empty else reason(error)
-        raise DamagedFile(f"{path} is no whole {what} ({why}); {remedy}") from error
+        raise DamagedFile(f"{path} is no {what} ({why}); {remedy}") from error
 
 
 def text(path: Path, remedy: str = RESTORE) -> str:
     """A text file in UTF-8."""
-    with named(path, "text file in UTF-8", remedy):
+    with named(path, "text in UTF-8", remedy):
         return path.read_text(encoding="utf-8")
 
 
 def json_value(path: Path, kind: type, remedy: str = RESTORE) -> Any:
     """The value of a JSON file, of this type (dict or list)."""
-    with named(path, "JSON file", remedy):
+    what = "JSON object" if kind is dict else "JSON list"
+    with named(path, what, remedy):
         found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, kind):
-        wanted = "an object with keys" if kind is dict else "a list"
-        raise DamagedFile(f"{path} holds {shown(found)}, and should hold {wanted}; {remedy}")
+        raise DamagedFile(f"{path} is no {what}, but holds {shown(found)}; {remedy}")
     return found
 
 
@@ -126,7 +126,7 @@ def yaml_object(path: Path, remedy: str = "see the page about clusters") -> dict
 
     if path.is_file() and path.stat().st_size > MOST_SETTINGS_BYTES:
         raise DamagedFile(f"{path} has {path.stat().st_size} bytes, too many for a file of settings; {remedy}")
-    with named(path, "YAML file", remedy):
+    with named(path, "whole YAML file", remedy):
         written = path.read_text(encoding="utf-8")
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(written, yaml.SafeLoader)):
             raise DamagedFile(f"{path} has aliases (*name), which are not read: write the values out; {remedy}")
@@ -147,7 +147,7 @@ def table(
     """
     import pandas as pd
 
-    with named(path, "Parquet file", remedy):
+    with named(path, "whole Parquet file", remedy):
         if path.is_dir():  # pandas would read all files in it
             raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
         found = pd.read_parquet(path, page_checksum_verification=True, **options)
@@ -162,7 +162,7 @@ def csv(path: Path, remedy: str = RESTORE, columns: Collection[str] = (), **opti
     """A CSV file with a head; it must have these columns. `options` go to `pandas.read_csv`."""
     import pandas as pd
 
-    with named(path, "CSV file", remedy):
+    with named(path, "whole CSV file", remedy):
         found = pd.read_csv(path, **options)
     _check_columns(found, path, remedy, columns)
     return found
@@ -179,7 +179,7 @@ def _check_columns(
 
 def tensors(path: Path, load: Callable[[Path], dict[str, Any]], remedy: str = RESTORE) -> dict[str, Any]:
     """A safetensors file by `safetensors.torch.load_file`, or the same of another library."""
-    with named(path, "safetensors file", f"{CUT}: {remedy}"):
+    with named(path, "whole safetensors file", f"{CUT}: {remedy}"):
         return load(path)
 
 
@@ -188,5 +188,5 @@ def array(path: Path, remedy: str = RESTORE) -> np.ndarray[Any, Any]:
     import numpy as np
     from numpy.lib.format import open_memmap
 
-    with named(path, ".npy file", remedy):
+    with named(path, "whole .npy file", remedy):
         return np.asarray(open_memmap(path, mode="r"))  # still mapped: a plain array is quicker to cut

@@ -1,6 +1,10 @@
-"""Numbers, shares and durations as text."""
+"""Numbers, shares and durations as text, and text that is somebody else's made harmless."""
+
+import re
 
 import numpy as np
+
+_OF_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>$&#!|~@])")
 
 
 def duration(seconds: float) -> str:
@@ -14,6 +18,16 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def printable(text: str) -> str:
+    """The text as a terminal may show it: control characters, and bytes that are no text, as escapes."""
+    return "".join(each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in text)
+
+
+def in_markdown(text: str) -> str:
+    """A name within Markdown, which shows it as it is: no HTML, emphasis, link, formula or role."""
+    return _OF_MARKDOWN.sub(r"\\\1", " ".join(printable(text).split()))
 
 
 def capital(text: str) -> str:

@@ -143,10 +143,8 @@ def _run(store: Path, spec: RunSpec | ReferenceSpec) -> Path:
     ])  # fmt: skip
     write_rows(folder / "rows.parquet", rows)
     if is_run:
-        steps = range(1, steps + 1)
-        (folder / "log.jsonl").write_text(
-            "".join(json.dumps({"step": at, "loss": 1.0, "seconds": at}) + "\n" for at in steps)
-        )
+        lines = [{"step": at, "loss": 1.0, "seconds": at} for at in range(1, steps + 1)]
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (folder / "manifest.json").write_text(json.dumps({"threads": 1, "precision": "fp32"}))
     else:
         (folder / "gallery.json").write_text(json.dumps({"driving": {"5": 3}}))
