@@ -275,7 +275,8 @@ READERS = [
         ("ego.parquet", "Parquet", lambda folder: open_domain(folder).ego),
     )),
     Reader("a video", "video", lambda folder: Opened(path := _video(folder), lambda: decode(path))),
-    Reader("a video's header", "video", lambda folder: Opened(path := _video(folder), lambda: compare._header("set", path))),
+    Reader("a video's header", "video", lambda folder: Opened(
+        path := _video(folder), lambda: compare._opened("set", path, path.name))),
     *(Reader(f"a run's {name}", format_, partial(_of_run, name, read)) for name, format_, read in (
         ("spec.json", "JSON", lambda store: store.is_done(SPEC)),
         ("summary.json", "JSON", lambda store: store.summary(SPEC.run_id)),
