@@ -34,7 +34,7 @@ class UndecodableVideo(ValueError):
 
 def write_video(path: Path, frames: Any, frames_per_second: float, options: Mapping[str, object] = FAITHFUL) -> None:
     """Write uint8 frames (T, H, W, 3) as H.264 mp4 (yuv420p, so that every browser plays it); H and W even."""
-    with av.open(str(path), "w", format="mp4") as container:
+    with av.open(str(path.absolute()), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         # slower presets gave other bytes each time for the same frames of this size, even with one thread
@@ -74,7 +74,7 @@ def decode(path: Path, start: int = 0, stop: int = sys.maxsize, reader: str = ""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; its domain.json lists it")
     try:
-        return READERS[reader](path, start, stop)
+        return READERS[reader](path.absolute(), start, stop)  # FFmpeg takes what is before a colon for a protocol
     except Exception as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         raise UndecodableVideo(f"{path} cannot be decoded by {reader} ({type(error).__name__}): {reason}") from error

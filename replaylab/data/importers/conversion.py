@@ -41,7 +41,7 @@ class Video(NamedTuple):
 
     frames: int
     sha256: str
-    hashes: list[str]  # of `look_alikes`
+    hashes: list[str] | None  # of `look_alikes`
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,13 @@ def sources_of(
 
 def convert(
     settings: ConversionSettings, origin: str, names: Sequence[str], sources: Sequence[Source],
-    unusable: Sequence[Unusable], about: dict[str, Any], join_look_alikes: bool = False,
+    unusable: Sequence[Unusable], about: dict[str, Any], of_video_files: bool = False,
 ) -> ConversionResult:  # fmt: skip
     """Convert what is missing, and finish the domain of all the sources `names`; an estimate is reported first.
 
     `origin` describes the importer in words that never change for this domain; `about` goes into domain.json.
-    `join_look_alikes`: scenes that show nearly the same are kept in one split. Raises ValueError where nothing is usable,
-    after unusable.csv was written.
+    `of_video_files`: scenes that show nearly the same are kept in one split, and long files can be cut into scenes. Raises
+    ValueError where nothing is usable, after unusable.csv was written.
     """
     if len(sources) + len(unusable) < len(names):
         done = len(names) - len(sources) - len(unusable)
@@ -142,7 +142,7 @@ def convert(
     if sources:
         report(_estimate(settings, sources))
     places = _places(settings, names)
-    for line in empty_splits(_splits_to_be(settings.out, names, sources, places), settings.shares):
+    for line in empty_splits(_splits_to_be(settings.out, names, sources, places), settings.shares, of_video_files):
         report(f"{settings.out}: {line}")
     listing = pd.DataFrame([
         {"file": source.label, **source.about, "files": len(source.pieces), "frames": source.frames,
@@ -155,8 +155,8 @@ def convert(
         write_json(settings.out / RECIPE_FILE, {"origin": origin, **asdict(settings.recipe)})
         places = _places(settings, names)
         places.write(settings.out)
-        unusable = [*unusable, *_convert_missing(settings, sources)]
-        domain, table = _finish(settings, names, about, unusable, places, join_look_alikes)
+        unusable = [*unusable, *_convert_missing(settings, sources, of_video_files)]
+        domain, table = _finish(settings, names, about, unusable, places, of_video_files)
     return ConversionResult(domain, listing, table, _look_alike_table(places))
 
 
@@ -200,7 +200,7 @@ def _estimate(settings: ConversionSettings, sources: Sequence[Source]) -> str:
     )
 
 
-def _convert_missing(settings: ConversionSettings, sources: Sequence[Source]) -> list[Unusable]:
+def _convert_missing(settings: ConversionSettings, sources: Sequence[Source], hashed: bool) -> list[Unusable]:
     """Make the videos of all sources, in processes; returns what could not be converted."""
     missing = [source for source in sources if not is_converted(settings.out, source.name, source.stamp)]
     if not missing:  # another process, which was waited for, may have made them
@@ -219,7 +219,7 @@ def _convert_missing(settings: ConversionSettings, sources: Sequence[Source]) ->
     done: dict[str, dict[str, Video]] = {source.name: {} for source in missing}
     errors: dict[str, Unusable] = {}
     unit = "sources" if len(jobs) == len(missing) else "parts of sources"
-    convert_one = partial(_try_to_convert, settings.out, settings.recipe)
+    convert_one = partial(_try_to_convert, settings.out, settings.recipe, hashed)
     for name, made in map_in_processes(convert_one, jobs, settings.processes, "converting", unit):
         left[name] -= 1
         if isinstance(made, Unusable):
@@ -231,16 +231,18 @@ def _convert_missing(settings: ConversionSettings, sources: Sequence[Source]) ->
     return list(errors.values())
 
 
-def _try_to_convert(out: Path, recipe: Recipe, job: tuple[Source, int, int]) -> tuple[str, dict[str, Video] | Unusable]:
+def _try_to_convert(
+    out: Path, recipe: Recipe, hashed: bool, job: tuple[Source, int, int]
+) -> tuple[str, dict[str, Video] | Unusable]:
     """The name of a source, and its videos of some pieces (from, to before), or why there are none."""
     source, start, end = job
     try:
-        return source.name, _convert_pieces(out, recipe, source, start, end)
+        return source.name, _convert_pieces(out, recipe, hashed, source, start, end)
     except Unusable as error:
         return source.name, error
 
 
-def _convert_pieces(out: Path, recipe: Recipe, source: Source, start: int, end: int) -> dict[str, Video]:
+def _convert_pieces(out: Path, recipe: Recipe, hashed: bool, source: Source, start: int, end: int) -> dict[str, Video]:
     """Write some of the videos of a source; returns them by file."""
     chosen, videos = source.pieces[start:end], {}
     images = source.read([number for piece in chosen for number in piece])
@@ -251,7 +253,8 @@ def _convert_pieces(out: Path, recipe: Recipe, source: Source, start: int, end: 
         path = out / "videos" / file
         frames = np.stack(fitted)
         write_atomically(path, lambda aside, frames=frames: write_video(aside, frames, recipe.frames_per_second))
-        videos[file] = Video(len(piece), sha256(path), look_alikes.hashes(frames, recipe.frames_per_second))
+        hashes = look_alikes.hashes(frames, recipe.frames_per_second) if hashed else None
+        videos[file] = Video(len(piece), sha256(path), hashes)
     return videos
 
 
@@ -265,9 +268,10 @@ def _write_note(out: Path, source: Source, videos: Mapping[str, Video]) -> None:
         | ({"scene": source.scenes[number]} if source.scenes else {})
         for number, file in enumerate(source.files())
     ]
-    note = {"name": source.name, "shown": source.label, "stamp": source.stamp, "scene": source.scene,
-            "drawn_by": source.split_key, "rows": rows,
-            "hashes": {file: videos[file].hashes for file in source.files()}}  # fmt: skip
+    note: dict[str, Any] = {"name": source.name, "shown": source.label, "stamp": source.stamp, "scene": source.scene,
+            "drawn_by": source.split_key, "rows": rows}  # fmt: skip
+    if all(video.hashes is not None for video in videos.values()):
+        note["hashes"] = {file: videos[file].hashes for file in source.files()}
     write_json(_note_path(out, source.name), note)
 
 

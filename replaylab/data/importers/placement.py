@@ -82,19 +82,24 @@ class Places:
         return {}
 
 
-def empty_splits(splits: Mapping[str, str], shares: SplitShares) -> list[str]:
-    """A line for each split that is wanted and that no scene fell to, with what can be done; `splits` by scene."""
+def empty_splits(splits: Mapping[str, str], shares: SplitShares, can_cut: bool) -> list[str]:
+    """A line for each split that is wanted and that no scene fell to, with what can be done.
+
+    `splits`: by scene. `can_cut`: whether files can be cut into scenes.
+    """
     lines = []
     for split, share in (("dev", shares.dev), ("test", shares.test)):
         if not share or split in splits.values() or not splits:
             continue
         if len(splits) == 1:
-            remedy = "cut it into scenes (--scene-seconds 60, or --scene-from cuts for a film), or add other recordings"
+            remedy = "add other recordings"
+            if can_cut:
+                remedy = f"cut it into scenes (--scene-seconds 60, or --scene-from cuts for a film), or {remedy}"
             lines.append(f"the only scene falls to {splits[next(iter(splits))]}, and {split} stays empty: {remedy}")
             continue
         lower = 0.0 if split == "test" else shares.test
         nearest = min((place for scene in splits if (place := place_of(scene)) >= lower), default=None)
-        remedies = ["add scenes", "cut long files into scenes (--scene-seconds 60)"]
+        remedies = ["add scenes", *(["cut long files into scenes (--scene-seconds 60)"] if can_cut else [])]
         if nearest is not None and math.floor(100 * (nearest - lower) + 1) < 100:
             remedies.append(
                 f"give --{split} {math.floor(100 * (nearest - lower) + 1) / 100:g}, which places all scenes anew"

@@ -28,6 +28,7 @@ from av.codec.context import Flags
 from av.filter import Graph
 from av.format import Flags as FormatFlags
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -57,9 +58,12 @@ class Looks:
     interlaced: bool
     colours: str  # of `colour.name`
 
-    def shown(self, frame: Any) -> Picture:
-        """A decoded frame as a player shows it."""
-        picture: Any = colour.to_bt709(frame) if self.colours else frame.to_ndarray(format="rgb24")
+    def shown(self, frame: Any, reformatter: VideoReformatter) -> Picture:
+        """A decoded frame as a player shows it; one reformatter for all frames, because each has tables to set up."""
+        if self.colours:
+            picture: Any = colour.to_bt709(frame)
+        else:
+            picture = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         if self.square != 1:
             height, width = picture.shape[:2]
             wider = (max(1, round(width * self.square)), height)
@@ -263,7 +267,7 @@ def _first_pictures(path: Path, number: int, label: str) -> tuple[Looks, tuple[i
     colours = colour.name(first.color_trc, first.color_primaries)
     interlaced = any(frame.interlaced_frame for frame in frames)
     looks = Looks(square, _turn(first, label), first.rotation, interlaced, colours)
-    height, width = looks.shown(first).shape[:2]
+    height, width = looks.shown(first, VideoReformatter()).shape[:2]
     return looks, (height, width), seconds / len(frames)
 
 
@@ -287,7 +291,7 @@ def _pictures(recording: Recording, wanted: Sequence[int], seek: bool) -> Iterat
     due = {(int(clock), int(pts)) for clock, pts in recording.stamps[list(wanted)]}
     if not due:
         return
-    first = min(due)
+    first, reformatter = min(due), VideoReformatter()
     seek = seek and first > tuple(recording.stamps[0])
     with _as_unusable(label, "damaged: cannot be decoded", COPY_AGAIN), opened(recording.path) as container:
         stream = container.streams.video[recording.stream]
@@ -299,7 +303,7 @@ def _pictures(recording: Recording, wanted: Sequence[int], seek: bool) -> Iterat
                     break
                 if stamp in due:
                     due.remove(stamp)
-                    yield looks.shown(frame)
+                    yield looks.shown(frame, reformatter)
                 if not due:
                     return
     if seek and first in due:  # e.g. a key frame after which not every frame can be shown at once (intra refresh)

@@ -233,9 +233,11 @@ def _own_steps(steps_s: Floats) -> Floats:
     for away in range(1, min(NEIGHBOURS, len(steps_s) - 1) + 1):
         around[0, away - 1, away:] = steps_s[:-away]
         around[1, away - 1, :-away] = steps_s[away:]
-    known = ~np.isnan(around).all(1)
-    around[:, 0][~known] = 0.0
-    longer = np.nanmedian(around, axis=1).max(0)
+    known = (~np.isnan(around)).sum(1)
+    ranked = np.sort(around, axis=1)  # those that are not there come last
+    middle = np.stack([(known - 1) // 2, known // 2], axis=1).clip(0)
+    medians = np.nan_to_num(np.take_along_axis(ranked, middle, axis=1).mean(1))
+    longer = medians.max(0)
     return np.where(longer > 0, longer, steps_s)
 
 

@@ -15,7 +15,7 @@ import hashlib
 import os
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -87,7 +87,7 @@ def add(folder: Path, settings: ConversionSettings, scene_from: str = "file", sc
     unusable = [*files.unusable, *(one for one in ordered if isinstance(one, Unusable))]
     _remark(sources)
     about = {"licence": settings.licence or "unknown", "made_by": "replaylab.videos"}
-    return conversion.convert(settings, scenes.origin, list(names.values()), sources, unusable, about, join_look_alikes=True)
+    return conversion.convert(settings, scenes.origin, list(names.values()), sources, unusable, about, of_video_files=True)
 
 
 def _video_files(folder: Path, out: Path) -> Listing:
@@ -134,7 +134,7 @@ def _probed(folder: Path, recipe: Recipe, scenes: Scenes, file: str) -> Source |
     scene = Path(file).parent.as_posix() if scenes.of == "folder" else file
     of_pieces = [bisect_right(starts, piece[0]) - 1 for piece in chosen]
     return Source(
-        _name_of(file), file, scene, scene, stamp_of([path]), chosen, known.pictures,
+        _name_of(file), file, scene, scene, stamp_of([path]), chosen, replace(known).pictures,
         known.seconds_per_picture * len(times_s), about=about,
         scenes=tuple(f"{file} from {times_s[starts[at]] - times_s[0]:.2f} s" for at in of_pieces) if len(starts) > 1 else (),
         parts=_parts(known, chosen),

@@ -452,6 +452,19 @@ def test_copies_that_were_encoded_again_go_where_the_first_one_is(tmp_path):
     assert set(third.domain.videos["split"]) == {"train"} and len(third.look_alikes) == 2
 
 
+def test_a_domain_of_before_places_were_written_down_keeps_its_splits_and_finds_copies(tmp_path):
+    shares, recipe = SplitShares(0.2, 0.3), Recipe(32, 48, frames_per_second=4.0, frames=4)
+    name, copy = of_split("train", 100, shares), of_split("test", 0, shares)
+    street(tmp_path / "in" / name, 0)
+    out = add(tmp_path / "in", recipe, shares=shares).domain.folder
+    (out / "sources" / "places.json").unlink()
+    (path,) = (out / "sources").glob("*.note.json")
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "hashes"}))
+    street(tmp_path / "in" / copy, 0, crf="24")
+    videos = add(tmp_path / "in", recipe, shares=shares).domain.videos
+    assert list(videos["scene"]) == [copy, name] and set(videos["split"]) == {"train"}
+
+
 def test_what_shows_scenes_of_two_splits_is_left_out(tmp_path):
     shares, recipe = SplitShares(0.2, 0.3), Recipe(32, 48, frames_per_second=4.0, frames=4)
     names = [of_split("train", 100, shares), of_split("test", 100, shares)]
