@@ -117,8 +117,8 @@ def recipe_of(seed: int, family: str = "wan", large: bool = False) -> Recipe:
         curve = _curve(("near", "driving-eventful"), clips=64, references=64)
         return Recipe(BASE_DOMAINS[:1], BASE_DOMAINS[1:], training, curve, 20, "base", False)
     near = (  # a domain's seed is its videos' appearances too
-        domain_spec("near-any", videos=(3200, 0, 0), seed=1000 + seed),
-        domain_spec("near", name="near-free", look="broad", videos=(3200, 0, 0), seed=2000 + seed),
+        domain_spec("near-any", videos=(2400, 0, 0), seed=1000 + seed),
+        domain_spec("near", name="near-free", look="broad", videos=(4000, 0, 0), seed=2000 + seed),
         domain_spec("near-ordinary", look="broad", videos=(1600, 0, 0), seed=3000 + seed),
     )
     far = tuple(
@@ -126,14 +126,14 @@ def recipe_of(seed: int, family: str = "wan", large: bool = False) -> Recipe:
         for name, videos in (("physics", 1200), ("orbit", 1200), ("doom", 600))
     )
     training = TrainingSpec(
-        {"wan": 12000, "cogvideox": 12000}[family], 16, 2e-3, ema_decay=0.998, decay=True, stable_share=0.5, muon_rate=2e-2,
+        10000, 16, 2e-3, ema_decay=0.998, decay=True, stable_share=0.5, muon_rate=2e-2,
         clip_order="computed",
     )  # fmt: skip
     places = ("driving", "driving-eventful", "near-eventful", "driving-held-out", "country", "country-eventful")
     curve = _curve(places, clips=48, references=80, sampler_steps=4, precision="bf16", measured_in="bf16")
     if large:
         training = replace(training, steps=20000, batch_size=128, ema_decay=0.999)
-    return Recipe(near, far, training, curve, 4, "autoencoder-2", True, size=LARGE if large else TINY)
+    return Recipe(near, far, training, curve, 4, "autoencoder-2", True, 0.15, LARGE if large else TINY)
 
 
 def _curve(names: tuple[str, ...], clips: int, references: int, **changes: Any) -> EvaluationSpec:
