@@ -55,6 +55,7 @@ PUBLISHED = [
 PACKED = ["python -m replaylab publish FOLDER --out RESULTS"]
 CHOSEN_BEFORE = ["python -m replaylab sweep --preset alternatives --store FOLDER"]
 ON_A_GPU = ["make gpu-check"]
+LOOK = "python -m replaylab doctor"
 # With tiny random models, and small videos; in tests/sweeps/test_own_model.py the page is looked at more closely.
 ON_ONES_OWN = [
     *(
@@ -80,6 +81,7 @@ def test_every_command_is_claimed_once_and_no_claim_is_stale() -> None:
         *PACKED,
         *CHOSEN_BEFORE,
         *ON_A_GPU,
+        LOOK,
         *ON_ONES_OWN,
         *IN_A_FRESH_CLONE,
         *BY_CONTINUOUS_INTEGRATION,
@@ -97,6 +99,14 @@ def test_the_book_tells_readers_the_commands_of_the_readme(page: str) -> None:
 def test_help_answers(command: str) -> None:
     shown = run(command, ROOT)
     assert "usage" in shown.lower()
+
+
+@pytest.mark.slow
+def test_what_this_machine_can_do_ends_with_what_to_run_next(tmp_path: Path) -> None:
+    lines = run(LOOK, tmp_path).splitlines()
+    assert lines[0].startswith("Python ") and lines[-1].split()[:2] == ["next", "make"]
+    assert any(line.startswith("quick ") and " min, timed on this machine" in line for line in lines)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
