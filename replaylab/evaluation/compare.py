@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def table(
     sets = _videos(f"MADE {made}", Path(made), split), _videos(f"REAL {real}", Path(real), split)
     frames = _check([*sets[0], *sets[1]], context_frames, frames)
     first = sets[0][0]
-    loaded = [_open(network, frames, min(first.size_px), allow_unknown) for network in networks]
+    loaded = [_open(network, frames, first.size_px, allow_unknown) for network in networks]
     digests: dict[bytes, VideoFile] = {}
     features = [_features(videos, loaded, context_frames, frames, digests) for videos in sets]
     rows = [
@@ -175,13 +175,13 @@ def _decoded(video: VideoFile, context_frames: int, frames: int) -> NDArray[np.u
     return np.stack(pictures)
 
 
-def _open(text: str, frames: int, size_px: int, allow_unknown: bool) -> FeatureNetwork:
+def _open(text: str, frames: int, size_px: tuple[int, int], allow_unknown: bool) -> FeatureNetwork:
     """The network of a text such as "i3d=weights/i3d_torchscript.pt", for clips of that many frames."""
     kind, _, path = text.partition("=")
     if kind not in NAMES or (kind not in ("efficientnet", "videonet")) != bool(path):
         raise ValueError(f"extractor: {text!r} is none of {', '.join(EXTRACTORS)}")
     if kind == "efficientnet":
-        network = FeatureNetwork(replace(fidelity.EXTRACTOR, frame_size_px=size_px), _of_each_frame)
+        network = FeatureNetwork(fidelity.extractor(*size_px[::-1]), _of_each_frame)
     elif kind == "videonet":
         from replaylab.metrics import video_network
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -167,19 +167,29 @@ class Activations:
     maps: tuple[NDArray[np.float16], ...]  # (N, C, h, w) at PERCEPTUAL_BLOCKS, of unit length along C; half: many are kept
 
 
+def extractor(height_px: int, width_px: int) -> Extractor:
+    """The description of the features of frames of that size, which says how they came to a multiple of the stride."""
+    height, width = (side + sum(_margins(side)) for side in (height_px, width_px))
+    padded = (height, width) != (height_px, width_px)
+    resize = f"none; mirrored at the border to {width}x{height}" if padded else EXTRACTOR.resize
+    return replace(EXTRACTOR, frame_size_px=min(height_px, width_px), resize=resize)
+
+
 def efficientnet(frames: ArrayLike, batch_size: int = 20, with_maps: bool = True) -> Activations:
     """One pass over single frames, uint8 (N, H, W, 3), not resized; no maps of no frames, or if they are not wanted.
 
-    ValueError if the frames are of another type or shape; sides must be divisible by 32, the network's stride.
+    Frames whose sides are no multiples of 32, the network's stride, are mirrored at their border up to the next ones.
+    ValueError if the frames are of another type or shape.
     """
     import torch
     from torch.nn.functional import normalize
 
-    images, maps = checked_images(frames, "frames", STRIDE), []
+    images, maps = checked_images(frames, "frames"), []
+    border = ((0, 0), _margins(images.shape[1]), _margins(images.shape[2]), (0, 0))
     features = [np.empty((0, EXTRACTOR.dimensions), np.float32)]
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            *levels, last = _levels(_scaled(images[start : start + batch_size]))
+            *levels, last = _levels(_scaled(np.pad(images[start : start + batch_size], border, "symmetric")))
             features.append(last.mean((2, 3)).numpy())
             if with_maps:
                 maps.append([normalize(level, dim=1).half().numpy() for level in levels])
@@ -203,6 +213,12 @@ def perceptual_distances(a: Activations, b: Activations) -> NDArray[np.float64]:
         difference = map_a.astype(np.float32) - map_b
         total += np.square(difference, out=difference).sum(1, dtype=np.float64).mean((1, 2))
     return total
+
+
+def _margins(side: int) -> tuple[int, int]:
+    """What is missing to the next multiple of the stride, before and behind."""
+    missing = -side % STRIDE
+    return missing // 2, missing - missing // 2
 
 
 def _scaled(images: Images) -> Any:

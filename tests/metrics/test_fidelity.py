@@ -49,8 +49,22 @@ def test_frames_of_another_kind_are_refused() -> None:
     frames = pictures(1, 0)
     with pytest.raises(ValueError, match="frames: float64"):
         fidelity.efficientnet_features(frames / 255)
-    with pytest.raises(ValueError, match="frames: 50x64 pixels"):
-        fidelity.efficientnet_features(frames[:, :, :50])
+    with pytest.raises(ValueError, match=r"frames: uint8 \(1, 64, 0, 3\)"):
+        fidelity.efficientnet_features(frames[:, :, :0])
+
+
+def test_frames_of_any_size_are_mirrored_to_whole_strides_and_their_features_say_so() -> None:
+    frames = pictures(3, 0)
+    cut = frames[:, :63, 3:55]  # one row and twelve columns are missing
+    rows = np.concatenate([cut, cut[:, -1:]], axis=1)
+    mirrored = np.concatenate([rows[:, :, 5::-1], rows, rows[:, :, :-7:-1]], axis=2)
+    np.testing.assert_array_equal(fidelity.efficientnet_features(cut), fidelity.efficientnet_features(mirrored))
+    assert fidelity.extractor(64, 64) == fidelity.EXTRACTOR
+    assert fidelity.extractor(480, 832) == replace(fidelity.EXTRACTOR, frame_size_px=480)
+    for height, width, padded in ((480, 720, "736x480"), (720, 1280, "1280x736"), (180, 320, "320x192"),
+                                  (1080, 1920, "1920x1088")):  # fmt: skip
+        about = fidelity.extractor(height, width)
+        assert about.frame_size_px == height and about.resize == f"none; mirrored at the border to {padded}"
 
 
 def test_other_weights_than_the_named_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
