@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
         options.model or own_model.hub_name(options.preset), options.driving, options.replay, options.replay_fractions,
         Settings.of(options.preset, vars(options)), seeds=options.seeds, detector=options.detector,
         agents=options.agents, cluster=options.cluster, cluster_file=options.cluster_file, store=options.store,
-        dry_run=options.dry_run,
+        dry_run=options.dry_run, preset=options.preset,
     )  # fmt: skip
     print(table.runs.to_string(index=False))
     shared.print_means(table.rows, SHOWN)

@@ -143,7 +143,9 @@ def _feature_distances(evaluation_set: EvaluationSet, outputs: NetworkOutputs) -
     scenes, others = ([clip.scene for clip in each] for each in (evaluation_set.clips, evaluation_set.reference_clips))
     features, real = outputs.frames.features, evaluation_set.reference_features
     by_clip = features.reshape(len(scenes), -1, features.shape[1]), real.reshape(len(others), -1, real.shape[1])
-    sets: list[tuple[str, Any, Any, Extractor]] = [("effnet", *by_clip, fidelity.extractor(*evaluation_set.frames.shape[2:4]))]
+    sets: list[tuple[str, Any, Any, Extractor]] = [
+        ("effnet", *by_clip, fidelity.extractor(*evaluation_set.frames.shape[2:4]))
+    ]
     if outputs.videos is not None and _enough_videos(evaluation_set):
         sets.append(("video", outputs.videos, evaluation_set.reference_videos, video_network.extractor()))
     names = f"{evaluation_set.name}, made", f"{evaluation_set.name}, real"

@@ -88,7 +88,7 @@ class TinyPipeline(Pipeline):
 @dataclass(frozen=True)
 class PretrainedPipeline(Pipeline):
     """A model of one of the families, as described; the prompt is the domain's own (`prompt` in domain.json), else the
-    description's.
+    description's, whose prompt is empty where the family takes no text.
     """
 
     spec: ModelSpec
@@ -107,7 +107,7 @@ class PretrainedPipeline(Pipeline):
     def encode_clips(self, domain: Domain, split: str, chosen: list[video_clips.Clip], home: Path) -> Sequence[Clip]:
         """In `home/conditions`. Raises ValueError where the family cannot take clips of that length and size."""
         self.model.check_clips(self.context_frames, self.frames, domain.height_px, domain.width_px)
-        prompt = str(domain.about.get("prompt", self.spec.prompt))
+        prompt = str(domain.about.get("prompt", self.spec.prompt)) if self.model.TEXT_ENCODERS else self.spec.prompt
         frames = video_clips.read(domain, chosen, self.frames)
         tracked = track(frames, what=f"encoding {domain.name}", total=len(chosen), unit="clips")
         rate = self.spec.frames_per_second

@@ -36,13 +36,13 @@ EMA_DECAY = 0.99
 def run(
     model: str, driving: str | Path, replay: Sequence[str | Path], replay_fractions: Sequence[float],
     settings: Settings, *, seeds: Sequence[int] = (0,), detector: str = "", agents: Sequence[str] = (),
-    cluster: str = "inline", cluster_file: str | Path = "", store: str | Path = "", dry_run: bool = False,
+    cluster: str = "inline", cluster_file: str | Path = "", store: str | Path = "", dry_run: bool = False, preset: str = "",
 ) -> Table:  # fmt: skip
     """Read the grid from its store, and train what is missing; arguments as in `grid` and `sweep.run`.
 
     Gradients are always checkpointed: models are large here.
     """
-    specs = grid(model, driving, replay, replay_fractions, settings, seeds, detector, agents)
+    specs = grid(model, driving, replay, replay_fractions, settings, seeds, detector, agents, preset)
     first = specs[0].evaluation
     report(
         f"{len(specs)} runs; measured on {first.clips} clips a domain, beside {first.reference_clips} real ones"
@@ -57,27 +57,29 @@ def run(
 
 def grid(
     model: str, driving: str | Path, replay: Sequence[str | Path], replay_fractions: Sequence[float],
-    settings: Settings, seeds: Sequence[int] = (0,), detector: str = "", agents: Sequence[str] = (),
+    settings: Settings, seeds: Sequence[int] = (0,), detector: str = "", agents: Sequence[str] = (), preset: str = "",
 ) -> list[spec.RunSpec]:  # fmt: skip
     """The runs of one model, a folder in diffusers' layout or a name on the hub, for every seed and replay fraction.
 
     `driving` and `replay`: domain folders (`python -m replaylab domain add`). `detector`: an object detector of
-    transformers, by name or folder, and `agents` its classes with their kinds, such as "car=car". Raises ValueError,
-    FileNotFoundError or ConnectionError, with what to do, for what cannot be used together or is not there.
+    transformers, by name or folder, and `agents` its classes with their kinds, such as "car=car". `preset`: the one that the
+    settings are of; a model of another's family is refused. Raises ValueError, FileNotFoundError or ConnectionError, with
+    what to do, for what cannot be used together or is not there, before any weights are loaded.
     """
-    from replaylab.models import pipelines
-
     domains = [_opened(folder) for folder in (driving, *replay)]
     _check_alike(domains)
     if any(replay_fractions) and not replay:
         raise ValueError("replay: name at least one domain to replay, or the fraction 0 alone")
+    _check_model(model, preset, domains, settings)
+    clips, references = _counts(domains, settings)
+    from replaylab.models import pipelines
+
     folders = tuple(_described(domain) for domain in domains)
     target, others = folders[0], folders[1:]
     about = spec.ModelSpec(
         _absolute(model), pipelines.digest_of(model), settings.frames, settings.context_frames,
         domains[0].frames_per_second, settings.prompt, settings.guidance,
     )  # fmt: skip
-    clips, references = _counts(domains, settings)
     evaluation = spec.EvaluationSpec(
         folders, "test", clips, references, sampler_steps=settings.sampler_steps,
         miss_cap_px=MISS_CAP * domains[0].height_px,
@@ -102,7 +104,7 @@ def estimates() -> str:
     """What each preset would take of a GPU, counted and not run here: a line each."""
     from replaylab.models.families import estimates, presets
 
-    return "\n".join(str(estimates.estimate(presets.PRESETS[name])) for name in PRESETS)
+    return "\n".join(str(estimates.kept(presets.PRESETS[name])) for name in PRESETS)
 
 
 def _opened(folder: str | Path) -> Domain:
@@ -129,6 +131,28 @@ def _check_alike(domains: list[Domain]) -> None:
     names = pd.Series([domain.name for domain in domains])
     if names.duplicated().any():
         raise ValueError(f"two domains are named {names[names.duplicated()].iloc[0]!r}: give one another --name")
+
+
+def _check_model(model: str, preset: str, domains: list[Domain], settings: Settings) -> None:
+    """Raises ValueError, from the model's configurations alone, where it is not of the preset or does not take the clips."""
+    from replaylab.models import families
+    from replaylab.models.families import presets
+
+    outline = families.outline(model)
+    name, first = type(outline).__name__, domains[0]
+    fitting = presets.preset_of(type(outline))
+    if preset and preset != fitting:
+        raise ValueError(f"{model} is a {name}, whose preset is {fitting!r} and not {preset!r}")
+    try:
+        outline.check_clips(settings.context_frames, settings.frames, first.height_px, first.width_px)
+    except ValueError as error:
+        raise ValueError(f"{first.folder}, {settings.frames} frames: {error}") from error
+    if not outline.TEXT_ENCODERS:
+        if settings.prompt:
+            raise ValueError(f"{name} takes no text: leave out the prompt {settings.prompt!r}")
+        for domain in domains:
+            if domain.about.get("prompt"):
+                report(f"{domain.folder}: its prompt is not used, since {name} takes no text")
 
 
 def _counts(domains: list[Domain], settings: Settings) -> tuple[int, int]:

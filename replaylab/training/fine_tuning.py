@@ -223,7 +223,10 @@ def estimate_seconds(missing: list[RunSpec], store: Path, machine: MachineSpec =
     """
     spec = missing[0]
     with distributed.threads(machine.threads):
+        started = time.monotonic()
         pipeline = pipelines.load(spec, store)
+        load = time.monotonic() - started
+        encode = _seconds_to_encode(pipeline, missing, store)
         step = _seconds_a_step(pipeline, spec, store, Execution.of(machine, distributed.this_rank()))
         evaluation = _seconds_recorded(spec, store) or _seconds_measured(pipeline, spec, step)
     before = sum(len(run.evaluate_at) - 1 for run in missing)
@@ -234,7 +237,32 @@ def estimate_seconds(missing: list[RunSpec], store: Path, machine: MachineSpec =
     video, target = 0.0, spec.target
     if videos and isinstance(target, WorldSpec):
         video = _timed(lambda: render_video(target, "dev", 0)) / usable_cores()
-    return sum(run.training.steps for run in missing) * step + measuring + videos * video
+    preparing = len(missing) * load + encode if isinstance(pipeline, pipelines.PretrainedPipeline) else 0.0
+    return sum(run.training.steps for run in missing) * step + measuring + videos * video + preparing
+
+
+def _seconds_to_encode(pipeline: Pipeline, missing: list[RunSpec], store: Path) -> float:
+    """Of all clips of a model from elsewhere, if none is encoded yet; those of the tiny models take next to nothing.
+
+    A call loads the encoders and encodes its clips: one clip, and several, are timed after a first one.
+    """
+    if not isinstance(pipeline, pipelines.PretrainedPipeline):
+        return 0.0
+    trained = {world for run in missing for world in (run.target, *run.replay.domains)}
+    of_world = [clips.clips_of(build_domain(world, store / "domains"), "train", pipeline.frames) for world in trained]
+    measured = _measured_worlds(missing[0])
+    count = sum(map(len, of_world)) + missing[0].evaluation.clips * len(measured)
+    domain = build_domain(missing[0].target, store / "domains")
+    few = clips.clips_of(domain, "train", pipeline.frames)[: 2 + CLIPS_TO_TIME]
+    with tempfile.TemporaryDirectory() as home:
+        uncached = pipeline.with_network(pipeline.model.transformer)
+        uncached.model.cache = Path(home)
+        _, one, several = (
+            _seconds(lambda part=part: uncached.encode_clips(domain, "train", part, Path(home)))  # type: ignore[misc]
+            for part in (few[:1], few[1:2], few[2:])
+        )
+    each = max(0.0, (several - one) / (len(few) - 3)) if len(few) > 3 else one
+    return count * each + (len(trained) + len(measured)) * max(0.0, one - each)
 
 
 def _measured_worlds(spec: RunSpec) -> tuple[World, ...]:
@@ -273,7 +301,8 @@ def _seconds_measured(pipeline: Pipeline, spec: RunSpec, step: float) -> Evaluat
     forward = step / 3 / spec.training.batch_size  # a backward pass takes twice the time
     if isinstance(pipeline, pipelines.TinyPipeline):
         forward = _seconds_of_a_forward(pipeline.model, noise.latents, evaluation.precision)
-    sampled, losses = forward * evaluation.sampler_steps, len(NOISE_LEVELS) * forward
+    guided = spec.model is not None and spec.model.guidance != 1  # with and without the prompt
+    sampled, losses = forward * evaluation.sampler_steps * (1 + guided), len(NOISE_LEVELS) * forward
     before = evaluation.clips * len(evaluation.domains) * evaluation.futures * (quick + sampled)
     last = evaluation.clips * worlds * (evaluation.futures_of(at_the_end=True) * (thorough + sampled) + losses)
     features = (evaluation.clips + evaluation.reference_clips) * quick  # of the real clips

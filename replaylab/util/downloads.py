@@ -91,6 +91,24 @@ def load_part(folder: Path, part: str, expected: str | None = None, **settings: 
 
     Raises ValueError where its class is not `expected`, or its weights are cut short or not all there.
     """
+    kind = _class_of(folder, part, expected)
+    if not (folder / part / "config.json").is_file():  # a scheduler, a tokenizer, an image processor
+        with reading.named(folder / part, f"whole {kind.__name__}", networks.AGAIN):
+            return kind.from_pretrained(folder / part)
+    return networks.load(kind, folder / part, **settings)
+
+
+def outline_part(folder: Path, part: str, expected: str) -> Any:
+    """A network as its configuration describes it, on torch's meta device: without weights. Errors as in `load_part`."""
+    import torch
+
+    kind = _class_of(folder, part, expected)
+    with torch.device("meta"):
+        return kind.from_config(kind.load_config(folder / part)).eval()
+
+
+def _class_of(folder: Path, part: str, expected: str | None) -> Any:
+    """The class of a part; raises FileNotFoundError or ValueError."""
     import diffusers
     import transformers
 
@@ -105,7 +123,4 @@ def load_part(folder: Path, part: str, expected: str | None = None, **settings: 
     kind = getattr({"diffusers": diffusers, "transformers": transformers}.get(str(library)), str(name), None)
     if kind is None:
         raise ValueError(f"{folder / 'model_index.json'}: {part!r} is a {name} of {library}, which is not known here")
-    if not (folder / part / "config.json").is_file():  # a scheduler, a tokenizer, an image processor
-        with reading.named(folder / part, f"whole {name}", networks.AGAIN):
-            return kind.from_pretrained(folder / part)
-    return networks.load(kind, folder / part, **settings)
+    return kind

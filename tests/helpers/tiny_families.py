@@ -107,8 +107,8 @@ def wan_in_place(folder: Path, **changed: Any) -> None:
 
 
 @reproducible
-def cogvideox(folder: Path, version: str = "1.0", **changed: Any) -> None:
-    """CogVideoX image-to-video."""
+def cogvideox(folder: Path, version: str = "1.0", cells: tuple[int, int] = (4, 4), **changed: Any) -> None:
+    """CogVideoX image-to-video, for frames of `cells` (height, width) of 8 px."""
     from diffusers import (
         AutoencoderKLCogVideoX,
         CogVideoXDDIMScheduler,
@@ -123,7 +123,7 @@ def cogvideox(folder: Path, version: str = "1.0", **changed: Any) -> None:
     )  # fmt: skip
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=8, out_channels=4, time_embed_dim=8,
-        text_embed_dim=WIDTH, num_layers=2, sample_width=4, sample_height=4, sample_frames=9, patch_size=2,
+        text_embed_dim=WIDTH, num_layers=2, sample_width=cells[1], sample_height=cells[0], sample_frames=9, patch_size=2,
         patch_size_t=2 if newer else None, ofs_embed_dim=8 if newer else None, patch_bias=not newer,
         max_text_seq_length=16, use_rotary_positional_embeddings=True, use_learned_positional_embeddings=not newer,
     )  # fmt: skip

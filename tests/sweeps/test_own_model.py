@@ -20,14 +20,18 @@ from tiny_families import FRAMES, SIDE, TINY
 from tiny_videos import RATE, write_videos
 
 from replaylab.cli.main import main
+from replaylab.data.clips import clips_of
+from replaylab.data.domain import open_domain
 from replaylab.evaluation import evaluation_sets
 from replaylab.models import pipelines
+from replaylab.models.families import estimates
 from replaylab.pages import explorer, your_model
 from replaylab.spec import MachineSpec, RunSpec, without_places
 from replaylab.store.run_folders import read_rows
 from replaylab.sweeps import own_model
 from replaylab.sweeps.own_settings import OPTIONS, PRESETS, Settings
 from replaylab.training import fine_tuning, loop
+from replaylab.util import networks
 
 SETTINGS = Settings(
     FRAMES["wan"], 1, steps=4, batch_size=2, learning_rate=1e-3, lora_rank=2, sampler_steps=2, detector_threshold=0.05
@@ -207,9 +211,60 @@ def test_domains_of_another_size_or_rate_are_refused(home: Path, tmp_path: Path)
 
 
 def test_clips_that_the_family_does_not_take_are_refused(home: Path) -> None:
-    spec = grid(home, frames=10)[0]
+    with pytest.raises(ValueError, match=r"driving, 10 frames: Wan takes clips of n x 4 \+ 1 frames, not of 10"):
+        grid(home, frames=10)
+    spec = grid(home)[0]
+    assert spec.model is not None
+    spec = replace(spec, model=replace(spec.model, frames=10))
     with pytest.raises(ValueError, match=r"n x 4 \+ 1 frames, not of 10"):
         fine_tuning._training_clips(pipelines.load(spec, home), spec.target, home)
+
+
+def test_all_that_can_be_known_is_refused_before_weights_are_read(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_weights(*given: Any, **settings: Any) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(networks, "load", no_weights)
+    monkeypatch.setattr(networks, "digest", no_weights)
+    with pytest.raises(ValueError, match=r"wan is a WanByChannels, whose preset is 'wan' and not 'ltx'"):
+        own_model.grid(str(home / "wan"), home / "driving", [], [0.0], SETTINGS, preset="ltx")
+    TINY["cogvideox"](tmp_path / "cogvideox", cells=(60, 90))
+    with pytest.raises(ValueError, match=r"driving, 9 frames: this CogVideoX .* make the domain with --size 480x720"):
+        own_model.grid(str(tmp_path / "cogvideox"), home / "driving", [], [0.0], SETTINGS)
+    TINY["svd"](tmp_path / "svd")
+    with pytest.raises(ValueError, match=r"StableVideoDiffusion takes no text: leave out the prompt 'a car'"):
+        own_model.grid(str(tmp_path / "svd"), home / "driving", [], [0.0], replace(SETTINGS, prompt="a car"))
+    shutil.copytree(home / "driving", tmp_path / "driving")
+    about = json.loads((tmp_path / "driving" / "domain.json").read_text())
+    (tmp_path / "driving" / "domain.json").write_text(json.dumps({**about, "prompt": "a car"}))
+    monkeypatch.undo()
+    (spec,) = own_model.grid(str(tmp_path / "svd"), tmp_path / "driving", [], [0.0], SETTINGS, preset="svd")
+    assert "its prompt is not used, since StableVideoDiffusion takes no text" in capsys.readouterr().err
+    assert len(fine_tuning._training_clips(pipelines.load(spec, tmp_path), spec.target, tmp_path)) > 0
+
+
+def test_the_estimate_counts_encoding_loading_and_both_predictions_of_guidance(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = grid(home)
+    worlds = len({"driving", "kitchen"})
+    measured = worlds * runs[0].evaluation.clips
+    train = sum(len(clips_of(open_domain(home / name), "train", FRAMES["wan"])) for name in ("driving", "kitchen"))
+    times = iter([99.0, 12.0, 12.0 + 2 * (fine_tuning.CLIPS_TO_TIME - 1)])  # 10 to load the encoders, and 2 a clip
+    monkeypatch.setattr(fine_tuning, "_seconds", lambda work: next(times, 1.0))
+    pipeline = pipelines.load(runs[0], tmp_path)
+    assert fine_tuning._seconds_to_encode(pipeline, runs, tmp_path) == 2 * (train + measured) + 10 * 2 * worlds
+    monkeypatch.setattr(fine_tuning, "_seconds_to_encode", lambda *_: 500.0)
+    monkeypatch.setattr(fine_tuning, "_timed", lambda work: 1.0)
+    monkeypatch.setattr(pipelines, "load", lambda *_: pipeline)
+    plain = fine_tuning.estimate_seconds(runs, tmp_path)
+    assert plain > 500
+    guided = fine_tuning.estimate_seconds(grid(home, guidance=3.0), tmp_path)
+    sampled = 3 / 3 / SETTINGS.batch_size * SETTINGS.sampler_steps * measured  # seconds, once
+    times_sampled = sum(len(run.evaluate_at) for run in runs) + 1  # and the base
+    assert guided - plain == pytest.approx(sampled * times_sampled, abs=1)
 
 
 def test_other_weights_than_described_are_refused(home: Path, tmp_path: Path) -> None:
@@ -234,10 +289,14 @@ def test_settings_are_a_presets_but_for_what_is_said() -> None:
         Settings.of("sora")
 
 
-@pytest.mark.slow
-def test_without_videos_the_command_says_what_each_preset_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_videos_the_command_says_what_each_preset_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates, "estimate", None)  # nothing is counted, which takes half a minute
     assert main(["own", "--dry-run"]) == 0
-    said = capsys.readouterr().out
+    captured = capsys.readouterr()
+    said = captured.out
+    assert not captured.err
     assert all(f"{name}: " in said for name in PRESETS) and said.count("not run here") == len(PRESETS)
     assert main(["own"]) == 2
 

@@ -37,6 +37,17 @@ def load(name: str | Path, *, cache: str | Path | None = None, dtype: torch.dtyp
     return family(folder, network, Path(cache) if cache else None, dtype)
 
 
+def outline(name: str | Path) -> Family:
+    """The adapter of a folder or a name, without weights: for `check_clips` and what else is known before they are loaded.
+
+    Errors as in `load`.
+    """
+    folder = downloads.fetch(name)
+    family = _family_of(folder)
+    network, autoencoder = (downloads.outline_part(folder, *part) for part in (family.NETWORK, ("vae", family.VAE)))
+    return family(folder, network, None, torch.float32, autoencoder)
+
+
 def _family_of(folder: Path) -> type[Family]:
     index = downloads.read_index(folder)
     name, in_place = index["_class_name"], bool(index.get("expand_timesteps"))

@@ -41,8 +41,16 @@ class CogVideoX(VPrediction, Family):
 
     def check_clips(self, context_frames: int, frames: int, height: int, width: int) -> None:
         every = self.vae.config["temporal_compression_ratio"]
-        side = self.pipe.vae_scale_factor_spatial * self.transformer.config["patch_size"]
-        together = self.transformer.config["patch_size_t"] or 1
+        config, scale = self.transformer.config, self.pipe.vae_scale_factor_spatial
+        side = scale * config["patch_size"]
+        if config["use_learned_positional_embeddings"]:  # of the places of one size
+            only = config["sample_height"] * scale, config["sample_width"] * scale
+            if (height, width) != only:
+                raise ValueError(
+                    f"this CogVideoX takes frames of {only[0]}x{only[1]} (height x width) alone, not {height}x{width}: make "
+                    f"the domain with --size {only[0]}x{only[1]}"
+                )
+        together = config["patch_size_t"] or 1
         check_format(
             "CogVideoX", context_frames, frames, (height, width),
             multiple=side, every=every * together, context_every=every,

@@ -9,11 +9,16 @@ Memory of a LoRA training step, gradient checkpointing on: 2 bytes a frozen weig
 gradient, AdamW's two moments, the average, all float32); the inputs of every checkpointed block and what is kept within the
 largest one, times the batch; `OVERHEAD_GB` for kernels, fragments and the rest. Encoders are unloaded by then; the largest
 one alone sets a minimum, where conditions are encoded on the same GPU.
+
+Counting takes half a minute, so what it gives for the presets is kept in counts.json, which a test compares with it; where a
+preset changes, `python -m replaylab.models.families.estimates` writes it again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +27,13 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from replaylab.models import lora
-from replaylab.models.families.presets import GpuPreset
+from replaylab.models.families.presets import PRESETS, GpuPreset
+from replaylab.util.files import write_text
 
 GB = 1e9
 PEAK_FLOPS, BUSY = 989e12, 0.4  # an H100's dense bf16, and how much of it large transformers reach
 OVERHEAD_GB = 3.0
+COUNTS = Path(__file__).with_name("counts.json")
 
 
 @dataclass(frozen=True)
@@ -60,11 +67,16 @@ class Estimate:
         preset = self.preset
         return (
             f"{preset.name}: {preset.hub_name}, LoRA of rank {preset.lora_rank}, clips of {preset.frames} frames of "
-            f"{preset.width_px} x {preset.height_px}, {preset.steps} steps of {preset.batch_size}: about "
-            f"{max(self.training_gb, self.encoding_gb):.0f} GB (training {self.training_gb:.0f}, encoding "
+            f"{preset.height_px}x{preset.width_px} (height x width, as --size), {preset.steps} steps of {preset.batch_size} "
+            f"clips: about {max(self.training_gb, self.encoding_gb):.0f} GB (training {self.training_gb:.0f}, encoding "
             f"{self.encoding_gb:.0f}) and {self.hours:.1f} hours of one H100 a run, evaluations not counted. Estimated; not "
             "run here"
         )
+
+
+def kept(preset: GpuPreset) -> Estimate:
+    """What was counted for a preset of `PRESETS`."""
+    return Estimate(preset, **json.loads(COUNTS.read_text())[preset.name])
 
 
 def estimate(preset: GpuPreset) -> Estimate:
@@ -74,13 +86,14 @@ def estimate(preset: GpuPreset) -> Estimate:
     family = preset.family
     with torch.device("meta"):
         network = getattr(diffusers, family.NETWORK[1])(**preset.config)
-    network = network.to("meta", torch.bfloat16)  # a few parameters are made on the CPU whatever one says
+    # Of torch, not of diffusers, which warns about networks that have weights. A few are made on the CPU whatever one says.
+    torch.nn.Module.to(network, "meta", torch.bfloat16)
     weights = _count(network)
     lora.add_lora(network, family.ADAPTED, preset.lora_rank, seed=0)
-    network.to("meta", torch.bfloat16).train()  # as autocast computes, in whatever the adapters are kept
+    torch.nn.Module.to(network, "meta", torch.bfloat16).train()  # as autocast computes, in whatever the adapters are kept
     with torch.device("meta"):
-        flops, kept = _measured(network, family.meta_inputs(preset.latent, preset.config))
-    return Estimate(preset, weights, _count(network) - weights, kept, flops)
+        flops, kept_bytes = _measured(network, family.meta_inputs(preset.latent, preset.config))
+    return Estimate(preset, weights, _count(network) - weights, kept_bytes, flops)
 
 
 def _count(network: Any) -> int:
@@ -149,3 +162,15 @@ class _Attention(torch.autograd.Function):
         output = torch.empty_like(query)
         ctx.save_for_backward(query, key, value, output)
         return output
+
+
+def main() -> None:
+    """Write what is counted for all presets."""
+    counted = {name: estimate(preset) for name, preset in PRESETS.items()}
+    numbers = [field.name for field in fields(Estimate) if field.name != "preset"]
+    write_text(COUNTS, json.dumps({name: {key: getattr(each, key) for key in numbers} for name, each in counted.items()},
+                                  indent=1) + "\n")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

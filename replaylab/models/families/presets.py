@@ -36,6 +36,12 @@ class GpuPreset:
     lora_rank: int = 32
     learning_rate: float = 1e-4
     guidance: float = 1.0  # that its pipeline samples with
+    relatives: tuple[type[Family], ...] = ()  # other families that these settings are for too
+
+
+def preset_of(family: type[Family]) -> str:
+    """The name of the preset for models of a family."""
+    return next(name for name, preset in PRESETS.items() if issubclass(family, (preset.family, *preset.relatives)))
 
 
 PRESETS = {
@@ -44,7 +50,7 @@ PRESETS = {
         GpuPreset(
             "wan", "Wan-AI/Wan2.2-TI2V-5B-Diffusers", WanInPlace,
             {"num_attention_heads": 24, "in_channels": 48, "out_channels": 48, "ffn_dim": 14336, "num_layers": 30},
-            49, 480, 832, (48, 13, 30, 52), 24, 5.7e9, guidance=5.0,
+            49, 480, 832, (48, 13, 30, 52), 24, 5.7e9, guidance=5.0, relatives=(WanByChannels,),
         ),
         GpuPreset(
             "cogvideox", "THUDM/CogVideoX-5b-I2V", CogVideoX,

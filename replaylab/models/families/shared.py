@@ -42,12 +42,16 @@ class Family(VideoModel):
     CACHE_VERSION: ClassVar[int] = 1  # raised when the same context and prompt would give another condition
     guidance: float = 1.0  # classifier-free, when it samples
 
-    def __init__(self, folder: Path, network: Any, cache: Path | None, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, network: Any, cache: Path | None, dtype: torch.dtype, autoencoder: Any = None) -> None:
         import diffusers
 
         self.folder, self.cache, self.dtype = folder, cache, dtype
-        parts = {name: downloads.load_part(folder, name) for name in ("scheduler", *self.PROCESSORS) if self._has(name)}
-        parts["vae"] = downloads.load_part(folder, "vae", self.VAE, torch_dtype=torch.float32)
+        # an outline, which comes with its autoencoder, has nothing that encodes
+        light = ("scheduler",) if autoencoder is not None else ("scheduler", *self.PROCESSORS)
+        parts = dict.fromkeys(self.PROCESSORS) | {
+            name: downloads.load_part(folder, name) for name in light if self._has(name)
+        }
+        parts["vae"] = autoencoder or downloads.load_part(folder, "vae", self.VAE, torch_dtype=torch.float32)
         parts |= {self.NETWORK[0]: network, **dict.fromkeys((*self.TEXT_ENCODERS, *self.IMAGE_ENCODERS))}
         self.pipe = getattr(diffusers, self.PIPELINE)(**parts, **self.pipeline_settings())
         self.vae, self.scheduler, self.transformer = self.pipe.vae, self.pipe.scheduler, network

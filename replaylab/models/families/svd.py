@@ -41,8 +41,8 @@ class StableVideoDiffusion(Family):
     ADAPTED = r".*transformer_blocks\.\d+\.attn[12]\.(to_[qkv]|to_out\.0)"  # those of space and those of time
     TEMPORAL = ("temporal_transformer_blocks", "temporal_res_block")
 
-    def __init__(self, folder: Path, network: Any, cache: Path | None, dtype: torch.dtype) -> None:
-        super().__init__(folder, network, cache, dtype)
+    def __init__(self, folder: Path, network: Any, cache: Path | None, dtype: torch.dtype, autoencoder: Any = None) -> None:
+        super().__init__(folder, network, cache, dtype, autoencoder)
         config = self.scheduler.config
         types = config["prediction_type"], config["timestep_type"]
         if types != ("v_prediction", "continuous"):
@@ -77,7 +77,7 @@ class StableVideoDiffusion(Family):
     def encode_prompt(self, prompt: str) -> Condition:
         """Nothing: there is no text."""
         if prompt:
-            raise ValueError(f"Stable Video Diffusion takes no text, so a prompt must be empty; there is {prompt!r}")
+            raise ValueError(f"Stable Video Diffusion takes no text, so the prompt must be empty; there is {prompt!r}")
         return {}
 
     def encode_context(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:

@@ -42,7 +42,11 @@ def check_format(
     if frames % every != 1 % every:
         raise ValueError(f"{family} takes clips of n x {every} + 1 frames, not of {frames}")
     if any(side % multiple for side in sides):
-        raise ValueError(f"{family} takes frames whose sides are multiples of {multiple} px, not {sides}: resize them")
+        near = "x".join(str(max(1, round(side / multiple)) * multiple) for side in sides)
+        raise ValueError(
+            f"{family} takes frames whose sides are multiples of {multiple} px, not {sides[0]}x{sides[1]} (height x width): "
+            f"make the domain with --size {near}"
+        )
     if not 1 <= context_frames < frames:
         raise ValueError(f"{family} takes 1 to {frames - 1} context frames of {frames}, not {context_frames}")
     if context_frames % context_every != 1 % context_every:

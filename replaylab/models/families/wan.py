@@ -100,8 +100,8 @@ class WanByChannels(Wan):
     PROCESSORS = ("tokenizer", "image_processor")
     IMAGE_ENCODERS = ("image_encoder",)
 
-    def __init__(self, folder: Path, network: Any, cache: Path | None, dtype: torch.dtype) -> None:
-        super().__init__(folder, network, cache, dtype)
+    def __init__(self, folder: Path, network: Any, cache: Path | None, dtype: torch.dtype, autoencoder: Any = None) -> None:
+        super().__init__(folder, network, cache, dtype, autoencoder)
         if self._has("transformer_2"):
             raise ValueError(f"{folder} is a Wan 2.2 of two networks that take turns; a Wan 2.1 or a TI2V has one")
         has, needs = network.config["in_channels"], 2 * self.vae.config["z_dim"] + self._every
