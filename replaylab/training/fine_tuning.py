@@ -32,12 +32,22 @@ from replaylab.models.autoencoder import FOLD, latent_channels
 from replaylab.models.interface import Clip, stack_clips
 from replaylab.models.pipelines import Pipeline
 from replaylab.spec import MachineSpec, RunSpec, World, WorldSpec, torch_seed
-from replaylab.store import ReferenceSpec, Store, check_result, checked_rows, claim, finish, samples_folder, write_rows
+from replaylab.store import (
+    ReferenceSpec,
+    Store,
+    check_result,
+    checked_rows,
+    claim,
+    finish,
+    model_card,
+    samples_folder,
+    write_rows,
+)
 from replaylab.training import loop, regularizers
 from replaylab.util import distributed, networks, reading
 from replaylab.util.cache import cached
 from replaylab.util.distributed import Execution, Rank, flush_denormals
-from replaylab.util.files import BESIDE
+from replaylab.util.files import BESIDE, write_text
 from replaylab.util.processes import usable_cores
 from replaylab.worlds.build import build_domain, is_built, render_video
 
@@ -96,10 +106,11 @@ def _train_one(spec: RunSpec, store: Path, machine: MachineSpec, rank: Rank) -> 
 def _finish(spec: RunSpec, mixture: Mixture, folder: Path, seconds: float) -> None:
     parts = [folder / f"rows-{step:06d}.parquet" for step in spec.evaluate_at]
     counts, again = mixture.counts(spec.training.steps), f"remove {folder} and train again"
+    rows = pd.concat([checked_rows(part, again) for part in parts], ignore_index=True)
+    shown = dict(zip([spec.target.name, *(world.name for world in spec.replay.domains)], counts, strict=True))
+    write_text(folder / "README.md", model_card.text_of(spec, rows, shown))
     finish(
-        folder, pd.concat([checked_rows(part, again) for part in parts], ignore_index=True), seconds=seconds,
-        realised_samples=dict(zip([spec.target.name, *(world.name for world in spec.replay.domains)], counts, strict=True)),
-        realised_replay_fraction=sum(counts[1:]) / sum(counts),
+        folder, rows, seconds=seconds, realised_samples=shown, realised_replay_fraction=sum(counts[1:]) / sum(counts),
         execution=reading.json_object(folder / "manifest.json"),
     )  # fmt: skip
     for part in parts:
