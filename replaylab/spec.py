@@ -67,13 +67,21 @@ def without_places(plain: Any) -> Any:
 
 def canonical_json(spec: Described) -> str:
     """The JSON whose hash names a description."""
-    plain = without_places(spec.as_dict())
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _canonical(spec.as_dict())
+
+
+def _canonical(plain: Any) -> str:
+    return json.dumps(without_places(plain), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(spec: Described) -> str:
     """Twelve hex digits of the SHA-256 of the canonical JSON."""
-    return hashlib.sha256(canonical_json(spec).encode()).hexdigest()[:12]
+    return digest_of_plain(spec.as_dict())
+
+
+def digest_of_plain(plain: Any) -> str:
+    """`digest` of the description that has become this JSON."""
+    return hashlib.sha256(_canonical(plain).encode()).hexdigest()[:12]
 
 
 def generator(seed: int, purpose: str, number: int = 0) -> np.random.Generator:

@@ -25,19 +25,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replaylab.store.run_folders import COLUMNS, NAMES, OF_DISTANCES, check_names
+from replaylab.store.row_tables import SCHEMA, TEXTS
+from replaylab.store.run_folders import NAMES, check_names
 from replaylab.util import reading
 
 RUNS, LOGS, MEDIA = "runs.parquet", "logs.parquet", "media.parquet"
 REFERENCES, OTHERS = "references", "others"
 """In the place of a preset: of references, and of runs that no preset has."""
-TYPES = {
-    **dict.fromkeys(("seed", "step", "start"), pa.int64()), **dict.fromkeys(("n", "frames", "size_px"), pa.int32()),
-    **dict.fromkeys(("replay_fraction", "value"), pa.float32()),
-}  # fmt: skip
-SCHEMA = {name: TYPES.get(name, pa.string()) for name in (*COLUMNS, *OF_DISTANCES)}
-"""Of rows."""
-CODED = [name for name, kind in SCHEMA.items() if kind == pa.string() and name not in ("scene", "video")]
+CODED = [name for name in TEXTS if name not in ("scene", "video")]
 """Texts with few values; the others are written as DELTA_BYTE_ARRAY, which cannot be read as dictionaries."""
 AS_READ = {name: pa.dictionary(pa.int32(), pa.string()) if name in CODED else kind for name, kind in SCHEMA.items()}
 
@@ -66,14 +61,13 @@ def json_in(folder: Path, row: dict[str, Any], column: str) -> dict[str, Any]:
         return found
 
 
-def rows_of(folder: Path, runs: Sequence[str], measures: Collection[str] | None = None) -> pd.DataFrame:
-    """The packed rows of these runs, in their order, of these measures or of all."""
+def rows_of(folder: Path, runs: Sequence[str], measures: Collection[str] | None = None) -> pa.Table:
+    """The packed rows of these runs, in their order, of these measures or of all; texts as dictionaries."""
     files: dict[str, list[str]] = {}
     for run in runs:
         files.setdefault(runs_in(folder)[run]["preset"], []).append(run)
     parts = [selected(folder / "rows" / f"{name}.parquet", some, measures) for name, some in files.items()]
-    rows = parts[0] if len(parts) == 1 else _taken(pa.concat_tables(parts), {"run": runs})
-    return rows.cast(pa.schema(SCHEMA)).to_pandas()
+    return parts[0] if len(parts) == 1 else _taken(pa.concat_tables(parts), {"run": runs})
 
 
 def selected(path: Path, runs: Sequence[str], measures: Collection[str] | None = None) -> pa.Table:

@@ -7,26 +7,19 @@ with different results.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from replaylab.spec import RunSpec
-from replaylab.store import packed
-from replaylab.store.run_folders import (
-    COLUMNS,
-    OF_DISTANCES,
-    ReferenceSpec,
-    check_result,
-    check_spec,
-    exact,
-    read_rows,
-    samples_in,
-)
+from replaylab.store import packed, row_tables
+from replaylab.store.run_folders import ReferenceSpec, check_result, check_spec, samples_in
 from replaylab.util import reading
 
 KEPT = ["run", "model", "step", "domain", "percentile", "boxes", "mp4"]
@@ -62,30 +55,38 @@ class Store:
 
     def table(self, specs: Sequence[RunSpec], measures: Collection[str] | None = None) -> pd.DataFrame:
         """The rows of `references`, then of those runs that are finished; of these measures or of all."""
-        done = list(dict.fromkeys(spec.run_id for spec in specs if self.is_done(spec)))
-        parts = [rows for rows in (self.references(specs, measures), self.rows(done, measures)) if len(rows)]
-        return pd.concat(parts, ignore_index=True) if parts else _no_rows()
+        done = [spec.run_id for spec in specs if self.is_done(spec)]
+        return row_tables.frame(chain(self._references(specs, measures), self._tables(done, measures)))
 
     def rows(self, runs: Sequence[str], measures: Collection[str] | None = None) -> pd.DataFrame:
         """The rows of these runs, in their order, of these measures or of all.
 
         Within a run they stand as they were measured; of a packed one by measure, domain and clip.
         """
+        return row_tables.frame(self._tables(runs, measures))
+
+    def _tables(self, runs: Sequence[str], measures: Collection[str] | None) -> Iterator[pa.Table]:
+        """The same as tables, read one by one; each run once, and no file is opened for no measure."""
+        if measures is not None and not measures:
+            return
+        runs = list(dict.fromkeys(runs))
         there = [run for run in runs if self._packed(run)]
-        parts = {run: read_rows(self.folder / run, measures) for run in runs if run not in there}
-        if there:
-            found = exact(packed.rows_of(self.folder, there, measures))
-            if not parts:
-                return found
-            parts |= {str(run): rows for run, rows in found.groupby("run", sort=False)}
-        return pd.concat([parts[run] for run in runs if run in parts], ignore_index=True) if parts else _no_rows()
+        found = packed.rows_of(self.folder, there, measures) if there else None
+        if found is not None and there == runs:
+            yield found
+            return
+        for run in runs:
+            yield row_tables.where(found, run=[run]) if run in there else row_tables.of_folder(self.folder / run, measures)
 
     def references(self, specs: Sequence[RunSpec], measures: Collection[str] | None = None) -> pd.DataFrame:
         """The rows of the references of these runs: the baselines without a model once, and every base."""
+        return row_tables.frame(self._references(specs, measures))
+
+    def _references(self, specs: Sequence[RunSpec], measures: Collection[str] | None) -> Iterator[pa.Table]:
         wanted = dict.fromkeys(ReferenceSpec.of(spec) for spec in specs)
         found = [spec.run_id for spec in wanted if self.is_done(spec)]
-        rows = self.rows(found, measures)
-        return rows[(rows["run"] == found[0]) | (rows["model"] == "base")] if found else rows
+        for table in self._tables(found, measures):
+            yield row_tables.where(table, run=found[:1], model=["base"])
 
     def seconds_a_step(self, run: str) -> float:
         """The median time of a run's training steps, s: the few that an evaluation or an interruption lies between do not
@@ -125,8 +126,3 @@ class Store:
 
     def _packed(self, run: str) -> dict[str, Any] | None:
         return packed.runs_in(self.folder).get(run)
-
-
-def _no_rows() -> pd.DataFrame:
-    types = {"value": float, "replay_fraction": float, "seed": int, "step": int}
-    return pd.DataFrame(columns=[*COLUMNS, *OF_DISTANCES]).astype(types)

@@ -11,7 +11,8 @@ Refused: a folder whose spec is not the one that its name stands for.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replaylab.spec import LATER, NAME, Described, EvaluationSpec, ModelSpec, RunSpec, digest, without_places
+from replaylab.spec import (
+    LATER,
+    NAME,
+    Described,
+    EvaluationSpec,
+    ModelSpec,
+    RunSpec,
+    digest,
+    digest_of_plain,
+    without_places,
+)
 from replaylab.store.origin import provenance
 from replaylab.util import digests, reading
 from replaylab.util.files import BESIDE, SUMS, remove_abandoned, sync, write_atomically, write_sums, write_text
@@ -31,8 +42,6 @@ COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed"
 OF_DISTANCES = {"frames": 0, "size_px": 0, "resize": "", "extractor": "", "extractor_digest": ""}
 """Columns that say what a distance is of (`distances.Distance`), and what other rows have there."""
 
-NUMBERS = ("replay_fraction", "seed", "step", "start", "value", "n", "frames", "size_px")
-"""The columns that hold numbers."""
 NAMES = ("domain", "target", "replay", "model", "measure", "split")
 """The columns that hold a `spec.NAME`, several joined by "+", or nothing: they are shown on pages."""
 WORKING = {"checkpoints", "tensorboard", "parts", "failed.txt", "summary.json", SUMS}
@@ -85,6 +94,10 @@ def claim(spec: RunSpec | ReferenceSpec, store: Path) -> Path:
 def check_spec(spec: Described, folder: Path) -> None:
     """Raise ValueError, with what differs, where the folder holds another spec."""
     path = folder / "spec.json"
+    name = spec.run_id if isinstance(spec, RunSpec | ReferenceSpec) else digest(spec)
+    with suppress(OSError, ValueError):  # said below
+        if digests.remembered(_digest_in, path) == name.rpartition("-")[2]:
+            return
     try:
         found = reading.json_object(path)
     except (OSError, ValueError) as error:
@@ -98,6 +111,10 @@ def check_spec(spec: Described, folder: Path) -> None:
             f"({first}: {reading.shown(found.get(first))} there, {reading.shown(wanted.get(first))} wanted); move {folder} "
             "away and run again"
         )
+
+
+def _digest_in(path: Path) -> str:
+    return digest_of_plain(json.loads(path.read_text(encoding="utf-8")))
 
 
 def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
@@ -146,16 +163,6 @@ def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ldexp(np.round(fraction * 4096) / 4096, exponent).astype(np.float32)
 
 
-def read_rows(folder: Path, measures: Collection[str] | None = None) -> pd.DataFrame:
-    """The rows of a run's folder, of these measures only or of all; ValueError for a column that is missing."""
-    only = None if measures is None else [("measure", "in", sorted(measures) or [""])]
-    remedy, needed = f"move {folder} away and run again", (*COLUMNS, *OF_DISTANCES)
-    path = folder / "rows.parquet"
-    rows = checked_rows(path, remedy, columns=needed, numbers=NUMBERS, filters=only)
-    check_names({name: rows[name].unique() for name in NAMES}, path, remedy)
-    return exact(rows)
-
-
 def checked_rows(path: Path, remedy: str, **options: Any) -> pd.DataFrame:
     """A Parquet file of rows; ValueError, with the remedy, if it is not as it was written."""
     if not path.is_dir():
@@ -177,11 +184,6 @@ def check_names(values: Mapping[str, Iterable[str]], path: Path, remedy: str) ->
         for value in several:
             if isinstance(value, str) and not all(NAME.fullmatch(name) for name in value.split("+") if value):
                 raise reading.DamagedFile(f"{path}: {column} {reading.shown(value)} is no name; {remedy}")
-
-
-def exact(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows as they are on disk, with numbers that were measured as float64: float32 is small, but 0.1 must be 0.1 again."""
-    return rows.astype({"value": float}).assign(replay_fraction=rows["replay_fraction"].astype(float).round(6))
 
 
 def samples_folder(run: Path, step: int) -> Path:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shlex
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -52,7 +52,7 @@ def run(
 
     Empty lists and texts mean the preset's own, and so does no `machine`, which says how to execute; `budget` as in
     `presets.grid`, `cluster_file` (YAML, `cluster.ClusterSpec`) what a job gets. A dry run says what would be trained and
-    what it would cost, and trains nothing. The table has the rows of `measures`, or of all that were measured. Raises
+    what it would cost, trains nothing and reads no rows. The table has the rows of `measures`, or of all. Raises
     ValueError for an unknown preset, fraction, budget, cluster or key of the file or a run folder whose spec differs,
     PermissionError for a store that cannot be written. Ctrl-C leaves jobs running: the same call finds them again.
     """
@@ -76,14 +76,14 @@ def run_specs(
     dry_run: bool, resume_hint: str, measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
     """`run` of any runs, in the store `root`; `resume_hint` says how to return to jobs that were left running."""
-    settings = _settings(cluster, cluster_file)
+    settings, specs = _settings(cluster, cluster_file), _once(specs)
     missing = _missing(specs, root)
     failed: dict[str, str] = {}
     trained: set[str] = set()
     counted = f"{len(specs) - len(missing)} of {len(specs)} runs are in {root}; "
     if dry_run:
         report(f"{counted}{len(missing)} would be trained. {estimate(missing, root, specs, cluster, settings, machine)}")
-        return _table(name, specs, root, set(), {}, _active(missing, root), measures)
+        return _table(name, specs, root, set(), {}, _active(missing, root), ())
     if missing and cluster == "inline":
         check_store(root)
         report(f"{counted}training {len(missing)}. {estimate(missing, root, specs, cluster, settings, machine)}")
@@ -129,12 +129,17 @@ def read(
 def _specs(
     preset: str, replay_fractions: list[float] | None, seeds: list[int] | None, budget: str, root: Path
 ) -> list[RunSpec]:
-    """Every run of a preset; ablations are no grid of fractions."""
+    """Every run of a preset, once; ablations are no grid of fractions."""
     if preset not in ablations.PRESETS:
-        return grid(preset, replay_fractions, seeds, budget)
+        return _once(grid(preset, replay_fractions, seeds, budget))
     if replay_fractions or budget != "steps":
         raise ValueError(f"preset {preset!r} has variations of its own: give it no replay fractions and no budget")
-    return ablations.grid(preset, seeds or (), root)
+    return _once(ablations.grid(preset, seeds or (), root))
+
+
+def _once(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Each run once, in their order: clips of one that stands there twice would count twice."""
+    return list({spec.run_id: spec for spec in specs}.values())
 
 
 def _settings(cluster: str, cluster_file: str | Path) -> ClusterSpec:
@@ -231,6 +236,8 @@ def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[
         except Exception as error:  # becomes a row of the table; the other runs continue
             if rank.world_size > 1:  # other ranks wait for this one
                 raise
+            if Store(store).is_done(spec):  # without locks, another process was quicker and took its checkpoints away
+                return True
             failed[spec.run_id] = _record_failure(store / spec.run_id, error)
             return True
 

@@ -94,7 +94,7 @@ def _train_one(spec: RunSpec, store: Path, machine: MachineSpec, rank: Rank) -> 
         evaluate=evaluate_now,
     )  # fmt: skip
     weights = loop.full_state_dict(model)
-    if rank.is_main:
+    if rank.is_main and not Store(store).is_done(spec):  # without locks, another process may have been quicker
         _save_network(pipeline, weights, spec, store, folder)
         _finish(spec, mixture, folder, round(time.monotonic() - started, 1))
     distributed.barrier(rank)

@@ -321,6 +321,8 @@ class Log:
     def close(self) -> None:
         """Write what is pending; nothing can be added any more."""
         self.flush()
+        if self._file:
+            self._put_back(self._file)
         for each in (self._file, self._board):
             if each:
                 each.close()
@@ -337,6 +339,16 @@ class Log:
             if self._board:
                 for name, value in values.items():
                     self._board.add_scalar(name, value, step)
+
+    def _put_back(self, file: Any) -> None:
+        """Where there are no locks, another process may have begun the same run and put its log in the place of this one."""
+        path = self._folder / "log.jsonl"
+        if (self._folder / "summary.json").exists() or (
+            path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        ):
+            return
+        file.seek(0)
+        write_text(path, file.read())
 
     def _stop(self, step: int, loss: float) -> None:
         kept = checkpoint.steps(self._folder / "checkpoints")
@@ -360,7 +372,7 @@ def _open_log(folder: Path, steps: int) -> Any:
     path = folder / "log.jsonl"
     lines = reading.text(path).splitlines(keepends=True)[:steps] if path.is_file() else []
     write_text(path, "".join(lines))
-    return path.open("a", buffering=1)  # a line as soon as it is whole: it may be monitored
+    return path.open("a+", buffering=1)  # a line as soon as it is whole: it may be monitored
 
 
 def _open_board(folder: Path, first: int) -> Any:

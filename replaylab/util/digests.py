@@ -35,7 +35,7 @@ def check(path: Path) -> None:
 
 def compare(path: Path, wanted: str, source: Path) -> None:
     """Raise WrongDigest if the file has not this SHA-256, which `source` gives."""
-    if (digest := _remembered(sha256, path)) != wanted:
+    if (digest := remembered(sha256, path)) != wanted:
         raise WrongDigest(f"{path} is damaged: its SHA-256 is {digest[:12]}..., and {source} says {wanted[:12]}...")
 
 
@@ -54,7 +54,7 @@ def line_of(path: Path) -> tuple[Path, str] | None:
 def _lines_of(path: Path) -> Mapping[str, str] | None:
     """Name -> digest; None where the file is not there."""
     try:
-        return _remembered(_parsed, path)
+        return remembered(_parsed, path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -73,7 +73,7 @@ def _parsed(path: Path) -> Mapping[str, str]:
 _memory: dict[tuple[object, ...], object] = {}
 
 
-def _remembered(function: Callable[[Path], T], path: Path) -> T:
+def remembered(function: Callable[[Path], T], path: Path) -> T:
     """What a function gives for a file, computed once for as long as the file stays as it is. A file that was just written
     is not remembered: it may be written again before the clock that its time is from goes on.
     """

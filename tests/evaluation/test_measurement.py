@@ -23,7 +23,7 @@ from replaylab.models.pipelines import TinyPipeline
 from replaylab.models.tiny_wan import TinyWan
 from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, torch_seed, weights_digest
 from replaylab.store import COLUMNS, OF_DISTANCES, write_rows
-from replaylab.store.run_folders import read_rows
+from replaylab.store.row_tables import read_rows
 
 CLIPS, CAP_PX = 20, 16.0
 SPEC = EvaluationSpec(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 from replaylab.spec import generator
 from replaylab.store import COLUMNS, ReferenceSpec, Store, claim, finish, samples_folder, write_rows
 from replaylab.store.run_folders import checked_rows
+from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import grid
 
 SPEC = grid("smoke", [0.5])[0]
@@ -87,3 +90,39 @@ def test_rows_of_one_step_are_checked_before_they_are_joined(tmp_path: Path) -> 
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
         with pytest.raises(ValueError, match=r"rows-000004\.parquet is damaged.*train again"):
             checked_rows(path, remedy)
+
+
+def test_a_large_store_is_read_with_few_openings_and_each_text_is_in_memory_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is opened six times at first, and twice later: its rows and its summary; for no measure, its rows never."""
+    specs = grid("smoke", [0.0, 0.5], [0, 1, 2])
+    for spec in specs:
+        finish(claim(spec, tmp_path), rows_of(spec.run_id), seconds=1.0)
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (0, 0))  # what was just written is not remembered
+    opened, honest = Counter[str](), Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, *more, **named: opened.update([path.name]) or honest(path, *more, **named)
+    )
+    first = {"spec.json": 1, "SHA256SUMS": 1, "summary.json": 2, "rows.parquet": 2}
+    for each in (first, {"summary.json": 1, "rows.parquet": 1}):
+        opened.clear()
+        table = sweep.read("smoke", [0.0, 0.5], [0, 1, 2], store=tmp_path, measures=["ssim"])
+        assert (table.runs["state"] == "done").all() and len(table.rows) == 40 * len(specs)
+        assert opened == {name: len(specs) * count for name, count in each.items()}
+    opened.clear()
+    assert (sweep.run("smoke", [0.0, 0.5], [0, 1, 2], store=tmp_path, dry_run=True).runs["state"] == "done").all()
+    assert opened == {"summary.json": len(specs)}
+    for column in ("base", "model", "domain", "split", "measure"):
+        assert len(set(map(id, table.rows[column].to_numpy(object)))) == 1, column
+
+
+def test_repeated_fractions_seeds_and_runs_are_one(store: Path) -> None:
+    """Clips would count twice."""
+    once, often = (
+        sweep.read("smoke", fractions, seeds, store=store) for fractions, seeds in (([0.5], [0]), ([0.5] * 2, [0] * 3))
+    )
+    assert often.specs == once.specs and len(once.runs) == 1
+    pd.testing.assert_frame_equal(often.rows, once.rows)
+    pd.testing.assert_frame_equal(Store(store).rows([SPEC.run_id] * 2), Store(store).rows([SPEC.run_id]))

@@ -22,7 +22,8 @@ from replaylab.store import COLUMNS, ReferenceSpec, Store, claim, origin, packed
 from replaylab.store.packing import ORDER, publish
 from replaylab.store.readme import COLUMNS as EXPLAINED
 from replaylab.store.readme import text_of
-from replaylab.store.run_folders import read_rows, samples_in
+from replaylab.store.row_tables import read_rows
+from replaylab.store.run_folders import samples_in
 from replaylab.sweeps import publishing
 from replaylab.sweeps.presets import grid
 from replaylab.sweeps.sweep import Table

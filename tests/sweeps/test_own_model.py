@@ -27,7 +27,7 @@ from replaylab.models import pipelines
 from replaylab.models.families import estimates
 from replaylab.pages import explorer, your_model
 from replaylab.spec import MachineSpec, RunSpec, without_places
-from replaylab.store.run_folders import read_rows
+from replaylab.store.row_tables import read_rows
 from replaylab.sweeps import own_model
 from replaylab.sweeps.own_settings import OPTIONS, PRESETS, Settings
 from replaylab.training import fine_tuning, loop

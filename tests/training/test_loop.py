@@ -14,7 +14,7 @@ from replaylab.models import pipelines, tiny
 from replaylab.models.autoencoder import fold, new_autoencoder, to_frames, unfold
 from replaylab.spec import MachineSpec, ReplaySpec
 from replaylab.sweeps.presets import FAMILIES
-from replaylab.training import checkpoint, loop
+from replaylab.training import checkpoint, fine_tuning, loop
 from replaylab.util.distributed import Rank, flush_denormals
 from replaylab.worlds.named import domain_spec
 
@@ -252,6 +252,22 @@ def test_old_checkpoints_are_pruned_and_half_written_ones_do_not_count(tmp_path)
         checkpoint.save(tmp_path, step, {"weights": {"w": torch.zeros(1)}}, {})
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-000003", "step-000004"]
     assert checkpoint.newest(tmp_path)[1]["step"] == 4
+
+
+@pytest.mark.parametrize("finishes", [False, True])
+def test_two_that_train_one_run_without_locks_both_end_with_it(finishes, tmp_path, latents):
+    """While one has come to step 3, another begins in the same folder and ends, and perhaps takes the checkpoints away."""
+    whole, evaluated = fit(tmp_path / "whole", latents), []
+
+    def other(step):
+        if not evaluated:
+            evaluated.append(step)
+            assert same(weights(fit(tmp_path / "run", latents)), weights(whole))
+            if finishes:
+                fine_tuning.delete_checkpoints(tmp_path / "run")
+
+    assert same(weights(fit(tmp_path / "run", latents, evaluate_at=(3,), evaluate=other)), weights(whole))
+    assert evaluated == [3] and log_of(tmp_path / "run") == log_of(tmp_path / "whole")
 
 
 def test_condition_repeats_the_last_latent_its_change_and_how_that_changes():

@@ -152,6 +152,7 @@ def convert(
     if settings.dry_run:
         return ConversionResult(None, listing, _unusable_table(unusable), _look_alike_table(places))
     with locked(settings.out):
+        check(settings, origin)  # again: another command may have begun the folder meanwhile
         write_json(settings.out / RECIPE_FILE, {"origin": origin, **asdict(settings.recipe)})
         places = _places(settings, names)
         places.write(settings.out)

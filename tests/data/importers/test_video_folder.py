@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -269,6 +270,26 @@ def test_what_was_converted_is_not_converted_again_and_new_files_move_no_others(
     assert (second.domain.folder / "domain.json").read_bytes() == before
     with pytest.raises(ValueError, match="was begun with height_px 32, and 64 is asked for; give another --out"):
         add(folder, Recipe(64, 64, frames=4))
+
+
+def test_of_two_that_begin_one_folder_by_other_recipes_one_is_refused(tmp_path, monkeypatch):
+    """Both found the folder free; the one that comes to the lock later looks again."""
+    film(tmp_path / "in" / "0.mp4", times=range(40))
+    honest, waited = conversion.locked, []
+
+    @contextmanager
+    def after_another(path):
+        if not waited:
+            waited.append(path)
+            add(tmp_path / "in", Recipe(64, 64, frames=4))
+        with honest(path) as held:
+            yield held
+
+    monkeypatch.setattr(conversion, "locked", after_another)
+    with pytest.raises(ValueError, match="was begun with height_px 64, and 32 is asked for"):
+        add(tmp_path / "in")
+    (about,) = tmp_path.glob("*/domain.json")
+    assert waited and json.loads(about.read_text())["size_px"] == 64
 
 
 def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):

@@ -1,0 +1,137 @@
+"""Rows as Arrow tables, whose texts are dictionaries, and as the data frame that everything else is given.
+
+Decision: thousands of runs are read one by one and become one data frame, in which a text that comes a million times is in
+memory once. Refused: columns that are missing, or hold something else.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from replaylab.store.run_folders import COLUMNS, NAMES, OF_DISTANCES, check_names, check_result
+from replaylab.util import reading
+
+TYPES = {
+    **dict.fromkeys(("seed", "step", "start"), pa.int64()), **dict.fromkeys(("n", "frames", "size_px"), pa.int32()),
+    **dict.fromkeys(("replay_fraction", "value"), pa.float32()),
+}  # fmt: skip
+SCHEMA = {name: TYPES.get(name, pa.string()) for name in (*COLUMNS, *OF_DISTANCES)}
+TEXTS = [name for name, kind in SCHEMA.items() if kind == pa.string()]
+TEXT = pd.StringDtype("python", na_value=np.nan)  # Arrow's own would have each text as often as it comes
+
+
+def read(path: Path, remedy: str, measures: Collection[str] | None = None) -> pa.Table:
+    """A run's file of rows, of these measures or of all, checked; ValueError with the path and the remedy."""
+    if not path.is_dir():
+        check_result(path, remedy)
+    with reading.named(path, "Parquet file", remedy):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+        data = pa.BufferReader(path.read_bytes())
+        with pq.ParquetFile(data, read_dictionary=TEXTS, page_checksum_verification=True) as file:
+            names = set(file.schema_arrow.names)
+            if missing := [name for name in SCHEMA if name not in names]:
+                raise reading.DamagedFile(f"{path}: column {missing[0]!r} is missing; {remedy}")
+            table = file.read(columns=list(SCHEMA), use_threads=False).select(list(SCHEMA))
+        for name, kind, found in zip(SCHEMA, SCHEMA.values(), table.schema.types, strict=True):
+            if name in TEXTS and not pa.types.is_dictionary(found):
+                raise reading.DamagedFile(f"{path}: column {name!r} holds {found}, and should hold text; {remedy}")
+            if name not in TEXTS and not (pa.types.is_integer(found) or pa.types.is_floating(found)):
+                raise reading.DamagedFile(f"{path}: column {name!r} holds {found}, and should hold numbers; {remedy}")
+            if name not in TEXTS and found != kind:
+                table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(kind))
+    check_names({name: values_of(table, name) for name in NAMES}, path, remedy)
+    return table if measures is None else where(table, measure=measures)
+
+
+def read_rows(folder: Path, measures: Collection[str] | None = None) -> pd.DataFrame:
+    """The rows of a run's folder, of these measures only or of all; ValueError for a column that is missing."""
+    return frame([of_folder(folder, measures)])
+
+
+def of_folder(folder: Path, measures: Collection[str] | None = None) -> pa.Table:
+    """The same as a table."""
+    return read(folder / "rows.parquet", f"move {folder} away and run again", measures)
+
+
+def values_of(table: pa.Table, name: str) -> list[Any]:
+    """The texts that a column may hold."""
+    return list(dict.fromkeys(value for chunk in table[name].chunks for value in chunk.dictionary.to_pylist()))
+
+
+def where(table: pa.Table, **wanted: Collection[str]) -> pa.Table:
+    """The rows in which one of these columns has one of its values."""
+    kept = np.zeros(len(table), bool)
+    for name, values in wanted.items():
+        known = set(values)
+        parts = [
+            np.array([*(value in known for value in chunk.dictionary.to_pylist()), False])[_codes(chunk)]
+            for chunk in table[name].chunks
+        ]
+        kept |= np.concatenate(parts) if parts else kept
+    return table if kept.all() else table.filter(pa.array(kept))
+
+
+def frame(parts: Iterable[pa.Table]) -> pd.DataFrame:
+    """The tables below one another; numbers that were measured as float64: float32 is small, but 0.1 must be 0.1 again."""
+    known: dict[str, dict[Any, int]] = {name: {} for name in TEXTS}
+    columns = {name: _Growing(np.int32 if name in known else _kept_as(name)) for name in SCHEMA}
+    for part in parts:  # of which no other is in memory, if they are read as they are asked for
+        for name, column in columns.items():
+            for chunk in part[name].chunks:
+                column.add(_coded(chunk, known[name]) if name in known else _numbers(chunk, name))
+    found: dict[str, Any] = {}
+    for name in SCHEMA:
+        whole = columns.pop(name).whole()
+        found[name] = pd.Series(np.array([*known[name]], object)[whole], dtype=TEXT) if name in known else whole
+    return pd.DataFrame(found, copy=False)
+
+
+class _Growing:
+    """A column that grows: in one piece, since many small ones would leave the memory in small pieces."""
+
+    def __init__(self, kind: Any) -> None:
+        self._numbers, self._length = np.empty(2**14, kind), 0
+
+    def add(self, numbers: NDArray[Any]) -> None:
+        end = self._length + len(numbers)
+        if end > len(self._numbers):
+            larger = np.empty(2 * end, self._numbers.dtype)
+            larger[: self._length] = self._numbers[: self._length]
+            self._numbers = larger
+        self._numbers[self._length : end] = numbers
+        self._length = end
+
+    def whole(self) -> NDArray[Any]:
+        return self._numbers[: self._length]
+
+
+def _coded(chunk: Any, known: dict[Any, int]) -> NDArray[np.int32]:
+    """The places of the chunk's texts among those that are known; new ones are added."""
+    chunk = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+    values = [*chunk.dictionary.to_pylist(), *[np.nan] * bool(chunk.null_count)]
+    return np.array([known.setdefault(value, len(known)) for value in values], np.int32)[_codes(chunk)]
+
+
+def _numbers(chunk: Any, name: str) -> Any:
+    numbers = chunk.to_numpy(zero_copy_only=False).astype(_kept_as(name))
+    return numbers.round(6) if name == "replay_fraction" else numbers
+
+
+def _kept_as(name: str) -> Any:
+    return float if SCHEMA[name] == pa.float32() else SCHEMA[name].to_pandas_dtype()
+
+
+def _codes(chunk: Any) -> Any:
+    """The places in the dictionary; of what is missing, the place behind its end."""
+    indices = chunk.indices
+    return (indices.fill_null(len(chunk.dictionary)) if indices.null_count else indices).to_numpy()
