@@ -8,8 +8,10 @@ stands without its baselines.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,28 +29,30 @@ from replaylab.models import pipelines, sampling
 from replaylab.models.pipelines import Pipeline
 from replaylab.spec import EvaluationSpec
 from replaylab.store import ReferenceSpec, Store, claim, finish
-from replaylab.util import distributed
+from replaylab.util import distributed, reading
 from replaylab.util.distributed import Rank
-from replaylab.util.files import locked, write_atomically, write_json, write_text
+from replaylab.util.files import locked, write_atomically, write_json, write_table, write_text
 from replaylab.util.progress import track
 
 Gallery = dict[str, dict[str, int]]  # domain -> percentile -> number of the clip
+Measuring = Callable[[], pd.DataFrame]  # gives rows
 GALLERY_PERCENTILES = (5, 50, 95)
 
 
 def evaluate(
     pipeline: Pipeline, spec: EvaluationSpec, home: Path, gallery: tuple[Gallery, Path] | None = None,
-    rank: Rank = Rank(), at_the_end: bool = False,
+    rank: Rank = Rank(), at_the_end: bool = False, kept: Callable[[str, Measuring], pd.DataFrame] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Generate every clip's future with the pipeline's model and measure it; rows without the run's own columns.
 
     `gallery`: the clips to keep as examples, and the folder to keep them in. Ranks share the sampling; the main one
-    measures, and the others' rows are empty. `at_the_end`: all domains and measures.
+    measures, and the others' rows are empty. `at_the_end`: all domains and measures. `kept`: gives a domain's rows, by its
+    number, if they were measured before, and else calls what measures them.
     """
     pipeline.model.transformer.eval()
     chosen = gallery[0] if gallery else {}
-    parts = []
-    for evaluation_set in evaluation_sets.prepare_sets(spec, home, at_the_end, pipeline):
+
+    def measured_in(evaluation_set: EvaluationSet) -> pd.DataFrame:
         rows: list[pd.DataFrame] = []
         for frames, latents in _futures(pipeline, evaluation_set, spec, rank, spec.futures_of(at_the_end)):
             if not rank.is_main:
@@ -58,7 +62,13 @@ def evaluate(
                 _keep(gallery[1], evaluation_set, frames, measured, chosen.get(evaluation_set.name, {}))
             rows.append(measured.rows)
         losses = _denoising(pipeline, evaluation_set, spec.noise_seed) if at_the_end else pd.DataFrame()
-        parts += [_over_futures(rows), losses] if rows else []
+        return pd.concat([_over_futures(rows), losses], ignore_index=True) if rows else pd.DataFrame()
+
+    parts = []
+    for number, evaluation_set in enumerate(evaluation_sets.prepare_sets(spec, home, at_the_end, pipeline)):
+        measuring = partial(measured_in, evaluation_set)
+        parts.append(kept(f"{number:02d}", measuring) if kept else measuring())
+    parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -121,16 +131,29 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
         "real": lambda real: real.frames,
         "autoencoder": lambda real: autoencoded(real.frames, base),
     }
-    parts, gallery = [], {}
-    for name, frames_of in track(baselines.items(), what="baselines", total=len(baselines), unit="models"):
-        for evaluation_set in prepared:
-            frames = frames_of(evaluation_set)
-            measured = measurement.measure(evaluation_set, frames, evaluation.miss_cap_px)
-            parts.append(measured.rows.assign(model=name, step=-1))
+    parts: list[pd.DataFrame] = []
+    gallery: Gallery = {}
+
+    def of_baseline(name: str, evaluation_set: EvaluationSet) -> pd.DataFrame:
+        frames = baselines[name](evaluation_set)
+        measured = measurement.measure(evaluation_set, frames, evaluation.miss_cap_px)
+        if name == "real" and evaluation_set.name in shown:
+            _keep(folder / "samples" / name, evaluation_set, frames, measured, gallery[evaluation_set.name])
+        return measured.rows
+
+    def kept(name: str, measuring: Measuring) -> pd.DataFrame:
+        """The rows of `<name>.parquet`, measured and written now where it is missing: a process that is killed loses one."""
+        path = folder / "parts" / f"{name}.parquet"
+        if not path.is_file():
+            write_table(path, measuring())
+        return reading.table(path, "remove it, and it is measured again")
+
+    for name in track(baselines, what="baselines", total=len(baselines), unit="models"):
+        for number, evaluation_set in enumerate(prepared):
+            rows = kept(f"{name}-{number:02d}", partial(of_baseline, name, evaluation_set))
+            parts.append(rows.assign(model=name, step=-1))
             if name == "copy-last-frame" and evaluation_set.name in shown:
-                gallery[evaluation_set.name] = _at_percentiles(measured.rows)
-            if name == "real" and evaluation_set.name in shown:
-                _keep(folder / "samples" / name, evaluation_set, frames, measured, gallery[evaluation_set.name])
+                gallery[evaluation_set.name] = _at_percentiles(rows)
     for evaluation_set in prepared:
         if evaluation_set.has_agents and evaluation_set.context_frames > 1:  # a velocity needs two frames
             both = evaluation_set.extrapolated, evaluation_set.extrapolated_again
@@ -138,12 +161,16 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
             parts.append(rows.assign(model="constant-velocity", step=-1))
     write_json(folder / "gallery.json", gallery)
     base_started = time.monotonic()
-    measured_base = evaluate(base, evaluation, store, (gallery, folder / "samples" / "base"), at_the_end=True)
+    kept_clips = (gallery, folder / "samples" / "base")
+    measured_base = evaluate(
+        base, evaluation, store, kept_clips, at_the_end=True, kept=lambda name, measuring: kept(f"base-{name}", measuring)
+    )
     base_seconds = round(time.monotonic() - base_started, 1)
     parts.append(measured_base.assign(model="base", step=0))
     rows = pd.concat(parts, ignore_index=True)
     rows = rows.assign(run=spec.run_id, base=spec.base, target="", replay="", replay_fraction=np.nan, seed=-1)
     finish(folder, rows, seconds=round(time.monotonic() - started, 1), base_seconds=base_seconds)
+    shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
 def autoencoded(frames: Frames, pipeline: Pipeline | None = None) -> Frames:

@@ -19,6 +19,7 @@ from replaylab.spec import RunSpec
 from replaylab.store import Store
 from replaylab.sweeps.cluster import Job, active
 from replaylab.util.progress import StatusBoard, report
+from replaylab.util.text import printable
 
 STORE_INTERVAL_S = 1.0  # between readings of the store
 QUEUE_INTERVALS_S = (2.0, 20.0)  # between queries of the queue: at first, and after FREQUENT_FOR_S
@@ -57,7 +58,7 @@ class _Monitor:
         self.alive: dict[str, tuple[str, str]] | None = None
         self._began_s = time.monotonic()
         self._queried_s = -float("inf")
-        self._gone_since_s: dict[str, float] = {}  # by job id
+        self._gone_since_s: dict[str, float] = {}  # by job, or by run whose job is not known
 
     def jobs(self) -> dict[str, Job]:
         """Run id -> its newest job, of the runs that have not ended."""
@@ -90,10 +91,15 @@ class _Monitor:
         if Store(self.store).is_done(spec):
             return "done", ""
         reached = progress(spec, self.store, job.submitted if job else "")
-        if job is None or self.alive is None:
-            return "queued", "SLURM does not answer" if job else ""
+        if job is None:
+            return self._without_a_record(spec)
+        self._gone_since_s.pop(spec.run_id, None)
+        if self.alive is None:
+            return "queued", "SLURM does not answer"
         if job.id in self.alive:
             state, reason = self.alive[job.id]
+            if state == "PENDING" and "launch failed" in reason:  # and SLURM holds it for ever
+                return self._failed(spec, f"job {job.id}: {reason}; `scancel {job.id}`, and call the same again")
             if state == "PENDING":
                 return "queued", f"job {job.id}: {reason}" + (f", at {reached}" if reached else "")
             if job.cluster == "local" and not reached:
@@ -102,9 +108,20 @@ class _Monitor:
         failure = self.store / spec.run_id / "failed.txt"
         seconds_gone = time.monotonic() - self._gone_since_s.get(job.id, float("inf"))
         if seconds_gone > GRACE_S or (seconds_gone >= 0 and failure.is_file()):
-            self.failed[spec.run_id] = self._reason(spec, job)
-            return "failed", self.failed[spec.run_id]
+            return self._failed(spec, self._reason(spec, job))
         return "running", "ended; waiting for its files"
+
+    def _failed(self, spec: RunSpec, reason: str) -> tuple[str, str]:
+        self.failed[spec.run_id] = printable(reason)
+        return "failed", self.failed[spec.run_id]
+
+    def _without_a_record(self, spec: RunSpec) -> tuple[str, str]:
+        """A run is watched after a job was recorded for it: where the record is gone, somebody removed it."""
+        since_s = self._gone_since_s.setdefault(spec.run_id, time.monotonic())
+        if time.monotonic() - since_s > GRACE_S:
+            path = Job.file(spec, self.store)
+            return self._failed(spec, f"{path} is gone, and with it which job trains this run; call the same again")
+        return "queued", "the record of its job is gone; waiting for it"
 
     def _reason(self, spec: RunSpec, job: Job) -> str:
         failure = self.store / spec.run_id / "failed.txt"
