@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with quiet:
             options.run(options)
-    except (ValueError, OSError) as error:  # bad input is a sentence, not a stack of frames
+    except (ValueError, OSError, FloatingPointError) as error:  # bad input is a sentence, not a stack of frames
         print(printable(f"replaylab: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:

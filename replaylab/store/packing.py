@@ -82,8 +82,10 @@ def _checked(folder: Path) -> dict[str, Any]:
     """A run's row; raises ValueError, with the file, where something is missing or damaged."""
     is_run = not folder.name.startswith(REFERENCES)
     texts = {name: _json_text(folder / f"{name}.json") for name in ("spec", "summary", "manifest" if is_run else "gallery")}
-    plain, summary = json.loads(texts["spec"]), json.loads(texts["summary"])
-    spec: Any = RunSpec.from_dict(plain) if is_run else ReferenceSpec.from_dict(plain)
+    with reading.named(folder / "spec.json", "whole spec"):
+        plain = json.loads(texts["spec"])
+        spec: Any = RunSpec.from_dict(plain) if is_run else ReferenceSpec.from_dict(plain)
+    summary = reading.json_object(folder / "summary.json", seconds=(int, float), git_commit=(str, type(None)))
     if spec.run_id != folder.name:
         raise ValueError(f"{folder / 'spec.json'} is the spec of {spec.run_id}")
     rows = packed.read(folder / "rows.parquet")

@@ -51,7 +51,7 @@ class Store:
         if row:
             return packed.json_in(self.folder, row, "summary")
         path = self._checked(run, "summary.json")
-        return reading.json_object(path, f"move {path.parent} away and run again")
+        return reading.json_object(path, f"move {path.parent} away and run again", seconds=(int, float))
 
     def table(self, specs: Sequence[RunSpec], measures: Collection[str] | None = None) -> pd.DataFrame:
         """The rows of `references`, then of those runs that are finished; of these measures or of all."""
@@ -104,7 +104,9 @@ class Store:
         path, row = self.folder / references / "gallery.json", self._packed(references)
         if row:
             return packed.json_in(self.folder, row, "gallery") if row["gallery"] else {}
-        return reading.json_object(self._checked(references, path.name)) if path.exists() else {}
+        found = reading.json_object(self._checked(references, path.name)) if path.exists() else {}
+        with reading.named(path, "whole list of clips"):
+            return {domain: {str(at): int(clip) for at, clip in clips.items()} for domain, clips in found.items()}
 
     def samples(self, runs: Sequence[str]) -> pd.DataFrame:
         """The kept clips (KEPT) of these runs and references.

@@ -374,7 +374,8 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def evaluate_again(folder: Path, store: Path) -> pd.DataFrame:
     """Rows of a finished run's last weights, measured anew; raises FileNotFoundError if they were not kept."""
-    spec = RunSpec.from_dict(reading.json_object(folder / "spec.json"))
+    with reading.named(folder / "spec.json", "whole spec of a run", "train the run again"):
+        spec = RunSpec.from_dict(reading.json_object(folder / "spec.json"))
     rows = evaluate.evaluate(load_fine_tuned(spec, store, folder), spec.evaluation, store, at_the_end=True)
     return _named(rows, spec, spec.training.steps)
 

@@ -362,7 +362,8 @@ class Log:
 
 def seconds_logged(folder: Path) -> float:
     """Duration of a run's steps, evaluations and interruptions included; the clock starts anew where it resumed."""
-    clocks = [line["seconds"] for line in reading.json_lines(folder / "log.jsonl")]
+    with reading.named(folder / "log.jsonl", "whole log"):
+        clocks = [line["seconds"] for line in reading.json_lines(folder / "log.jsonl")]
     ends = [before for before, after in zip(clocks, [*clocks[1:], 0.0], strict=True) if after < before]
     return sum(ends)
 

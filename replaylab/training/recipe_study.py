@@ -83,6 +83,7 @@ def _changed(recipe: bases.Recipe, steps: int, changes: dict[str, Any]) -> bases
 
 
 def _loss(folder: Path) -> pd.DataFrame:
-    losses = [line["loss"] for line in reading.json_lines(folder / "log.jsonl")]
+    with reading.named(folder / "log.jsonl", "whole log"):
+        losses = [line["loss"] for line in reading.json_lines(folder / "log.jsonl")]
     last = losses[-max(1, len(losses) // 10) :]
     return pd.DataFrame({"domain": [""], "measure": ["loss"], "value": [sum(last) / len(last)]})

@@ -78,9 +78,11 @@ def _as_folder(path: Path) -> None:
 
 Damages = dict[str, Callable[[Path], None]]
 EVERY: Damages = {"empty": _overwrite(b""), "truncated": _halve, "garbage": _overwrite(GARBAGE), "a folder": _as_folder}
+OF_JSON = EVERY | {"a list": _overwrite(b"[1, 2]"), "a number": _overwrite(b"7"), "huge": _overwrite(DEEP)}
 DAMAGES: dict[str, Damages] = {
-    "JSON": EVERY | {"a list": _overwrite(b"[1, 2]"), "a number": _overwrite(b"7"), "huge": _overwrite(DEEP)},
-    "JSON lines": EVERY | {"lists": _overwrite(b"[1]\n[2]\n"), "huge": _overwrite(DEEP)},
+    "JSON": OF_JSON | {"another object": _overwrite(b'{"other": 1}')}, "any JSON": OF_JSON,
+    "JSON lines": EVERY | {"lists": _overwrite(b"[1]\n[2]\n"), "other objects": _overwrite(b'{"other": 1}\n' * 9),
+                           "huge": _overwrite(DEEP)},
     "Parquet": EVERY | {"another table": _other_parquet, "JSON": _overwrite(b'{"a": 1}')},
     "YAML": EVERY | {"a list": _overwrite(b"- a"), "aliases": _overwrite(BOMB), "huge": _overwrite(b"#" * 2**21)},
     "safetensors": EVERY | {"a pointer of Git LFS": _overwrite(b"version https://git-lfs.github.com/spec/v1\noid sha256:0"),
@@ -285,8 +287,8 @@ READERS = [
         ("gallery.json", "JSON", lambda store: store.gallery_clips(REFERENCES.run_id)),
     )),
     *(Reader(f"to publish, {name}", format_, partial(_to_publish, name)) for name, format_ in (
-        ("spec.json", "JSON"), ("summary.json", "JSON"), ("manifest.json", "JSON"), ("rows.parquet", "Parquet"),
-        ("log.jsonl", "JSON lines"), ("samples/real/driving-5.json", "JSON"),
+        ("spec.json", "JSON"), ("summary.json", "JSON"), ("manifest.json", "any JSON"), ("rows.parquet", "Parquet"),
+        ("log.jsonl", "JSON lines"), ("samples/real/driving-5.json", "any JSON"),
     )),
     *(Reader(f"published {name}", "Parquet", partial(_published, name, read)) for name, read in (
         ("runs.parquet", lambda store: store.is_done(SPEC)),
@@ -300,7 +302,7 @@ READERS = [
         _written, "model_index.json", '{"_class_name": "Tiny"}', lambda path: downloads.read_index(path.parent))),
     Reader("a tiny model's model_index.json", "JSON", partial(
         _written, "model_index.json", '{"_class_name": "Tiny"}', lambda path: pipelines.load_tiny(path.parent))),
-    Reader("config.json", "JSON", partial(
+    Reader("config.json", "any JSON", partial(
         _written, "config.json", "{}", lambda path: networks.read_json(path.parent, "config.json"))),
     Reader("an index of weights", "JSON", partial(
         _written, "model.safetensors.index.json", '{"weight_map": {}}', lambda path: networks.weight_files(path.parent))),
@@ -314,10 +316,10 @@ READERS = [
     *(Reader(f"a survey's {name}", format_, partial(_survey, name)) for name, format_ in (
         ("survey.json", "JSON"), ("statistics.parquet", "Parquet"), ("velocities.parquet", "Parquet"))),
     Reader("measured corruptions", "Parquet", _damages_of_corruptions),
-    Reader("a training's manifest.json", "JSON", _manifest),
+    Reader("a training's manifest.json", "any JSON", _manifest),
     Reader("a study's log.jsonl", "JSON lines",
            partial(_written, "log.jsonl", '{"loss": 1}\n' * 9, lambda path: recipe_study._loss(path.parent))),
-    Reader("the recipe of a domain", "JSON", _recipe),
+    Reader("the recipe of a domain", "any JSON", _recipe),
     Reader("a metric's TorchScript", "TorchScript", _torchscript),
     *(Reader(f"KITTI's {kind}", "text", partial(_kitti, kind)) for kind in ("label_02", "oxts")),
     Reader("nuScenes' tables", "JSON", _nuscenes),

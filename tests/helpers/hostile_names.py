@@ -71,6 +71,8 @@ def _in_rows(column: str, text: str, folder: Path) -> None:
     pd.read_parquet(path).assign(**{column: text}).to_parquet(path, index=False)
     with clear(path, column):
         Store(folder / "store").rows([SPEC.run_id])
+    if text != HOSTILE["a script"]:  # publishing takes a tenth of a second
+        return
     with clear("rows.parquet", column):
         publish(folder / "store", folder / "out", {})
 
