@@ -144,13 +144,8 @@ def convert(
     places = _places(settings, names)
     for line in empty_splits(_splits_to_be(settings.out, names, sources, places), settings.shares, of_video_files):
         report(f"{settings.out}: {line}")
-    listing = pd.DataFrame([
-        {"file": source.label, **source.about, "files": len(source.pieces), "frames": source.frames,
-         "scene": source.scene, "split": _described_splits(source, places)}
-        for source in sources
-    ])  # fmt: skip
     if settings.dry_run:
-        return ConversionResult(None, listing, _unusable_table(unusable), _look_alike_table(places))
+        return ConversionResult(None, _listing(sources, places), _unusable_table(unusable), _look_alike_table(places))
     with locked(settings.out):
         check(settings, origin)  # again: another command may have begun the folder meanwhile
         write_json(settings.out / RECIPE_FILE, {"origin": origin, **asdict(settings.recipe)})
@@ -158,7 +153,7 @@ def convert(
         places.write(settings.out)
         unusable = [*unusable, *_convert_missing(settings, sources, of_video_files)]
         domain, table = _finish(settings, names, about, unusable, places, of_video_files)
-    return ConversionResult(domain, listing, table, _look_alike_table(places))
+    return ConversionResult(domain, _listing(sources, places), table, _look_alike_table(places))
 
 
 def _places(settings: ConversionSettings, names: Sequence[str]) -> Places:
@@ -181,6 +176,15 @@ def _splits_to_be(out: Path, names: Sequence[str], sources: Sequence[Source], pl
     scenes = {scene for note in notes for scene in _rows_by_scene(note)}
     scenes |= {scene for source in sources for scene in source.scenes or [source.split_key]}
     return {scene: places.split_of(scene) for scene in sorted(scenes)}
+
+
+def _listing(sources: Sequence[Source], places: Places) -> pd.DataFrame:
+    """`ConversionResult.listing`."""
+    return pd.DataFrame([
+        {"file": source.label, **source.about, "files": len(source.pieces), "frames": source.frames,
+         "scene": source.scene, "split": _described_splits(source, places)}
+        for source in sources
+    ])  # fmt: skip
 
 
 def _described_splits(source: Source, places: Places) -> str:
@@ -399,7 +403,10 @@ def _checksums(note: dict[str, Any]) -> set[str]:
 
 
 def _look_alike_table(places: Places) -> pd.DataFrame:
-    rows = [(scene, ", ".join(others), places.splits[scene]) for scene, others in sorted(places.looks_like.items())]
+    rows = [
+        (scene, others[0] + (f" and {len(others) - 1} more" if len(others) > 1 else ""), places.splits[scene])
+        for scene, others in sorted(places.looks_like.items())
+    ]
     return pd.DataFrame(rows, columns=["scene", "looks_like", "split"])
 
 

@@ -138,13 +138,21 @@ def opened(path: Path, **options: Any) -> Any:
 def probe(path: Path, label: str, stream: int | None = None) -> Recording:
     """What a video file is. `stream`: of its video streams; None: that which players show. Raises Unusable."""
     with _as_unusable(label, "no video, or damaged at its beginning", CONVERT, NoVideo):
-        if not path.stat().st_size:
+        try:
+            with path.open("rb") as file:
+                empty = not file.read(1)
+        except PermissionError as error:
+            what_to_do = "get the right to read it: chmod +r FILE"
+            raise NoVideo(label, "it may not be read (permission denied)", what_to_do) from error
+        if empty:
             raise NoVideo(label, "empty", COPY_AGAIN)
         with opened(path) as container:
             number, others = _film(container, label, stream)
             if container.format.flags & FormatFlags.no_timestamps.value:
                 why = "its pictures have no times: a raw stream, whose rate is not in the file"
-                raise Unusable(label, why, "give its rate: ffmpeg -r RATE -i FILE -c copy new.mkv")
+                raise Unusable(label, why, "give its rate: ffmpeg -r RATE -i FILE -crf 12 new.mp4")
+            if container.streams.video[number].codec_context is None:
+                raise Unusable(label, "its codec is unknown here", "convert it: ffmpeg -i FILE new.mp4")
             stamps, unit_s = _stamps(container, number, label)
             timed = stamps is not None
         if stamps is None:
@@ -165,9 +173,7 @@ def _as_unusable(label: str, why: str, what_to_do: str, kind: type[Unusable] = U
     """FFmpeg's and the system's errors become `kind`."""
     try:
         yield
-    except PermissionError as error:
-        raise kind(label, "it may not be read (permission denied)", "get the right to read it: chmod +r FILE") from error
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError, LookupError) as error:
         raise kind(label, f"{why} ({type(error).__name__})", what_to_do) from error
 
 

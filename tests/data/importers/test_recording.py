@@ -232,6 +232,13 @@ def test_what_comes_before_the_first_key_frame_is_not_there(tmp_path: Path) -> N
     assert numbers(probe(tmp_path / "b.ts", "b")) == list(range(first, 35))
 
 
+def test_a_codec_that_is_not_known_is_said(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", range(3))
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzz1"))
+    with pytest.raises(Unusable, match="its codec is unknown here"):
+        probe(path, "a")
+
+
 @pytest.mark.parametrize("ending", ["mjpeg", "h264"])
 def test_a_raw_stream_has_no_rate_and_gets_none(ending: str, tmp_path: Path) -> None:
     path = film(tmp_path / f"a.{ending}", codec={"mjpeg": "mjpeg"}.get(ending, "libx264"),

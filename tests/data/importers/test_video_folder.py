@@ -371,14 +371,14 @@ def test_what_cannot_be_listed_or_read_is_one_line_each_and_the_rest_goes_on(tmp
     os.mkfifo(folder / "pipe.mp4")  # reading it would wait for ever
     film(tmp_path / "elsewhere" / "x.mp4", times=range(50)).rename(os.fsdecode(bytes(folder) + b"/caf\xe9.mp4"))
     film(folder / "secret.mp4")
-    real = av.open
+    real = Path.open
 
-    def guarded(file, *arguments, **named):
-        if str(file).endswith("secret.mp4"):
-            raise PermissionError(13, "Permission denied", file)
-        return real(file, *arguments, **named)
+    def guarded(path, *arguments, **named):
+        if path.name == "secret.mp4":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **named)
 
-    monkeypatch.setattr(av, "open", guarded)  # root may read everything
+    monkeypatch.setattr(Path, "open", guarded)  # root may read everything
     monkeypatch.chdir(folder)
     added = video_folder.add(Path("."), ConversionSettings(tmp_path / "domain", RECIPE))
     assert list(added.domain.videos["scene"]) == ["10:30:05.mp4", "drives/linked.mp4"]
