@@ -14,7 +14,7 @@ from conftest import LIMIT_SECONDS
 from hypothesis import given
 from hypothesis import strategies as some
 
-from replaylab.pages import parameters
+from replaylab.pages import parameters, verdicts
 from replaylab.store import book_folder, store_of
 from replaylab.sweeps.sweep import Table
 from replaylab.worlds.named import DOMAINS
@@ -326,6 +326,20 @@ def test_it_shows_every_table_figure_and_sentence_once(from_root: dict[str, list
 
 def prose(executed: dict[str, list[dict[str, str]]]) -> list[str]:
     return [executed[cell][0]["text/markdown"] for cell in ("standing", "found-text")]
+
+
+def test_from_elsewhere_with_a_store_of_ones_own_it_says_which_results_are_not_here(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for cell in code_cells(nbformat.read(PAGE, as_version=4)):
+        exec(cell.source, names)
+        if "parameters" in cell.metadata.get("tags", []):
+            names |= {"preset": "smoke", "store": str(store)}
+    assert (names["table"].runs["state"] == "done").all()  # type: ignore[attr-defined]
+    assert names["control"].rows.empty and "not all there" in verdicts.budgets_summary(names["budgets"])  # type: ignore
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from replaylab.pages.comparisons import by_outcome, describe_with_outcome, list_
 from replaylab.pages.style import count_runs, styled
 from replaylab.pages.verdicts import MISSING
 from replaylab.spec import RunSpec
-from replaylab.store import Store, store_of
+from replaylab.store import Store, published_folder, store_of
 from replaylab.sweeps import ablations, presets
 from replaylab.sweeps.ablations import NEAR_25, NO_REPLAY
 from replaylab.sweeps.presets import grid, steps_for
@@ -84,7 +84,7 @@ def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
 def _fractions(seeds: Sequence[int]) -> Configurations:
     """`Ablations.fractions`, of the published store, whatever store holds the ablations."""
     runs = [run for run in grid("published", None, list(seeds)) if run.replay.name in ("", "near")]
-    named, home = by_replay(runs), store_of("published", "")
+    named, home = by_replay(runs), published_folder()
     return configurations_of("published", "Fractions of near replay", named, home, "driving", "driving-eventful")
 
 

@@ -32,7 +32,7 @@ from replaylab.catalogue import domain_of, measure_of
 from replaylab.pages import comparisons, replay_sweep, style, verdicts
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style
 from replaylab.pages.verdicts import MISSING
-from replaylab.store import base_curve, store_of
+from replaylab.store import base_curve, published_folder, store_of
 from replaylab.sweeps.ablations import NO_REPLAY
 from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.util.text import capital, number
@@ -97,7 +97,7 @@ def read(
 
     ValueError for an unknown preset, or for a fraction or seed that is none.
     """
-    home, published = store_of(preset, store), store_of("published", "")
+    home, published = store_of(preset, store), published_folder()
     wanted = grid(preset, list(replay_fractions), list(seeds))
     target = wanted[0].target.name
     fractions = sorted({run.replay.fraction for run in wanted})

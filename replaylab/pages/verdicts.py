@@ -26,7 +26,7 @@ from replaylab.analysis.statistics import Verdict, describe
 from replaylab.catalogue import PSEUDO, domain_of, measure_of
 from replaylab.pages import replay_sweep
 from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled, text_figure
-from replaylab.store import Store, store_of
+from replaylab.store import Store, published_folder, store_of
 from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import PRESETS
 from replaylab.sweeps.sweep import Table
@@ -74,7 +74,7 @@ def of_target(table: Table, target: str) -> Table:
 
 def control() -> Table:
     """The published runs without replay on driving in which every clip is eventful, with the measures of PANELS."""
-    read = sweep.read("dose", measures=[measure for measure, _ in replay_sweep.PANELS])
+    read = sweep.read("dose", store=published_folder(), measures=[measure for measure, _ in replay_sweep.PANELS])
     return of_target(read, "driving-eventful")
 
 
@@ -208,7 +208,7 @@ def budgets(store: str | Path = "") -> pd.DataFrame:
 
     Columns configuration, budget, steps, and for each endpoint an `Interval`, None for what is not there yet.
     """
-    seeds = [0, 1, 2]
+    seeds, store = [0, 1, 2], store or published_folder()
     tables = {
         "equal steps": sweep.read("published", [0.0, 0.1, 0.25], seeds, store, "steps", JUDGED),
         "equal driving samples": sweep.read("published", [0.1, 0.25], seeds, store, "driving-samples", JUDGED),

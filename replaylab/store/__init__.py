@@ -3,7 +3,7 @@
 `run_folders` writes the one form, `packing` the other, and `reading.Store` reads both. Imports no torch.
 """
 
-from replaylab.store.locations import base_curve, book_folder, store_of
+from replaylab.store.locations import base_curve, book_folder, published_folder, store_of
 from replaylab.store.origin import provenance
 from replaylab.store.reading import Store
 from replaylab.store.run_folders import (
@@ -21,5 +21,5 @@ from replaylab.store.run_folders import (
 
 __all__ = [
     "COLUMNS", "OF_DISTANCES", "ReferenceSpec", "Store", "base_curve", "book_folder", "check_result", "check_store",
-    "checked_rows", "claim", "finish", "provenance", "samples_folder", "store_of", "write_rows",
+    "checked_rows", "claim", "finish", "provenance", "published_folder", "samples_folder", "store_of", "write_rows",
 ]  # fmt: skip

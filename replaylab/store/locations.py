@@ -37,6 +37,14 @@ def book_folder() -> Path:
     )
 
 
+def published_folder() -> Path:
+    """The published results: book/results; where no book is in reach, a folder that is not there, and so holds no run."""
+    try:
+        return book_folder() / "results"
+    except FileNotFoundError:
+        return Path.cwd() / "book" / "results"
+
+
 def base_curve(base: str = "base") -> pd.DataFrame:
     """How a shipped base came to its errors: columns model, step, domain, measure, value (on dev clips)."""
     return reading.csv(WEIGHTS / base / "curve.csv", "restore it: it comes with the package")
