@@ -115,6 +115,9 @@ def check_prompt(prompt: object, where: str) -> None:
         raise ValueError(f"{where} is {short}; it must be a text of one line, of at most {LONGEST_PROMPT} characters")
 
 
+LARGEST_WHOLE = 2**63 - 1
+
+
 def check_numbers(of: Any, *names: str, above: float = -math.inf, least: float = -math.inf) -> None:
     """Raises ValueError, with the field, unless these fields are finite numbers `above` one and of at `least` another."""
     for name in names:
@@ -126,6 +129,8 @@ def check_numbers(of: Any, *names: str, above: float = -math.inf, least: float =
         ):
             bounds = [f"above {above:g}"] * (above > -math.inf) + [f"at least {least:g}"] * (least > -math.inf)
             raise ValueError(f"{name} is {value!r}; it must be {' and '.join(bounds or ['a finite number'])}, and finite")
+        if isinstance(value, int) and value > LARGEST_WHOLE:
+            raise ValueError(f"{name} is {value!r}; it must be at most {LARGEST_WHOLE}, as tables keep whole numbers")
 
 
 def check_fraction(fraction: float) -> None:
@@ -156,6 +161,7 @@ class WorldSpec(Described):
 
     def __post_init__(self) -> None:
         check_name(self.name, "name")
+        check_numbers(self, "seed", least=0)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from replaylab.spec import (
     weights_digest,
 )
 from replaylab.sweeps.presets import CONFIRMATORY, EXPLORATORY, PRESETS, grid, trained_worlds
+from replaylab.worlds.named import domain_spec
 
 
 def test_a_spec_survives_its_json_and_keeps_its_name():
@@ -197,3 +198,10 @@ def test_canonical_json_does_not_depend_on_the_order_of_fields():
     world = WorldSpec("w", "traffic", "target", "ordinary", (1, 1, 0))
     assert canonical_json(world).startswith('{"edition":')
     assert digest(world) == digest(WorldSpec(**{**world.as_dict(), "videos": (1, 1, 0)}))
+
+
+def test_a_seed_that_tables_cannot_keep_is_refused_before_anything_is_built():
+    with pytest.raises(ValueError, match="seed is 99999999999999999999; it must be at most 9223372036854775807"):
+        grid("smoke", seeds=[99999999999999999999])
+    with pytest.raises(ValueError, match="seed is 99999999999999999999"):
+        changed(domain_spec("driving"), ["seed"], 99999999999999999999)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from replaylab.analysis import world_survey
 from replaylab.evaluation import corruption_study
-from replaylab.spec import CLUSTERS
+from replaylab.spec import CLUSTERS, LARGEST_WHOLE
 from replaylab.sweeps import own_settings
 from replaylab.sweeps.presets import PRESETS
 from replaylab.worlds.named import ALL_DOMAINS
@@ -32,7 +32,7 @@ def _is_fraction(item: object) -> bool:
 
 
 def _is_seed(item: object) -> bool:
-    return isinstance(item, int) and not isinstance(item, bool) and item >= 0
+    return isinstance(item, int) and not isinstance(item, bool) and 0 <= item <= LARGEST_WHOLE
 
 
 def _is_text(item: object) -> bool:
@@ -51,7 +51,7 @@ class ItemKind:
 
 ITEM_KINDS = {
     "fractions": ItemKind("a replay fraction from 0 to 1", "numbers from 0 to 1", _is_fraction, [0, 0.5]),
-    "seeds": ItemKind("a whole number from 0 up", "whole numbers from 0", _is_seed, [0, 1, 2]),
+    "seeds": ItemKind(f"a whole number from 0 to {LARGEST_WHOLE}", "whole numbers from 0", _is_seed, [0, 1, 2]),
     "names": ItemKind("a name", "names", _is_text, []),  # an example is the first of the choices
     "folders": ItemKind("a folder's path", "paths", _is_text, ["domains/one", "domains/two"]),
     "settings": ItemKind("a text such as steps=200", "texts", _is_text, ["steps=200", "prompt=a car drives"]),

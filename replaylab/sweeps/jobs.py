@@ -197,6 +197,10 @@ def _write_failure(folder: Path, error: Exception) -> None:
 def submit(specs: Sequence[RunSpec], store: Path, machine: MachineSpec, cluster: str, settings: ClusterSpec) -> None:
     """Submit a job for each run that is not done and has none alive, and record it in `jobs/`; jobs outlive this process."""
     folder = store / "jobs"
+    if "%" in str(folder):
+        raise ValueError(
+            f"store {store}: jobs cannot be kept in a path with '%', where SLURM puts numbers of the job; name another store"
+        )
     if cluster == "local" and not is_prepared(specs, store):
         prepare(specs, store)
     with locked(folder / "submission"), signals_ignored():

@@ -66,6 +66,9 @@ def grid(
     settings are of; a model of another's family is refused. Raises ValueError, FileNotFoundError or ConnectionError, with
     what to do, for what cannot be used together or is not there, before any weights are loaded.
     """
+    if not str(driving) or not all(map(str, replay)):
+        missing = "replay" if str(driving) else "driving"
+        raise ValueError(f"{missing} is empty: name a domain's folder, such as `python -m replaylab domain add` makes")
     domains = [_opened(folder) for folder in (driving, *replay)]
     _check_alike(domains)
     if any(replay_fractions) and not replay:

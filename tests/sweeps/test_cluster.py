@@ -120,6 +120,12 @@ def test_while_a_job_is_queued_nobody_submits_another(tmp_path, monkeypatch, cap
     assert "1 runs have a job already" in capsys.readouterr().err
 
 
+def test_a_store_whose_path_slurm_would_change_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"store .*/run %j: jobs cannot be kept in a path with '%'"):
+        jobs.submit([], tmp_path / "run %j", MachineSpec(), "slurm", ClusterSpec())
+    assert not (tmp_path / "run %j").exists()
+
+
 def test_where_slurm_does_not_answer_nothing_is_submitted(tmp_path, monkeypatch):
     programs(tmp_path, monkeypatch, squeue="echo 'Unable to contact slurm controller' >&2; exit 1", sbatch="exit 1")
     Job("slurm", "12_1", "", "2026-01-01T00:00:00+00:00").write(SPEC, tmp_path)

@@ -181,6 +181,8 @@ def test_a_domains_own_prompt_is_heard(home: Path, tmp_path: Path) -> None:
     ("change", "words"),
     [
         (lambda home: {"driving": home / "nowhere"}, "domain.json is missing"),
+        (lambda home: {"driving": ""}, "driving is empty: name a domain's folder"),
+        (lambda home: {"replay": [""]}, "replay is empty: name a domain's folder"),
         (lambda home: {"replay": []}, "name at least one domain to replay"),
         (lambda home: {"replay": [home / "driving"]}, "two domains are named 'driving'"),
         (lambda home: {"model": str(home / "driving")}, "model_index.json|no weights|missing"),

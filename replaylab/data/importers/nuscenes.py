@@ -104,7 +104,11 @@ def _open_tables(root: Path, version: str) -> Any:
         raise OSError(f"{error.name} is missing: {INSTALL}") from error
     folder = root / version
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is missing: give the folder in which samples, sweeps, maps and {version} lie")
+        there = [f"--version {tables.parent.name}" for tables in sorted(root.glob("*/sensor.json"))]
+        or_else = f"; of what is there, take {' or '.join(there)}" if there else ", and name that one by --version"
+        raise FileNotFoundError(
+            f"{folder} is missing: give the folder in which samples, sweeps, maps and {version} lie{or_else}"
+        )
     for table in FIELDS:
         if not (folder / f"{table}.json").is_file():
             raise FileNotFoundError(f"{folder / f'{table}.json'} is missing: unpack the metadata again")
