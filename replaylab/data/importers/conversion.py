@@ -215,8 +215,7 @@ def _convert_missing(settings: ConversionSettings, sources: Sequence[Source], ha
     jobs, left = [], {source.name: len(source.parts) for source in missing}
     for source in missing:
         _note_path(settings.out, source.name).unlink(missing_ok=True)
-        for old in (settings.out / "videos").glob(f"{source.name}-[0-9]*.mp4"):
-            old.unlink()
+        _delete_videos(settings.out, source.name)
         ends = [*source.parts[1:], len(source.pieces)]
         light = replace(source, tracks=None, ego=None)  # of what goes to other processes
         jobs += [(light, start, end) for start, end in zip(source.parts, ends, strict=True)]
@@ -233,7 +232,14 @@ def _convert_missing(settings: ConversionSettings, sources: Sequence[Source], ha
             done[name] |= made
         if not left[name] and name not in errors:
             _write_note(settings.out, by_name[name], done[name])
+    for name in errors:  # what was made before the damage
+        _delete_videos(settings.out, name)
     return list(errors.values())
+
+
+def _delete_videos(out: Path, name: str) -> None:
+    for path in (out / "videos").glob(f"{name}-[0-9]*.mp4"):
+        path.unlink()
 
 
 def _try_to_convert(
@@ -292,7 +298,8 @@ def _finish(
     notes.sort(key=lambda note: ("twin_of" in note, places.stamps.get(note["name"]) != note["stamp"]))
     notes, copies = _without_copies(out, notes)
     torn = _place(out, recipe, notes, places, join_look_alikes)
-    notes.sort(key=lambda note: names.index(note["name"]))
+    order = {name: number for number, name in enumerate(names)}
+    notes.sort(key=lambda note: order[note["name"]])
     places.stamps = {note["name"]: note["stamp"] for note in notes}
     places.write(out)
     table = _unusable_table([*unusable, *copies, *torn.values()])

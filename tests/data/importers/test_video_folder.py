@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from replaylab.cli import main
 from replaylab.data import clips
 from replaylab.data.domain import open_domain
-from replaylab.data.importers import conversion, video_folder
+from replaylab.data.importers import conversion, sources, video_folder
 from replaylab.data.importers.conversion import ConversionSettings, SplitShares
 from replaylab.data.importers.sources import FITS, PIECE_FRAMES, Fit, Recipe, Unusable, left_out, pieces
 from replaylab.data.video import decode, write_video
@@ -484,6 +484,25 @@ def test_a_domain_of_before_places_were_written_down_keeps_its_splits_and_finds_
     street(tmp_path / "in" / copy, 0, crf="24")
     videos = add(tmp_path / "in", recipe, shares=shares).domain.videos
     assert list(videos["scene"]) == [copy, name] and set(videos["split"]) == {"train"}
+
+
+def test_what_was_made_of_a_file_before_its_damage_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PIECE_FRAMES", 8)
+    street(tmp_path / "in" / "good.mp4", 0, frames=48)
+    path = street(tmp_path / "in" / "bad.mp4", 1, frames=48)
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    content = bytearray(path.read_bytes())
+    for place, size in packets[40:]:  # in the last of three pieces
+        content[place : place + size] = bytes(size)
+    path.write_bytes(content)
+    written = []
+    real = conversion.write_video
+    monkeypatch.setattr(conversion, "write_video", lambda aside, *rest: (written.append(aside), real(aside, *rest)))
+    added = add(tmp_path / "in")
+    assert list(added.unusable["file"]) == ["bad.mp4"] and "damaged: " in added.unusable["why"][0]
+    assert len(written) == 5  # two of them of the damaged file
+    assert sorted(path.name for path in (added.domain.folder / "videos").iterdir()) == list(added.domain.videos["file"])
 
 
 def test_what_shows_scenes_of_two_splits_is_left_out(tmp_path):
