@@ -27,7 +27,7 @@ setup:  ## make .venv and install the pinned packages into it (skipped while not
 	echo "setup: installing into .venv (a few minutes, about 2.5 GB)"; \
 	if [ ! -x $(PY) ]; then "$(PYTHON)" -m venv .venv; fi; \
 	$(PY) -m pip install --quiet --constraint constraints.txt setuptools; \
-	$(PY) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev,nuscenes,sumo]'; \
+	$(PY) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[all,dev]'; \
 	$(PY) -m pip install --constraint constraints.txt --no-deps nuscenes-devkit; \
 	echo "$$stamp" > .venv/installed
 

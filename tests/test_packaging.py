@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,8 @@ from conftest import ROOT, copy_of_the_tree, run, tracked_files
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from replaylab.cli.main import main
 
 
 def pins() -> dict[str, Requirement]:
@@ -49,8 +52,10 @@ def test_every_pin_is_exact() -> None:
 def test_the_pins_are_the_direct_dependencies_of_pyproject_and_no_others() -> None:
     declared = project()
     direct = [*declared["build-system"]["requires"], *declared["project"]["dependencies"]]
-    for extra in declared["project"]["optional-dependencies"].values():
-        direct += extra
+    extras = declared["project"]["optional-dependencies"]
+    assert extras["all"] == [f"replaylab[{','.join(name for name in extras if name not in ('all', 'dev'))}]"]
+    for name, extra in extras.items():
+        direct += extra if name != "all" else []
     assert set(named(direct)) | {"nuscenes-devkit"} == set(pins())  # installed alone: see pyproject.toml
     assert len(named(direct)) == len(direct), "pyproject.toml names a package twice"
     versioned = [line for line in direct if Requirement(line).specifier]
@@ -61,7 +66,8 @@ def test_environment_yml_installs_the_same_packages_at_the_same_pins() -> None:
     options = [line for line in conda_pip_lines() if line.startswith("-")]
     packages = [line for line in conda_pip_lines() if not line.startswith("-")]
     assert options == ["--constraint constraints.txt", "--editable ."]
-    in_pyproject = named(project()["project"]["dependencies"])
+    extras = project()["project"]["optional-dependencies"]
+    in_pyproject = named([*project()["project"]["dependencies"], *extras["worlds"], *extras["book"]])
     in_conda = named(packages)
     # The whole line, so that a condition on the platform (decord's) cannot differ, nor a version creep in.
     assert {name: str(line) for name, line in in_conda.items()} == {name: str(line) for name, line in in_pyproject.items()}
@@ -121,6 +127,62 @@ def test_a_wheel_carries_every_file_of_the_package(tmp_path: Path) -> None:
     (wheel,) = (tree / "wheels").iterdir()
     inside = set(zipfile.ZipFile(wheel).namelist())
     assert package <= inside
+
+
+# Nothing is there but Python's own modules, numpy and this package.
+NUMPY_ALONE = """
+import sys
+
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if path is None and top not in sys.stdlib_module_names and top not in ("replaylab", "numpy"):
+            raise ModuleNotFoundError(f"No module named {top!r}", name=top)
+
+sys.meta_path.insert(0, Only())
+"""
+WITHOUT = "import sys\nsys.modules |= dict.fromkeys({}, None)\n"
+OF_EXTRAS = ("IPython", "ipykernel", "jupyter_book", "matplotlib", "nbclient", "nuscenes", "panda3d", "papermill", "seaborn",
+             "sklearn", "sumo", "tensorboard", "vizdoom")  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["mixture", "spec"])
+def test_mixing_needs_numpy_alone(module: str) -> None:
+    run([sys.executable, "-c", f"{NUMPY_ALONE}\nimport replaylab.{module}"], ROOT)
+
+
+def test_the_sampler_needs_torch_besides() -> None:
+    others = ("accelerate", "av", "cv2", "decord", "diffusers", "pandas", "peft", "pyarrow", "safetensors", "scipy",
+              "submitit", "tqdm", "transformers", "yaml", *OF_EXTRAS)  # fmt: skip
+    script = "import replaylab.sampler\nassert replaylab.sampler.ReplayBatchSampler"
+    run([sys.executable, "-c", WITHOUT.format(others) + script], ROOT)
+
+
+def test_all_but_the_pages_is_imported_without_any_extra_and_what_needs_one_names_it() -> None:
+    script = """
+import importlib, pkgutil, replaylab
+for module in pkgutil.walk_packages(replaylab.__path__, "replaylab."):
+    if module.name != "replaylab.__main__" and not module.name.startswith("replaylab.pages"):
+        importlib.import_module(module.name)
+from replaylab.util.extras import MissingExtra
+from replaylab.worlds.doom.game import vizdoom
+from replaylab.worlds.renderer import Renderer
+for needs in (lambda: Renderer(64), vizdoom, lambda: importlib.import_module("replaylab.pages")):
+    try:
+        needs()
+    except MissingExtra as error:
+        print(error)
+"""
+    said = run([sys.executable, "-c", WITHOUT.format(OF_EXTRAS) + script], ROOT)
+    for module, extra in (("panda3d", "worlds"), ("vizdoom", "worlds"), ("matplotlib", "book")):
+        assert re.search(
+            rf"^{module}.* is not installed, and this needs it: pip install 'replaylab\[{extra}\]'$", said, re.M
+        )
+
+
+def test_the_package_has_a_command_of_its_own_name() -> None:
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="replaylab")
+    assert entry.load() is main and project()["project"]["scripts"] == {"replaylab": entry.value}
 
 
 def test_setup_refuses_a_wrong_python_and_says_which_one_it_needs(tmp_path: Path) -> None:

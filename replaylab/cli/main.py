@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 
 from replaylab.cli import ceiling, compare, corruptions, doctor, domain, own, publish, training, worlds
+from replaylab.util.extras import MissingExtra
 from replaylab.util.progress import is_follower
 from replaylab.util.text import printable
 
@@ -24,7 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with quiet:
             options.run(options)
-    except (ValueError, OSError, FloatingPointError) as error:  # bad input is a sentence, not a stack of frames
+    except (
+        ValueError,
+        OSError,
+        FloatingPointError,
+        MissingExtra,
+    ) as error:  # bad input is a sentence, not a stack of frames
         print(printable(f"replaylab: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,1 +1,5 @@
 """What the book's notebooks show: a module for each page, and the style, tables and players that they share."""
+
+from replaylab.util.extras import check_there
+
+check_there("book", "matplotlib", "seaborn", "IPython")

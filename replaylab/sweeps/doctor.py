@@ -72,7 +72,7 @@ def extras() -> list[Finding]:
 
     try:
         needed = [Requirement(line) for line in metadata.requires("replaylab") or ()]
-        names = metadata.metadata("replaylab").get_all("Provides-Extra") or []
+        names = [name for name in metadata.metadata("replaylab").get_all("Provides-Extra") or () if name != "all"]
     except metadata.PackageNotFoundError:
         return [Finding("extras", "unknown: replaylab is not installed here", "run `make setup`, or pip install it")]
     whole, lines = [], []

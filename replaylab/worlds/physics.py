@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from replaylab.spec import WorldSpec
+from replaylab.util.extras import needs
 from replaylab.worlds import renderer
 from replaylab.worlds.appearance import hsv
 from replaylab.worlds.meshes import ball, round_shadow
@@ -81,8 +82,9 @@ def _simulate(
     distance: float, wall: bool,
 ) -> Floats:  # fmt: skip
     """Poses (A, T, 4, 4) of bodies that start in the air with a random velocity."""
-    from panda3d import bullet
-    from panda3d import core as p3
+    with needs("worlds"):
+        from panda3d import bullet
+        from panda3d import core as p3
 
     world = bullet.BulletWorld()
     world.set_gravity(p3.Vec3(0, 0, -9.81))

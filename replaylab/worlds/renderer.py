@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from replaylab.data.boxes import is_eligible
+from replaylab.util.extras import needs
 
 Floats = NDArray[np.floating[Any]]
 
@@ -289,7 +290,8 @@ class Renderer:
     """A renderer of scenes at one size. One per process: `Renderer.shared(size_px)`."""
 
     def __init__(self, size_px: int) -> None:
-        import panda3d.core as p3
+        with needs("worlds"):
+            import panda3d.core as p3
 
         p3.load_prc_file_data(
             "",

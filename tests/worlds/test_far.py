@@ -17,6 +17,7 @@ from conftest import require_or_skip
 
 from replaylab.data.domain import EGO_COLUMNS, SPLITS, TRACK_COLUMNS
 from replaylab.spec import WorldSpec
+from replaylab.util.extras import MissingExtra
 from replaylab.worlds import appearance, build, orbit, orbit_appearance, renderer
 from replaylab.worlds.build import render_video
 from replaylab.worlds.doom import game as game_module
@@ -157,7 +158,7 @@ def test_orbit_is_the_same_again_and_other_in_another_split():
 @pytest.fixture(scope="module")
 def walks():
     """Videos of Doom by (split, number)."""
-    require_or_skip(importlib.util.find_spec("vizdoom") is not None, "vizdoom (pip install --no-deps vizdoom)")
+    require_or_skip(importlib.util.find_spec("vizdoom") is not None, "vizdoom (the extra `worlds`)")
     asked = [("train", number) for number in range(6)] + [("dev", 0), ("test", 0)]
     return {key: render_video(DOOM, *key) for key in asked}
 
@@ -165,7 +166,7 @@ def walks():
 def test_without_vizdoom_only_its_world_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "vizdoom", None)
     monkeypatch.setattr(game_module, "_game", game_module._game.__wrapped__)  # as in a process that has no game yet
-    with pytest.raises(RuntimeError, match="pip install --no-deps vizdoom"):
+    with pytest.raises(MissingExtra, match=r"vizdoom is not installed, .* pip install 'replaylab\[worlds\]'"):
         render_video(DOOM, "train", 0)
 
 

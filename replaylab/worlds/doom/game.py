@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from replaylab.util.extras import needs
+
 TICS_PER_SECOND, UNITS_PER_METRE = 35, 32.0
 MAPS = {
     "freedoom1.wad": tuple(f"E{episode}M{number}" for episode in range(1, 5) for number in range(1, 10)),
@@ -47,13 +49,9 @@ exec "{engine}" "$@"
 
 
 def vizdoom() -> Any:
-    """The package; raises RuntimeError, with what to do, where it is not installed."""
-    try:
+    """The package; raises MissingExtra, with what to do, where it is not installed."""
+    with needs("worlds"):
         import vizdoom as package
-    except ImportError as error:
-        raise RuntimeError(
-            f"world 'doom' needs the package vizdoom: `pip install --no-deps vizdoom`. Importing it said: {error}"
-        ) from error
     return package
 
 

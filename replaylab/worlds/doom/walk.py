@@ -72,7 +72,7 @@ def _tics_per_frame(spec: WorldSpec) -> int:
 def render(spec: WorldSpec, split: str, look_rng: np.random.Generator, motion_rng: np.random.Generator) -> Video:
     """Frames uint8 (T, H, W, 3), track rows and ego rows of one video.
 
-    Raises RuntimeError where vizdoom is not installed, or if no walk shows anything.
+    Raises MissingExtra where vizdoom is not installed, RuntimeError if no walk shows anything.
     """
     tics = _tics_per_frame(spec)
     maps = maps_of(split)

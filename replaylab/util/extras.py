@@ -1,0 +1,30 @@
+"""Optional parts of the package, which `pip install 'replaylab[NAME]'` adds: an import of theirs that fails says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+
+class MissingExtra(ImportError):
+    """The message names the module, and the command that installs it."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module} is not installed, and this needs it: pip install 'replaylab[{extra}]'", name=module)
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Around imports of what an optional part brings; raises MissingExtra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(error.name or "a module", extra) from error
+
+
+def check_there(extra: str, *modules: str) -> None:
+    """Raise MissingExtra for the first of the modules that is not installed; imports none of them."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise MissingExtra(module, extra)
