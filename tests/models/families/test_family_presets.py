@@ -128,9 +128,8 @@ def test_a_model_without_its_weights_takes_the_clips_of_its_preset_and_says_whic
     with pytest.raises(ValueError, match=rf"make the domain with --size {preset.height_px}x{preset.width_px}"):
         outline.check_clips(1, preset.frames, preset.height_px + 1, preset.width_px)
     size = f"{preset.height_px}x{preset.width_px}"
-    assert size in (ROOT / "README.md").read_text() and f"{size} (height x width" in str(
-        estimates.Estimate(preset, 1, 1, 1, 1)
-    )
+    assert all(size in (ROOT / page).read_text() for page in ("README.md", "book/your_model.ipynb"))
+    assert f"{size} (height x width" in str(Estimate(preset, 1, 1, 1, 1))
 
 
 @pytest.mark.slow
