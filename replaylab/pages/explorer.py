@@ -17,7 +17,7 @@ import html
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -35,7 +35,7 @@ from replaylab.spec import RunSpec
 from replaylab.store import ReferenceSpec, Store
 from replaylab.sweeps.sweep import Table
 from replaylab.util import reading
-from replaylab.util.text import capital, number, percent
+from replaylab.util.text import capital, number, percent, printable
 
 TRUTH, BASE = "truth", "base"
 MISS_CAP_PX = 16.0  # of the tiny model's evaluations
@@ -216,6 +216,7 @@ def player(versions: Sequence[SampleClip]) -> HTML:
     """The clips side by side, a row for each domain and percentile, played in step under one set of controls."""
     if not versions:
         return NO_CLIPS
+    versions = [_printable(one) for one in versions]
     clips, body = _by_clip(versions), ""
     has_domains = len({domain for domain, _ in clips}) > 1
     for place, ((domain, percentile), these) in enumerate(clips.items()):
@@ -226,6 +227,7 @@ def player(versions: Sequence[SampleClip]) -> HTML:
 
 def explorer(versions: Sequence[SampleClip]) -> HTML:
     """Truth, base and one fine-tuned model side by side; domain, clip, configuration and step are chosen on the page."""
+    versions = [_printable(one) for one in versions]
     tuned = [one for one in versions if one.step]
     if not tuned:
         return NO_CLIPS
@@ -251,6 +253,12 @@ def explorer(versions: Sequence[SampleClip]) -> HTML:
         "<noscript><p>To choose others, allow this page to run scripts.</p></noscript>\n"
     )
     return _page("rl-explorer", body, _data(clips, sheets=True))
+
+
+def _printable(one: SampleClip) -> SampleClip:
+    """With names that are the same in an attribute, which has no control characters, and in the script's data."""
+    names = (printable(name) for name in (one.domain, one.percentile, one.configuration))
+    return replace(one, **dict(zip(("domain", "percentile", "configuration"), names, strict=True)))
 
 
 def _by_clip(versions: Sequence[SampleClip]) -> Clips:

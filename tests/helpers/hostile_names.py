@@ -211,7 +211,7 @@ def _on_the_page(text: str, folder: Path) -> None:
     found = _Elements(page)
     assert found.names.count("script") == 4 and not {"svg", "a"} & {*found.names}
     assert found.names.count("img") == 4 and not [name for name, _ in found.attributes if name.startswith("on")]
-    assert html.escape(text, quote=True)[:20] in page
+    assert html.escape(printable(text), quote=True)[:20] in page
 
 
 def _in_a_reason(text: str, folder: Path) -> None:
