@@ -156,7 +156,11 @@ def _is_of(path: Path, sources: Mapping[str, str]) -> bool:
     """Whether a file holds the rows of these files, by their checksums."""
     if not path.is_file():
         return False
-    return json.loads((pq.read_schema(path).metadata or {}).get(b"sources", b"{}")) == sources
+    try:
+        of = (pq.read_schema(path).metadata or {}).get(b"sources", b"{}")
+        return bool(json.loads(of) == sources)
+    except (OSError, ValueError, pa.ArrowException):  # damaged: it is written again, if its runs are there
+        return False
 
 
 def _sorted(table: pa.Table) -> pa.Table:

@@ -114,7 +114,7 @@ def check_spec(spec: Described, folder: Path) -> None:
 
 
 def _digest_in(path: Path) -> str:
-    return digest_of_plain(json.loads(path.read_text(encoding="utf-8")))
+    return digest_of_plain(reading.json_object(path))
 
 
 def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:

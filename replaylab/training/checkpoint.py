@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from replaylab.util import digests
+from replaylab.util import digests, reading
 from replaylab.util.files import sha256, write_folder, write_sums
 from replaylab.util.progress import report
 
@@ -59,7 +59,7 @@ def newest(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] 
 
 def _load(whole: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     digests.check(whole / "state.json")
-    state = json.loads((whole / "state.json").read_text())
+    state = reading.json_object(whole / "state.json")
     listed = state.pop("checksums", {})  # of a checkpoint of an older version
     tensors = {}
     for name in state.pop("tensors", [Path(file).stem for file in listed]):

@@ -34,7 +34,7 @@ from replaylab.store import ReferenceSpec, Store, claim, packed, write_rows
 from replaylab.store.packing import publish
 from replaylab.sweeps.cluster import ClusterSpec
 from replaylab.sweeps.presets import grid
-from replaylab.training import loop, recipe_study
+from replaylab.training import checkpoint, loop, recipe_study
 from replaylab.util import distributed, downloads, networks, reading
 
 SPEC = grid("smoke", [0.5], [0])[0]
@@ -347,8 +347,36 @@ def _happen(reader: Reader, damage: Callable[[Path], None], folder: Path) -> Non
         opened.path.write_bytes(whole)
 
 
+def _checkpoint_is_passed_over(damage: Callable[[Path], None], folder: Path) -> None:
+    """The one before it is used."""
+    for step in (1, 2):
+        checkpoint.save(folder, step, {"weights": {"weight": torch.zeros(9)}}, {})
+    damage(folder / "step-000002" / "state.json")
+    newest = checkpoint.newest(folder)
+    assert newest is not None and newest[1]["step"] == 1
+
+
+def _published_again(damage: Callable[[Path], None], folder: Path) -> None:
+    """Damaged rows are written again where the runs are there."""
+    _run(folder / "store", SPEC)
+    publish(folder / "store", folder / "out", {})
+    path = folder / "out" / "rows" / "others.parquet"
+    whole = path.read_bytes()
+    damage(path)
+    publish(folder / "store", folder / "out", {})
+    assert path.read_bytes() == whole
+
+
+HARMLESS = {
+    "a checkpoint's state.json": (
+        _checkpoint_is_passed_over,
+        {**OF_JSON, "another object": DAMAGES["JSON"]["another object"]},
+    ),
+    "rows that are published again": (_published_again, {name: EVERY[name] for name in ("empty", "truncated", "garbage")}),
+}
 FAULTS = [
-    Fault("bad inputs", f"{reader.name}, {name}", partial(_happen, reader, damage))
-    for reader in READERS
-    for name, damage in DAMAGES[reader.format].items()
-]
+    *(Fault("bad inputs", f"{what}, {name}", partial(happen, damage))
+      for what, (happen, damages) in HARMLESS.items() for name, damage in damages.items()),
+    *(Fault("bad inputs", f"{reader.name}, {name}", partial(_happen, reader, damage))
+      for reader in READERS for name, damage in DAMAGES[reader.format].items()),
+]  # fmt: skip
