@@ -257,8 +257,8 @@ def explorer(versions: Sequence[SampleClip]) -> HTML:
 
 def _printable(one: SampleClip) -> SampleClip:
     """With names that are the same in an attribute, which has no control characters, and in the script's data."""
-    names = (printable(name) for name in (one.domain, one.percentile, one.configuration))
-    return replace(one, **dict(zip(("domain", "percentile", "configuration"), names, strict=True)))
+    domain, percentile, configuration = (printable(name) for name in (one.domain, one.percentile, one.configuration))
+    return replace(one, domain=domain, percentile=percentile, configuration=configuration)
 
 
 def _by_clip(versions: Sequence[SampleClip]) -> Clips:
