@@ -56,7 +56,7 @@ bench: setup  ## measure speed on this machine
 	$(PY) -u tests/benchmarks/bench_training.py
 	$(PY) -u tests/benchmarks/bench_sweep.py
 
-faults: setup  ## the campaign of faults: bad input, hostile names, full disks, kills; prints how each kind ended
+faults: setup  ## the campaign of faults: bad input, hostile names, full disks, power failures, flipped bits; prints how each kind ended
 	OMP_NUM_THREADS=1 $(PY) tests/helpers/fault_campaign.py
 
 gpu-check: setup  ## what needs a CUDA device: run it on a machine that has one (it skips itself elsewhere)

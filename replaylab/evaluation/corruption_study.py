@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from replaylab.catalogue import PSEUDO_SUFFIX
 from replaylab.evaluation.corruptions import KINDS, Corruption, corrupt, every_corruption, mean_velocities
 from replaylab.spec import WEIGHTS, Described, EvaluationSpec, WorldSpec, digest, weights_digest
-from replaylab.store import check_store, provenance, store_of
+from replaylab.store import check_store, checked_rows, provenance, store_of
 from replaylab.store.packed import medium
 from replaylab.util import reading
-from replaylab.util.files import locked, write_atomically, write_json, write_table, write_text
+from replaylab.util.files import locked, write_atomically, write_json, write_sums, write_table, write_text
 from replaylab.util.progress import report, track
 from replaylab.util.text import duration, number
 from replaylab.worlds.named import domain_spec
@@ -108,7 +108,8 @@ def run(preset: str = "published", store: str | Path = "") -> CorruptionStudy:
         with locked(folder):
             if not (folder / "summary.json").is_file():  # by the process that held the lock
                 _make(spec, home, folder)
-    rows = reading.table(folder / "rows.parquet", columns=("value",), numbers=("value",)).astype({"value": float})
+    again = f"move {folder} away and measure them again"
+    rows = checked_rows(folder / "rows.parquet", again, columns=("value",), numbers=("value",)).astype({"value": float})
     return CorruptionStudy(preset, folder, spec.evaluation.clips, rows)
 
 
@@ -132,6 +133,7 @@ def _make(spec: CorruptionStudySpec, home: Path, folder: Path) -> None:
             seconds = (time.monotonic() - started) * (len(missing) - 1)
             report(f"Estimated: {duration(seconds)} for the other {len(missing) - 1}")
     write_table(folder / "rows.parquet", pd.concat(map(reading.table, parts.values()), ignore_index=True))
+    write_sums(folder, ["rows.parquet"])
     write_json(folder / "summary.json", {"clips": spec.evaluation.clips, "split": SPLIT, **provenance()})
     shutil.rmtree(folder / "parts")
 

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from replaylab.store.row_tables import SCHEMA, TEXTS
 from replaylab.store.run_folders import NAMES, check_names
-from replaylab.util import reading
+from replaylab.util import digests, reading
 
 RUNS, LOGS, MEDIA = "runs.parquet", "logs.parquet", "media.parquet"
 REFERENCES, OTHERS = "references", "others"
@@ -149,6 +149,7 @@ def read(path: Path, **options: Any) -> pa.Table:
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
+        digests.check(path)  # pages have checksums of their own, heads and ends have not
         yield
     except Exception as error:  # of pyarrow, or of what it raised in a schema that is another table's
         why = f"{type(error).__name__}: {reading.reason(error)}"

@@ -1,8 +1,9 @@
 """Folders of finished runs in, the packed form out (`packed`): what is published.
 
 Decision: every file is written beside its place and renamed, runs.parquet last, so that no file is ever half there and runs
-that are new are not seen before their rows; after an interruption the same call goes on. What is packed already stays; runs
-that come again are replaced. The same runs give the same bytes, and a file of rows that has them is not written again.
+that are new are not seen before their rows (and SHA256SUMS after that); after an interruption the same call goes on. What
+is packed already stays; runs that come again are replaced. The same runs give the same bytes, and a file of rows that has
+them is not written again.
 Refused: unfinished and damaged runs.
 """
 
@@ -27,7 +28,7 @@ from replaylab.store.reading import KEPT
 from replaylab.store.readme import text_of
 from replaylab.store.run_folders import ReferenceSpec, samples_in
 from replaylab.util import reading
-from replaylab.util.files import sha256, write_atomically, write_text
+from replaylab.util.files import SUMS, sha256, write_atomically, write_sums, write_text
 from replaylab.util.progress import report, track
 from replaylab.util.text import duration
 
@@ -73,6 +74,8 @@ def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]]) -> N
             if path.stem not in names:
                 path.unlink()  # its runs are in other presets now
     write_text(out / "README.md", text_of(out))
+    written = [path for part in ("", "rows", "samples") for path in (out / part).glob("*.parquet")]
+    write_sums(out, [path.relative_to(out).as_posix() for path in written])
     sizes = [path.stat().st_size for path in out.rglob("*") if path.is_file()]
     report(f"{out}: {len(records)} runs and references in {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB")
 
@@ -144,6 +147,7 @@ def _write_rows(records: Records, folders: Mapping[str, Path], before: Records, 
     stale = {path: runs for name, runs in files.items() if not _is_of(path := out / "rows" / f"{name}.parquet", runs)}
     # all are read before the first is written: a run may move from one file to another
     tables = {path: _sorted(rows_of(runs)) for path, runs in stale.items()}
+    (out / SUMS).unlink(missing_ok=True)  # written again when all else is
     started, done, total = time.monotonic(), 0, sum(map(len, tables.values()))
     for path in sorted(tables, key=lambda path: len(tables[path])):
         _write(path, list(_by_measure(tables[path])), {"sources": json.dumps(stale[path])}, **OF_ROWS)

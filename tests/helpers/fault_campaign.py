@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-MODULES = ("bad_inputs", "bad_settings", "hostile_names", "full_disk", "dead_ends")
+MODULES = ("bad_inputs", "bad_settings", "hostile_names", "full_disk", "flipped_bits", "power_failures", "dead_ends")
 LONGEST_MESSAGE = 1500  # characters
 
 

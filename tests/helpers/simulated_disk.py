@@ -21,6 +21,7 @@ class Disk:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self._patch = root, monkeypatch
         self.at_every_event: Callable[[], None] = lambda: None
+        self._looking = False
         self._content: dict[int, bytes] = {}  # by inode
         self._names: dict[int, dict[str, tuple[int, bool]]] = {}  # a folder's: name -> inode, whether it is a folder
         self._held: list[int] = []  # descriptors, so that no inode is given away again
@@ -40,15 +41,25 @@ class Disk:
 
     def _followed(self, honest: Callable[..., None], is_fsync: bool) -> Callable[..., None]:
         def follow(*arguments: object, **named: object) -> None:
-            self.at_every_event()
+            if self._looking:  # what looks may write, too
+                honest(*arguments, **named)
+                return
+            self._look()
             honest(*arguments, **named)
             if is_fsync:
                 path = Path(os.readlink(f"/proc/self/fd/{arguments[0]}"))
                 if path.is_relative_to(self.root):
                     self._keep(path)
-            self.at_every_event()
+            self._look()
 
         return follow
+
+    def _look(self) -> None:
+        self._looking = True
+        try:
+            self.at_every_event()
+        finally:
+            self._looking = False
 
     def _keep(self, path: Path) -> None:
         if path.is_symlink() or not path.exists():
@@ -77,6 +88,7 @@ class Disk:
     def fail(self, to: Path) -> None:
         """What a power failure would leave now, as a folder."""
         shutil.rmtree(to, ignore_errors=True)
+        to.mkdir()
         for name, data in self.tree(with_hidden=True).items():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             (to / name).write_bytes(data)
