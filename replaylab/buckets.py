@@ -39,10 +39,12 @@ class BucketedMixture:
 
     @property
     def batch_size(self) -> int:
+        """Slots of a step, of all ranks together."""
         return self.mixture.batch_size
 
     @property
     def clips(self) -> Sequence[int]:
+        """How many each domain has."""
         return self.mixture.clips
 
     def bucket(self, step: int) -> Hashable:

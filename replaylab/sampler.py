@@ -30,14 +30,18 @@ class Mixing(Protocol):
     """What fills batches: a `Mixture`, or a `BucketedMixture`."""
 
     @property
-    def batch_size(self) -> int: ...
+    def batch_size(self) -> int:
+        """Slots of a step, of all ranks together."""
 
     @property
-    def clips(self) -> Sequence[int]: ...
+    def clips(self) -> Sequence[int]:
+        """How many each domain has."""
 
-    def batch(self, step: int) -> list[Slot]: ...
+    def batch(self, step: int) -> list[Slot]:
+        """The slots of one step (from 0)."""
 
-    def counts(self, steps: int) -> list[int]: ...
+    def counts(self, steps: int) -> list[int]:
+        """Samples of each domain in the first `steps` steps."""
 
 
 class _Run:

@@ -142,8 +142,8 @@ class Only:
 sys.meta_path.insert(0, Only())
 """
 WITHOUT = "import sys\nsys.modules |= dict.fromkeys({}, None)\n"
-OF_EXTRAS = ("IPython", "ipykernel", "jupyter_book", "matplotlib", "nbclient", "nuscenes", "panda3d", "papermill", "seaborn",
-             "sklearn", "sumo", "tensorboard", "vizdoom")  # fmt: skip
+OF_EXTRAS = ("IPython", "ipykernel", "jupyter_book", "lightning", "matplotlib", "nbclient", "nuscenes", "panda3d",
+             "papermill", "seaborn", "sklearn", "sumo", "tensorboard", "vizdoom")  # fmt: skip
 
 
 @pytest.mark.parametrize("module", ["mixture", "spec"])

@@ -226,7 +226,7 @@ def test_lightning_gets_a_part_of_each_batch_or_is_told_how():
 
 
 def test_lightning_itself_shares_the_batches_of_a_hook():
-    pytest.importorskip("lightning")
+    require_or_skip(importlib.util.find_spec("lightning") is not None, "lightning (the extra `dev`)")
     from lightning.fabric.utilities.data import _replace_dunder_methods, _set_sampler_epoch
     from lightning.pytorch.utilities.data import _update_dataloader
 
