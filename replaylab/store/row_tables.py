@@ -26,6 +26,7 @@ TYPES = {
 }  # fmt: skip
 SCHEMA = {name: TYPES.get(name, pa.string()) for name in (*COLUMNS, *OF_DISTANCES)}
 TEXTS = [name for name, kind in SCHEMA.items() if kind == pa.string()]
+AS_WRITTEN = [pa.dictionary(pa.int32(), pa.string()) if name in TEXTS else kind for name, kind in SCHEMA.items()]
 TEXT = pd.StringDtype("python", na_value=np.nan)  # Arrow's own would have each text as often as it comes
 
 
@@ -42,7 +43,8 @@ def read(path: Path, remedy: str, measures: Collection[str] | None = None) -> pa
             if missing := [name for name in SCHEMA if name not in names]:
                 raise reading.DamagedFile(f"{path}: column {missing[0]!r} is missing; {remedy}")
             table = file.read(columns=list(SCHEMA), use_threads=False).select(list(SCHEMA))
-        for name, kind, found in zip(SCHEMA, SCHEMA.values(), table.schema.types, strict=True):
+        types = table.schema.types
+        for name, kind, found in [] if types == AS_WRITTEN else zip(SCHEMA, SCHEMA.values(), types, strict=True):
             if name in TEXTS and not pa.types.is_dictionary(found):
                 raise reading.DamagedFile(f"{path}: column {name!r} holds {found}, and should hold text; {remedy}")
             if name not in TEXTS and not (pa.types.is_integer(found) or pa.types.is_floating(found)):

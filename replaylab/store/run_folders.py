@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +178,16 @@ def check_result(path: Path, remedy: str = "") -> None:
         raise ValueError(f"{error}. Copy it again from where it is whole, or {remedy or 'run again'}") from error
 
 
+@lru_cache(maxsize=2**12)  # thousands of runs have the same few
+def _are_names(value: str) -> bool:
+    return all(NAME.fullmatch(name) for name in value.split("+") if value)
+
+
 def check_names(values: Mapping[str, Iterable[str]], path: Path, remedy: str) -> None:
     """Raises DamagedFile, with the file and the column, for a value of a column of NAMES that is none."""
     for column, several in values.items():
         for value in several:
-            if isinstance(value, str) and not all(NAME.fullmatch(name) for name in value.split("+") if value):
+            if isinstance(value, str) and not _are_names(value):
                 raise reading.DamagedFile(f"{path}: {column} {reading.shown(value)} is no name; {remedy}")
 
 
