@@ -5,22 +5,24 @@ Refused: domains that nobody described, writing into the published survey. Readi
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from replaylab.analysis.sample_videos import write_sample
 from replaylab.analysis.world_statistics import SPLIT, measure_domains
 from replaylab.spec import WorldSpec, digest
-from replaylab.store import check_store, provenance, store_of
+from replaylab.store import check_result, check_store, checked_rows, provenance, store_of
 from replaylab.store.packed import medium
 from replaylab.util import reading
-from replaylab.util.files import write_atomically, write_json, write_table
+from replaylab.util.files import write_atomically, write_sums, write_table, write_text
 from replaylab.util.processes import usable_cores
 from replaylab.util.progress import report, track
 from replaylab.util.text import duration
@@ -89,17 +91,29 @@ def _holds(folder: Path, specs: Mapping[str, WorldSpec]) -> bool:
     """Whether there is a survey of these very domains, or of more."""
     if not (folder / "survey.json").is_file():
         return False
-    there = reading.json_object(folder / "survey.json", domains=dict)["domains"]
+    there = _about(folder)["domains"]
     return all(there.get(name) == digest(spec) for name, spec in specs.items())
 
 
+def _about(folder: Path) -> dict[str, Any]:
+    """What survey.json says."""
+    path = folder / "survey.json"
+    check_result(path, _again(folder))
+    return reading.json_object(path, _again(folder), domains=dict, split=str, videos=int, windows=int)
+
+
+def _again(folder: Path) -> str:
+    return f"move {folder} away and look at the domains again"
+
+
 def _read(folder: Path, preset: str, specs: Mapping[str, WorldSpec]) -> Survey:
-    about = reading.json_object(folder / "survey.json", domains=dict, split=str, videos=int, windows=int)
+    about = _about(folder)
     shown = [name for name in specs if name in about["domains"]]
     if not shown:
         raise ValueError(f"{folder} holds none of {', '.join(specs)}; it holds {', '.join(about['domains'])}")
     statistics, speeds = (
-        reading.table(folder / f"{name}.parquet", columns=("domain",)) for name in ("statistics", "velocities")
+        checked_rows(folder / f"{name}.parquet", _again(folder), columns=("domain",))
+        for name in ("statistics", "velocities")
     )
     return Survey(
         preset, folder, about["split"], about["videos"], about["windows"],
@@ -131,7 +145,9 @@ def _make(folder: Path, preset: str, specs: Mapping[str, WorldSpec], home: Path)
         "domains": {name: digest(spec) for name, spec in specs.items()},
         "described": {name: spec.as_dict() for name, spec in specs.items()}, "made_by": provenance(),
     }  # fmt: skip
-    write_json(folder / "survey.json", about)
+    text = json.dumps(about, indent=1)
+    write_sums(folder, ["statistics.parquet", "velocities.parquet"], {"survey.json": text})
+    write_text(folder / "survey.json", text)
 
 
 def estimate(missing: list[WorldSpec]) -> str:

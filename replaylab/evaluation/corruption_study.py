@@ -27,7 +27,7 @@ from replaylab.evaluation.corruptions import KINDS, Corruption, corrupt, every_c
 from replaylab.spec import WEIGHTS, Described, EvaluationSpec, WorldSpec, digest, weights_digest
 from replaylab.store import check_store, checked_rows, provenance, store_of
 from replaylab.store.packed import medium
-from replaylab.util import reading
+from replaylab.util import cache
 from replaylab.util.files import locked, write_atomically, write_json, write_sums, write_table, write_text
 from replaylab.util.progress import report, track
 from replaylab.util.text import duration, number
@@ -119,7 +119,7 @@ def _make(spec: CorruptionStudySpec, home: Path, folder: Path) -> None:
 
     write_text(folder / "spec.json", json.dumps(spec.as_dict(), indent=1, sort_keys=True))
     parts = {one: folder / "parts" / f"{one.key}.parquet" for one in spec.damages}
-    missing = [one for one, part in parts.items() if not part.is_file()]
+    missing = [one for one, part in parts.items() if cache.kept_table(part) is None]
     report(
         f"{len(parts) - len(missing)} of {len(parts)} damages are in {folder}; measuring {len(missing)} on "
         f"{spec.evaluation.clips} clips of each of {len(spec.evaluation.domains)} domains"
@@ -128,11 +128,12 @@ def _make(spec: CorruptionStudySpec, home: Path, folder: Path) -> None:
     started = time.monotonic()
     for done, corruption in enumerate(track(missing, "damages", unit="damages"), start=1):
         rows = _measured(corruption, spec.evaluation, prepared, home, folder / "examples" / f"{corruption.key}.png")
-        write_table(parts[corruption], rows)
+        write_table(parts[corruption], rows, with_digest=True)
         if done == 1 and len(missing) > 1:
             seconds = (time.monotonic() - started) * (len(missing) - 1)
             report(f"Estimated: {duration(seconds)} for the other {len(missing) - 1}")
-    write_table(folder / "rows.parquet", pd.concat(map(reading.table, parts.values()), ignore_index=True))
+    measured = [checked_rows(part, "remove it, and it is measured again") for part in parts.values()]
+    write_table(folder / "rows.parquet", pd.concat(measured, ignore_index=True))
     write_sums(folder, ["rows.parquet"])
     write_json(folder / "summary.json", {"clips": spec.evaluation.clips, "split": SPLIT, **provenance()})
     shutil.rmtree(folder / "parts")

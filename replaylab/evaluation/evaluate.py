@@ -29,7 +29,7 @@ from replaylab.models import pipelines, sampling
 from replaylab.models.pipelines import Pipeline
 from replaylab.spec import EvaluationSpec
 from replaylab.store import ReferenceSpec, Store, claim, finish
-from replaylab.util import distributed, reading
+from replaylab.util import cache, distributed, reading
 from replaylab.util.distributed import Rank
 from replaylab.util.files import locked, write_atomically, write_json, write_table, write_text
 from replaylab.util.progress import track
@@ -144,9 +144,11 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
     def kept(name: str, measuring: Measuring) -> pd.DataFrame:
         """The rows of `<name>.parquet`, measured and written now where it is missing: a process that is killed loses one."""
         path = folder / "parts" / f"{name}.parquet"
-        if not path.is_file():
-            write_table(path, measuring())
-        return reading.table(path, "remove it, and it is measured again")
+        found = cache.kept_table(path)
+        if found is None:
+            write_table(path, measuring(), with_digest=True)
+            found = reading.table(path)
+        return found
 
     for name in track(baselines, what="baselines", total=len(baselines), unit="models"):
         for number, evaluation_set in enumerate(prepared):

@@ -26,7 +26,7 @@ from replaylab.store import packed
 from replaylab.store.packed import LOGS, MEDIA, OTHERS, REFERENCES, RUNS, SCHEMA
 from replaylab.store.reading import KEPT
 from replaylab.store.readme import text_of
-from replaylab.store.run_folders import ReferenceSpec, samples_in
+from replaylab.store.run_folders import ReferenceSpec, check_result, samples_in
 from replaylab.util import reading
 from replaylab.util.files import SUMS, sha256, write_atomically, write_sums, write_text
 from replaylab.util.progress import report, track
@@ -113,6 +113,7 @@ def _checked(folder: Path) -> dict[str, Any]:
 
 def _json_text(path: Path) -> str:
     try:
+        check_result(path, "train the run again")
         reading.json_object(path, "train the run again")
         return reading.text(path)
     except FileNotFoundError as error:
@@ -220,6 +221,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     path = folder / "log.jsonl"
     if folder.name.startswith(REFERENCES):
         return []
+    check_result(path, "train the run again")
     return [{"run": folder.name, **line} for line in reading.json_lines(path, "train the run again")]
 
 
@@ -231,14 +233,18 @@ def _pack_small(folder: Path, out: Path) -> None:
     """Tables and JSON as they are, pictures and videos in one file."""
     if folder.name != "worlds":
         _json_text(folder / "summary.json")
-    for path in folder.iterdir():
-        if path.suffix in (".json", ".parquet") and out != folder:
-            write_atomically(out / path.name, partial(shutil.copyfile, path))
+    kept = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".parquet") and path.name != MEDIA)
+    for path in kept:
+        check_result(path, f"move {folder} away and measure again")
+    (out / SUMS).unlink(missing_ok=True)  # written again when all else is
+    for path in kept if out != folder else ():
+        write_atomically(out / path.name, partial(shutil.copyfile, path))
     media = sorted(path for path in folder.rglob("*") if path.suffix in (".mp4", ".png"))
     if media:
         names = [path.relative_to(folder).as_posix() for path in media]
         table = pa.table({"name": names, "bytes": [path.read_bytes() for path in media]})
         _write(out / MEDIA, [table], use_dictionary=False)
+    write_sums(out, [path.name for path in (*kept, out / MEDIA) if (out / path.name).is_file()])
 
 
 def _write(path: Path, parts: Sequence[pa.Table], about: dict[str, str] | None = None, **options: Any) -> None:

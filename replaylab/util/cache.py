@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from replaylab.util import digests
+from replaylab.util import digests, reading
 from replaylab.util.files import locked, make_folder, write_atomically
 from replaylab.util.progress import report
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kept = TypeVar("Kept")
 
@@ -45,6 +48,14 @@ def kept(path: Path, load: Callable[[Path], Kept]) -> Kept | None:
         return None
     except Exception:  # a damaged file can raise almost anything: tokenize.TokenError, safetensors' and pyarrow's own
         return None
+
+
+def kept_table(path: Path) -> pd.DataFrame | None:
+    """A table that `write_table` wrote with its digest; None where it is missing or, with a warning, where it is damaged."""
+    found = kept(path, reading.table)
+    if found is None and path.exists():
+        report(f"warning: {path} is damaged and is made again")
+    return found
 
 
 def write(path: Path, save: Callable[[Path, Any], object], made: Any) -> None:

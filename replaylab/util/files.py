@@ -86,9 +86,9 @@ def write_json(path: Path, plain: Any) -> None:
     write_text(path, json.dumps(plain, indent=1))
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as parquet, without its index, atomically."""
-    write_atomically(path, lambda aside: table.to_parquet(aside, index=False))
+def write_table(path: Path, table: pd.DataFrame, with_digest: bool = False) -> None:
+    """Write a table as parquet, without its index, atomically; `with_digest` as of `write_atomically`."""
+    write_atomically(path, lambda aside: table.to_parquet(aside, index=False), with_digest)
 
 
 def write_folder(folder: Path, fill: Callable[[Path], Any]) -> None:

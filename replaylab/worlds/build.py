@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from replaylab.data.domain import SPLITS, Domain, Rows, open_domain, write_domain
 from replaylab.data.video import write_video
 from replaylab.spec import FolderSpec, World, WorldSpec, digest, generator
-from replaylab.util import digests, reading
+from replaylab.util import cache, digests, reading
 from replaylab.util.files import locked, sha256, write_atomically, write_table
 from replaylab.util.processes import map_in_processes, usable_cores
 from replaylab.util.progress import report
@@ -35,6 +35,7 @@ WORLDS: dict[str, Any] = {
 """Modules with MOTIONS, LOOKS and `draw`, which gives the scene of a video; doom has `render`, which gives its frames."""
 
 VIDEOS_PER_CHUNK = 24
+PART_KINDS = ("videos", "tracks", "ego")  # tables of a chunk
 Chunk = tuple[str, int, int]  # split, first video, the one after the last
 
 
@@ -136,7 +137,9 @@ def _build(spec: WorldSpec, folder: Path) -> None:
         for split, count in zip(SPLITS, spec.videos, strict=True)
         for start in range(0, count, VIDEOS_PER_CHUNK)
     ]
-    missing = [chunk for chunk in chunks if not _part_path(folder, chunk, "ego").is_file()]
+    missing = [
+        chunk for chunk in chunks if any(cache.kept_table(_part_path(folder, chunk, kind)) is None for kind in PART_KINDS)
+    ]
     if len(missing) < len(chunks):
         report(f"{folder}: {len(chunks) - len(missing)} of {len(chunks)} chunks were already rendered")
     render, what = partial(_render_chunk, spec, folder), f"rendering {spec.name} ({VIDEOS_PER_CHUNK} videos each)"
@@ -146,7 +149,7 @@ def _build(spec: WorldSpec, folder: Path) -> None:
     again = f"remove {folder}, and it is rendered again"
     videos, tracks, ego = (
         pd.concat([reading.table(_part_path(folder, chunk, kind), again) for chunk in chunks], ignore_index=True)
-        for kind in ("videos", "tracks", "ego")
+        for kind in PART_KINDS
     )
     write_domain(folder, _about(spec), videos, tracks, ego)
     shutil.rmtree(folder / "parts")
@@ -168,8 +171,8 @@ def _render_chunk(spec: WorldSpec, folder: Path, chunk: Chunk) -> None:
         videos.append({"file": path.name, "split": split, "scene": scene, "frames": len(frames), "sha256": sha256(path)})
         tracks += [{"video": name, **row} for row in agent_rows]
         ego += [{"video": name, **row} for row in ego_rows]
-    for kind, rows in (("videos", videos), ("tracks", tracks), ("ego", ego)):  # ego last: with it the chunk is complete
-        write_table(_part_path(folder, chunk, kind), pd.DataFrame(rows))
+    for kind, rows in zip(PART_KINDS, (videos, tracks, ego), strict=True):
+        write_table(_part_path(folder, chunk, kind), pd.DataFrame(rows), with_digest=True)
 
 
 def _write_video(spec: WorldSpec, folder: Path, name: str, frames: NDArray[np.uint8]) -> Path:

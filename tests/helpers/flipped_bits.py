@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from functools import partial
@@ -20,8 +21,10 @@ from bad_inputs import SPEC, _run
 from fault_campaign import Fault
 from safetensors.numpy import load_file, save_file
 
+from replaylab.analysis import world_survey
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, open_domain, write_domain
 from replaylab.data.video import write_video
+from replaylab.evaluation import corruption_study
 from replaylab.models import latent_cache
 from replaylab.store import Store, finish, samples_folder, write_rows
 from replaylab.store.packing import publish
@@ -29,10 +32,12 @@ from replaylab.store.row_tables import read_rows
 from replaylab.store.run_folders import checked_rows
 from replaylab.training import checkpoint
 from replaylab.util import cache
-from replaylab.util.files import sha256
+from replaylab.util.files import sha256, write_table
+from replaylab.worlds.named import domain_spec
 
 FLIPS, MANY = 30, 300  # of each file
 RUN = SPEC.run_id
+PUBLISHED = Path(__file__).parents[2] / "book" / "results"
 
 
 def _finished(folder: Path) -> Path:
@@ -89,6 +94,37 @@ def _part(folder: Path) -> Path:
     return folder
 
 
+def _survey(folder: Path) -> Path:
+    """As it is published: tables of small numbers, and what they are of."""
+    shutil.copytree(PUBLISHED / "worlds", folder / "worlds")
+    return folder / "worlds"
+
+
+def _read_survey(folder: Path) -> Any:
+    found = world_survey._read(folder, "published", {name: domain_spec(name) for name in ("driving", "near")})
+    return [found.statistics.values.tolist(), found.velocities.values.tolist(), found.videos, found.windows, found.split]
+
+
+def _measured_parts(folder: Path) -> Path:
+    write_table(folder / "part.parquet", pd.DataFrame({"value": np.arange(9.0)}), with_digest=True)
+    return folder
+
+
+def _part_again(folder: Path) -> Any:
+    """What is damaged is measured again."""
+    found = cache.kept_table(folder / "part.parquet")
+    return pd.DataFrame({"value": np.arange(9.0)}) if found is None else found
+
+
+def _damage(folder: Path) -> Path:
+    shutil.copytree(PUBLISHED / "damage-d6dc3380ceba", folder / "damage-d6dc3380ceba")
+    return folder
+
+
+def _read_damage(folder: Path) -> Any:
+    return corruption_study.run("published", store=folder).rows
+
+
 Make: TypeAlias = Callable[[Path], Path]
 Read: TypeAlias = Callable[[Path], Any]
 KINDS: dict[str, tuple[Make, str, Read]] = {
@@ -110,6 +146,11 @@ KINDS: dict[str, tuple[Make, str, Read]] = {
     "published rows": (_packed, "rows/others.parquet", lambda out: Store(out).rows([RUN])),
     "published runs": (_packed, "runs.parquet", lambda out: Store(out).summary(RUN)),
     "published logs": (_packed, "logs.parquet", lambda out: Store(out).seconds_a_step(RUN)),
+    "a study of damage, as published": (_damage, "damage-d6dc3380ceba/rows.parquet", _read_damage),
+    "a survey's statistics": (_survey, "statistics.parquet", _read_survey),
+    "a survey's velocities": (_survey, "velocities.parquet", _read_survey),
+    "a survey": (_survey, "survey.json", _read_survey),
+    "a part that was measured": (_measured_parts, "part.parquet", _part_again),
     "published clips": (_packed, "samples/others.parquet", lambda out: Store(out).samples([RUN])),
 }  # fmt: skip
 """Kind of file: what makes a folder, the file in it, and who reads it."""

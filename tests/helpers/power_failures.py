@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -163,8 +164,10 @@ def _on_ext4(folder: Path) -> None:
             time.sleep(0.1)
         for number in range(COPIES):
             time.sleep(moments.uniform(0.05, 0.5))
-            shutil.copyfile(image, folder / f"copy-{number}.img")
-        assert writer.poll() is None, "the writer has failed"
+            assert writer.poll() is None, "the writer has failed"
+            writer.send_signal(signal.SIGSTOP)
+            (folder / f"copy-{number}.img").write_bytes(_at_one_moment(image))
+            writer.send_signal(signal.SIGCONT)
     finally:
         writer.kill()
         writer.wait()
@@ -183,6 +186,16 @@ def _on_ext4(folder: Path) -> None:
         finally:
             _unmount(mount)
     assert done, "no run had ended"
+
+
+def _at_one_moment(image: Path) -> bytes:
+    """The disk as it is between two readings that are the same: in one that takes a while, a block that was freed and used
+    again can be that of a file whose name was copied before, and such a disk there never was.
+    """
+    before, now = b"", image.read_bytes()
+    while now != before:
+        before, now = now, image.read_bytes()
+    return now
 
 
 def _unmount(mount: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from replaylab.spec import generator
 from replaylab.store import COLUMNS, ReferenceSpec, Store, claim, finish, samples_folder, write_rows
+from replaylab.store.packing import publish
 from replaylab.store.run_folders import checked_rows
 from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import grid
@@ -126,3 +127,21 @@ def test_repeated_fractions_seeds_and_runs_are_one(store: Path) -> None:
     assert often.specs == once.specs and len(once.runs) == 1
     pd.testing.assert_frame_equal(often.rows, once.rows)
     pd.testing.assert_frame_equal(Store(store).rows([SPEC.run_id] * 2), Store(store).rows([SPEC.run_id]))
+
+
+@pytest.mark.parametrize("name", ["summary.json", "manifest.json", "log.jsonl"])
+def test_what_is_published_is_what_was_written(name: str, store: Path, tmp_path: Path) -> None:
+    """A digit that is another is valid JSON."""
+    folder = store / SPEC.run_id
+    (folder / "manifest.json").write_text(json.dumps({"threads": 1}))
+    steps = range(1, SPEC.training.steps + 1)
+    (folder / "log.jsonl").write_text("".join(json.dumps({"step": at, "seconds": 0.1}) + "\n" for at in steps))
+    finish(folder, rows_of(SPEC.run_id), seconds=1.0)
+    text = (folder / name).read_text()
+    changed = text.replace("0.1", "0.3").replace('"seconds": 1.0', '"seconds": 3.0').replace('"threads": 1', '"threads": 3')
+    assert changed != text
+    (folder / name).write_text(changed)
+    with pytest.raises(ValueError, match=rf"{name} is damaged.*train the run again"):
+        publish(store, tmp_path / "out", {})
+    (folder / name).write_text(text)
+    publish(store, tmp_path / "out", {})

@@ -10,6 +10,7 @@ Refused: a folder that holds something else, cannot be written or was begun with
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +27,7 @@ from replaylab.data.importers.placement import PLACES_FILE, Places, SplitShares,
 from replaylab.data.importers.sources import Fit, ImageSequence, Recipe, Source, Unusable, seconds_per_picture
 from replaylab.data.video import decode, write_video
 from replaylab.spec import check_name, check_prompt
-from replaylab.util import reading
+from replaylab.util import digests, reading
 from replaylab.util.files import locked, sha256, write_atomically, write_json, write_table
 from replaylab.util.processes import map_in_processes
 from replaylab.util.progress import report
@@ -271,19 +272,22 @@ def _convert_pieces(out: Path, recipe: Recipe, hashed: bool, source: Source, sta
 
 def _write_note(out: Path, source: Source, videos: Mapping[str, Video]) -> None:
     """Write the tables of a source, then its note: with a note, it is complete."""
+    tables = {}
     for kind, table, columns in (("tracks", source.tracks, TRACK_COLUMNS), ("ego", source.ego, EGO_COLUMNS)):
         if table is not None:
-            write_table(_part_path(out, source.name, kind), table[list(columns)])
+            path = _part_path(out, source.name, kind)
+            write_table(path, table[list(columns)])
+            tables[kind] = sha256(path)
     rows = [
         {"file": file, "frames": videos[file].frames, "sha256": videos[file].sha256, "source": source.label, **source.about}
         | ({"scene": source.scenes[number]} if source.scenes else {})
         for number, file in enumerate(source.files())
     ]
     note: dict[str, Any] = {"name": source.name, "shown": source.label, "stamp": source.stamp, "scene": source.scene,
-            "drawn_by": source.split_key, "rows": rows}  # fmt: skip
+            "drawn_by": source.split_key, "rows": rows, "tables": tables}  # fmt: skip
     if all(video.hashes is not None for video in videos.values()):
         note["hashes"] = {file: videos[file].hashes for file in source.files()}
-    write_json(_note_path(out, source.name), note)
+    _keep_note(out, note)
 
 
 def _finish(
@@ -352,7 +356,7 @@ def _without_copies(out: Path, notes: list[dict[str, Any]]) -> tuple[list[dict[s
 def _mark_as_copy(out: Path, note: dict[str, Any], original: str) -> None:
     """Note of what a source is a copy, and delete its videos."""
     if note.get("twin_of") != original:
-        write_json(_note_path(out, note["name"]), note | {"twin_of": original})
+        _keep_note(out, note | {"twin_of": original})
     for row in note["rows"]:
         (out / "videos" / row["file"]).unlink(missing_ok=True)
 
@@ -390,7 +394,7 @@ def _hashes_by_scene(out: Path, recipe: Recipe, note: dict[str, Any]) -> dict[st
         note["hashes"] = {
             file: look_alikes.hashes(decode(out / "videos" / file), recipe.frames_per_second) for file in files
         }  # fmt: skip
-        write_json(_note_path(out, note["name"]), note)
+        _keep_note(out, note)
     return {
         scene: [text for row in rows for text in note["hashes"][row["file"]]]
         for scene, rows in _rows_by_scene(note).items()
@@ -436,14 +440,22 @@ def _note(out: Path, name: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
+        digests.check(path)
         note = reading.json_object(path, stamp=str, shown=str, scene=str, drawn_by=str, name=str, rows=list)
         for row in note["rows"]:
             if not isinstance(row, dict) or not is_file_name(row.get("file")):
                 raise reading.DamagedFile(f"{path}: {reading.shown(row)} is no row of a video")
-    except reading.DamagedFile as error:
+        for kind, digest in note.get("tables", {}).items():  # what it was written with; one that is gone is not unknown
+            digests.compare(_part_path(out, name, kind), digest, path)
+    except (ValueError, FileNotFoundError) as error:
         report(f"warning: {error}: the source is converted again")
         return None
     return note
+
+
+def _keep_note(out: Path, note: dict[str, Any]) -> None:
+    text = json.dumps(note, indent=1)
+    write_atomically(_note_path(out, note["name"]), lambda aside: aside.write_text(text), with_digest=True)
 
 
 def _note_path(out: Path, name: str) -> Path:
