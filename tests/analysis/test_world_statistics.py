@@ -362,6 +362,7 @@ def published_copy(made: Survey, book: Path, change: Callable[[dict], None]) -> 
     about["domains"] = {name: digest(spec) for name, spec in specs.items()}
     change(about)
     (folder / "survey.json").write_text(json.dumps(about))
+    (folder / "SHA256SUMS").unlink()
     for name in ("03_replay_sweep.ipynb", "_toc.yml"):
         (book / name).write_text("")
 

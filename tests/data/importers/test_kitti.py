@@ -1,5 +1,6 @@
 """KITTI tracking as it is unpacked: labels, calibration and oxts in its own text formats."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from replaylab.cli import main
 from replaylab.data import clips
 from replaylab.data.domain import open_domain
-from replaylab.data.importers import kitti
+from replaylab.data.importers import conversion, kitti
 from replaylab.data.importers.conversion import ConversionSettings, SplitShares
 from replaylab.data.importers.sources import Recipe
 from replaylab.data.video import decode
@@ -80,6 +81,22 @@ def test_every_second_picture_at_five_a_second(domain):
     assert (list(domain.videos["frames"]), list(domain.videos["scene"])) == ([12], ["0000"])
     frames = decode(domain.folder / "videos" / "0000-000.mp4")
     assert np.abs(frames.mean(axis=(1, 2, 3)) - 8 * np.arange(0, 24, 2)).max() < 2
+
+
+@pytest.mark.parametrize("harm", ["a bit of the tracks", "no tracks", "a digit of the note"])
+def test_what_is_kept_of_a_source_is_as_it_was_written_or_converted_again(harm, domain, tmp_path, capsys):
+    out = tmp_path / "domain"
+    shutil.copytree(domain.folder, out)
+    tracks, note = conversion._part_path(out, "0000", "tracks"), conversion._note_path(out, "0000")
+    assert conversion._note(out, "0000") is not None
+    if harm == "no tracks":  # they would not be known of any source
+        tracks.unlink()
+    elif harm == "a digit of the note":
+        note.write_text(note.read_text().replace('"frames": 12', '"frames": 13'))
+    else:
+        tracks.write_bytes(tracks.read_bytes()[:-1] + b"0")
+    assert conversion._note(out, "0000") is None
+    assert "the source is converted again" in capsys.readouterr().err
 
 
 def test_labels_are_in_px_of_the_cut_picture_and_m_from_the_camera(domain):
