@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 AGAIN = "copy or download it again"
+CARD = "README.md"
 Network = TypeVar("Network", bound="nn.Module")
 
 
@@ -44,8 +46,8 @@ def load(kind: Any, folder: Path, unused: tuple[str, ...] = (), **settings: Any)
 
 
 def save(network: Any, folder: Path, leave_out: tuple[str, ...] = ()) -> None:
-    """`save_pretrained` in place of the folder: weights are whole or not there. `leave_out`: fields of the configuration,
-    besides the path that the network was read from, which says nothing elsewhere.
+    """`save_pretrained` in place of the folder: weights are whole or not there. Of what was there the card is kept.
+    `leave_out`: fields of the configuration, besides the path that the network was read from, which says nothing elsewhere.
     """
 
     def fill(fresh: Path) -> None:
@@ -53,6 +55,8 @@ def save(network: Any, folder: Path, leave_out: tuple[str, ...] = ()) -> None:
         config = json.loads((fresh / "config.json").read_text())
         kept = {name: value for name, value in config.items() if name not in ("_name_or_path", *leave_out)}
         (fresh / "config.json").write_text(json.dumps(kept, indent=2) + "\n")
+        if (folder / CARD).is_file():
+            shutil.copyfile(folder / CARD, fresh / CARD)
 
     write_folder(folder, fill)
 
