@@ -7,12 +7,14 @@ the family has, and a hub that cannot be reached (at once, with what to do).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from replaylab.util import networks, reading
 
 PATIENCE_S = 10  # to wait for the hub's first answer
+CONFIGURATIONS = ["model_index.json", "*/config.json", "*/scheduler_config.json"]
 
 
 def fetch(name: str | Path, download: Callable[[str], Path] | None = None) -> Path:
@@ -34,19 +36,35 @@ def fetch(name: str | Path, download: Callable[[str], Path] | None = None) -> Pa
         ) from error
 
 
+def fetch_configurations(name: str | Path) -> Path:
+    """As `fetch`, but of the hub's copy only the index and the configurations of its parts: kilobytes, without weights."""
+    return fetch(name, _download_configurations)
+
+
 def _download(name: str) -> Path:
-    """The hub's current version; where the hub does not answer, the cached one."""
     from diffusers import DiffusionPipeline
+
+    return _current(name, partial(DiffusionPipeline.download, use_safetensors=True))
+
+
+def _download_configurations(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return _current(name, partial(snapshot_download, allow_patterns=CONFIGURATIONS))
+
+
+def _current(name: str, download: Callable[..., Any]) -> Path:
+    """The hub's current version; where the hub does not answer, the cached one."""
     from huggingface_hub import model_info
 
     try:
         model_info(name, timeout=PATIENCE_S)  # one question with a time limit: the download has none
     except Exception as unanswered:
         try:
-            return Path(DiffusionPipeline.download(name, use_safetensors=True, local_files_only=True))
+            return Path(download(name, local_files_only=True))
         except Exception:  # not in the cache: what the hub said is the reason
             raise unanswered from None
-    return Path(DiffusionPipeline.download(name, use_safetensors=True))
+    return Path(download(name))
 
 
 def _reason(error: BaseException) -> str:

@@ -38,11 +38,12 @@ def load(name: str | Path, *, cache: str | Path | None = None, dtype: torch.dtyp
 
 
 def outline(name: str | Path) -> Family:
-    """The adapter of a folder or a name, without weights: for `check_clips` and what else is known before they are loaded.
+    """The adapter of a folder or a name, without weights: for `check_clips` and what else is known before they are loaded,
+    or downloaded.
 
     Errors as in `load`.
     """
-    folder = downloads.fetch(name)
+    folder = downloads.fetch_configurations(name)
     family = _family_of(folder)
     network, autoencoder = (downloads.outline_part(folder, *part) for part in (family.NETWORK, ("vae", family.VAE)))
     return family(folder, network, None, torch.float32, autoencoder)

@@ -7,8 +7,9 @@ sampled by DDIM, whatever solver the folder names: its DPM solver draws new nois
 not be compared under the same noise. The example's noise on the image is left out, since a context is encoded once.
 Pretrained, it saw one context frame; the latents of 4 n + 1 are taken.
 
-CogVideoX 1.5 takes two latents of one place together. As in its training, an odd number of latents is made even by a copy
-of the first in front, and clips have 8 n + 1 frames so that it is known to be there.
+Clips have 8 n + 1 frames, an odd number of latents: diffusers decodes two latents at a time, the first of an odd number by
+itself, and an even number would become 4 frames each, more than were encoded. CogVideoX 1.5 takes two latents of one place
+together; as in its training, the odd number is made even by a copy of the first in front.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from replaylab.models.families.shared import Family
 from replaylab.models.families.tensors import check_format, empty, generator_of, to_frames, to_pixels
 from replaylab.models.interface import Condition, VPrediction
 
+LATENTS_AT_ONCE = 2  # that its autoencoder decodes, and that 1.5 takes together
 MOTION = 2.0  # the `ofs` number of CogVideoX 1.5, always this
 
 
@@ -50,10 +52,9 @@ class CogVideoX(VPrediction, Family):
                     f"this CogVideoX takes frames of {only[0]}x{only[1]} (height x width) alone, not {height}x{width}: make "
                     f"the domain with --size {only[0]}x{only[1]}"
                 )
-        together = config["patch_size_t"] or 1
         check_format(
             "CogVideoX", context_frames, frames, (height, width),
-            multiple=side, every=every * together, context_every=every,
+            multiple=side, every=every * LATENTS_AT_ONCE, context_every=every,
         )  # fmt: skip
 
     def encode(self, frames: np.ndarray) -> Tensor:

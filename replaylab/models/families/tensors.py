@@ -40,7 +40,8 @@ def check_format(
     are multiples of `multiple` pixels.
     """
     if frames % every != 1 % every:
-        raise ValueError(f"{family} takes clips of n x {every} + 1 frames, not of {frames}")
+        nearest = max(1, round((frames - 1) / every)) * every + 1
+        raise ValueError(f"{family} takes clips of n x {every} + 1 frames, not of {frames}: take {nearest}")
     if any(side % multiple for side in sides):
         near = "x".join(str(max(1, round(side / multiple)) * multiple) for side in sides)
         raise ValueError(

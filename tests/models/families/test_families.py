@@ -12,10 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from fake_hub import OWNER, REFUSALS, refusing_hub
+from huggingface_hub.utils import filter_repo_objects
 from peft import get_peft_model_state_dict
 from tiny_families import CONTEXT, FRAMES, SIDE, TINY
 from torch import Tensor
@@ -627,6 +629,25 @@ def test_a_hub_that_refuses_says_what_to_do(model: str, words: str, monkeypatch:
     assert f"hf download {name} --local-dir {model}" in str(caught.value)
 
 
+def test_what_a_model_of_the_hub_takes_is_known_without_its_weights(
+    tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        folder = tiny(name.partition("/")[2])
+        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        for file in filter_repo_objects(files, allow_patterns=allow_patterns):
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / file, tmp_path / name / file)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda name, timeout: None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    for name in ("cogvideox", "svd"):
+        with pytest.raises(ValueError, match="takes frames"):
+            families.outline(f"{OWNER}/{name}").check_clips(1, FRAMES[name], SIDE[name] + 1, SIDE[name])
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_an_unreachable_hub_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants, hf_api
 
@@ -647,6 +668,7 @@ def test_an_unreachable_hub_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         ("wan", 9, 1, 40, "multiples of 16 px"),
         ("wan-in-place", 9, 3, 64, "context of n x 4 \\+ 1"),
         ("cogvideox-1.5", 13, 1, 32, "n x 8 \\+ 1"),
+        ("cogvideox", 5, 1, 32, "n x 8 \\+ 1 frames, not of 5: take 9"),
         ("cogvideox", 9, 2, 32, "context of n x 4 \\+ 1"),
         ("ltx", 17, 3, 64, "context of n x 8 \\+ 1"),
         ("ltx", 17, 1, 48, "multiples of 32 px"),
