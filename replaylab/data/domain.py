@@ -15,11 +15,12 @@ is a scene: splits are disjoint by scene. Refused: a domain whose files are miss
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ import pandas as pd
 
 from replaylab.spec import check_name, check_prompt
 from replaylab.util import digests, reading
-from replaylab.util.files import sha256, write_json, write_sums, write_table
+from replaylab.util.files import sha256, write_sums, write_table, write_text
+from replaylab.util.progress import report
 
 SPLITS = ("train", "dev", "test")
 VIDEO_FIELDS = {"file": (str,), "split": (str,), "scene": (str, int), "frames": (int,), "sha256": (str,)}
@@ -131,12 +133,18 @@ class Domain:
 
 
 def open_domain(folder: str | Path) -> Domain:
-    """Read and check a domain folder; errors name the file and the field."""
+    """Read and check a domain folder; errors name the file and the field. `domain.json` may be edited (a prompt): that it is
+    not as it was written is a warning.
+    """
     folder = Path(folder)
     path = folder / "domain.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} is no domain, or was not finished")
     about = reading.json_object(path, REMEDY, name=str, frames_per_second=(int, float), videos=list)
+    try:
+        digests.check(path)
+    except digests.WrongDigest as error:
+        _warn_once(f"warning: {error}. If you edited it, write its new SHA-256 in that line; else {REMEDY}")
     check_name(about["name"], f"{path}: field 'name'")
     check_prompt(about.get("prompt", ""), f"{path}: field 'prompt'")
     if not 0 < about["frames_per_second"] <= MOST_FRAMES_PER_SECOND:  # nor is NaN
@@ -164,8 +172,10 @@ def write_domain(
             path.unlink(missing_ok=True)
         else:
             write_table(path, table[list(columns)])
-    write_sums(folder, [name for name in ("tracks.parquet", "ego.parquet") if (folder / name).is_file()])
-    write_json(folder / "domain.json", {**about, "videos": videos.to_dict("records")})
+    text = json.dumps({**about, "videos": videos.to_dict("records")}, indent=1)
+    tables = [name for name in ("tracks.parquet", "ego.parquet") if (folder / name).is_file()]
+    write_sums(folder, tables, {"domain.json": text})
+    write_text(folder / "domain.json", text)
     return open_domain(folder)
 
 
@@ -192,6 +202,11 @@ def _videos(path: Path, listed: list[Any]) -> pd.DataFrame:
     if (twice := videos["file"].duplicated()).any():
         raise ValueError(f"{path}: field 'videos' lists {videos['file'][twice].iloc[0]!r} twice")
     return videos
+
+
+@cache
+def _warn_once(line: str) -> None:
+    report(line)
 
 
 def _sides_px(path: Path, size_px: Any) -> tuple[int, int]:

@@ -92,6 +92,20 @@ def test_missing_fields_are_named(field, tmp_path):
         open_domain(tmp_path)
 
 
+def test_a_list_that_is_not_as_it_was_written_is_a_warning_until_its_line_says_so(tmp_path, capsys):
+    write(tmp_path)
+    assert capsys.readouterr().err == ""
+    path, sums = tmp_path / "domain.json", tmp_path / "SHA256SUMS"
+    path.write_text(path.read_text().replace('"frames_per_second": 4.0', '"frames_per_second": 5.0'))
+    assert open_domain(tmp_path).frames_per_second == 5.0
+    said = capsys.readouterr().err
+    assert f"warning: {path} is damaged" in said and f"{sums} says" in said and "write its new SHA-256 in that line" in said
+    rest = [line for line in sums.read_text().splitlines() if not line.endswith("  domain.json")]
+    sums.write_text("\n".join([*rest, f"{hashlib.sha256(path.read_bytes()).hexdigest()}  domain.json", ""]))
+    open_domain(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
 def test_missing_truth_is_named(tmp_path):
     write(tmp_path)
     (tmp_path / "tracks.parquet").unlink()
