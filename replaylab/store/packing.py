@@ -54,6 +54,8 @@ def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]]) -> N
     `asked`: preset -> run id -> its configuration in words; rows and clips go to the file of the first preset that has the
     run. Raises ValueError, with the file, for a run that is not finished or cannot be read.
     """
+    if not store.is_dir():
+        raise ValueError(f"{store} is no folder: name a store, as `sweep --store` made it")
     folders = {path.parent.name: path.parent for path in sorted(store.glob("*/spec.json"))}
     small = [folders.pop(name) for name in list(folders) if name.startswith("damage-")]
     small += [store / "worlds"] if (store / "worlds" / "survey.json").is_file() else []

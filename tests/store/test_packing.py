@@ -189,8 +189,11 @@ def test_a_folder_with_another_spec_and_an_empty_store_are_refused(store: Path, 
     (store / SPECS[1].run_id).rename(store / "0123456789ab")
     with pytest.raises(ValueError, match=f"spec.json is the spec of {SPECS[1].run_id}"):
         publish(store, tmp_path / "out", {})
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="holds no folder of a run"):
         publish(tmp_path / "nothing", tmp_path / "out", {})
+    with pytest.raises(ValueError, match="nowhere is no folder"):
+        publish(tmp_path / "nowhere", tmp_path / "out", {})
 
 
 def test_a_flipped_bit_is_an_error_with_the_files_name(store: Path, tmp_path: Path) -> None:

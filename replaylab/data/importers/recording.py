@@ -148,7 +148,8 @@ def probe(path: Path, label: str, stream: int | None = None) -> Recording:
             raise NoVideo(label, "empty", COPY_AGAIN)
         with opened(path) as container:
             number, others = _film(container, label, stream)
-            if container.format.flags & FormatFlags.no_timestamps.value:
+            of_images = container.format.name.endswith("_pipe")  # one after the other, 25 a second whatever they were
+            if of_images or container.format.flags & FormatFlags.no_timestamps.value:
                 why = "its pictures have no times: a raw stream, whose rate is not in the file"
                 raise Unusable(label, why, "give its rate: ffmpeg -r RATE -i FILE -crf 12 new.mp4")
             if container.streams.video[number].codec_context is None:

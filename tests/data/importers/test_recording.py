@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -245,6 +246,17 @@ def test_a_raw_stream_has_no_rate_and_gets_none(ending: str, tmp_path: Path) -> 
                 pix_fmt="yuvj420p" if ending == "mjpeg" else "yuv420p")  # fmt: skip
     with pytest.raises(Unusable, match="no times: a raw stream, whose rate is not in the file"):
         probe(path, "a")
+
+
+def test_images_one_after_the_other_have_no_rate_either(tmp_path: Path) -> None:
+    image = av.VideoFrame.from_ndarray(numbered(0), format="rgb24").to_image()
+    for name, kind in (("a.mjpeg", "JPEG"), ("a.png", "PNG")):
+        whole = io.BytesIO()
+        for _ in range(12):
+            image.save(whole, kind)
+        (tmp_path / name).write_bytes(whole.getvalue())
+        with pytest.raises(Unusable, match="no times: a raw stream"):
+            probe(tmp_path / name, name)
 
 
 @pytest.mark.parametrize(("ending", "codec"), [("y4m", "rawvideo"), ("mxf", "mpeg2video"), ("mkv", "libx264")])
