@@ -53,10 +53,14 @@ class Store:
         path = self._checked(run, "summary.json")
         return reading.json_object(path, f"move {path.parent} away and run again", seconds=(int, float))
 
-    def table(self, specs: Sequence[RunSpec], measures: Collection[str] | None = None) -> pd.DataFrame:
-        """The rows of `references`, then of those runs that are finished; of these measures or of all."""
-        done = [spec.run_id for spec in specs if self.is_done(spec)]
-        return row_tables.frame(chain(self._references(specs, measures), self._tables(done, measures)))
+    def table(
+        self, specs: Sequence[RunSpec], measures: Collection[str] | None = None, done: Collection[str] | None = None
+    ) -> pd.DataFrame:
+        """The rows of `references`, then of those runs that are finished; of these measures or of all. `done`: the ids of
+        these runs, where that is known.
+        """
+        there = [spec.run_id for spec in specs if (self.is_done(spec) if done is None else spec.run_id in done)]
+        return row_tables.frame(chain(self._references(specs, measures), self._tables(there, measures)))
 
     def rows(self, runs: Sequence[str], measures: Collection[str] | None = None) -> pd.DataFrame:
         """The rows of these runs, in their order, of these measures or of all.
@@ -66,7 +70,7 @@ class Store:
         return row_tables.frame(self._tables(runs, measures))
 
     def _tables(self, runs: Sequence[str], measures: Collection[str] | None) -> Iterator[pa.Table]:
-        """The same as tables, read one by one; each run once, and no file is opened for no measure."""
+        """The same as tables, of some runs each; each run once, and no file is opened for no measure."""
         if measures is not None and not measures:
             return
         runs = list(dict.fromkeys(runs))
@@ -75,8 +79,11 @@ class Store:
         if found is not None and there == runs:
             yield found
             return
-        for run in runs:
-            yield row_tables.where(found, run=[run]) if run in there else row_tables.of_folder(self.folder / run, measures)
+        parts = (
+            row_tables.where(found, run=[run]) if run in there else row_tables.of_folder(self.folder / run) for run in runs
+        )
+        for part in row_tables.joined(parts):
+            yield part if measures is None else row_tables.where(part, measure=measures)
 
     def references(self, specs: Sequence[RunSpec], measures: Collection[str] | None = None) -> pd.DataFrame:
         """The rows of the references of these runs: the baselines without a model once, and every base."""

@@ -7,7 +7,7 @@ memory once. Refused: columns that are missing, or hold something else.
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,18 @@ TYPES = {
 SCHEMA = {name: TYPES.get(name, pa.string()) for name in (*COLUMNS, *OF_DISTANCES)}
 TEXTS = [name for name, kind in SCHEMA.items() if kind == pa.string()]
 AS_WRITTEN = [pa.dictionary(pa.int32(), pa.string()) if name in TEXTS else kind for name, kind in SCHEMA.items()]
+ROWS_AT_ONCE = 2**15
 TEXT = pd.StringDtype("python", na_value=np.nan)  # Arrow's own would have each text as often as it comes
 
 
 def read(path: Path, remedy: str, measures: Collection[str] | None = None) -> pa.Table:
     """A run's file of rows, of these measures or of all, checked; ValueError with the path and the remedy."""
-    if not path.is_dir():
-        check_result(path, remedy)
+    is_whole = not path.is_dir() and check_result(path, remedy)
     with reading.named(path, "Parquet file", remedy):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
         data = pa.BufferReader(path.read_bytes())
-        with pq.ParquetFile(data, read_dictionary=TEXTS, page_checksum_verification=True) as file:
+        with pq.ParquetFile(data, read_dictionary=TEXTS, page_checksum_verification=not is_whole) as file:
             names = set(file.schema_arrow.names)
             if missing := [name for name in SCHEMA if name not in names]:
                 raise reading.DamagedFile(f"{path}: column {missing[0]!r} is missing; {remedy}")
@@ -63,6 +63,23 @@ def read_rows(folder: Path, measures: Collection[str] | None = None) -> pd.DataF
 def of_folder(folder: Path, measures: Collection[str] | None = None) -> pa.Table:
     """The same as a table."""
     return read(folder / "rows.parquet", f"move {folder} away and run again", measures)
+
+
+def joined(parts: Iterable[pa.Table], rows: int = ROWS_AT_ONCE) -> Iterator[pa.Table]:
+    """The tables below one another, in some of at least so many rows: what is done for each of thousands takes seconds."""
+    group: list[pa.Table] = []
+    for part in parts:
+        plain = part.replace_schema_metadata(None)
+        if group and (not plain.schema.equals(group[0].schema) or sum(map(len, group)) >= rows):
+            yield _concatenated(group)
+            group = []
+        group.append(plain)
+    if group:
+        yield _concatenated(group)
+
+
+def _concatenated(group: list[pa.Table]) -> pa.Table:
+    return group[0] if len(group) == 1 else pa.concat_tables(group).unify_dictionaries().combine_chunks()
 
 
 def values_of(table: pa.Table, name: str) -> list[Any]:
@@ -107,7 +124,7 @@ class _Growing:
     def add(self, numbers: NDArray[Any]) -> None:
         end = self._length + len(numbers)
         if end > len(self._numbers):
-            larger = np.empty(2 * end, self._numbers.dtype)
+            larger = np.empty(end + end // 4, self._numbers.dtype)
             larger[: self._length] = self._numbers[: self._length]
             self._numbers = larger
         self._numbers[self._length : end] = numbers

@@ -170,10 +170,10 @@ def checked_rows(path: Path, remedy: str, **options: Any) -> pd.DataFrame:
     return reading.table(path, remedy, **options)
 
 
-def check_result(path: Path, remedy: str = "") -> None:
-    """ValueError, with what to do, if a file of a run is not as it was written."""
+def check_result(path: Path, remedy: str = "") -> bool:
+    """ValueError, with what to do, if a file of a run is not as it was written; whether that was known (`digests.check`)."""
     try:
-        digests.check(path)
+        return digests.check(path)
     except digests.WrongDigest as error:
         raise ValueError(f"{error}. Copy it again from where it is whole, or {remedy or 'run again'}") from error
 

@@ -123,7 +123,9 @@ def read(
     """
     root = store_of(preset, store)
     specs = _specs(preset, replay_fractions, seeds, budget, root)
-    return _table(preset, specs, root, set(), {}, _active(_missing(specs, root), root), measures)
+    missing = _missing(specs, root)
+    done = {spec.run_id for spec in specs} - {spec.run_id for spec in missing}
+    return _table(preset, specs, root, set(), {}, _active(missing, root), measures, done)
 
 
 def _specs(
@@ -265,18 +267,19 @@ def _record_failure(folder: Path, error: Exception) -> str:
 
 def _table(
     preset: str, specs: list[RunSpec], store: Path, trained: set[str], failed: dict[str, str],
-    under_way: dict[str, str] | None = None, measures: Collection[str] | None = None,
+    under_way: dict[str, str] | None = None, measures: Collection[str] | None = None, done: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
     results, runs = Store(store), []
+    done = {spec.run_id for spec in specs if results.is_done(spec)} if done is None else done
     states = {**(under_way or {}), **dict.fromkeys(failed, "failed")}
     for spec in specs:
-        done = results.is_done(spec)
-        summary = results.summary(spec.run_id) if done else {}
+        is_done = spec.run_id in done
+        summary = results.summary(spec.run_id) if is_done else {}
         runs.append({
             "run": spec.run_id, "replay": spec.replay.name, "replay_fraction": spec.replay.fraction, "seed": spec.seed,
-            "state": "done" if done else states.get(spec.run_id, "missing"),
-            "trained_now": done and spec.run_id in trained, "seconds": summary.get("seconds"),
+            "state": "done" if is_done else states.get(spec.run_id, "missing"),
+            "trained_now": is_done and spec.run_id in trained, "seconds": summary.get("seconds"),
             "realised_replay_fraction": summary.get("realised_replay_fraction"), "reason": failed.get(spec.run_id, ""),
         })  # fmt: skip
-    rows = results.table(specs, measures)
+    rows = results.table(specs, measures, done)
     return Table(preset, specs[0].evaluation.split, store, rows, pd.DataFrame(runs), tuple(specs))

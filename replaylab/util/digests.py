@@ -26,11 +26,15 @@ class WrongDigest(ValueError):
     """The message names the file, and where its digest is from."""
 
 
-def check(path: Path) -> None:
-    """Raise WrongDigest if the file has not the content that was written; FileNotFoundError if it is listed and missing."""
+def check(path: Path) -> bool:
+    """Raise WrongDigest if the file has not the content that was written; FileNotFoundError if it is listed and missing.
+
+    Returns whether it was compared: False for a file that is not listed.
+    """
     found = line_of(path)
     if found is not None:
         compare(path, found[1], found[0])
+    return found is not None
 
 
 def compare(path: Path, wanted: str, source: Path) -> None:

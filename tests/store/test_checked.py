@@ -8,10 +8,11 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from replaylab.spec import generator
-from replaylab.store import COLUMNS, ReferenceSpec, Store, claim, finish, samples_folder, write_rows
+from replaylab.store import COLUMNS, ReferenceSpec, Store, claim, finish, row_tables, samples_folder, write_rows
 from replaylab.store.packing import publish
 from replaylab.store.run_folders import checked_rows
 from replaylab.sweeps import sweep
@@ -145,3 +146,15 @@ def test_what_is_published_is_what_was_written(name: str, store: Path, tmp_path:
         publish(store, tmp_path / "out", {})
     (folder / name).write_text(text)
     publish(store, tmp_path / "out", {})
+
+
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_tables_are_joined_in_their_order_and_only_with_tables_of_their_kind(rows: int) -> None:
+    def table(texts: list[str | None], kind: str = "int32") -> pa.Table:
+        return pa.table({"text": pa.array(texts, "string").dictionary_encode(), "n": pa.array(range(len(texts)), kind)})
+
+    parts = [table(["a", "b"]), table(["b", None, "c"]), table([]), table(["c"], "int64"), table(["a"], "int64")]
+    found = list(row_tables.joined(parts, rows))
+    assert [row for one in found for row in one.to_pylist()] == [row for part in parts for row in part.to_pylist()]
+    assert all(one["text"].num_chunks <= 1 for one in found)
+    assert len(found) == {1: 5, 5: 3, 1000: 2}[rows]
