@@ -88,7 +88,7 @@ class BucketedMixture:
     def _names(self) -> list[Hashable]:
         """The buckets that anything is taken from."""
         named = dict.fromkeys(
-            name for names, share in zip(self.buckets, self.mixture._shares, strict=True) if share for name in names
+            name for names, share in zip(self.buckets, self.mixture.shares, strict=True) if share for name in names
         )
         return list(named)
 
@@ -108,7 +108,7 @@ class BucketedMixture:
         """The share of the run's samples that each bucket's clips of each domain are to be."""
         return [
             [share * len(clips) / max(1, total)
-             for share, clips, total in zip(self.mixture._shares, of_domains, self.clips, strict=True)]
+             for share, clips, total in zip(self.mixture.shares, of_domains, self.clips, strict=True)]
             for of_domains in self._clips
         ]  # fmt: skip
 

@@ -81,7 +81,7 @@ class Mixture:
             or not sum(self.weights)
         ):
             raise ValueError(f"weights is {self.weights}; give {sources} numbers from 0, one a replayed domain, not all 0")
-        empty = [domain for domain, share in enumerate(self._shares) if share and self.clips[domain] < 1]
+        empty = [domain for domain, share in enumerate(self.shares) if share and self.clips[domain] < 1]
         if empty:
             raise ValueError(f"domain {empty[0]} (0 is the target) has no clips to fill its slots with")
 
@@ -157,7 +157,7 @@ class Mixture:
         return [weight / sum(given) for weight in given]
 
     @cached_property
-    def _shares(self) -> list[Fraction]:
+    def shares(self) -> list[Fraction]:
         """Each domain's share of the run."""
         return [1 - self._fraction, *(self._fraction * weight for weight in self._source_weights)]
 
@@ -182,7 +182,7 @@ class _Filling:
     def __init__(self, mixture: Mixture) -> None:
         self.mixture, self.size = mixture, mixture.batch_size
         self.is_constant = mixture.schedule == "constant"
-        self.domains = [domain for domain, share in enumerate(mixture._shares) if share]
+        self.domains = [domain for domain, share in enumerate(mixture.shares) if share]
         margin = Fraction(1, max(2, 2 * len(self.domains) - 2))
         self.weight_sum = lcm(*(weight.denominator for weight in mixture._source_weights))
         self.weights = [int(weight * self.weight_sum) for weight in mixture._source_weights]

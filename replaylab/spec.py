@@ -298,8 +298,7 @@ class ReplaySpec(Described):
             raise ValueError(f"replay_fraction is {self.fraction}, but replay names no domain")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
-        if not 0 < self.loss_weight < math.inf:
-            raise ValueError(f"loss_weight is {self.loss_weight}; it must be above 0 and finite (no replay is fraction 0)")
+        check_numbers(self, "loss_weight", above=0)
         if self.noise_levels not in NOISE_LEVELS:
             raise ValueError(f"noise_levels {self.noise_levels!r} is none of {', '.join(NOISE_LEVELS)}")
         if not all(isinstance(each, (int, float)) and 0 < each < math.inf for each in self.weights) or self.period < 0:

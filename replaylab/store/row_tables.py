@@ -31,8 +31,8 @@ ROWS_AT_ONCE = 2**15
 TEXT = pd.StringDtype("python", na_value=np.nan)  # Arrow's own would have each text as often as it comes
 
 
-def read(path: Path, remedy: str, measures: Collection[str] | None = None) -> pa.Table:
-    """A run's file of rows, of these measures or of all, checked; ValueError with the path and the remedy."""
+def read(path: Path, remedy: str) -> pa.Table:
+    """A run's file of rows, checked; ValueError with the path and the remedy."""
     is_whole = not path.is_dir() and check_result(path, remedy)
     with reading.named(path, "Parquet file", remedy):
         if path.is_dir():
@@ -52,17 +52,17 @@ def read(path: Path, remedy: str, measures: Collection[str] | None = None) -> pa
             if name not in TEXTS and found != kind:
                 table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(kind))
     check_names({name: values_of(table, name) for name in NAMES}, path, remedy)
-    return table if measures is None else where(table, measure=measures)
+    return table
 
 
-def read_rows(folder: Path, measures: Collection[str] | None = None) -> pd.DataFrame:
-    """The rows of a run's folder, of these measures only or of all; ValueError for a column that is missing."""
-    return frame([of_folder(folder, measures)])
+def read_rows(folder: Path) -> pd.DataFrame:
+    """The rows of a run's folder; ValueError for a column that is missing."""
+    return frame([of_folder(folder)])
 
 
-def of_folder(folder: Path, measures: Collection[str] | None = None) -> pa.Table:
+def of_folder(folder: Path) -> pa.Table:
     """The same as a table."""
-    return read(folder / "rows.parquet", f"move {folder} away and run again", measures)
+    return read(folder / "rows.parquet", f"move {folder} away and run again")
 
 
 def joined(parts: Iterable[pa.Table], rows: int = ROWS_AT_ONCE) -> Iterator[pa.Table]:

@@ -157,9 +157,11 @@ def video() -> Finding:
 
 def compiler() -> Finding:
     """Whether --compiled does anything."""
+    import torch
+
     from replaylab.util.distributed import can_compile
 
-    there = can_compile(_device())
+    there = can_compile("cuda" if torch.cuda.is_available() else "cpu")
     return Finding("compiler", "torch.compile can be used (--compiled)" if there else "none: --compiled changes nothing")
 
 
@@ -198,7 +200,7 @@ def own_models() -> list[Finding]:
     have = torch.cuda.get_device_properties(0).total_memory / GB if torch.cuda.is_available() else 0.0
     lines = []
     for name, one in presets.PRESETS.items():
-        counted = estimates.estimate(one)
+        counted = estimates.kept(one)
         need = max(counted.training_gb, counted.encoding_gb)
         fits = "fits" if have > need else "does not fit this GPU" if have else "needs a GPU"
         lines.append(Finding(f"own {name}", f"{need:.0f} GB, {counted.hours:.1f} H100 hours a run (counted): {fits}"))
@@ -212,9 +214,3 @@ def next_step() -> Finding:
     if torch.cuda.is_available():
         return Finding("next", "make gpu-check, which tests on this GPU what was only tested on CPUs")
     return Finding("next", "make reproduce")
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -26,7 +26,7 @@ from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.mixture import Mixture
 from replaylab.models import autoencoder, latent_cache, pipelines
 from replaylab.models.tiny import LARGE, TINY, Size, TinyModel
-from replaylab.spec import WEIGHTS, EvaluationSpec, MachineSpec, TrainingSpec, WorldSpec, base_folder, torch_seed
+from replaylab.spec import WEIGHTS, Described, EvaluationSpec, MachineSpec, TrainingSpec, WorldSpec, base_folder, torch_seed
 from replaylab.training import cards, checkpoint, loop
 from replaylab.util import distributed, reading
 from replaylab.util.distributed import flush_denormals
@@ -84,7 +84,7 @@ def bars(curve: pd.DataFrame) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Described):
     """How a base is trained and measured while it learns."""
 
     near: tuple[WorldSpec, ...]  # each video as often as any other

@@ -52,12 +52,11 @@ class Batch(NamedTuple):
 
     def split(self, count: int) -> list[Batch]:
         """The batch in `count` gradient accumulation steps."""
-        parts = range(-(-len(self.level) // -(-len(self.level) // count)))  # as many as `chunk` makes
 
         def part(number: int) -> Batch:
             return self._mapped(lambda tensor: tensor.chunk(count)[number])
 
-        return [part(number) for number in parts]
+        return [part(number) for number in range(len(self.level.chunk(count)))]
 
     def to(self, device: torch.device) -> Batch:
         """The same on that device, copied asynchronously."""
@@ -122,8 +121,8 @@ def fit(
     `replay`: of which the weight and the noise levels of replayed clips are taken. `base_clips`: of the base's domains, for
     a remedy that measures the base on them. `evaluate(step)` is called on every rank with the averaged weights in place,
     after each step of `evaluate_at`, and again if it was interrupted. Raises FloatingPointError, with the step, its clips
-    and the last good checkpoint, on a loss that is not finite, and
-    ValueError where a checkpoint was made with other settings.
+    and the last good checkpoint, on a loss that is not finite, and ValueError where a checkpoint was made with other
+    settings.
     """
     from diffusers.training_utils import EMAModel
 

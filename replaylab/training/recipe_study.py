@@ -9,14 +9,13 @@ ones unless it is they that are varied, and is measured on dev as the bases are.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from replaylab.spec import WEIGHTS, MachineSpec, WorldSpec
+from replaylab.spec import WEIGHTS, MachineSpec, WorldSpec, digest
 from replaylab.training import bases, loop
 from replaylab.util import reading
 from replaylab.util.distributed import flush_denormals
@@ -60,7 +59,7 @@ def run(home: Path, folder: Path = WEIGHTS, machine: MachineSpec = MachineSpec()
     recipe, parts = bases.recipe_of(SEED), []
     for name, changes in track(VARIATIONS.items(), what="recipes", total=len(VARIATIONS), unit="variations"):
         varied = _changed(recipe, steps, changes)
-        aside = home / "recipes" / hashlib.sha256(repr(varied).encode()).hexdigest()[:12]
+        aside = home / "recipes" / digest(varied)
         if not (aside / "rows.csv").is_file():
             model = bases.new_model("wan", SEED, WEIGHTS / recipe.autoencoder)
             sources = bases.sources_of(varied, model, home)
