@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from replaylab.data.boxes import is_eligible
+from replaylab.data.boxes import is_eligible, uncovered_shares
 from replaylab.util.extras import needs
 
 Floats = NDArray[np.floating[Any]]
@@ -252,18 +252,7 @@ def _in_front(mesh: Mesh, vertices: Floats, depth: Floats) -> Floats:
 
 def visible_shares(boxes: Floats, depths: Floats, size_px: int) -> Floats:
     """Share (A,) of each full box in the image and not occluded by a nearer agent's box; 0 where there is no box."""
-    shares = np.zeros(len(boxes))
-    cells = 4  # a quarter of a pixel: fine enough for a share of an agent of 6 px
-    taken = np.zeros((size_px * cells, size_px * cells), dtype=bool)
-    for agent in np.argsort(depths):
-        if not np.isfinite(boxes[agent]).all():
-            continue
-        x0, y0, x1, y1 = boxes[agent]
-        left, top, right, bottom = np.clip(np.round(boxes[agent] * cells), 0, size_px * cells).astype(int)
-        free = (~taken[top:bottom, left:right]).sum() / cells**2
-        shares[agent] = min(1.0, free / max((x1 - x0) * (y1 - y0), 1e-9))
-        taken[top:bottom, left:right] = True
-    return shares
+    return uncovered_shares(boxes, depths, size_px, size_px)
 
 
 def eligible(boxes: Floats, visible: Floats, size_px: int) -> NDArray[np.bool_]:

@@ -1,10 +1,9 @@
 """Scenes of nuScenes, as one of its cameras saw them, as a domain with truth.
 
 Decision: the devkit (nuscenes-devkit) reads the tables and carries boxes from key frame to key frame (`get_boxes`); the
-geometry of the picture is added here. A scene is taken from its first key frame to its last: beyond, boxes are not known. A
-box is the hull of the projected cuboid, of its part in front of the camera, in px of the domain. `visible` is the middle of
-the annotation's visibility level (of all six cameras together) times the share of the box in the domain's picture. The ego
-car's pose is the camera's. Scenes of one drive (log) are never in two splits.
+geometry of the picture is that of `cuboids`. A scene is taken from its first key frame to its last: beyond, boxes are not
+known. `visible` is the middle of the annotation's visibility level (of all six cameras together) times the share of the box
+in the domain's picture. The ego car's pose is the camera's. Scenes of one drive (log) are never in two splits.
 
 Left out: what does not move by itself (barriers, cones, racks), and pictures whose file is missing. Not known: road_m.
 Refused: missing or unreadable tables, with the table and the field.
@@ -24,8 +23,9 @@ import pandas as pd
 
 from replaylab.data.boxes import share_inside
 from replaylab.data.domain import Rows
-from replaylab.data.importers import conversion, sources
+from replaylab.data.importers import conversion, cuboids, sources
 from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
+from replaylab.data.importers.cuboids import CameraPose, CarCamera
 from replaylab.data.importers.sources import Fit, Floats, ImageSequence, Recipe, Source, Unusable
 from replaylab.util import reading
 from replaylab.util.progress import track
@@ -46,8 +46,6 @@ KINDS = {  # categories by how they begin; what is not here is no agent
 }
 WITHOUT_RIDER = "cycle.without_rider"
 VISIBLE = {"v0-40": 0.2, "v40-60": 0.5, "v60-80": 0.7, "v80-100": 0.9}
-NEAR_M = 0.1
-EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
 FIELDS = {  # of every table, what is read by the devkit and here
     "category": ("token", "name"),
     "attribute": ("token", "name"),
@@ -162,7 +160,7 @@ class NuscenesScene(ImageSequence):
         """Rows of agents and of the ego car of one piece."""
         rows: Rows = []
         numbers: dict[str, int] = {}  # of agents, by the instance's token
-        poses = [_CameraPose(self.database, self.records[number], recipe) for number in piece]
+        poses = [_pose(self.database, self.records[number], recipe) for number in piece]
         for frame, (number, pose) in enumerate(zip(piece, poses, strict=True)):
             for box in self.database.get_boxes(self.records[number]["token"]):
                 annotation = self.database.get("sample_annotation", box.token)
@@ -172,14 +170,14 @@ class NuscenesScene(ImageSequence):
                 if not inside:
                     continue
                 agent = numbers.setdefault(annotation["instance_token"], len(numbers))
+                place = pose.place(box.center, box.orientation.rotation_matrix[:, 0])
                 level = self.database.get("visibility", annotation["visibility_token"])["level"]
                 rows.append({
                     "frame": frame, "agent": agent, "kind": kind,
-                    **dict(zip(("x0", "y0", "x1", "y1"), hull, strict=True)), **pose.place(box), "road_m": np.nan,
+                    **dict(zip(("x0", "y0", "x1", "y1"), hull, strict=True)), **place, "road_m": np.nan,
                     "visible": inside * VISIBLE[level], "eligible": True,
                 })  # fmt: skip
-        first = poses[0]
-        cameras = np.stack([pose.camera for pose in poses])
+        first, cameras = poses[0].lens, np.stack([pose.camera for pose in poses])
         return rows, sources.ego_rows(cameras, first.fit, first.focal_px, first.height_m, first.pitch_rad, "drive")
 
     def _kind(self, annotation: dict[str, Any]) -> str | None:
@@ -191,44 +189,13 @@ class NuscenesScene(ImageSequence):
         return kind
 
 
-class _CameraPose:
-    """The camera when it took a picture, and the fit of that picture to the domain."""
-
-    def __init__(self, database: Any, record: dict[str, Any], recipe: Recipe) -> None:
-        sensor = database.get("calibrated_sensor", record["calibrated_sensor_token"])
-        pose = database.get("ego_pose", record["ego_pose_token"])
-        in_car, car = _rotation(sensor["rotation"]), _rotation(pose["rotation"])
-        self.rotation = car @ in_car  # camera to world
-        self.position = car @ np.array(sensor["translation"], float) + np.array(pose["translation"], float)
-        self.intrinsics = np.array(sensor["camera_intrinsic"], float).reshape(3, 3)
-        self.fit = Fit.of(record["height"], record["width"], recipe)
-        self.focal_px = float(self.intrinsics[0, 0])
-        self.height_m = float(sensor["translation"][2])
-        ray = in_car @ np.linalg.solve(self.intrinsics, [*self.fit.middle, 1.0])
-        self.pitch_rad = float(-np.arcsin(ray[2] / np.linalg.norm(ray)))
-        ahead = self.rotation[:, 2]
-        self.camera = np.array([*self.position[:2], np.arctan2(-ahead[0], ahead[1])])  # heading 0 along +y
-
-    def box(self, corners: Floats) -> Floats | None:
-        """(4,) px of the domain: the hull of the part in front of the camera of a cuboid (8, 3) in the world; None: none."""
-        seen = (corners - self.position) @ self.rotation
-        ends = seen[EDGES]
-        near, far = ends[:, 0], ends[:, 1]
-        cut = (near[:, 2] > NEAR_M) != (far[:, 2] > NEAR_M)
-        share = (NEAR_M - near[cut, 2]) / (far[cut, 2] - near[cut, 2])
-        points = np.concatenate([seen[seen[:, 2] > NEAR_M], near[cut] + share[:, None] * (far[cut] - near[cut])])
-        if not len(points):
-            return None
-        flat = points @ self.intrinsics.T
-        pixels = flat[:, :2] / flat[:, 2:]
-        return self.fit.boxes(np.concatenate([pixels.min(axis=0), pixels.max(axis=0)])[None])[0]
-
-    def place(self, box: Any) -> dict[str, float]:
-        """x_m, y_m and heading_rad of a box of the devkit."""
-        right, ahead = sources.seen_from(self.camera, np.asarray(box.center)[None, :2])[0]
-        along = box.orientation.rotation_matrix[:, 0]
-        heading = (np.arctan2(-along[0], along[1]) - self.camera[2] + np.pi) % (2 * np.pi) - np.pi
-        return {"x_m": float(right), "y_m": float(ahead), "heading_rad": float(heading)}
+def _pose(database: Any, record: dict[str, Any], recipe: Recipe) -> CameraPose:
+    """The camera when it took a picture."""
+    sensor = database.get("calibrated_sensor", record["calibrated_sensor_token"])
+    pose = database.get("ego_pose", record["ego_pose_token"])
+    intrinsics = np.array(sensor["camera_intrinsic"], float).reshape(3, 3)
+    camera = CarCamera(_transform(sensor), intrinsics, Fit.of(record["height"], record["width"], recipe))
+    return CameraPose(camera, _transform(pose))
 
 
 def _records(database: Any, scene: dict[str, Any], camera: str) -> Iterator[dict[str, Any]]:
@@ -243,10 +210,11 @@ def _records(database: Any, scene: dict[str, Any], camera: str) -> Iterator[dict
         token = "" if token == last else record["next"]
 
 
-def _rotation(quaternion: list[float]) -> Floats:
+def _transform(record: dict[str, Any]) -> Floats:
+    """Rotation and translation of a record as one matrix (4, 4)."""
     from pyquaternion import Quaternion
 
-    return Quaternion(quaternion).rotation_matrix
+    return cuboids.transform(Quaternion(record["rotation"]).rotation_matrix, np.array(record["translation"], float))
 
 
 def _name(scene: dict[str, Any]) -> str:

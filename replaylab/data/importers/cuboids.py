@@ -1,0 +1,113 @@
+"""Cuboids in the world as a camera on a car sees them: boxes in px of the domain, and places in m from the camera.
+
+Decision: the camera's axes are OpenCV's (x to the right, y downwards, z ahead), the car's are x ahead, y to the left, z up
+from the ground. A box is the hull of the projected cuboid, of its part in front of the camera. Lens distortion is OpenCV's
+where a calibration has it; beyond the radial factors LEAST_RADIAL to MOST_RADIAL, far outside of the picture, where the
+polynomial folds back, a point is projected without it (the same limits as Waymo's own camera model). Not modelled: a shutter
+that reads the picture line by line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from replaylab.data.importers import sources
+from replaylab.data.importers.sources import Fit, Floats
+
+NEAR_M = 0.1
+EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
+CORNERS = np.array([[1, 1, 1], [1, -1, 1], [1, -1, -1], [1, 1, -1], [-1, 1, 1], [-1, -1, 1], [-1, -1, -1], [-1, 1, -1]]) / 2
+LEAST_RADIAL, MOST_RADIAL = 0.8, 1.2
+
+
+@dataclass(frozen=True)
+class CarCamera:
+    """A camera on a car, and the fit of its pictures to the domain."""
+
+    in_car: Floats  # (4, 4): from the camera's axes to the car's
+    intrinsics: Floats  # (3, 3)
+    fit: Fit
+    distortion: tuple[float, ...] = ()  # k1, k2, p1, p2, k3; none: a pinhole
+
+    @property
+    def focal_px(self) -> float:
+        """Along x, in px of the source."""
+        return float(self.intrinsics[0, 0])
+
+    @property
+    def height_m(self) -> float:
+        """Above the ground."""
+        return float(self.in_car[2, 3])
+
+    @property
+    def pitch_rad(self) -> float:
+        """Downwards, of the middle of the domain's picture."""
+        ray = self.in_car[:3, :3] @ np.linalg.solve(self.intrinsics, [*self.fit.middle, 1.0])
+        return float(-np.arcsin(ray[2] / np.linalg.norm(ray)))
+
+    def pixels(self, points: Floats) -> Floats:
+        """(N, 2) px of the source, of points (N, 3) in the camera's axes, in front of it."""
+        flat = points[:, :2] / points[:, 2:]
+        if self.distortion:
+            flat = _distorted(flat, *self.distortion)
+        return flat @ self.intrinsics[:2, :2].T + self.intrinsics[:2, 2]
+
+
+class CameraPose:
+    """The camera when its car was at a pose (4, 4) in the world, whose z is up."""
+
+    def __init__(self, camera: CarCamera, car: Floats) -> None:
+        self.lens = camera
+        whole = car @ camera.in_car
+        self.rotation, self.position = whole[:3, :3], whole[:3, 3]  # camera to world
+        ahead = self.rotation[:, 2]
+        self.camera = np.array([*self.position[:2], np.arctan2(-ahead[0], ahead[1])])  # x, y, heading: 0 along +y
+
+    def seen(self, points: Floats) -> Floats:
+        """Points (N, 3) of the world in the camera's axes."""
+        return (points - self.position) @ self.rotation
+
+    def box(self, corners: Floats) -> Floats | None:
+        """(4,) px of the domain: the hull of the part in front of the camera of a cuboid (8, 3) in the world; None: none."""
+        seen = self.seen(corners)
+        ends = seen[EDGES]
+        near, far = ends[:, 0], ends[:, 1]
+        cut = (near[:, 2] > NEAR_M) != (far[:, 2] > NEAR_M)
+        share = (NEAR_M - near[cut, 2]) / (far[cut, 2] - near[cut, 2])
+        points = np.concatenate([seen[seen[:, 2] > NEAR_M], near[cut] + share[:, None] * (far[cut] - near[cut])])
+        if not len(points):
+            return None
+        pixels = self.lens.pixels(points)
+        return self.lens.fit.boxes(np.concatenate([pixels.min(axis=0), pixels.max(axis=0)])[None])[0]
+
+    def place(self, centre: Floats, along: Floats) -> dict[str, float]:
+        """x_m, y_m and heading_rad of what is at `centre` and faces `along`, both in the world."""
+        right, ahead = sources.seen_from(self.camera, np.asarray(centre)[None, :2])[0]
+        heading = (np.arctan2(-along[0], along[1]) - self.camera[2] + np.pi) % (2 * np.pi) - np.pi
+        return {"x_m": float(right), "y_m": float(ahead), "heading_rad": float(heading)}
+
+
+def corners_of(centre: Floats, size: Floats, rotation: Floats) -> Floats:
+    """(8, 3) corners of a cuboid: `size` is its length along its own x, its width along y, its height along z."""
+    return (CORNERS * size) @ rotation.T + centre
+
+
+def transform(rotation: Floats, translation: Floats) -> Floats:
+    """A rotation (3, 3) and then a translation (3,) as one matrix (4, 4)."""
+    whole = np.eye(4)
+    whole[:3, :3], whole[:3, 3] = rotation, translation
+    return whole
+
+
+def _distorted(flat: Floats, k1: float, k2: float, p1: float, p2: float, k3: float) -> Floats:
+    """Points (N, 2) at a distance of 1 as the lens bends them; OpenCV's model (calib3d, "Camera Calibration")."""
+    x, y = flat.T
+    square = x**2 + y**2
+    radial = 1 + square * (k1 + square * (k2 + square * k3))
+    bent = np.stack([
+        x * radial + 2 * p1 * x * y + p2 * (square + 2 * x**2),
+        y * radial + p1 * (square + 2 * y**2) + 2 * p2 * x * y,
+    ], axis=1)  # fmt: skip
+    return np.where(((radial >= LEAST_RADIAL) & (radial <= MOST_RADIAL))[:, None], bent, flat)
