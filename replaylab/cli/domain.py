@@ -1,4 +1,4 @@
-"""The verb `domain add`: a domain of video files, nuScenes or KITTI."""
+"""The verb `domain add`: a domain of video files, or of a public data set."""
 
 from __future__ import annotations
 
@@ -14,29 +14,40 @@ if TYPE_CHECKING:
     from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
 
 FORMATS = ".3gp, .avi, .mkv, .mov, .mp4, .ts, .webm ..."
+NEEDS = {  # of each data set: what is made of it, and the files of it that are needed, by the names of its own downloads
+    "nuscenes": "camera sweeps, boxes and ego pose of nuScenes. Needs the metadata and camera files of v1.0-mini or "
+    "v1.0-trainval, unpacked into one folder (nuscenes.org, after an account and its terms), and nuscenes-devkit",
+    "kitti": "KITTI tracking: pictures, boxes and ego pose. Needs data_tracking_image_2, _label_2, _calib and _oxts, "
+    "unpacked into one folder (cvlibs.net, after an account): training/image_02, label_02, calib, oxts",
+    "waymo": "Waymo Open Dataset v2: a camera's pictures, projected 3-D boxes and ego pose. Needs the Parquet folders "
+    "camera_image, camera_calibration, vehicle_pose and lidar_box of training or validation of v_2_0_1 (waymo.com/open, "
+    "after an account and its licence); no TensorFlow",
+}
 
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to those of the command."""
     verbs = shared.add_group(verbs, "domain", "make domains of what you filmed, or of public data sets")
-    text = "make a domain; goes on where it was stopped, and with what was added since"
+    text = "make a domain of one of these; goes on where it was stopped, and with what was added since"
     kinds = shared.add_group(verbs, "add", text, "KIND")
-    videos = _add_kind(kinds, "videos", f"of a folder of video files ({FORMATS})", 4)
+    videos = _add_kind(kinds, "videos", f"a folder of video files ({FORMATS})", 4)
     text = "what never is in two splits: a file, all files of a folder (of one drive), or from cut to cut (default: file)"
     videos.add_argument("--scene-from", choices=("file", "folder", "cuts"), default="file", help=text)
     text = "cut long files into scenes of about that length; a clip's length is left out between them"
     videos.add_argument("--scene-seconds", type=float, default=0.0, help=text)
     text = "of files with several video streams: which, from 0 (default: that which players show)"
     videos.add_argument("--stream", type=int, help=text)
-    nuscenes = _add_kind(kinds, "nuscenes", "of nuScenes: camera sweeps, boxes and ego pose", 4)
+    nuscenes = _add_kind(kinds, "nuscenes", NEEDS["nuscenes"], 4)
     nuscenes.add_argument("--version", default="v1.0-mini", help="folder of the tables (default: v1.0-mini)")
     nuscenes.add_argument("--camera", default="CAM_FRONT", help="channel (default: CAM_FRONT)")
-    _add_kind(kinds, "kitti", "of KITTI tracking: training/image_02, label_02, calib and oxts", 5)
+    _add_kind(kinds, "kitti", NEEDS["kitti"], 5)
+    waymo = _add_kind(kinds, "waymo", NEEDS["waymo"], 5)
+    waymo.add_argument("--camera", default="FRONT", help="FRONT, FRONT_LEFT, FRONT_RIGHT, SIDE_LEFT or SIDE_RIGHT")
 
 
 def _add_kind(kinds: Any, name: str, text: str, rate: int) -> argparse.ArgumentParser:
     """A parser with the options that every kind of source has; `rate`: frames per second by default."""
-    parser = shared.add_verb(kinds, name, text, run, f"Make a domain {text}.")
+    parser = shared.add_verb(kinds, name, text, run, f"Make a domain of {text}.")
     parser.set_defaults(kind=name)
     if name == "videos":
         parser.add_argument("source", metavar="FOLDER", help="searched with all folders in it")
@@ -62,13 +73,15 @@ def _add_kind(kinds: Any, name: str, text: str, rate: int) -> argparse.ArgumentP
 
 def run(options: argparse.Namespace) -> None:
     """Make the domain, or go on with it, and print what it holds."""
-    from replaylab.data.importers import kitti, nuscenes, video_folder
+    from replaylab.data.importers import kitti, nuscenes, video_folder, waymo
 
     source, settings = Path(options.source), _settings(options)
     if options.kind == "videos":
         result = video_folder.add(source, settings, options.scene_from, options.scene_seconds, options.stream)
     elif options.kind == "nuscenes":
         result = nuscenes.add(source, settings, options.version, options.camera)
+    elif options.kind == "waymo":
+        result = waymo.add(source, settings, options.camera)
     else:
         result = kitti.add(source, settings)
     _print(result, options.out)

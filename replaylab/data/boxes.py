@@ -6,9 +6,10 @@ Boxes are (n, 4): left, top, right, bottom, px.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from replaylab.util.checks import BoolArray, FloatArray, IntArray, checked_shape
 
@@ -16,6 +17,7 @@ MIN_HEIGHT_PX = 6.0  # of an image of 64
 MIN_VISIBLE = 0.5
 SAME_BOX_IOU = 0.7  # of two detections: above it they are of one agent
 PerFrame = Sequence[ArrayLike]
+AnyFloats = NDArray[np.floating[Any]]
 
 
 def is_eligible(boxes: ArrayLike, visible: ArrayLike, size_px: int = 64) -> BoolArray:
@@ -58,7 +60,7 @@ def share_inside(boxes: FloatArray, height_px: int, width_px: int) -> FloatArray
     return _areas(np.clip(boxes, 0, np.tile([width_px, height_px], 2))) / np.maximum(_areas(boxes), 1e-9)
 
 
-def uncovered_shares(boxes: FloatArray, depths: FloatArray, height_px: int, width_px: int) -> FloatArray:
+def uncovered_shares(boxes: AnyFloats, depths: AnyFloats, height_px: int, width_px: int) -> FloatArray:
     """Share (A,) of each full box (A, 4) in an image and not covered by the box of one that is nearer, by `depths` (A,).
 
     0 where there is no box (NaN).

@@ -138,18 +138,21 @@ def yaml_object(path: Path, remedy: str = "see the page about clusters") -> dict
 
 def table(
     path: Path, remedy: str = RESTORE, columns: Mapping[str, str] | Collection[str] = (), numbers: Collection[str] = (),
-    **options: Any,
+    only: bool = False, **options: Any,
 ) -> pd.DataFrame:  # fmt: skip
     """A Parquet file, whose pages' checksums are compared where it has some.
 
-    It must have these `columns` (names, or names with what they are, for the error), and `numbers` in these of them.
-    `options` go to `pandas.read_parquet`.
+    It must have these `columns` (names, or names with what they are, for the error), and `numbers` in these of them; with
+    `only`, no other column is read. `options` go to `pandas.read_parquet`.
     """
     import pandas as pd
+    from pyarrow import parquet
 
     with named(path, "whole Parquet file", remedy):
         if path.is_dir():  # pandas would read all files in it
             raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+        if only:
+            options["columns"] = [name for name in parquet.read_schema(path).names if name in columns]
         found = pd.read_parquet(path, page_checksum_verification=True, **options)
     _check_columns(found, path, remedy, columns)
     for column in numbers:

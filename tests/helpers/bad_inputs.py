@@ -21,7 +21,7 @@ from torch import nn
 
 from replaylab.analysis import world_survey
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, open_domain, write_domain
-from replaylab.data.importers import conversion, nuscenes
+from replaylab.data.importers import conversion, nuscenes, waymo
 from replaylab.data.importers.conversion import ConversionSettings
 from replaylab.data.importers.kitti import KittiSequence
 from replaylab.data.importers.sources import Unusable
@@ -231,18 +231,34 @@ def _kitti(kind: str, folder: Path) -> Opened:
         (folder / each / "0000.txt").write_text("")
 
     def read() -> None:
-        try:
-            sequence = KittiSequence(folder, "0000")
-            if kind == "label_02":
-                sequence.labels()
-            elif kind == "calib":
-                sequence.calibration()
-            else:
-                sequence.poses(None)  # type: ignore[arg-type]
-        except Unusable as error:  # a row of unusable.csv
-            raise ValueError("; ".join(error.args)) from error
+        sequence = KittiSequence(folder, "0000")
+        if kind == "label_02":
+            sequence.labels()
+        elif kind == "calib":
+            sequence.calibration()
+        else:
+            sequence.poses(None)  # type: ignore[arg-type]
 
-    return Opened(folder / kind / "0000.txt", read)
+    return Opened(folder / kind / "0000.txt", partial(_usable, read))
+
+
+def _usable(read: Callable[[], Any]) -> None:
+    try:
+        read()
+    except Unusable as error:  # a row of unusable.csv
+        raise ValueError("; ".join(error.args)) from error
+
+
+def _waymo(folder: Path) -> Opened:
+    for component in ("camera_image", "lidar_box"):
+        (folder / component).mkdir()
+        row = dict.fromkeys(waymo.NUMBERS[component], 1) | dict.fromkeys(waymo.OTHERS[component], "one")
+        pd.DataFrame([row] * 50).to_parquet(folder / component / "1.parquet")
+
+    def read() -> None:
+        waymo.WaymoSegment(folder, "1", "FRONT", ["camera_image", "lidar_box"]).table("lidar_box")
+
+    return Opened(folder / "lidar_box" / "1.parquet", partial(_usable, read))
 
 
 def _recipe(folder: Path) -> Opened:
@@ -323,6 +339,7 @@ READERS = [
     Reader("a metric's TorchScript", "TorchScript", _torchscript),
     *(Reader(f"KITTI's {kind}", "text", partial(_kitti, kind)) for kind in ("label_02", "oxts")),
     Reader("nuScenes' tables", "JSON", _nuscenes),
+    Reader("Waymo's lidar_box", "Parquet", _waymo),
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import json
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from PIL import Image
 
 from replaylab.data.boxes import is_eligible
 from replaylab.data.domain import TRACK_COLUMNS, TRACK_TYPES, Rows
+from replaylab.util import reading
 
 Floats = NDArray[np.float64]
 Picture = NDArray[np.uint8]  # (H, W, 3)
@@ -51,6 +53,15 @@ class Unusable(Exception):
     def row(self) -> dict[str, str]:
         """A row of unusable.csv: file, why, what_to_do."""
         return dict(zip(("file", "why", "what_to_do"), self.args, strict=True))
+
+
+@contextmanager
+def as_unusable(label: str, what_to_do: str) -> Iterator[None]:
+    """What `reading` says of a missing or damaged file becomes `Unusable`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise Unusable(label, reading.reason(error).removesuffix(f"; {what_to_do}"), what_to_do) from error
 
 
 @dataclass(frozen=True)
@@ -152,12 +163,14 @@ class Source:
 
 
 class ImageSequence:
-    """A source whose pictures are image files, with files of truth beside them."""
+    """A source whose pictures are image files, or in files that `read` reads, with files of truth beside them."""
 
-    def __init__(self, name: str, label: str, paths: Sequence[Path], truth_paths: Sequence[Path]) -> None:
+    def __init__(
+        self, name: str, label: str, paths: Sequence[Path], truth_paths: Sequence[Path], read: Read | None = None
+    ) -> None:
         self.name, self.label, self.paths = name, label, paths
         self.stamp = stamp_of([*truth_paths, *paths])
-        self.read: Read = partial(_read_images, paths, label)
+        self.read: Read = read or partial(_read_images, paths, label)
 
     def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
         """Which pictures to take, and the truth of each."""
