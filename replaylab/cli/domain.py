@@ -22,6 +22,9 @@ NEEDS = {  # of each data set: what is made of it, and the files of it that are 
     "waymo": "Waymo Open Dataset v2: a camera's pictures, projected 3-D boxes and ego pose. Needs the Parquet folders "
     "camera_image, camera_calibration, vehicle_pose and lidar_box of training or validation of v_2_0_1 (waymo.com/open, "
     "after an account and its licence); no TensorFlow",
+    "bdd100k": "BDD100K's tracks of boxes: pictures and boxes, no ego pose. Needs MOT 2020 Labels (labels/box_track_20) and "
+    "MOT 2020 Images (images/track), or in place of these the 100K videos (videos/train, videos/val), in one folder "
+    "(bdd-data.berkeley.edu, after an account and its licence)",
 }
 
 
@@ -43,6 +46,7 @@ def add_parser(verbs: Any) -> None:
     _add_kind(kinds, "kitti", NEEDS["kitti"], 5)
     waymo = _add_kind(kinds, "waymo", NEEDS["waymo"], 5)
     waymo.add_argument("--camera", default="FRONT", help="FRONT, FRONT_LEFT, FRONT_RIGHT, SIDE_LEFT or SIDE_RIGHT")
+    _add_kind(kinds, "bdd100k", NEEDS["bdd100k"], 5)
 
 
 def _add_kind(kinds: Any, name: str, text: str, rate: int) -> argparse.ArgumentParser:
@@ -73,7 +77,7 @@ def _add_kind(kinds: Any, name: str, text: str, rate: int) -> argparse.ArgumentP
 
 def run(options: argparse.Namespace) -> None:
     """Make the domain, or go on with it, and print what it holds."""
-    from replaylab.data.importers import kitti, nuscenes, video_folder, waymo
+    from replaylab.data.importers import bdd100k, kitti, nuscenes, video_folder, waymo
 
     source, settings = Path(options.source), _settings(options)
     if options.kind == "videos":
@@ -83,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
     elif options.kind == "waymo":
         result = waymo.add(source, settings, options.camera)
     else:
-        result = kitti.add(source, settings)
+        result = {"kitti": kitti.add, "bdd100k": bdd100k.add}[options.kind](source, settings)
     _print(result, options.out)
 
 

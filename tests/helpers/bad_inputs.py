@@ -22,6 +22,7 @@ from torch import nn
 from replaylab.analysis import world_survey
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, open_domain, write_domain
 from replaylab.data.importers import conversion, nuscenes, waymo
+from replaylab.data.importers.bdd100k import BddVideo
 from replaylab.data.importers.conversion import ConversionSettings
 from replaylab.data.importers.kitti import KittiSequence
 from replaylab.data.importers.sources import Unusable
@@ -261,6 +262,15 @@ def _waymo(folder: Path) -> Opened:
     return Opened(folder / "lidar_box" / "1.parquet", partial(_usable, read))
 
 
+def _bdd100k(folder: Path) -> Opened:
+    pictures, labels = folder / "images" / "track" / "train" / "a", folder / "labels" / "train" / "a.json"
+    for path in (pictures / "a-0000001.jpg", labels):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    labels.write_text('[{"frameIndex": 0, "labels": []}]')
+    return Opened(labels, partial(_usable, lambda: BddVideo(folder, labels).boxes()))
+
+
 def _recipe(folder: Path) -> Opened:
     check = partial(conversion.check, ConversionSettings(folder, name="mine"), "videos")
     return _written(conversion.RECIPE_FILE, "{}", lambda path: check(), folder)
@@ -340,6 +350,7 @@ READERS = [
     *(Reader(f"KITTI's {kind}", "text", partial(_kitti, kind)) for kind in ("label_02", "oxts")),
     Reader("nuScenes' tables", "JSON", _nuscenes),
     Reader("Waymo's lidar_box", "Parquet", _waymo),
+    Reader("BDD100K's labels", "any JSON", _bdd100k),
 ]  # fmt: skip
 
 

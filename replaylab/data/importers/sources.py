@@ -272,7 +272,7 @@ def _runs(times_s: Sequence[float], step_s: float) -> list[list[int]]:
         run = [first]
         while True:
             due = times_s[first] + len(run) * step_s
-            near = _nearest(times_s, due)
+            near = nearest(times_s, due)
             within_s = near_s[min(max(bisect_left(times_s, due) - 1, 0), len(near_s) - 1)]
             if near == run[-1] or abs(times_s[near] - due) > within_s or due > times_s[-1] + ROUNDING_S:
                 break
@@ -282,7 +282,7 @@ def _runs(times_s: Sequence[float], step_s: float) -> list[list[int]]:
     return runs
 
 
-def _nearest(times_s: Sequence[float], due_s: float) -> int:
+def nearest(times_s: Sequence[float], due_s: float) -> int:
     """The number of the nearest picture; of two that are equally near, the earlier one."""
     after = min(bisect_left(times_s, due_s), len(times_s) - 1)
     before = max(after - 1, 0)

@@ -183,6 +183,10 @@ class WaymoSegment(ImageSequence):
         table, poses = self.table("lidar_box"), self.table("vehicle_pose")
         vehicles = dict(zip(poses[TIME], self.poses("vehicle_pose", poses, VEHICLE_POSE), strict=True))
         found: dict[int, list[Agent]] = {}
+        twice = table.duplicated([TIME, OBJECT])
+        if twice.any():
+            row = int(twice.idxmax())
+            raise self._wrong("lidar_box", row, OBJECT, table[OBJECT].iloc[row], "that of another row of this frame")
         table = table[table[TYPE].isin(KINDS) & (table[POINTS] > 0)]
         columns = zip(table.index, table[TIME], table[OBJECT], table[TYPE], table[CUBOID].to_numpy(float), strict=True)
         for row, time, name, kind, (x, y, z, length, width, height, heading) in columns:
@@ -200,9 +204,9 @@ class WaymoSegment(ImageSequence):
             found.setdefault(int(time), []).append(agent)
         return found
 
-    def _wrong(self, component: str, row: int, column: str, value: object) -> Unusable:
+    def _wrong(self, component: str, row: int, column: str, value: object, what: str = "") -> Unusable:
         why = f"{self.tables[component]}: row {row}: column {column!r} is {reading.shown(value)}"
-        return Unusable(self.label, why, AGAIN)
+        return Unusable(self.label, f"{why}, {what}" if what else why, AGAIN)
 
 
 def _agents(frames: Sequence[Sequence[Agent]], seen: Sequence[CameraPose], recipe: Recipe) -> Rows:

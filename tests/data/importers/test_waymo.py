@@ -247,6 +247,7 @@ BROKEN = {  # what is wrong: (component, change, what is said of it)
     "a box": ("lidar_box", first_row(f"{BOX}.box.center.x", float("nan")), r"row 0: column '.*center\.x' is .*nan"),
     "a time": ("lidar_box", first_row("key.frame_timestamp_micros", None), r"row 0: column 'key\.frame.*' is .*nan"),
     "a name": ("lidar_box", first_row("key.laser_object_id", None), r"row 0: column 'key\.laser_object_id' is (None|nan)"),
+    "a second box": ("lidar_box", first_row("key.laser_object_id", "left"), r"row 2: column '.*_id' is 'left', that of an"),
     "a pose": ("vehicle_pose", fewer, rf"vehicle_pose/.*: no row whose 'key\.frame.*' is {BEGIN_US}, as in row 0 of lidar"),
     "a flat pose": ("vehicle_pose", first_row("[VehiclePoseComponent].world_from_vehicle.transform", [0.0] * 16),
                     r"row 0: column '\[VehiclePose.*' is array"),
