@@ -25,6 +25,8 @@ NEEDS = {  # of each data set: what is made of it, and the files of it that are 
     "bdd100k": "BDD100K's tracks of boxes: pictures and boxes, no ego pose. Needs MOT 2020 Labels (labels/box_track_20) and "
     "MOT 2020 Images (images/track), or in place of these the 100K videos (videos/train, videos/val), in one folder "
     "(bdd-data.berkeley.edu, after an account and its licence)",
+    "comma2k19": "comma2k19: road video and ego pose; it has no boxes. Needs Chunk_1.zip to Chunk_10.zip, or some of them, "
+    "unpacked into one folder (academictorrents.com, MIT licence)",
 }
 
 
@@ -47,6 +49,7 @@ def add_parser(verbs: Any) -> None:
     waymo = _add_kind(kinds, "waymo", NEEDS["waymo"], 5)
     waymo.add_argument("--camera", default="FRONT", help="FRONT, FRONT_LEFT, FRONT_RIGHT, SIDE_LEFT or SIDE_RIGHT")
     _add_kind(kinds, "bdd100k", NEEDS["bdd100k"], 5)
+    _add_kind(kinds, "comma2k19", NEEDS["comma2k19"], 5)
 
 
 def _add_kind(kinds: Any, name: str, text: str, rate: int) -> argparse.ArgumentParser:
@@ -77,7 +80,7 @@ def _add_kind(kinds: Any, name: str, text: str, rate: int) -> argparse.ArgumentP
 
 def run(options: argparse.Namespace) -> None:
     """Make the domain, or go on with it, and print what it holds."""
-    from replaylab.data.importers import bdd100k, kitti, nuscenes, video_folder, waymo
+    from replaylab.data.importers import bdd100k, comma2k19, kitti, nuscenes, video_folder, waymo
 
     source, settings = Path(options.source), _settings(options)
     if options.kind == "videos":
@@ -87,7 +90,8 @@ def run(options: argparse.Namespace) -> None:
     elif options.kind == "waymo":
         result = waymo.add(source, settings, options.camera)
     else:
-        result = {"kitti": kitti.add, "bdd100k": bdd100k.add}[options.kind](source, settings)
+        importers = {"kitti": kitti, "bdd100k": bdd100k, "comma2k19": comma2k19}
+        result = importers[options.kind].add(source, settings)
     _print(result, options.out)
 
 

@@ -1,4 +1,4 @@
-"""Converting the sources of an importer (video files, KITTI sequences, nuScenes scenes) into a domain.
+"""Converting the sources of an importer (video files, the scenes, segments or sequences of a data set) into a domain.
 
 Decision: `placement` says in which split a scene is. A converted source leaves a note in `sources/`, which is read instead
 of converting it again. A source that cannot be used is `Unusable`: one row of `unusable.csv`, and the others are converted.

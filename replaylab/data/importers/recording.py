@@ -266,6 +266,13 @@ def _first_pictures(path: Path, number: int, label: str) -> tuple[Looks, tuple[i
         if not frames:
             raise ValueError("no picture can be decoded")
         square = float(stream.sample_aspect_ratio or 1)
+    looks = _looks(frames, square, label)
+    height, width = looks.shown(frames[0], VideoReformatter()).shape[:2]
+    return looks, (height, width), seconds / len(frames)
+
+
+def _looks(frames: Sequence[Any], square: float, label: str) -> Looks:
+    """What some decoded pictures look like."""
     first = frames[0]
     if wrong := colour.unknown(first.color_trc, first.colorspace):
         raise Unusable(
@@ -273,9 +280,7 @@ def _first_pictures(path: Path, number: int, label: str) -> tuple[Looks, tuple[i
         )
     colours = colour.name(first.color_trc, first.color_primaries)
     interlaced = any(frame.interlaced_frame for frame in frames)
-    looks = Looks(square, _turn(first, label), first.rotation, interlaced, colours)
-    height, width = looks.shown(first, VideoReformatter()).shape[:2]
-    return looks, (height, width), seconds / len(frames)
+    return Looks(square, _turn(first, label), first.rotation, interlaced, colours)
 
 
 def _turn(frame: Any, label: str) -> tuple[int, int, int, int]:
@@ -317,6 +322,48 @@ def _pictures(recording: Recording, wanted: Sequence[int], seek: bool) -> Iterat
         yield from _pictures(recording, wanted, seek=False)
     else:
         raise Unusable(label, f"damaged: {len(due)} of its pictures cannot be decoded", COPY_AGAIN)
+
+
+def raw_count(path: Path, label: str) -> int:
+    """How many pictures a raw stream has, by its packets; raises Unusable for what is none."""
+    why = f"{path} is no video, or damaged at its beginning"
+    with (
+        _as_unusable(label, why, COPY_AGAIN), opened(path) as container,
+        closing(container.demux(container.streams.video[0])) as demuxed,
+    ):  # fmt: skip
+        return sum(1 for packet in demuxed if packet.size)
+
+
+def raw_pictures(path: Path, label: str, wanted: Sequence[int]) -> Iterator[Picture]:
+    """The pictures of some numbers, ascending, of a raw stream, whose times are known from elsewhere.
+
+    Raises Unusable where one cannot be decoded, and for a stream whose pictures are shown in another order than they come.
+    """
+    due, done, last, looks = list(wanted), 0, -1, None
+    reformatter = VideoReformatter()
+    with _as_unusable(label, f"{path} is damaged: cannot be decoded", COPY_AGAIN), opened(path) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # files are converted side by side
+        stream.codec_context.flags |= Flags.copy_opaque.value
+        square = float(stream.sample_aspect_ratio or 1)
+        with closing(container.demux(stream)) as demuxed:
+            for number, packet in enumerate(demuxed):
+                packet.opaque = [number]
+                for frame in packet.decode():
+                    at = frame.opaque[0]
+                    if at < last:
+                        why = f"{path} shows its pictures in another order than they come in"
+                        raise Unusable(label, why, "take it away")
+                    last = at
+                    if at == due[done]:
+                        looks = looks or _looks([frame], square, label)
+                        yield looks.shown(frame, reformatter)
+                        done += 1
+                    if done == len(due):
+                        return
+                    if at > due[done]:
+                        raise Unusable(label, f"{path} is damaged: picture {due[done]} cannot be decoded", COPY_AGAIN)
+    raise Unusable(label, f"{path} is damaged: picture {due[done]} cannot be decoded", COPY_AGAIN)
 
 
 def _decoded(
