@@ -24,7 +24,7 @@ setup:  ## make .venv and install the pinned packages into it (skipped while not
 		echo "setup: Python 3.11 is needed, and '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1 || echo missing)." \
 			"Install it, or say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	set -e; \
-	echo "setup: installing into .venv (a few minutes, about 2.5 GB)"; \
+	echo "setup: installing into .venv (a few minutes, about 3.5 GB)"; \
 	if [ ! -x $(PY) ]; then "$(PYTHON)" -m venv .venv; fi; \
 	$(PY) -m pip install --quiet --constraint constraints.txt setuptools; \
 	$(PY) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[all,dev]'; \

@@ -3,6 +3,8 @@
 import importlib.metadata
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, copy_of_the_tree, run, tracked_files
+from conftest import ROOT, run, tracked_files
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from replaylab.cli.main import main
+from replaylab.spec import WEIGHTS, weights_digest
 
 
 def pins() -> dict[str, Requirement]:
@@ -67,7 +71,8 @@ def test_environment_yml_installs_the_same_packages_at_the_same_pins() -> None:
     packages = [line for line in conda_pip_lines() if not line.startswith("-")]
     assert options == ["--constraint constraints.txt", "--editable ."]
     extras = project()["project"]["optional-dependencies"]
-    in_pyproject = named([*project()["project"]["dependencies"], *extras["worlds"], *extras["book"]])
+    of_all = [line for name, extra in extras.items() if name not in ("all", "dev") for line in extra]
+    in_pyproject = named([*project()["project"]["dependencies"], *of_all])
     in_conda = named(packages)
     # The whole line, so that a condition on the platform (decord's) cannot differ, nor a version creep in.
     assert {name: str(line) for name, line in in_conda.items()} == {name: str(line) for name, line in in_pyproject.items()}
@@ -119,14 +124,58 @@ def test_no_single_file_is_too_large_for_git() -> None:
     assert not {name: size for name, size in large.items() if size > 25_000_000}
 
 
-def test_a_wheel_carries_every_file_of_the_package(tmp_path: Path) -> None:
-    tree = copy_of_the_tree(tmp_path / "tree")
-    package = {path.relative_to(tree).as_posix() for path in tree.glob("replaylab/**/*") if path.is_file()}
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built of what somebody who clones the repository would get."""
+    tree = tmp_path_factory.mktemp("wheel")
+    for name in tracked_files():
+        if name.parts[0] in ("replaylab", "pyproject.toml", "README.md", "LICENSE"):
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
     run([*pip, "--wheel-dir", "wheels", "."], tree)
-    (wheel,) = (tree / "wheels").iterdir()
-    inside = set(zipfile.ZipFile(wheel).namelist())
-    assert package <= inside
+    (path,) = (tree / "wheels").iterdir()
+    return path
+
+
+def test_a_wheel_carries_every_file_of_the_package(wheel: Path) -> None:
+    package = {name.as_posix() for name in tracked_files() if name.parts[0] == "replaylab"}
+    assert package <= set(zipfile.ZipFile(wheel).namelist())
+
+
+# From the wheel alone, in an empty folder: what is shipped is loaded, and the command runs.
+INSTALLED = """
+import os
+from importlib import metadata
+from pathlib import Path
+
+import replaylab
+from replaylab.cli.main import main
+from replaylab.metrics.detectors import centre_point
+from replaylab.spec import WEIGHTS, weights_digest
+from replaylab.worlds.sumo.tracks import TRACKS
+
+here = Path(os.environ["PYTHONPATH"])
+assert Path(replaylab.__file__).is_relative_to(here) and not list(Path.cwd().iterdir())
+(installed,) = metadata.distributions(path=[str(here)])
+print(sorted(installed.metadata.get_all("Provides-Extra")), installed.metadata["Requires-Python"])
+print({each.name: weights_digest(each) for each in sorted(WEIGHTS.iterdir())})
+centre_point.load()
+assert list(TRACKS.iterdir())
+assert main(["domain", "add", "videos", ".", "--out", "domain"]) == 2
+"""
+
+
+def test_an_installed_wheel_works_outside_of_a_clone(wheel: Path, tmp_path: Path) -> None:
+    installed, empty = tmp_path / "installed", tmp_path / "empty"
+    zipfile.ZipFile(wheel).extractall(installed)
+    empty.mkdir()
+    said = run(f"PYTHONPATH={installed} {sys.executable} -c {shlex.quote(INSTALLED)}", empty)
+    extras = sorted(project()["project"]["optional-dependencies"])
+    wanted = SpecifierSet(project()["project"]["requires-python"])
+    assert {"nuscenes", "sumo", "dev"} < set(extras) and f"{extras} {wanted}" in said
+    assert str({each.name: weights_digest(each) for each in sorted(WEIGHTS.iterdir())}) in said
+    assert "no video files in or below it" in said
 
 
 # Nothing is there but Python's own modules, numpy and this package.

@@ -26,7 +26,7 @@ NEEDS = {  # of each data set: what is made of it, and the files of it that are 
     "MOT 2020 Images (images/track), or in place of these the 100K videos (videos/train, videos/val), in one folder "
     "(bdd-data.berkeley.edu, after an account and its licence)",
     "comma2k19": "comma2k19: road video and ego pose; it has no boxes. Needs Chunk_1.zip to Chunk_10.zip, or some of them, "
-    "unpacked into one folder (academictorrents.com, MIT licence)",
+    "unpacked into one folder (by the torrent of github.com/commaai/comma2k19)",
 }
 
 

@@ -27,7 +27,7 @@ from replaylab.util import reading
 from replaylab.util.progress import track
 
 ORIGIN = "comma2k19"
-LICENCE = "MIT, comma.ai"
+LICENCE = "that of comma2k19 (github.com/commaai/comma2k19)"
 FOCAL_PX, WIDTH_PX = 910.0, 1164.0
 CAMERA_HEIGHT_M = 1.22
 EQUATOR_M, POLE_M = 6378137.0, 6356752.314245  # the half-axes of WGS 84

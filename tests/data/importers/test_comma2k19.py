@@ -126,7 +126,7 @@ def test_every_fourth_picture_by_the_makers_times_and_no_boxes(domain):
     assert list(domain.videos["scene"]) == [f"{NAME}-40"] and list(domain.videos["frames"]) == [11]
     frames = decode(domain.folder / "videos" / f"{NAME}-40-000.mp4")
     assert np.abs(frames.mean(axis=(1, 2, 3)) - (5 * np.arange(0, FRAMES, 4) + 20)).max() < 3
-    assert not domain.has_tracks and "MIT" in domain.about["licence"]
+    assert not domain.has_tracks and "comma2k19" in domain.about["licence"]
 
 
 def test_the_ego_car_drives_as_it_does_on_the_ellipsoid(domain):
