@@ -22,6 +22,8 @@ from tiny_videos import write_videos
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset, default_collate
 
 from replaylab.cli.main import main
+from replaylab.models import families
+from replaylab.monitor import ForgettingWarning
 from replaylab.store import Store
 from replaylab.sweeps.presets import grid
 from replaylab.sweeps.sweep import Table
@@ -139,6 +141,17 @@ def test_videos_and_models_of_ones_own_go_the_readmes_way(tmp_path: Path) -> Non
         said += run(command, tmp_path)
     assert (tmp_path / "book" / "runs" / "wan.ipynb").is_file() and "not run here" in said
     assert len(list((tmp_path / "store").glob("*/pytorch_lora_weights.safetensors"))) == 2
+    *_, watched = python_blocks()
+    network = families.load(tmp_path / "model").transformer
+    names: dict[str, Any] = {"transformer": network, "loader": [0.1, 0.2]}
+    names["train_on"] = lambda batch: [weight.data.add_(batch) for weight in network.parameters()]
+    for large, small_one in {"Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": tmp_path / "model", "domains": tmp_path / "domains",
+                          "frames=49": "frames=9", "every=500": "every=1, at_most=1.0"}.items():  # fmt: skip
+        assert large in watched
+        watched = watched.replace(large, str(small_one))
+    with pytest.warns(ForgettingWarning):
+        exec(watched, names)
+    assert [one.step for one in names["monitor"].history] == [0, 1]
 
 
 @pytest.mark.slow
@@ -193,7 +206,7 @@ def python_blocks() -> list[str]:
 
 
 def test_the_readmes_own_trainer_has_exact_replay_resumed_streamed_and_in_buckets() -> None:
-    _, sampled, resumed, streamed, bucketed = python_blocks()
+    _, sampled, resumed, streamed, bucketed, _ = python_blocks()
     parts = [TensorDataset(torch.full((count,), float(domain))) for domain, count in enumerate((50, 9))]
     names: dict[str, Any] = {"driving": parts[0], "physics": parts[1], "ConcatDataset": ConcatDataset,
                              "DataLoader": DataLoader, "default_collate": default_collate,

@@ -43,7 +43,9 @@ def futures(
 
 
 @torch.no_grad()
-def denoising_losses(model: VideoModel, clips: Tensor, condition: Condition, share: float, noise_seed: int) -> list[float]:
+def denoising_losses(
+    model: VideoModel, clips: Tensor, condition: Condition, share: float, noise_seed: int, first_clip: int = 0
+) -> list[float]:
     """The mean squared error of each clip's prediction (`VideoModel.errors`) at one noise level, from latents
     (B, C, t, h, w) and the noise of `futures`. `share`: from 0, no noise, to 1 (`level_at`).
     """
@@ -52,7 +54,7 @@ def denoising_losses(model: VideoModel, clips: Tensor, condition: Condition, sha
     level = model.level_at(share, clips.shape).to(device)
     for first in range(0, len(clips), size):
         clean = clips[first : first + size]
-        noise = _noise(len(clean), shape, noise_seed, first)
+        noise = _noise(len(clean), shape, noise_seed, first_clip + first)
         known = _slice(condition, first, size, device)
         losses += model.errors(clean.to(device), noise.to(device), level.expand(len(clean)), known).tolist()
     return losses

@@ -63,6 +63,13 @@ def this_rank() -> Rank:
     return Rank(distributed.get_rank(), ranks, device)
 
 
+def joined_rank(device: torch.device) -> Rank:
+    """This process's rank among those that somebody else has joined; the only one where nobody has."""
+    if distributed.is_available() and distributed.is_initialized():
+        return Rank(distributed.get_rank(), distributed.get_world_size(), device)
+    return Rank(device=device)
+
+
 def _export_submitit_environment() -> None:
     """Translate the rank that submitit gives each task of a job into the variables that torch reads."""
     if "WORLD_SIZE" in os.environ or "SUBMITIT_EXECUTOR" not in os.environ:
@@ -99,6 +106,13 @@ def all_reduce_max(rank: Rank, number: int) -> int:
     return int(tensor)
 
 
+def all_reduce_sum(rank: Rank, tensor: Tensor) -> Tensor:
+    """The sum over ranks, in place of this rank's tensor."""
+    if rank.world_size > 1:
+        distributed.all_reduce(tensor)
+    return tensor
+
+
 def all_reduce_mean(rank: Rank, number: Tensor) -> Tensor:
     """The mean over ranks, of a number without gradient."""
     if rank.world_size > 1:
@@ -123,6 +137,19 @@ def data_parallel(rank: Rank, network: Any, objective: torch.nn.Module, sharded:
     # True for the outermost too: what stays gathered after a forward pass would miss weights that are put in between
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
     return objective
+
+
+def unwrapped(network: Any) -> Any:
+    """The network inside of DDP, of torch.compile and of peft, whose layers it then has; FSDP2 wraps nothing."""
+    while True:
+        if isinstance(network, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)):
+            network = network.module
+        elif hasattr(network, "_orig_mod"):
+            network = network._orig_mod
+        elif hasattr(network, "get_base_model"):
+            network = network.get_base_model()
+        else:
+            return network
 
 
 def gradient_sync(parallel_objective: Any, network: Any, last: bool) -> AbstractContextManager[None]:

@@ -6,6 +6,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+import monitored_loops
 from accelerate import Accelerator, DataLoaderConfiguration
 from numbered_items import DATA, MIXTURE, STEPS
 from safetensors.torch import save_file
@@ -62,6 +63,17 @@ def resumed_under_accelerate(split: bool, dispatch: bool) -> list[list[int]]:
     return seen + [batch[0].tolist() for batch in resumed]
 
 
+def monitored(folder: Path, clips: monitored_loops.Held, sharded: bool, lora: bool, rank=distributed.Rank()):
+    """Whether a loop with a monitor ends in the bits of one without, and what was measured."""
+    watched, alone = (
+        monitored_loops.fine_tuned(folder, clips, settings, lora=lora, sharded=sharded, rank=rank)
+        for settings in (dict[str, Any](), None)
+    )
+    assert watched.monitor
+    history = [[one.step, one.loss, one.seconds, one.share] for one in watched.monitor.history]
+    return {"same": monitored_loops.same(watched, alone), "history": history}
+
+
 def main(home: Path) -> None:
     rank = distributed.this_rank()
     for way, sharded in (("DDP", False), ("FSDP2", True)):
@@ -74,6 +86,11 @@ def main(home: Path) -> None:
     for split, dispatch in product((True, False), (True, False)):
         got[f"resumed {split=} {dispatch=}"] = resumed_under_accelerate(split, dispatch)
     (home / f"accelerate-{rank.index}.json").write_text(json.dumps(got))
+    tiny = home / "wan", monitored_loops.encoded("wan", home / "wan")
+    found = {}
+    for sharded, lora in product((True, False), repeat=2):
+        found[f"{sharded=} {lora=}"] = monitored(*tiny, sharded, lora, rank)
+    (home / f"monitored-{rank.index}.json").write_text(json.dumps(found))
     bad = [CLIPS[0] * float("nan"), CLIPS[1]]
     try:
         loop.fit(model(), bad, MIXED, training(5), 1, home / "bad", "bad", rank=rank)

@@ -23,8 +23,9 @@ from replaylab.cli.main import main
 from replaylab.data.clips import clips_of
 from replaylab.data.domain import open_domain
 from replaylab.evaluation import evaluation_sets
-from replaylab.models import pipelines
+from replaylab.models import families, pipelines
 from replaylab.models.families import estimates
+from replaylab.monitor import ForgettingMonitor, held_out
 from replaylab.pages import explorer, your_model
 from replaylab.spec import MachineSpec, RunSpec, without_places
 from replaylab.store.row_tables import read_rows
@@ -55,6 +56,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             == 0
         )  # fmt: skip
     return folder
+
+
+def test_a_monitor_takes_clips_of_the_domains_to_be_kept(home: Path) -> None:
+    adapter = families.load(home / "wan")
+    kept = held_out(adapter, [home / "kitchen", home / "driving"], FRAMES["wan"], clips=2)
+    assert {name: len(clips) for name, clips in kept.items()} == {"kitchen": 2, "driving": 2}
+    found = ForgettingMonitor(kept, adapter)(0)
+    assert found and set(found.loss) == {"kitchen", "driving"}
+    with pytest.raises(ValueError, match="fewer than 99 frames"):
+        held_out(adapter, [home / "kitchen"], 99)
+    with pytest.raises(ValueError, match="two domains are named 'kitchen'"):
+        held_out(adapter, [home / "kitchen", home / "kitchen"], FRAMES["wan"])
 
 
 def grid(home: Path, fractions: tuple[float, ...] = (0.0, 0.5), **changes: Any) -> list[RunSpec]:

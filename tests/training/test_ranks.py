@@ -6,15 +6,17 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import monitored_loops
 import numpy as np
 import pytest
 import submitit
 import torch
 from conftest import HELPERS, TWO_RANKS
 from numbered_items import STEPS, WANTED
-from on_ranks import VARIANTS, fitted
+from on_ranks import VARIANTS, fitted, monitored
 from safetensors.torch import load_file
 from small_training import log_of
+from tiny_families import TINY
 
 from replaylab.models import sampling
 from replaylab.spec import MachineSpec
@@ -26,6 +28,7 @@ from replaylab.util.distributed import Rank
 def two(tmp_path_factory):
     """The folder that two ranks have filled."""
     folder = tmp_path_factory.mktemp("ranks")
+    TINY["wan"](folder / "wan")
     done = subprocess.run(
         [sys.executable, *TWO_RANKS, str(HELPERS / "on_ranks.py"), str(folder)],
         capture_output=True,
@@ -64,6 +67,19 @@ def test_accelerate_gives_two_ranks_exactly_the_mixture(two):
     for way in resumed:
         both = [sorted(first + second) for first, second in zip(*(rank[way] for rank in ranks), strict=True)]
         assert both == [sorted(batch) for batch in WANTED], way
+
+
+@pytest.mark.slow
+def test_a_monitor_of_forgetting_measures_on_two_ranks_what_it_measures_on_one(two):
+    tiny = two / "wan", monitored_loops.encoded("wan", two / "wan")
+    ranks = [json.loads((two / f"monitored-{rank}.json").read_text()) for rank in (0, 1)]
+    alone = monitored(*tiny, False, False)
+    for way, found in ranks[0].items():
+        assert found["same"] and ranks[1][way] == found, way
+        steps, losses, *_ = zip(*found["history"], strict=True)
+        assert list(steps) == [0, 2, 4] and losses[2] != losses[1] != losses[0], way
+        for domain, levels in alone["history"][0][1].items():
+            assert losses[0][domain] == pytest.approx(levels, rel=1e-6), way
 
 
 @pytest.mark.slow

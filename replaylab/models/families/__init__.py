@@ -12,6 +12,7 @@ weights). On weights and GPUs of real size nothing here has been run by us. Refu
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,22 +20,33 @@ from replaylab.models.families.presets import FAMILIES
 from replaylab.models.families.shared import Family
 from replaylab.models.families.wan import WanByChannels, WanInPlace
 from replaylab.models.interface import Condition
-from replaylab.util import downloads
+from replaylab.util import distributed, downloads
 
 __all__ = ["Condition", "Family", "load"]
 
 
-def load(name: str | Path, *, cache: str | Path | None = None, dtype: torch.dtype = torch.float32) -> Family:
+def load(
+    name: str | Path, *, cache: str | Path | None = None, dtype: torch.dtype | None = None, network: Any = None
+) -> Family:
     """The adapter for a folder in diffusers' layout, or for a name on the Hugging Face hub.
 
-    `cache` is a folder to keep encoded clips and conditions in, `dtype` that of network and encoders; the autoencoder is
-    float32. Encoders of prompts and contexts are not loaded before they are needed. Raises FileNotFoundError, ValueError or
-    ConnectionError, with what to do, where something is missing, damaged or of another family.
+    `cache` is a folder to keep encoded clips and conditions in, `dtype` that of network and encoders (default: float32); the
+    autoencoder is float32. `network`: one that is loaded already, as a trainer has it, in place of the folder's, in its own
+    `dtype` where none is given. Encoders of prompts and contexts are not loaded before they are needed. Raises
+    FileNotFoundError, ValueError or ConnectionError, with what to do, where something is missing, damaged or of another
+    family.
     """
     folder = downloads.fetch(name)
     family = _family_of(folder)
-    network = downloads.load_part(folder, *family.NETWORK, torch_dtype=dtype).requires_grad_(True)
-    return family(folder, network, Path(cache) if cache else None, dtype)
+    if network is None:
+        dtype = dtype or torch.float32
+        network = downloads.load_part(folder, *family.NETWORK, torch_dtype=dtype).requires_grad_(True)
+    else:
+        network = distributed.unwrapped(network)
+        kinds = [kind.__name__ for kind in type(network).__mro__]  # FSDP2 derives another from it
+        if (wanted := family.NETWORK[1]) not in kinds:
+            raise ValueError(f"network is a {kinds[0]}, and {folder} is a model around a {wanted}")
+    return family(folder, network, Path(cache) if cache else None, dtype or network.dtype)
 
 
 def outline(name: str | Path) -> Family:
