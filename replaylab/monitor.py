@@ -38,6 +38,7 @@ from replaylab.models.sampling import denoising_losses
 from replaylab.spec import check_numbers, torch_seed
 from replaylab.util import distributed
 from replaylab.util.distributed import Rank
+from replaylab.util.extras import MissingExtra
 from replaylab.util.files import write_text
 from replaylab.util.progress import report
 from replaylab.util.reading import expanded
@@ -198,7 +199,7 @@ class ForgettingMonitor:
         if isinstance(self._loss, VideoModel):
             losses: Any = denoising_losses(self._loss, *stack_clips(batch), level, self.seed, first)
         else:
-            seed = torch_seed(self.seed, "monitor", first)
+            seed = torch_seed(self.seed, "sampling noise", first)
             torch.manual_seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002  # others' functions may draw from it
             random.seed(seed)
@@ -357,7 +358,7 @@ def lightning_callback(monitor: ForgettingMonitor) -> Any:
 
 
 def _lightning() -> Any:
-    """The one of Lightning's two packages that is in use, or installed; ModuleNotFoundError with what to do."""
+    """The one of Lightning's two packages that is in use, or installed; MissingExtra without."""
     import sys
     from importlib import import_module
 
@@ -368,7 +369,7 @@ def _lightning() -> Any:
         except ModuleNotFoundError as error:
             if error.name not in (name, name.partition(".")[0]):
                 raise
-    raise ModuleNotFoundError("Lightning is not installed, and this is a callback of it: pip install lightning")
+    raise MissingExtra("lightning")
 
 
 def transformers_callback(monitor: ForgettingMonitor) -> Any:

@@ -387,9 +387,9 @@ class MachineSpec(Described):
     compiled: bool = False  # torch.compile: faster after some hundreds of steps
     sharded: bool = False  # FSDP2 instead of DDP, with several ranks
     gradient_checkpointing: bool = False  # less memory, a third more time
-    tensorboard: bool = False  # event files besides the log
     checkpoint_steps: int = 100  # from one checkpoint to the next
     threads: int = 0  # of each process; 0: torch's own choice
+    tracker: str = ""  # what gets the values of the log besides: see `training.trackers`
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

@@ -21,6 +21,7 @@ from replaylab.catalogue import NOISE_LEVELS
 from replaylab.models import families, sampling
 from replaylab.models.interface import stack_clips
 from replaylab.monitor import Forgetting, ForgettingMonitor, ForgettingWarning, lightning_callback, transformers_callback
+from replaylab.util.extras import MissingExtra
 
 LEVELS = [f"{level:g}" for level in NOISE_LEVELS]
 
@@ -339,7 +340,7 @@ def test_without_lightning_the_command_that_installs_it_is_named(monkeypatch: py
 
     for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ModuleNotFoundError, match="pip install lightning"):
+    with pytest.raises(MissingExtra, match="pip install lightning"):
         lightning_callback(simple()[0])
 
 

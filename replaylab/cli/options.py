@@ -66,16 +66,27 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         "compiled": "torch.compile; pays after some hundreds of steps",
         "sharded": "FSDP2 instead of DDP, with several processes",
         "gradient-checkpointing": "less memory, a third more time",
-        "tensorboard": "event files beside each run's log.jsonl",
     }.items():
         group.add_argument(f"--{name}", action="store_true", help=about)
     group.add_argument("--checkpoint-steps", type=int, help=f"default: {MachineSpec().checkpoint_steps}")
+    add_tracker(group)
+
+
+def add_tracker(parser: Any) -> None:
+    """`--tracker`, of the verbs that train."""
+    about = (
+        "gets what each run's log.jsonl gets: tensorboard, wandb (offline unless WANDB_MODE says otherwise), mlflow, "
+        "trackio, aim, or another of accelerate's (default: none)"
+    )
+    parser.add_argument("--tracker", default="", metavar="NAME", help=about)
 
 
 def machine(options: argparse.Namespace, default: MachineSpec = MachineSpec()) -> MachineSpec:
     """What `add_machine` read; what was not given is as in `default`."""
     given = {field.name: getattr(options, field.name) for field in fields(MachineSpec)}
-    return replace(default, **{name: value for name, value in given.items() if value is not None and value is not False})
+    return replace(
+        default, **{name: value for name, value in given.items() if value not in (None, "") and value is not False}
+    )
 
 
 def print_means(rows: pd.DataFrame, measures: tuple[str, ...]) -> None:

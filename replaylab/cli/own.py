@@ -28,6 +28,7 @@ def add_parser(verbs: Any) -> None:
     for name, (kind, about) in OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{about} (default: the preset's)")
     parser.add_argument("--store", default="", help="folder of runs (default: book/runs/store)")
+    shared.add_tracker(parser)
     shared.add_cluster(parser, "; without --driving, what each preset takes of a GPU")
 
 
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
         options.model or own_model.hub_name(options.preset), options.driving, options.replay, options.replay_fractions,
         Settings.of(options.preset, vars(options)), seeds=options.seeds, detector=options.detector,
         agents=options.agents, cluster=options.cluster, cluster_file=options.cluster_file, store=options.store,
-        dry_run=options.dry_run, preset=options.preset,
+        dry_run=options.dry_run, preset=options.preset, tracker=options.tracker,
     )  # fmt: skip
     print(table.runs.to_string(index=False))
     shared.print_means(table.rows, SHOWN)

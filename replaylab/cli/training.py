@@ -59,8 +59,9 @@ def _pretrain(options: argparse.Namespace) -> None:
     taken = {"base": set(given), "autoencoder": {"--seed"}, "detector": {"--seed"}, "recipes": {"the machine's options"}}
     if wrong := [name for name, is_given in given.items() if is_given and name not in taken.get(options.part, ())]:
         raise ValueError(f"{options.part} does not take {' and '.join(wrong)}")
-    from replaylab.training import autoencoders, bases, pretrain, recipe_study
+    from replaylab.training import autoencoders, bases, pretrain, recipe_study, trackers
 
+    trackers.check(machine.tracker)
     if options.part == "base":
         bases.train_base(
             home, seed=options.seed, machine=machine, family=options.family, sixteenths=options.sixteenths,

@@ -44,7 +44,7 @@ OF_DISTANCES = {"frames": 0, "size_px": 0, "resize": "", "extractor": "", "extra
 
 NAMES = ("domain", "target", "replay", "model", "measure", "split")
 """The columns that hold a `spec.NAME`, several joined by "+", or nothing: they are shown on pages."""
-WORKING = {"checkpoints", "tensorboard", "parts", "failed.txt", "summary.json", SUMS}
+WORKING = {"checkpoints", "tensorboard", "wandb", "parts", "failed.txt", "summary.json", SUMS}
 """Names in a run's folder that are no result, or are written after them."""
 STEP_OF = {"real": -1, "base": 0}  # in rows: of what was not fine-tuned
 

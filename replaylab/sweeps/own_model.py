@@ -37,8 +37,10 @@ def run(
     model: str, driving: str | Path, replay: Sequence[str | Path], replay_fractions: Sequence[float],
     settings: Settings, *, seeds: Sequence[int] = (0,), detector: str = "", agents: Sequence[str] = (),
     cluster: str = "inline", cluster_file: str | Path = "", store: str | Path = "", dry_run: bool = False, preset: str = "",
+    tracker: str = "",
 ) -> Table:  # fmt: skip
-    """Read the grid from its store, and train what is missing; arguments as in `grid` and `sweep.run`.
+    """Read the grid from its store, and train what is missing; arguments as in `grid` and `sweep.run`, `tracker` as in
+    `training.trackers`.
 
     Gradients are always checkpointed: models are large here.
     """
@@ -48,7 +50,7 @@ def run(
         f"{len(specs)} runs; measured on {first.clips} clips a domain, beside {first.reference_clips} real ones"
         + ("" if first.object_detector else "; without a detector no agent is measured")
     )
-    machine = spec.MachineSpec(gradient_checkpointing=True)
+    machine = spec.MachineSpec(gradient_checkpointing=True, tracker=tracker)
     return sweep.run_specs(
         "own", specs, store_of("own", store), cluster, machine, cluster_file, dry_run,
         "call the same again",

@@ -84,6 +84,10 @@ def run_specs(
     if dry_run:
         report(f"{counted}{len(missing)} would be trained. {estimate(missing, root, specs, cluster, settings, machine)}")
         return _table(name, specs, root, set(), {}, _active(missing, root), ())
+    if missing and machine.tracker:
+        from replaylab.training import trackers
+
+        trackers.check(machine.tracker)
     if missing and cluster == "inline":
         check_store(root)
         report(f"{counted}training {len(missing)}. {estimate(missing, root, specs, cluster, settings, machine)}")

@@ -27,7 +27,7 @@ from replaylab.mixture import Mixture
 from replaylab.models import lora
 from replaylab.models.interface import Clip, Condition, VideoModel, stack_clips
 from replaylab.spec import MachineSpec, RemedySpec, ReplaySpec, TrainingSpec, torch_seed
-from replaylab.training import checkpoint, preemption, regularizers
+from replaylab.training import checkpoint, preemption, regularizers, trackers
 from replaylab.training.optimizers import Optimizer
 from replaylab.util import distributed, reading
 from replaylab.util.distributed import Execution, Rank
@@ -126,6 +126,7 @@ def fit(
     """
     from diffusers.training_utils import EMAModel
 
+    trackers.check(machine.tracker)
     execution = Execution.of(machine, rank)
     _check_manifest(folder, execution, rank)
     network = model.transformer.to(rank.device).train()
@@ -145,7 +146,8 @@ def fit(
     average = EMAModel(weights, decay=training.ema_decay, foreach=not execution.sharded)
     state = State(folder / "checkpoints", trained, optimizer, average, rank)
     first = state.resume()
-    log = Log(folder, first, rank, machine.tensorboard, mixture, what)
+    about = {**training.as_dict(), "seed": seed, "replay_fraction": mixture.replay_fraction}
+    log = Log(folder, first, rank, mixture, what, machine.tracker, about)
 
     def measure(step: int) -> None:
         average.store(weights)
@@ -290,20 +292,20 @@ class State:
 
 
 class Log:
-    """JSON lines, one a step, and TensorBoard's event files when asked; written by the leading rank.
+    """JSON lines, one a step, and what a tracker makes of them when asked; written by the leading rank.
 
     On a GPU a step's loss is read while the next step runs, and always before a checkpoint is saved.
     """
 
-    def __init__(self, folder: Path, first: int, rank: Rank, tensorboard: bool, mixture: Mixture, what: str) -> None:
+    def __init__(
+        self, folder: Path, first: int, rank: Rank, mixture: Mixture, what: str, tracker: str, about: dict[str, Any]
+    ) -> None:
         self._folder, self._what, self._mixture = folder, what, mixture
         self._delay = 1 if rank.device.type == "cuda" else 0
         self._pending: list[tuple[int, Tensor, Tensor, float, float]] = []
+        self._tracker = trackers.started(tracker, folder, what, first, about) if tracker and rank.is_main else None
         self._file = _open_log(folder, first) if rank.is_main else None
-        self._board = None
         self._since = time.monotonic()
-        if tensorboard and rank.is_main:
-            self._board = _open_board(folder, first)
 
     def add(self, step: int, loss: Tensor, gradient: Tensor, rate: float) -> None:
         """One step: written now, or on a GPU while the next one runs."""
@@ -322,9 +324,9 @@ class Log:
         self.flush()
         if self._file:
             self._put_back(self._file)
-        for each in (self._file, self._board):
-            if each:
-                each.close()
+            self._file.close()
+        if self._tracker:
+            self._tracker.finish()
 
     def _write(self, keep: int) -> None:
         while len(self._pending) > keep:
@@ -335,9 +337,8 @@ class Log:
             if self._file:
                 with reading.named(self._folder / "log.jsonl", "log", "make room, and call the same again"):
                     self._file.write(json.dumps({"step": step, **values, "seconds": round(seconds, 3)}) + "\n")
-            if self._board:
-                for name, value in values.items():
-                    self._board.add_scalar(name, value, step)
+            if self._tracker:
+                self._tracker.log(values, step=step)
 
     def _put_back(self, file: Any) -> None:
         """Where there are no locks, another process may have begun the same run and put its log in the place of this one."""
@@ -373,11 +374,3 @@ def _open_log(folder: Path, steps: int) -> Any:
     lines = reading.text(path).splitlines(keepends=True)[:steps] if path.is_file() else []
     write_text(path, "".join(lines))
     return path.open("a+", buffering=1)  # a line as soon as it is whole: it may be monitored
-
-
-def _open_board(folder: Path, first: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError(f"TensorBoard's files are asked for: pip install tensorboard ({error})") from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)

@@ -10,8 +10,9 @@ from importlib.util import find_spec
 class MissingExtra(ImportError):
     """The message names the module, and the command that installs it."""
 
-    def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"{module} is not installed, and this needs it: pip install 'replaylab[{extra}]'", name=module)
+    def __init__(self, module: str, extra: str = "") -> None:
+        what = f"'replaylab[{extra}]'" if extra else module  # what is in no extra is installed by itself
+        super().__init__(f"{module} is not installed, and this needs it: pip install {what}", name=module)
 
 
 @contextmanager

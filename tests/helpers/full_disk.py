@@ -89,7 +89,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 
 def _log(folder: Path) -> None:
-    log = loop.Log(folder, 0, Rank(), False, Mixture(0.0, 1, [1], 0), "a run")
+    log = loop.Log(folder, 0, Rank(), Mixture(0.0, 1, [1], 0), "a run", "", {})
     with clear("log.jsonl"), no_room():
         log.add(1, torch.tensor(1.0), torch.tensor(1.0), 0.1)
 

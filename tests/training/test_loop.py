@@ -6,16 +6,19 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from accelerate import tracking
 from small_training import CELLS, CHANNELS, FRAMES, Killed, fit, log_of, loss_of, model, same, sampled, training, weights
 
 from replaylab.catalogue import CONTEXT_FRAMES
+from replaylab.cli.main import main
 from replaylab.mixture import Mixture
 from replaylab.models import pipelines, tiny
 from replaylab.models.autoencoder import fold, new_autoencoder, to_frames, unfold
 from replaylab.spec import MachineSpec, ReplaySpec
 from replaylab.sweeps.presets import FAMILIES
-from replaylab.training import checkpoint, fine_tuning, loop
+from replaylab.training import checkpoint, fine_tuning, loop, trackers
 from replaylab.util.distributed import Rank, flush_denormals
+from replaylab.util.extras import MissingExtra
 from replaylab.worlds.named import domain_spec
 
 
@@ -212,13 +215,81 @@ def test_without_a_compiler_it_runs_eagerly_and_says_so(latents, tmp_path, monke
 
 def test_tensorboard_gets_what_the_log_gets(latents, tmp_path):
     board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    fit(tmp_path, latents, 3, machine=MachineSpec(tensorboard=True))
+    fit(tmp_path, latents, 3, machine=MachineSpec(tracker="tensorboard"))
     events = board.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     for name in ("loss", "gradient_norm", "learning_rate"):
         shown = [(event.step, event.value) for event in events.Scalars(name)]
         assert [step for step, _ in shown] == [1, 2, 3]
         assert np.allclose([value for _, value in shown], [line[name] for line in log_of(tmp_path)])
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """A tracker that somebody has registered with accelerate, in the place of one of its own."""
+
+    class Notebook(tracking.GeneralTracker):
+        name, requires_logging_directory = "wandb", False
+        tracker = None
+
+        def __init__(self, project, **options):
+            super().__init__()
+            seen.append(("made", project, options))
+
+        def store_init_configuration(self, values):
+            seen.append(("about", values))
+
+        def log(self, values, step=None):
+            seen.append((step, values))
+
+        def finish(self):
+            seen.append(("finished",))
+
+    seen: list = []
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "notebook", Notebook)
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Notebook)
+    return seen
+
+
+def test_a_tracker_gets_what_the_log_gets_and_goes_on_where_it_was_stopped(latents, tmp_path, notebook):
+    machine = MachineSpec("fp32", tracker="notebook", checkpoint_steps=2)
+    with pytest.raises(Killed):
+        fit(tmp_path, latents, 4, machine=machine, evaluate_at=(2,), evaluate=killed)
+    fit(tmp_path, latents, 4, machine=machine)
+    made, about = notebook[0], notebook[1]
+    assert made == ("made", "replaylab", {}) and about[1].items() >= {"what": "test", "seed": 1, "batch_size": 4}.items()
+    again = notebook.index(made, 1)
+    assert notebook[-1] == ("finished",) and "about" not in [name for name, *_ in notebook[again:]]
+    steps = [one for one in notebook if isinstance(one[0], int)]
+    assert [step for step, _ in steps] == [1, 2, 3, 4]
+    assert [{"step": step, **values} for step, values in steps] == log_of(tmp_path)
+
+
+def killed(step):
+    raise Killed
+
+
+def test_weights_and_biases_is_offline_unless_somebody_says_otherwise(tmp_path, notebook, monkeypatch):
+    for wanted, said in (("offline", None), ("online", "online")):
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        if said:
+            monkeypatch.setenv("WANDB_MODE", said)
+        trackers.started("wandb", tmp_path, "a run", 0, {})
+        (options,) = [one[2] for one in notebook if one[0] == "made"]
+        assert options["mode"] == wanted and options["id"] == tmp_path.name
+        notebook.clear()
+
+
+def test_a_tracker_that_is_not_there_is_refused_before_anything_is_trained(latents, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [])
+    with pytest.raises(MissingExtra, match="trackio is not installed, and this needs it: pip install trackio"):
+        fit(tmp_path, latents, 1, machine=MachineSpec(tracker="trackio"))
+    assert list(tmp_path.iterdir()) == []
+    command = ["train", "--preset", "smoke", "--replay-fraction", "0", "--store", str(tmp_path), "--tracker"]
+    for name, said in (("mlflow", "pip install mlflow"), ("paper", "none of aim, clearml,")):
+        assert main([*command, name]) == 2
+        assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_loss_ignores_what_the_network_says_of_the_context(latents):
