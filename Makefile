@@ -1,6 +1,7 @@
 # Everything runs in ./.venv; nothing is installed anywhere else. `make help` lists the targets.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+IS_RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 BIN := .venv/bin
 PY := $(BIN)/python
 JOBS ?= 2
@@ -9,7 +10,7 @@ NOTEBOOK := book/03_replay_sweep.ipynb
 EXECUTED := book/runs/$(PRESET).ipynb
 PAGE := book/_build/html/runs/$(PRESET).html
 
-.PHONY: help setup check test book reproduce bench faults gpu-check clean
+.PHONY: help setup check test test-newest book reproduce bench faults gpu-check clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | while IFS='	' read -r target what; do \
@@ -20,8 +21,8 @@ help:  ## list the targets
 setup:  ## make .venv and install the pinned packages into it (skipped while nothing changed)
 	@stamp="$$(cat pyproject.toml constraints.txt | cksum) $$(pwd)"; \
 	if [ "$$(cat .venv/installed 2>/dev/null)" = "$$stamp" ]; then echo "setup: .venv is up to date"; exit 0; fi; \
-	if ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
-		echo "setup: Python 3.11 is needed, and '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1 || echo missing)." \
+	if ! "$(PYTHON)" -c '$(IS_RIGHT)' 2>/dev/null; then \
+		echo "setup: Python 3.11 is needed (3.12 and 3.13 are tested in part), and '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1 || echo missing)." \
 			"Install it, or say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	set -e; \
 	echo "setup: installing into .venv (a few minutes, about 3.5 GB)"; \
@@ -39,6 +40,23 @@ check: setup  ## ruff and mypy
 # Much of a test is not numerical work: two files at a time, a thread each.
 test: setup  ## the fast tests, JOBS=2 at a time; SLOW=1 adds the slow and optional ones, and requires them
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# What everything else rests on; the rest is tested with 3.11 alone.
+NEWEST_TESTS := tests/test_mixture.py tests/test_sampler.py tests/test_buckets.py tests/test_spec.py tests/test_frozen.py \
+	tests/test_catalogue.py tests/data tests/util
+NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
+test-newest:  ## the fast tests of mixing, data and specs on the newest other Python (3.12, 3.13) here, in .venv-newest
+	@python="$$(tests/helpers/other_pythons.sh | head -n 1)"; \
+	if [ -z "$$python" ]; then echo "test-newest: neither Python 3.12 nor 3.13 is here"; exit 0; fi; \
+	stamp="$$(cat pyproject.toml constraints.txt | cksum) $$python"; \
+	if [ "$$(cat .venv-newest/installed 2>/dev/null)" != "$$stamp" ]; then \
+		rm -rf .venv-newest && "$$python" -m venv .venv-newest; \
+		if ! "$$python" -c '$(NEEDED)' | .venv-newest/bin/python -m pip install --quiet --constraint constraints.txt \
+			--only-binary :all: --requirement /dev/stdin pytest pytest-timeout pytest-xdist hypothesis; then \
+			echo "test-newest: the packages cannot be installed for $$python"; rm -rf .venv-newest; exit 0; fi; \
+		echo "$$stamp" > .venv-newest/installed; fi; \
+	.venv-newest/bin/python --version && \
+	SLOW=0 OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(JOBS) --dist loadfile $(NEWEST_TESTS)
 
 # -W: a notebook that fails is an error, not a warning.
 book: setup  ## build the report from what is there; trains nothing

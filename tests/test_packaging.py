@@ -1,5 +1,6 @@
 """One place for pins, and nothing that disagrees with it."""
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, run, tracked_files
+from conftest import HELPERS, ROOT, run, tracked_files
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -78,9 +79,69 @@ def test_environment_yml_installs_the_same_packages_at_the_same_pins() -> None:
     assert {name: str(line) for name, line in in_conda.items()} == {name: str(line) for name, line in in_pyproject.items()}
 
 
-def test_conda_and_pyproject_want_the_same_python() -> None:
-    assert "python=3.11" in environment()["dependencies"]
-    assert project()["project"]["requires-python"] == ">=3.11,<3.12"
+# Of each, what any of its releases can do.
+PYTHONS = {f"3.{minor}": [f"3.{minor}.{patch}" for patch in range(20)] for minor in range(8, 20)}
+
+
+def pythons() -> list[str]:
+    """Those that pyproject.toml is for, the oldest first."""
+    wanted = SpecifierSet(project()["project"]["requires-python"])
+    return [version for version, releases in PYTHONS.items() if all(map(wanted.contains, releases))]
+
+
+def test_pyproject_conda_and_make_want_the_same_pythons() -> None:
+    assert pythons() == ["3.11", "3.12", "3.13"]
+    assert project()["project"]["classifiers"] == [f"Programming Language :: Python :: {each}" for each in pythons()]
+    assert f"python={pythons()[0]}" in environment()["dependencies"]
+    first, last = (tuple(map(int, pythons()[at].split("."))) for at in (0, -1))
+    assert f"not {first} <= sys.version_info[:2] <= {last}" in (ROOT / "Makefile").read_text()
+    listed = (HELPERS / "other_pythons.sh").read_text()
+    assert f"for version in {' '.join(reversed(pythons()[1:]))}; do" in listed
+
+
+def test_what_is_pinned_and_what_it_needs_can_be_installed_for_each_python() -> None:
+    """By what is installed here: whether there is a wheel for it, only an index of packages can say."""
+    refused = []
+    for distribution in importlib.metadata.distributions():
+        name, wanted = distribution.metadata["Name"], SpecifierSet(distribution.metadata["Requires-Python"] or "")
+        if name != "replaylab":  # installed before it was for all of them
+            refused += [(name, str(wanted), each) for each in pythons() if not any(map(wanted.contains, PYTHONS[each]))]
+    assert not refused
+
+
+def test_the_source_has_the_grammar_of_the_oldest_python() -> None:
+    major, minor = map(int, pythons()[0].split("."))
+    for name in tracked_files():
+        if name.suffix == ".py":
+            ast.parse((ROOT / name).read_text(), str(name), feature_version=(major, minor))
+
+
+COMPILE = """
+import ast, sys
+from pathlib import Path
+
+for name in sys.stdin.read().split("\\0"):
+    tree = ast.parse(Path(name).read_text(), name)
+    compile(tree, name, "exec", dont_inherit=True)
+    for node in ast.walk(tree):
+        names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        for top in {each.partition(".")[0] for each in names}:
+            print(top, top in sys.stdlib_module_names)
+"""
+
+
+def test_the_newest_python_here_compiles_the_source_without_a_warning_and_has_all_its_modules() -> None:
+    found = subprocess.run(["sh", str(HELPERS / "other_pythons.sh")], capture_output=True, text=True, check=True).stdout
+    if not found:
+        pytest.skip(f"this machine has none of Python {', '.join(pythons()[1:])}")
+    names = "\0".join(str(name) for name in tracked_files() if name.suffix == ".py")
+    command = [found.splitlines()[0], "-W", "error::SyntaxWarning", "-W", "error::DeprecationWarning", "-c", COMPILE]
+    done = subprocess.run(command, input=names, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    imported = dict(line.split() for line in done.stdout.splitlines())
+    gone = {name for name, there in imported.items() if name in sys.stdlib_module_names and there == "False"}
+    assert len(imported) > 50 and not gone
 
 
 @pytest.mark.parametrize("name", sorted(pins()))
