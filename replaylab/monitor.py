@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -133,7 +134,7 @@ class ForgettingMonitor:
             return None
         rank = distributed.joined_rank(next(self._network.parameters()).device)
         self._next = (step // self.every + 1) * self.every
-        if not self._is_allowed(step, rank):
+        if not self._is_allowed(step, rank, last):
             return None
         return self._measured(step, rank)
 
@@ -257,17 +258,18 @@ class ForgettingMonitor:
         now = monotonic() - self._since if self._since is not None and self.history else 0.0
         return self._seconds["training"] + now
 
-    def _is_allowed(self, step: int, rank: Rank) -> bool:
+    def _is_allowed(self, step: int, rank: Rank, last: bool) -> bool:
         """Whether another measurement like the last one keeps within `at_most` of all time, as rank 0 finds."""
         if not self.history:
             return True
         after = self._seconds["measuring"] + self.history[-1].seconds
         mine = torch.tensor(after <= self.at_most * (after + self._trained()), device=rank.device, dtype=torch.int64)
         allowed = bool(distributed.broadcast(rank, 0, mine))
-        if not allowed and not self._put_off and rank.is_main:
+        if rank.is_main and not allowed and (last or not self._put_off):
+            then = "a larger `at_most` allows it, or fewer clips" if last else "it is put off until it is not"
             report(
                 f"forgetting is not measured after {step} steps: it takes {self.history[-1].seconds:.2g} s, which would be "
-                f"more than {self.at_most:.1%} of the time so far; it is put off until it is not"
+                f"more than {self.at_most:.1%} of the time so far; {then}"
             )
         self._put_off = not allowed
         return allowed
@@ -278,21 +280,23 @@ def _left_as_it_is(network: torch.nn.Module) -> Iterator[None]:
     """In here the network is in evaluation mode and has no gradients; afterwards its modes and shards, and all streams of
     random numbers, are what they were.
     """
-    from torch.distributed.fsdp import FSDPModule
-
+    # neither is imported for this, which takes seconds: what has not been imported is not in use
+    fsdp, has_compiled = sys.modules.get("torch.distributed.fsdp"), "torch._dynamo" in sys.modules
+    sharded = getattr(fsdp, "FSDPModule", ())
     modes = [(module, module.training) for module in network.modules()]
     devices = {weight.device for weight in network.parameters() if weight.device.type == "cuda"}
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     network.eval()
     try:
         # no compilation for other shapes
-        with torch.random.fork_rng(devices), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        eager = torch.compiler.set_stance("force_eager") if has_compiled else nullcontext()
+        with torch.random.fork_rng(devices), torch.no_grad(), eager:
             yield
     finally:
         torch.clear_autocast_cache()  # weights cast in here have no graph
         for module, training in modes:
             module.training = training
-            if isinstance(module, FSDPModule):  # the outermost stays gathered: an optimizer made now would miss its shards
+            if isinstance(module, sharded):  # the outermost stays gathered: an optimizer made now would miss its shards
                 module.reshard()
         random.setstate(of_python)
         np.random.set_state(of_numpy)  # noqa: NPY002
@@ -359,7 +363,6 @@ def lightning_callback(monitor: ForgettingMonitor) -> Any:
 
 def _lightning() -> Any:
     """The one of Lightning's two packages that is in use, or installed; MissingExtra without."""
-    import sys
     from importlib import import_module
 
     names = ("lightning.pytorch", "pytorch_lightning")

@@ -175,7 +175,8 @@ def test_a_measurement_that_is_put_off_is_said_once(capsys: pytest.CaptureFixtur
     monitor, _ = simple(at_most=1e-9, every=2)
     assert [bool(monitor(step)) for step in range(7)] == [True] + [False] * 6
     assert capsys.readouterr().err.count("put off") == 1
-    assert monitor(7, last=True) is None
+    assert monitor(7, last=True) is None  # and what allows it is said
+    assert "a larger `at_most` allows it" in capsys.readouterr().err
 
 
 def test_several_calls_after_one_step_measure_once() -> None:

@@ -16,6 +16,7 @@ from on_ranks import VARIANTS
 from small_training import CELLS, CHANNELS, FRAMES, Killed, fit, log_of, loss_of, model, same, sampled, weights
 
 from replaylab.models.autoencoder import decode, encode, new_autoencoder
+from replaylab.monitor import ForgettingMonitor
 from replaylab.spec import MachineSpec, RemedySpec
 from replaylab.training import loop
 from replaylab.util import distributed
@@ -43,6 +44,24 @@ def test_it_learns_what_the_cpu_learns_within_rounding(name, latents, tmp_path, 
     fit(tmp_path / "gpu", latents, 8, machine=MACHINES[name], rank=rank)
     cpu, gpu = ([line["loss"] for line in log_of(tmp_path / where)] for where in ("cpu", "gpu"))
     assert np.allclose(cpu, gpu, rtol=5e-3 if name == "fp32" else 0.03)
+
+
+def test_a_monitor_of_forgetting_leaves_the_random_numbers_of_the_gpu(rank):
+    network = torch.nn.Dropout(0.5).to(rank.device)
+    network.weight = torch.nn.Parameter(torch.ones(4, device=rank.device))
+
+    def loss(batch, level):
+        return (network(network.weight) * torch.randn(4, device=rank.device)).mean()
+
+    def monitored():
+        return ForgettingMonitor({"kept": [0, 1]}, loss, network, levels=(0.5,))(0).loss
+
+    torch.cuda.manual_seed(5)
+    before = torch.cuda.get_rng_state(rank.device)
+    first = monitored()
+    assert torch.equal(torch.cuda.get_rng_state(rank.device), before)
+    torch.randn(3, device=rank.device)
+    assert monitored() == first and network.training
 
 
 @pytest.mark.parametrize("trained", ["full", "lora", "temporal"])
