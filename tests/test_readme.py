@@ -146,7 +146,7 @@ def test_videos_and_models_of_ones_own_go_the_readmes_way(tmp_path: Path) -> Non
     names: dict[str, Any] = {"transformer": network, "loader": [0.1, 0.2]}
     names["train_on"] = lambda batch: [weight.data.add_(batch) for weight in network.parameters()]
     for large, small_one in {"Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": tmp_path / "model", "domains": tmp_path / "domains",
-                          "frames=49": "frames=9", "every=500": "every=1, at_most=1.0"}.items():  # fmt: skip
+                          "frames=49": "frames=9, clips=2", "every=500": "every=1, at_most=1.0"}.items():  # fmt: skip
         assert large in watched
         watched = watched.replace(large, str(small_one))
     with pytest.warns(ForgettingWarning):
