@@ -68,6 +68,9 @@ OTHER_LOOKS = ("near-ordinary", "near-eventful", "near-held-out", "near")
 SOURCES = {"near": ("near",), "far": ("physics", "orbit", "doom"), "all": ("near", "physics", "orbit", "doom")}
 """Kinds of replay: what is shown as driving is, in other looks; what is not; and both, as the base saw them."""
 
+MAIN_FRACTION = 0.25
+"""The replay fraction of the preregistered comparison."""
+
 PUBLISHED = (
     "pilot", "pilot-diverse", "published", "dose", "dose-between", "ablations", "alternatives-dev", "alternatives",
     "second-world", "second-family",

@@ -55,6 +55,24 @@
     return group;
   }
 
+  // An arrow for each agent from where it was detected to where it is in truth, if that is further than a px.
+  function shifts(paths, truePaths, frame) {
+    const group = shape("g", { class: "of-shift" });
+    let lines = "";
+    paths.forEach((path, agent) => {
+      const [from, to] = [path[frame], truePaths[agent][frame]];
+      if (!from || !to) return;
+      const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
+      const length = Math.hypot(dx, dy);
+      if (length < 1) return;
+      const head = Math.min(2.5, length) / length;
+      const barb = (side) => `M${to}l${-head * (dx + side * 0.6 * dy)} ${-head * (dy - side * 0.6 * dx)}`;
+      lines += `M${from}L${to}${barb(1)}${barb(-1)}`;
+    });
+    for (const stroke of ["rl-edge rl-wide", "rl-shift"]) group.append(shape("path", { class: stroke, d: lines }));
+    return group;
+  }
+
   function screenOf(figure, redraw) {
     const [image, picture] = [figure.querySelector("img"), figure.querySelector(".rl-picture")];
     const canvas = element("canvas", { role: "img" });
@@ -78,7 +96,7 @@
         const { width, height } = canvas;
         canvas.getContext("2d").drawImage(image, frame * width, 0, width, height, 0, 0, width, height);
         svg.replaceChildren(layer("true", clip.boxes[frame], clip.paths, frame),
-          layer("detected", version.boxes[frame], version.paths, frame));
+          layer("detected", version.boxes[frame], version.paths, frame), shifts(version.paths, clip.paths, frame));
       },
     };
   }
@@ -100,7 +118,7 @@
       element("span", { style: `grid-column: span ${data.context_frames}`, "aria-hidden": "true" }, "given"),
       element("span", { style: `grid-column: span ${frames - data.context_frames}`, "aria-hidden": "true" }, "future"), slider);
     const layers = element("div", { class: "rl-layers" });
-    for (const [kind, label] of [["true", "true agents"], ["detected", "agents found"]]) {
+    for (const [kind, label] of [["true", "true"], ["detected", "detected"], ["shift", "error"]]) {
       const box = element("input", { type: "checkbox", checked: "" });
       box.addEventListener("change", () => root.classList.toggle(`without-${kind}`, !box.checked));
       layers.append(element("label", {}, box, element("i", { style: `color: var(--${kind})` }), label));
@@ -139,8 +157,8 @@
     for (const picture of root.querySelectorAll(".rl-picture")) picture.addEventListener("click", toggle);
     root.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("select")) return;
-      const arrow = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (arrow && event.target !== slider) goTo(frame + arrow);
+      const to = { ArrowLeft: frame - 1, ArrowRight: frame + 1, Home: 0, End: frames - 1 }[event.key];
+      if (to !== undefined && event.target !== slider) goTo(to);
       else if (event.key === " " && !event.target.matches("button, [type=checkbox]")) toggle();
       else return;
       event.preventDefault();
@@ -156,7 +174,25 @@
     return { controls, redraw };
   }
 
-  // ---- the explorer's choices --------------------------------------------------------------------------------------
+  // ---- the explorer's choices, and another clip --------------------------------------------------------------------
+  function anotherClip(button, data, screens, figures, redraw) {
+    let shown = Number(figures[0].dataset.clip);
+    button.addEventListener("click", () => {
+      const others = data.clips.map((_, at) => at).filter((at) => at !== shown);
+      shown = others[Math.floor(Math.random() * others.length)];
+      screens.forEach((screen, at) => screen.show(data.clips[shown], data.clips[shown].versions[figures[at].dataset.version]));
+      redraw();
+    });
+  }
+
+  function remembered(selects) { // the choices that the page's address names
+    const there = new URLSearchParams(location.hash.slice(1));
+    for (const [name, select] of Object.entries(selects)) {
+      const value = there.get(name);
+      if ([...select.options].some((option) => option.value === value)) select.value = value;
+    }
+  }
+
   function choicesOf(root, data, screens, redraw) {
     const selects = Object.fromEntries([...root.querySelectorAll("select")].map((one) => [one.dataset.choice, one]));
     const status = root.querySelector(".rl-status");
@@ -173,13 +209,22 @@
       only(configuration, (value) => clip.versions.some((version) => version.configuration === value));
       const tuned = clip.versions.filter((version) => version.configuration === configuration.value);
       only(step, (value) => tuned.some((version) => String(version.step) === value));
+      const atStep = (name) => clip.versions.find((one) => one.configuration === name && String(one.step) === step.value);
       const references = clip.versions.filter((version) => !version.step);
-      const shown = [...references, tuned.find((version) => String(version.step) === step.value)];
+      const shown = [...references, ...screens.length > references.length + 1 ? [atStep(data.compared)] : [],
+        atStep(configuration.value)].map((version) => version ?? tuned[0]);
       shown.forEach((version, at) => screens[at].show(clip, version));
       status.textContent = shown.map((version) => `${version.title}: ${version.note}`).join("; ");
       redraw();
     }
-    for (const select of Object.values(selects)) select.addEventListener("change", update);
+    for (const select of Object.values(selects)) {
+      select.addEventListener("change", () => {
+        update();
+        const chosen = Object.entries(selects).map(([name, one]) => [name, one.value]);
+        history.replaceState(null, "", `#${new URLSearchParams(chosen)}`);
+      });
+    }
+    remembered(selects);
     update();
   }
 
@@ -202,6 +247,12 @@
       const clip = data.clips[dataset.clip];
       screens[at].show(clip, clip.versions[dataset.version]);
     });
+    const another = root.querySelector(".rl-another");
+    if (another) {
+      clock.controls.append(another);
+      another.hidden = false;
+      anotherClip(another, data, screens, figures, clock.redraw);
+    }
     if (choices) choicesOf(root, data, screens, clock.redraw);
     else clock.redraw();
   }

@@ -28,7 +28,7 @@ from IPython.display import HTML
 from numpy.typing import NDArray
 from PIL import Image
 
-from replaylab.catalogue import CONTEXT_FRAMES, FRAMES_PER_SECOND, domain_of
+from replaylab.catalogue import CONTEXT_FRAMES, FRAMES_PER_SECOND, MAIN_FRACTION, domain_of
 from replaylab.metrics import dynamics
 from replaylab.pages.style import on_the_page
 from replaylab.spec import RunSpec
@@ -41,6 +41,7 @@ TRUTH, BASE = "truth", "base"
 MISS_CAP_PX = 16.0  # of the tiny model's evaluations
 MAX_HEIGHT_PX, MAX_SHEET_WIDTH_PX = 128, 16000  # WebP ends at 16383
 WEBP_QUALITY = 82
+OPENS_WITH, MAIN_REPLAY = "driving-eventful", f"replay {percent(MAIN_FRACTION)}"
 NO_CLIPS = HTML("<p>No sample clips are kept in this store: run the sweep, which keeps some when it evaluates.</p>")
 Boxes = Sequence[Sequence[Sequence[float]]]
 Clips = dict[tuple[str, str], list["SampleClip"]]
@@ -109,6 +110,28 @@ def main_sample_clips(table: Table, domain: str = "driving-eventful") -> list[Sa
         (run.target.name, run.replay.name): (name, run) for name, run in _finished(table).items() if run.replay.fraction < 1
     }
     return _read(table, [domain], {name: (run, run.evaluate_at[-1:]) for name, run in most.values()})
+
+
+def headline_clips(table: Table, domain: str = OPENS_WITH) -> list[SampleClip]:
+    """Every kept clip of a domain in four versions: truth, base, and at the last step without replay and with a quarter."""
+    finished = _finished(table)
+    quarter = _opens_with(list(finished)) if finished else ""
+    shown = {
+        name: (run, run.evaluate_at[-1:]) for name, run in finished.items() if not run.replay.fraction or name == quarter
+    }
+    return _read(table, [domain], shown)
+
+
+def nearest_to_the_mean(clips: Sequence[SampleClip], mean_px: float) -> str:
+    """The percentile of the clip whose ADE changes from base to first fine-tuned version most nearly as on average."""
+    changes = {}
+    for (_, percentile), versions in _by_clip(clips).items():
+        base, tuned = (
+            [one for one in versions if bool(one.step) == is_tuned and one.configuration != TRUTH] for is_tuned in (0, 1)
+        )
+        if base and tuned:
+            changes[percentile] = abs(ade_px(tuned[0]) - ade_px(base[0]) - mean_px)
+    return min(changes, key=lambda one: changes[one])
 
 
 def _finished(table: Table) -> dict[str, RunSpec]:
@@ -225,26 +248,44 @@ def player(versions: Sequence[SampleClip]) -> HTML:
     return _page("rl-player", body, _data(clips, sheets=False))
 
 
+def comparison(versions: Sequence[SampleClip], percentile: str) -> HTML:
+    """Versions of one clip side by side, that of this percentile first; a button shows another clip at random."""
+    if not versions:
+        return NO_CLIPS
+    clips = _by_clip([_printable(one) for one in versions])
+    (start,) = [place for place, (_, one) in enumerate(clips) if one == percentile]
+    these = list(clips.values())[start]
+    body = (
+        f"{_screens(these, start, range(len(these)))}\n"
+        '<button type="button" class="rl-another rl-words" hidden>Another clip</button>\n'
+    )
+    return _page("rl-player rl-four", body, _data(clips, sheets=True))
+
+
 def explorer(versions: Sequence[SampleClip]) -> HTML:
-    """Truth, base and one fine-tuned model side by side; domain, clip, configuration and step are chosen on the page."""
+    """Truth, base, the first configuration (no replay) and another one side by side; domain, clip, the other configuration
+    and step are chosen on the page, and stand in its address. Opens with eventful driving where there is some.
+    """
     versions = [_printable(one) for one in versions]
     tuned = [one for one in versions if one.step]
     if not tuned:
         return NO_CLIPS
-    clips, first = _by_clip(versions), tuned[0]
-    start = [key for key in clips if key[0] == first.domain][-1]  # of its clips the one that moves most
-    these = clips[start]
-    last = max(place for place, one in enumerate(these) if one.configuration == first.configuration)
-    places = [*(place for place, one in enumerate(these) if not one.step), last]
+    clips, configurations = _by_clip(versions), {one.configuration: one.configuration for one in tuned}
     domains = {domain: capital(domain_of(domain).label) for domain, _ in clips}
+    domain = OPENS_WITH if OPENS_WITH in domains else tuned[0].domain
+    start = [key for key in clips if key[0] == domain][-1]  # of its clips the one that moves most
+    these = clips[start]
+    compared, chosen = tuned[0].configuration, _opens_with(list(configurations))
+    last = {one.configuration: place for place, one in enumerate(these) if one.step}
+    places = [*(place for place, one in enumerate(these) if not one.step)]
+    places += [last[name] for name in dict.fromkeys([compared, chosen]) if name in last]
     percentiles = {percentile: f"{percentile}th percentile" for _, percentile in clips}
-    configurations = {one.configuration: one.configuration for one in tuned}
     steps = {str(step): str(step) for step in sorted({one.step for one in tuned})}
     choices = (
-        _select("domain", "Domain", domains, first.domain)
+        _select("domain", "Domain", domains, domain)
         + _select("percentile", "Clip, by motion", percentiles, start[1])
-        + _select("configuration", "Fine-tuned with", configurations, first.configuration)
-        + _select("step", "Step", steps, str(these[last].step))
+        + _select("configuration", "Compared with", configurations, chosen)
+        + _select("step", "Step", steps, str(these[places[-1]].step))
     )
     body = (
         f'<div class="rl-choices">{choices}</div>\n'
@@ -252,7 +293,13 @@ def explorer(versions: Sequence[SampleClip]) -> HTML:
         '<p class="rl-status" aria-live="polite"></p>\n'
         "<noscript><p>To choose others, allow this page to run scripts.</p></noscript>\n"
     )
-    return _page("rl-explorer", body, _data(clips, sheets=True))
+    return _page("rl-explorer rl-four", body, {**_data(clips, sheets=True), "compared": compared})
+
+
+def _opens_with(configurations: Sequence[str]) -> str:
+    """The preregistered comparison, or what has the most replay below 100 %."""
+    main = [name for name in configurations if name.endswith(MAIN_REPLAY)]
+    return main[0] if main else configurations[-1]
 
 
 def _printable(one: SampleClip) -> SampleClip:
@@ -285,9 +332,9 @@ def _screens(versions: Sequence[SampleClip], clip: int, places: Sequence[int]) -
     figures = ""
     for place in places:
         one = versions[place]
-        tuned = " rl-chosen" if one.step else ""
+        chosen = " rl-chosen" if place == places[-1] else ""
         figures += (
-            f'<figure class="rl-screen{tuned}" data-clip="{clip}" data-version="{place}"><div class="rl-picture">'
+            f'<figure class="rl-screen{chosen}" data-clip="{clip}" data-version="{place}"><div class="rl-picture">'
             f'<img src="data:image/webp;base64,{_sheet(one.frames)}" alt="{html.escape(one.description)}"></div>'
             f"<figcaption><strong>{html.escape(one.title)}</strong> <span>{html.escape(one.note)}</span>"
             "</figcaption></figure>"
