@@ -169,9 +169,13 @@ def _read_as(values: pd.DataFrame, reading: str) -> pd.DataFrame:
     return values
 
 
-def rho_minus_ordinary(made: Sweeps, target: str, reading: str = PREREGISTERED) -> pd.Series[float]:
-    """ρ of ADE on eventful driving of a target − that of ordinary driving, by seed and base, of the runs that both have."""
-    table = made.rhos_of(EVENTFUL, reading)
+def rho_minus_ordinary(
+    made: Sweeps, target: str, reading: str = PREREGISTERED, domain: str = EVENTFUL
+) -> pd.Series[float]:  # fmt: skip
+    """ρ with ADE on eventful driving (or another domain) of a target − that of ordinary driving as target, by seed and
+    base, of the runs that both have.
+    """
+    table = made.rhos_of(domain, reading)
     of = [table[table["target"] == one].set_index(["seed", "base"])["rho"] for one in (target, ORDINARY)]
     return (of[0] - of[1]).dropna()
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from replaylab.analysis.changes import before_and_after
-from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, Interval, interval, outcome, pareto_front
+from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, Interval, interval, outcome
 from replaylab.catalogue import CLIP_FRAMES, PSEUDO, domain_of, measure_of
 from replaylab.data import clips
 from replaylab.spec import RunSpec, WorldSpec
@@ -265,19 +265,6 @@ def clips_kept(run: RunSpec) -> int:
         there = world.videos[0] * len(range(0, world.frames - CLIP_FRAMES + 1, clips.STRIDE))
         kept += min(run.replay.buffer_clips or there, there)
     return kept
-
-
-def points(made: Configurations) -> pd.DataFrame:
-    """Every configuration at its last step: x (FIDELITY) and y (DYNAMICS) with low and high ends, and whether it is on the
-    Pareto front of the means. They are differences to near replay 25 %, or changes from the base where that is not there.
-    """
-    table = made.effects[made.effects["reading"] == LAST]
-    shown = ["difference", "difference_low", "difference_high"] if made.has_reference else ["change", "low", "high"]
-    x, y = (table[table["measure"] == label].set_index("configuration")[shown] for label in (FIDELITY, DYNAMICS))
-    x, y = x.set_axis(["x", "x_low", "x_high"], axis=1), y.set_axis(["y", "y_low", "y_high"], axis=1)
-    both = x.join(y, how="inner").dropna(subset=["x", "y"])
-    front = pareto_front(both[["x", "y"]].to_numpy()) if len(both) else np.empty(0, bool)
-    return both.assign(front=front).rename_axis("configuration").reset_index()
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

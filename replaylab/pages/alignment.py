@@ -7,6 +7,7 @@ missing is counted in every title, and its place on an axis stays empty.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from replaylab.analysis.changes import last_steps, of_measure
 from replaylab.analysis.statistics import Interval, describe, interval, side
 from replaylab.catalogue import ALIGNMENT, domain_of, measure_of
 from replaylab.pages import style, verdicts
-from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, finished, legend_entry
+from replaylab.pages.style import BLUE, GREEN, GREY, INK, SMALLEST_PT, VERMILION, WIDTH, figure_style, finished, legend_entry
 from replaylab.util.text import capital, number, percent
 
 BOTH = (EVENTFUL, ORDINARY)  # the clips that the panels of a figure are of
@@ -84,10 +85,10 @@ def within_runs(made: Sweeps) -> Figure:
             for axes, reading in zip(row, (PREREGISTERED, alignment.LATE), strict=True):
                 _by_dose(axes, made, made.rhos_of(domain, reading), "rho", widest=1.0)
                 axes.set_ylim(-1.08, 1.08)
-                axes.set_title(f"{capital(domain_of(domain).label)},\n{reading}", fontsize=9)
+                axes.set_title(f"{capital(domain_of(domain).label)},\n{reading}")
             row[0].set_ylabel("ρ within a run")
         _dose_axis(panels[-1], made)
-        return finished(figure, "Do both improve together, within a run?", made.without_replay, _of_bases(made), fontsize=9)
+        return finished(figure, "Do both improve together, within a run?", made.without_replay, _of_bases(made))
 
 
 def plane(made: Sweeps) -> Figure:
@@ -95,6 +96,7 @@ def plane(made: Sweeps) -> Figure:
     colours = _colours(made)
     with figure_style():
         figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True)
+        tables = {}
         for axes, domain in zip(panels, BOTH, strict=True):
             table = gains(made, domain)
             for target, colour in colours.items():
@@ -102,10 +104,12 @@ def plane(made: Sweeps) -> Figure:
                 for _, one in here.groupby("run"):
                     axes.plot([0, *one["fidelity"]], [0, *one["dynamics"]], color=colour, lw=0.5, alpha=0.3)
                 _way(axes, here.groupby("step")[["fidelity", "dynamics"]].mean(), colour)
+            tables[domain] = table[table["replay_fraction"] == 0]
             _gain_axes(axes, domain)
-        panels[-1].set_xlabel("gain in EffNet-KD on ordinary driving (right: better)")
+        note = _crop(panels, tables)
+        panels[-1].set_xlabel("gain in EffNet-KD on ordinary driving    better →")
         entries = [legend_entry(colour, target_name(target), "o", "-") for target, colour in colours.items()]
-        return finished(figure, "Over fine-tuning, from the base at the cross", made.without_replay, entries, fontsize=9)
+        return finished(figure, "Gains over fine-tuning, from the base at 0", made.without_replay, entries, note=note)
 
 
 def _way(axes: Axes, way: pd.DataFrame, colour: Any) -> None:
@@ -121,20 +125,22 @@ def across_configurations(made: Sweeps) -> Figure:
     styles = _group_styles(made)
     with figure_style():
         figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True)
+        tables = {domain: last_steps(gains(made, domain)) for domain in BOTH}
         for axes, domain in zip(panels, BOTH, strict=True):
-            for (target, replay, fraction), runs in last_steps(gains(made, domain)).groupby(alignment.CONFIGURATION):
+            for (target, replay, fraction), runs in tables[domain].groupby(alignment.CONFIGURATION):
                 colour, marker, _ = styles[_kind(target, replay, fraction)]
                 at = runs[["fidelity", "dynamics"]].mean()
                 axes.plot(runs["fidelity"], runs["dynamics"], marker, color=colour, ms=3.5, alpha=0.4, mew=0)
                 axes.plot(*at, marker, color=colour, ms=9, mec="white", zorder=3)
                 share = fraction or dose(target)
                 if 0 < share < 1:
-                    axes.annotate(f"{100 * share:g}", at, (5, 4), textcoords="offset points", fontsize=8, color=colour,
-                                  zorder=4)  # fmt: skip
+                    axes.annotate(f"{100 * share:g}", at, (5, 4), textcoords="offset points", fontsize=SMALLEST_PT,
+                                  color=colour, zorder=4)  # fmt: skip
             _gain_axes(axes, domain)
-        panels[-1].set_xlabel("gain in EffNet-KD on ordinary driving (right: better)")
+        note = _crop(panels, tables)
+        panels[-1].set_xlabel("gain in EffNet-KD on ordinary driving    better →")
         entries = [legend_entry(colour, name, marker) for colour, marker, name in styles.values()]
-        return finished(figure, "All configurations at the last step", made.runs, entries, fontsize=9)
+        return finished(figure, "All configurations at the last step", made.runs, entries, note=note)
 
 
 def per_clip(made: Sweeps) -> Figure:
@@ -149,12 +155,12 @@ def per_clip(made: Sweeps) -> Figure:
                 y = list(alignment.OF_A_CLIP).index(one.measure) + 0.12 * (order.index(one.target) - (len(order) - 1) / 2)
                 axes.plot([one.low, one.high], [y, y], color=colours[one.target], lw=1.4)
                 axes.plot(one.rho, y, "o", color=colours[one.target], ms=5)
-            axes.set_title(capital(domain_of(domain).label), fontsize=9)
+            axes.set_title(capital(domain_of(domain).label))
             axes.set(xlabel="ρ over clips", xlim=(-1.05, 1.05), ylim=(len(alignment.OF_A_CLIP) - 0.5, -0.5))
         labels = [measure_of(measure).label.replace(", ", ",\n") for measure in alignment.OF_A_CLIP]
         panels[0].set_yticks(range(len(labels)), labels)
         entries = [legend_entry(colour, target_name(target), "o") for target, colour in colours.items()]
-        return finished(figure, "Do both improve together, clip by clip?", made.without_replay, entries, fontsize=9)
+        return finished(figure, "Do both improve together, clip by clip?", made.without_replay, entries)
 
 
 def doses(made: Sweeps) -> Figure:
@@ -165,10 +171,10 @@ def doses(made: Sweeps) -> Figure:
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.2), sharex=True)
         for axes, (measure, domain) in zip(panels.flat, [(FIDELITY, ORDINARY), *of_ade, *of_pull[1:]], strict=True):
             _by_dose(axes, made, of_measure(table, measure, domain), "change")
-            axes.set_title(capital(domain_of(domain).label), fontsize=9)
-            axes.set_ylabel(f"change of\n{measure_of(measure).name}", fontsize=9)
+            axes.set_title(capital(domain_of(domain).label))
+            axes.set_ylabel(f"change of\n{measure_of(measure).name}")
         _dose_axis(panels[-1], made)
-        return finished(figure, "What a share of events changes", made.without_replay, _of_bases(made), fontsize=9)
+        return finished(figure, "What a share of events changes", made.without_replay, _of_bases(made))
 
 
 def gains_over_steps(made: Sweeps) -> pd.DataFrame:
@@ -239,14 +245,30 @@ def _dose_axis(panels: NDArray[Any], made: Sweeps) -> None:
         axes.set_xlabel("eventful clips (%)")
 
 
+def _crop(panels: NDArray[Any], tables: Mapping[str, pd.DataFrame]) -> str:
+    """Limits around the runs whose target is a dose; where the others end, in words."""
+    beyond = []
+    for axes, (domain, table) in zip(panels, tables.items(), strict=True):
+        is_dose = ~np.isnan([dose(target) for target in table["target"]])
+        for of, set_limits in (("fidelity", axes.set_xlim), ("dynamics", axes.set_ylim)):
+            values = [0.0, *table.loc[is_dose, of]]
+            margin = 0.1 * (max(values) - min(values)) or 1.0
+            set_limits(min(values) - margin, max(values) + margin)
+        for target, runs in last_steps(table[~is_dose]).groupby("target"):
+            at = runs[["fidelity", "dynamics"]].mean()
+            ends = f"EffNet-KD {at['fidelity']:+.1f}, ADE {at['dynamics']:+.1f} px".replace("-", "−", 2)
+            beyond.append(f"{target_name(str(target))} ends at {ends}, {domain_of(domain).label}")
+    return f"Cropped: {'; '.join(beyond)}." if beyond else ""
+
+
 def _gain_axes(axes: Axes, domain: str) -> None:
     """The base's lines, and on their right what the claim is about."""
     axes.axhline(0, color=GREY, lw=0.8, zorder=0)
     axes.axvline(0, color=GREY, lw=0.8, zorder=0)
     axes.margins(0.14)
-    axes.set(ylabel="gain in ADE (px; up: better)", title=capital(domain_of(domain).label))
-    for y, words in ((0.98, "together"), (0.02, "apart: looks better, moves worse")):
-        axes.text(0.99, y, words, transform=axes.transAxes, fontsize=8, color=GREY, style="italic", ha="right",
+    axes.set(ylabel="gain in ADE (px)    better →", title=capital(domain_of(domain).label))
+    for y, words in ((0.98, "both improve"), (0.02, "fidelity improves, accuracy degrades")):
+        axes.text(0.99, y, words, transform=axes.transAxes, fontsize=SMALLEST_PT, color=GREY, style="italic", ha="right",
                   va="top" if y > 0.5 else "bottom")  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
@@ -22,7 +21,7 @@ from replaylab.analysis import configurations
 from replaylab.analysis.configurations import DYNAMICS, EQUAL, FIDELITY, LAST, LOWER, REFERENCE, TRADE, Configurations
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, Interval, describe, interval
 from replaylab.pages import style, verdicts
-from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style
+from replaylab.pages.style import BLUE, GREY, LIGHT_GREY, SMALLEST_PT, VERMILION, WIDTH, figure_style
 from replaylab.sweeps.ablations import NO_REPLAY
 from replaylab.util.text import capital, percent
 
@@ -70,24 +69,53 @@ def describe_with_outcome(difference: Interval, label: str = DYNAMICS) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
-def plane(made: Configurations) -> Figure:
-    """Above, ADE on eventful driving over EffNet-KD at the last step, with the Pareto front; below, ADE at equal fidelity.
-
-    Both minus those of near replay 25 %; where that is not there yet, above are changes from the base.
+def at_equal_fidelity(made: Configurations) -> Figure:
+    """ADE on eventful driving at equal fidelity, minus that of near replay 25 %, with intervals: a line a configuration,
+    group by group, the best of a group first.
     """
     if made.effects.empty:
         return nothing_yet(made)
-    colours, names = _colours(made), made.names
+    colours, differences = (
+        _colours(made),
+        {name: made.difference_from_reference(name, DYNAMICS, EQUAL) for name in made.names},
+    )
+    names = _grouped(made, differences)
     with figure_style():
-        heights = (4.4, 1.0 + 0.21 * len(names))
-        figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
-        grid = figure.add_gridspec(2, 1, height_ratios=heights)
-        above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
-        _at_equal_steps(above.add_subplot(), made, colours)
-        _at_equal_fidelity(below.add_subplot(), made, colours)
-        style.add_title(above, made.title, made.runs)
-        plt.close(figure)
-    return figure
+        figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.25 * len(names)))
+        axes.axvline(0, color=GREY, lw=0.8, zorder=0)
+        for place, name in enumerate(names):
+            found, colour = differences[name], colours[name]
+            axes.plot([found.low, found.high], [place, place], color=colour, lw=2)
+            axes.plot(found.estimate, place, "o", color=colour, ms=6)
+            if np.isnan(found.estimate):
+                axes.text(0.995, place, _why_none(made, name), transform=axes.get_yaxis_transform(), fontsize=SMALLEST_PT,
+                          color=GREY, ha="right", va="center", style="italic")  # fmt: skip
+        groups = [_group_of(made)[name] for name in names]
+        for place in range(1, len(names)):
+            if groups[place] != groups[place - 1]:
+                axes.axhline(place - 0.5, color=LIGHT_GREY, lw=0.8, zorder=0)
+        axes.set_yticks(range(len(names)), names, fontsize=SMALLEST_PT)
+        axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="← better    difference in ADE, eventful (px)    worse →")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        return style.finished(figure, f"{made.title},\nagainst {REFERENCE}, {EQUAL}", made.runs)
+
+
+def _grouped(made: Configurations, differences: dict[str, Interval]) -> list[str]:
+    """Configurations group by group, in a group by their difference, those without one last."""
+    groups = _group_of(made)
+    order = list(dict.fromkeys(groups.values()))
+
+    def place(name: str) -> tuple[int, bool, float]:
+        value = differences[name].estimate
+        return order.index(groups[name]), bool(np.isnan(value)), 0.0 if np.isnan(value) else value
+
+    return sorted(made.names, key=place)
+
+
+def _group_of(made: Configurations) -> dict[str, str]:
+    of = made.runs.drop_duplicates("configuration").set_index("configuration")["group"]
+    return {name: str(of[name]) for name in made.names}
 
 
 def nothing_yet(made: Configurations) -> Figure:
@@ -95,69 +123,22 @@ def nothing_yet(made: Configurations) -> Figure:
     return style.text_figure(f"{made.title}: {verdicts.MISSING}, {style.count_runs(made.runs)}.")
 
 
-def _at_equal_steps(axes: Axes, made: Configurations, colours: dict[str, Any]) -> None:
-    axes.axhline(0, color=GREY, lw=0.8, zorder=0)
-    axes.axvline(0, color=GREY, lw=0.8, zorder=0)
-    shown = configurations.points(made)
-    front = shown[shown["front"]].sort_values("x")
-    base = [-made.change(REFERENCE, label).estimate for label in (FIDELITY, DYNAMICS)] if made.has_reference else [0, 0]
-    axes.plot(front["x"], front["y"], color=INK, lw=1, ls=(0, (4, 2)), drawstyle="steps-post", zorder=1)
-    for one in shown.itertuples():
-        colour, place = colours[one.configuration], made.names.index(one.configuration) + 1
-        axes.plot([one.x_low, one.x_high], [one.y] * 2, color=colour, lw=0.8, alpha=0.45, zorder=2)
-        axes.plot([one.x] * 2, [one.y_low, one.y_high], color=colour, lw=0.8, alpha=0.45, zorder=2)
-        axes.plot(one.x, one.y, "o", ms=12, color=colour, mec=INK if one.front else "white", mew=1, zorder=3)
-        axes.annotate(str(place), (one.x, one.y), ha="center", va="center", fontsize=7.5, color="white",
-                      fontweight="bold", zorder=4)  # fmt: skip
-    axes.plot(*base, "D", color=INK, ms=7, zorder=4)
-    _set_limits(axes, shown, base)
-    kind = "minus near replay's" if made.has_reference else "change from the base's"
-    axes.set(xlabel=f"EffNet-KD on the target, {kind}", ylabel=f"ADE, eventful, {kind} (px)")
-    axes.set_title(f"{capital(LAST)} (left and down are better; diamond: the base)", fontsize=9)
-
-
-def _set_limits(axes: Axes, shown: pd.DataFrame, base: Sequence[float]) -> None:
-    """Limits that hold all points and three of four ends of intervals: the widest bars run out of the panel."""
-    for of, its_base, set_limits in (("x", base[0], axes.set_xlim), ("y", base[1], axes.set_ylim)):
-        low = np.nanmin([its_base, shown[of].min(), shown[f"{of}_low"].quantile(0.25)])
-        high = np.nanmax([its_base, shown[of].max(), shown[f"{of}_high"].quantile(0.75)])
-        margin = 0.06 * (high - low) or 1
-        set_limits(low - margin, high + margin)
-
-
-def _at_equal_fidelity(axes: Axes, made: Configurations, colours: dict[str, Any]) -> None:
-    names, marks = made.names, {EQUAL: ("o", 0.18), LOWER: ("s", -0.2)}
-    axes.axvline(0, color=GREY, lw=0.8, zorder=0)
-    for place, name in enumerate(names):
-        for reading, (marker, off) in marks.items():
-            found = made.difference_from_reference(name, DYNAMICS, reading)
-            y, filled, colour = place - off, reading == EQUAL, colours[name]
-            axes.plot([found.low, found.high], [y, y], color=colour, lw=1.6 if filled else 0.8)
-            axes.plot(found.estimate, y, marker, color=colour, mfc=colour if filled else "white", ms=5 if filled else 4)
-            if filled and np.isnan(found.estimate):
-                axes.text(0.995, y, _why_none(made, name), transform=axes.get_yaxis_transform(), fontsize=7.5, color=GREY,
-                          ha="right", va="center", style="italic")  # fmt: skip
-    axes.set_yticks(range(len(names)), [f"{name}  {place}" for place, name in enumerate(names, 1)], fontsize=8)
-    for label, name in zip(axes.get_yticklabels(), names, strict=True):
-        label.set_color(colours[name])
-    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="ADE, eventful, minus near replay's (px)")
-    axes.set_title(f"{capital(EQUAL)} (left is better; hollow: {LOWER})", fontsize=9)
-    axes.tick_params(axis="y", length=0)
-
-
 def _why_none(made: Configurations, name: str) -> str:
     """Why a configuration has no value at equal fidelity."""
     if not (made.done["configuration"] == name).any():
         return verdicts.MISSING
     steps = made.steps_of(name, EQUAL)
-    return "nothing to compare with" if steps.empty else f"{steps.notna().sum()} of {len(steps)} get there"
+    if steps.empty:
+        return "nothing to compare with"
+    reached = int(steps.notna().sum())
+    return f"reached by {reached} of {len(steps)} runs" if reached else "never reached"
 
 
 def _colours(made: Configurations) -> dict[str, Any]:
     """A colour a group; no replay is vermilion and replay blue, as everywhere."""
     groups = [one for one in dict.fromkeys(made.runs["group"]) if one != NO_REPLAY.group]
     hues = {NO_REPLAY.group: BLUE, **dict(zip(groups, HUES, strict=False))}
-    of = made.runs.drop_duplicates("configuration").set_index("configuration")["group"]
+    of = _group_of(made)
     return {name: VERMILION if name == NO_REPLAY.name else hues[of[name]] for name in made.names}
 
 
@@ -204,16 +185,12 @@ def short_summary(made: Configurations) -> str:
 
 
 def summary(made: Configurations) -> str:
-    """Markdown: how the configurations stand against near replay 25 %, and which no other beats in both."""
+    """Markdown: how the configurations stand against near replay 25 %."""
     if made.done.empty:
         return f"{made.title}: {verdicts.MISSING}, {style.count_runs(made.runs)}."
     stands = by_outcome(made, [name for name in made.names if name != REFERENCE])
     words = list_outcomes(stands) if made.has_reference else "nothing to compare with"
     text = f"{style.completeness_paragraph(made.runs)}- **Against {REFERENCE}**: {words}."
-    front = configurations.points(made)
-    if front["front"].any():
-        unbeaten = list_names(front.loc[front["front"], "configuration"])
-        text += f"\n- **Beaten by no other configuration in both**, by their means: {unbeaten}."
     return text
 
 

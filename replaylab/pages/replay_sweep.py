@@ -22,8 +22,8 @@ from pandas.io.formats.style import Styler
 
 from replaylab.analysis import tables
 from replaylab.analysis.changes import FINE_TUNED, of_measure
-from replaylab.analysis.tables import FLOORS, NONE, last_step, per_configuration, per_run
-from replaylab.catalogue import HEADLINE, domain_of, measure_of
+from replaylab.analysis.tables import NONE, last_step, per_configuration, per_run
+from replaylab.catalogue import HEADLINE, MAIN_FRACTION, domain_of, measure_of
 from replaylab.pages import style
 from replaylab.pages.style import BLUE, GREY, INK, SEED_DOT, VERMILION, WIDTH, figure_style, legend_entry
 from replaylab.util.text import capital, counted, number, percent
@@ -38,8 +38,8 @@ PANELS = [
     ("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"), ("recall", "driving-eventful"),
     ("ade_px", "near"), ("recall", "near"),
 ]  # fmt: skip
-TRADEOFF = [("effnet_kd", "driving"), *(("ade_px", domain) for domain in HEADLINE)]
-FEW_CONFIGURATIONS = 5  # so many can show their seeds as lines
+TRADEOFF = [("effnet_kd", "driving"), ("ade_px", "driving-eventful")]
+CONTROL, CONTROL_COLOUR = "eventful target", "#cc78bc"
 EXPLORATORY = "**exploratory**, and no verdict is drawn from it"
 
 
@@ -174,37 +174,39 @@ def _change(values: pd.DataFrame, name: str, measure: str, domain: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
-def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Fidelity against accuracy: EffNet-KD on ordinary driving (x) and ADE (y), a panel per domain.
+def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame, title: str = "") -> Figure:
+    """Fidelity against accuracy at the last step: EffNet-KD on ordinary driving (x), ADE on eventful driving (y).
 
-    Large points are means over seeds at the last step, small ones the seeds, bars the t interval (three seeds
-    or more); the arrow goes from the base to the least replay, the line on to more.
+    A path for each kind of replay, from none to all, its points labelled with their share in percent; bars are t intervals
+    (three seeds or more), without replay and at MAIN_FRACTION only. title: what was found, if something was.
     """
-    means, seeds = last_step(per_configuration(rows)), last_step(per_run(rows))
+    means = last_step(per_configuration(rows))
+    at = tables.side_by_side(means, *TRADEOFF, ["configuration"])
+    shares = means.drop_duplicates("configuration").set_index("configuration")["replay_fraction"]
     colours = _colours(means)
     with figure_style():
-        figure, panels = plt.subplots(len(HEADLINE), 1, figsize=(WIDTH, 9.0), sharex=True)
-        for axes, domain in zip(panels, HEADLINE, strict=True):
-            pair = (("effnet_kd", "driving"), ("ade_px", domain))
-            at = tables.side_by_side(means, *pair, ["configuration"]).reindex([*FLOORS.values(), "base", *colours])
-            _reference_lines(axes, means, "ade_px", domain)
-            for model, floor in FLOORS.items():
-                axes.axvline(at.loc[floor, "x"], **style.reference_style(model))
-            for chain in _chains(means).values():
-                axes.plot(at.loc[chain, "x"], at.loc[chain, "y"], color=_shade(chain, colours), lw=1, zorder=1)
-            _arrow(axes, at.loc[["base", *colours]])
-            of_seeds = tables.side_by_side(seeds[seeds["model"] == FINE_TUNED], *pair, ["configuration", "run"])
-            of_names = [colours[name] for name, _ in of_seeds.index]
-            axes.scatter(of_seeds["x"], of_seeds["y"], c=of_names or None, **SEED_DOT)
-            for name, colour in {"base": INK, **colours}.items():
-                _point(axes, at.loc[name], colour, "D" if name == "base" else "o")
-            axes.set(xlabel="", ylabel=measure_of("ade_px").axis, title=capital(domain_of(domain).label))
-            axes.set_ylim(bottom=0)
-        panels[-1].set_xlabel("EffNet-KD on ordinary driving (no unit)")
-        entries = [legend_entry(INK, "base", "D"), *(legend_entry(shade, name, "o") for name, shade in colours.items())]
-        return style.finished_with_references(
-            figure, "Fidelity and accuracy: lower and further left is better", runs, entries
+        figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
+        shown = at.loc[["base", *colours]]
+        entries = []
+        for kind, chain in _chains(means).items():
+            colour = _shade(chain, colours)
+            axes.plot(at.loc[chain, "x"], at.loc[chain, "y"], color=colour, lw=1.4, zorder=1)
+            entries.append(legend_entry(colour, f"{kind} replay" if len(colours) > 1 else kind, "o", line="-"))
+        _arrow(axes, shown)
+        for name in colours:
+            has_bars = shares[name] in (0, MAIN_FRACTION)
+            _point(axes, at.loc[name], colours[name], "o", has_bars)
+            axes.annotate(f"{100 * shares[name]:g} %", (at.loc[name, "x"], at.loc[name, "y"]), (6, 5),
+                          textcoords="offset points", fontsize=style.SMALLEST_PT, color=INK, zorder=5)  # fmt: skip
+        _point(axes, at.loc["base"], INK, "D", False)
+        axes.annotate("base", (at.loc["base", "x"], at.loc["base", "y"]), (-4, -16), textcoords="offset points",
+                      fontweight="bold")  # fmt: skip
+        _limit(axes, shown, [name for name in colours if shares[name] in (0, MAIN_FRACTION)])
+        note = _reference_levels(axes, means, *TRADEOFF[1])
+        axes.set(
+            xlabel="← better    EffNet-KD on ordinary driving (no unit)", ylabel="← better    ADE on eventful driving (px)"
         )
+        return style.finished(figure, title or "Fidelity against accuracy", runs, entries, columns=3, note=note)
 
 
 def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
@@ -232,29 +234,52 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         return style.finished_with_references(figure, "Measures against the share of replay", runs, entries)
 
 
-def over_steps(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Each measure over fine-tuning, a line per replay fraction from the base at step 0, of a few also a thin one a seed."""
+def over_steps(rows: pd.DataFrame, runs: pd.DataFrame, control: pd.DataFrame | None = None) -> Figure:
+    """EffNet-KD and ADE over fine-tuning from the base at step 0, a line for each of a few configurations, with its band (t
+    intervals, three seeds or more) and its name at its end; and one for the rows of a `control`, another target.
+    """
     if rows.empty:
         return style.text_figure("These results are not here: they lie in book/results.")
-    means, seeds = per_configuration(rows), per_run(rows)
-    colours = _colours(means)
+    means = per_configuration(rows)
+    every = _colours(means)
+    colours = {name: every[name] for name in _few(means)}
+    lines = {name: means[means["configuration"] == name] for name in colours}
+    if control is not None and len(control):
+        of_control = per_configuration(control)
+        lines[CONTROL], colours[CONTROL] = of_control[of_control["configuration"] == NONE], CONTROL_COLOUR
     with figure_style():
-        figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
-        for axes, (measure, domain) in _six(panels):
-            _reference_lines(axes, means, measure, domain)
-            start = _value(means, "base", measure, domain)
-            for name, colour in colours.items():
-                here = of_measure(means[means["configuration"] == name], measure, domain).sort_values("step")
-                steps, values = [0, *here["step"]], [start, *here["value"]]
-                sns.lineplot(x=steps, y=values, color=colour, lw=2, marker="o", ms=5, ax=axes, legend=False)
-                single = of_measure(seeds[seeds["configuration"] == name], measure, domain)
-                for _, one in single.groupby("run") if len(colours) <= FEW_CONFIGURATIONS else ():
-                    axes.plot(one["step"], one["value"], color=colour, lw=0.6, alpha=0.7)
+        figure, panels = plt.subplots(len(TRADEOFF), 1, figsize=(WIDTH, 6.4), sharex=True)
+        notes = []
+        for axes, (measure, domain) in zip(panels, TRADEOFF, strict=True):
+            start, ends = _value(means, "base", measure, domain), {}
+            for name, values in lines.items():
+                here = of_measure(values, measure, domain).sort_values("step")
+                here = here[here["step"] > 0]
+                steps, of_steps = [0, *here["step"]], [start, *here["value"]]
+                axes.fill_between(
+                    steps, [start, *here["low"]], [start, *here["high"]], color=colours[name], alpha=0.15, lw=0
+                )
+                axes.plot(steps, of_steps, "o-", color=colours[name], lw=2, ms=4)
+                ends[name] = of_steps[-1]
             axes.plot(0, start, "D", ms=7, color=INK, zorder=5)
-            axes.set(xlabel="fine-tuning step", ylabel=measure_of(measure).axis)
-        of_names = [legend_entry(shade, name, "o", line="-") for name, shade in colours.items()]
-        entries = [legend_entry(INK, "base", "D"), *of_names]
-        return style.finished_with_references(figure, "Measures over fine-tuning", runs, entries)
+            axes.margins(y=0.1)
+            notes.append(_reference_levels(axes, means, measure, domain))
+            style.label_ends(axes, ends, colours)
+            axes.set(ylabel=measure_of(measure).axis, title=f"{capital(domain_of(domain).label)} (lower is better)")
+        panels[-1].set_xlabel("fine-tuning step")
+        note = "\n".join(filter(None, notes))
+        return style.finished(figure, "Fidelity and accuracy over fine-tuning", runs, note=note)
+
+
+def _few(means: pd.DataFrame) -> list[str]:
+    """The configurations of the main comparison: no replay, MAIN_FRACTION of each kind (or else the most below all), all."""
+    tuned = means[means["model"] == FINE_TUNED].drop_duplicates("configuration")
+    chosen = list(tuned.loc[tuned["replay_fraction"].isin([0, 1]), "configuration"])
+    mixed = tuned[(tuned["replay_fraction"] > 0) & (tuned["replay_fraction"] < 1)]
+    for _, of_kind in mixed.groupby("replay"):
+        main = of_kind[of_kind["replay_fraction"] == MAIN_FRACTION]
+        chosen.append((main if len(main) else of_kind.nlargest(1, "replay_fraction"))["configuration"].iloc[0])
+    return [name for name in tuned_configurations(means) if name in chosen]
 
 
 def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure:
@@ -347,8 +372,31 @@ def _arrow(axes: Axes, at: pd.DataFrame) -> None:
         axes.annotate("", ends[1], ends[0], arrowprops=look, zorder=2)
 
 
-def _point(axes: Axes, one: "pd.Series[float]", colour: Any, marker: str) -> None:
-    if not np.isnan(one["x_low"]):
+def _limit(axes: Axes, at: pd.DataFrame, with_bars: Sequence[str]) -> None:
+    """Axes where the data are: all points, and the bars of some."""
+    for of, set_limits in (("x", axes.set_xlim), ("y", axes.set_ylim)):
+        ends = [*at[of], *at.loc[list(with_bars), [f"{of}_low", f"{of}_high"]].to_numpy().ravel()]
+        low, high = np.nanmin(ends), np.nanmax(ends)
+        margin = 0.12 * (high - low) or 1.0
+        set_limits(low - margin, high + margin)
+
+
+def _reference_levels(axes: Axes, values: pd.DataFrame, measure: str, domain: str) -> str:
+    """Level lines of the reference baselines that lie within the limits, each with its name; those that do not, in words."""
+    outside, (low, high) = [], axes.get_ylim()
+    for model, label in tables.REFERENCES.items():
+        level = _value(values, label, measure, domain)
+        if low <= level <= high:
+            axes.axhline(level, **style.reference_style(model))
+            axes.annotate(label, (0.01, level), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+                          fontsize=style.SMALLEST_PT, color=GREY)  # fmt: skip
+        elif not np.isnan(level):
+            outside.append(f"{label} {number(level)}")
+    return f"{measure_of(measure).label} beyond the axis: {', '.join(outside)}" if outside else ""
+
+
+def _point(axes: Axes, one: "pd.Series[float]", colour: Any, marker: str, has_bars: bool) -> None:
+    if has_bars and not np.isnan(one["x_low"]):
         axes.plot([one["x_low"], one["x_high"]], [one["y"]] * 2, color=colour, lw=1.4, zorder=3)
         axes.plot([one["x"]] * 2, [one["y_low"], one["y_high"]], color=colour, lw=1.4, zorder=3)
     axes.plot(one["x"], one["y"], marker, ms=8, color=colour, mec="white", mew=0.8, zorder=4)

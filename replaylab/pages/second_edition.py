@@ -18,7 +18,7 @@ from replaylab.analysis.second_edition import AnyClaim, Judged
 from replaylab.analysis.statistics import describe
 from replaylab.catalogue import PSEUDO, measure_of
 from replaylab.pages.style import GREY, styled
-from replaylab.pages.verdicts import COLOURS, MISSING, read_together
+from replaylab.pages.verdicts import COLOURS_OF_WORDS, MISSING, WORDS, read_together
 from replaylab.sweeps.presets import CONFIRMATORY
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import number
@@ -55,7 +55,8 @@ def verdicts(found: Judgements) -> Styler:
     """
     styler = styled(pd.DataFrame([_line(claim, one) for claim, one in found]), "second-edition-verdicts").hide(axis="index")
     return styler.map(
-        lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS.get(verdict, GREY)}", subset=["verdict"]
+        lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS_OF_WORDS.get(verdict, GREY)}",
+        subset=["verdict"],
     )
 
 
@@ -65,7 +66,7 @@ def _line(claim: AnyClaim, one: Judged | None) -> dict[str, str]:
         return {**line, "change": "–", "not shown": "–"}
     changes = [f"{part.words}, {measure_of(part.measure).name}: {describe(part.interval)}" for part in one.parts]
     numbers = {"p": number(one.p), "p, Holm": number(one.adjusted_p), "bases": str(one.bases)}
-    return {**line, "verdict": one.verdict, **numbers, "change": "; ".join(changes), "not shown": one.why or "–"}
+    return {**line, "verdict": WORDS[one.verdict], **numbers, "change": "; ".join(changes), "not shown": one.why or "–"}
 
 
 def in_sentences(found: Judgements) -> str:
@@ -79,7 +80,7 @@ def in_sentences(found: Judgements) -> str:
         each = "; ".join(f"{measure_of(part.measure).name} {describe(part.interval)} ({part.words})" for part in one.parts)
         why = f" Undecided because {one.why}." if one.why and one.verdict == "undecided" else ""
         lines.append(
-            f"- **{claim.name}** ({claim.statement}): **{one.verdict}**, p {number(one.adjusted_p)} by Holm, "
+            f"- **{claim.name}** ({claim.statement}): **{WORDS[one.verdict]}**, p {number(one.adjusted_p)} by Holm, "
             f"{one.bases} bases. {each}.{why} {second_edition.rule(claim, [claim for claim, _ in found])}"
         )
     return "\n".join([lines[0], "", *lines[1:]])

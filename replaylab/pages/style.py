@@ -5,23 +5,29 @@ MathJax, unless a cell is `markupsafe.Markup`, and figures have no mathtext. In 
 """
 
 import html
-from collections.abc import Iterable, Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.core.getipython import get_ipython
 from IPython.display import HTML
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis.tables import REFERENCES
 
-WIDTH = 5.2  # inches: readable on a phone, and with text of 10 pt as large as a page's own on a desk
+WIDTH = 4.8  # inches: on a phone a point is then a CSS pixel, and on a desk text of 10 pt is as large as a page's own
+SMALLEST_PT = 9.5  # text in figures
 INK, GREY, LIGHT_GREY = "#262626", "#767676", "#e4e4e4"
 # The colour-blind safe palette: vermilion for no replay, a hue for each kind of it.
 BLUE, _, GREEN, VERMILION = sns.color_palette("colorblind")[:4]
@@ -31,6 +37,7 @@ DASHES: dict[str, Any] = {
     "constant-velocity": (0, (5, 1.5, 1, 1.5)),
 }  # fmt: skip
 LEGEND_LINE_IN = 0.22
+NOTE_CHARACTERS = 62  # of small text, across a figure
 SEED_DOT: dict[str, Any] = {"s": 12, "alpha": 0.8, "linewidth": 0, "zorder": 3}
 
 
@@ -103,15 +110,26 @@ def completeness_paragraph(runs: pd.DataFrame) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
+def _show_as_svg() -> None:
+    """Where this is a notebook, its figures are vector graphics, sharp at any size, and the same bytes each time."""
+    if get_ipython() is not None:
+        set_matplotlib_formats("svg", metadata={"Date": None})
+        plt.rcParams["svg.hashsalt"] = "replaylab"
+
+
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """The appearance of every figure of the book, as a matplotlib context: on white, in light and dark pages alike."""
+    """The appearance of every figure of the book, as a matplotlib context: dark on transparent, which a dark page's style
+    sheet turns round, hues kept.
+    """
     settings = {
         **sns.axes_style("ticks"), "font.size": 10, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": 10,
-        "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 10, "legend.frameon": False, "axes.spines.top": False,
+        "xtick.labelsize": SMALLEST_PT, "ytick.labelsize": SMALLEST_PT, "legend.fontsize": SMALLEST_PT,
+        "legend.frameon": False, "axes.spines.top": False,
         "axes.spines.right": False, "axes.edgecolor": GREY, "figure.titlesize": 11, "figure.titleweight": "bold",
-        "figure.facecolor": "white", "figure.dpi": 200, "text.parse_math": False,
+        "figure.facecolor": "none", "axes.facecolor": "none", "text.parse_math": False,
     }  # fmt: skip
+    _show_as_svg()
     with plt.rc_context(settings):
         yield
 
@@ -141,6 +159,25 @@ def reference_entries(models: Sequence[str] = tuple(DASHES)) -> list[Line2D]:
     return [legend_entry(GREY, REFERENCES[model], "", DASHES[model], lw=1.2) for model in models]
 
 
+def label_ends(axes: Axes, ends: Mapping[str, float], colours: Mapping[str, Any]) -> None:
+    """The names of lines at their right ends, in their colours and moved apart where they would overlap, which takes the
+    place of a legend. ends: their last values, on the axis's present limits.
+    """
+    low, high = axes.get_ylim()
+    height_pt = 72 * axes.figure.get_figheight() * axes.get_position().height
+    gap = 1.25 * SMALLEST_PT * (high - low) / height_pt
+    ordered = sorted((name for name in ends if not np.isnan(ends[name])), key=lambda name: ends[name])
+    places = [ends[name] for name in ordered]
+    for _ in range(len(places)):  # each pass moves neighbours apart by half of what is missing
+        for place in range(1, len(places)):
+            missing = gap - (places[place] - places[place - 1])
+            if missing > 0:
+                places[place - 1], places[place] = places[place - 1] - missing / 2, places[place] + missing / 2
+    for name, y in zip(ordered, places, strict=True):
+        axes.annotate(name, (1.02, y), xycoords=("axes fraction", "data"), fontsize=SMALLEST_PT, color=colours[name],
+                      va="center", annotation_clip=False)  # fmt: skip
+
+
 def add_title(figure: Any, title: str, runs: pd.DataFrame | None = None) -> None:
     """A figure's or subfigure's title, with a second line where the sweep of these runs is not whole."""
     part = "" if runs is None else completeness(runs)
@@ -149,17 +186,22 @@ def add_title(figure: Any, title: str, runs: pd.DataFrame | None = None) -> None
 
 def finished(
     figure: Figure, title: str, /, runs: pd.DataFrame | None = None, entries: Sequence[Artist] = (), *,
-    columns: int = 2, extra_in: float = 0.05, **legend: Any,
+    columns: int = 2, extra_in: float = 0.05, note: str = "", **legend: Any,
 ) -> Figure:  # fmt: skip
     """The figure, no longer open in pyplot, with a title, how much of the sweep of `runs` is there, and below everything a
-    legend, for which the height of its lines and `extra_in` inches are left.
+    legend, for which the height of its lines and `extra_in` inches are left, and under it a note in small grey letters.
     """
     add_title(figure, title, runs)
-    below_in = 0.0
+    note = "\n".join(line for part in note.splitlines() for line in textwrap.wrap(part, NOTE_CHARACTERS))
+    note_in = LEGEND_LINE_IN * len(note.splitlines())
+    below_in = note_in
+    if note:
+        figure.text(0.02, 0.02 / figure.get_figheight(), note, fontsize=SMALLEST_PT, color=GREY, va="bottom")
     if entries:
+        above_the_note = {"bbox_to_anchor": (0.5, note_in / figure.get_figheight())} if note else {}
         with plt.rc_context({"text.parse_math": False}):
-            figure.legend(handles=list(entries), loc="lower center", ncols=columns, **legend)
-        below_in = -(-len(entries) // columns) * LEGEND_LINE_IN + extra_in
+            figure.legend(handles=list(entries), loc="lower center", ncols=columns, **above_the_note, **legend)
+        below_in += -(-len(entries) // columns) * LEGEND_LINE_IN + extra_in
     figure.align_ylabels()
     figure.tight_layout(rect=(0, below_in / figure.get_figheight(), 1, 1))
     # Otherwise a notebook shows it twice: once as the cell's value and once as pyplot's open figure.

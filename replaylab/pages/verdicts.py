@@ -17,6 +17,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
@@ -25,7 +26,7 @@ from replaylab.analysis.claims import CLAIMS, SEEDS_NEEDED, Claim, Configuration
 from replaylab.analysis.statistics import Verdict, describe
 from replaylab.catalogue import PSEUDO, domain_of, measure_of
 from replaylab.pages import replay_sweep
-from replaylab.pages.style import GREY, INK, WIDTH, figure_style, styled, text_figure
+from replaylab.pages.style import GREY, INK, SMALLEST_PT, WIDTH, figure_style, styled, text_figure
 from replaylab.store import Store, published_folder, store_of
 from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import PRESETS
@@ -35,6 +36,11 @@ from replaylab.util.text import counted, duration, number
 COLOURS: dict[Verdict, str] = {
     "holds": "#0173b2", "does not hold": "#d55e00", "undecided": GREY, "exploratory": "#cc78bc",
 }  # fmt: skip
+WORDS: dict[Verdict, str] = {
+    "holds": "supported", "does not hold": "contradicted", "undecided": "inconclusive", "exploratory": "exploratory",
+}  # fmt: skip
+"""Verdicts as readers are told them."""
+COLOURS_OF_WORDS = {WORDS[verdict]: colour for verdict, colour in COLOURS.items()}
 MISSING = "not run yet"
 BUDGET_ENDPOINTS = (("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"))
 PREREGISTERED = ("published", "dose", "dose-between")
@@ -103,11 +109,11 @@ def opening(
     done = int((runs["state"] == "done").sum())
     split = PRESETS[presets[0]].split
     which = f"preset{'s' * (len(presets) > 1)} {' and '.join(presets)}, *{split}* split"
-    status = f"- **Runs**: {done} of {len(runs)} are there ({which})."
+    status = f"- **Runs**: {done} of {len(runs)} are complete ({which})."
     if not is_preregistered:
         status += f" They are not the preregistered ones: what follows from them is {replay_sweep.EXPLORATORY}."
     elif done < len(runs):
-        status += " **The sweep is not whole yet.**"
+        status += " **The sweep is not complete yet.**"
     cost = f"- **Cost**: {cost_in_words(runs, store_of(presets[0], store))}"
     return "\n".join([*lines, status, cost, f"- **Again**: `{command}`"])
 
@@ -126,11 +132,11 @@ def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregis
         return f"{head}**{'too few runs' if some else MISSING}** ({_count_runs(claim, runs)}; {needed})."
     verdict = result.verdict if is_preregistered else "exploratory"
     seeds = f"{result.interval.n} seeds of {claim.configuration.name}"
-    words = f"{head}**{verdict}**. {_where(claim)}: {describe(result.interval)}, {seeds}"
+    words = f"{head}**{WORDS[verdict]}**. {_where(claim)}: {describe(result.interval)}, {seeds}"
     if verdict == "exploratory":
         return f"{words}; no verdict ({_count_runs(claim, runs)})." if is_preregistered else f"{words}."
     why = f"; {result.why}" if result.why else ""
-    return f"{words}. It holds {_limit(claim, result)}{why}."
+    return f"{words}. Supported if the interval lies {_limit(claim, result)}{why}."
 
 
 def _count_runs(claim: Claim, runs: pd.DataFrame) -> str:
@@ -145,21 +151,21 @@ def _where(claim: Claim) -> str:
 
 
 def _limit(claim: Claim, result: Judged) -> str:
-    return f"{'under' if claim.side == 'below' else 'over'} {number(result.margin) if result.margin else '0'}"
+    return f"{'below' if claim.side == 'below' else 'above'} {number(result.margin) if result.margin else '0'}"
 
 
 def progress(runs: pd.DataFrame) -> str:
     """Markdown: how many of the preregistered runs there are, in all and in each configuration that is not whole."""
     done = runs["state"] == "done"
     if done.all():
-        return f"All **{len(runs)}** preregistered runs are there."
+        return f"All **{len(runs)}** preregistered runs are complete."
     parts = []
     for (target, fraction, kind), of in done.groupby([runs["target"], runs["replay_fraction"], runs["replay"]], sort=False):
         if not of.all():
             parts.append(f"{Configuration(kind, fraction, target).name}: {of.sum()} of {len(of)}")
     return (
-        f"**{int(done.sum())} of {len(runs)} preregistered runs are there: the sweep is not whole yet**, and a claim whose "
-        f"configuration has fewer than {SEEDS_NEEDED} seeds has no verdict. Not whole: {'; '.join(parts)}."
+        f"**{int(done.sum())} of {len(runs)} preregistered runs are complete: the sweep is not**, and a claim whose "
+        f"configuration has fewer than {SEEDS_NEEDED} seeds has no verdict. Not complete: {'; '.join(parts)}."
     )
 
 
@@ -189,15 +195,16 @@ def verdict_table(found: Judgements) -> Styler:
     styler = styled(pd.DataFrame(lines), "verdicts").hide(axis="index")
     # A coloured edge rather than coloured words, which are hard to read on one of a light and a dark page.
     return styler.map(
-        lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS.get(verdict, GREY)}", subset=["verdict"]
+        lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS_OF_WORDS.get(verdict, GREY)}",
+        subset=["verdict"],
     )
 
 
 def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
-    found = {"verdict": MISSING, "change": "–", "holds if": "–", "seeds": "–", "bases": "–"}
+    found = {"verdict": MISSING, "change": "–", "supported if": "–", "seeds": "–", "bases": "–"}
     if result is not None:
         bases = " and ".join(f"{mean:+.3g}" for mean in result.of_bases.values())
-        values = (result.verdict, describe(result.interval), _limit(claim, result), str(result.interval.n), bases)
+        values = (WORDS[result.verdict], describe(result.interval), _limit(claim, result), str(result.interval.n), bases)
         found = dict(zip(found, values, strict=True))
     head = {"claim": claim.name, "statement": claim.statement}
     return {**head, **found, "measure": _where(claim), "configuration": claim.configuration.name}
@@ -252,32 +259,42 @@ def budgets_summary(made: pd.DataFrame) -> str:
 
 
 def forest(found: Judgements) -> Figure:
-    """Each claim's change with its interval, short strokes for the means of the two bases; shaded where the claim holds."""
+    """Each claim's change with its interval, a block for each measure with one axis; dashed, the value that its interval
+    must not cross to hold.
+    """
     shown = [(claim, result) for claim, result in found if result is not None]
     if not shown:
         return text_figure("No claim has its runs yet.")
+    blocks: dict[str, list[tuple[Claim, Judged]]] = {}
+    for claim, result in shown:
+        blocks.setdefault(claim.measure, []).append((claim, result))
+    blocks = dict(sorted(blocks.items(), key=lambda block: -len(block[1])))
     with figure_style():
-        figure, panels = plt.subplots(len(shown), 1, figsize=(WIDTH, 0.4 + 0.72 * len(shown)), squeeze=False)
-        for axes, (claim, result) in zip(panels[:, 0], shown, strict=True):
-            _one_of_the_forest(axes, claim, result)
-        figure.tight_layout(h_pad=0.2)
+        heights = [0.75 + 0.5 * len(block) for block in blocks.values()]
+        figure, panels = plt.subplots(
+            len(blocks), 1, figsize=(WIDTH, sum(heights)), squeeze=False, height_ratios=heights, layout="constrained"
+        )
+        for axes, (measure, block) in zip(panels[:, 0], blocks.items(), strict=True):
+            _block(axes, measure, block)
         plt.close(figure)
     return figure
 
 
-def _one_of_the_forest(axes: plt.Axes, claim: Claim, result: Judged) -> None:
-    interval, margin = result.interval, result.margin
-    reach = max(abs(interval.low), abs(interval.high), abs(margin), *map(abs, result.of_bases.values())) * 1.15
-    axes.set(xlim=(-reach, reach), ylim=(-1, 1), yticks=[])
-    axes.axvspan(*((-reach, margin) if claim.side == "below" else (margin, reach)), color="#0173b2", alpha=0.12, lw=0)
+def _block(axes: Axes, measure: str, block: Judgements) -> None:
     axes.axvline(0, color=GREY, lw=0.8)
-    axes.plot([interval.low, interval.high], [0, 0], color=COLOURS[result.verdict], lw=2.5)
-    axes.plot(interval.estimate, 0, "o", color=COLOURS[result.verdict], ms=7)
-    for mean in result.of_bases.values():
-        axes.plot(mean, 0, "|", color=INK, ms=11)
-    axes.set_title(f"{claim.name}: {claim.statement} – {result.verdict}", fontsize=9)
-    axes.set_xlabel(f"change of {measure_of(claim.measure).name}", fontsize=8, labelpad=1)
+    for place, (claim, result) in enumerate(block):
+        if result is None:
+            continue
+        interval, colour = result.interval, COLOURS[result.verdict]
+        axes.plot([interval.low, interval.high], [place, place], color=colour, lw=3)
+        axes.plot(interval.estimate, place, "o", color=colour, ms=7)
+        axes.plot(list(result.of_bases.values()), [place] * len(result.of_bases), "|", color=INK, ms=10)
+        axes.plot([result.margin] * 2, [place - 0.3, place + 0.3], color=INK, lw=1.2, ls=(0, (3, 2)))
+        axes.annotate(f"{claim.name.split(',')[0]}: {claim.statement} – {WORDS[result.verdict]}", (0.0, place), (0, 11),
+                      xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=SMALLEST_PT)  # fmt: skip
+    axes.set(ylim=(len(block) - 0.5, -0.85), yticks=[], xlabel=f"change of {measure_of(measure).name}")
     axes.spines["left"].set_visible(False)
+    axes.margins(x=0.06)
 
 
 def summary(found: Judgements) -> str:
@@ -289,7 +306,7 @@ def summary(found: Judgements) -> str:
             continue
         why = f" ({result.why})" if result.why else ""
         lines.append(
-            f"- **{claim.name}** ({claim.statement}): **{result.verdict}**{why}. {measure_of(claim.measure).name} on "
+            f"- **{claim.name}** ({claim.statement}): **{WORDS[result.verdict]}**{why}. {measure_of(claim.measure).name} on "
             f"{domain_of(claim.domain).label} changes by {describe(result.interval)}, {result.interval.n} seeds. "
             f"{result.rule}"
         )

@@ -165,43 +165,30 @@ def test_clips_are_counted_as_they_are_cut(made: Configurations) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- figure and words
-def test_the_figure_has_every_configuration_in_both_halves(made: Configurations) -> None:
-    figure = comparisons.plane(made)
-    above, below = (part.axes[0] for part in figure.subfigs)
-    numbers = {text.get_text(): text.xy for text in above.texts if isinstance(text, Annotation)}
-    shown = configurations.points(made).set_index("configuration")
-    for place, name in enumerate(made.names, start=1):
-        assert numbers[str(place)] == pytest.approx(tuple(shown.loc[name, ["x", "y"]]))
-    assert [label.get_text() for label in below.get_yticklabels()] == [
-        f"{name}  {n}" for n, name in enumerate(made.names, 1)
-    ]
-    assert {text.get_text() for text in below.texts} == {"0 of 3 get there"} and plt.get_fignums() == []
-    front = set(shown.index[shown["front"]])
-    assert {"no replay", "LoRA"} <= front and "physics" not in front
-    assert tuple(shown.loc[REFERENCE, ["x", "y"]]) == (0, 0)  # and so the base lies opposite to its change
-    (base,) = [np.asarray(line.get_xydata()) for line in above.lines if line.get_marker() == "D"]
-    assert base[0] == pytest.approx([-made.change(REFERENCE, label).estimate for label in (FIDELITY, DYNAMICS)])
+def test_the_figure_has_every_configuration_group_by_group_the_best_first(made: Configurations) -> None:
+    (axes,) = comparisons.at_equal_fidelity(made).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert sorted(names) == sorted(made.names)
+    groups = made.runs.drop_duplicates("configuration").set_index("configuration")["group"][names]
+    assert (groups != groups.shift()).sum() == groups.nunique(), "a group is torn apart"
+    differences = [made.difference_from_reference(name, DYNAMICS, EQUAL).estimate for name in names]
+    for group in groups.unique():
+        of_group = [one for one, of in zip(differences, groups, strict=True) if of == group]
+        assert of_group == sorted(of_group, key=lambda one: (np.isnan(one), one))
+    points = {round(line.get_ydata()[0]): line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"}
+    np.testing.assert_allclose([points[place] for place in range(len(names))], differences)
+    assert {text.get_text() for text in axes.texts} == {"never reached"} and plt.get_fignums() == []
 
 
 def test_an_interval_of_the_figure_holds_zero_where_the_word_is_cannot_tell(made: Configurations) -> None:
-    below = comparisons.plane(made).subfigs[1].axes[0]
-    ends = [np.asarray(line.get_xydata()) for line in below.lines if line.get_linewidth() == 1.6]
-    bars = {made.names[round(at[0, 1])]: at[:, 0] for at in ends}
+    (axes,) = comparisons.at_equal_fidelity(made).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    ends = [np.asarray(line.get_xydata()) for line in axes.lines if line.get_linewidth() == 2 and line.get_marker() != "o"]
+    bars = {names[round(at[0, 1])]: at[:, 0] for at in ends}
     words = {name: configurations.against_reference(made, name) for name in ("no replay", "physics", "64 clips")}
     assert set(words.values()) == {statistics.WORSE, statistics.CANNOT_TELL}
     for name, word in words.items():
         assert (bars[name][0] <= 0 <= bars[name][1]) == (word == statistics.CANNOT_TELL)
-
-
-def test_limits_hold_every_point_and_the_base(tmp_path: Path, made: Configurations) -> None:
-    without = store_of(tmp_path, tuple((REFERENCE, seed) for seed in SEEDS))
-    for one in (made, without):
-        above, shown = comparisons.plane(one).subfigs[0].axes[0], configurations.points(one)
-        for of, (low, high) in (("x", above.get_xlim()), ("y", above.get_ylim())):
-            assert shown[of].between(low, high).all() and low < 0 < high
-    shown = configurations.points(without).set_index("configuration")  # nothing to compare with: changes from the base
-    assert shown.loc["physics", "y"] == pytest.approx(without.change("physics", DYNAMICS).estimate)
-    assert "change from the base" in above.get_xlabel()
 
 
 def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Configurations) -> None:
@@ -224,8 +211,6 @@ def test_sentences_are_those_of_the_numbers(made: Configurations) -> None:
     for name in set(CHOSEN) - {REFERENCE}:
         (group,) = [of for of in said.split(": ", 1)[1].splitlines()[0].split("; ") if f"*{name}*" in of]
         assert group.startswith(f"{configurations.against_reference(made, name)}: ")
-    unbeaten = configurations.points(made).query("front")["configuration"]
-    assert said.endswith(f"by their means: {comparisons.list_names(unbeaten)}.")
     assert "80 %" in comparisons.reading_explained(made) and "4 of 6 configurations" in comparisons.reading_explained(made)
     assert "nothing was measured" not in comparisons.reading_explained(made)
     late = replace(made, rows=made.rows[made.rows["step"] != 50])
@@ -243,7 +228,7 @@ def test_sentences_are_those_of_the_numbers(made: Configurations) -> None:
 def test_what_is_missing_is_said(tmp_path: Path, left_out: tuple[tuple[str, int], ...], said: str) -> None:
     part = store_of(tmp_path, left_out)
     assert said in comparisons.summary(part) and f"{18 - len(left_out)} of 18 runs" in comparisons.summary(part)
-    words = comparisons.plane(part).subfigs[0].get_suptitle()
+    words = comparisons.at_equal_fidelity(part).get_suptitle()
     assert f"{18 - len(left_out)} of 18 runs are there" in words
     for text in (comparisons.summary(part), comparisons.reading_explained(part), comparisons.short_summary(part)):
         assert "nan" not in text
@@ -252,7 +237,7 @@ def test_what_is_missing_is_said(tmp_path: Path, left_out: tuple[tuple[str, int]
 
 def test_without_any_run_everything_says_so(tmp_path: Path) -> None:
     nothing = store_of(tmp_path, tuple((name, seed) for name in CHOSEN for seed in SEEDS))
-    figure = comparisons.plane(nothing)
+    figure = comparisons.at_equal_fidelity(nothing)
     assert "not run yet, 0 of 18 runs" in figure.texts[0].get_text()
     assert "not run yet, 0 of 18 runs" in comparisons.summary(nothing)
     assert "not run yet" in comparisons.reading_explained(nothing) and "not run yet" in comparisons.short_summary(nothing)

@@ -534,7 +534,7 @@ def papermill(out: Path, *words: str) -> dict[str, list[str]]:
     command = [sys.executable, "-m", "papermill", str(PAGE), str(out), *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
-    kinds = ("image/png", "text/markdown", "text/html")
+    kinds = ("image/svg+xml", "text/markdown", "text/html")
     return {
         cell.id: [next(kind for kind in kinds if kind in output.data) for output in cell.outputs if "data" in output]
         for cell in code_cells(nbformat.read(out, as_version=4))
@@ -543,8 +543,8 @@ def papermill(out: Path, *words: str) -> dict[str, list[str]]:
 
 
 SHOWN = {
-    "run": ["text/markdown"], "examples-figure": ["image/png"], "pictures-map": ["image/png"], "agents-map": ["image/png"],
-    "time-map": ["image/png"], "as-blur-figure": ["image/png"], "ceiling-figure": ["image/png"],
+    "run": ["text/markdown"], "examples-figure": ["image/svg+xml"], "pictures-map": ["image/svg+xml"], "agents-map": ["image/svg+xml"],
+    "time-map": ["image/svg+xml"], "as-blur-figure": ["image/svg+xml"], "ceiling-figure": ["image/svg+xml"],
     "values-table": ["text/html"], "found-text": ["text/markdown"],
 }  # fmt: skip
 

@@ -165,7 +165,7 @@ def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     assert not any("nan" in text for text in said)
     table = ablations_page.settings_table(part).data
     assert (table["choice"] == "not run yet").sum() == len(part.settings) - 10
-    assert "6 of 69" in comparisons.plane(part.ablations).subfigs[0].get_suptitle()
+    assert "6 of 69" in comparisons.at_equal_fidelity(part.ablations).get_suptitle()
 
 
 def test_seeds_are_those_that_were_asked_for(store: Path) -> None:
@@ -177,7 +177,7 @@ def test_seeds_are_those_that_were_asked_for(store: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- the page
 def test_the_page_shows_figures_tables_and_the_answer(store: Path, tmp_path: Path) -> None:
     cells = shown(store, tmp_path / "out.ipynb", "04_ablations")
-    assert tuple(name for name, data in cells.items() if "image/png" in data) == FIGURES
+    assert tuple(name for name, data in cells.items() if "image/svg+xml" in data) == FIGURES
     assert "take *ramp*" in cells["answer-text"]["text/markdown"]
     assert cells["configurations-table"]["text/html"].count("<tr") == len(ABLATIONS) + 1
     links = [data["text/html"] for name, data in cells.items() if name.endswith("-values")]
@@ -186,7 +186,7 @@ def test_the_page_shows_figures_tables_and_the_answer(store: Path, tmp_path: Pat
 
 def test_an_empty_store_is_a_page_that_says_so(tmp_path: Path) -> None:
     cells = shown(tmp_path / "store", tmp_path / "out.ipynb", "04_ablations")
-    assert tuple(name for name, data in cells.items() if "image/png" in data) == FIGURES
+    assert tuple(name for name, data in cells.items() if "image/svg+xml" in data) == FIGURES
     assert "0 of 69 are there" in cells["opening"]["text/markdown"]
     assert cells["settings-found"]["text/markdown"].startswith("Settings on dev: not run yet (0 of 36 runs are there)")
     assert "not run yet, 0 of 69 runs" in cells["answer-text"]["text/markdown"]

@@ -174,10 +174,10 @@ def test_the_page_shows_a_reader_s_own_sweep(swept: Table, tmp_path: Path) -> No
     run(f"papermill book/02_finetune_degradation.ipynb {out} -p preset smoke -p store {swept.store}", ROOT)
     cells = {cell.id: cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"}
     shown = {name: [output.get("data", {}) for output in cell.outputs] for name, cell in cells.items()}
-    drawn = [name for name, datas in shown.items() if any("image/png" in data for data in datas)]
+    drawn = [name for name, datas in shown.items() if any("image/svg+xml" in data for data in datas)]
     assert drawn == [f"{name}-figure" for name in ("path", "steps", "map", "motion", "forgetting", "drift")]
     (opening,), (found,) = shown["opening"], shown["found-text"]
-    assert "1 of 1 are there" in opening["text/markdown"] and opening["text/markdown"].count("too few runs") == 3
+    assert "1 of 1 are complete" in opening["text/markdown"] and opening["text/markdown"].count("too few runs") == 3
     assert "too few seeds" in found["text/markdown"]
     links = [data["text/html"] for name, datas in shown.items() if name.endswith("-values") for data in datas]
     assert len(links) == len(drawn) and all('class="rl-csv"' in link for link in links)

@@ -140,8 +140,8 @@ def test_what_is_missing_is_said(made: Generalisation) -> None:
 
 def test_an_opening_has_every_question_and_no_verdict(made: Generalisation, store: Path) -> None:
     said, runs = generalisation.opening(made, store), PAGES[made.second.preset][2]
-    assert said.count("**exploratory**") == len(CLAIMS) and "holds" not in said
-    assert f"{runs} of {runs} are there" in said and f"- **{made.differs.claim}, C1**" in said
+    assert said.count("**exploratory**") == len(CLAIMS) and "supported if" not in said.lower()
+    assert f"{runs} of {runs} are complete" in said and f"- **{made.differs.claim}, C1**" in said
 
 
 def test_both_bases_are_drawn_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,9 +175,9 @@ def test_both_bases_are_drawn_and_told(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_page_shows_what_a_store_has(preset: str, store: Path, tmp_path: Path) -> None:
     page, differs, runs, _, drawn = PAGES[preset]
     cells = shown(store, tmp_path / "out.ipynb", page)
-    assert [name for name, data in cells.items() if "image/png" in data] == drawn
-    assert f"{runs} of {runs} are there" in cells["opening"]["text/markdown"]
+    assert [name for name, data in cells.items() if "image/svg+xml" in data] == drawn
+    assert f"{runs} of {runs} are complete" in cells["opening"]["text/markdown"]
     assert f"**Both {differs.both}**, of 7 questions" in cells["found-text"]["text/markdown"]
     empty = shown(tmp_path / "store", tmp_path / "empty.ipynb", page)
     assert f"not run yet, 0 of {runs} runs" in empty["found-text"]["text/markdown"]
-    assert all("image/png" in empty[name] for name in drawn)
+    assert all("image/svg+xml" in empty[name] for name in drawn)

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from scipy import stats
 
 from replaylab.analysis import tables
 from replaylab.analysis.tables import last_step, per_configuration, per_run
-from replaylab.pages import replay_sweep
+from replaylab.pages import replay_sweep, style
 from replaylab.pages.style import csv_link
 
 FRACTIONS, STEPS, CLIPS = (0.0, 0.25, 0.5), (50, 200), 5
@@ -172,8 +173,8 @@ def test_a_link_saves_the_values_that_the_figure_draws(rows: pd.DataFrame) -> No
     name, table = saved(csv_link(values, "tradeoff"))
     assert name == "tradeoff.csv" and list(table) == list(values)
     np.testing.assert_allclose(table["value"], values["value"], rtol=1e-5)
-    at = table[(table["configuration"] == "replay 25 %") & (table["measure"] == "ade_px") & (table["domain"] == "near")]
-    np.testing.assert_allclose(at["value"], plain(rows, "fine-tuned", 0.25, 200, "ade_px", "near"), rtol=1e-5)
+    at = table[(table["configuration"] == "replay 25 %") & (table["measure"] == "ade_px")]
+    np.testing.assert_allclose(at["value"], plain(rows, "fine-tuned", 0.25, 200, "ade_px", "driving-eventful"), rtol=1e-5)
     assert set(zip(table["measure"], table["domain"], strict=True)) == set(replay_sweep.TRADEOFF)
     assert set(tables.drawn(rows, replay_sweep.PANELS)["step"]) == {-1, 0, *STEPS}
     assert tables.drawn(pd.DataFrame(), replay_sweep.PANELS).empty
@@ -337,37 +338,68 @@ def single_points(axes: Axes) -> list[tuple[float, float]]:
 
 
 def test_the_tradeoff_stands_where_the_numbers_are(rows: pd.DataFrame) -> None:
-    for domain, axes in zip(DOMAINS, replay_sweep.tradeoff(rows, runs_of(rows)).axes, strict=True):
-        models = [("base", 0.0, 0), *(("fine-tuned", fraction, 200) for fraction in FRACTIONS)]
-        expected = [
-            (np.mean(plain(rows, *model, "effnet_kd", "driving")), np.mean(plain(rows, *model, "ade_px", domain)))
-            for model in models
-        ]
-        np.testing.assert_allclose(single_points(axes), sorted(expected))
+    (axes,) = replay_sweep.tradeoff(rows, runs_of(rows)).axes
+    models = [("base", 0.0, 0), *(("fine-tuned", fraction, 200) for fraction in FRACTIONS)]
+    expected = [
+        tuple(np.mean(plain(rows, *model, measure, domain)) for measure, domain in replay_sweep.TRADEOFF) for model in models
+    ]
+    np.testing.assert_allclose(single_points(axes), sorted(expected))
+    labels = {text.get_text() for text in axes.texts if isinstance(text, Annotation)}
+    assert {"base", "0 %", "25 %", "50 %"} <= labels
+    low_high = [axes.get_xlim(), axes.get_ylim()]
+    assert all(low < at < high for point in expected for at, (low, high) in zip(point, low_high, strict=True))
 
 
-def test_floors_are_level_lines_in_every_panel(drawn: dict[str, Figure], of_one_seed: pd.DataFrame) -> None:
-    measured = [("ade_px", domain) for domain in DOMAINS]
-    for name, panels in (
-        ("tradeoff", measured), ("over_fractions", replay_sweep.PANELS), ("over_steps", replay_sweep.PANELS)
-    ):  # fmt: skip
+def references_in(figure: Figure, axes: Axes, measure: str) -> dict[str, float]:
+    """The reference baselines that a panel shows: those with a line, and those that the note below has, rounded."""
+    named = [text for text in axes.texts if text.get_text() in tables.REFERENCES.values()]
+    lines = {text.get_text(): float(text.xy[1]) for text in named if isinstance(text, Annotation)}
+    note = " ".join(" ".join(text.get_text().split()) for text in figure.texts)
+    label = replay_sweep.measure_of(measure).label
+    beyond = re.findall(rf"{label} beyond the axis: ((?:[a-z -]+ -?[\d.]+(?:, )?)+)", note)
+    return lines | {name: float(value) for name, value in re.findall(r"([a-z -]+?) (-?[\d.]+)", ", ".join(beyond))}
+
+
+def test_reference_baselines_are_in_every_panel_or_in_its_note(drawn: dict[str, Figure], of_one_seed: pd.DataFrame) -> None:
+    shown = {
+        "tradeoff": [replay_sweep.TRADEOFF[1]], "over_steps": replay_sweep.TRADEOFF, "over_fractions": replay_sweep.PANELS
+    }  # fmt: skip
+    for name, panels in shown.items():
         for axes, (measure, domain) in zip(drawn[name].axes, panels, strict=True):
-            plain_lines = lines_of(axes, "None")
-            levels = [line[0][1] for line in plain_lines if [x for x, _ in line] == [0, 1]]
+            levels = [line[0][1] for line in lines_of(axes, "None") if [x for x, _ in line] == [0, 1]]
+            if name != "over_fractions":
+                levels += references_in(drawn[name], axes, measure).values()
             for floor in FLOORS:
                 value = plain(of_one_seed, floor, 0, -1, measure, domain)[0]
-                assert np.isclose(levels, value).any(), (floor, measure, domain)
+                assert np.isclose(levels, value, rtol=0.01).any(), (name, floor, measure, domain)
 
 
 def test_lines_over_steps_start_at_the_base(drawn: dict[str, Figure], of_one_seed: pd.DataFrame) -> None:
-    for axes, (measure, domain) in zip(drawn["over_steps"].axes, replay_sweep.PANELS, strict=True):
+    for axes, (measure, domain) in zip(drawn["over_steps"].axes, replay_sweep.TRADEOFF, strict=True):
         lines = lines_of(axes, "o")
         expected = [
             [(0, plain(of_one_seed, "base", 0, 0, measure, domain)[0])]
             + [(step, plain(of_one_seed, "fine-tuned", fraction, step, measure, domain)[0]) for step in STEPS]
-            for fraction in FRACTIONS
+            for fraction in (0.0, 0.25)
         ]
         assert np.allclose(lines, expected)
+        names = [text.get_text() for text in axes.texts if isinstance(text, Annotation)]
+        assert {"replay 0 %", "replay 25 %"} <= set(names)
+
+
+def test_a_control_has_a_line_of_its_own(rows: pd.DataFrame) -> None:
+    control = rows[(rows["model"] != "fine-tuned") | (rows["replay_fraction"] == 0)]
+    figure = replay_sweep.over_steps(rows, runs_of(rows), control)
+    for axes in figure.axes:
+        names = [text.get_text() for text in axes.texts if isinstance(text, Annotation)]
+        assert len(lines_of(axes, "o")) == 3 and replay_sweep.CONTROL in names
+
+
+def test_names_at_the_ends_of_lines_keep_apart(rows: pd.DataFrame) -> None:
+    for axes in replay_sweep.over_steps(rows, runs_of(rows)).axes:
+        names = [text for text in axes.texts if isinstance(text, Annotation) and text.get_text().startswith("replay")]
+        places = sorted(axes.transData.transform((0, text.xy[1]))[1] for text in names)
+        assert len(places) == 2 and np.diff(places).min() > 0.9 * style.SMALLEST_PT * axes.figure.dpi / 72
 
 
 def test_lines_over_fractions_go_from_none_to_most(drawn: dict[str, Figure], of_one_seed: pd.DataFrame) -> None:

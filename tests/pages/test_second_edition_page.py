@@ -50,8 +50,8 @@ def test_every_claim_has_a_verdict_with_what_it_is_of(found) -> None:
     table = page.verdicts(found).data.set_index("claim")
     assert list(table.index) == [claim.name for claim in CLAIMS]
     expected = {
-        "C1": "holds", "C2": "does not hold", "C2, eventful": "holds", "C4, near": "holds",
-        "C4, near, quality": "does not hold", "C4, far": MISSING, "C3": MISSING,
+        "C1": "supported", "C2": "contradicted", "C2, eventful": "supported", "C4, near": "supported",
+        "C4, near, quality": "contradicted", "C4, far": MISSING, "C3": MISSING,
     }  # fmt: skip
     assert {name: table.loc[name, "verdict"] for name in expected} == expected
     near = table.loc["C4, near"]
@@ -70,6 +70,6 @@ def test_sentences_count_verdicts_and_give_the_rule(found) -> None:
 def test_what_was_not_shown_is_said() -> None:
     behind = judge_all(made_up({NONE: {("ade", ""): 2.0}}, ahead=-0.5))
     table = page.verdicts(behind).data.set_index("claim")
-    assert table.loc["C2", "verdict"] == "undecided"
+    assert table.loc["C2", "verdict"] == "inconclusive"
     assert "not shown that the bases are better than constant-velocity in driving" in table.loc["C2", "not shown"]
     assert "Undecided because not shown that the bases" in page.in_sentences(behind)

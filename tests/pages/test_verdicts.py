@@ -12,6 +12,7 @@ from made_up_rows import NEAR_CONFIGURATION, NONE, made_up
 
 from replaylab.analysis.claims import CLAIMS
 from replaylab.analysis.statistics import describe
+from replaylab.catalogue import measure_of
 from replaylab.pages import verdicts as verdicts_page
 from replaylab.pages.verdicts import MISSING
 from replaylab.sweeps import sweep
@@ -31,8 +32,8 @@ def test_every_claim_has_a_line_and_those_without_runs_say_so(found):
     table = verdicts_page.verdict_table(found).data
     assert table["claim"].tolist() == [claim.name for claim in CLAIMS]
     verdicts = dict(zip(table["statement"], table["verdict"], strict=True))
-    assert verdicts["fidelity improves"] == "holds" and verdicts["near replay keeps accuracy"] == "does not hold"
-    assert verdicts["accuracy degrades on ordinary driving"] == "does not hold"
+    assert verdicts["fidelity improves"] == "supported" and verdicts["near replay keeps accuracy"] == "contradicted"
+    assert verdicts["accuracy degrades on ordinary driving"] == "contradicted"
     without = table[table["configuration"].str.contains("far|driving-eventful")]
     assert set(without["verdict"]) == {MISSING} and set(without["change"]) == {"–"}
 
@@ -44,13 +45,16 @@ def test_sentences_give_the_verdict_its_interval_and_the_rule(found):
     assert said.startswith("5 of 8 preregistered endpoints") and said.count(MISSING) == 3
 
 
-def test_the_figure_has_a_panel_for_each_claim_that_was_judged(found):
-    judged = [result for _, result in found if result is not None]
-    panels = verdicts_page.forest(found).axes
-    assert len(panels) == len(judged)
-    for panel, result in zip(panels, judged, strict=True):
-        assert result.verdict in panel.get_title(loc="left")
-        low, high = panel.get_xlim()
+def test_the_figure_has_a_block_for_each_measure_with_a_line_for_each_claim(found):
+    judged = [(claim, result) for claim, result in found if result is not None]
+    blocks = verdicts_page.forest(found).axes
+    assert len(blocks) == len({claim.measure for claim, _ in judged})
+    labels = [text.get_text() for axes in blocks for text in axes.texts]
+    assert len(labels) == len(judged)
+    for claim, result in judged:
+        (axes,) = [one for one in blocks if one.get_xlabel() == f"change of {measure_of(claim.measure).name}"]
+        assert any(claim.statement in text and text.endswith(verdicts_page.WORDS[result.verdict]) for text in labels)
+        low, high = axes.get_xlim()
         assert low < result.interval.low <= result.interval.high < high and low <= result.margin <= high
     empty = verdicts_page.forest([(claim, None) for claim in CLAIMS])
     assert len(empty.axes) == 1 and "No claim has its runs yet" in empty.texts[0].get_text()
@@ -75,16 +79,16 @@ def runs_of(done: int, fraction: float = 0.0) -> pd.DataFrame:
 def test_an_opening_has_verdict_effect_seeds_cost_and_command(found, store) -> None:
     said = verdicts_page.opening(found, ["C1", "C2"], runs_of(2), "make it", ["published"], store, ["beside"])
     (first,) = [result for claim, result in found if claim.name == "C1"]
-    assert f"- **C1**, fidelity improves: **holds**. EffNet-KD, ordinary driving: {describe(first.interval)}" in said
+    assert f"- **C1**, fidelity improves: **supported**. EffNet-KD, ordinary driving: {describe(first.interval)}" in said
     assert "5 seeds" in said and said.count("**C2") == 2 and "C4" not in said and "- beside" in said
-    assert "2 of 5 are there" in said and "not whole yet" in said
+    assert "2 of 5 are complete" in said and "not complete yet" in said
     assert "2 runs, 2.0 hours in all" in said and "2 x86_64 processors, 1 thread a run" in said
     assert said.endswith("`make it`")
 
 
 def test_an_opening_draws_no_verdict_from_other_presets_however_many_their_seeds(found, store) -> None:
     said = verdicts_page.opening(found, ["C1"], runs_of(2), "make it", ["pilot"], store)
-    assert "fidelity improves: **exploratory**" in said and "no verdict is drawn" in said and "holds" not in said
+    assert "fidelity improves: **exploratory**" in said and "no verdict is drawn" in said and "supported" not in said.lower()
 
 
 def test_an_opening_counts_the_runs_of_a_claim_that_lacks_them(store) -> None:
@@ -102,7 +106,7 @@ def test_progress_names_the_configurations_that_are_not_whole() -> None:
     both = pd.concat([runs_of(5), runs_of(2, 0.25).assign(replay="near")]).assign(target="driving")
     said = verdicts_page.progress(both)
     assert "7 of 10 preregistered runs" in said and "replay near 25 %: 2 of 5" in said and "0 %:" not in said
-    assert verdicts_page.progress(both.iloc[:5]) == "All **5** preregistered runs are there."
+    assert verdicts_page.progress(both.iloc[:5]) == "All **5** preregistered runs are complete."
 
 
 def test_presets_together_hold_each_run_and_each_reference_once() -> None:
@@ -125,7 +129,7 @@ def test_presets_together_hold_each_run_and_each_reference_once() -> None:
 def test_the_opening_of_a_preset_s_page_names_its_command_and_its_runs() -> None:
     said = verdicts_page.opening_of(sweep.read("pilot-diverse", store=RESULTS), ["C4"], "--seeds 0")
     assert said.endswith("- **Again**: `python -m replaylab sweep --preset pilot-diverse --seeds 0 --store FOLDER`")
-    assert said.count(MISSING) == 4 and "3 of 3 are there (preset pilot-diverse, *dev* split)" in said
+    assert said.count(MISSING) == 4 and "3 of 3 are complete (preset pilot-diverse, *dev* split)" in said
 
 
 def test_a_store_without_anything_has_no_verdict_and_no_error(tmp_path: Path) -> None:
