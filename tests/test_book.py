@@ -68,6 +68,8 @@ def test_the_index_names_every_claim_and_says_what_is_not_known() -> None:
     for claim in range(1, 8):
         assert f"| C{claim} |" in index
     said = " ".join(index.split())
+    for part in ("## Limitations", "## Related work", "## How to cite", "## Reproduce this book"):
+        assert part in index
     assert "All that this project holds of the paper is its abstract and the first lines of its introduction" in said
     assert "a claim that does not hold here is reported as not holding" in said
 
@@ -81,10 +83,13 @@ def test_the_index_computes_what_it_says_was_found(monkeypatch: pytest.MonkeyPat
         done = shell.run_cell(re.sub(r"\A(---\n.*?\n---\n|(:[^\n]*\n)+)", "", cell, flags=re.S))
         done.raise_error()
         shown.append(done.result)
-    progress, table, _, _, standing, cost = shown
+    sentence, clips, rule, _, _, cards, progress, _, _, table, standing, cost, caveats = shown
+    assert all(word in sentence.data for word in ("EffNet-KD", "ADE on eventful driving", "25 % of each batch"))
+    assert clips.data.count('<figure class="rl-screen') == 4 and "nearly as all test clips do on average" in rule.data
+    assert len(re.findall('class="rl-card ', cards.data)) == len(CLAIMS) + 3  # C5 to C7 have no verdict
     assert "preregistered runs" in progress.data and "preregistered endpoints" in standing.data
     assert list(table.data["claim"]) == [claim.name for claim in CLAIMS]
-    assert cost.data.startswith("The preregistered runs: ")
+    assert cost.data.startswith("The preregistered runs: ") and caveats.data.count("constant velocity") == 1
 
 
 def test_every_source_is_cited_and_every_citation_has_a_source() -> None:

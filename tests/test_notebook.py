@@ -299,28 +299,27 @@ def from_root(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def test_it_shows_every_table_figure_and_sentence_once(from_root: dict[str, list[dict[str, str]]]) -> None:
-    kinds = {cell: [next(k for k in ("image/png", "text/markdown", "text/html") if k in data) for data in datas]
+    kinds = {cell: [next(k for k in ("image/svg+xml", "text/markdown", "text/html") if k in data) for data in datas]
              for cell, datas in from_root.items() if datas}  # fmt: skip
     assert kinds == {
         "opening": ["text/markdown"],
-        "status-table": ["text/html"],
-        "standing": ["text/markdown"],
-        "base-curve": ["image/png"],
-        "base-values": ["text/html"],
-        "measures-table": ["text/html"],
-        "ceilings": ["text/markdown"],
-        "tradeoff-figure": ["image/png"],
+        "tradeoff-figure": ["image/svg+xml"],
         "tradeoff-values": ["text/html"],
-        "fractions-figure": ["image/png"],
-        "fractions-values": ["text/html"],
-        "steps-figure": ["image/png"],
+        "steps-figure": ["image/svg+xml"],
         "steps-values": ["text/html"],
+        "control-values": ["text/html"],
+        "fractions-figure": ["image/svg+xml"],
+        "fractions-values": ["text/html"],
+        "gallery": ["text/html"],
         "budgets-table": ["text/html"],
         "budgets-found": ["text/markdown"],
-        "control-figure": ["image/png"],
-        "control-values": ["text/html"],
-        "gallery": ["text/html"],
         "found-text": ["text/markdown"],
+        "measures-table": ["text/html"],
+        "ceilings": ["text/markdown"],
+        "base-curve": ["image/svg+xml"],
+        "base-values": ["text/html"],
+        "standing": ["text/markdown"],
+        "status-table": ["text/html"],
     }
 
 
@@ -402,7 +401,7 @@ def test_the_page_on_alignment_shows_what_a_store_has(store: Path, tmp_path: Pat
     words = ["-y", "presets: [smoke]", "-p", "store", str(store)]
     papermill(ROOT, "book/06_alignment.ipynb", str(out), *words)
     executed = {cell: datas for cell, datas in shown(nbformat.read(out, as_version=4)).items() if datas}
-    drawn = [cell for cell, (data,) in executed.items() if "image/png" in data]
+    drawn = [cell for cell, (data,) in executed.items() if "image/svg+xml" in data]
     assert drawn == ["plane-figure", "within-figure", "configurations-figure", "clips-figure", "dose-figure"]
     assert "2 of 2 are there" in executed["opening"][0]["text/markdown"]
     assert "no run has enough checkpoints" in executed["found-text"][0]["text/markdown"]
@@ -417,8 +416,8 @@ SHOWN_OF_WORLDS = {
     "replay-videos": "text/html",
     "second-videos": "text/html",
     "statistics-table": "text/html",
-    "patterns-figure": "image/png",
-    "velocities-figure": "image/png",
+    "patterns-figure": "image/svg+xml",
+    "velocities-figure": "image/svg+xml",
     "found-text": "text/markdown",
 }
 

@@ -339,20 +339,30 @@ def _transfers(made: Changes) -> list[dict[str, str]]:
 def motion_claim(made: Changes) -> str:
     """C7 in a sentence, for the opening: the changes of its four numbers, and how many have the sign that C7 expects."""
     head = "**C7**, the model learns the dominant motion instead: "
-    table = made.at_the_end()
-    table = table[table["domain"] == "driving-eventful"].set_index("measure", drop=False)
-    rows = [table.loc[measure] for measure in MOTION if measure in table.index]
+    rows = _of_motion(made)
     if not rows:
         return f"{head}**not run yet**."
     each = "; ".join(f"{measure_of(one['measure']).axis} {one['described']}" for one in rows)
-    signs = [np.sign(one["change"]) * MOTION[one["measure"]] for one in rows if one["low"] * one["high"] > 0]
-    expected = f"{signs.count(1)} of {len(rows)} change as C7 says, {signs.count(-1)} the other way"
-    seeds = max(one["seeds"] for one in rows)
-    of_seeds = counted(seeds, "seed")
+    text = f"{head}**exploratory**, no verdict was planned. Changes on {domain_of('driving-eventful').label}"
+    return f"{text}: {each}. {capital(signs_in_words(made))}."
+
+
+def signs_in_words(made: Changes) -> str:
+    """How many of C7's numbers change as it says, such as "3 of 4 change as C7 says, 0 the other way, 5 seeds"."""
+    rows = _of_motion(made)
+    if not rows:
+        return "not run yet"
+    of_seeds = counted(seeds := max(one["seeds"] for one in rows), "seed")
     if seeds < SEEDS_FOR_AN_INTERVAL:
-        expected = f"{of_seeds}, no interval"
-    text = f"{head}**exploratory**, no verdict was planned. Changes on {domain_of('driving-eventful').label}, {of_seeds}"
-    return f"{text}: {each}. {capital(expected)}."
+        return f"{of_seeds}, no interval"
+    signs = [np.sign(one["change"]) * MOTION[one["measure"]] for one in rows if one["low"] * one["high"] > 0]
+    return f"{signs.count(1)} of {len(rows)} change as C7 says, {signs.count(-1)} the other way, {of_seeds}"
+
+
+def _of_motion(made: Changes) -> list[pd.Series[Any]]:
+    table = made.at_the_end()
+    table = table[table["domain"] == "driving-eventful"].set_index("measure", drop=False)
+    return [table.loc[measure] for measure in MOTION if measure in table.index]
 
 
 def summary(made: Changes) -> str:

@@ -1,0 +1,275 @@
+"""The first page: one sentence of what was found, four clips that show it, three changes in a figure, and a card a claim.
+
+Decision: everything is computed from the published runs. A sentence says "improves" or "degrades" where the whole interval
+lies on that side, and otherwise that no change is shown. The clip is chosen by a rule that stands below it. Intervals are
+those of the verdicts: over seeds and scenes.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from replaylab.analysis import alignment, statistics
+from replaylab.analysis.changes import FINE_TUNED, before_and_after
+from replaylab.analysis.claims import Configuration, changes
+from replaylab.analysis.statistics import Interval, describe
+from replaylab.analysis.tables import last_step, per_run
+from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
+from replaylab.pages import explorer, finetune_degradation, generalisation, style, verdicts
+from replaylab.pages.style import BLUE, GREY, INK, SMALLEST_PT, VERMILION, WIDTH, figure_style
+from replaylab.sweeps import sweep
+from replaylab.sweeps.sweep import Table
+from replaylab.util.text import number, percent
+
+ENDPOINTS = (("ade_px", "driving"), ("ade_px", "driving-eventful"), ("effnet_kd", "driving"))
+NONE, REPLAY = Configuration(), Configuration("near", MAIN_FRACTION)
+LINES = {
+    "C1": "Generated frames come closer to real driving.", "C2": "Agents of ordinary driving end up in the wrong places.",
+    "C2, ours": "Agents of eventful driving end up in the wrong places.",
+    "C3": "Fidelity and accuracy part where the target is regular, more than where it is eventful.",
+    "C4": "{} replay of a quarter keeps {}.",
+    "C5": "The same in a second family of models, tiny CogVideoX.",
+    "C6": "The same on a second driving world, a country road.",
+    "C7": "The model learns the dominant motion in place of the agents' own.",
+}  # fmt: skip
+PAGES = {"C1": "02_finetune_degradation", "C2": "02_finetune_degradation", "C3": "06_alignment", "C4": "03_replay_sweep",
+         "C5": "08_architectures", "C6": "07_second_world", "C7": "02_finetune_degradation"}  # fmt: skip
+"""Where each claim's evidence is."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A measure before fine-tuning, and its change by the last step, without replay and with."""
+
+    measure: str
+    domain: str
+    before: float
+    without: Interval
+    with_replay: Interval
+
+    @property
+    def words(self) -> str:
+        """Such as "ADE on eventful driving"."""
+        return f"{measure_of(self.measure).label} on {domain_of(self.domain).label}"
+
+
+def effects(rows: pd.DataFrame) -> list[Change]:
+    """The changes of ENDPOINTS, over seeds and scenes; those of which both configurations have runs."""
+    found = []
+    for measure, domain in ENDPOINTS:
+        both = [changes(rows, one, measure, domain) for one in (NONE, REPLAY)]
+        if all(one is not None for one in both):
+            is_tuned = rows["model"] == FINE_TUNED
+            before, _ = before_and_after(pd.concat([rows[~is_tuned], NONE.select(rows[is_tuned])]), measure, domain)
+            intervals = [statistics.seeds_and_scenes(one[0]) for one in both if one is not None]
+            found.append(Change(measure, domain, float(before.mean(axis=1).mean()), *intervals))
+    return found
+
+
+def sentence(found: Sequence[Change]) -> str:
+    """Markdown: what fine-tuning does to fidelity, and to accuracy on regular driving and on events; what replay keeps."""
+    by = {(one.measure, one.domain): one for one in found}
+    if set(by) != set(ENDPOINTS):
+        return "The runs that this page is about are not all there."
+    regular, events, fidelity = (by[one] for one in ENDPOINTS)
+    said = (
+        f"Fine-tuning a small video generator on regular driving {_verb(fidelity.without, 'improves', 'degrades')} its "
+        f"visual fidelity ({_from_to(fidelity)}). On driving as regular as its training clips, the accuracy of what moves "
+        f"{_verb(regular.without, 'improves', 'degrades')} ({_from_to(regular)}); on events, it "
+        f"{_verb(events.without, 'improves', 'degrades')} ({_from_to(events)})."
+    )
+    kept = _shares_kept(found)
+    if kept:
+        share = percent(MAIN_FRACTION)
+        said += (
+            f" Replaying diverse traffic in {share} of each batch keeps {kept[0]} of the gain in fidelity and avoids "
+            f"{kept[1]} of that loss."
+        )
+    return said
+
+
+def title_of_tradeoff(found: Sequence[Change]) -> str:
+    """The same as a figure's title, in two lines; empty where replay has no gain to keep or no loss to avoid."""
+    kept = _shares_kept(found)
+    if not kept:
+        return ""
+    of_replay = f"{percent(MAIN_FRACTION)} near replay keeps {kept[0]} of the gain in fidelity"
+    return f"{of_replay}\nand avoids {kept[1]} of the loss in accuracy on events"
+
+
+def _shares_kept(found: Sequence[Change]) -> tuple[str, str] | None:
+    """Of the gain in fidelity, and of the loss in accuracy on events, where there are both."""
+    by = {(one.measure, one.domain): one for one in found}
+    if set(by) != set(ENDPOINTS):
+        return None
+    _, events, fidelity = (by[one] for one in ENDPOINTS)
+    gain, loss = fidelity.without.estimate, events.without.estimate
+    if not gain < 0 < loss:
+        return None
+    shares = fidelity.with_replay.estimate / gain, 1 - events.with_replay.estimate / loss
+    return percent(round(shares[0], 2)), percent(round(shares[1], 2))
+
+
+def _verb(change: Interval, better: str, worse: str) -> str:
+    """Of measures that are better when lower."""
+    if change.high < 0:
+        return f"**{better}**"
+    return f"**{worse}**" if change.low > 0 else "shows **no certain change**"
+
+
+def _from_to(one: Change) -> str:
+    """Such as "ADE on eventful driving 3.30 → 4.47 px, change +1.17 (0.716 to 1.63)"."""
+    unit = f" {measure_of(one.measure).unit}".rstrip()
+    after = number(one.before + one.without.estimate)
+    return f"{one.words} {number(one.before)} → {after}{unit}, change {describe(one.without)}"
+
+
+# -------------------------------------------------------------------------------------------------------------- clips
+def clips(table: Table, found: Sequence[Change]) -> HTML:
+    """Four versions of the kept eventful clip that is nearest to the mean effect, and on a button another one."""
+    versions, mean = _versions(table), _of_clips(found)
+    if not versions or mean is None:
+        return explorer.NO_CLIPS
+    return explorer.comparison(versions, explorer.nearest_to_the_mean(versions, mean.without.estimate))
+
+
+def rule_of_clips(table: Table, found: Sequence[Change]) -> str:
+    """Markdown: how the clip was chosen; empty where there is none."""
+    versions, mean = _versions(table), _of_clips(found)
+    if not versions or mean is None:
+        return ""
+    count = len({clip.percentile for clip in versions})
+    return (
+        f"Three frames are given (dashed edge), the model generates the next five. Cyan: where agents are; magenta: where "
+        f"they are detected; white arrows: from there to where they should be. Of the {count} eventful clips that each "
+        f"run keeps, this one changes in ADE without replay most nearly as all test clips do on average ({describe(mean.without)} px)."
+    )
+
+
+def _of_clips(found: Sequence[Change]) -> Change | None:
+    return next((one for one in found if (one.measure, one.domain) == ("ade_px", explorer.OPENS_WITH)), None)
+
+
+def _versions(table: Table) -> list[explorer.SampleClip]:
+    """Of the runs on regular driving, under plain names."""
+    versions = explorer.headline_clips(verdicts.of_target(table, "driving"))
+    tuned = list(dict.fromkeys(one.configuration for one in versions if one.step))
+    names = dict(zip(tuned, ("fine-tuned", f"fine-tuned with {percent(MAIN_FRACTION)} replay"), strict=False))
+    return [replace(one, configuration=names.get(one.configuration, one.configuration)) for one in versions]
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+def dumbbells(found: Sequence[Change]) -> Figure:
+    """Changes from the base, without replay and with a quarter of near replay: a row a measure, better to the left."""
+    if not found:
+        return style.text_figure("The runs of this figure are not there.")
+    with figure_style():
+        figure, panels = plt.subplots(len(found), 1, figsize=(WIDTH, 0.6 + 1.15 * len(found)), squeeze=False)
+        for axes, one in zip(panels[:, 0], found, strict=True):
+            axes.axvline(0, color=GREY, lw=0.8, zorder=0)
+            axes.plot([one.without.estimate, one.with_replay.estimate], [0.22, -0.22], color=GREY, lw=1, zorder=1)
+            for y, interval, colour in ((0.22, one.without, VERMILION), (-0.22, one.with_replay, BLUE)):
+                axes.plot([interval.low, interval.high], [y, y], color=colour, lw=2.5)
+                axes.plot(interval.estimate, y, "o", color=colour, ms=8)
+            axes.plot(0, 0, "D", color=INK, ms=7)
+            axes.set(ylim=(-0.6, 0.6), yticks=[])
+            unit = measure_of(one.measure).unit
+            axes.set_title(f"{one.words}{f' ({unit})' if unit else ''}, change from {number(one.before)}")
+            reach = 1.1 * max(abs(end) for part in (one.without, one.with_replay) for end in (part.low, part.high))
+            axes.set_xlim(-reach, reach)
+            axes.spines["left"].set_visible(False)
+            for x, words, side in ((0, "← better", "left"), (1, "worse →", "right")):
+                axes.annotate(words, (x, 0), (0, 3), xycoords="axes fraction", textcoords="offset points", ha=side,
+                              fontsize=SMALLEST_PT, color=GREY)  # fmt: skip
+        entries = [
+            style.legend_entry(INK, "base", "D"), style.legend_entry(VERMILION, "fine-tuned", "o"),
+            style.legend_entry(BLUE, f"with {percent(MAIN_FRACTION)} near replay", "o"),
+        ]  # fmt: skip
+        return style.finished(figure, "What fine-tuning changes, and what replay keeps", entries=entries, columns=3)
+
+
+def drawn(found: Sequence[Change]) -> pd.DataFrame:
+    """What `dumbbells` draws."""
+    return pd.DataFrame(
+        {"measure": one.measure, "domain": one.domain, "before": one.before, "configuration": name,
+         "change": interval.estimate, "low": interval.low, "high": interval.high, "seeds": interval.n}
+        for one in found for name, interval in ((NONE.name, one.without), (REPLAY.name, one.with_replay))
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------------- cards
+def cards(found: verdicts.Judgements, others: Mapping[str, str]) -> HTML:
+    """A card a claim: its verdict, effect and a plain line, with a link to the evidence. others: sentences of the claims
+    without a verdict, by name.
+    """
+    made = [_card(*_of_claim(claim, result)) for claim, result in found]
+    made += [_card(name, name, "exploratory", text) for name, text in others.items()]
+    return HTML(f'{style.on_the_page("rl-cards")}<div class="rl-cards">{"".join(made)}</div>')
+
+
+def _of_claim(claim: verdicts.Claim, result: verdicts.Judged | None) -> tuple[str, str, str, str]:
+    kind, _, what = claim.name.partition(", ")
+    line = LINES[claim.name if claim.name in LINES else kind]
+    if kind == "C4":
+        line = line.format(what.capitalize(), claim.statement.split(" keeps ")[1])
+    if result is None:
+        return kind, line, verdicts.MISSING, ""
+    where = f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}"
+    return kind, line, result.verdict, f"{where}: change {describe(result.interval)}"
+
+
+def _card(name: str, line: str, verdict: str, effect: str) -> str:
+    line = LINES[name] if line == name else line
+    word = verdicts.WORDS.get(verdict, verdict)  # type: ignore[call-overload]
+    return (
+        f'<a class="rl-card rl-{word.replace(" ", "-")}" href="{PAGES[name]}.html"><strong>{name}</strong> '
+        f"<em>{html.escape(word)}</em><span>{html.escape(line)}</span><small>{html.escape(effect)}</small></a>"
+    )
+
+
+def exploratory(rows: Table) -> dict[str, str]:
+    """What was found of the claims without a preregistered verdict, in words, by name."""
+    said = {}
+    for name, preset in (("C5", "second-family"), ("C6", "second-world")):
+        second, _ = generalisation.read(preset).judged
+        outcomes = [generalisation.outcome_of_claim(result) for _, result in second]
+        there = [one for one in outcomes if one != verdicts.MISSING]
+        as_claimed = there.count(generalisation.AS_CLAIMED)
+        said[name] = f"{as_claimed} of {len(there)} endpoints lie as claimed, three seeds."
+    said["C7"] = finetune_degradation.signs_in_words(finetune_degradation.read(rows))
+    return said
+
+
+def caveats(every: Table, sweep_runs: Table) -> str:
+    """Markdown: where the bases are no better than the reference baselines, and what C3 comes to on other test clips."""
+    values = last_step(per_run(sweep_runs.rows))
+    ade = values[values["measure"] == "ade_px"].groupby(["domain", "configuration"])["value"].mean().unstack()
+    lines = []
+    for name in ("constant velocity", "copy last frame"):
+        worse = [
+            f"{domain_of(str(domain)).label} ({number(one['base'])} against {number(one[name])} px)"
+            for domain, one in ade.iterrows() if name in ade and one["base"] >= one[name]
+        ]  # fmt: skip
+        lines.append(f"- ADE of the bases is no better than that of *{name}* on: {', '.join(worse) or 'no domain'}.")
+    made = alignment.Sweeps(tuple(every.preset.split(" + ")), every.split, every.rows, every.runs)
+    each = []
+    for domain in (alignment.EVENTFUL, alignment.ORDINARY):
+        difference = alignment.rho_minus_ordinary(made, alignment.CLAIM.configuration.target, domain=domain)
+        each.append(f"{describe(statistics.interval(difference, 2.0), '.2f')} on {domain_of(domain).label}")
+    lines.append(
+        f"- C3 depends on the test clips: its difference in ρ is {each[0]}, and {each[1]}, which the regular target "
+        "matches: training on a kind of clip improves that kind."
+    )
+    return "\n".join(lines)
+
+
+def read() -> tuple[Table, Table]:
+    """The preregistered runs, and the published sweep with what C7 needs."""
+    return verdicts.read_together(), sweep.read("published", [0.0], measures=finetune_degradation.MEASURES)
