@@ -149,7 +149,8 @@ def rule_of_clips(table: Table, found: Sequence[Change]) -> str:
     return (
         f"Three frames are given (dashed edge), the model generates the next five. Cyan: where agents are; magenta: where "
         f"they are detected; white arrows: from there to where they should be. Of the {count} eventful clips that each "
-        f"run keeps, this one changes in ADE without replay most nearly as all test clips do on average ({describe(mean.without)} px)."
+        f"run keeps, this one changes in ADE without replay most nearly as all test clips do on average "
+        f"({describe(mean.without)} px)."
     )
 
 

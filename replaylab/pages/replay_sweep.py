@@ -38,7 +38,7 @@ PANELS = [
     ("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"), ("recall", "driving-eventful"),
     ("ade_px", "near"), ("recall", "near"),
 ]  # fmt: skip
-TRADEOFF = [("effnet_kd", "driving"), ("ade_px", "driving-eventful")]
+TRADEOFF = (FIDELITY, ACCURACY) = ("effnet_kd", "driving"), ("ade_px", "driving-eventful")
 CONTROL, CONTROL_COLOUR = "eventful target", "#cc78bc"
 EXPLORATORY = "**exploratory**, and no verdict is drawn from it"
 
@@ -181,7 +181,7 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame, title: str = "") -> Figure:
     (three seeds or more), without replay and at MAIN_FRACTION only. title: what was found, if something was.
     """
     means = last_step(per_configuration(rows))
-    at = tables.side_by_side(means, *TRADEOFF, ["configuration"])
+    at = tables.side_by_side(means, FIDELITY, ACCURACY, ["configuration"])
     shares = means.drop_duplicates("configuration").set_index("configuration")["replay_fraction"]
     colours = _colours(means)
     with figure_style():
@@ -202,7 +202,7 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame, title: str = "") -> Figure:
         axes.annotate("base", (at.loc["base", "x"], at.loc["base", "y"]), (-4, -16), textcoords="offset points",
                       fontweight="bold")  # fmt: skip
         _limit(axes, shown, [name for name in colours if shares[name] in (0, MAIN_FRACTION)])
-        note = _reference_levels(axes, means, *TRADEOFF[1])
+        note = _reference_levels(axes, means, *ACCURACY)
         axes.set(
             xlabel="← better    EffNet-KD on ordinary driving (no unit)", ylabel="← better    ADE on eventful driving (px)"
         )

@@ -164,7 +164,7 @@ def label_ends(axes: Axes, ends: Mapping[str, float], colours: Mapping[str, Any]
     place of a legend. ends: their last values, on the axis's present limits.
     """
     low, high = axes.get_ylim()
-    height_pt = 72 * axes.figure.get_figheight() * axes.get_position().height
+    height_pt = axes.get_window_extent().height * 72 / plt.rcParams["figure.dpi"]
     gap = 1.25 * SMALLEST_PT * (high - low) / height_pt
     ordered = sorted((name for name in ends if not np.isnan(ends[name])), key=lambda name: ends[name])
     places = [ends[name] for name in ordered]
@@ -214,7 +214,7 @@ def finished_with_references(figure: Figure, title: str, runs: pd.DataFrame, ent
     references = reference_entries()
     references_in = -(-len(references) // 2) * LEGEND_LINE_IN
     figure.legend(handles=references, loc="lower center", ncols=2)
-    narrow = {"fontsize": 9, "columnspacing": 1.0, "handlelength": 1.4} if len(entries) > 6 else {}
+    narrow: dict[str, Any] = {"fontsize": 9, "columnspacing": 1.0, "handlelength": 1.4} if len(entries) > 6 else {}
     above_them = (0.5, (references_in + 0.04) / figure.get_figheight())
     return finished(
         figure, title, runs, entries, columns=3, extra_in=references_in + 0.15, bbox_to_anchor=above_them, **narrow

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from made_up_configurations import EFFECTS_OF, SCENES, write_references, write_run
-from matplotlib.text import Annotation
 
 from replaylab.analysis import claims, configurations, statistics
 from replaylab.analysis.claims import Configuration
@@ -175,7 +174,8 @@ def test_the_figure_has_every_configuration_group_by_group_the_best_first(made: 
     for group in groups.unique():
         of_group = [one for one, of in zip(differences, groups, strict=True) if of == group]
         assert of_group == sorted(of_group, key=lambda one: (np.isnan(one), one))
-    points = {round(line.get_ydata()[0]): line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"}
+    found = [np.asarray(line.get_xydata())[0] for line in axes.lines if line.get_marker() == "o"]
+    points = {round(y): x for x, y in found}
     np.testing.assert_allclose([points[place] for place in range(len(names))], differences)
     assert {text.get_text() for text in axes.texts} == {"never reached"} and plt.get_fignums() == []
 

@@ -543,8 +543,9 @@ def papermill(out: Path, *words: str) -> dict[str, list[str]]:
 
 
 SHOWN = {
-    "run": ["text/markdown"], "examples-figure": ["image/svg+xml"], "pictures-map": ["image/svg+xml"], "agents-map": ["image/svg+xml"],
-    "time-map": ["image/svg+xml"], "as-blur-figure": ["image/svg+xml"], "ceiling-figure": ["image/svg+xml"],
+    "run": ["text/markdown"], "examples-figure": ["image/svg+xml"], "pictures-map": ["image/svg+xml"],
+    "agents-map": ["image/svg+xml"], "time-map": ["image/svg+xml"], "as-blur-figure": ["image/svg+xml"],
+    "ceiling-figure": ["image/svg+xml"],
     "values-table": ["text/html"], "found-text": ["text/markdown"],
 }  # fmt: skip
 
