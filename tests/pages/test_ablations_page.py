@@ -144,7 +144,7 @@ def test_where_less_replay_is_as_good_replay_is_not_advised(made: Ablations) -> 
 def test_the_opening_counts_each_run_once_and_draws_no_verdict(made: Ablations, store: Path) -> None:
     said = ablations_page.opening(made, store)
     runs = 3 * len(ABLATIONS) + 3 * 6  # no replay and near replay are in both
-    assert f"{runs} of {runs} are there" in said and "**exploratory**" in said and "4 min 20 s each" in said
+    assert f"{runs} of {runs} are complete" in said and "**exploratory**" in said and "4 min 20 s each" in said
     standings = [configurations.against_reference(made.ablations, name.name) for name in ABLATIONS if name.name != REFERENCE]
     assert f"{standings.count(statistics.WORSE)} worse" in said and "--preset $preset" in said
 
@@ -157,7 +157,7 @@ def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     part = ablations_page.read(store=tmp_path)
     said = [ablations_page.opening(part, tmp_path), ablations_page.settings_summary(part), ablations_page.answer(part)]
     said += [comparisons.summary(one) for one in (part.ablations, part.alternatives)]
-    assert "6 of 69 are there" in said[0] and "too few seeds" in said[0]
+    assert "6 of 69 are complete" in said[0] and "too few seeds" in said[0]
     assert "10 of 36 runs are there" in said[1] and not part.settings["chosen"].any() and part.areas.empty
     assert "too few runs to say whether to replay" in said[2] and "fewer than three seeds" in said[2]
     assert "4 of 6 runs are there" in said[4] and "6 of 69 runs are there" in said[3]
@@ -187,7 +187,7 @@ def test_the_page_shows_figures_tables_and_the_answer(store: Path, tmp_path: Pat
 def test_an_empty_store_is_a_page_that_says_so(tmp_path: Path) -> None:
     cells = shown(tmp_path / "store", tmp_path / "out.ipynb", "04_ablations")
     assert tuple(name for name, data in cells.items() if "image/svg+xml" in data) == FIGURES
-    assert "0 of 69 are there" in cells["opening"]["text/markdown"]
+    assert "0 of 69 are complete" in cells["opening"]["text/markdown"]
     assert cells["settings-found"]["text/markdown"].startswith("Settings on dev: not run yet (0 of 36 runs are there)")
     assert "not run yet, 0 of 69 runs" in cells["answer-text"]["text/markdown"]
     assert not any("nan" in data.get("text/markdown", "") for data in cells.values())
