@@ -36,7 +36,7 @@ PAGES = {
     "reference_metrics": ("metrics",),
     "reference_models": ("models",),
     "reference_evaluation": ("evaluation",),
-    "reference_training": ("training",),
+    "reference_training": ("training", "monitor"),
     "reference_sweeps": ("sweeps",),
     "reference_analysis": ("analysis",),
     "reference_pages": ("pages",),
