@@ -335,17 +335,17 @@ def test_choices_switch_the_picture(opened: Opened) -> None:
     shown = [one for one in everything() if (one.percentile, one.configuration, one.step) != ("5", CONFIGURATIONS[1], 300)]
     page = opened(explorer.explorer(shown).data, reduced_motion="reduce")
     last = FRAMES - 1
-    shows(page, [0, 1, 3], last)
-    choose(page, configuration=CONFIGURATIONS[1])
-    shows(page, [0, 1, 5], last)
-    choose(page, step="10")
-    shows(page, [0, 1, 4], last)
+    shows(page, [0, 1, 3, 5], last)  # truth, base, no replay, and the most of it
+    choose(page, configuration=CONFIGURATIONS[0])
+    shows(page, [0, 1, 3, 3], last)
+    choose(page, configuration=CONFIGURATIONS[1], step="10")
+    shows(page, [0, 1, 2, 4], last)
     caption = page.locator(".rl-chosen figcaption").inner_text().replace("\N{NO-BREAK SPACE}", " ")
     assert caption == "Near replay 50 %\nstep 10, ADE 4.00 px"
     assert "Near replay 50" in str(page.locator(".rl-chosen canvas").get_attribute("aria-label"))
     assert "ADE" in str(page.locator(".rl-status").text_content())
     choose(page, step="300", percentile="5", domain=EVENTFUL)  # not kept: another step is chosen
-    shows(page, [0, 1, 4], last)
+    shows(page, [0, 1, 2, 4], last)
     assert page.locator("select[data-choice=step] option[value='300']").is_disabled()
 
 
@@ -353,21 +353,25 @@ def test_choices_switch_the_picture(opened: Opened) -> None:
 def test_the_keyboard_alone_is_enough(opened: Opened) -> None:
     page = opened(explorer.explorer(everything()).data, reduced_motion="reduce")
     reached = []
-    for _ in range(11):
+    for _ in range(12):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.type ?? document.activeElement.className"))
     assert reached == [
-        *["select-one"] * 4, *["button"] * 3, "range", *["checkbox"] * 2, "rl-screens",
+        *["select-one"] * 4, *["button"] * 3, "range", *["checkbox"] * 3, "rl-screens",
     ]  # fmt: skip
     page.locator(".rl-screens").focus()
     page.keyboard.press("ArrowRight")  # from the last frame on to the first
-    shows(page, [0, 1, 3], 0)
+    shows(page, [0, 1, 3, 5], 0)
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
-    shows(page, [0, 1, 3], FRAMES - 2)
+    shows(page, [0, 1, 3, 5], FRAMES - 2)
+    page.keyboard.press("Home")
+    shows(page, [0, 1, 3, 5], 0)
+    page.keyboard.press("End")
+    shows(page, [0, 1, 3, 5], FRAMES - 1)
     page.locator("input[type=range]").focus()
     page.keyboard.press("Home")
-    shows(page, [0, 1, 3], 0)
+    shows(page, [0, 1, 3, 5], 0)
     said = str(page.locator("input[type=range]").get_attribute("aria-valuetext"))
     assert said == "1 of 8, given, \u22120.50 s"
     page.locator(".rl-screens").focus()
@@ -377,20 +381,50 @@ def test_the_keyboard_alone_is_enough(opened: Opened) -> None:
     page.keyboard.press("Space")
     page.get_by_role("button", name="Play").wait_for()
     page.locator("select").first.focus()
-    page.keyboard.press("ArrowDown")  # a choice, and no step
-    assert page.locator("select").first.input_value() == EVENTFUL
+    page.keyboard.press("ArrowUp")  # a choice, and no step
+    assert page.locator("select").first.input_value() == "driving"
+
+
+@pytest.mark.slow
+def test_the_address_keeps_the_choice(opened: Opened) -> None:
+    page = opened(explorer.explorer(everything()).data, reduced_motion="reduce")
+    choose(page, configuration=CONFIGURATIONS[0], step="10", percentile="5")
+    shows(page, [0, 1, 2, 2], FRAMES - 1)
+    page.reload()
+    shows(page, [0, 1, 2, 2], FRAMES - 1)
+    assert page.locator("select[data-choice=percentile]").input_value() == "5"
+
+
+@pytest.mark.slow
+def test_an_arrow_leads_from_where_an_agent_is_detected_to_where_it_is(opened: Opened) -> None:
+    versions = [clip(EVENTFUL), clip(EVENTFUL, configuration=BASE, brightness=4)]
+    page = opened(explorer.player(versions).data, reduced_motion="reduce")
+    lines = [str(one.get_attribute("d")) for one in page.locator(".of-shift .rl-shift").all()]
+    (x0, y0, *_), (x1, y1, *_) = versions[1].detected_boxes[-1][0], versions[1].true_boxes[-1][0]
+    assert lines[0] == "" and lines[1].startswith(f"M{x0 + 5:g},{y0 + 5:g}L{x1 + 5:g},{y1 + 5:g}")
+    page.get_by_label("error", exact=True).uncheck()
+    assert marks(page, "shift").count() == 0
+
+
+@pytest.mark.slow
+def test_a_button_shows_another_clip(opened: Opened) -> None:
+    page = opened(explorer.comparison(everything([EVENTFUL]), "95").data, reduced_motion="reduce")
+    before = page.locator(".rl-screen canvas").first.get_attribute("aria-label")
+    page.get_by_role("button", name="Another clip").click()
+    after = page.locator(".rl-screen canvas").first.get_attribute("aria-label")
+    assert before != after and "5th percentile" in str(after)
 
 
 @pytest.mark.slow
 def test_boxes_and_paths_can_be_switched_off(opened: Opened) -> None:
     page = opened(explorer.player(everything()[:6]).data, reduced_motion="reduce")
     assert (marks(page, "true").count(), marks(page, "detected").count()) == (6, 6)
-    page.get_by_label("agents found").uncheck()
+    page.get_by_label("detected", exact=True).uncheck()
     assert (marks(page, "true").count(), marks(page, "detected").count()) == (6, 0)
-    page.get_by_label("true agents").focus()
+    page.get_by_label("true", exact=True).focus()
     page.keyboard.press("Space")
     assert (marks(page, "true").count(), marks(page, "detected").count()) == (0, 0)
-    page.get_by_label("agents found").check()
+    page.get_by_label("detected", exact=True).check()
     assert (marks(page, "true").count(), marks(page, "detected").count()) == (0, 6)
 
 
@@ -432,7 +466,7 @@ def test_it_fits_the_window_and_takes_the_page_s_colours(opened: Opened, make: A
 def test_without_scripts_it_is_a_film_strip(opened: Opened, make: Any) -> None:
     page = opened(make(everything()).data, java_script_enabled=False)
     pictures = page.locator(".rl-gallery img:visible").all()
-    assert len(pictures) == (3 if make is explorer.explorer else len(everything()))
+    assert len(pictures) == (4 if make is explorer.explorer else len(everything()))
     for picture in pictures:
         box = picture.bounding_box()
         assert box is not None and abs(box["width"] / box["height"] - FRAMES) < 0.1
