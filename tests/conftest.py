@@ -71,7 +71,7 @@ class ReportsAtOnce:
 # Files whose tests take longest come first, so that two workers end together; what opens the book comes well after the
 # test of the README's commands, which builds it.
 FIRST = (
-    "test_readme", "test_slurm", "test_resume", "test_cluster", "test_sweep", "test_fine_tuning", "test_notebook",
+    "test_readme", "test_slurm", "test_faults", "test_cluster", "test_sweep", "test_fine_tuning", "test_notebook",
     "test_corruptions", "test_families", "test_book", "test_browser", "test_own_model", "test_measurement",
     "test_ablations_page", "test_pretrain", "test_ranks", "test_video_network", "test_explorer",
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import kills
 import pytest
 from fault_campaign import Fault, all_faults
 
@@ -13,10 +14,19 @@ def test_a_fault_is_clear_or_harmless(fault: Fault, tmp_path: Path) -> None:
     fault.happen(tmp_path)
 
 
+LONG = [fault for fault in all_faults() if not fault.is_short and fault.kind != kills.AT_RANDOM]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [fault for fault in all_faults() if not fault.is_short], ids=str)
+@pytest.mark.parametrize("fault", LONG, ids=str)
 def test_a_long_fault_is_clear_or_harmless(fault: Fault, tmp_path: Path) -> None:
     fault.happen(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """Three of the moments: `make faults` has them all."""
+    kills.at_random("one process", 3, tmp_path)
 
 
 def test_the_campaign_has_every_reader_with_every_damage() -> None:

@@ -11,13 +11,25 @@ import io
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-MODULES = ("bad_inputs", "bad_settings", "hostile_names", "full_disk", "flipped_bits", "power_failures", "dead_ends")
+from replaylab.util.progress import track
+
+MODULES = (
+    "bad_inputs",
+    "bad_settings",
+    "hostile_names",
+    "full_disk",
+    "flipped_bits",
+    "power_failures",
+    "dead_ends",
+    "kills",
+)
 LONGEST_MESSAGE = 1500  # characters
 
 
@@ -33,6 +45,8 @@ class Fault:
     happen: Callable[[Path], None]
     is_short: bool = True
     """whether it takes a moment, and is a test too"""
+    times: int = 1
+    """how often it goes wrong, as the table counts it"""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.name}"
@@ -64,24 +78,28 @@ def all_faults() -> list[Fault]:
 
 def main() -> int:
     """Let all happen, print the table, and those that were neither clear nor harmless."""
-    kinds: dict[str, list[bool]] = {}
+    tried: dict[str, int] = {}
+    well: dict[str, int] = {}
     seconds: dict[str, float] = {}
     wrong = []
-    for fault in all_faults():
-        began = time.process_time()
+    for fault in track(all_faults(), "faults", unit="faults"):
+        began, ended_well = time.monotonic(), 1
         with tempfile.TemporaryDirectory() as folder:
             try:
                 with redirect_stderr(io.StringIO()):
                     fault.happen(Path(folder))
             except Exception as error:
-                wrong.append(f"{fault}: {type(error).__name__}: {str(error)[:500]}")
-        kinds.setdefault(fault.kind, []).append(not (wrong and wrong[-1].startswith(f"{fault}: ")))
-        seconds[fault.kind] = seconds.get(fault.kind, 0.0) + time.process_time() - began
-    print(f"{'kind of fault':32} {'tried':>6} {'clear or unharmed':>18} {'CPU s':>7}")
-    for kind, ended in kinds.items():
-        print(f"{kind:32} {len(ended):6} {sum(ended):18} {seconds[kind]:7.1f}")
-    total = [each for ended in kinds.values() for each in ended]
-    print(f"{'all':32} {len(total):6} {sum(total):18} {sum(seconds.values()):7.1f}")
+                last = traceback.extract_tb(error.__traceback__)[-1]
+                what = str(error)[:500] or f"{last.line}, line {last.lineno} of {Path(last.filename).name}"
+                wrong.append(f"{fault}: {type(error).__name__}: {what}")
+                ended_well = 0
+        tried[fault.kind] = tried.get(fault.kind, 0) + fault.times
+        well[fault.kind] = well.get(fault.kind, 0) + ended_well * fault.times
+        seconds[fault.kind] = seconds.get(fault.kind, 0.0) + time.monotonic() - began
+    print(f"{'kind of fault':32} {'tried':>6} {'clear or unharmed':>18} {'s':>7}")
+    for kind in tried:
+        print(f"{kind:32} {tried[kind]:6} {well[kind]:18} {seconds[kind]:7.1f}")
+    print(f"{'all':32} {sum(tried.values()):6} {sum(well.values()):18} {sum(seconds.values()):7.1f}")
     print("\n".join(wrong))
     return int(bool(wrong))
 
