@@ -176,6 +176,7 @@ def test_the_top_level_holds_what_was_agreed_and_nothing_else() -> None:
         "CONTRIBUTING.md",
         ".gitignore",
         ".ci",
+        ".github",
     }
     assert {name.parts[0] for name in tracked_files()} == agreed | tools
 

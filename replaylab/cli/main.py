@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 
-from replaylab.cli import ceiling, compare, corruptions, doctor, domain, own, publish, training, worlds
+from replaylab.cli import ceiling, compare, corruptions, doctor, domain, own, picture, publish, training, worlds
 from replaylab.util.extras import MissingExtra
 from replaylab.util.progress import is_follower
 from replaylab.util.text import printable
@@ -44,6 +44,6 @@ def build_parser() -> argparse.ArgumentParser:
     text = "The same verbs for people without notebooks: `python -m replaylab --help`."
     top = argparse.ArgumentParser(prog="replaylab", description=text, epilog="Each verb has its own --help.")
     verbs = top.add_subparsers(required=True, metavar="VERB")
-    for group in (worlds, domain, ceiling, own, corruptions, training, compare, publish, doctor):
+    for group in (worlds, domain, ceiling, own, corruptions, training, compare, publish, picture, doctor):
         group.add_parser(verbs)
     return top

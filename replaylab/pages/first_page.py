@@ -125,10 +125,11 @@ def _verb(change: Interval, better: str, worse: str) -> str:
 
 
 def _from_to(one: Change) -> str:
-    """Such as "ADE on eventful driving 3.30 → 4.47 px, change +1.17 (0.716 to 1.63)"."""
+    """Such as "ADE on eventful driving 3.30 → 4.47 px; 95 % interval of the change 0.716 to 1.63"."""
     unit = f" {measure_of(one.measure).unit}".rstrip()
     after = number(one.before + one.without.estimate)
-    return f"{one.words} {number(one.before)} → {after}{unit}, change {describe(one.without)}"
+    low, high = (number(end).replace("-", "\N{MINUS SIGN}") for end in (one.without.low, one.without.high))
+    return f"{one.words} {number(one.before)} → {after}{unit}; 95 % interval of the change {low} to {high}"
 
 
 # -------------------------------------------------------------------------------------------------------------- clips
@@ -138,6 +139,15 @@ def clips(table: Table, found: Sequence[Change]) -> HTML:
     if not versions or mean is None:
         return explorer.NO_CLIPS
     return explorer.comparison(versions, explorer.nearest_to_the_mean(versions, mean.without.estimate))
+
+
+def main_versions(table: Table, found: Sequence[Change]) -> list[explorer.SampleClip]:
+    """The versions of the clip that is shown first; empty where there is none."""
+    versions, mean = _versions(table), _of_clips(found)
+    if not versions or mean is None:
+        return []
+    chosen = explorer.nearest_to_the_mean(versions, mean.without.estimate)
+    return [one for one in versions if one.percentile == chosen]
 
 
 def rule_of_clips(table: Table, found: Sequence[Change]) -> str:

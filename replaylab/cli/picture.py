@@ -1,0 +1,28 @@
+"""The verb `picture`: the first page's clips as a moving picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from replaylab.cli import options as shared
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to those of the command."""
+    text = "the four clips of the book's first page as one moving picture"
+    parser = shared.add_verb(verbs, "picture", text, run)
+    parser.add_argument("out", help="the file to write, such as four.webp")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the picture, and say how large it is."""
+    from replaylab.pages import first_page, moving_picture, verdicts
+
+    out = Path(options.out).expanduser()
+    if out.suffix != ".webp":
+        raise ValueError(f"{out}: a moving picture is written as WebP; give a name that ends in .webp")
+    every = verdicts.read_together()
+    moving_picture.write(first_page.main_versions(every, first_page.effects(every.rows)), out)
+    print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
