@@ -102,7 +102,7 @@ def _cells_in(row: Boxes, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDA
 
 KIND = fitting.DetectorKind(
     "Detector of agents in small driving frames", "replaylab/metrics/detectors/centre_point.py",
-    "python -m replaylab pretrain detector", Detector, _loss_on, centre_point.detect,
+    "python -m replaylab pretrain detector --seed {seed}", Detector, _loss_on, centre_point.detect,
 )  # fmt: skip
 fit = partial(fitting.fit, KIND)
 """`fitting.fit` of this detector."""

@@ -42,7 +42,7 @@ class DetectorKind:
     module: str
     """where the network is described"""
     command: str
-    """what trains it again"""
+    """what trains it again, with {seed} where it takes one"""
     new: Callable[[], Any]
     """a network with random weights, and a `config` with a `score_threshold`"""
     loss: Callable[[Any, Tensor, list[Boxes]], Tensor]
@@ -182,7 +182,7 @@ Detects vehicles and pedestrians in small frames, and the full box of each; see
   {_in_words(facts["validation"])}.
   A detection is right within {centre_point.MATCH_GATE_PX:g} px of the centre. The same frames picked the score threshold
   ({model.config.score_threshold:g}), so precision and recall are slightly flattered.
-- Made again by: `{kind.command}`
+- Made again by: `{kind.command.format(seed=facts["seed"])}`
 {_table(facts["checks"])}
 Not for real streets: it has seen rendered frames only.
 """

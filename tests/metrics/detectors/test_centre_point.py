@@ -78,7 +78,7 @@ def test_the_folder_holds_weights_config_and_card(trained: Trained) -> None:
     training = json.loads((folder / "config.json").read_text())["training"]
     assert (training["steps"], training["seed"], training["frames"]) == (40, 0, 120)
     card = (folder / "README.md").read_text()
-    for said in ("Drawn rectangles.", "40 steps", "seed 0", "python -m replaylab pretrain detector"):
+    for said in ("Drawn rectangles.", "40 steps", "seed 0", "python -m replaylab pretrain detector --seed 0`"):
         assert said in card
 
 
