@@ -24,7 +24,7 @@ class DomainEntry:
     group: str
     role: str
     short: str = ""
-    """its motion alone, under a heading that names the look"""
+    """its motion alone, under a heading that names the appearance"""
 
 
 TARGET, REPLAY, SECOND = "the target and its twins", "what can be replayed", "a second driving world"
@@ -34,16 +34,26 @@ DOMAINS = {
     "driving-eventful": DomainEntry("eventful driving", TARGET, "test: events that near replay shows too", "eventful"),
     "driving-held-out": DomainEntry("held-out events", TARGET, "test: events that nobody trains on", "held-out"),
     "driving-repetitive": DomainEntry("one repeated event", TARGET, "control: eventful, and yet regular", "one event"),
-    "diverse-driving": DomainEntry("diverse driving", TARGET, "control: the target's look, free motion", "free"),
+    "diverse-driving": DomainEntry("diverse driving", TARGET, "control: the target's appearance, free motion", "free"),
     "driving-family-a": DomainEntry("events A", TARGET, "target: cars cut in, or the ego car turns", "events A"),
     "driving-family-b": DomainEntry("events B", TARGET, "target: braking, oncoming or overtaking cars", "events B"),
-    "near": DomainEntry("other looks, free motion", REPLAY, "near replay: roads, never in the target's look", "free"),
-    "near-ordinary": DomainEntry("other looks, ordinary", REPLAY, "test: the target's motion in other looks", "ordinary"),
-    "near-eventful": DomainEntry("other looks, eventful", REPLAY, "test: events in other looks", "eventful"),
-    "near-held-out": DomainEntry("other looks, held-out events", REPLAY, "test: held-out events in other looks", "held-out"),
-    "near-without-a": DomainEntry("other looks, all but events A", REPLAY, "near replay that lacks events A", "without A"),
-    "near-without-b": DomainEntry("other looks, all but events B", REPLAY, "near replay that lacks events B", "without B"),
-    "near-all-events": DomainEntry("other looks, all events", REPLAY, "near replay with every event", "all events"),
+    "near": DomainEntry(
+        "other appearances, free motion", REPLAY, "near replay: roads, never in the target's appearance", "free"
+    ),
+    "near-ordinary": DomainEntry(
+        "other appearances, ordinary", REPLAY, "test: the target's motion in other appearances", "ordinary"
+    ),
+    "near-eventful": DomainEntry("other appearances, eventful", REPLAY, "test: events in other appearances", "eventful"),
+    "near-held-out": DomainEntry(
+        "other appearances, held-out events", REPLAY, "test: held-out events in other appearances", "held-out"
+    ),
+    "near-without-a": DomainEntry(
+        "other appearances, all but events A", REPLAY, "near replay that lacks events A", "without A"
+    ),
+    "near-without-b": DomainEntry(
+        "other appearances, all but events B", REPLAY, "near replay that lacks events B", "without B"
+    ),
+    "near-all-events": DomainEntry("other appearances, all events", REPLAY, "near replay with every event", "all events"),
     "physics": DomainEntry("rigid bodies", REPLAY, "far replay: no road, no car"),
     "orbit": DomainEntry("moving camera", REPLAY, "far replay: mostly the camera moves"),
     "doom": DomainEntry("first-person game", REPLAY, "far replay: a world that nobody here made"),
@@ -66,7 +76,7 @@ TARGET_LOOK = ("driving", "driving-eventful", "driving-held-out")
 OTHER_LOOKS = ("near-ordinary", "near-eventful", "near-held-out", "near")
 
 SOURCES = {"near": ("near",), "far": ("physics", "orbit", "doom"), "all": ("near", "physics", "orbit", "doom")}
-"""Kinds of replay: what is shown as driving is, in other looks; what is not; and both, as the base saw them."""
+"""Kinds of replay: what is shown as driving is, in other appearances; what is not; and both, as the base saw them."""
 
 MAIN_FRACTION = 0.25
 """The replay fraction of the preregistered comparison."""

@@ -205,7 +205,7 @@ def changes_map(made: Changes) -> Figure:
         of_target = sum(domain in TARGET_LOOK for domain in domains)
         axes.axhline(sum(measure in FIDELITY for measure in measures), color=INK, lw=1)
         axes.axvline(of_target, color=INK, lw=1)
-        for first, last, name in ((0, of_target, "driving's look"), (of_target, len(domains), "other looks")):
+        for first, last, name in ((0, of_target, "target's appearance"), (of_target, len(domains), "other appearances")):
             if last > first:
                 axes.text((first + last) / 2, 1.065, name, ha="center", va="bottom", fontsize=8.5,
                           transform=axes.get_xaxis_transform())  # fmt: skip

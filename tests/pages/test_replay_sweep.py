@@ -226,7 +226,7 @@ def test_no_rows_at_all_say_so(rows: pd.DataFrame) -> None:
 def test_the_table_begins_with_the_floors_and_agrees_with_plain_pandas(rows: pd.DataFrame) -> None:
     table = replay_sweep.measures_table(rows).data
     configurations = ["real", "autoencoder", "copy last frame", "base", "replay 0 %", "replay 25 %", "replay 50 %"]
-    names = ["ordinary driving", "eventful driving", "other looks, free motion"]
+    names = ["ordinary driving", "eventful driving", "other appearances, free motion"]
     assert list(table.index) == [(domain, configuration) for domain in names for configuration in configurations]
     for domain, name in zip(DOMAINS, names, strict=True):
         for model, configuration, step in [("real", "real", -1), ("base", "base", 0), ("fine-tuned", "replay 25 %", 200)]:
