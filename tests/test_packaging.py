@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -240,33 +241,46 @@ def test_an_installed_wheel_works_outside_of_a_clone(wheel: Path, tmp_path: Path
     assert "no video files in or below it" in said
 
 
-# Nothing is there but Python's own modules, numpy and this package.
-NUMPY_ALONE = """
-import sys
-
-class Only:
-    def find_spec(self, name, path=None, target=None):
-        top = name.partition(".")[0]
-        if path is None and top not in sys.stdlib_module_names and top not in ("replaylab", "numpy"):
-            raise ModuleNotFoundError(f"No module named {top!r}", name=top)
-
-sys.meta_path.insert(0, Only())
-"""
 WITHOUT = "import sys\nsys.modules |= dict.fromkeys({}, None)\n"
 OF_EXTRAS = ("IPython", "ipykernel", "jupyter_book", "lightning", "matplotlib", "nbclient", "nuscenes", "panda3d",
              "papermill", "seaborn", "sklearn", "sumo", "tensorboard", "vizdoom")  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["mixture", "spec"])
-def test_mixing_needs_numpy_alone(module: str) -> None:
-    run([sys.executable, "-c", f"{NUMPY_ALONE}\nimport replaylab.{module}"], ROOT)
+def needed_by(names: Iterable[str]) -> set[str]:
+    """Installed distributions, and all that they require here."""
+    found, open_ = set[str](), [*names]
+    while open_:
+        one = open_.pop()
+        if one not in found:
+            found.add(one)
+            wanted = map(Requirement, importlib.metadata.requires(one) or ())
+            open_ += [each.name for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return found
 
 
-def test_the_sampler_needs_torch_besides() -> None:
-    others = ("accelerate", "av", "cv2", "decord", "diffusers", "pandas", "peft", "pyarrow", "safetensors", "scipy",
-              "submitit", "tqdm", "transformers", "yaml", *OF_EXTRAS)  # fmt: skip
-    script = "import replaylab.sampler\nassert replaylab.sampler.ReplayBatchSampler"
-    run([sys.executable, "-c", WITHOUT.format(others) + script], ROOT)
+def environment_with(folder: Path, *names: str) -> Path:
+    """The Python of a new environment that has these distributions, what they require, and replaylab; nothing is copied."""
+    run([sys.executable, "-m", "venv", "--without-pip", str(folder)], ROOT)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for one in needed_by(names):
+        distribution = importlib.metadata.distribution(one)
+        tops = {path.parts[0] for path in distribution.files or () if path.parts[0] not in ("..", "__pycache__")}
+        for top in tops:
+            (packages / top).symlink_to(str(distribution.locate_file(top)))
+    (packages / "replaylab").symlink_to(ROOT / "replaylab")
+    return folder / "bin" / "python"
+
+
+def test_mixing_needs_numpy_alone(tmp_path: Path) -> None:
+    python = environment_with(tmp_path / "numpy", "numpy")
+    run([str(python), "-c", "import replaylab.mixture, replaylab.spec; assert replaylab.mixture.Mixture"], tmp_path)
+    script = "try: import replaylab.sampler\nexcept ImportError as error: print(error)"
+    assert "torch" in run([str(python), "-c", script], tmp_path)
+
+
+def test_the_sampler_needs_torch_besides(tmp_path: Path) -> None:
+    python = environment_with(tmp_path / "torch", "torch", "numpy")
+    run([str(python), "-c", "import replaylab.sampler; assert replaylab.sampler.ReplayBatchSampler"], tmp_path)
 
 
 def test_all_but_the_pages_is_imported_without_any_extra_and_what_needs_one_names_it() -> None:
