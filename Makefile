@@ -5,6 +5,7 @@ IS_RIGHT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 BIN := .venv/bin
 PY := $(BIN)/python
 JOBS ?= 2
+INSTALL_SECONDS ?= 1800
 PRESET ?= quick
 NOTEBOOK := book/03_replay_sweep.ipynb
 EXECUTED := book/runs/$(PRESET).ipynb
@@ -51,9 +52,9 @@ test-newest:  ## the fast tests of mixing, data and specs on the newest other Py
 	stamp="$$(cat pyproject.toml constraints.txt | cksum) $$python"; \
 	if [ "$$(cat .venv-newest/installed 2>/dev/null)" != "$$stamp" ]; then \
 		rm -rf .venv-newest && "$$python" -m venv .venv-newest; \
-		if ! "$$python" -c '$(NEEDED)' | .venv-newest/bin/python -m pip install --quiet --constraint constraints.txt \
+		if ! "$$python" -c '$(NEEDED)' | timeout $(INSTALL_SECONDS) .venv-newest/bin/python -m pip install --quiet --constraint constraints.txt \
 			--only-binary :all: --requirement /dev/stdin pytest pytest-timeout pytest-xdist hypothesis; then \
-			echo "test-newest: the packages cannot be installed for $$python"; rm -rf .venv-newest; exit 0; fi; \
+			echo "test-newest: the packages cannot be installed for $$python within $(INSTALL_SECONDS) s (make $@ INSTALL_SECONDS=3600)"; rm -rf .venv-newest; exit 0; fi; \
 		echo "$$stamp" > .venv-newest/installed; fi; \
 	.venv-newest/bin/python --version && \
 	SLOW=0 OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(JOBS) --dist loadfile $(NEWEST_TESTS)
