@@ -119,8 +119,9 @@ def _digest_in(path: Path) -> str:
 
 def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
     """Write the rows, then the summary: from now on the run is done. All else that it has must be there already; what was
-    appended to (logs) is on disk from here on, too. An earlier failure is past.
+    appended to (logs) is on disk from here on, too. An earlier failure is past, and what dead processes half wrote is gone.
     """
+    remove_abandoned(folder)
     write_rows(folder / "rows.parquet", rows)
     for path in folder.glob("*.jsonl"):
         sync(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from replaylab.store.packing import publish
 from replaylab.store.run_folders import checked_rows
 from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import grid
+from replaylab.util import files
 
 SPEC = grid("smoke", [0.5])[0]
 READERS = {
@@ -158,3 +160,17 @@ def test_tables_are_joined_in_their_order_and_only_with_tables_of_their_kind(row
     assert [row for one in found for row in one.to_pylist()] == [row for part in parts for row in part.to_pylist()]
     assert all(one["text"].num_chunks <= 1 for one in found)
     assert len(found) == {1: 5, 5: 3, 1000: 2}[rows]
+
+
+def test_a_finished_run_has_nothing_that_a_dead_process_half_wrote(tmp_path: Path) -> None:
+    folder = claim(SPEC, tmp_path)
+    samples = samples_folder(folder, 3)
+    samples.mkdir(parents=True, exist_ok=True)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = samples / f".driving-5.json.{files._HOST}-{dead.pid}-0123abcd"
+    alive = samples / f".driving-5.json.{files._HOST}-{os.getpid()}-0123abcd"
+    for path in (left, alive):
+        path.write_text("half")
+    finish(folder, rows_of(SPEC.run_id), seconds=1.0)
+    assert not left.exists() and alive.exists()
