@@ -7,6 +7,7 @@ memory once. Refused: columns that are missing, or hold something else.
 from __future__ import annotations
 
 import errno
+import mmap
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -116,15 +117,17 @@ def frame(parts: Iterable[pa.Table]) -> pd.DataFrame:
 
 
 class _Growing:
-    """A column that grows: in one piece, since many small ones would leave the memory in small pieces."""
+    """A column that grows: in one piece, since many small ones would leave the memory in small pieces, and in pages of its
+    own, which are the system's again as soon as it is not needed.
+    """
 
     def __init__(self, kind: Any) -> None:
-        self._numbers, self._length = np.empty(2**14, kind), 0
+        self._numbers, self._length = _pages(2**14, kind), 0
 
     def add(self, numbers: NDArray[Any]) -> None:
         end = self._length + len(numbers)
         if end > len(self._numbers):
-            larger = np.empty(end + end // 4, self._numbers.dtype)
+            larger = _pages(2 * end, self._numbers.dtype)  # what is not written to takes no memory
             larger[: self._length] = self._numbers[: self._length]
             self._numbers = larger
         self._numbers[self._length : end] = numbers
@@ -132,6 +135,10 @@ class _Growing:
 
     def whole(self) -> NDArray[Any]:
         return self._numbers[: self._length]
+
+
+def _pages(count: int, kind: Any) -> NDArray[Any]:
+    return np.frombuffer(mmap.mmap(-1, count * np.dtype(kind).itemsize), kind)
 
 
 def _coded(chunk: Any, known: dict[Any, int]) -> NDArray[np.int32]:
