@@ -82,6 +82,7 @@ def test_the_explorer_and_the_tables_answer_in_the_book(built_book: Path, browse
     card = page.locator(".text_html:has(.rl-gallery)")
     assert card.evaluate("card => getComputedStyle(card).backgroundColor") == "rgba(0, 0, 0, 0)"
     page.goto((built_book / "runs" / "smoke.html").as_uri(), wait_until="load")
+    page.evaluate("document.querySelectorAll('details').forEach(folded => { folded.open = true; })")
     for table in page.locator("table.dataframe").all():
         head = table.locator("th > button").first
         head.press("Enter")

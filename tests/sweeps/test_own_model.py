@@ -328,4 +328,4 @@ def test_the_page_runs_under_papermill_with_a_model_and_videos_of_ones_own(home:
     ]  # fmt: skip
     run(command, ROOT)
     said = json.dumps(nbformat.read(out, as_version=4))
-    assert "trained nothing" in said and "rl-player" in said and said.count("image/svg+xml") == 2
+    assert "trained nothing" in said and "rl-player" in said and said.count('"image/svg+xml":') == 2
