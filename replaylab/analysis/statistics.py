@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
 from replaylab.spec import generator
@@ -216,14 +216,6 @@ def alignment_per_clip(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> In
 
 
 # ---------------------------------------------------------------------------------------------------------- trade-offs
-def pareto_front(points: ArrayLike) -> NDArray[np.bool_]:
-    """Which of points (P, 2), both better when lower, no other point beats (P,): as good in both and better in one."""
-    kept = _two_columns(points)
-    no_worse = (kept[:, None] <= kept[None]).all(2)
-    better = (kept[:, None] < kept[None]).any(2)
-    return np.asarray(~(no_worse & better).any(0))
-
-
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     """The area that points (P, 2), both better when lower, dominate within the reference (2,) (Zitzler & Thiele 1999).
 

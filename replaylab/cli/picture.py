@@ -24,5 +24,7 @@ def run(options: argparse.Namespace) -> None:
     if out.suffix != ".webp":
         raise ValueError(f"{out}: a moving picture is written as WebP; give a name that ends in .webp")
     every = verdicts.read_together()
-    moving_picture.write(first_page.main_versions(every, first_page.effects(every.rows)), out)
+    shown = first_page.versions(every)
+    chosen = first_page.chosen_clip(shown, first_page.effects(every.rows))
+    moving_picture.write([one for one in shown if one.percentile == chosen], out)
     print(f"{out}: {out.stat().st_size / 1000:.0f} kB")

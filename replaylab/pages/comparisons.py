@@ -75,11 +75,8 @@ def at_equal_fidelity(made: Configurations) -> Figure:
     """
     if made.effects.empty:
         return nothing_yet(made)
-    colours, differences = (
-        _colours(made),
-        {name: made.difference_from_reference(name, DYNAMICS, EQUAL) for name in made.names},
-    )
-    names = _grouped(made, differences)
+    differences = {name: made.difference_from_reference(name, DYNAMICS, EQUAL) for name in made.names}
+    colours, group_of, names = _colours(made), _group_of(made), _grouped(made, differences)
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.25 * len(names)))
         axes.axvline(0, color=GREY, lw=0.8, zorder=0)
@@ -90,9 +87,8 @@ def at_equal_fidelity(made: Configurations) -> Figure:
             if np.isnan(found.estimate):
                 axes.text(0.995, place, _why_none(made, name), transform=axes.get_yaxis_transform(), fontsize=SMALLEST_PT,
                           color=GREY, ha="right", va="center", style="italic")  # fmt: skip
-        groups = [_group_of(made)[name] for name in names]
         for place in range(1, len(names)):
-            if groups[place] != groups[place - 1]:
+            if group_of[names[place]] != group_of[names[place - 1]]:
                 axes.axhline(place - 0.5, color=LIGHT_GREY, lw=0.8, zorder=0)
         axes.set_yticks(range(len(names)), names, fontsize=SMALLEST_PT)
         axes.set(ylim=(len(names) - 0.4, -0.6), xlabel="← better    difference in ADE, eventful (px)    worse →")

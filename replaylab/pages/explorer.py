@@ -104,22 +104,16 @@ def sample_clips(table: Table, domains: Iterable[str] = ()) -> list[SampleClip]:
     return _read(table, domains, {name: (run, run.evaluate_at) for name, run in _finished(table).items()})
 
 
-def main_sample_clips(table: Table, domain: str = "driving-eventful") -> list[SampleClip]:
-    """To compare first, at the last step: truth, base, no replay, and of each kind of replay the most below 100 %."""
-    most = {  # of a kind the last, as fractions rise
-        (run.target.name, run.replay.name): (name, run) for name, run in _finished(table).items() if run.replay.fraction < 1
-    }
-    return _read(table, [domain], {name: (run, run.evaluate_at[-1:]) for name, run in most.values()})
-
-
-def headline_clips(table: Table, domain: str = OPENS_WITH) -> list[SampleClip]:
-    """Every kept clip of a domain in four versions: truth, base, and at the last step without replay and with a quarter."""
-    finished = _finished(table)
-    quarter = _opens_with(list(finished)) if finished else ""
-    shown = {
-        name: (run, run.evaluate_at[-1:]) for name, run in finished.items() if not run.replay.fraction or name == quarter
-    }
-    return _read(table, [domain], shown)
+def main_sample_clips(table: Table, domain: str = OPENS_WITH) -> list[SampleClip]:
+    """To compare first, at the last step: truth, base, no replay, and of each kind of replay the preregistered fraction, or
+    where that is not there the most below 100 %.
+    """
+    main: dict[tuple[str, str], tuple[str, RunSpec]] = {}
+    for name, run in _finished(table).items():  # of a kind, as fractions rise
+        kind = (run.target.name, run.replay.name)
+        if run.replay.fraction < 1 and (kind not in main or main[kind][1].replay.fraction != MAIN_FRACTION):
+            main[kind] = (name, run)
+    return _read(table, [domain], {name: (run, run.evaluate_at[-1:]) for name, run in main.values()})
 
 
 def nearest_to_the_mean(clips: Sequence[SampleClip], mean_px: float) -> str:

@@ -133,29 +133,35 @@ def _from_to(one: Change) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- clips
-def clips(table: Table, found: Sequence[Change]) -> HTML:
-    """Four versions of the kept eventful clip that is nearest to the mean effect, and on a button another one."""
-    versions, mean = _versions(table), _of_clips(found)
-    if not versions or mean is None:
-        return explorer.NO_CLIPS
-    return explorer.comparison(versions, explorer.nearest_to_the_mean(versions, mean.without.estimate))
+def versions(table: Table) -> list[explorer.SampleClip]:
+    """Every kept eventful clip of the runs on regular driving in four versions under plain names: truth, base, fine-tuned
+    without replay, and with.
+    """
+    kept = explorer.main_sample_clips(verdicts.of_target(table, "driving"))
+    tuned = list(dict.fromkeys(one.configuration for one in kept if one.step))
+    names = {explorer.TRUTH: explorer.TRUTH, explorer.BASE: explorer.BASE} | dict(
+        zip(tuned, ("fine-tuned", f"fine-tuned with {percent(MAIN_FRACTION)} replay"), strict=False)
+    )
+    return [replace(one, configuration=names[one.configuration]) for one in kept if one.configuration in names]
 
 
-def main_versions(table: Table, found: Sequence[Change]) -> list[explorer.SampleClip]:
-    """The versions of the clip that is shown first; empty where there is none."""
-    versions, mean = _versions(table), _of_clips(found)
-    if not versions or mean is None:
-        return []
-    chosen = explorer.nearest_to_the_mean(versions, mean.without.estimate)
-    return [one for one in versions if one.percentile == chosen]
+def chosen_clip(shown: Sequence[explorer.SampleClip], found: Sequence[Change]) -> str:
+    """The percentile of the clip whose change is nearest to the mean effect of all test clips; empty where there is none."""
+    mean = _of_clips(found)
+    return explorer.nearest_to_the_mean(shown, mean.without.estimate) if shown and mean else ""
 
 
-def rule_of_clips(table: Table, found: Sequence[Change]) -> str:
+def clips(shown: Sequence[explorer.SampleClip], found: Sequence[Change]) -> HTML:
+    """The chosen clip in its `versions`, and on a button another one."""
+    chosen = chosen_clip(shown, found)
+    return explorer.comparison(shown, chosen) if chosen else explorer.NO_CLIPS
+
+
+def rule_of_clips(shown: Sequence[explorer.SampleClip], found: Sequence[Change]) -> str:
     """Markdown: how the clip was chosen; empty where there is none."""
-    versions, mean = _versions(table), _of_clips(found)
-    if not versions or mean is None:
+    mean, count = _of_clips(found), len({clip.percentile for clip in shown})
+    if not count or mean is None:
         return ""
-    count = len({clip.percentile for clip in versions})
     return (
         f"Three frames are given (dashed edge), the model generates the next five. Cyan: where agents are; magenta: where "
         f"they are detected; white arrows: from there to where they should be. Of the {count} eventful clips that each "
@@ -166,14 +172,6 @@ def rule_of_clips(table: Table, found: Sequence[Change]) -> str:
 
 def _of_clips(found: Sequence[Change]) -> Change | None:
     return next((one for one in found if (one.measure, one.domain) == ("ade_px", explorer.OPENS_WITH)), None)
-
-
-def _versions(table: Table) -> list[explorer.SampleClip]:
-    """Of the runs on regular driving, under plain names."""
-    versions = explorer.headline_clips(verdicts.of_target(table, "driving"))
-    tuned = list(dict.fromkeys(one.configuration for one in versions if one.step))
-    names = dict(zip(tuned, ("fine-tuned", f"fine-tuned with {percent(MAIN_FRACTION)} replay"), strict=False))
-    return [replace(one, configuration=names.get(one.configuration, one.configuration)) for one in versions]
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -221,7 +219,7 @@ def cards(found: verdicts.Judgements, others: Mapping[str, str]) -> HTML:
     without a verdict, by name.
     """
     made = [_card(*_of_claim(claim, result)) for claim, result in found]
-    made += [_card(name, name, "exploratory", text) for name, text in others.items()]
+    made += [_card(name, LINES[name], "exploratory", text) for name, text in others.items()]
     return HTML(f'{style.on_the_page("rl-cards")}<div class="rl-cards">{"".join(made)}</div>')
 
 
@@ -237,7 +235,6 @@ def _of_claim(claim: verdicts.Claim, result: verdicts.Judged | None) -> tuple[st
 
 
 def _card(name: str, line: str, verdict: str, effect: str) -> str:
-    line = LINES[name] if line == name else line
     word = verdicts.WORDS.get(verdict, verdict)  # type: ignore[call-overload]
     return (
         f'<a class="rl-card rl-{word.replace(" ", "-")}" href="{PAGES[name]}.html"><strong>{name}</strong> '

@@ -151,7 +151,7 @@ def _where(claim: Claim) -> str:
 
 
 def _limit(claim: Claim, result: Judged) -> str:
-    return f"{'below' if claim.side == 'below' else 'above'} {number(result.margin) if result.margin else '0'}"
+    return f"{claim.side} {number(result.margin) if result.margin else '0'}"
 
 
 def progress(runs: pd.DataFrame) -> str:

@@ -6,10 +6,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from domain_command import made_by_command
 
-from replaylab.cli import main
-from replaylab.data import clips
-from replaylab.data.domain import open_domain
 from replaylab.data.importers import comma2k19
 from replaylab.data.importers.conversion import ConversionSettings, SplitShares
 from replaylab.data.importers.sources import Recipe
@@ -207,10 +205,5 @@ def test_wrong_segments_are_a_line_each_and_the_rest_goes_on(video, tmp_path):
 
 
 def test_the_command_makes_a_domain_that_feeds_clips(root, tmp_path, capsys):
-    out = tmp_path / "domain"
-    command = ["domain", "add", "comma2k19", str(root), "--out", str(out), "--size", "32x64", "--dev", "0", "--test", "0"]
-    assert main.main([*command, "--processes", "1"]) == 0
-    assert "agents are not known" in capsys.readouterr().out
-    domain = open_domain(out)
-    assert next(clips.read(domain, clips.clips_of(domain, "train", 8), 8)).shape == (8, 32, 64, 3)
-    assert domain.has_ego and domain.frames_per_second == 5
+    domain = made_by_command("comma2k19", root, tmp_path / "domain", capsys, said="agents are not known")
+    assert domain.has_ego

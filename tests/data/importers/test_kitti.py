@@ -5,13 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from domain_command import made_by_command
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from replaylab.cli import main
-from replaylab.data import clips
-from replaylab.data.domain import open_domain
 from replaylab.data.importers import conversion, kitti
 from replaylab.data.importers.conversion import ConversionSettings, SplitShares
 from replaylab.data.importers.sources import Recipe
@@ -187,11 +185,5 @@ def test_a_folder_that_is_not_kitti_is_refused(tmp_path):
 
 def test_the_command_makes_a_domain_that_feeds_clips(tmp_path, capsys):
     sequence(tmp_path)
-    out = tmp_path / "domain"
-    command = ["domain", "add", "kitti", str(tmp_path), "--out", str(out), "--size", "48x160", "--dev", "0", "--test", "0"]
-    assert main.main([*command, "--processes", "1"]) == 0
-    assert "agent-frames of truth" in capsys.readouterr().out
-    domain = open_domain(out)
-    chosen = clips.clips_of(domain, "train", 8)
-    assert next(clips.read(domain, chosen, 8)).shape == (8, 48, 160, 3)
-    assert domain.frames_per_second == 5 and "KITTI" in domain.about["licence"]
+    domain = made_by_command("kitti", tmp_path, tmp_path / "domain", capsys, (48, 160))
+    assert "KITTI" in domain.about["licence"]

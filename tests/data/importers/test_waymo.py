@@ -11,11 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from domain_command import made_by_command
 from PIL import Image
 
-from replaylab.cli import main
-from replaylab.data import clips
-from replaylab.data.domain import open_domain
 from replaylab.data.importers import waymo
 from replaylab.data.importers.conversion import ConversionSettings, SplitShares
 from replaylab.data.importers.sources import Recipe
@@ -301,10 +299,5 @@ def test_without_boxes_there_are_no_tracks_and_other_folders_are_refused(root, t
 
 
 def test_the_command_makes_a_domain_that_feeds_clips(root, tmp_path, capsys):
-    out = tmp_path / "domain"
-    command = ["domain", "add", "waymo", str(root), "--out", str(out), "--size", "32x64", "--dev", "0", "--test", "0"]
-    assert main.main([*command, "--processes", "1"]) == 0
-    assert "agent-frames of truth" in capsys.readouterr().out
-    domain = open_domain(out)
-    assert next(clips.read(domain, clips.clips_of(domain, "train", 8), 8)).shape == (8, 32, 64, 3)
-    assert domain.frames_per_second == 5 and "Waymo" in domain.about["licence"]
+    domain = made_by_command("waymo", root, tmp_path / "domain", capsys)
+    assert "Waymo" in domain.about["licence"]
