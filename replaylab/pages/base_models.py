@@ -38,7 +38,8 @@ def recipes(table: pd.DataFrame) -> Styler:
         "recipe": about["recipe"], "steps": about["steps"], "million weights": about["million_weights"].map(number),
         "core min": minutes, "trained on": about["about"],
     })  # fmt: skip
-    return style.styled(shown, "recipes").hide(axis="index")
+    last_wraps = {"selector": f"td.col{shown.shape[1] - 1}", "props": "white-space: normal; min-width: 14em"}
+    return style.styled(shown, "recipes").hide(axis="index").set_table_styles([last_wraps], overwrite=False)
 
 
 def values(table: pd.DataFrame, measure: str) -> Styler:
