@@ -59,7 +59,7 @@ def evaluate(
                 continue
             measured = measurement.measure(evaluation_set, frames, spec.miss_cap_px, latents, at_the_end)
             if gallery is not None and not rows:
-                _keep(gallery[1], evaluation_set, frames, measured, chosen.get(evaluation_set.name, {}))
+                keep(gallery[1], evaluation_set, frames, measured, chosen.get(evaluation_set.name, {}))
             rows.append(measured.rows)
         losses = _denoising(pipeline, evaluation_set, spec.noise_seed) if at_the_end else pd.DataFrame()
         return pd.concat([_over_futures(rows), losses], ignore_index=True) if rows else pd.DataFrame()
@@ -138,7 +138,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
         frames = baselines[name](evaluation_set)
         measured = measurement.measure(evaluation_set, frames, evaluation.miss_cap_px)
         if name == "real" and evaluation_set.name in shown:
-            _keep(folder / "samples" / name, evaluation_set, frames, measured, gallery[evaluation_set.name])
+            keep(folder / "samples" / name, evaluation_set, frames, measured, gallery[evaluation_set.name])
         return measured.rows
 
     def kept(name: str, measuring: Measuring) -> pd.DataFrame:
@@ -155,7 +155,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
             rows = kept(f"{name}-{number:02d}", partial(of_baseline, name, evaluation_set))
             parts.append(rows.assign(model=name, step=-1))
             if name == "copy-last-frame" and evaluation_set.name in shown:
-                gallery[evaluation_set.name] = _at_percentiles(rows)
+                gallery[evaluation_set.name] = at_percentiles(rows)
     for evaluation_set in prepared:
         if evaluation_set.has_agents and evaluation_set.context_frames > 1:  # a velocity needs two frames
             both = evaluation_set.extrapolated, evaluation_set.extrapolated_again
@@ -188,7 +188,7 @@ def copy_last_frame(frames: Frames, context_frames: int = CONTEXT_FRAMES) -> Fra
     return still
 
 
-def _at_percentiles(rows: pd.DataFrame) -> dict[str, int]:
+def at_percentiles(rows: pd.DataFrame) -> dict[str, int]:
     """The clips (by number) at GALLERY_PERCENTILES of how far agents move: the ADE of copy-last-frame, or its PSNR where
     there is no agent. A property of the clip alone, so that every configuration shows the same clips.
     """
@@ -199,7 +199,7 @@ def _at_percentiles(rows: pd.DataFrame) -> dict[str, int]:
     return {str(at): int(values.index[round(at / 100 * (len(values) - 1))]) for at in GALLERY_PERCENTILES}
 
 
-def _keep(folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured: Measurement, clips: dict[str, int]) -> None:
+def keep(folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured: Measurement, clips: dict[str, int]) -> None:
     """The video and the boxes of each chosen clip: `<domain>-<percentile>.mp4` and `.json`."""
     context, future_frames = evaluation_set.context_frames, frames.shape[1] - evaluation_set.context_frames
     for percentile, clip in clips.items():

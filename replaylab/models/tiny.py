@@ -44,6 +44,8 @@ class Size(NamedTuple):
 
 
 TINY = Size(heads=2, layers=6)
+WIDE = Size(heads=3, layers=6)
+"""Twice the weights: the second edition's bases."""
 LARGE = Size(heads=6, layers=12)
 """Fourteen times the weights: for a GPU."""
 

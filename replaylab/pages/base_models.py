@@ -1,25 +1,30 @@
-"""The page on the base models: what was tried on dev before the second edition's bases were trained.
+"""The page on the base models: what was tried on dev before the second edition's bases were trained, and what these reach.
 
 Decision: the recipes stand beside the first edition's bases and the reference baselines, measured on the same dev clips, one
-training each: they chose a recipe and are no result.
+training each: they chose a recipe and are no result. What a base reaches is in the folder of its weights, measured on dev
+when its training ended.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import HTML
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from replaylab.catalogue import domain_of, measure_of
-from replaylab.pages import style
-from replaylab.pages.style import BLUE, GREY, INK, WIDTH, figure_style
+from replaylab.pages import explorer, style
+from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style
+from replaylab.spec import WEIGHTS
 from replaylab.util import reading
 from replaylab.util.text import number
 
 X, Y = ("effnet_kd", "driving"), ("ade_px", "driving-eventful")
+CLIPS_OF = ("driving-eventful", "driving", "near-eventful")
 SHOWN = ("driving", "driving-eventful", "driving-held-out", "near-eventful", "country-eventful")
 
 
@@ -28,6 +33,13 @@ def read(file: str | Path = "base_recipes.csv") -> pd.DataFrame:
     page.
     """
     return reading.csv(Path(file))
+
+
+def shipped(weights: Path = WEIGHTS) -> dict[str, Path]:
+    """The folders of the second edition's whole bases, by the names that the page gives them."""
+    folders = sorted(weights.glob("base-*/samples"), key=lambda samples: (len(samples.parts[-2]), samples))
+    whole = [samples.parent for samples in folders if "of16" not in samples.parts[-2]]
+    return {folder.name.replace("-", " "): folder for folder in whole}
 
 
 def recipes(table: pd.DataFrame) -> Styler:
@@ -68,3 +80,46 @@ def plane(table: pd.DataFrame) -> Figure:
         axes.set(xlabel=f"← better    {measure_of(X[0]).label} on {domain_of(X[1]).label}",
                  ylabel=f"← better    {measure_of(Y[0]).name} on {domain_of(Y[1]).label}")  # fmt: skip
         return style.finished(figure, "Recipes of base models on dev clips")
+
+
+def reached(folders: Mapping[str, Path]) -> pd.DataFrame:
+    """What each base was to reach (`bases.bars`), with the share of the limit that it comes to: at most 1 where it does."""
+    from replaylab.training import bases  # imports torch
+
+    tables = [bases.bars(reading.csv(folder / "curve.csv")).assign(base=name) for name, folder in folders.items()]
+    table = pd.concat(tables, ignore_index=True)
+    shares = table["value"] / table["limit"]
+    return table.assign(share=shares.where(table["measure"] != "recall", 1 / shares))
+
+
+def bars(table: pd.DataFrame) -> Figure:
+    """A row for each bar, a point for each base at its share of the limit."""
+    keys = ["measure", "domain", "reference"]
+    rows = table.drop_duplicates(keys)[keys].reset_index(drop=True)
+    with figure_style():
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.34 * len(rows) + 1.2))
+        for place, row in rows.iterrows():
+            points = table.merge(row.to_frame().T, on=keys)
+            colours = [BLUE if is_reached else VERMILION for is_reached in points["reached"]]
+            axes.scatter(points["share"], [place] * len(points), c=colours, s=26, alpha=0.8, linewidths=0, zorder=3)
+        axes.axvline(1, color=GREY, lw=1)
+        axes.set_yticks(range(len(rows)), [_of_bar(*row) for row in rows.itertuples(index=False)])
+        axes.invert_yaxis()
+        axes.set(xlabel="← better    share of the limit")
+        return style.finished(figure, "What the second edition's bases reach on dev clips")
+
+
+def _of_bar(measure: str, domain: str, reference: str) -> str:
+    """Such as "ADE, eventful driving: below constant velocity"."""
+    against = {"-": "", "autoencoder": ", of the autoencoder's"}.get(reference, f", of {reference.replace('-', ' ')}'s")
+    return f"{measure_of(measure).name}, {domain_of(domain).label}{against}"
+
+
+def clips(folders: Mapping[str, Path], percentile: str = "95") -> HTML:
+    """A dev clip of some domains as it was and as each base generates it: of how far agents move, this percentile."""
+    if not folders:
+        return explorer.NO_CLIPS
+    first = next(iter(folders.values()))
+    versions = {explorer.TRUTH: first / "samples" / "real"}
+    versions |= {name: folder / "samples" / "base" for name, folder in folders.items()}
+    return explorer.player([one for domain in CLIPS_OF for one in explorer.of_folders(versions, domain, percentile)])

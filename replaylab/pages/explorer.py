@@ -116,6 +116,20 @@ def main_sample_clips(table: Table, domain: str = OPENS_WITH) -> list[SampleClip
     return _read(table, [domain], {name: (run, run.evaluate_at[-1:]) for name, run in main.values()})
 
 
+def of_folders(folders: Mapping[str, Path], domain: str, percentile: str) -> list[SampleClip]:
+    """One clip of a tiny model's evaluation, as `evaluate.keep` writes it, from several folders; their names are those of
+    the versions. Raises ValueError for a file that cannot be read, naming it.
+    """
+    clips = []
+    for name, folder in folders.items():
+        file = folder / f"{domain}-{percentile}.json"
+        boxes = reading.json_object(file)
+        with reading.named(file, "sample clip with the boxes of its frames"):
+            frames = _decoded(file.with_suffix(".mp4").read_bytes())
+            clips.append(SampleClip(domain, percentile, name, 0, frames, boxes["true"], boxes["found"]))
+    return clips
+
+
 def nearest_to_the_mean(clips: Sequence[SampleClip], mean_px: float) -> str:
     """The percentile of the clip whose ADE changes from base to first fine-tuned version most nearly as on average."""
     changes = {}

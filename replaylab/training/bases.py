@@ -25,7 +25,7 @@ from replaylab.data import clips
 from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.mixture import Mixture
 from replaylab.models import autoencoder, latent_cache, pipelines
-from replaylab.models.tiny import LARGE, TINY, Size, TinyModel
+from replaylab.models.tiny import LARGE, TINY, WIDE, Size, TinyModel
 from replaylab.spec import WEIGHTS, Described, EvaluationSpec, MachineSpec, TrainingSpec, WorldSpec, base_folder, torch_seed
 from replaylab.training import cards, checkpoint, loop
 from replaylab.util import distributed, reading
@@ -117,9 +117,9 @@ def recipe_of(seed: int, family: str = "wan", large: bool = False) -> Recipe:
         curve = _curve(("near", "driving-eventful"), clips=64, references=64)
         return Recipe(BASE_DOMAINS[:1], BASE_DOMAINS[1:], training, curve, 20, "base", False)
     near = (  # a domain's seed is its videos' appearances too
-        domain_spec("near-any", videos=(2400, 0, 0), seed=1000 + seed),
-        domain_spec("near", name="near-free", look="broad", videos=(4000, 0, 0), seed=2000 + seed),
-        domain_spec("near-ordinary", look="broad", videos=(1600, 0, 0), seed=3000 + seed),
+        domain_spec("near-any", videos=(2000, 0, 0), seed=1000 + seed),
+        domain_spec("near", name="near-free", look="broad", videos=(5200, 0, 0), seed=2000 + seed),
+        domain_spec("near-ordinary", look="broad", videos=(800, 0, 0), seed=3000 + seed),
     )
     far = tuple(
         domain_spec(name, videos=(videos, 0, 0), seed=1000 + seed)
@@ -133,7 +133,7 @@ def recipe_of(seed: int, family: str = "wan", large: bool = False) -> Recipe:
     curve = _curve(places, clips=48, references=80, sampler_steps=4, precision="bf16", measured_in="bf16")
     if large:
         training = replace(training, steps=20000, batch_size=128, ema_decay=0.999)
-    return Recipe(near, far, training, curve, 4, "autoencoder-2", True, 0.15, LARGE if large else TINY)
+    return Recipe(near, far, training, curve, 4, "autoencoder-2", True, 0.12, LARGE if large else WIDE)
 
 
 def _curve(names: tuple[str, ...], clips: int, references: int, **changes: Any) -> EvaluationSpec:
@@ -150,10 +150,11 @@ def train_base(
     """Train a family's transformer on the diverse domains' latents; resumes from its folder in `home`.
 
     Every family and seed has a folder of its own among the shipped weights. `curve.csv` beside the weights has fidelity and
-    dynamics on dev clips during training. steps: 0 for the recipe's own. sixteenths: of these steps, with the recipe's own
-    decay at their end; it branches off the whole training where that is in `home`, to the same bits as without it. large:
-    with the recipe for a GPU; any base is trained on one where there is one. Raises
-    ValueError for a share that is none of SIXTEENTHS, or for less than all of a training that has no stable phase.
+    dynamics on dev clips during training, `samples/` some of these clips, real and generated at its end. steps: 0 for the
+    recipe's own. sixteenths: of these steps, with the recipe's own decay at their end; it branches off the whole training
+    where that is in `home`, to the same bits as without it. large: with the recipe for a GPU; any base is trained on one
+    where there is one. Raises ValueError for a share that is none of SIXTEENTHS, or for less than all of a training that has
+    no stable phase.
     """
     recipe, rank = recipe_of(seed, family, large), distributed.this_rank()
     if rank.world_size > 1:
@@ -183,13 +184,14 @@ def train_base(
         if step in branches:
             _branch_off(run, branches[step], step)
         if step in points:
-            _measure(model, recipe.curve, step, home, run)
+            _measure(model, recipe.curve, step, home, run, keeps_clips=step == training.steps)
 
     loop.fit(
         model, sources, mixture, training, seed, run, f"base {family} {seed}", machine=machine, rank=rank,
         evaluate_at=sorted(points | branches.keys()), evaluate=at,
     )  # fmt: skip
     model.save(folder, shared_autoencoder=shared)
+    write_folder(folder / "samples", lambda fresh: shutil.copytree(run / "samples", fresh, dirs_exist_ok=True))
     curve = pd.concat([reading.csv(run / f"curve-{step:06d}.csv") for step in sorted(points)])
     curve = pd.concat([_references(model, recipe.curve, home), curve], ignore_index=True)
     write_atomically(folder / "curve.csv", lambda aside: curve.to_csv(aside, index=False, float_format="%.4f"))
@@ -254,13 +256,27 @@ def _branch_off(run: Path, branch: Path, step: int) -> None:
         write_text(branch / name, reading.text(run / name))
 
 
-def _measure(model: TinyModel, curve: EvaluationSpec, step: int, home: Path, run: Path) -> None:
-    path = run / f"curve-{step:06d}.csv"
+def _measure(model: TinyModel, curve: EvaluationSpec, step: int, home: Path, run: Path, keeps_clips: bool) -> None:
+    path, pipeline = run / f"curve-{step:06d}.csv", pipelines.TinyPipeline(model)
     if not path.is_file():
-        table = measured(model, curve, home).assign(model="base", step=step)
+        kept = (_keep_real(pipeline, curve, home, run / "samples"), run / "samples" / "base") if keeps_clips else None
+        table = _means(evaluate.evaluate(pipeline, curve, home, kept)).assign(model="base", step=step)
         write_atomically(path, lambda aside: table.to_csv(aside, index=False))
         ades = table[table["measure"] == "ade_px"].set_index("domain")["value"]
         report(f"base: step {step}: " + "; ".join(f"ADE {ade:.2f} px on {domain}" for domain, ade in ades.items()))
+
+
+def _keep_real(pipeline: pipelines.TinyPipeline, curve: EvaluationSpec, home: Path, folder: Path) -> evaluate.Gallery:
+    """Keep the real clips at some percentiles of how far the agents move; returns which."""
+    gallery: evaluate.Gallery = {}
+    for evaluation_set in evaluation_sets.prepare_sets(curve, home, pipeline=pipeline):
+        still, real = (
+            measurement.measure(evaluation_set, frames, curve.miss_cap_px)
+            for frames in (evaluate.copy_last_frame(evaluation_set.frames), evaluation_set.frames)
+        )
+        gallery[evaluation_set.name] = evaluate.at_percentiles(still.rows)
+        evaluate.keep(folder / "real", evaluation_set, evaluation_set.frames, real, gallery[evaluation_set.name])
+    return gallery
 
 
 def _references(model: TinyModel, curve: EvaluationSpec, home: Path) -> pd.DataFrame:

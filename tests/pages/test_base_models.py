@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
 
+from replaylab.data.video import write_video
 from replaylab.pages import base_models
+from replaylab.training import bases
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +35,39 @@ def test_tables_and_figure_have_the_values_of_the_file(table: pd.DataFrame) -> N
     (axes,) = base_models.plane(table).axes
     points = [np.asarray(line.get_xydata())[0] for line in axes.lines if line.get_marker() == "o"]
     assert len(points) == table.loc[table["steps"] > 0, "recipe"].nunique()
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Folders as of two bases, one of half its training and the first edition's: the second base misses every bar."""
+    boxes: dict[str, list[list[list[int]]]] = {"true": [[[8, 8, 24, 24]]] * 8, "found": [[]] * 3 + [[[8, 8, 24, 24]]] * 5}
+    for name, of_base in (("base-2", 1.0), ("base-10", 9.0), ("base-2-8of16", 1.0), ("base", 1.0)):
+        (folder := tmp_path / name).mkdir()
+        models = {"base": of_base, "copy-last-frame": 4.0, "constant-velocity": 3.0, "autoencoder": 1.0}
+        pd.DataFrame(
+            {"domain": bar.domain, "measure": bar.measure, "model": model, "step": 5 if model == "base" else -1,
+             "value": value / 10 + (1 if of_base == 1 else 0) if bar.measure == "recall" else value}
+            for bar in {(bar.domain, bar.measure): bar for bar in bases.BARS}.values() for model, value in models.items()
+        ).to_csv(folder / "curve.csv")  # fmt: skip
+        for kind in ("base", "real") if name != "base" else ():
+            (folder / "samples" / kind).mkdir(parents=True)
+            for domain in base_models.CLIPS_OF:
+                file = folder / "samples" / kind / f"{domain}-95.json"
+                file.write_text(json.dumps(boxes))
+                write_video(file.with_suffix(".mp4"), np.zeros((8, 64, 64, 3), np.uint8), 4)
+    return tmp_path
+
+
+def test_what_the_bases_reach_is_shown_of_whole_ones_in_the_order_of_their_seeds(weights: Path) -> None:
+    folders = base_models.shipped(weights)
+    assert list(folders) == ["base 2", "base 10"]
+    table = base_models.reached(folders)
+    assert len(table) == 2 * len(bases.BARS) and ((table["share"] <= 1) == table["reached"]).all()
+    assert table.groupby("base")["reached"].all().to_dict() == {"base 10": False, "base 2": True}
+    (axes,) = base_models.bars(table).axes
+    assert sum(len(np.asarray(points.get_offsets())) for points in axes.collections) == len(table)
+    shown = base_models.clips(folders).data
+    assert shown.count("<figure") == 3 * len(base_models.CLIPS_OF) and "Base 10" in shown
+    (weights / "base-10" / "samples" / "base" / "driving-95.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"base-10/samples/base/driving-95\.json"):
+        base_models.clips(folders)

@@ -94,6 +94,8 @@ def test_a_base_refers_to_its_autoencoder_and_another_one_there_is_refused(small
     assert model.encode(frames).shape[1] == autoencoders.RECIPES[2].latent_channels
     curve = pd.read_csv(folder / "curve.csv")
     assert {"copy-last-frame", "autoencoder", "constant-velocity", "base"} == set(curve["model"])
+    kept = [sorted(file.name for file in (folder / "samples" / name).iterdir()) for name in ("base", "real")]
+    assert kept[0] == kept[1] and {"driving-50.json", "driving-50.mp4", "driving-eventful-95.mp4"} <= set(kept[0])
     model.save(tmp_path / "copy")  # with the autoencoder, as runs keep it
     assert torch.equal(TinyWan.load(tmp_path / "copy").encode(frames), model.encode(frames))
     digest = weights_digest(folder)
