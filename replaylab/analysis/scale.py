@@ -91,7 +91,7 @@ class Line:
         a, b, c = self.slope**2 - noise / self.squares_x, self.slope * level, level**2 - noise / self.n
         place = -self.intercept / self.slope if self.slope else np.nan
         inside = b**2 - a * c
-        if inside < 0:  # a < 0: nowhere told from 0
+        if inside < 0 or a == 0:  # nowhere told from 0
             return place, [(-np.inf, np.inf)]
         low, high = sorted(self.mean_x + (-b + sign * np.sqrt(inside)) / a for sign in (-1, 1))
         return place, [(low, high)] if a > 0 else [(-np.inf, low), (high, np.inf)]

@@ -1,0 +1,155 @@
+"""The page on scale: does fine-tuning cost a better base more?
+
+The functions take the table of `points` and give back a matplotlib figure, a pandas Styler or Markdown. Decision: what a
+base knows is its ADE's share of the way from copying the last frame to the truth (`analysis.scale`), on the clips that the
+change is measured on. Fidelity, in which copies are better than any base's clips, is shown over the same share. A point is a
+base in one configuration, its runs' mean. Lines are of the second edition's bases alone: the first edition's were trained
+and measured in another way, and are shown beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from replaylab.analysis import scale
+from replaylab.analysis.statistics import describe
+from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
+from replaylab.pages import style, verdicts
+from replaylab.pages.style import BLUE, GREY, VERMILION, WIDTH, figure_style
+from replaylab.spec import WEIGHTS, weights_digest
+from replaylab.util.text import number, percent
+
+KNOWN_BY = "ade_px"
+PANELS = (("ade_px", "driving"), ("ade_px", "driving-eventful"), ("effnet_kd", "driving"))
+NO_REPLAY, REPLAY = "no replay", f"near replay {percent(MAIN_FRACTION)}"
+COLOURS = {NO_REPLAY: VERMILION, REPLAY: BLUE}
+EDITIONS = ("second", "first")
+PRESET_OF = {"second": "scale", "first": "published"}
+
+
+def read(store: str | Path = "", editions: Sequence[str] = EDITIONS) -> pd.DataFrame:
+    """`points` of the finished runs in a store; nothing is trained. `store`: "" for the published one.
+
+    Raises ValueError where an edition is none of EDITIONS.
+    """
+    if unknown := set(editions) - set(EDITIONS):
+        raise ValueError(f"edition {sorted(unknown)[0]!r} is none of {', '.join(EDITIONS)}")
+    measures = {measure for measure, _ in PANELS}
+    parts = [
+        points(verdicts.read_together((PRESET_OF[edition],), store, measures).rows).assign(edition=edition)
+        for edition in editions
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def points(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a base, configuration and panel: base, configuration, measure, domain, skill, change, runs."""
+    parts = []
+    for measure, domain in PANELS:
+        changes = scale.points(rows, measure, domain)
+        keys = ["base", "replay", "replay_fraction", "seed"]
+        known = scale.points(rows, KNOWN_BY, domain)[[*keys, "skill"]]
+        both = changes.drop(columns="skill").merge(known, on=keys, validate="one_to_one")
+        is_main = (both["replay"] == "near") & (both["replay_fraction"] == MAIN_FRACTION)
+        both = both.assign(configuration=np.where(is_main, REPLAY, NO_REPLAY), measure=measure, domain=domain)
+        parts.append(both[is_main | (both["replay_fraction"] == 0)])
+    every = pd.concat(parts, ignore_index=True)
+    grouped = every.groupby(["base", "configuration", "measure", "domain"], sort=False)
+    return grouped.agg(skill=("skill", "mean"), change=("change", "mean"), runs=("seed", "nunique")).reset_index()
+
+
+def names_of_bases(weights: Path = WEIGHTS) -> dict[str, str]:
+    """Digest of a shipped base → the name of its folder, such as "base-2-4of16"."""
+    folders = [folder for folder in sorted(weights.glob("base*")) if (folder / "model_index.json").is_file()]
+    return {weights_digest(folder): folder.name for folder in folders}
+
+
+def lines(table: pd.DataFrame) -> dict[tuple[str, str, str], scale.Line]:
+    """Through the second edition's bases, by configuration, measure and domain, where there are enough of them."""
+    found = {}
+    of_second = table[table["edition"] == "second"].dropna(subset=["skill", "change"])
+    for (configuration, measure, domain), rows in of_second.groupby(["configuration", "measure", "domain"], sort=False):
+        if len(rows) >= scale.POINTS_FOR_A_LINE and rows["skill"].nunique() > 1:
+            found[str(configuration), str(measure), str(domain)] = scale.line(rows["skill"], rows["change"])
+    return found
+
+
+def over_skill(table: pd.DataFrame) -> Figure:
+    """The changes over what the base knew: a panel a measure, a colour a configuration, with lines and their 95 % bands."""
+    fitted = lines(table)
+    with figure_style():
+        figure, every = plt.subplots(len(PANELS), figsize=(WIDTH, 2.6 * len(PANELS)))
+        for axes, (measure, domain) in zip(every, PANELS, strict=True):
+            here = table[(table["measure"] == measure) & (table["domain"] == domain)]
+            for configuration, colour in COLOURS.items():
+                _draw(axes, here[here["configuration"] == configuration], colour)
+                if line := fitted.get((configuration, measure, domain)):
+                    _draw_line(axes, line, colour)
+            axes.axhline(0, color=GREY, lw=0.9)
+            axes.set_ylabel(f"change of {measure_of(measure).name}")
+            axes.set_title(f"{measure_of(measure).label} on {domain_of(domain).label}")
+        every[-1].set_xlabel("base: share of the way from copying to the truth →")
+        entries = [style.legend_entry(colour, name, "o") for name, colour in COLOURS.items()]
+        entries.append(style.legend_entry(GREY, "first edition's bases", "o", mfc="none"))
+        return style.finished(
+            figure,
+            "Change by fine-tuning over what the base knew",
+            entries=entries,
+            note="Lower is better. Bands: 95 % intervals of the lines.",
+        )
+
+
+def _draw(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
+    """Filled points for the second edition's bases, open ones for the first's."""
+    for edition, fill in (("second", colour), ("first", "none")):
+        of_edition = rows[rows["edition"] == edition]
+        axes.scatter(of_edition["skill"], of_edition["change"], s=28, facecolors=fill, edgecolors=colour, zorder=3)
+
+
+def _draw_line(axes: Axes, line: scale.Line, colour: str) -> None:
+    reach = float(np.sqrt(3 * line.squares_x / line.n))  # of points spread evenly
+    x = np.linspace(line.mean_x - reach, line.mean_x + reach, 50)
+    at = [line.at(one) for one in x]
+    axes.plot(x, [one.estimate for one in at], color=colour, lw=1.2)
+    axes.fill_between(x, [one.low for one in at], [one.high for one in at], color=colour, alpha=0.15, lw=0)
+
+
+def in_words(table: pd.DataFrame) -> str:
+    """Markdown: of every panel, whether fine-tuning changes a better base more, and where the change begins to be a cost."""
+    fitted = lines(table)
+    if not fitted:
+        return "Fewer than three of the second edition's bases have runs here, so no line is fitted."
+    said = []
+    for (configuration, measure, domain), line in fitted.items():
+        rise = line.rise
+        way = "grows" if rise.low > 0 else "falls" if rise.high < 0 else "neither grows nor falls for certain"
+        unit = f" {measure_of(measure).unit}".rstrip()
+        what = f"{measure_of(measure).label} on {domain_of(domain).label}, {configuration}"
+        said.append(
+            f"- **{what}**: the change {way} with what the base knows ({describe(rise)}{unit} from copying to the truth, "
+            f"{line.n} bases). {_crossing(line)}"
+        )
+    return "\n".join(said)
+
+
+def _crossing(line: scale.Line) -> str:
+    place, places = line.crossing()
+    if len(places) > 1 or not np.isfinite(places[0]).all():
+        return "Where it turns cannot be told."
+    turns = ("a gain", "a cost") if line.slope > 0 else ("a cost", "a gain")
+    low, high = (number(end) for end in places[0])
+    return f"It turns from {turns[0]} into {turns[1]} at {number(place)} ({low} to {high})."
+
+
+def values(table: pd.DataFrame) -> pd.DataFrame:
+    """The points under names that a reader knows: the base's folder in place of its digest."""
+    names = names_of_bases()
+    shown = table.assign(base=[names.get(base, base) for base in table["base"]])
+    return shown[["edition", "base", "configuration", "measure", "domain", "skill", "change", "runs"]]
