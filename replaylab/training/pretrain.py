@@ -30,7 +30,7 @@ from replaylab.worlds.build import build_domain
 from replaylab.worlds.named import domain_spec
 
 DETECTOR_STEPS = {0: 1200, 2: 2400}
-SECOND_DETECTOR_STEPS, SECOND_DETECTOR_RATE = 3000, 2e-3
+SECOND_DETECTOR_STEPS, SECOND_DETECTOR_RATE = 6000, 2e-3
 BLURS_PX = (0.0, 0.5, 1.0, 1.5, 2.0)
 VIDEONET_STEPS, VIDEONET_VIDEOS = 1000, 1200  # videos of each domain at most
 VIDEONET_CHECKS = tuple(domain_spec(name, videos=(0, 128, 128)) for name in ("driving", "driving-eventful"))
