@@ -79,7 +79,7 @@ faults: setup  ## the campaign of faults: bad input, hostile names, full disks, 
 	OMP_NUM_THREADS=1 $(PY) tests/helpers/fault_campaign.py
 
 gpu-check: setup  ## what needs a CUDA device: run it on a machine that has one (it skips itself elsewhere)
-	$(PY) -m pytest -m gpu
+	$(PY) -m pytest -m gpu $$(grep -rl --include='test_*.py' 'mark\.gpu' tests)
 
 clean:  ## remove the built book and caches; keeps .venv and book/runs
 	rm -rf book/_build build .pytest_cache .mypy_cache .ruff_cache .hypothesis replaylab.egg-info

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,9 +72,10 @@ class ReportsAtOnce:
 # Files whose tests take longest come first, so that two workers end together; what opens the book comes well after the
 # test of the README's commands, which builds it.
 FIRST = (
-    "test_readme", "test_slurm", "test_faults", "test_cluster", "test_sweep", "test_fine_tuning", "test_notebook",
-    "test_corruptions", "test_families", "test_book", "test_browser", "test_own_model", "test_measurement",
-    "test_ablations_page", "test_pretrain", "test_ranks", "test_video_network", "test_explorer",
+    "test_readme", "test_slurm", "test_faults", "test_sumo", "test_cluster", "test_sweep", "test_fine_tuning",
+    "test_notebook", "test_corruptions", "test_families", "test_bases", "test_loop", "test_family_presets", "test_book",
+    "test_browser", "test_own_model", "test_measurement", "test_ablations_page", "test_pretrain", "test_ranks",
+    "test_video_network", "test_imports", "test_loader", "test_generalisation", "test_explorer",
 )  # fmt: skip
 OPENING = "test_the_readme_in_a_fresh_clone"
 
@@ -161,13 +163,23 @@ def made_once(name: str, make: Callable[[Path], None], factory: pytest.TempPathF
     return folder
 
 
+@contextmanager
+def without_estimates() -> Iterator[None]:
+    """Sweeps do not time this machine before they begin, which takes longer than a run of the smoke preset."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "estimate", lambda *_: "")
+        yield
+
+
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Table:
     """A real sweep of the smoke preset, trained once for all tests that look at what a sweep leaves."""
 
     def make(folder: Path) -> None:
         # On one thread, as jobs are, so that theirs are the same bits.
-        sweep.run("smoke", store=folder / "store", machine=MachineSpec(threads=1)).runs.to_parquet(folder / "runs.parquet")
+        with without_estimates():
+            done = sweep.run("smoke", store=folder / "store", machine=MachineSpec(threads=1))
+        done.runs.to_parquet(folder / "runs.parquet")
 
     shared, store = made_once("smoke", make, tmp_path_factory), tmp_path_factory.mktemp("swept") / "store"
     shutil.copytree(shared / "store", store, symlinks=True)  # tests add to it
@@ -176,13 +188,19 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Table:
 
 @pytest.fixture(scope="session")
 def light(swept: Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the light runs of `light_runs`, trained once, on one thread."""
+    """A store with the light runs of `light_runs`, trained once for all tests, on one thread."""
     from light_runs import grid
 
-    store = tmp_path_factory.mktemp("light")
-    (store / "domains").symlink_to(swept.store / "domains")
-    table = sweep.run_specs("smoke", grid("smoke"), store, "inline", MachineSpec(threads=1), "", False, "")
-    assert (table.runs["state"] == "done").all(), table.runs["reason"].tolist()
+    def make(folder: Path) -> None:
+        store = folder / "store"
+        store.mkdir(parents=True)
+        (store / "domains").symlink_to(swept.store / "domains")
+        with without_estimates():
+            table = sweep.run_specs("smoke", grid("smoke"), store, "inline", MachineSpec(threads=1), "", False, "")
+        assert (table.runs["state"] == "done").all(), table.runs["reason"].tolist()
+
+    shared, store = made_once("light", make, tmp_path_factory), tmp_path_factory.mktemp("light") / "store"
+    shutil.copytree(shared / "store", store, symlinks=True)  # tests add to it
     return store
 
 

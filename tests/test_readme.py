@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, copy_of_the_tree, run
-from fresh_clone import IN_A_FRESH_CLONE, borrow_packages, commands, html_of
+from conftest import ROOT, run
+from fresh_clone import IN_A_FRESH_CLONE, commands, html_of
 from tiny_detectors import tiny_detector
 from tiny_families import TINY
 from tiny_videos import write_videos
@@ -268,10 +268,9 @@ def test_papermill_commands_run_with_the_smoke_preset(command: str, swept: Table
 
 
 @pytest.mark.slow
-def test_setup_installs_the_clone_it_is_called_in_and_only_once(tmp_path: Path) -> None:
-    clone = copy_of_the_tree(tmp_path / "a clone")
-    borrow_packages(clone)
-    run("make setup", clone)
+def test_setup_installs_the_clone_it_is_called_in_and_only_once(readers_clone: tuple[Path, dict[str, Any]]) -> None:
+    clone, seen = readers_clone
+    assert "setup: installing into .venv" in seen["reproduce"]
     where = run([".venv/bin/python", "-c", "import replaylab; print(replaylab.__file__)"], clone)
     assert Path(where.strip()) == clone / "replaylab" / "__init__.py"
     assert run("make setup", clone).strip().endswith(".venv is up to date")

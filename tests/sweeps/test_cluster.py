@@ -25,7 +25,7 @@ from hypothesis import strategies as some
 from slurm_cluster import lines_until, wait_for
 
 from replaylab.spec import MachineSpec
-from replaylab.store import Store
+from replaylab.store import ReferenceSpec, Store
 from replaylab.sweeps import cluster, jobs, monitor, sweep
 from replaylab.sweeps.cluster import ClusterSpec, Job
 from replaylab.sweeps.presets import grid
@@ -170,7 +170,7 @@ def test_a_claim_keeps_others_out_and_dies_with_its_owner(tmp_path):
 
 def test_two_sweeps_in_two_processes_train_each_run_once(swept, tmp_path):
     """Stand-ins for training note who trained what, and take their time."""
-    for shared in ("domains", "latents"):
+    for shared in ("domains", "latents", ReferenceSpec.of(SPEC).run_id):  # or each of the two would measure the references
         (tmp_path / shared).symlink_to(swept.store / shared)
     code = (
         "import os, sys, time; from pathlib import Path; \n"

@@ -7,10 +7,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import light_runs
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import without_estimates
 
 from replaylab.catalogue import PUBLISHED
 from replaylab.cli import training
@@ -96,7 +98,8 @@ def test_a_table_of_some_measures_holds_the_same_rows_of_them_and_all_runs(swept
 def test_the_same_spec_gives_the_same_rows(swept, tmp_path):
     references = ReferenceSpec.of(swept.specs[1]).run_id  # of no model that was trained
     (tmp_path / references).symlink_to(swept.store / references)
-    again = sweep.run("smoke", [0.5], store=tmp_path)
+    with without_estimates():
+        again = sweep.run("smoke", [0.5], store=tmp_path)
     key = ["model", "step", "domain", "video", "measure"]
     one, other = (table.rows[table.rows["run"] == swept.specs[1].run_id].sort_values(key) for table in (swept, again))
     assert np.array_equal(one["value"].to_numpy(), other["value"].to_numpy(), equal_nan=True)
@@ -139,7 +142,8 @@ def test_a_failed_run_is_a_row_with_its_reason_and_the_others_go_on(swept, tmp_p
         return honest(plain, swept.store, machine)
 
     monkeypatch.setattr(fine_tuning, "train_one", failing)
-    table = sweep.run("smoke", store=tmp_path)
+    with without_estimates():
+        table = sweep.run("smoke", store=tmp_path)
     assert table.runs["state"].tolist() == ["failed", "missing"]
     assert table.runs["reason"][0] == "FloatingPointError: the loss of step 3 is nan"
     assert "Traceback" in (tmp_path / table.runs["run"][0] / "failed.txt").read_text()
@@ -172,22 +176,26 @@ def test_the_published_store_is_only_read(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_submitit_trains_the_same_bits_in_other_processes(swept, tmp_path):
-    for shared in ("domains", ReferenceSpec.of(swept.specs[0]).run_id):
-        os.symlink(swept.store / shared, tmp_path / shared)
-    table = sweep.run("smoke", cluster="local", store=tmp_path)
-    assert (table.runs["state"] == "done").all(), table.runs["reason"].tolist()
-    mine, theirs = (t.rows[t.rows["model"] == "fine-tuned"].reset_index(drop=True) for t in (swept, table))
-    pd.testing.assert_frame_equal(mine, theirs)
+def test_submitit_trains_the_same_bits_in_other_processes(light, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "grid", light_runs.grid)
+    mine = sweep.read("smoke", store=light)
+    for shared in ("domains", ReferenceSpec.of(mine.specs[0]).run_id):
+        os.symlink(light / shared, tmp_path / shared)
+    theirs = sweep.run("smoke", cluster="local", store=tmp_path)
+    assert (theirs.runs["state"] == "done").all(), theirs.runs["reason"].tolist()
+    fine_tuned = [t.rows[t.rows["model"] == "fine-tuned"].reset_index(drop=True) for t in (mine, theirs)]
+    assert len(fine_tuned[0])
+    pd.testing.assert_frame_equal(*fine_tuned)
 
 
 @pytest.mark.slow
-def test_with_the_budget_of_driving_samples_more_replay_trains_for_longer(swept):
-    done = run_cli("sweep", "--preset", "smoke", "--store", str(swept.store), "--budget", "driving-samples")
-    assert done.returncode == 0 and "replay 50 %" in done.stdout, done.stderr
-    table = sweep.run("smoke", store=swept.store, budget="driving-samples")
+def test_with_the_budget_of_driving_samples_more_replay_trains_for_longer(light, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "grid", light_runs.grid)
+    assert main(["sweep", "--preset", "smoke", "--store", str(light), "--budget", "driving-samples"]) == 0
+    assert "replay 50 %" in capsys.readouterr().out
+    table = sweep.run("smoke", store=light, budget="driving-samples")
     assert [spec.training.steps for spec in table.specs] == [4, 8]
-    driving = [Store(swept.store).summary(run)["realised_samples"]["driving"] for run in table.runs["run"]]
+    driving = [Store(light).summary(run)["realised_samples"]["driving"] for run in table.runs["run"]]
     assert driving == [16, 16]
 
 
