@@ -48,12 +48,33 @@ def road(prepared) -> EvaluationSet:
     return prepared[0]
 
 
+FRAMES_OF = {
+    "real": lambda real: (real.frames, CAP_PX, real.latents),
+    "still": lambda real: (evaluate.copy_last_frame(real.frames), CAP_PX),
+    "autoencoded": lambda real: (evaluate.autoencoded(real.frames), CAP_PX),
+}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Rows of a set by what is measured of it, each measured once for all tests that look at them."""
+    kept: dict[tuple[int, str], pd.DataFrame] = {}
+
+    def rows_of(evaluation_set: EvaluationSet, what: str) -> pd.DataFrame:
+        key = id(evaluation_set), what  # sets are fixtures of the module: they stay
+        if key not in kept:
+            kept[key] = measure(evaluation_set, *FRAMES_OF[what](evaluation_set)).rows
+        return kept[key].copy()
+
+    return rows_of
+
+
 def of(rows: pd.DataFrame, measure: str) -> pd.Series:
     return rows.loc[rows["measure"] == measure, "value"]
 
 
-def test_real_clips_are_as_real_as_can_be(road):
-    rows = measure(road, road.frames, CAP_PX, road.latents).rows
+def test_real_clips_are_as_real_as_can_be(road, measured):
+    rows = measured(road, "real")
     best_of = {"effnet_perceptual": 0, "latent_mse": 0, "ssim": 1, "sharpness_ratio": 1, "flicker_excess": 0}
     for name, best in best_of.items():
         assert np.allclose(of(rows, name), best, atol=1e-6), name
@@ -63,15 +84,15 @@ def test_real_clips_are_as_real_as_can_be(road):
     assert abs(of(rows, "pull_to_mean").item()) < 0.2
 
 
-def test_what_stands_still_is_found_out(road):
-    still, real = (measure(road, frames, CAP_PX).rows for frames in (evaluate.copy_last_frame(road.frames), road.frames))
+def test_what_stands_still_is_found_out(road, measured):
+    still, real = measured(road, "still"), measured(road, "real")
     assert of(still, "ade_px").mean() > 3 * of(real, "ade_px").mean()
     assert of(still, "effnet_perceptual").min() > 0 and of(still, "latent_mse").min() > 0
     assert of(still, "displacement_slope").item() < 0.7
 
 
-def test_every_distance_says_what_it_is_of_and_nothing_else_does(road):
-    rows = measure(road, road.frames, CAP_PX).rows
+def test_every_distance_says_what_it_is_of_and_nothing_else_does(road, measured):
+    rows = measured(road, "real")
     named = rows[rows["extractor"].notna()]
     assert set(named["measure"]) == PER_SET and len(named) == len(PER_SET)
     frames = CLIPS * (road.frames.shape[1] - CONTEXT_FRAMES)
@@ -83,8 +104,8 @@ def test_every_distance_says_what_it_is_of_and_nothing_else_does(road):
     assert named["extractor_digest"].nunique() == named["extractor"].nunique() == 2
 
 
-def test_what_clips_add_to_a_kernel_distance_has_it_for_its_mean(road):
-    rows = measure(road, evaluate.autoencoded(road.frames), CAP_PX).rows
+def test_what_clips_add_to_a_kernel_distance_has_it_for_its_mean(road, measured):
+    rows = measured(road, "autoencoded")
     for name in ("effnet_kd", "video_kd"):
         pseudo = of(rows, f"{name}_pseudo")
         error = pseudo.std() / CLIPS**0.5
@@ -100,13 +121,10 @@ def test_too_few_clips_have_no_distance_of_whole_futures(home):
     assert "effnet_kd" in measured and not measured & {"video_fd", "video_kd"}
 
 
-def test_far_from_roads_only_pictures_are_measured(prepared):
+def test_far_from_roads_only_pictures_are_measured(prepared, measured):
     road, far = prepared
-    pictures, boxes, roads = (set(rows["measure"]) for rows in (
-        measure(far, evaluate.autoencoded(far.frames), CAP_PX).rows,
-        measure_boxes(road, road.extrapolated, CAP_PX),
-        measure(road, evaluate.autoencoded(road.frames), CAP_PX).rows,
-    ))  # fmt: skip
+    tables = measured(far, "autoencoded"), measure_boxes(road, road.extrapolated, CAP_PX), measured(road, "autoencoded")
+    pictures, boxes, roads = (set(rows["measure"]) for rows in tables)
     of_motion = {"background_flow_error_px", "residual_agent_error_px", "ego_speed_error_m_s", "ade_tracked_px"}
     assert pictures >= PER_SET and not pictures & boxes and "ade_px" in boxes
     assert roads == (pictures - {"flow_error_px"}) | boxes | of_motion  # and no yaw rate: on these roads nobody turns
@@ -114,10 +132,9 @@ def test_far_from_roads_only_pictures_are_measured(prepared):
     assert roads - quickly == {"psnr_db", "ego_speed_error_m_s", "ade_tracked_px"}
 
 
-def test_constant_velocity_is_nearer_the_truth_than_standing_still(road):
+def test_constant_velocity_is_nearer_the_truth_than_standing_still(road, measured):
     rows = measure_boxes(road, road.extrapolated, CAP_PX)
-    still = measure(road, evaluate.copy_last_frame(road.frames), CAP_PX).rows
-    assert of(rows, "ade_px").mean() < of(still, "ade_px").mean() / 1.5
+    assert of(rows, "ade_px").mean() < of(measured(road, "still"), "ade_px").mean() / 1.5
 
 
 def test_the_context_of_generated_clips_is_decoded_once_and_to_the_same_bits(road):
@@ -175,8 +192,8 @@ def test_at_the_end_all_domains_are_measured_and_how_well_they_can_be_denoised(h
         assert losses[0].iloc[2] == pytest.approx(error.item(), rel=1e-4)
 
 
-def test_rows_come_back_from_disk_with_four_digits_and_all_their_columns(road, tmp_path):
-    rows = measure(road, road.frames, CAP_PX).rows
+def test_rows_come_back_from_disk_with_four_digits_and_all_their_columns(road, measured, tmp_path):
+    rows = measured(road, "real")
     rows = rows.assign(run="r", base="b", model="real", target="", replay="", replay_fraction=0.1, seed=-1, step=-1)
     write_rows(tmp_path / "rows.parquet", rows)
     back = read_rows(tmp_path)
@@ -189,9 +206,9 @@ def test_rows_come_back_from_disk_with_four_digits_and_all_their_columns(road, t
     pd.testing.assert_frame_equal(read_rows(tmp_path), back)
 
 
-def test_a_set_is_made_ready_once_a_store(prepared, home, monkeypatch):
+def test_a_set_is_made_ready_once_a_store(prepared, measured, home, monkeypatch):
     for each in prepared:
-        measure(each, each.frames, CAP_PX, each.latents)
+        measured(each, "real")
     evaluation_sets.clear_cache()
 
     def never(*_, **__):
@@ -249,19 +266,16 @@ def road_again(home, road, painted_detector) -> EvaluationSet:
     return replace(road, edition=3, detect_again=again)
 
 
-def test_the_second_edition_adds_rows_and_changes_none(road, road_again):
-    before, after = (measure(each, road.frames, CAP_PX, road.latents).rows for each in (road, road_again))
+def test_the_second_edition_adds_rows_and_changes_none(road, road_again, measured):
+    before, after = (measured(each, "real") for each in (road, road_again))
     new = {"motion_share", "motion_share_pseudo", "ade_second_detector_px", "recall_second_detector"}
     assert set(after["measure"]) - set(before["measure"]) == new
     kept = after[~after["measure"].isin(new)].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, before[kept.columns])
 
 
-def test_real_clips_move_as_far_as_they_should_and_still_ones_hardly(road_again):
-    real, still = (
-        measure(road_again, frames, CAP_PX).rows
-        for frames in (road_again.frames, evaluate.copy_last_frame(road_again.frames))
-    )
+def test_real_clips_move_as_far_as_they_should_and_still_ones_hardly(road_again, measured):
+    real, still = measured(road_again, "real"), measured(road_again, "still")
     assert of(real, "motion_share").item() == pytest.approx(1, abs=0.1)
     assert abs(of(still, "motion_share").item()) < 0.25
     for rows in (real, still):
@@ -269,14 +283,14 @@ def test_real_clips_move_as_far_as_they_should_and_still_ones_hardly(road_again)
         assert len(of(rows, "motion_share_pseudo")) == CLIPS
 
 
-def test_the_second_detector_is_measured_by_the_rules_of_the_first(road, road_again):
+def test_the_second_detector_is_measured_by_the_rules_of_the_first(road, road_again, measured):
     same = replace(road, detect_again=road.detect)
     rows = measure(same, road.frames, CAP_PX).rows
     np.testing.assert_array_equal(of(rows, "ade_second_detector_px"), of(rows, "ade_px"))
     np.testing.assert_array_equal(of(rows, "recall_second_detector"), of(rows, "recall"))
     boxes = measure_boxes(same, same.extrapolated, CAP_PX, same.extrapolated_again)
     np.testing.assert_array_equal(of(boxes, "ade_second_detector_px"), of(boxes, "ade_px"))
-    assert of(measure(road_again, road.frames, CAP_PX).rows, "ade_second_detector_px").mean() > of(rows, "ade_px").mean()
+    assert of(measured(road_again, "real"), "ade_second_detector_px").mean() > of(rows, "ade_px").mean()
 
 
 def test_detectors_are_shipped_ones_named_by_their_digest(monkeypatch, tmp_path, painted_detector):

@@ -77,7 +77,7 @@ class _Shot:
     speeds: Floats
     braking: Floats
     sideways: Floats
-    conflicts: pd.DataFrame
+    conflicts: tuple[tuple[str, str], ...]  # who is in each, by name
 
     @staticmethod
     def of(
@@ -90,10 +90,11 @@ class _Shot:
             values[agent, frame] = columns[column]
             return values
 
+        now = conflicts[conflicts["step"].between(start, start + CLIP_FRAMES - 1)]
         return _Shot(
             start, every, kinds[first], np.stack([spread(name) for name in ("x_m", "y_m", "heading_rad")], axis=-1),
             spread("speed_m_s"), -spread("acceleration_m_s2"), np.abs(spread("sideways_m_s")),
-            conflicts[conflicts["step"].between(start, start + CLIP_FRAMES - 1)],
+            tuple(zip(now["first"], now["second"], strict=True)),
         )  # fmt: skip
 
     @property
@@ -135,19 +136,15 @@ class _Shot:
     def _events(self, camera: int, others: Ints, looked_at: Bools) -> list[set[str]]:
         """What each of `others` does in a clip, while it is looked at."""
         events: list[set[str]] = [set() for _ in others]
+        present = set(self.names[[camera, *others]])
+        in_conflict = {name for pair in self.conflicts if present.issuperset(pair) for name in pair}
         for index, agent in enumerate(others):
             for word, values, limit in (("braking", self.braking, BRAKING_M_S2), ("sideways", self.sideways, SIDEWAYS_M_S)):
                 if (looked_at[index] & (values[agent, :CLIP_FRAMES] > limit)).any():
                     events[index].add(word)
-            if looked_at[index].any() and self._in_conflict(self.names[agent], self.names[[camera, *others]]):
+            if self.names[agent] in in_conflict and looked_at[index].any():
                 events[index].add("conflict")
         return events
-
-    def _in_conflict(self, one: str, present: Words) -> bool:
-        if self.conflicts.empty:
-            return False
-        pairs = self.conflicts[["first", "second"]]
-        return bool(((pairs == one).any(axis=1) & pairs.isin(present).all(axis=1)).any())
 
 
 def _joined(events: Iterable[set[str]]) -> str:
