@@ -53,7 +53,7 @@ test-newest:  ## the fast tests of mixing, data and specs on the newest other Py
 	if [ "$$(cat .venv-newest/installed 2>/dev/null)" != "$$stamp" ]; then \
 		rm -rf .venv-newest && "$$python" -m venv .venv-newest; \
 		if ! "$$python" -c '$(NEEDED)' | timeout $(INSTALL_SECONDS) .venv-newest/bin/python -m pip install --quiet --constraint constraints.txt \
-			--only-binary :all: --requirement /dev/stdin pytest pytest-timeout pytest-xdist hypothesis; then \
+			--only-binary :all: --no-compile --requirement /dev/stdin pytest pytest-timeout pytest-xdist hypothesis; then \
 			echo "test-newest: the packages cannot be installed for $$python within $(INSTALL_SECONDS) s (make $@ INSTALL_SECONDS=3600)"; rm -rf .venv-newest; exit 0; fi; \
 		echo "$$stamp" > .venv-newest/installed; fi; \
 	.venv-newest/bin/python --version && \
