@@ -177,7 +177,7 @@ def made_once(name: str, make: Callable[[Path], None], factory: pytest.TempPathF
 
 @contextmanager
 def without_estimates() -> Iterator[None]:
-    """Sweeps do not time this machine before they begin, which takes longer than a run of the smoke preset."""
+    """Within it sweeps do not time this machine before they begin, for a sentence that no test with it reads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "estimate", lambda *_: "")
         yield
