@@ -48,11 +48,7 @@ def road(prepared) -> EvaluationSet:
     return prepared[0]
 
 
-FRAMES_OF = {
-    "real": lambda real: (real.frames, CAP_PX, real.latents),
-    "still": lambda real: (evaluate.copy_last_frame(real.frames), CAP_PX),
-    "autoencoded": lambda real: (evaluate.autoencoded(real.frames), CAP_PX),
-}
+MADE_OF = {"real": lambda frames: frames, "still": evaluate.copy_last_frame, "autoencoded": evaluate.autoencoded}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +59,8 @@ def measured():
     def rows_of(evaluation_set: EvaluationSet, what: str) -> pd.DataFrame:
         key = id(evaluation_set), what  # sets are fixtures of the module: they stay
         if key not in kept:
-            kept[key] = measure(evaluation_set, *FRAMES_OF[what](evaluation_set)).rows
+            latents = evaluation_set.latents if what == "real" else None
+            kept[key] = measure(evaluation_set, MADE_OF[what](evaluation_set.frames), CAP_PX, latents).rows
         return kept[key].copy()
 
     return rows_of
