@@ -45,7 +45,8 @@ test: setup  ## the fast tests, JOBS=2 at a time; SLOW=1 adds the slow and optio
 # What everything else rests on; the rest is tested with 3.11 alone.
 NEWEST_TESTS := tests/test_mixture.py tests/test_sampler.py tests/test_buckets.py tests/test_spec.py tests/test_frozen.py \
 	tests/test_catalogue.py tests/data tests/util
-NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
+NEEDED := import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*project["dependencies"], *project["optional-dependencies"]["worlds"], sep="\n")
 test-newest:  ## the fast tests of mixing, data and specs on the newest other Python (3.12, 3.13) here, in .venv-newest
 	@python="$$(tests/helpers/other_pythons.sh | head -n 1)"; \
 	if [ -z "$$python" ]; then echo "test-newest: neither Python 3.12 nor 3.13 is here"; exit 0; fi; \
@@ -53,7 +54,7 @@ test-newest:  ## the fast tests of mixing, data and specs on the newest other Py
 	if [ "$$(cat .venv-newest/installed 2>/dev/null)" != "$$stamp" ]; then \
 		rm -rf .venv-newest && "$$python" -m venv .venv-newest; \
 		if ! "$$python" -c '$(NEEDED)' | timeout $(INSTALL_SECONDS) .venv-newest/bin/python -m pip install --quiet --constraint constraints.txt \
-			--only-binary :all: --no-compile --requirement /dev/stdin pytest pytest-timeout pytest-xdist hypothesis; then \
+			--only-binary :all: --no-compile --requirement /dev/stdin pytest pytest-timeout pytest-xdist hypothesis torchdata; then \
 			echo "test-newest: the packages cannot be installed for $$python within $(INSTALL_SECONDS) s (make $@ INSTALL_SECONDS=3600)"; rm -rf .venv-newest; exit 0; fi; \
 		echo "$$stamp" > .venv-newest/installed; fi; \
 	.venv-newest/bin/python --version && \
