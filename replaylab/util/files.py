@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -199,8 +200,14 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     Where another process holds it, this one waits and reports that once; with `wait=False` it yields False instead. The
     lock is the kernel's (on a hidden file beside `path`), so it is free as soon as its owner ends, however that ends. On a
     file system without locks a line is reported and nobody is kept out: work may be done twice, but what is written
-    atomically is whole. Not reentrant. Raises OSError, with the path, if the hidden file cannot be written.
+    atomically is whole. Not reentrant. Raises OSError, with the path, if the hidden file cannot be written, and RuntimeError
+    in a worker process that is importing the script which started it: it would wait for its own parent.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a script starts worker processes, which import it, and so begin its work anew: put what it does under "
+            '`if __name__ == "__main__":`'
+        )
     lock = FileLock(path.with_name(f".{path.name}.lock"), fallback_to_soft=False)
     held = True
     try:

@@ -54,7 +54,7 @@ def map_in_processes(
 ) -> Iterator[Result]:
     """`function` of every job, as results come, with progress (`progress.track`); `here` where one process is enough.
 
-    Raises OSError where a process was killed.
+    Raises OSError where a process ended early.
     """
     if here and min(processes, len(jobs)) <= 1:
         yield from track(map(function, jobs), what, len(jobs), unit)
@@ -68,7 +68,8 @@ def map_in_processes(
             yield future.result()
     except BrokenProcessPool as error:
         raise OSError(
-            f"{what}: a process was killed (is memory short?); the same command continues, with fewer processes if asked"
+            f"{what}: a process ended early; its error stands above, and if there is none it was killed (is memory short?). "
+            "The same command continues, with fewer processes if asked"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
