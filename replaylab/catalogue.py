@@ -104,11 +104,18 @@ class MeasureEntry:
     group: str
     better: Literal["low", "high", "real"] = "low"
     """which way is better; "real": as close as can be to its value on real clips"""
+    decimals: int | None = 2
+    """in tables and sentences; None for a measure of unknown size"""
 
     @property
     def name(self) -> str:
         """With its unit, where it has one: "ADE (px)"."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    @property
+    def digits(self) -> str:
+        """How its values are formatted, as Python's format takes it: `decimals`, or else three significant digits."""
+        return ".3g" if self.decimals is None else f".{self.decimals}f"
 
     @property
     def axis(self) -> str:
@@ -122,36 +129,36 @@ ALIGNMENT = "alignment"  # of a run: the rank correlation of its gains in fideli
 GROUPS = (OF_FRAMES, OF_VIDEOS, OF_AGENTS, OF_BACKGROUND, OF_MODELS, OTHERS)
 MEASURES = {
     "effnet_kd": MeasureEntry("EffNet-KD", "", OF_FRAMES),
-    "effnet_fd": MeasureEntry("EffNet-FD", "", OF_FRAMES),
+    "effnet_fd": MeasureEntry("EffNet-FD", "", OF_FRAMES, decimals=0),
     "effnet_perceptual": MeasureEntry("EffNet perceptual", "", OF_FRAMES),
     "psnr_db": MeasureEntry("PSNR", "dB", OF_FRAMES, "high"),
-    "ssim": MeasureEntry("SSIM", "", OF_FRAMES, "high"),
-    "latent_mse": MeasureEntry("latent error", "", OF_FRAMES),
+    "ssim": MeasureEntry("SSIM", "", OF_FRAMES, "high", decimals=3),
+    "latent_mse": MeasureEntry("latent error", "", OF_FRAMES, decimals=3),
     "sharpness_ratio": MeasureEntry("sharpness", "of the truth's", OF_FRAMES, "real"),
-    "video_kd": MeasureEntry("video-KD", "", OF_VIDEOS),
+    "video_kd": MeasureEntry("video-KD", "", OF_VIDEOS, decimals=3),
     "video_fd": MeasureEntry("video-FD", "", OF_VIDEOS),
     "flicker_excess": MeasureEntry("flicker excess", "", OF_VIDEOS, "real"),
     "ade_px": MeasureEntry("ADE", "px", OF_AGENTS),
     "fde_px": MeasureEntry("FDE", "px", OF_AGENTS),
     "ade_matched_px": MeasureEntry("ADE, matched", "px", OF_AGENTS),
-    "recall": MeasureEntry("recall", "share", OF_AGENTS, "high"),
-    "vanishing_rate": MeasureEntry("vanishing", "share", OF_AGENTS),
-    "false_positives": MeasureEntry("false positives", "per frame", OF_AGENTS),
-    "average_precision_iou50": MeasureEntry("AP, IoU 0.5", "", OF_AGENTS, "high"),
-    "nta_iou": MeasureEntry("NTA-IoU", "", OF_AGENTS, "high"),
-    "iou_matched": MeasureEntry("IoU, matched", "", OF_AGENTS, "high"),
-    "size_error_matched": MeasureEntry("size error", "log", OF_AGENTS),
-    "growth_matched": MeasureEntry("growth", "log", OF_AGENTS, "real"),
+    "recall": MeasureEntry("recall", "share", OF_AGENTS, "high", decimals=3),
+    "vanishing_rate": MeasureEntry("vanishing", "share", OF_AGENTS, decimals=3),
+    "false_positives": MeasureEntry("false positives", "per frame", OF_AGENTS, decimals=3),
+    "average_precision_iou50": MeasureEntry("AP, IoU 0.5", "", OF_AGENTS, "high", decimals=3),
+    "nta_iou": MeasureEntry("NTA-IoU", "", OF_AGENTS, "high", decimals=3),
+    "iou_matched": MeasureEntry("IoU, matched", "", OF_AGENTS, "high", decimals=3),
+    "size_error_matched": MeasureEntry("size error", "log", OF_AGENTS, decimals=3),
+    "growth_matched": MeasureEntry("growth", "log", OF_AGENTS, "real", decimals=3),
     "position_error_m": MeasureEntry("position error", "m", OF_AGENTS),
     "range_error_matched_m": MeasureEntry("range error", "m", OF_AGENTS),
     "bearing_error_matched_deg": MeasureEntry("bearing error", "°", OF_AGENTS),
-    "displacement_slope": MeasureEntry("displacement slope", "", OF_AGENTS, "real"),
+    "displacement_slope": MeasureEntry("displacement slope", "", OF_AGENTS, "real", decimals=3),
     "motion_share": MeasureEntry("motion share", "of the truth's", OF_AGENTS, "real"),
-    "pull_to_mean": MeasureEntry("pull to the mean", "share", OF_AGENTS, "real"),
+    "pull_to_mean": MeasureEntry("pull to the mean", "share", OF_AGENTS, "real", decimals=3),
     "residual_agent_error_px": MeasureEntry("residual agent error", "px", OF_AGENTS),
     "ade_tracked_px": MeasureEntry("ADE, second tracker", "px", OF_AGENTS),
     "ade_second_detector_px": MeasureEntry("ADE, 2nd detector", "px", OF_AGENTS),
-    "recall_second_detector": MeasureEntry("recall, 2nd detector", "share", OF_AGENTS, "high"),
+    "recall_second_detector": MeasureEntry("recall, 2nd detector", "share", OF_AGENTS, "high", decimals=3),
     "background_flow_error_px": MeasureEntry("background flow", "px", OF_BACKGROUND),
     "flow_error_px": MeasureEntry("flow error", "px", OF_BACKGROUND),
     "ego_speed_error_m_s": MeasureEntry("ego speed error", "m/s", OF_BACKGROUND),
@@ -183,9 +190,9 @@ def measure_of(name: str) -> MeasureEntry:
     if name.startswith(BY_HORIZON):
         return MeasureEntry(f"ADE, frame {name.removeprefix(BY_HORIZON)}", "px", OF_AGENTS)
     if name.startswith(DENOISING):
-        return MeasureEntry(f"denoising loss, level {name.removeprefix(DENOISING).lstrip('_')}", "", OF_MODELS)
+        return MeasureEntry(f"denoising loss, level {name.removeprefix(DENOISING).lstrip('_')}", "", OF_MODELS, decimals=4)
     group = next((group for group, words in _IN_NAMES.items() if any(word in name for word in words)), OTHERS)
     words, _, last = name.rpartition("_")
     label, unit = (words, _UNITS[last]) if words and last in _UNITS else (name, "")
     better: Literal["low", "real"] = "low" if any(word in name for word in _LOWER_IS_BETTER) else "real"
-    return MeasureEntry(label.replace("_", " "), unit, group, better)
+    return MeasureEntry(label.replace("_", " "), unit, group, better, decimals=None)

@@ -1,4 +1,5 @@
-// Sorts every table.dataframe of a page by the column whose head is pressed: up, down, and as it was.
+// Sorts every table.dataframe of a page by the column whose head is pressed: up, down, and as it was. And names the column
+// of every cell of a table, for a phone, on which custom.css makes a card of a row.
 //
 // Cells are compared as numbers where all of a column's begin with one ("1.2 (0.9 to 1.5)", "25 %"), else as text; a
 // dash or nothing at all comes last, up or down. Rows under one head ("ordinary driving", over several rows) stay
@@ -54,10 +55,24 @@
     return keyed.map(({ row }) => row);
   }
 
+  const headRowOf = (table) => [...(table.tHead?.rows ?? [])].reverse().find((row) => row.querySelector(".col_heading"))
+    ?? table.tHead?.rows[0];
+
+  function nameColumns(table) {
+    const heads = [...(headRowOf(table)?.cells ?? [])].map((head) => head.textContent.trim());
+    if (heads.length < 4) return; // narrow enough for a phone
+    for (const body of table.tBodies) {
+      for (const row of body.rows) {
+        [...row.cells].forEach((cell, place) => { // rows that share a head have a cell less on the left
+          cell.dataset.column = heads[heads.length - row.cells.length + place];
+        });
+      }
+    }
+    table.classList.add("has-cards");
+  }
+
   function makeSortable(table) {
-    const body = table.tBodies[0];
-    const headRow = [...(table.tHead?.rows ?? [])].reverse().find((row) => row.querySelector(".col_heading"))
-      ?? table.tHead?.rows[0];
+    const [body, headRow] = [table.tBodies[0], headRowOf(table)];
     if (!body || !headRow || body.rows.length < 2) return;
     const rows = [...body.rows];
     const blocks = blocksOf(rows);
@@ -91,5 +106,8 @@
     });
   }
 
-  document.addEventListener("DOMContentLoaded", () => document.querySelectorAll("table.dataframe").forEach(makeSortable));
+  document.addEventListener("DOMContentLoaded", () => {
+    document.querySelectorAll(".bd-article table, table.dataframe").forEach(nameColumns);
+    document.querySelectorAll("table.dataframe").forEach(makeSortable);
+  });
 })();

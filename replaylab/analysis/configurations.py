@@ -242,6 +242,11 @@ def outcome_of(difference: Interval, label: str = DYNAMICS) -> str:
     return outcome(difference, measure_of(MEASURES[label][0]).better)
 
 
+def digits_of(label: str) -> str:
+    """How values in a line of MEASURES are formatted."""
+    return measure_of(MEASURES[label][0]).digits
+
+
 def against_reference(made: Configurations, name: str) -> str:
     """Against near replay 25 %, in ADE on eventful driving at equal fidelity: BETTER, WORSE, CANNOT_TELL or FEW.
 

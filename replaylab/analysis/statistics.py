@@ -22,6 +22,7 @@ from scipy import optimize, special, stats
 
 from replaylab.spec import generator
 from replaylab.util.checks import FloatArray, checked_at_least, checked_numbers
+from replaylab.util.text import number
 
 Side = Literal["above", "below"]
 Verdict = Literal["holds", "does not hold", "undecided", "exploratory"]
@@ -252,8 +253,8 @@ def describe(found: Interval, digits: str = ".3g") -> str:
     """Such as "+0.66 (0.31 to 1.00)", "+0.66" without ends, or "–" for what is not there."""
     if np.isnan(found.estimate):
         return "–"
-    ends = "" if np.isnan(found.low) else f" ({found.low:{digits}} to {found.high:{digits}})"
-    return f"{found.estimate:+{digits}}{ends}".replace("-", "−")
+    ends = "" if np.isnan(found.low) else f" ({number(found.low, digits)} to {number(found.high, digits)})"
+    return f"{number(found.estimate, f'+{digits}')}{ends}"
 
 
 def verdict(found: Interval, claim: Side, margin: float = 0.0, seeds_needed: int = 0) -> Verdict:

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replaylab.catalogue import PSEUDO_SUFFIX
+from replaylab.catalogue import PSEUDO_SUFFIX, measure_of
 from replaylab.evaluation.corruptions import KINDS, Corruption, corrupt, every_corruption, mean_velocities
 from replaylab.spec import WEIGHTS, Described, EvaluationSpec, WorldSpec, digest, weights_digest
 from replaylab.store import check_store, checked_rows, provenance, store_of
@@ -232,7 +232,8 @@ class BlurCeiling:
     def __str__(self) -> str:
         """Such as "ADE 0.92 px, recall 0.97"."""
         note = f" ({self.beyond})" if self.beyond else ""
-        return f"ADE {number(self.ade_px)} px, recall {number(self.recall)}{note}"
+        ade, recall = number(self.ade_px, measure_of("ade_px").digits), number(self.recall, measure_of("recall").digits)
+        return f"ADE {ade} px, recall {recall}{note}"
 
 
 def blur_ceiling(rows: pd.DataFrame, sharpness_ratio: float, domain: str = EVENTFUL) -> BlurCeiling:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +29,7 @@ from replaylab.analysis.configurations import (
     Configurations,
     by_replay,
     configurations_of,
+    digits_of,
 )
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, describe
 from replaylab.pages import comparisons, verdicts
@@ -161,7 +163,8 @@ def settings_table(made: Ablations) -> Styler:
     """The settings on dev: what each came to, and which was chosen."""
     names = {"group": "method", "effnet_kd": FIDELITY, "ade_px": DYNAMICS, "looks_as_good": "looks as good"}
     shown = made.settings.drop(columns="chosen").rename(columns=names)
-    shown[[FIDELITY, DYNAMICS]] = shown[[FIDELITY, DYNAMICS]].map(number)
+    for label in (FIDELITY, DYNAMICS):
+        shown[label] = shown[label].map(partial(number, digits=digits_of(label)))
     shown["looks as good"] = shown["looks as good"].map({True: "yes", False: "no"})
     shown.loc[made.settings["effnet_kd"].isna(), [FIDELITY, DYNAMICS, "looks as good"]] = "–"
     shown["choice"] = [_choice(one) for one in made.settings.itertuples()]
@@ -240,7 +243,9 @@ def _of_fractions(made: Configurations, swept: Configurations) -> str:
     text = f"**Fraction**: {advice} ({list_outcomes(found)}). "
     text += f"Of the replay sweep's fractions ({seeds} seeds): {list_outcomes(stands)}."
     for name in stands.get(BETTER, []) + stands.get(TRADE, []):
-        motion, fidelity = (describe(swept.difference_from_reference(name, label)) for label in (DYNAMICS, FIDELITY))
+        motion, fidelity = (
+            describe(swept.difference_from_reference(name, label), digits_of(label)) for label in (DYNAMICS, FIDELITY)
+        )
         text += f" *{capital(name)}* − {REFERENCE}: ADE {motion} px, EffNet-KD {fidelity}."
     return text
 
@@ -322,5 +327,5 @@ def _of_doubt(made: Configurations) -> str:
     return (
         f"**Where the data cannot tell**: {len(unsure)} of {len(names)} configurations{named} are not told apart from "
         f"{REFERENCE}, which is not to say that they are equal: the difference of two configurations in ADE on eventful "
-        f"driving is known to ± {number(median(halves))} px (the median)."
+        f"driving is known to ± {number(median(halves), digits_of(DYNAMICS))} px (the median)."
     )

@@ -256,7 +256,8 @@ def _crop(panels: NDArray[Any], tables: Mapping[str, pd.DataFrame]) -> str:
             set_limits(min(values) - margin, max(values) + margin)
         for target, runs in last_steps(table[~is_dose]).groupby("target"):
             at = runs[["fidelity", "dynamics"]].mean()
-            ends = f"EffNet-KD {at['fidelity']:+.1f}, ADE {at['dynamics']:+.1f} px".replace("-", "−", 2)
+            gains_of = (number(at[of], "+.1f") for of in ("fidelity", "dynamics"))
+            ends = "EffNet-KD {}, ADE {} px".format(*gains_of)
             beyond.append(f"{target_name(str(target))} ends at {ends}, {domain_of(domain).label}")
     return f"Cropped: {'; '.join(beyond)}." if beyond else ""
 
@@ -308,7 +309,8 @@ def bases_summary(made: Sweeps) -> str:
         if {"base", "real", "copy-last-frame"} <= set(of.index):
             base, real, copied = of["base"], of["real"], of["copy-last-frame"]
             label = domain_of(domain).label
-            lines.append(f"on {label} {number(base)} (real {number(real)}, copied last frame {number(copied)})")
+            levels = [number(one, measure_of(DYNAMICS).digits) for one in (base, real, copied)]
+            lines.append("on {} {} (real {}, copied last frame {})".format(label, *levels))
             empty += [label] if base >= copied else []
     if not lines:
         return f"The bases: {verdicts.MISSING}."
@@ -370,9 +372,12 @@ def _late_text(made: Sweeps) -> str:
         return f"**Without the checkpoints before step {alignment.SETTLED}** too few are left for a ρ."
     turned = [target_name(one) for one, both in means.iterrows() if np.sign(both).nunique() > 1]
     means = means.loc[[target for target in made.targets if target in means.index]]
-    each = [f"{target_name(one)} from {first:+.2f} to {late:+.2f}" for one, first, late in means.itertuples()]
+    each = [
+        f"{target_name(one)} from {number(first, '+.2f')} to {number(late, '+.2f')}"
+        for one, first, late in means.itertuples()
+    ]
     signs = f"the sign of the mean changes for {', '.join(turned)}" if turned else "no mean changes its sign"
-    words = f"ρ with ADE on eventful driving: {signs} ({'; '.join(each).replace('-', '−')})"
+    words = f"ρ with ADE on eventful driving: {signs} ({'; '.join(each)})"
     return f"**Without the checkpoints before step {alignment.SETTLED}** (exploratory), {words}."
 
 
@@ -392,7 +397,7 @@ def _across_text(made: Sweeps) -> str:
 def _per_clip_text(made: Sweeps) -> str:
     texts = []
     for target, table in made.clip_rhos.groupby("target", sort=False):
-        reach = f"{table['rho'].min():+.2f} to {table['rho'].max():+.2f}".replace("-", "−")
+        reach = " to ".join(number(end, "+.2f") for end in (table["rho"].min(), table["rho"].max()))
         above, below = (table["low"] > 0).sum(), (table["high"] < 0).sum()
         intervals = f"{above} of {len(table)} intervals above 0, {below} below"
         texts.append(f"{target_name(target)} {reach} ({'no intervals' if table['low'].isna().all() else intervals})")

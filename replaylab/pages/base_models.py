@@ -8,6 +8,7 @@ when its training ended.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -59,7 +60,7 @@ def values(table: pd.DataFrame, measure: str) -> Styler:
     wide = table[table["measure"] == measure].pivot(index="recipe", columns="domain", values="value")
     wide = wide.reindex([name for name in table["recipe"].unique() if name in wide.index])[list(SHOWN)]
     wide = wide.rename(columns=lambda name: domain_of(name).label).rename_axis(index=None, columns=None)
-    return style.styled(wide, f"recipes-{measure}", wide=True).format(number, na_rep="–")
+    return style.styled(wide, f"recipes-{measure}").format(partial(number, digits=measure_of(measure).digits), na_rep="–")
 
 
 def plane(table: pd.DataFrame) -> Figure:

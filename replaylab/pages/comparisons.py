@@ -33,7 +33,7 @@ HUES = ("#029e73", "#7b6fd0", "#8f5a2c", "#c0578f", "#5f6b73", "#b8860b", "#0b5a
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def configurations_table(made: Configurations) -> Styler:
-    """Every configuration against near replay 25 %, then its changes from the base, with intervals, and what it costs."""
+    """Every configuration against near replay 25 %; in the file also its changes from the base, and what it costs."""
     lines = []
     for place, name in enumerate(made.names, start=1):
         runs = made.runs[made.runs["configuration"] == name]
@@ -44,9 +44,14 @@ def configurations_table(made: Configurations) -> Styler:
             line[AGAINST] = verdicts.MISSING if there.empty else configurations.against_reference(made, name)
         for label, reading in READ_OFF:
             difference = interval([]) if name == REFERENCE else made.difference_from_reference(name, label, reading)
-            line[difference_label(label, reading)] = describe(difference)
-        line |= {label: describe(made.change(name, label)) for label in configurations.MEASURES}
-        line |= {f"{DYNAMICS}, {one}": describe(made.change(name, DYNAMICS, one)) for one in configurations.SHARES}
+            line[difference_label(label, reading)] = describe(difference, configurations.digits_of(label))
+        line |= {
+            label: describe(made.change(name, label), configurations.digits_of(label)) for label in configurations.MEASURES
+        }
+        line |= {
+            f"{DYNAMICS}, {one}": describe(made.change(name, DYNAMICS, one), configurations.digits_of(DYNAMICS))
+            for one in configurations.SHARES
+        }
         steps = made.steps_of(name, EQUAL)
         line["get so far"] = f"{steps.notna().sum()} of {len(steps)}" if len(steps) else "–"
         line["at step"] = "–" if steps.isna().any() or steps.empty else f"{steps.mean():.0f}"
@@ -55,7 +60,8 @@ def configurations_table(made: Configurations) -> Styler:
         line["seeds"] = f"{len(there)} of {len(runs)}"
         line["group"] = str(runs["group"].iloc[0])
         lines.append(line)
-    return style.styled(pd.DataFrame(lines), f"configurations-{made.preset}").hide(axis="index")
+    shown = ["configuration", AGAINST, *(difference_label(*one) for one in READ_OFF), "seeds"]
+    return style.styled(pd.DataFrame(lines), f"configurations-{made.preset}", shown=shown).hide(axis="index")
 
 
 def difference_label(label: str, reading: str) -> str:
@@ -65,7 +71,7 @@ def difference_label(label: str, reading: str) -> str:
 
 def describe_with_outcome(difference: Interval, label: str = DYNAMICS) -> str:
     """A difference with what it shows in a line of MEASURES, such as "+1.2 (0.9 to 1.5), worse"."""
-    return f"{describe(difference)}, {configurations.outcome_of(difference, label)}"
+    return f"{describe(difference, configurations.digits_of(label))}, {configurations.outcome_of(difference, label)}"
 
 
 # ------------------------------------------------------------------------------------------------------------- figures

@@ -117,7 +117,7 @@ def read(table: Table) -> Changes:
             mean = interval(change)
             of_configurations.append({
                 **at, "change": mean.estimate, "low": mean.low, "high": mean.high, "before": of_base.mean(),
-                "seeds": len(places), "described": describe(mean),
+                "seeds": len(places), "described": describe(mean, measure_of(NAMES[measure]).digits),
                 "outcome": statistics.outcome(mean, measure_of(NAMES[measure]).better),
             })  # fmt: skip
     at_step = ["step", "domain", "measure", "before", "change", "clips"]
@@ -306,8 +306,9 @@ def changes_table(made: Changes) -> Styler:
     """`changes_map` with intervals, and the four numbers of C7."""
     wide = _wide(made.at_the_end(), "described", (*IN_THE_MAP, *MOTION)).fillna("–")
     wide = wide.rename(columns=lambda domain: domain_of(domain).label, index=lambda name: measure_of(name).name)
-    wide = wide.rename_axis(index="measure", columns=None)
-    return style.styled(wide.reset_index(), "changes").hide(axis="index")
+    wide = wide.rename_axis(index="measure", columns=None).reset_index()
+    shown = ["measure", *(domain_of(domain).label for domain in (*TARGET_LOOK, *OTHER_LOOKS[:2]))]
+    return style.styled(wide, "changes", shown=shown).hide(axis="index")
 
 
 def transfer_table(made: Changes) -> Styler:
@@ -315,7 +316,8 @@ def transfer_table(made: Changes) -> Styler:
 
     Both as in `statistics`, of all checkpoints at which every one of those domains was measured.
     """
-    return style.styled(pd.DataFrame(_transfers(made)), "transfer").hide(axis="index")
+    shown = ["configuration", "measure", "runs", "backward transfer", "average forgetting"]
+    return style.styled(pd.DataFrame(_transfers(made)), "transfer", shown=shown).hide(axis="index")
 
 
 def _transfers(made: Changes) -> list[dict[str, str]]:
@@ -326,11 +328,13 @@ def _transfers(made: Changes) -> list[dict[str, str]]:
         tables = [run.pivot(index="step", columns="domain", values="change").dropna() for _, run in here.groupby("run")]
         transfers = [statistics.backward_transfer(one) for one in tables]
         losses = [statistics.average_forgetting(one) for one in tables]
+        digits = measure_of(measure).digits
         lines.append({
             "configuration": name, "measure": measure_of(measure).name,
             "domains": "; ".join(domain_of(domain).label for domain in SOURCES if domain in set(here["domain"])),
             "checkpoints": str(max(map(len, tables))), "runs": str(len(tables)),
-            "backward transfer": describe(interval(transfers)), "average forgetting": describe(interval(losses)),
+            "backward transfer": describe(interval(transfers), digits),
+            "average forgetting": describe(interval(losses), digits),
         })  # fmt: skip
     return lines
 
@@ -377,7 +381,8 @@ def summary(made: Changes) -> str:
     for ade in table[table["measure"] == "ade_px"].itertuples():
         here = table[(table["domain"] == ade.domain) & table["measure"].isin(AGENTS)]
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in here["outcome"].value_counts().items())
-        changed = f"ADE changes by {ade.described} px from {number(ade.before)}: {ade.outcome}, {counted(ade.seeds, 'seed')}"
+        before = number(ade.before, measure_of("ade_px").digits)
+        changed = f"ADE changes by {ade.described} px from {before}: {ade.outcome}, {counted(ade.seeds, 'seed')}"
         where = capital(domain_of(ade.domain).label)
         lines.append(f"- **{where}**: {changed}. Of {len(here)} measures of agents: {outcomes}.")
     lost = [line for line in _transfers(made) if line["configuration"] == NONE]

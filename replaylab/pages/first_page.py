@@ -127,9 +127,9 @@ def _verb(change: Interval, better: str, worse: str) -> str:
 def _from_to(one: Change) -> str:
     """Such as "ADE on eventful driving 3.30 → 4.47 px; 95 % interval of the change 0.716 to 1.63"."""
     unit = f" {measure_of(one.measure).unit}".rstrip()
-    after = number(one.before + one.without.estimate)
-    low, high = (number(end).replace("-", "\N{MINUS SIGN}") for end in (one.without.low, one.without.high))
-    return f"{one.words} {number(one.before)} → {after}{unit}; 95 % interval of the change {low} to {high}"
+    levels = one.before, one.before + one.without.estimate, one.without.low, one.without.high
+    before, after, low, high = (number(value, measure_of(one.measure).digits) for value in levels)
+    return f"{one.words} {before} → {after}{unit}; 95 % interval of the change {low} to {high}"
 
 
 # -------------------------------------------------------------------------------------------------------------- clips
@@ -166,7 +166,7 @@ def rule_of_clips(shown: Sequence[explorer.SampleClip], found: Sequence[Change])
         f"Three frames are given (dashed edge), the model generates the next five. Cyan: where agents are; magenta: where "
         f"they are detected; white arrows: from there to where they should be. Of the {count} eventful clips that each "
         f"run keeps, this one changes in ADE without replay most nearly as all test clips do on average "
-        f"({describe(mean.without)} px)."
+        f"({describe(mean.without, measure_of(mean.measure).digits)} px)."
     )
 
 
@@ -190,7 +190,8 @@ def dumbbells(found: Sequence[Change]) -> Figure:
             axes.plot(0, 0, "D", color=INK, ms=7)
             axes.set(ylim=(-0.6, 0.6), yticks=[])
             unit = measure_of(one.measure).unit
-            axes.set_title(f"{one.words}{f' ({unit})' if unit else ''}, change from {number(one.before)}")
+            before = number(one.before, measure_of(one.measure).digits)
+            axes.set_title(f"{one.words}{f' ({unit})' if unit else ''}, change from {before}")
             reach = 1.1 * max(abs(end) for part in (one.without, one.with_replay) for end in (part.low, part.high))
             axes.set_xlim(-reach, reach)
             axes.spines["left"].set_visible(False)
@@ -231,7 +232,7 @@ def _of_claim(claim: verdicts.Claim, result: verdicts.Judged | None) -> tuple[st
     if result is None:
         return kind, line, verdicts.MISSING, ""
     where = f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}"
-    return kind, line, result.verdict, f"{where}: change {describe(result.interval)}"
+    return kind, line, result.verdict, f"{where}: change {describe(result.interval, measure_of(claim.measure).digits)}"
 
 
 def _card(name: str, line: str, verdict: str, effect: str) -> str:
@@ -259,10 +260,10 @@ def caveats(every: Table, sweep_runs: Table) -> str:
     """Markdown: where the bases are no better than the reference baselines, and what C3 comes to on other test clips."""
     values = last_step(per_run(sweep_runs.rows))
     ade = values[values["measure"] == "ade_px"].groupby(["domain", "configuration"])["value"].mean().unstack()
-    lines = []
+    lines, digits = [], measure_of("ade_px").digits
     for name in ("constant velocity", "copy last frame"):
         worse = [
-            f"{domain_of(str(domain)).label} ({number(one['base'])} against {number(one[name])} px)"
+            f"{domain_of(str(domain)).label} ({number(one['base'], digits)} against {number(one[name], digits)} px)"
             for domain, one in ade.iterrows() if name in ade and one["base"] >= one[name]
         ]  # fmt: skip
         lines.append(f"- ADE of the bases is no better than that of *{name}* on: {', '.join(worse) or 'no domain'}.")

@@ -130,11 +130,15 @@ def claims_table(made: Generalisation) -> Styler:
         kind = "eventful" if claim.domain == made.second.eventful else "ordinary"
         line["measure"] = f"{measure_of(claim.measure).name}, {kind}"
         for one, result in ((f"second {of.one}", second), (f"first {of.one}", first)):
-            line[f"change, {one}"] = "–" if result is None else describe(result.interval)
+            line[f"change, {one}"] = "–" if result is None else describe(result.interval, measure_of(claim.measure).digits)
             line[one] = outcome_of_claim(result)
         line["seeds"] = " and ".join("–" if it is None else str(it.interval.n) for it in (second, first))
         lines.append(line)
-    return style.styled(pd.DataFrame(lines), of.both).hide(axis="index")
+    shown = [
+        "statement",
+        *(column for one in ("second", "first") for column in (f"change, {one} {of.one}", f"{one} {of.one}")),
+    ]
+    return style.styled(pd.DataFrame(lines), of.both, shown=shown).hide(axis="index")
 
 
 def outcome_of_claim(result: Judged | None) -> str:
@@ -181,7 +185,7 @@ def bases_summary(made: Generalisation) -> str:
 def _end(curve: pd.DataFrame, model: str, domain: str) -> tuple[str, int]:
     """A model's last ADE in a domain, in words, and its step."""
     last = of_measure(curve[curve["model"] == model], "ade_px", domain).sort_values("step").iloc[-1]
-    return number(float(last["value"])), int(last["step"])
+    return number(float(last["value"]), measure_of("ade_px").digits), int(last["step"])
 
 
 def _curves(made: Generalisation) -> list[pd.DataFrame]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -46,7 +47,8 @@ COLUMNS = {  # of the maps
     TIME: ("re-rendered", "autoencoder", "slowed", "shuffled", "copy-last-frame"),
     AGENTS: ("moved", "pulled", "removed"),
 }
-TITLES = {PICTURES: "Damaged pictures", TIME: "Damaged time, and references", AGENTS: "Damaged agents"}
+IN_THE_TABLE = ("effnet_kd", "psnr_db", "video_kd", "ade_px", "recall")
+TITLES = {PICTURES: "Corrupted pictures", TIME: "Corrupted time, and references", AGENTS: "Corrupted agents"}
 BOUNDS = (-1e9, -10.0, -LEAST_EVIDENCE, LEAST_EVIDENCE, 10.0, 30.0, 1e9)  # of the colours, in standard errors
 SHADES = {
     "better, over 10": "#2166ac", "better": "#92c5de", f"not seen, under {LEAST_EVIDENCE:g}": "#f7f7f7",
@@ -98,7 +100,7 @@ def examples_figure(made: CorruptionStudy) -> Figure:
             axes.imshow(np.asarray(Image.open(io.BytesIO(png))), interpolation="nearest")
             unit = f"\n{grade:g} {KINDS[name].unit}" if KINDS[name].unit else "\n"
             axes.set_title(SHORT.get(name, name) + unit, fontsize=9)
-        return finished(figure, "The same frame under each damage")
+        return finished(figure, "The same frame under each corruption")
 
 
 def response_map(made: CorruptionStudy, group: str, domain: str = EVENTFUL) -> Figure:
@@ -107,9 +109,7 @@ def response_map(made: CorruptionStudy, group: str, domain: str = EVENTFUL) -> F
     "=" where nothing changed at all, "?" where the error is not known, "–" where there is nothing to compare; a measure
     that has nothing to compare anywhere (PSNR: a clip against itself has none) stands in the table of values only.
     """
-    table = _without_horizons(responses(made, domain))
-    table = table[table["damage"].isin(COLUMNS[group])]
-    table = table[(table["damage"] != "blur") | table["grade"].isin(SHOWN_BLUR)]
+    table = mapped(made, group, domain)
     columns = sorted(set(_at(table)), key=lambda at: (COLUMNS[group].index(at[0]), at[1]))
     names = _with_groups(_in_order(table.loc[table["change"].notna(), "measure"]))
     with figure_style():
@@ -126,6 +126,13 @@ def response_map(made: CorruptionStudy, group: str, domain: str = EVENTFUL) -> F
         entries = [Patch(fc=shade, ec=GREY, lw=0.5, label=label) for label, shade in SHADES.items()]
         legend: dict[str, Any] = {"extra_in": 0.39, "title": "standard errors from real", "title_fontsize": 9, "fontsize": 9}
         return finished(figure, f"{TITLES[group]}: {domain_of(domain).label}", entries=entries, **legend)
+
+
+def mapped(made: CorruptionStudy, group: str, domain: str = EVENTFUL) -> pd.DataFrame:
+    """What `response_map` draws: `responses` to the corruptions of one group of COLUMNS."""
+    table = _without_horizons(responses(made, domain))
+    table = table[table["damage"].isin(COLUMNS[group])]
+    return table[(table["damage"] != "blur") | table["grade"].isin(SHOWN_BLUR)]
 
 
 def _with_groups(measures: list[str]) -> list[str]:
@@ -174,7 +181,7 @@ def _name_columns(axes: Axes, columns: list[tuple[str, float]]) -> None:
 
 def as_blur_figure(made: CorruptionStudy, domain: str = EVENTFUL) -> Figure:
     """Which blur of all frames changes each distance between sets as much as a corruption of agents or time does."""
-    table = _distances_as_blur(made, domain)
+    table = drawn_as_blur(made, domain)
     strongest = max(KINDS["blur"].grades)
     edge = strongest * 1.15
     corruptions = list(dict.fromkeys(_at(table)))
@@ -207,13 +214,20 @@ def _at(table: pd.DataFrame) -> Iterable[tuple[str, float]]:
     return zip(table["damage"], table["grade"], strict=True)
 
 
-def _distances_as_blur(made: CorruptionStudy, domain: str) -> pd.DataFrame:
+def drawn_as_blur(made: CorruptionStudy, domain: str) -> pd.DataFrame:
     """`corruption_study.as_blur` of the distances between sets of frames or videos, for corruptions of time and agents."""
     table = corruption_study.as_blur(responses(made, domain))
     of_sets = made.rows.loc[made.rows["video"] == "", "measure"].unique()
     order = [*(name for name, kind in KINDS.items() if kind.group in (TIME, AGENTS)), "copy-last-frame"]
     table = table[table["measure"].isin(of_sets) & table["kind"].isin(FIDELITY) & table["damage"].isin(order)]
     return table.assign(place=table["damage"].map(order.index)).sort_values(["place", "grade"])
+
+
+def drawn_ceiling(made: CorruptionStudy) -> pd.DataFrame:
+    """What `ceiling_figure` draws: `corruption_study.blur_curve` of each domain."""
+    domains = [name for name in DOMAINS if name in set(made.rows["domain"])]
+    curves = {name: corruption_study.blur_curve(made.rows, name) for name in domains}
+    return pd.concat(curves, names=["domain"]).reset_index()
 
 
 def ceiling_figure(made: CorruptionStudy) -> Figure:
@@ -240,15 +254,19 @@ def ceiling_figure(made: CorruptionStudy) -> Figure:
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def values_table(made: CorruptionStudy, domain: str = EVENTFUL) -> Styler:
-    """Every measure (a column) under every corruption (a row), the references first: the plain values."""
+    """Every measure (a column; a page shows a few) under every corruption (a row), the references first: plain values."""
     table = responses(made, domain).pivot(index=["damage", "grade"], columns="measure", values="value")
     order = [(name, float(grade)) for name, kind in KINDS.items() for grade in kind.grades]
     table = table.reindex([at for at in order if at in table.index])
-    table = table[_in_order(table.columns)]
+    names = _in_order(table.columns)
+    table = table[names]
     first = next((place for place, (name, _) in enumerate(table.index) if KINDS[name].group != REFERENCES), 0)
     table.index = pd.Index([label_of(*at) for at in table.index])
-    table.columns = pd.Index([measure_of(name).name for name in table.columns])
-    return styled(table, f"damage-values-{domain}", ruled=[first], wide=True).format(plain_number, na_rep="–")
+    table.columns = pd.Index([measure_of(name).name for name in names])
+    digits = [entry.digits for entry in map(measure_of, names)]
+    shown = [measure_of(name).name for name in IN_THE_TABLE if name in names]
+    styler = styled(table, f"damage-values-{domain}", ruled=[first], shown=shown)
+    return styler.format(dict(zip(table, [partial(plain_number, digits=one) for one in digits], strict=True)), na_rep="–")
 
 
 # --------------------------------------------------------------------------------------------------------------- texts
@@ -260,7 +278,7 @@ def status_line(made: CorruptionStudy) -> str:
     references = kinds.count(REFERENCES)
     return (
         f"Preset **{made.preset}**: {made.clips} clips each of {' and '.join(domains)} (the *{SPLIT}* split), "
-        f"{len(kinds) - references} damages and {references} references, {len(measures)} measures."
+        f"{len(kinds) - references} corruptions and {references} references, {len(measures)} measures."
     )
 
 
@@ -277,13 +295,13 @@ def _control(table: pd.DataFrame) -> str:
     again = table[table["damage"] == "re-rendered"].dropna(subset=["change"])
     if again.empty:
         return ""
-    control, moved = "The control, rendered again without damage,", again[again["change"] != 0]
+    control, moved = "The control, rendered again without corruption,", again[again["change"] != 0]
     if moved.empty:
         return f"{control} measures as real does: {len(again)} of {len(again)} measures, to the last digit."
     worst = moved.loc[moved["evidence"].abs().idxmax()] if moved["evidence"].notna().any() else moved.iloc[0]
     return (
         f"{control} changes {len(moved)} of {len(again)} measures, most of all {measure_of(worst['measure']).name}, by "
-        f"{number(worst['change'])} ({number(abs(worst['evidence']))} standard errors)."
+        f"{number(worst['change'], measure_of(worst['measure']).digits)} ({number(abs(worst['evidence']))} standard errors)."
     )
 
 
@@ -325,24 +343,25 @@ def _mild_blur(table: pd.DataFrame) -> str:
     text = f"A blur of 1 px, which moves no agent, is seen by {_counted(agents)} measures of agents"
     if not agents["seen"].any():
         return f"{text}."
-    return f"{text}: {_listed(agents[agents['seen']])}. That is the detector's doing, and why its ceiling is printed."
+    said = f"{text}: {_listed(agents[agents['seen']])}."
+    return f"{said} The detector misses more agents in blurred frames, so its ceiling is printed."
 
 
 def _taken_for_better(table: pd.DataFrame) -> str:
     corrupted = table[table["damage"].map(lambda name: KINDS[name].group != REFERENCES)]
     better = corrupted[corrupted["worse"] <= -LEAST_EVIDENCE]
     if better.empty:
-        return "No damage is taken for an improvement by any measure."
+        return "No measure counts a corruption as an improvement."
     each = [
         f"{measure_of(measure).label} ({', '.join(label_of(*at) for at in _at(one))})"
         for measure, one in better.groupby("measure", sort=False)
     ]
-    return f"Damage is taken for an improvement by {'; '.join(each)}."
+    return f"Measures that count a corruption as an improvement: {'; '.join(each)}."
 
 
 def _distances(made: CorruptionStudy, domain: str, table: pd.DataFrame) -> str:
     """Whether distances between sets see what happens to agents, beside the ADE under the same corruption."""
-    blurs = _distances_as_blur(made, domain)
+    blurs = drawn_as_blur(made, domain)
     ade = table[table["measure"] == "ade_px"].set_index(["damage", "grade"])["value"]
     lines = []
     for name in COLUMNS[AGENTS]:
@@ -350,10 +369,11 @@ def _distances(made: CorruptionStudy, domain: str, table: pd.DataFrame) -> str:
         if one.empty or not {("real", 0.0), at} <= set(ade.index):
             continue
         each = [f"{measure_of(measure).label} {_blur_text(one.loc[measure])}" for measure in _in_order(one.index)]
-        errors = f"ADE from {number(ade[('real', 0.0)])} to {number(ade[at])} px"
+        before, after = (number(ade[of], measure_of("ade_px").digits) for of in (("real", 0.0), at))
+        errors = f"ADE from {before} to {after} px"
         lines.append(f"    - {label_of(*at)}, {errors}: {', '.join(each)}")
-    question = "Do distances between sets see what happens to agents?"
-    return "\n".join([f"{question} A damage changes each as a blur of all frames does:", *lines]) if lines else ""
+    question = "Do distances between sets respond to corruptions of agents?"
+    return "\n".join([f"{question} A corruption changes each as much as a blur of all frames:", *lines]) if lines else ""
 
 
 def _blur_text(one: pd.Series[Any]) -> str:
@@ -376,7 +396,7 @@ def ceilings(rows: pd.DataFrame) -> str:
     sharp = of_measure(values, "sharpness_ratio", EVENTFUL).set_index("configuration")["value"]
     sharp = sharp[[name for name in sharp.index if name not in BASELINES.values()]]
     least, most = (
-        f"{name}, {number(sharp[name])} times as sharp as real frames, it has "
+        f"{name}, {number(sharp[name], measure_of('sharpness_ratio').digits)} times as sharp as real frames, it has "
         f"{corruption_study.blur_ceiling(made.rows, sharp[name], EVENTFUL)}"
         for name in (sharp.idxmin(), sharp.idxmax())
     )

@@ -9,6 +9,7 @@ Refused: what `tables.per_run` refuses.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -34,6 +35,7 @@ TABLE = (
     "video_fd", "psnr_db", "ssim", "effnet_perceptual", "sharpness_ratio", "latent_mse",
 )  # fmt: skip
 """The measures of the table, in its order."""
+IN_THE_TABLE = ("effnet_kd", "ade_px", "recall", "psnr_db")
 PANELS = [
     ("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"), ("recall", "driving-eventful"),
     ("ade_px", "near"), ("recall", "near"),
@@ -60,21 +62,22 @@ def tuned_configurations(values: pd.DataFrame) -> list[str]:
 def status_table(runs: pd.DataFrame) -> Styler:
     """Every run of the grid: finished, missing or failed and why; its cost, and the replay it really had."""
     trained = runs["trained_now"].map({True: "now", False: "earlier"}).where(runs["state"] == "done")
-    shown = pd.DataFrame({
+    table = pd.DataFrame({
         "run": runs["run"].str[:8], "replay": runs["replay"].replace("", "–"),
         "replay asked": runs["replay_fraction"].map(percent),
         "replay realised": runs["realised_replay_fraction"].map(percent, na_action="ignore"), "seed": runs["seed"],
         "state": runs["state"], "trained": trained, "time (s)": runs["seconds"].map("{:.0f}".format, na_action="ignore"),
         "reason": runs["reason"],
     })  # fmt: skip
-    return style.styled(shown.fillna("–"), "runs").hide(axis="index")
+    shown = ["run", "replay", "replay realised", "seed", "state", "reason"]
+    return style.styled(table.fillna("–"), "runs", shown=shown).hide(axis="index")
 
 
 def measures_table(rows: pd.DataFrame) -> Styler:
     """Measures at the last step, per domain: the reference baselines first, then the base, then every replay fraction.
 
-    Columns are measures with their units, then how many seeds, clips, agent-frames (of the ADE) and frames
-    (of the EffNet distances) went into one value.
+    Columns are measures with their units, of which a page shows IN_THE_TABLE, then how many seeds, clips, agent-frames (of
+    the ADE) and frames (of the EffNet distances) went into one value.
     """
     values = last_step(per_configuration(rows))
     order = [*tables.REFERENCES.values(), "base", *tuned_configurations(values)]
@@ -91,9 +94,11 @@ def measures_table(rows: pd.DataFrame) -> Styler:
     table = table.dropna(how="all").rename(index=lambda domain: domain_of(domain).label, level="domain")
     counts = ["seeds", "clips", "agent-frames", "frames"]
     firsts = np.flatnonzero(~table.index.get_level_values(0).duplicated())  # the first row of each domain
-    styler = style.styled(table, "measures", ruled=firsts).hide(names=True)
-    styler = styler.format(number, na_rep="–", subset=[column for column in table if column not in counts])
-    return styler.format("{:.0f}", na_rep="–", subset=counts)
+    digits = {measure_of(measure).name: measure_of(measure).digits for measure in TABLE}
+    shown = [measure_of(measure).name for measure in IN_THE_TABLE if measure_of(measure).name in table]
+    styler = style.styled(table, "measures", ruled=firsts, shown=shown).hide(names=True)
+    of_measures = {column: partial(number, digits=digits[column]) for column in table if column in digits}
+    return styler.format({**of_measures, **dict.fromkeys(counts, "{:.0f}")}, na_rep="–")
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences
@@ -138,18 +143,19 @@ def headline(rows: pd.DataFrame) -> str:
 
 def summary(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Markdown: the headline, then the ADE of every domain beside that of the reference baselines."""
-    values = last_step(per_configuration(rows))
+    values, digits = last_step(per_configuration(rows)), measure_of("ade_px").digits
     lines = [style.completeness_paragraph(runs) + headline(rows), ""]
     for domain in HEADLINE:
         ade = of_measure(values, "ade_px", domain).set_index("configuration")["value"]
         if ade.empty:
             continue
-        models, real, copy = ade.reindex(["base", *tuned_configurations(values)]), ade["real"], ade["copy last frame"]
-        worse = ", ".join(models.index[models >= copy])
-        values_of = ", ".join(f"{name} {number(value)}" for name, value in models.items())
+        models, copied = ade.reindex(["base", *tuned_configurations(values)]), ade["copy last frame"]
+        worse = ", ".join(models.index[models >= copied])
+        values_of = ", ".join(f"{name} {number(value, digits)}" for name, value in models.items())
+        of_real, of_copied = (number(value, digits) for value in (ade["real"], copied))
         lines.append(
-            f"- {capital(domain_of(domain).label)}: ADE in px is {values_of}; the detector itself has {number(real)} on "
-            f"real frames, and copying the last frame {number(copy)}. "
+            f"- {capital(domain_of(domain).label)}: ADE in px is {values_of}; the detector itself has {of_real} on real "
+            f"frames, and copying the last frame {of_copied}. "
             + (f"No better than copying: {worse}." if worse else "All are better than copying.")
         )
     return "\n".join(lines)
@@ -162,15 +168,16 @@ def _change(values: pd.DataFrame, name: str, measure: str, domain: str) -> str:
     before, after = _value(values, "base", measure, domain), _value(values, name, measure, domain)
     if np.isnan(before) or np.isnan(after):
         return f"{what} was not measured"
-    if number(before) == number(after):
-        return f"{what} stays at {number(before)}{unit}"
+    said = partial(number, digits=measure_of(measure).digits)
+    if said(before) == said(after):
+        return f"{what} stays at {said(before)}{unit}"
     verb, note = ("falls", "better") if after < before else ("rises", "worse")
     line = of_measure(values[values["configuration"] == name], measure, domain).iloc[0]
     if not np.isnan(line["low"]):
-        interval = f"95 % interval {number(line['low'])} to {number(line['high'])}"
+        interval = f"95 % interval {said(line['low'])} to {said(line['high'])}"
         is_apart = not line["low"] <= before <= line["high"]
         note = f"{note}; {interval}" if is_apart else f"{interval} holds the base's value"
-    return f"{what} {verb} from {number(before)} to {number(after)}{unit} ({note})"
+    return f"{what} {verb} from {said(before)} to {said(after)}{unit} ({note})"
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -269,6 +276,48 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame, control: pd.DataFrame | N
         panels[-1].set_xlabel("fine-tuning step")
         note = "\n".join(filter(None, notes))
         return style.finished(figure, "Fidelity and accuracy over fine-tuning", runs, note=note)
+
+
+def every_measure(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """The measures of the table at the last step, on ordinary and on eventful driving: a line a measure, each on a scale of
+    its own from the best of what is shown, on the left, to the worst.
+    """
+    means = last_step(per_configuration(rows))
+    colours = {name: colour for name, colour in _colours(means).items() if name in _few(means)}
+    styles = {"real": (GREY, "|"), "copy last frame": (GREY, "x"), "base": (INK, "D")}
+    styles |= {name: (colour, "o") for name, colour in colours.items()}
+    measures = [measure for measure in TABLE if measure in set(means["measure"])]
+    with figure_style():
+        figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 1.5 + 0.27 * len(measures)), sharey=True)
+        for axes, (_, domain) in zip(panels, TRADEOFF, strict=True):
+            axes.hlines(range(len(measures)), 0, 1, color=style.LIGHT_GREY, lw=0.8, zorder=0)
+            for row, measure in enumerate(measures):
+                values = of_measure(means, measure, domain).set_index("configuration")["value"].reindex(list(styles))
+                for name, place in _from_the_best(values, measure).items():
+                    colour, marker = styles[str(name)]
+                    axes.plot(place, row, marker, color=colour, ms=6, mew=1.6 if marker in "|x" else 0, alpha=0.9)
+            axes.set(title=capital(domain_of(domain).label), xlim=(-0.08, 1.08))
+            axes.set_xticks([0, 1], ["best", "worst"])
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+        panels[0].set_yticks(range(len(measures)), [measure_of(measure).label for measure in measures])
+        panels[0].set_ylim(len(measures) - 0.5, -0.5)
+        entries = [legend_entry(colour, name, marker) for name, (colour, marker) in styles.items()]
+        return style.finished(figure, "Every measure at the last step (left is better)", runs, entries, columns=3)
+
+
+def _from_the_best(values: "pd.Series[float]", measure: str) -> "pd.Series[float]":
+    """Values as shares of the way from the best of them to the worst; NaN for infinite ones."""
+    better = measure_of(measure).better
+    distance = {"low": values, "high": -values}.get(better, (values - values["real"]).abs())
+    distance = distance.where(np.isfinite(distance))
+    return (distance - distance.min()) / ((distance.max() - distance.min()) or 1.0)
+
+
+def drawn_measures(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """The panels of `every_measure`, for `tables.drawn`: each measure in its two domains."""
+    there = set(per_run(rows)["measure"])
+    return [(measure, domain) for measure in TABLE if measure in there for _, domain in TRADEOFF]
 
 
 def _few(means: pd.DataFrame) -> list[str]:
@@ -391,7 +440,7 @@ def _reference_levels(axes: Axes, values: pd.DataFrame, measure: str, domain: st
             axes.annotate(label, (0.01, level), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
                           fontsize=style.SMALLEST_PT, color=GREY)  # fmt: skip
         elif not np.isnan(level):
-            outside.append(f"{label} {number(level)}")
+            outside.append(f"{label} {number(level, measure_of(measure).digits)}")
     return f"{measure_of(measure).label} beyond the axis: {', '.join(outside)}" if outside else ""
 
 

@@ -14,7 +14,7 @@ from pandas.io.formats.style import Styler
 
 from replaylab.analysis import design, second_edition
 from replaylab.analysis.design import Endpoint
-from replaylab.analysis.second_edition import AnyClaim, Judged
+from replaylab.analysis.second_edition import AnyClaim, Judged, Part
 from replaylab.analysis.statistics import describe
 from replaylab.catalogue import PSEUDO, measure_of
 from replaylab.pages.style import GREY, styled
@@ -53,18 +53,23 @@ def verdicts(found: Judgements) -> Styler:
     """A line a claim: its verdict, p before and after Holm's adjustment, every contrast in every reading, and what was not
     shown. found: as from `second_edition.judge_all`.
     """
-    styler = styled(pd.DataFrame([_line(claim, one) for claim, one in found]), "second-edition-verdicts").hide(axis="index")
+    shown = ["claim", "statement", "verdict", "p, Holm", "change", "not shown"]
+    styler = styled(pd.DataFrame([_line(*one) for one in found]), "second-edition-verdicts", shown=shown).hide(axis="index")
     return styler.map(
         lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS_OF_WORDS.get(verdict, GREY)}",
         subset=["verdict"],
     )
 
 
+def _described(part: Part) -> str:
+    return describe(part.interval, measure_of(part.measure).digits)
+
+
 def _line(claim: AnyClaim, one: Judged | None) -> dict[str, str]:
     line = {"claim": claim.name, "statement": claim.statement, "verdict": MISSING, "p": "–", "p, Holm": "–", "bases": "–"}
     if one is None:
         return {**line, "change": "–", "not shown": "–"}
-    changes = [f"{part.words}, {measure_of(part.measure).name}: {describe(part.interval)}" for part in one.parts]
+    changes = [f"{part.words}, {measure_of(part.measure).name}: {_described(part)}" for part in one.parts]
     numbers = {"p": number(one.p), "p, Holm": number(one.adjusted_p), "bases": str(one.bases)}
     return {**line, "verdict": WORDS[one.verdict], **numbers, "change": "; ".join(changes), "not shown": one.why or "–"}
 
@@ -77,7 +82,7 @@ def in_sentences(found: Judgements) -> str:
         if one is None:
             lines.append(f"- **{claim.name}** ({claim.statement}): {MISSING}.")
             continue
-        each = "; ".join(f"{measure_of(part.measure).name} {describe(part.interval)} ({part.words})" for part in one.parts)
+        each = "; ".join(f"{measure_of(part.measure).name} {_described(part)} ({part.words})" for part in one.parts)
         why = f" Undecided because {one.why}." if one.why and one.verdict == "undecided" else ""
         lines.append(
             f"- **{claim.name}** ({claim.statement}): **{WORDS[one.verdict]}**, p {number(one.adjusted_p)} by Holm, "
@@ -88,7 +93,8 @@ def in_sentences(found: Judgements) -> str:
 
 def power(of: Sequence[Endpoint]) -> Styler:
     """Which difference six bases tell, and whether that is enough: `design.power_table`."""
-    return _numbers(design.power_table(of), "power")
+    enough = f"{second_edition.BASES_NEEDED} are enough"
+    return _numbers(design.power_table(of), "power", ["claim", "contrast", "measure", "to tell", enough, "bases needed"])
 
 
 def coverage(of: Sequence[Endpoint], trials: int = 1000) -> Styler:
@@ -114,8 +120,8 @@ def in_words(of: Sequence[Endpoint]) -> str:
     )
 
 
-def _numbers(table: pd.DataFrame, name: str) -> Styler:
+def _numbers(table: pd.DataFrame, name: str, shown: Sequence[str] = ()) -> Styler:
     words = table.copy()
     for column in words.select_dtypes("float"):
-        words[column] = [number(value).replace("-", "−") for value in words[column]]
-    return styled(words, name, wide=True).hide(axis="index")
+        words[column] = [number(value) for value in words[column]]
+    return styled(words, name, shown=shown).hide(axis="index")

@@ -5,9 +5,11 @@ MathJax, unless a cell is `markupsafe.Markup`, and figures have no mathtext. In 
 """
 
 import html
+import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +27,7 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis.tables import REFERENCES
+from replaylab.util.text import MINUS, with_minus_sign
 
 WIDTH = 4.8  # inches: on a phone a point is then a CSS pixel, and on a desk text of 10 pt is as large as a page's own
 SMALLEST_PT = 9.5  # text in figures
@@ -36,6 +39,7 @@ DASHES: dict[str, Any] = {
     "real": "solid", "autoencoder": (0, (6, 2)), "copy-last-frame": (0, (1, 1.5)),
     "constant-velocity": (0, (5, 1.5, 1, 1.5)),
 }  # fmt: skip
+MOST_COLUMNS = 6  # of a table on a page
 LEGEND_LINE_IN = 0.22
 NOTE_CHARACTERS = 62  # of small text, across a figure
 SEED_DOT: dict[str, Any] = {"s": 12, "alpha": 0.8, "linewidth": 0, "zorder": 3}
@@ -43,15 +47,19 @@ SEED_DOT: dict[str, Any] = {"s": 12, "alpha": 0.8, "linewidth": 0, "zorder": 3}
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def csv_link(rows: pd.DataFrame, name: str) -> HTML:
-    """A link that saves `rows` as name.csv, six digits a number; the file is in the page, and no host is asked."""
+    """A link that saves `rows` as name.csv, six digits a number; the file is in the page, and no host is asked. No rows, no
+    link.
+    """
+    if rows.empty:
+        return HTML("")
+    return HTML(f"{on_the_page('rl-csv')}{_csv_link(rows, name, 'Values of this figure')}")
+
+
+def _csv_link(rows: pd.DataFrame, name: str, what: str) -> str:
     text = rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     address = f"data:text/csv;charset=utf-8,{quote(text, safe=',/:;+')}"
     file = html.escape(f"{name}.csv")
-    return HTML(
-        f"{on_the_page('rl-csv')}"
-        f'<p class="rl-csv"><a download="{file}" href="{html.escape(address)}">Values of this figure: {file}</a> '
-        f"({len(rows)} rows)</p>"
-    )
+    return f'<p class="rl-csv"><a download="{file}" href="{html.escape(address)}">{what}: {file}</a> ({len(rows)} rows)</p>'
 
 
 def on_the_page(css_class: str) -> str:
@@ -62,34 +70,68 @@ def on_the_page(css_class: str) -> str:
     )
 
 
-class EscapedStyler(Styler):
-    """A Styler that escapes cells, however they are formatted, and the names of rows and columns."""
+class BookTable(Styler):
+    """A Styler that escapes cells, however they are formatted, and the names of rows and columns; numbers have a minus sign.
+    Below it a page has a link to all of its columns, those too that are hidden.
+    """
+
+    file_name = ""
+    values = pd.DataFrame()
+    """what the file holds"""
 
     def format(self, formatter: Any = None, subset: Any = None, *arguments: Any, **options: Any) -> Any:
         """As a Styler's, but escaped for HTML."""
+        if callable(formatter) or isinstance(formatter, str):
+            formatter = _with_minus_sign(formatter)
         return super().format(formatter, subset, *arguments, **{**options, "escape": "html"})
 
+    def _repr_html_(self) -> str | None:
+        shown = super()._repr_html_()
+        if not self.file_name or shown is None:
+            return shown
+        return f"{shown}\n{_csv_link(_with_hyphens(self.values), self.file_name, 'Values of this table, all columns')}"
 
-def styled(table: pd.DataFrame, name: str, *, ruled: Iterable[int] = (), wide: bool = False) -> Styler:
+
+def _with_minus_sign(formatter: str | Callable[[Any], str]) -> Callable[[Any], str]:
+    """A formatter that makes numbers as they are printed."""
+    made = formatter.format if isinstance(formatter, str) else formatter
+    return lambda value: with_minus_sign(made(value)) if isinstance(value, Real) else made(value)
+
+
+def _with_hyphens(table: pd.DataFrame) -> pd.DataFrame:
+    """Numbers in words as programs read them."""
+    return table.map(lambda cell: re.sub(f"{MINUS}(?=[0-9.∞])", "-", cell) if isinstance(cell, str) else cell)
+
+
+def styled(
+    table: pd.DataFrame, name: str, *, ruled: Iterable[int] = (), shown: Sequence[Any] = (),
+    values: pd.DataFrame | None = None,
+) -> BookTable:  # fmt: skip
     """The appearance of every table of the book; `name` is its id on the page: one per page, the same each time it is made.
 
-    A line above each of the `ruled` rows, by position. Of a `wide` table the row names stay in sight while a phone scrolls
-    through its columns of numbers.
+    A line above each of the `ruled` rows, by position. Only the columns that are `shown` (none: all) stand on the page, at
+    most MOST_COLUMNS with the names of rows; all are in a file, `name`.csv, or what `values` has. ValueError for more.
     """
+    is_numbered = pd.api.types.is_integer_dtype(table.index.dtype)
+    names_of_rows = 0 if is_numbered else table.index.nlevels
+    hidden = [column for column in table if len(shown) and column not in shown]
+    if (count := names_of_rows + table.shape[1] - len(hidden)) > MOST_COLUMNS:
+        raise ValueError(
+            f"table {name!r} has {count} columns, and a page has room for {MOST_COLUMNS}: name those to be shown"
+        )
     styles = [
-        {"selector": "td, th", "props": "padding: 0.15em 0.6em; white-space: nowrap; vertical-align: top"},
-        {"selector": "th.col_heading", "props": "white-space: normal; vertical-align: bottom"},
-        {"selector": "th.row_heading.level0", "props": "white-space: normal"},
+        {"selector": "td, th", "props": "padding: 0.15em 0.6em; vertical-align: top"},
+        {"selector": "th.col_heading", "props": "vertical-align: bottom"},
     ]
     if rows := ", ".join(f".row{row}" for row in ruled):
         styles.append({"selector": rows, "props": f"border-top: 1px solid {GREY}"})
-    if wide:
-        stays = "position: sticky; left: 0; z-index: 1; background: var(--pst-color-background, inherit)"
-        styles.append({"selector": "th.row_heading, th.blank", "props": f"{stays}; min-width: 8.5em"})
-        styles.append({"selector": "td", "props": "text-align: right"})
-    styler = EscapedStyler(table).set_uuid(name).set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"')
+    styler = BookTable(table).set_uuid(name).set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"')
+    styler.file_name = name
+    styler.values = values if values is not None else table if is_numbered else table.reset_index(allow_duplicates=True)
     for axis in (0, 1):
         styler.format_index(axis=axis, escape="html").format_index_names(axis=axis, escape="html")
+    if hidden:
+        styler.hide(hidden, axis="columns")
     return styler.set_table_styles(styles)
 
 

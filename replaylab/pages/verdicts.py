@@ -17,6 +17,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
@@ -132,7 +133,7 @@ def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregis
         return f"{head}**{'too few runs' if some else MISSING}** ({_count_runs(claim, runs)}; {needed})."
     verdict = result.verdict if is_preregistered else "exploratory"
     seeds = f"{result.interval.n} seeds of {claim.configuration.name}"
-    words = f"{head}**{WORDS[verdict]}**. {_where(claim)}: {describe(result.interval)}, {seeds}"
+    words = f"{head}**{WORDS[verdict]}**. {_where(claim)}: {_change(claim, result)}, {seeds}"
     if verdict == "exploratory":
         return f"{words}; no verdict ({_count_runs(claim, runs)})." if is_preregistered else f"{words}."
     why = f"; {result.why}" if result.why else ""
@@ -150,8 +151,12 @@ def _where(claim: Claim) -> str:
     return f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}"
 
 
+def _change(claim: Claim, result: Judged) -> str:
+    return describe(result.interval, measure_of(claim.measure).digits)
+
+
 def _limit(claim: Claim, result: Judged) -> str:
-    return f"{claim.side} {number(result.margin) if result.margin else '0'}"
+    return f"{claim.side} {number(result.margin, measure_of(claim.measure).digits) if result.margin else '0'}"
 
 
 def progress(runs: pd.DataFrame) -> str:
@@ -192,7 +197,8 @@ def _device(summary: dict[str, Any]) -> str:
 def verdict_table(found: Judgements) -> Styler:
     """A line a claim: what was changed, by how much, and the verdict."""
     lines = [_line(claim, result) for claim, result in found]
-    styler = styled(pd.DataFrame(lines), "verdicts").hide(axis="index")
+    shown = ["claim", "statement", "verdict", "change", "supported if", "measure"]
+    styler = styled(pd.DataFrame(lines), "verdicts", shown=shown).hide(axis="index")
     # A coloured edge rather than coloured words, which are hard to read on one of a light and a dark page.
     return styler.map(
         lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS_OF_WORDS.get(verdict, GREY)}",
@@ -203,8 +209,8 @@ def verdict_table(found: Judgements) -> Styler:
 def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
     found = {"verdict": MISSING, "change": "–", "supported if": "–", "seeds": "–", "bases": "–"}
     if result is not None:
-        bases = " and ".join(f"{mean:+.3g}" for mean in result.of_bases.values())
-        values = (WORDS[result.verdict], describe(result.interval), _limit(claim, result), str(result.interval.n), bases)
+        bases = " and ".join(number(mean, f"+{measure_of(claim.measure).digits}") for mean in result.of_bases.values())
+        values = (WORDS[result.verdict], _change(claim, result), _limit(claim, result), str(result.interval.n), bases)
         found = dict(zip(found, values, strict=True))
     head = {"claim": claim.name, "statement": claim.statement}
     return {**head, **found, "measure": _where(claim), "configuration": claim.configuration.name}
@@ -234,16 +240,24 @@ def budgets(store: str | Path = "") -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def budgets_table(made: pd.DataFrame) -> Styler:
-    """`budgets` in words."""
+def budgets_table(made: pd.DataFrame) -> Styler | HTML:
+    """`budgets` in words; a sentence where there are none, on a page of a reader's run."""
+    if made.empty:
+        return HTML("<p>This section is about published runs: the book's own page on replay has its table.</p>")
     words = made.copy()
-    for column in words.columns[3:]:
-        words[column] = [MISSING if one is None else describe(one) for one in made[column]]
+    for column, digits in zip(words.columns[3:], _digits_of_budgets(), strict=True):
+        words[column] = [MISSING if one is None else describe(one, digits) for one in made[column]]
     return styled(words, "budgets").hide(axis="index")
+
+
+def _digits_of_budgets() -> list[str]:
+    return [measure_of(measure).digits for measure, _ in BUDGET_ENDPOINTS]
 
 
 def budgets_summary(made: pd.DataFrame) -> str:
     """Markdown: the changes of `budgets` in ADE on eventful driving."""
+    if made.empty:
+        return ""
     column = made.columns[-1]
     by = {(line["configuration"], line["budget"]): line[column] for _, line in made.iterrows()}
     none = by[made["configuration"][0], "equal steps"]
@@ -251,9 +265,10 @@ def budgets_summary(made: pd.DataFrame) -> str:
     pairs = [(name, by[name, "equal steps"], by[name, "equal driving samples"]) for name in names]
     if none is None or any(one is None for pair in pairs for one in pair):
         return "The runs of equal driving samples are not all there."
-    each = [f"{name}: {describe(equal)} and {describe(longer)}" for name, equal, longer in pairs]
+    digits = _digits_of_budgets()[-1]
+    each = [f"{name}: {describe(equal, digits)} and {describe(longer, digits)}" for name, equal, longer in pairs]
     return (
-        f"{column} changes by {describe(none)} without replay. With equal steps, and with equal driving samples: "
+        f"{column} changes by {describe(none, digits)} without replay. With equal steps, and with equal driving samples: "
         f"{'; '.join(each)}."
     )
 
@@ -307,7 +322,7 @@ def summary(found: Judgements) -> str:
         why = f" ({result.why})" if result.why else ""
         lines.append(
             f"- **{claim.name}** ({claim.statement}): **{WORDS[result.verdict]}**{why}. {measure_of(claim.measure).name} on "
-            f"{domain_of(claim.domain).label} changes by {describe(result.interval)}, {result.interval.n} seeds. "
+            f"{domain_of(claim.domain).label} changes by {_change(claim, result)}, {result.interval.n} seeds. "
             f"{result.rule}"
         )
     decided = sum(result is not None and result.verdict != "exploratory" for _, result in found)

@@ -84,7 +84,7 @@ def _ordered(domains: Sequence[str]) -> list[str]:
 
 # --------------------------------------------------------------------------------------------------------------- table
 def statistics_table(survey: Survey) -> Styler:
-    """A row per domain, a column per statistic: the value, and its 95 % interval below; then how many windows."""
+    """A row per domain, a column per statistic: the value and below it its 95 % interval; the file has the windows too."""
     domains, values = _ordered(survey.domains), survey.statistics.set_index("domain")
     of_statistics = {name: values[values["statistic"] == name].loc[domains] for name in COLUMNS}
     shown = {
@@ -99,7 +99,9 @@ def statistics_table(survey: Survey) -> Styler:
         {"selector": "td", "props": "line-height: 1.35"},
         {"selector": "td small", "props": "opacity: 0.8; font-size: 0.85em"},
     ]
-    return styled(table, "worlds-statistics", ruled=firsts, wide=True).set_table_styles(intervals, overwrite=False)
+    shown = list(COLUMNS.values())
+    styler = styled(table, "worlds-statistics", ruled=firsts, shown=shown, values=survey.statistics)
+    return styler.set_table_styles(intervals, overwrite=False)
 
 
 def _cell(one: pd.Series[Any]) -> str:
@@ -173,6 +175,11 @@ def patterns_figure(survey: Survey) -> Figure:
         axes.set_xlabel(f"effective number of motion patterns in {survey.windows} windows")
         axes.spines["left"].set_visible(False)
         return finished(figure, "How repetitive is the motion?")
+
+
+def drawn_patterns(survey: Survey) -> pd.DataFrame:
+    """What `patterns_figure` draws: domain, value, low, high and n."""
+    return survey.statistics[survey.statistics["statistic"] == "patterns"].drop(columns="statistic")
 
 
 def _wrapped(name: str, width: int = 17) -> str:

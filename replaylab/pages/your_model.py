@@ -7,8 +7,10 @@ named, else by the error of the optical flow. The reference baselines are in eve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -21,9 +23,10 @@ from replaylab.pages import style
 from replaylab.pages.replay_sweep import tuned_configurations
 from replaylab.pages.style import GREY, INK, VERMILION, WIDTH, figure_style
 from replaylab.sweeps.sweep import Table
-from replaylab.util.text import counted, in_markdown
+from replaylab.util.text import counted, in_markdown, number
 
 TABLE = ("effnet_kd", "effnet_fd", "psnr_db", "effnet_perceptual", "ade_px", "recall", "flow_error_px")
+IN_THE_TABLE = ("effnet_kd", "ade_px", "recall", "flow_error_px")
 
 
 def domains(table: Table) -> tuple[str, ...]:
@@ -32,14 +35,18 @@ def domains(table: Table) -> tuple[str, ...]:
 
 
 def measures_table(table: Table) -> Styler:
-    """Every model at its last step, in every domain; means over clips, then seeds."""
+    """Every domain's models at their last step; means over clips, then seeds. A page shows IN_THE_TABLE."""
     values = last_step(per_configuration(table.rows))
     shown = values[values["measure"].isin(TABLE)]
-    wide = shown.pivot(index="configuration", columns=["domain", "measure"], values="value")
-    order = [(domain, measure) for domain in domains(table) for measure in TABLE if (domain, measure) in wide]
-    wide = wide.loc[shown["configuration"].unique(), order]
-    wide = wide.rename(columns=lambda name: measure_of(name).name, level="measure")
-    return style.styled(wide, "own-measures").format("{:.3g}", na_rep="–")
+    lines = pd.MultiIndex.from_product([domains(table), shown["configuration"].unique()], names=["domain", "configuration"])
+    wide = shown.pivot(index=lines.names, columns="measure", values="value").reindex(lines).dropna(how="all")
+    measured = [measure for measure in TABLE if measure in wide]
+    wide = wide[measured].rename(columns=lambda name: measure_of(name).name).rename_axis(columns=None)
+    firsts = np.flatnonzero(~wide.index.get_level_values("domain").duplicated())
+    in_view = [measure_of(measure).name for measure in IN_THE_TABLE if measure in measured]
+    styler = style.styled(wide, "own-measures", ruled=firsts, shown=in_view).hide(names=True)
+    digits = {measure_of(measure).name: measure_of(measure).digits for measure in measured}
+    return styler.format({column: partial(number, digits=of) for column, of in digits.items()}, na_rep="–")
 
 
 def tradeoff(table: Table) -> Figure:
@@ -104,9 +111,11 @@ def summary(table: Table) -> str:
         measure = _accuracy(values, domain)
         here = of_measure(values, measure, domain)
         means = here.groupby("configuration", sort=False)["value"].mean()
-        before = means["base"]
-        changes = ", ".join(f"{in_markdown(name)} {means[name] - before:+.3g}" for name in tuned_configurations(here))
-        level = f"{measure_of(measure).name} is {before:.3g} before fine-tuning"
+        before, digits = means["base"], measure_of(measure).digits
+        changes = ", ".join(
+            f"{in_markdown(name)} {number(means[name] - before, f'+{digits}')}" for name in tuned_configurations(here)
+        )
+        level = f"{measure_of(measure).name} is {number(before, digits)} before fine-tuning"
         lines.append(f"- **{in_markdown(domain)}**: {level}; it changes by {changes}.")
     seeds = table.runs["seed"].nunique()
     note = f"Of {counted(seeds, 'seed')}: look for changes that are larger than what seeds differ by."

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+MINUS = "\N{MINUS SIGN}"
 _OF_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>$&#!|~@])")
 
 
@@ -45,15 +46,27 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.3g} %"
 
 
-def number(value: float) -> str:
-    """A number with three significant digits, without an exponent below a million: 0.0123, 5.67, 1234."""
+def number(value: float, digits: str = "") -> str:
+    """A number with a minus sign, as `digits` says, or with three significant ones and no exponent below a million: 0.0123,
+    5.67, 1234.
+    """
     if np.isnan(value):
         return "not measured"
     if np.isinf(value):
-        return "∞"
-    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
+        return f"{MINUS}∞" if value < 0 else "∞"
+    if digits:
+        text = f"{value:{digits}}"
+    else:
+        text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
+    return with_minus_sign(text)
 
 
-def plain_number(value: float) -> str:
+def with_minus_sign(text: str) -> str:
+    """A formatted number with a minus sign for its hyphen, and none before a zero."""
+    is_zero = not re.search(r"[1-9∞]", text)
+    return text.removeprefix("-") if is_zero else text.replace("-", MINUS, 1) if text.startswith("-") else text
+
+
+def plain_number(value: float, digits: str = "") -> str:
     """As `number`, but an exact 0 without decimals."""
-    return "0" if value == 0 else number(value)
+    return "0" if value == 0 else number(value, digits)

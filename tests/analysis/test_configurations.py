@@ -197,11 +197,15 @@ def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Configurat
     assert table.loc["LoRA", ["get so far", "at step", f"{DYNAMICS}, {EQUAL}"]].tolist() == ["0 of 3", "–", "–"]
     assert table.loc["64 clips", ["clips kept", "time of a step (ms)"]].tolist() == ["64", "250"]
     change = made.change("physics", DYNAMICS)
-    assert table.loc["physics", DYNAMICS] == statistics.describe(change) and change.estimate > 0
+    assert (
+        table.loc["physics", DYNAMICS] == statistics.describe(change, configurations.digits_of(DYNAMICS))
+        and change.estimate > 0
+    )
     assert table.loc["no replay", f"{DYNAMICS}, {LOWER}"].startswith("+")
     less = [comparisons.difference_label(*one) for one in comparisons.READ_OFF]
     assert table.loc["physics", less].tolist() == [
-        statistics.describe(made.difference_from_reference("physics", *one)) for one in comparisons.READ_OFF
+        statistics.describe(made.difference_from_reference("physics", *one), configurations.digits_of(one[0]))
+        for one in comparisons.READ_OFF
     ]
     assert set(table.loc[REFERENCE, less]) == {"–"} and table.loc["LoRA", less[0]] == "–"
 

@@ -97,7 +97,8 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
     assert "takes 400 steps in place of 300" in said["Cost"] and f"{1000 * STEP_SECONDS:.0f} ms with replay" in said["Cost"]
     for label in ablations_page.ON_TARGET:
         difference = made.ablations.difference(REFERENCE, "no replay", label)
-        assert f"{label} {describe(difference)}, {configurations.outcome_of(difference, label)}" in said["Cost"]
+        outcome = configurations.outcome_of(difference, label)
+        assert f"{label} {describe(difference, configurations.digits_of(label))}, {outcome}" in said["Cost"]
     assert "cannot tell: *bursts every 20 steps*" in said["Schedule"]
     assert "*early stop, step 300*" in said["Instead of replay"]
     doubt = said["Where the data cannot tell"]
@@ -113,7 +114,7 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
     pairs = next(value for key, value in said.items() if key.startswith("Does replay help"))
     for name in (REFERENCE, "64 videos", "2048 videos", "LoRA", "temporal layers"):
         without = "no replay" if name == REFERENCE else f"{name}, no replay"
-        assert describe(made.ablations.difference(name, without)) in pairs
+        assert describe(made.ablations.difference(name, without), configurations.digits_of(DYNAMICS)) in pairs
 
 
 def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_how_much(made: Ablations) -> None:
@@ -125,7 +126,7 @@ def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_h
     others = [name for name in swept.names if name not in ("no replay", REFERENCE)]
     for name in others:
         assert f"*{name}*" in said
-        difference = describe(swept.difference_from_reference(name, DYNAMICS))
+        difference = describe(swept.difference_from_reference(name, DYNAMICS), configurations.digits_of(DYNAMICS))
         is_better = configurations.against_reference(swept, name) == statistics.BETTER
         assert (f"− {REFERENCE}: ADE {difference} px" in said) == is_better
     nothing = swept.runs.assign(state="missing")

@@ -11,6 +11,7 @@ import pytest
 from executed_pages import shown
 from made_up_configurations import write_references, write_run
 
+from replaylab.analysis import configurations
 from replaylab.analysis.claims import CLAIMS
 from replaylab.analysis.configurations import DYNAMICS, FIDELITIES, Configurations
 from replaylab.analysis.statistics import FEW, describe
@@ -93,7 +94,7 @@ def test_what_does_the_same_says_the_same(made: Generalisation) -> None:
     assert len(looks) == 2 and [line.split(": ", 1)[1] for line in looks] == [looks[0].split(": ", 1)[1]] * 2
     for label in FIDELITIES:
         change = made.second.change("no replay", label)
-        assert f"{label} {describe(change)}, better" in looks[0]
+        assert f"{label} {describe(change, configurations.digits_of(label))}, better" in looks[0]
 
 
 def test_what_parts_is_told(made: Generalisation) -> None:

@@ -8,6 +8,7 @@ from made_up_bases import NEAR, NONE, made_up
 from replaylab.analysis import design
 from replaylab.analysis.second_edition import CLAIMS, judge_all
 from replaylab.analysis.statistics import describe
+from replaylab.catalogue import measure_of
 from replaylab.pages import second_edition as page
 from replaylab.pages.verdicts import MISSING
 
@@ -57,7 +58,7 @@ def test_every_claim_has_a_verdict_with_what_it_is_of(found) -> None:
     near = table.loc["C4, near"]
     assert near["change"].count("; ") == 5 and near["bases"] == "6" and near["not shown"] == "–"
     parts = next(one for claim, one in found if claim.name == "C4, near").parts
-    assert all(describe(part.interval) in near["change"] for part in parts)
+    assert all(describe(part.interval, measure_of(part.measure).digits) in near["change"] for part in parts)
 
 
 def test_sentences_count_verdicts_and_give_the_rule(found) -> None:

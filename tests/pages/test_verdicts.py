@@ -41,7 +41,7 @@ def test_every_claim_has_a_line_and_those_without_runs_say_so(found):
 def test_sentences_give_the_verdict_its_interval_and_the_rule(found):
     said = verdicts_page.summary(found)
     first = next(result for _, result in found if result is not None)
-    assert describe(first.interval) in said and first.rule in said
+    assert describe(first.interval, ".2f") in said and first.rule in said
     assert said.startswith("5 of 8 preregistered endpoints") and said.count(MISSING) == 3
 
 
@@ -79,7 +79,9 @@ def runs_of(done: int, fraction: float = 0.0) -> pd.DataFrame:
 def test_an_opening_has_verdict_effect_seeds_cost_and_command(found, store) -> None:
     said = verdicts_page.opening(found, ["C1", "C2"], runs_of(2), "make it", ["published"], store, ["beside"])
     (first,) = [result for claim, result in found if claim.name == "C1"]
-    assert f"- **C1**, fidelity improves: **supported**. EffNet-KD, ordinary driving: {describe(first.interval)}" in said
+    assert (
+        f"- **C1**, fidelity improves: **supported**. EffNet-KD, ordinary driving: {describe(first.interval, '.2f')}" in said
+    )
     assert "5 seeds" in said and said.count("**C2") == 2 and "C4" not in said and "- beside" in said
     assert "2 of 5 are complete" in said and "not complete yet" in said
     assert "2 runs, 2.0 hours in all" in said and "2 x86_64 processors, 1 thread a run" in said
