@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from conftest import LIMIT_SECONDS
 from hypothesis import given
 from hypothesis import strategies as some
 
-from replaylab.pages import parameters, verdicts
+from replaylab.pages import own_run, parameters
 from replaylab.store import book_folder, store_of
 from replaylab.sweeps.sweep import Table
 from replaylab.worlds.named import DOMAINS
@@ -251,7 +252,7 @@ def test_no_cell_leaves_a_plain_value_that_would_be_taken_for_a_parameter(page: 
 
 def test_every_figure_is_described_in_words(page: nbformat.NotebookNode, path: Path) -> None:
     drawn = [cell for cell in code_cells(page) if cell.id.endswith("-figure") or cell.id == "base-curve"]
-    counts = {PAGE: 4, WORLDS_PAGE: 2, EXPLORER: 0, ABLATIONS_PAGE: 2, ALIGNMENT_PAGE: 5, SECOND_PAGE: 2,
+    counts = {PAGE: 5, WORLDS_PAGE: 2, EXPLORER: 0, ABLATIONS_PAGE: 2, ALIGNMENT_PAGE: 5, SECOND_PAGE: 2,
               FAMILY_PAGE: 2}  # fmt: skip
     assert len(drawn) == counts[path]
     for cell in drawn:
@@ -303,6 +304,8 @@ def test_it_shows_every_table_figure_and_sentence_once(from_root: dict[str, list
              for cell, datas in from_root.items() if datas}  # fmt: skip
     assert kinds == {
         "opening": ["text/markdown"],
+        "own-clips": ["text/html"],
+        "own-next": ["text/markdown"],
         "tradeoff-figure": ["image/svg+xml"],
         "tradeoff-values": ["text/html"],
         "steps-figure": ["image/svg+xml"],
@@ -314,6 +317,8 @@ def test_it_shows_every_table_figure_and_sentence_once(from_root: dict[str, list
         "budgets-table": ["text/html"],
         "budgets-found": ["text/markdown"],
         "found-text": ["text/markdown"],
+        "every-figure": ["image/svg+xml"],
+        "every-values": ["text/html"],
         "measures-table": ["text/html"],
         "ceilings": ["text/markdown"],
         "base-curve": ["image/svg+xml"],
@@ -321,6 +326,27 @@ def test_it_shows_every_table_figure_and_sentence_once(from_root: dict[str, list
         "standing": ["text/markdown"],
         "status-table": ["text/html"],
     }
+
+
+def test_a_reader_s_own_run_says_what_ran_beside_what_is_published(from_root: dict[str, list[dict[str, str]]]) -> None:
+    (banner,), (following,) = (
+        ("".join(data["text/markdown"]) for data in from_root["opening"]),
+        ("".join(data["text/markdown"]) for data in from_root["own-next"]),
+    )
+    assert "preset *smoke*, 2 of 2 runs complete: 4 steps" in banner and "**It took** 2 runs, " in banner
+    lines = re.findall(
+        r"^\| (.*) \| ([+−][\d.]+) \| ([+−][\d.]+ \(.* to .*\)) \| (the same|opposite|.* none) \|$", banner, re.M
+    )
+    assert len(lines) == 6 and len([line for line in lines if "50 % replay" in line[0]]) == 3
+    same = sum(line[3] == "the same" for line in lines)
+    assert f"**{same} of {sum('none' not in line[3] for line in lines)} directions agree**" in banner
+    assert not re.search(r"too few runs|0 of 0", banner)
+    assert "".join(from_root["own-clips"][0]["text/html"]).count("<figure") > 4
+    assert "top of the page" in "".join(from_root["gallery"][0]["text/html"])
+    assert '-p preset smoke -y "seeds: [0, 1, 2]"' in following and "4 runs more, about" in following
+    assert "--preset published" in following and "hours in all" in following
+    assert "control" not in "".join(from_root["control-values"][0]["text/html"])
+    assert "published runs" in "".join(from_root["budgets-table"][0]["text/html"])
 
 
 def prose(executed: dict[str, list[dict[str, str]]]) -> list[str]:
@@ -337,7 +363,8 @@ def test_from_elsewhere_with_a_store_of_ones_own_it_says_which_results_are_not_h
         if "parameters" in cell.metadata.get("tags", []):
             names |= {"preset": "smoke", "store": str(store)}
     assert (names["table"].runs["state"] == "done").all()  # type: ignore[attr-defined]
-    assert names["control"].rows.empty and "not all there" in verdicts.budgets_summary(names["budgets"])  # type: ignore
+    assert names["control"].rows.empty  # type: ignore[attr-defined]
+    assert "published results are not here" in own_run.opening(names["table"], ["C4"])  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
@@ -417,7 +444,9 @@ SHOWN_OF_WORLDS = {
     "second-videos": "text/html",
     "statistics-table": "text/html",
     "patterns-figure": "image/svg+xml",
+    "patterns-values": "text/html",
     "velocities-figure": "image/svg+xml",
+    "velocities-values": "text/html",
     "found-text": "text/markdown",
 }
 

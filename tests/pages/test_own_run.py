@@ -1,0 +1,57 @@
+"""A reader's own run is compared with the published ones by direction, both numbers side by side."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from replaylab.analysis.claims import Configuration, changes
+from replaylab.analysis.statistics import Interval
+from replaylab.pages import own_run, verdicts
+from replaylab.pages.own_run import OPPOSITE, THE_SAME, UNKNOWN, Comparison
+from replaylab.sweeps import sweep
+from replaylab.sweeps.sweep import Table
+
+
+@pytest.fixture(scope="module")
+def published() -> Table:
+    return sweep.read("published", [0.0, 0.25], measures=verdicts.JUDGED)
+
+
+@pytest.mark.parametrize(
+    ("own", "published", "direction"),
+    [(-1.0, (0.5, 1.0, 2.0), OPPOSITE), (0.1, (0.5, 1.0, 2.0), THE_SAME), (-0.1, (-2.0, -1.0, -0.5), THE_SAME),
+     (1.0, (-0.5, 1.0, 2.0), UNKNOWN), (1.0, None, UNKNOWN)],
+)  # fmt: skip
+def test_a_direction_is_compared_with_one_that_is_shown(
+    own: float, published: tuple[float, float, float] | None, direction: str
+) -> None:
+    beside = published and Interval(published[1], published[0], published[2], 5)
+    assert Comparison("", "ade_px", Interval(own, np.nan, np.nan, 1), beside or None).direction == direction
+
+
+def test_effects_are_changes_from_the_base_and_from_no_replay(published: Table) -> None:
+    rows = published.rows[published.rows["replay"] != "far"]
+    found = {(one.effect, one.measure): one for one in own_run.compared(replace(published, rows=rows), published.rows)}
+    assert len(found) == 6
+    for configuration, words in ((Configuration(), "without"), (Configuration("near", 0.25), "25 % replay")):
+        of_clips, _ = changes(published.rows, configuration, "ade_px", "driving-eventful")  # type: ignore[misc]
+        none, _ = changes(published.rows, Configuration(), "ade_px", "driving-eventful")  # type: ignore[misc]
+        expected = of_clips.mean() - (none.mean() if "25" in words else 0)
+        (one,) = (one for key, one in found.items() if key[0].startswith("ADE (px), eventful") and words in key[0])
+        assert one.own.estimate == pytest.approx(expected)
+        assert one.published is not None and one.published.estimate == pytest.approx(expected)
+
+
+def test_what_is_published_is_no_run_of_a_reader_s(published: Table, tmp_path) -> None:
+    assert not own_run.is_own(published) and own_run.next_steps(published) == ""
+    assert own_run.clips_first(published).data == "" and "<figure" in own_run.clips(published).data
+    assert own_run.is_own(replace(published, preset="quick", store=tmp_path))
+    assert not own_run.is_own(replace(published, store=tmp_path))  # the preregistered runs once more have verdicts
+
+
+def test_without_published_results_it_says_so() -> None:
+    one = Comparison("ADE", "ade_px", Interval(1.0, np.nan, np.nan, 1), None)
+    assert "not here" in own_run._agreement([one], 1) and "| +1.00 | – |" in own_run._side_by_side([one])
+    assert own_run._effect(pd.DataFrame(), "ade_px", "driving") is None
