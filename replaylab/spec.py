@@ -219,6 +219,9 @@ EDITIONS = (2, 3)
 """Of the measures: 3 has the share of the true motion that is predicted besides."""
 
 
+MOST_KEPT = 91  # the percentiles from the 5th to the 95th
+
+
 @dataclass(frozen=True)
 class EvaluationSpec(Described):
     """Which clips are sampled and measured, the same for every configuration and step.
@@ -244,11 +247,15 @@ class EvaluationSpec(Described):
     measured_in: str = field(default="fp32", metadata=LATER)  # or bf16: the video network, denoising losses
     futures_at_the_end: int = field(default=0, metadata=LATER)  # sampled per clip after the last step; 0: `futures`
     second_detector: str = field(default="", metadata=LATER)  # digest of its weights; "": agents are detected once
+    kept_clips: int = field(default=3, metadata=LATER)  # of each domain, kept of every run as examples
 
     def __post_init__(self) -> None:
         check_numbers(self, "sampler_steps", "futures", least=1)
         check_numbers(self, "clips", "reference_clips", "noise_seed", least=0)
         check_numbers(self, "miss_cap_px", above=0)
+        check_numbers(self, "kept_clips", least=1)
+        if self.kept_clips > MOST_KEPT:
+            raise ValueError(f"kept_clips is {self.kept_clips}; at most {MOST_KEPT} percentiles of motion differ")
         if self.futures_at_the_end < 0:
             raise ValueError(f"futures_at_the_end is {self.futures_at_the_end}; it must be at least 1, or 0 for as ever")
         if self.edition not in EDITIONS:

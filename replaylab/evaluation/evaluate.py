@@ -36,7 +36,7 @@ from replaylab.util.progress import track
 
 Gallery = dict[str, dict[str, int]]  # domain -> percentile -> number of the clip
 Measuring = Callable[[], pd.DataFrame]  # gives rows
-GALLERY_PERCENTILES = (5, 50, 95)
+LEAST_PERCENTILE, MOST_PERCENTILE = 5, 95  # of the clips that are kept
 
 
 def evaluate(
@@ -155,7 +155,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
             rows = kept(f"{name}-{number:02d}", partial(of_baseline, name, evaluation_set))
             parts.append(rows.assign(model=name, step=-1))
             if name == "copy-last-frame" and evaluation_set.name in shown:
-                gallery[evaluation_set.name] = at_percentiles(rows)
+                gallery[evaluation_set.name] = at_percentiles(rows, evaluation.kept_clips)
     for evaluation_set in prepared:
         if evaluation_set.has_agents and evaluation_set.context_frames > 1:  # a velocity needs two frames
             both = evaluation_set.extrapolated, evaluation_set.extrapolated_again
@@ -188,15 +188,21 @@ def copy_last_frame(frames: Frames, context_frames: int = CONTEXT_FRAMES) -> Fra
     return still
 
 
-def at_percentiles(rows: pd.DataFrame) -> dict[str, int]:
-    """The clips (by number) at GALLERY_PERCENTILES of how far agents move: the ADE of copy-last-frame, or its PSNR where
-    there is no agent. A property of the clip alone, so that every configuration shows the same clips.
+def percentiles(count: int) -> list[int]:
+    """So many from the 5th to the 95th, evenly spaced: 5, 50, 95 for three; of one the 95th, of the clip that moves most."""
+    reach = MOST_PERCENTILE - LEAST_PERCENTILE
+    return [MOST_PERCENTILE - round(place * reach / max(count - 1, 1)) for place in range(count)][::-1]
+
+
+def at_percentiles(rows: pd.DataFrame, count: int = 3) -> dict[str, int]:
+    """The clips (by number) at `percentiles` of how far agents move: the ADE of copy-last-frame, or its PSNR where there is
+    no agent. A property of the clip alone, so that every configuration shows the same clips.
     """
     for measure in ("ade_px", "psnr_db"):
         values = rows.loc[rows["measure"] == measure, "value"].reset_index(drop=True).dropna().sort_values()
         if len(values):
             break
-    return {str(at): int(values.index[round(at / 100 * (len(values) - 1))]) for at in GALLERY_PERCENTILES}
+    return {str(at): int(values.index[round(at / 100 * (len(values) - 1))]) for at in percentiles(count)}
 
 
 def keep(folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured: Measurement, clips: dict[str, int]) -> None:

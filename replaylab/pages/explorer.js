@@ -73,12 +73,13 @@
     return group;
   }
 
-  function screenOf(figure, redraw) {
+  function screenOf(figure, contextFrames, redraw) {
     const [image, picture] = [figure.querySelector("img"), figure.querySelector(".rl-picture")];
     const canvas = element("canvas", { role: "img" });
     const svg = shape("svg", { "aria-hidden": "true" });
     picture.replaceChildren(canvas, svg); // the sheet is still drawn from, but no longer shown
-    image.addEventListener("load", redraw);
+    const given = new Image(); // the frames that all versions of a clip share
+    for (const one of [image, given]) one.addEventListener("load", redraw);
     let clip, version;
     return {
       show(newClip, newVersion) {
@@ -86,15 +87,17 @@
         const [, height, width] = clip.size;
         [canvas.width, canvas.height] = [width, height];
         svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-        if (version.sheet) image.src = `data:image/webp;base64,${version.sheet}`;
+        if (version.sheet) [image.src, given.src] = [version.sheet, clip.given].map((sheet) => `data:image/webp;base64,${sheet}`);
         canvas.setAttribute("aria-label", version.description);
         figure.querySelector("strong").textContent = version.title;
         figure.querySelector("figcaption span").textContent = version.note;
       },
       draw(frame) {
-        if (!image.complete || !image.naturalWidth) return; // it comes back here when it has loaded
         const { width, height } = canvas;
-        canvas.getContext("2d").drawImage(image, frame * width, 0, width, height, 0, 0, width, height);
+        const shared = version.sheet ? contextFrames : 0; // frames that are not on the version's own sheet
+        const [sheet, at] = frame < shared ? [given, frame] : [image, frame - shared];
+        if (!sheet.complete || !sheet.naturalWidth) return; // it comes back here when it has loaded
+        canvas.getContext("2d").drawImage(sheet, at * width, 0, width, height, 0, 0, width, height);
         svg.replaceChildren(layer("true", clip.boxes[frame], clip.paths, frame),
           layer("detected", version.boxes[frame], version.paths, frame), shifts(version.paths, clip.paths, frame));
       },
@@ -205,6 +208,9 @@
       const { domain, percentile, configuration, step } = selects;
       const ofDomain = data.clips.filter((clip) => clip.domain === domain.value);
       only(percentile, (value) => ofDomain.some((clip) => clip.percentile === value));
+      for (const option of percentile.options) { // a percentile is another clip in each domain
+        option.textContent = ofDomain.find((one) => one.percentile === option.value)?.choice ?? `${option.value}th percentile`;
+      }
       const clip = ofDomain.find((one) => one.percentile === percentile.value);
       only(configuration, (value) => clip.versions.some((version) => version.configuration === value));
       const tuned = clip.versions.filter((version) => version.configuration === configuration.value);
@@ -233,7 +239,7 @@
     const data = JSON.parse(root.querySelector("script").textContent);
     let clock;
     const figures = [...root.querySelectorAll(".rl-screen")];
-    const screens = figures.map((figure) => screenOf(figure, () => clock?.redraw()));
+    const screens = figures.map((figure) => screenOf(figure, data.context_frames, () => clock?.redraw()));
     clock = clockOf(root, data, (frame) => screens.forEach((screen) => screen.draw(frame)));
     const choices = root.querySelector(".rl-choices");
     if (choices) choices.after(clock.controls);

@@ -3,8 +3,11 @@
 `main_sample_clips` and `sample_clips` read them; `player` and `explorer` make one piece of HTML of them, for a page of the
 book and for a notebook alone. Decision: a clip is one picture, its frames side by side (a sheet, WebP), that a script cuts
 into frames: exact frames, one clock for all, no video codec, and a film strip where no script runs. Everything is in the
-page (about 8 kB a clip, decoded when it is chosen), because an executed notebook, a page opened from a disk and a book
-have no folder in common to fetch from.
+page (about 5 kB a clip, decoded when it is chosen; the given frames are the same in every version and stand there once),
+because an executed notebook, a page opened from a disk and a book have no folder in common to fetch from.
+
+A page has room for MOST_SHEETS of them. Of a store that keeps more clips, the last step alone is shown, and where those are
+still too many, only the configurations that are compared first; every clip is in the grid of stills.
 
 Agents are joined over frames by nearest centres, and detected boxes are matched with true ones frame by frame as
 `metrics.dynamics` matches them, so that the error beside a picture is that of what is seen. Refused: clips picked by eye.
@@ -26,9 +29,9 @@ from typing import Any
 import numpy as np
 from IPython.display import HTML
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from replaylab.catalogue import CONTEXT_FRAMES, FRAMES_PER_SECOND, MAIN_FRACTION, domain_of
+from replaylab.catalogue import CONTEXT_FRAMES, FRAMES_PER_SECOND, MAIN_FRACTION, domain_of, measure_of
 from replaylab.metrics import dynamics
 from replaylab.pages.style import on_the_page
 from replaylab.spec import RunSpec
@@ -41,11 +44,15 @@ TRUTH, BASE = "truth", "base"
 MISS_CAP_PX = 16.0  # of the tiny model's evaluations
 MAX_HEIGHT_PX, MAX_SHEET_WIDTH_PX = 128, 16000  # WebP ends at 16383
 WEBP_QUALITY = 82
+MOST_SHEETS = 420  # about 2 MB
+STILL_PX, STILL_QUALITY = 96, 70  # of the grid's pictures
 OPENS_WITH, MAIN_REPLAY = "driving-eventful", f"replay {percent(MAIN_FRACTION)}"
 NO_CLIPS = HTML("<p>No sample clips are kept in this store: run the sweep, which keeps some when it evaluates.</p>")
 Boxes = Sequence[Sequence[Sequence[float]]]
 Clips = dict[tuple[str, str], list["SampleClip"]]
 """By domain and percentile, the versions of each clip."""
+Ranks = Mapping[tuple[str, str], str]
+"""By domain and percentile, how a clip's error changes and where that stands among all clips, in words (`ranks`)."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class SampleClip:
         """The step of a fine-tuned model, and the error as figures write it."""
         error = ade_px(self)
         step = f"step {self.step}, " if self.step else ""
-        ade = "no agent to find" if np.isnan(error) else f"ADE {number(error)} px"
+        ade = "no agent to find" if np.isnan(error) else f"ADE {number(error, measure_of('ade_px').digits)} px"
         return step + ade.replace(" ", "\N{NO-BREAK SPACE}")
 
     @property
@@ -140,6 +147,29 @@ def nearest_to_the_mean(clips: Sequence[SampleClip], mean_px: float) -> str:
         if base and tuned:
             changes[percentile] = abs(ade_px(tuned[0]) - ade_px(base[0]) - mean_px)
     return min(changes, key=lambda one: changes[one])
+
+
+def ranks(table: Table) -> dict[tuple[str, str], str]:
+    """Of each kept clip the change of ADE from the base to no replay at the last step, in the first seed, and its rank among
+    all clips of its domain, 1 for the largest: "ADE +1.23 px, rank 12 of 128". Clips without agents have none.
+    """
+    runs = [run for run in _finished(table).values() if not run.replay.fraction]
+    if not runs or table.rows.empty:
+        return {}
+    references = ReferenceSpec.of(table.specs[0]).run_id
+    rows = table.rows[(table.rows["measure"] == "ade_px") & table.rows["run"].isin([references, runs[0].run_id])]
+    found = {}
+    for domain, clips in Store(table.store).gallery_clips(references).items():
+        here = rows[rows["domain"] == domain]
+        base = here.loc[here["model"] == "base", "value"].reset_index(drop=True)  # in the order of the clips
+        tuned = here.loc[(here["run"] == runs[0].run_id) & (here["step"] == runs[0].evaluate_at[-1]), "value"]
+        change = tuned.reset_index(drop=True) - base
+        order = change.rank(ascending=False, method="first")
+        for percentile, clip in clips.items():
+            if clip < len(change) and not np.isnan(change[clip]):
+                said = number(change[clip], f"+{measure_of('ade_px').digits}")
+                found[domain, percentile] = f"ADE {said} px, rank {order[clip]:.0f} of {change.notna().sum()}"
+    return found
 
 
 def _finished(table: Table) -> dict[str, RunSpec]:
@@ -270,11 +300,11 @@ def comparison(versions: Sequence[SampleClip], percentile: str) -> HTML:
     return _page("rl-player rl-four", body, _data(clips, sheets=True))
 
 
-def explorer(versions: Sequence[SampleClip]) -> HTML:
+def explorer(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTML:
     """Truth, base, the first configuration (no replay) and another one side by side; domain, clip, the other configuration
     and step are chosen on the page, and stand in its address. Opens with eventful driving where there is some.
     """
-    versions = [_printable(one) for one in versions]
+    versions = [_printable(one) for one in _that_fit(versions)]
     tuned = [one for one in versions if one.step]
     if not tuned:
         return NO_CLIPS
@@ -287,7 +317,8 @@ def explorer(versions: Sequence[SampleClip]) -> HTML:
     last = {one.configuration: place for place, one in enumerate(these) if one.step}
     places = [*(place for place, one in enumerate(these) if not one.step)]
     places += [last[name] for name in dict.fromkeys([compared, chosen]) if name in last]
-    percentiles = {percentile: f"{percentile}th percentile" for _, percentile in clips}
+    said = {key: _choice(key[1], (ranked or {}).get(key, "")) for key in clips}
+    percentiles = {percentile: said.get((domain, percentile), _choice(percentile)) for _, percentile in clips}
     steps = {str(step): str(step) for step in sorted({one.step for one in tuned})}
     choices = (
         _select("domain", "Domain", domains, domain)
@@ -301,7 +332,74 @@ def explorer(versions: Sequence[SampleClip]) -> HTML:
         '<p class="rl-status" aria-live="polite"></p>\n'
         "<noscript><p>To choose others, allow this page to run scripts.</p></noscript>\n"
     )
-    return _page("rl-explorer rl-four", body, {**_data(clips, sheets=True), "compared": compared})
+    data = _data(clips, sheets=True)
+    for one, key in zip(data["clips"], clips, strict=True):
+        one["choice"] = said[key]
+    return _page("rl-explorer rl-four", body, {**data, "compared": compared})
+
+
+def _choice(percentile: str, rank: str = "") -> str:
+    """A clip among the choices, such as "95th percentile: ADE +1.23 px, rank 12 of 128"."""
+    return f"{percentile}th percentile" + (f": {rank}" if rank else "")
+
+
+def _that_fit(versions: Sequence[SampleClip]) -> list[SampleClip]:
+    """All of them, or of the fine-tuned ones those at their last step, or only the first configuration and the one that is
+    compared with it first: the most that a page has room for.
+    """
+    last = {one.configuration: max(other.step for other in versions if other.configuration == one.configuration)
+            for one in versions}  # fmt: skip
+    at_the_end = [one for one in versions if one.step == last[one.configuration]]
+    tuned = list(dict.fromkeys(one.configuration for one in versions if one.step))
+    first = {TRUTH, BASE, *tuned[:1], *([_opens_with(tuned)] if tuned else [])}
+    kept = [list(versions), at_the_end, [one for one in at_the_end if one.configuration in first]]
+    return next((some for some in kept if len(some) <= MOST_SHEETS), kept[-1])
+
+
+def grid(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTML:
+    """The last frame of every clip in the versions that are compared first, domain by domain, unselected: from the clip
+    whose error rises most to the one whose error falls most, with its change and rank; boxes as in the explorer.
+    """
+    tuned = list(dict.fromkeys(one.configuration for one in versions if one.step))
+    if not tuned:
+        return NO_CLIPS
+    columns = list(dict.fromkeys([TRUTH, BASE, tuned[0], _opens_with(tuned)]))
+    by_domain: dict[str, str] = {}
+    clips, ranked = _by_clip([_printable(one) for one in versions]), ranked or {}
+    for key in sorted(clips, key=lambda key: _rank_of(ranked.get(key, ""))):
+        last = {one.configuration: one for one in clips[key]}  # steps rise
+        stills = "".join(
+            f'<figure><img src="data:image/webp;base64,{_still(last[name])}" alt="{html.escape(last[name].description)}" '
+            f'loading="lazy"><figcaption>{html.escape(last[name].title)}</figcaption></figure>'
+            for name in columns if name in last
+        )  # fmt: skip
+        title = html.escape(_choice(key[1], ranked.get(key, "")))
+        by_domain[key[0]] = (
+            by_domain.get(key[0], "") + f'<p class="rl-title">{title}</p><div class="rl-stills">{stills}</div>'
+        )
+    folded = "".join(
+        f"<details><summary>{html.escape(capital(domain_of(domain).label))}</summary>{body}</details>"
+        for domain, body in by_domain.items()
+    )
+    return HTML(f'{on_the_page("rl-all")}<style>{_asset("explorer.css")}</style><div class="rl-all">{folded}</div>')
+
+
+def _rank_of(said: str) -> int:
+    """The rank in what `ranks` says; clips without one come last."""
+    return int(said.split("rank ")[1].split(" of ")[0]) if "rank " in said else 10**9
+
+
+def _still(one: SampleClip) -> str:
+    """The last frame with true boxes in cyan and detected ones in magenta, as a WebP in base64."""
+    factor = max(1, STILL_PX // one.frames.shape[1])
+    picture = Image.fromarray(np.ascontiguousarray(one.frames[-1].repeat(factor, 0).repeat(factor, 1)))
+    pen = ImageDraw.Draw(picture)
+    for boxes, colour in ((one.true_boxes[-1], "#00e5ff"), (one.detected_boxes[-1], "#ff3dd8")):
+        for box in boxes:
+            pen.rectangle([round(factor * side) for side in box[:4]], outline=colour)
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=STILL_QUALITY)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _opens_with(configurations: Sequence[str]) -> str:
@@ -358,7 +456,7 @@ def _sheet(frames: NDArray[np.uint8]) -> str:
 
 
 def _data(clips: Clips, sheets: bool) -> dict[str, Any]:
-    """What the script needs; the truth once a clip. Sheets that stand in the page already are left out."""
+    """What the script needs; the truth and the given frames once a clip. Sheets that stand in the page are left out."""
     first = next(iter(clips.values()))[0]
     return {
         "context_frames": first.context_frames,
@@ -373,13 +471,14 @@ def _clip_data(key: tuple[str, str], versions: Sequence[SampleClip], sheets: boo
     return {
         "domain": key[0], "percentile": key[1], "size": list(first.frames.shape[:3]), "boxes": _rounded(first.true_boxes),
         "paths": _centre_paths(first, first.true_boxes, every_row),
+        **({"given": _sheet(first.frames[: first.context_frames])} if sheets else {}),
         "versions": [
             {
                 "configuration": one.configuration, "step": one.step,
                 "title": one.title, "note": one.note, "description": one.description,
                 "boxes": _rounded(one.detected_boxes),
                 "paths": _centre_paths(one, one.detected_boxes, detected_rows(one)),
-                **({"sheet": _sheet(one.frames)} if sheets else {}),
+                **({"sheet": _sheet(one.frames[one.context_frames :])} if sheets else {}),
             }
             for one in versions
         ],

@@ -69,6 +69,7 @@ class Preset(Described):
     bases: tuple[int, ...] = ()  # seeds of the bases that runs start from instead, one for each of the seeds
     sixteenths: tuple[int, ...] = (16,)  # of the bases' whole training: runs start from each of them
     measures: str = "first"  # how runs are measured, one of MEASURED
+    kept_clips: int = 3  # of each domain, as examples
     execution: MachineSpec = MachineSpec()  # how its runs are executed where nobody says otherwise; in no run's name
 
 
@@ -123,6 +124,7 @@ _CONFIRMATORY = replace(
     _PUBLISHED, name="confirmatory", replay_fractions=(0.0, 0.25), seeds=tuple(10 + base for base in SECOND_BASES),
     bases=SECOND_BASES, second_base_seeds=(), replay_kinds=("near", "near-without-a", "far"), replayed_at=(300,),
     evaluated=("driving", "driving-family-a", "driving-family-b"), at_the_end=("driving-eventful",), measures="second",
+    kept_clips=24,
     about="the second edition's claims on driving: no replay and a quarter of it, one run from each of six bases",
 )  # fmt: skip
 
@@ -147,6 +149,7 @@ CONFIRMATORY = {
 _SECOND_ABLATION = replace(
     _CONFIRMATORY, seeds=(12, 13, 14), bases=(2, 3, 4), replay_kinds=("near",), evaluation_clips=64, reference_clips=128,
     evaluate_at=(50, 150, 300), evaluated=("driving", "driving-eventful"), at_the_end=("near-eventful", "physics"),
+    kept_clips=3,
 )  # fmt: skip
 
 EXPLORATORY = {
@@ -302,7 +305,8 @@ def evaluation_of(preset: Preset) -> EvaluationSpec:
     return EvaluationSpec(
         tuple(evaluated_worlds(preset).values()), preset.split, preset.evaluation_clips, preset.reference_clips,
         tuple(evaluated_worlds(preset, at_the_end=True).values()), detector=weights_digest(WEIGHTS / "detector"),
-        precision=preset.drawn_in, video_network=weights_digest(WEIGHTS / "videonet"), **settings,
+        precision=preset.drawn_in, video_network=weights_digest(WEIGHTS / "videonet"),
+        kept_clips=preset.kept_clips, **settings,
     )  # fmt: skip
 
 

@@ -77,6 +77,7 @@ def test_every_base_has_one_run_of_each_configuration_with_clips_of_its_own(ther
 
 def test_the_second_edition_is_measured_with_its_own_settings_and_the_first_as_ever(there) -> None:
     (evaluation,) = {spec.evaluation for spec in presets.grid("confirmatory")}
+    assert evaluation.kept_clips == 24
     assert (evaluation.sampler_steps, evaluation.measured_in, evaluation.edition) == (4, "bf16", 3)
     assert (evaluation.futures_of(False), evaluation.futures_of(True)) == (1, 5)
     assert evaluation.second_detector == weights_digest(there / SECOND_DETECTOR)
