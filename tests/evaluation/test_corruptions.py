@@ -21,7 +21,7 @@ from hypothesis import strategies as some
 
 from replaylab import catalogue
 from replaylab.analysis.tables import per_run
-from replaylab.catalogue import PSEUDO_SUFFIX
+from replaylab.catalogue import PSEUDO_SUFFIX, measure_of
 from replaylab.cli.main import main
 from replaylab.data.domain import TRACK_COLUMNS
 from replaylab.evaluation import corruption_study, corruptions
@@ -464,10 +464,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> CorruptionStudy:
 
 def test_sentences_say_what_the_rows_say(made: CorruptionStudy) -> None:
     said = measures.summary(made)
-    assert "The control, rendered again without damage, measures as real does: 9 of 9 measures" in said
+    assert "The control, rendered again without corruption, measures as real does: 9 of 9 measures" in said
     assert "*Agents moved 4 px*: seen by 0 of 4 measures of fidelity and by 3 of 3 of agents." in said
     assert "EffNet-KD as one of 0.0100 px" in said and "video-KD as one" in said
-    assert "No damage is taken for an improvement" in said
+    assert "No measure counts a corruption as an improvement" in said
     assert "The detector's ceiling on real frames" in said
     assert "8 clips each of ordinary driving and eventful driving" in measures.status_line(made)
 
@@ -543,9 +543,12 @@ def papermill(out: Path, *words: str) -> dict[str, list[str]]:
 
 
 SHOWN = {
-    "run": ["text/markdown"], "examples-figure": ["image/svg+xml"], "pictures-map": ["image/svg+xml"],
-    "agents-map": ["image/svg+xml"], "time-map": ["image/svg+xml"], "as-blur-figure": ["image/svg+xml"],
-    "ceiling-figure": ["image/svg+xml"],
+    "run": ["text/markdown"], "examples-figure": ["image/svg+xml"],
+    "pictures-map": ["image/svg+xml"], "pictures-values": ["text/html"],
+    "agents-map": ["image/svg+xml"], "agents-values": ["text/html"],
+    "time-map": ["image/svg+xml"], "time-values": ["text/html"],
+    "as-blur-figure": ["image/svg+xml"], "as-blur-values": ["text/html"],
+    "ceiling-figure": ["image/svg+xml"], "ceiling-values": ["text/html"],
     "values-table": ["text/html"], "found-text": ["text/markdown"],
 }  # fmt: skip
 
@@ -579,6 +582,6 @@ def test_the_ceiling_is_told_for_the_least_and_the_sharpest_model() -> None:
     means = (
         here[here["model"].isin(["base", "fine-tuned"])].groupby(["model", "replay_fraction"], dropna=False)["value"].mean()
     )
-    least = text_module.number(means.min())
+    least = text_module.number(means.min(), measure_of("sharpness_ratio").digits)
     said = measures.ceilings(values)
     assert f"{least} times as sharp" in said and said.count("ADE") == 2
