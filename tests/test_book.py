@@ -1,14 +1,21 @@
 """Is the book whole: what it is made of is in git and clean, and it builds without a warning?"""
 
+import os
 import re
+import sys
+import zipfile
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 from conftest import ROOT, tracked_files
+
+sys.path.append(str(ROOT / "book" / "_ext"))
+
 from html_page import Page
 from IPython.core.interactiveshell import InteractiveShell
+from publishing import pack
 
 from replaylab.analysis.claims import CLAIMS
 
@@ -83,7 +90,7 @@ def test_the_index_computes_what_it_says_was_found(monkeypatch: pytest.MonkeyPat
         done = shell.run_cell(re.sub(r"\A(---\n.*?\n---\n|(:[^\n]*\n)+)", "", cell, flags=re.S))
         done.raise_error()
         shown.append(done.result)
-    sentence, clips, rule, _, _, cards, progress, _, _, table, standing, cost, caveats = shown
+    sentence, clips, rule, _, _, cards, progress, _, table, standing, cost, caveats = shown
     assert all(word in sentence.data for word in ("EffNet-KD", "ADE on eventful driving", "25 % of each batch"))
     assert clips.data.count('<figure class="rl-screen') == 4 and "nearly as all test clips do on average" in rule.data
     assert len(re.findall('class="rl-card ', cards.data)) == len(CLAIMS) + 3  # C5 to C7 have no verdict
@@ -146,6 +153,30 @@ def test_pages_fetch_nothing_from_another_host_and_link_to_nothing_missing(built
             target = link.split("#")[0].split("?")[0]
             if target and not re.match(r"[a-z]+:", target):
                 assert (built_book / name).parent.joinpath(target).exists(), f"{name} links to {link}"
+
+
+@pytest.mark.slow
+def test_all_data_are_one_file_that_the_first_page_links_to(built_book: Path) -> None:
+    file = built_book / "replaylab-results.zip"
+    assert file.name in pages(built_book)["index.html"].links
+    with zipfile.ZipFile(file) as archive:
+        names = {name.removeprefix(f"{file.stem}/") for name in archive.namelist()}
+        there = BOOK / "results"
+        assert names == {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
+        assert archive.read(f"{file.stem}/SHA256SUMS") == (there / "SHA256SUMS").read_bytes()
+
+
+def test_an_archive_of_the_same_files_is_the_same_bytes(tmp_path: Path) -> None:
+    made = []
+    for seconds in (1e9, 2e9):
+        folder = tmp_path / f"{seconds:g}" / "results"
+        for name in ("b.txt", "rows/a.txt") if made else ("rows/a.txt", "b.txt"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(name)
+            os.utime(folder / name, (seconds, seconds))
+        pack(folder, folder.with_name("data.zip"))
+        made.append(folder.with_name("data.zip").read_bytes())
+    assert made[0] == made[1]
 
 
 @pytest.mark.slow

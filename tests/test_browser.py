@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from in_browser import SIZES, complaints
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 IMAGES = "images => images.map(image => [image.getAttribute('src'), image.getAttribute('alt') || '', image.naturalWidth])"
+MOST_BYTES = 3_000_000  # of a page with everything that it loads
+WIDE_TABLES = """() => {
+    document.querySelectorAll("details").forEach(folded => { folded.open = true; });
+    return [...document.querySelectorAll(".bd-article table")].filter(table => {
+        const [box, around] = [table, table.closest(".bd-article")].map(one => one.getBoundingClientRect());
+        return box.right > around.right + 1 || (table.rows[0]?.cells.length ?? 0) > 6;
+    }).map(table => table.id || table.textContent.slice(0, 40));
+}"""
+"""Opens what is folded; tables that are wider than the page's text, or have more columns than fit there."""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -22,8 +32,10 @@ def test_every_page_opens_without_a_complaint(built_book: Path, browser: "Browse
     pages = [path for path in sorted(built_book.rglob("*.html")) if "_static" not in path.parts]
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
-    wrong = complaints(page)
+    wrong, loaded = complaints(page), set[str]()
+    page.on("request", lambda request: loaded.add(request.url))
     for path in pages:
+        loaded.clear()
         page.goto(path.as_uri(), wait_until="load")
         page.wait_for_timeout(200)
         where = f"{path.relative_to(built_book)}, {size}, {scheme}"
@@ -32,6 +44,10 @@ def test_every_page_opens_without_a_complaint(built_book: Path, browser: "Browse
         # Content wider than the window makes a phone scroll sideways.
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{where}: wider than the window"
         assert page.locator(".bd-header:visible").count() == 0, f"{where}: the second search bar"
+        assert page.evaluate(WIDE_TABLES) == [], where
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{where}: wider once all is unfolded"
+        files = {unquote(urlsplit(url).path) for url in loaded if url.startswith("file:")}
+        assert sum(Path(file).stat().st_size for file in files) <= MOST_BYTES, f"{where}: too heavy"
         for source, alt, width_px in page.locator(".bd-article img").evaluate_all(IMAGES):  # asked at once: there are many
             # Without an alt of its own (a cell's metadata: mystnb, image, alt) a figure gets its file's name.
             assert alt.strip() and "_images/" not in alt, f"{where}: no alt text: {source}"
@@ -92,13 +108,49 @@ def test_the_explorer_and_the_tables_answer_in_the_book(built_book: Path, browse
     context.close()
 
 
+def test_a_row_of_a_table_is_a_card_on_a_phone_and_its_cells_name_their_columns(
+    built_book: Path, browser: "Browser"
+) -> None:
+    width, height = SIZES["phone"]
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page = context.new_page()
+    page.goto((built_book / "index.html").as_uri(), wait_until="load")
+    cells = page.locator("#T_verdicts tbody tr").first.locator("td, th").all()
+    boxes = [cell.bounding_box() for cell in cells if cell.is_visible()]
+    assert len(boxes) == 6 and all(box is not None and box["x"] == boxes[0]["x"] for box in boxes)  # type: ignore[index]
+    names = [cell.get_attribute("data-column") for cell in cells]
+    assert names == ["claim", "statement", "verdict", "change", "supported if", "measure"]
+    said = cells[2].evaluate("cell => getComputedStyle(cell, '::before').content")
+    assert said == '"verdict"'
+    page.set_viewport_size({"width": 1280, "height": 500})  # on a desk the heads stay in view
+    table = page.locator("#T_verdicts")
+    table.locator("tbody tr").last.scroll_into_view_if_needed()
+    head, last = (table.locator(part).bounding_box() for part in ("thead th >> nth=1", "tbody tr >> nth=-1"))
+    assert head is not None and last is not None and 0 <= head["y"] < last["y"]
+    context.close()
+
+
+def test_the_search_finds_how_to_cite_and_prose_before_the_library(built_book: Path, browser: "Browser") -> None:
+    page = browser.new_page()
+    for words in ("cite", "license", "licence", "replay"):
+        page.goto(f"{(built_book / 'search.html').as_uri()}?q={words}", wait_until="load")
+        page.wait_for_function("document.querySelectorAll('#search-results li').length > 0")
+        page.wait_for_timeout(300)
+        found = page.locator("#search-results li > a").all()
+        first = [(str(link.get_attribute("href")), link.inner_text()) for link in found[:3]]
+        assert "reference_" not in first[0][0], (words, first)
+        in_index = [title for address, title in first if address.split("?")[0].split("#")[0] == "index.html"]
+        assert words == "replay" or any(title.endswith(words) for title in in_index), (words, first)
+    page.close()
+
+
 def test_the_values_of_a_figure_are_saved_by_the_keyboard_and_from_the_disk(
     built_book: Path, browser: "Browser", tmp_path: Path
 ) -> None:
     context = browser.new_context(color_scheme="dark")
     page = context.new_page()
     page.goto((built_book / "02_finetune_degradation.html").as_uri(), wait_until="load")
-    links = page.locator(".rl-csv a")
+    links = page.locator(".rl-csv a", has_text="Values of this figure")
     assert links.count() == page.locator(".bd-article figure img").count()
     with page.expect_download() as download:
         links.first.press("Enter")

@@ -369,8 +369,8 @@ def grid(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTML:
     for key in sorted(clips, key=lambda key: _rank_of(ranked.get(key, ""))):
         last = {one.configuration: one for one in clips[key]}  # steps rise
         stills = "".join(
-            f'<figure><img src="data:image/webp;base64,{_still(last[name])}" alt="{html.escape(last[name].description)}" '
-            f'loading="lazy"><figcaption>{html.escape(last[name].title)}</figcaption></figure>'
+            f'<figure><img src="data:image/webp;base64,{_still(last[name])}" alt="{html.escape(last[name].description)}">'
+            f'<figcaption>{html.escape(last[name].title)}</figcaption></figure>'
             for name in columns if name in last
         )  # fmt: skip
         title = html.escape(_choice(key[1], ranked.get(key, "")))

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 CONF = f"""
-extensions = ["myst_nb"]
+import sys
+sys.path.append({str(ROOT / "book" / "_ext")!r})
+extensions = ["myst_nb", "lighter"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence", "dollarmath", "linkify", "substitution", "tasklist"]
 myst_url_schemes = ["mailto", "http", "https"]
-html_extra_path = [{str(ROOT / "book" / "_mathjax")!r}]
-mathjax_path = "../tex-svg.js"
+html_math_renderer = "mathml"
 """
 SHOWN = {what: text for what, text in HOSTILE.items() if what != "no text"}  # a surrogate is in no table
 
@@ -37,7 +38,7 @@ def outputs(text: str) -> list[dict[str, str]]:
     """What the page on one's own model displays of domains of this name, as a notebook keeps it."""
     table = table_of([text, f"{text} too"])
     clips = [clip_of(text, explorer.TRUTH, 0), clip_of(text, text, 2)]
-    pieces = [your_model.measures_table(table).to_html(), replay_sweep.status_table(table.runs).to_html()]
+    pieces = [str(made._repr_html_()) for made in (your_model.measures_table(table), replay_sweep.status_table(table.runs))]
     pieces += [explorer.player(clips).data, explorer.explorer(clips).data, style.csv_link(table.rows, text).data]
     return [*({"text/html": piece} for piece in pieces), {"text/markdown": f"- **{in_markdown(text)}**: it changes."}]
 
@@ -46,7 +47,7 @@ def outputs(text: str) -> list[dict[str, str]]:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("book")
     (folder / "conf.py").write_text(CONF)
-    cells = [nbformat.v4.new_markdown_cell("# Index\n\nOne formula, so that MathJax is there: $x$")]
+    cells = [nbformat.v4.new_markdown_cell("# Index\n\nOne formula: $x$")]
     for text in SHOWN.values():
         cell = nbformat.v4.new_code_cell("'a table'", execution_count=1)
         cell["outputs"] = [nbformat.v4.new_output("display_data", data=data) for data in outputs(text)]
@@ -63,7 +64,7 @@ def test_no_name_runs_a_script_fetches_anything_or_becomes_an_element(page: Path
     opened = browser.new_page()
     wrong = complaints(opened)
     opened.goto(page.as_uri(), wait_until="load")
-    opened.wait_for_timeout(1000)  # for MathJax, and for what an element of a name would do
+    opened.wait_for_timeout(1000)  # for what an element of a name would do
     for event in ("mouseover", "click", "focus", "error"):
         opened.evaluate(
             "name => document.querySelectorAll('main *, body *').forEach(each => each.tagName == 'A' || "
@@ -73,7 +74,7 @@ def test_no_name_runs_a_script_fetches_anything_or_becomes_an_element(page: Path
     assert opened.evaluate("window.hit") is None, "a name ran a script"
     assert not wrong, wrong
     assert opened.locator("a[href^='javascript:'], svg[onload], img[src$='/x']").count() == 0
-    assert opened.locator("mjx-container").count() == 1, "MathJax is not there, or has taken a name for a formula"
+    assert opened.locator("math").count() == 1, "the formula is not there, or a name was taken for one"
     shown = opened.evaluate("document.body.textContent")
     for what, text in SHOWN.items():
         assert " ".join(printable(text).split())[:30] in " ".join(shown.split()), f"{what} is not there as it is"
