@@ -167,7 +167,7 @@ def test_all_data_are_one_file_that_the_first_page_links_to(built_book: Path) ->
 
 
 def test_an_archive_of_the_same_files_is_the_same_bytes(tmp_path: Path) -> None:
-    made = []
+    made: list[bytes] = []
     for seconds in (1e9, 2e9):
         folder = tmp_path / f"{seconds:g}" / "results"
         for name in ("b.txt", "rows/a.txt") if made else ("rows/a.txt", "b.txt"):

@@ -310,11 +310,9 @@ def test_it_shows_every_table_figure_and_sentence_once(from_root: dict[str, list
         "tradeoff-values": ["text/html"],
         "steps-figure": ["image/svg+xml"],
         "steps-values": ["text/html"],
-        "control-values": ["text/html"],
         "fractions-figure": ["image/svg+xml"],
         "fractions-values": ["text/html"],
         "gallery": ["text/html"],
-        "budgets-table": ["text/html"],
         "budgets-found": ["text/markdown"],
         "found-text": ["text/markdown"],
         "every-figure": ["image/svg+xml"],
@@ -345,8 +343,8 @@ def test_a_reader_s_own_run_says_what_ran_beside_what_is_published(from_root: di
     assert "top of the page" in "".join(from_root["gallery"][0]["text/html"])
     assert '-p preset smoke -y "seeds: [0, 1, 2]"' in following and "4 runs more, about" in following
     assert "--preset published" in following and "hours in all" in following
-    assert "control" not in "".join(from_root["control-values"][0]["text/html"])
-    assert "published runs" in "".join(from_root["budgets-table"][0]["text/html"])
+    assert not from_root["control-values"] and not from_root["budgets-table"]
+    assert "about published runs" in "".join(from_root["budgets-found"][0]["text/markdown"])
 
 
 def prose(executed: dict[str, list[dict[str, str]]]) -> list[str]:
@@ -414,8 +412,12 @@ def test_a_list_passed_as_text_stops_it(tmp_path: Path) -> None:
 def test_the_explorer_shows_every_run_of_the_store(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "explorer.ipynb"
     papermill(ROOT, "book/explorer.ipynb", str(out), *smoke(store))
-    ((output,),) = [datas for datas in shown(nbformat.read(out, as_version=4)).values() if datas]
-    page = "".join(output["text/html"])
+    executed = {cell: datas for cell, datas in shown(nbformat.read(out, as_version=4)).items() if datas}
+    assert list(executed) == ["explorer", "grid"]
+    page, stills = ("".join(data["text/html"]) for (data,) in executed.values())
+    assert stills.count('class="rl-title"') == 9 and re.search(
+        r"th percentile: ADE [+\u2212][\d.]+ px, rank \d of 8<", stills
+    )
     for choice in ("driving-eventful", "95", "replay 0 %", "replay 50 %", "2", "4"):
         assert f'<option value="{choice}"' in page
 

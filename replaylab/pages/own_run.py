@@ -16,14 +16,16 @@ from statistics import median
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, Markdown
 
 from replaylab.analysis import statistics
 from replaylab.analysis.changes import last_steps, of_measure
 from replaylab.analysis.claims import Configuration, changes
 from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, Interval, describe, interval
+from replaylab.analysis.tables import drawn
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
-from replaylab.pages import explorer, finetune_degradation, verdicts
+from replaylab.pages import explorer, finetune_degradation, replay_sweep, verdicts
+from replaylab.pages.style import csv_link
 from replaylab.pages.verdicts import PREREGISTERED
 from replaylab.store import Store, published_folder
 from replaylab.sweeps import sweep
@@ -35,7 +37,6 @@ PUBLISHED = PREREGISTERED[0]
 COMPARED = (("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"))
 THE_SAME, OPPOSITE, UNKNOWN = "the same", "opposite", "the published runs show none"
 ABOVE = HTML("<p>The clips of this run stand at the top of the page.</p>")
-NOTHING = HTML("")
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,9 @@ def _side_by_side(effects: Sequence[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def clips_first(table: Table) -> HTML:
+def clips_first(table: Table) -> HTML | None:
     """A reader's clips, at the top; nothing on the published pages, whose clips have a place of their own."""
-    return explorer.player(explorer.main_sample_clips(table)) if is_own(table) else NOTHING
+    return explorer.player(explorer.main_sample_clips(table)) if is_own(table) else None
 
 
 def clips(table: Table) -> HTML:
@@ -159,11 +160,13 @@ def clips(table: Table) -> HTML:
     return ABOVE if is_own(table) else explorer.player(explorer.main_sample_clips(table))
 
 
-def next_steps(table: Table, page: str = "03_replay_sweep") -> str:
-    """Markdown: what a reader can run next, and what it costs by the times of this run and of the published ones."""
+def next_steps(table: Table, page: str = "03_replay_sweep") -> Markdown | None:
+    """What a reader can run next, and what it costs by the times of this run and of the published ones; nothing on the
+    published pages.
+    """
     done = table.runs[table.runs["state"] == "done"]
     if not is_own(table) or done.empty:
-        return ""
+        return None
     lines = []
     seconds = [Store(table.store).summary(run)["seconds"] for run in done["run"]]
     seeds = sorted(set(table.runs["seed"]))
@@ -184,13 +187,19 @@ def next_steps(table: Table, page: str = "03_replay_sweep") -> str:
         f"  python -m replaylab sweep --preset {PUBLISHED} --store FOLDER\n  ```"
     )
     lines.append("- **Your own model and videos**: the page *Your own model, your own videos* says what they take.")
-    return "\n".join(["**What to run next**", "", *lines])
+    return Markdown("\n".join(["**What to run next**", "", *lines]))
 
 
 def control(table: Table) -> Table:
     """`verdicts.control`, which is published: beside a reader's run without its rows."""
     found = verdicts.control()
     return replace(found, rows=found.rows.iloc[:0]) if is_own(table) else found
+
+
+def control_values(found: Table) -> HTML | None:
+    """A link to the values of the control, where it is shown."""
+    values = drawn(found.rows, replay_sweep.TRADEOFF)
+    return csv_link(values, "control") if len(values) else None
 
 
 def budgets(table: Table) -> pd.DataFrame:

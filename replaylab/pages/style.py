@@ -47,11 +47,7 @@ SEED_DOT: dict[str, Any] = {"s": 12, "alpha": 0.8, "linewidth": 0, "zorder": 3}
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def csv_link(rows: pd.DataFrame, name: str) -> HTML:
-    """A link that saves `rows` as name.csv, six digits a number; the file is in the page, and no host is asked. No rows, no
-    link.
-    """
-    if rows.empty:
-        return HTML("")
+    """A link that saves `rows` as name.csv, six digits a number; the file is in the page, and no host is asked."""
     return HTML(f"{on_the_page('rl-csv')}{_csv_link(rows, name, 'Values of this figure')}")
 
 

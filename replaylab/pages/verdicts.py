@@ -17,7 +17,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
@@ -240,10 +239,10 @@ def budgets(store: str | Path = "") -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def budgets_table(made: pd.DataFrame) -> Styler | HTML:
-    """`budgets` in words; a sentence where there are none, on a page of a reader's run."""
+def budgets_table(made: pd.DataFrame) -> Styler | None:
+    """`budgets` in words; nothing where there are none, on a page of a reader's run."""
     if made.empty:
-        return HTML("<p>This section is about published runs: the book's own page on replay has its table.</p>")
+        return None
     words = made.copy()
     for column, digits in zip(words.columns[3:], _digits_of_budgets(), strict=True):
         words[column] = [MISSING if one is None else describe(one, digits) for one in made[column]]
@@ -257,7 +256,7 @@ def _digits_of_budgets() -> list[str]:
 def budgets_summary(made: pd.DataFrame) -> str:
     """Markdown: the changes of `budgets` in ADE on eventful driving."""
     if made.empty:
-        return ""
+        return "This section is about published runs: the book's own page on replay has its table."
     column = made.columns[-1]
     by = {(line["configuration"], line["budget"]): line[column] for _, line in made.iterrows()}
     none = by[made["configuration"][0], "equal steps"]

@@ -99,8 +99,8 @@ def statistics_table(survey: Survey) -> Styler:
         {"selector": "td", "props": "line-height: 1.35"},
         {"selector": "td small", "props": "opacity: 0.8; font-size: 0.85em"},
     ]
-    shown = list(COLUMNS.values())
-    styler = styled(table, "worlds-statistics", ruled=firsts, shown=shown, values=survey.statistics)
+    in_view = list(COLUMNS.values())
+    styler = styled(table, "worlds-statistics", ruled=firsts, shown=in_view, values=survey.statistics)
     return styler.set_table_styles(intervals, overwrite=False)
 
 

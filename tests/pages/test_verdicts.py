@@ -143,14 +143,15 @@ def test_a_store_without_anything_has_no_verdict_and_no_error(tmp_path: Path) ->
 
 
 def test_budgets_stand_side_by_side_and_say_what_is_not_run(tmp_path: Path) -> None:
-    nothing = verdicts_page.budgets(tmp_path)
-    table = verdicts_page.budgets_table(nothing).data
+    nothing, made = verdicts_page.budgets(tmp_path), verdicts_page.budgets(RESULTS)
+    unmade, styled = verdicts_page.budgets_table(nothing), verdicts_page.budgets_table(made)
+    assert unmade is not None and styled is not None
+    table, shown = unmade.data, styled.data
     assert list(table["budget"]) == ["equal steps"] * 5 + ["equal driving samples"] * 4
     assert list(table["steps"]) == [300] * 5 + [334, 334, 400, 400]
     assert (table.iloc[:, 3:] == verdicts_page.MISSING).all(axis=None)
     assert "not all there" in verdicts_page.budgets_summary(nothing)
-    made = verdicts_page.budgets(RESULTS)
-    shown = verdicts_page.budgets_table(made).data
+    assert verdicts_page.budgets_table(pd.DataFrame()) is None
     assert list(shown["configuration"]) == list(table["configuration"]) and not (shown == verdicts_page.MISSING).any(
         axis=None
     )
