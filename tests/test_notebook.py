@@ -304,6 +304,7 @@ def test_it_shows_every_table_figure_and_sentence_once(from_root: dict[str, list
              for cell, datas in from_root.items() if datas}  # fmt: skip
     assert kinds == {
         "opening": ["text/markdown"],
+        "own-effects": ["text/html"],
         "own-clips": ["text/html"],
         "own-next": ["text/markdown"],
         "tradeoff-figure": ["image/svg+xml"],
@@ -332,8 +333,10 @@ def test_a_reader_s_own_run_says_what_ran_beside_what_is_published(from_root: di
         ("".join(data["text/markdown"]) for data in from_root["own-next"]),
     )
     assert "preset *smoke*, 2 of 2 runs complete: 4 steps" in banner and "**It took** 2 runs, " in banner
-    lines = re.findall(
-        r"^\| (.*) \| ([+−][\d.]+) \| ([+−][\d.]+ \(.* to .*\)) \| (the same|opposite|.* none) \|$", banner, re.M
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", "".join(from_root["own-effects"][0]["text/html"]))
+    lines = [cells[first : first + 4] for first in range(0, len(cells), 4)]
+    assert all(
+        re.fullmatch(r"[+−][\d.]+", own) and re.fullmatch(r"[+−][\d.]+ \(.* to .*\)", there) for _, own, there, _ in lines
     )
     assert len(lines) == 6 and len([line for line in lines if "50 % replay" in line[0]]) == 3
     same = sum(line[3] == "the same" for line in lines)

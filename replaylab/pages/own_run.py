@@ -17,6 +17,7 @@ from statistics import median
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown
+from pandas.io.formats.style import Styler
 
 from replaylab.analysis import statistics
 from replaylab.analysis.changes import last_steps, of_measure
@@ -25,7 +26,7 @@ from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, Interval, descr
 from replaylab.analysis.tables import drawn
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
 from replaylab.pages import explorer, finetune_degradation, replay_sweep, verdicts
-from replaylab.pages.style import csv_link
+from replaylab.pages.style import csv_link, styled
 from replaylab.pages.verdicts import PREREGISTERED
 from replaylab.store import Store, published_folder
 from replaylab.sweeps import sweep
@@ -116,9 +117,19 @@ def opening(table: Table, names: Sequence[str], options: str = "", beside: Seque
     shares = ", ".join(percent(share) for share in sorted(done["replay_fraction"].unique()))
     title += f": {steps} steps of fine-tuning with {shares} replay, {counted(seeds, 'seed')}, the *{table.split}* split."
     cost = f"**It took** {verdicts.cost_in_words(table.runs, table.store)}"
+    return "\n\n".join([title, cost, _agreement(_effects(table), seeds)])
+
+
+def effects_table(table: Table) -> Styler | None:
+    """The effects of a reader's run beside the published ones; nothing on the published pages."""
+    if not is_own(table) or not (table.runs["state"] == "done").any():
+        return None
+    return _side_by_side(_effects(table))
+
+
+def _effects(table: Table) -> list[Comparison]:
     published = sweep.read(PUBLISHED, [0.0, *_shares(table)], store=published_folder(), measures=verdicts.JUDGED)
-    effects = compared(table, published.rows)
-    return "\n\n".join([title, cost, _agreement(effects, seeds), _side_by_side(effects)])
+    return compared(table, published.rows)
 
 
 def _shares(table: Table) -> list[float]:
@@ -140,14 +151,14 @@ def _agreement(effects: Sequence[Comparison], seeds: int) -> str:
     return text
 
 
-def _side_by_side(effects: Sequence[Comparison]) -> str:
-    lines = ["| change | this run | published, 95 % interval | direction |", "|---|---|---|---|"]
+def _side_by_side(effects: Sequence[Comparison]) -> Styler:
+    lines = []
     for one in effects:
         own, published = (
             "–" if found is None else describe(found, measure_of(one.measure).digits) for found in (one.own, one.published)
         )
-        lines.append(f"| {one.effect} | {own} | {published} | {one.direction} |")
-    return "\n".join(lines)
+        lines.append({"change": one.effect, "this run": own, "published": published, "direction": one.direction})
+    return styled(pd.DataFrame(lines), "own-effects").hide(axis="index")
 
 
 def clips_first(table: Table) -> HTML | None:

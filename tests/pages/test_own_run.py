@@ -46,6 +46,7 @@ def test_effects_are_changes_from_the_base_and_from_no_replay(published: Table) 
 
 def test_what_is_published_is_no_run_of_a_reader_s(published: Table, tmp_path) -> None:
     assert not own_run.is_own(published) and own_run.next_steps(published) is None
+    assert own_run.effects_table(published) is None
     assert own_run.clips_first(published) is None and "<figure" in own_run.clips(published).data
     assert own_run.is_own(replace(published, preset="quick", store=tmp_path))
     assert not own_run.is_own(replace(published, store=tmp_path))  # the preregistered runs once more have verdicts
@@ -53,5 +54,10 @@ def test_what_is_published_is_no_run_of_a_reader_s(published: Table, tmp_path) -
 
 def test_without_published_results_it_says_so() -> None:
     one = Comparison("ADE", "ade_px", Interval(1.0, np.nan, np.nan, 1), None)
-    assert "not here" in own_run._agreement([one], 1) and "| +1.00 | – |" in own_run._side_by_side([one])
+    assert "not here" in own_run._agreement([one], 1) and own_run._side_by_side([one]).data.iloc[0].tolist() == [
+        "ADE",
+        "+1.00",
+        "–",
+        UNKNOWN,
+    ]
     assert own_run._effect(pd.DataFrame(), "ade_px", "driving") is None
