@@ -77,8 +77,9 @@ MEASURED: dict[str, dict[str, Any]] = {
     "first": {},
     "second": {"sampler_steps": 4, "measured_in": "bf16", "futures_at_the_end": 5, "edition": 3},
 }  # fmt: skip
-"""Settings of `EvaluationSpec`, of the first and second edition of the experiment; the second has a second detector too."""
-SECOND_DETECTOR = "detector-fcos"  # its folder of weights
+"""Settings of `EvaluationSpec`, of the first and second edition of the experiment."""
+DETECTORS = {"first": ("detector",), "second": ("detector-2", "detector-fcos")}
+"""Folders of weights of the detectors: the first edition's has not seen simulated traffic, and misses too much of it."""
 
 
 _QUICK = Preset(
@@ -238,7 +239,7 @@ PRESETS = {
 def is_offered(preset: Preset) -> bool:
     """Whether the weights that its runs start from and are measured with are among the shipped ones."""
     needed = [base for seed in preset.seeds for base in _bases_of(preset, seed)]
-    needed += [WEIGHTS / SECOND_DETECTOR] * (preset.measures == "second")
+    needed += [WEIGHTS / name for name in DETECTORS[preset.measures]]
     return all(folder.is_dir() for folder in needed)
 
 
@@ -299,12 +300,12 @@ def grid(
 
 def evaluation_of(preset: Preset) -> EvaluationSpec:
     """How the runs of a preset are measured."""
-    settings = dict(MEASURED[preset.measures])
-    if preset.measures == "second":
-        settings["second_detector"] = weights_digest(WEIGHTS / SECOND_DETECTOR)
+    settings, detectors = dict(MEASURED[preset.measures]), DETECTORS[preset.measures]
+    for field, name in zip(("detector", "second_detector"), detectors, strict=False):
+        settings[field] = weights_digest(WEIGHTS / name)
     return EvaluationSpec(
         tuple(evaluated_worlds(preset).values()), preset.split, preset.evaluation_clips, preset.reference_clips,
-        tuple(evaluated_worlds(preset, at_the_end=True).values()), detector=weights_digest(WEIGHTS / "detector"),
+        tuple(evaluated_worlds(preset, at_the_end=True).values()),
         precision=preset.drawn_in, video_network=weights_digest(WEIGHTS / "videonet"),
         kept_clips=preset.kept_clips, **settings,
     )  # fmt: skip

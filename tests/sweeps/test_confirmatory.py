@@ -15,7 +15,7 @@ from replaylab.spec import MachineSpec, RunSpec, base_folder, weights_digest
 from replaylab.store import ReferenceSpec
 from replaylab.sweeps import ablations, presets, sweep
 from replaylab.sweeps.cluster import ClusterSpec
-from replaylab.sweeps.presets import CONFIRMATORY, EXPLORATORY, MEASURED, SECOND_BASES, SECOND_DETECTOR, Preset
+from replaylab.sweeps.presets import CONFIRMATORY, DETECTORS, EXPLORATORY, MEASURED, SECOND_BASES, Preset
 from replaylab.worlds.named import domain_spec
 
 SECOND_EDITION = CONFIRMATORY | EXPLORATORY
@@ -48,7 +48,7 @@ def there(monkeypatch, tmp_path) -> Path:
     for module in (presets, spec_module):
         monkeypatch.setattr(module, "WEIGHTS", tmp_path)
     folders = [base_folder(seed).name for seed in (0, *SECOND_BASES)]
-    for folder in (*folders, SECOND_DETECTOR, "detector", "videonet"):
+    for folder in (*folders, *DETECTORS["second"], "detector", "videonet"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "config.json").write_text(f'"{folder}"')
     monkeypatch.setattr(presets, "PRESETS", presets.PRESETS | SECOND_EDITION)
@@ -80,7 +80,8 @@ def test_the_second_edition_is_measured_with_its_own_settings_and_the_first_as_e
     assert evaluation.kept_clips == 24
     assert (evaluation.sampler_steps, evaluation.measured_in, evaluation.edition) == (4, "bf16", 3)
     assert (evaluation.futures_of(False), evaluation.futures_of(True)) == (1, 5)
-    assert evaluation.second_detector == weights_digest(there / SECOND_DETECTOR)
+    detectors = tuple(weights_digest(there / name) for name in DETECTORS["second"])
+    assert (evaluation.detector, evaluation.second_detector) == detectors and len(set(detectors)) == 2
     assert READINGS[2] == "ade_second_detector_px"
     assert MEASURED["first"] == {} and presets.evaluation_of(presets.PRESETS["quick"]).second_detector == ""
 
@@ -98,7 +99,7 @@ def test_a_preset_is_offered_once_its_bases_are_shipped(name, there) -> None:
     for folder in parts:
         folder.mkdir(exist_ok=True)
     assert presets.is_offered(preset)
-    for missing in (parts[-1], there / SECOND_DETECTOR):
+    for missing in (parts[-1], *(there / name for name in DETECTORS["second"])):
         missing.rename(there / "elsewhere")
         assert not presets.is_offered(preset)
         (there / "elsewhere").rename(missing)
