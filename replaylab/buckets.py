@@ -1,8 +1,8 @@
-"""Replay in buckets: every batch of one resolution (or length, or shape), the domains' shares of the run as the mixture's.
+"""Replay in buckets: each batch has one resolution (or length, or shape), and each domain has its share of the mixture.
 
-Decision: the mixture chooses domains, a bucket chooses clips. A bucket gets its share of the steps, that of the samples that
-the mixture would take of it, by the rule of the mixture; and within its steps its domains get theirs by the same rule. Both
-are exact to one, so that a domain's count stays within `bounds()` of its target at every step. As a mixture, it is a pure
+Decision: the mixture determines domains, the bucket determines clips. A bucket's share of the steps is its share of the
+mixture's samples, allotted by the mixture's rule; within its steps, its domains are allotted by the same rule. Both
+are exact to one, so the count of a domain stays within `bounds()` of its target at every step. Like a mixture, it is a pure
 function of the step. Refused: schedules, whose shares change over the run, and clips without a bucket.
 """
 
@@ -21,9 +21,9 @@ from replaylab.spec import torch_seed
 
 @dataclass(frozen=True)
 class BucketedMixture:
-    """A mixture in batches of one bucket: as such in a `ReplayBatchSampler`.
+    """A mixture whose batches each come from one bucket; used like a mixture in a `ReplayBatchSampler`.
 
-    `buckets` has, for each domain, the bucket of each of its clips: anything hashable, such as (height, width).
+    `buckets` lists, for each domain, the bucket of each of its clips: any hashable value, such as (height, width).
     """
 
     mixture: Mixture
@@ -44,11 +44,11 @@ class BucketedMixture:
 
     @property
     def clips(self) -> Sequence[int]:
-        """How many each domain has."""
+        """The number of clips of each domain."""
         return self.mixture.clips
 
     def bucket(self, step: int) -> Hashable:
-        """The bucket that all clips of a step's batch are in."""
+        """The bucket of all clips of a step's batch."""
         return self._names[self._chosen.batch(step)[0].domain - 1]
 
     def batch(self, step: int) -> list[Slot]:
@@ -67,14 +67,14 @@ class BucketedMixture:
         return [sum(counts) for counts in zip(*filled, strict=True)]
 
     def targets(self, steps: int) -> list[Fraction]:
-        """Samples of each domain in the first `steps` steps, as asked for: exact, not whole numbers."""
+        """Target number of samples of each domain in the first `steps` steps: exact rational numbers."""
         return self.mixture.targets(steps)
 
     def bounds(self) -> list[float]:
-        """How far each domain's count can be from its target, after any number of steps.
+        """The largest difference between each domain's count and its target, after any number of steps.
 
-        One for each bucket that it shares with another domain; and, since a bucket is never a whole batch away from its own
-        target, a batch times its shares of the buckets, counted from their median: nothing where all shares are the same.
+        One for each bucket that it shares with another domain; and, since a bucket differs from its own target by less than
+        a batch, the batch size times the domain's shares of the buckets, relative to their median: zero for equal shares.
         """
         bounds = []
         for domain in range(len(self.clips)):
@@ -86,7 +86,7 @@ class BucketedMixture:
 
     @cached_property
     def _names(self) -> list[Hashable]:
-        """The buckets that anything is taken from."""
+        """The buckets with a share above 0."""
         named = dict.fromkeys(
             name for names, share in zip(self.buckets, self.mixture.shares, strict=True) if share for name in names
         )
@@ -105,7 +105,7 @@ class BucketedMixture:
 
     @cached_property
     def _weights(self) -> list[list[Fraction]]:
-        """The share of the run's samples that each bucket's clips of each domain are to be."""
+        """The target share of the run's samples for the clips of each domain in each bucket."""
         return [
             [share * len(clips) / max(1, total)
              for share, clips, total in zip(self.mixture.shares, of_domains, self.clips, strict=True)]
@@ -114,13 +114,13 @@ class BucketedMixture:
 
     @cached_property
     def _chosen(self) -> Mixture:
-        """Which bucket a step has: domain 1, 2, ... of a mixture in batches of one."""
+        """The bucket of each step, as domain 1, 2, ... of a mixture with batches of one."""
         weights = _whole([sum(weights, Fraction(0)) for weights in self._weights])
         return Mixture(1.0, 1, [0, *(1 for _ in weights)], self.mixture.seed, weights=weights)
 
     @cached_property
     def _filled(self) -> list[Mixture]:
-        """What fills the steps of each bucket, with domains from 1 on."""
+        """The mixture that fills the steps of each bucket, with domains from 1 on."""
         return [
             replace(self.mixture, replay_fraction=1.0, clips=[0, *map(len, clips)], weights=_whole(weights),
                     seed=torch_seed(self.mixture.seed, "clips of a bucket", number))

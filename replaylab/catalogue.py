@@ -1,9 +1,9 @@
-"""Every domain, kind of replay and measure of the experiment: its name, label, unit, group, and which way is better.
+"""Every domain, kind of replay and measure of the experiment: name, label, unit, group, and direction of improvement.
 
-Decision: whatever is shown in a table, on an axis or in a sentence takes its words from here, so one thing has one name. A
-domain or measure of somebody's own that is not listed is shown under its own name (`domain_of`, `measure_of`).
+Decision: tables, axes and sentences take their words from here, so one thing has one name. A domain or measure that is not
+listed, such as a user's own, is shown under its own name (`domain_of`, `measure_of`).
 
-Refused: numbers, paths and code; what is evaluated where is a preset's business.
+Not here: numbers, paths and code; presets define what is evaluated on which domain.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ TARGET_LOOK = ("driving", "driving-eventful", "driving-held-out")
 OTHER_LOOKS = ("near-ordinary", "near-eventful", "near-held-out", "near")
 
 SOURCES = {"near": ("near",), "far": ("physics", "orbit", "doom"), "all": ("near", "physics", "orbit", "doom")}
-"""Kinds of replay: what is shown as driving is, in other appearances; what is not; and both, as the base saw them."""
+"""Kinds of replay: near (driving in other appearances), far (other scenes), and both in the proportions of pretraining."""
 
 MAIN_FRACTION = 0.25
 """The replay fraction of the preregistered comparison."""
@@ -89,7 +89,7 @@ PUBLISHED = (
 
 
 def domain_of(name: str) -> DomainEntry:
-    """One of DOMAINS, or a domain of somebody's own under its own name."""
+    """An entry of DOMAINS, or for another domain an entry under its own name."""
     return DOMAINS.get(name, DomainEntry(name, OWN, "not one of this book's domains"))
 
 
@@ -181,7 +181,7 @@ _LOWER_IS_BETTER = ("error", "ade_", "fde_", "_fd", "_kd", "loss")
 
 
 def measure_of(name: str) -> MeasureEntry:
-    """One of MEASURES, or what the name itself says."""
+    """An entry of MEASURES, or for another measure an entry made from its name."""
     if name in MEASURES:
         return MEASURES[name]
     if name.endswith(PSEUDO_SUFFIX):

@@ -1,12 +1,12 @@
 """Exact, scheduled replay mixing: which domain and which clip fill each slot of each batch, as a pure function.
 
-Decision: slots are numbered through the whole run, and at every slot each domain has a target: the share of all slots so far
-that its fraction, schedule and weight ask for, in exact rational arithmetic. Tijdeman's algorithm for the chairman
-assignment problem (R. Tijdeman, 1980, Discrete Mathematics 32, 323-330, section 2) fills the slots so that no domain is ever
-a whole sample away from its target, whatever the number of domains and however the targets vary. Clips of a domain are
-visited in epochs, each a fresh permutation: none repeats before the others were used. What fills a slot depends on the
-mixture and the slot alone, so a resumed run equals one that was never interrupted, and ranks agree; no step needs those
-before it.
+Decision: slots are numbered through the whole run, and at every slot each domain has a target count: its share of all slots
+so far, given by fraction, schedule and weight, in exact rational arithmetic. Tijdeman's algorithm for the chairman
+assignment problem (R. Tijdeman, 1980, Discrete Mathematics 32, 323-330, section 2) fills the slots so that the count of each
+domain always differs from its target by less than one sample, for any number of domains and any schedule. Clips of a domain
+are visited in epochs, each a new permutation: no clip repeats before all others were used. The content of a slot depends on
+the mixture and the slot alone, so a resumed run equals an uninterrupted one, all ranks agree, and any step can be computed
+without those before it.
 
 Refused: fractions outside 0 to 1, domains without clips, batches that ranks cannot share evenly, and steps beyond a
 scheduled run.
@@ -41,11 +41,11 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Mixture:
-    """The batches of a run. Whatever the schedule, `replay_fraction` of all its samples are replayed.
+    """The batches of a run. With every schedule, `replay_fraction` of all samples of the run are replayed.
 
-    Schedules: `constant`, the same share in every batch; `periodic`, driving alone and then a burst of replay alone at
-    the end of every `period` steps; `ramp`, a share that grows linearly from 0 (from 2f - 1 if the fraction f is over
-    one half) to 2f (at most 1); `anneal`, the same falling.
+    Schedules: `constant`, the same share in every batch; `periodic`, the target alone and then a burst of replay alone at
+    the end of every `period` steps; `ramp`, a share that grows linearly from 0 (from 2f - 1 if the fraction f exceeds
+    one half) to 2f (at most 1); `anneal`, the reverse of `ramp`.
     """
 
     replay_fraction: float
@@ -99,16 +99,16 @@ class Mixture:
         return list(map(Slot._make, zip(domains[rank::ranks].tolist(), clips[rank::ranks].tolist(), strict=True)))
 
     def counts(self, steps: int) -> list[int]:
-        """Samples of each domain in the first `steps` steps, as realised."""
+        """Realised number of samples of each domain in the first `steps` steps."""
         self.check_step(steps)
         return _filling(self).counts(steps * self.batch_size)
 
     def targets(self, steps: int) -> list[Fraction]:
-        """Samples of each domain in the first `steps` steps, as asked for: exact, not whole numbers."""
+        """Target number of samples of each domain in the first `steps` steps: exact rational numbers."""
         return [self.target(domain, steps) for domain in range(len(self.clips))]
 
     def target(self, domain: int, step: int) -> Fraction:
-        """Samples of one domain (0: the target) in the first `step` steps, as asked for: exact, not a whole number."""
+        """Target number of samples of one domain (0: the target domain) in the first `step` steps: an exact rational."""
         replayed = self.batch_size * self._replayed_until(step)
         return step * self.batch_size - replayed if domain == 0 else replayed * self._source_weights[domain - 1]
 
@@ -118,7 +118,7 @@ class Mixture:
             raise ValueError(f"step {step} is beyond the run of {self.steps} steps that the schedule is for")
 
     def _replayed_until(self, step: int) -> Fraction:
-        """The sum of the first `step` batches' replayed shares."""
+        """The sum of the replayed shares of the first `step` batches."""
         fraction = self._fraction
         if self.schedule == "constant":
             return step * fraction
@@ -131,7 +131,7 @@ class Mixture:
         return start * step + slope * step**2 / (2 * self.steps)
 
     def _clips_of(self, domains: np.ndarray, visits: np.ndarray) -> np.ndarray:
-        """The clips of samples, each a domain and a number among its samples."""
+        """The clip of each sample, given its domain and its number among the samples of that domain."""
         sizes = np.array(self.clips)[domains]
         epochs, places = visits // sizes, visits % sizes
         clips = np.empty(len(visits), np.int64)
@@ -165,18 +165,18 @@ class Mixture:
 class _Filling:
     """The slots of a mixture, filled by Tijdeman's rule, from any slot on.
 
-    Of k domains, the m-th sample of one (m from 0) may be taken once its target has reached m + d, and must be before
-    it exceeds m + 1 - d, where d = 1 / (2k - 2); of those that may, the one with the earliest deadline is taken.
+    With k domains, the m-th sample of a domain (m from 0) is released when its target reaches m + d and is due before the
+    target exceeds m + 1 - d, where d = 1 / (2k - 2). Of the released samples, the one with the earliest deadline is taken.
 
-    Slot n is reached without the slots before it. How many samples of deadlines up to x wait at n depends on the number of
-    such samples that waited earlier, not on which (the queue's recursion: D. V. Lindley, 1952, Mathematical Proceedings of
-    the Cambridge Philosophical Society 48, 277-289). So filling may begin at a slot s by which no sample is released that
-    can still wait at n, with any choice of the released samples as those that wait at s, as long as their number is right:
-    from n on all is as if it had begun at slot 0. From s to n it is no further than a sample may wait, which is 1 / (the
-    smallest share) where shares are constant.
+    Slot n is computed without the slots before it. The number of samples with deadlines up to x in the queue at n depends on
+    the number of such samples queued earlier, not on their identity (the queue's recursion: D. V. Lindley, 1952,
+    Mathematical Proceedings of the Cambridge Philosophical Society 48, 277-289). Filling may therefore begin at a slot s
+    before the release of any sample that can still be queued at n. Any choice of the queued samples at s is valid if their
+    number is right: from n on the result equals that of filling from slot 0. The distance from s to n is at most the longest
+    time in the queue, 1 / (the smallest share) where shares are constant.
 
-    All numbers are whole: targets are counted in `unit` parts of a sample. Arrays are of int64 where that holds them, else
-    of Python's integers.
+    All numbers are integers: targets are counted in `unit` parts of a sample. Arrays have dtype int64 where it is large
+    enough, else Python's integers.
     """
 
     def __init__(self, mixture: Mixture) -> None:
@@ -215,7 +215,7 @@ class _Filling:
         return [counts.get(domain, 0) for domain in range(len(self.mixture.clips))]
 
     def _start(self, slots: int) -> tuple[int, list[int]]:
-        """Where to begin for the state after `slots` slots, and what to regard as taken there."""
+        """The slot at which to begin for the state after `slots` slots, and the numbers assumed taken there."""
         ends = [self._slot(which, (m + 1) * self.unit - self.margin) for which, m in enumerate(self._surely_taken(slots))]
         undue = self._due(min(slots, min(ends) - 1))  # each domain's first sample that may wait then, or is released later
         released = [self._slot(which, m * self.unit + self.margin) for which, m in enumerate(undue)]
@@ -229,7 +229,7 @@ class _Filling:
         return begin, taken
 
     def _fill(self, start: int, taken: list[int], stop: int) -> tuple[np.ndarray, list[int]]:
-        """Which of `domains` fills each slot from `start` to `stop`, and what is taken after them."""
+        """The index in `domains` that fills each slot from `start` to `stop`, and the numbers taken after them."""
         counts = np.array(self._released(stop)) - np.array(taken)
         which = np.repeat(np.arange(len(counts)), counts)
         samples = np.array(taken)[which] + np.arange(len(which)) - (np.cumsum(counts) - counts)[which]
@@ -247,7 +247,7 @@ class _Filling:
         return filled, (np.array(taken) + np.bincount(filled, minlength=len(counts))).tolist()
 
     def _slots(self, which: np.ndarray, amounts: np.ndarray, steps: range, limits: np.ndarray) -> np.ndarray:
-        """`_slot` of many: quick where that is within `steps`, at whose ends the targets are `limits`."""
+        """`_slot` of many: fast where the result lies within `steps`, at whose ends the targets are `limits`."""
         if self.is_constant:
             return -(-amounts // (limits[1] // self.size)[which])
         piece = np.empty(len(amounts), int)
@@ -279,7 +279,7 @@ class _Filling:
         return self._count(slots, self.size * self.margin)
 
     def _surely_taken(self, slots: int) -> list[int]:
-        """How many deadlines have passed: a sample may still wait when its deadline has just been reached."""
+        """The number of deadlines that have passed: a sample may still be queued when its deadline is just reached."""
         return self._count(slots, self.size * self.margin - 1)
 
     def _count(self, slots: int, ahead: int) -> list[int]:
@@ -298,7 +298,7 @@ class _Filling:
 
 
 def _earliest_first(releases: list[int], priorities: list[int], start: int, stop: int, kinds: int) -> np.ndarray:
-    """The kind, `priority % kinds`, of what fills each slot: of what is released and not taken, the least priority."""
+    """The kind, `priority % kinds`, that fills each slot: the lowest priority among those released and not yet taken."""
     filled: list[int] = []
     waiting: list[int] = []
     releases.append(stop + 1)
@@ -331,10 +331,10 @@ def _round_keys(seed: int, domain: int, epoch: int) -> np.ndarray:
 
 
 def _computed(places: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """The clips at `places` of permutations of `sizes` clips that are computed place by place, and held nowhere.
+    """The clips at `places` of permutations of `sizes` clips, computed place by place without storing the permutation.
 
-    A Feistel network over the least even number of bits, with a round for each of the `keys` (places, rounds); what it
-    takes beyond the size is permuted again (cycle walking: J. Black and P. Rogaway, 2002, CT-RSA, section 4).
+    A Feistel network over the smallest even number of bits, with a round for each of the `keys` (places, rounds); values
+    beyond the size are permuted again (cycle walking: J. Black and P. Rogaway, 2002, CT-RSA, section 4).
     """
     numbers = places.astype(np.uint64)
     half = ((np.frexp(sizes - 1)[1] + 1) // 2).astype(np.uint64)  # of the bits of the largest number
@@ -359,8 +359,8 @@ def _scrambled(numbers: np.ndarray) -> np.ndarray:
 def buffer(clips: int, size: int, choose: str = "first", seed: int = 0, features: ArrayLike | None = None) -> list[int]:
     """The ascending numbers of the `size` clips of a domain that are kept for replay.
 
-    `first`; `random`, from the seed; `coverage`, farthest-first in `features` (clips, D), so that every clip has a kept
-    one near it: at most twice as far as with the best choice (Gonzalez 1985, Theoretical Computer Science 38, 293-306;
+    `first`; `random`, from the seed; `coverage`, farthest-first in `features` (clips, D): the largest distance from a clip
+    to the nearest kept one is at most twice the optimum (Gonzalez 1985, Theoretical Computer Science 38, 293-306;
     as core-set in Sener and Savarese 2018, arXiv 1708.00489). Raises ValueError that names the argument.
     """
     if not 1 <= size <= clips:

@@ -1,18 +1,18 @@
-"""Forgetting while any loop trains: the denoising loss of held-out clips, against its value before fine-tuning.
+"""Forgetting during training with any loop: the denoising loss of held-out clips against its value before fine-tuning.
 
     adapter = families.load("folder/of/a/model", network=transformer)
     kept = held_out(adapter, ["domains/kitchen", "domains/street"], frames=49)
     monitor = ForgettingMonitor(kept, adapter, every=500, margin=0.05)
     for step in range(steps):
-        monitor(step)  # the steps done so far: the first call measures what is to be kept
+        monitor(step)  # the number of steps done: the first call measures the values before fine-tuning
 
-Decision: the same clips and the same noise every time, so a change is the weights' alone; it is that of evaluation, at its
-noise levels (`sampling.denoising_losses`). Measuring leaves everything as it was, modes, random numbers, gradients and
-shards, so that a run with a monitor ends in the same bits as one without. All ranks share the clips and end with the same
-values, whether weights are whole (DDP) or sharded (FSDP2), trained or adapted (LoRA). A measurement that would take more
-than `at_most` of all time so far is put off; rank 0 decides, and nothing that is trained depends on it.
+Decision: clips and noise are the same every time, so a change is due to the weights alone; the loss is that of evaluation,
+at its noise levels (`sampling.denoising_losses`). Measuring restores modes, random states, gradients and shards, so that a
+run with a monitor has bit-identical weights to one without. The ranks share the clips and obtain the same values, with whole
+(DDP) or sharded weights (FSDP2), and with full or low-rank training (LoRA). A measurement that would take more than
+`at_most` of the elapsed time is postponed; rank 0 decides, and training does not depend on it.
 
-Refused: ranks that work on one batch together (tensor and context parallel), FSDP1, and a state of other clips or noise.
+Refused: ranks that share one batch (tensor and context parallelism), FSDP1, and a state with other clips or noise.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ if TYPE_CHECKING:
     from replaylab.models.families import Family
 
 Loss = Callable[[Sequence[Any], float], Tensor | float]
-"""Of a batch of clips at a noise level, the share of the levels to train at that lie below it (0 to 1): a mean, or the loss
-of each clip (B,). Whatever it draws from torch, numpy or Python is the same every time."""
+"""The loss of a batch of clips at a noise level: their mean, or the loss of each clip (B,). The level is given as the share
+of the training's noise levels below it (0 to 1). Random numbers from torch, numpy and Python are the same every time."""
 ByLevel = dict[str, float]
 """A number for each noise level, by its name: "0.25"."""
 
 
 class ForgettingWarning(UserWarning):
-    """A domain has lost more than the margin."""
+    """The denoising loss of a domain has risen by more than the margin."""
 
 
 @dataclass(frozen=True)
 class Forgetting:
-    """What was measured after some steps. Losses and changes (after − before) by domain and noise level."""
+    """A measurement after some steps. Losses and changes (after − before) by domain and noise level."""
 
     step: int
     loss: dict[str, ByLevel]
@@ -72,7 +72,7 @@ class Forgetting:
     share: float  # of all time since the first measurement that went into measuring
 
     def values(self) -> dict[str, float]:
-        """The changes and both means by one name each, for a tracker."""
+        """The changes and both means, each under one name, for a tracker."""
         named = {
             f"forgetting/{domain}/{DENOISING}_{level}": change
             for domain, levels in self.change.items()
@@ -92,11 +92,11 @@ class Forgetting:
 class ForgettingMonitor:
     """Call it with the number of steps done, before the first step and after each: on every rank, between two steps.
 
-    `clips`: those held out of each domain that is to be kept, {domain: clips}. `loss`: a model of this library, whose
-    clips are as `examples` or `held_out` give them, or a function (`Loss`), which gets `clips_at_once` of them and needs
-    the `network` that is trained. `every`: steps between measurements, more where they would take over `at_most` of all
-    time. `margin`: by which share of its value before a loss may rise without a warning. `file`: JSON lines of all that was
-    measured. `log(values, step)`: such as `accelerator.log`; rank 0 alone calls it.
+    `clips`: held-out clips of each domain to be retained, {domain: clips}. `loss`: a model of this library, with
+    clips as returned by `examples` or `held_out`, or a function (`Loss`), which receives `clips_at_once` of them and needs
+    the `network` that is trained. `every`: steps between measurements, more where they would take over `at_most` of the
+    elapsed time. `margin`: the relative rise of a loss that is allowed without a warning. `file`: JSON lines of all
+    measurements. `log(values, step)`: a function such as `accelerator.log`, called by rank 0 alone.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class ForgettingMonitor:
         self._since: float | None = None  # when the training went on
 
     def __call__(self, step: int, last: bool = False) -> Forgetting | None:
-        """What was measured now, or None; `last`: due whatever the interval, after the last step."""
+        """The measurement at this step, or None if none is due; `last`: the last step, measured at any interval."""
         if self._since is None:
             self._since = monotonic()
         if self.history and (step == self.history[-1].step or not (last or step >= self._next)):
@@ -139,7 +139,7 @@ class ForgettingMonitor:
         return self._measured(step, rank)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain JSON, of any rank: what was measured, and what measuring has cost."""
+        """Plain JSON, the same on every rank: the measurements and the time they took."""
         return {
             "levels": self.levels, "seed": self.seed, "clips": {name: len(each) for name, each in self.clips.items()},
             "next": self._next, "seconds": self._seconds | {"training": self._trained()},
@@ -147,7 +147,7 @@ class ForgettingMonitor:
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`, before the first call; ValueError where it is of other clips, levels or noise."""
+        """Continue from a `state_dict`, before the first call; ValueError if its clips, levels or noise differ."""
         mine = self.state_dict()
         for name in ("levels", "seed", "clips"):
             if state.get(name) != mine[name]:
@@ -196,7 +196,7 @@ class ForgettingMonitor:
         return distributed.all_reduce_sum(rank, table.to(rank.device))
 
     def _losses(self, batch: Sequence[Any], first: int, level: float) -> Tensor:
-        """Of each clip of a batch (B,), the first of which has this number in its domain."""
+        """The loss of each clip of a batch (B,); `first` is the number of its first clip in the domain."""
         if isinstance(self._loss, VideoModel):
             losses: Any = denoising_losses(self._loss, *stack_clips(batch), level, self.seed, first)
         else:
@@ -211,7 +211,7 @@ class ForgettingMonitor:
         return found.expand(len(batch))
 
     def _compared(self, step: int, table: np.ndarray, seconds: float) -> Forgetting:
-        """A table of losses (levels, clips) beside the first one."""
+        """A table of losses (levels, clips) compared with the first one."""
         ends = np.cumsum([len(clips) for clips in self.clips.values()])[:-1]
         means = [part.mean(1) for part in np.split(table, ends, axis=1)]
         by_level = [dict(zip(self.levels, mean.tolist(), strict=True)) for mean in means]
@@ -254,12 +254,12 @@ class ForgettingMonitor:
 
     # ---------------------------------------------------------------------------------------------------- what it takes
     def _trained(self) -> float:
-        """Seconds of all but measuring since the first measurement."""
+        """Seconds since the first measurement, without measuring."""
         now = monotonic() - self._since if self._since is not None and self.history else 0.0
         return self._seconds["training"] + now
 
     def _is_allowed(self, step: int, rank: Rank, last: bool) -> bool:
-        """Whether another measurement like the last one keeps within `at_most` of all time, as rank 0 finds."""
+        """Whether another measurement like the last one stays within `at_most` of the elapsed time; rank 0 decides."""
         if not self.history:
             return True
         after = self._seconds["measuring"] + self.history[-1].seconds
@@ -277,8 +277,8 @@ class ForgettingMonitor:
 
 @contextmanager
 def _left_as_it_is(network: torch.nn.Module) -> Iterator[None]:
-    """In here the network is in evaluation mode and has no gradients; afterwards its modes and shards, and all streams of
-    random numbers, are what they were.
+    """In this context the network is in evaluation mode and has no gradients; afterwards its modes and shards, and all
+    random states, are restored.
     """
     # neither is imported for this, which takes seconds: what has not been imported is not in use
     fsdp, has_compiled = sys.modules.get("torch.distributed.fsdp"), "torch._dynamo" in sys.modules
@@ -310,10 +310,10 @@ def held_out(
     adapter: Family, domains: Sequence[str | Path], frames: int, *, context_frames: int = 1, clips: int = 16,
     split: str = "test", prompt: str = "",
 ) -> dict[str, Sequence[Any]]:  # fmt: skip
-    """Clips of `frames` frames for a monitor: one of each of the first `clips` scenes of a split of each domain folder.
+    """Clips of `frames` frames for a monitor: one from each of the first `clips` scenes of a split of each domain folder.
 
-    `prompt` is for domains that have none of their own. ValueError where a split has no such clip, a family does not take
-    it, or two domains have one name.
+    `prompt` applies to domains without a prompt of their own. ValueError if a split has no such clip, a family does not
+    accept it, or two domains have the same name.
     """
     from replaylab.data.clips import clips_of, one_per_scene
     from replaylab.data.domain import open_domain
@@ -332,8 +332,8 @@ def held_out(
 
 # ------------------------------------------------------------------------------------------------------- other loops
 def lightning_callback(monitor: ForgettingMonitor) -> Any:
-    """A callback of Lightning: measures at the beginning, after optimizer steps and at the end; its state is in checkpoints,
-    and its values go to the trainer's loggers.
+    """A Lightning callback that measures at the beginning, after optimizer steps and at the end; its state is saved in
+    checkpoints, and its values are sent to the trainer's loggers.
     """
     Callback = _lightning().Callback
 
@@ -362,7 +362,7 @@ def lightning_callback(monitor: ForgettingMonitor) -> Any:
 
 
 def _lightning() -> Any:
-    """The one of Lightning's two packages that is in use, or installed; MissingExtra without."""
+    """The one of Lightning's two packages that is in use, or installed; raises MissingExtra if neither is."""
     from importlib import import_module
 
     names = ("lightning.pytorch", "pytorch_lightning")
@@ -376,8 +376,8 @@ def _lightning() -> Any:
 
 
 def transformers_callback(monitor: ForgettingMonitor) -> Any:
-    """A callback of transformers' Trainer: measures at the beginning, after optimizer steps and at the end; its state is in
-    checkpoints, and its values in the trainer's `log_history`.
+    """A callback of transformers' Trainer that measures at the beginning, after optimizer steps and at the end; its state is
+    saved in checkpoints, and its values in the trainer's `log_history`.
     """
     from transformers.trainer_callback import ExportableState, TrainerCallback
 

@@ -4,12 +4,12 @@
     batches = ReplayBatchSampler(Mixture(0.25, 32, [len(part) for part in data.datasets], seed=0), steps=1000)
     loader = DataLoader(data, batch_sampler=batches, num_workers=2)
 
-Decision: a pass over a run begins at the step that was loaded and counts by itself, so that passes that loaders begin, read
-ahead of or break off change nothing; everything else is the mixture's. So the state is one number of steps, the same for any
-number of ranks, a resumed loader continues with the very next batch, and every rank works out its own part.
+Decision: each pass over a run begins at the loaded step and has its own counter, so passes that a loader starts, prefetches
+or abandons do not affect later ones; all else is determined by the mixture. The state is therefore one number of steps, the
+same for any number of ranks; a resumed loader continues with the next batch, and every rank computes its own part.
 
-Refused: batches that ranks cannot share evenly, Lightning's replacement of a sampler that it did not see being made, and
-streams that end at once or share themselves among ranks.
+Refused: batches that ranks cannot share evenly, Lightning's replacement of a sampler created outside its hooks, and
+streams that are empty or split themselves among ranks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from replaylab.mixture import Slot
 
 
 class Mixing(Protocol):
-    """What fills batches: a `Mixture`, or a `BucketedMixture`."""
+    """The interface of `Mixture` and `BucketedMixture`."""
 
     @property
     def batch_size(self) -> int:
@@ -35,7 +35,7 @@ class Mixing(Protocol):
 
     @property
     def clips(self) -> Sequence[int]:
-        """How many each domain has."""
+        """The number of clips of each domain."""
 
     def batch(self, step: int) -> list[Slot]:
         """The slots of one step (from 0)."""
@@ -45,9 +45,9 @@ class Mixing(Protocol):
 
 
 class _Run:
-    """The steps of a run that passes go over: from the loaded one, 0 unless `load_state_dict` was called, to the last.
+    """The steps that a pass covers: from the loaded one, 0 unless `load_state_dict` was called, to the last.
 
-    A loaded step is where every pass begins, until `set_epoch` is called with another epoch than first after loading.
+    Every pass begins at the loaded step until `set_epoch` is called with an epoch other than the first after loading.
     """
 
     def __init__(self, mixture: Mixing, steps: int, ranks: int) -> None:
@@ -61,16 +61,16 @@ class _Run:
         self._epoch: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The step that the newest pass has come to. A loader's workers read ahead: save the batches trained on instead."""
+        """The step that the latest pass has reached. A loader's workers prefetch: save the number of batches trained on."""
         return {"step": self._reached}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin after the step of a `state_dict`; ValueError where it holds none of this run's."""
+        """Begin after the step of a `state_dict`; raises ValueError unless it holds a step of this run."""
         self._start = self._reached = _step_of(state, self.steps)
         self._completed, self._epoch = False, None
 
     def set_epoch(self, epoch: int) -> None:
-        """What trainers call before each pass: the loaded step holds for the first epoch, and all others are whole runs."""
+        """Called by trainers before each pass: the first epoch begins at the loaded step, all others are whole runs."""
         if self._epoch is not None and epoch != self._epoch:
             self._start = 0
         self._epoch, self._completed = epoch, False
@@ -89,9 +89,10 @@ class _Run:
 class ReplayBatchSampler(_Run, BatchSampler):
     """Batches of indices into `ConcatDataset([target, *replayed])`, as the mixture fills them.
 
-    `rank` and `ranks` are for trainers that do not share batches themselves, `shards` for accelerate where it does not split
-    batches: its `num_processes`, as many parts of each step's batch in turn, of which each process takes one. Replayed clips
-    are dealt to ranks and shards in turn. A pass goes from the loaded step to `steps`, and its length is what is left.
+    `rank` and `ranks` are for trainers that do not distribute batches themselves. `shards` is for accelerate where it does
+    not split batches: its `num_processes`. The batch of each step is then given in that many parts, one for each process.
+    Replayed clips are dealt to ranks and shards in turn. A pass runs from the loaded step to `steps`; its length is the
+    number of remaining batches.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class ReplayBatchSampler(_Run, BatchSampler):
         return (self.steps - self._start) * self.shards
 
     def parts(self, step: int) -> list[list[int]]:
-        """What is handed out of a step's batch: one list of indices for each of the shards."""
+        """The parts of a step's batch: one list of indices for each shard."""
         ranks = _shared(self.mixture, step, self.ranks * self.shards)
         mine = ranks if self.shards > 1 else [ranks[self.rank]]
         return [[self._first[slot.domain] + slot.clip for slot, _ in part] for part in mine]
@@ -155,21 +156,22 @@ class _Pass(Iterator[list[int]]):
         return {"step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As torchdata calls it: the loaded step is that of this pass, and the next is a whole run."""
+        """Called by torchdata: the loaded step applies to this pass, and the next pass is a whole run."""
         self._step, self._parts = _step_of(state, self._sampler.steps), []
         self._sampler._start = 0
 
 
 class ReplayStream(_Run, IterableDataset):
-    """The batches of a run, lists of samples, from streams: one iterable for each domain, read again when it has ended.
+    """The batches of a run, lists of samples, from streams: one iterable for each domain, restarted when it is exhausted.
 
         stream = ReplayStream(Mixture(0.25, 32, [1, 1], seed=0), [driving, physics], steps=1000)
         loader = DataLoader(stream, batch_size=None, collate_fn=default_collate, num_workers=2)
 
-    Each rank and worker reads every stream whole and keeps the samples of its own slots: decode in `collate_fn`, which sees
-    only these. So the batches are the same whatever the workers are. Of the mixture's slots only the domains count, and the
-    next sample of a domain is the next of its stream; `set_epoch(n)` of a stream that has it is called before it is read
-    for the n-th time, from 0. A resumed stream reads past what was taken: it must give the same samples in each run.
+    Each rank and worker reads every stream in full and keeps the samples of its own slots: decode in `collate_fn`, which
+    receives only these. The batches therefore do not depend on the number of workers. Only the domains of the mixture's
+    slots are used, and the next sample of a domain is the next of its stream. If a stream has `set_epoch(n)`, it is called
+    before the n-th pass over it, from 0. A resumed stream skips the samples already used: it must give the same samples in
+    each run.
     """
 
     def __init__(self, mixture: Mixing, streams: Sequence[Iterable[Any]], steps: int, rank: int = 0, ranks: int = 1) -> None:
@@ -191,7 +193,7 @@ class ReplayStream(_Run, IterableDataset):
 
 
 class _StreamPass(Iterator[list[Any]]):
-    """One pass over the batches of streams: all of them, or one in `stride` for each of as many workers."""
+    """One pass over the batches of streams: all of them, or every `stride`-th where there are `stride` workers."""
 
     def __init__(self, run: ReplayStream) -> None:
         worker = get_worker_info()
@@ -216,7 +218,7 @@ class _StreamPass(Iterator[list[Any]]):
         return {"step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As torchdata calls it, with the next step of this worker."""
+        """Called by torchdata with the next step of this worker."""
         self._step, self._readers = _step_of(state, self._run.steps + self._stride), []
         self._run._start = 0
 
@@ -247,7 +249,7 @@ class _Reader:
 
 @contextmanager
 def _no_workers() -> Iterator[None]:
-    """Streams that would share themselves among the workers of a loader, as WebDataset does, give everything to each."""
+    """In this context streams that split themselves among workers, as WebDataset does, yield all samples to each."""
     info = torch_worker._worker_info
     torch_worker._worker_info = None
     try:
@@ -259,7 +261,7 @@ def _no_workers() -> Iterator[None]:
 def _shared(mixture: Mixing, step: int, ranks: int) -> list[list[tuple[Slot, int]]]:
     """The slots of a step for each rank, each slot with its number among those of its domain in the whole run.
 
-    The replayed slots of the run are dealt to the ranks in turn, so that all ranks have had as many, give or take one.
+    The replayed slots of the run are dealt to the ranks in turn, so that the numbers of two ranks differ by at most one.
     """
     before = mixture.counts(step)
     slots, dealt = [], sum(before[1:])

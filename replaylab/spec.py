@@ -1,10 +1,10 @@
 """Frozen descriptions of runs and their parts, canonical JSON, the digest that names a run, and its random streams.
 
-Decision: a run's name is the hash of everything that determines its numbers, base weights included, so a finished run can be
-read instead of trained, anywhere, and a changed setting can never be mistaken for the old one. Random numbers are a function
-of (seed, purpose, number) and never kept as state. Refused: unknown or missing keys.
+Decision: a run's name is the hash of everything that determines its numbers, base weights included. A finished run can
+therefore be read instead of trained on any machine, and a changed setting always gives another name. Random numbers are a
+function of (seed, purpose, number) and never stored as state. Refused: unknown or missing keys.
 
-Neither torch nor pandas is imported here: reading results must be quick.
+Neither torch nor pandas is imported here, so that results are read quickly.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 # A field that came after runs were published: it is left out where it has its default, so that they keep their names.
 LATER = {"later": True}
 NAME = re.compile(r"[^\W_](?:[\w .-]{0,62}[\w-])?")
-"""Of a domain: it becomes a part of paths, pages, figures and tables, and may be somebody else's."""
+"""The valid names of domains, which become part of paths, pages, figures and tables and may come from other people."""
 PLACE = "folder"  # a path: it is recorded, but changes no number and is no part of a name
 
 
@@ -57,7 +57,7 @@ def _plain(value: Any) -> Any:
 
 
 def without_places(plain: Any) -> Any:
-    """Plain JSON of a description without its paths."""
+    """The plain JSON of a description without its paths."""
     if isinstance(plain, list):
         return [without_places(each) for each in plain]
     if isinstance(plain, dict):
@@ -80,7 +80,7 @@ def digest(spec: Described) -> str:
 
 
 def digest_of_plain(plain: Any) -> str:
-    """`digest` of the description that has become this JSON."""
+    """The `digest` of the description that has this plain JSON."""
     return hashlib.sha256(_canonical(plain).encode()).hexdigest()[:12]
 
 
@@ -96,7 +96,7 @@ def torch_seed(seed: int, purpose: str, number: int = 0) -> int:
 
 
 def check_name(name: object, where: str) -> None:
-    """Raises ValueError, with `where` it stands, unless this is a NAME."""
+    """Raises ValueError, which says `where`, unless this matches NAME."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         short = repr(name) if len(repr(name)) < 100 else f"{repr(name)[:100]}..."
         raise ValueError(
@@ -109,7 +109,7 @@ LONGEST_PROMPT = 2000  # characters
 
 
 def check_prompt(prompt: object, where: str) -> None:
-    """Raises ValueError, with `where` it stands, unless this is one line of a length that a text encoder reads."""
+    """Raises ValueError, which says `where`, unless this is one line that is short enough for a text encoder."""
     if not isinstance(prompt, str) or len(prompt) > LONGEST_PROMPT or not prompt.isprintable():
         short = repr(prompt) if len(repr(prompt)) < 100 else f"{repr(prompt)[:100]}..."
         raise ValueError(f"{where} is {short}; it must be a text of one line, of at most {LONGEST_PROMPT} characters")
@@ -119,7 +119,7 @@ LARGEST_WHOLE = 2**63 - 1
 
 
 def check_numbers(of: Any, *names: str, above: float = -math.inf, least: float = -math.inf) -> None:
-    """Raises ValueError, with the field, unless these fields are finite numbers `above` one and of at `least` another."""
+    """Raises ValueError, with the field, unless these fields are finite numbers, above `above` and at least `least`."""
     for name in names:
         value = getattr(of, name)
         if (
@@ -141,10 +141,10 @@ def check_fraction(fraction: float) -> None:
 
 @dataclass(frozen=True)
 class WorldSpec(Described):
-    """A domain to render: the numbers of videos of (train, dev, test), and the world, look and motion.
+    """A domain to render: the numbers of videos of (train, dev, test), and the world, appearance (`look`) and motion.
 
-    `worlds.build.check_world` lists what each world has. In the driving worlds `motion` is that of the eventful videos,
-    whose share is `eventful_share`, exact in the long run; the others are ordinary.
+    `worlds.build.check_world` lists the appearances and motions of each world. In the driving worlds `motion` is that of the
+    eventful videos, whose share is `eventful_share`, exact in the long run; the others are ordinary.
     """
 
     name: str
@@ -216,7 +216,7 @@ class DetectorSpec(Described):
 
 
 EDITIONS = (2, 3)
-"""Of the measures: 3 has the share of the true motion that is predicted besides."""
+"""Editions of the set of measures: edition 3 adds the share of the true motion that is predicted."""
 
 
 MOST_KEPT = 91  # the percentiles from the 5th to the 95th
@@ -226,7 +226,7 @@ MOST_KEPT = 91  # the percentiles from the 5th to the 95th
 class EvaluationSpec(Described):
     """Which clips are sampled and measured, the same for every configuration and step.
 
-    The first `clips` clips of `split` are continued by the model; distances are taken to the next `reference_clips`, real
+    The first `clips` clips of `split` are continued by the model; distances are computed to the next `reference_clips`, real
     clips of other scenes of the same split.
     """
 
@@ -265,7 +265,7 @@ class EvaluationSpec(Described):
                 raise ValueError(f"{name} {value!r} is none of fp32, bf16")
 
     def futures_of(self, at_the_end: bool) -> int:
-        """How many are sampled per clip, after the last step or an earlier one."""
+        """The number of futures sampled per clip, after the last step or an earlier one."""
         return (self.futures_at_the_end if at_the_end else 0) or self.futures
 
 
@@ -275,12 +275,12 @@ CLIP_ORDERS = ("shuffled", "computed")
 
 
 NOISE_LEVELS = ("all", "high", "low")
-"""Of replayed clips: as the model's own distribution has them, or only those above, or below, its median."""
+"""Noise levels of replayed clips: the model's own distribution, or only its part above, or below, the median."""
 
 
 @dataclass(frozen=True)
 class ReplaySpec(Described):
-    """Which domains are replayed, what share of the batches they fill, and when."""
+    """The replayed domains, their share of the batches, and its schedule."""
 
     domains: tuple[World, ...] = ()  # empty where the fraction is 0
     fraction: float = 0.0  # share of all samples that are replayed, exact in the long run
@@ -364,7 +364,7 @@ class TrainingSpec(Described):
 
 @dataclass(frozen=True)
 class RemedySpec(Described):
-    """A method against forgetting besides replay, or instead of it: see `training.regularizers`."""
+    """A method against forgetting in addition to replay, or instead of it: see `training.regularizers`."""
 
     kind: str = "none"
     strength: float = 0.0  # l2-sp, ewc, lwf: weight of the penalty; wise-ft: the base's share of the average
@@ -388,7 +388,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 @dataclass(frozen=True)
 class MachineSpec(Described):
-    """How a run is executed: it changes numbers in their last bits at most, and is no part of a run's name."""
+    """How a run is executed: it changes numbers in their last bits at most, and is not part of the run's name."""
 
     precision: str = "auto"  # bf16 where the GPU or the processor has it, else fp32
     compiled: bool = False  # torch.compile: faster after some hundreds of steps
@@ -443,7 +443,7 @@ class RunSpec(Described):
 
 
 def _build(cls: Any, plain: Any) -> Any:
-    """A description from plain JSON: nested ones by their type, lists as tuples, every key known."""
+    """A description from plain JSON: nested ones by their type, lists as tuples; unknown keys are refused."""
     if not isinstance(plain, dict):
         raise ValueError(f"{cls.__name__}: an object with keys is needed, not {plain!r}")
     kinds = get_type_hints(cls)
@@ -482,14 +482,14 @@ def weights_digest(folder: Path) -> str:
 
 
 def base_of(base: str) -> Path:
-    """The folder of the shipped base with this digest; raises ValueError that lists those there are."""
+    """The folder of the shipped base with this digest; raises ValueError that lists the existing ones."""
     return shipped_of("base", base)
 
 
 def shipped_of(kind: str, wanted: str) -> Path:
-    """The folder of shipped weights whose name begins with `kind` and whose digest is this one.
+    """The folder of shipped weights whose name begins with `kind` and whose digest is `wanted`.
 
-    Raises ValueError that lists those there are.
+    Raises ValueError that lists the existing ones.
     """
     shipped = {weights_digest(folder): folder for folder in sorted(WEIGHTS.glob(f"{kind}*"))}
     if wanted not in shipped:
@@ -499,8 +499,9 @@ def shipped_of(kind: str, wanted: str) -> Path:
 
 
 def base_folder(seed: int = 0, family: str = "wan", sixteenths: int = 16, large: bool = False) -> Path:
-    """The folder of a shipped base, or of a large one, or of one with fewer sixteenths of its training;
-    Wan's of seed 0 has the plain name.
+    """The folder of a shipped base, of a large one, or of one after fewer sixteenths of its training.
+
+    That of the Wan family with seed 0 has the plain name.
     """
     part = [f"{sixteenths}of16"] * (sixteenths != 16)
     name = ["base", *["large"] * large, *[family] * (family != "wan"), *[str(seed)] * (seed != 0), *part]

@@ -1,1 +1,1 @@
-"""Domains on disk: folders of videos with what is known of them, and the clips read from them."""
+"""Domains on disk: folders of videos with their metadata and ground truth, and the clips read from them."""

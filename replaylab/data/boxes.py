@@ -21,7 +21,7 @@ AnyFloats = NDArray[np.floating[Any]]
 
 
 def is_eligible(boxes: ArrayLike, visible: ArrayLike, size_px: int = 64) -> BoolArray:
-    """Which agents count: at least 6 px tall in an image of 64 px (in proportion in others) and at least half visible.
+    """Which agents are eligible: at least 6 px tall in an image of 64 px (scaled for others) and at least half visible.
 
     boxes (A, 4) as x0 y0 x1 y1 in pixels, visible (A,) in 0..1, size_px the image's side; returns (A,) bool.
     ValueError names a bad argument.
@@ -40,7 +40,7 @@ def centres(boxes: ArrayLike) -> FloatArray:
 
 
 def iou(first: ArrayLike, second: ArrayLike) -> FloatArray:
-    """Intersection over union (M,) of the boxes of two lists (M, 4), row by row; 0 for two boxes without an area."""
+    """Intersection over union (M,) of two lists of boxes (M, 4), row by row; 0 for two boxes of zero area."""
     a, b = checked_boxes(first, "first"), checked_boxes(second, "second")
     if len(a) != len(b):
         raise ValueError(f"second: {len(b)} boxes, but first has {len(a)}; give pairs")
@@ -56,14 +56,14 @@ def pairwise_iou(first: FloatArray, second: FloatArray) -> FloatArray:
 
 
 def share_inside(boxes: FloatArray, height_px: int, width_px: int) -> FloatArray:
-    """Share (A,) of the area of each box (A, 4) that lies in an image; 0 of those without an area."""
+    """Share (A,) of the area of each box (A, 4) that lies in an image; 0 for boxes of zero area."""
     return _areas(np.clip(boxes, 0, np.tile([width_px, height_px], 2))) / np.maximum(_areas(boxes), 1e-9)
 
 
 def uncovered_shares(boxes: AnyFloats, depths: AnyFloats, height_px: int, width_px: int) -> FloatArray:
-    """Share (A,) of each full box (A, 4) in an image and not covered by the box of one that is nearer, by `depths` (A,).
+    """Share (A,) of each full box (A, 4) that is in the image and not covered by a nearer agent's box (`depths` (A,)).
 
-    0 where there is no box (NaN).
+    0 for missing boxes (NaN).
     """
     shares = np.zeros(len(boxes))
     cells = 4  # a quarter of a pixel: fine enough for a share of an agent of 6 px
@@ -100,9 +100,9 @@ def checked_frames(true_boxes: PerFrame, **others: PerFrame) -> int:
 
 
 def checked_boxes(values: ArrayLike, name: str, scored: bool = False) -> FloatArray:
-    """(A, 4) float boxes; an empty list is no boxes. A score column, where one is allowed, is dropped.
+    """(A, 4) float boxes; an empty list gives (0, 4). A score column, where allowed, is dropped.
 
-    ValueError, under the argument's `name`, for another shape, NaN, infinity and boxes inside out.
+    ValueError, with the argument's `name`, for another shape, NaN, infinity and boxes with reversed edges.
     """
     boxes = np.asarray(values, dtype=np.float64)
     if boxes.size == 0 and boxes.ndim <= 2:
@@ -120,7 +120,7 @@ def checked_boxes(values: ArrayLike, name: str, scored: bool = False) -> FloatAr
 
 
 def checked_agents(values: ArrayLike, n: int, name: str) -> IntArray:
-    """(n,) integer ids, each once; ValueError or TypeError under the argument's `name`."""
+    """(n,) distinct integer ids; ValueError or TypeError with the argument's `name`."""
     ids = checked_shape(values, name, (n,), ", one id per true box", dtype=None if n else np.int64)
     if not np.issubdtype(ids.dtype, np.integer):
         raise TypeError(f"{name}: {ids.dtype} values, expected integer agent ids")
@@ -130,7 +130,7 @@ def checked_agents(values: ArrayLike, n: int, name: str) -> IntArray:
 
 
 def checked_mask(values: ArrayLike, n: int, name: str) -> BoolArray:
-    """Truth values (n,); ValueError for another shape, TypeError for other values, under the argument's `name`."""
+    """Boolean values (n,); ValueError for another shape, TypeError for other values, with the argument's `name`."""
     mask = checked_shape(values, name, (n,), ", one value per true box", dtype=None if n else np.bool_)
     if mask.dtype != np.bool_:
         raise TypeError(f"{name}: {mask.dtype} values, expected True or False")

@@ -1,9 +1,9 @@
 """The clips of a domain's split, decoded from its video files.
 
-Decision: a clip is (video, start); windows start every `STRIDE` frames and never cross a video. Only what a clip shows is
-decoded, from the key frame before it to its last frame, with one thread per clip on every core and a few clips ahead. No
-reader outlives its clip. Refused: a split without clips, a video that cannot be decoded or is shorter than its domain.json
-lists.
+Decision: a clip is (video, start); windows start every `STRIDE` frames and never cross videos. Only the frames of a clip are
+decoded, from the key frame before it to its last frame, with one thread per clip on every core and a few clips in advance.
+Readers are closed after each clip. Refused: a split without clips, and a video that cannot be decoded or is shorter than
+listed in domain.json.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def one_per_scene(clips: list[Clip]) -> list[Clip]:
 
 
 def read(domain: Domain, clips: list[Clip], frames: int) -> Generator[NDArray[np.uint8], None, None]:
-    """Each clip's frames, uint8 (T, H, W, 3), in the order given, decoded ahead on all cores.
+    """Each clip's frames, uint8 (T, H, W, 3), in the given order, decoded in advance on all cores.
 
-    Clips that follow and overlap one another are decoded once. A file that is missing or no video raises
-    FileNotFoundError or UndecodableVideo at its clip, after those before it were given. Closing ends the threads.
+    Consecutive overlapping clips are decoded once. A missing or undecodable file raises FileNotFoundError or
+    UndecodableVideo at its clip, after the clips before it. Closing the generator ends the threads.
     """
     threads = min(usable_cores(), MOST_THREADS)
     spans = _spans(clips, frames)
@@ -92,7 +92,7 @@ def truth_of(domain: Domain, clips: list[Clip], frames: int) -> list[list[pd.Dat
 
 
 def _spans(clips: list[Clip], frames: int) -> Iterator[list[Clip]]:
-    """Runs of clips to decode together: of one video, each beginning within the previous one or at its end."""
+    """Groups of clips to decode together: from one video, each beginning within the previous one or at its end."""
     span: list[Clip] = []
     for clip in clips:
         if span and not (

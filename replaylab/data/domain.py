@@ -1,16 +1,16 @@
-"""A domain: a folder of videos and of what is known of them; reading, writing and checking it.
+"""A domain: a folder of videos with their metadata and ground truth; reading, writing and checking it.
 
-Anyone can make such a folder of their own videos:
+You can make such a folder from your own videos:
 
     videos/*.mp4     H.264
     domain.json      name, frame rate, size, licence, how it was made, and a list of the videos with split and checksum
     tracks.parquet   one row per video, frame and agent (columns: TRACK_COLUMNS)
     ego.parquet      one row per video and frame (columns: EGO_COLUMNS)
 
-The tables are there where the truth is known; `size_px` is a square's side, or [height, width].
+The tables exist if the ground truth is known; `size_px` is a square's side, or [height, width].
 
 Decision: `domain.json` is written last, so a folder that has one is complete. A split is a property of a video, and a video
-is a scene: splits are disjoint by scene. Refused: a domain whose files are missing or whose fields are wrong.
+is a scene: splits are disjoint by scene. Refused: a domain with missing files or invalid fields.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Domain:
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits of its domain.json, which has the checksum of every video."""
+        """Twelve hex digits of the SHA-256 of domain.json, which has the checksum of every video."""
         return sha256(self.folder / "domain.json")[:12]
 
     @property
@@ -109,7 +109,7 @@ class Domain:
         return _is_known(self.folder / "ego.parquet")
 
     def video(self, name: str) -> Path:
-        """The file of a video, by its name without its ending; ValueError if it is not the one that domain.json lists."""
+        """The file of a video, by its name without ending; ValueError if its checksum differs from that in domain.json."""
         path = self.folder / "videos" / f"{name}.mp4"
         checksum = self._checksums.get(path.name)
         if isinstance(checksum, str) and checksum and path.is_file():  # else the reader says that it is missing
@@ -123,18 +123,18 @@ class Domain:
 
     @cached_property
     def tracks(self) -> pd.DataFrame:
-        """Every agent's truth, columns TRACK_COLUMNS; raises FileNotFoundError where no truth is known."""
+        """The ground truth of every agent, columns TRACK_COLUMNS; raises FileNotFoundError if it is not known."""
         return _read_table(self.folder / "tracks.parquet", TRACK_COLUMNS)
 
     @cached_property
     def ego(self) -> pd.DataFrame:
-        """The ego car's and camera's truth, columns EGO_COLUMNS."""
+        """The ground truth of the ego car and camera, columns EGO_COLUMNS."""
         return _read_table(self.folder / "ego.parquet", EGO_COLUMNS)
 
 
 def open_domain(folder: str | Path) -> Domain:
-    """Read and check a domain folder; errors name the file and the field. `domain.json` may be edited (a prompt): that it is
-    not as it was written is a warning.
+    """Read and check a domain folder; errors name the file and the field. `domain.json` may be edited (a prompt): a
+    difference from its checksum is only a warning.
     """
     folder = Path(folder)
     path = folder / "domain.json"
@@ -164,7 +164,7 @@ def write_domain(
     folder: str | Path, about: dict[str, Any], videos: pd.DataFrame, tracks: pd.DataFrame | None = None,
     ego: pd.DataFrame | None = None,
 ) -> Domain:  # fmt: skip
-    """Finish a domain whose videos are already in `folder/videos`; `domain.json` comes last, unknown tables are None."""
+    """Finish a domain whose videos are already in `folder/videos`; writes `domain.json` last. Unknown tables are None."""
     folder = Path(folder)
     for name, table, columns in (("tracks", tracks, TRACK_COLUMNS), ("ego", ego, EGO_COLUMNS)):
         path = folder / f"{name}.parquet"
@@ -180,12 +180,12 @@ def write_domain(
 
 
 def is_file_name(value: object) -> bool:
-    """Whether this is the name of an mp4 file, and no path."""
+    """Whether this is the name of an mp4 file and not a path."""
     return isinstance(value, str) and re.fullmatch(r"[^/\\\x00-\x1f\x7f]+\.mp4", value) is not None and value[0] != "."
 
 
 def _videos(path: Path, listed: list[Any]) -> pd.DataFrame:
-    """The table of a domain's videos; ValueError, with what is wrong, for one that cannot be."""
+    """The table of a domain's videos; raises ValueError, with the reason, for an invalid entry."""
     for number, video in enumerate(listed):
         where = f"{path}: field 'videos', entry {number}"
         if not isinstance(video, dict):
@@ -210,7 +210,7 @@ def _warn_once(line: str) -> None:
 
 
 def _sides_px(path: Path, size_px: Any) -> tuple[int, int]:
-    """Height and width of `size_px`, a side or both."""
+    """Height and width from `size_px`, one side or both."""
     sides = size_px if isinstance(size_px, list) else [size_px, size_px]
     if len(sides) != 2 or not all(type(side) is int and 0 < side <= MOST_SIDE_PX for side in sides):
         raise ValueError(f"{path}: field 'size_px' is {reading.shown(size_px)}; it is a side in pixels, or [height, width]")
@@ -218,7 +218,7 @@ def _sides_px(path: Path, size_px: Any) -> tuple[int, int]:
 
 
 def _is_known(path: Path) -> bool:
-    """Whether a table is there, or should be."""
+    """Whether a table exists, or is listed in the checksums."""
     return path.is_file() or digests.line_of(path) is not None
 
 

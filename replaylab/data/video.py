@@ -1,8 +1,8 @@
 """Reading frames from video files and writing them.
 
-Decision: PyAV reads by default: it is exact for every kind of file and, where measured (`make bench`), takes less time than
-decord for all kinds but webm and mkv without an index. decord can be chosen; of 8-bit files it gives the same frames.
-Refused: another reader than the chosen one where that fails.
+Decision: PyAV is the default: it is exact for every kind of file and, where measured (`make bench`), takes less time than
+decord for all kinds but webm and mkv without an index. decord can be chosen; it gives the same frames for 8-bit files.
+There is no fallback to another reader where the chosen one fails.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ READER_VARIABLE = "REPLAYLAB_READER"
 
 
 class UndecodableVideo(ValueError):
-    """A video file that is not what its domain lists; the message names the file."""
+    """A video file that cannot be decoded as its domain lists it; the message names the file."""
 
 
 def write_video(path: Path, frames: Any, frames_per_second: float, options: Mapping[str, object] = FAITHFUL) -> None:
@@ -46,7 +46,7 @@ def write_video(path: Path, frames: Any, frames_per_second: float, options: Mapp
 
 
 def coded(frames: NDArray[np.uint8], frames_per_second: float) -> NDArray[np.uint8]:
-    """Frames (T, H, W, 3) written as H.264 and read back, as those of every rendered domain are."""
+    """Frames (T, H, W, 3) written as H.264 and read back, like those of every rendered domain."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         write_video(path, frames, frames_per_second)
@@ -54,9 +54,9 @@ def coded(frames: NDArray[np.uint8], frames_per_second: float) -> NDArray[np.uin
 
 
 def chosen_reader(reader: str = "") -> str:
-    """The name of the reader: the one given, else that of the environment variable REPLAYLAB_READER, else "pyav".
+    """The name of the reader: the given one, else that in the environment variable REPLAYLAB_READER, else "pyav".
 
-    Raises ValueError, with the valid names, for one that is unknown or not installed.
+    Raises ValueError, with the valid names, for an unknown one or one that is not installed.
     """
     reader = reader or os.environ.get(READER_VARIABLE) or "pyav"
     installed = [name for name in READERS if name != "decord" or find_spec("decord")]
@@ -66,9 +66,9 @@ def chosen_reader(reader: str = "") -> str:
 
 
 def decode(path: Path, start: int = 0, stop: int = sys.maxsize, reader: str = "") -> NDArray[np.uint8]:
-    """Frames `start` to before `stop` of a video, by default all; fewer where it ends. uint8 (T, H, W, 3).
+    """Frames `start` to `stop` (exclusive) of a video, by default all; fewer if it ends earlier. uint8 (T, H, W, 3).
 
-    Raises FileNotFoundError or UndecodableVideo with the path, and what `chosen_reader` raises.
+    Raises FileNotFoundError or UndecodableVideo with the path, and the errors of `chosen_reader`.
     """
     reader = chosen_reader(reader)
     if not path.is_file():
@@ -81,7 +81,7 @@ def decode(path: Path, start: int = 0, stop: int = sys.maxsize, reader: str = ""
 
 
 def decode_with_pyav(path: Path, start: int = 0, stop: int = sys.maxsize, seek: bool = True) -> NDArray[np.uint8]:
-    """`decode`, with FFmpeg's own errors. Seeking is checked, frame by frame; where it fails, decoding starts at the first
+    """`decode` with FFmpeg's own errors. Seeking is verified frame by frame; if it fails, decoding starts at the first
     frame.
     """
     # without this option FFmpeg decodes pictures to learn what is in the file's header
@@ -109,8 +109,8 @@ def decode_with_pyav(path: Path, start: int = 0, stop: int = sys.maxsize, seek: 
 
 
 def decode_with_decord(path: Path, start: int = 0, stop: int = sys.maxsize) -> NDArray[np.uint8]:
-    """`decode`, with decord's own errors; from the first frame on, because decord's seeking gives wrong frames in files with
-    open groups of pictures or intra refresh. It may take a file that was cut short for a shorter one, so FFmpeg looks first.
+    """`decode` with decord's own errors. It decodes from the first frame on, because decord's seeking gives wrong frames in
+    files with open groups of pictures or intra refresh. FFmpeg first checks for truncation, which decord may not report.
     """
     import decord
 
@@ -127,11 +127,11 @@ READERS = {"pyav": decode_with_pyav, "decord": decode_with_decord}
 
 
 def _packets(container: Any, start: int, stop: int, seek: bool) -> tuple[list[Any], list[int]]:
-    """The packets to decode, in order, for frames `start` to before `stop`; and the times of those frames.
+    """The packets to decode, in order, for frames `start` to `stop` (exclusive), and the times of those frames.
 
-    An mp4 lists its frames in the order of decoding, so a key frame's place in the list is the number of the first
-    frame shown from there on. That may be an earlier one than the key frame (an open group of pictures), which needs
-    the key frame before. Without such a list, everything from the first frame on is decoded.
+    An mp4 lists its frames in decoding order, so the index of a key frame in the list is the number of the first
+    frame shown from there on. That frame may precede the key frame (an open group of pictures) and then needs the
+    previous key frame. Without such a list, everything from the first frame on is decoded.
     """
     stream = container.streams.video[0]
     listed = stream.index_entries
@@ -155,8 +155,8 @@ def _packets(container: Any, start: int, stop: int, seek: bool) -> tuple[list[An
 
 
 def _demuxed(container: Any, stop: int, listed: Any) -> tuple[int, list[Any], list[int]]:
-    """From the container's position: the number of the first frame; the packets, enough of them for all frames before
-    `stop`; their frames' times, sorted.
+    """From the container's position: the number of the first frame, the packets that all frames before `stop` need, and
+    the sorted times of their frames.
     """
     first = 0
     packets: list[Any] = []

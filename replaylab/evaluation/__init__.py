@@ -1,1 +1,1 @@
-"""Measures of what a model generates on held-out clips, reference baselines, and how far each measure can be trusted."""
+"""Measures of generated continuations of held-out clips, reference baselines, and the validity of each measure."""

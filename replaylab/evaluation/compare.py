@@ -1,16 +1,16 @@
-"""Distances between the videos of two folders, each with what a reader needs to compare it with others.
+"""Distances between the videos of two folders, each with the settings needed to compare it with other results.
 
-Decision: one clip a video, of the frames after the context, as many for all; clips are decoded once, and every network
-sees the same pixels, those that a player shows (`data.importers.recording`: upright, square pixels, BT.709). A folder holds
-video files, with those of the folders in it, or is a domain (`domain.json`), of which one split is taken. With fewer than
-`distances.N_MIN` clips in either set nothing is measured, however many frames they have.
+Decision: each video gives one clip, the frames after the context, with the same number for all. Clips are decoded once, and
+every network receives the same pixels, as a player shows them (`data.importers.recording`: upright, square pixels, BT.709).
+A folder holds video files, also in subfolders, or is a domain (`domain.json`), of which one split is used. With fewer than
+`distances.N_MIN` clips in either set nothing is measured, regardless of the number of frames.
 
-The Fréchet distance falls as n grows: beside it stands its value extrapolated to infinite n, from 2 N_MIN clips on. The
-kernel distance needs none; `distances` says how far it depends on n. Where real clips continue the contexts of the generated
-ones, as `paired` wants them, the sets look nearer than sets of other scenes do.
+The Fréchet distance decreases with n, so it is given with its value extrapolated to infinite n, from 2 N_MIN clips on. The
+kernel distance needs no extrapolation; `distances` describes its dependence on n. If the real clips continue the contexts of
+the generated ones, as `paired` requires, the distance is smaller than between sets of different scenes.
 
-Refused, with the set and the file: what is no video or is cut off, another size or frame rate, too few frames (none is
-ever repeated), one clip twice, and features that are not finite.
+Refused, with the set and the file: invalid or truncated videos, differing sizes or frame rates, too few frames (frames are
+never repeated), duplicate clips, and features that are not finite.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class VideoFile:
 
     @property
     def frames(self) -> int:
-        """How many there are."""
+        """The number of frames."""
         return len(self.recording.stamps)
 
     @property
     def frames_per_second(self) -> float:
-        """By the median time between them; 0 of a single one."""
+        """From the median time between frames; 0 for a single frame."""
         return self.recording.frames_per_second
 
     def __str__(self) -> str:
@@ -84,11 +84,11 @@ def table(
     made: str | Path, real: str | Path, networks: Sequence[str] = ("efficientnet",), context_frames: int = 0,
     frames: int = 0, split: str = "test", paired: bool = False, allow_unknown: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
-    """A row a measure: every network's distances; and, `paired`, mean fidelity of clips to those of their file names.
+    """One row per measure: every network's distances and, if `paired`, mean fidelity to the real clip of the same file name.
 
-    networks: of EXTRACTORS, each with its path. frames: to take after the context; 0: as many as the shortest video has.
-    allow_unknown: run TorchScript files that are not the published ones, too.
-    Columns: those of `distances.Distance`, `at_infinite_n` (NaN where n does not allow it), `clips` in the smaller set,
+    networks: of EXTRACTORS, each with its path. frames: number after the context; 0: that of the shortest video.
+    allow_unknown: also run TorchScript files that are not the published ones.
+    Columns: those of `distances.Distance`, `at_infinite_n` (NaN where n is too small), `clips` in the smaller set,
     `video` (size and rate). ValueError or FileNotFoundError names the set and the file.
     """
     sets = _videos(f"MADE {made}", Path(made), split), _videos(f"REAL {real}", Path(real), split)
@@ -143,7 +143,7 @@ def _reason(error: Unusable) -> str:
 
 
 def _check(videos: list[VideoFile], context_frames: int, frames: int) -> int:
-    """The number of frames to take; ValueError names a video with too few, or of another size or rate than the first."""
+    """The number of frames to use; ValueError names a video with too few, or whose size or rate differs from the first."""
     if context_frames < 0 or frames < 0:
         raise ValueError(f"context_frames {context_frames}, frames {frames}: neither may be below 0")
     frames = frames or max(1, min(video.frames for video in videos) - context_frames)
@@ -176,7 +176,7 @@ def _decoded(video: VideoFile, context_frames: int, frames: int) -> NDArray[np.u
 
 
 def _open(text: str, frames: int, size_px: tuple[int, int], allow_unknown: bool) -> FeatureNetwork:
-    """The network of a text such as "i3d=weights/i3d_torchscript.pt", for clips of that many frames."""
+    """The network given as text, such as "i3d=weights/i3d_torchscript.pt", for clips of `frames` frames."""
     kind, _, path = text.partition("=")
     if kind not in NAMES or (kind not in ("efficientnet", "videonet")) != bool(path):
         raise ValueError(f"extractor: {text!r} is none of {', '.join(EXTRACTORS)}")
@@ -209,7 +209,7 @@ def _features(
     videos: list[VideoFile], networks: list[FeatureNetwork], context_frames: int, frames: int,
     digests: dict[bytes, VideoFile],
 ) -> list[Features]:  # fmt: skip
-    """Of a set, for each network: (clips, d), or (clips, frames, d). `digests` of all clips so far, these included."""
+    """The features of a set from each network: (clips, d), or (clips, frames, d). `digests`: of all clips, updated here."""
     features: list[list[Features]] = [[] for _ in networks]
     remaining = track(videos, f"comparing {videos[0].set_name}", unit="clips")
     fitting = BYTES_AT_A_TIME // (frames * math.prod(videos[0].size_px) * 3)
@@ -234,7 +234,7 @@ def _features(
 def _distances(
     names: tuple[str, str], extractor: Extractor, sets: Sequence[list[VideoFile]], features: list[Features]
 ) -> list[dict[str, Any]]:
-    """Fréchet and kernel distance under their names."""
+    """Rows of the Fréchet and the kernel distance, under their names."""
     a, b = features
     n = min(len(a), len(b))
     infinite = math.nan
@@ -255,7 +255,7 @@ def _frechet(a: Any, b: Any) -> float:
 
 
 def _pairs(made: list[VideoFile], real: list[VideoFile], context_frames: int, frames: int) -> list[dict[str, Any]]:
-    """Means of `fidelity.clip_fidelity` over made clips, each beside the real one of its file name."""
+    """Means of `fidelity.clip_fidelity` over generated clips, each compared with the real clip of the same file name."""
     partners = {video.name: video for video in real}
     if alone := [video for video in made if video.name not in partners]:
         raise ValueError(f"{alone[0]} has no partner of that name in {real[0].set_name}")

@@ -1,8 +1,8 @@
-"""The study of which measure responds to which corruption: every measure of real clips corrupted in known ways.
+"""The study of the measures' responses to controlled corruptions: every measure of real clips corrupted in known ways.
 
-Decision: each corrupted set goes through `measurement.measure`, so a measure that is added there is on the page. A measure
-*responds* to a corruption where its change from the real clips is LEAST_EVIDENCE standard errors over clips, or more. For
-a measure of the whole set that error is known where the rows have its pseudo-values: the contribution of each clip, or of
+Decision: each corrupted set is measured by `measurement.measure`, so a measure that is added there is included here. A
+measure *responds* to a corruption if its change from the real clips is at least LEAST_EVIDENCE standard errors over clips.
+For a measure of the whole set that error is known if the rows have its pseudo-values: the contribution of each clip, or of
 each part of the clips.
 
 Refused: writing into the published results unless a store is named. Reading imports neither torch nor panda3d.
@@ -42,12 +42,12 @@ LEAST_EVIDENCE = 3.0
 PARTS = 8  # of the clips, each left out once: the jackknife of a measure of all boxes together
 
 PRESETS = {"published": (64, 64, 128), "quick": (24, 72, 112), "smoke": (8, 8, 16)}
-"""Of each domain: clips to corrupt, real clips of other scenes, and videos (those of the sweep that shares them)."""
+"""For each domain: clips to corrupt, real clips of other scenes, and videos (shared with a sweep)."""
 
 
 @dataclass(frozen=True)
 class CorruptionStudySpec(Described):
-    """Which clips are corrupted, how, and what they are compared with."""
+    """The clips to corrupt, the corruptions, and the references of the comparison."""
 
     evaluation: EvaluationSpec
     damages: tuple[Corruption, ...]
@@ -55,15 +55,15 @@ class CorruptionStudySpec(Described):
 
     @property
     def run_id(self) -> str:
-        """The name of its folder in a store."""
+        """The name of the study's folder in a store."""
         return f"damage-{digest(self)}"
 
 
 @dataclass(frozen=True)
 class CorruptionStudy:
-    """The measures of all corrupted clips, as they stand in `folder`.
+    """The measures of all corrupted clips, as stored in `folder`.
 
-    `rows` has the columns of `measurement.measure`, and damage, grade and unit.
+    `rows` has the columns of `measurement.measure`, and damage (the corruption), grade and unit.
     """
 
     preset: str
@@ -72,13 +72,13 @@ class CorruptionStudy:
     rows: pd.DataFrame
 
     def examples(self) -> dict[tuple[str, float], bytes]:
-        """The last frame (PNG) of the first eventful clip under the strongest of each kind, by name and grade."""
+        """The last frame (PNG) of the first eventful clip under the strongest grade of each kind, by name and grade."""
         pictures = {one: medium(self.folder, f"examples/{one.key}.png") for one in every_corruption()}
         return {(one.name, one.grade): picture for one, picture in pictures.items() if picture}
 
 
 def spec_of(preset: str) -> CorruptionStudySpec:
-    """What a preset corrupts; raises ValueError that lists the presets."""
+    """The study of a preset; raises ValueError that lists the presets."""
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
     clips, reference_clips, videos = PRESETS[preset]
@@ -89,10 +89,10 @@ def spec_of(preset: str) -> CorruptionStudySpec:
 
 
 def run(preset: str = "published", store: str | Path = "") -> CorruptionStudy:
-    """Read a preset's measures from its store, or make them (never in the published store, unless it is named).
+    """Read a preset's measures from its store, or compute them (in the published store only if it is named).
 
-    What was stopped goes on with the corruption it was at. Raises ValueError for an unknown preset, FileNotFoundError where
-    nothing is published, PermissionError for a store that cannot be written.
+    An interrupted study continues with the corruption at which it stopped. Raises ValueError for an unknown preset,
+    FileNotFoundError if nothing is published, PermissionError for a store that cannot be written.
     """
     spec, home = spec_of(preset), store_of(preset, store)
     folder = home / spec.run_id
@@ -114,7 +114,7 @@ def run(preset: str = "published", store: str | Path = "") -> CorruptionStudy:
 
 
 def _make(spec: CorruptionStudySpec, home: Path, folder: Path) -> None:
-    """A file for each corruption; then all rows, and `summary.json` last."""
+    """Writes a file for each corruption, then all rows, and `summary.json` last."""
     from replaylab.evaluation import evaluation_sets
 
     write_text(folder / "spec.json", json.dumps(spec.as_dict(), indent=1, sort_keys=True))
@@ -142,7 +142,7 @@ def _make(spec: CorruptionStudySpec, home: Path, folder: Path) -> None:
 def _measured(
     corruption: Corruption, evaluation: EvaluationSpec, prepared: list[EvaluationSet], home: Path, example: Path
 ) -> pd.DataFrame:
-    """Rows of a corruption in all domains; and an example of what the strongest of its kind looks like."""
+    """Rows of a corruption in all domains; also writes an example picture of the strongest grade of each kind."""
     from PIL import Image
 
     from replaylab.evaluation import measurement
@@ -169,7 +169,7 @@ def _measured(
 def _pseudo_values(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: float) -> pd.DataFrame:
     """The contribution of each of PARTS parts of the clips to the measures of all boxes together, such as a precision.
 
-    The jackknife (Tukey): K times the value of all clips, minus K - 1 times the value without the part, of K parts.
+    Tukey's jackknife with K parts: K times the value of all clips, minus K - 1 times the value without the part.
     """
     from replaylab.evaluation import measurement
 
@@ -191,11 +191,11 @@ def _pseudo_values(evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px:
 
 
 def response(rows: pd.DataFrame) -> pd.DataFrame:
-    """How each measure responds to each corruption: one line a domain, measure, damage and grade.
+    """The response of each measure to each corruption: one row per domain, measure, damage (corruption) and grade.
 
-    Columns: unit, value (mean over clips, or of the whole set), real (of real clips), change (value − real, over the
-    clips that have both), error (its standard error over clips), evidence (change over error; 0 where nothing
-    changed), clips. NaN where it is not known: a measure without a value on real clips, such as PSNR, has no change.
+    Columns: unit, value (mean over clips, or of the whole set), real (value on real clips), change (value − real, over
+    clips with both), error (its standard error over clips), evidence (change / error; 0 if nothing changed), clips. Unknown
+    values are NaN: a measure without a value on real clips, such as PSNR, has no change.
     """
     whole = rows["video"] == ""
     lines = ["domain", "measure", "damage", "grade", "unit"]
@@ -211,7 +211,7 @@ def response(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _changes(rows: pd.DataFrame, lines: list[str]) -> pd.DataFrame:
-    """Paired by clip with the real ones."""
+    """Changes from the real clips, paired by clip."""
     clip = ["domain", "measure", "video", "start"]
     real = rows.loc[rows["damage"] == "real", [*clip, "value"]].rename(columns={"value": "real"})
     both = rows[[*lines, "video", "start", "value"]].merge(real, on=clip, how="left")
@@ -223,7 +223,7 @@ def _changes(rows: pd.DataFrame, lines: list[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class BlurCeiling:
-    """The detector's ADE and recall on real frames of a domain, blurred to a sharpness: the best at that sharpness."""
+    """The detector's ADE and recall on real frames of a domain blurred to a sharpness: the bound at that sharpness."""
 
     ade_px: float
     recall: float
@@ -237,10 +237,10 @@ class BlurCeiling:
 
 
 def blur_ceiling(rows: pd.DataFrame, sharpness_ratio: float, domain: str = EVENTFUL) -> BlurCeiling:
-    """The ceiling at this sharpness, of the rows of `run`.
+    """The ceiling at this sharpness, from the rows of `run`.
 
-    Monotone and piecewise linear between the blurs that were measured. Outside them it is that of the nearest end,
-    and `beyond` says so. ValueError for a sharpness that is no positive number, or a domain without blur.
+    Monotone and piecewise linear between the measured blurs. Outside their range it is that of the nearest end,
+    which `beyond` states. ValueError for a sharpness that is not a positive number, or a domain without blurred frames.
     """
     if not (np.isfinite(sharpness_ratio) and sharpness_ratio > 0):
         raise ValueError(f"sharpness_ratio: {sharpness_ratio!r}, expected a number above 0, such as 0.8")
@@ -256,9 +256,9 @@ def blur_ceiling(rows: pd.DataFrame, sharpness_ratio: float, domain: str = EVENT
 
 
 def blur_curve(rows: pd.DataFrame, domain: str) -> pd.DataFrame:
-    """Mean sharpness_ratio, ade_px and recall by blur (px; 0 is real), none of them better with more blur.
+    """Mean sharpness_ratio, ade_px and recall by blur (px; 0 is real), made monotone: none improves with more blur.
 
-    ValueError lists the domains that have one.
+    ValueError lists the domains with blurred frames.
     """
     names = ["sharpness_ratio", "ade_px", "recall"]
     some = rows[rows["damage"].isin(["real", "blur"]) & rows["measure"].isin(names)]
@@ -270,11 +270,11 @@ def blur_curve(rows: pd.DataFrame, domain: str) -> pd.DataFrame:
 
 
 def as_blur(responses: pd.DataFrame) -> pd.DataFrame:
-    """The blur of all frames that changes a measure as much as each other corruption does: `response` with a column blur_px.
+    """The blur that changes a measure as much as each other corruption does: `response` with a column blur_px.
 
-    The blur's own change is taken as monotone and linear between its grades, from 0 at no blur. Infinite where the strongest
-    blur changes the measure less, 0 where the corruption changes it the other way; measures that blur does not change, or
-    changes both ways, are left out.
+    The effect of blur is taken as monotone and linear between its grades, from 0 at no blur. The value is infinite if the
+    strongest blur changes the measure less, and 0 if the corruption changes it in the opposite direction; measures that
+    blur does not change, or changes in both directions, are left out.
     """
     tables = []
     for _, one in responses.groupby(["domain", "measure"], sort=False):

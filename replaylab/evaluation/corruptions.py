@@ -1,10 +1,10 @@
-"""Corruptions of real clips, in known ways and degrees: to pictures, to time, and to agents.
+"""Controlled corruptions of real clips, of known kind and grade: of pictures, of time, and of agents.
 
-Decision: only the future frames are corrupted, and the truth stays as it was, so whatever a measure shows is caused by the
-corruption. Agents and time are corrupted in the scene, which is rendered again with other poses and goes through the same
-codec; appearance, road and light stay bit-identical. The control, rendered again without a change, is the real clip.
+Decision: only the future frames are corrupted and the ground truth is unchanged, so any response of a measure is caused by
+the corruption. Agents and time are corrupted in the scene, which is rendered again with other poses and encoded by the same
+codec; appearance, road and light are bit-identical. The control, rendered again without a change, is the real clip.
 
-Refused: a kind that does not exist. Importing loads neither torch nor panda3d.
+Refused: unknown kinds. Importing loads neither torch nor panda3d.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ AWAY_M = 50.0  # behind the camera: where a removed agent goes
 
 @dataclass(frozen=True)
 class CorruptionKind:
-    """One way to corrupt a clip, in several grades."""
+    """A kind of corruption, in several grades."""
 
     group: str  # one of GROUPS
     unit: str  # of the grades; "" where there is but one
@@ -61,14 +61,14 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Corruption(Described):
-    """A kind of corruption in one grade."""
+    """A kind of corruption at one grade."""
 
     name: str
     grade: float
 
     @property
     def key(self) -> str:
-        """Its name in folders: `blur-2`."""
+        """The corruption's name in paths, such as `blur-2`."""
         return f"{self.name}-{self.grade:g}"
 
 
@@ -78,9 +78,9 @@ def every_corruption() -> tuple[Corruption, ...]:
 
 
 def corrupt(corruption: Corruption, evaluation_set: EvaluationSet, world: WorldSpec, mean_m_s: Floats) -> Frames:
-    """The evaluation set's clips (N, T, H, W, 3) with corrupted futures; `mean_m_s` as `mean_velocities` gives them.
+    """The evaluation set's clips (N, T, H, W, 3) with corrupted futures; `mean_m_s` is the result of `mean_velocities`.
 
-    ValueError, with the valid ones, for a kind that does not exist.
+    ValueError, with the valid kinds, for an unknown one.
     """
     from replaylab.evaluation import evaluate
     from replaylab.worlds.build import scene_of
@@ -136,12 +136,12 @@ def _corrupted_scene(
 
 
 def noisy(frames: Frames, sd: float, rng: np.random.Generator) -> Frames:
-    """Frames (F, H, W, 3) with normal noise of `sd` grey levels, its own in every pixel, channel and frame."""
+    """Frames (F, H, W, 3) with normal noise of `sd` grey levels, independent in every pixel, channel and frame."""
     return np.clip(frames + rng.normal(0, sd, frames.shape) + 0.5, 0, 255).astype(np.uint8)
 
 
 def warmed(frames: Frames, percent: float) -> Frames:
-    """Frames (F, H, W, 3) with that much more red and less blue: a gain a channel, as of a wrong white balance."""
+    """Frames (F, H, W, 3) with `percent` more red and less blue: one gain per channel, as from a wrong white balance."""
     gain = 1 + np.array([1, 0, -1]) * percent / 100
     return np.clip(frames * gain + 0.5, 0, 255).astype(np.uint8)
 
@@ -156,7 +156,7 @@ def shuffled(frames: Frames, rng: np.random.Generator) -> Frames:
 
 # -------------------------------------------------------------------------- scenes: `first` is the first future frame
 def rendered(scene: Scene, size_px: int, frames_per_second: float) -> Frames:
-    """A scene's frames (T, H, W, 3), written as H.264 and read back as those of every domain are."""
+    """A scene's frames (T, H, W, 3), written as H.264 and read back, like those of every domain."""
     from replaylab.data.video import coded
     from replaylab.worlds.renderer import Renderer
 
@@ -164,10 +164,10 @@ def rendered(scene: Scene, size_px: int, frames_per_second: float) -> Frames:
 
 
 def moved(scene: Scene, first: int, shifts_px: Floats, size_px: int) -> Scene:
-    """Every agent's box moved to the right by shifts_px (A,), in the future frames.
+    """The scene with every agent's box moved to the right by shifts_px (A,) in the future frames.
 
-    Along the camera's right axis depth stays, so the box moves in proportion to the agent: one trial step gives the
-    rest. An agent without a box, behind the camera, stays.
+    Along the camera's right axis the depth is constant, so the box moves in proportion to the agent: one trial step
+    determines the shift. Agents without a box, behind the camera, are not moved.
     """
     from replaylab.worlds.renderer import boxes_of
 
@@ -186,7 +186,7 @@ def moved(scene: Scene, first: int, shifts_px: Floats, size_px: int) -> Scene:
 
 
 def without_nearest(scene: Scene, first: int, size_px: int) -> Scene:
-    """Without the nearest eligible agent of the first future frame, from there on; all stay if none is eligible."""
+    """The scene without the nearest eligible agent from the first future frame on; unchanged if none is eligible."""
     from replaylab.worlds.renderer import boxes_of, eligible, visible_shares
 
     boxes, depths = boxes_of(scene, first, size_px)
@@ -201,11 +201,11 @@ def without_nearest(scene: Scene, first: int, size_px: int) -> Scene:
 
 
 def pulled(scene: Scene, first: int, percent: float, mean_m_s: Floats, size_px: int, frames_per_second: float) -> Scene:
-    """Every agent's motion pulled towards the mean of ordinary driving, seen from the ego car.
+    """The scene with every agent's motion shifted towards the mean of ordinary driving, relative to the ego car.
 
     An agent's displacement since the last context frame, in metres to the right of the ego car and ahead of it, becomes
     (1 − s) times its own and s times the mean one: `mean_m_s` (CELLS, CELLS, 2), at the cell (row, column) of the image
-    in which its box has its centre in that frame, times the seconds since. Headings stay.
+    in which its box has its centre in that frame, times the seconds since. Headings are unchanged.
     """
     from replaylab.worlds.renderer import boxes_of, placed
 
@@ -228,14 +228,14 @@ def pulled(scene: Scene, first: int, percent: float, mean_m_s: Floats, size_px: 
 
 
 def slowed(scene: Scene, first: int, percent: float) -> Scene:
-    """Everything, the ego car too, that much slower after the last context frame; poses are interpolated linearly."""
+    """The scene, with the ego car, slowed by `percent` after the last context frame; poses are interpolated linearly."""
     from replaylab.worlds.renderer import rigid
 
     frames, last = np.arange(len(scene.ego)), first - 1
     times = np.where(frames > last, last + (frames - last) * (1 - percent / 100), frames)
 
     def resampled(path: Floats) -> Floats:
-        """Of (T, 3): x, y, heading."""
+        """The path (T, 3), x, y and heading, at the slower times."""
         turned = np.column_stack([path[:, :2], np.unwrap(path[:, 2])])
         return np.column_stack([np.interp(times, frames, column) for column in turned.T])
 
@@ -258,8 +258,8 @@ def mean_velocities(ordinary: WorldSpec, split: str, home: Path) -> Floats:
 def velocity_field(tracks: pd.DataFrame, size_px: int, frames_per_second: float) -> Floats:
     """Mean velocity (CELLS, CELLS, 2), rows from the top, columns from the left, m/s to the right and ahead.
 
-    Of agents that are eligible in two neighbouring frames (columns: `domain.TRACK_COLUMNS`), by the cell of the box's
-    centre in the first; where a cell has none, that of all.
+    From agents that are eligible in two consecutive frames (columns: `domain.TRACK_COLUMNS`), by the cell of the box's
+    centre in the first; empty cells have the mean of all.
     """
     now = tracks.loc[tracks["eligible"], ["video", "agent", "frame", "x_m", "y_m", "x0", "y0", "x1", "y1"]]
     later = now[["video", "agent", "frame", "x_m", "y_m"]].assign(frame=now["frame"] - 1)

@@ -1,17 +1,17 @@
-"""How accurate a detector is on real frames of a domain: to be known before any conclusion is drawn from its boxes.
+"""The accuracy of a detector on real frames of a domain, to be checked before conclusions are drawn from its boxes.
 
-Two cases, never mixed. Where the domain has the truth (`tracks.parquet`), the detector is measured against it. Elsewhere
-only *self-consistency* can be had: its own tracks on real frames are taken for the truth, and the frames are changed in
-ways that move nothing (coded again, shifted by half a pixel, sent through an autoencoder). That is a lower bound of its
-error and leaves out what it never detects: the shipped detector, on 24 dev clips of `driving`, has 0.29 px against itself
-and 0.45 px against the truth, and the still clip 10.9 and 7.1 times as much.
+There are two cases, which are kept apart. If the domain has ground truth (`tracks.parquet`), the detector is compared with
+it. Otherwise only its *self-consistency* is measured: its tracks on real frames serve as the reference, and the frames are
+changed in ways that move nothing (re-encoded, shifted by half a pixel, passed through an autoencoder). This is a lower bound
+of its error and excludes agents that it never detects: on 24 dev clips of `driving`, the shipped detector has an error of
+0.29 px against itself and 0.45 px against the ground truth, and the still clip one 10.9 and 7.1 times as large.
 
-Decision: the verdict is the protocol's rule, that a measure which cannot tell real from copy-last-frame is not used. The
-last context frame repeated must have an ADE of LEAST_RATIO times the detector's own error, or more; with fewer than
-LEAST_CLIPS clips that have eligible agents there is no verdict. On frames blurred to a sharpness, the table shows the most
+Decision: the verdict follows the rule that a measure which does not distinguish real clips from copy-last-frame is not used.
+The repeated last context frame must have an ADE of at least LEAST_RATIO times the detector's own error; with fewer than
+LEAST_CLIPS clips with eligible agents there is no verdict. On frames blurred to a sharpness, the table shows the best values
 that a model of that sharpness could reach.
 
-Refused: clips without eligible agents, and frames that cannot be blurred that far. Letters: T frames of a clip, H W pixels.
+Refused: clips without eligible agents, and frames that cannot be blurred that far. Shapes: T frames of a clip, H W pixels.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ MEANS = ("ade_px", "ade_matched_px", "recall", "false_positives", "sharpness_rat
 
 
 class Variant(NamedTuple):
-    """The future frames of a real clip, as they are or changed in one way."""
+    """The future frames of a real clip, unchanged or changed in one way."""
 
     name: str
     frames: Frames
@@ -61,7 +61,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class CeilingVerdict:
-    """Whether errors that this detector measures on these clips tell a moving future from a still one."""
+    """Whether errors measured with this detector on these clips distinguish a moving future from a still one."""
 
     against: str  # TRUTH or SELF
     error_px: float  # the detector's ADE on real frames; of SELF, the largest after a harmless change
@@ -70,13 +70,13 @@ class CeilingVerdict:
 
     @property
     def ratio(self) -> float:
-        """The error of a copied last frame over the detector's; NaN or infinite where that is none."""
+        """The error of copy-last-frame divided by the detector's; NaN or infinite if that is zero."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return float(np.float64(self.copied_px) / self.error_px)
 
     @property
     def usable(self) -> bool | None:
-        """None: too few clips to say."""
+        """Whether the detector may be used; None with too few clips for a verdict."""
         return self.ratio >= LEAST_RATIO if self.clips >= LEAST_CLIPS else None
 
     def __str__(self) -> str:
@@ -106,16 +106,16 @@ def of_domain(
     sharpness: Sequence[float] = (), autoencoder: Callable[[Frames], Frames] | None = None,
     miss_cap_px: float | None = None,
 ) -> tuple[pd.DataFrame, CeilingVerdict]:  # fmt: skip
-    """The table and the verdict, of the first `clips` clips of a split, one a scene, of `frames` frames with the context.
+    """The table and the verdict for the first `clips` clips of a split, one per scene, `frames` frames with the context.
 
-    A row for each variant of the future frames: `frames` (its name), ade_px and its standard error over clips,
-    ade_matched_px, recall, false_positives (a frame), average_precision_iou50, all as in `dynamics` and `detection`;
-    sharpness_ratio; `clips` with eligible agents, and n of their agent-frames. Means over clips, but for the precision,
-    which is of all boxes together. Against itself there is one row more, TRACKED: the error of `template_tracking`, by
-    pixels alone, from the detector's tracks.
+    One row per variant of the future frames: `frames` (its name), ade_px and its standard error over clips,
+    ade_matched_px, recall, false_positives (per frame), average_precision_iou50, all as in `dynamics` and `detection`;
+    sharpness_ratio; `clips` with eligible agents, and n, their number of agent-frames. Values are means over clips, except
+    the precision, which is computed from all boxes together. Self-consistency has one more row, TRACKED: the error of
+    `template_tracking`, which uses pixels alone, relative to the detector's tracks.
 
-    sharpness: ratios to the real frames' (0 to 1), each clip blurred to have them. autoencoder: (T, H, W, 3) -> the same
-    clip, decoded. ValueError names what is wrong with the arguments or the clips.
+    sharpness: ratios to the sharpness of the real frames (0 to 1), to which each clip is blurred. autoencoder:
+    (T, H, W, 3) -> the same clip, decoded. ValueError says what is wrong with the arguments or the clips.
     """
     if not 0 < context_frames < frames:
         raise ValueError(f"context_frames {context_frames} of {frames} frames: at least one, and one after it to look at")
@@ -170,8 +170,8 @@ def _own_tracks(clip: Frames, detect: Detect) -> list[pd.DataFrame]:
 
 
 def _second_tracker(clip: Frames, first: pd.DataFrame, agents: TrueAgents, cap: float) -> dynamics.Statistic:
-    """ADE of `template_tracking`, which shares nothing with the detector, from the boxes of the clip's first frame (the
-    last of the context) on.
+    """ADE of `template_tracking`, which is independent of the detector, started from the boxes of the clip's first frame
+    (the last of the context).
     """
     start = first[first["eligible"]]
     followed = template_tracking.track_templates(clip, start[["x0", "y0", "x1", "y1"]].to_numpy(float))[1:]
@@ -179,7 +179,7 @@ def _second_tracker(clip: Frames, first: pd.DataFrame, agents: TrueAgents, cap: 
 
 
 def _means(clips: pd.DataFrame, detections: list[Any], harmless: bool) -> dict[str, Any]:
-    """A row of the table, of a line a clip, and true boxes, eligible and detected boxes of every frame."""
+    """A row of the table, from one row per clip and the true, eligible and detected boxes of every frame."""
     precision = np.nan
     if detections:
         precision = detection.average_precision(*zip(*detections, strict=True), min_iou=0.5).value
@@ -194,7 +194,7 @@ def variants(
     clip: Frames, context_frames: int, sharpness: Sequence[float], against: str,
     autoencoder: Callable[[Frames], Frames] | None = None,
 ) -> Iterator[Variant]:  # fmt: skip
-    """The future of a clip (T, H, W, 3): as it is, or changed in ways that move nothing; blurred; standing still."""
+    """The future of a clip (T, H, W, 3): unchanged, changed in ways that move nothing, blurred, and still."""
     real = clip[context_frames:]
     if against == TRUTH:
         yield Variant(REAL, real)
@@ -209,14 +209,14 @@ def variants(
 
 
 def coded_again(clip: Frames) -> Frames:
-    """Frames (T, H, W, 3) through H.264, as the videos of made domains are written; an odd side loses nothing."""
+    """Frames (T, H, W, 3) encoded as H.264 like the videos of rendered domains, and decoded; odd sides are preserved."""
     height, width = clip.shape[1:3]
     even = np.pad(clip, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     return coded(even, 8)[:, :height, :width]
 
 
 def shifted(clip: Frames, shift_px: float) -> Frames:
-    """Frames (T, H, W, 3) moved to the right and down (Lanczos, which blurs least), edges repeated."""
+    """Frames (T, H, W, 3) shifted to the right and down (Lanczos, which blurs least), with repeated edges."""
     matrix = np.array([[1, 0, shift_px], [0, 1, shift_px]])
     size, lanczos, border = (clip.shape[2], clip.shape[1]), cv2.INTER_LANCZOS4, cv2.BORDER_REPLICATE
     frames = [cv2.warpAffine(frame, matrix, size, flags=lanczos, borderMode=border) for frame in clip]
@@ -224,9 +224,9 @@ def shifted(clip: Frames, shift_px: float) -> Frames:
 
 
 def blurred(clip: Frames, blur_px: float) -> Frames:
-    """Frames (T, H, W, 3) blurred by a Gaussian of that standard deviation, edges repeated; 0 leaves them as they are.
+    """Frames (T, H, W, 3) blurred by a Gaussian of standard deviation `blur_px`, with repeated edges; unchanged for 0.
 
-    `blur.blurred`, which needs torch, within a grey level.
+    Equal to `blur.blurred`, which needs torch, within one grey level.
     """
     if blur_px == 0:
         return clip
@@ -235,8 +235,8 @@ def blurred(clip: Frames, blur_px: float) -> Frames:
 
 
 def blur_px_for(clip: Frames, sharpness_ratio: float) -> float:
-    """The standard deviation of the Gaussian under which a clip keeps this share of its sharpness, as
-    `fidelity.sharpness_ratio` has it; ValueError where none up to an eighth of the height does.
+    """The standard deviation of the Gaussian that reduces a clip's sharpness to this ratio
+    (`fidelity.sharpness_ratio`); ValueError if none up to an eighth of the height does.
     """
     if sharpness_ratio == 1:
         return 0.0

@@ -1,8 +1,8 @@
-"""Evaluation of a model: futures of held-out clips are generated and measured, with reference baselines beside them.
+"""Evaluation of a model: futures of held-out clips are generated and measured, together with reference baselines.
 
 Decision: every configuration and step generates futures of the same clips from the same noise, and all baselines (real,
-autoencoder, copy-last-frame, constant velocity, base) are measured by the same code into the same store, so no number
-stands without its baselines.
+autoencoder, copy-last-frame, constant velocity, base) are measured by the same code into the same store, so every number
+has its baselines.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def evaluate(
 ) -> pd.DataFrame:  # fmt: skip
     """Generate every clip's future with the pipeline's model and measure it; rows without the run's own columns.
 
-    `gallery`: the clips to keep as examples, and the folder to keep them in. Ranks share the sampling; the main one
-    measures, and the others' rows are empty. `at_the_end`: all domains and measures. `kept`: gives a domain's rows, by its
-    number, if they were measured before, and else calls what measures them.
+    `gallery`: the clips to keep as examples, and their folder. Ranks share the sampling; the main rank measures, and the
+    rows of the others are empty. `at_the_end`: all domains and measures. `kept`: a function that returns the rows of a
+    domain, by its number, if they exist already, and otherwise calls the given measurement.
     """
     pipeline.model.transformer.eval()
     chosen = gallery[0] if gallery else {}
@@ -75,7 +75,7 @@ def evaluate(
 def _futures(
     pipeline: Pipeline, evaluation_set: EvaluationSet, spec: EvaluationSpec, rank: Rank, futures: int
 ) -> Iterator[tuple[Frames, torch.Tensor]]:
-    """Every clip's first future, then every clip's second and so on, as frames and latents."""
+    """The first futures of all clips, then the second ones and so on, as frames and latents."""
     model, condition, shape = pipeline.model, evaluation_set.condition, evaluation_set.latents.shape[1:]
     for number in range(futures):
         first = number * len(evaluation_set.clips)
@@ -85,7 +85,7 @@ def _futures(
 
 
 def _denoising(pipeline: Pipeline, evaluation_set: EvaluationSet, noise_seed: int) -> pd.DataFrame:
-    """The loss of denoising each clip at NOISE_LEVELS, with the noise that its first future is sampled from."""
+    """The denoising loss of each clip at NOISE_LEVELS, with the noise from which its first future is sampled."""
     parts, clips = [], (evaluation_set.latents, evaluation_set.condition)
     for level in NOISE_LEVELS:
         with distributed.autocast(pipeline.model.transformer.device.type, evaluation_set.measured_in):
@@ -96,7 +96,7 @@ def _denoising(pipeline: Pipeline, evaluation_set: EvaluationSet, noise_seed: in
 
 
 def _over_futures(rows: list[pd.DataFrame]) -> pd.DataFrame:
-    """Means over the futures of each clip, and the ADE of its best one: of all its agents together (joint minADE)."""
+    """Means over the futures of each clip, and the ADE of the best future for all agents together (joint minADE)."""
     first = rows[0]
     if len(rows) == 1:
         return first
@@ -108,9 +108,9 @@ def _over_futures(rows: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def references(spec: ReferenceSpec, store: Path, base: Pipeline | None = None) -> Gallery:
-    """Measure copy-last-frame, real, autoencoder and base, unless it is done; returns the clips that every run keeps.
+    """Measure copy-last-frame, real, autoencoder and base, unless already done; returns the clips that every run keeps.
 
-    Waits for another process that is measuring them. `base`: if it is loaded already.
+    Waits for another process that is measuring them. `base`: the base's pipeline, if already loaded.
     """
     kept = Store(store)
     if not kept.is_done(spec):
@@ -142,7 +142,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
         return measured.rows
 
     def kept(name: str, measuring: Measuring) -> pd.DataFrame:
-        """The rows of `<name>.parquet`, measured and written now where it is missing: a process that is killed loses one."""
+        """The rows of `<name>.parquet`, measured and written now if missing: a killed process loses at most one file."""
         path = folder / "parts" / f"{name}.parquet"
         found = cache.kept_table(path)
         if found is None:
@@ -176,27 +176,27 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
 
 
 def autoencoded(frames: Frames, pipeline: Pipeline | None = None) -> Frames:
-    """Clips (N, T, H, W, 3) encoded and decoded: the best that a model with this autoencoder can reach."""
+    """Clips (N, T, H, W, 3) encoded and decoded: the upper bound for a model with this autoencoder."""
     pipeline = pipeline or pipelines.published_tiny()
     return pipeline.decode(pipeline.encode(frames))
 
 
 def copy_last_frame(frames: Frames, context_frames: int = CONTEXT_FRAMES) -> Frames:
-    """Clips (N, T, H, W, 3) in which nothing moves after the context."""
+    """Clips (N, T, H, W, 3) whose last context frame is repeated."""
     still = frames.copy()
     still[:, context_frames:] = frames[:, context_frames - 1 : context_frames]
     return still
 
 
 def percentiles(count: int) -> list[int]:
-    """So many from the 5th to the 95th, evenly spaced: 5, 50, 95 for three; of one the 95th, of the clip that moves most."""
+    """`count` evenly spaced percentiles from the 5th to the 95th: 5, 50, 95 for three; for one, the 95th alone."""
     reach = MOST_PERCENTILE - LEAST_PERCENTILE
     return [MOST_PERCENTILE - round(place * reach / max(count - 1, 1)) for place in range(count)][::-1]
 
 
 def at_percentiles(rows: pd.DataFrame, count: int = 3) -> dict[str, int]:
-    """The clips (by number) at `percentiles` of how far agents move: the ADE of copy-last-frame, or its PSNR where there is
-    no agent. A property of the clip alone, so that every configuration shows the same clips.
+    """The clips (by number) at `percentiles` of the agents' displacement: the ADE of copy-last-frame, or its PSNR where no
+    agent is measured. It is a property of the clip alone, so that every configuration shows the same clips.
     """
     for measure in ("ade_px", "psnr_db"):
         values = rows.loc[rows["measure"] == measure, "value"].reset_index(drop=True).dropna().sort_values()
@@ -206,7 +206,7 @@ def at_percentiles(rows: pd.DataFrame, count: int = 3) -> dict[str, int]:
 
 
 def keep(folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured: Measurement, clips: dict[str, int]) -> None:
-    """The video and the boxes of each chosen clip: `<domain>-<percentile>.mp4` and `.json`."""
+    """Writes the video and the boxes of each chosen clip: `<domain>-<percentile>.mp4` and `.json`."""
     context, future_frames = evaluation_set.context_frames, frames.shape[1] - evaluation_set.context_frames
     for percentile, clip in clips.items():
         name = f"{evaluation_set.name}-{percentile}"  # no suffix is replaced: the domain's name may have dots

@@ -1,8 +1,8 @@
-"""Evaluation sets: the held-out clips of a domain, their truth, and the real clips that distances are taken to.
+"""Evaluation sets: the held-out clips of a domain, their ground truth, and the real clips to which distances are computed.
 
-Decision: what is computed from real frames (latents, features, optical flow, pseudo-tracks, mean motion) is computed once
-a store, and shared by all configurations and steps, so that a configuration costs only what it generates. Distances are
-taken to real clips of other scenes, so the baseline 'real' is what a perfect model would reach.
+Decision: quantities from real frames (latents, features, optical flow, pseudo-tracks, mean motion) are computed once per
+store and shared by all configurations and steps, so that a configuration costs only its own clips. Distances are
+computed to real clips of other scenes, so the baseline 'real' is the value of a perfect model.
 
 Refused: a split with too few scenes.
 """
@@ -50,7 +50,7 @@ TRACKING_GATE = 10 / 64  # of the width: no agent is followed further than this 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """N clips of one domain with their truth, and M real clips of other scenes."""
+    """N clips of one domain with their ground truth, and M real clips of other scenes."""
 
     name: str
     split: str
@@ -76,7 +76,7 @@ class EvaluationSet:
 
     @property
     def context_frames(self) -> int:
-        """The frames of a clip that a model is given."""
+        """The number of frames of a clip on which the model is conditioned."""
         return self.pipeline.context_frames
 
     def future(self, frames: Frames) -> Frames:
@@ -84,8 +84,8 @@ class EvaluationSet:
         return frames[:, self.context_frames :]
 
     def decode(self, latents: torch.Tensor, pipeline: Pipeline) -> Frames:
-        """Generated latents (N, C, t, h, w) as clips. The context, which all models of one autoencoder give back alike, is
-        decoded once where frames are decoded one by one.
+        """Generated latents (N, C, t, h, w) as clips. The decoded context is the same for all models of one autoencoder, and
+        is computed once if frames are decoded one by one.
         """
         if not pipeline.frame_by_frame:
             return pipeline.decode(latents)
@@ -102,7 +102,7 @@ class EvaluationSet:
 
     @cached_property
     def activations(self) -> Activations:
-        """EfficientNet's on the true future frames (N x future frames)."""
+        """EfficientNet's activations on the true future frames (N x future frames)."""
 
         def compute() -> Arrays:
             made = fidelity.efficientnet(flat(self.future(self.frames)))
@@ -114,19 +114,19 @@ class EvaluationSet:
 
     @cached_property
     def reference_features(self) -> NDArray[np.float32]:
-        """EfficientNet's on the references' future frames: (M x future frames, 1280)."""
+        """EfficientNet's features of the references' future frames: (M x future frames, 1280)."""
         what = f"features, context {self.context_frames}, {fidelity.EXTRACTOR.weights_sha256}"
         return self._of_references(what, lambda futures: fidelity.efficientnet_features(flat(futures)))
 
     @cached_property
     def reference_videos(self) -> NDArray[np.float32]:
-        """The video network's on the references' futures: (M, d)."""
+        """The video network's features of the references' futures: (M, d)."""
         network = video_network.extractor().weights_sha256
         what = f"video features in {self.measured_in}, context {self.context_frames}, {network}"
         return self._of_references(what, self.video_features)
 
     def video_features(self, futures: Frames, flows: Sequence[NDArray[np.float32]] | None = None) -> NDArray[np.float32]:
-        """The video network's of futures (N, F, H, W, 3): (N, d). `flows`: their optical flow, where it is known."""
+        """The video network's features (N, d) of futures (N, F, H, W, 3). `flows`: their optical flow, if already known."""
         with distributed.autocast("cpu", self.measured_in):
             return video_network.features(futures, flows=flows)
 
@@ -146,7 +146,7 @@ class EvaluationSet:
 
     @cached_property
     def ego_turns(self) -> bool:
-        """Whether the ego car ever turns: where it does not, an error of its yaw rate says nothing."""
+        """Whether the ego car ever turns: if not, an error of its yaw rate is meaningless."""
         if self.ego is None:
             return False
         rates = [ego_motion.true_ego_motion(ego, self.frames_per_second)[:, 1] for ego in self.ego]
@@ -159,7 +159,7 @@ class EvaluationSet:
 
     @cached_property
     def extrapolated_again(self) -> ClipBoxes | None:
-        """The same of the second detector's boxes; None where agents are detected once."""
+        """The same for the second detector's boxes; None without a second detector."""
         return self._extrapolated(self.detect_again) if self.detect_again else None
 
     def _extrapolated(self, detect: Callable[[Frames], ClipBoxes]) -> ClipBoxes:
@@ -177,18 +177,18 @@ class TrueAgents(NamedTuple):
 
     @classmethod
     def of(cls, future: list[pd.DataFrame]) -> TrueAgents:
-        """From the rows of `data.domain.TRACK_COLUMNS` of each future frame."""
+        """From the rows (columns `data.domain.TRACK_COLUMNS`) of each future frame."""
         columns = [[table[name].to_numpy() for table in future] for name in ("agent", "eligible")]
         return cls([true_boxes(table) for table in future], *columns)
 
 
 @dataclass(frozen=True)
 class MeanMotion:
-    """How agents move on average, by their position in the last context frame."""
+    """The mean motion of agents, by their position in the last context frame."""
 
     size_px: tuple[int, int]  # height and width
     field_px: NDArray[np.float64]
-    """(future frames, CELLS, CELLS, 2): mean displacement since then, x and y; of all agents where a cell has none"""
+    """(future frames, CELLS, CELLS, 2): mean displacement since then, x and y; in empty cells that of all agents"""
 
     def of(self, frame: NDArray[np.int64], start_px: NDArray[np.float64]) -> NDArray[np.float64]:
         """Displacements (n, 2) for future frames (n,) and centres in the last context frame (n, 2), in px."""
@@ -199,7 +199,7 @@ class MeanMotion:
     def measured(
         cls, truth: Sequence[Sequence[pd.DataFrame]], size_px: tuple[int, int], context_frames: int = CONTEXT_FRAMES
     ) -> MeanMotion:
-        """Of the truth of whole clips, N x T; ValueError where no eligible agent is in both context and future."""
+        """From the ground truth of whole clips, N x T; ValueError if no eligible agent is in both context and future."""
         parts = []
         for clip in truth:
             last = clip[context_frames - 1]
@@ -222,9 +222,9 @@ class MeanMotion:
 def prepare_sets(
     spec: EvaluationSpec, home: Path, at_the_end: bool = False, pipeline: Pipeline | None = None
 ) -> list[EvaluationSet]:
-    """The domains that are measured at every step, or all of them at the end; rendered and encoded once a process.
+    """The domains measured at every step, or all of them at the end; rendered and encoded once per process.
 
-    `pipeline`: whose context and latents they have; by default the tiny model's.
+    `pipeline`: determines the context and the latents; by default the tiny model's.
     """
     worlds = (*spec.domains, *(spec.at_the_end if at_the_end else ()))
     pipeline = pipeline or pipelines.published_tiny()
@@ -258,7 +258,7 @@ def _prepared(world: World, spec: EvaluationSpec, home: Path, pipeline: Pipeline
 def synthetic_set(
     spec: EvaluationSpec, pipeline: Pipeline, size_px: tuple[int, int], clips: int, home: Path
 ) -> EvaluationSet:  # fmt: skip
-    """Clips of noise with three agents each, on which the cost of measuring is timed before any domain is rendered.
+    """Clips of noise with three agents each, used to time the measures before any domain is rendered.
 
     `size_px`: height and width.
     """
@@ -285,7 +285,7 @@ def _features(home: Path, domain: Domain, chosen: list[Clip], length: int) -> Fe
 
 
 def _scenes(world: World, split: str, home: Path, length: int) -> tuple[Domain, list[Clip]]:
-    """The domain, and a clip of each scene of a split."""
+    """The domain, and one clip of each scene of a split."""
     domain = build_domain(world, home / "domains")
     return domain, clips_module.one_per_scene(clips_module.clips_of(domain, split, length))
 
@@ -300,7 +300,7 @@ def _has_agents(world: World, detector: DetectorSpec | None) -> bool:
 def _truth(
     domain: Domain, chosen: list[Clip], length: int, detector: DetectorSpec | None, home: Path
 ) -> list[list[pd.DataFrame]]:
-    """The domain's tracks, else pseudo-tracks of the detector on the real frames, else none."""
+    """The domain's tracks, otherwise pseudo-tracks of the detector on the real frames, otherwise none."""
     if domain.has_tracks:
         return clips_module.truth_of(domain, chosen, length)
     if detector is None:
@@ -335,7 +335,7 @@ def _object_detector(spec: DetectorSpec) -> ObjectDetector:
 def _mean_motion(
     world: World, split: str, detector: DetectorSpec | None, home: Path, pipeline: Pipeline
 ) -> MeanMotion | None:
-    """Of all clips of the split, one a scene; None where no agent is measured."""
+    """The mean motion in all clips of the split, one per scene; None if no agent is measured."""
     if not _has_agents(world, detector):
         return None
     domain, scenes = _scenes(world, split, home, pipeline.frames)
@@ -367,15 +367,15 @@ def _ego(domain: Domain, chosen: list[Clip], length: int, columns: list[str]) ->
 
 
 def clear_cache() -> None:
-    """Free the prepared sets: each holds the model that it was prepared for, and the next run has another."""
+    """Free the prepared sets: each refers to the model for which it was prepared, and the next run has another."""
     _prepared.cache_clear()
     _mean_motion.cache_clear()
 
 
 @cache
 def detector_for(spec: DetectorSpec | None = None, digest: str = "") -> Callable[[Frames], ClipBoxes]:
-    """Detects agents in clips (N, T, H, W, 3): N x T boxes with scores, of one of transformers' detectors, or of the shipped
-    one with that digest; without a digest, of the first edition's. Raises ValueError that lists those there are.
+    """A function from clips (N, T, H, W, 3) to N x T detected boxes with scores, by one of transformers' detectors, or by
+    the shipped one with this digest; by default that of the first edition. Raises ValueError that lists the existing ones.
     """
     detect: Callable[[Frames], Sequence[NDArray[np.floating]]]
     if spec is None:
@@ -388,7 +388,7 @@ def detector_for(spec: DetectorSpec | None = None, digest: str = "") -> Callable
 
 @cache
 def second_detector_for(digest: str) -> Callable[[Frames], ClipBoxes] | None:
-    """The shipped second detector with that digest, as `detector_for` gives the first; None for no digest."""
+    """The shipped second detector with this digest, in the form of `detector_for`; None without a digest."""
     return partial(_in_clips, partial(fcos.detect, fcos.load(shipped_of("detector", digest)))) if digest else None
 
 
@@ -403,5 +403,5 @@ def flat(frames: Frames) -> Frames:
 
 
 def true_boxes(table: pd.DataFrame) -> NDArray[np.float64]:
-    """Boxes (A, 4) of the truth's rows of one frame, px."""
+    """Boxes (A, 4) from the ground truth of one frame, px."""
     return table[["x0", "y0", "x1", "y1"]].to_numpy(float)

@@ -1,7 +1,7 @@
-"""What networks, optical flow and a detector give for real clips, computed once a store and kept on disk.
+"""A cache on disk of network features, optical flow and detections of real clips, computed once per store.
 
-Decision: a file is named by the digest of all that it comes from (the videos' checksums, the clips' first frames and their
-length, the video reader, the edition of the measures, the networks' weights), so that nothing stale can be read and all
+Decision: a file is named by the digest of all its inputs (the videos' checksums, the clips' first frames and length, the
+video reader, the edition of the measures, the networks' weights), so that stale results are never read and all
 runs and processes of a store share it (`util.cache`).
 """
 
@@ -28,21 +28,21 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Of some clips; `content` is the digest of their frames' source."""
+    """The cache for some clips; `content` is the digest of the source of their frames."""
 
     folder: Path
     content: str
 
     @classmethod
     def of(cls, folder: Path, domain: Domain, clips: Sequence[Clip], frames: int) -> FeatureCache:
-        """Of clips of so many frames."""
+        """The cache for clips of `frames` frames."""
         checksums = {Path(video.file).stem: video.sha256 for video in domain.videos.itertuples()}
         lines = [f"edition {EvaluationSpec.edition} of the measures, reader {chosen_reader()}, {frames} frames"]
         lines += [f"{checksums[clip.video]} from {clip.start}" for clip in clips]
         return cls(folder, hashlib.sha256("\n".join(lines).encode()).hexdigest())
 
     def arrays(self, what: str, compute: Callable[[], Arrays]) -> Arrays:
-        """What `compute` gives. `what` names it with all that it depends on besides the clips."""
+        """The result of `compute`. `what` names it, with everything on which it depends besides the clips."""
         from safetensors.numpy import load_file, save_file
 
         def write(aside: Path, made: Arrays) -> None:
@@ -52,7 +52,7 @@ class FeatureCache:
         return cached(self._path(what, ".safetensors"), load_file, write, compute)
 
     def table(self, what: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """The same of a table."""
+        """The same for a table."""
         return cached(self._path(what, ".parquet"), pd.read_parquet, lambda aside, made: made.to_parquet(aside), compute)
 
     def _path(self, what: str, suffix: str) -> Path:

@@ -1,11 +1,11 @@
 """Measures of generated clips: a row for each clip and measure, and one for each measure of the whole set.
 
-Decision: every measure is taken from the same frames and the same matching of agents, in one place. A baseline that gives
-boxes but no pictures (constant velocity) has the measures of boxes alone. Context frames are left out of every measure. A
-distance carries the number of vectors, what one vector covers, and the extractor with the digest of its weights. A measure
-that is computed here is in every table once `catalogue.MEASURES` names it.
+Decision: every measure is computed from the same frames and the same matching of agents, in one place. A baseline with
+boxes but no pictures (constant velocity) has the measures of boxes alone. Context frames are excluded from every measure. A
+distance is stored with the number of vectors, the extent of one vector, and the extractor with the digest of its weights. A
+measure computed here is in every table once `catalogue.MEASURES` names it.
 
-Refused: clips of another shape than the real ones.
+Refused: clips whose shape differs from that of the real ones.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Values = dict[str, Statistic]
 
 @dataclass(frozen=True)
 class NetworkOutputs:
-    """What the networks make of the futures of N clips."""
+    """The outputs of all networks for the futures of N clips."""
 
     frames: Activations  # EfficientNet's activations on every future frame, N x future frames
     videos: NDArray[np.float32] | None  # video features (N, d); None of clips that the video network does not take
@@ -49,7 +49,7 @@ class NetworkOutputs:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The measures of generated clips, and the boxes that they rest on."""
+    """The measures of generated clips, and the detected boxes on which they are based."""
 
     rows: pd.DataFrame
     boxes: ClipBoxes  # detected, N x future frames
@@ -61,8 +61,8 @@ def measure(
 ) -> Measurement:  # fmt: skip
     """Every measure of generated clips (N, T, H, W, 3), one for each clip of the evaluation set.
 
-    `latents` (N, C, T, h, w): those that the frames were decoded from, if any. `thorough`: also what takes longest and is
-    not compared over many steps, the ego car's motion and the second tracker. ValueError for clips of another shape.
+    `latents` (N, C, T, h, w): those from which the frames were decoded, if any. `thorough`: also the slowest measures, which
+    are not compared over many steps: the ego car's motion and the second tracker. ValueError for clips of another shape.
     """
     if frames.shape != (shape := evaluation_set.frames.shape):
         raise ValueError(f"frames: shape {frames.shape}, but {evaluation_set.name} has clips of shape {shape}")
@@ -86,9 +86,9 @@ def measure(
 
 
 def _network_outputs(evaluation_set: EvaluationSet, futures: Frames, flows: Flows) -> NetworkOutputs:
-    """All networks on the futures (N, F, H, W, 3) of clips; the detector where agents are measured.
+    """The outputs of all networks for futures (N, F, H, W, 3); of the detector only if agents are measured.
 
-    The video network was trained on the tiny model's clips and takes no others; `compare` has the field's own for those.
+    The video network was trained on the tiny model's clips and accepts no others; `compare` has networks for those.
     """
     takes = (video_network.FRAMES, video_network.SIZE_PX, video_network.SIZE_PX)
     within = [flow[1:] for flow in flows]  # without the step out of the context
@@ -125,7 +125,7 @@ def _pictures(evaluation_set: EvaluationSet, frames: Frames, outputs: NetworkOut
 
 
 def _latent_mse(evaluation_set: EvaluationSet, latents: torch.Tensor) -> torch.Tensor:
-    """(N,) over the future's latents alone; over all where one latent covers context and future frames."""
+    """Mean squared error (N,) over the future's latents, or over all if one latent covers context and future frames."""
     true = evaluation_set.latents
     first = evaluation_set.context_frames if true.shape[2] == evaluation_set.frames.shape[1] else 0
     return (latents - true)[:, :, first:].square().mean((1, 2, 3, 4))
@@ -138,7 +138,7 @@ def _enough_videos(evaluation_set: EvaluationSet) -> bool:
 def _feature_distances(evaluation_set: EvaluationSet, outputs: NetworkOutputs) -> pd.DataFrame:
     """Fréchet and kernel distances to real clips of other scenes, of single frames and of whole futures.
 
-    Those of fewer vectors than `distances.N_MIN` are left out: small presets have none of whole futures.
+    Distances with fewer vectors than `distances.N_MIN` are left out: small presets have none of whole futures.
     """
     scenes, others = ([clip.scene for clip in each] for each in (evaluation_set.clips, evaluation_set.reference_clips))
     features, real = outputs.frames.features, evaluation_set.reference_features
@@ -162,8 +162,8 @@ def _feature_distances(evaluation_set: EvaluationSet, outputs: NetworkOutputs) -
 def measure_boxes(
     evaluation_set: EvaluationSet, boxes: ClipBoxes, miss_cap_px: float, boxes_again: ClipBoxes | None = None
 ) -> pd.DataFrame:
-    """Rows of every measure of the agents that needs boxes (N x future frames, with scores) alone; `boxes_again`: what
-    the second detector's measures are of.
+    """Rows of every measure of agents that needs only boxes (N x future frames, with scores); `boxes_again`: those of the
+    second detector.
     """
     rows = _agents(evaluation_set, boxes, agent_errors(evaluation_set, boxes, miss_cap_px))
     return pd.concat([rows, *_agents_again(evaluation_set, boxes_again, miss_cap_px)], ignore_index=True)
@@ -195,7 +195,7 @@ def _agents(evaluation_set: EvaluationSet, boxes: ClipBoxes, errors: list[AgentE
 
 
 def _agents_again(evaluation_set: EvaluationSet, boxes: ClipBoxes | None, miss_cap_px: float) -> list[pd.DataFrame]:
-    """Rows of what the second detector says of accuracy."""
+    """Rows of the accuracy measured with the second detector."""
     if boxes is None:
         return []
     clips = [dynamics.accuracy(each) for each in agent_errors(evaluation_set, boxes, miss_cap_px)]
@@ -204,7 +204,7 @@ def _agents_again(evaluation_set: EvaluationSet, boxes: ClipBoxes | None, miss_c
 
 
 def _motion_shares(evaluation_set: EvaluationSet, errors: list[AgentErrors]) -> list[pd.DataFrame]:
-    """Rows of the share of the agents' true motion that is predicted, of the set and as each clip's pseudo-value."""
+    """Rows of the share of the agents' true motion that is predicted, for the set and as a pseudo-value of each clip."""
     last, name = evaluation_set.context_frames - 1, "motion_share"
     starts = [(true_boxes(truth[last]), truth[last]["agent"].to_numpy()) for truth in evaluation_set.truth]
     moves = [trajectories.motion_along_truth(one, *start) for one, start in zip(errors, starts, strict=True)]
@@ -224,8 +224,8 @@ def _motion_shares(evaluation_set: EvaluationSet, errors: list[AgentErrors]) -> 
 def pooled_measures(
     evaluation_set: EvaluationSet, boxes: ClipBoxes, errors: list[AgentErrors], clips: Iterable[int]
 ) -> Values:
-    """Measures of all agents of these clips (by number) together: the slope of predicted on true displacement and the pull
-    of predictions to the target's mean motion (claim C7), and the average precision.
+    """Measures of all agents of these clips (by number) together: the slope of predicted on true displacement, the bias of
+    predictions toward the target's mean motion (claim C7), and the average precision.
     """
     moves: list[trajectories.Displacements] = []
     frames: list[Any] = []
@@ -248,7 +248,7 @@ def _motion(
     evaluation_set: EvaluationSet, frames: Frames, flows: Flows, boxes: ClipBoxes, errors: list[AgentErrors],
     miss_cap_px: float | None,
 ) -> list[Values]:  # fmt: skip
-    """Measures of each clip by optical flow: the background, and agents relative to it. Where a cap for lost agents is
+    """Measures of each clip from optical flow: the background, and agents relative to it. If a cap for lost agents is
     given, also the second tracker and the ego car's motion.
     """
     last, clips = evaluation_set.context_frames - 1, []
@@ -275,7 +275,7 @@ def _motion(
 
 
 def _ego_errors(evaluation_set: EvaluationSet, number: int, clip: Frames, hidden: Any) -> Values:
-    """Errors of the ego car's motion in a clip, where its truth is known."""
+    """Errors of the ego car's motion in a clip, if its ground truth is known."""
     if evaluation_set.ego is None or evaluation_set.cameras is None:
         return {}
     last, rate = evaluation_set.context_frames - 1, evaluation_set.frames_per_second
@@ -287,7 +287,7 @@ def _ego_errors(evaluation_set: EvaluationSet, number: int, clip: Frames, hidden
 
 
 def _flow_errors(evaluation_set: EvaluationSet, flows: Flows) -> list[Values]:
-    """Each clip's error of optical flow wherever there is texture, for domains in which no agent is measured."""
+    """Each clip's error of optical flow in textured regions, for domains in which no agent is measured."""
     last, clips = evaluation_set.context_frames - 1, []
     for number, true_flow in enumerate(evaluation_set.flows):
         true = evaluation_set.frames[number, last:]

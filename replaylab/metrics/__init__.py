@@ -1,1 +1,1 @@
-"""Metrics as functions of arrays, and the networks that some of them need."""
+"""Metrics as functions of arrays, and the networks that some of them use."""

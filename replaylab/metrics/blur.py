@@ -1,4 +1,4 @@
-"""Gaussian blur of frames, the same in training of the detector and in corrupted videos."""
+"""Gaussian blur of frames, the same for training the detector and for corrupted videos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRAMES_AT_A_TIME = 256
 
 
 def blurred(frames: ArrayLike, blur_px: float) -> NDArray[np.uint8]:
-    """Frames uint8 (N, H, W, 3) blurred by a Gaussian of standard deviation blur_px; 0 leaves them as they are."""
+    """Frames uint8 (N, H, W, 3) blurred by a Gaussian of standard deviation blur_px; unchanged for 0."""
     images = np.asarray(frames)
     if blur_px == 0:
         return images
@@ -26,7 +26,7 @@ def blurred(frames: ArrayLike, blur_px: float) -> NDArray[np.uint8]:
 
 
 def gaussian_blur(frames: Tensor, sigma_px: NDArray[np.float64]) -> Tensor:
-    """Each frame of (B, 3, H, W) blurred by its own Gaussian, standard deviations (B,), edges repeated outwards."""
+    """Each frame of (B, 3, H, W) blurred by its own Gaussian, standard deviations (B,), with repeated edges."""
     b, c, h, w = frames.shape
     reach = math.ceil(3 * sigma_px.max())
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1)[None] / sigma_px[:, None]) ** 2)
@@ -38,5 +38,5 @@ def gaussian_blur(frames: Tensor, sigma_px: NDArray[np.float64]) -> Tensor:
 
 
 def as_tensor(frames: NDArray[np.uint8]) -> Tensor:
-    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in 0..1, in memory channels last as it came."""
+    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in 0..1; the memory layout stays channels last."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255

@@ -1,7 +1,7 @@
-"""Scores of detections over many frames that others report: average precision and NTA-IoU.
+"""Published scores of detections over many frames: average precision and NTA-IoU.
 
-Decision: they are computed as their authors do; where a miss must never pay, `dynamics` is the measure. Pure functions of
-boxes. Refused: boxes that are not finite numbers or inside out, and scores that are missing. Letters as in `dynamics`:
+Decision: they are computed as their authors do; `dynamics` has the measures in which a miss is never rewarded. Pure
+functions of boxes. Refused: boxes that are not finite or have reversed edges, and missing scores. Shapes as in `dynamics`:
 T frames, A true agents in a frame, K detections.
 """
 
@@ -16,16 +16,17 @@ from replaylab.util.checks import BoolArray, FloatArray, checked_positive, check
 
 
 def average_precision(true_boxes: PerFrame, eligible: PerFrame, detections: PerFrame, *, min_iou: float) -> Statistic:
-    """Average precision over the frames of any number of clips, and the eligible agent-frames behind it.
+    """Average precision over the frames of any number of clips, and the number of eligible agent-frames.
 
-    The frames of all clips one after another: true_boxes (A, 4), eligible (A,) bool, detections (K, 5), the score in the
+    The frames of all clips are concatenated: true_boxes (A, 4), eligible (A,) bool, detections (K, 5), the score in the
     last column.
 
-    Assignment as in COCO: by falling score, each detection takes the best eligible box still free with an IoU of at least
-    `min_iou` (COCO, VOC: 0.5); failing that, an ignored one, and then it does not count. As elsewhere here, an ignored
-    agent also takes a box centred inside its own. The area is VOC's since 2010: under precision made non-increasing, every
-    point of recall used (COCO samples it at 101); equal scores make one point, so the order of the frames plays no part.
-    Without detections it is 0; without eligible agents NaN. ValueError or TypeError names argument and frame.
+    Assignment as in COCO: in order of decreasing score, each detection takes the best unassigned eligible box with an IoU of
+    at least `min_iou` (COCO, VOC: 0.5), otherwise an ignored one, and then it does not count. As elsewhere here, an ignored
+    agent also takes a box centred inside its own. The area is VOC's since 2010: under the non-increasing envelope of
+    precision, with every point of recall (COCO samples 101); equal scores form one point, so the order of the frames has no
+    effect. The value is 0 without detections and NaN without eligible agents. ValueError or TypeError names argument and
+    frame.
     """
     if not 0 < min_iou <= 1:
         raise ValueError(f"min_iou: {min_iou!r}, expected a number over 0 and up to 1")
@@ -44,7 +45,7 @@ def average_precision(true_boxes: PerFrame, eligible: PerFrame, detections: PerF
 
 
 def _outcomes(overlap: FloatArray, meets: BoolArray, counts: BoolArray, score: FloatArray) -> FloatArray:
-    """Of each detection (K,) of a frame: 1 right, 0 wrong, NaN taken by an ignored agent. overlap, meets (A, K)."""
+    """Outcome (K,) of each detection: 1 right, 0 wrong, NaN if taken by an ignored agent. overlap, meets (A, K)."""
     outcome, free = np.zeros(len(score)), np.ones(len(counts), dtype=np.bool_)
     for box in np.argsort(-score, kind="stable"):
         for among, result in ((counts, 1.0), (~counts, np.nan)):
@@ -70,13 +71,13 @@ def _area(scores: FloatArray, outcomes: FloatArray, n: int) -> float:
 
 
 def nta_iou(true_boxes: PerFrame, eligible: PerFrame, detections: PerFrame, *, gate_px: float) -> Statistic:
-    """Novel-trajectory-agent IoU over the T frames of a clip, and the eligible agent-frames behind it.
+    """Novel-trajectory-agent IoU over the T frames of a clip, and the number of eligible agent-frames.
 
-    Zhao et al., DriveDreamer4D (arXiv 2410.13571), as their evaluation code computes it: every true box counts the
-    IoU with the detection whose centre is nearest, or 0 if none is nearer than the gate; the mean over the true
-    boxes. Not one to one, and false positives are free. Theirs has a gate of 10 px in images 480 px wide and counts
-    boxes that lie in the image whole; here the eligible agents count. true_boxes (A, 4), eligible (A,) bool,
-    detections (K, 4 or 5), pixels. ValueError or TypeError names argument and frame.
+    Zhao et al., DriveDreamer4D (arXiv 2410.13571), as their evaluation code computes it: the mean over the true boxes of
+    the IoU with the detection whose centre is nearest, or 0 if none is nearer than the gate. The assignment is not one to
+    one, and false positives have no cost. The original has a gate of 10 px in images 480 px wide and uses boxes that lie
+    entirely in the image; here the eligible agents are used. true_boxes (A, 4), eligible (A,) bool, detections (K, 4 or 5),
+    pixels. ValueError or TypeError names argument and frame.
     """
     gate, values = checked_positive(gate_px, "gate_px"), [np.zeros(0)]
     for t in range(checked_frames(true_boxes, eligible=eligible, detections=detections)):
@@ -92,7 +93,7 @@ def nta_iou(true_boxes: PerFrame, eligible: PerFrame, detections: PerFrame, *, g
 
 
 def _scores(values: ArrayLike, name: str) -> FloatArray:
-    """(K,) the last column of detections (K, 5), checked as boxes before."""
+    """The last column (K,) of detections (K, 5), whose boxes were checked before."""
     if np.size(values) == 0:
         return np.zeros(0)
     boxes = checked_shape(values, name, ("K", 5), ", boxes with a score")

@@ -1,19 +1,19 @@
 """Fréchet and kernel distance between two sets of feature vectors.
 
-Decision: everything here is a function of feature arrays and knows nothing of networks. What made the features is
-described by an `Extractor`, and travels with the value in a `Distance`. d is the number of dimensions of a feature
-vector; n and m are numbers of vectors, one vector a row.
+Decision: everything here is a function of feature arrays, independent of networks. The source of the features is
+described by an `Extractor` and stored with the value in a `Distance`. d is the number of dimensions of a feature
+vector; n and m are numbers of vectors, one vector per row.
 
-The kernel distance of independent vectors is unbiased: its expectation does not depend on how many go in, and between two
+The kernel distance of independent vectors is unbiased: its expectation does not depend on their number, and between two
 samples of one distribution it is zero on average, so single values may be negative. Frames of one clip are not independent.
-With v of each clip, (v − 1) / (n − 1) of the pairs within a set are of one clip and more alike than the others, and the
-distance is too large by that share of the difference, in each set. So it falls as clips are added: compare values of equal
-numbers of clips and frames only. The mean of `kernel_pseudo_values`, which leave out whole clips, has next to nothing of the
-first set's part. The Fréchet distance falls as n grows: compare values of the same n only.
+With v vectors per clip, a share (v − 1) / (n − 1) of the pairs within a set comes from one clip and is more similar than the
+others; the distance is too large by that share of the difference, in each set. It therefore decreases as clips are added:
+compare only values of equal numbers of clips and frames. The mean of `kernel_pseudo_values`, which leave out whole clips,
+has almost none of this bias from the first set. The Fréchet distance decreases with n: compare only values of the same n.
 
-Refused, by the set's name: sets of fewer than N_MIN vectors, where both are mostly noise, NaN and infinity, and
-features of two lengths. `between` also refuses repeated clips; the bare functions cannot, since a still video may
-rightly give the same frame, and so the same features, again and again.
+Refused, with the set's name: sets of fewer than N_MIN vectors, for which both distances are mostly noise, NaN and infinity,
+and features of different lengths. `between` also refuses repeated clips; the basic functions cannot, since a still video
+legitimately gives the same features for several frames.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from replaylab.spec import generator
 from replaylab.util.checks import checked_at_least, checked_numbers
 
 N_MIN = 20
-"""Least number of feature vectors in each set; with fewer, both distances are mostly noise."""
+"""Minimum number of feature vectors in each set; with fewer, both distances are mostly noise."""
 
 ROWS_AT_A_TIME = 1024
 
@@ -39,7 +39,7 @@ Features = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Extractor:
-    """What made the features; goes beside every distance."""
+    """The source of the features, stored with every distance."""
 
     name: str
     layer: str
@@ -53,7 +53,7 @@ class Extractor:
 
 @dataclass(frozen=True)
 class Distance:
-    """A distance that cannot be taken for another: compare only those that agree in every field but the value."""
+    """A distance with its settings: compare only distances that agree in every field but the value."""
 
     name: str
     value: float
@@ -69,8 +69,8 @@ class Distance:
 class _Gaussian:
     """The Gaussian fitted to n feature vectors.
 
-    Not the scatter S (d, d) is kept, but a factor F with F'F = S: nothing is squared, and few vectors in many dimensions
-    stay cheap.
+    Instead of the scatter S (d, d) a factor F with F'F = S is stored: nothing is squared, and few vectors in many
+    dimensions cost little.
     """
 
     name: str
@@ -80,14 +80,14 @@ class _Gaussian:
 
     @classmethod
     def fitted(cls, features: ArrayLike, name: str) -> _Gaussian:
-        """ValueError names the set and what is wrong with it."""
+        """The Gaussian of the features; ValueError names the set and the reason."""
         rows = _rows(features, name)
         mean = rows.mean(0)
         return cls(name, len(rows), mean, rows - mean)
 
     @property
     def trace(self) -> float:
-        """Of the scatter: the sum of the squared lengths of the vectors minus their mean."""
+        """The trace of the scatter: the sum of the squared distances of the vectors from their mean."""
         rows = self.factor.ravel()
         # scipy's BLAS, as in all that follows: numpy has one of its own, whose threads wait busily for more work
         return float(scipy.linalg.blas.ddot(rows, rows))
@@ -95,7 +95,7 @@ class _Gaussian:
     def root(self) -> Features | None:
         """Lower triangular L (d, d) with L L' the scatter.
 
-        None where vectors are no more than dimensions, or depend on one another.
+        None if there are no more vectors than dimensions, or if they are linearly dependent.
         """
         if self.n <= len(self.mean):
             return None
@@ -109,8 +109,8 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
 
     features_a (n, d) and features_b (m, d); n and m at least N_MIN and not necessarily equal. Returns
     |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)) with the unbiased covariances A and B, at least 0, in the features'
-    unit squared. With fewer vectors than dimensions it is exact for the sample covariances all the same. ValueError names
-    the set that has a wrong shape, too few rows, or holds NaN.
+    unit squared. It is exact for the sample covariances also with fewer vectors than dimensions. ValueError names the set
+    that has a wrong shape, too few rows, or holds NaN.
     """
     a, b = _Gaussian.fitted(features_a, "features_a"), _Gaussian.fitted(features_b, "features_b")
     _same_length(a.name, len(a.mean), b.name, len(b.mean))
@@ -122,9 +122,9 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
 def kernel_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     """Squared maximum mean discrepancy with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, section 4).
 
-    features_a (n, d) and features_b (m, d); n and m at least N_MIN. All vectors are used at once, not subsets of them.
-    Unbiased if they are independent, as one frame a clip is; of several frames a clip too large, as the module says. May be
-    negative. Errors as in `frechet_distance`.
+    features_a (n, d) and features_b (m, d); n and m at least N_MIN. All vectors are used at once, without subsets.
+    Unbiased if they are independent, as with one frame per clip; with several frames per clip it is too large, as the module
+    explains. May be negative. Errors as in `frechet_distance`.
     """
     a, b = _rows(features_a, "features_a"), _rows(features_b, "features_b")
     _same_length("features_a", a.shape[1], "features_b", b.shape[1])
@@ -135,9 +135,9 @@ def kernel_pseudo_values(features_a: ArrayLike, features_b: ArrayLike) -> Featur
     """Jackknife pseudo-values (N,) of `kernel_distance`, one for each of N clips, from one pass over the kernel.
 
     features_a (N, v, d), v vectors of each clip, and features_b (m, d). N times the distance of all clips, minus N − 1
-    times that without the clip (Tukey; Efron & Stein 1981): their mean is the distance, for v over 1 without what the
-    pairs within clips add to it, and their spread estimates how it would vary with other clips. ValueError as in
-    `kernel_distance`, and for fewer than two clips.
+    times that without the clip (Tukey; Efron & Stein 1981). Their mean is the distance, for v > 1 without the contribution
+    of pairs within clips, and their spread estimates its variation over clips. ValueError as in `kernel_distance`, and for
+    fewer than two clips.
     """
     clips = np.asarray(features_a, dtype=np.float64)
     if clips.ndim != 3 or len(clips) < 2:
@@ -168,12 +168,12 @@ def between(
     names: tuple[str, str] = ("features_a", "features_b"), clips_a: Sequence[Hashable] | None = None,
     clips_b: Sequence[Hashable] | None = None,
 ) -> Distance:  # fmt: skip
-    """`of(a, b)`, such as `kernel_distance`, with everything a reader needs to compare it.
+    """The distance `of(a, b)`, such as `kernel_distance`, with all settings needed to compare it.
 
-    features_a and features_b are of the extractor, whose dimensions are d: (clips, d), or (clips, vectors of each, d).
-    clips_a and clips_b name the clips or their scenes, and `names` are what the errors call the sets. ValueError names
-    the set that has too few vectors, a wrong shape or NaN; two clips of one name, or with a vector in common, bit for
-    bit (a clip may repeat its own: it stands still); or a clip or vector of the other set.
+    features_a and features_b come from the extractor, with d dimensions: (clips, d), or (clips, vectors of each, d).
+    clips_a and clips_b name the clips or their scenes, and `names` are the names of the sets in errors. ValueError names
+    the set that has too few vectors, a wrong shape or NaN; two clips with the same name or a bit-identical vector (a still
+    clip may repeat its own); or a clip or vector that is also in the other set.
     """
     a, owners_a = _clips(features_a, clips_a, names[0], extractor)
     b, owners_b = _clips(features_b, clips_b, names[1], extractor)
@@ -212,10 +212,10 @@ def _clips(
 
 
 def _trace_of_root(a: _Gaussian, b: _Gaussian) -> float:
-    """tr (A B)^(1/2) for A = Fa'Fa and B = Fb'Fb, the scatters of two sets, without the root of a matrix.
+    """tr (A B)^(1/2) for A = Fa'Fa and B = Fb'Fb, the scatters of two sets, without a matrix square root.
 
     The eigenvalues of A B are those of the symmetric (Fa L)'(Fa L) with B = L L', which needs a positive definite B. They
-    are also the squared singular values of Fa Fb', which is smaller where vectors are few, and needs nothing
+    are also the squared singular values of Fa Fb', which is smaller for few vectors and has no such condition
     (Mathiasen & Hvilshøj 2020, arXiv 2009.14075).
     """
     if min(a.n, b.n) > len(a.mean) and (root := b.root()) is not None:
@@ -270,12 +270,12 @@ def extrapolated_distances(
     distance: Callable[[Any, Any], float], features_a: ArrayLike, features_b: ArrayLike, sizes: Sequence[int],
     repeats: int = 20, seed: int = 0,
 ) -> Features:  # fmt: skip
-    """A distance that falls as sets grow, extrapolated to infinite n by lines in 1/n (Chong & Forsyth 2020): (repeats,).
+    """A distance that decreases with n, extrapolated to infinite n by lines in 1/n (Chong & Forsyth 2020): (repeats,).
 
-    features_a (n, ...) and features_b (m, ...), one row a clip, so that a clip's frames stay together. `distance` gets as
-    many rows of each, sampled without replacement, at every size and repeat; each repeat gives one line and its value at
-    1/n = 0, which may be below 0. The spread over repeats is that of the choice of subsets, not of other clips. ValueError
-    for fewer than two sizes or repeats, a size beyond either set, or a distance that is no number.
+    features_a (n, ...) and features_b (m, ...), one row per clip, so that a clip's frames stay together. At every size and
+    repeat, `distance` receives that many rows of each, sampled without replacement; each repeat gives one line and its value
+    at 1/n = 0, which may be below 0. The spread over repeats reflects the choice of subsets, not the sampling of clips.
+    ValueError for fewer than two sizes or repeats, a size beyond either set, or a distance that is not a number.
     """
     a, b = checked_numbers(features_a, "features_a"), checked_numbers(features_b, "features_b")
     smaller = min(len(a), len(b))

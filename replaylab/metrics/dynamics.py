@@ -1,17 +1,17 @@
 """Errors of the agents of generated futures against the true ones, in pixels, and the matching behind them.
 
-Decision: an error is a mean over *all* true agents, and an agent that is not detected costs a fixed cap. A model that lets
-agents vanish is then never rewarded for it; the error of the matched agents alone stands beside it (`ade_matched_px`), never
-in its place. Matching is one to one in every frame, by the distance of box centres, and serves the eligible agents first: so
-removing a detection can never lower the error, at the price that an ignored agent's detection may stand in for a missing
-eligible agent closer than the cap.
+Decision: an error is a mean over *all* true agents, and an undetected agent costs a fixed cap. A model whose agents vanish
+is therefore never rewarded; the error of the matched agents alone (`ade_matched_px`) is reported in addition, never
+instead. Matching is one to one in every frame, by the distance of box centres, and assigns the eligible agents first.
+Removing a detection can therefore never lower the error; on the other hand, the detection of an ignored agent may be
+matched to a missing eligible agent closer than the cap.
 
-Ignored agents (too small or mostly hidden) may then take one of the remaining detections each, without reward or penalty.
-What still remains is a false positive. A clip without any eligible agent has no error: NaN with n = 0, never 0.
+Each ignored agent (too small or mostly hidden) may then take one of the remaining detections, without reward or penalty.
+All others are false positives. A clip without any eligible agent has no error: NaN with n = 0, never 0.
 
-Everything here is a pure function of boxes. Refused: boxes that are not finite numbers or inside out, and an agent that
-appears twice in one frame. What follows from the matched agents over time, on the ground plane and in motion, is in
-`trajectories`. Letters: T future frames, A true agents in a frame, K detections in a frame.
+Everything here is a pure function of boxes. Refused: boxes that are not finite or have reversed edges, and an agent that
+appears twice in one frame. Measures of the matched agents over time, on the ground plane and in motion, are in
+`trajectories`. Shapes: T future frames, A true agents in a frame, K detections in a frame.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from replaylab.util.checks import BoolArray, FloatArray, IntArray, checked_posit
 
 
 class Statistic(NamedTuple):
-    """A measured value, and how many things it is of; NaN where there are none."""
+    """A measured value and its number of observations n; NaN for n = 0."""
 
     value: float
     n: int
@@ -58,7 +58,7 @@ class ClipAccuracy(NamedTuple):
 
 
 def match(true_boxes: ArrayLike, detections: ArrayLike, gate_px: float) -> tuple[IntArray, IntArray, FloatArray]:
-    """One-to-one matching that minimises the summed distance of centres; pairs at or beyond the gate are left out.
+    """One-to-one matching that minimises the summed distance of centres; pairs at or beyond the gate are excluded.
 
     true_boxes (A, 4), detections (K, 4 or 5; a score is not used). Returns the rows of the truth, the rows of the
     detections and the distances in pixels of the matched pairs, (M,) each, by rows of the truth. The sum that it
@@ -75,10 +75,10 @@ def match(true_boxes: ArrayLike, detections: ArrayLike, gate_px: float) -> tuple
 
 
 def ignored_detections(ignored_agents: ArrayLike, detections: ArrayLike, gate_px: float) -> int:
-    """How many detections the ignored agents take, one each: near an agent's centre or centred inside its box.
+    """The number of detections taken by ignored agents, at most one each: near an agent's centre or centred inside its box.
 
-    The box counts besides the distance because an ignored agent is often one that the edge of the image cuts off: it is
-    detected where it can be seen, far from the centre of the whole. Boxes (A, 4) and (K, 4 or 5), pixels.
+    The box is considered in addition to the distance because an ignored agent is often cut off by the edge of the image:
+    it is detected in its visible part, far from the centre of its full box. Boxes (A, 4) and (K, 4 or 5), pixels.
     """
     truth = checked_boxes(ignored_agents, "ignored_agents")
     points = centres(checked_boxes(detections, "detections", scored=True))[None]
@@ -94,7 +94,7 @@ def agent_errors(
 
     Each argument is a sequence of T frames: true_boxes (A, 4) as x0 y0 x1 y1 in pixels, agents (A,) integer ids, eligible
     (A,) bool, detections (K, 4 or 5) boxes with or without a score. A may differ from frame to frame; an agent counts in
-    the frames where it is eligible. ValueError or TypeError names the argument and frame that is wrong.
+    the frames where it is eligible. ValueError or TypeError names the invalid argument and frame.
     """
     cap = checked_positive(miss_cap_px, "miss_cap_px")
     frames = range(checked_frames(true_boxes, agents=agents, eligible=eligible, detections=detections))
@@ -129,5 +129,5 @@ def accuracy(errors: AgentErrors) -> ClipAccuracy:
 
 
 def mean(values: FloatArray) -> Statistic:
-    """The mean of values (n,), and n; NaN of none."""
+    """The mean of values (n,), and n; NaN for n = 0."""
     return Statistic(float(values.mean()) if len(values) else float("nan"), len(values))

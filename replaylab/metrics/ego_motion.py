@@ -1,9 +1,9 @@
 """The ego car's motion from pixels alone, and its errors.
 
-Decision: no network, so that no error is shared with the detector. Images of the road of two frames are laid over each other
-as the ego motion implies, because optical flow on dashes that jump by 10 px is wrong.
+Decision: no network is used, so that no error is shared with the detector. The road in two consecutive frames is aligned
+according to the ego motion, because optical flow is wrong on dashed lines that move by 10 px.
 
-Refused: a clip of one frame, frames that are not square or not uint8, cameras of another shape. Clips and letters as in
+Refused: a clip of one frame, frames that are not square or not uint8, cameras of another shape. Clips and shapes as in
 `optical_flow`.
 """
 
@@ -28,18 +28,18 @@ LEAST_PIXELS = 50  # fewer do not determine the motion of a car
 
 @one_thread()
 def ego_motion(frames: ArrayLike, cameras: ArrayLike, boxes: Sequence[ArrayLike], frames_per_second: float) -> FloatArray:
-    """Speed in m/s and yaw rate in rad/s, positive to the left: (T-1, 2), one row a transition, of square frames.
+    """Speed in m/s and yaw rate in rad/s, positive to the left: (T-1, 2), one row per transition, of square frames.
 
-    The motion under which the level ground of the frame before, seen from where the camera is after, correlates most with
-    the frame after, over ground pixels outside the boxes. Coarse shading is subtracted first (a Gaussian of 3 px), and with
-    it vignette and headlights, which are fixed to the camera. Searched on grids, coarse to fine, up to FASTEST_M_S and
-    FASTEST_TURN_DEG_S, made for 4 frames/s. cameras (T, 3) as in `trajectories.pixels_to_ground`; boxes: T frames of (A, 4).
-    NaN where under LEAST_PIXELS of ground, or none with texture, can be seen.
+    The motion for which the level ground of the first frame, seen from the camera's position in the second, has the highest
+    correlation with the second frame, over ground pixels outside the boxes. Coarse shading is subtracted first (a Gaussian
+    of 3 px), which also removes vignette and headlights, fixed to the camera. The search uses grids from coarse to fine, up
+    to FASTEST_M_S and FASTEST_TURN_DEG_S, chosen for 4 frames/s. cameras (T, 3) as in `trajectories.pixels_to_ground`;
+    boxes: T frames of (A, 4). NaN if fewer than LEAST_PIXELS of ground are visible, or none with texture.
 
     Mean errors on dev clips, real / real blurred by 1 px / last frame repeated: speed 0.7 / 1.2 / 9.1 m/s in `driving`, 0.4
-    / 0.5 / 4.2 in `driving-eventful`; yaw rate 0.4 / 0.4 / 0.1 deg/s and 0.5 / 0.4 / 2.1. Blurred, the car seems slower, by
-    0.9 m/s in `driving`: compare with real frames as blurred as the generated ones. And a yaw rate error tells real from
-    still only where the ego car turns: in `driving` it never does, and the measure must not be used there.
+    / 0.5 / 4.2 in `driving-eventful`; yaw rate 0.4 / 0.4 / 0.1 deg/s and 0.5 / 0.4 / 2.1. Blur lowers the measured speed, by
+    0.9 m/s in `driving`: compare with real frames as blurred as the generated ones. A yaw rate error distinguishes real from
+    still clips only if the ego car turns: in `driving` it never does, and the measure must not be used there.
     """
     clip = checked_clip(frames, "frames")
     size = clip.shape[1]
@@ -66,7 +66,7 @@ def ego_motion(frames: ArrayLike, cameras: ArrayLike, boxes: Sequence[ArrayLike]
 
 
 def ego_errors(measured: ArrayLike, ego: ArrayLike, frames_per_second: float) -> dict[str, Statistic]:
-    """Mean size of the errors of `ego_motion` (T-1, 2) against the true ego (T, 3): x m, y m, heading rad, of one clip.
+    """Mean absolute errors of `ego_motion` (T-1, 2) against the true ego (T, 3): x m, y m, heading rad, of one clip.
 
     `ego_speed_error_m_s` and `ego_yaw_rate_error_deg_s`; n counts the transitions whose motion is known.
     """
@@ -112,10 +112,10 @@ def _correlations(
     before: FloatImages, after: FloatImages, ground: FloatImages, lens: FloatArray,
     frames_per_second: float, speeds: FloatArray, turns: FloatArray,
 ) -> FloatArray:  # fmt: skip
-    """Correlations (speeds, turns), means not subtracted, of the pixels at places on the ground (n, 2) after and before.
+    """Correlations (speeds, turns), means not subtracted, of the pixels at ground positions (n, 2) after and before.
 
-    before (H, W, 2): the image, and 1 where the ground is visible; elsewhere both are 0. Only places visible both times
-    count: otherwise a car ahead, which hides the road, lowers the speed (by 1 m/s in `driving`).
+    before (H, W, 2): the image, and 1 where the ground is visible; elsewhere both are 0. Only positions visible in both
+    frames count: otherwise a car ahead, which hides the road, lowers the speed (by 1 m/s in `driving`).
     """
     distance = (speeds / frames_per_second)[:, None, None].astype(np.float32)
     angle = (turns / frames_per_second)[None, :, None].astype(np.float32)

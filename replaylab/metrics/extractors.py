@@ -1,16 +1,16 @@
-"""The field's own feature extractors, for those who have their weights: FID, FVD, VideoMAE and V-JEPA 2.
+"""Published feature extractors, if their weights are available locally: FID, FVD, VideoMAE and V-JEPA 2.
 
-Decision: a loaded network is a function from clips, uint8 RGB (N, T, H, W, 3), to float32 features, beside the `Extractor`
-that its distances carry. Weights are files on this machine: nothing is downloaded, unpickled or left at its random
-initialisation, and a file of another network fails when it is loaded.
+Decision: a loaded network is a function from clips, uint8 RGB (N, T, H, W, 3), to float32 features, with the `Extractor`
+that describes it in distances. Weights are local files: nothing is downloaded, unpickled or left at its random
+initialisation, and the file of another network is rejected when it is loaded.
 
-Inception and I3D resize by themselves, as in the implementations whose published values they reproduce. Frames for the
-transformers become squares by one kernel (RESIZE); as in cd-fvd, the whole frame is used and nothing is cropped.
+Inception and I3D resize internally, as in the implementations whose published values they reproduce. Frames for the
+transformers are resized to squares by one kernel (RESIZE); as in cd-fvd, the whole frame is used and nothing is cropped.
 
-A TorchScript file is a program: one that is not the published one, by its SHA-256, is run only where that is allowed.
+A TorchScript file is a program: if its SHA-256 differs from the published one, it is run only with explicit permission.
 
-Refused: files that are missing, cut off, of another network or of an unknown origin, and clips of another length than a
-network was opened for. Frames are never repeated, interpolated or left out to get there.
+Refused: files that are missing, truncated, of another network or of unknown origin, and clips whose length differs from
+that for which a network was opened. Frames are never repeated, interpolated or dropped to adapt the length.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RESIZE = "bicubic, antialiased"
 CLIPS_AT_A_TIME = 8
 FRAMES_AT_A_TIME = 64
 I3D_LEAST_FRAMES = 10
-"""Time is halved three times and then averaged in pairs; of fewer frames no pair is left."""
+"""Time is halved three times and then averaged in pairs; fewer frames leave no pair."""
 PUBLISHED = {
     "Inception v3 (FID)": "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
     "I3D (Kinetics-400)": "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
@@ -51,8 +51,8 @@ PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 class FeatureNetwork:
     """A loaded network: `features` takes uint8 (N, T, H, W, 3).
 
-    It gives float32 (N, d) where a vector sees a clip, of `extractor.frames` frames, and (N, T, d) where it sees a frame
-    (`extractor.frames` is 1). ValueError for clips of another type, shape or length.
+    It returns float32 (N, d) if a vector describes a clip, of `extractor.frames` frames, and (N, T, d) if it describes one
+    frame (`extractor.frames` is 1). ValueError for clips of another type, shape or length.
     """
 
     extractor: Extractor
@@ -60,12 +60,12 @@ class FeatureNetwork:
 
 
 def inception(path: str | Path, allow_unknown: bool = False) -> FeatureNetwork:
-    """FID's network (Heusel et al. 2017): `inception-2015-12-05.pt`, TorchScript as NVIDIA gives it out.
+    """FID's network (Heusel et al. 2017): `inception-2015-12-05.pt`, TorchScript as distributed by NVIDIA.
 
     From nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics. Called as in metrics/metric_utils.py of
-    NVlabs/stylegan2-ada-pytorch: uint8 RGB (N, 3, H, W), `return_features=True`; it resizes to 299 x 299 and scales by
-    itself. 2048 features a frame. `allow_unknown`: run a file that is not the published one, too. FileNotFoundError or
-    ValueError names the file and what is wrong with it.
+    NVlabs/stylegan2-ada-pytorch: uint8 RGB (N, 3, H, W), `return_features=True`; it resizes to 299 x 299 and scales
+    internally. 2048 features per frame. `allow_unknown`: also run a file that is not the published one. FileNotFoundError or
+    ValueError names the file and the reason.
     """
     return _torchscript(
         Path(path), "Inception v3 (FID)", "last pooling", 299, 2048, 1,
@@ -77,7 +77,7 @@ def i3d(path: str | Path, frames: int = 16, allow_unknown: bool = False) -> Feat
     """FVD's network (Unterthiner et al. 2018): `i3d_torchscript.pt`, StyleGAN-V's port of the one on TensorFlow Hub.
 
     Called as in src/metrics of universome/stylegan-v: uint8 RGB (N, 3, T, H, W), `rescale=True` (0..255 to -1..1),
-    `resize=True` (to 224 x 224), `return_features=True`: the 400 logits of Kinetics-400 a clip. Errors as in
+    `resize=True` (to 224 x 224), `return_features=True`: the 400 logits of Kinetics-400 per clip. Errors as in
     `inception`, and ValueError for fewer than I3D_LEAST_FRAMES frames.
     """
     if frames < I3D_LEAST_FRAMES:
@@ -95,11 +95,11 @@ def i3d(path: str | Path, frames: int = 16, allow_unknown: bool = False) -> Feat
 def videomae(folder: str | Path) -> FeatureNetwork:
     """VideoMAE in transformers' layout, such as MCG-NJU/videomae-base-finetuned-ssv2: for content-debiased FVD.
 
-    Ge et al. 2024 take what the classifier of a model fine-tuned on Something-Something v2 reads: the mean over tokens,
-    then its norm. So it is here for a VideoMAEForVideoClassification; any other VideoMAE gives the mean of its last
-    hidden states. Theirs is VideoMAE v2's ViT-g with frames in 0..1: of other weights, scaled as their preprocessor says,
-    values cannot be compared with published ones. A clip has the model's own `num_frames`, mostly 16.
-    FileNotFoundError or ValueError names the folder and what is wrong with it.
+    Ge et al. 2024 use the input of the classifier of a model fine-tuned on Something-Something v2: the mean over tokens,
+    then its norm. The same is used here for a VideoMAEForVideoClassification; any other VideoMAE gives the mean of its last
+    hidden states. The original is VideoMAE v2's ViT-g with frames in 0..1: with other weights, scaled by their
+    preprocessor, values are not comparable with published ones. A clip has the model's own `num_frames`, mostly 16.
+    FileNotFoundError or ValueError names the folder and the reason.
     """
     from transformers import VideoMAEForVideoClassification, VideoMAEModel
 
@@ -120,9 +120,9 @@ def videomae(folder: str | Path) -> FeatureNetwork:
 def vjepa2(folder: str | Path, frames: int = 16) -> FeatureNetwork:
     """The encoder of V-JEPA 2 in transformers' layout, such as facebook/vjepa2-vitl-fpc64-256: mean over tokens.
 
-    With `distances.kernel_distance` a relative of JEDi (Luo et al. 2024) and not the same: JEDi takes V-JEPA's ViT-H,
-    an attentive probe in place of the mean, and the biased estimate of a kernel of degree 2. The number of frames is free
-    (positions are rotary), but whole tubelets. Errors as in `videomae`, and ValueError for another number.
+    With `distances.kernel_distance` this is similar to JEDi (Luo et al. 2024) but not the same: JEDi uses V-JEPA's ViT-H,
+    an attentive probe instead of the mean, and the biased estimate of a kernel of degree 2. Any whole number of tubelets is
+    allowed (positions are rotary). Errors as in `videomae`, and ValueError for another number of frames.
     """
     from transformers import VJEPA2Model
 
@@ -142,7 +142,7 @@ def vjepa2(folder: str | Path, frames: int = 16) -> FeatureNetwork:
 
 
 def _network(extractor: Extractor, forward: Callable[[Tensor], Any]) -> FeatureNetwork:
-    """`forward` takes uint8 (N, H, W, 3) on the device where a vector sees one frame, else (N, T, H, W, 3)."""
+    """`forward` takes uint8 (N, H, W, 3) on the device if a vector describes one frame, else (N, T, H, W, 3)."""
 
     def features(clips: ArrayLike) -> NDArray[np.float32]:
         array = np.asarray(clips)
@@ -175,7 +175,7 @@ def _torchscript(
     path: Path, name: str, layer: str, size: int, dimensions: int, frames: int, call: Callable[[Any, Tensor], Any],
     allow_unknown: bool,
 ) -> FeatureNetwork:  # fmt: skip
-    """The program in a file, which torch.jit.load gets without unpickling; `call` hands it a batch, zeros at first."""
+    """The program in a file, loaded by torch.jit.load without unpickling; `call` applies it to a batch, first to zeros."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {name} is expected there, and nothing is downloaded here")
     with reading.named(path, "whole TorchScript file", f"download {name} again"):
@@ -230,7 +230,7 @@ def _loaded(kind: Any, folder: Path, unused: tuple[str, ...] = ()) -> Any:
 def _transformer(
     folder: Path, name: str, layer: str, size: int, frames: int, dimensions: int, forward: Callable[[Tensor], Any]
 ) -> FeatureNetwork:  # fmt: skip
-    """Clips -> squares, scaled as the folder's preprocessor says -> `forward`, of float (N, T, 3, size, size)."""
+    """Clips -> squares, scaled by the folder's preprocessor -> `forward`, on float (N, T, 3, size, size)."""
     import transformers
 
     preprocessor = networks.read_json(folder, *PREPROCESSORS)
@@ -255,11 +255,11 @@ def _transformer(
 
 
 def _digest(folder: Path) -> str:
-    """SHA-256 of the weights' file; of several, of their digests in the order of their names."""
+    """SHA-256 of the weights' file; for several files, of their digests in the order of their names."""
     digests = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _reason(error: Exception) -> str:
-    """The last line, where TorchScript puts it, not too long."""
+    """The last line of the error, where TorchScript states the reason, truncated."""
     return ([line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"])[-1][:200]

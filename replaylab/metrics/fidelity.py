@@ -1,10 +1,10 @@
-"""How real frames look: fidelity of a clip beside the true one, and features for distances between sets of clips.
+"""Visual fidelity of frames: a clip compared with the true one, and features for distances between sets of clips.
 
-Decision: measures are pure functions of arrays; the network stands apart, below, and torch is loaded only when it is
-called. Features are of EfficientNet-Lite0, trained on ImageNet and not on anything of ours. Its distances
-(`metrics.distances`) are EffNet-FD and EffNet-KD: they are not FID or KID, whose network is another one, and cannot be
-compared with published values of those. Likewise the perceptual distance is defined like LPIPS, but with this network and
-no learnt weights, and is not LPIPS.
+Decision: measures are pure functions of arrays; the network is separate, below, and torch is loaded only when it is
+used. Features come from EfficientNet-Lite0, trained on ImageNet and on none of our domains. Its distances
+(`metrics.distances`) are EffNet-FD and EffNet-KD: they are not FID or KID, which use another network, and are not
+comparable with published values of those. Likewise the perceptual distance is defined like LPIPS, but with this network and
+without learnt weights, and is not LPIPS.
 
 Clips are uint8 RGB (T, H, W, 3), and frames (N, H, W, 3); luminance is that of Rec. 601, in grey levels from 0 to 255.
 Refused: arrays of another type or shape, and clips of two shapes.
@@ -45,7 +45,7 @@ PERCEPTUAL_BLOCKS = (0, 2, 4, 10, 15)
 
 
 def clip_fidelity(generated: ArrayLike, truth: ArrayLike) -> dict[str, float]:
-    """Every measure that needs no network, by name, of a clip (T, H, W, 3) beside the true one, T at least 3.
+    """Every measure without a network, by name, of a clip (T, H, W, 3) against the true one, T at least 3.
 
     Errors as in the functions of those names.
     """
@@ -75,10 +75,10 @@ def psnr_db(frames_a: ArrayLike, frames_b: ArrayLike) -> float:
 def ssim(clip_a: ArrayLike, clip_b: ArrayLike) -> float:
     """Mean structural similarity of two clips (T, H, W, 3), at most 1 (Wang et al. 2004, equation 13).
 
-    Of each colour channel of each frame, then averaged; Gaussian window of 11 x 11 pixels and sigma 1.5, population
-    covariances, only windows that lie inside the frame. That is skimage's `structural_similarity` with
-    gaussian_weights=True, use_sample_covariance=False, data_range=255. ValueError names the clip that is of another
-    type or shape, or less than 11 pixels wide or high.
+    Computed for each colour channel of each frame, then averaged; Gaussian window of 11 x 11 pixels and sigma 1.5,
+    population covariances, only windows inside the frame. This equals skimage's `structural_similarity` with
+    gaussian_weights=True, use_sample_covariance=False, data_range=255. ValueError names the clip of another type or shape,
+    or with fewer than 11 pixels in width or height.
     """
     a, b = _two_clips(clip_a, clip_b)
     if min(a.shape[1:3]) < 2 * SSIM_RADIUS_PX + 1:
@@ -101,9 +101,9 @@ def sharpness(clip: ArrayLike) -> float:
 
 
 def sharpness_ratio(generated: ArrayLike, truth: ArrayLike) -> float:
-    """Sharpness of a clip (T, H, W, 3) over that of the true one: 1 is as sharp, below 1 is blurred.
+    """Sharpness of a clip (T, H, W, 3) divided by that of the true one: 1 if equally sharp, below 1 if blurred.
 
-    ValueError names the clip of another type or shape, or the truth if nothing is in it that could be sharp.
+    ValueError names the clip of another type or shape, or the truth if its frames are uniform.
     """
     a, b = _two_clips(generated, truth, ("generated", "truth"))
     true = sharpness(b)
@@ -115,7 +115,7 @@ def sharpness_ratio(generated: ArrayLike, truth: ArrayLike) -> float:
 def flicker(clip: ArrayLike) -> float:
     """Mean absolute second temporal difference of the luminance of a clip (T, H, W, 3), T at least 3, in grey levels.
 
-    Zero for what stands still or fades evenly. Moving edges have some too: compare with the truth.
+    Zero for still or uniformly fading clips. Moving edges also contribute: compare with the true clip.
     """
     frames = _clip(clip, "clip")
     if len(frames) < 3:
@@ -124,9 +124,9 @@ def flicker(clip: ArrayLike) -> float:
 
 
 def flicker_excess(generated: ArrayLike, truth: ArrayLike) -> float:
-    """Flicker of a clip (T, H, W, 3) minus that of the true one, in grey levels; below 0 where it moves too little.
+    """Flicker of a clip (T, H, W, 3) minus that of the true one, in grey levels; below 0 if it moves too little.
 
-    A difference and not a ratio: the truth may stand still.
+    A difference rather than a ratio, because the true clip may be still.
     """
     a, b = _two_clips(generated, truth, ("generated", "truth"))
     return flicker(a) - flicker(b)
@@ -168,7 +168,7 @@ class Activations:
 
 
 def extractor(height_px: int, width_px: int) -> Extractor:
-    """The description of the features of frames of that size, which says how they came to a multiple of the stride."""
+    """The description of the features of frames of this size, with the padding to a multiple of the stride."""
     height, width = (side + sum(_margins(side)) for side in (height_px, width_px))
     padded = (height, width) != (height_px, width_px)
     resize = f"none; mirrored at the border to {width}x{height}" if padded else EXTRACTOR.resize
@@ -176,10 +176,10 @@ def extractor(height_px: int, width_px: int) -> Extractor:
 
 
 def efficientnet(frames: ArrayLike, batch_size: int = 20, with_maps: bool = True) -> Activations:
-    """One pass over single frames, uint8 (N, H, W, 3), not resized; no maps of no frames, or if they are not wanted.
+    """One pass over single frames, uint8 (N, H, W, 3), not resized; without maps for N = 0 or `with_maps=False`.
 
-    Frames whose sides are no multiples of 32, the network's stride, are mirrored at their border up to the next ones.
-    ValueError if the frames are of another type or shape.
+    Frames whose sides are not multiples of 32, the network's stride, are padded to the next multiple by reflection.
+    ValueError for frames of another type or shape.
     """
     import torch
     from torch.nn.functional import normalize
@@ -202,9 +202,9 @@ def efficientnet_features(frames: ArrayLike, batch_size: int = 20) -> NDArray[np
 
 
 def perceptual_distances(a: Activations, b: Activations) -> NDArray[np.float64]:
-    """Distance of the feature maps of N frames and as many others, (N,): 0 to 20.
+    """Distance (N,), 0 to 20, between the feature maps of N frames and those of N others.
 
-    Zhang et al. 2018, equation 1, with every channel's weight 1 and this network in place of theirs: at the end of
+    Zhang et al. 2018, equation 1, with all channel weights 1 and this network instead of theirs: at the end of
     each resolution's blocks, the squared distance of the unit vectors along the channels, averaged over positions; summed
     over the five resolutions. Not LPIPS: nothing is fitted to human judgement.
     """
@@ -216,7 +216,7 @@ def perceptual_distances(a: Activations, b: Activations) -> NDArray[np.float64]:
 
 
 def _margins(side: int) -> tuple[int, int]:
-    """What is missing to the next multiple of the stride, before and behind."""
+    """The padding to the next multiple of the stride, before and after."""
     missing = -side % STRIDE
     return missing // 2, missing - missing // 2
 

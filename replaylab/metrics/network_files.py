@@ -1,8 +1,8 @@
-"""The folder of a small network that was trained here: config.json, model.safetensors and a card, README.md.
+"""The folder of a small network trained here: config.json, model.safetensors and a card, README.md.
 
-Decision: a folder is written whole or not at all, and the one loader says what is wrong with it and how to make it again.
-Refused: missing files, weights that do not fit the configuration or have another SHA-256 than it records, and replacing
-a folder that holds anything else. Torch is loaded only when a network is.
+Decision: a folder is written atomically, and the only loader reports what is wrong with it and how to train it again.
+Refused: missing files, weights that do not fit the configuration or whose SHA-256 differs from the recorded one, and
+replacing a folder that holds anything else. Torch is loaded only when a network is.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def checked(folder: Path, remedy: str) -> Path:
 
 
 def load(folder: Path, build: Callable[[dict[str, Any]], nn.Module], what: str, remedy: str, *, is_checked: bool) -> Any:
-    """The network that `build` makes of the configuration, with the folder's weights, ready for inference.
+    """The network that `build` creates from the configuration, with the folder's weights, ready for inference.
 
-    `is_checked`: the configuration records the weights' SHA-256, and must. FileNotFoundError or ValueError names the folder,
-    what is wrong with it and the remedy.
+    `is_checked`: the configuration must record the weights' SHA-256. FileNotFoundError or ValueError names the folder,
+    the reason and the remedy.
     """
     from safetensors.torch import load_file
 
@@ -57,14 +57,14 @@ def check_replaceable(folder: Path, what: str) -> None:
 
 
 def weights_bytes(network: nn.Module) -> bytes:
-    """The content of its weights' file."""
+    """The content of the network's weights file."""
     from safetensors.torch import save
 
     return save({name: value.contiguous() for name, value in network.state_dict().items()})
 
 
 def write(folder: Path, weights: bytes, config: str, card: str) -> None:
-    """Replace the folder by one of these files; nobody ever reads half of it."""
+    """Replace the folder atomically by one with these files."""
 
     def fill(fresh: Path) -> None:
         (fresh / WEIGHTS_FILE).write_bytes(weights)

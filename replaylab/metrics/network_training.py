@@ -1,8 +1,8 @@
-"""How the small networks are trained here: AdamW on a warm-up and a cosine, the record of it, and the tables of its card.
+"""Training of the small networks: AdamW with warm-up and cosine decay, its record, and the tables of the card.
 
-Decision: what a step learns from is the caller's function of the step alone, so that a seed gives the same weights again,
-and a training that was stopped and goes on gives those of one that was not.
-Refused: settings that cannot train, a loss that is not finite, and to go on from what another training left.
+Decision: the data of a step are the caller's function of the step alone, so that a seed always gives the same weights,
+and a resumed training gives those of an uninterrupted one.
+Refused: invalid settings, a loss that is not finite, and resuming from the file of another training.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAVED_EVERY = 200  # steps
 
 
 def check_settings(steps: int, batch_size: int, learning_rate: float) -> None:
-    """ValueError names the setting that cannot train."""
+    """ValueError names the invalid setting."""
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size: {steps} and {batch_size}, expected at least 1")
     checked_positive(learning_rate, "learning_rate", "number")
@@ -41,10 +41,10 @@ def minimise(
     steps: int, learning_rate: float, weight_decay: float, what: str, resume: Path | None = None,
     settings: Mapping[str, Any] | None = None, kept: Mapping[str, Tensor] | None = None,
 ) -> Iterator[tuple[int, float]]:  # fmt: skip
-    """Train on the loss of each step; yields the step and its loss after its update. `what` names it on the screen.
+    """Train on the loss of each step; yields the step and its loss after its update. `what`: its name in progress lines.
 
-    resume: a file that says how far it has come, written every SAVED_EVERY steps; if it is there, the training goes on from
-    it. settings: what else the losses depend on, such as the seed. kept: the caller's tensors, which change with every step
+    resume: a file with the state of the training, written every SAVED_EVERY steps; if it exists, training continues from
+    it. settings: other inputs of the losses, such as the seed. kept: the caller's tensors, which change with every step
     and are restored too. FloatingPointError if a loss is NaN or infinite, ValueError for a file of another training.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
@@ -81,7 +81,7 @@ def _save(
 def _resumed(
     path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor], about: str
 ) -> int:  # fmt: skip
-    """The step to go on with; ValueError, with what to do, for a file of another training."""
+    """The step at which to continue; ValueError, with a remedy, for a file of another training."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary

@@ -1,4 +1,4 @@
-"""Measures by OpenCV share this: one thread, a clip checked, and a peak between two steps of a grid."""
+"""Shared by the measures that use OpenCV: one thread, checks of clips, and peaks between grid points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FloatImages = NDArray[np.float32]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """On small images, often in one of many workers, OpenCV's own threads cost more than they give."""
+    """OpenCV with one thread: on small images, often in one of many workers, its threads cost more than they save."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -26,7 +26,7 @@ def one_thread() -> Iterator[None]:
 
 
 def checked_clip(values: ArrayLike, name: str) -> Images:
-    """Frames uint8 (T, H, W, 3), T at least 2; ValueError under the argument's `name`."""
+    """Frames uint8 (T, H, W, 3), T at least 2; ValueError with the argument's `name`."""
     frames = checked_images(values, name)
     if len(frames) < 2:
         raise ValueError(f"{name}: one frame, but motion takes two; begin with the last context frame")
@@ -34,7 +34,7 @@ def checked_clip(values: ArrayLike, name: str) -> Images:
 
 
 def peak_offset(values: ArrayLike, at: int) -> float:
-    """From the largest value, at index `at`, to the top of the parabola through it and its neighbours, in steps."""
+    """Offset, in steps, from the largest value, at index `at`, to the vertex of the parabola through its neighbourhood."""
     line = np.asarray(values, dtype=np.float64)
     if not 0 < at < len(line) - 1:
         return 0.0

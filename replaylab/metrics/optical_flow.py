@@ -1,15 +1,15 @@
 """The background's motion: dense optical flow, its dominant motion, and errors of both.
 
-Decision: no network, so that no error is shared with the detector, and every measure has a ceiling, its value on real
-frames, to be shown beside it: at 64 pixels and 4 frames a second much of the road moves further than optical flow can
-follow. The ego car's motion and that of the agents are measured otherwise (`ego_motion`, `template_tracking`).
+Decision: no network is used, so that no error is shared with the detector. Every measure has a ceiling, its value on real
+frames, to be reported with it: at 64 pixels and 4 frames per second much of the road moves further than optical flow can
+follow. The motion of the ego car and of the agents is measured by other means (`ego_motion`, `template_tracking`).
 
-Refused: a clip of one frame, frames that are not uint8, boxes that are not finite. Plain sky and plain road have no
-motion that can be seen, and the vignette stands still on them: pixels without texture in the truth are left out.
+Refused: a clip of one frame, frames that are not uint8, boxes that are not finite. Uniform sky and road have no visible
+motion, and the vignette is static on them: pixels without texture in the true clip are left out.
 
-Clips here begin with the last context frame: T frames, T-1 transitions, the first of them out of the context. Letters:
-H and W rows and columns, A agents. Pixel (row r, column c) is the square from (c, r) to (c + 1, r + 1), as for boxes. Flow
-from frame t to t + 1 is given at the pixels of frame t; x right, y down, pixels a frame. Deterministic.
+Clips here begin with the last context frame: T frames, T-1 transitions, the first of them out of the context. Shapes:
+H rows and W columns, A agents. Pixel (row r, column c) is the square from (c, r) to (c + 1, r + 1), as for boxes. Flow
+from frame t to t + 1 is given at the pixels of frame t; x right, y down, pixels per frame. Deterministic.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ LEAST_PIXELS = 50  # fewer do not determine the motion of a plane
 
 @one_thread()
 def flow(frames: ArrayLike) -> FloatImages:
-    """Optical flow (T-1, H, W, 2), px a frame, of frames (T, H, W, 3): Farnebäck's, window 13 px, Gaussian.
+    """Optical flow (T-1, H, W, 2), px per frame, of frames (T, H, W, 3): Farnebäck's method, Gaussian window of 13 px.
 
-    Chosen by the error against the flow of the road that ego motion and camera imply, on textured road within 7 m of
+    Chosen by the error against the flow of the road implied by ego motion and camera, on textured road within 7 m of
     the camera's line, dev clips at 64 px, 4 frames/s. Mean error in px for driving / driving-eventful / near: 2.4 / 1.1 /
-    1.2; OpenCV's DIS 3.6 / 1.5 / 1.4 by default, and 3.5 / 1.5 / 1.2 at best, frames enlarged two to four times; no motion
-    at all 5.9 / 2.5 / 2.6. On the road of `driving`, fast and dashed, only four pixels of ten are right within 1 px.
+    1.2; OpenCV's DIS 3.6 / 1.5 / 1.4 by default, and at best 3.5 / 1.5 / 1.2, with frames enlarged two to four times; no
+    motion 5.9 / 2.5 / 2.6. On the fast, dashed road of `driving`, only four pixels of ten are correct within 1 px.
     """
     clip = checked_clip(frames, "frames")
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
@@ -53,10 +53,10 @@ def flow(frames: ArrayLike) -> FloatImages:
 
 @one_thread()
 def background(frames: ArrayLike, boxes: Sequence[ArrayLike]) -> BoolArray:
-    """Where (T-1, H, W) flow is that of the background: texture in the frame before, no box in it or in the frame after.
+    """The mask (T-1, H, W) of the background: texture in the frame before, and no box in it or in the frame after.
 
-    boxes: T frames of (A, 4) px, the true ones, and, where a generated clip is measured, the detected ones too: an agent in
-    the wrong place is no error of the background.
+    boxes: T frames of (A, 4) px, the true ones and, for a generated clip, also the detected ones: an agent at the wrong
+    position is not an error of the background.
     """
     clip = checked_clip(frames, "frames")
     free = outside(boxes, clip.shape)
@@ -65,7 +65,7 @@ def background(frames: ArrayLike, boxes: Sequence[ArrayLike]) -> BoolArray:
 
 
 def outside(boxes: Sequence[ArrayLike], shape: tuple[int, ...]) -> BoolArray:
-    """Pixels (T, H, W) whose centres lie in none of the frame's boxes, made larger by MARGIN_PX. shape: of the frames."""
+    """Pixels (T, H, W) whose centres lie in none of the frame's boxes, enlarged by MARGIN_PX. shape: that of the frames."""
     if len(boxes) != shape[0]:
         raise ValueError(f"boxes: {len(boxes)} frames, but the clip has {shape[0]}; give one entry per frame")
     x, y = np.arange(shape[2]) + 0.5, np.arange(shape[1]) + 0.5
@@ -79,7 +79,7 @@ def outside(boxes: Sequence[ArrayLike], shape: tuple[int, ...]) -> BoolArray:
 
 
 def background_flow_error_px(generated: ArrayLike, truth: ArrayLike, mask: ArrayLike) -> Statistic:
-    """Mean length of the difference of two clips' flows (T-1, H, W, 2) over the pixels of the mask (T-1, H, W); px a frame.
+    """Mean length of the difference of two flows (T-1, H, W, 2) over the pixels of the mask (T-1, H, W); px per frame.
 
     The error of the dominant motion in claim C7; the mask is `background` of the true frames. n counts pixels.
     """
@@ -91,10 +91,10 @@ def background_flow_error_px(generated: ArrayLike, truth: ArrayLike, mask: Array
 
 
 def dominant_motion(flow: ArrayLike, mask: ArrayLike) -> FloatArray:
-    """The affine motion (T-1, 2, 3) that most of the mask's flow follows: u(x, y) = M (x, y, 1), pixels.
+    """The affine motion (T-1, 2, 3) of most of the flow in the mask: u(x, y) = M (x, y, 1), pixels.
 
     Least squares, reweighted six times by Geman and McClure's 1 / (1 + (r / s)²)², s the median residual, at least
-    0.5 px: what moves otherwise hardly counts. NaN where the mask holds fewer than LEAST_PIXELS pixels.
+    0.5 px, so that outliers have little weight. NaN if the mask has fewer than LEAST_PIXELS pixels.
     """
     fields = _flow(flow, "flow")
     chosen = _mask(mask, fields)
@@ -132,13 +132,13 @@ def displacements_of(motion: ArrayLike, points: ArrayLike) -> FloatArray:
 def residual_agent_error_px(
     errors: AgentErrors, last_boxes: ArrayLike, last_agents: ArrayLike, generated: ArrayLike, truth: ArrayLike
 ) -> Statistic:
-    """Error of the matched agents' displacement since the last context frame, dominant motion taken out; px.
+    """Error of the matched agents' displacement since the last context frame, relative to the dominant motion; px.
 
-    |(detected - generated's dominant) - (true - truth's dominant)|, each dominant displacement that of a point which starts
-    at the agent's centre in the last context frame and follows `dominant_motion` (T-1, 2, 3) of the generated or the true
-    clip. Boxes (A, 4) and ids (A,) of that frame as in `trajectories.displacements`. An agent-frame without a match, or
-    whose dominant motion is not known, is left out: it stands beside recall. For claim C7. Agents in the right place
-    in front of a background that moves wrongly have an error too: they move wrongly with respect to it.
+    |(detected − dominant motion of the generated clip) − (true − dominant motion of the true clip)|. A dominant displacement
+    is that of a point which starts at the agent's centre in the last context frame and follows `dominant_motion`
+    (T-1, 2, 3). Boxes (A, 4) and ids (A,) of that frame as in `trajectories.displacements`. Agent-frames without a match or
+    a known dominant motion are left out: report it together with recall. For claim C7. Correctly placed agents before a
+    background with wrong motion also have an error, because their motion relative to it is wrong.
     """
     boxes = checked_boxes(last_boxes, "last_boxes")
     ids = checked_agents(last_agents, len(boxes), "last_agents")
@@ -157,7 +157,7 @@ def residual_agent_error_px(
 
 
 def _median(values: FloatArray) -> float:
-    """numpy's median of (n,) finite values: its checks take three times as long as the median of some hundred does."""
+    """numpy's median of (n,) finite values without its checks, which take three times as long for some hundred values."""
     half = len(values) // 2
     if len(values) % 2:
         return float(np.partition(values, half)[half])
@@ -166,7 +166,7 @@ def _median(values: FloatArray) -> float:
 
 
 def _contrast(frame: Images) -> FloatImages:
-    """Root of the mean squared slope over 3 x 3 px, grey levels a pixel (H, W)."""
+    """Root mean square of the slope over 3 x 3 px, grey levels per pixel (H, W)."""
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     slopes = [cv2.Sobel(grey, cv2.CV_32F, *along, scale=1 / 8) for along in ((1, 0), (0, 1))]
     return np.asarray(np.sqrt(cv2.blur(slopes[0] ** 2 + slopes[1] ** 2, (3, 3))), dtype=np.float32)

@@ -1,7 +1,7 @@
 """A second tracker of agents, by template matching, and the error of its tracks.
 
-Decision: nothing here is a network, so that no error is shared with the detector. Refused: a clip of one frame, frames that
-are not uint8, boxes that are not finite. Clips and letters as in `optical_flow`.
+Decision: no network is used, so that no error is shared with the detector. Refused: a clip of one frame, frames that
+are not uint8, boxes that are not finite. Clips and shapes as in `optical_flow`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ LEAST_SCORE = 0.5  # of a normalised correlation; below it the agent is lost
 def track_templates(frames: ArrayLike, boxes: ArrayLike) -> FloatArray:
     """Boxes (T, A, 4) px of the agents that have boxes (A, 4) in the first of frames (T, H, W, 3); NaN once lost.
 
-    Template matching in colour by normalised correlation (OpenCV's TM_CCOEFF_NORMED), from frame to frame: the place and
-    size of the highest score, to a fraction of a pixel. A template is the visible part of the box; half of it is renewed in
-    every frame, because cars turn and come near: mean error on dev clips of driving-eventful 1.8 px never renewed, 1.1
-    wholly, 0.9 by half. An agent is lost where its best score is under LEAST_SCORE, and stays so; something similar nearby
-    is tracked instead (in the frames of quite another clip, a quarter to two fifths of agents are still tracked at the end).
+    Template matching in colour by normalised correlation (OpenCV's TM_CCOEFF_NORMED), from frame to frame: the position and
+    size of the highest score, to a fraction of a pixel. A template is the visible part of the box; half of it is updated in
+    every frame, because cars turn and approach: mean error on dev clips of driving-eventful 1.8 px without update, 1.1 with
+    full, 0.9 with half. An agent whose best score is below LEAST_SCORE is lost from then on. A similar object nearby may be
+    tracked instead (in the frames of an unrelated clip, a quarter to two fifths of agents are still tracked at the end).
 
     Ceilings, `ade_tracked_px` with a cap of 16 px on dev clips, real / blurred by 1 px / last frame repeated: 0.4 / 0.3 /
     2.7 px in `driving`, 0.9 / 1.1 / 7.0 in `driving-eventful`.
@@ -75,8 +75,8 @@ def ade_tracked_px(
 ) -> Statistic:  # fmt: skip
     """Mean distance of centres, over the agent-frames in which a tracked agent is eligible; px, at most the cap.
 
-    tracks (T, A, 4): of the T future frames (`track_templates` without its first), NaN where lost, which costs the cap; the
-    ids tracked_agents (A,) are those that were eligible in the last context frame. The truth as in
+    tracks (T, A, 4): in the T future frames (`track_templates` without its first), NaN if lost, which costs the cap; the
+    ids tracked_agents (A,) are those that were eligible in the last context frame. The ground truth as in
     `dynamics.agent_errors`. n counts agent-frames.
     """
     cap, n_frames = checked_positive(miss_cap_px, "miss_cap_px"), len(true_boxes)
@@ -96,7 +96,7 @@ def ade_tracked_px(
 
 
 def _best_match(image: Images, template: Images, at: FloatArray, scale: float) -> tuple[float, FloatArray, float]:
-    """The best score near a place (2,), where it is and at which scale of the template."""
+    """The best score near a position (2,), its position, and the template's scale there."""
     best: tuple[float, FloatArray, float] = (-1.0, at, scale)
     reach = round(SEARCH_PX * image.shape[1] / 64)  # the image is enlarged already
     for grown in GROWTH:
@@ -115,7 +115,7 @@ def _best_match(image: Images, template: Images, at: FloatArray, scale: float) -
 
 
 def _patch(image: Images, middle: FloatArray, sides: tuple[float, float]) -> Images:
-    """The part of an image around a place, px; beyond the image its edge goes on."""
+    """The part of an image around a position, px; the edge is repeated beyond the image."""
     (x, y), (width, height) = _corner(middle, sides), (round(side) for side in sides)
     rows, columns = image.shape[:2]
     before, after = (max(0, -y), max(0, -x)), (max(0, y + height - rows), max(0, x + width - columns))

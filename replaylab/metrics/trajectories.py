@@ -1,17 +1,17 @@
-"""What follows from one matching of a clip's agents: whether they stay, keep their size and move as far as they should.
+"""Measures derived from one matching of a clip's agents: persistence, size, and amount of motion.
 
-Decision: `dynamics.agent_errors` matches once, and everything here is a function of what it returns, so that no measure
-chooses its own pairs. There are two kinds of measure, and their names tell them apart. Over *all* eligible agents (by
-horizon, metres on the ground plane) a miss costs a cap; over the *matched* ones alone (IoU, size, range, bearing,
-displacement) a model that loses its hard agents is flattered, so these stand beside recall, never alone. And because no pair
-is further apart than the gate of the matching, displacements are known only near the true ones: the gate pulls a slope
-towards 1. How much of the true motion is predicted (`motion_share`) is of all agents again: of one that is missed, none is.
+Decision: `dynamics.agent_errors` matches once, and everything here is a function of its result, so that all measures use
+the same pairs. There are two kinds of measures, distinguished by their names. For measures over *all* eligible agents (by
+horizon, metres on the ground plane) a miss costs a cap. Measures over the *matched* agents alone (IoU, size, range, bearing,
+displacement) favour a model that loses its hard agents, so they are reported together with recall. No pair is further apart
+than the gate of the matching, so displacements are known only near the true ones: the gate biases a slope towards 1. The
+share of the true motion that is predicted (`motion_share`) covers all agents; it is zero for a missed one.
 
-On the ground plane: level ground, square pixels, the camera of the truth. The place of a box, true or detected, is that of
-the middle of its lower edge: the near end of the agent and not its middle (the tracks' x_m, y_m). No box shows a heading,
-and none is measured. Pixels at or above the horizon have no place. Refused: cameras and displacements of another shape.
+On the ground plane: level ground, square pixels, the true camera. The position of a box, true or detected, is that of
+the middle of its lower edge: the near end of the agent, not its centre (the tracks' x_m, y_m). Boxes contain no heading,
+and none is measured. Pixels at or above the horizon have no position. Refused: cameras and displacements of another shape.
 
-Letters: T future frames, n eligible agent-frames, M matched ones. NaN marks what cannot be measured.
+Shapes: T future frames, n eligible agent-frames, M matched ones. NaN marks values that cannot be measured.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LEAST_SIDE_PX = 1.0  # sides are not compared below this: a box without an area 
 
 @dataclass(frozen=True)
 class GroundPlaneErrors:
-    """One entry for each of the n eligible agent-frames, detected minus true, seen from the ego car."""
+    """One entry for each of the n eligible agent-frames, detected − true, relative to the ego car."""
 
     position_m: FloatArray  # (n,) distance of places, at most the cap, which a miss costs; NaN if the true box has no place
     range_m: FloatArray  # (n,) error of the distance from the ego car, within ± the cap; NaN if missed or of no true place
@@ -42,7 +42,7 @@ class GroundPlaneErrors:
 
 @dataclass(frozen=True)
 class Displacements:
-    """Movement since the last context frame of the M matched agent-frames whose agent was there already, pixels."""
+    """Movement since the last context frame, in pixels, of the M matched agent-frames whose agent is in that frame."""
 
     frame: IntArray  # (M,) index of the future frame, from 0
     agent: IntArray  # (M,) agent id
@@ -52,11 +52,11 @@ class Displacements:
 
 
 def clip_measures(errors: AgentErrors, cameras: ArrayLike | None, size_px: int, *, cap_m: float) -> dict[str, Statistic]:
-    """Every measure of one clip that needs no second clip, by name; arguments as in `ground_plane_errors`, without whose
-    measures it is where no camera is known.
+    """Every measure of one clip that needs no second clip, by name; arguments as in `ground_plane_errors`, whose measures
+    are left out if no camera is known.
 
-    `ade_px_frame_1` and so on: the ADE of each future frame alone. Of range and bearing the mean size of the error;
-    `size_error_matched` is that of the logarithm of areas, and `growth_matched` its mean with the sign.
+    `ade_px_frame_1` and so on: the ADE of each future frame alone. Range and bearing: mean absolute errors;
+    `size_error_matched` is that of the logarithm of areas, and `growth_matched` its signed mean.
     """
     log_area = log_area_ratio(errors)
     measures = {
@@ -77,9 +77,9 @@ def clip_measures(errors: AgentErrors, cameras: ArrayLike | None, size_px: int, 
 
 
 def log_area_ratio(errors: AgentErrors) -> FloatArray:
-    """(M,) natural logarithm of detected over true area of the matched boxes: 0 alike, positive too large; scale-free.
+    """(M,) natural logarithm of detected / true area of the matched boxes: 0 if equal, positive if too large; scale-free.
 
-    Sides under LEAST_SIDE_PX are taken as that.
+    Sides below LEAST_SIDE_PX are set to that value.
     """
     true, detected = (
         np.maximum(boxes[errors.matched, 2:] - boxes[errors.matched, :2], LEAST_SIDE_PX).prod(1)
@@ -91,8 +91,8 @@ def log_area_ratio(errors: AgentErrors) -> FloatArray:
 def vanishing_rate(errors: AgentErrors) -> Statistic:
     """Of the agents detected in the first future frame in which they are eligible, the share not detected in the last.
 
-    n counts those agents; one that is eligible in a single frame, or not detected in the first, cannot vanish and is left
-    out (it lowers recall).
+    n counts those agents; an agent that is eligible in a single frame, or not detected in the first, cannot vanish and is
+    left out (it lowers recall).
     """
     vanished = []
     for agent in np.unique(errors.agent):
@@ -103,7 +103,7 @@ def vanishing_rate(errors: AgentErrors) -> Statistic:
 
 
 def pixels_to_ground(points: ArrayLike, cameras: ArrayLike, size_px: int) -> FloatArray:
-    """Where pixels lie on level ground: metres (N, 2), right and ahead of the ego car; NaN at or above the horizon.
+    """Positions of pixels on level ground: metres (N, 2), right and ahead of the ego car; NaN at or above the horizon.
 
     points (N, 2), x right and y down, in an image of size_px squared; cameras (N, 3), one for each: field of view in
     degrees, height in m, pitch downwards in radians (in this order in the columns of `domain.EGO_COLUMNS`). It inverts
@@ -126,8 +126,8 @@ def range_and_bearing(places: ArrayLike) -> tuple[FloatArray, FloatArray]:
 def ground_plane_errors(errors: AgentErrors, cameras: ArrayLike, size_px: int, *, cap_m: float) -> GroundPlaneErrors:
     """Errors of the agents on the ground plane, relative to the ego car; no error counts for more than cap_m.
 
-    cameras (T, 3), a row a future frame, and size_px as in `pixels_to_ground`. A detection at or above the horizon is
-    infinitely far: it costs the cap. ValueError names the argument and frame.
+    cameras (T, 3), one row per future frame, and size_px as in `pixels_to_ground`. A detection at or above the horizon is
+    infinitely far and costs the cap. ValueError names the argument and frame.
     """
     checked_positive(cap_m, "cap_m", "number of metres")
     rows = _cameras(cameras, len(errors.false_positives))[errors.frame]
@@ -157,11 +157,12 @@ def displacements(errors: AgentErrors, last_boxes: ArrayLike, last_agents: Array
 
 
 def motion_along_truth(errors: AgentErrors, last_boxes: ArrayLike, last_agents: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """How far agents truly moved since the last context frame, and how far that way by the detections; px, (m,) each.
+    """True displacement since the last context frame, and the predicted displacement along it; px, (m,) each.
 
-    Of the m eligible agent-frames, matched or missed, whose agent was there already. The second is the projection of the
-    predicted displacement on the true direction (the along-track part: Gong & McNally 2004, AIAA 2004-4788): below 0 for
-    the opposite way, and 0 for an agent that is missed or does not truly move. Arguments and errors as in `displacements`.
+    For the m eligible agent-frames, matched or missed, whose agent is in the last context frame. The second is the
+    projection of the predicted displacement on the true direction (the along-track part: Gong & McNally 2004, AIAA
+    2004-4788): below 0 in the opposite direction, and 0 for an agent that is missed or whose true displacement is 0.
+    Arguments and errors as in `displacements`.
     """
     there, then = _starts(errors, last_boxes, last_agents)
     true = centres(errors.true_boxes[there]) - then
@@ -174,10 +175,10 @@ def motion_along_truth(errors: AgentErrors, last_boxes: ArrayLike, last_agents: 
 
 
 def motion_share(true_px: ArrayLike, along_px: ArrayLike) -> Statistic:
-    """The share of the true motion that is predicted: the sum of `along_px` over that of `true_px`, (m,) each; and m.
+    """The share of the true motion that is predicted: the sum of `along_px` / that of `true_px`, (m,) each; and m.
 
-    1: agents move as far as they should, 0: they stand still, vanish, or move with no regard to the truth; over 1: too far.
-    A ratio of sums, so that the noise of a box beside an agent that hardly moves weighs little. NaN where nothing moves.
+    1: agents move as far as the true ones; 0: they are still, vanish, or move independently of the truth; above 1: too far.
+    A ratio of sums, so that noise in the boxes of nearly still agents has little weight. NaN if nothing moves.
     """
     true = checked_shape(true_px, "true_px", ("m",), finite=True)
     along = checked_shape(along_px, "along_px", (len(true),), ", one for each in true_px", finite=True)
@@ -188,8 +189,8 @@ def motion_share(true_px: ArrayLike, along_px: ArrayLike) -> Statistic:
 def displacement_slope(true_px: ArrayLike, predicted_px: ArrayLike) -> Statistic:
     """Slope of predicted on true displacement (M, 2) px by ordinary least squares, x and y pooled; for claim C7.
 
-    1: agents move as far as they should; 0: how far they move has nothing to do with how far they should. n counts the
-    numbers pooled, 2 M; NaN if the true ones do not differ.
+    1: agents move as far as the true ones; 0: predicted and true displacement are uncorrelated. n counts the pooled
+    numbers, 2 M; NaN if the true ones do not differ.
     """
     true, predicted = (values.ravel() for values in _paired(true_px, predicted_px=predicted_px))
     deviation = true - true.mean() if len(true) else true
@@ -199,10 +200,10 @@ def displacement_slope(true_px: ArrayLike, predicted_px: ArrayLike) -> Statistic
 
 
 def pull_towards(true_px: ArrayLike, predicted_px: ArrayLike, mean_px: ArrayLike) -> Statistic:
-    """Where the predictions lie on the way from the true displacement to a mean one, as a share of it; and M.
+    """Bias of the predictions toward a mean displacement, as a share of the way from the true one; and M.
 
-    All (M, 2) px, the mean one looked up for each agent-frame. The share s of predicted = true + s (mean - true) by least
-    squares: 0 at the truth, 1 at the mean, negative on the far side. NaN where truth and mean are the same everywhere.
+    All (M, 2) px, with the mean one of each agent-frame. The share s in predicted = true + s (mean − true) by least
+    squares: 0 at the truth, 1 at the mean, negative in the opposite direction. NaN if truth and mean are equal everywhere.
     """
     true, predicted, aim = _paired(true_px, predicted_px=predicted_px, mean_px=mean_px)
     way = aim - true
@@ -221,12 +222,12 @@ def image_cells(points_px: ArrayLike, size_px: int | tuple[int, int]) -> IntArra
 
 
 def constant_velocity(context: Sequence[ArrayLike], n_future: int, *, gate_px: float) -> list[FloatArray]:
-    """Boxes for each future frame: those of the last context frame, moved on at constant velocity.
+    """Boxes for each future frame: those of the last context frame, extrapolated at constant velocity.
 
-    context: the detections of two or more frames, (K, 4), or (K, 5) with a score, which is kept. Boxes of one frame and the
-    next are matched one to one within gate_px (`dynamics.match`), backwards from the last. Centre and size go on linearly,
-    as they did since the earliest frame that a box was followed back to (over three frames, the slope of least squares), a
-    size not below 0; a box without a match in the frame before stays as it is. ValueError names argument and frame.
+    context: the detections of two or more frames, (K, 4), or (K, 5) with a score, which is kept. Boxes of consecutive frames
+    are matched one to one within gate_px (`dynamics.match`), backwards from the last. Centre and size are extrapolated
+    linearly from the earliest frame to which a box was traced (over three frames, by the least-squares slope), with sizes
+    of at least 0; a box without a match in the previous frame is not moved. ValueError names argument and frame.
     """
     if len(context) < 2:
         raise ValueError(f"context: {len(context)} frames, but a velocity takes two")
@@ -249,7 +250,7 @@ def constant_velocity(context: Sequence[ArrayLike], n_future: int, *, gate_px: f
 
 
 def _starts(errors: AgentErrors, last_boxes: ArrayLike, last_agents: ArrayLike) -> tuple[BoolArray, FloatArray]:
-    """Which agent-frames (n,) are of an agent with a box in the last context frame, and its centre there (m, 2)."""
+    """Which agent-frames (n,) belong to an agent with a box in the last context frame, and its centre there (m, 2)."""
     boxes = checked_boxes(last_boxes, "last_boxes")
     ids = checked_agents(last_agents, len(boxes), "last_agents")
     there, order = np.isin(errors.agent, ids), np.argsort(ids)

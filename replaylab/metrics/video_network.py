@@ -1,15 +1,15 @@
-"""The video network: features of clips of five frames, for distances between sets of videos in which motion counts.
+"""The video network: features of clips of five frames, for distances between sets of videos that are sensitive to motion.
 
-Decision: nobody's video network can be loaded here, so `video_network_training` trains a small one on labels that the
-rendered worlds know exactly. It has two streams (Simonyan & Zisserman 2014, arXiv 1406.2199), the frames and their optical
-flow (`optical_flow.flow`), because it did not find motion in the frames alone; joined, layers are (2+1)D (Tran et al. 2018,
-arXiv 1711.11248): in space, then in time. A clip's features are the mean of the last layer's maps over frames and image.
-It is not I3D: Fréchet distances of these features are not FVD, and mean nothing outside these worlds.
+Decision: no published video network is shipped, so `video_network_training` trains a small one on exact labels of the
+rendered worlds. It has two streams (Simonyan & Zisserman 2014, arXiv 1406.2199), the frames and their optical
+flow (`optical_flow.flow`), because it did not learn motion from the frames alone; the joint layers are (2+1)D (Tran et al.
+2018, arXiv 1711.11248): in space, then in time. A clip's features are the mean of the last layer's maps over frames and
+image. It is not I3D: Fréchet distances of these features are not FVD, and are meaningless outside these worlds.
 
 Clips are uint8 RGB (N, 5, 64, 64, 3), the frames after the context. Refused: arrays of another type or shape, and
 weights that are not the ones their folder describes. Torch is loaded only when the network is.
 
-Letters: N clips, B of a batch, T = 5 frames, c = 4 cells a side of the image.
+Shapes: N clips, B clips of a batch, T = 5 frames, c = 4 cells per side of the image.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ FRAMES, SIZE_PX, CELLS = 5, 64, 4
 WIDTHS = (32, 64, 96, 128)
 """Channels at strides 2, 4, 8 and 16; the last are the features."""
 ORDERS = ("as filmed", "frozen", "shuffled", "reversed")
-"""Of a clip's frames, which the network learns to classify."""
+"""Orders of a clip's frames, which the network learns to classify."""
 EGO_UNITS = np.array([0.5, 3.0, 0.1], np.float32)
-"""Sideways and ahead in m/s, yaw in rad/s: the size that is one for the network."""
+"""Units of the network's outputs: sideways and ahead in m/s, yaw in rad/s."""
 PIXELS_PER_OUTPUT = 2.0
 FASTEST_PX = 16.0
-"""Longest motion in a frame that the network is given: a box that leaves the image can jump by hundreds."""
+"""Largest motion per frame given to the network: a box that leaves the image can jump by hundreds of pixels."""
 
 Clips = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
 def extractor(folder: Path | None = None) -> Extractor:
-    """What the features are of: the shipped weights, or those in a folder. Does not load torch.
+    """The description of the features: of the shipped weights, or of those in a folder. Does not load torch.
 
-    Raises FileNotFoundError, with the folder and what to do.
+    Raises FileNotFoundError, with the folder and a remedy.
     """
     folder = network_files.checked(SHIPPED if folder is None else folder, REMEDY)
     return Extractor(
@@ -65,10 +65,10 @@ def extractor(folder: Path | None = None) -> Extractor:
 def features(
     clips: ArrayLike, batch_size: int = 50, network: nn.ModuleDict | None = None, flows: Sequence[Floats] | None = None
 ) -> Floats:
-    """Features of clips: uint8 (N, 5, 64, 64, 3) -> float32 (N, 128), by the shipped network or the one given.
+    """Features of clips: uint8 (N, 5, 64, 64, 3) -> float32 (N, 128), by the shipped network or the given one.
 
-    `flows`: each clip's optical flow (4, 64, 64, 2), where it is known already. ValueError if the clips are of another type
-    or shape; errors of `load`.
+    `flows`: each clip's optical flow (4, 64, 64, 2), if already known. ValueError for clips of another type or shape;
+    errors of `load`.
     """
     import torch
 
@@ -85,7 +85,7 @@ def features(
 def load(folder: Path | None = None) -> nn.ModuleDict:
     """The network in a folder written by `video_network_training.fit`, or the one that ships with the package.
 
-    Raises FileNotFoundError or ValueError, with the folder, what is wrong with it and what to do.
+    Raises FileNotFoundError or ValueError, with the folder, the reason and a remedy.
     """
     folder = SHIPPED if folder is None else folder
     return network_files.load(
@@ -99,7 +99,7 @@ def _shipped() -> nn.ModuleDict:
 
 
 def checked_clips(clips: ArrayLike, name: str) -> Clips:
-    """ValueError under the argument's `name` if they are of another type or shape."""
+    """The clips; ValueError with the argument's `name` if their type or shape differs."""
     array = np.asarray(clips)
     if array.dtype != np.uint8 or array.ndim != 5 or array.shape[1:] != (FRAMES, SIZE_PX, SIZE_PX, 3):
         raise ValueError(
@@ -113,9 +113,9 @@ def checked_clips(clips: ArrayLike, name: str) -> Clips:
 
 
 def new_network(kinds: int) -> nn.ModuleDict:
-    """`looks` and `motion`, joined in `both`, make the maps (B, 128, T, c, c); the heads are `cells` and `clip`.
+    """Streams `looks` (appearance) and `motion`, joined in `both`, give maps (B, 128, T, c, c); heads: `cells` and `clip`.
 
-    Its initial weights come from torch's global stream.
+    The initial weights come from torch's global stream.
     """
     import torch
     from torch import nn
@@ -146,7 +146,7 @@ def maps_of(network: nn.ModuleDict, clips: Clips, flows: Sequence[Floats] | None
 
 
 def _motion(flows: Floats) -> Tensor:
-    """(B, T - 1, H, W, 2) -> (B, 8, T, H/2, W/2): how each place moved since the frame before, 0 in the first."""
+    """(B, T - 1, H, W, 2) -> (B, 8, T, H/2, W/2): displacement of each position since the previous frame, 0 in the first."""
     flows = np.pad(flows, ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0))).clip(-FASTEST_PX, FASTEST_PX)
     return _folded(flows) / PIXELS_PER_OUTPUT
 

@@ -1,14 +1,14 @@
-"""How the video network is trained, on the videos of rendered worlds, and how its features respond to known damage.
+"""Training of the video network on the videos of rendered worlds, and the response of its features to known corruptions.
 
-Decision: its labels are what the worlds know exactly and what only motion tells: which world and event a clip shows; where
-agents are, on a coarse grid, and how far each moved since the frame before; how the camera moves; and whether the frames
-come as filmed, frozen, shuffled or reversed. Every label of a whole clip is read from its features by one linear layer, so
-that motion has to be in them.
+Decision: its labels are known exactly in the rendered worlds and require motion: the world and event of a clip; the agents'
+positions on a coarse grid, and their displacements since the previous frame; the camera's motion; and whether the frames
+are in order, frozen, shuffled or reversed. Every label of a whole clip is predicted from its features by one linear layer,
+so that the features must contain motion.
 
-Refused: kinds of held-out videos that are not trained on, clips that `video_network` refuses, and replacing a folder that
+Refused: held-out videos of kinds that are not trained on, clips that `video_network` refuses, and replacing a folder that
 holds anything else.
 
-Letters: B clips of a batch, V videos, F frames of one, T = 5, c = 4 cells a side of the image.
+Shapes: B clips of a batch, V videos, F frames of one, T = 5, c = 4 cells per side of the image.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from replaylab.spec import generator, torch_seed
 from replaylab.util.progress import report, track
 
 ORDER_SHARES = (0.7, 0.1, 0.1, 0.1)
-"""Of each of ORDERS in training."""
+"""The share of each of ORDERS in training."""
 IN_ORDER = tuple(range(FRAMES))
 SHUFFLES = np.array([p for p in permutations(IN_ORDER) if p not in (IN_ORDER, IN_ORDER[::-1])])
 # The factor of a known motion in each of ORDERS; NaN: not known. Reversed agents are in other cells than was noted.
@@ -69,7 +69,7 @@ class LabelledVideos:
 
 
 def labelled_videos(domain: Domain, split: str, most: int) -> LabelledVideos:
-    """The first `most` videos of a split of a domain with truth; they must be equally long, of 64x64 pixels."""
+    """The first `most` videos of a split of a domain with ground truth; they must be equally long, with 64x64 pixels."""
     files = domain.split(split)["file"].iloc[:most]
     names = [file.removesuffix(".mp4") for file in files]
     frames = np.stack([
@@ -108,7 +108,7 @@ def _grids(domain: Domain, names: list[str], frames: int) -> tuple[Floats, Float
 
 
 def _rates(ego: Any, frames_per_second: float) -> Floats:
-    """(F, 3) of one video's rows: how fast the camera goes, in its own heading a frame before."""
+    """The camera's velocity (F, 3) from one video's rows, relative to its heading in the previous frame."""
     x, y, heading = ego[["x_m", "y_m", "heading_rad"]].to_numpy(float).T
     dx, dy, before = np.diff(x), np.diff(y), heading[:-1]
     steps = np.stack([dx * np.cos(before) + dy * np.sin(before), dy * np.cos(before) - dx * np.sin(before),
@@ -133,7 +133,7 @@ def _batch(
     videos: LabelledVideos, kinds: Sequence[str], chosen: NDArray[np.int64], starts: NDArray[np.int64],
     orders: NDArray[np.int64], rng: np.random.Generator,
 ) -> _Batch:  # fmt: skip
-    """Windows of the chosen videos (B,) from `starts` on, their frames in one of ORDERS, and their labels."""
+    """Windows of the selected videos (B,) from `starts` on, with frames in one of ORDERS, and their labels."""
     arranged = np.tile(IN_ORDER, (len(chosen), 1))
     frozen, shuffled, reverse = (orders == ORDERS.index(name) for name in ORDERS[1:])
     arranged[frozen] = rng.integers(0, FRAMES, (frozen.sum(), 1))
@@ -155,7 +155,7 @@ def _sampled_batch(
     videos: LabelledVideos, kinds: Sequence[str], of_domain: list[NDArray[np.int64]], batch_size: int,
     rng: np.random.Generator,
 ) -> _Batch:  # fmt: skip
-    """Domains in equal parts, and ORDERS in their shares."""
+    """A batch with equal numbers from all domains, and ORDERS in their shares."""
     domains = rng.integers(0, len(of_domain), batch_size)
     chosen = np.array([rng.choice(of_domain[domain]) for domain in domains])
     starts = rng.integers(0, videos.frames.shape[1] - FRAMES + 1, batch_size)
@@ -179,7 +179,7 @@ def _predict(network: nn.ModuleDict, clips: Clips, kinds: int) -> _Predictions:
 
 
 def _loss(predicted: _Predictions, batch: _Batch) -> Tensor:
-    """The sum of each label's mean loss where it is known; the grid is mostly empty, so its logits weigh more."""
+    """The sum of the labels' mean losses where they are known; the grid is mostly empty, so occupied cells weigh more."""
     return (
         functional.cross_entropy(predicted.kinds, from_numpy(batch.kinds), ignore_index=NO_KIND, reduction="sum")
         / max(1, int((batch.kinds != NO_KIND).sum()))
@@ -191,7 +191,7 @@ def _loss(predicted: _Predictions, batch: _Batch) -> Tensor:
 
 
 def _huber(predicted: Tensor, true: Floats) -> Tensor:
-    """Huber's loss, its mean where the truth is known."""
+    """The mean Huber loss where the truth is known."""
     known = np.isfinite(true)
     apart = functional.smooth_l1_loss(predicted, from_numpy(np.where(known, true, 0)), reduction="none")
     return (apart * from_numpy(known)).sum() / max(1, int(known.sum()))
@@ -204,13 +204,13 @@ def fit(
     videos: LabelledVideos, held_out: LabelledVideos, checks: Mapping[str, ArrayLike], *, seed: int, steps: int,
     folder: Path, data: str, batch_size: int = 32, learning_rate: float = 3e-3, resume: Path | None = None,
 ) -> nn.ModuleDict:  # fmt: skip
-    """Train a network and write it to `folder` (model.safetensors, config.json, README.md), whole or not at all.
+    """Train a network and write it to `folder` (model.safetensors, config.json, README.md) atomically.
 
-    Domains fill a batch equally; which clips a step sees and in which order their frames come depends on (seed, step)
-    only. For the card: `held_out` are videos of other scenes, `checks` real clips (N, 5, 64, 64, 3) by domain, each of
-    one look and of scenes never trained on (see `responses`), and `data` describes the videos in a sentence. Returns what
-    was written. resume: a file from which a training that was stopped goes on; it is removed at the end. ValueError if the
-    folder holds something else; FloatingPointError if the loss is not finite.
+    Domains fill a batch equally; the clips of a step and the order of their frames depend on (seed, step) only. For the
+    card: `held_out` are videos of other scenes, `checks` real clips (N, 5, 64, 64, 3) by domain, each of one appearance and
+    of scenes never trained on (see `responses`), and `data` describes the videos in a sentence. Returns the written network.
+    resume: a file from which an interrupted training continues; it is removed at the end. ValueError if the folder holds
+    something else; FloatingPointError if the loss is not finite.
     """
     started = time.monotonic()
     network_files.check_replaceable(folder, "video network")
@@ -293,11 +293,11 @@ def _explained(predicted: NDArray[np.floating], true: NDArray[np.floating]) -> f
 
 
 def responses(network: nn.ModuleDict, checks: Mapping[str, ArrayLike]) -> dict[str, dict[str, dict[str, float]]]:
-    """The distances under known damage: {domain: {what the clips are: {"frechet", "kernel"}}}.
+    """The distances under known corruptions: {domain: {description of the clips: {"frechet", "kernel"}}}.
 
-    `checks`: real clips (N, 5, 64, 64, 3) of N scenes by domain, all of one look, so that they differ in motion. The
-    distances are to the second half of a domain's clips, of: the first half as it is, and damaged; and the first half of
-    the other domains.
+    `checks`: real clips (N, 5, 64, 64, 3) of N scenes by domain, all of one appearance, so that they differ in motion. The
+    distances to the second half of a domain's clips are those of its first half, unchanged and corrupted, and of the first
+    half of the other domains.
     """
     halves = {name: np.array_split(np.asarray(clips), 2) for name, clips in checks.items()}
     table = {}

@@ -1,1 +1,1 @@
-"""Video generators behind one interface: the tiny ones that are trained here, and families of published models."""
+"""Video generators with one interface: the tiny models trained here, and families of published models."""

@@ -1,6 +1,6 @@
-"""The tiny models' autoencoder, which works frame by frame, and how it takes clips to latents and back.
+"""The tiny models' autoencoder, which works frame by frame, and its conversion of clips to latents and back.
 
-Decision: diffusers' `AutoencoderTiny` on frames whose pixels were folded 4x4 into channels, saved in diffusers' layout.
+Decision: diffusers' `AutoencoderTiny` on frames whose pixels are folded 4x4 into channels, saved in diffusers' layout.
 Pretrained once (`training.autoencoders`) and shared by the bases of an edition.
 
 Shapes: B clips, T frames, C latent channels, H x W pixels, h x w = H/4 x W/4 latent cells; N frames.
@@ -27,7 +27,7 @@ FRAMES_AT_ONCE = 256  # encoded or decoded together
 
 
 def new_autoencoder(channels: int = LATENT_CHANNELS) -> AutoencoderTiny:
-    """A small autoencoder of frames whose pixels were folded 4x4 into channels: no convolution at full size.
+    """A small autoencoder of frames whose pixels are folded 4x4 into channels, so that no convolution has full size.
 
     No normalisation layers, so that its weights can be set to a principal component analysis before training.
     """
@@ -41,12 +41,12 @@ def new_autoencoder(channels: int = LATENT_CHANNELS) -> AutoencoderTiny:
 
 
 def latent_channels(vae: AutoencoderTiny | None) -> int:
-    """Of an autoencoder; without one, LATENT_CHANNELS."""
+    """The number of latent channels of an autoencoder; without one, LATENT_CHANNELS."""
     return LATENT_CHANNELS if vae is None else int(vae.config["latent_channels"])
 
 
 def load_autoencoder(folder: str | Path) -> AutoencoderTiny:
-    """The autoencoder in `<folder>/vae`; raises FileNotFoundError that says how to make it."""
+    """The autoencoder in `<folder>/vae`; raises FileNotFoundError with the command that trains it."""
     from diffusers import AutoencoderTiny
 
     path = Path(folder) / "vae"
@@ -56,7 +56,7 @@ def load_autoencoder(folder: str | Path) -> AutoencoderTiny:
 
 
 def digest(vae: AutoencoderTiny) -> str:
-    """Twelve hex digits of its scale and weights: latents that are kept are named by it."""
+    """Twelve hex digits of the digest of its scale and weights, which is part of the name of cached latents."""
     whole = hashlib.sha256(repr(vae.config["scaling_factor"]).encode())
     for name, weight in sorted(vae.state_dict().items()):
         whole.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
@@ -64,7 +64,7 @@ def digest(vae: AutoencoderTiny) -> str:
 
 
 def save_autoencoder(vae: AutoencoderTiny, folder: Path) -> None:
-    """To `<folder>/vae`."""
+    """Write the autoencoder to `<folder>/vae`."""
     networks.save(vae, folder / "vae", leave_out=("block_out_channels",))  # it warns of this one when it reads it
 
 

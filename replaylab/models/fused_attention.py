@@ -1,11 +1,11 @@
-"""Attention and GELU of diffusers' transformers in fewer passes over memory, which is most of a step at this size.
+"""Attention and GELU of diffusers' transformers with fewer passes over memory, which dominate a step at this size.
 
-Decision: diffusers' blocks stay as they are, and three of their parts are replaced by others that compute the same up to
-rounding: rotary embedding is one complex multiplication instead of two strided writes; GELU comes from a sigmoid, in
-place, with its derivative in closed form; and cross-attention to a single token, whose softmax is 1 for any query, is
-that token's value, so the query's norm is left out (`make bench` compares). In half precision on a CPU, where products are
-quick and memory is what is waited for, a block's norms, modulation and residuals stay in half precision, each in one pass.
-Of CogVideoX's blocks only the attention is replaced.
+Decision: diffusers' blocks are unchanged, and three of their parts are replaced by equivalents that compute the same up to
+rounding: rotary embedding is one complex multiplication instead of two strided writes; GELU is computed from a sigmoid, in
+place, with its derivative in closed form; and cross-attention to a single token, whose softmax is 1 for any query, equals
+that token's value, so the query's norm is left out (`make bench` compares). In half precision on a CPU, where memory is the
+bottleneck, a block's norms, modulation and residuals stay in half precision, each in one pass. In CogVideoX's blocks only
+the attention is replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def use_fused_attention(transformer: WanTransformer3DModel) -> WanTransformer3DModel:
-    """Replace the parts, in place. Weights and their names stay; those without any effect left are frozen."""
+    """Replace the parts, in place. Weights and their names are unchanged; weights without effect are frozen."""
     for block in transformer.blocks:
         block.forward = MethodType(block_forward, block)
         block.attn1.set_processor(FusedSelfAttention())
@@ -43,8 +43,8 @@ def use_fused_joint_attention(transformer: CogVideoXTransformer3DModel) -> CogVi
 
 
 def block_forward(block: Any, hidden: Tensor, text: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """A Wan block. In half precision on a CPU its own forward would go through memory in fp32 for every norm, factor and
-    sum; here each rounds to half precision, as its result does there.
+    """The forward pass of a Wan block. In half precision on a CPU its own would use fp32 in memory for every norm, factor
+    and sum; here each is rounded to half precision, as its result is there.
     """
     if not _is_half_on_cpu(hidden):
         return type(block).forward(block, hidden, text, modulation, rotary)
@@ -63,7 +63,7 @@ def block_forward(block: Any, hidden: Tensor, text: Tensor, modulation: Tensor, 
 
 
 def _is_half_on_cpu(hidden: Tensor) -> bool:
-    """Not while torch compiles: it fuses the plain operations itself."""
+    """Whether the tensor is in half precision on a CPU; false while torch compiles, which fuses the operations itself."""
     return hidden.device.type == "cpu" and hidden.dtype != torch.float32 and not torch.compiler.is_compiling()
 
 
@@ -86,7 +86,7 @@ class FusedSelfAttention:
 
 
 class FusedJointAttention:
-    """CogVideoX's joint attention of text and video. Only the video has positions; text is not rotated."""
+    """CogVideoX's joint attention of text and video. Only video tokens have positions; text tokens are not rotated."""
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor,
@@ -106,8 +106,8 @@ class FusedJointAttention:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(Q K' / sqrt(d)) V, each (B, heads, tokens, width); written out where that is fastest: on a CPU, in bf16, with
-    gradients.
+    """softmax(Q K' / sqrt(d)) V, each (B, heads, tokens, width); computed explicitly where that is fastest: on a CPU, in
+    bf16, with gradients.
     """
     if query.device.type != "cpu" or query.dtype == torch.float32 or not torch.is_grad_enabled():
         return functional.scaled_dot_product_attention(query, key, value)
@@ -115,7 +115,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _normed(norm: torch.nn.RMSNorm, tokens: Tensor) -> Tensor:
-    """With the weights in the tokens' precision: torch is slow, and warns of it, where the two differ."""
+    """The norm with weights in the tokens' precision: torch is slow, and warns, if the two differ."""
     weight = None if norm.weight is None else norm.weight.to(tokens.dtype)
     return functional.rms_norm(tokens, norm.normalized_shape, weight, norm.eps)
 
@@ -131,13 +131,13 @@ def _rotated(tokens: Tensor, rotation: Tensor, heads: int) -> Tensor:
 
 
 class NormAndRotation(torch.autograd.Function):
-    """`_normed` and `_rotated` of tokens (B, tokens, width) in half precision, in fp32 within and rounded once, with the
+    """`_normed` and `_rotated` of tokens (B, tokens, width) in half precision, computed in fp32 and rounded once, with
     derivatives in closed form: (B, heads, tokens, width / heads). rotation (1, 1, tokens, width / heads / 2), complex.
     """
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, weight: Tensor, rotation: Tensor, heads: int, eps: float | None) -> Tensor:
-        """x r w turned, where r = 1 / sqrt(mean(x^2) + eps) of each token; keeps x and r."""
+        """The rotation of x r w, where r = 1 / sqrt(mean(x^2) + eps) for each token; keeps x and r."""
         norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True, dtype=torch.float32)
         eps = torch.finfo(tokens.dtype).eps if eps is None else eps
         scale = norm.square_().div_(tokens.shape[-1]).add_(eps).rsqrt_()
@@ -149,7 +149,7 @@ class NormAndRotation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """With u = x r and g the gradient of u w, turned back: r (g w - u mean(g w u)) for x, the sum of g u for w."""
+        """With u = x r and g the gradient of u w, rotated back: r (g w - u mean(g w u)) for x, the sum of g u for w."""
         tokens, weight, rotation, scale = ctx.saved_tensors
         heads = gradient.shape[1]
         back = gradient.transpose(1, 2).to(torch.float32, copy=True, memory_format=torch.contiguous_format).flatten(2)
@@ -181,8 +181,8 @@ def _unchanged(hidden: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU by tanh, as diffusers' blocks have it. In half precision on a CPU the exact one, by erf: it takes a quarter of
-    the time, and the two are at most 5e-4 apart, which is what the rounding of the input does to either.
+    """GELU with tanh, as in diffusers' blocks. In half precision on a CPU the exact one with erf is used: it takes a quarter
+    of the time, and the two differ by at most 5e-4, the effect of rounding the input.
     """
     if x.dtype == torch.float32:
         return Gelu.apply(x)

@@ -1,8 +1,8 @@
-"""What training, sampling and evaluation need of a video generator, whatever its family.
+"""The interface of a video generator of any family to training, sampling and evaluation.
 
 Decision: a model adapter does four things: it encodes clips as latents, conditions on context frames and prompt, predicts
-from noisy latents, and decodes. Loss, error and sampling follow from these, and are written once, in `VideoModel`; the
-tiny models (`tiny`) and the published families (`families`) derive from it.
+from noisy latents, and decodes. Loss, error and sampling are defined by these, once, in `VideoModel`; the tiny
+models (`tiny`) and the published families (`families`) derive from it.
 
 Shapes: B clips, T frames, K context frames, H x W pixels; latents (B, C, t, h, w), of which the first k may be known.
 """
@@ -23,11 +23,11 @@ from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.util import networks
 
 Condition = dict[str, Tensor]
-"""What is known of clips beside their latents: tensors whose first axis is the clip. `known` among them are the clean
-latents of the context, (B, C, k, h, w), which take the place of the first noisy ones."""
+"""The conditioning of clips: tensors whose first axis is the clip. `known`, if present, holds the clean latents of the
+context, (B, C, k, h, w), which replace the first noisy ones."""
 
 Clip = NDArray[np.float32] | Condition
-"""One clip to train on: latents (C, T, h, w) of a tiny model, whose context is in them; or a condition with `latents`, each
+"""One training clip: latents (C, T, h, w) of a tiny model, which include the context; or a condition with `latents`, each
 with a first axis of one."""
 
 
@@ -48,7 +48,7 @@ def over_clips(numbers: Tensor) -> Tensor:
 
 
 def with_known(latents: Tensor, condition: Condition) -> Tensor:
-    """Latents whose first ones are those that are known."""
+    """The latents with their first ones replaced by the known ones."""
     if "known" not in condition:
         return latents
     known = condition["known"]
@@ -70,16 +70,16 @@ class VideoModel(ABC):
     vae: Any
 
     def to(self, device: torch.device) -> Self:
-        """The network on that device; itself."""
+        """Move the network to the device; returns the model itself."""
         self.transformer.to(device)
         return self
 
     @abstractmethod
     def with_network(self, network: Any) -> Self:
-        """The same model around another network: a frozen copy, or one that was fine-tuned."""
+        """The same model with another network: a frozen copy, or a fine-tuned one."""
 
     def save_network(self, folder: Path) -> None:
-        """The network in diffusers' layout, `<folder>/transformer/` or `unet/`."""
+        """Write the network in diffusers' layout, `<folder>/transformer/` or `unet/`."""
         networks.save(self.transformer, folder / self.NETWORK[0])
 
     @abstractmethod
@@ -93,15 +93,15 @@ class VideoModel(ABC):
     # ---------------------------------------------------------------------------------------- noise and prediction
     @abstractmethod
     def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
-        """The noise levels (B,) to train at, from standard normal numbers (B,); `shape` is that of the latents."""
+        """The noise levels (B,) of training, from standard normal numbers (B,); `shape` is that of the latents."""
 
     def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
-        """The noise level (1,) below which this share of those to train at lies."""
+        """The noise level (1,) below which this share of the training's noise levels lies."""
         return self.levels(torch.special.ndtri(torch.tensor([share])), shape)
 
     @abstractmethod
     def level_of_step(self, scheduler: Any, number: int) -> Tensor:
-        """The noise level () of a sampling step, in the terms of `predict`."""
+        """The noise level () of a sampling step, in the units of `predict`."""
 
     @abstractmethod
     def add_noise(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class VideoModel(ABC):
 
     @abstractmethod
     def target(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """What `predict` should return, (B, C, t, h, w)."""
+        """The target of `predict`, (B, C, t, h, w)."""
 
     @abstractmethod
     def predict(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
@@ -124,9 +124,9 @@ class VideoModel(ABC):
         self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition, teacher: VideoModel | None = None,
         strength: float = 0.0, clip_weight: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """The weighted mean squared error of the prediction over all latents that are not known. With a teacher, plus
-        `strength` times the same distance from its prediction (learning without forgetting, `training.regularizers`).
-        `clip_weight` (B,): by which each clip's squared error is multiplied before the mean.
+        """The weighted mean squared error of the prediction over all unknown latents. With a teacher, `strength` times the
+        same distance from its prediction is added (learning without forgetting, `training.regularizers`).
+        `clip_weight` (B,): factor of each clip's squared error before the mean.
         """
         noisy = with_known(self.add_noise(latents, noise, level), condition)
         predicted = self.predict(noisy, level, condition)
@@ -146,14 +146,14 @@ class VideoModel(ABC):
 
     @torch.no_grad()
     def errors(self, latents: Tensor, noise: Tensor, level: Tensor, condition: Condition) -> Tensor:
-        """The mean squared error of each clip's prediction (B,), not weighted, over latents that are not known."""
+        """The unweighted mean squared error of each clip's prediction (B,) over the unknown latents."""
         noisy = with_known(self.add_noise(latents, noise, level), condition)
         predicted = self.predict(noisy, level, condition)
         difference = predicted.float() - self.target(latents, noise, level).float()
         return _unknown(difference, condition).square().mean((1, 2, 3, 4))
 
     def sample(self, noise: Tensor, condition: Condition, steps: int) -> Tensor:
-        """Clips (B, C, t, h, w) from standard normal noise of that shape, by the family's own scheduler."""
+        """Clips (B, C, t, h, w) from standard normal noise of the same shape, with the family's own scheduler."""
         return self._denoise(noise, condition, steps, self.predict)
 
     @torch.no_grad()
@@ -170,21 +170,21 @@ class VideoModel(ABC):
         return with_known(latents, condition)
 
     def schedule(self, steps: int, noise: Tensor) -> Any:
-        """A fresh scheduler, since it counts its steps, with its timesteps set."""
+        """A new scheduler with its timesteps set; a scheduler counts its steps and is used once."""
         scheduler = self.scheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps, device=noise.device)
         return scheduler
 
 
 class VPrediction(VideoModel):
-    """v-prediction (Salimans and Ho 2022, arXiv 2202.00512) at uniformly drawn timesteps; a level is a timestep."""
+    """v-prediction (Salimans and Ho 2022, arXiv 2202.00512) at uniformly sampled timesteps; a level is a timestep."""
 
     @property
     def _timesteps(self) -> int:
         return int(self.scheduler.config["num_train_timesteps"])
 
     def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
-        """Timesteps, uniformly."""
+        """Uniformly distributed timesteps."""
         return (torch.special.ndtr(normal) * self._timesteps).long().clamp(max=self._timesteps - 1)
 
     def level_of_step(self, scheduler: Any, number: int) -> Tensor:
@@ -199,5 +199,5 @@ class VPrediction(VideoModel):
 
 
 def _unknown(latents: Tensor, condition: Condition) -> Tensor:
-    """Those latents behind the known ones."""
+    """The latents after the known ones."""
     return latents[:, :, condition["known"].shape[2] :] if "known" in condition else latents

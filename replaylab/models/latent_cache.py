@@ -1,13 +1,13 @@
 """The frames of a split's videos as latents, encoded once and memory-mapped.
 
-Decision: every frame is encoded once, however many clips it is in, because the autoencoder works frame by frame. A
-chunk, one file, holds videos that follow one another in the split, whichever clips are asked for, so that runs which
-train on different clips share it. Its name is the digest of the autoencoder, of the window that is encoded together
-and of its videos' checksums: nothing stale can be read, and videos appended to a domain cost only the last chunk and
-themselves. Each chunk is encoded by one process at a time (`util.cache`): several processes share the work, and one that
-is killed loses its current chunk.
+Decision: every frame is encoded once, for any number of clips, because the autoencoder works frame by frame. A
+chunk, one file, holds consecutive videos of the split, independent of the requested clips, so that runs with
+different clips share it. Its name is the digest of the autoencoder, of the number of frames encoded together
+and of its videos' checksums: stale latents are never read, and appending videos to a domain requires encoding only the new
+videos and the last chunk. Each chunk is encoded by one process at a time (`util.cache`): several processes share the work,
+and a killed process loses at most its current chunk.
 
-Refused: a video with another checksum or number of frames than its domain lists, and a clip that is longer than its
+Refused: a video whose checksum or number of frames differs from its domain's list, and a clip that is longer than its
 video.
 """
 
@@ -51,7 +51,7 @@ class CachedClips(Sequence[NDArray[np.float32]]):
 
 
 def joined(parts: Sequence[CachedClips]) -> CachedClips:
-    """The clips of several, one after the other."""
+    """The concatenated clips of several sequences."""
     chunks: list[NDArray[np.float32]] = []
     positions: list[tuple[int, int]] = []
     for part in parts:
@@ -70,7 +70,7 @@ class _Chunk:
 def encode_clips(model: TinyModel, domain: Domain, split: str, chosen: list[Clip], home: Path, key: str) -> CachedClips:
     """Latents of the chosen clips of a split; `key` names the autoencoder's weights.
 
-    Raises UndecodableVideo, with the file, for a video that is not the one its domain lists.
+    Raises UndecodableVideo, with the file, for a video that differs from its domain's list.
     """
     wanted = {clip.video for clip in chosen}
     chunks = [chunk for chunk in _chunks(domain, split, home, key) if any(video.stem in wanted for video in chunk.videos)]
@@ -97,7 +97,7 @@ def _chunks(domain: Domain, split: str, home: Path, key: str) -> list[_Chunk]:
 
 
 def _positions(domain: Domain, chunks: list[_Chunk], chosen: list[Clip]) -> list[tuple[int, int]]:
-    """Each chosen clip's chunk, and its first frame in there."""
+    """The chunk of each chosen clip, and its first frame in that chunk."""
     videos = {}
     for number, chunk in enumerate(chunks):
         first = 0
@@ -116,7 +116,7 @@ def _positions(domain: Domain, chunks: list[_Chunk], chosen: list[Clip]) -> list
 
 
 def _encode_chunks(model: TinyModel, missing: list[_Chunk]) -> Iterator[_Chunk]:
-    """Each chunk once it exists: first those that no process is encoding, then those that others were encoding."""
+    """Yields each chunk when it exists: first those that no process is encoding, then those encoded by others."""
     others = []
     for chunk in missing:
         with locked(chunk.path, wait=False) as mine:
@@ -160,6 +160,6 @@ def _read(chunk: _Chunk) -> NDArray[np.float32]:
 
 
 def write(aside: Path, latents: NDArray[np.float32]) -> None:
-    """As .npy, whatever the file's name."""
+    """Write an .npy file under any name."""
     with aside.open("wb") as file:  # a name would get `.npy` appended
         np.save(file, latents)

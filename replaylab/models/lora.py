@@ -1,7 +1,7 @@
-"""Low-rank adapters on any network: added, written, read and merged.
+"""Low-rank adapters for any network: adding, writing, reading and merging.
 
-Decision: peft's own layers, not diffusers' `add_adapter`, which UNetSpatioTemporalConditionModel does not have. What is
-written is what diffusers' pipelines load by `load_lora_weights`.
+Decision: peft's layers are used instead of diffusers' `add_adapter`, which UNetSpatioTemporalConditionModel does not have.
+The written files can be loaded by `load_lora_weights` of diffusers' pipelines.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def add_lora(network: Any, pattern: str, rank: int, seed: int) -> None:
 
 
 def write_lora(network: Any, folder: Path, network_name: str, weights: dict[str, Tensor] | None = None) -> None:
-    """`<folder>/pytorch_lora_weights.safetensors`, each name after that of the network in its pipeline; `weights`: all of
-    the network's, where its own are sharded.
+    """Write `<folder>/pytorch_lora_weights.safetensors`; each name begins with the network's name in its pipeline.
+
+    `weights`: all weights of the network, if its own are sharded.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
@@ -47,7 +48,7 @@ def write_lora(network: Any, folder: Path, network_name: str, weights: dict[str,
 
 
 def read_lora(network: Any, folder: Path, network_name: str) -> None:
-    """What `write_lora` wrote, into the adapters of the network; raises FileNotFoundError, with the path."""
+    """Load the file of `write_lora` into the network's adapters; raises FileNotFoundError, with the path."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 

@@ -1,8 +1,8 @@
-"""Which model a run starts from, and the clips it takes: a tiny one that is shipped, or one of `families` from a folder.
+"""The initial model of a run and the format of its clips: a shipped tiny model, or one of `families` from a folder.
 
-Decision: what a model is given decides what can be measured, so the two go together: a `Pipeline` has a model, the length
-of its clips and of their context, and encodes clips for training. Two pipelines of one description are equal. Refused:
-weights other than those of the description.
+Decision: the input of a model determines what can be measured, so a `Pipeline` combines a model, the length
+of its clips and of their context, and the encoding of clips for training. Two pipelines with one description are equal.
+Refused: weights other than those of the description.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TINY: dict[str, type[TinyModel]] = {"wan": TinyWan, "cogvideox": TinyCogVideoX} 
 
 
 class Pipeline(ABC):
-    """A model and its clips: `frames` frames each, of which the first `context_frames` are given."""
+    """A model and its clips: `frames` frames each, of which the first `context_frames` are the context."""
 
     model: Any
     frames: Any
@@ -48,7 +48,7 @@ class Pipeline(ABC):
 
     @abstractmethod
     def encode_clips(self, domain: Domain, split: str, chosen: list[video_clips.Clip], home: Path) -> Sequence[Clip]:
-        """The chosen clips of a split with their conditions, memory-mapped, from a cache in `home` or encoded into it."""
+        """The chosen clips of a split with their conditions, memory-mapped, from the cache in `home`; encoded if missing."""
 
     def encode(self, frames: Frames) -> torch.Tensor:
         """Clips (N, T, H, W, 3) to latents (N, C, t, h, w)."""
@@ -60,7 +60,7 @@ class Pipeline(ABC):
 
     @abstractmethod
     def with_network(self, network: Any) -> Pipeline:
-        """The same around another network."""
+        """The same pipeline with another network."""
 
     def _parts(self, clips: int) -> list[slice]:
         size = self.model.CLIPS_AT_ONCE
@@ -69,7 +69,7 @@ class Pipeline(ABC):
 
 @dataclass(frozen=True)
 class TinyPipeline(Pipeline):
-    """A tiny model: its autoencoder, which all bases share, works frame by frame, so all are equal."""
+    """A tiny model. Its autoencoder, which all bases share, works frame by frame, so all tiny pipelines are equal."""
 
     model: TinyModel = field(compare=False)
     frames = CLIP_FRAMES
@@ -77,7 +77,7 @@ class TinyPipeline(Pipeline):
     frame_by_frame = True
 
     def encode_clips(self, domain: Domain, split: str, chosen: list[video_clips.Clip], home: Path) -> Sequence[Clip]:
-        """In `home/latents`."""
+        """As in `Pipeline`, with the cache in `home/latents`."""
         key = autoencoder.digest(self.model.vae)
         return latent_cache.encode_clips(self.model, domain, split, chosen, home / "latents", key)
 
@@ -87,8 +87,8 @@ class TinyPipeline(Pipeline):
 
 @dataclass(frozen=True)
 class PretrainedPipeline(Pipeline):
-    """A model of one of the families, as described; the prompt is the domain's own (`prompt` in domain.json), else the
-    description's, whose prompt is empty where the family takes no text.
+    """A model of one of the families, as described; the prompt is the domain's own (`prompt` in domain.json), otherwise the
+    description's, which is empty if the family has no text input.
     """
 
     spec: ModelSpec
@@ -96,16 +96,16 @@ class PretrainedPipeline(Pipeline):
 
     @property
     def frames(self) -> int:
-        """How many frames a clip has."""
+        """The number of frames of a clip."""
         return self.spec.frames
 
     @property
     def context_frames(self) -> int:
-        """How many of them are given."""
+        """The number of context frames of a clip."""
         return self.spec.context_frames
 
     def encode_clips(self, domain: Domain, split: str, chosen: list[video_clips.Clip], home: Path) -> Sequence[Clip]:
-        """In `home/conditions`. Raises ValueError where the family cannot take clips of that length and size."""
+        """As in `Pipeline`, cached in `home/conditions`. ValueError if the family does not support the length or size."""
         self.model.check_clips(self.context_frames, self.frames, domain.height_px, domain.width_px)
         prompt = str(domain.about.get("prompt", self.spec.prompt)) if self.model.TEXT_ENCODERS else self.spec.prompt
         frames = video_clips.read(domain, chosen, self.frames)
@@ -118,9 +118,9 @@ class PretrainedPipeline(Pipeline):
 
 
 def load(spec: RunSpec | ReferenceSpec, home: Path) -> Pipeline:
-    """What a run starts from, on this process's device; conditions are cached in `home/conditions`.
+    """The initial model of a run, on this process's device; conditions are cached in `home/conditions`.
 
-    Raises ValueError for other weights than the description's, and what `families.load` raises.
+    Raises ValueError for weights other than the description's, and the errors of `families.load`.
     """
     device = distributed.this_rank().device
     if spec.model is None:
@@ -140,7 +140,7 @@ def load(spec: RunSpec | ReferenceSpec, home: Path) -> Pipeline:
 
 @collecting_no_garbage()
 def load_tiny(folder: Path) -> TinyPipeline:
-    """The tiny model in a folder, of the family that its model_index.json names; on this process's device."""
+    """The tiny model in a folder, of the family named in its model_index.json; on this process's device."""
     name = downloads.read_index(folder)["_class_name"]
     kind = {one.__name__: one for one in TINY.values()}.get(name)
     if kind is None:

@@ -1,6 +1,6 @@
 """Sampled futures of context frames, and denoising losses, with the same noise for every configuration.
 
-Decision: a model samples by its family's own scheduler; what is decided here is the noise, a function of (seed, clip
+Decision: a model samples with its family's own scheduler; this module determines the noise, a function of (seed, clip
 number) that does not depend on batch size, configuration or training step. Shapes as in `interface`.
 """
 
@@ -22,9 +22,9 @@ def futures(
     model: VideoModel, condition: Condition, shape: Sequence[int], steps: int, noise_seed: int, first_clip: int = 0,
     rank: Rank = Rank(),
 ) -> Tensor:  # fmt: skip
-    """Whole clips as latents (B, *shape) on the CPU, the context in front.
+    """Whole clips as latents (B, *shape) on the CPU, beginning with the context.
 
-    Several ranks take turns with the batches and broadcast the results, so every rank must call it alike.
+    The ranks share the batches and broadcast the results, so every rank must make the same call.
     """
     device, size = model.transformer.device, model.CLIPS_AT_ONCE
     firsts = range(0, _clips_in(condition), size)

@@ -1,12 +1,12 @@
-"""The tiny models that are shipped and trained here: 3 context frames of 64x64 px in, the next 5 out.
+"""The tiny models that are trained and shipped here: from 3 context frames of 64x64 px they generate the next 5.
 
-Decision: diffusers' own classes in a tiny configuration, saved in diffusers' own folder layout. The context enters as in
-Wan's image-to-video, by extra channels beside the noisy latents, in the form that learns motion fastest at this size: the
-last context latent, its first difference and its second, repeated in every frame. The network's output is added to the
-last context latent to give the clean clip, so that it starts as a copy of the last frame and has to carry no noise
-through its narrow tokens (Li and He 2025, arXiv 2511.13720). Only future frames go through the network.
+Decision: diffusers' own classes in a tiny configuration, saved in diffusers' own folder layout. As in Wan's
+image-to-video, the context is given in extra channels beside the noisy latents, in the form that learned motion fastest at
+this size: the last context latent and its first and second differences, repeated in every frame. The clean clip is the
+network's output added to the last context latent, so that the network starts as a copy of the last frame and need not pass
+noise through its narrow tokens (Li and He 2025, arXiv 2511.13720). Only future frames pass through the network.
 
-Refused: prompts; the text is one empty token. Shapes as in `interface`; a latent is of one frame.
+Refused: prompts; the text is one empty token. Shapes as in `interface`; each latent covers one frame.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HEAD_WIDTH = 64  # of attention
 
 
 class Size(NamedTuple):
-    """Of a transformer: attention heads, each HEAD_WIDTH wide, and layers."""
+    """The size of a transformer: attention heads, each of width HEAD_WIDTH, and layers."""
 
     heads: int
     layers: int
@@ -51,8 +51,8 @@ LARGE = Size(heads=6, layers=12)
 
 
 class TinyModel(VideoModel):
-    """What `TinyWan` and `TinyCogVideoX` share. The loss is weighted so that it is the squared error of clean latents:
-    unweighted, an error of a clean latent counts 1 / sigma^2 times, and the last traces of noise drown the motion.
+    """The common part of `TinyWan` and `TinyCogVideoX`. The loss is weighted to be the squared error of clean latents:
+    unweighted, an error of a clean latent would have the weight 1 / sigma^2, and small noise would dominate motion.
     """
 
     SCHEDULER: ClassVar[str]  # diffusers' class
@@ -64,11 +64,11 @@ class TinyModel(VideoModel):
     @classmethod
     @abstractmethod
     def new(cls, vae: AutoencoderTiny, size: Size = TINY) -> Self:
-        """Around an autoencoder, the transformer's weights drawn from torch's global stream."""
+        """An untrained model with this autoencoder; the transformer's weights come from torch's global stream."""
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """From a folder in diffusers' layout (vae/, transformer/, scheduler/); raises FileNotFoundError that names it."""
+        """Load from a folder in diffusers' layout (vae/, transformer/, scheduler/); FileNotFoundError names it."""
         folder, diffusers = Path(folder), import_module("diffusers")
         for part in ("transformer", "scheduler"):
             if not (folder / part).is_dir():
@@ -81,7 +81,7 @@ class TinyModel(VideoModel):
         )
 
     def save(self, folder: Path, shared_autoencoder: Path | None = None) -> None:
-        """The whole model in diffusers' layout; with a folder for the autoencoder, which is then only referred to, the
+        """Write the whole model in diffusers' layout; with `shared_autoencoder`, only a reference to that folder, and the
         transformer as float16.
         """
         index: dict[str, Any] = {}
@@ -119,7 +119,7 @@ class TinyModel(VideoModel):
 
 
 def _autoencoder_of(folder: Path) -> AutoencoderTiny:
-    """The one in the folder, or the shared one that it refers to; raises ValueError if that is another one by now."""
+    """The autoencoder in the folder, or the shared one that it refers to; raises ValueError if that has changed."""
     if (folder / "vae").is_dir():
         return autoencoder.load_autoencoder(folder)
     shared = networks.read_json(folder, "model_index.json").get("_autoencoder", {})

@@ -1,9 +1,9 @@
 """A tiny CogVideoX (`tiny`): the same task and context in another family of models.
 
-Decision: what differs from `TinyWan` is the family alone: CogVideoX's transformer (text and video in one attention, Yang et
+Decision: only the family differs from `TinyWan`: CogVideoX's transformer (joint attention of text and video, Yang et
 al. 2024, arXiv 2408.06072) with patches in time and rotary positions as in CogVideoX 1.5, a variance-preserving noise
-schedule that ends in pure noise, v-prediction at uniformly drawn timesteps, and DDIM. So two families differ in how they
-are trained and sampled, not in what they are given.
+schedule that ends in pure noise, v-prediction at uniformly sampled timesteps, and DDIM. The two families therefore differ
+in training and sampling, not in their input.
 
 A level is a timestep, 0 to 999.
 """
@@ -56,15 +56,15 @@ class TinyCogVideoX(VPrediction, TinyModel):
         return cls(vae, transformer, scheduler)
 
     def level_at(self, share: float, shape: Sequence[int]) -> Tensor:
-        """That share of the timesteps."""
+        """The timestep at this share of all timesteps."""
         return torch.tensor([round(share * (self._timesteps - 1))])
 
     def weight(self, level: Tensor) -> Tensor:
-        """Sqrt(1 - alpha)."""
+        """The factor sqrt(1 - alpha)."""
         return (1 - self._alphas(level)).sqrt()
 
     def predict(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
-        """v; that of the context is 0."""
+        """The predicted v; 0 for the context."""
         hidden, last = self.network_input(noisy, condition)
         change = self.transformer(
             hidden_states=hidden.transpose(1, 2), timestep=level,
@@ -77,7 +77,7 @@ class TinyCogVideoX(VPrediction, TinyModel):
         return v
 
     def _alphas(self, level: Tensor) -> Tensor:
-        """The cumulative products, (B, 1, 1, 1, 1)."""
+        """The cumulative products of alpha, (B, 1, 1, 1, 1)."""
         return over_clips(self.scheduler.alphas_cumprod.float().to(level.device)[level])
 
 

@@ -1,6 +1,6 @@
-"""A tiny Wan (`tiny`), by flow matching (Lipman et al. 2023, arXiv 2210.02747, eq. 14).
+"""A tiny Wan (`tiny`), trained by flow matching (Lipman et al. 2023, arXiv 2210.02747, eq. 14).
 
-A level is sigma, in 0..1: noisy = (1 - sigma) x + sigma noise, and the velocity, which is predicted, is noise - x.
+A level is sigma, in 0..1: noisy = (1 - sigma) x + sigma noise, and the predicted velocity is noise - x.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TinyWan(TinyModel):
         return torch.tensor([share])
 
     def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
-        """Logit-normal, shifted (Esser et al. 2024, arXiv 2403.03206)."""
+        """Shifted logit-normal levels (Esser et al. 2024, arXiv 2403.03206)."""
         shift = float(self.scheduler.config["shift"])
         return shift * normal.sigmoid() / (1 + (shift - 1) * normal.sigmoid())
 
@@ -68,7 +68,7 @@ class TinyWan(TinyModel):
         return over_clips(level)
 
     def predict(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
-        """The velocity; that of the context is 0."""
+        """The predicted velocity; 0 for the context."""
         hidden, last = self.network_input(noisy, condition)
         change = self.transformer(
             hidden_states=hidden, timestep=level * self.scheduler.config["num_train_timesteps"],
@@ -80,11 +80,11 @@ class TinyWan(TinyModel):
 
 
 def new_transformer(channels: int = LATENT_CHANNELS, size: Size = TINY) -> WanTransformer3DModel:
-    """One token for the whole future of a 4x4 px place, so that five frames share what is computed of its motion.
+    """One token for the whole future at a position of 4x4 px, so that five frames share the computation of its motion.
 
-    A token for every frame of 8x8 px learnt less in the same time: the network then computes the motion five times, and
-    has to shift what is smaller than a token. Two wide heads, and `fused_attention.attend`, make a step in bf16 a third
-    quicker on a CPU.
+    One token for each frame of 8x8 px learned less in the same time: the network then computes the motion five times, and
+    has to represent shifts smaller than a token. Two wide heads and `fused_attention.attend` make a step in bf16 a third
+    faster on a CPU.
     """
     from diffusers import WanTransformer3DModel
 

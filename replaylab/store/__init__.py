@@ -1,6 +1,6 @@
-"""Runs and what was measured on them: a folder for each while it is trained, a few Parquet files when it is published.
+"""Runs and their measurements: one folder for each run during training, a few Parquet files for all published runs.
 
-`run_folders` writes the one form, `packing` the other, and `reading.Store` reads both. Imports no torch.
+`run_folders` writes the first form, `packing` the second, and `reading.Store` reads both. Imports no torch.
 """
 
 from replaylab.store.locations import base_curve, book_folder, published_folder, store_of

@@ -14,7 +14,7 @@ LANDMARK = "03_replay_sweep.ipynb"
 
 
 def store_of(preset: str, store: str | Path) -> Path:
-    """The folder a sweep reads and writes: the one that was named, else book/results for PUBLISHED, else book/runs/store."""
+    """The folder that a sweep reads and writes: `store` if given, else book/results for PUBLISHED, else book/runs/store."""
     if str(store):
         return reading.expanded(store).absolute()
     return book_folder() / ("results" if preset in PUBLISHED else "runs/store")
@@ -23,8 +23,8 @@ def store_of(preset: str, store: str | Path) -> Path:
 def book_folder() -> Path:
     """The folder of the book's pages, found from the working directory upwards.
 
-    papermill runs a notebook where papermill was called (the repository's root), Jupyter and Jupyter Book in the
-    notebook's own folder. Raises FileNotFoundError where neither this folder nor one above it holds the book.
+    papermill runs a notebook in the directory where papermill was called (the repository's root), Jupyter and Jupyter Book
+    in the notebook's own folder. Raises FileNotFoundError if neither this folder nor one above it holds the book.
     """
     here = Path.cwd()
     for folder in (here, *here.parents):
@@ -38,7 +38,7 @@ def book_folder() -> Path:
 
 
 def published_folder() -> Path:
-    """The published results: book/results; where no book is in reach, a folder that is not there, and so holds no run."""
+    """The published results: book/results; without a book, the path of a missing folder, which holds no run."""
     try:
         return book_folder() / "results"
     except FileNotFoundError:
@@ -46,5 +46,5 @@ def published_folder() -> Path:
 
 
 def base_curve(base: str = "base") -> pd.DataFrame:
-    """How a shipped base came to its errors: columns model, step, domain, measure, value (on dev clips)."""
+    """The learning curve of a shipped base: columns model, step, domain, measure, value (on dev clips)."""
     return reading.csv(WEIGHTS / base / "curve.csv", "restore it: it comes with the package")

@@ -1,8 +1,7 @@
-"""The README.md of a finished run: a model card with the hub's metadata, so that its weights can be handed on.
+"""The README.md of a finished run: a model card with the hub's metadata, for sharing its weights.
 
-Decision: everything on it is computed from the run's spec and rows; results are the means over clips after the last step, as
-a table and as the hub's `model-index`. A base is named by its hub name where it has one; a path of this machine is not
-written.
+Decision: everything on it is computed from the run's spec and rows; results are means over clips after the last step, as
+a table and as the hub's `model-index`. A base is given by its hub name where it has one; no local path is written.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ DIGITS = 4  # that are shown and handed on
 
 
 def text_of(spec: RunSpec, rows: pd.DataFrame, realised: Mapping[str, Any]) -> str:
-    """The card. rows: of the run, as `run_folders.COLUMNS`; realised: clips shown of each domain, by name."""
+    """The card. rows: those of the run, columns `run_folders.COLUMNS`; realised: number of training clips of each domain."""
     from huggingface_hub import EvalResult, ModelCardData
 
     means = means_of(spec, rows)
@@ -44,7 +43,7 @@ def text_of(spec: RunSpec, rows: pd.DataFrame, realised: Mapping[str, Any]) -> s
 
 
 def means_of(spec: RunSpec, rows: pd.DataFrame) -> pd.DataFrame:
-    """Domain, measure, mean value and clips, after the last step; what no clip has is left out."""
+    """Domain, measure, mean value and number of clips after the last step; measures without a value are left out."""
     last = rows[(rows["step"] == spec.training.steps) & rows["value"].notna()]
     grouped = last.groupby(["domain", "measure"], sort=True)["value"]
     means = grouped.agg(value="mean", clips="size").reset_index()

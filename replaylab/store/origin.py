@@ -1,4 +1,4 @@
-"""Where a result came from: commit, package versions and machine."""
+"""The provenance of a result: commit, package versions and machine."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit(folder: Path) -> str | None:
-    """The commit, and where files in `folder` differ from it "+changes-" with a digest of how: of the difference and of the
-    files that git does not know. None outside of a repository.
+    """The commit; if files in `folder` differ from it, followed by "+changes-" and a digest of the difference and of the
+    untracked files. None outside a repository.
     """
 
     def git(*words: str) -> bytes:

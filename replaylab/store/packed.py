@@ -1,14 +1,14 @@
-"""The packed form of a store, as files: runs, rows, logs and sample clips, in Parquet that needs no library of ours.
+"""The packed form of a store: runs, rows, logs and sample clips as Parquet files that any Parquet reader can read.
 
-    runs.parquet                a row a run or references, with its spec and summary as JSON
-    rows/<preset>.parquet       what was measured, of the runs that this preset is the first to have
-    logs.parquet                a row a training step
+    runs.parquet                one row per run or set of references, with its spec and summary as JSON
+    rows/<preset>.parquet       measurements of the runs whose first preset this is
+    logs.parquet                one row per training step
     samples/<preset>.parquet    kept clips (mp4) with their boxes
     <folder>/media.parquet      the pictures or videos of a small folder (`worlds`, `damage-<id>`)
 
-Decision: rows are sorted by measure, domain, clip and run, so that like numbers lie side by side and compress, and a row
-group holds one measure or several small ones, so that reading a measure skips the others. Refused: files whose checksums
-are wrong.
+Decision: rows are sorted by measure, domain, clip and run, so that similar numbers are adjacent and compress well. A row
+group holds one measure or several small ones, so that reading a measure skips the others. Refused: files with a wrong
+checksum.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from replaylab.util import digests, reading
 
 RUNS, LOGS, MEDIA = "runs.parquet", "logs.parquet", "media.parquet"
 REFERENCES, OTHERS = "references", "others"
-"""In the place of a preset: of references, and of runs that no preset has."""
+"""Used instead of a preset's name for references, and for runs without a preset."""
 CODED = [name for name in TEXTS if name not in ("scene", "video")]
-"""Texts with few values; the others are written as DELTA_BYTE_ARRAY, which cannot be read as dictionaries."""
+"""Text columns with few values; the others are written as DELTA_BYTE_ARRAY, which cannot be read as dictionaries."""
 AS_READ = {name: pa.dictionary(pa.int32(), pa.string()) if name in CODED else kind for name, kind in SCHEMA.items()}
 
 
@@ -53,7 +53,7 @@ def _runs(path: Path, at: tuple[int, int]) -> dict[str, dict[str, Any]]:
 
 
 def json_in(folder: Path, row: dict[str, Any], column: str) -> dict[str, Any]:
-    """What a column of a row of runs.parquet holds as JSON; ValueError, with file and run, where it holds none."""
+    """The JSON object in a column of a row of runs.parquet; raises ValueError, with file and run, if it is invalid."""
     with reading.named(folder / RUNS, f"whole table of runs: {column} of {row['run']}", "restore it, or publish again"):
         found = json.loads(row[column])
         if not isinstance(found, dict):
@@ -62,7 +62,7 @@ def json_in(folder: Path, row: dict[str, Any], column: str) -> dict[str, Any]:
 
 
 def rows_of(folder: Path, runs: Sequence[str], measures: Collection[str] | None = None) -> pa.Table:
-    """The packed rows of these runs, in their order, of these measures or of all; texts as dictionaries."""
+    """The packed rows of these runs, in their order, with the given measures or all; texts as dictionaries."""
     files: dict[str, list[str]] = {}
     for run in runs:
         files.setdefault(runs_in(folder)[run]["preset"], []).append(run)
@@ -71,7 +71,7 @@ def rows_of(folder: Path, runs: Sequence[str], measures: Collection[str] | None 
 
 
 def selected(path: Path, runs: Sequence[str], measures: Collection[str] | None = None) -> pa.Table:
-    """The rows of some runs in a file, in their order, of these measures or of all; texts that repeat as dictionaries.
+    """The rows of some runs in a file, in their order, with the given measures or all; repeated texts as dictionaries.
 
     Row groups without any of the measures are not read.
     """
@@ -90,7 +90,7 @@ def selected(path: Path, runs: Sequence[str], measures: Collection[str] | None =
 
 
 def _taken(table: pa.Table, wanted: dict[str, Sequence[str]]) -> pa.Table:
-    """The rows in which each of these columns has one of its values, in the order of the first column's values."""
+    """The rows in which each of these columns has one of the given values, in the order of the first column's values."""
     table, places = table.unify_dictionaries().combine_chunks(), []
     for name, values in wanted.items():
         column = table[name].combine_chunks()
@@ -109,7 +109,7 @@ def samples_of(folder: Path, runs: Sequence[str]) -> pd.DataFrame:
 
 
 def seconds_logged(folder: Path, run: str) -> np.ndarray:
-    """The clock of a run's log at each of its steps, s."""
+    """The elapsed time in a run's log at each step, s."""
     return _clocks(folder / LOGS, stamp(folder / LOGS))[run]
 
 
@@ -120,7 +120,7 @@ def _clocks(path: Path, at: tuple[int, int]) -> dict[str, np.ndarray]:
 
 
 def medium(folder: Path, name: str) -> bytes | None:
-    """The bytes of a small folder's picture or video, from its own file or packed; None where there is neither."""
+    """The bytes of a small folder's picture or video, from its own file or the packed one; None if it is in neither."""
     if (folder / name).is_file():
         return (folder / name).read_bytes()
     return _media(folder / MEDIA, stamp(folder / MEDIA)).get(name)
@@ -132,7 +132,7 @@ def _media(path: Path, at: tuple[int, int]) -> dict[str, bytes]:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """When a file was changed, and its size; (0, 0) where it is not there. What was read of another one is not kept."""
+    """A file's time of change and size, (0, 0) for a missing file: the key under which its content is cached."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -141,7 +141,7 @@ def stamp(path: Path) -> tuple[int, int]:
 
 
 def read(path: Path, **options: Any) -> pa.Table:
-    """A Parquet file, or the columns and rows asked for; raises ValueError, with its path, where it cannot be read."""
+    """A Parquet file, or the selected columns and rows; raises ValueError, with its path, if it cannot be read."""
     with _readable(path):
         return pq.read_table(path, page_checksum_verification=True, partitioning=None, **options)
 

@@ -1,9 +1,9 @@
-"""Folders of finished runs in, the packed form out (`packed`): what is published.
+"""Publishing: packs the folders of finished runs into the packed form (`packed`).
 
-Decision: every file is written beside its place and renamed, runs.parquet last, so that no file is ever half there and runs
-that are new are not seen before their rows (and SHA256SUMS after that); after an interruption the same call goes on. What
-is packed already stays; runs that come again are replaced. The same runs give the same bytes, and a file of rows that has
-them is not written again.
+Decision: every file is written under a temporary name and renamed, so that no file is ever incomplete. runs.parquet follows
+the rows, so that new runs are not visible before their rows, and SHA256SUMS comes last. After an interruption the same call
+continues. Runs that are already packed are kept, or replaced if they are given again. The same runs give the same bytes, and
+a file of rows that already holds them is not rewritten.
 Refused: unfinished and damaged runs.
 """
 
@@ -51,7 +51,7 @@ Records = Mapping[str, dict[str, Any]]
 def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]]) -> None:
     """Pack the finished runs, references and small folders (`worlds`, `damage-<id>`) of `store` into the folder `out`.
 
-    `asked`: preset -> run id -> its configuration in words; rows and clips go to the file of the first preset that has the
+    `asked`: preset -> run id -> its configuration in words; rows and clips go to the file of the first preset with this
     run. Raises ValueError, with the file, for a run that is not finished or cannot be read.
     """
     if not store.is_dir():
@@ -84,7 +84,7 @@ def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]]) -> N
 
 # ------------------------------------------------------------------------------------------------------ runs.parquet
 def _checked(folder: Path) -> dict[str, Any]:
-    """A run's row; raises ValueError, with the file, where something is missing or damaged."""
+    """A run's row; raises ValueError, with the file, if anything is missing or damaged."""
     is_run = not folder.name.startswith(REFERENCES)
     texts = {name: _json_text(folder / f"{name}.json") for name in ("spec", "summary", "manifest" if is_run else "gallery")}
     with reading.named(folder / "spec.json", "whole spec"):
@@ -125,7 +125,7 @@ def _json_text(path: Path) -> str:
 
 
 def _placed(record: dict[str, Any], asked: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """The row with its presets, and with the words that the first of them has for it."""
+    """The row with its presets, and with the first preset's description of its configuration."""
     if record["preset"] == REFERENCES:
         return record
     presets = [name for name, runs in asked.items() if record["run"] in runs]
@@ -135,7 +135,7 @@ def _placed(record: dict[str, Any], asked: Mapping[str, Mapping[str, str]]) -> d
 
 # ------------------------------------------------------------------------------------------------------ rows/<preset>
 def _write_rows(records: Records, folders: Mapping[str, Path], before: Records, out: Path) -> None:
-    """The small files first, so that the time left is known early."""
+    """Writes the small files first, so that the remaining time is known early."""
 
     def rows_of(runs: Iterable[str]) -> pa.Table:
         sources: dict[Path, list[str]] = {}
@@ -160,7 +160,7 @@ def _write_rows(records: Records, folders: Mapping[str, Path], before: Records, 
 
 
 def _is_of(path: Path, sources: Mapping[str, str]) -> bool:
-    """Whether a file holds the rows of these files, by their checksums."""
+    """Whether a file holds the rows of these files, according to their checksums."""
     if not path.is_file():
         return False
     try:
@@ -171,7 +171,7 @@ def _is_of(path: Path, sources: Mapping[str, str]) -> bool:
 
 
 def _sorted(table: pa.Table) -> pa.Table:
-    """In ORDER; rows that are alike in it stay as they were."""
+    """The table sorted by ORDER; a stable sort."""
     table, keys = table.unify_dictionaries().combine_chunks(), []
     for name in ORDER:
         column = table[name].combine_chunks()
@@ -185,7 +185,7 @@ def _sorted(table: pa.Table) -> pa.Table:
 
 
 def _by_measure(table: pa.Table) -> Iterator[pa.Table]:
-    """The table in parts of ROWS_A_GROUP rows or more, each of whole measures."""
+    """The table in parts of at least ROWS_A_GROUP rows, each with complete measures."""
     begin = end = 0
     for count in table["measure"].value_counts().field("counts").to_pylist():
         end += count
@@ -219,7 +219,7 @@ def _write_logs(folders: Mapping[str, Path], out: Path) -> None:
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; none of references."""
+    """The lines of a run's log; references have none."""
     path = folder / "log.jsonl"
     if folder.name.startswith(REFERENCES):
         return []
@@ -232,7 +232,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _pack_small(folder: Path, out: Path) -> None:
-    """Tables and JSON as they are, pictures and videos in one file."""
+    """Copies tables and JSON unchanged, and packs pictures and videos into one file."""
     if folder.name != "worlds":
         _json_text(folder / "summary.json")
     kept = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".parquet") and path.name != MEDIA)
@@ -250,7 +250,7 @@ def _pack_small(folder: Path, out: Path) -> None:
 
 
 def _write(path: Path, parts: Sequence[pa.Table], about: dict[str, str] | None = None, **options: Any) -> None:
-    """A row group a part."""
+    """Writes each part as a row group."""
     schema = parts[0].schema.with_metadata(about)
 
     def write(aside: Path) -> None:

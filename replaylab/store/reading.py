@@ -1,8 +1,8 @@
-"""What a store holds: which runs are finished, their rows, summaries, logs and sample clips.
+"""The contents of a store: finished runs with their rows, summaries, logs and sample clips.
 
-Decision: everything that reads results does it here, so that a folder of a run (`run_folders`) and the packed form
-(`packed`) read the same, also side by side in one store. Refused: a run that is kept with another's spec, or in both forms
-with different results.
+Decision: all results are read through this module, so that the folder of a run (`run_folders`) and the packed form
+(`packed`) give the same result, even side by side in one store. Refused: a run stored with the spec of another, or in both
+forms with different results.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ KEPT = ["run", "model", "step", "domain", "percentile", "boxes", "mp4"]
 
 @dataclass(frozen=True)
 class Store:
-    """The runs and references in a folder. Methods that take a run's id, or a list of them, want finished ones."""
+    """The runs and references in a folder. Methods that take the ids of runs require finished ones."""
 
     folder: Path
 
     def is_done(self, spec: RunSpec | ReferenceSpec) -> bool:
-        """Whether this run is here, finished; ValueError if its folder has another's spec or results than the packed run."""
+        """Whether this run is stored and finished; ValueError if its folder and the packed run differ in spec or results."""
         path, row = self.folder / spec.run_id / "summary.json", self._packed(spec.run_id)
         if not path.is_file():
             return row is not None  # under the name of its spec, which publishing has checked
@@ -46,7 +46,7 @@ class Store:
         return True
 
     def summary(self, run: str) -> dict[str, Any]:
-        """What is known of a run as a whole: seconds, realised samples, execution, provenance."""
+        """Facts about a run as a whole: seconds, realised samples, execution, provenance."""
         row = self._packed(run)
         if row:
             return packed.json_in(self.folder, row, "summary")
@@ -56,21 +56,21 @@ class Store:
     def table(
         self, specs: Sequence[RunSpec], measures: Collection[str] | None = None, done: Collection[str] | None = None
     ) -> pd.DataFrame:
-        """The rows of `references`, then of those runs that are finished; of these measures or of all. `done`: the ids of
-        these runs, where that is known.
+        """The rows of `references`, then of the finished runs, with the given measures or all. `done`: the ids of the
+        finished runs, if known.
         """
         there = [spec.run_id for spec in specs if (self.is_done(spec) if done is None else spec.run_id in done)]
         return row_tables.frame(chain(self._references(specs, measures), self._tables(there, measures)))
 
     def rows(self, runs: Sequence[str], measures: Collection[str] | None = None) -> pd.DataFrame:
-        """The rows of these runs, in their order, of these measures or of all.
+        """The rows of these runs, in their order, with the given measures or all.
 
-        Within a run they stand as they were measured; of a packed one by measure, domain and clip.
+        Rows of a run are in the order of measurement, those of a packed run sorted by measure, domain and clip.
         """
         return row_tables.frame(self._tables(runs, measures))
 
     def _tables(self, runs: Sequence[str], measures: Collection[str] | None) -> Iterator[pa.Table]:
-        """The same as tables, of some runs each; each run once, and no file is opened for no measure."""
+        """The same rows as tables, each with some of the runs; each run once, and no file is opened without measures."""
         if measures is not None and not measures:
             return
         runs = list(dict.fromkeys(runs))
@@ -86,7 +86,7 @@ class Store:
             yield part if measures is None else row_tables.where(part, measure=measures)
 
     def references(self, specs: Sequence[RunSpec], measures: Collection[str] | None = None) -> pd.DataFrame:
-        """The rows of the references of these runs: the baselines without a model once, and every base."""
+        """The rows of the references of these runs: model-free baselines once, and every base."""
         return row_tables.frame(self._references(specs, measures))
 
     def _references(self, specs: Sequence[RunSpec], measures: Collection[str] | None) -> Iterator[pa.Table]:
@@ -96,8 +96,8 @@ class Store:
             yield row_tables.where(table, run=found[:1], model=["base"])
 
     def seconds_a_step(self, run: str) -> float:
-        """The median time of a run's training steps, s: the few that an evaluation or an interruption lies between do not
-        move it, though the log's clock begins again where a run resumed.
+        """The median time of a run's training steps, s. It is robust to the few steps with an evaluation or an interruption
+        between them, although the log's clock restarts when a run resumes.
         """
         if self._packed(run):
             return float(np.median(np.diff(packed.seconds_logged(self.folder, run))))
@@ -107,7 +107,7 @@ class Store:
             return float(np.median(np.diff([line["seconds"] for line in lines])))
 
     def gallery_clips(self, references: str) -> dict[str, dict[str, int]]:
-        """Domain -> percentile -> number of the clip that is kept of every run; empty where none is."""
+        """Domain -> percentile -> number of the clip that is kept from every run; empty if none is kept."""
         path, row = self.folder / references / "gallery.json", self._packed(references)
         if row:
             return packed.json_in(self.folder, row, "gallery") if row["gallery"] else {}
@@ -118,8 +118,8 @@ class Store:
     def samples(self, runs: Sequence[str]) -> pd.DataFrame:
         """The kept clips (KEPT) of these runs and references.
 
-        `model` and `step` as in rows: "real", -1; "base", 0; "fine-tuned" and the step. `boxes`: JSON, lists a frame under
-        "true" and "found". `mp4`: the file's bytes.
+        `model` and `step` as in rows: "real", -1; "base", 0; "fine-tuned" and the step. `boxes`: JSON, one list per frame
+        under "true" and "found" (detected). `mp4`: the file's bytes.
         """
         there = [run for run in runs if self._packed(run)]
         clips = [clip for run in runs if run not in there for clip in samples_in(self.folder / run)]
@@ -127,7 +127,7 @@ class Store:
         return pd.concat([part for part in parts if len(part)] or parts[1:], ignore_index=True)
 
     def _checked(self, run: str, name: str) -> Path:
-        """A file of a run's folder, with the content that was written."""
+        """A file of a run's folder whose checksum is correct."""
         path = self.folder / run / name
         if not path.is_dir():
             check_result(path, f"move {path.parent} away and run again")

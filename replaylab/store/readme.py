@@ -1,4 +1,4 @@
-"""The README of published results, made from what the files hold: every file, column and measure, with its unit."""
+"""The README of published results, generated from the files: every file, column and measure, with its unit."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ COLUMNS = {
     "grade": "how strongly, in `unit`",
     "unit": "of the grade",
 }
-"""What a column has, wherever it stands; a test fails on one that is missing here."""
+"""The meaning of each column of all tables; a test fails if one is missing here."""
 FILES = {
     "runs.parquet": "A row a run or references (the base, real clips, autoencoder, copied frames).",
     "logs.parquet": "A row a training step.",

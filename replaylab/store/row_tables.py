@@ -1,7 +1,7 @@
-"""Rows as Arrow tables, whose texts are dictionaries, and as the data frame that everything else is given.
+"""Rows as Arrow tables with dictionary-encoded texts, and as the data frame used by all other modules.
 
-Decision: thousands of runs are read one by one and become one data frame, in which a text that comes a million times is in
-memory once. Refused: columns that are missing, or hold something else.
+Decision: thousands of runs are read one by one into one data frame, in which a text that occurs a million times is stored
+once. Refused: missing columns, and columns of another type.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def read_rows(folder: Path) -> pd.DataFrame:
 
 
 def of_folder(folder: Path) -> pa.Table:
-    """The same as a table."""
+    """The rows of a run's folder as a table."""
     return read(folder / "rows.parquet", f"move {folder} away and run again")
 
 
 def joined(parts: Iterable[pa.Table], rows: int = ROWS_AT_ONCE) -> Iterator[pa.Table]:
-    """The tables below one another, in some of at least so many rows: what is done for each of thousands takes seconds."""
+    """The tables concatenated into tables of at least `rows` rows: work per table would take seconds for thousands."""
     group: list[pa.Table] = []
     for part in parts:
         plain = part.replace_schema_metadata(None)
@@ -84,12 +84,12 @@ def _concatenated(group: list[pa.Table]) -> pa.Table:
 
 
 def values_of(table: pa.Table, name: str) -> list[Any]:
-    """The texts that a column may hold."""
+    """The values in a column's dictionary."""
     return list(dict.fromkeys(value for chunk in table[name].chunks for value in chunk.dictionary.to_pylist()))
 
 
 def where(table: pa.Table, **wanted: Collection[str]) -> pa.Table:
-    """The rows in which one of these columns has one of its values."""
+    """The rows in which at least one of these columns has one of the given values."""
     kept = np.zeros(len(table), bool)
     for name, values in wanted.items():
         known = set(values)
@@ -102,7 +102,7 @@ def where(table: pa.Table, **wanted: Collection[str]) -> pa.Table:
 
 
 def frame(parts: Iterable[pa.Table]) -> pd.DataFrame:
-    """The tables below one another; numbers that were measured as float64: float32 is small, but 0.1 must be 0.1 again."""
+    """The concatenated tables; measured numbers as float64, because 0.1 stored as float32 must be read as 0.1."""
     known: dict[str, dict[Any, int]] = {name: {} for name in TEXTS}
     columns = {name: _Growing(np.int32 if name in known else _kept_as(name)) for name in SCHEMA}
     for part in parts:  # of which no other is in memory, if they are read as they are asked for
@@ -117,8 +117,8 @@ def frame(parts: Iterable[pa.Table]) -> pd.DataFrame:
 
 
 class _Growing:
-    """A column that grows: in one piece, since many small ones would leave the memory in small pieces, and in pages of its
-    own, which are the system's again as soon as it is not needed.
+    """A growing column in one contiguous block, since many small blocks would fragment the memory. It has its own pages,
+    which are returned to the system as soon as it is released.
     """
 
     def __init__(self, kind: Any) -> None:
@@ -142,7 +142,7 @@ def _pages(count: int, kind: Any) -> NDArray[Any]:
 
 
 def _coded(chunk: Any, known: dict[Any, int]) -> NDArray[np.int32]:
-    """The places of the chunk's texts among those that are known; new ones are added."""
+    """The indices of the chunk's texts among the known ones; new ones are added."""
     chunk = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
     values = [*chunk.dictionary.to_pylist(), *[np.nan] * bool(chunk.null_count)]
     return np.array([known.setdefault(value, len(known)) for value in values], np.int32)[_codes(chunk)]
@@ -158,6 +158,6 @@ def _kept_as(name: str) -> Any:
 
 
 def _codes(chunk: Any) -> Any:
-    """The places in the dictionary; of what is missing, the place behind its end."""
+    """The indices into the dictionary; missing values have the index after its end."""
     indices = chunk.indices
     return (indices.fill_null(len(chunk.dictionary)) if indices.null_count else indices).to_numpy()

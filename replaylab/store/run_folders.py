@@ -5,7 +5,7 @@ here, its last weights. References (real, autoencoder, copy-last-frame, base) ar
 every run with the same base and evaluation.
 
 Decision: `summary.json` is written last, so a folder that has one is a finished run. Reading imports no torch.
-Refused: a folder whose spec is not the one that its name stands for.
+Refused: a folder whose spec does not match its name.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from replaylab.util.files import BESIDE, SUMS, remove_abandoned, sync, write_ato
 COLUMNS = ["run", "base", "model", "target", "replay", "replay_fraction", "seed", "step", "domain", "split", "video",
            "start", "scene", "measure", "value", "n"]  # fmt: skip
 OF_DISTANCES = {"frames": 0, "size_px": 0, "resize": "", "extractor": "", "extractor_digest": ""}
-"""Columns that say what a distance is of (`distances.Distance`), and what other rows have there."""
+"""Columns that describe how a distance was computed (`distances.Distance`), and their values in other rows."""
 
 NAMES = ("domain", "target", "replay", "model", "measure", "split")
-"""The columns that hold a `spec.NAME`, several joined by "+", or nothing: they are shown on pages."""
+"""Columns shown on pages. Each holds a `spec.NAME`, several joined by "+", or an empty text."""
 WORKING = {"checkpoints", "tensorboard", "wandb", "parts", "failed.txt", "summary.json", SUMS}
-"""Names in a run's folder that are no result, or are written after them."""
+"""Names in a run's folder that are not results, or are written after them."""
 STEP_OF = {"real": -1, "base": 0}  # in rows: of what was not fine-tuned
 
 
 @dataclass(frozen=True)
 class ReferenceSpec(Described):
-    """What stands beside every result: measured once for a base and an evaluation."""
+    """The references of every result: measured once for a base and an evaluation."""
 
     base: str
     evaluation: EvaluationSpec
@@ -59,7 +59,7 @@ class ReferenceSpec(Described):
 
     @cached_property
     def run_id(self) -> str:
-        """The name of their folder in a store."""
+        """The name of the references' folder in a store."""
         return f"references-{digest(self)}"
 
     @classmethod
@@ -69,7 +69,7 @@ class ReferenceSpec(Described):
 
 
 def check_store(store: Path) -> None:
-    """Raise PermissionError, with the path, if nothing can be written there; remove what dead processes half wrote."""
+    """Raise PermissionError, with the path, if the store is not writable; remove incomplete files of dead processes."""
     try:
         store.mkdir(parents=True, exist_ok=True)
         remove_abandoned(store)
@@ -82,7 +82,7 @@ def check_store(store: Path) -> None:
 
 
 def claim(spec: RunSpec | ReferenceSpec, store: Path) -> Path:
-    """The run's folder with its spec in it; raises ValueError if it holds another's spec."""
+    """The run's folder, with its spec written; raises ValueError if it holds another spec."""
     folder = store / spec.run_id
     if not (folder / "spec.json").is_file():
         text = json.dumps(spec.as_dict(), indent=1, sort_keys=True)
@@ -92,7 +92,7 @@ def claim(spec: RunSpec | ReferenceSpec, store: Path) -> Path:
 
 
 def check_spec(spec: Described, folder: Path) -> None:
-    """Raise ValueError, with what differs, where the folder holds another spec."""
+    """Raise ValueError, with the differing fields, if the folder holds another spec."""
     path = folder / "spec.json"
     name = spec.run_id if isinstance(spec, RunSpec | ReferenceSpec) else digest(spec)
     with suppress(OSError, ValueError):  # said below
@@ -118,8 +118,8 @@ def _digest_in(path: Path) -> str:
 
 
 def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
-    """Write the rows, then the summary: from now on the run is done. All else that it has must be there already; what was
-    appended to (logs) is on disk from here on, too. An earlier failure is past, and what dead processes half wrote is gone.
+    """Write the rows, then the summary, which marks the run as finished. All its other files must exist already; logs are
+    synchronised to disk. The note of an earlier failure and incomplete files of dead processes are removed.
     """
     remove_abandoned(folder)
     write_rows(folder / "rows.parquet", rows)
@@ -132,7 +132,7 @@ def finish(folder: Path, rows: pd.DataFrame, **facts: Any) -> None:
 
 
 def results_in(folder: Path) -> list[str]:
-    """The files that a finished run has, besides its summary: what only its training needs is left out."""
+    """The files of a finished run except its summary; files that only training needs are left out."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return [
         path.as_posix() for path in found
@@ -141,7 +141,7 @@ def results_in(folder: Path) -> list[str]:
 
 
 def write_rows(path: Path, rows: pd.DataFrame, with_digest: bool = False) -> None:
-    """Rows as Parquet, in COLUMNS and OF_DISTANCES, values as float32; whole or not at all."""
+    """Write rows as Parquet, columns COLUMNS and OF_DISTANCES, values as float32; the write is atomic."""
     of_no_distance = {column: other for column, other in OF_DISTANCES.items() if column not in rows}
     narrow = rows.assign(**of_no_distance).reindex(columns=[*COLUMNS, *OF_DISTANCES]).fillna(OF_DISTANCES)
     narrow = narrow.astype(
@@ -159,20 +159,20 @@ def write_rows(path: Path, rows: pd.DataFrame, with_digest: bool = False) -> Non
 
 
 def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """To 12 binary digits, four decimal ones: what follows is noise that no file compresses."""
+    """Rounded to 12 binary digits, about four decimal ones: the rest is noise that does not compress."""
     fraction, exponent = np.frexp(values)
     return np.ldexp(np.round(fraction * 4096) / 4096, exponent).astype(np.float32)
 
 
 def checked_rows(path: Path, remedy: str, **options: Any) -> pd.DataFrame:
-    """A Parquet file of rows; ValueError, with the remedy, if it is not as it was written."""
+    """A Parquet file of rows; ValueError, with the remedy, if it has changed since it was written."""
     if not path.is_dir():
         check_result(path, remedy)
     return reading.table(path, remedy, **options)
 
 
 def check_result(path: Path, remedy: str = "") -> bool:
-    """ValueError, with what to do, if a file of a run is not as it was written; whether that was known (`digests.check`)."""
+    """ValueError, with a remedy, if a run's file has changed since it was written; returns `digests.check` of the file."""
     try:
         return digests.check(path)
     except digests.WrongDigest as error:
@@ -185,7 +185,7 @@ def _are_names(value: str) -> bool:
 
 
 def check_names(values: Mapping[str, Iterable[str]], path: Path, remedy: str) -> None:
-    """Raises DamagedFile, with the file and the column, for a value of a column of NAMES that is none."""
+    """Raises DamagedFile, with the file and the column, for an invalid name in a column of NAMES."""
     for column, several in values.items():
         for value in several:
             if isinstance(value, str) and not _are_names(value):
@@ -193,7 +193,7 @@ def check_names(values: Mapping[str, Iterable[str]], path: Path, remedy: str) ->
 
 
 def samples_folder(run: Path, step: int) -> Path:
-    """Where a run keeps the clips of one evaluation."""
+    """The folder of the clips that a run keeps from one evaluation."""
     return run / "samples" / f"{step:06d}"
 
 

@@ -1,16 +1,16 @@
-"""A centre-point detector of agents in small frames, and how well it detects on frames with known boxes.
+"""A centre-point detector of agents in small frames, and its quality on frames with known boxes.
 
-Decision: Objects as Points (Zhou, Wang & Kraehenbuehl 2019, arXiv 1904.07850), because what is measured here is the
-centre of an agent. A network of half a million parameters gives a heatmap of centres at an output stride of 2 and, for
-each of its cells, the distances to the four sides of the agent's full box, covered parts included. Peaks of the heatmap
+Decision: Objects as Points (Zhou, Wang & Kraehenbuehl 2019, arXiv 1904.07850), because the measures use the
+centre of an agent. A network of half a million parameters predicts a heatmap of centres at an output stride of 2 and, for
+each of its cells, the distances to the four sides of the agent's full box, occluded parts included. Peaks of the heatmap
 are the detections. `centre_point_training` trains it on rendered frames.
 
-Agents that are not eligible (`boxes.is_eligible`) are neither right nor wrong: they are left out of recall and precision.
-Pedestrians are agents like the others; their recall is reported apart, their class is not predicted.
+Agents that are not eligible (`boxes.is_eligible`) are excluded from recall and precision.
+Pedestrians are treated like other agents; their recall is reported separately, their class is not predicted.
 
 Refused: frames that are not uint8 (N, H, W, 3) with sides divisible by 8, and boxes that do not fit them.
 
-Letters: N frames, B frames of a batch, C channels, H W pixels, h w cells (stride 2), K boxes in a frame.
+Shapes: N frames, B frames of a batch, C channels, H W pixels, h w cells (stride 2), K boxes in a frame.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHIPPED = WEIGHTS / "detector"
 STRIDE = 2  # of the output
 LARGEST_STRIDE = 8
 MATCH_GATE_PX = 5.0
-"""A detection whose centre is farther than this from every agent's is wrong, and the agent missed."""
+"""A detection whose centre is farther than this from every agent's is a false positive, and the agent is missed."""
 PIXELS_PER_OUTPUT = 8.0
 """The sides are predicted in units of 8 px, so that the network's outputs are of the order of one."""
 
@@ -46,7 +46,7 @@ Boxes = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """What is needed besides the weights to use them."""
+    """The settings needed to use the weights."""
 
     channels: tuple[int, int, int] = (32, 64, 96)  # Width at strides 2, 4 and 8
     score_threshold: float = 0.3  # Least heatmap value of a detection; training chooses it on the validation frames
@@ -119,7 +119,7 @@ def _twice(x: Tensor) -> Tensor:
 def load(path: str | Path | None = None) -> Detector:
     """The detector in a folder written by `fitting.fit`, or the one that ships with the package.
 
-    FileNotFoundError or ValueError names the folder and what is wrong with it.
+    FileNotFoundError or ValueError names the folder and the reason.
     """
 
     def build(config: dict[str, Any]) -> Detector:
@@ -135,7 +135,7 @@ def load(path: str | Path | None = None) -> Detector:
 def detect(model: Detector, frames: ArrayLike, batch_size: int = 64, least_score: float | None = None) -> list[Boxes]:
     """The agents in every frame: frames uint8 (N, H, W, 3) -> N float32 arrays (K, 5), x0 y0 x1 y1 score.
 
-    Boxes are in pixels, y down, whole agents: they reach under what covers them and past the edge of the image. Best
+    Boxes are in pixels, y down, and cover the full agent, including occluded parts and parts outside the image. Best
     score first; none below `least_score`, by default the model's own threshold.
     """
     images = checked_images(frames, "frames", LARGEST_STRIDE)
@@ -151,12 +151,12 @@ def detect(model: Detector, frames: ArrayLike, batch_size: int = 64, least_score
 def measure(
     model: Any, frames: ArrayLike, boxes: Sequence[ArrayLike], detect: Callable[..., list[Boxes]] = detect
 ) -> dict[str, float]:
-    """How well the detector detects the eligible agents, on frames with known boxes.
+    """The quality of the detector for eligible agents, on frames with known boxes.
 
-    frames uint8 (N, H, W, 3); boxes N arrays (K, 6): x0 y0 x1 y1 visible kind_is_pedestrian. A detection is right when its
-    centre is matched one to one within MATCH_GATE_PX. Returns recall, precision (both NaN without anything to count), mean
-    centre error of the matched agents in pixels, recall of pedestrians alone, and n (eligible agents). `detect`: another
-    detector's, for its model.
+    frames uint8 (N, H, W, 3); boxes N arrays (K, 6): x0 y0 x1 y1 visible kind_is_pedestrian. A detection is correct if its
+    centre is matched one to one within MATCH_GATE_PX. Returns recall and precision (NaN if undefined), mean centre error of
+    the matched agents in pixels, recall of pedestrians alone, and n (eligible agents). `detect`: the function of another
+    detector, for its model.
     """
     images = checked_images(frames, "frames", LARGEST_STRIDE)
     truth = checked_truth(boxes, images, "boxes")
@@ -207,7 +207,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _peaks(heat: Tensor, sides: Tensor, least_score: float) -> list[Boxes]:
-    """Cells that are the highest of their 3x3 neighbours, as boxes; of near-identical boxes only the best."""
+    """Cells that are maxima of their 3x3 neighbourhood, as boxes; of near-identical boxes only the best is kept."""
     highest = F.max_pool2d(heat, 3, stride=1, padding=1)
     peak = (heat == highest) & (heat >= least_score)
     detections: list[Boxes] = []
@@ -248,7 +248,7 @@ def _cell_centres(h: int, w: int) -> tuple[Tensor, Tensor]:
 
 
 def checked_truth(boxes: Sequence[ArrayLike], images: NDArray[np.uint8], name: str) -> list[Boxes]:
-    """N arrays (K, 6), one a frame; ValueError under the argument's `name`."""
+    """N arrays (K, 6), one per frame; ValueError with the argument's `name`."""
     if len(boxes) != len(images):
         raise ValueError(f"{name}: {len(boxes)} entries for {len(images)} frames; give one array per frame")
     rows: list[Boxes] = []

@@ -1,9 +1,9 @@
-"""How the centre-point detector learns, on rendered frames with known boxes.
+"""Training of the centre-point detector on rendered frames with known boxes.
 
 Decision: the loss is that of Objects as Points with a box loss on every cell of an agent's core. Agents that are not
-eligible are left out of it. Everything else is `fitting`'s, as for the second detector.
+eligible are left out of it. All else is in `fitting`, as for the second detector.
 
-Refused: what `centre_point` and `fitting` refuse. Letters as in `centre_point`.
+Refused: what `centre_point` and `fitting` refuse. Shapes as in `centre_point`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from replaylab.metrics.detectors import centre_point, fitting
 from replaylab.metrics.detectors.centre_point import STRIDE, Boxes, Detector
 
 BARELY_VISIBLE = 0.05
-"""Agents less visible than this are absent in training: there is nothing to see that could be wrong."""
+"""Agents less visible than this are treated as absent in training, because almost nothing of them can be seen."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _targets(labels: Sequence[Boxes], h: int, w: int) -> _Targets:
-    """Targets of a batch of boxes (K, 6). Nearer (lower) agents come last, over those they hide."""
+    """Targets of a batch of boxes (K, 6). Nearer (lower) agents come last and overwrite those that they occlude."""
     shape = (len(labels), h, w)
     heat, counted, weight = (np.zeros(shape, np.float32), np.ones(shape, np.float32), np.zeros(shape, np.float32))
     box = np.zeros((len(labels), 4, h, w), np.float32)
@@ -95,7 +95,7 @@ def _targets(labels: Sequence[Boxes], h: int, w: int) -> _Targets:
 
 
 def _cells_in(row: Boxes, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Cells whose centre is in the box or within a cell of it."""
+    """Cells whose centre is in the box or within one cell of it."""
     across = (x >= row[0] - STRIDE) & (x <= row[2] + STRIDE)
     return np.asarray(((y >= row[1] - STRIDE) & (y <= row[3] + STRIDE))[:, None] & across[None, :])
 

@@ -1,11 +1,11 @@
-"""A second detector of agents in small frames, which repeats what the first one says of a model.
+"""A second detector of agents in small frames, which checks the measurements with the first one.
 
 Decision: FCOS (Tian, Shen, Chen & He 2019, arXiv 1904.01355) on blocks of ConvNeXt (Liu et al. 2022, arXiv 2201.03545),
-so that it shares neither weights nor architecture, loss, seed or way of decoding with the centre-point detector: every cell
-near an agent's centre gives a whole box and its centre-ness, and of overlapping boxes the best one stays. Both were trained
-on the same frames (`fitting`), so an error that comes from those frames can still be common to both.
+so that it shares neither weights, architecture, loss, seed nor decoding with the centre-point detector: every cell
+near an agent's centre predicts a whole box and its centre-ness, and of overlapping boxes the best one is kept. Both were
+trained on the same frames (`fitting`), so errors caused by those frames can still be common to both.
 
-Refused: what `centre_point` refuses. Letters as there; the stride is 4.
+Refused: what `centre_point` refuses. Shapes as there; the stride is 4.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OVERLAPPING_IOU = 0.5  # of two boxes: above it only the better one stays
 
 @dataclass(frozen=True)
 class FcosConfig:
-    """What is needed besides the weights to use them."""
+    """The settings needed to use the weights."""
 
     channels: tuple[int, int] = (80, 128)  # width at strides 4 and 8
     blocks: tuple[int, int, int] = (3, 3, 2)  # at stride 4, at 8, and again at 4 with both together
@@ -74,7 +74,7 @@ class Fcos(nn.Module):
 
 
 class _Block(nn.Module):
-    """A block of ConvNeXt: a wide depthwise convolution, then a small network at every place."""
+    """A block of ConvNeXt: a wide depthwise convolution, then a small network at every position."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class _Block(nn.Module):
 def load(path: str | Path | None = None) -> Fcos:
     """The detector in a folder written by `fcos_training.fit`, or the one that ships with the package.
 
-    FileNotFoundError or ValueError names the folder and what is wrong with it.
+    FileNotFoundError or ValueError names the folder and the reason.
     """
 
     def build(config: dict[str, Any]) -> Fcos:
@@ -107,7 +107,7 @@ def load(path: str | Path | None = None) -> Fcos:
 def detect(model: Fcos, frames: ArrayLike, batch_size: int = 64, least_score: float | None = None) -> list[Boxes]:
     """The agents in every frame: frames uint8 (N, H, W, 3) -> N float32 arrays (K, 5), x0 y0 x1 y1 score.
 
-    Boxes and their order as in `centre_point.detect`. The score is the geometric mean of that of an agent and centre-ness.
+    Boxes and their order as in `centre_point.detect`. The score is the geometric mean of the agent score and centre-ness.
     """
     images = checked_images(frames, "frames", LARGEST_STRIDE)
     least = model.config.score_threshold if least_score is None else least_score

@@ -1,10 +1,10 @@
-"""How the second detector learns, on rendered frames with known boxes.
+"""Training of the second detector on rendered frames with known boxes.
 
-Decision: a cell answers for the agent near whose centre it lies, of several for the smallest, as in FCOS with centre
+Decision: a cell is assigned to the agent near whose centre it lies, and of several to the smallest, as in FCOS with centre
 sampling. The losses are its focal loss, GIoU on the boxes (Rezatofighi et al. 2019) and cross entropy on centre-ness. Cells
-in agents that are not eligible are left out. Everything else is `fitting`'s, as for the first detector.
+in agents that are not eligible are left out. All else is in `fitting`, as for the first detector.
 
-Refused: what `centre_point` and `fitting` refuse. Letters as in `centre_point`.
+Refused: what `centre_point` and `fitting` refuse. Shapes as in `centre_point`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FOCUS, SHARE = 2.0, 0.25  # γ and α of the focal loss
 
 
 class Targets(NamedTuple):
-    """What the cells of a batch should give."""
+    """The targets of the cells of a batch."""
 
     agent: Tensor  # (B, 1, h, w) 1 where a cell answers for an agent
     counted: Tensor  # (B, 1, h, w) 0 where an agent is neither right nor wrong
@@ -38,7 +38,7 @@ class Targets(NamedTuple):
 
 
 def targets_of(labels: list[Boxes], h: int, w: int) -> Targets:
-    """Of boxes (K, 6) in each of B frames. Every eligible agent has one cell or more, unless others have them all."""
+    """The targets for boxes (K, 6) in each of B frames. Every eligible agent has a cell, unless others occupy them all."""
     shape = (len(labels), h, w)
     y, x = (each.numpy().astype(np.float64) for each in fcos.cell_centres(h, w))
     agent, counted, centred = np.zeros(shape, np.float32), np.ones(shape, np.float32), np.zeros(shape, np.float32)
@@ -64,7 +64,7 @@ def targets_of(labels: list[Boxes], h: int, w: int) -> Targets:
 
 
 def loss(logits: Tensor, sides: Tensor, centred: Tensor, targets: Targets) -> Tensor:
-    """The three losses, each over the cells that answer for an agent; boxes weigh as much as their cells are central."""
+    """The three losses, each over the cells assigned to an agent; boxes are weighted by the centre-ness of their cells."""
     agents = targets.agent.sum().clamp(min=1)
     each = F.binary_cross_entropy_with_logits(logits, targets.agent, reduction="none")
     right = torch.where(targets.agent > 0, torch.sigmoid(logits), torch.sigmoid(-logits))

@@ -1,13 +1,13 @@
-"""How the detectors of agents are trained, on rendered frames with known boxes: all but the network and its loss.
+"""Training of the detectors of agents on rendered frames with known boxes, except the network and its loss.
 
-Decision: frames are blurred, dimmed and disturbed, since a detector has to judge frames that went through an autoencoder.
-The score from which a box counts is chosen on held-out scenes, so that the worse of recall and precision is as good as can
-be, and stored with the weights, which are a moving average over the steps. Two detectors share this and their frames, and
-neither weights, seed, architecture nor loss.
+Decision: frames are augmented by blur, dimming and noise, since a detector is applied to frames decoded by an autoencoder.
+The score threshold is chosen on held-out scenes to maximise the minimum of recall and precision, and is stored with the
+weights, which are a moving average over the steps. The two detectors share this module and the frames, but neither
+weights, seed, architecture nor loss.
 
 Refused: what `centre_point` refuses, frames without an eligible agent, and replacing a folder that holds anything else.
 
-Letters as in `centre_point`.
+Shapes as in `centre_point`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from replaylab.util.progress import report
 
 @dataclass(frozen=True)
 class DetectorKind:
-    """A detector that can be trained here: its network, its loss and how it detects."""
+    """A detector that can be trained here: its network, its loss and its detection function."""
 
     title: str
     """of its card"""
@@ -57,13 +57,13 @@ def fit(
     seed: int, steps: int, folder: str | Path, data: str, batch_size: int = 32, learning_rate: float = 3e-3,
     resume: Path | None = None,
 ) -> Any:  # fmt: skip
-    """Train a detector and write it to `folder` (model.safetensors, config.json, README.md), whole or not at all.
+    """Train a detector and write it to `folder` (model.safetensors, config.json, README.md) atomically.
 
     frames uint8 (N, H, W, 3); boxes N arrays (K, 6): x0 y0 x1 y1 visible kind_is_pedestrian. The validation frames must
-    come from other scenes: they determine the score threshold. `checks`, frames and boxes of still other scenes by name,
-    are measured afterwards for the card. `data` describes the frames in a sentence, for the card. Which frames a step
-    sees and how they are disturbed depends on (seed, step) only. resume: a file from which a training that was stopped goes
-    on; it is removed at the end. Returns the averaged model that was written.
+    come from other scenes: they determine the score threshold. `checks`, frames and boxes of further scenes by name,
+    are measured afterwards for the card. `data` describes the frames in a sentence, for the card. The frames of a step and
+    their augmentation depend on (seed, step) only. resume: a file from which an interrupted training continues; it is
+    removed at the end. Returns the averaged model that was written.
     """
     started, folder = time.monotonic(), Path(folder)
     network_files.check_replaceable(folder, "detector")
@@ -118,7 +118,7 @@ def _update_average(average: dict[str, Tensor], model: nn.Module, step: int) -> 
 def batch_of(
     images: NDArray[np.uint8], truth: list[Boxes], batch_size: int, seed: int, step: int
 ) -> tuple[Tensor, list[Boxes]]:  # fmt: skip
-    """The frames of one step, disturbed, and the boxes in each; a function of (seed, step)."""
+    """The augmented frames of one step, and the boxes in each; a function of (seed, step)."""
     rng = np.random.default_rng((seed, step))
     chosen = rng.integers(0, len(images), batch_size)
     flipped = rng.random(batch_size) < 0.5
@@ -129,7 +129,7 @@ def batch_of(
 
 
 def mirrored(rows: Boxes, width: int) -> Boxes:
-    """The boxes of a frame of this width that is flipped from left to right."""
+    """The boxes of a frame of this width after a horizontal flip."""
     out = rows.copy()
     out[:, 0], out[:, 2] = width - rows[:, 2], width - rows[:, 0]
     return out
@@ -155,7 +155,7 @@ def _column(values: NDArray[np.float64]) -> Tensor:
 def _best_threshold(
     kind: DetectorKind, model: nn.Module, frames: NDArray[np.uint8], truth: list[Boxes]
 ) -> tuple[float, float]:  # fmt: skip
-    """The score at which the worse of recall and precision is best on these frames, and that worse one."""
+    """The score that maximises the minimum of recall and precision on these frames, and that minimum."""
     candidates = np.round(np.arange(0.1, 0.81, 0.05), 2)
     detections = kind.detect(model, frames, least_score=float(candidates[0]))
     best = (float(candidates[0]), -1.0)

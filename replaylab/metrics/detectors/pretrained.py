@@ -4,17 +4,17 @@
     boxes = detector.detect(frames)          # as `centre_point.detect`: N arrays (K, 5), best score first
     tracks = pseudo_tracks(frames, detector)
 
-Decision: a map from the model's class names to agents says what counts; all else is ignored. Frames go through the model's
-own image processor, in its PIL version whatever is installed, so that no number depends on torchvision. Of nearly identical
-boxes, one query's car and truck, only the best is kept, as the shipped detector does.
+Decision: a map from the model's class names to agents determines which detections count; all others are ignored. Frames are
+processed by the model's own image processor, always in its PIL version, so that no number depends on torchvision. Of nearly
+identical boxes, such as one query's car and truck, only the best is kept, as in the shipped detector.
 
-It differs from the shipped detector in two ways that cannot be avoided on real video: a box ends where the agent can no
-longer be seen, and its accuracy is not known. `detector_ceiling` is to be looked at first.
+It differs from the shipped detector in two ways that are unavoidable on real video: a box covers only the visible part of
+the agent, and its accuracy is not known. Run `detector_ceiling` first.
 
-Refused: classes the model does not know, other models, weights that are missing, cut short or pickled, code from the hub,
-and a hub that is out of reach (within seconds, with what to do).
+Refused: unknown classes, other models, weights that are missing, truncated or pickled, code from the hub,
+and a hub that cannot be reached (within seconds, with a remedy).
 
-Letters: N frames, H W pixels, K boxes in a frame.
+Shapes: N frames, H W pixels, K boxes in a frame.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ AGENTS = {
     "car": "car", "truck": "truck", "bus": "bus", "motorcycle": "motorcycle", "motorbike": "motorcycle",
     "bicycle": "cyclist", "person": "pedestrian",
 }  # fmt: skip
-"""COCO's classes on roads, as kinds of agents; RT-DETR's checkpoints call one of them motorbike. COCO draws a bicycle and
-who rides it as two boxes.
+"""COCO's classes on roads, as kinds of agents; one of them is named motorbike in RT-DETR's checkpoints. In COCO a bicycle
+and its rider have two boxes.
 """
 FILES = ["*.json", "*.safetensors"]  # of a repository on the hub
 
@@ -56,7 +56,7 @@ class Detections(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ObjectDetector:
-    """A loaded model, and which of its classes are agents."""
+    """A loaded model, and those of its classes that are agents."""
 
     name: str
     network: Any
@@ -109,8 +109,8 @@ class ObjectDetector:
 def load(name_or_folder: str | Path, agents: Mapping[str, str] | None = None, threshold: float = 0.5) -> ObjectDetector:
     """The detector in a folder in transformers' layout, or of that name on the Hugging Face hub, on this process's device.
 
-    agents: the model's class name -> kind of agent; by default those of AGENTS that the model has. threshold: the least
-    score of a box. Raises ValueError, FileNotFoundError or ConnectionError, with what to do, for what the module refuses.
+    agents: the model's class name -> kind of agent; by default those of AGENTS that the model has. threshold: the minimum
+    score of a box. Raises ValueError, FileNotFoundError or ConnectionError, with a remedy, for what the module refuses.
     """
     import torch
     from transformers import AutoModelForObjectDetection
@@ -131,7 +131,7 @@ def load(name_or_folder: str | Path, agents: Mapping[str, str] | None = None, th
 
 
 def agents_of(texts: Sequence[str]) -> dict[str, str]:
-    """Class -> kind of agent, of texts such as "person=pedestrian"; raises ValueError that names the text."""
+    """Class -> kind of agent, from texts such as "person=pedestrian"; raises ValueError that names the text."""
     found = {}
     for text in texts:
         name, sign, kind = text.rpartition("=")
@@ -142,7 +142,7 @@ def agents_of(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _downloaded(name: str) -> Path:
-    """The hub's current version; where the hub does not answer, the cached one."""
+    """The hub's current version, or the cached one if the hub does not respond."""
     from huggingface_hub import HfApi, snapshot_download
 
     try:  # one question with a time limit: `snapshot_download` by itself has none
@@ -179,7 +179,7 @@ def _checked_config(folder: Path) -> Any:
 
 
 def _kinds(names: Mapping[int, str], agents: Mapping[str, str] | None, folder: Path) -> dict[int, str]:
-    """Kind of agent by number of the class; a name may stand for several numbers."""
+    """Kind of agent by class number; a name may have several numbers."""
     known = sorted(set(names.values()))
     if agents is not None and not agents:
         raise ValueError(f"agents: no class at all; the model knows {_some(known)}")

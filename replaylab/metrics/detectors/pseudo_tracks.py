@@ -1,9 +1,10 @@
-"""Pseudo-tracks: tracks of what a detector detects in real frames, a stand-in for the truth where there is none.
+"""Pseudo-tracks: tracks of detections in real frames, a substitute for missing ground truth.
 
-Decision: an agent's box is expected where its centre's last velocity takes it, and one-to-one matching gives it its next
-detection. What is detected in a few frames only, or interpolated between two, is in the tracks and counts for nothing.
+Decision: an agent's next box is predicted at constant velocity of its centre, and one-to-one matching assigns it a
+detection. Agents detected in a few frames only, and boxes interpolated between two detections, are in the tracks but are not
+eligible.
 
-Letters: T frames, K boxes in a frame.
+Shapes: T frames, K boxes in a frame.
 """
 
 from __future__ import annotations
@@ -28,33 +29,32 @@ LEAST_DETECTED = 3  # frames: what is detected in fewer may not be there
 
 
 def pseudo_tracks(frames: ArrayLike, detector: ObjectDetector) -> list[pd.DataFrame]:
-    """Tracks of the detections in the real frames (T, H, W, 3) of one clip: a stand-in for the truth, not the truth.
+    """Tracks of the detections in the real frames (T, H, W, 3) of one clip: a substitute for ground truth.
 
-    T tables, one a frame, with the columns of `domain.TRACK_COLUMNS` and a row an agent, made by `tracks_of`, so that
-    `dynamics` can score a generated video against its real one. Their limits:
+    T tables, one per frame, with the columns of `domain.TRACK_COLUMNS` and one row per agent, made by `tracks_of`, so that
+    `dynamics` can compare a generated video with its real one. Their limits:
 
-    - an agent that is never detected is missing: a model that lets it vanish is not charged for it, and one that keeps it is
-      charged a false positive if it is then detected;
-    - an error that the detector makes in real and generated frames alike cancels out, so errors come out too small;
-    - boxes end where an agent is covered or cut off by the edge of the image, and their centres are not those of whole
-      agents;
+    - an agent that is never detected is missing: a model in which it vanishes has no error, and one in which it is detected
+      has a false positive;
+    - errors that the detector makes in both real and generated frames cancel, so measured errors are too small;
+    - boxes cover only the visible part of an agent, so their centres are not those of the full boxes;
     - agents that pass each other closely may exchange numbers. ADE and recall, matched frame by frame, do not depend on
       numbers; displacements and vanishing do;
-    - places on the ground and headings are not known (NaN);
-    - an agent that comes into view after the context counts, though no model could foresee it.
+    - positions on the ground and headings are not known (NaN);
+    - an agent that appears after the context counts, although no model could predict it.
     """
     images = checked_images(frames, "frames")
     return tracks_of(detector.detect_with_kinds(images), *images.shape[1:3])
 
 
 def tracks_of(detections: Sequence[Detections], height_px: int, width_px: int) -> list[pd.DataFrame]:
-    """Tracks of the agents detected in each of T frames of one clip: a table a frame, columns `domain.TRACK_COLUMNS`.
+    """Tracks of the agents detected in each of T frames of one clip: one table per frame, columns `domain.TRACK_COLUMNS`.
 
-    Boxes are matched by `dynamics.match` within GATE of the height. An agent may be missed in MOST_MISSED frames in a row;
-    there it gets a linearly interpolated box, of visible 0, that counts for nothing: neither a miss nor a false positive.
-    Nor does an agent count that is detected in fewer than LEAST_DETECTED frames (all, if there are fewer). Otherwise
-    `eligible` is `boxes.is_eligible`, at the image's height, and `visible` the share of the box in the image: occlusion is
-    not known. The kind is the one that most of the agent's boxes have.
+    Boxes are matched by `dynamics.match` within GATE of the height. An agent may be missed in MOST_MISSED consecutive
+    frames; there it has a linearly interpolated box with visible 0, which is neither a miss nor a false positive. An agent
+    detected in fewer than LEAST_DETECTED frames (all, if there are fewer) is not eligible either. Otherwise `eligible` is
+    `boxes.is_eligible`, at the image's height, and `visible` is the share of the box in the image: occlusion is not known.
+    The kind is that of most of the agent's boxes.
     """
     tracks: list[_Track] = []
     for frame, (boxes, kinds) in enumerate(detections):
@@ -82,14 +82,14 @@ _NOTHING = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in TRACK_TYP
 
 @dataclass(frozen=True)
 class _Track:
-    """Where an agent was detected."""
+    """The detections of one agent."""
 
     frames: list[int]
     boxes: list[NDArray[np.float64]]
     kinds: list[str]
 
     def expected(self, frame: int) -> NDArray[np.float64]:
-        """Its last box, moved on as it moved last."""
+        """The agent's last box, extrapolated at its last velocity."""
         if len(self.frames) < 2:
             return self.boxes[-1]
         then, last = centres(np.stack(self.boxes[-2:]))
@@ -97,7 +97,7 @@ class _Track:
         return self.boxes[-1] + np.tile(speed * (frame - self.frames[-1]), 2)
 
     def rows(self, least: int, height_px: int, width_px: int) -> pd.DataFrame:
-        """Of every frame from the first to the last."""
+        """The rows of every frame from the first to the last."""
         frames, known = np.arange(self.frames[0], self.frames[-1] + 1), np.stack(self.boxes)
         boxes = np.stack([np.interp(frames, self.frames, side) for side in known.T], axis=1)
         visible = np.where(np.isin(frames, self.frames), share_inside(boxes, height_px, width_px), 0.0)

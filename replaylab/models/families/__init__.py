@@ -1,12 +1,12 @@
-"""The published families that people fine-tune, each a small class around diffusers' own image-to-video pipeline.
+"""Published families of video generators, each a small class around diffusers' own image-to-video pipeline.
 
     model = load("folder/of/a/Wan2.1-I2V", cache="conditions")   # or a name on the hub
     example = model.example(clip, "a car drives", context_frames=1, frames_per_second=16)
     loss = model.loss(example["latents"], noise, model.levels(normal, noise.shape), example)
 
-Decision: `model_index.json` names the family, and an adapter is compared with the family's own pipeline: the same samples
-from the same noise, and the published loss on the same tensors (tests/models/families, on tiny networks of random
-weights). On weights and GPUs of real size nothing here has been run by us. Refused: a folder of none of the families.
+Decision: `model_index.json` names the family, and each adapter is tested against the family's own pipeline: the same samples
+from the same noise, and the published loss on the same tensors (tests/models/families, on tiny networks with random
+weights). Nothing here has been run by us with weights and GPUs of real size. Refused: a folder of another family.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ def load(
 ) -> Family:
     """The adapter for a folder in diffusers' layout, or for a name on the Hugging Face hub.
 
-    `cache` is a folder to keep encoded clips and conditions in, `dtype` that of network and encoders (default: float32); the
-    autoencoder is float32. `network`: one that is loaded already, as a trainer has it, in place of the folder's, in its own
-    `dtype` where none is given. Encoders of prompts and contexts are not loaded before they are needed. Raises
-    FileNotFoundError, ValueError or ConnectionError, with what to do, where something is missing, damaged or of another
-    family.
+    `cache` is a folder for encoded clips and conditions, `dtype` that of network and encoders (default: float32); the
+    autoencoder is float32. `network`: a loaded network, such as a trainer's, used instead of the folder's, in its own
+    `dtype` by default. Encoders of prompts and contexts are loaded when they are first needed. Raises FileNotFoundError,
+    ValueError or ConnectionError, with a remedy, if anything is missing, damaged or of another family.
     """
     folder = downloads.fetch(name)
     family = _family_of(folder)
@@ -50,8 +49,8 @@ def load(
 
 
 def outline(name: str | Path) -> Family:
-    """The adapter of a folder or a name, without weights: for `check_clips` and what else is known before they are loaded,
-    or downloaded.
+    """The adapter of a folder or a name without weights, for `check_clips` and other properties that are needed before the
+    weights are loaded or downloaded.
 
     Errors as in `load`.
     """

@@ -1,15 +1,15 @@
 """CogVideoX image-to-video.
 
-Decision: as diffusers' `CogVideoXImageToVideoPipeline` and its training example (train_cogvideox_image_to_video_lora.py) do
-it: the context's latents in extra channels, zeros behind them; v-prediction (Salimans and Ho 2022, arXiv 2202.00512) at
-uniformly drawn timesteps; the example's weight 1 / (1 - alpha) on the clean clip's error is a weight of one on v's. It is
-sampled by DDIM, whatever solver the folder names: its DPM solver draws new noise at every step, and configurations could
-not be compared under the same noise. The example's noise on the image is left out, since a context is encoded once.
-Pretrained, it saw one context frame; the latents of 4 n + 1 are taken.
+Decision: as in diffusers' `CogVideoXImageToVideoPipeline` and its training example (train_cogvideox_image_to_video_lora.py):
+the context's latents in extra channels, followed by zeros; v-prediction (Salimans and Ho 2022, arXiv 2202.00512) at
+uniformly sampled timesteps; the example's weight 1 / (1 - alpha) on the clean clip's error is a weight of one on v's. It is
+always sampled by DDIM, because the DPM solver of the folder uses new noise at every step, and configurations could not be
+compared with the same noise. The example's noise on the image is left out, since a context is encoded once. The model was
+pretrained with one context frame; contexts of 4 n + 1 frames are accepted.
 
-Clips have 8 n + 1 frames, an odd number of latents: diffusers decodes two latents at a time, the first of an odd number by
-itself, and an even number would become 4 frames each, more than were encoded. CogVideoX 1.5 takes two latents of one place
-together; as in its training, the odd number is made even by a copy of the first in front.
+Clips have 8 n + 1 frames, an odd number of latents: diffusers decodes two latents at a time, the first of an odd number
+separately, and with an even number each would give 4 frames, more than were encoded. CogVideoX 1.5 combines two latents at
+each position; as in its training, the odd number is made even by prepending a copy of the first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CogVideoX(VPrediction, Family):
 
     @property
     def _copies(self) -> int:
-        """Latents in front that are copies of the first one."""
+        """The number of prepended copies of the first latent."""
         return 0 if self.transformer.config["patch_size_t"] is None else 1
 
     def check_clips(self, context_frames: int, frames: int, height: int, width: int) -> None:
@@ -77,7 +77,7 @@ class CogVideoX(VPrediction, Family):
         return {"text": text}
 
     def encode_context(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
-        """{"channels": (1, C, t, h, w)}: the context's latents in front of zeros."""
+        """{"channels": (1, C, t, h, w)}: the context's latents followed by zeros."""
         config = self.vae.config
         scale = 1 / config["scaling_factor"] if config["invert_scale_latents"] else config["scaling_factor"]
         with self.on_device("vae") as vae:

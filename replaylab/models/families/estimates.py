@@ -1,17 +1,17 @@
-"""The memory and hours that fine-tuning a preset takes on one GPU, estimated; none was run here.
+"""Estimated memory and hours of fine-tuning a preset on one GPU; none was run here.
 
 Decision: operations and bytes are counted. The network of the published configuration is built and run once on torch's
-meta device, which has shapes and no memory: weights, floating-point operations, and what a training step keeps for its
-backward pass are counted as they are, attention as in fused kernels (Dao et al. 2022, arXiv 2205.14135: queries, keys,
-values and output are kept, not the scores). Assumed is a GPU's utilisation alone: `BUSY` of an H100's peak in bf16.
+meta device, which has shapes but no memory: weights, floating-point operations, and the tensors that a training step stores
+for its backward pass are counted exactly, attention as in fused kernels (Dao et al. 2022, arXiv 2205.14135: queries, keys,
+values and output are stored, not the scores). The only assumption is a GPU's utilisation: `BUSY` of an H100's peak in bf16.
 
-Memory of a LoRA training step, gradient checkpointing on: 2 bytes a frozen weight; 20 bytes an adapter's weight (it and its
-gradient, AdamW's two moments, the average, all float32); the inputs of every checkpointed block and what is kept within the
-largest one, times the batch; `OVERHEAD_GB` for kernels, fragments and the rest. Encoders are unloaded by then; the largest
-one alone sets a minimum, where conditions are encoded on the same GPU.
+Memory of a LoRA training step with gradient checkpointing: 2 bytes per frozen weight; 20 bytes per adapter weight (weight,
+gradient, AdamW's two moments, average, all float32); the inputs of every checkpointed block and the tensors stored within
+the largest one, times the batch size; `OVERHEAD_GB` for kernels, fragmentation and the rest. Encoders are unloaded before;
+the largest one sets a minimum, if conditions are encoded on the same GPU.
 
-Counting takes half a minute, so what it gives for the presets is kept in counts.json, which a test compares with it; where a
-preset changes, `python -m replaylab.models.families.estimates` writes it again.
+Counting takes half a minute, so the results for the presets are stored in counts.json, which a test compares with them; when
+a preset changes, `python -m replaylab.models.families.estimates` rewrites it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COUNTS = Path(__file__).with_name("counts.json")
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one training step, and of a whole fine-tuning on one H100; sizes in 1e9 bytes."""
+    """The estimate for one training step, and for a whole fine-tuning on one H100; sizes in 1e9 bytes."""
 
     preset: GpuPreset
     weights: int
@@ -48,18 +48,18 @@ class Estimate:
 
     @property
     def training_gb(self) -> float:
-        """At the peak of a training step: weights, adapters with their moments, and what is kept for the gradient."""
+        """Peak memory of a training step: weights, adapters with their moments, and tensors stored for the gradient."""
         kept = self.preset.batch_size * self.kept_bytes_a_clip
         return (2 * self.weights + 20 * self.adapter_weights + kept) / GB + OVERHEAD_GB
 
     @property
     def encoding_gb(self) -> float:
-        """While conditions are encoded: the largest encoder."""
+        """Memory while conditions are encoded: that of the largest encoder."""
         return 2 * self.preset.encoder_weights / GB + OVERHEAD_GB
 
     @property
     def hours(self) -> float:
-        """Forward, forward again for the checkpoints, and backward through weights that get no gradient of their own."""
+        """Hours of the forward pass, its recomputation for the checkpoints, and the backward pass through frozen weights."""
         flops = 3 * self.forward_flops_a_clip * self.preset.batch_size * self.preset.steps
         return flops / (PEAK_FLOPS * BUSY) / 3600
 
@@ -75,12 +75,12 @@ class Estimate:
 
 
 def kept(preset: GpuPreset) -> Estimate:
-    """What was counted for a preset of `PRESETS`."""
+    """The stored estimate for a preset of `PRESETS`."""
     return Estimate(preset, **json.loads(COUNTS.read_text())[preset.name])
 
 
 def estimate(preset: GpuPreset) -> Estimate:
-    """Count weights, operations and bytes on the meta device; a second or two, and no memory."""
+    """Count weights, operations and bytes on the meta device; takes a second or two, and no memory."""
     import diffusers
 
     family = preset.family
@@ -101,7 +101,7 @@ def _count(network: Any) -> int:
 
 
 def _measured(network: Any, inputs: dict[str, Any]) -> tuple[int, int]:
-    """Operations of a forward pass, and the bytes a checkpointed one keeps."""
+    """Operations of a forward pass, and the bytes stored by a checkpointed one."""
     from torch.utils.flop_counter import FlopCounterMode
 
     outside, blocks = _Kept(network), []
@@ -123,7 +123,7 @@ def _measured(network: Any, inputs: dict[str, Any]) -> tuple[int, int]:
 
 
 class _Kept(torch.autograd.graph.saved_tensors_hooks):
-    """Around a forward pass: what autograd keeps of it, weights not counted, nothing twice."""
+    """Context of a forward pass that records the tensors stored by autograd, without weights and each once."""
 
     def __init__(self, network: Any) -> None:
         super().__init__(self.add, lambda tensor: tensor)
@@ -141,7 +141,7 @@ class _Kept(torch.autograd.graph.saved_tensors_hooks):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention that keeps what fused kernels keep, and counts what they compute."""
+    """Attention that stores the tensors of fused kernels, and counts their operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class _Attention(torch.autograd.Function):
 
 
 def main() -> None:
-    """Write what is counted for all presets."""
+    """Write the estimates of all presets."""
     counted = {name: estimate(preset) for name, preset in PRESETS.items()}
     numbers = [field.name for field in fields(Estimate) if field.name != "preset"]
     write_text(COUNTS, json.dumps({name: {key: getattr(each, key) for key in numbers} for name, each in counted.items()},

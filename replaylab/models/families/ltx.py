@@ -1,9 +1,10 @@
 """LTX-Video image-to-video.
 
-Decision: as diffusers' `LTXImageToVideoPipeline` and Lightricks' trainer do it: the context's latents in place of the noisy
-ones, their tokens at noise level 0; flow matching on the others, at logit-normal levels whose shift grows with the number
-of tokens (HaCohen et al. 2024, arXiv 2501.00103). The network is given a token's position in space in pixels and in time
-in seconds, so the clips' frame rate counts. Latents are of 8 frames, so a context has 8 n + 1; pretrained, mostly one.
+Decision: as in diffusers' `LTXImageToVideoPipeline` and Lightricks' trainer: the context's latents replace the noisy
+ones, with their tokens at noise level 0; flow matching on the others, at logit-normal levels whose shift grows with the
+number of tokens (HaCohen et al. 2024, arXiv 2501.00103). The network receives a token's position in space in pixels and in
+time in seconds, so the clips' frame rate matters. A latent covers 8 frames, so a context has 8 n + 1 frames; in pretraining
+mostly one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class LTXVideo(FlowMatching):
             return self.pipe._normalize_latents(latents, vae.latents_mean, vae.latents_std).cpu()
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Latents (B, C, t, h, w) to uint8 (B, T, H, W, 3); a decoder that denoises takes them as clean."""
+        """Latents (B, C, t, h, w) to uint8 (B, T, H, W, 3); a denoising decoder treats them as clean."""
         with self.on_device("vae") as vae:
             scaled = self.pipe._denormalize_latents(
                 latents.to(vae.device, vae.dtype), vae.latents_mean, vae.latents_std, vae.config["scaling_factor"]
@@ -77,7 +78,7 @@ class LTXVideo(FlowMatching):
         return self.pipe._unpack_latents(predicted, frames, height, width, *self._patch)
 
     def log_shift(self, shape: Sequence[int]) -> float:
-        """From `base_shift` for `base_image_seq_len` tokens along a line to `max_shift` for `max_image_seq_len`."""
+        """Linear in the number of tokens: `base_shift` at `base_image_seq_len`, `max_shift` at `max_image_seq_len`."""
         from diffusers.pipelines.ltx.pipeline_ltx_image2video import calculate_shift
 
         config, tokens = self.scheduler.config, shape[2] * shape[3] * shape[4]

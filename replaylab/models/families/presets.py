@@ -1,6 +1,6 @@
-"""The families that a folder can be of, and a preset of each for one GPU. None of the presets was run here.
+"""The supported families, and a preset of each for one GPU. None of the presets was run here.
 
-Decision: a new family is a module of its own and its lines here.
+Decision: a new family is a module of its own and an entry here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FAMILIES: tuple[type[Family], ...] = (WanByChannels, WanInPlace, CogVideoX, LTXV
 
 @dataclass(frozen=True)
 class GpuPreset:
-    """A LoRA fine-tuning of a published model: the settings of a run, and what the estimate needs."""
+    """A LoRA fine-tuning of a published model: the settings of a run, and the inputs of the estimate."""
 
     name: str
     hub_name: str

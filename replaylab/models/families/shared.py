@@ -1,10 +1,10 @@
-"""What the published families share: parts, cached conditions, guidance and memory around diffusers' own pipeline.
+"""The common part of the published families: parts, cached conditions, guidance and memory for diffusers' own pipeline.
 
-Decision: a family is diffusers' own pipeline taken apart, and what differs is in its module: its noise levels, what its
-network is given and predicts, how its latents are scaled. All four losses are one, the mean squared error of what the
-network predicts, in the family's own terms: the published weights of v-prediction and of EDM make it so
-(tests/models/families writes the published formulas out). Conditions are encoded clip by clip, once, into safetensors;
-the encoders are loaded when something is not cached yet, and can be unloaded.
+Decision: a family consists of the parts of diffusers' own pipeline, and its module has what is specific to it: noise levels,
+the network's input and prediction, and the scale of latents. All four losses are the same, the mean squared error of the
+network's prediction in the family's own parametrisation; the published weights of v-prediction and of EDM reduce to it
+(tests/models/families has the published formulas). Conditions are encoded clip by clip, once, into safetensors;
+the encoders are loaded if a condition is not cached yet, and can be unloaded.
 
 Shapes as in `interface`.
 """
@@ -58,7 +58,7 @@ class Family(VideoModel):
         self._keys: dict[str, str] = {}
 
     def pipeline_settings(self) -> dict[str, Any]:
-        """Arguments of the pipeline besides its parts."""
+        """Arguments of the pipeline in addition to its parts."""
         return {}
 
     def _has(self, part: str) -> bool:
@@ -71,7 +71,7 @@ class Family(VideoModel):
         return other
 
     def reduce_memory(self) -> None:
-        """Let the autoencoder work clip by clip and in tiles, where it can: less memory, and a blend at the seams."""
+        """Let the autoencoder process clips one by one and in tiles, if possible: less memory, with blended seams."""
         for saver in ("slicing", "tiling"):
             if hasattr(self.vae, f"use_{saver}"):
                 getattr(self.vae, f"enable_{saver}")()
@@ -90,7 +90,7 @@ class Family(VideoModel):
         return {name: torch.cat([each[name] for each in conditions]) for name in conditions[0]}
 
     def example(self, clip: np.ndarray, prompt: str, context_frames: int, frames_per_second: float) -> Condition:
-        """A clip (T, H, W, 3) to train on: its condition and its latents, each with a first axis of one."""
+        """A training clip (T, H, W, 3): its condition and its latents, each with a first axis of one."""
         condition = self.condition(clip[None, :context_frames], [prompt], len(clip), frames_per_second)
         about = clip.tobytes(), str(clip.shape)
         return condition | self._cached("latents", about, ("vae",), lambda: {"latents": self.encode(clip[None])})
@@ -107,14 +107,14 @@ class Family(VideoModel):
         return made
 
     def unconditional(self, condition: Condition) -> Condition:
-        """The same contexts, an empty prompt: for classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598)."""
+        """The same contexts with an empty prompt, for classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598)."""
         text = self._cached("text", [""], self._prompt_parts, partial(self.encode_prompt, ""))
         clips = len(next(iter(condition.values())))
         return condition | {name: tensor.expand(clips, *tensor.shape[1:]) for name, tensor in text.items()}
 
     @abstractmethod
     def check_clips(self, context_frames: int, frames: int, height: int, width: int) -> None:
-        """Raise ValueError unless the family can take such clips."""
+        """Raise ValueError unless the family supports clips of this length and size."""
 
     @abstractmethod
     def encode_prompt(self, prompt: str) -> Condition:
@@ -122,7 +122,7 @@ class Family(VideoModel):
 
     @abstractmethod
     def encode_context(self, context: np.ndarray, frames: int, frames_per_second: float) -> Condition:
-        """The part of a condition that comes from the context frames (K, H, W, 3)."""
+        """The part of a condition from the context frames (K, H, W, 3)."""
 
     @property
     def _prompt_parts(self) -> tuple[str, ...]:
@@ -131,7 +131,7 @@ class Family(VideoModel):
     def _cached(
         self, kind: str, about: Sequence[str | bytes], parts: Sequence[str], make: Callable[[], Condition]
     ) -> Condition:
-        """The result of `make`, from the cache if it was computed before from the same input by the same weights."""
+        """The result of `make`, from the cache if it was computed before from the same input with the same weights."""
         if self.cache is None:
             return on_cpu(make())
         if kind not in self._keys:
@@ -143,7 +143,7 @@ class Family(VideoModel):
 
     @contextmanager
     def on_device(self, name: str) -> Iterator[Any]:
-        """A part on the network's device while it is needed; loaded if it is an encoder that is not loaded yet."""
+        """A part on the network's device while it is needed; an encoder is loaded if necessary."""
         from diffusers.training_utils import offload_models
 
         if getattr(self.pipe, name) is None:
@@ -153,12 +153,12 @@ class Family(VideoModel):
             yield part
 
     def unload_encoders(self) -> None:
-        """Free the memory of the encoders of prompts and contexts; they are loaded again if they are needed."""
+        """Free the memory of the encoders of prompts and contexts; they are loaded again when needed."""
         self.pipe.register_modules(**dict.fromkeys((*self.TEXT_ENCODERS, *self.IMAGE_ENCODERS)))
 
     # ------------------------------------------------------------------------------------------------------ guidance
     def sample(self, noise: Tensor, condition: Condition, steps: int) -> Tensor:
-        """As every model samples, with the model's own `guidance`, away from an empty prompt."""
+        """As `VideoModel.sample`, with the model's own classifier-free `guidance` relative to an empty prompt."""
         unconditional = self.unconditional(condition) if self.guidance != 1 else None
 
         def predict(latents: Tensor, level: Tensor, condition: Condition) -> Tensor:
@@ -177,16 +177,16 @@ class Family(VideoModel):
     @classmethod
     @abstractmethod
     def meta_inputs(cls, latent: tuple[int, int, int, int], config: dict[str, Any]) -> dict[str, Any]:
-        """Inputs of a network of that configuration for one clip of latents (C, t, h, w), to count its operations with."""
+        """Inputs of a network of this configuration for one clip of latents (C, t, h, w), to count its operations."""
 
 
 class FlowMatching(Family):
     """Straight paths from clip to noise (Lipman et al. 2023, arXiv 2210.02747): noisy = (1 - s) x + s noise, s in 0..1,
-    and the network gives the velocity, noise - x.
+    and the network predicts the velocity, noise - x.
     """
 
     def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
-        """Logit-normal, shifted towards noise (Esser et al. 2024, arXiv 2403.03206, eq. 19 and 23)."""
+        """Logit-normal levels, shifted towards noise (Esser et al. 2024, arXiv 2403.03206, eq. 19 and 23)."""
         return (normal + self.log_shift(shape)).sigmoid()
 
     def add_noise(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
@@ -200,4 +200,4 @@ class FlowMatching(Family):
 
     @abstractmethod
     def log_shift(self, shape: Sequence[int]) -> float:
-        """The logarithm of the shift for latents of that shape."""
+        """The logarithm of the shift for latents of this shape."""

@@ -1,13 +1,13 @@
 """Stable Video Diffusion, image to video.
 
-Decision: as diffusers' `StableVideoDiffusionPipeline` does it, trained by EDM's recipe (Karras et al. 2022, arXiv
-2206.00364, with a data deviation of 1; Blattmann et al. 2023, arXiv 2311.15127): noisy = x + s noise, scaled by c_in; the
-network is given c_noise = log(s) / 4 and gives v, from which c_skip noisy + c_out v is the clean clip. EDM's weight
-(s^2 + 1) / s^2 on the clean clip's error times c_out^2 is one, so the loss is the mean squared error of v; log(s) is normal
-with mean 0.7 and deviation 1.6, as in the training scripts that people use (SVD_Xtend's train_svd.py).
+Decision: as in diffusers' `StableVideoDiffusionPipeline`, trained by EDM's recipe (Karras et al. 2022, arXiv
+2206.00364, with a data standard deviation of 1; Blattmann et al. 2023, arXiv 2311.15127): noisy = x + s noise, scaled by
+c_in; the network receives c_noise = log(s) / 4 and predicts v, from which the clean clip is c_skip noisy + c_out v. EDM's
+weight (s^2 + 1) / s^2 on the clean clip's error times c_out^2 is one, so the loss is the mean squared error of v; log(s) is
+normal with mean 0.7 and standard deviation 1.6, as in a common training script (SVD_Xtend's train_svd.py).
 
-It was trained on one context frame, the first, and takes no text: more of the one, or any of the other, is refused. The
-noise on the image is the pipeline's fixed 0.02, since a context is encoded once.
+The model was trained on one context frame, the first, and has no text input: more context frames and any text are refused.
+The noise on the image is the pipeline's fixed 0.02, since a context is encoded once.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class StableVideoDiffusion(Family):
         return to_frames(torch.cat(made))
 
     def encode_prompt(self, prompt: str) -> Condition:
-        """Nothing: there is no text."""
+        """An empty condition: the family has no text input."""
         if prompt:
             raise ValueError(f"Stable Video Diffusion takes no text, so the prompt must be empty; there is {prompt!r}")
         return {}
@@ -94,7 +94,7 @@ class StableVideoDiffusion(Family):
         return {"image": image, "channels": channels, "numbers": numbers}
 
     def unconditional(self, condition: Condition) -> Condition:
-        """Without the image."""
+        """The condition without the image."""
         return condition | {name: torch.zeros_like(condition[name]) for name in ("image", "channels")}
 
     def levels(self, normal: Tensor, shape: Sequence[int]) -> Tensor:
@@ -104,7 +104,7 @@ class StableVideoDiffusion(Family):
         return latents + over_clips(level) * noise
 
     def target(self, latents: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """v = (noise - s x) / sqrt(s^2 + 1): solved from x = c_skip noisy + c_out v."""
+        """v = (noise - s x) / sqrt(s^2 + 1), the solution of x = c_skip noisy + c_out v."""
         sigma = over_clips(level)
         return (noise - sigma * latents) / (sigma**2 + 1).sqrt()
 
@@ -129,7 +129,7 @@ class StableVideoDiffusion(Family):
         return scheduler.sigmas[number]
 
     def guidance_by_frame(self, latents: Tensor) -> Tensor:
-        """From 1 in the first frame, which is known, to the whole in the last."""
+        """From 1 in the first frame, which is known, to the full guidance in the last."""
         return torch.linspace(1.0, self.guidance, latents.shape[2], device=latents.device).view(1, 1, -1, 1, 1)
 
     @classmethod

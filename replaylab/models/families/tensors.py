@@ -1,4 +1,4 @@
-"""Pixels and conditions as tensors: small functions that every family needs. Shapes as in `interface`."""
+"""Pixels and conditions as tensors: small functions used by every family. Shapes as in `interface`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def to_frames(pixels: Tensor) -> np.ndarray:
 
 
 def generator_of(context: np.ndarray) -> torch.Generator:
-    """The generator of the noise that encodes a context, seeded by the context: a condition is a function of it."""
+    """The generator of noise for encoding a context, seeded by the context, so that a condition is a function of it."""
     number = int(hashlib.sha256(context.tobytes()).hexdigest()[:15], 16)
     return torch.Generator().manual_seed(torch_seed(0, "encoding a context", number))
 
@@ -36,8 +36,8 @@ def check_format(
     family: str, context_frames: int, frames: int, sides: tuple[int, int], *, multiple: int, every: int = 1,
     context_every: int = 1,
 ) -> None:  # fmt: skip
-    """Raise ValueError unless there are n x `every` + 1 frames, of them n x `context_every` + 1 of context, and the sides
-    are multiples of `multiple` pixels.
+    """Raise ValueError unless the clip has n x `every` + 1 frames, with n x `context_every` + 1 context frames, and its
+    sides are multiples of `multiple` pixels.
     """
     if frames % every != 1 % every:
         nearest = max(1, round((frames - 1) / every)) * every + 1
@@ -60,12 +60,12 @@ def empty(*shape: int) -> Tensor:
 
 
 def on_cpu(condition: Condition) -> Condition:
-    """The same tensors, contiguous, where they need no GPU."""
+    """The same tensors, contiguous, on the CPU."""
     return {name: tensor.cpu().contiguous() for name, tensor in condition.items()}
 
 
 def cached_tensors(path: Path, make: Callable[[], Condition]) -> Condition:
-    """The result of `make`, memory-mapped, from the file where it was written before or is now."""
+    """The result of `make`, memory-mapped from the file, which is written first if it is missing."""
     from safetensors.torch import load_file, save_file
 
     return cached(path, load_file, lambda aside, made: save_file(made, aside), lambda: on_cpu(make()))

@@ -1,12 +1,12 @@
 """Wan 2.1 image-to-video and Wan 2.2 TI2V.
 
-Decision: both ways in which Wan takes context frames, as diffusers' `WanImageToVideoPipeline` does it. Wan 2.1 gets, beside
-the noisy latents, the latents of the context followed by grey and a mask of the frames that are known; CLIP encodes the
-first one. Wan 2.2 TI2V gets the context's own latents in place of the noisy ones, at noise level 0. The objective is
-flow matching (Wan team 2025, arXiv 2503.20314, eq. 1 to 3), at logit-normal levels shifted as the scheduler's are. Wan
-2.1's mask takes any number of context frames; TI2V takes whole latents, 4 n + 1 frames. Pretrained, both saw one.
+Decision: both forms of Wan's conditioning on context frames, as in diffusers' `WanImageToVideoPipeline`. Wan 2.1 receives,
+beside the noisy latents, the latents of the context followed by grey frames and a mask of the known frames; CLIP encodes the
+first one. Wan 2.2 TI2V receives the context's latents in place of the noisy ones, at noise level 0. The objective is
+flow matching (Wan team 2025, arXiv 2503.20314, eq. 1 to 3), at logit-normal levels with the scheduler's shift. Wan
+2.1's mask allows any number of context frames; TI2V needs whole latents, 4 n + 1 frames. Both were pretrained with one.
 
-Refused: text-to-video models, and Wan 2.2 A14B, which is two networks that take turns.
+Refused: text-to-video models, and Wan 2.2 A14B, which alternates between two networks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORDS = 512  # that the prompt is padded to
 
 
 class Wan(FlowMatching):
-    """What Wan 2.1 image-to-video and Wan 2.2 TI2V have in common."""
+    """The common part of Wan 2.1 image-to-video and Wan 2.2 TI2V."""
 
     PIPELINE = "WanImageToVideoPipeline"
     NETWORK, VAE = ("transformer", "WanTransformer3DModel"), "AutoencoderKLWan"
@@ -38,7 +38,7 @@ class Wan(FlowMatching):
 
     @property
     def _every(self) -> int:
-        """Frames in a latent, but for the first one."""
+        """Frames per latent, except for the first one."""
         return self.vae.config["scale_factor_temporal"]
 
     def check_clips(self, context_frames: int, frames: int, height: int, width: int) -> None:
@@ -58,8 +58,8 @@ class Wan(FlowMatching):
             return to_frames(vae.decode(latents.to(vae.device, vae.dtype) * deviation + mean, return_dict=False)[0])
 
     def encode_prompt(self, prompt: str) -> Condition:
-        """{"text": (1, WORDS, width)}: what is behind the prompt's end is 0, as in the pipeline. That one cleans prompts by
-        `ftfy` too, which is not needed for well-formed ones.
+        """{"text": (1, WORDS, width)}: 0 after the end of the prompt, as in the pipeline. The pipeline also cleans prompts
+        with `ftfy`, which well-formed ones do not need.
         """
         clean = " ".join(html.unescape(html.unescape(prompt)).split())
         tokens = self.pipe.tokenizer([clean], padding="max_length", max_length=WORDS, truncation=True, return_tensors="pt")
