@@ -1,1 +1,1 @@
-"""The command line: `python -m replaylab --help`."""
+"""The command line: see `python -m replaylab --help`."""

@@ -1,4 +1,4 @@
-"""The verb `ceiling`: how well a detector does on real frames of a domain."""
+"""The verb `ceiling`: the accuracy of a detector on real frames of a domain."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to those of the command."""
-    text = "how well a detector sees on your own real frames; to be known before anything is concluded from it"
+    text = "accuracy of a detector on your own real frames; check it before drawing conclusions from its boxes"
     parser = shared.add_verb(verbs, "ceiling", text, run)
-    parser.add_argument("domain", metavar="DOMAIN", help="folder of a domain; tracks.parquet, if there, is the truth")
-    text = "object detector of transformers, such as PekingU/rtdetr_r50vd (default: the shipped one, for the made worlds)"
+    parser.add_argument("domain", metavar="DOMAIN", help="folder of a domain; tracks.parquet, if present, is the truth")
+    text = "object detector of transformers, such as PekingU/rtdetr_r50vd (default: the shipped one, for rendered worlds)"
     parser.add_argument("--detector", default="", metavar="NAME_OR_FOLDER", help=text)
-    text = "which of the detector's classes count, and as what (default: COCO's on roads)"
+    text = "the detector's classes that are agents, with their kinds (default: COCO's on roads)"
     parser.add_argument("--agents", nargs="+", default=[], metavar="CLASS=AGENT", help=text)
-    parser.add_argument("--threshold", type=float, default=0.5, help="least score of a box (default: 0.5)")
+    parser.add_argument("--threshold", type=float, default=0.5, help="minimum score of a box (default: 0.5)")
     parser.add_argument("--split", default="dev", help="train, dev or test (default: dev)")
-    parser.add_argument("--clips", type=int, default=24, help="one a scene, at most (default: 24)")
-    parser.add_argument("--frames", type=int, default=8, help="of a clip, context and all (default: 8)")
+    parser.add_argument("--clips", type=int, default=24, help="maximum number of clips, one per scene (default: 24)")
+    parser.add_argument("--frames", type=int, default=8, help="frames of a clip, including the context (default: 8)")
     parser.add_argument("--context-frames", type=int, default=3, help="default: 3")
-    text = "what an agent that is not found costs (default: a quarter of the height, as in the book)"
+    text = "error of an undetected agent (default: a quarter of the height, as in the book)"
     parser.add_argument("--miss-cap-px", type=float, metavar="PX", help=text)
     text = "also on frames blurred to this share of their sharpness (the configurations' sharpness_ratio)"
     parser.add_argument("--sharpness", type=float, nargs="+", default=[], metavar="RATIO", help=text)
-    text = "video model, name or folder, whose autoencoder real frames go through where there is no truth"
+    text = "video model, name or folder, whose autoencoder is applied to real frames without known truth"
     parser.add_argument("--autoencoder", default="", metavar="MODEL", help=text)
-    parser.add_argument("--csv", default="ceiling.csv", help="file to keep the table in (default: ceiling.csv)")
+    parser.add_argument("--csv", default="ceiling.csv", help="file for the table (default: ceiling.csv)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _round_trip(name: str, context_frames: int) -> Callable[[Frames], Frames]:
-    """A clip through a video model's autoencoder; its transformer, which is not needed, is loaded too, in bfloat16."""
+    """A function that encodes and decodes a clip with a video model's autoencoder; loads the whole model, in bfloat16."""
     import torch
 
     from replaylab.models import families

@@ -11,15 +11,15 @@ from replaylab.cli import options as shared
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to those of the command."""
-    text = "distances between two folders of videos, and all that is needed to compare them"
+    text = "distances between two folders of videos, with all settings needed to compare them"
     parser = shared.add_verb(verbs, "compare", text, run)
-    parser.add_argument("made", metavar="MADE", help="folder of video files, searched with all folders in it, or a domain")
-    parser.add_argument("real", metavar="REAL", help="likewise; 20 videos or more in each, of one size and rate")
+    parser.add_argument("made", metavar="MADE", help="folder of generated videos, searched recursively, or a domain")
+    parser.add_argument("real", metavar="REAL", help="the same with real videos; at least 20 in each, of one size and rate")
     parser.add_argument("--context-frames", type=int, default=0, help="first frames to leave out (default: 0)")
-    parser.add_argument("--frames", type=int, default=0, help="to take after them (default: what all videos have)")
-    parser.add_argument("--split", default="test", help="of a domain: train, dev or test (default: test)")
-    parser.add_argument("--paired", action="store_true", help="PSNR, SSIM ... of files of one name, too")
-    parser.add_argument("--csv", help="file to keep the table in")
+    parser.add_argument("--frames", type=int, default=0, help="number of frames after them (default: that of the shortest)")
+    parser.add_argument("--split", default="test", help="split of a domain: train, dev or test (default: test)")
+    parser.add_argument("--paired", action="store_true", help="also PSNR, SSIM ... of files with the same name")
+    parser.add_argument("--csv", help="file for the table")
     text = "efficientnet, videonet, inception=FILE, i3d=FILE, videomae=FOLDER, vjepa2=FOLDER (default: efficientnet)"
     parser.add_argument("--extractor", nargs="+", default=["efficientnet"], help=text)
     text = "run TorchScript files of inception= and i3d= that are not the published ones: they are programs"
@@ -27,7 +27,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the table; write it, with the whole digests, where a file is named."""
+    """Print the table; write it, with full digests, if a file is named."""
     from replaylab.evaluation import compare
     from replaylab.util.files import write_atomically
 

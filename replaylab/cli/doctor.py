@@ -1,4 +1,4 @@
-"""The verb `doctor`: what this machine can do."""
+"""The verb `doctor`: the capabilities of this machine."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from replaylab.cli import options as shared
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to those of the command."""
-    text = "what this machine can do, which presets fit it, and what they would take"
+    text = "capabilities of this machine, and the presets that fit it with their estimated time"
     parser = shared.add_verb(verbs, "doctor", text, run)
-    parser.add_argument("--folder", default=".", help="where runs would be kept (default: here)")
+    parser.add_argument("--folder", default=".", help="folder for runs (default: the current one)")
     parser.add_argument("--not-timed", action="store_true", help="do not time training on this machine")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print a line for each thing that was looked at, as soon as it is known."""
+    """Print one line for each check, as soon as it is done."""
     from replaylab.sweeps import doctor
 
     folder = Path(options.folder).expanduser()

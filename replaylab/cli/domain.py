@@ -1,4 +1,4 @@
-"""The verb `domain add`: a domain of video files, or of a public data set."""
+"""The verb `domain add`: a domain from video files, or from a public data set."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ NEEDS = {  # of each data set: what is made of it, and the files of it that are 
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to those of the command."""
-    verbs = shared.add_group(verbs, "domain", "make domains of what you filmed, or of public data sets")
-    text = "make a domain of one of these; goes on where it was stopped, and with what was added since"
+    verbs = shared.add_group(verbs, "domain", "make domains from your own videos, or from public data sets")
+    text = "make a domain from one of these; an interrupted call continues, and includes what was added since"
     kinds = shared.add_group(verbs, "add", text, "KIND")
     videos = _add_kind(kinds, "videos", f"a folder of video files ({FORMATS})", 4)
-    text = "what never is in two splits: a file, all files of a folder (of one drive), or from cut to cut (default: file)"
+    text = "unit that is never divided among splits: a file, a folder (one drive), or from cut to cut (default: file)"
     videos.add_argument("--scene-from", choices=("file", "folder", "cuts"), default="file", help=text)
-    text = "cut long files into scenes of about that length; a clip's length is left out between them"
+    text = "cut long files into scenes of about this length, with a gap of a clip's length between them"
     videos.add_argument("--scene-seconds", type=float, default=0.0, help=text)
-    text = "of files with several video streams: which, from 0 (default: that which players show)"
+    text = "number of the stream, from 0, in files with several (default: the one shown by players)"
     videos.add_argument("--stream", type=int, help=text)
     nuscenes = _add_kind(kinds, "nuscenes", NEEDS["nuscenes"], 4)
     nuscenes.add_argument("--version", default="v1.0-mini", help="folder of the tables (default: v1.0-mini)")
@@ -57,29 +57,29 @@ def _add_kind(kinds: Any, name: str, text: str, rate: int) -> argparse.ArgumentP
     parser = shared.add_verb(kinds, name, text, run, f"Make a domain of {text}.")
     parser.set_defaults(kind=name)
     if name == "videos":
-        parser.add_argument("source", metavar="FOLDER", help="searched with all folders in it")
+        parser.add_argument("source", metavar="FOLDER", help="folder of videos, searched recursively")
     else:
-        parser.add_argument("source", metavar="ROOT", help="where the data set was unpacked")
-    parser.add_argument("--out", required=True, metavar="DOMAIN", help="folder to make, or to go on with")
-    parser.add_argument("--name", default="", help="of the domain (default: the folder's)")
-    about = f"each true and nearest in time, none is made up (default: {rate})"
+        parser.add_argument("source", metavar="ROOT", help="folder of the unpacked data set")
+    parser.add_argument("--out", required=True, metavar="DOMAIN", help="folder of the new domain, or of one to continue")
+    parser.add_argument("--name", default="", help="name of the domain (default: the folder's)")
+    about = f"each the nearest real frame in time, never interpolated (default: {rate})"
     parser.add_argument("--frames-per-second", type=float, default=float(rate), help=about)
     parser.add_argument("--size", default="64", help="64: a square; 480x832: height x width; both even (default: 64)")
-    about = "what does not fit the size is cut off evenly, or bars are added; never stretched (default: crop)"
+    about = "crop the margins evenly, or add bars; frames are never stretched (default: crop)"
     parser.add_argument("--fit", choices=("crop", "pad"), default="crop", help=about)
-    parser.add_argument("--frames", type=int, default=8, help="of a clip; shorter pieces are left out (default: 8)")
+    parser.add_argument("--frames", type=int, default=8, help="frames of a clip; shorter parts are left out (default: 8)")
     for split in ("dev", "test"):
         about = f"share of scenes for {split}, by their names (default: 0.1)"
         parser.add_argument(f"--{split}", type=float, default=0.1, help=about)
-    parser.add_argument("--licence", default="", help="of the pictures, to be written down")
-    parser.add_argument("--prompt", default="", help="what the videos show, for models with a text encoder")
-    parser.add_argument("--processes", type=int, default=0, help="at once (default: one a core)")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be made and how long it would take")
+    parser.add_argument("--licence", default="", help="licence of the pictures, stored in the domain")
+    parser.add_argument("--prompt", default="", help="description of the videos, for models with a text encoder")
+    parser.add_argument("--processes", type=int, default=0, help="number of processes (default: one per core)")
+    parser.add_argument("--dry-run", action="store_true", help="list the videos to be made, and the estimated time")
     return parser
 
 
 def run(options: argparse.Namespace) -> None:
-    """Make the domain, or go on with it, and print what it holds."""
+    """Make the domain, or continue it, and print its contents."""
     from replaylab.data.importers import bdd100k, comma2k19, kitti, nuscenes, video_folder, waymo
 
     source, settings = Path(options.source), _settings(options)
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _size(text: str) -> tuple[int, int]:
-    """Height and width of "64" or "480x832"; raises ValueError."""
+    """Height and width from "64" or "480x832"; raises ValueError."""
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise ValueError(f"size: {text!r}; give one side of a square (64), or height x width (480x832)")

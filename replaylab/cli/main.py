@@ -1,7 +1,7 @@
-"""The command line: the parser of all verbs, and how they end.
+"""The command line: the parser of all verbs, and their exit status.
 
 Decision: each group of verbs has a module with `add_parser`, and a function for each verb that takes the parsed options.
-What does a verb's work is imported by that function, so that help appears at once.
+The function imports the modules that it needs, so that help is shown quickly.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from replaylab.util.text import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the verb that the arguments name; returns the exit status."""
+    """Run the verb given by the arguments; returns the exit status."""
     options = build_parser().parse_args(arguments)
     quiet = redirect_stdout(io.StringIO()) if is_follower() else nullcontext()
     try:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """All verbs and their options."""
-    text = "The same verbs for people without notebooks: `python -m replaylab --help`."
+    text = "Fine-tuning of video generators with replay: training, evaluation, domains and stores."
     top = argparse.ArgumentParser(prog="replaylab", description=text, epilog="Each verb has its own --help.")
     verbs = top.add_subparsers(required=True, metavar="VERB")
     for group in (worlds, domain, ceiling, own, corruptions, training, compare, publish, picture, doctor):

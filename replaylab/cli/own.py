@@ -1,4 +1,4 @@
-"""The verb `own`: a model and videos of one's own are fine-tuned and measured."""
+"""The verb `own`: fine-tunes and measures your own model on your own videos."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def add_parser(verbs: Any) -> None:
     parser = shared.add_verb(verbs, "own", text, run)
     parser.add_argument("--preset", choices=PRESETS, default="wan", help="settings of a family (default: %(default)s)")
     parser.add_argument("--model", help="folder in diffusers' layout, or a name on the hub (default: the preset's)")
-    parser.add_argument("--driving", metavar="DOMAIN", help="what it is fine-tuned on (`domain add` makes one)")
+    parser.add_argument("--driving", metavar="DOMAIN", help="domain for fine-tuning (`domain add` makes one)")
     parser.add_argument("--replay", nargs="+", default=[], metavar="DOMAIN", help="what is replayed")
     parser.add_argument("--replay-fractions", type=float, nargs="+", default=[0.0, 0.25], help="default: 0 0.25")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     text = "object detector of transformers; without one no agent is measured"
     parser.add_argument("--detector", default="", metavar="NAME_OR_FOLDER", help=text)
-    text = "its classes that are agents (default: COCO's)"
+    text = "the detector's classes that are agents (default: COCO's)"
     parser.add_argument("--agents", nargs="+", default=[], metavar="CLASS=KIND", help=text)
     for name, (kind, about) in OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{about} (default: the preset's)")
     parser.add_argument("--store", default="", help="folder of runs (default: book/runs/store)")
     shared.add_tracker(parser)
-    shared.add_cluster(parser, "; without --driving, what each preset takes of a GPU")
+    shared.add_cluster(parser, "; without --driving, the GPU resources of each preset")
 
 
 def run(options: argparse.Namespace) -> None:

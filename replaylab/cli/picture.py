@@ -17,7 +17,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the picture, and say how large it is."""
+    """Write the picture, and print its size."""
     from replaylab.pages import first_page, moving_picture, verdicts
 
     out = Path(options.out).expanduser()

@@ -1,4 +1,4 @@
-"""The verb `publish`: folders of runs in, a few files out."""
+"""The verb `publish`: packs the folders of runs into a few files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from replaylab.cli.options import add_verb
 
 def add_parser(verbs: Any) -> None:
     """Add the verb to those of the command."""
-    text = "pack finished runs into a few Parquet files that anyone can read; adds to those that are there"
+    text = "pack finished runs into a few Parquet files, in addition to the runs that they already hold"
     sub = add_verb(verbs, "publish", text, _publish)
     sub.add_argument("store", metavar="STORE", type=Path, help="folder of runs, all of them finished")
-    about = "folder to pack into (default: %(default)s)"
+    about = "folder for the packed files (default: %(default)s)"
     sub.add_argument("--out", type=Path, default=Path("book/results"), help=about)
 
 

@@ -18,35 +18,35 @@ SHOWN = ("effnet_kd", "effnet_fd", "ade_px", "fde_px", "recall")
 
 def add_parser(verbs: Any) -> None:
     """Add the verbs to those of the command."""
-    text = "make the shipped weights again (hours; resumes where it was stopped)"
+    text = "train the shipped weights again (hours; an interrupted training resumes)"
     pretrain = shared.add_verb(verbs, "pretrain", text, _pretrain)
     parts = ("autoencoder", "detector", "second-detector", "videonet", "base", "recipes")
-    pretrain.add_argument("part", choices=parts, help="which of them")
-    text = "where domains, latents and checkpoints are kept (default: .cache)"
+    pretrain.add_argument("part", choices=parts, help="the weights to train")
+    text = "folder for domains, latents and checkpoints (default: .cache)"
     pretrain.add_argument("--home", default=".cache", help=text)
     text = "of a base: 0 and 1 are the first edition's, from 2 on the second's; of an autoencoder, a detector: 0 or 2"
     pretrain.add_argument("--seed", type=int, default=0, help=f"{text} (default: 0)")
-    text = "of the base only (default: %(default)s)"
+    text = "family of a base (default: %(default)s)"
     pretrain.add_argument("--family", choices=FAMILIES, default=FAMILIES[0], help=text)
-    text = "a larger base in larger batches, from 2 on: for a GPU"
+    text = "a larger base with larger batches, from seed 2 on, for a GPU"
     pretrain.add_argument("--large", action="store_true", help=text)
-    text = "of the base's whole training, from 2 on: 1, 2, 4, 8 or 16 (default: 16)"
+    text = "part of a base's whole training, from seed 2 on: 1, 2, 4, 8 or 16 (default: 16)"
     pretrain.add_argument("--sixteenths", type=int, default=16, help=text)
     shared.add_machine(pretrain)
     train = shared.add_verb(verbs, "train", "fine-tune and measure one run, or read it", _train)
     shared.add_run(train)
     shared.add_machine(train)
     shared.add_run(shared.add_verb(verbs, "evaluate", "measure a finished run's weights again", _evaluate))
-    text = "train what is missing of a grid of runs and show its measures"
+    text = "train the missing runs of a grid and show its measures"
     sweep = shared.add_verb(verbs, "sweep", text, _sweep)
     shared.add_sweep(sweep)
     sweep.add_argument("--replay-fractions", type=float, nargs="+", default=[], help="default: the preset's own")
     sweep.add_argument("--seeds", type=int, nargs="+", default=[], help="default: the preset's own")
     shared.add_cluster(sweep)
-    text = "what all fractions have equally much of (default: steps)"
+    text = "the quantity that is equal for all fractions (default: steps)"
     sweep.add_argument("--budget", choices=BUDGETS, default="steps", help=text)
     shared.add_machine(sweep)
-    sweep.add_argument("--headline", action="store_true", help="print one line with the figures found")
+    sweep.add_argument("--headline", action="store_true", help="print one line with the main results")
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -76,7 +76,7 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 
 def machine_of(options: argparse.Namespace) -> MachineSpec:
-    """How to execute: as the preset's runs are, where no option says otherwise."""
+    """The settings of execution: those of the preset's runs, unless changed by an option."""
     return shared.machine(options, PRESETS[options.preset].execution)
 
 

@@ -17,24 +17,24 @@ def add_parser(verbs: Any) -> None:
     """Add the verbs to those of the command."""
     verbs = shared.add_group(verbs, "worlds", "render videos with known truth")
     shared.add_verb(verbs, "list", "the domains that can be built by name", _list)
-    build = shared.add_verb(verbs, "build", "render domains on all cores; goes on where it was stopped", _build)
+    build = shared.add_verb(verbs, "build", "render domains on all cores; an interrupted build continues", _build)
     build.add_argument("names", nargs="*", metavar="NAME", help="see `worlds list` (default: all)")
     build.add_argument("--preset", choices=PRESETS, help="the domains of a preset, in its size, into its store")
-    build.add_argument("--home", help="folder to make them in (default: domains; of a preset: in its store)")
-    build.add_argument("--videos", type=int, nargs=3, metavar=("TRAIN", "DEV", "TEST"), help="how many of each split")
+    build.add_argument("--home", help="folder for the domains (default: domains; for a preset: in its store)")
+    build.add_argument("--videos", type=int, nargs=3, metavar=("TRAIN", "DEV", "TEST"), help="videos of each split")
     build.add_argument("--size-px", type=int, help="width and height, even (default: 64)")
     build.add_argument("--seed", type=int, help="other seeds give other scenes (default: 0)")
-    about = "of a driving world: target, country, winter, diverse, broad, day, fog, rain, night, narrow N"
+    about = "appearance of a driving world: target, country, winter, diverse, broad, day, fog, rain, night, narrow N"
     build.add_argument("--look", help=about)
-    build.add_argument("--motion", help="what happens: ordinary, eventful, held-out, free, an event's name")
+    build.add_argument("--motion", help="motion: ordinary, eventful, held-out, free, an event's name")
     build.add_argument("--eventful-share", type=float, help="share of videos with an event, 0 to 1")
-    survey = shared.add_verb(verbs, "survey", "what moves in domains, and how regularly; made once, then read", _survey)
+    survey = shared.add_verb(verbs, "survey", "statistics of motion in domains; computed once, then read", _survey)
     survey.add_argument("names", nargs="*", metavar="NAME", help="see `worlds list` (default: all)")
     survey.add_argument("--preset", choices=PRESETS, default="quick", help="how many videos")
-    survey.add_argument("--store", default="", help="folder to keep it in (default: the preset's own)")
+    survey.add_argument("--store", default="", help="folder for the results (default: the preset's own)")
     about = "simulate the traffic of natural driving again; needs the extra `sumo`"
     tracks = shared.add_verb(verbs, "tracks", about, _tracks)
-    tracks.add_argument("--out", required=True, metavar="FOLDER", help="where to write the tables")
+    tracks.add_argument("--out", required=True, metavar="FOLDER", help="folder for the tables")
 
 
 def _list(options: argparse.Namespace) -> None:

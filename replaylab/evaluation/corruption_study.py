@@ -97,7 +97,7 @@ def run(preset: str = "published", store: str | Path = "") -> CorruptionStudy:
     spec, home = spec_of(preset), store_of(preset, store)
     folder = home / spec.run_id
     if (folder / "summary.json").is_file():
-        report(f"{folder} holds all {len(spec.damages)} damages: measured nothing")
+        report(f"{folder} holds all {len(spec.damages)} corruptions: nothing to measure")
     elif preset == "published" and not str(store):
         raise FileNotFoundError(
             f"{folder}/summary.json is missing: these damages are not published there; name a store of your own to "
@@ -121,7 +121,7 @@ def _make(spec: CorruptionStudySpec, home: Path, folder: Path) -> None:
     parts = {one: folder / "parts" / f"{one.key}.parquet" for one in spec.damages}
     missing = [one for one, part in parts.items() if cache.kept_table(part) is None]
     report(
-        f"{len(parts) - len(missing)} of {len(parts)} damages are in {folder}; measuring {len(missing)} on "
+        f"{len(parts) - len(missing)} of {len(parts)} corruptions are in {folder}; measuring {len(missing)} on "
         f"{spec.evaluation.clips} clips of each of {len(spec.evaluation.domains)} domains"
     )
     prepared = evaluation_sets.prepare_sets(spec.evaluation, home)

@@ -87,7 +87,7 @@ class CeilingVerdict:
         summary = f"{what}, that of copy-last-frame {self.copied_px:.2f} px, {self.ratio:.1f} times as much "
         summary += f"({self.clips} clips, against {whom})"
         if self.usable is None:
-            return f"No verdict: {summary}; at least {LEAST_CLIPS} clips with agents that count are needed."
+            return f"No verdict: {summary}; at least {LEAST_CLIPS} clips with eligible agents are needed."
         if not self.usable:
             return (
                 f"Not to be used: {summary}; at least {LEAST_RATIO:g} times are needed. Take a better detector, larger "

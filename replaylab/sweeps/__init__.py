@@ -1,1 +1,1 @@
-"""Grids of runs: presets, what trains missing runs and where, and the table that comes back."""
+"""Grids of runs: presets, the training of missing runs here or in jobs, and the resulting table."""

@@ -1,10 +1,10 @@
-"""The variations of the ablations, and the alternatives to replay: one run, changed in one thing.
+"""The variations of the ablations, and the alternatives to replay: a run with one change.
 
-Decision: every variation is near replay of 25 % with something changed, or the alternative to replay that it names, so a
-variation is a function of a run, and the sweep, its store and its pages need nothing new. Alternatives get as many
-settings as replay has fractions, on the dev split; the setting that `best` takes there is what is run on the test split.
+Decision: every variation is near replay of 25 % with one change, or the alternative to replay that it names. A variation is
+a function of a run, so the sweep, its store and its pages are the same as for others. Alternatives have as many settings as
+replay has fractions, on the dev split; the setting that `best` selects there is run on the test split.
 
-Refused: the alternatives on the test split before those on the dev split are there.
+Refused: the alternatives on the test split before those on the dev split are complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MORE_SEED = 100  # added to a run's seed, for clips that are not in its target
 
 @dataclass(frozen=True)
 class Variation:
-    """One change of a run, with its group and name in tables."""
+    """A change of a run, with its group and name in tables."""
 
     group: str
     name: str
@@ -48,7 +48,7 @@ def _without_replay(change: Callable[[RunSpec], RunSpec]) -> Callable[[RunSpec],
 
 
 def _source(*names: str) -> Callable[[RunSpec], RunSpec]:
-    """Replay other domains, with as many clips in all, drawn anew for each seed."""
+    """Replay other domains, with the same total number of clips, generated separately for each seed."""
 
     def change(run: RunSpec) -> RunSpec:
         count = -(-run.replay.domains[0].videos[0] // len(names))
@@ -122,7 +122,7 @@ ABLATIONS = (
     Variation("trained", "temporal layers, no replay", _without_replay(_training(trained="temporal"))),
     Variation("trained", "temporal layers", _training(trained="temporal")),
 )
-"""On the test split, three seeds each."""
+"""Variations on the test split, three seeds each."""
 
 SECOND_ABLATIONS = (
     NO_REPLAY,
@@ -132,7 +132,7 @@ SECOND_ABLATIONS = (
     *(Variation("loss weight", f"{weight:g}", _replay(loss_weight=weight)) for weight in (0.25, 0.5)),
     *(Variation("noise levels", f"{levels} only", _replay(noise_levels=levels)) for levels in ("high", "low")),
 )
-"""On the test split, from three of the second edition's bases; a loss weight of 1 at all noise levels is NEAR_25."""
+"""Variations on the test split, from three of the second edition's bases; NEAR_25 has a loss weight of 1 at all levels."""
 
 ALTERNATIVES = (
     *(Variation("near replay", f"{100 * share:g} %", _replay(fraction=share)) for share in FRACTIONS),
@@ -140,12 +140,12 @@ ALTERNATIVES = (
     *(Variation("lower rate", f"{rate:g}", _without_replay(_training(learning_rate=rate))) for rate in LEARNING_RATES),
     *(Variation("generative replay", f"{100 * share:g} %", _replay(fraction=share, generated=True)) for share in FRACTIONS),
 )  # fmt: skip
-"""Each method with SETTINGS settings on the dev split; early stop is read off the steps of the variation without replay."""
+"""Each method with SETTINGS settings on the dev split; early stopping uses the steps of the variation without replay."""
 PRESETS = ("ablations", "alternatives-dev", "alternatives", "second-ablations")
 
 
 def grid(preset: str, seeds: Sequence[int] = (), store: Path | None = None) -> list[RunSpec]:
-    """The runs of a preset of PRESETS: every variation with every seed. `store`: where the runs on the dev split are."""
+    """The runs of a preset of PRESETS: every variation with every seed. `store`: that of the runs on the dev split."""
     return [run for variation in variations(preset, store) for run in runs_of(preset, variation, seeds)]
 
 
@@ -163,7 +163,7 @@ def variations(preset: str, store: Path | None = None) -> tuple[Variation, ...]:
 
 
 def runs_of(preset: str, variation: Variation, seeds: Sequence[int] = ()) -> list[RunSpec]:
-    """A variation's runs, one a seed."""
+    """A variation's runs, one per seed."""
     plain = presets.grid(preset, [0.25], list(seeds) or None)
     return [variation.change(run) for run in plain]
 
@@ -179,10 +179,10 @@ def named(preset: str, seeds: Sequence[int] = (), store: Path | None = None) -> 
 
 
 def best(store: Path | None) -> tuple[Variation, ...]:
-    """The setting of each alternative that is run on the test split: on the dev split, the lowest ADE on eventful driving of
-    those whose EffNet-KD on the target is no higher than that of near replay 25 %; where none is, the lowest EffNet-KD.
+    """The setting of each alternative for the test split: the one with the lowest ADE on eventful driving, on the dev split,
+    among those whose EffNet-KD on the target is at most that of near replay 25 %; if there is none, the lowest EffNet-KD.
 
-    Raises FileNotFoundError, with what to run, where the dev split's runs are not all there.
+    Raises FileNotFoundError, with the command to run, if runs on the dev split are missing.
     """
     candidates = {
         variation: runs_of("alternatives-dev", variation)[0]

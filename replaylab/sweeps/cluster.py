@@ -1,8 +1,8 @@
 """The settings of a cluster (a YAML file), the record of a run's job, and the state of jobs.
 
-Decision: the YAML file has short keys for what everybody sets, and submitit's (`slurm_...`) for the rest. A store records
-each run's job in `jobs/<run id>.json`; its state is taken from SLURM's queue, since accounting lags and many clusters have
-none. Refused: keys that would have no effect.
+Decision: the YAML file has short keys for common settings, and submitit's (`slurm_...`) for the rest. A store records
+each run's job in `jobs/<run id>.json`; its state is read from SLURM's queue, since accounting is delayed and missing on many
+clusters. Refused: keys without effect.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class ClusterSpec:
 
     @classmethod
     def read(cls, file: str | Path, cluster: str) -> ClusterSpec:
-        """From a YAML file, or the defaults where none is named.
+        """Settings from a YAML file, or the defaults without one.
 
-        Raises ValueError, with the key and the valid ones, for a key that is unknown or would have no effect, or a
-        value of the wrong kind, and FileNotFoundError.
+        Raises ValueError, with the key and the valid ones, for a key that is unknown or has no effect, or a
+        value of the wrong type, and FileNotFoundError.
         """
         if not str(file):
             return cls()
@@ -67,7 +67,7 @@ class ClusterSpec:
 
     @property
     def ranks(self) -> int:
-        """Processes that train a run together."""
+        """The number of processes that train a run together."""
         return self.nodes * self.tasks_per_node
 
 
@@ -76,7 +76,7 @@ VALID_KEYS = {"local": ("tasks_per_node", "gpus_per_node", "cpus_per_task", "run
 
 
 def _fits_slurm(kind: str, value: object) -> bool:
-    """Whether a value is of the kind that submitit's annotation, as text, asks for."""
+    """Whether a value has the type of submitit's annotation, given as text."""
     is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if "Dict" in kind:
         return isinstance(value, dict) and all(
@@ -121,7 +121,7 @@ def _in_words(kind: str) -> str:
 
 
 def _slurm_options() -> dict[str, str]:
-    """Submitit's options, as keys of the file: name -> the annotation that says of what kind it is."""
+    """Submitit's options, as keys of the file: name -> annotation of its type."""
     import inspect
 
     from submitit.slurm import slurm
@@ -138,7 +138,7 @@ def _slurm_options() -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------ state of jobs
 @dataclass(frozen=True)
 class Job:
-    """A job that was submitted for a run, as the store records it."""
+    """The store's record of a job that was submitted for a run."""
 
     cluster: str
     id: str
@@ -147,7 +147,7 @@ class Job:
 
     @classmethod
     def read(cls, spec: RunSpec, store: Path) -> Job | None:
-        """The job that the store records for a run; None where there is none, or its file cannot be read."""
+        """The recorded job of a run; None if there is none, or its file cannot be read."""
         with suppress(OSError, ValueError, TypeError):
             return cls(**json.loads(cls.file(spec, store).read_text()))
         return None
@@ -158,7 +158,7 @@ class Job:
         return store / "jobs" / f"{spec.run_id}.json"
 
     def write(self, spec: RunSpec, store: Path) -> None:
-        """Record it, atomically."""
+        """Write the record atomically."""
         write_text(self.file(spec, store), json.dumps(self.__dict__))
 
     def log(self, store: Path) -> Path:
@@ -184,9 +184,9 @@ class Job:
 
 
 def slurm_queue(ids: Sequence[str]) -> dict[str, tuple[str, str]] | None:
-    """The state of those jobs that are queued or running: id -> (state, reason). None if SLURM does not answer.
+    """The state of the jobs that are queued or running: id -> (state, reason). None if SLURM does not respond.
 
-    From squeue, not sacct: it does not lag, and a job that is being requeued never leaves it.
+    squeue is used instead of sacct: it is up to date, and always lists a job that is being requeued.
     """
     arrays = sorted({each.split("_")[0] for each in ids})
     command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={','.join(arrays)}"]
@@ -201,7 +201,7 @@ def slurm_queue(ids: Sequence[str]) -> dict[str, tuple[str, str]] | None:
 
 
 def active(jobs: Sequence[Job]) -> dict[str, tuple[str, str]] | None:
-    """The state of those jobs that are queued or running, local ones too, as `slurm_queue`; None if it is unknown."""
+    """The state of the jobs that are queued or running, also local ones, as `slurm_queue`; None if it is unknown."""
     local = {job.id: ("RUNNING", "") for job in jobs if job.cluster == "local" and job.is_running_here()}
     slurm_ids = [job.id for job in jobs if job.cluster == "slurm"]
     queue = slurm_queue(slurm_ids) if slurm_ids else {}
@@ -241,7 +241,7 @@ def executor_for(store: Path, cluster: str, settings: ClusterSpec, changes: dict
 
 @contextmanager
 def signals_ignored() -> Iterator[None]:
-    """Ignore SIGINT and SIGHUP inside, and in processes started inside for as long as they live."""
+    """Context in which SIGINT and SIGHUP are ignored, also by all processes started in it."""
     signals = [signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     try:
         before = [signal.signal(each, signal.SIG_IGN) for each in signals]
@@ -257,7 +257,7 @@ def signals_ignored() -> Iterator[None]:
 
 @contextmanager
 def clean_environment() -> Iterator[None]:
-    """Without the variables of the SLURM job that this process may be part of: jobs submitted inside do not inherit them."""
+    """Context without the variables of this process's own SLURM job: jobs submitted in it do not inherit them."""
     if "SLURM_JOB_ID" not in os.environ:
         yield
         return

@@ -1,8 +1,8 @@
-"""What this machine can do: a line for each thing that training, reading video, a cluster or the book depends on.
+"""The capabilities of this machine: one line for each requirement of training, reading video, clusters and the book.
 
-Decision: everything is looked at and nothing is changed; a part that is missing is a line with what to do, and no error.
-What training takes is timed on this machine, by one step and a few measured clips; what a preset of one's own model takes of
-a GPU is counted (`models.families.estimates`).
+Decision: everything is checked and nothing is changed; a missing part gives a line with a remedy, not an error.
+The time of training is measured on this machine, by one step and a few evaluated clips; the GPU resources that a preset
+for your own model needs are counted (`models.families.estimates`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ CODECS = ("h264", "hevc", "vp9", "av1")
 TIMED = ("quick", "published")
 """The presets whose time is estimated."""
 LEAST_FREE_GB = 5.0
-"""On disk: the packages, the domains of `quick`, its runs and the book."""
+"""Disk space for the packages, the domains of `quick`, its runs and the book."""
 USEFUL_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 GB = 1e9
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, and what to do about it, empty where nothing is to be done."""
+    """One line: the checked part, its state, and a remedy, empty if none is needed."""
 
     name: str
     found: str
@@ -43,8 +43,8 @@ class Finding:
 
 
 def findings(folder: Path = Path(), timed: bool = True) -> Iterator[Finding]:
-    """All lines, in the order in which they are ready. `folder`: whose disk is looked at. `timed`: whether the presets'
-    time is estimated, which takes some ten seconds.
+    """All lines, in the order in which they are ready. `folder`: on the disk to be checked. `timed`: whether the presets'
+    time is estimated, which takes about ten seconds.
     """
     yield from (python(), packages(), *extras(), processor(), memory(), disk(folder), gpu(), video(), compiler(), cluster())
     if timed:
@@ -54,20 +54,20 @@ def findings(folder: Path = Path(), timed: bool = True) -> Iterator[Finding]:
 
 
 def python() -> Finding:
-    """The interpreter, and whether it is the one that the tests run with."""
+    """The version of Python, and whether the tests run with it."""
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     tested = ".".join(map(str, TESTED_PYTHON))
     return Finding("Python", found, "" if sys.version_info[:2] == TESTED_PYTHON else f"tested with Python {tested}")
 
 
 def packages() -> Finding:
-    """The versions of what a run depends on most."""
+    """The versions of the main packages."""
     names = ("torch", "diffusers", "transformers", "jupyter-book")
     return Finding("packages", ", ".join(f"{name} {version(name) or 'missing'}" for name in names))
 
 
 def extras() -> list[Finding]:
-    """Each optional part of the package: whether all that it needs is installed."""
+    """Each optional part of the package, and whether its requirements are installed."""
     from packaging.requirements import Requirement
 
     try:
@@ -89,7 +89,7 @@ def extras() -> list[Finding]:
 
 
 def version(name: str) -> str | None:
-    """Of an installed distribution; None where there is none."""
+    """The version of an installed distribution; None if it is missing."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -97,7 +97,7 @@ def version(name: str) -> str | None:
 
 
 def processor() -> Finding:
-    """Cores that may be used, what they multiply quickly, and the precision that training takes for it."""
+    """Usable cores, their fast precisions, and the precision that training uses as a result."""
     from replaylab.util.distributed import best_precision
 
     flags = _cpu_flags()
@@ -115,7 +115,7 @@ def _cpu_flags() -> set[str]:
 
 
 def memory() -> Finding:
-    """Of this machine, and what is free of it."""
+    """This machine's memory, total and free."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:  # not Linux
@@ -125,7 +125,7 @@ def memory() -> Finding:
 
 
 def disk(folder: Path = Path()) -> Finding:
-    """Free space where runs are kept."""
+    """Free disk space for runs."""
     free = shutil.disk_usage(folder).free / GB
     advice = f"{LEAST_FREE_GB:.0f} GB are needed; --store names another disk" if free < LEAST_FREE_GB else ""
     return Finding("disk", f"{free:.0f} GB free in {folder.resolve()}", advice)
@@ -144,7 +144,7 @@ def gpu() -> Finding:
 
 
 def video() -> Finding:
-    """What can be decoded, and what reads it."""
+    """The video formats that can be decoded, and the reader."""
     import av
 
     from replaylab.data.video import chosen_reader
@@ -156,7 +156,7 @@ def video() -> Finding:
 
 
 def compiler() -> Finding:
-    """Whether --compiled does anything."""
+    """Whether --compiled has an effect."""
     import torch
 
     from replaylab.util.distributed import can_compile
@@ -180,7 +180,7 @@ def cluster() -> Finding:
 
 
 def preset(name: str) -> Finding:
-    """How long a sweep would take here, everything that it needs and that is not there included."""
+    """The estimated time of a sweep on this machine, including all missing inputs."""
     from replaylab.sweeps import sweep
     from replaylab.sweeps.cluster import ClusterSpec
     from replaylab.sweeps.presets import PRESETS, grid
@@ -192,7 +192,7 @@ def preset(name: str) -> Finding:
 
 
 def own_models() -> list[Finding]:
-    """What fine-tuning each preset of one's own model takes of a GPU, and whether this one has it."""
+    """The GPU resources for fine-tuning each preset of `own`, and whether this GPU has them."""
     import torch
 
     from replaylab.models.families import estimates, presets
@@ -208,7 +208,7 @@ def own_models() -> list[Finding]:
 
 
 def next_step() -> Finding:
-    """The command that this machine should run first."""
+    """The command to run first on this machine."""
     import torch
 
     if torch.cuda.is_available():

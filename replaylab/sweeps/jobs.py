@@ -1,11 +1,11 @@
 """Submission of runs as jobs, local or on SLURM, each trained by one process at a time.
 
-Decision: submitit dispatches one job a run, and a job carries the spec alone: when it is started again, it continues from
-the store. Two things keep a run from being trained twice:
+Decision: submitit dispatches one job per run, and a job contains the spec alone: when it is restarted, it continues from
+the store. Two mechanisms prevent a run from being trained twice:
 
 - No job is submitted for a run while the job that the store records for it is queued or running.
 - The process that trains holds a lock on the run's folder (`files.locked`), which the kernel releases when the process
-  ends, however it ends; a requeued job takes it again.
+  ends for any reason; a requeued job takes it again.
 
 Refused: to submit while the state of a run's job is unknown.
 """
@@ -44,7 +44,7 @@ SECONDS_BETWEEN_ATTEMPTS = 1.0  # to take a slot
 # ----------------------------------------------------------------------------------------------------------- the claim
 @contextmanager
 def claimed(spec: RunSpec, store: Path, rank: Rank, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a run; yields False where another process holds it and `wait` is off.
+    """Hold the lock of a run; yields False if another process holds it and `wait` is off.
 
     Rank 0 takes the lock on behalf of all ranks.
     """
@@ -56,7 +56,7 @@ def claimed(spec: RunSpec, store: Path, rank: Rank, wait: bool = True) -> Iterat
 
 
 def prepare(specs: Sequence[RunSpec], store: Path) -> None:
-    """Make what these runs share, where it is missing: worlds, latents and references."""
+    """Compute the shared inputs of these runs if they are missing: domains, latents and references."""
     from replaylab.evaluation import evaluate
     from replaylab.models import pipelines
     from replaylab.training import fine_tuning
@@ -69,7 +69,7 @@ def prepare(specs: Sequence[RunSpec], store: Path) -> None:
 
 
 def is_prepared(specs: Sequence[RunSpec], store: Path) -> bool:
-    """Whether worlds and references are there. Latents are not asked for: each chunk is encoded by the first job at it."""
+    """Whether domains and references exist. Latents are not checked: each chunk is encoded by the first job to need it."""
     from replaylab.worlds.build import is_built
 
     return all(
@@ -84,7 +84,7 @@ def is_prepared(specs: Sequence[RunSpec], store: Path) -> bool:
 class Task:
     """What a job executes, pickled by submitit: the training of one run, or the preparation of several.
 
-    Called whenever the job is started; submitit takes what to call after a requeue from `checkpoint`.
+    Called whenever the job is started; `checkpoint` tells submitit what to call after a requeue.
     """
 
     specs: list[dict[str, Any]]
@@ -126,7 +126,7 @@ class Task:
             raise
 
     def work(self, store: Path, job: Any) -> None:
-        """Make what runs share, or train the one run, unless it belongs to another job or is done."""
+        """Compute the shared inputs, or train the one run, unless it belongs to another job or is done."""
         with collecting_no_garbage():
             from replaylab.training import fine_tuning
             from replaylab.util import distributed
@@ -144,7 +144,7 @@ class Task:
 
 
 def _install_handlers(job: Any) -> None:
-    """On submitit's signal the job leaves by submitit's own handler, which requeues it; SIGTERM precedes a kill: save."""
+    """On submitit's signal the job exits by submitit's handler, which requeues it; on SIGTERM, before a kill, it saves."""
     signal_to_leave = getattr(signal, f"SIG{job.USR_SIG}")
     requeue = signal.getsignal(signal_to_leave)
 
@@ -163,7 +163,7 @@ def _install_handlers(job: Any) -> None:
 
 @contextmanager
 def _slot(folder: Path, at_once: int) -> Iterator[None]:
-    """Hold one of `at_once` slots, as soon as one is free."""
+    """Hold one of `at_once` slots as soon as one is free."""
     while True:
         for number in range(at_once):
             with locked(folder / f"turn-{number}", wait=False) as acquired:
@@ -174,7 +174,7 @@ def _slot(folder: Path, at_once: int) -> Iterator[None]:
 
 
 def _belongs_to_another_job(spec: RunSpec, store: Path, job: Any) -> int:
-    """1 where a job that was submitted later has this run: the second defence, on file systems without locks."""
+    """1 if a job that was submitted later has this run: an additional check for file systems without locks."""
     known = Job.read(spec, store)
     if known is None or job.cluster != "slurm" or known.id == job.job_id:
         return 0
@@ -185,7 +185,7 @@ def _belongs_to_another_job(spec: RunSpec, store: Path, job: Any) -> int:
 
 
 def _write_failure(folder: Path, error: Exception) -> None:
-    """Written by the first rank that fails: the errors of the others are only that it is gone."""
+    """Record the error of the first rank that fails: the errors of the others are consequences of it."""
     path = folder / "failed.txt"
     with suppress(OSError):  # the store may be full
         if not path.exists():
@@ -195,7 +195,7 @@ def _write_failure(folder: Path, error: Exception) -> None:
 
 # ------------------------------------------------------------------------------------------------------ outside of jobs
 def submit(specs: Sequence[RunSpec], store: Path, machine: MachineSpec, cluster: str, settings: ClusterSpec) -> None:
-    """Submit a job for each run that is not done and has none alive, and record it in `jobs/`; jobs outlive this process."""
+    """Submit and record (`jobs/`) a job for each unfinished run without an active one; jobs continue after this process."""
     folder = store / "jobs"
     if "%" in str(folder):
         raise ValueError(
@@ -211,7 +211,7 @@ def submit(specs: Sequence[RunSpec], store: Path, machine: MachineSpec, cluster:
         with_jobs = {run for run, job in known.items() if job and job.id in alive}
         wanted = [spec for spec in specs if not Store(store).is_done(spec) and spec.run_id not in with_jobs]
         if len(wanted) < len(specs):
-            report(f"{len(specs) - len(wanted)} runs have a job already, or are done: watching")
+            report(f"{len(specs) - len(wanted)} runs have a job already, or are done: monitoring")
         if not wanted:
             return
         for spec in wanted:
@@ -235,7 +235,7 @@ def _submitted(
         one_task = {"nodes": 1, "tasks_per_node": 1}
         first = Task(plain, str(store), machine.as_dict(), prepares=True, threads=threads)
         job = executor_for(store, cluster, settings, one_task).submit(first)
-        report(f"job {job.job_id} prepares worlds, latents and floors; the runs wait for it")
+        report(f"job {job.job_id} prepares domains, latents and references; the runs wait for it")
         # afterany: where it fails, the runs make what is missing, or fail with the reason
         others = settings.slurm.get("slurm_dependency")
         waiting = f"afterany:{job.job_id}" + (f",{others}" if others else "")
@@ -250,7 +250,7 @@ def _submitted(
 
 
 def _local_slots(cluster: str, settings: ClusterSpec) -> tuple[int, dict[str, str]]:
-    """How many run at once, and the GPUs that this process sees: submitit hides all that were not requested."""
+    """The number of concurrent jobs, and the GPUs visible to this process: submitit hides all that were not requested."""
     if cluster != "local":
         return 0, {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")

@@ -1,8 +1,8 @@
-"""The progress of runs that jobs train, shown until all have ended.
+"""Monitoring of runs that are trained by jobs, until all have ended.
 
-Decision: the store is read often, which is cheap, and SLURM's queue seldom. A run is done when it has a summary, and failed
-when its job is gone without one; the reason is the failure that the run recorded, else the state in SLURM's accounting.
-Refused: to call a run failed while its job may still be requeued.
+Decision: the store is read often, which is cheap, and SLURM's queue rarely. A run is done when it has a summary, and failed
+when its job has ended without one; the reason is the failure recorded by the run, otherwise the state in SLURM's accounting.
+Refused: to report a run as failed while its job may still be requeued.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ GRACE_S = 6.0  # after a job is gone, for its files to appear: network file syst
 
 
 def watch(specs: Sequence[RunSpec], store: Path, resume_hint: str) -> dict[str, str]:
-    """Show all runs until each is done or has failed; returns run id -> why it failed, with the path of its log.
+    """Show all runs until each is done or has failed; returns run id -> reason of failure, with the path of its log.
 
-    Ctrl-C leaves the jobs running, prints how to resume watching, and raises KeyboardInterrupt.
+    Ctrl-C stops monitoring; jobs continue. It prints how to resume monitoring, and raises KeyboardInterrupt.
     """
     monitor = _Monitor(specs, store)
     board = StatusBoard("runs")
@@ -61,7 +61,7 @@ class _Monitor:
         self._gone_since_s: dict[str, float] = {}  # by job, or by run whose job is not known
 
     def jobs(self) -> dict[str, Job]:
-        """Run id -> its newest job, of the runs that have not ended."""
+        """Run id -> its newest job, for the runs that have not ended."""
         done = Store(self.store).is_done
         jobs = {
             one.run_id: Job.read(one, self.store) for one in self.specs if one.run_id not in self.failed and not done(one)
@@ -116,7 +116,7 @@ class _Monitor:
         return "failed", self.failed[spec.run_id]
 
     def _without_a_record(self, spec: RunSpec) -> tuple[str, str]:
-        """A run is watched after a job was recorded for it: where the record is gone, somebody removed it."""
+        """The state of a run whose job record was removed; monitoring begins after a job is recorded."""
         since_s = self._gone_since_s.setdefault(spec.run_id, time.monotonic())
         if time.monotonic() - since_s > GRACE_S:
             path = Job.file(spec, self.store)
@@ -134,7 +134,7 @@ class _Monitor:
 
 
 def _final_state(store: Path, job: Job) -> str:
-    """The last state of a job that is gone, by SLURM's accounting."""
+    """The last state of a job that has ended, from SLURM's accounting."""
     if job.cluster == "local":
         return f"process {job.id} on {job.host} ended"
     import submitit
@@ -144,7 +144,7 @@ def _final_state(store: Path, job: Job) -> str:
 
 
 def progress(spec: RunSpec, store: Path, since: str = "") -> str:
-    """The last whole line of a run's log, in words; "" before the first, or where it is older than `since`."""
+    """The last complete line of a run's log, in words; "" before the first, or if it is older than `since`."""
     path = store / spec.run_id / "log.jsonl"
     with suppress(OSError, ValueError, KeyError, IndexError):
         if since and path.stat().st_mtime < datetime.fromisoformat(since).timestamp():
@@ -163,6 +163,6 @@ def _report_remaining(monitor: _Monitor, resume_hint: str) -> None:
     ids = [job.id for job in alive]
     stop = ("scancel " if alive[0].cluster == "slurm" else "kill ") + " ".join(ids)
     report(
-        f"{len(alive)} jobs continue without this process. To watch them, and to train what is missing: {resume_hint}. "
+        f"{len(alive)} jobs continue without this process. To monitor them, and to train missing runs: {resume_hint}. "
         f"To stop them: {stop}"
     )

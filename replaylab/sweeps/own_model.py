@@ -1,13 +1,13 @@
-"""The experiment on a model and videos of one's own: a diffusers model and domain folders.
+"""The experiment with your own model and videos: a diffusers model and domain folders.
 
     python -m replaylab own --preset wan --driving domains/driving --replay domains/kitchen domains/street
 
 Decision: settings come from the family's preset; the size and the frame rate of clips from the domains; their number from
-the scenes of the test split. Runs are described, stored, resumed and submitted to a cluster as all others are (`sweep`).
-Agents are measured where a detector is named; in a domain without tracks, against those that the detector has in the real
+the scenes of the test split. Runs are described, stored, resumed and submitted to a cluster like all others (`sweep`).
+Agents are measured if a detector is given; in a domain without tracks, against the detector's tracks in the real
 frames (`pseudo_tracks.pseudo_tracks`).
 
-Refused: domains of different sizes or frame rates, with too few scenes, and clips that the family does not take.
+Refused: domains of different sizes or frame rates, or with too few scenes, and clips that the family does not support.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def run(
     cluster: str = "inline", cluster_file: str | Path = "", store: str | Path = "", dry_run: bool = False, preset: str = "",
     tracker: str = "",
 ) -> Table:  # fmt: skip
-    """Read the grid from its store, and train what is missing; arguments as in `grid` and `sweep.run`, `tracker` as in
+    """Read the grid from its store, and train missing runs; arguments as in `grid` and `sweep.run`, `tracker` as in
     `training.trackers`.
 
-    Gradients are always checkpointed: models are large here.
+    Gradient checkpointing is always on, because the models are large.
     """
     specs = grid(model, driving, replay, replay_fractions, settings, seeds, detector, agents, preset)
     first = specs[0].evaluation
@@ -64,9 +64,9 @@ def grid(
     """The runs of one model, a folder in diffusers' layout or a name on the hub, for every seed and replay fraction.
 
     `driving` and `replay`: domain folders (`python -m replaylab domain add`). `detector`: an object detector of
-    transformers, by name or folder, and `agents` its classes with their kinds, such as "car=car". `preset`: the one that the
-    settings are of; a model of another's family is refused. Raises ValueError, FileNotFoundError or ConnectionError, with
-    what to do, for what cannot be used together or is not there, before any weights are loaded.
+    transformers, by name or folder, and `agents` its classes with their kinds, such as "car=car". `preset`: that of the
+    settings; a model of another family is refused. Raises ValueError, FileNotFoundError or ConnectionError, with a remedy,
+    for incompatible or missing inputs, before any weights are loaded.
     """
     if not str(driving) or not all(map(str, replay)):
         missing = "replay" if str(driving) else "driving"
@@ -106,7 +106,7 @@ def grid(
 
 
 def estimates() -> str:
-    """What each preset would take of a GPU, counted and not run here: a line each."""
+    """The GPU resources that each preset needs, counted and not run here, one line each."""
     from replaylab.models.families import estimates, presets
 
     return "\n".join(str(estimates.kept(presets.PRESETS[name])) for name in PRESETS)
@@ -139,7 +139,7 @@ def _check_alike(domains: list[Domain]) -> None:
 
 
 def _check_model(model: str, preset: str, domains: list[Domain], settings: Settings) -> None:
-    """Raises ValueError, from the model's configurations alone, where it is not of the preset or does not take the clips."""
+    """Raises ValueError, from the model's configuration alone, if it does not match the preset or the clips."""
     from replaylab.models import families
     from replaylab.models.families import presets
 
@@ -161,7 +161,7 @@ def _check_model(model: str, preset: str, domains: list[Domain], settings: Setti
 
 
 def _counts(domains: list[Domain], settings: Settings) -> tuple[int, int]:
-    """How many clips of the test split are continued, and how many are compared with: what the smallest domain has."""
+    """The numbers of test clips to be continued and of reference clips, determined by the smallest domain."""
     from replaylab.data.clips import clips_of, one_per_scene  # a decoder that reading pages do without
 
     counts = [len(one_per_scene(clips_of(domain, "test", settings.frames))) for domain in domains]
@@ -185,13 +185,13 @@ def _detector(name: str, agents: Sequence[str], threshold: float) -> spec.Detect
 
 
 def _absolute(name: str) -> str:
-    """A folder's whole path, since jobs run elsewhere; a name on the hub as it is."""
+    """A folder's absolute path, since jobs run elsewhere; a name on the hub unchanged."""
     folder = expanded(name)
     return str(folder.absolute()) if folder.is_dir() else name
 
 
 def hub_name(preset: str) -> str:
-    """Where a preset's model is on the Hugging Face hub."""
+    """The name of a preset's model on the Hugging Face hub."""
     from replaylab.models.families import presets
 
     return presets.PRESETS[preset].hub_name

@@ -1,4 +1,4 @@
-"""The settings of `own`: how a model of one's own is fine-tuned and sampled. Imports no torch."""
+"""The settings of `own` for fine-tuning and sampling your own model. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from replaylab.spec import check_numbers, check_prompt
 
 PRESETS = ("wan", "cogvideox", "ltx", "svd")
 OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "frames": (int, "frames of a clip, the context included"),
-    "context_frames": (int, "of them given as context"),
-    "steps": (int, "of fine-tuning"),
-    "batch_size": (int, "clips a step"),
-    "learning_rate": (float, "of AdamW"),
-    "lora_rank": (int, "of the adapters; 0 trains all weights"),
-    "prompt": (str, "for domains that have none of their own"),
-    "guidance": (float, "classifier-free; 1 for none"),
-    "sampler_steps": (int, "to generate a clip"),
-    "detector_threshold": (float, "the lowest score of a box"),
+    "frames": (int, "frames of a clip, including the context"),
+    "context_frames": (int, "context frames of a clip"),
+    "steps": (int, "steps of fine-tuning"),
+    "batch_size": (int, "clips per step"),
+    "learning_rate": (float, "learning rate of AdamW"),
+    "lora_rank": (int, "rank of the adapters; 0 trains all weights"),
+    "prompt": (str, "prompt for domains without one of their own"),
+    "guidance": (float, "classifier-free guidance; 1 for none"),
+    "sampler_steps": (int, "sampling steps per clip"),
+    "detector_threshold": (float, "minimum score of a box"),
 }
-"""The fields of `Settings`: type, and what they are."""
+"""The fields of `Settings`: type and description."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is fine-tuned and sampled; `Settings.of` has those of a preset."""
+    """Settings of fine-tuning and sampling; `Settings.of` has those of a preset."""
 
     frames: int
     context_frames: int = 1
@@ -51,7 +51,7 @@ class Settings:
 
     @classmethod
     def of(cls, preset: str, changes: Mapping[str, Any] | None = None) -> Settings:
-        """Those of a preset of `families.presets`, with the `changes` that are not None.
+        """The settings of a preset of `families.presets`, with the `changes` that are not None.
 
         Raises ValueError, with the valid ones, for an unknown preset.
         """
@@ -66,7 +66,7 @@ class Settings:
 
     @classmethod
     def parse(cls, preset: str, texts: Sequence[str]) -> Settings:
-        """Those of a preset, changed by texts such as "steps=200"; raises ValueError that lists what can be set."""
+        """The settings of a preset, changed by texts such as "steps=200"; raises ValueError that lists the valid names."""
         changes = {}
         for text in texts:
             name, _, value = text.partition("=")

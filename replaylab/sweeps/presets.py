@@ -1,6 +1,6 @@
 """Presets: grids of runs by name, and the specs of their runs.
 
-Decision: whatever a published table shows is one of these presets, so the name alone makes its runs again.
+Decision: every published table shows one of these presets, so its name is sufficient to reproduce its runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from replaylab.worlds.named import DOSE_DOMAINS, domain_spec
 def steps_for(target_samples: int, replay_fraction: float, batch_size: int) -> int:
     """Steps after which the target has filled at least `target_samples` slots: the budget of equal driving samples.
 
-    Raises ValueError where everything is replayed.
+    Raises ValueError if everything is replayed.
     """
     check_fraction(replay_fraction)
     if replay_fraction == 1:
@@ -41,12 +41,12 @@ def steps_for(target_samples: int, replay_fraction: float, batch_size: int) -> i
 
 
 SHARES = {"all": (9.0, 1.0, 1.0, 1.0)}
-"""How much of each domain, where not all have equally much."""
+"""The shares of the domains, if they are not equal."""
 
 
 @dataclass(frozen=True)
 class Preset(Described):
-    """A grid of runs: every seed at every replay fraction of every kind of replay, all else equal."""
+    """A grid of runs: every seed at every replay fraction of every kind of replay, all else being equal."""
 
     name: str
     replay_fractions: tuple[float, ...]
@@ -104,7 +104,7 @@ _PUBLISHED = replace(
 _PILOT = replace(
     _PUBLISHED, name="pilot", replay_fractions=(0.0, 0.25), seeds=(0, 1, 3), videos=(512, 128, 0),
     evaluation_clips=40, reference_clips=80, replayed_at=(), split="dev",
-    about="what was looked at before the preregistration: three seeds on the dev split, exploratory",
+    about="exploratory runs before the preregistration: three seeds on the dev split",
 )  # fmt: skip
 
 _DOSE = replace(
@@ -237,14 +237,14 @@ PRESETS = {
 
 
 def is_offered(preset: Preset) -> bool:
-    """Whether the weights that its runs start from and are measured with are among the shipped ones."""
+    """Whether the initial weights of its runs and those of its measures are among the shipped ones."""
     needed = [base for seed in preset.seeds for base in _bases_of(preset, seed)]
     needed += [WEIGHTS / name for name in DETECTORS[preset.measures]]
     return all(folder.is_dir() for folder in needed)
 
 
 def trained_worlds(preset: Preset, seed: int = 0) -> dict[str, WorldSpec]:
-    """The targets and what is replayed, by name; training clips only, other ones for each seed."""
+    """The target and replayed domains, by name; training clips only, different ones for each seed."""
     train = preset.videos[0]
     videos = {name: ceil(train / len(members_of(kind))) for kind in preset.replay_kinds for name in members_of(kind)}
     videos |= dict.fromkeys(preset.targets, train)
@@ -252,13 +252,13 @@ def trained_worlds(preset: Preset, seed: int = 0) -> dict[str, WorldSpec]:
 
 
 def members_of(kind: str) -> tuple[str, ...]:
-    """The domains of a kind of replay: of SOURCES, or the one of that name."""
+    """The domains of a kind of replay: an entry of SOURCES, or the domain of this name."""
     return SOURCES.get(kind, (kind,))
 
 
 def evaluated_worlds(preset: Preset, at_the_end: bool = False) -> dict[str, WorldSpec]:
-    """What is looked at after every evaluated step, or only at the end, by name; no training clips, so that presets with
-    other targets share it.
+    """The domains that are evaluated after every step of `evaluate_at`, or only at the end, by name; without training clips,
+    so that presets with other targets share them.
     """
     names = preset.at_the_end if at_the_end else preset.evaluated
     return {name: domain_spec(name, videos=(0, *preset.videos[1:])) for name in names}
@@ -275,8 +275,8 @@ def grid(
 ) -> list[RunSpec]:
     """The runs of a preset, or of other fractions and seeds with its settings; errors list what is valid.
 
-    Budget `steps`: all train for the preset's steps. `driving-samples`: all see as many driving samples as the run
-    without replay, so a larger fraction trains for longer; evaluations move along.
+    Budget `steps`: all train for the preset's steps. `driving-samples`: all are trained on as many driving samples as the
+    run without replay, so a larger fraction needs more steps; evaluations are moved accordingly.
     """
     if preset_name not in PRESETS:
         raise ValueError(f"preset {preset_name!r} is none of {', '.join(PRESETS)}")
@@ -299,7 +299,7 @@ def grid(
 
 
 def evaluation_of(preset: Preset) -> EvaluationSpec:
-    """How the runs of a preset are measured."""
+    """The evaluation of the runs of a preset."""
     settings, detectors = dict(MEASURED[preset.measures]), DETECTORS[preset.measures]
     for field, name in zip(("detector", "second_detector"), detectors, strict=False):
         settings[field] = weights_digest(WEIGHTS / name)
@@ -324,7 +324,7 @@ PRESETS |= {name: preset for name, preset in (CONFIRMATORY | EXPLORATORY).items(
 
 
 def _replays(preset: Preset, worlds: dict[str, WorldSpec], fraction: float) -> list[ReplaySpec]:
-    """One for each kind of replay; with nothing or everything replayed, all kinds are one."""
+    """One spec for each kind of replay; a single one if nothing or everything is replayed."""
     if fraction == 0:
         return [ReplaySpec()]
     kinds = ("all",) if fraction == 1 and len(preset.replay_kinds) > 1 else preset.replay_kinds
@@ -335,7 +335,7 @@ def _replays(preset: Preset, worlds: dict[str, WorldSpec], fraction: float) -> l
 
 
 def _lengthened(spec: RunSpec) -> RunSpec:
-    """The run in as many steps as it needs to see the driving samples that it would see without replay."""
+    """The run with the number of steps that gives it as many driving samples as the run without replay."""
     training = spec.training
     steps = steps_for(training.steps * training.batch_size, spec.replay.fraction, training.batch_size)
     evaluate_at = tuple(round(step * steps / training.steps) for step in spec.evaluate_at)

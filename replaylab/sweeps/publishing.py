@@ -10,13 +10,13 @@ from replaylab.sweeps import ablations, presets
 
 
 def publish(store: Path, out: Path) -> None:
-    """Pack the finished runs of a store into the folder `out`, beside what is packed there; as `packing.publish`."""
+    """Pack the finished runs of a store into the folder `out`, in addition to its packed runs; see `packing.publish`."""
     packing.publish(store, out, {name: configurations(name, store, out) for name in presets.PRESETS})
 
 
 def configurations(preset: str, *stores: Path) -> dict[str, str]:
-    """Run id -> configuration in words, of every run of a preset. Where the preset depends on the results of other runs, the
-    first store that has them decides; empty where none has.
+    """Run id -> configuration in words, for every run of a preset. If the preset depends on the results of other runs, the
+    first store with these is used; empty if no store has them.
     """
     if preset in ablations.PRESETS:
         for store in stores:

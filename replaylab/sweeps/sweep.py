@@ -1,10 +1,10 @@
-"""Sweeps: the runs of a grid are read from a store, and those that are missing are trained.
+"""Sweeps: the runs of a grid are read from a store, and missing ones are trained.
 
 Decision: missing runs are trained in this process (`inline`) or by jobs (`local` processes or `slurm`, see `jobs`), each by
-one process, however many sweeps share the store. Called again, a sweep trains nothing twice and finds the jobs that it
-submitted. A run that fails becomes a row with its reason; the others continue. Reading imports no torch.
+one process, for any number of sweeps with the same store. Repeating a call trains nothing twice and resumes monitoring of
+the submitted jobs. A failed run becomes a row with its reason; the others continue. Reading imports no torch.
 
-Refused: to train in the published store, which is only read.
+Refused: to train in the published store, which is read-only.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def run(
     cluster: str = "inline", store: str | Path = "", budget: str = "steps", machine: MachineSpec | None = None,
     cluster_file: str | Path = "", dry_run: bool = False, measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
-    """Read the grid of a preset from a store, and train what is missing (never in the published store).
+    """Read the grid of a preset from a store, and train missing runs (never in the published store).
 
-    Empty lists and texts mean the preset's own, and so does no `machine`, which says how to execute; `budget` as in
-    `presets.grid`, `cluster_file` (YAML, `cluster.ClusterSpec`) what a job gets. A dry run says what would be trained and
-    what it would cost, trains nothing and reads no rows. The table has the rows of `measures`, or of all. Raises
+    Empty lists and texts mean the preset's own values, as does a missing `machine`, the settings of execution; `budget` as
+    in `presets.grid`, `cluster_file` (YAML, `cluster.ClusterSpec`): the resources of a job. A dry run reports the runs to be
+    trained and their cost, trains nothing and reads no rows. The table has the rows of `measures`, or all. Raises
     ValueError for an unknown preset, fraction, budget, cluster or key of the file or a run folder whose spec differs,
-    PermissionError for a store that cannot be written. Ctrl-C leaves jobs running: the same call finds them again.
+    PermissionError for a store that cannot be written. Ctrl-C stops monitoring; jobs continue, and the same call resumes it.
     """
     root = store_of(preset, store)
     specs = _specs(preset, replay_fractions, seeds, budget, root)
@@ -75,7 +75,7 @@ def run_specs(
     name: str, specs: list[RunSpec], root: Path, cluster: str, machine: MachineSpec, cluster_file: str | Path,
     dry_run: bool, resume_hint: str, measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
-    """`run` of any runs, in the store `root`; `resume_hint` says how to return to jobs that were left running."""
+    """`run` for any list of runs, in the store `root`; `resume_hint` says how to resume monitoring of continuing jobs."""
     settings, specs = _settings(cluster, cluster_file), _once(specs)
     missing = _missing(specs, root)
     failed: dict[str, str] = {}
@@ -105,7 +105,7 @@ def run_specs(
 
 
 def _measure_lost_references(specs: list[RunSpec], root: Path) -> None:
-    """References that somebody deleted under finished runs are measured again, here: without them no value is read."""
+    """Measure deleted references of finished runs again, in this process: without them no value can be read."""
     results = Store(root)
     lost = {ReferenceSpec.of(spec): spec for spec in specs if results.is_done(spec)}
     for references in [one for one in lost if not results.is_done(one)]:
@@ -121,7 +121,7 @@ def read(
     preset: str, replay_fractions: list[float] | None = None, seeds: list[int] | None = None, store: str | Path = "",
     budget: str = "steps", measures: Collection[str] | None = None,
 ) -> Table:  # fmt: skip
-    """The grid with what a store has of it; nothing is trained. The table has the rows of `measures`, or all.
+    """The grid with its runs in a store; nothing is trained. The table has the rows of `measures`, or all.
 
     Other arguments, and errors, as in `run`.
     """
@@ -135,7 +135,7 @@ def read(
 def _specs(
     preset: str, replay_fractions: list[float] | None, seeds: list[int] | None, budget: str, root: Path
 ) -> list[RunSpec]:
-    """Every run of a preset, once; ablations are no grid of fractions."""
+    """Every run of a preset, once; ablations have variations instead of fractions."""
     if preset not in ablations.PRESETS:
         return _once(grid(preset, replay_fractions, seeds, budget))
     if replay_fractions or budget != "steps":
@@ -144,7 +144,7 @@ def _specs(
 
 
 def _once(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """Each run once, in their order: clips of one that stands there twice would count twice."""
+    """Each run once, in the given order: clips of a repeated run would count twice."""
     return list({spec.run_id: spec for spec in specs}.values())
 
 
@@ -163,7 +163,7 @@ def estimate(
     missing: list[RunSpec], store: Path, specs: list[RunSpec], cluster: str, settings: ClusterSpec,
     machine: MachineSpec = MachineSpec(),
 ) -> str:  # fmt: skip
-    """Predicted cost of the missing runs: from the finished ones of the grid, else from a few steps timed here."""
+    """Predicted cost of the missing runs, from the finished ones of the grid or from a few steps timed here."""
     if not missing:
         return "Estimated: nothing"
     steps, results = sum(spec.training.steps for spec in missing), Store(store)
@@ -178,7 +178,7 @@ def estimate(
         (load, *_), cores = os.getloadavg(), os.cpu_count() or 1  # before the timing, which adds to the load
         seconds, how = fine_tuning.estimate_seconds(missing, store, machine), "timed on this machine"
         if load >= cores:
-            how += f" while it does other work (load {load:.1f} on {cores} cores): alone it is quicker"
+            how += f" while it does other work (load {load:.1f} on {cores} cores): alone it is faster"
     text = f"Estimated: {seconds / 60:.0f} min, {how} ({len(missing)} runs, {steps} steps)"
     if cluster == "inline":
         return f"{text}; {seconds / 3600 * (machine.threads or usable_cores()):.1f} core hours"
@@ -186,11 +186,11 @@ def estimate(
 
 
 def _cost(seconds: float, runs: int, cluster: str, settings: ClusterSpec) -> str:
-    """The cost on a cluster whose machines are as fast."""
+    """The cost on a cluster whose machines are as fast as this one."""
     hours, each = seconds / 3600, seconds / runs
     gpus = settings.nodes * settings.gpus_per_node
     cores = settings.ranks * (settings.cpus_per_task or 1)
-    text = f"If a job is as fast: {duration(each)} a run, " + (
+    text = f"If a job is as fast: {duration(each)} per run, " + (
         f"{hours * gpus:.1f} GPU hours" if gpus else f"{hours * cores:.1f} core hours"
     )
     limit = 60 * settings.time_minutes
@@ -223,7 +223,7 @@ def _resume_command(
 
 
 def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[dict[str, str], set[str]]:
-    """Train here; returns why runs failed and which were trained. Those that another process trains are tried last."""
+    """Train here; returns the reasons of failures, and the trained runs. Runs trained by other processes come last."""
     from replaylab.training import fine_tuning
     from replaylab.util import distributed
 
@@ -232,7 +232,7 @@ def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[
     rank = distributed.this_rank()
 
     def train(spec: RunSpec, wait: bool) -> bool:
-        """False where another process trains it and is not waited for."""
+        """Returns False if another process trains the run and `wait` is off."""
         try:
             with jobs.claimed(spec, store, rank, wait) as acquired:
                 if acquired and not Store(store).is_done(spec):

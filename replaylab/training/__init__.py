@@ -1,1 +1,1 @@
-"""One run: the training loop, the alternatives to replay, checkpoints and preemption."""
+"""Training of one run: the loop, the alternatives to replay, checkpoints and preemption."""

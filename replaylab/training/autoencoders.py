@@ -1,9 +1,9 @@
-"""The autoencoders that bases share.
+"""Training of the autoencoders shared by the bases.
 
     python -m replaylab pretrain autoencoder --seed 2
 
-Decision: one for the bases of each edition, named by the seed of the first base that uses it. The first edition's, 0, is
-trained on the targets' appearance too; the second's, 2, is not. Training resumes where it was killed.
+Decision: the bases of each edition share one, named by the seed of the first base that uses it. That of the first edition,
+0, is also trained on the targets' appearance; that of the second, 2, is not. An interrupted training resumes.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ BATCH, RATE = 48, 1e-3
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an autoencoder is trained. In bf16 first where the processor has it: that is three times as fast, but leaves an
-    error that all frames share; an end in fp32 removes it.
+    """Settings of an autoencoder's training. It begins in bf16 if the processor supports it: this is three times as fast,
+    but leaves a systematic error in all frames, which the last steps in fp32 remove.
     """
 
     domains: tuple[WorldSpec, ...]
@@ -70,7 +70,7 @@ def autoencoder_folder(seed: int) -> Path:
 def train_autoencoder(home: Path, folder: Path | None = None, seed: int = 0, steps: int = 0) -> None:
     """Train an autoencoder on single frames of all its domains; resumes from its folder in `home`.
 
-    steps: 0 for the recipe's own. Raises ValueError for a seed that has no recipe.
+    steps: 0 for the recipe's own. Raises ValueError for a seed without a recipe.
     """
     if seed not in RECIPES:
         raise ValueError(f"no autoencoder has the seed {seed}: there are {' and '.join(map(str, RECIPES))}")
@@ -115,7 +115,7 @@ def all_frames(domain: Domain, split: str) -> NDArray[np.uint8]:
 
 
 def _reconstruction_loss(vae: Any, frames: NDArray[np.uint8]) -> Tensor:
-    """Absolute and squared error, and the absolute error of the image's gradients: edges are where agents are."""
+    """Absolute and squared error, and the absolute error of the image gradients, which emphasises the agents' edges."""
     folded = autoencoder.fold(frames)
     decoded = autoencoder.unfold(vae.decode(vae.encode(folded).latents).sample.float())
     real = autoencoder.unfold(folded)
@@ -129,8 +129,8 @@ def _reconstruction_loss(vae: Any, frames: NDArray[np.uint8]) -> Tensor:
 def start_as_principal_components(vae: Any, folded: Tensor) -> None:
     """Set the weights so that the untrained network is a principal component analysis of `folded` (N, F, h, w).
 
-    Linear algebra saves two cores this much of training. Components are scaled to the fourth root of their variance, between
-    equal scales (noise hides all of them last) and their own (noise hides detail first).
+    This replaces the first part of training. Components are scaled to the fourth root of their variance, a compromise
+    between equal scales (all are robust to noise) and their own (noise removes detail first).
     """
     pixels = folded.permute(0, 2, 3, 1).reshape(-1, folded.shape[1])
     mean = pixels.mean(0)
@@ -154,7 +154,7 @@ def start_as_principal_components(vae: Any, folded: Tensor) -> None:
 
 
 def _set_centre(layer: Any, matrix: Tensor, bias: Tensor) -> None:
-    """Make the leading channels of a 3x3 convolution a matrix product; the others stay as they are, without effect."""
+    """Make the leading channels of a 3x3 convolution a matrix product; the others are unchanged and have no effect."""
     rows, columns = matrix.shape
     layer.weight[:rows].zero_()
     layer.weight[:rows, :columns, 1, 1] = matrix

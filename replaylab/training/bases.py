@@ -1,12 +1,12 @@
-"""The bases: transformers trained on diverse domains, which fine-tuning makes forget.
+"""Training of the bases: transformers trained on diverse domains, whose forgetting under fine-tuning is studied.
 
     python -m replaylab pretrain base --seed 2
     python -m replaylab pretrain base --seed 2 --sixteenths 4
 
-Decision: a base is trained on diverse domains without the targets' narrow appearance: traffic of many appearances, rigid
-bodies, moving cameras, a game. Seeds 0 and 1 are the first edition's recipe, those from 2 on the second's: any motion beside
-free and ordinary traffic in broader appearances, clips of its own for every base, Muon, and a stable phase from which a base
-with less training branches off. Training resumes where it was killed; weights are safetensors with a card.
+Decision: a base is trained on diverse domains without the targets' narrow appearance: traffic in many appearances, rigid
+bodies, moving cameras, a game. Seeds 0 and 1 have the first edition's recipe, those from 2 on the second's: any motion in
+addition to free and ordinary traffic in broader appearances, separate clips for every base, Muon, and a stable phase from
+which shorter trainings branch off. An interrupted training resumes; weights are safetensors with a card.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SIXTEENTHS = (1, 2, 4, 8, 16)  # of its training, that a base can have
 
 @dataclass(frozen=True)
 class Bar:
-    """What a base of the second edition should reach on dev clips: a share of a reference's value there, or a value."""
+    """A criterion for a base of the second edition on dev clips: a share of a reference's value, or a value."""
 
     measure: str
     domain: str
@@ -71,7 +71,7 @@ BARS = (
 
 
 def bars(curve: pd.DataFrame) -> pd.DataFrame:
-    """Of the last step of a base's `curve.csv`: measure, domain, reference, value, limit, and whether it is reached."""
+    """The criteria at the last step of a base's `curve.csv`: measure, domain, reference, value, limit, and if it is met."""
     last = curve[curve["step"].isin([-1, curve["step"].max()])]
     values = last.set_index(["model", "measure", "domain"])["value"]
     rows = []
@@ -85,7 +85,7 @@ def bars(curve: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Recipe(Described):
-    """How a base is trained and measured while it learns."""
+    """Settings of a base's training and of its evaluation during training."""
 
     near: tuple[WorldSpec, ...]  # each video as often as any other
     far: tuple[WorldSpec, ...]  # in equal parts
@@ -99,12 +99,12 @@ class Recipe(Described):
 
     @property
     def domains(self) -> tuple[WorldSpec, ...]:
-        """All that a base is trained on."""
+        """All training domains of a base."""
         return self.near + self.far
 
 
 def recipe_of(seed: int, family: str = "wan", large: bool = False) -> Recipe:
-    """Of the first edition's bases, 0 and 1, or of the second's, from 2 on, each with clips of its own.
+    """The recipe of the first edition's bases, 0 and 1, or of the second's, from 2 on, each with its own clips.
 
     large: for a GPU, on the same clips. Raises ValueError for a seed below 0, or for a large one below 2.
     """
@@ -137,7 +137,7 @@ def recipe_of(seed: int, family: str = "wan", large: bool = False) -> Recipe:
 
 
 def _curve(names: tuple[str, ...], clips: int, references: int, **changes: Any) -> EvaluationSpec:
-    """On dev clips of appearances that no base is trained on: other scenes, another seed, or the targets'."""
+    """Evaluation on dev clips that no base is trained on: other scenes, another seed, or the targets' appearance."""
     domains = tuple(domain_spec(name, videos=(0, 128, 128)) for name in names)
     return EvaluationSpec(domains, "dev", clips, references, **changes)
 
@@ -149,12 +149,12 @@ def train_base(
 ) -> None:  # fmt: skip
     """Train a family's transformer on the diverse domains' latents; resumes from its folder in `home`.
 
-    Every family and seed has a folder of its own among the shipped weights. `curve.csv` beside the weights has fidelity and
-    dynamics on dev clips during training, `samples/` some of these clips, real and generated at its end. steps: 0 for the
-    recipe's own. sixteenths: of these steps, with the recipe's own decay at their end; it branches off the whole training
-    where that is in `home`, to the same bits as without it. large: with the recipe for a GPU; any base is trained on one
-    where there is one. Raises ValueError for a share that is none of SIXTEENTHS, or for less than all of a training that has
-    no stable phase.
+    Every family and seed has its own folder among the shipped weights. `curve.csv` beside the weights has fidelity and
+    dynamics on dev clips during training, `samples/` some of these clips, real and generated after training. steps: 0 for
+    the recipe's own. sixteenths: share of these steps, with the recipe's decay at the end; it branches off the whole
+    training if that is in `home`, with bit-identical results. large: with the recipe for a GPU; any base is trained on a GPU
+    if there is one. Raises ValueError for a share that is not in SIXTEENTHS, or if the recipe has no stable phase to branch
+    off.
     """
     recipe, rank = recipe_of(seed, family, large), distributed.this_rank()
     if rank.world_size > 1:
@@ -216,8 +216,8 @@ def new_model(family: str, seed: int, folder: Path, size: Size = TINY) -> TinyMo
 
 
 def sources_of(recipe: Recipe, model: TinyModel, home: Path) -> list[latent_cache.CachedClips]:
-    """Training clips as latents, all near ones together, then each far domain's; rendered and encoded unless that was done
-    before.
+    """Training clips as latents, all near ones together, then those of each far domain; rendered and encoded if they are not
+    cached.
     """
     sources = []
     for spec in recipe.domains:
@@ -230,13 +230,13 @@ def sources_of(recipe: Recipe, model: TinyModel, home: Path) -> list[latent_cach
 
 
 def mixture_of(recipe: Recipe, sources: loop.Sources, seed: int) -> Mixture:
-    """Near and far clips as a base sees them."""
+    """The mixture of near and far clips in a base's training."""
     sizes, training = [len(source) for source in sources], recipe.training
     return Mixture(recipe.far_share, training.batch_size, sizes, seed, clip_order=training.clip_order)
 
 
 def measured(model: TinyModel, curve: EvaluationSpec, home: Path) -> pd.DataFrame:
-    """Means over clips: domain, measure, value."""
+    """Means over clips: columns domain, measure, value."""
     return _means(evaluate.evaluate(pipelines.TinyPipeline(model), curve, home))
 
 
@@ -245,12 +245,12 @@ def _part(training: TrainingSpec, sixteenths: int) -> TrainingSpec:
 
 
 def _end_of_stable_phase(training: TrainingSpec) -> int:
-    """The last step whose rate is still whole; a shorter training is the same until there."""
+    """The last step with the full learning rate; a shorter training is identical up to it."""
     return int(training.stable_share * training.steps)
 
 
 def _branch_off(run: Path, branch: Path, step: int) -> None:
-    """A shorter training that has come as far as this one: its checkpoint, log and way of execution."""
+    """Begin a shorter training with the checkpoint, log and manifest of this one."""
     checkpoint.copy(run / "checkpoints", branch / "checkpoints", step)
     for name in ("log.jsonl", "manifest.json"):
         write_text(branch / name, reading.text(run / name))
@@ -267,7 +267,7 @@ def _measure(model: TinyModel, curve: EvaluationSpec, step: int, home: Path, run
 
 
 def _keep_real(pipeline: pipelines.TinyPipeline, curve: EvaluationSpec, home: Path, folder: Path) -> evaluate.Gallery:
-    """Keep the real clips at some percentiles of how far the agents move; returns which."""
+    """Keep the real clips at some percentiles of the agents' displacement; returns their numbers."""
     gallery: evaluate.Gallery = {}
     for evaluation_set in evaluation_sets.prepare_sets(curve, home, pipeline=pipeline):
         still, real = (

@@ -1,4 +1,4 @@
-"""The card beside pretrained weights: what they are, trained on which data, and the command that trains them again."""
+"""The card beside pretrained weights: their description, training data, and the command that trains them again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from replaylab.util.files import write_json, write_text
 
 
 def in_words(spec: WorldSpec) -> str:
-    """A domain's name, size, look, motion and seed."""
+    """A domain's name, size, appearance, motion and seed."""
     size = f"{spec.videos[0]} videos of {spec.frames} frames"
     return f"{spec.name} ({size}, look {spec.look}, motion {spec.motion}, seed {spec.seed})"
 
 
 def write(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...], options: str = "") -> None:
-    """A card beside the weights: what they are, trained on which data, and the command that trains them again."""
+    """Write a card beside the weights: their description, training data, and the command that trains them again."""
     about = {
         **about,
         "threads": torch.get_num_threads(),

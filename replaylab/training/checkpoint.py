@@ -1,8 +1,8 @@
-"""Whole or not there: weights and state of a run on disk.
+"""Atomic checkpoints: weights and state of a run on disk.
 
 Decision: a checkpoint is a folder `step-000123/` of safetensors and one readable `state.json`, with the digests of both
-(`digests`). It is written as a whole, so a kill at any moment leaves the one before. A damaged one is passed over with a
-warning. Refused: pickle.
+(`digests`). It is written atomically, so a process killed at any time leaves the previous one. A damaged checkpoint is
+skipped with a warning. Refused: pickle.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def _write_group(fresh: Path, group: dict[str, Tensor]) -> None:
 
 
 def copy(folder: Path, to: Path, step: int) -> None:
-    """A checkpoint to another folder, where there is none of that step yet."""
+    """Copy a checkpoint to another folder, unless that has one of this step."""
     name = f"step-{step:06d}"
     if not (to / name).is_dir():
         write_folder(to / name, lambda fresh: shutil.copytree(folder / name, fresh, dirs_exist_ok=True))
 
 
 def newest(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """The newest whole checkpoint's tensors and state, or None."""
+    """Tensors and state of the newest intact checkpoint, or None."""
     for whole in reversed(steps(folder)):
         try:
             return _load(whole)
@@ -72,5 +72,5 @@ def _load(whole: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 
 
 def steps(folder: Path) -> list[Path]:
-    """The whole checkpoints, oldest first."""
+    """The complete checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step-*") if path.is_dir()) if folder.is_dir() else []

@@ -1,9 +1,9 @@
-"""The training loop: fit a video generator to mixed batches of latents, on one CPU or many GPUs, resumably.
+"""The training loop: fits a video generator to mixed batches of latents, on one CPU or many GPUs, and can be resumed.
 
-Decision: every random number of a step is a function of (seed, step, slot of the batch), and the batch of the mixture, so
-that a killed run continues from its newest checkpoint to the same bits, and a batch does not depend on which rank
-computes which part of it. On a preemption (`preemption`) it saves after the current step. Weights are averaged (EMA), and
-the average is what is evaluated and kept. Refused: to resume with other settings than the run began with.
+Decision: every random number of a step is a function of (seed, step, slot of the batch), and every batch of the mixture.
+A killed run therefore continues from its newest checkpoint with bit-identical results, and a batch does not depend on its
+distribution over ranks. On preemption (`preemption`) the loop saves after the current step. Weights are averaged (EMA), and
+the average is evaluated and kept. Refused: to resume with settings other than the initial ones.
 
 Shapes as in `interface`.
 """
@@ -41,7 +41,7 @@ Sources = Sequence[Sequence[Clip]]
 
 class Batch(NamedTuple):
     """One rank's part of a step: latents and noise (B, C, t, h, w), noise levels (B,), the clips' condition, and the weight
-    of each clip's loss (B,), or None where all are 1.
+    of each clip's loss (B,), or None if all are 1.
     """
 
     latents: Tensor
@@ -59,11 +59,11 @@ class Batch(NamedTuple):
         return [part(number) for number in range(len(self.level.chunk(count)))]
 
     def to(self, device: torch.device) -> Batch:
-        """The same on that device, copied asynchronously."""
+        """The batch on a device, copied asynchronously."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
-        """The same in pinned memory."""
+        """The batch in pinned memory."""
         return self._mapped(lambda tensor: tensor.pin_memory())
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -73,7 +73,7 @@ class Batch(NamedTuple):
 
 
 class Objective(torch.nn.Module):
-    """The model's own loss of a batch, as one module that has the weights; with a teacher as in `regularizers`."""
+    """The model's own loss of a batch, as one module that holds the weights; with a teacher as in `regularizers`."""
 
     def __init__(self, model: VideoModel, teacher: VideoModel | None = None, strength: float = 0.0) -> None:
         super().__init__()
@@ -90,8 +90,8 @@ def batch_of(
     model: VideoModel, sources: Sources, mixture: Mixture, seed: int, step: int, rank: Rank = Rank(),
     replay: ReplaySpec = ReplaySpec(),
 ) -> Batch:  # fmt: skip
-    """This rank's slots of the mixture's batch, each with its own noise, at the model's noise levels; replayed clips at the
-    levels and with the weight that `replay` names.
+    """This rank's slots of the mixture's batch, each with its own noise, at the model's noise levels; replayed clips with
+    the levels and the weight in `replay`.
     """
     slots = mixture.batch(step, rank.index, rank.world_size)
     latents, condition = stack_clips([sources[slot.domain][slot.clip] for slot in slots])
@@ -116,13 +116,12 @@ def fit(
     remedy: RemedySpec = RemedySpec(), base_clips: Sequence[Clip] = (), evaluate_at: Sequence[int] = (),
     evaluate: Callable[[int], None] = lambda step: None,
 ) -> None:  # fmt: skip
-    """Train `model` in place and leave it with its averaged weights.
+    """Train `model` in place; afterwards it has the averaged weights.
 
-    `replay`: of which the weight and the noise levels of replayed clips are taken. `base_clips`: of the base's domains, for
-    a remedy that measures the base on them. `evaluate(step)` is called on every rank with the averaged weights in place,
+    `replay`: defines the weight and the noise levels of replayed clips. `base_clips`: clips of the base's domains, for a
+    remedy that evaluates the base on them. `evaluate(step)` is called on every rank with the averaged weights in place,
     after each step of `evaluate_at`, and again if it was interrupted. Raises FloatingPointError, with the step, its clips
-    and the last good checkpoint, on a loss that is not finite, and ValueError where a checkpoint was made with other
-    settings.
+    and the last good checkpoint, for a loss that is not finite, and ValueError if a checkpoint was made with other settings.
     """
     from diffusers.training_utils import EMAModel
 
@@ -204,7 +203,7 @@ def fit(
 
 
 def select_trainable(model: VideoModel, training: TrainingSpec, seed: int) -> dict[str, Any]:
-    """The weights to train, by name; the others are frozen. Adds the adapters of LoRA."""
+    """The trained weights, by name; the others are frozen. Adds the adapters of LoRA."""
     network = model.transformer
     if training.trained == "lora":
         lora.add_lora(network, model.ADAPTED, training.lora_rank, seed)
@@ -215,12 +214,12 @@ def select_trainable(model: VideoModel, training: TrainingSpec, seed: int) -> di
 
 
 def full_state_dict(model: VideoModel) -> dict[str, Tensor]:
-    """Every weight by name, whole and on the CPU; a collective: every rank must call it."""
+    """Every weight by name, unsharded and on the CPU; a collective: every rank must call it."""
     return {name: distributed.full_tensor(weight).cpu() for name, weight in model.transformer.state_dict().items()}
 
 
 def _clip_losses(model: VideoModel, clips: Sequence[Clip], seed: int, rank: Rank) -> Iterator[Tensor]:
-    """The loss of each clip by itself, in a random order."""
+    """The loss of each single clip, in random order."""
     for number in range(len(clips)):
         mixture = Mixture(0.0, 1, [len(clips)], seed)
         batch = batch_of(model, [clips], mixture, torch_seed(seed, "fisher"), number)
@@ -235,7 +234,7 @@ def _schedule(training: TrainingSpec, step: int) -> float:
 
 
 def _check_manifest(folder: Path, execution: Execution, rank: Rank) -> None:
-    """Write how the run is executed; raise ValueError, with what differs, if its checkpoints were made otherwise."""
+    """Write the execution settings; raise ValueError, with the differences, if the checkpoints were made with others."""
     path = folder / "manifest.json"
     begun = any((folder / "checkpoints").glob("step-*")) and path.exists()
     distributed.barrier(rank)
@@ -254,7 +253,7 @@ def _check_manifest(folder: Path, execution: Execution, rank: Rank) -> None:
 
 
 class State:
-    """All that a step changes, to and from checkpoints: whole tensors under the weights' names."""
+    """All state that a step changes, saved to and read from checkpoints: unsharded tensors under the weights' names."""
 
     def __init__(self, folder: Path, trained: dict[str, Any], optimizer: Optimizer, average: Any, rank: Rank) -> None:
         self.folder, self.trained, self.rank = folder, trained, rank
@@ -270,7 +269,7 @@ class State:
             checkpoint.save(self.folder, step, groups, {"average_steps": self.average.optimization_step})
 
     def resume(self) -> int:
-        """Take the newest checkpoint's state; returns how many steps it has seen."""
+        """Restore the newest checkpoint's state; returns its number of steps."""
         newest = checkpoint.newest(self.folder)
         step = 0 if newest is None else int(newest[1]["step"])
         if distributed.broadcast_number(self.rank, step) != step:
@@ -292,7 +291,7 @@ class State:
 
 
 class Log:
-    """JSON lines, one a step, and what a tracker makes of them when asked; written by the leading rank.
+    """JSON lines, one per step, also sent to a tracker if there is one; written by the main rank.
 
     On a GPU a step's loss is read while the next step runs, and always before a checkpoint is saved.
     """
@@ -313,14 +312,14 @@ class Log:
         self._write(keep=self._delay)
 
     def flush(self) -> None:
-        """Write what is pending, and make sure that it is on disk."""
+        """Write pending lines, and ensure that they are on disk."""
         self._write(keep=0)
         if self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write what is pending; nothing can be added any more."""
+        """Write pending lines and close the log."""
         self.flush()
         if self._file:
             self._put_back(self._file)
@@ -341,7 +340,7 @@ class Log:
                 self._tracker.log(values, step=step)
 
     def _put_back(self, file: Any) -> None:
-        """Where there are no locks, another process may have begun the same run and put its log in the place of this one."""
+        """Restore the log: without locks, another process may have begun the same run and replaced the log by its own."""
         path = self._folder / "log.jsonl"
         if (self._folder / "summary.json").exists() or (
             path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
@@ -361,7 +360,7 @@ class Log:
 
 
 def seconds_logged(folder: Path) -> float:
-    """Duration of a run's steps, evaluations and interruptions included; the clock starts anew where it resumed."""
+    """Duration of a run's steps, with evaluations and interruptions; the clock restarts when the run resumes."""
     with reading.named(folder / "log.jsonl", "whole log"):
         clocks = [line["seconds"] for line in reading.json_lines(folder / "log.jsonl")]
     ends = [before for before, after in zip(clocks, [*clocks[1:], 0.0], strict=True) if after < before]

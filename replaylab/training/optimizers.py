@@ -1,8 +1,8 @@
 """AdamW, or Muon on the matrices of a network's blocks and AdamW on everything else, as one optimizer with one state.
 
-Decision: torch's own classes. Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) makes every step of a matrix
-orthogonal; its steps are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), and each optimizer has a
-learning rate of its own. Refused: Muon on sharded weights, which need the whole matrix.
+Decision: torch's own classes. Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) orthogonalises every update of a
+matrix; its updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), and each optimizer has its own
+learning rate. Refused: Muon on sharded weights, because it needs whole matrices.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WEIGHT_DECAY = 0.01
 
 
 class Optimizer:
-    """Of the weights by name. Raises ValueError for Muon where weights are sharded, or where no block has a matrix."""
+    """The optimizer of weights by name. Raises ValueError for Muon if weights are sharded, or no block has a matrix."""
 
     def __init__(self, weights: dict[str, Any], training: TrainingSpec, sharded: bool = False) -> None:
         matrices = [weight for name, weight in weights.items() if training.muon_rate and _is_matrix_of_block(name, weight)]
@@ -46,12 +46,12 @@ class Optimizer:
             each.step()
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for each, _ in self._rates:
             each.zero_grad(set_to_none=True)
 
     def state(self, weight: Tensor) -> dict[str, Tensor]:
-        """What is remembered of a weight, by torch's names."""
+        """The optimizer's state for a weight, by torch's names."""
         return dict(self._of[id(weight)].state[weight])
 
     def restore(self, weight: Tensor, state: dict[str, Tensor]) -> None:

@@ -1,9 +1,9 @@
 """Preemption: signals by which a cluster asks this process to save a checkpoint, or to save and exit.
 
-Decision: only a training step lives in memory alone. All else is files, each written whole (rendered chunks, latents,
-checkpoints, rows), so a process that is asked to exit does so at once; within training it finishes the current step,
-saves, and exits. How to exit is up to whoever installs the handlers, a job of a cluster (`jobs`): without them signals
-do what they always do. Refused: to save from inside a signal's handler, when half of the weights may be a step ahead.
+Decision: only the state of a training step is in memory alone. All else is in files, each written atomically (rendered
+chunks, latents, checkpoints, rows), so a process exits immediately on request; within training it finishes the current
+step, saves, and exits. The code that installs the handlers, a job of a cluster (`jobs`), determines how to exit; without
+handlers signals have their default effect. Refused: to save within a signal handler, when a step may be half applied.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SAVE, EXIT = 1, 2  # what may be requested; 0: nothing
 
 
 class _State:
-    """What was requested of this process, and whether it is within a training step."""
+    """The request to this process, and whether it is within a training step."""
 
     requested = 0
     deferred = False
@@ -34,7 +34,7 @@ _state = _State()
 
 
 def install_handlers(exit: Callable[[], None], save: list[signal.Signals], leave: list[signal.Signals]) -> None:
-    """From now on the signals `save` ask this process to save, and `leave` to save and `exit()`, which must not return."""
+    """Make the signals `save` request saving, and `leave` request saving and a call of `exit()`, which must not return."""
     _state.exit = exit
     for signals, what in ((save, SAVE), (leave, EXIT)):
         for each in signals:
@@ -42,17 +42,17 @@ def install_handlers(exit: Callable[[], None], save: list[signal.Signals], leave
 
 
 def requested() -> int:
-    """SAVE or EXIT, if it was requested of this process and is not done; else 0."""
+    """SAVE or EXIT if there is a pending request, else 0."""
     return _state.requested
 
 
 def mark_saved() -> None:
-    """A requested SAVE is done."""
+    """Mark a requested SAVE as done."""
     _state.requested = 0 if _state.requested == SAVE else _state.requested
 
 
 def exit_now() -> None:
-    """Does not return."""
+    """Exit the process by the installed function; does not return."""
     assert _state.exit is not None, "no handler is installed, so nothing can have been requested"
     _state.exiting = True
     _state.exit()
@@ -60,7 +60,7 @@ def exit_now() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, a request to exit is deferred: `requested` has to be asked. At its end the process exits."""
+    """Context in which a request to exit is deferred: check `requested`. At its end the process exits if requested."""
     _state.deferred = True
     try:
         yield
@@ -71,7 +71,7 @@ def deferred() -> Iterator[None]:
 
 @contextmanager
 def immediate() -> Iterator[None]:
-    """Within `deferred`, for a while: all work is in files, so a request to exit, earlier or now, is followed at once."""
+    """Context within `deferred` in which all work is in files, so that an earlier or new request to exit takes effect."""
     _state.deferred = False
     _exit_if_requested()
     try:

@@ -1,10 +1,10 @@
-"""The shipped instruments (detectors, video network), each trained by one command.
+"""Training of the shipped measuring networks (detectors, video network), each by one command.
 
     python -m replaylab pretrain detector --seed 2 | second-detector | videonet
 
-Decision: they measure, so they are trained on the targets' appearance too, in free motion. The first edition's detector has
-the seed 0; the second's, 2, and the second detector know simulated traffic and the bases' appearances as well. All resume
-where they were stopped, and write safetensors and a card.
+Decision: they are used for measuring and therefore also trained on the targets' appearance, in free motion. The first
+edition's detector has seed 0; that of the second, 2, and the second detector are also trained on simulated traffic and the
+bases' appearances. Interrupted trainings resume; each writes safetensors and a card.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NATURAL_LOOKS = (
 
 
 def detector_domains(seed: int) -> tuple[WorldSpec, ...]:
-    """What a detector is trained on, by its seed; raises ValueError for one that has no recipe."""
+    """The training domains of a detector, by its seed; raises ValueError for a seed without a recipe."""
     if seed not in DETECTOR_STEPS:
         raise ValueError(f"no detector has the seed {seed}: there are {' and '.join(map(str, DETECTOR_STEPS))}")
     first = (bases.NEAR, *autoencoders.TARGET_LOOKS)
@@ -52,9 +52,9 @@ def detector_domains(seed: int) -> tuple[WorldSpec, ...]:
 def train_detector(home: Path, folder: Path | None = None, steps: int = 0, seed: int = 0) -> None:
     """Train the detector on real and autoencoded frames of all appearances of the driving worlds.
 
-    Half of the dev scenes choose its threshold; the figures on its card come from the other half, among them its
-    scores on real frames that are blurred in steps. steps: 0 for the recipe's own. Raises ValueError as
-    `detector_domains` does.
+    Half of the dev scenes determine its threshold; the values on its card come from the other half, including its
+    scores on real frames with increasing blur. steps: 0 for the recipe's own. Raises ValueError like
+    `detector_domains`.
     """
     data, name = _labelled_frames(home, seed), "-".join(["detector", *[str(seed)] * (seed != 0)])
     centre_point_training.fit(
@@ -65,7 +65,7 @@ def train_detector(home: Path, folder: Path | None = None, steps: int = 0, seed:
 
 @flush_denormals()
 def train_second_detector(home: Path, folder: Path = fcos.SHIPPED, steps: int = SECOND_DETECTOR_STEPS) -> None:
-    """Train the second detector on the frames of detector 2, with a seed of its own; nothing is taken from that one."""
+    """Train the second detector on the frames of detector 2, with its own seed and independent of that detector."""
     fcos_training.fit(
         **_labelled_frames(home, 2), seed=SEED + 1, steps=steps, folder=folder, learning_rate=SECOND_DETECTOR_RATE,
         resume=home / "second-detector.safetensors",
@@ -73,7 +73,7 @@ def train_second_detector(home: Path, folder: Path = fcos.SHIPPED, steps: int = 
 
 
 def _labelled_frames(home: Path, seed: int) -> dict[str, Any]:
-    """What a detector is trained, tuned and checked on: arguments of `fitting.fit`."""
+    """Training, validation and test frames of a detector: arguments of `fitting.fit`."""
     specs = detector_domains(seed)
     vae = autoencoder.load_autoencoder(autoencoders.autoencoder_folder(seed))
     training, validation, checks = [], [], {}
@@ -145,4 +145,4 @@ def _all_boxes(domain: Domain, split: str) -> list[NDArray[np.float64]]:
 
 
 COMMANDS = {"detector": train_detector, "second-detector": train_second_detector, "videonet": train_video_network}
-"""By name; the detector, an autoencoder and a base take a seed besides."""
+"""The trainings by name; the detector, an autoencoder and a base also take a seed."""

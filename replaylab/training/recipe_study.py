@@ -1,10 +1,10 @@
-"""Short trainings of one base with one setting changed at a time: what the recipe of the second edition was chosen from.
+"""Short trainings of one base with one setting changed at a time, from which the second edition's recipe was chosen.
 
     python -m replaylab pretrain recipes
 
-Decision: every variation starts from the same weights with the same noise, sees as many clips as STEPS steps have, the same
-ones unless it is they that are varied, and is measured on dev as the bases are. One row a variation, domain and measure, in
-`recipes.csv` beside the weights; what is done is kept in `home`.
+Decision: every variation starts from the same weights with the same noise, is trained on the number of clips in STEPS steps,
+the same ones unless the clips are varied, and is measured on dev like the bases. `recipes.csv` beside the weights has one
+row per variation, domain and measure; finished parts are kept in `home`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STEPS, SEED = 900, 2
 
 
 def _near(**names: str) -> tuple[WorldSpec, ...]:
-    """The recipe's number of near videos, all in one motion and look."""
+    """The recipe's number of near videos, all with one motion and appearance."""
     videos = sum(spec.videos[0] for spec in bases.recipe_of(SEED).near)
     return (domain_spec("near", videos=(videos, 0, 0), seed=1000 + SEED, **names),)
 
@@ -47,12 +47,12 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "free motion only": {"near": _near(name="near-free", look="broad", motion="free")},
     "free motion in the diverse look": {"near": _near(motion="free")},
 }
-"""What is changed of the recipe or of its training, by name."""
+"""The changes of the recipe or of its training, by name."""
 
 
 @flush_denormals()
 def run(home: Path, folder: Path = WEIGHTS, machine: MachineSpec = MachineSpec(), steps: int = STEPS) -> pd.DataFrame:
-    """Train and measure what is missing, and write `recipes.csv`: variation, domain, measure, value.
+    """Train and measure missing variations, and write `recipes.csv`: variation, domain, measure, value.
 
     `domain` is empty for the mean loss of the last tenth of the steps.
     """
@@ -74,7 +74,7 @@ def run(home: Path, folder: Path = WEIGHTS, machine: MachineSpec = MachineSpec()
 
 
 def _changed(recipe: bases.Recipe, steps: int, changes: dict[str, Any]) -> bases.Recipe:
-    """The recipe in few steps, or in as many as have as many clips where batches have another size."""
+    """The recipe with fewer steps, whose number is adapted to the batch size to keep the number of clips."""
     of_training = {name: value for name, value in changes.items() if name not in vars(recipe)}
     training = replace(recipe.training, steps=steps, **of_training)
     training = replace(training, steps=steps * recipe.training.batch_size // training.batch_size)

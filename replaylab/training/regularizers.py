@@ -1,4 +1,4 @@
-"""The alternatives to replay against forgetting, each a few lines around the same training loop.
+"""The alternatives to replay against forgetting, each as hooks in the same training loop.
 
 | remedy | what it does |
 |---|---|
@@ -9,9 +9,9 @@
 | generative replay | replays clips that the base generated (Shin et al. 2017, arXiv 1705.08690): `ReplaySpec.generated` |
 | lower rate | `TrainingSpec.learning_rate` |
 
-Decision: one class each, which overrides the hooks of `Regularizer` that it needs. A pull towards the base enters as its
-gradient, which is known in closed form: no graph is kept for it, it works on sharded weights, and the loss in the log
-stays the loss of the clips.
+Decision: each is a class that overrides the hooks of `Regularizer` that it needs. A penalty on the distance from the base is
+applied through its gradient, known in closed form: it needs no graph, works on sharded weights, and does not change the loss
+in the log, which is that of the clips.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ class Regularizer:
         self.strength = strength
 
     def measure_base(self, model: VideoModel, weights: Sequence[Tensor], losses: Iterable[Tensor]) -> None:
-        """Before training, and before the weights are sharded; `losses` of single clips of the base's domains."""
+        """Called before training and before the weights are sharded; `losses`: of single clips of the base's domains."""
 
     def attach(self, weights: Sequence[Tensor]) -> None:
-        """To the weights as the optimizer has them, perhaps sharded, while they are still the base's."""
+        """Called with the optimizer's weights, possibly sharded, while they are still those of the base."""
 
     def add_gradient(self, weights: Sequence[Tensor]) -> None:
-        """After the backward pass of each step."""
+        """Called after the backward pass of each step."""
 
     def average(self, weights: Sequence[Tensor]) -> None:
-        """On the averaged weights that are evaluated and kept, in place."""
+        """Called with the averaged weights that are evaluated and kept, to change them in place."""
 
 
 class _Anchored(Regularizer):
-    """Keeps the base's weights."""
+    """A regularizer that stores the base's weights."""
 
     def attach(self, weights: Sequence[Tensor]) -> None:
         self.base = [weight.detach().clone() for weight in weights]
@@ -60,7 +60,7 @@ class L2SP(_Anchored):
 
     @torch.no_grad()
     def add_gradient(self, weights: Sequence[Tensor]) -> None:
-        """The penalty's: strength x (w - base), scaled."""
+        """Add the gradient of the penalty: strength x (w - base), scaled."""
         for number, (weight, base) in enumerate(zip(weights, self.base, strict=True)):
             assert weight.grad is not None
             weight.grad.add_(self._scaled(weight - base, number), alpha=self.strength)
@@ -75,11 +75,11 @@ class EWC(L2SP):
     importances: Sequence[Tensor]
 
     def measure_base(self, model: VideoModel, weights: Sequence[Tensor], losses: Iterable[Tensor]) -> None:
-        """The Fisher information at the base's weights."""
+        """Compute the Fisher information at the base's weights."""
         self.importances = fisher_information(losses, weights)
 
     def attach(self, weights: Sequence[Tensor]) -> None:
-        """Keep the base's weights, and importances sharded like them."""
+        """Store the base's weights, and importances sharded like them."""
         super().attach(weights)
         self.importances = [shard_like(each, weight) for each, weight in zip(self.importances, weights, strict=True)]
 
@@ -95,11 +95,11 @@ class LearningWithoutForgetting(Regularizer):
 
 
 class WiSEFT(_Anchored):
-    """(1 - strength) x weight + strength x base; strength 1 is the base, to the bit."""
+    """(1 - strength) x weight + strength x base; strength 1 gives exactly the base."""
 
     @torch.no_grad()
     def average(self, weights: Sequence[Tensor]) -> None:
-        """The interpolation, in place."""
+        """Interpolate in place."""
         for weight, base in zip(weights, self.base, strict=True):
             weight.lerp_(base, self.strength)
 
@@ -112,7 +112,7 @@ REGULARIZERS: dict[str, type[Regularizer]] = {  # by spec.REMEDIES
 def fisher_information(losses: Iterable[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
     """The diagonal Fisher information of each weight, estimated as the mean squared gradient over single clips.
 
-    Divided by their overall mean, so that a strength means as much as it does in L2-SP. Raises ValueError where no
+    Divided by their overall mean, so that strengths are comparable with those of L2-SP. Raises ValueError if no
     gradient reaches any weight.
     """
     sums, clips = [torch.zeros_like(weight) for weight in weights], 0

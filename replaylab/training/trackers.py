@@ -1,11 +1,11 @@
-"""Trackers of experiments beside a run's log: TensorBoard, Weights & Biases, MLflow, Trackio, Aim and others of accelerate.
+"""Experiment trackers in addition to a run's log: TensorBoard, Weights & Biases, MLflow, Trackio, Aim, others of accelerate.
 
-Decision: accelerate's own (`accelerate.tracking`), and whatever somebody has registered there; a tracker gets what the log's
-JSON lines get, and nothing is read from it. None by default. Files of TensorBoard and of Weights & Biases are in the run's
-folder, Aim's in the store, the others' where these keep them; Weights & Biases is offline unless WANDB_MODE says otherwise
-(`wandb sync` sends it later). So none of the five needs a network.
+Decision: the trackers of accelerate (`accelerate.tracking`), including those registered there by users; a tracker receives
+the values of the log's JSON lines, and nothing is read from it. None by default. Files of TensorBoard and of Weights &
+Biases are in the run's folder, Aim's in the store, the others' in their default places; Weights & Biases is offline unless
+WANDB_MODE is set (`wandb sync` uploads later). None of the five therefore needs a network.
 
-Refused, before anything is trained: a tracker that is unknown or not installed.
+Refused, before training: a tracker that is unknown or not installed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ PROJECT = "replaylab"
 
 
 def check(name: str) -> None:
-    """Raises ValueError with those there are for an unknown tracker, MissingExtra with the command that installs it for one
-    that is missing; an empty name is none.
+    """Raises ValueError, with the valid names, for an unknown tracker, and MissingExtra, with the command that installs it,
+    for a missing one; an empty name means none.
     """
     if not name:
         return
@@ -37,7 +37,7 @@ def check(name: str) -> None:
 
 
 def started(name: str, folder: Path, what: str, first: int, about: Mapping[str, Any]) -> Any:
-    """A tracker of the run in this folder, called `what`, that goes on after its `first` steps: it has `log` and `finish`.
+    """A tracker of the run in this folder, named `what`, that continues after `first` steps; it has `log` and `finish`.
 
     `about` are its settings. Call `check` before.
     """

@@ -1,1 +1,1 @@
-"""Files, processes, ranks, progress and text: what has nothing to do with videos."""
+"""Files, processes, ranks, progress and text: utilities that are independent of videos."""

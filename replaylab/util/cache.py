@@ -1,8 +1,8 @@
-"""Files that can be made again: kept on disk under a name that says all that they come from, with a digest beside them.
+"""Cached files: stored under a name that identifies all their inputs, with a digest beside them.
 
-Decision: one mechanism for latents, conditions, features and generated clips. A file is made by one process at a time and
-read by all; one that is damaged (its digest is another, or it cannot be read) is made again, with a warning. Refused: to
-take what the system reports (no permission, a broken disk) for damage.
+Decision: one mechanism for latents, conditions, features and generated clips. A file is computed by one process at a time
+and read by all; a damaged one (with a wrong digest, or unreadable) is computed again, with a warning. Refused: to
+treat errors of the system (no permission, a broken disk) as damage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Kept = TypeVar("Kept")
 
 
 def cached(path: Path, load: Callable[[Path], Kept], save: Callable[[Path, Any], object], make: Callable[[], Any]) -> Kept:
-    """The file by `load`; where it is missing or damaged, what `make` gives is written first, by `save(aside, made)`."""
+    """The file read by `load`; if missing or damaged, the result of `make` is first written, by `save(aside, made)`."""
     found = kept(path, load)
     if found is not None:
         return found
@@ -36,7 +36,7 @@ def cached(path: Path, load: Callable[[Path], Kept], save: Callable[[Path, Any],
 
 
 def kept(path: Path, load: Callable[[Path], Kept]) -> Kept | None:
-    """The file by `load`; None where it is missing or damaged."""
+    """The file read by `load`; None if it is missing or damaged."""
     try:
         digests.check(path)
         return load(path)
@@ -51,7 +51,7 @@ def kept(path: Path, load: Callable[[Path], Kept]) -> Kept | None:
 
 
 def kept_table(path: Path) -> pd.DataFrame | None:
-    """A table that `write_table` wrote with its digest; None where it is missing or, with a warning, where it is damaged."""
+    """A table written by `write_table` with its digest; None if it is missing or, with a warning, damaged."""
     found = kept(path, reading.table)
     if found is None and path.exists():
         report(f"warning: {path} is damaged and is made again")
@@ -59,7 +59,7 @@ def kept_table(path: Path) -> pd.DataFrame | None:
 
 
 def write(path: Path, save: Callable[[Path, Any], object], made: Any) -> None:
-    """Write the file with its digest, and say so if it takes the place of a damaged one."""
+    """Write the file with its digest, and report if it replaces a damaged one."""
     if path.exists():
         report(f"warning: {path} is damaged and is made again")
     write_atomically(path, lambda aside: save(aside, made), with_digest=True)

@@ -1,4 +1,4 @@
-"""Checks of arguments that are arrays, with errors that name the argument, what is wrong and what to do."""
+"""Checks of array arguments, with errors that name the argument, the reason and a remedy."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def checked_numbers(values: ArrayLike, name: str, dimensions: int | None = None)
 
 
 def checked_at_least(least: int, count: int, name: str, what: str, advice: str) -> int:
-    """The count; ValueError if it is under the least, with what is counted and what to do about it."""
+    """The count; ValueError if it is below `least`, with the counted items and a remedy."""
     if count < least:
         raise ValueError(f"{name}: {count} {what}, at least {least} are needed; {advice}")
     return count
 
 
 def checked_images(values: ArrayLike, name: str, multiple: int = 1) -> Images:
-    """Frames uint8 (N, H, W, 3), H and W multiples of a number; ValueError under the argument's `name`."""
+    """Frames uint8 (N, H, W, 3), H and W multiples of `multiple`; ValueError with the argument's `name`."""
     images = np.asarray(values)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
         raise ValueError(f"{name}: {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)")
@@ -46,9 +46,9 @@ def checked_shape(
     values: ArrayLike, name: str, sides: tuple[int | str, ...], note: str = "", *, finite: bool = False,
     dtype: DTypeLike | None = np.float64,
 ) -> NDArray[Any]:  # fmt: skip
-    """The values as an array of these `sides`, a letter where any length will do; with `finite`, without NaN and infinity.
+    """The values as an array with these `sides`, a letter for any length; with `finite`, without NaN and infinity.
 
-    ValueError, under the argument's `name`, with the shape that is expected and the `note` on what that is.
+    ValueError, with the argument's `name`, the expected shape and the explanatory `note`.
     """
     array = np.asarray(values, dtype)
     if array.ndim != len(sides) or any(
@@ -62,7 +62,7 @@ def checked_shape(
 
 
 def checked_positive(value: float, name: str, what: str = "number of pixels") -> float:
-    """A positive number as a float; ValueError under the argument's `name`."""
+    """A positive number as a float; ValueError with the argument's `name`."""
     if not (np.isfinite(value) and value > 0):
         raise ValueError(f"{name}: {value!r}, expected a positive {what}")
     return float(value)

@@ -1,9 +1,9 @@
-"""Digests of what is kept, as `sha256sum --check` reads them: `SHA256SUMS` in a folder, or `<name>.sha256` beside a file.
+"""Digests of stored files in the format of `sha256sum --check`: `SHA256SUMS` in a folder, or `<name>.sha256` beside a file.
 
-Decision: one `check` for everything that is read later: results, domains, caches. It looks for the file's line beside it and
-in the folders above (a run's `samples/000300/` has its lines in the run's folder), and computes a digest once a process for
-as long as the file stays as it is. A file that has no line (older ones, and those that people made) is not checked. Refused:
-a file that has another content than its line says.
+Decision: one `check` for all files that are read again: results, domains, caches. It looks for the file's line beside it and
+in the folders above (those of a run's `samples/000300/` are in the run's folder), and computes a digest once per process
+while the file is unchanged. A file without a line (older ones, and users' own) is not checked. Refused: a file whose content
+differs from its line.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ T = TypeVar("T")
 
 
 class WrongDigest(ValueError):
-    """The message names the file, and where its digest is from."""
+    """A file with a wrong digest; the message names the file, and the source of its digest."""
 
 
 def check(path: Path) -> bool:
-    """Raise WrongDigest if the file has not the content that was written; FileNotFoundError if it is listed and missing.
+    """Raise WrongDigest if the file has changed since it was written; FileNotFoundError if it is listed and missing.
 
     Returns whether it was compared: False for a file that is not listed.
     """
@@ -38,13 +38,13 @@ def check(path: Path) -> bool:
 
 
 def compare(path: Path, wanted: str, source: Path) -> None:
-    """Raise WrongDigest if the file has not this SHA-256, which `source` gives."""
+    """Raise WrongDigest unless the file has the SHA-256 `wanted`, which is from `source`."""
     if (digest := remembered(sha256, path)) != wanted:
         raise WrongDigest(f"{path} is damaged: its SHA-256 is {digest[:12]}..., and {source} says {wanted[:12]}...")
 
 
 def line_of(path: Path) -> tuple[Path, str] | None:
-    """The file that lists this one, and its digest there; None where there is none."""
+    """The file that lists this one, and its digest there; None if it is not listed."""
     beside = path.with_name(path.name + BESIDE)
     if (lines := _lines_of(beside)) is not None:
         return beside, lines.get(path.name, "nothing for this name")
@@ -56,7 +56,7 @@ def line_of(path: Path) -> tuple[Path, str] | None:
 
 
 def _lines_of(path: Path) -> Mapping[str, str] | None:
-    """Name -> digest; None where the file is not there."""
+    """Name -> digest; None if the file is missing."""
     try:
         return remembered(_parsed, path)
     except (FileNotFoundError, NotADirectoryError):
@@ -78,8 +78,8 @@ _memory: dict[tuple[object, ...], object] = {}
 
 
 def remembered(function: Callable[[Path], T], path: Path) -> T:
-    """What a function gives for a file, computed once for as long as the file stays as it is. A file that was just written
-    is not remembered: it may be written again before the clock that its time is from goes on.
+    """The result of a function for a file, computed once while the file is unchanged. A file that was just written is not
+    remembered: it may be written again within the resolution of its time stamp.
     """
     state = path.stat()
     key = function, path, state.st_ino, state.st_mtime_ns, state.st_size

@@ -1,10 +1,10 @@
-"""This process's rank and device, and the collectives that the training loop needs to run on one CPU or many GPUs.
+"""This process's rank and device, and the collectives of the training loop, for one CPU or many GPUs.
 
-Decision: processes are started by others (torchrun, or submitit's tasks) and read their rank from the environment; gloo
-joins them on CPUs, NCCL on GPUs. Data parallel is torch's own: DistributedDataParallel, or FSDP2 where weights are sharded.
-Every tensor that is written to disk or read from it is whole, so one checkpoint fits any way of sharding.
+Decision: processes are started externally (torchrun, or submitit's tasks) and read their rank from the environment; the
+backend is gloo on CPUs, NCCL on GPUs. Data parallelism is torch's own: DistributedDataParallel, or FSDP2 for sharded
+weights. Every tensor on disk is unsharded, so a checkpoint is valid for any sharding.
 
-On GPUs nothing here has been run by us; `make gpu-check` runs it on yours.
+Nothing here has been run by us on GPUs; `make gpu-check` runs it on yours.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Rank:
-    """This process among `world_size`; rank 0 is the main one: it alone writes files."""
+    """This process among `world_size`; rank 0 is the main one, which alone writes files."""
 
     index: int = 0
     world_size: int = 1
@@ -48,7 +48,7 @@ class Rank:
 
 @cache
 def this_rank() -> Rank:
-    """This process's rank; joins the others if there are any. torch raises where the environment is wrong."""
+    """This process's rank; joins the others if there are any. torch raises an error if the environment is invalid."""
     _export_submitit_environment()
     ranks, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cpu")
@@ -64,7 +64,7 @@ def this_rank() -> Rank:
 
 
 def joined_rank(device: torch.device) -> Rank:
-    """This process's rank among those that somebody else has joined; the only one where nobody has."""
+    """This process's rank in an existing process group; a single rank without one."""
     if distributed.is_available() and distributed.is_initialized():
         return Rank(distributed.get_rank(), distributed.get_world_size(), device)
     return Rank(device=device)
@@ -122,7 +122,7 @@ def all_reduce_mean(rank: Rank, number: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------------- data parallel
 def data_parallel(rank: Rank, network: Any, objective: torch.nn.Module, sharded: bool) -> torch.nn.Module:
-    """The objective to call on every rank, such that gradients of `network` inside it are means over ranks."""
+    """The objective to be called on every rank, such that gradients of `network` in it are means over ranks."""
     if rank.world_size == 1:
         return objective
     if not sharded:
@@ -140,7 +140,7 @@ def data_parallel(rank: Rank, network: Any, objective: torch.nn.Module, sharded:
 
 
 def unwrapped(network: Any) -> Any:
-    """The network inside of DDP, of torch.compile and of peft, whose layers it then has; FSDP2 wraps nothing."""
+    """The network inside the wrappers of DDP, torch.compile and peft, with peft's layers; FSDP2 does not wrap."""
     while True:
         if isinstance(network, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)):
             network = network.module
@@ -162,7 +162,7 @@ def gradient_sync(parallel_objective: Any, network: Any, last: bool) -> Abstract
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The tensor without its graph, and whole where it is sharded (a collective: every rank must call it)."""
+    """The tensor without its graph, and unsharded (a collective: every rank must call it)."""
     tensor = tensor.detach()
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
@@ -180,7 +180,7 @@ def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- the machine
 @dataclass(frozen=True)
 class Execution:
-    """A machine's settings with every choice made: a resumed run ends in the same bits only if they are equal."""
+    """A machine's settings with all choices resolved: a resumed run is bit-identical only if they are equal."""
 
     ranks: int
     threads: int
@@ -192,7 +192,7 @@ class Execution:
 
     @classmethod
     def of(cls, machine: MachineSpec, rank: Rank) -> Execution:
-        """The requested settings as far as they are possible here; prints a note where nothing can be compiled."""
+        """The requested settings as far as they are possible here; prints a note if compiling is not possible."""
         precision = machine.precision
         if precision == "auto":
             precision, why = best_precision(rank.device.type)
@@ -205,12 +205,12 @@ class Execution:
                    machine.sharded and rank.world_size > 1, machine.gradient_checkpointing)  # fmt: skip
 
     def autocast(self) -> torch.autocast:
-        """bf16 where it is asked for; the weights, their average and the optimizer's state stay fp32."""
+        """bf16 if requested; the weights, their average and the optimizer's state stay fp32."""
         return autocast(self.device, self.precision)
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """Context in which matrix products are computed in bf16 where that is the precision; the weights stay as they are."""
+    """Context in which matrix products are computed in bf16 if that is the precision; the weights are unchanged."""
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -230,7 +230,7 @@ def _report_once(line: str) -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Torch's threads of this process, in here; 0 leaves them as they are."""
+    """Context with this number of torch threads in this process; 0 leaves it unchanged."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -240,13 +240,13 @@ def threads(count: int) -> Iterator[None]:
 
 
 def can_compile(device: str) -> bool:
-    """Whether torch.compile has what it needs: a C++ compiler, and on GPUs Triton."""
+    """Whether the requirements of torch.compile are installed: a C++ compiler, and on GPUs Triton."""
     compilers = (os.environ.get("CXX", "g++"), "clang++")
     return any(map(shutil.which, compilers)) and (device == "cpu" or find_spec("triton") is not None)
 
 
 def prefetch(make: Callable[[int], Made], first: int, stop: int) -> Iterator[Made]:
-    """`make(first)`, ..., `make(stop - 1)`, each made in a thread while the one before it is in use."""
+    """`make(first)`, ..., `make(stop - 1)`, each computed in a thread while the previous one is in use."""
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(make, first) if first < stop else None
         for number in range(first, stop):
@@ -258,7 +258,7 @@ def prefetch(make: Callable[[int], Made], first: int, stop: int) -> Iterator[Mad
 
 @contextmanager
 def flush_denormals() -> Iterator[None]:
-    """Numbers under 1e-38 are zero in here: each costs a CPU a hundred normal ones, and training breeds them."""
+    """Context in which numbers below 1e-38 are zero: they are a hundred times as slow on a CPU, and occur in training."""
     torch.set_flush_denormal(True)
     try:
         yield

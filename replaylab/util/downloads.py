@@ -1,7 +1,7 @@
-"""Pipelines in diffusers' layout: a folder, or a name on the Hugging Face hub that is downloaded, and its parts.
+"""Pipelines in diffusers' layout and their parts, from a folder or, by name, from the Hugging Face hub.
 
-Decision: a name is looked up on the hub with a time limit, then in the local cache. Refused: parts of another class than
-the family has, and a hub that cannot be reached (at once, with what to do).
+Decision: a name is looked up on the hub with a time limit, then in the local cache. Refused: parts whose class differs from
+the family's, and a hub that cannot be reached (immediately, with a remedy).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ CONFIGURATIONS = ["model_index.json", "*/config.json", "*/scheduler_config.json"
 
 
 def fetch(name: str | Path, download: Callable[[str], Path] | None = None) -> Path:
-    """The folder itself, or the hub's copy of it in the local cache, downloaded where it can be.
+    """The folder itself, or the hub's copy in the local cache, downloaded if possible.
 
-    `download`: in place of a pipeline's. Raises FileNotFoundError for a folder that is not there, and ConnectionError for a
-    hub that is gated or out of reach.
+    `download`: replaces the download of a pipeline. Raises FileNotFoundError for a missing folder, and ConnectionError for a
+    gated model or a hub that cannot be reached.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -37,7 +37,7 @@ def fetch(name: str | Path, download: Callable[[str], Path] | None = None) -> Pa
 
 
 def fetch_configurations(name: str | Path) -> Path:
-    """As `fetch`, but of the hub's copy only the index and the configurations of its parts: kilobytes, without weights."""
+    """As `fetch`, but from the hub only the index and the configurations of the parts: kilobytes, without weights."""
     return fetch(name, _download_configurations)
 
 
@@ -54,7 +54,7 @@ def _download_configurations(name: str) -> Path:
 
 
 def _current(name: str, download: Callable[..., Any]) -> Path:
-    """The hub's current version; where the hub does not answer, the cached one."""
+    """The hub's current version, or the cached one if the hub does not respond."""
     from huggingface_hub import model_info
 
     try:
@@ -68,7 +68,7 @@ def _current(name: str, download: Callable[..., Any]) -> Path:
 
 
 def _reason(error: BaseException) -> str:
-    """Why a download failed, from an error or those that caused it."""
+    """The reason of a failed download, from an error or its causes."""
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     chain: list[BaseException] = []
@@ -86,7 +86,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _instructions(name: str) -> str:
-    """How to get a model of the hub without the hub."""
+    """Instructions for copying a model without access to the hub."""
     return (
         f"Without the hub: `hf download {name} --local-dir {name.split('/')[1]}` on a machine that reaches it, copy that "
         "folder here, and give its path instead of the name"
@@ -94,7 +94,7 @@ def _instructions(name: str) -> str:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The contents of `model_index.json`; raises FileNotFoundError or ValueError that names it."""
+    """The contents of `model_index.json`; raises FileNotFoundError or ValueError with its path."""
     path = folder / "model_index.json"
     if not path.is_file():
         raise FileNotFoundError(
@@ -105,9 +105,9 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def load_part(folder: Path, part: str, expected: str | None = None, **settings: Any) -> Any:
-    """One part of the pipeline, by `from_pretrained`; `settings` go there (dtype).
+    """One part of the pipeline, by `from_pretrained` with these `settings` (dtype).
 
-    Raises ValueError where its class is not `expected`, or its weights are cut short or not all there.
+    Raises ValueError if its class is not `expected`, or its weights are truncated or incomplete.
     """
     kind = _class_of(folder, part, expected)
     if not (folder / part / "config.json").is_file():  # a scheduler, a tokenizer, an image processor
@@ -117,7 +117,7 @@ def load_part(folder: Path, part: str, expected: str | None = None, **settings: 
 
 
 def outline_part(folder: Path, part: str, expected: str) -> Any:
-    """A network as its configuration describes it, on torch's meta device: without weights. Errors as in `load_part`."""
+    """A network from its configuration on torch's meta device, without weights. Errors as in `load_part`."""
     import torch
 
     kind = _class_of(folder, part, expected)

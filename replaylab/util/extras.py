@@ -1,4 +1,4 @@
-"""Optional parts of the package, which `pip install 'replaylab[NAME]'` adds: an import of theirs that fails says so."""
+"""Optional parts of the package, installed by `pip install 'replaylab[NAME]'`: a failing import names this command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 
 class MissingExtra(ImportError):
-    """The message names the module, and the command that installs it."""
+    """A missing optional module; the message names it, and the command that installs it."""
 
     def __init__(self, module: str, extra: str = "") -> None:
         what = f"'replaylab[{extra}]'" if extra else module  # what is in no extra is installed by itself
@@ -17,7 +17,7 @@ class MissingExtra(ImportError):
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Around imports of what an optional part brings; raises MissingExtra."""
+    """Context for imports from an optional part; raises MissingExtra."""
     try:
         yield
     except ModuleNotFoundError as error:

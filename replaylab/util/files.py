@@ -1,8 +1,8 @@
-"""Writing of files and folders, whole and for good, and locks between processes.
+"""Atomic and durable writing of files and folders, and locks between processes.
 
-Decision: all that is kept is written here, by `write_atomically` or `write_folder`: beside its place, fsynced, renamed, and
-then the folder fsynced, so that what comes later (a summary that says a run is done) is never on disk without it. A lock is
-the kernel's (`filelock`, without its fallback to marker files, which would outlive a killed owner).
+Decision: all stored files are written here, by `write_atomically` or `write_folder`: under a temporary name, fsynced,
+renamed, and then the folder is fsynced, so that a later file (a summary that marks a run as done) is never on disk without
+it. A lock is the kernel's (`filelock`, without its fallback to marker files, which would remain after a killed owner).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 SUMS, BESIDE = "SHA256SUMS", ".sha256"
-"""Files of digests, as sha256sum writes and checks them: of a folder's files, and `<name>.sha256` of one; see `digests`."""
+"""Names of digest files, in sha256sum's format: for a folder's files, and `<name>.sha256` for one; see `digests`."""
 _BESIDE = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-[0-9a-f]{8}")  # as `_beside` names
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
@@ -45,7 +45,7 @@ def sha256(path: Path) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """A folder and those above it, where they are missing; each is on disk before anything is written into it."""
+    """Create a folder and missing ones above it; each is on disk before anything is written into it."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -56,8 +56,8 @@ def make_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, write: Any, with_digest: bool = False) -> None:
-    """Call `write(aside)` on an empty file beside the target and put it in place: it is whole or not there, and when this
-    returns it is there after a power failure too. Readable by whom the umask says, whatever `write` did. `with_digest`: as
+    """Call `write(aside)` on an empty file beside the target and rename it: the file is complete or missing, and after this
+    call it survives a power failure. Its permissions follow the umask, independent of `write`. `with_digest`: also write
     `<name>.sha256` beside it, for `digests.check`.
     """
     make_folder(path.parent)
@@ -88,12 +88,12 @@ def write_json(path: Path, plain: Any) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame, with_digest: bool = False) -> None:
-    """Write a table as parquet, without its index, atomically; `with_digest` as of `write_atomically`."""
+    """Write a table as parquet, without its index, atomically; `with_digest` as in `write_atomically`."""
     write_atomically(path, lambda aside: table.to_parquet(aside, index=False), with_digest)
 
 
 def write_folder(folder: Path, fill: Callable[[Path], Any]) -> None:
-    """Call `fill(fresh)` on a folder beside the target and put it in place of what is there, as `write_atomically` does."""
+    """Call `fill(fresh)` on a folder beside the target and replace the target by it, as in `write_atomically`."""
     make_folder(folder.parent)
     fresh, replaced = _beside(folder), []
     try:
@@ -117,7 +117,7 @@ def write_folder(folder: Path, fill: Callable[[Path], Any]) -> None:
 
 
 def _moved(fresh: Path, folder: Path) -> bool:
-    """Whether a folder could take its place; False where another one has it."""
+    """Whether a folder could be renamed to its target; False if another one exists there."""
     try:
         fresh.replace(folder)
     except OSError as error:
@@ -128,7 +128,7 @@ def _moved(fresh: Path, folder: Path) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or which names a folder has, is on disk."""
+    """Wait until a file's content, or a folder's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -140,7 +140,7 @@ def sync(path: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what processes of this host that are no longer alive left beside its place, here and in all folders below."""
+    """Remove temporary files of dead processes of this host, in this folder and all below."""
     for here, folders, names in os.walk(folder):
         for name in (*folders, *names):
             if (found := _BESIDE.fullmatch(name)) and found[1] == _HOST and not Path(f"/proc/{found[2]}").exists():
@@ -154,7 +154,7 @@ def remove_abandoned(folder: Path) -> None:
 
 @contextmanager
 def _named(path: Path, aside: Path) -> Iterator[None]:
-    """A write that fails inside, on a full disk most likely, is an OSError with the path that was to be written."""
+    """Context in which a failing write, mostly due to a full disk, is an OSError with the path of the target."""
     try:
         yield
     except Exception as error:
@@ -170,7 +170,7 @@ def _named(path: Path, aside: Path) -> Iterator[None]:
 
 
 def _beside(path: Path) -> Path:
-    """A new name that tells whose it is: two processes may write one file, where there are no locks, and die."""
+    """A new name that identifies its process: without locks, two processes may write one file, and be killed."""
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{uuid4().hex[:8]}")
 
 
@@ -180,7 +180,7 @@ def _open_to(path: Path, mode: int) -> None:
 
 
 def write_sums(folder: Path, names: Iterable[str], texts: Mapping[str, str] = {}) -> None:
-    """SHA256SUMS of a folder: of these files, and of others that are to be written with these texts."""
+    """Write SHA256SUMS of a folder: of these files, and of others that will be written with these texts."""
     found = {name: sha256(folder / name) for name in names}
     found |= {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     if found:
@@ -197,10 +197,10 @@ def _lines(found: Mapping[str, str]) -> str:
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Hold the lock of `path`, which need not exist; its folder is made. Yields whether the lock is held.
 
-    Where another process holds it, this one waits and reports that once; with `wait=False` it yields False instead. The
-    lock is the kernel's (on a hidden file beside `path`), so it is free as soon as its owner ends, however that ends. On a
-    file system without locks a line is reported and nobody is kept out: work may be done twice, but what is written
-    atomically is whole. Not reentrant. Raises OSError, with the path, if the hidden file cannot be written, and RuntimeError
+    If another process holds it, this one waits and reports that once; with `wait=False` it yields False instead. The
+    lock is the kernel's (on a hidden file beside `path`), so it is released when its owner ends for any reason. On a
+    file system without locks a line is reported and access is not exclusive: work may be done twice, but atomic writes stay
+    complete. Not reentrant. Raises OSError, with the path, if the hidden file cannot be written, and RuntimeError
     in a worker process that is importing the script which started it: it would wait for its own parent.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):

@@ -1,7 +1,7 @@
-"""Networks on disk, as folders of `config.json` and safetensors: read, saved, checked and named by a digest.
+"""Networks on disk, as folders of `config.json` and safetensors: reading, saving, checks and digests.
 
 Decision: a network is read by its own class's `from_pretrained` after its files were checked: one that is partly random
-because a file was cut short or a tensor is missing would train without a word. Refused: pickled weights.
+because a file is truncated or a tensor is missing would train without an error. Refused: pickled weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Network = TypeVar("Network", bound="nn.Module")
 def load(kind: Any, folder: Path, unused: tuple[str, ...] = (), **settings: Any) -> Any:
     """A network of a class from its folder, frozen and in evaluation mode; `settings` go to `from_pretrained` (dtype).
 
-    Raises FileNotFoundError or ValueError if not all of its weights are there, but for the `unused` ones of these prefixes.
+    Raises FileNotFoundError or ValueError if weights are missing, except `unused` ones with these prefixes.
     """
     check_weights(folder)
     try:
@@ -46,8 +46,8 @@ def load(kind: Any, folder: Path, unused: tuple[str, ...] = (), **settings: Any)
 
 
 def save(network: Any, folder: Path, leave_out: tuple[str, ...] = ()) -> None:
-    """`save_pretrained` in place of the folder: weights are whole or not there. Of what was there the card is kept.
-    `leave_out`: fields of the configuration, besides the path that the network was read from, which says nothing elsewhere.
+    """Replace the folder by the result of `save_pretrained`, atomically. An existing card is kept. `leave_out`: fields of
+    the configuration, in addition to the path from which the network was read, which has no meaning elsewhere.
     """
 
     def fill(fresh: Path) -> None:
@@ -62,7 +62,7 @@ def save(network: Any, folder: Path, leave_out: tuple[str, ...] = ()) -> None:
 
 
 def without_batch_norm(network: Network) -> Network:
-    """For inference: each batch norm becomes part of the convolution before it, in place; the same up to rounding."""
+    """For inference: merge each batch norm into the preceding convolution, in place; equivalent up to rounding."""
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -76,7 +76,7 @@ def without_batch_norm(network: Network) -> Network:
 
 
 def read_json(folder: Path, *names: str) -> dict[str, Any]:
-    """The first of these files that is there; FileNotFoundError or ValueError says what is wrong."""
+    """The content of the first of these files that exists; FileNotFoundError or ValueError with the reason."""
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(
@@ -86,7 +86,7 @@ def read_json(folder: Path, *names: str) -> dict[str, Any]:
 
 
 def check_weights(folder: Path) -> None:
-    """Raise FileNotFoundError or ValueError unless a network's files are all there and as long as they say."""
+    """Raise FileNotFoundError or ValueError unless all of a network's files exist and have their stated lengths."""
     from safetensors import safe_open
 
     for path in weight_files(folder):
@@ -97,7 +97,7 @@ def check_weights(folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """A network's weight files, those that its index lists included; raises FileNotFoundError if there are none."""
+    """A network's weight files, including those listed in its index; raises FileNotFoundError if there are none."""
     indices = sorted(folder.glob("*.safetensors.index.json"))
     maps = [(index, reading.json_object(index, AGAIN, weight_map=dict)["weight_map"]) for index in indices]
     for index, files in maps:
@@ -115,8 +115,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def digest(folder: Path, parts: tuple[str, ...]) -> str:
-    """Sixteen hex digits that name the weights of some of a pipeline's parts: of their configurations, and of every weight
-    file its size, its first and its last MiB. All of a text encoder's ten gigabytes would take a minute to read, each time.
+    """Sixteen hex digits that identify the weights of some of a pipeline's parts: the digest of their configurations, and of
+    the size, the first and the last MiB of every weight file. Reading a text encoder's ten gigabytes would take a minute.
     """
     seen = hashlib.sha256()
     for part in parts:

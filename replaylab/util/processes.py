@@ -20,8 +20,8 @@ Result = TypeVar("Result")
 
 @contextmanager
 def collecting_no_garbage() -> Iterator[None]:
-    """For imports: all that they make stays, and Python would search it for garbage again and again as it grows, which is a
-    fifth of the time that torch and diffusers take.
+    """Context for imports without garbage collection, which would repeatedly search the growing number of permanent objects
+    and takes a fifth of the time of importing torch and diffusers.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -33,12 +33,12 @@ def collecting_no_garbage() -> Iterator[None]:
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _end_with_parent() -> None:
-    """In a worker: do not outlive a parent that was killed."""
+    """In a worker: end when the parent was killed."""
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -52,9 +52,9 @@ def _end_with_parent() -> None:
 def map_in_processes(
     function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, what: str, unit: str, here: bool = True
 ) -> Iterator[Result]:
-    """`function` of every job, as results come, with progress (`progress.track`); `here` where one process is enough.
+    """`function` of every job, in order of completion, with progress (`progress.track`); `here` if one process is enough.
 
-    Raises OSError where a process ended early.
+    Raises OSError if a process ended early.
     """
     if here and min(processes, len(jobs)) <= 1:
         yield from track(map(function, jobs), what, len(jobs), unit)

@@ -1,12 +1,12 @@
-"""Progress of long work: messages, a bar or lines for one loop, a board for several things at once.
+"""Progress of long work: messages, a bar or lines for one loop, a board for several concurrent items.
 
 Decision: on a terminal `track` shows a tqdm bar; elsewhere (papermill, CI, a SLURM log, a notebook's cell) it writes whole
 lines, at most one every ten seconds, because a bar redrawn by carriage returns fills a log with thousands of fragments.
-A last line gives what was done and how long it took. Everything goes to stderr, so that piped output stays clean.
-`StatusBoard` has one line for each of several things, redrawn on a terminal; elsewhere a line when the state of one changes,
-and now and then one line for all.
+A last line gives the number of items and the time. Everything goes to stderr, so that piped output is unaffected.
+`StatusBoard` has one line for each item, redrawn on a terminal; elsewhere it writes a line when the state of one changes,
+and occasionally one line for all.
 
-Refused: bars inside bars, messages in the bar, log levels. A loop that is left early has no last line.
+Not supported: nested bars, messages in the bar, log levels. A loop that ends early has no last line.
 """
 
 import os
@@ -40,11 +40,11 @@ def report(text: str) -> None:
 
 
 def track(iterable: Iterable[Item], what: str, total: int | None = None, unit: str = "items") -> Iterator[Item]:
-    """Yield the items of `iterable` and report on the way.
+    """Yield the items of `iterable` and report progress.
 
-    `what` names the work, `unit` the things in the plural: "rendering driving: 120/384 videos, 14.2 videos/s,
-    19 s left". `total` is their number; where it is not given, the iterable's length if it has one, and
-    otherwise no time left is claimed.
+    `what` names the work, `unit` the items in the plural: "rendering driving: 120/384 videos, 14.2 videos/s,
+    19 s left". `total` is their number, by default the iterable's length; if it has none, no remaining time
+    is shown.
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
@@ -63,7 +63,7 @@ def track(iterable: Iterable[Item], what: str, total: int | None = None, unit: s
 
 
 class StatusBoard:
-    """The current states of several things: call `show` as often as they may have changed, then `close`."""
+    """The current states of several items: call `show` whenever they may have changed, and finally `close`."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -83,7 +83,7 @@ class StatusBoard:
         self._shown = dict(things)
 
     def close(self) -> None:
-        """Leave what is shown; whatever comes next goes below it."""
+        """Finish the board; further output follows below it."""
         self._lines = 0
 
     def _redraw(self, things: dict[str, tuple[str, str]]) -> None:
@@ -110,7 +110,7 @@ class StatusBoard:
 
 
 def counted(things: dict[str, tuple[str, str]]) -> str:
-    """The number of things in each state: "1 done, 2 running"."""
+    """The number of items in each state: "1 done, 2 running"."""
     states = [state for state, _ in things.values()]
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
@@ -120,7 +120,7 @@ def _board_line(name: str, state: str, more: str) -> str:
 
 
 def is_follower() -> bool:
-    """Whether this is one of several ranks (of torchrun or submitit) and not rank 0, the only one that reports."""
+    """Whether this is a rank (of torchrun or submitit) other than 0, the only one that reports."""
     return os.environ.get("RANK", "0") != "0"
 
 

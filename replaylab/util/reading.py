@@ -1,10 +1,10 @@
-"""Files that are read: one reader for each format.
+"""Reading of files: one reader for each format.
 
-Decision: whatever a library raises for a file that is empty, cut off, garbage, of another type or too large becomes a
-`DamagedFile` that names the file, what is wrong with it and what to do; a file that is missing is a FileNotFoundError that
-does the same, and what the system reports (no permission, a broken disk) stays an OSError with the path. So nobody who reads
-has to know what pyarrow, safetensors or a parser of JSON can raise. Refused: pickled arrays, and aliases in YAML, which let
-a few lines stand for gigabytes.
+Decision: any error of a library for a file that is empty, truncated, invalid, of another type or too large becomes a
+`DamagedFile` that names the file, the reason and a remedy; a missing file is a FileNotFoundError with the same information,
+and errors of the system (no permission, a broken disk) stay OSErrors with the path. Callers therefore need not know the
+errors of pyarrow, safetensors or JSON parsers. Refused: pickled arrays, and aliases in YAML, by which a few lines can expand
+to gigabytes.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 120, 120
 
 
 class DamagedFile(ValueError):
-    """A file that is there and cannot be used."""
+    """A file that exists but cannot be used."""
 
 
 def shown(value: object) -> str:
-    """A value that somebody else wrote, for an error: as `repr`, but never long."""
+    """An external value for an error message: its `repr`, truncated."""
     return _SHORT.repr(value)
 
 
 def reason(error: BaseException) -> str:
-    """What a library says about a failure: its first line, not too long."""
+    """The reason given by a library's error: its first line, truncated."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:LONGEST_REASON]
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with `~` and `~user` replaced; raises ValueError, with the path, for a user who is not known here."""
+    """The path with `~` and `~user` replaced; raises ValueError, with the path, for an unknown user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -55,7 +55,7 @@ def expanded(path: str | Path) -> Path:
 
 @contextmanager
 def named(path: Path, what: str, remedy: str = RESTORE) -> Iterator[None]:
-    """Whatever goes wrong inside is an error with this path. `what` it should be: "whole Parquet file"."""
+    """Context in which every error names this path. `what`: the expected content, such as "whole Parquet file"."""
     try:
         yield
     except DamagedFile:
@@ -83,7 +83,7 @@ def text(path: Path, remedy: str = RESTORE) -> str:
 
 
 def json_value(path: Path, kind: type, remedy: str = RESTORE) -> Any:
-    """The value of a JSON file, of this type (dict or list)."""
+    """The value in a JSON file, of this type (dict or list)."""
     what = "JSON object" if kind is dict else "JSON list"
     with named(path, what, remedy):
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -93,7 +93,7 @@ def json_value(path: Path, kind: type, remedy: str = RESTORE) -> Any:
 
 
 def json_object(path: Path, remedy: str = RESTORE, **fields: type | tuple[type, ...]) -> dict[str, Any]:
-    """A JSON file that is an object; it must have these fields, of these types."""
+    """The object in a JSON file, which must have these fields, of these types."""
     found: dict[str, Any] = json_value(path, dict, remedy)
     for name, kind in fields.items():
         kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -106,7 +106,7 @@ def json_object(path: Path, remedy: str = RESTORE, **fields: type | tuple[type, 
 
 
 def json_lines(path: Path, remedy: str = RESTORE) -> list[dict[str, Any]]:
-    """The objects of a file that has one a line, and at least one."""
+    """The objects in a file with one per line, and at least one."""
     found = []
     for number, line in enumerate(text(path, remedy).splitlines(), start=1):
         try:
@@ -140,10 +140,10 @@ def table(
     path: Path, remedy: str = RESTORE, columns: Mapping[str, str] | Collection[str] = (), numbers: Collection[str] = (),
     only: bool = False, **options: Any,
 ) -> pd.DataFrame:  # fmt: skip
-    """A Parquet file, whose pages' checksums are compared where it has some.
+    """A Parquet file; the checksums of its pages are compared if it has any.
 
-    It must have these `columns` (names, or names with what they are, for the error), and `numbers` in these of them; with
-    `only`, no other column is read. `options` go to `pandas.read_parquet`.
+    It must have these `columns` (names, or names with descriptions for the error), of which those in `numbers` hold numbers;
+    with `only`, no other column is read. `options` go to `pandas.read_parquet`.
     """
     import pandas as pd
     from pyarrow import parquet
@@ -162,7 +162,7 @@ def table(
 
 
 def csv(path: Path, remedy: str = RESTORE, columns: Collection[str] = (), **options: Any) -> pd.DataFrame:
-    """A CSV file with a head; it must have these columns. `options` go to `pandas.read_csv`."""
+    """A CSV file with a header, which must have these columns. `options` go to `pandas.read_csv`."""
     import pandas as pd
 
     with named(path, "whole CSV file", remedy):
@@ -181,7 +181,7 @@ def _check_columns(
 
 
 def tensors(path: Path, load: Callable[[Path], dict[str, Any]], remedy: str = RESTORE) -> dict[str, Any]:
-    """A safetensors file by `safetensors.torch.load_file`, or the same of another library."""
+    """A safetensors file, read by `safetensors.torch.load_file` or the equivalent of another library."""
     with named(path, "whole safetensors file", f"{CUT}: {remedy}"):
         return load(path)
 

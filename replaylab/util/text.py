@@ -1,4 +1,4 @@
-"""Numbers, shares and durations as text, and text that is somebody else's made harmless."""
+"""Numbers, shares and durations as text, and escaping of external text."""
 
 import re
 
@@ -22,12 +22,12 @@ def duration(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """The text as a terminal may show it: control characters, and bytes that are no text, as escapes."""
+    """The text for a terminal: control characters, and bytes that are not text, as escapes."""
     return "".join(each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in text)
 
 
 def in_markdown(text: str) -> str:
-    """A name within Markdown, which shows it as it is: no HTML, emphasis, link, formula or role."""
+    """A name escaped for Markdown, so that it is not read as HTML, emphasis, link, formula or role."""
     return _OF_MARKDOWN.sub(r"\\\1", " ".join(printable(text).split()))
 
 
@@ -37,7 +37,7 @@ def capital(text: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """How many of something there are: "1 seed", "5 seeds"."""
+    """A number with its noun: "1 seed", "5 seeds"."""
     return f"{count} {noun}s" if count > 1 else f"{count} {noun}"
 
 
@@ -47,8 +47,8 @@ def percent(fraction: float) -> str:
 
 
 def number(value: float, digits: str = "") -> str:
-    """A number with a minus sign, as `digits` says, or with three significant ones and no exponent below a million: 0.0123,
-    5.67, 1234.
+    """A number with a minus sign, formatted by `digits`, or with three significant digits and no exponent below a million:
+    0.0123, 5.67, 1234.
     """
     if np.isnan(value):
         return "not measured"
@@ -62,7 +62,7 @@ def number(value: float, digits: str = "") -> str:
 
 
 def with_minus_sign(text: str) -> str:
-    """A formatted number with a minus sign for its hyphen, and none before a zero."""
+    """A formatted number with a minus sign instead of a hyphen, and none before a zero."""
     is_zero = not re.search(r"[1-9∞]", text)
     return text.removeprefix("-") if is_zero else text.replace("-", MINUS, 1) if text.startswith("-") else text
 
