@@ -1,1 +1,1 @@
-"""What is concluded from the rows of runs: intervals, changes, claims, configurations. Neither torch nor figures."""
+"""Analysis of the rows of runs: intervals, changes, claims, configurations. Without torch and figures."""

@@ -1,10 +1,10 @@
-"""Whether fidelity and dynamics improve together: the numbers of claim C3, from the rows of several sweeps.
+"""Whether fidelity and dynamics improve together: the values of claim C3, from the rows of several sweeps.
 
-Decision: everything is a change from the run's own base on the same clips, so runs of both bases can stand together. In
-pairs of two measures both changes are turned into gains, which grow where the model gets better. ρ within a run is read
-as it was preregistered (`claims.alignments`), which alone leads to a verdict, and in other ways, which are exploratory.
+Decision: all values are changes from the run's own base on the same clips, so runs of both bases can be combined. In
+pairs of two measures both changes are converted to gains, which are positive where the model improves. ρ within a run is
+computed as preregistered (`claims.alignments`), which alone determines the verdict, and in other, exploratory ways.
 
-Refused: sweeps that measure other clips, and what `changes` refuses. Missing runs are counted in `Sweeps.runs`.
+Refused: sweeps that measure different clips, and what `changes` refuses. Missing runs are counted in `Sweeps.runs`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ORDINARY, EVENTFUL, HELD_OUT = "driving", CLAIM.domain, "driving-held-out"
 DOMAINS = (ORDINARY, EVENTFUL, HELD_OUT)
 FIDELITY, DYNAMICS, PULL = "effnet_kd", "ade_px", "pull_to_mean"
 OF_A_CLIP = ("effnet_perceptual", "psnr_db", "ssim", PSEUDO["effnet_kd"])
-"""Measures of appearance that a clip has. The last is no fidelity of a clip: see the page."""
+"""Visual measures of single clips. The last one is not a fidelity of a clip: see the page."""
 WHOLE = (FIDELITY, DYNAMICS, PULL)  # one value a run
 MEASURES = (*WHOLE, *OF_A_CLIP)
 SETTLED = 50  # the step before which EffNet-KD rises whatever is trained on
@@ -43,14 +43,14 @@ CONFIGURATION = ["target", "replay", "replay_fraction"]
 
 @dataclass(frozen=True)
 class Sweeps:
-    """Several sweeps as they stand, each run and each reference once."""
+    """The current state of several sweeps, each run and each reference once."""
 
     presets: tuple[str, ...]
     split: str
     rows: pd.DataFrame
     """of finished runs and their references (`store.COLUMNS`), of DOMAINS and MEASURES"""
     runs: pd.DataFrame
-    """one row a run that the presets ask for: run, base, target, replay, replay_fraction, seed, state"""
+    """one row per run of the presets: run, base, target, replay, replay_fraction, seed, state"""
 
     @cached_property
     def values(self) -> pd.DataFrame:
@@ -61,7 +61,7 @@ class Sweeps:
 
     @cached_property
     def changes(self) -> pd.DataFrame:
-        """Of every run and step, for WHOLE and DOMAINS: RUN, step, domain, measure, value, before, and change."""
+        """Changes of every run and step, for WHOLE and DOMAINS: RUN, step, domain, measure, value, before, change."""
         parts = []
         for measure, domain in product(WHOLE, DOMAINS):
             before, after = (table.mean(axis=1) for table in before_and_after(self.rows, measure, domain))
@@ -110,13 +110,13 @@ class Sweeps:
 
     @property
     def targets(self) -> list[str]:
-        """What is fine-tuned on without replay, run yet or not: by dose, then those that are no dose."""
+        """The targets of runs without replay, finished or not: by dose, then those without a dose."""
         asked = set(self.without_replay["target"])
         return sorted(asked, key=lambda target: (np.nan_to_num(dose(target), nan=2), target))
 
     @property
     def done_targets(self) -> list[str]:
-        """The targets that have a finished run without replay, in their order."""
+        """The targets with a finished run without replay, in their order."""
         there = set(self.without_replay.loc[self.without_replay["state"] == "done", "target"])
         return [target for target in self.targets if target in there]
 
@@ -129,7 +129,7 @@ class Sweeps:
 def read(presets: Sequence[str], seeds: Sequence[int] = (), store: str | Path = "") -> Sweeps:
     """The finished runs of some presets; nothing is trained. An empty `seeds` or `store` means the presets' own.
 
-    Raises ValueError for no or an unknown preset, and for presets that measure other clips.
+    Raises ValueError for no or an unknown preset, and for presets that measure different clips.
     """
     if not presets:
         raise ValueError("presets is empty: name at least one, such as published")
@@ -152,7 +152,7 @@ def read(presets: Sequence[str], seeds: Sequence[int] = (), store: str | Path = 
 
 
 def dose(target: str) -> float:
-    """The share of eventful clips in a target; NaN where that is no answer: one event repeated, or free motion."""
+    """The share of eventful clips in a target; NaN where it is undefined: one repeated event, or free motion."""
     world = domain_spec(target)
     return {"ordinary": 0.0, "eventful": world.eventful_share}.get(world.motion, float("nan"))
 
@@ -172,8 +172,8 @@ def _read_as(values: pd.DataFrame, reading: str) -> pd.DataFrame:
 def rho_minus_ordinary(
     made: Sweeps, target: str, reading: str = PREREGISTERED, domain: str = EVENTFUL
 ) -> pd.Series[float]:  # fmt: skip
-    """ρ with ADE on eventful driving (or another domain) of a target − that of ordinary driving as target, by seed and
-    base, of the runs that both have.
+    """ρ with ADE on eventful driving (or another domain) for a target − ρ for ordinary driving as target, by seed and
+    base, for the runs that both have.
     """
     table = made.rhos_of(domain, reading)
     of = [table[table["target"] == one].set_index(["seed", "base"])["rho"] for one in (target, ORDINARY)]
@@ -191,7 +191,7 @@ def gains(made: Sweeps, domain: str) -> pd.DataFrame:
 
 # ------------------------------------------------------------------------------------- at the last step: configurations
 def rhos_across(made: Sweeps, domain: str) -> tuple[NDArray[np.float64], int]:
-    """ρ over the configurations that every seed has, at the last step, one a seed; none for fewer than 3; and how many."""
+    """ρ per seed over the configurations that all seeds have, at the last step, and their number; none for fewer than 3."""
     here = last_steps(gains(made, domain))
     pair = [here.pivot(index="seed", columns=CONFIGURATION, values=of).dropna(axis=1) for of in ("fidelity", "dynamics")]
     count = pair[0].shape[1]
@@ -206,7 +206,7 @@ def _vary(*tables: NDArray[np.float64]) -> bool:
 
 # ------------------------------------------------------------------------------------------- at the last step: clips
 def clip_gains(made: Sweeps, target: str, measure: str, domain: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gains of each clip (S, N) in `measure` and in ADE, without replay; only of clips that have both in every run."""
+    """Gains of each clip (S, N) in `measure` and in ADE, without replay; only clips with both in every run."""
     both = []
     for one in (measure, DYNAMICS):
         changes = made.clip_changes[one, domain]
@@ -218,7 +218,7 @@ def clip_gains(made: Sweeps, target: str, measure: str, domain: str) -> tuple[ND
 
 
 def _clip_rho(fidelity: NDArray[np.float64], dynamics: NDArray[np.float64]) -> tuple[float, float, float, int, int] | None:
-    """ρ, its interval, how many seeds and clips; None where there is no rank correlation."""
+    """ρ, its interval, the numbers of seeds and clips; None if the rank correlation is undefined."""
     seeds, clips = fidelity.shape
     if not seeds or clips < 4 or not _vary(fidelity, dynamics):
         return None

@@ -1,8 +1,8 @@
-"""After − before: each run beside the base that it started from, clip by clip; and which step is a run's last.
+"""After − before: each run compared with its base, clip by clip; and the last step of each run.
 
-Decision: every comparison of the library is made of these two tables, so that what counts as before is said once.
+Decision: every comparison of the library uses these two tables, so that 'before' is defined once.
 
-Refused: runs whose base was not measured, runs and bases that have other clips, two values of one clip, and runs of one
+Refused: runs whose base was not measured, runs and bases with different clips, two values of one clip, and runs of one
 configuration that end at different steps.
 """
 
@@ -23,10 +23,10 @@ def of_measure(rows: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
 
 
 def before_and_after(rows: pd.DataFrame, measure: str, domain: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of each run and step (RUN, step) and scene (columns): the value of its base, and its own.
+    """For each run and step (RUN, step) and scene (columns): the value of its base, and its own.
 
-    A measure of a whole set has one column. What was not measured in a clip is NaN. ValueError where a run's base was not
-    measured, where both have other clips, or where a clip has two values.
+    A measure of a whole set has one column. Missing values of clips are NaN. ValueError if a run's base was not measured, if
+    the clips of both differ, or if a clip has two values.
     """
     here = of_measure(rows, measure, domain)
     after = _by_scene(here[here["model"] == FINE_TUNED], [*RUN, "step"], measure, domain)
@@ -56,14 +56,14 @@ def _by_scene(rows: pd.DataFrame, keys: list[str], measure: str, domain: str) ->
 
 
 def last_steps(table: pd.DataFrame) -> pd.DataFrame:
-    """Of a table with `run` and `step`, as columns or in its index: each run at its own last step."""
+    """The rows of each run at its own last step, from a table with `run` and `step` as columns or in its index."""
     steps = table.index.to_frame(index=False) if "step" in table.index.names else table[["run", "step"]]
     last = steps.groupby("run", observed=True)["step"].transform("max")
     return table[(steps["step"] == last).to_numpy()]
 
 
 def check_ends(runs: pd.DataFrame, configuration: Sequence[str]) -> None:
-    """ValueError that says which runs end where, if runs that share these columns end at different steps."""
+    """ValueError, with the runs and their last steps, if runs with equal values in these columns end at different steps."""
     ends = runs.groupby([*configuration, "run"], observed=True)["step"].max()
     for name, of in ends.groupby(level=list(configuration), observed=True):
         if of.nunique() > 1:

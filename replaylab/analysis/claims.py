@@ -1,11 +1,11 @@
 """The claims of `book/preregistration.md`, and their verdicts from a sweep's rows.
 
-Decision: a claim is a description (configuration, measure, domain, side), written down before the runs, and judging it
-takes no choice. Endpoints are after − before: a run's last step minus step 0 of the base that it started from, clip by
-clip. Beside every interval stand each base's own mean and the rule. A claim is undecided where the two bases disagree, or
-where its base does no better than a copied last frame.
+Decision: a claim is a description (configuration, measure, domain, side), fixed before the runs, and its verdict requires
+no choice. Endpoints are after − before: a run's last step − step 0 of its base, clip by clip. Every interval is given with
+the mean of each base and the rule. A claim is undecided if the two bases disagree, or if its base is no better than
+copy-last-frame.
 
-Refused: what `changes` refuses: rows without their base, runs that saw other clips, or that end at different steps.
+Refused: what `changes` refuses: rows without their base, runs with different clips, or that end at different steps.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """For people: such as "replay near 25 %, target country"."""
+        """The configuration in words, such as "replay near 25 %, target country"."""
         share = f"{self.replay} {100 * self.replay_fraction:g} %".strip()
         return f"replay {share}" + (f", target {self.target}" if self.target != "driving" else "")
 
     def select(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Its lines of a table of runs, with the columns target, replay and replay_fraction."""
+        """The rows of this configuration in a table of runs with columns target, replay and replay_fraction."""
         at = np.isclose(table["replay_fraction"], self.replay_fraction) & (table["target"] == self.target)
         return table[at & ((table["replay"] == self.replay) | (self.replay_fraction == 0))]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One endpoint. Of `keeps`, the margin is the loss that still counts as keeping; else it is 0."""
+    """One endpoint. With `keeps`, the margin is the loss that still counts as keeping, otherwise 0."""
 
     name: str
     statement: str
@@ -78,7 +78,7 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with what was found."""
+    """A claim with its result."""
 
     claim: Claim
     interval: Interval
@@ -87,11 +87,11 @@ class Judged:
     of_bases: dict[str, float]
     """each base's own mean"""
     why: str
-    """what decided it beside the interval; empty if nothing did"""
+    """the reason of the verdict other than the interval; empty if there is none"""
 
     @property
     def rule(self) -> str:
-        """What makes a verdict of this claim, in words."""
+        """The rule of this claim's verdict, in words."""
         return statistics.rule(self.claim.side, self.margin, SEEDS_NEEDED)
 
 
@@ -130,8 +130,8 @@ def changes(
 ) -> tuple[NDArray[np.float64], list[str]] | None:
     """After − before (S, N) of every seed and clip, and the base of every seed; None for fewer than two seeds.
 
-    Of a measure of the whole set, what each clip adds to it. Clips without a value are left out for all seeds. ValueError
-    as from `before_and_after`, and where runs of one seed or of different lengths are mixed.
+    For a measure of the whole set, the contribution of each clip. Clips without a value are left out for all seeds.
+    ValueError as from `before_and_after`, and if runs of one seed or of different lengths are mixed.
     """
     part = PSEUDO.get(measure, measure)
     here = of_measure(rows, part, domain)
@@ -146,7 +146,7 @@ def changes(
 
 
 def _judge_alignment(rows: pd.DataFrame, claim: Claim) -> Judged | None:
-    """ρ of the configuration − ρ of the other, seed by seed."""
+    """ρ of the configuration − ρ of the other one, seed by seed."""
     assert claim.against is not None
     pairs = [alignments(rows, configuration, claim.domain) for configuration in (claim.configuration, claim.against)]
     apart = pd.concat(pairs, axis=1, join="inner").dropna()
@@ -161,8 +161,8 @@ def _judge_alignment(rows: pd.DataFrame, claim: Claim) -> Judged | None:
 def alignments(
     rows: pd.DataFrame, configuration: Configuration, domain: str, accuracy: str = "ade_px", look: str = "driving"
 ) -> pd.Series[float]:  # fmt: skip
-    """Spearman's ρ of the gains in EffNet-KD in the domain `look` and in `accuracy` over a run's checkpoints, by seed and
-    base; NaN if one of them is flat.
+    """Spearman's ρ between the gains in EffNet-KD in the domain `look` and in `accuracy` over a run's checkpoints, by seed
+    and base; NaN if one of them is constant.
     """
     gains = []
     for measure, of in (("effnet_kd", look), (accuracy, domain)):
@@ -182,14 +182,14 @@ def _alignment_of_one(run: pd.DataFrame) -> float:
 
 
 def _before_and_copied(rows: pd.DataFrame, claim: Claim, bases: list[str]) -> tuple[float, float]:
-    """The base's value, meaned over the runs' bases, and copy-last-frame's."""
+    """The mean value of the runs' bases, and that of copy-last-frame."""
     here = of_measure(rows, claim.measure, claim.domain)
     of_bases = here[here["model"] == "base"].groupby("base")["value"].mean()
     return float(of_bases.loc[bases].mean()), float(here.loc[here["model"] == "copy-last-frame", "value"].mean())
 
 
 def runs_of(rows: pd.DataFrame, configuration: Configuration) -> pd.DataFrame:
-    """The rows of a configuration's runs; ValueError where they end at different steps."""
+    """The rows of a configuration's runs; ValueError if they end at different steps."""
     runs = configuration.select(rows[rows["model"] == FINE_TUNED])
     check_ends(runs, ["target", "replay_fraction"])
     return runs

@@ -1,11 +1,11 @@
-"""Configurations that differ in one thing, compared: the numbers behind the ablations, the second world and family.
+"""Comparison of configurations with one difference: the values of the ablations, the second world and family.
 
-Decision: every configuration is read twice, after its last step and where its fidelity has first gained most of what near
-replay of 25 % gains with the same seed, so that one that merely trains less is not flattered. Between the steps that were
-measured, the base's step 0 among them, it is read on a straight line. Configurations are compared seed by seed and clip
-by clip, and where the interval of that difference over seeds and scenes holds 0, the data cannot tell.
+Decision: every configuration is evaluated twice, after its last step and where its fidelity first reaches most of the gain
+of near replay of 25 % with the same seed, so that merely training less is not an advantage. Between measured steps,
+including the base's step 0, values are interpolated linearly. Configurations are compared seed by seed and clip
+by clip; if the interval of the difference over seeds and scenes contains 0, the comparison is inconclusive.
 
-Refused: what `before_and_after` refuses. Intervals from fewer than three seeds have no ends. Missing runs are no error:
+Refused: what `before_and_after` refuses. Intervals from fewer than three seeds have no ends. Missing runs are not an error:
 they are counted in `Configurations.runs`.
 """
 
@@ -32,11 +32,11 @@ from replaylab.util.text import percent
 REFERENCE = NEAR_25.name
 LAST, EQUAL, LOWER = "at the last step", "at equal fidelity", "at a lower one"
 SHARES = {EQUAL: 0.8, LOWER: 0.5}
-"""Readings at equal fidelity: shares of near replay 25 %'s gain in EffNet-KD, by seed; who gains it all is chance."""
+"""Readings at equal fidelity: shares of near replay 25 %'s gain in EffNet-KD, by seed; reaching all of it is chance."""
 
 
 def label_of(measure: str, place: str) -> str:
-    """Such as "ADE, eventful (px)"; `place` is "ordinary" (the target), "eventful" (in its look) or a domain's name."""
+    """A label such as "ADE, eventful (px)"; `place`: "ordinary", "eventful" (in the target's appearance) or a domain."""
     entry = measure_of(measure)
     where = place if place in ("ordinary", "eventful") else domain_of(place).label
     return replace(entry, label=f"{entry.label}, {where}").name
@@ -65,22 +65,22 @@ EFFECT = ["group", "configuration", "measure", "reading", "step", "change", "low
 # ------------------------------------------------------------------------------------------------------------- numbers
 @dataclass(frozen=True)
 class Configurations:
-    """Runs by configuration, as they stand in a store."""
+    """Runs by configuration, in their current state in a store."""
 
     preset: str
     title: str
     ordinary: str
     """the target, on which fidelity is measured"""
     eventful: str
-    """eventful driving in the target's look, on which dynamics is"""
+    """eventful driving in the target's appearance, on which dynamics is measured"""
     rows: pd.DataFrame
     """of finished runs and their references (`store.COLUMNS`), only what MEASURES names"""
     runs: pd.DataFrame
-    """one row a run that is asked for (RUN): `last` is its last step, `clips_kept` those that it replays from"""
+    """one row per requested run (RUN): `last` is its last step, `clips_kept` the size of its replay buffer"""
 
     @property
     def names(self) -> list[str]:
-        """Every configuration that is asked for, in its order."""
+        """Every requested configuration, in its order."""
         return list(dict.fromkeys(self.runs["configuration"]))
 
     @cached_property
@@ -90,7 +90,7 @@ class Configurations:
 
     @property
     def has_reference(self) -> bool:
-        """Whether there is anything to compare with: a finished run of near replay 25 %."""
+        """Whether there is a finished run of near replay 25 % to compare with."""
         return bool((self.done["configuration"] == REFERENCE).any())
 
     @property
@@ -100,7 +100,7 @@ class Configurations:
 
     @cached_property
     def curves(self) -> dict[str, dict[str, pd.DataFrame]]:
-        """Measure -> run -> after − before by step (the base's 0 first) and scene; of a whole set, what a scene adds."""
+        """Measure -> run -> after − before by step (from 0) and scene; for measures of a set, the scenes' contributions."""
         return {label: self._curves(*self.measured(label)) for label in MEASURES}
 
     def _curves(self, measure: str, domain: str) -> dict[str, pd.DataFrame]:
@@ -113,8 +113,8 @@ class Configurations:
         }
 
     def steps_of(self, name: str, reading: str) -> pd.Series[float]:
-        """Seed -> the step at which a reading takes a configuration's run: NaN where it never comes to that fidelity, and no
-        seed where near replay of 25 % is missing or has gained none.
+        """Seed -> the step at which a configuration's run is read: NaN if it never reaches that fidelity; seeds are left out
+        if near replay of 25 % is missing or has no gain.
         """
         if (name, reading) not in self._steps:
             self._steps[name, reading] = self._steps_of(name, reading)
@@ -122,7 +122,7 @@ class Configurations:
 
     @cached_property
     def _steps(self) -> dict[tuple[str, str], pd.Series[float]]:
-        """What `steps_of` has said."""
+        """Cached results of `steps_of`."""
         return {}
 
     def _steps_of(self, name: str, reading: str) -> pd.Series[float]:
@@ -145,8 +145,8 @@ class Configurations:
         return {seed: level for seed, level in levels.items() if level < 0}
 
     def changes(self, name: str, label: str, reading: str = LAST) -> pd.DataFrame:
-        """After − before of each seed (rows) and scene (columns); none where a seed never comes to that fidelity, or
-        where that is measured at the end only and a configuration ends before.
+        """After − before of each seed (rows) and scene (columns); empty if a seed never reaches that fidelity, or if the
+        measure exists at the last step only and the configuration is read before it.
         """
         runs = self.done[self.done["configuration"] == name].set_index("seed")["run"]
         steps = self.steps_of(name, reading)
@@ -164,7 +164,7 @@ class Configurations:
 
     @cached_property
     def effects(self) -> pd.DataFrame:
-        """A line for each configuration, measure and reading (EFFECT): its change, and that − near replay 25 %'s."""
+        """One row per configuration, measure and reading (EFFECT): its change, and its change − that of near replay 25 %."""
         lines = []
         groups = self.runs.drop_duplicates("configuration").set_index("configuration")["group"]
         for label in MEASURES:
@@ -179,7 +179,7 @@ class Configurations:
         return pd.DataFrame(lines, columns=EFFECT)
 
     def change(self, name: str, label: str = DYNAMICS, reading: str = LAST) -> Interval:
-        """A configuration's change in a line of MEASURES; NaN for what is not there."""
+        """A configuration's change in a measure of MEASURES; NaN if it is missing."""
         return self._effect(name, label, reading, ("change", "low", "high"))
 
     def difference_from_reference(self, name: str, label: str = DYNAMICS, reading: str = LAST) -> Interval:
@@ -195,21 +195,21 @@ class Configurations:
 
     @cached_property
     def _effects(self) -> dict[tuple[str, str, str], dict[str, Any]]:
-        """The lines of `effects` by configuration, measure and reading."""
+        """The rows of `effects` by configuration, measure and reading."""
         return {(one["configuration"], one["measure"], one["reading"]): one for one in self.effects.to_dict("records")}
 
     def difference(self, name: str, other: str, label: str = DYNAMICS) -> Interval:
-        """A configuration's change at the last step − another's, of the seeds and scenes that both have."""
+        """A configuration's change at the last step − another's, for the seeds and scenes that both have."""
         return interval(minus(self.changes(name, label), self.changes(other, label)))
 
     def measured(self, label: str) -> tuple[str, str]:
-        """The measure of a line of MEASURES and its domain."""
+        """The measure with this label in MEASURES, and its domain."""
         measure, where = MEASURES[label]
         return measure, {"ordinary": self.ordinary, "eventful": self.eventful}.get(where, where)
 
 
 def reached(curve: pd.Series[float], level: float) -> float:
-    """The first step at which a curve over steps is down at a level, on straight lines between them; NaN for never."""
+    """The first step at which a curve over steps falls to a level, by linear interpolation; NaN if it never does."""
     steps, values = curve.index.to_numpy(float), curve.to_numpy(float)
     down = np.flatnonzero(values <= level)
     if not len(down):
@@ -222,7 +222,7 @@ def reached(curve: pd.Series[float], level: float) -> float:
 
 
 def at_step(curve: pd.DataFrame, step: float) -> pd.Series[float]:
-    """A curve (steps, scenes) at a step from its first to its last, on straight lines between them."""
+    """A curve (steps, scenes) at a step between its first and its last, by linear interpolation."""
     steps, values = curve.index.to_numpy(float), curve.to_numpy()
     after = int(np.searchsorted(steps, step))
     if steps[after] == step:
@@ -232,26 +232,26 @@ def at_step(curve: pd.DataFrame, step: float) -> pd.Series[float]:
 
 
 def minus(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """The difference of two tables (seeds, scenes), of the seeds and scenes that both have."""
+    """The difference of two tables (seeds, scenes), for the seeds and scenes that both have."""
     seeds, scenes = one.index.intersection(other.index), one.columns.intersection(other.columns)
     return one.loc[seeds, scenes] - other.loc[seeds, scenes]
 
 
 def outcome_of(difference: Interval, label: str = DYNAMICS) -> str:
-    """What a difference in a line of MEASURES shows: BETTER, WORSE, CANNOT_TELL or FEW."""
+    """The outcome of a difference in a measure of MEASURES: BETTER, WORSE, CANNOT_TELL or FEW."""
     return outcome(difference, measure_of(MEASURES[label][0]).better)
 
 
 def digits_of(label: str) -> str:
-    """How values in a line of MEASURES are formatted."""
+    """The number format of a measure of MEASURES."""
     return measure_of(MEASURES[label][0]).digits
 
 
 def against_reference(made: Configurations, name: str) -> str:
-    """Against near replay 25 %, in ADE on eventful driving at equal fidelity: BETTER, WORSE, CANNOT_TELL or FEW.
+    """Comparison with near replay 25 % in ADE on eventful driving at equal fidelity: BETTER, WORSE, CANNOT_TELL or FEW.
 
-    Where one of its runs never comes to that fidelity, or near replay itself gains with too few seeds, by ADE and EffNet-KD
-    at the last step: BETTER or WORSE where one is so and the other is not the opposite, TRADE where it is.
+    If one of its runs never reaches that fidelity, or near replay itself gains with too few seeds, ADE and EffNet-KD at the
+    last step are compared: BETTER or WORSE if one is so and the other is not the opposite, TRADE if it is.
     """
     at_equal = outcome_of(made.difference_from_reference(name, DYNAMICS, EQUAL))
     if at_equal != FEW:
@@ -263,7 +263,7 @@ def against_reference(made: Configurations, name: str) -> str:
 
 
 def clips_kept(run: RunSpec) -> int:
-    """How many clips a run replays from, of all domains together."""
+    """The number of clips in a run's replay buffers, over all domains."""
     kept = 0
     for world in run.replay.domains:
         assert isinstance(world, WorldSpec)
@@ -274,7 +274,7 @@ def clips_kept(run: RunSpec) -> int:
 
 # ------------------------------------------------------------------------------------------------------------- reading
 def by_replay(runs: Sequence[RunSpec]) -> list[tuple[RunSpec, str, str]]:
-    """Runs of a sweep with their group and configuration; near replay is in the group of no replay, as among ablations."""
+    """Runs of a sweep with their group and configuration; near replay is in the group of no replay, as in the ablations."""
     named = []
     for run in runs:
         kind = run.replay.name
@@ -286,7 +286,7 @@ def by_replay(runs: Sequence[RunSpec]) -> list[tuple[RunSpec, str, str]]:
 def configurations_of(
     preset: str, title: str, named: Sequence[tuple[RunSpec, str, str]], home: Path, ordinary: str, eventful: str
 ) -> Configurations:  # fmt: skip
-    """Runs, each with its group and its configuration, as they stand in the store `home`; nothing is trained."""
+    """Runs, each with its group and its configuration, in their current state in the store `home`; nothing is trained."""
     lines, store = [], Store(home)
     for run, group, name in named:
         done = store.is_done(run)

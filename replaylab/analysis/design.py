@@ -1,9 +1,9 @@
-"""What an experiment can see before it is run: how often its intervals hold the truth, and which difference they tell.
+"""Power analysis of an experiment: the coverage of its intervals, and the smallest detectable difference.
 
-Decision: a change is base + seed + scene + rest, each normal; their standard deviations are estimated from an experiment
-that was run, and the next one is reckoned from them: bases, one run of each, crossed with scenes. What cannot be known
-from two bases, how much bases differ, is not taken from them alone: everything is also shown with bases that differ as much
-as runs of one base do, and three times as much.
+Decision: a change is modelled as base + seed + scene + residual, each normal; their standard deviations are estimated from a
+completed experiment and used to predict the next one: bases, one run of each, crossed with scenes. The variation among bases
+cannot be estimated from two bases alone, so all results are also given for a standard deviation of bases equal to that of
+runs of one base, and three times as large.
 
 Refused: fewer than two runs in every base, and levels and powers outside 0 to 1.
 """
@@ -25,18 +25,18 @@ from replaylab.spec import generator
 from replaylab.util.checks import FloatArray, checked_at_least, checked_numbers
 
 RATIOS = (1.0, 2.0, 3.0)
-"""Of the standard deviation of bases to that of runs of one base, at which coverage is simulated."""
+"""Ratios of the standard deviation of bases to that of runs of one base, at which coverage is simulated."""
 FIRST_EDITION = (3, 2)
-"""Runs from each of its bases."""
+"""The number of runs from each of its bases."""
 POWER = 0.8
 MOST_BASES, ALL_BASES = 40, 100_000
 STAND_INS = {"ade_second_detector_px": "ade_tracked_px"}
-"""In the first edition: the reading of accuracy that shares nothing with the detector."""
+"""In the first edition: the measure of accuracy that is independent of the detector."""
 
 
 @dataclass(frozen=True)
 class Components:
-    """Standard deviations of the parts of a change, in the measure's unit, and how many scenes there are."""
+    """Standard deviations of the parts of a change, in the measure's unit, and the number of scenes."""
 
     base: float
     seed: float
@@ -45,25 +45,25 @@ class Components:
     scenes: int
 
     def with_ratio(self, ratio: float) -> Components:
-        """With bases that differ so many times as much as runs of one base do."""
+        """The components with this ratio of the standard deviation of bases to that of runs of one base."""
         return replace(self, base=ratio * self.within_a_base**0.5)
 
     @property
     def within_a_base(self) -> float:
-        """Variance of the mean over scenes among runs of one base."""
+        """Variance, among runs of one base, of the mean over scenes."""
         return self.seed**2 + self.rest**2 / self.scenes
 
     @property
     def of_a_run(self) -> float:
-        """The same, among runs of bases of their own."""
+        """The same among runs that each have another base."""
         return self.base**2 + self.within_a_base
 
 
 def components(values: ArrayLike, bases: Sequence[str]) -> Components:
-    """From values (S, N) of S runs, each with its base, and N scenes; N is 1 where a run has one value.
+    """Estimated from values (S, N) of S runs, each with its base, and N scenes; N is 1 if a run has one value.
 
-    Mean squares of the nested and crossed layout, set equal to what is expected of them (Searle, Casella & McCulloch 1992,
-    chapters 3 and 4); negative variances are 0. Of two bases the bases' own has one degree of freedom.
+    Mean squares of the nested and crossed layout are equated to their expectations (Searle, Casella & McCulloch 1992,
+    chapters 3 and 4); negative variances are set to 0. With two bases, the variance of bases has one degree of freedom.
     """
     kept = checked_numbers(values, "values", 2)
     runs, scenes = kept.shape
@@ -85,10 +85,10 @@ def components(values: ArrayLike, bases: Sequence[str]) -> Components:
 
 # ------------------------------------------------------------------------------------------------------------- coverage
 def coverage(of: Components, runs: Sequence[int], trials: int, *, units: str = "bases") -> tuple[float, float]:
-    """The share of simulated experiments whose interval holds the truth, and the intervals' mean half width.
+    """The share of simulated experiments whose interval contains the true value, and the intervals' mean half width.
 
-    runs: from each base. units "bases": runs of one base are one, their mean; "runs": they count as independent, as in the
-    first edition. ValueError for other units.
+    runs: number from each base. units "bases": runs of one base are averaged; "runs": they are treated as independent, as in
+    the first edition. ValueError for other units.
     """
     if units not in ("bases", "runs"):
         raise ValueError(f"units: {units!r} is none of bases, runs")
@@ -109,8 +109,8 @@ def coverage(of: Components, runs: Sequence[int], trials: int, *, units: str = "
 
 
 def coverage_table(of: dict[str, Components], bases: int = BASES_NEEDED, trials: int = 2000) -> pd.DataFrame:
-    """A line an endpoint and ratio: how often a 95 % interval holds the truth, of five runs from two bases that count as
-    independent (the first edition), and of one run from each of `bases`.
+    """One row per endpoint and ratio: the coverage of a 95 % interval, for five runs from two bases treated as independent
+    (the first edition), and for one run from each of `bases`.
     """
     lines = []
     for name, found in of.items():
@@ -125,10 +125,10 @@ def coverage_table(of: dict[str, Components], bases: int = BASES_NEEDED, trials:
 
 # ---------------------------------------------------------------------------------------------------------------- power
 def detectable(of: Components, bases: int, p: float = 0.05, power: float = POWER) -> float:
-    """The difference from 0 that one run from each of so many bases shows, with this p, in this share of experiments.
+    """The difference from 0, in the measure's unit, that is detected with this p and power by one run from each base.
 
-    Over the bases' variance, which is estimated with few degrees of freedom, the power is averaged; that of the scenes
-    counts as known. In the measure's unit.
+    The power is averaged over the variance of bases, which is estimated with few degrees of freedom; that of scenes is
+    treated as known.
     """
     checked_at_least(2, bases, "bases", "bases", "a spread needs two")
     for name, value in (("p", p), ("power", power)):
@@ -152,14 +152,14 @@ _MIDDLES: FloatArray = (np.arange(400) + 0.5) / 400  # of equal shares of a dist
 
 
 def bases_needed(of: Components, difference: float, p: float = 0.05, power: float = POWER) -> int:
-    """The least number of bases that show this difference; 0 where MOST_BASES do not, or there is none."""
+    """The smallest number of bases that detect this difference; 0 if MOST_BASES do not, or if it is 0."""
     enough = (bases for bases in range(2, MOST_BASES + 1) if detectable(of, bases, p, power) <= difference)
     return next(enough, 0)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A contrast of the second edition, as the first edition's runs show it."""
+    """A contrast of the second edition, estimated from the first edition's runs."""
 
     claim: str
     words: str
@@ -177,7 +177,7 @@ class Endpoint:
 
 
 def endpoints(rows: pd.DataFrame, claims_: Sequence[AnyClaim] = CLAIMS) -> list[Endpoint]:
-    """Of the claims whose runs the first edition has: seeds 0 to 4 from two bases; for alignment, its own claim."""
+    """The endpoints of claims with runs in the first edition: seeds 0 to 4 from two bases; for alignment, its own claim."""
     found: list[Endpoint] = []
     for claim in claims_:
         if isinstance(claim, Claim):
@@ -201,7 +201,7 @@ def _endpoints(rows: pd.DataFrame, claim: Claim) -> list[Endpoint]:
 
 
 def _room(rows: pd.DataFrame, claim: Claim, contrast: Contrast, measure: str) -> float:
-    """How far below 0 a contrast of keeping were if replay lost no accuracy, or gained all that plain fine-tuning gains."""
+    """The value below 0 of a contrast of keeping if replay lost no accuracy, or had the full gain of plain fine-tuning."""
     (replay, _), *others = contrast.changes
     (plain, _), *_ = claim.presupposes[0][0].changes
     best = (replay, 0.0) if claim.measures == READINGS else (plain, 1.0)
@@ -225,12 +225,12 @@ def _of_alignment(rows: pd.DataFrame) -> list[Endpoint]:
 def power_table(
     of: Sequence[Endpoint], bases: int = BASES_NEEDED, claims_: int = len(CLAIMS), scenes: int = 0
 ) -> pd.DataFrame:  # fmt: skip
-    """A line an endpoint: the standard deviations, the difference that so many bases tell, and whether that is enough.
+    """One row per endpoint: standard deviations, the detectable difference with `bases` bases, and if that is sufficient.
 
-    `told` is with a p of 0.05, `told first` with that of the first of so many claims (Holm), and the two after it the same
-    with bases that differ as much as runs of one base, and three times as much. `bases needed`: for `told first`, 0 for
-    more than MOST_BASES or none at all; `told by all bases` is what only more scenes would better. scenes: 0 for as many as
-    there were. A claim of several contrasts is shown less often than each of them.
+    `told` is the detectable difference at p = 0.05, `told first` that for the first of all claims (Holm), followed by the
+    same with a standard deviation of bases equal to that of runs of one base, and three times as large. `bases needed`: for
+    `told first`, 0 for more than MOST_BASES or none; `told by all bases`: the limit of many bases, which only more scenes
+    improve. scenes: 0 for their actual number. A claim with several contrasts is shown less often than each of them.
     """
     p = FALSE_CLAIMS / claims_
     lines = []

@@ -1,4 +1,4 @@
-"""Sample videos: some clips of a domain side by side, with the truth drawn on them."""
+"""Sample videos: clips of a domain side by side, with the ground truth overlaid."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TRAIL_FRAMES = 4
 
 
 def tile_clips(clips: NDArray[np.uint8], truth: Sequence[Sequence[pd.DataFrame]]) -> NDArray[np.uint8]:
-    """Clips (N, T, H, W, 3) side by side with their truth drawn on, uint8 (T, H', W', 3); H' and W' are even.
+    """Clips (N, T, H, W, 3) side by side with their ground truth overlaid, uint8 (T, H', W', 3); H' and W' are even.
 
-    `truth` holds for each clip and frame the rows of domain.TRACK_COLUMNS. A thin box around every agent that counts, a
-    colour an agent, with dots where its centre was in the frames before; a grey box around the others.
+    `truth` holds for each clip and frame the rows of domain.TRACK_COLUMNS. Every eligible agent has a thin box, with one
+    colour per agent and dots at its centres in previous frames; the others have a grey box.
     """
     number_of_clips, frames = clips.shape[:2]
     across = min(TILES_ACROSS, number_of_clips)
@@ -44,7 +44,7 @@ def tile_clips(clips: NDArray[np.uint8], truth: Sequence[Sequence[pd.DataFrame]]
 def _draw_truth(
     picture: Image.Image, rows: pd.DataFrame, frame: int, centres: dict[int, dict[int, tuple[float, float]]], scale: float
 ) -> None:
-    """One frame's boxes and trails; adds where its agents are to `centres`."""
+    """Draws one frame's boxes and trails; adds its agents' positions to `centres`."""
     brush = ImageDraw.Draw(picture)
     boxes = scale * rows[["x0", "y0", "x1", "y1"]].to_numpy(dtype=float)
     counts = rows["eligible"].to_numpy(dtype=bool)
@@ -70,7 +70,7 @@ SMALL = {"crf": "30", "preset": "medium", "tune": "animation"}  # a tenth of the
 
 
 def write_sample(aside: Path, domain: Domain) -> None:
-    """The first videos of the split, nobody's choice, side by side with the truth drawn on them."""
+    """Writes the first videos of the split, without selection, side by side with the ground truth overlaid."""
     from replaylab.data.clips import Clip, truth_of
     from replaylab.data.video import decode, write_video
 

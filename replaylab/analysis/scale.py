@@ -1,12 +1,12 @@
-"""Does a better base forget more? What a base knew before fine-tuning, beside what fine-tuning changed.
+"""Does a better base forget more? The skill of a base before fine-tuning, and the change due to fine-tuning.
 
-Decision: a base's *skill* in a domain is its share of the way from a copied last frame to real clips, in the measure itself,
-so that bases of several sizes, editions and architectures are on one axis. A point is a base in one configuration: its
-skill, and the change (after − before) on the same clips. A straight line goes through the points; where it crosses 0 is
-where fine-tuning begins to cost, and Fieller's interval of that place (Fieller 1954, Journal of the Royal Statistical
-Society B 16) may have one end, both, or none: a line that is nearly level crosses anywhere.
+Decision: a base's *skill* in a domain is its share of the way from copy-last-frame to real clips, in the measure itself,
+so that bases of several sizes, editions and architectures have a common axis. A point is a base in one configuration: its
+skill, and the change (after − before) on the same clips. A straight line is fitted to the points; it crosses 0 at the skill
+from which fine-tuning is harmful. Fieller's interval of this skill (Fieller 1954, Journal of the Royal Statistical
+Society B 16) may have one end, both, or none, because a nearly level line may cross anywhere.
 
-Refused: fewer than three bases, and bases that all know the same.
+Refused: fewer than three bases, and bases of equal skill.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ POINTS_FOR_A_LINE = 3
 
 
 def skill(base: float, copied: float, real: float) -> float:
-    """(copied − base) / (copied − real): 0 for copying, 1 for real clips, NaN where both have one value."""
+    """(copied − base) / (copied − real): 0 for copy-last-frame, 1 for real clips, NaN if these two are equal."""
     return (copied - base) / (copied - real) if copied != real else np.nan
 
 
 def points(rows: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
-    """A row a run: base, replay, replay_fraction, seed, skill, change; of a measure in a domain, after the last step.
+    """One row per run: base, replay, replay_fraction, seed, skill, change, for a measure in a domain after the last step.
 
-    The means are over the clips that the run, its base, and the copied last frame all have. Real clips count as 0 where they
-    have no value of their own, as in an error against the truth.
+    The means are over clips with values of the run, its base, and copy-last-frame. Real clips have the value 0 if the
+    measure is not defined for them, as for an error against the truth.
     """
     before, after = (last_steps(table) for table in before_and_after(rows, measure, domain))
     here = of_measure(rows, measure, domain)
@@ -55,7 +55,7 @@ def points(rows: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Line:
-    """y = intercept + slope x, fitted to n points by least squares; their scatter about it, and the spread of x."""
+    """y = intercept + slope x, fitted to n points by least squares; their scatter around it, and the spread of x."""
 
     intercept: float
     slope: float
@@ -66,24 +66,24 @@ class Line:
 
     @property
     def quantile(self) -> float:
-        """Student's t of the level, with n − 2 degrees of freedom."""
+        """The quantile of Student's t for the level, with n − 2 degrees of freedom."""
         return float(stats.t.ppf((1 + LEVEL) / 2, self.n - 2))
 
     def at(self, x: float) -> Interval:
-        """The line's own value there, with its 95 % interval."""
+        """The line's value at `x`, with its 95 % interval."""
         half = self.quantile * self.scatter * np.sqrt(1 / self.n + (x - self.mean_x) ** 2 / self.squares_x)
         y = self.intercept + self.slope * x
         return Interval(float(y), float(y - half), float(y + half), self.n)
 
     @property
     def rise(self) -> Interval:
-        """The slope, with its 95 % interval: by how much the change grows from no skill to that of real clips."""
+        """The slope, with its 95 % interval: the increase of the change from zero skill to that of real clips."""
         half = self.quantile * self.scatter / np.sqrt(self.squares_x)
         return Interval(self.slope, float(self.slope - half), float(self.slope + half), self.n)
 
     def crossing(self) -> tuple[float, list[tuple[float, float]]]:
-        """Where it crosses 0, and all places where it may, as intervals from left to right: one for a slope that is told
-        from 0, else the outside of one, or the whole axis.
+        """The zero crossing and its confidence set, as intervals from left to right: one if the slope differs significantly
+        from 0, otherwise the complement of an interval, or the whole axis.
         """
         # (intercept + slope x)^2 <= t^2 scatter^2 (1/n + (x - mean)^2 / squares), about the mean: a u^2 + 2 b u + c <= 0
         noise = (self.quantile * self.scatter) ** 2

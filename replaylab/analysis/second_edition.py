@@ -1,12 +1,12 @@
 """The claims of the second edition of `book/preregistration.md`, and their verdicts from a sweep's rows.
 
-Decision: the unit is the base, and every claim is a few contrasts that must all lie on its side of 0. A contrast is a
-weighted sum of changes (after − before) of configurations, base by base and clip by clip, so a margin that is a share of
-what plain fine-tuning loses, or of the way from the base to a copied last frame, is measured on the same bases and clips,
-and what is not known of it is in the interval. Accuracy is read in three ways, and a claim holds, or does not, only where
-all of them say so (an intersection-union test, which needs no correction); over the claims, p values are Holm's. What a
-claim presupposes (a base that knows motion; a loss that could be kept from, a gain that could be kept) is a condition:
-where its own interval does not show it, the claim is undecided, and says why.
+Decision: the unit is the base, and every claim consists of contrasts that must all lie on its side of 0. A contrast is a
+weighted sum of changes (after − before) of configurations, base by base and clip by clip. A margin that is a share of the
+loss of plain fine-tuning, or of the way from the base to copy-last-frame, is therefore measured on the same bases and clips,
+and its uncertainty is part of the interval. Accuracy is measured in three ways, and a claim holds, or does not hold, only if
+all of them agree (an intersection-union test, which needs no correction); over the claims, p values are adjusted by Holm's
+method. The presuppositions of a claim (a base with skill in motion; a loss that can be prevented, a gain that can be kept)
+are conditions: if a condition is not shown by its own interval, the claim is undecided, with this reason.
 
 Refused: two runs of one configuration from one base, and what `changes` refuses.
 """
@@ -32,15 +32,15 @@ OF_THE_WAY = 0.1  # from the base to a copied last frame: the loss of accuracy t
 OF_THE_LOSS = 0.25  # of plain fine-tuning: the same
 OF_THE_GAIN = 0.25  # of plain fine-tuning: by how much less visual quality may gain
 READINGS = ("ade_px", "ade_matched_px", "ade_second_detector_px")
-"""Of accuracy; co-primary."""
+"""The co-primary measures of accuracy."""
 LOOKS = ("effnet_kd",)
 KNOWN_MOTION = ("copy-last-frame", "constant-velocity")
-"""What a base must be better than where a claim is about accuracy."""
+"""The reference baselines that a base must exceed for claims about accuracy."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of changes, and of the way from the base to a copied last frame."""
+    """A weighted sum of changes, and of the way from the base to copy-last-frame."""
 
     words: str
     changes: tuple[tuple[Configuration, float], ...]
@@ -49,7 +49,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Claim:
-    """All contrasts of all measures are on this side of 0."""
+    """A claim that all contrasts of all measures lie on one side of 0."""
 
     name: str
     statement: str
@@ -76,7 +76,7 @@ class Claim:
 class AlignmentClaim:
     """Gains in fidelity and accuracy over a run's checkpoints go together more (ρ) in some targets than in others.
 
-    Each target with a domain whose kind of motion it does not hold; within a group the mean over its pairs.
+    Each target is paired with a domain whose kind of motion it does not contain; within a group the pairs are averaged.
     """
 
     name: str
@@ -160,7 +160,7 @@ CLAIMS: tuple[AnyClaim, ...] = (
 # -------------------------------------------------------------------------------------------------------------- judging
 @dataclass(frozen=True)
 class Part:
-    """A contrast of one measure, with what was found."""
+    """A contrast of one measure, with its result."""
 
     measure: str
     words: str
@@ -184,18 +184,18 @@ class Judged:
     """Holm's, over all claims"""
     verdict: Verdict
     why: str
-    """what decided it beside the intervals; empty if nothing did"""
+    """the reason of the verdict other than the intervals; empty if there is none"""
 
     @property
     def bases(self) -> int:
-        """How many are behind it."""
+        """The number of bases on which the claim rests."""
         return min(part.interval.n for part in self.parts)
 
 
 def judge_all(rows: pd.DataFrame, claims_: Sequence[AnyClaim] = CLAIMS) -> list[tuple[AnyClaim, Judged | None]]:
-    """Every claim with its verdict from rows of runs and references (`store.COLUMNS`); None where runs are missing.
+    """Every claim with its verdict from rows of runs and references (`store.COLUMNS`); None if runs are missing.
 
-    What is missing counts among the claims all the same: it was going to be tested.
+    Claims with missing runs are included in Holm's adjustment, because they were planned.
     """
     found = [_found(rows, claim) for claim in claims_]
     adjusted = statistics.holm([1.0 if one is None else one.p for one in found])
@@ -206,7 +206,7 @@ def judge_all(rows: pd.DataFrame, claims_: Sequence[AnyClaim] = CLAIMS) -> list[
 
 
 def rule(claim: AnyClaim, claims_: Sequence[AnyClaim] = CLAIMS) -> str:
-    """What makes a verdict of this claim, in words."""
+    """The rule of this claim's verdict, in words."""
     other = "below" if claim.side == "above" else "above"
     return (
         f"It holds if everything that it is of lies {claim.side} 0, does not hold if everything lies {other} 0, with p "
@@ -216,8 +216,8 @@ def rule(claim: AnyClaim, claims_: Sequence[AnyClaim] = CLAIMS) -> str:
 
 
 def claims_table(claims_: Sequence[AnyClaim] = CLAIMS) -> pd.DataFrame:
-    """The claims in words: a line for each contrast, with the runs that it is of, where it is read, by which measures, and
-    on which side of 0 it must lie.
+    """The claims in words: one row per contrast, with its runs, domain, measures, and the side of 0 on which it must
+    lie.
     """
     lines: list[tuple[str, ...]] = []
     for claim in claims_:
@@ -236,7 +236,7 @@ def claims_table(claims_: Sequence[AnyClaim] = CLAIMS) -> pd.DataFrame:
 
 
 def judging_code() -> str:
-    """Twelve hex digits of the SHA-256 of the modules that make a verdict of rows."""
+    """Twelve hex digits of the SHA-256 of the modules that compute verdicts from rows."""
     whole = hashlib.sha256()
     for module in (__file__, claims.__file__, changes.__file__, statistics.__file__):
         assert module is not None
@@ -279,8 +279,8 @@ def _with_verdict(found: Judged, adjusted_p: float) -> Judged:
 
 
 def _p(parts: Sequence[Part], side: Side) -> float:
-    """Of the claim, for which everything must be on its side; or of its opposite, for which one contrast must be on the
-    other in every reading, and contrasts count as tries (Bonferroni).
+    """The p value of the claim, for which all parts must lie on its side; or of its opposite, for which one contrast must
+    lie on the other side in every reading, with Bonferroni's correction over contrasts.
     """
     other: Side = "below" if side == "above" else "above"
     by_words: dict[str, list[Part]] = {}
@@ -291,7 +291,7 @@ def _p(parts: Sequence[Part], side: Side) -> float:
 
 
 def _p_of_side(parts: Iterable[Part], side: Side) -> float:
-    """Of all parts lying on this side of 0: the largest."""
+    """The p value for all parts lying on this side of 0: the largest."""
     on_it = {"above": 1.0, "below": -1.0}[side]
     return max(part.p if part.interval.estimate * on_it > 0 else 1.0 for part in parts)
 
@@ -308,9 +308,9 @@ def _part(measure: str, words: str, table: pd.DataFrame) -> Part:
 
 # ------------------------------------------------------------------------------------------------------------ contrasts
 def contrast(rows: pd.DataFrame, of: Contrast, measure: str, domain: str) -> pd.DataFrame:
-    """A contrast of a measure in a domain: a line for each base and seed that has all of its runs, a column a clip.
+    """A contrast of a measure in a domain: one row per base and seed with all of its runs, one column per clip.
 
-    Of a measure of the whole set, what each clip adds to it. Clips without a value in any run are left out for all.
+    For a measure of the whole set, the contribution of each clip. Clips without a value in any run are left out for all.
     """
     part = PSEUDO.get(measure, measure)
     here = of_measure(rows, part, domain)
@@ -348,14 +348,14 @@ def _reference(here: pd.DataFrame, model: str, part: str, domain: str) -> pd.Ser
 
 
 def _of_base(rows: pd.DataFrame, measure: str, domain: str, model: str, bases: pd.Index) -> Part:
-    """The bases − a reference that knows little of motion."""
+    """The bases − a reference baseline without skill in motion."""
     here = of_measure(rows, measure, domain)
     ahead = (_of_bases(here).loc[bases.unique()] - _reference(here, model, measure, domain)).dropna(axis=1)
     return _part(measure, f"the bases are better than {model} in {domain}", ahead)
 
 
 def _apart(rows: pd.DataFrame, claim: AlignmentClaim, measure: str) -> pd.DataFrame:
-    """ρ in one group of targets − ρ in the other, by base: one column."""
+    """ρ in one group of targets − ρ in the other, by base, in one column."""
     means = []
     for group in (claim.together, claim.apart):
         each = []

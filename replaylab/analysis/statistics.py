@@ -1,14 +1,14 @@
-"""Intervals over seeds and scenes, what they show, forgetting, alignment, trade-offs, and the rule of a verdict.
+"""Intervals over seeds and scenes, their interpretation, forgetting, alignment, trade-offs, and the rule of a verdict.
 
 S is the number of seeds (runs), N of scenes, K of checkpoints or configurations, D of source domains. A *change* is
-after − before in the measure's own unit; a *gain* is positive where the model got better, whichever way the measure points.
+after − before in the measure's own unit; a *gain* is positive if the model improved, for measures of either direction.
 
-Decision: a verdict is a function of an interval alone, by a rule that can be printed (`rule`); how far a value can be
-trusted goes into the interval, and never into the wording. Intervals are t intervals over seeds. Scenes, which all seeds
-share, add their own part, so an interval over both is never narrower than the one over seeds.
+Decision: a verdict is a function of an interval alone, by a rule that can be printed (`rule`); the uncertainty of a value is
+in the interval, never in the wording. Intervals are t intervals over seeds. The variance of scenes, which all seeds
+share, is added, so an interval over both is never narrower than the one over seeds.
 
-Refused, by the argument's name: NaN (a clip without a value is left out by the caller, for all seeds), arrays that do not
-pair, and correlations of what never changes. `interval` has no ends for fewer than three seeds.
+Refused, with the argument's name: NaN (a clip without a value is left out by the caller, for all seeds), arrays of unequal
+length, and correlations of constant values. `interval` has no ends for fewer than three seeds.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Verdict = Literal["holds", "does not hold", "undecided", "exploratory"]
 SEEDS_FOR_AN_INTERVAL = 3
 LEAST_LOG_P = -25.0  # of a p value; below it, e to this
 BETTER, WORSE, CANNOT_TELL, FEW = "better", "worse", "cannot tell", "too few seeds"
-"""What an interval of a change can show (`outcome`)."""
+"""The possible outcomes of an interval of a change (`outcome`)."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and what it may be, in the measure's unit; no ends (NaN) for too few seeds. ValueError if out of order."""
+    """An estimate with its interval, in the measure's unit; ends are NaN for too few seeds. ValueError if out of order."""
 
     estimate: float
     low: float
@@ -51,9 +51,9 @@ class Interval:
 
 # ----------------------------------------------------------------------------------------------------------- intervals
 def interval(values: ArrayLike, widest: float = np.inf) -> Interval:
-    """The mean of values (S,) of seeds or (S, N) of seeds and scenes, with its 95 % interval, cut at ± `widest`.
+    """The mean of values (S,) of seeds or (S, N) of seeds and scenes, with its 95 % interval, limited to ± `widest`.
 
-    A single column counts as (S,). The ends are NaN for fewer than SEEDS_FOR_AN_INTERVAL seeds, and so is the mean of none.
+    A single column is treated as (S,). The ends are NaN for fewer than SEEDS_FOR_AN_INTERVAL seeds, the mean for S = 0.
     """
     kept = np.asarray(values, np.float64)
     if not kept.size:
@@ -66,9 +66,9 @@ def interval(values: ArrayLike, widest: float = np.inf) -> Interval:
 
 
 def t_interval(values: ArrayLike) -> Interval:
-    """Student's t interval for the mean of values (S,), one a seed; ValueError for fewer than two.
+    """Student's t interval for the mean of values (S,), one per seed; ValueError for fewer than two.
 
-    Seeds count as independent; those that start from one base share its luck, and the interval does not know.
+    Seeds are treated as independent; the interval ignores the correlation of seeds with the same base.
     """
     kept = checked_numbers(values, "values", 1)
     n = checked_at_least(2, len(kept), "values", "seeds", "train another seed")
@@ -76,14 +76,14 @@ def t_interval(values: ArrayLike) -> Interval:
 
 
 def seeds_and_scenes(values: ArrayLike) -> Interval:
-    """An interval for the mean of values (S, N), if other seeds and other scenes had been drawn.
+    """An interval for the mean of values (S, N) over the populations of seeds and scenes.
 
     Every seed is measured on the same scenes, so the two are crossed: value = mean + seed + scene + rest. The variance
     of the mean is estimated from the mean squares of that layout (Searle, Casella & McCulloch 1992, chapter 4): of the
-    seeds' means over S, the rest included, and of the scenes' means over N, without it. Each part has its own t
-    quantile, and the half widths add up as squares (Howe 1974; Zou & Donner 2008). This is in place of drawing scenes
-    at random inside a t interval over seeds, and needs no random numbers. `coverage` says how often it is right: for
-    normal effects a little more often than asked. n is S. ValueError for fewer than two seeds or scenes.
+    seeds' means over S, including the residual, and of the scenes' means over N, without it. Each part has its own t
+    quantile, and the half widths are added in quadrature (Howe 1974; Zou & Donner 2008). This replaces resampling of scenes
+    within a t interval over seeds, and needs no random numbers. `coverage` simulates its coverage, which is slightly above
+    the nominal level for normal effects. n is S. ValueError for fewer than two seeds or scenes.
     """
     mean, seeds, scenes = _crossed(values)
     half = np.hypot(t_quantile(seeds.n - 1) * seeds.variance**0.5, t_quantile(scenes.n - 1) * scenes.variance**0.5)
@@ -91,9 +91,9 @@ def seeds_and_scenes(values: ArrayLike) -> Interval:
 
 
 def p_value(values: ArrayLike) -> float:
-    """Two-sided, for a mean of 0 of values (S,) of seeds or (S, N) of seeds and scenes.
+    """The two-sided p value for a zero mean of values (S,) of seeds or (S, N) of seeds and scenes.
 
-    1 − the level of the widest interval, `t_interval` or `seeds_and_scenes`, that leaves 0 out: 0.05 where the 95 % interval
+    1 − the level of the widest interval, `t_interval` or `seeds_and_scenes`, that excludes 0: 0.05 if the 95 % interval
     ends at 0. Errors as there.
     """
     if np.ndim(values) == 1:
@@ -114,8 +114,8 @@ def p_value(values: ArrayLike) -> float:
 
 
 def holm(p_values: ArrayLike) -> FloatArray:
-    """Adjusted for testing all of them: those of at most α may be claimed, and one false claim in all is made at most so
-    often (Holm 1979, Scandinavian Journal of Statistics 6). p_values (M,) in any order; ValueError for what is no p value.
+    """P values adjusted for multiple testing: claiming those of at most α gives a family-wise error rate of at most α
+    (Holm 1979, Scandinavian Journal of Statistics 6). p_values (M,) in any order; ValueError for an invalid p value.
     """
     kept = checked_numbers(p_values, "p_values", 1)
     if ((kept < 0) | (kept > 1)).any():
@@ -129,14 +129,14 @@ def holm(p_values: ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one of two crossed factors adds to the variance of a mean."""
+    """The contribution of one of two crossed factors to the variance of a mean."""
 
     n: int  # levels of the factor
     variance: float
 
 
 def _crossed(values: ArrayLike) -> tuple[float, _Part, _Part]:
-    """The mean of values (S, N), and what seeds and scenes add to its variance: see `seeds_and_scenes`."""
+    """The mean of values (S, N), and the contributions of seeds and scenes to its variance: see `seeds_and_scenes`."""
     kept = checked_numbers(values, "values", 2)
     seeds = checked_at_least(2, kept.shape[0], "values", "seeds (rows)", "train another seed")
     scenes = checked_at_least(2, kept.shape[1], "values", "scenes (columns)", "measure more clips")
@@ -151,9 +151,9 @@ def _crossed(values: ArrayLike) -> tuple[float, _Part, _Part]:
 def coverage(
     seeds: int, scenes: int, seed_sd: float, scene_sd: float, rest_sd: float, *, skewed: bool, trials: int
 ) -> float:
-    """The share of simulated experiments in which `seeds_and_scenes` holds the true mean; it should be 0.95.
+    """The share of simulated experiments in which `seeds_and_scenes` contains the true mean; nominally 0.95.
 
-    Effects of seeds, scenes and the rest are normal with these standard deviations; skewed scenes are exponential.
+    Effects of seeds, scenes and the residual are normal with these standard deviations; skewed scenes are exponential.
     """
     random, inside = generator(0, "coverage"), 0
     for _ in range(trials):
@@ -169,16 +169,16 @@ def backward_transfer(changes: ArrayLike) -> float:
     """Mean gain over source domains, below 0 where they were forgotten (BWT of Lopez-Paz & Ranzato 2017).
 
     changes (K, D): after − before at K checkpoints, the last one last, all domains in one unit, of a measure that is better
-    when lower. Only the last checkpoint counts. Theirs is of accuracies; an error that rises is likewise below 0.
+    when lower. Only the last checkpoint counts. The original is defined for accuracies; a rising error is likewise below 0.
     """
     return float(-checked_numbers(changes, "changes", 2)[-1].mean())
 
 
 def average_forgetting(changes: ArrayLike) -> float:
-    """Mean over source domains of what was lost since their best (Chaudhry et al. 2018); above 0: forgotten.
+    """Mean over source domains of the loss relative to their best value (Chaudhry et al. 2018); above 0: forgotten.
 
     changes (K, D) as in `backward_transfer`. The best is taken over the base, whose change is 0, and the checkpoints
-    before the last; so it is at least minus the backward transfer, and equal to it for one checkpoint.
+    before the last; the result is at least minus the backward transfer, and equal to it for one checkpoint.
     """
     gains = -checked_numbers(changes, "changes", 2)
     return float((gains[:-1].max(0, initial=0.0) - gains[-1]).mean())
@@ -186,10 +186,10 @@ def average_forgetting(changes: ArrayLike) -> float:
 
 # ----------------------------------------------------------------------------------------------------------- alignment
 def alignments(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> FloatArray:
-    """Spearman's ρ (S,) of the two gains (S, K) in each run: positive where both improve together.
+    """Spearman's ρ (S,) of the two gains (S, K) in each run: positive if both improve together.
 
     K checkpoints of a run, or K configurations of one seed at a fixed step; at least 3. Two groups of runs are compared by
-    `t_interval` of the difference. ValueError names the row in which a gain never changes: it has no ρ.
+    `t_interval` of the difference. ValueError names the row with a constant gain, for which ρ is undefined.
     """
     pair = _pair(fidelity_gain, dynamics_gain)
     checked_at_least(3, pair[0].shape[1], "fidelity_gain", "columns", "add checkpoints, configurations or clips")
@@ -202,7 +202,7 @@ def alignments(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> FloatArray
 
 
 def alignment_per_clip(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> Interval:
-    """Mean over runs of ρ over clips, gains (S, N), one clip a scene: over seeds and scenes, cut at −1 and 1.
+    """Mean over runs of ρ over clips, from gains (S, N), one clip per scene: over seeds and scenes, limited to −1 and 1.
 
     The width is `seeds_and_scenes` of each run's pseudo-values (Tukey's jackknife); errors as in `alignments`.
     """
@@ -220,7 +220,7 @@ def alignment_per_clip(fidelity_gain: ArrayLike, dynamics_gain: ArrayLike) -> In
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     """The area that points (P, 2), both better when lower, dominate within the reference (2,) (Zitzler & Thiele 1999).
 
-    In the product of both units; larger is better. Points that are not below the reference in both add nothing.
+    In the product of both units; larger is better. Points that are not below the reference in both do not contribute.
     """
     kept, corner = _two_columns(points), checked_numbers(reference, "reference", 1)
     if corner.shape != (2,):
@@ -233,16 +233,16 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
 
 # ------------------------------------------------------------------------------------------------- outcomes, verdicts
 def side(found: Interval, margin: float = 0.0) -> str:
-    """Where the whole interval lies: "above" or "below" the margin, else CANNOT_TELL; FEW for one without ends."""
+    """The position of the whole interval: "above" or "below" the margin, else CANNOT_TELL; FEW for one without ends."""
     if np.isnan(found.low):
         return FEW
     return "below" if found.high < margin else "above" if found.low > margin else CANNOT_TELL
 
 
 def outcome(change: Interval, better: str) -> str:
-    """BETTER, WORSE, CANNOT_TELL or FEW: what the interval of a change shows of a measure that is better when `better`.
+    """BETTER, WORSE, CANNOT_TELL or FEW: the outcome of the interval of a change, for a measure that is better if `better`.
 
-    That is "low", "high" or "real" as in `catalogue.MeasureEntry`; of "real" a change alone cannot tell.
+    `better` is "low", "high" or "real" as in `catalogue.MeasureEntry`; for "real" a change alone is inconclusive.
     """
     shown = {"low": {"below": BETTER, "above": WORSE}, "high": {"below": WORSE, "above": BETTER}}.get(better, {})
     at = side(change)
@@ -250,7 +250,7 @@ def outcome(change: Interval, better: str) -> str:
 
 
 def describe(found: Interval, digits: str = ".3g") -> str:
-    """Such as "+0.66 (0.31 to 1.00)", "+0.66" without ends, or "–" for what is not there."""
+    """The interval as text, such as "+0.66 (0.31 to 1.00)", "+0.66" without ends, or "–" if it is missing."""
     if np.isnan(found.estimate):
         return "–"
     ends = "" if np.isnan(found.low) else f" ({number(found.low, digits)} to {number(found.high, digits)})"
@@ -258,7 +258,7 @@ def describe(found: Interval, digits: str = ".3g") -> str:
 
 
 def verdict(found: Interval, claim: Side, margin: float = 0.0, seeds_needed: int = 0) -> Verdict:
-    """Whether a quantity is `claim` ("above" or "below") the margin, as `rule` says; ValueError for another claim."""
+    """Whether a quantity is `claim` ("above" or "below") the margin, by `rule`; ValueError for another claim."""
     _check_claim(claim, margin)
     if found.n < seeds_needed:
         return "exploratory"
@@ -267,7 +267,7 @@ def verdict(found: Interval, claim: Side, margin: float = 0.0, seeds_needed: int
 
 
 def rule(claim: Side, margin: float = 0.0, seeds_needed: int = 0) -> str:
-    """The sentence that `verdict` follows, for a page."""
+    """The rule of `verdict` as a sentence, for a page."""
     _check_claim(claim, margin)
     other = "above" if claim == "below" else "below"
     sentence = (
@@ -300,12 +300,12 @@ def _two_columns(points: ArrayLike) -> FloatArray:
 
 
 def t_quantile(freedom: Any, level: Any = 0.95) -> Any:
-    """Of Student's t, so that this share lies within ±; elementwise."""
+    """The quantile of Student's t with this share within ±; elementwise."""
     return special.stdtrit(freedom, (1 + level) / 2)
 
 
 def half_width(sd: Any, seeds: Any) -> Any:
-    """Of the t interval for a mean over seeds with this standard deviation (ddof 1); elementwise."""
+    """The half width of the t interval for a mean over seeds with this standard deviation (ddof 1); elementwise."""
     return t_quantile(seeds - 1) * sd / np.sqrt(seeds)
 
 
@@ -314,6 +314,6 @@ def _around(estimate: float, half: float, n: int) -> Interval:
 
 
 def _cut(found: Interval, widest: float) -> Interval:
-    """Within ± `widest`. The estimate too: rounding may carry a mean of ones past 1."""
+    """The interval limited to ± `widest`, with its estimate: by rounding, a mean of ones may exceed 1."""
     estimate, low, high = np.clip([found.estimate, found.low, found.high], -widest, widest).tolist()
     return Interval(estimate, low, high, found.n)

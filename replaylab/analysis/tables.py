@@ -1,7 +1,7 @@
-"""Tables of rows, averaged: one value a run, one value a configuration.
+"""Averaged tables of rows: one value per run, or one value per configuration.
 
-Decision: a value is first the mean over a run's clips, then the mean over seeds, and the reference baselines (real,
-autoencoder, copy-last-frame, base) stand in everything by construction, so that no number is read without them.
+Decision: a value is first the mean over a run's clips, then the mean over seeds. The reference baselines (real,
+autoencoder, copy-last-frame, base) are part of every table, so that no value is read without them.
 
 Refused: rows without references, rows of more than one split, runs of different lengths, and intervals from fewer than
 three seeds.
@@ -26,9 +26,9 @@ REFERENCES = {**FLOORS, "constant-velocity": "constant velocity"}  # the last ha
 def per_run(rows: pd.DataFrame) -> pd.DataFrame:
     """One value per run, step, domain and measure: the mean over its clips, for runs and references alike.
 
-    Adds the configuration's name ("replay 25 %", "base", "copy last frame"), the split, and `clips`, how many had a value;
-    `n` is the sum of agent-frames or frames that went in. What this gave back comes back as it is. Raises ValueError where a
-    reference is missing, where splits are mixed, or where a configuration's runs end at different steps.
+    Adds the configuration's name ("replay 25 %", "base", "copy last frame"), the split, and `clips`, the number with a
+    value; `n` is the total number of agent-frames or frames. The result is returned unchanged if it is given again. Raises
+    ValueError if a reference is missing, if splits are mixed, or if a configuration's runs end at different steps.
     """
     if "configuration" in rows:
         return rows
@@ -63,12 +63,12 @@ def per_configuration(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def last_step(values: pd.DataFrame) -> pd.DataFrame:
-    """Of `per_run` or `per_configuration`: the references, and fine-tuned models at their configuration's own last step."""
+    """The references in `per_run` or `per_configuration`, and fine-tuned models at their configuration's own last step."""
     return values[values["step"] == values.groupby("configuration")["step"].transform("max")]
 
 
 def side_by_side(values: pd.DataFrame, x: tuple[str, str], y: tuple[str, str], by: list[str]) -> pd.DataFrame:
-    """Two measures, each in a domain, of what has both: columns x and y, and x_low, ..., where there are intervals."""
+    """Two measures, each in a domain, for rows with both: columns x and y, and x_low, ..., if there are intervals."""
     ends = [end for end in ("low", "high") if end in values]
     sides = []
     for axis, (measure, domain) in (("x", x), ("y", y)):
@@ -78,7 +78,7 @@ def side_by_side(values: pd.DataFrame, x: tuple[str, str], y: tuple[str, str], b
 
 
 def drawn(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], *, at_the_end: bool = False) -> pd.DataFrame:
-    """The values of each run and reference in a figure's panels (measure, domain), for `csv_link`; no rows, no values."""
+    """The values of each run and reference in a figure's panels (measure, domain), for `csv_link`; empty without rows."""
     columns = ["configuration", "run", "seed", "step", "domain", "measure", "value", "clips"]
     if rows.empty:
         return pd.DataFrame(columns=columns)
@@ -89,7 +89,7 @@ def drawn(rows: pd.DataFrame, panels: Sequence[tuple[str, str]], *, at_the_end: 
 
 
 def split_of(rows: pd.DataFrame) -> str:
-    """The split that all rows are of; ValueError for no rows and for those of several."""
+    """The common split of all rows; ValueError without rows, or for several splits."""
     if rows.empty:
         raise ValueError("no rows: the store holds neither a finished run nor the references; run the sweep")
     splits = sorted(rows["split"].unique())

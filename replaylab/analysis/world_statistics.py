@@ -1,11 +1,11 @@
-"""Statistics of what moves in a domain, and how regularly.
+"""Statistics of motion in a domain, and of its regularity.
 
-They are of the truth tables alone (columns: `domain.TRACK_COLUMNS`, `domain.EGO_COLUMNS`): no model, no detector, and no
+They use the ground truth alone (columns: `domain.TRACK_COLUMNS`, `domain.EGO_COLUMNS`): no model, no detector, and no
 appearance. An agent counts in the frames in which it is eligible.
 
 Decision: every statistic is a function of sums over scenes. Its 95 % interval leaves each scene out once (the
-jackknife): agents of one scene are not independent, and a bootstrap, which draws scenes twice, would make every domain
-look more repetitive than it is. How many motion patterns a sample shows grows with its size, so all domains are
+jackknife): agents of one scene are not independent, and a bootstrap, which repeats scenes, would overestimate the
+repetitiveness of every domain. The number of motion patterns in a sample increases with its size, so all domains are
 compared at the same number of windows.
 """
 
@@ -51,7 +51,7 @@ def _eligible_centres(tracks: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_later_centres(tracks: pd.DataFrame, frames: int) -> pd.DataFrame:
-    """Each eligible agent-frame beside the same agent `frames` later, where it is eligible too: x_px_later, ..."""
+    """Each eligible agent-frame with the same agent `frames` later, if it is eligible there too: x_px_later, ..."""
     now = _eligible_centres(tracks)[["video", "agent", "frame", "x_px", "y_px"]]
     return now.merge(now.assign(frame=now["frame"] - frames), on=["video", "agent", "frame"], suffixes=("", "_later"))
 
@@ -66,10 +66,10 @@ def velocities(tracks: pd.DataFrame, frames_per_second: float) -> pd.DataFrame:
 
 
 def lane_keepers(tracks: pd.DataFrame, frames_per_second: float) -> pd.DataFrame:
-    """Who keeps the lane: video, agent, keeps.
+    """Whether agents keep their lane: video, agent, keeps.
 
     An agent does if its `road_m` stays within a band of LANE_M over all frames in which it is eligible. Only agents on
-    a road whose first and last such frame are at least a second apart are asked; in a world without roads, nobody.
+    a road whose first and last such frame are at least a second apart are included; none in a world without roads.
     """
     on_road = _eligible_centres(tracks).dropna(subset=["road_m"])
     agents = on_road.groupby(["video", "agent"], as_index=False).agg(
@@ -80,7 +80,7 @@ def lane_keepers(tracks: pd.DataFrame, frames_per_second: float) -> pd.DataFrame
 
 
 def yaw_rates(ego: pd.DataFrame, frames_per_second: float) -> pd.DataFrame:
-    """How fast the ego car or camera turns from a frame to the next, either way: video, frame, yaw_deg_s (absolute)."""
+    """Absolute yaw rates of the ego car or camera from frame to frame: video, frame, yaw_deg_s."""
     ordered = ego.sort_values(["video", "frame"])
     turned = ordered.groupby("video")["heading_rad"].diff()
     shortest = (turned + np.pi) % (2 * np.pi) - np.pi
@@ -89,10 +89,10 @@ def yaw_rates(ego: pd.DataFrame, frames_per_second: float) -> pd.DataFrame:
 
 
 def displacements(tracks: pd.DataFrame) -> pd.DataFrame:
-    """How far agents get from where they were last seen: video, agent, ahead (frames, from 1), moved_px.
+    """Displacements of agents since the last context frame: video, agent, ahead (frames, from 1), moved_px.
 
-    From the last given frame to each of the next five, for agents that are eligible in both: what repeating that frame
-    would cost, if a perfect detector looked at it.
+    From the last context frame to each of the next five, for agents that are eligible in both: the error of repeating that
+    frame, with a perfect detector.
     """
     steps = []
     for ahead in range(1, FUTURE_FRAMES + 1):
@@ -106,10 +106,10 @@ def displacements(tracks: pd.DataFrame) -> pd.DataFrame:
 def motion_patterns(tracks: pd.DataFrame, frames_per_second: float, size_px: int) -> pd.DataFrame:
     """The motion pattern of each agent, one window each: video, agent, column, row, right, down.
 
-    The window is the second after the last given frame; the agent must be eligible in its first and last frame. Its
-    pattern is the cell of a GRID x GRID grid of the image in which its centre starts (column, row), and how far it gets
-    to the right and down, in steps of STEP_PX for 64 px, rounded. The steps are coarse on purpose: two agents that
-    differ by noise alone are to have the same pattern.
+    The window is the second after the last context frame; the agent must be eligible in its first and last frame. Its
+    pattern is the cell of a GRID x GRID grid of the image in which its centre starts (column, row), and its displacement
+    to the right and down, in steps of STEP_PX for 64 px, rounded. The steps are coarse so that two agents that
+    differ by noise alone have the same pattern.
     """
     both = _with_later_centres(tracks, round(frames_per_second))
     both = both[both["frame"] == LAST_GIVEN]
@@ -124,10 +124,10 @@ def motion_patterns(tracks: pd.DataFrame, frames_per_second: float, size_px: int
 
 # ------------------------------------------------------------------------------------------------------------- numbers
 def entropy_at(counts: Floats, windows: int) -> Floats:
-    """Expected Shannon entropy (R,), in nats, of `windows` windows drawn without replacement from counts (R, C).
+    """Expected Shannon entropy (R,), in nats, of `windows` windows sampled without replacement from counts (R, C).
 
-    C is the patterns, R separate samples. Exact: the mean over all subsamples (Chao et al. 2014), so nothing is
-    drawn. NaN where a sample has fewer windows.
+    C patterns, R separate samples. Exact: the mean over all subsamples (Chao et al. 2014), without random sampling. NaN if a
+    sample has fewer windows.
     """
     counts = np.atleast_2d(np.asarray(counts, dtype=int))
     totals = counts.sum(axis=1, keepdims=True)
@@ -143,8 +143,8 @@ def entropy_at(counts: Floats, windows: int) -> Floats:
 def jackknife(sums: Floats, statistic: Callable[[Floats], Floats]) -> tuple[float, float, float]:
     """A statistic of sums over scenes, and its 95 % interval: value, low, high.
 
-    `sums` (S, K) holds K sums a scene; `statistic` maps (R, K) to (R,). The interval is Student's t with the standard
-    error of the jackknife that leaves out one scene at a time (Efron 1981). NaN where a scene is all there is.
+    `sums` (S, K) holds K sums per scene; `statistic` maps (R, K) to (R,). The interval is Student's t with the standard
+    error of the jackknife that leaves out one scene at a time (Efron 1981). NaN for a single scene.
     """
     whole = sums.sum(axis=0, keepdims=True)
     value = float(statistic(whole)[0])
@@ -158,13 +158,13 @@ def jackknife(sums: Floats, statistic: Callable[[Floats], Floats]) -> tuple[floa
 
 
 def _mean(sums: Floats) -> Floats:
-    """Of (R, 2): sum and number."""
+    """The mean from (R, 2): sum and number."""
     with np.errstate(invalid="ignore"):
         return sums[:, 0] / sums[:, 1]
 
 
 def _spread(sums: Floats) -> Floats:
-    """Of (R, 4): sums of vx, vy and of their squares together, and number. The root of the covariance's trace."""
+    """The root of the covariance's trace from (R, 4): sums of vx, vy and of both squares together, and number."""
     x, y, squares, number = sums.T
     with np.errstate(invalid="ignore", divide="ignore"):
         variance = (squares - (x**2 + y**2) / number) / np.where(number > 1, number - 1, np.nan)
@@ -173,7 +173,7 @@ def _spread(sums: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _TruthTables:
-    """One domain's tables, and the scenes they are about."""
+    """One domain's tables and their scenes."""
 
     scenes: list[str]
     speeds: pd.DataFrame
@@ -222,10 +222,10 @@ class _TruthTables:
 
 
 def measure_domains(domains: Mapping[str, Domain], split: str = SPLIT) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Of every domain's split: the statistics, some velocities for a figure, and the number of windows compared at.
+    """For every domain's split: the statistics, some velocities for a figure, and the common number of windows.
 
     Statistics: domain, statistic, value, low, high, n, scenes. Velocities: domain, vx_px_s, vy_px_s. The number of
-    windows is WINDOWS, or what the domain with the fewest has when a scene is left out; a domain without any has no
+    windows is WINDOWS, or that of the domain with the fewest when a scene is left out; a domain without windows has no
     number of patterns.
     """
     truths = {name: _TruthTables.of(domain, split) for name, domain in domains.items()}
@@ -243,7 +243,7 @@ def measure_domains(domains: Mapping[str, Domain], split: str = SPLIT) -> tuple[
 
 
 def _windows_without_a_scene(windows: Floats) -> int:
-    """How many windows (S, C) are left, whichever scene is left out; all, if there is but one scene."""
+    """The number of windows (S, C) that remain when any scene is left out; all, if there is a single scene."""
     scenes = windows.sum(axis=1)
     return int(scenes.sum() - (scenes.max() if len(scenes) > 1 else 0))
 

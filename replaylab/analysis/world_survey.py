@@ -1,6 +1,6 @@
-"""Surveys: the statistics of several domains side by side with a sample video of each, kept in a store.
+"""Surveys: the statistics of several domains with a sample video of each, kept in a store.
 
-Refused: domains that nobody described, writing into the published survey. Reading imports neither torch nor panda3d.
+Refused: unknown domains, and writing into the published survey. Reading imports neither torch nor panda3d.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from replaylab.util.text import duration
 from replaylab.worlds.named import DOMAINS, domain_spec
 
 PRESETS = {"published": 128, "quick": 64, "smoke": 4}
-"""How many videos of each domain a preset looks at."""
+"""The number of videos of each domain in a preset."""
 TIMED_VIDEOS = 3  # of each world, to estimate what rendering takes
 SECONDS_TO_START = 2.0  # until the processes that render a domain are there
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Domains side by side, as they stand in `folder`.
+    """The survey of several domains, as stored in `folder`.
 
-    `windows` is the number that patterns are compared at, `videos` how many of each domain went in; `outdated` names
-    the domains whose description has changed since, `missing` those that were asked for and are not there.
+    `windows` is the number at which patterns are compared, `videos` the number of each domain; `outdated` names
+    the domains whose description has changed since, `missing` the requested ones that are not included.
     """
 
     preset: str
@@ -58,15 +58,15 @@ class Survey:
         return list(dict.fromkeys(self.statistics["domain"]))
 
     def sample(self, domain: str) -> bytes:
-        """The mp4 of six of the domain's videos, side by side, with the truth drawn on them."""
+        """The mp4 of six of the domain's videos, side by side, with the ground truth overlaid."""
         return medium(self.folder, f"{domain}.mp4") or b""
 
 
 def run(preset: str = "published", domains: Iterable[str] = (), store: str | Path = "") -> Survey:
-    """Read a preset's survey from its store, and make it if it is not there (never in the published store).
+    """Read a preset's survey from its store, and make it if it is missing (never in the published store).
 
     `domains` are names of worlds.named.DOMAINS; none means all. Raises ValueError for an unknown preset or domain,
-    FileNotFoundError where nothing is published, PermissionError for a store that cannot be written.
+    FileNotFoundError if nothing is published, PermissionError for a store that cannot be written.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
@@ -88,7 +88,7 @@ def run(preset: str = "published", domains: Iterable[str] = (), store: str | Pat
 
 
 def _holds(folder: Path, specs: Mapping[str, WorldSpec]) -> bool:
-    """Whether there is a survey of these very domains, or of more."""
+    """Whether there is a survey that includes these domains."""
     if not (folder / "survey.json").is_file():
         return False
     there = _about(folder)["domains"]
@@ -96,7 +96,7 @@ def _holds(folder: Path, specs: Mapping[str, WorldSpec]) -> bool:
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    """What survey.json says."""
+    """The contents of survey.json."""
     path = folder / "survey.json"
     check_result(path, _again(folder))
     return reading.json_object(path, _again(folder), domains=dict, split=str, videos=int, windows=int)
@@ -125,7 +125,7 @@ def _read(folder: Path, preset: str, specs: Mapping[str, WorldSpec]) -> Survey:
 
 
 def _make(folder: Path, preset: str, specs: Mapping[str, WorldSpec], home: Path) -> None:
-    """Render what is missing into `home`, look at it, and write the survey; `survey.json` comes last."""
+    """Render missing domains into `home`, compute and write the survey; `survey.json` is written last."""
     from replaylab.worlds.build import build_domain, check_world, is_built
 
     for spec in specs.values():
@@ -151,7 +151,7 @@ def _make(folder: Path, preset: str, specs: Mapping[str, WorldSpec], home: Path)
 
 
 def estimate(missing: list[WorldSpec]) -> str:
-    """What rendering these domains will take, timed on this machine by a few videos of each world."""
+    """The estimated time to render these domains, measured on this machine with a few videos of each world."""
     of_worlds = {spec.world: spec for spec in missing}
     # in a process of its own: a notebook's kernel is killed when it has run, and would leave a game behind
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -1,1 +1,1 @@
-"""Rendered worlds in which every position is known, each built as a domain."""
+"""Rendered worlds with exact ground truth, each built as a domain."""

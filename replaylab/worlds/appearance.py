@@ -1,12 +1,12 @@
 """The appearance of a road: palette, texture, light, weather, lens and camera, independent of all motion.
 
-Decision: an appearance comes from its own random stream and is independent of motion, so that any motion can be shown in any
-look. The three targets' are narrow corners (dusk between lit houses; a pale, hazy morning between fields of rape; a clear
-winter's day with frost beside the road) that no other look reaches.
+Decision: an appearance has its own random stream and is independent of motion, so that any motion can be shown in any
+appearance. Those of the three targets are narrow (dusk between lit houses; a pale, hazy morning between fields of rape; a
+clear winter's day with frost beside the road) and disjoint from all others.
 
-Looks: `target`; `country`; `winter`; `day`, `fog`, `rain` and `night`, each sampled anew for every video; `diverse`, any of
-these four; `broad`, the same with wider ranges of camera, sky, texture and buildings, for the bases; `narrow 0`, `narrow 1`,
-... (any number), each one fixed appearance of the diverse kind for all its videos.
+Appearances (`look`): `target`; `country`; `winter`; `day`, `fog`, `rain` and `night`, each sampled for every video;
+`diverse`, any of these four; `broad`, the same with wider ranges of camera, sky, texture and buildings, for the bases;
+`narrow 0`, `narrow 1`, ... (any number), each one fixed appearance of the diverse kind for all its videos.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def hsv(hue: float, saturation: float, value: float) -> Floats:
 
 
 def check_look(look: str) -> None:
-    """Raises ValueError, with the valid ones, for a look that does not exist."""
+    """Raises ValueError, with the valid ones, for an unknown appearance (`look`)."""
     kind, _, number = look.partition(" ")
     if (kind == "narrow" and number.isdecimal()) or look in LOOKS[:-1]:
         return
@@ -75,7 +75,7 @@ def check_look(look: str) -> None:
 
 
 def draw_appearance(look: str, rng: np.random.Generator) -> RoadAppearance:
-    """One appearance in that look; raises ValueError as `check_look` does."""
+    """Sample one appearance of the kind `look`; raises ValueError like `check_look`."""
     check_look(look)
     if look == "target":
         return _target(rng)
@@ -97,7 +97,7 @@ def _near(rng: np.random.Generator, *rgb: float) -> Floats:
 
 
 def truck_cab(rng: np.random.Generator) -> Camera:
-    """Higher, wider and more downwards than any other look's camera."""
+    """A camera that is higher, wider and pitched further down than in any other appearance."""
     return Camera(64 + rng.normal(0, 0.5), 2.6 + rng.normal(0, 0.02), 0.1)
 
 
@@ -117,7 +117,7 @@ def _country(rng: np.random.Generator) -> RoadAppearance:
 
 
 def dashboard(rng: np.random.Generator) -> Camera:
-    """A longer lens than any other look's."""
+    """A camera with a longer focal length than in any other appearance."""
     return Camera(42 + rng.normal(0, 0.4), 1.35 + rng.normal(0, 0.02), 0.02)
 
 

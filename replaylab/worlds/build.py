@@ -1,8 +1,8 @@
 """Rendering a described world into a domain folder.
 
-Decision: every video is a pure function of (description, split, number), so a build is cut into chunks that any process can
-make in any order, an interrupted build continues where it stopped, and the same description gives the same truth. Videos
-are written as H.264 and read back like any others: nothing downstream sees the renderer's arrays.
+Decision: every video is a pure function of (description, split, number), so a build consists of chunks that any process can
+render in any order, an interrupted build continues, and the same description gives the same ground truth. Videos
+are written as H.264 and read back like any others: the renderer's arrays are not used otherwise.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def is_built(spec: World, home: str | Path) -> bool:
 
 
 def build_domain(spec: World, home: str | Path) -> Domain:
-    """Render `spec` into `home/<name>-<digest>/` on all cores, or read what is there; a folder of videos is opened.
+    """Render `spec` into `home/<name>-<digest>/` on all cores, or read the existing domain; a `FolderSpec` is opened.
 
     Waits for another process that is rendering it. Raises PermissionError or OSError, with the path, if `home` cannot be
-    written, ValueError for a folder that is not the one described any more.
+    written, ValueError for a folder that no longer matches its description.
     """
     if isinstance(spec, FolderSpec):
         return _opened(spec)
@@ -182,7 +182,7 @@ def _write_video(spec: WorldSpec, folder: Path, name: str, frames: NDArray[np.ui
 
 
 def check_world(spec: WorldSpec) -> None:
-    """Raises ValueError, with the valid ones, for a world, look or motion that does not exist."""
+    """Raises ValueError, with the valid ones, for an unknown world, appearance (`look`) or motion."""
     if spec.world not in WORLDS:
         raise ValueError(f"world {spec.world!r} is none of {', '.join(WORLDS)}")
     world = WORLDS[spec.world]
@@ -218,7 +218,7 @@ def scene_of(spec: WorldSpec, split: str, number: int) -> Scene:
 
 
 def _streams(spec: WorldSpec, split: str, number: int) -> tuple[np.random.Generator, np.random.Generator]:
-    """The random streams of look and of motion, which are independent."""
+    """The random streams of appearance and of motion, which are independent."""
     look = generator(spec.seed, f"{spec.world} {spec.look} look {split}", number)
     motion = generator(spec.seed, f"{spec.world} {spec.motion} motion {split}", number)
     return look, motion

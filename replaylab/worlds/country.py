@@ -6,7 +6,7 @@ Ordinary traffic is as regular as the first target's, by other rules: the vehicl
 caught up with, and a column comes towards the ego car in the right-hand lane.
 
 Motions: `ordinary`; `eventful`, one of TRAINABLE_EVENTS; `held-out`, one of HELD_OUT_EVENTS; `free`, trainable events and
-agents that move independently; or any one event's name. The camera is the cab's in every look.
+agents that move independently; or any one event's name. The camera is the cab's in every appearance.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Road:
 
 
 def draw_motion(event: str, road: Road, rng: np.random.Generator, seconds: float) -> Motion:
-    """One motion of an event; raises ValueError for an event that does not exist."""
+    """Sample one motion of an event; raises ValueError for an unknown event."""
     if event == "ordinary":
         ego = road.mover("ego", 0, EGO_LANE_M, EGO_SPEED_M_S + rng.normal(0, 0.3))
         column = _column(road, rng, int(rng.integers(1, 4)))
@@ -82,7 +82,7 @@ def _random_vehicle(rng: np.random.Generator) -> str:
 
 
 def _ahead(road: Road, rng: np.random.Generator, ego_speed: float) -> list[Mover]:
-    """Ordinary traffic of the ego car's lane: a vehicle that falls back slowly, or a cyclist at the edge, caught up with."""
+    """Ordinary traffic of the ego car's lane: a vehicle that slowly falls back, or a cyclist who is approached."""
     if rng.uniform() < 0.25:
         speed = max(ego_speed - CYCLIST_SLOWER_M_S + rng.normal(0, 0.2), 0.5)
         return [road.mover("cyclist", rng.uniform(12, 15), EDGE_M + rng.normal(0, 0.08), speed)]
@@ -243,7 +243,7 @@ def _roadside(look: RoadAppearance, road: Road, occupied: Floats, rng: np.random
 
 
 def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int) -> Scene:
-    """The scene of one video; look and motion use their own streams."""
+    """The scene of one video; appearance and motion use their own random streams."""
     times = np.arange(spec.frames) / spec.frames_per_second
     event = event_of(spec, number, motion_rng, MOTIONS)
     road = Road(float(motion_rng.choice(RADII_M) * motion_rng.choice([-1, 1])))

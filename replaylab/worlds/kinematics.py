@@ -1,8 +1,8 @@
 """Motion of cars, pedestrians and cyclists: constant acceleration and yaw rate from a pose, for any road and appearance.
 
-Decision: within a video nothing else happens, so that three context frames determine the future and an error is the
-model's, not chance's. A motion is accepted by one fixed camera, whatever camera will show it: the same seed is the same
-motion in every look.
+Decision: within a video acceleration and yaw rate do not change, so that three context frames determine the future and
+errors are due to the model, not to chance. A motion is accepted with one fixed camera, independent of the rendering camera:
+the same seed gives the same motion in every appearance.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TRIES = 1000
 TRAINABLE_EVENTS = ("crossing", "cut_in", "turning")
 HELD_OUT_EVENTS = ("braking", "oncoming", "overtaking")
 EVENT_FAMILIES = {"a": ("cut_in", "turning"), "b": HELD_OUT_EVENTS}
-"""Two disjoint families of events, neither of which has the one that is repeated (`traffic`, a crossing)."""
+"""Two disjoint families of events, neither of which contains the repeated event (`traffic`, a crossing)."""
 ALL_EVENTS = TRAINABLE_EVENTS + HELD_OUT_EVENTS
 MOTIONS = {  # the events of the eventful videos of a motion
     "ordinary": ("ordinary",),
@@ -107,9 +107,9 @@ def event_of(spec: WorldSpec, number: int, rng: np.random.Generator, motions: di
 
 
 def draw_any(rng: np.random.Generator, seconds: float) -> Motion:
-    """From one to three agents with any constant acceleration and yaw rate, from anywhere: a continuous family.
+    """One to three agents with arbitrary constant acceleration, yaw rate and start: a continuous family.
 
-    A motion is described at a random time of the video, when the agent is in front of the ego car, so that it may come from
+    A motion is specified at a random time of the video, when the agent is in front of the ego car, so that it may start
     anywhere. Half of the agents follow the road's direction, with or against the ego car; the others have any heading.
     """
     ego = Mover(
@@ -167,7 +167,7 @@ def _discs(kind: str, path: Floats) -> tuple[Floats, float]:
 
 
 def _is_shown(motion: Motion, times: Floats, camera: Camera) -> bool:
-    """Whether `camera` sees the agents throughout (`renderer.shown_throughout`), whatever their appearance."""
+    """Whether the agents are visible to `camera` throughout (`renderer.shown_throughout`), in any appearance."""
     ego = motion.ego.path(times)
     paths = [agent.path(times) for agent in motion.agents]
     counts = np.zeros((len(times), len(paths)), dtype=bool)
@@ -194,8 +194,8 @@ def silhouette(kind: str) -> Floats:
 def draw_accepted(
     draw: Callable[[], Motion], shows_held_out: Callable[[Motion], bool], times: Floats, camera: Camera
 ) -> Motion:
-    """The first motion in which nobody touches anybody, that `camera` sees, and without held-out events where
-    it is neither one itself nor any motion. Raises RuntimeError if none of TRIES is.
+    """The first motion without collisions that is visible to `camera`, and without held-out events unless it is one itself
+    or of the kind `any`. Raises RuntimeError if none of TRIES is.
     """
     for _ in range(TRIES):
         motion = draw()
@@ -210,7 +210,7 @@ def make_scene(
     motion: Motion, times: Floats, look: RoadAppearance, layers: Layers, road_m: Floats,
     look_rng: np.random.Generator,
 ) -> Scene:  # fmt: skip
-    """The scene of a motion in a look, with the surroundings `layers` and the agents' places on the road, `road_m`."""
+    """The scene of a motion in an appearance, with surroundings `layers` and the agents' positions on the road, `road_m`."""
     bodies = [
         vehicle(agent.kind, look.cars[look_rng.integers(len(look.cars))], look.light, look.lamps, look_rng)
         for agent in motion.agents

@@ -1,7 +1,7 @@
 """Meshes of vehicles, pedestrians, balls, houses and trees, a few boxes each, and of their shadows.
 
-Decision: a body is no bigger than `KINDS` gives, so that a motion can be accepted (nobody touches anybody, the camera sees
-them) before anything is rendered.
+Decision: a body is never larger than `KINDS` states, so that a motion can be accepted (no collisions, visible to the
+camera) before rendering.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The rendered domains of the experiments, by name.
 
-Decision: everything about a rendered domain is here, except its words (`catalogue`). A new world needs its module, its entry
-in `build.WORLDS`, its domains here and their words there. Refused: an unknown name.
+Decision: rendered domains are fully defined here, except their labels (`catalogue`). A new world needs its module, its entry
+in `build.WORLDS`, its domains here and their labels there. Refused: an unknown name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from replaylab.spec import WorldSpec
 
 DRIVING_WORLDS = ("traffic", "country", "sumo")
-"""Worlds of roads and their agents, which the detector knows; with a look of `appearance.LOOKS`."""
+"""Worlds of roads and agents on which the detector is trained; their appearance is one of `appearance.LOOKS`."""
 
 
 def _domain(
@@ -44,7 +44,7 @@ EVALUATION_DOMAINS = dict(
 """The target's kinds of motion in other appearances: only evaluated."""
 
 BASE_DOMAINS = dict([_domain("near-any", "traffic", "broad", "any")])
-"""What only bases are trained on: any motion, in the broadest appearances."""
+"""Training domain of the bases only: any motion, in the broadest appearances."""
 
 DOSE_DOMAINS = dict(
     _domain(f"driving-dose-{100 * share:.0f}", "traffic", "target", "eventful", share) for share in (0.05, 0.2, 0.5)

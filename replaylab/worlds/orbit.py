@@ -1,9 +1,9 @@
 """A camera that circles, pans, drives or zooms among still and moving things: most of the motion is the camera's.
 
-Decision: this is replay whose images move as driving's do (everything at once, by where the camera goes) and look like
-nothing on a road. Camera and things keep constant speed and yaw rate, or a constant rate of zoom, so that three frames
-determine the future. Walls and pillars stand outside of the circle in which camera and things stay: an agent is occluded
-only by another agent.
+Decision: this is replay with image motion like that of driving (the whole image moves with the camera) and without any
+resemblance to a road. Camera and things have constant speed and yaw rate, or a constant zoom rate, so that three frames
+determine the future. Walls and pillars stand outside the circle in which camera and things stay: agents are occluded
+only by other agents.
 
 Motions: `orbit`, `pan`, `dolly` and `zoom`, each the whole of what the camera does; `any`, one of the four.
 """

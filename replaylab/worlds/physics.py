@@ -1,7 +1,8 @@
-"""Rigid bodies that fall, bounce, collide and roll: panda3d's Bullet, filmed by a camera that stands still.
+"""Rigid bodies that fall, bounce, collide and roll: panda3d's Bullet, with a static camera.
 
-Decision: this is replay *far* from driving. Nothing looks or moves like traffic, and because collisions branch, three
-context frames need not determine the future: this world is judged by fidelity only (and by how well it is kept).
+Decision: this is replay *far* from driving. Neither appearance nor motion resembles traffic. Because collisions are
+sensitive to initial conditions, three context frames need not determine the future: this world is evaluated by fidelity
+alone (and by how well it is retained).
 """
 
 from __future__ import annotations

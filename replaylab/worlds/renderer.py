@@ -262,12 +262,12 @@ def eligible(boxes: Floats, visible: Floats, size_px: int) -> NDArray[np.bool_]:
 
 
 def shown_throughout(is_eligible_in: NDArray[np.bool_]) -> bool:
-    """Whether, of (frame, agent), the first agent, which acts, is eligible in two thirds of the frames, and any in all."""
+    """Whether, in (frame, agent), the first (acting) agent is eligible in two thirds of the frames, and any in all."""
     return bool(is_eligible_in[:, 0].mean() >= 2 / 3 and is_eligible_in.any(axis=1).all())
 
 
 def shows_its_agents(scene: Scene) -> bool:
-    """Whether the scene's own cameras see the agents throughout."""
+    """Whether the agents are visible to the scene's own cameras throughout."""
     counts = []
     for frame in range(len(scene.ego)):
         boxes, depths = boxes_of(scene, frame, 64)

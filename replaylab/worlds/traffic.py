@@ -1,8 +1,8 @@
 """A one-way road of three lanes: the target's world and, in other appearances, its near replay.
 
-Decision: look and motion come from separate random streams, and a motion is accepted by one fixed camera: the same seed
-shows the same motion in every look. Ordinary traffic is very regular, and moves enough to be measured: the left lane passes
-the ego car, the ego car's lane keeps its distance, the right lane is passed.
+Decision: appearance and motion have separate random streams, and a motion is accepted with one fixed camera: the same seed
+gives the same motion in every appearance. Ordinary traffic is very regular, with enough motion to be measured: vehicles in
+the left lane overtake the ego car, those in its lane keep their distance, those in the right lane are overtaken.
 
 Motions: `ordinary`; `eventful`, one of TRAINABLE_EVENTS; `held-out`, one of HELD_OUT_EVENTS; `free`, trainable events and
 agents that move independently; `any`, a continuous family for the bases (`kinematics.draw_any`); `repetitive`, one event
@@ -31,7 +31,7 @@ ACCEPTANCE_CAMERA = Camera(field_of_view_deg=50.0, height_m=1.45, pitch_rad=0.03
 
 
 def draw_motion(event: str, rng: np.random.Generator, seconds: float) -> Motion:
-    """One motion of an event; raises ValueError for an event that does not exist."""
+    """Sample one motion of an event; raises ValueError for an unknown event."""
     if event == "any":
         return kinematics.draw_any(rng, seconds)
     without_event = {"ordinary": _ordinary, "free": _free, "repetitive": _repetitive}
@@ -167,7 +167,7 @@ def _surroundings(look: RoadAppearance, reach: tuple[float, float], rng: np.rand
 
 
 def draw(spec: WorldSpec, look_rng: np.random.Generator, motion_rng: np.random.Generator, number: int) -> Scene:
-    """The scene of one video; look and motion use their own streams."""
+    """The scene of one video; appearance and motion use their own random streams."""
     times = np.arange(spec.frames) / spec.frames_per_second
     event = kinematics.event_of(spec, number, motion_rng, MOTIONS)
     draw_one = partial(draw_motion, event, motion_rng, float(times[-1]))

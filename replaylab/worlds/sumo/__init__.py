@@ -1,1 +1,1 @@
-"""The third driving world: traffic moved by a published simulator (SUMO), which nobody here drew."""
+"""The third driving world: traffic of a published simulator (SUMO), developed independently of this project."""

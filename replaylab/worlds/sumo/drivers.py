@@ -1,7 +1,7 @@
-"""The drivers of the simulated traffic: how much they differ, as SUMO's vehicle types.
+"""The drivers of the simulated traffic and their variation, as SUMO's vehicle types.
 
-Decision: a set of drivers is a few ranges, from which the types are drawn once, with a seed; who drives where is drawn by
-SUMO. Where a range is one number, all drive alike. Refused: parameters of SUMO that nobody varies.
+Decision: a set of drivers is a few ranges, from which the types are sampled once, with a seed; SUMO assigns them to routes.
+If a range is a single number, all drivers have it. Not here: parameters of SUMO that are not varied.
 """
 
 from __future__ import annotations

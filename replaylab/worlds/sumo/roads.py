@@ -1,7 +1,7 @@
 """The roads of SUMO's networks as meshes: lanes, junctions, crossings, lane marks, and what stands beside them.
 
-Decision: the network that the simulation was run on is what is drawn, in the frame of the camera's first pose, so that every
-agent is where its lane is. Traffic lights are not drawn: whoever waits at one is seen to stand.
+Decision: the simulated network itself is rendered, in the frame of the camera's first pose, so that every agent is on its
+lane. Traffic lights are not rendered: agents that wait at one appear as standing.
 """
 
 from __future__ import annotations
