@@ -47,7 +47,7 @@ class Video(NamedTuple):
 
 @dataclass(frozen=True)
 class ConversionSettings:
-    """The settings that all importers share."""
+    """The settings shared by all importers."""
 
     out: Path
     recipe: Recipe = Recipe()
@@ -61,7 +61,7 @@ class ConversionSettings:
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """The domain, and what was and was not converted."""
+    """The domain, and the converted and unusable sources."""
 
     domain: Domain | None  # None of a dry run
     listing: pd.DataFrame  # what was, or is to be, converted: one row a source
@@ -90,7 +90,7 @@ def check(settings: ConversionSettings, origin: str) -> None:
 
 
 def _check_writable(out: Path) -> None:
-    """Raises ValueError where a folder cannot be made or written to."""
+    """Raises ValueError if a folder cannot be created or written to."""
     place = next(one for one in (out.absolute(), *out.absolute().parents) if one.exists())
     try:
         with tempfile.TemporaryDirectory(dir=place):

@@ -22,7 +22,7 @@ MOST_NAMED = 5  # other files
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in and below a folder, by paths relative to it, sorted."""
+    """The files in and below a folder, by paths relative to it, sorted."""
 
     videos: list[str]
     unusable: list[Unusable]
@@ -30,7 +30,7 @@ class Listing:
 
     @property
     def described_others(self) -> str:
-        """How many files are no videos by their endings, and which: "3 others: a.txt, b.txt, c.txt"."""
+        """The number and names of files without a video's ending: "3 others: a.txt, b.txt, c.txt"."""
         shown = [*self.others[:MOST_NAMED], *(["..."] if len(self.others) > MOST_NAMED else [])]
         return f"{len(self.others)} others" + (f": {', '.join(shown)}" if shown else "")
 

@@ -1,10 +1,10 @@
-"""Which scenes show nearly the same: copies that were encoded again, made smaller, or cut from one another.
+"""Detection of near-duplicate scenes: copies that were encoded again, made smaller, or cut from one another.
 
 Decision: a perceptual hash of one frame a second, the 256 signs of its lowest frequencies about their median (pHash, as in
 the library imagehash; the transform is OpenCV's). Two scenes are alike where half of the hashed frames of one are within 36
-bits of some frame of the other. On this project's rendered worlds, whose scenes share one look, that joins none of 7140
-pairs a world, and finds 96 % or more of the copies made at three quarters of the size with a CRF of 34. Frames without
-contrast (black, fog) have no hash. Not found: what is mirrored, or cut to another part of the picture.
+bits of some frame of the other. On this project's rendered worlds, whose scenes share one appearance, this joins none of
+7140 pairs per world, and detects at least 96 % of copies at three quarters of the size with a CRF of 34. Frames without
+contrast (black, fog) have no hash. Not detected: mirrored copies, or those cropped to another part of the picture.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""In which split each scene of a converted domain is, and why it stays there.
+"""Assignment of the scenes of a converted domain to splits.
 
-Decision: a scene's split follows from a hash of its name, so that files added later move no others. What shows nearly the
-same as a scene that has a place goes where that one is. Places are written down (`sources/places.json`) and kept as long as
-the shares are: with other shares everything is placed anew. Refused, as `Unusable`: a source that looks like scenes of two
+Decision: a scene's split is determined by a hash of its name, so that files added later do not move others. A near-duplicate
+of an assigned scene has the same split. Assignments are stored (`sources/places.json`) and kept while the shares are
+unchanged: with other shares all scenes are assigned again. Refused, as `Unusable`: a source with near-duplicates in two
 splits.
 """
 

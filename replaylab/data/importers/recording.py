@@ -1,4 +1,4 @@
-"""Any video file as a player shows it: the one reader of what others filmed.
+"""Any video file as a player shows it: the only reader of external videos.
 
 Decision: a file is demuxed once without decoding, for the times of its pictures; they give its length and regularity,
 whether its end is missing, and where its clock starts again (files joined into one). Then its first pictures are decoded,
@@ -45,7 +45,7 @@ CONVERT = "if it plays, convert it: ffmpeg -i FILE new.mp4; else copy it again"
 
 
 class NoVideo(Unusable):
-    """A file in which no video is found."""
+    """A file without a video."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Looks:
 
 @dataclass(frozen=True)
 class Recording:
-    """A video file, and what is known of its pictures."""
+    """A video file, and the properties of its pictures."""
 
     path: Path
     label: str  # its name for people

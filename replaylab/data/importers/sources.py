@@ -1,8 +1,8 @@
-"""What is taken of a source: which of its pictures, how they fit the domain's size, and what is known of each.
+"""Selection from a source: its pictures, their fit to the domain's size, and the ground truth of each.
 
-Decision: no picture is made up. Each is the source's nearest in time to where one is due; where none is near enough
-(`_nearness`) the video is cut, and long ones are cut into equal pieces. The aspect ratio is kept: what does not fit is cut
-off evenly on both sides, or bars are added. Refused, as `Unusable`: a source without a piece of the length of a clip, and
+Decision: pictures are never interpolated. Each is the source's nearest in time to the due time; if none is near enough
+(`_nearness`) the video is cut, and long ones are cut into equal pieces. The aspect ratio is kept: margins are cropped
+evenly on both sides, or bars are added. Refused, as `Unusable`: a source without a piece of the length of a clip, and
 images that cannot be read.
 """
 
@@ -40,7 +40,7 @@ NEIGHBOURS = 5  # steps before, and as many after, whose median is the source's 
 
 
 class Unusable(Exception):
-    """A source that cannot be used: which one, why, and what to do."""
+    """A source that cannot be used, with the reason and a remedy."""
 
     def __init__(self, label: str, why: str, what_to_do: str) -> None:
         super().__init__(label, why, what_to_do)
@@ -136,7 +136,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Source:
-    """One recording, and which of its pictures to take."""
+    """One recording, and its selected pictures."""
 
     name: str  # with which the names of its files begin; unique
     label: str  # its name for people
