@@ -17,6 +17,7 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
+from replaylab.analysis import base_limits
 from replaylab.catalogue import domain_of, measure_of
 from replaylab.pages import explorer, style
 from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style
@@ -84,10 +85,8 @@ def plane(table: pd.DataFrame) -> Figure:
 
 
 def reached(folders: Mapping[str, Path]) -> pd.DataFrame:
-    """What each base was to reach (`bases.bars`), with the share of the limit that it comes to: at most 1 where it does."""
-    from replaylab.training import bases  # imports torch
-
-    tables = [bases.bars(reading.csv(folder / "curve.csv")).assign(base=name) for name, folder in folders.items()]
+    """What each base should reach (`base_limits.bars`), and the share of the limit that it has: at most 1 where it does."""
+    tables = [base_limits.bars(reading.csv(folder / "curve.csv")).assign(base=name) for name, folder in folders.items()]
     table = pd.concat(tables, ignore_index=True)
     shares = table["value"] / table["limit"]
     return table.assign(share=shares.where(table["measure"] != "recall", 1 / shares))

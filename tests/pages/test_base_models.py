@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from replaylab.analysis import base_limits
 from replaylab.data.video import write_video
 from replaylab.pages import base_models
-from replaylab.training import bases
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,8 @@ def weights(tmp_path: Path) -> Path:
         pd.DataFrame(
             {"domain": bar.domain, "measure": bar.measure, "model": model, "step": 5 if model == "base" else -1,
              "value": value / 10 + (1 if of_base == 1 else 0) if bar.measure == "recall" else value}
-            for bar in {(bar.domain, bar.measure): bar for bar in bases.BARS}.values() for model, value in models.items()
+            for bar in {(bar.domain, bar.measure): bar for bar in base_limits.BARS}.values()
+            for model, value in models.items()
         ).to_csv(folder / "curve.csv")  # fmt: skip
         for kind in ("base", "real") if name != "base" else ():
             (folder / "samples" / kind).mkdir(parents=True)
@@ -62,7 +63,7 @@ def test_what_the_bases_reach_is_shown_of_whole_ones_in_the_order_of_their_seeds
     folders = base_models.shipped(weights)
     assert list(folders) == ["base 2", "base 10"]
     table = base_models.reached(folders)
-    assert len(table) == 2 * len(bases.BARS) and ((table["share"] <= 1) == table["reached"]).all()
+    assert len(table) == 2 * len(base_limits.BARS) and ((table["share"] <= 1) == table["reached"]).all()
     assert table.groupby("base")["reached"].all().to_dict() == {"base 10": False, "base 2": True}
     (axes,) = base_models.bars(table).axes
     assert sum(len(np.asarray(points.get_offsets())) for points in axes.collections) == len(table)

@@ -140,28 +140,3 @@ def test_folders_are_named_by_seed_family_and_share():
 def test_an_autoencoder_without_a_recipe_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no autoencoder has the seed 1: there are 0 and 2"):
         autoencoders.train_autoencoder(tmp_path, seed=1)
-
-
-def test_bars_are_shares_of_references_and_point_the_right_way():
-    def curve():
-        values = {
-            ("base", "recall"): 0.97,
-            ("base", "ade_px"): 1.0,
-            ("base", "effnet_kd"): 4.0,
-            ("copy-last-frame", "ade_px"): 2.5,
-            ("constant-velocity", "ade_px"): 1.5,
-            ("autoencoder", "effnet_kd"): 2.5,
-        }
-        rows = [{"model": model, "measure": measure, "domain": world.name, "value": value,
-                 "step": 5 if model == "base" else -1}
-                for (model, measure), value in values.items() for world in bases.recipe_of(2).curve.domains]  # fmt: skip
-        return pd.DataFrame(rows)
-
-    table = bases.bars(curve())
-    assert table["reached"].all() and len(table) == len(bases.BARS)
-    worse = curve()
-    worse.loc[(worse["model"] == "base") & (worse["domain"] == "driving"), "value"] = 1.3
-    missed = bases.bars(worse).query("not reached")
-    assert list(zip(missed["measure"], missed["domain"], strict=True)) == [("ade_px", "driving")]
-    worse.loc[worse["measure"] == "recall", "value"] = 0.9
-    assert set(bases.bars(worse).query("not reached")["measure"]) == {"ade_px", "recall"}
