@@ -13,7 +13,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Bar:
-    """What a base of the second edition should reach on dev clips: a share of a reference's value there, or a value."""
+    """A criterion for a base of the second edition on dev clips: a share of a reference's value, or a value."""
 
     measure: str
     domain: str
