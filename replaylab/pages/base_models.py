@@ -97,22 +97,25 @@ def bars(table: pd.DataFrame) -> Figure:
     keys = ["measure", "domain", "reference"]
     rows = table.drop_duplicates(keys)[keys].reset_index(drop=True)
     with figure_style():
-        figure, axes = plt.subplots(figsize=(WIDTH, 0.34 * len(rows) + 1.2))
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.42 * len(rows) + 1.1))
         for place, row in rows.iterrows():
             points = table.merge(row.to_frame().T, on=keys)
             colours = [BLUE if is_reached else VERMILION for is_reached in points["reached"]]
             axes.scatter(points["share"], [place] * len(points), c=colours, s=26, alpha=0.8, linewidths=0, zorder=3)
         axes.axvline(1, color=GREY, lw=1)
-        axes.set_yticks(range(len(rows)), [_of_bar(*row) for row in rows.itertuples(index=False)])
-        axes.invert_yaxis()
+        for place, row in enumerate(rows.itertuples(index=False)):
+            axes.annotate(_of_bar(*row), (0, place - 0.38), xycoords=("axes fraction", "data"), va="center",
+                          fontsize=style.SMALLEST_PT)  # fmt: skip
+            axes.axhline(place, color=style.LIGHT_GREY, lw=0.8, zorder=0)
+        axes.set(yticks=[], ylim=(len(rows) - 0.5, -0.8), xlim=(0, None))
         axes.set(xlabel="← better    share of the limit")
         return style.finished(figure, "What the second edition's bases reach on dev clips")
 
 
 def _of_bar(measure: str, domain: str, reference: str) -> str:
-    """Such as "ADE, eventful driving: below constant velocity"."""
+    """Such as "ADE, eventful driving, of constant velocity's"."""
     against = {"-": "", "autoencoder": ", of the autoencoder's"}.get(reference, f", of {reference.replace('-', ' ')}'s")
-    return f"{measure_of(measure).name}, {domain_of(domain).label}{against}"
+    return f"{measure_of(measure).label}, {domain_of(domain).label}{against}"
 
 
 def clips(folders: Mapping[str, Path], percentile: str = "95") -> HTML:
