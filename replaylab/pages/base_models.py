@@ -19,7 +19,7 @@ from pandas.io.formats.style import Styler
 
 from replaylab.analysis import base_limits
 from replaylab.catalogue import domain_of, measure_of
-from replaylab.pages import explorer, style
+from replaylab.pages import explorer, sample_clips, style
 from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style
 from replaylab.spec import WEIGHTS
 from replaylab.util import reading
@@ -123,6 +123,6 @@ def clips(folders: Mapping[str, Path], percentile: str = "95") -> HTML:
     if not folders:
         return explorer.NO_CLIPS
     first = next(iter(folders.values()))
-    versions = {explorer.TRUTH: first / "samples" / "real"}
+    versions = {sample_clips.TRUTH: first / "samples" / "real"}
     versions |= {name: folder / "samples" / "base" for name, folder in folders.items()}
-    return explorer.player([one for domain in CLIPS_OF for one in explorer.of_folders(versions, domain, percentile)])
+    return explorer.player([one for domain in CLIPS_OF for one in sample_clips.of_folders(versions, domain, percentile)])

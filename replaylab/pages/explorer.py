@@ -1,16 +1,13 @@
-"""Sample clips that a sweep kept: played side by side, and on a page on which to choose among all of them.
+"""Sample clips (`sample_clips`) as HTML: played side by side, and on a page on which to choose among all of them.
 
-`main_sample_clips` and `sample_clips` read them; `player` and `explorer` make one piece of HTML of them, for a page of the
-book and for a notebook alone. Decision: a clip is one picture, its frames side by side (a sheet, WebP), that a script cuts
-into frames: exact frames, one clock for all, no video codec, and a film strip where no script runs. Everything is in the
-page (about 5 kB a clip, decoded when it is chosen; the given frames are the same in every version and stand there once),
-because an executed notebook, a page opened from a disk and a book have no folder in common to fetch from.
+`player` and `explorer` make one piece of HTML of them, for a page of the book and for a notebook alone. Decision: a clip is
+one picture, its frames side by side (a sheet, WebP), that a script cuts into frames: exact frames, one clock for all, no
+video codec, and a film strip where no script runs. Everything is in the page (about 5 kB a clip, decoded when it is chosen;
+the given frames are the same in every version and stand there once), because an executed notebook, a page opened from a disk
+and a book have no folder in common to fetch from.
 
 A page has room for MOST_SHEETS of them. Of a store that keeps more clips, the last step alone is shown, and where those are
 still too many, only the configurations that are compared first; every clip is in the grid of stills.
-
-Agents are joined over frames by nearest centres, and detected boxes are matched with true ones frame by frame as
-`metrics.dynamics` matches them, so that the error beside a picture is that of what is seen. Refused: clips picked by eye.
 """
 
 from __future__ import annotations
@@ -19,11 +16,10 @@ import base64
 import html
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -31,257 +27,39 @@ from IPython.display import HTML
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from replaylab.catalogue import CONTEXT_FRAMES, FRAMES_PER_SECOND, MAIN_FRACTION, domain_of, measure_of
-from replaylab.metrics import dynamics
+from replaylab.catalogue import MAIN_FRACTION, domain_of
+from replaylab.pages.sample_clips import (
+    BASE,
+    OPENS_WITH,
+    TRUTH,
+    Boxes,
+    Clips,
+    Ranks,
+    SampleClip,
+    by_clip,
+    detected_rows,
+    motion,
+    true_paths,
+)
 from replaylab.pages.style import on_the_page
-from replaylab.spec import RunSpec
-from replaylab.store import ReferenceSpec, Store
-from replaylab.sweeps.sweep import Table
-from replaylab.util import reading
-from replaylab.util.text import capital, number, percent, printable
+from replaylab.util.text import capital, percent, printable
 
-TRUTH, BASE = "truth", "base"
-MISS_CAP_PX = 16.0  # of the tiny model's evaluations
-MAX_HEIGHT_PX, MAX_SHEET_WIDTH_PX = 128, 16000  # WebP ends at 16383
 WEBP_QUALITY = 82
 MOST_SHEETS = 420  # about 2 MB
 STILL_PX, STILL_QUALITY = 96, 70  # of the grid's pictures
-OPENS_WITH, MAIN_REPLAY = "driving-eventful", f"replay {percent(MAIN_FRACTION)}"
+MAIN_REPLAY = f"replay {percent(MAIN_FRACTION)}"
 NO_CLIPS = HTML("<p>No sample clips are kept in this store: run the sweep, which keeps some when it evaluates.</p>")
-Boxes = Sequence[Sequence[Sequence[float]]]
-Clips = dict[tuple[str, str], list["SampleClip"]]
-"""By domain and percentile, the versions of each clip."""
-Ranks = Mapping[tuple[str, str], str]
-"""By domain and percentile, how a clip's error changes and where that stands among all clips, in words (`ranks`)."""
 
 
-@dataclass(frozen=True)
-class SampleClip:
-    """One configuration's version of one clip."""
-
-    domain: str
-    percentile: str
-    """of how far the agents move, among the clips of the domain"""
-    configuration: str
-    """TRUTH, BASE or the name of a fine-tuned configuration"""
-    step: int
-    """of fine-tuning; 0 for the truth and the base"""
-    frames: NDArray[np.uint8]
-    """(T, H, W, 3), small enough for a page"""
-    true_boxes: Boxes
-    """for each frame rows of x0, y0, x1, y1 in px"""
-    detected_boxes: Boxes
-    """the same, as the detector returns them; none in the context frames"""
-    context_frames: int = CONTEXT_FRAMES
-    frames_per_second: float = FRAMES_PER_SECOND
-    miss_cap_px: float = MISS_CAP_PX
-    """the error of an agent that is not detected; centres so far apart or further are not of the same agent"""
-    scale: float = 1.0
-    """a px here, in px of the clip"""
-
-    @property
-    def title(self) -> str:
-        """The configuration, for a caption."""
-        return capital(self.configuration).replace(" %", "\N{NO-BREAK SPACE}%")
-
-    @cached_property
-    def note(self) -> str:
-        """The step of a fine-tuned model, and the error as figures write it."""
-        error = ade_px(self)
-        step = f"step {self.step}, " if self.step else ""
-        ade = "no agent to find" if np.isnan(error) else f"ADE {number(error, measure_of('ade_px').digits)} px"
-        return step + ade.replace(" ", "\N{NO-BREAK SPACE}")
-
-    @property
-    def description(self) -> str:
-        """What is seen, for those who do not see it."""
-        future = "what then happened" if self.configuration == TRUTH else "what the model drew"
-        return (
-            f"{self.title} ({self.note}): {domain_of(self.domain).label}, {_motion(self.percentile)}; "
-            f"{self.context_frames} given frames, then {future}"
-        )
-
-
-# --------------------------------------------------------------------------------------------------------- from a store
-def sample_clips(table: Table, domains: Iterable[str] = ()) -> list[SampleClip]:
-    """Every kept clip of a sweep's first seed: truth, base and every finished configuration at every evaluated step.
-
-    `domains` (none means all that are kept) in the order of the references. An empty list where nothing is kept yet.
-    """
-    return _read(table, domains, {name: (run, run.evaluate_at) for name, run in _finished(table).items()})
-
-
-def main_sample_clips(table: Table, domain: str = OPENS_WITH) -> list[SampleClip]:
-    """To compare first, at the last step: truth, base, no replay, and of each kind of replay the preregistered fraction, or
-    where that is not there the most below 100 %.
-    """
-    main: dict[tuple[str, str], tuple[str, RunSpec]] = {}
-    for name, run in _finished(table).items():  # of a kind, as fractions rise
-        kind = (run.target.name, run.replay.name)
-        if run.replay.fraction < 1 and (kind not in main or main[kind][1].replay.fraction != MAIN_FRACTION):
-            main[kind] = (name, run)
-    return _read(table, [domain], {name: (run, run.evaluate_at[-1:]) for name, run in main.values()})
-
-
-def of_folders(folders: Mapping[str, Path], domain: str, percentile: str) -> list[SampleClip]:
-    """One clip of a tiny model's evaluation, as `evaluate.keep` writes it, from several folders; their names are those of
-    the versions. Raises ValueError for a file that cannot be read, naming it.
-    """
-    clips = []
-    for name, folder in folders.items():
-        file = folder / f"{domain}-{percentile}.json"
-        boxes = reading.json_object(file)
-        with reading.named(file, "sample clip with the boxes of its frames"):
-            frames = _decoded(file.with_suffix(".mp4").read_bytes())
-            clips.append(SampleClip(domain, percentile, name, 0, frames, boxes["true"], boxes["found"]))
-    return clips
-
-
-def nearest_to_the_mean(clips: Sequence[SampleClip], mean_px: float) -> str:
-    """The percentile of the clip whose ADE changes from base to first fine-tuned version most nearly as on average."""
-    changes = {}
-    for (_, percentile), versions in _by_clip(clips).items():
-        base, tuned = (
-            [one for one in versions if bool(one.step) == is_tuned and one.configuration != TRUTH] for is_tuned in (0, 1)
-        )
-        if base and tuned:
-            changes[percentile] = abs(ade_px(tuned[0]) - ade_px(base[0]) - mean_px)
-    return min(changes, key=lambda one: changes[one])
-
-
-def ranks(table: Table) -> dict[tuple[str, str], str]:
-    """Of each kept clip the change of ADE from the base to no replay at the last step, in the first seed, and its rank among
-    all clips of its domain, 1 for the largest: "ADE +1.23 px, rank 12 of 128". Clips without agents have none.
-    """
-    runs = [run for run in _finished(table).values() if not run.replay.fraction]
-    if not runs or table.rows.empty:
-        return {}
-    references = ReferenceSpec.of(table.specs[0]).run_id
-    rows = table.rows[(table.rows["measure"] == "ade_px") & table.rows["run"].isin([references, runs[0].run_id])]
-    found = {}
-    for domain, clips in Store(table.store).gallery_clips(references).items():
-        here = rows[rows["domain"] == domain]
-        base = here.loc[here["model"] == "base", "value"].reset_index(drop=True)  # in the order of the clips
-        tuned = here.loc[(here["run"] == runs[0].run_id) & (here["step"] == runs[0].evaluate_at[-1]), "value"]
-        change = tuned.reset_index(drop=True) - base
-        order = change.rank(ascending=False, method="first")
-        for percentile, clip in clips.items():
-            if clip < len(change) and not np.isnan(change[clip]):
-                said = number(change[clip], f"+{measure_of('ade_px').digits}")
-                found[domain, percentile] = f"ADE {said} px, rank {order[clip]:.0f} of {change.notna().sum()}"
-    return found
-
-
-def _finished(table: Table) -> dict[str, RunSpec]:
-    """The finished runs of the first seed by the names that figures give them: kind by kind, then by fraction."""
-    seed = table.specs[0].seed
-    runs = [run for run in table.specs if run.seed == seed and Store(table.store).is_done(run)]
-    kinds = list(dict.fromkeys(["", *(run.replay.name for run in runs)]))
-    runs.sort(key=lambda run: (kinds.index(run.replay.name), run.replay.fraction))
-    has_targets, has_kinds = len({run.target.name for run in runs}) > 1, len(kinds) > 2
-    return {
-        (f"{run.target.name}, " if has_targets else "")
-        + (f"{run.replay.name} " if has_kinds and run.replay.name else "")
-        + f"replay {percent(run.replay.fraction)}": run
-        for run in runs
-    }
-
-
-def _read(table: Table, domains: Iterable[str], runs: Mapping[str, tuple[RunSpec, Sequence[int]]]) -> list[SampleClip]:
-    store, references = Store(table.store), ReferenceSpec.of(table.specs[0]).run_id
-    kept = store.samples([references, *(run.run_id for run, _ in runs.values())])
-    kept = kept.set_index(["run", "step", "domain", "percentile"])[["mp4", "boxes"]]
-    versions = [(TRUTH, 0, references, -1), (BASE, 0, references, 0)]
-    versions += [(name, step, run.run_id, step) for name, (run, steps) in runs.items() for step in steps]
-    by_domain, wanted, clips = store.gallery_clips(references), set(domains), []
-    model, miss_cap_px = table.specs[0].model, table.specs[0].evaluation.miss_cap_px
-    context_frames = model.context_frames if model else CONTEXT_FRAMES
-    rate = model.frames_per_second if model else FRAMES_PER_SECOND
-    for domain in [name for name in by_domain if not wanted or name in wanted]:
-        for percentile in by_domain[domain]:
-            for name, step, run, kept_step in versions:
-                if (run, kept_step, domain, percentile) in kept.index:
-                    mp4, text = kept.loc[(run, kept_step, domain, percentile)]
-                    with reading.named(table.store / run, f"run with a whole clip of {domain}, percentile {percentile}"):
-                        frames, scale = _small(_decoded(mp4))
-                        true, detected = (_scaled(json.loads(text)[kind], scale) for kind in ("true", "found"))
-                    clips.append(SampleClip(
-                        domain, percentile, name, step, frames, true, detected,
-                        context_frames, rate, miss_cap_px / scale, scale,
-                    ))  # fmt: skip
-    return clips
-
-
-def _decoded(mp4: bytes) -> NDArray[np.uint8]:
-    from replaylab.data.video import decode
-
-    with NamedTemporaryFile(suffix=".mp4") as file:
-        file.write(mp4)
-        file.flush()
-        return decode(Path(file.name))
-
-
-def _small(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
-    """Frames (T, H, W, 3) that a page can hold, and how many px a px of theirs was."""
-    count, height, width = frames.shape[:3]
-    scale = max(1.0, height / MAX_HEIGHT_PX, count * width / MAX_SHEET_WIDTH_PX)
-    if scale == 1:
-        return frames, 1.0
-    size = max(1, int(width / scale)), max(1, int(height / scale))
-    return np.stack([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames]), scale
-
-
-def _scaled(boxes: Boxes, scale: float) -> Boxes:
-    return boxes if scale == 1 else [[[side / scale for side in box[:4]] for box in frame] for frame in boxes]
-
-
-# ------------------------------------------------------------------------------------------------------ paths and error
-def true_paths(boxes: Boxes, gate_px: float = MISS_CAP_PX) -> list[list[int | None]]:
-    """Agents over time: for each, the row of its box in every frame, or None where it has none.
-
-    Boxes of neighbouring frames are joined one to one by the distance of their centres; one that is gate_px or further
-    from every box of the frame before begins a new agent.
-    """
-    paths: list[list[int | None]] = []
-    for frame, now in enumerate(boxes):
-        alive = [path for path in paths if path[-1] is not None]
-        before = [boxes[frame - 1][path[-1]] for path in alive]  # type: ignore[index]
-        old, new, _ = dynamics.match(before, now, gate_px)
-        for path in paths:
-            path.append(None)
-        for place, row in zip(old, new, strict=True):
-            alive[place][-1] = int(row)
-        begun = sorted(set(range(len(now))) - set(new.tolist()))
-        paths += [[None] * frame + [row] for row in begun]
-    return paths
-
-
-def detected_rows(clip: SampleClip) -> list[dict[int, int]]:
-    """For each frame, the row of the detected box by that of its true one, matched as in `dynamics.agent_errors`."""
-    pairs = zip(clip.true_boxes, clip.detected_boxes, strict=True)
-    matched = (dynamics.match(true, detected, clip.miss_cap_px) for true, detected in pairs)
-    return [dict(zip(rows.tolist(), columns.tolist(), strict=True)) for rows, columns, _ in matched]
-
-
-def ade_px(clip: SampleClip) -> float:
-    """Mean error of the future frames' true agents in px of the clip, the miss cap for one not detected; NaN without any."""
-    true, detected = clip.true_boxes[clip.context_frames :], clip.detected_boxes[clip.context_frames :]
-    agents = [np.arange(len(boxes)) for boxes in true]
-    counts = [np.ones(len(boxes), dtype=np.bool_) for boxes in true]
-    errors = dynamics.agent_errors(true, agents, counts, detected, miss_cap_px=clip.miss_cap_px)
-    return clip.scale * dynamics.accuracy(errors).ade_px.value
-
-
-# ----------------------------------------------------------------------------------------------------------------- HTML
 def player(versions: Sequence[SampleClip]) -> HTML:
     """The clips side by side, a row for each domain and percentile, played in step under one set of controls."""
     if not versions:
         return NO_CLIPS
     versions = [_printable(one) for one in versions]
-    clips, body = _by_clip(versions), ""
+    clips, body = by_clip(versions), ""
     has_domains = len({domain for domain, _ in clips}) > 1
     for place, ((domain, percentile), these) in enumerate(clips.items()):
-        title = _motion(percentile) + (f", {domain_of(domain).label}" if has_domains else "")
+        title = motion(percentile) + (f", {domain_of(domain).label}" if has_domains else "")
         body += f'<p class="rl-title">{html.escape(capital(title))}</p>\n{_screens(these, place, range(len(these)))}\n'
     return _page("rl-player", body, _data(clips, sheets=False))
 
@@ -290,7 +68,7 @@ def comparison(versions: Sequence[SampleClip], percentile: str) -> HTML:
     """Versions of one clip side by side, that of this percentile first; a button shows another clip at random."""
     if not versions:
         return NO_CLIPS
-    clips = _by_clip([_printable(one) for one in versions])
+    clips = by_clip([_printable(one) for one in versions])
     (start,) = [place for place, (_, one) in enumerate(clips) if one == percentile]
     these = list(clips.values())[start]
     body = (
@@ -308,7 +86,7 @@ def explorer(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTM
     tuned = [one for one in versions if one.step]
     if not tuned:
         return NO_CLIPS
-    clips, configurations = _by_clip(versions), {one.configuration: one.configuration for one in tuned}
+    clips, configurations = by_clip(versions), {one.configuration: one.configuration for one in tuned}
     domains = {domain: capital(domain_of(domain).label) for domain, _ in clips}
     domain = OPENS_WITH if OPENS_WITH in domains else tuned[0].domain
     start = [key for key in clips if key[0] == domain][-1]  # of its clips the one that moves most
@@ -365,7 +143,7 @@ def grid(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTML:
         return NO_CLIPS
     columns = list(dict.fromkeys([TRUTH, BASE, tuned[0], _opens_with(tuned)]))
     by_domain: dict[str, str] = {}
-    clips, ranked = _by_clip([_printable(one) for one in versions]), ranked or {}
+    clips, ranked = by_clip([_printable(one) for one in versions]), ranked or {}
     for key in sorted(clips, key=lambda key: _rank_of(ranked.get(key, ""))):
         last = {one.configuration: one for one in clips[key]}  # steps rise
         stills = "".join(
@@ -412,17 +190,6 @@ def _printable(one: SampleClip) -> SampleClip:
     """With names that are the same in an attribute, which has no control characters, and in the script's data."""
     domain, percentile, configuration = (printable(name) for name in (one.domain, one.percentile, one.configuration))
     return replace(one, domain=domain, percentile=percentile, configuration=configuration)
-
-
-def _by_clip(versions: Sequence[SampleClip]) -> Clips:
-    clips: Clips = {}
-    for one in versions:
-        clips.setdefault((one.domain, one.percentile), []).append(one)
-    return clips
-
-
-def _motion(percentile: str) -> str:
-    return f"{percentile}th percentile of the agents' motion"
 
 
 def _select(name: str, label: str, options: dict[str, str], chosen: str) -> str:

@@ -22,7 +22,7 @@ from replaylab.analysis.claims import Configuration, changes
 from replaylab.analysis.statistics import Interval, describe
 from replaylab.analysis.tables import last_step, per_run
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
-from replaylab.pages import explorer, finetune_degradation, generalisation, style, verdicts
+from replaylab.pages import explorer, finetune_degradation, generalisation, sample_clips, style, verdicts
 from replaylab.pages.style import BLUE, GREY, INK, SMALLEST_PT, VERMILION, WIDTH, figure_style
 from replaylab.sweeps import sweep
 from replaylab.sweeps.sweep import Table
@@ -133,31 +133,31 @@ def _from_to(one: Change) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- clips
-def versions(table: Table) -> list[explorer.SampleClip]:
+def versions(table: Table) -> list[sample_clips.SampleClip]:
     """Every kept eventful clip of the runs on regular driving in four versions under plain names: truth, base, fine-tuned
     without replay, and with.
     """
-    kept = explorer.main_sample_clips(verdicts.of_target(table, "driving"))
+    kept = sample_clips.main_sample_clips(verdicts.of_target(table, "driving"))
     tuned = list(dict.fromkeys(one.configuration for one in kept if one.step))
-    names = {explorer.TRUTH: explorer.TRUTH, explorer.BASE: explorer.BASE} | dict(
+    names = {sample_clips.TRUTH: sample_clips.TRUTH, sample_clips.BASE: sample_clips.BASE} | dict(
         zip(tuned, ("fine-tuned", f"fine-tuned with {percent(MAIN_FRACTION)} replay"), strict=False)
     )
     return [replace(one, configuration=names[one.configuration]) for one in kept if one.configuration in names]
 
 
-def chosen_clip(shown: Sequence[explorer.SampleClip], found: Sequence[Change]) -> str:
+def chosen_clip(shown: Sequence[sample_clips.SampleClip], found: Sequence[Change]) -> str:
     """The percentile of the clip whose change is nearest to the mean effect of all test clips; empty where there is none."""
     mean = _of_clips(found)
-    return explorer.nearest_to_the_mean(shown, mean.without.estimate) if shown and mean else ""
+    return sample_clips.nearest_to_the_mean(shown, mean.without.estimate) if shown and mean else ""
 
 
-def clips(shown: Sequence[explorer.SampleClip], found: Sequence[Change]) -> HTML:
+def clips(shown: Sequence[sample_clips.SampleClip], found: Sequence[Change]) -> HTML:
     """The chosen clip in its `versions`, and on a button another one."""
     chosen = chosen_clip(shown, found)
     return explorer.comparison(shown, chosen) if chosen else explorer.NO_CLIPS
 
 
-def rule_of_clips(shown: Sequence[explorer.SampleClip], found: Sequence[Change]) -> str:
+def rule_of_clips(shown: Sequence[sample_clips.SampleClip], found: Sequence[Change]) -> str:
     """Markdown: how the clip was chosen; empty where there is none."""
     mean, count = _of_clips(found), len({clip.percentile for clip in shown})
     if not count or mean is None:
@@ -171,7 +171,7 @@ def rule_of_clips(shown: Sequence[explorer.SampleClip], found: Sequence[Change])
 
 
 def _of_clips(found: Sequence[Change]) -> Change | None:
-    return next((one for one in found if (one.measure, one.domain) == ("ade_px", explorer.OPENS_WITH)), None)
+    return next((one for one in found if (one.measure, one.domain) == ("ade_px", sample_clips.OPENS_WITH)), None)
 
 
 # ------------------------------------------------------------------------------------------------------------- figures

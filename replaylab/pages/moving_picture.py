@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from replaylab.pages import explorer
-from replaylab.pages.explorer import SampleClip
+from replaylab.pages import sample_clips
+from replaylab.pages.sample_clips import SampleClip
 from replaylab.util.files import write_atomically
 
 PANEL_PX, GAP_PX, TEXT_PX, WEBP_QUALITY = 200, 6, 18, 80
@@ -44,7 +44,7 @@ def _frame(versions: Sequence[SampleClip], number: int) -> Image.Image:
         picture.paste(_panel(one, number), (place * pitch, TEXT_PX))
         brush.text(
             (place * pitch + 1, 1),
-            f"{one.title}, {explorer.ade_px(one):.1f} px".replace("\N{NO-BREAK SPACE}", " "),
+            f"{one.title}, {sample_clips.ade_px(one):.1f} px".replace("\N{NO-BREAK SPACE}", " "),
             EDGE,
             font,
         )
@@ -58,7 +58,7 @@ def _panel(one: SampleClip, number: int) -> Image.Image:
     for boxes, colour in ((one.true_boxes[number], TRUE), (one.detected_boxes[number], DETECTED)):
         for box in boxes:
             _outline(brush, [scale * side for side in box[:4]], colour)
-    for true, detected in explorer.detected_rows(one)[number].items():
+    for true, detected in sample_clips.detected_rows(one)[number].items():
         start, end = (_centre(boxes[number], row, scale) for boxes, row in (
             (one.detected_boxes, detected), (one.true_boxes, true)))  # fmt: skip
         if np.hypot(*np.subtract(end, start)) > scale:  # further than a px of the clip

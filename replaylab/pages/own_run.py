@@ -25,7 +25,7 @@ from replaylab.analysis.claims import Configuration, changes
 from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, Interval, describe, interval
 from replaylab.analysis.tables import drawn
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
-from replaylab.pages import explorer, finetune_degradation, replay_sweep, verdicts
+from replaylab.pages import explorer, finetune_degradation, replay_sweep, sample_clips, verdicts
 from replaylab.pages.style import csv_link, styled
 from replaylab.pages.verdicts import PREREGISTERED
 from replaylab.store import Store, published_folder
@@ -163,12 +163,12 @@ def _side_by_side(effects: Sequence[Comparison]) -> Styler:
 
 def clips_first(table: Table) -> HTML | None:
     """A reader's clips, at the top; nothing on the published pages, whose clips have a place of their own."""
-    return explorer.player(explorer.main_sample_clips(table)) if is_own(table) else None
+    return explorer.player(sample_clips.main_sample_clips(table)) if is_own(table) else None
 
 
 def clips(table: Table) -> HTML:
     """The clips in their place; of a reader's run, where they stand."""
-    return ABOVE if is_own(table) else explorer.player(explorer.main_sample_clips(table))
+    return ABOVE if is_own(table) else explorer.player(sample_clips.main_sample_clips(table))
 
 
 def next_steps(table: Table, page: str = "03_replay_sweep") -> Markdown | None:

@@ -22,7 +22,7 @@ from replaylab.data.importers import conversion, video_folder
 from replaylab.data.importers.conversion import ConversionSettings
 from replaylab.evaluation import evaluate
 from replaylab.metrics.detectors import pretrained
-from replaylab.pages import explorer, replay_sweep, style, your_model
+from replaylab.pages import explorer, replay_sweep, sample_clips, style, your_model
 from replaylab.spec import NAME, FolderSpec, WorldSpec
 from replaylab.store import Store
 from replaylab.store.packing import publish
@@ -194,10 +194,10 @@ def table_of(names: list[str]) -> Any:
     return SimpleNamespace(specs=[spec], rows=pd.concat(map(rows_of, names), ignore_index=True), runs=runs)
 
 
-def clip_of(name: str, configuration: str, step: int) -> explorer.SampleClip:
+def clip_of(name: str, configuration: str, step: int) -> sample_clips.SampleClip:
     """A sample clip in a domain of this name."""
     boxes = [[[1.0, 1.0, 9.0, 9.0]]] * 4
-    return explorer.SampleClip(
+    return sample_clips.SampleClip(
         name, name, configuration, step, np.zeros((4, 16, 16, 3), np.uint8), boxes, [[], *boxes[1:]], context_frames=1
     )
 
@@ -206,8 +206,8 @@ def _on_the_page(text: str, folder: Path) -> None:
     table = table_of([text, f"{text} too"])
     for styler in (your_model.measures_table(table), replay_sweep.status_table(table.runs)):
         check_html(styler.to_html(), text)
-    page = explorer.player([clip_of(text, explorer.TRUTH, 0), clip_of(text, text, 2)]).data
-    page += explorer.explorer([clip_of(text, explorer.TRUTH, 0), clip_of(text, text, 2)]).data
+    page = explorer.player([clip_of(text, sample_clips.TRUTH, 0), clip_of(text, text, 2)]).data
+    page += explorer.explorer([clip_of(text, sample_clips.TRUTH, 0), clip_of(text, text, 2)]).data
     found = _Elements(page)
     assert found.names.count("script") == 4 and not {"svg", "a"} & {*found.names}
     assert found.names.count("img") == 4 and not [name for name, _ in found.attributes if name.startswith("on")]

@@ -21,8 +21,8 @@ from PIL import Image
 from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.data.video import write_video
 from replaylab.metrics import dynamics
-from replaylab.pages import explorer
-from replaylab.pages.explorer import BASE, TRUTH, SampleClip
+from replaylab.pages import explorer, sample_clips
+from replaylab.pages.sample_clips import BASE, TRUTH, SampleClip
 from replaylab.pages.style import styled
 from replaylab.spec import EvaluationSpec, ReplaySpec, RunSpec, TrainingSpec
 from replaylab.store import ReferenceSpec, claim, samples_folder
@@ -82,20 +82,24 @@ def test_agents_that_keep_apart_are_followed_in_whatever_order_they_are_listed(n
     places = places.reshape(FRAMES, n, 2)
     orders = [random.sample(range(n), n) for _ in range(FRAMES)]
     boxes = [[[*place, *(place + 8)] for place in places[frame][order]] for frame, order in enumerate(orders)]
-    paths = explorer.true_paths(boxes)
+    paths = sample_clips.true_paths(boxes)
     assert len(paths) == n
     assert {tuple(path) for path in paths} == {tuple(order.index(agent) for order in orders) for agent in range(n)}
 
 
 def test_a_leap_and_a_return_are_new_agents() -> None:
-    here, far = [[0.0, 0.0, 4.0, 4.0]], [[explorer.MISS_CAP_PX, 0.0, 4.0 + explorer.MISS_CAP_PX, 4.0]]
-    assert explorer.true_paths([here, far, [], far]) == [[0, None, None, None], [None, 0, None, None], [None, None, None, 0]]
+    here, far = [[0.0, 0.0, 4.0, 4.0]], [[sample_clips.MISS_CAP_PX, 0.0, 4.0 + sample_clips.MISS_CAP_PX, 4.0]]
+    assert sample_clips.true_paths([here, far, [], far]) == [
+        [0, None, None, None],
+        [None, 0, None, None],
+        [None, None, None, 0],
+    ]
 
 
 @given(some.lists(some.lists(some.tuples(some.floats(0, 60), some.floats(0, 60)), max_size=4), max_size=6))
 def test_every_box_is_on_one_path(places: list[list[tuple[float, float]]]) -> None:
     boxes = [[[x, y, x + 5, y + 5] for x, y in frame] for frame in places]
-    paths = explorer.true_paths(boxes)
+    paths = sample_clips.true_paths(boxes)
     assert all(len(path) == len(boxes) for path in paths)
     for frame, now in enumerate(boxes):
         on_paths = [path[frame] for path in paths if path[frame] is not None]
@@ -110,21 +114,21 @@ def test_the_error_on_a_picture_is_that_of_its_paths_and_of_the_measure(frames: 
     true, detected = ([[[x, y, x + 5, y + 5] for x, y in frame[side]] for frame in frames] for side in range(2))
     one = replace(clip(), true_boxes=true, detected_boxes=detected)
     future = range(GIVEN, FRAMES)
-    taken = explorer.detected_rows(one)
+    taken = sample_clips.detected_rows(one)
     errors = [
         np.hypot(*np.subtract(true[frame][row][:2], detected[frame][taken[frame][row]][:2]))
         if row in taken[frame]
-        else explorer.MISS_CAP_PX
+        else sample_clips.MISS_CAP_PX
         for frame in future
         for row in range(len(true[frame]))
     ]
-    np.testing.assert_allclose(explorer.ade_px(one), np.mean(errors) if errors else np.nan)
+    np.testing.assert_allclose(sample_clips.ade_px(one), np.mean(errors) if errors else np.nan)
     errors_px = dynamics.agent_errors(
         [true[frame] for frame in future], [np.arange(len(true[frame])) for frame in future],
         [np.ones(len(true[frame]), bool) for frame in future], [detected[frame] for frame in future],
         miss_cap_px=EvaluationSpec((), "dev", 1, 1).miss_cap_px,
     )  # fmt: skip
-    np.testing.assert_allclose(explorer.ade_px(one), dynamics.accuracy(errors_px).ade_px.value)
+    np.testing.assert_allclose(sample_clips.ade_px(one), dynamics.accuracy(errors_px).ade_px.value)
 
 
 # The HTML
@@ -222,11 +226,11 @@ def test_the_grid_has_every_clip_once_from_the_largest_change_to_the_least() -> 
 
 def test_a_rank_is_of_the_change_that_the_clip_itself_shows() -> None:
     table = sweep.read("published", [0.0], [0], measures=["ade_px"])
-    said = explorer.ranks(table)
-    clips = explorer._by_clip(explorer.main_sample_clips(table))
+    said = sample_clips.ranks(table)
+    clips = sample_clips.by_clip(sample_clips.main_sample_clips(table))
     assert clips and {key[1] for key in said if key[0] == EVENTFUL} == {"5", "50", "95"}
     for key, versions in clips.items():
-        errors = {one.configuration: explorer.ade_px(one) for one in versions}
+        errors = {one.configuration: sample_clips.ade_px(one) for one in versions}
         found = re.fullmatch(r"ADE (.*) px, rank (\d+) of (\d+)", said[key])
         assert found is not None and 1 <= int(found[2]) <= int(found[3])
         change = float(found[1].replace("\N{MINUS SIGN}", "-"))
@@ -286,18 +290,18 @@ def kinds(shown: list[SampleClip]) -> list[tuple[str, int]]:
 
 
 def test_every_finished_run_of_one_seed_is_read_at_every_step(table: Table) -> None:
-    shown = explorer.sample_clips(table)
+    shown = sample_clips.sample_clips(table)
     names = ["replay 0 %", "near replay 25 %", "near replay 100 %", "orbit replay 25 %"]
     assert kinds(shown) == [(TRUTH, 0), (BASE, 0), *((name, step) for name in names for step in (2, 4))]
     assert len(shown) == 2 * 2 * (2 + 2 * len(names))
-    assert {one.domain for one in explorer.sample_clips(table, [EVENTFUL])} == {EVENTFUL}
+    assert {one.domain for one in sample_clips.sample_clips(table, [EVENTFUL])} == {EVENTFUL}
     for one in shown:
         assert one.frames.shape == (FRAMES, SIDE, SIDE, 3)
         assert [len(boxes) for boxes in one.detected_boxes] == [0] * GIVEN + [2] * (FRAMES - GIVEN)
 
 
 def test_the_main_clips_are_no_replay_and_the_most_of_each_kind_at_their_last_step(table: Table) -> None:
-    shown = explorer.main_sample_clips(table)
+    shown = sample_clips.main_sample_clips(table)
     assert kinds(shown) == [
         (TRUTH, 0), (BASE, 0), ("replay 0 %", 4), ("near replay 25 %", 4), ("orbit replay 25 %", 4),
     ]  # fmt: skip
@@ -305,7 +309,7 @@ def test_the_main_clips_are_no_replay_and_the_most_of_each_kind_at_their_last_st
 
 
 def test_a_store_without_references_has_nothing_to_show(table: Table, tmp_path: Path) -> None:
-    assert explorer.sample_clips(replace(table, store=tmp_path)) == []
+    assert sample_clips.sample_clips(replace(table, store=tmp_path)) == []
 
 
 # In a browser

@@ -15,9 +15,9 @@ from test_explorer import clip
 from replaylab.analysis.claims import CLAIMS
 from replaylab.analysis.statistics import Interval
 from replaylab.cli.main import main
-from replaylab.pages import explorer, first_page, moving_picture, verdicts
-from replaylab.pages.explorer import BASE, TRUTH
+from replaylab.pages import first_page, moving_picture, sample_clips, verdicts
 from replaylab.pages.first_page import ENDPOINTS, Change
+from replaylab.pages.sample_clips import BASE, TRUTH
 
 UP, DOWN, NEITHER = Interval(2.0, 1.0, 3.0, 5), Interval(-2.0, -3.0, -1.0, 5), Interval(0.5, -1.0, 2.0, 5)
 
@@ -54,11 +54,11 @@ def test_effects_are_those_of_the_verdicts() -> None:
 
 def test_the_clip_is_the_one_nearest_to_the_mean() -> None:
     versions = [
-        replace(clip(explorer.OPENS_WITH, percentile, name, step, brightness=change), percentile=percentile)
+        replace(clip(sample_clips.OPENS_WITH, percentile, name, step, brightness=change), percentile=percentile)
         for percentile, changed in (("5", 1), ("50", 4), ("95", 9))
         for name, step, change in ((TRUTH, 0, 0), (BASE, 0, 0), ("fine-tuned", 300, changed))
     ]
-    assert [explorer.nearest_to_the_mean(versions, mean) for mean in (0.0, 4.4, 20.0)] == ["5", "50", "95"]
+    assert [sample_clips.nearest_to_the_mean(versions, mean) for mean in (0.0, 4.4, 20.0)] == ["5", "50", "95"]
 
 
 def test_every_claim_has_a_card_with_its_verdict_and_a_page() -> None:

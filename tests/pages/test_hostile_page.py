@@ -14,7 +14,7 @@ from conftest import ROOT
 from hostile_names import HOSTILE, clip_of, table_of
 from in_browser import complaints
 
-from replaylab.pages import explorer, replay_sweep, style, your_model
+from replaylab.pages import explorer, replay_sweep, sample_clips, style, your_model
 from replaylab.util.text import in_markdown, printable
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ SHOWN = {what: text for what, text in HOSTILE.items() if what != "no text"}  # a
 def outputs(text: str) -> list[dict[str, str]]:
     """What the page on one's own model displays of domains of this name, as a notebook keeps it."""
     table = table_of([text, f"{text} too"])
-    clips = [clip_of(text, explorer.TRUTH, 0), clip_of(text, text, 2)]
+    clips = [clip_of(text, sample_clips.TRUTH, 0), clip_of(text, text, 2)]
     pieces = [str(made._repr_html_()) for made in (your_model.measures_table(table), replay_sweep.status_table(table.runs))]
     pieces += [explorer.player(clips).data, explorer.explorer(clips).data, style.csv_link(table.rows, text).data]
     return [*({"text/html": piece} for piece in pieces), {"text/markdown": f"- **{in_markdown(text)}**: it changes."}]

@@ -26,7 +26,7 @@ from replaylab.evaluation import evaluation_sets
 from replaylab.models import families, pipelines
 from replaylab.models.families import estimates
 from replaylab.monitor import ForgettingMonitor, held_out
-from replaylab.pages import explorer, your_model
+from replaylab.pages import explorer, sample_clips, your_model
 from replaylab.spec import MachineSpec, RunSpec, without_places
 from replaylab.store.row_tables import read_rows
 from replaylab.sweeps import own_model
@@ -120,20 +120,20 @@ def test_figures_clips_and_words_come_from_the_rows(table: Any) -> None:
     html = your_model.measures_table(table).to_html()
     assert "replay 50 %" in html and "copy last frame" in html and "kitchen" in html
     assert your_model.summary(table).count("replay 50 %") == 2
-    shown = explorer.main_sample_clips(table, "driving")
+    shown = sample_clips.main_sample_clips(table, "driving")
     assert {one.configuration for one in shown} == {"truth", "base", "replay 0 %", "replay 50 %"}
     assert all(one.context_frames == 1 and one.frames_per_second == RATE for one in shown)
     assert explorer.player(shown).data.count("<figure") == len(shown)
 
 
 def test_a_large_clip_is_made_small_enough_for_a_page_and_its_error_stays(table: Any) -> None:
-    small = explorer.main_sample_clips(table, "driving")[0]
-    frames, scale = explorer._small(np.zeros((49, 480, 832, 3), np.uint8))
+    small = sample_clips.main_sample_clips(table, "driving")[0]
+    frames, scale = sample_clips._small(np.zeros((49, 480, 832, 3), np.uint8))
     assert frames.shape[1] <= 128 and frames.shape[0] * frames.shape[2] <= 16000 and scale == 3.75
     boxes = [[[2.0, 2.0, 6.0, 8.0]]] * len(small.frames)
     moved = [[[4.0, 2.0, 8.0, 8.0]]] * len(small.frames)
     one = replace(small, true_boxes=boxes, detected_boxes=moved, scale=3.75)
-    assert explorer.ade_px(one) == pytest.approx(2 * 3.75)
+    assert sample_clips.ade_px(one) == pytest.approx(2 * 3.75)
 
 
 def test_a_killed_run_ends_with_the_same_bits(home: Path, tmp_path: Path) -> None:
