@@ -219,7 +219,9 @@ EDITIONS = (2, 3)
 """Editions of the set of measures: edition 3 adds the share of the true motion that is predicted."""
 
 
-MOST_KEPT = 91  # the percentiles from the 5th to the 95th
+KEPT_PERCENTILES = (5, 95)
+"""The first and the last percentile of motion of the clips that are kept as examples."""
+MOST_KEPT = KEPT_PERCENTILES[1] - KEPT_PERCENTILES[0] + 1
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from replaylab.evaluation.measurement import Measurement
 from replaylab.metrics.dynamics import Statistic
 from replaylab.models import pipelines, sampling
 from replaylab.models.pipelines import Pipeline
-from replaylab.spec import EvaluationSpec
+from replaylab.spec import KEPT_PERCENTILES, EvaluationSpec
 from replaylab.store import ReferenceSpec, Store, claim, finish
 from replaylab.util import cache, distributed, reading
 from replaylab.util.distributed import Rank
@@ -36,7 +36,6 @@ from replaylab.util.progress import track
 
 Gallery = dict[str, dict[str, int]]  # domain -> percentile -> number of the clip
 Measuring = Callable[[], pd.DataFrame]  # gives rows
-LEAST_PERCENTILE, MOST_PERCENTILE = 5, 95  # of the clips that are kept
 
 
 def evaluate(
@@ -59,7 +58,7 @@ def evaluate(
                 continue
             measured = measurement.measure(evaluation_set, frames, spec.miss_cap_px, latents, at_the_end)
             if gallery is not None and not rows:
-                keep(gallery[1], evaluation_set, frames, measured, chosen.get(evaluation_set.name, {}))
+                keep_clips(gallery[1], evaluation_set, frames, measured, chosen.get(evaluation_set.name, {}))
             rows.append(measured.rows)
         losses = _denoising(pipeline, evaluation_set, spec.noise_seed) if at_the_end else pd.DataFrame()
         return pd.concat([_over_futures(rows), losses], ignore_index=True) if rows else pd.DataFrame()
@@ -138,7 +137,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
         frames = baselines[name](evaluation_set)
         measured = measurement.measure(evaluation_set, frames, evaluation.miss_cap_px)
         if name == "real" and evaluation_set.name in shown:
-            keep(folder / "samples" / name, evaluation_set, frames, measured, gallery[evaluation_set.name])
+            keep_clips(folder / "samples" / name, evaluation_set, frames, measured, gallery[evaluation_set.name])
         return measured.rows
 
     def kept(name: str, measuring: Measuring) -> pd.DataFrame:
@@ -190,8 +189,9 @@ def copy_last_frame(frames: Frames, context_frames: int = CONTEXT_FRAMES) -> Fra
 
 def percentiles(count: int) -> list[int]:
     """`count` evenly spaced percentiles from the 5th to the 95th: 5, 50, 95 for three; for one, the 95th alone."""
-    reach = MOST_PERCENTILE - LEAST_PERCENTILE
-    return [MOST_PERCENTILE - round(place * reach / max(count - 1, 1)) for place in range(count)][::-1]
+    first, last = KEPT_PERCENTILES
+    reach = last - first
+    return [last - round(place * reach / max(count - 1, 1)) for place in range(count)][::-1]
 
 
 def at_percentiles(rows: pd.DataFrame, count: int = 3) -> dict[str, int]:
@@ -205,7 +205,9 @@ def at_percentiles(rows: pd.DataFrame, count: int = 3) -> dict[str, int]:
     return {str(at): int(values.index[round(at / 100 * (len(values) - 1))]) for at in percentiles(count)}
 
 
-def keep(folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured: Measurement, clips: dict[str, int]) -> None:
+def keep_clips(
+    folder: Path, evaluation_set: EvaluationSet, frames: Frames, measured: Measurement, clips: dict[str, int]
+) -> None:
     """Writes the video and the boxes of each chosen clip: `<domain>-<percentile>.mp4` and `.json`."""
     context, future_frames = evaluation_set.context_frames, frames.shape[1] - evaluation_set.context_frames
     for percentile, clip in clips.items():

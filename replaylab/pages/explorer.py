@@ -30,10 +30,13 @@ from PIL import Image, ImageDraw
 from replaylab.catalogue import MAIN_FRACTION, domain_of
 from replaylab.pages.sample_clips import (
     BASE,
+    DETECTED_COLOUR,
     OPENS_WITH,
+    TRUE_COLOUR,
     TRUTH,
     Boxes,
     Clips,
+    Rank,
     Ranks,
     SampleClip,
     by_clip,
@@ -95,7 +98,7 @@ def explorer(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTM
     last = {one.configuration: place for place, one in enumerate(these) if one.step}
     places = [*(place for place, one in enumerate(these) if not one.step)]
     places += [last[name] for name in dict.fromkeys([compared, chosen]) if name in last]
-    said = {key: _choice(key[1], (ranked or {}).get(key, "")) for key in clips}
+    said = {key: _choice(key[1], (ranked or {}).get(key)) for key in clips}
     percentiles = {percentile: said.get((domain, percentile), _choice(percentile)) for _, percentile in clips}
     steps = {str(step): str(step) for step in sorted({one.step for one in tuned})}
     choices = (
@@ -116,9 +119,9 @@ def explorer(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTM
     return _page("rl-explorer rl-four", body, {**data, "compared": compared})
 
 
-def _choice(percentile: str, rank: str = "") -> str:
+def _choice(percentile: str, rank: Rank | None = None) -> str:
     """A clip among the choices, such as "95th percentile: ADE +1.23 px, rank 12 of 128"."""
-    return f"{percentile}th percentile" + (f": {rank}" if rank else "")
+    return f"{percentile}th percentile" + (f": {rank}" if rank is not None else "")
 
 
 def _that_fit(versions: Sequence[SampleClip]) -> list[SampleClip]:
@@ -144,14 +147,14 @@ def grid(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTML:
     columns = list(dict.fromkeys([TRUTH, BASE, tuned[0], _opens_with(tuned)]))
     by_domain: dict[str, str] = {}
     clips, ranked = by_clip([_printable(one) for one in versions]), ranked or {}
-    for key in sorted(clips, key=lambda key: _rank_of(ranked.get(key, ""))):
+    for key in sorted(clips, key=lambda key: ranked[key].place if key in ranked else np.inf):
         last = {one.configuration: one for one in clips[key]}  # steps rise
         stills = "".join(
             f'<figure><img src="data:image/webp;base64,{_still(last[name])}" alt="{html.escape(last[name].description)}">'
             f'<figcaption>{html.escape(last[name].title)}</figcaption></figure>'
             for name in columns if name in last
         )  # fmt: skip
-        title = html.escape(_choice(key[1], ranked.get(key, "")))
+        title = html.escape(_choice(key[1], ranked.get(key)))
         by_domain[key[0]] = (
             by_domain.get(key[0], "") + f'<p class="rl-title">{title}</p><div class="rl-stills">{stills}</div>'
         )
@@ -162,22 +165,15 @@ def grid(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTML:
     return HTML(f'{on_the_page("rl-all")}<style>{_asset("explorer.css")}</style><div class="rl-all">{folded}</div>')
 
 
-def _rank_of(said: str) -> int:
-    """The rank in what `ranks` says; clips without one come last."""
-    return int(said.split("rank ")[1].split(" of ")[0]) if "rank " in said else 10**9
-
-
 def _still(one: SampleClip) -> str:
     """The last frame with true boxes in cyan and detected ones in magenta, as a WebP in base64."""
     factor = max(1, STILL_PX // one.frames.shape[1])
     picture = Image.fromarray(np.ascontiguousarray(one.frames[-1].repeat(factor, 0).repeat(factor, 1)))
     pen = ImageDraw.Draw(picture)
-    for boxes, colour in ((one.true_boxes[-1], "#00e5ff"), (one.detected_boxes[-1], "#ff3dd8")):
+    for boxes, colour in ((one.true_boxes[-1], TRUE_COLOUR), (one.detected_boxes[-1], DETECTED_COLOUR)):
         for box in boxes:
             pen.rectangle([round(factor * side) for side in box[:4]], outline=colour)
-    file = io.BytesIO()
-    picture.save(file, "WEBP", quality=STILL_QUALITY)
-    return base64.b64encode(file.getvalue()).decode()
+    return _webp(picture, STILL_QUALITY)
 
 
 def _opens_with(configurations: Sequence[str]) -> str:
@@ -217,8 +213,13 @@ def _screens(versions: Sequence[SampleClip], clip: int, places: Sequence[int]) -
 
 def _sheet(frames: NDArray[np.uint8]) -> str:
     """Frames (T, H, W, 3) side by side in one WebP, in base64."""
+    return _webp(Image.fromarray(np.concatenate(list(frames), axis=1)), WEBP_QUALITY)
+
+
+def _webp(picture: Image.Image, quality: int) -> str:
+    """In base64."""
     file = io.BytesIO()
-    Image.fromarray(np.concatenate(list(frames), axis=1)).save(file, "WEBP", quality=WEBP_QUALITY)
+    picture.save(file, "WEBP", quality=quality)
     return base64.b64encode(file.getvalue()).decode()
 
 

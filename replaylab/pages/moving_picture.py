@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from replaylab.pages import sample_clips
-from replaylab.pages.sample_clips import SampleClip
+from replaylab.pages.sample_clips import DETECTED_COLOUR, TRUE_COLOUR, SampleClip
 from replaylab.util.files import write_atomically
 
 PANEL_PX, GAP_PX, TEXT_PX, WEBP_QUALITY = 200, 6, 18, 80
-TRUE, DETECTED, SHIFT, EDGE, PAPER = (0, 229, 255), (255, 61, 216), (255, 255, 255), (38, 38, 38), (255, 255, 255)
+SHIFT, EDGE, PAPER = (255, 255, 255), (38, 38, 38), (255, 255, 255)
 HOLD_FRAMES = 3  # for which the last one stays
 
 
@@ -55,7 +55,8 @@ def _panel(one: SampleClip, number: int) -> Image.Image:
     scale = PANEL_PX / one.frames.shape[2]
     panel = Image.fromarray(one.frames[number]).resize((PANEL_PX, PANEL_PX), Image.Resampling.NEAREST)
     brush = ImageDraw.Draw(panel)
-    for boxes, colour in ((one.true_boxes[number], TRUE), (one.detected_boxes[number], DETECTED)):
+    of_both = (one.true_boxes[number], TRUE_COLOUR), (one.detected_boxes[number], DETECTED_COLOUR)
+    for boxes, colour in of_both:
         for box in boxes:
             _outline(brush, [scale * side for side in box[:4]], colour)
     for true, detected in sample_clips.detected_rows(one)[number].items():
@@ -68,7 +69,7 @@ def _panel(one: SampleClip, number: int) -> Image.Image:
     return panel
 
 
-def _outline(brush: ImageDraw.ImageDraw, box: Sequence[float], colour: tuple[int, int, int]) -> None:
+def _outline(brush: ImageDraw.ImageDraw, box: Sequence[float], colour: str) -> None:
     x0, y0, x1, y1 = box
     brush.rectangle([x0 - 1, y0 - 1, max(x1, x0) + 1, max(y1, y0) + 1], outline=EDGE, width=4)
     brush.rectangle([x0, y0, max(x1, x0), max(y1, y0)], outline=colour, width=2)

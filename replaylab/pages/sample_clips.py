@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from replaylab.analysis.changes import before_and_after, last_steps, of_measure
 from replaylab.catalogue import CONTEXT_FRAMES, FRAMES_PER_SECOND, MAIN_FRACTION, domain_of, measure_of
 from replaylab.metrics import dynamics
 from replaylab.spec import RunSpec
@@ -29,11 +31,10 @@ TRUTH, BASE = "truth", "base"
 MISS_CAP_PX = 16.0  # of the tiny model's evaluations
 MAX_HEIGHT_PX, MAX_SHEET_WIDTH_PX = 128, 16000  # WebP ends at 16383
 OPENS_WITH = "driving-eventful"
+TRUE_COLOUR, DETECTED_COLOUR = "#00e5ff", "#ff3dd8"  # of boxes; explorer.css has them too
 Boxes = Sequence[Sequence[Sequence[float]]]
 Clips = dict[tuple[str, str], list["SampleClip"]]
 """By domain and percentile, the versions of each clip."""
-Ranks = Mapping[tuple[str, str], str]
-"""By domain and percentile, how a clip's error changes and where that stands among all clips, in words (`ranks`)."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ def main_sample_clips(table: Table, domain: str = OPENS_WITH) -> list[SampleClip
 
 
 def of_folders(folders: Mapping[str, Path], domain: str, percentile: str) -> list[SampleClip]:
-    """One clip of a tiny model's evaluation, as `evaluate.keep` writes it, from several folders; their names are those of
-    the versions. Raises ValueError for a file that cannot be read, naming it.
+    """One clip of a tiny model's evaluation, as `evaluate.keep_clips` writes it, from several folders; their names are those
+    of the versions. Raises ValueError for a file that cannot be read, naming it.
     """
     clips = []
     for name, folder in folders.items():
@@ -130,26 +131,43 @@ def nearest_to_the_mean(clips: Sequence[SampleClip], mean_px: float) -> str:
     return min(changes, key=lambda one: changes[one])
 
 
-def ranks(table: Table) -> dict[tuple[str, str], str]:
-    """Of each kept clip the change of ADE from the base to no replay at the last step, in the first seed, and its rank among
-    all clips of its domain, 1 for the largest: "ADE +1.23 px, rank 12 of 128". Clips without agents have none.
+class Rank(NamedTuple):
+    """How the ADE of a clip changes, and the place of that among all clips of its domain, 1 for the largest."""
+
+    change_px: float
+    place: int
+    clips: int
+
+    def __str__(self) -> str:
+        change = number(self.change_px, f"+{measure_of('ade_px').digits}")
+        return f"ADE {change} px, rank {self.place} of {self.clips}"
+
+
+Ranks = Mapping[tuple[str, str], Rank]
+"""By domain and percentile."""
+
+
+def ranks(table: Table) -> dict[tuple[str, str], Rank]:
+    """Of each kept clip the change from the base to no replay at the last step, in the first seed. Clips without agents have
+    none.
     """
-    runs = [run for run in _finished(table).values() if not run.replay.fraction]
+    runs = [run.run_id for run in _finished(table).values() if not run.replay.fraction]
     if not runs or table.rows.empty:
         return {}
     references = ReferenceSpec.of(table.specs[0]).run_id
-    rows = table.rows[(table.rows["measure"] == "ade_px") & table.rows["run"].isin([references, runs[0].run_id])]
+    rows = table.rows[table.rows["run"].isin([references, runs[0]])]
     found = {}
     for domain, clips in Store(table.store).gallery_clips(references).items():
-        here = rows[rows["domain"] == domain]
-        base = here.loc[here["model"] == "base", "value"].reset_index(drop=True)  # in the order of the clips
-        tuned = here.loc[(here["run"] == runs[0].run_id) & (here["step"] == runs[0].evaluate_at[-1]), "value"]
-        change = tuned.reset_index(drop=True) - base
+        before, after = (last_steps(one) for one in before_and_after(rows, "ade_px", domain))
+        if after.empty:
+            continue
+        change = (after - before).iloc[0].dropna()
         order = change.rank(ascending=False, method="first")
+        of_base = of_measure(rows[rows["model"] == "base"], "ade_px", domain)
         for percentile, clip in clips.items():
-            if clip < len(change) and not np.isnan(change[clip]):
-                said = number(change[clip], f"+{measure_of('ade_px').digits}")
-                found[domain, percentile] = f"ADE {said} px, rank {order[clip]:.0f} of {change.notna().sum()}"
+            scene = of_base["scene"].iloc[clip] if clip < len(of_base) else ""
+            if scene in change:
+                found[domain, percentile] = Rank(float(change[scene]), int(order[scene]), len(change))
     return found
 
 

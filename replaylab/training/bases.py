@@ -240,7 +240,7 @@ def _keep_real(pipeline: pipelines.TinyPipeline, curve: EvaluationSpec, home: Pa
             for frames in (evaluate.copy_last_frame(evaluation_set.frames), evaluation_set.frames)
         )
         gallery[evaluation_set.name] = evaluate.at_percentiles(still.rows)
-        evaluate.keep(folder / "real", evaluation_set, evaluation_set.frames, real, gallery[evaluation_set.name])
+        evaluate.keep_clips(folder / "real", evaluation_set, evaluation_set.frames, real, gallery[evaluation_set.name])
     return gallery
 
 

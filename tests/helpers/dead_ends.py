@@ -127,7 +127,7 @@ def _measure(folder: Path, dies_at: int) -> tuple[int, pd.DataFrame]:
     base = SimpleNamespace(model=SimpleNamespace(transformer=SimpleNamespace(eval=lambda: None)))
     stand_ins: list[tuple[Any, str, Callable[..., Any]]] = [
         (evaluation_sets, "prepare_sets", lambda *a, **b: SETS), (measurement, "measure", measure),
-        (evaluate, "keep", lambda *a: None), (evaluate, "autoencoded", lambda frames, _: frames),
+        (evaluate, "keep_clips", lambda *a: None), (evaluate, "autoencoded", lambda frames, _: frames),
         (evaluate, "_denoising", lambda *a: pd.DataFrame()),
         (evaluate, "_futures", lambda pipeline, of, *a: iter([(of.frames, None)])),
     ]  # fmt: skip

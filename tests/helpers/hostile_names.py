@@ -231,7 +231,7 @@ def _clips_of_two_versions(folder: Path) -> None:
             name=name, context_frames=1, has_agents=False, truth=[[nothing] * 4],
             clips=[SimpleNamespace(video="a")], frames_per_second=4.0,
         )  # fmt: skip
-        evaluate.keep(folder, real, pixels, None, {"5": 0, "50": 0})  # type: ignore[arg-type]
+        evaluate.keep_clips(folder, real, pixels, None, {"5": 0, "50": 0})  # type: ignore[arg-type]
     kept = sorted(path.name for path in folder.iterdir())
     assert kept == sorted(f"{name}-{at}.{of}" for name in ("v1.5", "v1.6") for at in (5, 50) for of in ("mp4", "json"))
 

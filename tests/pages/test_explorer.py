@@ -214,7 +214,8 @@ def test_a_page_with_too_many_clips_shows_the_last_step_and_then_the_main_compar
 
 
 def test_the_grid_has_every_clip_once_from_the_largest_change_to_the_least() -> None:
-    said = {("driving", "5"): "ADE +2.00 px, rank 1 of 9", ("driving", "95"): "ADE \N{MINUS SIGN}1.00 px, rank 9 of 9"}
+    said = {("driving", "5"): sample_clips.Rank(2.0, 1, 9), ("driving", "95"): sample_clips.Rank(-1.0, 9, 9)}
+    assert str(said["driving", "95"]) == "ADE \N{MINUS SIGN}1.00 px, rank 9 of 9"
     page = explorer.grid(everything(["driving"]), said).data
     titles = re.findall(r'<p class="rl-title">(.*?)</p>', page)
     assert titles == [f"5th percentile: {said['driving', '5']}", f"95th percentile: {said['driving', '95']}"]
@@ -231,7 +232,7 @@ def test_a_rank_is_of_the_change_that_the_clip_itself_shows() -> None:
     assert clips and {key[1] for key in said if key[0] == EVENTFUL} == {"5", "50", "95"}
     for key, versions in clips.items():
         errors = {one.configuration: sample_clips.ade_px(one) for one in versions}
-        found = re.fullmatch(r"ADE (.*) px, rank (\d+) of (\d+)", said[key])
+        found = re.fullmatch(r"ADE (.*) px, rank (\d+) of (\d+)", str(said[key]))
         assert found is not None and 1 <= int(found[2]) <= int(found[3])
         change = float(found[1].replace("\N{MINUS SIGN}", "-"))
         assert change == pytest.approx(errors["replay 0 %"] - errors[BASE], abs=0.06)  # boxes are kept to 0.1 px
