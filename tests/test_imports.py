@@ -11,7 +11,7 @@ from conftest import HELPERS, ROOT, run
 
 from replaylab.sweeps.sweep import Table
 
-WITHOUT_CLIPS = {"compute", "01_worlds", "02_finetune_degradation", "05_measures"}
+WITHOUT_CLIPS = {"compute", "01_worlds", "05_measures"}
 
 
 @pytest.mark.slow
