@@ -5,8 +5,9 @@ weighted sum of changes (after − before) of configurations, base by base and c
 loss of plain fine-tuning, or of the way from the base to copy-last-frame, is therefore measured on the same bases and clips,
 and its uncertainty is part of the interval. Accuracy is measured in three ways, and a claim holds, or does not hold, only if
 all of them agree (an intersection-union test, which needs no correction); over the claims, p values are adjusted by Holm's
-method. The presuppositions of a claim (a base with skill in motion; a loss that can be prevented, a gain that can be kept)
-are conditions: if a condition is not shown by its own interval, the claim is undecided, with this reason.
+method. The presuppositions of a claim (a base with skill in motion; a detector that distinguishes real clips from a copied
+frame; a loss that can be prevented, a gain that can be kept) are conditions: if a condition is not shown by its own interval,
+the claim is undecided, with this reason.
 
 Refused: two runs of one configuration from one base, and what `changes` refuses.
 """
@@ -24,7 +25,7 @@ from replaylab.analysis import changes, claims, statistics
 from replaylab.analysis.changes import before_and_after, last_steps, of_measure
 from replaylab.analysis.claims import Configuration
 from replaylab.analysis.statistics import Interval, Side, Verdict
-from replaylab.catalogue import PSEUDO
+from replaylab.catalogue import LEAST_RATIO, PSEUDO
 
 BASES_NEEDED = 6
 FALSE_CLAIMS = 0.05  # how often, at most, one claim in all is made that is not so
@@ -264,6 +265,7 @@ def _found(rows: pd.DataFrame, claim: AnyClaim) -> Judged | None:
             bases = next(iter(tables.values())).index.get_level_values("base")
             for domain in claim.domains:
                 conditions += [(_of_base(rows, measure, domain, model, bases), "below") for model in KNOWN_MOTION]
+                conditions.append((_of_detector(rows, measure, domain), "below"))
     return Judged(claim, tuple(parts), tuple(conditions), _p(parts, claim.side), 1.0, "undecided", "")
 
 
@@ -352,6 +354,15 @@ def _of_base(rows: pd.DataFrame, measure: str, domain: str, model: str, bases: p
     here = of_measure(rows, measure, domain)
     ahead = (_of_bases(here).loc[bases.unique()] - _reference(here, model, measure, domain)).dropna(axis=1)
     return _part(measure, f"the bases are better than {model} in {domain}", ahead)
+
+
+def _of_detector(rows: pd.DataFrame, measure: str, domain: str) -> Part:
+    """LEAST_RATIO times the error of the detections in real frames − that of copy-last-frame."""
+    here = of_measure(rows, measure, domain)
+    copied, real = (_reference(here, model, measure, domain) for model in ("copy-last-frame", "real"))
+    values = (LEAST_RATIO * real - copied).dropna().to_numpy()
+    words = f"copying has at least {LEAST_RATIO:g} times the error of real clips in {domain}"
+    return Part(measure, words, statistics.t_interval(values), statistics.p_value(values), {}, len(values))
 
 
 def _apart(rows: pd.DataFrame, claim: AlignmentClaim, measure: str) -> pd.DataFrame:

@@ -26,6 +26,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from replaylab.catalogue import LEAST_RATIO
 from replaylab.data import clips as clips_module
 from replaylab.data.domain import Domain
 from replaylab.data.video import coded
@@ -41,7 +42,6 @@ Frames = NDArray[np.uint8]
 Detect = Callable[[Frames], Sequence[NDArray[np.floating[Any]]]]
 """Frames uint8 (N, H, W, 3) -> N arrays (K, 5): x0 y0 x1 y1 in pixels, and the score."""
 
-LEAST_RATIO = 5.0
 LEAST_CLIPS = 8
 MISS_CAP_SHARE = 16 / 64  # of the image's height: the error of an agent that is not detected
 SHIFT_PX = 0.5

@@ -14,6 +14,7 @@ BASES = tuple(f"base {number}" for number in range(6))
 DOMAINS = tuple(dict.fromkeys(domain for claim in CLAIMS for domain in claim.domains))
 STEPS = {10: 0.2, 100: 0.7, 300: 1.0}  # and the share of its effect that a run has by then
 WAY, AHEAD = 4.0, 1.0  # by how much a copied last frame, and constant velocity, are worse than the base
+REAL = 0.5  # error of detections in real frames
 Name = tuple[str, float, str]
 """Replay, replay fraction, target."""
 NONE, NEAR, FAR = ("", 0.0, "driving"), ("near", 0.25, "driving"), ("far", 0.25, "driving")
@@ -21,11 +22,11 @@ NONE, NEAR, FAR = ("", 0.0, "driving"), ("near", 0.25, "driving"), ("far", 0.25,
 
 def made_up(
     effects: Mapping[Name, Mapping[tuple[str, str], float]], bases: tuple[str, ...] = BASES, spread: float = 0.02,
-    ahead: float = AHEAD,
+    ahead: float = AHEAD, real: float = REAL,
 ) -> pd.DataFrame:  # fmt: skip
     """Runs that start at ADE 3 and KD 20, and end at that plus their effect by (measure, domain), with noise.
 
-    "ade" is the effect of all readings, "" of all domains. spread: of the bases' effects. ahead: as AHEAD.
+    "ade" is the effect of all readings, "" of all domains. spread: of the bases' effects. ahead, real: as AHEAD, REAL.
     """
     random, lines, values_of = np.random.default_rng(0), [], []
     scene_effect = random.normal(0, 1, SCENES)
@@ -38,6 +39,7 @@ def made_up(
     for domain in DOMAINS:
         for measure in READINGS:
             add("copy-last-frame", BASES[0], -1, -1, nothing, measure, domain, 3 + WAY + scene_effect)
+            add("real", BASES[0], -1, -1, nothing, measure, domain, real * np.abs(1 + 0.1 * scene_effect))
             add("constant-velocity", BASES[0], -1, -1, nothing, measure, domain, 3 + ahead + scene_effect)
         for base in bases:
             for measure in READINGS:

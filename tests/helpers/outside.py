@@ -228,7 +228,7 @@ def _of(rows: Rows, claim: Claim | None) -> tuple[float, int, bool, bool]:
         for run, sign in claim.presupposes:
             low, high = ends(one) if len(one := _contrast(rows, {run: 1.0}, 0.0, measure, claim.domain)) > 1 else (0, 0)
             is_known &= low > 0 if sign > 0 else high < 0
-        is_known &= measure == KD or _knows_motion(rows, measure, claim.domain)
+        is_known &= measure == KD or _can_be_read(rows, measure, claim.domain)
     if bases < 2:
         return 1.0, bases, False, False
     p = [[_one_sided(one, claim.sign) for one in kept] for kept in by_contrast]
@@ -250,7 +250,7 @@ def _of_alignment(rows: Rows) -> tuple[float, int, bool, bool]:
         apart = (diverse - regular).dropna().to_numpy()
         own, other = max(own, _one_sided(apart, 1)), max(other, _one_sided(apart, -1))
         bases = min(bases, len(apart))
-        is_known &= all(_knows_motion(rows, measure, domain) for domain in (FAMILY_A, FAMILY_B))
+        is_known &= all(_can_be_read(rows, measure, domain) for domain in (FAMILY_A, FAMILY_B))
     return min(own, other), bases, own <= other, is_known
 
 
@@ -271,7 +271,10 @@ def _contrast(rows: Rows, weights: Weights, of_copying: float, measure: str, dom
     return total.dropna(axis=1).to_numpy()
 
 
-def _knows_motion(rows: Rows, measure: str, domain: str) -> bool:
+def _can_be_read(rows: Rows, measure: str, domain: str) -> bool:
     of_base = of_model(rows, "base", measure, domain)
-    ahead = [of_base - of_model(rows, model, measure, domain).iloc[0] for model in ("copy-last-frame", "constant-velocity")]
-    return all(ends(one.dropna(axis=1).to_numpy())[1] < 0 for one in ahead)
+    copied, constant, real = (
+        of_model(rows, model, measure, domain).iloc[0] for model in ("copy-last-frame", "constant-velocity", "real")
+    )
+    differences = [(of_base - model).dropna(axis=1).to_numpy() for model in (copied, constant)]
+    return all(ends(one)[1] < 0 for one in [*differences, (5 * real - copied).dropna().to_numpy()])
