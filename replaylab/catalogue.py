@@ -82,7 +82,7 @@ MAIN_FRACTION = 0.25
 """The replay fraction of the preregistered comparison."""
 
 LEAST_RATIO = 5.0
-"""An error of agents is used where that of the last context frame, repeated, is at least this many times that of real frames."""
+"""An error of agents is used if that of copy-last-frame is at least this many times that of real frames."""
 
 PUBLISHED = (
     "pilot", "pilot-diverse", "published", "dose", "dose-between", "ablations", "alternatives-dev", "alternatives",

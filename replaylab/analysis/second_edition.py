@@ -6,8 +6,8 @@ loss of plain fine-tuning, or of the way from the base to copy-last-frame, is th
 and its uncertainty is part of the interval. Accuracy is measured in three ways, and a claim holds, or does not hold, only if
 all of them agree (an intersection-union test, which needs no correction); over the claims, p values are adjusted by Holm's
 method. The presuppositions of a claim (a base with skill in motion; a detector that distinguishes real clips from a copied
-frame; a loss that can be prevented, a gain that can be kept) are conditions: if a condition is not shown by its own interval,
-the claim is undecided, with this reason.
+frame; a loss that can be prevented, a gain that can be kept) are conditions: if one is not shown by its own interval, the
+claim is undecided, with this reason.
 
 Refused: two runs of one configuration from one base, and what `changes` refuses.
 """
