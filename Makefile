@@ -44,7 +44,7 @@ test: setup  ## the fast tests, JOBS=2 at a time; SLOW=1 adds the slow and optio
 
 # What everything else rests on; the rest is tested with 3.11 alone.
 NEWEST_TESTS := tests/test_mixture.py tests/test_sampler.py tests/test_buckets.py tests/test_spec.py tests/test_frozen.py \
-	tests/test_catalogue.py tests/data tests/util
+	tests/test_shipped_weights.py tests/test_catalogue.py tests/data tests/util
 NEEDED := import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	print(*project["dependencies"], *project["optional-dependencies"]["worlds"], sep="\n")
 test-newest:  ## the fast tests of mixing, data and specs on the newest other Python (3.12, 3.13) here, in .venv-newest

@@ -15,8 +15,7 @@ import math
 import re
 import zlib
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
@@ -24,7 +23,6 @@ import numpy as np
 
 from replaylab.catalogue import SOURCES
 
-WEIGHTS = Path(__file__).parent / "weights"
 # A field that came after runs were published: it is left out where it has its default, so that they keep their names.
 LATER = {"later": True}
 NAME = re.compile(r"[^\W_](?:[\w .-]{0,62}[\w-])?")
@@ -386,6 +384,8 @@ class RemedySpec(Described):
 
 
 PRECISIONS = ("auto", "fp32", "bf16")
+CLUSTERS = ("inline", "local", "slurm")
+"""Where missing runs are trained: in this process, in processes that outlive it, or in SLURM jobs."""
 
 
 @dataclass(frozen=True)
@@ -468,47 +468,3 @@ def _value(cls: Any, key: str, kind: Any, plain: Any) -> Any:
     if not isinstance(plain, (int, float) if kind is float else kind) or isinstance(plain, bool) != (kind is bool):
         raise ValueError(f"{cls.__name__}: {key} is {plain!r}, not of type {kind.__name__}")
     return plain
-
-
-@cache
-def weights_digest(folder: Path) -> str:
-    """Twelve hex digits of the SHA-256 of a folder's safetensors and JSON files; raises FileNotFoundError."""
-    files = sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.json")])
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no weights; make them with `python -m replaylab pretrain`")
-    whole = hashlib.sha256()
-    for file in files:
-        whole.update(file.relative_to(folder).as_posix().encode())
-        whole.update(file.read_bytes())
-    return whole.hexdigest()[:12]
-
-
-def base_of(base: str) -> Path:
-    """The folder of the shipped base with this digest; raises ValueError that lists the existing ones."""
-    return shipped_of("base", base)
-
-
-def shipped_of(kind: str, wanted: str) -> Path:
-    """The folder of shipped weights whose name begins with `kind` and whose digest is `wanted`.
-
-    Raises ValueError that lists the existing ones.
-    """
-    shipped = {weights_digest(folder): folder for folder in sorted(WEIGHTS.glob(f"{kind}*"))}
-    if wanted not in shipped:
-        there = ", ".join(f"{digest} ({folder.name})" for digest, folder in shipped.items())
-        raise ValueError(f"the run wants the {kind} {wanted}, but {WEIGHTS} holds {there}")
-    return shipped[wanted]
-
-
-def base_folder(seed: int = 0, family: str = "wan", sixteenths: int = 16, large: bool = False) -> Path:
-    """The folder of a shipped base, of a large one, or of one after fewer sixteenths of its training.
-
-    That of the Wan family with seed 0 has the plain name.
-    """
-    part = [f"{sixteenths}of16"] * (sixteenths != 16)
-    name = ["base", *["large"] * large, *[family] * (family != "wan"), *[str(seed)] * (seed != 0), *part]
-    return WEIGHTS / "-".join(name)
-
-
-CLUSTERS = ("inline", "local", "slurm")
-"""Where missing runs are trained: in this process, in processes that outlive it, or in SLURM jobs."""

@@ -29,7 +29,8 @@ import replaylab
 from replaylab.analysis import world_survey
 from replaylab.evaluation import corruption_study
 from replaylab.mixture import Mixture, buffer
-from replaylab.spec import WEIGHTS, RunSpec, WorldSpec, base_folder, base_of, digest, generator, torch_seed, weights_digest
+from replaylab.shipped_weights import WEIGHTS, base_folder, base_of, weights_digest
+from replaylab.spec import RunSpec, WorldSpec, digest, generator, torch_seed
 from replaylab.store import COLUMNS, OF_DISTANCES, ReferenceSpec
 from replaylab.sweeps import ablations
 from replaylab.sweeps.presets import FAMILIES, PRESETS, grid

@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from replaylab.cli.main import main
-from replaylab.spec import WEIGHTS, weights_digest
+from replaylab.shipped_weights import WEIGHTS, weights_digest
 
 
 def pins() -> dict[str, Requirement]:
@@ -215,7 +215,7 @@ from pathlib import Path
 import replaylab
 from replaylab.cli.main import main
 from replaylab.metrics.detectors import centre_point
-from replaylab.spec import WEIGHTS, weights_digest
+from replaylab.shipped_weights import WEIGHTS, weights_digest
 from replaylab.worlds.sumo.tracks import TRACKS
 
 here = Path(os.environ["PYTHONPATH"])

@@ -6,20 +6,8 @@ import numpy as np
 import pytest
 
 from replaylab.mixture import Mixture
-from replaylab.spec import (
-    WEIGHTS,
-    RemedySpec,
-    ReplaySpec,
-    RunSpec,
-    WorldSpec,
-    base_folder,
-    base_of,
-    canonical_json,
-    digest,
-    generator,
-    torch_seed,
-    weights_digest,
-)
+from replaylab.shipped_weights import WEIGHTS, base_folder, base_of, weights_digest
+from replaylab.spec import RemedySpec, ReplaySpec, RunSpec, WorldSpec, canonical_json, digest, generator, torch_seed
 from replaylab.sweeps.presets import CONFIRMATORY, EXPLORATORY, PRESETS, grid, trained_worlds
 from replaylab.worlds.named import domain_spec
 
@@ -163,13 +151,6 @@ def test_the_last_seeds_start_from_the_second_base():
 def test_a_clip_has_at_least_one_future():
     with pytest.raises(ValueError, match="futures is 0; it must be at least 1"):
         changed(grid("smoke")[0], ["evaluation", "futures"], 0)
-
-
-def test_a_base_is_found_by_its_digest_and_no_other_is_taken_for_it():
-    spec = grid("smoke")[0]
-    assert base_of(spec.base) == WEIGHTS / "base"
-    with pytest.raises(ValueError, match=rf"wants the base 0123.*holds {spec.base} \(base\), .* \(base-1\)"):
-        base_of("0123")
 
 
 def test_an_unknown_preset_is_refused_with_the_valid_ones():

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from replaylab.catalogue import PSEUDO_SUFFIX, measure_of
 from replaylab.evaluation.corruptions import KINDS, Corruption, corrupt, every_corruption, mean_velocities
-from replaylab.spec import WEIGHTS, Described, EvaluationSpec, WorldSpec, digest, weights_digest
+from replaylab.shipped_weights import WEIGHTS, weights_digest
+from replaylab.spec import Described, EvaluationSpec, WorldSpec, digest
 from replaylab.store import check_store, checked_rows, provenance, store_of
 from replaylab.store.packed import medium
 from replaylab.util import cache

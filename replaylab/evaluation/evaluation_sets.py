@@ -33,7 +33,8 @@ from replaylab.metrics.trajectories import CELLS, image_cells
 from replaylab.models import pipelines
 from replaylab.models.interface import Condition, stack_clips
 from replaylab.models.pipelines import Frames, Pipeline
-from replaylab.spec import DetectorSpec, EvaluationSpec, FolderSpec, World, shipped_of
+from replaylab.shipped_weights import shipped_of
+from replaylab.spec import DetectorSpec, EvaluationSpec, FolderSpec, World
 from replaylab.util import distributed, networks
 from replaylab.util.files import sha256
 from replaylab.worlds.build import build_domain

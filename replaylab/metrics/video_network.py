@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from replaylab.metrics import network_files, optical_flow
 from replaylab.metrics.distances import Extractor
-from replaylab.spec import WEIGHTS
+from replaylab.shipped_weights import WEIGHTS
 from replaylab.util import networks
 from replaylab.util.files import sha256
 

@@ -27,7 +27,8 @@ from replaylab.models.interface import Clip
 from replaylab.models.tiny import TinyModel
 from replaylab.models.tiny_cogvideox import TinyCogVideoX
 from replaylab.models.tiny_wan import TinyWan
-from replaylab.spec import WEIGHTS, ModelSpec, RunSpec, base_of
+from replaylab.shipped_weights import WEIGHTS, base_of
+from replaylab.spec import ModelSpec, RunSpec
 from replaylab.store import ReferenceSpec
 from replaylab.util import distributed, downloads, networks, reading
 from replaylab.util.processes import collecting_no_garbage

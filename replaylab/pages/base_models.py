@@ -21,7 +21,7 @@ from replaylab.analysis import base_limits
 from replaylab.catalogue import domain_of, measure_of
 from replaylab.pages import explorer, sample_clips, style
 from replaylab.pages.style import BLUE, GREY, INK, VERMILION, WIDTH, figure_style
-from replaylab.spec import WEIGHTS
+from replaylab.shipped_weights import WEIGHTS
 from replaylab.util import reading
 from replaylab.util.text import number
 

@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
-from replaylab import spec
 from replaylab.analysis import claims, configurations, statistics
 from replaylab.analysis.changes import of_measure
 from replaylab.analysis.claims import Claim, Judged
@@ -32,6 +31,7 @@ from replaylab.catalogue import domain_of, measure_of
 from replaylab.pages import comparisons, replay_sweep, style, verdicts
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style
 from replaylab.pages.verdicts import MISSING
+from replaylab.shipped_weights import base_folder
 from replaylab.store import base_curve, published_folder, store_of
 from replaylab.sweeps.ablations import NO_REPLAY
 from replaylab.sweeps.presets import PRESETS, grid
@@ -189,7 +189,7 @@ def _end(curve: pd.DataFrame, model: str, domain: str) -> tuple[str, int]:
 
 
 def _curves(made: Generalisation) -> list[pd.DataFrame]:
-    bases = [spec.base_folder(family=PRESETS[preset].family).name for preset in (made.second.preset, made.first.preset)]
+    bases = [base_folder(family=PRESETS[preset].family).name for preset in (made.second.preset, made.first.preset)]
     return [base_curve(base).assign(base=base) for base in bases]
 
 

@@ -23,7 +23,7 @@ from replaylab.analysis.statistics import describe
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
 from replaylab.pages import style, verdicts
 from replaylab.pages.style import BLUE, GREY, VERMILION, WIDTH, figure_style
-from replaylab.spec import WEIGHTS, weights_digest
+from replaylab.shipped_weights import WEIGHTS, weights_digest
 from replaylab.util.text import number, percent
 
 KNOWN_BY = "ade_px"

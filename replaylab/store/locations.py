@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from replaylab.catalogue import PUBLISHED
-from replaylab.spec import WEIGHTS
+from replaylab.shipped_weights import WEIGHTS
 from replaylab.util import reading
 
 LANDMARK = "03_replay_sweep.ipynb"

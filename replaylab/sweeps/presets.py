@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from replaylab.catalogue import SOURCES
+from replaylab.shipped_weights import WEIGHTS, base_folder, weights_digest
 from replaylab.spec import (
-    WEIGHTS,
     Described,
     EvaluationSpec,
     MachineSpec,
@@ -22,9 +22,7 @@ from replaylab.spec import (
     RunSpec,
     TrainingSpec,
     WorldSpec,
-    base_folder,
     check_fraction,
-    weights_digest,
 )
 from replaylab.worlds.named import DOSE_DOMAINS, domain_spec
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from replaylab.data.domain import Domain
 from replaylab.data.video import decode
 from replaylab.models import autoencoder
-from replaylab.spec import WEIGHTS, WorldSpec, generator
+from replaylab.shipped_weights import WEIGHTS
+from replaylab.spec import WorldSpec, generator
 from replaylab.training import bases, cards, checkpoint
 from replaylab.util import distributed
 from replaylab.util.distributed import flush_denormals

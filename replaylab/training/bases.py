@@ -26,7 +26,8 @@ from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.mixture import Mixture
 from replaylab.models import autoencoder, latent_cache, pipelines
 from replaylab.models.tiny import LARGE, TINY, WIDE, Size, TinyModel
-from replaylab.spec import WEIGHTS, Described, EvaluationSpec, MachineSpec, TrainingSpec, WorldSpec, base_folder, torch_seed
+from replaylab.shipped_weights import WEIGHTS, base_folder
+from replaylab.spec import Described, EvaluationSpec, MachineSpec, TrainingSpec, WorldSpec, torch_seed
 from replaylab.training import cards, checkpoint, loop
 from replaylab.util import distributed, reading
 from replaylab.util.distributed import flush_denormals

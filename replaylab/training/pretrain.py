@@ -23,7 +23,8 @@ from replaylab.metrics.blur import blurred
 from replaylab.metrics.detectors import centre_point_training, fcos, fcos_training
 from replaylab.metrics.video_network_training import LabelledVideos, labelled_videos
 from replaylab.models import autoencoder
-from replaylab.spec import WEIGHTS, WorldSpec
+from replaylab.shipped_weights import WEIGHTS
+from replaylab.spec import WorldSpec
 from replaylab.training import autoencoders, bases, cards
 from replaylab.util.distributed import flush_denormals
 from replaylab.worlds.build import build_domain

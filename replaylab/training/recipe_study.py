@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from replaylab.spec import WEIGHTS, MachineSpec, WorldSpec, digest
+from replaylab.shipped_weights import WEIGHTS
+from replaylab.spec import MachineSpec, WorldSpec, digest
 from replaylab.training import bases, loop
 from replaylab.util import reading
 from replaylab.util.distributed import flush_denormals

@@ -37,7 +37,8 @@ from replaylab.metrics.detectors import centre_point
 from replaylab.mixture import Mixture, _filling
 from replaylab.models import pipelines, sampling
 from replaylab.models.tiny_wan import TinyWan
-from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec
+from replaylab.shipped_weights import WEIGHTS
+from replaylab.spec import EvaluationSpec, WorldSpec
 from replaylab.util import distributed
 from replaylab.util.processes import usable_cores
 from replaylab.worlds.build import build_domain

@@ -49,7 +49,8 @@ from replaylab.mixture import Mixture
 from replaylab.models import autoencoder, latent_cache
 from replaylab.models.latent_cache import CachedClips
 from replaylab.models.tiny_wan import SHIFT, TinyWan
-from replaylab.spec import WEIGHTS, MachineSpec, TrainingSpec, WorldSpec
+from replaylab.shipped_weights import WEIGHTS
+from replaylab.spec import MachineSpec, TrainingSpec, WorldSpec
 from replaylab.sweeps.presets import grid
 from replaylab.training import loop as loop_module
 from replaylab.util import distributed

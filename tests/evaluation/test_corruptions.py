@@ -30,7 +30,8 @@ from replaylab.evaluation.corruptions import Corruption
 from replaylab.metrics import fidelity
 from replaylab.pages import measures
 from replaylab.pages import parameters as parameters_page
-from replaylab.spec import WEIGHTS, EvaluationSpec
+from replaylab.shipped_weights import WEIGHTS
+from replaylab.spec import EvaluationSpec
 from replaylab.sweeps import sweep
 from replaylab.util import text as text_module
 from replaylab.worlds.named import domain_spec

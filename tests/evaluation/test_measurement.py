@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from replaylab import spec
+from replaylab import shipped_weights
 from replaylab.catalogue import CONTEXT_FRAMES, NOISE_LEVELS
 from replaylab.evaluation import evaluate, evaluation_sets
 from replaylab.evaluation.evaluation_sets import EvaluationSet
@@ -21,7 +21,8 @@ from replaylab.metrics.detectors import fcos
 from replaylab.models import sampling
 from replaylab.models.pipelines import TinyPipeline
 from replaylab.models.tiny_wan import TinyWan
-from replaylab.spec import WEIGHTS, EvaluationSpec, WorldSpec, torch_seed, weights_digest
+from replaylab.shipped_weights import WEIGHTS, weights_digest
+from replaylab.spec import EvaluationSpec, WorldSpec, torch_seed
 from replaylab.store import COLUMNS, OF_DISTANCES, write_rows
 from replaylab.store.row_tables import read_rows
 
@@ -301,7 +302,7 @@ def test_detectors_are_shipped_ones_named_by_their_digest(monkeypatch, tmp_path,
     digest = weights_digest(folder)
     shipped = weights_digest(WEIGHTS / "detector")
     assert evaluation_sets.detector_for(digest=shipped) is not None
-    monkeypatch.setattr(spec, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(shipped_weights, "WEIGHTS", tmp_path)
     evaluation_sets.second_detector_for.cache_clear()
     assert evaluation_sets.second_detector_for("") is None
     assert evaluation_sets.second_detector_for(digest) is not None

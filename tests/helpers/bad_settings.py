@@ -15,7 +15,8 @@ from fault_campaign import Fault, clear
 
 from replaylab.cli.main import build_parser
 from replaylab.data.domain import open_domain, write_domain
-from replaylab.spec import WEIGHTS, ModelSpec, RemedySpec, ReplaySpec
+from replaylab.shipped_weights import WEIGHTS
+from replaylab.spec import ModelSpec, RemedySpec, ReplaySpec
 from replaylab.store import store_of
 from replaylab.sweeps import own_model
 from replaylab.sweeps.cluster import ClusterSpec

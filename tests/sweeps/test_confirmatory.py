@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from replaylab import spec as spec_module
+from replaylab import shipped_weights
 from replaylab.analysis.claims import Configuration
 from replaylab.analysis.second_edition import BASES_NEEDED, CLAIMS, READINGS, AlignmentClaim
 from replaylab.catalogue import DOMAINS
-from replaylab.spec import MachineSpec, RunSpec, base_folder, weights_digest
+from replaylab.shipped_weights import base_folder, weights_digest
+from replaylab.spec import MachineSpec, RunSpec
 from replaylab.store import ReferenceSpec
 from replaylab.sweeps import ablations, presets, sweep
 from replaylab.sweeps.cluster import ClusterSpec
@@ -45,7 +46,7 @@ def test_nothing_is_run_that_no_claim_is_about() -> None:
 @pytest.fixture
 def there(monkeypatch, tmp_path) -> Path:
     """Weights of six bases and of the detectors, which are nothing but their names."""
-    for module in (presets, spec_module):
+    for module in (presets, shipped_weights):
         monkeypatch.setattr(module, "WEIGHTS", tmp_path)
     folders = [base_folder(seed).name for seed in (0, *SECOND_BASES)]
     for folder in (*folders, *DETECTORS["second"], "detector", "videonet"):

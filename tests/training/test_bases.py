@@ -13,7 +13,8 @@ from replaylab.catalogue import CLIP_FRAMES
 from replaylab.models import pipelines
 from replaylab.models.tiny import LARGE
 from replaylab.models.tiny_wan import TinyWan
-from replaylab.spec import MachineSpec, base_folder, weights_digest
+from replaylab.shipped_weights import base_folder, weights_digest
+from replaylab.spec import MachineSpec
 from replaylab.training import autoencoders, bases, recipe_study
 
 FP32 = MachineSpec("fp32")

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from replaylab.models import pipelines
-from replaylab.spec import RemedySpec, ReplaySpec, WorldSpec, base_folder, base_of, weights_digest
+from replaylab.shipped_weights import base_folder, base_of, weights_digest
+from replaylab.spec import RemedySpec, ReplaySpec, WorldSpec
 from replaylab.sweeps.presets import grid
 from replaylab.training import fine_tuning
 from replaylab.util.distributed import best_precision

@@ -12,7 +12,8 @@ import pytest
 from light_runs import grid
 from simulated_disk import Disk
 
-from replaylab.spec import WEIGHTS, MachineSpec
+from replaylab.shipped_weights import WEIGHTS
+from replaylab.spec import MachineSpec
 from replaylab.store import ReferenceSpec, Store
 from replaylab.training import fine_tuning
 

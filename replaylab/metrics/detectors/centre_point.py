@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from replaylab.data.boxes import SAME_BOX_IOU, is_eligible
 from replaylab.metrics import dynamics, network_files
 from replaylab.metrics.blur import as_tensor
-from replaylab.spec import WEIGHTS
+from replaylab.shipped_weights import WEIGHTS
 from replaylab.util.checks import checked_images, checked_shape
 
 SHIPPED = WEIGHTS / "detector"

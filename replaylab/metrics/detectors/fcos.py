@@ -25,7 +25,7 @@ from replaylab.data.boxes import pairwise_iou
 from replaylab.metrics import network_files
 from replaylab.metrics.blur import as_tensor
 from replaylab.metrics.detectors.centre_point import LARGEST_STRIDE, Boxes
-from replaylab.spec import WEIGHTS
+from replaylab.shipped_weights import WEIGHTS
 from replaylab.util.checks import checked_images
 
 SHIPPED = WEIGHTS / "detector-fcos"

@@ -1,0 +1,53 @@
+"""The folders of the shipped weights, and their digests.
+
+Decision: a spec names weights by their digest, so a run is never trained from, or measured with, others than it was
+described with. Refused: a digest that no shipped weights have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@cache
+def weights_digest(folder: Path) -> str:
+    """Twelve hex digits of the SHA-256 of a folder's safetensors and JSON files; raises FileNotFoundError."""
+    files = sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.json")])
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no weights; make them with `python -m replaylab pretrain`")
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(file.relative_to(folder).as_posix().encode())
+        whole.update(file.read_bytes())
+    return whole.hexdigest()[:12]
+
+
+def base_of(base: str) -> Path:
+    """The folder of the shipped base with this digest; raises ValueError that lists the existing ones."""
+    return shipped_of("base", base)
+
+
+def shipped_of(kind: str, wanted: str) -> Path:
+    """The folder of shipped weights whose name begins with `kind` and whose digest is `wanted`.
+
+    Raises ValueError that lists the existing ones.
+    """
+    shipped = {weights_digest(folder): folder for folder in sorted(WEIGHTS.glob(f"{kind}*"))}
+    if wanted not in shipped:
+        there = ", ".join(f"{digest} ({folder.name})" for digest, folder in shipped.items())
+        raise ValueError(f"the run wants the {kind} {wanted}, but {WEIGHTS} holds {there}")
+    return shipped[wanted]
+
+
+def base_folder(seed: int = 0, family: str = "wan", sixteenths: int = 16, large: bool = False) -> Path:
+    """The folder of a shipped base, of a large one, or of one after fewer sixteenths of its training.
+
+    That of the Wan family with seed 0 has the plain name.
+    """
+    part = [f"{sixteenths}of16"] * (sixteenths != 16)
+    name = ["base", *["large"] * large, *[family] * (family != "wan"), *[str(seed)] * (seed != 0), *part]
+    return WEIGHTS / "-".join(name)

@@ -1,0 +1,32 @@
+"""The shipped weights are there, carded and small enough, and are found by their digests."""
+
+import hashlib
+
+import pytest
+
+from replaylab.shipped_weights import WEIGHTS, base_folder, base_of
+from replaylab.sweeps.presets import grid
+
+
+def test_every_shipped_part_has_a_card_and_all_are_small():
+    for part, command in (
+        ("base", "base"), ("base-1", "base --seed 1"), ("base-cogvideox", "base --family cogvideox"),
+        ("base/vae", "autoencoder"), ("autoencoder-2/vae", "autoencoder --seed 2"),
+        ("detector", "detector"), ("videonet", "videonet"),
+    ):  # fmt: skip
+        assert f"python -m replaylab pretrain {command}" in (WEIGHTS / part / "README.md").read_text()
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    contents = {hashlib.sha256(path.read_bytes()).digest(): path.stat().st_size for path in files}
+    assert sum(contents.values()) < 45e6  # as git keeps them: what is there twice once
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".md", ".csv", ".mp4"}
+
+
+def test_a_base_is_found_by_its_digest_and_no_other_is_taken_for_it():
+    spec = grid("smoke")[0]
+    assert base_of(spec.base) == WEIGHTS / "base"
+    with pytest.raises(ValueError, match=rf"wants the base 0123.*holds {spec.base} \(base\), .* \(base-1\)"):
+        base_of("0123")
+
+
+def test_a_base_has_a_folder_for_its_family_and_seed():
+    assert base_folder(1, "cogvideox") == WEIGHTS / "base-cogvideox-1" and base_folder() == WEIGHTS / "base"
