@@ -1,1 +1,1 @@
-"""The world of the game Doom: its map, its walks and its truth."""
+"""The world of the game Doom: its maps, walks through them, and the ground truth."""

@@ -1,9 +1,9 @@
 """Running Doom without a window: one vizdoom process for each of Freedoom's two games, started when first needed.
 
-Decision: an episode is a function of (map, seed) and of what is done in it, whatever was played before. The engine's only
-random picture (the fuzz of half invisible monsters) is switched off, and so is all that no other world has: weapon,
-crosshair, status bar, messages, the red flash of pain. Nothing is written but in a temporary folder, and no game outlives
-its Python.
+Decision: an episode is a function of (map, seed) and of the actions in it, independent of earlier episodes. The only random
+effect of the renderer (the fuzz of partly invisible monsters) is switched off, as is everything that the other worlds do not
+have: weapon, crosshair, status bar, messages, the red flash of pain. Files are written only to a temporary folder, and the
+game ends with its Python process.
 
 Doom's units: 32 per metre; angles in degrees, 0 along +x, positive to the left; 35 tics per second.
 """
@@ -31,9 +31,9 @@ VARIABLES = ("CAMERA_POSITION_X", "CAMERA_POSITION_Y", "CAMERA_POSITION_Z", "CAM
 BUTTONS = ("MOVE_FORWARD_BACKWARD_DELTA", "MOVE_LEFT_RIGHT_DELTA", "TURN_LEFT_RIGHT_DELTA")
 HIDDEN = ["hud", "weapon", "crosshair", "decals", "particles", "messages", "effects_sprites", "screen_flashes"]
 ARGUMENTS = "-nosound +sv_cheats 1 +movebob 0 +r_drawfuzz 0 +r_quakeintensity 0 +cl_showsecretmessage 0 +con_midtime 0"
-# else it makes a folder of a sound server in the home folder
+# otherwise it creates a sound server's folder in the home folder
 SILENT = {"ALSOFT_DRIVERS": "null", "SDL_AUDIODRIVER": "dummy"}
-# the engine waits for ever for a Python that was killed, and ignores milder signals
+# if its Python process was killed, the engine waits forever, and ignores weaker signals
 GUARD = """#!/bin/sh
 for word; do
   [ "$before" = +viz_instance_id ] && instance=$word
@@ -49,7 +49,7 @@ exec "{engine}" "$@"
 
 
 def vizdoom() -> Any:
-    """The package; raises MissingExtra, with what to do, where it is not installed."""
+    """The package; raises MissingExtra, with the remedy, if it is not installed."""
     with needs("worlds"):
         import vizdoom as package
     return package
@@ -61,11 +61,11 @@ def wad_path(wad: str) -> Path:
 
 
 def started(wad: str, map_name: str, seed: int) -> Any:
-    """A game at the first tic of a map: a vizdoom.DoomGame, the same one for the same `wad`."""
+    """A game at the first tic of a map: a vizdoom.DoomGame, the same object for the same `wad`."""
     game = _game(wad)
     game.set_seed(seed)
     game.set_doom_map(map_name)  # begins an episode
-    game.send_game_command("god")  # forgotten with the episode
+    game.send_game_command("god")  # applies to this episode only
     return game
 
 
@@ -104,7 +104,7 @@ def _game(wad: str) -> Any:
 
 @contextlib.contextmanager
 def _quietly(folder: str) -> Iterator[None]:
-    """In this context a process starts in `folder` and without sound."""
+    """A context in which a process starts in `folder` and without sound."""
     before = {name: os.environ.get(name) for name in SILENT}
     os.environ.update(SILENT)
     try:
@@ -119,7 +119,7 @@ def _quietly(folder: str) -> Iterator[None]:
 
 
 def _guarded(engine: str, folder: Path) -> Path:
-    """A script that runs the engine, and ends it and cleans up when its Python is gone."""
+    """A script that runs the engine, and that ends it and cleans up when its Python process has ended."""
     path = folder / "vizdoom"
     path.write_text(GUARD.format(engine=engine, folder=folder))
     path.chmod(path.stat().st_mode | stat.S_IXUSR)

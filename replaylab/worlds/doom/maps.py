@@ -1,7 +1,7 @@
-"""Walls of a map of Doom, read from the game's own file, and whether a path keeps clear of them.
+"""The walls of a Doom map, read from the game's file, and the clearance of a path from them.
 
-Decision: a wall is whatever stops a walker, seen from above: a line with one side, one marked impassable, a step or a drop
-higher than a walker takes, an opening lower than the walker, as the map is before anything in it moves.
+Decision: a wall is any line, seen from above, that stops a walker: a one-sided line, one marked impassable, a step or drop
+higher than a walker can take, or an opening lower than the walker. Walls are those of the map's initial state.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SECTORS: tuple[int, list[Any]] = (8, [("floor", "<i2"), ("ceiling", "<i2"), ("te
 
 @lru_cache(maxsize=1)
 def _wad(path: Path) -> tuple[bytes, list[tuple[int, int, bytes]]]:
-    """The whole file, and offset, size and name of each lump."""
+    """The contents of the file, and the offset, size and name of each lump."""
     data = path.read_bytes()
     _, count, start = struct.unpack_from("<4sii", data)
     return data, list(struct.iter_unpack("<ii8s", data[start : start + 16 * count]))
@@ -36,7 +36,7 @@ def _wad(path: Path) -> tuple[bytes, list[tuple[int, int, bytes]]]:
 
 @cache
 def walls(path: Path, map_name: str) -> Floats:
-    """Lines (N, 2, 2) in map units, each from a point to a point."""
+    """The walls as line segments (N, 2, 2), each with two end points, in map units."""
     data, lumps = _wad(path)
     here = [name.rstrip(b"\0") for _, _, name in lumps].index(map_name.encode())
 
@@ -56,12 +56,12 @@ def walls(path: Path, map_name: str) -> Floats:
 
 
 def near(low: Floats, high: Floats, points: Floats, reach: float) -> np.ndarray:
-    """Which bounding boxes, low (N, 2) to high (N, 2), come within `reach` of that of points (M, 2)."""
+    """(N,): which bounding boxes, low (N, 2) to high (N, 2), are within `reach` of the bounding box of points (M, 2)."""
     return ((high > points.min(axis=0) - reach) & (low < points.max(axis=0) + reach)).all(axis=1)
 
 
 def crosses(path: Floats, lines: Floats) -> bool:
-    """Whether a path of points (N, 2) crosses any line (M, 2, 2)."""
+    """Whether a path of points (N, 2) crosses any line segment (M, 2, 2)."""
     a, b = path[:-1, None], path[1:, None]
     c, d = lines[None, :, 0], lines[None, :, 1]
 
@@ -72,7 +72,7 @@ def crosses(path: Floats, lines: Floats) -> bool:
 
 
 def clearance(path: Floats, lines: Floats) -> float:
-    """The smallest distance from any point (N, 2) to any line (M, 2, 2); a line may be a point."""
+    """The smallest distance from any point (N, 2) to any line segment (M, 2, 2); a segment may have length zero."""
     start, along = lines[None, :, 0], (lines[:, 1] - lines[:, 0])[None]
     offset = path[:, None] - start
     share = np.clip((offset * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-9), 0, 1)

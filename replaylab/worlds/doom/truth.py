@@ -1,11 +1,11 @@
-"""Images and rows of truth from a state of Doom's engine.
+"""Images and ground truth from a state of Doom's engine.
 
-Decision: Doom renders a metre of height 1.2 times as tall as a metre of width, so the square that is cut out of its screen
-is 1.2 times as high as wide and scaled back: the camera is a pinhole with square pixels, like every camera here.
+Decision: Doom renders vertical lengths 1.2 times as large as horizontal ones, so the region that is cropped from its screen
+is 1.2 times as high as wide and is scaled to a square: the camera is a pinhole with square pixels, as in the other worlds.
 
-Not known: a box bounds what is visible of an agent within the image, not what is occluded; `visible` is the share of those
-pixels (of Doom's wider screen) in the square. A dead monster is an agent, named dead...; so is a lamp, a medikit, a
-fireball. Sprites are flat and face the camera.
+Not known: a box bounds the visible part of an agent within the image, without its occluded part; `visible` is the share of
+the agent's pixels on Doom's wider screen that lie in the crop. Dead monsters are agents (named dead...), as are lamps,
+medikits and fireballs. Sprites are flat and face the camera.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def square_image(screen: Any, size_px: int) -> Any:
 
 
 def largest_share(state: Any) -> float:
-    """The largest share of the image that one thing covers."""
+    """The largest share of the image that a single object covers."""
     left, top, right, bottom = CROP_PX
     pixels = np.bincount(state.labels_buffer[top:bottom, left:right].ravel(), minlength=256)
     return float(max((pixels[label.value] for label in state.labels), default=0) / pixels.sum())
 
 
 def wrapped_deg(angle_deg: float) -> float:
-    """The same angle, from -180 to 180."""
+    """The same angle, between -180 and 180 degrees."""
     return float((angle_deg + 180) % 360 - 180)
 
 
@@ -53,7 +53,7 @@ def _seen_from(pose: Floats, x: float, y: float) -> tuple[float, float]:
 
 
 def ego_rows(poses: list[Floats]) -> Rows:
-    """EGO_COLUMNS without `video`, of a camera's poses (x, y, z, angle in degrees, height above the feet) in map units."""
+    """Rows with EGO_COLUMNS without `video`, from camera poses (x, y, z, angle in degrees, eye height) in map units."""
     rows = []
     for frame, pose in enumerate(poses):
         x, y = _seen_from(poses[0], pose[0], pose[1])
@@ -66,9 +66,9 @@ def ego_rows(poses: list[Floats]) -> Rows:
 
 
 def track_rows(states: list[Any], size_px: int) -> Rows:
-    """TRACK_COLUMNS without `video`, of everything that the engine labels; agents are numbered as they appear."""
+    """Rows with TRACK_COLUMNS without `video`, of every labelled object; agents are numbered by first appearance."""
     rows: Rows = []
-    numbers: dict[int, int] = {}  # of agents, by the engine's own number of an object
+    numbers: dict[int, int] = {}  # of agents, by the engine's object id
     left, top, right, bottom = CROP_PX
     scale = size_px / np.array([right - left, bottom - top])
     for frame, state in enumerate(states):

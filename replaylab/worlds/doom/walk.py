@@ -1,11 +1,11 @@
-"""Walks through an existing game: Freedoom's maps and monsters, first person, in the engine of Doom (vizdoom).
+"""First-person walks through an existing game: Freedoom's maps and monsters in the engine of Doom (vizdoom).
 
-Decision: nothing in it was made for this project; boxes come from the engine's own labels, the camera from its variables.
-The camera starts before some thing of the map and walks with constant thrust and turn, recorded once it has settled. A walk
-that a wall, a step or a shot diverts from its plan is discarded, so the past determines the camera's future. Monsters act
-as in the game; in some videos they ignore the player. A map belongs to one split.
+Decision: the game is used unchanged; boxes come from the engine's labels, camera poses from its variables. The camera starts
+in front of an object of the map and walks with constant thrust and turn rate; recording begins when its speed has settled.
+Walks that deviate from their plan because of a wall, a step or a shot are discarded, so the past determines the camera's
+future. Monsters act as in the game; in some videos they ignore the player. Each map belongs to one split.
 
-Frames are a whole number of tics apart: 9 for 4 frames/s, so that Doom runs 3 % fast.
+Frames are an integer number of tics apart: 9 at 4 frames/s, so Doom runs 3 % too fast.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from replaylab.worlds.renderer import Floats
 
 LOOKS, MOTIONS = ("any",), ("walk",)
 LICENCE = "BSD-3-Clause (Freedoom: https://freedoom.github.io)"
-FRICTION, THRUST = 0.90625, 1 / 32  # speed kept from tic to tic; units/tic that one unit of a button adds
+FRICTION, THRUST = 0.90625, 1 / 32  # share of the speed kept per tic; units/tic that one unit of a button adds
 SMALLEST_TURN_DEG = 360 / 65536
-KICK, KICK_TICS, SETTLE_TICS = 3, 4, 8  # a strong start: at 98 % of its speed after eight tics
-FIRST_TICS, REST_TICS = 14, 40  # before the game accepts actions; until a walker has come to rest
+KICK, KICK_TICS, SETTLE_TICS = 3, 4, 8  # stronger thrust at the start: 98 % of the final speed after eight tics
+FIRST_TICS, REST_TICS = 14, 40  # before the game accepts actions; until the walker is at rest
 EPISODES, PLACES, WALKS = 30, 200, 6  # maps to try, places to try for a walk, walks to try in each map
 ASLEEP = 0.3  # share of episodes whose monsters ignore the player
-SIGHT_UNITS = (80.0, 280.0)  # distance to the thing that is faced
-WALL_UNITS, THING_UNITS = 24.0, 44.0  # least distances
-OFF_UNITS, DROP_UNITS = 4.0, 26.0  # the most off the plan, and up or down within a frame, of a smooth walk
-DARK, STILL = 40.0, 3.0  # least mean grey level, least mean change from frame to frame
-COVERED = 0.25  # the largest share of the image that one thing (such as a fireball) may cover
-SHOWN = 0.75  # least share of frames with an eligible agent
+SIGHT_UNITS = (80.0, 280.0)  # distance to the object that the camera faces
+WALL_UNITS, THING_UNITS = 24.0, 44.0  # minimum distances
+OFF_UNITS, DROP_UNITS = 4.0, 26.0  # largest deviation from the plan, and largest vertical change per frame
+DARK, STILL = 40.0, 3.0  # minimum mean grey level, minimum mean change between frames
+COVERED = 0.25  # the largest share of the image that one object (such as a fireball) may cover
+SHOWN = 0.75  # minimum share of frames with an eligible agent
 Video = tuple[Any, Rows, Rows]
 
 
 @dataclass(frozen=True)
 class Walk:
-    """Constant buttons: units of thrust ahead and to the right, degrees to the right per tic."""
+    """Constant button values: thrust ahead and to the right, and degrees turned to the right per tic."""
 
     ahead: int
     right: int
     turn_deg: float
 
     def poses(self, tics: int) -> Floats:
-        """Its poses (tics + 1, 3) on open ground from the origin along +x: x, y in units, angle in radians."""
+        """The poses (tics + 1, 3) on open ground, from the origin along +x: x and y in map units, angle in radians."""
         angle = -np.deg2rad(self.turn_deg) * np.arange(1, tics + 1)
         push = THRUST * (self.ahead - 1j * self.right) * np.exp(1j * angle)
         push[:KICK_TICS] *= KICK
@@ -58,7 +58,7 @@ class Walk:
 
 
 def maps_of(split: str) -> list[tuple[str, str]]:
-    """The games and maps of a split: of every six maps four are for training, one each for dev and test."""
+    """The games and maps of a split: of every six maps, four are for training, one for dev and one for test."""
     every = [(wad, name) for wad, names in MAPS.items() for name in names]
     mine = {SPLITS[0]: (0, 1, 3, 4), SPLITS[1]: (2,), SPLITS[2]: (5,)}[split]
     return [place for number, place in enumerate(every) if number % 6 in mine]
@@ -70,9 +70,9 @@ def _tics_per_frame(spec: WorldSpec) -> int:
 
 
 def render(spec: WorldSpec, split: str, look_rng: np.random.Generator, motion_rng: np.random.Generator) -> Video:
-    """Frames uint8 (T, H, W, 3), track rows and ego rows of one video.
+    """The frames uint8 (T, H, W, 3), track rows and ego rows of one video.
 
-    Raises MissingExtra where vizdoom is not installed, RuntimeError if no walk shows anything.
+    Raises MissingExtra if vizdoom is not installed, RuntimeError if no walk with visible agents was found.
     """
     tics = _tics_per_frame(spec)
     maps = maps_of(split)
@@ -101,7 +101,7 @@ def _draw_walk(rng: np.random.Generator) -> Walk:
 
 
 def _place(objects: list[Any], lines: Floats, rng: np.random.Generator, tics: int) -> tuple[Walk, Floats] | None:
-    """A walk on open ground and its poses (tics + 1, 3), which faces some thing of the map halfway; or None."""
+    """A walk on open ground that faces an object of the map halfway, and its poses (tics + 1, 3); None if none was found."""
     things = [thing for thing in objects if thing.category not in NOT_AGENTS]
     monsters = [thing for thing in things if thing.category == "Monster"]
     points = np.array([[(thing.position_x, thing.position_y)] * 2 for thing in things])
@@ -126,7 +126,7 @@ def _place(objects: list[Any], lines: Floats, rng: np.random.Generator, tics: in
 
 
 def _before(target: Floats, poses: Floats, rng: np.random.Generator) -> Floats:
-    """The same walk moved so that in the middle of the recording `target` is in sight."""
+    """The same walk, moved so that `target` is in sight in the middle of the recording."""
     middle = poses[(SETTLE_TICS + len(poses)) // 2]
     towards, distance = rng.uniform(-np.pi, np.pi), rng.uniform(*SIGHT_UNITS)
     turn = towards + rng.uniform(-0.3, 0.3) - middle[2]
@@ -138,7 +138,7 @@ def _before(target: Floats, poses: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _record(game: Any, walk: Walk, plan: Floats, spec: WorldSpec) -> Video | None:
-    """The video of a walk, or None if it does not go as planned or shows nothing."""
+    """The video of a walk; None if it deviates from its plan or shows no agents."""
     states: list[Any] = []
     for frame in range(spec.frames):
         if frame:
@@ -161,7 +161,7 @@ def _record(game: Any, walk: Walk, plan: Floats, spec: WorldSpec) -> Video | Non
 
 
 def _set_off(game: Any, walk: Walk, plan: Floats) -> bool:
-    """Walk from the plan's first pose until it has settled; returns False if the game is over."""
+    """Walk from the plan's first pose until the speed has settled; returns False if the episode is over."""
     game.set_action([0, 0, 0])
     game.advance_action(REST_TICS, False)
     game.send_game_command(f"warp {plan[0, 0]:.0f} {plan[0, 1]:.0f}")

@@ -17,23 +17,23 @@ from replaylab.worlds.meshes import KINDS
 Range = tuple[float, float]
 WALKERS = 6  # types of pedestrians
 USUAL_ERRORS = {"sigmaleader": 0.02, "sigmagap": 0.1, "sigmaerror": 0.04}  # SUMO's defaults of EIDM
-CLASSES = {"motorcycle": "motorcycle"}  # SUMO's classes of kinds; others may go wherever a passenger car may
+CLASSES = {"motorcycle": "motorcycle"}  # SUMO's vehicle classes by kind; all others are passenger cars
 
 
 @dataclass(frozen=True)
 class Drivers:
-    """Ranges of SUMO's parameters of drivers; each type has a number out of each."""
+    """Ranges of SUMO's driver parameters; each vehicle type has one value from each range."""
 
-    model: str  # of following: Krauss, or EIDM
-    sigma: Range  # imperfection, 0 to 1: of Krauss' model, or of EIDM's estimates in shares of what is usual twice over
+    model: str  # car-following model: Krauss, or EIDM
+    sigma: Range  # imperfection, 0 to 1: Krauss' sigma, or for EIDM the errors of estimates (0.5: SUMO's defaults)
     headway_s: Range  # SUMO's tau
     acceleration_m_s2: Range
     deceleration_m_s2: Range
-    speed_deviation: float  # of the speed wanted, as a share of the limit
+    speed_deviation: float  # standard deviation of the desired speed, as a share of the limit
     speed_gain: Range  # eagerness to change lanes for speed
-    keep_right: Range  # eagerness to go back to the right
-    assertiveness: Range  # how small the gaps are that are accepted
-    sideways_m_s: Range  # the fastest change of lanes
+    keep_right: Range  # eagerness to return to the right lane
+    assertiveness: Range  # willingness to accept small gaps
+    sideways_m_s: Range  # highest lateral speed
     types: int  # of each kind of vehicle
 
 
@@ -48,11 +48,11 @@ DRIVERS = {
         assertiveness=(0.7, 1.8), sideways_m_s=(0.7, 1.6), types=8,
     ),
 }  # fmt: skip
-"""The two sets of drivers whose tracks are in the repository."""
+"""The two sets of drivers whose tracks are in the package."""
 
 
 def vehicle_types(drivers: Drivers) -> str:
-    """SUMO's additional file with the distribution `traffic` of vehicles, and `walkers` of pedestrians."""
+    """The text of SUMO's additional file: the distributions `traffic` of vehicles and `walkers` of pedestrians."""
     rng = generator(0, "drivers of simulated traffic")
     vehicles = [
         _vehicle(drivers, kind, number, share / drivers.types, rng)
@@ -75,7 +75,7 @@ def vehicle_types(drivers: Drivers) -> str:
 
 
 def kind_of(vehicle_type: str) -> str:
-    """The kind of a vehicle or pedestrian of that type."""
+    """The kind of agent of a SUMO vehicle type: "car" of "car_3"."""
     return vehicle_type.partition("_")[0]
 
 
@@ -97,13 +97,13 @@ def _vehicle(drivers: Drivers, kind: str, number: int, share: float, rng: np.ran
 
 
 def _following(model: str, sigma: float) -> dict[str, object]:
-    """The attributes of a model of following; raises ValueError for one that is not known here."""
+    """The attributes of a car-following model; raises ValueError for an unknown one."""
     if model == "Krauss":
         return {"carFollowModel": model, "sigma": sigma, "sigmaStep": 1}
     if model == "EIDM":
         errors = {name: round(2 * sigma * usual, 4) for name, usual in USUAL_ERRORS.items()}
         return {"carFollowModel": model, **errors}
-    raise ValueError(f"model of following {model!r} is none of Krauss, EIDM")
+    raise ValueError(f"car-following model {model!r} is none of Krauss, EIDM")
 
 
 def _element(tag: str, **attributes: object) -> str:

@@ -1,7 +1,7 @@
-"""The roads of SUMO's networks as meshes: lanes, junctions, crossings, lane marks, and what stands beside them.
+"""The roads of SUMO's networks as meshes: lanes, junctions, crossings, lane markings, and the objects beside the road.
 
 Decision: the simulated network itself is rendered, in the frame of the camera's first pose, so that every agent is on its
-lane. Traffic lights are not rendered: agents that wait at one appear as standing.
+lane. Traffic lights are not rendered: agents that wait at one appear as stationary.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from replaylab.worlds.meshes import house, pole, rail, tree
 from replaylab.worlds.renderer import GROUND, MARKS, SOLID, Floats, Layers, Mesh, join, placed, quads
 from replaylab.worlds.sumo.simulation import NETWORKS
 
-PIECE_M = 4.0  # roads are cut: a long piece smears near the camera
-BEHIND_M, AHEAD_M, BESIDE_M = 15.0, 150.0, 110.0  # of the camera: what is drawn
-BEYOND_M = 200.0  # by which roads go on where the network ends
+PIECE_M = 4.0  # length of the pieces of a road: longer ones are distorted near the camera
+BEHIND_M, AHEAD_M, BESIDE_M = 15.0, 150.0, 110.0  # of the camera: the rendered area
+BEYOND_M = 200.0  # by which roads are extended at the ends of the network
 MOTORWAY_MIDDLE_M = 5.25  # x of the middle of its carriageway, which runs along y
 
 
 @dataclass(frozen=True)
 class Lane:
-    """A lane: its middle (N, 2) cut into pieces, and its width."""
+    """A lane: its centre line (N, 2), cut into pieces, and its width."""
 
     middle: Floats
     width: float
     on_foot: bool
     crossing: bool
     inside: bool  # of a junction
-    left: bool  # of its edge: whether there is no lane to its left
-    right: bool  # and to its right
+    left: bool  # whether it is the leftmost lane of its edge
+    right: bool  # whether it is the rightmost
     stops: bool  # whether it ends at a junction
 
 
@@ -45,8 +45,8 @@ class Roads:
 
     lanes: tuple[Lane, ...]
     junctions: tuple[Floats, ...]  # outlines (N, 2)
-    pavements: tuple[Floats, ...]  # outlines of where people walk at junctions
-    plots: Floats  # (N, 4): x, y and heading of the road beside which a house or tree can stand, and metres to its right
+    pavements: tuple[Floats, ...]  # outlines of the walking areas at junctions
+    plots: Floats  # (N, 4): places for a house or tree: x, y and heading of the road, and the offset to the right in m
 
 
 @cache
@@ -95,7 +95,7 @@ def _beyond(before: Floats, end: Floats) -> Floats:
 
 
 def _cut(middle: Floats) -> Floats:
-    """A line with a point every PIECE_M, its own kept."""
+    """A line with a point at least every PIECE_M, its own points included."""
     points = [middle[:1]]
     for start, end in pairwise(middle):
         pieces = max(1, int(np.ceil(np.linalg.norm(end - start) / PIECE_M)))
@@ -125,7 +125,7 @@ def _plots(lanes: list[Lane], place: str) -> Floats:
 
 
 def _free(plots: Floats, lanes: list[Lane]) -> Floats:
-    """The plots whose house, 11 m from the kerb, would stand on no road."""
+    """The plots whose house, 11 m from the kerb, would not stand on a road."""
     reach = plots[:, 3] + np.sign(plots[:, 3]) * 11.0
     places = plots[:, :2] + reach[:, None] * np.stack([np.cos(plots[:, 2]), np.sin(plots[:, 2])], axis=1)
     road = np.concatenate([lane.middle for lane in lanes])
@@ -135,7 +135,7 @@ def _free(plots: Floats, lanes: list[Lane]) -> Floats:
 
 # --------------------------------------------------------------------------------------------------------------- meshes
 def surroundings(place: str, origin: Floats, look: RoadAppearance, rng: np.random.Generator) -> Layers:
-    """What stands still, in the frame of the pose `origin` (x, y, heading)."""
+    """The static part of the scene, in the frame of the pose `origin` (x, y, heading)."""
     roads = roads_of(place)
     near = [lane for lane in roads.lanes if _is_near(lane.middle, origin)]
     paved = np.clip(look.road * 0.75 + 0.22, 0, 1)
@@ -170,7 +170,7 @@ def _is_near(points: Floats, origin: Floats) -> bool:
 
 
 def _band(middle: Floats, left: float, right: float, origin: Floats, colours: Floats, every: int = 1) -> Mesh:
-    """Each `every`th piece of a line within reach, from `left` to `right` of it (m); colours (N - 1, 3)."""
+    """Each `every`th piece of a line (N, 2) that is in reach, as a band from `left` to `right` (m); colours (N - 1, 3)."""
     aside = _normals(middle)
     edges = [_local(middle + aside * offset, origin) for offset in (left, right)]
     kept = _in_reach(middle, origin)
@@ -187,7 +187,7 @@ def _strip(lane: Lane, origin: Floats, colour: Floats, rng: np.random.Generator)
 
 
 def _fan(outline: Floats, origin: Floats, colour: Floats) -> Mesh:
-    """An area as pieces around its middle."""
+    """An area as a fan of quadrilaterals around its centre."""
     rim = _local(outline, origin)
     middle = np.broadcast_to(rim.mean(axis=0), rim.shape)
     halfway = (rim + np.roll(rim, -1, axis=0)) / 2
@@ -209,7 +209,7 @@ def _verge(look: RoadAppearance, rng: np.random.Generator) -> Mesh:
 
 
 def _marks(lane: Lane, place: str, origin: Floats, look: RoadAppearance) -> list[Mesh]:
-    """Edges, dashes between lanes, stop lines and zebra crossings."""
+    """Edge lines, dashed lines between lanes, stop lines and zebra crossings."""
     half, pieces = lane.width / 2, len(lane.middle) - 1
     white = np.repeat(look.marks[None], pieces, axis=0)
     if lane.crossing:
@@ -240,7 +240,7 @@ def _zebra(lane: Lane, origin: Floats, look: RoadAppearance) -> Mesh:
 
 
 def _beside(roads: Roads, place: str, origin: Floats, look: RoadAppearance, rng: np.random.Generator) -> list[Mesh]:
-    """Houses and trees of the town; rails, lamp posts and trees of the motorway. One mesh each, so that they are culled."""
+    """Houses and trees of the town; rails, lamp posts and trees of the motorway. Each is a mesh, for culling."""
     things = []
     share = (look.houses, look.trees) if place == "town" else (0.0, look.trees)
     for x, y, heading, offset in roads.plots[_in_reach(roads.plots[:, :2], origin)]:

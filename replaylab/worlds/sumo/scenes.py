@@ -1,12 +1,12 @@
-"""Scenes of the simulated traffic: the windows of each domain, and how one is shown.
+"""Scenes of the simulated traffic: the windows of each domain, and the rendering of one.
 
-Decision: motions are filters on the kept windows, and a video is one of them, so a domain has no more videos than there are
-windows; motorway and town take turns. *Natural* driving is what heterogeneous drivers do, events as they come, in windows
-that constant acceleration and yaw rate explain within 0.2 m: as in the other worlds, three frames then determine the future.
-Windows in which nothing moves (the camera waits, and so does all that it sees) are not driving, and are left out.
+Decision: motions are filters on the stored windows, and a video shows one window, so a domain has at most as many videos as
+there are windows; motorway and town alternate. *Natural* driving is that of heterogeneous drivers, with events at their
+natural rate, in windows that constant acceleration and yaw rate explain within 0.2 m: as in the other worlds, three frames
+then determine the future. Windows in which nothing moves (the camera and all visible agents stand still) are excluded.
 
-Motions: `natural`; `eventful`, those of them with an event; `unfiltered`, natural driving whether it can be foreseen or not;
-`regular`, drivers who are all alike and make no errors. The camera is the dashboard's in every look.
+Motions: `natural`; `eventful`, the natural windows with an event; `unfiltered`, natural driving whether predictable or not;
+`regular`, identical drivers without errors. The camera is a dashboard camera in every appearance.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from replaylab.worlds.sumo.roads import MOTORWAY_MIDDLE_M, surroundings
 from replaylab.worlds.sumo.simulation import PLACES
 from replaylab.worlds.sumo.windows import EXPLAINED_M, FRAMES, NO_EVENT
 
-DRIVES_M_S, MOVES_PX = 1.0, 0.5  # where the camera drives or its agents move in the image, something moves
-MOTIONS = {  # drivers, whether to be foreseen, whether with an event
+DRIVES_M_S, MOVES_PX = 1.0, 0.5  # minimum speed of the camera, or motion of the agents in the image
+MOTIONS = {  # drivers, whether only predictable windows, whether only those with an event
     "natural": ("heterogeneous", True, False),
     "eventful": ("heterogeneous", True, True),
     "unfiltered": ("heterogeneous", False, False),
@@ -37,15 +37,15 @@ MOTIONS = {  # drivers, whether to be foreseen, whether with an event
 
 
 def check(spec: WorldSpec) -> None:
-    """Raises ValueError for a description of videos that the kept windows do not hold."""
+    """Raises ValueError for a description of videos that the stored windows cannot provide."""
     if spec.frames > FRAMES or spec.frames_per_second != FRAMES_PER_SECOND:
         raise ValueError(
-            f"frames is {spec.frames} and frames_per_second {spec.frames_per_second:g}; simulated traffic was kept in "
-            f"windows of {FRAMES} frames, {FRAMES_PER_SECOND:g} a second"
+            f"frames is {spec.frames} and frames_per_second {spec.frames_per_second:g}; simulated traffic is stored in "
+            f"windows of {FRAMES} frames at {FRAMES_PER_SECOND:g} frames/s"
         )
     if spec.eventful_share != 1.0:
         raise ValueError(
-            f"eventful_share is {spec.eventful_share}; in simulated traffic events come as they come: leave it 1"
+            f"eventful_share is {spec.eventful_share}; simulated traffic has events at their natural rate: leave it at 1"
         )
     for split, count in zip(SPLITS, spec.videos, strict=True):
         if count > (most := len(order(spec.motion, split, spec.seed))):
@@ -56,7 +56,7 @@ def check(spec: WorldSpec) -> None:
 
 @cache
 def order(motion: str, split: str, seed: int) -> tuple[int, ...]:
-    """The windows of a motion and split, motorway and town in turns; another seed is another order."""
+    """The windows of a motion and split, motorway and town alternating, in an order determined by the seed."""
     found = tracks.windows()
     drivers, explained, eventful = MOTIONS[motion]
     fits = (found["drivers"] == drivers) & (found["split"] == split)
@@ -90,6 +90,6 @@ def draw(spec: WorldSpec, look_rng: np.random.Generator, split: str, number: int
 
 
 def _seen_from(origin: Floats, path: Floats) -> Floats:
-    """A path (T, 3) of the network in the frame of a pose."""
+    """A path (T, 3) in the network's frame, transformed to the frame of a pose (x, y, heading)."""
     flat = np.concatenate([path[:, :2] - origin[:2], np.zeros((len(path), 1))], axis=1)
     return np.column_stack([placed(flat, np.zeros(3), -origin[2])[:, :2], path[:, 2] - origin[2]])

@@ -1,7 +1,7 @@
-"""Running SUMO: the networks of the two places, and every agent's track and conflicts in one simulation.
+"""Running SUMO: the networks of the two places, and the tracks and conflicts of all agents in one simulation.
 
-Decision: SUMO is called as a program, with the files in `networks` and nothing else, so that anyone can run, watch or change
-the same simulation with SUMO's own tools. It is needed only to make tracks again: the extra `sumo`.
+Decision: SUMO is called as a program, with only the files in `networks`, so that anyone can run, watch or change the same
+simulation with SUMO's own tools. It is needed only to simulate the tracks again (the extra `sumo`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ STEP_S = 0.25
 
 @dataclass(frozen=True)
 class Simulation:
-    """What happened in one simulation.
+    """The tracks and conflicts of one simulation.
 
-    `tracks`: step, agent, kind, x_m, y_m (of its middle), heading_rad, speed_m_s, acceleration_m_s2, sideways_m_s (in its
-    lane; both NaN for pedestrians). `conflicts`: step, first, second, measure (TTC, DRAC or PET), value.
+    `tracks`: step, agent, kind, x_m, y_m (of its centre), heading_rad, speed_m_s, acceleration_m_s2, sideways_m_s (within
+    its lane; the last two are NaN for pedestrians). `conflicts`: step, first, second, measure (TTC, DRAC or PET), value.
     """
 
     tracks: pd.DataFrame
@@ -40,7 +40,7 @@ class Simulation:
 
 
 def network(place: str) -> str:
-    """The network of a place as SUMO's own builder makes it, without the comment that has the date."""
+    """The network of a place (XML) as SUMO's network builder makes it, without the comment that contains the date."""
     builder, configuration = BUILDERS[place]
     with TemporaryDirectory() as folder:
         made = Path(folder) / "made.net.xml"
@@ -49,7 +49,7 @@ def network(place: str) -> str:
 
 
 def simulate(place: str, drivers: str, seed: int) -> Simulation:
-    """Ten minutes of traffic; raises OSError, with what to install, where SUMO is missing."""
+    """Simulate ten minutes of traffic; raises OSError, with the package to install, if SUMO is missing."""
     with TemporaryDirectory() as home:
         folder = Path(home)
         types, conflicts = folder / "types.add.xml", folder / "conflicts.xml"
@@ -67,7 +67,7 @@ def simulate(place: str, drivers: str, seed: int) -> Simulation:
 
 def _run(program: str, *options: object) -> None:
     if (found := importlib.util.find_spec("sumo")) is None or found.origin is None:
-        raise OSError("SUMO is not installed, and only it can make tracks: pip install 'replaylab[sumo]'")
+        raise OSError("SUMO, which simulates the tracks, is not installed: pip install 'replaylab[sumo]'")
     home = Path(found.origin).parent
     told = [str(home / "bin" / program), *map(str, options)]
     done = subprocess.run(told, capture_output=True, text=True, env={**os.environ, "SUMO_HOME": str(home)})
@@ -85,7 +85,7 @@ def _without_prefix(column: str) -> str:
 
 
 def _tracks(told: pd.DataFrame) -> pd.DataFrame:
-    """SUMO gives the middle of the front, and angles clockwise from north."""
+    """`Simulation.tracks`, from SUMO's positions (of the middle of the front) and angles (clockwise from north)."""
     told = told.dropna(subset=["id"])
     kinds = told["type"].map(kind_of)
     heading = -np.deg2rad(told["angle"].astype(float))
@@ -103,7 +103,7 @@ MEASURES = {"minTTC": "TTC", "maxDRAC": "DRAC", "PET": "PET"}
 
 
 def _conflicts(file: Path) -> pd.DataFrame:
-    """The worst moment of each conflict by each of SUMO's measures."""
+    """`Simulation.conflicts`: the most severe moment of each conflict by each of SUMO's measures."""
     rows = []
     for conflict in ElementTree.parse(file).getroot().iter("conflict"):
         for tag, measure in MEASURES.items():

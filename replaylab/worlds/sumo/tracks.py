@@ -1,8 +1,8 @@
-"""The kept tracks: a table of windows and one of their agents, in the package, and how they are made again.
+"""The stored tracks of simulated traffic: tables of windows and of their agents, in the package, and their generation.
 
-Decision: whole centimetres and hundredths of a degree, so that the tables are small and the same bytes wherever SUMO gives
-the same traffic. Every window that cameras see is kept as it came, up to a share of all; beyond that only those with an
-event that can be foreseen, which are rare. Splits are of other seeds of SUMO: no scene is in two.
+Decision: values are whole centimetres and hundredths of a degree, so that the tables are small and identical wherever SUMO
+simulates the same traffic. A random share of all windows in which the camera sees agents is stored unselected; beyond that
+only those with a predictable event, which are rare. Splits have different seeds of SUMO, so no scene is in two.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from replaylab.worlds.sumo.windows import EXPLAINED_M, FRAMES, NO_EVENT, Window,
 
 TRACKS = Path(__file__).parent / "tracks"
 SEEDS = {"train": (0, 1), "dev": (100,), "test": (200,)}  # of SUMO
-SHARES = {  # of the cars with a camera: as they come, and looked through for foreseeable events
+SHARES = {  # of the cars with a camera: those stored unselected, and those searched for predictable events
     ("heterogeneous", "motorway"): {"train": (0.06, 0.06), "dev": (0.04, 0.12), "test": (0.04, 0.12)},
     ("heterogeneous", "town"): {"train": (0.07, 0.07), "dev": (0.05, 0.20), "test": (0.05, 0.20)},
     ("regular", "motorway"): {"train": (0.08, 0.08), "dev": (0.04, 0.04), "test": (0.04, 0.04)},
@@ -39,7 +39,7 @@ SIMULATIONS = tuple(
 
 @dataclass(frozen=True)
 class Recorded:
-    """A window as it is kept: the kinds, and paths (1 + agents, FRAMES, 3) of the camera's car and then of all others."""
+    """A stored window: kinds, and paths (1 + agents, FRAMES, 3) of x, y (m) and heading (rad), the camera's car first."""
 
     place: str
     event: str
@@ -50,19 +50,22 @@ class Recorded:
 # ------------------------------------------------------------------------------------------------------------- reading
 @cache
 def windows() -> pd.DataFrame:
-    """All kept windows: window, drivers, place, split, seed, camera, start_s, as_it_came, event, ... (see `windows.py`)."""
+    """All stored windows: window, drivers, place, split, seed, camera, start_s, as_it_came (unselected), event, ...
+
+    Further columns as in `windows`. Raises FileNotFoundError, with the command to run, if the table is missing.
+    """
     return _read("windows")
 
 
 @cache
 def shares() -> pd.DataFrame:
-    """What was found in all windows before any was chosen, a row per drivers and place."""
+    """Statistics of all simulated windows before selection, a row per set of drivers and place."""
     return _read("shares")
 
 
 @cache
 def all_tracks() -> pd.DataFrame:
-    """The tracks of all windows: window, kind, x_cm, y_cm, heading_cdeg; FRAMES rows an agent, the camera's car first."""
+    """The tracks of all windows: window, kind, x_cm, y_cm, heading_cdeg; FRAMES rows per agent, the camera's car first."""
     return _read("tracks")
 
 
@@ -86,7 +89,7 @@ def _read(name: str) -> pd.DataFrame:
 
 # -------------------------------------------------------------------------------------------------------------- making
 def make(folder: Path) -> pd.DataFrame:
-    """Simulate everything on all cores and write the tables into a folder; returns the shares."""
+    """Run all SIMULATIONS on all cores and write the tables into a folder; returns the table of `shares`."""
     made = sorted(
         map_in_processes(simulated, SIMULATIONS, usable_cores(), "simulating traffic", "simulations"),
         key=lambda each: SIMULATIONS.index(each[0]),
@@ -99,7 +102,7 @@ Which = tuple[str, str, str, int]
 
 
 def simulated(which: Which) -> tuple[Which, Tables]:
-    """The tables of one of SIMULATIONS, whose windows are numbered from 0."""
+    """The tables of one of SIMULATIONS, with windows numbered from 0."""
     drivers, place, split, seed = which
     kept_share, share = SHARES[drivers, place][split]
     found = list(windows_of(simulate(place, drivers, seed), place, seed, share))
@@ -124,7 +127,7 @@ def _rows(number: int, window: Window) -> pd.DataFrame:
 
 
 def write(folder: Path, tables: list[Tables]) -> pd.DataFrame:
-    """Write the tables of some simulations, with windows numbered through; returns the shares."""
+    """Write the tables of several simulations, with windows numbered consecutively; returns the table of `shares`."""
     starts = np.cumsum([0, *(len(chosen) for chosen, _, _ in tables)])
     tracks = [each.assign(window=each["window"] + start) for (_, each, _), start in zip(tables, starts, strict=False)]
     kept = pd.concat([chosen for chosen, _, _ in tables], ignore_index=True)
@@ -135,7 +138,7 @@ def write(folder: Path, tables: list[Tables]) -> pd.DataFrame:
 
 
 def write_tables(folder: Path, windows: pd.DataFrame, tracks: pd.DataFrame, shares: pd.DataFrame) -> None:
-    """Write the three tables into a folder, the same bytes for the same tables."""
+    """Write the three tables into a folder; equal tables give identical files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in (("windows", windows), ("tracks", tracks), ("shares", shares)):
         write_atomically(folder / f"{name}.parquet", lambda aside, table=table: _write(table, aside))
@@ -149,7 +152,7 @@ def _write(table: pd.DataFrame, aside: Path) -> None:
 
 
 def _shares(about: pd.DataFrame) -> pd.DataFrame:
-    """Shares of all windows by drivers and place."""
+    """`shares`: means of the properties of all windows, by drivers and place."""
     explained, eventful = about["unexplained_m"] <= EXPLAINED_M, about["event_ahead"] != NO_EVENT
     flags = about[["drivers", "place"]].assign(
         shown=about["shown"], eventful=eventful, explained=explained, explained_of_shown=explained.where(about["shown"]),

@@ -1,9 +1,9 @@
-"""Cutting simulated traffic into windows of a video's length, each seen from a car: what happens, and what can be foreseen.
+"""Windows of simulated traffic with the length of a video, each seen from a car: their events and their predictability.
 
-Decision: everything that selects windows is measured here and kept as columns, so that a domain is a filter on one table:
-whether the camera sees its agents throughout, how far the best motion of constant acceleration and yaw rate is from each
-agent's path, and SUMO's own measures of what happened. An *event* is what SUMO says of a vehicle at most 50 m ahead during
-a clip: it brakes by more than 2 m/s2, moves sideways in its lane by more than 0.7 m/s, or is in a conflict.
+Decision: all properties by which windows are selected are measured here and stored as columns, so that a domain is a filter
+on one table: whether the camera sees its agents throughout, how far each agent's path is from the best motion of constant
+acceleration and yaw rate, and SUMO's measures of events. An *event* is when, during a clip, a vehicle at most 50 m ahead
+brakes by more than 2 m/s2, moves sideways by more than 0.7 m/s, or is in a conflict, all according to SUMO.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from replaylab.worlds.sumo.simulation import STEP_S, Simulation
 
 FRAMES = 12  # of a video
 ACCEPTANCE_CAMERA = Camera(field_of_view_deg=42.0, height_m=1.35, pitch_rad=0.02)
-CAMERA_KIND = "car"  # on whose middle the camera is
+CAMERA_KIND = "car"  # the camera is at its centre
 WARM_UP_STEPS, STEPS_BETWEEN = 960, FRAMES  # windows do not overlap in time
-AHEAD_M, BESIDE_M = 50.0, 15.0  # where vehicles are looked at for events
+AHEAD_M, BESIDE_M = 50.0, 15.0  # the area in which vehicles are examined for events
 BRAKING_M_S2, SIDEWAYS_M_S = 2.0, 0.7
-REACH_M, POPS_UP_M = 110.0, 60.0  # how far agents are kept; nobody may appear or vanish nearer than that
-COUNTS_M = 52.0  # farther away even a truck is too small to be eligible; not less than AHEAD_M
-SMALL_PX = 4.0  # lower boxes are not looked at: they are farther away than all that are eligible
+REACH_M, POPS_UP_M = 110.0, 60.0  # agents are stored up to this distance; none may appear or vanish nearer than this
+COUNTS_M = 52.0  # farther away even a truck is too small to be eligible; at least AHEAD_M
+SMALL_PX = 4.0  # boxes of less height are skipped: they are farther away than all eligible agents
 EXPLAINED_M = 0.2
 NO_EVENT = "ordinary"
 TIMES = np.arange(FRAMES) * STEP_S
@@ -42,15 +42,15 @@ Words = NDArray[np.str_]
 
 @dataclass(frozen=True)
 class Window:
-    """A window: its camera and the agents in reach, the first of which is most to be seen; rows of two tables."""
+    """A window: its camera, and the agents in reach, in the order of their visibility."""
 
-    about: dict[str, object]
+    about: dict[str, object]  # its row in the table of windows
     kinds: tuple[str, ...]  # the camera's car first
-    paths: Floats  # (1 + agents, FRAMES, 3): x, y, heading in the network
+    paths: Floats  # (1 + agents, FRAMES, 3): x, y, heading in the network's frame
 
 
 def windows_of(simulation: Simulation, place: str, seed: int, share: float) -> Iterator[Window]:
-    """Every window of a simulation in which a car drives through, of a random share of those cars."""
+    """The windows of a simulation seen from a random share of the cars that are present throughout."""
     rng = generator(seed, f"windows of simulated traffic {place}")
     tracks = simulation.tracks.sort_values(["step", "agent"], ignore_index=True)
     steps, columns = tracks["step"].to_numpy(), {name: tracks[name].to_numpy(float) for name in NUMBERS}
@@ -68,7 +68,7 @@ def windows_of(simulation: Simulation, place: str, seed: int, share: float) -> I
 
 @dataclass(frozen=True)
 class _Shot:
-    """All agents in FRAMES steps: arrays (agent, frame), NaN where an agent is not there."""
+    """All agents in FRAMES steps: arrays (agent, frame), NaN where an agent is absent."""
 
     start: int
     names: Words
@@ -77,7 +77,7 @@ class _Shot:
     speeds: Floats
     braking: Floats
     sideways: Floats
-    conflicts: tuple[tuple[str, str], ...]  # who is in each, by name
+    conflicts: tuple[tuple[str, str], ...]  # the names of both agents of each
 
     @staticmethod
     def of(
@@ -99,15 +99,15 @@ class _Shot:
 
     @property
     def whole(self) -> Bools:
-        """Which agents (A,) are there in every frame."""
+        """(A,): which agents are present in every frame."""
         return np.asarray(~np.isnan(self.paths[:, :, 0]).any(axis=1))
 
     def seen_from(self, camera: int) -> Window | None:
-        """The window of a camera; None where somebody appears or vanishes near it."""
+        """The window of a camera; None if an agent appears or vanishes near it."""
         ego = self.paths[camera]
         from_ego = np.stack([_from(pose, self.paths[:, frame, :2]) for frame, pose in enumerate(ego)], axis=1)
         right, ahead = from_ego[..., 0], from_ego[..., 1]
-        in_cone = (ahead > 0) & (np.abs(right) < ahead)  # rather more than the camera's view
+        in_cone = (ahead > 0) & (np.abs(right) < ahead)  # somewhat wider than the camera's view
         near = in_cone & (ahead < POPS_UP_M)
         if (near & ~self.whole[:, None]).any():
             return None
@@ -122,7 +122,7 @@ class _Shot:
         events = self._events(camera, others, looked_at[:, :CLIP_FRAMES])
         acting = np.array([bool(each) for each in events]) & shown[:CLIP_FRAMES].any(axis=0)
         share = shown.mean(axis=0)
-        order = np.argsort(-(share + (acting & (share >= 2 / 3))), kind="stable")  # who acts is first, if it is seen enough
+        order = np.argsort(-(share + (acting & (share >= 2 / 3))), kind="stable")  # agents with visible events first
         about = {
             "camera": self.names[camera], "start_s": self.start * STEP_S, "shown": shown_throughout(shown[:, order]),
             "event": _joined(words for words, acts in zip(events, acting, strict=True) if acts),
@@ -134,7 +134,7 @@ class _Shot:
         return Window(about, tuple(self.kinds[chosen]), self.paths[chosen])
 
     def _events(self, camera: int, others: Ints, looked_at: Bools) -> list[set[str]]:
-        """What each of `others` does in a clip, while it is looked at."""
+        """The events of each of `others` in a clip, while it is in the examined area."""
         events: list[set[str]] = [set() for _ in others]
         present = set(self.names[[camera, *others]])
         in_conflict = {name for pair in self.conflicts if present.issuperset(pair) for name in pair}
@@ -152,10 +152,10 @@ def _joined(events: Iterable[set[str]]) -> str:
 
 
 def boxes_seen(ego: Floats, kinds: Sequence[str] | Words, paths: Floats) -> tuple[Floats, Bools]:
-    """Boxes (frame, agent, 4) in an image of 64 px, and which are eligible, to the acceptance camera on a path (frame, 3).
+    """Boxes (frame, agent, 4) in an image of 64 px, and which are eligible (frame, agent), seen by ACCEPTANCE_CAMERA.
 
-    NaN where an agent is not wholly in front. `paths` (agent, frame, 3). As `kinematics` accepts a motion, all frames at
-    once.
+    `ego` (frame, 3): poses of the camera; `paths` (agent, frame, 3). A box is NaN where an agent is not entirely in front of
+    the camera. The criterion is that of `kinematics`, for all frames at once.
     """
     boxes, depths = np.full((len(ego), len(paths), 4), np.nan), np.zeros((len(ego), len(paths)))
     back = np.linalg.inv(rigid(*ego.T))
@@ -169,14 +169,14 @@ def boxes_seen(ego: Floats, kinds: Sequence[str] | Words, paths: Floats) -> tupl
     counts = np.zeros(boxes.shape[:2], dtype=bool)
     with np.errstate(invalid="ignore"):
         inside = (boxes[..., :2] < 64).all(-1) & (boxes[..., 2:] > 0).all(-1) & (boxes[..., 3] - boxes[..., 1] > SMALL_PX)
-    for frame, some in enumerate(inside):  # who is smaller or outside covers nobody who is eligible
+    for frame, some in enumerate(inside):  # agents that are smaller or outside occlude no eligible one
         visible = visible_shares(boxes[frame, some], depths[frame, some], 64)
         counts[frame, some] = eligible(boxes[frame, some], visible, 64)
     return boxes, counts
 
 
 def moved_px(boxes: Floats, shown: Bools) -> float:
-    """How far agents are, in the future frames of a clip, from where its last given frame showed them; 0 without any."""
+    """Mean distance in px of agents in a clip's future frames from their place in the last given frame; 0 without agents."""
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2
     moved = np.linalg.norm(centres[CONTEXT_FRAMES:CLIP_FRAMES] - centres[CONTEXT_FRAMES - 1], axis=-1)
     counted = moved[shown[CONTEXT_FRAMES:CLIP_FRAMES] & np.isfinite(moved)]
@@ -184,20 +184,20 @@ def moved_px(boxes: Floats, shown: Bools) -> float:
 
 
 def _from(pose: Floats, places: Floats) -> Floats:
-    """Places (A, 2) of the network as metres (A, 2) to the right and ahead of a pose (3,)."""
+    """Positions (A, 2) in the network's frame as metres (A, 2) to the right of and ahead of a pose (3,)."""
     flat = np.concatenate([places - pose[:2], np.zeros((len(places), 1))], axis=1)
     return placed(flat, np.zeros(3), -pose[2])[:, :2]
 
 
 # ------------------------------------------------------------------------------------ constant acceleration and yaw rate
 MOST_STEPS = 15
-SHIFTS = (1e-4, 1e-4, 1e-4, 1e-3, 1e-3, 1e-3)  # of the parameters, for slopes
+SHIFTS = (1e-4, 1e-4, 1e-4, 1e-3, 1e-3, 1e-3)  # of the parameters, for numerical derivatives
 
 
 def unexplained_m(paths: Floats) -> float:
-    """How far the farthest of paths (N, T, 3) is from the motion of constant acceleration and yaw rate that fits it best.
+    """The largest distance in m of any of the paths (N, T, 3) from its best motion of constant acceleration and yaw rate.
 
-    The fit is least squares over the places, by Gauss and Newton with damping.
+    The fit is a least-squares fit of positions (Levenberg-Marquardt).
     """
     times = np.arange(paths.shape[1]) * STEP_S
     places = paths[:, :, :2]
@@ -226,9 +226,9 @@ def unexplained_m(paths: Floats) -> float:
 
 
 def constant_motion(parameters: Floats, times: Floats) -> Floats:
-    """Places (N, T, 2) of `kinematics.Mover` for many parameters (N, 6): x, y, heading, speed, acceleration, yaw rate."""
+    """Positions (N, T, 2) of `kinematics.Mover` for parameters (N, 6): x, y, heading, speed, acceleration, yaw rate."""
     x, y, heading, speed, acceleration, yaw_rate = (each[:, None] for each in parameters.T)
-    # a braking car stops
+    # a braking car stops and does not reverse
     until_still = np.where(acceleration < 0, np.maximum(speed, 0) / np.maximum(-acceleration, 1e-9), np.inf)
     times = np.minimum(times[None], until_still)
     w = np.where(np.abs(yaw_rate) < 1e-5, 1e-5, yaw_rate)  # straight, to less than a millimetre
