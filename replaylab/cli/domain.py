@@ -132,4 +132,4 @@ def _print(result: ConversionResult, out: str) -> None:
     print(f"\n{domain.folder}: {len(domain.videos)} videos of scenes {splits}; {truth}")
     for split in ("train", "dev", "test"):
         if split not in counts:
-            print(f"no scene fell to {split}: add scenes, or give other shares (--dev, --test)")
+            print(f"no scene is assigned to {split}: add scenes, or give other shares (--dev, --test)")

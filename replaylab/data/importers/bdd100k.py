@@ -1,14 +1,14 @@
-"""Videos of BDD100K with the box tracks of MOT 2020, as a domain with truth in the picture.
+"""Importer of BDD100K videos with the box tracks of MOT 2020, as a domain with ground-truth boxes.
 
-Decision: a label file (Scalabel's JSON) is a source, with the pictures of the download "MOT 2020 Images", or where they are
-not there with the video of that name of the 100K videos, of which the picture nearest to frameIndex / LABELS_PER_SECOND is
-taken: BDD100K says that the labelled frames are the video at that rate, and not which frame is the first. Boxes end at the
-edge of BDD100K's own picture, and at x2 + 1, as in Scalabel's own conversion to COCO. BDD100K says of a box only whether
-something covers it and whether the edge cuts it: `visible` is OCCLUDED and TRUNCATED of these, times the share of the box in
-the domain's picture. Crowds, and categories that the makers do not evaluate, are never eligible.
+Decision: each label file (Scalabel's JSON) is a source. Its images are those of the download "MOT 2020 Images" or, if these
+are missing, of the video of the same name among the 100K videos: for each label, the frame nearest to frameIndex /
+LABELS_PER_SECOND, because BDD100K documents the rate of the labelled frames but not which video frame is the first. Boxes
+end at the edge of BDD100K's image, and at x2 + 1, as in Scalabel's conversion to COCO. BDD100K states only whether a box is
+occluded and whether it is truncated: `visible` is the product of OCCLUDED and TRUNCATED, where they apply, and of the share
+of the box within the domain's image. Crowds, and categories that BDD100K does not evaluate, are never eligible.
 
-Not known: positions in metres, headings, road_m, and the ego car's motion (BDD100K's GPS and IMU are no poses). A label file
-in which something is wrong, or that has no pictures, is `Unusable`. Refused: a folder without labels/box_track_20.
+Not known: positions in metres, headings, road_m, and the ego car's motion (BDD100K's GPS and IMU data are not poses). A
+label file with errors, or without images, is `Unusable`. Refused: a folder without labels/box_track_20.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ SIDES = ("x1", "y1", "x2", "y2")
 
 
 def add(root: Path, settings: ConversionSettings) -> ConversionResult:
-    """Make a domain of all labelled videos of train and val; goes on where it was stopped.
+    """Make a domain of all labelled videos of train and val; an interrupted conversion is resumed.
 
-    Raises FileNotFoundError for a folder without labels, ValueError where no video is usable.
+    Raises FileNotFoundError for a folder without labels, ValueError if no video is usable.
     """
     tables = sorted((root / "labels" / "box_track_20").glob("*/*.json"), key=lambda path: path.stem)
     if not tables:
@@ -63,7 +63,7 @@ def add(root: Path, settings: ConversionSettings) -> ConversionResult:
 
 
 class BddVideo(ImageSequence):
-    """A labelled video: its pictures, or its film, and its boxes."""
+    """A labelled video: its images, or its video file, and its boxes."""
 
     def __init__(self, root: Path, labels: Path) -> None:
         self.labels, split, video = labels, labels.parent.name, labels.stem
@@ -74,16 +74,16 @@ class BddVideo(ImageSequence):
         if self.film:
             paths, read = [self.film], partial(_of_film, self.film, video)
         if not paths:
-            why = f"neither pictures in {pictures} nor a video {root / 'videos' / split / video}{FILMS[0]}"
+            why = f"neither images in {pictures} nor a video {root / 'videos' / split / video}{FILMS[0]}"
             raise Unusable(video, why, "download MOT 2020 Images, or the 100K videos")
         super().__init__(video, video, paths, [labels], read)
 
     def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
-        """Which pictures to take, and the truth of each."""
+        """The selected frames with their ground truth."""
         boxes, frames, (height_px, width_px) = self.boxes(), *self._pictures()
         there = [at for at, frame in enumerate(frames) if frame in boxes]
         if not there:
-            raise Unusable(self.label, f"{self.labels}: none of its frames has a picture", "unpack images and labels again")
+            raise Unusable(self.label, f"{self.labels}: none of its frames has an image", "unpack images and labels again")
         chosen = sources.pieces([frames[at] / LABELS_PER_SECOND for at in there], recipe, self.label)
         chosen = tuple(tuple(there[number] for number in piece) for piece in chosen)
         fit, tracks = Fit.of(height_px, width_px, recipe), []
@@ -97,18 +97,18 @@ class BddVideo(ImageSequence):
         )  # fmt: skip
 
     def _pictures(self) -> tuple[list[int], tuple[int, int]]:
-        """BDD100K's index of the frame of each picture that can be read, and the pictures' height and width."""
+        """BDD100K's frame index of each available image, and the images' height and width."""
         if self.film:
             known = probe(self.film, self.label)
             return list(range(len(_numbers(known)))), (known.height_px, known.width_px)
         numbers = [path.stem.rpartition("-")[2] for path in self.paths]
         for path, number in zip(self.paths, numbers, strict=True):
             if not number.isdecimal():
-                raise Unusable(self.label, f"{path} has no frame number at its name's end", "take it away")
+                raise Unusable(self.label, f"{path} has no frame number at its name's end", "remove it")
         return [int(number) - 1 for number in numbers], sources.image_size(self.paths[0], self.label)
 
     def boxes(self) -> dict[int, Rows]:
-        """By index of the frame: agent, kind, box (x0 y0 x1 y1 in px of BDD100K's picture), visible, eligible."""
+        """By frame index: agent, kind, box (x0 y0 x1 y1 in px of BDD100K's image), visible, eligible."""
         with sources.as_unusable(self.label, AGAIN):
             listed = reading.json_value(self.labels, list, AGAIN)
         found: dict[int, Rows] = {}
@@ -154,9 +154,9 @@ class BddVideo(ImageSequence):
 
 
 def _agents(frames: Sequence[Rows], fit: Fit, recipe: Recipe) -> Rows:
-    """Rows of the agents of one piece, from the boxes of each of its frames."""
+    """The rows of agents in one piece, from the boxes of each of its frames."""
     rows: Rows = []
-    numbers: dict[str, int] = {}  # of agents, by BDD100K's names
+    numbers: dict[str, int] = {}  # of agents, by BDD100K's ids
     for frame, boxes in enumerate(frames):
         for box in boxes:
             sides = fit.boxes(np.array([box["box"]]))
@@ -176,7 +176,7 @@ def _is_number(value: object) -> bool:
 
 
 def _numbers(known: Recording) -> list[int]:
-    """Of a film, the number of the picture of each labelled frame from the first on, as far as there is one near enough."""
+    """The number of the video frame of each labelled frame, from the first until no frame is near enough in time."""
     times_s = known.times_s
     numbers: list[int] = []
     while True:
@@ -188,7 +188,7 @@ def _numbers(known: Recording) -> list[int]:
 
 
 def _of_film(path: Path, label: str, wanted: Sequence[int]) -> Iterator[Picture]:
-    """A `Read` of the pictures of labelled frames of a film."""
+    """A `Read` of the labelled frames of a video file."""
     known = probe(path, label)
     numbers = _numbers(known)
     return known.pictures([numbers[at] for at in wanted])

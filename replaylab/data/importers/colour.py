@@ -1,12 +1,11 @@
-"""Pictures of a wide gamut or a high dynamic range (what phones record) as the BT.709 that everything else here is in.
+"""Conversion of images with a wide gamut or a high dynamic range, as phones record them, to BT.709, as used everywhere else.
 
-Decision: light is what a reference display of 1000 cd/m2 shows: PQ by SMPTE ST 2084, HLG by BT.2100's inverse OETF and its
-OOTF with a gamma of 1.2, anything else by BT.1886's gamma of 2.4. 203 cd/m2, the white of paper by BT.2408, is the
-brightest that BT.709 shows here; what is brighter is compressed by the curve of BT.2390 from 1000 to 203 cd/m2, on the
-largest of the three colours, which leaves everything below 88 cd/m2 as it is. Colours that BT.709 does not have are cut off
-at its edge.
+Decision: luminances are those of a reference display of 1000 cd/m2: PQ by SMPTE ST 2084, HLG by BT.2100's inverse OETF and
+its OOTF with a gamma of 1.2, all others by BT.1886's gamma of 2.4. The white of BT.709 is 203 cd/m2, the diffuse white of
+BT.2408. Brighter values are compressed by the curve of BT.2390 from 1000 to 203 cd/m2, applied to the largest of the three
+components; values below 88 cd/m2 do not change. Colours outside the gamut of BT.709 are clipped.
 
-Refused: curves and colour matrices that are neither (`unknown`).
+Refused: other transfer curves and colour matrices (`unknown`).
 """
 
 from __future__ import annotations
@@ -37,23 +36,23 @@ D65 = (0.3127, 0.3290)
 
 
 def unknown(transfer: int, matrix: int) -> str:
-    """What of a frame's colours is not understood, for people; empty where all is. Arguments by their numbers in H.273."""
+    """The unsupported property of a frame's colours, in words; empty if there is none. Arguments: code points of H.273."""
     if transfer in UNKNOWN_CURVES:
         return f"its curve ({UNKNOWN_CURVES[transfer]})"
     return "" if matrix in KNOWN_MATRICES else f"its colour matrix (number {matrix} of H.273)"
 
 
 def name(transfer: int, primaries: int) -> str:
-    """What `to_bt709` is needed for: "PQ", "HLG" or "wide gamut"; empty where pictures are in BT.709, or like it."""
+    """The reason why `to_bt709` is needed: "PQ", "HLG" or "wide gamut"; empty for images in BT.709 or similar spaces."""
     curve = {PQ: "PQ", HLG: "HLG"}.get(transfer, "")
     return curve or ("wide gamut" if primaries in CHROMATICITIES else "")
 
 
 def to_bt709(frame: Any) -> NDArray[np.uint8]:
-    """A decoded frame of `name` as uint8 (H, W, 3) in BT.709."""
+    """A decoded frame (PyAV's), for which `name` is not empty, as uint8 (H, W, 3) in BT.709."""
     deep = frame.to_ndarray(format="rgb48le") >> 4
     light = _light(frame.color_trc)[deep]
-    if frame.color_trc == HLG:  # the light of the scene; the display makes bright parts brighter by their luminance
+    if frame.color_trc == HLG:  # scene light: the OOTF scales it by its luminance
         luminance = light @ _to_xyz(CHROMATICITIES.get(frame.color_primaries, BT709))[1].astype(np.float32)
         light = light * (PEAK_CD_M2 * luminance[..., None] ** (HLG_GAMMA - 1))
     if frame.color_trc in (PQ, HLG):
@@ -66,7 +65,7 @@ def to_bt709(frame: Any) -> NDArray[np.uint8]:
 
 @cache
 def _light(transfer: int) -> Floats:
-    """Of each of LEVELS signals: cd/m2 on a display; of HLG the light of the scene, from 0 to 1."""
+    """(LEVELS,): the luminance in cd/m2 of each signal on a display; for HLG the scene light, from 0 to 1."""
     signal = np.linspace(0, 1, LEVELS)
     if transfer == PQ:
         return _from_pq(signal).astype(np.float32)
@@ -78,7 +77,7 @@ def _light(transfer: int) -> Floats:
 
 @cache
 def _compression() -> Floats:
-    """By how much light of each of LEVELS brightnesses, spaced as `_level` does up to PEAK_CD_M2, is made darker."""
+    """(LEVELS,): the factor by which each luminance up to PEAK_CD_M2, spaced as in `_level`, is compressed."""
     bright = PEAK_CD_M2 * np.linspace(0, 1, LEVELS) ** 2
     peak, white = _to_pq(np.array([PEAK_CD_M2, WHITE_CD_M2]))
     signal, top = _to_pq(bright) / peak, white / peak
@@ -91,12 +90,12 @@ def _compression() -> Floats:
 
 @cache
 def _encoded() -> NDArray[np.uint8]:
-    """The 8-bit signal of each of LEVELS brightnesses, spaced as `_level` does up to white."""
+    """(LEVELS,): the 8-bit signal of each luminance up to white, spaced as in `_level`."""
     return np.round(255 * np.linspace(0, 1, LEVELS) ** (2 / DISPLAY_GAMMA)).astype(np.uint8)
 
 
 def _level(share: Floats) -> NDArray[np.uint16]:
-    """The number of the table's entry for a share of the brightest: by its root, so that dark ones are fine enough."""
+    """The table index for a share of the maximum: by its square root, for sufficient resolution of dark values."""
     return np.round(np.sqrt(share.clip(0, 1)) * (LEVELS - 1)).astype(np.uint16)
 
 
@@ -121,6 +120,6 @@ def _to_bt709(primaries: int) -> Floats:
 
 
 def _to_xyz(chromaticities: tuple[tuple[float, float], ...]) -> NDArray[Any]:
-    """(3, 3): linear colours as CIE XYZ, of which the second is the luminance; white is D65."""
+    """(3, 3): linear colours as CIE XYZ, whose second component is the luminance; white is D65."""
     xyz = np.array([[x / y, 1, (1 - x - y) / y] for x, y in (*chromaticities, D65)]).T
     return xyz[:, :3] * np.linalg.solve(xyz[:, :3], xyz[:, 3])

@@ -1,14 +1,14 @@
-"""Segments of comma2k19 as a domain with the ego car's motion.
+"""Importer of comma2k19 segments, as a domain with the ego car's motion.
 
-Decision: a minute of driving, video.hevc, is a source. The raw stream has no times of its own, or wrong ones: picture number
-n was taken at frame_times[n]. The pose is the camera's, as the makers computed it (frame_positions and frame_orientations,
-in the earth's own axes), seen from the segment's first place: east, north and up of the WGS 84 ellipsoid. The lens is that
-of the makers' own code, FOCAL_PX of a picture of WIDTH_PX; the camera's pitch is the median of its pictures' below the
-horizon. Segments of one drive (route) are never in two splits; all drives are on the same 20 km of motorway.
+Decision: each segment, a minute of driving (video.hevc), is a source. The raw stream has no valid timestamps: frame n was
+taken at frame_times[n]. The pose is that of the camera, as published with the data (frame_positions and frame_orientations,
+in ECEF axes), relative to the segment's first position: east, north and up of the WGS 84 ellipsoid. The focal length is that
+of the publishers' code, FOCAL_PX for an image of width WIDTH_PX; the camera's pitch is the median over its frames. Segments
+of one drive (route) are never in two splits; all drives are on the same 20 km of motorway.
 
-Not known: the agents, so that there are no boxes and no tracks, and the height of each camera (CAMERA_HEIGHT_M is what the
-makers' openpilot takes for every car). The CAN and IMU logs are not read. A segment with a missing, partial or wrong file is
-`Unusable`. Refused: a folder without segments.
+Not known: the agents, so there are no boxes or tracks; and each camera's height (CAMERA_HEIGHT_M is the value that openpilot
+uses for every car). CAN and IMU logs are not read. A segment with a missing, truncated or invalid file is `Unusable`.
+Refused: a folder without segments.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ FOCAL_PX, WIDTH_PX = 910.0, 1164.0
 CAMERA_HEIGHT_M = 1.22
 EQUATOR_M, POLE_M = 6378137.0, 6356752.314245  # the half-axes of WGS 84
 POSE = {"frame_times": (), "frame_positions": (3,), "frame_orientations": (4,)}  # of a frame
-MOST_MISSING_S = 1.0  # of a video's end
+MOST_MISSING_S = 1.0  # at a video's end
 AGAIN = "unpack its chunk again"
 
 
 def add(root: Path, settings: ConversionSettings) -> ConversionResult:
-    """Make a domain of all segments in a folder of chunks, or in one chunk; goes on where it was stopped.
+    """Make a domain of all segments in a folder of chunks, or in one chunk; an interrupted conversion is resumed.
 
-    Raises FileNotFoundError for a folder without segments, ValueError where no segment is usable.
+    Raises FileNotFoundError for a folder without segments, ValueError if no segment is usable.
     """
     folders = sorted({path.parent for depth in ("*/*", "*/*/*") for file in ("video.hevc", "global_pose")
                       for path in root.glob(f"{depth}/{file}")})  # fmt: skip
@@ -51,7 +51,7 @@ def add(root: Path, settings: ConversionSettings) -> ConversionResult:
     conversion.check(settings, ORIGIN)
     by_name: dict[str, Path] = {}
     for folder in folders:
-        by_name.setdefault(_name(folder), folder)  # the example that comes with the code is also in a chunk
+        by_name.setdefault(_name(folder), folder)  # the example segment of the code repository is also in a chunk
     openers = [partial(CommaSegment, name, folder) for name, folder in by_name.items()]
     missing, unusable = conversion.sources_of(settings, track(openers, "reading segments", unit="segments"))
     about = {"licence": settings.licence or LICENCE, "made_by": "replaylab.comma2k19"}
@@ -71,14 +71,14 @@ class CommaSegment(ImageSequence):
         super().__init__(name, name, [self.video], list(self.pose.values()), read)
 
     def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
-        """Which pictures to take, and where the car was at each."""
+        """The selected frames with the ego car's pose at each."""
         times, positions, orientations = self.poses()
         count = recording.raw_count(self.video, self.label)
         if count < len(times):
             if times[-1] - times[count] > MOST_MISSING_S:
-                why = f"{self.video} is cut off: {count} of {len(times)} pictures are there"
+                why = f"{self.video} is cut off: {count} of {len(times)} frames are there"
                 raise Unusable(self.label, why, AGAIN)
-            count -= 1  # the last may be there in part
+            count -= 1  # the last may be incomplete
         chosen = sources.pieces([float(time - times[0]) for time in times[:count]], recipe, self.label)
         (first,) = self.read([0])
         height_px, width_px = first.shape[:2]
@@ -98,7 +98,7 @@ class CommaSegment(ImageSequence):
         )  # fmt: skip
 
     def poses(self) -> tuple[Floats, Floats, Floats]:
-        """Of each picture: its time (T,) in s, the camera's place (T, 3) in m and quaternion (T, 4) in ECEF."""
+        """The time (T,) of each frame in s, and the camera's position (T, 3) in m and quaternion (T, 4) in ECEF."""
         arrays = {name: self._array(name) for name in POSE}
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
@@ -118,7 +118,7 @@ class CommaSegment(ImageSequence):
         with sources.as_unusable(self.label, AGAIN):
             array = reading.array(path, AGAIN)
         if array.dtype.kind not in "fiu" or array.ndim != 1 + len(POSE[name]) or array.shape[1:] != POSE[name]:
-            wanted = ("pictures", *map(str, POSE[name]))
+            wanted = ("frames", *map(str, POSE[name]))
             why = f"{path} has {array.dtype} values of shape {array.shape}, and should have numbers ({', '.join(wanted)})"
             raise Unusable(self.label, why, AGAIN)
         if not len(array):
@@ -134,11 +134,11 @@ class CommaSegment(ImageSequence):
 
 
 def from_earth(positions: Floats, orientations: Floats) -> tuple[Floats, Floats]:
-    """Poses seen from the first place: x to the east and y to the north in m, heading (T, 3); and the cameras' own axes
-    (ahead, to the right, down) as columns of east, north and up (T, 3, 3).
+    """Poses (T, 3) relative to the first position: x to the east and y to the north in m, and heading; and the cameras' axes
+    (ahead, to the right, down) as columns in east, north and up (T, 3, 3).
 
-    Given: `frame_positions` (T, 3; ECEF, m) and `frame_orientations` (T, 4; scalar first, from the camera's axes to ECEF).
-    Up is the normal of the WGS 84 ellipsoid, by a formula that is off by 1e-6 rad at a height of 1 km.
+    Arguments: `frame_positions` (T, 3; ECEF, m) and `frame_orientations` (T, 4; scalar first, from the camera's axes to
+    ECEF). Up is the normal of the WGS 84 ellipsoid, by a formula with an error of 1e-6 rad at a height of 1 km.
     """
     from scipy.spatial.transform import Rotation
 
@@ -152,5 +152,5 @@ def from_earth(positions: Floats, orientations: Floats) -> tuple[Floats, Floats]
 
 
 def _name(folder: Path) -> str:
-    """Of a segment: its route and number; `|` becomes `_`, as in the makers' own script for file systems without it."""
+    """A segment's name: its route and number, with `_` for `|`, as in the publishers' script for other file systems."""
     return f"{re.sub('[^A-Za-z0-9_-]+', '_', folder.parent.name)}-{folder.name}"

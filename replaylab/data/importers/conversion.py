@@ -1,11 +1,11 @@
-"""Converting the sources of an importer (video files, the scenes, segments or sequences of a data set) into a domain.
+"""Conversion of the sources of an importer (video files; scenes, segments or sequences of a data set) into a domain.
 
-Decision: `placement` says in which split a scene is. A converted source leaves a note in `sources/`, which is read instead
-of converting it again. A source that cannot be used is `Unusable`: one row of `unusable.csv`, and the others are converted.
-A long source is read in parts, side by side; its note is written when all are there.
+Decision: `placement` assigns scenes to splits. For every converted source a note is written to `sources/`; a source with a
+valid note is not converted again. A source that cannot be used is `Unusable`: it becomes a row of `unusable.csv`, and the
+others are converted. The parts of a long source are read in parallel; its note is written after the last of them.
 
-Refused: a folder that holds something else, cannot be written or was begun with another recipe, a copy of an earlier source
-(it could be in another split), and a domain without a single usable source.
+Refused: a folder with other contents, without write permission or begun with another recipe, a copy of an earlier source (it
+could be in another split), and a domain without any usable source.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from replaylab.util.processes import map_in_processes
 from replaylab.util.progress import report
 from replaylab.util.text import duration
 
-RECIPE_FILE = "sources/recipe.json"  # how a folder was begun
+RECIPE_FILE = "sources/recipe.json"  # the settings with which a folder was begun
 AGAIN = "remove it, and call the same again"
 
 
 class Video(NamedTuple):
-    """A video that was made."""
+    """A converted video."""
 
     frames: int
     sha256: str
@@ -54,7 +54,7 @@ class ConversionSettings:
     shares: SplitShares = SplitShares(0.1, 0.1)
     name: str = ""  # of the domain; the folder's if empty
     licence: str = ""
-    prompt: str = ""  # what its videos show, for models with a text condition
+    prompt: str = ""  # a description of its videos, for models with a text condition
     processes: int = 1
     dry_run: bool = False
 
@@ -63,14 +63,14 @@ class ConversionSettings:
 class ConversionResult:
     """The domain, and the converted and unusable sources."""
 
-    domain: Domain | None  # None of a dry run
-    listing: pd.DataFrame  # what was, or is to be, converted: one row a source
+    domain: Domain | None  # None after a dry run
+    listing: pd.DataFrame  # one row per source that was converted, or would be
     unusable: pd.DataFrame  # file, why, what_to_do
-    look_alikes: pd.DataFrame  # scene, looks_like, split: those that are in one split because they show nearly the same
+    look_alikes: pd.DataFrame  # scene, looks_like, split: scenes that share a split because they are near-duplicates
 
 
 def check(settings: ConversionSettings, origin: str) -> None:
-    """Raises ValueError, with the field, unless `out` is free or was begun by the same command."""
+    """Check the settings; raises ValueError, with the field, also unless `out` is empty or was begun by the same command."""
     check_name(settings.name or settings.out.resolve().name, f"{settings.out}: --name (by default the folder's)")
     check_prompt(settings.prompt, "prompt")
     dev, test = settings.shares
@@ -82,9 +82,9 @@ def check(settings: ConversionSettings, origin: str) -> None:
         known = reading.json_object(path, "give a new --out")
         for name, value in wanted.items():
             if (before := known.get(name)) != value:
-                raise ValueError(f"{out}: was begun with {name} {before!r}, and {value!r} is asked for; give another --out")
+                raise ValueError(f"{out}: was begun with {name} {before!r}, not {value!r}; give another --out")
     elif (out.is_dir() and any(out.iterdir())) or out.is_file():
-        raise ValueError(f"{out}: is there already, and `domain add` did not begin it; give a new --out for the domain")
+        raise ValueError(f"{out}: exists, and was not begun by `domain add`; give a new --out for the domain")
     if not settings.dry_run:
         _check_writable(out)
 
@@ -100,7 +100,7 @@ def _check_writable(out: Path) -> None:
 
 
 def is_converted(out: Path, name: str, stamp: str, names: Collection[str] = ()) -> bool:
-    """Whether a source was converted as it is now; a copy, whose videos are not kept, if its original is among `names`."""
+    """Whether a source has been converted in its current state; a copy, which has no videos, if `names` has its original."""
     note = _note(out, name)
     if note is None or note["stamp"] != stamp:
         return False
@@ -113,7 +113,7 @@ def is_converted(out: Path, name: str, stamp: str, names: Collection[str] = ()) 
 def sources_of(
     settings: ConversionSettings, openers: Iterable[Callable[[], ImageSequence]]
 ) -> tuple[list[Source], list[Unusable]]:
-    """Of sequences of images: the sources that are not converted yet, and those that cannot be used."""
+    """The sources among sequences of images that are not converted yet, and those that cannot be used."""
     sources, unusable, seconds = [], [], 0.0
     for open_sequence in openers:
         try:
@@ -131,11 +131,11 @@ def convert(
     settings: ConversionSettings, origin: str, names: Sequence[str], sources: Sequence[Source],
     unusable: Sequence[Unusable], about: dict[str, Any], of_video_files: bool = False,
 ) -> ConversionResult:  # fmt: skip
-    """Convert what is missing, and finish the domain of all the sources `names`; an estimate is reported first.
+    """Convert the missing sources, and complete the domain of all sources `names`; an estimate is reported first.
 
-    `origin` describes the importer in words that never change for this domain; `about` goes into domain.json.
-    `of_video_files`: scenes that show nearly the same are kept in one split, and long files can be cut into scenes. Raises
-    ValueError where nothing is usable, after unusable.csv was written.
+    `origin` describes the importer in words that never change for this domain; `about` has further fields of domain.json.
+    `of_video_files`: near-duplicate scenes are assigned to one split, and long files can be cut into scenes. Raises
+    ValueError if no source is usable, after writing unusable.csv.
     """
     if len(sources) + len(unusable) < len(names):
         done = len(names) - len(sources) - len(unusable)
@@ -148,7 +148,7 @@ def convert(
     if settings.dry_run:
         return ConversionResult(None, _listing(sources, places), _unusable_table(unusable), _look_alike_table(places))
     with locked(settings.out):
-        check(settings, origin)  # again: another command may have begun the folder meanwhile
+        check(settings, origin)  # again: another command may have begun the folder in the meantime
         write_json(settings.out / RECIPE_FILE, {"origin": origin, **asdict(settings.recipe)})
         places = _places(settings, names)
         places.write(settings.out)
@@ -158,7 +158,7 @@ def convert(
 
 
 def _places(settings: ConversionSettings, names: Sequence[str]) -> Places:
-    """The places of what was converted; of a domain of before they were written down, or with other shares, by names."""
+    """The stored assignments; for an older domain without them, or with other shares, those by the scenes' names."""
     out, shares = settings.out, settings.shares
     if known := Places.read(out, shares):
         return known
@@ -172,7 +172,7 @@ def _places(settings: ConversionSettings, names: Sequence[str]) -> Places:
 
 
 def _splits_to_be(out: Path, names: Sequence[str], sources: Sequence[Source], places: Places) -> dict[str, str]:
-    """The splits by scene of all sources, of those too that are still to be converted."""
+    """The splits by scene of all sources, including those that are not converted yet."""
     notes = filter(None, (_note(out, name) for name in names))
     scenes = {scene for note in notes for scene in _rows_by_scene(note)}
     scenes |= {scene for source in sources for scene in source.scenes or [source.split_key]}
@@ -189,7 +189,7 @@ def _listing(sources: Sequence[Source], places: Places) -> pd.DataFrame:
 
 
 def _described_splits(source: Source, places: Places) -> str:
-    """The split of a source, or how many of its scenes are in each: "train 5, test 1"."""
+    """The split of a source, or the number of its scenes in each: "train 5, test 1"."""
     splits = [places.split_of(scene) for scene in dict.fromkeys(source.scenes or [source.split_key])]
     return splits[0] if len(splits) == 1 else ", ".join(f"{split} {splits.count(split)}" for split in dict.fromkeys(splits))
 
@@ -207,9 +207,9 @@ def _estimate(settings: ConversionSettings, sources: Sequence[Source]) -> str:
 
 
 def _convert_missing(settings: ConversionSettings, sources: Sequence[Source], hashed: bool) -> list[Unusable]:
-    """Make the videos of all sources, in processes; returns what could not be converted."""
+    """Make the videos of all sources, in several processes; returns those that could not be converted."""
     missing = [source for source in sources if not is_converted(settings.out, source.name, source.stamp)]
-    if not missing:  # another process, which was waited for, may have made them
+    if not missing:  # another process may have made them while this one waited
         return []
     (settings.out / "domain.json").unlink(missing_ok=True)  # written again when all are converted
     (settings.out / "videos").mkdir(exist_ok=True)
@@ -218,7 +218,7 @@ def _convert_missing(settings: ConversionSettings, sources: Sequence[Source], ha
         _note_path(settings.out, source.name).unlink(missing_ok=True)
         _delete_videos(settings.out, source.name)
         ends = [*source.parts[1:], len(source.pieces)]
-        light = replace(source, tracks=None, ego=None)  # of what goes to other processes
+        light = replace(source, tracks=None, ego=None)  # sent to other processes
         jobs += [(light, start, end) for start, end in zip(source.parts, ends, strict=True)]
     by_name = {source.name: source for source in missing}
     done: dict[str, dict[str, Video]] = {source.name: {} for source in missing}
@@ -233,7 +233,7 @@ def _convert_missing(settings: ConversionSettings, sources: Sequence[Source], ha
             done[name] |= made
         if not left[name] and name not in errors:
             _write_note(settings.out, by_name[name], done[name])
-    for name in errors:  # what was made before the damage
+    for name in errors:  # videos made before the damage was detected
         _delete_videos(settings.out, name)
     return list(errors.values())
 
@@ -246,7 +246,7 @@ def _delete_videos(out: Path, name: str) -> None:
 def _try_to_convert(
     out: Path, recipe: Recipe, hashed: bool, job: tuple[Source, int, int]
 ) -> tuple[str, dict[str, Video] | Unusable]:
-    """The name of a source, and its videos of some pieces (from, to before), or why there are none."""
+    """The name of a source, and its videos of some pieces (first, last + 1), or the reason why there are none."""
     source, start, end = job
     try:
         return source.name, _convert_pieces(out, recipe, hashed, source, start, end)
@@ -255,13 +255,13 @@ def _try_to_convert(
 
 
 def _convert_pieces(out: Path, recipe: Recipe, hashed: bool, source: Source, start: int, end: int) -> dict[str, Video]:
-    """Write some of the videos of a source; returns them by file."""
+    """Write the videos of some pieces of a source; returns them by file."""
     chosen, videos = source.pieces[start:end], {}
     images = source.read([number for piece in chosen for number in piece])
     for file, piece in zip(source.files()[start:end], chosen, strict=True):
         fitted = [Fit.of(each.shape[0], each.shape[1], recipe).picture(each) for _, each in zip(piece, images, strict=False)]
         if len(fitted) < len(piece):
-            raise Unusable(source.label, "damaged: not all of its pictures can be decoded", "copy it again")
+            raise Unusable(source.label, "damaged: not all of its frames can be decoded", "copy it again")
         path = out / "videos" / file
         frames = np.stack(fitted)
         write_atomically(path, lambda aside, frames=frames: write_video(aside, frames, recipe.frames_per_second))
@@ -271,7 +271,7 @@ def _convert_pieces(out: Path, recipe: Recipe, hashed: bool, source: Source, sta
 
 
 def _write_note(out: Path, source: Source, videos: Mapping[str, Video]) -> None:
-    """Write the tables of a source, then its note: with a note, it is complete."""
+    """Write the tables of a source, then its note, which marks it as complete."""
     tables = {}
     for kind, table, columns in (("tracks", source.tracks, TRACK_COLUMNS), ("ego", source.ego, EGO_COLUMNS)):
         if table is not None:
@@ -294,11 +294,11 @@ def _finish(
     settings: ConversionSettings, names: Sequence[str], about: dict[str, Any], unusable: Sequence[Unusable], places: Places,
     join_look_alikes: bool,
 ) -> tuple[Domain, pd.DataFrame]:  # fmt: skip
-    """The domain of all the named sources that are converted, and the table of those that are not in it."""
+    """The domain of all converted sources among `names`, and the table of those that are not in it."""
     out, recipe = settings.out, settings.recipe
     failed = {error.label for error in unusable}
     notes = [note for name in names if (note := _note(out, name)) is not None and note["shown"] not in failed]
-    # what has its place comes first, and what was a copy before comes last
+    # assigned sources come first, former copies last
     notes.sort(key=lambda note: ("twin_of" in note, places.stamps.get(note["name"]) != note["stamp"]))
     notes, copies = _without_copies(out, notes)
     torn = _place(out, recipe, notes, places, join_look_alikes)
@@ -335,18 +335,18 @@ def _finish(
 
 
 def _without_copies(out: Path, notes: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Unusable]]:
-    """Copies of a video could be in two splits: the first one stays, and no video of the others."""
+    """The notes without copies, which could be in another split: the first is used, the others' videos are deleted."""
     seen: dict[str, dict[str, Any]] = {}
     kept, copies = [], []
     for note in notes:
         original = next((seen[checksum] for checksum in _checksums(note) if checksum in seen), None)
         if original is not None:
-            copies.append(Unusable(note["shown"], f"shows the same as {original['shown']}", "take one of them away"))
+            copies.append(Unusable(note["shown"], f"shows the same as {original['shown']}", "remove one of them"))
             _mark_as_copy(out, note, original["name"])
-        elif "twin_of" in note:  # of what has changed since
+        elif "twin_of" in note:  # a copy of a source that has changed since
             _note_path(out, note["name"]).unlink()
             why = "showed the same as another file, which has changed"
-            copies.append(Unusable(note["shown"], why, "give the same command once more"))
+            copies.append(Unusable(note["shown"], why, "give the same command again"))
         else:
             kept.append(note)
             seen |= dict.fromkeys(_checksums(note), note)
@@ -354,7 +354,7 @@ def _without_copies(out: Path, notes: list[dict[str, Any]]) -> tuple[list[dict[s
 
 
 def _mark_as_copy(out: Path, note: dict[str, Any], original: str) -> None:
-    """Note of what a source is a copy, and delete its videos."""
+    """Write the original of a copy to its note, and delete its videos."""
     if note.get("twin_of") != original:
         _keep_note(out, note | {"twin_of": original})
     for row in note["rows"]:
@@ -364,7 +364,7 @@ def _mark_as_copy(out: Path, note: dict[str, Any], original: str) -> None:
 def _place(
     out: Path, recipe: Recipe, notes: Sequence[dict[str, Any]], places: Places, join_look_alikes: bool
 ) -> dict[tuple[str, str], Unusable]:
-    """Give every scene its place, in the order of the notes; returns, by note and scene, what would be in two splits."""
+    """Assign every scene to a split, in the order of the notes; returns, by note and scene, those that would be in two."""
     new = [note for note in notes if places.stamps.get(note["name"]) != note["stamp"]]
     like: dict[str, list[str]] = {}
     if join_look_alikes and new:
@@ -382,13 +382,13 @@ def _place(
                 where = " and ".join(f"{other} ({split})" for split, other in sorted(by_split.items()))
                 torn[note["name"], scene] = Unusable(
                     note["shown"] if scene == note["drawn_by"] else scene, f"shows nearly the same as {where}",
-                    "take all but one of them away, or start a new --out",
+                    "remove all but one of them, or start a new --out",
                 )  # fmt: skip
     return torn
 
 
 def _hashes_by_scene(out: Path, recipe: Recipe, note: dict[str, Any]) -> dict[str, list[str]]:
-    """`look_alikes.hashes` of a source's frames; of one that was converted before there were any, of its videos."""
+    """`look_alikes.hashes` of a source's scenes; computed from its videos if an older version converted it without them."""
     if "hashes" not in note:
         files = [row["file"] for row in note["rows"]]
         note["hashes"] = {
@@ -402,7 +402,7 @@ def _hashes_by_scene(out: Path, recipe: Recipe, note: dict[str, Any]) -> dict[st
 
 
 def _rows_by_scene(note: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a note by the scene that decides their split."""
+    """The rows of a note by the scene that determines their split."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in note["rows"]:
         rows.setdefault(row.get("scene", note["drawn_by"]), []).append(row)
@@ -422,7 +422,7 @@ def _look_alike_table(places: Places) -> pd.DataFrame:
 
 
 def _joined_parts(out: Path, notes: list[dict[str, Any]], kind: str) -> pd.DataFrame | None:
-    """A table of all sources; None where it is not known of all."""
+    """A table of all sources together; None if not all have it."""
     parts = [_part_path(out, note["name"], kind) for note in notes]
     if not all(path.is_file() for path in parts):
         return None
@@ -435,7 +435,7 @@ def _unusable_table(unusable: Sequence[Unusable]) -> pd.DataFrame:
 
 
 def _note(out: Path, name: str) -> dict[str, Any] | None:
-    """What is noted of a converted source; None where nothing is, or what is there cannot be read: it is converted again."""
+    """The note of a converted source; None if it is missing or unreadable: then the source is converted again."""
     path = _note_path(out, name)
     if not path.exists():
         return None
@@ -445,7 +445,7 @@ def _note(out: Path, name: str) -> dict[str, Any] | None:
         for row in note["rows"]:
             if not isinstance(row, dict) or not is_file_name(row.get("file")):
                 raise reading.DamagedFile(f"{path}: {reading.shown(row)} is no row of a video")
-        for kind, digest in note.get("tables", {}).items():  # what it was written with; one that is gone is not unknown
+        for kind, digest in note.get("tables", {}).items():  # the tables that it was written with
             digests.compare(_part_path(out, name, kind), digest, path)
     except (ValueError, FileNotFoundError) as error:
         report(f"warning: {error}: the source is converted again")

@@ -1,10 +1,10 @@
-"""Cuboids in the world as a camera on a car sees them: boxes in px of the domain, and places in m from the camera.
+"""Projection of 3-D boxes to a camera on a car: boxes in px of the domain, and positions in m relative to the camera.
 
-Decision: the camera's axes are OpenCV's (x to the right, y downwards, z ahead), the car's are x ahead, y to the left, z up
-from the ground. A box is the hull of the projected cuboid, of its part in front of the camera. Lens distortion is OpenCV's
-where a calibration has it; beyond the radial factors LEAST_RADIAL to MOST_RADIAL, far outside of the picture, where the
-polynomial folds back, a point is projected without it (the same limits as Waymo's own camera model). Not modelled: a shutter
-that reads the picture line by line.
+Decision: the camera's axes are OpenCV's (x to the right, y downwards, z ahead); the car's are x ahead, y to the left, z up
+from the ground. A 2-D box bounds the projection of the part of the cuboid in front of the camera. Lens distortion follows
+OpenCV's model, if the calibration has it. Far outside the image, where the radial factor leaves LEAST_RADIAL to MOST_RADIAL
+and the polynomial is no longer monotonic, points are projected without distortion (Waymo's camera model has the same
+limits). Not modelled: rolling shutter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEAST_RADIAL, MOST_RADIAL = 0.8, 1.2
 
 @dataclass(frozen=True)
 class CarCamera:
-    """A camera on a car, and the fit of its pictures to the domain."""
+    """A camera on a car, and the fit of its images to the domain."""
 
     in_car: Floats  # (4, 4): from the camera's axes to the car's
     intrinsics: Floats  # (3, 3)
@@ -33,22 +33,22 @@ class CarCamera:
 
     @property
     def focal_px(self) -> float:
-        """Along x, in px of the source."""
+        """Focal length along x, in px of the source."""
         return float(self.intrinsics[0, 0])
 
     @property
     def height_m(self) -> float:
-        """Above the ground."""
+        """Height above the ground."""
         return float(self.in_car[2, 3])
 
     @property
     def pitch_rad(self) -> float:
-        """Downwards, of the middle of the domain's picture."""
+        """Downward angle of the ray through the centre of the domain's image."""
         ray = self.in_car[:3, :3] @ np.linalg.solve(self.intrinsics, [*self.fit.middle, 1.0])
         return float(-np.arcsin(ray[2] / np.linalg.norm(ray)))
 
     def pixels(self, points: Floats) -> Floats:
-        """(N, 2) px of the source, of points (N, 3) in the camera's axes, in front of it."""
+        """(N, 2): the projection in px of the source of points (N, 3) in the camera's axes, in front of it."""
         flat = points[:, :2] / points[:, 2:]
         if self.distortion:
             flat = _distorted(flat, *self.distortion)
@@ -56,7 +56,7 @@ class CarCamera:
 
 
 class CameraPose:
-    """The camera when its car was at a pose (4, 4) in the world, whose z is up."""
+    """The camera of a car at a pose (4, 4) in the world, whose z axis points up."""
 
     def __init__(self, camera: CarCamera, car: Floats) -> None:
         self.lens = camera
@@ -70,7 +70,7 @@ class CameraPose:
         return (points - self.position) @ self.rotation
 
     def box(self, corners: Floats) -> Floats | None:
-        """(4,) px of the domain: the hull of the part in front of the camera of a cuboid (8, 3) in the world; None: none."""
+        """(4,): the box in px of the domain of a cuboid (8, 3) in the world; None if no part is in front of the camera."""
         seen = self.seen(corners)
         ends = seen[EDGES]
         near, far = ends[:, 0], ends[:, 1]
@@ -83,26 +83,26 @@ class CameraPose:
         return self.lens.fit.boxes(np.concatenate([pixels.min(axis=0), pixels.max(axis=0)])[None])[0]
 
     def place(self, centre: Floats, along: Floats) -> dict[str, float]:
-        """x_m, y_m and heading_rad of what is at `centre` and faces `along`, both in the world."""
+        """x_m, y_m and heading_rad of an agent at `centre` that faces `along`, both in the world."""
         right, ahead = sources.seen_from(self.camera, np.asarray(centre)[None, :2])[0]
         heading = (np.arctan2(-along[0], along[1]) - self.camera[2] + np.pi) % (2 * np.pi) - np.pi
         return {"x_m": float(right), "y_m": float(ahead), "heading_rad": float(heading)}
 
 
 def corners_of(centre: Floats, size: Floats, rotation: Floats) -> Floats:
-    """(8, 3) corners of a cuboid: `size` is its length along its own x, its width along y, its height along z."""
+    """The corners (8, 3) of a cuboid whose `size` is its length along its own x, its width along y, its height along z."""
     return (CORNERS * size) @ rotation.T + centre
 
 
 def transform(rotation: Floats, translation: Floats) -> Floats:
-    """A rotation (3, 3) and then a translation (3,) as one matrix (4, 4)."""
+    """The matrix (4, 4) of a rotation (3, 3) followed by a translation (3,)."""
     whole = np.eye(4)
     whole[:3, :3], whole[:3, 3] = rotation, translation
     return whole
 
 
 def _distorted(flat: Floats, k1: float, k2: float, p1: float, p2: float, k3: float) -> Floats:
-    """Points (N, 2) at a distance of 1 as the lens bends them; OpenCV's model (calib3d, "Camera Calibration")."""
+    """Normalised image points (N, 2) with lens distortion; OpenCV's model (calib3d, "Camera Calibration")."""
     x, y = flat.T
     square = x**2 + y**2
     radial = 1 + square * (k1 + square * (k2 + square * k3))

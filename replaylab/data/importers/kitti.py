@@ -1,13 +1,13 @@
-"""KITTI's tracking sequences, as its left colour camera (2) saw them, as a domain with truth.
+"""Importer of KITTI's tracking sequences, seen by its left colour camera (2), as a domain with ground truth.
 
-Decision: boxes are the labelled ones, which end at the edge of KITTI's own picture, in px of the domain; positions are the
-labelled ones in m, relative to the camera. KITTI gives visibility in levels only: `visible` is VISIBLE of the level of
-occlusion, times CUT of the level of truncation, times the share of the box in the domain's picture. A DontCare region is an
-agent of its own kind in one frame, never eligible. Poses are those of the raw data's devkit (Mercator), of the camera, by
-the sequence's calibration. Pictures come 10 a second: at 5 frames/s every second one is taken.
+Decision: boxes are the labelled ones, which end at the edge of KITTI's image, in px of the domain; positions are the
+labelled ones in m, relative to the camera. KITTI has levels of visibility only: `visible` is VISIBLE of the level of
+occlusion, times CUT of the level of truncation, times the share of the box within the domain's image. A DontCare region is
+an agent of a separate kind in a single frame, never eligible. Camera poses follow the raw data's devkit (Mercator) and the
+sequence's calibration. Images have a rate of 10/s: at 5 frames/s every second one is used.
 
-Not known: road_m, and the height of each camera (CAMERA_HEIGHT_M is what the makers give for all). A sequence without
-labels, calibration or oxts, or with wrong ones, is `Unusable`. Refused: a folder without training/image_02.
+Not known: road_m, and each camera's height (CAMERA_HEIGHT_M is the published value for all). A sequence with missing or
+invalid labels, calibration or oxts is `Unusable`. Refused: a folder without training/image_02.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ LABELS = (
 
 
 def add(root: Path, settings: ConversionSettings) -> ConversionResult:
-    """Make a domain of all training sequences; goes on where it was stopped.
+    """Make a domain of all training sequences; an interrupted conversion is resumed.
 
-    Raises FileNotFoundError for a folder without them, ValueError where no sequence is usable.
+    Raises FileNotFoundError for a folder without them, ValueError if no sequence is usable.
     """
     images = root / "training" / "image_02"
     sequences = sorted(folder.name for folder in images.glob("*") if folder.is_dir())
@@ -63,14 +63,14 @@ def add(root: Path, settings: ConversionSettings) -> ConversionResult:
 
 
 class KittiSequence(ImageSequence):
-    """One sequence: its pictures, labels, calibration and poses."""
+    """One sequence: its images, labels, calibration and poses."""
 
     def __init__(self, training: Path, sequence: str) -> None:
         paths = sorted((training / "image_02" / sequence).glob("*.png"))
         if not paths:
-            raise Unusable(sequence, "has no pictures (*.png)", "unpack data_tracking_image_2 again")
+            raise Unusable(sequence, "has no images (*.png)", "unpack data_tracking_image_2 again")
         if wrong := [path for path in paths if not path.stem.isdecimal()]:
-            raise Unusable(sequence, f"{wrong[0]} has no frame number for a name", "take it away")
+            raise Unusable(sequence, f"{wrong[0]} has no frame number for a name", "remove it")
         self.texts = {kind: training / kind / f"{sequence}.txt" for kind in ("label_02", "calib", "oxts")}
         for kind, path in self.texts.items():
             if not path.is_file():
@@ -78,7 +78,7 @@ class KittiSequence(ImageSequence):
         super().__init__(sequence, sequence, paths, list(self.texts.values()))
 
     def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
-        """Which pictures to take, and the truth of each."""
+        """The selected frames with their ground truth."""
         labels, matrices = self.labels(), self.calibration()
         try:
             camera = _CarCamera(matrices)
@@ -88,7 +88,7 @@ class KittiSequence(ImageSequence):
         frames = [int(path.stem) for path in self.paths]
         poses = self.poses(camera)
         if frames[-1] >= len(poses):
-            why = f"{self.texts['oxts']} has {len(poses)} lines, and there is a picture {frames[-1]}"
+            why = f"{self.texts['oxts']} has {len(poses)} lines, and there is an image {frames[-1]}"
             raise Unusable(self.label, why, "unpack it again")
         chosen = sources.pieces([frame / PICTURES_PER_SECOND for frame in frames], recipe, self.label)
         fit = Fit.of(*sources.image_size(self.paths[0], self.label), recipe)
@@ -108,7 +108,7 @@ class KittiSequence(ImageSequence):
         )  # fmt: skip
 
     def labels(self) -> pd.DataFrame:
-        """The columns LABELS, one row per frame and agent or region."""
+        """A table with the columns LABELS, one row per frame and agent or region."""
         path, rows = self.texts["label_02"], []
         for number, line in enumerate(self._lines(path), start=1):
             parts = line.split()
@@ -124,7 +124,7 @@ class KittiSequence(ImageSequence):
         return pd.DataFrame(rows, columns=LABELS)
 
     def calibration(self) -> dict[str, Floats]:
-        """MATRICES by name."""
+        """The calibration matrices, by name, of the shapes in MATRICES."""
         path, matrices = self.texts["calib"], {}
         for number, line in enumerate(self._lines(path), start=1):
             name, *values = line.replace(":", " ").split() or [""]
@@ -140,7 +140,7 @@ class KittiSequence(ImageSequence):
         return matrices
 
     def poses(self, camera: _CarCamera) -> Floats:
-        """(T, 3) of the camera, one per line of oxts: x to the east and y to the north in m, heading (0: north)."""
+        """Camera poses (T, 3), one per line of oxts: x to the east and y to the north in m, heading (0: north)."""
         path, lines = self.texts["oxts"], []
         for number, line in enumerate(self._lines(path), start=1):
             try:
@@ -165,7 +165,7 @@ class KittiSequence(ImageSequence):
 
 
 def _number(text: str) -> float:
-    """Of a text; ValueError for one that is none, NaN or infinite."""
+    """The number of a text; ValueError for any other text, NaN or infinity."""
     value = float(text)
     if not np.isfinite(value):
         raise ValueError(text)
@@ -173,8 +173,8 @@ def _number(text: str) -> float:
 
 
 def imu_poses(oxts: Floats) -> Floats:
-    """(T, 4, 4) from latitude, longitude, altitude, roll, pitch, yaw (T, 6; degrees, m, radians), as the raw data's devkit
-    has it (`convertOxtsToPose`): x to the east, y to the north, z up, scaled for the first latitude.
+    """Poses (T, 4, 4) of latitude, longitude, altitude, roll, pitch, yaw (T, 6; degrees, m, radians), as in the raw data's
+    devkit (`convertOxtsToPose`): x to the east, y to the north, z up, scaled for the first latitude.
     """
     latitude, longitude, altitude, roll, pitch, yaw = oxts.T
     scale = np.cos(np.deg2rad(latitude[0])) * EARTH_RADIUS_M
@@ -202,18 +202,18 @@ class _CarCamera:
         self.in_car = np.linalg.inv(to_camera)
 
     def pitch_rad(self, fit: Fit) -> float:
-        """Downwards, of the middle of the domain's picture; the rectified camera itself is level."""
+        """Downward angle of the ray through the centre of the domain's image; the rectified camera itself is level."""
         across, down, ahead = np.linalg.solve(self.intrinsics, [*fit.middle, 1.0])
         return float(np.arctan2(down, np.hypot(across, ahead)))
 
     def seen_at(self, pose: Floats) -> Floats:
-        """(3,) x, y, heading (0 along +y) of this camera when the car is at `pose`."""
+        """(3,): x, y and heading (0 along +y) of this camera if the car is at `pose`."""
         camera = pose @ self.in_car
         return np.array([camera[0, 3], camera[1, 3], np.arctan2(-camera[0, 2], camera[1, 2])])
 
 
 def _in_picture(labels: pd.DataFrame, camera: _CarCamera, fit: Fit, recipe: Recipe) -> pd.DataFrame:
-    """TRACK_COLUMNS without `video`, with KITTI's own frames and track numbers."""
+    """A table with TRACK_COLUMNS without `video`, with KITTI's own frame and track numbers."""
     boxes = fit.boxes(labels[["left", "top", "right", "bottom"]].to_numpy(float))
     places = labels[["x", "y", "z"]].to_numpy(float) + camera.offset
     regions = (labels["type"] == "DontCare").to_numpy()
@@ -231,7 +231,7 @@ def _in_picture(labels: pd.DataFrame, camera: _CarCamera, fit: Fit, recipe: Reci
 
 
 def _numbered(rows: pd.DataFrame) -> pd.DataFrame:
-    """With agents numbered from 0 as they appear; each region of a frame is an agent of its own."""
+    """The rows with agents numbered from 0 by first appearance; each region of a frame is a separate agent."""
     regions = rows["kind"] == "dontcare"
     own = [("region", at) if region else ("agent", agent)
            for at, (region, agent) in enumerate(zip(regions, rows["agent"], strict=True))]  # fmt: skip
@@ -240,7 +240,7 @@ def _numbered(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _homogeneous(matrix: Floats) -> Floats:
-    """A matrix (3, 3) or (3, 4) as one (4, 4)."""
+    """A matrix (3, 3) or (3, 4) extended to (4, 4)."""
     whole = np.eye(4)
     whole[: matrix.shape[0], : matrix.shape[1]] = matrix
     return whole

@@ -1,8 +1,8 @@
 """The video files in and below a folder.
 
-Decision: linked folders are followed, each folder once. What has a video's ending and cannot be read (a dead link, no file,
-a name that is not UTF-8, a folder that may not be opened) is `Unusable`; other files are counted and the first are named.
-Hidden files and folders are left out. Refused: a folder that is none.
+Decision: linked folders are followed, each folder once. Files with a video's extension that cannot be read (a broken link, a
+device, a name that is not UTF-8) and folders without permission are `Unusable`; other files are counted and the first are
+named. Hidden files and folders are left out. Refused: a path that is not a folder.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ class Listing:
 
     @property
     def described_others(self) -> str:
-        """The number and names of files without a video's ending: "3 others: a.txt, b.txt, c.txt"."""
+        """The number and names of files without a video's extension: "3 others: a.txt, b.txt, c.txt"."""
         shown = [*self.others[:MOST_NAMED], *(["..."] if len(self.others) > MOST_NAMED else [])]
         return f"{len(self.others)} others" + (f": {', '.join(shown)}" if shown else "")
 
 
 def listed(folder: Path, without: Path | None = None) -> Listing:
-    """The video files in and below a folder, by their endings; nothing below the folder `without`."""
+    """The video files in and below a folder, by their extensions, except those below the folder `without`.
+
+    Raises FileNotFoundError if the folder does not exist.
+    """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder")
+        raise FileNotFoundError(f"{folder} is not a folder")
     videos: list[str] = []
     others: list[str] = []
     unusable: list[Unusable] = []
@@ -46,9 +49,7 @@ def listed(folder: Path, without: Path | None = None) -> Listing:
 
     def closed(error: OSError) -> None:
         place = printable(os.path.relpath(error.filename, folder))
-        unusable.append(
-            Unusable(place, f"a folder that cannot be opened ({error.strerror})", "get the right: chmod +rx FOLDER")
-        )
+        unusable.append(Unusable(place, f"a folder that cannot be opened ({error.strerror})", "allow it: chmod +rx FOLDER"))
 
     for place, below, names in os.walk(folder, followlinks=True, onerror=closed):
         kept = []
@@ -72,16 +73,16 @@ def listed(folder: Path, without: Path | None = None) -> Listing:
 
 
 def printable(file: str) -> str:
-    """A file's name with bytes that are not UTF-8 as backslash and number."""
+    """A file's name with bytes that are not UTF-8 as backslash escapes."""
     return os.fsencode(file).decode("utf-8", "backslashreplace")
 
 
 def _unreadable(path: Path, file: str) -> tuple[str, str] | None:
-    """Why a file cannot be read, and what to do; None where nothing is known against it."""
+    """The reason why a file cannot be read, and the remedy; None if there is none."""
     if printable(file) != file:
         return "its name is not UTF-8", "give it another name"
     if not path.exists():
-        return "a link to what is not there", "copy the file itself, or mend the link"
+        return "a broken link", "copy the file itself, or repair the link"
     return None if path.is_file() else ("neither a file nor a folder", "leave it out")
 
 

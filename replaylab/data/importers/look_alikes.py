@@ -1,10 +1,10 @@
 """Detection of near-duplicate scenes: copies that were encoded again, made smaller, or cut from one another.
 
-Decision: a perceptual hash of one frame a second, the 256 signs of its lowest frequencies about their median (pHash, as in
-the library imagehash; the transform is OpenCV's). Two scenes are alike where half of the hashed frames of one are within 36
-bits of some frame of the other. On this project's rendered worlds, whose scenes share one appearance, this joins none of
-7140 pairs per world, and detects at least 96 % of copies at three quarters of the size with a CRF of 34. Frames without
-contrast (black, fog) have no hash. Not detected: mirrored copies, or those cropped to another part of the picture.
+Decision: one frame per second has a perceptual hash, the 256 signs of its lowest frequencies relative to their median
+(pHash, as in the library imagehash; the transform is OpenCV's). Two scenes are alike if half of the hashed frames of one are
+within 36 bits of a frame of the other. On this project's rendered worlds, whose scenes share one appearance, this joins none
+of 7140 pairs per world, and detects at least 96 % of copies at three quarters of the size with a CRF of 34. Frames without
+contrast (black, fog) have no hash. Not detected: copies that are mirrored, or cropped to a different part of the image.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 SIDE = 16  # frequencies along x and y
 LARGEST_DISTANCE = 36  # bits of SIDE x SIDE
-LEAST_SHARE = 0.5  # of the frames of one of both
+LEAST_SHARE = 0.5  # of the frames of either scene
 LEAST_CONTRAST = 4.0  # standard deviation of grey, of 255
 AT_A_TIME = 2048  # hashes
 
 
 def hashes(frames: NDArray[np.uint8], frames_per_second: float) -> list[str]:
-    """Of one frame a second of (T, H, W, 3): 256 bits in hex."""
+    """The hash (256 bits, hexadecimal) of one frame per second of (T, H, W, 3); none for frames without contrast."""
     import cv2
 
     found = []
@@ -36,7 +36,7 @@ def hashes(frames: NDArray[np.uint8], frames_per_second: float) -> list[str]:
 
 
 def alike(new: Mapping[str, Sequence[str]], all_of: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """For each of some scenes, the others of `all_of` that show nearly the same; both are hashes by scene."""
+    """For each scene of `new`, its near-duplicates in `all_of`; both contain the hashes of each scene."""
     names = [name for name, texts in all_of.items() if texts]
     if not names:
         return {name: [] for name in new}
@@ -49,8 +49,8 @@ def alike(new: Mapping[str, Sequence[str]], all_of: Mapping[str, Sequence[str]])
             found[name] = []
             continue
         mine = _signs(texts)
-        here = np.zeros(len(names))  # of this scene's frames, how many are in the other scene
-        there = np.zeros(len(signs), bool)  # which frames of the others are in this one
+        here = np.zeros(len(names))  # the number of this scene's frames that are in each other scene
+        there = np.zeros(len(signs), bool)  # which frames of the others are in this scene
         for start in range(0, len(mine), AT_A_TIME):
             near = mine[start : start + AT_A_TIME] @ signs.T >= SIDE**2 - 2 * LARGEST_DISTANCE
             here += np.logical_or.reduceat(near, starts, axis=1).sum(0)
@@ -61,6 +61,6 @@ def alike(new: Mapping[str, Sequence[str]], all_of: Mapping[str, Sequence[str]])
 
 
 def _signs(texts: Sequence[str]) -> NDArray[np.float32]:
-    """(hashes, 256): 1 for a bit that is set, -1 for one that is not: products then count the bits that are equal."""
+    """(hashes, 256): 1 for a set bit, -1 otherwise, so that products count equal bits."""
     bits = np.unpackbits(np.frombuffer(bytes.fromhex("".join(texts)), np.uint8).reshape(len(texts), -1), axis=1)
     return 2 * bits.astype(np.float32) - 1

@@ -1,12 +1,12 @@
-"""Scenes of nuScenes, as one of its cameras saw them, as a domain with truth.
+"""Importer of nuScenes scenes, seen by one of their cameras, as a domain with ground truth.
 
-Decision: the devkit (nuscenes-devkit) reads the tables and carries boxes from key frame to key frame (`get_boxes`); the
-geometry of the picture is that of `cuboids`. A scene is taken from its first key frame to its last: beyond, boxes are not
-known. `visible` is the middle of the annotation's visibility level (of all six cameras together) times the share of the box
-in the domain's picture. The ego car's pose is the camera's. Scenes of one drive (log) are never in two splits.
+Decision: the devkit (nuscenes-devkit) reads the tables and interpolates boxes between key frames (`get_boxes`); they are
+projected by `cuboids`. A scene is used from its first key frame to its last, beyond which boxes are unknown. `visible` is
+the middle of the annotation's visibility level (over all six cameras) times the share of the box within the domain's image.
+The ego pose is that of the camera. Scenes of one drive (log) are never in two splits.
 
-Left out: what does not move by itself (barriers, cones, racks), and pictures whose file is missing. Not known: road_m.
-Refused: missing or unreadable tables, with the table and the field.
+Left out: static objects (barriers, cones, racks), and images whose file is missing. Not known: road_m. Refused: missing or
+unreadable tables, with the table and the field.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from replaylab.util import reading
 from replaylab.util.progress import track
 
 LICENCE = "CC BY-NC-SA 4.0, nuScenes"
-KINDS = {  # categories by how they begin; what is not here is no agent
+KINDS = {  # by the beginnings of categories; other categories are not agents
     "human.pedestrian": "pedestrian",
     "vehicle.bicycle": "cyclist",
     "vehicle.motorcycle": "motorcycle",
@@ -46,7 +46,7 @@ KINDS = {  # categories by how they begin; what is not here is no agent
 }
 WITHOUT_RIDER = "cycle.without_rider"
 VISIBLE = {"v0-40": 0.2, "v40-60": 0.5, "v60-80": 0.7, "v80-100": 0.9}
-FIELDS = {  # of every table, what is read by the devkit and here
+FIELDS = {  # of every table: those that are read by the devkit and here
     "category": ("token", "name"),
     "attribute": ("token", "name"),
     "visibility": ("token", "level"),
@@ -74,9 +74,9 @@ INSTALL = (
 
 
 def add(root: Path, settings: ConversionSettings, version: str = "v1.0-mini", camera: str = "CAM_FRONT") -> ConversionResult:
-    """Make a domain of all scenes of a version; goes on where it was stopped.
+    """Make a domain of all scenes of a version; an interrupted conversion is resumed.
 
-    Raises OSError without the devkit, FileNotFoundError or ValueError for tables that are missing or wrong.
+    Raises OSError without the devkit, FileNotFoundError or ValueError for missing or invalid tables.
     """
     origin = f"nuscenes {version} {camera}"
     conversion.check(settings, origin)
@@ -112,12 +112,12 @@ def _open_tables(root: Path, version: str) -> Any:
             raise FileNotFoundError(f"{folder / f'{table}.json'} is missing: unpack the metadata again")
     try:
         return NuScenes(version, str(root), verbose=False)
-    except Exception as error:  # whatever the devkit meets in a broken table
+    except Exception as error:  # the devkit raises various exceptions for a broken table
         raise _diagnosed(root, version, error) from error
 
 
 class NuscenesScene(ImageSequence):
-    """One camera's pictures of a scene, from its first key frame to its last."""
+    """One camera's images of a scene, from its first key frame to its last."""
 
     def __init__(self, database: Any, scene: dict[str, Any], camera: str) -> None:
         self.database, self.scene = database, scene
@@ -126,12 +126,12 @@ class NuscenesScene(ImageSequence):
         self.records = [record for record in records if (root / record["filename"]).is_file()]
         self.missing = len(records) - len(self.records)
         if not self.records:
-            raise Unusable(scene["name"], f"no picture of {camera} is there", "download the camera's files")
+            raise Unusable(scene["name"], f"no image of {camera} exists", "download the camera's files")
         paths = [root / record["filename"] for record in self.records]
         super().__init__(_name(scene), scene["name"], paths, [tables / "sample_annotation.json", tables / "ego_pose.json"])
 
     def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
-        """Which pictures to take, and the truth of each."""
+        """The selected frames with their ground truth."""
         start = self.records[0]["timestamp"]
         times = [(record["timestamp"] - start) / 1e6 for record in self.records]
         try:
@@ -140,7 +140,7 @@ class NuscenesScene(ImageSequence):
             if not self.missing:
                 raise
             _, why, what_to_do = error.args
-            why = f"{self.missing} of its {self.missing + len(self.records)} pictures are missing; {why}"
+            why = f"{self.missing} of its {self.missing + len(self.records)} images are missing; {why}"
             raise Unusable(self.label, why, f"download the sweeps; or {what_to_do}") from error
         tracks, ego = [], []
         for number, piece in enumerate(chosen):
@@ -157,7 +157,7 @@ class NuscenesScene(ImageSequence):
         )  # fmt: skip
 
     def _truth(self, piece: tuple[int, ...], recipe: Recipe) -> tuple[Rows, Rows]:
-        """Rows of agents and of the ego car of one piece."""
+        """The rows of agents and of the ego car in one piece."""
         rows: Rows = []
         numbers: dict[str, int] = {}  # of agents, by the instance's token
         poses = [_pose(self.database, self.records[number], recipe) for number in piece]
@@ -190,7 +190,7 @@ class NuscenesScene(ImageSequence):
 
 
 def _pose(database: Any, record: dict[str, Any], recipe: Recipe) -> CameraPose:
-    """The camera when it took a picture."""
+    """The camera at the time of an image."""
     sensor = database.get("calibrated_sensor", record["calibrated_sensor_token"])
     pose = database.get("ego_pose", record["ego_pose_token"])
     intrinsics = np.array(sensor["camera_intrinsic"], float).reshape(3, 3)
@@ -199,7 +199,7 @@ def _pose(database: Any, record: dict[str, Any], recipe: Recipe) -> CameraPose:
 
 
 def _records(database: Any, scene: dict[str, Any], camera: str) -> Iterator[dict[str, Any]]:
-    """The camera's sample_data from the scene's first key frame to its last, in time."""
+    """The camera's sample_data from the scene's first key frame to its last, in order of time."""
     ends = [database.get("sample", scene[field])["data"] for field in ("first_sample_token", "last_sample_token")]
     if not all(camera in end for end in ends):
         raise Unusable(scene["name"], f"no key frame of {camera} at its ends", "unpack the metadata again, or leave it out")
@@ -211,21 +211,21 @@ def _records(database: Any, scene: dict[str, Any], camera: str) -> Iterator[dict
 
 
 def _transform(record: dict[str, Any]) -> Floats:
-    """Rotation and translation of a record as one matrix (4, 4)."""
+    """The rotation and translation of a record as a matrix (4, 4)."""
     from pyquaternion import Quaternion
 
     return cuboids.transform(Quaternion(record["rotation"]).rotation_matrix, np.array(record["translation"], float))
 
 
 def _name(scene: dict[str, Any]) -> str:
-    """For files; with a hash where the scene's own name has other characters, so that no two are one."""
+    """The scene's name for files; if its own has other characters, with a hash, so that names are unique."""
     own = str(scene["name"])
     plain = re.sub(r"[^A-Za-z0-9]+", "-", own)
     return plain if plain == own else f"{plain}-{hashlib.sha256(own.encode()).hexdigest()[:8]}"
 
 
 def _diagnosed(root: Path, version: str, error: Exception) -> Exception:
-    """The same error with the table and field that are wrong, by reading all of them again."""
+    """The same error with the invalid table and field, determined by reading all tables again."""
     tables: dict[str, list[dict[str, Any]]] = {}
     for name, wanted in FIELDS.items():
         path = root / version / f"{name}.json"

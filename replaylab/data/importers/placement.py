@@ -19,7 +19,7 @@ from replaylab.util import reading
 from replaylab.util.files import write_json
 
 PLACES_FILE = "sources/places.json"
-AGAIN = "restore it, or give a new --out: which split a scene is in is written down there"
+AGAIN = "restore it, which contains the split of each scene, or give a new --out"
 
 
 class SplitShares(NamedTuple):
@@ -35,7 +35,7 @@ class SplitShares(NamedTuple):
 
 
 def place_of(scene: str) -> float:
-    """A number from 0 to 1 by a hash of a scene's name."""
+    """A number from 0 to 1, determined by a hash of the scene's name."""
     digits = hashlib.sha256(scene.encode(errors="surrogateescape")).hexdigest()[:13]
     return int(digits, 16) / 16**13
 
@@ -46,12 +46,12 @@ class Places:
 
     shares: SplitShares
     splits: dict[str, str] = field(default_factory=dict)  # by scene
-    stamps: dict[str, str] = field(default_factory=dict)  # of the sources that were placed, by name
-    looks_like: dict[str, list[str]] = field(default_factory=dict)  # a scene, and those that were there before
+    stamps: dict[str, str] = field(default_factory=dict)  # of the assigned sources, by name
+    looks_like: dict[str, list[str]] = field(default_factory=dict)  # scene -> its earlier near-duplicates
 
     @classmethod
     def read(cls, out: Path, shares: SplitShares) -> Places | None:
-        """What is written down; None where nothing is, or where it is of other shares."""
+        """The stored assignments; None if there are none, or if they were made with other shares."""
         path = out / PLACES_FILE
         if not path.is_file():
             return None
@@ -61,16 +61,17 @@ class Places:
         return cls(shares, **known)
 
     def write(self, out: Path) -> None:
-        """Write it down."""
+        """Store the assignments."""
         write_json(out / PLACES_FILE, asdict(self))
 
     def split_of(self, scene: str) -> str:
-        """Where a scene is, or will be if it looks like no other."""
+        """The split of a scene, or the one it will have if it has no near-duplicates."""
         return self.splits.get(scene) or self.shares.split_of(scene)
 
     def place(self, scene: str, like: Iterable[str]) -> dict[str, str]:
-        """Give a scene its place, that of the scenes it looks like; returns those by split where they are in several, and
-        then the scene, unless it has a place already, has none.
+        """Assign a scene to the split of its near-duplicates `like`, or else by its hash.
+
+        Returns {}; or, if near-duplicates are in several splits, one of them per split, and the scene is not assigned.
         """
         like = list(like)
         known = {self.splits[other]: other for other in reversed([*([scene] if scene in self.splits else []), *like])}
@@ -83,7 +84,7 @@ class Places:
 
 
 def empty_splits(splits: Mapping[str, str], shares: SplitShares, can_cut: bool) -> list[str]:
-    """A line for each split that is wanted and that no scene fell to, with what can be done.
+    """A message for each requested split to which no scene is assigned, with the remedies.
 
     `splits`: by scene. `can_cut`: whether files can be cut into scenes.
     """
@@ -95,14 +96,14 @@ def empty_splits(splits: Mapping[str, str], shares: SplitShares, can_cut: bool) 
             remedy = "add other recordings"
             if can_cut:
                 remedy = f"cut it into scenes (--scene-seconds 60, or --scene-from cuts for a film), or {remedy}"
-            lines.append(f"the only scene falls to {splits[next(iter(splits))]}, and {split} stays empty: {remedy}")
+            lines.append(f"the only scene is assigned to {splits[next(iter(splits))]}, and {split} stays empty: {remedy}")
             continue
         lower = 0.0 if split == "test" else shares.test
         nearest = min((place for scene in splits if (place := place_of(scene)) >= lower), default=None)
         remedies = ["add scenes", *(["cut long files into scenes (--scene-seconds 60)"] if can_cut else [])]
         if nearest is not None and math.floor(100 * (nearest - lower) + 1) < 100:
             remedies.append(
-                f"give --{split} {math.floor(100 * (nearest - lower) + 1) / 100:g}, which places all scenes anew"
+                f"give --{split} {math.floor(100 * (nearest - lower) + 1) / 100:g}, which assigns all scenes again"
             )
-        lines.append(f"none of {len(splits)} scenes falls to {split} (--{split} {share:g}): {', or '.join(remedies)}")
+        lines.append(f"none of {len(splits)} scenes is assigned to {split} (--{split} {share:g}): {', or '.join(remedies)}")
     return lines

@@ -1,13 +1,14 @@
-"""Any video file as a player shows it: the only reader of external videos.
+"""Reading of any video file as a player shows it: the only reader of external videos.
 
-Decision: a file is demuxed once without decoding, for the times of its pictures; they give its length and regularity,
-whether its end is missing, and where its clock starts again (files joined into one). Then its first pictures are decoded,
-for what they look like and the time that takes. Pictures are given upright, mirrored and with square pixels as the file
-says, one picture of two fields (`bwdif`), and in BT.709 (`colour`). What an edit list hides and what comes before the first
-key frame is not there. Of several video streams the one that players show is taken, or the one asked for; covers are none.
+Decision: a file is demuxed once without decoding to get the timestamps of its frames, which give its length and regularity,
+whether its end is missing, and where its clock restarts (in concatenated files). Then its first frames are decoded to get
+their geometry, colours and decoding time. Frames are rotated, mirrored and scaled to square pixels according to the file's
+metadata, deinterlaced to one frame for two fields (`bwdif`) and converted to BT.709 (`colour`). Frames that an edit list
+hides or that precede the first key frame are skipped. Of several video streams, the one that players show is read, or the
+requested one; cover images do not count.
 
-Refused, as `Unusable`: what is no video, is cut off or damaged, has no times (raw streams: their rate would be invented), is
-turned by anything but quarters, or has colours that are not understood.
+Refused, as `Unusable`: files that are not videos, are truncated or damaged, have no timestamps (raw streams, whose rate is
+unknown), are rotated by other angles than multiples of 90 degrees, or have unsupported colours.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from PIL import Image
 from replaylab.data.importers import colour
 from replaylab.data.importers.sources import Picture, Unusable
 
-TIMED_PICTURES = 12  # decoded to see how long all will take
-LEAST_MISSING_S = 1.0  # and a twentieth: less of a video's end is no sign of a cut
-SCENE_SCORE = 0.3  # of FFmpeg's, from 0 to 1; it advises 0.3 to 0.5
-LONGEST_STILL_S = 3600.0  # a jump by more is another clock
+TIMED_PICTURES = 12  # decoded to estimate the time for all
+LEAST_MISSING_S = 1.0  # and a twentieth of its length: a file is truncated if more is missing at its end
+SCENE_SCORE = 0.3  # threshold of FFmpeg's score, from 0 to 1; its documentation recommends 0.3 to 0.5
+LONGEST_STILL_S = 3600.0  # a larger jump is a restart of the clock
 NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 COPY_AGAIN = "copy it again"
 CONVERT = "if it plays, convert it: ffmpeg -i FILE new.mp4; else copy it again"
@@ -50,16 +51,18 @@ class NoVideo(Unusable):
 
 @dataclass(frozen=True)
 class Looks:
-    """What is to be done to decoded pictures before they look as in a player."""
+    """The conversion of decoded frames to what a player shows."""
 
-    square: float  # width of a pixel, its height being 1
+    square: float  # aspect ratio of a pixel, width to height
     turn: tuple[int, int, int, int]  # x' = a x + c y and y' = b x + d y: a, b, c, d, each -1, 0 or 1; y is downwards
-    turned_deg: int  # the same in words: by how much to the left
+    turned_deg: int  # the same as an angle, counterclockwise
     interlaced: bool
     colours: str  # of `colour.name`
 
     def shown(self, frame: Any, reformatter: VideoReformatter) -> Picture:
-        """A decoded frame as a player shows it; one reformatter for all frames, because each has tables to set up."""
+        """A decoded frame, uint8 (H, W, 3), as a player shows it; give all frames the same reformatter, which is slow to
+        set up.
+        """
         if self.colours:
             picture: Any = colour.to_bt709(frame)
         else:
@@ -75,30 +78,30 @@ class Looks:
 
     @property
     def mirrored(self) -> bool:
-        """Whether left and right change places."""
+        """Whether the conversion mirrors frames."""
         a, b, c, d = self.turn
         return a * d - b * c < 0
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A video file, and the properties of its pictures."""
+    """A video file, and the properties of its frames."""
 
     path: Path
-    label: str  # its name for people
-    stream: int  # which of the file's video streams
+    label: str  # its name in messages
+    stream: int  # the number of the video stream in the file
     other_streams: int
     height_px: int
     width_px: int  # as shown
     looks: Looks
-    stamps: NDArray[np.int64]  # (pictures, 2): the number of the clock, ascending, and the time by it in `unit_s`, ascending
+    stamps: NDArray[np.int64]  # (frames, 2): the number of the clock, and the time by it in units of `unit_s`; ascending
     unit_s: float
     seconds_per_picture: float  # of decoding
-    seekable: bool  # whether reading can begin at any picture
+    seekable: bool  # whether reading can begin at any frame
 
     @cached_property
     def times_s(self) -> list[float]:
-        """Of the pictures, ascending; a clock that starts again goes on where the one before ended."""
+        """The times of the frames, ascending; a restarted clock continues where the previous one ended."""
         times = self.stamps[:, 1] * self.unit_s
         for start in self.clock_starts[1:]:
             times[start:] += times[start - 1] - times[start] + 1 / (self.frames_per_second or 1)
@@ -106,62 +109,63 @@ class Recording:
 
     @property
     def clock_starts(self) -> list[int]:
-        """The numbers of the pictures with which a clock starts: 0, and where the file's times start again."""
+        """The numbers of the frames at which a clock starts: 0, and those at which the file's clock restarts."""
         return [0, *(int(number) + 1 for number in np.flatnonzero(np.diff(self.stamps[:, 0])))]
 
     @cached_property
     def steps_s(self) -> NDArray[np.float64]:
-        """Between pictures of one clock."""
+        """The times between successive frames of the same clock."""
         return np.diff(self.stamps[:, 1])[np.diff(self.stamps[:, 0]) == 0] * self.unit_s
 
     @property
     def frames_per_second(self) -> float:
-        """By the median time between pictures."""
+        """The frame rate, from the median time between frames; 0 for a single frame."""
         return 1 / float(np.median(self.steps_s)) if len(self.steps_s) else 0.0
 
     @property
     def varies(self) -> bool:
-        """Whether some picture is shown 1.5 times as long as the median, or half as long."""
+        """Whether any frame is shown more than 1.5 times or less than half as long as the median."""
         steps = self.steps_s * self.frames_per_second
         return bool(len(steps) and (steps.max() > 1.5 or steps.min() < 0.5))
 
     def pictures(self, wanted: Sequence[int]) -> Iterator[Picture]:
-        """The pictures of some numbers, ascending; raises Unusable where one cannot be decoded."""
+        """The frames with these numbers, which ascend; raises Unusable if one cannot be decoded."""
         return _pictures(self, wanted, self.seekable)
 
 
 def opened(path: Path, **options: Any) -> Any:
-    """The file's container; an absolute path is never read as a protocol (`10:30.mp4`)."""
+    """The file's container; the path is made absolute, so that `10:30.mp4` is not read as a protocol."""
     return av.open(os.path.abspath(path), **options)
 
 
 def probe(path: Path, label: str, stream: int | None = None) -> Recording:
-    """What a video file is. `stream`: of its video streams; None: that which players show. Raises Unusable."""
-    with _as_unusable(label, "no video, or damaged at its beginning", CONVERT, NoVideo):
+    """Read the properties of a video file. `stream`: the number of the video stream; None: the one that players show.
+
+    Raises NoVideo for a file that is not a video, Unusable for one that cannot be read entirely.
+    """
+    with _as_unusable(label, "not a video, or damaged at its beginning", CONVERT, NoVideo):
         try:
             with path.open("rb") as file:
                 empty = not file.read(1)
         except PermissionError as error:
-            what_to_do = "get the right to read it: chmod +r FILE"
-            raise NoVideo(label, "it may not be read (permission denied)", what_to_do) from error
+            what_to_do = "allow it: chmod +r FILE"
+            raise NoVideo(label, "it cannot be read (permission denied)", what_to_do) from error
         if empty:
             raise NoVideo(label, "empty", COPY_AGAIN)
         with opened(path) as container:
             number, others = _film(container, label, stream)
-            of_images = container.format.name.endswith("_pipe")  # one after the other, 25 a second whatever they were
+            of_images = container.format.name.endswith("_pipe")  # concatenated images, which FFmpeg reads at 25 frames/s
             if of_images or container.format.flags & FormatFlags.no_timestamps.value:
-                why = "its pictures have no times: a raw stream, whose rate is not in the file"
+                why = "its frames have no times: a raw stream, whose rate is not in the file"
                 raise Unusable(label, why, "give its rate: ffmpeg -r RATE -i FILE -crf 12 new.mp4")
             if container.streams.video[number].codec_context is None:
-                raise Unusable(label, "its codec is unknown here", "convert it: ffmpeg -i FILE new.mp4")
+                raise Unusable(label, "its codec is not supported", "convert it: ffmpeg -i FILE new.mp4")
             stamps, unit_s = _stamps(container, number, label)
             timed = stamps is not None
         if stamps is None:
             stamps = _decoded_stamps(path, number)
         if not len(stamps):
-            raise Unusable(
-                label, "its pictures have no times", "give it some: ffmpeg -fflags +genpts -i FILE -c copy new.mp4"
-            )
+            raise Unusable(label, "its frames have no times", "add them: ffmpeg -fflags +genpts -i FILE -c copy new.mp4")
         looks, (height, width), seconds_per_picture = _first_pictures(path, number, label)
     seekable = timed and not stamps[-1, 0]
     return Recording(
@@ -171,7 +175,7 @@ def probe(path: Path, label: str, stream: int | None = None) -> Recording:
 
 @contextmanager
 def _as_unusable(label: str, why: str, what_to_do: str, kind: type[Unusable] = Unusable) -> Iterator[None]:
-    """FFmpeg's and the system's errors become `kind`."""
+    """In this context FFmpeg's and the system's errors become `kind`."""
     try:
         yield
     except (av.FFmpegError, OSError, ValueError, LookupError) as error:
@@ -183,7 +187,7 @@ def _film(container: Any, label: str, asked: int | None) -> tuple[int, int]:
     streams = container.streams.video
     films = [number for number, stream in enumerate(streams) if not stream.disposition.value & NO_FILM.value]
     if not films:
-        raise Unusable(label, "has no pictures, only sound or data", "leave it out")
+        raise Unusable(label, "has no video stream, only sound or data", "leave it out")
     if asked is None:
         shown = [number for number in films if streams[number].disposition.value & Disposition.default.value]
         return (shown or films)[0], len(films) - 1
@@ -194,13 +198,13 @@ def _film(container: Any, label: str, asked: int | None) -> tuple[int, int]:
 
 
 def _stamps(container: Any, number: int, label: str) -> tuple[NDArray[np.int64] | None, float]:
-    """The times of the pictures and their unit, from the packets alone; None where these have no times.
+    """The timestamps of the frames and their unit, from the packets alone; None if packets have no timestamps.
 
-    Raises Unusable for a file whose end is missing.
+    Raises Unusable for a truncated file.
     """
     stream = container.streams.video[number]
     unit_s = float(stream.time_base)
-    # an AVI counts pictures that are shown again, and has no packet for them; an edit list leaves entries out of the index
+    # an AVI counts repeated frames, for which it has no packets; an edit list removes entries from the index
     counts_repeats = container.format.name == "avi"
     expected = 0 if counts_repeats else min(stream.frames, len(stream.index_entries) or stream.frames)
     length_s = stream.frames * unit_s if counts_repeats else _length_s(container, stream)
@@ -210,7 +214,7 @@ def _stamps(container: Any, number: int, label: str) -> tuple[NDArray[np.int64] 
     packets, end, complete = 0, None, True
     with closing(container.demux(stream)) as demuxed:
         for packet in demuxed:
-            if not packet.size or packet.is_corrupt:  # the end; or the part of a packet before a cut
+            if not packet.size or packet.is_corrupt:  # the end of the file, or a truncated packet
                 continue
             packets += 1
             pts, at = packet.pts, clock.number_at(packet.dts)
@@ -229,13 +233,13 @@ def _stamps(container: Any, number: int, label: str) -> tuple[NDArray[np.int64] 
         raise _cut_off(label, f"{last_s:.1f} of its {length_s:.1f} s are there")
     if not complete:
         return None, unit_s
-    # what comes before the first key frame cannot be decoded
+    # frames before the first key frame cannot be decoded
     known = [(at, pts) for at, pts in stamps if pts >= firsts.get(at, pts)]
     return np.unique(np.array(known, np.int64).reshape(-1, 2), axis=0), unit_s
 
 
 def _length_s(container: Any, stream: Any) -> float:
-    """The length of the pictures by the file's header; 0 where it has none."""
+    """The length of the video stream according to the file's header; 0 if it is not given."""
     start = stream.start_time or 0
     if stream.duration:
         return float((start + stream.duration) * stream.time_base)
@@ -245,26 +249,26 @@ def _length_s(container: Any, stream: Any) -> float:
 
 
 def _cut_off(label: str, what: str) -> Unusable:
-    return Unusable(label, f"cut off: {what}", "copy it again, or keep what is there: ffmpeg -i FILE new.mp4")
+    return Unusable(label, f"cut off: {what}", "copy it again, or use the existing part: ffmpeg -i FILE new.mp4")
 
 
 def _decoded_stamps(path: Path, number: int) -> NDArray[np.int64]:
-    """The times of decoded pictures: old containers have times for some packets only."""
+    """The timestamps of decoded frames, for old containers, which have them for some packets only."""
     with opened(path) as container:
         times = [frame.pts for frame in container.decode(container.streams.video[number]) if frame.pts is not None]
     return np.unique([(0, pts) for pts in times], axis=0).reshape(-1, 2).astype(np.int64)
 
 
 def _first_pictures(path: Path, number: int, label: str) -> tuple[Looks, tuple[int, int], float]:
-    """What the first pictures look like, height and width as shown, and the seconds that a picture takes to decode."""
+    """The properties of the first frames, height and width as shown, and the decoding time of a frame."""
     with opened(path) as container:
         stream = container.streams.video[number]
-        stream.codec_context.thread_count = 1  # as they will be converted
+        stream.codec_context.thread_count = 1  # as in the conversion
         start = time.perf_counter()
         frames: list[Any] = list(islice(container.decode(stream), TIMED_PICTURES))
         seconds = time.perf_counter() - start
         if not frames:
-            raise ValueError("no picture can be decoded")
+            raise ValueError("no frame can be decoded")
         square = float(stream.sample_aspect_ratio or 1)
     looks = _looks(frames, square, label)
     height, width = looks.shown(frames[0], VideoReformatter()).shape[:2]
@@ -272,11 +276,11 @@ def _first_pictures(path: Path, number: int, label: str) -> tuple[Looks, tuple[i
 
 
 def _looks(frames: Sequence[Any], square: float, label: str) -> Looks:
-    """What some decoded pictures look like."""
+    """The properties of some decoded frames."""
     first = frames[0]
     if wrong := colour.unknown(first.color_trc, first.colorspace):
         raise Unusable(
-            label, f"{wrong} is not understood", "make it ordinary: ffmpeg -i FILE -vf scale=out_color_matrix=bt709"
+            label, f"{wrong} is not supported", "convert it: ffmpeg -i FILE -vf scale=out_color_matrix=bt709 new.mp4"
         )
     colours = colour.name(first.color_trc, first.color_primaries)
     interlaced = any(frame.interlaced_frame for frame in frames)
@@ -284,7 +288,7 @@ def _looks(frames: Sequence[Any], square: float, label: str) -> Looks:
 
 
 def _turn(frame: Any, label: str) -> tuple[int, int, int, int]:
-    """`Looks.turn` of a frame's display matrix; raises Unusable for other turns than by quarters."""
+    """`Looks.turn` of a frame's display matrix; raises Unusable for rotations by other than multiples of 90 degrees."""
     stored = frame.side_data.get("DISPLAYMATRIX")
     if stored is None:
         return 1, 0, 0, 1
@@ -294,7 +298,7 @@ def _turn(frame: Any, label: str) -> tuple[int, int, int, int]:
     near = all(abs(one / size - whole) < 0.01 for one, whole in zip((a, b, c, d), turn, strict=True))
     if not near or abs(turn[0] * turn[3] - turn[1] * turn[2]) != 1 or turn[0] * turn[2]:
         degrees = round(float(np.rad2deg(np.arctan2(c, a))))
-        raise Unusable(label, f"turned by {degrees} degrees, or slanted", "turn it: ffmpeg -i FILE new.mp4")
+        raise Unusable(label, f"rotated by {degrees} degrees, or sheared", "rotate it: ffmpeg -i FILE new.mp4")
     return turn[0], turn[1], turn[2], turn[3]
 
 
@@ -318,15 +322,15 @@ def _pictures(recording: Recording, wanted: Sequence[int], seek: bool) -> Iterat
                     yield looks.shown(frame, reformatter)
                 if not due:
                     return
-    if seek and first in due:  # e.g. a key frame after which not every frame can be shown at once (intra refresh)
+    if seek and first in due:  # such as a key frame from which decoding cannot start at once (intra refresh)
         yield from _pictures(recording, wanted, seek=False)
     else:
-        raise Unusable(label, f"damaged: {len(due)} of its pictures cannot be decoded", COPY_AGAIN)
+        raise Unusable(label, f"damaged: {len(due)} of its frames cannot be decoded", COPY_AGAIN)
 
 
 def raw_count(path: Path, label: str) -> int:
-    """How many pictures a raw stream has, by its packets; raises Unusable for what is none."""
-    why = f"{path} is no video, or damaged at its beginning"
+    """The number of frames of a raw stream, by its packets; raises Unusable if it is not a video."""
+    why = f"{path} is not a video, or damaged at its beginning"
     with (
         _as_unusable(label, why, COPY_AGAIN), opened(path) as container,
         closing(container.demux(container.streams.video[0])) as demuxed,
@@ -335,9 +339,9 @@ def raw_count(path: Path, label: str) -> int:
 
 
 def raw_pictures(path: Path, label: str, wanted: Sequence[int]) -> Iterator[Picture]:
-    """The pictures of some numbers, ascending, of a raw stream, whose times are known from elsewhere.
+    """The frames with these numbers, which ascend, of a raw stream, whose timestamps are stored elsewhere.
 
-    Raises Unusable where one cannot be decoded, and for a stream whose pictures are shown in another order than they come.
+    Raises Unusable if one cannot be decoded, and for a stream whose display order differs from its coding order.
     """
     due, done, last, looks = list(wanted), 0, -1, None
     reformatter = VideoReformatter()
@@ -352,8 +356,8 @@ def raw_pictures(path: Path, label: str, wanted: Sequence[int]) -> Iterator[Pict
                 for frame in packet.decode():
                     at = frame.opaque[0]
                     if at < last:
-                        why = f"{path} shows its pictures in another order than they come in"
-                        raise Unusable(label, why, "take it away")
+                        why = f"{path} stores its frames in another order than they are shown in"
+                        raise Unusable(label, why, "remove it")
                     last = at
                     if at == due[done]:
                         looks = looks or _looks([frame], square, label)
@@ -362,16 +366,16 @@ def raw_pictures(path: Path, label: str, wanted: Sequence[int]) -> Iterator[Pict
                     if done == len(due):
                         return
                     if at > due[done]:
-                        raise Unusable(label, f"{path} is damaged: picture {due[done]} cannot be decoded", COPY_AGAIN)
-    raise Unusable(label, f"{path} is damaged: picture {due[done]} cannot be decoded", COPY_AGAIN)
+                        raise Unusable(label, f"{path} is damaged: frame {due[done]} cannot be decoded", COPY_AGAIN)
+    raise Unusable(label, f"{path} is damaged: frame {due[done]} cannot be decoded", COPY_AGAIN)
 
 
 def _decoded(
     container: Any, stream: Any, recording: Recording, due: set[tuple[int, int]], from_pts: int | None
 ) -> Generator[tuple[tuple[int, int], Any], None, None]:
-    """Decoded frames with their stamps, from `from_pts` on if one is given; none where its key frame is not found.
+    """Decoded frames with their timestamps, from `from_pts` on if it is given; none if its key frame is not found.
 
-    Of H.264, frames that are not due and to which no other refers are left out.
+    In H.264, non-reference frames that are not in `due` are skipped.
     """
     decoder, clock = stream.codec_context, _Clock(recording.unit_s)
     skips = decoder.name == "h264" and recording.seekable and not recording.looks.interlaced
@@ -395,14 +399,14 @@ def _decoded(
 
 
 class _Clock:
-    """Counts the clocks of a file: one starts again where times of decoding go back, or jump by more than an hour."""
+    """The clocks of a file: one restarts where decoding timestamps decrease, or increase by more than LONGEST_STILL_S."""
 
     def __init__(self, unit_s: float) -> None:
         self.unit_s, self.number = unit_s, 0
         self.last: int | None = None
 
     def number_at(self, dts: int | None) -> int:
-        """Of the clock by which the next packet is timed."""
+        """The number of the clock of the next packet."""
         if dts is not None:
             if self.last is not None and not 0 <= (dts - self.last) * self.unit_s <= LONGEST_STILL_S:
                 self.number += 1
@@ -411,7 +415,7 @@ class _Clock:
 
 
 def _deinterlaced(frames: Iterator[tuple[Any, Any]], stream: Any) -> Generator[tuple[Any, Any], None, None]:
-    """One whole picture for both fields of each frame; it has the frame's stamp."""
+    """One deinterlaced frame for both fields of each frame, with its timestamp."""
     graph = _graph(stream, ("bwdif", "mode=send_frame:deint=interlaced"))
     waiting: list[Any] = []
     for stamp, frame in frames:
@@ -423,7 +427,7 @@ def _deinterlaced(frames: Iterator[tuple[Any, Any]], stream: Any) -> Generator[t
 
 
 def _graph(stream: Any, *filters: tuple[str, str]) -> Graph:
-    """Filters, one after the other, for the frames of a stream."""
+    """A chain of filters for the frames of a stream."""
     graph = Graph()
     graph.threads = 1
     steps = [graph.add(name, order) for name, order in filters]
@@ -441,8 +445,8 @@ def _pulled(graph: Graph, waiting: list[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def scene_changes(recording: Recording) -> list[int]:
-    """The numbers of the pictures with which another scene begins, by FFmpeg's score of how little a picture is like the one
-    before (`select`, SCENE_SCORE). Everything is decoded for it. Raises Unusable where it cannot be.
+    """The numbers of the frames at which a new scene begins, by FFmpeg's score of the difference to the previous frame
+    (`select`, SCENE_SCORE). The whole file is decoded. Raises Unusable if that fails.
     """
     numbers = {(int(clock), int(pts)): number for number, (clock, pts) in enumerate(recording.stamps)}
     found = []

@@ -1,7 +1,7 @@
-"""Selection from a source: its pictures, their fit to the domain's size, and the ground truth of each.
+"""Selection from a source: its frames, their fit to the domain's size, and the ground truth of each.
 
-Decision: pictures are never interpolated. Each is the source's nearest in time to the due time; if none is near enough
-(`_nearness`) the video is cut, and long ones are cut into equal pieces. The aspect ratio is kept: margins are cropped
+Decision: frames are never interpolated. Each is the source's nearest in time to the due time; if none is near enough
+(`_nearness`) the video is cut, and long videos are cut into equal pieces. The aspect ratio is kept: margins are cropped
 evenly on both sides, or bars are added. Refused, as `Unusable`: a source without a piece of the length of a clip, and
 images that cannot be read.
 """
@@ -30,13 +30,13 @@ from replaylab.util import reading
 
 Floats = NDArray[np.float64]
 Picture = NDArray[np.uint8]  # (H, W, 3)
-Read = Callable[[Sequence[int]], Iterator[Picture]]  # the pictures of some numbers, ascending
+Read = Callable[[Sequence[int]], Iterator[Picture]]  # reads the frames with these numbers, which ascend
 
 FITS = ("crop", "pad")
-PIECE_FRAMES = 120  # half a minute at 4 frames/s: what is decoded at once
+PIECE_FRAMES = 120  # decoded at once: half a minute at 4 frames/s
 ROUNDING_S = 1e-6  # of times
-LEAST_NEARNESS, SOURCE_NEARNESS = 1 / 4, 3 / 4  # of a step: how far a picture may be from where it is due
-NEIGHBOURS = 5  # steps before, and as many after, whose median is the source's own step at a place
+LEAST_NEARNESS, SOURCE_NEARNESS = 1 / 4, 3 / 4  # in steps: how far a frame may be from its due time
+NEIGHBOURS = 5  # steps before, and as many after, whose median is the source's local step
 
 
 class Unusable(Exception):
@@ -47,17 +47,17 @@ class Unusable(Exception):
 
     @property
     def label(self) -> str:
-        """The source's name for people."""
+        """The source's name in messages."""
         return str(self.args[0])
 
     def row(self) -> dict[str, str]:
-        """A row of unusable.csv: file, why, what_to_do."""
+        """The error as a row of unusable.csv: file, why, what_to_do."""
         return dict(zip(("file", "why", "what_to_do"), self.args, strict=True))
 
 
 @contextmanager
 def as_unusable(label: str, what_to_do: str) -> Iterator[None]:
-    """What `reading` says of a missing or damaged file becomes `Unusable`."""
+    """In this context errors of `reading`, for missing or damaged files, become `Unusable`."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -66,7 +66,7 @@ def as_unusable(label: str, what_to_do: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Size, frame rate and shortest length of the videos that are made of every source."""
+    """Size, frame rate and minimum length of the videos that are made of every source."""
 
     height_px: int = 64
     width_px: int = 64
@@ -88,8 +88,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Fit:
-    """The map from a source's picture to the domain's: `cut` (left, top, right, bottom; px of the source) fills `place`
-    (left, top, width, height; px of the domain).
+    """The mapping from a source's images to the domain's: the region `cut` (left, top, right, bottom; px of the source) is
+    resized to `place` (left, top, width, height; px of the domain).
     """
 
     recipe: Recipe
@@ -98,10 +98,10 @@ class Fit:
 
     @classmethod
     def of(cls, height_px: int, width_px: int, recipe: Recipe) -> Fit:
-        """The fit of pictures of a size, by the recipe's policy."""
+        """The fit of images of this size, by the recipe's policy."""
         ratios = recipe.height_px / height_px, recipe.width_px / width_px
         if recipe.fit == "crop":
-            high = min(recipe.height_px / max(ratios), height_px)  # rounding may make it a hair larger
+            high = min(recipe.height_px / max(ratios), height_px)  # rounding may make it slightly larger
             wide = min(recipe.width_px / max(ratios), width_px)
             left, top = (width_px - wide) / 2, (height_px - high) / 2
             return cls(recipe, (left, top, left + wide, top + high), (0, 0, recipe.width_px, recipe.height_px))
@@ -117,16 +117,16 @@ class Fit:
 
     @property
     def middle(self) -> Floats:
-        """(2,): the middle of the domain's picture, in px of the source."""
+        """(2,): the centre of the domain's image, in px of the source."""
         middle = np.array([self.recipe.width_px, self.recipe.height_px]) / 2
         return (middle - self.place[:2]) / self.scale + self.cut[:2]
 
     def boxes(self, source_px: Floats) -> Floats:
-        """Boxes (A, 4) of the source, x0 y0 x1 y1, in px of the domain."""
+        """Boxes (A, 4), x0 y0 x1 y1, converted from px of the source to px of the domain."""
         return (source_px - np.tile(self.cut[:2], 2)) * np.tile(self.scale, 2) + np.tile(self.place[:2], 2)
 
     def picture(self, source: Picture) -> Picture:
-        """The domain's picture; antialiased bicubic, as is usual before distances of features."""
+        """The domain's image of a source's image (H, W, 3); antialiased bicubic resizing, as is usual for FID and KD."""
         left, top, wide, high = self.place
         part = Image.fromarray(source).resize((wide, high), Image.Resampling.BICUBIC, box=self.cut)
         whole = np.zeros((self.recipe.height_px, self.recipe.width_px, 3), np.uint8)
@@ -136,34 +136,34 @@ class Fit:
 
 @dataclass(frozen=True)
 class Source:
-    """One recording, and its selected pictures."""
+    """One recording, and its selected frames."""
 
-    name: str  # with which the names of its files begin; unique
-    label: str  # its name for people
+    name: str  # unique; the beginning of its files' names
+    label: str  # its name in messages
     scene: str
-    split_key: str  # whose hash decides the split
-    stamp: str  # changes with the files that it is made of
-    pieces: tuple[tuple[int, ...], ...]  # numbers of the pictures of each of its videos
+    split_key: str  # its hash determines the split
+    stamp: str  # changes with its files
+    pieces: tuple[tuple[int, ...], ...]  # the numbers of the frames of each of its videos
     read: Read
-    seconds: float  # that reading it will take
+    seconds: float  # estimated time of reading
     tracks: pd.DataFrame | None = None  # TRACK_COLUMNS, of all pieces; None: not known
     ego: pd.DataFrame | None = None
-    about: dict[str, Any] = field(default_factory=dict)  # more fields of each of its videos in domain.json
-    scenes: tuple[str, ...] = ()  # of each piece, where there are several; it decides the split in place of `split_key`
-    parts: tuple[int, ...] = (0,)  # the numbers of the pieces at which reading may begin, each part in a process of its own
+    about: dict[str, Any] = field(default_factory=dict)  # further fields of each of its videos in domain.json
+    scenes: tuple[str, ...] = ()  # the scene of each piece, if there are several; replaces `split_key`
+    parts: tuple[int, ...] = (0,)  # the numbers of the pieces at which reading may begin, each part in a separate process
 
     @property
     def frames(self) -> int:
-        """How many pictures are taken."""
+        """The number of selected frames."""
         return sum(map(len, self.pieces))
 
     def files(self) -> list[str]:
-        """The names of its videos' files."""
+        """The file names of its videos."""
         return [f"{piece_name(self.name, number)}.mp4" for number in range(len(self.pieces))]
 
 
 class ImageSequence:
-    """A source whose pictures are image files, or in files that `read` reads, with files of truth beside them."""
+    """A source whose frames are image files, or in files that `read` reads, with separate files of ground truth."""
 
     def __init__(
         self, name: str, label: str, paths: Sequence[Path], truth_paths: Sequence[Path], read: Read | None = None
@@ -173,7 +173,7 @@ class ImageSequence:
         self.read: Read = read or partial(_read_images, paths, label)
 
     def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
-        """Which pictures to take, and the truth of each."""
+        """The selected frames with their ground truth; raises Unusable if there is no piece of the length of a clip."""
         raise NotImplementedError
 
 
@@ -185,10 +185,10 @@ def piece_name(source: str, number: int) -> str:
 def pieces(
     times_s: Sequence[float], recipe: Recipe, label: str, spans: Sequence[tuple[int, int]] = ()
 ) -> tuple[tuple[int, ...], ...]:
-    """Numbers of the pictures to take of a source whose pictures are at `times_s` (ascending), piece by piece.
+    """The numbers of the selected frames of each piece, for a source with frames at `times_s` (ascending).
 
-    `spans`: the first number and that after the last of what may be taken; no piece crosses their ends (default: all).
-    Raises Unusable where no piece is long enough for a clip.
+    `spans`: ranges (first, last + 1) of usable frames, whose ends no piece crosses (default: all). Raises Unusable if no
+    piece is long enough for a clip.
     """
     step_s = 1 / recipe.frames_per_second
     runs = [
@@ -197,31 +197,33 @@ def pieces(
         for run in _runs(times_s[start:stop], step_s)
     ]
     usable = [run for run in runs if len(run) >= recipe.frames]
-    rate = f"{recipe.frames_per_second:g} a second"
+    rate = f"{recipe.frames_per_second:g} per second"
     if not usable:
         longest = max(map(len, runs), default=0)
         its_own_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
         if its_own_s > step_s + ROUNDING_S:
-            why = f"its pictures come {1 / its_own_s:.3g} a second, and {rate} are wanted"
+            why = f"it has {1 / its_own_s:.3g} frames per second, and {rate} are required"
             fastest = np.floor(1000 / its_own_s) / 1000
-            raise Unusable(label, why, f"film faster, or give --frames-per-second {fastest:g} or less")
+            raise Unusable(label, why, f"record at a higher rate, or give --frames-per-second {fastest:g} or less")
         why = f"too short: {longest} frames at {rate} without a gap, and a clip needs {recipe.frames}"
         raise Unusable(label, why, "give a longer one, or fewer --frames, or more --frames-per-second")
-    most = max(PIECE_FRAMES, 2 * recipe.frames)  # two clips at least, so that equal parts are never too short
+    most = max(PIECE_FRAMES, 2 * recipe.frames)  # at least two clips, so that equal parts are never too short
     return tuple(tuple(map(int, part)) for run in usable for part in np.array_split(run, -(-len(run) // most)))
 
 
 def left_out(
     times_s: Sequence[float], chosen: Sequence[Sequence[int]], recipe: Recipe, spans: Sequence[tuple[int, int]] = ()
 ) -> tuple[float, str]:
-    """How many seconds of a source `pieces` leaves out, and why, for people; nothing is said of less than a step."""
+    """The seconds of a source that are in none of the `pieces`, and the reasons in words; reasons for less than a step are
+    omitted.
+    """
     times = np.array(times_s)
     if len(times) < 2:
         return 0.0, ""
     step_s, steps = 1 / recipe.frames_per_second, np.diff(times)
     ends = np.array([(times[piece[0]], times[piece[-1]] + step_s) for piece in chosen]).reshape(-1, 2)
     taken = np.concatenate([[0.0], np.cumsum(ends[:, 1] - ends[:, 0])])
-    within = np.interp(times, ends.ravel(), np.repeat(taken, 2)[1:-1])  # seconds taken up to each picture
+    within = np.interp(times, ends.ravel(), np.repeat(taken, 2)[1:-1])  # selected seconds up to each frame
     missing = (steps - np.diff(within)).clip(0)
     inside = np.zeros(len(steps), bool)
     for start, stop in spans or [(0, len(times))]:
@@ -231,8 +233,8 @@ def left_out(
     gap = steps > 2 * near_s
     kinds = {
         "between scenes": ~inside,
-        f"slower than {recipe.frames_per_second:g} pictures a second": inside & slow,
-        f"gaps of up to {steps[gap].max(initial=0):.2f} s between pictures": inside & ~slow & gap,
+        f"slower than {recipe.frames_per_second:g} frames per second": inside & slow,
+        f"gaps of up to {steps[gap].max(initial=0):.2f} s between frames": inside & ~slow & gap,
         f"runs shorter than {recipe.frames} frames": inside & ~slow & ~gap,
     }
     seconds = {why: float(missing[those].sum()) for why, those in kinds.items()}
@@ -241,13 +243,13 @@ def left_out(
 
 
 def _own_steps(steps_s: Floats) -> Floats:
-    """At each of a source's steps, its usual one there: the longer of the medians of those before and of those after."""
+    """The local step at each of a source's steps: the longer of the medians of those before and of those after."""
     around = np.full((2, NEIGHBOURS, len(steps_s)), np.nan)
     for away in range(1, min(NEIGHBOURS, len(steps_s) - 1) + 1):
         around[0, away - 1, away:] = steps_s[:-away]
         around[1, away - 1, :-away] = steps_s[away:]
     known = (~np.isnan(around)).sum(1)
-    ranked = np.sort(around, axis=1)  # those that are not there come last
+    ranked = np.sort(around, axis=1)  # missing ones come last
     middle = np.stack([(known - 1) // 2, known // 2], axis=1).clip(0)
     medians = np.nan_to_num(np.take_along_axis(ranked, middle, axis=1).mean(1))
     longer = medians.max(0)
@@ -255,16 +257,16 @@ def _own_steps(steps_s: Floats) -> Floats:
 
 
 def _nearness(steps_s: Floats, step_s: float) -> Floats:
-    """At each of a source's steps: how far a picture may be from where it is due.
+    """The largest permitted distance of a frame from its due time, at each of a source's steps.
 
-    A quarter of the domain's step, or three quarters of the source's own there (half of it for sampling, the rest for
-    jitter), but never more than half of the domain's: a gap is cut out instead of looking like a jerk.
+    A quarter of the domain's step, or three quarters of the source's local step (half for sampling, the rest for jitter) if
+    that is more, but at most half of the domain's step: gaps are cut out instead of appearing as jumps.
     """
     return np.minimum(step_s / 2, np.maximum(LEAST_NEARNESS * step_s, SOURCE_NEARNESS * _own_steps(steps_s))) + ROUNDING_S
 
 
 def _runs(times_s: Sequence[float], step_s: float) -> list[list[int]]:
-    """Numbers of pictures, each the nearest to its time, one per step; a new run where none is near enough."""
+    """The numbers of the frames nearest to the due times, one per step; a new run begins where none is near enough."""
     near_s: list[float] = _nearness(np.diff(times_s), step_s).tolist() or [ROUNDING_S]
     runs: list[list[int]] = []
     first = 0
@@ -283,14 +285,14 @@ def _runs(times_s: Sequence[float], step_s: float) -> list[list[int]]:
 
 
 def nearest(times_s: Sequence[float], due_s: float) -> int:
-    """The number of the nearest picture; of two that are equally near, the earlier one."""
+    """The number of the frame nearest to a time; of two equally near ones, the earlier."""
     after = min(bisect_left(times_s, due_s), len(times_s) - 1)
     before = max(after - 1, 0)
     return before if due_s - times_s[before] <= times_s[after] - due_s + ROUNDING_S else after
 
 
 def seen_from(camera: Floats, points: Floats) -> Floats:
-    """Points (N, 2) as metres to the right of and ahead of a camera (x, y, heading); heading 0 is along the world's +y."""
+    """Points (N, 2) as metres (N, 2) to the right of and ahead of a camera (x, y, heading); heading 0 is the world's +y."""
     x, y, heading = camera
     dx, dy = (points - [x, y]).T
     cos, sin = np.cos(heading), np.sin(heading)
@@ -298,7 +300,7 @@ def seen_from(camera: Floats, points: Floats) -> Floats:
 
 
 def ego_rows(cameras: Floats, fit: Fit, focal_px: float, height_m: float, pitch_rad: float, event: str) -> Rows:
-    """EGO_COLUMNS without `video`, of one piece: cameras (T, 3) in the world, `focal_px` of the source."""
+    """The rows with EGO_COLUMNS without `video` of one piece: cameras (T, 3) in the world, `focal_px` of the source."""
     places = seen_from(cameras[0], cameras[:, :2])
     headings = np.unwrap(cameras[:, 2]) - cameras[0, 2]
     across = fit.recipe.width_px / 2 / (focal_px * fit.scale[0])
@@ -311,7 +313,7 @@ def ego_rows(cameras: Floats, fit: Fit, focal_px: float, height_m: float, pitch_
 
 
 def track_table(rows: Rows, recipe: Recipe) -> pd.DataFrame:
-    """TRACK_COLUMNS of what is visible at all; `eligible` by `boxes.is_eligible`, and only where the row's own is true."""
+    """The table (TRACK_COLUMNS) of all visible agents; `eligible` if the row's own is true and `boxes.is_eligible` too."""
     table = pd.DataFrame(rows, columns=list(TRACK_COLUMNS)).astype(TRACK_TYPES)
     table = table[table["visible"] > 0].reset_index(drop=True)
     boxes, visible = table[["x0", "y0", "x1", "y1"]].to_numpy(), table["visible"].to_numpy()
@@ -319,7 +321,7 @@ def track_table(rows: Rows, recipe: Recipe) -> pd.DataFrame:
 
 
 def _read_images(paths: Sequence[Path], label: str, wanted: Sequence[int]) -> Iterator[Picture]:
-    """A `Read` of image files; raises Unusable with the first that cannot be read."""
+    """A `Read` of image files; raises Unusable for the first that cannot be read."""
     for number in wanted:
         try:
             with Image.open(paths[number]) as image:
@@ -336,13 +338,13 @@ def image_size(path: Path, label: str) -> tuple[int, int]:
 
 
 def stamp_of(paths: Iterable[Path]) -> str:
-    """A hash of the files' sizes and times, which are quick to read."""
+    """A hash of the files' paths, sizes and modification times, which are quick to read."""
     known = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
 def seconds_per_picture(read: Read) -> float:
-    """The time that reading the first picture takes."""
+    """The measured time of reading the first frame."""
     start = time.perf_counter()
     for _ in read([0]):
         pass

@@ -1,12 +1,12 @@
-"""A folder of any video files as a domain.
+"""Importer of a folder of any video files as a domain.
 
-Decision: all files are listed and probed (`recording`) before anything is converted, so that what cannot be used, how long
-it will take and which split would be empty is known first. A scene, which never is in two splits, is a file, all files of a
-folder, or a part of a file: from cut to cut, or of so many seconds. Between two scenes of some seconds the length of a clip
-is left out, because the last picture of one is nearly the first of the next. Such a domain has no tracks and no ego car.
+Decision: all files are listed and probed (`recording`) before the conversion, so that unusable files, the duration of the
+conversion and empty splits are reported first. A scene, which is never in two splits, is a file, all files of a folder, or a
+part of a file: between two cuts, or of a given length. Between two scenes of a given length the length of a clip is left
+out, because the end of one is nearly the same as the beginning of the next. Such a domain has no tracks and no ego motion.
 
-A file that is no video, is cut off, too short or too slow is `Unusable`. Files with other endings are ignored. Refused: a
-folder without video files.
+A file that is not a video, is truncated, too short or has too few frames per second is `Unusable`. Files with other
+extensions are ignored. Refused: a folder without video files.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from replaylab.util.processes import map_in_processes
 from replaylab.util.progress import report
 
 SCENES = ("file", "folder", "cuts")
-PART_S = 120.0  # of a source: what a process reads at once
+PART_S = 120.0  # of a source, read by one process
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """What a scene is, and which video stream is taken of files that have several."""
+    """The definition of a scene, and the video stream that is read of files with several."""
 
     of: str = "file"  # of SCENES
-    seconds: float = 0.0  # a file is cut into scenes of about that length; 0: it is not
-    stream: int | None = None  # None: that which players show
+    seconds: float = 0.0  # the approximate length of the scenes into which files are cut; 0: they are not cut
+    stream: int | None = None  # None: the one that players show
 
     def __post_init__(self) -> None:
         if self.of not in SCENES:
@@ -54,17 +54,17 @@ class Scenes:
 
     @property
     def origin(self) -> str:
-        """The importer in words that never change for a domain."""
+        """The importer with its settings, in words that never change for a domain."""
         parts = f", {self.seconds:g} s each" if self.seconds else "", f", stream {self.stream}" if self.stream else ""
         return f"videos, scene from {self.of}" + "".join(parts)
 
 
 def add(folder: Path, settings: ConversionSettings, scene_from: str = "file", scene_seconds: float = 0.0,
         stream: int | None = None) -> ConversionResult:  # fmt: skip
-    """Make a domain of all video files in and below a folder; continues where it was stopped, and with new files.
+    """Make a domain of all video files in and below a folder; an interrupted conversion is resumed, and new files are added.
 
-    `scene_from`: a scene is a file, all files of a folder, or what is between two cuts. Raises ValueError where no file is
-    usable, and for a `settings.out` that holds something else.
+    `scene_from`: a scene is a file, all files of a folder, or the part between two cuts (SCENES); `scene_seconds` and
+    `stream` as in `Scenes`. Raises ValueError if no file is usable, and for a `settings.out` with other contents.
     """
     scenes = Scenes(scene_from, scene_seconds, stream)
     clip_s = settings.recipe.frames / settings.recipe.frames_per_second
@@ -91,21 +91,21 @@ def add(folder: Path, settings: ConversionSettings, scene_from: str = "file", sc
 
 
 def _video_files(folder: Path, out: Path) -> Listing:
-    """`listing.listed`, without what is in `out`; raises ValueError if there is no video file."""
+    """`listing.listed`, without the files in `out`; raises ValueError if there is no video file."""
     if (folder / "domain.json").is_file():
         raise ValueError(f"{folder} is a domain already; use it as it is")
     files = listed(folder, out)
     if not files.videos and not files.unusable:
         others = files.described_others
-        raise ValueError(f"{folder}: no video files in or below it ({others}); endings: {' '.join(ENDINGS)}")
+        raise ValueError(f"{folder}: no video files in or below it ({others}); extensions: {' '.join(ENDINGS)}")
     if files.others:
         number, _, which = files.described_others.partition(":")
-        report(f"{folder}: {len(files.videos)} video files; {number} are not looked at:{which}")
+        report(f"{folder}: {len(files.videos)} video files; {number} are ignored:{which}")
     return files
 
 
 def _name_of(file: str) -> str:
-    """A name for a file's videos: readable, and of this relative path alone."""
+    """A name for a file's videos: readable, and unique to this relative path."""
     readable = re.sub(r"[^A-Za-z0-9]+", "-", file.rpartition(".")[0]).strip("-")[-60:]
     return f"{readable or 'video'}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
 
@@ -142,7 +142,7 @@ def _probed(folder: Path, recipe: Recipe, scenes: Scenes, file: str) -> Source |
 
 
 def _scene_starts(known: Recording, scenes: Scenes) -> list[int]:
-    """The numbers of the pictures with which scenes start, the first one's included."""
+    """The numbers of the frames at which scenes start, including the first."""
     starts = {0, *(scene_changes(known) if scenes.of == "cuts" else [])}
     if scenes.seconds:
         times_s = np.array(known.times_s)
@@ -154,7 +154,7 @@ def _scene_starts(known: Recording, scenes: Scenes) -> list[int]:
 
 
 def _spans(known: Recording, starts: list[int], margin_s: float) -> list[tuple[int, int]]:
-    """What may be taken: scene by scene, and clock by clock; without the last `margin_s` of each scene but the last."""
+    """The usable ranges of frames, by scene and clock, without the last `margin_s` of every scene except the last."""
     times_s, spans = known.times_s, []
     for start, stop in zip(starts, [*starts[1:], len(times_s)], strict=True):
         if stop < len(times_s):
@@ -165,7 +165,7 @@ def _spans(known: Recording, starts: list[int], margin_s: float) -> list[tuple[i
 
 
 def _parts(known: Recording, chosen: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
-    """`Source.parts`: one part begins every PART_S of the file, where reading can begin anywhere."""
+    """`Source.parts`: a part for every PART_S of the file, if reading can begin at any frame."""
     parts = [0]
     for number, piece in enumerate(chosen):
         if known.seekable and known.times_s[piece[0]] - known.times_s[chosen[parts[-1]][0]] >= PART_S:
@@ -174,7 +174,7 @@ def _parts(known: Recording, chosen: tuple[tuple[int, ...], ...]) -> tuple[int, 
 
 
 def _remarks(known: Recording, recipe: Recipe) -> str:
-    """What else was done to the pictures, or is odd about the file; for people."""
+    """Further conversions of the frames, and peculiarities of the file, in words."""
     looks, larger = known.looks, float(max(Fit.of(known.height_px, known.width_px, recipe).scale))
     said = {
         "mirrored": looks.mirrored,
@@ -188,12 +188,12 @@ def _remarks(known: Recording, recipe: Recipe) -> str:
 
 
 def _remark(sources: list[Source]) -> None:
-    """Report the remarks and what is left out, one line for all files of a kind."""
+    """Report the remarks and the omitted parts, one line for all files with the same remark."""
     kinds: dict[str, list[str]] = {}
     for source in sources:
         for remark in filter(None, source.about["remarks"].split("; ")):
             kinds.setdefault(re.sub(r" [\d.]+ times$", "", remark), []).append(source.label)
         if source.about["left_out_s"]:
-            kinds.setdefault("in part left out (columns left_out_s, left_out_why)", []).append(source.label)
+            kinds.setdefault("partly left out (columns left_out_s, left_out_why)", []).append(source.label)
     for kind, labels in kinds.items():
         report(f"{kind}: {len(labels)} files, e.g. {labels[0]}" if len(labels) > 1 else f"{kind}: {labels[0]}")

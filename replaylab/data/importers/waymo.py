@@ -1,13 +1,13 @@
-"""Segments of the Waymo Open Dataset v2 (Parquet), as one of its cameras saw them, as a domain with truth.
+"""Importer of segments of the Waymo Open Dataset v2 (Parquet), seen by one of its cameras, as a domain with ground truth.
 
-Decision: of the components, camera_image, camera_calibration, vehicle_pose and lidar_box are read, by pandas and pyarrow
-alone. Waymo's 3-D boxes are those of the frame's own vehicle pose; they go through the world to the camera's pose when it
-took its picture, and are projected with its lens distortion (`cuboids`). `visible` is the share of the box in the domain's
-picture that no nearer agent's box covers. The ego car's pose is the camera's. Pictures come 10 a second. Segments of one
-run, which have its number before their times in their names, are never in two splits.
+Decision: of the components, camera_image, camera_calibration, vehicle_pose and lidar_box are read, with pandas and pyarrow
+only. Waymo's 3-D boxes are relative to the vehicle pose of the frame; they are transformed via the world to the camera's
+pose at the time of its image, and projected with its lens distortion (`cuboids`). `visible` is the share of the box within
+the domain's image that is not covered by boxes of nearer agents. The ego pose is that of the camera. Images have a rate of
+10/s. Segments of one run, whose number is the beginning of their names, are never in two splits.
 
-Left out: signs, and boxes without a LiDAR point, which are hidden. Not known: road_m, and of vehicles what they are.
-Without a folder lidar_box (Waymo's testing) there are no tracks. A segment with missing, partial or wrong tables is
+Left out: signs, and boxes without LiDAR points, which are hidden. Not known: road_m, and the kinds of vehicles. Without a
+folder lidar_box (Waymo's testing split) there are no tracks. A segment with missing, incomplete or invalid tables is
 `Unusable`. Refused: a folder without camera_image.
 """
 
@@ -48,7 +48,7 @@ CUBOID = [
     f"[LiDARBoxComponent].box.{name}"
     for name in ("center.x", "center.y", "center.z", "size.x", "size.y", "size.z", "heading")
 ]
-NUMBERS = {  # of each component, the columns of numbers that are read
+NUMBERS = {  # the numeric columns that are read of each component
     "camera_image": [TIME, CAMERA],
     "camera_calibration": [CAMERA, *LENS, *SIDES],
     "vehicle_pose": [TIME],
@@ -60,25 +60,25 @@ OTHERS = {
     "vehicle_pose": [VEHICLE_POSE],
     "lidar_box": [OBJECT],
 }
-# From OpenCV's axes of a camera to Waymo's, which are those of the car: x ahead, y to the left, z up.
+# From OpenCV's axes of a camera to Waymo's, which are like those of the car: x ahead, y to the left, z up.
 FROM_OPENCV = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]], float)
-ROWS_AT_ONCE = 16  # of pictures
+ROWS_AT_ONCE = 16  # images
 AGAIN = "download it again"
 
 
 class Agent(NamedTuple):
-    """A box of Waymo's, in the world."""
+    """An agent of Waymo's, in the world."""
 
     name: str
     kind: str
     corners: Floats  # (8, 3)
-    along: Floats  # (3,): where its front faces
+    along: Floats  # (3,): the direction that it faces
 
 
 def add(root: Path, settings: ConversionSettings, camera: str = "FRONT") -> ConversionResult:
-    """Make a domain of all segments of a folder (training, validation); goes on where it was stopped.
+    """Make a domain of all segments of a folder (training, validation); an interrupted conversion is resumed.
 
-    Raises FileNotFoundError for a folder without any, ValueError for another camera or where no segment is usable.
+    Raises FileNotFoundError for a folder without any, ValueError for an unknown camera or if no segment is usable.
     """
     if camera not in CAMERAS:
         raise ValueError(f"camera: {camera!r} is none of {', '.join(CAMERAS)}")
@@ -100,7 +100,7 @@ def add(root: Path, settings: ConversionSettings, camera: str = "FRONT") -> Conv
 
 
 class WaymoSegment(ImageSequence):
-    """One camera's pictures of a segment, and the tables about them."""
+    """One camera's images of a segment, with their tables."""
 
     def __init__(self, root: Path, segment: str, camera: str, components: Sequence[str]) -> None:
         self.camera = CAMERAS[camera]
@@ -112,7 +112,7 @@ class WaymoSegment(ImageSequence):
         super().__init__(segment, segment, [images], others, partial(_pictures, images, self.camera, segment))
 
     def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
-        """Which pictures to take, and the truth of each."""
+        """The selected frames with their ground truth."""
         rows = _rows_of_camera(self.table("camera_image"), self.tables["camera_image"], self.camera, self.label)
         times = [int(time) for time in rows[TIME]]
         poses = self.poses("camera_image", rows, IMAGE_POSE)
@@ -139,7 +139,7 @@ class WaymoSegment(ImageSequence):
         )  # fmt: skip
 
     def table(self, component: str) -> pd.DataFrame:
-        """The columns of a component that are read; each number in them is one."""
+        """The columns of a component that are read; raises Unusable for a number that is missing or not finite."""
         path, numbers = self.tables[component], NUMBERS[component]
         with sources.as_unusable(self.label, AGAIN):
             table = reading.table(path, AGAIN, [*numbers, *OTHERS[component]], numbers, only=True)
@@ -150,7 +150,7 @@ class WaymoSegment(ImageSequence):
         return table
 
     def poses(self, component: str, table: pd.DataFrame, column: str) -> list[Floats]:
-        """The matrices (4, 4) of a column that has 16 numbers a row."""
+        """The matrices (4, 4) of a column with 16 numbers per row; raises Unusable for an invalid one."""
         found = []
         for row, values in zip(table.index, table[column], strict=True):
             try:
@@ -163,7 +163,7 @@ class WaymoSegment(ImageSequence):
         return found
 
     def lens(self, recipe: Recipe) -> CarCamera:
-        """The camera on the car."""
+        """The camera on the car, from camera_calibration; raises Unusable if it is missing or invalid."""
         table = self.table("camera_calibration")
         table = table[table[CAMERA] == self.camera]
         if table.empty:
@@ -179,7 +179,7 @@ class WaymoSegment(ImageSequence):
         return CarCamera(extrinsic @ FROM_OPENCV, intrinsics, Fit.of(height_px, width_px, recipe), tuple(distortion))
 
     def boxes(self) -> dict[int, list[Agent]]:
-        """By the time of their frame."""
+        """The agents of each frame, by the frame's time in µs; signs and boxes without LiDAR points are left out."""
         table, poses = self.table("lidar_box"), self.table("vehicle_pose")
         vehicles = dict(zip(poses[TIME], self.poses("vehicle_pose", poses, VEHICLE_POSE), strict=True))
         found: dict[int, list[Agent]] = {}
@@ -210,9 +210,9 @@ class WaymoSegment(ImageSequence):
 
 
 def _agents(frames: Sequence[Sequence[Agent]], seen: Sequence[CameraPose], recipe: Recipe) -> Rows:
-    """Rows of the agents of one piece, from those of each of its frames."""
+    """The rows of agents in one piece, from the agents of each of its frames."""
     rows: Rows = []
-    numbers: dict[str, int] = {}  # of agents, by Waymo's names
+    numbers: dict[str, int] = {}  # of agents, by Waymo's ids
     for frame, (agents, pose) in enumerate(zip(frames, seen, strict=True)):
         ahead = [(agent, box) for agent in agents if (box := pose.box(agent.corners)) is not None]
         if not ahead:
@@ -231,19 +231,19 @@ def _agents(frames: Sequence[Sequence[Agent]], seen: Sequence[CameraPose], recip
 
 
 def _rows_of_camera(table: pd.DataFrame, path: Path, camera: int, label: str) -> pd.DataFrame:
-    """The rows of one camera's pictures in time; their index is their place in the file."""
+    """The rows of one camera's images in order of time; their index is their position in the file."""
     rows = table[table[CAMERA] == camera].sort_values(TIME, kind="stable")
     if rows.empty:
         raise Unusable(label, f"{path}: no row whose {CAMERA!r} is {camera}", "take another --camera, or download it again")
     twice = rows[TIME].duplicated()
     if twice.any():
-        why = f"{path}: row {rows.index[twice][0]}: column {TIME!r} has the time of another picture of the same camera"
+        why = f"{path}: row {rows.index[twice][0]}: column {TIME!r} has the time of another image of the same camera"
         raise Unusable(label, why, AGAIN)
     return rows
 
 
 def _pictures(path: Path, camera: int, label: str, wanted: Sequence[int]) -> Iterator[Picture]:
-    """A `Read` of one camera's pictures, in time, of a camera_image table."""
+    """A `Read` of one camera's images, in order of time, from a camera_image table."""
     with sources.as_unusable(label, AGAIN):
         keys = reading.table(path, AGAIN, [TIME, CAMERA], [TIME, CAMERA], only=True)
     rows = _rows_of_camera(keys, path, camera, label).index
@@ -253,11 +253,11 @@ def _pictures(path: Path, camera: int, label: str, wanted: Sequence[int]) -> Ite
             with Image.open(io.BytesIO(data or b"")) as image:
                 yield np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken files
-            raise Unusable(label, f"{path}: row {row}: column {IMAGE!r} is no picture", AGAIN) from error
+            raise Unusable(label, f"{path}: row {row}: column {IMAGE!r} is not an image", AGAIN) from error
 
 
 def _encoded(path: Path, label: str, due: Sequence[int]) -> Iterator[bytes | None]:
-    """The pictures of some rows as they are in the file, in this order; it is read no further than needed."""
+    """The encoded images of some rows, in this order; the file is read only as far as needed."""
     from pyarrow import parquet
 
     waiting: dict[int, bytes | None] = {}

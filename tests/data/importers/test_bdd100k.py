@@ -157,7 +157,7 @@ BROKEN = {
     "labels": (of_frame(labels={"id": "1"}), r"frame 2: 'labels' is .* and should be a list"),
     "frame": (lambda frames: frames.insert(0, "frame"), r"frame 0 is 'frame', and should be an object"),
     "later": (lambda frames: [frame.update(frameIndex=frame["frameIndex"] + 100) for frame in frames],
-              r"none of its frames has a picture"),
+              r"none of its frames has an image"),
 }  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def test_wrong_labels_and_missing_pictures_are_a_line_each_and_the_rest_goes_on(
     added = bdd100k.add(tmp_path, ConversionSettings(tmp_path / "domain", RECIPE, SplitShares(0, 0)))
     why = added.unusable.set_index("file")["why"]
     said = {name: message for name, (_, message) in BROKEN.items()} | {
-        "z-cut": r"z-cut\.json is no JSON list", "z-alone": r"neither pictures in .*z-alone nor a video .*z-alone\.mov",
+        "z-cut": r"z-cut\.json is no JSON list", "z-alone": r"neither images in .*z-alone nor a video .*z-alone\.mov",
         "z-broken": r"z-broken-0000003\.jpg cannot be read",
     }  # fmt: skip
     assert set(why.index) == set(said)

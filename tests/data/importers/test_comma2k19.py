@@ -176,16 +176,16 @@ BROKEN = {
     "no video": (lambda folder: (folder / "video.hevc").unlink(), r"video\.hevc is missing"),
     "no times": (lambda folder: (folder / "global_pose" / "frame_times").unlink(), r"frame_times is missing"),
     "fewer": (of_pose("frame_positions", lambda array: array[:-3]), r"differ in length: .*'frame_positions': 38"),
-    "flat": (of_pose("frame_positions", lambda array: array[:, :2]), r"of shape \(41, 2\), .* numbers \(pictures, 3\)"),
+    "flat": (of_pose("frame_positions", lambda array: array[:, :2]), r"of shape \(41, 2\), .* numbers \(frames, 3\)"),
     "texts": (of_pose("frame_times", lambda array: array.astype(str)), r"frame_times has <U.* and should have numbers"),
     "nan": (of_pose("frame_positions", spoiled(5, np.nan)), r"frame_positions: row 5 is .*nan.* finite numbers"),
     "back": (of_pose("frame_times", spoiled(7, 900.0)), r"frame_times: row 7 is 900\.0, and should be later than"),
     "none": (of_pose("frame_orientations", spoiled(3, 0.0)), r"frame_orientations: row 3 is .* a quaternion of length 1"),
     "deep": (of_pose("frame_positions", spoiled(2, 0.0)), r"frame_positions: row 2 is .* from the middle of the earth"),
     "cut array": (truncated("global_pose/frame_orientations", 0.5), r"frame_orientations is no whole \.npy file"),
-    "cut video": (truncated("video.hevc", 0.3), r"video\.hevc is cut off: \d+ of 41 pictures are there"),
-    "no hevc": (lambda folder: (folder / "video.hevc").write_bytes(b"no video" * 99), r"video\.hevc is no video"),
-    "other order": (lambda folder: write_video(folder / "video.hevc", b_frames=3), r"in another order than they come in"),
+    "cut video": (truncated("video.hevc", 0.3), r"video\.hevc is cut off: \d+ of 41 frames are there"),
+    "no hevc": (lambda folder: (folder / "video.hevc").write_bytes(b"no video" * 99), r"video\.hevc is not a video"),
+    "other order": (lambda folder: write_video(folder / "video.hevc", b_frames=3), r"in another order than they are shown"),
 }  # fmt: skip
 
 

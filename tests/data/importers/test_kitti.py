@@ -154,7 +154,7 @@ def test_wrong_sequences_are_listed_and_the_rest_goes_on(tmp_path):
     damage = {
         "0001": ("label_02", lambda text: text.replace(" 20.000000 ", " ", 1), "line 1: expected 17 fields"),
         "0002": ("calib", lambda text: text.replace("Tr_imu_velo", "Tr"), "Tr_imu_velo is missing"),
-        "0003": ("oxts", lambda text: "\n".join(text.splitlines()[:12]), "lines, and there is a picture 23"),
+        "0003": ("oxts", lambda text: "\n".join(text.splitlines()[:12]), "lines, and there is an image 23"),
         "0004": ("oxts", None, r"oxts/0004.txt is missing"),
         "0005": ("label_02", lambda text: text.replace("Car", "Auto", 1), "line 1: expected 17 fields"),
         "0006": ("calib", lambda text: text.replace("P2: 7.215377e+02", "P2:"), "12 numbers after P2"),

@@ -238,7 +238,7 @@ def test_missing_sweeps_are_said_and_key_frames_alone_can_be_used(tmp_path):
     for path in (root / "sweeps" / "CAM_FRONT").iterdir():
         path.unlink()
     with pytest.raises(
-        ValueError, match=r"10 of its 13 pictures are missing; its pictures come 2 a second.*download the sweeps"
+        ValueError, match=r"10 of its 13 images are missing; it has 2 frames per second.*download the sweeps"
     ):
         nuscenes.add(root, ConversionSettings(tmp_path / "domain", RECIPE))
     slow = Recipe(64, 64, frames_per_second=2, frames=3)

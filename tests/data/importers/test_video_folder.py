@@ -68,7 +68,7 @@ def test_every_frame_is_the_nearest_picture_and_within_half_a_step(steps, rate, 
     try:
         found = pieces(times, recipe, "x")
     except Unusable as wrong:
-        assert ("too short" in wrong.args[1]) or ("a second" in wrong.args[1])
+        assert ("too short" in wrong.args[1]) or ("per second" in wrong.args[1])
         return
     every = [number for piece in found for number in piece]
     assert every == sorted(set(every))
@@ -104,7 +104,7 @@ def test_a_gap_cuts_and_long_videos_are_cut_into_equal_parts():
 def test_a_source_that_is_slower_than_asked_is_told_its_own_rate():
     with pytest.raises(Unusable) as found:
         pieces(list(np.arange(100) / 3), Recipe(frames_per_second=4), "x")
-    assert "come 3 a second, and 4 a second are wanted" in found.value.args[1]
+    assert "it has 3 frames per second, and 4 per second are required" in found.value.args[1]
     assert "--frames-per-second 3 or less" in found.value.args[2]
 
 
@@ -176,14 +176,14 @@ def test_what_cannot_be_used_is_listed_with_what_to_do_and_the_rest_goes_on(tmp_
     assert set(why.index) == {
         "short.mp4", "slow.mp4", "cut.mp4", "headless.mp4", "text.mp4", "empty.mov", "sound.mp4"
     }  # fmt: skip
-    assert "too short: 1 frames at 4 a second" in why["short.mp4"]
-    assert "2 a second, and 4 a second are wanted" in why["slow.mp4"]
+    assert "too short: 1 frames at 4 per second" in why["short.mp4"]
+    assert "2 frames per second, and 4 per second are required" in why["slow.mp4"]
     assert "cut off" in why["cut.mp4"]
-    assert "no video, or damaged" in why["headless.mp4"] and "no video, or damaged" in why["text.mp4"]
+    assert "not a video, or damaged" in why["headless.mp4"] and "not a video, or damaged" in why["text.mp4"]
     assert why["empty.mov"] == "empty" and "only sound" in why["sound.mp4"]
     assert added.unusable["what_to_do"].str.len().min() > 10
     assert pd.read_csv(added.domain.folder / "unusable.csv").equals(added.unusable)
-    assert "1 others are not looked at" in capsys.readouterr().err
+    assert "1 others are ignored" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("turned", [90, -90, 180])
@@ -241,9 +241,9 @@ def test_nothing_usable_is_an_error_that_names_the_first(tmp_path):
     with pytest.raises(ValueError, match=r"no video files in or below it"):
         add(tmp_path / "in")
     (tmp_path / "in" / "text.mp4").write_text("no video")
-    with pytest.raises(ValueError, match=r"nothing usable among 1 sources, see unusable.csv; the first: text.mp4: no video"):
+    with pytest.raises(ValueError, match=r"nothing usable among 1 .*, see unusable.csv; the first: text.mp4: not a video"):
         add(tmp_path / "in")
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         add(tmp_path / "nowhere")
 
 
@@ -268,7 +268,7 @@ def test_what_was_converted_is_not_converted_again_and_new_files_move_no_others(
     before = (second.domain.folder / "domain.json").read_bytes()
     add(folder, shares=shares)
     assert (second.domain.folder / "domain.json").read_bytes() == before
-    with pytest.raises(ValueError, match="was begun with height_px 32, and 64 is asked for; give another --out"):
+    with pytest.raises(ValueError, match="was begun with height_px 32, not 64; give another --out"):
         add(folder, Recipe(64, 64, frames=4))
 
 
@@ -286,7 +286,7 @@ def test_of_two_that_begin_one_folder_by_other_recipes_one_is_refused(tmp_path, 
             yield held
 
     monkeypatch.setattr(conversion, "locked", after_another)
-    with pytest.raises(ValueError, match="was begun with height_px 64, and 32 is asked for"):
+    with pytest.raises(ValueError, match="was begun with height_px 64, not 32"):
         add(tmp_path / "in")
     (about,) = tmp_path.glob("*/domain.json")
     assert waited and json.loads(about.read_text())["size_px"] == 64
@@ -317,7 +317,7 @@ def test_a_folder_that_holds_something_else_is_not_touched(tmp_path):
     film(tmp_path / "in" / "a.mp4")
     (tmp_path / "domain").mkdir()
     (tmp_path / "domain" / "thesis.tex").touch()
-    with pytest.raises(ValueError, match="`domain add` did not begin it"):
+    with pytest.raises(ValueError, match="was not begun by `domain add`"):
         add(tmp_path / "in")
     assert [path.name for path in (tmp_path / "domain").iterdir()] == ["thesis.tex"]
 
@@ -385,9 +385,9 @@ def test_what_cannot_be_listed_or_read_is_one_line_each_and_the_rest_goes_on(tmp
     why = added.unusable.set_index("file")["why"].to_dict()
     assert why == {
         "caf\\xe9.mp4": "its name is not UTF-8",
-        "gone.mp4": "a link to what is not there",
+        "gone.mp4": "a broken link",
         "pipe.mp4": "neither a file nor a folder",
-        "secret.mp4": "it may not be read (permission denied)",
+        "secret.mp4": "it cannot be read (permission denied)",
     }
     assert pd.read_csv(tmp_path / "domain" / "unusable.csv").equals(added.unusable)
     print(added.unusable.to_string())  # as the command does
@@ -407,11 +407,11 @@ def test_how_much_is_left_out_of_each_file_and_why_is_a_column(tmp_path, capsys)
     film(tmp_path / "in" / "whole.mp4", times=range(55))
     listing = add(tmp_path / "in", Recipe(32, 32, frames_per_second=10.0, frames=8)).listing.set_index("file")
     assert listing["left_out_s"].tolist() == pytest.approx([2.2, 2.8, 0], abs=0.15)
-    assert "gaps of up to 1.55 s between pictures" in listing["left_out_why"]["gap.mp4"]
+    assert "gaps of up to 1.55 s between frames" in listing["left_out_why"]["gap.mp4"]
     assert "runs shorter than 8 frames" in listing["left_out_why"]["gap.mp4"]
-    assert listing["left_out_why"]["slower.mp4"].endswith("slower than 10 pictures a second")
+    assert listing["left_out_why"]["slower.mp4"].endswith("slower than 10 frames per second")
     assert listing["left_out_why"]["whole.mp4"] == ""
-    assert "in part left out (columns left_out_s, left_out_why): 2 files, e.g. gap.mp4" in capsys.readouterr().err
+    assert "partly left out (columns left_out_s, left_out_why): 2 files, e.g. gap.mp4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("rates", "wanted"), [((24, 12), 12), ((24, 12), 8), ((12, 24), 10), ((20, 10), 10), ((10, 30), 9)])
@@ -445,7 +445,7 @@ def street(path: Path, seed: int, frames: int = 24, rate: int = 8, size=(64, 96)
 
 
 def of_split(split: str, start: int, shares: SplitShares) -> str:
-    """A file's name that falls to a split."""
+    """A file name that is assigned to a split."""
     return next(name for n in range(start, start + 999) if shares.split_of(name := f"{n:03}.mp4") == split)
 
 
@@ -576,13 +576,13 @@ def test_parts_of_a_long_file_are_read_side_by_side_and_give_the_same_domain(tmp
 def test_an_empty_split_is_told_with_the_remedy_before_anything_is_converted(tmp_path, capsys):
     film(tmp_path / "in" / "a.mp4")
     add(tmp_path / "in", dry_run=True)
-    assert "the only scene falls to" in (said := capsys.readouterr().err) and "--scene-seconds 60" in said
+    assert "the only scene is assigned to" in (said := capsys.readouterr().err) and "--scene-seconds 60" in said
     shares = SplitShares(0, 0.001)
     for number in range(3):
         film(tmp_path / "in" / f"{number}.mp4", times=range(30 + 5 * number))
     add(tmp_path / "in", dry_run=True, shares=shares)
     said = capsys.readouterr().err
-    assert "none of 4 scenes falls to test (--test 0.001)" in said
+    assert "none of 4 scenes is assigned to test (--test 0.001)" in said
     enough = float(said.rpartition("give --test ")[2].split(",")[0])
     splits = [SplitShares(0, enough).split_of(name) for name in ("a.mp4", "0.mp4", "1.mp4", "2.mp4")]
     assert splits.count("test") == 1
@@ -599,8 +599,8 @@ def test_the_command_makes_a_rectangle_and_reports(tmp_path, capsys):
     assert "was not touched" in capsys.readouterr().out and not out.exists()
     assert main.main(command) == 0
     said = capsys.readouterr()
-    assert "b.mp4" in said.out and "no video, or damaged" in said.out and "agents are not known" in said.out
-    assert "no scene fell to test" in said.out
+    assert "b.mp4" in said.out and "not a video, or damaged" in said.out and "agents are not known" in said.out
+    assert "no scene is assigned to test" in said.out
     assert "1 sources to convert: 8 frames, 2.0 s of video in 1 files; at least" in said.err
     domain = open_domain(out)
     assert (domain.height_px, domain.width_px, domain.about["licence"]) == (32, 48, "my own")
