@@ -75,8 +75,8 @@ class ReportsAtOnce:
 FIRST = (
     "test_readme", "test_slurm", "test_faults", "test_sumo", "test_cluster", "test_sweep", "test_fine_tuning",
     "test_notebook", "test_corruptions", "test_families", "test_bases", "test_loop", "test_family_presets", "test_book",
-    "test_browser", "test_own_model", "test_measurement", "test_ablations_page", "test_pretrain", "test_ranks",
-    "test_video_network", "test_imports", "test_loader", "test_generalisation", "test_explorer",
+    "test_browser", "test_own_model", "test_measurement", "test_ablations_page", "test_first_edition", "test_instruments",
+    "test_ranks", "test_video_network", "test_imports", "test_loader", "test_generalisation", "test_explorer",
 )  # fmt: skip
 OPENING = "test_the_readme_in_a_fresh_clone"
 

@@ -59,7 +59,7 @@ def _pretrain(options: argparse.Namespace) -> None:
     taken = {"base": set(given), "autoencoder": {"--seed"}, "detector": {"--seed"}, "recipes": {"the machine's options"}}
     if wrong := [name for name, is_given in given.items() if is_given and name not in taken.get(options.part, ())]:
         raise ValueError(f"{options.part} does not take {' and '.join(wrong)}")
-    from replaylab.training import autoencoders, bases, pretrain, recipe_study, trackers
+    from replaylab.training import autoencoders, bases, instruments, recipe_study, trackers
 
     trackers.check(machine.tracker)
     if options.part == "base":
@@ -72,7 +72,7 @@ def _pretrain(options: argparse.Namespace) -> None:
     elif options.part == "recipes":
         recipe_study.run(home, machine=machine)
     else:
-        pretrain.COMMANDS[options.part](home, **({"seed": options.seed} if options.seed else {}))
+        instruments.COMMANDS[options.part](home, **({"seed": options.seed} if options.seed else {}))
 
 
 def machine_of(options: argparse.Namespace) -> MachineSpec:

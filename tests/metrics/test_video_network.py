@@ -21,7 +21,7 @@ from replaylab.data.video import write_video
 from replaylab.metrics import video_network, video_network_training
 from replaylab.metrics.network_files import FILES
 from replaylab.metrics.video_network_training import LabelledVideos, labelled_videos
-from replaylab.training import autoencoders, bases, pretrain
+from replaylab.training import autoencoders, bases, instruments
 from replaylab.util.files import sha256
 from replaylab.worlds.build import build_domain
 from replaylab.worlds.named import domain_spec
@@ -253,7 +253,8 @@ def test_the_card_says_what_it_is_and_a_command_that_exists(trained: tuple[Any, 
         assert said in card
     (command,) = (line.split("`")[1] for line in card.splitlines() if line.startswith("- Made again by"))
     options = build_parser().parse_args(command.split()[3:])
-    assert command.startswith("python -m replaylab ") and pretrain.COMMANDS[options.part] is pretrain.train_video_network
+    assert command.startswith("python -m replaylab ")
+    assert instruments.COMMANDS[options.part] is instruments.train_video_network
 
 
 def test_training_again_replaces_the_folder_but_nothing_else_is_replaced(tmp_path: Path) -> None:
@@ -314,8 +315,8 @@ def test_the_command_runs_through_in_small(monkeypatch: pytest.MonkeyPatch, tmp_
     driving = domain_spec("driving", videos=(0, 40, 0))
     monkeypatch.setattr(bases, "BASE_DOMAINS", (near,))
     monkeypatch.setattr(autoencoders, "TARGET_LOOKS", ())
-    monkeypatch.setattr(pretrain, "VIDEONET_CHECKS", (driving,))
-    pretrain.train_video_network(tmp_path / "home", tmp_path / "weights", steps=2)
+    monkeypatch.setattr(instruments, "VIDEONET_CHECKS", (driving,))
+    instruments.train_video_network(tmp_path / "home", tmp_path / "weights", steps=2)
     card = (tmp_path / "weights" / "README.md").read_text()
     for said in ("near (6 videos", "| near | 2 |", "| driving | real, other scenes |"):
         assert said in card

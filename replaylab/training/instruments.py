@@ -1,4 +1,4 @@
-"""Training of the shipped measuring networks (detectors, video network), each by one command.
+"""Training of the shipped instruments, the networks that measure (detectors, video network), each by one command.
 
     python -m replaylab pretrain detector --seed 2 | second-detector | videonet
 
@@ -146,4 +146,4 @@ def _all_boxes(domain: Domain, split: str) -> list[NDArray[np.float64]]:
 
 
 COMMANDS = {"detector": train_detector, "second-detector": train_second_detector, "videonet": train_video_network}
-"""The trainings by name; the detector, an autoencoder and a base also take a seed."""
+"""The trainings by name; that of the detector also takes a seed."""

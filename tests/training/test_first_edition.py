@@ -1,7 +1,6 @@
-"""The commands that make the shipped weights run through in small."""
+"""The first edition's bases and autoencoder: made in small, and made again alike."""
 
 import dataclasses
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,9 +14,7 @@ from replaylab.models.autoencoder import new_autoencoder
 from replaylab.models.tiny_cogvideox import TinyCogVideoX
 from replaylab.models.tiny_wan import TinyWan
 from replaylab.shipped_weights import WEIGHTS
-from replaylab.training import autoencoders, bases, pretrain
-
-SLOW = pytest.mark.slow
+from replaylab.training import autoencoders, bases
 
 
 @pytest.fixture
@@ -76,30 +73,6 @@ def test_another_family_has_a_base_and_a_folder_of_its_own(small, tmp_path):
     assert isinstance(made, TinyCogVideoX) and all(one.isfinite().all() for one in made.transformer.parameters())
     card = (folder / "README.md").read_text()
     assert "python -m replaylab pretrain base --family cogvideox --precision" in card
-
-
-@pytest.mark.parametrize(
-    ("train", "seed"),
-    [
-        (partial(pretrain.train_detector, seed=0), 0), pytest.param(partial(pretrain.train_detector, seed=2), 2, marks=SLOW),
-        pytest.param(pretrain.train_second_detector, 2, marks=SLOW),
-    ],
-)  # fmt: skip
-def test_a_detectors_card_tells_every_look_real_autoencoded_and_blurred(train, seed, small, monkeypatch, tmp_path):
-    specs = tuple(dataclasses.replace(spec, videos=(3, 4, 0)) for spec in pretrain.detector_domains(seed)[-3:])
-    monkeypatch.setattr(pretrain, "detector_domains", lambda seed: specs)
-    train(tmp_path / "home", tmp_path / "detector", steps=2)
-    card = (tmp_path / "detector" / "README.md").read_text()
-    for spec in specs:
-        for how in ("real", "autoencoded", *(f"blurred by {blur:g} px" for blur in pretrain.BLURS_PX[1:])):
-            assert f"| {spec.name}, {how} |" in card
-
-
-def test_a_detector_without_a_recipe_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no detector has the seed 1: there are 0 and 2"):
-        pretrain.train_detector(tmp_path, seed=1)
-    assert {spec.world for spec in pretrain.detector_domains(0)} == {"traffic", "country"}
-    assert {spec.world for spec in pretrain.detector_domains(2)} == {"traffic", "country", "sumo"}
 
 
 def test_the_autoencoder_learns():
