@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from replaylab.data.importers import conversion, recording, sources
+from replaylab.data.importers import conversion, raw_stream, sources
 from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
 from replaylab.data.importers.sources import Fit, Floats, ImageSequence, Recipe, Source, Unusable
 from replaylab.util import reading
@@ -67,13 +67,13 @@ class CommaSegment(ImageSequence):
             if not path.is_file():
                 raise Unusable(name, f"{path} is missing", AGAIN)
         self.route = name.rpartition("-")[0]
-        read = partial(recording.raw_pictures, self.video, name)
+        read = partial(raw_stream.pictures, self.video, name)
         super().__init__(name, name, [self.video], list(self.pose.values()), read)
 
     def source(self, recipe: Recipe, seconds_per_picture: float) -> Source:
         """The selected frames with the ego car's pose at each."""
         times, positions, orientations = self.poses()
-        count = recording.raw_count(self.video, self.label)
+        count = raw_stream.count(self.video, self.label)
         if count < len(times):
             if times[-1] - times[count] > MOST_MISSING_S:
                 why = f"{self.video} is cut off: {count} of {len(times)} frames are there"

@@ -1,14 +1,13 @@
-"""Reading of any video file as a player shows it: the only reader of external videos.
+"""Reading of any video file as a player shows it.
 
 Decision: a file is demuxed once without decoding to get the timestamps of its frames, which give its length and regularity,
 whether its end is missing, and where its clock restarts (in concatenated files). Then its first frames are decoded to get
-their geometry, colours and decoding time. Frames are rotated, mirrored and scaled to square pixels according to the file's
-metadata, deinterlaced to one frame for two fields (`bwdif`) and converted to BT.709 (`colour`). Frames that an edit list
-hides or that precede the first key frame are skipped. Of several video streams, the one that players show is read, or the
-requested one; cover images do not count.
+their geometry, colours and decoding time. Frames are deinterlaced to one frame for two fields (`bwdif`) and converted to
+what a player shows (`display`). Frames that an edit list hides or that precede the first key frame are skipped. Of several
+video streams, the one that players show is read, or the requested one; cover images do not count.
 
 Refused, as `Unusable`: files that are not videos, are truncated or damaged, have no timestamps (raw streams, whose rate is
-unknown), are rotated by other angles than multiples of 90 degrees, or have unsupported colours.
+unknown: `raw_stream`), are rotated by other angles than multiples of 90 degrees, or have unsupported colours.
 """
 
 from __future__ import annotations
@@ -31,9 +30,8 @@ from av.format import Flags as FormatFlags
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
-from PIL import Image
 
-from replaylab.data.importers import colour
+from replaylab.data.importers.display import Looks, looks_of
 from replaylab.data.importers.sources import Picture, Unusable
 
 TIMED_PICTURES = 12  # decoded to estimate the time for all
@@ -47,40 +45,6 @@ CONVERT = "if it plays, convert it: ffmpeg -i FILE new.mp4; else copy it again"
 
 class NoVideo(Unusable):
     """A file without a video."""
-
-
-@dataclass(frozen=True)
-class Looks:
-    """The conversion of decoded frames to what a player shows."""
-
-    square: float  # aspect ratio of a pixel, width to height
-    turn: tuple[int, int, int, int]  # x' = a x + c y and y' = b x + d y: a, b, c, d, each -1, 0 or 1; y is downwards
-    turned_deg: int  # the same as an angle, counterclockwise
-    interlaced: bool
-    colours: str  # of `colour.name`
-
-    def shown(self, frame: Any, reformatter: VideoReformatter) -> Picture:
-        """A decoded frame, uint8 (H, W, 3), as a player shows it; give all frames the same reformatter, which is slow to
-        set up.
-        """
-        if self.colours:
-            picture: Any = colour.to_bt709(frame)
-        else:
-            picture = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        if self.square != 1:
-            height, width = picture.shape[:2]
-            wider = (max(1, round(width * self.square)), height)
-            picture = np.asarray(Image.fromarray(picture).resize(wider, Image.Resampling.BICUBIC))
-        a, b, c, d = self.turn
-        if not a:
-            picture = picture.swapaxes(0, 1)
-        return picture[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
-
-    @property
-    def mirrored(self) -> bool:
-        """Whether the conversion mirrors frames."""
-        a, b, c, d = self.turn
-        return a * d - b * c < 0
 
 
 @dataclass(frozen=True)
@@ -143,7 +107,7 @@ def probe(path: Path, label: str, stream: int | None = None) -> Recording:
 
     Raises NoVideo for a file that is not a video, Unusable for one that cannot be read entirely.
     """
-    with _as_unusable(label, "not a video, or damaged at its beginning", CONVERT, NoVideo):
+    with ffmpeg_errors_as_unusable(label, "not a video, or damaged at its beginning", CONVERT, NoVideo):
         try:
             with path.open("rb") as file:
                 empty = not file.read(1)
@@ -174,7 +138,7 @@ def probe(path: Path, label: str, stream: int | None = None) -> Recording:
 
 
 @contextmanager
-def _as_unusable(label: str, why: str, what_to_do: str, kind: type[Unusable] = Unusable) -> Iterator[None]:
+def ffmpeg_errors_as_unusable(label: str, why: str, what_to_do: str, kind: type[Unusable] = Unusable) -> Iterator[None]:
     """In this context FFmpeg's and the system's errors become `kind`."""
     try:
         yield
@@ -270,36 +234,9 @@ def _first_pictures(path: Path, number: int, label: str) -> tuple[Looks, tuple[i
         if not frames:
             raise ValueError("no frame can be decoded")
         square = float(stream.sample_aspect_ratio or 1)
-    looks = _looks(frames, square, label)
+    looks = looks_of(frames, square, label)
     height, width = looks.shown(frames[0], VideoReformatter()).shape[:2]
     return looks, (height, width), seconds / len(frames)
-
-
-def _looks(frames: Sequence[Any], square: float, label: str) -> Looks:
-    """The properties of some decoded frames."""
-    first = frames[0]
-    if wrong := colour.unknown(first.color_trc, first.colorspace):
-        raise Unusable(
-            label, f"{wrong} is not supported", "convert it: ffmpeg -i FILE -vf scale=out_color_matrix=bt709 new.mp4"
-        )
-    colours = colour.name(first.color_trc, first.color_primaries)
-    interlaced = any(frame.interlaced_frame for frame in frames)
-    return Looks(square, _turn(first, label), first.rotation, interlaced, colours)
-
-
-def _turn(frame: Any, label: str) -> tuple[int, int, int, int]:
-    """`Looks.turn` of a frame's display matrix; raises Unusable for rotations by other than multiples of 90 degrees."""
-    stored = frame.side_data.get("DISPLAYMATRIX")
-    if stored is None:
-        return 1, 0, 0, 1
-    a, b, _, c, d = (float(one) for one in np.frombuffer(bytes(stored), np.int32)[:5] / 2**16)
-    size = max(map(abs, (a, b, c, d))) or 1.0
-    turn = tuple(round(one / size) for one in (a, b, c, d))
-    near = all(abs(one / size - whole) < 0.01 for one, whole in zip((a, b, c, d), turn, strict=True))
-    if not near or abs(turn[0] * turn[3] - turn[1] * turn[2]) != 1 or turn[0] * turn[2]:
-        degrees = round(float(np.rad2deg(np.arctan2(c, a))))
-        raise Unusable(label, f"rotated by {degrees} degrees, or sheared", "rotate it: ffmpeg -i FILE new.mp4")
-    return turn[0], turn[1], turn[2], turn[3]
 
 
 def _pictures(recording: Recording, wanted: Sequence[int], seek: bool) -> Iterator[Picture]:
@@ -309,7 +246,7 @@ def _pictures(recording: Recording, wanted: Sequence[int], seek: bool) -> Iterat
         return
     first, reformatter = min(due), VideoReformatter()
     seek = seek and first > tuple(recording.stamps[0])
-    with _as_unusable(label, "damaged: cannot be decoded", COPY_AGAIN), opened(recording.path) as container:
+    with ffmpeg_errors_as_unusable(label, "damaged: cannot be decoded", COPY_AGAIN), opened(recording.path) as container:
         stream = container.streams.video[recording.stream]
         stream.codec_context.thread_count = 1  # files are converted side by side
         frames = _decoded(container, stream, recording, due, first[1] if seek else None)
@@ -326,48 +263,6 @@ def _pictures(recording: Recording, wanted: Sequence[int], seek: bool) -> Iterat
         yield from _pictures(recording, wanted, seek=False)
     else:
         raise Unusable(label, f"damaged: {len(due)} of its frames cannot be decoded", COPY_AGAIN)
-
-
-def raw_count(path: Path, label: str) -> int:
-    """The number of frames of a raw stream, by its packets; raises Unusable if it is not a video."""
-    why = f"{path} is not a video, or damaged at its beginning"
-    with (
-        _as_unusable(label, why, COPY_AGAIN), opened(path) as container,
-        closing(container.demux(container.streams.video[0])) as demuxed,
-    ):  # fmt: skip
-        return sum(1 for packet in demuxed if packet.size)
-
-
-def raw_pictures(path: Path, label: str, wanted: Sequence[int]) -> Iterator[Picture]:
-    """The frames with these numbers, which ascend, of a raw stream, whose timestamps are stored elsewhere.
-
-    Raises Unusable if one cannot be decoded, and for a stream whose display order differs from its coding order.
-    """
-    due, done, last, looks = list(wanted), 0, -1, None
-    reformatter = VideoReformatter()
-    with _as_unusable(label, f"{path} is damaged: cannot be decoded", COPY_AGAIN), opened(path) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # files are converted side by side
-        stream.codec_context.flags |= Flags.copy_opaque.value
-        square = float(stream.sample_aspect_ratio or 1)
-        with closing(container.demux(stream)) as demuxed:
-            for number, packet in enumerate(demuxed):
-                packet.opaque = [number]
-                for frame in packet.decode():
-                    at = frame.opaque[0]
-                    if at < last:
-                        why = f"{path} stores its frames in another order than they are shown in"
-                        raise Unusable(label, why, "remove it")
-                    last = at
-                    if at == due[done]:
-                        looks = looks or _looks([frame], square, label)
-                        yield looks.shown(frame, reformatter)
-                        done += 1
-                    if done == len(due):
-                        return
-                    if at > due[done]:
-                        raise Unusable(label, f"{path} is damaged: frame {due[done]} cannot be decoded", COPY_AGAIN)
-    raise Unusable(label, f"{path} is damaged: frame {due[done]} cannot be decoded", COPY_AGAIN)
 
 
 def _decoded(
@@ -450,7 +345,10 @@ def scene_changes(recording: Recording) -> list[int]:
     """
     numbers = {(int(clock), int(pts)): number for number, (clock, pts) in enumerate(recording.stamps)}
     found = []
-    with _as_unusable(recording.label, "damaged: cannot be decoded", COPY_AGAIN), opened(recording.path) as container:
+    with (
+        ffmpeg_errors_as_unusable(recording.label, "damaged: cannot be decoded", COPY_AGAIN),
+        opened(recording.path) as container,
+    ):
         stream = container.streams.video[recording.stream]
         stream.codec_context.thread_count = 1
         graph = _graph(stream, ("scale", "160:-2"), ("select", f"gt(scene,{SCENE_SCORE})"))
