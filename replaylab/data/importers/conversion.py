@@ -10,39 +10,41 @@ could be in another split), and a domain without any usable source.
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain, is_file_name, write_domain
+from replaylab.data.domain import Domain, write_domain
 from replaylab.data.importers import look_alikes
+from replaylab.data.importers.notes import (
+    Video,
+    checksums,
+    hashes_by_scene,
+    is_converted,
+    joined_tables,
+    mark_as_copy,
+    note_path,
+    read_note,
+    rows_by_scene,
+    write_note,
+)
 from replaylab.data.importers.placement import PLACES_FILE, Places, SplitShares, empty_splits
 from replaylab.data.importers.sources import Fit, ImageSequence, Recipe, Source, Unusable, seconds_per_picture
-from replaylab.data.video import decode, write_video
+from replaylab.data.video import write_video
 from replaylab.spec import check_name, check_prompt
-from replaylab.util import digests, reading
-from replaylab.util.files import locked, sha256, write_atomically, write_json, write_table
+from replaylab.util import reading
+from replaylab.util.files import locked, sha256, write_atomically, write_json
 from replaylab.util.processes import map_in_processes
 from replaylab.util.progress import report
 from replaylab.util.text import duration
 
 RECIPE_FILE = "sources/recipe.json"  # the settings with which a folder was begun
-AGAIN = "remove it, and call the same again"
-
-
-class Video(NamedTuple):
-    """A converted video."""
-
-    frames: int
-    sha256: str
-    hashes: list[str] | None  # of `look_alikes`
 
 
 @dataclass(frozen=True)
@@ -97,17 +99,6 @@ def _check_writable(out: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"{out}: nothing can be written to {place} ({error.strerror}); give another --out") from error
-
-
-def is_converted(out: Path, name: str, stamp: str, names: Collection[str] = ()) -> bool:
-    """Whether a source has been converted in its current state; a copy, which has no videos, if `names` has its original."""
-    note = _note(out, name)
-    if note is None or note["stamp"] != stamp:
-        return False
-    if "twin_of" in note:
-        original = _note(out, note["twin_of"]) if note["twin_of"] in names else None
-        return original is not None and not _checksums(note).isdisjoint(_checksums(original))
-    return all((out / "videos" / row["file"]).is_file() for row in note["rows"])
 
 
 def sources_of(
@@ -165,16 +156,16 @@ def _places(settings: ConversionSettings, names: Sequence[str]) -> Places:
     places = Places(shares)
     if (out / PLACES_FILE).is_file() or not (out / "domain.json").is_file():
         return places
-    for note in filter(None, (_note(out, name) for name in names)):
+    for note in filter(None, (read_note(out, name) for name in names)):
         places.stamps[note["name"]] = note["stamp"]
-        places.splits |= {scene: shares.split_of(scene) for scene in _rows_by_scene(note)}
+        places.splits |= {scene: shares.split_of(scene) for scene in rows_by_scene(note)}
     return places
 
 
 def _splits_to_be(out: Path, names: Sequence[str], sources: Sequence[Source], places: Places) -> dict[str, str]:
     """The splits by scene of all sources, including those that are not converted yet."""
-    notes = filter(None, (_note(out, name) for name in names))
-    scenes = {scene for note in notes for scene in _rows_by_scene(note)}
+    notes = filter(None, (read_note(out, name) for name in names))
+    scenes = {scene for note in notes for scene in rows_by_scene(note)}
     scenes |= {scene for source in sources for scene in source.scenes or [source.split_key]}
     return {scene: places.split_of(scene) for scene in sorted(scenes)}
 
@@ -215,7 +206,7 @@ def _convert_missing(settings: ConversionSettings, sources: Sequence[Source], ha
     (settings.out / "videos").mkdir(exist_ok=True)
     jobs, left = [], {source.name: len(source.parts) for source in missing}
     for source in missing:
-        _note_path(settings.out, source.name).unlink(missing_ok=True)
+        note_path(settings.out, source.name).unlink(missing_ok=True)
         _delete_videos(settings.out, source.name)
         ends = [*source.parts[1:], len(source.pieces)]
         light = replace(source, tracks=None, ego=None)  # sent to other processes
@@ -232,7 +223,7 @@ def _convert_missing(settings: ConversionSettings, sources: Sequence[Source], ha
         else:
             done[name] |= made
         if not left[name] and name not in errors:
-            _write_note(settings.out, by_name[name], done[name])
+            write_note(settings.out, by_name[name], done[name])
     for name in errors:  # videos made before the damage was detected
         _delete_videos(settings.out, name)
     return list(errors.values())
@@ -270,26 +261,6 @@ def _convert_pieces(out: Path, recipe: Recipe, hashed: bool, source: Source, sta
     return videos
 
 
-def _write_note(out: Path, source: Source, videos: Mapping[str, Video]) -> None:
-    """Write the tables of a source, then its note, which marks it as complete."""
-    tables = {}
-    for kind, table, columns in (("tracks", source.tracks, TRACK_COLUMNS), ("ego", source.ego, EGO_COLUMNS)):
-        if table is not None:
-            path = _part_path(out, source.name, kind)
-            write_table(path, table[list(columns)])
-            tables[kind] = sha256(path)
-    rows = [
-        {"file": file, "frames": videos[file].frames, "sha256": videos[file].sha256, "source": source.label, **source.about}
-        | ({"scene": source.scenes[number]} if source.scenes else {})
-        for number, file in enumerate(source.files())
-    ]
-    note: dict[str, Any] = {"name": source.name, "shown": source.label, "stamp": source.stamp, "scene": source.scene,
-            "drawn_by": source.split_key, "rows": rows, "tables": tables}  # fmt: skip
-    if all(video.hashes is not None for video in videos.values()):
-        note["hashes"] = {file: videos[file].hashes for file in source.files()}
-    _keep_note(out, note)
-
-
 def _finish(
     settings: ConversionSettings, names: Sequence[str], about: dict[str, Any], unusable: Sequence[Unusable], places: Places,
     join_look_alikes: bool,
@@ -297,7 +268,7 @@ def _finish(
     """The domain of all converted sources among `names`, and the table of those that are not in it."""
     out, recipe = settings.out, settings.recipe
     failed = {error.label for error in unusable}
-    notes = [note for name in names if (note := _note(out, name)) is not None and note["shown"] not in failed]
+    notes = [note for name in names if (note := read_note(out, name)) is not None and note["shown"] not in failed]
     # assigned sources come first, former copies last
     notes.sort(key=lambda note: ("twin_of" in note, places.stamps.get(note["name"]) != note["stamp"]))
     notes, copies = _without_copies(out, notes)
@@ -311,7 +282,7 @@ def _finish(
     rows = [
         {"file": row["file"], "split": places.splits[scene], "scene": note["scene"], **row}
         for note in notes
-        for scene, of_scene in _rows_by_scene(note).items()
+        for scene, of_scene in rows_by_scene(note).items()
         if (note["name"], scene) not in torn
         for row in of_scene
     ]
@@ -330,7 +301,7 @@ def _finish(
     }
     if settings.prompt:
         description["prompt"] = settings.prompt
-    tables = [_joined_parts(out, notes, kind) for kind in ("tracks", "ego")]
+    tables = [joined_tables(out, notes, kind) for kind in ("tracks", "ego")]
     return write_domain(out, description | about, pd.DataFrame(rows), *tables), table
 
 
@@ -339,26 +310,18 @@ def _without_copies(out: Path, notes: list[dict[str, Any]]) -> tuple[list[dict[s
     seen: dict[str, dict[str, Any]] = {}
     kept, copies = [], []
     for note in notes:
-        original = next((seen[checksum] for checksum in _checksums(note) if checksum in seen), None)
+        original = next((seen[checksum] for checksum in checksums(note) if checksum in seen), None)
         if original is not None:
             copies.append(Unusable(note["shown"], f"shows the same as {original['shown']}", "remove one of them"))
-            _mark_as_copy(out, note, original["name"])
+            mark_as_copy(out, note, original["name"])
         elif "twin_of" in note:  # a copy of a source that has changed since
-            _note_path(out, note["name"]).unlink()
+            note_path(out, note["name"]).unlink()
             why = "showed the same as another file, which has changed"
             copies.append(Unusable(note["shown"], why, "give the same command again"))
         else:
             kept.append(note)
-            seen |= dict.fromkeys(_checksums(note), note)
+            seen |= dict.fromkeys(checksums(note), note)
     return kept, copies
-
-
-def _mark_as_copy(out: Path, note: dict[str, Any], original: str) -> None:
-    """Write the original of a copy to its note, and delete its videos."""
-    if note.get("twin_of") != original:
-        _keep_note(out, note | {"twin_of": original})
-    for row in note["rows"]:
-        (out / "videos" / row["file"]).unlink(missing_ok=True)
 
 
 def _place(
@@ -370,13 +333,13 @@ def _place(
     if join_look_alikes and new:
         hashes: dict[str, list[str]] = {}
         for note in notes:
-            for scene, texts in _hashes_by_scene(out, recipe, note).items():
+            for scene, texts in hashes_by_scene(out, recipe, note).items():
                 hashes.setdefault(scene, []).extend(texts)
-        fresh = {scene for note in new for scene in _rows_by_scene(note)}
+        fresh = {scene for note in new for scene in rows_by_scene(note)}
         like = look_alikes.alike({scene: texts for scene, texts in hashes.items() if scene in fresh}, hashes)
     torn = {}
     for note in notes:
-        for scene in _rows_by_scene(note):
+        for scene in rows_by_scene(note):
             others = [other for other in like.get(scene, []) if other in places.splits]
             if by_split := places.place(scene, others if note in new else []):
                 where = " and ".join(f"{other} ({split})" for split, other in sorted(by_split.items()))
@@ -387,32 +350,6 @@ def _place(
     return torn
 
 
-def _hashes_by_scene(out: Path, recipe: Recipe, note: dict[str, Any]) -> dict[str, list[str]]:
-    """`look_alikes.hashes` of a source's scenes; computed from its videos if an older version converted it without them."""
-    if "hashes" not in note:
-        files = [row["file"] for row in note["rows"]]
-        note["hashes"] = {
-            file: look_alikes.hashes(decode(out / "videos" / file), recipe.frames_per_second) for file in files
-        }  # fmt: skip
-        _keep_note(out, note)
-    return {
-        scene: [text for row in rows for text in note["hashes"][row["file"]]]
-        for scene, rows in _rows_by_scene(note).items()
-    }  # fmt: skip
-
-
-def _rows_by_scene(note: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a note by the scene that determines their split."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in note["rows"]:
-        rows.setdefault(row.get("scene", note["drawn_by"]), []).append(row)
-    return rows
-
-
-def _checksums(note: dict[str, Any]) -> set[str]:
-    return {row["sha256"] for row in note["rows"]}
-
-
 def _look_alike_table(places: Places) -> pd.DataFrame:
     rows = [
         (scene, others[0] + (f" and {len(others) - 1} more" if len(others) > 1 else ""), places.splits[scene])
@@ -421,46 +358,6 @@ def _look_alike_table(places: Places) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["scene", "looks_like", "split"])
 
 
-def _joined_parts(out: Path, notes: list[dict[str, Any]], kind: str) -> pd.DataFrame | None:
-    """A table of all sources together; None if not all have it."""
-    parts = [_part_path(out, note["name"], kind) for note in notes]
-    if not all(path.is_file() for path in parts):
-        return None
-    return pd.concat([reading.table(path, AGAIN) for path in parts], ignore_index=True)
-
-
 def _unusable_table(unusable: Sequence[Unusable]) -> pd.DataFrame:
     rows = sorted((error.row() for error in unusable), key=lambda row: row["file"])
     return pd.DataFrame(rows, columns=["file", "why", "what_to_do"])
-
-
-def _note(out: Path, name: str) -> dict[str, Any] | None:
-    """The note of a converted source; None if it is missing or unreadable: then the source is converted again."""
-    path = _note_path(out, name)
-    if not path.exists():
-        return None
-    try:
-        digests.check(path)
-        note = reading.json_object(path, stamp=str, shown=str, scene=str, drawn_by=str, name=str, rows=list)
-        for row in note["rows"]:
-            if not isinstance(row, dict) or not is_file_name(row.get("file")):
-                raise reading.DamagedFile(f"{path}: {reading.shown(row)} is no row of a video")
-        for kind, digest in note.get("tables", {}).items():  # the tables that it was written with
-            digests.compare(_part_path(out, name, kind), digest, path)
-    except (ValueError, FileNotFoundError) as error:
-        report(f"warning: {error}: the source is converted again")
-        return None
-    return note
-
-
-def _keep_note(out: Path, note: dict[str, Any]) -> None:
-    text = json.dumps(note, indent=1)
-    write_atomically(_note_path(out, note["name"]), lambda aside: aside.write_text(text), with_digest=True)
-
-
-def _note_path(out: Path, name: str) -> Path:
-    return out / "sources" / f"{name}.note.json"
-
-
-def _part_path(out: Path, name: str, kind: str) -> Path:
-    return out / "sources" / f"{name}-{kind}.parquet"

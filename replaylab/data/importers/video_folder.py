@@ -25,6 +25,7 @@ import numpy as np
 from replaylab.data.importers import conversion
 from replaylab.data.importers.conversion import ConversionResult, ConversionSettings
 from replaylab.data.importers.listing import ENDINGS, Listing, listed
+from replaylab.data.importers.notes import is_converted
 from replaylab.data.importers.recording import Recording, probe, scene_changes
 from replaylab.data.importers.sources import Fit, Recipe, Source, Unusable, left_out, pieces, stamp_of
 from replaylab.util.processes import map_in_processes
@@ -78,7 +79,7 @@ def add(folder: Path, settings: ConversionSettings, scene_from: str = "file", sc
     new = [
         file
         for file, name in names.items()
-        if not conversion.is_converted(settings.out, name, stamp_of([folder / file]), names.values())
+        if not is_converted(settings.out, name, stamp_of([folder / file]), names.values())
     ]
     probe_one = partial(_probed, folder, settings.recipe, scenes)
     probed = map_in_processes(probe_one, new, settings.processes, f"probing {folder}", "files")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from replaylab.data.importers import conversion, kitti
+from replaylab.data.importers import kitti, notes
 from replaylab.data.importers.conversion import ConversionSettings, SplitShares
 from replaylab.data.importers.sources import Recipe
 from replaylab.data.video import decode
@@ -85,15 +85,15 @@ def test_every_second_picture_at_five_a_second(domain):
 def test_what_is_kept_of_a_source_is_as_it_was_written_or_converted_again(harm, domain, tmp_path, capsys):
     out = tmp_path / "domain"
     shutil.copytree(domain.folder, out)
-    tracks, note = conversion._part_path(out, "0000", "tracks"), conversion._note_path(out, "0000")
-    assert conversion._note(out, "0000") is not None
+    tracks, note = notes.table_path(out, "0000", "tracks"), notes.note_path(out, "0000")
+    assert notes.read_note(out, "0000") is not None
     if harm == "no tracks":  # they would not be known of any source
         tracks.unlink()
     elif harm == "a digit of the note":
         note.write_text(note.read_text().replace('"frames": 12', '"frames": 13'))
     else:
         tracks.write_bytes(tracks.read_bytes()[:-1] + b"0")
-    assert conversion._note(out, "0000") is None
+    assert notes.read_note(out, "0000") is None
     assert "the source is converted again" in capsys.readouterr().err
 
 
