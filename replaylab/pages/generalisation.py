@@ -28,7 +28,7 @@ from replaylab.analysis.claims import Claim, Judged
 from replaylab.analysis.configurations import DYNAMICS, FIDELITIES, LAST, Configurations
 from replaylab.analysis.statistics import CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL, describe
 from replaylab.catalogue import domain_of, measure_of
-from replaylab.pages import comparisons, replay_sweep, style, verdicts
+from replaylab.pages import base_models, comparisons, style, verdicts
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style
 from replaylab.pages.verdicts import MISSING
 from replaylab.shipped_weights import base_folder
@@ -158,7 +158,7 @@ def outcome_of_claim(result: Judged | None) -> str:
 # -------------------------------------------------------------------------------------------------------------- figures
 def base_curves(made: Generalisation) -> Figure:
     """How the second's base learnt to move, and the first's beside it."""
-    return replay_sweep.base_curve(*_curves(made))
+    return base_models.learning_curve(*_curves(made))
 
 
 def both_curves(made: Generalisation) -> pd.DataFrame:

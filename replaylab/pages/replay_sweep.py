@@ -18,7 +18,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis import tables
@@ -329,37 +328,6 @@ def _few(means: pd.DataFrame) -> list[str]:
         main = of_kind[of_kind["replay_fraction"] == MAIN_FRACTION]
         chosen.append((main if len(main) else of_kind.nlargest(1, "replay_fraction"))["configuration"].iloc[0])
     return [name for name in tuned_configurations(means) if name in chosen]
-
-
-def base_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure:
-    """How a base learnt to move: ADE in px over the steps of pretraining, a line per domain, with its reference
-    baselines. Of a second base, with the `first` in thin lines beside it.
-
-    `curve` has the columns model, step, domain, measure and value (`store.base_curve`).
-    """
-    ade = curve[curve["measure"] == "ade_px"]
-    colours = dict(zip(("driving-eventful", "near"), (VERMILION, BLUE), strict=True))
-    thin: dict[str, Any] = {"lw": 0.7, "marker": "o", "ms": 2.5, "mfc": "white"}
-    with figure_style():
-        figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
-        for domain, colour in colours.items():
-            here = ade[ade["domain"] == domain].set_index("model")
-            learnt = here.loc["base"]
-            axes.plot(learnt["step"], learnt["value"], "o-", color=colour, ms=4, label=domain_of(domain).label)
-            for model, dashes in style.DASHES.items():
-                if model in here.index:
-                    axes.axhline(here.loc[model, "value"], color=colour, lw=0.9, ls=dashes, zorder=0)
-            if first is not None:
-                beside = of_measure(first[first["model"] == "base"], "ade_px", domain)
-                axes.plot(beside["step"], beside["value"], color=colour, **thin)
-        axes.set(xlabel="pretraining step", ylabel=measure_of("ade_px").axis)
-        axes.set_ylim(bottom=0)
-        entries = [*axes.get_legend_handles_labels()[0], *style.reference_entries(("copy-last-frame", "autoencoder"))]
-        title = "The base learns to move"
-        if first is not None:
-            title = "The second base learns to move"
-            entries.append(Line2D([], [], color=GREY, label="the first base", **thin))
-        return style.finished(figure, title, entries=entries)
 
 
 # ---------------------------------------------------------------------------------------------------- parts of figures

@@ -1,4 +1,4 @@
-"""The table of recipes is whole, and its page shows each of them."""
+"""The table of recipes is whole and its page shows each of them; a learning curve is drawn with its baselines."""
 
 from __future__ import annotations
 
@@ -72,3 +72,17 @@ def test_what_the_bases_reach_is_shown_of_whole_ones_in_the_order_of_their_seeds
     (weights / "base-10" / "samples" / "base" / "driving-95.json").write_text("{}")
     with pytest.raises(ValueError, match=r"base-10/samples/base/driving-95\.json"):
         base_models.clips(folders)
+
+
+def test_a_learning_curve_draws_its_domains_and_their_floors() -> None:
+    steps = [("copy-last-frame", -1, 6.0), ("autoencoder", -1, 0.5), ("base", 1, 6.0), ("base", 2, 3.0)]
+    curve = pd.DataFrame(
+        [(model, step, domain, "ade_px", value) for domain in ("near", "driving-eventful") for model, step, value in steps],
+        columns=["model", "step", "domain", "measure", "value"],
+    )
+    (axes,) = base_models.learning_curve(curve).axes
+    drawn = [np.asarray(line.get_xydata()) for line in axes.lines]
+    learnt = [points for points in drawn if points[:, 0].tolist() == [1, 2]]
+    assert [points[:, 1].tolist() for points in learnt] == [[6.0, 3.0]] * 2
+    floors = sorted(points[0, 1] for points in drawn if points[:, 0].tolist() != [1, 2])
+    assert floors == [0.5, 0.5, 6.0, 6.0]

@@ -449,20 +449,6 @@ def test_configurations_of_one_budget_may_end_at_different_steps(rows: pd.DataFr
     replay_sweep.over_steps(longer, runs_of(longer))
 
 
-def test_the_base_curve_draws_its_domains_and_their_floors() -> None:
-    steps = [("copy-last-frame", -1, 6.0), ("autoencoder", -1, 0.5), ("base", 1, 6.0), ("base", 2, 3.0)]
-    curve = pd.DataFrame(
-        [(model, step, domain, "ade_px", value) for domain in ("near", "driving-eventful") for model, step, value in steps],
-        columns=["model", "step", "domain", "measure", "value"],
-    )
-    (axes,) = replay_sweep.base_curve(curve).axes
-    drawn = [np.asarray(line.get_xydata()) for line in axes.lines]
-    learnt = [points for points in drawn if points[:, 0].tolist() == [1, 2]]
-    assert [points[:, 1].tolist() for points in learnt] == [[6.0, 3.0]] * 2
-    floors = sorted(points[0, 1] for points in drawn if points[:, 0].tolist() != [1, 2])
-    assert floors == [0.5, 0.5, 6.0, 6.0]
-
-
 def test_a_control_that_is_not_there_is_said_and_not_drawn() -> None:
     figure = replay_sweep.over_steps(pd.DataFrame(), pd.DataFrame())
     assert len(figure.axes) == 1 and "not here" in figure.texts[0].get_text()
