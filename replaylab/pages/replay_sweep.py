@@ -25,7 +25,14 @@ from replaylab.analysis.changes import FINE_TUNED, of_measure
 from replaylab.analysis.tables import NONE, last_step, per_configuration, per_run
 from replaylab.catalogue import HEADLINE, MAIN_FRACTION, domain_of, measure_of
 from replaylab.pages import style
-from replaylab.pages.style import BLUE, GREY, INK, SEED_DOT, VERMILION, WIDTH, figure_style, legend_entry
+from replaylab.pages.style import GREY, INK, SEED_DOT, WIDTH, figure_style, legend_entry
+from replaylab.pages.sweep_configurations import (
+    chains_of,
+    colour_of_chain,
+    colours_of,
+    main_comparison,
+    tuned_configurations,
+)
 from replaylab.util.text import capital, counted, number, percent
 
 TABLE = (
@@ -48,13 +55,6 @@ def _value(values: pd.DataFrame, name: str, measure: str, domain: str) -> float:
     """A configuration's value in a table of `per_configuration` at one step; NaN where it was not measured."""
     found = of_measure(values[values["configuration"] == name], measure, domain)["value"]
     return float(found.iloc[0]) if len(found) else float("nan")
-
-
-def tuned_configurations(values: pd.DataFrame) -> list[str]:
-    """The names of the fine-tuned configurations: no replay, then each kind of it upwards."""
-    tuned = values[values["model"] == FINE_TUNED].drop_duplicates("configuration").itertuples()
-    ordered = sorted(tuned, key=lambda one: (one.configuration != NONE, *_hue_first(one.replay), one.replay_fraction))
-    return [one.configuration for one in ordered]
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
@@ -189,13 +189,13 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame, title: str = "") -> Figure:
     means = last_step(per_configuration(rows))
     at = tables.side_by_side(means, FIDELITY, ACCURACY, ["configuration"])
     shares = means.drop_duplicates("configuration").set_index("configuration")["replay_fraction"]
-    colours = _colours(means)
+    colours = colours_of(means)
     with figure_style():
         figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
         shown = at.loc[["base", *colours]]
         entries = []
-        for kind, chain in _chains(means).items():
-            colour = _shade(chain, colours)
+        for kind, chain in chains_of(means).items():
+            colour = colour_of_chain(chain, colours)
             axes.plot(at.loc[chain, "x"], at.loc[chain, "y"], color=colour, lw=1.4, zorder=1)
             entries.append(legend_entry(colour, f"{kind} replay" if len(colours) > 1 else kind, "o", line="-"))
         _arrow(axes, shown)
@@ -219,8 +219,8 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Each measure against the share of replay in a batch, at the last step; base and reference baselines as level lines."""
     everything = last_step(per_configuration(rows))
     means, seeds = (one[one["model"] == FINE_TUNED] for one in (everything, last_step(per_run(rows))))
-    chains, colours = _chains(means), _colours(means)
-    shades = {kind: _shade(chain, colours) for kind, chain in chains.items()}
+    chains, colours = chains_of(means), colours_of(means)
+    shades = {kind: colour_of_chain(chain, colours) for kind, chain in chains.items()}
     shade_of = {name: shades[kind] for kind, chain in chains.items() for name in chain}
     with figure_style():
         figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
@@ -247,8 +247,8 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame, control: pd.DataFrame | N
     if rows.empty:
         return style.text_figure("These results are not here: they lie in book/results.")
     means = per_configuration(rows)
-    every = _colours(means)
-    colours = {name: every[name] for name in _few(means)}
+    every = colours_of(means)
+    colours = {name: every[name] for name in main_comparison(means)}
     lines = {name: means[means["configuration"] == name] for name in colours}
     if control is not None and len(control):
         of_control = per_configuration(control)
@@ -282,7 +282,7 @@ def every_measure(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     its own from the best of what is shown, on the left, to the worst.
     """
     means = last_step(per_configuration(rows))
-    colours = {name: colour for name, colour in _colours(means).items() if name in _few(means)}
+    colours = {name: colour for name, colour in colours_of(means).items() if name in main_comparison(means)}
     styles = {"real": (GREY, "|"), "copy last frame": (GREY, "x"), "base": (INK, "D")}
     styles |= {name: (colour, "o") for name, colour in colours.items()}
     measures = [measure for measure in TABLE if measure in set(means["measure"])]
@@ -319,52 +319,7 @@ def drawn_measures(rows: pd.DataFrame) -> list[tuple[str, str]]:
     return [(measure, domain) for measure in TABLE if measure in there for _, domain in TRADEOFF]
 
 
-def _few(means: pd.DataFrame) -> list[str]:
-    """The configurations of the main comparison: no replay, MAIN_FRACTION of each kind (or else the most below all), all."""
-    tuned = means[means["model"] == FINE_TUNED].drop_duplicates("configuration")
-    chosen = list(tuned.loc[tuned["replay_fraction"].isin([0, 1]), "configuration"])
-    mixed = tuned[(tuned["replay_fraction"] > 0) & (tuned["replay_fraction"] < 1)]
-    for _, of_kind in mixed.groupby("replay"):
-        main = of_kind[of_kind["replay_fraction"] == MAIN_FRACTION]
-        chosen.append((main if len(main) else of_kind.nlargest(1, "replay_fraction"))["configuration"].iloc[0])
-    return [name for name in tuned_configurations(means) if name in chosen]
-
-
 # ---------------------------------------------------------------------------------------------------- parts of figures
-def _chains(values: pd.DataFrame) -> dict[str, list[str]]:
-    """Kind of replay -> what its line goes through, from no replay to the most; "fine-tuned" for the only kind.
-
-    Nothing and everything replayed ("all", beside other kinds) end every chain.
-    """
-    tuned = values[values["model"] == FINE_TUNED].sort_values("replay_fraction")
-    ends = {"", "all"} if set(tuned["replay"]) - {"", "all"} else {""}
-    kinds = sorted(set(tuned["replay"]) - ends) or [""]
-    chains = [list(dict.fromkeys(tuned.loc[tuned["replay"].isin([*ends, kind]), "configuration"])) for kind in kinds]
-    return dict(zip([FINE_TUNED] if len(kinds) == 1 else kinds, chains, strict=True))
-
-
-def _colours(values: pd.DataFrame) -> dict[str, Any]:
-    """Vermilion without replay; with it a hue per kind, which darkens as replay grows."""
-    names = tuned_configurations(values)
-    kinds = values.drop_duplicates("configuration").set_index("configuration")["replay"]
-    kinds = kinds.reindex([name for name in names if name != NONE])
-    colours: dict[str, Any] = dict.fromkeys(names, VERMILION)
-    for hue, (_, of_kind) in zip(style.HUES, kinds.groupby(kinds, sort=False), strict=False):
-        shades = sns.blend_palette(hue, len(of_kind)) if len(of_kind) > 1 else [hue[1]]
-        colours |= dict(zip(of_kind.index, shades, strict=True))
-    return colours
-
-
-def _shade(chain: Sequence[str], colours: dict[str, Any]) -> Any:
-    """A chain's own colour: that of its middle."""
-    return colours[chain[len(chain) // 2]] if chain else BLUE
-
-
-def _hue_first(kind: str) -> tuple[bool, bool, str]:
-    """Near replay is blue wherever there is some, and what is neither near nor far comes last."""
-    return kind == "all", kind != "near", kind
-
-
 def _six(panels: np.ndarray) -> Iterator[tuple[Axes, tuple[str, str]]]:
     for axes, (measure, domain) in zip(panels.flat, PANELS, strict=True):
         yield axes, (measure, domain)

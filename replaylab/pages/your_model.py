@@ -20,8 +20,8 @@ from replaylab.analysis.changes import of_measure
 from replaylab.analysis.tables import FLOORS, last_step, per_configuration, per_run, side_by_side
 from replaylab.catalogue import measure_of
 from replaylab.pages import style
-from replaylab.pages.replay_sweep import tuned_configurations
 from replaylab.pages.style import GREY, INK, VERMILION, WIDTH, figure_style
+from replaylab.pages.sweep_configurations import tuned_configurations
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import counted, in_markdown, number
 

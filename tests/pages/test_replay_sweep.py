@@ -19,7 +19,7 @@ from scipy import stats
 
 from replaylab.analysis import tables
 from replaylab.analysis.tables import last_step, per_configuration, per_run
-from replaylab.pages import replay_sweep, style
+from replaylab.pages import replay_sweep, style, sweep_configurations
 from replaylab.pages.style import csv_link
 
 FRACTIONS, STEPS, CLIPS = (0.0, 0.25, 0.5), (50, 200), 5
@@ -120,11 +120,11 @@ def test_fewer_than_three_seeds_have_no_interval(seeds: tuple[int, ...]) -> None
 def test_runs_without_replay_are_one_configuration_whatever_is_not_replayed() -> None:
     both = pd.concat([rows_of((0,), "near"), rows_of((1,), "far").query("model == 'fine-tuned'")])
     both.loc[both["run"] == "run0.0-1", "replay"] = "far"
-    names = replay_sweep.tuned_configurations(per_configuration(both))
+    names = sweep_configurations.tuned_configurations(per_configuration(both))
     assert sorted(names) == sorted(
         ["replay 0 %", "near replay 25 %", "near replay 50 %", "far replay 25 %", "far replay 50 %"]
     )
-    assert replay_sweep._chains(last_step(per_configuration(both))) == {
+    assert sweep_configurations.chains_of(last_step(per_configuration(both))) == {
         "far": ["replay 0 %", "far replay 25 %", "far replay 50 %"],
         "near": ["replay 0 %", "near replay 25 %", "near replay 50 %"],
     }
@@ -148,8 +148,8 @@ def test_kinds_of_replay_have_a_line_a_colour_and_a_name_each() -> None:
     both = of_two_kinds()
     means = last_step(per_configuration(both))
     configurations = [f"{kind} replay {share} %" for kind in ("near", "far") for share in (25, 50)]
-    assert replay_sweep.tuned_configurations(means) == ["replay 0 %", *configurations, "all replay 100 %"]
-    assert len(set(map(tuple, replay_sweep._colours(means).values()))) == 6
+    assert sweep_configurations.tuned_configurations(means) == ["replay 0 %", *configurations, "all replay 100 %"]
+    assert len(set(map(tuple, sweep_configurations.colours_of(means).values()))) == 6
     figure = replay_sweep.over_fractions(both, runs_of(both))
     names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert names.count("near") == names.count("far") == 1
