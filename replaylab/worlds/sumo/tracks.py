@@ -24,7 +24,7 @@ from replaylab.worlds.sumo.simulation import PLACES, simulate
 from replaylab.worlds.sumo.windows import EXPLAINED_M, FRAMES, NO_EVENT, Window, windows_of
 
 TRACKS = Path(__file__).parent / "tracks"
-SEEDS = {"train": (0, 1), "dev": (100,), "test": (200,)}  # of SUMO
+SEEDS = {"train": (0, 1), "dev": (100,), "test": (200, 201, 202)}  # of SUMO
 SHARES = {  # of the cars with a camera: those stored unselected, and those searched for predictable events
     ("heterogeneous", "motorway"): {"train": (0.06, 0.06), "dev": (0.04, 0.12), "test": (0.04, 0.12)},
     ("heterogeneous", "town"): {"train": (0.07, 0.07), "dev": (0.05, 0.20), "test": (0.05, 0.20)},
