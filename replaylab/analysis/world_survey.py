@@ -26,10 +26,12 @@ from replaylab.util.files import write_atomically, write_sums, write_table, writ
 from replaylab.util.processes import usable_cores
 from replaylab.util.progress import report, track
 from replaylab.util.text import duration
-from replaylab.worlds.named import DOMAINS, domain_spec
+from replaylab.worlds.named import DOMAINS, NATURAL_DOMAINS, domain_spec
 
-PRESETS = {"published": 128, "quick": 64, "smoke": 4}
+PRESETS = {"published": 128, "natural": 128, "quick": 64, "smoke": 4}
 """The number of videos of each domain in a preset."""
+IN_THE_BOOK = {"published": "worlds", "natural": "worlds-natural"}
+"""The presets that are in the repository, with their folders."""
 TIMED_VIDEOS = 3  # of each world, to estimate what rendering takes
 SECONDS_TO_START = 2.0  # until the processes that render a domain are there
 
@@ -65,16 +67,18 @@ class Survey:
 def run(preset: str = "published", domains: Iterable[str] = (), store: str | Path = "") -> Survey:
     """Read a preset's survey from its store, and make it if it is missing (never in the published store).
 
-    `domains` are names of worlds.named.DOMAINS; none means all. Raises ValueError for an unknown preset or domain,
-    FileNotFoundError if nothing is published, PermissionError for a store that cannot be written.
+    `domains` are names of `worlds.named`; none means DOMAINS, or NATURAL_DOMAINS for the preset "natural". Raises ValueError
+    for an unknown preset or domain, FileNotFoundError if nothing is published, PermissionError for a store that cannot be
+    written.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
     videos = PRESETS[preset]
-    specs = {name: domain_spec(name, videos=(0, videos, 0)) for name in domains or DOMAINS}
-    home = store_of(preset, store)
-    folder = home / "worlds"
-    if preset == "published" and not str(store):
+    every = NATURAL_DOMAINS if preset == "natural" else DOMAINS
+    specs = {name: domain_spec(name, videos=(0, videos, 0)) for name in domains or every}
+    home = store_of("published" if preset in IN_THE_BOOK else preset, store)
+    folder = home / IN_THE_BOOK.get(preset, "worlds")
+    if preset in IN_THE_BOOK and not str(store):
         if not (folder / "survey.json").is_file():
             raise FileNotFoundError(
                 f"{folder}/survey.json is missing: nothing is published there; name a store of your own to make one"

@@ -4,7 +4,7 @@
     rows/<preset>.parquet       measurements of the runs whose first preset this is
     logs.parquet                one row per training step
     samples/<preset>.parquet    kept clips (mp4) with their boxes
-    <folder>/media.parquet      the pictures or videos of a small folder (`worlds`, `damage-<id>`)
+    <folder>/media.parquet      the pictures or videos of a small folder (`worlds...`, `damage-<id>`)
 
 Decision: rows are sorted by measure, domain, clip and run, so that similar numbers are adjacent and compress well. A row
 group holds one measure or several small ones, so that reading a measure skips the others. Refused: files with a wrong

@@ -49,7 +49,7 @@ Records = Mapping[str, dict[str, Any]]
 
 
 def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]]) -> None:
-    """Pack the finished runs, references and small folders (`worlds`, `damage-<id>`) of `store` into the folder `out`.
+    """Pack the finished runs, references and small folders (`worlds...`, `damage-<id>`) of `store` into the folder `out`.
 
     `asked`: preset -> run id -> its configuration in words; rows and clips go to the file of the first preset with this
     run. Raises ValueError, with the file, for a run that is not finished or cannot be read.
@@ -58,7 +58,7 @@ def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]]) -> N
         raise ValueError(f"{store} is no folder: name a store, as `sweep --store` made it")
     folders = {path.parent.name: path.parent for path in sorted(store.glob("*/spec.json"))}
     small = [folders.pop(name) for name in list(folders) if name.startswith("damage-")]
-    small += [store / "worlds"] if (store / "worlds" / "survey.json").is_file() else []
+    small += [survey.parent for survey in sorted(store.glob("worlds*/survey.json"))]
     before = packed.runs_in(out)
     if not folders and not small and not before:
         raise ValueError(f"{store} holds no folder of a run: nothing to publish")
@@ -233,7 +233,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _pack_small(folder: Path, out: Path) -> None:
     """Copies tables and JSON unchanged, and packs pictures and videos into one file."""
-    if folder.name != "worlds":
+    if not (folder / "survey.json").is_file():
         _json_text(folder / "summary.json")
     kept = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".parquet") and path.name != MEDIA)
     for path in kept:

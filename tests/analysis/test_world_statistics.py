@@ -395,7 +395,7 @@ def test_where_nothing_is_published_it_says_so(tmp_path: Path, monkeypatch: pyte
 def test_unknown_names_are_refused_with_a_list(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="domain 'highway' is none of driving, "):
         run("smoke", ["highway"], tmp_path)
-    with pytest.raises(ValueError, match="preset 'huge' is none of published, quick, smoke"):
+    with pytest.raises(ValueError, match="preset 'huge' is none of published, natural, quick, smoke"):
         run("huge")
 
 
