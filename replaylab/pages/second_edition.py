@@ -1,12 +1,12 @@
-"""The second edition as tables: its claims and their verdicts; and what they rest on, what six bases can see, and coverage.
+"""The second edition as tables: its bases, runs, claims and verdicts, and its power and coverage.
 
-Decision: power and coverage are reckoned from the first edition's published runs when the page is built, so no figure is
-typed. A verdict stands beside every interval that it is of and whatever was not shown that it presupposes.
+Decision: power and coverage are computed from the first edition's published runs when the page is built. A verdict is shown
+with the intervals that it rests on and with the presuppositions that were not shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -19,12 +19,14 @@ from replaylab.analysis.statistics import describe
 from replaylab.catalogue import PSEUDO, measure_of
 from replaylab.pages.style import GREY, styled
 from replaylab.pages.verdicts import COLOURS_OF_WORDS, MISSING, WORDS, read_together
-from replaylab.sweeps.presets import CONFIRMATORY
+from replaylab.shipped_weights import base_folder, weights_digest
+from replaylab.sweeps.presets import CONFIRMATORY, SECOND_BASES, Preset
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import number
 
 Judgements = Sequence[tuple[AnyClaim, Judged | None]]
 PRESETS = ("published", "dose")
+CLIPS = CONFIRMATORY["confirmatory"].evaluation_clips
 COVERED = ("ade_px", "effnet_kd")
 """The measures whose endpoints are in the table of coverage."""
 
@@ -42,6 +44,33 @@ def read(store: str | Path = "") -> Table:
 def _measures(others: Iterable[str] = ()) -> set[str]:
     named = {*second_edition.READINGS, *second_edition.LOOKS, *others}
     return named | {PSEUDO.get(measure, measure) for measure in named}
+
+
+def bases() -> Styler:
+    """A row per base that the runs start from: its folder among the shipped weights, and their digest."""
+    folders = [base_folder(seed) for seed in SECOND_BASES]
+    digests = [weights_digest(folder) if folder.is_dir() else "not trained yet" for folder in folders]
+    table = pd.DataFrame({"base": [folder.name for folder in folders], "digest": digests})
+    return styled(table, "second-edition-bases").hide(axis="index")
+
+
+def runs(presets: Mapping[str, Preset] = CONFIRMATORY) -> Styler:
+    """A row per preset: the targets, what is replayed, the runs, and the clips on which they are evaluated."""
+    return styled(pd.DataFrame([_runs(preset) for preset in presets.values()]), "second-edition-runs").hide(axis="index")
+
+
+def _runs(preset: Preset) -> dict[str, str]:
+    shares = " / ".join(f"{100 * share:g}" for share in preset.replay_fractions if share)
+    replay = ([f"{shares} % {', '.join(preset.replay_kinds)}"] if shares else []) + ["none"] * (0 in preset.replay_fractions)
+    futures = f", {preset.futures} futures" * (preset.futures > 1)
+    return {
+        "preset": preset.name,
+        "bases": ", ".join(map(str, preset.bases)) + f"; {len(preset.sixteenths)} lengths" * (len(preset.sixteenths) > 1),
+        "targets": ", ".join(preset.targets),
+        "replay": "; ".join(replay),
+        "evaluated at steps": f"{', '.join(map(str, preset.evaluate_at))}: {', '.join(preset.evaluated)}",
+        "after the last": f"{', '.join((*preset.evaluated, *preset.at_the_end))}; {preset.evaluation_clips} clips{futures}",
+    }
 
 
 def claims() -> Styler:
@@ -92,9 +121,11 @@ def in_sentences(found: Judgements) -> str:
 
 
 def power(of: Sequence[Endpoint]) -> Styler:
-    """Which difference six bases tell, and whether that is enough: `design.power_table`."""
+    """Which difference six bases tell with CLIPS clips, and whether that is enough: `design.power_table`."""
     enough = f"{second_edition.BASES_NEEDED} are enough"
-    return _numbers(design.power_table(of), "power", ["claim", "contrast", "measure", "to tell", enough, "bases needed"])
+    return _numbers(
+        design.power_table(of, scenes=CLIPS), "power", ["claim", "contrast", "measure", "to tell", enough, "bases needed"]
+    )
 
 
 def coverage(of: Sequence[Endpoint], trials: int = 1000) -> Styler:
@@ -104,8 +135,8 @@ def coverage(of: Sequence[Endpoint], trials: int = 1000) -> Styler:
 
 
 def in_words(of: Sequence[Endpoint]) -> str:
-    """Markdown: the endpoints that six bases do not tell if their claim is tested first of all."""
-    table = design.power_table(of)
+    """Markdown: the endpoints that six bases do not tell with CLIPS clips if their claim is tested first of all."""
+    table = design.power_table(of, scenes=CLIPS)
     enough = f"{second_edition.BASES_NEEDED} are enough"
     short = table[table[enough] != "yes"]
     needed = [
@@ -114,9 +145,9 @@ def in_words(of: Sequence[Endpoint]) -> str:
     ]
     told, share = (table[enough] == "yes").sum(), f"{100 * design.POWER:g} %"
     return (
-        f"{second_edition.BASES_NEEDED} bases tell {told} of {len(table)} contrasts, each alone, in {share} of experiments, "
-        f"if its claim is the first of {len(second_edition.CLAIMS)} that Holm's steps come to. The others need: "
-        f"{'; '.join(needed)}."
+        f"{second_edition.BASES_NEEDED} bases and {CLIPS} clips tell {told} of {len(table)} contrasts, each alone, in "
+        f"{share} of experiments, if its claim is the first of {len(second_edition.CLAIMS)} that Holm's steps come to. The "
+        f"others need: {'; '.join(needed)}."
     )
 
 

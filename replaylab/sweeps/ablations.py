@@ -141,7 +141,14 @@ ALTERNATIVES = (
     *(Variation("generative replay", f"{100 * share:g} %", _replay(fraction=share, generated=True)) for share in FRACTIONS),
 )  # fmt: skip
 """Each method with SETTINGS settings on the dev split; early stopping uses the steps of the variation without replay."""
-PRESETS = ("ablations", "alternatives-dev", "alternatives", "second-ablations")
+
+SECOND_RIVALS = tuple(each for each in ALTERNATIVES if each.group in ("ewc", "lwf", "wise-ft", "generative replay"))
+"""Those that the first edition did not distinguish from replay, and the base's own predictions on the target's clips."""
+
+CHOSEN_ON = {"alternatives": "alternatives-dev", "second-alternatives": "second-alternatives-dev"}
+"""The presets of alternatives in their best setting, and the one on the dev split that determines it."""
+_CANDIDATES = {"alternatives-dev": ALTERNATIVES, "second-alternatives-dev": SECOND_RIVALS}
+PRESETS = ("ablations", "second-ablations", *CHOSEN_ON, *CHOSEN_ON.values())
 
 
 def grid(preset: str, seeds: Sequence[int] = (), store: Path | None = None) -> list[RunSpec]:
@@ -157,8 +164,10 @@ def variations(preset: str, store: Path | None = None) -> tuple[Variation, ...]:
         return SECOND_ABLATIONS
     if preset == "alternatives-dev":
         return (NO_REPLAY, *ALTERNATIVES)
-    if preset == "alternatives":
-        return (NO_REPLAY, NEAR_25, *best(store))
+    if preset == "second-alternatives-dev":
+        return (NO_REPLAY, NEAR_25, *SECOND_RIVALS)
+    if preset in CHOSEN_ON:
+        return (NO_REPLAY, NEAR_25, *best(store, CHOSEN_ON[preset]))
     raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
 
 
@@ -178,26 +187,27 @@ def named(preset: str, seeds: Sequence[int] = (), store: Path | None = None) -> 
     return pd.DataFrame(lines).drop_duplicates("run")
 
 
-def best(store: Path | None) -> tuple[Variation, ...]:
+def best(store: Path | None, preset: str = "alternatives-dev") -> tuple[Variation, ...]:
     """The setting of each alternative for the test split: the one with the lowest ADE on eventful driving, on the dev split,
     among those whose EffNet-KD on the target is at most that of near replay 25 %; if there is none, the lowest EffNet-KD.
 
-    Raises FileNotFoundError, with the command to run, if runs on the dev split are missing.
+    preset: that of the runs on the dev split; its seeds are averaged. Raises FileNotFoundError, with the command to run, if
+    some of them are missing.
     """
     candidates = {
-        variation: runs_of("alternatives-dev", variation)[0]
-        for variation in (*ALTERNATIVES, replace(NEAR_25, group="limit"))
+        variation: runs_of(preset, variation) for variation in (*_CANDIDATES[preset], replace(NEAR_25, group="limit"))
     }
-    missing = [run for run in candidates.values() if store is None or not Store(store).is_done(run)]
+    every = [run for runs in candidates.values() for run in runs]
+    missing = [run for run in every if store is None or not Store(store).is_done(run)]
     if missing or store is None:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(candidates)} runs that settings are chosen by are not in {store}: run "
-            "`python -m replaylab sweep --preset alternatives-dev` first"
+            f"{len(missing)} of {len(every)} runs that settings are chosen by are not in {store}: run "
+            f"`python -m replaylab sweep --preset {preset}` first"
         )
-    rows = Store(store).rows([run.run_id for run in candidates.values()], ("effnet_kd", "ade_px"))
+    rows = Store(store).rows([run.run_id for run in every], ("effnet_kd", "ade_px"))
     lines = [
-        {"variation": variation, "group": variation.group, **_at_last_step(run, rows)}
-        for variation, run in candidates.items()
+        {"variation": variation, "group": variation.group, **_at_last_step(runs, rows)}
+        for variation, runs in candidates.items()
     ]
     table = pd.DataFrame(lines)
     limit = table.loc[table["group"] == "limit", "effnet_kd"].item()
@@ -215,9 +225,11 @@ def choice(settings: pd.DataFrame, limit: float) -> int:
     return int(admissible["ade_px"].idxmin() if len(admissible) else settings["effnet_kd"].idxmin())
 
 
-def _at_last_step(run: RunSpec, rows: pd.DataFrame) -> dict[str, float]:
-    rows = rows[(rows["run"] == run.run_id) & (rows["step"] == run.training.steps)]
+def _at_last_step(runs: Sequence[RunSpec], rows: pd.DataFrame) -> dict[str, float]:
+    """Means over runs, of their means over clips."""
+    last = rows[rows["run"].isin([run.run_id for run in runs]) & (rows["step"] == runs[0].training.steps)]
+    means = last.groupby(["measure", "domain", "run"])["value"].mean().groupby(["measure", "domain"]).mean()
     return {
-        measure: float(rows.loc[(rows["measure"] == measure) & (rows["domain"] == domain), "value"].mean())
+        measure: float(means[measure, domain])
         for measure, domain in (("effnet_kd", "driving"), ("ade_px", "driving-eventful"))
     }

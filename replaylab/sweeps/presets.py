@@ -68,12 +68,14 @@ class Preset(Described):
     sixteenths: tuple[int, ...] = (16,)  # of the bases' whole training: runs start from each of them
     measures: str = "first"  # how runs are measured, one of MEASURED
     kept_clips: int = 3  # of each domain, as examples
+    evaluation_seed: int = 0  # of the domains that are evaluated: each seed has other scenes
+    futures: int = 1  # sampled per clip after the last step
     execution: MachineSpec = MachineSpec()  # how its runs are executed where nobody says otherwise; in no run's name
 
 
 MEASURED: dict[str, dict[str, Any]] = {
     "first": {},
-    "second": {"sampler_steps": 4, "measured_in": "bf16", "futures_at_the_end": 5, "edition": 3},
+    "second": {"sampler_steps": 4, "measured_in": "bf16", "edition": 3},
 }  # fmt: skip
 """Settings of `EvaluationSpec`, of the first and second edition of the experiment."""
 DETECTORS = {"first": ("detector",), "second": ("detector-2", "detector-fcos")}
@@ -121,7 +123,8 @@ SECOND_BASES = tuple(range(2, 8))
 
 _CONFIRMATORY = replace(
     _PUBLISHED, name="confirmatory", replay_fractions=(0.0, 0.25), seeds=tuple(10 + base for base in SECOND_BASES),
-    bases=SECOND_BASES, second_base_seeds=(), replay_kinds=("near", "near-without-a", "far"), replayed_at=(300,),
+    bases=SECOND_BASES, second_base_seeds=(), replay_kinds=("near", "near-without-a", "far"), videos=(512, 0, 448),
+    evaluation_clips=192, evaluation_seed=1, evaluate_at=(25, 50, 100, 150, 300), replayed_at=(300,),
     evaluated=("driving", "driving-family-a", "driving-family-b"), at_the_end=("driving-eventful",), measures="second",
     kept_clips=24,
     about="the second edition's claims on driving: no replay and a quarter of it, one run from each of six bases",
@@ -134,11 +137,13 @@ CONFIRMATORY = {
         replace(
             _CONFIRMATORY, name="confirmatory-targets", replay_fractions=(0.0,),
             targets=("driving-repetitive", "driving-family-a", "driving-family-b"),
+            evaluated=("driving-family-a", "driving-family-b"), at_the_end=("driving", "driving-eventful"),
             about="the second edition's regular and diverse targets without replay: one run from each of six bases",
         ),
         replace(
             _CONFIRMATORY, name="confirmatory-natural", replay_fractions=(0.0,), targets=("natural",),
-            evaluate_at=(50, 150, 300), evaluated=("natural",), at_the_end=("natural-eventful",),
+            evaluate_at=(50, 150, 300), evaluated=("natural",), at_the_end=("natural-eventful", "natural-unfiltered"),
+            videos=(512, 0, 384), evaluation_clips=128, futures=5,
             about="the second edition's target that a driver model moves, without replay: one run from each of six bases",
         ),
     )
@@ -149,6 +154,11 @@ _SECOND_ABLATION = replace(
     _CONFIRMATORY, seeds=(12, 13, 14), bases=(2, 3, 4), replay_kinds=("near",), evaluation_clips=64, reference_clips=128,
     evaluate_at=(50, 150, 300), evaluated=("driving", "driving-eventful"), at_the_end=("near-eventful", "physics"),
     kept_clips=3,
+)  # fmt: skip
+
+_SECOND_RIVALS = replace(
+    _SECOND_ABLATION, name="second-alternatives",
+    about="rivals of replay in the setting that did best on dev, from three of the second edition's bases, exploratory",
 )  # fmt: skip
 
 EXPLORATORY = {
@@ -178,6 +188,12 @@ EXPLORATORY = {
             _SECOND_ABLATION, name="second-ablations",
             about="near replay of 25 % from three of the second edition's bases with one thing changed, exploratory",
         ),
+        replace(
+            _SECOND_RIVALS, name="second-alternatives-dev", split="dev", videos=(512, 128, 0), evaluation_clips=40,
+            reference_clips=80, evaluation_seed=0, evaluate_at=(300,), at_the_end=(),
+            about="rivals of replay with five settings, from three of the second edition's bases, on the dev split",
+        ),
+        _SECOND_RIVALS,
         replace(
             _SECOND_ABLATION, name="second-family-replay", family="cogvideox", seeds=(12, 13), bases=(2, 3),
             replay_fractions=(0.0, 0.25), replay_kinds=("near", "far"), evaluation_clips=128, reference_clips=256,
@@ -259,7 +275,7 @@ def evaluated_worlds(preset: Preset, at_the_end: bool = False) -> dict[str, Worl
     so that presets with other targets share them.
     """
     names = preset.at_the_end if at_the_end else preset.evaluated
-    return {name: domain_spec(name, videos=(0, *preset.videos[1:])) for name in names}
+    return {name: domain_spec(name, videos=(0, *preset.videos[1:]), seed=preset.evaluation_seed) for name in names}
 
 
 FAMILIES = ("wan", "cogvideox")
@@ -299,6 +315,8 @@ def grid(
 def evaluation_of(preset: Preset) -> EvaluationSpec:
     """The evaluation of the runs of a preset."""
     settings, detectors = dict(MEASURED[preset.measures]), DETECTORS[preset.measures]
+    if preset.futures > 1:
+        settings["futures_at_the_end"] = preset.futures
     for field, name in zip(("detector", "second_detector"), detectors, strict=False):
         settings[field] = weights_digest(WEIGHTS / name)
     return EvaluationSpec(

@@ -13,10 +13,10 @@ from replaylab.analysis.second_edition import BASES_NEEDED, CLAIMS, READINGS, Al
 from replaylab.catalogue import DOMAINS
 from replaylab.shipped_weights import base_folder, weights_digest
 from replaylab.spec import MachineSpec, RunSpec
-from replaylab.store import ReferenceSpec
 from replaylab.sweeps import ablations, presets, sweep
 from replaylab.sweeps.cluster import ClusterSpec
 from replaylab.sweeps.presets import CONFIRMATORY, DETECTORS, EXPLORATORY, MEASURED, SECOND_BASES, Preset
+from replaylab.worlds.build import check_world
 from replaylab.worlds.named import domain_spec
 
 SECOND_EDITION = CONFIRMATORY | EXPLORATORY
@@ -73,14 +73,16 @@ def test_every_base_has_one_run_of_each_configuration_with_clips_of_its_own(ther
         assert len({spec.seed for spec in of}) == len({spec.target for spec in of}) == 1
     assert len({spec.target for spec in specs}) == len(SECOND_BASES)
     targets = presets.grid("confirmatory-targets")
-    assert {ReferenceSpec.of(spec) for spec in targets} == {ReferenceSpec.of(spec) for spec in specs}
+    assert {(spec.base, spec.seed) for spec in targets} == {(spec.base, spec.seed) for spec in specs}
 
 
 def test_the_second_edition_is_measured_with_its_own_settings_and_the_first_as_ever(there) -> None:
     (evaluation,) = {spec.evaluation for spec in presets.grid("confirmatory")}
     assert evaluation.kept_clips == 24
     assert (evaluation.sampler_steps, evaluation.measured_in, evaluation.edition) == (4, "bf16", 3)
-    assert (evaluation.futures_of(False), evaluation.futures_of(True)) == (1, 5)
+    assert (evaluation.futures_of(False), evaluation.futures_of(True)) == (1, 1)
+    (natural,) = {spec.evaluation for spec in presets.grid("confirmatory-natural")}
+    assert (natural.futures_of(False), natural.futures_of(True)) == (1, 5)  # its drivers may act after the context
     detectors = tuple(weights_digest(there / name) for name in DETECTORS["second"])
     assert (evaluation.detector, evaluation.second_detector) == detectors and len(set(detectors)) == 2
     assert READINGS[2] == "ade_second_detector_px"
@@ -95,7 +97,7 @@ def test_a_seed_without_a_base_is_refused(there) -> None:
 @pytest.mark.parametrize("name", SECOND_EDITION)
 def test_a_preset_is_offered_once_its_bases_are_shipped(name, there) -> None:
     preset = SECOND_EDITION[name]
-    assert preset.split == "test"
+    assert preset.split == ("dev" if name.endswith("-dev") else "test")
     parts = [base_folder(base, preset.family, part) for base in preset.bases for part in preset.sixteenths]
     for folder in parts:
         folder.mkdir(exist_ok=True)
@@ -104,6 +106,27 @@ def test_a_preset_is_offered_once_its_bases_are_shipped(name, there) -> None:
         missing.rename(there / "elsewhere")
         assert not presets.is_offered(preset)
         (there / "elsewhere").rename(missing)
+
+
+@pytest.mark.parametrize("name", presets.PRESETS | SECOND_EDITION)
+def test_all_domains_of_a_preset_can_be_rendered_and_have_the_clips_that_are_measured(name) -> None:
+    preset = (presets.PRESETS | SECOND_EDITION)[name]
+    of_split = dict(zip(("train", "dev", "test"), preset.videos, strict=True))[preset.split]
+    assert of_split >= preset.evaluation_clips + preset.reference_clips
+    for seed in preset.seeds:
+        for world in presets.trained_worlds(preset, seed).values():
+            check_world(world)
+    for at_the_end in (False, True):
+        for world in presets.evaluated_worlds(preset, at_the_end).values():
+            check_world(world)
+
+
+def test_the_second_edition_is_measured_on_scenes_that_the_first_did_not_see() -> None:
+    first, second = (
+        {world.seed for end in (False, True) for world in presets.evaluated_worlds(preset, end).values()}
+        for preset in (presets.PRESETS["published"], CONFIRMATORY["confirmatory"])
+    )
+    assert not first & second
 
 
 @pytest.mark.parametrize("name", SECOND_EDITION)
