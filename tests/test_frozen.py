@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, tracked_files
 
 import replaylab
-from replaylab.analysis import world_survey
+from replaylab.analysis.world_survey import IN_THE_BOOK
 from replaylab.evaluation import corruption_study
 from replaylab.mixture import Mixture, buffer
 from replaylab.shipped_weights import WEIGHTS, base_folder, base_of, weights_digest
@@ -35,7 +35,7 @@ from replaylab.store import COLUMNS, OF_DISTANCES, ReferenceSpec
 from replaylab.sweeps import ablations
 from replaylab.sweeps.presets import FAMILIES, PRESETS, grid
 from replaylab.worlds.build import folder_of
-from replaylab.worlds.named import ALL_DOMAINS, BASE_DOMAINS, DOMAINS, domain_spec
+from replaylab.worlds.named import ALL_DOMAINS, BASE_DOMAINS, DOMAINS, NATURAL_DOMAINS, SURVEYS, domain_spec
 
 RESULTS = ROOT / "book" / "results"
 FROZEN: dict[str, Any] = json.loads((ROOT / "tests" / "frozen.json").read_text())
@@ -180,15 +180,22 @@ def found_domains() -> list[str]:
     worlds = {world for preset in FROZEN["grids"] for spec in grid_of(preset) for world in _worlds_of(spec)}
     damaged = [corruption_study.spec_of(preset).evaluation for preset in corruption_study.PRESETS]
     worlds |= {world for each in damaged for world in each.domains if isinstance(world, WorldSpec)}
-    worlds |= {domain_spec(name, videos=(0, videos, 0)) for name in DOMAINS for videos in world_survey.PRESETS.values()}
+    worlds |= {domain_spec(name, videos=(0, videos, 0)) for name in DOMAINS for videos in SURVEYS.values()}
     worlds |= {domain_spec(name) for name in ALL_DOMAINS if name not in BASE_DOMAINS}
     return sorted(folder_of(world, "").name for world in worlds)
 
 
 def test_domains_have_the_folders_that_they_had() -> None:
     check(found_domains(), FROZEN["domains"])
-    surveyed = json.loads((RESULTS / "worlds" / "survey.json").read_text())["domains"]
-    assert surveyed == {name: digest(domain_spec(name, videos=(0, 128, 0))) for name in DOMAINS}
+    for folder, named in (("worlds", DOMAINS), ("worlds-natural", NATURAL_DOMAINS)):
+        surveyed = json.loads((RESULTS / folder / "survey.json").read_text())["domains"]
+        assert surveyed == {name: digest(domain_spec(name, videos=(0, 128, 0))) for name in named}
+
+
+def test_everything_that_is_published_is_in_the_repository() -> None:
+    tracked = {path.parent.relative_to("book/results") for path in tracked_files() if path.is_relative_to("book/results")}
+    surveys = {path.parent.name for path in RESULTS.glob("*/survey.json")}
+    assert surveys == set(IN_THE_BOOK.values()) and all(Path(name) in tracked for name in surveys)
 
 
 def found_weights() -> dict[str, str]:

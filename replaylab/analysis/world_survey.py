@@ -26,10 +26,8 @@ from replaylab.util.files import write_atomically, write_sums, write_table, writ
 from replaylab.util.processes import usable_cores
 from replaylab.util.progress import report, track
 from replaylab.util.text import duration
-from replaylab.worlds.named import DOMAINS, NATURAL_DOMAINS, domain_spec
+from replaylab.worlds.named import DOMAINS, NATURAL_DOMAINS, SURVEYS, domain_spec
 
-PRESETS = {"published": 128, "natural": 128, "quick": 64, "smoke": 4}
-"""The number of videos of each domain in a preset."""
 IN_THE_BOOK = {"published": "worlds", "natural": "worlds-natural"}
 """The presets that are in the repository, with their folders."""
 TIMED_VIDEOS = 3  # of each world, to estimate what rendering takes
@@ -71,9 +69,9 @@ def run(preset: str = "published", domains: Iterable[str] = (), store: str | Pat
     for an unknown preset or domain, FileNotFoundError if nothing is published, PermissionError for a store that cannot be
     written.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
-    videos = PRESETS[preset]
+    if preset not in SURVEYS:
+        raise ValueError(f"preset {preset!r} is none of {', '.join(SURVEYS)}")
+    videos = SURVEYS[preset]
     every = NATURAL_DOMAINS if preset == "natural" else DOMAINS
     specs = {name: domain_spec(name, videos=(0, videos, 0)) for name in domains or every}
     home = store_of("published" if preset in IN_THE_BOOK else preset, store)
@@ -145,7 +143,7 @@ def _make(folder: Path, preset: str, specs: Mapping[str, WorldSpec], home: Path)
     for name, table in {"statistics": statistics, "velocities": speeds}.items():
         write_table(folder / f"{name}.parquet", table)
     about = {
-        "preset": preset, "split": SPLIT, "videos": PRESETS[preset], "windows": windows,
+        "preset": preset, "split": SPLIT, "videos": SURVEYS[preset], "windows": windows,
         "domains": {name: digest(spec) for name, spec in specs.items()},
         "described": {name: spec.as_dict() for name, spec in specs.items()}, "made_by": provenance(),
     }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from replaylab.cli import options as shared
 from replaylab.sweeps.presets import PRESETS, evaluated_worlds, trained_worlds
-from replaylab.worlds.named import ALL_DOMAINS, DOMAINS, domain_spec
+from replaylab.worlds.named import ALL_DOMAINS, DOMAINS, SURVEYS, domain_spec
 
 CHANGES = ("videos", "size_px", "seed", "look", "motion", "eventful_share")  # options that change a domain
 
@@ -30,7 +30,7 @@ def add_parser(verbs: Any) -> None:
     build.add_argument("--eventful-share", type=float, help="share of videos with an event, 0 to 1")
     survey = shared.add_verb(verbs, "survey", "statistics of motion in domains; computed once, then read", _survey)
     survey.add_argument("names", nargs="*", metavar="NAME", help="see `worlds list` (default: all)")
-    survey.add_argument("--preset", choices=PRESETS, default="quick", help="how many videos")
+    survey.add_argument("--preset", choices=SURVEYS, default="quick", help="how many videos, and of which domains")
     survey.add_argument("--store", default="", help="folder for the results (default: the preset's own)")
     about = "simulate the traffic of natural driving again; needs the extra `sumo`"
     tracks = shared.add_verb(verbs, "tracks", about, _tracks)

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from replaylab.analysis import world_survey
 from replaylab.evaluation import corruption_study
 from replaylab.spec import CLUSTERS, LARGEST_WHOLE
 from replaylab.sweeps import own_settings
 from replaylab.sweeps.presets import PRESETS
-from replaylab.worlds.named import ALL_DOMAINS
+from replaylab.worlds.named import ALL_DOMAINS, SURVEYS
 
 PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 OF_IPYTHON = {"In", "Out", "exit", "quit", "open"}
@@ -110,7 +109,7 @@ class SecondFamilyParameters(ExplorerParameters):
 class WorldsParameters:
     """The parameters of the worlds' notebook; an empty list means all domains, an empty text the preset's own."""
 
-    preset: str = text_of("published", choices=world_survey.PRESETS)
+    preset: str = text_of("published", choices=SURVEYS)
     domains: list[str] = list_of("names", "[] for all", choices=ALL_DOMAINS)
     store: str = _store()
 

@@ -72,6 +72,10 @@ NATURAL_DOMAINS = dict([
 ALL_DOMAINS = {**DOMAINS, **EVALUATION_DOMAINS, **BASE_DOMAINS, **FAMILY_DOMAINS, **NATURAL_DOMAINS, **DOSE_DOMAINS}
 
 
+SURVEYS = {"published": 128, "natural": 128, "quick": 64, "smoke": 4}
+"""The number of videos of each domain in the surveys, by preset."""
+
+
 def domain_spec(name: str, /, **changes: Any) -> WorldSpec:
     """A domain by its name, with other fields; raises ValueError that lists the names."""
     if name not in ALL_DOMAINS:

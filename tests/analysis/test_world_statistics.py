@@ -16,12 +16,12 @@ from scipy import special, stats
 from replaylab import catalogue
 from replaylab.analysis import sample_videos, world_statistics, world_survey
 from replaylab.analysis.sample_videos import AGENTS, DARK, GAP_PX, TILE_PX
-from replaylab.analysis.world_survey import PRESETS, Survey, run
+from replaylab.analysis.world_survey import Survey, run
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain
 from replaylab.pages import worlds
 from replaylab.spec import digest
 from replaylab.store.packed import medium
-from replaylab.worlds.named import ALL_DOMAINS, BASE_DOMAINS, DOMAINS, DOSE_DOMAINS, domain_spec
+from replaylab.worlds.named import ALL_DOMAINS, BASE_DOMAINS, DOMAINS, DOSE_DOMAINS, SURVEYS, domain_spec
 
 
 def effective_number(counts: Iterable[int], windows: int | None = None) -> float:
@@ -322,7 +322,7 @@ def test_it_holds_every_statistic_of_every_domain_and_a_video(made: Survey) -> N
     assert made.domains == ["driving", "diverse-driving", "physics"]
     found = made.statistics.groupby("domain")["statistic"].apply(set)
     assert all(found[name] == set(world_statistics.STATISTICS) for name in made.domains)
-    assert set(made.statistics["scenes"]) == {PRESETS["smoke"]}
+    assert set(made.statistics["scenes"]) == {SURVEYS["smoke"]}
     from replaylab.data.video import decode
 
     for name in made.domains:
@@ -358,7 +358,7 @@ def published_copy(made: Survey, book: Path, change: Callable[[dict], None]) -> 
     for file in made.folder.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     about = json.loads((folder / "survey.json").read_text())
-    specs = {name: domain_spec(name, videos=(0, PRESETS["published"], 0)) for name in made.domains}
+    specs = {name: domain_spec(name, videos=(0, SURVEYS["published"], 0)) for name in made.domains}
     about["domains"] = {name: digest(spec) for name, spec in specs.items()}
     change(about)
     (folder / "survey.json").write_text(json.dumps(about))
@@ -447,7 +447,7 @@ def test_videos_play_by_themselves_without_sound_and_have_words(made: Survey) ->
 
 def test_the_published_survey_is_whole_small_and_of_the_worlds_as_they_are() -> None:
     about = json.loads((PUBLISHED / "survey.json").read_text())
-    videos = PRESETS["published"]
+    videos = SURVEYS["published"]
     assert about["domains"] == {name: digest(domain_spec(name, videos=(0, videos, 0))) for name in DOMAINS}, (
         "made from other descriptions: worlds survey --preset published --store FOLDER, then publish FOLDER"
     )
