@@ -347,7 +347,7 @@ def test_a_reader_s_own_run_says_what_ran_beside_what_is_published(from_root: di
     assert '-p preset smoke -y "seeds: [0, 1, 2]"' in following and "4 runs more, about" in following
     assert "--preset published" in following and "hours in all" in following
     assert not from_root["control-values"] and not from_root["budgets-table"]
-    assert "about published runs" in "".join(from_root["budgets-found"][0]["text/markdown"])
+    assert "about the published runs" in "".join(from_root["budgets-found"][0]["text/markdown"])
 
 
 def prose(executed: dict[str, list[dict[str, str]]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the book's notebooks show: a module for each page, and the style, tables and players that they share."""
+"""The contents of the book's notebooks: a module for each page, and the style, tables and players that they share."""
 
 from replaylab.util.extras import check_there
 

@@ -1,9 +1,9 @@
-"""What the page of the ablations reads, and its table and sentences.
+"""The page on ablations: its data, table and sentences.
 
-The functions take an `Ablations` (`read` makes one) and give back a pandas Styler or Markdown. Decision: early stopping is
-one more alternative, whose settings are the evaluated steps of the run without replay, and it is chosen by the rule of
-`ablations.best`. The practical answer is put together from what differences show (`configurations.against_reference`), so it
-goes no further than the intervals do.
+The functions take an `Ablations`, made by `read`, and return a pandas Styler or Markdown. Decision: early stopping is a
+further alternative, whose settings are the evaluated steps of the run without replay; its setting is selected by the rule of
+`ablations.best`. The recommendations are derived from the intervals of differences (`configurations.against_reference`), so
+they state nothing that the intervals do not show.
 """
 
 from __future__ import annotations
@@ -46,32 +46,33 @@ from replaylab.util.text import capital, number, percent
 PRESETS = ("ablations", "alternatives")  # on the test split
 DEV = "alternatives-dev"
 EARLY_STOP = "early stop"
-NEAR = "near replay"  # the method that every other is an alternative to
-ON_TARGET = (*configurations.FIDELITIES, configurations.ORDINARY_DYNAMICS)  # what fine-tuning is for
+NEAR = "near replay"  # the method with which the alternatives are compared
+ON_TARGET = (*configurations.FIDELITIES, configurations.ORDINARY_DYNAMICS)  # measures of the target itself
 CHOSEN_BY = {"effnet_kd": "driving", "ade_px": "driving-eventful"}  # as in `ablations.best`: measure and domain
 
 
 @dataclass(frozen=True)
 class Ablations:
-    """What the page shows, as far as it is there."""
+    """The finished runs of the page."""
 
     ablations: Configurations
-    """near replay of 25 % with one thing changed"""
+    """near replay of 25 % with one change"""
     alternatives: Configurations
-    """what is done instead of replay, each in its chosen setting, beside no replay and near replay of 25 %"""
+    """the alternatives to replay, each with its selected setting, beside no replay and near replay of 25 %"""
     settings: pd.DataFrame
-    """on the dev split, one seed: group, setting, effnet_kd, ade_px (or NaN), looks_as_good (as near replay 25 %), chosen"""
+    """on the dev split, one seed: group, setting, effnet_kd and ade_px (NaN if missing), looks_as_good (EffNet-KD at most
+    that of near replay 25 %), chosen"""
     areas: pd.Series[float]
-    """method -> the area that its settings dominate, as a share of near replay's; empty where that is not known"""
+    """method -> the area dominated by its settings, as a share of near replay's; empty if runs are missing"""
     fractions: Configurations
-    """near replay in the fractions of the published sweep"""
+    """near replay with the fractions of the published sweep"""
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
 def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
-    """The finished runs; nothing is trained. No `seeds` or `store`: the presets' own.
+    """The finished runs; nothing is trained. An empty `seeds` or `store` means the presets' own.
 
-    Until `ablations.best` can choose their settings, the alternatives are only what they are compared with.
+    Until `ablations.best` can select their settings, `alternatives` has only no replay and near replay of 25 %.
     """
     home = store_of(DEV, store)
     settings = _settings(home)
@@ -84,7 +85,7 @@ def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
 
 
 def _fractions(seeds: Sequence[int]) -> Configurations:
-    """`Ablations.fractions`, of the published store, whatever store holds the ablations."""
+    """`Ablations.fractions`, always from the published store."""
     runs = [run for run in grid("published", None, list(seeds)) if run.replay.name in ("", "near")]
     named, home = by_replay(runs), published_folder()
     return configurations_of("published", "Fractions of near replay", named, home, "driving", "driving-eventful")
@@ -104,14 +105,14 @@ def _configurations(preset: str, title: str, seeds: Sequence[int], home: Path) -
 
 
 def _stopped(made: Configurations, step: int) -> Configurations:
-    """With early stop as one more configuration: the runs without replay, at this step."""
+    """The same with early stopping as a further configuration: the runs without replay, at this step."""
     runs = made.runs[made.runs["configuration"] == NO_REPLAY.name]
     runs = runs.assign(group=EARLY_STOP, configuration=f"{EARLY_STOP}, step {step}", last=step)
     return replace(made, runs=pd.concat([made.runs, runs], ignore_index=True))
 
 
 def _settings(home: Path) -> pd.DataFrame:
-    """`Ablations.settings`; nothing is chosen before all runs are there."""
+    """`Ablations.settings`; nothing is selected before all runs are finished."""
     runs = {one: ablations.runs_of(DEV, one)[0] for one in (NO_REPLAY, *ablations.ALTERNATIVES)}
     store = Store(home)
     rows = store.rows([run.run_id for run in runs.values() if store.is_done(run)], CHOSEN_BY)
@@ -129,7 +130,7 @@ def _settings(home: Path) -> pd.DataFrame:
 
 
 def _by_step(run: RunSpec, rows: pd.DataFrame) -> pd.DataFrame:
-    """What settings are chosen by, a line for each evaluated step of a run; NaN where the rows have none of it."""
+    """The measures by which settings are selected, a row for each evaluated step of a run; NaN if missing."""
     rows = rows[rows["run"] == run.run_id]
     if rows.empty:
         return pd.DataFrame(np.nan, index=run.evaluate_at, columns=list(CHOSEN_BY))
@@ -138,7 +139,7 @@ def _by_step(run: RunSpec, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _areas(settings: pd.DataFrame, home: Path) -> pd.Series[float]:
-    """`Ablations.areas` (`verdicts.hypervolume`); the corner is the base's EffNet-KD and a copied last frame's ADE."""
+    """`Ablations.areas`, by `statistics.hypervolume`; the reference point is the base's EffNet-KD and copying's ADE."""
     (run,) = ablations.runs_of(DEV, NO_REPLAY)
     references = Store(home).references([run], CHOSEN_BY)
     if references.empty or settings["effnet_kd"].isna().any():
@@ -152,7 +153,7 @@ def _areas(settings: pd.DataFrame, home: Path) -> pd.Series[float]:
 
 # ---------------------------------------------------------------------------------------------------- opening, settings
 def opening(made: Ablations, store: str | Path = "") -> str:
-    """Markdown for the top of the page: what the comparisons show, how many runs are there, their cost, the command."""
+    """Markdown for the top of the page: the outcomes of the comparisons, the number of finished runs, cost and command."""
     runs = pd.concat([made.ablations.runs, made.alternatives.runs]).drop_duplicates("run")
     again = f"for preset in ablations {DEV} alternatives; do python -m replaylab sweep --preset $preset --store FOLDER; done"
     beside = [f"**{one.title}**: {comparisons.short_summary(one)}" for one in (made.ablations, made.alternatives)]
@@ -160,13 +161,13 @@ def opening(made: Ablations, store: str | Path = "") -> str:
 
 
 def settings_table(made: Ablations) -> Styler:
-    """The settings on dev: what each came to, and which was chosen."""
-    names = {"group": "method", "effnet_kd": FIDELITY, "ade_px": DYNAMICS, "looks_as_good": "looks as good"}
+    """The settings on the dev split: their measures, and which one was selected."""
+    names = {"group": "method", "effnet_kd": FIDELITY, "ade_px": DYNAMICS, "looks_as_good": "fidelity kept"}
     shown = made.settings.drop(columns="chosen").rename(columns=names)
     for label in (FIDELITY, DYNAMICS):
         shown[label] = shown[label].map(partial(number, digits=digits_of(label)))
-    shown["looks as good"] = shown["looks as good"].map({True: "yes", False: "no"})
-    shown.loc[made.settings["effnet_kd"].isna(), [FIDELITY, DYNAMICS, "looks as good"]] = "–"
+    shown["fidelity kept"] = shown["fidelity kept"].map({True: "yes", False: "no"})
+    shown.loc[made.settings["effnet_kd"].isna(), [FIDELITY, DYNAMICS, "fidelity kept"]] = "–"
     shown["choice"] = [_choice(one) for one in made.settings.itertuples()]
     return styled(shown, "settings").hide(axis="index")
 
@@ -175,43 +176,43 @@ def _choice(one: Any) -> str:
     if np.isnan(one.effnet_kd):
         return MISSING
     if one.group == NEAR:
-        return "compared with"
+        return "the comparison"
     if not one.chosen:
         return "–"
-    return "chosen" if one.looks_as_good else "chosen, looks best"
+    return "chosen" if one.looks_as_good else "chosen, best fidelity"
 
 
 def settings_summary(made: Ablations) -> str:
-    """Markdown: which setting was chosen for each method, or why none is yet, and the areas that settings dominate."""
+    """Markdown: the selected setting of each method, or why there is none yet, and the areas dominated by the settings."""
     table = made.settings
     early, asked = table["group"] == EARLY_STOP, len(ablations.ALTERNATIVES) + 1
     missing = table["effnet_kd"].isna()
     done = asked - int(missing[~early].sum()) - int(missing[early].any())
     if done < asked:
         return (
-            f"Settings on dev: {MISSING} ({done} of {asked} runs are there). Until they all are, no setting is chosen, and "
+            f"Settings on dev: {MISSING} ({done} of {asked} runs are complete). Until all are, no setting is chosen, and "
             "no alternative is run on the test split."
         )
     chosen = table[table["chosen"]]
     names = ", ".join(f"{one.group} {one.setting}" for one in chosen.itertuples())
     text = f"Chosen on dev, with one seed: {names}."
     if none := list(chosen.loc[~chosen["looks_as_good"], "group"]):
-        text += f" No setting of {', '.join(none)} looks as good as {REFERENCE}, so the best-looking one was taken."
+        text += f" No setting of {', '.join(none)} keeps the fidelity of {REFERENCE}: that with the best one is chosen."
     if len(made.areas):
         each = ", ".join(f"{group} {percent(share)}" for group, share in made.areas.items() if group != NEAR)
         text += (
-            " Of the area that near replay's five settings dominate in the plane of EffNet-KD and ADE, out to the base's "
-            f"EffNet-KD and a copied last frame's ADE (the hypervolume), the settings of the others dominate: {each}."
+            " Hypervolume (the area that a method's settings dominate in the plane of EffNet-KD and ADE, up to the base's "
+            f"EffNet-KD and the ADE of copying the last frame), relative to that of near replay's five settings: {each}."
         )
     return text
 
 
-# ---------------------------------------------------------------------------------------------------- a practical answer
+# ------------------------------------------------------------------------------------------------------- recommendations
 def answer(made: Ablations) -> str:
-    """Markdown: what to do, from the rows: how much, when, from where, how many clips, at what cost, or else what."""
+    """Markdown: recommendations derived from the runs: fraction, schedule, source, clips, cost, and alternatives."""
     changed = made.ablations
     if changed.done.empty:
-        return f"A practical answer: {MISSING}, {count_runs(changed.runs)}."
+        return f"Recommendations: {MISSING}, {count_runs(changed.runs)}."
     items = [
         _of_fractions(changed, made.fractions),
         _of_group(changed, "schedule", "constant replay"),
@@ -228,15 +229,15 @@ def answer(made: Ablations) -> str:
 
 
 def _of_fractions(made: Configurations, swept: Configurations) -> str:
-    """Replay or none, of the ablations; then the other fractions of the sweep, and by how much any is better."""
+    """Replay or none, from the ablations; then the other fractions of the sweep, and the differences of better ones."""
     found = by_outcome(made, [NO_REPLAY.name, "near replay 1 %"])
     word = next(word for word, names in found.items() if NO_REPLAY.name in names)
     advice = {
-        WORSE: f"do replay: {REFERENCE} is better than none",
-        BETTER: f"do not replay: none is better than {REFERENCE}",
-        TRADE: "it depends: replay is better in one of fidelity and motion, and worse in the other",
-        CANNOT_TELL: f"the data cannot tell {REFERENCE} from none",
-    }.get(word, "too few runs to say whether to replay")
+        WORSE: f"do replay: {REFERENCE} is better than no replay",
+        BETTER: f"do not replay: no replay is better than {REFERENCE}",
+        TRADE: "it depends: replay is better in one of fidelity and accuracy, and worse in the other",
+        CANNOT_TELL: f"the data cannot tell {REFERENCE} from no replay",
+    }.get(word, "no recommendation, which takes three seeds")
     others = [name for name in swept.names if name not in (REFERENCE, NO_REPLAY.name)]
     stands = by_outcome(swept, others)
     seeds = swept.done.loc[swept.done["configuration"].isin(others), "seed"].nunique()
@@ -255,7 +256,7 @@ def _of_group(made: Configurations, group: str, usual: str) -> str:
     if found.get(BETTER):
         advice = f"take {list_names(found[BETTER])}"
     elif {FEW, MISSING} & set(found):
-        advice = f"too few runs to compare all with {usual}"
+        advice = f"no recommendation: not all have the three seeds that a comparison with {usual} takes"
     else:
         advice = f"nothing is shown to be better than {usual}"
     return f"**{capital(group)}**: {advice} ({list_outcomes(found)})."
@@ -268,7 +269,7 @@ def _of_buffers(made: Configurations) -> str:
     found = by_outcome(made, list(kept.index))
     unshown = [name for name in kept.index if name not in found.get(WORSE, [])]
     if {FEW, MISSING} & set(found):
-        advice = f"too few runs to compare all with {whole}"
+        advice = f"no recommendation: not all have the three seeds that a comparison with {whole} takes"
     elif unshown:
         advice = f"*{unshown[0]}* are the fewest that are not shown to be worse than {whole}"
     else:
@@ -277,7 +278,7 @@ def _of_buffers(made: Configurations) -> str:
 
 
 def _of_pairs(made: Configurations) -> str:
-    """Replay − no replay, for every configuration that has one of its own without."""
+    """Replay − no replay, for every configuration that was also run without replay."""
     each = []
     for name in made.names:
         without = NO_REPLAY.name if name == REFERENCE else f"{name}, {NO_REPLAY.name}"
@@ -296,16 +297,16 @@ def _of_cost(made: Configurations) -> str:
     medians = made.done.groupby("configuration")["step_seconds"].median()
     steps_ms = [1000 * medians.get(name, np.nan) for name in (REFERENCE, NO_REPLAY.name)]
     text = (
-        f"**Cost**: of every batch {percent(share)} is not driving, so to see as much driving takes {longer} steps in place "
-        f"of {training.steps}"
+        f"**Cost**: {percent(share)} of every batch is not driving, so training on as much driving takes {longer} steps "
+        f"instead of {training.steps}"
     )
     if np.isnan(steps_ms).any():
-        return f"{text}; how long a step takes: {MISSING}."
+        return f"{text}; the time of a step: {MISSING}."
     differences = {label: made.difference(REFERENCE, NO_REPLAY.name, label) for label in ON_TARGET}
     each = [f"{label} {describe_with_outcome(one, label)}" for label, one in differences.items()]
     return (
-        f"{text}. A step itself took {steps_ms[0]:.0f} ms with replay and {steps_ms[1]:.0f} ms without (medians). On the "
-        f"target itself, after as many steps, replay − no replay: {'; '.join(each)}."
+        f"{text}. A step took {steps_ms[0]:.0f} ms with replay and {steps_ms[1]:.0f} ms without (medians). On the target "
+        f"itself, after the same number of steps, replay − no replay: {'; '.join(each)}."
     )
 
 
@@ -321,11 +322,11 @@ def _of_doubt(made: Configurations) -> str:
     differences = [made.difference_from_reference(name) for name in names]
     halves = [(one.high - one.low) / 2 for one in differences if not np.isnan(one.low)]
     if not halves:
-        return "**Where the data cannot tell**: anywhere yet, with fewer than three seeds a configuration."
+        return "**Where the data cannot tell**: everywhere, because no configuration has three seeds yet."
     unsure = by_outcome(made, names).get(CANNOT_TELL, [])
     named = f" ({list_names(unsure)})" if unsure else ""
     return (
-        f"**Where the data cannot tell**: {len(unsure)} of {len(names)} configurations{named} are not told apart from "
-        f"{REFERENCE}, which is not to say that they are equal: the difference of two configurations in ADE on eventful "
+        f"**Where the data cannot tell**: {len(unsure)} of {len(names)} configurations{named} cannot be distinguished from "
+        f"{REFERENCE}, which does not mean that they are equal: the difference of two configurations in ADE on eventful "
         f"driving is known to ± {number(median(halves), digits_of(DYNAMICS))} px (the median)."
     )

@@ -1,8 +1,8 @@
-"""The figures, tables and sentences of the page on claim C3: whether fidelity and dynamics improve together.
+"""The page on claim C3, whether fidelity and accuracy improve together: its figures, tables and sentences.
 
-The functions take an `alignment.Sweeps` and give back a matplotlib figure, a pandas Styler or Markdown. Decision: words
-such as "together" and "apart" are read off intervals, and where there are too few seeds for one they are not used. What is
-missing is counted in every title, and its place on an axis stays empty.
+The functions take an `alignment.Sweeps` and return a matplotlib figure, a pandas Styler or Markdown. Decision: words such as
+"together" and "apart" are determined by intervals, and not used with too few seeds for one. Missing runs are counted in
+every title, and their places on an axis stay empty.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from replaylab.pages import style, verdicts
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, SMALLEST_PT, VERMILION, WIDTH, figure_style, finished, legend_entry
 from replaylab.util.text import capital, number, percent
 
-BOTH = (EVENTFUL, ORDINARY)  # the clips that the panels of a figure are of
+BOTH = (EVENTFUL, ORDINARY)  # the test clips of a figure's two panels
 DARKEST, LIGHT, VIOLET, BROWN = "#0b2d4e", "#949494", "#7b6fd0", "#ca9161"
 
 
 def target_name(target: str) -> str:
-    """A target in words, or its share of eventful clips."""
+    """A target in words: its share of eventful clips, or the domain's label if it has none."""
     return domain_of(target).label if np.isnan(dose(target)) else f"{percent(dose(target))} eventful"
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def judged_claim(made: Sweeps) -> list[tuple[claims.Claim, claims.Judged | None]]:
-    """Claim C3 with what was found, as `claims_figures` takes it."""
+    """Claim C3 with its result (None if runs are missing), as in `verdicts.judge_all`."""
     return [(CLAIM, claims.judge(made.rows, CLAIM))]
 
 
@@ -52,7 +52,7 @@ def opening(made: Sweeps, store: str | Path = "") -> str:
 
 
 def rho_table(made: Sweeps) -> Styler:
-    """ρ of eventful ADE for each target in each reading, and its difference from that of ordinary driving, seed by seed."""
+    """ρ with ADE on eventful driving for each target and reading, and its difference to ordinary driving, seed by seed."""
     lines = [_rho_line(made, target, reading) for reading in alignment.READINGS for target in made.targets]
     return style.styled(pd.DataFrame(lines), "rho").hide(axis="index")
 
@@ -78,7 +78,7 @@ def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def within_runs(made: Sweeps) -> Figure:
-    """ρ over a run's checkpoints by dose, of eventful and ordinary ADE, with and without the first checkpoints."""
+    """ρ over a run's checkpoints by dose, with ADE on eventful and ordinary clips, with and without the first ones."""
     with figure_style():
         figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.9), sharex=True, sharey=True)
         for row, domain in zip(panels, BOTH, strict=True):
@@ -92,7 +92,7 @@ def within_runs(made: Sweeps) -> Figure:
 
 
 def plane(made: Sweeps) -> Figure:
-    """Gain in ADE over gain in EffNet-KD, from the base where the lines cross: the way of each target over its steps."""
+    """Gain in ADE over gain in EffNet-KD: a path over the steps for each target, from the base at 0."""
     colours = _colours(made)
     with figure_style():
         figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.6), sharex=True)
@@ -113,7 +113,7 @@ def plane(made: Sweeps) -> Figure:
 
 
 def _way(axes: Axes, way: pd.DataFrame, colour: Any) -> None:
-    """A line from the base over the steps, with a large point at the last."""
+    """A path from the base over the steps, with a large point at the last."""
     if len(way):
         axes.plot([0, *way["fidelity"]], [0, *way["dynamics"]], color=colour, lw=1.8, zorder=3)
         axes.plot(way["fidelity"], way["dynamics"], "o", color=colour, ms=3.5, zorder=4)
@@ -144,7 +144,7 @@ def across_configurations(made: Sweeps) -> Figure:
 
 
 def per_clip(made: Sweeps) -> Figure:
-    """ρ over clips of each measure that a clip has, with its interval over seeds and scenes; a colour a target."""
+    """ρ over clips for each measure of single clips, with its interval over seeds and scenes; a colour per target."""
     colours = _colours(made)
     order = list(colours)
     with figure_style():
@@ -164,7 +164,7 @@ def per_clip(made: Sweeps) -> Figure:
 
 
 def doses(made: Sweeps) -> Figure:
-    """Changes at the last step by the share of eventful clips: a point a run, mean and interval over seeds."""
+    """Changes at the last step by the share of eventful clips: a point per run, mean and interval over seeds."""
     of_ade, of_pull = ([(measure, domain) for domain in alignment.DOMAINS] for measure in (DYNAMICS, alignment.PULL))
     table = last_changes(made)
     with figure_style():
@@ -178,13 +178,13 @@ def doses(made: Sweeps) -> Figure:
 
 
 def gains_over_steps(made: Sweeps) -> pd.DataFrame:
-    """What `plane` draws: `gains` of the runs without replay in both of its domains."""
+    """The values of `plane`: `gains` of the runs without replay in both of its domains."""
     both = pd.concat([gains(made, domain).assign(domain=domain) for domain in BOTH])
     return both[both["replay_fraction"] == 0].drop(columns=["replay", "replay_fraction"])
 
 
 def gains_at_the_end(made: Sweeps) -> pd.DataFrame:
-    """What `across_configurations` draws: `gains` of all runs at their last step in both of its domains."""
+    """The values of `across_configurations`: `gains` of all runs at their last step in both of its domains."""
     return pd.concat([last_steps(gains(made, domain)).assign(domain=domain) for domain in BOTH])
 
 
@@ -195,12 +195,12 @@ def last_changes(made: Sweeps) -> pd.DataFrame:
 
 # ---------------------------------------------------------------------------------------------------- parts of figures
 def _places(made: Sweeps) -> dict[str, float]:
-    """Where each target stands: doses side by side, what is no dose apart from them."""
+    """The place of each target on the axis: doses side by side, targets without a dose apart from them."""
     return {target: place + 0.7 * np.isnan(dose(target)) for place, target in enumerate(made.targets)}
 
 
 def _colours(made: Sweeps) -> dict[str, Any]:
-    """Vermilion for ordinary driving, as everywhere, darker with the dose, and colours of their own for what is no dose."""
+    """Vermilion for ordinary driving, as everywhere, darker with the dose; separate colours for targets without a dose."""
     some = [target for target in made.targets if dose(target) > 0]
     shades = sns.blend_palette(["#e8a0c8", VIOLET, DARKEST], len(some)) if len(some) > 1 else [DARKEST]
     others = {"driving-repetitive": LIGHT, "diverse-driving": GREEN, **dict(zip(some, shades, strict=False))}
@@ -219,7 +219,7 @@ def _of_bases(made: Sweeps) -> list[Line2D]:
 
 
 def _by_dose(axes: Axes, made: Sweeps, table: pd.DataFrame, column: str, widest: float = np.inf) -> None:
-    """A point for each run of a target, beside their mean and interval; a line through the means of doses."""
+    """A point for each run of a target, with their mean and interval; a line through the means of doses."""
     places, colours, shapes = _places(made), _colours(made), _shapes(made)
     axes.axhline(0, color=GREY, lw=0.8)
     means = {}
@@ -246,7 +246,7 @@ def _dose_axis(panels: NDArray[Any], made: Sweeps) -> None:
 
 
 def _crop(panels: NDArray[Any], tables: Mapping[str, pd.DataFrame]) -> str:
-    """Limits around the runs whose target is a dose; where the others end, in words."""
+    """Set limits around the runs whose target has a dose; returns where the others end, in words."""
     beyond = []
     for axes, (domain, table) in zip(panels, tables.items(), strict=True):
         is_dose = ~np.isnan([dose(target) for target in table["target"]])
@@ -263,7 +263,7 @@ def _crop(panels: NDArray[Any], tables: Mapping[str, pd.DataFrame]) -> str:
 
 
 def _gain_axes(axes: Axes, domain: str) -> None:
-    """The base's lines, and on their right what the claim is about."""
+    """Lines through the base, and labels of the two quadrants that the claim distinguishes."""
     axes.axhline(0, color=GREY, lw=0.8, zorder=0)
     axes.axvline(0, color=GREY, lw=0.8, zorder=0)
     axes.margins(0.14)
@@ -274,14 +274,14 @@ def _gain_axes(axes: Axes, domain: str) -> None:
 
 
 def _kind(target: str, replay: str, fraction: float) -> str:
-    """Of what group a configuration is: a kind of replay, or its target."""
+    """The group of a configuration: its kind of replay, or its target."""
     if fraction > 0:
         return replay
     return "doses" if dose(target) > 0 else target
 
 
 def _group_styles(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
-    """Colour, marker and name of each group of configurations that is asked for."""
+    """Colour, marker and name of each group of configurations in the sweeps."""
     known = {
         "driving": (VERMILION, "o", "replay 0 %"), "near": (BLUE, "s", "near replay (%)"),
         "far": (GREEN, "^", "far replay (%)"), "all": (INK, "*", "replay 100 %"),
@@ -294,15 +294,15 @@ def _group_styles(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
 
 # ----------------------------------------------------------------------------------------------------------- sentences
 def status_line(made: Sweeps) -> str:
-    """Markdown: how many runs without replay there are of each target."""
+    """Markdown: the number of finished runs without replay for each target."""
     is_done = made.without_replay["state"] == "done"
     counts = is_done.groupby(made.without_replay["target"]).agg(["sum", "size"])
     each = [f"{target_name(one)} {counts.loc[one, 'sum']} of {counts.loc[one, 'size']}" for one in made.targets]
-    return f"Runs without replay that are there, by what they are fine-tuned on: {', '.join(each)}."
+    return f"Complete runs without replay, by target: {', '.join(each)}."
 
 
 def bases_summary(made: Sweeps) -> str:
-    """Markdown: where the bases stand between real and copied frames, from where a change is to be read."""
+    """Markdown: the bases' ADE between that of real and of copied frames, as the starting point of changes."""
     lines, empty = [], []
     for domain in alignment.DOMAINS:
         of = of_measure(made.values, DYNAMICS, domain).groupby("model")["value"].mean()
@@ -314,19 +314,19 @@ def bases_summary(made: Sweeps) -> str:
             empty += [label] if base >= copied else []
     if not lines:
         return f"The bases: {verdicts.MISSING}."
-    text = f"Where changes start: the bases' ADE in px is {'; '.join(lines)}."
+    text = f"Starting point of the changes: the bases' ADE in px is {'; '.join(lines)}."
     if empty:
         text += f" On {' and '.join(empty)} the bases are no better than a copied last frame"
-        text += ": what changes there is no loss of what they knew."
+        text += ", so changes there are not a loss of what they had learned."
     return text
 
 
 def early_rise(made: Sweeps) -> str:
-    """Markdown: in how many runs EffNet-KD is above the base's, step by step, whatever they are fine-tuned on."""
+    """Markdown: the number of runs of all targets whose EffNet-KD is above their base's, step by step."""
     here = gains(made, ORDINARY).query("replay_fraction == 0")
     each = [f"{(at['fidelity'] < 0).sum()} of {len(at)} at step {step}" for step, at in here.groupby("step")]
     if not each:
-        return f"How EffNet-KD begins: {verdicts.MISSING}."
+        return f"EffNet-KD in the first steps: {verdicts.MISSING}."
     return f"Runs without replay whose EffNet-KD on ordinary driving is above their base's: {', '.join(each)}."
 
 
@@ -340,13 +340,13 @@ def summary(made: Sweeps) -> str:
 
 
 def _in_words(found: Interval, above: str, below: str) -> str:
-    """What an interval shows, with a word for each side of 0."""
+    """The position of an interval in words, with a word for each side of 0."""
     at = side(found)
     return {"above": above, "below": below}.get(at, at)
 
 
 def _by_target(made: Sweeps, table: pd.DataFrame, column: str, above: str, below: str, widest: float = np.inf) -> str:
-    """Of each target the mean with its interval, and what that shows; of ρ also in how many runs it is above 0."""
+    """The mean of each target with its interval and outcome; for ρ also the number of runs in which it is above 0."""
     each = []
     for target in made.targets:
         values = table.loc[table["target"] == target, column]
@@ -387,10 +387,10 @@ def _across_text(made: Sweeps) -> str:
         values, count = alignment.rhos_across(made, domain)
         if len(values):
             middle = interval(values, 1.0)
-            words = _in_words(middle, *(f"what looks better moves {how}" for how in ("better", "worse")))
+            words = _in_words(middle, *(f"better fidelity goes with {how} accuracy" for how in ("better", "worse")))
             of = f"{count} configurations, a ρ for each of {len(values)} seeds"
             texts.append(f"{domain_of(domain).label} {describe(middle, '.2f')} ({of}): **{words}**")
-    text = "; ".join(texts) or "fewer than three configurations are there for every seed"
+    text = "; ".join(texts) or "fewer than three configurations are complete for every seed"
     return f"**Across configurations at the last step** (exploratory): {text}."
 
 

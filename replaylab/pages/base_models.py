@@ -1,8 +1,8 @@
-"""The page on the base models: what was tried on dev before the second edition's bases were trained, and what these reach.
+"""The page on the base models: recipes compared on dev before the second edition's bases were trained, and what these reach.
 
-Decision: the recipes stand beside the first edition's bases and the reference baselines, measured on the same dev clips, one
-training each: they chose a recipe and are no result. What a base reaches is in the folder of its weights, measured on dev
-when its training ended.
+Decision: recipes are shown with the first edition's bases and the reference baselines, measured on the same dev clips, with
+a single training each: they served to select a recipe and are not results. The measures of a base are stored with its
+weights, measured on dev at the end of its training.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ SHOWN = ("driving", "driving-eventful", "driving-held-out", "near-eventful", "co
 
 
 def read(file: str | Path = "base_recipes.csv") -> pd.DataFrame:
-    """The table of recipes: recipe, about, steps, million_weights, cpu_seconds, measure, domain, value; `file` is beside the
-    page.
+    """The table of recipes: recipe, about, steps, million_weights, cpu_seconds, measure, domain, value. `file`: relative to
+    the page.
     """
     return reading.csv(Path(file))
 
 
 def shipped(weights: Path = WEIGHTS) -> dict[str, Path]:
-    """The folders of the second edition's whole bases, by the names that the page gives them."""
+    """The folders of the second edition's fully trained bases, by their names on the page."""
     folders = sorted(weights.glob("base-*/samples"), key=lambda samples: (len(samples.parts[-2]), samples))
     whole = [samples.parent for samples in folders if "of16" not in samples.parts[-2]]
     return {folder.name.replace("-", " "): folder for folder in whole}
 
 
 def recipes(table: pd.DataFrame) -> Styler:
-    """What each recipe was: its clips and its changes, steps, weights, and what training took."""
+    """A row per recipe: steps, number of weights, training time, and its clips and changes."""
     about = table[table["steps"] > 0].drop_duplicates("recipe")
     minutes = (about["cpu_seconds"] / 60).map(lambda value: "–" if pd.isna(value) else f"{value:.0f}")
     shown = pd.DataFrame({
@@ -60,7 +60,7 @@ def recipes(table: pd.DataFrame) -> Styler:
 
 
 def values(table: pd.DataFrame, measure: str) -> Styler:
-    """A measure of every recipe and reference baseline, a column a domain."""
+    """A measure of every recipe and reference baseline, a column per domain."""
     wide = table[table["measure"] == measure].pivot(index="recipe", columns="domain", values="value")
     wide = wide.reindex([name for name in table["recipe"].unique() if name in wide.index])[list(SHOWN)]
     wide = wide.rename(columns=lambda name: domain_of(name).label).rename_axis(index=None, columns=None)
@@ -88,7 +88,7 @@ def plane(table: pd.DataFrame) -> Figure:
 
 
 def reached(folders: Mapping[str, Path]) -> pd.DataFrame:
-    """What each base should reach (`base_limits.bars`), and the share of the limit that it has: at most 1 where it does."""
+    """The required and reached values of each base (`base_limits.bars`), with `share` of the limit: at most 1 if reached."""
     tables = [base_limits.bars(reading.csv(folder / "curve.csv")).assign(base=name) for name, folder in folders.items()]
     table = pd.concat(tables, ignore_index=True)
     shares = table["value"] / table["limit"]
@@ -96,7 +96,7 @@ def reached(folders: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def bars(table: pd.DataFrame) -> Figure:
-    """A row for each bar, a point for each base at its share of the limit."""
+    """A row for each requirement, with a point for each base at its share of the limit."""
     keys = ["measure", "domain", "reference"]
     rows = table.drop_duplicates(keys)[keys].reset_index(drop=True)
     with figure_style():
@@ -122,8 +122,8 @@ def _of_bar(measure: str, domain: str, reference: str) -> str:
 
 
 def learning_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Figure:
-    """How a base learnt to move: ADE in px over the steps of pretraining, a line per domain, with its reference
-    baselines. Of a second base, with the `first` in thin lines beside it.
+    """ADE in px of a base over its pretraining, a line per domain, with the reference baselines; and of the `first` base in
+    thin lines, if it is given.
 
     `curve` has the columns model, step, domain, measure and value (`store.base_curve`).
     """
@@ -145,15 +145,15 @@ def learning_curve(curve: pd.DataFrame, first: pd.DataFrame | None = None) -> Fi
         axes.set(xlabel="pretraining step", ylabel=measure_of("ade_px").axis)
         axes.set_ylim(bottom=0)
         entries = [*axes.get_legend_handles_labels()[0], *style.reference_entries(("copy-last-frame", "autoencoder"))]
-        title = "The base learns to move"
+        title = "Accuracy of the base over pretraining"
         if first is not None:
-            title = "The second base learns to move"
+            title = "Accuracy of the second base over pretraining"
             entries.append(Line2D([], [], color=GREY, label="the first base", **thin))
         return style.finished(figure, title, entries=entries)
 
 
 def clips(folders: Mapping[str, Path], percentile: str = "95") -> HTML:
-    """A dev clip of some domains as it was and as each base generates it: of how far agents move, this percentile."""
+    """A dev clip of each domain of CLIPS_OF, real and generated by each base: the one at this percentile of motion."""
     if not folders:
         return explorer.NO_CLIPS
     first = next(iter(folders.values()))

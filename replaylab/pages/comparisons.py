@@ -1,9 +1,10 @@
-"""Configurations compared: the figure, the table and the sentences that several pages show.
+"""Comparison of configurations: the figure, table and sentences that several pages share.
 
-The functions take `configurations.Configurations` and give back a matplotlib figure, a pandas Styler or Markdown. Decision:
-words such as "better" are read off the interval of the difference from near replay 25 %, seed by seed and clip by clip, and
-where it holds 0 they are "cannot tell". The figure draws those intervals, and the table begins with them; changes from the
-base are wider, because seeds differ, and stand behind. What is missing is counted in every title.
+The functions take `configurations.Configurations` and return a matplotlib figure, a pandas Styler or Markdown. Decision:
+outcomes such as "better" are determined by the interval of the difference to near replay 25 %, seed by seed and clip by
+clip; "cannot tell" if it contains 0. The figure and the first columns of the table show these differences; changes from the
+base, whose intervals are wider because they include the variation between seeds, come after them. Missing runs are counted
+in every title.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from replaylab.util.text import capital, percent
 
 AGAINST = f"against {REFERENCE}"
 READ_OFF = ((DYNAMICS, EQUAL), (DYNAMICS, LAST), (FIDELITY, LAST))
-"""The differences that the comparison with near replay rests on."""
+"""The differences that determine the comparison with near replay."""
 HUES = ("#029e73", "#7b6fd0", "#8f5a2c", "#c0578f", "#5f6b73", "#b8860b", "#0b5a73", "#94493a")  # of groups
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def configurations_table(made: Configurations) -> Styler:
-    """Every configuration against near replay 25 %; in the file also its changes from the base, and what it costs."""
+    """Every configuration against near replay 25 %; the file has its changes from the base and its cost, too."""
     lines = []
     for place, name in enumerate(made.names, start=1):
         runs = made.runs[made.runs["configuration"] == name]
@@ -65,19 +66,19 @@ def configurations_table(made: Configurations) -> Styler:
 
 
 def difference_label(label: str, reading: str) -> str:
-    """The head of a column of differences, such as "ADE, eventful (px), minus near replay's, at equal fidelity"."""
+    """The heading of a column of differences, such as "ADE, eventful (px), minus near replay's, at equal fidelity"."""
     return f"{label}, minus near replay's, {reading}"
 
 
 def describe_with_outcome(difference: Interval, label: str = DYNAMICS) -> str:
-    """A difference with what it shows in a line of MEASURES, such as "+1.2 (0.9 to 1.5), worse"."""
+    """A difference in a measure of MEASURES with its outcome, such as "+1.2 (0.9 to 1.5), worse"."""
     return f"{describe(difference, configurations.digits_of(label))}, {configurations.outcome_of(difference, label)}"
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def at_equal_fidelity(made: Configurations) -> Figure:
-    """ADE on eventful driving at equal fidelity, minus that of near replay 25 %, with intervals: a line a configuration,
-    group by group, the best of a group first.
+    """ADE on eventful driving at equal fidelity, minus that of near replay 25 %, with intervals: a line per configuration,
+    by group, in a group the best first.
     """
     if made.effects.empty:
         return nothing_yet(made)
@@ -104,7 +105,7 @@ def at_equal_fidelity(made: Configurations) -> Figure:
 
 
 def _grouped(made: Configurations, differences: dict[str, Interval]) -> list[str]:
-    """Configurations group by group, in a group by their difference, those without one last."""
+    """Configurations by group, and within a group by their difference; those without one last."""
     groups = _group_of(made)
     order = list(dict.fromkeys(groups.values()))
 
@@ -121,23 +122,23 @@ def _group_of(made: Configurations) -> dict[str, str]:
 
 
 def nothing_yet(made: Configurations) -> Figure:
-    """A sentence in place of a figure, where no run is finished."""
+    """A sentence in place of a figure, if no run is finished."""
     return style.text_figure(f"{made.title}: {verdicts.MISSING}, {style.count_runs(made.runs)}.")
 
 
 def _why_none(made: Configurations, name: str) -> str:
-    """Why a configuration has no value at equal fidelity."""
+    """The reason why a configuration has no value at equal fidelity."""
     if not (made.done["configuration"] == name).any():
         return verdicts.MISSING
     steps = made.steps_of(name, EQUAL)
     if steps.empty:
-        return "nothing to compare with"
+        return "no near replay 25 % to compare with"
     reached = int(steps.notna().sum())
     return f"reached by {reached} of {len(steps)} runs" if reached else "never reached"
 
 
 def _colours(made: Configurations) -> dict[str, Any]:
-    """A colour a group; no replay is vermilion and replay blue, as everywhere."""
+    """A colour per group; no replay is vermilion and near replay blue, as everywhere."""
     groups = [one for one in dict.fromkeys(made.runs["group"]) if one != NO_REPLAY.group]
     hues = {NO_REPLAY.group: BLUE, **dict(zip(groups, HUES, strict=False))}
     of = _group_of(made)
@@ -146,38 +147,38 @@ def _colours(made: Configurations) -> dict[str, Any]:
 
 # ----------------------------------------------------------------------------------------------------------- sentences
 def reading_explained(made: Configurations) -> str:
-    """Markdown: what equal fidelity is here, how many configurations come to it, and where lines between steps are long."""
+    """Markdown: the definition of equal fidelity, how many configurations reach it, and which before the first step."""
     shares = [percent(share) for share in configurations.SHARES.values()]
     text = (
-        f"*{capital(EQUAL)}* is where a configuration's EffNet-KD has gained {shares[0]} of what {REFERENCE} gains by its "
-        f"last step with the same seed, and *{LOWER}* {shares[1]} of it."
+        f"*{capital(EQUAL)}* is the step at which a configuration's EffNet-KD has improved by {shares[0]} of the "
+        f"improvement of {REFERENCE} at its last step with the same seed; *{LOWER}*, by {shares[1]} of it."
     )
     seeds = int((made.done["configuration"] == REFERENCE).sum())
     without = seeds - len(made.levels)
     if without:
-        text += f" With {without} of {seeds} seeds {REFERENCE} gains nothing, and no configuration is read there."
+        text += f" With {without} of {seeds} seeds {REFERENCE} does not improve, and no configuration is read there."
     steps = {name: of for name in made.names if len(of := made.steps_of(name, EQUAL))}
     if not steps:
-        return f"{text} Configurations that come to it: {verdicts.MISSING}."
+        return f"{text} Configurations that reach it: {verdicts.MISSING}."
     there = [name for name, of in steps.items() if of.notna().all()]
     first = made.first_step
     early = [name for name in there if (steps[name] < first).any()]
-    text += f" {len(there)} of {len(steps)} configurations come to the first with every seed."
+    text += f" {len(there)} of {len(steps)} configurations reach equal fidelity with every seed."
     if early:
         text += (
-            f" Between the base and step {first} nothing was measured, and fidelity may not get better evenly there: "
-            f"that is where {', '.join(early)} {'is' if len(early) == 1 else 'are'} read with some seed."
+            f" For {', '.join(early)}, the step of some seed is interpolated between the base and step {first}, the first "
+            "measured one; fidelity may not improve linearly there."
         )
     return text
 
 
 def short_summary(made: Configurations) -> str:
-    """How the configurations stand against near replay 25 %."""
+    """The number of configurations with each outcome against near replay 25 %, in words."""
     if made.done.empty:
         return f"**{verdicts.MISSING}** ({style.count_runs(made.runs)})."
     others = [name for name in made.names if name != REFERENCE]
     stands = by_outcome(made, others)
-    words = {BETTER: "better", WORSE: "worse", TRADE: "better in one, worse in another", CANNOT_TELL: "not told apart",
+    words = {BETTER: "better", WORSE: "worse", TRADE: "better in one, worse in another", CANNOT_TELL: "not distinguished",
              FEW: FEW}  # fmt: skip
     counts = [f"{len(stands[key])} {word}" for key, word in words.items() if key in stands]
     if not counts:
@@ -187,17 +188,17 @@ def short_summary(made: Configurations) -> str:
 
 
 def summary(made: Configurations) -> str:
-    """Markdown: how the configurations stand against near replay 25 %."""
+    """Markdown: the configurations with each outcome against near replay 25 %."""
     if made.done.empty:
         return f"{made.title}: {verdicts.MISSING}, {style.count_runs(made.runs)}."
     stands = by_outcome(made, [name for name in made.names if name != REFERENCE])
-    words = list_outcomes(stands) if made.has_reference else "nothing to compare with"
+    words = list_outcomes(stands) if made.has_reference else f"no run of {REFERENCE} to compare with"
     text = f"{style.completeness_paragraph(made.runs)}- **Against {REFERENCE}**: {words}."
     return text
 
 
 def by_outcome(made: Configurations, names: Sequence[str]) -> dict[str, list[str]]:
-    """Standing -> configurations; those without runs are not run yet."""
+    """Outcome -> configurations; MISSING for those without runs."""
     there, stands = set(made.done["configuration"]), dict[str, list[str]]()
     for name in names:
         outcome = configurations.against_reference(made, name) if name in there else verdicts.MISSING
@@ -206,7 +207,7 @@ def by_outcome(made: Configurations, names: Sequence[str]) -> dict[str, list[str
 
 
 def list_names(names: Iterable[str]) -> str:
-    """Markdown: a list of configurations, whose names may have commas of their own."""
+    """Markdown: a list of configurations, in italics because their names may contain commas."""
     return ", ".join(f"*{name}*" for name in names)
 
 

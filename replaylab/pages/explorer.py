@@ -1,13 +1,13 @@
-"""Sample clips (`sample_clips`) as HTML: played side by side, and on a page on which to choose among all of them.
+"""Sample clips (`sample_clips`) as HTML: a player for several clips side by side, and an explorer of all clips.
 
-`player` and `explorer` make one piece of HTML of them, for a page of the book and for a notebook alone. Decision: a clip is
-one picture, its frames side by side (a sheet, WebP), that a script cuts into frames: exact frames, one clock for all, no
-video codec, and a film strip where no script runs. Everything is in the page (about 5 kB a clip, decoded when it is chosen;
-the given frames are the same in every version and stand there once), because an executed notebook, a page opened from a disk
-and a book have no folder in common to fetch from.
+The result is a single piece of HTML, for pages of the book and for separate notebooks. Decision: a clip is one image with
+its frames side by side (a sheet, WebP), which a script cuts into frames: exact frames, one clock for all, no video codec,
+and a film strip where no script runs. Everything is embedded in the page (about 5 kB per clip, decoded when it is selected;
+the given frames, which are the same in every version, are embedded once), because an executed notebook, a page opened from
+disk and the book have no common folder to load files from.
 
-A page has room for MOST_SHEETS of them. Of a store that keeps more clips, the last step alone is shown, and where those are
-still too many, only the configurations that are compared first; every clip is in the grid of stills.
+A page holds at most MOST_SHEETS of them. If a store has more clips, only the last step is shown, and if these are still too
+many, only the configurations of the main comparison; the grid of stills has every clip.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from replaylab.util.text import capital, percent, printable
 
 WEBP_QUALITY = 82
 MOST_SHEETS = 420  # about 2 MB
-STILL_PX, STILL_QUALITY = 96, 70  # of the grid's pictures
+STILL_PX, STILL_QUALITY = 96, 70  # of the grid's images
 MAIN_REPLAY = f"replay {percent(MAIN_FRACTION)}"
 NO_CLIPS = HTML("<p>No sample clips are kept in this store: run the sweep, which keeps some when it evaluates.</p>")
 
 
 def player(versions: Sequence[SampleClip]) -> HTML:
-    """The clips side by side, a row for each domain and percentile, played in step under one set of controls."""
+    """The clips side by side, a row for each domain and percentile, played synchronously with one set of controls."""
     if not versions:
         return NO_CLIPS
     versions = [_printable(one) for one in versions]
@@ -68,7 +68,7 @@ def player(versions: Sequence[SampleClip]) -> HTML:
 
 
 def comparison(versions: Sequence[SampleClip], percentile: str) -> HTML:
-    """Versions of one clip side by side, that of this percentile first; a button shows another clip at random."""
+    """The versions of one clip side by side, first the clip at this percentile; a button shows a random other clip."""
     if not versions:
         return NO_CLIPS
     clips = by_clip([_printable(one) for one in versions])
@@ -83,7 +83,7 @@ def comparison(versions: Sequence[SampleClip], percentile: str) -> HTML:
 
 def explorer(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTML:
     """Truth, base, the first configuration (no replay) and another one side by side; domain, clip, the other configuration
-    and step are chosen on the page, and stand in its address. Opens with eventful driving where there is some.
+    and step are selected on the page, and stored in its address. Opens with eventful driving if the clips include it.
     """
     versions = [_printable(one) for one in _that_fit(versions)]
     tuned = [one for one in versions if one.step]
@@ -92,7 +92,7 @@ def explorer(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTM
     clips, configurations = by_clip(versions), {one.configuration: one.configuration for one in tuned}
     domains = {domain: capital(domain_of(domain).label) for domain, _ in clips}
     domain = OPENS_WITH if OPENS_WITH in domains else tuned[0].domain
-    start = [key for key in clips if key[0] == domain][-1]  # of its clips the one that moves most
+    start = [key for key in clips if key[0] == domain][-1]  # its clip with the most motion
     these = clips[start]
     compared, chosen = tuned[0].configuration, _opens_with(list(configurations))
     last = {one.configuration: place for place, one in enumerate(these) if one.step}
@@ -120,13 +120,13 @@ def explorer(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTM
 
 
 def _choice(percentile: str, rank: Rank | None = None) -> str:
-    """A clip among the choices, such as "95th percentile: ADE +1.23 px, rank 12 of 128"."""
+    """The text of a clip in the selection, such as "95th percentile: ADE +1.23 px, rank 12 of 128"."""
     return f"{percentile}th percentile" + (f": {rank}" if rank is not None else "")
 
 
 def _that_fit(versions: Sequence[SampleClip]) -> list[SampleClip]:
-    """All of them, or of the fine-tuned ones those at their last step, or only the first configuration and the one that is
-    compared with it first: the most that a page has room for.
+    """All versions; or, if a page cannot hold them, the fine-tuned ones at their last step only; or, of these, only the main
+    comparison.
     """
     last = {one.configuration: max(other.step for other in versions if other.configuration == one.configuration)
             for one in versions}  # fmt: skip
@@ -138,8 +138,8 @@ def _that_fit(versions: Sequence[SampleClip]) -> list[SampleClip]:
 
 
 def grid(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTML:
-    """The last frame of every clip in the versions that are compared first, domain by domain, unselected: from the clip
-    whose error rises most to the one whose error falls most, with its change and rank; boxes as in the explorer.
+    """The last frame of every clip, unselected, in the versions of the main comparison, by domain: from the clip whose error
+    increases most to the one whose error decreases most, with its change and rank; boxes as in the explorer.
     """
     tuned = list(dict.fromkeys(one.configuration for one in versions if one.step))
     if not tuned:
@@ -177,13 +177,13 @@ def _still(one: SampleClip) -> str:
 
 
 def _opens_with(configurations: Sequence[str]) -> str:
-    """The preregistered comparison, or what has the most replay below 100 %."""
+    """The preregistered configuration with replay, or else the last one."""
     main = [name for name in configurations if name.endswith(MAIN_REPLAY)]
     return main[0] if main else configurations[-1]
 
 
 def _printable(one: SampleClip) -> SampleClip:
-    """With names that are the same in an attribute, which has no control characters, and in the script's data."""
+    """The clip with printable names, so that they are equal in HTML attributes and in the script's data."""
     domain, percentile, configuration = (printable(name) for name in (one.domain, one.percentile, one.configuration))
     return replace(one, domain=domain, percentile=percentile, configuration=configuration)
 
@@ -197,7 +197,7 @@ def _select(name: str, label: str, options: dict[str, str], chosen: str) -> str:
 
 
 def _screens(versions: Sequence[SampleClip], clip: int, places: Sequence[int]) -> str:
-    """Figures of some versions of a clip, side by side: their pictures are the sheets until the script plays them."""
+    """Figures of some versions of a clip, side by side: their images are the sheets until the script plays them."""
     figures = ""
     for place in places:
         one = versions[place]
@@ -212,19 +212,19 @@ def _screens(versions: Sequence[SampleClip], clip: int, places: Sequence[int]) -
 
 
 def _sheet(frames: NDArray[np.uint8]) -> str:
-    """Frames (T, H, W, 3) side by side in one WebP, in base64."""
+    """Frames (T, H, W, 3) side by side as one WebP in base64."""
     return _webp(Image.fromarray(np.concatenate(list(frames), axis=1)), WEBP_QUALITY)
 
 
 def _webp(picture: Image.Image, quality: int) -> str:
-    """In base64."""
+    """The image as a WebP in base64."""
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=quality)
     return base64.b64encode(file.getvalue()).decode()
 
 
 def _data(clips: Clips, sheets: bool) -> dict[str, Any]:
-    """What the script needs; the truth and the given frames once a clip. Sheets that stand in the page are left out."""
+    """The script's data; the truth and the given frames once per clip. Without `sheets`, those in the page are used."""
     first = next(iter(clips.values()))[0]
     return {
         "context_frames": first.context_frames,
@@ -254,7 +254,7 @@ def _clip_data(key: tuple[str, str], versions: Sequence[SampleClip], sheets: boo
 
 
 def _centre_paths(clip: SampleClip, boxes: Boxes, rows: list[dict[int, int]]) -> list[list[list[float] | None]]:
-    """For each true agent the centre of its box among `boxes` in every frame; `rows` as `detected_rows` gives them."""
+    """For each true agent, the centre of its box among `boxes` in every frame; `rows` as from `detected_rows`."""
 
     def centre(frame: int, row: int | None) -> list[float] | None:
         if row is None or row not in rows[frame]:
@@ -271,7 +271,7 @@ def _rounded(boxes: Boxes) -> list[list[list[float]]]:
 
 
 def _page(kind: str, body: str, data: dict[str, Any]) -> HTML:
-    # In a script element only "<" could end it, or begin a comment.
+    # In a script element, only "<" could end it or begin a comment.
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return HTML(
         f"{on_the_page('rl-gallery')}<style>{_asset('explorer.css')}</style>\n"

@@ -1,9 +1,9 @@
-"""The page on what fine-tuning changes, measure by measure and step by step: its figures, tables and texts; no torch.
+"""The page on the effects of fine-tuning, by measure and step: its figures, tables and sentences; no torch.
 
-The functions take a `Changes` (`read` makes one of a sweep's table) and return a matplotlib figure, a pandas Styler or
-Markdown. Decision: everything is after − before, clip by clip against the run's own base, and so are the values behind a
-figure. A change is better or worse where its interval over seeds and scenes excludes 0 (`statistics.interval`); of a measure
-of a whole set, to which no clip adds a part, the interval is over seeds.
+The functions take a `Changes`, made by `read` from a sweep's table, and return a matplotlib figure, a pandas Styler or
+Markdown. Decision: all values are after − before, clip by clip against the run's own base, in figures and in their files. A
+change is better or worse if its interval over seeds and scenes excludes 0 (`statistics.interval`); for a measure of a whole
+set, without contributions of single clips, the interval is over seeds.
 
 Refused: runs whose base was not measured, and intervals from fewer than three seeds.
 """
@@ -42,19 +42,19 @@ AGENTS = (
     "position_error_m", "range_error_matched_m", "bearing_error_matched_deg",
 )  # fmt: skip
 FIDELITY = ("effnet_kd", "video_kd", "effnet_perceptual", "psnr_db", "ssim")
-MOTION = {  # what C7 says of each: the sign of its change
+MOTION = {  # the sign of each change according to C7
     "background_flow_error_px": -1, "residual_agent_error_px": +1, "displacement_slope": -1, "pull_to_mean": +1,
 }  # fmt: skip
 PATH = ("effnet_kd", "ade_px")
 IN_THE_MAP = (*FIDELITY, *AGENTS)
 EVERYWHERE = (*TARGET_LOOK, *OTHER_LOOKS)
-SOURCES = catalogue.SOURCES["all"]  # what the base was trained on, and can forget
+SOURCES = catalogue.SOURCES["all"]  # the base's training domains, which it can forget
 ALL_DOMAINS = dict.fromkeys((*EVERYWHERE, *SOURCES))
 MOTION_PANELS = [(measure, domain) for measure in MOTION for domain in TARGET_LOOK]
 FORGOTTEN = (*DENOISING_LOSSES, "effnet_kd", "flow_error_px", "ade_px")
 SHOWN = dict.fromkeys((*AGENTS, *FIDELITY, *MOTION, *FORGOTTEN))
-NAMES = {catalogue.PSEUDO.get(measure, measure): measure for measure in SHOWN}  # of what is compared clip by clip
-MEASURES = {*SHOWN, *NAMES}  # the measures that this page wants in a sweep's rows
+NAMES = {catalogue.PSEUDO.get(measure, measure): measure for measure in SHOWN}  # by the measure that is compared per clip
+MEASURES = {*SHOWN, *NAMES}  # the measures that this page needs of a sweep's rows
 OVER_STEPS = [
     ("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"), ("ade_px", "driving-held-out"),
     ("ade_matched_px", "driving-eventful"), ("recall", "driving-eventful"),
@@ -78,10 +78,10 @@ class Changes:
     values: pd.DataFrame
     """`tables.per_run`: the levels themselves, and those of the reference baselines"""
     of_runs: pd.DataFrame
-    """configuration, run, seed, base, step, domain, measure, before, change, and clips, the same for runs of one"""
+    """configuration, run, seed, base, step, domain, measure, before, change, and clips, equal in all runs of one"""
     of_configurations: pd.DataFrame
-    """configuration, step, domain, measure, before, change, low, high (NaN for fewer than three seeds), seeds, clips, and in
-    words `described`, such as "+1.2 (0.9 to 1.5)", and `outcome` (`statistics.outcome`)"""
+    """configuration, step, domain, measure, before, change, low, high (NaN for fewer than three seeds), seeds, clips, and as
+    text `described`, such as "+1.2 (0.9 to 1.5)", and `outcome` (`statistics.outcome`)"""
 
     def at_the_end(self) -> pd.DataFrame:
         """The changes without replay at the last step, by measure and domain."""
@@ -89,14 +89,14 @@ class Changes:
         return here[here["step"] == here["step"].max()]
 
     def drawn(self, measures: Iterable[str], domains: Iterable[str], *, at_the_end: bool = False) -> pd.DataFrame:
-        """The rows of the runs without replay behind a figure, for `style.csv_link`."""
+        """The values of a figure's runs without replay, for `style.csv_link`."""
         here = self.of_runs[self.of_runs["configuration"] == NONE]
         here = here[here["step"] == here["step"].max()] if at_the_end else here
         return here[here["measure"].isin(list(measures)) & here["domain"].isin(list(domains))]
 
 
 def read(table: Table) -> Changes:
-    """The changes in a sweep's rows; ValueError where a run's base was not measured on the same measures and domains."""
+    """The changes in a sweep's rows; ValueError if a run's base was not measured with the same measures and domains."""
     of_runs, of_configurations = [], []
     few = table.rows[table.rows["measure"].isin(NAMES) & table.rows["model"].isin([FINE_TUNED, "base"])]
     keys = ["replay", "replay_fraction", "target", "step"]
@@ -159,7 +159,7 @@ def path(made: Changes) -> Figure:
 
 
 def over_steps(made: Changes) -> Figure:
-    """Changes from the base over fine-tuning without replay; thin lines are single runs, bars intervals."""
+    """Changes from the base over the steps without replay; thin lines are single runs, bars intervals."""
     table, runs = (one[one["configuration"] == NONE] for one in (made.of_configurations, made.of_runs))
     if table.empty:
         return style.text_figure(NO_RUN)
@@ -180,7 +180,7 @@ def over_steps(made: Changes) -> Figure:
 
 
 def changes_map(made: Changes) -> Figure:
-    """Measures of fidelity and of agents by kind of driving and look: changes at the last step, coloured by outcome."""
+    """Measures of fidelity and agents by kind of driving and appearance: changes at the last step, coloured by outcome."""
     table = made.at_the_end()
     if table.empty:
         return style.text_figure(NO_RUN)
@@ -218,13 +218,13 @@ def changes_map(made: Changes) -> Figure:
 
 
 def _wide(table: pd.DataFrame, column: str, measures: Iterable[str]) -> pd.DataFrame:
-    """A column by measure (rows) and domain (columns), of what was measured."""
+    """A column of a table by measure (rows) and domain (columns), without those that were not measured."""
     wide = table.pivot(index="measure", columns="domain", values=column)
     return wide.reindex(index=[name for name in measures if name in wide.index], columns=_measured(table, EVERYWHERE))
 
 
 def dominant_motion(made: Changes) -> Figure:
-    """The four numbers of C7 over fine-tuning without replay, beside those of real frames and of a copied last frame."""
+    """The four measures of C7 over fine-tuning without replay, beside those of real frames and of a copied last frame."""
     values = per_configuration(made.values)
     tuned = values[values["configuration"] == NONE]
     if tuned.empty:
@@ -253,7 +253,7 @@ def dominant_motion(made: Changes) -> Figure:
 
 
 def forgetting(made: Changes) -> Figure:
-    """What each domain lost at the last step without replay: a panel per measure, mean and interval; dots are runs."""
+    """The change on each domain at the last step without replay: a panel per measure, mean and interval; dots are runs."""
     table, runs = made.at_the_end(), made.drawn(FORGOTTEN, ALL_DOMAINS, at_the_end=True)
     if table.empty:
         return style.text_figure(NO_RUN)
@@ -275,13 +275,13 @@ def forgetting(made: Changes) -> Figure:
             axes.tick_params(axis="x", labelsize=8)
             axes.axhline(len(domains) - sum(domain in SOURCES for domain in domains) - 0.5, color=GREY, lw=0.6)
         panels[0, 0].invert_yaxis()
-        names = {INK: "what the base was trained on", GREY: "not in its training"}
+        names = {INK: "the base's training domains", GREY: "not in its training"}
         entries = [legend_entry(colour, name, "D") for colour, name in names.items()]
-        return finished(figure, "What was forgotten at the last step (right is worse)", made.runs, entries)
+        return finished(figure, "Forgetting at the last step (right is worse)", made.runs, entries)
 
 
 def drift(made: Changes) -> Figure:
-    """Change of the denoising loss at the last step without replay by noise level, a line for each domain."""
+    """Change of the denoising loss at the last step without replay over the noise level, a line for each domain."""
     table = made.at_the_end()
     table = table[table["measure"].isin(DENOISING_LOSSES)]
     if table.empty:
@@ -303,7 +303,7 @@ def drift(made: Changes) -> Figure:
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def changes_table(made: Changes) -> Styler:
-    """`changes_map` with intervals, and the four numbers of C7."""
+    """The changes of `changes_map` with their intervals, and the four measures of C7."""
     wide = _wide(made.at_the_end(), "described", (*IN_THE_MAP, *MOTION)).fillna("–")
     wide = wide.rename(columns=lambda domain: domain_of(domain).label, index=lambda name: measure_of(name).name)
     wide = wide.rename_axis(index="measure", columns=None).reset_index()
@@ -312,9 +312,9 @@ def changes_table(made: Changes) -> Styler:
 
 
 def transfer_table(made: Changes) -> Styler:
-    """Backward transfer and average forgetting over the base's own domains by configuration, means over runs.
+    """Backward transfer and average forgetting over the base's training domains by configuration, means over runs.
 
-    Both as in `statistics`, of all checkpoints at which every one of those domains was measured.
+    Both as in `statistics`, of all checkpoints at which all of these domains were measured.
     """
     shown = ["configuration", "measure", "runs", "backward transfer", "average forgetting"]
     return style.styled(pd.DataFrame(_transfers(made)), "transfer", shown=shown).hide(axis="index")
@@ -341,7 +341,7 @@ def _transfers(made: Changes) -> list[dict[str, str]]:
 
 # --------------------------------------------------------------------------------------------------------------- texts
 def motion_claim(made: Changes) -> str:
-    """C7 in a sentence, for the opening: the changes of its four numbers, and how many have the sign that C7 expects."""
+    """C7 in a sentence, for the opening: the changes of its four measures, and how many have the sign that C7 predicts."""
     head = "**C7**, the model learns the dominant motion instead: "
     rows = _of_motion(made)
     if not rows:
@@ -352,7 +352,7 @@ def motion_claim(made: Changes) -> str:
 
 
 def signs_in_words(made: Changes) -> str:
-    """How many of C7's numbers change as it says, such as "3 of 4 change as C7 says, 0 the other way, 5 seeds"."""
+    """How many of C7's measures change as predicted, such as "3 of 4 change as C7 predicts, 0 the other way, 5 seeds"."""
     rows = _of_motion(made)
     if not rows:
         return "not run yet"
@@ -360,7 +360,7 @@ def signs_in_words(made: Changes) -> str:
     if seeds < SEEDS_FOR_AN_INTERVAL:
         return f"{of_seeds}, no interval"
     signs = [np.sign(one["change"]) * MOTION[one["measure"]] for one in rows if one["low"] * one["high"] > 0]
-    return f"{signs.count(1)} of {len(rows)} change as C7 says, {signs.count(-1)} the other way, {of_seeds}"
+    return f"{signs.count(1)} of {len(rows)} change as C7 predicts, {signs.count(-1)} the other way, {of_seeds}"
 
 
 def _of_motion(made: Changes) -> list[pd.Series[Any]]:
@@ -370,14 +370,14 @@ def _of_motion(made: Changes) -> list[pd.Series[Any]]:
 
 
 def summary(made: Changes) -> str:
-    """Markdown: fidelity and accuracy in numbers, how many measures of agents got worse where, and what was forgotten."""
+    """Markdown: the changes in fidelity and accuracy, the outcomes of the measures of agents, and forgetting."""
     table = made.at_the_end()
     if table.empty:
         return NO_RUN
     lines = []
     for kd in of_measure(table, "effnet_kd", "driving").itertuples():
         changed = f"after {kd.step} steps EffNet-KD on ordinary driving changes by {kd.described}"
-        lines.append(f"- **Visual quality**: {changed}: {kd.outcome}, {counted(kd.seeds, 'seed')}.")
+        lines.append(f"- **Visual fidelity**: {changed}: {kd.outcome}, {counted(kd.seeds, 'seed')}.")
     for ade in table[table["measure"] == "ade_px"].itertuples():
         here = table[(table["domain"] == ade.domain) & table["measure"].isin(AGENTS)]
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in here["outcome"].value_counts().items())
@@ -388,19 +388,19 @@ def summary(made: Changes) -> str:
     lost = [line for line in _transfers(made) if line["configuration"] == NONE]
     if lost:
         each = "; ".join(f"{line['measure']} {line['backward transfer']}" for line in lost)
-        lines.append(f"- **What the base was trained on** (backward transfer, below 0: forgotten): {each}.")
+        lines.append(f"- **The base's training domains** (backward transfer, below 0: forgotten): {each}.")
     return style.completeness_paragraph(made.runs) + "\n".join(lines)
 
 
 # ------------------------------------------------------------------------------------------------------ parts of figures
 def _measured(table: pd.DataFrame, domains: Iterable[str]) -> list[str]:
-    """Of these domains, those that were measured."""
+    """The domains that were measured, in this order."""
     measured = set(table["domain"])
     return [domain for domain in domains if domain in measured]
 
 
 def _square_root_steps(axes: Axes, steps: Any) -> None:
-    """A square-root scale, for early steps that are close together, on the x axis of all panels that share it."""
+    """A square-root scale, which spreads the early steps, on the x axis that the panels share."""
     axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
     ticks = {step: float(np.sqrt(step)) for step in [0, *sorted(set(steps))]}
     named = _spaced(ticks, 0.14)
@@ -409,7 +409,7 @@ def _square_root_steps(axes: Axes, steps: Any) -> None:
 
 
 def _spaced(places: dict[int, float], share: float) -> dict[int, float]:
-    """Of steps at these places those to label: the last one first, and none nearer to another than a share of the axis."""
+    """The steps to label, by place: the last one, then those that are at least this share of the axis from any other."""
     kept: dict[int, float] = {}
     distance = share * np.ptp([0.0, *places.values()])
     for step in sorted(places, reverse=True):

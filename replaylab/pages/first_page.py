@@ -1,8 +1,8 @@
-"""The first page: one sentence of what was found, four clips that show it, three changes in a figure, and a card a claim.
+"""The first page: the result in one sentence, four clips that show it, three changes in a figure, and a card per claim.
 
-Decision: everything is computed from the published runs. A sentence says "improves" or "degrades" where the whole interval
-lies on that side, and otherwise that no change is shown. The clip is chosen by a rule that stands below it. Intervals are
-those of the verdicts: over seeds and scenes.
+Decision: everything is computed from the published runs. The sentence says "improves" or "degrades" if the whole interval
+lies on that side, and otherwise that no change is shown. The clip is selected by a rule that is printed below it. Intervals
+are those of the verdicts: over seeds and scenes.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ NONE, REPLAY = Configuration(), Configuration("near", MAIN_FRACTION)
 LINES = {
     "C1": "Generated frames come closer to real driving.", "C2": "Agents of ordinary driving end up in the wrong places.",
     "C2, ours": "Agents of eventful driving end up in the wrong places.",
-    "C3": "Fidelity and accuracy part where the target is regular, more than where it is eventful.",
+    "C3": "Fidelity and accuracy diverge on a regular target, more than on an eventful one.",
     "C4": "{} replay of a quarter keeps {}.",
     "C5": "The same in a second family of models, tiny CogVideoX.",
     "C6": "The same on a second driving world, a country road.",
-    "C7": "The model learns the dominant motion in place of the agents' own.",
+    "C7": "The model learns the dominant motion instead of the agents' own.",
 }  # fmt: skip
 PAGES = {"C1": "02_finetune_degradation", "C2": "02_finetune_degradation", "C3": "06_alignment", "C4": "03_replay_sweep",
          "C5": "08_architectures", "C6": "07_second_world", "C7": "02_finetune_degradation"}  # fmt: skip
@@ -46,7 +46,7 @@ PAGES = {"C1": "02_finetune_degradation", "C2": "02_finetune_degradation", "C3":
 
 @dataclass(frozen=True)
 class Change:
-    """A measure before fine-tuning, and its change by the last step, without replay and with."""
+    """A measure before fine-tuning, and its changes at the last step, without and with replay."""
 
     measure: str
     domain: str
@@ -61,7 +61,7 @@ class Change:
 
 
 def effects(rows: pd.DataFrame) -> list[Change]:
-    """The changes of ENDPOINTS, over seeds and scenes; those of which both configurations have runs."""
+    """The changes of ENDPOINTS, with intervals over seeds and scenes; only those for which both configurations have runs."""
     found = []
     for measure, domain in ENDPOINTS:
         both = [changes(rows, one, measure, domain) for one in (NONE, REPLAY)]
@@ -74,10 +74,10 @@ def effects(rows: pd.DataFrame) -> list[Change]:
 
 
 def sentence(found: Sequence[Change]) -> str:
-    """Markdown: what fine-tuning does to fidelity, and to accuracy on regular driving and on events; what replay keeps."""
+    """Markdown: the effects of fine-tuning on fidelity and on accuracy (regular driving, events), and those of replay."""
     by = {(one.measure, one.domain): one for one in found}
     if set(by) != set(ENDPOINTS):
-        return "The runs that this page is about are not all there."
+        return "Not all runs of this page are complete."
     regular, events, fidelity = (by[one] for one in ENDPOINTS)
     said = (
         f"Fine-tuning a small video generator on regular driving {_verb(fidelity.without, 'improves', 'degrades')} its "
@@ -96,7 +96,7 @@ def sentence(found: Sequence[Change]) -> str:
 
 
 def title_of_tradeoff(found: Sequence[Change]) -> str:
-    """The same as a figure's title, in two lines; empty where replay has no gain to keep or no loss to avoid."""
+    """The effects of replay as a figure's title, in two lines; empty if there is no gain to keep or no loss to avoid."""
     kept = _shares_kept(found)
     if not kept:
         return ""
@@ -105,7 +105,7 @@ def title_of_tradeoff(found: Sequence[Change]) -> str:
 
 
 def _shares_kept(found: Sequence[Change]) -> tuple[str, str] | None:
-    """Of the gain in fidelity, and of the loss in accuracy on events, where there are both."""
+    """The kept share of the gain in fidelity, and the avoided share of the loss in accuracy on events; None without both."""
     by = {(one.measure, one.domain): one for one in found}
     if set(by) != set(ENDPOINTS):
         return None
@@ -118,7 +118,7 @@ def _shares_kept(found: Sequence[Change]) -> tuple[str, str] | None:
 
 
 def _verb(change: Interval, better: str, worse: str) -> str:
-    """Of measures that are better when lower."""
+    """The verb of a change in a measure that is better when lower."""
     if change.high < 0:
         return f"**{better}**"
     return f"**{worse}**" if change.low > 0 else "shows **no certain change**"
@@ -134,8 +134,8 @@ def _from_to(one: Change) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- clips
 def versions(table: Table) -> list[sample_clips.SampleClip]:
-    """Every kept eventful clip of the runs on regular driving in four versions under plain names: truth, base, fine-tuned
-    without replay, and with.
+    """All stored eventful clips of the runs on regular driving in four versions with plain names: truth, base, fine-tuned
+    without replay, and with replay.
     """
     kept = sample_clips.main_sample_clips(verdicts.of_target(table, "driving"))
     tuned = list(dict.fromkeys(one.configuration for one in kept if one.step))
@@ -146,26 +146,26 @@ def versions(table: Table) -> list[sample_clips.SampleClip]:
 
 
 def chosen_clip(shown: Sequence[sample_clips.SampleClip], found: Sequence[Change]) -> str:
-    """The percentile of the clip whose change is nearest to the mean effect of all test clips; empty where there is none."""
+    """The percentile of the clip whose change is nearest to the mean effect of all test clips; empty if there is none."""
     mean = _of_clips(found)
     return sample_clips.nearest_to_the_mean(shown, mean.without.estimate) if shown and mean else ""
 
 
 def clips(shown: Sequence[sample_clips.SampleClip], found: Sequence[Change]) -> HTML:
-    """The chosen clip in its `versions`, and on a button another one."""
+    """The selected clip in its `versions`, and a button that shows another one."""
     chosen = chosen_clip(shown, found)
     return explorer.comparison(shown, chosen) if chosen else explorer.NO_CLIPS
 
 
 def rule_of_clips(shown: Sequence[sample_clips.SampleClip], found: Sequence[Change]) -> str:
-    """Markdown: how the clip was chosen; empty where there is none."""
+    """Markdown: the rule by which the clip is selected; empty if there is none."""
     mean, count = _of_clips(found), len({clip.percentile for clip in shown})
     if not count or mean is None:
         return ""
     return (
         f"Three frames are given (dashed edge), the model generates the next five. Cyan: where agents are; magenta: where "
-        f"they are detected; white arrows: from there to where they should be. Of the {count} eventful clips that each "
-        f"run keeps, this one changes in ADE without replay most nearly as all test clips do on average "
+        f"they are detected; white arrows: from there to where they should be. Of the {count} eventful clips stored for a "
+        f"run, this is the one whose change of ADE without replay is nearest to the mean change of all test clips "
         f"({describe(mean.without, measure_of(mean.measure).digits)} px)."
     )
 
@@ -176,9 +176,9 @@ def _of_clips(found: Sequence[Change]) -> Change | None:
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def dumbbells(found: Sequence[Change]) -> Figure:
-    """Changes from the base, without replay and with a quarter of near replay: a row a measure, better to the left."""
+    """Changes from the base, without replay and with a quarter of near replay: a row per measure, better to the left."""
     if not found:
-        return style.text_figure("The runs of this figure are not there.")
+        return style.text_figure("The runs of this figure are missing.")
     with figure_style():
         figure, panels = plt.subplots(len(found), 1, figsize=(WIDTH, 0.6 + 1.15 * len(found)), squeeze=False)
         for axes, one in zip(panels[:, 0], found, strict=True):
@@ -202,11 +202,11 @@ def dumbbells(found: Sequence[Change]) -> Figure:
             style.legend_entry(INK, "base", "D"), style.legend_entry(VERMILION, "fine-tuned", "o"),
             style.legend_entry(BLUE, f"with {percent(MAIN_FRACTION)} near replay", "o"),
         ]  # fmt: skip
-        return style.finished(figure, "What fine-tuning changes, and what replay keeps", entries=entries, columns=3)
+        return style.finished(figure, "Effects of fine-tuning without and with replay", entries=entries, columns=3)
 
 
 def drawn(found: Sequence[Change]) -> pd.DataFrame:
-    """What `dumbbells` draws."""
+    """The values of `dumbbells`."""
     return pd.DataFrame(
         {"measure": one.measure, "domain": one.domain, "before": one.before, "configuration": name,
          "change": interval.estimate, "low": interval.low, "high": interval.high, "seeds": interval.n}
@@ -216,8 +216,9 @@ def drawn(found: Sequence[Change]) -> pd.DataFrame:
 
 # --------------------------------------------------------------------------------------------------------------- cards
 def cards(found: verdicts.Judgements, others: Mapping[str, str]) -> HTML:
-    """A card a claim: its verdict, effect and a plain line, with a link to the evidence. others: sentences of the claims
-    without a verdict, by name.
+    """A card per claim: its verdict, its effect and a plain sentence, with a link to the evidence.
+
+    others: the results of the claims without a verdict in words, by name.
     """
     made = [_card(*_of_claim(claim, result)) for claim, result in found]
     made += [_card(name, LINES[name], "exploratory", text) for name, text in others.items()]
@@ -244,7 +245,7 @@ def _card(name: str, line: str, verdict: str, effect: str) -> str:
 
 
 def exploratory(rows: Table) -> dict[str, str]:
-    """What was found of the claims without a preregistered verdict, in words, by name."""
+    """The results of the claims without a preregistered verdict, in words, by name."""
     said = {}
     for name, preset in (("C5", "second-family"), ("C6", "second-world")):
         second, _ = generalisation.read(preset).judged
@@ -257,7 +258,7 @@ def exploratory(rows: Table) -> dict[str, str]:
 
 
 def caveats(every: Table, sweep_runs: Table) -> str:
-    """Markdown: where the bases are no better than the reference baselines, and what C3 comes to on other test clips."""
+    """Markdown: where the bases are no better than the reference baselines, and the result of C3 on other test clips."""
     values = last_step(per_run(sweep_runs.rows))
     ade = values[values["measure"] == "ade_px"].groupby(["domain", "configuration"])["value"].mean().unstack()
     lines, digits = [], measure_of("ade_px").digits
@@ -280,5 +281,5 @@ def caveats(every: Table, sweep_runs: Table) -> str:
 
 
 def read() -> tuple[Table, Table]:
-    """The preregistered runs, and the published sweep with what C7 needs."""
+    """The preregistered runs, and the published runs without replay with the measures of C7."""
     return verdicts.read_together(), sweep.read("published", [0.0], measures=finetune_degradation.MEASURES)

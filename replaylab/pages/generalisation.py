@@ -1,9 +1,8 @@
-"""The pages on another driving world (claim C6) and another family of models (C5): the same claims, judged twice.
+"""The pages on another driving world (claim C6) and another family of models (C5): the same claims tested twice.
 
-The functions take a `Generalisation` (`read` makes one) and give back a matplotlib figure, a pandas Styler or Markdown.
-Decision: the claims of the preregistration are judged again, unchanged, on the second, and each stands beside its result in
-the published sweep, the first. With three seeds none gets a verdict: an interval lies on the claim's side, on the other
-side, or cannot tell.
+The functions take a `Generalisation`, made by `read`, and return a matplotlib figure, a pandas Styler or Markdown.
+Decision: the preregistered claims are tested unchanged in the second world or family, beside their results in the published
+sweep, the first. Three seeds give no verdict: an interval lies on the claimed side, on the other side, or is inconclusive.
 """
 
 from __future__ import annotations
@@ -47,13 +46,13 @@ Judgements = list[tuple[Claim, Judged | None]]
 
 @dataclass(frozen=True)
 class Difference:
-    """In what the second differs from the first, and the claim that this makes no difference."""
+    """The factor in which the second differs from the first, and the claim that it makes no difference."""
 
     claim: str
     one: str
     both: str
     title: str
-    """of figures of either, which stands in the braces"""
+    """of the figures; "first" or "second" replaces the braces"""
 
 
 WORLD = Difference("C6", "world", "worlds", "Replay on the {} world")
@@ -62,16 +61,16 @@ FAMILY = Difference("C5", "family", "families", "Replay in the {} family")
 
 @dataclass(frozen=True)
 class Generalisation:
-    """The same configurations twice, as far as they are there, with a difference."""
+    """The finished runs of the same configurations in the first and the second world or family."""
 
     second: Configurations
     first: Configurations
-    """of the published sweep, whatever was asked for"""
+    """always of the published sweep"""
     differs: Difference = WORLD
 
     @cached_property
     def judged(self) -> tuple[Judgements, Judgements]:
-        """The claims of the preregistration that are of a single target, with what was found: second, first."""
+        """The preregistered claims about a single target with their results (None if runs are missing): second, first."""
         second, first = (
             [(claim, claims.judge(made.rows, claim)) for claim in claims_about(made, self.differs.claim)]
             for made in (self.second, self.first)
@@ -80,7 +79,7 @@ class Generalisation:
 
 
 def claims_about(made: Configurations, name: str) -> list[Claim]:
-    """The claims of the preregistration about one target (alignment is of two), about these runs', as parts of `name`."""
+    """The preregistered claims about one target (C3 compares two), for the target of these runs, as parts of `name`."""
     where = dict(zip(FIRST, (made.ordinary, made.eventful), strict=True))
     single = [claim for claim in claims.CLAIMS if claim.against is None]
     of_target = [replace(claim.configuration, target=made.ordinary) for claim in single]
@@ -93,9 +92,9 @@ def claims_about(made: Configurations, name: str) -> list[Claim]:
 def read(
     preset: str, replay_fractions: Sequence[float] = (), seeds: Sequence[int] = (), store: str | Path = ""
 ) -> Generalisation:
-    """The finished runs of a preset beside the published ones; nothing is trained. Empty arguments: the preset's own.
+    """The finished runs of a preset beside the published ones; nothing is trained. Empty arguments mean the preset's own.
 
-    ValueError for an unknown preset, or for a fraction or seed that is none.
+    ValueError for an unknown preset, or an invalid fraction or seed.
     """
     home, published = store_of(preset, store), published_folder()
     wanted = grid(preset, list(replay_fractions), list(seeds))
@@ -115,7 +114,7 @@ def read(
 
 # ----------------------------------------------------------------------------------------------------- opening and table
 def opening(made: Generalisation, store: str | Path = "") -> str:
-    """Markdown for the top of the page: what each claim came to here, how many runs there are, cost and command."""
+    """Markdown for the top of the page: the result of each claim, the number of finished runs, cost and command."""
     second = made.second
     runs = second.runs.assign(target=second.ordinary)
     again = f"python -m replaylab sweep --preset {second.preset} --store FOLDER"
@@ -123,7 +122,7 @@ def opening(made: Generalisation, store: str | Path = "") -> str:
 
 
 def claims_table(made: Generalisation) -> Styler:
-    """A claim a line: its change and where the interval lies, of the second and of the first."""
+    """A row per claim: its change and the position of the interval, in the second and in the first."""
     lines, of = [], made.differs
     for (claim, second), (_, first) in zip(*made.judged, strict=True):
         line = {"claim": claim.name.removeprefix(f"{of.claim}, "), "statement": claim.statement}
@@ -142,9 +141,9 @@ def claims_table(made: Generalisation) -> Styler:
 
 
 def outcome_of_claim(result: Judged | None) -> str:
-    """Where a claim's interval lies: one of READINGS, FEW or not run yet. No verdict.
+    """The position of a claim's interval, which is not a verdict: a value of READINGS, FEW or MISSING.
 
-    Where the preregistered rule leaves a claim open whatever the interval (`Judged.why`), it cannot tell.
+    CANNOT_TELL if the preregistered rule leaves the claim undecided whatever the interval (`Judged.why`).
     """
     if result is None:
         return MISSING
@@ -157,18 +156,18 @@ def outcome_of_claim(result: Judged | None) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- figures
 def base_curves(made: Generalisation) -> Figure:
-    """How the second's base learnt to move, and the first's beside it."""
+    """ADE of the second base over its pretraining, beside that of the first."""
     return base_models.learning_curve(*_curves(made))
 
 
 def both_curves(made: Generalisation) -> pd.DataFrame:
-    """What `base_curves` draws: ADE in px of both bases over pretraining, with a column `base`."""
+    """The values of `base_curves`: ADE in px of both bases over pretraining, with a column `base`."""
     both = pd.concat(_curves(made), ignore_index=True)
     return both[both["measure"] == "ade_px"]
 
 
 def bases_summary(made: Generalisation) -> str:
-    """Markdown: how far both bases came in pretraining, between a copied last frame and the autoencoder's own error."""
+    """Markdown: ADE of both bases at the end of pretraining, between that of copying and that of the autoencoder."""
     second, first = _curves(made)
     lines = []
     for domain in ("near", "driving-eventful"):
@@ -194,7 +193,7 @@ def _curves(made: Generalisation) -> list[pd.DataFrame]:
 
 
 def over_fractions(made: Generalisation) -> Figure:
-    """Changes at the last step over the share of near and far replay in a batch, of the second and, dashed, of the first."""
+    """Changes at the last step over the share of near and far replay in a batch, in the second and, dashed, in the first."""
     if made.second.effects.empty:
         return comparisons.nothing_yet(made.second)
     with figure_style():
@@ -235,7 +234,7 @@ def _line(axes: Axes, line: pd.DataFrame, colour: Any) -> None:
 
 
 def both_effects(made: Generalisation) -> pd.DataFrame:
-    """What the figures draw: `Configurations.effects` of both, with a column `world` or `family`."""
+    """The values of the figures: `Configurations.effects` of both, with a column `world` or `family`."""
     of = made.differs.one
     parts = [made.second.effects.assign(**{of: "second"}), made.first.effects.assign(**{of: "first"})]
     return pd.concat([one for one in parts if len(one)] or parts, ignore_index=True)
@@ -243,7 +242,7 @@ def both_effects(made: Generalisation) -> pd.DataFrame:
 
 # ------------------------------------------------------------------------------------------------------------ sentences
 def summary(made: Generalisation) -> str:
-    """Markdown: in how many claims both results agree, which are left open, fidelity, and the second's configurations."""
+    """Markdown: the claims on which both results agree, those left undecided, fidelity, and the second's configurations."""
     if made.second.done.empty:
         return f"Claim {made.differs.claim}: {MISSING}, {style.count_runs(made.second.runs)}."
     pairs = [
@@ -267,7 +266,7 @@ def summary(made: Generalisation) -> str:
 
 
 def _fidelity(made: Configurations) -> str:
-    """Whether fidelity on the target is better after fine-tuning without replay, by each measure."""
+    """The changes of fidelity on the target after fine-tuning without replay, with their outcomes."""
     changes = {label: made.change(NO_REPLAY.name, label) for label in FIDELITIES}
     return "; ".join(
         f"{label} {comparisons.describe_with_outcome(change, label)}"

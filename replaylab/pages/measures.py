@@ -1,8 +1,8 @@
-"""The page on measures: how each responds to controlled corruptions of real clips, in figures, a table and texts; no torch.
+"""The page on metrics: the response of each measure to controlled corruptions of real clips; no torch.
 
-The functions take a `CorruptionStudy` and return a matplotlib figure, a pandas Styler or Markdown. Decision: a corruption is
-seen where the evidence is `LEAST_EVIDENCE` or more, for every measure alike; a measure that the catalogue does not list is
-shown under its own name. Refused: a domain that was not corrupted.
+The functions take a `CorruptionStudy` and return a matplotlib figure, a pandas Styler or Markdown. Decision: a measure
+responds to a corruption if the evidence is at least `LEAST_EVIDENCE`, for all measures alike; a measure that the catalogue
+does not list is shown under its own name. Refused: a domain that was not corrupted.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ IN_THE_TABLE = ("effnet_kd", "psnr_db", "video_kd", "ade_px", "recall")
 TITLES = {PICTURES: "Corrupted pictures", TIME: "Corrupted time, and references", AGENTS: "Corrupted agents"}
 BOUNDS = (-1e9, -10.0, -LEAST_EVIDENCE, LEAST_EVIDENCE, 10.0, 30.0, 1e9)  # of the colours, in standard errors
 SHADES = {
-    "better, over 10": "#2166ac", "better": "#92c5de", f"not seen, under {LEAST_EVIDENCE:g}": "#f7f7f7",
+    "better, over 10": "#2166ac", "better": "#92c5de", f"no response, under {LEAST_EVIDENCE:g}": "#f7f7f7",
     "worse": "#fdcc8a", "worse, over 10": "#f16913", "worse, over 30": "#9e2f00",
 }  # fmt: skip
 
 
 def label_of(corruption: str, grade: float) -> str:
-    """Such as "blur 0.5 px"."""
+    """A corruption with its grade, such as "blur 0.5 px"."""
     label, kind = LABELS.get(corruption, corruption), KINDS.get(corruption)
     return f"{label} {grade:g} {kind.unit}" if kind and kind.unit else label
 
 
 def responses(made: CorruptionStudy, domain: str = EVENTFUL) -> pd.DataFrame:
-    """`corruption_study.response` of one domain, with the measure's kind, whether the corruption is `seen`, and the evidence
-    that it got `worse`. ValueError lists the domains of the study.
+    """`corruption_study.response` of one domain, with the measure's `kind`, the evidence that it got `worse`, and whether it
+    responds (`seen`). ValueError, with the domains of the study, for another one.
     """
     domains = sorted(set(made.rows["domain"]))
     if domain not in domains:
@@ -81,7 +81,7 @@ def _without_horizons(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """As the catalogue lists them, by group; others last in theirs."""
+    """The measures in the catalogue's order, by group; others last in their group."""
     known = {name: place for place, name in enumerate(catalogue.MEASURES)}
     groups = catalogue.GROUPS
     return sorted(set(names), key=lambda name: (groups.index(measure_of(name).group), known.get(name, len(known)), name))
@@ -89,7 +89,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def examples_figure(made: CorruptionStudy) -> Figure:
-    """The last frame of one eventful clip, under the strongest of each kind of corruption."""
+    """The last frame of one eventful clip, under the strongest corruption of each kind."""
     pictures = made.examples()
     rows = -(-len(pictures) // 4)
     with figure_style():
@@ -104,10 +104,10 @@ def examples_figure(made: CorruptionStudy) -> Figure:
 
 
 def response_map(made: CorruptionStudy, group: str, domain: str = EVENTFUL) -> Figure:
-    """Measures (rows) against the corruptions of one group of COLUMNS: how many standard errors worse.
+    """Measures (rows) against the corruptions of one group of COLUMNS: the change for the worse in standard errors.
 
-    "=" where nothing changed at all, "?" where the error is not known, "–" where there is nothing to compare; a measure
-    that has nothing to compare anywhere (PSNR: a clip against itself has none) stands in the table of values only.
+    "=": no change at all; "?": unknown standard error; "–": undefined. Measures that are undefined everywhere (PSNR of a
+    clip against itself) are in the table of values only.
     """
     table = mapped(made, group, domain)
     columns = sorted(set(_at(table)), key=lambda at: (COLUMNS[group].index(at[0]), at[1]))
@@ -129,14 +129,14 @@ def response_map(made: CorruptionStudy, group: str, domain: str = EVENTFUL) -> F
 
 
 def mapped(made: CorruptionStudy, group: str, domain: str = EVENTFUL) -> pd.DataFrame:
-    """What `response_map` draws: `responses` to the corruptions of one group of COLUMNS."""
+    """The values of `response_map`: `responses` to the corruptions of one group of COLUMNS."""
     table = _without_horizons(responses(made, domain))
     table = table[table["damage"].isin(COLUMNS[group])]
     return table[(table["damage"] != "blur") | table["grade"].isin(SHOWN_BLUR)]
 
 
 def _with_groups(measures: list[str]) -> list[str]:
-    """The measures with the groups' names between them."""
+    """The measures, each group preceded by its name."""
     groups = dict.fromkeys(measure_of(name).group for name in measures)
     return [row for group in groups for row in [group, *(one for one in measures if measure_of(one).group == group)]]
 
@@ -165,7 +165,7 @@ def _name_rows(axes: Axes, names: list[str]) -> None:
 
 
 def _name_columns(axes: Axes, columns: list[tuple[str, float]]) -> None:
-    """Grades above the cells, and the corruption above its grades."""
+    """Label the columns: grades above the cells, and corruptions above their grades."""
     axes.xaxis.tick_top()
     axes.set_xticks(range(len(columns)), [f"{at:g}" if KINDS[name].unit else "" for name, at in columns])
     for name in dict.fromkeys(name for name, _ in columns):
@@ -180,7 +180,7 @@ def _name_columns(axes: Axes, columns: list[tuple[str, float]]) -> None:
 
 
 def as_blur_figure(made: CorruptionStudy, domain: str = EVENTFUL) -> Figure:
-    """Which blur of all frames changes each distance between sets as much as a corruption of agents or time does."""
+    """The blur of all frames that changes each distance between sets as much as a corruption of agents or time does."""
     table = drawn_as_blur(made, domain)
     strongest = max(KINDS["blur"].grades)
     edge = strongest * 1.15
@@ -215,7 +215,7 @@ def _at(table: pd.DataFrame) -> Iterable[tuple[str, float]]:
 
 
 def drawn_as_blur(made: CorruptionStudy, domain: str) -> pd.DataFrame:
-    """`corruption_study.as_blur` of the distances between sets of frames or videos, for corruptions of time and agents."""
+    """`corruption_study.as_blur` of the distances between sets of frames or videos, for corruptions of time or agents."""
     table = corruption_study.as_blur(responses(made, domain))
     of_sets = made.rows.loc[made.rows["video"] == "", "measure"].unique()
     order = [*(name for name, kind in KINDS.items() if kind.group in (TIME, AGENTS)), "copy-last-frame"]
@@ -224,14 +224,14 @@ def drawn_as_blur(made: CorruptionStudy, domain: str) -> pd.DataFrame:
 
 
 def drawn_ceiling(made: CorruptionStudy) -> pd.DataFrame:
-    """What `ceiling_figure` draws: `corruption_study.blur_curve` of each domain."""
+    """The values of `ceiling_figure`: `corruption_study.blur_curve` of each domain."""
     domains = [name for name in DOMAINS if name in set(made.rows["domain"])]
     curves = {name: corruption_study.blur_curve(made.rows, name) for name in domains}
     return pd.concat(curves, names=["domain"]).reset_index()
 
 
 def ceiling_figure(made: CorruptionStudy) -> Figure:
-    """The detector on real frames, blurred more and more: ADE and recall against sharpness, a line per domain."""
+    """The detector on increasingly blurred real frames: ADE and recall against sharpness, a line per domain."""
     domains = [name for name in DOMAINS if name in set(made.rows["domain"])]
     colours = dict(zip(DOMAINS, sns.color_palette("colorblind")[:2], strict=True))
     with figure_style():
@@ -241,20 +241,20 @@ def ceiling_figure(made: CorruptionStudy) -> Figure:
             for axes, name in zip(panels, ("ade_px", "recall"), strict=True):
                 axes.plot(at["sharpness_ratio"], at[name], "o-", ms=5, color=colours[domain], label=domain_of(domain).label)
         named = corruption_study.blur_curve(made.rows, domains[-1])["sharpness_ratio"]
-        for sigma, ratio in named[~(named.diff() > -0.04)].items():  # not so near the one before that they overlap
+        for sigma, ratio in named[~(named.diff() > -0.04)].items():  # without labels that would overlap the previous one
             label = "real" if sigma == 0 else f"{sigma:g} px"
             panels[0].annotate(label, (ratio, 1), (0, 2), xycoords=panels[0].get_xaxis_transform(), fontsize=8,
                                textcoords="offset points", ha="center", rotation=45, color=GREY)  # fmt: skip
         panels[0].set(ylabel=measure_of("ade_px").axis, ylim=(0, None))
         panels[1].set(ylabel=measure_of("recall").axis, ylim=(0, 1.03))
-        panels[1].set_xlabel("sharpness of the frames (of the real ones')")
+        panels[1].set_xlabel("sharpness of the frames (share of the real ones')")
         panels[1].legend(loc="lower right")
-        return finished(figure, "What the detector can reach in blurred frames")
+        return finished(figure, "The detector's ceiling in blurred frames")
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def values_table(made: CorruptionStudy, domain: str = EVENTFUL) -> Styler:
-    """Every measure (a column; a page shows a few) under every corruption (a row), the references first: plain values."""
+    """The values of every measure (columns, of which a page shows a few) under every corruption (rows), references first."""
     table = responses(made, domain).pivot(index=["damage", "grade"], columns="measure", values="value")
     order = [(name, float(grade)) for name, kind in KINDS.items() for grade in kind.grades]
     table = table.reindex([at for at in order if at in table.index])
@@ -271,7 +271,7 @@ def values_table(made: CorruptionStudy, domain: str = EVENTFUL) -> Styler:
 
 # --------------------------------------------------------------------------------------------------------------- texts
 def status_line(made: CorruptionStudy) -> str:
-    """Markdown: what the page shows."""
+    """Markdown: the preset, clips, domains, corruptions and measures of the study."""
     kinds = [KINDS[name].group for name, _ in dict.fromkeys(_at(made.rows))]
     measures = {name for name in made.rows["measure"] if not name.endswith(catalogue.PSEUDO_SUFFIX)}
     domains = [domain_of(name).label for name in DOMAINS if name in set(made.rows["domain"])]
@@ -283,7 +283,7 @@ def status_line(made: CorruptionStudy) -> str:
 
 
 def summary(made: CorruptionStudy, domain: str = EVENTFUL) -> str:
-    """Markdown: what the numbers say, line by line."""
+    """Markdown: the results, a line each."""
     table = _without_horizons(responses(made, domain))
     lines = [_control(table), _copied_frame(table), *_corrupted_agents(table), _mild_blur(table), _taken_for_better(table),
              _distances(made, domain, table), _ceilings(made, domain)]  # fmt: skip
@@ -297,7 +297,7 @@ def _control(table: pd.DataFrame) -> str:
         return ""
     control, moved = "The control, rendered again without corruption,", again[again["change"] != 0]
     if moved.empty:
-        return f"{control} measures as real does: {len(again)} of {len(again)} measures, to the last digit."
+        return f"{control} has the values of real frames in {len(again)} of {len(again)} measures, to the last digit."
     worst = moved.loc[moved["evidence"].abs().idxmax()] if moved["evidence"].notna().any() else moved.iloc[0]
     return (
         f"{control} changes {len(moved)} of {len(again)} measures, most of all {measure_of(worst['measure']).name}, by "
@@ -306,19 +306,22 @@ def _control(table: pd.DataFrame) -> str:
 
 
 def _copied_frame(table: pd.DataFrame) -> str:
-    """A measure that does not tell real frames from a copied last frame is not used."""
+    """Which measures distinguish real frames from a copied last frame; others are not used."""
     copied = table[table["damage"] == "copy-last-frame"].dropna(subset=["evidence"])
     if copied.empty:
         return ""
-    text = f"Of {len(copied)} measures whose error is known, {copied['seen'].sum()} tell real from copying the last frame"
+    text = (
+        f"Of {len(copied)} measures with a known standard error, {copied['seen'].sum()} distinguish real frames from a "
+        "copied last frame"
+    )
     if copied["seen"].all():
         return f"{text}."
     unseen = _listed(copied[~copied["seen"]])
-    return f"{text}. With this many clips these do not, and by themselves say nothing of motion: {unseen}."
+    return f"{text}. These do not with this number of clips, and by themselves do not measure motion: {unseen}."
 
 
 def _corrupted_agents(table: pd.DataFrame) -> list[str]:
-    """Of the strongest of each kind of corruption of agents: how many measures see it."""
+    """How many measures respond to the strongest corruption of agents of each kind."""
     lines = []
     for name in COLUMNS[AGENTS]:
         one = _strongest(table.dropna(subset=["evidence"]), name)
@@ -326,25 +329,25 @@ def _corrupted_agents(table: pd.DataFrame) -> list[str]:
             continue
         fidelity, accuracy = one[one["kind"].isin(FIDELITY)], one[one["kind"] == catalogue.OF_AGENTS]
         seen = accuracy["seen"]
-        unseen = f" (not by {_listed(accuracy[~seen])})" if seen.any() and not seen.all() else ""
+        unseen = f" (not {_listed(accuracy[~seen])})" if seen.any() and not seen.all() else ""
         lines.append(
-            f"*{capital(label_of(name, float(one['grade'].iloc[0])))}*: seen by {_counted(fidelity)} measures of fidelity "
-            f"and by {_counted(accuracy)} of agents{unseen}."
+            f"*{capital(label_of(name, float(one['grade'].iloc[0])))}*: {_counted(fidelity)} measures of fidelity respond, "
+            f"and {_counted(accuracy)} of agents{unseen}."
         )
     return lines
 
 
 def _mild_blur(table: pd.DataFrame) -> str:
-    """Measures of agents that would take a loss of sharpness for a loss of accuracy."""
+    """Measures of agents that respond to a loss of sharpness as to a loss of accuracy."""
     blur = table[(table["damage"] == "blur") & (table["grade"] == 1)].dropna(subset=["evidence"])
     agents = blur[blur["kind"] == catalogue.OF_AGENTS]
     if agents.empty:
         return ""
-    text = f"A blur of 1 px, which moves no agent, is seen by {_counted(agents)} measures of agents"
+    text = f"To a blur of 1 px, which moves no agent, {_counted(agents)} measures of agents respond"
     if not agents["seen"].any():
         return f"{text}."
     said = f"{text}: {_listed(agents[agents['seen']])}."
-    return f"{said} The detector misses more agents in blurred frames, so its ceiling is printed."
+    return f"{said} The detector misses more agents in blurred frames, so its ceiling is given."
 
 
 def _taken_for_better(table: pd.DataFrame) -> str:
@@ -360,7 +363,7 @@ def _taken_for_better(table: pd.DataFrame) -> str:
 
 
 def _distances(made: CorruptionStudy, domain: str, table: pd.DataFrame) -> str:
-    """Whether distances between sets see what happens to agents, beside the ADE under the same corruption."""
+    """The response of distances between sets to corruptions of agents, beside the ADE under the same corruption."""
     blurs = drawn_as_blur(made, domain)
     ade = table[table["measure"] == "ade_px"].set_index(["damage", "grade"])["value"]
     lines = []
@@ -377,7 +380,7 @@ def _distances(made: CorruptionStudy, domain: str, table: pd.DataFrame) -> str:
 
 
 def _blur_text(one: pd.Series[Any]) -> str:
-    unsure = " (not seen)" if abs(one["evidence"]) < LEAST_EVIDENCE else ""
+    unsure = " (no response)" if abs(one["evidence"]) < LEAST_EVIDENCE else ""
     if np.isinf(one["blur_px"]):
         return f"more than one of {max(KINDS['blur'].grades):g} px{unsure}"
     return f"as one of {number(one['blur_px'])} px{unsure}" if one["blur_px"] > 0 else f"not for the worse{unsure}"
@@ -386,12 +389,12 @@ def _blur_text(one: pd.Series[Any]) -> str:
 def ceilings(rows: pd.DataFrame) -> str:
     """Markdown, for a sweep's rows: the detector's ceiling at the sharpness of the least sharp model and of the sharpest.
 
-    On eventful driving, from the published corruptions; where the results were not copied along, a sentence that says so.
+    On eventful driving, from the published corruptions; if these are missing, a sentence that says so.
     """
     try:
         made = corruption_study.run("published")
     except FileNotFoundError:
-        return "The detector's ceiling under blur is not here: its results lie in book/results."
+        return "The detector's ceiling under blur is not available: book/results is missing."
     values = last_step(per_configuration(rows))
     sharp = of_measure(values, "sharpness_ratio", EVENTFUL).set_index("configuration")["value"]
     sharp = sharp[[name for name in sharp.index if name not in BASELINES.values()]]

@@ -1,7 +1,7 @@
-"""The first page's four clips as one moving picture, for places that play no script, such as the README.
+"""The first page's four clips as one animated image, for places without scripts, such as the README.
 
-Decision: an animated WebP, whose frames are the clips' own, each pixel enlarged: it loops without a player or a
-codec. Boxes and arrows are those of the explorer, in its colours.
+Decision: an animated WebP of the clips' frames, enlarged by pixel replication: it loops without a player or a codec. Boxes
+and arrows are those of the explorer, in its colours.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from replaylab.util.files import write_atomically
 
 PANEL_PX, GAP_PX, TEXT_PX, WEBP_QUALITY = 200, 6, 18, 80
 SHIFT, EDGE, PAPER = (255, 255, 255), (38, 38, 38), (255, 255, 255)
-HOLD_FRAMES = 3  # for which the last one stays
+HOLD_FRAMES = 3  # during which the last one stays
 
 
 def write(versions: Sequence[SampleClip], path: Path) -> None:
-    """Versions of one clip side by side, `path` an animated WebP; raises ValueError for none, or for several clips."""
+    """Write versions of one clip side by side to `path`, an animated WebP; raises ValueError for none, or several clips."""
     if len({(one.domain, one.percentile) for one in versions}) != 1:
         raise ValueError("a moving picture shows versions of one clip, and there are none, or several clips")
     pictures = [_frame(versions, number) for number in range(len(versions[0].frames))]

@@ -1,9 +1,9 @@
-"""The top of a page that a reader ran: what ran, how long it took, whether its directions agree with the published ones, its
-clips, and what to run next.
+"""The top of a page with a reader's own runs: what ran and how long it took, comparison with the published results, clips,
+and next steps.
 
-Decision: a direction is the sign of a change, and it is compared with one that the published runs show, which is an interval
-that leaves 0; both numbers stand side by side, and no verdict is drawn from the reader's. On the published pages these
-functions give what those pages have: the claims' verdicts at the top, and the clips further down.
+Decision: the direction of an effect is the sign of its change; it is compared with the published one if that interval
+excludes 0. Both numbers are shown side by side, and the reader's runs give no verdict. On the published pages these
+functions return the published content: the claims' verdicts at the top, and the clips further down.
 
 Refused: what `tables.per_run` and `claims.changes` refuse.
 """
@@ -58,7 +58,7 @@ class Comparison:
 
 
 def is_own(table: Table) -> bool:
-    """Whether a reader trained it: in a store of their own, and not the preregistered runs once more."""
+    """Whether these are a reader's own runs: not in the published store, and not a replication of the preregistered runs."""
     return table.preset not in PREREGISTERED and table.store != published_folder()
 
 

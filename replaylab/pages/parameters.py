@@ -1,11 +1,11 @@
-"""The parameters of the notebooks, and the check that what a reader asked for is valid.
+"""The parameters of the notebooks and their validation.
 
-papermill only warns about a parameter that no cell knows, and turns `-p seeds [0,1]` into a string; both would show another
-page than the one asked for. Decision: a notebook's second cell is `p = parameters.parameters(globals())`, which takes every
-plain public value of the notebook for a parameter. An unknown name or a value of the wrong kind stops the notebook, with a
-message that lists the valid parameters: the fields of a dataclass, one for each notebook.
+papermill only warns about an unknown parameter, and converts `-p seeds [0,1]` to a string; in both cases the page would not
+show what was requested. Decision: the second code cell of a notebook is `p = parameters.parameters(globals())`, which treats
+every plain public value of the notebook as a parameter. An unknown name or a value of the wrong type stops the notebook,
+with a message that lists the valid parameters: the fields of a dataclass, one for each notebook.
 
-Refused: parameters that are not plain values, and guessing what a mistyped one meant.
+Refused: parameters that are not plain values, and guesses about mistyped ones.
 """
 
 import difflib
@@ -40,7 +40,7 @@ def _is_text(item: object) -> bool:
 
 @dataclass(frozen=True)
 class ItemKind:
-    """What a list may hold."""
+    """The kind of items that a list may contain."""
 
     one: str
     several: str
@@ -59,12 +59,12 @@ ITEM_KINDS = {
 
 
 def text_of(default: str, note: str = "", choices: Iterable[str] = ()) -> Any:
-    """A parameter that is text, one of the choices where there are some."""
+    """A text parameter; if there are choices, one of them."""
     return field(default=default, metadata={"kind": "text", "note": note, "choices": tuple(choices)})
 
 
 def list_of(kind: str, note: str = PRESETS_OWN, default: Sequence[Any] = (), choices: Iterable[str] = ()) -> Any:
-    """A parameter that is a list of items of one of ITEM_KINDS."""
+    """A list parameter with items of one of ITEM_KINDS."""
     metadata = {"kind": kind, "note": note, "choices": tuple(choices)}
     return field(default_factory=lambda: list(default), metadata=metadata)
 
@@ -75,7 +75,7 @@ def _store(default: str = "the preset's own") -> Any:
 
 @dataclass(frozen=True)
 class ExplorerParameters:
-    """The parameters of the explorer's notebook, which only reads; an empty list or text means the preset's own."""
+    """The parameters of the explorer's notebook, which trains nothing; an empty list or text means the preset's own."""
 
     preset: str = text_of("published", choices=PRESETS)
     replay_fractions: list[float] = list_of("fractions")
@@ -85,7 +85,7 @@ class ExplorerParameters:
 
 @dataclass(frozen=True)
 class SweepParameters(ExplorerParameters):
-    """The parameters of the notebooks that train what is missing: those of the explorer's, and where."""
+    """The parameters of the notebooks that train missing runs: those of the explorer's, and where to train."""
 
     cluster: str = text_of("inline", choices=CLUSTERS)
     cluster_file: str = text_of("", CLUSTER_FILE)
@@ -93,21 +93,21 @@ class SweepParameters(ExplorerParameters):
 
 @dataclass(frozen=True)
 class SecondWorldParameters(ExplorerParameters):
-    """The parameters of the second world's notebook: those of the explorer's, with another preset to begin with."""
+    """The parameters of the second world's notebook: those of the explorer's, with another default preset."""
 
     preset: str = text_of("second-world", choices=PRESETS)
 
 
 @dataclass(frozen=True)
 class SecondFamilyParameters(ExplorerParameters):
-    """The parameters of the second family's notebook: those of the explorer's, with another preset to begin with."""
+    """The parameters of the second family's notebook: those of the explorer's, with another default preset."""
 
     preset: str = text_of("second-family", choices=PRESETS)
 
 
 @dataclass(frozen=True)
 class WorldsParameters:
-    """The parameters of the worlds' notebook; an empty list means all domains, an empty text the preset's own."""
+    """The parameters of the worlds' notebook; an empty list means all domains, an empty store the preset's own."""
 
     preset: str = text_of("published", choices=SURVEYS)
     domains: list[str] = list_of("names", "[] for all", choices=ALL_DOMAINS)
@@ -116,7 +116,7 @@ class WorldsParameters:
 
 @dataclass(frozen=True)
 class MeasuresParameters:
-    """The parameters of the measures' notebook; `domain` is the one that its figures show."""
+    """The parameters of the notebook on metrics; `domain` is the one that its figures show."""
 
     preset: str = text_of("published", choices=corruption_study.PRESETS)
     domain: str = text_of(corruption_study.EVENTFUL, choices=corruption_study.DOMAINS)
@@ -125,7 +125,7 @@ class MeasuresParameters:
 
 @dataclass(frozen=True)
 class AlignmentParameters:
-    """The parameters of the notebook on alignment, which only reads; an empty list or text means the presets' own."""
+    """The parameters of the notebook on alignment, which trains nothing; an empty list or text means the presets' own."""
 
     presets: list[str] = list_of(
         "names", "that measure the same clips", ["published", "dose", "dose-between"], choices=PRESETS
@@ -136,7 +136,7 @@ class AlignmentParameters:
 
 @dataclass(frozen=True)
 class AblationsParameters:
-    """The parameters of the notebook on ablations, which only reads; an empty list or text means the presets' own."""
+    """The parameters of the notebook on ablations, which trains nothing; an empty list or text means the presets' own."""
 
     seeds: list[int] = list_of("seeds")
     store: str = _store("the presets' own")
@@ -144,7 +144,7 @@ class AblationsParameters:
 
 @dataclass(frozen=True)
 class YourModelParameters:
-    """The parameters of the notebook for models and videos of one's own."""
+    """The parameters of the notebook for a reader's own models and videos."""
 
     driving: str = text_of("", "a domain: python -m replaylab domain add")
     replay: list[str] = list_of("folders", "domains to replay")
@@ -164,10 +164,10 @@ Parameters = TypeVar("Parameters")
 
 
 def parameters(names: Mapping[str, object], kind: type[Parameters] = SweepParameters) -> Parameters:  # type: ignore[assignment]
-    """The notebook's parameters out of its `globals()`, as an instance of the dataclass `kind`.
+    """The notebook's parameters, from its `globals()`, as an instance of the dataclass `kind`.
 
-    Raises ValueError that names the parameter, its value, what to write, and all valid parameters: for a plain public value
-    in `names` that is no field of `kind`, and for a field of the wrong type or out of range.
+    Raises ValueError, with the parameter, its value, what to write, and all valid parameters, for a plain public value in
+    `names` that is not a field of `kind`, and for a field of the wrong type or out of range.
     """
     valid = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
     for name, value in names.items():
@@ -182,7 +182,7 @@ def parameters(names: Mapping[str, object], kind: type[Parameters] = SweepParame
 
 
 def _problem(one: "Field[Any]", value: object) -> str:
-    """What is wrong with `value` for this field and what to write instead; "" if nothing."""
+    """Why `value` is invalid for this field, and what to write instead; "" if it is valid."""
     name, kind, choices = one.name, one.metadata["kind"], one.metadata["choices"]
     got = f"parameter {name!r} is {value!r} ({type(value).__name__})"
     if kind == "text":
@@ -206,7 +206,7 @@ def _problem(one: "Field[Any]", value: object) -> str:
 
 
 def _as_yaml(one: "Field[Any]", value: object) -> str:
-    """The papermill option that passes the list the reader seems to have meant, else an example."""
+    """The papermill option that passes the list that was probably meant, or else an example."""
     items, choices = ITEM_KINDS[one.metadata["kind"]], one.metadata["choices"]
     text = str(value).strip().strip("[]()")
     try:
@@ -215,7 +215,7 @@ def _as_yaml(one: "Field[Any]", value: object) -> str:
         meant = []
     if not meant or not all(items.is_valid(item) and (not choices or item in choices) for item in meant):
         meant = items.example or list(choices[:2])
-    # Names go without quotes: the shell has the only ones.
+    # Names without quotes: only the shell's are needed.
     listed = f"[{', '.join(meant)}]" if choices else json.dumps(meant)
     return f'-y "{one.name}: {listed}"'
 

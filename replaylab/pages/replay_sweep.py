@@ -1,9 +1,9 @@
-"""The figures, tables and sentences of page 03, the replay sweep.
+"""The page on the replay sweep: its figures, tables and sentences.
 
-The functions take the long table of measures (`rows`) and the table of runs (`runs`) as `sweep` returns them, or the values
-of `tables.per_run` in place of the rows, and give back a matplotlib figure, a pandas Styler or Markdown; none reads a file.
-Decision: the reference baselines stand in everything, so that no number is read without them, and words such as "falls"
-come from the numbers. A sweep that is not whole is called so in every title.
+The functions take the long table of measures (`rows`) and the table of runs (`runs`) of `sweep`, or the values of
+`tables.per_run` instead of the rows, and return a matplotlib figure, a pandas Styler or Markdown; none reads a file.
+Decision: every figure and table has the reference baselines, so that no number is read without them, and words such as
+"falls" are determined by the numbers. The titles of figures say if a sweep is incomplete.
 
 Refused: what `tables.per_run` refuses.
 """
@@ -48,7 +48,7 @@ PANELS = [
 ]  # fmt: skip
 TRADEOFF = (FIDELITY, ACCURACY) = ("effnet_kd", "driving"), ("ade_px", "driving-eventful")
 CONTROL, CONTROL_COLOUR = "eventful target", "#cc78bc"
-EXPLORATORY = "**exploratory**, and no verdict is drawn from it"
+EXPLORATORY = "**exploratory** and give no verdict"
 
 
 def _value(values: pd.DataFrame, name: str, measure: str, domain: str) -> float:
@@ -59,7 +59,7 @@ def _value(values: pd.DataFrame, name: str, measure: str, domain: str) -> float:
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def status_table(runs: pd.DataFrame) -> Styler:
-    """Every run of the grid: finished, missing or failed and why; its cost, and the replay it really had."""
+    """Every run of the grid: its state, with the reason of a failure, its time, and the realised replay fraction."""
     trained = runs["trained_now"].map({True: "now", False: "earlier"}).where(runs["state"] == "done")
     table = pd.DataFrame({
         "run": runs["run"].str[:8], "replay": runs["replay"].replace("", "–"),
@@ -75,8 +75,8 @@ def status_table(runs: pd.DataFrame) -> Styler:
 def measures_table(rows: pd.DataFrame) -> Styler:
     """Measures at the last step, per domain: the reference baselines first, then the base, then every replay fraction.
 
-    Columns are measures with their units, of which a page shows IN_THE_TABLE, then how many seeds, clips, agent-frames (of
-    the ADE) and frames (of the EffNet distances) went into one value.
+    Columns are measures with their units, of which a page shows IN_THE_TABLE, then the numbers of seeds, clips, agent-frames
+    (of the ADE) and frames (of the EffNet distances) behind a value.
     """
     values = last_step(per_configuration(rows))
     order = [*tables.REFERENCES.values(), "base", *tuned_configurations(values)]
@@ -102,7 +102,7 @@ def measures_table(rows: pd.DataFrame) -> Styler:
 
 # ----------------------------------------------------------------------------------------------------------- sentences
 def status_line(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """Markdown: what a page shows, how much of it is there, and how far it can be trusted."""
+    """Markdown: the preset, the state of its runs, and whether the results are exploratory."""
     split = tables.split_of(rows)
     done = runs[runs["state"] == "done"]
     whole = "all of them finished"
@@ -111,9 +111,9 @@ def status_line(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
     seeds = int(done.groupby("replay_fraction")["seed"].nunique().min()) if len(done) else 0
     text = f"Preset **{preset}**, {len(runs)} runs, {whole}, measured on the **{split}** split. "
     if split != "test":
-        text += f"That split is for pilots and tuning: what follows is {EXPLORATORY}."
+        text += f"That split is for pilots and tuning: these results are {EXPLORATORY}."
     elif seeds < tables.SEEDS_FOR_AN_INTERVAL:
-        text += f"Not every replay fraction has {tables.SEEDS_FOR_AN_INTERVAL} seeds: what follows is {EXPLORATORY}."
+        text += f"Not every replay fraction has {tables.SEEDS_FOR_AN_INTERVAL} seeds: these results are {EXPLORATORY}."
     else:
         text += f"Every configuration has at least {seeds} seeds; intervals are 95 % t intervals over seeds."
     return text
@@ -124,7 +124,7 @@ def headline(rows: pd.DataFrame) -> str:
     values = last_step(per_configuration(rows))
     tuned = values[values["model"] == FINE_TUNED]
     if tuned.empty:
-        return "No run of this sweep is finished: only the references were measured."
+        return "No run of this sweep is finished: only the reference baselines were measured."
     fractions = sorted(tuned["replay_fraction"].unique())
     mixed = [fraction for fraction in fractions if 0 < fraction < 1] or [f for f in fractions if f > 0]
     shown = fractions[: 1 if fractions[0] == 0 else 0] + mixed[-1:]
@@ -161,7 +161,7 @@ def summary(rows: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 
 def _change(values: pd.DataFrame, name: str, measure: str, domain: str) -> str:
-    """Like "ADE on eventful driving rises from 5.72 to 7.21 px (worse)"; for measures better when lower."""
+    """A change, such as "ADE on eventful driving rises from 5.72 to 7.21 px (worse)"; for measures better when lower."""
     unit = f" {measure_of(measure).unit}".rstrip()
     what = f"{measure_of(measure).label} on {domain_of(domain).label}"
     before, after = _value(values, "base", measure, domain), _value(values, name, measure, domain)
@@ -175,7 +175,7 @@ def _change(values: pd.DataFrame, name: str, measure: str, domain: str) -> str:
     if not np.isnan(line["low"]):
         interval = f"95 % interval {said(line['low'])} to {said(line['high'])}"
         is_apart = not line["low"] <= before <= line["high"]
-        note = f"{note}; {interval}" if is_apart else f"{interval} holds the base's value"
+        note = f"{note}; {interval}" if is_apart else f"{interval} contains the base's value"
     return f"{what} {verb} from {said(before)} to {said(after)}{unit} ({note})"
 
 
@@ -184,7 +184,7 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame, title: str = "") -> Figure:
     """Fidelity against accuracy at the last step: EffNet-KD on ordinary driving (x), ADE on eventful driving (y).
 
     A path for each kind of replay, from none to all, its points labelled with their share in percent; bars are t intervals
-    (three seeds or more), without replay and at MAIN_FRACTION only. title: what was found, if something was.
+    (three seeds or more), without replay and at MAIN_FRACTION only. title: the result, if it can be stated.
     """
     means = last_step(per_configuration(rows))
     at = tables.side_by_side(means, FIDELITY, ACCURACY, ["configuration"])
@@ -241,11 +241,11 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 
 
 def over_steps(rows: pd.DataFrame, runs: pd.DataFrame, control: pd.DataFrame | None = None) -> Figure:
-    """EffNet-KD and ADE over fine-tuning from the base at step 0, a line for each of a few configurations, with its band (t
-    intervals, three seeds or more) and its name at its end; and one for the rows of a `control`, another target.
+    """EffNet-KD and ADE over the steps of fine-tuning: a labelled line with a band (t intervals, three seeds or more) per
+    configuration of the main comparison, and one for the rows of a `control` with another target.
     """
     if rows.empty:
-        return style.text_figure("These results are not here: they lie in book/results.")
+        return style.text_figure("These results are missing: they are in book/results.")
     means = per_configuration(rows)
     every = colours_of(means)
     colours = {name: every[name] for name in main_comparison(means)}
@@ -278,8 +278,8 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame, control: pd.DataFrame | N
 
 
 def every_measure(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """The measures of the table at the last step, on ordinary and on eventful driving: a line a measure, each on a scale of
-    its own from the best of what is shown, on the left, to the worst.
+    """The measures of the table at the last step, on ordinary and on eventful driving: a line per measure, each on its own
+    scale from the best of the models shown, on the left, to the worst.
     """
     means = last_step(per_configuration(rows))
     colours = {name: colour for name, colour in colours_of(means).items() if name in main_comparison(means)}
@@ -306,7 +306,7 @@ def every_measure(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 
 
 def _from_the_best(values: "pd.Series[float]", measure: str) -> "pd.Series[float]":
-    """Values as shares of the way from the best of them to the worst; NaN for infinite ones."""
+    """Values scaled from 0, the best of them, to 1, the worst; NaN for infinite ones."""
     better = measure_of(measure).better
     distance = {"low": values, "high": -values}.get(better, (values - values["real"]).abs())
     distance = distance.where(np.isfinite(distance))
@@ -327,7 +327,7 @@ def _six(panels: np.ndarray) -> Iterator[tuple[Axes, tuple[str, str]]]:
         if measure == "recall":
             axes.set_ylim(0, 1.03)
         elif measure != "effnet_kd":
-            # A kernel distance without bias may fall below zero; an error in pixels cannot.
+            # An unbiased kernel distance may be negative; an error in pixels cannot.
             axes.set_ylim(bottom=0)
 
 
@@ -337,7 +337,7 @@ def _reference_lines(axes: Axes, values: pd.DataFrame, measure: str, domain: str
 
 
 def _arrow(axes: Axes, at: pd.DataFrame) -> None:
-    """From the first line of `at` to the second, where both were measured."""
+    """An arrow from the first row of `at` to the second, if both were measured."""
     ends = at[["x", "y"]].to_numpy()[:2]
     if len(ends) == 2 and not np.isnan(ends).any():
         look = {"arrowstyle": "-|>", "color": INK, "lw": 1.2, "shrinkA": 5, "shrinkB": 6}
@@ -345,7 +345,7 @@ def _arrow(axes: Axes, at: pd.DataFrame) -> None:
 
 
 def _limit(axes: Axes, at: pd.DataFrame, with_bars: Sequence[str]) -> None:
-    """Axes where the data are: all points, and the bars of some."""
+    """Limits of the axes around all points, and the bars of some."""
     for of, set_limits in (("x", axes.set_xlim), ("y", axes.set_ylim)):
         ends = [*at[of], *at.loc[list(with_bars), [f"{of}_low", f"{of}_high"]].to_numpy().ravel()]
         low, high = np.nanmin(ends), np.nanmax(ends)
@@ -354,7 +354,7 @@ def _limit(axes: Axes, at: pd.DataFrame, with_bars: Sequence[str]) -> None:
 
 
 def _reference_levels(axes: Axes, values: pd.DataFrame, measure: str, domain: str) -> str:
-    """Level lines of the reference baselines that lie within the limits, each with its name; those that do not, in words."""
+    """Draw level lines of the reference baselines within the limits, with their names; returns the others in words."""
     outside, (low, high) = [], axes.get_ylim()
     for model, label in tables.REFERENCES.items():
         level = _value(values, label, measure, domain)

@@ -1,7 +1,7 @@
-"""Sample clips that a sweep kept: read from its store, with the paths and errors of their agents.
+"""The sample clips of a sweep, read from its store, with the paths and errors of their agents.
 
-Decision: agents are joined over frames by nearest centres, and detected boxes are matched with true ones frame by frame as
-`metrics.dynamics` matches them, so that the error beside a picture is that of what is seen. Refused: clips picked by eye.
+Decision: agents are linked over frames by nearest centres, and detected boxes are matched with true ones frame by frame as
+in `metrics.dynamics`, so that the error in a caption is that of the clip shown. Refused: clips selected by eye.
 """
 
 from __future__ import annotations
@@ -51,33 +51,33 @@ class SampleClip:
     frames: NDArray[np.uint8]
     """(T, H, W, 3), small enough for a page"""
     true_boxes: Boxes
-    """for each frame rows of x0, y0, x1, y1 in px"""
+    """for each frame, rows of x0, y0, x1, y1 in px"""
     detected_boxes: Boxes
-    """the same, as the detector returns them; none in the context frames"""
+    """the same, as returned by the detector; none in the context frames"""
     context_frames: int = CONTEXT_FRAMES
     frames_per_second: float = FRAMES_PER_SECOND
     miss_cap_px: float = MISS_CAP_PX
-    """the error of an agent that is not detected; centres so far apart or further are not of the same agent"""
+    """the error of an agent that is not detected; centres at this distance or further apart are of different agents"""
     scale: float = 1.0
-    """a px here, in px of the clip"""
+    """px of the clip per px of `frames`"""
 
     @property
     def title(self) -> str:
-        """The configuration, for a caption."""
+        """The configuration, as in a caption."""
         return capital(self.configuration).replace(" %", "\N{NO-BREAK SPACE}%")
 
     @cached_property
     def note(self) -> str:
-        """The step of a fine-tuned model, and the error as figures write it."""
+        """The step of a fine-tuned model, and the error, as in a caption."""
         error = ade_px(self)
         step = f"step {self.step}, " if self.step else ""
-        ade = "no agent to find" if np.isnan(error) else f"ADE {number(error, measure_of('ade_px').digits)} px"
+        ade = "no agent to detect" if np.isnan(error) else f"ADE {number(error, measure_of('ade_px').digits)} px"
         return step + ade.replace(" ", "\N{NO-BREAK SPACE}")
 
     @property
     def description(self) -> str:
-        """What is seen, for those who do not see it."""
-        future = "what then happened" if self.configuration == TRUTH else "what the model drew"
+        """A description of the clip, for readers who do not see it."""
+        future = "the true future" if self.configuration == TRUTH else "the frames that the model generated"
         return (
             f"{self.title} ({self.note}): {domain_of(self.domain).label}, {motion(self.percentile)}; "
             f"{self.context_frames} given frames, then {future}"
@@ -86,16 +86,16 @@ class SampleClip:
 
 # --------------------------------------------------------------------------------------------------------- from a store
 def sample_clips(table: Table, domains: Iterable[str] = ()) -> list[SampleClip]:
-    """Every kept clip of a sweep's first seed: truth, base and every finished configuration at every evaluated step.
+    """Every stored clip of a sweep's first seed: truth, base and every finished configuration at every evaluated step.
 
-    `domains` (none means all that are kept) in the order of the references. An empty list where nothing is kept yet.
+    `domains` (empty: all) in the order of the references. An empty list if no clips are stored yet.
     """
     return _read(table, domains, {name: (run, run.evaluate_at) for name, run in _finished(table).items()})
 
 
 def main_sample_clips(table: Table, domain: str = OPENS_WITH) -> list[SampleClip]:
-    """To compare first, at the last step: truth, base, no replay, and of each kind of replay the preregistered fraction, or
-    where that is not there the most below 100 %.
+    """The clips of the main comparison, at the last step: truth, base, no replay, and for each kind of replay the
+    preregistered fraction, or else the largest below 100 %.
     """
     main: dict[tuple[str, str], tuple[str, RunSpec]] = {}
     for name, run in _finished(table).items():  # of a kind, as fractions rise
@@ -106,8 +106,8 @@ def main_sample_clips(table: Table, domain: str = OPENS_WITH) -> list[SampleClip
 
 
 def of_folders(folders: Mapping[str, Path], domain: str, percentile: str) -> list[SampleClip]:
-    """One clip of a tiny model's evaluation, as `evaluate.keep_clips` writes it, from several folders; their names are those
-    of the versions. Raises ValueError for a file that cannot be read, naming it.
+    """One clip of a tiny model's evaluation, as written by `evaluate.keep_clips`, from several folders by the names of their
+    versions. Raises ValueError, with its name, for a file that cannot be read.
     """
     clips = []
     for name, folder in folders.items():
@@ -120,7 +120,7 @@ def of_folders(folders: Mapping[str, Path], domain: str, percentile: str) -> lis
 
 
 def nearest_to_the_mean(clips: Sequence[SampleClip], mean_px: float) -> str:
-    """The percentile of the clip whose ADE changes from base to first fine-tuned version most nearly as on average."""
+    """The percentile of the clip whose change of ADE, from base to first fine-tuned version, is nearest to `mean_px`."""
     changes = {}
     for (_, percentile), versions in by_clip(clips).items():
         base, tuned = (
@@ -132,7 +132,7 @@ def nearest_to_the_mean(clips: Sequence[SampleClip], mean_px: float) -> str:
 
 
 class Rank(NamedTuple):
-    """How the ADE of a clip changes, and the place of that among all clips of its domain, 1 for the largest."""
+    """The change of a clip's ADE, and its rank among all clips of its domain, 1 for the largest."""
 
     change_px: float
     place: int
@@ -148,8 +148,9 @@ Ranks = Mapping[tuple[str, str], Rank]
 
 
 def ranks(table: Table) -> dict[tuple[str, str], Rank]:
-    """Of each kept clip the change from the base to no replay at the last step, in the first seed. Clips without agents have
-    none.
+    """The ranks of the stored clips by their change of ADE from the base to no replay at the last step, in the first seed.
+
+    Clips without agents have none.
     """
     runs = [run.run_id for run in _finished(table).values() if not run.replay.fraction]
     if not runs or table.rows.empty:
@@ -172,7 +173,7 @@ def ranks(table: Table) -> dict[tuple[str, str], Rank]:
 
 
 def _finished(table: Table) -> dict[str, RunSpec]:
-    """The finished runs of the first seed by the names that figures give them: kind by kind, then by fraction."""
+    """The finished runs of the first seed by their names in figures: by kind, then by fraction."""
     seed = table.specs[0].seed
     runs = [run for run in table.specs if run.seed == seed and Store(table.store).is_done(run)]
     kinds = list(dict.fromkeys(["", *(run.replay.name for run in runs)]))
@@ -221,7 +222,7 @@ def _decoded(mp4: bytes) -> NDArray[np.uint8]:
 
 
 def _small(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
-    """Frames (T, H, W, 3) that a page can hold, and how many px a px of theirs was."""
+    """Frames (T, H, W, 3) reduced to a size for pages, and the px of the original per px of theirs."""
     count, height, width = frames.shape[:3]
     scale = max(1.0, height / MAX_HEIGHT_PX, count * width / MAX_SHEET_WIDTH_PX)
     if scale == 1:
@@ -236,10 +237,10 @@ def _scaled(boxes: Boxes, scale: float) -> Boxes:
 
 # ------------------------------------------------------------------------------------------------------ paths and error
 def true_paths(boxes: Boxes, gate_px: float = MISS_CAP_PX) -> list[list[int | None]]:
-    """Agents over time: for each, the row of its box in every frame, or None where it has none.
+    """The agents over time: for each, the row of its box in every frame, or None if it has none.
 
-    Boxes of neighbouring frames are joined one to one by the distance of their centres; one that is gate_px or further
-    from every box of the frame before begins a new agent.
+    Boxes of successive frames are linked one to one by the distance of their centres; a box at gate_px or further from every
+    box of the previous frame begins a new agent.
     """
     paths: list[list[int | None]] = []
     for frame, now in enumerate(boxes):
@@ -263,7 +264,7 @@ def detected_rows(clip: SampleClip) -> list[dict[int, int]]:
 
 
 def ade_px(clip: SampleClip) -> float:
-    """Mean error of the future frames' true agents in px of the clip, the miss cap for one not detected; NaN without any."""
+    """Mean error of the true agents in future frames in px of the clip, the miss cap if not detected; NaN without any."""
     true, detected = clip.true_boxes[clip.context_frames :], clip.detected_boxes[clip.context_frames :]
     agents = [np.arange(len(boxes)) for boxes in true]
     counts = [np.ones(len(boxes), dtype=np.bool_) for boxes in true]
@@ -280,5 +281,5 @@ def by_clip(versions: Sequence[SampleClip]) -> Clips:
 
 
 def motion(percentile: str) -> str:
-    """A percentile in words."""
+    """A percentile of motion in words."""
     return f"{percentile}th percentile of the agents' motion"

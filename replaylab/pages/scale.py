@@ -1,10 +1,10 @@
-"""The page on scale: does fine-tuning cost a better base more?
+"""The page on scale: does fine-tuning cost more with a better base?
 
-The functions take the table of `points` and give back a matplotlib figure, a pandas Styler or Markdown. Decision: what a
-base knows is its ADE's share of the way from copying the last frame to the truth (`analysis.scale`), on the clips that the
-change is measured on. Fidelity, in which copies are better than any base's clips, is shown over the same share. A point is a
-base in one configuration, its runs' mean. Lines are of the second edition's bases alone: the first edition's were trained
-and measured in another way, and are shown beside them.
+The functions take the table of `points` and return a matplotlib figure, a pandas Styler or Markdown. Decision: the skill of
+a base is the position of its ADE between copying the last frame (0) and the truth (1), on the clips on which the change is
+measured (`analysis.scale`). Fidelity, in which copies are better than any base's clips, is shown over the same skill. A
+point is the mean of the runs of a base in one configuration. Lines are fitted to the second edition's bases only: the first
+edition's were trained and measured differently, and are shown beside them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ PRESET_OF = {"second": "scale", "first": "published"}
 
 
 def read(store: str | Path = "", editions: Sequence[str] = EDITIONS) -> pd.DataFrame:
-    """`points` of the finished runs in a store; nothing is trained. `store`: "" for the published one.
+    """`points` of the finished runs in a store, with a column `edition`; nothing is trained. `store`: "" for the published.
 
-    Raises ValueError where an edition is none of EDITIONS.
+    Raises ValueError for an edition that is not in EDITIONS.
     """
     if unknown := set(editions) - set(EDITIONS):
         raise ValueError(f"edition {sorted(unknown)[0]!r} is none of {', '.join(EDITIONS)}")
@@ -50,7 +50,7 @@ def read(store: str | Path = "", editions: Sequence[str] = EDITIONS) -> pd.DataF
 
 
 def points(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a base, configuration and panel: base, configuration, measure, domain, skill, change, runs."""
+    """A row per base, configuration and panel: base, configuration, measure, domain, skill, change, runs."""
     parts = []
     for measure, domain in PANELS:
         changes = scale.points(rows, measure, domain)
@@ -72,7 +72,7 @@ def names_of_bases(weights: Path = WEIGHTS) -> dict[str, str]:
 
 
 def lines(table: pd.DataFrame) -> dict[tuple[str, str, str], scale.Line]:
-    """Through the second edition's bases, by configuration, measure and domain, where there are enough of them."""
+    """The lines through the second edition's bases, by configuration, measure and domain, if there are enough of them."""
     found = {}
     of_second = table[table["edition"] == "second"].dropna(subset=["skill", "change"])
     for (configuration, measure, domain), rows in of_second.groupby(["configuration", "measure", "domain"], sort=False):
@@ -82,7 +82,7 @@ def lines(table: pd.DataFrame) -> dict[tuple[str, str, str], scale.Line]:
 
 
 def over_skill(table: pd.DataFrame) -> Figure:
-    """The changes over what the base knew: a panel a measure, a colour a configuration, with lines and their 95 % bands."""
+    """The changes over the base's skill: a panel per measure, a colour per configuration, and lines with 95 % bands."""
     fitted = lines(table)
     with figure_style():
         figure, every = plt.subplots(len(PANELS), figsize=(WIDTH, 2.6 * len(PANELS)))
@@ -95,12 +95,12 @@ def over_skill(table: pd.DataFrame) -> Figure:
             axes.axhline(0, color=GREY, lw=0.9)
             axes.set_ylabel(f"change of {measure_of(measure).name}")
             axes.set_title(f"{measure_of(measure).label} on {domain_of(domain).label}")
-        every[-1].set_xlabel("base: share of the way from copying to the truth →")
+        every[-1].set_xlabel("base's skill: 0 copying the last frame, 1 the truth →")
         entries = [style.legend_entry(colour, name, "o") for name, colour in COLOURS.items()]
         entries.append(style.legend_entry(GREY, "first edition's bases", "o", mfc="none"))
         return style.finished(
             figure,
-            "Change by fine-tuning over what the base knew",
+            "Change by fine-tuning over the base's skill",
             entries=entries,
             note="Lower is better. Bands: 95 % intervals of the lines.",
         )
@@ -122,18 +122,18 @@ def _draw_line(axes: Axes, line: scale.Line, colour: str) -> None:
 
 
 def in_words(table: pd.DataFrame) -> str:
-    """Markdown: of every panel, whether fine-tuning changes a better base more, and where the change begins to be a cost."""
+    """Markdown: for every panel, whether the change depends on the base's skill, and where its sign changes."""
     fitted = lines(table)
     if not fitted:
-        return "Fewer than three of the second edition's bases have runs here, so no line is fitted."
+        return "Fewer than three of the second edition's bases have runs, so no line is fitted."
     said = []
     for (configuration, measure, domain), line in fitted.items():
         rise = line.rise
-        way = "grows" if rise.low > 0 else "falls" if rise.high < 0 else "neither grows nor falls for certain"
+        way = "increases with" if rise.low > 0 else "decreases with" if rise.high < 0 else "shows no certain dependence on"
         unit = f" {measure_of(measure).unit}".rstrip()
         what = f"{measure_of(measure).label} on {domain_of(domain).label}, {configuration}"
         said.append(
-            f"- **{what}**: the change {way} with what the base knows ({describe(rise)}{unit} from copying to the truth, "
+            f"- **{what}**: the change {way} the base's skill ({describe(rise)}{unit} from copying to the truth, "
             f"{line.n} bases). {_crossing(line)}"
         )
     return "\n".join(said)
@@ -142,14 +142,14 @@ def in_words(table: pd.DataFrame) -> str:
 def _crossing(line: scale.Line) -> str:
     place, places = line.crossing()
     if len(places) > 1 or not np.isfinite(places[0]).all():
-        return "Where it turns cannot be told."
+        return "The data do not determine where its sign changes."
     turns = ("a gain", "a cost") if line.slope > 0 else ("a cost", "a gain")
     low, high = (number(end) for end in places[0])
-    return f"It turns from {turns[0]} into {turns[1]} at {number(place)} ({low} to {high})."
+    return f"It turns from {turns[0]} into {turns[1]} at a skill of {number(place)} ({low} to {high})."
 
 
 def values(table: pd.DataFrame) -> pd.DataFrame:
-    """The points under names that a reader knows: the base's folder in place of its digest."""
+    """The points for readers: with the folder of a base instead of its digest."""
     names = names_of_bases()
     shown = table.assign(base=[names.get(base, base) for base in table["base"]])
     return shown[["edition", "base", "configuration", "measure", "domain", "skill", "change", "runs"]]

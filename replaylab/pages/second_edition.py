@@ -28,16 +28,16 @@ Judgements = Sequence[tuple[AnyClaim, Judged | None]]
 PRESETS = ("published", "dose")
 CLIPS = CONFIRMATORY["confirmatory"].evaluation_clips
 COVERED = ("ade_px", "effnet_kd")
-"""The measures whose endpoints are in the table of coverage."""
+"""The measures of the endpoints in the table of coverage."""
 
 
 def first_edition(presets: Sequence[str] = PRESETS) -> list[Endpoint]:
-    """The second edition's endpoints, as the first edition's published runs show them."""
+    """The second edition's endpoints, estimated from the first edition's published runs."""
     return design.endpoints(read_together(presets, measures=_measures(design.STAND_INS.values())).rows)
 
 
 def read(store: str | Path = "") -> Table:
-    """The second edition's runs in a store, with the rows that its verdicts are drawn from; nothing is trained."""
+    """The second edition's runs in a store, with the rows that determine its verdicts; nothing is trained."""
     return read_together(tuple(CONFIRMATORY), store, _measures())
 
 
@@ -74,13 +74,13 @@ def _runs(preset: Preset) -> dict[str, str]:
 
 
 def claims() -> Styler:
-    """Every contrast that is judged."""
+    """The table of all contrasts of the claims."""
     return styled(second_edition.claims_table(), "second-edition-claims").hide(axis="index")
 
 
 def verdicts(found: Judgements) -> Styler:
-    """A line a claim: its verdict, p before and after Holm's adjustment, every contrast in every reading, and what was not
-    shown. found: as from `second_edition.judge_all`.
+    """A row per claim: its verdict, p before and after Holm's adjustment, every contrast in every reading, and the
+    presuppositions that were not shown. found: as from `second_edition.judge_all`.
     """
     shown = ["claim", "statement", "verdict", "p, Holm", "change", "not shown"]
     styler = styled(pd.DataFrame([_line(*one) for one in found]), "second-edition-verdicts", shown=shown).hide(axis="index")
@@ -104,15 +104,15 @@ def _line(claim: AnyClaim, one: Judged | None) -> dict[str, str]:
 
 
 def in_sentences(found: Judgements) -> str:
-    """Markdown: how many claims have a verdict, and each with what it is of and its rule."""
+    """Markdown: the number of claims with a verdict, and each claim with its intervals and its rule."""
     decided = sum(one is not None and one.verdict in ("holds", "does not hold") for _, one in found)
-    lines = [f"{decided} of {len(found)} claims hold or do not hold."]
+    lines = [f"{decided} of {len(found)} claims are supported or contradicted."]
     for claim, one in found:
         if one is None:
             lines.append(f"- **{claim.name}** ({claim.statement}): {MISSING}.")
             continue
         each = "; ".join(f"{measure_of(part.measure).name} {_described(part)} ({part.words})" for part in one.parts)
-        why = f" Undecided because {one.why}." if one.why and one.verdict == "undecided" else ""
+        why = f" Inconclusive because {one.why}." if one.why and one.verdict == "undecided" else ""
         lines.append(
             f"- **{claim.name}** ({claim.statement}): **{WORDS[one.verdict]}**, p {number(one.adjusted_p)} by Holm, "
             f"{one.bases} bases. {each}.{why} {second_edition.rule(claim, [claim for claim, _ in found])}"
@@ -129,7 +129,7 @@ def power(of: Sequence[Endpoint]) -> Styler:
 
 
 def coverage(of: Sequence[Endpoint], trials: int = 1000) -> Styler:
-    """How often intervals hold the truth: `design.coverage_table`."""
+    """How often intervals contain the true value: `design.coverage_table`."""
     parts = {one.name: one.parts for one in of if one.measure in COVERED}
     return _numbers(design.coverage_table(parts, trials=trials), "coverage")
 

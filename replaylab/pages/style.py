@@ -1,7 +1,7 @@
 """The appearance of the book: colours, the style of figures and tables, their legends, and links to their values.
 
-Decision: a name in a table or figure may be somebody else's, so text is text here: tables are escaped and left alone by
-MathJax, unless a cell is `markupsafe.Markup`, and figures have no mathtext. In Markdown it goes through `text.in_markdown`.
+Decision: names in tables and figures may come from outside, so they are shown as plain text: tables are escaped and ignored
+by MathJax, unless a cell is `markupsafe.Markup`, and figures have no mathtext. In Markdown, use `text.in_markdown`.
 """
 
 import html
@@ -32,7 +32,7 @@ from replaylab.util.text import MINUS, with_minus_sign
 WIDTH = 4.8  # inches: on a phone a point is then a CSS pixel, and on a desk text of 10 pt is as large as a page's own
 SMALLEST_PT = 9.5  # text in figures
 INK, GREY, LIGHT_GREY = "#262626", "#767676", "#e4e4e4"
-# The colour-blind safe palette: vermilion for no replay, a hue for each kind of it.
+# The colour-blind safe palette: vermilion for no replay, a hue for each kind of replay.
 BLUE, _, GREEN, VERMILION = sns.color_palette("colorblind")[:4]
 HUES = [("#8cc9ee", BLUE, "#0b2d4e"), ("#7fd3b6", GREEN, "#00392a"), ("#c9b6e4", "#7b6fd0", "#32286b")]
 DASHES: dict[str, Any] = {
@@ -47,7 +47,7 @@ SEED_DOT: dict[str, Any] = {"s": 12, "alpha": 0.8, "linewidth": 0, "zorder": 3}
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def csv_link(rows: pd.DataFrame, name: str) -> HTML:
-    """A link that saves `rows` as name.csv, six digits a number; the file is in the page, and no host is asked."""
+    """A link that saves `rows` as name.csv, with six significant digits; the file is embedded in the page."""
     return HTML(f"{on_the_page('rl-csv')}{_csv_link(rows, name, 'Values of this figure')}")
 
 
@@ -59,7 +59,7 @@ def _csv_link(rows: pd.DataFrame, name: str, what: str) -> str:
 
 
 def on_the_page(css_class: str) -> str:
-    """A style for HTML of this class: in the dark, the theme would put it on a white card."""
+    """A style element for HTML of this class, which the theme's dark mode would otherwise put on a white card."""
     return (
         f"<style>html[data-theme='dark'] .bd-content div.cell_output .text_html:has(.{css_class}) "
         "{ background: none !important; color: inherit !important; padding: 0 !important; }</style>"
@@ -67,16 +67,16 @@ def on_the_page(css_class: str) -> str:
 
 
 class BookTable(Styler):
-    """A Styler that escapes cells, however they are formatted, and the names of rows and columns; numbers have a minus sign.
-    Below it a page has a link to all of its columns, those too that are hidden.
+    """A Styler that escapes cells, with any format, and the names of rows and columns; numbers have a minus sign. Below the
+    table, a page has a link to a file of all its columns, including hidden ones.
     """
 
     file_name = ""
     values = pd.DataFrame()
-    """what the file holds"""
+    """the contents of the file"""
 
     def format(self, formatter: Any = None, subset: Any = None, *arguments: Any, **options: Any) -> Any:
-        """As a Styler's, but escaped for HTML."""
+        """As `Styler.format`, but escaped for HTML."""
         if callable(formatter) or isinstance(formatter, str):
             formatter = _with_minus_sign(formatter)
         return super().format(formatter, subset, *arguments, **{**options, "escape": "html"})
@@ -89,13 +89,13 @@ class BookTable(Styler):
 
 
 def _with_minus_sign(formatter: str | Callable[[Any], str]) -> Callable[[Any], str]:
-    """A formatter that makes numbers as they are printed."""
+    """The formatter, with a minus sign instead of a hyphen in numbers."""
     made = formatter.format if isinstance(formatter, str) else formatter
     return lambda value: with_minus_sign(made(value)) if isinstance(value, Real) else made(value)
 
 
 def _with_hyphens(table: pd.DataFrame) -> pd.DataFrame:
-    """Numbers in words as programs read them."""
+    """The table with hyphens instead of minus signs in text, as programs read numbers."""
     return table.map(lambda cell: re.sub(f"{MINUS}(?=[0-9.∞])", "-", cell) if isinstance(cell, str) else cell)
 
 
@@ -103,10 +103,10 @@ def styled(
     table: pd.DataFrame, name: str, *, ruled: Iterable[int] = (), shown: Sequence[Any] = (),
     values: pd.DataFrame | None = None,
 ) -> BookTable:  # fmt: skip
-    """The appearance of every table of the book; `name` is its id on the page: one per page, the same each time it is made.
+    """A table in the style of the book. `name`: its id, unique on a page and the same in every build.
 
-    A line above each of the `ruled` rows, by position. Only the columns that are `shown` (none: all) stand on the page, at
-    most MOST_COLUMNS with the names of rows; all are in a file, `name`.csv, or what `values` has. ValueError for more.
+    `ruled`: the positions of rows with a line above them. `shown`: the columns on the page (none: all), at most MOST_COLUMNS
+    including the names of rows; ValueError for more. The file, `name`.csv, contains all columns, or `values` if given.
     """
     is_numbered = pd.api.types.is_integer_dtype(table.index.dtype)
     names_of_rows = 0 if is_numbered else table.index.nlevels
@@ -132,14 +132,14 @@ def styled(
 
 
 def count_runs(runs: pd.DataFrame) -> str:
-    """Such as "3 of 69 runs", of those that are finished; a run that is read at two steps counts once."""
+    """The number of finished runs, such as "3 of 69 runs"; a run that is read at two steps counts once."""
     once = runs.drop_duplicates("run")
     return f"{(once['state'] == 'done').sum()} of {len(once)} runs"
 
 
 def completeness(runs: pd.DataFrame) -> str:
-    """How much of a sweep is there, for the title of a figure; "" if it is whole."""
-    return "" if (runs["state"] == "done").all() else f"{count_runs(runs)} are there"
+    """The number of finished runs of an incomplete sweep, for the title of a figure; "" if it is complete."""
+    return "" if (runs["state"] == "done").all() else f"{count_runs(runs)} are complete"
 
 
 def completeness_paragraph(runs: pd.DataFrame) -> str:
@@ -149,7 +149,7 @@ def completeness_paragraph(runs: pd.DataFrame) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def _show_as_svg() -> None:
-    """Where this is a notebook, its figures are vector graphics, sharp at any size, and the same bytes each time."""
+    """In a notebook, show figures as vector graphics, with identical bytes in every build."""
     if get_ipython() is not None:
         set_matplotlib_formats("svg", metadata={"Date": None})
         plt.rcParams["svg.hashsalt"] = "replaylab"
@@ -157,8 +157,8 @@ def _show_as_svg() -> None:
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """The appearance of every figure of the book, as a matplotlib context: dark on transparent, which a dark page's style
-    sheet turns round, hues kept.
+    """A matplotlib context with the style of every figure of the book: dark on transparent; the style sheet of the dark mode
+    inverts it with the same hues.
     """
     settings = {
         **sns.axes_style("ticks"), "font.size": 10, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": 10,
@@ -173,7 +173,7 @@ def figure_style() -> Iterator[None]:
 
 
 def text_figure(text: str) -> Figure:
-    """A figure that is a sentence, where there is nothing to draw."""
+    """A sentence in place of a figure, if there are no data to draw."""
     with figure_style():
         figure = plt.figure(figsize=(WIDTH, 1.0))
         figure.add_axes((0, 0, 1, 1)).set_axis_off()  # without axes IPython shows a figure's name instead of it
@@ -183,23 +183,24 @@ def text_figure(text: str) -> Figure:
 
 
 def legend_entry(colour: Any, label: str, marker: str, line: Any = "", **changes: Any) -> Line2D:
-    """A line of a legend; `line` as matplotlib's linestyle, "" for a marker alone."""
+    """An entry of a legend; `line`: matplotlib's linestyle, "" for a marker without a line."""
     return Line2D([], [], **{"color": colour, "label": label, "marker": marker, "ms": 7, "ls": line, "lw": 2, **changes})
 
 
 def reference_style(model: str) -> dict[str, Any]:
-    """How the level of a reference baseline is drawn, for `axhline` and `axvline`."""
+    """The line style of a reference baseline, for `axhline` and `axvline`."""
     return {"color": GREY, "lw": 0.9, "ls": DASHES[model], "zorder": 0}
 
 
 def reference_entries(models: Sequence[str] = tuple(DASHES)) -> list[Line2D]:
-    """Lines of a legend for the level lines of reference baselines."""
+    """Entries of a legend for the level lines of reference baselines."""
     return [legend_entry(GREY, REFERENCES[model], "", DASHES[model], lw=1.2) for model in models]
 
 
 def label_ends(axes: Axes, ends: Mapping[str, float], colours: Mapping[str, Any]) -> None:
-    """The names of lines at their right ends, in their colours and moved apart where they would overlap, which takes the
-    place of a legend. ends: their last values, on the axis's present limits.
+    """Label lines at their right ends, in their colours, instead of a legend; labels that would overlap are moved apart.
+
+    `ends`: the last value of each line, within the axis's current limits.
     """
     low, high = axes.get_ylim()
     height_pt = axes.get_window_extent().height * 72 / plt.rcParams["figure.dpi"]
@@ -217,7 +218,7 @@ def label_ends(axes: Axes, ends: Mapping[str, float], colours: Mapping[str, Any]
 
 
 def add_title(figure: Any, title: str, runs: pd.DataFrame | None = None) -> None:
-    """A figure's or subfigure's title, with a second line where the sweep of these runs is not whole."""
+    """Add a title to a figure or subfigure, with a second line if the sweep of these runs is incomplete."""
     part = "" if runs is None else completeness(runs)
     figure.suptitle("\n".join(filter(None, [title, part])), x=0.02, ha="left", parse_math=False)
 
@@ -226,8 +227,8 @@ def finished(
     figure: Figure, title: str, /, runs: pd.DataFrame | None = None, entries: Sequence[Artist] = (), *,
     columns: int = 2, extra_in: float = 0.05, note: str = "", **legend: Any,
 ) -> Figure:  # fmt: skip
-    """The figure, no longer open in pyplot, with a title, how much of the sweep of `runs` is there, and below everything a
-    legend, for which the height of its lines and `extra_in` inches are left, and under it a note in small grey letters.
+    """The figure, closed in pyplot, with a title, the number of finished `runs` if some are missing, a legend at the bottom,
+    with `extra_in` inches of additional space, and below it a note in small grey letters.
     """
     add_title(figure, title, runs)
     note = "\n".join(line for part in note.splitlines() for line in textwrap.wrap(part, NOTE_CHARACTERS))
@@ -242,13 +243,13 @@ def finished(
         below_in += -(-len(entries) // columns) * LEGEND_LINE_IN + extra_in
     figure.align_ylabels()
     figure.tight_layout(rect=(0, below_in / figure.get_figheight(), 1, 1))
-    # Otherwise a notebook shows it twice: once as the cell's value and once as pyplot's open figure.
+    # Otherwise a notebook shows it twice: as the cell's value and as pyplot's open figure.
     plt.close(figure)
     return figure
 
 
 def finished_with_references(figure: Figure, title: str, runs: pd.DataFrame, entries: Sequence[Artist]) -> Figure:
-    """`finished`, with how much of the sweep is there, and below the entries a legend of the reference baselines."""
+    """`finished`, with a second legend, of the reference baselines, below the first."""
     references = reference_entries()
     references_in = -(-len(references) // 2) * LEGEND_LINE_IN
     figure.legend(handles=references, loc="lower center", ncols=2)

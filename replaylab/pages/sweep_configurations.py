@@ -1,7 +1,7 @@
-"""The configurations of a replay sweep as its page shows them: their order, the lines through them, and their colours.
+"""The configurations of a replay sweep in figures: their order, the paths through them, and their colours.
 
-Decision: shares of one kind of replay make a line, from no replay to the most, in one hue, which is the same wherever that
-kind is shown. The functions take tables of `tables.per_configuration`.
+Decision: the fractions of one kind of replay form a path, from no replay to the most, in one hue, which is the same wherever
+that kind is shown. The functions take tables of `tables.per_configuration`.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from replaylab.pages.style import BLUE, VERMILION
 
 
 def tuned_configurations(values: pd.DataFrame) -> list[str]:
-    """The names of the fine-tuned configurations: no replay, then each kind of it upwards."""
+    """The names of the fine-tuned configurations: no replay, then each kind of replay by increasing fraction."""
     tuned = values[values["model"] == FINE_TUNED].drop_duplicates("configuration").itertuples()
     ordered = sorted(tuned, key=lambda one: (one.configuration != NONE, *_hue_first(one.replay), one.replay_fraction))
     return [one.configuration for one in ordered]
 
 
 def _hue_first(kind: str) -> tuple[bool, bool, str]:
-    """Near replay is blue wherever there is some, and what is neither near nor far comes last."""
+    """A key for sorting kinds: near replay first, so that it is always blue, and "all" last."""
     return kind == "all", kind != "near", kind
 
 
 def main_comparison(means: pd.DataFrame) -> list[str]:
-    """The configurations of the main comparison: no replay, MAIN_FRACTION of each kind (or else the most below all), all."""
+    """The configurations of the main comparison: no replay, MAIN_FRACTION of each kind (or the largest below 1), and all."""
     tuned = means[means["model"] == FINE_TUNED].drop_duplicates("configuration")
     chosen = list(tuned.loc[tuned["replay_fraction"].isin([0, 1]), "configuration"])
     mixed = tuned[(tuned["replay_fraction"] > 0) & (tuned["replay_fraction"] < 1)]
@@ -41,9 +41,9 @@ def main_comparison(means: pd.DataFrame) -> list[str]:
 
 
 def chains_of(values: pd.DataFrame) -> dict[str, list[str]]:
-    """Kind of replay -> what its line goes through, from no replay to the most; "fine-tuned" for the only kind.
+    """Kind of replay -> the configurations on its path, from no replay to the most; "fine-tuned" if there is one kind only.
 
-    Nothing and everything replayed ("all", beside other kinds) end every chain.
+    No replay and replay of everything ("all", beside other kinds) are the ends of every path.
     """
     tuned = values[values["model"] == FINE_TUNED].sort_values("replay_fraction")
     ends = {"", "all"} if set(tuned["replay"]) - {"", "all"} else {""}
@@ -53,7 +53,7 @@ def chains_of(values: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def colours_of(values: pd.DataFrame) -> dict[str, Any]:
-    """Vermilion without replay; with it a hue per kind, which darkens as replay grows."""
+    """Vermilion without replay; with replay a hue per kind, darker for larger fractions."""
     names = tuned_configurations(values)
     kinds = values.drop_duplicates("configuration").set_index("configuration")["replay"]
     kinds = kinds.reindex([name for name in names if name != NONE])
@@ -65,5 +65,5 @@ def colours_of(values: pd.DataFrame) -> dict[str, Any]:
 
 
 def colour_of_chain(chain: Sequence[str], colours: dict[str, Any]) -> Any:
-    """A chain's own colour: that of its middle."""
+    """The colour of a path: that of its middle."""
     return colours[chain[len(chain) // 2]] if chain else BLUE

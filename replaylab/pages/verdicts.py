@@ -1,10 +1,10 @@
-"""The verdicts of the claims as a table, a figure and sentences, and what the top of every page of results has.
+"""The verdicts of the claims as a table, a figure and sentences, and the opening of every page of results.
 
-Decision: verdict, effect, interval, seeds and rule stand together, each base's own mean beside them, so that no verdict
-is read without what it rests on. A claim whose runs are missing has a line that counts those that are there. Only the
-preregistered presets lead to a verdict: whatever else was run is exploratory, however many its seeds.
+Decision: verdict, effect, interval, seeds and rule are shown together, with the mean of each base, so that no verdict is
+read without its evidence. A claim with missing runs has a line with the number of finished ones. Only the preregistered
+presets give a verdict: all other runs are exploratory, whatever the number of their seeds.
 
-Refused: presets that measure other splits together.
+Refused: presets that measure different splits together.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ COLOURS: dict[Verdict, str] = {
 WORDS: dict[Verdict, str] = {
     "holds": "supported", "does not hold": "contradicted", "undecided": "inconclusive", "exploratory": "exploratory",
 }  # fmt: skip
-"""Verdicts as readers are told them."""
+"""The words for verdicts on the pages."""
 COLOURS_OF_WORDS = {WORDS[verdict]: colour for verdict, colour in COLOURS.items()}
 MISSING = "not run yet"
 BUDGET_ENDPOINTS = (("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"))
 PREREGISTERED = ("published", "dose", "dose-between")
-"""The presets of the preregistration, which alone lead to a verdict."""
+"""The presets of the preregistration, the only ones that give a verdict."""
 Judgements = Sequence[tuple[Claim, Judged | None]]
 JUDGED = {"ade_px", "effnet_kd", PSEUDO["effnet_kd"]}
-"""The measures that verdicts are drawn from."""
+"""The measures that determine the verdicts."""
 SHOWN = JUDGED | set(replay_sweep.TABLE)
-"""The measures that the page of a sweep shows, of all that were measured."""
+"""The measures that the page on the replay sweep shows."""
 
 
 def read_together(
     presets: Sequence[str] = PREREGISTERED, store: str | Path = "", measures: Collection[str] = frozenset(JUDGED)
 ) -> Table:  # fmt: skip
-    """Several presets as one table with the rows that verdicts are drawn from, each run and each reference once.
+    """Several presets as one table with the rows of some measures, each run and each reference once.
 
-    `runs` has a column `target` too. Nothing is trained. ValueError for presets of different splits.
+    `runs` has a further column `target`. Nothing is trained. ValueError for presets of different splits.
     """
     parts = [sweep.read(preset, store=store, measures=measures) for preset in presets]
     if len({part.split for part in parts}) > 1:
@@ -72,20 +72,20 @@ def read_together(
 
 
 def of_target(table: Table, target: str) -> Table:
-    """Only the runs that were fine-tuned on this domain, with all references."""
+    """The table with only the runs that were fine-tuned on this domain, and all references."""
     specs = tuple(spec for spec in table.specs if spec.target.name == target)
     runs = table.runs[table.runs["run"].isin([spec.run_id for spec in specs])].reset_index(drop=True)
     return replace(table, rows=table.rows[table.rows["target"].isin(["", target])], runs=runs, specs=specs)
 
 
 def control() -> Table:
-    """The published runs without replay on driving in which every clip is eventful, with the measures of PANELS."""
+    """The published runs without replay whose target is eventful driving, with the measures of `replay_sweep.PANELS`."""
     read = sweep.read("dose", store=published_folder(), measures=[measure for measure, _ in replay_sweep.PANELS])
     return of_target(read, "driving-eventful")
 
 
 def judge_all(rows: pd.DataFrame) -> list[tuple[Claim, Judged | None]]:
-    """Every claim of the preregistration with its verdict; None where runs are missing."""
+    """Every preregistered claim with its result; None if runs are missing."""
     few = rows[rows["measure"].isin(JUDGED)]
     return [(claim, judge(few, claim)) for claim in CLAIMS]
 
@@ -94,12 +94,12 @@ def opening(
     found: Judgements, names: Sequence[str], runs: pd.DataFrame, command: str, presets: Sequence[str],
     store: str | Path = "", beside: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """Markdown for the top of a result page: each claim's verdict, effect, interval and seeds, then what the runs cost
+    """Markdown for the top of a page of results: each claim's verdict, effect, interval and seeds, then the cost of the runs
     and the command that makes them again.
 
-    found: as from `judge_all`; names: the claims to show, "C2" for all that begin so. runs: those the page rests on, columns
-    run, replay, replay_fraction, state, and target where there are several. presets and store: where the runs are from.
-    beside: sentences of claims without a verdict, shown with the others.
+    found: as from `judge_all`; names: the claims to show, "C2" for all that begin so. runs: those of the page, with columns
+    run, replay, replay_fraction, state, and target if there are several. presets and store: the source of the runs. beside:
+    sentences of claims without a verdict, shown with the others.
     """
     runs = runs if "target" in runs else runs.assign(target=PRESETS[presets[0]].targets[0])
     is_preregistered = set(presets) <= set(PREREGISTERED)
@@ -111,7 +111,7 @@ def opening(
     which = f"preset{'s' * (len(presets) > 1)} {' and '.join(presets)}, *{split}* split"
     status = f"- **Runs**: {done} of {len(runs)} are complete ({which})."
     if not is_preregistered:
-        status += f" They are not the preregistered ones: what follows from them is {replay_sweep.EXPLORATORY}."
+        status += f" They are not the preregistered ones: their results are {replay_sweep.EXPLORATORY}."
     elif done < len(runs):
         status += " **The sweep is not complete yet.**"
     cost = f"- **Cost**: {cost_in_words(runs, store_of(presets[0], store))}"
@@ -119,7 +119,7 @@ def opening(
 
 
 def opening_of(table: Table, names: Sequence[str], options: str = "", beside: Sequence[str] = ()) -> str:
-    """`opening` for the page of one preset; options: what its command takes besides."""
+    """`opening` for the page of one preset; options: further options of its command."""
     command = " ".join(f"python -m replaylab sweep --preset {table.preset} {options} --store FOLDER".split())
     return opening(judge_all(table.rows), names, table.runs, command, [table.preset], table.store, beside)
 
@@ -140,10 +140,10 @@ def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregis
 
 
 def _count_runs(claim: Claim, runs: pd.DataFrame) -> str:
-    """Such as "2 of 5 runs of replay near 25 % are there"."""
+    """The number of a claim's finished runs, such as "2 of 5 runs of near replay 25 % are complete"."""
     both = [one for one in (claim.configuration, claim.against) if one is not None]
     counts = [(one.select(runs)["state"] == "done", one.name) for one in both]
-    return " and ".join(f"{done.sum()} of {len(done)} runs of {name} are there" for done, name in counts)
+    return " and ".join(f"{done.sum()} of {len(done)} runs of {name} are complete" for done, name in counts)
 
 
 def _where(claim: Claim) -> str:
@@ -159,7 +159,7 @@ def _limit(claim: Claim, result: Judged) -> str:
 
 
 def progress(runs: pd.DataFrame) -> str:
-    """Markdown: how many of the preregistered runs there are, in all and in each configuration that is not whole."""
+    """Markdown: the number of complete preregistered runs, in all and in each incomplete configuration."""
     done = runs["state"] == "done"
     if done.all():
         return f"All **{len(runs)}** preregistered runs are complete."
@@ -168,13 +168,13 @@ def progress(runs: pd.DataFrame) -> str:
         if not of.all():
             parts.append(f"{Configuration(kind, fraction, target).name}: {of.sum()} of {len(of)}")
     return (
-        f"**{int(done.sum())} of {len(runs)} preregistered runs are complete: the sweep is not**, and a claim whose "
-        f"configuration has fewer than {SEEDS_NEEDED} seeds has no verdict. Not complete: {'; '.join(parts)}."
+        f"**{int(done.sum())} of {len(runs)} preregistered runs are complete**, and a claim whose configuration has fewer "
+        f"than {SEEDS_NEEDED} seeds has no verdict. Incomplete: {'; '.join(parts)}."
     )
 
 
 def cost_in_words(runs: pd.DataFrame, store: Path) -> str:
-    """What the finished runs took, of their summaries: in all, one of them, and on what."""
+    """The time of the finished runs, from their summaries: in all, the median, and the machine."""
     done = runs.loc[runs["state"] == "done", "run"]
     summaries: list[dict[str, Any]] = [Store(store).summary(run) for run in done]
     if not summaries:
@@ -194,11 +194,11 @@ def _device(summary: dict[str, Any]) -> str:
 
 
 def verdict_table(found: Judgements) -> Styler:
-    """A line a claim: what was changed, by how much, and the verdict."""
+    """A row per claim: the verdict, the change with its interval, and the rule."""
     lines = [_line(claim, result) for claim, result in found]
     shown = ["claim", "statement", "verdict", "change", "supported if", "measure"]
     styler = styled(pd.DataFrame(lines), "verdicts", shown=shown).hide(axis="index")
-    # A coloured edge rather than coloured words, which are hard to read on one of a light and a dark page.
+    # A coloured edge, because coloured words are hard to read on either a light or a dark page.
     return styler.map(
         lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS_OF_WORDS.get(verdict, GREY)}",
         subset=["verdict"],
@@ -216,9 +216,9 @@ def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
 
 
 def budgets(store: str | Path = "") -> pd.DataFrame:
-    """Changes with replay in as many steps as without, and in as many driving samples, which is more steps; exploratory.
+    """Changes with replay after as many steps as without, and after as many driving samples (more steps); exploratory.
 
-    Columns configuration, budget, steps, and for each endpoint an `Interval`, None for what is not there yet.
+    Columns configuration, budget, steps, and for each endpoint an `Interval`, None if runs are missing.
     """
     seeds, store = [0, 1, 2], store or published_folder()
     tables = {
@@ -240,7 +240,7 @@ def budgets(store: str | Path = "") -> pd.DataFrame:
 
 
 def budgets_table(made: pd.DataFrame) -> Styler | None:
-    """`budgets` in words; nothing where there are none, on a page of a reader's run."""
+    """The table of `budgets`; None if it is empty, as on the page of a reader's own run."""
     if made.empty:
         return None
     words = made.copy()
@@ -254,16 +254,16 @@ def _digits_of_budgets() -> list[str]:
 
 
 def budgets_summary(made: pd.DataFrame) -> str:
-    """Markdown: the changes of `budgets` in ADE on eventful driving."""
+    """Markdown: the changes of ADE on eventful driving in `budgets`."""
     if made.empty:
-        return "This section is about published runs: the book's own page on replay has its table."
+        return "This section is about the published runs; its table is on the book's page on replay."
     column = made.columns[-1]
     by = {(line["configuration"], line["budget"]): line[column] for _, line in made.iterrows()}
     none = by[made["configuration"][0], "equal steps"]
     names = list(made["configuration"][made["budget"] != "equal steps"])
     pairs = [(name, by[name, "equal steps"], by[name, "equal driving samples"]) for name in names]
     if none is None or any(one is None for pair in pairs for one in pair):
-        return "The runs of equal driving samples are not all there."
+        return "Not all runs of equal driving samples are complete."
     digits = _digits_of_budgets()[-1]
     each = [f"{name}: {describe(equal, digits)} and {describe(longer, digits)}" for name, equal, longer in pairs]
     return (
@@ -273,12 +273,12 @@ def budgets_summary(made: pd.DataFrame) -> str:
 
 
 def forest(found: Judgements) -> Figure:
-    """Each claim's change with its interval, a block for each measure with one axis; dashed, the value that its interval
-    must not cross to hold.
+    """Each claim's change with its interval, a panel per measure; dashed: the margin, which the interval of a supported
+    claim does not cross.
     """
     shown = [(claim, result) for claim, result in found if result is not None]
     if not shown:
-        return text_figure("No claim has its runs yet.")
+        return text_figure("No claim has enough runs yet.")
     blocks: dict[str, list[tuple[Claim, Judged]]] = {}
     for claim, result in shown:
         blocks.setdefault(claim.measure, []).append((claim, result))
@@ -312,7 +312,7 @@ def _block(axes: Axes, measure: str, block: Judgements) -> None:
 
 
 def summary(found: Judgements) -> str:
-    """Markdown: how many claims have a verdict, and each in a sentence."""
+    """Markdown: the number of claims with a verdict, and the result of each in a sentence."""
     lines = []
     for claim, result in found:
         if result is None:

@@ -1,7 +1,7 @@
-"""The page on the worlds: one function for each of its videos, tables, figures and texts.
+"""The page on the worlds: one function for each of its videos, tables, figures and sentences.
 
-The functions take a `Survey` and return HTML, a pandas Styler, a matplotlib figure or Markdown. Decision: sentences take
-their direction and their numbers from the survey. Refused: videos picked by eye; they are the first of their split.
+The functions take a `Survey` and return HTML, a pandas Styler, a matplotlib figure or Markdown. Decision: the direction and
+the numbers of sentences are determined by the survey. Refused: videos selected by eye; they are the first of their split.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CSS = """
   color: inherit; }
 .worlds figcaption span { opacity: 0.85; }
 """
-# A style cannot stop a video; whoever asks for less motion gets still pictures with a button to start them.
+# CSS cannot stop a video; for readers who prefer reduced motion, videos are paused and can be started.
 SCRIPT = """
 if (window.matchMedia("(prefers-reduced-motion: reduce)").matches)
   document.querySelectorAll(".worlds video").forEach(video => { video.autoplay = false; video.pause(); });
@@ -56,10 +56,10 @@ if (window.matchMedia("(prefers-reduced-motion: reduce)").matches)
 
 
 def videos(survey: Survey, *groups: str) -> HTML:
-    """The sample videos of the domains of some groups (TARGET, ...; none means all), embedded in the page."""
+    """The sample videos of the domains of some groups of the catalogue (none: all), embedded in the page."""
     chosen = [name for name in _ordered(survey.domains) if not groups or domain_of(name).group in groups]
     if not chosen:
-        return HTML("<p>None of these domains was asked for.</p>")
+        return HTML("<p>None of these domains was requested.</p>")
     figures = "\n".join(_video(name, survey.sample(name)) for name in chosen)
     style = f"{on_the_page('worlds')}<style>{CSS}</style>"
     return HTML(f'{style}\n<div class="worlds">\n{figures}\n</div>\n<script>{SCRIPT}</script>')
@@ -78,13 +78,13 @@ def _video(domain: str, mp4: bytes) -> str:
 
 
 def _ordered(domains: Sequence[str]) -> list[str]:
-    """As the catalogue lists them; others last."""
+    """The domains in the catalogue's order; others last."""
     return sorted(domains, key=lambda name: list(DOMAINS).index(name) if name in DOMAINS else len(DOMAINS))
 
 
 # --------------------------------------------------------------------------------------------------------------- table
 def statistics_table(survey: Survey) -> Styler:
-    """A row per domain, a column per statistic: the value and below it its 95 % interval; the file has the windows too."""
+    """A row per domain, a column per statistic: the value, and below it its 95 % interval."""
     domains, values = _ordered(survey.domains), survey.statistics.set_index("domain")
     of_statistics = {name: values[values["statistic"] == name].loc[domains] for name in COLUMNS}
     shown = {
@@ -120,7 +120,7 @@ def _number(value: float, statistic: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- figures
 def velocity_clouds(survey: Survey) -> Figure:
-    """The velocities of agents in the image, a panel per domain, all on the same axes (px/s)."""
+    """The velocities of agents in the image (px/s), a panel per domain with the same axes."""
     domains = _ordered(survey.domains)
     speeds = survey.velocities
     larger = speeds[["vx_px_s", "vy_px_s"]].abs().max(axis=1)
@@ -132,7 +132,7 @@ def velocity_clouds(survey: Survey) -> Figure:
             _cloud(axes, speeds[speeds["domain"] == domain], domain_of(domain), limit)
         for axes in panels.flat[len(domains) :]:
             axes.set_axis_off()
-        panels.flat[0].set(xlim=(-limit, limit), ylim=(limit, -limit))  # down is down, as in the image
+        panels.flat[0].set(xlim=(-limit, limit), ylim=(limit, -limit))  # y downwards, as in the image
         figure.supxlabel("velocity to the right (px/s)", fontsize=10)
         figure.supylabel("velocity downwards (px/s)", fontsize=10)
         return finished(figure, "How agents move in the image")
@@ -178,12 +178,12 @@ def patterns_figure(survey: Survey) -> Figure:
 
 
 def drawn_patterns(survey: Survey) -> pd.DataFrame:
-    """What `patterns_figure` draws: domain, value, low, high and n."""
+    """The values of `patterns_figure`: domain, value, low, high and n."""
     return survey.statistics[survey.statistics["statistic"] == "patterns"].drop(columns="statistic")
 
 
 def _wrapped(name: str, width: int = 17) -> str:
-    """In two lines, if it is long, so that titles of neighbouring panels do not meet."""
+    """A long name in two lines, so that titles of neighbouring panels do not overlap."""
     if len(name) <= width:
         return name
     words = name.split()
@@ -193,7 +193,7 @@ def _wrapped(name: str, width: int = 17) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- texts
 def status_line(survey: Survey) -> str:
-    """Markdown: what the page shows, and what of it is missing or no longer up to date."""
+    """Markdown: the preset and domains of the survey, and those that are missing or outdated."""
     text = (
         f"Preset **{survey.preset}**: {len(survey.domains)} domains, {survey.videos} videos of each "
         f"(the *{survey.split}* split)."
@@ -206,7 +206,7 @@ def status_line(survey: Survey) -> str:
 
 
 def summary(survey: Survey) -> str:
-    """Markdown: the target compared with its twin, and the most and the least repetitive domain."""
+    """Markdown: ordinary driving compared with diverse driving, and the most and the least repetitive domain."""
     at = survey.statistics.set_index(["statistic", "domain"])
     lines = []
     if {"driving", "diverse-driving"} <= set(survey.domains):
@@ -215,8 +215,8 @@ def summary(survey: Survey) -> str:
     if len(ranked) > 1:
         ends = [f"*{domain_of(name).label}* ({_number(ranked[name], 'patterns')})" for name in ranked.index[[0, -1]]]
         lines.append(
-            f"Of the {len(ranked)} domains {ends[0]} is the most repetitive and {ends[1]} the least, "
-            f"counted at {survey.windows} windows each."
+            f"Of the {len(ranked)} domains, {ends[0]} is the most repetitive and {ends[1]} the least, "
+            f"with {survey.windows} windows each."
         )
     return "\n".join(f"- {line}" for line in lines) or "Too few domains to compare."
 
@@ -227,8 +227,8 @@ def _patterns_of_the_twins(survey: Survey, at: pd.DataFrame) -> str:
         return "Too few agents to count the motion patterns of ordinary driving."
     apart = one["high"] < other["low"] or other["high"] < one["low"]
     return (
-        f"Ordinary driving has {_with_interval(one)} effective motion patterns at n = {survey.windows} windows; "
-        f"free motion in the same look has {_with_interval(other)}, {number(other['value'] / one['value'])} times as "
+        f"Ordinary driving has {_with_interval(one)} effective motion patterns at n = {survey.windows} windows; diverse "
+        f"driving, with the same appearance, has {_with_interval(other)}, {number(other['value'] / one['value'])} times as "
         f"many. The intervals {'do not overlap' if apart else 'overlap or are not known: the two may be alike'}."
     )
 
@@ -246,7 +246,7 @@ def _other_statistics_of_the_twins(at: pd.DataFrame) -> str:
         return " against ".join(_number(value, statistic) + unit for value in values)
 
     return (
-        f"In the same order, {pair('lane_keepers')} of the agents keep their lane, velocities spread by "
-        f"{pair('velocity_spread_px_s', ' px/s')}, the ego car turns by {pair('ego_yaw_deg_s', '°/s')}, and an agent "
-        f"left where it was last seen is off by {pair('moved_px', ' px')} over the next five frames."
+        f"In the same order, {pair('lane_keepers')} of the agents keep their lane, the spread of velocities is "
+        f"{pair('velocity_spread_px_s', ' px/s')}, the yaw rate of the ego car is {pair('ego_yaw_deg_s', '°/s')}, and the "
+        f"agents move by {pair('moved_px', ' px')} over the next five frames."
     )

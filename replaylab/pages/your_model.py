@@ -1,7 +1,7 @@
-"""The page on a model of one's own: the trade-off of replay, its course over steps, and a table, for domains of any name.
+"""The page on a reader's own model: the trade-off of replay, its course over steps, and a table, for any domains.
 
-Decision: fidelity is EffNet-KD on the target; accuracy is measured in every domain, by the agents' ADE where a detector was
-named, else by the error of the optical flow. The reference baselines are in every panel. No torch.
+Decision: fidelity is EffNet-KD on the target; accuracy is measured in every domain, by the agents' ADE if there is a
+detector, or else by the error of the optical flow. The reference baselines are in every panel. No torch.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ IN_THE_TABLE = ("effnet_kd", "ade_px", "recall", "flow_error_px")
 
 
 def domains(table: Table) -> tuple[str, ...]:
-    """The target first, then what is replayed."""
+    """The names of the target and then of the replayed domains."""
     return tuple(world.name for world in table.specs[0].evaluation.domains)
 
 
 def measures_table(table: Table) -> Styler:
-    """Every domain's models at their last step; means over clips, then seeds. A page shows IN_THE_TABLE."""
+    """The measures of all models at their last step by domain; means over clips, then seeds. A page shows IN_THE_TABLE."""
     values = last_step(per_configuration(table.rows))
     shown = values[values["measure"].isin(TABLE)]
     lines = pd.MultiIndex.from_product([domains(table), shown["configuration"].unique()], names=["domain", "configuration"])
@@ -78,11 +78,11 @@ def tradeoff(table: Table) -> Figure:
                 axes.annotate("", end, start, arrowprops=arrow, zorder=0)
             axes.set(xlabel=f"EffNet-KD on {names[0]}", ylabel=measure_of(measure).axis, title=domain)
         entries = panels[0, 0].get_legend_handles_labels()[0]
-        return style.finished_with_references(figure, "Fidelity against dynamics", table.runs, entries)
+        return style.finished_with_references(figure, "Fidelity against accuracy", table.runs, entries)
 
 
 def over_steps(table: Table) -> Figure:
-    """The same two measures over fine-tuning, a row for each domain; every configuration begins at the base."""
+    """The same two measures over fine-tuning, a row for each domain; every configuration starts at the base."""
     values, names = per_run(table.rows), domains(table)
     with figure_style():
         figure, panels = plt.subplots(len(names), 2, figsize=(WIDTH, 0.8 + 2.2 * len(names)), squeeze=False)
@@ -104,7 +104,7 @@ def over_steps(table: Table) -> Figure:
 
 
 def summary(table: Table) -> str:
-    """Markdown: how accuracy changed in each domain, without replay and with; no verdict, for which seeds are too few."""
+    """Markdown: the change of accuracy in each domain without and with replay; no verdict, which takes more seeds."""
     values = last_step(per_run(table.rows))
     lines = []
     for domain in domains(table):
@@ -118,7 +118,7 @@ def summary(table: Table) -> str:
         level = f"{measure_of(measure).name} is {number(before, digits)} before fine-tuning"
         lines.append(f"- **{in_markdown(domain)}**: {level}; it changes by {changes}.")
     seeds = table.runs["seed"].nunique()
-    note = f"Of {counted(seeds, 'seed')}: look for changes that are larger than what seeds differ by."
+    note = f"With {counted(seeds, 'seed')}: only changes larger than the differences between seeds are meaningful."
     return "\n".join([*lines, "", note])
 
 

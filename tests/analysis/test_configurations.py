@@ -137,7 +137,7 @@ def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(m
     two = replace(made, rows=rows)
     assert set(two.levels) == {1, 3} and np.isnan(two.difference_from_reference("physics", DYNAMICS, EQUAL).low)
     assert configurations.against_reference(two, "physics") == statistics.WORSE
-    assert "With 1 of 3 seeds near replay 25 % gains nothing" in comparisons.reading_explained(two)
+    assert "With 1 of 3 seeds near replay 25 % does not improve" in comparisons.reading_explained(two)
 
 
 def test_what_is_measured_at_the_end_only_is_not_read_before_it(made: Configurations) -> None:
@@ -216,16 +216,16 @@ def test_sentences_are_those_of_the_numbers(made: Configurations) -> None:
         (group,) = [of for of in said.split(": ", 1)[1].splitlines()[0].split("; ") if f"*{name}*" in of]
         assert group.startswith(f"{configurations.against_reference(made, name)}: ")
     assert "80 %" in comparisons.reading_explained(made) and "4 of 6 configurations" in comparisons.reading_explained(made)
-    assert "nothing was measured" not in comparisons.reading_explained(made)
+    assert "interpolated" not in comparisons.reading_explained(made)
     late = replace(made, rows=made.rows[made.rows["step"] != 50])
-    assert "Between the base and step 150 nothing was measured" in comparisons.reading_explained(late)
+    assert "interpolated between the base and step 150" in comparisons.reading_explained(late)
 
 
 @pytest.mark.parametrize(
     ("left_out", "said"),
     [
         ((("no replay", 3),), statistics.FEW),
-        (tuple((REFERENCE, seed) for seed in SEEDS), "nothing to compare with"),
+        (tuple((REFERENCE, seed) for seed in SEEDS), f"no run of {REFERENCE} to compare with"),
         (tuple(("physics", seed) for seed in SEEDS), "not run yet: *physics*"),
     ],
 )
@@ -233,7 +233,7 @@ def test_what_is_missing_is_said(tmp_path: Path, left_out: tuple[tuple[str, int]
     part = store_of(tmp_path, left_out)
     assert said in comparisons.summary(part) and f"{18 - len(left_out)} of 18 runs" in comparisons.summary(part)
     words = comparisons.at_equal_fidelity(part).get_suptitle()
-    assert f"{18 - len(left_out)} of 18 runs are there" in words
+    assert f"{18 - len(left_out)} of 18 runs are complete" in words
     for text in (comparisons.summary(part), comparisons.reading_explained(part), comparisons.short_summary(part)):
         assert "nan" not in text
     assert "nan" not in comparisons.configurations_table(part).to_html()

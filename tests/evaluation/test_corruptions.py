@@ -465,8 +465,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> CorruptionStudy:
 
 def test_sentences_say_what_the_rows_say(made: CorruptionStudy) -> None:
     said = measures.summary(made)
-    assert "The control, rendered again without corruption, measures as real does: 9 of 9 measures" in said
-    assert "*Agents moved 4 px*: seen by 0 of 4 measures of fidelity and by 3 of 3 of agents." in said
+    assert "The control, rendered again without corruption, has the values of real frames in 9 of 9 measures" in said
+    assert "*Agents moved 4 px*: 0 of 4 measures of fidelity respond, and 3 of 3 of agents." in said
     assert "EffNet-KD as one of 0.0100 px" in said and "video-KD as one" in said
     assert "No measure counts a corruption as an improvement" in said
     assert "The detector's ceiling on real frames" in said

@@ -51,7 +51,7 @@ def test_settings_are_those_that_were_run_on_the_test_split_and_early_stop(made:
 
 
 def test_early_stop_is_chosen_by_the_same_rule(store: Path, made: Ablations, tmp_path: Path) -> None:
-    """Less is lost earlier, so the earliest step that looks as good is taken, and its configuration ends there."""
+    """Less is lost earlier, so the earliest step that keeps the fidelity is chosen, and its configuration ends there."""
     write_variations(
         DEV,
         tmp_path,
@@ -69,10 +69,10 @@ def test_early_stop_is_chosen_by_the_same_rule(store: Path, made: Ablations, tmp
 def test_the_table_says_how_a_setting_was_chosen(made: Ablations) -> None:
     table = ablations_page.settings_table(made).data
     why = table[table["choice"].str.startswith("chosen")].set_index("method")["choice"]
-    assert why["lower rate"] == "chosen, looks best" and len(why) == 7
+    assert why["lower rate"] == "chosen, best fidelity" and len(why) == 7
     assert (why.drop("lower rate") == "chosen").all()
     said = ablations_page.settings_summary(made)
-    assert "No setting of lower rate looks as good" in said
+    assert "No setting of lower rate keeps the fidelity of" in said
     chosen = table[table["choice"].str.startswith("chosen")]
     assert all(f"{one.method} {one.setting}" in said for one in chosen.itertuples())
 
@@ -90,11 +90,11 @@ def test_areas_are_hypervolumes_within_what_base_and_copy_have(made: Ablations) 
 # ------------------------------------------------------------------------------------------------------------ sentences
 def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: Ablations) -> None:
     said = dict(line.removeprefix("- **").split("**", 1) for line in ablations_page.answer(made).splitlines())
-    assert f"do replay: {REFERENCE} is better than none" in said["Fraction"]
+    assert f"do replay: {REFERENCE} is better than no replay" in said["Fraction"]
     assert "take *ramp* (" in said["Schedule"] and "worse: *anneal*" in said["Schedule"]
     assert "nothing is shown to be better than replay of near video" in said["Source"]
     assert "*64 clips* are the fewest that are not shown to be worse than all 1536" in said["Clips to keep"]
-    assert "takes 400 steps in place of 300" in said["Cost"] and f"{1000 * STEP_SECONDS:.0f} ms with replay" in said["Cost"]
+    assert "takes 400 steps instead of 300" in said["Cost"] and f"{1000 * STEP_SECONDS:.0f} ms with replay" in said["Cost"]
     for label in ablations_page.ON_TARGET:
         difference = made.ablations.difference(REFERENCE, "no replay", label)
         outcome = configurations.outcome_of(difference, label)
@@ -139,7 +139,7 @@ def test_where_less_replay_is_as_good_replay_is_not_advised(made: Ablations) -> 
     here = rows["run"].isin(without) & (rows["measure"] == "ade_px")
     rows.loc[here, "value"] -= 1.5 * rows.loc[here, "step"] / 300
     turned = replace(made, ablations=replace(made.ablations, rows=rows))
-    assert f"do not replay: none is better than {REFERENCE}" in ablations_page.answer(turned)
+    assert f"do not replay: no replay is better than {REFERENCE}" in ablations_page.answer(turned)
 
 
 def test_the_opening_counts_each_run_once_and_draws_no_verdict(made: Ablations, store: Path) -> None:
@@ -159,9 +159,9 @@ def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     said = [ablations_page.opening(part, tmp_path), ablations_page.settings_summary(part), ablations_page.answer(part)]
     said += [comparisons.summary(one) for one in (part.ablations, part.alternatives)]
     assert "6 of 69 are complete" in said[0] and "too few seeds" in said[0]
-    assert "10 of 36 runs are there" in said[1] and not part.settings["chosen"].any() and part.areas.empty
-    assert "too few runs to say whether to replay" in said[2] and "fewer than three seeds" in said[2]
-    assert "4 of 6 runs are there" in said[4] and "6 of 69 runs are there" in said[3]
+    assert "10 of 36 runs are complete" in said[1] and not part.settings["chosen"].any() and part.areas.empty
+    assert "no recommendation" in said[2] and "no configuration has three seeds" in said[2]
+    assert "4 of 6 runs are complete" in said[4] and "6 of 69 runs are complete" in said[3]
     assert part.ablations.change("ramp", DYNAMICS, LAST).estimate == pytest.approx(EFFECTS_OF["ramp"][1], abs=0.1)
     assert not any("nan" in text for text in said)
     table = ablations_page.settings_table(part).data
@@ -189,6 +189,6 @@ def test_an_empty_store_is_a_page_that_says_so(tmp_path: Path) -> None:
     cells = shown(tmp_path / "store", tmp_path / "out.ipynb", "04_ablations")
     assert tuple(name for name, data in cells.items() if "image/svg+xml" in data) == FIGURES
     assert "0 of 69 are complete" in cells["opening"]["text/markdown"]
-    assert cells["settings-found"]["text/markdown"].startswith("Settings on dev: not run yet (0 of 36 runs are there)")
+    assert cells["settings-found"]["text/markdown"].startswith("Settings on dev: not run yet (0 of 36 runs are complete)")
     assert "not run yet, 0 of 69 runs" in cells["answer-text"]["text/markdown"]
     assert not any("nan" in data.get("text/markdown", "") for data in cells.values())

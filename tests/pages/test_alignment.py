@@ -270,9 +270,9 @@ def test_every_figure_and_sentence_stands_whatever_is_missing(made: Sweeps, cut:
     done, asked = int((part.runs["state"] == "done").sum()), len(part.runs)
     ordinary = part.without_replay.query("target == 'driving'")["state"].eq("done").sum()
     assert f"0 % eventful {ordinary} of 5, 20 % eventful" in alignment_page.status_line(part)
-    assert f"{done} of {asked} runs are there" in alignment_page.across_configurations(part)._suptitle.get_text()  # type: ignore[attr-defined]
+    assert f"{done} of {asked} runs are complete" in alignment_page.across_configurations(part)._suptitle.get_text()  # type: ignore[attr-defined]
     for name in DRAWINGS:
-        assert "runs are there" in getattr(alignment_page, name)(part)._suptitle.get_text()
+        assert "runs are complete" in getattr(alignment_page, name)(part)._suptitle.get_text()
     for name in SENTENCES:
         assert "nan" not in getattr(alignment_page, name)(part)
     ((_, judged),) = alignment_page.judged_claim(part)

@@ -125,7 +125,7 @@ def test_motion_counts_what_points_where_the_claim_says(rows: pd.DataFrame) -> N
     said = finetune_degradation.motion_claim(
         finetune_degradation.read(table_of(pd.concat([rows, *more], ignore_index=True)))
     )
-    assert "2 of 4 change as C7 says, 2 the other way" in said and "exploratory" in said
+    assert "2 of 4 change as C7 predicts, 2 the other way" in said and "exploratory" in said
 
 
 @pytest.mark.parametrize("name", FIGURES)

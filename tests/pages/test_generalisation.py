@@ -135,7 +135,7 @@ def test_what_is_missing_is_said(made: Generalisation) -> None:
     rows = made.second.rows[made.second.rows["seed"] != 3]
     few = replace(half, second=replace(made.second, rows=rows, runs=two))
     assert set(generalisation.claims_table(few).data[f"second {one}"]) == {FEW}
-    part = f"{2 * runs // 3} of {runs} runs are there"
+    part = f"{2 * runs // 3} of {runs} runs are complete"
     assert part in generalisation.over_fractions(few).get_suptitle()
 
 

@@ -289,7 +289,7 @@ def test_an_interval_that_holds_the_base_is_neither_better_nor_worse(rows: pd.Da
     inside, outside = rows.copy(), rows.copy()
     inside.loc[inside["model"] == "base", "value"] = low + 0.9 * (high - low)
     outside.loc[outside["model"] == "base", "value"] = high + 1
-    for changed, words in ((inside, "holds the base's value"), (outside, "(better; 95 % interval")):
+    for changed, words in ((inside, "contains the base's value"), (outside, "(better; 95 % interval")):
         without_replay = replay_sweep.headline(changed).split("; with 50 %")[0]
         assert words in without_replay.split(" and ADE on eventful driving ")[1]
 
@@ -451,4 +451,4 @@ def test_configurations_of_one_budget_may_end_at_different_steps(rows: pd.DataFr
 
 def test_a_control_that_is_not_there_is_said_and_not_drawn() -> None:
     figure = replay_sweep.over_steps(pd.DataFrame(), pd.DataFrame())
-    assert len(figure.axes) == 1 and "not here" in figure.texts[0].get_text()
+    assert len(figure.axes) == 1 and "are missing" in figure.texts[0].get_text()

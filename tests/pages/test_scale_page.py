@@ -65,9 +65,9 @@ def test_lines_are_of_the_second_edition_alone_and_say_where_the_change_turns(ta
     assert line.n == 5 and line.slope == pytest.approx(3.0) and line.crossing()[0] == pytest.approx(0.5)
     said = scale.in_words(table).splitlines()
     assert len(said) == len(fitted)
-    assert "grows with what the base knows" in said[0] and "from a gain into a cost at 0.5" in said[0]
+    assert "increases with the base's skill" in said[0] and "from a gain into a cost at a skill of 0.5" in said[0]
     kept = next(line for line in said if line.startswith(f"- **ADE on ordinary driving, {scale.REPLAY}"))
-    assert "for certain" in kept and "cannot be told" in kept
+    assert "no certain dependence" in kept and "do not determine where its sign changes" in kept
     few = table[table["base"].isin(["base 0", "base 1", "old"])]
     assert scale.lines(few) == {} and "Fewer than three" in scale.in_words(few)
 

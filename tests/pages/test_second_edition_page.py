@@ -32,7 +32,7 @@ def test_the_tables_show_every_claim_whose_runs_were_published(endpoints) -> Non
 def test_the_words_name_what_cannot_be_told(endpoints) -> None:
     table, said = design.power_table(endpoints, scenes=page.CLIPS), page.in_words(endpoints)
     yes = (table["6 are enough"] == "yes").sum()
-    assert f"tell {yes} of {len(table)} contrasts" in said
+    assert f"detect {yes} of {len(table)} contrasts" in said
     assert said.count("): ") == len(table) - yes
 
 
@@ -76,7 +76,7 @@ def test_every_claim_has_a_verdict_with_what_it_is_of(found) -> None:
 
 def test_sentences_count_verdicts_and_give_the_rule(found) -> None:
     said = page.in_sentences(found)
-    assert said.startswith(f"5 of {len(CLAIMS)} claims hold or do not hold.")
+    assert said.startswith(f"5 of {len(CLAIMS)} claims are supported or contradicted.")
     assert said.count(MISSING) == sum(one is None for _, one in found)
     assert f"Holm's adjustment over {len(CLAIMS)} claims" in said
 
@@ -86,4 +86,4 @@ def test_what_was_not_shown_is_said() -> None:
     table = page.verdicts(behind).data.set_index("claim")
     assert table.loc["C2", "verdict"] == "inconclusive"
     assert "not shown that the bases are better than constant-velocity in driving" in table.loc["C2", "not shown"]
-    assert "Undecided because not shown that the bases" in page.in_sentences(behind)
+    assert "Inconclusive because not shown that the bases" in page.in_sentences(behind)

@@ -57,7 +57,7 @@ def test_the_figure_has_a_block_for_each_measure_with_a_line_for_each_claim(foun
         low, high = axes.get_xlim()
         assert low < result.interval.low <= result.interval.high < high and low <= result.margin <= high
     empty = verdicts_page.forest([(claim, None) for claim in CLAIMS])
-    assert len(empty.axes) == 1 and "No claim has its runs yet" in empty.texts[0].get_text()
+    assert len(empty.axes) == 1 and "No claim has enough runs yet" in empty.texts[0].get_text()
 
 
 @pytest.fixture
@@ -90,18 +90,18 @@ def test_an_opening_has_verdict_effect_seeds_cost_and_command(found, store) -> N
 
 def test_an_opening_draws_no_verdict_from_other_presets_however_many_their_seeds(found, store) -> None:
     said = verdicts_page.opening(found, ["C1"], runs_of(2), "make it", ["pilot"], store)
-    assert "fidelity improves: **exploratory**" in said and "no verdict is drawn" in said and "supported" not in said.lower()
+    assert "fidelity improves: **exploratory**" in said and "give no verdict" in said and "supported" not in said.lower()
 
 
 def test_an_opening_counts_the_runs_of_a_claim_that_lacks_them(store) -> None:
     nothing = [(claim, None) for claim in CLAIMS]
     said = verdicts_page.opening(nothing, ["C1"], runs_of(0), "make it", ["published"], store)
-    assert f"**{MISSING}** (0 of 5 runs of replay 0 % are there" in said and "no run is finished yet" in said
+    assert f"**{MISSING}** (0 of 5 runs of replay 0 % are complete" in said and "no run is finished yet" in said
     said = verdicts_page.opening(nothing, ["C1"], runs_of(1), "make it", ["published"], store)
-    assert "**too few runs** (1 of 5 runs of replay 0 % are there" in said and MISSING not in said
+    assert "**too few runs** (1 of 5 runs of replay 0 % are complete" in said and MISSING not in said
     few = verdicts_page.judge_all(made_up({NONE: {"kd": -5.0}}, seeds={0: "one", 3: "two"}))
     said = verdicts_page.opening(few, ["C1"], runs_of(2), "make it", ["published"], store)
-    assert "**exploratory**" in said and "no verdict (2 of 5 runs of replay 0 % are there)" in said
+    assert "**exploratory**" in said and "no verdict (2 of 5 runs of replay 0 % are complete)" in said
 
 
 def test_progress_names_the_configurations_that_are_not_whole() -> None:
@@ -150,7 +150,7 @@ def test_budgets_stand_side_by_side_and_say_what_is_not_run(tmp_path: Path) -> N
     assert list(table["budget"]) == ["equal steps"] * 5 + ["equal driving samples"] * 4
     assert list(table["steps"]) == [300] * 5 + [334, 334, 400, 400]
     assert (table.iloc[:, 3:] == verdicts_page.MISSING).all(axis=None)
-    assert "not all there" in verdicts_page.budgets_summary(nothing)
+    assert "Not all runs" in verdicts_page.budgets_summary(nothing)
     assert verdicts_page.budgets_table(pd.DataFrame()) is None
     assert list(shown["configuration"]) == list(table["configuration"]) and not (shown == verdicts_page.MISSING).any(
         axis=None
