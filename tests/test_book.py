@@ -13,6 +13,7 @@ from conftest import ROOT, tracked_files
 
 sys.path.append(str(ROOT / "book" / "_ext"))
 
+import csv_files
 from html_page import Page
 from IPython.core.interactiveshell import InteractiveShell
 from publishing import pack
@@ -92,11 +93,12 @@ def test_the_index_computes_what_it_says_was_found(monkeypatch: pytest.MonkeyPat
         shown.append(done.result)
     sentence, clips, rule, _, _, cards, progress, _, table, standing, cost, caveats = shown
     assert all(word in sentence.data for word in ("EffNet-KD", "ADE on eventful driving", "25 % of each batch"))
-    assert clips.data.count('<figure class="rl-screen') == 4 and "nearly as all test clips do on average" in rule.data
+    assert clips.data.count('<figure class="rl-screen') == 4 and "nearest to the mean change of all test clips" in rule.data
     assert len(re.findall('class="rl-card ', cards.data)) == len(CLAIMS) + 3  # C5 to C7 have no verdict
     assert "preregistered runs" in progress.data and "preregistered endpoints" in standing.data
     assert list(table.data["claim"]) == [claim.name for claim in CLAIMS]
     assert cost.data.startswith("The preregistered runs: ") and caveats.data.count("constant velocity") == 1
+    assert csv_files.check(table._repr_html_()) == 1
 
 
 def test_every_source_is_cited_and_every_citation_has_a_source() -> None:
@@ -153,6 +155,12 @@ def test_pages_fetch_nothing_from_another_host_and_link_to_nothing_missing(built
             target = link.split("#")[0].split("?")[0]
             if target and not re.match(r"[a-z]+:", target):
                 assert (built_book / name).parent.joinpath(target).exists(), f"{name} links to {link}"
+
+
+@pytest.mark.slow
+def test_the_files_of_values_have_numbers_for_intervals(built_book: Path) -> None:
+    counts = [csv_files.check(path.read_text()) for path in built_book.rglob("*.html") if "_static" not in path.parts]
+    assert sum(count > 0 for count in counts) > 8 and sum(counts) > 30
 
 
 @pytest.mark.slow

@@ -57,20 +57,18 @@ def rho_table(made: Sweeps) -> Styler:
     return style.styled(pd.DataFrame(lines), "rho").hide(axis="index")
 
 
-def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, str]:
+def _rho_line(made: Sweeps, target: str, reading: str) -> dict[str, Any]:
     table = made.rhos_of(EVENTFUL, reading)
     values = table.loc[table["target"] == target, "rho"]
+    difference = interval([] if target == ORDINARY else alignment.rho_minus_ordinary(made, target, reading=reading))
     line = {
         "reading": reading, "fine-tuned on": target_name(target), "seeds": str(len(values)),
-        measure_of(ALIGNMENT).label: describe(interval(values, 1.0), ".2f"),
-        "− that of 0 %": describe(interval(alignment.rho_minus_ordinary(made, target, reading=reading)), ".2f"),
-        "status": "exploratory",
+        measure_of(ALIGNMENT).label: style.IntervalCell(interval(values, 1.0), ".2f"),
+        "− that of 0 %": style.IntervalCell(difference, ".2f"), "status": "exploratory",
     }  # fmt: skip
-    if target == ORDINARY:
-        line["− that of 0 %"] = "–"
-    elif (target, reading) == (CLAIM.configuration.target, PREREGISTERED) and {*made.presets} <= {*verdicts.PREREGISTERED}:
+    if (target, reading) == (CLAIM.configuration.target, PREREGISTERED) and {*made.presets} <= {*verdicts.PREREGISTERED}:
         result = claims.judge(made.rows, CLAIM)
-        line["status"] = f"preregistered: {result.verdict}" if result else line["status"]
+        line["status"] = f"preregistered: {verdicts.WORDS[result.verdict]}" if result else line["status"]
     if values.empty:
         line["status"] = "too few checkpoints or no change" if target in made.done_targets else verdicts.MISSING
     return line

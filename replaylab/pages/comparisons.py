@@ -40,19 +40,16 @@ def configurations_table(made: Configurations) -> Styler:
         runs = made.runs[made.runs["configuration"] == name]
         there = runs[runs["state"] == "done"]
         kept, step_ms = int(runs["clips_kept"].iloc[0]), 1000 * there["step_seconds"].median()
-        line: dict[str, str] = {"no.": str(place), "configuration": name, AGAINST: "–"}
+        line: dict[str, Any] = {"no.": str(place), "configuration": name, AGAINST: "–"}
         if name != REFERENCE:
             line[AGAINST] = verdicts.MISSING if there.empty else configurations.against_reference(made, name)
         for label, reading in READ_OFF:
             difference = interval([]) if name == REFERENCE else made.difference_from_reference(name, label, reading)
-            line[difference_label(label, reading)] = describe(difference, configurations.digits_of(label))
-        line |= {
-            label: describe(made.change(name, label), configurations.digits_of(label)) for label in configurations.MEASURES
-        }
-        line |= {
-            f"{DYNAMICS}, {one}": describe(made.change(name, DYNAMICS, one), configurations.digits_of(DYNAMICS))
-            for one in configurations.SHARES
-        }
+            line[difference_label(label, reading)] = style.IntervalCell(difference, configurations.digits_of(label))
+        readings = [(label, label, LAST) for label in configurations.MEASURES]
+        readings += [(f"{DYNAMICS}, {reading}", DYNAMICS, reading) for reading in configurations.SHARES]
+        for column, label, reading in readings:
+            line[column] = style.IntervalCell(made.change(name, label, reading), configurations.digits_of(label))
         steps = made.steps_of(name, EQUAL)
         line["get so far"] = f"{steps.notna().sum()} of {len(steps)}" if len(steps) else "–"
         line["at step"] = "–" if steps.isna().any() or steps.empty else f"{steps.mean():.0f}"

@@ -28,7 +28,16 @@ from replaylab import catalogue
 from replaylab.analysis import statistics
 from replaylab.analysis.changes import FINE_TUNED, before_and_after, of_measure
 from replaylab.analysis.claims import Configuration
-from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL, WORSE, describe, interval
+from replaylab.analysis.statistics import (
+    BETTER,
+    CANNOT_TELL,
+    FEW,
+    SEEDS_FOR_AN_INTERVAL,
+    WORSE,
+    Interval,
+    describe,
+    interval,
+)
 from replaylab.analysis.tables import NONE, per_configuration, per_run, side_by_side
 from replaylab.catalogue import DENOISING_LOSSES, OTHER_LOOKS, TARGET_LOOK, domain_of, measure_of
 from replaylab.pages import style
@@ -304,11 +313,19 @@ def drift(made: Changes) -> Figure:
 # -------------------------------------------------------------------------------------------------------------- tables
 def changes_table(made: Changes) -> Styler:
     """The changes of `changes_map` with their intervals, and the four measures of C7."""
-    wide = _wide(made.at_the_end(), "described", (*IN_THE_MAP, *MOTION)).fillna("–")
+    table = made.at_the_end()
+    table = table.assign(cell=[_cell(one) for one in table.to_dict("records")])
+    wide = _wide(table, "cell", (*IN_THE_MAP, *MOTION)).fillna("–")
     wide = wide.rename(columns=lambda domain: domain_of(domain).label, index=lambda name: measure_of(name).name)
     wide = wide.rename_axis(index="measure", columns=None).reset_index()
     shown = ["measure", *(domain_of(domain).label for domain in (*TARGET_LOOK, *OTHER_LOOKS[:2]))]
     return style.styled(wide, "changes", shown=shown).hide(axis="index")
+
+
+def _cell(one: dict[str, Any]) -> style.IntervalCell:
+    """The change of a row of `Changes.of_configurations`."""
+    mean = Interval(one["change"], one["low"], one["high"], one["seeds"])
+    return style.IntervalCell(mean, measure_of(one["measure"]).digits)
 
 
 def transfer_table(made: Changes) -> Styler:
@@ -320,7 +337,7 @@ def transfer_table(made: Changes) -> Styler:
     return style.styled(pd.DataFrame(_transfers(made)), "transfer", shown=shown).hide(axis="index")
 
 
-def _transfers(made: Changes) -> list[dict[str, str]]:
+def _transfers(made: Changes) -> list[dict[str, Any]]:
     lines = []
     sources = made.of_runs[made.of_runs["domain"].isin(SOURCES) & made.of_runs["measure"].isin(FORGOTTEN)]
     sources = sources.sort_values("measure", kind="stable")
@@ -333,8 +350,8 @@ def _transfers(made: Changes) -> list[dict[str, str]]:
             "configuration": name, "measure": measure_of(measure).name,
             "domains": "; ".join(domain_of(domain).label for domain in SOURCES if domain in set(here["domain"])),
             "checkpoints": str(max(map(len, tables))), "runs": str(len(tables)),
-            "backward transfer": describe(interval(transfers), digits),
-            "average forgetting": describe(interval(losses), digits),
+            "backward transfer": style.IntervalCell(interval(transfers), digits),
+            "average forgetting": style.IntervalCell(interval(losses), digits),
         })  # fmt: skip
     return lines
 

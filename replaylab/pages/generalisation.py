@@ -25,7 +25,7 @@ from replaylab.analysis import claims, configurations, statistics
 from replaylab.analysis.changes import of_measure
 from replaylab.analysis.claims import Claim, Judged
 from replaylab.analysis.configurations import DYNAMICS, FIDELITIES, LAST, Configurations
-from replaylab.analysis.statistics import CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL, describe
+from replaylab.analysis.statistics import CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL
 from replaylab.catalogue import domain_of, measure_of
 from replaylab.pages import base_models, comparisons, style, verdicts
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style
@@ -125,11 +125,12 @@ def claims_table(made: Generalisation) -> Styler:
     """A row per claim: its change and the position of the interval, in the second and in the first."""
     lines, of = [], made.differs
     for (claim, second), (_, first) in zip(*made.judged, strict=True):
-        line = {"claim": claim.name.removeprefix(f"{of.claim}, "), "statement": claim.statement}
+        line: dict[str, Any] = {"claim": claim.name.removeprefix(f"{of.claim}, "), "statement": claim.statement}
         kind = "eventful" if claim.domain == made.second.eventful else "ordinary"
         line["measure"] = f"{measure_of(claim.measure).name}, {kind}"
         for one, result in ((f"second {of.one}", second), (f"first {of.one}", first)):
-            line[f"change, {one}"] = "–" if result is None else describe(result.interval, measure_of(claim.measure).digits)
+            change = statistics.interval([]) if result is None else result.interval
+            line[f"change, {one}"] = style.IntervalCell(change, measure_of(claim.measure).digits)
             line[one] = outcome_of_claim(result)
         line["seeds"] = " and ".join("–" if it is None else str(it.interval.n) for it in (second, first))
         lines.append(line)

@@ -22,11 +22,11 @@ from pandas.io.formats.style import Styler
 from replaylab.analysis import statistics
 from replaylab.analysis.changes import last_steps, of_measure
 from replaylab.analysis.claims import Configuration, changes
-from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, Interval, describe, interval
+from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, Interval, interval
 from replaylab.analysis.tables import drawn
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
 from replaylab.pages import explorer, finetune_degradation, replay_sweep, sample_clips, verdicts
-from replaylab.pages.style import csv_link, styled
+from replaylab.pages.style import IntervalCell, csv_link, styled
 from replaylab.pages.verdicts import PREREGISTERED
 from replaylab.store import Store, published_folder
 from replaylab.sweeps import sweep
@@ -155,7 +155,8 @@ def _side_by_side(effects: Sequence[Comparison]) -> Styler:
     lines = []
     for one in effects:
         own, published = (
-            "–" if found is None else describe(found, measure_of(one.measure).digits) for found in (one.own, one.published)
+            IntervalCell(interval([]) if found is None else found, measure_of(one.measure).digits)
+            for found in (one.own, one.published)
         )
         lines.append({"change": one.effect, "this run": own, "published": published, "direction": one.direction})
     return styled(pd.DataFrame(lines), "own-effects").hide(axis="index")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -17,7 +18,7 @@ from replaylab.analysis.design import Endpoint
 from replaylab.analysis.second_edition import AnyClaim, Judged, Part
 from replaylab.analysis.statistics import describe
 from replaylab.catalogue import PSEUDO, measure_of
-from replaylab.pages.style import GREY, styled
+from replaylab.pages.style import GREY, IntervalCell, styled
 from replaylab.pages.verdicts import COLOURS_OF_WORDS, MISSING, WORDS, read_together
 from replaylab.shipped_weights import base_folder, weights_digest
 from replaylab.sweeps.presets import CONFIRMATORY, SECOND_BASES, Preset
@@ -80,10 +81,13 @@ def claims() -> Styler:
 
 def verdicts(found: Judgements) -> Styler:
     """A row per claim: its verdict, p before and after Holm's adjustment, every contrast in every reading, and the
-    presuppositions that were not shown. found: as from `second_edition.judge_all`.
+    presuppositions that were not shown; in the file a row per contrast and reading. found: as from
+    `second_edition.judge_all`.
     """
     shown = ["claim", "statement", "verdict", "p, Holm", "change", "not shown"]
-    styler = styled(pd.DataFrame([_line(*one) for one in found]), "second-edition-verdicts", shown=shown).hide(axis="index")
+    values = pd.DataFrame([row for one in found for row in _rows(*one)])
+    table = pd.DataFrame([_line(*one) for one in found])
+    styler = styled(table, "second-edition-verdicts", shown=shown, values=values).hide(axis="index")
     return styler.map(
         lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS_OF_WORDS.get(verdict, GREY)}",
         subset=["verdict"],
@@ -101,6 +105,18 @@ def _line(claim: AnyClaim, one: Judged | None) -> dict[str, str]:
     changes = [f"{part.words}, {measure_of(part.measure).name}: {_described(part)}" for part in one.parts]
     numbers = {"p": number(one.p), "p, Holm": number(one.adjusted_p), "bases": str(one.bases)}
     return {**line, "verdict": WORDS[one.verdict], **numbers, "change": "; ".join(changes), "not shown": one.why or "–"}
+
+
+def _rows(claim: AnyClaim, one: Judged | None) -> list[dict[str, Any]]:
+    """The rows of the file of a claim."""
+    head: dict[str, Any] = {"claim": claim.name, "statement": claim.statement, "verdict": MISSING}
+    if one is None:
+        return [head]
+    head |= {"verdict": WORDS[one.verdict], "not shown": one.why, "p": one.p, "p, Holm": one.adjusted_p, "bases": one.bases}
+    return [
+        {**head, "contrast": part.words, "measure": part.measure, "change": IntervalCell(part.interval)}
+        for part in one.parts
+    ]
 
 
 def in_sentences(found: Judgements) -> str:

@@ -9,6 +9,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 from urllib.parse import quote
@@ -26,6 +27,8 @@ from matplotlib.lines import Line2D
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from pandas.io.formats.style import Styler
 
+from replaylab.analysis import statistics
+from replaylab.analysis.statistics import Interval
 from replaylab.analysis.tables import REFERENCES
 from replaylab.util.text import MINUS, with_minus_sign
 
@@ -46,16 +49,40 @@ SEED_DOT: dict[str, Any] = {"s": 12, "alpha": 0.8, "linewidth": 0, "zorder": 3}
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
+@dataclass(frozen=True)
+class IntervalCell:
+    """A cell with an interval: text on the page (`statistics.describe`), three columns of numbers in the file."""
+
+    interval: Interval
+    digits: str = ".3g"
+
+    def __str__(self) -> str:
+        return statistics.describe(self.interval, self.digits)
+
+
 def csv_link(rows: pd.DataFrame, name: str) -> HTML:
     """A link that saves `rows` as name.csv, with six significant digits; the file is embedded in the page."""
     return HTML(f"{on_the_page('rl-csv')}{_csv_link(rows, name, 'Values of this figure')}")
 
 
 def _csv_link(rows: pd.DataFrame, name: str, what: str) -> str:
-    text = rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    text = _as_numbers(rows).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     address = f"data:text/csv;charset=utf-8,{quote(text, safe=',/:;+')}"
     file = html.escape(f"{name}.csv")
     return f'<p class="rl-csv"><a download="{file}" href="{html.escape(address)}">{what}: {file}</a> ({len(rows)} rows)</p>'
+
+
+def _as_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with estimate, low and high in separate columns instead of each column of `IntervalCell`."""
+    parts = []
+    for name, cells in table.items():
+        if not any(isinstance(cell, IntervalCell) for cell in cells):
+            parts.append(cells)
+            continue
+        intervals = [cell.interval if isinstance(cell, IntervalCell) else statistics.interval([]) for cell in cells]
+        for end, of in (("", "estimate"), (", low", "low"), (", high", "high")):
+            parts.append(pd.Series([getattr(one, of) for one in intervals], table.index, float, f"{name}{end}"))
+    return pd.concat(parts, axis=1) if parts else table
 
 
 def on_the_page(css_class: str) -> str:

@@ -26,7 +26,7 @@ from replaylab.analysis.claims import CLAIMS, SEEDS_NEEDED, Claim, Configuration
 from replaylab.analysis.statistics import Verdict, describe
 from replaylab.catalogue import PSEUDO, domain_of, measure_of
 from replaylab.pages import replay_sweep
-from replaylab.pages.style import GREY, INK, SMALLEST_PT, WIDTH, figure_style, styled, text_figure
+from replaylab.pages.style import GREY, INK, SMALLEST_PT, WIDTH, IntervalCell, figure_style, styled, text_figure
 from replaylab.store import Store, published_folder, store_of
 from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import PRESETS
@@ -205,14 +205,16 @@ def verdict_table(found: Judgements) -> Styler:
     )
 
 
-def _line(claim: Claim, result: Judged | None) -> dict[str, str]:
-    found = {"verdict": MISSING, "change": "–", "supported if": "–", "seeds": "–", "bases": "–"}
-    if result is not None:
-        bases = " and ".join(number(mean, f"+{measure_of(claim.measure).digits}") for mean in result.of_bases.values())
-        values = (WORDS[result.verdict], _change(claim, result), _limit(claim, result), str(result.interval.n), bases)
-        found = dict(zip(found, values, strict=True))
-    head = {"claim": claim.name, "statement": claim.statement}
-    return {**head, **found, "measure": _where(claim), "configuration": claim.configuration.name}
+def _line(claim: Claim, result: Judged | None) -> dict[str, Any]:
+    change = IntervalCell(statistics.interval([]) if result is None else result.interval, measure_of(claim.measure).digits)
+    line = {
+        "claim": claim.name, "statement": claim.statement, "verdict": MISSING, "change": change, "supported if": "–",
+        "seeds": change.interval.n, "measure": _where(claim), "configuration": claim.configuration.name,
+    }  # fmt: skip
+    if result is None:
+        return line
+    bases = {f"mean of base {place}": mean for place, mean in enumerate(result.of_bases.values(), start=1)}
+    return {**line, "verdict": WORDS[result.verdict], "supported if": _limit(claim, result), **bases}
 
 
 def budgets(store: str | Path = "") -> pd.DataFrame:
@@ -245,7 +247,7 @@ def budgets_table(made: pd.DataFrame) -> Styler | None:
         return None
     words = made.copy()
     for column, digits in zip(words.columns[3:], _digits_of_budgets(), strict=True):
-        words[column] = [MISSING if one is None else describe(one, digits) for one in made[column]]
+        words[column] = [MISSING if one is None else IntervalCell(one, digits) for one in made[column]]
     return styled(words, "budgets").hide(axis="index")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import csv_files
 import numpy as np
 import pytest
 from executed_pages import shown
@@ -181,6 +182,8 @@ def test_the_page_shows_figures_tables_and_the_answer(store: Path, tmp_path: Pat
     assert tuple(name for name, data in cells.items() if "image/svg+xml" in data) == FIGURES
     assert "take *ramp*" in cells["answer-text"]["text/markdown"]
     assert cells["configurations-table"]["text/html"].count("<tr") == len(ABLATIONS) + 1
+    saved = csv_files.files_of("".join(cells["configurations-table"]["text/html"]))["configurations-ablations.csv"]
+    assert {f"{DYNAMICS}, low", f"{DYNAMICS}, high"} <= set(saved) and saved[f"{DYNAMICS}, low"].notna().all()
     links = [data["text/html"] for name, data in cells.items() if name.endswith("-values")]
     assert len(links) == 3 and all('class="rl-csv"' in link for link in links)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import csv_files
 import numpy as np
 import pandas as pd
 import pytest
@@ -188,11 +189,12 @@ def test_too_few_seeds_get_no_words() -> None:
 
 def test_only_the_preregistered_line_has_a_verdict(made: Sweeps) -> None:
     table = alignment_page.rho_table(made).data
-    judged = table[table["status"] == "preregistered: holds"]
-    assert judged[["reading", "fine-tuned on", "ρ"]].to_numpy().tolist() == [
+    judged = table[table["status"] == "preregistered: supported"]
+    assert judged[["reading", "fine-tuned on", "ρ"]].astype(str).to_numpy().tolist() == [
         [PREREGISTERED, "100 % eventful", "+1.00 (1.00 to 1.00)"]
     ]
-    assert set(table["status"]) == {"preregistered: holds", "exploratory"}
+    assert set(table["status"]) == {"preregistered: supported", "exploratory"}
+    assert csv_files.check(str(alignment_page.rho_table(made)._repr_html_())) == 1
     own = alignment_page.rho_table(Sweeps(("quick",), made.split, made.rows, made.runs)).data
     assert set(own["status"]) == {"exploratory"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import csv_files
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
@@ -106,8 +107,19 @@ def test_runs_without_their_base_are_refused(rows: pd.DataFrame) -> None:
 def test_transfer_is_the_mean_loss_of_the_sources_with_its_sign(made: Changes) -> None:
     table = finetune_degradation.transfer_table(made).data.set_index("measure")
     line = table.loc["denoising loss, level 0.5"]
-    assert line["backward transfer"] == "−0.2500 (−0.2500 to −0.2500)" and line["average forgetting"].startswith("+0.2500 ")
+    assert str(line["backward transfer"]) == "−0.2500 (−0.2500 to −0.2500)"
+    assert str(line["average forgetting"]).startswith("+0.2500 ")
     assert line["domains"].count(";") == len(SOURCES["all"]) - 1 and line["runs"] == "5"
+
+
+def test_the_files_of_the_tables_have_the_numbers_of_the_intervals(made: Changes) -> None:
+    for table in (finetune_degradation.transfer_table, finetune_degradation.changes_table):
+        assert csv_files.check(str(table(made)._repr_html_())) == 1
+    (saved,) = csv_files.files_of(str(finetune_degradation.changes_table(made)._repr_html_())).values()
+    (ade,) = of_measure(made.at_the_end(), "ade_px", "driving-eventful").to_dict("records")
+    line = saved.set_index("measure").loc["ADE (px)"]
+    ends = [line[f"eventful driving{end}"] for end in ("", ", low", ", high")]
+    assert ends == pytest.approx([ade["change"], ade["low"], ade["high"]], rel=1e-5)
 
 
 def test_sentences_hold_the_numbers_and_say_what_is_missing(made: Changes) -> None:

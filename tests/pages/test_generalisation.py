@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import csv_files
 import numpy as np
 import pandas as pd
 import pytest
@@ -87,6 +88,7 @@ def test_what_does_the_same_says_the_same(made: Generalisation) -> None:
     by = dict(zip(table["statement"], table[f"second {one}"], strict=True))
     assert by["fidelity improves"] == by["near replay keeps accuracy"] == AS_CLAIMED
     assert by["far replay keeps accuracy"] == OTHER_WAY
+    assert csv_files.check(str(generalisation.claims_table(made)._repr_html_())) == 1
     said = generalisation.summary(made)
     assert f"**Both {made.differs.both}**" in said and "the same result in 7" in said
     assert "whatever the interval" not in said
@@ -125,7 +127,7 @@ def test_what_is_missing_is_said(made: Generalisation) -> None:
     nothing = without_runs(made.second)
     half = replace(made, first=nothing)
     table = generalisation.claims_table(half).data
-    assert set(table[f"first {one}"]) == {"not run yet"} and set(table[f"change, first {one}"]) == {"–"}
+    assert set(table[f"first {one}"]) == {"not run yet"} and set(map(str, table[f"change, first {one}"])) == {"–"}
     assert "one or both cannot tell in 7" in generalisation.summary(half)
     empty = replace(half, second=nothing)
     said = generalisation.summary(empty)

@@ -1,7 +1,9 @@
-"""The tables of the second edition's preregistration, reckoned from what was published."""
+"""The tables of the second edition's preregistration, computed from what was published."""
 
 from __future__ import annotations
 
+import csv_files
+import numpy as np
 import pytest
 from conftest import ROOT
 from made_up_bases import NEAR, NONE, made_up
@@ -72,6 +74,11 @@ def test_every_claim_has_a_verdict_with_what_it_is_of(found) -> None:
     assert near["change"].count("; ") == 5 and near["bases"] == "6" and near["not shown"] == "–"
     parts = next(one for claim, one in found if claim.name == "C4, near").parts
     assert all(describe(part.interval, measure_of(part.measure).digits) in near["change"] for part in parts)
+    (saved,) = csv_files.files_of(str(page.verdicts(found)._repr_html_())).values()
+    saved = saved[saved["claim"] == "C4, near"]
+    assert not csv_files.intervals_as_text(saved)
+    np.testing.assert_allclose(saved["change"], [part.interval.estimate for part in parts], rtol=1e-5)
+    np.testing.assert_allclose(saved["change, high"], [part.interval.high for part in parts], rtol=1e-5)
 
 
 def test_sentences_count_verdicts_and_give_the_rule(found) -> None:

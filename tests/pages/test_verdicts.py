@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import csv_files
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -35,7 +37,21 @@ def test_every_claim_has_a_line_and_those_without_runs_say_so(found):
     assert verdicts["fidelity improves"] == "supported" and verdicts["near replay keeps accuracy"] == "contradicted"
     assert verdicts["accuracy degrades on ordinary driving"] == "contradicted"
     without = table[table["configuration"].str.contains("far|driving-eventful")]
-    assert set(without["verdict"]) == {MISSING} and set(without["change"]) == {"–"}
+    assert set(without["verdict"]) == {MISSING} and set(map(str, without["change"])) == {"–"}
+
+
+def test_the_file_of_the_verdicts_has_each_number_in_a_column_of_its_own(found):
+    (saved,) = csv_files.files_of(str(verdicts_page.verdict_table(found)._repr_html_())).values()
+    assert not csv_files.intervals_as_text(saved)
+    for line, (_, result) in zip(saved.to_dict("records"), found, strict=True):
+        numbers = [line["change"], line["change, low"], line["change, high"]]
+        if result is None:
+            assert np.isnan(numbers).all() and np.isnan(line["mean of base 1"])
+        else:
+            expected = [result.interval.estimate, result.interval.low, result.interval.high]
+            np.testing.assert_allclose(numbers, expected, rtol=1e-5)
+            bases = [line[f"mean of base {place}"] for place in range(1, len(result.of_bases) + 1)]
+            np.testing.assert_allclose(bases, list(result.of_bases.values()), rtol=1e-5)
 
 
 def test_sentences_give_the_verdict_its_interval_and_the_rule(found):
@@ -156,4 +172,5 @@ def test_budgets_stand_side_by_side_and_say_what_is_not_run(tmp_path: Path) -> N
         axis=None
     )
     said = verdicts_page.budgets_summary(made)
-    assert all(words in said for words in shown["ADE (px), eventful driving"].drop([*range(1, 5)]))
+    assert all(str(cell) in said for cell in shown["ADE (px), eventful driving"].drop([*range(1, 5)]))
+    assert csv_files.check(str(styled._repr_html_())) == 1
