@@ -1,7 +1,7 @@
 """The page on simulated traffic: how often its drivers cause events, and how many windows are predictable.
 
-Decision: shares are of all windows of the simulations, before any was selected; the domains are what is left. The videos and
-the statistics of motion are those of `pages.worlds`.
+Decision: shares are of all windows of the simulations, before selection. The videos and the statistics of motion are those
+of `pages.worlds`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def shares_in_words() -> str:
 
 
 def domains() -> Styler:
-    """A row per domain: what it holds, and the number of its windows in each split."""
+    """A row per domain: its role, and the number of its windows in each split."""
     lines = [
         {
             "domain": name,

@@ -1,7 +1,7 @@
 """The second edition as tables: its bases, runs, claims and verdicts, and its power and coverage.
 
 Decision: power and coverage are computed from the first edition's published runs when the page is built. A verdict is shown
-with the intervals that it rests on and with the presuppositions that were not shown.
+with all its intervals, and with the presuppositions that were not shown.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def in_sentences(found: Judgements) -> str:
 
 
 def power(of: Sequence[Endpoint]) -> Styler:
-    """Which difference six bases tell with CLIPS clips, and whether that is enough: `design.power_table`."""
+    """The differences that six bases and CLIPS clips can detect, and whether that is sufficient: `design.power_table`."""
     enough = f"{second_edition.BASES_NEEDED} are enough"
     return _numbers(
         design.power_table(of, scenes=CLIPS), "power", ["claim", "contrast", "measure", "to tell", enough, "bases needed"]
@@ -151,7 +151,7 @@ def coverage(of: Sequence[Endpoint], trials: int = 1000) -> Styler:
 
 
 def in_words(of: Sequence[Endpoint]) -> str:
-    """Markdown: the endpoints that six bases do not tell with CLIPS clips if their claim is tested first of all."""
+    """Markdown: the endpoints for which six bases and CLIPS clips are too few if their claim is tested first by Holm."""
     table = design.power_table(of, scenes=CLIPS)
     enough = f"{second_edition.BASES_NEEDED} are enough"
     short = table[table[enough] != "yes"]
@@ -161,9 +161,9 @@ def in_words(of: Sequence[Endpoint]) -> str:
     ]
     told, share = (table[enough] == "yes").sum(), f"{100 * design.POWER:g} %"
     return (
-        f"{second_edition.BASES_NEEDED} bases and {CLIPS} clips tell {told} of {len(table)} contrasts, each alone, in "
-        f"{share} of experiments, if its claim is the first of {len(second_edition.CLAIMS)} that Holm's steps come to. The "
-        f"others need: {'; '.join(needed)}."
+        f"{second_edition.BASES_NEEDED} bases and {CLIPS} clips detect {told} of {len(table)} contrasts, each alone, with a "
+        f"power of {share}, if its claim is the first of {len(second_edition.CLAIMS)} in Holm's procedure. The others need: "
+        f"{'; '.join(needed)}."
     )
 
 
