@@ -75,8 +75,10 @@ def _runs(preset: Preset) -> dict[str, str]:
 
 
 def claims() -> Styler:
-    """The table of all contrasts of the claims."""
-    return styled(second_edition.claims_table(), "second-edition-claims").hide(axis="index")
+    """The table of all contrasts of the claims, with the names of its measures as in all tables."""
+    table = second_edition.claims_table()
+    names = table["measures"].str.split(", ").map(lambda of: ", ".join(measure_of(name).label for name in of))
+    return styled(table.assign(measures=names), "second-edition-claims").hide(axis="index")
 
 
 def verdicts(found: Judgements) -> Styler:
