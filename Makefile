@@ -23,7 +23,7 @@ setup:  ## make .venv and install the pinned packages into it (skipped while not
 	@stamp="$$(cat pyproject.toml constraints.txt | cksum) $$(pwd)"; \
 	if [ "$$(cat .venv/installed 2>/dev/null)" = "$$stamp" ]; then echo "setup: .venv is up to date"; exit 0; fi; \
 	if ! "$(PYTHON)" -c '$(IS_RIGHT)' 2>/dev/null; then \
-		echo "setup: Python 3.11 is needed (3.12 and 3.13 are tested in part), and '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1 || echo missing)." \
+		echo "setup: Python 3.11 is needed (or 3.12, 3.13), and '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1 || echo missing)." \
 			"Install it, or say where it is: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	set -e; \
 	echo "setup: installing into .venv (a few minutes, about 3.5 GB)"; \
@@ -42,7 +42,7 @@ check: setup  ## ruff and mypy
 test: setup  ## the fast tests, JOBS=2 at a time; SLOW=1 adds the slow and optional ones, and requires them
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-# What everything else rests on; the rest is tested with 3.11 alone.
+# What everything else rests on. All fast tests with another Python: make test PYTHON=python3.13, in a clone of its own.
 NEWEST_TESTS := tests/test_mixture.py tests/test_sampler.py tests/test_buckets.py tests/test_spec.py tests/test_frozen.py \
 	tests/test_shipped_weights.py tests/test_catalogue.py tests/data tests/util
 NEEDED := import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
