@@ -81,8 +81,11 @@ def run_specs(
     failed: dict[str, str] = {}
     trained: set[str] = set()
     counted = f"{len(specs) - len(missing)} of {len(specs)} runs are in {root}; "
+    comparable = [*specs, *(_of_preset(name, root) if missing else ())]
     if dry_run:
-        report(f"{counted}{len(missing)} would be trained. {estimate(missing, root, specs, cluster, settings, machine)}")
+        report(
+            f"{counted}{len(missing)} would be trained. {estimate(missing, root, comparable, cluster, settings, machine)}"
+        )
         return _table(name, specs, root, set(), {}, _active(missing, root), ())
     if missing and machine.tracker:
         from replaylab.training import trackers
@@ -90,7 +93,7 @@ def run_specs(
         trackers.check(machine.tracker)
     if missing and cluster == "inline":
         check_store(root)
-        report(f"{counted}training {len(missing)}. {estimate(missing, root, specs, cluster, settings, machine)}")
+        report(f"{counted}training {len(missing)}. {estimate(missing, root, comparable, cluster, settings, machine)}")
         failed, trained = _inline(missing, root, machine)
     elif missing:
         check_store(root)
@@ -159,15 +162,25 @@ def _missing(specs: list[RunSpec], root: Path) -> list[RunSpec]:
     return [spec for spec in specs if not Store(root).is_done(spec)]
 
 
+def _of_preset(name: str, root: Path) -> list[RunSpec]:
+    """All runs of a preset; none if the name is not a preset, or if its runs are not determined yet."""
+    try:
+        return _specs(name, None, None, "steps", root) if name in PRESETS else []
+    except FileNotFoundError:
+        return []
+
+
 def estimate(
-    missing: list[RunSpec], store: Path, specs: list[RunSpec], cluster: str, settings: ClusterSpec,
+    missing: list[RunSpec], store: Path, comparable: list[RunSpec], cluster: str, settings: ClusterSpec,
     machine: MachineSpec = MachineSpec(),
 ) -> str:  # fmt: skip
-    """Predicted cost of the missing runs, from the finished ones of the grid or from a few steps timed here."""
+    """Predicted cost of the missing runs, from comparable runs that are finished or from a few steps timed here."""
     if not missing:
         return "Estimated: nothing"
     steps, results = sum(spec.training.steps for spec in missing), Store(store)
-    finished = [(results.summary(spec.run_id)["seconds"], spec.training.steps) for spec in specs if results.is_done(spec)]
+    finished = [
+        (results.summary(spec.run_id)["seconds"], spec.training.steps) for spec in _once(comparable) if results.is_done(spec)
+    ]
     if finished:
         seconds = steps * median(took / of_steps for took, of_steps in finished)
         how = f"from the {len(finished)} that are done"

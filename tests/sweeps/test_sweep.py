@@ -248,6 +248,12 @@ def test_an_estimate_says_that_the_machine_was_busy(load, told, tmp_path, monkey
     assert (f"other work (load {load:.1f} on 2 cores)" in said) == told
 
 
+def test_a_run_is_estimated_from_finished_ones_of_its_preset_with_other_seeds_and_fractions(swept, capsys, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "estimate_seconds", lambda *_: pytest.fail("a step is timed, though runs are done"))
+    sweep.run("smoke", [0.25], [3], store=swept.store, dry_run=True)
+    assert f"from the {len(swept.specs)} that are done (1 runs, 4 steps)" in capsys.readouterr().err
+
+
 def test_a_wrong_cluster_is_refused_where_nothing_would_be_trained_too():
     with pytest.raises(ValueError, match="cluster 'cloud' is none of inline, local, slurm"):
         sweep.run("published", cluster="cloud")
