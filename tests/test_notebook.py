@@ -435,7 +435,12 @@ def test_the_page_on_alignment_shows_what_a_store_has(store: Path, tmp_path: Pat
     executed = {cell: datas for cell, datas in shown(nbformat.read(out, as_version=4)).items() if datas}
     drawn = [cell for cell, (data,) in executed.items() if "image/svg+xml" in data]
     assert drawn == ["plane-figure", "within-figure", "configurations-figure", "clips-figure", "dose-figure"]
-    assert "2 of 2 are complete" in executed["opening"][0]["text/markdown"]
+    assert "preset *smoke*, 2 of 2 runs complete: 4 steps" in executed["opening"][0]["text/markdown"]
+    effects = "".join(executed["own-effects"][0]["text/html"])
+    assert "fine-tuned on 0 % eventful" in effects and "directions agree" in executed["opening"][0]["text/markdown"]
+    following = "".join(executed["own-next"][0]["text/markdown"])
+    assert "python -m replaylab sweep --preset smoke --seeds 0 1 2 --store" in following
+    assert '-y "presets: [smoke]" -y "seeds: [0, 1, 2]" -p store' in following
     assert "no run has enough checkpoints" in executed["found-text"][0]["text/markdown"]
 
 

@@ -50,7 +50,8 @@ class Sweeps:
     rows: pd.DataFrame
     """of finished runs and their references (`store.COLUMNS`), of DOMAINS and MEASURES"""
     runs: pd.DataFrame
-    """one row per run of the presets: run, base, target, replay, replay_fraction, seed, state"""
+    """one row per run of the presets: run, preset (the first that has it), base, target, replay, replay_fraction, seed,
+    state"""
 
     @cached_property
     def values(self) -> pd.DataFrame:
@@ -133,7 +134,9 @@ def read(presets: Sequence[str], seeds: Sequence[int] = (), store: str | Path = 
     """
     if not presets:
         raise ValueError("presets is empty: name at least one, such as published")
-    specs = {spec.run_id: spec for preset in presets for spec in grid(preset, None, list(seeds))}
+    grids = {preset: grid(preset, None, list(seeds)) for preset in presets}
+    specs = {spec.run_id: spec for of in grids.values() for spec in of}
+    preset_of = {spec.run_id: preset for preset, of in reversed(grids.items()) for spec in of}
     if len({spec.evaluation for spec in specs.values()}) > 1:
         raise ValueError(
             f"presets {', '.join(presets)} do not measure the same clips; name some that do, such as published and dose, "
@@ -143,7 +146,7 @@ def read(presets: Sequence[str], seeds: Sequence[int] = (), store: str | Path = 
     rows = kept.table(list(specs.values()), MEASURES)
     rows = rows.loc[rows["domain"].isin(DOMAINS), COLUMNS].reset_index(drop=True)
     runs = [
-        {"run": run, "base": spec.base, "target": spec.target.name, "replay": spec.replay.name,
+        {"run": run, "preset": preset_of[run], "base": spec.base, "target": spec.target.name, "replay": spec.replay.name,
          "replay_fraction": spec.replay.fraction, "seed": spec.seed, "state": "done" if kept.is_done(spec) else "missing"}
         for run, spec in specs.items()
     ]  # fmt: skip

@@ -23,7 +23,9 @@ from replaylab.analysis import configurations, statistics
 from replaylab.analysis.changes import of_measure
 from replaylab.analysis.configurations import (
     DYNAMICS,
+    EQUAL,
     FIDELITY,
+    LAST,
     REFERENCE,
     TRADE,
     Configurations,
@@ -32,8 +34,9 @@ from replaylab.analysis.configurations import (
     digits_of,
 )
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, describe
-from replaylab.pages import comparisons, verdicts
+from replaylab.pages import comparisons, own_results, verdicts
 from replaylab.pages.comparisons import by_outcome, describe_with_outcome, list_names, list_outcomes
+from replaylab.pages.own_results import Comparison, OwnRun
 from replaylab.pages.style import count_runs, styled
 from replaylab.pages.verdicts import MISSING
 from replaylab.spec import RunSpec
@@ -41,7 +44,7 @@ from replaylab.store import Store, published_folder, store_of
 from replaylab.sweeps import ablations, presets
 from replaylab.sweeps.ablations import NEAR_25, NO_REPLAY
 from replaylab.sweeps.presets import grid, steps_for
-from replaylab.util.text import capital, number, percent
+from replaylab.util.text import capital, counted, number, percent
 
 PRESETS = ("ablations", "alternatives")  # on the test split
 DEV = "alternatives-dev"
@@ -66,6 +69,8 @@ class Ablations:
     """method -> the area dominated by its settings, as a share of near replay's; empty if runs are missing"""
     fractions: Configurations
     """near replay with the fractions of the published sweep"""
+    own: OwnRun | None = None
+    """the runs, if they are a reader's own"""
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -81,13 +86,54 @@ def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
     if len(stop):
         alternatives = _stopped(alternatives, int(stop.item().removeprefix("step ")))
     changed = _configurations("ablations", "Near replay of 25 %, one thing changed", seeds, home)
-    return Ablations(changed, alternatives, settings, _areas(settings, home), _fractions(seeds))
+    made = Ablations(changed, alternatives, settings, _areas(settings, home), _fractions(seeds, home))
+    if not own_results.is_own(home, ["ablations"], changed.runs):
+        return made
+    steps, done = presets.PRESETS["ablations"].training.steps, len(set(changed.done["configuration"]))
+    on_dev = "{} of {} settings on *dev*".format(*_on_dev(settings))
+    what = f"{done} of {len(changed.names)} ablations and {on_dev}, {steps} steps of fine-tuning each"
+    runs, needed = _runs(made, home), f"run of {REFERENCE} with another one"
+    own = OwnRun("04_ablations", runs, home, what, partial(_effects, made), choosing=[DEV], needed=needed)
+    return replace(made, own=own)
 
 
-def _fractions(seeds: Sequence[int]) -> Configurations:
-    """`Ablations.fractions`, always from the published store."""
-    runs = [run for run in grid("published", None, list(seeds)) if run.replay.name in ("", "near")]
-    named, home = by_replay(runs), published_folder()
+def _runs(made: Ablations, home: Path) -> pd.DataFrame:
+    """All runs of the page: run, preset, seed, state; without ids for alternatives whose settings are not chosen yet."""
+    store, columns = Store(home), ["run", "preset", "seed", "state"]
+    on_dev = [run for one in (NO_REPLAY, *ablations.ALTERNATIVES) for run in ablations.runs_of(DEV, one)]
+    dev = [(run.run_id, DEV, run.seed, "done" if store.is_done(run) else "missing") for run in on_dev]
+    methods = dict.fromkeys(one.group for one in ablations.ALTERNATIVES if one.group != NEAR)
+    known = set(made.alternatives.runs["group"])
+    seeds = made.ablations.runs["seed"].unique()
+    unknown = [
+        (f"{one}, seed {seed}", "alternatives", seed, "missing") for one in methods if one not in known for seed in seeds
+    ]
+    parts = [of.assign(preset=preset) for preset, of in
+             (("alternatives", made.alternatives.runs), ("ablations", made.ablations.runs))]  # fmt: skip
+    runs = pd.concat([pd.DataFrame([*dev, *unknown], columns=columns), *parts])[columns]
+    return runs.drop_duplicates("run", keep="last", ignore_index=True)
+
+
+def _effects(made: Ablations) -> list[Comparison]:
+    """The difference of each configuration to near replay 25 % in ADE on eventful driving, at equal fidelity if it reaches
+    that, beside the published one.
+    """
+    published, found = read(store=published_folder()), []
+    for own, beside, left_out in (
+        (made.ablations, published.ablations, {REFERENCE}),
+        (made.alternatives, published.alternatives, {REFERENCE, NO_REPLAY.name}),
+    ):
+        for name in [one for one in own.names if one not in left_out]:
+            at_equal = not np.isnan(own.difference_from_reference(name, DYNAMICS, EQUAL).estimate)
+            reading = EQUAL if at_equal else LAST
+            differences = (one.difference_from_reference(name, DYNAMICS, reading) for one in (own, beside))
+            found.append(Comparison(f"{DYNAMICS}, {reading}: {name} − {REFERENCE}", "ade_px", *differences))
+    return own_results.measured(found)
+
+
+def _fractions(seeds: Sequence[int], home: Path) -> Configurations:
+    """`Ablations.fractions`, as far as this store has them."""
+    named = by_replay([run for run in grid("published", None, list(seeds)) if run.replay.name in ("", "near")])
     return configurations_of("published", "Fractions of near replay", named, home, "driving", "driving-eventful")
 
 
@@ -153,7 +199,11 @@ def _areas(settings: pd.DataFrame, home: Path) -> pd.Series[float]:
 
 # ---------------------------------------------------------------------------------------------------- opening, settings
 def opening(made: Ablations, store: str | Path = "") -> str:
-    """Markdown for the top of the page: the outcomes of the comparisons, the number of finished runs, cost and command."""
+    """Markdown for the top of the page: the outcomes of the comparisons, the number of finished runs, cost and command; or
+    the banner of a reader's own runs.
+    """
+    if made.own:
+        return own_results.banner(made.own)
     runs = pd.concat([made.ablations.runs, made.alternatives.runs]).drop_duplicates("run")
     again = f"for preset in ablations {DEV} alternatives; do python -m replaylab sweep --preset $preset --store FOLDER; done"
     beside = [f"**{one.title}**: {comparisons.short_summary(one)}" for one in (made.ablations, made.alternatives)]
@@ -185,9 +235,7 @@ def _choice(one: Any) -> str:
 def settings_summary(made: Ablations) -> str:
     """Markdown: the selected setting of each method, or why there is none yet, and the areas dominated by the settings."""
     table = made.settings
-    early, asked = table["group"] == EARLY_STOP, len(ablations.ALTERNATIVES) + 1
-    missing = table["effnet_kd"].isna()
-    done = asked - int(missing[~early].sum()) - int(missing[early].any())
+    done, asked = _on_dev(table)
     if done < asked:
         return (
             f"Settings on dev: {MISSING} ({done} of {asked} runs are complete). Until all are, no setting is chosen, and "
@@ -205,6 +253,13 @@ def settings_summary(made: Ablations) -> str:
             f"EffNet-KD and the ADE of copying the last frame), relative to that of near replay's five settings: {each}."
         )
     return text
+
+
+def _on_dev(settings: pd.DataFrame) -> tuple[int, int]:
+    """The number of finished and of all runs on the dev split."""
+    early, asked = settings["group"] == EARLY_STOP, len(ablations.ALTERNATIVES) + 1
+    missing = settings["effnet_kd"].isna()
+    return asked - int(missing[~early].sum()) - int(missing[early].any()), asked
 
 
 # ------------------------------------------------------------------------------------------------------- recommendations
@@ -241,8 +296,9 @@ def _of_fractions(made: Configurations, swept: Configurations) -> str:
     others = [name for name in swept.names if name not in (REFERENCE, NO_REPLAY.name)]
     stands = by_outcome(swept, others)
     seeds = swept.done.loc[swept.done["configuration"].isin(others), "seed"].nunique()
-    text = f"**Fraction**: {advice} ({list_outcomes(found)}). "
-    text += f"Of the replay sweep's fractions ({seeds} seeds): {list_outcomes(stands)}."
+    text = f"**Fraction**: {advice} ({list_outcomes(found)})."
+    if seeds:
+        text += f" Of the replay sweep's fractions ({counted(seeds, 'seed')}): {list_outcomes(stands)}."
     for name in stands.get(BETTER, []) + stands.get(TRADE, []):
         motion, fidelity = (
             describe(swept.difference_from_reference(name, label), digits_of(label)) for label in (DYNAMICS, FIDELITY)

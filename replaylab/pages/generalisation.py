@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from replaylab.analysis.changes import of_measure
 from replaylab.analysis.claims import Claim, Judged
 from replaylab.analysis.configurations import DYNAMICS, FIDELITIES, LAST, Configurations
 from replaylab.analysis.statistics import CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL
-from replaylab.catalogue import domain_of, measure_of
-from replaylab.pages import base_models, comparisons, style, verdicts
+from replaylab.catalogue import PUBLISHED, domain_of, measure_of
+from replaylab.pages import base_models, comparisons, own_results, style, verdicts
+from replaylab.pages.own_results import Comparison, OwnRun
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style
 from replaylab.pages.verdicts import MISSING
 from replaylab.shipped_weights import base_folder
@@ -67,6 +68,8 @@ class Generalisation:
     first: Configurations
     """always of the published sweep"""
     differs: Difference = WORLD
+    own: OwnRun | None = None
+    """the second's runs, if they are a reader's own"""
 
     @cached_property
     def judged(self) -> tuple[Judgements, Judgements]:
@@ -103,18 +106,54 @@ def read(
     differs = FAMILY if preset == "second-family" else WORLD
     second, first = (differs.title.format(one) for one in ("second", "first"))
     beside = grid("published", fractions)
-    return Generalisation(
+    made = Generalisation(
         configurations.configurations_of(
             preset, second, configurations.by_replay(wanted), home, target, f"{target}-eventful"
         ),
         configurations.configurations_of("published", first, configurations.by_replay(beside), published, *FIRST),
         differs,
     )
+    if not own_results.is_own(home, [preset], made.second.runs):
+        return made
+    what = own_results.sweep_in_words(PRESETS[preset].training.steps, made.second.done["replay_fraction"])
+    return replace(made, own=OwnRun(
+        "08_architectures" if differs is FAMILY else "07_second_world", made.second.runs.assign(preset=preset), home, what,
+        partial(_effects, made), f"-p preset {preset}", replay_fractions,
+    ))  # fmt: skip
+
+
+def _effects(made: Generalisation) -> list[Comparison]:
+    """The effects of fine-tuning without replay, and of the most near replay against none, beside the published ones: of the
+    same preset, or else of the first world.
+    """
+    second, preset = made.second, made.second.preset
+    published = made.first
+    if preset in PUBLISHED:
+        named = configurations.by_replay(grid(preset))
+        published = configurations.configurations_of(
+            preset, second.title, named, published_folder(), second.ordinary, second.eventful
+        )
+    replayed = second.done[(second.done["replay"] == "near") & (second.done["replay_fraction"] < 1)]
+    most = replayed.loc[replayed["replay_fraction"].idxmax(), "configuration"] if len(replayed) else ""
+    beside = most if most in published.names else configurations.REFERENCE
+    none, found = NO_REPLAY.name, []
+    for label in (configurations.FIDELITY, configurations.ORDINARY_DYNAMICS, DYNAMICS):
+        measure, _ = configurations.MEASURES[label]
+        without = (one.change(none, label) for one in (second, published))
+        found.append(Comparison(f"{label}: fine-tuning without replay", measure, *without))
+        if most:
+            differences = second.difference(most, none, label), published.difference(beside, none, label)
+            found.append(Comparison(f"{label}: {most} − {none}", measure, *differences))
+    return own_results.measured(found)
 
 
 # ----------------------------------------------------------------------------------------------------- opening and table
 def opening(made: Generalisation, store: str | Path = "") -> str:
-    """Markdown for the top of the page: the result of each claim, the number of finished runs, cost and command."""
+    """Markdown for the top of the page: the result of each claim, the number of finished runs, cost and command; or the
+    banner of a reader's own runs.
+    """
+    if made.own:
+        return own_results.banner(made.own)
     second = made.second
     runs = second.runs.assign(target=second.ordinary)
     again = f"python -m replaylab sweep --preset {second.preset} --store FOLDER"

@@ -180,12 +180,17 @@ def cost_in_words(runs: pd.DataFrame, store: Path) -> str:
     if not summaries:
         return "no run is finished yet."
     seconds = [one["seconds"] for one in summaries]
-    machines = dict.fromkeys(f"{one['processors']} {one['machine']} processors, {_device(one)}" for one in summaries)
     hours = f"{sum(seconds) / 3600:.1f} hours" if sum(seconds) > 3600 else duration(sum(seconds))
     return (
         f"{counted(len(seconds), 'run')}, {hours} in all, {duration(median(seconds))} each (the median), on "
-        f"{' or '.join(machines)}."
+        f"{machines_in_words(summaries)}."
     )
+
+
+def machines_in_words(summaries: Sequence[dict[str, Any]]) -> str:
+    """The machines of runs, from their summaries, such as "2 x86_64 processors, 1 thread a run"."""
+    machines = dict.fromkeys(f"{one['processors']} {one['machine']} processors, {_device(one)}" for one in summaries)
+    return " or ".join(machines)
 
 
 def _device(summary: dict[str, Any]) -> str:

@@ -15,8 +15,9 @@ from replaylab.analysis import configurations, statistics
 from replaylab.analysis.configurations import DYNAMICS, LAST, REFERENCE
 from replaylab.analysis.statistics import describe
 from replaylab.pages import ablations as ablations_page
-from replaylab.pages import comparisons, style
+from replaylab.pages import comparisons, own_results, style
 from replaylab.pages.ablations import DEV, EARLY_STOP, NEAR, Ablations
+from replaylab.store import published_folder
 from replaylab.sweeps import ablations
 from replaylab.sweeps.ablations import ABLATIONS, ALTERNATIVES
 from replaylab.sweeps.presets import PRESETS
@@ -119,7 +120,10 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
 
 
 def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_how_much(made: Ablations) -> None:
-    swept, said = made.fractions, ablations_page.answer(made).splitlines()[0]
+    assert "replay sweep" not in ablations_page.answer(made)  # which is not in the reader's store
+    swept = ablations_page._fractions((), published_folder())
+    made = replace(made, fractions=swept)
+    said = ablations_page.answer(made).splitlines()[0]
     assert swept.names == [
         "no replay",
         *(f"near replay {percent(share)}" for share in PRESETS["published"].replay_fractions if 0 < share < 1),
@@ -131,7 +135,7 @@ def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_h
         is_better = configurations.against_reference(swept, name) == statistics.BETTER
         assert (f"− {REFERENCE}: ADE {difference} px" in said) == is_better
     nothing = swept.runs.assign(state="missing")
-    assert "not run yet: *near replay 5 %*" in ablations_page.answer(replace(made, fractions=replace(swept, runs=nothing)))
+    assert "near replay 5 %" not in ablations_page.answer(replace(made, fractions=replace(swept, runs=nothing)))
 
 
 def test_where_less_replay_is_as_good_replay_is_not_advised(made: Ablations) -> None:
@@ -144,11 +148,28 @@ def test_where_less_replay_is_as_good_replay_is_not_advised(made: Ablations) -> 
 
 
 def test_the_opening_counts_each_run_once_and_draws_no_verdict(made: Ablations, store: Path) -> None:
-    said = ablations_page.opening(made, store)
+    said = ablations_page.opening(replace(made, own=None), store)
     runs = 3 * len(ABLATIONS) + 3 * 6  # no replay and near replay are in both
     assert f"{runs} of {runs} are complete" in said and "**exploratory**" in said and "4 min 20 s each" in said
     standings = [configurations.against_reference(made.ablations, name.name) for name in ABLATIONS if name.name != REFERENCE]
     assert f"{standings.count(statistics.WORSE)} worse" in said and "--preset $preset" in said
+
+
+def test_a_reader_s_own_runs_are_all_counted_and_stand_beside_the_published_ones(made: Ablations) -> None:
+    own, said = made.own, ablations_page.opening(made)
+    assert own is not None and ablations_page.read(store=published_folder()).own is None
+    runs = 3 * len(ABLATIONS) + 3 * 6 + len(ALTERNATIVES) + 1
+    assert f"{runs} of {runs} runs complete: {len(ABLATIONS)} of {len(ABLATIONS)} ablations and 36 of 36 settings" in said
+    assert "presets *alternatives-dev*, *alternatives*, *ablations*" in said and "3 seeds" in said
+    assert "**exploratory**" not in said and "directions agree" in said and "too few" not in said
+    effects = {one.effect: one for one in own.effects}
+    assert len(effects) == len(own.effects) == len(ABLATIONS) - 1 + 7
+    one = effects[f"{DYNAMICS}, at equal fidelity: ramp − {REFERENCE}"]
+    assert one.own == made.ablations.difference_from_reference("ramp", DYNAMICS, configurations.EQUAL)
+    published = ablations_page.read(store=published_folder()).ablations
+    assert one.published == published.difference_from_reference("ramp", DYNAMICS, configurations.EQUAL)
+    late = effects[f"{DYNAMICS}, at the last step: still clips − {REFERENCE}"]  # which never reaches that fidelity
+    assert late.own == made.ablations.difference_from_reference("still clips", DYNAMICS, LAST)
 
 
 def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
@@ -159,7 +180,10 @@ def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     part = ablations_page.read(store=tmp_path)
     said = [ablations_page.opening(part, tmp_path), ablations_page.settings_summary(part), ablations_page.answer(part)]
     said += [comparisons.summary(one) for one in (part.ablations, part.alternatives)]
-    assert "6 of 69 are complete" in said[0] and "too few seeds" in said[0]
+    assert "16 of 123 runs complete: 3 of 23 ablations and 10 of 36 settings" in said[0] and "too few" not in said[0]
+    followed = str(own_results.next_steps(part.own).data)  # type: ignore[union-attr]
+    assert "**The missing runs**: 107 runs, about" in followed
+    assert f"for preset in {DEV} alternatives ablations; do python -m replaylab sweep --preset $preset --store" in followed
     assert "10 of 36 runs are complete" in said[1] and not part.settings["chosen"].any() and part.areas.empty
     assert "no recommendation" in said[2] and "no configuration has three seeds" in said[2]
     assert "4 of 6 runs are complete" in said[4] and "6 of 69 runs are complete" in said[3]
@@ -181,6 +205,8 @@ def test_the_page_shows_figures_tables_and_the_answer(store: Path, tmp_path: Pat
     cells = shown(store, tmp_path / "out.ipynb", "04_ablations")
     assert tuple(name for name, data in cells.items() if "image/svg+xml" in data) == FIGURES
     assert "take *ramp*" in cells["answer-text"]["text/markdown"]
+    assert f"ramp − {REFERENCE}" in "".join(cells["own-effects"]["text/html"])
+    assert "The preregistered sweep" in "".join(cells["own-next"]["text/markdown"])
     assert cells["configurations-table"]["text/html"].count("<tr") == len(ABLATIONS) + 1
     saved = csv_files.files_of("".join(cells["configurations-table"]["text/html"]))["configurations-ablations.csv"]
     assert {f"{DYNAMICS}, low", f"{DYNAMICS}, high"} <= set(saved) and saved[f"{DYNAMICS}, low"].notna().all()
@@ -191,7 +217,9 @@ def test_the_page_shows_figures_tables_and_the_answer(store: Path, tmp_path: Pat
 def test_an_empty_store_is_a_page_that_says_so(tmp_path: Path) -> None:
     cells = shown(tmp_path / "store", tmp_path / "out.ipynb", "04_ablations")
     assert tuple(name for name, data in cells.items() if "image/svg+xml" in data) == FIGURES
-    assert "0 of 69 are complete" in cells["opening"]["text/markdown"]
+    assert "**No run of this page is in `" in cells["opening"]["text/markdown"]
+    assert f"`for preset in {DEV} alternatives ablations; do " in cells["opening"]["text/markdown"]
+    assert "That is 123 runs, about" in cells["opening"]["text/markdown"] and "own-next" not in cells
     assert cells["settings-found"]["text/markdown"].startswith("Settings on dev: not run yet (0 of 36 runs are complete)")
     assert "not run yet, 0 of 69 runs" in cells["answer-text"]["text/markdown"]
     assert not any("nan" in data.get("text/markdown", "") for data in cells.values())

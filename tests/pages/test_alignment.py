@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from scipy import stats
 from replaylab.analysis import alignment, claims
 from replaylab.analysis.alignment import LATE, OF_A_CLIP, PREREGISTERED, WITH_BASE, Sweeps
 from replaylab.analysis.claims import Configuration
+from replaylab.analysis.statistics import interval
 from replaylab.pages import alignment as alignment_page
+from replaylab.store import published_folder
 
 STEPS, SCENES = (10, 25, 50, 100, 150, 300), 24
 BASES = {0: "one", 1: "one", 2: "one", 3: "two", 4: "two"}
@@ -283,6 +286,26 @@ def test_every_figure_and_sentence_stands_whatever_is_missing(made: Sweeps, cut:
     assert len(table) == 12 and ("not run yet" in set(table["status"])) == (cut != "two seeds")
 
 
+def test_a_reader_s_own_runs_stand_beside_the_published_ones(made: Sweeps, tmp_path: Path) -> None:
+    part = some_of(made, CUTS["two seeds"])
+    part = replace(part, runs=part.runs.assign(preset="dose"))
+    assert alignment_page.own_run_of(made, tmp_path) is None, "a whole replication has a verdict"
+    assert alignment_page.own_run_of(part, published_folder()) is None
+    own = alignment_page.own_run_of(part, tmp_path)
+    assert own is not None and own.what.startswith("300 steps of fine-tuning on 0 % eventful, 20 % eventful, 100 % eventful")
+    effects = {one.effect: one for one in own.effects}
+    assert len(effects) == 4 * len(part.done_targets) + 1
+    rho = effects["ρ over checkpoints, eventful driving: fine-tuned on 100 % eventful"]
+    published = alignment.read(["published", "dose"], store=published_folder())
+    values = published.rhos_of("driving-eventful", PREREGISTERED)
+    values = values.loc[values["target"] == "driving-eventful", "rho"]
+    assert rho.own.estimate == pytest.approx(1) and rho.published == interval(values, 1.0)
+    change = effects["ADE (px), eventful driving: fine-tuned on 0 % eventful"]
+    assert change.own.estimate == pytest.approx(2, abs=0.1) and change.published is not None
+    assert effects["ρ: 100 % eventful − 0 % eventful"].own.estimate == pytest.approx(2)
+    assert effects["ADE (px), eventful driving: fine-tuned on 20 % eventful"].published is None  # not among these presets
+
+
 def test_an_empty_store_is_read_as_runs_that_are_missing(tmp_path: Path) -> None:
     made = alignment.read(["published", "dose", "dose-between"], store=tmp_path)
     assert made.rows.empty and made.runs["run"].is_unique and made.split == "test"
@@ -292,6 +315,10 @@ def test_an_empty_store_is_read_as_runs_that_are_missing(tmp_path: Path) -> None
     for name in DRAWINGS:
         getattr(alignment_page, name)(made)
     assert alignment_page.summary(made) == "Claim C3: not run yet."
+    said = alignment_page.opening(made, tmp_path)
+    assert f"**No run of this page is in `{tmp_path}`.**" in said and len(said.splitlines()) == 1
+    assert "`for preset in published dose dose-between; do python -m replaylab sweep --preset $preset --store" in said
+    assert f"That is {len(made.runs)} runs, about" in said
     assert set(alignment_page.rho_table(made).data["status"]) == {"not run yet"}
     assert "not run yet" in alignment_page.early_rise(made) + alignment_page.bases_summary(made)
 

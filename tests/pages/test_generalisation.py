@@ -16,7 +16,7 @@ from replaylab.analysis import configurations
 from replaylab.analysis.claims import CLAIMS
 from replaylab.analysis.configurations import DYNAMICS, FIDELITIES, Configurations
 from replaylab.analysis.statistics import FEW, describe
-from replaylab.pages import generalisation
+from replaylab.pages import generalisation, own_results
 from replaylab.pages.generalisation import AS_CLAIMED, FAMILY, FIRST, OTHER_WAY, WORLD, Generalisation
 from replaylab.store import base_curve, locations
 from replaylab.sweeps.presets import PRESETS, grid
@@ -141,10 +141,45 @@ def test_what_is_missing_is_said(made: Generalisation) -> None:
     assert part in generalisation.over_fractions(few).get_suptitle()
 
 
-def test_an_opening_has_every_question_and_no_verdict(made: Generalisation, store: Path) -> None:
-    said, runs = generalisation.opening(made, store), PAGES[made.second.preset][2]
+def test_an_opening_has_every_question_and_no_verdict(made: Generalisation) -> None:
+    said, runs = generalisation.opening(replace(made, own=None)), PAGES[made.second.preset][2]
     assert said.count("**exploratory**") == len(CLAIMS) and "supported if" not in said.lower()
     assert f"{runs} of {runs} are complete" in said and f"- **{made.differs.claim}, C1**" in said
+
+
+def test_a_reader_s_own_runs_stand_beside_the_published_ones(made: Generalisation, store: Path) -> None:
+    assert generalisation.read(made.second.preset).own is None
+    runs, said = PAGES[made.second.preset][2], generalisation.opening(made, store)
+    assert f"preset *{made.second.preset}*, {runs} of {runs} runs complete" in said and "**It took**" in said
+    assert "300 steps of fine-tuning with 0 %, " in said and "3 seeds" in said and "directions agree" in said
+    assert "too few" not in said and "claim" not in said
+    assert made.own is not None
+    effects = {one.effect: one for one in made.own.effects}
+    assert len(effects) == 6
+    of_published = generalisation.read(made.second.preset).second
+    for label in (FIDELITIES[0], configurations.ORDINARY_DYNAMICS, DYNAMICS):
+        without = effects[f"{label}: fine-tuning without replay"]
+        assert without.own == made.second.change("no replay", label)
+        assert without.published == of_published.change("no replay", label)
+        replay = effects[f"{label}: near replay 25 % − no replay"]
+        assert replay.own == made.second.difference("near replay 25 %", "no replay", label)
+        assert replay.published == of_published.difference("near replay 25 %", "no replay", label)
+
+
+def test_a_part_of_the_runs_is_compared_as_far_as_it_goes(store: Path, tmp_path: Path) -> None:
+    runs = grid("second-world", [0.0, 0.1], [0])
+    write_references(runs, tmp_path)
+    for run in runs[:2]:
+        write_run(run, tmp_path, EFFECTS[run.replay.name, run.replay.fraction])
+    part = generalisation.read("second-world", [0.0, 0.1], [0], tmp_path)
+    said = generalisation.opening(part)
+    assert "2 of 3 runs complete" in said and "1 seed" in said and "a direction may be chance" in said
+    assert part.own is not None and len(part.own.effects) == 6
+    assert all(np.isnan(one.own.low) for one in part.own.effects)
+    followed = str(own_results.next_steps(part.own).data)  # type: ignore[union-attr]
+    assert "**The missing runs**: 1 run, about" in followed and "3 seeds: 6 runs more" in followed
+    assert "--preset second-world --replay-fractions 0 0.1 --seeds 0 1 3 --store" in followed
+    assert '-y "seeds: [0, 1, 3]" -y "replay_fractions: [0, 0.1]" -p store' in followed
 
 
 def test_both_bases_are_drawn_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +214,13 @@ def test_the_page_shows_what_a_store_has(preset: str, store: Path, tmp_path: Pat
     page, differs, runs, _, drawn = PAGES[preset]
     cells = shown(store, tmp_path / "out.ipynb", page)
     assert [name for name, data in cells.items() if "image/svg+xml" in data] == drawn
-    assert f"{runs} of {runs} are complete" in cells["opening"]["text/markdown"]
+    assert f"{runs} of {runs} runs complete" in cells["opening"]["text/markdown"]
+    assert "near replay 25 % − no replay" in "".join(cells["own-effects"]["text/html"])
+    assert "The preregistered sweep" in "".join(cells["own-next"]["text/markdown"])
     assert f"**Both {differs.both}**, of 7 questions" in cells["found-text"]["text/markdown"]
     empty = shown(tmp_path / "store", tmp_path / "empty.ipynb", page)
+    assert f"`python -m replaylab sweep --preset {preset} --store " in empty["opening"]["text/markdown"]
+    assert f"That is {runs} runs, about" in empty["opening"]["text/markdown"]
+    assert "own-effects" not in empty and "own-next" not in empty
     assert f"not run yet, 0 of {runs} runs" in empty["found-text"]["text/markdown"]
     assert all("image/svg+xml" in empty[name] for name in drawn)

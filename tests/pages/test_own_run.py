@@ -9,26 +9,16 @@ import pytest
 from replaylab.analysis.claims import Configuration, changes
 from replaylab.analysis.statistics import Interval
 from replaylab.pages import own_run, verdicts
-from replaylab.pages.own_run import OPPOSITE, THE_SAME, UNKNOWN, Comparison
+from replaylab.pages.own_results import Comparison
 from replaylab.sweeps import sweep
 from replaylab.sweeps.sweep import Table
+
+ONE = Comparison("ADE", "ade_px", Interval(1.0, np.nan, np.nan, 1), None)
 
 
 @pytest.fixture(scope="module")
 def published() -> Table:
     return sweep.read("published", [0.0, 0.25], measures=verdicts.JUDGED)
-
-
-@pytest.mark.parametrize(
-    ("own", "published", "direction"),
-    [(-1.0, (0.5, 1.0, 2.0), OPPOSITE), (0.1, (0.5, 1.0, 2.0), THE_SAME), (-0.1, (-2.0, -1.0, -0.5), THE_SAME),
-     (1.0, (-0.5, 1.0, 2.0), UNKNOWN), (1.0, None, UNKNOWN)],
-)  # fmt: skip
-def test_a_direction_is_compared_with_one_that_is_shown(
-    own: float, published: tuple[float, float, float] | None, direction: str
-) -> None:
-    beside = published and Interval(published[1], published[0], published[2], 5)
-    assert Comparison("", "ade_px", Interval(own, np.nan, np.nan, 1), beside or None).direction == direction
 
 
 def test_effects_are_changes_from_the_base_and_from_no_replay(published: Table) -> None:
@@ -52,8 +42,9 @@ def test_what_is_published_is_no_run_of_a_reader_s(published: Table, tmp_path) -
     assert not own_run.is_own(replace(published, store=tmp_path))  # the preregistered runs once more have verdicts
 
 
-def test_without_published_results_it_says_so() -> None:
-    one = Comparison("ADE", "ade_px", Interval(1.0, np.nan, np.nan, 1), None)
-    assert "not here" in own_run._agreement([one], 1)
-    assert own_run._side_by_side([one]).data.iloc[0].map(str).tolist() == ["ADE", "+1.00", "–", UNKNOWN]
+def test_without_published_results_it_says_so(published: Table, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = replace(published, preset="quick", store=tmp_path)
+    monkeypatch.setattr(own_run, "_effects", lambda table: [ONE])
+    monkeypatch.setattr(verdicts, "cost_in_words", lambda *_: "nothing.")
+    assert "published results are not here" in own_run.opening(alone, [])
     assert own_run._effect(pd.DataFrame(), "ade_px", "driving") is None
