@@ -105,7 +105,7 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _again(folder: Path) -> str:
-    return f"move {folder} away and look at the domains again"
+    return f"move {folder} away and survey the domains again"
 
 
 def _read(folder: Path, preset: str, specs: Mapping[str, WorldSpec]) -> Survey:

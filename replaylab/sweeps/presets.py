@@ -215,7 +215,7 @@ PRESETS = {
         _PILOT,
         replace(
             _PILOT, name="pilot-diverse", targets=("diverse-driving",), replay_fractions=(0.0,),
-            about="the control of `pilot`: the same look and number of clips, but they move freely",
+            about="the control of `pilot`: diverse driving with the same appearance and number of clips",
         ),
         _PUBLISHED,
         _DOSE,
