@@ -42,6 +42,7 @@ from replaylab.analysis.tables import NONE, per_configuration, per_run, side_by_
 from replaylab.catalogue import DENOISING_LOSSES, OTHER_LOOKS, TARGET_LOOK, domain_of, measure_of
 from replaylab.pages import style
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, finished, legend_entry
+from replaylab.pages.verdicts import configuration_name
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import capital, counted, number
 
@@ -119,7 +120,7 @@ def read(table: Table) -> Changes:
             if not in_all.any():
                 continue
             of_base, change = of_base[:, in_all], change[:, in_all]
-            at = {"configuration": Configuration(*configuration).name, "step": step, "domain": domain,
+            at = {"configuration": configuration_name(Configuration(*configuration)), "step": step, "domain": domain,
                   "measure": NAMES[measure], "clips": in_all.sum()}  # fmt: skip
             for place, one, by in zip(places, of_base.mean(1), change.mean(1), strict=True):
                 of_runs.append({**at, **runs[place], "before": one, "change": by})

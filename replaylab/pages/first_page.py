@@ -207,11 +207,14 @@ def dumbbells(found: Sequence[Change]) -> Figure:
 
 def drawn(found: Sequence[Change]) -> pd.DataFrame:
     """The values of `dumbbells`."""
-    return pd.DataFrame(
-        {"measure": one.measure, "domain": one.domain, "before": one.before, "configuration": name,
-         "change": interval.estimate, "low": interval.low, "high": interval.high, "seeds": interval.n}
-        for one in found for name, interval in ((NONE.name, one.without), (REPLAY.name, one.with_replay))
-    )  # fmt: skip
+    lines = [
+        {"measure": one.measure, "domain": one.domain, "before": one.before,
+         "configuration": verdicts.configuration_name(configuration), "change": change.estimate, "low": change.low,
+         "high": change.high, "seeds": change.n}
+        for one in found
+        for configuration, change in ((NONE, one.without), (REPLAY, one.with_replay))
+    ]  # fmt: skip
+    return pd.DataFrame(lines)
 
 
 # --------------------------------------------------------------------------------------------------------------- cards

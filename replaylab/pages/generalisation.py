@@ -233,7 +233,7 @@ def _curves(made: Generalisation) -> list[pd.DataFrame]:
 
 
 def over_fractions(made: Generalisation) -> Figure:
-    """Changes at the last step over the share of near and far replay in a batch, in the second and, dashed, in the first."""
+    """Changes at the last step over the fraction of near and far replay, in the second and, dashed, in the first."""
     if made.second.effects.empty:
         return comparisons.nothing_yet(made.second)
     with figure_style():
@@ -246,13 +246,13 @@ def over_fractions(made: Generalisation) -> Figure:
                 _line(axes, changes(made.second, label, kind), colour)
             axes.set_title(label, fontsize=9)
         for axes in panels[-1]:
-            axes.set_xlabel("replay in a batch (%)")
+            axes.set_xlabel("replay fraction (%)")
         for axes in panels[:, 0]:
             axes.set_ylabel("change from the base")
         entries = [Line2D([], [], color=colour, marker="o", label=f"{kind} replay") for kind, colour in COLOURS.items()]
         entries += [Line2D([], [], color=VERMILION, marker="o", ls="", label=NO_REPLAY.name),
                     Line2D([], [], color=GREY, ls="--", label=f"first {made.differs.one}")]  # fmt: skip
-        title = f"Changes over the share of replay, second {made.differs.one}"
+        title = f"Changes over the replay fraction, second {made.differs.one}"
         return style.finished(figure, title, made.second.runs, entries, fontsize=9)
 
 

@@ -63,7 +63,7 @@ def status_table(runs: pd.DataFrame) -> Styler:
     trained = runs["trained_now"].map({True: "now", False: "earlier"}).where(runs["state"] == "done")
     table = pd.DataFrame({
         "run": runs["run"].str[:8], "replay": runs["replay"].replace("", "–"),
-        "replay asked": runs["replay_fraction"].map(percent),
+        "replay requested": runs["replay_fraction"].map(percent),
         "replay realised": runs["realised_replay_fraction"].map(percent, na_action="ignore"), "seed": runs["seed"],
         "state": runs["state"], "trained": trained, "time (s)": runs["seconds"].map("{:.0f}".format, na_action="ignore"),
         "reason": runs["reason"],
@@ -216,7 +216,7 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame, title: str = "") -> Figure:
 
 
 def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Each measure against the share of replay in a batch, at the last step; base and reference baselines as level lines."""
+    """Each measure against the replay fraction, at the last step; base and reference baselines as level lines."""
     everything = last_step(per_configuration(rows))
     means, seeds = (one[one["model"] == FINE_TUNED] for one in (everything, last_step(per_run(rows))))
     chains, colours = chains_of(means), colours_of(means)
@@ -234,10 +234,10 @@ def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                 x, y = 100 * here.loc[chain, "replay_fraction"], here.loc[chain, "value"]
                 sns.lineplot(x=x, y=y, color=shades[kind], marker="o", ms=7, ax=axes)
             axes.scatter(100 * single["replay_fraction"], single["value"], c=dots or None, **SEED_DOT)
-            axes.set(xlabel="replay in a batch (%)", ylabel=measure_of(measure).axis)
+            axes.set(xlabel="replay fraction (%)", ylabel=measure_of(measure).axis)
         entries = [legend_entry(shade, kind, "o", line="-") for kind, shade in shades.items()]
         entries.append(legend_entry(INK, "base", "", line="-"))
-        return style.finished_with_references(figure, "Measures against the share of replay", runs, entries)
+        return style.finished_with_references(figure, "Measures against the replay fraction", runs, entries)
 
 
 def over_steps(rows: pd.DataFrame, runs: pd.DataFrame, control: pd.DataFrame | None = None) -> Figure:

@@ -31,7 +31,7 @@ from replaylab.store import Store, published_folder, store_of
 from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import PRESETS
 from replaylab.sweeps.sweep import Table
-from replaylab.util.text import counted, duration, number
+from replaylab.util.text import counted, duration, number, percent
 
 COLOURS: dict[Verdict, str] = {
     "holds": "#0173b2", "does not hold": "#d55e00", "undecided": GREY, "exploratory": "#cc78bc",
@@ -84,6 +84,13 @@ def control() -> Table:
     return of_target(read, "driving-eventful")
 
 
+def configuration_name(one: Configuration) -> str:
+    """A configuration in words, as in figures: "near replay 25 %", or "replay 0 %, fine-tuned on eventful driving"."""
+    kind = f"{one.replay} " if one.replay and one.replay_fraction else ""
+    target = "" if one.target == "driving" else f", fine-tuned on {domain_of(one.target).label}"
+    return f"{kind}replay {percent(one.replay_fraction)}{target}"
+
+
 def judge_all(rows: pd.DataFrame) -> list[tuple[Claim, Judged | None]]:
     """Every preregistered claim with its result; None if runs are missing."""
     few = rows[rows["measure"].isin(JUDGED)]
@@ -108,14 +115,14 @@ def opening(
     lines += [f"- {sentence}" for sentence in beside]
     done = int((runs["state"] == "done").sum())
     split = PRESETS[presets[0]].split
-    which = f"preset{'s' * (len(presets) > 1)} {' and '.join(presets)}, *{split}* split"
+    which = f"preset{'s' * (len(presets) > 1)} {', '.join(presets)}; *{split}* split"
     status = f"- **Runs**: {done} of {len(runs)} are complete ({which})."
     if not is_preregistered:
         status += f" They are not the preregistered ones: their results are {replay_sweep.EXPLORATORY}."
     elif done < len(runs):
         status += " **The sweep is not complete yet.**"
     cost = f"- **Cost**: {cost_in_words(runs, store_of(presets[0], store))}"
-    return "\n".join([*lines, status, cost, f"- **Again**: `{command}`"])
+    return "\n".join([*lines, status, cost, f"- **Reproduce**: `{command}`"])
 
 
 def opening_of(table: Table, names: Sequence[str], options: str = "", beside: Sequence[str] = ()) -> str:
@@ -131,7 +138,7 @@ def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregis
         needed = f"two are needed for an effect, {SEEDS_NEEDED} for a verdict"
         return f"{head}**{'too few runs' if some else MISSING}** ({_count_runs(claim, runs)}; {needed})."
     verdict = result.verdict if is_preregistered else "exploratory"
-    seeds = f"{result.interval.n} seeds of {claim.configuration.name}"
+    seeds = f"{result.interval.n} seeds of {configuration_name(claim.configuration)}"
     words = f"{head}**{WORDS[verdict]}**. {_where(claim)}: {_change(claim, result)}, {seeds}"
     if verdict == "exploratory":
         return f"{words}; no verdict ({_count_runs(claim, runs)})." if is_preregistered else f"{words}."
@@ -142,7 +149,7 @@ def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregis
 def _count_runs(claim: Claim, runs: pd.DataFrame) -> str:
     """The number of a claim's finished runs, such as "2 of 5 runs of near replay 25 % are complete"."""
     both = [one for one in (claim.configuration, claim.against) if one is not None]
-    counts = [(one.select(runs)["state"] == "done", one.name) for one in both]
+    counts = [(one.select(runs)["state"] == "done", configuration_name(one)) for one in both]
     return " and ".join(f"{done.sum()} of {len(done)} runs of {name} are complete" for done, name in counts)
 
 
@@ -166,7 +173,7 @@ def progress(runs: pd.DataFrame) -> str:
     parts = []
     for (target, fraction, kind), of in done.groupby([runs["target"], runs["replay_fraction"], runs["replay"]], sort=False):
         if not of.all():
-            parts.append(f"{Configuration(kind, fraction, target).name}: {of.sum()} of {len(of)}")
+            parts.append(f"{configuration_name(Configuration(kind, fraction, target))}: {of.sum()} of {len(of)}")
     return (
         f"**{int(done.sum())} of {len(runs)} preregistered runs are complete**, and a claim whose configuration has fewer "
         f"than {SEEDS_NEEDED} seeds has no verdict. Incomplete: {'; '.join(parts)}."
@@ -214,7 +221,7 @@ def _line(claim: Claim, result: Judged | None) -> dict[str, Any]:
     change = IntervalCell(statistics.interval([]) if result is None else result.interval, measure_of(claim.measure).digits)
     line = {
         "claim": claim.name, "statement": claim.statement, "verdict": MISSING, "change": change, "supported if": "–",
-        "seeds": change.interval.n, "measure": _where(claim), "configuration": claim.configuration.name,
+        "seeds": change.interval.n, "measure": _where(claim), "configuration": configuration_name(claim.configuration),
     }  # fmt: skip
     if result is None:
         return line
@@ -237,7 +244,7 @@ def budgets(store: str | Path = "") -> pd.DataFrame:
         steps = {(spec.replay.name, spec.replay.fraction): spec.training.steps for spec in table.specs}
         for (kind, fraction), count in steps.items():
             configuration = Configuration(kind, fraction)
-            line: dict[str, Any] = {"configuration": configuration.name, "budget": budget, "steps": count}
+            line: dict[str, Any] = {"configuration": configuration_name(configuration), "budget": budget, "steps": count}
             for measure, domain in BUDGET_ENDPOINTS:
                 found = changes(table.rows, configuration, measure, domain) if len(table.rows) else None
                 change = None if found is None else statistics.seeds_and_scenes(found[0])

@@ -36,7 +36,7 @@ def test_every_claim_has_a_line_and_those_without_runs_say_so(found):
     verdicts = dict(zip(table["statement"], table["verdict"], strict=True))
     assert verdicts["fidelity improves"] == "supported" and verdicts["near replay keeps accuracy"] == "contradicted"
     assert verdicts["accuracy degrades on ordinary driving"] == "contradicted"
-    without = table[table["configuration"].str.contains("far|driving-eventful")]
+    without = table[table["configuration"].str.contains("far|fine-tuned on eventful driving")]
     assert set(without["verdict"]) == {MISSING} and set(map(str, without["change"])) == {"–"}
 
 
@@ -123,7 +123,7 @@ def test_an_opening_counts_the_runs_of_a_claim_that_lacks_them(store) -> None:
 def test_progress_names_the_configurations_that_are_not_whole() -> None:
     both = pd.concat([runs_of(5), runs_of(2, 0.25).assign(replay="near")]).assign(target="driving")
     said = verdicts_page.progress(both)
-    assert "7 of 10 preregistered runs" in said and "replay near 25 %: 2 of 5" in said and "0 %:" not in said
+    assert "7 of 10 preregistered runs" in said and "near replay 25 %: 2 of 5" in said and "0 %:" not in said
     assert verdicts_page.progress(both.iloc[:5]) == "All **5** preregistered runs are complete."
 
 
@@ -146,8 +146,8 @@ def test_presets_together_hold_each_run_and_each_reference_once() -> None:
 
 def test_the_opening_of_a_preset_s_page_names_its_command_and_its_runs() -> None:
     said = verdicts_page.opening_of(sweep.read("pilot-diverse", store=RESULTS), ["C4"], "--seeds 0")
-    assert said.endswith("- **Again**: `python -m replaylab sweep --preset pilot-diverse --seeds 0 --store FOLDER`")
-    assert said.count(MISSING) == 4 and "3 of 3 are complete (preset pilot-diverse, *dev* split)" in said
+    assert said.endswith("- **Reproduce**: `python -m replaylab sweep --preset pilot-diverse --seeds 0 --store FOLDER`")
+    assert said.count(MISSING) == 4 and "3 of 3 are complete (preset pilot-diverse; *dev* split)" in said
 
 
 def test_a_store_without_anything_has_no_verdict_and_no_error(tmp_path: Path) -> None:
