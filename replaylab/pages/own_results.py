@@ -122,7 +122,7 @@ class OwnRun:
             words.append(f'-y "seeds: {list(seeds)}"')
         if self.fractions:
             words.append(f'-y "replay_fractions: [{", ".join(f"{one:g}" for one in self.fractions)}]"')
-        if self.store != store_of(self.presets[0], ""):
+        if self.store != _default_store(self.presets[0]):
             words.append(f"-p store {shlex.quote(str(self.store))}")
         return " ".join(filter(None, words))
 
@@ -130,6 +130,14 @@ class OwnRun:
         """The requested seeds, if they are not the presets' own."""
         own = {seed for one in self.presets if one not in self.choosing for seed in PRESETS[one].seeds}
         return [] if own == set(self.seeds()) else self.seeds()
+
+
+def _default_store(preset: str) -> Path | None:
+    """The store of a preset if none is given; None outside of the book."""
+    try:
+        return store_of(preset, "")
+    except FileNotFoundError:
+        return None
 
 
 def is_own(store: Path, presets: Collection[str], runs: pd.DataFrame) -> bool:
