@@ -25,9 +25,9 @@ from replaylab.evaluation import evaluation_sets, measurement
 from replaylab.evaluation.evaluation_sets import EvaluationSet, Frames, true_boxes
 from replaylab.evaluation.measurement import Measurement
 from replaylab.metrics.dynamics import Statistic
-from replaylab.models import pipelines, sampling
+from replaylab.models import autoencoder, pipelines, sampling
 from replaylab.models.pipelines import Pipeline
-from replaylab.spec import KEPT_PERCENTILES, EvaluationSpec
+from replaylab.spec import KEPT_PERCENTILES, EvaluationSpec, digest
 from replaylab.store import ReferenceSpec, Store, claim, finish
 from replaylab.util import cache, distributed, reading
 from replaylab.util.distributed import Rank
@@ -149,9 +149,17 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
             found = reading.table(path)
         return found
 
+    def of_all_bases(name: str, number: int, measuring: Measuring) -> pd.DataFrame:
+        """The same, measured once in a store for all tiny bases; those of real clips come with the clips that are kept."""
+        if name == "real" or spec.model is not None:
+            return kept(f"{name}-{number:02d}", measuring)
+        of_autoencoder = f"-{autoencoder.digest(base.model.vae)}" if name == "autoencoder" else ""
+        path = store / "baselines" / f"{name}{of_autoencoder}-{digest(evaluation)}-{number:02d}.parquet"
+        return cache.cached(path, reading.table, lambda aside, rows: rows.to_parquet(aside, index=False), measuring)
+
     for name in track(baselines, what="baselines", total=len(baselines), unit="models"):
         for number, evaluation_set in enumerate(prepared):
-            rows = kept(f"{name}-{number:02d}", partial(of_baseline, name, evaluation_set))
+            rows = of_all_bases(name, number, partial(of_baseline, name, evaluation_set))
             parts.append(rows.assign(model=name, step=-1))
             if name == "copy-last-frame" and evaluation_set.name in shown:
                 gallery[evaluation_set.name] = at_percentiles(rows, evaluation.kept_clips)

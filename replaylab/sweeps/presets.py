@@ -137,7 +137,6 @@ CONFIRMATORY = {
         replace(
             _CONFIRMATORY, name="confirmatory-targets", replay_fractions=(0.0,),
             targets=("driving-repetitive", "driving-family-a", "driving-family-b"),
-            evaluated=("driving-family-a", "driving-family-b"), at_the_end=("driving", "driving-eventful"),
             about="the second edition's regular and diverse targets without replay: one run from each of six bases",
         ),
         replace(

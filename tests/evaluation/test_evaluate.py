@@ -2,8 +2,12 @@
 
 import threading
 import time
+from dataclasses import replace
 
-from replaylab.evaluation import evaluate
+import pandas as pd
+
+from replaylab.evaluation import evaluate, measurement
+from replaylab.shipped_weights import base_folder, weights_digest
 from replaylab.spec import EvaluationSpec
 from replaylab.store import ReferenceSpec, Store
 
@@ -28,3 +32,26 @@ def test_references_that_two_want_at_once_are_measured_once(tmp_path, monkeypatc
     assert found == [{}, {}] and Store(tmp_path).is_done(spec)
     assert measured == [spec]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_what_no_base_has_a_part_in_is_measured_once_for_all_bases(swept, monkeypatch):
+    """The first edition's bases share their autoencoder."""
+    first = ReferenceSpec.of(swept.specs[0])
+    other = replace(first, base=weights_digest(base_folder(1)))
+    measured = []
+
+    def measure(*args, **options):
+        measured.append(1)
+        return measuring(*args, **options)
+
+    measuring = measurement.measure
+    monkeypatch.setattr(measurement, "measure", measure)
+    evaluate.references(other, swept.store)
+    domains = len(first.evaluation.domains) + len(first.evaluation.at_the_end)
+    assert len(measured) == 2 * domains  # real clips, and the base's
+    before, after = (Store(swept.store).rows([spec.run_id]).set_index("model") for spec in (first, other))
+    for model in ("copy-last-frame", "autoencoder", "constant-velocity", "real"):
+        one, two = (rows.loc[model].drop(columns=["run", "base"]).reset_index(drop=True) for rows in (before, after))
+        pd.testing.assert_frame_equal(one, two)
+    assert not before.loc["base", "value"].equals(after.loc["base", "value"])
+    assert Store(swept.store).gallery_clips(first.run_id) == Store(swept.store).gallery_clips(other.run_id)

@@ -124,11 +124,11 @@ def _measure(folder: Path, dies_at: int) -> tuple[int, pd.DataFrame]:
             raise _Killed
         return _measured_rows(*arguments, **named)
 
-    base = SimpleNamespace(model=SimpleNamespace(transformer=SimpleNamespace(eval=lambda: None)))
+    base = SimpleNamespace(model=SimpleNamespace(transformer=SimpleNamespace(eval=lambda: None), vae=None))
     stand_ins: list[tuple[Any, str, Callable[..., Any]]] = [
         (evaluation_sets, "prepare_sets", lambda *a, **b: SETS), (measurement, "measure", measure),
         (evaluate, "keep_clips", lambda *a: None), (evaluate, "autoencoded", lambda frames, _: frames),
-        (evaluate, "_denoising", lambda *a: pd.DataFrame()),
+        (evaluate, "_denoising", lambda *a: pd.DataFrame()), (evaluate.autoencoder, "digest", lambda vae: "none"),
         (evaluate, "_futures", lambda pipeline, of, *a: iter([(of.frames, None)])),
     ]  # fmt: skip
     with ExitStack() as patched:

@@ -13,6 +13,7 @@ from replaylab.analysis.second_edition import BASES_NEEDED, CLAIMS, READINGS, Al
 from replaylab.catalogue import DOMAINS
 from replaylab.shipped_weights import base_folder, weights_digest
 from replaylab.spec import MachineSpec, RunSpec
+from replaylab.store import ReferenceSpec
 from replaylab.sweeps import ablations, presets, sweep
 from replaylab.sweeps.cluster import ClusterSpec
 from replaylab.sweeps.presets import CONFIRMATORY, DETECTORS, EXPLORATORY, MEASURED, SECOND_BASES, Preset
@@ -73,7 +74,7 @@ def test_every_base_has_one_run_of_each_configuration_with_clips_of_its_own(ther
         assert len({spec.seed for spec in of}) == len({spec.target for spec in of}) == 1
     assert len({spec.target for spec in specs}) == len(SECOND_BASES)
     targets = presets.grid("confirmatory-targets")
-    assert {(spec.base, spec.seed) for spec in targets} == {(spec.base, spec.seed) for spec in specs}
+    assert {ReferenceSpec.of(spec) for spec in targets} == {ReferenceSpec.of(spec) for spec in specs}
 
 
 def test_the_second_edition_is_measured_with_its_own_settings_and_the_first_as_ever(there) -> None:
