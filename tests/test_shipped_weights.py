@@ -9,7 +9,6 @@ import pytest
 from replaylab.shipped_weights import WEIGHTS, base_folder, base_of
 from replaylab.sweeps.presets import SECOND_BASES, grid
 
-
 SECOND_EDITION = {base_folder(seed).name for seed in SECOND_BASES}
 
 
