@@ -39,6 +39,13 @@ def test_what_a_claim_is_about_is_run_from_every_base_and_measured_where_it_is_r
         assert not at_steps or len(preset.evaluate_at) >= 5
 
 
+def test_every_target_is_evaluated_on_every_kind_of_driving() -> None:
+    kinds = {"driving", "driving-repetitive", "driving-family-a", "driving-family-b", "driving-eventful"}
+    for name in ("confirmatory", "confirmatory-targets"):
+        preset = CONFIRMATORY[name]
+        assert {*preset.evaluated, *preset.at_the_end} == kinds and set(preset.targets) <= kinds
+
+
 def test_nothing_is_run_that_no_claim_is_about() -> None:
     wanted = {configuration for claim in CLAIMS for configuration in claim.configurations}
     assert {one for preset in CONFIRMATORY.values() for one in configurations(preset)} == wanted
