@@ -124,7 +124,6 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
     started = time.monotonic()
     evaluation = spec.evaluation
     prepared = evaluation_sets.prepare_sets(evaluation, store, at_the_end=True, pipeline=base)
-    shown = {world.name for world in evaluation.domains}
     baselines: dict[str, Callable[[EvaluationSet], Frames]] = {
         "copy-last-frame": lambda real: copy_last_frame(real.frames, real.context_frames),
         "real": lambda real: real.frames,
@@ -136,7 +135,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
     def of_baseline(name: str, evaluation_set: EvaluationSet) -> pd.DataFrame:
         frames = baselines[name](evaluation_set)
         measured = measurement.measure(evaluation_set, frames, evaluation.miss_cap_px)
-        if name == "real" and evaluation_set.name in shown:
+        if name == "real":
             keep_clips(folder / "samples" / name, evaluation_set, frames, measured, gallery[evaluation_set.name])
         return measured.rows
 
@@ -161,7 +160,7 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
         for number, evaluation_set in enumerate(prepared):
             rows = of_all_bases(name, number, partial(of_baseline, name, evaluation_set))
             parts.append(rows.assign(model=name, step=-1))
-            if name == "copy-last-frame" and evaluation_set.name in shown:
+            if name == "copy-last-frame":
                 gallery[evaluation_set.name] = at_percentiles(rows, evaluation.kept_clips)
     for evaluation_set in prepared:
         if evaluation_set.has_agents and evaluation_set.context_frames > 1:  # a velocity needs two frames

@@ -55,3 +55,17 @@ def test_what_no_base_has_a_part_in_is_measured_once_for_all_bases(swept, monkey
         pd.testing.assert_frame_equal(one, two)
     assert not before.loc["base", "value"].equals(after.loc["base", "value"])
     assert Store(swept.store).gallery_clips(first.run_id) == Store(swept.store).gallery_clips(other.run_id)
+
+
+def test_clips_are_kept_of_what_is_measured_after_the_last_step_only_too(swept):
+    evaluation = swept.specs[0].evaluation
+    one, two, *_ = evaluation.domains
+    spec = replace(ReferenceSpec.of(swept.specs[0]), evaluation=replace(evaluation, domains=(one,), at_the_end=(two,)))
+    gallery = evaluate.references(spec, swept.store)
+    assert {name: len(clips) for name, clips in gallery.items()} == {
+        world.name: evaluation.kept_clips for world in (one, two)
+    }
+    kept = Store(swept.store).samples([spec.run_id])
+    assert {*zip(kept["domain"], kept["model"], strict=True)} == {
+        (world.name, model) for world in (one, two) for model in ("real", "base")
+    }
