@@ -192,7 +192,7 @@ def test_an_interval_of_the_figure_holds_zero_where_the_word_is_cannot_tell(made
 
 
 def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Configurations) -> None:
-    table = comparisons.configurations_table(made).data.set_index("configuration")
+    table = comparisons.configurations_table(made).data.map(str).set_index("configuration")
     assert table.loc[REFERENCE, f"against {REFERENCE}"] == "–"
     assert table.loc["LoRA", ["get so far", "at step", f"{DYNAMICS}, {EQUAL}"]].tolist() == ["0 of 3", "–", "–"]
     assert table.loc["64 clips", ["clips kept", "time of a step (ms)"]].tolist() == ["64", "250"]
