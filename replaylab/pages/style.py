@@ -66,7 +66,8 @@ def csv_link(rows: pd.DataFrame, name: str) -> HTML:
 
 
 def _csv_link(rows: pd.DataFrame, name: str, what: str) -> str:
-    text = _as_numbers(rows).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    rows = _as_numbers(rows)
+    text = rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     address = f"data:text/csv;charset=utf-8,{quote(text, safe=',/:;+')}"
     file = html.escape(f"{name}.csv")
     return f'<p class="rl-csv"><a download="{file}" href="{html.escape(address)}">{what}: {file}</a> ({len(rows)} rows)</p>'
