@@ -200,12 +200,32 @@ def _write_samples(records: Records, folders: Mapping[str, Path], out: Path) -> 
     for path in out.glob("samples/*.parquet"):
         clips += [tuple(line[name] for name in KEPT) for line in _lines(path) if line["run"] not in folders]
     files: dict[str, list[tuple[Any, ...]]] = {}
-    for clip in sorted(clips):
+    for clip in sorted(_published(clips, records)):
         files.setdefault(records[clip[0]]["preset"], []).append(clip)
     for name, some in files.items():
         table = pa.table(dict(zip(KEPT, map(list, zip(*some, strict=True)), strict=True)))
         # one dictionary however large: a clip that comes twice is kept once
         _write(out / "samples" / f"{name}.parquet", [table], dictionary_pagesize_limit=2**30)
+
+
+def _published(clips: list[tuple[Any, ...]], records: Records) -> Iterator[tuple[Any, ...]]:
+    """Three clips of each domain (at the lowest, middle and highest kept percentile); all kept ones only of the first seed's
+    base of each preset, after the last step. A run may keep many, and they are most of what is published.
+    """
+    runs = [record for record in records.values() if record["preset"] != REFERENCES]
+    first = {record["preset"]: record["base"] for record in sorted(runs, key=lambda one: one["seed"], reverse=True)}
+    last: dict[tuple[str, str], int] = {}
+    percentiles: dict[tuple[str, str], set[int]] = {}
+    for run, model, step, domain, percentile, *_ in clips:
+        last[run, model] = max(step, last.get((run, model), step))
+        percentiles.setdefault((run, domain), set()).add(int(percentile))
+    for clip in clips:
+        run, model, step, domain, percentile, *_ = clip
+        every, record = sorted(percentiles[run, domain]), records[run]
+        is_one_of_three = int(percentile) in (every[0], every[len(every) // 2], every[-1])
+        bases = first.values() if record["preset"] == REFERENCES else [first[record["preset"]]]
+        if is_one_of_three or (step == last[run, model] and record["base"] in bases):
+            yield clip
 
 
 def _write_logs(folders: Mapping[str, Path], out: Path) -> None:

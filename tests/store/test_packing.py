@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,29 @@ def test_runs_are_added_and_replaced_and_move_with_the_presets(store: Path, tmp_
     runs = pd.read_parquet(out / "runs.parquet").set_index("run")
     assert runs.loc[SPECS[1].run_id, ["preset", "presets", "configuration"]].tolist() == ["smoke", "smoke quick", "words"]
     assert runs.loc[SPECS[2].run_id, "preset"] == "others"
+
+
+def test_of_many_kept_clips_all_are_published_of_one_base_and_three_a_domain_of_the_others(tmp_path: Path) -> None:
+    """Of the first seed's base, whichever order the runs' names have; at earlier steps three of it, too."""
+    store, out, bases = tmp_path / "store", tmp_path / "out", ("first base", "second base")
+    specs = [replace(spec, base=base) for spec, base in zip(grid("smoke", [0.0], [0, 1]), bases, strict=True)]
+    every: list[RunSpec | ReferenceSpec] = [*specs, *(ReferenceSpec.of(spec) for spec in specs)]
+    for seed, spec in enumerate(every):
+        folder = write_run(store, spec, seed)
+        for kept in folder.glob("samples/*"):
+            for percentile in (25, 50, 75, 95):
+                for suffix in (".mp4", ".json"):
+                    shutil.copyfile(kept / f"driving-held-out-5{suffix}", kept / f"driving-held-out-{percentile}{suffix}")
+    publish(store, out, {"smoke": {spec.run_id: "words" for spec in specs}})
+    found = Store(out).samples([spec.run_id for spec in every])
+    counted = found.groupby(["run", "model", "step"]).size().to_dict()
+    assert counted == {
+        (specs[0].run_id, "fine-tuned", 2): 3, (specs[0].run_id, "fine-tuned", 4): 5,
+        (specs[1].run_id, "fine-tuned", 2): 3, (specs[1].run_id, "fine-tuned", 4): 3,
+        (every[2].run_id, "real", -1): 5, (every[2].run_id, "base", 0): 5,
+        (every[3].run_id, "real", -1): 3, (every[3].run_id, "base", 0): 3,
+    }  # fmt: skip
+    assert set(found.loc[found["step"] == 2, "percentile"]) == {"5", "50", "95"}
 
 
 @pytest.mark.parametrize(
