@@ -81,7 +81,7 @@ SOURCES = {"near": ("near",), "far": ("physics", "orbit", "doom"), "all": ("near
 MAIN_FRACTION = 0.25
 """The replay fraction of the preregistered comparison."""
 
-LEAST_RATIO = 5.0
+LEAST_COPIED_TO_REAL = 5.0
 """An error of agents is used if that of copy-last-frame is at least this many times that of real frames."""
 
 PUBLISHED = (

@@ -25,7 +25,7 @@ from replaylab.analysis import changes, claims, statistics
 from replaylab.analysis.changes import before_and_after, last_steps, of_measure
 from replaylab.analysis.claims import Configuration
 from replaylab.analysis.statistics import Interval, Side, Verdict
-from replaylab.catalogue import LEAST_RATIO, PSEUDO
+from replaylab.catalogue import LEAST_COPIED_TO_REAL, PSEUDO
 
 BASES_NEEDED = 6
 FALSE_CLAIMS = 0.05  # how often, at most, one claim in all is made that is not so
@@ -357,11 +357,11 @@ def _of_base(rows: pd.DataFrame, measure: str, domain: str, model: str, bases: p
 
 
 def _of_detector(rows: pd.DataFrame, measure: str, domain: str) -> Part:
-    """LEAST_RATIO times the error of the detections in real frames − that of copy-last-frame."""
+    """LEAST_COPIED_TO_REAL times the error of the detections in real frames − that of copy-last-frame."""
     here = of_measure(rows, measure, domain)
     copied, real = (_reference(here, model, measure, domain) for model in ("copy-last-frame", "real"))
-    values = (LEAST_RATIO * real - copied).dropna().to_numpy()
-    words = f"copying has at least {LEAST_RATIO:g} times the error of real clips in {domain}"
+    values = (LEAST_COPIED_TO_REAL * real - copied).dropna().to_numpy()
+    words = f"copying has at least {LEAST_COPIED_TO_REAL:g} times the error of real clips in {domain}"
     return Part(measure, words, statistics.t_interval(values), statistics.p_value(values), {}, len(values))
 
 

@@ -7,9 +7,9 @@ of its error and excludes agents that it never detects: on 24 dev clips of `driv
 0.29 px against itself and 0.45 px against the ground truth, and the still clip one 10.9 and 7.1 times as large.
 
 Decision: the verdict follows the rule that a measure which does not distinguish real clips from copy-last-frame is not used.
-The repeated last context frame must have an ADE of at least LEAST_RATIO times the detector's own error; with fewer than
-LEAST_CLIPS clips with eligible agents there is no verdict. On frames blurred to a sharpness, the table shows the best values
-that a model of that sharpness could reach.
+The repeated last context frame must have an ADE of at least LEAST_COPIED_TO_REAL times the detector's own error; with fewer
+than LEAST_CLIPS clips with eligible agents there is no verdict. On frames blurred to a sharpness, the table shows the best
+values that a model of that sharpness could reach.
 
 Refused: clips without eligible agents, and frames that cannot be blurred that far. Shapes: T frames of a clip, H W pixels.
 """
@@ -26,7 +26,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from replaylab.catalogue import LEAST_RATIO
+from replaylab.catalogue import LEAST_COPIED_TO_REAL
 from replaylab.data import clips as clips_module
 from replaylab.data.domain import Domain
 from replaylab.data.video import coded
@@ -77,7 +77,7 @@ class CeilingVerdict:
     @property
     def usable(self) -> bool | None:
         """Whether the detector may be used; None with too few clips for a verdict."""
-        return self.ratio >= LEAST_RATIO if self.clips >= LEAST_CLIPS else None
+        return self.ratio >= LEAST_COPIED_TO_REAL if self.clips >= LEAST_CLIPS else None
 
     def __str__(self) -> str:
         what, whom = f"the detector's ADE on real frames is {self.error_px:.2f} px", "the truth"
@@ -90,8 +90,8 @@ class CeilingVerdict:
             return f"No verdict: {summary}; at least {LEAST_CLIPS} clips with eligible agents are needed."
         if not self.usable:
             return (
-                f"Not to be used: {summary}; at least {LEAST_RATIO:g} times are needed. Take a better detector, larger "
-                "frames, or clips in which more moves."
+                f"Not to be used: {summary}; at least {LEAST_COPIED_TO_REAL:g} times are needed. Take a better "
+                "detector, larger frames, or clips in which more moves."
             )
         if self.against == TRUTH:
             return f"May be used: {summary}."

@@ -63,7 +63,7 @@ def runs(presets: Mapping[str, Preset] = CONFIRMATORY) -> Styler:
 def _runs(preset: Preset) -> dict[str, str]:
     shares = " / ".join(f"{100 * share:g}" for share in preset.replay_fractions if share)
     replay = ([f"{shares} % {', '.join(preset.replay_kinds)}"] if shares else []) + ["none"] * (0 in preset.replay_fractions)
-    futures = f", {preset.futures} futures" * (preset.futures > 1)
+    futures = f", {preset.futures_at_the_end} futures" * bool(preset.futures_at_the_end)
     return {
         "preset": preset.name,
         "bases": ", ".join(map(str, preset.bases)) + f"; {len(preset.sixteenths)} lengths" * (len(preset.sixteenths) > 1),

@@ -69,7 +69,7 @@ class Preset(Described):
     measures: str = "first"  # how runs are measured, one of MEASURED
     kept_clips: int = 3  # of each domain, as examples
     evaluation_seed: int = 0  # of the domains that are evaluated: each seed has other scenes
-    futures: int = 1  # sampled per clip after the last step
+    futures_at_the_end: int = 0  # sampled per clip after the last step; 0: one, as after the others
     execution: MachineSpec = MachineSpec()  # how its runs are executed where nobody says otherwise; in no run's name
 
 
@@ -142,7 +142,7 @@ CONFIRMATORY = {
         replace(
             _CONFIRMATORY, name="confirmatory-natural", replay_fractions=(0.0,), targets=("natural",),
             evaluate_at=(50, 150, 300), evaluated=("natural",), at_the_end=("natural-eventful", "natural-unfiltered"),
-            videos=(512, 0, 384), evaluation_clips=128, futures=5,
+            videos=(512, 0, 384), evaluation_clips=128, futures_at_the_end=5,
             about="the second edition's target that a driver model moves, without replay: one run from each of six bases",
         ),
     )
@@ -314,15 +314,13 @@ def grid(
 def evaluation_of(preset: Preset) -> EvaluationSpec:
     """The evaluation of the runs of a preset."""
     settings, detectors = dict(MEASURED[preset.measures]), DETECTORS[preset.measures]
-    if preset.futures > 1:
-        settings["futures_at_the_end"] = preset.futures
     for field, name in zip(("detector", "second_detector"), detectors, strict=False):
         settings[field] = weights_digest(WEIGHTS / name)
     return EvaluationSpec(
         tuple(evaluated_worlds(preset).values()), preset.split, preset.evaluation_clips, preset.reference_clips,
         tuple(evaluated_worlds(preset, at_the_end=True).values()),
         precision=preset.drawn_in, video_network=weights_digest(WEIGHTS / "videonet"),
-        kept_clips=preset.kept_clips, **settings,
+        futures_at_the_end=preset.futures_at_the_end, kept_clips=preset.kept_clips, **settings,
     )  # fmt: skip
 
 

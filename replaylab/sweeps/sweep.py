@@ -81,7 +81,7 @@ def run_specs(
     failed: dict[str, str] = {}
     trained: set[str] = set()
     counted = f"{len(specs) - len(missing)} of {len(specs)} runs are in {root}; "
-    comparable = [*specs, *(_of_preset(name, root) if missing else ())]
+    comparable = specs if len(missing) < len(specs) else _of_preset(name, root)
     if dry_run:
         report(
             f"{counted}{len(missing)} would be trained. {estimate(missing, root, comparable, cluster, settings, machine)}"
