@@ -86,23 +86,83 @@ class SampleClip:
 
 # --------------------------------------------------------------------------------------------------------- from a store
 def sample_clips(table: Table, domains: Iterable[str] = ()) -> list[SampleClip]:
-    """Every stored clip of a sweep's first seed: truth, base and every finished configuration at every evaluated step.
+    """Every stored clip of one seed of a sweep: truth, base and every finished configuration at every evaluated step.
 
     `domains` (empty: all) in the order of the references. An empty list if no clips are stored yet.
     """
-    return _read(table, domains, {name: (run, run.evaluate_at) for name, run in _finished(table).items()})
+    return of_runs(table.store, _finished(table), domains)
 
 
 def main_sample_clips(table: Table, domain: str = OPENS_WITH) -> list[SampleClip]:
-    """The clips of the main comparison, at the last step: truth, base, no replay, and for each kind of replay the
+    """The clips of the main comparison (`main_runs`) at the last step, beside truth and base."""
+    return of_runs(table.store, main_runs(_finished(table)), [domain], at_the_end=True)
+
+
+def main_runs(runs: Mapping[str, RunSpec]) -> dict[str, RunSpec]:
+    """Of runs by their names, those of the main comparison for each target: without replay, and for each kind of replay the
     preregistered fraction, or else the largest below 100 %.
     """
     main: dict[tuple[str, str], tuple[str, RunSpec]] = {}
-    for name, run in _finished(table).items():  # of a kind, as fractions rise
+    for name, run in runs.items():
         kind = (run.target.name, run.replay.name)
-        if run.replay.fraction < 1 and (kind not in main or main[kind][1].replay.fraction != MAIN_FRACTION):
+        if run.replay.fraction < 1 and (kind not in main or _preference(run) > _preference(main[kind][1])):
             main[kind] = (name, run)
-    return _read(table, [domain], {name: (run, run.evaluate_at[-1:]) for name, run in main.values()})
+    return dict(main.values())
+
+
+def _preference(run: RunSpec) -> tuple[bool, float]:
+    return run.replay.fraction == MAIN_FRACTION, run.replay.fraction
+
+
+def of_runs(
+    store: Path, runs: Mapping[str, RunSpec], domains: Iterable[str] = (), *, at_the_end: bool = False
+) -> list[SampleClip]:
+    """The stored clips of finished runs of one base and evaluation, by the names of their configurations, at their last or
+    at every evaluated step: for each clip truth, base and the runs in their order.
+
+    `domains` (empty: all) in the order of the references. An empty list without runs. Raises ValueError, with its run, for
+    a damaged clip.
+    """
+    if not runs:
+        return []
+    references = ReferenceSpec.of(next(iter(runs.values())))
+    versions = [(TRUTH, 0, references.run_id, -1), (BASE, 0, references.run_id, 0)]
+    for name, run in runs.items():
+        versions += [(name, step, run.run_id, step) for step in run.evaluate_at[-1 if at_the_end else 0 :]]
+    stored = Store(store)
+    kept = stored.samples([references.run_id, *(run.run_id for run in runs.values())])
+    kept = kept.set_index(["run", "step", "domain", "percentile"])[["mp4", "boxes"]]
+    by_domain, wanted, clips = stored.gallery_clips(references.run_id), set(domains), []
+    model, miss_cap_px = references.model, references.evaluation.miss_cap_px
+    context_frames = model.context_frames if model else CONTEXT_FRAMES
+    rate = model.frames_per_second if model else FRAMES_PER_SECOND
+    for domain in [name for name in by_domain if not wanted or name in wanted]:
+        for percentile in by_domain[domain]:
+            for name, step, run_id, kept_step in versions:
+                if (run_id, kept_step, domain, percentile) in kept.index:
+                    mp4, text = kept.loc[(run_id, kept_step, domain, percentile)]
+                    with reading.named(store / run_id, f"run with a whole clip of {domain}, percentile {percentile}"):
+                        frames, scale = _small(_decoded(mp4))
+                        true, detected = (_scaled(json.loads(text)[kind], scale) for kind in ("true", "found"))
+                    clips.append(SampleClip(
+                        domain, percentile, name, step, frames, true, detected,
+                        context_frames, rate, miss_cap_px / scale, scale,
+                    ))  # fmt: skip
+    return clips
+
+
+def of_one_seed(store: Path, named: Iterable[tuple[str, RunSpec]]) -> dict[str, RunSpec]:
+    """The finished runs by their names: those of the first seed that has one, with the references of the first of them, so
+    that truth and base are the same for all.
+    """
+    runs = list(named)
+    done = [(name, run) for name, run in runs if Store(store).is_done(run)]
+    seeds = list(dict.fromkeys(run.seed for _, run in runs))
+    first = min((run for _, run in done), key=lambda run: seeds.index(run.seed), default=None)
+    if first is None:
+        return {}
+    shown = (first.seed, ReferenceSpec.of(first))
+    return {name: run for name, run in done if (run.seed, ReferenceSpec.of(run)) == shown}
 
 
 def of_folders(folders: Mapping[str, Path], domain: str, percentile: str) -> list[SampleClip]:
@@ -148,15 +208,15 @@ Ranks = Mapping[tuple[str, str], Rank]
 
 
 def ranks(table: Table) -> dict[tuple[str, str], Rank]:
-    """The ranks of the stored clips by their change of ADE from the base to no replay at the last step, in the first seed.
+    """The ranks of the stored clips by their change of ADE from the base to the last step without replay, in one seed.
 
     Clips without agents have none.
     """
-    runs = [run.run_id for run in _finished(table).values() if not run.replay.fraction]
+    runs = [run for run in _finished(table).values() if not run.replay.fraction]
     if not runs or table.rows.empty:
         return {}
-    references = ReferenceSpec.of(table.specs[0]).run_id
-    rows = table.rows[table.rows["run"].isin([references, runs[0]])]
+    references = ReferenceSpec.of(runs[0]).run_id
+    rows = table.rows[table.rows["run"].isin([references, runs[0].run_id])]
     found = {}
     for domain, clips in Store(table.store).gallery_clips(references).items():
         before, after = (last_steps(one) for one in before_and_after(rows, "ade_px", domain))
@@ -173,9 +233,8 @@ def ranks(table: Table) -> dict[tuple[str, str], Rank]:
 
 
 def _finished(table: Table) -> dict[str, RunSpec]:
-    """The finished runs of the first seed by their names in figures: by kind, then by fraction."""
-    seed = table.specs[0].seed
-    runs = [run for run in table.specs if run.seed == seed and Store(table.store).is_done(run)]
+    """The finished runs of one seed by their names in figures: by kind, then by fraction."""
+    runs = list(of_one_seed(table.store, ((run.run_id, run) for run in table.specs)).values())
     kinds = list(dict.fromkeys(["", *(run.replay.name for run in runs)]))
     runs.sort(key=lambda run: (kinds.index(run.replay.name), run.replay.fraction))
     has_targets, has_kinds = len({run.target.name for run in runs}) > 1, len(kinds) > 2
@@ -185,31 +244,6 @@ def _finished(table: Table) -> dict[str, RunSpec]:
         + f"replay {percent(run.replay.fraction)}": run
         for run in runs
     }
-
-
-def _read(table: Table, domains: Iterable[str], runs: Mapping[str, tuple[RunSpec, Sequence[int]]]) -> list[SampleClip]:
-    store, references = Store(table.store), ReferenceSpec.of(table.specs[0]).run_id
-    kept = store.samples([references, *(run.run_id for run, _ in runs.values())])
-    kept = kept.set_index(["run", "step", "domain", "percentile"])[["mp4", "boxes"]]
-    versions = [(TRUTH, 0, references, -1), (BASE, 0, references, 0)]
-    versions += [(name, step, run.run_id, step) for name, (run, steps) in runs.items() for step in steps]
-    by_domain, wanted, clips = store.gallery_clips(references), set(domains), []
-    model, miss_cap_px = table.specs[0].model, table.specs[0].evaluation.miss_cap_px
-    context_frames = model.context_frames if model else CONTEXT_FRAMES
-    rate = model.frames_per_second if model else FRAMES_PER_SECOND
-    for domain in [name for name in by_domain if not wanted or name in wanted]:
-        for percentile in by_domain[domain]:
-            for name, step, run, kept_step in versions:
-                if (run, kept_step, domain, percentile) in kept.index:
-                    mp4, text = kept.loc[(run, kept_step, domain, percentile)]
-                    with reading.named(table.store / run, f"run with a whole clip of {domain}, percentile {percentile}"):
-                        frames, scale = _small(_decoded(mp4))
-                        true, detected = (_scaled(json.loads(text)[kind], scale) for kind in ("true", "found"))
-                    clips.append(SampleClip(
-                        domain, percentile, name, step, frames, true, detected,
-                        context_frames, rate, miss_cap_px / scale, scale,
-                    ))  # fmt: skip
-    return clips
 
 
 def _decoded(mp4: bytes) -> NDArray[np.uint8]:

@@ -284,6 +284,33 @@ def test_the_main_clips_are_no_replay_and_the_most_of_each_kind_at_their_last_st
     assert {one.domain for one in shown} == {EVENTFUL}
 
 
+@given(some.permutations(specs_of(0)))
+def test_the_main_runs_are_the_same_in_whatever_order_they_are_listed(specs: list[RunSpec]) -> None:
+    chosen = sample_clips.main_runs({spec.run_id: spec for spec in specs})
+    shares = {(spec.replay.name, spec.replay.fraction) for spec in chosen.values()}
+    assert shares == {("", 0.0), ("near", 0.25), ("orbit", 0.25)} and all(chosen[run].run_id == run for run in chosen)
+    fewer = sample_clips.main_runs({spec.run_id: spec for spec in specs if spec.replay.fraction != 0.25})
+    assert {spec.replay.fraction for spec in fewer.values()} == {0.0, 0.5}
+
+
+def test_runs_of_one_seed_are_those_of_the_first_finished_one_with_one_base(table: Table) -> None:
+    first, second = table.specs[:5], table.specs[5:]
+    for asked, found in (
+        ((*first, *second), [*first[:3], first[4]]),
+        ((*second, *first), second),
+        ((first[3], *second), second),
+        ((replace(first[0], base="another"), *first), [*first[:3], first[4]]),
+        (first[3:4], []),
+    ):
+        named = ((spec.run_id, spec) for spec in asked)
+        assert sample_clips.of_one_seed(table.store, named) == {spec.run_id: spec for spec in found}
+    (table.store / "other").mkdir()
+    other = replace(second[0], base="another")
+    finish(claim(other, table.store / "other"))
+    finish(claim(second[1], table.store / "other"))
+    assert sample_clips.of_one_seed(table.store / "other", [("a", other), ("b", second[1])]) == {"a": other}
+
+
 def test_a_store_without_references_has_nothing_to_show(table: Table, tmp_path: Path) -> None:
     assert sample_clips.sample_clips(replace(table, store=tmp_path)) == []
 
