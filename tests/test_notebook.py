@@ -437,6 +437,7 @@ def test_the_page_on_alignment_shows_what_a_store_has(store: Path, tmp_path: Pat
     assert drawn == ["plane-figure", "within-figure", "configurations-figure", "clips-figure", "dose-figure"]
     assert "preset *smoke*, 2 of 2 runs complete: 4 steps" in executed["opening"][0]["text/markdown"]
     effects = "".join(executed["own-effects"][0]["text/html"])
+    assert "Sample clips of seed 0 at the last step" in "".join(executed["own-clips"][0]["text/html"])
     assert "fine-tuned on 0 % eventful" in effects and "directions agree" in executed["opening"][0]["text/markdown"]
     following = "".join(executed["own-next"][0]["text/markdown"])
     assert "python -m replaylab sweep --preset smoke --seeds 0 1 2 --store" in following

@@ -23,6 +23,7 @@ from replaylab.analysis import claims, statistics
 from replaylab.analysis.changes import FINE_TUNED, RUN, before_and_after, last_steps, of_measure
 from replaylab.analysis.claims import Configuration
 from replaylab.catalogue import ALIGNMENT, PSEUDO, measure_of
+from replaylab.spec import RunSpec
 from replaylab.store import COLUMNS, Store, store_of
 from replaylab.sweeps.presets import grid
 from replaylab.worlds.named import domain_spec
@@ -52,6 +53,8 @@ class Sweeps:
     runs: pd.DataFrame
     """one row per run of the presets: run, preset (the first that has it), base, target, replay, replay_fraction, seed,
     state"""
+    specs: tuple[RunSpec, ...] = ()
+    """the same runs"""
 
     @cached_property
     def values(self) -> pd.DataFrame:
@@ -151,7 +154,7 @@ def read(presets: Sequence[str], seeds: Sequence[int] = (), store: str | Path = 
         for run, spec in specs.items()
     ]  # fmt: skip
     split = next(iter(specs.values())).evaluation.split
-    return Sweeps(tuple(presets), split, rows, pd.DataFrame(runs))
+    return Sweeps(tuple(presets), split, rows, pd.DataFrame(runs), tuple(specs.values()))
 
 
 def dose(target: str) -> float:

@@ -77,6 +77,8 @@ class Configurations:
     """of finished runs and their references (`store.COLUMNS`), only what MEASURES names"""
     runs: pd.DataFrame
     """one row per requested run (RUN): `last` is its last step, `clips_kept` the size of its replay buffer"""
+    named: Sequence[tuple[RunSpec, str, str]] = ()
+    """the requested runs, each with its group and its configuration"""
 
     @property
     def names(self) -> list[str]:
@@ -300,6 +302,6 @@ def configurations_of(
     runs = runs.drop_duplicates("run").reset_index(drop=True)
     measures = {one for measure, _ in MEASURES.values() for one in (measure, PSEUDO.get(measure, measure))}
     rows = store.table([run for run, _, _ in named], measures)
-    made = Configurations(preset, title, ordinary, eventful, rows, runs)
+    made = Configurations(preset, title, ordinary, eventful, rows, runs, named)
     domains = {made.measured(label)[1] for label in MEASURES}
     return replace(made, rows=rows.loc[rows["domain"].isin(domains), COLUMNS].reset_index(drop=True))

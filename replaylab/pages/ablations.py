@@ -34,7 +34,7 @@ from replaylab.analysis.configurations import (
     digits_of,
 )
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, describe
-from replaylab.pages import comparisons, own_results, verdicts
+from replaylab.pages import comparisons, own_results, sample_clips, verdicts
 from replaylab.pages.comparisons import by_outcome, describe_with_outcome, list_names, list_outcomes
 from replaylab.pages.own_results import Comparison, OwnRun
 from replaylab.pages.style import count_runs, styled
@@ -51,6 +51,8 @@ DEV = "alternatives-dev"
 EARLY_STOP = "early stop"
 NEAR = "near replay"  # the method with which the alternatives are compared
 ON_TARGET = (*configurations.FIDELITIES, configurations.ORDINARY_DYNAMICS)  # measures of the target itself
+SHOWN = f"no replay, {REFERENCE}, and the configurations with the lowest and the highest change of ADE"
+"""Whose clips are shown at the top of a reader's own page."""
 CHOSEN_BY = {"effnet_kd": "driving", "ade_px": "driving-eventful"}  # as in `ablations.best`: measure and domain
 
 
@@ -93,8 +95,10 @@ def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
     on_dev = "{} of {} settings on *dev*".format(*_on_dev(settings))
     what = f"{done} of {len(changed.names)} ablations and {on_dev}, {steps} steps of fine-tuning each"
     runs, needed = _runs(made, home), f"run of {REFERENCE} with another one"
-    own = OwnRun("04_ablations", runs, home, what, partial(_effects, made), choosing=[DEV], needed=needed)
-    return replace(made, own=own)
+    return replace(made, own=OwnRun(
+        "04_ablations", runs, home, what, partial(_effects, made), choosing=[DEV], needed=needed,
+        find_shown=partial(_shown, made, home), shown_rule=SHOWN,
+    ))  # fmt: skip
 
 
 def _runs(made: Ablations, home: Path) -> pd.DataFrame:
@@ -129,6 +133,16 @@ def _effects(made: Ablations) -> list[Comparison]:
             differences = (one.difference_from_reference(name, DYNAMICS, reading) for one in (own, beside))
             found.append(Comparison(f"{DYNAMICS}, {reading}: {name} − {REFERENCE}", "ade_px", *differences))
     return own_results.measured(found)
+
+
+def _shown(made: Ablations, home: Path) -> dict[str, RunSpec]:
+    """The runs whose clips are shown (SHOWN)."""
+    both = (made.ablations, made.alternatives)
+    there = sample_clips.of_one_seed(home, ((name, run) for one in both for run, _, name in one.named))
+    always = [NO_REPLAY.name, REFERENCE]
+    changes = {name: one.change(name).estimate for one in both for name in one.names if name in there and name not in always}
+    in_order = pd.Series(changes, dtype=float).dropna().sort_values().index
+    return {name: there[name] for name in [*always, *in_order[:1], *in_order[-1:]] if name in there}
 
 
 def _fractions(seeds: Sequence[int], home: Path) -> Configurations:

@@ -27,9 +27,10 @@ from replaylab.analysis.alignment import CLAIM, DYNAMICS, EVENTFUL, FIDELITY, OR
 from replaylab.analysis.changes import last_steps, of_measure
 from replaylab.analysis.statistics import Interval, describe, interval, side
 from replaylab.catalogue import ALIGNMENT, PUBLISHED, domain_of, measure_of
-from replaylab.pages import own_results, style, verdicts
+from replaylab.pages import own_results, sample_clips, style, verdicts
 from replaylab.pages.own_results import Comparison, OwnRun
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, SMALLEST_PT, VERMILION, WIDTH, figure_style, finished, legend_entry
+from replaylab.spec import RunSpec
 from replaylab.store import published_folder, store_of
 from replaylab.sweeps.presets import PRESETS
 from replaylab.util.text import capital, number, percent
@@ -57,7 +58,10 @@ def own_run_of(made: Sweeps, store: str | Path = "") -> OwnRun | None:
     steps, targets = PRESETS[made.presets[0]].training.steps, ", ".join(map(target_name, made.done_targets))
     what = f"{steps} steps of fine-tuning on {targets or 'ordinary driving with replay'}"
     options = f'-y "presets: [{", ".join(made.presets)}]"'
-    return OwnRun("06_alignment", made.runs, home, what, partial(_effects, made), options)
+    return OwnRun(
+        "06_alignment", made.runs, home, what, partial(_effects, made), options, find_shown=partial(_shown, made, home),
+        shown_rule="without replay, by target",
+    )  # fmt: skip
 
 
 def _effects(made: Sweeps) -> list[Comparison]:
@@ -77,6 +81,13 @@ def _effects(made: Sweeps) -> list[Comparison]:
     differences = (interval(alignment.rho_minus_ordinary(one, target), 2.0) for one in both)
     found.append(Comparison(f"ρ: {target_name(target)} − {target_name(ORDINARY)}", ALIGNMENT, *differences))
     return own_results.measured(found)
+
+
+def _shown(made: Sweeps, home: Path) -> dict[str, RunSpec]:
+    """The runs whose clips are shown: those without replay, by target."""
+    without = ((run.target.name, run) for run in made.specs if not run.replay.fraction)
+    there = sample_clips.of_one_seed(home, without)
+    return {target_name(target): there[target] for target in made.targets if target in there}
 
 
 def _of(table: pd.DataFrame, target: str, column: str) -> pd.Series[float]:

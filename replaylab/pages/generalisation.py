@@ -26,20 +26,23 @@ from replaylab.analysis.changes import of_measure
 from replaylab.analysis.claims import Claim, Judged
 from replaylab.analysis.configurations import DYNAMICS, FIDELITIES, LAST, Configurations
 from replaylab.analysis.statistics import CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL
-from replaylab.catalogue import PUBLISHED, domain_of, measure_of
-from replaylab.pages import base_models, comparisons, own_results, style, verdicts
+from replaylab.catalogue import MAIN_FRACTION, PUBLISHED, domain_of, measure_of
+from replaylab.pages import base_models, comparisons, own_results, sample_clips, style, verdicts
 from replaylab.pages.own_results import Comparison, OwnRun
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style
 from replaylab.pages.verdicts import MISSING
 from replaylab.shipped_weights import base_folder
+from replaylab.spec import RunSpec
 from replaylab.store import base_curve, published_folder, store_of
 from replaylab.sweeps.ablations import NO_REPLAY
 from replaylab.sweeps.presets import PRESETS, grid
-from replaylab.util.text import capital, number
+from replaylab.util.text import capital, number, percent
 
 FIRST = ("driving", "driving-eventful")
 PANELS = (*FIDELITIES, configurations.RECALL, configurations.ORDINARY_DYNAMICS, DYNAMICS)
 COLOURS = {"near": BLUE, "far": GREEN}
+SHOWN = f"without replay, and with {percent(MAIN_FRACTION)} of each kind of replay, or else its largest fraction below 100 %"
+"""Whose clips are shown at the top of a reader's own page (`sample_clips.main_runs`)."""
 AS_CLAIMED, OTHER_WAY = "as claimed", "the other way"
 READINGS = {"holds": AS_CLAIMED, "does not hold": OTHER_WAY, "undecided": CANNOT_TELL}
 Judgements = list[tuple[Claim, Judged | None]]
@@ -119,6 +122,7 @@ def read(
     return replace(made, own=OwnRun(
         "08_architectures" if differs is FAMILY else "07_second_world", made.second.runs.assign(preset=preset), home, what,
         partial(_effects, made), f"-p preset {preset}", replay_fractions,
+        find_shown=partial(_shown, made, home), shown_rule=SHOWN, shown_domain=made.second.eventful,
     ))  # fmt: skip
 
 
@@ -145,6 +149,11 @@ def _effects(made: Generalisation) -> list[Comparison]:
             differences = second.difference(most, none, label), published.difference(beside, none, label)
             found.append(Comparison(f"{label}: {most} − {none}", measure, *differences))
     return own_results.measured(found)
+
+
+def _shown(made: Generalisation, home: Path) -> dict[str, RunSpec]:
+    """The runs whose clips are shown (SHOWN)."""
+    return sample_clips.main_runs(sample_clips.of_one_seed(home, ((name, run) for run, _, name in made.second.named)))
 
 
 # ----------------------------------------------------------------------------------------------------- opening and table

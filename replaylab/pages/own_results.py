@@ -1,4 +1,4 @@
-"""A reader's own runs at the top of a page: what ran, how long it took, effects beside the published ones, and next steps.
+"""A reader's own runs at the top of a page: what ran, its cost, effects beside the published ones, clips, and next steps.
 
 Decision: the direction of an effect is the sign of its change; it is compared with the published one if that interval
 excludes 0. Both numbers are shown side by side, and a reader's runs give no verdict. A complete replication of the
@@ -9,8 +9,9 @@ Not here: the effects of each page, which are computed by its module.
 
 from __future__ import annotations
 
+import html
 import shlex
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +20,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 from pandas.io.formats.style import Styler
 
 from replaylab.analysis import statistics
 from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, Interval, interval
-from replaylab.catalogue import measure_of
-from replaylab.pages import verdicts
+from replaylab.catalogue import domain_of, measure_of
+from replaylab.pages import explorer, sample_clips, verdicts
 from replaylab.pages.style import IntervalCell, styled
 from replaylab.pages.verdicts import PREREGISTERED
+from replaylab.spec import RunSpec
 from replaylab.store import Store, published_folder, store_of
 from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import PRESETS
@@ -77,6 +79,12 @@ class OwnRun:
     """presets that only choose settings for the others, with their own seeds"""
     needed: str = "run without replay"
     """the run without which nothing can be compared"""
+    find_shown: Callable[[], Mapping[str, RunSpec]] = dict
+    """finds the finished runs of one seed whose clips are shown (`sample_clips.of_one_seed`), by their names in figures"""
+    shown_rule: str = ""
+    """which runs these are, in words"""
+    shown_domain: str = sample_clips.OPENS_WITH
+    """the domain of these clips"""
 
     @cached_property
     def effects(self) -> Sequence[Comparison]:
@@ -234,6 +242,21 @@ def effects_table(own: OwnRun | None) -> Styler | None:
         )
         lines.append({"change": one.effect, "this run": mine, "published": published, "direction": one.direction})
     return styled(pd.DataFrame(lines), "own-effects").hide(axis="index")
+
+
+def clips(own: OwnRun | None) -> HTML | None:
+    """The clips of a reader's runs at their last step, beside truth and base, below a sentence that says which they are;
+    None on the published pages and where no clip of a run is stored.
+    """
+    runs = own.find_shown() if own else {}
+    if own is None or not runs:
+        return None
+    shown = sample_clips.of_runs(own.store, runs, [own.shown_domain], at_the_end=True)
+    if not any(one.step for one in shown):
+        return None
+    seed, where = next(iter(runs.values())).seed, domain_of(own.shown_domain).label
+    said = f"Sample clips of seed {seed} at the last step, {where}: {own.shown_rule}."
+    return HTML(f"<p>{html.escape(said)}</p>\n{explorer.player(shown).data}")
 
 
 def next_steps(own: OwnRun | None) -> Markdown | None:

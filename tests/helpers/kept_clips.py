@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,8 @@ import numpy as np
 from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.data.video import write_video
 from replaylab.pages.sample_clips import TRUTH, SampleClip
+from replaylab.spec import RunSpec
+from replaylab.store import ReferenceSpec, samples_folder
 
 FRAMES, SIDE, GIVEN = 8, 64, CONTEXT_FRAMES
 
@@ -28,6 +33,28 @@ def clip(
         for at, ((x0, y0, x1, y1),) in enumerate(true)
     ]
     return SampleClip(domain, percentile, configuration, step, frames, true, detected)
+
+
+def keep_of_runs(store: Path, runs: Sequence[RunSpec], clips: Mapping[str, Sequence[str]]) -> None:
+    """The clips of these domains and percentiles from finished runs at every step, each a px worse than the one before, and
+    from their references.
+    """
+    for references in {ReferenceSpec.of(run).run_id for run in runs}:
+        numbers = {domain: {one: at for at, one in enumerate(percentiles)} for domain, percentiles in clips.items()}
+        (store / references / "gallery.json").write_text(json.dumps(numbers))
+        for domain, one in ((domain, one) for domain, percentiles in clips.items() for one in percentiles):
+            keep(store / references / "samples" / "real", clip(domain, one))
+            keep(store / references / "samples" / "base", clip(domain, one, brightness=1))
+    versions = [(run, step) for run in runs for step in run.evaluate_at]
+    for place, (run, step) in enumerate(versions, start=2):
+        for domain, one in ((domain, one) for domain, percentiles in clips.items() for one in percentiles):
+            keep(samples_folder(store / run.run_id, step), clip(domain, one, brightness=place))
+
+
+def captions(page: str) -> list[tuple[str, str]]:
+    """Title and note of each clip that a player shows, in their order."""
+    found = re.findall(r"<figcaption><strong>(.*?)</strong> <span>(.*?)</span></figcaption>", page)
+    return [(html.unescape(title).replace("\N{NO-BREAK SPACE}", " "), html.unescape(note)) for title, note in found]
 
 
 def keep(folder: Path, one: SampleClip) -> None:

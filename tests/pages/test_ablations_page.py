@@ -9,6 +9,7 @@ import csv_files
 import numpy as np
 import pytest
 from executed_pages import shown
+from kept_clips import captions, keep_of_runs
 from made_up_configurations import EFFECTS_OF, STEP_SECONDS, of_alternative, write_variations
 
 from replaylab.analysis import configurations, statistics
@@ -172,6 +173,18 @@ def test_a_reader_s_own_runs_are_all_counted_and_stand_beside_the_published_ones
     assert late.own == made.ablations.difference_from_reference("still clips", DYNAMICS, LAST)
 
 
+def test_the_clips_at_the_top_are_of_both_references_and_of_both_extremes(made: Ablations) -> None:
+    assert made.own is not None
+    chosen, both = made.own.find_shown(), (made.ablations, made.alternatives)
+    assert list(chosen)[:2] == ["no replay", REFERENCE] and len(chosen) == 4
+    assert {spec.seed for spec in chosen.values()} == {0} and {spec.evaluation.split for spec in chosen.values()} == {"test"}
+    changes = {name: one.change(name).estimate for one in both for name in one.names}
+    others = {name: change for name, change in changes.items() if name not in list(chosen)[:2] and EARLY_STOP not in name}
+    assert list(chosen)[2:] == [min(others, key=lambda name: others[name]), max(others, key=lambda name: others[name])]
+    names = {run.run_id: name for one in both for run, _, name in one.named}
+    assert all(names[spec.run_id] == name for name, spec in chosen.items())
+
+
 def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     """Two seeds of three configurations, and some of the settings."""
     few = ("no replay", REFERENCE, "ramp")
@@ -189,6 +202,7 @@ def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     assert "4 of 6 runs are complete" in said[4] and "6 of 69 runs are complete" in said[3]
     assert part.ablations.change("ramp", DYNAMICS, LAST).estimate == pytest.approx(EFFECTS_OF["ramp"][1], abs=0.1)
     assert not any("nan" in text for text in said)
+    assert part.own is not None and list(part.own.find_shown()) == list(few)
     table = ablations_page.settings_table(part).data
     assert (table["choice"] == "not run yet").sum() == len(part.settings) - 10
     assert "6 of 69" in comparisons.at_equal_fidelity(part.ablations).get_suptitle()
@@ -201,8 +215,12 @@ def test_seeds_are_those_that_were_asked_for(store: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- the page
-def test_the_page_shows_figures_tables_and_the_answer(store: Path, tmp_path: Path) -> None:
+def test_the_page_shows_figures_tables_and_the_answer(store: Path, made: Ablations, tmp_path: Path) -> None:
+    every = {run.run_id: run for one in (made.ablations, made.alternatives) for run, _, _ in one.named if run.seed == 0}
+    keep_of_runs(store, list(every.values()), {"driving-eventful": ["95"]})
     cells = shown(store, tmp_path / "out.ipynb", "04_ablations")
+    clips = [title for title, _ in captions("".join(cells["own-clips"]["text/html"]))]
+    assert clips == ["Truth", "Base", "No replay", "Near replay 25 %", "Ramp", "64 videos, no replay"]
     assert tuple(name for name, data in cells.items() if "image/svg+xml" in data) == FIGURES
     assert "take *ramp*" in cells["answer-text"]["text/markdown"]
     assert f"ramp − {REFERENCE}" in "".join(cells["own-effects"]["text/html"])
@@ -219,7 +237,7 @@ def test_an_empty_store_is_a_page_that_says_so(tmp_path: Path) -> None:
     assert tuple(name for name, data in cells.items() if "image/svg+xml" in data) == FIGURES
     assert "**No run of this page is in `" in cells["opening"]["text/markdown"]
     assert f"`for preset in {DEV} alternatives ablations; do " in cells["opening"]["text/markdown"]
-    assert "That is 123 runs, about" in cells["opening"]["text/markdown"] and "own-next" not in cells
+    assert "That is 123 runs, about" in cells["opening"]["text/markdown"] and not {"own-clips", "own-next"} & set(cells)
     assert cells["settings-found"]["text/markdown"].startswith("Settings on dev: not run yet (0 of 36 runs are complete)")
     assert "not run yet, 0 of 69 runs" in cells["answer-text"]["text/markdown"]
     assert not any("nan" in data.get("text/markdown", "") for data in cells.values())

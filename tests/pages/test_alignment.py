@@ -19,7 +19,8 @@ from replaylab.analysis.alignment import LATE, OF_A_CLIP, PREREGISTERED, WITH_BA
 from replaylab.analysis.claims import Configuration
 from replaylab.analysis.statistics import interval
 from replaylab.pages import alignment as alignment_page
-from replaylab.store import published_folder
+from replaylab.store import claim, published_folder
+from replaylab.sweeps.presets import grid
 
 STEPS, SCENES = (10, 25, 50, 100, 150, 300), 24
 BASES = {0: "one", 1: "one", 2: "one", 3: "two", 4: "two"}
@@ -304,6 +305,25 @@ def test_a_reader_s_own_runs_stand_beside_the_published_ones(made: Sweeps, tmp_p
     assert change.own.estimate == pytest.approx(2, abs=0.1) and change.published is not None
     assert effects["ρ: 100 % eventful − 0 % eventful"].own.estimate == pytest.approx(2)
     assert effects["ADE (px), eventful driving: fine-tuned on 20 % eventful"].published is None  # not among these presets
+
+
+def test_the_clips_at_the_top_are_without_replay_by_target_in_one_seed(made: Sweeps, tmp_path: Path) -> None:
+    """The first seed has no finished run, and one target none at all."""
+    specs = [
+        run for preset in ("published", "dose", "dose-between") for run in grid(preset, None, [0, 1])
+        if run.target.name in made.targets
+    ]  # fmt: skip
+    for run in specs:
+        if run.seed == 1 and run.target.name != "driving-dose-20":
+            (claim(run, tmp_path) / "summary.json").write_text("{}")
+    part = some_of(made, CUTS["two seeds"])
+    part = replace(part, runs=part.runs.assign(preset="dose"), specs=tuple(specs))
+    own = alignment_page.own_run_of(part, tmp_path)
+    assert own is not None
+    chosen = own.find_shown()
+    assert list(chosen) == ["0 % eventful", "100 % eventful", alignment_page.target_name("driving-repetitive")]
+    assert [run.target.name for run in chosen.values()] == ["driving", "driving-eventful", "driving-repetitive"]
+    assert {(run.seed, run.replay.fraction) for run in chosen.values()} == {(1, 0.0)}
 
 
 def test_an_empty_store_is_read_as_runs_that_are_missing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from executed_pages import shown
+from kept_clips import captions, keep_of_runs
 from made_up_configurations import write_references, write_run
 
 from replaylab.analysis import configurations
@@ -166,15 +167,24 @@ def test_a_reader_s_own_runs_stand_beside_the_published_ones(made: Generalisatio
         assert replay.published == of_published.difference("near replay 25 %", "no replay", label)
 
 
+def test_the_clips_at_the_top_are_of_the_main_comparison_in_one_seed(made: Generalisation) -> None:
+    assert made.own is not None and made.own.shown_domain == made.second.eventful
+    chosen = made.own.find_shown()
+    assert list(chosen) == ["no replay", "near replay 25 %", "far replay 25 %"]
+    runs = made.second.runs.set_index("run")["configuration"]
+    assert all(runs[spec.run_id] == name and spec.seed == made.second.named[0][0].seed for name, spec in chosen.items())
+
+
 def test_a_part_of_the_runs_is_compared_as_far_as_it_goes(store: Path, tmp_path: Path) -> None:
     runs = grid("second-world", [0.0, 0.1], [0])
     write_references(runs, tmp_path)
     for run in runs[:2]:
         write_run(run, tmp_path, EFFECTS[run.replay.name, run.replay.fraction])
     part = generalisation.read("second-world", [0.0, 0.1], [0], tmp_path)
+    assert part.own is not None and list(part.own.find_shown()) == ["no replay", "near replay 10 %"]
     said = generalisation.opening(part)
     assert "2 of 3 runs complete" in said and "1 seed" in said and "a direction may be chance" in said
-    assert part.own is not None and len(part.own.effects) == 6
+    assert len(part.own.effects) == 6
     assert all(np.isnan(one.own.low) for one in part.own.effects)
     followed = str(own_results.next_steps(part.own).data)  # type: ignore[union-attr]
     assert "**The missing runs**: 1 run, about" in followed and "3 seeds: 6 runs more" in followed
@@ -211,16 +221,19 @@ def test_both_bases_are_drawn_and_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("preset", ["second-world", pytest.param("second-family", marks=pytest.mark.slow)])
 def test_the_page_shows_what_a_store_has(preset: str, store: Path, tmp_path: Path) -> None:
-    page, differs, runs, _, drawn = PAGES[preset]
+    page, differs, runs, target, drawn = PAGES[preset]
+    keep_of_runs(store, grid(preset, None, [0]), {target: ["95"], f"{target}-eventful": ["95"]})
     cells = shown(store, tmp_path / "out.ipynb", page)
     assert [name for name, data in cells.items() if "image/svg+xml" in data] == drawn
     assert f"{runs} of {runs} runs complete" in cells["opening"]["text/markdown"]
     assert "near replay 25 % − no replay" in "".join(cells["own-effects"]["text/html"])
+    clips = [title for title, _ in captions("".join(cells["own-clips"]["text/html"]))]
+    assert clips == ["Truth", "Base", "No replay", "Near replay 25 %", "Far replay 25 %"]
     assert "The preregistered sweep" in "".join(cells["own-next"]["text/markdown"])
     assert f"**Both {differs.both}**, of 7 questions" in cells["found-text"]["text/markdown"]
     empty = shown(tmp_path / "store", tmp_path / "empty.ipynb", page)
     assert f"`python -m replaylab sweep --preset {preset} --store " in empty["opening"]["text/markdown"]
     assert f"That is {runs} runs, about" in empty["opening"]["text/markdown"]
-    assert "own-effects" not in empty and "own-next" not in empty
+    assert not {"own-effects", "own-clips", "own-next"} & set(empty)
     assert f"not run yet, 0 of {runs} runs" in empty["found-text"]["text/markdown"]
     assert all("image/svg+xml" in empty[name] for name in drawn)

@@ -10,6 +10,7 @@ import csv_files
 import numpy as np
 import pandas as pd
 import pytest
+from kept_clips import captions, keep_of_runs
 from made_up_configurations import SECONDS, write_references, write_run
 
 from replaylab.analysis.statistics import Interval
@@ -89,6 +90,36 @@ def test_what_is_not_measured_is_no_effect_and_what_is_not_published_no_number()
     missing = Interval(np.nan, np.nan, np.nan, 0)
     found = own_results.measured([ONE, replace(ONE, own=missing), replace(ONE, published=missing)])
     assert found == [ONE, replace(ONE, published=None)]
+
+
+@pytest.mark.parametrize("percentiles", [["95"], ["5", "95"]])
+@pytest.mark.parametrize("kinds", [[""], ["near", ""], ["far"]])
+def test_clips_are_those_of_the_named_runs_beside_truth_and_base(
+    kinds: list[str], percentiles: list[str], tmp_path: Path
+) -> None:
+    runs = {run.replay.name: run for run in grid(PRESET, [0.0, 0.25], [0])}
+    write_references(list(runs.values()), tmp_path)
+    for run in runs.values():
+        write_run(run, tmp_path, (-5.0, 1.0))
+    named = {f"made {kind}": runs[kind] for kind in kinds}
+    own = own_run(tmp_path, {0: "done"}, find_shown=lambda: named, shown_rule="a rule", shown_domain="country-eventful")
+    assert own_results.clips(own) is None, "none is stored"
+    keep_of_runs(tmp_path, [runs["far"]], {"country-eventful": percentiles})
+    assert (own_results.clips(own) is None) == (kinds != ["far"]), "truth and base are of no run"
+    keep_of_runs(tmp_path, list(runs.values()), {"country": percentiles, "country-eventful": percentiles})
+    shown = own_results.clips(own)
+    assert shown is not None
+    said, page = str(shown.data).split("\n", 1)
+    assert said == "<p>Sample clips of seed 0 at the last step, eventful country road: a rule.</p>"
+    found = captions(page)
+    assert [title for title, _ in found] == ["Truth", "Base", *(name.capitalize() for name in named)] * len(percentiles)
+    assert [note.startswith(f"step {runs[''].evaluate_at[-1]}, ADE") for _, note in found] == [
+        place > 1 for place in range(2 + len(named))
+    ] * len(percentiles)
+
+
+def test_published_pages_and_pages_without_chosen_runs_have_no_clips_at_the_top(store: Path) -> None:
+    assert own_results.clips(None) is None and own_results.clips(own_run(store, {0: "done"})) is None
 
 
 def commands_in(text: str) -> list[str]:
