@@ -1,0 +1,103 @@
+"""The tables of the preregistration: the second edition's bases, runs and claims, and its power and coverage.
+
+Decision: power and coverage are computed from the first edition's published runs when the page is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from replaylab.analysis import design, second_edition
+from replaylab.analysis.design import Endpoint
+from replaylab.catalogue import measure_of
+from replaylab.pages.second_edition import measures_of
+from replaylab.pages.style import styled
+from replaylab.pages.verdicts import read_together
+from replaylab.shipped_weights import base_folder, weights_digest
+from replaylab.sweeps.presets import CONFIRMATORY, SECOND_BASES, Preset
+from replaylab.util.text import number
+
+PRESETS = ("published", "dose")
+CLIPS = CONFIRMATORY["confirmatory"].evaluation_clips
+COVERED = ("ade_px", "effnet_kd")
+"""The measures of the endpoints in the table of coverage."""
+
+
+def first_edition(presets: Sequence[str] = PRESETS) -> list[Endpoint]:
+    """The second edition's endpoints, estimated from the first edition's published runs."""
+    return design.endpoints(read_together(presets, measures=measures_of(design.STAND_INS.values())).rows)
+
+
+def bases() -> Styler:
+    """A row per base that the runs start from: its folder among the shipped weights, and their digest."""
+    folders = [base_folder(seed) for seed in SECOND_BASES]
+    digests = [weights_digest(folder) if folder.is_dir() else "not trained yet" for folder in folders]
+    table = pd.DataFrame({"base": [folder.name for folder in folders], "digest": digests})
+    return styled(table, "second-edition-bases").hide(axis="index")
+
+
+def runs(presets: Mapping[str, Preset] = CONFIRMATORY) -> Styler:
+    """A row per preset: the targets, what is replayed, the runs, and the clips on which they are evaluated."""
+    return styled(pd.DataFrame([_runs(preset) for preset in presets.values()]), "second-edition-runs").hide(axis="index")
+
+
+def _runs(preset: Preset) -> dict[str, str]:
+    shares = " / ".join(f"{100 * share:g}" for share in preset.replay_fractions if share)
+    replay = ([f"{shares} % {', '.join(preset.replay_kinds)}"] if shares else []) + ["none"] * (0 in preset.replay_fractions)
+    futures = f", {preset.futures_at_the_end} futures" * bool(preset.futures_at_the_end)
+    return {
+        "preset": preset.name,
+        "bases": ", ".join(map(str, preset.bases)) + f"; {len(preset.sixteenths)} lengths" * (len(preset.sixteenths) > 1),
+        "targets": ", ".join(preset.targets),
+        "replay": "; ".join(replay),
+        "evaluated at steps": f"{', '.join(map(str, preset.evaluate_at))}: {', '.join(preset.evaluated)}",
+        "after the last": f"{', '.join((*preset.evaluated, *preset.at_the_end))}; {preset.evaluation_clips} clips{futures}",
+    }
+
+
+def claims() -> Styler:
+    """The table of all contrasts of the claims, with the names of its measures as in all tables."""
+    table = second_edition.claims_table()
+    names = table["measures"].str.split(", ").map(lambda of: ", ".join(measure_of(name).label for name in of))
+    return styled(table.assign(measures=names), "second-edition-claims").hide(axis="index")
+
+
+def power(of: Sequence[Endpoint]) -> Styler:
+    """The differences that six bases and CLIPS clips can detect, and whether that is sufficient: `design.power_table`."""
+    enough = f"{second_edition.BASES_NEEDED} are enough"
+    return _numbers(
+        design.power_table(of, scenes=CLIPS), "power", ["claim", "contrast", "measure", "to tell", enough, "bases needed"]
+    )
+
+
+def coverage(of: Sequence[Endpoint], trials: int = 1000) -> Styler:
+    """How often intervals contain the true value: `design.coverage_table`."""
+    parts = {one.name: one.parts for one in of if one.measure in COVERED}
+    return _numbers(design.coverage_table(parts, trials=trials), "coverage")
+
+
+def in_words(of: Sequence[Endpoint]) -> str:
+    """Markdown: the endpoints for which six bases and CLIPS clips are too few if their claim is tested first by Holm."""
+    table = design.power_table(of, scenes=CLIPS)
+    enough = f"{second_edition.BASES_NEEDED} are enough"
+    short = table[table[enough] != "yes"]
+    needed = [
+        f"{line.claim} ({line.contrast}, {line.measure}): {line.needed or f'more than {design.MOST_BASES}'}"
+        for line in short.rename(columns={"bases needed": "needed"}).itertuples()
+    ]
+    told, share = (table[enough] == "yes").sum(), f"{100 * design.POWER:g} %"
+    return (
+        f"{second_edition.BASES_NEEDED} bases and {CLIPS} clips detect {told} of {len(table)} contrasts, each alone, with a "
+        f"power of {share}, if its claim is the first of {len(second_edition.CLAIMS)} in Holm's procedure. The others need: "
+        f"{'; '.join(needed)}."
+    )
+
+
+def _numbers(table: pd.DataFrame, name: str, shown: Sequence[str] = ()) -> Styler:
+    words = table.copy()
+    for column in words.select_dtypes("float"):
+        words[column] = [number(value) for value in words[column]]
+    return styled(words, name, shown=shown).hide(axis="index")
