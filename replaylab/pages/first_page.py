@@ -7,7 +7,6 @@ are those of the verdicts: over seeds and scenes.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +22,7 @@ from replaylab.analysis.statistics import Interval, describe
 from replaylab.analysis.tables import last_step, per_run
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
 from replaylab.pages import explorer, finetune_degradation, generalisation, sample_clips, style, verdicts
+from replaylab.pages.cards import Card, in_a_grid
 from replaylab.pages.style import BLUE, GREY, INK, SMALLEST_PT, VERMILION, WIDTH, figure_style
 from replaylab.sweeps import sweep
 from replaylab.sweeps.sweep import Table
@@ -223,28 +223,21 @@ def cards(found: verdicts.Judgements, others: Mapping[str, str]) -> HTML:
 
     others: the results of the claims without a verdict in words, by name.
     """
-    made = [_card(*_of_claim(claim, result)) for claim, result in found]
-    made += [_card(name, LINES[name], "exploratory", text) for name, text in others.items()]
-    return HTML(f'{style.on_the_page("rl-cards")}<div class="rl-cards">{"".join(made)}</div>')
+    made = [_of_claim(claim, result) for claim, result in found]
+    made += [Card(name, LINES[name], "exploratory", text, PAGES[name]) for name, text in others.items()]
+    return in_a_grid(made)
 
 
-def _of_claim(claim: verdicts.Claim, result: verdicts.Judged | None) -> tuple[str, str, str, str]:
+def _of_claim(claim: verdicts.Claim, result: verdicts.Judged | None) -> Card:
     kind, _, what = claim.name.partition(", ")
     line = LINES[claim.name if claim.name in LINES else kind]
     if kind == "C4":
         line = line.format(what.capitalize(), claim.statement.split(" keeps ")[1])
     if result is None:
-        return kind, line, verdicts.MISSING, ""
+        return Card(kind, line, verdicts.MISSING, "", PAGES[kind])
     where = f"{measure_of(claim.measure).name}, {domain_of(claim.domain).label}"
-    return kind, line, result.verdict, f"{where}: change {describe(result.interval, measure_of(claim.measure).digits)}"
-
-
-def _card(name: str, line: str, verdict: str, effect: str) -> str:
-    word = verdicts.WORDS.get(verdict, verdict)  # type: ignore[call-overload]
-    return (
-        f'<a class="rl-card rl-{word.replace(" ", "-")}" href="{PAGES[name]}.html"><strong>{name}</strong> '
-        f"<em>{html.escape(word)}</em><span>{html.escape(line)}</span><small>{html.escape(effect)}</small></a>"
-    )
+    effect = f"{where}: change {describe(result.interval, measure_of(claim.measure).digits)}"
+    return Card(kind, line, result.verdict, effect, PAGES[kind])
 
 
 def exploratory(rows: Table) -> dict[str, str]:
