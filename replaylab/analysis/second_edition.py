@@ -206,36 +206,6 @@ def judge_all(rows: pd.DataFrame, claims_: Sequence[AnyClaim] = CLAIMS) -> list[
     ]
 
 
-def rule(claim: AnyClaim, claims_: Sequence[AnyClaim] = CLAIMS) -> str:
-    """The rule of this claim's verdict, in words."""
-    other = "below" if claim.side == "above" else "above"
-    return (
-        f"It holds if everything that it is of lies {claim.side} 0, does not hold if everything lies {other} 0, with p "
-        f"at most {FALSE_CLAIMS:g} after Holm's adjustment over {len(claims_)} claims, and is undecided otherwise. With "
-        f"fewer than {BASES_NEEDED} bases it is exploratory."
-    )
-
-
-def claims_table(claims_: Sequence[AnyClaim] = CLAIMS) -> pd.DataFrame:
-    """The claims in words: one row per contrast, with its runs, domain, measures, and the side of 0 on which it must
-    lie.
-    """
-    lines: list[tuple[str, ...]] = []
-    for claim in claims_:
-        head, tail = (claim.name, claim.statement), (", ".join(claim.measures), f"{claim.side} 0")
-        if isinstance(claim, AlignmentClaim):
-            groups = [[f"{one.name} read on {domain}" for one, domain in of] for of in (claim.together, claim.apart)]
-            lines.append((*head, " − ".join(f"mean ρ of ({'; '.join(words)})" for words in groups), *tail))
-            continue
-        for contrast_ in claim.contrasts:
-            runs = " and ".join(f"{weight:+g}".replace("-", "−") + f" × {one.name}" for one, weight in contrast_.changes)
-            lines.append((*head, f"{contrast_.words}: {runs}, on {claim.domain}", *tail))
-        for condition, side in claim.presupposes:
-            name = condition.changes[0][0].name
-            lines.append((claim.name, "presupposes", f"{condition.words}: {name}, on {claim.domain}", tail[0], f"{side} 0"))
-    return pd.DataFrame(lines, columns=["claim", "statement", "contrast", "measures", "holds if"])
-
-
 def judging_code() -> str:
     """Twelve hex digits of the SHA-256 of the modules that compute verdicts from rows."""
     whole = hashlib.sha256()

@@ -135,6 +135,13 @@ class AlignmentParameters:
 
 
 @dataclass(frozen=True)
+class SecondEditionParameters:
+    """The parameters of the notebook on the second edition, which trains nothing."""
+
+    store: str = _store("the published results")
+
+
+@dataclass(frozen=True)
 class AblationsParameters:
     """The parameters of the notebook on ablations, which trains nothing; an empty list or text means the presets' own."""
 

@@ -12,6 +12,7 @@ from pandas.io.formats.style import Styler
 
 from replaylab.analysis import design, second_edition
 from replaylab.analysis.design import Endpoint
+from replaylab.analysis.second_edition import CLAIMS, AlignmentClaim
 from replaylab.catalogue import measure_of
 from replaylab.pages.second_edition import measures_of
 from replaylab.pages.style import styled
@@ -24,6 +25,7 @@ PRESETS = ("published", "dose")
 CLIPS = CONFIRMATORY["confirmatory"].evaluation_clips
 COVERED = ("ade_px", "effnet_kd")
 """The measures of the endpoints in the table of coverage."""
+CLAIM_COLUMNS = ["claim", "statement", "contrast", "measures", "holds if"]
 
 
 def first_edition(presets: Sequence[str] = PRESETS) -> list[Endpoint]:
@@ -59,10 +61,29 @@ def _runs(preset: Preset) -> dict[str, str]:
 
 
 def claims() -> Styler:
-    """The table of all contrasts of the claims, with the names of its measures as in all tables."""
-    table = second_edition.claims_table()
-    names = table["measures"].str.split(", ").map(lambda of: ", ".join(measure_of(name).label for name in of))
-    return styled(table.assign(measures=names), "second-edition-claims").hide(axis="index")
+    """A row per contrast of the claims: its runs, domain, measures, and the side of 0 on which it must lie."""
+    return styled(pd.DataFrame(_lines_of_claims(), columns=CLAIM_COLUMNS), "second-edition-claims").hide(axis="index")
+
+
+def _lines_of_claims() -> list[tuple[str, ...]]:
+    lines: list[tuple[str, ...]] = []
+    for claim in CLAIMS:
+        head, tail = (claim.name, claim.statement), (_labels(claim.measures), f"{claim.side} 0")
+        if isinstance(claim, AlignmentClaim):
+            groups = [[f"{one.name} read on {domain}" for one, domain in of] for of in (claim.together, claim.apart)]
+            lines.append((*head, " − ".join(f"mean ρ of ({'; '.join(words)})" for words in groups), *tail))
+            continue
+        for contrast in claim.contrasts:
+            runs = " and ".join(f"{weight:+g}".replace("-", "−") + f" × {one.name}" for one, weight in contrast.changes)
+            lines.append((*head, f"{contrast.words}: {runs}, on {claim.domain}", *tail))
+        for condition, side in claim.presupposes:
+            words = f"{condition.words}: {condition.changes[0][0].name}, on {claim.domain}"
+            lines.append((claim.name, "presupposes", words, tail[0], f"{side} 0"))
+    return lines
+
+
+def _labels(measures: Sequence[str]) -> str:
+    return ", ".join(measure_of(name).label for name in measures)
 
 
 def power(of: Sequence[Endpoint]) -> Styler:
@@ -91,7 +112,7 @@ def in_words(of: Sequence[Endpoint]) -> str:
     told, share = (table[enough] == "yes").sum(), f"{100 * design.POWER:g} %"
     return (
         f"{second_edition.BASES_NEEDED} bases and {CLIPS} clips detect {told} of {len(table)} contrasts, each alone, with a "
-        f"power of {share}, if its claim is the first of {len(second_edition.CLAIMS)} in Holm's procedure. The others need: "
+        f"power of {share}, if its claim is the first of {len(CLAIMS)} in Holm's procedure. The others need: "
         f"{'; '.join(needed)}."
     )
 

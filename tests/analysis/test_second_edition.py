@@ -124,7 +124,6 @@ def test_claims_are_adjusted_for_one_another_missing_ones_too() -> None:
     assert [one.adjusted_p for one in found] == list(adjusted[: len(found)])
     alone = [judged(rows, one.claim.name) for one in found]
     assert any(one.adjusted_p > two.adjusted_p for one, two in zip(found, alone, strict=True))
-    assert str(len(CLAIMS)) in edition.rule(CLAIMS[0])
     weak = next(one for one in found if one.p < 0.05 < one.adjusted_p)
     assert weak.verdict == "undecided"
     assert next(one for one in alone if one.claim == weak.claim).verdict != "undecided"

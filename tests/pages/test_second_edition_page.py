@@ -1,17 +1,24 @@
-"""The second edition's verdicts as a table and sentences, from made-up runs whose effects are known."""
+"""The page of the second edition, from made-up runs whose effects are known."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import csv_files
 import numpy as np
+import pandas as pd
 import pytest
+from conftest import ROOT
 from made_up_bases import NEAR, NONE, made_up
 
-from replaylab.analysis.second_edition import CLAIMS, judge_all
+from replaylab.analysis import claims
+from replaylab.analysis.second_edition import CLAIMS, READINGS, judge_all
 from replaylab.analysis.statistics import describe
 from replaylab.catalogue import measure_of
 from replaylab.pages import second_edition as page
+from replaylab.pages.second_edition import SecondEdition
 from replaylab.pages.verdicts import MISSING
+from replaylab.sweeps.sweep import Table
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +59,47 @@ def test_what_was_not_shown_is_said() -> None:
     assert table.loc["C2", "verdict"] == "inconclusive"
     assert "not shown that the bases are better than constant-velocity in driving" in table.loc["C2", "not shown"]
     assert "Inconclusive because not shown that the bases" in page.in_sentences(behind)
+
+
+@pytest.fixture(scope="module")
+def made() -> SecondEdition:
+    ordinary = {("ade", "driving"): -1.0, ("ade", "driving-eventful"): 2.0, ("kd", ""): -8.0}
+    rows = made_up({NONE: ordinary, NEAR: {("ade", ""): 0.02, ("kd", ""): -2.0}})
+    runs = pd.DataFrame({"run": ["one", "two"], "state": ["missing", "missing"]})
+    return SecondEdition(Table("confirmatory", "test", Path("store"), rows, runs, ()))
+
+
+def test_the_opening_counts_verdicts_and_runs(made: SecondEdition) -> None:
+    said = page.opening(made)
+    words = list(page.verdicts(made.found).data["verdict"])
+    assert f"**Of {len(CLAIMS)} claims**: **{words.count('supported')} supported**" in said
+    assert f"**{words.count(MISSING)} {MISSING}**" in said and "0 of 2 are complete" in said
+
+
+def test_every_claim_has_a_card_with_its_weakest_part(made: SecondEdition) -> None:
+    shown = page.cards(made).data
+    assert shown.count('class="rl-card ') == len(CLAIMS) and (ROOT / "book" / f"{page.PAGE}.ipynb").is_file()
+    for claim, one in made.found:
+        if one is not None:
+            weakest = max(one.parts, key=lambda part: part.p)
+            assert page._described(weakest) in shown, claim.name
+
+
+def test_the_figure_has_every_interval_and_every_base(made: SecondEdition) -> None:
+    figure = page.forest(made)
+    parts = [part for _, one in made.found if one is not None for part in one.parts]
+    lines = [line for axes in figure.axes for line in axes.lines]
+    drawn = {tuple(np.round(line.get_xdata(), 9)) for line in lines if len(line.get_xdata()) == 2}
+    assert all(tuple(np.round((part.interval.low, part.interval.high), 9)) in drawn for part in parts)
+    assert sum(len(line.get_xdata()) == 6 for line in lines) == len(parts)
+    assert page.forest(SecondEdition(Table("", "test", Path("store"), made.table.rows[:0], made.table.runs, ()))).texts
+
+
+def test_claims_stand_beside_those_of_the_first_edition(made: SecondEdition) -> None:
+    table = page.both_editions(made).data.set_index("claim")
+    assert set(page.CHANGED) == set(table.index)
+    of_first = {claim.statement for claim in claims.CLAIMS}
+    new = table.index[table["first edition"] == "–"]
+    assert set(new) == {"C2, natural", "C4, near, unseen"}
+    assert set(table.loc[table.index.difference([*new, "C3"]), "statement"]) == of_first - {claims.CLAIMS[3].statement}
+    assert len(page.MARKERS) == len(READINGS)
