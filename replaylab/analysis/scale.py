@@ -32,7 +32,8 @@ def skill(base: float, copied: float, real: float) -> float:
 
 
 def points(rows: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
-    """One row per run: base, replay, replay_fraction, seed, skill, change, for a measure in a domain after the last step.
+    """One row per run: base, replay, replay_fraction, seed, skill, change, for a measure in a domain after the last step;
+    way, the value of copy-last-frame − that of real clips; scenes, their number.
 
     The means are over clips with values of the run, its base, and copy-last-frame. Real clips have the value 0 if the
     measure is not defined for them, as for an error against the truth.
@@ -45,10 +46,11 @@ def points(rows: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
         run = dict(zip(after.index.names, about, strict=True))
         shared = of_run.dropna().index.intersection(of_base.dropna().index).intersection(copied.dropna().index)
         truth = real.reindex(shared).mean() if len(real) else 0.0
-        known = skill(of_base[shared].mean(), copied[shared].mean(), 0.0 if np.isnan(truth) else truth)
+        ends = copied[shared].mean(), 0.0 if np.isnan(truth) else truth
         lines.append({
             **{name: run[name] for name in ("base", "replay", "replay_fraction", "seed")},
-            "skill": known, "change": (of_run[shared] - of_base[shared]).mean(), "scenes": len(shared),
+            "skill": skill(of_base[shared].mean(), *ends), "change": (of_run[shared] - of_base[shared]).mean(),
+            "way": ends[0] - ends[1], "scenes": len(shared),
         })  # fmt: skip
     return pd.DataFrame(lines)
 

@@ -135,8 +135,8 @@ class AlignmentParameters:
 
 
 @dataclass(frozen=True)
-class SecondEditionParameters:
-    """The parameters of the notebook on the second edition, which trains nothing."""
+class StoreParameters:
+    """The parameters of the notebooks on the second edition and on scale, which train nothing."""
 
     store: str = _store("the published results")
 

@@ -19,12 +19,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from replaylab.analysis import scale
-from replaylab.analysis.statistics import describe
+from replaylab.analysis.statistics import Interval, describe
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
 from replaylab.pages import style, verdicts
 from replaylab.pages.style import BLUE, GREY, VERMILION, WIDTH, figure_style
 from replaylab.shipped_weights import WEIGHTS, weights_digest
-from replaylab.util.text import number, percent
+from replaylab.store import published_folder
+from replaylab.sweeps import sweep
+from replaylab.util.text import number, percent, with_minus_sign
 
 KNOWN_BY = "ade_px"
 PANELS = (("ade_px", "driving"), ("ade_px", "driving-eventful"), ("effnet_kd", "driving"))
@@ -35,22 +37,39 @@ PRESET_OF = {"second": "scale", "first": "published"}
 
 
 def read(store: str | Path = "", editions: Sequence[str] = EDITIONS) -> pd.DataFrame:
-    """`points` of the finished runs in a store, with a column `edition`; nothing is trained. `store`: "" for the published.
+    """`points` of the finished runs, with a column `edition`; nothing is trained. `store`: where the second edition's runs
+    are, "" for the published ones; the first edition's are always the published ones.
 
     Raises ValueError for an edition that is not in EDITIONS.
     """
     if unknown := set(editions) - set(EDITIONS):
         raise ValueError(f"edition {sorted(unknown)[0]!r} is none of {', '.join(EDITIONS)}")
     measures = {measure for measure, _ in PANELS}
+    stores = {"second": store, "first": published_folder()}
     parts = [
-        points(verdicts.read_together((PRESET_OF[edition],), store, measures).rows).assign(edition=edition)
+        points(verdicts.read_together((PRESET_OF[edition],), stores[edition], measures).rows).assign(edition=edition)
         for edition in editions
     ]
     return pd.concat(parts, ignore_index=True)
 
 
+def opening(store: str | Path = "") -> str:
+    """Markdown for the top of the page: the finished runs of the second edition, their cost and the command."""
+    preset = PRESET_OF["second"]
+    made = sweep.read(preset, store=store, measures=[])
+    done = int((made.runs["state"] == "done").sum())
+    lines = [
+        f"- **Runs**: {done} of {len(made.runs)} are complete (preset {preset}; *{made.split}* split), exploratory.",
+        f"- **Cost**: {verdicts.cost_in_words(made.runs, made.store)}",
+        f"- **Reproduce**: `python -m replaylab sweep --preset {preset} --store FOLDER`",
+    ]
+    return "\n".join(lines)
+
+
 def points(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per base, configuration and panel: base, configuration, measure, domain, skill, change, runs."""
+    """A row per base, configuration and panel: base, configuration, measure, domain, skill, change, way (as in
+    `scale.points`), and runs, their number.
+    """
     parts = []
     for measure, domain in PANELS:
         changes = scale.points(rows, measure, domain)
@@ -62,7 +81,9 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
         parts.append(both[is_main | (both["replay_fraction"] == 0)])
     every = pd.concat(parts, ignore_index=True)
     grouped = every.groupby(["base", "configuration", "measure", "domain"], sort=False)
-    return grouped.agg(skill=("skill", "mean"), change=("change", "mean"), runs=("seed", "nunique")).reset_index()
+    return grouped.agg(
+        skill=("skill", "mean"), change=("change", "mean"), way=("way", "mean"), runs=("seed", "nunique")
+    ).reset_index()
 
 
 def names_of_bases(weights: Path = WEIGHTS) -> dict[str, str]:
@@ -132,11 +153,18 @@ def in_words(table: pd.DataFrame) -> str:
         way = "increases with" if rise.low > 0 else "decreases with" if rise.high < 0 else "shows no certain dependence on"
         unit = f" {measure_of(measure).unit}".rstrip()
         what = f"{measure_of(measure).label} on {domain_of(domain).label}, {configuration}"
+        here = table[(table["edition"] == "second") & (table["measure"] == measure) & (table["domain"] == domain)]
         said.append(
             f"- **{what}**: the change {way} the base's skill ({describe(rise)}{unit} from copying to the truth, "
-            f"{line.n} bases). {_crossing(line)}"
+            f"{line.n} bases). {_lost(rise, here['way'].mean()) if measure == KNOWN_BY else ''}{_crossing(line)}"
         )
     return "\n".join(said)
+
+
+def _lost(rise: Interval, way: float) -> str:
+    """The slope as a share of the way from copying to the truth: 1 if all bases end with the same error."""
+    share, low, high = (with_minus_sign(percent(round(end / way, 2))) for end in (rise.estimate, rise.low, rise.high))
+    return f"Of the advantage of a better base, fine-tuning takes {share} ({low} to {high}). "
 
 
 def _crossing(line: scale.Line) -> str:

@@ -66,6 +66,9 @@ def test_lines_are_of_the_second_edition_alone_and_say_where_the_change_turns(ta
     said = scale.in_words(table).splitlines()
     assert len(said) == len(fitted)
     assert "increases with the base's skill" in said[0] and "from a gain into a cost at a skill of 0.5" in said[0]
+    share = scale.percent(round(3.0 / table.loc[table["edition"] == "second", "way"].iloc[0], 2))
+    assert f"Of the advantage of a better base, fine-tuning takes {share} (" in said[0]
+    assert sum("advantage" in line for line in said) == 4, "fidelity is shown over the skill in motion"
     kept = next(line for line in said if line.startswith(f"- **ADE on ordinary driving, {scale.REPLAY}"))
     assert "no certain dependence" in kept and "do not determine where its sign changes" in kept
     few = table[table["base"].isin(["base 0", "base 1", "old"])]
