@@ -88,10 +88,10 @@ def test_every_claim_has_a_card_with_its_weakest_part(made: SecondEdition) -> No
 def test_the_figure_has_every_interval_and_every_base(made: SecondEdition) -> None:
     figure = page.forest(made)
     parts = [part for _, one in made.found if one is not None for part in one.parts]
-    lines = [line for axes in figure.axes for line in axes.lines]
-    drawn = {tuple(np.round(line.get_xdata(), 9)) for line in lines if len(line.get_xdata()) == 2}
+    lines = [np.asarray(line.get_xdata(), float) for axes in figure.axes for line in axes.lines]
+    drawn = {tuple(np.round(line, 9)) for line in lines if len(line) == 2}
     assert all(tuple(np.round((part.interval.low, part.interval.high), 9)) in drawn for part in parts)
-    assert sum(len(line.get_xdata()) == 6 for line in lines) == len(parts)
+    assert sum(len(line) == 6 for line in lines) == len(parts)
     assert page.forest(SecondEdition(Table("", "test", Path("store"), made.table.rows[:0], made.table.runs, ()))).texts
 
 
