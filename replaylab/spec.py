@@ -134,7 +134,7 @@ def check_numbers(of: Any, *names: str, above: float = -math.inf, least: float =
 def check_fraction(fraction: float) -> None:
     """Raises ValueError unless the replay fraction is a number from 0 to 1."""
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
-        raise ValueError(f"replay_fraction is {fraction!r}; it must be a number from 0 (no replay) to 1 (replay only)")
+        raise ValueError(f"replay_fraction is {fraction!r}; it must be a number from 0 (without replay) to 1 (replay only)")
 
 
 @dataclass(frozen=True)

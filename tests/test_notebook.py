@@ -338,7 +338,7 @@ def test_a_reader_s_own_run_says_what_ran_beside_what_is_published(from_root: di
     assert all(
         re.fullmatch(r"[+−][\d.]+", own) and re.fullmatch(r"[+−][\d.]+ \(.* to .*\)", there) for _, own, there, _ in lines
     )
-    assert len(lines) == 6 and len([line for line in lines if "50 % replay" in line[0]]) == 3
+    assert len(lines) == 6 and len([line for line in lines if "replay 50 % − replay 0 %" in line[0]]) == 3
     same = sum(line[3] == "the same" for line in lines)
     assert f"**{same} of {sum('none' not in line[3] for line in lines)} directions agree**" in banner
     assert not re.search(r"too few runs|0 of 0", banner)

@@ -22,11 +22,12 @@ import pandas as pd
 
 from replaylab.analysis.changes import before_and_after
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, Interval, interval, outcome
+from replaylab.analysis.tables import NONE
 from replaylab.catalogue import CLIP_FRAMES, PSEUDO, domain_of, measure_of
 from replaylab.data import clips
 from replaylab.spec import RunSpec, WorldSpec
 from replaylab.store import COLUMNS, Store
-from replaylab.sweeps.ablations import NEAR_25, NO_REPLAY
+from replaylab.sweeps.ablations import NEAR_25, NO_REPLAY, Variation
 from replaylab.util.text import percent
 
 REFERENCE = NEAR_25.name
@@ -275,12 +276,19 @@ def clips_kept(run: RunSpec) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
+def name_of(variation: Variation) -> str:
+    """The configuration of a variation, with the name of replay 0 % that all figures and tables have; the published table of
+    runs keeps the variation's own.
+    """
+    return variation.name.replace(NO_REPLAY.name, NONE)
+
+
 def by_replay(runs: Sequence[RunSpec]) -> list[tuple[RunSpec, str, str]]:
-    """Runs of a sweep with their group and configuration; near replay is in the group of no replay, as in the ablations."""
+    """Runs of a sweep with their group and configuration; near replay is in the group of replay 0 %, as in the ablations."""
     named = []
     for run in runs:
         kind = run.replay.name
-        name = f"{kind} replay {percent(run.replay.fraction)}" if kind else NO_REPLAY.name
+        name = f"{kind} replay {percent(run.replay.fraction)}" if kind else NONE
         named.append((run, f"{kind} replay" if kind not in ("", "near") else NO_REPLAY.group, name))
     return named
 

@@ -34,6 +34,7 @@ from replaylab.analysis.configurations import (
     digits_of,
 )
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, describe
+from replaylab.analysis.tables import NONE
 from replaylab.pages import comparisons, own_results, sample_clips, verdicts
 from replaylab.pages.comparisons import by_outcome, describe_with_outcome, list_names, list_outcomes
 from replaylab.pages.own_results import Comparison, OwnRun
@@ -51,7 +52,7 @@ DEV = "alternatives-dev"
 EARLY_STOP = "early stop"
 NEAR = "near replay"  # the method with which the alternatives are compared
 ON_TARGET = (*configurations.FIDELITIES, configurations.ORDINARY_DYNAMICS)  # measures of the target itself
-SHOWN = f"no replay, {REFERENCE}, and the configurations with the lowest and the highest change of ADE"
+SHOWN = f"{NONE}, {REFERENCE}, and the configurations with the lowest and the highest change of ADE"
 """Whose clips are shown at the top of a reader's own page."""
 CHOSEN_BY = {"effnet_kd": "driving", "ade_px": "driving-eventful"}  # as in `ablations.best`: measure and domain
 
@@ -63,7 +64,7 @@ class Ablations:
     ablations: Configurations
     """near replay of 25 % with one change"""
     alternatives: Configurations
-    """the alternatives to replay, each with its selected setting, beside no replay and near replay of 25 %"""
+    """the alternatives to replay, each with its selected setting, beside replay 0 % and near replay of 25 %"""
     settings: pd.DataFrame
     """on the dev split, one seed: group, setting, effnet_kd and ade_px (NaN if missing), looks_as_good (EffNet-KD at most
     that of near replay 25 %), chosen"""
@@ -79,7 +80,7 @@ class Ablations:
 def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
     """The finished runs; nothing is trained. An empty `seeds` or `store` means the presets' own.
 
-    Until `ablations.best` can select their settings, `alternatives` has only no replay and near replay of 25 %.
+    Until `ablations.best` can select their settings, `alternatives` has only replay 0 % and near replay of 25 %.
     """
     home = store_of(DEV, store)
     settings = _settings(home)
@@ -125,7 +126,7 @@ def _effects(made: Ablations) -> list[Comparison]:
     published, found = read(store=published_folder()), []
     for own, beside, left_out in (
         (made.ablations, published.ablations, {REFERENCE}),
-        (made.alternatives, published.alternatives, {REFERENCE, NO_REPLAY.name}),
+        (made.alternatives, published.alternatives, {REFERENCE, NONE}),
     ):
         for name in [one for one in own.names if one not in left_out]:
             at_equal = not np.isnan(own.difference_from_reference(name, DYNAMICS, EQUAL).estimate)
@@ -139,7 +140,7 @@ def _shown(made: Ablations, home: Path) -> dict[str, RunSpec]:
     """The runs whose clips are shown (SHOWN)."""
     both = (made.ablations, made.alternatives)
     there = sample_clips.of_one_seed(home, ((name, run) for one in both for run, _, name in one.named))
-    always = [NO_REPLAY.name, REFERENCE]
+    always = [NONE, REFERENCE]
     changes = {name: one.change(name).estimate for one in both for name in one.names if name in there and name not in always}
     in_order = pd.Series(changes, dtype=float).dropna().sort_values().index
     return {name: there[name] for name in [*always, *in_order[:1], *in_order[-1:]] if name in there}
@@ -157,7 +158,7 @@ def _configurations(preset: str, title: str, seeds: Sequence[int], home: Path) -
     except FileNotFoundError:
         variations, title = (NO_REPLAY, NEAR_25), f"{title}, settings not chosen yet"
     named = [
-        (run, one.group, f"{one.group} {one.name}" if one in ablations.ALTERNATIVES else one.name)
+        (run, one.group, f"{one.group} {one.name}" if one in ablations.ALTERNATIVES else configurations.name_of(one))
         for one in variations
         for run in ablations.runs_of(preset, one, list(seeds))
     ]
@@ -166,7 +167,7 @@ def _configurations(preset: str, title: str, seeds: Sequence[int], home: Path) -
 
 def _stopped(made: Configurations, step: int) -> Configurations:
     """The same with early stopping as a further configuration: the runs without replay, at this step."""
-    runs = made.runs[made.runs["configuration"] == NO_REPLAY.name]
+    runs = made.runs[made.runs["configuration"] == NONE]
     runs = runs.assign(group=EARLY_STOP, configuration=f"{EARLY_STOP}, step {step}", last=step)
     return replace(made, runs=pd.concat([made.runs, runs], ignore_index=True))
 
@@ -299,15 +300,15 @@ def answer(made: Ablations) -> str:
 
 def _of_fractions(made: Configurations, swept: Configurations) -> str:
     """Replay or none, from the ablations; then the other fractions of the sweep, and the differences of better ones."""
-    found = by_outcome(made, [NO_REPLAY.name, "near replay 1 %"])
-    word = next(word for word, names in found.items() if NO_REPLAY.name in names)
+    found = by_outcome(made, [NONE, "near replay 1 %"])
+    word = next(word for word, names in found.items() if NONE in names)
     advice = {
-        WORSE: f"do replay: {REFERENCE} is better than no replay",
-        BETTER: f"do not replay: no replay is better than {REFERENCE}",
+        WORSE: f"do replay: {REFERENCE} is better than {NONE}",
+        BETTER: f"do not replay: {NONE} is better than {REFERENCE}",
         TRADE: "it depends: replay is better in one of fidelity and accuracy, and worse in the other",
-        CANNOT_TELL: f"the data cannot tell {REFERENCE} from no replay",
+        CANNOT_TELL: f"the data cannot tell {REFERENCE} from {NONE}",
     }.get(word, "no recommendation, which takes three seeds")
-    others = [name for name in swept.names if name not in (REFERENCE, NO_REPLAY.name)]
+    others = [name for name in swept.names if name not in (REFERENCE, NONE)]
     stands = by_outcome(swept, others)
     seeds = swept.done.loc[swept.done["configuration"].isin(others), "seed"].nunique()
     text = f"**Fraction**: {advice} ({list_outcomes(found)})."
@@ -348,15 +349,15 @@ def _of_buffers(made: Configurations) -> str:
 
 
 def _of_pairs(made: Configurations) -> str:
-    """Replay − no replay, for every configuration that was also run without replay."""
+    """With − without replay, for every configuration that was run in both ways."""
     each = []
     for name in made.names:
-        without = NO_REPLAY.name if name == REFERENCE else f"{name}, {NO_REPLAY.name}"
+        without = NONE if name == REFERENCE else f"{name}, {NONE}"
         if without in made.names:
             difference = made.difference(name, without)
             each.append(f"*{name}* {MISSING if np.isnan(difference.estimate) else describe_with_outcome(difference)}")
     return (
-        "**Does replay help whatever the target's size and whatever is trained?** Replay − no replay in ADE on eventful "
+        "**Does replay help whatever the target's size and whatever is trained?** With − without replay in ADE on eventful "
         f"driving, px: {'; '.join(each)}."
     )
 
@@ -365,23 +366,23 @@ def _of_cost(made: Configurations) -> str:
     training, share = presets.PRESETS[made.preset].training, 0.25
     longer = steps_for(training.steps * training.batch_size, share, training.batch_size)
     medians = made.done.groupby("configuration")["step_seconds"].median()
-    steps_ms = [1000 * medians.get(name, np.nan) for name in (REFERENCE, NO_REPLAY.name)]
+    steps_ms = [1000 * medians.get(name, np.nan) for name in (REFERENCE, NONE)]
     text = (
         f"**Cost**: {percent(share)} of every batch is not driving, so training on as much driving takes {longer} steps "
         f"instead of {training.steps}"
     )
     if np.isnan(steps_ms).any():
         return f"{text}; the time of a step: {MISSING}."
-    differences = {label: made.difference(REFERENCE, NO_REPLAY.name, label) for label in ON_TARGET}
+    differences = {label: made.difference(REFERENCE, NONE, label) for label in ON_TARGET}
     each = [f"{label} {describe_with_outcome(one, label)}" for label, one in differences.items()]
     return (
         f"{text}. A step took {steps_ms[0]:.0f} ms with replay and {steps_ms[1]:.0f} ms without (medians). On the target "
-        f"itself, after the same number of steps, replay − no replay: {'; '.join(each)}."
+        f"itself, after the same number of steps, with − without replay: {'; '.join(each)}."
     )
 
 
 def _of_alternatives(made: Configurations) -> str:
-    names = [name for name in made.names if name not in (REFERENCE, NO_REPLAY.name)]
+    names = [name for name in made.names if name not in (REFERENCE, NONE)]
     if not names:
         return f"**Instead of replay**: {MISSING}."
     return f"**Instead of replay**, against {REFERENCE}: {list_outcomes(by_outcome(made, names))}."

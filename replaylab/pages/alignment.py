@@ -26,6 +26,7 @@ from replaylab.analysis import alignment, claims
 from replaylab.analysis.alignment import CLAIM, DYNAMICS, EVENTFUL, FIDELITY, ORDINARY, PREREGISTERED, Sweeps, dose, gains
 from replaylab.analysis.changes import last_steps, of_measure
 from replaylab.analysis.statistics import Interval, describe, interval, side
+from replaylab.analysis.tables import NONE
 from replaylab.catalogue import ALIGNMENT, PUBLISHED, domain_of, measure_of
 from replaylab.pages import own_results, sample_clips, style, verdicts
 from replaylab.pages.own_results import Comparison, OwnRun
@@ -334,7 +335,7 @@ def _kind(target: str, replay: str, fraction: float) -> str:
 def _group_styles(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
     """Colour, marker and name of each group of configurations in the sweeps."""
     known = {
-        "driving": (VERMILION, "o", "replay 0 %"), "near": (BLUE, "s", "near replay (%)"),
+        "driving": (VERMILION, "o", NONE), "near": (BLUE, "s", "near replay (%)"),
         "far": (GREEN, "^", "far replay (%)"), "all": (INK, "*", "replay 100 %"),
         "doses": (VIOLET, "D", "eventful target (%)"), "driving-repetitive": (LIGHT, "X", "target of one event"),
         "diverse-driving": (BROWN, "P", "target of free motion"),

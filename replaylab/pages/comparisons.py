@@ -21,6 +21,7 @@ from pandas.io.formats.style import Styler
 from replaylab.analysis import configurations
 from replaylab.analysis.configurations import DYNAMICS, EQUAL, FIDELITY, LAST, LOWER, REFERENCE, TRADE, Configurations
 from replaylab.analysis.statistics import BETTER, CANNOT_TELL, FEW, WORSE, Interval, describe, interval
+from replaylab.analysis.tables import NONE
 from replaylab.pages import style, verdicts
 from replaylab.pages.style import BLUE, GREY, LIGHT_GREY, SMALLEST_PT, VERMILION, WIDTH, figure_style
 from replaylab.sweeps.ablations import NO_REPLAY
@@ -135,11 +136,11 @@ def _why_none(made: Configurations, name: str) -> str:
 
 
 def _colours(made: Configurations) -> dict[str, Any]:
-    """A colour per group; no replay is vermilion and near replay blue, as everywhere."""
+    """A colour per group; replay 0 % is vermilion and near replay blue, as everywhere."""
     groups = [one for one in dict.fromkeys(made.runs["group"]) if one != NO_REPLAY.group]
     hues = {NO_REPLAY.group: BLUE, **dict(zip(groups, HUES, strict=False))}
     of = _group_of(made)
-    return {name: VERMILION if name == NO_REPLAY.name else hues[of[name]] for name in made.names}
+    return {name: VERMILION if name == NONE else hues[of[name]] for name in made.names}
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences

@@ -82,7 +82,7 @@ def comparison(versions: Sequence[SampleClip], percentile: str) -> HTML:
 
 
 def explorer(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTML:
-    """Truth, base, the first configuration (no replay) and another one side by side; domain, clip, the other configuration
+    """Truth, base, the first configuration (replay 0 %) and another one side by side; domain, clip, the other configuration
     and step are selected on the page, and stored in its address. Opens with eventful driving if the clips include it.
     """
     versions = [_printable(one) for one in _that_fit(versions)]

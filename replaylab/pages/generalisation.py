@@ -26,6 +26,7 @@ from replaylab.analysis.changes import of_measure
 from replaylab.analysis.claims import Claim, Judged
 from replaylab.analysis.configurations import DYNAMICS, FIDELITIES, LAST, Configurations
 from replaylab.analysis.statistics import CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL
+from replaylab.analysis.tables import NONE
 from replaylab.catalogue import MAIN_FRACTION, PUBLISHED, domain_of, measure_of
 from replaylab.pages import base_models, comparisons, own_results, sample_clips, style, verdicts
 from replaylab.pages.own_results import Comparison, OwnRun
@@ -34,7 +35,6 @@ from replaylab.pages.verdicts import MISSING
 from replaylab.shipped_weights import base_folder
 from replaylab.spec import RunSpec
 from replaylab.store import base_curve, published_folder, store_of
-from replaylab.sweeps.ablations import NO_REPLAY
 from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.util.text import capital, number, percent
 
@@ -127,8 +127,8 @@ def read(
 
 
 def _effects(made: Generalisation) -> list[Comparison]:
-    """The effects of fine-tuning without replay, and of the most near replay against none, beside the published ones: of the
-    same preset, or else of the first world.
+    """The effects of fine-tuning without replay, and of the most near replay minus replay 0 %, beside the published ones:
+    of the same preset, or else of the first world.
     """
     second, preset = made.second, made.second.preset
     published = made.first
@@ -140,14 +140,14 @@ def _effects(made: Generalisation) -> list[Comparison]:
     replayed = second.done[(second.done["replay"] == "near") & (second.done["replay_fraction"] < 1)]
     most = replayed.loc[replayed["replay_fraction"].idxmax(), "configuration"] if len(replayed) else ""
     beside = most if most in published.names else configurations.REFERENCE
-    none, found = NO_REPLAY.name, []
+    found = []
     for label in (configurations.FIDELITY, configurations.ORDINARY_DYNAMICS, DYNAMICS):
         measure, _ = configurations.MEASURES[label]
-        without = (one.change(none, label) for one in (second, published))
+        without = (one.change(NONE, label) for one in (second, published))
         found.append(Comparison(f"{label}: fine-tuning without replay", measure, *without))
         if most:
-            differences = second.difference(most, none, label), published.difference(beside, none, label)
-            found.append(Comparison(f"{label}: {most} − {none}", measure, *differences))
+            differences = second.difference(most, NONE, label), published.difference(beside, NONE, label)
+            found.append(Comparison(f"{label}: {most} − {NONE}", measure, *differences))
     return own_results.measured(found)
 
 
@@ -259,7 +259,7 @@ def over_fractions(made: Generalisation) -> Figure:
         for axes in panels[:, 0]:
             axes.set_ylabel("change from the base")
         entries = [Line2D([], [], color=colour, marker="o", label=f"{kind} replay") for kind, colour in COLOURS.items()]
-        entries += [Line2D([], [], color=VERMILION, marker="o", ls="", label=NO_REPLAY.name),
+        entries += [Line2D([], [], color=VERMILION, marker="o", ls="", label=NONE),
                     Line2D([], [], color=GREY, ls="--", label=f"first {made.differs.one}")]  # fmt: skip
         title = f"Changes over the replay fraction, second {made.differs.one}"
         return style.finished(figure, title, made.second.runs, entries, fontsize=9)
@@ -309,14 +309,14 @@ def summary(made: Generalisation) -> str:
     if left_open := [f"{claim.statement} ({result.why})" for claim, result in made.judged[0] if result and result.why]:
         lines.append(f"- **Cannot tell, whatever the interval**: {'; '.join(left_open)}.")
     for which, one in (("second", made.second), ("first", made.first)):
-        if (one.done["configuration"] == NO_REPLAY.name).any():
+        if (one.done["configuration"] == NONE).any():
             lines.append(f"- **Fidelity without replay, {which} {made.differs.one}**: {_fidelity(one)}.")
     return "\n".join([*lines, "", comparisons.summary(made.second)])
 
 
 def _fidelity(made: Configurations) -> str:
     """The changes of fidelity on the target after fine-tuning without replay, with their outcomes."""
-    changes = {label: made.change(NO_REPLAY.name, label) for label in FIDELITIES}
+    changes = {label: made.change(NONE, label) for label in FIDELITIES}
     return "; ".join(
         f"{label} {comparisons.describe_with_outcome(change, label)}"
         for label, change in changes.items()

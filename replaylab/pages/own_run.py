@@ -20,7 +20,7 @@ from replaylab.analysis import statistics
 from replaylab.analysis.changes import last_steps, of_measure
 from replaylab.analysis.claims import Configuration, changes
 from replaylab.analysis.statistics import Interval, interval
-from replaylab.analysis.tables import drawn
+from replaylab.analysis.tables import NONE, drawn
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
 from replaylab.pages import explorer, finetune_degradation, own_results, replay_sweep, sample_clips, verdicts
 from replaylab.pages.own_results import PUBLISHED, Comparison, OwnRun
@@ -58,7 +58,7 @@ def of_table(table: Table, page: str = "03_replay_sweep") -> OwnRun | None:
 def compared(table: Table, published: pd.DataFrame) -> list[Comparison]:
     """The effects of fine-tuning without replay, then of replay, at the last step; those that this run has.
 
-    Replay is the largest fraction below all in these runs, against none. It is compared with the same fraction of near
+    Replay is the largest fraction below all in these runs, minus replay 0 %. It is compared with the same fraction of near
     replay in the rows of `published`, or with MAIN_FRACTION if that was not published.
     """
     few = replace(table, rows=table.rows[table.rows["measure"].isin(verdicts.JUDGED)])
@@ -80,7 +80,7 @@ def compared(table: Table, published: pd.DataFrame) -> list[Comparison]:
             is_most = (here["replay_fraction"] == shares[-1]) & (here["replay"] == kinds[0])
             difference = (here[is_most].set_index("seed")["change"] - none).dropna()
             beside = _effect(published, measure, domain, shares[-1] if shares[-1] in published_shares else MAIN_FRACTION)
-            effect = f"{where}: {percent(shares[-1])} replay, against none"
+            effect = f"{where}: replay {percent(shares[-1])} − {NONE}"
             found.append(Comparison(effect, measure, interval(difference), beside))
     return found
 

@@ -155,7 +155,7 @@ class YourModelParameters:
 
     driving: str = text_of("", "a domain: python -m replaylab domain add")
     replay: list[str] = list_of("folders", "domains to replay")
-    replay_fractions: list[float] = list_of("fractions", "0 is no replay", [0.0, 0.25])
+    replay_fractions: list[float] = list_of("fractions", "0 is without replay", [0.0, 0.25])
     preset: str = text_of("wan", "settings of a family", own_settings.PRESETS)
     model: str = text_of("", 'a folder or a name on the hub; "" for the preset\'s')
     settings: list[str] = list_of("settings")

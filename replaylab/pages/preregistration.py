@@ -19,7 +19,7 @@ from replaylab.pages.style import styled
 from replaylab.pages.verdicts import read_together
 from replaylab.shipped_weights import base_folder, weights_digest
 from replaylab.sweeps.presets import CONFIRMATORY, SECOND_BASES, Preset
-from replaylab.util.text import number
+from replaylab.util.text import number, percent
 
 PRESETS = ("published", "dose")
 CLIPS = CONFIRMATORY["confirmatory"].evaluation_clips
@@ -48,7 +48,8 @@ def runs(presets: Mapping[str, Preset] = CONFIRMATORY) -> Styler:
 
 def _runs(preset: Preset) -> dict[str, str]:
     shares = " / ".join(f"{100 * share:g}" for share in preset.replay_fractions if share)
-    replay = ([f"{shares} % {', '.join(preset.replay_kinds)}"] if shares else []) + ["none"] * (0 in preset.replay_fractions)
+    kinds = [f"{shares} % {', '.join(preset.replay_kinds)}"] if shares else []
+    replay = [*kinds, percent(0)] if 0 in preset.replay_fractions else kinds
     futures = f", {preset.futures_at_the_end} futures" * bool(preset.futures_at_the_end)
     return {
         "preset": preset.name,

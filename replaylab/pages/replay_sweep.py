@@ -120,7 +120,7 @@ def status_line(preset: str, rows: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 
 def headline(rows: pd.DataFrame) -> str:
-    """EffNet-KD on ordinary and ADE on eventful driving, from the base to no replay and to the most replay below 100 %."""
+    """EffNet-KD on ordinary and ADE on eventful driving, from the base to replay 0 % and to the most below 100 %."""
     values = last_step(per_configuration(rows))
     tuned = values[values["model"] == FINE_TUNED]
     if tuned.empty:

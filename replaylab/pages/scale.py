@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from replaylab.analysis import scale
 from replaylab.analysis.statistics import Interval, describe
+from replaylab.analysis.tables import NONE
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
 from replaylab.pages import style, verdicts
 from replaylab.pages.style import BLUE, GREY, VERMILION, WIDTH, figure_style
@@ -30,8 +31,8 @@ from replaylab.util.text import number, percent, with_minus_sign
 
 KNOWN_BY = "ade_px"
 PANELS = (("ade_px", "driving"), ("ade_px", "driving-eventful"), ("effnet_kd", "driving"))
-NO_REPLAY, REPLAY = "no replay", f"near replay {percent(MAIN_FRACTION)}"
-COLOURS = {NO_REPLAY: VERMILION, REPLAY: BLUE}
+REPLAY = f"near replay {percent(MAIN_FRACTION)}"
+COLOURS = {NONE: VERMILION, REPLAY: BLUE}
 EDITIONS = ("second", "first")
 PRESET_OF = {"second": "scale", "first": "published"}
 
@@ -77,7 +78,7 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
         known = scale.points(rows, KNOWN_BY, domain)[[*keys, "skill"]]
         both = changes.drop(columns="skill").merge(known, on=keys, validate="one_to_one")
         is_main = (both["replay"] == "near") & (both["replay_fraction"] == MAIN_FRACTION)
-        both = both.assign(configuration=np.where(is_main, REPLAY, NO_REPLAY), measure=measure, domain=domain)
+        both = both.assign(configuration=np.where(is_main, REPLAY, NONE), measure=measure, domain=domain)
         parts.append(both[is_main | (both["replay_fraction"] == 0)])
     every = pd.concat(parts, ignore_index=True)
     grouped = every.groupby(["base", "configuration", "measure", "domain"], sort=False)

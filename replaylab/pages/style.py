@@ -35,7 +35,7 @@ from replaylab.util.text import MINUS, with_minus_sign
 WIDTH = 4.8  # inches: on a phone a point is then a CSS pixel, and on a desk text of 10 pt is as large as a page's own
 SMALLEST_PT = 9.5  # text in figures
 INK, GREY, LIGHT_GREY = "#262626", "#767676", "#e4e4e4"
-# The colour-blind safe palette: vermilion for no replay, a hue for each kind of replay.
+# The colour-blind safe palette: vermilion for replay 0 %, a hue for each kind of replay.
 BLUE, _, GREEN, VERMILION = sns.color_palette("colorblind")[:4]
 HUES = [("#8cc9ee", BLUE, "#0b2d4e"), ("#7fd3b6", GREEN, "#00392a"), ("#c9b6e4", "#7b6fd0", "#32286b")]
 DASHES: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """The configurations of a replay sweep in figures: their order, the paths through them, and their colours.
 
-Decision: the fractions of one kind of replay form a path, from no replay to the most, in one hue, which is the same wherever
-that kind is shown. The functions take tables of `tables.per_configuration`.
+Decision: the fractions of one kind of replay form a path, from replay 0 % to the most, in one hue, which is the same
+wherever that kind is shown. The functions take tables of `tables.per_configuration`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from replaylab.pages.style import BLUE, VERMILION
 
 
 def tuned_configurations(values: pd.DataFrame) -> list[str]:
-    """The names of the fine-tuned configurations: no replay, then each kind of replay by increasing fraction."""
+    """The names of the fine-tuned configurations: replay 0 %, then each kind of replay by increasing fraction."""
     tuned = values[values["model"] == FINE_TUNED].drop_duplicates("configuration").itertuples()
     ordered = sorted(tuned, key=lambda one: (one.configuration != NONE, *_hue_first(one.replay), one.replay_fraction))
     return [one.configuration for one in ordered]
@@ -30,7 +30,7 @@ def _hue_first(kind: str) -> tuple[bool, bool, str]:
 
 
 def main_comparison(means: pd.DataFrame) -> list[str]:
-    """The configurations of the main comparison: no replay, MAIN_FRACTION of each kind (or the largest below 1), and all."""
+    """Those of the main comparison: replay 0 %, MAIN_FRACTION of each kind (or its largest below 1), and all."""
     tuned = means[means["model"] == FINE_TUNED].drop_duplicates("configuration")
     chosen = list(tuned.loc[tuned["replay_fraction"].isin([0, 1]), "configuration"])
     mixed = tuned[(tuned["replay_fraction"] > 0) & (tuned["replay_fraction"] < 1)]
@@ -41,9 +41,9 @@ def main_comparison(means: pd.DataFrame) -> list[str]:
 
 
 def chains_of(values: pd.DataFrame) -> dict[str, list[str]]:
-    """Kind of replay -> the configurations on its path, from no replay to the most; "fine-tuned" if there is one kind only.
+    """Kind of replay -> the configurations on its path, from replay 0 % to the most; "fine-tuned" if there is one kind only.
 
-    No replay and replay of everything ("all", beside other kinds) are the ends of every path.
+    Replay 0 % and replay of everything ("all", beside other kinds) are the ends of every path.
     """
     tuned = values[values["model"] == FINE_TUNED].sort_values("replay_fraction")
     ends = {"", "all"} if set(tuned["replay"]) - {"", "all"} else {""}

@@ -50,7 +50,7 @@ def measures_table(table: Table) -> Styler:
 
 
 def tradeoff(table: Table) -> Figure:
-    """EffNet-KD on the target against accuracy in each domain at the last step: from the base to no replay, then to more."""
+    """EffNet-KD on the target against accuracy in each domain at the last step: from the base to replay 0 % and to more."""
     values, names = last_step(per_run(table.rows)), domains(table)
     with figure_style():
         figure, panels = plt.subplots(len(names), 1, figsize=(WIDTH, 0.8 + 3.0 * len(names)), squeeze=False)

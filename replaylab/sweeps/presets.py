@@ -127,7 +127,7 @@ _CONFIRMATORY = replace(
     evaluation_clips=160, evaluation_seed=1, evaluate_at=(25, 50, 100, 150, 300), replayed_at=(300,),
     evaluated=("driving", "driving-family-a", "driving-family-b"),
     at_the_end=("driving-eventful", "driving-repetitive"), measures="second", kept_clips=24,
-    about="the second edition's claims on driving: no replay and a quarter of it, one run from each of six bases",
+    about="the second edition's claims on driving: without replay and with a quarter of it, one run from each of six bases",
 )  # fmt: skip
 
 CONFIRMATORY = {
@@ -176,7 +176,7 @@ EXPLORATORY = {
             _SECOND_ABLATION, name="country-replay", targets=("country",), replay_fractions=(0.0, 0.25),
             replay_kinds=("near", "far"), evaluated=("country", "country-eventful"), at_the_end=(),
             seeds=_CONFIRMATORY.seeds, bases=SECOND_BASES, evaluation_clips=128, reference_clips=256,
-            about="no replay and a quarter of it on the country road: one run from each of six bases, exploratory",
+            about="the country road without replay and with a quarter of it: one run from each of six bases, exploratory",
         ),
         replace(
             _SECOND_ABLATION, name="scale", seeds=(12, 13), bases=(2, 3), sixteenths=(1, 2, 4, 8, 16),
@@ -196,7 +196,7 @@ EXPLORATORY = {
         replace(
             _SECOND_ABLATION, name="second-family-replay", family="cogvideox", seeds=(12, 13), bases=(2, 3),
             replay_fractions=(0.0, 0.25), replay_kinds=("near", "far"), evaluation_clips=128, reference_clips=256,
-            about="no replay and a quarter of it with another family of models, from two bases, exploratory",
+            about="another family of models without replay and with a quarter of it, from two bases, exploratory",
         ),
     )
 }  # fmt: skip
@@ -243,7 +243,7 @@ PRESETS = {
         replace(
             _ABLATION, name="second-family", family="cogvideox", second_base_seeds=(), replay_kinds=("near", "far"),
             evaluation_clips=128, reference_clips=256,
-            about="no replay and a quarter of it with another family of models: three seeds, exploratory",
+            about="another family of models without replay and with a quarter of it: three seeds, exploratory",
         ),
     )
 }  # fmt: skip

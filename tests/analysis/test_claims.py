@@ -104,7 +104,7 @@ def test_runs_of_one_configuration_that_end_at_different_steps_are_refused(claim
 
 
 def test_another_configuration_that_trains_longer_changes_no_verdict():
-    """Replay that shows as much driving takes more steps than no replay: each run is read at its own end."""
+    """Replay that shows as much driving takes more steps than replay 0 %: each run is read at its own end."""
     rows = made_up({NONE: {"driving": 1.0}, NEAR_CONFIGURATION: {"driving-eventful": 0.1}})
     expected = [claims.judge(rows, claim) for claim in (PAPERS, NEAR)]
     near = rows["model"].eq("fine-tuned") & rows["replay_fraction"].eq(0.25)

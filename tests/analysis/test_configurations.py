@@ -25,19 +25,20 @@ from replaylab.analysis.configurations import (
     REFERENCE,
     SHARES,
     Configurations,
+    name_of,
 )
 from replaylab.pages import comparisons
 from replaylab.sweeps import ablations
 
-CHOSEN = ("no replay", "near replay 25 %", "physics", "64 clips", "LoRA", "64 videos, no replay")
+CHOSEN = ("replay 0 %", "near replay 25 %", "physics", "64 clips", "LoRA", "64 videos, replay 0 %")
 SEEDS = (0, 1, 3)
 
 
 def store_of(folder: Path, left_out: tuple[tuple[str, int], ...] = ()) -> Configurations:
     """Some configurations, without the runs (configuration, seed) that are left out."""
-    chosen = [configuration for configuration in ablations.ABLATIONS if configuration.name in CHOSEN]
+    chosen = [configuration for configuration in ablations.ABLATIONS if name_of(configuration) in CHOSEN]
     named = [
-        (run, configuration.group, configuration.name)
+        (run, configuration.group, name_of(configuration))
         for configuration in chosen
         for run in ablations.runs_of("ablations", configuration)
     ]
@@ -55,13 +56,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Configurations:
 
 # ------------------------------------------------------------------------------------------------------------- numbers
 def test_changes_at_the_last_step_are_those_of_the_claims(made: Configurations) -> None:
-    alone = set(made.runs.loc[made.runs["configuration"] == "no replay", "run"])
+    alone = set(made.runs.loc[made.runs["configuration"] == "replay 0 %", "run"])
     rows = made.rows[(made.rows["model"] == "base") | made.rows["run"].isin(alone)]
     for label, (measure, domain) in ((FIDELITY, ("effnet_kd", "driving")), (DYNAMICS, ("ade_px", "driving-eventful"))):
         found = claims.changes(rows, Configuration(), measure, domain)
         assert found is not None
         expected = statistics.seeds_and_scenes(found[0])
-        found_by_label = made.change("no replay", label)
+        found_by_label = made.change("replay 0 %", label)
         assert (found_by_label.low, found_by_label.high) == pytest.approx((expected.low, expected.high))
 
 
@@ -83,7 +84,7 @@ def test_what_was_put_in_comes_out(made: Configurations, name: str) -> None:
 def test_at_equal_fidelity_every_configuration_has_the_same_gain_in_each_seed(made: Configurations) -> None:
     for reading, share in SHARES.items():
         levels = share * made.changes(REFERENCE, FIDELITY).mean(axis=1)
-        for name in ("no replay", REFERENCE, "physics"):
+        for name in ("replay 0 %", REFERENCE, "physics"):
             gained = made.changes(name, FIDELITY, reading).mean(axis=1)
             pd.testing.assert_series_equal(gained, levels, check_names=False, check_dtype=False)
 
@@ -93,20 +94,20 @@ def test_a_configuration_that_trains_less_is_not_flattered(made: Configurations)
     assert made.difference_from_reference("LoRA", DYNAMICS).high < 0
     assert np.isnan(made.change("LoRA", DYNAMICS, EQUAL).estimate) and made.steps_of("LoRA", EQUAL).isna().all()
     assert configurations.against_reference(made, "LoRA") == configurations.TRADE
-    # no replay gains as much earlier, and has lost less by then, but still more than replay
-    at_the_end, at_equal = (made.difference_from_reference("no replay", DYNAMICS, one).estimate for one in (LAST, EQUAL))
-    assert 0 < at_equal < at_the_end and configurations.against_reference(made, "no replay") == statistics.WORSE
-    assert (made.steps_of("no replay", EQUAL) < made.steps_of(REFERENCE, EQUAL)).all()
+    # replay 0 % gains as much earlier, and has lost less by then, but still more than replay
+    at_the_end, at_equal = (made.difference_from_reference("replay 0 %", DYNAMICS, one).estimate for one in (LAST, EQUAL))
+    assert 0 < at_equal < at_the_end and configurations.against_reference(made, "replay 0 %") == statistics.WORSE
+    assert (made.steps_of("replay 0 %", EQUAL) < made.steps_of(REFERENCE, EQUAL)).all()
     assert configurations.against_reference(made, "64 clips") == statistics.CANNOT_TELL
 
 
 def test_a_reading_is_on_the_line_between_the_steps_beside_it(made: Configurations) -> None:
-    step = made.steps_of("no replay", EQUAL)[0]
-    (run,) = made.runs.loc[(made.runs["configuration"] == "no replay") & (made.runs["seed"] == 0), "run"]
+    step = made.steps_of("replay 0 %", EQUAL)[0]
+    (run,) = made.runs.loc[(made.runs["configuration"] == "replay 0 %") & (made.runs["seed"] == 0), "run"]
     curve = made.curves[DYNAMICS][run]
     assert 50 < step < 150
     expected = curve.loc[50] + (curve.loc[150] - curve.loc[50]) * (step - 50) / 100
-    pd.testing.assert_series_equal(made.changes("no replay", DYNAMICS, EQUAL).loc[0], expected, check_names=False)
+    pd.testing.assert_series_equal(made.changes("replay 0 %", DYNAMICS, EQUAL).loc[0], expected, check_names=False)
 
 
 @given(some.lists(some.floats(-5, 5), min_size=2, max_size=6), some.floats(-5, 5))
@@ -126,8 +127,8 @@ def test_where_replay_gains_nothing_there_is_no_equal_fidelity(made: Configurati
     reference = made.runs.loc[made.runs["configuration"] == REFERENCE, "run"]
     worse.loc[worse["run"].isin(reference) & (worse["measure"] == "effnet_kd_pseudo"), "value"] += 10
     flat = replace(made, rows=worse)
-    assert flat.steps_of("no replay", EQUAL).empty and np.isnan(flat.change("no replay", DYNAMICS, EQUAL).estimate)
-    assert configurations.against_reference(flat, "no replay") == configurations.TRADE  # looks better now, and moves worse
+    assert flat.steps_of("replay 0 %", EQUAL).empty and np.isnan(flat.change("replay 0 %", DYNAMICS, EQUAL).estimate)
+    assert configurations.against_reference(flat, "replay 0 %") == configurations.TRADE  # looks better now, and moves worse
 
 
 def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(made: Configurations) -> None:
@@ -142,8 +143,8 @@ def test_where_replay_gains_with_too_few_seeds_it_is_the_last_step_that_counts(m
 
 def test_what_is_measured_at_the_end_only_is_not_read_before_it(made: Configurations) -> None:
     early = replace(made, runs=made.runs.assign(last=150))
-    assert early.changes("no replay", configurations.label_of("denoising_loss_0.5", "physics")).empty
-    assert early.change("no replay", DYNAMICS).estimate == pytest.approx(EFFECTS_OF["no replay"][1] / 2, abs=0.1)
+    assert early.changes("replay 0 %", configurations.label_of("denoising_loss_0.5", "physics")).empty
+    assert early.change("replay 0 %", DYNAMICS).estimate == pytest.approx(EFFECTS_OF["replay 0 %"][1] / 2, abs=0.1)
 
 
 def test_words_follow_intervals_and_the_direction_of_the_measure() -> None:
@@ -160,7 +161,7 @@ def test_runs_without_their_base_are_refused(made: Configurations) -> None:
 
 def test_clips_are_counted_as_they_are_cut(made: Configurations) -> None:
     kept = made.runs.groupby("configuration")["clips_kept"].first()
-    assert kept[["no replay", REFERENCE, "64 clips"]].tolist() == [0, 1536, 64]
+    assert kept[["replay 0 %", REFERENCE, "64 clips"]].tolist() == [0, 1536, 64]
 
 
 # ---------------------------------------------------------------------------------------------------- figure and words
@@ -185,7 +186,7 @@ def test_an_interval_of_the_figure_holds_zero_where_the_word_is_cannot_tell(made
     names = [label.get_text() for label in axes.get_yticklabels()]
     ends = [np.asarray(line.get_xydata()) for line in axes.lines if line.get_linewidth() == 2 and line.get_marker() != "o"]
     bars = {names[round(at[0, 1])]: at[:, 0] for at in ends}
-    words = {name: configurations.against_reference(made, name) for name in ("no replay", "physics", "64 clips")}
+    words = {name: configurations.against_reference(made, name) for name in ("replay 0 %", "physics", "64 clips")}
     assert set(words.values()) == {statistics.WORSE, statistics.CANNOT_TELL}
     for name, word in words.items():
         assert (bars[name][0] <= 0 <= bars[name][1]) == (word == statistics.CANNOT_TELL)
@@ -201,7 +202,7 @@ def test_the_table_has_what_it_costs_and_who_does_not_get_there(made: Configurat
         table.loc["physics", DYNAMICS] == statistics.describe(change, configurations.digits_of(DYNAMICS))
         and change.estimate > 0
     )
-    assert table.loc["no replay", f"{DYNAMICS}, {LOWER}"].startswith("+")
+    assert table.loc["replay 0 %", f"{DYNAMICS}, {LOWER}"].startswith("+")
     less = [comparisons.difference_label(*one) for one in comparisons.READ_OFF]
     assert table.loc["physics", less].tolist() == [
         statistics.describe(made.difference_from_reference("physics", *one), configurations.digits_of(one[0]))
@@ -224,7 +225,7 @@ def test_sentences_are_those_of_the_numbers(made: Configurations) -> None:
 @pytest.mark.parametrize(
     ("left_out", "said"),
     [
-        ((("no replay", 3),), statistics.FEW),
+        ((("replay 0 %", 3),), statistics.FEW),
         (tuple((REFERENCE, seed) for seed in SEEDS), f"no run of {REFERENCE} to compare with"),
         (tuple(("physics", seed) for seed in SEEDS), "not run yet: *physics*"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from replaylab.analysis.configurations import name_of
 from replaylab.spec import RunSpec, generator
 from replaylab.store import COLUMNS, OF_DISTANCES, ReferenceSpec, claim, write_rows
 from replaylab.sweeps import ablations
@@ -108,22 +109,22 @@ def write_variations(
             write_run(run, store, found)  # type: ignore[arg-type]
 
 
-# What each variation of the made-up world does. Near replay of 25 % gains 5 in EffNet-KD and loses 0.2 px.
+# What each configuration of the made-up world does. Near replay of 25 % gains 5 in EffNet-KD and loses 0.2 px.
 EFFECTS_OF: dict[str, Effect] = {
-    "no replay": (-6.0, 1.2), "near replay 25 %": (-5.0, 0.2), "near replay 1 %": (-5.8, 1.0),
+    "replay 0 %": (-6.0, 1.2), "near replay 25 %": (-5.0, 0.2), "near replay 1 %": (-5.8, 1.0),
     "bursts every 20 steps": (-5.0, 0.2), "ramp": (-5.6, -0.3), "anneal": (-4.0, 0.7), "physics": (-5.0, 0.8),
     "orbit": (-4.5, 0.9), "doom": (-5.5, 0.6), "near and far": (-4.9, 0.3), "more driving": (-6.2, 1.1),
     "still clips": (-2.0, 0.9), "16 clips": (-4.6, 0.7), "64 clips": (-5.0, 0.2), "256 clips": (-5.01, 0.21),
-    "64 videos, no replay": (-4.0, 1.5), "64 videos": (-3.5, 0.4), "2048 videos, no replay": (-6.5, 1.0),
-    "2048 videos": (-5.6, 0.15), "LoRA, no replay": (-1.5, 0.1), "LoRA": (-1.2, -0.05),
-    "temporal layers, no replay": (-3.0, 0.7), "temporal layers": (-2.6, 0.1),
+    "64 videos, replay 0 %": (-4.0, 1.5), "64 videos": (-3.5, 0.4), "2048 videos, replay 0 %": (-6.5, 1.0),
+    "2048 videos": (-5.6, 0.15), "LoRA, replay 0 %": (-1.5, 0.1), "LoRA": (-1.2, -0.05),
+    "temporal layers, replay 0 %": (-3.0, 0.7), "temporal layers": (-2.6, 0.1),
 }  # fmt: skip
 
 
 def of_alternative(variation: Variation) -> Effect:
     """On dev and on test: stronger settings keep more and gain less."""
-    if variation.name in EFFECTS_OF:
-        return EFFECTS_OF[variation.name]
+    if name_of(variation) in EFFECTS_OF:
+        return EFFECTS_OF[name_of(variation)]
     group = [one for one in ablations.ALTERNATIVES if one.group == variation.group]
     at = group.index(variation) / (len(group) - 1)
     if variation.group == "near replay":

@@ -13,14 +13,14 @@ from kept_clips import captions, keep_of_runs
 from made_up_configurations import EFFECTS_OF, STEP_SECONDS, of_alternative, write_variations
 
 from replaylab.analysis import configurations, statistics
-from replaylab.analysis.configurations import DYNAMICS, LAST, REFERENCE
+from replaylab.analysis.configurations import DYNAMICS, LAST, REFERENCE, name_of
 from replaylab.analysis.statistics import describe
 from replaylab.pages import ablations as ablations_page
 from replaylab.pages import comparisons, own_results, style
 from replaylab.pages.ablations import DEV, EARLY_STOP, NEAR, Ablations
 from replaylab.store import published_folder
 from replaylab.sweeps import ablations
-from replaylab.sweeps.ablations import ABLATIONS, ALTERNATIVES
+from replaylab.sweeps.ablations import ABLATIONS, ALTERNATIVES, NO_REPLAY
 from replaylab.sweeps.presets import PRESETS
 from replaylab.util.text import percent
 
@@ -31,7 +31,7 @@ FIGURES = ("plane-figure", "alternatives-figure")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All three presets, whole."""
     folder = tmp_path_factory.mktemp("ablations")
-    write_variations("ablations", folder, lambda name: EFFECTS_OF[name.name])
+    write_variations("ablations", folder, lambda one: EFFECTS_OF[name_of(one)])
     write_variations(DEV, folder, of_alternative)
     write_variations("alternatives", folder, of_alternative)
     return folder
@@ -48,23 +48,21 @@ def test_settings_are_those_that_were_run_on_the_test_split_and_early_stop(made:
     best = [(configuration.group, configuration.name) for configuration in ablations.best(store)]
     assert list(zip(chosen["group"], chosen["setting"], strict=True)) == [*best, (EARLY_STOP, "step 300")]
     names = [*(f"{group} {name}" for group, name in best), f"{EARLY_STOP}, step 300"]
-    assert made.alternatives.names == ["no replay", REFERENCE, *names]
-    assert made.ablations.names == [configuration.name for configuration in ABLATIONS]
+    assert made.alternatives.names == ["replay 0 %", REFERENCE, *names]
+    assert made.ablations.names == [name_of(configuration) for configuration in ABLATIONS]
     assert len(made.settings) == len(ALTERNATIVES) + 3
 
 
 def test_early_stop_is_chosen_by_the_same_rule(store: Path, made: Ablations, tmp_path: Path) -> None:
     """Less is lost earlier, so the earliest step that keeps the fidelity is chosen, and its configuration ends there."""
     write_variations(
-        DEV,
-        tmp_path,
-        lambda configuration: (-8.0, 1.2) if configuration.name == "no replay" else of_alternative(configuration),
+        DEV, tmp_path, lambda configuration: (-8.0, 1.2) if configuration == NO_REPLAY else of_alternative(configuration)
     )
     early = ablations_page.read(store=tmp_path)
     (name,) = [configuration for configuration in early.alternatives.names if configuration.startswith(EARLY_STOP)]
     assert name == f"{EARLY_STOP}, step 150"
     stopped = ablations_page._stopped(made.alternatives, 150)
-    late, soon = (stopped.changes(configuration, DYNAMICS) for configuration in ("no replay", f"{EARLY_STOP}, step 150"))
+    late, soon = (stopped.changes(configuration, DYNAMICS) for configuration in ("replay 0 %", f"{EARLY_STOP}, step 150"))
     assert soon.mean(axis=None) == pytest.approx(late.mean(axis=None) / 2, abs=0.1)
     assert style.count_runs(stopped.runs) == "24 of 24 runs"
 
@@ -93,13 +91,13 @@ def test_areas_are_hypervolumes_within_what_base_and_copy_have(made: Ablations) 
 # ------------------------------------------------------------------------------------------------------------ sentences
 def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: Ablations) -> None:
     said = dict(line.removeprefix("- **").split("**", 1) for line in ablations_page.answer(made).splitlines())
-    assert f"do replay: {REFERENCE} is better than no replay" in said["Fraction"]
+    assert f"do replay: {REFERENCE} is better than replay 0 %" in said["Fraction"]
     assert "take *ramp* (" in said["Schedule"] and "worse: *anneal*" in said["Schedule"]
     assert "nothing is shown to be better than replay of near video" in said["Source"]
     assert "*64 clips* are the fewest that are not shown to be worse than all 1536" in said["Clips to keep"]
     assert "takes 400 steps instead of 300" in said["Cost"] and f"{1000 * STEP_SECONDS:.0f} ms with replay" in said["Cost"]
     for label in ablations_page.ON_TARGET:
-        difference = made.ablations.difference(REFERENCE, "no replay", label)
+        difference = made.ablations.difference(REFERENCE, "replay 0 %", label)
         outcome = configurations.outcome_of(difference, label)
         assert f"{label} {describe(difference, configurations.digits_of(label))}, {outcome}" in said["Cost"]
     assert "cannot tell: *bursts every 20 steps*" in said["Schedule"]
@@ -116,7 +114,7 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
     )
     pairs = next(value for key, value in said.items() if key.startswith("Does replay help"))
     for name in (REFERENCE, "64 videos", "2048 videos", "LoRA", "temporal layers"):
-        without = "no replay" if name == REFERENCE else f"{name}, no replay"
+        without = "replay 0 %" if name == REFERENCE else f"{name}, replay 0 %"
         assert describe(made.ablations.difference(name, without), configurations.digits_of(DYNAMICS)) in pairs
 
 
@@ -126,10 +124,10 @@ def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_h
     made = replace(made, fractions=swept)
     said = ablations_page.answer(made).splitlines()[0]
     assert swept.names == [
-        "no replay",
+        "replay 0 %",
         *(f"near replay {percent(share)}" for share in PRESETS["published"].replay_fractions if 0 < share < 1),
     ]
-    others = [name for name in swept.names if name not in ("no replay", REFERENCE)]
+    others = [name for name in swept.names if name not in ("replay 0 %", REFERENCE)]
     for name in others:
         assert f"*{name}*" in said
         difference = describe(swept.difference_from_reference(name, DYNAMICS), configurations.digits_of(DYNAMICS))
@@ -141,18 +139,19 @@ def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_h
 
 def test_where_less_replay_is_as_good_replay_is_not_advised(made: Ablations) -> None:
     rows = made.ablations.rows.copy()
-    without = made.ablations.runs.loc[made.ablations.runs["configuration"] == "no replay", "run"]
+    without = made.ablations.runs.loc[made.ablations.runs["configuration"] == "replay 0 %", "run"]
     here = rows["run"].isin(without) & (rows["measure"] == "ade_px")
     rows.loc[here, "value"] -= 1.5 * rows.loc[here, "step"] / 300
     turned = replace(made, ablations=replace(made.ablations, rows=rows))
-    assert f"do not replay: no replay is better than {REFERENCE}" in ablations_page.answer(turned)
+    assert f"do not replay: replay 0 % is better than {REFERENCE}" in ablations_page.answer(turned)
 
 
 def test_the_opening_counts_each_run_once_and_draws_no_verdict(made: Ablations, store: Path) -> None:
     said = ablations_page.opening(replace(made, own=None), store)
-    runs = 3 * len(ABLATIONS) + 3 * 6  # no replay and near replay are in both
+    runs = 3 * len(ABLATIONS) + 3 * 6  # replay 0 % and near replay are in both
     assert f"{runs} of {runs} are complete" in said and "**exploratory**" in said and "4 min 20 s each" in said
-    standings = [configurations.against_reference(made.ablations, name.name) for name in ABLATIONS if name.name != REFERENCE]
+    others = [name for name in map(name_of, ABLATIONS) if name != REFERENCE]
+    standings = [configurations.against_reference(made.ablations, name) for name in others]
     assert f"{standings.count(statistics.WORSE)} worse" in said and "--preset $preset" in said
 
 
@@ -176,7 +175,7 @@ def test_a_reader_s_own_runs_are_all_counted_and_stand_beside_the_published_ones
 def test_the_clips_at_the_top_are_of_both_references_and_of_both_extremes(made: Ablations) -> None:
     assert made.own is not None
     chosen, both = made.own.find_shown(), (made.ablations, made.alternatives)
-    assert list(chosen)[:2] == ["no replay", REFERENCE] and len(chosen) == 4
+    assert list(chosen)[:2] == ["replay 0 %", REFERENCE] and len(chosen) == 4
     assert {spec.seed for spec in chosen.values()} == {0} and {spec.evaluation.split for spec in chosen.values()} == {"test"}
     changes = {name: one.change(name).estimate for one in both for name in one.names}
     others = {name: change for name, change in changes.items() if name not in list(chosen)[:2] and EARLY_STOP not in name}
@@ -187,8 +186,9 @@ def test_the_clips_at_the_top_are_of_both_references_and_of_both_extremes(made: 
 
 def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     """Two seeds of three configurations, and some of the settings."""
-    few = ("no replay", REFERENCE, "ramp")
-    write_variations("ablations", tmp_path, lambda name: EFFECTS_OF[name.name] if name.name in few else None, seeds=(0, 1))
+    few = ("replay 0 %", REFERENCE, "ramp")
+    chosen = {name: EFFECTS_OF[name] for name in few}
+    write_variations("ablations", tmp_path, lambda one: chosen.get(name_of(one)), seeds=(0, 1))
     write_variations(DEV, tmp_path, lambda name: of_alternative(name) if name.group in (NEAR, "ewc") else None)
     part = ablations_page.read(store=tmp_path)
     said = [ablations_page.opening(part, tmp_path), ablations_page.settings_summary(part), ablations_page.answer(part)]
@@ -220,7 +220,7 @@ def test_the_page_shows_figures_tables_and_the_answer(store: Path, made: Ablatio
     keep_of_runs(store, list(every.values()), {"driving-eventful": ["95"]})
     cells = shown(store, tmp_path / "out.ipynb", "04_ablations")
     clips = [title for title, _ in captions("".join(cells["own-clips"]["text/html"]))]
-    assert clips == ["Truth", "Base", "No replay", "Near replay 25 %", "Ramp", "64 videos, no replay"]
+    assert clips == ["Truth", "Base", "Replay 0 %", "Near replay 25 %", "Ramp", "64 videos, replay 0 %"]
     assert tuple(name for name, data in cells.items() if "image/svg+xml" in data) == FIGURES
     assert "take *ramp*" in cells["answer-text"]["text/markdown"]
     assert f"ramp − {REFERENCE}" in "".join(cells["own-effects"]["text/html"])

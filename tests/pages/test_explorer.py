@@ -383,7 +383,7 @@ def test_choices_switch_the_picture(opened: Opened) -> None:
     shown = [one for one in everything() if (one.percentile, one.configuration, one.step) != ("5", CONFIGURATIONS[1], 300)]
     page = opened(explorer.explorer(shown).data, reduced_motion="reduce")
     last = FRAMES - 1
-    shows(page, [0, 1, 3, 5], last)  # truth, base, no replay, and the most of it
+    shows(page, [0, 1, 3, 5], last)  # truth, base, replay 0 %, and the most of it
     choose(page, configuration=CONFIGURATIONS[0])
     shows(page, [0, 1, 3, 3], last)
     choose(page, configuration=CONFIGURATIONS[1], step="10")

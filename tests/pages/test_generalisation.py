@@ -96,7 +96,7 @@ def test_what_does_the_same_says_the_same(made: Generalisation) -> None:
     looks = [line for line in said.splitlines() if "Fidelity without replay" in line]
     assert len(looks) == 2 and [line.split(": ", 1)[1] for line in looks] == [looks[0].split(": ", 1)[1]] * 2
     for label in FIDELITIES:
-        change = made.second.change("no replay", label)
+        change = made.second.change("replay 0 %", label)
         assert f"{label} {describe(change, configurations.digits_of(label))}, better" in looks[0]
 
 
@@ -160,17 +160,17 @@ def test_a_reader_s_own_runs_stand_beside_the_published_ones(made: Generalisatio
     of_published = generalisation.read(made.second.preset).second
     for label in (FIDELITIES[0], configurations.ORDINARY_DYNAMICS, DYNAMICS):
         without = effects[f"{label}: fine-tuning without replay"]
-        assert without.own == made.second.change("no replay", label)
-        assert without.published == of_published.change("no replay", label)
-        replay = effects[f"{label}: near replay 25 % − no replay"]
-        assert replay.own == made.second.difference("near replay 25 %", "no replay", label)
-        assert replay.published == of_published.difference("near replay 25 %", "no replay", label)
+        assert without.own == made.second.change("replay 0 %", label)
+        assert without.published == of_published.change("replay 0 %", label)
+        replay = effects[f"{label}: near replay 25 % − replay 0 %"]
+        assert replay.own == made.second.difference("near replay 25 %", "replay 0 %", label)
+        assert replay.published == of_published.difference("near replay 25 %", "replay 0 %", label)
 
 
 def test_the_clips_at_the_top_are_of_the_main_comparison_in_one_seed(made: Generalisation) -> None:
     assert made.own is not None and made.own.shown_domain == made.second.eventful
     chosen = made.own.find_shown()
-    assert list(chosen) == ["no replay", "near replay 25 %", "far replay 25 %"]
+    assert list(chosen) == ["replay 0 %", "near replay 25 %", "far replay 25 %"]
     runs = made.second.runs.set_index("run")["configuration"]
     assert all(runs[spec.run_id] == name and spec.seed == made.second.named[0][0].seed for name, spec in chosen.items())
 
@@ -181,7 +181,7 @@ def test_a_part_of_the_runs_is_compared_as_far_as_it_goes(store: Path, tmp_path:
     for run in runs[:2]:
         write_run(run, tmp_path, EFFECTS[run.replay.name, run.replay.fraction])
     part = generalisation.read("second-world", [0.0, 0.1], [0], tmp_path)
-    assert part.own is not None and list(part.own.find_shown()) == ["no replay", "near replay 10 %"]
+    assert part.own is not None and list(part.own.find_shown()) == ["replay 0 %", "near replay 10 %"]
     said = generalisation.opening(part)
     assert "2 of 3 runs complete" in said and "1 seed" in said and "a direction may be chance" in said
     assert len(part.own.effects) == 6
@@ -226,9 +226,9 @@ def test_the_page_shows_what_a_store_has(preset: str, store: Path, tmp_path: Pat
     cells = shown(store, tmp_path / "out.ipynb", page)
     assert [name for name, data in cells.items() if "image/svg+xml" in data] == drawn
     assert f"{runs} of {runs} runs complete" in cells["opening"]["text/markdown"]
-    assert "near replay 25 % − no replay" in "".join(cells["own-effects"]["text/html"])
+    assert "near replay 25 % − replay 0 %" in "".join(cells["own-effects"]["text/html"])
     clips = [title for title, _ in captions("".join(cells["own-clips"]["text/html"]))]
-    assert clips == ["Truth", "Base", "No replay", "Near replay 25 %", "Far replay 25 %"]
+    assert clips == ["Truth", "Base", "Replay 0 %", "Near replay 25 %", "Far replay 25 %"]
     assert "The preregistered sweep" in "".join(cells["own-next"]["text/markdown"])
     assert f"**Both {differs.both}**, of 7 questions" in cells["found-text"]["text/markdown"]
     empty = shown(tmp_path / "store", tmp_path / "empty.ipynb", page)

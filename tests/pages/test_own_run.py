@@ -25,7 +25,7 @@ def test_effects_are_changes_from_the_base_and_from_no_replay(published: Table) 
     rows = published.rows[published.rows["replay"] != "far"]
     found = {(one.effect, one.measure): one for one in own_run.compared(replace(published, rows=rows), published.rows)}
     assert len(found) == 6
-    for configuration, words in ((Configuration(), "without"), (Configuration("near", 0.25), "25 % replay")):
+    for configuration, words in ((Configuration(), "without"), (Configuration("near", 0.25), "replay 25 % − replay 0 %")):
         of_clips, _ = changes(published.rows, configuration, "ade_px", "driving-eventful")  # type: ignore[misc]
         none, _ = changes(published.rows, Configuration(), "ade_px", "driving-eventful")  # type: ignore[misc]
         expected = of_clips.mean() - (none.mean() if "25" in words else 0)

@@ -45,6 +45,6 @@ def test_the_preregistration_names_the_code_that_judges_and_everything_that_is_r
     assert f"has the digest `{judging_code()}`" in text
     runs = page.runs(CONFIRMATORY).data.set_index("preset")
     assert list(runs.index) == list(CONFIRMATORY)
-    assert "25 % near, near-without-a, far; none" in runs.loc["confirmatory", "replay"]
+    assert "25 % near, near-without-a, far; 0 %" in runs.loc["confirmatory", "replay"]
     assert runs.loc["confirmatory", "after the last"].endswith(f"{page.CLIPS} clips")
     assert set(page.bases().data["base"]) == {f"base-{seed}" for seed in SECOND_BASES}

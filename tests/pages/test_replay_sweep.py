@@ -257,7 +257,7 @@ def test_runs_that_are_not_there_are_lines_with_their_reason(rows: pd.DataFrame)
 
 
 def with_values(rows: pd.DataFrame, base: float, none: float, most: float) -> pd.DataFrame:
-    """`rows` with one number for all measures of the base, of no replay and of the most replay."""
+    """`rows` with one number for all measures of the base, of replay 0 % and of the most replay."""
     rows = rows.copy()
     rows.loc[rows["model"] == "base", "value"] = base
     rows.loc[rows["replay_fraction"] == 0, "value"] = none

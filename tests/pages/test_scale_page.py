@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 
+from replaylab.analysis.tables import NONE
 from replaylab.pages import scale
 
 SCENES = [f"scene {number}" for number in range(10)]
@@ -61,7 +62,7 @@ def test_a_point_is_a_base_in_one_of_two_configurations_and_no_run_of_another_is
 def test_lines_are_of_the_second_edition_alone_and_say_where_the_change_turns(table: pd.DataFrame) -> None:
     fitted = scale.lines(table)
     assert len(fitted) == 2 * len(scale.PANELS)
-    line = fitted[scale.NO_REPLAY, "ade_px", "driving"]
+    line = fitted[NONE, "ade_px", "driving"]
     assert line.n == 5 and line.slope == pytest.approx(3.0) and line.crossing()[0] == pytest.approx(0.5)
     said = scale.in_words(table).splitlines()
     assert len(said) == len(fitted)
