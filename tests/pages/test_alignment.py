@@ -19,6 +19,7 @@ from replaylab.analysis.alignment import LATE, OF_A_CLIP, PREREGISTERED, WITH_BA
 from replaylab.analysis.claims import Configuration
 from replaylab.analysis.statistics import interval
 from replaylab.pages import alignment as alignment_page
+from replaylab.pages import own_alignment
 from replaylab.store import claim, published_folder
 from replaylab.sweeps.presets import grid
 
@@ -290,9 +291,9 @@ def test_every_figure_and_sentence_stands_whatever_is_missing(made: Sweeps, cut:
 def test_a_reader_s_own_runs_stand_beside_the_published_ones(made: Sweeps, tmp_path: Path) -> None:
     part = some_of(made, CUTS["two seeds"])
     part = replace(part, runs=part.runs.assign(preset="dose"))
-    assert alignment_page.own_run_of(made, tmp_path) is None, "a whole replication has a verdict"
-    assert alignment_page.own_run_of(part, published_folder()) is None
-    own = alignment_page.own_run_of(part, tmp_path)
+    assert own_alignment.own_run_of(made, tmp_path) is None, "a whole replication has a verdict"
+    assert own_alignment.own_run_of(part, published_folder()) is None
+    own = own_alignment.own_run_of(part, tmp_path)
     assert own is not None and own.what.startswith("300 steps of fine-tuning on 0 % eventful, 20 % eventful, 100 % eventful")
     effects = {one.effect: one for one in own.effects}
     assert len(effects) == 4 * len(part.done_targets) + 1
@@ -318,7 +319,7 @@ def test_the_clips_at_the_top_are_without_replay_by_target_in_one_seed(made: Swe
             (claim(run, tmp_path) / "summary.json").write_text("{}")
     part = some_of(made, CUTS["two seeds"])
     part = replace(part, runs=part.runs.assign(preset="dose"), specs=tuple(specs))
-    own = alignment_page.own_run_of(part, tmp_path)
+    own = own_alignment.own_run_of(part, tmp_path)
     assert own is not None
     chosen = own.find_shown()
     assert list(chosen) == ["0 % eventful", "100 % eventful", alignment_page.target_name("driving-repetitive")]
@@ -335,7 +336,7 @@ def test_an_empty_store_is_read_as_runs_that_are_missing(tmp_path: Path) -> None
     for name in DRAWINGS:
         getattr(alignment_page, name)(made)
     assert alignment_page.summary(made) == "Claim C3: not run yet."
-    said = alignment_page.opening(made, tmp_path)
+    said = own_alignment.opening(made, tmp_path)
     assert f"**No run of this page is in `{tmp_path}`.**" in said and len(said.splitlines()) == 1
     assert "`for preset in published dose dose-between; do python -m replaylab sweep --preset $preset --store" in said
     assert f"That is {len(made.runs)} runs, about" in said
