@@ -398,6 +398,8 @@ def ceilings(rows: pd.DataFrame) -> str:
     values = last_step(per_configuration(rows))
     sharp = of_measure(values, "sharpness_ratio", EVENTFUL).set_index("configuration")["value"]
     sharp = sharp[[name for name in sharp.index if name not in BASELINES.values()]]
+    if sharp.empty:
+        return f"The detector's ceiling under blur is for {domain_of(EVENTFUL).label}, which this sweep did not measure."
     least, most = (
         f"{name}, {number(sharp[name], measure_of('sharpness_ratio').digits)} times as sharp as real frames, it has "
         f"{corruption_study.blur_ceiling(made.rows, sharp[name], EVENTFUL)}"

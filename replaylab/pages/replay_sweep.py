@@ -8,7 +8,7 @@ Decision: every figure and table has the reference baselines, so that no number 
 Refused: what `tables.per_run` refuses.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -49,6 +49,7 @@ PANELS = [
 TRADEOFF = (FIDELITY, ACCURACY) = ("effnet_kd", "driving"), ("ade_px", "driving-eventful")
 CONTROL, CONTROL_COLOUR = "eventful target", "#cc78bc"
 EXPLORATORY = "**exploratory** and give no verdict"
+NOT_MEASURED = "This sweep did not measure what this figure shows."
 
 
 def _value(values: pd.DataFrame, name: str, measure: str, domain: str) -> float:
@@ -187,6 +188,8 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame, title: str = "") -> Figure:
     (three seeds or more), without replay and at MAIN_FRACTION only. title: the result, if it can be stated.
     """
     means = last_step(per_configuration(rows))
+    if not all(len(of_measure(means, *axis)) for axis in TRADEOFF):
+        return style.text_figure(NOT_MEASURED)
     at = tables.side_by_side(means, FIDELITY, ACCURACY, ["configuration"])
     shares = means.drop_duplicates("configuration").set_index("configuration")["replay_fraction"]
     colours = colours_of(means)
@@ -216,25 +219,40 @@ def tradeoff(rows: pd.DataFrame, runs: pd.DataFrame, title: str = "") -> Figure:
 
 
 def over_fractions(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Each measure against the replay fraction, at the last step; base and reference baselines as level lines."""
+    """Each measure of PANELS that the sweep has against the replay fraction, at the last step; base and reference baselines
+    as level lines.
+    """
     everything = last_step(per_configuration(rows))
     means, seeds = (one[one["model"] == FINE_TUNED] for one in (everything, last_step(per_run(rows))))
+    measured = [panel for panel in PANELS if len(of_measure(everything, *panel))]
+    if not measured:
+        return style.text_figure(NOT_MEASURED)
     chains, colours = chains_of(means), colours_of(means)
     shades = {kind: colour_of_chain(chain, colours) for kind, chain in chains.items()}
     shade_of = {name: shades[kind] for kind, chain in chains.items() for name in chain}
+    rows_of_panels = -(-len(measured) // 2)
     with figure_style():
-        figure, panels = plt.subplots(3, 2, figsize=(WIDTH, 8.0), sharex=True)
-        for axes, (measure, domain) in _six(panels):
+        size = (WIDTH, 0.8 + 2.4 * rows_of_panels)
+        figure, panels = plt.subplots(rows_of_panels, 2, figsize=size, sharex=True, squeeze=False)
+        for axes in panels.flat[len(measured) :]:
+            axes.set_axis_off()
+        for axes, (measure, domain) in zip(panels.flat, measured, strict=False):
             _reference_lines(axes, everything, measure, domain)
             axes.axhline(_value(everything, "base", measure, domain), color=INK, lw=1.6, zorder=1)
             here, single = (of_measure(one, measure, domain).set_index("configuration") for one in (means, seeds))
-            bars, dots = (one.index.map(shade_of).tolist() for one in (here, single))
+            bars, dots = ([shade_of[name] for name in one.index] for one in (here, single))
             axes.vlines(100 * here["replay_fraction"], here["low"], here["high"], color=bars, lw=1.6, zorder=2)
             for kind, chain in chains.items():
-                x, y = 100 * here.loc[chain, "replay_fraction"], here.loc[chain, "value"]
+                there = [name for name in chain if name in here.index]
+                x, y = 100 * here.loc[there, "replay_fraction"], here.loc[there, "value"]
                 sns.lineplot(x=x, y=y, color=shades[kind], marker="o", ms=7, ax=axes)
             axes.scatter(100 * single["replay_fraction"], single["value"], c=dots or None, **SEED_DOT)
             axes.set(xlabel="replay fraction (%)", ylabel=measure_of(measure).axis)
+            axes.set_title(capital(domain_of(domain).label))
+            if measure == "recall":
+                axes.set_ylim(0, 1.03)
+            elif measure != "effnet_kd":
+                axes.set_ylim(bottom=0)  # an unbiased kernel distance may be negative; an error in pixels cannot
         entries = [legend_entry(shade, kind, "o", line="-") for kind, shade in shades.items()]
         entries.append(legend_entry(INK, "base", "", line="-"))
         return style.finished_with_references(figure, "Measures against the replay fraction", runs, entries)
@@ -247,6 +265,8 @@ def over_steps(rows: pd.DataFrame, runs: pd.DataFrame, control: pd.DataFrame | N
     if rows.empty:
         return style.text_figure("These results are missing: they are in book/results.")
     means = per_configuration(rows)
+    if not all(len(of_measure(means, *panel)) for panel in TRADEOFF):
+        return style.text_figure(NOT_MEASURED)
     every = colours_of(means)
     colours = {name: every[name] for name in main_comparison(means)}
     lines = {name: means[means["configuration"] == name] for name in colours}
@@ -320,17 +340,6 @@ def drawn_measures(rows: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 # ---------------------------------------------------------------------------------------------------- parts of figures
-def _six(panels: np.ndarray) -> Iterator[tuple[Axes, tuple[str, str]]]:
-    for axes, (measure, domain) in zip(panels.flat, PANELS, strict=True):
-        yield axes, (measure, domain)
-        axes.set_title(capital(domain_of(domain).label))
-        if measure == "recall":
-            axes.set_ylim(0, 1.03)
-        elif measure != "effnet_kd":
-            # An unbiased kernel distance may be negative; an error in pixels cannot.
-            axes.set_ylim(bottom=0)
-
-
 def _reference_lines(axes: Axes, values: pd.DataFrame, measure: str, domain: str) -> None:
     for model in style.DASHES:
         axes.axhline(_value(values, tables.REFERENCES[model], measure, domain), **style.reference_style(model))

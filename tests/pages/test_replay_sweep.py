@@ -19,7 +19,7 @@ from scipy import stats
 
 from replaylab.analysis import tables
 from replaylab.analysis.tables import last_step, per_configuration, per_run
-from replaylab.pages import replay_sweep, style, sweep_configurations
+from replaylab.pages import measures, replay_sweep, style, sweep_configurations
 from replaylab.pages.style import csv_link
 
 FRACTIONS, STEPS, CLIPS = (0.0, 0.25, 0.5), (50, 200), 5
@@ -410,6 +410,19 @@ def test_lines_over_fractions_go_from_none_to_most(drawn: dict[str, Figure], of_
             (100 * fraction, plain(of_one_seed, "fine-tuned", fraction, 200, measure, domain)[0]) for fraction in FRACTIONS
         ]
         assert np.allclose(line, expected)
+
+
+def test_a_sweep_that_measured_few_domains_has_the_panels_of_these(rows: pd.DataFrame) -> None:
+    """As sweeps of the second edition, of other worlds, and of one's own."""
+    few = rows[rows["domain"] != "near"]
+    figure = replay_sweep.over_fractions(few, runs_of(few))
+    assert len(figure.axes) == sum(domain != "near" for _, domain in replay_sweep.PANELS) and all(
+        axes.axison for axes in figure.axes
+    )
+    other = rows.assign(domain="country")
+    for draw in DRAWINGS:
+        assert draw(other, runs_of(other)).texts[0].get_text() == replay_sweep.NOT_MEASURED
+    assert "did not measure" in measures.ceilings(other)
 
 
 def test_axes_have_a_name_and_a_unit(drawn: dict[str, Figure]) -> None:
