@@ -26,6 +26,7 @@ from in_browser import FLAGS
 from replaylab.spec import MachineSpec
 from replaylab.sweeps import sweep
 from replaylab.sweeps.sweep import Table
+from replaylab.util.processes import ask_for_large_pages
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # A slow machine is no failure.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+ask_for_large_pages()  # as every command does
 
 ROOT = Path(__file__).resolve().parents[1]
 HELPERS = ROOT / "tests" / "helpers"

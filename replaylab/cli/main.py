@@ -14,6 +14,7 @@ from contextlib import nullcontext, redirect_stdout
 
 from replaylab.cli import ceiling, compare, corruptions, doctor, domain, own, picture, publish, training, worlds
 from replaylab.util.extras import MissingExtra
+from replaylab.util.processes import ask_for_large_pages
 from replaylab.util.progress import is_follower
 from replaylab.util.text import printable
 
@@ -21,6 +22,7 @@ from replaylab.util.text import printable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the verb given by the arguments; returns the exit status."""
     options = build_parser().parse_args(arguments)
+    ask_for_large_pages()
     quiet = redirect_stdout(io.StringIO()) if is_follower() else nullcontext()
     try:
         with quiet:

@@ -31,7 +31,7 @@ from replaylab.shipped_weights import WEIGHTS, base_of
 from replaylab.spec import ModelSpec, RunSpec
 from replaylab.store import ReferenceSpec
 from replaylab.util import distributed, downloads, networks, reading
-from replaylab.util.processes import collecting_no_garbage
+from replaylab.util.processes import importing_torch
 from replaylab.util.progress import track
 
 Frames = NDArray[np.uint8]
@@ -139,7 +139,7 @@ def load(spec: RunSpec | ReferenceSpec, home: Path) -> Pipeline:
     return PretrainedPipeline(spec.model, model.to(device))
 
 
-@collecting_no_garbage()
+@importing_torch()
 def load_tiny(folder: Path) -> TinyPipeline:
     """The tiny model in a folder, of the family named in its model_index.json; on this process's device."""
     name = downloads.read_index(folder)["_class_name"]

@@ -31,7 +31,7 @@ from replaylab.store import ReferenceSpec, Store
 from replaylab.sweeps.cluster import ClusterSpec, Job, active, clean_environment, executor_for, signals_ignored, slurm_queue
 from replaylab.training import preemption
 from replaylab.util.files import locked, write_text
-from replaylab.util.processes import collecting_no_garbage
+from replaylab.util.processes import importing_torch
 from replaylab.util.progress import report
 from replaylab.util.text import printable
 
@@ -127,7 +127,7 @@ class Task:
 
     def work(self, store: Path, job: Any) -> None:
         """Compute the shared inputs, or train the one run, unless it belongs to another job or is done."""
-        with collecting_no_garbage():
+        with importing_torch():
             from replaylab.training import fine_tuning
             from replaylab.util import distributed
 

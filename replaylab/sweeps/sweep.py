@@ -26,7 +26,7 @@ from replaylab.sweeps import ablations, jobs, monitor
 from replaylab.sweeps.cluster import ClusterSpec, Job, active
 from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.util.files import write_text
-from replaylab.util.processes import collecting_no_garbage, usable_cores
+from replaylab.util.processes import importing_torch, usable_cores
 from replaylab.util.progress import report
 from replaylab.util.text import duration, printable
 
@@ -114,7 +114,7 @@ def _measure_lost_references(specs: list[RunSpec], root: Path) -> None:
     for references in [one for one in lost if not results.is_done(one)]:
         check_store(root)
         report(f"{root / references.run_id} is missing under finished runs: measuring it again")
-        with collecting_no_garbage():
+        with importing_torch():
             from replaylab.evaluation import evaluate
 
         evaluate.references(references, root)
@@ -185,7 +185,7 @@ def estimate(
         seconds = steps * median(took / of_steps for took, of_steps in finished)
         how = f"from the {len(finished)} that are done"
     else:
-        with collecting_no_garbage():
+        with importing_torch():
             from replaylab.training import fine_tuning
 
         (load, *_), cores = os.getloadavg(), os.cpu_count() or 1  # before the timing, which adds to the load
