@@ -44,16 +44,20 @@ from replaylab.spec import RunSpec
 from replaylab.store import Store, published_folder, store_of
 from replaylab.sweeps import ablations, presets
 from replaylab.sweeps.ablations import NEAR_25, NO_REPLAY
-from replaylab.sweeps.presets import grid, steps_for
+from replaylab.sweeps.presets import EDITIONS, Edition, grid, steps_for
 from replaylab.util.text import capital, counted, number, percent
 
-PRESETS = ("ablations", "alternatives")  # on the test split
-DEV = "alternatives-dev"
 EARLY_STOP = "early stop"
 NEAR = "near replay"  # the method with which the alternatives are compared
 ON_TARGET = (*configurations.FIDELITIES, configurations.ORDINARY_DYNAMICS)  # measures of the target itself
 SHOWN = f"{NONE}, {REFERENCE}, and the configurations with the lowest and the highest change of ADE"
 """Whose clips are shown at the top of a reader's own page."""
+USUAL = {
+    "schedule": "constant replay", "source": "replay of near video", "control": "diverse, moving clips",
+    "loss weight": "the same weight for all clips", "noise levels": "replay at all noise levels",
+    "trained": "training all weights with replay",
+}  # fmt: skip
+"""Groups of ablations, and what near replay of 25 % has in their place."""
 CHOSEN_BY = {"effnet_kd": "driving", "ade_px": "driving-eventful"}  # as in `ablations.best`: measure and domain
 
 
@@ -66,64 +70,79 @@ class Ablations:
     alternatives: Configurations
     """the alternatives to replay, each with its selected setting, beside replay 0 % and near replay of 25 %"""
     settings: pd.DataFrame
-    """on the dev split, one seed: group, setting, effnet_kd and ade_px (NaN if missing), looks_as_good (EffNet-KD at most
-    that of near replay 25 %), chosen"""
+    """on the dev split: group, setting, effnet_kd and ade_px (means over seeds, NaN if some are missing), looks_as_good
+    (EffNet-KD at most that of near replay 25 %), chosen"""
     areas: pd.Series[float]
     """method -> the area dominated by its settings, as a share of near replay's; empty if runs are missing"""
     fractions: Configurations
-    """near replay with the fractions of the published sweep"""
+    """the replay fractions of the edition's sweep"""
+    on_dev: pd.DataFrame
+    """one row per run on the dev split: run, preset, seed, state"""
+    edition: Edition
     own: OwnRun | None = None
     """the runs, if they are a reader's own"""
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
-def read(seeds: Sequence[int] = (), store: str | Path = "") -> Ablations:
-    """The finished runs; nothing is trained. An empty `seeds` or `store` means the presets' own.
+def read(seeds: Sequence[int] = (), store: str | Path = "", edition: str = "first") -> Ablations:
+    """The finished runs of an edition, one of EDITIONS; nothing is trained. An empty `seeds` or `store` means the presets'
+    own.
 
     Until `ablations.best` can select their settings, `alternatives` has only replay 0 % and near replay of 25 %.
     """
-    home = store_of(DEV, store)
-    settings = _settings(home)
+    of = EDITIONS[edition]
+    home = store_of(of.dev, store)
+    settings, on_dev = _settings(home, of.dev), _runs_on_dev(home, of.dev)
     stop = settings.loc[settings["chosen"] & (settings["group"] == EARLY_STOP), "setting"]
-    alternatives = _configurations("alternatives", "Alternatives to replay", seeds, home)
+    alternatives = _configurations(of.alternatives, "Alternatives to replay", seeds, home)
     if len(stop):
         alternatives = _stopped(alternatives, int(stop.item().removeprefix("step ")))
-    changed = _configurations("ablations", "Near replay of 25 %, one thing changed", seeds, home)
-    made = Ablations(changed, alternatives, settings, _areas(settings, home), _fractions(seeds, home))
-    if not own_results.is_own(home, ["ablations"], changed.runs):
+    changed = _configurations(of.ablations, "Near replay of 25 %, one thing changed", seeds, home)
+    fractions = _fractions(of, seeds, home)
+    made = Ablations(changed, alternatives, settings, _areas(settings, home, of.dev), fractions, on_dev, of)
+    if not own_results.is_own(home, [of.ablations], changed.runs):
         return made
-    steps, done = presets.PRESETS["ablations"].training.steps, len(set(changed.done["configuration"]))
-    on_dev = "{} of {} settings on *dev*".format(*_on_dev(settings))
-    what = f"{done} of {len(changed.names)} ablations and {on_dev}, {steps} steps of fine-tuning each"
-    runs, needed = _runs(made, home), f"run of {REFERENCE} with another one"
+    steps, done = presets.PRESETS[of.ablations].training.steps, len(set(changed.done["configuration"]))
+    counts = "{} of {} runs on *dev*".format(*_counts(on_dev))
+    what = f"{done} of {len(changed.names)} ablations and {counts}, {steps} steps of fine-tuning each"
+    needed, options = f"run of {REFERENCE} with another one", f"-p edition {edition}" if edition != "first" else ""
     return replace(made, own=OwnRun(
-        "04_ablations", runs, home, what, partial(_effects, made), choosing=[DEV], needed=needed,
+        "04_ablations", _runs(made), home, what, partial(_effects, made, edition), options, choosing=[of.dev], needed=needed,
         find_shown=partial(_shown, made, home), shown_rule=SHOWN,
     ))  # fmt: skip
 
 
-def _runs(made: Ablations, home: Path) -> pd.DataFrame:
+def _runs_on_dev(home: Path, dev: str) -> pd.DataFrame:
+    store = Store(home)
+    runs = [(run.run_id, dev, run.seed, "done" if store.is_done(run) else "missing") for run in ablations.grid(dev)]
+    return pd.DataFrame(runs, columns=["run", "preset", "seed", "state"]).drop_duplicates("run", ignore_index=True)
+
+
+def _counts(runs: pd.DataFrame) -> tuple[int, int]:
+    """The number of finished and of all runs."""
+    return int((runs["state"] == "done").sum()), len(runs)
+
+
+def _runs(made: Ablations) -> pd.DataFrame:
     """All runs of the page: run, preset, seed, state; without ids for alternatives whose settings are not chosen yet."""
-    store, columns = Store(home), ["run", "preset", "seed", "state"]
-    on_dev = [run for one in (NO_REPLAY, *ablations.ALTERNATIVES) for run in ablations.runs_of(DEV, one)]
-    dev = [(run.run_id, DEV, run.seed, "done" if store.is_done(run) else "missing") for run in on_dev]
-    methods = dict.fromkeys(one.group for one in ablations.ALTERNATIVES if one.group != NEAR)
+    of, columns = made.edition, list(made.on_dev.columns)
+    methods = dict.fromkeys(one.group for one in ablations.CANDIDATES[of.dev] if one.group != NEAR)
     known = set(made.alternatives.runs["group"])
     seeds = made.ablations.runs["seed"].unique()
     unknown = [
-        (f"{one}, seed {seed}", "alternatives", seed, "missing") for one in methods if one not in known for seed in seeds
+        (f"{one}, seed {seed}", of.alternatives, seed, "missing") for one in methods if one not in known for seed in seeds
     ]
-    parts = [of.assign(preset=preset) for preset, of in
-             (("alternatives", made.alternatives.runs), ("ablations", made.ablations.runs))]  # fmt: skip
-    runs = pd.concat([pd.DataFrame([*dev, *unknown], columns=columns), *parts])[columns]
+    parts = [part.assign(preset=preset) for preset, part in
+             ((of.alternatives, made.alternatives.runs), (of.ablations, made.ablations.runs))]  # fmt: skip
+    runs = pd.concat([made.on_dev, pd.DataFrame(unknown, columns=columns), *parts])[columns]
     return runs.drop_duplicates("run", keep="last", ignore_index=True)
 
 
-def _effects(made: Ablations) -> list[Comparison]:
+def _effects(made: Ablations, edition: str) -> list[Comparison]:
     """The difference of each configuration to near replay 25 % in ADE on eventful driving, at equal fidelity if it reaches
     that, beside the published one.
     """
-    published, found = read(store=published_folder()), []
+    published, found = read(store=published_folder(), edition=edition), []
     for own, beside, left_out in (
         (made.ablations, published.ablations, {REFERENCE}),
         (made.alternatives, published.alternatives, {REFERENCE, NONE}),
@@ -146,10 +165,12 @@ def _shown(made: Ablations, home: Path) -> dict[str, RunSpec]:
     return {name: there[name] for name in [*always, *in_order[:1], *in_order[-1:]] if name in there}
 
 
-def _fractions(seeds: Sequence[int], home: Path) -> Configurations:
-    """`Ablations.fractions`, as far as this store has them."""
-    named = by_replay([run for run in grid("published", None, list(seeds)) if run.replay.name in ("", "near")])
-    return configurations_of("published", "Fractions of near replay", named, home, "driving", "driving-eventful")
+def _fractions(of: Edition, seeds: Sequence[int], home: Path) -> Configurations:
+    """`Ablations.fractions`, as far as this store has them: near replay, and in the second edition every kind."""
+    runs = [run for preset in of.sweep for run in grid(preset, None, list(seeds))]
+    kinds = ("", "near") if of == EDITIONS["first"] else {run.replay.name for run in runs}
+    named = by_replay([run for run in runs if run.replay.name in kinds])
+    return configurations_of(of.sweep[0], "Fractions of replay", named, home, "driving", "driving-eventful")
 
 
 def _configurations(preset: str, title: str, seeds: Sequence[int], home: Path) -> Configurations:
@@ -172,38 +193,44 @@ def _stopped(made: Configurations, step: int) -> Configurations:
     return replace(made, runs=pd.concat([made.runs, runs], ignore_index=True))
 
 
-def _settings(home: Path) -> pd.DataFrame:
+def _settings(home: Path, dev: str) -> pd.DataFrame:
     """`Ablations.settings`; nothing is selected before all runs are finished."""
-    runs = {one: ablations.runs_of(DEV, one)[0] for one in (NO_REPLAY, *ablations.ALTERNATIVES)}
+    candidates = ablations.CANDIDATES[dev]
+    runs = {one: ablations.runs_of(dev, one) for one in (NO_REPLAY, NEAR_25, *candidates)}
     store = Store(home)
-    rows = store.rows([run.run_id for run in runs.values() if store.is_done(run)], CHOSEN_BY)
-    lines = [(one.group, one.name, *_by_step(runs[one], rows).iloc[-1]) for one in ablations.ALTERNATIVES]
-    without = _by_step(runs[NO_REPLAY], rows).itertuples(name=None)
-    lines += [(EARLY_STOP, f"step {step}", *values) for step, *values in without]
+    rows = store.rows([run.run_id for of in runs.values() for run in of if store.is_done(run)], CHOSEN_BY)
+    lines = [(one.group, one.name, *_by_step(runs[one], rows).iloc[-1]) for one in candidates]
+    without = _by_step(runs[NO_REPLAY], rows)
+    if len(without) > 1:
+        lines += [(EARLY_STOP, f"step {step}", *values) for step, *values in without.itertuples(name=None)]
     table = pd.DataFrame(lines, columns=["group", "setting", *CHOSEN_BY])
-    limit = table.loc[(table["group"] == NEAR) & (table["setting"] == percent(0.25)), "effnet_kd"].item()
+    limit = _by_step(runs[NEAR_25], rows)["effnet_kd"].iloc[-1]
     table = table.assign(looks_as_good=table["effnet_kd"] <= limit, chosen=False)
-    if table["effnet_kd"].notna().all():
-        chosen = [(one.group, one.name) for one in ablations.best(home)]
-        stop = ablations.choice(table[table["group"] == EARLY_STOP], limit)
-        table["chosen"] = pd.MultiIndex.from_frame(table[["group", "setting"]]).isin(chosen) | (table.index == stop)
+    if table["effnet_kd"].notna().all() and not np.isnan(limit):
+        chosen = [(one.group, one.name) for one in ablations.best(home, dev)]
+        table["chosen"] = pd.MultiIndex.from_frame(table[["group", "setting"]]).isin(chosen)
+        early = table[table["group"] == EARLY_STOP]
+        if len(early):
+            table.loc[ablations.choice(early, limit), "chosen"] = True
     return table
 
 
-def _by_step(run: RunSpec, rows: pd.DataFrame) -> pd.DataFrame:
-    """The measures by which settings are selected, a row for each evaluated step of a run; NaN if missing."""
-    rows = rows[rows["run"] == run.run_id]
-    if rows.empty:
-        return pd.DataFrame(np.nan, index=run.evaluate_at, columns=list(CHOSEN_BY))
-    of = {measure: of_measure(rows, measure, domain).groupby("step") for measure, domain in CHOSEN_BY.items()}
-    return pd.DataFrame({measure: steps["value"].mean() for measure, steps in of.items()})
+def _by_step(runs: Sequence[RunSpec], rows: pd.DataFrame) -> pd.DataFrame:
+    """The measures by which settings are selected, a row for each evaluated step: means over runs, NaN if one is missing."""
+    names = {run.run_id for run in runs}
+    rows = rows[rows["run"].isin(names)]
+    if set(rows["run"]) != names:
+        return pd.DataFrame(np.nan, index=runs[0].evaluate_at, columns=list(CHOSEN_BY))
+    return pd.DataFrame({
+        measure: of_measure(rows, measure, domain).groupby(["run", "step"])["value"].mean().groupby("step").mean()
+        for measure, domain in CHOSEN_BY.items()
+    })  # fmt: skip
 
 
-def _areas(settings: pd.DataFrame, home: Path) -> pd.Series[float]:
+def _areas(settings: pd.DataFrame, home: Path, dev: str) -> pd.Series[float]:
     """`Ablations.areas`, by `statistics.hypervolume`; the reference point is the base's EffNet-KD and copying's ADE."""
-    (run,) = ablations.runs_of(DEV, NO_REPLAY)
-    references = Store(home).references([run], CHOSEN_BY)
-    if references.empty or settings["effnet_kd"].isna().any():
+    references = Store(home).references(ablations.runs_of(dev, NO_REPLAY), CHOSEN_BY)
+    if references.empty or settings["effnet_kd"].isna().any() or NEAR not in set(settings["group"]):
         return pd.Series(dtype=float)
     means = references.groupby(["model", "measure", "domain"])["value"].mean()
     corner = [means[model, *of] for model, of in zip(("base", "copy-last-frame"), CHOSEN_BY.items(), strict=True)]
@@ -220,9 +247,13 @@ def opening(made: Ablations, store: str | Path = "") -> str:
     if made.own:
         return own_results.banner(made.own)
     runs = pd.concat([made.ablations.runs, made.alternatives.runs]).drop_duplicates("run")
-    again = f"for preset in ablations {DEV} alternatives; do python -m replaylab sweep --preset $preset --store FOLDER; done"
+    of = made.edition
+    again = (
+        f"for preset in {of.ablations} {of.dev} {of.alternatives}; "
+        "do python -m replaylab sweep --preset $preset --store FOLDER; done"
+    )
     beside = [f"**{one.title}**: {comparisons.short_summary(one)}" for one in (made.ablations, made.alternatives)]
-    return verdicts.opening([], [], runs, again, PRESETS, store, beside)
+    return verdicts.opening([], [], runs, again, (of.ablations, of.alternatives), store, beside)
 
 
 def settings_table(made: Ablations) -> Styler:
@@ -250,7 +281,7 @@ def _choice(one: Any) -> str:
 def settings_summary(made: Ablations) -> str:
     """Markdown: the selected setting of each method, or why there is none yet, and the areas dominated by the settings."""
     table = made.settings
-    done, asked = _on_dev(table)
+    done, asked = _counts(made.on_dev)
     if done < asked:
         return (
             f"Settings on dev: {MISSING} ({done} of {asked} runs are complete). Until all are, no setting is chosen, and "
@@ -258,7 +289,8 @@ def settings_summary(made: Ablations) -> str:
         )
     chosen = table[table["chosen"]]
     names = ", ".join(f"{one.group} {one.setting}" for one in chosen.itertuples())
-    text = f"Chosen on dev, with one seed: {names}."
+    seeds = made.on_dev["seed"].nunique()
+    text = f"Chosen on dev, with {'one seed' if seeds == 1 else counted(seeds, 'seed')}: {names}."
     if none := list(chosen.loc[~chosen["looks_as_good"], "group"]):
         text += f" No setting of {', '.join(none)} keeps the fidelity of {REFERENCE}: that with the best one is chosen."
     if len(made.areas):
@@ -270,26 +302,21 @@ def settings_summary(made: Ablations) -> str:
     return text
 
 
-def _on_dev(settings: pd.DataFrame) -> tuple[int, int]:
-    """The number of finished and of all runs on the dev split."""
-    early, asked = settings["group"] == EARLY_STOP, len(ablations.ALTERNATIVES) + 1
-    missing = settings["effnet_kd"].isna()
-    return asked - int(missing[~early].sum()) - int(missing[early].any()), asked
-
-
 # ------------------------------------------------------------------------------------------------------- recommendations
 def answer(made: Ablations) -> str:
     """Markdown: recommendations derived from the runs: fraction, schedule, source, clips, cost, and alternatives."""
     changed = made.ablations
     if changed.done.empty:
         return f"Recommendations: {MISSING}, {count_runs(changed.runs)}."
+    groups = {
+        group: _of_group(changed, group, usual) for group, usual in USUAL.items() if group in set(changed.runs["group"])
+    }
+    trained = [groups.pop("trained")] if "trained" in groups else []
     items = [
         _of_fractions(changed, made.fractions),
-        _of_group(changed, "schedule", "constant replay"),
-        _of_group(changed, "source", "replay of near video"),
-        _of_group(changed, "control", "diverse, moving clips"),
+        *groups.values(),
         _of_buffers(changed),
-        _of_group(changed, "trained", "training all weights with replay"),
+        *trained,
         _of_pairs(changed),
         _of_cost(changed),
         _of_alternatives(made.alternatives),
@@ -300,7 +327,7 @@ def answer(made: Ablations) -> str:
 
 def _of_fractions(made: Configurations, swept: Configurations) -> str:
     """Replay or none, from the ablations; then the other fractions of the sweep, and the differences of better ones."""
-    found = by_outcome(made, [NONE, "near replay 1 %"])
+    found = by_outcome(made, [name for name in (NONE, "near replay 1 %") if name in made.names])
     word = next(word for word, names in found.items() if NONE in names)
     advice = {
         WORSE: f"do replay: {REFERENCE} is better than {NONE}",

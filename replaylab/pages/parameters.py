@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from replaylab.evaluation import corruption_study
 from replaylab.spec import CLUSTERS, LARGEST_WHOLE
 from replaylab.sweeps import own_settings
-from replaylab.sweeps.presets import PRESETS
+from replaylab.sweeps.presets import OFFERED_EDITIONS, PRESETS
 from replaylab.worlds.named import ALL_DOMAINS, SURVEYS
 
 PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
@@ -145,6 +145,7 @@ class StoreParameters:
 class AblationsParameters:
     """The parameters of the notebook on ablations, which trains nothing; an empty list or text means the presets' own."""
 
+    edition: str = text_of("first", "of the experiment", choices=OFFERED_EDITIONS)
     seeds: list[int] = list_of("seeds")
     store: str = _store("the presets' own")
 

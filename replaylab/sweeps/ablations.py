@@ -129,8 +129,8 @@ SECOND_ABLATIONS = (
     NEAR_25,
     *(each for each in ABLATIONS if each.name in ("bursts every 20 steps", "ramp", "LoRA", "LoRA, no replay")),
     *(each for each in ABLATIONS if each.group == "buffer"),
-    *(Variation("loss weight", f"{weight:g}", _replay(loss_weight=weight)) for weight in (0.25, 0.5)),
-    *(Variation("noise levels", f"{levels} only", _replay(noise_levels=levels)) for levels in ("high", "low")),
+    *(Variation("loss weight", f"loss weight {weight:g}", _replay(loss_weight=weight)) for weight in (0.25, 0.5)),
+    *(Variation("noise levels", f"{levels} noise levels only", _replay(noise_levels=levels)) for levels in ("high", "low")),
 )
 """Variations on the test split, from three of the second edition's bases; NEAR_25 has a loss weight of 1 at all levels."""
 
@@ -145,10 +145,11 @@ ALTERNATIVES = (
 SECOND_RIVALS = tuple(each for each in ALTERNATIVES if each.group in ("ewc", "lwf", "wise-ft", "generative replay"))
 """Those that the first edition did not distinguish from replay, and the base's own predictions on the target's clips."""
 
-CHOSEN_ON = {"alternatives": "alternatives-dev", "second-alternatives": "second-alternatives-dev"}
+CHOSEN_ON = {edition.alternatives: edition.dev for edition in presets.EDITIONS.values()}
 """The presets of alternatives in their best setting, and the one on the dev split that determines it."""
-_CANDIDATES = {"alternatives-dev": ALTERNATIVES, "second-alternatives-dev": SECOND_RIVALS}
-PRESETS = ("ablations", "second-ablations", *CHOSEN_ON, *CHOSEN_ON.values())
+CANDIDATES = {"alternatives-dev": ALTERNATIVES, "second-alternatives-dev": SECOND_RIVALS}
+"""The settings on the dev split, by preset."""
+PRESETS = (*(edition.ablations for edition in presets.EDITIONS.values()), *CHOSEN_ON, *CHOSEN_ON.values())
 
 
 def grid(preset: str, seeds: Sequence[int] = (), store: Path | None = None) -> list[RunSpec]:
@@ -195,7 +196,7 @@ def best(store: Path | None, preset: str = "alternatives-dev") -> tuple[Variatio
     some of them are missing.
     """
     candidates = {
-        variation: runs_of(preset, variation) for variation in (*_CANDIDATES[preset], replace(NEAR_25, group="limit"))
+        variation: runs_of(preset, variation) for variation in (*CANDIDATES[preset], replace(NEAR_25, group="limit"))
     }
     every = [run for runs in candidates.values() for run in runs]
     missing = [run for run in every if store is None or not Store(store).is_done(run)]

@@ -249,6 +249,27 @@ PRESETS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Edition:
+    """The presets of an edition of the experiment, by what they are for."""
+
+    sweep: tuple[str, ...]
+    """no replay, and the replay fractions of each kind, on the drawn driving world"""
+    ablations: str
+    dev: str
+    """alternatives to replay with several settings, on the dev split"""
+    alternatives: str
+    """those in their best setting"""
+
+
+EDITIONS = {
+    "first": Edition(("published",), "ablations", "alternatives-dev", "alternatives"),
+    "second": Edition(
+        ("confirmatory", "fractions"), "second-ablations", "second-alternatives-dev", "second-alternatives"
+    ),
+}  # fmt: skip
+
+
 def is_offered(preset: Preset) -> bool:
     """Whether the initial weights of its runs and those of its measures are among the shipped ones."""
     needed = [base for seed in preset.seeds for base in _bases_of(preset, seed)]
@@ -334,6 +355,10 @@ def _bases_of(preset: Preset, seed: int) -> list[Path]:
 
 
 PRESETS |= {name: preset for name, preset in (CONFIRMATORY | EXPLORATORY).items() if is_offered(preset)}
+OFFERED_EDITIONS = tuple(
+    name for name, of in EDITIONS.items() if {*of.sweep, of.ablations, of.dev, of.alternatives} <= set(PRESETS)
+)
+"""The editions all of whose presets are offered."""
 
 
 def _replays(preset: Preset, worlds: dict[str, WorldSpec], fraction: float) -> list[ReplaySpec]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import csv_files
+import named_weights
 import numpy as np
 import pytest
 from executed_pages import shown
@@ -17,13 +18,15 @@ from replaylab.analysis.configurations import DYNAMICS, LAST, REFERENCE, name_of
 from replaylab.analysis.statistics import describe
 from replaylab.pages import ablations as ablations_page
 from replaylab.pages import comparisons, own_results, style
-from replaylab.pages.ablations import DEV, EARLY_STOP, NEAR, Ablations
+from replaylab.pages.ablations import EARLY_STOP, NEAR, Ablations
 from replaylab.store import published_folder
 from replaylab.sweeps import ablations
 from replaylab.sweeps.ablations import ABLATIONS, ALTERNATIVES, NO_REPLAY
-from replaylab.sweeps.presets import PRESETS
+from replaylab.sweeps.presets import EDITIONS, PRESETS
 from replaylab.util.text import percent
 
+FIRST = EDITIONS["first"]
+DEV = FIRST.dev
 FIGURES = ("plane-figure", "alternatives-figure")
 
 
@@ -120,7 +123,7 @@ def test_the_answer_takes_what_is_better_and_says_what_is_not_told_apart(made: A
 
 def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_how_much(made: Ablations) -> None:
     assert "replay sweep" not in ablations_page.answer(made)  # which is not in the reader's store
-    swept = ablations_page._fractions((), published_folder())
+    swept = ablations_page._fractions(FIRST, (), published_folder())
     made = replace(made, fractions=swept)
     said = ablations_page.answer(made).splitlines()[0]
     assert swept.names == [
@@ -135,6 +138,29 @@ def test_fractions_are_those_of_the_published_sweep_and_what_is_better_says_by_h
         assert (f"− {REFERENCE}: ADE {difference} px" in said) == is_better
     nothing = swept.runs.assign(state="missing")
     assert "near replay 5 %" not in ablations_page.answer(replace(made, fractions=replace(swept, runs=nothing)))
+
+
+def test_the_second_edition_has_recommendations_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three seeds on dev, no early stop, every kind of replay among the fractions, and questions that the first lacks."""
+    named_weights.install(monkeypatch, tmp_path / "weights")
+    of, store = EDITIONS["second"], tmp_path / "store"
+    effects = EFFECTS_OF | {
+        "loss weight 0.25": (-5.0, 0.9), "loss weight 0.5": (-5.0, 0.2), "high noise levels only": (-5.5, -0.2),
+        "low noise levels only": (-5.0, 0.8),
+    }  # fmt: skip
+    write_variations(of.ablations, store, lambda one: effects[name_of(one)])
+    write_variations(of.dev, store, of_alternative)
+    write_variations(of.alternatives, store, of_alternative)
+    made = ablations_page.read(store=store, edition="second")
+    chosen = made.settings[made.settings["chosen"]]
+    best = [(one.group, one.name) for one in ablations.best(store, of.dev)]
+    assert list(zip(chosen["group"], chosen["setting"], strict=True)) == best and made.areas.empty
+    assert "with 3 seeds" in ablations_page.settings_summary(made)
+    assert "p edition second" in made.own.page_command()
+    said = dict(line.removeprefix("- **").split("**", 1) for line in ablations_page.answer(made).splitlines())
+    assert "worse: *loss weight 0.25*" in said["Loss weight"] and "cannot tell: *loss weight 0.5*" in said["Loss weight"]
+    assert "take *high noise levels only*" in said["Noise levels"] and {"Source", "Control"} & set(said) == set()
+    assert "near replay 1 %" not in said["Fraction"]
 
 
 def test_where_less_replay_is_as_good_replay_is_not_advised(made: Ablations) -> None:
@@ -159,7 +185,7 @@ def test_a_reader_s_own_runs_are_all_counted_and_stand_beside_the_published_ones
     own, said = made.own, ablations_page.opening(made)
     assert own is not None and ablations_page.read(store=published_folder()).own is None
     runs = 3 * len(ABLATIONS) + 3 * 6 + len(ALTERNATIVES) + 1
-    assert f"{runs} of {runs} runs complete: {len(ABLATIONS)} of {len(ABLATIONS)} ablations and 36 of 36 settings" in said
+    assert f"{runs} of {runs} runs complete: {len(ABLATIONS)} of {len(ABLATIONS)} ablations and 36 of 36 runs on *dev*" in said
     assert "presets *alternatives-dev*, *alternatives*, *ablations*" in said and "3 seeds" in said
     assert "**exploratory**" not in said and "directions agree" in said and "too few" not in said
     effects = {one.effect: one for one in own.effects}
@@ -193,7 +219,7 @@ def test_a_part_is_read_as_a_part(tmp_path: Path) -> None:
     part = ablations_page.read(store=tmp_path)
     said = [ablations_page.opening(part, tmp_path), ablations_page.settings_summary(part), ablations_page.answer(part)]
     said += [comparisons.summary(one) for one in (part.ablations, part.alternatives)]
-    assert "16 of 123 runs complete: 3 of 23 ablations and 10 of 36 settings" in said[0] and "too few" not in said[0]
+    assert "16 of 123 runs complete: 3 of 23 ablations and 10 of 36 runs on *dev*" in said[0] and "too few" not in said[0]
     followed = str(own_results.next_steps(part.own).data)  # type: ignore[union-attr]
     assert "**The missing runs**: 107 runs, about" in followed
     assert f"for preset in {DEV} alternatives ablations; do python -m replaylab sweep --preset $preset --store" in followed

@@ -84,8 +84,8 @@ def finished(store: Path, run: RunSpec, effnet_kd: float, ade_px: float) -> None
 
 def test_settings_of_several_seeds_are_chosen_by_their_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run alone would choose another setting."""
-    monkeypatch.setattr(ablations, "_CANDIDATES", {"ablations": tuple(each for each in ALTERNATIVES if each.group == "ewc")})
-    for number, variation in enumerate((*ablations._CANDIDATES["ablations"], NEAR_25)):
+    monkeypatch.setattr(ablations, "CANDIDATES", {"ablations": tuple(each for each in ALTERNATIVES if each.group == "ewc")})
+    for number, variation in enumerate((*ablations.CANDIDATES["ablations"], NEAR_25)):
         of_seeds = [[2.0, 2.0, 2.0], [0.0, 4.0, 4.0], [1.5, 1.5, 1.5]]  # ADE
         for seed, run in enumerate(ablations.runs_of("ablations", variation)):
             finished(tmp_path, run, 9.0, of_seeds[number][seed] if number < len(of_seeds) else 9.0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import named_weights
 import pytest
 
-from replaylab import shipped_weights
 from replaylab.analysis.claims import Configuration
 from replaylab.analysis.second_edition import BASES_NEEDED, CLAIMS, READINGS, AlignmentClaim
 from replaylab.catalogue import DOMAINS
@@ -53,17 +53,7 @@ def test_nothing_is_run_that_no_claim_is_about() -> None:
 
 @pytest.fixture
 def there(monkeypatch, tmp_path) -> Path:
-    """Weights of six bases and of the detectors, which are nothing but their names."""
-    for module in (presets, shipped_weights):
-        monkeypatch.setattr(module, "WEIGHTS", tmp_path)
-    folders = [base_folder(seed).name for seed in (0, *SECOND_BASES)]
-    for folder in (*folders, *DETECTORS["second"], "detector", "videonet"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "config.json").write_text(f'"{folder}"')
-    monkeypatch.setattr(presets, "PRESETS", presets.PRESETS | SECOND_EDITION)
-    monkeypatch.setattr(
-        presets, "domain_spec", lambda name, **changes: replace(domain_spec("driving"), name=name, **changes)
-    )
+    named_weights.install(monkeypatch, tmp_path)
     return tmp_path
 
 
@@ -157,8 +147,8 @@ def test_the_second_editions_ablations_change_one_thing_each(there) -> None:
     made = {variation.name: ablations.runs_of("second-ablations", variation) for variation in ablations.SECOND_ABLATIONS}
     assert len({run.run_id for runs in made.values() for run in runs}) == 3 * len(made)
     plain = made["near replay 25 %"][0].replay
-    assert made["0.25"][0].replay == replace(plain, loss_weight=0.25)
-    assert made["high only"][0].replay == replace(plain, noise_levels="high")
+    assert made["loss weight 0.25"][0].replay == replace(plain, loss_weight=0.25)
+    assert made["high noise levels only"][0].replay == replace(plain, noise_levels="high")
 
 
 def test_a_dry_run_tells_core_hours(monkeypatch, tmp_path) -> None:
