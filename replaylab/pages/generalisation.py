@@ -35,7 +35,7 @@ from replaylab.pages.verdicts import MISSING
 from replaylab.shipped_weights import base_folder
 from replaylab.spec import RunSpec
 from replaylab.store import base_curve, published_folder, store_of
-from replaylab.sweeps.presets import PRESETS, grid
+from replaylab.sweeps.presets import EDITIONS, PRESETS, grid
 from replaylab.util.text import capital, number, percent
 
 FIRST = ("driving", "driving-eventful")
@@ -69,7 +69,7 @@ class Generalisation:
 
     second: Configurations
     first: Configurations
-    """always of the published sweep"""
+    """of the same edition's sweep"""
     differs: Difference = WORLD
     own: OwnRun | None = None
     """the second's runs, if they are a reader's own"""
@@ -98,29 +98,36 @@ def claims_about(made: Configurations, name: str) -> list[Claim]:
 def read(
     preset: str, replay_fractions: Sequence[float] = (), seeds: Sequence[int] = (), store: str | Path = ""
 ) -> Generalisation:
-    """The finished runs of a preset beside the published ones; nothing is trained. Empty arguments mean the preset's own.
+    """The finished runs of a preset beside those of the same edition's sweep; nothing is trained. Empty arguments mean the
+    preset's own. The sweep's are the published ones, or, if these are not published, those in the same store.
 
     ValueError for an unknown preset, or an invalid fraction or seed.
     """
-    home, published = store_of(preset, store), published_folder()
-    wanted = grid(preset, list(replay_fractions), list(seeds))
+    home, wanted = store_of(preset, store), grid(preset, list(replay_fractions), list(seeds))
+    presets = dict.fromkeys((run.run_id for run in wanted), preset)
+    if without := PRESETS[preset].beside:
+        more = grid(without, None, list(seeds))
+        wanted, presets = [*more, *wanted], dict.fromkeys((run.run_id for run in more), without) | presets
     target = wanted[0].target.name
-    fractions = sorted({run.replay.fraction for run in wanted})
-    differs = FAMILY if preset == "second-family" else WORLD
+    of_first = EDITIONS[PRESETS[preset].measures].sweep[0]
+    differs = FAMILY if PRESETS[preset].family != PRESETS[of_first].family else WORLD
     second, first = (differs.title.format(one) for one in ("second", "first"))
-    beside = grid("published", fractions)
+    fractions, kinds = sorted({run.replay.fraction for run in wanted}), {run.replay.name for run in wanted}
+    beside = [run for run in grid(of_first, fractions) if run.replay.name in kinds]
+    home_of_first = published_folder() if of_first in PUBLISHED else home
     made = Generalisation(
         configurations.configurations_of(
             preset, second, configurations.by_replay(wanted), home, target, f"{target}-eventful"
         ),
-        configurations.configurations_of("published", first, configurations.by_replay(beside), published, *FIRST),
+        configurations.configurations_of(of_first, first, configurations.by_replay(beside), home_of_first, *FIRST),
         differs,
     )
-    if not own_results.is_own(home, [preset], made.second.runs):
+    runs = made.second.runs.assign(preset=made.second.runs["run"].map(presets))
+    if not own_results.is_own(home, [preset], runs):
         return made
     what = own_results.sweep_in_words(PRESETS[preset].training.steps, made.second.done["replay_fraction"])
     return replace(made, own=OwnRun(
-        "08_architectures" if differs is FAMILY else "07_second_world", made.second.runs.assign(preset=preset), home, what,
+        "08_architectures" if differs is FAMILY else "07_second_world", runs, home, what,
         partial(_effects, made), f"-p preset {preset}", replay_fractions,
         find_shown=partial(_shown, made, home), shown_rule=SHOWN, shown_domain=made.second.eventful,
     ))  # fmt: skip

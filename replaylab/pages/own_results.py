@@ -271,8 +271,8 @@ def next_steps(own: OwnRun | None) -> Markdown | None:
         commands = [] if own.trains else own.training_commands(list(dict.fromkeys(left["preset"])))
         head = f"**The missing runs**: {counted(len(left), 'run')}, {_about(len(left) * seconds)}"
         lines.append(_with_commands(head, [*commands, own.page_command()]))
-    if len(seeds) < SEEDS_FOR_AN_INTERVAL:
-        every = _more_seeds(own, seeds)
+    every = _more_seeds(own, seeds)
+    if len(seeds) < SEEDS_FOR_AN_INTERVAL <= len(every):
         presets = [one for one in own.presets if one not in own.choosing]
         count = sum(own.runs["preset"].isin(presets)) // len(seeds) * (len(every) - len(seeds))
         commands = [] if own.trains else own.training_commands(presets, every)
@@ -292,9 +292,11 @@ def _about(seconds: float) -> str:
 
 
 def _more_seeds(own: OwnRun, seeds: Sequence[int]) -> list[int]:
-    """The requested seeds and as many others as an interval takes, first the presets' own."""
+    """The requested seeds and as many others as an interval takes, first the presets' own; fewer if there are no more."""
     of_presets = [seed for one in own.presets if one not in own.choosing for seed in PRESETS[one].seeds]
-    others = [seed for seed in dict.fromkeys([*of_presets, *range(SEEDS_FOR_AN_INTERVAL + len(seeds))]) if seed not in seeds]
+    has_bases = any(PRESETS[one].bases for one in own.presets)  # a seed for each, and no others
+    candidates = dict.fromkeys([*of_presets, *range(0 if has_bases else SEEDS_FOR_AN_INTERVAL + len(seeds))])
+    others = [seed for seed in candidates if seed not in seeds]
     return sorted([*seeds, *others[: SEEDS_FOR_AN_INTERVAL - len(seeds)]])
 
 

@@ -71,6 +71,7 @@ class Preset(Described):
     evaluation_seed: int = 0  # of the domains that are evaluated: each seed has other scenes
     futures_at_the_end: int = 0  # sampled per clip after the last step; 0: one, as after the others
     execution: MachineSpec = MachineSpec()  # how its runs are executed where nobody says otherwise; in no run's name
+    beside: str = ""  # the preset with the same runs without replay, if it is not this one; in no run's name
 
 
 MEASURED: dict[str, dict[str, Any]] = {
@@ -169,7 +170,7 @@ EXPLORATORY = {
         ),
         replace(
             CONFIRMATORY["confirmatory-natural"], name="natural-replay", replay_fractions=(0.25,),
-            replay_kinds=("near", "far"), evaluate_at=(300,),
+            replay_kinds=("near", "far"), evaluate_at=(300,), beside="confirmatory-natural",
             about="a quarter of replay on natural driving: one run from each of six bases, exploratory",
         ),
         replace(

@@ -18,7 +18,13 @@ from replaylab.sweeps.ablations import Variation
 SCENES = 12
 KD, ADE = 20.0, 3.0  # of every base; a copied last frame has 30 and 7
 COPIED = (30.0, 7.0)
-SHARES = {50: 0.25, 150: 0.75, 300: 1.0}  # of a run's change in EffNet-KD by step; its ADE changes evenly
+SHARES = {
+    25: 0.12,
+    50: 0.25,
+    100: 0.5,
+    150: 0.75,
+    300: 1.0,
+}  # of a run's change in EffNet-KD by step; its ADE changes evenly
 SECONDS = 260.0
 STEP_SECONDS = 0.25
 Effect = tuple[float, float]  # change of EffNet-KD and of eventful ADE at the last step

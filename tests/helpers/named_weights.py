@@ -15,10 +15,10 @@ from replaylab.worlds.named import domain_spec
 
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Six bases and the detectors in `folder`, and all presets; every domain has the settings of `driving`."""
+    """Bases and the detectors in `folder`, and all presets; every domain has the settings of `driving`."""
     for module in (presets, shipped_weights):
         monkeypatch.setattr(module, "WEIGHTS", folder)
-    bases = [base_folder(seed).name for seed in (0, *SECOND_BASES)]
+    bases = [base_folder(seed).name for seed in (0, 1, *SECOND_BASES)]
     for name in (*bases, *DETECTORS["second"], "detector", "videonet"):
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text(f'"{name}"')

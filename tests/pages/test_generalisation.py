@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import csv_files
+import named_weights
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,6 +56,26 @@ def as_first(second: Configurations) -> Configurations:
     names = dict(zip((second.ordinary, second.eventful), FIRST, strict=True))
     rows = second.rows.replace({"domain": names, "target": names})
     return replace(second, preset="published", ordinary=FIRST[0], eventful=FIRST[1], rows=rows)
+
+
+def test_the_second_editions_runs_stand_beside_its_own_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without replay are those of another preset, and no seed is advised that has no base."""
+    named_weights.install(monkeypatch, tmp_path / "weights")
+    for preset in ("natural-replay", "confirmatory-natural", "confirmatory"):
+        runs = [run for run in grid(preset, seeds=[12, 13]) if run.replay.name in ("", "near", "far")]
+        write_references(runs, tmp_path)
+        for run in runs:
+            write_run(run, tmp_path, EFFECTS[run.replay.name, run.replay.fraction])
+    made = generalisation.read("natural-replay", seeds=[12, 13], store=tmp_path)
+    assert made.first.preset == "confirmatory" and made.second.names == made.first.names and made.differs == WORLD
+    assert made.own is not None and made.own.presets == ["confirmatory-natural", "natural-replay"]
+    assert "6 of 6 runs complete" in own_results.banner(made.own) and "Intervals" in own_results.next_steps(made.own).data
+    assert "--seeds 12 13 14" in own_results.next_steps(made.own).data
+    monkeypatch.setitem(PRESETS, "natural-replay", replace(PRESETS["natural-replay"], seeds=(12, 13), bases=(2, 3)))
+    monkeypatch.setitem(
+        PRESETS, "confirmatory-natural", replace(PRESETS["confirmatory-natural"], seeds=(12, 13), bases=(2, 3))
+    )
+    assert "Intervals" not in own_results.next_steps(made.own).data
 
 
 def without_runs(some: Configurations) -> Configurations:
