@@ -221,6 +221,8 @@ def _agreement(effects: Sequence[Comparison], seeds: int, needed: str) -> str:
     known = [one for one in effects if one.direction != UNKNOWN]
     if not known:
         if all(one.published is None for one in effects):
+            if (published_folder() / "runs.parquet").is_file():
+                return "None of these effects is among the published ones."
             return "The published results are not here to compare with: they lie in book/results."
         return "Of the effects of these runs, the published ones show no direction to compare with."
     same = sum(one.direction == THE_SAME for one in known)

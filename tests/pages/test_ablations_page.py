@@ -157,6 +157,7 @@ def test_the_second_edition_has_recommendations_of_its_own(tmp_path: Path, monke
     assert list(zip(chosen["group"], chosen["setting"], strict=True)) == best and made.areas.empty
     assert "with 3 seeds" in ablations_page.settings_summary(made)
     assert made.own is not None and "-p edition second" in made.own.page_command()
+    assert "None of these effects is among the published ones" in ablations_page.opening(made)
     said = dict(line.removeprefix("- **").split("**", 1) for line in ablations_page.answer(made).splitlines())
     assert "worse: *loss weight 0.25*" in said["Loss weight"] and "cannot tell: *loss weight 0.5*" in said["Loss weight"]
     assert "take *high noise levels only*" in said["Noise levels"] and {"Source", "Control"} & set(said) == set()

@@ -8,7 +8,7 @@ import pytest
 
 from replaylab.analysis.claims import Configuration, changes
 from replaylab.analysis.statistics import Interval
-from replaylab.pages import own_run, verdicts
+from replaylab.pages import own_results, own_run, verdicts
 from replaylab.pages.own_results import Comparison
 from replaylab.sweeps import sweep
 from replaylab.sweeps.sweep import Table
@@ -46,5 +46,7 @@ def test_without_published_results_it_says_so(published: Table, tmp_path, monkey
     alone = replace(published, preset="quick", store=tmp_path)
     monkeypatch.setattr(own_run, "_effects", lambda table: [ONE])
     monkeypatch.setattr(verdicts, "cost_in_words", lambda *_: "nothing.")
+    assert "None of these effects is among the published ones" in own_run.opening(alone, [])
+    monkeypatch.setattr(own_results, "published_folder", lambda: tmp_path / "results")
     assert "published results are not here" in own_run.opening(alone, [])
     assert own_run._effect(pd.DataFrame(), "ade_px", "driving") is None
