@@ -7,7 +7,8 @@ every title, and their places on an axis stay empty.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -31,6 +32,7 @@ from replaylab.pages.style import BLUE, GREEN, GREY, INK, SMALLEST_PT, VERMILION
 from replaylab.util.text import capital, number, percent
 
 BOTH = (EVENTFUL, ORDINARY)  # the test clips of a figure's two panels
+MARKERS, ORDINALS = "os^vDPX<>", ("first", "second", "third", "fourth")  # of bases
 DARKEST, LIGHT, VIOLET, BROWN = "#0b2d4e", "#949494", "#7b6fd0", "#ca9161"
 
 
@@ -195,18 +197,28 @@ def _colours(made: Sweeps) -> dict[str, Any]:
     """Vermilion for ordinary driving, as everywhere, darker with the dose; separate colours for targets without a dose."""
     some = [target for target in made.targets if dose(target) > 0]
     shades = sns.blend_palette(["#e8a0c8", VIOLET, DARKEST], len(some)) if len(some) > 1 else [DARKEST]
-    others = {"driving-repetitive": LIGHT, "diverse-driving": GREEN, **dict(zip(some, shades, strict=False))}
-    return {target: others.get(target, VERMILION) for target in made.targets}
+    known = {ORDINARY: VERMILION, "driving-repetitive": LIGHT, "diverse-driving": GREEN}
+    known |= dict(zip(some, shades, strict=False))
+    every = known | _in_free_colours(target for target in made.targets if target not in known)
+    return {target: every[target] for target in made.targets}
+
+
+def _in_free_colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each group that has none of its own."""
+    return dict(zip(names, cycle((BROWN, BLUE, VIOLET, DARKEST)), strict=False))
 
 
 def _shapes(made: Sweeps) -> dict[str, str]:
     """A marker for each base, that of the first seed first."""
-    return dict(zip(made.runs.sort_values("seed")["base"].drop_duplicates(), "os^v", strict=False))
+    return dict(zip(made.runs.sort_values("seed")["base"].drop_duplicates(), cycle(MARKERS), strict=False))
 
 
 def _of_bases(made: Sweeps) -> list[Line2D]:
-    shapes = zip(("first", "second", "third", "fourth"), _shapes(made).values(), strict=False)
-    seeds = [legend_entry(GREY, f"a run, {name} base", marker) for name, marker in shapes]
+    shapes = list(_shapes(made).values())
+    if len(shapes) > len(ORDINALS):
+        seeds = [legend_entry(GREY, "a run; a marker per base", shapes[0])]
+    else:
+        seeds = [legend_entry(GREY, f"a run, {name} base", marker) for name, marker in zip(ORDINALS, shapes, strict=False)]
     return [*seeds, legend_entry(INK, "mean and interval", "_")]
 
 
@@ -280,8 +292,12 @@ def _group_styles(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
         "doses": (VIOLET, "D", "eventful target (%)"), "driving-repetitive": (LIGHT, "X", "target of one event"),
         "diverse-driving": (BROWN, "P", "target of free motion"),
     }  # fmt: skip
-    there = {_kind(*name) for name in made.runs[alignment.CONFIGURATION].itertuples(index=False)}
-    return {kind: style for kind, style in known.items() if kind in there}
+    there = {_kind(*name): name[2] > 0 for name in made.runs[alignment.CONFIGURATION].itertuples(index=False)}
+    others = {
+        kind: (colour, "h", f"{kind} replay (%)" if there[kind] else f"target of {domain_of(kind).label}")
+        for kind, colour in _in_free_colours(kind for kind in there if kind not in known).items()
+    }
+    return {kind: style for kind, style in (known | others).items() if kind in there}
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences

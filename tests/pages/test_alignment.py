@@ -66,7 +66,7 @@ def sweeps(
             )
 
     nothing = ("", "", np.nan)
-    for base in ("one", "two"):
+    for base in dict.fromkeys(("one", "two", *seeds.values())):
         add(base, base, "base", nothing, -1, 0, 20.0, 3 + scene)
     for model, ade in (("real", 0.5), ("copy-last-frame", 7.0)):
         add(model, "one", model, nothing, -1, -1, 0.0, ade + scene)
@@ -232,6 +232,21 @@ def test_every_run_is_a_point_and_their_mean_a_bar(made: Sweeps) -> None:
     np.testing.assert_allclose(sorted(y for _, y in points(figure, 0, "os")), np.sort(table["rho"]))
     means = table.groupby("target")["rho"].mean().clip(-1, 1)
     np.testing.assert_allclose(sorted(y for _, y in points(figure, 0, "_")), np.sort(means), atol=1e-9)
+
+
+def test_six_bases_other_targets_and_other_kinds_of_replay_can_be_told_apart() -> None:
+    """As in the second edition."""
+    families = [(f"driving-family-{one}", "", 0.0) for one in "ab"]
+    bases = {seed: f"base {seed}" for seed in range(6)}
+    gains = {REGULAR: (5, -2), NEAR: (4, 0), ("driving", "near-without-a", 0.25): (3, 1)} | dict.fromkeys(families, (3, 2))
+    made = sweeps(gains, seeds=bases)
+    for drawing in DRAWINGS:
+        assert len(getattr(alignment_page, drawing)(made).axes)
+    within, across = alignment_page.within_runs(made), alignment_page.across_configurations(made)
+    markers = {line.get_marker() for line in within.axes[0].lines} - {"_", "None", ""}
+    assert len(markers) == len(bases)
+    said = [text.get_text() for figure in (within, across) for legend in figure.legends for text in legend.get_texts()]
+    assert "a run; a marker per base" in said and "near-without-a replay (%)" in said and "target of events A" in said
 
 
 def test_changes_stand_at_their_dose(made: Sweeps) -> None:
