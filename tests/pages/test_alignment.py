@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ Key = tuple[str, str, float]  # target, replay, fraction
 
 
 def sweeps(
-    gains: dict[Key, tuple[float, float]],
+    gains: Mapping[Key, tuple[float, float]],
     seeds: dict[int, str] = BASES,
     asked: tuple[Key, ...] = (),
     shares: np.ndarray = SHARES,
