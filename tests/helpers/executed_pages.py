@@ -15,3 +15,12 @@ def shown(store: Path, out: Path, page: str) -> dict[str, dict[str, str]]:
     for datas in outputs.values():
         csv_files.check("".join("".join(data.get("text/html", "")) for data in datas))
     return {name: datas[0] for name, datas in outputs.items() if datas}
+
+
+def run_here(page: str) -> dict[str, object]:
+    """The names that a page's code cells define, executed in this process with the page's own parameters."""
+    names: dict[str, object] = {}
+    for cell in nbformat.read(ROOT / "book" / f"{page}.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+    return names

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from executed_pages import run_here
 from matplotlib.collections import PathCollection
 
 from replaylab.analysis.tables import NONE
@@ -89,3 +90,10 @@ def test_the_figure_draws_every_point_once_and_a_line_a_configuration(table: pd.
 def test_an_unknown_edition_is_refused() -> None:
     with pytest.raises(ValueError, match="edition 'third' is none of second, first"):
         scale.read(editions=("third",))
+
+
+def test_the_notebook_runs_with_few_bases_too(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "opening", lambda store: "")
+    for points in (table, table[table["base"].isin(["base 0", "old"])]):
+        monkeypatch.setattr(scale, "read", lambda store, points=points: points)
+        assert run_here("10_scale")["points"] is points

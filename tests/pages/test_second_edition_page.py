@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import csv_files
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from executed_pages import run_here
 from made_up_bases import NEAR, NONE, made_up
 
 from replaylab.analysis import claims
@@ -103,3 +105,11 @@ def test_claims_stand_beside_those_of_the_first_edition(made: SecondEdition) -> 
     assert set(new) == {"C2, natural", "C4, near, unseen"}
     assert set(table.loc[table.index.difference([*new, "C3"]), "statement"]) == of_first - {claims.CLAIMS[3].statement}
     assert len(page.MARKERS) == len(READINGS)
+
+
+def test_the_notebook_runs_whatever_has_been_run(made: SecondEdition, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = replace(made.table, rows=made.table.rows[made.table.rows["model"] != "fine-tuned"])
+    for one in (made, SecondEdition(nothing)):
+        monkeypatch.setattr(page, "read", lambda store, one=one: one)
+        assert run_here(page.PAGE)["made"] is one
+    assert MISSING in page.opening(one) and page.verdicts(one.found)._repr_html_()
