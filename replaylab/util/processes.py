@@ -37,7 +37,7 @@ def ask_for_large_pages() -> None:
     """Let torch ask for pages of 2 MB for large tensors, unless the environment has THP_MEM_ALLOC_ENABLE=0.
 
     Without them, systems that give such pages on request only (transparent_hugepage "madvise") clear some ten thousand
-    small pages in a step of training. Results are the same bits. Effective before torch is imported.
+    small pages in a step of training. Results are the same bits. Effective before torch's first tensor.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 

@@ -40,7 +40,7 @@ from replaylab.models.tiny_wan import TinyWan
 from replaylab.shipped_weights import WEIGHTS
 from replaylab.spec import EvaluationSpec, WorldSpec
 from replaylab.util import distributed
-from replaylab.util.processes import usable_cores
+from replaylab.util.processes import ask_for_large_pages, usable_cores
 from replaylab.worlds.build import build_domain
 
 ROUNDS = 5
@@ -49,6 +49,7 @@ Window = Callable[[str, int], np.ndarray]  # (file, first frame) to (T, H, W, 3)
 
 
 def main() -> None:
+    ask_for_large_pages()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; medians of {ROUNDS} rounds")
     with tempfile.TemporaryDirectory() as home:
         spec = WorldSpec("bench", "traffic", "target", "ordinary", (96, 0, 0))

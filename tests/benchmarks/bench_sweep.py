@@ -29,6 +29,7 @@ from replaylab.evaluation import evaluate
 from replaylab.sweeps import presets, sweep
 from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.training import loop
+from replaylab.util.processes import ask_for_large_pages
 
 RATIO = 1.10
 QUICK = PRESETS["quick"]
@@ -40,6 +41,7 @@ SHORT = replace(PRESETS["smoke"], name="bench")
 
 
 def main() -> None:
+    ask_for_large_pages()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="a few steps: shows that everything runs")
     preset = SHORT if parser.parse_args().short else FULL

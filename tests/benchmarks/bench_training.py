@@ -1,9 +1,10 @@
 """What a training step costs on this machine: `make bench`. Measurements, not tests: nothing here can fail for being slow.
 
-Four questions. (a) Samples a second of the real `train.fit`, against the loop that people write from diffusers' examples,
+Five questions. (a) Samples a second of the real `train.fit`, against the loop that people write from diffusers' examples,
 and whether both learn alike. (b) The share of a step that is neither forward, backward nor optimizer. (c) Model FLOP/s
 over what this machine's matrix product reaches, and where the rest goes. (d) Seconds from the command to the first step.
-All ways take turns in this one process, on the CPU; the first round is dropped. Figures go to stdout, progress to stderr.
+(e) A step with pages of 2 MB against one without, in processes that take turns, because torch decides it once. All other
+ways take turns in this one process, on the CPU; the first round is dropped. Figures go to stdout, progress to stderr.
 
 Run it on a machine that does nothing else: two programs with as many threads as cores slow each other down tenfold.
 `--short` only shows that everything runs.
@@ -55,6 +56,7 @@ from replaylab.sweeps.presets import grid
 from replaylab.training import loop as loop_module
 from replaylab.util import distributed
 from replaylab.util.distributed import flush_denormals
+from replaylab.util.processes import ask_for_large_pages
 from replaylab.worlds.build import build_domain
 
 BATCH, LEARNING_RATE = 16, 4e-4
@@ -97,11 +99,18 @@ Way = Callable[[int], Steps]  # trains on for so many steps
 
 @flush_denormals()
 def main() -> None:
+    ask_for_large_pages()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="a few steps of everything: shows that it runs")
     parser.add_argument("--compile-in", help="internal: compile with this home, and print what it cost")
+    parser.add_argument("--steps-in", help="internal: train some steps with this home, and print their seconds")
     options = parser.parse_args()
     size = SHORT if options.short else FULL
+    if options.steps_in:
+        precision = "bf16" if has_bf16() else "fp32"
+        way = ours(material(Path(options.steps_in)), precision=precision)
+        print(json.dumps([way(size.steps).seconds for _ in range(2)][1]))
+        return
     if options.compile_in:
         print(json.dumps(ours(material(Path(options.compile_in)), compiled=True)(size.steps)))
         return
@@ -122,6 +131,7 @@ def main() -> None:
         share_of_the_peak(made, seconds)
         profile_ways(made, compiled, size)
         time_to_first_step(Path(home) / "store", size)
+        compare_pages(made, options.short, size)
 
 
 def material(home: Path) -> Material:
@@ -274,6 +284,19 @@ def compile_cold_and_warm(made: Material, short: bool) -> list[float]:
         seconds, first_seconds, _ = json.loads(done.stdout.splitlines()[-1])
         found.append(first_seconds - seconds)
     return found
+
+
+def compare_pages(made: Material, short: bool, size: Size) -> None:
+    """Seconds of a step with small pages over those with large ones, pair by pair."""
+    command = [sys.executable, __file__, "--steps-in", str(made.home), *(["--short"] if short else [])]
+    pairs = []
+    for _ in range(size.rounds):
+        pair = [
+            json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout)
+            for environment in ({**os.environ, "THP_MEM_ALLOC_ENABLE": asked} for asked in "01")
+        ]
+        pairs.append(pair[0] / pair[1])
+    print(f"\n(e) a step without large pages: {np.median(pairs):.2f} x the seconds ({min(pairs):.2f} to {max(pairs):.2f})")
 
 
 def pays_after(compile_seconds: Sequence[float], seconds: dict[str, float]) -> None:
