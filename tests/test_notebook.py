@@ -28,6 +28,8 @@ ABLATIONS_PAGE = ROOT / "book" / "04_ablations.ipynb"
 ALIGNMENT_PAGE = ROOT / "book" / "06_alignment.ipynb"
 SECOND_PAGE = ROOT / "book" / "07_second_world.ipynb"
 FAMILY_PAGE = ROOT / "book" / "08_architectures.ipynb"
+EDITION_PAGE = ROOT / "book" / "09_second_edition.ipynb"
+SCALE_PAGE = ROOT / "book" / "10_scale.ipynb"
 KINDS = {
     PAGE: parameters.SweepParameters,
     WORLDS_PAGE: parameters.WorldsParameters,
@@ -36,6 +38,8 @@ KINDS = {
     ALIGNMENT_PAGE: parameters.AlignmentParameters,
     SECOND_PAGE: parameters.SecondWorldParameters,
     FAMILY_PAGE: parameters.SecondFamilyParameters,
+    EDITION_PAGE: parameters.StoreParameters,
+    SCALE_PAGE: parameters.StoreParameters,
 }
 VALID = ("preset", "replay_fractions", "seeds", "cluster", "cluster_file", "store")
 OF_A_KERNEL: dict[str, object] = {
@@ -246,14 +250,15 @@ def test_no_cell_leaves_a_plain_value_that_would_be_taken_for_a_parameter(page: 
         for target in node.targets
         if isinstance(target, ast.Name)
     ]
-    names = ["p", "table", "values", "control", "budgets"] if path == PAGE else ["p", "table"]
+    others = {PAGE: ["table", "values", "control", "budgets"], EDITION_PAGE: ["made"], SCALE_PAGE: ["points"]}
+    names = ["p", *others.get(path, ["table"])]
     assert assigned == [(name, ast.Call) for name in names]
 
 
 def test_every_figure_is_described_in_words(page: nbformat.NotebookNode, path: Path) -> None:
     drawn = [cell for cell in code_cells(page) if cell.id.endswith("-figure") or cell.id == "base-curve"]
     counts = {PAGE: 5, WORLDS_PAGE: 2, EXPLORER: 0, ABLATIONS_PAGE: 2, ALIGNMENT_PAGE: 5, SECOND_PAGE: 2,
-              FAMILY_PAGE: 2}  # fmt: skip
+              FAMILY_PAGE: 2, EDITION_PAGE: 1, SCALE_PAGE: 1}  # fmt: skip
     assert len(drawn) == counts[path]
     for cell in drawn:
         assert len(cell.metadata.mystnb.image.alt) > 80

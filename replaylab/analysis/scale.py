@@ -24,6 +24,7 @@ from replaylab.util.checks import FloatArray, checked_at_least, checked_numbers
 
 LEVEL = 0.95
 POINTS_FOR_A_LINE = 3
+COLUMNS = ["base", "replay", "replay_fraction", "seed", "skill", "change", "way", "scenes"]
 
 
 def skill(base: float, copied: float, real: float) -> float:
@@ -52,7 +53,7 @@ def points(rows: pd.DataFrame, measure: str, domain: str) -> pd.DataFrame:
             "skill": skill(of_base[shared].mean(), *ends), "change": (of_run[shared] - of_base[shared]).mean(),
             "way": ends[0] - ends[1], "scenes": len(shared),
         })  # fmt: skip
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Line:
         level = self.intercept + self.slope * self.mean_x
         a, b, c = self.slope**2 - noise / self.squares_x, self.slope * level, level**2 - noise / self.n
         place = -self.intercept / self.slope if self.slope else np.nan
-        inside = b**2 - a * c
+        inside = max(b**2 - a * c, 0.0) if a > 0 else b**2 - a * c  # with a > 0, below 0 by rounding only
         if inside < 0 or a == 0:  # nowhere told from 0
             return place, [(-np.inf, np.inf)]
         low, high = sorted(self.mean_x + (-b + sign * np.sqrt(inside)) / a for sign in (-1, 1))

@@ -25,7 +25,7 @@ from replaylab.analysis import changes, claims, statistics
 from replaylab.analysis.changes import before_and_after, last_steps, of_measure
 from replaylab.analysis.claims import Configuration
 from replaylab.analysis.statistics import Interval, Side, Verdict
-from replaylab.catalogue import LEAST_COPIED_TO_REAL, PSEUDO
+from replaylab.catalogue import LEAST_COPIED_TO_REAL, PSEUDO, domain_of, measure_of
 
 BASES_NEEDED = 6
 FALSE_CLAIMS = 0.05  # how often, at most, one claim in all is made that is not so
@@ -35,7 +35,7 @@ OF_THE_GAIN = 0.25  # of plain fine-tuning: by how much less visual quality may 
 READINGS = ("ade_px", "ade_matched_px", "ade_second_detector_px")
 """The co-primary measures of accuracy."""
 LOOKS = ("effnet_kd",)
-KNOWN_MOTION = ("copy-last-frame", "constant-velocity")
+KNOWN_MOTION = {"copy-last-frame": "a copied last frame", "constant-velocity": "constant velocity"}
 """The reference baselines that a base must exceed for claims about accuracy."""
 
 
@@ -194,7 +194,8 @@ class Judged:
 
 
 def judge_all(rows: pd.DataFrame, claims_: Sequence[AnyClaim] = CLAIMS) -> list[tuple[AnyClaim, Judged | None]]:
-    """Every claim with its verdict from rows of runs and references (`store.COLUMNS`); None if runs are missing.
+    """Every claim with its verdict from rows of runs and references (`store.COLUMNS`); None for fewer than two bases that
+    have all of its runs.
 
     Claims with missing runs are included in Holm's adjustment, because they were planned.
     """
@@ -221,7 +222,7 @@ def _found(rows: pd.DataFrame, claim: AnyClaim) -> Judged | None:
     conditions: list[tuple[Part, Side]] = []
     for measure in claim.measures:
         if isinstance(claim, AlignmentClaim):
-            tables = {"ρ − ρ": _apart(rows, claim, measure)}
+            tables = {"ρ of diverse − ρ of regular targets": _apart(rows, claim, measure)}
         else:
             tables = {one.words: contrast(rows, one, measure, claim.domain) for one in claim.contrasts}
             for one, side in claim.presupposes:
@@ -241,7 +242,7 @@ def _found(rows: pd.DataFrame, claim: AnyClaim) -> Judged | None:
 
 def _with_verdict(found: Judged, adjusted_p: float) -> Judged:
     unmet = [part for part, side in found.conditions if statistics.side(part.interval) != side]
-    why = "; ".join(f"not shown that {part.words} ({part.measure})" for part in unmet)
+    why = "; ".join(f"it is not shown that {part.words} ({measure_of(part.measure).label})" for part in unmet)
     verdict: Verdict = "undecided"
     if found.bases < BASES_NEEDED:
         verdict = "exploratory"
@@ -323,7 +324,7 @@ def _of_base(rows: pd.DataFrame, measure: str, domain: str, model: str, bases: p
     """The bases − a reference baseline without skill in motion."""
     here = of_measure(rows, measure, domain)
     ahead = (_of_bases(here).loc[bases.unique()] - _reference(here, model, measure, domain)).dropna(axis=1)
-    return _part(measure, f"the bases are better than {model} in {domain}", ahead)
+    return _part(measure, f"the bases are better than {KNOWN_MOTION[model]} on {domain_of(domain).label}", ahead)
 
 
 def _of_detector(rows: pd.DataFrame, measure: str, domain: str) -> Part:
@@ -331,7 +332,8 @@ def _of_detector(rows: pd.DataFrame, measure: str, domain: str) -> Part:
     here = of_measure(rows, measure, domain)
     copied, real = (_reference(here, model, measure, domain) for model in ("copy-last-frame", "real"))
     values = (LEAST_COPIED_TO_REAL * real - copied).dropna().to_numpy()
-    words = f"copying has at least {LEAST_COPIED_TO_REAL:g} times the error of real clips in {domain}"
+    times = f"at least {LEAST_COPIED_TO_REAL:g} times the error of real clips"
+    words = f"a copied last frame has {times} on {domain_of(domain).label}"
     return Part(measure, words, statistics.t_interval(values), statistics.p_value(values), {}, len(values))
 
 

@@ -75,7 +75,7 @@ class Ablations:
     areas: pd.Series[float]
     """method -> the area dominated by its settings, as a share of near replay's; empty if runs are missing"""
     fractions: Configurations
-    """the replay fractions of the edition's sweep"""
+    """the replay fractions of the edition's sweep: of near replay in the first, of every kind in the second"""
     on_dev: pd.DataFrame
     """one row per run on the dev split: run, preset, seed, state"""
     edition: Edition
@@ -88,8 +88,11 @@ def read(seeds: Sequence[int] = (), store: str | Path = "", edition: str = "firs
     """The finished runs of an edition, one of EDITIONS; nothing is trained. An empty `seeds` or `store` means the presets'
     own.
 
-    Until `ablations.best` can select their settings, `alternatives` has only replay 0 % and near replay of 25 %.
+    Until `ablations.best` can select their settings, `alternatives` has only replay 0 % and near replay of 25 %. ValueError
+    for another edition.
     """
+    if edition not in EDITIONS:
+        raise ValueError(f"edition {edition!r} is none of {', '.join(EDITIONS)}")
     of = EDITIONS[edition]
     home = store_of(of.dev, store)
     settings, on_dev = _settings(home, of.dev), _runs_on_dev(home, of.dev)
@@ -383,9 +386,10 @@ def _of_pairs(made: Configurations) -> str:
         if without in made.names:
             difference = made.difference(name, without)
             each.append(f"*{name}* {MISSING if np.isnan(difference.estimate) else describe_with_outcome(difference)}")
+    topics = {"target": "the target's size", "trained": "what is trained"}
+    varied = " and ".join(words for group, words in topics.items() if group in set(made.runs["group"]))
     return (
-        "**Does replay help whatever the target's size and whatever is trained?** With − without replay in ADE on eventful "
-        f"driving, px: {'; '.join(each)}."
+        f"**Does replay help, whatever {varied}?** With − without replay in ADE on eventful driving, px: {'; '.join(each)}."
     )
 
 

@@ -199,13 +199,15 @@ def _colours(made: Sweeps) -> dict[str, Any]:
     shades = sns.blend_palette(["#e8a0c8", VIOLET, DARKEST], len(some)) if len(some) > 1 else [DARKEST]
     known = {ORDINARY: VERMILION, "driving-repetitive": LIGHT, "diverse-driving": GREEN}
     known |= dict(zip(some, shades, strict=False))
-    every = known | _in_free_colours(target for target in made.targets if target not in known)
+    here = {target: known[target] for target in made.targets if target in known}
+    every = here | _in_free_colours([target for target in made.targets if target not in known], here.values())
     return {target: every[target] for target in made.targets}
 
 
-def _in_free_colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each group that has none of its own."""
-    return dict(zip(names, cycle((BROWN, BLUE, VIOLET, DARKEST)), strict=False))
+def _in_free_colours(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    """A colour for each group that has none of its own, which no other group of the figure has if there are enough."""
+    free = [one for one in (BROWN, BLUE, VIOLET, DARKEST, LIGHT) if one not in {*taken}]
+    return dict(zip(names, cycle(free), strict=False))
 
 
 def _shapes(made: Sweeps) -> dict[str, str]:
@@ -293,11 +295,12 @@ def _group_styles(made: Sweeps) -> dict[str, tuple[Any, str, str]]:
         "diverse-driving": (BROWN, "P", "target of free motion"),
     }  # fmt: skip
     there = {_kind(*name): name[2] > 0 for name in made.runs[alignment.CONFIGURATION].itertuples(index=False)}
-    others = {
+    here = {kind: style for kind, style in known.items() if kind in there}
+    colours = _in_free_colours([kind for kind in there if kind not in known], [colour for colour, _, _ in here.values()])
+    return here | {
         kind: (colour, "h", f"{kind} replay (%)" if there[kind] else f"target of {domain_of(kind).label}")
-        for kind, colour in _in_free_colours(kind for kind in there if kind not in known).items()
+        for kind, colour in colours.items()
     }
-    return {kind: style for kind, style in (known | others).items() if kind in there}
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences

@@ -20,7 +20,7 @@ class Card:
     line: str
     """the claim in a sentence"""
     verdict: str
-    """of `verdicts.WORDS`, shown as its word, or another word"""
+    """a key of `verdicts.WORDS`, or another word, which is shown as it is"""
     effect: str
     page: str
     """the name of the notebook or page with the evidence"""

@@ -1,8 +1,8 @@
 """The pages on another driving world (claim C6) and another family of models (C5): the same claims tested twice.
 
 The functions take a `Generalisation`, made by `read`, and return a matplotlib figure, a pandas Styler or Markdown.
-Decision: the preregistered claims are tested unchanged in the second world or family, beside their results in the published
-sweep, the first. Three seeds give no verdict: an interval lies on the claimed side, on the other side, or is inconclusive.
+Decision: the preregistered claims are tested unchanged in the second world or family, beside their results in the same
+edition's sweep, the first. No interval is a verdict: it lies on the claimed side, on the other side, or is inconclusive.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ PANELS = (*FIDELITIES, configurations.RECALL, configurations.ORDINARY_DYNAMICS, 
 COLOURS = {"near": BLUE, "far": GREEN}
 SHOWN = f"without replay, and with {percent(MAIN_FRACTION)} of each kind of replay, or else its largest fraction below 100 %"
 """Whose clips are shown at the top of a reader's own page (`sample_clips.main_runs`)."""
+BASES_SHOWN = ("near", "near-eventful", "driving-eventful")
+"""Domains in which the bases of two families are compared, as far as both were measured there."""
 AS_CLAIMED, OTHER_WAY = "as claimed", "the other way"
 READINGS = {"holds": AS_CLAIMED, "does not hold": OTHER_WAY, "undecided": CANNOT_TELL}
 Judgements = list[tuple[Claim, Judged | None]]
@@ -105,7 +107,7 @@ def read(
     """
     home, wanted = store_of(preset, store), grid(preset, list(replay_fractions), list(seeds))
     presets = dict.fromkeys((run.run_id for run in wanted), preset)
-    if without := PRESETS[preset].beside:
+    if without := PRESETS[preset].without_replay_in:
         more = grid(without, None, list(seeds))
         wanted, presets = [*more, *wanted], dict.fromkeys((run.run_id for run in more), without) | presets
     target = wanted[0].target.name
@@ -134,11 +136,11 @@ def read(
 
 
 def _effects(made: Generalisation) -> list[Comparison]:
-    """The effects of fine-tuning without replay, and of the most near replay minus replay 0 %, beside the published ones:
-    of the same preset, or else of the first world.
+    """The effects of fine-tuning without replay, and of the largest fraction of near replay − replay 0 %, beside the
+    published ones, if there are any: of the same preset, or else of the first world.
     """
     second, preset = made.second, made.second.preset
-    published = made.first
+    published = made.first if made.first.preset in PUBLISHED else None
     if preset in PUBLISHED:
         named = configurations.by_replay(grid(preset))
         published = configurations.configurations_of(
@@ -146,15 +148,15 @@ def _effects(made: Generalisation) -> list[Comparison]:
         )
     replayed = second.done[(second.done["replay"] == "near") & (second.done["replay_fraction"] < 1)]
     most = replayed.loc[replayed["replay_fraction"].idxmax(), "configuration"] if len(replayed) else ""
-    beside = most if most in published.names else configurations.REFERENCE
+    beside = most if published is None or most in published.names else configurations.REFERENCE
     found = []
     for label in (configurations.FIDELITY, configurations.ORDINARY_DYNAMICS, DYNAMICS):
         measure, _ = configurations.MEASURES[label]
-        without = (one.change(NONE, label) for one in (second, published))
-        found.append(Comparison(f"{label}: fine-tuning without replay", measure, *without))
+        known = None if published is None else published.change(NONE, label)
+        found.append(Comparison(f"{label}: fine-tuning without replay", measure, second.change(NONE, label), known))
         if most:
-            differences = second.difference(most, NONE, label), published.difference(beside, NONE, label)
-            found.append(Comparison(f"{label}: {most} − {NONE}", measure, *differences))
+            known = None if published is None else published.difference(beside, NONE, label)
+            found.append(Comparison(f"{label}: {most} − {NONE}", measure, second.difference(most, NONE, label), known))
     return own_results.measured(found)
 
 
@@ -172,8 +174,9 @@ def opening(made: Generalisation, store: str | Path = "") -> str:
         return own_results.banner(made.own)
     second = made.second
     runs = second.runs.assign(target=second.ordinary)
-    again = f"python -m replaylab sweep --preset {second.preset} --store FOLDER"
-    return verdicts.opening(made.judged[0], [made.differs.claim], runs, again, [second.preset], store)
+    presets = [one for one in (PRESETS[second.preset].without_replay_in, second.preset) if one]
+    again = " && ".join(f"python -m replaylab sweep --preset {one} --store FOLDER" for one in presets)
+    return verdicts.opening(made.judged[0], [made.differs.claim], runs, again, presets, store)
 
 
 def claims_table(made: Generalisation) -> Styler:
@@ -225,8 +228,8 @@ def both_curves(made: Generalisation) -> pd.DataFrame:
 def bases_summary(made: Generalisation) -> str:
     """Markdown: ADE of both bases at the end of pretraining, between that of copying and that of the autoencoder."""
     second, first = _curves(made)
-    lines = []
-    for domain in ("near", "driving-eventful"):
+    lines, there = [], set(second["domain"]) & set(first["domain"])
+    for domain in [one for one in BASES_SHOWN if one in there]:
         (ours, steps), (other, others_steps) = (_end(curve, "base", domain) for curve in (second, first))
         copied, coded = (_end(second, model, domain)[0] for model in ("copy-last-frame", "autoencoder"))
         lines.append(
@@ -244,7 +247,8 @@ def _end(curve: pd.DataFrame, model: str, domain: str) -> tuple[str, int]:
 
 
 def _curves(made: Generalisation) -> list[pd.DataFrame]:
-    bases = [base_folder(family=PRESETS[preset].family).name for preset in (made.second.preset, made.first.preset)]
+    presets = [PRESETS[preset] for preset in (made.second.preset, made.first.preset)]
+    bases = [base_folder((of.bases or (0,))[0], of.family).name for of in presets]
     return [base_curve(base).assign(base=base) for base in bases]
 
 

@@ -1,7 +1,7 @@
 """The top of the page on claim C3: the claim's verdict, or a reader's own runs of its targets.
 
-The functions take an `alignment.Sweeps`. Decision: a reader's own runs are compared target by target, and shown by their
-clips without replay.
+The functions take an `alignment.Sweeps`. Decision: a reader's own runs are compared target by target; the clips shown are
+those of runs without replay.
 """
 
 from __future__ import annotations

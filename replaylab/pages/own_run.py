@@ -58,8 +58,8 @@ def of_table(table: Table, page: str = "03_replay_sweep") -> OwnRun | None:
 def compared(table: Table, published: pd.DataFrame) -> list[Comparison]:
     """The effects of fine-tuning without replay, then of replay, at the last step; those that this run has.
 
-    Replay is the largest fraction below all in these runs, minus replay 0 %. It is compared with the same fraction of near
-    replay in the rows of `published`, or with MAIN_FRACTION if that was not published.
+    The effect of replay is the change at the largest replay fraction below 100 % in these runs − that at replay 0 %. It is
+    compared with the same fraction of near replay in the rows of `published`, or with MAIN_FRACTION if that is not there.
     """
     few = replace(table, rows=table.rows[table.rows["measure"].isin(verdicts.JUDGED)])
     of_runs = last_steps(finetune_degradation.read(few).of_runs)

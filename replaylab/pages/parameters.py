@@ -138,7 +138,7 @@ class AlignmentParameters:
 class StoreParameters:
     """The parameters of the notebooks on the second edition and on scale, which train nothing."""
 
-    store: str = _store("the published results")
+    store: str = _store("the presets' own")
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from pandas.io.formats.style import Styler
 from replaylab.analysis import design, second_edition
 from replaylab.analysis.design import Endpoint
 from replaylab.analysis.second_edition import CLAIMS, AlignmentClaim
-from replaylab.catalogue import measure_of
+from replaylab.catalogue import domain_of, measure_of
 from replaylab.pages.second_edition import measures_of
 from replaylab.pages.style import styled
-from replaylab.pages.verdicts import read_together
+from replaylab.pages.verdicts import configuration_name, read_together
 from replaylab.shipped_weights import base_folder, weights_digest
 from replaylab.sweeps.presets import CONFIRMATORY, SECOND_BASES, Preset
 from replaylab.util.text import number, percent
@@ -71,14 +71,20 @@ def _lines_of_claims() -> list[tuple[str, ...]]:
     for claim in CLAIMS:
         head, tail = (claim.name, claim.statement), (_labels(claim.measures), f"{claim.side} 0")
         if isinstance(claim, AlignmentClaim):
-            groups = [[f"{one.name} read on {domain}" for one, domain in of] for of in (claim.together, claim.apart)]
+            groups = [
+                [f"{configuration_name(one)}, read on {domain_of(domain).label}" for one, domain in of]
+                for of in (claim.together, claim.apart)
+            ]
             lines.append((*head, " − ".join(f"mean ρ of ({'; '.join(words)})" for words in groups), *tail))
             continue
         for contrast in claim.contrasts:
-            runs = " and ".join(f"{weight:+g}".replace("-", "−") + f" × {one.name}" for one, weight in contrast.changes)
-            lines.append((*head, f"{contrast.words}: {runs}, on {claim.domain}", *tail))
+            runs = " and ".join(
+                f"{weight:+g}".replace("-", "−") + f" × {configuration_name(one)}" for one, weight in contrast.changes
+            )
+            lines.append((*head, f"{contrast.words}: {runs}, on {domain_of(claim.domain).label}", *tail))
         for condition, side in claim.presupposes:
-            words = f"{condition.words}: {condition.changes[0][0].name}, on {claim.domain}"
+            name = configuration_name(condition.changes[0][0])
+            words = f"{condition.words}: {name}, on {domain_of(claim.domain).label}"
             lines.append((claim.name, "presupposes", words, tail[0], f"{side} 0"))
     return lines
 

@@ -1,4 +1,4 @@
-"""The sample clips of a sweep, read from its store, with the paths and errors of their agents.
+"""The sample clips of runs, read from their store, with the paths and errors of their agents.
 
 Decision: agents are linked over frames by nearest centres, and detected boxes are matched with true ones frame by frame as
 in `metrics.dynamics`, so that the error in a caption is that of the clip shown. Refused: clips selected by eye.

@@ -1,7 +1,7 @@
 """The page on scale: does fine-tuning cost more with a better base?
 
 The functions take the table of `points` and return a matplotlib figure, a pandas Styler or Markdown. Decision: the skill of
-a base is the position of its ADE between copying the last frame (0) and the truth (1), on the clips on which the change is
+a base is the position of its ADE between copying the last frame (0) and real clips (1), on the clips on which the change is
 measured (`analysis.scale`). Fidelity, in which copies are better than any base's clips, is shown over the same skill. A
 point is the mean of the runs of a base in one configuration. Lines are fitted to the second edition's bases only: the first
 edition's were trained and measured differently, and are shown beside them.
@@ -39,7 +39,7 @@ PRESET_OF = {"second": "scale", "first": "published"}
 
 def read(store: str | Path = "", editions: Sequence[str] = EDITIONS) -> pd.DataFrame:
     """`points` of the finished runs, with a column `edition`; nothing is trained. `store`: where the second edition's runs
-    are, "" for the published ones; the first edition's are always the published ones.
+    are, "" for the preset's own; the first edition's are always the published ones.
 
     Raises ValueError for an edition that is not in EDITIONS.
     """
@@ -51,20 +51,15 @@ def read(store: str | Path = "", editions: Sequence[str] = EDITIONS) -> pd.DataF
         points(verdicts.read_together((PRESET_OF[edition],), stores[edition], measures).rows).assign(edition=edition)
         for edition in editions
     ]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat([one for one in parts if len(one)] or parts, ignore_index=True)
 
 
 def opening(store: str | Path = "") -> str:
     """Markdown for the top of the page: the finished runs of the second edition, their cost and the command."""
     preset = PRESET_OF["second"]
     made = sweep.read(preset, store=store, measures=[])
-    done = int((made.runs["state"] == "done").sum())
-    lines = [
-        f"- **Runs**: {done} of {len(made.runs)} are complete (preset {preset}; *{made.split}* split), exploratory.",
-        f"- **Cost**: {verdicts.cost_in_words(made.runs, made.store)}",
-        f"- **Reproduce**: `python -m replaylab sweep --preset {preset} --store FOLDER`",
-    ]
-    return "\n".join(lines)
+    command = f"python -m replaylab sweep --preset {preset} --store FOLDER"
+    return "\n".join(verdicts.status_lines(made.runs, [preset], made.split, command, made.store, " They are exploratory."))
 
 
 def points(rows: pd.DataFrame) -> pd.DataFrame:
@@ -117,7 +112,7 @@ def over_skill(table: pd.DataFrame) -> Figure:
             axes.axhline(0, color=GREY, lw=0.9)
             axes.set_ylabel(f"change of {measure_of(measure).name}")
             axes.set_title(f"{measure_of(measure).label} on {domain_of(domain).label}")
-        every[-1].set_xlabel("base's skill: 0 copying the last frame, 1 the truth →")
+        every[-1].set_xlabel("base's skill: 0 copying the last frame, 1 real clips →")
         entries = [style.legend_entry(colour, name, "o") for name, colour in COLOURS.items()]
         entries.append(style.legend_entry(GREY, "first edition's bases", "o", mfc="none"))
         return style.finished(
@@ -147,38 +142,45 @@ def in_words(table: pd.DataFrame) -> str:
     """Markdown: for every panel, whether the change depends on the base's skill, and where its sign changes."""
     fitted = lines(table)
     if not fitted:
-        return "Fewer than three of the second edition's bases have runs, so no line is fitted."
+        return (
+            f"Fewer than {scale.POINTS_FOR_A_LINE} of the second edition's points have finished runs and different skills, "
+            "so no line is fitted."
+        )
     said = []
     for (configuration, measure, domain), line in fitted.items():
         rise = line.rise
-        way = "increases with" if rise.low > 0 else "decreases with" if rise.high < 0 else "shows no certain dependence on"
+        trend = "increases with" if rise.low > 0 else "decreases with" if rise.high < 0 else "shows no clear dependence on"
         unit = f" {measure_of(measure).unit}".rstrip()
         what = f"{measure_of(measure).label} on {domain_of(domain).label}, {configuration}"
         here = table[(table["edition"] == "second") & (table["measure"] == measure) & (table["domain"] == domain)]
         said.append(
-            f"- **{what}**: the change {way} the base's skill ({describe(rise)}{unit} from copying to the truth, "
-            f"{line.n} bases). {_lost(rise, here['way'].mean()) if measure == KNOWN_BY else ''}{_crossing(line)}"
+            f"- **{what}**: the change {trend} the base's skill ({describe(rise)}{unit} from copying to real clips, "
+            f"{line.n} points). {_lost(rise, here['way'].mean()) if measure == KNOWN_BY else ''}"
+            f"{_crossing(line, here['skill'])}"
         )
     return "\n".join(said)
 
 
 def _lost(rise: Interval, way: float) -> str:
-    """The slope as a share of the way from copying to the truth: 1 if all bases end with the same error."""
+    """The slope as a share of the way from copying to real clips: 1 if all bases end with the same error, below 0 if they
+    end further apart.
+    """
     share, low, high = (with_minus_sign(percent(round(end / way, 2))) for end in (rise.estimate, rise.low, rise.high))
-    return f"Of the advantage of a better base, fine-tuning takes {share} ({low} to {high}). "
+    return f"Fine-tuning reduces the advantage of a better base by {share} ({low} to {high}). "
 
 
-def _crossing(line: scale.Line) -> str:
+def _crossing(line: scale.Line, skills: pd.Series[float]) -> str:
     place, places = line.crossing()
     if len(places) > 1 or not np.isfinite(places[0]).all():
         return "The data do not determine where its sign changes."
     turns = ("a gain", "a cost") if line.slope > 0 else ("a cost", "a gain")
     low, high = (number(end) for end in places[0])
-    return f"It turns from {turns[0]} into {turns[1]} at a skill of {number(place)} ({low} to {high})."
+    beyond = "" if skills.min() <= place <= skills.max() else ", an extrapolation"
+    return f"It turns from {turns[0]} into {turns[1]} at a skill of {number(place)} ({low} to {high}){beyond}."
 
 
 def values(table: pd.DataFrame) -> pd.DataFrame:
     """The points for readers: with the folder of a base instead of its digest."""
     names = names_of_bases()
     shown = table.assign(base=[names.get(base, base) for base in table["base"]])
-    return shown[["edition", "base", "configuration", "measure", "domain", "skill", "change", "runs"]]
+    return shown[["edition", "base", "configuration", "measure", "domain", "skill", "change", "way", "runs"]]

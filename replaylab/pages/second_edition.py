@@ -2,7 +2,7 @@
 
 The functions take a `SecondEdition`, made by `read`, or its judged claims, and return a matplotlib figure, a pandas Styler,
 HTML or Markdown. Decision: a verdict is shown with all its intervals, with the presuppositions that were not shown, and with
-every base; the effect on a card is that of the part of the claim with the least evidence, which determines the verdict.
+every base; the effect on a card is that of the part with the least evidence for the verdict.
 """
 
 from __future__ import annotations
@@ -21,38 +21,52 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from replaylab.analysis import second_edition
-from replaylab.analysis.second_edition import READINGS, AnyClaim, Judged, Part
+from replaylab.analysis import claims, second_edition
+from replaylab.analysis.changes import FINE_TUNED
+from replaylab.analysis.second_edition import READINGS, AlignmentClaim, AnyClaim, Judged, Part
 from replaylab.analysis.statistics import describe
-from replaylab.catalogue import PSEUDO, domain_of, measure_of
+from replaylab.catalogue import LEAST_COPIED_TO_REAL, PSEUDO, domain_of, measure_of
 from replaylab.pages import style
 from replaylab.pages import verdicts as first
 from replaylab.pages.cards import Card, in_a_grid
 from replaylab.pages.style import GREY, INK, NOTE_CHARACTERS, SMALLEST_PT, WIDTH, IntervalCell, figure_style, styled
-from replaylab.pages.verdicts import COLOURS, COLOURS_OF_WORDS, MISSING, WORDS
+from replaylab.pages.verdicts import COLOURS, MISSING, TOO_FEW, WORDS
 from replaylab.sweeps.presets import CONFIRMATORY
 from replaylab.sweeps.sweep import Table
-from replaylab.util.text import capital, counted, number
+from replaylab.util.text import capital, counted, number, percent
 
 Judgements = Sequence[tuple[AnyClaim, Judged | None]]
 PAGE = "09_second_edition"
 MARKERS = dict(zip(READINGS, ("o", "s", "^"), strict=True))
 """Of the readings of accuracy; other measures have a circle."""
-BEFORE = {"C3": "C3"}
+SAME_NAME = ("C3",)
 """Claims of which the first edition has one of the same name; the others have the same statement, or are new."""
-CHANGED = {
-    "C1": "six bases in place of two; other test clips",
-    "C2": "three readings of accuracy must agree; bases must be better than constant velocity",
-    "C2, eventful": "three readings of accuracy must agree; bases must be better than constant velocity",
-    "C2, natural": "a target that a published driver model moves",
-    "C3": "tested on kinds of events that the target does not contain",
-    "C4, near": "also at most a quarter of the loss of plain fine-tuning",
-    "C4, near, unseen": "the replayed clips lack the tested events",
-    "C4, far": "also at most a quarter of the loss of plain fine-tuning",
-    "C4, near, quality": "against the gain of plain fine-tuning, not against the base",
-    "C4, far, quality": "against the gain of plain fine-tuning, not against the base",
+_ACCURACY = (
+    f"{len(READINGS)} readings must agree; bases must be shown to be better than copying and constant velocity, and copying "
+    f"to have {LEAST_COPIED_TO_REAL:g} times the error of real clips"
+)
+_KEPT = (
+    f"a second margin, {percent(second_edition.OF_THE_LOSS)} of what plain fine-tuning loses, which must be shown to lose; "
+    f"{_ACCURACY}"
+)
+_QUALITY = (
+    f"at least {percent(1 - second_edition.OF_THE_GAIN)} of plain fine-tuning's gain, which must be shown, in place of at "
+    f"most {percent(claims.KEEPS)} of the way to copying"
+)
+DIFFERENCES = {
+    "C1": f"{second_edition.BASES_NEEDED} bases in place of two; other test clips",
+    "C2": _ACCURACY,
+    "C2, eventful": _ACCURACY,
+    "C2, natural": f"new: a target whose traffic a published driver model drives; {_ACCURACY}",
+    "C3": "each target is tested on kinds of events that it does not contain, with fidelity read on the same clips; two "
+    "targets of each kind",
+    "C4, near": _KEPT,
+    "C4, near, unseen": f"new: the replayed clips lack the tested events; {_KEPT}",
+    "C4, far": _KEPT,
+    "C4, near, quality": _QUALITY,
+    "C4, far, quality": _QUALITY,
 }
-"""What the second edition tests otherwise than the first, by claim."""
+"""How the second edition's test of a claim differs from the first's, by claim."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +77,20 @@ class SecondEdition:
 
     @cached_property
     def found(self) -> Judgements:
-        """Every claim with its verdict; None if runs are missing."""
+        """Every claim with its verdict; None for fewer than two bases that have all of its runs."""
         return second_edition.judge_all(self.table.rows)
 
     @cached_property
     def before(self) -> first.Judgements:
         """The first edition's claims with their verdicts, from the published runs."""
         return first.judge_all(first.read_together().rows)
+
+    def word(self, claim: AnyClaim, one: Judged | None) -> str:
+        """The word for a claim's verdict; without one TOO_FEW, or MISSING if one of its configurations has no run."""
+        if one is not None:
+            return WORDS[one.verdict]
+        tuned = self.table.rows[self.table.rows["model"] == FINE_TUNED]
+        return TOO_FEW if all(len(configuration.select(tuned)) for configuration in claim.configurations) else MISSING
 
 
 def read(store: str | Path = "") -> SecondEdition:
@@ -86,33 +107,41 @@ def measures_of(others: Iterable[str] = ()) -> set[str]:
 # -------------------------------------------------------------------------------------------------------------- opening
 def opening(made: SecondEdition) -> str:
     """Markdown for the top of the page: the number of claims with each verdict, the finished runs, cost and command."""
-    words = [MISSING if one is None else WORDS[one.verdict] for _, one in made.found]
-    there = [word for word in (*WORDS.values(), MISSING) if word in words]
+    words = [made.word(*one) for one in made.found]
+    there = [word for word in (*WORDS.values(), TOO_FEW, MISSING) if word in words]
     counts = ", ".join(f"**{words.count(word)} {word}**" for word in there)
-    done = int((made.table.runs["state"] == "done").sum())
-    presets = " ".join(CONFIRMATORY)
-    lines = [
-        f"- **Of {counted(len(words), 'claim')}**: {counts}.",
-        f"- **Runs**: {done} of {len(made.table.runs)} are complete (presets {', '.join(CONFIRMATORY)}; "
-        f"*{made.table.split}* split).",
-        f"- **Cost**: {first.cost_in_words(made.table.runs, made.table.store)}",
-        f"- **Reproduce**: `for preset in {presets}; do python -m replaylab sweep --preset $preset --store FOLDER; done`",
-    ]
-    return "\n".join(lines)
+    command = f"for preset in {' '.join(CONFIRMATORY)}; do python -m replaylab sweep --preset $preset --store FOLDER; done"
+    status = first.status_lines(made.table.runs, tuple(CONFIRMATORY), made.table.split, command, made.table.store)
+    return "\n".join([f"- **Of {counted(len(words), 'claim')}**: {counts}.", *status])
 
 
 def cards(made: SecondEdition) -> HTML:
-    """A card per claim, with the effect of its part with the least evidence."""
-    return in_a_grid(_card(claim, one) for claim, one in made.found)
+    """A card per claim, with the effect of the part with the least evidence for its verdict."""
+    return in_a_grid(_card(made, claim, one) for claim, one in made.found)
 
 
-def _card(claim: AnyClaim, one: Judged | None) -> Card:
+def _card(made: SecondEdition, claim: AnyClaim, one: Judged | None) -> Card:
     line = f"{capital(claim.statement)}."
     if one is None:
-        return Card(claim.name, line, MISSING, "", PAGE)
-    part = max(one.parts, key=lambda part: part.p)
-    where = ", ".join([measure_of(part.measure).name, *(domain_of(name).label for name in claim.domains[:1])])
-    return Card(claim.name, line, one.verdict, f"{where}: {part.words} {_described(part)}", PAGE)
+        return Card(claim.name, line, made.word(claim, one), "", PAGE)
+    part = shown_part(one)
+    where = ", ".join([_measure(claim, part), *(domain_of(name).label for name in claim.domains)])
+    return Card(claim.name, line, one.verdict, f"{where}. {capital(part.words)}: {_described(part)}", PAGE)
+
+
+def shown_part(one: Judged) -> Part:
+    """The part with the least evidence for the verdict: for the claim, or, if it is contradicted, of the contrast with the
+    most evidence against it.
+    """
+    is_against = one.verdict == "does not hold"
+    sign = {"above": 1, "below": -1}[one.claim.side] * (-1 if is_against else 1)
+    weakest: dict[str, tuple[float, Part]] = {}
+    for part in one.parts:
+        p = part.p if sign * part.interval.estimate > 0 else 2 - part.p  # beyond 1: on the other side
+        if part.words not in weakest or p > weakest[part.words][0]:
+            weakest[part.words] = p, part
+    choose = min if is_against else max
+    return choose(weakest.values(), key=lambda pair: pair[0])[1]
 
 
 # --------------------------------------------------------------------------------------------------- figure and tables
@@ -141,7 +170,7 @@ def forest(made: SecondEdition) -> Figure:
 
 def _unit(claim: AnyClaim, one: Judged) -> str:
     """The label of the axis on which a claim's intervals are shown."""
-    if isinstance(claim, second_edition.AlignmentClaim):
+    if isinstance(claim, AlignmentClaim):
         return "difference in ρ"
     return f"change of {'ADE (px)' if one.parts[0].measure in READINGS else measure_of(one.parts[0].measure).name}"
 
@@ -171,82 +200,84 @@ def _shifts(count: int) -> list[float]:
 
 
 def both_editions(made: SecondEdition) -> Styler:
-    """A row per claim: its verdict, that of the same claim in the first edition, and what is tested otherwise."""
-    of_first = {claim.statement: one for claim, one in made.before} | {claim.name: one for claim, one in made.before}
+    """A row per claim: its verdict, that of the same claim in the first edition, and how the tests differ."""
+    of_first = {claim.name if claim.name in SAME_NAME else claim.statement: one for claim, one in made.before}
     lines = []
     for claim, one in made.found:
-        earlier = of_first.get(BEFORE.get(claim.name, claim.statement))
+        earlier = of_first.get(claim.name if claim.name in SAME_NAME else claim.statement)
         lines.append({
             "claim": claim.name, "statement": claim.statement, "first edition": WORDS[earlier.verdict] if earlier else "–",
-            "second edition": MISSING if one is None else WORDS[one.verdict], "tested otherwise": CHANGED[claim.name],
+            "second edition": made.word(claim, one), "difference": DIFFERENCES[claim.name],
         })  # fmt: skip
     styler = styled(pd.DataFrame(lines), "both-editions").hide(axis="index")
-    return styler.map(_edge, subset=["first edition", "second edition"])
+    return styler.map(first.edge, subset=["first edition", "second edition"])
 
 
-def _edge(verdict: str) -> str:
-    return f"font-weight: bold; border-left: 5px solid {COLOURS_OF_WORDS.get(verdict, GREY)}"
-
-
-def verdicts(found: Judgements) -> Styler:
+def verdicts(made: SecondEdition) -> Styler:
     """A row per claim: its verdict, p before and after Holm's adjustment, every contrast in every reading, and the
-    presuppositions that were not shown; in the file a row per contrast and reading. found: as from
-    `second_edition.judge_all`.
+    presuppositions that were not shown; in the file a row per contrast and reading.
     """
     shown = ["claim", "statement", "verdict", "p, Holm", "change", "not shown"]
-    values = pd.DataFrame([row for one in found for row in _rows(*one)])
-    table = pd.DataFrame([_line(*one) for one in found])
+    values = pd.DataFrame([row for one in made.found for row in _rows(made, *one)])
+    table = pd.DataFrame([_line(made, *one) for one in made.found])
     styler = styled(table, "second-edition-verdicts", shown=shown, values=values).hide(axis="index")
-    return styler.map(_edge, subset=["verdict"])
+    return styler.map(first.edge, subset=["verdict"])
+
+
+def _measure(claim: AnyClaim, part: Part) -> str:
+    entry = measure_of(part.measure)
+    return f"ρ with {entry.label}" if isinstance(claim, AlignmentClaim) else entry.name
 
 
 def _described(part: Part) -> str:
     return describe(part.interval, measure_of(part.measure).digits)
 
 
-def _line(claim: AnyClaim, one: Judged | None) -> dict[str, str]:
-    line = {"claim": claim.name, "statement": claim.statement, "verdict": MISSING, "p": "–", "p, Holm": "–", "bases": "–"}
+def _line(made: SecondEdition, claim: AnyClaim, one: Judged | None) -> dict[str, str]:
+    line = {"claim": claim.name, "statement": claim.statement, "verdict": made.word(claim, one)}
     if one is None:
-        return {**line, "change": "–", "not shown": "–"}
-    changes = [f"{part.words}, {measure_of(part.measure).name}: {_described(part)}" for part in one.parts]
+        return line | dict.fromkeys(("p", "p, Holm", "bases", "change", "not shown"), "–")
+    changes = [f"{part.words}, {_measure(claim, part)}: {_described(part)}" for part in one.parts]
     numbers = {"p": number(one.p), "p, Holm": number(one.adjusted_p), "bases": str(one.bases)}
-    return {**line, "verdict": WORDS[one.verdict], **numbers, "change": "; ".join(changes), "not shown": one.why or "–"}
+    return {**line, **numbers, "change": "; ".join(changes), "not shown": one.why or "–"}
 
 
-def _rows(claim: AnyClaim, one: Judged | None) -> list[dict[str, Any]]:
+def _rows(made: SecondEdition, claim: AnyClaim, one: Judged | None) -> list[dict[str, Any]]:
     """The rows of the file of a claim."""
-    head: dict[str, Any] = {"claim": claim.name, "statement": claim.statement, "verdict": MISSING}
+    head: dict[str, Any] = {"claim": claim.name, "statement": claim.statement, "verdict": made.word(claim, one)}
     if one is None:
         return [head]
-    head |= {"verdict": WORDS[one.verdict], "not shown": one.why, "p": one.p, "p, Holm": one.adjusted_p, "bases": one.bases}
+    head |= {"not shown": one.why, "p": one.p, "p, Holm": one.adjusted_p, "bases": one.bases}
     return [
         {**head, "contrast": part.words, "measure": part.measure, "change": IntervalCell(part.interval)}
         for part in one.parts
     ]
 
 
-def rule(found: Judgements) -> str:
+def rule(claims_: int) -> str:
     """The rule of the verdicts, in words."""
     return (
-        "A claim is supported if all of its contrasts lie on its side of 0 in all readings, and contradicted if one of them "
-        f"lies on the other side in all readings, each with p at most {second_edition.FALSE_CLAIMS:g} after Holm's "
-        f"adjustment over {len(found)} claims. Otherwise, or if something that it presupposes is not shown by its own "
-        f"interval, it is inconclusive. With fewer than {second_edition.BASES_NEEDED} bases it is exploratory."
+        f"With fewer than {second_edition.BASES_NEEDED} bases a claim is exploratory. It is inconclusive if something that "
+        "it presupposes is not shown by its own 95 % interval. Its p value is the largest over its contrasts and measures, "
+        "if all lie on its side of 0; or that of the opposite, for which one contrast must lie on the other side in every "
+        "measure (the largest over measures, times the number of contrasts); the smaller of the two counts. A claim is "
+        f"supported, or contradicted, if this p is at most {second_edition.FALSE_CLAIMS:g} after Holm's adjustment over "
+        f"{claims_} claims, and inconclusive otherwise."
     )
 
 
-def in_sentences(found: Judgements) -> str:
+def in_sentences(made: SecondEdition) -> str:
     """Markdown: the number of claims with a verdict, the rule, and each claim with its intervals."""
+    found = made.found
     decided = sum(one is not None and one.verdict in ("holds", "does not hold") for _, one in found)
-    lines = [f"{decided} of {len(found)} claims are supported or contradicted. {rule(found)}"]
+    lines = [f"{decided} of {len(found)} claims are supported or contradicted. {rule(len(found))}"]
     for claim, one in found:
+        head = f"- **{claim.name}** ({claim.statement}): "
         if one is None:
-            lines.append(f"- **{claim.name}** ({claim.statement}): {MISSING}.")
+            lines.append(f"{head}{made.word(claim, one)}.")
             continue
-        each = "; ".join(f"{measure_of(part.measure).name} {_described(part)} ({part.words})" for part in one.parts)
-        why = f" Inconclusive because {one.why}." if one.why and one.verdict == "undecided" else ""
-        lines.append(
-            f"- **{claim.name}** ({claim.statement}): **{WORDS[one.verdict]}**, p {number(one.adjusted_p)} by Holm, "
-            f"{one.bases} bases. {each}.{why}"
-        )
+        each = "; ".join(f"{_measure(claim, part)} {_described(part)} ({part.words})" for part in one.parts)
+        why = f" Inconclusive: {one.why}." if one.why and one.verdict == "undecided" else ""
+        numbers = f"p {number(one.adjusted_p)} by Holm, {one.bases} bases"
+        lines.append(f"{head}**{WORDS[one.verdict]}**, {numbers}. {each}.{why}")
     return "\n".join([lines[0], "", *lines[1:]])

@@ -41,7 +41,7 @@ WORDS: dict[Verdict, str] = {
 }  # fmt: skip
 """The words for verdicts on the pages."""
 COLOURS_OF_WORDS = {WORDS[verdict]: colour for verdict, colour in COLOURS.items()}
-MISSING = "not run yet"
+MISSING, TOO_FEW = "not run yet", "too few runs"
 BUDGET_ENDPOINTS = (("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"))
 PREREGISTERED = ("published", "dose", "dose-between")
 """The presets of the preregistration, the only ones that give a verdict."""
@@ -113,16 +113,26 @@ def opening(
     shown = [(claim, result) for claim, result in found if claim.name.split(",")[0] in names]
     lines = [_opened(claim, result, runs, is_preregistered) for claim, result in shown]
     lines += [f"- {sentence}" for sentence in beside]
-    done = int((runs["state"] == "done").sum())
-    split = PRESETS[presets[0]].split
-    which = f"preset{'s' * (len(presets) > 1)} {', '.join(presets)}; *{split}* split"
-    status = f"- **Runs**: {done} of {len(runs)} are complete ({which})."
+    note = ""
     if not is_preregistered:
-        status += f" They are not the preregistered ones: their results are {replay_sweep.EXPLORATORY}."
-    elif done < len(runs):
-        status += " **The sweep is not complete yet.**"
-    cost = f"- **Cost**: {cost_in_words(runs, store_of(presets[0], store))}"
-    return "\n".join([*lines, status, cost, f"- **Reproduce**: `{command}`"])
+        note = f" They are not the preregistered ones: their results are {replay_sweep.EXPLORATORY}."
+    elif (runs["state"] != "done").any():
+        note = " **The sweep is not complete yet.**"
+    split, home = PRESETS[presets[0]].split, store_of(presets[0], store)
+    return "\n".join([*lines, *status_lines(runs, presets, split, command, home, note)])
+
+
+def status_lines(
+    runs: pd.DataFrame, presets: Sequence[str], split: str, command: str, store: Path, note: str = ""
+) -> list[str]:  # fmt: skip
+    """Items of Markdown: the finished runs of these presets and a note, their cost, and the command that repeats them."""
+    done = int((runs["state"] == "done").sum())
+    which = f"preset{'s' * (len(presets) > 1)} {', '.join(presets)}; *{split}* split"
+    return [
+        f"- **Runs**: {done} of {len(runs)} are complete ({which}).{note}",
+        f"- **Cost**: {cost_in_words(runs, store)}",
+        f"- **Reproduce**: `{command}`",
+    ]
 
 
 def opening_of(table: Table, names: Sequence[str], options: str = "", beside: Sequence[str] = ()) -> str:
@@ -136,7 +146,7 @@ def _opened(claim: Claim, result: Judged | None, runs: pd.DataFrame, is_preregis
     if result is None:
         some = (claim.configuration.select(runs)["state"] == "done").any()
         needed = f"two are needed for an effect, {SEEDS_NEEDED} for a verdict"
-        return f"{head}**{'too few runs' if some else MISSING}** ({_count_runs(claim, runs)}; {needed})."
+        return f"{head}**{TOO_FEW if some else MISSING}** ({_count_runs(claim, runs)}; {needed})."
     verdict = result.verdict if is_preregistered else "exploratory"
     seeds = f"{result.interval.n} seeds of {configuration_name(claim.configuration)}"
     words = f"{head}**{WORDS[verdict]}**. {_where(claim)}: {_change(claim, result)}, {seeds}"
@@ -211,10 +221,12 @@ def verdict_table(found: Judgements) -> Styler:
     shown = ["claim", "statement", "verdict", "change", "supported if", "measure"]
     styler = styled(pd.DataFrame(lines), "verdicts", shown=shown).hide(axis="index")
     # A coloured edge, because coloured words are hard to read on either a light or a dark page.
-    return styler.map(
-        lambda verdict: f"font-weight: bold; border-left: 5px solid {COLOURS_OF_WORDS.get(verdict, GREY)}",
-        subset=["verdict"],
-    )
+    return styler.map(edge, subset=["verdict"])
+
+
+def edge(verdict: str) -> str:
+    """The style of a cell with the word for a verdict."""
+    return f"font-weight: bold; border-left: 5px solid {COLOURS_OF_WORDS.get(verdict, GREY)}"
 
 
 def _line(claim: Claim, result: Judged | None) -> dict[str, Any]:

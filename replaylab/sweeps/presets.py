@@ -71,7 +71,7 @@ class Preset(Described):
     evaluation_seed: int = 0  # of the domains that are evaluated: each seed has other scenes
     futures_at_the_end: int = 0  # sampled per clip after the last step; 0: one, as after the others
     execution: MachineSpec = MachineSpec()  # how its runs are executed where nobody says otherwise; in no run's name
-    beside: str = ""  # the preset with the same runs without replay, if it is not this one; in no run's name
+    without_replay_in: str = ""  # the preset that has the same runs without replay, if it is another one; in no run's name
 
 
 MEASURED: dict[str, dict[str, Any]] = {
@@ -170,7 +170,7 @@ EXPLORATORY = {
         ),
         replace(
             CONFIRMATORY["confirmatory-natural"], name="natural-replay", replay_fractions=(0.25,),
-            replay_kinds=("near", "far"), evaluate_at=(300,), beside="confirmatory-natural",
+            replay_kinds=("near", "far"), evaluate_at=(300,), without_replay_in="confirmatory-natural",
             about="a quarter of replay on natural driving: one run from each of six bases, exploratory",
         ),
         replace(
@@ -255,7 +255,7 @@ class Edition:
     """The presets of an edition of the experiment, by what they are for."""
 
     sweep: tuple[str, ...]
-    """no replay, and the replay fractions of each kind, on the drawn driving world"""
+    """replay 0 % and the replay fractions of each kind, on the rendered driving world"""
     ablations: str
     dev: str
     """alternatives to replay with several settings, on the dev split"""

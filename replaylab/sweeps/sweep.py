@@ -237,8 +237,9 @@ def _resume_command(
 
 def _inline(missing: list[RunSpec], store: Path, machine: MachineSpec) -> tuple[dict[str, str], set[str]]:
     """Train here; returns the reasons of failures, and the trained runs. Runs trained by other processes come last."""
-    from replaylab.training import fine_tuning
-    from replaylab.util import distributed
+    with importing_torch():
+        from replaylab.training import fine_tuning
+        from replaylab.util import distributed
 
     failed: dict[str, str] = {}
     trained: set[str] = set()

@@ -19,6 +19,7 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     for module in (presets, shipped_weights):
         monkeypatch.setattr(module, "WEIGHTS", folder)
     bases = [base_folder(seed).name for seed in (0, 1, *SECOND_BASES)]
+    bases += [base_folder(seed, "wan", part).name for seed in EXPLORATORY["scale"].bases for part in (1, 2, 4, 8)]
     for name in (*bases, *DETECTORS["second"], "detector", "videonet"):
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text(f'"{name}"')

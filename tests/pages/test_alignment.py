@@ -245,6 +245,8 @@ def test_six_bases_other_targets_and_other_kinds_of_replay_can_be_told_apart() -
     within, across = alignment_page.within_runs(made), alignment_page.across_configurations(made)
     markers = {line.get_marker() for line in within.axes[0].lines} - {"_", "None", ""}
     assert len(markers) == len(bases)
+    colours = [line.get_color() for line in across.legends[0].get_lines()]
+    assert len({str(colour) for colour in colours}) == len(colours) == len(gains)
     said = [text.get_text() for figure in (within, across) for legend in figure.legends for text in legend.get_texts()]
     assert "a run; a marker per base" in said and "near-without-a replay (%)" in said and "target of events A" in said
 

@@ -70,6 +70,7 @@ def test_the_second_editions_runs_stand_beside_its_own_sweep(tmp_path: Path, mon
     assert made.first.preset == "confirmatory" and made.second.names == made.first.names and made.differs == WORLD
     assert made.own is not None and made.own.presets == ["confirmatory-natural", "natural-replay"]
     assert "6 of 6 runs complete" in own_results.banner(made.own)
+    assert all(one.published is None for one in made.own.effects), "the sweep of this store is not published"
     assert "--seeds 12 13 14" in str(own_results.next_steps(made.own).data)  # type: ignore[union-attr]
     for preset in made.own.presets:
         monkeypatch.setitem(PRESETS, preset, replace(PRESETS[preset], seeds=(12, 13), bases=(2, 3)))
