@@ -172,7 +172,8 @@ def _unit(claim: AnyClaim, one: Judged) -> str:
     """The label of the axis on which a claim's intervals are shown."""
     if isinstance(claim, AlignmentClaim):
         return "difference in ρ"
-    return f"change of {'ADE (px)' if one.parts[0].measure in READINGS else measure_of(one.parts[0].measure).name}"
+    measure = one.parts[0].measure
+    return f"change of {measure_of(READINGS[0] if measure in READINGS else measure).name}"
 
 
 def _block(axes: Axes, unit: str, block: Sequence[tuple[AnyClaim, Judged, str]]) -> None:
