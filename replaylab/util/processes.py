@@ -36,9 +36,9 @@ def importing_torch() -> Iterator[None]:
 def ask_for_large_pages() -> None:
     """Let torch ask for pages of 2 MB for large tensors, unless the environment has THP_MEM_ALLOC_ENABLE=0.
 
-    Without them, a system that gives such pages on request only (transparent_hugepage "madvise") clears every tensor above
-    32 MB anew in pages of 4 kB, because glibc gives them back at once: a tenth of the CPU time of a base's training, nothing
-    with smaller batches. Results are the same bits. Effective before torch's first tensor.
+    Without them, a system that gives such pages on request only (transparent_hugepage "madvise") clears memory in pages of
+    4 kB whenever glibc takes it anew: a tenth of the CPU time in the long training of a base, nothing in a short one.
+    Results are the same bits. Effective before torch's first tensor.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
