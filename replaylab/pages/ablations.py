@@ -95,7 +95,8 @@ def read(seeds: Sequence[int] = (), store: str | Path = "", edition: str = "firs
         raise ValueError(f"edition {edition!r} is none of {', '.join(EDITIONS)}")
     of = EDITIONS[edition]
     home = store_of(of.dev, store)
-    settings, on_dev = _settings(home, of.dev), _runs_on_dev(home, of.dev)
+    on_dev = _runs_on_dev(home, of.dev)
+    settings = _settings(home, of.dev, on_dev)
     stop = settings.loc[settings["chosen"] & (settings["group"] == EARLY_STOP), "setting"]
     alternatives = _configurations(of.alternatives, "Alternatives to replay", seeds, home)
     if len(stop):
@@ -196,12 +197,11 @@ def _stopped(made: Configurations, step: int) -> Configurations:
     return replace(made, runs=pd.concat([made.runs, runs], ignore_index=True))
 
 
-def _settings(home: Path, dev: str) -> pd.DataFrame:
-    """`Ablations.settings`; nothing is selected before all runs are finished."""
+def _settings(home: Path, dev: str, on_dev: pd.DataFrame) -> pd.DataFrame:
+    """`Ablations.settings` from `Ablations.on_dev`; nothing is selected before all runs are finished."""
     candidates = ablations.CANDIDATES[dev]
     runs = {one: ablations.runs_of(dev, one) for one in (NO_REPLAY, NEAR_25, *candidates)}
-    store = Store(home)
-    rows = store.rows([run.run_id for of in runs.values() for run in of if store.is_done(run)], CHOSEN_BY)
+    rows = Store(home).rows(list(on_dev.loc[on_dev["state"] == "done", "run"]), CHOSEN_BY)
     lines = [(one.group, one.name, *_by_step(runs[one], rows).iloc[-1]) for one in candidates]
     without = _by_step(runs[NO_REPLAY], rows)
     if len(without) > 1:
@@ -311,15 +311,11 @@ def answer(made: Ablations) -> str:
     changed = made.ablations
     if changed.done.empty:
         return f"Recommendations: {MISSING}, {count_runs(changed.runs)}."
-    groups = {
-        group: _of_group(changed, group, usual) for group, usual in USUAL.items() if group in set(changed.runs["group"])
-    }
-    trained = [groups.pop("trained")] if "trained" in groups else []
+    there = set(changed.runs["group"])
     items = [
         _of_fractions(changed, made.fractions),
-        *groups.values(),
+        *(_of_group(changed, group, usual) for group, usual in USUAL.items() if group in there),
         _of_buffers(changed),
-        *trained,
         _of_pairs(changed),
         _of_cost(changed),
         _of_alternatives(made.alternatives),

@@ -31,6 +31,7 @@ from replaylab.pages.style import IntervalCell, styled
 from replaylab.pages.verdicts import PREREGISTERED
 from replaylab.spec import RunSpec
 from replaylab.store import Store, published_folder, store_of
+from replaylab.store.packed import RUNS
 from replaylab.sweeps import sweep
 from replaylab.sweeps.presets import PRESETS
 from replaylab.util.text import counted, duration, percent
@@ -221,7 +222,7 @@ def _agreement(effects: Sequence[Comparison], seeds: int, needed: str) -> str:
     known = [one for one in effects if one.direction != UNKNOWN]
     if not known:
         if all(one.published is None for one in effects):
-            if (published_folder() / "runs.parquet").is_file():
+            if (published_folder() / RUNS).is_file():
                 return "None of these effects is among the published ones."
             return "The published results are not here to compare with: they lie in book/results."
         return "Of the effects of these runs, the published ones show no direction to compare with."
