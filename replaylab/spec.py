@@ -213,7 +213,7 @@ class DetectorSpec(Described):
         check_numbers(self, "threshold", above=0)
 
 
-EDITIONS = (2, 3)
+EDITIONS_OF_MEASURES = (2, 3)
 """Editions of the set of measures: edition 3 adds the share of the true motion that is predicted."""
 
 
@@ -242,7 +242,9 @@ class EvaluationSpec(Described):
     noise_seed: int = 0
     detector: str = ""  # digest of its weights
     video_network: str = ""  # digest of its weights
-    edition: int = 2  # of the measures, one of EDITIONS: raised when the same description would give other numbers
+    edition: int = (
+        2  # of the measures, one of EDITIONS_OF_MEASURES: raised when the same description would give other numbers
+    )
     object_detector: DetectorSpec | None = field(default=None, metadata=LATER)  # None: the shipped one
     measured_in: str = field(default="fp32", metadata=LATER)  # or bf16: the video network, denoising losses
     futures_at_the_end: int = field(default=0, metadata=LATER)  # sampled per clip after the last step; 0: `futures`
@@ -258,8 +260,8 @@ class EvaluationSpec(Described):
             raise ValueError(f"kept_clips is {self.kept_clips}; at most {MOST_KEPT} percentiles of motion differ")
         if self.futures_at_the_end < 0:
             raise ValueError(f"futures_at_the_end is {self.futures_at_the_end}; it must be at least 1, or 0 for as ever")
-        if self.edition not in EDITIONS:
-            raise ValueError(f"edition {self.edition} is none of {', '.join(map(str, EDITIONS))}")
+        if self.edition not in EDITIONS_OF_MEASURES:
+            raise ValueError(f"edition {self.edition} is none of {', '.join(map(str, EDITIONS_OF_MEASURES))}")
         for name in ("precision", "measured_in"):
             if (value := getattr(self, name)) not in ("fp32", "bf16"):
                 raise ValueError(f"{name} {value!r} is none of fp32, bf16")
