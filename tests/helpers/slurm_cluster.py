@@ -125,7 +125,7 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=20
 KillWait=5
-MinJobAge=600
+MinJobAge=7200
 MpiDefault=none
 GresTypes=gpu
 SchedulerParameters=batch_sched_delay=1,sched_interval=2,bf_interval=2,sched_min_interval=0,requeue_delay=1
@@ -208,9 +208,12 @@ StorageLoc=slurm
         parents = {int(p.name): _parent(p) for p in Path("/proc").iterdir() if p.name.isdigit()}
         while more := {child for child, parent in parents.items() if parent in doomed} - doomed:
             doomed |= more
-        for number in doomed:
-            with suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
+        # All stand still before the first ends: or a step's daemon still reports that its job has failed by a signal,
+        # which SLURM does not requeue.
+        for each in (signal.SIGSTOP, signal.SIGKILL):
+            for number in doomed:
+                with suppress(ProcessLookupError):
+                    os.kill(number, each)
         daemon = self.daemons.pop(f"slurmd-{node}", None)
         if daemon is not None:
             daemon.wait()
@@ -242,6 +245,12 @@ StorageLoc=slurm
         """Every state in which an attempt at a job ended, in turn, by the accounts."""
         shown = self.run("sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", "-j", job, "-o", "State")
         return shown.split("\n")[:-1]
+
+    def wait_for_history(self, job: str, ended: list[str], seconds: float = 300.0) -> None:
+        """The accounts are some seconds late. Raises AssertionError, with what they say, where they do not become these."""
+        with suppress(TimeoutError):
+            wait_for("the accounts", lambda: self.history(job) == ended, seconds)
+        assert self.history(job) == ended
 
 
 def _free_ports(count: int) -> list[int]:

@@ -161,7 +161,7 @@ def test_a_higher_partition_preempts_and_the_run_saves_first(slurm, held, left_a
     (store / "gate").unlink()
     assert_done(picked_up(store))
     ended = ["REQUEUED", "COMPLETED"]  # by its own wish
-    wait_for("the accounts", lambda: slurm.history(job.id) == ended)
+    slurm.wait_for_history(job.id, ended)
     assert_same(spec(), left_alone, store)
 
 
@@ -204,7 +204,7 @@ def test_a_node_that_dies_loses_nothing_that_was_saved(slurm, held, left_alone):
     (store / "gate").unlink()
     slurm.start_node("n3")
     assert_done(picked_up(store))
-    wait_for("the accounts", lambda: slurm.history(job.id) == ["NODE_FAIL", "COMPLETED"])
+    slurm.wait_for_history(job.id, ["NODE_FAIL", "COMPLETED"])
     assert_same(spec(), left_alone, store)
 
 
