@@ -18,12 +18,12 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the picture, and print its size."""
-    from replaylab.pages import first_page, moving_picture, verdicts
+    from replaylab.pages import first_page, moving_picture
 
     out = Path(options.out).expanduser()
     if out.suffix != ".webp":
         raise ValueError(f"{out}: a moving picture is written as WebP; give a name that ends in .webp")
-    every = verdicts.read_together()
+    every = first_page.read().every
     shown = first_page.versions(every)
     chosen = first_page.chosen_clip(shown, first_page.effects(every.rows))
     moving_picture.write([one for one in shown if one.percentile == chosen], out)

@@ -1,14 +1,15 @@
 """The first page: the result in one sentence, four clips that show it, three changes in a figure, and a card per claim.
 
-Decision: everything is computed from the published runs. The sentence says "improves" or "degrades" if the whole interval
-lies on that side, and otherwise that no change is shown. The clip is selected by a rule that is printed below it. Intervals
-are those of the verdicts: over seeds and scenes.
+Decision: everything is computed from the published runs of the newest edition of the experiment. The sentence says
+"improves" or "degrades" if the whole interval lies on that side, and otherwise that no change is shown. The clip is selected
+by a rule that is printed below it. Intervals are those of the verdicts: over seeds and scenes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,14 +20,16 @@ from replaylab.analysis import alignment, statistics
 from replaylab.analysis.changes import FINE_TUNED, before_and_after
 from replaylab.analysis.claims import Configuration, changes
 from replaylab.analysis.statistics import Interval, describe
-from replaylab.analysis.tables import last_step, per_run
-from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
-from replaylab.pages import explorer, finetune_degradation, generalisation, sample_clips, style, verdicts
+from replaylab.analysis.tables import REFERENCES
+from replaylab.catalogue import MAIN_FRACTION, PUBLISHED, domain_of, measure_of
+from replaylab.pages import explorer, finetune_degradation, generalisation, sample_clips, second_edition, style, verdicts
 from replaylab.pages.cards import Card, in_a_grid
+from replaylab.pages.second_edition import SecondEdition
 from replaylab.pages.style import BLUE, GREY, INK, SMALLEST_PT, VERMILION, WIDTH, figure_style
 from replaylab.sweeps import sweep
+from replaylab.sweeps.presets import EDITIONS, newest_edition
 from replaylab.sweeps.sweep import Table
-from replaylab.util.text import number, percent
+from replaylab.util.text import counted, number, percent
 
 ENDPOINTS = (("ade_px", "driving"), ("ade_px", "driving-eventful"), ("effnet_kd", "driving"))
 NONE, REPLAY = Configuration(), Configuration("near", MAIN_FRACTION)
@@ -42,6 +45,27 @@ LINES = {
 PAGES = {"C1": "02_finetune_degradation", "C2": "02_finetune_degradation", "C3": "06_alignment", "C4": "03_replay_sweep",
          "C5": "08_architectures", "C6": "07_second_world", "C7": "02_finetune_degradation"}  # fmt: skip
 """Where each claim's evidence is."""
+
+
+@dataclass(frozen=True)
+class FirstPage:
+    """The runs that the first page shows, of one edition of the experiment."""
+
+    edition: str
+    """one of EDITIONS"""
+    every: Table
+    """the runs of its claims"""
+    without_replay: Table
+    """its runs without replay on regular driving, with the measures of C7"""
+
+
+def read(edition: str = "", store: str | Path = "") -> FirstPage:
+    """The runs of an edition, by default the newest that is published; nothing is trained."""
+    name = edition or newest_edition()
+    of = EDITIONS[name]
+    every = second_edition.read(store).table if name == "second" else verdicts.read_together(of.claims, store)
+    without_replay = sweep.read(of.sweep[0], [0.0], store=store, measures=finetune_degradation.MEASURES)
+    return FirstPage(name, every, without_replay)
 
 
 @dataclass(frozen=True)
@@ -218,14 +242,16 @@ def drawn(found: Sequence[Change]) -> pd.DataFrame:
 
 
 # --------------------------------------------------------------------------------------------------------------- cards
-def cards(found: verdicts.Judgements, others: Mapping[str, str]) -> HTML:
-    """A card per claim: its verdict, its effect and a plain sentence, with a link to the evidence.
-
-    others: the results of the claims without a verdict in words, by name.
+def cards(made: FirstPage) -> HTML:
+    """A card per claim: its verdict, its effect and a plain sentence, with a link to the evidence. The claims without a
+    verdict have their results in words.
     """
-    made = [_of_claim(claim, result) for claim, result in found]
-    made += [Card(name, LINES[name], "exploratory", text, PAGES[name]) for name, text in others.items()]
-    return in_a_grid(made)
+    if made.edition == "second":
+        shown = second_edition.cards_of(SecondEdition(made.every))
+    else:
+        shown = [_of_claim(claim, result) for claim, result in verdicts.judge_all(made.every.rows)]
+    shown += [Card(name, LINES[name], "exploratory", text, PAGES[name]) for name, text in exploratory(made).items()]
+    return in_a_grid(shown)
 
 
 def _of_claim(claim: verdicts.Claim, result: verdicts.Judged | None) -> Card:
@@ -240,42 +266,53 @@ def _of_claim(claim: verdicts.Claim, result: verdicts.Judged | None) -> Card:
     return Card(kind, line, result.verdict, effect, PAGES[kind])
 
 
-def exploratory(rows: Table) -> dict[str, str]:
-    """The results of the claims without a preregistered verdict, in words, by name."""
+def exploratory(made: FirstPage) -> dict[str, str]:
+    """The results of the claims without a preregistered verdict, in words, by name: of the edition's runs, or of the first
+    edition's where it has none yet.
+    """
+    of, of_first = EDITIONS[made.edition], EDITIONS["first"]
     said = {}
-    for name, preset in (("C5", "second-family"), ("C6", "second-world")):
-        second, _ = generalisation.read(preset).judged
+    for name, preset, instead in (
+        ("C5", of.second_family, of_first.second_family), ("C6", of.second_world, of_first.second_world),
+    ):  # fmt: skip
+        second, _ = generalisation.read(preset if preset in PUBLISHED else instead).judged
         outcomes = [generalisation.outcome_of_claim(result) for _, result in second]
         there = [one for one in outcomes if one != verdicts.MISSING]
+        seeds = max((result.interval.n for _, result in second if result is not None), default=0)
         as_claimed = there.count(generalisation.AS_CLAIMED)
-        said[name] = f"{as_claimed} of {len(there)} endpoints lie as claimed, three seeds."
-    said["C7"] = finetune_degradation.signs_in_words(finetune_degradation.read(rows))
+        said[name] = f"{as_claimed} of {len(there)} endpoints lie as claimed, {counted(seeds, 'seed')}."
+    said["C7"] = f"{finetune_degradation.signs_in_words(finetune_degradation.read(made.without_replay))}."
     return said
 
 
-def caveats(every: Table, sweep_runs: Table) -> str:
-    """Markdown: where the bases are no better than the reference baselines, and the result of C3 on other test clips."""
-    values = last_step(per_run(sweep_runs.rows))
-    ade = values[values["measure"] == "ade_px"].groupby(["domain", "configuration"])["value"].mean().unstack()
-    lines, digits = [], measure_of("ade_px").digits
-    for name in ("constant velocity", "copy last frame"):
+def caveats(made: FirstPage) -> str:
+    """Markdown: the number of bases, where they are no better than the reference baselines, and for the first edition the
+    result of C3 on other test clips.
+    """
+    rows = made.every.rows[(made.every.rows["measure"] == "ade_px") & (made.every.rows["model"] != FINE_TUNED)]
+    ade = rows.groupby(["domain", "model"], sort=False)["value"].mean().unstack()
+    bases = rows.loc[rows["model"] == "base", "base"].nunique()
+    lines, digits = [f"- All runs start from {counted(bases, 'base')}."], measure_of("ade_px").digits
+    for name in ("constant-velocity", "copy-last-frame"):
         worse = [
             f"{domain_of(str(domain)).label} ({number(one['base'], digits)} against {number(one[name], digits)} px)"
             for domain, one in ade.iterrows() if name in ade and one["base"] >= one[name]
         ]  # fmt: skip
-        lines.append(f"- ADE of the bases is no better than that of *{name}* on: {', '.join(worse) or 'no domain'}.")
+        lines.append(
+            f"- ADE of the bases is no better than that of *{REFERENCES[name]}* on: {', '.join(worse) or 'no domain'}."
+        )
+    if made.edition == "first":
+        lines.append(_other_clips_of_c3(made.every))
+    return "\n".join(lines)
+
+
+def _other_clips_of_c3(every: Table) -> str:
     made = alignment.Sweeps(tuple(every.preset.split(" + ")), every.split, every.rows, every.runs)
     each = []
     for domain in (alignment.EVENTFUL, alignment.ORDINARY):
         difference = alignment.rho_minus_ordinary(made, alignment.CLAIM.configuration.target, domain=domain)
         each.append(f"{describe(statistics.interval(difference, 2.0), '.2f')} on {domain_of(domain).label}")
-    lines.append(
+    return (
         f"- C3 depends on the test clips: its difference in ρ is {each[0]}, and {each[1]}, which the regular target "
         "matches: training on a kind of clip improves that kind."
     )
-    return "\n".join(lines)
-
-
-def read() -> tuple[Table, Table]:
-    """The preregistered runs, and the published runs without replay with the measures of C7."""
-    return verdicts.read_together(), sweep.read("published", [0.0], measures=finetune_degradation.MEASURES)

@@ -16,7 +16,7 @@ from replaylab.analysis.alignment import CLAIM, DYNAMICS, EVENTFUL, FIDELITY, OR
 from replaylab.analysis.changes import of_measure
 from replaylab.analysis.statistics import interval
 from replaylab.catalogue import ALIGNMENT, PUBLISHED, domain_of, measure_of
-from replaylab.pages import own_results, sample_clips, verdicts
+from replaylab.pages import own_results, sample_clips, second_edition, verdicts
 from replaylab.pages.alignment import judged_claim, last_changes, target_name
 from replaylab.pages.own_results import Comparison, OwnRun
 from replaylab.spec import RunSpec
@@ -75,4 +75,5 @@ def opening(made: Sweeps, store: str | Path = "") -> str:
     if own := own_run_of(made, store):
         return own_results.banner(own)
     again = f"for preset in {' '.join(made.presets)}; do python -m replaylab sweep --preset $preset --store FOLDER; done"
-    return verdicts.opening(judged_claim(made), [CLAIM.name], made.runs, again, made.presets, store)
+    beside = second_edition.beside([CLAIM.name])
+    return verdicts.opening(judged_claim(made), [CLAIM.name], made.runs, again, made.presets, store, beside)

@@ -22,7 +22,7 @@ from replaylab.analysis.claims import Configuration, changes
 from replaylab.analysis.statistics import Interval, interval
 from replaylab.analysis.tables import NONE, drawn
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
-from replaylab.pages import explorer, finetune_degradation, own_results, replay_sweep, sample_clips, verdicts
+from replaylab.pages import explorer, finetune_degradation, own_results, replay_sweep, sample_clips, second_edition, verdicts
 from replaylab.pages.own_results import PUBLISHED, Comparison, OwnRun
 from replaylab.pages.style import csv_link
 from replaylab.store import published_folder
@@ -109,9 +109,10 @@ def _shares(table: Table) -> list[float]:
 
 # ------------------------------------------------------------------------------------------------------------- on the page
 def opening(table: Table, names: Sequence[str], options: str = "", beside: Sequence[str] = ()) -> str:
-    """Markdown: the banner of a reader's own runs, or else `verdicts.opening_of`."""
-    own = of_table(table)
-    return own_results.banner(own) if own else verdicts.opening_of(table, names, options, beside)
+    """Markdown: the banner of a reader's own runs, or else `verdicts.opening_of`, with the second edition's verdicts."""
+    if own := of_table(table):
+        return own_results.banner(own)
+    return verdicts.opening_of(table, names, options, [*second_edition.beside(names), *beside])
 
 
 def effects_table(table: Table) -> Styler | None:

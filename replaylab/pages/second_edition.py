@@ -31,7 +31,7 @@ from replaylab.pages import verdicts as first
 from replaylab.pages.cards import Card, in_a_grid
 from replaylab.pages.style import GREY, INK, NOTE_CHARACTERS, SMALLEST_PT, WIDTH, IntervalCell, figure_style, styled
 from replaylab.pages.verdicts import COLOURS, MISSING, TOO_FEW, WORDS
-from replaylab.sweeps.presets import CONFIRMATORY
+from replaylab.sweeps.presets import CONFIRMATORY, newest_edition
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import capital, counted, number, percent
 
@@ -116,17 +116,27 @@ def opening(made: SecondEdition) -> str:
 
 
 def cards(made: SecondEdition) -> HTML:
+    """`cards_of`, side by side."""
+    return in_a_grid(cards_of(made))
+
+
+def cards_of(made: SecondEdition) -> list[Card]:
     """A card per claim, with the effect of the part with the least evidence for its verdict."""
-    return in_a_grid(_card(made, claim, one) for claim, one in made.found)
+    return [_card(made, claim, one) for claim, one in made.found]
 
 
 def _card(made: SecondEdition, claim: AnyClaim, one: Judged | None) -> Card:
-    line = f"{capital(claim.statement)}."
+    verdict = made.word(claim, one) if one is None else one.verdict
+    return Card(claim.name, f"{capital(claim.statement)}.", verdict, _effect(claim, one), PAGE)
+
+
+def _effect(claim: AnyClaim, one: Judged | None) -> str:
+    """The effect in `shown_part`, in words; empty without a verdict."""
     if one is None:
-        return Card(claim.name, line, made.word(claim, one), "", PAGE)
+        return ""
     part = shown_part(one)
     where = ", ".join([_measure(claim, part), *(domain_of(name).label for name in claim.domains)])
-    return Card(claim.name, line, one.verdict, f"{where}. {capital(part.words)}: {_described(part)}", PAGE)
+    return f"{where}. {capital(part.words)}: {_described(part)}"
 
 
 def shown_part(one: Judged) -> Part:
@@ -142,6 +152,20 @@ def shown_part(one: Judged) -> Part:
             weakest[part.words] = p, part
     choose = min if is_against else max
     return choose(weakest.values(), key=lambda pair: pair[0])[1]
+
+
+def beside(names: Sequence[str]) -> list[str]:
+    """Sentences for the opening of a page that shows the first edition's runs: the second's verdicts of these claims ("C2"
+    for all that begin so); none if it is not published.
+    """
+    if newest_edition() != "second":
+        return []
+    made = read()
+    return [
+        f"**{claim.name}** in the second edition, {claim.statement}: **{made.word(claim, one)}**. {_effect(claim, one)}"
+        for claim, one in made.found
+        if claim.name.split(",")[0] in names
+    ]
 
 
 # --------------------------------------------------------------------------------------------------- figure and tables

@@ -29,7 +29,7 @@ from replaylab.pages import replay_sweep
 from replaylab.pages.style import GREY, INK, SMALLEST_PT, WIDTH, IntervalCell, figure_style, styled, text_figure
 from replaylab.store import Store, published_folder, store_of
 from replaylab.sweeps import sweep
-from replaylab.sweeps.presets import PRESETS
+from replaylab.sweeps.presets import EDITIONS, PRESETS
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import counted, duration, number, percent
 
@@ -43,8 +43,7 @@ WORDS: dict[Verdict, str] = {
 COLOURS_OF_WORDS = {WORDS[verdict]: colour for verdict, colour in COLOURS.items()}
 MISSING, TOO_FEW = "not run yet", "too few runs"
 BUDGET_ENDPOINTS = (("effnet_kd", "driving"), ("ade_px", "driving"), ("ade_px", "driving-eventful"))
-PREREGISTERED = ("published", "dose", "dose-between")
-"""The presets of the preregistration, the only ones that give a verdict."""
+PREREGISTERED = EDITIONS["first"].claims
 Judgements = Sequence[tuple[Claim, Judged | None]]
 JUDGED = {"ade_px", "effnet_kd", PSEUDO["effnet_kd"]}
 """The measures that determine the verdicts."""
@@ -114,7 +113,12 @@ def opening(
     lines = [_opened(claim, result, runs, is_preregistered) for claim, result in shown]
     lines += [f"- {sentence}" for sentence in beside]
     note = ""
-    if not is_preregistered:
+    if set(presets) <= set(EDITIONS["second"].claims):
+        note = (
+            f" They belong to the second edition, whose verdicts have a page of their own; by the rule of the first, their "
+            f"results are {replay_sweep.EXPLORATORY}."
+        )
+    elif not is_preregistered:
         note = f" They are not the preregistered ones: their results are {replay_sweep.EXPLORATORY}."
     elif (runs["state"] != "done").any():
         note = " **The sweep is not complete yet.**"

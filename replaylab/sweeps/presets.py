@@ -12,7 +12,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from replaylab.catalogue import SOURCES
+from replaylab.catalogue import PUBLISHED, SOURCES
 from replaylab.shipped_weights import WEIGHTS, base_folder, weights_digest
 from replaylab.spec import (
     Described,
@@ -254,6 +254,8 @@ PRESETS = {
 class Edition:
     """The presets of an edition of the experiment, by what they are for."""
 
+    claims: tuple[str, ...]
+    """those of the preregistration, the only ones that give a verdict"""
     sweep: tuple[str, ...]
     """replay 0 % and the replay fractions of each kind, on the rendered driving world"""
     ablations: str
@@ -261,14 +263,25 @@ class Edition:
     """alternatives to replay with several settings, on the dev split"""
     alternatives: str
     """those in their best setting"""
+    second_world: str
+    second_family: str
 
 
 EDITIONS = {
-    "first": Edition(("published",), "ablations", "alternatives-dev", "alternatives"),
+    "first": Edition(
+        ("published", "dose", "dose-between"), ("published",), "ablations", "alternatives-dev", "alternatives",
+        "second-world", "second-family",
+    ),
     "second": Edition(
-        ("confirmatory", "fractions"), "second-ablations", "second-alternatives-dev", "second-alternatives"
+        tuple(CONFIRMATORY), ("confirmatory", "fractions"), "second-ablations", "second-alternatives-dev",
+        "second-alternatives", "country-replay", "second-family-replay",
     ),
 }  # fmt: skip
+
+
+def newest_edition() -> str:
+    """The newest edition of the experiment whose claims have their runs in the repository."""
+    return [name for name, of in EDITIONS.items() if {*of.claims} <= {*PUBLISHED}][-1]
 
 
 def is_offered(preset: Preset) -> bool:

@@ -32,8 +32,8 @@ def in_markdown(text: str) -> str:
 
 
 def capital(text: str) -> str:
-    """The text with a capital first letter."""
-    return text[0].upper() + text[1:]
+    """The text with a capital first letter; a Greek one is a symbol, and stays."""
+    return (text[0] if "α" <= text[0] <= "ω" else text[0].upper()) + text[1:]
 
 
 def counted(count: int, noun: str) -> str:

@@ -62,8 +62,7 @@ def test_the_clip_is_the_one_nearest_to_the_mean() -> None:
 
 
 def test_every_claim_has_a_card_with_its_verdict_and_a_page() -> None:
-    found = verdicts.judge_all(made_up({NONE: {"kd": -5.0}}))
-    cards = first_page.cards(found, {"C5": "said", "C6": "said", "C7": "said"}).data
+    cards = first_page.cards(first_page.read("first")).data
     assert cards.count('class="rl-card ') == len(CLAIMS) + 3 and cards.count("supported") >= 1
     for page in set(first_page.PAGES.values()):
         assert (ROOT / "book" / f"{page}.ipynb").is_file()
@@ -71,7 +70,7 @@ def test_every_claim_has_a_card_with_its_verdict_and_a_page() -> None:
 
 @pytest.fixture(scope="module")
 def published() -> tuple[verdicts.Table, list[Change]]:
-    every = verdicts.read_together()
+    every = first_page.read().every
     return every, first_page.effects(every.rows)
 
 

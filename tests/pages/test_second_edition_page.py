@@ -17,6 +17,7 @@ from replaylab.analysis import claims
 from replaylab.analysis.second_edition import CLAIMS
 from replaylab.analysis.statistics import describe
 from replaylab.catalogue import measure_of
+from replaylab.pages import first_page
 from replaylab.pages import second_edition as page
 from replaylab.pages.second_edition import SecondEdition
 from replaylab.pages.verdicts import MISSING, TOO_FEW
@@ -76,6 +77,29 @@ def test_the_opening_counts_verdicts_and_runs(made: SecondEdition) -> None:
     words = list(page.verdicts(made).data["verdict"])
     assert f"**Of {len(CLAIMS)} claims**: **{words.count('supported')} supported**" in said
     assert f"**{words.count(MISSING)} {MISSING}**" in said and "0 of 2 are complete" in said
+
+
+def test_pages_of_the_first_edition_say_the_verdicts_of_a_published_second(
+    made: SecondEdition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "read", lambda: made)
+    assert page.beside(["C2"]) == []
+    monkeypatch.setattr(page, "newest_edition", lambda: "second")
+    said = page.beside(["C2"])
+    assert [one.split("**")[1] for one in said] == [claim.name for claim in CLAIMS if claim.name.startswith("C2")]
+    assert "**contradicted**. ADE" in said[0] and f"**{MISSING}**" in said[2]
+    assert "ρ" in page.beside(["C3"])[0] or MISSING in page.beside(["C3"])[0]
+
+
+def test_the_first_page_shows_either_edition(made: SecondEdition) -> None:
+    shown = replace(first_page.read("first"), edition="second", every=made.table)
+    cards = first_page.cards(shown).data
+    assert cards.count('class="rl-card ') == len(CLAIMS) + 3 and cards.count(f'href="{page.PAGE}.html"') == len(CLAIMS)
+    judged = {claim.name: one for claim, one in made.found if one is not None}
+    for one in first_page.effects(made.table.rows):
+        name = {"effnet_kd": "C1", "ade_px": "C2" if one.domain == "driving" else "C2, eventful"}[one.measure]
+        assert judged[name].parts[0].interval == one.without  # the same effect has the same interval everywhere
+    assert "All runs start from 6 bases." in first_page.caveats(shown) and "C3 depends" not in first_page.caveats(shown)
 
 
 def test_a_card_shows_an_effect_with_the_sign_of_its_verdict(made: SecondEdition) -> None:

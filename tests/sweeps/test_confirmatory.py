@@ -163,3 +163,12 @@ def test_every_domain_that_is_trained_on_or_read_exists_and_has_words() -> None:
         trained = {*preset.targets, *(name for kind in kinds for name in presets.members_of(kind))}
         for name in trained | read | {*preset.evaluated, *preset.at_the_end}:
             assert domain_spec(name).name == name in DOMAINS
+
+
+def test_an_edition_is_the_newest_once_all_runs_of_its_claims_are_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert presets.newest_edition() == ("second" if {*CONFIRMATORY} <= {*presets.PUBLISHED} else "first")
+    some = [*presets.EDITIONS["first"].claims, *list(CONFIRMATORY)[:-1]]
+    monkeypatch.setattr(presets, "PUBLISHED", some)
+    assert presets.newest_edition() == "first"
+    monkeypatch.setattr(presets, "PUBLISHED", [*some, list(CONFIRMATORY)[-1]])
+    assert presets.newest_edition() == "second"
