@@ -180,7 +180,7 @@ EXPLORATORY = {
             about="the country road without replay and with a quarter of it: one run from each of six bases, exploratory",
         ),
         replace(
-            _SECOND_ABLATION, name="scale", seeds=(12, 13), bases=(2, 3), sixteenths=(1, 2, 4, 8, 16),
+            _SECOND_ABLATION, name="scale", seeds=(13, 14), bases=(3, 4), sixteenths=(1, 2, 4, 8, 16),
             replay_fractions=(0.0, 0.25), evaluate_at=(300,), evaluation_clips=128, reference_clips=256,
             about="bases with a sixteenth to all of their training: does a better base forget more? exploratory",
         ),
