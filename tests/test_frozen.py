@@ -29,7 +29,7 @@ import replaylab
 from replaylab.analysis.world_survey import IN_THE_BOOK
 from replaylab.evaluation import corruption_study
 from replaylab.mixture import Mixture, buffer
-from replaylab.shipped_weights import WEIGHTS, base_folder, base_of, weights_digest
+from replaylab.shipped_weights import WEIGHTS, base_folder, base_of, published_digest
 from replaylab.spec import RunSpec, WorldSpec, digest, generator, torch_seed
 from replaylab.store import COLUMNS, OF_DISTANCES, ReferenceSpec
 from replaylab.sweeps import ablations
@@ -207,10 +207,10 @@ def test_everything_that_is_published_is_in_the_repository() -> None:
 
 
 def found_weights() -> dict[str, str]:
-    """The digests of all shipped weights, and of each base's autoencoder, which latents are named by."""
+    """The digests of all weights that runs name, and of each base's autoencoder, which latents are named by."""
     folders = [path for path in WEIGHTS.iterdir() if path.is_dir()]
     folders += [folder / "vae" for folder in folders if (folder / "vae").is_dir()]
-    return {path.relative_to(WEIGHTS).as_posix(): weights_digest(path) for path in sorted(folders)}
+    return {path.relative_to(WEIGHTS).as_posix(): published_digest(path) for path in sorted(folders)}
 
 
 def found_classes() -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from replaylab import shipped_weights
 from replaylab.shipped_weights import WEIGHTS, base_folder, base_of
 from replaylab.sweeps.presets import SECOND_BASES, grid
 
@@ -37,6 +38,27 @@ def test_a_base_is_found_by_its_digest_and_no_other_is_taken_for_it():
     assert base_of(spec.base) == WEIGHTS / "base"
     with pytest.raises(ValueError, match=rf"wants the base 0123.*holds {spec.base} \(base\), .* \(base-1\)"):
         base_of("0123")
+
+
+def test_weights_that_are_not_shipped_are_known_by_their_digest_and_taken_only_if_they_have_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped_weights, "WEIGHTS", tmp_path)
+    folder = base_folder(3, sixteenths=4)
+    weights = folder / "transformer" / "weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"as published")
+    digest = shipped_weights.weights_digest(folder)
+    shipped_weights.weights_digest.cache_clear()
+    (folder / shipped_weights.DIGEST).write_text(f"{digest}\n")
+    (folder / "README.md").write_text("how they are made again")
+    assert shipped_weights.published_digest(folder) == digest and base_of(digest) == folder
+    weights.write_bytes(b"rounded otherwise")
+    shipped_weights.weights_digest.cache_clear()
+    with pytest.raises(ValueError, match=rf"the run wants {digest}: a processor of another kind"):
+        base_of(digest)
+    weights.unlink()
+    assert shipped_weights.published_digest(folder) == digest
+    with pytest.raises(ValueError, match=r"base-3-4of16 are not shipped; the command in its README.md"):
+        base_of(digest)
 
 
 def test_a_base_has_a_folder_for_its_family_and_seed():

@@ -17,7 +17,7 @@ from replaylab.catalogue import domain_of, measure_of
 from replaylab.pages.second_edition import measures_of
 from replaylab.pages.style import styled
 from replaylab.pages.verdicts import configuration_name, read_together
-from replaylab.shipped_weights import base_folder, weights_digest
+from replaylab.shipped_weights import base_folder, published_digest
 from replaylab.sweeps.presets import CONFIRMATORY, SECOND_BASES, Preset
 from replaylab.util.text import number, percent
 
@@ -36,7 +36,7 @@ def first_edition(presets: Sequence[str] = PRESETS) -> list[Endpoint]:
 def bases() -> Styler:
     """A row per base that the runs start from: its folder among the shipped weights, and their digest."""
     folders = [base_folder(seed) for seed in SECOND_BASES]
-    digests = [weights_digest(folder) if folder.is_dir() else "not trained yet" for folder in folders]
+    digests = [published_digest(folder) if folder.is_dir() else "not trained yet" for folder in folders]
     table = pd.DataFrame({"base": [folder.name for folder in folders], "digest": digests})
     return styled(table, "second-edition-bases").hide(axis="index")
 

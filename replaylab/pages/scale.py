@@ -24,7 +24,7 @@ from replaylab.analysis.tables import NONE
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
 from replaylab.pages import style, verdicts
 from replaylab.pages.style import BLUE, GREY, VERMILION, WIDTH, figure_style
-from replaylab.shipped_weights import WEIGHTS, weights_digest
+from replaylab.shipped_weights import WEIGHTS, published_digest
 from replaylab.store import published_folder
 from replaylab.sweeps import sweep
 from replaylab.util.text import number, percent, with_minus_sign
@@ -83,9 +83,8 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def names_of_bases(weights: Path = WEIGHTS) -> dict[str, str]:
-    """Digest of a shipped base → the name of its folder, such as "base-2-4of16"."""
-    folders = [folder for folder in sorted(weights.glob("base*")) if (folder / "model_index.json").is_file()]
-    return {weights_digest(folder): folder.name for folder in folders}
+    """Digest of a base → the name of its folder, such as "base-3-4of16"."""
+    return {published_digest(folder): folder.name for folder in sorted(weights.glob("base*"))}
 
 
 def lines(table: pd.DataFrame) -> dict[tuple[str, str, str], scale.Line]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from replaylab.catalogue import PUBLISHED, SOURCES
-from replaylab.shipped_weights import WEIGHTS, base_folder, weights_digest
+from replaylab.shipped_weights import WEIGHTS, base_folder, published_digest, weights_digest
 from replaylab.spec import (
     Described,
     EvaluationSpec,
@@ -335,7 +335,7 @@ def grid(
     specs = []
     for seed in seeds or preset.seeds:
         worlds = trained_worlds(preset, seed)
-        bases = [weights_digest(folder) for folder in _bases_of(preset, seed)]
+        bases = [published_digest(folder) for folder in _bases_of(preset, seed)]
         for fraction in replay_fractions or preset.replay_fractions:
             check_fraction(fraction)
             for base, target in product(bases, preset.targets):

@@ -26,7 +26,7 @@ from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.mixture import Mixture
 from replaylab.models import autoencoder, latent_cache, pipelines
 from replaylab.models.tiny import LARGE, TINY, WIDE, Size, TinyModel
-from replaylab.shipped_weights import WEIGHTS, base_folder
+from replaylab.shipped_weights import DIGEST, WEIGHTS, base_folder, published_digest, weights_digest
 from replaylab.spec import Described, EvaluationSpec, MachineSpec, TrainingSpec, WorldSpec, torch_seed
 from replaylab.training import cards, checkpoint, loop
 from replaylab.util import distributed, reading
@@ -118,9 +118,9 @@ def train_base(
     Every family and seed has its own folder among the shipped weights. `curve.csv` beside the weights has fidelity and
     dynamics on dev clips during training, `samples/` some of these clips, real and generated after training. steps: 0 for
     the recipe's own. sixteenths: share of these steps, with the recipe's decay at the end; it branches off the whole
-    training if that is in `home`, with bit-identical results. large: with the recipe for a GPU; any base is trained on a GPU
-    if there is one. Raises ValueError for a share that is not in SIXTEENTHS, or if the recipe has no stable phase to branch
-    off.
+    training if that is in `home`, with bit-identical results, and has no clips. large: with the recipe for a GPU; any base
+    is trained on a GPU if there is one. Raises ValueError for a share that is not in SIXTEENTHS, or if the recipe has no
+    stable phase to branch off.
     """
     recipe, rank = recipe_of(seed, family, large), distributed.this_rank()
     if rank.world_size > 1:
@@ -129,7 +129,7 @@ def train_base(
     if sixteenths not in SIXTEENTHS or (sixteenths < 16 and not whole.stable_share):
         raise ValueError(f"base {seed} cannot be trained for {sixteenths}/16 of its steps: only bases from 2 on, by "
                          f"{', '.join(map(str, SIXTEENTHS))} sixteenths")  # fmt: skip
-    training = _part(whole, sixteenths)
+    training, is_whole = _part(whole, sixteenths), sixteenths == 16
     folder = folder or base_folder(seed, family, sixteenths, large)
     shared = WEIGHTS / recipe.autoencoder if recipe.is_shared else None
     if not shared and not (folder / "vae").is_dir():
@@ -140,7 +140,7 @@ def train_base(
     mixture = mixture_of(replace(recipe, training=training), sources, seed)
     points = {ceil(training.steps * (point + 1) / recipe.points) for point in range(recipe.points)}
     run = home / base_folder(seed, family, sixteenths, large).name
-    branches = {} if sixteenths < 16 or not whole.stable_share else {
+    branches = {} if not is_whole or not whole.stable_share else {
         _end_of_stable_phase(_part(whole, part)): home / base_folder(seed, family, part, large).name
         for part in SIXTEENTHS[:-1]
     }  # fmt: skip
@@ -150,14 +150,15 @@ def train_base(
         if step in branches:
             _branch_off(run, branches[step], step)
         if step in points:
-            _measure(model, recipe.curve, step, home, run, keeps_clips=step == training.steps)
+            _measure(model, recipe.curve, step, home, run, keeps_clips=is_whole and step == training.steps)
 
     loop.fit(
         model, sources, mixture, training, seed, run, f"base {family} {seed}", machine=machine, rank=rank,
         evaluate_at=sorted(points | branches.keys()), evaluate=at,
     )  # fmt: skip
     model.save(folder, shared_autoencoder=shared)
-    write_folder(folder / "samples", lambda fresh: shutil.copytree(run / "samples", fresh, dirs_exist_ok=True))
+    if is_whole:
+        write_folder(folder / "samples", lambda fresh: shutil.copytree(run / "samples", fresh, dirs_exist_ok=True))
     curve = pd.concat([reading.csv(run / f"curve-{step:06d}.csv") for step in sorted(points)])
     curve = pd.concat([_references(model, recipe.curve, home), curve], ignore_index=True)
     write_atomically(folder / "curve.csv", lambda aside: curve.to_csv(aside, index=False, float_format="%.4f"))
@@ -171,7 +172,17 @@ def train_base(
         f" --family {family}" * (family != "wan") + f" --seed {seed}" * (seed != 0)
         + f" --sixteenths {sixteenths}" * (sixteenths != 16) + " --large" * large + f" --precision {about['precision']}"
     )  # fmt: skip
-    cards.write(folder, "base", about, recipe.domains, options)
+    cards.write(folder, "base", about, recipe.domains, options, keeps_json=_is_shipped(seed, family, sixteenths))
+    if (folder / DIGEST).is_file():
+        is_same = weights_digest(folder) == published_digest(folder)
+        report(f"{folder}: the {'same bits as' if is_same else 'bits differ from those of'} the published weights")
+
+
+def _is_shipped(seed: int, family: str, sixteenths: int) -> bool:
+    """Whether a base's weights are in the repository; of the others only the digests are, which must not depend on how long
+    the training took.
+    """
+    return seed < 2 or (family == "wan" and sixteenths == 16)
 
 
 def new_model(family: str, seed: int, folder: Path, size: Size = TINY) -> TinyModel:

@@ -18,8 +18,12 @@ def in_words(spec: WorldSpec) -> str:
     return f"{spec.name} ({size}, look {spec.look}, motion {spec.motion}, seed {spec.seed})"
 
 
-def write(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...], options: str = "") -> None:
-    """Write a card beside the weights: their description, training data, and the command that trains them again."""
+def write(
+    folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec, ...], options: str = "", keeps_json: bool = True,
+) -> None:  # fmt: skip
+    """Write a card beside the weights: their description, training data, and the command that trains them again. keeps_json:
+    also as JSON, which is part of the folder's digest, though it holds how long the training took.
+    """
     about = {
         **about,
         "threads": torch.get_num_threads(),
@@ -36,4 +40,5 @@ def write(folder: Path, what: str, about: dict[str, Any], data: tuple[WorldSpec,
         "For studying forgetting in small; it generates nothing but toy traffic at 64x64 pixels.", "",
     ]  # fmt: skip
     write_text(folder / "README.md", "\n".join(lines))
-    write_json(folder / "pretraining.json", about)
+    if keeps_json:
+        write_json(folder / "pretraining.json", about)
