@@ -70,6 +70,12 @@ def read_together(
     return replace(parts[0], preset=" + ".join(presets), rows=rows, runs=runs, specs=tuple(specs.values()))
 
 
+def with_runs_without_replay(table: Table, measures: Collection[str]) -> Table:
+    """The table with the runs of the preset that has those without replay (`Preset.without_replay_in`), if it is another."""
+    without = PRESETS[table.preset].without_replay_in
+    return replace(read_together((without, table.preset), table.store, measures), preset=table.preset) if without else table
+
+
 def of_target(table: Table, target: str) -> Table:
     """The table with only the runs that were fine-tuned on this domain, and all references."""
     specs = tuple(spec for spec in table.specs if spec.target.name == target)

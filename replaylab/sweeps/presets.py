@@ -166,6 +166,7 @@ EXPLORATORY = {
     for preset in (
         replace(
             _CONFIRMATORY, name="fractions", replay_fractions=(0.05, 0.1, 0.5, 1.0), replay_kinds=("near", "far"),
+            without_replay_in="confirmatory",
             about="the second edition's other replay fractions: one run from each of six bases, exploratory",
         ),
         replace(

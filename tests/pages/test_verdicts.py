@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import csv_files
@@ -18,7 +19,7 @@ from replaylab.catalogue import measure_of
 from replaylab.pages import verdicts as verdicts_page
 from replaylab.pages.verdicts import MISSING
 from replaylab.sweeps import sweep
-from replaylab.sweeps.presets import grid
+from replaylab.sweeps.presets import PRESETS, grid
 
 RESULTS = ROOT / "book" / "results"
 
@@ -174,3 +175,14 @@ def test_budgets_stand_side_by_side_and_say_what_is_not_run(tmp_path: Path) -> N
     said = verdicts_page.budgets_summary(made)
     assert all(str(cell) in said for cell in shown["ADE (px), eventful driving"].drop([*range(1, 5)]))
     assert csv_files.check(str(styled._repr_html_())) == 1
+
+
+def test_a_preset_is_shown_with_the_runs_without_replay_that_another_has(monkeypatch):
+    dose = sweep.read("dose", store=RESULTS, measures=["recall"])
+    assert verdicts_page.with_runs_without_replay(dose, ["recall"]) is dose
+    both = {"dose": replace(PRESETS["dose"], without_replay_in="published")}
+    monkeypatch.setattr(verdicts_page, "PRESETS", PRESETS | both)
+    shown = verdicts_page.with_runs_without_replay(dose, ["recall"])
+    wanted = {spec.run_id for name in ("published", "dose") for spec in grid(name)}
+    assert set(shown.runs["run"]) == wanted == {spec.run_id for spec in shown.specs} and len(shown.runs) == len(wanted)
+    assert shown.preset == "dose" and set(shown.rows["measure"]) == {"recall"}
