@@ -184,6 +184,8 @@ class Judged:
     adjusted_p: float
     """Holm's, over all claims"""
     verdict: Verdict
+    by_intervals: Verdict
+    """the verdict if all that the claim presupposes were shown"""
     why: str
     """the reason of the verdict other than the intervals; empty if there is none"""
 
@@ -208,8 +210,8 @@ def judge_all(rows: pd.DataFrame, claims_: Sequence[AnyClaim] = CLAIMS) -> list[
 
 
 def judging_code() -> str:
-    """Twelve hex digits of the SHA-256 of the modules that compute verdicts from rows."""
-    whole = hashlib.sha256()
+    """Twelve hex digits of the SHA-256 of the modules that compute verdicts from rows, and of the constants they import."""
+    whole = hashlib.sha256(repr((LEAST_COPIED_TO_REAL, PSEUDO)).encode())
     for module in (__file__, claims.__file__, changes.__file__, statistics.__file__):
         assert module is not None
         whole.update(Path(module).read_bytes())
@@ -237,18 +239,19 @@ def _found(rows: pd.DataFrame, claim: AnyClaim) -> Judged | None:
             for domain in claim.domains:
                 conditions += [(_of_base(rows, measure, domain, model, bases), "below") for model in KNOWN_MOTION]
                 conditions.append((_of_detector(rows, measure, domain), "below"))
-    return Judged(claim, tuple(parts), tuple(conditions), _p(parts, claim.side), 1.0, "undecided", "")
+    return Judged(claim, tuple(parts), tuple(conditions), _p(parts, claim.side), 1.0, "undecided", "undecided", "")
 
 
 def _with_verdict(found: Judged, adjusted_p: float) -> Judged:
     unmet = [part for part, side in found.conditions if statistics.side(part.interval) != side]
     why = "; ".join(f"it is not shown that {part.words} ({measure_of(part.measure).label})" for part in unmet)
-    verdict: Verdict = "undecided"
+    by_intervals: Verdict = "undecided"
     if found.bases < BASES_NEEDED:
-        verdict = "exploratory"
-    elif not unmet and adjusted_p <= FALSE_CLAIMS:
-        verdict = "holds" if _p_of_side(found.parts, found.claim.side) <= found.p else "does not hold"
-    return replace(found, adjusted_p=adjusted_p, verdict=verdict, why=why)
+        by_intervals = "exploratory"
+    elif adjusted_p <= FALSE_CLAIMS:
+        by_intervals = "holds" if _p_of_side(found.parts, found.claim.side) <= found.p else "does not hold"
+    verdict = "undecided" if unmet and by_intervals != "exploratory" else by_intervals
+    return replace(found, adjusted_p=adjusted_p, verdict=verdict, by_intervals=by_intervals, why=why)
 
 
 def _p(parts: Sequence[Part], side: Side) -> float:
@@ -343,13 +346,24 @@ def _apart(rows: pd.DataFrame, claim: AlignmentClaim, measure: str) -> pd.DataFr
     for group in (claim.together, claim.apart):
         each = []
         for configuration, domain in group:
-            found = claims.alignments(rows, configuration, domain, measure, domain)
+            found = claims.alignments(
+                _on_the_same_clips(rows, configuration, measure, domain), configuration, domain, measure, domain
+            )
             if found.empty:
                 return pd.DataFrame()
             each.append(found.droplevel("seed"))
             _check_bases(each[-1].index, measure)
         means.append(pd.concat(each, axis=1, join="inner").mean(axis=1, skipna=False))
     return (means[0] - means[1]).dropna().to_frame().rename_axis("base")
+
+
+def _on_the_same_clips(rows: pd.DataFrame, configuration: Configuration, measure: str, domain: str) -> pd.DataFrame:
+    """The rows, and of this measure in this domain only the clips with a value in every base and at every checkpoint."""
+    is_it = (rows["measure"] == measure) & (rows["domain"] == domain)
+    here = rows[is_it]
+    few = pd.concat([claims.runs_of(here, configuration), here[here["model"] == "base"]])
+    whole = few.pivot(index=["run", "step"], columns="scene", values="value").notna().all()
+    return pd.concat([rows[~is_it], here[here["scene"].isin(whole.index[whole])]])
 
 
 def _check_bases(bases: pd.Index, measure: str) -> None:

@@ -56,9 +56,16 @@ def _runs(preset: Preset) -> dict[str, str]:
         "bases": ", ".join(map(str, preset.bases)) + f"; {len(preset.sixteenths)} lengths" * (len(preset.sixteenths) > 1),
         "targets": ", ".join(preset.targets),
         "replay": "; ".join(replay),
-        "evaluated at steps": f"{', '.join(map(str, preset.evaluate_at))}: {', '.join(preset.evaluated)}",
+        "evaluated at steps": f"{_steps(preset)}: {', '.join(preset.evaluated)}",
         "after the last": f"{', '.join((*preset.evaluated, *preset.at_the_end))}; {preset.evaluation_clips} clips{futures}",
     }
+
+
+def _steps(preset: Preset) -> str:
+    """The steps at which runs are evaluated, and those with replay if they differ."""
+    steps = ", ".join(map(str, preset.evaluate_at))
+    is_another = preset.replayed_at and preset.replayed_at != preset.evaluate_at and any(preset.replay_fractions)
+    return f"{steps} (with replay {', '.join(map(str, preset.replayed_at))})" if is_another else steps
 
 
 def claims() -> Styler:

@@ -136,7 +136,12 @@ def _effect(claim: AnyClaim, one: Judged | None) -> str:
         return ""
     part = shown_part(one)
     where = ", ".join([_measure(claim, part), *(domain_of(name).label for name in claim.domains)])
-    return f"{where}. {capital(part.words)}: {_described(part)}"
+    return f"{where}. {capital(part.words)}: {_described(part)}{_but_for_conditions(one)}"
+
+
+def _but_for_conditions(one: Judged) -> str:
+    """What the intervals alone would give, if it is not the verdict."""
+    return "" if one.by_intervals == one.verdict else f"; {WORDS[one.by_intervals]} but for what is presupposed"
 
 
 def shown_part(one: Judged) -> Part:
@@ -272,7 +277,13 @@ def _rows(made: SecondEdition, claim: AnyClaim, one: Judged | None) -> list[dict
     head: dict[str, Any] = {"claim": claim.name, "statement": claim.statement, "verdict": made.word(claim, one)}
     if one is None:
         return [head]
-    head |= {"not shown": one.why, "p": one.p, "p, Holm": one.adjusted_p, "bases": one.bases}
+    head |= {
+        "by intervals alone": WORDS[one.by_intervals],
+        "not shown": one.why,
+        "p": one.p,
+        "p, Holm": one.adjusted_p,
+        "bases": one.bases,
+    }
     return [
         {**head, "contrast": part.words, "measure": part.measure, "change": IntervalCell(part.interval)}
         for part in one.parts
@@ -302,7 +313,7 @@ def in_sentences(made: SecondEdition) -> str:
             lines.append(f"{head}{made.word(claim, one)}.")
             continue
         each = "; ".join(f"{_measure(claim, part)} {_described(part)} ({part.words})" for part in one.parts)
-        why = f" Inconclusive: {one.why}." if one.why and one.verdict == "undecided" else ""
+        why = f" Inconclusive: {one.why}{_but_for_conditions(one)}." if one.why and one.verdict == "undecided" else ""
         numbers = f"p {number(one.adjusted_p)} by Holm, {one.bases} bases"
         lines.append(f"{head}**{WORDS[one.verdict]}**, {numbers}. {each}.{why}")
     return "\n".join([lines[0], "", *lines[1:]])

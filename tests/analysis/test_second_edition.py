@@ -87,6 +87,7 @@ def test_what_was_not_lost_cannot_be_kept() -> None:
 def test_bases_that_are_no_better_than_constant_velocity_leave_claims_on_accuracy_open(ahead: float, open_: bool) -> None:
     found = judged(made_up({NONE: LOSES}, ahead=ahead), "C2")
     assert (found.verdict == "undecided") == open_ == ("better than constant velocity on ordinary driving" in found.why)
+    assert found.by_intervals == "holds"
     assert judged(made_up({NONE: LOSES}, ahead=ahead), "C1").verdict == "holds"  # which is not about accuracy
 
 
@@ -187,6 +188,20 @@ def test_two_runs_from_one_base_and_references_that_are_missing_are_refused() ->
     copied = rows[rows["model"] == "copy-last-frame"]
     with pytest.raises(ValueError, match="copy-last-frame of ade_px in driving twice: give the rows of each reference once"):
         judge_all(pd.concat([rows, copied], ignore_index=True))
+
+
+def test_alignment_is_read_on_the_clips_that_have_a_value_everywhere() -> None:
+    """A clip whose agents are lost at one checkpoint would change the mean there, and so ρ."""
+    effects = {("", 0.0, target): LOSES for target in ("driving", "driving-repetitive", *edition.FAMILIES)}
+    rows = made_up(effects)
+    (claim,) = (one for one in CLAIMS if isinstance(one, AlignmentClaim))
+    before = judged(rows, claim.name)
+    is_hard = rows["scene"].isin(["scene 3"]) & (rows["measure"] == "ade_matched_px") & (rows["model"] == "fine-tuned")
+    hard = rows.assign(value=rows["value"].where(~is_hard, rows["value"] + 500.0))
+    lost = hard.assign(value=hard["value"].where(~(is_hard & (hard["step"] == 100))))
+    without = rows[~(rows["scene"].isin(["scene 3"]) & (rows["measure"] == "ade_matched_px"))]
+    assert judged(lost, claim.name).parts == judged(without, claim.name).parts
+    assert judged(lost, claim.name).bases == before.bases == 6
 
 
 def test_the_claims_name_their_runs_and_the_code_that_judges_has_a_digest() -> None:

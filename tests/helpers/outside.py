@@ -101,14 +101,19 @@ def change(rows: Rows, run: Run, measure: str, domain: str) -> pd.DataFrame:
     return after - before.loc[after.index.get_level_values("base"), after.columns].set_axis(after.index)
 
 
-def rho(rows: Rows, run: Run, measure: str, accuracy_on: str, fidelity_on: str) -> pd.Series[float]:
-    """Spearman's ρ of both gains over a run's checkpoints, by base and seed."""
+def rho(
+    rows: Rows, run: Run, measure: str, accuracy_on: str, fidelity_on: str, same_clips: bool = False
+) -> pd.Series[float]:  # fmt: skip
+    """Spearman's ρ of both gains over a run's checkpoints, by base and seed; of clips that have a value everywhere, or of
+    those that have one each time.
+    """
     pair = []
     for name, domain in ((KD, fidelity_on), (measure, accuracy_on)):
-        after, before = (
-            of_runs(rows, run, name, domain, "all").mean(axis=1),
-            of_model(rows, "base", name, domain).mean(axis=1),
-        )
+        tables = of_runs(rows, run, name, domain, "all"), of_model(rows, "base", name, domain)
+        if same_clips:
+            values = pd.concat(tables)
+            tables = tuple(table[values.columns[values.notna().all()]] for table in tables)
+        after, before = (table.mean(axis=1) for table in tables)
         pair.append(before.loc[after.index.get_level_values("base")].to_numpy() - after)
     both = pd.concat(pair, axis=1).dropna()
     return both.groupby(level=["base", "seed"]).apply(lambda one: stats.spearmanr(one[0], one[1]).statistic)
@@ -241,7 +246,11 @@ def _of_alignment(rows: Rows) -> tuple[float, int, bool, bool]:
     own, other, is_known, bases = 0.0, 0.0, True, 99
     for measure in ACCURACY:
         groups = [
-            [rho(rows, run, measure, domain, domain) for run, domain in pairs if len(of_runs(rows, run, measure, domain))]
+            [
+                rho(rows, run, measure, domain, domain, True)
+                for run, domain in pairs
+                if len(of_runs(rows, run, measure, domain))
+            ]
             for pairs in (DIVERSE, REGULAR)
         ]
         if [len(group) for group in groups] != [2, 4]:

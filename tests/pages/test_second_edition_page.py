@@ -70,6 +70,10 @@ def test_what_was_not_shown_is_said() -> None:
         in table.loc["C2", "not shown"]
     )
     assert "Inconclusive: it is not shown that the bases" in page.in_sentences(behind)
+    assert page.in_sentences(behind).count("; supported but for what is presupposed") == 2
+    assert page.cards(behind).data.count("supported but for what is presupposed") == 2
+    (saved,) = csv_files.files_of(str(page.verdicts(behind)._repr_html_())).values()
+    assert set(saved.loc[saved["claim"] == "C2", "by intervals alone"]) == {"supported"}
 
 
 def test_the_opening_counts_verdicts_and_runs(made: SecondEdition) -> None:
