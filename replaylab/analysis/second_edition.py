@@ -236,9 +236,7 @@ def _found(rows: pd.DataFrame, claim: AnyClaim) -> Judged | None:
         parts += [_part(measure, words, table) for words, table in tables.items()]
         if measure in READINGS:
             bases = next(iter(tables.values())).index.get_level_values("base")
-            for domain in claim.domains:
-                conditions += [(_of_base(rows, measure, domain, model, bases), "below") for model in KNOWN_MOTION]
-                conditions.append((_of_detector(rows, measure, domain), "below"))
+            conditions += [(part, "below") for on in claim.domains for part in presupposed(rows, measure, on, bases)]
     return Judged(claim, tuple(parts), tuple(conditions), _p(parts, claim.side), 1.0, "undecided", "undecided", "")
 
 
@@ -280,6 +278,16 @@ def _part(measure: str, words: str, table: pd.DataFrame) -> Part:
     interval = statistics.t_interval(values) if values.ndim == 1 else statistics.seeds_and_scenes(values)
     of_bases = dict(zip(bases, table.mean(axis=1), strict=True))
     return Part(measure, words, interval, statistics.p_value(values), of_bases, table.shape[1])
+
+
+def presupposed(rows: pd.DataFrame, measure: str, domain: str, bases: pd.Index | None = None) -> list[Part]:
+    """What a claim about a reading of accuracy in a domain presupposes of its bases and of the detector: each lies below 0.
+
+    bases: all in the rows by default.
+    """
+    every = pd.Index(rows.loc[rows["model"] == "base", "base"].unique()) if bases is None else bases
+    of_bases = [_of_base(rows, measure, domain, model, every) for model in KNOWN_MOTION]
+    return [*of_bases, _of_detector(rows, measure, domain)]
 
 
 # ------------------------------------------------------------------------------------------------------------ contrasts

@@ -5,7 +5,10 @@ Decision: power and coverage are computed from the first edition's published run
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -13,18 +16,25 @@ from pandas.io.formats.style import Styler
 from replaylab.analysis import design, second_edition
 from replaylab.analysis.design import Endpoint
 from replaylab.analysis.second_edition import CLAIMS, AlignmentClaim
-from replaylab.catalogue import domain_of, measure_of
+from replaylab.analysis.statistics import Interval, describe
+from replaylab.catalogue import LEAST_COPIED_TO_REAL, domain_of, measure_of
 from replaylab.pages.second_edition import measures_of
-from replaylab.pages.style import styled
+from replaylab.pages.style import IntervalCell, styled
 from replaylab.pages.verdicts import configuration_name, read_together
 from replaylab.shipped_weights import base_folder, published_digest
-from replaylab.sweeps.presets import CONFIRMATORY, SECOND_BASES, Preset
+from replaylab.sweeps.presets import CONFIRMATORY, SECOND_BASES, Preset, grid, is_offered
+from replaylab.util import reading
 from replaylab.util.text import number, percent
 
 PRESETS = ("published", "dose")
 CLIPS = CONFIRMATORY["confirmatory"].evaluation_clips
 COVERED = ("ade_px", "effnet_kd")
 """The measures of the endpoints in the table of coverage."""
+DIFFERENCES = {
+    "copy-last-frame": "base − copying", "constant-velocity": "base − constant velocity",
+    "real": f"{LEAST_COPIED_TO_REAL:g} × real − copying",
+}  # fmt: skip
+"""What must lie below 0, by what `presuppositions.table` has in the column `against`."""
 CLAIM_COLUMNS = ["claim", "statement", "contrast", "measures", "holds if"]
 
 
@@ -68,6 +78,16 @@ def _steps(preset: Preset) -> str:
     return f"{steps} (with replay {', '.join(map(str, preset.replayed_at))})" if is_another else steps
 
 
+def digest_of_runs(presets: Mapping[str, Preset] = CONFIRMATORY) -> str:
+    """Twelve hex digits of the SHA-256 of the sorted names of these runs, each of which determines all of its numbers; empty
+    if a base is missing.
+    """
+    if not all(map(is_offered, presets.values())):
+        return ""
+    names = sorted(spec.run_id for preset in presets for spec in grid(preset))
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+
+
 def claims() -> Styler:
     """A row per contrast of the claims: its runs, domain, measures, and the side of 0 on which it must lie."""
     return styled(pd.DataFrame(_lines_of_claims(), columns=CLAIM_COLUMNS), "second-edition-claims").hide(axis="index")
@@ -98,6 +118,47 @@ def _lines_of_claims() -> list[tuple[str, ...]]:
 
 def _labels(measures: Sequence[str]) -> str:
     return ", ".join(measure_of(name).label for name in measures)
+
+
+def on_dev(file: str | Path = "presuppositions.csv") -> pd.DataFrame:
+    """The table of `presuppositions.measure`. `file`: relative to the page."""
+    return reading.csv(Path(file))
+
+
+def presuppositions(table: pd.DataFrame) -> Styler:
+    """A row per domain and reading of accuracy: the differences that must lie below 0, with their intervals."""
+    lines = []
+    for (domain, measure), of in table.groupby(["domain", "measure"], sort=False):
+        line: dict[str, Any] = {"domain": domain_of(str(domain)).label, "measure": measure_of(str(measure)).label}
+        for one in of.itertuples():
+            interval = Interval(one.difference, one.low, one.high, one.bases)
+            line[DIFFERENCES[one.against]] = IntervalCell(interval, measure_of(str(measure)).digits)
+        lines.append(line)
+    return styled(pd.DataFrame(lines), "presuppositions").hide(axis="index")
+
+
+def expected_open(table: pd.DataFrame) -> str:
+    """Markdown: the claims about accuracy that presuppose what these clips do not show."""
+    unmet = table[table["high"] >= 0]
+    lines = []
+    for claim in CLAIMS:
+        here = unmet[unmet["domain"].isin(claim.domains) & unmet["measure"].isin(claim.measures)]
+        if len(here):
+            lines.append(f"- **{claim.name}**, {claim.statement}:")
+            for (domain, against), of in here.groupby(["domain", "against"], sort=False):
+                each = "; ".join(map(_described, of.itertuples()))
+                lines.append(f"  - {DIFFERENCES[str(against)]} on {domain_of(str(domain)).label}: {each}")
+    clips, bases = table["clips"].max(), table["bases"].max()
+    head = f"With {bases} bases and {clips} dev clips of each domain"
+    if not lines:
+        return f"{head}, everything is shown that the claims presuppose."
+    return "\n".join([f"{head}, these differences are not shown to lie below 0:", "", *lines])
+
+
+def _described(one: Any) -> str:
+    """A difference with its interval, and the reading it is of."""
+    interval = Interval(one.difference, one.low, one.high, one.bases)
+    return f"{measure_of(one.measure).label} {describe(interval, measure_of(one.measure).digits)}"
 
 
 def power(of: Sequence[Endpoint]) -> Styler:
