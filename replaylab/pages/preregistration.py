@@ -117,7 +117,7 @@ def _lines_of_claims() -> list[tuple[str, ...]]:
 
 
 def _labels(measures: Sequence[str]) -> str:
-    return ", ".join(measure_of(name).label for name in measures)
+    return "; ".join(measure_of(name).label for name in measures)
 
 
 def on_dev(file: str | Path = "presuppositions.csv") -> pd.DataFrame:
