@@ -128,6 +128,7 @@ SECOND_ABLATIONS = (
     NO_REPLAY,
     NEAR_25,
     *(each for each in ABLATIONS if each.name in ("bursts every 20 steps", "ramp", "LoRA", "LoRA, no replay")),
+    Variation("source", "near, ordinary motion only", _source("near-ordinary")),
     *(each for each in ABLATIONS if each.group == "buffer"),
     *(Variation("loss weight", f"loss weight {weight:g}", _replay(loss_weight=weight)) for weight in (0.25, 0.5)),
     *(Variation("noise levels", f"{levels} noise levels only", _replay(noise_levels=levels)) for levels in ("high", "low")),
