@@ -114,7 +114,7 @@ def test_a_row_of_a_table_is_a_card_on_a_phone_and_its_cells_name_their_columns(
     width, height = SIZES["phone"]
     context = browser.new_context(viewport={"width": width, "height": height})
     page = context.new_page()
-    page.goto((built_book / "index.html").as_uri(), wait_until="load")
+    page.goto((built_book / "verdicts.html").as_uri(), wait_until="load")
     cells = page.locator("#T_verdicts tbody tr").first.locator("td, th").all()
     boxes = [cell.bounding_box() for cell in cells if cell.is_visible()]
     assert len(boxes) == 6 and all(box is not None and box["x"] == boxes[0]["x"] for box in boxes)  # type: ignore[index]
