@@ -242,9 +242,7 @@ class EvaluationSpec(Described):
     noise_seed: int = 0
     detector: str = ""  # digest of its weights
     video_network: str = ""  # digest of its weights
-    edition: int = (
-        2  # of the measures, one of EDITIONS_OF_MEASURES: raised when the same description would give other numbers
-    )
+    edition: int = 2  # one of EDITIONS_OF_MEASURES: raised when the same description would give other numbers
     object_detector: DetectorSpec | None = field(default=None, metadata=LATER)  # None: the shipped one
     measured_in: str = field(default="fp32", metadata=LATER)  # or bf16: the video network, denoising losses
     futures_at_the_end: int = field(default=0, metadata=LATER)  # sampled per clip after the last step; 0: `futures`

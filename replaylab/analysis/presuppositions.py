@@ -19,6 +19,7 @@ from replaylab.sweeps.presets import CONFIRMATORY, SECOND_BASES, evaluation_of
 from replaylab.worlds.named import domain_spec
 
 DOMAINS = ("driving", "driving-eventful", "driving-family-a", "driving-family-b", "natural", "natural-eventful")
+"""Where the claims are read, and the events of natural driving."""
 AGAINST = (*KNOWN_MOTION, "real")
 """In the order of `second_edition.presupposed`."""
 

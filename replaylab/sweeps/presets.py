@@ -286,7 +286,7 @@ def newest_edition() -> str:
 
 
 def is_offered(preset: Preset) -> bool:
-    """Whether the initial weights of its runs and those of its measures are among the shipped ones."""
+    """Whether the initial weights of its runs and those of its measures are known: shipped, or by `published_digest`."""
     needed = [base for seed in preset.seeds for base in _bases_of(preset, seed)]
     needed += [WEIGHTS / name for name in DETECTORS[preset.measures]]
     return all(folder.is_dir() for folder in needed)

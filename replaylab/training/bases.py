@@ -179,8 +179,8 @@ def train_base(
 
 
 def _is_shipped(seed: int, family: str, sixteenths: int) -> bool:
-    """Whether a base's weights are in the repository; of the others only the digests are, which must not depend on how long
-    the training took.
+    """Whether a base's weights are meant for the repository, or are an extra (large); of the others it has only the digests,
+    which must not depend on how long the training took.
     """
     return seed < 2 or (family == "wan" and sixteenths == 16)
 
