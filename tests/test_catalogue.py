@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from replaylab import catalogue
@@ -23,8 +23,9 @@ def published() -> tuple[set[str], set[str]]:
     """The domains and measures of all rows in `book/results`."""
     domains, measures = set[str](), set[str]()
     for file in sorted((ROOT / "book/results").glob("rows/*.parquet")):
-        rows = pd.read_parquet(file, columns=["domain", "measure"]).drop_duplicates()
-        domains, measures = domains | set(rows["domain"]), measures | set(rows["measure"])
+        rows = pq.read_table(file, columns=["domain", "measure"], read_dictionary=["domain", "measure"])
+        domains.update(rows["domain"].unique().to_pylist())
+        measures.update(rows["measure"].unique().to_pylist())
     return domains, measures
 
 
