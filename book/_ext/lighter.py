@@ -1,7 +1,10 @@
-"""Pages that weigh little: formulas as MathML, which browsers draw by themselves, and only those icons that a page shows.
+"""Pages that weigh little: formulas as MathML, which browsers draw by themselves, and only those icons that a page shows;
+and a sidebar that is quickly made.
 
 Decision: docutils translates the few formulas here, so no page loads 2 MB of MathJax, and they are there without scripts.
 Of the theme's 2,000 icons, 1.5 MB that every page loads, those named on some page or by the theme's scripts are kept.
+Sphinx makes each page's sidebar from copies of all headings and all documented names, and keeps the pages' titles. Here it
+is given the titles, which makes the same sidebar.
 
 Refused: a formula that docutils does not know.
 """
@@ -9,12 +12,16 @@ Refused: a formula that docutils does not know.
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.writers.html5 import HTML5Translator
 
@@ -53,8 +60,37 @@ def keep_icons(app: Sphinx, exception: Exception | None) -> None:
     icons.write_text(ICON.sub(lambda icon: icon[0] if icon[1] in used else "", text), encoding="utf-8")
 
 
+def make_sidebars_of_titles(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Give a template's `toctree` function titles alone, where it asks for no more."""
+    whole = context["toctree"]
+
+    def toctree(**options: Any) -> str:
+        kept = app.env.tocs
+        app.env.tocs = _titles(app.env) if options.get("titles_only") else kept
+        try:
+            return str(whole(**options))
+        finally:
+            app.env.tocs = kept
+
+    context["toctree"] = toctree
+
+
+@cache
+def _titles(env: BuildEnvironment) -> dict[str, nodes.bullet_list]:
+    """The table of contents of each page, with its title and the pages below it."""
+    tocs = {page: toc.deepcopy() for page, toc in env.tocs.items()}
+    for toc in tocs.values():
+        for title in toc.children:
+            if len(title) > 1 and (below := list(title.findall(addnodes.toctree))):
+                title[1][:] = below
+            else:
+                del title[1:]
+    return tocs
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_html_math_renderer("mathml", (in_line, None), (displayed, None))
+    app.connect("html-page-context", make_sidebars_of_titles)
     app.connect("build-finished", keep_icons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
