@@ -23,6 +23,11 @@ FLOORS = {"real": "real", "autoencoder": "autoencoder", "copy-last-frame": "copy
 REFERENCES = {**FLOORS, "constant-velocity": "constant velocity"}  # the last has boxes and no pictures
 
 
+def as_categories(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with their domains and measures as categories: millions of rows are then selected in a tenth of the time."""
+    return rows.assign(domain=pd.Categorical(rows["domain"]), measure=pd.Categorical(rows["measure"]))
+
+
 def per_run(rows: pd.DataFrame) -> pd.DataFrame:
     """One value per run, step, domain and measure: the mean over its clips, for runs and references alike.
 

@@ -275,7 +275,7 @@ def exploratory(made: FirstPage) -> dict[str, str]:
     for name, preset, instead in (
         ("C5", of.second_family, of_first.second_family), ("C6", of.second_world, of_first.second_world),
     ):  # fmt: skip
-        second, _ = generalisation.read(preset if preset in PUBLISHED else instead).judged
+        second = generalisation.read(preset if preset in PUBLISHED else instead).judged
         outcomes = [generalisation.outcome_of_claim(result) for _, result in second]
         there = [one for one in outcomes if one != verdicts.MISSING]
         seeds = max((result.interval.n for _, result in second if result is not None), default=0)

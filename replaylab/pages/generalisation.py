@@ -26,7 +26,7 @@ from replaylab.analysis.changes import of_measure
 from replaylab.analysis.claims import Claim, Judged
 from replaylab.analysis.configurations import DYNAMICS, FIDELITIES, LAST, Configurations
 from replaylab.analysis.statistics import CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL
-from replaylab.analysis.tables import NONE
+from replaylab.analysis.tables import NONE, as_categories
 from replaylab.catalogue import MAIN_FRACTION, PUBLISHED, domain_of, measure_of
 from replaylab.pages import base_models, comparisons, own_results, sample_clips, style, verdicts
 from replaylab.pages.own_results import Comparison, OwnRun
@@ -77,13 +77,18 @@ class Generalisation:
     """the second's runs, if they are a reader's own"""
 
     @cached_property
-    def judged(self) -> tuple[Judgements, Judgements]:
-        """The preregistered claims about a single target with their results (None if runs are missing): second, first."""
-        second, first = (
-            [(claim, claims.judge(made.rows, claim)) for claim in claims_about(made, self.differs.claim)]
-            for made in (self.second, self.first)
-        )
-        return second, first
+    def judged(self) -> Judgements:
+        """The preregistered claims about a single target with the second's results (None if runs are missing)."""
+        return self._judged(self.second)
+
+    @cached_property
+    def judged_first(self) -> Judgements:
+        """The same claims with the first's results."""
+        return self._judged(self.first)
+
+    def _judged(self, made: Configurations) -> Judgements:
+        rows = as_categories(made.rows)
+        return [(claim, claims.judge(rows, claim)) for claim in claims_about(made, self.differs.claim)]
 
 
 def claims_about(made: Configurations, name: str) -> list[Claim]:
@@ -176,13 +181,13 @@ def opening(made: Generalisation, store: str | Path = "") -> str:
     runs = second.runs.assign(target=second.ordinary)
     presets = [one for one in (PRESETS[second.preset].without_replay_in, second.preset) if one]
     again = " && ".join(f"python -m replaylab sweep --preset {one} --store FOLDER" for one in presets)
-    return verdicts.opening(made.judged[0], [made.differs.claim], runs, again, presets, store)
+    return verdicts.opening(made.judged, [made.differs.claim], runs, again, presets, store)
 
 
 def claims_table(made: Generalisation) -> Styler:
     """A row per claim: its change and the position of the interval, in the second and in the first."""
     lines, of = [], made.differs
-    for (claim, second), (_, first) in zip(*made.judged, strict=True):
+    for (claim, second), (_, first) in zip(made.judged, made.judged_first, strict=True):
         line: dict[str, Any] = {"claim": claim.name.removeprefix(f"{of.claim}, "), "statement": claim.statement}
         kind = "eventful" if claim.domain == made.second.eventful else "ordinary"
         line["measure"] = f"{measure_of(claim.measure).name}, {kind}"
@@ -307,7 +312,7 @@ def summary(made: Generalisation) -> str:
         return f"Claim {made.differs.claim}: {MISSING}, {style.count_runs(made.second.runs)}."
     pairs = [
         (claim, outcome_of_claim(second), outcome_of_claim(first))
-        for (claim, second), (_, first) in zip(*made.judged, strict=True)
+        for (claim, second), (_, first) in zip(made.judged, made.judged_first, strict=True)
     ]
     decided = (AS_CLAIMED, OTHER_WAY)
     groups = {
@@ -317,7 +322,7 @@ def summary(made: Generalisation) -> str:
     }
     each = [f"{words} in {len(of)} ({'; '.join(one.statement for one in of)})" for words, of in groups.items() if of]
     lines = [f"- **Both {made.differs.both}**, of {len(pairs)} questions: {'; '.join(each)}."]
-    if left_open := [f"{claim.statement} ({result.why})" for claim, result in made.judged[0] if result and result.why]:
+    if left_open := [f"{claim.statement} ({result.why})" for claim, result in made.judged if result and result.why]:
         lines.append(f"- **Cannot tell, whatever the interval**: {'; '.join(left_open)}.")
     for which, one in (("second", made.second), ("first", made.first)):
         if (one.done["configuration"] == NONE).any():

@@ -83,13 +83,13 @@ def without_runs(some: Configurations) -> Configurations:
 
 def test_the_claims_are_those_of_the_preregistration_on_the_second_s_clips(made: Generalisation) -> None:
     _, differs, _, target, _ = PAGES[made.second.preset]
-    asked = [claim for claim, _ in made.judged[0]]
+    asked = [claim for claim, _ in made.judged]
     kept = [claim for claim in CLAIMS if claim.measure != "alignment"]
     assert [claim.statement for claim in asked] == [claim.statement for claim in kept]
     assert [claim.name for claim in asked] == [f"{differs.claim}, {claim.name}" for claim in kept]
     assert {claim.configuration.target for claim in asked} == {target}
     assert {claim.domain for claim in asked} == {target, f"{target}-eventful"}
-    assert all(result is not None and result.interval.n == 3 for _, result in made.judged[0])
+    assert all(result is not None and result.interval.n == 3 for _, result in made.judged)
 
 
 @pytest.mark.parametrize("preset", ["smoke", *PAGES])
