@@ -209,8 +209,9 @@ def _write_samples(records: Records, folders: Mapping[str, Path], out: Path) -> 
 
 
 def _published(clips: list[tuple[Any, ...]], records: Records) -> Iterator[tuple[Any, ...]]:
-    """Three clips of each domain (at the lowest, middle and highest kept percentile); all kept ones only of the first seed's
-    base of each preset, after the last step. A run may keep many, and they are most of what is published.
+    """The clips of the first seed's base of each preset: all after the last step, and before it three of each domain, at the
+    lowest, middle and highest kept percentile; three of those that the other bases generated themselves. Clips are most of
+    what is published, and a run may keep many.
     """
     runs = [record for record in records.values() if record["preset"] != REFERENCES]
     first = {record["preset"]: record["base"] for record in sorted(runs, key=lambda one: one["seed"], reverse=True)}
@@ -223,8 +224,9 @@ def _published(clips: list[tuple[Any, ...]], records: Records) -> Iterator[tuple
         run, model, step, domain, percentile, *_ = clip
         every, record = sorted(percentiles[run, domain]), records[run]
         is_one_of_three = int(percentile) in (every[0], every[len(every) // 2], every[-1])
-        bases = first.values() if record["preset"] == REFERENCES else [first[record["preset"]]]
-        if is_one_of_three or (step == last[run, model] and record["base"] in bases):
+        is_reference = record["preset"] == REFERENCES
+        is_of_first = record["base"] in (first.values() if is_reference else [first[record["preset"]]])
+        if (is_of_first and step == last[run, model]) or (is_one_of_three and (is_of_first or is_reference)):
             yield clip
 
 
