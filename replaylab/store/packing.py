@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,12 @@ Records = Mapping[str, dict[str, Any]]
 """Run id -> its row of runs.parquet."""
 
 
-def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]]) -> None:
+def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]], with_all_clips: Collection[str] = ()) -> None:
     """Pack the finished runs, references and small folders (`worlds...`, `damage-<id>`) of `store` into the folder `out`.
 
     `asked`: preset -> run id -> its configuration in words; rows and clips go to the file of the first preset with this
-    run. Raises ValueError, with the file, for a run that is not finished or cannot be read.
+    run. `with_all_clips`: presets of which all kept clips are published, and not three of each domain. Raises ValueError,
+    with the file, for a run that is not finished or cannot be read.
     """
     if not store.is_dir():
         raise ValueError(f"{store} is no folder: name a store, as `sweep --store` made it")
@@ -68,7 +69,7 @@ def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]]) -> N
     records = {run: _placed(record, asked) for run, record in sorted({**before, **fresh}.items())}
     if records:
         _write_rows(records, folders, before, out)
-        _write_samples(records, folders, out)
+        _write_samples(records, folders, out, with_all_clips)
         _write_logs(folders, out)
         _write(out / RUNS, [pa.Table.from_pylist(list(records.values()))])
         names = {record["preset"] for record in records.values()}
@@ -195,12 +196,12 @@ def _by_measure(table: pa.Table) -> Iterator[pa.Table]:
 
 
 # -------------------------------------------------------------------------------------------------------- other files
-def _write_samples(records: Records, folders: Mapping[str, Path], out: Path) -> None:
+def _write_samples(records: Records, folders: Mapping[str, Path], out: Path, with_all: Collection[str]) -> None:
     clips = [clip for folder in folders.values() for clip in samples_in(folder)]
     for path in out.glob("samples/*.parquet"):
         clips += [tuple(line[name] for name in KEPT) for line in _lines(path) if line["run"] not in folders]
     files: dict[str, list[tuple[Any, ...]]] = {}
-    for clip in sorted(_published(clips, records)):
+    for clip in sorted(_published(clips, records, with_all)):
         files.setdefault(records[clip[0]]["preset"], []).append(clip)
     for name, some in files.items():
         table = pa.table(dict(zip(KEPT, map(list, zip(*some, strict=True)), strict=True)))
@@ -208,13 +209,14 @@ def _write_samples(records: Records, folders: Mapping[str, Path], out: Path) -> 
         _write(out / "samples" / f"{name}.parquet", [table], dictionary_pagesize_limit=2**30)
 
 
-def _published(clips: list[tuple[Any, ...]], records: Records) -> Iterator[tuple[Any, ...]]:
-    """The clips of the first seed's base of each preset: all after the last step, and before it three of each domain, at the
-    lowest, middle and highest kept percentile; three of those that the other bases generated themselves. Clips are most of
-    what is published, and a run may keep many.
+def _published(clips: list[tuple[Any, ...]], records: Records, with_all: Collection[str]) -> Iterator[tuple[Any, ...]]:
+    """Three clips of each domain (at the lowest, middle and highest kept percentile), of the first seed's base of each
+    preset and of all bases themselves; and all kept ones, after the last step, of that base in these presets. Clips are most
+    of what is published, and a run may keep many.
     """
     runs = [record for record in records.values() if record["preset"] != REFERENCES]
     first = {record["preset"]: record["base"] for record in sorted(runs, key=lambda one: one["seed"], reverse=True)}
+    whole = {base for preset, base in first.items() if preset in with_all}
     last: dict[tuple[str, str], int] = {}
     percentiles: dict[tuple[str, str], set[int]] = {}
     for run, model, step, domain, percentile, *_ in clips:
@@ -223,10 +225,10 @@ def _published(clips: list[tuple[Any, ...]], records: Records) -> Iterator[tuple
     for clip in clips:
         run, model, step, domain, percentile, *_ = clip
         every, record = sorted(percentiles[run, domain]), records[run]
-        is_one_of_three = int(percentile) in (every[0], every[len(every) // 2], every[-1])
-        is_reference = record["preset"] == REFERENCES
-        is_of_first = record["base"] in (first.values() if is_reference else [first[record["preset"]]])
-        if (is_of_first and step == last[run, model]) or (is_one_of_three and (is_of_first or is_reference)):
+        if record["base"] != first.get(record["preset"], record["base"]):
+            continue
+        has_all = record["base"] in whole and record["preset"] in (REFERENCES, *with_all) and step == last[run, model]
+        if has_all or int(percentile) in (every[0], every[len(every) // 2], every[-1]):
             yield clip
 
 

@@ -11,7 +11,8 @@ from replaylab.sweeps import ablations, presets
 
 def publish(store: Path, out: Path) -> None:
     """Pack the finished runs of a store into the folder `out`, in addition to its packed runs; see `packing.publish`."""
-    packing.publish(store, out, {name: configurations(name, store, out) for name in presets.PRESETS})
+    asked = {name: configurations(name, store, out) for name in presets.PRESETS}
+    packing.publish(store, out, asked, with_all_clips=[of.sweep[0] for of in presets.EDITIONS.values()])
 
 
 def configurations(preset: str, *stores: Path) -> dict[str, str]:
