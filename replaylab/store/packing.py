@@ -26,7 +26,7 @@ from replaylab.store import packed
 from replaylab.store.packed import LOGS, MEDIA, OTHERS, REFERENCES, RUNS, SCHEMA
 from replaylab.store.reading import KEPT
 from replaylab.store.readme import text_of
-from replaylab.store.run_folders import ReferenceSpec, check_result, samples_in
+from replaylab.store.run_folders import ReferenceSpec, check_result, samples_in, weights_sha256
 from replaylab.util import reading
 from replaylab.util.files import SUMS, sha256, write_atomically, write_sums, write_text
 from replaylab.util.progress import report, track
@@ -110,6 +110,7 @@ def _checked(folder: Path) -> dict[str, Any]:
         "base": spec.base, **dict(zip(("target", "replay", "replay_fraction", "seed"), what, strict=True)),
         "split": spec.evaluation.split, "steps": spec.training.steps if is_run else 0, "state": "done",
         "seconds": summary["seconds"], "commit": summary["git_commit"] or "", "sha256": sha256(folder / "rows.parquet"),
+        "weights_sha256": weights_sha256(folder),
         **{name: texts.get(name, "") for name in ("spec", "summary", "manifest", "gallery")},
     }  # fmt: skip
 
@@ -127,6 +128,7 @@ def _json_text(path: Path) -> str:
 
 def _placed(record: dict[str, Any], asked: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """The row with its presets, and with the first preset's description of its configuration."""
+    record = {"weights_sha256": ""} | record  # those packed before have none
     if record["preset"] == REFERENCES:
         return record
     presets = [name for name, runs in asked.items() if record["run"] in runs]

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from replaylab.spec import RunSpec
 from replaylab.store import packed, row_tables
-from replaylab.store.run_folders import ReferenceSpec, check_result, check_spec, samples_in
+from replaylab.store.run_folders import ReferenceSpec, check_result, check_spec, samples_in, weights_sha256
 from replaylab.util import reading
 
 KEPT = ["run", "model", "step", "domain", "percentile", "boxes", "mp4"]
@@ -52,6 +52,11 @@ class Store:
             return packed.json_in(self.folder, row, "summary")
         path = self._checked(run, "summary.json")
         return reading.json_object(path, f"move {path.parent} away and run again", seconds=(int, float))
+
+    def weights_sha256(self, run: str) -> str:
+        """SHA-256 of the trained weights; empty if it is unknown, or the run is not here."""
+        row = self._packed(run)
+        return str(row.get("weights_sha256") or "") if row else weights_sha256(self.folder / run)
 
     def table(
         self, specs: Sequence[RunSpec], measures: Collection[str] | None = None, done: Collection[str] | None = None

@@ -26,6 +26,7 @@ COLUMNS = {
     "seconds": "s; of a run the time that it took, in a log its clock, which begins again where the run resumed",
     "commit": "git commit that the run was made at; `+changes` where files differed from it, with a digest in newer runs",
     "sha256": "of the Parquet file that the run's rows were published from",
+    "weights_sha256": "of the file of trained weights; empty for references and older runs",
     "spec": "JSON: all that determines the run's numbers",
     "summary": "JSON: seconds, clips that were shown, execution (threads, precision, device), versions, machine",
     "manifest": "JSON: how the run was executed",

@@ -179,6 +179,14 @@ def check_result(path: Path, remedy: str = "") -> bool:
         raise ValueError(f"{error}. Copy it again from where it is whole, or {remedy or 'run again'}") from error
 
 
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of a finished run's trained weights, as its SHA256SUMS lists it (of several files, with spaces between); empty
+    if it lists none.
+    """
+    listed = [digests.line_of(path) for path in sorted(folder.rglob("*.safetensors"))]
+    return " ".join(line[1] for line in listed if line is not None)
+
+
 @lru_cache(maxsize=2**12)  # thousands of runs have the same few
 def _are_names(value: str) -> bool:
     return all(NAME.fullmatch(name) for name in value.split("+") if value)

@@ -21,14 +21,14 @@ import pandas as pd
 
 from replaylab.catalogue import PUBLISHED
 from replaylab.spec import CLUSTERS, MachineSpec, RunSpec
-from replaylab.store import ReferenceSpec, Store, check_store, store_of
+from replaylab.store import ReferenceSpec, Store, check_store, published_folder, store_of
 from replaylab.sweeps import ablations, jobs, monitor
 from replaylab.sweeps.cluster import ClusterSpec, Job, active
 from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.util.files import write_text
 from replaylab.util.processes import importing_torch, usable_cores
 from replaylab.util.progress import report
-from replaylab.util.text import duration, printable
+from replaylab.util.text import counted, duration, printable
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ def run_specs(
     missing = _missing(specs, root)
     failed: dict[str, str] = {}
     trained: set[str] = set()
-    counted = f"{len(specs) - len(missing)} of {len(specs)} runs are in {root}; "
+    present = f"{len(specs) - len(missing)} of {len(specs)} runs are in {root}; "
     comparable = specs if len(missing) < len(specs) else _of_preset(name, root)
     if dry_run:
         report(
-            f"{counted}{len(missing)} would be trained. {estimate(missing, root, comparable, cluster, settings, machine)}"
+            f"{present}{len(missing)} would be trained. {estimate(missing, root, comparable, cluster, settings, machine)}"
         )
         return _table(name, specs, root, set(), {}, _active(missing, root), ())
     if missing and machine.tracker:
@@ -93,17 +93,18 @@ def run_specs(
         trackers.check(machine.tracker)
     if missing and cluster == "inline":
         check_store(root)
-        report(f"{counted}training {len(missing)}. {estimate(missing, root, comparable, cluster, settings, machine)}")
+        report(f"{present}training {len(missing)}. {estimate(missing, root, comparable, cluster, settings, machine)}")
         failed, trained = _inline(missing, root, machine)
     elif missing:
         check_store(root)
-        report(f"{counted}{len(missing)} are for jobs ({cluster})")
+        report(f"{present}{len(missing)} are for jobs ({cluster})")
         jobs.submit(missing, root, machine, cluster, settings)
         failed = monitor.watch(specs, root, resume_hint)
         trained = {spec.run_id for spec in missing}
     else:
         report(f"all {len(specs)} runs are in {root}: trained nothing")
     _measure_lost_references(specs, root)
+    _compare_weights(trained, Store(root), Store(published_folder()))
     return _table(name, specs, root, trained, failed, measures=measures)
 
 
@@ -118,6 +119,18 @@ def _measure_lost_references(specs: list[RunSpec], root: Path) -> None:
             from replaylab.evaluation import evaluate
 
         evaluate.references(references, root)
+
+
+def _compare_weights(trained: Collection[str], here: Store, published: Store) -> None:
+    """Report whether trained runs that are published too have the published weights, to the bit."""
+    wanted = {run: published.weights_sha256(run) for run in trained}
+    wanted = {run: digest for run, digest in wanted.items() if digest and here.weights_sha256(run)}
+    others = sorted(run for run, digest in wanted.items() if here.weights_sha256(run) != digest)
+    if wanted:
+        same = (
+            f"{len(wanted) - len(others)} of {counted(len(wanted), 'published run')} ended in the same weights, to the bit"
+        )
+        report(same + f"; not {', '.join(others)}: another processor or version rounds otherwise" * bool(others))
 
 
 def read(

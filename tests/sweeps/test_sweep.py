@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +20,12 @@ from replaylab.cli import training
 from replaylab.cli.main import build_parser, main
 from replaylab.pages import verdicts
 from replaylab.spec import MachineSpec
-from replaylab.store import ReferenceSpec, Store, check_store, claim, store_of
+from replaylab.store import ReferenceSpec, Store, check_store, claim, packing, store_of
 from replaylab.sweeps import sweep
 from replaylab.sweeps.cluster import ClusterSpec
 from replaylab.sweeps.presets import PRESETS, grid
 from replaylab.training import fine_tuning
+from replaylab.util.files import sha256
 
 
 def test_every_run_is_done_with_the_replay_that_was_asked_for(swept):
@@ -68,6 +70,17 @@ def test_nothing_is_evaluated_on_a_scene_of_the_reference_set_or_of_training(swe
 def test_capped_errors_never_exceed_the_cap(swept):
     errors = swept.rows.loc[swept.rows["measure"].isin(["ade_px", "fde_px"]), "value"].dropna()
     assert errors.between(0, swept.specs[0].evaluation.miss_cap_px).all()
+
+
+def test_trained_runs_are_compared_with_the_published_weights(swept, tmp_path, capsys):
+    run, other = (spec.run_id for spec in swept.specs[:2])
+    packing.publish(swept.store, tmp_path / "published", {})
+    published, weights = Store(tmp_path / "published"), "transformer/diffusion_pytorch_model.safetensors"
+    assert published.weights_sha256(run) == sha256(swept.store / run / weights) != published.weights_sha256(other)
+    for name, words in ((run, "1 of 1 published run ended in the same weights, to the bit\n"), (other, f"; not {other}: ")):
+        shutil.copytree(swept.store / run, tmp_path / "runs" / name)
+        sweep._compare_weights([name, "not published"], Store(tmp_path / "runs"), published)
+        assert words in capsys.readouterr().err
 
 
 def test_the_summary_says_where_the_numbers_came_from(swept):
