@@ -86,7 +86,7 @@ LEAST_COPIED_TO_REAL = 5.0
 
 PUBLISHED = (
     "pilot", "pilot-diverse", "published", "dose", "dose-between", "ablations", "alternatives-dev", "alternatives",
-    "second-world", "second-family",
+    "second-world", "second-family", "confirmatory",
 )  # fmt: skip
 """The presets whose runs are in the repository."""
 

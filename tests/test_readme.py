@@ -52,6 +52,7 @@ PUBLISHED = [
         "ablations",
         "second-world",
         "second-family",
+        "confirmatory",
     )
 ]
 PACKED = ["python -m replaylab publish FOLDER --out RESULTS"]
