@@ -81,6 +81,9 @@ def test_trained_runs_are_compared_with_the_published_weights(swept, tmp_path, c
         shutil.copytree(swept.store / run, tmp_path / "runs" / name)
         sweep._compare_weights([name, "not published"], Store(tmp_path / "runs"), published)
         assert words in capsys.readouterr().err
+    (tmp_path / "published" / "runs.parquet").write_bytes(b"no table")
+    sweep._compare_weights([run], Store(tmp_path / "runs"), published)
+    assert "not compared" in (said := capsys.readouterr().err) and "runs.parquet" in said
 
 
 def test_the_summary_says_where_the_numbers_came_from(swept):
