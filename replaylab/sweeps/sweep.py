@@ -124,16 +124,14 @@ def _measure_lost_references(specs: list[RunSpec], root: Path) -> None:
 def _compare_weights(trained: Collection[str], here: Store, published: Store) -> None:
     """Report whether trained runs that are published too have the published weights, to the bit."""
     try:
-        wanted = {run: published.weights_sha256(run) for run in trained}
+        both = {run: (here.weights_sha256(run), published.weights_sha256(run)) for run in trained}
     except (OSError, ValueError) as error:  # what was trained is whole all the same
         report(f"weights are not compared with the published ones: {error}")
         return
-    wanted = {run: digest for run, digest in wanted.items() if digest and here.weights_sha256(run)}
-    others = sorted(run for run, digest in wanted.items() if here.weights_sha256(run) != digest)
-    if wanted:
-        same = (
-            f"{len(wanted) - len(others)} of {counted(len(wanted), 'published run')} ended in the same weights, to the bit"
-        )
+    known = {run: digests for run, digests in both.items() if all(digests)}
+    others = sorted(run for run, (trained_now, published_then) in known.items() if trained_now != published_then)
+    if known:
+        same = f"{len(known) - len(others)} of {counted(len(known), 'published run')} ended in the same weights, to the bit"
         report(same + f"; not {', '.join(others)}: another processor or version rounds otherwise" * bool(others))
 
 

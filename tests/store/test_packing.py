@@ -26,7 +26,7 @@ from replaylab.store.readme import text_of
 from replaylab.store.row_tables import read_rows
 from replaylab.store.run_folders import samples_in
 from replaylab.sweeps import publishing
-from replaylab.sweeps.presets import EDITIONS, grid
+from replaylab.sweeps.presets import grid
 from replaylab.sweeps.sweep import Table
 
 RESULTS = ROOT / "book" / "results"
@@ -253,8 +253,7 @@ def test_the_readme_explains_every_column_with_pandas_alone(store: Path, tmp_pat
 def test_published_results_are_few_small_files_that_their_readme_explains() -> None:
     listed = subprocess.run(["git", "ls-files", "book/results"], cwd=ROOT, capture_output=True, check=True, text=True)
     files = [ROOT / name for name in listed.stdout.splitlines()]
-    editions = len(EDITIONS)
-    assert len(files) <= 30 * editions and sum(path.stat().st_size for path in files) <= 30e6 * editions
+    assert len(files) <= 40 and sum(path.stat().st_size for path in files) <= 30e6
     assert (RESULTS / "README.md").read_text() == text_of(RESULTS)
     unexplained = {name for path in RESULTS.rglob("*.parquet") for name in pq.read_schema(path).names} - {*EXPLAINED}
     assert not unexplained
