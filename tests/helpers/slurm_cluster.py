@@ -104,12 +104,13 @@ class Cluster:
         for number in range(2):  # /dev/null's kind: where they are no devices, CUDA_VISIBLE_DEVICES is never set
             os.mknod(folder / f"gpu{number}", 0o666 | 0o020000, os.makedev(1, 3))
         ports = ",".join(str(self.ports[node]) for node in NODES)
+        # cred_expire: a requeued job waits so long, and one whose node does not launch it within that time fails
         self.configuration.write_text(f"""
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={self.ports["slurmctld"]}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/munge.socket,cred_expire=20
 SlurmUser=root
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
