@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from in_browser import SIZES, complaints
 
+from replaylab.catalogue import domain_of
 from replaylab.worlds.named import DOMAINS
 
 if TYPE_CHECKING:
@@ -105,6 +106,33 @@ def test_the_explorer_and_the_tables_answer_in_the_book(built_book: Path, browse
         assert head.locator("..").get_attribute("aria-sort") == "ascending"
         head.locator("..").click(position={"x": 2, "y": 2})
         assert head.locator("..").get_attribute("aria-sort") == "descending"
+    context.close()
+
+
+def test_clips_of_another_domain_are_loaded_when_it_is_selected(built_book: Path, browser: "Browser") -> None:
+    context = browser.new_context(reduced_motion="reduce")
+    page = context.new_page()
+    loaded: list[str] = []
+    page.on("request", lambda request: loaded.append(request.url))
+    page.goto((built_book / "runs" / "explorer-smoke.html").as_uri(), wait_until="load")
+    select, shown = page.locator("select[data-choice=domain]"), page.locator(".rl-chosen canvas")
+    first, *others = (str(option.get_attribute("value")) for option in select.locator("option").all())
+    assert select.input_value() == first and not any("/clips/" in url for url in loaded)
+
+    def is_shown(domain: str) -> bool:
+        page.wait_for_function("!document.querySelector('[aria-busy]')")
+        return domain_of(domain).label in str(shown.get_attribute("aria-label"))
+
+    select.select_option(others[0])
+    assert is_shown(others[0]) and sum("/clips/" in url for url in loaded) == 1
+    page.reload()  # its address has the domain
+    assert is_shown(others[0])
+    page.evaluate("document.querySelectorAll('.rl-later').forEach(one => { one.dataset.file = 'missing.js'; })")
+    select.select_option(others[1])
+    page.locator(".rl-status.is-visible").wait_for()
+    assert "missing.js" in page.locator(".rl-status").inner_text() and is_shown(others[0])
+    select.select_option(first)
+    assert is_shown(first) and not page.locator(".rl-status.is-visible").count()
     context.close()
 
 

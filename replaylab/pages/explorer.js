@@ -196,6 +196,25 @@
     }
   }
 
+  // The clips of a domain: with the page, in an element of their own, or in a file that the book has made of that.
+  async function clipsOf(root, data, domain) {
+    const there = data.clips.filter((clip) => clip.domain === domain);
+    if (there.length) return there;
+    const later = [...root.querySelectorAll(".rl-later")].find((one) => one.dataset.domain === domain);
+    const { file } = later.dataset;
+    if (!file) return JSON.parse(later.textContent);
+    const name = file.split("/").pop();
+    if (!window.rlClips?.[name]) {
+      const script = element("script", { src: file });
+      await new Promise((done, failed) => {
+        script.addEventListener("load", done);
+        script.addEventListener("error", () => failed(new Error(`These clips cannot be loaded: ${script.src}`)));
+        document.head.append(script);
+      });
+    }
+    return window.rlClips[name];
+  }
+
   function choicesOf(root, data, screens, redraw) {
     const selects = Object.fromEntries([...root.querySelectorAll("select")].map((one) => [one.dataset.choice, one]));
     const status = root.querySelector(".rl-status");
@@ -204,9 +223,18 @@
       const there = [...select.options].filter((option) => !option.disabled);
       if (select.selectedOptions[0]?.disabled !== false) select.value = there[there.length - 1].value;
     }
-    function update() {
+    async function update() {
       const { domain, percentile, configuration, step } = selects;
-      const ofDomain = data.clips.filter((clip) => clip.domain === domain.value);
+      const wanted = domain.value;
+      root.setAttribute("aria-busy", true);
+      const ofDomain = await clipsOf(root, data, wanted).catch((error) => error);
+      if (domain.value !== wanted) return; // another was chosen while this one was loaded
+      root.removeAttribute("aria-busy");
+      status.classList.toggle("is-visible", ofDomain instanceof Error);
+      if (ofDomain instanceof Error) {
+        status.textContent = ofDomain.message;
+        return;
+      }
       only(percentile, (value) => ofDomain.some((clip) => clip.percentile === value));
       for (const option of percentile.options) { // a percentile is another clip in each domain
         option.textContent = ofDomain.find((one) => one.percentile === option.value)?.choice ?? `${option.value}th percentile`;
@@ -224,8 +252,8 @@
       redraw();
     }
     for (const select of Object.values(selects)) {
-      select.addEventListener("change", () => {
-        update();
+      select.addEventListener("change", async () => {
+        await update();
         const chosen = Object.entries(selects).map(([name, one]) => [name, one.value]);
         history.replaceState(null, "", `#${new URLSearchParams(chosen)}`);
       });
@@ -236,7 +264,7 @@
 
   function start(root) {
     root.dataset.ready = "";
-    const data = JSON.parse(root.querySelector("script").textContent);
+    const data = JSON.parse(root.querySelector("script:not(.rl-later)").textContent);
     let clock;
     const figures = [...root.querySelectorAll(".rl-screen")];
     const screens = figures.map((figure) => screenOf(figure, data.context_frames, () => clock?.redraw()));

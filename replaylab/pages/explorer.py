@@ -4,9 +4,10 @@ The result is a single piece of HTML, for pages of the book and for separate not
 its frames side by side (a sheet, WebP), which a script cuts into frames: exact frames, one clock for all, no video codec,
 and a film strip where no script runs. Everything is embedded in the page (about 5 kB per clip, decoded when it is selected;
 the given frames, which are the same in every version, are embedded once), because an executed notebook, a page opened from
-disk and the book have no common folder to load files from.
+disk and the book have no common folder to load files from. The explorer has an element for each domain, of which the book
+(`book/_ext/lighter.py`) makes files that are loaded when their domain is selected.
 
-A page holds at most MOST_SHEETS of them. If a store has more clips, only the last step is shown, and if these are still too
+A domain has at most MOST_SHEETS of them. If a store has more clips, only the last step is shown, and if these are still too
 many, only the configurations of the main comparison; the grid of stills has every clip.
 """
 
@@ -16,6 +17,7 @@ import base64
 import html
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -48,7 +50,7 @@ from replaylab.pages.style import on_the_page
 from replaylab.util.text import capital, percent, printable
 
 WEBP_QUALITY = 82
-MOST_SHEETS = 420  # about 2 MB
+MOST_SHEETS = 160  # of a domain: about 0.8 MB
 STILL_PX, STILL_QUALITY = 96, 70  # of the grid's images
 MAIN_REPLAY = f"replay {percent(MAIN_FRACTION)}"
 NO_CLIPS = HTML("<p>No sample clips are kept in this store: run the sweep, which keeps some when it evaluates.</p>")
@@ -85,7 +87,7 @@ def explorer(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTM
     """Truth, base, the first configuration (replay 0 %) and another one side by side; domain, clip, the other configuration
     and step are selected on the page, and stored in its address. Opens with eventful driving if the clips include it.
     """
-    versions = [_printable(one) for one in _that_fit(versions)]
+    versions = [_printable(one) for one in _that_fit(versions)] if versions else []
     tuned = [one for one in versions if one.step]
     if not tuned:
         return NO_CLIPS
@@ -109,14 +111,18 @@ def explorer(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTM
     )
     body = (
         f'<div class="rl-choices">{choices}</div>\n'
-        f"{_screens(these, list(clips).index(start), places)}\n"
+        f"{_screens(these, [key for key in clips if key[0] == domain].index(start), places)}\n"
         '<p class="rl-status" aria-live="polite"></p>\n'
         "<noscript><p>To choose others, allow this page to run scripts.</p></noscript>\n"
     )
-    data = _data(clips, sheets=True)
-    for one, key in zip(data["clips"], clips, strict=True):
-        one["choice"] = said[key]
-    return _page("rl-explorer rl-four", body, {**data, "compared": compared})
+
+    data: dict[str, list[dict[str, Any]]] = {key[0]: [] for key in clips}
+    for key, of_clip in clips.items():
+        data[key[0]].append({**_clip_data(key, of_clip, sheets=True), "choice": said[key]})
+    body += "".join(
+        _json(data[other], f' class="rl-later" data-domain="{html.escape(other)}"') for other in domains if other != domain
+    )
+    return _page("rl-explorer rl-four", body, {**_clock(these[0]), "clips": data[domain], "compared": compared})
 
 
 def _choice(percentile: str, rank: Rank | None = None) -> str:
@@ -134,7 +140,7 @@ def _that_fit(versions: Sequence[SampleClip]) -> list[SampleClip]:
     tuned = list(dict.fromkeys(one.configuration for one in versions if one.step))
     first = {TRUTH, BASE, *tuned[:1], *([_opens_with(tuned)] if tuned else [])}
     kept = [list(versions), at_the_end, [one for one in at_the_end if one.configuration in first]]
-    return next((some for some in kept if len(some) <= MOST_SHEETS), kept[-1])
+    return next((some for some in kept if max(Counter(one.domain for one in some).values()) <= MOST_SHEETS), kept[-1])
 
 
 def grid(versions: Sequence[SampleClip], ranked: Ranks | None = None) -> HTML:
@@ -225,12 +231,12 @@ def _webp(picture: Image.Image, quality: int) -> str:
 
 def _data(clips: Clips, sheets: bool) -> dict[str, Any]:
     """The script's data; the truth and the given frames once per clip. Without `sheets`, those in the page are used."""
-    first = next(iter(clips.values()))[0]
-    return {
-        "context_frames": first.context_frames,
-        "frames_per_second": first.frames_per_second,
-        "clips": [_clip_data(key, versions, sheets) for key, versions in clips.items()],
-    }
+    of_clips = [_clip_data(key, versions, sheets) for key, versions in clips.items()]
+    return {**_clock(next(iter(clips.values()))[0]), "clips": of_clips}
+
+
+def _clock(first: SampleClip) -> dict[str, Any]:
+    return {"context_frames": first.context_frames, "frames_per_second": first.frames_per_second}
 
 
 def _clip_data(key: tuple[str, str], versions: Sequence[SampleClip], sheets: bool) -> dict[str, Any]:
@@ -271,13 +277,18 @@ def _rounded(boxes: Boxes) -> list[list[list[float]]]:
 
 
 def _page(kind: str, body: str, data: dict[str, Any]) -> HTML:
-    # In a script element, only "<" could end it or begin a comment.
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return HTML(
         f"{on_the_page('rl-gallery')}<style>{_asset('explorer.css')}</style>\n"
-        f'<div class="rl-gallery {kind}">\n{body}<script type="application/json">{text}</script>\n</div>\n'
+        f'<div class="rl-gallery {kind}">\n{body}{_json(data)}</div>\n'
         f"<script>{_asset('explorer.js')}</script>"
     )
+
+
+def _json(data: Any, attributes: str = "") -> str:
+    """A script element with data."""
+    # In a script element, only "<" could end it or begin a comment.
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    return f'<script type="application/json"{attributes}>{text}</script>\n'
 
 
 @cache

@@ -55,6 +55,12 @@ def data_of(page: str) -> dict[str, Any]:
     return json.loads(text)
 
 
+def later_clips(page: str) -> dict[str, Any]:
+    """By domain, the clips that are shown when it is selected."""
+    elements = re.findall(r'<script [^>]*class="rl-later" data-domain="([^"]*)">(.*?)</script>', page, re.DOTALL)
+    return {domain: json.loads(text) for domain, text in elements}
+
+
 # Paths and errors
 
 
@@ -128,9 +134,10 @@ def test_the_explorer_offers_every_choice_and_holds_every_clip() -> None:
         "step": ["10", "300"],
     }
     assert all(options.count(" selected") == 1 for options in selects.values())
+    assert [one["domain"] for one in data_of(page)["clips"]] == [EVENTFUL] * 2  # it opens with them
     held = [
         (one["domain"], one["percentile"], version["configuration"], version["step"])
-        for one in data_of(page)["clips"]
+        for one in [*later_clips(page)["driving"], *data_of(page)["clips"]]
         for version in one["versions"]
     ]
     assert held == [(one.domain, one.percentile, one.configuration, one.step) for one in shown]
@@ -189,7 +196,8 @@ def test_a_page_with_too_many_clips_shows_the_last_step_and_then_the_main_compar
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shown = [*everything(), clip(configuration="near replay 25 %", step=300)]
-    for most, expected in ((len(shown), len(shown)), (len(shown) - 1, len(shown) - 8), (4, 4 * 3 + 1)):
+    of_driving = sum(one.domain == "driving" for one in shown)
+    for most, expected in ((of_driving, len(shown)), (of_driving - 1, len(shown) - 8), (4, 4 * 3 + 1)):
         monkeypatch.setattr(explorer, "MOST_SHEETS", most)
         kept = explorer._that_fit(shown)
         assert len(kept) == expected and {one.configuration for one in kept} >= {TRUTH, BASE, "near replay 25 %"}
@@ -395,6 +403,9 @@ def test_choices_switch_the_picture(opened: Opened) -> None:
     choose(page, step="300", percentile="5", domain=EVENTFUL)  # not kept: another step is chosen
     shows(page, [0, 1, 2, 4], last)
     assert page.locator("select[data-choice=step] option[value='300']").is_disabled()
+    choose(page, domain="driving")
+    assert "Near replay 50" in str(page.locator(".rl-chosen canvas").get_attribute("aria-label"))
+    shows(page, [0, 1, 2, 4], last)
 
 
 @pytest.mark.slow
