@@ -212,9 +212,9 @@ def _write_samples(records: Records, folders: Mapping[str, Path], out: Path, wit
 
 
 def _published(clips: list[tuple[Any, ...]], records: Records, with_all: Collection[str]) -> Iterator[tuple[Any, ...]]:
-    """Three clips of each domain (at the lowest, middle and highest kept percentile), of the first seed's base of each
-    preset and of all bases themselves; and all kept ones, after the last step, of that base in these presets. Clips are most
-    of what is published, and a run may keep many.
+    """Clips after the last step: three of each domain (at the lowest, middle and highest kept percentile), of the first
+    seed's base of each preset and of all bases themselves; and all kept ones of that base in these presets. Clips are most
+    of what is published, and a run may keep many, after every evaluation.
     """
     runs = [record for record in records.values() if record["preset"] != REFERENCES]
     first = {record["preset"]: record["base"] for record in sorted(runs, key=lambda one: one["seed"], reverse=True)}
@@ -227,9 +227,9 @@ def _published(clips: list[tuple[Any, ...]], records: Records, with_all: Collect
     for clip in clips:
         run, model, step, domain, percentile, *_ = clip
         every, record = sorted(percentiles[run, domain]), records[run]
-        if record["base"] != first.get(record["preset"], record["base"]):
+        if step < last[run, model] or record["base"] != first.get(record["preset"], record["base"]):
             continue
-        has_all = record["base"] in whole and record["preset"] in (REFERENCES, *with_all) and step == last[run, model]
+        has_all = record["base"] in whole and record["preset"] in (REFERENCES, *with_all)
         if has_all or int(percentile) in (every[0], every[len(every) // 2], every[-1]):
             yield clip
 

@@ -68,7 +68,7 @@ FILES = {
     "runs.parquet": "A row a run or references (the base, real clips, autoencoder, copied frames).",
     "logs.parquet": "A row a training step.",
     "rows": "A row a value: of a clip, or of a whole set. Each run's rows are in the file of its first preset.",
-    "samples": "Kept clips of one base with true and detected boxes, by preset: three a domain, or all of the main sweep.",
+    "samples": "Clips of one base after the last step with true and detected boxes, by preset: three a domain, or all.",
     "worlds": "What moves in the domains: `survey.json` names the videos, `media.parquet` has some with their truth.",
     "damage": "The measures of clips that were damaged in known ways; `media.parquet` has an example of each.",
 }

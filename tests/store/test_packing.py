@@ -97,7 +97,9 @@ def assert_same(folders: Path, out: Path, specs: list[RunSpec]) -> None:
         for measures in (None, ["ade_px", "ssim"], []):
             sorted_rows = old.rows([run], measures).sort_values(list(ORDER), kind="stable", ignore_index=True)
             pd.testing.assert_frame_equal(new.rows([run], measures), sorted_rows, check_exact=True)
-        assert sorted(samples_in(folder)) == sorted(new.samples([run]).itertuples(index=False, name=None))
+        kept = samples_in(folder)
+        at_the_end = [clip for clip in kept if clip[2] == max(step for _, model, step, *_ in kept if model == clip[1])]
+        assert sorted(at_the_end) == sorted(new.samples([run]).itertuples(index=False, name=None))
         assert old.summary(run) == new.summary(run) and old.gallery_clips(run) == new.gallery_clips(run)
         for name in ("spec", "summary", "manifest", "gallery"):
             path = folder / f"{name}.json"
@@ -166,7 +168,7 @@ def test_runs_are_added_and_replaced_and_move_with_the_presets(store: Path, tmp_
     assert runs.loc[SPECS[2].run_id, "preset"] == "others"
 
 
-def test_clips_are_published_of_one_base_three_a_domain_or_all_after_the_last_step(tmp_path: Path) -> None:
+def test_clips_are_published_after_the_last_step_of_one_base_three_a_domain_or_all(tmp_path: Path) -> None:
     """Of the first seed's base, whichever order the runs' names have."""
     store, out, bases = tmp_path / "store", tmp_path / "out", ("first base", "second base")
     specs = [replace(spec, base=base) for spec, base in zip(grid("smoke", [0.0], [0, 1]), bases, strict=True)]
@@ -181,11 +183,11 @@ def test_clips_are_published_of_one_base_three_a_domain_or_all_after_the_last_st
         publish(store, out, {"smoke": {spec.run_id: "words" for spec in specs}}, with_all)
         found = Store(out).samples([spec.run_id for spec in every])
         assert found.groupby(["run", "model", "step"]).size().to_dict() == {
-            (specs[0].run_id, "fine-tuned", 2): 3, (specs[0].run_id, "fine-tuned", 4): count,
+            (specs[0].run_id, "fine-tuned", 4): count,
             (every[2].run_id, "real", -1): count, (every[2].run_id, "base", 0): count,
             (every[3].run_id, "real", -1): 3, (every[3].run_id, "base", 0): 3,
         }  # fmt: skip
-        assert set(found.loc[found["step"] == 2, "percentile"]) == {"5", "50", "95"}
+        assert set(found.loc[found["run"] == every[3].run_id, "percentile"]) == {"5", "50", "95"}
 
 
 @pytest.mark.parametrize(
