@@ -3,7 +3,7 @@
     runs.parquet                one row per run or set of references, with its spec and summary as JSON
     rows/<preset>.parquet       measurements of the runs whose first preset this is
     logs.parquet                one row per training step
-    samples/<preset>.parquet    kept clips (mp4) with their boxes
+    samples.parquet             kept clips (mp4) with their boxes
     <folder>/media.parquet      the pictures or videos of a small folder (`worlds...`, `damage-<id>`)
 
 Decision: rows are sorted by measure, domain, clip and run, so that similar numbers are adjacent and compress well. A row
@@ -29,7 +29,7 @@ from replaylab.store.row_tables import SCHEMA, TEXTS
 from replaylab.store.run_folders import NAMES, check_names
 from replaylab.util import digests, reading
 
-RUNS, LOGS, MEDIA = "runs.parquet", "logs.parquet", "media.parquet"
+RUNS, LOGS, SAMPLES, MEDIA = "runs.parquet", "logs.parquet", "samples.parquet", "media.parquet"
 REFERENCES, OTHERS = "references", "others"
 """Used instead of a preset's name for references, and for runs without a preset."""
 CODED = [name for name in TEXTS if name not in ("scene", "video")]
@@ -103,9 +103,13 @@ def _taken(table: pa.Table, wanted: dict[str, Sequence[str]]) -> pa.Table:
 
 def samples_of(folder: Path, runs: Sequence[str]) -> pd.DataFrame:
     """The packed clips of these runs and references."""
-    paths = {folder / "samples" / f"{runs_in(folder)[run]['preset']}.parquet" for run in runs}
-    parts = [read(path, filters=[("run", "in", list(runs))]) for path in sorted(paths) if path.exists()]
+    parts = [read(path, filters=[("run", "in", list(runs))]) for path in files_of_samples(folder)]
     return pa.concat_tables(parts).to_pandas() if parts else pd.DataFrame()
+
+
+def files_of_samples(folder: Path) -> list[Path]:
+    """The file of packed clips, or those of an older store, which has one for each preset."""
+    return [folder / SAMPLES] if (folder / SAMPLES).is_file() else sorted(folder.glob("samples/*.parquet"))
 
 
 def seconds_logged(folder: Path, run: str) -> np.ndarray:

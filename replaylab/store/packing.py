@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from replaylab.spec import RunSpec
 from replaylab.store import packed
-from replaylab.store.packed import LOGS, MEDIA, OTHERS, REFERENCES, RUNS, SCHEMA
+from replaylab.store.packed import LOGS, MEDIA, OTHERS, REFERENCES, RUNS, SAMPLES, SCHEMA
 from replaylab.store.reading import KEPT
 from replaylab.store.readme import text_of
 from replaylab.store.run_folders import ReferenceSpec, check_result, samples_in, weights_sha256
@@ -73,11 +73,11 @@ def publish(store: Path, out: Path, asked: Mapping[str, Mapping[str, str]], with
         _write_logs(folders, out)
         _write(out / RUNS, [pa.Table.from_pylist(list(records.values()))])
         names = {record["preset"] for record in records.values()}
-        for path in (*out.glob("rows/*.parquet"), *out.glob("samples/*.parquet")):
+        for path in out.glob("rows/*.parquet"):
             if path.stem not in names:
                 path.unlink()  # its runs are in other presets now
     write_text(out / "README.md", text_of(out))
-    written = [path for part in ("", "rows", "samples") for path in (out / part).glob("*.parquet")]
+    written = [path for part in ("", "rows") for path in (out / part).glob("*.parquet")]
     write_sums(out, [path.relative_to(out).as_posix() for path in written])
     sizes = [path.stat().st_size for path in out.rglob("*") if path.is_file()]
     report(f"{out}: {len(records)} runs and references in {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB")
@@ -200,15 +200,14 @@ def _by_measure(table: pa.Table) -> Iterator[pa.Table]:
 # -------------------------------------------------------------------------------------------------------- other files
 def _write_samples(records: Records, folders: Mapping[str, Path], out: Path, with_all: Collection[str]) -> None:
     clips = [clip for folder in folders.values() for clip in samples_in(folder)]
-    for path in out.glob("samples/*.parquet"):
+    for path in packed.files_of_samples(out):
         clips += [tuple(line[name] for name in KEPT) for line in _lines(path) if line["run"] not in folders]
-    files: dict[str, list[tuple[Any, ...]]] = {}
-    for clip in sorted(_published(clips, records, with_all)):
-        files.setdefault(records[clip[0]]["preset"], []).append(clip)
-    for name, some in files.items():
-        table = pa.table(dict(zip(KEPT, map(list, zip(*some, strict=True)), strict=True)))
+    clips = sorted(_published(clips, records, with_all))
+    if clips:
+        table = pa.table(dict(zip(KEPT, map(list, zip(*clips, strict=True)), strict=True)))
         # one dictionary however large: a clip that comes twice is kept once
-        _write(out / "samples" / f"{name}.parquet", [table], dictionary_pagesize_limit=2**30)
+        _write(out / SAMPLES, [table], dictionary_pagesize_limit=2**30)
+    shutil.rmtree(out / "samples", ignore_errors=True)  # of an older store
 
 
 def _published(clips: list[tuple[Any, ...]], records: Records, with_all: Collection[str]) -> Iterator[tuple[Any, ...]]:

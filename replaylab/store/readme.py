@@ -68,7 +68,7 @@ FILES = {
     "runs.parquet": "A row a run or references (the base, real clips, autoencoder, copied frames).",
     "logs.parquet": "A row a training step.",
     "rows": "A row a value: of a clip, or of a whole set. Each run's rows are in the file of its first preset.",
-    "samples": "Clips of one base after the last step with true and detected boxes, by preset: three a domain, or all.",
+    "samples.parquet": "Clips with true and detected boxes: after the last step, of one base of each preset.",
     "worlds": "What moves in the domains: `survey.json` names the videos, `media.parquet` has some with their truth.",
     "damage": "The measures of clips that were damaged in known ways; `media.parquet` has an example of each.",
 }
@@ -93,7 +93,7 @@ def text_of(folder: Path) -> str:
         "",
     ]
     for kind, about in FILES.items():
-        paths = sorted(folder.glob(f"{kind}*")) if kind in ("damage", "rows", "samples", "worlds") else [folder / kind]
+        paths = sorted(folder.glob(f"{kind}*")) if kind in ("damage", "rows", "worlds") else [folder / kind]
         paths = [file for path in paths for file in ([path] if path.is_file() else sorted(path.glob("*.parquet")))]
         if any(path.is_file() for path in paths):
             lines += [f"## {kind}", "", about, "", *_table(("file", "rows"), _sizes(folder, paths)), ""]

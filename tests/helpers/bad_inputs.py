@@ -320,7 +320,7 @@ READERS = [
         ("runs.parquet", lambda store: store.is_done(SPEC)),
         ("rows/others.parquet", lambda store: store.rows([SPEC.run_id])),
         ("logs.parquet", lambda store: store.seconds_a_step(SPEC.run_id)),
-        ("samples/references.parquet", lambda store: store.samples([REFERENCES.run_id])),
+        ("samples.parquet", lambda store: store.samples([REFERENCES.run_id])),
     )),
     Reader("the file of a cluster", "YAML",
            partial(_written, "lab.yaml", "nodes: 2\ncpus_per_task: 2\n", lambda path: ClusterSpec.read(path, "slurm"))),

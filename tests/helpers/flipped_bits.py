@@ -151,7 +151,7 @@ KINDS: dict[str, tuple[Make, str, Read]] = {
     "a survey's velocities": (_survey, "velocities.parquet", _read_survey),
     "a survey": (_survey, "survey.json", _read_survey),
     "a part that was measured": (_measured_parts, "part.parquet", _part_again),
-    "published clips": (_packed, "samples/others.parquet", lambda out: Store(out).samples([RUN])),
+    "published clips": (_packed, "samples.parquet", lambda out: Store(out).samples([RUN])),
 }  # fmt: skip
 """Kind of file: what makes a folder, the file in it, and who reads it."""
 

@@ -190,6 +190,21 @@ def test_clips_are_published_after_the_last_step_of_one_base_three_a_domain_or_a
         assert set(found.loc[found["run"] == every[3].run_id, "percentile"]) == {"5", "50", "95"}
 
 
+def test_an_older_store_with_a_file_of_clips_for_each_preset_is_read_and_added_to(store: Path, tmp_path: Path) -> None:
+    out, runs = tmp_path / "out", [SPECS[0].run_id, ReferenceSpec.of(SPECS[0]).run_id]
+    publish(store, out, {})
+    clips, folder = Store(out).samples(runs), out / "samples"
+    folder.mkdir()
+    for name, run in zip(("others", "references"), runs, strict=True):
+        clips[clips["run"] == run].to_parquet(folder / f"{name}.parquet")
+    (out / "samples.parquet").unlink()
+    (out / "SHA256SUMS").unlink()
+    assert len(clips) and sorted(Store(out).samples(runs)["mp4"]) == sorted(clips["mp4"])
+    shutil.rmtree(store / runs[1])
+    publish(store, out, {})
+    assert not folder.exists() and sorted(Store(out).samples(runs)["mp4"]) == sorted(clips["mp4"])
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
