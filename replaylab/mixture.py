@@ -26,7 +26,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaylab.spec import BUFFERS, CLIP_ORDERS, SCHEDULES, check_fraction, generator
+from replaylab.description import check_fraction
+from replaylab.spec import BUFFERS, CLIP_ORDERS, SCHEDULES, generator
 
 MOST_SHUFFLED = 2**16  # clips of a domain whose order is a held permutation even where orders are computed
 ROUNDS = 8

@@ -34,9 +34,10 @@ from torch import Tensor
 
 from replaylab.analysis.statistics import average_forgetting, backward_transfer
 from replaylab.catalogue import DENOISING, NOISE_LEVELS
+from replaylab.description import check_numbers
 from replaylab.models.interface import VideoModel, stack_clips
 from replaylab.models.sampling import denoising_losses
-from replaylab.spec import check_numbers, torch_seed
+from replaylab.spec import torch_seed
 from replaylab.util import distributed
 from replaylab.util.distributed import Rank
 from replaylab.util.extras import MissingExtra

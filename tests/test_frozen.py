@@ -27,10 +27,11 @@ from conftest import ROOT, tracked_files
 
 import replaylab
 from replaylab.analysis.world_survey import IN_THE_BOOK
+from replaylab.description import digest
 from replaylab.evaluation import corruption_study
 from replaylab.mixture import Mixture, buffer
 from replaylab.shipped_weights import WEIGHTS, base_folder, base_of, published_digest
-from replaylab.spec import RunSpec, WorldSpec, digest, generator, torch_seed
+from replaylab.spec import RunSpec, WorldSpec, generator, torch_seed
 from replaylab.store import COLUMNS, OF_DISTANCES, ReferenceSpec
 from replaylab.sweeps import ablations
 from replaylab.sweeps.presets import FAMILIES, PRESETS, grid

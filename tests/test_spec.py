@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from replaylab.description import canonical_json, digest
 from replaylab.mixture import Mixture
 from replaylab.shipped_weights import WEIGHTS, base_folder, base_of, weights_digest
-from replaylab.spec import RemedySpec, ReplaySpec, RunSpec, WorldSpec, canonical_json, digest, generator, torch_seed
+from replaylab.spec import RemedySpec, ReplaySpec, RunSpec, WorldSpec, generator, torch_seed
 from replaylab.sweeps.presets import CONFIRMATORY, EXPLORATORY, PRESETS, grid, trained_worlds
 from replaylab.worlds.named import domain_spec
 

@@ -30,7 +30,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, new_document
 
 PAGES = {
-    "reference_runs": ("spec", "shipped_weights", "catalogue", "mixture", "buckets", "sampler", "store"),
+    "reference_runs": ("spec", "description", "shipped_weights", "catalogue", "mixture", "buckets", "sampler", "store"),
     "reference_data": ("data",),
     "reference_worlds": ("worlds",),
     "reference_metrics": ("metrics",),

@@ -18,7 +18,8 @@ import pandas as pd
 
 from replaylab.analysis.sample_videos import write_sample
 from replaylab.analysis.world_statistics import SPLIT, measure_domains
-from replaylab.spec import WorldSpec, digest
+from replaylab.description import digest
+from replaylab.spec import WorldSpec
 from replaylab.store import check_result, check_store, checked_rows, provenance, store_of
 from replaylab.store.packed import medium
 from replaylab.util import reading

@@ -26,7 +26,7 @@ from typing import Any
 
 import pandas as pd
 
-from replaylab.spec import check_name, check_prompt
+from replaylab.description import check_name, check_prompt
 from replaylab.util import digests, reading
 from replaylab.util.files import sha256, write_sums, write_table, write_text
 from replaylab.util.progress import report

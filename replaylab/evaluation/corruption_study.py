@@ -23,9 +23,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from replaylab.catalogue import PSEUDO_SUFFIX, measure_of
+from replaylab.description import Described, digest
 from replaylab.evaluation.corruptions import KINDS, Corruption, corrupt, every_corruption, mean_velocities
 from replaylab.shipped_weights import WEIGHTS, weights_digest
-from replaylab.spec import Described, EvaluationSpec, WorldSpec, digest
+from replaylab.spec import EvaluationSpec, WorldSpec
 from replaylab.store import check_store, checked_rows, provenance, store_of
 from replaylab.store.packed import medium
 from replaylab.util import cache

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from replaylab.catalogue import CONTEXT_FRAMES
 from replaylab.data.boxes import centres
+from replaylab.description import Described
 from replaylab.metrics.trajectories import CELLS, image_cells
-from replaylab.spec import Described, WorldSpec, generator
+from replaylab.spec import WorldSpec, generator
 
 if TYPE_CHECKING:
     from replaylab.evaluation.evaluation_sets import EvaluationSet

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from replaylab.catalogue import CONTEXT_FRAMES, DENOISING, NOISE_LEVELS
 from replaylab.data.video import write_video
+from replaylab.description import digest
 from replaylab.evaluation import evaluation_sets, measurement
 from replaylab.evaluation.evaluation_sets import EvaluationSet, Frames, true_boxes
 from replaylab.evaluation.measurement import Measurement
 from replaylab.metrics.dynamics import Statistic
 from replaylab.models import autoencoder, pipelines, sampling
 from replaylab.models.pipelines import Pipeline
-from replaylab.spec import KEPT_PERCENTILES, EvaluationSpec, digest
+from replaylab.spec import KEPT_PERCENTILES, EvaluationSpec
 from replaylab.store import ReferenceSpec, Store, claim, finish
 from replaylab.util import cache, distributed, reading
 from replaylab.util.distributed import Rank

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
+from replaylab.description import LARGEST_WHOLE
 from replaylab.evaluation import corruption_study
-from replaylab.spec import CLUSTERS, LARGEST_WHOLE
+from replaylab.spec import CLUSTERS
 from replaylab.sweeps import own_settings
 from replaylab.sweeps.presets import OFFERED_EDITIONS, PRESETS
 from replaylab.worlds.named import ALL_DOMAINS, SURVEYS

@@ -22,17 +22,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replaylab.spec import (
-    LATER,
-    NAME,
-    Described,
-    EvaluationSpec,
-    ModelSpec,
-    RunSpec,
-    digest,
-    digest_of_plain,
-    without_places,
-)
+from replaylab.description import LATER, NAME, Described, digest, digest_of_plain, without_places
+from replaylab.spec import EvaluationSpec, ModelSpec, RunSpec
 from replaylab.store.origin import provenance
 from replaylab.util import digests, reading
 from replaylab.util.files import BESIDE, SUMS, remove_abandoned, sync, write_atomically, write_sums, write_text

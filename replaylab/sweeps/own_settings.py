@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from replaylab.spec import check_numbers, check_prompt
+from replaylab.description import check_numbers, check_prompt
 
 PRESETS = ("wan", "cogvideox", "ltx", "svd")
 OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {

@@ -13,17 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from replaylab.catalogue import PUBLISHED, SOURCES
+from replaylab.description import Described, check_fraction
 from replaylab.shipped_weights import WEIGHTS, base_folder, published_digest, weights_digest
-from replaylab.spec import (
-    Described,
-    EvaluationSpec,
-    MachineSpec,
-    ReplaySpec,
-    RunSpec,
-    TrainingSpec,
-    WorldSpec,
-    check_fraction,
-)
+from replaylab.spec import EvaluationSpec, MachineSpec, ReplaySpec, RunSpec, TrainingSpec, WorldSpec
 from replaylab.worlds.named import DOSE_DOMAINS, domain_spec
 
 

@@ -22,12 +22,13 @@ import torch
 
 from replaylab.catalogue import CLIP_FRAMES
 from replaylab.data import clips
+from replaylab.description import Described
 from replaylab.evaluation import evaluate, evaluation_sets, measurement
 from replaylab.mixture import Mixture
 from replaylab.models import autoencoder, latent_cache, pipelines
 from replaylab.models.tiny import LARGE, TINY, WIDE, Size, TinyModel
 from replaylab.shipped_weights import DIGEST, WEIGHTS, base_folder, published_digest, weights_digest
-from replaylab.spec import Described, EvaluationSpec, MachineSpec, TrainingSpec, WorldSpec, torch_seed
+from replaylab.spec import EvaluationSpec, MachineSpec, TrainingSpec, WorldSpec, torch_seed
 from replaylab.training import cards, checkpoint, loop
 from replaylab.util import distributed, reading
 from replaylab.util.distributed import flush_denormals

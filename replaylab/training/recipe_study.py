@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
+from replaylab.description import digest
 from replaylab.shipped_weights import WEIGHTS
-from replaylab.spec import MachineSpec, WorldSpec, digest
+from replaylab.spec import MachineSpec, WorldSpec
 from replaylab.training import bases, loop
 from replaylab.util import reading
 from replaylab.util.distributed import flush_denormals

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from replaylab.data.domain import SPLITS, Domain, Rows, open_domain, write_domain
 from replaylab.data.video import write_video
-from replaylab.spec import FolderSpec, World, WorldSpec, digest, generator
+from replaylab.description import digest
+from replaylab.spec import FolderSpec, World, WorldSpec, generator
 from replaylab.util import cache, digests, reading
 from replaylab.util.files import locked, sha256, write_atomically, write_table
 from replaylab.util.processes import map_in_processes, usable_cores

@@ -18,8 +18,8 @@ from replaylab.analysis import sample_videos, world_statistics, world_survey
 from replaylab.analysis.sample_videos import AGENTS, DARK, GAP_PX, TILE_PX
 from replaylab.analysis.world_survey import Survey, run
 from replaylab.data.domain import EGO_COLUMNS, TRACK_COLUMNS, Domain
+from replaylab.description import digest
 from replaylab.pages import worlds
-from replaylab.spec import digest
 from replaylab.store.packed import medium
 from replaylab.worlds.named import ALL_DOMAINS, BASE_DOMAINS, DOMAINS, DOSE_DOMAINS, SURVEYS, domain_spec
 

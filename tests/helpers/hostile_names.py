@@ -20,10 +20,11 @@ from fault_campaign import Fault, clear
 from replaylab.data.domain import is_file_name, open_domain
 from replaylab.data.importers import conversion, video_folder
 from replaylab.data.importers.conversion import ConversionSettings
+from replaylab.description import NAME
 from replaylab.evaluation import evaluate
 from replaylab.metrics.detectors import pretrained
 from replaylab.pages import explorer, replay_sweep, sample_clips, style, your_model
-from replaylab.spec import NAME, FolderSpec, WorldSpec
+from replaylab.spec import FolderSpec, WorldSpec
 from replaylab.store import Store
 from replaylab.store.packing import publish
 from replaylab.sweeps import sweep

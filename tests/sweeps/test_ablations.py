@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from replaylab import spec
-from replaylab.spec import RunSpec, without_places
+from replaylab.description import without_places
+from replaylab.spec import RunSpec
 from replaylab.store import COLUMNS, claim, finish
 from replaylab.sweeps import ablations, sweep
 from replaylab.sweeps.ablations import ABLATIONS, ALTERNATIVES, NEAR_25, NO_REPLAY, SETTINGS

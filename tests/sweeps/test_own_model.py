@@ -22,12 +22,13 @@ from tiny_videos import RATE, write_videos
 from replaylab.cli.main import main
 from replaylab.data.clips import clips_of
 from replaylab.data.domain import open_domain
+from replaylab.description import without_places
 from replaylab.evaluation import evaluation_sets
 from replaylab.models import families, pipelines
 from replaylab.models.families import estimates
 from replaylab.monitor import ForgettingMonitor, held_out
 from replaylab.pages import explorer, sample_clips, your_model
-from replaylab.spec import MachineSpec, RunSpec, without_places
+from replaylab.spec import MachineSpec, RunSpec
 from replaylab.store.row_tables import read_rows
 from replaylab.sweeps import own_model
 from replaylab.sweeps.own_settings import OPTIONS, PRESETS, Settings

@@ -37,7 +37,7 @@ from replaylab.data.importers.notes import (
 from replaylab.data.importers.placement import PLACES_FILE, Places, SplitShares, empty_splits
 from replaylab.data.importers.sources import Fit, ImageSequence, Recipe, Source, Unusable, seconds_per_picture
 from replaylab.data.video import write_video
-from replaylab.spec import check_name, check_prompt
+from replaylab.description import check_name, check_prompt
 from replaylab.util import reading
 from replaylab.util.files import locked, sha256, write_atomically, write_json
 from replaylab.util.processes import map_in_processes
