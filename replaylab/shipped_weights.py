@@ -9,6 +9,7 @@ weights have.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -41,12 +42,21 @@ def base_of(base: str) -> Path:
     return shipped_of("base", base)
 
 
+def digests_of(kind: str) -> dict[str, Path]:
+    """The folders of weights whose names begin with `kind`, by digest; one without weights or digest is none of them."""
+    found = {}
+    for folder in sorted(WEIGHTS.glob(f"{kind}*")):
+        with suppress(FileNotFoundError):
+            found[published_digest(folder)] = folder
+    return found
+
+
 def shipped_of(kind: str, wanted: str) -> Path:
     """The folder of shipped weights whose name begins with `kind` and whose digest is `wanted`.
 
     Raises ValueError that lists the existing ones, or, for weights that are not shipped, if they are missing or others.
     """
-    shipped = {published_digest(folder): folder for folder in sorted(WEIGHTS.glob(f"{kind}*"))}
+    shipped = digests_of(kind)
     if wanted not in shipped:
         there = ", ".join(f"{digest} ({folder.name})" for digest, folder in shipped.items())
         raise ValueError(f"the run wants the {kind} {wanted}, but {WEIGHTS} holds {there}")

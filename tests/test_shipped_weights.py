@@ -40,6 +40,15 @@ def test_a_base_is_found_by_its_digest_and_no_other_is_taken_for_it():
         base_of("0123")
 
 
+def test_a_folder_that_was_left_half_made_stands_in_no_one_s_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped_weights, "WEIGHTS", tmp_path)
+    (tmp_path / "base-3").mkdir()
+    (tmp_path / "base-4").mkdir()
+    (tmp_path / "base-4" / "model_index.json").write_text("{}")
+    (digest,) = shipped_weights.digests_of("base")
+    assert base_of(digest) == tmp_path / "base-4"
+
+
 def test_weights_that_are_not_shipped_are_known_by_their_digest_and_taken_only_if_they_have_it(tmp_path, monkeypatch):
     monkeypatch.setattr(shipped_weights, "WEIGHTS", tmp_path)
     folder = base_folder(3, sixteenths=4)

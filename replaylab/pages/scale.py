@@ -24,7 +24,7 @@ from replaylab.analysis.tables import NONE
 from replaylab.catalogue import MAIN_FRACTION, domain_of, measure_of
 from replaylab.pages import style, verdicts
 from replaylab.pages.style import BLUE, GREY, VERMILION, WIDTH, figure_style
-from replaylab.shipped_weights import WEIGHTS, published_digest
+from replaylab.shipped_weights import digests_of
 from replaylab.store import published_folder
 from replaylab.sweeps import sweep
 from replaylab.util.text import number, percent, with_minus_sign
@@ -80,11 +80,6 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(
         skill=("skill", "mean"), change=("change", "mean"), way=("way", "mean"), runs=("seed", "nunique")
     ).reset_index()
-
-
-def names_of_bases(weights: Path = WEIGHTS) -> dict[str, str]:
-    """Digest of a base → the name of its folder, such as "base-3-4of16"."""
-    return {published_digest(folder): folder.name for folder in sorted(weights.glob("base*"))}
 
 
 def lines(table: pd.DataFrame) -> dict[tuple[str, str, str], scale.Line]:
@@ -180,6 +175,6 @@ def _crossing(line: scale.Line, skills: pd.Series[float]) -> str:
 
 def values(table: pd.DataFrame) -> pd.DataFrame:
     """The points for readers: with the folder of a base instead of its digest."""
-    names = names_of_bases()
+    names = {digest: folder.name for digest, folder in digests_of("base").items()}
     shown = table.assign(base=[names.get(base, base) for base in table["base"]])
     return shown[["edition", "base", "configuration", "measure", "domain", "skill", "change", "way", "runs"]]
