@@ -86,7 +86,8 @@ LEAST_COPIED_TO_REAL = 5.0
 
 PUBLISHED = (
     "pilot", "pilot-diverse", "published", "dose", "dose-between", "ablations", "alternatives-dev", "alternatives",
-    "second-world", "second-family", "confirmatory",
+    "second-world", "second-family", "confirmatory", "confirmatory-targets",
+    "confirmatory-natural",
 )  # fmt: skip
 """The presets whose runs are in the repository."""
 

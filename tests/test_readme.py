@@ -53,6 +53,8 @@ PUBLISHED = [
         "second-world",
         "second-family",
         "confirmatory",
+        "confirmatory-targets",
+        "confirmatory-natural",
     )
 ]
 PACKED = ["python -m replaylab publish FOLDER --out RESULTS"]

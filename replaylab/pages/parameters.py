@@ -78,7 +78,7 @@ def _store(default: str = "the preset's own") -> Any:
 class ExplorerParameters:
     """The parameters of the explorer's notebook, which trains nothing; an empty list or text means the preset's own."""
 
-    preset: str = text_of("published", choices=PRESETS)
+    preset: str = text_of("confirmatory", choices=PRESETS)
     replay_fractions: list[float] = list_of("fractions")
     seeds: list[int] = list_of("seeds")
     store: str = _store()
@@ -88,6 +88,7 @@ class ExplorerParameters:
 class SweepParameters(ExplorerParameters):
     """The parameters of the notebooks that train missing runs: those of the explorer's, and where to train."""
 
+    preset: str = text_of("published", choices=PRESETS)
     cluster: str = text_of("inline", choices=CLUSTERS)
     cluster_file: str = text_of("", CLUSTER_FILE)
 
