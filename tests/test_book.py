@@ -19,6 +19,7 @@ from html_page import Page
 from IPython.core.interactiveshell import InteractiveShell
 from publishing import pack
 
+from replaylab.analysis import second_edition
 from replaylab.analysis.claims import CLAIMS
 
 BOOK = ROOT / "book"
@@ -99,7 +100,7 @@ def test_the_index_computes_what_it_says_was_found(monkeypatch: pytest.MonkeyPat
     sentence, clips, rule, _, _, cards, caveats = computed("index.md")
     assert all(word in sentence.data for word in ("EffNet-KD", "ADE on eventful driving", "25 % of each batch"))
     assert clips.data.count('<figure class="rl-screen') == 4 and "nearest to the mean change of all test clips" in rule.data
-    assert len(re.findall('class="rl-card ', cards.data)) == len(CLAIMS) + 3  # C5 to C7 have no verdict
+    assert len(re.findall('class="rl-card ', cards.data)) == len(second_edition.CLAIMS) + 3  # C5 to C7 have no verdict
     assert caveats.data.count("constant velocity") == 1
 
 

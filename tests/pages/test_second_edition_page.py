@@ -87,6 +87,7 @@ def test_pages_of_the_first_edition_say_the_verdicts_of_a_published_second(
     made: SecondEdition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "read", lambda: made)
+    monkeypatch.setattr(page, "newest_edition", lambda: "first")
     assert page.beside(["C2"]) == []
     monkeypatch.setattr(page, "newest_edition", lambda: "second")
     said = page.beside(["C2"])
