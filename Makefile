@@ -64,10 +64,10 @@ test-newest:  ## the fast tests of mixing, data and specs on the newest other Py
 book: setup  ## build the report from what is there; trains nothing
 	$(BIN)/jupyter-book build book -W -n --keep-going
 
-reproduce: setup  ## fine-tune the replay sweep, PRESET=quick, on this machine (at most 10 minutes on two cores), build the book
+reproduce: setup  ## fine-tune the replay sweep, PRESET=quick, on this machine (minutes on two cores), build the book
 	@echo "reproduce: $(NOTEBOOK) with preset $(PRESET) fine-tunes the shipped base model at several replay fractions,"
-	@echo "reproduce: or reads the runs that are already in book/runs/store; then the book is built."
-	$(PY) -m papermill $(NOTEBOOK) $(EXECUTED) -p preset $(PRESET) --log-output --no-progress-bar
+	@echo "reproduce: or reads the runs that are already in book/runs/store; then the book is built, in about a minute."
+	$(PY) -m papermill $(NOTEBOOK) $(EXECUTED) -p preset $(PRESET) -p cluster local --log-output --no-progress-bar
 	$(BIN)/jupyter-book build book -W -n --keep-going
 	@found="$$($(PY) -m replaylab sweep --preset $(PRESET) --headline)" && echo "open $(PAGE): $$found"
 

@@ -143,7 +143,7 @@ MEASURES = {
     "video_fd": MeasureEntry("video-FD", "", OF_VIDEOS),
     "flicker_excess": MeasureEntry("flicker excess", "", OF_VIDEOS, "real"),
     "ade_px": MeasureEntry("ADE", "px", OF_AGENTS),
-    "ade_best_px": MeasureEntry("ADE, best of the futures", "px", OF_AGENTS),
+    "ade_best_px": MeasureEntry("ADE, best future", "px", OF_AGENTS),
     "fde_px": MeasureEntry("FDE", "px", OF_AGENTS),
     "ade_matched_px": MeasureEntry("ADE, matched", "px", OF_AGENTS),
     "recall": MeasureEntry("recall", "share", OF_AGENTS, "high", decimals=3),

@@ -158,6 +158,11 @@ class EvaluationSpec(Described):
             if (value := getattr(self, name)) not in ("fp32", "bf16"):
                 raise ValueError(f"{name} {value!r} is none of fp32, bf16")
 
+    @property
+    def worlds(self) -> tuple[World, ...]:
+        """All domains that are measured."""
+        return (*self.domains, *self.at_the_end)
+
     def futures_of(self, at_the_end: bool) -> int:
         """The number of futures sampled per clip, after the last step or an earlier one."""
         return (self.futures_at_the_end if at_the_end else 0) or self.futures
@@ -330,6 +335,11 @@ class RunSpec(Described):
     def run_id(self) -> str:
         """The run's name, its `digest`."""
         return digest(self)
+
+    @property
+    def worlds(self) -> tuple[World, ...]:
+        """All domains of the run, each once: trained on, replayed, measured, or needed by its remedy."""
+        return tuple(dict.fromkeys((self.target, *self.replay.domains, *self.remedy.domains, *self.evaluation.worlds)))
 
     @property
     def title(self) -> str:

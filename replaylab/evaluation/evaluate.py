@@ -107,18 +107,38 @@ def _over_futures(rows: list[pd.DataFrame]) -> pd.DataFrame:
         return pd.concat([first.assign(value=values.mean(0)), best], ignore_index=True)
 
 
-def references(spec: ReferenceSpec, store: Path, base: Pipeline | None = None) -> Gallery:
-    """Measure copy-last-frame, real, autoencoder and base, unless already done; returns the clips that every run keeps.
+def references(spec: ReferenceSpec, store: Path, base: Pipeline | None = None, wait: bool = True) -> None:
+    """Measure copy-last-frame, real, autoencoder and base, unless already done.
 
-    Waits for another process that is measuring them. `base`: the base's pipeline, if already loaded.
+    `base`: the base's pipeline, if already loaded. `wait`: for another process that is measuring them.
     """
     kept = Store(store)
     if not kept.is_done(spec):
         folder = claim(spec, store)
-        with locked(folder):
-            if not kept.is_done(spec):  # by the process that held the lock
+        with locked(folder, wait) as acquired:
+            if acquired and not kept.is_done(spec):  # by the process that held the lock
                 _measure_references(spec, store, folder, base or pipelines.load(spec, store))
-    return kept.gallery_clips(spec.run_id)
+
+
+def gallery_of(spec: ReferenceSpec, store: Path, base: Pipeline) -> Gallery:
+    """The clips that every run keeps, by domain; of a tiny base also while another process measures the references."""
+    if spec.model is not None or Store(store).is_done(spec):
+        return Store(store).gallery_clips(spec.run_id)
+    evaluation, chosen = spec.evaluation, Gallery()
+
+    def copied(real: EvaluationSet) -> pd.DataFrame:
+        return measurement.measure(real, copy_last_frame(real.frames, real.context_frames), evaluation.miss_cap_px).rows
+
+    for number, real in enumerate(evaluation_sets.prepare_sets(evaluation, store, at_the_end=True, pipeline=base)):
+        rows = _of_all_bases("copy-last-frame", number, evaluation, store, partial(copied, real))
+        chosen[real.name] = at_percentiles(rows, evaluation.kept_clips)
+    return chosen
+
+
+def _of_all_bases(name: str, number: int, evaluation: EvaluationSpec, store: Path, measuring: Measuring) -> pd.DataFrame:
+    """A baseline's rows of a domain, by its number, measured once in a store for all tiny bases."""
+    path = store / "baselines" / f"{name}-{digest(evaluation)}-{number:02d}.parquet"
+    return cache.cached(path, reading.table, lambda aside, rows: rows.to_parquet(aside, index=False), measuring)
 
 
 def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pipeline) -> None:
@@ -149,17 +169,14 @@ def _measure_references(spec: ReferenceSpec, store: Path, folder: Path, base: Pi
             found = reading.table(path)
         return found
 
-    def of_all_bases(name: str, number: int, measuring: Measuring) -> pd.DataFrame:
-        """The same, measured once in a store for all tiny bases; those of real clips come with the clips that are kept."""
-        if name == "real" or spec.model is not None:
-            return kept(f"{name}-{number:02d}", measuring)
-        of_autoencoder = f"-{autoencoder.digest(base.model.vae)}" if name == "autoencoder" else ""
-        path = store / "baselines" / f"{name}{of_autoencoder}-{digest(evaluation)}-{number:02d}.parquet"
-        return cache.cached(path, reading.table, lambda aside, rows: rows.to_parquet(aside, index=False), measuring)
-
     for name in track(baselines, what="baselines", total=len(baselines), unit="models"):
         for number, evaluation_set in enumerate(prepared):
-            rows = of_all_bases(name, number, partial(of_baseline, name, evaluation_set))
+            measuring = partial(of_baseline, name, evaluation_set)
+            if name == "real" or spec.model is not None:  # real clips are kept at the same time
+                rows = kept(f"{name}-{number:02d}", measuring)
+            else:
+                of_autoencoder = f"-{autoencoder.digest(base.model.vae)}" if name == "autoencoder" else ""
+                rows = _of_all_bases(f"{name}{of_autoencoder}", number, evaluation, store, measuring)
             parts.append(rows.assign(model=name, step=-1))
             if name == "copy-last-frame":
                 gallery[evaluation_set.name] = at_percentiles(rows, evaluation.kept_clips)

@@ -227,9 +227,8 @@ def prepare_sets(
 
     `pipeline`: determines the context and the latents; by default the tiny model's.
     """
-    worlds = (*spec.domains, *(spec.at_the_end if at_the_end else ()))
     pipeline = pipeline or pipelines.published_tiny()
-    return [_prepared(world, spec, home, pipeline) for world in worlds]
+    return [_prepared(world, spec, home, pipeline) for world in (spec.worlds if at_the_end else spec.domains)]
 
 
 @cache

@@ -39,10 +39,10 @@ class ClusterSpec:
     nodes: int = 1
     tasks_per_node: int = 1  # a run's ranks: one a GPU
     gpus_per_node: int = 0
-    cpus_per_task: int = 0  # threads of a rank; 0: one under slurm, torch's own choice under local
+    cpus_per_task: int = 0  # threads of a rank; 0: one under slurm, under local the preset's or torch's own choice
     time_minutes: int = 60
     memory_gb: float = 0.0  # a node
-    runs_at_once: int = 0  # 0: no limit under slurm, one under local
+    runs_at_once: int = 0  # 0: no limit under slurm; under local as many as there are cores for, one if threads are unset
     slurm: dict[str, Any] = field(default_factory=dict)  # by submitit's names (`slurm_...`)
 
     @classmethod

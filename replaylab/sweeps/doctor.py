@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from replaylab.util.processes import usable_cores
+from replaylab.util.processes import memory_gb, usable_cores
 
 TESTED_PYTHON = (3, 11)
 CODECS = ("h264", "hevc", "vp9", "av1")
@@ -116,12 +116,8 @@ def _cpu_flags() -> set[str]:
 
 def memory() -> Finding:
     """This machine's memory, total and free."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return Finding("memory", "unknown")
-    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-    return Finding("memory", f"{kib['MemTotal'] * 1024 / GB:.0f} GB, {kib['MemAvailable'] * 1024 / GB:.0f} GB free")
+    sizes = memory_gb()
+    return Finding("memory", f"{sizes[0]:.0f} GB, {sizes[1]:.0f} GB free" if sizes else "unknown")
 
 
 def disk(folder: Path = Path()) -> Finding:

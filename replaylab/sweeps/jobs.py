@@ -31,7 +31,7 @@ from replaylab.store import ReferenceSpec, Store
 from replaylab.sweeps.cluster import ClusterSpec, Job, active, clean_environment, executor_for, signals_ignored, slurm_queue
 from replaylab.training import preemption
 from replaylab.util.files import locked, write_text
-from replaylab.util.processes import importing_torch
+from replaylab.util.processes import importing_torch, memory_gb, usable_cores
 from replaylab.util.progress import report
 from replaylab.util.text import printable
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from replaylab.util.distributed import Rank
 
 SECONDS_BETWEEN_ATTEMPTS = 1.0  # to take a slot
+GB_OF_A_RUN = 3.0  # of memory, at most, that a tiny model's run needs
 
 
 # ----------------------------------------------------------------------------------------------------------- the claim
@@ -66,6 +67,14 @@ def prepare(specs: Sequence[RunSpec], store: Path) -> None:
     for spec in specs:
         evaluate.references(ReferenceSpec.of(spec), store, loaded[spec.base])
         fine_tuning.mixed_sources(loaded[spec.base], spec, store)
+
+
+def build_domains(specs: Sequence[RunSpec], store: Path) -> None:
+    """Render the domains of these runs that are missing."""
+    from replaylab.worlds.build import build_domain
+
+    for world in dict.fromkeys(world for spec in specs for world in spec.worlds):
+        build_domain(world, store / "domains")
 
 
 def is_prepared(specs: Sequence[RunSpec], store: Path) -> bool:
@@ -201,8 +210,8 @@ def submit(specs: Sequence[RunSpec], store: Path, machine: MachineSpec, cluster:
         raise ValueError(
             f"store {store}: jobs cannot be kept in a path with '%', where SLURM puts numbers of the job; name another store"
         )
-    if cluster == "local" and not is_prepared(specs, store):
-        prepare(specs, store)
+    if cluster == "local":  # one job measures the references while others train
+        build_domains(specs, store)
     with locked(folder / "submission"), signals_ignored():
         known = {spec.run_id: Job.read(spec, store) for spec in specs}
         alive = active([job for job in known.values() if job])
@@ -240,7 +249,7 @@ def _submitted(
         others = settings.slurm.get("slurm_dependency")
         waiting = f"afterany:{job.job_id}" + (f",{others}" if others else "")
         executor = executor_for(store, cluster, settings, {"slurm_dependency": waiting})
-    at_once, environment = _local_slots(cluster, settings)
+    at_once, environment = _local_slots(settings, machine) if cluster == "local" else (0, {})
     with executor.batch():
         jobs = [
             executor.submit(Task([each], str(store), machine.as_dict(), False, threads, at_once, environment))
@@ -249,12 +258,26 @@ def _submitted(
     return jobs
 
 
-def _local_slots(cluster: str, settings: ClusterSpec) -> tuple[int, dict[str, str]]:
+def _local_slots(settings: ClusterSpec, machine: MachineSpec) -> tuple[int, dict[str, str]]:
     """The number of concurrent jobs, and the GPUs visible to this process: submitit hides all that were not requested."""
-    if cluster != "local":
-        return 0, {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return settings.runs_at_once or 1, {} if settings.gpus_per_node else {"CUDA_VISIBLE_DEVICES": visible}
+    return runs_at_once(settings, machine), {} if settings.gpus_per_node else {"CUDA_VISIBLE_DEVICES": visible}
+
+
+def runs_at_once(settings: ClusterSpec, machine: MachineSpec) -> int:
+    """The number of concurrent local jobs: as set, or as many as the cores and the free memory allow if the threads of a
+    run are set, and one with a GPU or without such a setting.
+    """
+    threads = settings.cpus_per_task or machine.threads
+    if settings.runs_at_once or not threads:
+        return settings.runs_at_once or 1
+    with importing_torch():
+        import torch
+
+    if torch.cuda.is_available():
+        return 1
+    _, free_gb = memory_gb() or (0.0, float("inf"))
+    return max(1, int(min(usable_cores() / (threads * settings.tasks_per_node), free_gb / GB_OF_A_RUN)))
 
 
 def _listed(ids: Sequence[str]) -> str:

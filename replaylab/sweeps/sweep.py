@@ -9,6 +9,7 @@ Refused: to train in the published store, which is read-only.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import traceback
@@ -97,7 +98,8 @@ def run_specs(
         failed, trained = _inline(missing, root, machine)
     elif missing:
         check_store(root)
-        report(f"{present}{len(missing)} are for jobs ({cluster})")
+        said = f". {estimate(missing, root, comparable, cluster, settings, machine)}" if cluster == "local" else ""
+        report(f"{present}{len(missing)} are for jobs ({cluster}){said}")
         jobs.submit(missing, root, machine, cluster, settings)
         failed = monitor.watch(specs, root, resume_hint)
         trained = {spec.run_id for spec in missing}
@@ -207,14 +209,19 @@ def estimate(
         seconds, how = fine_tuning.estimate_seconds(missing, store, machine), "timed on this machine"
         if load >= cores:
             how += f" while it does other work (load {load:.1f} on {cores} cores): alone it is faster"
-    text = f"Estimated: {seconds / 60:.0f} min, {how} ({len(missing)} runs, {steps} steps)"
-    if cluster == "inline":
-        return f"{text}; {seconds / 3600 * (machine.threads or usable_cores()):.1f} core hours"
-    return f"{text}. {_cost(seconds, len(missing), cluster, settings)}"
+    of_all = f"{how} ({len(missing)} runs, {steps} steps)"
+    if cluster == "slurm":
+        return f"Estimated: {seconds / 60:.0f} min, {of_all}. {_cost(seconds, len(missing), settings)}"
+    hours = seconds / 3600 * (machine.threads or usable_cores())
+    if cluster == "local":
+        at_once = min(jobs.runs_at_once(settings, machine), len(missing))
+        seconds *= math.ceil(len(missing) / at_once) / len(missing)
+        of_all = f"{at_once} at once, {of_all}"
+    return f"Estimated: {seconds / 60:.0f} min, {of_all}; {hours:.1f} core hours"
 
 
-def _cost(seconds: float, runs: int, cluster: str, settings: ClusterSpec) -> str:
-    """The cost on a cluster whose machines are as fast as this one."""
+def _cost(seconds: float, runs: int, settings: ClusterSpec) -> str:
+    """The cost on a SLURM cluster whose machines are as fast as this one."""
     hours, each = seconds / 3600, seconds / runs
     gpus = settings.nodes * settings.gpus_per_node
     cores = settings.ranks * (settings.cpus_per_task or 1)
@@ -222,7 +229,7 @@ def _cost(seconds: float, runs: int, cluster: str, settings: ClusterSpec) -> str
         f"{hours * gpus:.1f} GPU hours" if gpus else f"{hours * cores:.1f} core hours"
     )
     limit = 60 * settings.time_minutes
-    if cluster == "slurm" and each > limit - 90:
+    if each > limit - 90:
         text += (
             f"; that is more than time_minutes, {settings.time_minutes}: a run is stopped, started again and goes on, about "
             f"{each // limit:.0f} times"

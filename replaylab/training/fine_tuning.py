@@ -75,13 +75,15 @@ def _train_one(spec: RunSpec, store: Path, machine: MachineSpec, rank: Rank) -> 
     folder = claim(spec, store)
     started = time.monotonic()
     pipeline = pipelines.load(spec, store)
-    gallery = evaluate.references(ReferenceSpec.of(spec), store, pipeline)
+    references = ReferenceSpec.of(spec)
+    # runs that are trained side by side need not wait for the first one to measure what they share
+    evaluate.references(references, store, pipeline, wait=rank.world_size > 1 or spec.model is not None)
     sources, mixture = mixed_sources(pipeline, spec, store)
 
     def evaluate_now(step: int) -> None:
         path = folder / f"rows-{step:06d}.parquet"
         if not distributed.broadcast_number(rank, path.is_file()):
-            kept = (gallery, samples_folder(folder, step))
+            kept = (evaluate.gallery_of(references, store, pipeline), samples_folder(folder, step))
             at_the_end = step == spec.training.steps
             rows = evaluate.evaluate(pipeline, spec.evaluation, store, kept, rank, at_the_end)
             if rank.is_main:
@@ -96,6 +98,7 @@ def _train_one(spec: RunSpec, store: Path, machine: MachineSpec, rank: Rank) -> 
     weights = loop.full_state_dict(model)
     if rank.is_main and not Store(store).is_done(spec):  # without locks, another process may have been quicker
         _save_network(pipeline, weights, spec, store, folder)
+        evaluate.references(references, store)
         _finish(spec, mixture, folder, round(time.monotonic() - started, 1))
     distributed.barrier(rank)
     if spec.model is not None:  # two large networks may be one too many
@@ -243,7 +246,7 @@ def estimate_seconds(missing: list[RunSpec], store: Path, machine: MachineSpec =
     before = sum(len(run.evaluate_at) - 1 for run in missing)
     bases = sum(not Store(store).is_done(references) for references in {ReferenceSpec.of(run) for run in missing})
     measuring = before * evaluation.before_the_last + len(missing) * evaluation.last + bases * evaluation.references
-    worlds = {*_measured_worlds(spec), *(world for run in missing for world in (run.target, *run.replay.domains))}
+    worlds = {world for run in missing for world in run.worlds}
     videos = sum(sum(world.videos) for world in worlds if not is_built(world, store / "domains"))
     video, target = 0.0, spec.target
     if videos and isinstance(target, WorldSpec):
@@ -261,7 +264,7 @@ def _seconds_to_encode(pipeline: Pipeline, missing: list[RunSpec], store: Path) 
         return 0.0
     trained = {world for run in missing for world in (run.target, *run.replay.domains)}
     of_world = [clips.clips_of(build_domain(world, store / "domains"), "train", pipeline.frames) for world in trained]
-    measured = _measured_worlds(missing[0])
+    measured = missing[0].evaluation.worlds
     count = sum(map(len, of_world)) + missing[0].evaluation.clips * len(measured)
     domain = build_domain(missing[0].target, store / "domains")
     few = clips.clips_of(domain, "train", pipeline.frames)[: 2 + CLIPS_TO_TIME]
@@ -276,10 +279,6 @@ def _seconds_to_encode(pipeline: Pipeline, missing: list[RunSpec], store: Path) 
     return count * each + (len(trained) + len(measured)) * max(0.0, one - each)
 
 
-def _measured_worlds(spec: RunSpec) -> tuple[World, ...]:
-    return (*spec.evaluation.domains, *spec.evaluation.at_the_end)
-
-
 def _seconds_recorded(spec: RunSpec, store: Path) -> EvaluationSeconds | None:
     """The recorded time of the base, one of the references, which is measured like a run after its last step. None if the
     references are missing or do not record it.
@@ -288,13 +287,13 @@ def _seconds_recorded(spec: RunSpec, store: Path) -> EvaluationSeconds | None:
     summary = kept.summary(references.run_id) if kept.is_done(references) else {}
     if (last := summary.get("base_seconds")) is None:
         return None
-    futures = len(_measured_worlds(spec)) * evaluation.futures_of(at_the_end=True)
+    futures = len(spec.evaluation.worlds) * evaluation.futures_of(at_the_end=True)
     return EvaluationSeconds(last * len(evaluation.domains) * evaluation.futures / futures, last, summary["seconds"])
 
 
 def _seconds_measured(pipeline: Pipeline, spec: RunSpec, step: float) -> EvaluationSeconds:
     """Estimated from a few clips of noise: seconds to decode and measure them, in both ways, and of a forward pass."""
-    evaluation, worlds = spec.evaluation, len(_measured_worlds(spec))
+    evaluation, worlds = spec.evaluation, len(spec.evaluation.worlds)
     height, width = np.broadcast_to(spec.target.size_px, 2).tolist()
     count = max(CLIPS_TO_TIME, math.ceil(N_MIN / (pipeline.frames - pipeline.context_frames)))  # enough for distances
     with tempfile.TemporaryDirectory() as home:

@@ -5,11 +5,14 @@ import time
 from dataclasses import replace
 
 import pandas as pd
+import pytest
 
 from replaylab.evaluation import evaluate, measurement
+from replaylab.models import pipelines
 from replaylab.shipped_weights import base_folder, weights_digest
 from replaylab.spec import EvaluationSpec
-from replaylab.store import ReferenceSpec, Store
+from replaylab.store import ReferenceSpec, Store, claim
+from replaylab.util.files import locked
 
 
 def test_references_that_two_want_at_once_are_measured_once(tmp_path, monkeypatch):
@@ -23,15 +26,28 @@ def test_references_that_two_want_at_once_are_measured_once(tmp_path, monkeypatc
     monkeypatch.setattr(evaluate, "_measure_references", measure)
     monkeypatch.setattr(evaluate.pipelines, "load", lambda spec, store: None)
     spec = ReferenceSpec("a base", EvaluationSpec((), "dev", 2, 2))
-    found = []
-    both = [threading.Thread(target=lambda: found.append(evaluate.references(spec, tmp_path))) for _ in range(2)]
+    both = [threading.Thread(target=evaluate.references, args=(spec, tmp_path)) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:
         thread.join(60)
-    assert found == [{}, {}] and Store(tmp_path).is_done(spec)
+    assert Store(tmp_path).is_done(spec)
     assert measured == [spec]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_run_need_not_wait_for_references_and_keeps_the_same_clips(swept, monkeypatch):
+    spec = ReferenceSpec.of(swept.specs[0])
+    there = Store(swept.store).gallery_clips(spec.run_id)
+    base = pipelines.load(spec, swept.store)
+    # of the same clips, and without copy-last-frame's rows
+    again = replace(spec, evaluation=replace(spec.evaluation, noise_seed=spec.evaluation.noise_seed + 1))
+    with locked(claim(again, swept.store)):
+        evaluate.references(again, swept.store, wait=False)  # another process has the lock
+        assert not Store(swept.store).is_done(again)
+        assert evaluate.gallery_of(again, swept.store, base) == there
+    monkeypatch.setattr(measurement, "measure", lambda *_, **__: pytest.fail("copy-last-frame is measured twice"))
+    assert evaluate.gallery_of(again, swept.store, base) == there
 
 
 def test_what_no_base_has_a_part_in_is_measured_once_for_all_bases(swept, monkeypatch):
@@ -61,7 +77,8 @@ def test_clips_are_kept_of_what_is_measured_after_the_last_step_only_too(swept):
     evaluation = swept.specs[0].evaluation
     one, two, *_ = evaluation.domains
     spec = replace(ReferenceSpec.of(swept.specs[0]), evaluation=replace(evaluation, domains=(one,), at_the_end=(two,)))
-    gallery = evaluate.references(spec, swept.store)
+    evaluate.references(spec, swept.store)
+    gallery = Store(swept.store).gallery_clips(spec.run_id)
     assert {name: len(clips) for name, clips in gallery.items()} == {
         world.name: evaluation.kept_clips for world in (one, two)
     }

@@ -295,6 +295,26 @@ def a_store(folder: Path, light: Path, *but: str) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("settings", "threads", "free_gb", "expected"),
+    [
+        (ClusterSpec(), 1, 100.0, 8), (ClusterSpec(), 2, 100.0, 4), (ClusterSpec(), 16, 100.0, 1),
+        (ClusterSpec(cpus_per_task=4), 1, 100.0, 2), (ClusterSpec(tasks_per_node=2), 1, 100.0, 4),
+        (ClusterSpec(), 0, 100.0, 1),  # a run takes all cores
+        (ClusterSpec(runs_at_once=5), 0, 1.0, 5),
+        (ClusterSpec(), 1, 7.0, 2), (ClusterSpec(), 1, 0.5, 1),
+    ],
+)  # fmt: skip
+def test_as_many_local_jobs_at_once_as_cores_and_memory_allow(settings, threads, free_gb, expected, monkeypatch):
+    monkeypatch.setattr(jobs, "usable_cores", lambda: 8)
+    monkeypatch.setattr(jobs, "memory_gb", lambda: (128.0, free_gb))
+    assert jobs.runs_at_once(settings, MachineSpec(threads=threads)) == expected
+    monkeypatch.setattr(jobs, "memory_gb", lambda: None)
+    assert jobs.runs_at_once(ClusterSpec(), MachineSpec(threads=1)) == 8
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert jobs.runs_at_once(settings, MachineSpec(threads=threads)) == (settings.runs_at_once or 1)
+
+
 @pytest.mark.slow
 def test_local_jobs_outlive_ctrl_c_and_are_found_again(light, tmp_path):
     store = a_store(tmp_path, light)
@@ -322,7 +342,6 @@ def test_told_to_leave_outside_of_the_steps_a_job_does_and_is_started_again(wher
     gate = store / "gate"
     gate.touch()
     monkeypatch.setattr(jobs, "Task", job_faults.Task)
-    monkeypatch.setattr(jobs, "is_prepared", lambda *_: True)
     monkeypatch.setenv("PYTHONPATH", f"{HELPERS}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv(job_faults.FAULT, json.dumps({"kind": "hold", "where": where, "gate": str(gate)}))
     jobs.submit([LIGHT], store, MachineSpec(), "local", ClusterSpec())

@@ -264,6 +264,15 @@ def test_an_estimate_says_that_the_machine_was_busy(load, told, tmp_path, monkey
     assert (f"other work (load {load:.1f} on 2 cores)" in said) == told
 
 
+def test_runs_side_by_side_are_estimated_in_rounds(tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "estimate_seconds", lambda *_: 900.0)
+    specs, machine = grid("quick"), MachineSpec(threads=1)
+    for at_once, minutes in ((1, 15), (2, 10), (3, 5), (8, 5)):
+        said = sweep.estimate(specs, tmp_path, specs, "local", ClusterSpec(runs_at_once=at_once), machine)
+        assert said.startswith(f"Estimated: {minutes} min, {min(at_once, 3)} at once, timed on this machine")
+        assert said.endswith("; 0.2 core hours")
+
+
 def test_a_run_is_estimated_from_finished_ones_of_its_preset_with_other_seeds_and_fractions(swept, capsys, monkeypatch):
     monkeypatch.setattr(fine_tuning, "estimate_seconds", lambda *_: pytest.fail("a step is timed, though runs are done"))
     sweep.run("smoke", [0.25], [3], store=swept.store, dry_run=True)
