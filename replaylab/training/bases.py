@@ -140,6 +140,8 @@ def train_base(
     sources = sources_of(recipe, model, home)
     mixture = mixture_of(replace(recipe, training=training), sources, seed)
     points = {ceil(training.steps * (point + 1) / recipe.points) for point in range(recipe.points)}
+    if not is_whole:  # where it branches off, it has points of its own
+        points = {step for step in points if step >= _end_of_stable_phase(training)}
     run = home / base_folder(seed, family, sixteenths, large).name
     branches = {} if not is_whole or not whole.stable_share else {
         _end_of_stable_phase(_part(whole, part)): home / base_folder(seed, family, part, large).name

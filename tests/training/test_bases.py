@@ -41,7 +41,7 @@ def small(monkeypatch, tmp_path):
             far=few(recipe.far[:1]),
             training=training,
             curve=curve,
-            points=2,
+            points=4,
             autoencoder=folder,
         )
 
@@ -75,6 +75,10 @@ def test_less_training_branches_off_the_whole_to_the_same_bits_as_by_itself(smal
     branched, alone, whole = (weights(tmp_path / name) for name in ("branched", "alone", "whole"))
     assert all(torch.equal(branched[name], alone[name]) for name in branched)
     assert any(not torch.equal(branched[name], whole[name]) for name in branched)
+    curves = [pd.read_csv(tmp_path / name / "curve.csv") for name in ("branched", "alone", "whole")]
+    steps = [curve["step"][curve["model"] == "base"].unique().tolist() for curve in curves]
+    assert steps == [[4, 6, 8], [4, 6, 8], [4, 8, 12, 16]]
+    pd.testing.assert_frame_equal(curves[0], curves[1])
     card = (tmp_path / "alone" / "README.md").read_text()
     assert "--seed 2 --sixteenths 8 --precision fp32`" in card and "| steps | 8 |" in card
     assert weights_digest(tmp_path / "alone") == weights_digest(tmp_path / "branched")  # whatever time it took
