@@ -19,6 +19,7 @@ IMPORTED = [
     "ipykernel.kernelapp", "ipykernel.debugger", "pandas.io.formats.style", "pyarrow.dataset", "matplotlib.pyplot",
     "matplotlib.backends.backend_agg", "seaborn",
     "replaylab.pages.parameters", "replaylab.pages.measures", "replaylab.pages.verdicts", "replaylab.pages.worlds",
+    "replaylab.pages.preloaded",
     "jupyter_book.cli.main",  # the program that builds the book: multiprocessing imports it into every process
 ]  # fmt: skip
 """Imported once, before any kernel is forked."""

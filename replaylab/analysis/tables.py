@@ -13,19 +13,23 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from replaylab.analysis.changes import FINE_TUNED, check_ends, of_measure
+from replaylab.analysis.changes import FINE_TUNED, RUN, check_ends, of_measure
 from replaylab.analysis.statistics import SEEDS_FOR_AN_INTERVAL, half_width
 from replaylab.catalogue import DENOISING
 from replaylab.util.text import percent
 
 NONE = "replay 0 %"  # the name of the configuration without replay
 FLOORS = {"real": "real", "autoencoder": "autoencoder", "copy-last-frame": "copy last frame"}
+CHANGED = ["model", *RUN, "step", "domain", "measure", "scene", "value"]  # columns that determine a change
 REFERENCES = {**FLOORS, "constant-velocity": "constant velocity"}  # the last has boxes and no pictures
 
 
-def as_categories(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their domains and measures as categories, which are numbers to compare: judging takes half the time."""
-    return rows.assign(domain=pd.Categorical(rows["domain"]), measure=pd.Categorical(rows["measure"]))
+def for_changes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Only the columns that determine changes and verdicts, with texts as categories, which are numbers to compare: judging
+    takes a quarter of the time.
+    """
+    texts = [name for name in CHANGED if not is_numeric_dtype(rows[name].dtype)]
+    return rows[CHANGED].astype(dict.fromkeys(texts, "category"))
 
 
 def per_run(rows: pd.DataFrame) -> pd.DataFrame:

@@ -38,7 +38,7 @@ from replaylab.analysis.statistics import (
     describe,
     interval,
 )
-from replaylab.analysis.tables import NONE, per_configuration, per_run, side_by_side
+from replaylab.analysis.tables import NONE, for_changes, per_configuration, per_run, side_by_side
 from replaylab.catalogue import DENOISING_LOSSES, OTHER_LOOKS, TARGET_LOOK, domain_of, measure_of
 from replaylab.pages import style
 from replaylab.pages.style import BLUE, GREEN, GREY, INK, VERMILION, WIDTH, figure_style, finished, legend_entry
@@ -108,7 +108,7 @@ class Changes:
 def read(table: Table) -> Changes:
     """The changes in a sweep's rows; ValueError if a run's base was not measured with the same measures and domains."""
     of_runs, of_configurations = [], []
-    few = table.rows[table.rows["measure"].isin(NAMES) & table.rows["model"].isin([FINE_TUNED, "base"])]
+    few = for_changes(table.rows[table.rows["measure"].isin(NAMES) & table.rows["model"].isin([FINE_TUNED, "base"])])
     keys = ["replay", "replay_fraction", "target", "step"]
     for (domain, measure), here in few.groupby(["domain", "measure"], sort=False):
         before, after = before_and_after(here, measure, domain)

@@ -20,7 +20,7 @@ from replaylab.analysis import alignment, statistics
 from replaylab.analysis.changes import FINE_TUNED, before_and_after
 from replaylab.analysis.claims import Configuration, changes
 from replaylab.analysis.statistics import Interval, describe
-from replaylab.analysis.tables import REFERENCES
+from replaylab.analysis.tables import REFERENCES, for_changes
 from replaylab.catalogue import MAIN_FRACTION, PUBLISHED, domain_of, measure_of
 from replaylab.pages import explorer, finetune_degradation, generalisation, sample_clips, second_edition, style, verdicts
 from replaylab.pages.cards import Card, in_a_grid
@@ -57,15 +57,18 @@ class FirstPage:
     """the runs of its claims"""
     without_replay: Table
     """its runs without replay on regular driving, with the measures of C7"""
+    second: SecondEdition | None = None
+    """the second edition's, judged"""
 
 
 def read(edition: str = "", store: str | Path = "") -> FirstPage:
     """The runs of an edition, by default the newest that is published; nothing is trained."""
     name = edition or newest_edition()
     of = EDITIONS[name]
-    every = second_edition.read(store).table if name == "second" else verdicts.read_together(of.claims, store)
-    without_replay = sweep.read(of.sweep[0], [0.0], store=store, measures=finetune_degradation.MEASURES)
-    return FirstPage(name, every, without_replay)
+    second = second_edition.read(store) if name == "second" else None
+    every = second.table if second else verdicts.read_together(of.claims, store)
+    without_replay = sweep.read(of.sweep[0], [0.0], store=store, measures=finetune_degradation.MOTION)
+    return FirstPage(name, every, without_replay, second)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Change:
 
 def effects(rows: pd.DataFrame) -> list[Change]:
     """The changes of ENDPOINTS, with intervals over seeds and scenes; only those for which both configurations have runs."""
-    found = []
+    rows, found = for_changes(rows[rows["domain"].isin({domain for _, domain in ENDPOINTS})]), []
     for measure, domain in ENDPOINTS:
         both = [changes(rows, one, measure, domain) for one in (NONE, REPLAY)]
         if all(one is not None for one in both):
@@ -247,7 +250,7 @@ def cards(made: FirstPage) -> HTML:
     verdict have their results in words.
     """
     if made.edition == "second":
-        shown = second_edition.cards_of(SecondEdition(made.every))
+        shown = second_edition.cards_of(made.second or SecondEdition(made.every))
     else:
         shown = [_of_claim(claim, result) for claim, result in verdicts.judge_all(made.every.rows)]
     shown += [Card(name, LINES[name], "exploratory", text, PAGES[name]) for name, text in exploratory(made).items()]

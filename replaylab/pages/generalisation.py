@@ -26,7 +26,7 @@ from replaylab.analysis.changes import of_measure
 from replaylab.analysis.claims import Claim, Judged
 from replaylab.analysis.configurations import DYNAMICS, FIDELITIES, LAST, Configurations
 from replaylab.analysis.statistics import CANNOT_TELL, FEW, SEEDS_FOR_AN_INTERVAL
-from replaylab.analysis.tables import NONE, as_categories
+from replaylab.analysis.tables import NONE, for_changes
 from replaylab.catalogue import MAIN_FRACTION, PUBLISHED, domain_of, measure_of
 from replaylab.pages import base_models, comparisons, own_results, sample_clips, style, verdicts
 from replaylab.pages.own_results import Comparison, OwnRun
@@ -87,7 +87,7 @@ class Generalisation:
         return self._judged(self.first)
 
     def _judged(self, made: Configurations) -> Judgements:
-        rows = as_categories(made.rows)
+        rows = for_changes(made.rows)
         return [(claim, claims.judge(rows, claim)) for claim in claims_about(made, self.differs.claim)]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ from replaylab.analysis import claims, second_edition
 from replaylab.analysis.changes import FINE_TUNED
 from replaylab.analysis.second_edition import READINGS, AlignmentClaim, AnyClaim, Judged, Part
 from replaylab.analysis.statistics import describe
+from replaylab.analysis.tables import for_changes
 from replaylab.catalogue import LEAST_COPIED_TO_REAL, PSEUDO, domain_of, measure_of
 from replaylab.pages import style
 from replaylab.pages import verdicts as first
 from replaylab.pages.cards import Card, in_a_grid
 from replaylab.pages.style import GREY, INK, NOTE_CHARACTERS, SMALLEST_PT, WIDTH, IntervalCell, figure_style, styled
 from replaylab.pages.verdicts import COLOURS, MISSING, TOO_FEW, WORDS
+from replaylab.store import published_folder
 from replaylab.sweeps.presets import CONFIRMATORY, newest_edition
 from replaylab.sweeps.sweep import Table
 from replaylab.util.text import capital, counted, number, percent
@@ -78,7 +80,7 @@ class SecondEdition:
     @cached_property
     def found(self) -> Judgements:
         """Every claim with its verdict; None for fewer than two bases that have all of its runs."""
-        return second_edition.judge_all(self.table.rows)
+        return second_edition.judge_all(for_changes(self.table.rows))
 
     @cached_property
     def before(self) -> first.Judgements:
@@ -94,7 +96,18 @@ class SecondEdition:
 
 
 def read(store: str | Path = "") -> SecondEdition:
-    """The second edition's runs in a store, with the rows that determine its verdicts; nothing is trained."""
+    """The second edition's runs in a store, with the rows that determine its verdicts; nothing is trained. What is published
+    is read and judged once in a process.
+    """
+    return _read(store) if str(store) else _published(published_folder())
+
+
+@cache
+def _published(store: Path) -> SecondEdition:
+    return _read(store)
+
+
+def _read(store: str | Path) -> SecondEdition:
     return SecondEdition(first.read_together(tuple(CONFIRMATORY), store, measures_of()))
 
 

@@ -24,7 +24,7 @@ from pandas.io.formats.style import Styler
 from replaylab.analysis import statistics
 from replaylab.analysis.claims import CLAIMS, SEEDS_NEEDED, Claim, Configuration, Judged, changes, judge
 from replaylab.analysis.statistics import Verdict, describe
-from replaylab.analysis.tables import as_categories
+from replaylab.analysis.tables import for_changes
 from replaylab.catalogue import PSEUDO, domain_of, measure_of
 from replaylab.pages import replay_sweep
 from replaylab.pages.style import GREY, INK, SMALLEST_PT, WIDTH, IntervalCell, figure_style, styled, text_figure
@@ -68,7 +68,7 @@ def read_together(
     specs = {spec.run_id: spec for part in parts for spec in part.specs}
     runs = pd.concat([part.runs for part in parts]).drop_duplicates("run", ignore_index=True)
     runs = runs.assign(target=[specs[run].target.name for run in runs["run"]])
-    return replace(parts[0], preset=" + ".join(presets), rows=as_categories(rows), runs=runs, specs=tuple(specs.values()))
+    return replace(parts[0], preset=" + ".join(presets), rows=rows, runs=runs, specs=tuple(specs.values()))
 
 
 def with_runs_without_replay(table: Table, measures: Collection[str]) -> Table:
@@ -99,7 +99,7 @@ def configuration_name(one: Configuration) -> str:
 
 def judge_all(rows: pd.DataFrame) -> list[tuple[Claim, Judged | None]]:
     """Every preregistered claim with its result; None if runs are missing."""
-    few = rows[rows["measure"].isin(JUDGED)]
+    few = for_changes(rows[rows["measure"].isin(JUDGED)])
     return [(claim, judge(few, claim)) for claim in CLAIMS]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,3 +157,13 @@ def test_the_notebook_runs_whatever_has_been_run(made: SecondEdition, monkeypatc
         monkeypatch.setattr(page, "read", lambda store, one=one: one)
         assert run_here(page.PAGE)["made"] is one
     assert MISSING in page.opening(one) and page.verdicts(one)._repr_html_()
+
+
+def test_what_is_published_is_read_and_judged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("replaylab.pages.preloaded")
+    monkeypatch.setattr(page.first, "read_together", lambda *_: pytest.fail("it is read again"))
+    monkeypatch.setattr(page.second_edition, "judge_all", lambda *_: pytest.fail("it is judged again"))
+    assert page.read().found is page.read().found
+    read = object()
+    monkeypatch.setattr(page.first, "read_together", lambda presets, store, measures: (read, store))
+    assert page.read(tmp_path).table == (read, tmp_path)  # a store of one's own may have grown
