@@ -109,7 +109,7 @@ def samples_of(folder: Path, runs: Sequence[str]) -> pd.DataFrame:
 
 def files_of_samples(folder: Path) -> list[Path]:
     """The file of packed clips, or those of an older store, which has one for each preset."""
-    return [folder / SAMPLES] if (folder / SAMPLES).is_file() else sorted(folder.glob("samples/*.parquet"))
+    return [folder / SAMPLES] if (folder / SAMPLES).exists() else sorted(folder.glob("samples/*.parquet"))
 
 
 def seconds_logged(folder: Path, run: str) -> np.ndarray:

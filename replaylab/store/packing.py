@@ -253,7 +253,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return packed.read(path).to_pylist() if path.is_file() else []
+    return packed.read(path).to_pylist() if path.exists() else []
 
 
 def _pack_small(folder: Path, out: Path) -> None:

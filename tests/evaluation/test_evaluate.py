@@ -36,18 +36,18 @@ def test_references_that_two_want_at_once_are_measured_once(tmp_path, monkeypatc
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_run_need_not_wait_for_references_and_keeps_the_same_clips(swept, monkeypatch):
+def test_a_run_need_not_wait_for_references_and_keeps_the_same_clips(swept, tmp_path, monkeypatch):
     spec = ReferenceSpec.of(swept.specs[0])
     there = Store(swept.store).gallery_clips(spec.run_id)
     base = pipelines.load(spec, swept.store)
-    # of the same clips, and without copy-last-frame's rows
-    again = replace(spec, evaluation=replace(spec.evaluation, noise_seed=spec.evaluation.noise_seed + 1))
-    with locked(claim(again, swept.store)):
-        evaluate.references(again, swept.store, wait=False)  # another process has the lock
-        assert not Store(swept.store).is_done(again)
-        assert evaluate.gallery_of(again, swept.store, base) == there
+    for shared in ("domains", "latents"):
+        (tmp_path / shared).symlink_to(swept.store / shared)
+    with locked(claim(spec, tmp_path)):
+        evaluate.references(spec, tmp_path, wait=False)  # another process has the lock
+        assert not Store(tmp_path).is_done(spec)
+        assert evaluate.gallery_of(spec, tmp_path, base) == there
     monkeypatch.setattr(measurement, "measure", lambda *_, **__: pytest.fail("copy-last-frame is measured twice"))
-    assert evaluate.gallery_of(again, swept.store, base) == there
+    assert evaluate.gallery_of(spec, tmp_path, base) == there
 
 
 def test_what_no_base_has_a_part_in_is_measured_once_for_all_bases(swept, monkeypatch):
