@@ -11,8 +11,12 @@ from conftest import ROOT
 from made_up_bases import NONE, made_up
 
 from replaylab.analysis import claims, second_edition
+from replaylab.analysis.tables import for_changes
+from replaylab.pages import second_edition as second_edition_page
 from replaylab.pages import verdicts
+from replaylab.sweeps.presets import CONFIRMATORY
 
+MEASURES = ["effnet_kd", "effnet_kd_pseudo", "ade_px", "ade_matched_px", "ade_second_detector_px"]
 FAMILY_A, FAMILY_B, REPEATED = ("", 0.0, "driving-family-a"), ("", 0.0, "driving-family-b"), ("", 0.0, "driving-repetitive")
 NATURAL, WITHOUT_A = ("", 0.0, "natural"), ("near-without-a", 0.25, "driving")
 NEAR, FAR = ("near", 0.25, "driving"), ("far", 0.25, "driving")
@@ -20,24 +24,37 @@ LOSES = {("ade", ""): 2.0, ("ade", "driving"): 0.6, ("kd", ""): -8.0}
 KEEPS, HALF = {("ade", ""): 0.02, ("kd", ""): -7.8}, {("ade", ""): 1.0, ("kd", ""): -3.0}
 
 
-def test_the_first_editions_verdicts_follow_from_the_packed_rows_by_pandas_and_scipy_alone() -> None:
+def packed_rows(*presets: str) -> pd.DataFrame:
+    """The rows of these presets' runs of 300 steps, and of the references that were measured in the same way."""
     results = ROOT / "book" / "results"
     runs = pd.read_parquet(results / "runs.parquet")
     evaluations = runs["spec"].map(lambda text: json.dumps(json.loads(text)["evaluation"], sort_keys=True))
-    (measured,) = evaluations[runs["preset"] == "published"].unique()
-    is_reference = (runs["preset"] == "references") & (evaluations == measured)
-    is_of_equal_steps = runs["preset"].isin(["published", "dose"]) & (runs["steps"] == 300)
-    wanted = runs.loc[is_reference | is_of_equal_steps, "run"]
-    parts = [pd.read_parquet(results / "rows" / f"{name}.parquet") for name in ("published", "dose", "references")]
-    rows = pd.concat([part[part["run"].isin(wanted)] for part in parts])
-    rows = rows[rows["measure"].isin(["ade_px", "effnet_kd", "effnet_kd_pseudo"])]
-    found = outside.first_edition(rows.assign(value=rows["value"].astype(float)))
+    is_of = runs["preset"].isin(presets) & (runs["steps"] == 300)
+    is_reference = (runs["preset"] == "references") & evaluations.isin(evaluations[is_of])
+    wanted = [("run", "in", list(runs.loc[is_of | is_reference, "run"])), ("measure", "in", MEASURES)]
+    files = [results / "rows" / f"{name}.parquet" for name in (*presets, "references")]
+    rows = pd.concat([pd.read_parquet(file, filters=wanted) for file in files])
+    return rows.assign(value=rows["value"].astype(float))
+
+
+def test_the_first_editions_verdicts_follow_from_the_packed_rows_by_pandas_and_scipy_alone() -> None:
+    found = outside.first_edition(packed_rows("published", "dose"))
     judged = verdicts.judge_all(verdicts.read_together().rows)
     assert len(found) == len(judged) == len(claims.CLAIMS)
     for (claim, one), (name, ours) in zip(judged, _in_their_order(found).items(), strict=True):
         assert one is not None and name.startswith(claim.name)
         assert ours.verdict == one.verdict, name
         assert (ours.low, ours.high) == pytest.approx((one.interval.low, one.interval.high), abs=1e-4), name
+
+
+def test_the_second_editions_verdicts_follow_from_the_packed_rows_by_pandas_and_scipy_alone() -> None:
+    found = outside.second_edition(packed_rows(*CONFIRMATORY))
+    judged = second_edition_page.read().found
+    assert list(found) == [claim.name for claim, _ in judged]
+    for claim, one in judged:
+        ours = found[claim.name]
+        assert one is not None and ours.verdict == one.verdict, claim.name
+        assert ours.p == pytest.approx(one.adjusted_p, rel=1e-3), claim.name
 
 
 def _in_their_order(found: dict[str, outside.Found]) -> dict[str, outside.Found]:
@@ -60,7 +77,7 @@ READINGS_DIFFER = {NONE: {("ade_matched_px", ""): 1.0, ("ade_px", ""): 0.01, ("a
 def test_the_second_editions_verdicts_are_those_of_an_independent_reckoning(effects, bases, ahead, spread) -> None:
     names = tuple(f"base {number}" for number in range(bases))
     rows = made_up(effects, names, spread, ahead)
-    found, judged = outside.second_edition(rows), second_edition.judge_all(rows)
+    found, judged = outside.second_edition(rows), second_edition.judge_all(for_changes(rows))
     assert list(found) == [claim.name for claim, _ in judged]
     for claim, one in judged:
         ours = found[claim.name]

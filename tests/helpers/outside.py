@@ -80,7 +80,7 @@ def of_runs(rows: Rows, run: Run, measure: str, domain: str, steps: str = "last"
         & np.isclose(here["replay_fraction"], fraction)
     ]
     if steps == "last":
-        here = here[here["step"] == here.groupby("run")["step"].transform("max")]
+        here = here[here["step"] == here.groupby("run", observed=True)["step"].transform("max")]
     keys = ["base", "seed"] if steps == "last" else ["base", "seed", "step"]
     return here.pivot(index=keys, columns="scene", values="value")
 
@@ -200,7 +200,9 @@ REGULAR = [((target, "", 0.0), read_on) for target in (ORDINARY, "driving-repeti
 
 def second_edition(table: pd.DataFrame) -> dict[str, Found]:
     """Claims by name: missing, exploratory, undecided, holds, or does not hold, and p after Holm's adjustment."""
-    rows = dict(list(table.groupby(["measure", "domain"])))
+    texts = ["run", "base", "model", "target", "replay", "domain", "scene", "measure"]
+    few = table[[*texts, "replay_fraction", "seed", "step", "value"]].astype(dict.fromkeys(texts, "category"))
+    rows = dict(list(few.groupby(["measure", "domain"], observed=True)))
     every = {name: _of(rows, claim) for name, claim in CLAIMS.items()}
     order = sorted(every, key=lambda name: every[name][0])
     adjusted, so_far = {}, 0.0
