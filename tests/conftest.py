@@ -73,13 +73,14 @@ class ReportsAtOnce:
                 self.terminal.write_line(text[-5000:])
 
 
-# Files whose tests take longest come first, so that two workers end together; what opens the book comes well after the
-# test of the README's commands, which builds it.
+# Files whose tests take longest come first, so that the workers end together; what opens the book comes well after the
+# test of the README's commands, which builds it, and what reads a swept store after one that has it made.
 FIRST = (
-    "test_readme", "test_slurm", "test_faults", "test_sumo", "test_cluster", "test_sweep", "test_fine_tuning",
-    "test_notebook", "test_corruptions", "test_families", "test_bases", "test_loop", "test_family_presets", "test_book",
-    "test_browser", "test_own_model", "test_measurement", "test_ablations_page", "test_first_edition", "test_instruments",
-    "test_ranks", "test_video_network", "test_imports", "test_loader", "test_generalisation", "test_explorer",
+    "test_readme", "test_slurm", "test_faults", "test_sumo", "test_ablations_page", "test_side_by_side", "test_cluster",
+    "test_sweep", "test_fine_tuning", "test_notebook", "test_corruptions", "test_families", "test_bases", "test_loop",
+    "test_family_presets", "test_book", "test_browser", "test_own_model", "test_measurement", "test_verdicts_from_outside",
+    "test_first_edition", "test_instruments", "test_ranks", "test_video_network", "test_imports", "test_loader",
+    "test_generalisation", "test_explorer", "test_packaging", "test_evaluate",
 )  # fmt: skip
 OPENING = "test_the_readme_in_a_fresh_clone"
 

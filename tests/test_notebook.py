@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import LIMIT_SECONDS
+from executed_pages import papermill
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -268,8 +269,8 @@ def test_every_figure_is_described_in_words(page: nbformat.NotebookNode, path: P
 # The page, executed
 
 
-def papermill(folder: Path, *words: str, fails: bool = False) -> str:
-    """What papermill wrote to stdout, run in `folder` without a terminal; with `fails`, to stderr."""
+def papermill_alone(folder: Path, *words: str, fails: bool = False) -> str:
+    """What papermill wrote to stdout, run as a process in `folder` without a terminal; with `fails`, to stderr."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "papermill", *words]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS)
@@ -300,7 +301,7 @@ def shown(executed: nbformat.NotebookNode) -> dict[str, list[dict[str, str]]]:
 @pytest.fixture(scope="module")
 def from_root(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
     out = tmp_path_factory.mktemp("out") / "smoke.ipynb"
-    papermill(ROOT, "book/03_replay_sweep.ipynb", str(out), *smoke(store))
+    papermill("book/03_replay_sweep.ipynb", str(out), *smoke(store))
     return shown(nbformat.read(out, as_version=4))
 
 
@@ -378,7 +379,7 @@ def test_from_elsewhere_with_a_store_of_ones_own_it_says_which_results_are_not_h
 def test_from_the_book_folder_it_shows_the_same(
     store: Path, from_root: dict[str, list[dict[str, str]]], tmp_path: Path
 ) -> None:
-    papermill(ROOT / "book", "03_replay_sweep.ipynb", str(tmp_path / "out.ipynb"), *smoke(store))
+    papermill_alone(ROOT / "book", "03_replay_sweep.ipynb", str(tmp_path / "out.ipynb"), *smoke(store))
     executed = shown(nbformat.read(tmp_path / "out.ipynb", as_version=4))
     assert prose(executed) == prose(from_root)
 
@@ -390,18 +391,18 @@ def test_in_place_it_shows_the_same(store: Path, from_root: dict[str, list[dict[
     shutil.copy(PAGE, book)
     shutil.copy(ROOT / "_toc.yml", book)
     same = "book/03_replay_sweep.ipynb"
-    papermill(tmp_path, same, same, *smoke(store))
+    papermill_alone(tmp_path, same, same, *smoke(store))
     assert prose(shown(nbformat.read(tmp_path / same, as_version=4))) == prose(from_root)
 
 
 @pytest.mark.slow
 def test_piped_it_prints_the_executed_notebook(store: Path, from_root: dict[str, list[dict[str, str]]]) -> None:
-    printed = papermill(ROOT, "book/03_replay_sweep.ipynb", *smoke(store))
+    printed = papermill_alone(ROOT, "book/03_replay_sweep.ipynb", *smoke(store))
     assert prose(shown(nbformat.reads(printed, as_version=4))) == prose(from_root)
 
 
 def test_an_unknown_parameter_stops_it_before_anything_runs(tmp_path: Path) -> None:
-    error = papermill(ROOT, str(PAGE), str(tmp_path / "out.ipynb"), "-p", "replay", "0.5", fails=True)
+    error = papermill_alone(ROOT, str(PAGE), str(tmp_path / "out.ipynb"), "-p", "replay", "0.5", fails=True)
     assert "unknown parameter 'replay'" in error and "Valid parameters:" in error
     executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     (swept,) = [cell for cell in code_cells(executed) if cell.id == "sweep"]
@@ -411,7 +412,7 @@ def test_an_unknown_parameter_stops_it_before_anything_runs(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_list_passed_as_text_stops_it(tmp_path: Path) -> None:
     words = [str(PAGE), str(tmp_path / "out.ipynb"), "-p", "replay_fractions", "[0,0.5]"]
-    assert '-y "replay_fractions: [0, 0.5]"' in papermill(ROOT, *words, fails=True)
+    assert '-y "replay_fractions: [0, 0.5]"' in papermill_alone(ROOT, *words, fails=True)
 
 
 # The explorer's page, executed
@@ -419,7 +420,7 @@ def test_a_list_passed_as_text_stops_it(tmp_path: Path) -> None:
 
 def test_the_explorer_shows_every_run_of_the_store(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "explorer.ipynb"
-    papermill(ROOT, "book/explorer.ipynb", str(out), *smoke(store))
+    papermill("book/explorer.ipynb", str(out), *smoke(store))
     executed = {cell: datas for cell, datas in shown(nbformat.read(out, as_version=4)).items() if datas}
     assert list(executed) == ["explorer", "grid"]
     page, stills = ("".join(data["text/html"]) for (data,) in executed.values())
@@ -436,7 +437,7 @@ def test_the_explorer_shows_every_run_of_the_store(store: Path, tmp_path: Path) 
 def test_the_page_on_alignment_shows_what_a_store_has(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "alignment.ipynb"
     words = ["-y", "presets: [smoke]", "-p", "store", str(store)]
-    papermill(ROOT, "book/06_alignment.ipynb", str(out), *words)
+    papermill("book/06_alignment.ipynb", str(out), *words)
     executed = {cell: datas for cell, datas in shown(nbformat.read(out, as_version=4)).items() if datas}
     drawn = [cell for cell, (data,) in executed.items() if "image/svg+xml" in data]
     assert drawn == ["plane-figure", "within-figure", "configurations-figure", "clips-figure", "dose-figure"]
@@ -470,7 +471,7 @@ SHOWN_OF_WORLDS = {
 def worlds_shown(folder: Path, *words: str) -> dict[str, list[dict[str, str]]]:
     out = folder / "worlds.ipynb"
     store = ["-p", "store", str(folder / "store")]
-    papermill(ROOT, "book/01_worlds.ipynb", str(out), "-p", "preset", "smoke", *store, *words)
+    papermill("book/01_worlds.ipynb", str(out), "-p", "preset", "smoke", *store, *words)
     executed = shown(nbformat.read(out, as_version=4))
     assert {cell for cell, datas in executed.items() if datas} == set(SHOWN_OF_WORLDS)
     for cell, kind in SHOWN_OF_WORLDS.items():
@@ -494,4 +495,4 @@ def test_the_worlds_page_shows_every_domain(tmp_path: Path) -> None:
 
 def test_the_worlds_page_refuses_a_domain_that_does_not_exist(tmp_path: Path) -> None:
     words = [str(WORLDS_PAGE), str(tmp_path / "out.ipynb"), "-y", "domains: [highway]"]
-    assert 'none of "driving", ' in papermill(ROOT, *words, fails=True)
+    assert 'none of "driving", ' in papermill_alone(ROOT, *words, fails=True)

@@ -54,7 +54,7 @@ class ForkedKernel(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
         """Called by jupyter_client."""
         words = cmd[cmd.index("-f") :]  # what follows in its command: python -m ipykernel_launcher -f FILE
-        kernel = KernelProcess(target=_run, args=(words, options["cwd"], options["env"]), daemon=True)
+        kernel = KernelProcess(target=_run, args=(words, options.get("cwd") or os.getcwd(), options["env"]), daemon=True)
         kernel.start()
         self.process, self.pid = kernel, kernel.pid
         return self.connection_info

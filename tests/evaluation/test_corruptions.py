@@ -3,8 +3,6 @@
 import ast
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +13,8 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import LIMIT_SECONDS, ROOT
+from conftest import ROOT
+from executed_pages import papermill
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -530,11 +529,9 @@ def test_the_page_is_thin_and_its_figures_are_described() -> None:
         assert len(cell.metadata.mystnb.image.alt) > 80 and len(cell.metadata.mystnb.figure.caption) > 40
 
 
-def papermill(out: Path, *words: str) -> dict[str, list[str]]:
+def shown(out: Path, *words: str) -> dict[str, list[str]]:
     """The kinds of output of each cell that shows something."""
-    command = [sys.executable, "-m", "papermill", str(PAGE), str(out), *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS)
-    assert done.returncode == 0, done.stderr[-4000:]
+    papermill(str(PAGE), str(out), *words)
     kinds = ("image/svg+xml", "text/markdown", "text/html")
     return {
         cell.id: [next(kind for kind in kinds if kind in output.data) for output in cell.outputs if "data" in output]
@@ -557,14 +554,14 @@ SHOWN = {
 @needs_networks
 def test_the_page_shows_what_a_store_holds(made: CorruptionStudy, tmp_path: Path) -> None:
     store = ["-p", "preset", "smoke", "-p", "store", str(made.folder.parent)]
-    assert papermill(tmp_path / "out.ipynb", *store) == SHOWN
-    assert papermill(tmp_path / "out.ipynb", *store, "-p", "domain", "driving") == SHOWN
+    assert shown(tmp_path / "out.ipynb", *store) == SHOWN
+    assert shown(tmp_path / "out.ipynb", *store, "-p", "domain", "driving") == SHOWN
 
 
 @needs_networks
 @pytest.mark.slow
 def test_the_smoke_preset_measures_everything_and_the_control_measures_as_real(tmp_path: Path) -> None:
-    assert papermill(tmp_path / "out.ipynb", "-p", "preset", "smoke", "-p", "store", str(tmp_path)) == SHOWN
+    assert shown(tmp_path / "out.ipynb", "-p", "preset", "smoke", "-p", "store", str(tmp_path)) == SHOWN
     found = corruption_study.run("smoke", tmp_path)
     assert set(zip(found.rows["damage"], found.rows["grade"], strict=True)) == {
         (one.name, one.grade) for one in corruptions.every_corruption()

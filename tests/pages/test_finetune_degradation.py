@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, run
+from executed_pages import papermill
 from made_up_rows import BASES, NONE, SCENES, made_up
 
 from replaylab.analysis import claims
@@ -183,7 +183,7 @@ def test_without_a_finished_run_every_part_says_so(rows: pd.DataFrame) -> None:
 
 def test_the_page_shows_a_reader_s_own_sweep(swept: Table, tmp_path: Path) -> None:
     out = tmp_path / "out.ipynb"
-    run(f"papermill book/02_finetune_degradation.ipynb {out} -p preset smoke -p store {swept.store}", ROOT)
+    papermill("book/02_finetune_degradation.ipynb", str(out), "-p", "preset", "smoke", "-p", "store", str(swept.store))
     cells = {cell.id: cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"}
     shown = {name: [output.get("data", {}) for output in cell.outputs] for name, cell in cells.items()}
     drawn = [name for name, datas in shown.items() if any("image/svg+xml" in data for data in datas)]
