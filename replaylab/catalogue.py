@@ -86,8 +86,7 @@ LEAST_COPIED_TO_REAL = 5.0
 
 PUBLISHED = (
     "pilot", "pilot-diverse", "published", "dose", "dose-between", "ablations", "alternatives-dev", "alternatives",
-    "second-world", "second-family", "confirmatory", "confirmatory-targets",
-    "confirmatory-natural",
+    "second-world", "second-family", "confirmatory", "confirmatory-targets", "confirmatory-natural",
 )  # fmt: skip
 """The presets whose runs are in the repository."""
 
