@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -227,19 +230,19 @@ def test_the_networks_are_what_sumo_builds(place):
 @pytest.mark.slow
 @pytest.mark.parametrize("place", simulation.PLACES)
 @pytest.mark.parametrize("driving", drivers.DRIVERS)
-def test_the_same_seed_is_the_same_traffic(driving, place):
-    """What SUMO makes again is what was kept, to the bit, and so are the accepted windows. How far one is from its best fit
-    comes from linear algebra, which another processor rounds otherwise: there it may be 1 mm off, its last digit.
+def test_the_same_seed_is_the_same_traffic(driving, place, monkeypatch):
+    """What SUMO makes again is what was kept, to the bit: with the kernels of linear algebra with which it was made. A
+    processor that numpy's OpenBLAS does not know gets those without AVX512, which round the fits of windows otherwise.
     """
+    if "avx512f" in Path("/proc/cpuinfo").read_text():
+        monkeypatch.setenv("OPENBLAS_CORETYPE", "SKYLAKEX")  # effective in a process that has not imported numpy yet
     found = tracks.windows()
     kept = found[(found["drivers"] == driving) & (found["place"] == place) & (found["split"] == "dev")]
-    _, (chosen, rows, _) = tracks.simulated((driving, place, "dev", *tracks.SEEDS["dev"]))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        simulating = pool.submit(tracks.simulated, (driving, place, "dev", *tracks.SEEDS["dev"]))
+        _, (chosen, rows, _) = simulating.result()
+    pd.testing.assert_frame_equal(chosen, kept.drop(columns="window").reset_index(drop=True), check_exact=True)
     first = int(kept["window"].iloc[0])
-    both = chosen, kept.drop(columns="window").reset_index(drop=True)
-    now, then = (each.pop("unexplained_m").to_numpy() for each in both)
-    pd.testing.assert_frame_equal(*both, check_exact=True)
-    np.testing.assert_allclose(now, then, rtol=0, atol=1.001e-3)
-    assert ((now <= windows.EXPLAINED_M) == (then <= windows.EXPLAINED_M)).all()
     stored = tracks.all_tracks()
     stored = stored[stored["window"].between(first, int(kept["window"].iloc[-1]))]
     stored = stored.assign(window=(stored["window"] - first).astype("int32")).reset_index(drop=True)
