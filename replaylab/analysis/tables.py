@@ -20,8 +20,8 @@ from replaylab.util.text import percent
 
 NONE = "replay 0 %"  # the name of the configuration without replay
 FLOORS = {"real": "real", "autoencoder": "autoencoder", "copy-last-frame": "copy last frame"}
-CHANGED = ["model", *RUN, "step", "domain", "measure", "scene", "value"]  # columns that determine a change
 REFERENCES = {**FLOORS, "constant-velocity": "constant velocity"}  # the last has boxes and no pictures
+CHANGED = ["model", *RUN, "step", "domain", "measure", "scene", "value"]  # columns that determine a change
 
 
 def for_changes(rows: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import os
 import shlex
 import traceback
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -194,6 +194,8 @@ def estimate(
     """Predicted cost of the missing runs, from comparable runs that are finished or from a few steps timed here."""
     if not missing:
         return "Estimated: nothing"
+    if cluster == "local":  # as its jobs do
+        machine = replace(machine, threads=settings.cpus_per_task or machine.threads)
     steps, results = sum(spec.training.steps for spec in missing), Store(store)
     finished = [
         (results.summary(spec.run_id)["seconds"], spec.training.steps) for spec in _once(comparable) if results.is_done(spec)

@@ -271,6 +271,8 @@ def test_runs_side_by_side_are_estimated_in_rounds(tmp_path, monkeypatch):
         said = sweep.estimate(specs, tmp_path, specs, "local", ClusterSpec(runs_at_once=at_once), machine)
         assert said.startswith(f"Estimated: {minutes} min, {min(at_once, 3)} at once, timed on this machine")
         assert said.endswith("; 0.2 core hours")
+    said = sweep.estimate(specs, tmp_path, specs, "local", ClusterSpec(cpus_per_task=2, runs_at_once=1), machine)
+    assert said.endswith("; 0.5 core hours")
 
 
 def test_a_run_is_estimated_from_finished_ones_of_its_preset_with_other_seeds_and_fractions(swept, capsys, monkeypatch):
